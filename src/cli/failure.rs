@@ -1,0 +1,51 @@
+//! How a command ends when it does not end well: a stage, a cause, a remedy and an exit code.
+
+use std::fmt;
+
+use crate::types::Stage;
+
+/// A failure of a command. Printed as `error: STAGE: message`, then `  try: remedy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Where it failed.
+    pub stage: Stage,
+    /// What failed and why, with its subject (a URL, a path, a device).
+    pub message: String,
+    /// What to try.
+    pub remedy: String,
+    /// Exit code: 1 could not do it, 2 usage or configuration, 3 a requirement was not met.
+    pub exit: u8,
+}
+
+impl Failure {
+    /// Could not do it: exit code 1.
+    pub fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { stage, message: message.into(), remedy: remedy.into(), exit: 1 }
+    }
+
+    /// Usage or configuration: exit code 2.
+    pub fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { exit: 2, ..Self::new(Stage::Config, message, remedy) }
+    }
+
+    /// It ran, but a requirement was not met: exit code 3.
+    pub fn requirement(
+        stage: Stage,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { exit: 3, ..Self::new(stage, message, remedy) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.message)?;
+        if !self.remedy.is_empty() {
+            write!(f, "\n  try: {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}

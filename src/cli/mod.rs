@@ -1,0 +1,9 @@
+//! The command line: one thin file a command.
+
+pub mod failure;
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

@@ -1,0 +1,1 @@
+//! The media line, without any network: source, frame, encoder, access unit, decoder, sink.

@@ -1,0 +1,1 @@
+//! The `device_pairs` store.

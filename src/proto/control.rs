@@ -1,0 +1,188 @@
+//! Control messages: JSON text on the data channel `control`, in both directions.
+//!
+//! The channel is unordered with a packet life time of 100 ms (RFC 8832 §5.1), so any message may
+//! be lost or overtaken. A `t` that is not known here must be ignored.
+
+use serde::{Deserialize, Serialize};
+
+/// Label of the data channel.
+pub const LABEL: &str = "control";
+
+/// `maxPacketLifeTime` of the data channel, ms.
+pub const MAX_PACKET_LIFE_TIME_MS: u16 = 100;
+
+/// Longest control message accepted, bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// A control message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum ControlMessage {
+    /// Asks for a `pong` with the same `id` and `ts`.
+    Ping {
+        /// Chosen by the asking side.
+        id: Id,
+        /// Seconds since 1970 on the asking side's clock.
+        ts: serde_json::Number,
+    },
+    /// Answers a `ping`; `ts` is echoed unchanged.
+    Pong {
+        /// Of the ping.
+        id: Id,
+        /// Of the ping.
+        ts: serde_json::Number,
+    },
+    /// A line of text for the person at the other end.
+    Text {
+        /// Chosen by the sending side; the `ack` carries it.
+        id: Id,
+        /// The line.
+        text: String,
+    },
+    /// Describes one keyframe, sender to receiver.
+    Keyframe(KeyframeInfo),
+    /// Asks for a keyframe now instead of at the next tick.
+    KeyframeRequest {
+        /// Why, for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Changes settings of the sender.
+    Set {
+        /// The `ack` carries it, when it is there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<Id>,
+        /// What to change.
+        #[serde(flatten)]
+        settings: Settings,
+    },
+    /// Answers a `text` or `set`.
+    Ack {
+        /// Of the message it answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<Id>,
+        /// Why the message could not be obeyed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// Any `t` not known here: to be ignored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A message id: text or a number, chosen by the side that asks and echoed as it came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Id {
+    /// A number.
+    Number(i64),
+    /// Any text.
+    Text(String),
+}
+
+/// Fields of `keyframe`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyframeInfo {
+    /// Counts the sender's keyframes from 1.
+    pub seq: u64,
+    /// RTP timestamp of the access unit, 90 kHz (RFC 6184 §5.1).
+    pub rtp_timestamp: u32,
+    /// When the picture was taken, seconds since 1970 on the sender's clock.
+    pub capture_time: f64,
+    /// Size of the access unit in Annex B form.
+    pub bytes: u64,
+    /// SHA-256 of the access unit in Annex B form, lower-case hex.
+    pub sha256: String,
+    /// Picture width, pixels.
+    pub width: u32,
+    /// Picture height, pixels.
+    pub height: u32,
+}
+
+/// Fields of `set`; what is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Time between keyframes, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ms: Option<u64>,
+    /// Largest keyframe, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Picture width, pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Picture height, pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+}
+
+/// A message that could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Longer than [`MAX_MESSAGE_BYTES`].
+    #[error("control message of {0} bytes is over the limit of {MAX_MESSAGE_BYTES}")]
+    TooLong(usize),
+    /// Not JSON of a known form.
+    #[error("control message is not understood: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl ControlMessage {
+    /// Reads one message; an unknown `t` is [`ControlMessage::Unknown`].
+    ///
+    /// # Errors
+    /// When the text is too long, or not a JSON object of a known form.
+    pub fn parse(text: &[u8]) -> Result<Self, ControlError> {
+        if text.len() > MAX_MESSAGE_BYTES {
+            return Err(ControlError::TooLong(text.len()));
+        }
+        Ok(serde_json::from_slice(text)?)
+    }
+
+    /// The message as JSON text.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("control messages hold only JSON values")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let message = ControlMessage::Set {
+            id: Some(Id::Number(4)),
+            settings: Settings { interval_ms: Some(500), ..Settings::default() },
+        };
+        assert_eq!(message.to_json(), r#"{"t":"set","id":4,"intervalMs":500}"#);
+        let request = ControlMessage::KeyframeRequest { reason: None };
+        assert_eq!(request.to_json(), r#"{"t":"keyframe-request"}"#);
+    }
+
+    #[test]
+    fn ping_is_echoed_to_the_letter() {
+        let ping = br#"{"t":"ping","id":"a1","ts":1700000000.123456}"#;
+        let ControlMessage::Ping { id, ts } = ControlMessage::parse(ping).unwrap() else {
+            panic!()
+        };
+        assert_eq!(
+            ControlMessage::Pong { id, ts }.to_json(),
+            r#"{"t":"pong","id":"a1","ts":1700000000.123456}"#
+        );
+    }
+
+    #[test]
+    fn unknown_types_are_ignored_and_garbage_is_an_error() {
+        assert_eq!(
+            ControlMessage::parse(br#"{"t":"later","x":[1]}"#).unwrap(),
+            ControlMessage::Unknown
+        );
+        for garbage in [&b"\xff\xfe"[..], b"", b"[]", b"{}", br#"{"t":"ping"}"#] {
+            assert!(ControlMessage::parse(garbage).is_err());
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Every wire message, defined once: client and server share these types.
+//!
+//! - [`signaling`]: JSON text frames on the WebSocket `/api/signal`, and its close codes
+//! - [`control`]: JSON text on the data channel `control`
+//! - [`claims`]: what the signaling JWT says
+//! - [`token`]: request and answer of `POST /api/auth/webrtc-token`
+
+pub mod claims;
+pub mod control;
+pub mod signaling;
+pub mod token;

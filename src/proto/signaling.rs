@@ -1,0 +1,334 @@
+//! Signaling messages: JSON text frames on the WebSocket `/api/signal`, and its close codes.
+//!
+//! `offer`, `answer` and `ice` carry W3C `RTCSessionDescription.sdp` and `RTCIceCandidateInit`; they
+//! and `bye` are relayed between the two devices of a pair. Everything else is between one client
+//! and the server, and a client must work without it. Unknown fields are ignored everywhere.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::types::{ConnId, DeviceId, PairId};
+
+/// Path of the WebSocket.
+pub const PATH: &str = "/api/signal";
+
+/// WebSocket subprotocol the server echoes.
+pub const SUBPROTOCOL: &str = "orion.v1";
+
+/// Prefix of the subprotocol that carries a token: `bearer.<jwt>`. Never echoed.
+pub const BEARER_SUBPROTOCOL: &str = "bearer.";
+
+/// Largest message, bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// One message: its pair and what it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// The pair the message is for; the server holds it against the token's.
+    #[serde(rename = "pairId")]
+    pub pair_id: PairId,
+    /// What it says.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// What a message says, told apart by `t`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Body {
+    /// Relayed: an SDP offer.
+    Offer {
+        /// SDP text (RFC 8866).
+        sdp: String,
+    },
+    /// Relayed: an SDP answer.
+    Answer {
+        /// SDP text (RFC 8866).
+        sdp: String,
+    },
+    /// Relayed: one trickled candidate, or null for end of candidates (RFC 8838).
+    Ice {
+        /// The candidate. The field must be there.
+        #[serde(deserialize_with = "present_or_null")]
+        candidate: Option<IceCandidateInit>,
+    },
+    /// Relayed: the sender is leaving for good.
+    Bye {
+        /// Why, for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Client to server: a fresh token for the live socket, same `sub` and `pairId`.
+    Auth {
+        /// The new JWT.
+        token: String,
+    },
+    /// Server to client: the fresh token was taken.
+    AuthOk {
+        /// Its expiry, seconds since 1970.
+        exp: u64,
+    },
+    /// Server to client, first on every socket.
+    Hello {
+        /// Id of this socket.
+        conn_id: ConnId,
+        /// The device the token names.
+        device_id: DeviceId,
+        /// Role in W3C perfect negotiation when both sides offer.
+        polite: bool,
+        /// Whether the other device is in the room.
+        peer_present: bool,
+        /// Expiry of the token, seconds since 1970.
+        exp: u64,
+    },
+    /// Server to client: the other device came, or came back on a new socket.
+    PeerJoined {
+        /// The other device.
+        device_id: DeviceId,
+        /// Its socket.
+        conn_id: ConnId,
+    },
+    /// Server to client: the other device's socket is gone.
+    PeerLeft {
+        /// The other device.
+        device_id: DeviceId,
+        /// Why.
+        reason: LeaveReason,
+    },
+    /// Server to client: a message was refused.
+    Error {
+        /// Short name of the error, for programs.
+        code: String,
+        /// What happened and what to do, for people.
+        message: String,
+        /// The `t` of the message it is about.
+        #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+    },
+}
+
+impl Body {
+    /// The `t` of this message.
+    #[must_use]
+    pub fn t(&self) -> &'static str {
+        match self {
+            Self::Offer { .. } => "offer",
+            Self::Answer { .. } => "answer",
+            Self::Ice { .. } => "ice",
+            Self::Bye { .. } => "bye",
+            Self::Auth { .. } => "auth",
+            Self::AuthOk { .. } => "auth-ok",
+            Self::Hello { .. } => "hello",
+            Self::PeerJoined { .. } => "peer-joined",
+            Self::PeerLeft { .. } => "peer-left",
+            Self::Error { .. } => "error",
+        }
+    }
+
+    /// Whether the server passes it on to the other device.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        matches!(
+            self,
+            Self::Offer { .. } | Self::Answer { .. } | Self::Ice { .. } | Self::Bye { .. }
+        )
+    }
+}
+
+/// Why the other device's socket is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaveReason {
+    /// It closed the socket, or the connection broke.
+    Closed,
+    /// It answered no ping.
+    Timeout,
+    /// A newer socket of the same device took over.
+    Replaced,
+    /// Its token ran out.
+    Expired,
+    /// The pair was revoked.
+    Revoked,
+}
+
+/// W3C `RTCIceCandidateInit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IceCandidateInit {
+    /// `candidate:…` (RFC 8839 §5.1); empty is an end-of-candidates indication.
+    pub candidate: String,
+    /// `a=mid` of the m-line.
+    #[serde(default)]
+    pub sdp_mid: Option<String>,
+    /// Index of the m-line.
+    #[serde(default, rename = "sdpMLineIndex")]
+    pub sdp_mline_index: Option<u16>,
+    /// `a=ice-ufrag` the candidate belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_fragment: Option<String>,
+}
+
+/// A message that could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Longer than [`MAX_MESSAGE_BYTES`].
+    #[error("message of {0} bytes is over the limit of {MAX_MESSAGE_BYTES}")]
+    TooLong(usize),
+    /// A JSON object whose `t` is not known here: a client ignores it, a server refuses it.
+    #[error("unknown message type `{0}`")]
+    UnknownType(String),
+    /// Not JSON of a known form.
+    #[error("message is not understood: {0}")]
+    Malformed(serde_json::Error),
+}
+
+/// Every `t` of the contract.
+pub const TYPES: [&str; 10] = [
+    "offer",
+    "answer",
+    "ice",
+    "bye",
+    "auth",
+    "auth-ok",
+    "hello",
+    "peer-joined",
+    "peer-left",
+    "error",
+];
+
+impl Message {
+    /// Puts a pair and a body together.
+    #[must_use]
+    pub fn new(pair_id: PairId, body: Body) -> Self {
+        Self { pair_id, body }
+    }
+
+    /// Reads one text frame.
+    ///
+    /// # Errors
+    /// [`ParseError`] when it is too long, of an unknown `t`, or malformed.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        #[derive(Deserialize)]
+        struct Tag<'a> {
+            #[serde(borrow)]
+            t: std::borrow::Cow<'a, str>,
+        }
+        if text.len() > MAX_MESSAGE_BYTES {
+            return Err(ParseError::TooLong(text.len()));
+        }
+        let tag: Tag<'_> = serde_json::from_str(text).map_err(ParseError::Malformed)?;
+        if !TYPES.contains(&tag.t.as_ref()) {
+            return Err(ParseError::UnknownType(tag.t.into_owned()));
+        }
+        serde_json::from_str(text).map_err(ParseError::Malformed)
+    }
+
+    /// The message as JSON text.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("signaling messages hold only JSON values")
+    }
+}
+
+/// Close codes of the signaling socket. 4000-4499 mean "reconnect", 4500-4999 "do not".
+pub mod close {
+    /// Protocol error (RFC 6455 §7.4.1).
+    pub const PROTOCOL_ERROR: u16 = 1002;
+    /// Binary frames are not accepted.
+    pub const UNSUPPORTED_DATA: u16 = 1003;
+    /// A text frame was not UTF-8.
+    pub const INVALID_UTF8: u16 = 1007;
+    /// A message was over 64 KiB.
+    pub const TOO_BIG: u16 = 1009;
+    /// Internal error.
+    pub const INTERNAL: u16 = 1011;
+    /// The server restarts or drains.
+    pub const RESTART: u16 = 1012;
+    /// Overloaded, or the pair store is down.
+    pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// The token ran out.
+    pub const TOKEN_EXPIRED: u16 = 4001;
+    /// No pong came.
+    pub const NO_PONG: u16 = 4002;
+    /// The client reads too slowly.
+    pub const SLOW_CONSUMER: u16 = 4003;
+    /// Too many messages.
+    pub const RATE_LIMITED: u16 = 4004;
+    /// The token given by `auth` is bad.
+    pub const BAD_TOKEN: u16 = 4500;
+    /// A message named another pair.
+    pub const WRONG_PAIR: u16 = 4501;
+    /// A newer socket of the same device took over.
+    pub const REPLACED: u16 = 4502;
+    /// The pair was revoked.
+    pub const PAIR_REVOKED: u16 = 4503;
+    /// Messages kept breaking the schema.
+    pub const SCHEMA_ERRORS: u16 = 4504;
+
+    /// Whether a client should connect again after this code.
+    #[must_use]
+    pub fn should_reconnect(code: u16) -> bool {
+        !(4500..5000).contains(&code)
+    }
+}
+
+fn present_or_null<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<IceCandidateInit>, D::Error> {
+    Option::deserialize(deserializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidate_must_be_there_but_may_be_null() {
+        assert!(Message::parse(r#"{"t":"ice","pairId":"p"}"#).is_err());
+        let end = Message::parse(r#"{"t":"ice","pairId":"p","candidate":null}"#).unwrap();
+        assert_eq!(end.body, Body::Ice { candidate: None });
+        assert_eq!(end.to_json(), r#"{"pairId":"p","t":"ice","candidate":null}"#);
+    }
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let text = r#"{"t":"ice","pairId":"p","candidate":{"candidate":"candidate:1 1 udp 1 10.0.0.1 9 typ host","sdpMid":"0","sdpMLineIndex":0}}"#;
+        let Body::Ice { candidate: Some(candidate) } = Message::parse(text).unwrap().body else {
+            panic!()
+        };
+        assert_eq!(candidate.sdp_mline_index, Some(0));
+        let hello = Message::new(
+            "p".into(),
+            Body::Hello {
+                conn_id: "c".into(),
+                device_id: "d".into(),
+                polite: true,
+                peer_present: false,
+                exp: 1,
+            },
+        );
+        assert_eq!(
+            hello.to_json(),
+            r#"{"pairId":"p","t":"hello","connId":"c","deviceId":"d","polite":true,"peerPresent":false,"exp":1}"#
+        );
+    }
+
+    #[test]
+    fn unknown_type_is_told_apart_from_garbage() {
+        assert!(matches!(
+            Message::parse(r#"{"t":"later","pairId":"p"}"#),
+            Err(ParseError::UnknownType(t)) if t == "later"
+        ));
+        assert!(matches!(Message::parse("{"), Err(ParseError::Malformed(_))));
+        assert!(matches!(
+            Message::parse(r#"{"t":"offer","pairId":"p"}"#),
+            Err(ParseError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn codes_say_whether_to_come_back() {
+        assert!(close::should_reconnect(close::TOKEN_EXPIRED));
+        assert!(close::should_reconnect(1006));
+        assert!(!close::should_reconnect(close::REPLACED));
+    }
+}

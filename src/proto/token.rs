@@ -1,0 +1,134 @@
+//! Request and answer of the token API, `POST /api/auth/webrtc-token`.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::types::{DeviceId, PairId};
+
+/// Body of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenRequest {
+    /// The device that asks.
+    pub device_id: DeviceId,
+    /// The pair to join; without it the one active pair of that device and user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair_id: Option<PairId>,
+}
+
+/// Body of the 200 answer. `Debug` leaves the token and the credentials out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenAnswer {
+    /// The signaling JWT, compact form.
+    pub token: String,
+    /// When the token expires, RFC 3339; a number of seconds since 1970 is understood, too.
+    #[serde(
+        default,
+        deserialize_with = "text_or_number",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub expires_at: String,
+    /// Seconds until the token expires.
+    #[serde(default)]
+    pub expires_in: u64,
+    /// The pair the token is for.
+    pub pair_id: PairId,
+    /// STUN and TURN servers for this peer.
+    #[serde(default)]
+    pub ice_servers: Vec<IceServer>,
+}
+
+impl fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenAnswer")
+            .field("pair_id", &self.pair_id)
+            .field("expires_at", &self.expires_at)
+            .field("ice_servers", &self.ice_servers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// W3C `RTCIceServer`. `Debug` leaves the credential out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServer {
+    /// `stun:`, `turn:` and `turns:` URLs (RFC 7064, RFC 7065); a single string is understood, too.
+    #[serde(deserialize_with = "one_or_many")]
+    pub urls: Vec<String>,
+    /// TURN user name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// TURN password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+impl fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServer")
+            .field("urls", &self.urls)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Body of every error answer of the token API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// Short name of the error, for programs.
+    pub code: String,
+    /// What happened and what to do, for people.
+    pub message: String,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Urls {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Urls::deserialize(deserializer)? {
+        Urls::One(one) => vec![one],
+        Urls::Many(many) => many,
+    })
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Instant {
+        Text(String),
+        Number(serde_json::Number),
+    }
+    Ok(match Instant::deserialize(deserializer)? {
+        Instant::Text(text) => text,
+        Instant::Number(number) => number.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_other_servers_are_understood() {
+        let answer: TokenAnswer = serde_json::from_str(
+            r#"{"token":"a.b.c","pairId":"p","expiresAt":1700000000,"iceServers":[{"urls":"stun:s:3478"}],"more":1}"#,
+        )
+        .unwrap();
+        assert_eq!(answer.ice_servers[0].urls, ["stun:s:3478"]);
+        assert_eq!(answer.expires_at, "1700000000");
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let server = IceServer {
+            urls: vec!["turn:t:3478".into()],
+            username: Some("u".into()),
+            credential: Some("hush".into()),
+        };
+        assert!(!format!("{server:?}").contains("hush"));
+    }
+}

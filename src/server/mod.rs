@@ -1,0 +1,1 @@
+//! Everything `orion-peer serve` runs, put together.

@@ -1,0 +1,1 @@
+//! A signaling client and a peer in one call.

@@ -1,0 +1,1 @@
+//! Embedded STUN and TURN server.

@@ -1,0 +1,248 @@
+//! Names for the things every floor talks about: ids, candidate types, connection types.
+//!
+//! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its
+//! TURN server (RFC 8656 §3.1), as in W3C `RTCIceCandidateStats.relayProtocol`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub String);
+
+        impl $name {
+            /// The id as text, as it stands on the wire.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// A device of a pair: the JWT claim `sub`.
+    DeviceId
+);
+text_id!(
+    /// A pair of devices, one phone and one Mac: the JWT claim `pairId`.
+    PairId
+);
+text_id!(
+    /// One WebSocket connection of a device, chosen by the signaling server: `hello.connId`.
+    ConnId
+);
+
+/// ICE candidate type (RFC 8445 §4), spelled as in SDP and in W3C `RTCIceCandidateType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CandidateType {
+    /// An address of the machine itself.
+    Host,
+    /// Server reflexive: an address a STUN server saw.
+    Srflx,
+    /// Peer reflexive: an address the other peer saw.
+    Prflx,
+    /// An address allocated on a TURN server.
+    Relay,
+}
+
+impl CandidateType {
+    /// As in SDP's `typ` attribute.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Srflx => "srflx",
+            Self::Prflx => "prflx",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+impl fmt::Display for CandidateType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for CandidateType {
+    type Err = UnknownCandidateType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self::Host),
+            "srflx" => Ok(Self::Srflx),
+            "prflx" => Ok(Self::Prflx),
+            "relay" => Ok(Self::Relay),
+            other => Err(UnknownCandidateType(other.to_owned())),
+        }
+    }
+}
+
+/// A word that is not one of `host`, `srflx`, `prflx`, `relay`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown candidate type `{0}`; known are host, srflx, prflx and relay")]
+pub struct UnknownCandidateType(pub String);
+
+/// Transport between a peer and its TURN server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayTransport {
+    /// `turn:…?transport=udp`
+    Udp,
+    /// `turn:…?transport=tcp`
+    Tcp,
+    /// `turns:…`
+    Tls,
+}
+
+/// How a pair ended up connected, judged from both ends of the selected candidate pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConnectionType {
+    /// Both ends are host candidates.
+    Host,
+    /// No end is a relay, and at least one is server or peer reflexive.
+    Srflx,
+    /// At least one end is a relay; the transport is known when the relay is ours.
+    Relay(Option<RelayTransport>),
+}
+
+impl ConnectionType {
+    /// Judges a selected pair: relay if either end is relay, else srflx if either end is srflx or
+    /// prflx, else host.
+    #[must_use]
+    pub fn judge(
+        local: CandidateType,
+        remote: CandidateType,
+        local_relay: Option<RelayTransport>,
+    ) -> Self {
+        use CandidateType::{Host, Relay};
+        match (local, remote) {
+            (Relay, _) => Self::Relay(local_relay),
+            (_, Relay) => Self::Relay(None),
+            (Host, Host) => Self::Host,
+            _ => Self::Srflx,
+        }
+    }
+}
+
+impl fmt::Display for ConnectionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::Srflx => "srflx",
+            Self::Relay(None) => "relay",
+            Self::Relay(Some(RelayTransport::Udp)) => "relay/udp",
+            Self::Relay(Some(RelayTransport::Tcp)) => "relay/tcp",
+            Self::Relay(Some(RelayTransport::Tls)) => "relay/tls",
+        })
+    }
+}
+
+impl Serialize for ConnectionType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Where in the course of a run something failed; every error message names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reading flags, environment and configuration file.
+    Config,
+    /// Opening or reading the camera, picture or stream.
+    Source,
+    /// Resolving a host name.
+    Dns,
+    /// TLS handshake.
+    Tls,
+    /// Fetching, reading or presenting a token.
+    Token,
+    /// Connecting to and talking with the signaling server.
+    Signaling,
+    /// Waiting for the other device in the pair's room.
+    Room,
+    /// Gathering ICE candidates (RFC 8445 §5.1).
+    Gathering,
+    /// ICE connectivity checks (RFC 8445 §7).
+    Ice,
+    /// DTLS handshake (RFC 5764).
+    Dtls,
+    /// Opening the data channel (RFC 8832).
+    Datachannel,
+    /// Encoding, sending or receiving video.
+    Video,
+    /// Writing files.
+    Output,
+    /// Running a server.
+    Server,
+}
+
+impl Stage {
+    /// As in messages and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Source => "source",
+            Self::Dns => "dns",
+            Self::Tls => "tls",
+            Self::Token => "token",
+            Self::Signaling => "signaling",
+            Self::Room => "room",
+            Self::Gathering => "gathering",
+            Self::Ice => "ice",
+            Self::Dtls => "dtls",
+            Self::Datachannel => "datachannel",
+            Self::Video => "video",
+            Self::Output => "output",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_type_is_judged_from_both_ends() {
+        use CandidateType::{Host, Prflx, Relay, Srflx};
+        let judge = |l, r| ConnectionType::judge(l, r, Some(RelayTransport::Udp)).to_string();
+        assert_eq!(judge(Host, Host), "host");
+        assert_eq!(judge(Host, Prflx), "srflx");
+        assert_eq!(judge(Srflx, Host), "srflx");
+        assert_eq!(judge(Relay, Host), "relay/udp");
+        assert_eq!(judge(Host, Relay), "relay");
+    }
+}
