@@ -1,1 +1,27 @@
 //! The WebRTC peer: connection, video sender and receiver, control channel; knows no signaling.
+//!
+//! [`Peer`] wraps one `RTCPeerConnection` of the `webrtc` crate and keeps that crate's types to this
+//! module. What happens on it comes out as [`PeerEvent`]s.
+//!
+//! - [`config`]: what a peer is made from, and the crate settings that follow
+//! - [`runtime`]: the crate's driver without its stalls
+//! - [`connection`]: offer, answer, candidates, states
+//! - [`control`]: the data channels
+//! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
+//! - [`video`]: the tasks around them
+//! - [`tap`]: what passes through the RTP and RTCP chain
+//! - [`stats`]: getStats with W3C names, gaps filled or left out
+
+pub mod assembler;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod packetizer;
+pub(crate) mod runtime;
+pub mod sdp;
+pub mod stats;
+pub mod tap;
+pub mod video;
+
+pub use config::{IcePolicy, PeerConfig, PeerRole};
+pub use connection::{ConnectionState, Peer, PeerError, PeerEvent};

@@ -1,0 +1,539 @@
+//! RTP packets to access units (RFC 6184 §5): reorders, joins, and knows when one is whole.
+//!
+//! Sans-IO: packets and the time go in, [`Assembled`] values come out. An access unit is whole as
+//! soon as its first packet, its marker packet (RFC 3550 §5.1) and all between are there; it does
+//! not wait for the next picture, which may be seconds away. A first packet is known by following
+//! the end of the access unit before it, or by holding an SPS or an access unit delimiter; before
+//! anything was received, by holding the first macroblock of a picture.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Access units kept open at a time; more means the oldest is given up.
+const MAX_OPEN: usize = 16;
+
+/// Finished access units remembered, so that their late packets do not open them again.
+const MAX_CLOSED: usize = 64;
+
+/// Packets kept of one access unit: about 20 MB of payload.
+const MAX_PACKETS: usize = 16 * 1024;
+
+const START_CODE: [u8; 4] = [0, 0, 0, 1];
+
+/// One received RTP packet, decrypted.
+#[derive(Debug, Clone)]
+pub struct RtpPacket {
+    /// RTP sequence number.
+    pub sequence: u16,
+    /// RTP timestamp, 90 kHz.
+    pub timestamp: u32,
+    /// Marker bit: the last packet of an access unit.
+    pub marker: bool,
+    /// RTP payload.
+    pub payload: Bytes,
+    /// When it came off the socket.
+    pub arrived: Instant,
+    /// Whether it had been asked for again.
+    pub retransmitted: bool,
+}
+
+/// What the assembler made of the packets so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Assembled {
+    /// A whole access unit.
+    Whole(WholeAccessUnit),
+    /// An access unit that is given up.
+    Broken(BrokenAccessUnit),
+}
+
+/// An access unit all of whose packets came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WholeAccessUnit {
+    /// Annex B form with four-byte start codes.
+    pub data: Bytes,
+    /// RTP timestamp.
+    pub timestamp: u32,
+    /// RTP packets it came in.
+    pub packets: u32,
+    /// How many of them had been asked for again.
+    pub retransmitted: u32,
+    /// Arrival of the first packet.
+    pub first_packet: Instant,
+    /// Arrival of the packet that made it whole.
+    pub completed: Instant,
+}
+
+/// An access unit that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenAccessUnit {
+    /// RTP timestamp.
+    pub timestamp: u32,
+    /// RTP packets that did come.
+    pub packets: u32,
+    /// Why it was given up.
+    pub reason: BrokenReason,
+}
+
+/// Why an access unit was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokenReason {
+    /// Packets were missing at the deadline.
+    Incomplete,
+    /// A payload broke the rules of RFC 6184.
+    Malformed,
+    /// Too many packets or too many pictures at once.
+    Overflow,
+}
+
+impl BrokenReason {
+    /// For messages and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Incomplete => "packets missing",
+            Self::Malformed => "malformed payload",
+            Self::Overflow => "too many packets",
+        }
+    }
+}
+
+struct Open {
+    packets: BTreeMap<u64, RtpPacket>,
+    first_arrival: Instant,
+    last_arrival: Instant,
+}
+
+/// Joins the packets of one RTP stream.
+pub struct Assembler {
+    /// How long an incomplete access unit may wait for its next packet.
+    patience: Duration,
+    /// Extended sequence number of the newest packet.
+    newest: Option<u64>,
+    /// Extended sequence number right after the last access unit that ended here.
+    expected: Option<u64>,
+    /// By RTP timestamp, extended.
+    open: BTreeMap<u64, Open>,
+    newest_timestamp: Option<u64>,
+    /// Extended timestamps of the access units that are done with.
+    closed: BTreeSet<u64>,
+}
+
+impl Assembler {
+    /// An assembler that gives an access unit up when none of its packets came for `patience`.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            newest: None,
+            expected: None,
+            open: BTreeMap::new(),
+            newest_timestamp: None,
+            closed: BTreeSet::new(),
+        }
+    }
+
+    /// Takes one packet, in any order, duplicates included.
+    pub fn push(&mut self, packet: RtpPacket) -> Vec<Assembled> {
+        let sequence = extend(&mut self.newest, u64::from(packet.sequence), 16);
+        let timestamp = extend(&mut self.newest_timestamp, u64::from(packet.timestamp), 32);
+        if packet.payload.is_empty() && self.expected == Some(sequence) {
+            // Padding between access units (libwebrtc's probing) takes a sequence number.
+            self.expected = Some(sequence + 1);
+        }
+        if packet.payload.is_empty() || self.is_closed(timestamp) {
+            return Vec::new();
+        }
+        let arrived = packet.arrived;
+        let open = self.open.entry(timestamp).or_insert_with(|| Open {
+            packets: BTreeMap::new(),
+            first_arrival: arrived,
+            last_arrival: arrived,
+        });
+        open.last_arrival = arrived;
+        open.packets.entry(sequence).or_insert(packet);
+        if open.packets.len() > MAX_PACKETS {
+            return vec![self.give_up(timestamp, BrokenReason::Overflow)];
+        }
+        let mut made = Vec::new();
+        if self.open.len() > MAX_OPEN {
+            let oldest = *self.open.keys().next().expect("more than MAX_OPEN are open");
+            made.push(self.give_up(oldest, BrokenReason::Overflow));
+        }
+        self.complete(&mut made);
+        made
+    }
+
+    /// Gives up what has waited too long at `now`.
+    pub fn expire(&mut self, now: Instant) -> Vec<Assembled> {
+        let late: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| now.duration_since(open.last_arrival) >= self.patience)
+            .map(|(&timestamp, _)| timestamp)
+            .collect();
+        let mut made: Vec<_> = late
+            .into_iter()
+            .map(|timestamp| self.give_up(timestamp, BrokenReason::Incomplete))
+            .collect();
+        self.complete(&mut made);
+        made
+    }
+
+    /// When [`Assembler::expire`] wants to be called next.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.open.values().map(|open| open.last_arrival + self.patience).min()
+    }
+
+    /// Hands out what is whole, oldest first; a newer picture does not wait for an older one.
+    fn complete(&mut self, made: &mut Vec<Assembled>) {
+        let whole: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| self.is_whole(open))
+            .map(|(&timestamp, _)| timestamp)
+            .collect();
+        for timestamp in whole {
+            let Some(open) = self.open.remove(&timestamp) else { continue };
+            self.close(timestamp, &open);
+            made.push(join(timestamp as u32, open));
+        }
+    }
+
+    fn is_whole(&self, open: &Open) -> bool {
+        let (Some((&first, head)), Some((&last, tail))) =
+            (open.packets.first_key_value(), open.packets.last_key_value())
+        else {
+            return false;
+        };
+        tail.marker
+            && last - first + 1 == open.packets.len() as u64
+            && match self.expected {
+                Some(expected) if expected == first => true,
+                Some(_) => matches!(first_nal_type(&head.payload), 7 | 9),
+                None => begins_access_unit(&head.payload),
+            }
+    }
+
+    fn is_closed(&self, timestamp: u64) -> bool {
+        self.closed.contains(&timestamp)
+            || (self.closed.len() == MAX_CLOSED && self.closed.first() > Some(&timestamp))
+    }
+
+    fn give_up(&mut self, timestamp: u64, reason: BrokenReason) -> Assembled {
+        let packets = self.open.remove(&timestamp).map_or(0, |open| {
+            self.close(timestamp, &open);
+            open.packets.len() as u32
+        });
+        Assembled::Broken(BrokenAccessUnit { timestamp: timestamp as u32, packets, reason })
+    }
+
+    /// Remembers where the next access unit begins, and not to open this one again.
+    fn close(&mut self, timestamp: u64, open: &Open) {
+        if let Some((&last, tail)) = open.packets.last_key_value()
+            && tail.marker
+        {
+            self.expected = self.expected.max(Some(last + 1));
+        }
+        self.closed.insert(timestamp);
+        if self.closed.len() > MAX_CLOSED {
+            self.closed.pop_first();
+        }
+    }
+}
+
+/// Extends a counter of `bits` bits to the value nearest to the newest one seen.
+fn extend(newest: &mut Option<u64>, value: u64, bits: u32) -> u64 {
+    let modulus = 1u64 << bits;
+    let Some(last) = *newest else {
+        // One turn up, so that packets from before the first one seen do not go below zero.
+        *newest = Some(value + modulus);
+        return value + modulus;
+    };
+    let ahead = value.wrapping_sub(last) & (modulus - 1);
+    let extended =
+        if ahead < modulus / 2 { last + ahead } else { (last + ahead).saturating_sub(modulus) };
+    *newest = Some(last.max(extended));
+    extended
+}
+
+/// Type of the first NAL unit in a payload, also of one that is aggregated or begins in an FU-A;
+/// 0 when there is none.
+fn first_nal_type(payload: &[u8]) -> u8 {
+    let header = match payload[0] & 0x1f {
+        24 => payload.get(3),
+        28 => payload.get(1).filter(|fu| *fu & 0x80 != 0),
+        _ => payload.first(),
+    };
+    header.map_or(0, |header| header & 0x1f)
+}
+
+/// Whether a payload can be the first of its access unit: it begins with a parameter set, a
+/// delimiter or SEI, or with the first macroblock of a picture (`first_mb_in_slice` 0, one bit).
+fn begins_access_unit(payload: &[u8]) -> bool {
+    let body = match payload[0] & 0x1f {
+        24 => 4,
+        28 => 2,
+        _ => 1,
+    };
+    match first_nal_type(payload) {
+        6..=9 => true,
+        1 | 5 => payload.get(body).is_some_and(|byte| byte & 0x80 != 0),
+        _ => false,
+    }
+}
+
+/// Joins the packets of a whole access unit.
+fn join(timestamp: u32, open: Open) -> Assembled {
+    let packets = open.packets.len() as u32;
+    let size: usize = open.packets.values().map(|p| p.payload.len() + START_CODE.len()).sum();
+    let mut data = BytesMut::with_capacity(size);
+    let mut in_fragment = false;
+    for packet in open.packets.values() {
+        if depacketize(&packet.payload, &mut data, &mut in_fragment).is_none() {
+            return Assembled::Broken(BrokenAccessUnit {
+                timestamp,
+                packets,
+                reason: BrokenReason::Malformed,
+            });
+        }
+    }
+    if in_fragment || data.is_empty() {
+        return Assembled::Broken(BrokenAccessUnit {
+            timestamp,
+            packets,
+            reason: BrokenReason::Malformed,
+        });
+    }
+    Assembled::Whole(WholeAccessUnit {
+        data: data.freeze(),
+        timestamp,
+        packets,
+        retransmitted: open.packets.values().filter(|p| p.retransmitted).count() as u32,
+        first_packet: open.first_arrival,
+        completed: open.last_arrival,
+    })
+}
+
+/// Appends the NAL units of one payload; `None` when it breaks the rules.
+fn depacketize(payload: &[u8], data: &mut BytesMut, in_fragment: &mut bool) -> Option<()> {
+    let (&header, rest) = payload.split_first()?;
+    let kind = header & 0x1f;
+    if *in_fragment && kind != 28 {
+        return None;
+    }
+    match kind {
+        1..=23 => {
+            data.put_slice(&START_CODE);
+            data.put_slice(payload);
+        }
+        24 => stap_a(rest, data)?,
+        28 => {
+            let (&fu, body) = rest.split_first()?;
+            let start = fu & 0x80 != 0;
+            if start == *in_fragment {
+                return None;
+            }
+            if start {
+                data.put_slice(&START_CODE);
+                data.put_u8((header & 0xe0) | (fu & 0x1f));
+            }
+            data.put_slice(body);
+            *in_fragment = fu & 0x40 == 0;
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn stap_a(mut rest: &[u8], data: &mut BytesMut) -> Option<()> {
+    while !rest.is_empty() {
+        let size = usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
+        let unit = rest.get(2..2 + size)?;
+        // An empty aggregation unit says nothing (RFC 6184 §5.7.1): skip it.
+        if !unit.is_empty() {
+            data.put_slice(&START_CODE);
+            data.put_slice(unit);
+        }
+        rest = &rest[2 + size..];
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::peer::packetizer::packetize;
+
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    /// SPS, PPS and an IDR slice of `size` bytes, filled from `seed`.
+    fn keyframe(size: usize, seed: u8) -> Bytes {
+        let mut data = BytesMut::new();
+        for (header, length) in [(0x67, 18), (0x68, 8), (0x65, size)] {
+            data.put_slice(&START_CODE);
+            data.put_u8(header);
+            data.put_u8(0x88);
+            data.extend((2..length).map(|i| (i as u8).wrapping_mul(seed) | 1));
+        }
+        data.freeze()
+    }
+
+    fn packets(unit: &Bytes, sequence: u16, timestamp: u32, now: Instant) -> Vec<RtpPacket> {
+        let payloads = packetize(unit);
+        let last = payloads.len() - 1;
+        payloads
+            .into_iter()
+            .enumerate()
+            .map(|(index, payload)| RtpPacket {
+                sequence: sequence.wrapping_add(index as u16),
+                timestamp,
+                marker: index == last,
+                payload,
+                arrived: now,
+                retransmitted: false,
+            })
+            .collect()
+    }
+
+    fn whole(made: &[Assembled]) -> Vec<&Bytes> {
+        made.iter()
+            .filter_map(|one| match one {
+                Assembled::Whole(unit) => Some(&unit.data),
+                Assembled::Broken(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_keyframe_comes_back_byte_for_byte_at_its_marker() {
+        let now = Instant::now();
+        let unit = keyframe(100_000, 7);
+        let mut assembler = Assembler::new(PATIENCE);
+        let sent = packets(&unit, 65_500, u32::MAX, now);
+        let count = sent.len() as u32;
+        let made: Vec<_> = sent.into_iter().flat_map(|p| assembler.push(p)).collect();
+        let [Assembled::Whole(got)] = &made[..] else { panic!("{made:?}") };
+        assert_eq!(got.data, unit);
+        assert_eq!(got.packets, count);
+    }
+
+    #[test]
+    fn a_missing_packet_is_waited_for_and_then_given_up() {
+        let now = Instant::now();
+        let unit = keyframe(20_000, 3);
+        let mut sent = packets(&unit, 0, 90_000, now);
+        let late = sent.remove(4);
+        let mut assembler = Assembler::new(PATIENCE);
+        for packet in sent.clone() {
+            assert!(assembler.push(packet).is_empty());
+        }
+        assert_eq!(assembler.next_expiry(), Some(now + PATIENCE));
+        assert_eq!(whole(&assembler.push(late)), [&unit]);
+
+        let mut assembler = Assembler::new(PATIENCE);
+        for packet in sent {
+            assembler.push(packet);
+        }
+        assert!(assembler.expire(now + PATIENCE / 2).is_empty());
+        let made = assembler.expire(now + PATIENCE);
+        let [Assembled::Broken(broken)] = &made[..] else { panic!("{made:?}") };
+        assert_eq!(broken.reason, BrokenReason::Incomplete);
+        assert_eq!(assembler.next_expiry(), None);
+    }
+
+    #[test]
+    fn a_lost_first_packet_does_not_pass_for_a_whole_picture() {
+        let now = Instant::now();
+        let mut assembler = Assembler::new(PATIENCE);
+        let mut sent = packets(&keyframe(5_000, 3), 10, 90_000, now);
+        let parameter_sets = sent.remove(0);
+        for packet in packets(&keyframe(2_000, 5), 10 - 3, 0, now) {
+            assembler.push(packet);
+        }
+        for packet in sent {
+            assert!(whole(&assembler.push(packet)).is_empty());
+        }
+        assert_eq!(whole(&assembler.push(parameter_sets)).len(), 1);
+    }
+
+    #[test]
+    fn hostile_payloads_are_counted_not_fatal() {
+        let now = Instant::now();
+        for payload in [
+            &[0x78, 0, 0, 0][..],
+            &[0x78, 0xff, 0xff, 1],
+            &[0x7c],
+            &[0x7c, 0x45],
+            &[0, 1],
+            &[0x1e, 9],
+        ] {
+            let mut assembler = Assembler::new(PATIENCE);
+            let made = assembler.push(RtpPacket {
+                sequence: 1,
+                timestamp: 1,
+                marker: true,
+                payload: Bytes::copy_from_slice(payload),
+                arrived: now,
+                retransmitted: false,
+            });
+            assert!(whole(&made).is_empty(), "{payload:x?}");
+            let mut clean: Vec<Assembled> = Vec::new();
+            for packet in packets(&keyframe(3_000, 9), 2, 90_001, now) {
+                clean.extend(assembler.push(packet));
+            }
+            assert_eq!(whole(&clean).len(), 1, "{payload:x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_with_duplicates_gives_every_picture_once(
+            seed in any::<u64>(), first in any::<u16>(), count in 1usize..5,
+        ) {
+            let now = Instant::now();
+            let units: Vec<Bytes> =
+                (0..count).map(|i| keyframe(3_000 + 1_500 * i, 3 + i as u8)).collect();
+            let mut sequence = first;
+            let mut got = Vec::new();
+            let mut assembler = Assembler::new(PATIENCE);
+            let mut state = seed | 1;
+            for (index, unit) in units.iter().enumerate() {
+                let mut sent = packets(unit, sequence, (index as u32).wrapping_mul(315_000), now);
+                sequence = sequence.wrapping_add(sent.len() as u16);
+                sent.extend(sent.clone());
+                for i in (1..sent.len()).rev() {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    sent.swap(i, (state >> 33) as usize % (i + 1));
+                }
+                for packet in sent {
+                    got.extend(assembler.push(packet));
+                }
+            }
+            prop_assert_eq!(whole(&got), units.iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn random_packets_never_panic(
+            input in proptest::collection::vec(
+                (any::<u16>(), 0u32..4, any::<bool>(), proptest::collection::vec(any::<u8>(), 0..40)), 0..60,
+            ),
+        ) {
+            let now = Instant::now();
+            let mut assembler = Assembler::new(PATIENCE);
+            for (sequence, timestamp, marker, payload) in input {
+                assembler.push(RtpPacket {
+                    sequence, timestamp, marker, payload: payload.into(), arrived: now, retransmitted: false,
+                });
+            }
+            assembler.expire(now + PATIENCE);
+            prop_assert!(assembler.next_expiry().is_none());
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What a peer is made from, and the settings of the `rtc` crate that follow from it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use rtc::{
+    ice::mdns::MulticastDnsMode,
+    interceptor::{
+        NackGeneratorBuilder, NackResponderBuilder, ReceiverReportBuilder, Registry,
+        SenderReportBuilder, Slot,
+    },
+    peer_connection::{
+        configuration::{
+            RTCConfiguration, RTCConfigurationBuilder, RTCIceTransportPolicy,
+            media_engine::{MIME_TYPE_H264, MediaEngine},
+            setting_engine::{SettingEngine, SettingEngineBuilder},
+        },
+        transport::RTCIceServer,
+    },
+    rtp_transceiver::rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind},
+};
+
+use super::{connection::PeerError, tap::Tap};
+use crate::{proto::token::IceServer, types::CandidateType};
+
+/// RTP payload type we offer for H.264.
+pub(crate) const PAYLOAD_TYPE: u8 = 102;
+
+/// Packets remembered for repair, in each direction (a keyframe of 100 KB is about 85).
+const NACK_WINDOW: u16 = 1024;
+
+/// Which side of the pair a peer plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerRole {
+    /// The phone: offers, sends video.
+    Sender,
+    /// The Mac: answers, receives video.
+    Receiver,
+}
+
+/// Which candidates ICE may use (W3C `RTCIceTransportPolicy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IcePolicy {
+    /// All of them.
+    #[default]
+    All,
+    /// Only relayed ones.
+    Relay,
+}
+
+/// What a peer is made from.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// Which side of the pair.
+    pub role: PeerRole,
+    /// STUN and TURN servers.
+    pub ice_servers: Vec<IceServer>,
+    /// Which candidates may be used.
+    pub ice_policy: IcePolicy,
+    /// Types of local candidates to tell the other side; empty means all.
+    pub candidates: Vec<CandidateType>,
+    /// Local addresses to gather host candidates on, see [`local_addresses`].
+    pub addresses: Vec<IpAddr>,
+    /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
+    pub picture_size: (u32, u32),
+}
+
+impl PeerConfig {
+    /// A peer of the given role on all addresses of this machine.
+    #[must_use]
+    pub fn new(role: PeerRole) -> Self {
+        Self {
+            role,
+            ice_servers: Vec::new(),
+            ice_policy: IcePolicy::All,
+            candidates: Vec::new(),
+            addresses: local_addresses(None, true, true, true),
+            picture_size: (1280, 720),
+        }
+    }
+}
+
+/// Addresses of this machine that can be host candidates: not link-local, and loopback only when
+/// `loopback` is set or nothing else is there.
+#[must_use]
+pub fn local_addresses(interface: Option<&str>, v4: bool, v6: bool, loopback: bool) -> Vec<IpAddr> {
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => v4 && !ip.is_link_local() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => v6 && (ip.segments()[0] & 0xffc0) != 0xfe80 && !ip.is_unspecified(),
+    };
+    let mut outward = Vec::new();
+    let mut looped = Vec::new();
+    for found in if_addrs::get_if_addrs().unwrap_or_default() {
+        let ip = found.ip();
+        if interface.is_some_and(|name| name != found.name) || !usable(&ip) {
+            continue;
+        }
+        if ip.is_loopback() { looped.push(ip) } else { outward.push(ip) }
+    }
+    // One loopback address is enough for two peers on one machine.
+    looped.sort();
+    looped.truncate(1);
+    if looped.is_empty() && interface.is_none() && v4 {
+        looped.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    if loopback || outward.is_empty() || interface.is_some() {
+        outward.extend(looped);
+    }
+    outward
+}
+
+/// `profile-level-id` to offer for pictures up to this size: constrained baseline at level 3.1, or
+/// the lowest of 4.0, 5.1 and 5.2 that holds the picture (ITU-T H.264 table A-1, `MaxFS`).
+#[must_use]
+pub fn profile_level_id((width, height): (u32, u32)) -> &'static str {
+    match width.div_ceil(16) * height.div_ceil(16) {
+        0..=3_600 => "42e01f",
+        3_601..=8_192 => "42e028",
+        8_193..=36_864 => "42e033",
+        _ => "42e034",
+    }
+}
+
+pub(crate) fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
+    config.addresses.iter().map(|&ip| SocketAddr::new(ip, 0)).collect()
+}
+
+pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
+    let feedback = |typ: &str, parameter: &str| RTCPFeedback {
+        typ: typ.to_owned(),
+        parameter: parameter.to_owned(),
+    };
+    RTCRtpCodecParameters {
+        rtp_codec: RTCRtpCodec {
+            mime_type: MIME_TYPE_H264.to_owned(),
+            clock_rate: 90_000,
+            channels: 0,
+            sdp_fmtp_line: format!(
+                "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id={}",
+                profile_level_id(config.picture_size)
+            ),
+            rtcp_feedback: vec![
+                feedback("nack", ""),
+                feedback("nack", "pli"),
+                feedback("ccm", "fir"),
+            ],
+        },
+        payload_type: PAYLOAD_TYPE,
+    }
+}
+
+pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError> {
+    let mut engine = MediaEngine::default();
+    engine
+        .register_codec(h264_codec(config), RtpCodecKind::Video)
+        .map_err(PeerError::crate_error("register the H.264 codec"))?;
+    Ok(engine)
+}
+
+pub(crate) fn interceptors(tap: Tap) -> Registry {
+    Registry::new()
+        .with(Slot::Custom(500), tap)
+        .with(Slot::NackResponder, NackResponderBuilder::new().with_size(NACK_WINDOW).build())
+        .with(
+            Slot::NackGenerator,
+            NackGeneratorBuilder::new()
+                .with_size(NACK_WINDOW)
+                .with_interval(Duration::from_millis(50))
+                .with_max_nacks_per_packet(10)
+                .build(),
+        )
+        .with(Slot::ReceiverReport, ReceiverReportBuilder::new().build())
+        .with(Slot::SenderReport, SenderReportBuilder::new().build())
+}
+
+/// Settings that differ from the crate's defaults, each because the default was measured to lose
+/// keyframes or time.
+pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
+    SettingEngineBuilder::new()
+        // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
+        .with_srtp_replay_protection_window(2048)
+        // 0.5 to 2 s by default, spent even when a pair has long been found.
+        .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
+        .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+        .with_relay_acceptance_min_wait(Some(Duration::ZERO))
+        .with_host_acceptance_min_wait(Some(Duration::ZERO))
+        .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(100))
+        .with_ice_timeouts(
+            Some(Duration::from_secs(4)),
+            Some(Duration::from_secs(25)),
+            Some(Duration::from_secs(2)),
+        )
+        .with_sctp_max_receive_buffer_size(4 << 20)
+        .with_multicast_dns_mode(mdns)
+        .build()
+}
+
+pub(crate) fn rtc_configuration(config: &PeerConfig) -> RTCConfiguration {
+    let servers = config.ice_servers.iter().filter_map(|server| {
+        let urls: Vec<String> = server.urls.iter().filter(|url| is_spoken(url)).cloned().collect();
+        (!urls.is_empty()).then(|| RTCIceServer {
+            urls,
+            username: server.username.clone().unwrap_or_default(),
+            credential: server.credential.clone().unwrap_or_default(),
+        })
+    });
+    let policy = match config.ice_policy {
+        IcePolicy::All => RTCIceTransportPolicy::All,
+        IcePolicy::Relay => RTCIceTransportPolicy::Relay,
+    };
+    RTCConfigurationBuilder::new()
+        .with_ice_servers(servers.collect())
+        .with_ice_transport_policy(policy)
+        .build()
+}
+
+/// Whether the `webrtc` crate speaks to this server: STUN and TURN over UDP, not yet TURN over TCP
+/// or TLS (webrtc-rs/webrtc#848).
+#[must_use]
+pub fn is_spoken(url: &str) -> bool {
+    url.starts_with("stun:") || (url.starts_with("turn:") && !url.contains("transport=tcp"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn level_follows_the_picture() {
+        assert_eq!(profile_level_id((1280, 720)), "42e01f");
+        assert_eq!(profile_level_id((1920, 1080)), "42e028");
+        assert_eq!(profile_level_id((3840, 2160)), "42e033");
+    }
+
+    #[test]
+    fn loopback_is_there_when_asked_for() {
+        let addresses = local_addresses(None, true, false, true);
+        assert_eq!(addresses.iter().filter(|ip| ip.is_loopback()).count(), 1);
+        assert!(addresses.iter().all(IpAddr::is_ipv4));
+    }
+
+    #[test]
+    fn turn_over_tcp_is_left_out() {
+        assert!(is_spoken("turn:t:3478?transport=udp"));
+        assert!(is_spoken("turn:t:3478"));
+        assert!(!is_spoken("turn:t:3478?transport=tcp"));
+        assert!(!is_spoken("turns:t:5349"));
+    }
+}

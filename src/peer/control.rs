@@ -1,0 +1,188 @@
+//! The data channels that carry control messages.
+//!
+//! We open one, label `control`, `{ordered: false, maxPacketLifeTime: 100}`, and send our own
+//! messages on it. What comes on any channel is accepted, and an answer goes back on the channel
+//! the question came on.
+//!
+//! `rtc` 0.21.1 sends reliably and in order on a channel it *accepted*, whatever the other side
+//! asked for (webrtc-rs/rtc#117). So that answers on such a channel do not queue up behind a lost
+//! one, an answer is left out while an earlier one still waits for its acknowledgement after the
+//! channel's life time.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
+use std::time::{Duration, Instant};
+
+use rtc::data_channel::RTCDataChannelInit;
+use webrtc::{
+    data_channel::{DataChannel, DataChannelEvent},
+    peer_connection::PeerConnection,
+};
+
+use super::connection::{PeerError, PeerEvent, Shared};
+use crate::proto::control::{self, ControlMessage};
+
+/// Channels accepted from the other side; more are closed.
+const MAX_ACCEPTED: u64 = 16;
+
+/// Bytes that may wait on our own channel: more would be older than their life time anyway.
+const MAX_OUTSTANDING: usize = 256 * 1024;
+
+/// Names the channel a message came on.
+#[derive(Clone)]
+pub struct ChannelRef {
+    channel: Arc<dyn DataChannel>,
+    accepted: bool,
+    last_answer: Arc<std::sync::Mutex<Option<Instant>>>,
+}
+
+impl std::fmt::Debug for ChannelRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChannelRef").field("accepted", &self.accepted).finish_non_exhaustive()
+    }
+}
+
+/// What passed over the data channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ControlCounters {
+    /// Messages sent.
+    pub messages_sent: u64,
+    /// Bytes of message text sent.
+    pub bytes_sent: u64,
+    /// Messages received.
+    pub messages_received: u64,
+    /// Bytes of message text received.
+    pub bytes_received: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    messages_sent: AtomicU64,
+    bytes_sent: AtomicU64,
+    messages_received: AtomicU64,
+    bytes_received: AtomicU64,
+}
+
+/// The control channels of one peer.
+#[derive(Default)]
+pub(super) struct ControlChannels {
+    own: OnceLock<Arc<dyn DataChannel>>,
+    open: OnceLock<()>,
+    accepted: AtomicU64,
+    counters: Arc<Counters>,
+}
+
+impl ControlChannels {
+    pub(super) async fn open(
+        &self,
+        shared: &Arc<Shared>,
+        connection: &dyn PeerConnection,
+    ) -> Result<(), PeerError> {
+        let init = RTCDataChannelInit {
+            ordered: false,
+            max_packet_life_time: Some(control::MAX_PACKET_LIFE_TIME_MS),
+            ..RTCDataChannelInit::default()
+        };
+        let channel = connection
+            .create_data_channel(control::LABEL, Some(init))
+            .await
+            .map_err(PeerError::crate_error("create the control channel"))?;
+        let _ = self.own.set(Arc::clone(&channel));
+        self.spawn(shared, channel, false);
+        Ok(())
+    }
+
+    pub(super) fn accept(&self, shared: &Arc<Shared>, channel: Arc<dyn DataChannel>) {
+        if self.accepted.fetch_add(1, Ordering::Relaxed) >= MAX_ACCEPTED {
+            tracing::warn!("the other side opened more than {MAX_ACCEPTED} data channels: closed");
+            tokio::spawn(async move {
+                let _ = channel.close().await;
+            });
+            return;
+        }
+        self.spawn(shared, channel, true);
+    }
+
+    fn spawn(&self, shared: &Arc<Shared>, channel: Arc<dyn DataChannel>, accepted: bool) {
+        let reference = ChannelRef { channel, accepted, last_answer: Arc::default() };
+        tokio::spawn(read(Arc::clone(shared), Arc::clone(&self.counters), reference));
+    }
+
+    pub(super) async fn send(&self, message: &ControlMessage) -> Result<(), PeerError> {
+        let closed = || PeerError::NotOpen("the control channel");
+        let channel = self.own.get().filter(|_| self.open.get().is_some()).ok_or_else(closed)?;
+        if channel.outstanding_bytes().await.unwrap_or(0) > MAX_OUTSTANDING {
+            tracing::debug!("control channel is congested: a message was dropped");
+            return Ok(());
+        }
+        self.write(channel.as_ref(), message).await.map_err(|_| closed())
+    }
+
+    pub(super) async fn answer(&self, message: &ControlMessage, reference: &ChannelRef) {
+        let life_time = Duration::from_millis(control::MAX_PACKET_LIFE_TIME_MS.into());
+        if reference.accepted {
+            let waiting = reference.channel.outstanding_bytes().await.unwrap_or(0) > 0;
+            let mut last = reference.last_answer.lock().expect("no holder of this lock panics");
+            if waiting && last.is_some_and(|sent| sent.elapsed() > life_time) {
+                return;
+            }
+            if !waiting || last.is_none() {
+                *last = Some(Instant::now());
+            }
+        }
+        if let Err(error) = self.write(reference.channel.as_ref(), message).await {
+            tracing::debug!("an answer could not be sent: {error}");
+        }
+    }
+
+    async fn write(
+        &self,
+        channel: &dyn DataChannel,
+        message: &ControlMessage,
+    ) -> Result<(), webrtc::error::Error> {
+        let text = message.to_json();
+        channel.send_text(&text).await?;
+        self.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes_sent.fetch_add(text.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn counters(&self) -> ControlCounters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ControlCounters {
+            messages_sent: get(&self.counters.messages_sent),
+            bytes_sent: get(&self.counters.bytes_sent),
+            messages_received: get(&self.counters.messages_received),
+            bytes_received: get(&self.counters.bytes_received),
+        }
+    }
+}
+
+/// Reads one channel until it closes.
+async fn read(shared: Arc<Shared>, counters: Arc<Counters>, reference: ChannelRef) {
+    while let Some(event) = reference.channel.poll().await {
+        let event = match event {
+            DataChannelEvent::OnOpen if !reference.accepted => {
+                let _ = shared.control.open.set(());
+                shared.mark_channel_open();
+                PeerEvent::ControlOpen
+            }
+            DataChannelEvent::OnMessage(message) => {
+                counters.messages_received.fetch_add(1, Ordering::Relaxed);
+                counters.bytes_received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
+                match ControlMessage::parse(&message.data) {
+                    Ok(message) => PeerEvent::Control(message, reference.clone()),
+                    Err(error) => PeerEvent::ControlGarbage(error.to_string()),
+                }
+            }
+            DataChannelEvent::OnClose => break,
+            _ => continue,
+        };
+        // Waiting here leaves messages in SCTP, whose window then slows the other side down.
+        if shared.events.send(event).await.is_err() {
+            break;
+        }
+    }
+}

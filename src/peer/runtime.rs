@@ -1,0 +1,143 @@
+//! The `webrtc` crate's `Runtime` with its driver stalls cured and larger socket buffers.
+//!
+//! `webrtc` 0.21.1 runs its driver loop as "write, handle events, read, then sleep". What an event
+//! queues for writing (a DTLS ClientHello, an SCTP INIT) therefore waits for the next wake, and
+//! packets to a TURN relay are drained before the core has written them; both cost up to 200 ms
+//! (kin of webrtc-rs/webrtc#901). [`PeerRuntime`] gives every wake of the loop one extra pass: the
+//! sleep after a real one ends at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
+//! does not wake its driver for a remote candidate, which would be checked only at the next tick.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::sync::Notify;
+use webrtc::runtime::{
+    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime,
+    TokioRuntime,
+};
+
+/// Kernel buffer asked for each UDP socket and direction, bytes. The usual default of 208 KiB
+/// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// One of these serves one peer connection.
+pub(crate) struct PeerRuntime {
+    extra_pass: Arc<AtomicBool>,
+    woken: Arc<Notify>,
+}
+
+impl PeerRuntime {
+    /// A runtime for one peer connection, on the Tokio runtime of the caller.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { extra_pass: Arc::default(), woken: Arc::default() })
+    }
+
+    /// Ends the driver's sleep, now or the next one.
+    pub(crate) fn wake(&self) {
+        self.woken.notify_one();
+    }
+}
+
+impl fmt::Debug for PeerRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PeerRuntime")
+    }
+}
+
+/// The sleep that is owed after a wake: yields once, then is done. Dropped before that (another
+/// branch of the driver's select won), it stays owed.
+struct ExtraPass {
+    owed: Arc<AtomicBool>,
+    yielded: bool,
+}
+
+impl Future for ExtraPass {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.yielded {
+            self.owed.store(false, Ordering::Release);
+            return Poll::Ready(());
+        }
+        self.yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Runtime for PeerRuntime {
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) -> Box<dyn JoinHandle> {
+        TokioRuntime.spawn(future)
+    }
+
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let options = SockRef::from(&socket);
+        // The kernel grants what `net.core.{r,w}mem_max` allows; less than asked is no failure.
+        let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+
+    fn wrap_tcp_listener(
+        &self,
+        listener: std::net::TcpListener,
+    ) -> io::Result<Arc<dyn AsyncTcpListener>> {
+        TokioRuntime.wrap_tcp_listener(listener)
+    }
+
+    fn connect_tcp<'a>(
+        &'a self,
+        remote_addr: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Arc<dyn AsyncTcpStream>>> + Send + 'a>> {
+        TokioRuntime.connect_tcp(remote_addr)
+    }
+
+    fn resolve_host<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>> {
+        TokioRuntime.resolve_host(host)
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+        if self.extra_pass.load(Ordering::Acquire) {
+            return Box::pin(ExtraPass { owed: Arc::clone(&self.extra_pass), yielded: false });
+        }
+        self.extra_pass.store(true, Ordering::Release);
+        let woken = Arc::clone(&self.woken);
+        Box::pin(async move {
+            tokio::select! {
+                () = tokio::time::sleep(duration) => {}
+                () = woken.notified() => {}
+            }
+        })
+    }
+
+    fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
+        TokioRuntime.interval(period)
+    }
+
+    fn block_on(&self, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
+        TokioRuntime.block_on(future);
+    }
+
+    fn yield_now(&self) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+        TokioRuntime.yield_now()
+    }
+
+    fn name(&self) -> &'static str {
+        "orion-peer"
+    }
+}

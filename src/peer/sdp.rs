@@ -1,0 +1,84 @@
+//! The few things we read from SDP text (RFC 8866) ourselves.
+
+/// H.264 in a session description.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct H264Media {
+    /// RTP payload types mapped to `H264/90000` in video m-lines that are not rejected.
+    pub payload_types: Vec<u8>,
+    /// The m-line's media identification (`a=mid`), when there is one.
+    pub mid: Option<String>,
+}
+
+/// Finds the first video m-line that is not rejected and speaks H.264.
+#[must_use]
+pub fn h264_media(sdp: &str) -> Option<H264Media> {
+    let mut found = H264Media::default();
+    let mut in_video = false;
+    for line in sdp.lines().map(str::trim_end) {
+        if let Some(media) = line.strip_prefix("m=") {
+            if !found.payload_types.is_empty() {
+                break;
+            }
+            let mut words = media.split(' ');
+            let video = words.next() == Some("video");
+            let rejected = words.next() == Some("0");
+            in_video = video && !rejected;
+            found.mid = None;
+        } else if !in_video {
+        } else if let Some(mid) = line.strip_prefix("a=mid:") {
+            found.mid = Some(mid.to_owned());
+        } else if let Some(map) = line.strip_prefix("a=rtpmap:")
+            && let Some((number, codec)) = map.split_once(' ')
+            && codec.eq_ignore_ascii_case("H264/90000")
+            && let Ok(number) = number.parse()
+        {
+            found.payload_types.push(number);
+        }
+    }
+    (!found.payload_types.is_empty()).then_some(found)
+}
+
+/// What a session description offers as video codecs, for messages.
+#[must_use]
+pub fn video_codecs(sdp: &str) -> Vec<String> {
+    let mut in_video = false;
+    let mut codecs = Vec::new();
+    for line in sdp.lines().map(str::trim_end) {
+        if let Some(media) = line.strip_prefix("m=") {
+            in_video = media.starts_with("video");
+        } else if in_video
+            && let Some((_, codec)) =
+                line.strip_prefix("a=rtpmap:").and_then(|map| map.split_once(' '))
+        {
+            let name = codec.split('/').next().unwrap_or(codec).to_owned();
+            if !codecs.contains(&name) {
+                codecs.push(name);
+            }
+        }
+    }
+    codecs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: &str = "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=rtpmap:111 opus/48000/2\r\n\
+        m=video 9 UDP/TLS/RTP/SAVPF 96 102 125\r\na=mid:1\r\na=rtpmap:96 VP8/90000\r\n\
+        a=rtpmap:102 H264/90000\r\na=rtpmap:125 h264/90000\r\n";
+
+    #[test]
+    fn payload_types_of_h264_are_found() {
+        let media = h264_media(OFFER).unwrap();
+        assert_eq!(media.payload_types, [102, 125]);
+        assert_eq!(media.mid.as_deref(), Some("1"));
+        assert_eq!(video_codecs(OFFER), ["VP8", "H264", "h264"]);
+    }
+
+    #[test]
+    fn rejected_or_other_video_is_none() {
+        assert_eq!(h264_media(&OFFER.replace("m=video 9", "m=video 0")), None);
+        assert_eq!(h264_media("m=video 9 X 96\r\na=rtpmap:96 VP8/90000\r\n"), None);
+        assert_eq!(h264_media("\u{0}garbage"), None);
+    }
+}

@@ -1,0 +1,232 @@
+//! Taps the RTP and RTCP that pass through a peer connection.
+//!
+//! An interceptor of the `rtc` crate. It hands inbound RTP to our own assembler with its arrival
+//! time (the crate's track events drop the first packets of a relayed stream, kin of
+//! webrtc-rs/webrtc#901), hands on keyframe requests (the crate keeps RTCP to itself), and counts
+//! what the crate's getStats leaves at zero.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use rtc::{
+    interceptor::{Interceptor, Packet, StreamInfo, TaggedPacket},
+    rtcp::{
+        payload_feedbacks::{
+            full_intra_request::FullIntraRequest, picture_loss_indication::PictureLossIndication,
+        },
+        receiver_report::ReceiverReport,
+        transport_feedbacks::transport_layer_nack::TransportLayerNack,
+    },
+    sansio::Protocol,
+    shared::error::Error,
+};
+use tokio::sync::mpsc;
+
+use super::assembler::RtpPacket;
+
+/// Packets that may wait for the assembler: a flood beyond it is dropped and counted.
+const QUEUE_PACKETS: usize = 8 * 1024;
+
+/// Sequence numbers remembered as asked for again.
+const MAX_NACKED: usize = 4096;
+
+/// What the tap saw, for statistics. Counters only grow.
+#[derive(Debug, Default)]
+pub struct TapCounters {
+    /// RTP payload and header bytes received.
+    pub rtp_bytes_received: AtomicU64,
+    /// RTP packets received.
+    pub rtp_packets_received: AtomicU64,
+    /// RTP header and payload bytes sent, retransmissions included.
+    pub rtp_bytes_sent: AtomicU64,
+    /// RTP packets sent, retransmissions included.
+    pub rtp_packets_sent: AtomicU64,
+    /// NACK messages received.
+    pub nacks_received: AtomicU64,
+    /// Packets asked for again by the other side.
+    pub packets_nacked: AtomicU64,
+    /// NACK messages sent.
+    pub nacks_sent: AtomicU64,
+    /// PLI messages received.
+    pub plis_received: AtomicU64,
+    /// FIR messages received.
+    pub firs_received: AtomicU64,
+    /// PLI messages sent.
+    pub plis_sent: AtomicU64,
+    /// Packets dropped because the assembler did not keep up.
+    pub overflow: AtomicU64,
+    /// Cumulative packets lost as the other side reports (RFC 3550 §6.4.1).
+    pub remote_packets_lost: AtomicU64,
+}
+
+/// A keyframe request that came by RTCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyframeRequest {
+    /// Picture loss indication (RFC 4585 §6.3.1).
+    Pli,
+    /// Full intra request (RFC 5104 §4.3.1).
+    Fir,
+}
+
+/// The receiving ends of a tap.
+pub(crate) struct TapOutputs {
+    /// Inbound RTP.
+    pub(crate) packets: mpsc::Receiver<InboundRtp>,
+    /// Inbound keyframe requests.
+    pub(crate) requests: mpsc::Receiver<KeyframeRequest>,
+    /// What was counted.
+    pub(crate) counters: Arc<TapCounters>,
+}
+
+/// An inbound RTP packet and its stream.
+pub(crate) struct InboundRtp {
+    /// RTP SSRC.
+    pub(crate) ssrc: u32,
+    /// RTP payload type.
+    pub(crate) payload_type: u8,
+    /// The packet.
+    pub(crate) packet: RtpPacket,
+}
+
+/// The interceptor.
+pub(crate) struct Tap {
+    packets: mpsc::Sender<InboundRtp>,
+    requests: mpsc::Sender<KeyframeRequest>,
+    counters: Arc<TapCounters>,
+    nacked: HashSet<(u32, u16)>,
+    read_queue: VecDeque<TaggedPacket>,
+    write_queue: VecDeque<TaggedPacket>,
+}
+
+impl Tap {
+    pub(crate) fn new() -> (Self, TapOutputs) {
+        let (packets, packets_out) = mpsc::channel(QUEUE_PACKETS);
+        let (requests, requests_out) = mpsc::channel(16);
+        let counters = Arc::new(TapCounters::default());
+        let tap = Self {
+            packets,
+            requests,
+            counters: Arc::clone(&counters),
+            nacked: HashSet::new(),
+            read_queue: VecDeque::new(),
+            write_queue: VecDeque::new(),
+        };
+        (tap, TapOutputs { packets: packets_out, requests: requests_out, counters })
+    }
+
+    fn on_rtp(&mut self, packet: &rtc::rtp::Packet, arrived: Instant) {
+        let header = &packet.header;
+        add(&self.counters.rtp_packets_received, 1);
+        add(&self.counters.rtp_bytes_received, 12 + packet.payload.len() as u64);
+        let inbound = InboundRtp {
+            ssrc: header.ssrc,
+            payload_type: header.payload_type,
+            packet: RtpPacket {
+                sequence: header.sequence_number,
+                timestamp: header.timestamp,
+                marker: header.marker,
+                payload: packet.payload.clone(),
+                arrived,
+                retransmitted: self.nacked.remove(&(header.ssrc, header.sequence_number)),
+            },
+        };
+        if self.packets.try_send(inbound).is_err() {
+            add(&self.counters.overflow, 1);
+        }
+    }
+
+    fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>]) {
+        for packet in packets {
+            let packet = packet.as_any();
+            if packet.is::<PictureLossIndication>() {
+                add(&self.counters.plis_received, 1);
+                // A full queue already asks for a keyframe.
+                let _ = self.requests.try_send(KeyframeRequest::Pli);
+            } else if packet.is::<FullIntraRequest>() {
+                add(&self.counters.firs_received, 1);
+                let _ = self.requests.try_send(KeyframeRequest::Fir);
+            } else if let Some(nack) = packet.downcast_ref::<TransportLayerNack>() {
+                add(&self.counters.nacks_received, 1);
+                let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
+                add(&self.counters.packets_nacked, asked as u64);
+            } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
+                let lost: u64 = report.reports.iter().map(|r| u64::from(r.total_lost)).sum();
+                self.counters.remote_packets_lost.fetch_max(lost, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn on_rtcp_out(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>]) {
+        for packet in packets {
+            let packet = packet.as_any();
+            if packet.is::<PictureLossIndication>() {
+                add(&self.counters.plis_sent, 1);
+            } else if let Some(nack) = packet.downcast_ref::<TransportLayerNack>() {
+                add(&self.counters.nacks_sent, 1);
+                if self.nacked.len() > MAX_NACKED {
+                    self.nacked.clear();
+                }
+                for pair in &nack.nacks {
+                    self.nacked
+                        .extend(pair.packet_list().into_iter().map(|seq| (nack.media_ssrc, seq)));
+                }
+            }
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = Error;
+    type Time = Instant;
+
+    fn handle_read(&mut self, message: TaggedPacket) -> Result<(), Error> {
+        match &message.message.packet {
+            Packet::Rtp(packet) => self.on_rtp(packet, message.now),
+            Packet::Rtcp(packets) => self.on_rtcp(packets),
+            _ => {}
+        }
+        self.read_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.read_queue.pop_front()
+    }
+
+    fn handle_write(&mut self, message: TaggedPacket) -> Result<(), Error> {
+        match &message.message.packet {
+            Packet::Rtp(packet) => {
+                add(&self.counters.rtp_packets_sent, 1);
+                add(&self.counters.rtp_bytes_sent, 12 + packet.payload.len() as u64);
+            }
+            Packet::Rtcp(packets) => self.on_rtcp_out(packets),
+            _ => {}
+        }
+        self.write_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.write_queue.pop_front()
+    }
+}
+
+impl Interceptor for Tap {
+    fn bind_local_stream(&mut self, _info: &StreamInfo) {}
+    fn unbind_local_stream(&mut self, _info: &StreamInfo) {}
+    fn bind_remote_stream(&mut self, _info: &StreamInfo) {}
+    fn unbind_remote_stream(&mut self, _info: &StreamInfo) {}
+}
