@@ -1,0 +1,397 @@
+//! The encoder: every frame becomes a keyframe within a budget of bytes (OpenH264).
+//!
+//! Rate control cannot aim at the size of single IDR pictures, so the picture is encoded a few times at
+//! chosen QPs and the largest within the budget is taken (see `search`). One persistent encoder writes
+//! all of them: consecutive IDR pictures differ in `idr_pic_id`, as §7.4.3 demands, and each access unit
+//! is exactly one SPS, one PPS and the slice.
+
+mod qp;
+mod search;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openh264::{
+    OpenH264API,
+    encoder::{Encoder, IntraFramePeriod, RateControlMode, SpsPpsStrategy, VuiConfig},
+    formats::YUVSlices,
+};
+
+use self::search::{Memory, Search};
+use super::{
+    frame::{Frame, FrameError, fitted},
+    h264::{AccessUnit, idr_pic_id},
+};
+
+/// Smallest side OpenH264 encodes, in pixels.
+pub const MIN_SIDE: u32 = 16;
+/// Largest picture OpenH264 encodes: 3840 on the longer side, 2160 on the shorter.
+pub const MAX_SIDES: (u32, u32) = (3840, 2160);
+/// Smallest budget accepted, in bytes: a grey picture of 16x16 pixels has about 60.
+pub const MIN_BUDGET: usize = 200;
+
+/// A smaller picture is chosen to fill this share of the budget.
+const SHRINK_MARGIN: f64 = 0.8;
+/// QP a smaller picture is planned for: better a little smaller than all blocks.
+const SHRINK_STEPS: u8 = 6;
+/// After this many keyframes the next larger size is tried again.
+const GROW_AFTER: u32 = 8;
+/// A larger picture is worth a try when the smaller one's QP is at most this.
+const GROW_BELOW_QP: u8 = 40;
+
+/// How hard the encoder tries; `Medium` and `High` give the same with OpenH264.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Complexity {
+    /// A third faster, pictures about 5 % larger.
+    Low,
+    /// The usual one.
+    #[default]
+    Medium,
+}
+
+/// What the encoder is to keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderConfig {
+    /// Most bytes of one access unit.
+    pub max_bytes: usize,
+    /// How hard to try.
+    pub complexity: Complexity,
+}
+
+impl Default for EncoderConfig {
+    /// 100 KB (100,000 bytes) a keyframe.
+    fn default() -> Self {
+        Self { max_bytes: 100_000, complexity: Complexity::default() }
+    }
+}
+
+/// A keyframe and how it came about.
+#[derive(Debug, Clone)]
+pub struct EncodedKeyframe {
+    /// The access unit: SPS, PPS, IDR slice.
+    pub access_unit: AccessUnit,
+    /// The QP chosen, 0 to 51.
+    pub qp: u8,
+    /// How often the picture was encoded.
+    pub passes: u32,
+    /// Time all of it took.
+    pub encode_time: Duration,
+    /// The size of the frame, when its picture had to be made smaller to fit the budget.
+    pub scaled_from: Option<(u32, u32)>,
+}
+
+/// Why a frame could not be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// OpenH264 could not be started.
+    #[error("cannot start the H.264 encoder for {width}x{height}: {cause}")]
+    Start {
+        /// Width of the picture.
+        width: u32,
+        /// Height of the picture.
+        height: u32,
+        /// What OpenH264 said.
+        #[source]
+        cause: openh264::Error,
+    },
+    /// The frame is smaller than OpenH264 takes.
+    #[error("cannot encode {width}x{height}: both sides need at least {MIN_SIDE} pixels")]
+    TooSmall {
+        /// Width of the frame.
+        width: u32,
+        /// Height of the frame.
+        height: u32,
+    },
+    /// The frame is larger than OpenH264 takes.
+    #[error("cannot encode {width}x{height}: at most 3840x2160 or 2160x3840 pixels; ask for a smaller size")]
+    TooLarge {
+        /// Width of the frame.
+        width: u32,
+        /// Height of the frame.
+        height: u32,
+    },
+    /// The budget is smaller than any picture.
+    #[error("cannot encode a keyframe in {max_bytes} bytes: at least {MIN_BUDGET} are needed")]
+    BudgetTooSmall {
+        /// The budget.
+        max_bytes: usize,
+    },
+    /// Even the smallest picture is over the budget.
+    #[error("cannot encode {width}x{height} in {max_bytes} bytes, however small the picture is made")]
+    DoesNotFit {
+        /// Width of the frame.
+        width: u32,
+        /// Height of the frame.
+        height: u32,
+        /// The budget.
+        max_bytes: usize,
+    },
+    /// OpenH264 did not take the QP.
+    #[error("cannot set QP {qp}: OpenH264 returned {code}")]
+    SetQp {
+        /// The QP.
+        qp: u8,
+        /// OpenH264's return code.
+        code: i32,
+    },
+    /// The picture could not be made smaller.
+    #[error("cannot scale the frame: {0}")]
+    Scale(#[from] FrameError),
+}
+
+/// Encodes every frame as a keyframe of at most `max_bytes`.
+pub struct KeyframeEncoder {
+    config: EncoderConfig,
+    running: Option<Running>,
+    memory: Option<Memory>,
+    last_idr_pic_id: Option<u32>,
+    shrunk: Option<Shrunk>,
+}
+
+/// OpenH264 and the picture size it is set to.
+struct Running {
+    encoder: Encoder,
+    size: (u32, u32),
+}
+
+/// Pictures are smaller than their frames for now.
+struct Shrunk {
+    from: (u32, u32),
+    to: (u32, u32),
+    keyframes: u32,
+}
+
+/// The best of a search.
+struct Best {
+    data: Vec<u8>,
+    qp: u8,
+}
+
+impl KeyframeEncoder {
+    /// An encoder; OpenH264 starts with the first frame.
+    ///
+    /// # Errors
+    /// The budget is below [`MIN_BUDGET`].
+    pub fn new(config: EncoderConfig) -> Result<Self, EncodeError> {
+        check_budget(config.max_bytes)?;
+        Ok(Self { config, running: None, memory: None, last_idr_pic_id: None, shrunk: None })
+    }
+
+    /// The budget in bytes.
+    #[must_use]
+    pub fn max_bytes(&self) -> usize {
+        self.config.max_bytes
+    }
+
+    /// Changes the budget from the next frame on.
+    ///
+    /// # Errors
+    /// The budget is below [`MIN_BUDGET`]; the one before stays.
+    pub fn set_max_bytes(&mut self, max_bytes: usize) -> Result<(), EncodeError> {
+        check_budget(max_bytes)?;
+        if max_bytes != self.config.max_bytes {
+            self.config.max_bytes = max_bytes;
+            self.shrunk = None;
+            self.memory = self.memory.map(|memory| Memory::of_qp(memory.qp));
+        }
+        Ok(())
+    }
+
+    /// Encodes a frame as one keyframe of at most `max_bytes`, as large as it gets; when even QP 51 is
+    /// too large, of a smaller picture.
+    ///
+    /// # Errors
+    /// The frame is smaller or larger than OpenH264 takes, or OpenH264 fails.
+    pub fn encode(&mut self, frame: &Frame) -> Result<EncodedKeyframe, EncodeError> {
+        let begin = Instant::now();
+        check_size(frame.width, frame.height)?;
+        let full = (frame.width, frame.height);
+        let mut size = self.planned_size(full);
+        let mut passes = 0;
+        let (best, size) = loop {
+            let scaled = (size != full).then(|| frame.resize(size.0, size.1)).transpose()?;
+            let (found, used, smallest) = self.search(scaled.as_ref().unwrap_or(frame))?;
+            passes += used;
+            if let Some(best) = found {
+                break (best, size);
+            }
+            size = self.smaller(full, size, smallest).ok_or(EncodeError::DoesNotFit {
+                width: full.0,
+                height: full.1,
+                max_bytes: self.config.max_bytes,
+            })?;
+            self.memory = Some(Memory::of_qp(search::MAX_QP - SHRINK_STEPS));
+        };
+        self.note_size(full, size);
+        Ok(EncodedKeyframe {
+            access_unit: AccessUnit {
+                data: Bytes::from(best.data),
+                width: size.0,
+                height: size.1,
+                captured_at: frame.captured_at,
+            },
+            qp: best.qp,
+            passes,
+            encode_time: begin.elapsed(),
+            scaled_from: (size != full).then_some(full),
+        })
+    }
+
+    /// Encodes at several QPs: the best that fits, how many passes it took, and the size at QP 51 if
+    /// that was over the budget.
+    fn search(&mut self, frame: &Frame) -> Result<(Option<Best>, u32, Option<usize>), EncodeError> {
+        let mut search = Search::new(self.config.max_bytes, self.memory, self.first_qp(frame));
+        let mut best: Option<Best> = None;
+        let mut smallest = None;
+        while let Some(qp) = search.next() {
+            let data = self.encode_at(frame, qp)?;
+            search.record(qp, data.as_ref().map(Vec::len));
+            match data {
+                Some(data) if data.len() <= self.config.max_bytes => best = Some(Best { data, qp }),
+                Some(data) if qp == search::MAX_QP => smallest = Some(data.len()),
+                _ => {}
+            }
+        }
+        debug_assert_eq!(search.chosen(), best.as_ref().map(|best| best.qp));
+        let mut passes = search.passes();
+        self.memory = search.memory();
+        if let Some(chosen) = &best
+            && idr_pic_id(&chosen.data) == self.last_idr_pic_id
+        {
+            // A restarted encoder counts from the beginning: once more, for another number.
+            passes += 1;
+            let again = self.encode_at(frame, chosen.qp.saturating_add(1).min(search::MAX_QP))?;
+            if let Some(data) = again.filter(|data| data.len() <= self.config.max_bytes) {
+                best = Some(Best { data, qp: (chosen.qp + 1).min(search::MAX_QP) });
+            }
+        }
+        if let Some(best) = &best {
+            self.last_idr_pic_id = idr_pic_id(&best.data);
+        }
+        Ok((best, passes, smallest))
+    }
+
+    /// One pass; `None` when the picture is too large for OpenH264's own buffers.
+    fn encode_at(&mut self, frame: &Frame, qp: u8) -> Result<Option<Vec<u8>>, EncodeError> {
+        let size = (frame.width, frame.height);
+        let mut running = match self.running.take() {
+            Some(running) if running.size == size => running,
+            other => Running::start(other, size, self.config.complexity)?,
+        };
+        qp::set(&mut running.encoder, qp).map_err(|code| EncodeError::SetQp { qp, code })?;
+        // After an error OpenH264 has given up its state: `running` is dropped with it.
+        let Ok(stream) = running.encoder.encode(&slices(frame)) else { return Ok(None) };
+        let data = stream.to_vec();
+        self.running = Some(running);
+        Ok(Some(data))
+    }
+
+    /// Where to begin without a memory: by how many bytes there are for a pixel.
+    fn first_qp(&self, frame: &Frame) -> u8 {
+        let pixels = f64::from(frame.width) * f64::from(frame.height);
+        let bits_per_pixel = self.config.max_bytes as f64 * 8.0 / pixels;
+        (28.0 - 8.0 * bits_per_pixel.ln()).clamp(8.0, 48.0) as u8
+    }
+
+    /// The picture size to begin with: the frame's, or the one it had to shrink to lately.
+    fn planned_size(&mut self, full: (u32, u32)) -> (u32, u32) {
+        match &self.shrunk {
+            Some(shrunk) if shrunk.from == full => {
+                let easy = self.memory.is_some_and(|memory| memory.qp <= GROW_BELOW_QP);
+                if shrunk.keyframes < GROW_AFTER && !easy {
+                    return shrunk.to;
+                }
+                // One pass at the largest QP tells whether the whole size fits again.
+                self.memory = Some(Memory::of_qp(search::MAX_QP));
+                full
+            }
+            _ => full,
+        }
+    }
+
+    /// A smaller size that should fit, given the size in bytes at QP 51.
+    fn smaller(
+        &self,
+        full: (u32, u32),
+        size: (u32, u32),
+        bytes: Option<usize>,
+    ) -> Option<(u32, u32)> {
+        let budget = self.config.max_bytes as f64 * SHRINK_MARGIN;
+        let steps = f64::from(SHRINK_STEPS) * 0.125;
+        let area = bytes.map_or(0.25, |bytes| budget / (bytes as f64 * steps.exp()));
+        let side = area.sqrt().min(0.8);
+        let scaled = |pixels: u32| ((f64::from(pixels) * side) as u32).max(2);
+        let next = fitted(full, (scaled(size.0), scaled(size.1))).ok()?;
+        (next.0 >= MIN_SIDE && next.1 >= MIN_SIDE && next != size).then_some(next)
+    }
+
+    fn note_size(&mut self, full: (u32, u32), size: (u32, u32)) {
+        let keyframes = match &self.shrunk {
+            Some(shrunk) if shrunk.from == full && shrunk.to == size => shrunk.keyframes + 1,
+            _ => 0,
+        };
+        self.shrunk = (size != full).then_some(Shrunk { from: full, to: size, keyframes });
+    }
+}
+
+impl Running {
+    /// Sets OpenH264 to a picture size and has it encode a grey picture, after which QP can be set.
+    /// An encoder that runs already goes on counting `idr_pic_id`.
+    fn start(
+        running: Option<Self>,
+        size: (u32, u32),
+        complexity: Complexity,
+    ) -> Result<Self, EncodeError> {
+        let wrong = |cause| EncodeError::Start { width: size.0, height: size.1, cause };
+        let mut encoder = match running {
+            Some(running) => running.encoder,
+            None => Encoder::with_api_config(OpenH264API::from_source(), settings(complexity))
+                .map_err(wrong)?,
+        };
+        let pixels = size.0 as usize * size.1 as usize;
+        let grey = vec![128; pixels];
+        let chroma = &grey[..pixels / 4];
+        let (w, h) = (size.0 as usize, size.1 as usize);
+        let grey = YUVSlices::new((&grey, chroma, chroma), (w, h), (w, w / 2, w / 2));
+        encoder.encode(&grey).map_err(wrong)?;
+        Ok(Self { encoder, size })
+    }
+}
+
+fn settings(complexity: Complexity) -> openh264::encoder::EncoderConfig {
+    openh264::encoder::EncoderConfig::new()
+        .rate_control_mode(RateControlMode::Off)
+        .skip_frames(false)
+        .intra_frame_period(IntraFramePeriod::from_num_frames(1))
+        .sps_pps_strategy(SpsPpsStrategy::ConstantId)
+        .scene_change_detect(false)
+        .background_detection(false)
+        .num_threads(1)
+        .vui(VuiConfig::bt601())
+        .complexity(match complexity {
+            Complexity::Low => openh264::encoder::Complexity::Low,
+            Complexity::Medium => openh264::encoder::Complexity::Medium,
+        })
+}
+
+fn slices(frame: &Frame) -> YUVSlices<'_> {
+    let (w, h) = (frame.width as usize, frame.height as usize);
+    YUVSlices::new((&frame.y, &frame.u, &frame.v), (w, h), (w, w / 2, w / 2))
+}
+
+fn check_budget(max_bytes: usize) -> Result<(), EncodeError> {
+    if max_bytes < MIN_BUDGET {
+        return Err(EncodeError::BudgetTooSmall { max_bytes });
+    }
+    Ok(())
+}
+
+fn check_size(width: u32, height: u32) -> Result<(), EncodeError> {
+    if width < MIN_SIDE || height < MIN_SIDE {
+        return Err(EncodeError::TooSmall { width, height });
+    }
+    if width.max(height) > MAX_SIDES.0 || width.min(height) > MAX_SIDES.1 {
+        return Err(EncodeError::TooLarge { width, height });
+    }
+    Ok(())
+}

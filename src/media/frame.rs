@@ -1,0 +1,416 @@
+//! A frame: pixels of one picture as I420 (planar 4:2:0, BT.601 limited range), and the conversions
+//! into and out of it.
+//!
+//! Cameras' YUYV and NV12 are rearranged without a round trip through RGB. A frame always has an even
+//! width and height, as 4:2:0 wants; an odd last column or row of the input is left out.
+
+use std::time::SystemTime;
+
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{Image, ImageRef},
+};
+use yuv::{
+    BufferStoreMut, YuvConversionMode, YuvPlanarImage, YuvPlanarImageMut, YuvRange,
+    YuvStandardMatrix,
+};
+
+/// Pixels of one picture: three tight planes, chroma halved both ways (I420).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Width in pixels, even.
+    pub width: u32,
+    /// Height in pixels, even.
+    pub height: u32,
+    /// Luma, `width * height` bytes.
+    pub y: Vec<u8>,
+    /// Blue difference, a quarter of the luma's bytes.
+    pub u: Vec<u8>,
+    /// Red difference, a quarter of the luma's bytes.
+    pub v: Vec<u8>,
+    /// When the pixels were captured.
+    pub captured_at: SystemTime,
+}
+
+/// Why pixels could not become a frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Less than 2 pixels wide or high.
+    #[error("a frame of {width}x{height} pixels is too small: both sides need at least 2")]
+    TooSmall {
+        /// Width given.
+        width: u32,
+        /// Height given.
+        height: u32,
+    },
+    /// Fewer bytes than the format needs.
+    #[error("{format} of {width}x{height} needs {needed} bytes, but there are {given}")]
+    TooShort {
+        /// Name of the pixel format.
+        format: &'static str,
+        /// Width given.
+        width: u32,
+        /// Height given.
+        height: u32,
+        /// Bytes the format needs.
+        needed: usize,
+        /// Bytes there are.
+        given: usize,
+    },
+    /// The conversion or the resizer refused.
+    #[error("cannot convert {from} to {to}: {cause}")]
+    Convert {
+        /// Format or size before.
+        from: String,
+        /// Format or size after.
+        to: String,
+        /// What the library said.
+        cause: String,
+    },
+}
+
+impl Frame {
+    /// A frame from tight I420 planes, one after the other.
+    ///
+    /// # Errors
+    /// Too small, or fewer bytes than `width * height * 3 / 2` (odd sides: chroma rounded up).
+    pub fn from_i420(
+        width: u32,
+        height: u32,
+        data: &[u8],
+        captured_at: SystemTime,
+    ) -> Result<Self, FrameError> {
+        let (w, h) = (width as usize, height as usize);
+        let (cw, ch) = (w.div_ceil(2), h.div_ceil(2));
+        need("I420", width, height, w * h + 2 * cw * ch, data.len())?;
+        let (y, chroma) = data.split_at(w * h);
+        let (u, rest) = chroma.split_at(cw * ch);
+        Self::from_planes((width, height), [(y, w), (u, cw), (&rest[..cw * ch], cw)], captured_at)
+    }
+
+    /// A frame from I420 planes with strides (bytes from one row to the next): Y, U, V.
+    ///
+    /// # Errors
+    /// Too small, or a plane is shorter than its rows need.
+    pub fn from_planes(
+        (width, height): (u32, u32),
+        planes: [(&[u8], usize); 3],
+        captured_at: SystemTime,
+    ) -> Result<Self, FrameError> {
+        let (ew, eh) = even(width, height)?;
+        let copy = |(data, stride): (&[u8], usize), w: usize, h: usize| {
+            need("plane", w as u32, h as u32, stride.max(w) * (h - 1) + w, data.len())?;
+            let mut out = Vec::with_capacity(w * h);
+            for row in data.chunks(stride.max(w)).take(h) {
+                out.extend_from_slice(&row[..w]);
+            }
+            Ok(out)
+        };
+        let (w, h) = (ew as usize, eh as usize);
+        Ok(Self {
+            width: ew,
+            height: eh,
+            y: copy(planes[0], w, h)?,
+            u: copy(planes[1], w / 2, h / 2)?,
+            v: copy(planes[2], w / 2, h / 2)?,
+            captured_at,
+        })
+    }
+
+    /// A frame from tight RGB, 8 bits a channel.
+    ///
+    /// # Errors
+    /// Too small, or fewer than `width * height * 3` bytes.
+    pub fn from_rgb8(
+        width: u32,
+        height: u32,
+        rgb: &[u8],
+        captured_at: SystemTime,
+    ) -> Result<Self, FrameError> {
+        let (w, h) = even(width, height)?;
+        need("RGB", width, height, width as usize * height as usize * 3, rgb.len())?;
+        let (luma, chroma) = (w as usize * h as usize, w as usize * h as usize / 4);
+        let mut planar = YuvPlanarImageMut {
+            y_plane: BufferStoreMut::Owned(vec![0; luma]),
+            y_stride: w,
+            u_plane: BufferStoreMut::Owned(vec![0; chroma]),
+            u_stride: w / 2,
+            v_plane: BufferStoreMut::Owned(vec![0; chroma]),
+            v_stride: w / 2,
+            width: w,
+            height: h,
+        };
+        let rows = &rgb[..width as usize * 3 * h as usize];
+        yuv::rgb_to_yuv420(
+            &mut planar,
+            rows,
+            width * 3,
+            YuvRange::Limited,
+            YuvStandardMatrix::Bt601,
+            YuvConversionMode::Balanced,
+        )
+        .map_err(|e| convert_error("RGB", "I420", &e))?;
+        let owned = |plane: BufferStoreMut<'_, u8>| match plane {
+            BufferStoreMut::Owned(data) => data,
+            BufferStoreMut::Borrowed(data) => data.to_vec(),
+        };
+        Ok(Self {
+            width: w,
+            height: h,
+            y: owned(planar.y_plane),
+            u: owned(planar.u_plane),
+            v: owned(planar.v_plane),
+            captured_at,
+        })
+    }
+
+    /// A frame from YUYV (packed 4:2:2, V4L2 `YUYV`); chroma of two rows is averaged.
+    ///
+    /// # Errors
+    /// Too small, or fewer than `width * height * 2` bytes.
+    pub fn from_yuyv(
+        width: u32,
+        height: u32,
+        data: &[u8],
+        captured_at: SystemTime,
+    ) -> Result<Self, FrameError> {
+        let (ew, eh) = even(width, height)?;
+        let stride = width.next_multiple_of(2) as usize * 2;
+        need("YUYV", width, height, stride * height as usize, data.len())?;
+        let (w, h) = (ew as usize, eh as usize);
+        let mut y = Vec::with_capacity(w * h);
+        let mut u = Vec::with_capacity(w * h / 4);
+        let mut v = Vec::with_capacity(w * h / 4);
+        let average = |a: u8, b: u8| u16::midpoint(u16::from(a), u16::from(b) + 1) as u8;
+        for rows in data.chunks_exact(stride * 2).take(h / 2) {
+            let (top, bottom) = (&rows[..w * 2], &rows[stride..stride + w * 2]);
+            y.extend(top.chunks_exact(2).map(|p| p[0]));
+            y.extend(bottom.chunks_exact(2).map(|p| p[0]));
+            let pairs = || top.chunks_exact(4).zip(bottom.chunks_exact(4));
+            u.extend(pairs().map(|(a, b)| average(a[1], b[1])));
+            v.extend(pairs().map(|(a, b)| average(a[3], b[3])));
+        }
+        Ok(Self { width: ew, height: eh, y, u, v, captured_at })
+    }
+
+    /// A frame from NV12 (luma plane, then one plane of U and V in turn).
+    ///
+    /// # Errors
+    /// Too small, or fewer bytes than `width * height * 3 / 2`.
+    pub fn from_nv12(
+        width: u32,
+        height: u32,
+        data: &[u8],
+        captured_at: SystemTime,
+    ) -> Result<Self, FrameError> {
+        let (ew, eh) = even(width, height)?;
+        let (w, h) = (width as usize, height as usize);
+        let chroma_stride = w.next_multiple_of(2);
+        need("NV12", width, height, w * h + chroma_stride * h.div_ceil(2), data.len())?;
+        let (luma, chroma) = data.split_at(w * h);
+        let mut y = Vec::with_capacity(ew as usize * eh as usize);
+        for row in luma.chunks_exact(w).take(eh as usize) {
+            y.extend_from_slice(&row[..ew as usize]);
+        }
+        let mut u = Vec::with_capacity(y.len() / 4);
+        let mut v = Vec::with_capacity(y.len() / 4);
+        for row in chroma.chunks_exact(chroma_stride).take(eh as usize / 2) {
+            let row = &row[..ew as usize];
+            u.extend(row.chunks_exact(2).map(|p| p[0]));
+            v.extend(row.chunks_exact(2).map(|p| p[1]));
+        }
+        Ok(Self { width: ew, height: eh, y, u, v, captured_at })
+    }
+
+    /// The pixels as tight RGB, 8 bits a channel.
+    ///
+    /// # Errors
+    /// The planes do not have the sizes of a frame.
+    pub fn to_rgb8(&self) -> Result<Vec<u8>, FrameError> {
+        let planar = YuvPlanarImage {
+            y_plane: &self.y,
+            y_stride: self.width,
+            u_plane: &self.u,
+            u_stride: self.width / 2,
+            v_plane: &self.v,
+            v_stride: self.width / 2,
+            width: self.width,
+            height: self.height,
+        };
+        let mut rgb = vec![0; self.width as usize * self.height as usize * 3];
+        yuv::yuv420_to_rgb(
+            &planar,
+            &mut rgb,
+            self.width * 3,
+            YuvRange::Limited,
+            YuvStandardMatrix::Bt601,
+        )
+        .map_err(|e| convert_error("I420", "RGB", &e))?;
+        Ok(rgb)
+    }
+
+    /// The same picture as large as fits into `width` x `height`, never distorted: larger or smaller
+    /// than before, with even sides.
+    ///
+    /// # Errors
+    /// The box is smaller than 2 pixels in one direction, or the resizer refuses.
+    pub fn fit(&self, width: u32, height: u32) -> Result<Self, FrameError> {
+        let (w, h) = fitted((self.width, self.height), (width, height))?;
+        self.resize(w, h)
+    }
+
+    /// The same picture with these sides, aspect kept or not; odd ones lose a pixel.
+    ///
+    /// # Errors
+    /// Too small, or the resizer refuses.
+    pub fn resize(&self, width: u32, height: u32) -> Result<Self, FrameError> {
+        let (w, h) = even(width, height)?;
+        if (w, h) == (self.width, self.height) {
+            return Ok(self.clone());
+        }
+        let mut resizer = Resizer::new();
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
+        let mut plane = |data: &[u8], from: (u32, u32), to: (u32, u32)| {
+            let wrong = |e: &dyn std::fmt::Display| {
+                convert_error(&format!("{}x{}", from.0, from.1), &format!("{}x{}", to.0, to.1), e)
+            };
+            let source =
+                ImageRef::new(from.0, from.1, data, PixelType::U8).map_err(|e| wrong(&e))?;
+            let mut scaled = Image::new(to.0, to.1, PixelType::U8);
+            resizer.resize(&source, &mut scaled, &options).map_err(|e| wrong(&e))?;
+            Ok(scaled.into_vec())
+        };
+        let half = |(w, h): (u32, u32)| (w / 2, h / 2);
+        let from = (self.width, self.height);
+        Ok(Self {
+            width: w,
+            height: h,
+            y: plane(&self.y, from, (w, h))?,
+            u: plane(&self.u, half(from), half((w, h)))?,
+            v: plane(&self.v, half(from), half((w, h)))?,
+            captured_at: self.captured_at,
+        })
+    }
+
+    /// Peak signal-to-noise ratio of the luma against `other`, in dB; infinite when equal, `None` when
+    /// the sizes differ.
+    #[must_use]
+    pub fn psnr_y(&self, other: &Self) -> Option<f64> {
+        if (self.width, self.height) != (other.width, other.height) || self.y.is_empty() {
+            return None;
+        }
+        let squares: u64 =
+            self.y.iter().zip(&other.y).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
+        let mean = squares as f64 / self.y.len() as f64;
+        Some(10.0 * (255.0 * 255.0 / mean).log10())
+    }
+}
+
+/// The largest even sides with `from`'s aspect that fit into `to`.
+///
+/// # Errors
+/// A side of the box is less than 2.
+pub fn fitted(from: (u32, u32), to: (u32, u32)) -> Result<(u32, u32), FrameError> {
+    even(to.0, to.1)?;
+    even(from.0, from.1)?;
+    let scale = (f64::from(to.0) / f64::from(from.0)).min(f64::from(to.1) / f64::from(from.1));
+    let side = |from: u32, limit: u32| {
+        let nearest = (f64::from(from) * scale / 2.0).round() as u32 * 2;
+        nearest.clamp(2, limit & !1)
+    };
+    Ok((side(from.0, to.0), side(from.1, to.1)))
+}
+
+fn even(width: u32, height: u32) -> Result<(u32, u32), FrameError> {
+    if width < 2 || height < 2 {
+        return Err(FrameError::TooSmall { width, height });
+    }
+    Ok((width & !1, height & !1))
+}
+
+fn need(
+    format: &'static str,
+    width: u32,
+    height: u32,
+    needed: usize,
+    given: usize,
+) -> Result<(), FrameError> {
+    if given < needed {
+        return Err(FrameError::TooShort { format, width, height, needed, given });
+    }
+    Ok(())
+}
+
+fn convert_error(from: &str, to: &str, cause: &dyn std::fmt::Display) -> FrameError {
+    FrameError::Convert { from: from.to_owned(), to: to.to_owned(), cause: cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: SystemTime = SystemTime::UNIX_EPOCH;
+
+    #[test]
+    fn odd_sides_lose_a_pixel() {
+        let frame = Frame::from_rgb8(5, 3, &[128; 45], T).unwrap();
+        assert_eq!((frame.width, frame.height), (4, 2));
+        assert_eq!((frame.y.len(), frame.u.len(), frame.v.len()), (8, 2, 2));
+        assert!(matches!(Frame::from_rgb8(1, 9, &[0; 27], T), Err(FrameError::TooSmall { .. })));
+    }
+
+    #[test]
+    fn colours_are_bt601_limited() {
+        let white = Frame::from_rgb8(2, 2, &[255; 12], T).unwrap();
+        assert_eq!((white.y[0], white.u[0], white.v[0]), (235, 128, 128));
+        let red = Frame::from_rgb8(2, 2, &[255, 0, 0].repeat(4), T).unwrap();
+        assert!(red.y[0].abs_diff(81) <= 1 && red.u[0].abs_diff(90) <= 1, "{red:?}");
+        assert!(red.v[0].abs_diff(240) <= 1, "{red:?}");
+        let back = red.to_rgb8().unwrap();
+        assert!(back[0] > 250 && back[1] < 5 && back[2] < 5, "{back:?}");
+    }
+
+    #[test]
+    fn yuyv_averages_two_rows_of_chroma() {
+        let frame = Frame::from_yuyv(2, 2, &[1, 10, 2, 20, 3, 30, 4, 41], T).unwrap();
+        assert_eq!(frame.y, [1, 2, 3, 4]);
+        assert_eq!((frame.u[0], frame.v[0]), (20, 31));
+        assert!(matches!(Frame::from_yuyv(2, 2, &[0; 7], T), Err(FrameError::TooShort { .. })));
+    }
+
+    #[test]
+    fn nv12_is_split() {
+        let frame = Frame::from_nv12(4, 2, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], T).unwrap();
+        assert_eq!(frame.y, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!((frame.u, frame.v), (vec![9, 11], vec![10, 12]));
+    }
+
+    #[test]
+    fn odd_i420_keeps_its_planes_apart() {
+        let mut data = vec![1; 9];
+        data.extend([2; 4]);
+        data.extend([3; 4]);
+        let frame = Frame::from_i420(3, 3, &data, T).unwrap();
+        assert_eq!((frame.y, frame.u, frame.v), (vec![1; 4], vec![2], vec![3]));
+    }
+
+    #[test]
+    fn fit_keeps_the_aspect() {
+        assert_eq!(fitted((4000, 3000), (1280, 720)).unwrap(), (960, 720));
+        assert_eq!(fitted((640, 480), (1280, 720)).unwrap(), (960, 720));
+        assert_eq!(fitted((5312, 2988), (1280, 720)).unwrap(), (1280, 720));
+        assert_eq!(fitted((1080, 1920), (1280, 720)).unwrap(), (406, 720));
+        assert_eq!(fitted((100, 100), (33, 77)).unwrap(), (32, 32));
+        assert!(fitted((100, 100), (1, 77)).is_err());
+    }
+
+    #[test]
+    fn psnr_knows_equal_and_different() {
+        let a = Frame::from_rgb8(4, 4, &[100; 48], T).unwrap();
+        let mut b = a.clone();
+        assert_eq!(a.psnr_y(&b), Some(f64::INFINITY));
+        b.y.iter_mut().for_each(|y| *y += 1);
+        assert!((a.psnr_y(&b).unwrap() - 48.13).abs() < 0.01);
+        assert_eq!(a.psnr_y(&a.resize(2, 2).unwrap()), None);
+    }
+}

@@ -1,0 +1,297 @@
+//! The few fields read from parameter sets and slice headers (§7.3.2.1, §7.3.3): picture size,
+//! profile and level, `idr_pic_id`. Reading stops with `None` at the first thing that makes no sense.
+
+use super::{NalType, nal_type, nal_units};
+
+/// Largest side believed; level 6.2 ends at 16,888.
+const MAX_SIDE: u64 = 16_888;
+
+/// `profile_idc`, constraint flags and `level_idc` as in SDP's `profile-level-id` (RFC 6184 §8.1).
+#[must_use]
+pub fn profile_level_id(sps: &[u8]) -> Option<u32> {
+    match *sps {
+        [_, profile, constraints, level, ..] if nal_type(sps) == NalType::Sps => {
+            Some(u32::from_be_bytes([0, profile, constraints, level]))
+        }
+        _ => None,
+    }
+}
+
+/// Width and height of the pictures an SPS describes, cropping applied.
+#[must_use]
+pub fn sps_dimensions(sps: &[u8]) -> Option<(u32, u32)> {
+    Sps::read(sps).map(|sps| (sps.width, sps.height))
+}
+
+/// `idr_pic_id` of the first IDR slice of an access unit that brings its own SPS. Two IDR pictures in
+/// a row must differ in it (§7.4.3).
+#[must_use]
+pub fn idr_pic_id(annex_b: &[u8]) -> Option<u32> {
+    let sps = Sps::read(nal_units(annex_b).find(|nal| nal_type(nal) == NalType::Sps)?)?;
+    let slice = nal_units(annex_b).find(|nal| nal_type(nal) == NalType::Idr)?;
+    let rbsp = unescape(slice.get(1..)?, 64);
+    let mut bits = Bits::new(&rbsp);
+    bits.ue()?; // first_mb_in_slice
+    bits.ue()?; // slice_type
+    bits.ue()?; // pic_parameter_set_id
+    if sps.separate_colour_planes {
+        bits.skip(2)?;
+    }
+    bits.skip(sps.frame_num_bits)?;
+    if !sps.frame_mbs_only && bits.bit()? == 1 {
+        bits.skip(1)?; // bottom_field_flag
+    }
+    bits.ue()
+}
+
+/// First field of a slice header: 0 where a new picture begins.
+pub(super) fn first_mb_in_slice(slice: &[u8]) -> Option<u32> {
+    let rbsp = unescape(slice.get(1..)?, 8);
+    Bits::new(&rbsp).ue()
+}
+
+struct Sps {
+    width: u32,
+    height: u32,
+    frame_num_bits: u32,
+    frame_mbs_only: bool,
+    separate_colour_planes: bool,
+}
+
+impl Sps {
+    fn read(nal: &[u8]) -> Option<Self> {
+        if nal_type(nal) != NalType::Sps {
+            return None;
+        }
+        let rbsp = unescape(nal.get(1..)?, 1024);
+        let mut bits = Bits::new(&rbsp);
+        let profile = bits.read(8)?;
+        bits.skip(16)?; // constraint flags, level_idc
+        bits.ue()?; // seq_parameter_set_id
+        let (chroma_format, separate_colour_planes) = match profile {
+            44 | 83 | 86 | 100 | 110 | 118 | 122 | 128 | 134 | 135 | 138 | 139 | 244 => {
+                high_profile_fields(&mut bits)?
+            }
+            _ => (1, false),
+        };
+        let frame_num_bits = bits.ue()?.checked_add(4).filter(|n| *n <= 16)?;
+        picture_order_fields(&mut bits)?;
+        bits.ue()?; // max_num_ref_frames
+        bits.skip(1)?; // gaps_in_frame_num_value_allowed_flag
+        let width = (u64::from(bits.ue()?) + 1) * 16;
+        let map_units = u64::from(bits.ue()?) + 1;
+        let frame_mbs_only = bits.bit()? == 1;
+        let height = map_units * 16 * if frame_mbs_only { 1 } else { 2 };
+        if !frame_mbs_only {
+            bits.skip(1)?; // mb_adaptive_frame_field_flag
+        }
+        bits.skip(1)?; // direct_8x8_inference_flag
+        let mut crop = [0u64; 4];
+        if bits.bit()? == 1 {
+            for side in &mut crop {
+                *side = u64::from(bits.ue()?);
+            }
+        }
+        let unit_x = if matches!(chroma_format, 1 | 2) { 2 } else { 1 };
+        let unit_y =
+            if chroma_format == 1 { 2 } else { 1 } * if frame_mbs_only { 1 } else { 2 };
+        let width = width.checked_sub((crop[0] + crop[1]) * unit_x)?;
+        let height = height.checked_sub((crop[2] + crop[3]) * unit_y)?;
+        let fits = |side: u64| (1..=MAX_SIDE).contains(&side).then_some(side as u32);
+        Some(Self {
+            width: fits(width)?,
+            height: fits(height)?,
+            frame_num_bits,
+            frame_mbs_only,
+            separate_colour_planes,
+        })
+    }
+}
+
+/// `chroma_format_idc` to the scaling lists: chroma format as it counts for cropping, and whether
+/// colour planes are coded apart.
+fn high_profile_fields(bits: &mut Bits<'_>) -> Option<(u32, bool)> {
+    let chroma_format = bits.ue().filter(|format| *format <= 3)?;
+    let separate = chroma_format == 3 && bits.bit()? == 1;
+    bits.ue()?; // bit_depth_luma_minus8
+    bits.ue()?; // bit_depth_chroma_minus8
+    bits.skip(1)?; // qpprime_y_zero_transform_bypass_flag
+    if bits.bit()? == 1 {
+        for list in 0..if chroma_format == 3 { 12 } else { 8 } {
+            if bits.bit()? == 1 {
+                skip_scaling_list(bits, if list < 6 { 16 } else { 64 })?;
+            }
+        }
+    }
+    Some((if separate { 0 } else { chroma_format }, separate))
+}
+
+fn skip_scaling_list(bits: &mut Bits<'_>, size: u32) -> Option<()> {
+    let (mut last, mut next) = (8i64, 8i64);
+    for _ in 0..size {
+        if next != 0 {
+            next = (last + bits.se()?).rem_euclid(256);
+        }
+        if next != 0 {
+            last = next;
+        }
+    }
+    Some(())
+}
+
+fn picture_order_fields(bits: &mut Bits<'_>) -> Option<()> {
+    match bits.ue()? {
+        0 => {
+            bits.ue()?; // log2_max_pic_order_cnt_lsb_minus4
+        }
+        1 => {
+            bits.skip(1)?; // delta_pic_order_always_zero_flag
+            bits.se()?; // offset_for_non_ref_pic
+            bits.se()?; // offset_for_top_to_bottom_field
+            let cycle = bits.ue().filter(|count| *count <= 255)?;
+            for _ in 0..cycle {
+                bits.se()?;
+            }
+        }
+        2 => {}
+        _ => return None,
+    }
+    Some(())
+}
+
+/// The payload without emulation prevention bytes (§7.4.1), at most `limit` bytes of it.
+fn unescape(payload: &[u8], limit: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len().min(limit));
+    let mut zeros = 0;
+    for &byte in payload {
+        if out.len() == limit {
+            break;
+        }
+        if zeros >= 2 && byte == 3 {
+            zeros = 0;
+            continue;
+        }
+        zeros = if byte == 0 { zeros + 1 } else { 0 };
+        out.push(byte);
+    }
+    out
+}
+
+/// Bits of an RBSP, most significant first, with Exp-Golomb codes (§9.1).
+struct Bits<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Bits<'a> {
+    fn new(data: &'a [u8]) -> Self {
+        Self { data, at: 0 }
+    }
+
+    fn bit(&mut self) -> Option<u32> {
+        let byte = *self.data.get(self.at / 8)?;
+        let bit = byte >> (7 - self.at % 8) & 1;
+        self.at += 1;
+        Some(u32::from(bit))
+    }
+
+    fn read(&mut self, count: u32) -> Option<u32> {
+        (0..count).try_fold(0, |value: u32, _| Some(value << 1 | self.bit()?))
+    }
+
+    fn skip(&mut self, count: u32) -> Option<()> {
+        (0..count).try_for_each(|_| self.bit().map(drop))
+    }
+
+    fn ue(&mut self) -> Option<u32> {
+        let mut zeros = 0;
+        while self.bit()? == 0 {
+            zeros += 1;
+            if zeros > 31 {
+                return None;
+            }
+        }
+        let rest = self.read(zeros)?;
+        ((1u64 << zeros) - 1 + u64::from(rest)).try_into().ok()
+    }
+
+    fn se(&mut self) -> Option<i64> {
+        let code = i64::from(self.ue()?);
+        Some(if code % 2 == 1 { (code + 1) / 2 } else { -code / 2 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes bits for the tests.
+    #[derive(Default)]
+    struct Writer(Vec<bool>);
+
+    impl Writer {
+        fn bits(mut self, value: u64, count: u32) -> Self {
+            self.0.extend((0..count).rev().map(|i| value >> i & 1 == 1));
+            self
+        }
+
+        fn ue(self, value: u64) -> Self {
+            let length = 64 - (value + 1).leading_zeros();
+            self.bits(0, length - 1).bits(value + 1, length)
+        }
+
+        fn nal(self, header: u8) -> Vec<u8> {
+            let mut bytes = vec![header];
+            let mut zeros = 0;
+            for chunk in self.bits(1, 1).0.chunks(8) {
+                let byte =
+                    chunk.iter().enumerate().fold(0u8, |b, (i, on)| b | u8::from(*on) << (7 - i));
+                if zeros >= 2 && byte <= 3 {
+                    bytes.push(3);
+                    zeros = 0;
+                }
+                zeros = if byte == 0 { zeros + 1 } else { 0 };
+                bytes.push(byte);
+            }
+            bytes
+        }
+    }
+
+    fn baseline() -> Writer {
+        Writer::default().bits(66, 8).bits(0xe01f, 16).ue(0).ue(0).ue(2).ue(1).bits(0, 1)
+    }
+
+    #[test]
+    fn baseline_720p() {
+        let sps = baseline().ue(79).ue(44).bits(1, 1).bits(1, 1).bits(0, 2).nal(0x67);
+        assert_eq!(sps_dimensions(&sps), Some((1280, 720)));
+        assert_eq!(profile_level_id(&sps), Some(0x0042_e01f));
+    }
+
+    #[test]
+    fn cropping_makes_1080_of_1088() {
+        let sps = baseline().ue(119).ue(67).bits(0b111, 3).ue(0).ue(0).ue(0).ue(4).bits(0, 1);
+        assert_eq!(sps_dimensions(&sps.nal(0x67)), Some((1920, 1080)));
+    }
+
+    #[test]
+    fn high_profile_with_scaling_lists_and_interlace() {
+        let sps = Writer::default().bits(100, 8).bits(0x0c28, 16).ue(0).ue(1).ue(0).ue(0);
+        // Two lists, one ended at once (delta -8), the others absent.
+        let sps = sps.bits(0b01, 2).bits(1, 1).ue(16).bits(0, 7);
+        let sps = sps.ue(5).ue(0).ue(3).ue(4).bits(0, 1);
+        // 960 lines as two fields of 30 map units, cropped by 4 units of 4 lines.
+        let sps = sps.ue(39).ue(29).bits(0b001, 3).bits(1, 1).ue(0).ue(1).ue(0).ue(4).bits(0, 1);
+        assert_eq!(sps_dimensions(&sps.nal(0x67)), Some((638, 944)));
+    }
+
+    #[test]
+    fn nonsense_is_none() {
+        let crop = baseline().ue(0).ue(0).bits(0b111, 3).ue(90).ue(90).ue(0).ue(0).bits(0, 1);
+        assert_eq!(sps_dimensions(&crop.nal(0x67)), None);
+        let huge = baseline().ue(u64::from(u32::MAX) - 1).ue(44).bits(0b110, 3).nal(0x67);
+        assert_eq!(sps_dimensions(&huge), None);
+        assert_eq!(sps_dimensions(&[0x67, 66]), None);
+        assert_eq!(sps_dimensions(&[0x68, 66, 0, 30]), None);
+    }
+}
