@@ -1,6 +1,7 @@
 //! The command line: one thin file a command.
 
 pub mod failure;
+pub mod serve;
 
 /// Runs the program.
 #[must_use]

@@ -1,1 +1,377 @@
-//! Everything `orion-peer serve` runs, put together.
+//! Everything `orion-peer serve` runs, put together: signaling, token API, health, metrics.
+//!
+//! | route | answers |
+//! |---|---|
+//! | `GET /api/signal` | the WebSocket ([`crate::signaling::server`]) |
+//! | `POST /api/auth/webrtc-token` | a signaling JWT and ICE servers ([`token_api`]) |
+//! | `GET /healthz` | 200 while the pair store answers, else 503 |
+//! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]) |
+//!
+//! The caller binds the listener, so a test has its server on port 0 in a line.
+
+pub mod http;
+pub mod metrics;
+pub mod token_api;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    auth::{
+        jws::{Key, KeyError, SigningKeys},
+        jwt::{Policy, Verifier},
+        login::{DEV_USER, DevLogin, LoginCheck},
+        secret::Secret,
+        turn_rest::TurnSecrets,
+        unix_now,
+    },
+    pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
+    proto::{signaling, token::ErrorBody},
+    signaling::{
+        limits::{Limits, Rate},
+        server::{Origins, Signaling, SignalingConfig},
+    },
+};
+
+/// Path of the token API.
+pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
+
+/// Pair of the dev server.
+pub const DEV_PAIR: &str = "demo";
+
+/// The phone of [`DEV_PAIR`].
+pub const DEV_PHONE: &str = "phone";
+
+/// The Mac of [`DEV_PAIR`].
+pub const DEV_MAC: &str = "mac";
+
+/// Shortest life of TURN credentials: they must outlast the token, and long calls.
+pub const MIN_TURN_TTL: Duration = Duration::from_secs(3600);
+
+/// Between looks for clients whose rates need not be remembered.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// TURN as the token answer names it: URLs, and the secret shared with the TURN server.
+#[derive(Debug, Clone)]
+pub struct TurnAdvert {
+    /// `stun:`, `turn:` and `turns:` URLs (RFC 7064, RFC 7065).
+    pub urls: Vec<String>,
+    /// Makes the credentials of each answer.
+    pub secret: Secret,
+    /// How long credentials are good; at least [`MIN_TURN_TTL`].
+    pub ttl: Duration,
+}
+
+impl TurnAdvert {
+    /// STUN on UDP and TURN on UDP and TCP at one address; `host` is a name or an address, IPv6 in
+    /// brackets.
+    #[must_use]
+    pub fn at(host: &str, port: u16, secret: Secret) -> Self {
+        let urls = vec![
+            format!("stun:{host}:{port}"),
+            format!("turn:{host}:{port}?transport=udp"),
+            format!("turn:{host}:{port}?transport=tcp"),
+        ];
+        Self { urls, secret, ttl: 2 * MIN_TURN_TTL }
+    }
+
+    fn secrets(&self) -> TurnSecrets {
+        TurnSecrets { current: self.secret.clone(), previous: None }
+    }
+}
+
+/// How often tokens may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenRates {
+    /// By one address, whatever the login.
+    pub per_address: Rate,
+    /// By one user.
+    pub per_user: Rate,
+}
+
+impl Default for TokenRates {
+    fn default() -> Self {
+        Self {
+            per_address: Rate::new(60, Duration::from_millis(500)),
+            per_user: Rate::new(20, Duration::from_secs(2)),
+        }
+    }
+}
+
+/// Appends metrics of parts the server does not know, in the Prometheus text format.
+pub type ExtraMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
+
+/// What a server needs to start.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// How signaling behaves.
+    pub signaling: SignalingConfig,
+    /// Mints and checks signaling tokens.
+    pub verifier: Verifier,
+    /// The pairs.
+    pub store: Arc<dyn PairStore>,
+    /// Who is asking for a token; without it there is no token API.
+    pub login: Option<Arc<dyn LoginCheck>>,
+    /// ICE servers named in every token answer.
+    pub ice_servers: Vec<crate::proto::token::IceServer>,
+    /// TURN with credentials of its own for each answer.
+    pub turn: Option<TurnAdvert>,
+    /// How often tokens may be asked for; `None` is no limit.
+    pub token_rates: Option<TokenRates>,
+    /// How long a client may take for the header of a request (contract: 5 s).
+    pub header_within: Duration,
+    /// HTTP connections at once, sockets not counted.
+    pub max_connections: usize,
+    /// More metrics, such as those of an embedded TURN server.
+    pub extra_metrics: Option<ExtraMetrics>,
+}
+
+impl ServerConfig {
+    /// A server with default behaviour and limits.
+    #[must_use]
+    pub fn new(verifier: Verifier, store: Arc<dyn PairStore>) -> Self {
+        Self {
+            signaling: SignalingConfig::default(),
+            verifier,
+            store,
+            login: None,
+            ice_servers: Vec::new(),
+            turn: None,
+            token_rates: Some(TokenRates::default()),
+            header_within: Duration::from_secs(5),
+            max_connections: 4096,
+            extra_metrics: None,
+        }
+    }
+
+    /// The dev server: a random signing secret, the pair [`DEV_PAIR`] in memory, the login token
+    /// [`crate::auth::login::DEV_TOKEN`], no limits for one client, pages of this machine allowed.
+    /// For loopback addresses only.
+    ///
+    /// # Errors
+    /// [`ServerError::Store`] when there is no memory for the pairs.
+    pub async fn dev() -> Result<Self, ServerError> {
+        let store = SqlitePairs::in_memory().await?;
+        store.add(&dev_pair()).await?;
+        let keys = SigningKeys::new(vec![Key::hs256("dev", &Secret::random())?])?;
+        let mut config = Self::new(Verifier::new(keys, Policy::default()), Arc::new(store));
+        config.login = Some(Arc::new(DevLogin::default()));
+        config.token_rates = None;
+        config.signaling.origins = Origins::Loopback(Vec::new());
+        config.signaling.limits = Limits { handshakes: None, ..Limits::default() };
+        config.signaling.timings.drain_jitter = Duration::ZERO;
+        Ok(config)
+    }
+}
+
+/// The pair of the dev server.
+#[must_use]
+pub fn dev_pair() -> Pair {
+    Pair::active(DEV_PAIR, DEV_USER, DEV_PHONE, DEV_MAC, unix_now())
+}
+
+/// A server that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The listener has no address, or cannot be used.
+    #[error("cannot listen: {0}")]
+    Listen(#[from] io::Error),
+    /// The pair store is not usable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A signing key is not usable.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// Starts servers.
+#[derive(Debug, Clone, Copy)]
+pub struct Server;
+
+impl Server {
+    /// Starts serving on `listener`. Nothing is accepted before the pair store answers.
+    ///
+    /// # Errors
+    /// When the listener or the pair store is not usable.
+    pub async fn start(
+        config: ServerConfig,
+        listener: TcpListener,
+    ) -> Result<RunningServer, ServerError> {
+        let addr = listener.local_addr()?;
+        config.store.ready().await?;
+        let parts = Parts::new(config);
+        let stop = watch::Sender::new(false);
+        let connections = Arc::new(Semaphore::new(parts.config.max_connections));
+        let accepting = tokio::spawn(http::accept(
+            listener,
+            router(&parts),
+            http::Options {
+                header_within: parts.config.header_within,
+                connections: Arc::clone(&connections),
+            },
+            stop.subscribe(),
+        ));
+        let watching = tokio::spawn(watch_over(Arc::clone(&parts)));
+        Ok(RunningServer { addr, parts, stop, accepting, watching, connections })
+    }
+}
+
+/// Closes sockets of revoked pairs, and forgets clients that have gone quiet.
+async fn watch_over(parts: Arc<Parts>) {
+    let forgetting = async {
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            parts.tokens.forget_idle();
+        }
+    };
+    tokio::join!(parts.signaling.clone().watch_revocations(), forgetting);
+}
+
+/// Starts a dev server with a store of its own: [`ServerConfig::dev`].
+///
+/// # Errors
+/// As [`Server::start`].
+pub async fn dev(listener: TcpListener) -> Result<RunningServer, ServerError> {
+    Server::start(ServerConfig::dev().await?, listener).await
+}
+
+/// What the routes share.
+struct Parts {
+    config: ServerConfig,
+    signaling: Signaling,
+    tokens: token_api::TokenApi,
+}
+
+impl Parts {
+    fn new(config: ServerConfig) -> Arc<Self> {
+        let signaling = Signaling::new(
+            config.signaling.clone(),
+            Arc::new(config.verifier.clone()),
+            Arc::clone(&config.store),
+        );
+        let tokens = token_api::TokenApi::new(config.token_rates);
+        Arc::new(Self { config, signaling, tokens })
+    }
+}
+
+fn router(parts: &Arc<Parts>) -> Router {
+    let mut router =
+        Router::new().route("/healthz", get(health)).route("/metrics", get(metrics::metrics));
+    if parts.config.login.is_some() {
+        router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
+    }
+    router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found)
+}
+
+async fn not_found() -> impl IntoResponse {
+    let message = format!("the routes are {}, {TOKEN_PATH}, /healthz, /metrics", signaling::PATH);
+    (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
+}
+
+async fn health(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    match parts.config.store.ready().await {
+        Ok(()) => (StatusCode::OK, Json(serde_json::json!({"status": "ok"}))),
+        Err(error) => {
+            tracing::error!(%error, "not healthy");
+            (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({"status": "store-down"})))
+        }
+    }
+}
+
+/// A server that is running; dropping it stops it at once.
+pub struct RunningServer {
+    addr: SocketAddr,
+    parts: Arc<Parts>,
+    stop: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+    watching: JoinHandle<()>,
+    connections: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for RunningServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningServer").field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+impl RunningServer {
+    /// The address it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// An address a client of this machine can connect to: loopback when it listens on all.
+    #[must_use]
+    pub fn reachable_addr(&self) -> SocketAddr {
+        let mut addr = self.addr;
+        if addr.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+            addr.set_ip(Ipv4Addr::LOCALHOST.into());
+        } else if addr.ip().is_unspecified() {
+            addr.set_ip(std::net::Ipv6Addr::LOCALHOST.into());
+        }
+        addr
+    }
+
+    /// URL of the WebSocket.
+    #[must_use]
+    pub fn signal_url(&self) -> String {
+        format!("ws://{}{}", self.reachable_addr(), signaling::PATH)
+    }
+
+    /// URL of the token API.
+    #[must_use]
+    pub fn token_url(&self) -> String {
+        format!("http://{}{TOKEN_PATH}", self.reachable_addr())
+    }
+
+    /// The signaling server.
+    #[must_use]
+    pub fn signaling(&self) -> &Signaling {
+        &self.parts.signaling
+    }
+
+    /// The pair store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn PairStore> {
+        &self.parts.config.store
+    }
+
+    /// Mints and checks signaling tokens.
+    #[must_use]
+    pub fn verifier(&self) -> &Verifier {
+        &self.parts.config.verifier
+    }
+
+    /// Stops gracefully: new sockets are refused, live ones closed with 1012 over the drain jitter,
+    /// requests under way answered.
+    pub async fn shutdown(self) {
+        self.parts.signaling.drain().await;
+        self.stop.send_replace(true);
+        let all = u32::try_from(self.parts.config.max_connections).unwrap_or(u32::MAX);
+        let done = self.connections.acquire_many(all);
+        if tokio::time::timeout(Duration::from_secs(2), done).await.is_err() {
+            tracing::warn!("HTTP connections were left when the server stopped");
+        }
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.accepting.abort();
+        self.watching.abort();
+        self.parts.signaling.close_all();
+    }
+}

@@ -1,1 +1,9 @@
 //! The signaling service: client, room, relay.
+
+pub mod counters;
+pub mod handshake;
+pub mod limits;
+mod outbox;
+pub mod room;
+pub mod server;
+mod socket;

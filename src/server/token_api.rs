@@ -1,0 +1,251 @@
+//! `POST /api/auth/webrtc-token`: a login token and a device id in, a signaling JWT and ICE servers
+//! out.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{MIN_TURN_TTL, Parts, ServerConfig, TokenRates};
+use crate::{
+    auth::{login::LoginError, unix_now},
+    pairs::{Pair, StoreError},
+    proto::{
+        claims::MAX_LIFETIME_S,
+        token::{ErrorBody, IceServer, TokenAnswer, TokenRequest},
+    },
+    signaling::{
+        counters::Family,
+        handshake::bearer,
+        limits::{KeyedRate, metered},
+        server::ClientAddr,
+    },
+    types::DeviceId,
+};
+
+/// Longest request body, bytes.
+const MAX_BODY: usize = 16 * 1024;
+
+/// How long a client may take for the body.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Longest device or pair id, bytes.
+const MAX_ID: usize = 256;
+
+/// What the token API remembers.
+pub(super) struct TokenApi {
+    addresses: Option<KeyedRate<IpAddr>>,
+    users: Option<KeyedRate<String>>,
+    /// Answers by status.
+    pub answers: Family,
+}
+
+impl TokenApi {
+    pub(super) fn new(rates: Option<TokenRates>) -> Self {
+        Self {
+            addresses: rates.map(|rates| KeyedRate::new(rates.per_address)),
+            users: rates.map(|rates| KeyedRate::new(rates.per_user)),
+            answers: Family::new(&["200", "400", "401", "403", "429", "503", "other"]),
+        }
+    }
+}
+
+/// An error answer.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
+    fn unavailable(code: &'static str, message: &str) -> Self {
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
+        Self { retry_after: Some(Duration::from_secs(2)), ..refusal }
+    }
+
+    fn too_often(who: &str, wait: Duration) -> Self {
+        let message = format!("too many token requests by this {who}");
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message);
+        Self { retry_after: Some(wait), ..refusal }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "no token given");
+        Self::unavailable("store-down", "the pair store is not available; try again")
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { code: self.code.to_owned(), message: self.message };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// The route.
+pub(super) async fn answer(State(parts): State<Arc<Parts>>, request: Request) -> Response {
+    let mut response = match grant(&parts, request).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(refusal) => refusal.into_response(),
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    parts.tokens.answers.count(response.status().as_str());
+    response
+}
+
+async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> {
+    let (head, body) = request.into_parts();
+    if let (Some(rate), Some(ClientAddr(address))) =
+        (&parts.tokens.addresses, head.extensions.get())
+    {
+        rate.take(&metered(address.ip())).map_err(|wait| Refusal::too_often("address", wait))?;
+    }
+    let now = unix_now();
+    let user = user(parts, &head.headers, now).await?;
+    if let Some(rate) = &parts.tokens.users {
+        rate.take(&user).map_err(|wait| Refusal::too_often("user", wait))?;
+    }
+    let wanted = read(body).await?;
+    let pair = choose_pair(&parts.config, &user, &wanted).await?;
+    let device = wanted.device_id;
+    let minted = parts.config.verifier.mint(device.clone(), pair.id.clone(), now, MAX_LIFETIME_S);
+    let (token, claims) = minted.map_err(|error| {
+        tracing::error!(%error, "no token given");
+        Refusal::unavailable("cannot-sign", "the server cannot sign tokens now")
+    })?;
+    tracing::info!(pair = %pair.id, %device, "token given");
+    Ok(TokenAnswer {
+        token,
+        expires_at: rfc3339(claims.exp),
+        expires_in: MAX_LIFETIME_S,
+        pair_id: pair.id,
+        ice_servers: ice_servers(&parts.config, &device, now),
+    })
+}
+
+/// Who is asking.
+async fn user(parts: &Parts, headers: &HeaderMap, now: u64) -> Result<String, Refusal> {
+    let refused =
+        |message: String| Refusal::new(StatusCode::UNAUTHORIZED, "login-required", message);
+    let token = headers
+        .get(header::AUTHORIZATION)
+        .and_then(bearer)
+        .ok_or_else(|| refused("there must be `Authorization: Bearer <login token>`".into()))?;
+    let login =
+        parts.config.login.as_ref().ok_or_else(|| {
+            Refusal::unavailable("login-down", "this server checks no login tokens")
+        })?;
+    login.user(token, now).await.map_err(|error| match error {
+        LoginError::Refused(reason) => refused(format!("the login token is refused: {reason}")),
+        LoginError::Unavailable(cause) => {
+            tracing::error!(cause, "no token given");
+            Refusal::unavailable("login-down", "the login service is not available; try again")
+        }
+    })
+}
+
+async fn read(body: Body) -> Result<TokenRequest, Refusal> {
+    let bytes = tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY))
+        .await
+        .map_err(|_| Refusal::malformed("the body took too long"))?
+        .map_err(|_| Refusal::malformed(format!("the body is cut off or over {MAX_BODY} bytes")))?;
+    let request: TokenRequest = serde_json::from_slice(&bytes)
+        .map_err(|error| Refusal::malformed(format!("the body is not understood: {error}")))?;
+    let ids = [Some(request.device_id.as_str()), request.pair_id.as_ref().map(|id| id.as_str())];
+    if ids.into_iter().flatten().any(|id| id.is_empty() || id.len() > MAX_ID) {
+        return Err(Refusal::malformed(format!("an id is empty or over {MAX_ID} bytes")));
+    }
+    Ok(request)
+}
+
+/// The pair asked for, or the one active pair of this user and device. An unknown pair, another
+/// user's and one without this device are answered alike.
+async fn choose_pair(
+    config: &ServerConfig,
+    user: &str,
+    wanted: &TokenRequest,
+) -> Result<Pair, Refusal> {
+    let device = &wanted.device_id;
+    let forbidden = || {
+        let message = "this user has no active pair of this id with this device";
+        Refusal::new(StatusCode::FORBIDDEN, "no-pair", message)
+    };
+    let Some(id) = &wanted.pair_id else {
+        let mut pairs = config.store.pairs_of(user, device).await?;
+        return match (pairs.pop(), pairs.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (Some(_), false) => {
+                Err(Refusal::malformed("this device has several active pairs: name the pairId"))
+            }
+            (None, _) => Err(forbidden()),
+        };
+    };
+    let pair = config.store.active_pair(id).await?;
+    pair.filter(|pair| pair.user_id == user && pair.role(device).is_some()).ok_or_else(forbidden)
+}
+
+/// The static servers, then STUN, then TURN with credentials for `device`.
+fn ice_servers(config: &ServerConfig, device: &DeviceId, now: u64) -> Vec<IceServer> {
+    let mut servers = config.ice_servers.clone();
+    let Some(turn) = &config.turn else { return servers };
+    let (stun, relay): (Vec<String>, Vec<String>) =
+        turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
+    if !stun.is_empty() {
+        servers.push(IceServer { urls: stun, username: None, credential: None });
+    }
+    if !relay.is_empty() {
+        let expires_at = now + turn.ttl.max(MIN_TURN_TTL).as_secs();
+        let made = turn.secrets().mint(device.as_str(), expires_at);
+        servers.push(IceServer {
+            urls: relay,
+            username: Some(made.username),
+            credential: Some(made.password),
+        });
+    }
+    servers
+}
+
+fn rfc3339(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(|| seconds.to_string(), |instant| instant.to_string())
+}
+
+impl TokenApi {
+    /// Forgets addresses and users that have not asked lately.
+    pub(super) fn forget_idle(&self) {
+        if let Some(addresses) = &self.addresses {
+            addresses.forget_idle();
+        }
+        if let Some(users) = &self.users {
+            users.forget_idle();
+        }
+    }
+}

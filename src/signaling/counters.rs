@@ -1,0 +1,107 @@
+//! What the signaling server counts. Labels are fixed lists, so that no client can add one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters under a fixed list of labels; what is not in the list counts under the last one.
+#[derive(Debug)]
+pub struct Family {
+    labels: &'static [&'static str],
+    counts: Vec<AtomicU64>,
+}
+
+impl Family {
+    /// Zeroes under `labels`, of which there is at least one.
+    #[must_use]
+    pub fn new(labels: &'static [&'static str]) -> Self {
+        Self { labels, counts: labels.iter().map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Counts one under `label`.
+    pub fn count(&self, label: &str) {
+        let last = self.labels.len().saturating_sub(1);
+        let at = self.labels.iter().position(|known| *known == label).unwrap_or(last);
+        if let Some(count) = self.counts.get(at) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The labels and their counts.
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        self.labels.iter().copied().zip(counts)
+    }
+
+    /// The count under `label`; 0 when there is no such label.
+    #[must_use]
+    pub fn get(&self, label: &str) -> u64 {
+        self.read().find(|(known, _)| *known == label).map_or(0, |(_, count)| count)
+    }
+}
+
+/// Counters of the signaling server.
+#[derive(Debug)]
+pub struct Counters {
+    /// Sockets opened since the start.
+    pub opened: AtomicU64,
+    /// Messages passed on or held, by `t`.
+    pub relayed: Family,
+    /// Messages that came while the peer was away and could not be held, by `t`.
+    pub undeliverable: Family,
+    /// Handshakes refused, by the error code.
+    pub refused: Family,
+    /// Messages answered with an error, by the error code.
+    pub errors: Family,
+    /// Sockets closed, by close code; `none` is a broken connection.
+    pub closed: Family,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        const RELAYED: &[&str] = &["offer", "answer", "ice", "bye"];
+        Self {
+            opened: AtomicU64::new(0),
+            relayed: Family::new(RELAYED),
+            undeliverable: Family::new(RELAYED),
+            refused: Family::new(&[
+                "upgrade-required",
+                "bad-handshake",
+                "origin",
+                "token-missing",
+                "token-expired",
+                "bad-token",
+                "not-in-pair",
+                "rate-limited",
+                "draining",
+                "overloaded",
+                "store-down",
+                "other",
+            ]),
+            errors: Family::new(&[
+                "rate-limited",
+                "malformed",
+                "unknown-type",
+                "server-only",
+                "peer-absent",
+                "other",
+            ]),
+            closed: Family::new(&[
+                "1000", "1001", "1002", "1003", "1007", "1009", "1012", "4001", "4002", "4003",
+                "4004", "4500", "4501", "4502", "4503", "4504", "none", "other",
+            ]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_labels_do_not_grow_the_family() {
+        let family = Family::new(&["a", "other"]);
+        for label in ["a", "x", "y", "a"] {
+            family.count(label);
+        }
+        assert_eq!(family.read().collect::<Vec<_>>(), [("a", 2), ("other", 2)]);
+    }
+}

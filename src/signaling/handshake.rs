@@ -1,0 +1,294 @@
+//! Everything that is checked before a request becomes a WebSocket (RFC 6455 §4.2.1).
+//!
+//! A refusal is an HTTP answer with a JSON body, so that a client can tell a bad token from a server
+//! that is down. The token comes by `Authorization`, by subprotocol for browsers, or by query.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::{limits::metered, server::Shared};
+use crate::{
+    auth::unix_now,
+    pairs::Role,
+    proto::{
+        claims::Claims,
+        signaling::{BEARER_SUBPROTOCOL, SUBPROTOCOL},
+        token::ErrorBody,
+    },
+};
+
+/// The remote address of a connection, put into each request's extensions by the HTTP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddr(pub SocketAddr);
+
+/// Which `Origin`s may open a socket. Requests without the header (native apps) always may.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// No origin: only native apps.
+    #[default]
+    None,
+    /// Those named letter by letter (`https://example.org`), and pages served from this machine.
+    Loopback(Vec<String>),
+    /// Those named letter by letter.
+    Listed(Vec<String>),
+    /// All.
+    Any,
+}
+
+impl Origins {
+    /// Whether pages of `origin` may open a socket.
+    #[must_use]
+    pub fn allow(&self, origin: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::None => false,
+            Self::Listed(listed) => listed.iter().any(|one| one == origin),
+            Self::Loopback(listed) => {
+                listed.iter().any(|one| one == origin) || is_loopback_origin(origin)
+            }
+        }
+    }
+}
+
+fn is_loopback_origin(origin: &str) -> bool {
+    let Ok(url) = url::Url::parse(origin) else { return false };
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// Why a request does not become a socket.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    /// Short name, for programs and counters.
+    pub code: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    fn later(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    fn unavailable(code: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).later(Duration::from_secs(2))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { code: self.code.to_owned(), message: self.message };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
+        }
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// A request that may become a socket.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub claims: Claims,
+    pub role: Role,
+    accept: String,
+    echo_protocol: bool,
+}
+
+impl Admitted {
+    /// `101 Switching Protocols`; of the subprotocols only `orion.v1` is echoed.
+    pub(super) fn response(&self) -> Response {
+        let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if self.echo_protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        }
+        response
+    }
+}
+
+/// Checks a request, cheapest checks first.
+pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, Refusal> {
+    let accept = websocket_key(request)?;
+    if let Some(origin) = request.headers.get(header::ORIGIN)
+        && !origin.to_str().is_ok_and(|origin| shared.config.origins.allow(origin))
+    {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "origin",
+            "pages of this origin may not connect; the server has a list of those that may",
+        ));
+    }
+    if *shared.draining.borrow() {
+        return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
+    }
+    if let (Some(rate), Some(ClientAddr(address))) = (&shared.handshakes, request.extensions.get())
+    {
+        rate.take(&metered(address.ip())).map_err(|wait| {
+            let message = "too many handshakes from this address";
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).later(wait)
+        })?;
+    }
+    let protocols = subprotocols(&request.headers);
+    let token = find_token(request, &protocols, shared.config.allow_query_token)?;
+    let claims = shared
+        .verifier
+        .verify(&token, unix_now())
+        .map_err(|e| Refusal::new(StatusCode::UNAUTHORIZED, e.code(), e.to_string()))?;
+    let role = role_in_pair(shared, &claims).await?;
+    Ok(Admitted { claims, role, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+}
+
+/// The answer to `Sec-WebSocket-Key`.
+fn websocket_key(request: &Parts) -> Result<String, Refusal> {
+    let headers = &request.headers;
+    let upgrade = request.method == Method::GET
+        && has_token(headers, &header::CONNECTION, "upgrade")
+        && has_token(headers, &header::UPGRADE, "websocket");
+    if !upgrade || headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+        let message = "this is a WebSocket, version 13: connect with ws:// or wss://";
+        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade-required", message));
+    }
+    headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .filter(|key| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16))
+        .map(|key| derive_accept_key(key.as_bytes()))
+        .ok_or_else(|| {
+            let message = "Sec-WebSocket-Key must be 16 bytes in base64";
+            Refusal::new(StatusCode::BAD_REQUEST, "bad-handshake", message)
+        })
+}
+
+/// Items of a comma-separated header, which may come on several lines (RFC 9110 §5.6.1).
+fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    items(headers, name).any(|item| item.eq_ignore_ascii_case(token))
+}
+
+fn subprotocols(headers: &HeaderMap) -> Vec<&str> {
+    items(headers, &header::SEC_WEBSOCKET_PROTOCOL).collect()
+}
+
+/// The token of a request: `Authorization`, else the subprotocol, else the query.
+fn find_token(request: &Parts, protocols: &[&str], allow_query: bool) -> Result<String, Refusal> {
+    let refuse =
+        |message: &str| Err(Refusal::new(StatusCode::UNAUTHORIZED, "token-missing", message));
+    if let Some(value) = request.headers.get(header::AUTHORIZATION) {
+        return match bearer(value) {
+            Some(token) => Ok(token.to_owned()),
+            None => refuse("Authorization must be `Bearer <token>`"),
+        };
+    }
+    if let Some(token) = protocols.iter().find_map(|p| p.strip_prefix(BEARER_SUBPROTOCOL)) {
+        return Ok(token.to_owned());
+    }
+    let query = request.uri.query().unwrap_or_default();
+    let queried = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "token");
+    match queried {
+        Some((_, token)) if allow_query => Ok(token.into_owned()),
+        Some(_) => refuse("this server takes no token in the query: use Authorization"),
+        None => refuse("there is no token: use `Authorization: Bearer <token>`"),
+    }
+}
+
+/// The token of `Bearer <token>` (RFC 6750 §2.1); the scheme may be written in any case.
+#[must_use]
+pub fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The role of the token's device, if the pair is active and the device one of its two. An unknown
+/// pair, a revoked one and a third device are answered alike.
+async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<Role, Refusal> {
+    let pair = shared.store.active_pair(&claims.pair_id).await.map_err(|error| {
+        tracing::error!(%error, "handshake refused");
+        Refusal::unavailable("store-down", "the pair store is not available; try again")
+    })?;
+    pair.and_then(|pair| pair.role(&claims.sub)).ok_or_else(|| {
+        let message = "the device does not belong to an active pair of this id";
+        Refusal::new(StatusCode::FORBIDDEN, "not-in-pair", message)
+    })
+}
+
+/// For a server at its limit of sockets.
+pub(super) fn overloaded() -> Refusal {
+    Refusal::unavailable("overloaded", "the server has no room for another socket; try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_compared_whole() {
+        let listed = Origins::Listed(vec!["https://a.example".into()]);
+        assert!(listed.allow("https://a.example"));
+        for origin in ["http://a.example", "https://a.example.evil", "null", "http://localhost"] {
+            assert!(!listed.allow(origin), "{origin}");
+        }
+        let loopback = Origins::Loopback(Vec::new());
+        for origin in ["http://localhost:8787", "http://127.0.0.1", "http://[::1]:1"] {
+            assert!(loopback.allow(origin), "{origin}");
+        }
+        for origin in ["http://localhost.evil", "http://192.0.2.1", "null", ""] {
+            assert!(!loopback.allow(origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn bearer_is_read_whatever_its_case() {
+        let read = |text: &'static str| bearer(&HeaderValue::from_static(text)).map(str::to_owned);
+        assert_eq!(read("Bearer a.b.c"), Some("a.b.c".into()));
+        assert_eq!(read("bearer  a.b.c"), Some("a.b.c".into()));
+        for text in ["Basic a", "Bearer", "Bearer ", "a.b.c", ""] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The room of one pair, sans-IO: who is in, what is held for whom, and what each event means.
+//!
+//! Every method returns the [`Action`]s to carry out, in order; nothing here knows a socket. Both
+//! devices offering at once (glare) needs no rule here: both offers are relayed, and the roles of
+//! `hello` decide between the clients.
+
+use std::collections::VecDeque;
+
+use super::limits::Limits;
+use crate::{
+    pairs::Role,
+    proto::signaling::{Body, LeaveReason, Message, close},
+    types::{ConnId, DeviceId, PairId},
+};
+
+/// One text frame; cloning shares it.
+pub type Text = tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// What to do to a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Queue a text frame, within the limits of the queue.
+    Send {
+        /// The socket.
+        to: ConnId,
+        /// The frame.
+        text: Text,
+    },
+    /// Queue a text frame that was held; the limits of the queue do not apply to it.
+    Flush {
+        /// The socket.
+        to: ConnId,
+        /// The frame.
+        text: Text,
+    },
+    /// Close the socket after what is queued.
+    Close {
+        /// The socket.
+        conn: ConnId,
+        /// Close code.
+        code: u16,
+        /// Close reason, for people.
+        reason: &'static str,
+    },
+}
+
+/// What became of a relayed message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relayed {
+    /// The other device is there.
+    Delivered,
+    /// It waits for the other device.
+    Held,
+    /// The other device is away, and this message is not one to hold, or too much is held.
+    Dropped,
+    /// The sender's socket was replaced meanwhile.
+    Stale,
+}
+
+/// A message to be relayed, told apart as far as holding it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `offer`
+    Offer,
+    /// `answer`
+    Answer,
+    /// `ice`
+    Ice,
+    /// `bye`
+    Bye,
+}
+
+impl Kind {
+    /// The kind of `body`; none when it is not relayed.
+    #[must_use]
+    pub fn of(body: &Body) -> Option<Self> {
+        match body {
+            Body::Offer { .. } => Some(Self::Offer),
+            Body::Answer { .. } => Some(Self::Answer),
+            Body::Ice { .. } => Some(Self::Ice),
+            Body::Bye { .. } => Some(Self::Bye),
+            _ => None,
+        }
+    }
+}
+
+/// A device in the room.
+#[derive(Debug)]
+struct Seat {
+    device: DeviceId,
+    conn: ConnId,
+    held: Held,
+}
+
+/// What a device sent before the other one came: the latest offer, and candidates.
+#[derive(Debug, Default)]
+struct Held {
+    texts: VecDeque<Text>,
+    bytes: usize,
+    candidates: usize,
+    has_offer: bool,
+}
+
+impl Held {
+    fn offer(&mut self, text: Text, limits: &Limits) -> Relayed {
+        if self.has_offer {
+            // Candidates that came before any offer belong to this one; later ones to the old.
+            *self = Self::default();
+        }
+        let kept = self.push(text, limits);
+        self.has_offer = kept == Relayed::Held;
+        kept
+    }
+
+    fn candidate(&mut self, text: Text, limits: &Limits) -> Relayed {
+        if self.candidates >= limits.held_candidates {
+            return Relayed::Dropped;
+        }
+        let kept = self.push(text, limits);
+        self.candidates += usize::from(kept == Relayed::Held);
+        kept
+    }
+
+    fn push(&mut self, text: Text, limits: &Limits) -> Relayed {
+        if self.bytes + text.len() > limits.held_bytes {
+            return Relayed::Dropped;
+        }
+        self.bytes += text.len();
+        self.texts.push_back(text);
+        Relayed::Held
+    }
+}
+
+/// The room of one pair.
+#[derive(Debug)]
+pub struct Room {
+    pair: PairId,
+    limits: Limits,
+    ios: Option<Seat>,
+    mac: Option<Seat>,
+}
+
+impl Room {
+    /// An empty room.
+    #[must_use]
+    pub fn new(pair: PairId, limits: Limits) -> Self {
+        Self { pair, limits, ios: None, mac: None }
+    }
+
+    /// Whether nobody is in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ios.is_none() && self.mac.is_none()
+    }
+
+    fn seat(&self, role: Role) -> Option<&Seat> {
+        match role {
+            Role::Ios => self.ios.as_ref(),
+            Role::Mac => self.mac.as_ref(),
+        }
+    }
+
+    fn seat_mut(&mut self, role: Role) -> &mut Option<Seat> {
+        match role {
+            Role::Ios => &mut self.ios,
+            Role::Mac => &mut self.mac,
+        }
+    }
+
+    fn say(&self, to: &ConnId, body: Body) -> Action {
+        let text = Message::new(self.pair.clone(), body).to_json().into();
+        Action::Send { to: to.clone(), text }
+    }
+
+    /// A socket came. An older one of the same device is replaced by it.
+    pub fn join(&mut self, role: Role, device: &DeviceId, conn: &ConnId, exp: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if let Some(old) = self.seat_mut(role).take() {
+            actions.push(Action::Close {
+                conn: old.conn,
+                code: close::REPLACED,
+                reason: "a newer socket of this device took over",
+            });
+            actions.extend(self.tell_left(role, &old.device, LeaveReason::Replaced));
+        }
+        let peer = self.seat(role.other());
+        actions.push(self.say(
+            conn,
+            Body::Hello {
+                conn_id: conn.clone(),
+                device_id: device.clone(),
+                polite: role == Role::Mac,
+                peer_present: peer.is_some(),
+                exp,
+            },
+        ));
+        if let Some(peer) = peer {
+            let joined = Body::PeerJoined { device_id: device.clone(), conn_id: conn.clone() };
+            actions.push(self.say(&peer.conn, joined));
+        }
+        if let Some(peer) = self.seat_mut(role.other()) {
+            let held = std::mem::take(&mut peer.held);
+            let flush = |text| Action::Flush { to: conn.clone(), text };
+            actions.extend(held.texts.into_iter().map(flush));
+        }
+        *self.seat_mut(role) =
+            Some(Seat { device: device.clone(), conn: conn.clone(), held: Held::default() });
+        actions
+    }
+
+    /// A message to be relayed came on the socket `conn` of the device in `role`.
+    pub fn relay(
+        &mut self,
+        role: Role,
+        conn: &ConnId,
+        kind: Kind,
+        text: Text,
+    ) -> (Relayed, Option<Action>) {
+        if self.seat(role).is_none_or(|seat| seat.conn != *conn) {
+            return (Relayed::Stale, None);
+        }
+        if let Some(peer) = self.seat(role.other()) {
+            return (Relayed::Delivered, Some(Action::Send { to: peer.conn.clone(), text }));
+        }
+        let limits = self.limits.clone();
+        let Some(seat) = self.seat_mut(role) else { return (Relayed::Stale, None) };
+        let outcome = match kind {
+            Kind::Offer => seat.held.offer(text, &limits),
+            Kind::Ice => seat.held.candidate(text, &limits),
+            Kind::Answer => Relayed::Dropped,
+            Kind::Bye => {
+                seat.held = Held::default();
+                Relayed::Dropped
+            }
+        };
+        (outcome, None)
+    }
+
+    /// The socket `conn` of the device in `role` is gone. Nothing happens when a newer socket of
+    /// that device has taken over.
+    pub fn leave(&mut self, role: Role, conn: &ConnId, reason: LeaveReason) -> Option<Action> {
+        let seat = self.seat_mut(role).take_if(|seat| seat.conn == *conn)?;
+        self.tell_left(role, &seat.device, reason)
+    }
+
+    /// The pair was revoked: both sockets go.
+    pub fn revoke(&mut self) -> Vec<Action> {
+        let gone: Vec<(Role, Seat)> = [Role::Ios, Role::Mac]
+            .into_iter()
+            .filter_map(|role| self.seat_mut(role).take().map(|seat| (role, seat)))
+            .collect();
+        let mut actions = Vec::new();
+        for (role, seat) in &gone {
+            for (_, other) in gone.iter().filter(|(other, _)| other != role) {
+                let reason = LeaveReason::Revoked;
+                let left = Body::PeerLeft { device_id: other.device.clone(), reason };
+                actions.push(self.say(&seat.conn, left));
+            }
+            actions.push(Action::Close {
+                conn: seat.conn.clone(),
+                code: close::PAIR_REVOKED,
+                reason: "the pair was revoked",
+            });
+        }
+        actions
+    }
+
+    fn tell_left(&self, role: Role, device: &DeviceId, reason: LeaveReason) -> Option<Action> {
+        let peer = self.seat(role.other())?;
+        Some(self.say(&peer.conn, Body::PeerLeft { device_id: device.clone(), reason }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room() -> Room {
+        Room::new("p".into(), Limits::default())
+    }
+
+    fn join(room: &mut Room, role: Role, conn: &str) -> Vec<String> {
+        let device = if role == Role::Ios { "phone" } else { "mac" };
+        shown(&room.join(role, &device.into(), &conn.into(), 9))
+    }
+
+    fn relay(room: &mut Room, role: Role, conn: &str, kind: Kind, text: &str) -> Relayed {
+        room.relay(role, &conn.into(), kind, text.into()).0
+    }
+
+    /// `conn: what` for each action, short enough to compare.
+    fn shown(actions: &[Action]) -> Vec<String> {
+        let show = |action: &Action| match action {
+            Action::Send { to, text } => {
+                let message = Message::parse(text).unwrap();
+                match message.body {
+                    Body::Hello { polite, peer_present, .. } => {
+                        format!("{to}: hello polite={polite} peer={peer_present}")
+                    }
+                    Body::PeerLeft { reason, .. } => format!("{to}: left {reason:?}"),
+                    Body::PeerJoined { conn_id, .. } => format!("{to}: joined {conn_id}"),
+                    body => format!("{to}: {}", body.t()),
+                }
+            }
+            Action::Flush { to, text } => format!("{to}: held {text}"),
+            Action::Close { conn, code, .. } => format!("{conn}: close {code}"),
+        };
+        actions.iter().map(show).collect()
+    }
+
+    #[test]
+    fn the_phone_is_impolite_and_each_hears_of_the_other() {
+        let mut room = room();
+        assert_eq!(join(&mut room, Role::Ios, "a"), ["a: hello polite=false peer=false"]);
+        assert_eq!(
+            join(&mut room, Role::Mac, "b"),
+            ["b: hello polite=true peer=true", "a: joined b"]
+        );
+        let left = room.leave(Role::Ios, &"a".into(), LeaveReason::Timeout);
+        assert_eq!(shown(&[left.unwrap()]), ["b: left Timeout"]);
+        assert!(room.leave(Role::Mac, &"b".into(), LeaveReason::Closed).is_none());
+        assert!(room.is_empty());
+    }
+
+    #[test]
+    fn a_newer_socket_takes_over_and_the_old_ones_end_is_ignored() {
+        let mut room = room();
+        join(&mut room, Role::Ios, "a");
+        join(&mut room, Role::Mac, "b");
+        assert_eq!(
+            join(&mut room, Role::Ios, "c"),
+            ["a: close 4502", "b: left Replaced", "c: hello polite=false peer=true", "b: joined c"]
+        );
+        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, "late"), Relayed::Stale);
+        assert!(room.leave(Role::Ios, &"a".into(), LeaveReason::Closed).is_none());
+        assert_eq!(relay(&mut room, Role::Ios, "c", Kind::Offer, "now"), Relayed::Delivered);
+    }
+
+    #[test]
+    fn the_latest_offer_and_its_candidates_are_held() {
+        let mut room = room();
+        join(&mut room, Role::Ios, "a");
+        for (kind, text) in [
+            (Kind::Ice, "early"),
+            (Kind::Offer, "first"),
+            (Kind::Ice, "of-first"),
+            (Kind::Offer, "second"),
+            (Kind::Ice, "of-second"),
+        ] {
+            assert_eq!(relay(&mut room, Role::Ios, "a", kind, text), Relayed::Held);
+        }
+        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Answer, "x"), Relayed::Dropped);
+        let joined = join(&mut room, Role::Mac, "b");
+        assert_eq!(joined[2..], ["b: held second", "b: held of-second"]);
+        room.leave(Role::Mac, &"b".into(), LeaveReason::Closed);
+        assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "nothing is flushed twice");
+    }
+
+    #[test]
+    fn candidates_before_the_first_offer_stay_before_it() {
+        let mut room = room();
+        join(&mut room, Role::Ios, "a");
+        relay(&mut room, Role::Ios, "a", Kind::Ice, "early");
+        relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+        assert_eq!(join(&mut room, Role::Mac, "b")[2..], ["b: held early", "b: held offer"]);
+    }
+
+    #[test]
+    fn holding_is_bounded_and_ends_with_the_offerer() {
+        let mut room = room();
+        join(&mut room, Role::Ios, "a");
+        relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+        let held = (0..100)
+            .filter(|_| relay(&mut room, Role::Ios, "a", Kind::Ice, "c") == Relayed::Held)
+            .count();
+        assert_eq!(held, 64);
+        let big = "x".repeat(200 * 1024);
+        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, &big), Relayed::Held);
+        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Ice, &big), Relayed::Dropped);
+        join(&mut room, Role::Ios, "b");
+        assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "the new socket offered nothing");
+    }
+
+    #[test]
+    fn bye_takes_a_held_offer_back() {
+        let mut room = room();
+        join(&mut room, Role::Ios, "a");
+        relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+        relay(&mut room, Role::Ios, "a", Kind::Bye, "bye");
+        assert_eq!(join(&mut room, Role::Mac, "b").len(), 2);
+    }
+
+    #[test]
+    fn revocation_tells_both_and_closes_both() {
+        let mut room = room();
+        join(&mut room, Role::Ios, "a");
+        join(&mut room, Role::Mac, "b");
+        assert_eq!(
+            shown(&room.revoke()),
+            ["a: left Revoked", "a: close 4503", "b: left Revoked", "b: close 4503"]
+        );
+        assert!(room.is_empty());
+    }
+}

@@ -1,0 +1,401 @@
+//! One live socket: reading, writing, pings, expiry of its token, and its end.
+//!
+//! The five run side by side in one task; whichever finishes first ends the socket. Reading never
+//! waits for the other device, and writing never holds up reading.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error as WsError, Message as Frame,
+        error::ProtocolError,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+
+use super::{
+    limits::{Limits, TokenBucket},
+    outbox::{End, Item, Outbox},
+    room::{Kind, Relayed, Text},
+    server::{RoomLock, Shared, locked},
+};
+use crate::{
+    auth::unix_now,
+    pairs::Role,
+    proto::signaling::{Body, LeaveReason, MAX_MESSAGE_BYTES, Message, ParseError, close},
+    types::{ConnId, DeviceId, PairId},
+};
+
+/// Longest piece of a client's text quoted back to it, characters.
+const QUOTE: usize = 120;
+
+/// Who a socket is.
+pub(super) struct Identity {
+    pub device: DeviceId,
+    pub role: Role,
+    pub conn: ConnId,
+    pub outbox: Arc<Outbox>,
+}
+
+/// A socket with a seat in a room.
+pub(super) struct Member {
+    shared: Arc<Shared>,
+    room: RoomLock,
+    pair: PairId,
+    identity: Identity,
+    /// Expiry of its token, seconds since 1970; `auth` moves it.
+    exp: watch::Sender<u64>,
+    /// Number of the latest pong.
+    pong: watch::Sender<u64>,
+}
+
+/// What is counted against a socket.
+struct Meters {
+    messages: TokenBucket,
+    floods: TokenBucket,
+    schema_errors: TokenBucket,
+}
+
+impl Meters {
+    fn new(limits: &Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            messages: TokenBucket::new(limits.messages, now),
+            floods: TokenBucket::new(limits.floods, now),
+            schema_errors: TokenBucket::new(limits.schema_errors, now),
+        }
+    }
+}
+
+/// The part of a message that is checked before all else.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(rename = "pairId")]
+    pair_id: PairId,
+}
+
+impl Member {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        room: RoomLock,
+        pair: PairId,
+        identity: Identity,
+        exp: u64,
+    ) -> Self {
+        let (exp, pong) = (watch::Sender::new(exp), watch::Sender::new(0));
+        Self { shared, room, pair, identity, exp, pong }
+    }
+
+    /// Runs the socket to its end.
+    pub(super) async fn run<S>(self, websocket: WebSocketStream<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (mut sink, mut stream) = websocket.split();
+        let end = tokio::select! {
+            biased;
+            end = self.identity.outbox.kicked() => end,
+            end = self.read(&mut stream) => end,
+            end = self.write(&mut sink) => end,
+            end = self.keep_alive() => end,
+            end = self.expire() => end,
+            end = self.drain() => end,
+        };
+        self.shared.leave(&self.pair, &self.identity, end.left);
+        let code = end.code.map_or_else(|| "none".to_owned(), |code| code.to_string());
+        self.shared.counters.closed.count(&code);
+        tracing::info!(
+            pair = %self.pair, device = %self.identity.device, conn = %self.identity.conn,
+            code, reason = end.reason, "socket closed"
+        );
+        let patience = self.shared.config.timings.close_within;
+        let farewell = say_goodbye(sink, stream, &self.identity.outbox, end);
+        if timeout(patience, farewell).await.is_err() {
+            tracing::debug!(conn = %self.identity.conn, "the client did not answer the close");
+        }
+    }
+
+    async fn read<S>(&self, stream: &mut SplitStream<WebSocketStream<S>>) -> End
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut meters = Meters::new(&self.shared.config.limits);
+        loop {
+            let frame = match stream.next().await {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return broken(&error),
+                None => return gone("the connection is closed"),
+            };
+            let end = match frame {
+                Frame::Text(text) => self.on_text(text, &mut meters).err(),
+                Frame::Binary(_) => Some(End::with(
+                    close::UNSUPPORTED_DATA,
+                    "binary frames are not accepted",
+                    LeaveReason::Closed,
+                )),
+                Frame::Ping(_) => self.meter(&mut meters).err(),
+                Frame::Pong(payload) => {
+                    self.on_pong(&payload);
+                    self.meter(&mut meters).err()
+                }
+                Frame::Close(_) => Some(gone("the client closed the socket")),
+                Frame::Frame(_) => None,
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    fn on_pong(&self, payload: &[u8]) {
+        if let Ok(number) = payload.try_into().map(u64::from_be_bytes) {
+            self.pong.send_replace(number);
+        }
+    }
+
+    /// Counts a frame; `Ok(false)` when it is one too many and was answered with an error.
+    fn meter(&self, meters: &mut Meters) -> Result<bool, End> {
+        let now = Instant::now();
+        if meters.messages.take(now) {
+            return Ok(true);
+        }
+        if !meters.floods.take(now) {
+            return Err(End::with(close::RATE_LIMITED, "too many messages", LeaveReason::Closed));
+        }
+        self.refuse("rate-limited", "too many messages; this one was dropped".into(), None);
+        Ok(false)
+    }
+
+    fn on_text(&self, text: Text, meters: &mut Meters) -> Result<(), End> {
+        if text.len() > MAX_MESSAGE_BYTES {
+            return Err(too_big());
+        }
+        if !self.meter(meters)? {
+            return Ok(());
+        }
+        match serde_json::from_str::<Envelope>(&text) {
+            Ok(envelope) if envelope.pair_id != self.pair => {
+                return Err(End::with(
+                    close::WRONG_PAIR,
+                    "the message's pairId is not the token's",
+                    LeaveReason::Closed,
+                ));
+            }
+            Ok(_) => {}
+            Err(error) => return self.schema_error(meters, "malformed", error.to_string(), None),
+        }
+        match Message::parse(&text) {
+            Ok(Message { body: Body::Auth { token }, .. }) => self.on_auth(&token),
+            Ok(message) => match Kind::of(&message.body) {
+                Some(kind) => {
+                    self.relay(kind, message.body.t(), text);
+                    Ok(())
+                }
+                None => {
+                    let what = "only the server sends this".to_owned();
+                    self.schema_error(meters, "server-only", what, Some(message.body.t()))
+                }
+            },
+            Err(ParseError::UnknownType(t)) => {
+                let what = format!("unknown message type `{}`", quote(&t));
+                self.schema_error(meters, "unknown-type", what, Some(&t))
+            }
+            Err(error) => self.schema_error(meters, "malformed", error.to_string(), None),
+        }
+    }
+
+    fn relay(&self, kind: Kind, t: &'static str, text: Text) {
+        let identity = &self.identity;
+        let outcome = locked(&self.room).relay(identity.role, &identity.conn, kind, text);
+        let counters = &self.shared.counters;
+        match outcome {
+            Relayed::Delivered | Relayed::Held => counters.relayed.count(t),
+            Relayed::Stale => {}
+            Relayed::Dropped => {
+                counters.undeliverable.count(t);
+                if kind != Kind::Bye {
+                    let what = "the other device is away, and this was not kept for it".into();
+                    self.refuse("peer-absent", what, Some(t));
+                }
+            }
+        }
+    }
+
+    /// `auth`: a fresh token for the same device and pair.
+    fn on_auth(&self, token: &str) -> Result<(), End> {
+        let bad = |reason| Err(End::with(close::BAD_TOKEN, reason, LeaveReason::Closed));
+        match self.shared.verifier.verify(token, unix_now()) {
+            Ok(claims) if claims.sub != self.identity.device || claims.pair_id != self.pair => {
+                bad("the fresh token is for another device or pair")
+            }
+            Ok(claims) => {
+                self.exp.send_replace(claims.exp);
+                self.say(Body::AuthOk { exp: claims.exp });
+                Ok(())
+            }
+            Err(error) => {
+                tracing::info!(conn = %self.identity.conn, %error, "a fresh token was refused");
+                bad("the fresh token is refused")
+            }
+        }
+    }
+
+    fn say(&self, body: Body) {
+        let text = Message::new(self.pair.clone(), body).to_json();
+        self.identity.outbox.push(text.into());
+    }
+
+    fn refuse(&self, code: &'static str, message: String, reference: Option<&str>) {
+        self.shared.counters.errors.count(code);
+        let message = quote(&message);
+        self.say(Body::Error { code: code.to_owned(), message, reference: reference.map(quote) });
+    }
+
+    fn schema_error(
+        &self,
+        meters: &mut Meters,
+        code: &'static str,
+        message: String,
+        reference: Option<&str>,
+    ) -> Result<(), End> {
+        if !meters.schema_errors.take(Instant::now()) {
+            let reason = "messages kept breaking the schema";
+            return Err(End::with(close::SCHEMA_ERRORS, reason, LeaveReason::Closed));
+        }
+        self.refuse(code, message, reference);
+        Ok(())
+    }
+
+    async fn write<S>(&self, sink: &mut SplitSink<WebSocketStream<S>, Frame>) -> End
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            let frame = match self.identity.outbox.next().await {
+                Item::Text(text) => Frame::Text(text),
+                Item::Ping(number) => Frame::Ping(number.to_be_bytes().to_vec().into()),
+            };
+            if let Err(error) = sink.send(frame).await {
+                return broken(&error);
+            }
+        }
+    }
+
+    /// Pings; ends when a pong does not come in time.
+    async fn keep_alive(&self) -> End {
+        let timings = &self.shared.config.timings;
+        let mut pong = self.pong.subscribe();
+        for number in 1_u64.. {
+            sleep(timings.ping_every).await;
+            self.identity.outbox.ping(number);
+            let answered = pong.wait_for(|latest| *latest == number);
+            if timeout(timings.pong_within, answered).await.is_err() {
+                break;
+            }
+        }
+        End::with(close::NO_PONG, "no pong came", LeaveReason::Timeout)
+    }
+
+    /// Ends when the token is past its expiry and the grace.
+    async fn expire(&self) -> End {
+        if self.shared.config.connect_only {
+            return std::future::pending().await;
+        }
+        let mut exp = self.exp.subscribe();
+        loop {
+            let deadline = Duration::from_secs(*exp.borrow_and_update())
+                + self.shared.config.timings.expiry_grace;
+            // Counted anew after each wait: the wall clock may have been set meanwhile.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let left = deadline.saturating_sub(now);
+            if left.is_zero() {
+                return End::with(close::TOKEN_EXPIRED, "the token expired", LeaveReason::Expired);
+            }
+            // A change of `exp` is the only other thing that matters.
+            let _ = timeout(left, exp.changed()).await;
+        }
+    }
+
+    /// Ends at a random moment after the server began to drain.
+    async fn drain(&self) -> End {
+        let mut draining = self.shared.draining.subscribe();
+        if draining.wait_for(|draining| *draining).await.is_ok() {
+            sleep(self.shared.config.timings.drain_jitter.mul_f64(rand::random())).await;
+        }
+        End::with(close::RESTART, "the server restarts", LeaveReason::Closed)
+    }
+}
+
+fn gone(reason: &'static str) -> End {
+    End { code: None, reason, left: LeaveReason::Closed }
+}
+
+fn too_big() -> End {
+    End::with(close::TOO_BIG, "messages are at most 64 KiB", LeaveReason::Closed)
+}
+
+/// The close code for a frame that could not be read.
+fn broken(error: &WsError) -> End {
+    let with = |code, reason| End::with(code, reason, LeaveReason::Closed);
+    match error {
+        WsError::Capacity(_) => too_big(),
+        WsError::Utf8(_) => with(close::INVALID_UTF8, "a text frame is not UTF-8"),
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            gone("the connection was reset")
+        }
+        WsError::Protocol(_) | WsError::AttackAttempt => {
+            with(close::PROTOCOL_ERROR, "a frame breaks the protocol")
+        }
+        _ => gone("the connection is broken"),
+    }
+}
+
+/// Sends what is still queued and the close frame, then reads until the client closes, too: closing
+/// with unread data would reset the connection before the client has read the close frame.
+async fn say_goodbye<S>(
+    mut sink: SplitSink<WebSocketStream<S>, Frame>,
+    mut stream: SplitStream<WebSocketStream<S>>,
+    outbox: &Outbox,
+    end: End,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Some(code) = end.code {
+        if code != close::SLOW_CONSUMER {
+            for text in outbox.rest() {
+                if sink.send(Frame::Text(text)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let frame = CloseFrame { code: CloseCode::from(code), reason: end.reason.into() };
+        if sink.send(Frame::Close(Some(frame))).await.is_err() {
+            return;
+        }
+    }
+    while let Some(Ok(_)) = stream.next().await {}
+    let Ok(mut websocket) = sink.reunite(stream) else { return };
+    let io = websocket.get_mut();
+    if io.shutdown().await.is_ok() {
+        let mut rest = [0; 4096];
+        while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
+    }
+}
+
+fn quote(text: &str) -> String {
+    text.chars().take(QUOTE).collect()
+}
