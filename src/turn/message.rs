@@ -443,7 +443,8 @@ mod tests {
 
     #[test]
     fn damage_is_seen() {
-        for at in 0..SAMPLE_REQUEST.len() {
+        // Two bytes are the type of FINGERPRINT: as another one it is ignored after the integrity.
+        for at in (0..SAMPLE_REQUEST.len()).filter(|at| !(100..102).contains(at)) {
             let mut raw = SAMPLE_REQUEST.to_vec();
             raw[at] ^= 1;
             let intact = Message::parse(&raw).is_some_and(|m| m.verify(SAMPLE_PASSWORD));

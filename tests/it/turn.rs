@@ -87,7 +87,8 @@ async fn relays(flags: &[&str], secret: &str) {
     let client = Uclient { server: address, peer, credentials: fresh(secret), flags };
     assert_all_came_back(&client.run().await);
     let stats = server.stats();
-    assert_eq!(stats.allocations_total, 1);
+    // The client makes one allocation to look at the server and one to use.
+    assert_eq!(stats.allocations_total, 2);
     assert_eq!((stats.packets_to_peers, stats.packets_to_clients), (20, 20));
     assert_eq!(stats.bytes_to_peers, stats.bytes_to_clients);
     assert!(stats.refused.is_empty(), "{:?}", stats.refused);
@@ -131,7 +132,7 @@ async fn coturns_client_is_refused_with_a_wrong_password() {
     let (username, _) = fresh(SECRET);
     let output = refused(config(), (username, "guess".into()), Ipv4Addr::LOCALHOST).await;
     assert!(output.starts_with("[Unauthorized] "), "{output}");
-    assert!(output.contains("401"), "{output}");
+    assert!(output.contains("Cannot complete Allocation"), "{output}");
 }
 
 #[tokio::test]
@@ -140,7 +141,7 @@ async fn coturns_client_is_refused_with_expired_credentials() {
     let expired = RestCredentials::mint(SECRET, "phone", yesterday, Duration::from_secs(600));
     let output = refused(config(), expired, Ipv4Addr::LOCALHOST).await;
     assert!(output.starts_with("[Unauthorized] "), "{output}");
-    assert!(output.contains("401"), "{output}");
+    assert!(output.contains("Cannot complete Allocation"), "{output}");
 }
 
 #[tokio::test]
