@@ -3,7 +3,10 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -292,7 +295,7 @@ pub struct Peer {
     video: Option<VideoSender>,
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     tasks: Vec<JoinHandle<()>>,
-    closed: bool,
+    closed: AtomicBool,
 }
 
 impl Peer {
@@ -335,7 +338,7 @@ impl Peer {
             video,
             remote_described: tokio::sync::Mutex::default(),
             tasks,
-            closed: false,
+            closed: AtomicBool::new(false),
         };
         Ok((peer, events_out))
     }
@@ -490,8 +493,8 @@ impl Peer {
     }
 
     /// Closes the connection and everything on it.
-    pub async fn close(mut self) {
-        self.closed = true;
+    pub async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         for task in &self.tasks {
             task.abort();
         }
@@ -501,7 +504,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        if self.closed {
+        if self.closed.load(Ordering::Relaxed) {
             return;
         }
         // The crate keeps its driver and sockets when a connection is dropped without `close`.

@@ -1,1 +1,112 @@
-//! A signaling client and a peer in one call.
+//! A signaling client and a peer in one call, and what `send` and `recv` do with them.
+//!
+//! - [`link`]: joins the room, keeps one peer connection to whoever is there
+//! - [`pings`]: a ping every second and what their answers tell
+//! - [`capture`]: source and encoder on a thread of their own
+//! - [`sender`]: the phone: keyframes at their interval and on request
+//! - [`receiver`]: the Mac: keyframes to disk, verified
+//! - [`store`]: decoder and disk on a thread of their own
+
+pub mod capture;
+pub mod link;
+pub mod pings;
+pub mod receiver;
+pub mod sender;
+pub mod store;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use link::{Link, LinkConfig, LinkEvent};
+
+use crate::{peer::stats::Snapshot, types::Stage};
+
+/// A session that could not go on: where, why, and what to try.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SessionError {
+    /// Where in the course of a run.
+    pub stage: Stage,
+    /// What failed and why.
+    pub message: String,
+    /// What to try.
+    pub remedy: String,
+}
+
+impl SessionError {
+    pub(crate) fn new(
+        stage: Stage,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { stage, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+/// What a running session tells about itself, once a second and at its end.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// State in a word or two: `waiting for mac`, `connected`.
+    pub state: String,
+    /// getStats of the current or last peer connection.
+    pub stats: Snapshot,
+    /// Round-trip times of the control channel since the last report, ms.
+    pub rtt_ms: Vec<f64>,
+    /// Pings given up since the start.
+    pub pings_lost: u64,
+    /// Keyframes sent or received so far.
+    pub keyframes: u64,
+    /// Received keyframes whose hash is the sender's.
+    pub verified: u64,
+    /// Received keyframes that could not be used.
+    pub broken: u64,
+    /// Size of the last keyframe, bytes.
+    pub last_bytes: Option<u64>,
+}
+
+/// Seconds since 1970, as times go over the wire.
+#[must_use]
+pub fn epoch_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+/// Bytes over all peer connections of a session, and getStats of the last one.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    before: [u64; 4],
+    current: Snapshot,
+}
+
+impl Totals {
+    pub(crate) fn update(&mut self, snapshot: Snapshot) {
+        // The pair is not known for a moment after a change: the last one is still worth telling.
+        let pair = snapshot.pair.clone().or_else(|| self.current.pair.clone());
+        self.current = Snapshot { pair, ..snapshot };
+    }
+
+    pub(crate) fn connection_ended(&mut self) {
+        let sum = self.sum();
+        self.before = bytes(&sum);
+        self.current = Snapshot { pair: sum.pair, ..Snapshot::default() };
+    }
+
+    pub(crate) fn sum(&self) -> Snapshot {
+        let [video_sent, video_received, data_sent, data_received] = self.before;
+        let now = self.current.clone();
+        Snapshot {
+            video_bytes_sent: now.video_bytes_sent + video_sent,
+            video_bytes_received: now.video_bytes_received + video_received,
+            data_bytes_sent: now.data_bytes_sent + data_sent,
+            data_bytes_received: now.data_bytes_received + data_received,
+            ..now
+        }
+    }
+}
+
+fn bytes(snapshot: &Snapshot) -> [u64; 4] {
+    [
+        snapshot.video_bytes_sent,
+        snapshot.video_bytes_received,
+        snapshot.data_bytes_sent,
+        snapshot.data_bytes_received,
+    ]
+}

@@ -1,5 +1,6 @@
 //! The signaling service: client, room, relay.
 
+pub mod client;
 pub mod counters;
 pub mod handshake;
 pub mod limits;
@@ -7,3 +8,4 @@ mod outbox;
 pub mod room;
 pub mod server;
 mod socket;
+pub mod token_client;

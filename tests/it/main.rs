@@ -1,3 +1,5 @@
 //! Integration tests, one module a subject.
 
 mod layering;
+mod signaling_client;
+mod turn;
