@@ -1,5 +1,6 @@
 //! The command line: one thin file a command.
 
+pub mod devices;
 pub mod failure;
 pub mod serve;
 

@@ -15,5 +15,5 @@ pub use decoder::{DecodeError, Decoder};
 pub use encoder::{Complexity, EncodeError, EncodedKeyframe, EncoderConfig, KeyframeEncoder};
 pub use frame::{Frame, FrameError};
 pub use h264::AccessUnit;
-
-
+pub use sink::{FrameRecord, FrameWriter, PictureFormat, SinkError, Written};
+pub use source::{Captured, Source, SourceError, SourceOptions, SourceSpec};

@@ -1,1 +1,107 @@
-//! x
+//! Where pictures come from: camera, test pattern, files, standard input, behind one trait.
+//!
+//! Files and streams end; a single picture, a directory, the pattern and the camera never do.
+
+mod camera;
+mod directory;
+mod error;
+mod h264_file;
+mod mjpeg;
+mod pattern;
+mod picture;
+mod spec;
+mod stdin;
+mod y4m;
+
+pub use camera::{CameraFormat, Device, list_devices};
+pub use error::SourceError;
+pub use h264_file::H264Source;
+pub use mjpeg::MjpegSource;
+pub use pattern::PatternSource;
+pub use picture::{PictureSource, read_picture};
+pub use spec::{SourceSpec, SpecError};
+pub use stdin::open_stream;
+pub use y4m::Y4mSource;
+
+use super::{
+    frame::{Frame, fitted},
+    h264::AccessUnit,
+};
+
+/// What a source gives: pixels to encode, or a picture that is encoded already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Captured {
+    /// Pixels.
+    Frame(Frame),
+    /// A keyframe, to be sent as it is.
+    AccessUnit(AccessUnit),
+}
+
+/// A source of pictures. Calls block until there is one; run it on a thread of its own.
+pub trait Source: Send {
+    /// What this is, for people: one line, without a full stop.
+    fn describe(&self) -> String;
+
+    /// The next picture; for a live source the newest. `None` when the source has ended.
+    ///
+    /// # Errors
+    /// The source failed. A camera may be asked again: it is opened anew when it comes back.
+    fn next(&mut self) -> Result<Option<Captured>, SourceError>;
+}
+
+/// How pictures are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SourceOptions {
+    /// Box that frames are fitted into, aspect kept. Without it frames keep their size, up to what the
+    /// encoder takes. Access units are never changed.
+    pub size: Option<(u32, u32)>,
+}
+
+impl SourceOptions {
+    /// Brings a frame to the wanted size.
+    ///
+    /// # Errors
+    /// The wanted size is too small.
+    pub fn apply(&self, frame: Frame) -> Result<Frame, SourceError> {
+        let (width, height) = (frame.width, frame.height);
+        let (longer, shorter) = super::encoder::MAX_SIDES;
+        let limit = if width >= height { (longer, shorter) } else { (shorter, longer) };
+        let fits = width <= limit.0 && height <= limit.1;
+        let wanted = match self.size {
+            Some(wanted) => wanted,
+            None if fits => return Ok(frame),
+            None => limit,
+        };
+        let scaled = match fitted((width, height), wanted) {
+            Ok(size) if size == (width, height) => return Ok(frame),
+            _ => frame.fit(wanted.0, wanted.1),
+        };
+        scaled.map_err(|cause| SourceError::Size { width: wanted.0, height: wanted.1, cause })
+    }
+}
+
+/// Opens a source.
+///
+/// # Errors
+/// It is not there, or what it holds is no picture. A camera is opened when its first frame is there.
+pub fn open(
+    spec: &SourceSpec,
+    options: SourceOptions,
+) -> Result<Box<dyn Source>, SourceError> {
+    Ok(match spec {
+        SourceSpec::Camera(index) => Box::new(camera::CameraSource::open(*index, options)?),
+        SourceSpec::Pattern { width, height } => {
+            let (width, height) = options.size.unwrap_or((*width, *height));
+            Box::new(PatternSource::new(width, height)?)
+        }
+        SourceSpec::Y4m(path) => {
+            Box::new(Y4mSource::new(spec::open_file(path)?, path.display().to_string(), options)?)
+        }
+        SourceSpec::Picture(path) => Box::new(PictureSource::open(path, options)?),
+        SourceSpec::Directory(path) => Box::new(directory::DirectorySource::open(path, options)?),
+        SourceSpec::H264(path) => {
+            Box::new(H264Source::new(spec::open_file(path)?, path.display().to_string())?)
+        }
+        SourceSpec::Stdin => open_stream(Box::new(std::io::stdin()), "standard input", options)?,
+    })
+}

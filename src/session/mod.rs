@@ -89,6 +89,10 @@ impl Totals {
         self.current = Snapshot { pair: sum.pair, ..Snapshot::default() };
     }
 
+    pub(crate) fn pair(&self) -> Option<&crate::peer::stats::SelectedPair> {
+        self.current.pair.as_ref()
+    }
+
     pub(crate) fn sum(&self) -> Snapshot {
         let [video_sent, video_received, data_sent, data_received] = self.before;
         let now = self.current.clone();

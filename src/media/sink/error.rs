@@ -1,0 +1,68 @@
+//! What can go wrong when keyframes are written, and what to try.
+
+use std::{io, path::PathBuf};
+
+/// Why a keyframe could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The directory cannot be made.
+    #[error("cannot make the directory {}: {cause}", path.display())]
+    CreateDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// Something in the directory cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {cause}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// A picture cannot be made of the frame.
+    #[error("cannot encode the picture {}: {cause}", path.display())]
+    Encode {
+        /// The file it was for.
+        path: PathBuf,
+        /// What the encoder said.
+        cause: String,
+    },
+}
+
+impl SinkError {
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        let cause = match self {
+            Self::CreateDirectory { cause, .. }
+            | Self::Read { cause, .. }
+            | Self::Write { cause, .. } => cause,
+            Self::Encode { .. } => return "leave this format out of `--format`".to_owned(),
+        };
+        match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "make room on the disk; what was written before is complete"
+            }
+            io::ErrorKind::PermissionDenied => "choose a directory you may write to",
+            io::ErrorKind::ReadOnlyFilesystem => "choose a directory on a disk that can be written",
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                "a file is where the directory should be: choose another name"
+            }
+            _ => "check the disk, or choose another directory",
+        }
+        .to_owned()
+    }
+}

@@ -1,0 +1,76 @@
+//! The pictures of a directory in the order of their names, again and again.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
+
+use super::{Captured, Source, SourceError, SourceOptions, picture::read_picture, spec::is_picture};
+
+/// Gives one picture after the other; what cannot be read is skipped with a warning.
+pub(super) struct DirectorySource {
+    dir: PathBuf,
+    pictures: Vec<PathBuf>,
+    next: usize,
+    warned: HashSet<PathBuf>,
+    options: SourceOptions,
+}
+
+impl DirectorySource {
+    /// Lists the directory and makes sure that one picture can be read.
+    pub(super) fn open(dir: &Path, options: SourceOptions) -> Result<Self, SourceError> {
+        let wrong = |cause| SourceError::Open { path: dir.to_owned(), cause };
+        let mut pictures = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(wrong)? {
+            let path = entry.map_err(wrong)?.path();
+            if is_picture(&path) && path.is_file() {
+                pictures.push(path);
+            }
+        }
+        if pictures.is_empty() {
+            return Err(SourceError::EmptyDirectory { path: dir.to_owned() });
+        }
+        pictures.sort();
+        let mut source =
+            Self { dir: dir.to_owned(), pictures, next: 0, warned: HashSet::new(), options };
+        source.advance()?;
+        // The first readable one is given first.
+        source.next = source.next.checked_sub(1).unwrap_or(source.pictures.len() - 1);
+        Ok(source)
+    }
+
+    fn advance(&mut self) -> Result<Captured, SourceError> {
+        let mut last = None;
+        for _ in 0..self.pictures.len() {
+            let path = &self.pictures[self.next];
+            self.next = (self.next + 1) % self.pictures.len();
+            match read_picture(path).and_then(|frame| self.options.apply(frame)) {
+                Ok(frame) => return Ok(Captured::Frame(frame)),
+                Err(error) => {
+                    if self.warned.insert(path.clone()) {
+                        tracing::warn!("skipped: {error}");
+                    }
+                    last = Some(error);
+                }
+            }
+        }
+        Err(match last {
+            Some(last) => SourceError::NoReadablePicture {
+                path: self.dir.clone(),
+                count: self.pictures.len(),
+                last: Box::new(last),
+            },
+            None => SourceError::EmptyDirectory { path: self.dir.clone() },
+        })
+    }
+}
+
+impl Source for DirectorySource {
+    fn describe(&self) -> String {
+        format!("{} pictures of {}", self.pictures.len(), self.dir.display())
+    }
+
+    fn next(&mut self) -> Result<Option<Captured>, SourceError> {
+        self.advance().map(Some)
+    }
+}

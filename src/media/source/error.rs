@@ -1,0 +1,215 @@
+//! What can go wrong with a source, and what to try.
+
+use std::{io, path::PathBuf};
+
+use super::super::frame::FrameError;
+
+/// Why a source gives no picture. `name` is a path, or `standard input`.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A file or directory cannot be opened.
+    #[error("cannot open {}: {cause}", path.display())]
+    Open {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// It is there, but of the wrong kind, such as a directory with the name of a picture.
+    #[error("cannot read {}: it is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Reading stopped.
+    #[error("cannot read {name}: {cause}")]
+    Read {
+        /// What was read.
+        name: String,
+        /// Why it stopped.
+        #[source]
+        cause: io::Error,
+    },
+    /// A picture cannot be decoded.
+    #[error("cannot decode the picture {name}: {cause}")]
+    Picture {
+        /// What was read.
+        name: String,
+        /// What the decoder said.
+        cause: String,
+    },
+    /// A directory holds no pictures.
+    #[error("no picture (.jpg, .jpeg, .png) in {}", path.display())]
+    EmptyDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory's pictures are all unreadable.
+    #[error("none of the {count} pictures in {} can be read; the last: {last}", path.display())]
+    NoReadablePicture {
+        /// The directory.
+        path: PathBuf,
+        /// How many were tried.
+        count: usize,
+        /// What was wrong with the last one.
+        last: Box<SourceError>,
+    },
+    /// The header of a y4m stream makes no sense.
+    #[error("{name} is no y4m stream that can be read: {cause}")]
+    Y4mHeader {
+        /// What was read.
+        name: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A y4m stream ends in the middle of a frame.
+    #[error("{name} is cut off in frame {frame}: {got} of {expected} bytes")]
+    Y4mTruncated {
+        /// What was read.
+        name: String,
+        /// The frame's number, from 1.
+        frame: u64,
+        /// Bytes of it that are there.
+        got: usize,
+        /// Bytes a frame has.
+        expected: usize,
+    },
+    /// An H.264 stream holds no IDR picture with its parameter sets.
+    #[error("no keyframe (IDR picture with SPS and PPS) in {name}")]
+    NoKeyframe {
+        /// What was read.
+        name: String,
+    },
+    /// A stream holds something longer than any picture.
+    #[error("{name} holds {bytes} bytes without a complete picture")]
+    TooLong {
+        /// What was read.
+        name: String,
+        /// Bytes held when it was given up.
+        bytes: usize,
+    },
+    /// A stream is empty.
+    #[error("{name} is empty")]
+    Empty {
+        /// What was read.
+        name: String,
+    },
+    /// A stream's first bytes are those of no known format.
+    #[error("{name} begins with none of y4m, H.264 (Annex B), JPEG and PNG: {begin}")]
+    UnknownFormat {
+        /// What was read.
+        name: String,
+        /// The first bytes, in hexadecimal.
+        begin: String,
+    },
+    /// Pictures of the wanted size cannot be made.
+    #[error("cannot make pictures of {width}x{height}: {cause}")]
+    Size {
+        /// Width wanted.
+        width: u32,
+        /// Height wanted.
+        height: u32,
+        /// Why not.
+        #[source]
+        cause: FrameError,
+    },
+    /// There is no camera, or none with this index.
+    #[error("no camera {}", index.map_or("found".to_owned(), |index| format!("with index {index}")))]
+    NoCamera {
+        /// The index asked for.
+        index: Option<u32>,
+    },
+    /// Another program has the camera (EBUSY).
+    #[error("camera {index} is busy")]
+    CameraBusy {
+        /// The camera.
+        index: u32,
+    },
+    /// The camera may not be opened (EACCES).
+    #[error("no permission to open camera {index}")]
+    CameraDenied {
+        /// The camera.
+        index: u32,
+    },
+    /// The camera was unplugged (ENODEV).
+    #[error("camera {index} is gone")]
+    CameraGone {
+        /// The camera.
+        index: u32,
+    },
+    /// The camera is open, but no frames arrive.
+    #[error("camera {index} gives no frames (waited {waited_s} s)")]
+    CameraSilent {
+        /// The camera.
+        index: u32,
+        /// How long was waited, in seconds.
+        waited_s: u64,
+    },
+    /// The camera has no format that can be used here.
+    #[error("camera {index} offers none of YUYV, NV12, MJPEG, RGB, BGR and grey")]
+    CameraFormat {
+        /// The camera.
+        index: u32,
+    },
+    /// The camera's driver or library failed otherwise.
+    #[error("camera {index} failed: {cause}")]
+    Camera {
+        /// The camera.
+        index: u32,
+        /// What was said.
+        cause: String,
+    },
+    /// The list of cameras cannot be read.
+    #[error("cannot list cameras: {cause}")]
+    ListCameras {
+        /// What was said.
+        cause: String,
+    },
+}
+
+impl SourceError {
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Open { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
+                "check the file's permissions"
+            }
+            Self::Open { .. } => "check the path",
+            Self::NotAFile { .. } => "give a file, or a directory of pictures",
+            Self::Read { .. } => "check the disk or the program that writes the stream",
+            Self::Picture { .. } => {
+                "open it in an image viewer; JPEG and PNG are read, other formats must be converted"
+            }
+            Self::EmptyDirectory { .. } => "put .jpg or .png files into it, or use `pattern`",
+            Self::NoReadablePicture { last, .. } => return last.remedy(),
+            Self::Y4mHeader { .. } => {
+                "write it with `ffmpeg -i INPUT -pix_fmt yuv420p FILE.y4m`, 8 bits a sample"
+            }
+            Self::Y4mTruncated { .. } => {
+                "the frames before it were used; write the file again, complete"
+            }
+            Self::NoKeyframe { .. } | Self::TooLong { .. } => {
+                "write it as Annex B: `ffmpeg -i INPUT -c:v copy -bsf:v h264_mp4toannexb FILE.h264`"
+            }
+            Self::Empty { .. } => "check the program that writes the stream",
+            Self::UnknownFormat { .. } => "pipe in y4m, H.264 (Annex B), JPEG, MJPEG or PNG",
+            Self::Size { .. } => "ask for a size of at least 16x16",
+            Self::NoCamera { .. } => {
+                "see `orion-peer devices`; without a camera use `--source pattern` or a picture"
+            }
+            Self::CameraBusy { .. } => "close the program that uses the camera, or choose another",
+            Self::CameraDenied { .. } => {
+                "allow camera access in the system settings; on Linux join the group `video`"
+            }
+            Self::CameraGone { .. } => "plug it in again: it is opened as soon as it is back",
+            Self::CameraSilent { .. } => "unplug the camera and plug it in again; check its cover",
+            Self::CameraFormat { .. } => "use another camera",
+            Self::Camera { .. } | Self::ListCameras { .. } => {
+                "see `orion-peer devices`; unplug the camera and plug it in again"
+            }
+        }
+        .to_owned()
+    }
+}

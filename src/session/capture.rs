@@ -1,0 +1,261 @@
+//! Source and encoder on a thread of their own.
+//!
+//! The thread makes one keyframe whenever it is asked to, so what is sent is as fresh as the source
+//! can give it, and nothing on the async threads blocks.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::SessionError;
+use crate::{
+    media::{
+        encoder::{EncodeError, EncoderConfig, KeyframeEncoder},
+        h264::AccessUnit,
+        source::{self, Captured, Source, SourceError, SourceOptions, SourceSpec},
+    },
+    types::Stage,
+};
+
+/// What the thread is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaptureRequest {
+    /// Make a keyframe now.
+    Keyframe,
+    /// Change the budget of a keyframe, bytes.
+    MaxBytes(usize),
+    /// Change the box pictures are fitted into.
+    Size(u32, u32),
+}
+
+/// What the thread gives.
+#[derive(Debug)]
+pub enum CaptureResult {
+    /// A keyframe.
+    Keyframe(Box<CapturedKeyframe>),
+    /// The source failed but may recover; ask again.
+    Retry(SessionError),
+    /// The source has ended.
+    Ended,
+    /// The source or the encoder failed for good.
+    Failed(SessionError),
+}
+
+/// A keyframe ready to be sent.
+#[derive(Debug, Clone)]
+pub struct CapturedKeyframe {
+    /// The access unit.
+    pub access_unit: AccessUnit,
+    /// QP chosen; none for a stream that was encoded before.
+    pub qp: Option<u8>,
+    /// Encoder passes it took.
+    pub passes: u32,
+    /// Time the source took.
+    pub capture_time: Duration,
+    /// Time the encoder took.
+    pub encode_time: Duration,
+    /// Size before the picture was made smaller to fit the budget.
+    pub scaled_from: Option<(u32, u32)>,
+}
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct CaptureConfig {
+    /// Where pictures come from.
+    pub source: SourceSpec,
+    /// Box they are fitted into.
+    pub size: Option<(u32, u32)>,
+    /// Largest keyframe, bytes.
+    pub max_bytes: usize,
+}
+
+/// The asking end of the thread.
+#[derive(Debug)]
+pub struct Capture {
+    requests: std::sync::mpsc::Sender<CaptureRequest>,
+    results: mpsc::Receiver<CaptureResult>,
+    /// What the source is, for people.
+    pub description: String,
+    /// Size of the source's pictures once known, else a guess of 720p.
+    pub picture_size: (u32, u32),
+}
+
+impl Capture {
+    /// Opens the source and starts the thread; a first keyframe is made, so that its size is known.
+    ///
+    /// # Errors
+    /// The source cannot be opened or gives nothing, or the encoder refuses its picture.
+    pub async fn start(config: CaptureConfig) -> Result<(Self, CapturedKeyframe), SessionError> {
+        let (requests, requests_out) = std::sync::mpsc::channel();
+        let (results_in, results) = mpsc::channel(1);
+        let (opened_in, opened) = tokio::sync::oneshot::channel();
+        thread::Builder::new()
+            .name("capture".into())
+            .spawn(move || {
+                let begun = open(&config).map(|source| (source.describe(), source));
+                match begun {
+                    Ok((description, source)) => {
+                        if opened_in.send(Ok(description)).is_ok() {
+                            run(source, &config, &requests_out, &results_in);
+                        }
+                    }
+                    Err(error) => {
+                        let _ = opened_in.send(Err(error));
+                    }
+                }
+            })
+            .map_err(|error| {
+                SessionError::new(
+                    Stage::Source,
+                    format!("cannot start the capture thread: {error}"),
+                    "raise the limit on threads (ulimit -u)",
+                )
+            })?;
+        let description = opened.await.map_err(|_| stopped())??;
+        let mut capture = Self { requests, results, description, picture_size: (1280, 720) };
+        let first = loop {
+            capture.ask(CaptureRequest::Keyframe);
+            match capture.result().await {
+                CaptureResult::Keyframe(keyframe) => break *keyframe,
+                CaptureResult::Retry(error) | CaptureResult::Failed(error) => return Err(error),
+                CaptureResult::Ended => {
+                    return Err(SessionError::new(
+                        Stage::Source,
+                        format!("{} has no picture", capture.description),
+                        "give a source with at least one keyframe or picture",
+                    ));
+                }
+            }
+        };
+        let unit = &first.access_unit;
+        capture.picture_size = first.scaled_from.unwrap_or((unit.width, unit.height));
+        Ok((capture, first))
+    }
+
+    /// Asks; the answer comes from [`Capture::result`].
+    pub fn ask(&self, request: CaptureRequest) {
+        // A thread that is gone says so by its last result.
+        let _ = self.requests.send(request);
+    }
+
+    /// The next result. Cancel safe.
+    pub async fn result(&mut self) -> CaptureResult {
+        self.results.recv().await.unwrap_or_else(|| CaptureResult::Failed(stopped()))
+    }
+}
+
+fn stopped() -> SessionError {
+    SessionError::new(Stage::Source, "the capture thread has stopped", "run with -v for the details")
+}
+
+fn open(config: &CaptureConfig) -> Result<Box<dyn Source>, SessionError> {
+    source::open(&config.source, SourceOptions { size: config.size }).map_err(source_error)
+}
+
+fn source_error(error: SourceError) -> SessionError {
+    SessionError::new(Stage::Source, error.to_string(), error.remedy())
+}
+
+/// Whether the source is worth asking again: a camera comes back.
+fn may_recover(error: &SourceError) -> bool {
+    matches!(
+        error,
+        SourceError::CameraBusy { .. }
+            | SourceError::CameraGone { .. }
+            | SourceError::CameraSilent { .. }
+            | SourceError::Camera { .. }
+    )
+}
+
+fn encode_error(error: &EncodeError) -> SessionError {
+    SessionError::new(
+        Stage::Video,
+        error.to_string(),
+        "give another --size or a larger --max-bytes",
+    )
+}
+
+fn run(
+    mut source: Box<dyn Source>,
+    config: &CaptureConfig,
+    requests: &std::sync::mpsc::Receiver<CaptureRequest>,
+    results: &mpsc::Sender<CaptureResult>,
+) {
+    let encoder_config = EncoderConfig { max_bytes: config.max_bytes, ..EncoderConfig::default() };
+    let mut encoder = match KeyframeEncoder::new(encoder_config) {
+        Ok(encoder) => encoder,
+        Err(error) => {
+            let _ = results.blocking_send(CaptureResult::Failed(encode_error(&error)));
+            return;
+        }
+    };
+    let mut size = None;
+    while let Ok(request) = requests.recv() {
+        let result = match request {
+            CaptureRequest::MaxBytes(bytes) => {
+                if let Err(error) = encoder.set_max_bytes(bytes) {
+                    tracing::warn!("{error}");
+                }
+                continue;
+            }
+            CaptureRequest::Size(width, height) => {
+                size = Some((width, height));
+                continue;
+            }
+            CaptureRequest::Keyframe => keyframe(source.as_mut(), &mut encoder, size),
+        };
+        if results.blocking_send(result).is_err() {
+            return;
+        }
+    }
+}
+
+fn keyframe(
+    source: &mut dyn Source,
+    encoder: &mut KeyframeEncoder,
+    size: Option<(u32, u32)>,
+) -> CaptureResult {
+    let begun = Instant::now();
+    let captured = match source.next() {
+        Ok(Some(captured)) => captured,
+        Ok(None) => return CaptureResult::Ended,
+        Err(error) if may_recover(&error) => return CaptureResult::Retry(source_error(error)),
+        Err(error) => return CaptureResult::Failed(source_error(error)),
+    };
+    let frame = match captured {
+        Captured::AccessUnit(access_unit) => {
+            return CaptureResult::Keyframe(Box::new(CapturedKeyframe {
+                access_unit,
+                qp: None,
+                passes: 0,
+                capture_time: begun.elapsed(),
+                encode_time: Duration::ZERO,
+                scaled_from: None,
+            }));
+        }
+        Captured::Frame(frame) => frame,
+    };
+    let frame = match size.map(|(width, height)| frame.fit(width, height)) {
+        Some(Ok(fitted)) => fitted,
+        Some(Err(error)) => {
+            tracing::warn!("the size asked for cannot be had: {error}");
+            frame
+        }
+        None => frame,
+    };
+    let capture_time = begun.elapsed();
+    match encoder.encode(&frame) {
+        Ok(encoded) => CaptureResult::Keyframe(Box::new(CapturedKeyframe {
+            access_unit: encoded.access_unit,
+            qp: Some(encoded.qp),
+            passes: encoded.passes,
+            capture_time,
+            encode_time: encoded.encode_time,
+            scaled_from: encoded.scaled_from,
+        })),
+        Err(error) => CaptureResult::Failed(encode_error(&error)),
+    }
+}

@@ -1,0 +1,643 @@
+//! The phone: captures and sends a keyframe every interval and whenever one is asked for.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::{
+    Report, SessionError, Totals,
+    capture::{Capture, CaptureConfig, CaptureRequest, CaptureResult, CapturedKeyframe},
+    epoch_seconds,
+    link::{Link, LinkConfig, LinkEvent},
+    pings::{self, Pings},
+};
+use crate::{
+    media::sink::{FrameRecord, FrameWriter, PictureFormat},
+    peer::{
+        Peer, PeerEvent,
+        control::ChannelRef,
+        video::SentAccessUnit,
+    },
+    proto::control::{ControlMessage, KeyframeInfo, Settings},
+    types::Stage,
+};
+
+/// Shortest and longest interval that can be set.
+pub const INTERVAL_RANGE: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(24 * 3600));
+
+/// Two keyframes asked for by the other side are at least this far apart: libwebrtc asks 3 s after
+/// every picture, and several requests may be one loss.
+const REQUEST_GAP: Duration = Duration::from_millis(300);
+
+/// Wait before a source that failed is asked again.
+const RETRY_SOURCE: Duration = Duration::from_secs(1);
+
+/// How long the last keyframe may still be asked for again before the sender leaves.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a new connection waits for its control channel before the first keyframe.
+const CHANNEL_WITHIN: Duration = Duration::from_millis(500);
+
+/// What a sender does.
+pub struct SenderConfig {
+    /// Room and peer.
+    pub link: LinkConfig,
+    /// Source and encoder.
+    pub capture: CaptureConfig,
+    /// Whether the source shows what is there now, so that an old picture is not worth sending.
+    pub live: bool,
+    /// Time between keyframes.
+    pub interval: Duration,
+    /// Keyframes to send; none means no end.
+    pub count: Option<u64>,
+    /// How long to send once connected; none means no end.
+    pub duration: Option<Duration>,
+    /// Directory to save each sent access unit in.
+    pub save: Option<PathBuf>,
+    /// How long to wait for the other device; none means for ever.
+    pub timeout: Option<Duration>,
+}
+
+/// What a sender tells.
+#[derive(Debug)]
+pub enum SenderEvent {
+    /// A line worth reading.
+    Line(String),
+    /// A keyframe was sent.
+    Sent(Box<SentKeyframe>),
+    /// A line of text came.
+    Text(String),
+    /// Once a second, and at the end.
+    Report(Box<Report>),
+}
+
+/// A keyframe that was sent.
+#[derive(Debug)]
+pub struct SentKeyframe {
+    /// What the control channel said of it.
+    pub info: KeyframeInfo,
+    /// How it was captured and encoded.
+    pub captured: CapturedKeyframe,
+    /// How it was cut and handed over.
+    pub sent: SentAccessUnit,
+    /// Where it was saved.
+    pub saved: Option<PathBuf>,
+}
+
+/// Why a sender ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SenderEnd {
+    /// `count` keyframes were sent.
+    Count,
+    /// `duration` is over.
+    Duration,
+    /// The source has ended.
+    SourceEnded,
+    /// It was told to stop.
+    Stopped,
+}
+
+struct Sender<'a> {
+    link: Link,
+    capture: Capture,
+    config: Settled,
+    tell: &'a mut (dyn FnMut(SenderEvent) + Send),
+    save: Option<FrameWriter>,
+    pings: Pings,
+    state: String,
+    connected_at: Option<Instant>,
+    channel_open: bool,
+    /// When the next keyframe is due; none while nothing can be sent.
+    due: Option<Instant>,
+    last_sent: Option<Instant>,
+    /// A capture is under way.
+    asked: bool,
+    /// Kept for when it can be sent: the first keyframe of a source that ends.
+    held: Option<CapturedKeyframe>,
+    last: Option<(KeyframeInfo, CapturedKeyframe)>,
+    seq: u64,
+    totals: Totals,
+    /// The connection is new: its first keyframe waits for the control channel.
+    greeting: bool,
+    end: Option<(SenderEnd, Instant)>,
+    waiting_since: Option<Instant>,
+}
+
+/// What is left of the configuration once link and capture have begun.
+struct Settled {
+    live: bool,
+    interval: Duration,
+    count: Option<u64>,
+    duration: Option<Duration>,
+    timeout: Option<Duration>,
+}
+
+/// Sends until the count, the duration, the source or `stop` ends it.
+///
+/// # Errors
+/// [`SessionError`] when the source, the encoder, signaling, or the disk of `save` fails, or the
+/// other device does not come in time.
+pub async fn run(
+    mut config: SenderConfig,
+    stop: impl Future<Output = ()> + Send,
+    tell: &mut (dyn FnMut(SenderEvent) + Send),
+    on_text: &mut tokio::sync::mpsc::Receiver<String>,
+) -> Result<SenderEnd, SessionError> {
+    let save = config
+        .save
+        .as_deref()
+        .map(|dir| FrameWriter::new(dir, &[PictureFormat::H264]))
+        .transpose()
+        .map_err(|error| save_error(&error))?;
+    let (capture, first) = Capture::start(config.capture).await?;
+    tell(SenderEvent::Line(format!("source: {}", capture.description)));
+    config.link.peer.picture_size = capture.picture_size;
+    let mut sender = Sender {
+        link: Link::start(config.link),
+        capture,
+        config: Settled {
+            live: config.live,
+            interval: config.interval,
+            count: config.count,
+            duration: config.duration,
+            timeout: config.timeout,
+        },
+        tell,
+        save,
+        pings: Pings::default(),
+        state: "connecting to signaling".into(),
+        connected_at: None,
+        channel_open: false,
+        due: None,
+        last_sent: None,
+        asked: false,
+        held: (!config.live).then_some(first),
+        last: None,
+        seq: 0,
+        totals: Totals::default(),
+        greeting: false,
+        end: None,
+        waiting_since: Some(Instant::now()),
+    };
+    let result = sender.work(stop, on_text).await;
+    sender.report().await;
+    let reason = match &result {
+        Ok(SenderEnd::Stopped) => "stopped",
+        Ok(_) => "done",
+        Err(_) => "failed",
+    };
+    sender.link.close(reason).await;
+    result
+}
+
+impl Sender<'_> {
+    async fn work(
+        &mut self,
+        stop: impl Future<Output = ()> + Send,
+        texts: &mut tokio::sync::mpsc::Receiver<String>,
+    ) -> Result<SenderEnd, SessionError> {
+        tokio::pin!(stop);
+        let mut second = tokio::time::interval(pings::INTERVAL);
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut texts_open = true;
+        let mut text_id = 0;
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                () = &mut stop => return Ok(SenderEnd::Stopped),
+                event = self.link.next() => self.on_link(event).await?,
+                result = self.capture.result(), if self.asked => self.on_capture(result).await?,
+                _ = second.tick() => self.on_second().await,
+                text = texts.recv(), if texts_open => match text {
+                    Some(text) => {
+                        text_id += 1;
+                        self.send_text(text_id, text).await;
+                    }
+                    None => texts_open = false,
+                },
+                () = until(wake) => self.on_wake().await?,
+            }
+            if let Some((end, at)) = self.end
+                && (Instant::now() >= at || self.link.peer().is_none())
+            {
+                return Ok(end);
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let timeout = self.waiting_since.zip(self.config.timeout).map(|(since, t)| since + t);
+        let duration = self.connected_at.zip(self.config.duration).map(|(at, d)| at + d);
+        let due = if self.asked || self.end.is_some() { None } else { self.due };
+        let end = self.end.map(|(_, at)| at);
+        let over = if self.end.is_some() { None } else { duration };
+        [timeout, over, due, end].into_iter().flatten().min()
+    }
+
+    async fn on_wake(&mut self) -> Result<(), SessionError> {
+        let now = Instant::now();
+        if self.end.is_some() {
+            return Ok(());
+        }
+        if let (Some(since), Some(timeout)) = (self.waiting_since, self.config.timeout)
+            && now >= since + timeout
+        {
+            return Err(never_came("the receiving device", timeout));
+        }
+        if let (Some(at), Some(duration)) = (self.connected_at, self.config.duration)
+            && now >= at + duration
+        {
+            self.end = Some((SenderEnd::Duration, now + LINGER));
+            return Ok(());
+        }
+        if self.due.is_some_and(|due| now >= due) && !self.asked {
+            self.begin_keyframe().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a picture, or sends the one that waits.
+    async fn begin_keyframe(&mut self) -> Result<(), SessionError> {
+        if let Some(held) = self.held.take() {
+            return self.send_keyframe(held).await;
+        }
+        self.asked = true;
+        self.capture.ask(CaptureRequest::Keyframe);
+        Ok(())
+    }
+
+    async fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
+        self.asked = false;
+        match result {
+            CaptureResult::Keyframe(keyframe) => self.send_keyframe(*keyframe).await,
+            CaptureResult::Retry(error) => {
+                self.line(format!("{}: {}; trying again", error.stage, error.message));
+                self.due = Some(Instant::now() + RETRY_SOURCE);
+                Ok(())
+            }
+            CaptureResult::Ended => {
+                self.end = Some((SenderEnd::SourceEnded, Instant::now() + LINGER));
+                Ok(())
+            }
+            CaptureResult::Failed(error) => Err(error),
+        }
+    }
+
+    async fn send_keyframe(&mut self, captured: CapturedKeyframe) -> Result<(), SessionError> {
+        let Some(peer) = self.link.peer().filter(|_| self.connected_at.is_some()) else {
+            // The connection went while the picture was made.
+            if !self.config.live {
+                self.held = Some(captured);
+            }
+            return Ok(());
+        };
+        if let Some((width, height)) = captured.scaled_from {
+            let unit = &captured.access_unit;
+            self.line(format!(
+                "keyframe {}: {width}x{height} does not fit the budget even at QP 51, sent as {}x{}",
+                self.seq + 1,
+                unit.width,
+                unit.height
+            ));
+        }
+        self.seq += 1;
+        let info = keyframe_info(self.seq, &captured, &peer);
+        let now = Instant::now();
+        self.last_sent = Some(now);
+        // The cadence holds although a picture takes time; after a request it begins anew.
+        self.due = Some(match self.due {
+            Some(due) if now < due + self.config.interval && now >= due => due + self.config.interval,
+            _ => now + self.config.interval,
+        });
+        let Some(sent) = transmit(&peer, &info, &captured).await else {
+            self.line(format!("keyframe {} could not be sent: the connection is gone", self.seq));
+            return Ok(());
+        };
+        self.greeting = false;
+        let saved = self.save(&info, &captured).await?;
+        self.last = Some((info.clone(), captured.clone()));
+        (self.tell)(SenderEvent::Sent(Box::new(SentKeyframe { info, captured, sent, saved })));
+        if self.config.count.is_some_and(|count| self.seq >= count) {
+            self.end = Some((SenderEnd::Count, now + LINGER));
+        }
+        Ok(())
+    }
+
+    /// Saves what was sent, off the async threads.
+    async fn save(
+        &mut self,
+        info: &KeyframeInfo,
+        captured: &CapturedKeyframe,
+    ) -> Result<Option<PathBuf>, SessionError> {
+        let Some(mut writer) = self.save.take() else { return Ok(None) };
+        let record = FrameRecord {
+            width: info.width,
+            height: info.height,
+            rtp_timestamp: info.rtp_timestamp,
+            capture_time: Some(info.capture_time),
+            sha256: info.sha256.clone(),
+            ..FrameRecord::default()
+        };
+        let data = captured.access_unit.data.clone();
+        let (writer, written) = tokio::task::spawn_blocking(move || {
+            let written = writer.write(&data, None, record);
+            (writer, written)
+        })
+        .await
+        .map_err(|error| SessionError::new(Stage::Output, error.to_string(), ""))?;
+        self.save = Some(writer);
+        let written = written.map_err(|error| save_error(&error))?;
+        Ok(written.files.into_iter().next())
+    }
+
+    async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
+        match event {
+            LinkEvent::Joined { peer_present } => {
+                if self.connected_at.is_none() {
+                    self.state = "waiting for the receiver".into();
+                }
+                if peer_present == Some(false) {
+                    self.line("in the room; the receiver is not there yet".into());
+                }
+            }
+            LinkEvent::Connected => {
+                self.state = "connected".into();
+                self.connected_at = Some(Instant::now());
+                self.waiting_since = None;
+                self.greeting = true;
+                let wait = if self.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
+                self.due = Some(Instant::now() + wait);
+            }
+            LinkEvent::Lost(why) => {
+                self.line(why);
+                self.disconnected();
+            }
+            LinkEvent::Bye(reason) => {
+                self.line(match reason {
+                    Some(reason) => format!("the receiver said goodbye: {}", printable(&reason)),
+                    None => "the receiver said goodbye".into(),
+                });
+                self.disconnected();
+            }
+            LinkEvent::PeerJoined => self.line("the receiver is in the room".into()),
+            LinkEvent::PeerLeft(reason) => {
+                self.line(format!("the receiver left the room ({reason:?})").to_lowercase());
+            }
+            LinkEvent::SignalingLost(cause) => {
+                self.line(format!("signaling: {cause}; trying again"));
+            }
+            LinkEvent::CandidateError(error) => self.line(format!("ice server {error}")),
+            LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
+            LinkEvent::Peer(event) => self.on_peer(event).await?,
+        }
+        Ok(())
+    }
+
+    fn disconnected(&mut self) {
+        self.state = "waiting for the receiver".into();
+        self.connected_at = None;
+        self.channel_open = false;
+        self.due = None;
+        self.pings.reset();
+        self.totals.connection_ended();
+        self.waiting_since = Some(Instant::now());
+    }
+
+    async fn on_peer(&mut self, event: PeerEvent) -> Result<(), SessionError> {
+        match event {
+            PeerEvent::ControlOpen => {
+                self.channel_open = true;
+                if self.greeting {
+                    let now = Instant::now();
+                    self.due = self.due.map(|due| due.min(now));
+                }
+                self.ping().await;
+            }
+            PeerEvent::KeyframeRequested(_) => self.on_request().await,
+            PeerEvent::Control(message, channel) => self.on_control(message, channel).await,
+            PeerEvent::ControlGarbage(error) => tracing::warn!("{error}"),
+            PeerEvent::State(state) => {
+                tracing::debug!(%state, "peer connection");
+                if state == crate::peer::ConnectionState::Disconnected {
+                    self.state = "disconnected".into();
+                } else if state == crate::peer::ConnectionState::Connected {
+                    self.state = "connected".into();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The other side wants a keyframe: now, but not more often than makes sense.
+    async fn on_request(&mut self) {
+        let now = Instant::now();
+        if self.last_sent.is_some_and(|sent| now < sent + REQUEST_GAP) {
+            return;
+        }
+        if self.end.is_some() {
+            // Everything was sent: the last one once more, for a receiver that missed it.
+            if let (Some((info, captured)), Some(peer)) = (self.last.clone(), self.link.peer()) {
+                self.last_sent = Some(now);
+                let captured = CapturedKeyframe {
+                    access_unit: crate::media::h264::AccessUnit {
+                        captured_at: SystemTime::now(),
+                        ..captured.access_unit
+                    },
+                    ..captured
+                };
+                let rtp_timestamp = peer.rtp_timestamp(&captured.access_unit);
+                let info = KeyframeInfo {
+                    rtp_timestamp: rtp_timestamp.unwrap_or(info.rtp_timestamp),
+                    ..info
+                };
+                transmit(&peer, &info, &captured).await;
+                self.end = self.end.map(|(end, _)| (end, now + LINGER));
+            }
+        } else if self.connected_at.is_some() {
+            self.due = Some(now);
+        }
+    }
+
+    async fn on_control(&mut self, message: ControlMessage, channel: ChannelRef) {
+        let answer = match message {
+            ControlMessage::Ping { id, ts } => ControlMessage::Pong { id, ts },
+            ControlMessage::Pong { id, .. } => {
+                self.pings.pong(&id, std::time::Instant::now());
+                return;
+            }
+            ControlMessage::Text { id, text } => {
+                (self.tell)(SenderEvent::Text(printable(&text)));
+                ControlMessage::Ack { id: Some(id), error: None }
+            }
+            ControlMessage::KeyframeRequest { .. } => {
+                self.on_request().await;
+                return;
+            }
+            ControlMessage::Set { id, settings } => {
+                ControlMessage::Ack { id, error: self.set(&settings).err() }
+            }
+            ControlMessage::Ack { error: Some(error), .. } => {
+                self.line(format!("the receiver refused a message: {}", printable(&error)));
+                return;
+            }
+            _ => return,
+        };
+        if let Some(peer) = self.link.peer() {
+            peer.answer_control(&answer, &channel).await;
+        }
+    }
+
+    /// Obeys a `set`, all of it or nothing.
+    fn set(&mut self, settings: &Settings) -> Result<(), String> {
+        let interval = settings.interval_ms.map(Duration::from_millis);
+        if let Some(interval) = interval
+            && !(INTERVAL_RANGE.0..=INTERVAL_RANGE.1).contains(&interval)
+        {
+            return Err("intervalMs must be from 100 to 86400000".into());
+        }
+        if settings.max_bytes.is_some_and(|bytes| !(1_000..=10_000_000).contains(&bytes)) {
+            return Err("maxBytes must be from 1000 to 10000000".into());
+        }
+        let size = match (settings.width, settings.height) {
+            (None, None) => None,
+            (Some(w), Some(h)) if (16..=3840).contains(&w) && (16..=3840).contains(&h) => Some((w, h)),
+            (Some(_), Some(_)) => return Err("width and height must be from 16 to 3840".into()),
+            _ => return Err("width and height go together".into()),
+        };
+        if let Some(interval) = interval {
+            self.config.interval = interval;
+            if let (Some(sent), Some(_)) = (self.last_sent, self.due) {
+                self.due = Some(sent + interval);
+            }
+            self.line(format!("the receiver set the interval to {interval:?}"));
+        }
+        if let Some(bytes) = settings.max_bytes {
+            self.capture.ask(CaptureRequest::MaxBytes(bytes as usize));
+            self.line(format!("the receiver set the largest keyframe to {bytes} bytes"));
+        }
+        if let Some((width, height)) = size {
+            self.capture.ask(CaptureRequest::Size(width, height));
+            self.line(format!("the receiver set the picture to {width}x{height}"));
+        }
+        Ok(())
+    }
+
+    async fn send_text(&mut self, id: i64, text: String) {
+        let message =
+            ControlMessage::Text { id: crate::proto::control::Id::Number(id), text };
+        let sent = match self.link.peer() {
+            Some(peer) => peer.send_control(&message).await.is_ok(),
+            None => false,
+        };
+        if !sent {
+            self.line("text not sent: no connection".into());
+        }
+    }
+
+    async fn ping(&mut self) {
+        let Some(peer) = self.link.peer().filter(|_| self.channel_open) else { return };
+        let ping = self.pings.ping(std::time::Instant::now(), SystemTime::now());
+        if let Err(error) = peer.send_control(&ping).await {
+            tracing::debug!("ping: {error}");
+        }
+    }
+
+    async fn on_second(&mut self) {
+        self.ping().await;
+        self.report().await;
+    }
+
+    async fn report(&mut self) {
+        if let Some(peer) = self.link.peer() {
+            self.totals.update(peer.stats().await);
+        }
+        let report = Report {
+            state: self.state.clone(),
+            stats: self.totals.sum(),
+            rtt_ms: self.pings.take_times(),
+            pings_lost: self.pings.lost(),
+            keyframes: self.seq,
+            last_bytes: self.last.as_ref().map(|(info, _)| info.bytes),
+            ..Report::default()
+        };
+        (self.tell)(SenderEvent::Report(Box::new(report)));
+    }
+
+    fn line(&mut self, text: String) {
+        (self.tell)(SenderEvent::Line(text));
+    }
+}
+
+fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> KeyframeInfo {
+    let unit = &captured.access_unit;
+    KeyframeInfo {
+        seq,
+        rtp_timestamp: peer.rtp_timestamp(unit).unwrap_or_default(),
+        capture_time: epoch_seconds(unit.captured_at),
+        bytes: unit.data.len() as u64,
+        sha256: hex(&Sha256::digest(&unit.data)),
+        width: unit.width,
+        height: unit.height,
+    }
+}
+
+fn save_error(error: &crate::media::sink::SinkError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        error.to_string(),
+        "check the path of --save, its permissions and the room on its disk",
+    )
+}
+
+/// Sends what the control channel says of a keyframe, and the keyframe.
+async fn transmit(
+    peer: &Arc<Peer>,
+    info: &KeyframeInfo,
+    captured: &CapturedKeyframe,
+) -> Option<SentAccessUnit> {
+    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info.clone())).await {
+        tracing::debug!("keyframe message: {error}");
+    }
+    match peer.send_access_unit(&captured.access_unit).await {
+        Ok(sent) => Some(sent),
+        Err(error) => {
+            tracing::debug!("keyframe: {error}");
+            None
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Text of the other side, safe to print on a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(4096).collect()
+}
+
+pub(crate) fn never_came(who: &str, timeout: Duration) -> SessionError {
+    SessionError::new(
+        Stage::Room,
+        format!("{who} did not come within {timeout:?}"),
+        "start it with the same --signal and --pair, or give a longer --timeout",
+    )
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
