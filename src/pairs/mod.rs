@@ -1,1 +1,154 @@
-//! The `device_pairs` store.
+//! The `device_pairs` store: which phone and which Mac may meet, and whose they are.
+
+pub mod sqlite;
+
+use async_trait::async_trait;
+
+use crate::types::{DeviceId, PairId};
+
+/// Which of the two devices of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The phone: it sends, offers, and is impolite in W3C perfect negotiation.
+    Ios,
+    /// The Mac: it receives, answers, and is polite.
+    Mac,
+}
+
+impl Role {
+    /// The role of the other device.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Ios => Self::Mac,
+            Self::Mac => Self::Ios,
+        }
+    }
+}
+
+/// State of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Offered by one device, not yet confirmed by the other.
+    Pending,
+    /// The devices may meet.
+    Active,
+    /// Ended for good.
+    Revoked,
+}
+
+impl Status {
+    /// As in the table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// One row of `device_pairs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// Its id: the JWT claim `pairId`.
+    pub id: PairId,
+    /// The user both devices belong to.
+    pub user_id: String,
+    /// The Mac.
+    pub mac: DeviceId,
+    /// The phone.
+    pub ios: DeviceId,
+    /// State.
+    pub status: Status,
+    /// Seconds since 1970.
+    pub created_at: u64,
+    /// Seconds since 1970; there when and only when revoked.
+    pub revoked_at: Option<u64>,
+}
+
+impl Pair {
+    /// A new active pair.
+    #[must_use]
+    pub fn active(
+        id: impl Into<PairId>,
+        user_id: impl Into<String>,
+        ios: impl Into<DeviceId>,
+        mac: impl Into<DeviceId>,
+        created_at: u64,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            user_id: user_id.into(),
+            mac: mac.into(),
+            ios: ios.into(),
+            status: Status::Active,
+            created_at,
+            revoked_at: None,
+        }
+    }
+
+    /// The role of `device` in this pair; none when it is a third device.
+    #[must_use]
+    pub fn role(&self, device: &DeviceId) -> Option<Role> {
+        if *device == self.ios {
+            Some(Role::Ios)
+        } else if *device == self.mac {
+            Some(Role::Mac)
+        } else {
+            None
+        }
+    }
+}
+
+/// An operation of the store that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store could not be opened.
+    #[error("cannot open the pair store {subject}: {cause}")]
+    Open {
+        /// File or URL.
+        subject: String,
+        /// What the driver said.
+        cause: String,
+    },
+    /// A query failed: the store is down, or its data is damaged.
+    #[error("cannot {operation} in the pair store: {cause}")]
+    Query {
+        /// What was to be done.
+        operation: &'static str,
+        /// What the driver said.
+        cause: String,
+    },
+    /// A pair that breaks a rule of the table.
+    #[error("pair `{id}` cannot be added: {rule}")]
+    Rule {
+        /// The pair.
+        id: PairId,
+        /// The rule.
+        rule: String,
+    },
+}
+
+/// Where pairs are kept. Reads always see the newest state: nothing is cached.
+#[async_trait]
+pub trait PairStore: Send + Sync {
+    /// The pair, if it is active.
+    async fn active_pair(&self, id: &PairId) -> Result<Option<Pair>, StoreError>;
+
+    /// The active pairs of a user that `device` belongs to, oldest first.
+    async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError>;
+
+    /// Adds a pair.
+    async fn add(&self, pair: &Pair) -> Result<(), StoreError>;
+
+    /// All pairs, oldest first.
+    async fn list(&self) -> Result<Vec<Pair>, StoreError>;
+
+    /// Revokes a pair at the time `now`; false when there was none to revoke.
+    async fn revoke(&self, id: &PairId, now: u64) -> Result<bool, StoreError>;
+
+    /// Whether the store answers.
+    async fn ready(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,380 @@
+//! Compact JWS (RFC 7515 §3.1): signing keys with their ids, signing, and checking a signature.
+//!
+//! Each key is bound to one algorithm when it is configured. The `alg` of a token is only compared
+//! with it, never obeyed (RFC 8725 §3.1): a token cannot choose `none`, nor have a public key used
+//! as an HMAC secret.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{DecodingKey, EncodingKey, crypto, jwk::Jwk};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{jwt::TokenError, secret::Secret};
+
+/// Shortest HMAC secret accepted, bytes (RFC 7518 §3.2: no shorter than the hash).
+pub const MIN_SECRET_BYTES: usize = 32;
+
+/// Longest token looked at, bytes.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Signature algorithm a key is bound to (RFC 7518 §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// HMAC with SHA-256.
+    Hs256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+}
+
+impl Algorithm {
+    /// As in the header's `alg`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Es256 => "ES256",
+            Self::Rs256 => "RS256",
+        }
+    }
+
+    fn native(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::Hs256 => jsonwebtoken::Algorithm::HS256,
+            Self::Es256 => jsonwebtoken::Algorithm::ES256,
+            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A key that could not be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Shorter than [`MIN_SECRET_BYTES`].
+    #[error("an HS256 secret of {0} bytes is too short: it needs at least {MIN_SECRET_BYTES}")]
+    ShortSecret(usize),
+    /// Neither an EC P-256 nor an RSA key in PEM form.
+    #[error(
+        "the PEM text holds no P-256 or RSA key (PKCS#8 private or SubjectPublicKeyInfo public)"
+    )]
+    BadPem,
+    /// Two keys with the same id.
+    #[error("two keys have the id `{0}`")]
+    DuplicateKid(String),
+    /// There is no key at all.
+    #[error("no signing key was given")]
+    NoKey,
+}
+
+/// One key: its id, its algorithm, and its verifying and perhaps its signing half.
+#[derive(Clone)]
+pub struct Key {
+    kid: String,
+    algorithm: Algorithm,
+    decoding: DecodingKey,
+    encoding: Option<EncodingKey>,
+}
+
+impl Key {
+    /// An HMAC key from a shared secret.
+    ///
+    /// # Errors
+    /// [`KeyError::ShortSecret`] below [`MIN_SECRET_BYTES`].
+    pub fn hs256(kid: impl Into<String>, secret: &Secret) -> Result<Self, KeyError> {
+        if secret.len() < MIN_SECRET_BYTES {
+            return Err(KeyError::ShortSecret(secret.len()));
+        }
+        Ok(Self {
+            kid: kid.into(),
+            algorithm: Algorithm::Hs256,
+            decoding: DecodingKey::from_secret(secret.expose()),
+            encoding: Some(EncodingKey::from_secret(secret.expose())),
+        })
+    }
+
+    /// An ES256 or RS256 key from PEM text: a PKCS#8 private key, or a public key that only
+    /// verifies. The kind of the key decides the algorithm.
+    ///
+    /// # Errors
+    /// [`KeyError::BadPem`] when it is neither.
+    pub fn pem(kid: impl Into<String>, pem: &[u8]) -> Result<Self, KeyError> {
+        let kid = kid.into();
+        let private = [
+            (Algorithm::Es256, EncodingKey::from_ec_pem(pem)),
+            (Algorithm::Rs256, EncodingKey::from_rsa_pem(pem)),
+        ];
+        for (algorithm, key) in private {
+            let Ok(encoding) = key else { continue };
+            let public = Jwk::from_encoding_key(&encoding, algorithm.native())
+                .and_then(|jwk| DecodingKey::from_jwk(&jwk));
+            if let Ok(decoding) = public {
+                return Ok(Self { kid, algorithm, decoding, encoding: Some(encoding) });
+            }
+        }
+        let public = [
+            (Algorithm::Es256, DecodingKey::from_ec_pem(pem)),
+            (Algorithm::Rs256, DecodingKey::from_rsa_pem(pem)),
+        ];
+        for (algorithm, key) in public {
+            if let Ok(decoding) = key {
+                return Ok(Self { kid, algorithm, decoding, encoding: None });
+            }
+        }
+        Err(KeyError::BadPem)
+    }
+
+    /// A key from what an operator gives: PEM text, or else a shared secret. Its id is taken from
+    /// its SHA-256, so that the same key has the same id everywhere.
+    ///
+    /// # Errors
+    /// As [`Key::hs256`] and [`Key::pem`].
+    pub fn from_secret_or_pem(secret: &Secret) -> Result<Self, KeyError> {
+        let kid: String =
+            Sha256::digest(secret.expose()).iter().take(4).map(|b| format!("{b:02x}")).collect();
+        if secret.expose().trim_ascii_start().starts_with(b"-----BEGIN") {
+            Self::pem(kid, secret.expose())
+        } else {
+            Self::hs256(kid, secret)
+        }
+    }
+
+    /// The header's `kid` of tokens by this key.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The one algorithm of this key.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("kid", &self.kid)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys in use: the first that can sign signs, all verify. Several at once let keys rotate.
+#[derive(Debug, Clone)]
+pub struct SigningKeys(Vec<Key>);
+
+impl SigningKeys {
+    /// Puts keys together, the signing one first.
+    ///
+    /// # Errors
+    /// When there is none, or when two have one id.
+    pub fn new(keys: Vec<Key>) -> Result<Self, KeyError> {
+        if keys.is_empty() {
+            return Err(KeyError::NoKey);
+        }
+        for (at, key) in keys.iter().enumerate() {
+            if keys[..at].iter().any(|earlier| earlier.kid == key.kid) {
+                return Err(KeyError::DuplicateKid(key.kid.clone()));
+            }
+        }
+        Ok(Self(keys))
+    }
+
+    /// All keys, the signing one first.
+    #[must_use]
+    pub fn keys(&self) -> &[Key] {
+        &self.0
+    }
+
+    /// Signs `payload`, which must be JSON.
+    ///
+    /// # Errors
+    /// [`TokenError::CannotSign`] when no key has a private half, or the computation failed.
+    pub fn sign(&self, payload: &[u8]) -> Result<String, TokenError> {
+        let (key, encoding) = self
+            .0
+            .iter()
+            .find_map(|key| key.encoding.as_ref().map(|encoding| (key, encoding)))
+            .ok_or(TokenError::CannotSign)?;
+        let header = serde_json::json!({
+            "alg": key.algorithm.as_str(), "typ": "JWT", "kid": key.kid,
+        });
+        let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(payload, &mut token);
+        let signature = crypto::sign(token.as_bytes(), encoding, key.algorithm.native())
+            .map_err(|_| TokenError::CannotSign)?;
+        token.push('.');
+        token.push_str(&signature);
+        Ok(token)
+    }
+
+    /// Checks the signature of `jws`. A token with a `kid` must be signed by that key; one without
+    /// is tried with every key bound to its `alg`.
+    ///
+    /// # Errors
+    /// `none`, `crit`, an unknown `kid`, another algorithm than the key's, or a wrong signature.
+    pub fn verify(&self, jws: &Jws<'_>) -> Result<(), TokenError> {
+        jws.refuse_unsafe_header()?;
+        let candidates: Vec<&Key> = match &jws.header.kid {
+            Some(kid) => {
+                let key = self.0.iter().find(|key| key.kid == *kid);
+                vec![key.ok_or_else(|| TokenError::UnknownKey(kid.clone()))?]
+            }
+            None => self.0.iter().collect(),
+        };
+        let pinned = candidates[0].algorithm;
+        let mut tried = false;
+        for key in candidates {
+            if key.algorithm.as_str() != jws.header.alg {
+                continue;
+            }
+            tried = true;
+            let message = jws.signing_input.as_bytes();
+            let good =
+                crypto::verify(jws.signature, message, &key.decoding, key.algorithm.native());
+            if matches!(good, Ok(true)) {
+                return Ok(());
+            }
+        }
+        if tried {
+            Err(TokenError::BadSignature)
+        } else {
+            Err(TokenError::WrongAlgorithm { found: jws.header.alg.clone(), pinned })
+        }
+    }
+}
+
+/// Header parameters that matter here (RFC 7515 §4.1); others are ignored.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Header {
+    /// Algorithm the token claims to be signed with.
+    pub alg: String,
+    /// Id of the key.
+    #[serde(default)]
+    pub kid: Option<String>,
+    /// Extensions that must be understood: always a reason to refuse.
+    #[serde(default)]
+    pub crit: Option<serde_json::Value>,
+}
+
+/// A token taken apart; nothing in it is verified yet.
+#[derive(Debug)]
+pub struct Jws<'a> {
+    /// The protected header.
+    pub header: Header,
+    /// The payload, decoded.
+    pub payload: Vec<u8>,
+    signing_input: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> Jws<'a> {
+    /// Takes a compact JWS apart.
+    ///
+    /// # Errors
+    /// [`TokenError::TooLong`] and [`TokenError::Malformed`].
+    pub fn parse(token: &'a str) -> Result<Self, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong(token.len()));
+        }
+        let malformed = |what: &str| TokenError::Malformed(what.to_owned());
+        let mut parts = token.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(malformed("it does not have three parts"));
+        };
+        let signing_input = &token[..header.len() + 1 + payload.len()];
+        let header =
+            URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed("its header is not base64url"))?;
+        let payload = URL_SAFE_NO_PAD
+            .decode(payload)
+            .map_err(|_| malformed("its payload is not base64url"))?;
+        let header = serde_json::from_slice(&header)
+            .map_err(|error| TokenError::Malformed(format!("its header: {error}")))?;
+        Ok(Self { header, payload, signing_input, signature })
+    }
+
+    pub(super) fn refuse_unsafe_header(&self) -> Result<(), TokenError> {
+        if self.header.alg.eq_ignore_ascii_case("none") {
+            return Err(TokenError::Unsigned);
+        }
+        if self.header.crit.is_some() {
+            return Err(TokenError::Critical);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7515 appendix A.1.
+    const A1: &str = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    const A1_KEY: &str =
+        "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+
+    fn a1_keys() -> SigningKeys {
+        let secret = Secret::from(URL_SAFE_NO_PAD.decode(A1_KEY).unwrap().as_slice());
+        SigningKeys::new(vec![Key::hs256("a1", &secret).unwrap()]).unwrap()
+    }
+
+    #[test]
+    fn rfc_7515_a1_verifies_and_a_changed_one_does_not() {
+        assert_eq!(a1_keys().verify(&Jws::parse(A1).unwrap()), Ok(()));
+        let forged = A1.replace("dBjftJ", "dBjftK");
+        assert_eq!(a1_keys().verify(&Jws::parse(&forged).unwrap()), Err(TokenError::BadSignature));
+    }
+
+    #[test]
+    fn kid_is_looked_up_and_rotation_keeps_old_tokens_good() {
+        let key = |kid: &str, fill: &str| Key::hs256(kid, &Secret::from(fill.repeat(32))).unwrap();
+        let before = SigningKeys::new(vec![key("old", "a")]).unwrap();
+        let during = SigningKeys::new(vec![key("new", "b"), key("old", "a")]).unwrap();
+        let after = SigningKeys::new(vec![key("new", "b")]).unwrap();
+        let old = before.sign(b"{}").unwrap();
+        let new = during.sign(b"{}").unwrap();
+        assert_eq!(during.verify(&Jws::parse(&old).unwrap()), Ok(()));
+        assert_eq!(during.verify(&Jws::parse(&new).unwrap()), Ok(()));
+        assert_eq!(
+            after.verify(&Jws::parse(&old).unwrap()),
+            Err(TokenError::UnknownKey("old".into()))
+        );
+    }
+
+    #[test]
+    fn keys_are_refused_when_weak_or_doubled() {
+        assert_eq!(Key::hs256("k", &Secret::from("short")).unwrap_err(), KeyError::ShortSecret(5));
+        let key = Key::hs256("k", &Secret::random()).unwrap();
+        assert_eq!(
+            SigningKeys::new(vec![key.clone(), key]).unwrap_err(),
+            KeyError::DuplicateKid("k".into())
+        );
+        assert_eq!(SigningKeys::new(Vec::new()).unwrap_err(), KeyError::NoKey);
+        assert_eq!(Key::pem("k", b"-----BEGIN NOTHING-----").unwrap_err(), KeyError::BadPem);
+    }
+
+    #[test]
+    fn garbage_is_malformed() {
+        for garbage in ["", "a", "a.b", "a.b.c.d", "e30.e30.", "!.!.!", "bnVsbA.e30.x"] {
+            assert!(
+                matches!(Jws::parse(garbage), Err(TokenError::Malformed(_))),
+                "{garbage} was taken"
+            );
+        }
+        let long = "a".repeat(MAX_TOKEN_BYTES + 1);
+        assert_eq!(Jws::parse(&long).unwrap_err(), TokenError::TooLong(long.len()));
+    }
+}

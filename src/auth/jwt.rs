@@ -1,0 +1,266 @@
+//! The signaling JWT (RFC 7519): minting one, and every reason to refuse one.
+//!
+//! What is demanded, and stricter than common library defaults: `sub`, `pairId` and `exp` must be
+//! there; `iss` and `aud` must be there and right when they are configured; `nbf` and `iat` are
+//! checked; a lifetime over [`MAX_LIFETIME_S`] is refused; clocks may differ by [`LEEWAY_S`].
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::jws::{Algorithm, Jws, SigningKeys};
+use crate::{
+    proto::claims::{Audience, Claims, LEEWAY_S, MAX_LIFETIME_S},
+    types::{DeviceId, PairId},
+};
+
+/// Why a token is refused, or could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Longer than any real token.
+    #[error("the token of {0} bytes is too long")]
+    TooLong(usize),
+    /// Not a compact JWS with a JSON header.
+    #[error("the token is malformed: {0}")]
+    Malformed(String),
+    /// `alg` is `none`.
+    #[error("the token is not signed (alg `none`)")]
+    Unsigned,
+    /// The header has `crit`.
+    #[error("the token's header has `crit`, and no extension is understood")]
+    Critical,
+    /// Another algorithm than the key is bound to.
+    #[error("the token's alg is `{found}`, but the key is for {pinned}")]
+    WrongAlgorithm {
+        /// `alg` of the token.
+        found: String,
+        /// Algorithm of the key.
+        pinned: Algorithm,
+    },
+    /// No key with this `kid`.
+    #[error("no key has the token's kid `{0}`")]
+    UnknownKey(String),
+    /// The signature does not match.
+    #[error("the signature does not match")]
+    BadSignature,
+    /// A claim that must be there is missing or empty.
+    #[error("the claim `{0}` is missing")]
+    MissingClaim(&'static str),
+    /// A claim has the wrong JSON type.
+    #[error("the claims are not understood: {0}")]
+    BadClaims(String),
+    /// Past `exp`.
+    #[error("the token expired {0} s ago")]
+    Expired(u64),
+    /// Before `nbf`.
+    #[error("the token is not valid for another {0} s (nbf)")]
+    NotYetValid(u64),
+    /// `iat` lies in the future.
+    #[error("the token was issued {0} s in the future (iat)")]
+    IssuedInFuture(u64),
+    /// Valid for longer than allowed.
+    #[error("the token lives for {0} s, over the limit of {MAX_LIFETIME_S}")]
+    LifetimeTooLong(u64),
+    /// `iss` is not the configured one.
+    #[error("the issuer is {}, not `{expected}`", quoted(.found.as_deref()))]
+    WrongIssuer {
+        /// `iss` of the token.
+        found: Option<String>,
+        /// The configured one.
+        expected: String,
+    },
+    /// `aud` does not name the configured audience.
+    #[error("the audience `{expected}` is not among the token's")]
+    WrongAudience {
+        /// The configured one.
+        expected: String,
+    },
+    /// There is no private key, or signing failed.
+    #[error("no key that can sign")]
+    CannotSign,
+}
+
+impl TokenError {
+    /// Short name for programs, as in error answers.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Expired(_) => "token-expired",
+            Self::CannotSign => "cannot-sign",
+            _ => "bad-token",
+        }
+    }
+}
+
+fn quoted(text: Option<&str>) -> String {
+    text.map_or_else(|| "missing".to_owned(), |text| format!("`{text}`"))
+}
+
+/// What a token must say besides the required claims. What is `None` is not looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The one issuer accepted.
+    pub issuer: Option<String>,
+    /// The audience that must be named.
+    pub audience: Option<String>,
+}
+
+/// Checks signaling tokens.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    keys: SigningKeys,
+    policy: Policy,
+}
+
+impl Verifier {
+    /// A verifier for tokens by any of `keys`.
+    #[must_use]
+    pub fn new(keys: SigningKeys, policy: Policy) -> Self {
+        Self { keys, policy }
+    }
+
+    /// Checks signature and claims of `token` at the time `now`, seconds since 1970.
+    ///
+    /// # Errors
+    /// The first reason to refuse it.
+    pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
+        let jws = Jws::parse(token)?;
+        self.keys.verify(&jws)?;
+        check_claims(&jws.payload, &self.policy, now)
+    }
+
+    /// Mints a token for one device of a pair, valid for `ttl_s` from `now` on.
+    ///
+    /// # Errors
+    /// [`TokenError::CannotSign`] when there is no private key.
+    pub fn mint(
+        &self,
+        device: DeviceId,
+        pair: PairId,
+        now: u64,
+        ttl_s: u64,
+    ) -> Result<(String, Claims), TokenError> {
+        let claims = Claims {
+            sub: device,
+            pair_id: pair,
+            exp: now + ttl_s,
+            iat: Some(now),
+            nbf: None,
+            iss: self.policy.issuer.clone(),
+            aud: self.policy.audience.clone().map(Audience::One),
+            jti: Some(uuid::Uuid::new_v4().to_string()),
+        };
+        Ok((mint(&self.keys, &claims)?, claims))
+    }
+}
+
+/// Signs `claims` as they are; they need not be acceptable.
+///
+/// # Errors
+/// [`TokenError::CannotSign`] when there is no private key.
+pub fn mint(keys: &SigningKeys, claims: &Claims) -> Result<String, TokenError> {
+    let payload = serde_json::to_vec(claims).expect("claims hold only JSON values");
+    keys.sign(&payload)
+}
+
+/// What a token says of itself; nothing is verified.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Unverified {
+    /// The protected header.
+    pub header: Value,
+    /// The claims.
+    pub claims: Value,
+}
+
+/// Takes a token apart for display, without any check.
+///
+/// # Errors
+/// [`TokenError::Malformed`] or [`TokenError::TooLong`] when there is nothing to display.
+pub fn inspect_unverified(token: &str) -> Result<Unverified, TokenError> {
+    let jws = Jws::parse(token)?;
+    let header = token.split('.').next().unwrap_or_default();
+    let header = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, header)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    let claims = serde_json::from_slice(&jws.payload)
+        .map_err(|error| TokenError::Malformed(format!("its claims: {error}")))?;
+    Ok(Unverified { header, claims })
+}
+
+/// Every check of [`Verifier::verify`] that needs no key: `none`, `crit` and the claims.
+///
+/// # Errors
+/// The first reason to refuse it.
+pub fn check_unverified(token: &str, policy: &Policy, now: u64) -> Result<Claims, TokenError> {
+    let jws = Jws::parse(token)?;
+    jws.refuse_unsafe_header()?;
+    check_claims(&jws.payload, policy, now)
+}
+
+fn check_claims(payload: &[u8], policy: &Policy, now: u64) -> Result<Claims, TokenError> {
+    let claims = required_claims(payload)?;
+    check_times(&claims, now)?;
+    if let Some(expected) = &policy.issuer
+        && claims.iss.as_ref() != Some(expected)
+    {
+        return Err(TokenError::WrongIssuer { found: claims.iss, expected: expected.clone() });
+    }
+    if let Some(expected) = &policy.audience
+        && !claims.aud.as_ref().is_some_and(|aud| aud.contains(expected))
+    {
+        return Err(TokenError::WrongAudience { expected: expected.clone() });
+    }
+    Ok(claims)
+}
+
+fn required_claims(payload: &[u8]) -> Result<Claims, TokenError> {
+    let bad = |error: serde_json::Error| TokenError::BadClaims(error.to_string());
+    let value: Value = serde_json::from_slice(payload).map_err(bad)?;
+    for name in ["sub", "pairId", "exp"] {
+        if matches!(value.get(name), None | Some(Value::Null)) {
+            return Err(TokenError::MissingClaim(name));
+        }
+    }
+    // Read from the text again: a doubled claim is an error there, and lost in `value`.
+    let claims: Claims = serde_json::from_slice(payload).map_err(bad)?;
+    if claims.sub.as_str().is_empty() {
+        return Err(TokenError::MissingClaim("sub"));
+    }
+    if claims.pair_id.as_str().is_empty() {
+        return Err(TokenError::MissingClaim("pairId"));
+    }
+    Ok(claims)
+}
+
+/// `exp`, `nbf`, `iat` and the lifetime. Without `iat` the lifetime is counted from `now`.
+fn check_times(claims: &Claims, now: u64) -> Result<(), TokenError> {
+    check_window(claims.exp, claims.nbf, claims.iat, now)?;
+    let lifetime = match claims.iat {
+        Some(iat) => claims.exp.saturating_sub(iat),
+        None => claims.exp.saturating_sub(now.saturating_add(LEEWAY_S)),
+    };
+    if lifetime > MAX_LIFETIME_S {
+        return Err(TokenError::LifetimeTooLong(lifetime));
+    }
+    Ok(())
+}
+
+/// The time window of any token: `exp`, `nbf` and `iat`, each with [`LEEWAY_S`].
+pub(super) fn check_window(
+    exp: u64,
+    nbf: Option<u64>,
+    iat: Option<u64>,
+    now: u64,
+) -> Result<(), TokenError> {
+    if now >= exp.saturating_add(LEEWAY_S) {
+        return Err(TokenError::Expired(now - exp));
+    }
+    let latest = now.saturating_add(LEEWAY_S);
+    if let Some(nbf) = nbf.filter(|nbf| *nbf > latest) {
+        return Err(TokenError::NotYetValid(nbf - now));
+    }
+    if let Some(iat) = iat.filter(|iat| *iat > latest) {
+        return Err(TokenError::IssuedInFuture(iat - now));
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The login token of the token API: which user is asking.
+//!
+//! In production it is a Supabase access token; here HS256 with the project's secret. The dev
+//! server also takes the fixed token [`DEV_TOKEN`]; it listens on loopback only.
+
+use async_trait::async_trait;
+use serde::Deserialize;
+
+use super::{
+    jws::{Jws, Key, KeyError, SigningKeys},
+    jwt::{TokenError, check_window},
+    secret::Secret,
+};
+use crate::proto::claims::Audience;
+
+/// Login token of the dev server.
+pub const DEV_TOKEN: &str = "dev";
+
+/// User behind [`DEV_TOKEN`].
+pub const DEV_USER: &str = "dev-user";
+
+/// The audience of a signed-in user's access token.
+pub const AUTHENTICATED: &str = "authenticated";
+
+/// A login that was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// The access token is no good.
+    #[error("the login token is refused: {0}")]
+    Refused(#[from] TokenError),
+    /// Who could tell is not reachable.
+    #[error("the login service cannot be asked: {0}")]
+    Unavailable(String),
+}
+
+/// Tells who is behind a login token.
+#[async_trait]
+pub trait LoginCheck: Send + Sync {
+    /// The id of the user behind `token` at the time `now`, seconds since 1970.
+    ///
+    /// # Errors
+    /// When the token is refused, or nobody could be asked.
+    async fn user(&self, token: &str, now: u64) -> Result<String, LoginError>;
+}
+
+/// Access tokens as Supabase issues them: HS256, `sub` is the user, `aud` is `authenticated`.
+#[derive(Debug, Clone)]
+pub struct AccessTokens {
+    keys: SigningKeys,
+    issuer: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct AccessClaims {
+    #[serde(default)]
+    sub: String,
+    exp: u64,
+    #[serde(default)]
+    iat: Option<u64>,
+    #[serde(default)]
+    nbf: Option<u64>,
+    #[serde(default)]
+    iss: Option<String>,
+    #[serde(default)]
+    aud: Option<Audience>,
+}
+
+impl AccessTokens {
+    /// Takes tokens signed with `secret`, and by `issuer` when it is given.
+    ///
+    /// # Errors
+    /// [`KeyError::ShortSecret`] when the secret is too short.
+    pub fn new(secret: &Secret, issuer: Option<String>) -> Result<Self, KeyError> {
+        // A token's own `kid` is the issuer's business: there is one key, tried for any.
+        Ok(Self { keys: SigningKeys::new(vec![Key::hs256("login", secret)?])?, issuer })
+    }
+
+    fn check(&self, token: &str, now: u64) -> Result<String, TokenError> {
+        let mut jws = Jws::parse(token)?;
+        jws.header.kid = None;
+        self.keys.verify(&jws)?;
+        let claims: AccessClaims = serde_json::from_slice(&jws.payload)
+            .map_err(|error| TokenError::BadClaims(error.to_string()))?;
+        check_window(claims.exp, claims.nbf, claims.iat, now)?;
+        if claims.sub.is_empty() {
+            return Err(TokenError::MissingClaim("sub"));
+        }
+        if !claims.aud.is_some_and(|aud| aud.contains(AUTHENTICATED)) {
+            return Err(TokenError::WrongAudience { expected: AUTHENTICATED.to_owned() });
+        }
+        if let Some(expected) = &self.issuer
+            && claims.iss.as_ref() != Some(expected)
+        {
+            return Err(TokenError::WrongIssuer { found: claims.iss, expected: expected.clone() });
+        }
+        Ok(claims.sub)
+    }
+}
+
+#[async_trait]
+impl LoginCheck for AccessTokens {
+    async fn user(&self, token: &str, now: u64) -> Result<String, LoginError> {
+        Ok(self.check(token, now)?)
+    }
+}
+
+/// The dev server's login: [`DEV_TOKEN`] is [`DEV_USER`]; access tokens when a secret is set.
+#[derive(Debug, Clone, Default)]
+pub struct DevLogin {
+    /// Access tokens taken besides the fixed one.
+    pub access_tokens: Option<AccessTokens>,
+}
+
+#[async_trait]
+impl LoginCheck for DevLogin {
+    async fn user(&self, token: &str, now: u64) -> Result<String, LoginError> {
+        if token == DEV_TOKEN {
+            return Ok(DEV_USER.to_owned());
+        }
+        match &self.access_tokens {
+            Some(tokens) => tokens.user(token, now).await,
+            None => Err(TokenError::Malformed(format!(
+                "a dev server takes the login token `{DEV_TOKEN}` only"
+            ))
+            .into()),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A shared secret: compared in constant time, and never printed.
+
+use std::{fmt, sync::Arc};
+
+use subtle::ConstantTimeEq;
+
+/// A shared secret. `Debug` shows only its length.
+#[derive(Clone)]
+pub struct Secret(Arc<[u8]>);
+
+impl Secret {
+    /// A fresh secret of 32 random bytes.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Arc::from(rand::random::<[u8; 32]>().as_slice()))
+    }
+
+    /// The bytes, for a computation with them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Compares with `other` in a time that depends on the lengths only.
+    #[must_use]
+    pub fn is(&self, other: &[u8]) -> bool {
+        self.0.ct_eq(other).into()
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(Arc::from(text.as_bytes()))
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<&[u8]> for Secret {
+    fn from(bytes: &[u8]) -> Self {
+        Self(Arc::from(bytes))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_not_printed() {
+        assert_eq!(format!("{:?}", Secret::from("hush")), "Secret(4 bytes)");
+    }
+
+    #[test]
+    fn compares_bytes() {
+        let secret = Secret::from("hush");
+        assert!(secret.is(b"hush"));
+        assert!(!secret.is(b"husH"));
+        assert!(!secret.is(b"hush!"));
+    }
+}

@@ -1,0 +1,151 @@
+//! TURN REST credentials: a user name that says until when it is good, and a password computed from
+//! it with a secret shared between the token API and the TURN server.
+//!
+//! `username = <unix expiry>:<id>`, `password = base64(HMAC-SHA1(secret, username))`
+//! (draft-uberti-behave-turn-rest-00 §2.2). Two secrets at once let the secret rotate.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
+
+use super::secret::Secret;
+
+/// A user name and the password that goes with it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `<unix expiry>:<id>`.
+    pub username: String,
+    /// The TURN password (W3C `RTCIceServer.credential`).
+    pub password: String,
+    /// Seconds since 1970.
+    pub expires_at: u64,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// Credentials that were refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialError {
+    /// The user name is not `<unix expiry>:<id>`.
+    #[error("the TURN user name does not start with an expiry time")]
+    Malformed,
+    /// Past the expiry in the user name.
+    #[error("the TURN user name expired {0} s ago")]
+    Expired(u64),
+    /// The password does not go with the user name.
+    #[error("the TURN password is wrong")]
+    WrongPassword,
+}
+
+/// The secrets in use: the current one makes credentials, both check them.
+#[derive(Debug, Clone)]
+pub struct TurnSecrets {
+    /// Makes credentials.
+    pub current: Secret,
+    /// Still accepted while clients hold credentials made with it.
+    pub previous: Option<Secret>,
+}
+
+impl TurnSecrets {
+    /// Credentials for `id` until `expires_at`, seconds since 1970.
+    #[must_use]
+    pub fn mint(&self, id: &str, expires_at: u64) -> Credentials {
+        let username = format!("{expires_at}:{id}");
+        let password = password(&self.current, &username);
+        Credentials { username, password, expires_at }
+    }
+
+    /// The passwords that would be right for `username` at the time `now`, the current secret's
+    /// first: a TURN server checks a message against each (RFC 8489 §9.2.4).
+    ///
+    /// # Errors
+    /// When the user name is malformed or expired.
+    pub fn passwords(&self, username: &str, now: u64) -> Result<Vec<String>, CredentialError> {
+        let expires_at: u64 = username
+            .split(':')
+            .next()
+            .and_then(|expiry| expiry.parse().ok())
+            .ok_or(CredentialError::Malformed)?;
+        if now >= expires_at {
+            return Err(CredentialError::Expired(now - expires_at));
+        }
+        Ok([Some(&self.current), self.previous.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|secret| password(secret, username))
+            .collect())
+    }
+
+    /// Checks a user name and password at the time `now`.
+    ///
+    /// # Errors
+    /// When they are malformed, expired or do not go together.
+    pub fn verify(&self, username: &str, password: &str, now: u64) -> Result<(), CredentialError> {
+        let given = Secret::from(password);
+        let right = self.passwords(username, now)?;
+        // No early exit: every secret is tried, whichever matches.
+        if right.iter().fold(false, |found, one| found | given.is(one.as_bytes())) {
+            Ok(())
+        } else {
+            Err(CredentialError::WrongPassword)
+        }
+    }
+}
+
+fn password(secret: &Secret, username: &str) -> String {
+    let mut mac =
+        Hmac::<Sha1>::new_from_slice(secret.expose()).expect("HMAC takes a key of any length");
+    mac.update(username.as_bytes());
+    STANDARD.encode(mac.finalize().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets() -> TurnSecrets {
+        TurnSecrets { current: Secret::from("north"), previous: Some(Secret::from("south")) }
+    }
+
+    #[test]
+    fn password_is_the_one_other_implementations_compute() {
+        // printf 1700000000:phone | openssl dgst -sha1 -hmac north -binary | base64
+        let made = secrets().mint("phone", 1_700_000_000);
+        assert_eq!(made.username, "1700000000:phone");
+        assert_eq!(made.password, "p0oJAXT3nvNDAv7reSsRwil7irU=");
+    }
+
+    #[test]
+    fn both_secrets_are_accepted_until_expiry() {
+        let all = secrets();
+        let old = TurnSecrets { current: Secret::from("south"), previous: None };
+        for made in [all.mint("a", 100), old.mint("a:b", 100)] {
+            assert_eq!(all.verify(&made.username, &made.password, 99), Ok(()));
+            assert_eq!(
+                all.verify(&made.username, &made.password, 100),
+                Err(CredentialError::Expired(0))
+            );
+        }
+        assert_eq!(
+            old.verify("100:a", &all.mint("a", 100).password, 99),
+            Err(CredentialError::WrongPassword)
+        );
+    }
+
+    #[test]
+    fn a_changed_user_name_is_refused() {
+        let made = secrets().mint("a", 100);
+        for (username, error) in [
+            ("101:a", CredentialError::WrongPassword),
+            ("a", CredentialError::Malformed),
+            ("", CredentialError::Malformed),
+            (":a", CredentialError::Malformed),
+        ] {
+            assert_eq!(secrets().verify(username, &made.password, 1), Err(error), "{username}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Pairs in SQLite: a file, or memory for the dev server and tests.
+
+use std::{path::Path, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{
+    Row, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow},
+};
+
+use super::{Pair, PairStore, Status, StoreError};
+use crate::types::{DeviceId, PairId};
+
+/// How long a query waits for another process's write.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a query waits for a connection before the store counts as down.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pairs in an SQLite database.
+#[derive(Debug, Clone)]
+pub struct SqlitePairs {
+    pool: SqlitePool,
+}
+
+impl SqlitePairs {
+    /// Opens the database file, creating it and its table when they are not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] when the file cannot be opened or brought up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .busy_timeout(BUSY_TIMEOUT);
+        Self::connect(options, 4, &path.display().to_string()).await
+    }
+
+    /// A database in memory, gone when the last clone is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] when it cannot be made.
+    pub async fn in_memory() -> Result<Self, StoreError> {
+        // Each connection would have a memory of its own: there is one, and it is never closed.
+        Self::connect(SqliteConnectOptions::new().in_memory(true), 1, "in memory").await
+    }
+
+    async fn connect(
+        options: SqliteConnectOptions,
+        connections: u32,
+        subject: &str,
+    ) -> Result<Self, StoreError> {
+        let open = |cause: String| StoreError::Open { subject: subject.to_owned(), cause };
+        let pool = SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(connections)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(|error| open(error.to_string()))?;
+        sqlx::migrate!("src/pairs/migrations")
+            .run(&pool)
+            .await
+            .map_err(|error| open(error.to_string()))?;
+        Ok(Self { pool })
+    }
+
+    /// Closes the database; every later operation fails.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn query(operation: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
+    move |error| StoreError::Query { operation, cause: error.to_string() }
+}
+
+fn pair(row: &SqliteRow) -> Result<Pair, sqlx::Error> {
+    let status = match row.try_get::<String, _>("status")?.as_str() {
+        "pending" => Status::Pending,
+        "active" => Status::Active,
+        _ => Status::Revoked,
+    };
+    Ok(Pair {
+        id: PairId(row.try_get("id")?),
+        user_id: row.try_get("user_id")?,
+        mac: DeviceId(row.try_get("mac_device_id")?),
+        ios: DeviceId(row.try_get("ios_device_id")?),
+        status,
+        created_at: row.try_get::<i64, _>("created_at")?.max(0) as u64,
+        revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(|at| at.max(0) as u64),
+    })
+}
+
+#[async_trait]
+impl PairStore for SqlitePairs {
+    async fn active_pair(&self, id: &PairId) -> Result<Option<Pair>, StoreError> {
+        let failed = query("look up a pair");
+        sqlx::query("SELECT * FROM device_pairs WHERE id = ? AND status = 'active'")
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(&failed)?
+            .as_ref()
+            .map(pair)
+            .transpose()
+            .map_err(failed)
+    }
+
+    async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
+        let failed = query("look up the pairs of a device");
+        sqlx::query(
+            "SELECT * FROM device_pairs WHERE user_id = ?1 AND status = 'active' \
+             AND (mac_device_id = ?2 OR ios_device_id = ?2) ORDER BY created_at, id",
+        )
+        .bind(user_id)
+        .bind(device.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(&failed)?
+        .iter()
+        .map(pair)
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+    }
+
+    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
+        let added = sqlx::query("INSERT INTO device_pairs VALUES (?, ?, ?, ?, ?, ?, ?)")
+            .bind(pair.id.as_str())
+            .bind(&pair.user_id)
+            .bind(pair.mac.as_str())
+            .bind(pair.ios.as_str())
+            .bind(pair.status.as_str())
+            .bind(pair.created_at as i64)
+            .bind(pair.revoked_at.map(|at| at as i64))
+            .execute(&self.pool)
+            .await;
+        match added {
+            Ok(_) => Ok(()),
+            Err(sqlx::Error::Database(error))
+                if error.is_unique_violation() || error.is_check_violation() =>
+            {
+                Err(StoreError::Rule { id: pair.id.clone(), rule: error.message().to_owned() })
+            }
+            Err(error) => Err(query("add a pair")(error)),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Pair>, StoreError> {
+        let failed = query("list the pairs");
+        sqlx::query("SELECT * FROM device_pairs ORDER BY created_at, id")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(&failed)?
+            .iter()
+            .map(pair)
+            .collect::<Result<_, _>>()
+            .map_err(failed)
+    }
+
+    async fn revoke(&self, id: &PairId, now: u64) -> Result<bool, StoreError> {
+        sqlx::query(
+            "UPDATE device_pairs SET status = 'revoked', revoked_at = ? \
+             WHERE id = ? AND status <> 'revoked'",
+        )
+        .bind(now as i64)
+        .bind(id.as_str())
+        .execute(&self.pool)
+        .await
+        .map(|done| done.rows_affected() == 1)
+        .map_err(query("revoke a pair"))
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1 FROM device_pairs LIMIT 1")
+            .fetch_optional(&self.pool)
+            .await
+            .map(|_| ())
+            .map_err(query("ask"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demo() -> Pair {
+        Pair::active("demo", "user", "phone", "mac", 7)
+    }
+
+    #[tokio::test]
+    async fn a_pair_lives_until_it_is_revoked() {
+        let store = SqlitePairs::in_memory().await.unwrap();
+        let id = PairId::from("demo");
+        assert_eq!(store.active_pair(&id).await.unwrap(), None);
+        store.add(&demo()).await.unwrap();
+        assert_eq!(store.active_pair(&id).await.unwrap(), Some(demo()));
+        assert_eq!(store.pairs_of("user", &"mac".into()).await.unwrap(), [demo()]);
+        assert_eq!(store.pairs_of("user", &"tv".into()).await.unwrap(), []);
+        assert_eq!(store.pairs_of("other", &"mac".into()).await.unwrap(), []);
+        assert!(store.revoke(&id, 9).await.unwrap());
+        assert!(!store.revoke(&id, 10).await.unwrap());
+        assert_eq!(store.active_pair(&id).await.unwrap(), None);
+        assert_eq!(store.pairs_of("user", &"mac".into()).await.unwrap(), []);
+        let revoked = Pair { status: Status::Revoked, revoked_at: Some(9), ..demo() };
+        assert_eq!(store.list().await.unwrap(), [revoked]);
+    }
+
+    #[tokio::test]
+    async fn the_rules_of_the_table_hold() {
+        let store = SqlitePairs::in_memory().await.unwrap();
+        store.add(&demo()).await.unwrap();
+        let wrong = [
+            demo(),
+            Pair { id: "same-devices".into(), ..demo() },
+            Pair { id: "one-device".into(), mac: "phone".into(), ..demo() },
+            Pair { id: "revoked".into(), mac: "m2".into(), status: Status::Revoked, ..demo() },
+            Pair { id: "not-revoked".into(), mac: "m3".into(), revoked_at: Some(1), ..demo() },
+            Pair { id: "".into(), mac: "m4".into(), ..demo() },
+        ];
+        for pair in wrong {
+            let refused = store.add(&pair).await;
+            assert!(matches!(refused, Err(StoreError::Rule { .. })), "{pair:?}: {refused:?}");
+        }
+        store.revoke(&"demo".into(), 8).await.unwrap();
+        let again = Pair { id: "again".into(), ..demo() };
+        store.add(&again).await.expect("the devices may pair again after a revocation");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_kept_and_a_closed_store_is_not_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.db");
+        let store = SqlitePairs::open(&path).await.unwrap();
+        store.add(&demo()).await.unwrap();
+        store.ready().await.unwrap();
+        store.close().await;
+        assert!(store.ready().await.is_err());
+        let again = SqlitePairs::open(&path).await.unwrap();
+        assert_eq!(again.list().await.unwrap(), [demo()]);
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_no_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = SqlitePairs::open(dir.path()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Open { .. }));
+    }
+}
