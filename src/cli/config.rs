@@ -17,6 +17,9 @@ use super::failure::Failure;
 /// Name of the file, in the working directory or in `$XDG_CONFIG_HOME/orion-peer`.
 pub const FILE_NAME: &str = "orion-peer.toml";
 
+/// Tells what is wrong with values for a flag.
+pub type Accepts<'a> = &'a dyn Fn(&Arg, &[String]) -> Result<(), String>;
+
 /// A configuration file, read but not yet laid under the flags.
 #[derive(Debug)]
 pub struct ConfigFile {
@@ -96,11 +99,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// A key that is no flag, a section that is no command, a value that is refused.
-    pub fn check(
-        &self,
-        root: &Command,
-        accepts: &dyn Fn(&Arg, &[String]) -> Result<(), String>,
-    ) -> Result<(), Failure> {
+    pub fn check(&self, root: &Command, accepts: Accepts<'_>) -> Result<(), Failure> {
         self.check_table(&self.table, root, "", accepts)
     }
 
@@ -109,7 +108,7 @@ impl ConfigFile {
         table: &Table,
         command: &Command,
         section: &str,
-        accepts: &dyn Fn(&Arg, &[String]) -> Result<(), String>,
+        accepts: Accepts<'_>,
     ) -> Result<(), Failure> {
         for (key, value) in table {
             let full = format!("{section}{key}");
@@ -170,6 +169,7 @@ fn default_paths() -> Vec<PathBuf> {
 
 /// Names a flag has as a key: its long name and its aliases. None for positional arguments, and for
 /// those that make no sense in a file.
+#[must_use]
 pub fn key_names(arg: &Arg) -> Vec<&str> {
     let special = matches!(
         arg.get_action(),

@@ -224,12 +224,11 @@ impl ConnectArgs {
     /// A URL, a combination of flags or a missing one: exit code 2, with what to give instead.
     pub fn resolve(&self, default_device: &str, now: SystemTime) -> Result<ConnectConfig, Failure> {
         let endpoint = self.endpoint.endpoint(default_device)?;
-        let token = match &self.token {
-            Some(token) => TokenSource::Fixed(token.clone()),
-            None => {
-                let (url, access_token) = self.endpoint.token_api()?;
-                TokenSource::Api { url, access_token }
-            }
+        let token = if let Some(token) = &self.token {
+            TokenSource::Fixed(token.clone())
+        } else {
+            let (url, access_token) = self.endpoint.token_api()?;
+            TokenSource::Api { url, access_token }
         };
         let login = self.turn_login()?;
         let (candidates, network) = (self.candidate_types()?, self.networks());
@@ -454,7 +453,7 @@ mod tests {
         let config = resolve("--candidates relay,host,relay --network udp6 --timeout 1m").unwrap();
         assert_eq!(config.candidates, [CandidateType::Relay, CandidateType::Host]);
         assert_eq!(config.network, [Network::Udp6]);
-        assert_eq!(config.timeout, Some(Duration::from_secs(60)));
+        assert_eq!(config.timeout, Some(Duration::from_mins(1)));
     }
 
     #[test]

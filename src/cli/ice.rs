@@ -2,12 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::{Hmac, KeyInit, Mac};
-use sha1::Sha1;
-
 use super::{failure::Failure, secret::SecretText};
-use crate::proto::token::IceServer;
+use crate::{
+    auth::{secret::Secret, turn_rest::TurnSecrets},
+    proto::token::IceServer,
+};
 
 /// How long credentials made from a shared secret are good for: a day, so that a long run can
 /// allocate again.
@@ -81,21 +80,12 @@ fn credentials(login: &TurnLogin, now: SystemTime) -> (Option<String>, Option<St
             (Some(username.clone()), Some(credential.expose().to_owned()))
         }
         TurnLogin::Secret(secret) => {
-            let expiry = now.duration_since(UNIX_EPOCH).unwrap_or_default() + REST_LIFETIME;
-            let username = format!("{}:{REST_USER}", expiry.as_secs());
-            let credential = rest_password(secret.expose(), &username);
-            (Some(username), Some(credential))
+            let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let secrets = TurnSecrets { current: Secret::from(secret.expose()), previous: None };
+            let made = secrets.mint(REST_USER, (now + REST_LIFETIME).as_secs());
+            (Some(made.username), Some(made.password))
         }
     }
-}
-
-/// Password of the TURN REST API (draft-uberti-behave-turn-rest-00 §2.2): HMAC-SHA1 of the user name,
-/// in base64.
-fn rest_password(secret: &str, username: &str) -> String {
-    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes())
-        .expect("HMAC takes a key of any length (RFC 2104 §3)");
-    mac.update(username.as_bytes());
-    STANDARD.encode(mac.finalize().into_bytes())
 }
 
 /// Checks `scheme:host[:port][?transport=…]`.

@@ -35,7 +35,7 @@ impl From<Failure> for Refusal {
 }
 
 /// What argv says before everything else is known; errors in it are left for [`parse`].
-pub fn peek(root: &Command, argv: &[OsString]) -> Option<ArgMatches> {
+fn peek(root: &Command, argv: &[OsString]) -> Option<ArgMatches> {
     root.clone().ignore_errors(true).try_get_matches_from(argv).ok()
 }
 

@@ -59,16 +59,16 @@ fn single_page(command: &Command) -> Vec<u8> {
         .and_then(|()| add_commands(command, &mut page))
         .and_then(|()| program.render_extra_section(&mut page));
     written.expect("writing to memory does not fail");
-    page
+    String::from_utf8_lossy(&page).replace(".SH EXTRA", ".SH NOTES").into_bytes()
 }
 
 fn add_commands(above: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     for command in above.get_subcommands() {
-        let name = command.get_bin_name().unwrap_or(command.get_name()).to_uppercase();
-        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        page.extend_from_slice(
-            format!(".SH \"{name}\"\n{}.\n", about.replace('-', "\\-")).as_bytes(),
-        );
+        let name =
+            command.get_bin_name().unwrap_or(command.get_name()).to_uppercase().replace('-', "\\-");
+        let about =
+            command.get_about().map(ToString::to_string).unwrap_or_default().replace('-', "\\-");
+        page.extend_from_slice(format!(".SH \"{name}\"\n{about}.\n").as_bytes());
         let mut body = Vec::new();
         // The global flags stand once, at the top.
         let own = command.clone().mut_args(|arg| {

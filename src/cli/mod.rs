@@ -18,7 +18,7 @@ pub mod logging;
 pub mod man;
 pub mod output;
 pub mod secret;
-//TOK pub mod token;
+pub mod token;
 pub mod units;
 
 use self::{
@@ -48,6 +48,7 @@ Exit codes: 0 done, 1 could not do it, 2 usage or configuration, 3 a requirement
     after_help = AFTER_HELP,
     subcommand_required = true,
     arg_required_else_help = true,
+    disable_help_flag = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -76,22 +77,27 @@ struct GlobalArgs {
     /// Say only errors and results
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Print help
+    // HelpShort: one line a flag, with -h and with --help.
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Fetch, mint or inspect a signaling token
-    //TOK Token(token::TokenArgs),
+    Token(token::TokenArgs),
     /// Print a shell completion script
     Completions(completions::CompletionsArgs),
     /// Print the man page, or write one page a command
     Man(man::ManArgs),
 }
 
+#[allow(clippy::unused_async)] // Commands that use the network await; so this does.
 async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
-        //TOK Command::Token(args) => token::run(args, output).await,
+        Command::Token(args) => token::run(args, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
     }

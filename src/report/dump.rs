@@ -28,7 +28,7 @@ const MOST_OBJECTS: usize = 500;
 const MOST_EVENTS: usize = 10_000;
 
 /// Time between two writings of the file during a run.
-const WRITE_INTERVAL: Duration = Duration::from_secs(60);
+const WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A dump that could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -28,6 +28,9 @@ impl Default for Histogram {
 
 impl Histogram {
     /// An empty histogram.
+    ///
+    /// # Panics
+    /// Never: the precision is a constant that is allowed.
     #[must_use]
     pub fn new() -> Self {
         let counts = hdrhistogram::Histogram::new(3).expect("3 digits are between 0 and 5");
