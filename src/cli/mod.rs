@@ -2,7 +2,7 @@
 //!
 //! `main` reads words into arguments ([`layers`]: argv over environment over [`config`] file over
 //! default), starts a runtime, runs one command and turns its [`failure::Failure`] into an exit code.
-//! A new command is a line in [`Command`] and a line in `run`.
+//! A new command is a line in `Command` and a line in `run`.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -156,7 +156,8 @@ fn early_output(argv: &[OsString]) -> Output {
             "" | "0" | "n" | "no" | "f" | "false" | "off"
         )
     });
-    let never = words().any(|word| word == "--color=never");
+    let never = words().any(|word| word == "--color=never")
+        || argv.windows(2).any(|pair| pair[0] == "--color" && pair[1] == "never");
     Output {
         json: variable || words().any(|word| word == "--json"),
         quiet: false,
