@@ -1,1 +1,33 @@
-//! Embedded STUN and TURN server.
+//! Embedded STUN and TURN server (RFC 8489, RFC 8656) over UDP and TCP, relaying UDP.
+//!
+//! Ours rather than a library's, because a relay is only as safe as its refusals: 403 by the peer
+//! filter, 486 by the quota and 438 by bounded nonces have to be decided inside the request handling,
+//! where the libraries have no hook.
+//!
+//! - [`message`]: reading and writing STUN · [`nonce`]: nonces without a table
+//! - [`credentials`], [`rest`]: who may allocate · [`filter`]: where may be relayed to
+//! - [`allocation`], [`protocol`], [`requests`]: the protocol without sockets, time passed in
+//! - [`server`], [`tcp`]: the sockets around it · [`stats`]: what `/metrics` shows
+//!
+//! Left out: TLS and DTLS listeners, relaying TCP (RFC 6062), port reservation, DONT-FRAGMENT (both
+//! are refused with the code their section asks for), ICMP, mobility.
+
+mod allocation;
+mod config;
+mod credentials;
+mod filter;
+pub mod message;
+mod nonce;
+mod protocol;
+mod requests;
+mod rest;
+mod server;
+mod stats;
+mod tcp;
+
+pub use config::{Limits, TurnConfig, TurnError};
+pub use credentials::{Credentials, long_term_key};
+pub use filter::{IpNet, IpNetError, PeerFilter};
+pub use rest::RestCredentials;
+pub use server::TurnServer;
+pub use stats::{Refusal, TurnStats};

@@ -2,3 +2,5 @@
 
 mod cli;
 mod layering;
+mod signaling_client;
+mod turn;

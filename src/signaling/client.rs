@@ -1,0 +1,162 @@
+//! Signaling client: keeps one WebSocket to `/api/signal` alive and hands messages both ways.
+//!
+//! It runs as a task. A lost socket is replaced with a fresh token after a pause ([`Backoff`]), close
+//! codes 4500-4999 and HTTP 401/403 end it, and `auth` renews the token of a live socket before it
+//! expires. Nothing beyond the production contract is needed: no `hello`, no subprotocol, no `auth-ok`.
+
+mod access;
+mod backoff;
+mod dial;
+mod endpoint;
+mod error;
+mod run;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+pub(super) use access::read_claims;
+pub use access::{Access, StaticToken, TokenProvider};
+pub use backoff::Backoff;
+pub(super) use dial::error_body;
+pub use endpoint::endpoint;
+pub(super) use endpoint::redacted;
+pub use error::ClientError;
+
+use crate::{
+    proto::{
+        signaling::{Body, Message},
+        token::IceServer,
+    },
+    types::PairId,
+};
+
+/// Messages that wait while the socket is down or slow.
+const QUEUE: usize = 256;
+
+/// Settings of [`connect`].
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// Server: `ws://`, `wss://`, `http://` or `https://`; without a path `/api/signal` is meant.
+    pub url: String,
+    /// Where tokens come from.
+    pub tokens: Arc<dyn TokenProvider>,
+    /// Whether the first connect is retried like a lost socket, instead of failing at once.
+    pub retry_first: bool,
+    /// Pauses between attempts.
+    pub backoff: Backoff,
+    /// Longest time for one attempt: name, TCP, TLS and upgrade.
+    pub connect_within: Duration,
+    /// How long before `exp` the token of a live socket is renewed.
+    pub renew_before: Duration,
+    /// How often the server is pinged.
+    pub ping_every: Duration,
+    /// How soon after a ping something must come, or the socket is given up.
+    pub pong_within: Duration,
+}
+
+impl ClientConfig {
+    /// The contract's values.
+    #[must_use]
+    pub fn new(url: impl Into<String>, tokens: Arc<dyn TokenProvider>) -> Self {
+        Self {
+            url: url.into(),
+            tokens,
+            retry_first: false,
+            backoff: Backoff::default(),
+            connect_within: Duration::from_secs(10),
+            renew_before: Duration::from_secs(60),
+            ping_every: Duration::from_secs(25),
+            pong_within: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the client tells.
+#[derive(Debug)]
+pub enum ClientEvent {
+    /// A socket is up. `hello`, if the server sends one, follows as a [`ClientEvent::Message`].
+    Connected {
+        /// The pair the token is for.
+        pair_id: PairId,
+        /// Fresh ICE servers, when the token came from a token API.
+        ice_servers: Vec<IceServer>,
+        /// Whether there was a socket before.
+        again: bool,
+    },
+    /// A message from the server or the other device.
+    Message(Message),
+    /// The server took a fresh token on the live socket.
+    Renewed {
+        /// Its expiry, seconds since 1970.
+        exp: u64,
+        /// The ICE servers that came with it.
+        ice_servers: Vec<IceServer>,
+    },
+    /// The socket is gone, or an attempt to replace it failed.
+    Disconnected {
+        /// Close code, when the server sent one.
+        code: Option<u16>,
+        /// Why.
+        reason: String,
+        /// Pause before the next attempt.
+        will_retry_in: Duration,
+    },
+    /// The last event: there will be no other socket.
+    Closed {
+        /// Close code, when the server sent one.
+        code: Option<u16>,
+        /// Why.
+        reason: String,
+        /// What went wrong; `None` when this side closed.
+        error: Option<ClientError>,
+    },
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Too many messages wait already.
+    #[error("signaling message not sent: {QUEUE} messages wait for the connection already")]
+    QueueFull,
+    /// The client has ended.
+    #[error("signaling message not sent: the client is closed")]
+    Closed,
+}
+
+/// Sends messages and ends the client. When the last clone is dropped, the client closes.
+#[derive(Debug, Clone)]
+pub struct ClientHandle {
+    messages: mpsc::Sender<Body>,
+    stop: watch::Sender<bool>,
+}
+
+impl ClientHandle {
+    /// Queues a message for the pair of the token.
+    ///
+    /// # Errors
+    /// [`SendError`] when the queue is full or the client has ended.
+    pub fn send(&self, body: Body) -> Result<(), SendError> {
+        self.messages.try_send(body).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SendError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => SendError::Closed,
+        })
+    }
+
+    /// Sends what is queued if the socket is up, closes it, and waits for the end.
+    pub async fn close(&self) {
+        let _ = self.stop.send(true);
+        self.messages.closed().await;
+    }
+}
+
+/// Starts the client. Its events end with [`ClientEvent::Closed`].
+#[must_use]
+pub fn connect(config: ClientConfig) -> (ClientHandle, mpsc::Receiver<ClientEvent>) {
+    super::token_client::install_crypto();
+    let (messages, queue) = mpsc::channel(QUEUE);
+    let (stop, stopped) = watch::channel(false);
+    let (events, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(run::run(config, queue, stopped, events));
+    (ClientHandle { messages, stop }, receiver)
+}

@@ -1,0 +1,144 @@
+//! Where the client's tokens come from.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::{
+    proto::{claims::Claims, token::IceServer},
+    signaling::token_client::TokenError,
+    types::{DeviceId, PairId},
+};
+
+/// A token and what is known about it. `Debug` leaves the token out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The JWT.
+    pub token: String,
+    /// The pair it is for.
+    pub pair_id: PairId,
+    /// The device it is for.
+    pub device_id: Option<DeviceId>,
+    /// Its expiry, seconds since 1970.
+    pub exp: Option<u64>,
+    /// ICE servers that came with it.
+    pub ice_servers: Vec<IceServer>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("pair_id", &self.pair_id)
+            .field("device_id", &self.device_id)
+            .field("exp", &self.exp)
+            .field("ice_servers", &self.ice_servers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Gives tokens to the signaling client.
+#[async_trait]
+pub trait TokenProvider: Send + Sync {
+    /// A token; a fresh one at each call, if there are any.
+    ///
+    /// # Errors
+    /// [`TokenError`]
+    async fn access(&self) -> Result<Access, TokenError>;
+
+    /// Whether another call can give another token.
+    fn renews(&self) -> bool {
+        true
+    }
+}
+
+/// One given token.
+#[derive(Debug, Clone)]
+pub struct StaticToken(Access);
+
+impl StaticToken {
+    /// Reads pair, device and expiry from the token's claims. The signature is the server's to check.
+    ///
+    /// # Errors
+    /// [`TokenError::Unreadable`] when it is not a JWT with the contract's claims.
+    pub fn new(token: &str) -> Result<Self, TokenError> {
+        let token = token.trim();
+        let claims = read_claims(token)?;
+        Ok(Self(Access {
+            token: token.to_owned(),
+            pair_id: claims.pair_id,
+            device_id: Some(claims.sub),
+            exp: Some(claims.exp),
+            ice_servers: Vec::new(),
+        }))
+    }
+
+    /// What is known about the token.
+    #[must_use]
+    pub fn get(&self) -> &Access {
+        &self.0
+    }
+}
+
+#[async_trait]
+impl TokenProvider for StaticToken {
+    async fn access(&self) -> Result<Access, TokenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        match self.0.exp.map(|exp| now.saturating_sub(Duration::from_secs(exp))) {
+            Some(ago) if !ago.is_zero() => Err(TokenError::Expired { ago_s: ago.as_secs() }),
+            _ => Ok(self.0.clone()),
+        }
+    }
+
+    fn renews(&self) -> bool {
+        false
+    }
+}
+
+/// The claims of a JWT, unverified.
+pub(in crate::signaling) fn read_claims(token: &str) -> Result<Claims, TokenError> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(TokenError::Unreadable("it does not have three parts".into()));
+    };
+    let payload = URL_SAFE_NO_PAD
+        .decode(payload)
+        .map_err(|_| TokenError::Unreadable("its claims are not base64url".into()))?;
+    serde_json::from_slice(&payload)
+        .map_err(|error| TokenError::Unreadable(format!("its claims: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(claims: &str) -> String {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[tokio::test]
+    async fn a_given_token_tells_its_pair_and_its_end() {
+        let live = token(r#"{"sub":"phone","pairId":"demo","exp":99999999999}"#);
+        let provider = StaticToken::new(&format!("{live}\n")).unwrap();
+        let access = provider.access().await.unwrap();
+        assert_eq!((access.token.as_str(), access.pair_id.as_str()), (live.as_str(), "demo"));
+        assert!(!provider.renews());
+        let over = StaticToken::new(&token(r#"{"sub":"phone","pairId":"demo","exp":5}"#)).unwrap();
+        assert!(matches!(over.access().await, Err(TokenError::Expired { .. })));
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_without_showing_it() {
+        for wrong in ["", "hush", "hush.hush.hush", "a.b", &token(r#"{"sub":"hush"}"#)] {
+            let error = StaticToken::new(wrong).unwrap_err();
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+        let access = StaticToken::new(&token(r#"{"sub":"s","pairId":"p","exp":5}"#)).unwrap();
+        assert!(!format!("{access:?}").contains("e30"));
+    }
+}

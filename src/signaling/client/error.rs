@@ -1,0 +1,183 @@
+//! What can keep the client from connecting, each with its stage and what to try.
+
+use std::{io, time::Duration};
+
+use crate::{proto::signaling::close, signaling::token_client::TokenError, types::Stage};
+
+/// Why there is no signaling connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is not usable.
+    #[error("signaling URL `{url}`: {reason}")]
+    Url {
+        /// As given, without its query.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No token to connect with.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The host name has no address.
+    #[error("cannot resolve `{host}`: {source}")]
+    Dns {
+        /// The host.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No TCP connection.
+    #[error("cannot connect to {url}: {source}")]
+    Connect {
+        /// The server.
+        url: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The attempt took too long.
+    #[error("{url} did not answer within {} s", .after.as_secs_f32())]
+    Timeout {
+        /// The server.
+        url: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// No TLS.
+    #[error("TLS with {url} failed: {reason}")]
+    Tls {
+        /// The server.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server answered the upgrade with an HTTP error.
+    #[error("{url} refused the connection: HTTP {status} {code}: {message}")]
+    Refused {
+        /// The server.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// `code` of the body, or the status' name.
+        code: String,
+        /// `message` of the body, or the start of the body.
+        message: String,
+        /// `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// Something answers there, but not the WebSocket protocol.
+    #[error("{url} is not a WebSocket server: {reason}")]
+    NotWebSocket {
+        /// The server.
+        url: String,
+        /// How it shows.
+        reason: String,
+    },
+    /// The server closed the socket for good.
+    #[error("{url} closed the connection: {code} {reason}")]
+    Closed {
+        /// The server.
+        url: String,
+        /// Close code, 4500-4999.
+        code: u16,
+        /// Its reason.
+        reason: String,
+    },
+}
+
+impl ClientError {
+    /// Where it failed.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Url { .. } => Stage::Config,
+            Self::Token(error) => error.stage(),
+            Self::Dns { .. } => Stage::Dns,
+            Self::Tls { .. } => Stage::Tls,
+            Self::Refused { status: 401, .. } | Self::Closed { code: close::BAD_TOKEN, .. } => {
+                Stage::Token
+            }
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Refused { .. }
+            | Self::NotWebSocket { .. }
+            | Self::Closed { .. } => Stage::Signaling,
+        }
+    }
+
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Url { .. } => {
+                "give a URL like https://example.org or ws://127.0.0.1:8787/api/signal".into()
+            }
+            Self::Token(error) => error.remedy(),
+            Self::Dns { host, .. } => {
+                format!("check the spelling of `{host}` and this machine's network")
+            }
+            Self::Connect { url, .. } => format!("is `orion-peer serve` running at {url}?"),
+            Self::Timeout { .. } => {
+                "check the port, firewalls between, and whether the server is overloaded".into()
+            }
+            Self::Tls { .. } => {
+                "check the certificate's name and issuer and this machine's clock; a server without \
+                 TLS is given as http:// or ws://"
+                    .into()
+            }
+            Self::Refused { status, retry_after, .. } => refused(*status, *retry_after),
+            Self::NotWebSocket { .. } => {
+                "check host, port and path: the signaling path is /api/signal".into()
+            }
+            Self::Closed { code, .. } => closed(*code).into(),
+        }
+    }
+
+    /// Whether trying again cannot help.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Url { .. } | Self::Closed { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 401 | 403),
+            Self::Token(error) => error.is_final(),
+            _ => false,
+        }
+    }
+
+    /// The pause the server asked for.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Token(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+fn refused(status: u16, retry_after: Option<Duration>) -> String {
+    match status {
+        401 => "get a fresh token; `orion-peer token inspect` says why this one is refused".into(),
+        403 => "check that the device belongs to the active pair the token names".into(),
+        404 => "check the path of the signaling URL: it is /api/signal".into(),
+        426 => "the URL leads to the right server, but something between removes the WebSocket \
+                upgrade: check proxies"
+            .into(),
+        429 => retry_after.map_or_else(
+            || "wait before connecting again".into(),
+            |after| format!("wait {} s before connecting again", after.as_secs()),
+        ),
+        503 => "the server or its pair store is down or draining: try again later".into(),
+        _ => "see the server's log".into(),
+    }
+}
+
+fn closed(code: u16) -> &'static str {
+    match code {
+        close::BAD_TOKEN => "get a fresh token for the same device and pair",
+        close::WRONG_PAIR => "connect with a token of the pair the messages are for",
+        close::REPLACED => "the same device connected elsewhere: stop one of the two",
+        close::PAIR_REVOKED => "pair the devices again",
+        close::SCHEMA_ERRORS => "the two sides speak different versions: update the older one",
+        _ => "see the server's log",
+    }
+}

@@ -1,0 +1,397 @@
+//! The client's task: attempt after attempt, and everything that happens on one socket.
+
+use std::{
+    future::pending,
+    pin::Pin,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite::{
+    Bytes, Message as Frame,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+use url::Url;
+
+use super::{
+    Access, ClientConfig, ClientError, ClientEvent,
+    dial::{Socket, dial},
+    endpoint::{endpoint, redacted},
+};
+use crate::{
+    proto::{
+        signaling::{Body, Message, ParseError, close},
+        token::IceServer,
+    },
+    signaling::token_client::TokenError,
+    types::PairId,
+};
+
+/// A socket that held this long starts the back-off over.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// Longest pause a server may ask for by `Retry-After`.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// How long the goodbye may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Pause after a renewal that failed, while the socket is still good.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
+
+/// How a socket ended.
+enum End {
+    /// This side closed.
+    Closed,
+    /// The server closed, or the network did.
+    Lost { code: Option<u16>, reason: String },
+}
+
+/// The task of [`super::connect`].
+pub(super) async fn run(
+    config: ClientConfig,
+    queue: mpsc::Receiver<Body>,
+    stopped: watch::Receiver<bool>,
+    events: mpsc::Sender<ClientEvent>,
+) {
+    let mut client = Client { queue, unsent: None, outlet: Outlet { events, stopped } };
+    let (code, reason, error) = match client.connect_until_closed(&config).await {
+        Ok(()) => (None, "closed by this side".to_owned(), None),
+        Err(ClientError::Closed { code, reason, url }) => {
+            (Some(code), reason.clone(), Some(ClientError::Closed { code, reason, url }))
+        }
+        Err(error) => (None, error.to_string(), Some(error)),
+    };
+    client.outlet.last(ClientEvent::Closed { code, reason, error }).await;
+}
+
+struct Client {
+    queue: mpsc::Receiver<Body>,
+    /// Taken from the queue, but not written before the socket went.
+    unsent: Option<Body>,
+    outlet: Outlet,
+}
+
+/// The way to the user of the client, who may have gone.
+struct Outlet {
+    events: mpsc::Sender<ClientEvent>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Outlet {
+    /// Hands an event on; a user who wants to close no longer takes it.
+    async fn tell(&mut self, event: ClientEvent) {
+        tokio::select! {
+            _ = self.events.send(event) => {}
+            () = stop(&mut self.stopped) => {}
+        }
+    }
+
+    /// The last event has no other end than being taken, or no one being there.
+    async fn last(self, event: ClientEvent) {
+        let _ = timeout(CLOSE_WITHIN, self.events.send(event)).await;
+    }
+
+    /// Waits until the client should close.
+    async fn closing(&mut self) {
+        tokio::select! {
+            () = stop(&mut self.stopped) => {}
+            () = self.events.closed() => {}
+        }
+    }
+}
+
+/// Waits for the word to close, or for every handle to be gone.
+async fn stop(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+impl Client {
+    async fn connect_until_closed(&mut self, config: &ClientConfig) -> Result<(), ClientError> {
+        let url = endpoint(&config.url)?;
+        let mut backoff = config.backoff.clone();
+        let mut connected_before = false;
+        loop {
+            let attempt = tokio::select! {
+                attempt = establish(config, &url) => attempt,
+                () = self.outlet.closing() => return Ok(()),
+            };
+            let (end, asked) = match attempt {
+                Ok((socket, access)) => {
+                    let since = Instant::now();
+                    let link = Link::new(config, socket, &access);
+                    let connected = ClientEvent::Connected {
+                        pair_id: access.pair_id,
+                        ice_servers: access.ice_servers,
+                        again: connected_before,
+                    };
+                    connected_before = true;
+                    self.outlet.tell(connected).await;
+                    let end = link.serve(self).await;
+                    if since.elapsed() >= STABLE_AFTER {
+                        backoff.reset();
+                    }
+                    (end, None)
+                }
+                Err(error) => {
+                    if error.is_final() || !(connected_before || config.retry_first) {
+                        return Err(error);
+                    }
+                    (End::Lost { code: None, reason: error.to_string() }, error.retry_after())
+                }
+            };
+            let End::Lost { code, reason } = end else { return Ok(()) };
+            if let Some(code) = code.filter(|code| !close::should_reconnect(*code)) {
+                return Err(ClientError::Closed { url: redacted(&url), code, reason });
+            }
+            let pause = backoff.pause().max(asked.unwrap_or_default().min(MAX_RETRY_AFTER));
+            tracing::debug!(?code, %reason, ?pause, "signaling socket lost");
+            let lost = ClientEvent::Disconnected { code, reason, will_retry_in: pause };
+            self.outlet.tell(lost).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.outlet.closing() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// One attempt, with a second token if the first one is refused.
+async fn establish(config: &ClientConfig, url: &Url) -> Result<(Socket, Access), ClientError> {
+    let access = config.tokens.access().await?;
+    match dial(url, &access.token, config.connect_within).await {
+        Err(ClientError::Refused { status: 401, .. }) if config.tokens.renews() => {
+            let access = config.tokens.access().await?;
+            let socket = dial(url, &access.token, config.connect_within).await?;
+            Ok((socket, access))
+        }
+        attempt => attempt.map(|socket| (socket, access)),
+    }
+}
+
+type Renewal<'a> = Pin<Box<dyn Future<Output = Result<Access, TokenError>> + Send + 'a>>;
+
+/// One socket while it lives.
+struct Link<'a> {
+    config: &'a ClientConfig,
+    socket: Socket,
+    pair_id: PairId,
+    ping_at: Instant,
+    /// Set by a ping, cleared by anything that comes.
+    pong_by: Option<Instant>,
+    renew_at: Option<Instant>,
+    renewal: Option<Renewal<'a>>,
+    /// ICE servers of the token sent by `auth`.
+    renewed: Vec<IceServer>,
+}
+
+impl<'a> Link<'a> {
+    fn new(config: &'a ClientConfig, socket: Socket, access: &Access) -> Self {
+        let mut link = Self {
+            config,
+            socket,
+            pair_id: access.pair_id.clone(),
+            ping_at: Instant::now() + config.ping_every,
+            pong_by: None,
+            renew_at: None,
+            renewal: None,
+            renewed: Vec::new(),
+        };
+        link.expires(access.exp);
+        link
+    }
+
+    async fn serve(mut self, client: &mut Client) -> End {
+        if let Some(body) = client.unsent.take()
+            && let Err(end) = self.send_from(client, body).await
+        {
+            return end;
+        }
+        loop {
+            let step = tokio::select! {
+                () = client.outlet.closing() => {
+                    self.finish(client).await;
+                    return End::Closed;
+                }
+                frame = self.socket.next() => self.received(frame, &mut client.outlet).await,
+                Some(body) = client.queue.recv() => self.send_from(client, body).await,
+                () = sleep_until(self.ping_at) => self.ping().await,
+                () = at(self.pong_by) => Err(lost("the server does not answer pings")),
+                () = at(self.renew_at) => {
+                    self.renew_at = None;
+                    self.renewal = Some(self.config.tokens.access());
+                    Ok(())
+                }
+                fetched = fetched(&mut self.renewal) => {
+                    self.renewal = None;
+                    self.renew(fetched).await
+                }
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    async fn received(
+        &mut self,
+        frame: Option<Result<Frame, tokio_tungstenite::tungstenite::Error>>,
+        outlet: &mut Outlet,
+    ) -> Result<(), End> {
+        self.pong_by = None;
+        match frame {
+            None => Err(lost("the server hung up")),
+            Some(Err(error)) => Err(lost(&error.to_string())),
+            Some(Ok(Frame::Text(text))) => {
+                self.message(&text, outlet).await;
+                Ok(())
+            }
+            Some(Ok(Frame::Close(frame))) => {
+                // Lets the answer to the close out; the socket is over in any case.
+                let _ = timeout(CLOSE_WITHIN, self.socket.close(None)).await;
+                let (code, reason) = match frame {
+                    Some(frame) => (Some(frame.code.into()), frame.reason.to_string()),
+                    None => (None, String::new()),
+                };
+                let reason = if reason.is_empty() { "closed by the server".into() } else { reason };
+                Err(End::Lost { code, reason })
+            }
+            Some(Ok(_)) => Ok(()),
+        }
+    }
+
+    async fn message(&mut self, text: &str, outlet: &mut Outlet) {
+        match Message::parse(text) {
+            Ok(message) if message.pair_id != self.pair_id => {
+                tracing::debug!(t = message.body.t(), "message of another pair ignored");
+            }
+            Ok(Message { body: Body::AuthOk { exp }, .. }) => {
+                self.expires(Some(exp));
+                let ice_servers = std::mem::take(&mut self.renewed);
+                outlet.tell(ClientEvent::Renewed { exp, ice_servers }).await;
+            }
+            Ok(message) => {
+                if let Body::Hello { exp, .. } = message.body {
+                    self.expires(Some(exp));
+                }
+                outlet.tell(ClientEvent::Message(message)).await;
+            }
+            Err(ParseError::UnknownType(t)) => tracing::debug!(%t, "unknown message ignored"),
+            Err(error) => tracing::debug!(%error, "message ignored"),
+        }
+    }
+
+    /// Sends a message of the queue; one that could not be written is kept for the next socket.
+    async fn send_from(&mut self, client: &mut Client, body: Body) -> Result<(), End> {
+        let sent = self.send(body.clone()).await;
+        if sent.is_err() {
+            client.unsent = Some(body);
+        }
+        sent
+    }
+
+    async fn send(&mut self, body: Body) -> Result<(), End> {
+        let text = Message::new(self.pair_id.clone(), body).to_json();
+        self.write(Frame::text(text)).await
+    }
+
+    async fn write(&mut self, frame: Frame) -> Result<(), End> {
+        match timeout(self.config.pong_within, self.socket.send(frame)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(lost(&error.to_string())),
+            Err(_) => Err(lost("the server does not read")),
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        self.ping_at = now + self.config.ping_every;
+        self.pong_by.get_or_insert(now + self.config.pong_within);
+        self.write(Frame::Ping(Bytes::new())).await
+    }
+
+    /// Sets the renewal for a token that ends then.
+    fn expires(&mut self, exp: Option<u64>) {
+        let exp = exp.filter(|_| self.config.tokens.renews());
+        self.renew_at = exp.map(|exp| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Instant::now() + renew_in(exp, now, self.config.renew_before)
+        });
+    }
+
+    async fn renew(&mut self, fetched: Result<Access, TokenError>) -> Result<(), End> {
+        match fetched {
+            Ok(access) => {
+                self.expires(access.exp);
+                self.renewed = access.ice_servers;
+                self.send(Body::Auth { token: access.token }).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, "token of the live socket not renewed");
+                let pause = error.retry_after().unwrap_or(RENEW_AGAIN).min(MAX_RETRY_AFTER);
+                self.renew_at = (!error.is_final()).then(|| Instant::now() + pause);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends what is queued, then the closing handshake (RFC 6455 §7.1.2).
+    async fn finish(mut self, client: &mut Client) {
+        let goodbye = async {
+            while let Ok(body) = client.queue.try_recv() {
+                if self.send(body).await.is_err() {
+                    return;
+                }
+            }
+            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+            if self.socket.close(Some(frame)).await.is_ok() {
+                while let Some(Ok(_)) = self.socket.next().await {}
+            }
+        };
+        let _ = timeout(CLOSE_WITHIN, goodbye).await;
+    }
+}
+
+fn lost(reason: &str) -> End {
+    End::Lost { code: None, reason: reason.to_owned() }
+}
+
+/// How long until a token with that `exp` is renewed; for one that is too short-lived, half its time.
+fn renew_in(exp: u64, now: Duration, before: Duration) -> Duration {
+    let left = Duration::from_secs(exp).saturating_sub(now);
+    let pause = if left > before { left - before } else { left / 2 };
+    pause.max(Duration::from_secs(1))
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+async fn fetched(renewal: &mut Option<Renewal<'_>>) -> Result<Access, TokenError> {
+    match renewal {
+        Some(renewal) => renewal.await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_comes_a_minute_before_the_end() {
+        let seconds = Duration::from_secs;
+        let renew = |left| renew_in(1000 + left, seconds(1000), seconds(60));
+        assert_eq!(renew(300), seconds(240));
+        assert_eq!(renew(61), seconds(1));
+        assert_eq!(renew(40), seconds(20));
+        assert_eq!(renew(0), seconds(1));
+    }
+}

@@ -1,0 +1,351 @@
+//! Client of the token API, `POST /api/auth/webrtc-token`.
+
+use std::{error::Error, fmt, time::Duration};
+
+use async_trait::async_trait;
+use reqwest::{Response, header};
+use url::Url;
+
+use super::client::{Access, TokenProvider, error_body, read_claims, redacted};
+use crate::{
+    proto::token::{ErrorBody, TokenAnswer, TokenRequest},
+    types::{DeviceId, PairId, Stage},
+};
+
+/// Path of the token API.
+pub const PATH: &str = "/api/auth/webrtc-token";
+
+/// Longest time for one request.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest answer read, bytes.
+const MAX_ANSWER_BYTES: usize = 256 * 1024;
+
+/// Fetches signaling tokens. `Debug` leaves the access token out.
+#[derive(Clone)]
+pub struct TokenClient {
+    url: Url,
+    access_token: String,
+    request: TokenRequest,
+    http: reqwest::Client,
+}
+
+impl fmt::Debug for TokenClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenClient")
+            .field("url", &redacted(&self.url))
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no token. No variant shows a token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The address is not usable.
+    #[error("token URL `{url}`: {reason}")]
+    Url {
+        /// As given, without its query.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What was given as a token is none.
+    #[error("the token cannot be read: {0}")]
+    Unreadable(String),
+    /// The given token is over.
+    #[error("the token expired {ago_s} s ago")]
+    Expired {
+        /// Seconds since then.
+        ago_s: u64,
+    },
+    /// No answer.
+    #[error("cannot fetch a token from {url}: {reason}")]
+    Unreachable {
+        /// The token API.
+        url: String,
+        /// Where it failed.
+        stage: Stage,
+        /// Why.
+        reason: String,
+    },
+    /// An error answer.
+    #[error("{url} gave no token: HTTP {status} {code}: {message}")]
+    Refused {
+        /// The token API.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// `code` of the body, or the status' name.
+        code: String,
+        /// `message` of the body, or the start of the body.
+        message: String,
+        /// `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// An answer that is not the token API's.
+    #[error("{url} answered what is no token answer: {reason}")]
+    Answer {
+        /// The token API.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl TokenError {
+    /// Where it failed.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Url { .. } => Stage::Config,
+            Self::Unreachable { stage, .. } => *stage,
+            _ => Stage::Token,
+        }
+    }
+
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Url { .. } => format!("give a URL like https://example.org{PATH}"),
+            Self::Unreadable(_) => {
+                "give the whole JWT, three parts with dots, or @file that holds it".into()
+            }
+            Self::Expired { .. } => {
+                "fetch a fresh one with `orion-peer token`, or give --token-url so that it is \
+                 fetched by itself"
+                    .into()
+            }
+            Self::Unreachable { stage: Stage::Dns, .. } => {
+                "check the spelling of the host and this machine's network".into()
+            }
+            Self::Unreachable { stage: Stage::Tls, .. } => {
+                "check the certificate's name and issuer and this machine's clock".into()
+            }
+            Self::Unreachable { url, .. } => format!("is `orion-peer serve` running at {url}?"),
+            Self::Refused { status, retry_after, .. } => refused(*status, *retry_after),
+            Self::Answer { .. } => format!("check host, port and path: the token API is {PATH}"),
+        }
+    }
+
+    /// Whether trying again cannot help.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Url { .. } | Self::Unreadable(_) | Self::Expired { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 400 | 401 | 403),
+            Self::Unreachable { .. } | Self::Answer { .. } => false,
+        }
+    }
+
+    /// The pause the server asked for.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+fn refused(status: u16, retry_after: Option<Duration>) -> String {
+    match status {
+        400 => "check --device and --pair: the server does not understand the request".into(),
+        401 => "log in again: the access token is missing, wrong or expired".into(),
+        403 => "check that the device is in an active pair of the logged-in user".into(),
+        404 | 405 => format!("check the path of the token URL: it is {PATH}"),
+        429 => retry_after.map_or_else(
+            || "wait before asking again".into(),
+            |after| format!("wait {} s before asking again", after.as_secs()),
+        ),
+        503 => "the pair store is down: try again later".into(),
+        _ => "see the server's log".into(),
+    }
+}
+
+impl TokenClient {
+    /// A client of the token API at `url` (without a path: at [`PATH`]) for one device.
+    ///
+    /// # Errors
+    /// [`TokenError::Url`] when the URL is not `http` or `https`.
+    pub fn new(
+        url: &str,
+        access_token: impl Into<String>,
+        device: DeviceId,
+        pair: Option<PairId>,
+    ) -> Result<Self, TokenError> {
+        install_crypto();
+        let url = token_url(url)?;
+        let builder =
+            reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
+        // A proxy cannot reach this machine's loopback.
+        let builder = if is_loopback(&url) { builder.no_proxy() } else { builder };
+        let http = builder.build().map_err(|error| TokenError::Unreachable {
+            url: redacted(&url),
+            stage: Stage::Tls,
+            reason: causes(&error),
+        })?;
+        let request = TokenRequest { device_id: device, pair_id: pair };
+        Ok(Self { url, access_token: access_token.into(), request, http })
+    }
+
+    /// Asks for a token.
+    ///
+    /// # Errors
+    /// [`TokenError`]
+    pub async fn fetch(&self) -> Result<TokenAnswer, TokenError> {
+        let url = redacted(&self.url);
+        let body = serde_json::to_vec(&self.request).expect("a request is made of strings");
+        let response = self
+            .http
+            .post(self.url.clone())
+            .bearer_auth(self.access_token.trim())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| unreachable_at(&url, &error))?;
+        let status = response.status();
+        let retry_after =
+            retry_after(response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()));
+        let body = read(response, &url).await?;
+        if !status.is_success() {
+            let ErrorBody { code, message } = error_body(status.canonical_reason(), &body);
+            let status = status.as_u16();
+            return Err(TokenError::Refused { url, status, code, message, retry_after });
+        }
+        let answer: TokenAnswer = serde_json::from_slice(&body)
+            .map_err(|error| TokenError::Answer { url: url.clone(), reason: error.to_string() })?;
+        if answer.token.is_empty() {
+            return Err(TokenError::Answer { url, reason: "its token is empty".into() });
+        }
+        Ok(answer)
+    }
+}
+
+#[async_trait]
+impl TokenProvider for TokenClient {
+    async fn access(&self) -> Result<Access, TokenError> {
+        let answer = self.fetch().await?;
+        // The claims say the expiry without regard to the clocks' formats; a token whose claims
+        // cannot be read may still be good for its server.
+        let claims = read_claims(&answer.token).ok();
+        Ok(Access {
+            exp: claims.map(|claims| claims.exp),
+            device_id: Some(self.request.device_id.clone()),
+            token: answer.token,
+            pair_id: answer.pair_id,
+            ice_servers: answer.ice_servers,
+        })
+    }
+}
+
+fn token_url(given: &str) -> Result<Url, TokenError> {
+    let shown = || given.split(['?', '#']).next().unwrap_or_default().to_owned();
+    let mut url = Url::parse(given.trim())
+        .map_err(|error| TokenError::Url { url: shown(), reason: error.to_string() })?;
+    if !matches!(url.scheme(), "http" | "https") {
+        let reason = format!("`{}:` is neither http: nor https:", url.scheme());
+        return Err(TokenError::Url { url: redacted(&url), reason });
+    }
+    if url.path() == "/" {
+        url.set_path(PATH);
+    }
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+async fn read(mut response: Response, url: &str) -> Result<Vec<u8>, TokenError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_at(url, &error))? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            let reason = format!("it is longer than {MAX_ANSWER_BYTES} bytes");
+            return Err(TokenError::Answer { url: url.to_owned(), reason });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
+    let reason =
+        if error.is_timeout() { "no answer within 10 s".to_owned() } else { causes(error) };
+    let tls = chain(error).any(|cause| {
+        cause.is::<rustls::Error>()
+            || cause
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::get_ref)
+                .is_some_and(|inner| inner.is::<rustls::Error>())
+    });
+    let dns = chain(error).any(|cause| cause.to_string().contains("dns error"));
+    let stage = if dns {
+        Stage::Dns
+    } else if tls {
+        Stage::Tls
+    } else {
+        Stage::Token
+    };
+    TokenError::Unreachable { url: url.to_owned(), stage, reason }
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// The innermost cause: the outer ones only repeat the URL.
+fn causes(error: &reqwest::Error) -> String {
+    chain(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// Seconds of a `Retry-After` header; its date form is not used by the contract.
+pub(super) fn retry_after(header: Option<&str>) -> Option<Duration> {
+    header?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Makes ring the process' cryptography for TLS, unless something else is already.
+pub(super) fn install_crypto() {
+    // An error only says that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_completed_and_checked() {
+        for (given, meant) in [
+            ("http://127.0.0.1:8787", "http://127.0.0.1:8787/api/auth/webrtc-token"),
+            ("https://example.org/other", "https://example.org/other"),
+        ] {
+            assert_eq!(token_url(given).unwrap().as_str(), meant);
+        }
+        for wrong in ["", "example.org", "ws://h", "ftp://u:hush@h/?t=hush"] {
+            let error = token_url(wrong).unwrap_err();
+            assert_eq!(error.stage(), Stage::Config);
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_in_seconds() {
+        assert_eq!(retry_after(Some(" 7 ")), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after(Some("Wed, 21 Oct 2015 07:28:00 GMT")), None);
+        assert_eq!(retry_after(None), None);
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let client = TokenClient::new("http://127.0.0.1:1", "hush", "phone".into(), None).unwrap();
+        assert!(!format!("{client:?}").contains("hush"));
+    }
+}

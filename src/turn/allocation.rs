@@ -1,0 +1,229 @@
+//! One allocation (RFC 8656 §6): a relayed address, who may send through it, and its channels.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use super::message::TransactionId;
+
+/// Lifetime given when none is asked for, and the shortest one given (RFC 8656 §3.2).
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Longest lifetime given (RFC 8656 §7.2).
+pub const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Lifetime of a permission (RFC 8656 §9).
+const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+
+/// Lifetime of a channel (RFC 8656 §12).
+const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+
+/// An allocation; `R` is the relay socket it owns, and dropping it closes that.
+#[derive(Debug)]
+pub struct Allocation<R> {
+    /// The relay socket.
+    pub relay: R,
+    /// Its address, as told to the client.
+    pub relayed: SocketAddr,
+    /// Who made it: every further request must come from the same user.
+    pub username: String,
+    /// The key it was made with. It stays good for this allocation, past the user name's expiry.
+    pub key: [u8; 16],
+    /// The Allocate request, to know its retransmission.
+    pub transaction: TransactionId,
+    /// When it ends.
+    pub expires: Instant,
+    permissions: HashMap<IpAddr, Instant>,
+    channels: HashMap<u16, Channel>,
+    numbers: HashMap<SocketAddr, u16>,
+    /// Bandwidth towards peers and towards the client.
+    pub(super) buckets: Option<[Bucket; 2]>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    peer: SocketAddr,
+    expires: Instant,
+}
+
+/// Why a permission or channel was not installed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The channel is bound to another peer, or the peer to another channel.
+    Taken,
+    /// Too many of them.
+    Full,
+}
+
+impl<R> Allocation<R> {
+    /// An allocation without permissions.
+    pub fn new(
+        relay: R,
+        relayed: SocketAddr,
+        (username, key): (String, [u8; 16]),
+        transaction: TransactionId,
+        expires: Instant,
+    ) -> Self {
+        Self {
+            relay,
+            relayed,
+            username,
+            key,
+            transaction,
+            expires,
+            permissions: HashMap::new(),
+            channels: HashMap::new(),
+            numbers: HashMap::new(),
+            buckets: None,
+        }
+    }
+
+    /// Installs or refreshes permissions, all of them or none.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] over `limit` permissions.
+    pub fn permit(&mut self, peers: &[IpAddr], limit: usize, now: Instant) -> Result<(), Refused> {
+        self.permissions.retain(|_, expires| *expires > now);
+        let mut new: Vec<_> = peers.iter().filter(|p| !self.permissions.contains_key(p)).collect();
+        new.sort_unstable();
+        new.dedup();
+        if self.permissions.len() + new.len() > limit {
+            return Err(Refused::Full);
+        }
+        self.permissions.extend(peers.iter().map(|peer| (*peer, now + PERMISSION_LIFETIME)));
+        Ok(())
+    }
+
+    /// Binds or refreshes a channel, and permits its peer.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub fn bind(
+        &mut self,
+        number: u16,
+        peer: SocketAddr,
+        limit: usize,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        self.channels.retain(|_, channel| channel.expires > now);
+        self.numbers.retain(|_, number| self.channels.contains_key(number));
+        let other_peer = self.channels.get(&number).is_some_and(|channel| channel.peer != peer);
+        let other_number = self.numbers.get(&peer).is_some_and(|n| *n != number);
+        if other_peer || other_number {
+            return Err(Refused::Taken);
+        }
+        if self.channels.len() >= limit && !self.channels.contains_key(&number) {
+            return Err(Refused::Full);
+        }
+        self.permit(&[peer.ip()], limit, now)?;
+        self.channels.insert(number, Channel { peer, expires: now + CHANNEL_LIFETIME });
+        self.numbers.insert(peer, number);
+        Ok(())
+    }
+
+    /// Whether data may go to and come from `peer`.
+    pub fn permits(&self, peer: IpAddr, now: Instant) -> bool {
+        self.permissions.get(&peer).is_some_and(|expires| *expires > now)
+    }
+
+    /// The peer of a channel.
+    pub fn peer_of(&self, number: u16, now: Instant) -> Option<SocketAddr> {
+        self.channels.get(&number).filter(|c| c.expires > now).map(|c| c.peer)
+    }
+
+    /// The channel of a peer.
+    pub fn channel_of(&self, peer: SocketAddr, now: Instant) -> Option<u16> {
+        let number = *self.numbers.get(&peer)?;
+        self.peer_of(number, now).is_some().then_some(number)
+    }
+}
+
+/// Token bucket that holds one second's worth of bytes.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    rate: u64,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    pub fn new(rate: u64, now: Instant) -> Self {
+        Self { rate, tokens: rate as f64, filled: now }
+    }
+
+    /// Takes `bytes` if they are there.
+    pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
+        let rate = self.rate as f64;
+        let grown = now.saturating_duration_since(self.filled).as_secs_f64() * rate;
+        self.tokens = (self.tokens + grown).min(rate);
+        self.filled = now;
+        let enough = self.tokens >= bytes as f64;
+        if enough {
+            self.tokens -= bytes as f64;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allocation(now: Instant) -> Allocation<()> {
+        let user = ("u".to_owned(), [0; 16]);
+        Allocation::new((), "192.0.2.1:5".parse().unwrap(), user, [0; 12], now + DEFAULT_LIFETIME)
+    }
+
+    #[test]
+    fn permissions_end_after_five_minutes_and_channels_after_ten() {
+        let now = Instant::now();
+        let mut allocation = allocation(now);
+        let peer: SocketAddr = "198.51.100.1:7".parse().unwrap();
+        allocation.bind(0x4000, peer, 8, now).unwrap();
+        assert!(allocation.permits(peer.ip(), now + Duration::from_secs(299)));
+        assert!(!allocation.permits(peer.ip(), now + Duration::from_secs(300)));
+        assert_eq!(allocation.channel_of(peer, now + Duration::from_secs(599)), Some(0x4000));
+        assert_eq!(allocation.channel_of(peer, now + Duration::from_secs(600)), None);
+        assert_eq!(allocation.peer_of(0x4000, now + Duration::from_secs(600)), None);
+    }
+
+    #[test]
+    fn a_channel_has_one_peer_and_a_peer_one_channel() {
+        let now = Instant::now();
+        let mut allocation = allocation(now);
+        let peers: [SocketAddr; 2] =
+            ["198.51.100.1:7".parse().unwrap(), "198.51.100.1:8".parse().unwrap()];
+        allocation.bind(0x4000, peers[0], 8, now).unwrap();
+        allocation.bind(0x4000, peers[0], 8, now).unwrap();
+        assert_eq!(allocation.bind(0x4000, peers[1], 8, now), Err(Refused::Taken));
+        assert_eq!(allocation.bind(0x4001, peers[0], 8, now), Err(Refused::Taken));
+        let later = now + CHANNEL_LIFETIME;
+        allocation.bind(0x4000, peers[1], 8, later).unwrap();
+        assert_eq!(allocation.channel_of(peers[0], later), None);
+    }
+
+    #[test]
+    fn peers_are_bounded() {
+        let now = Instant::now();
+        let mut allocation = allocation(now);
+        let peers: Vec<IpAddr> = (0..4).map(|n| IpAddr::from([198, 51, 100, n])).collect();
+        assert_eq!(allocation.permit(&peers, 3, now), Err(Refused::Full));
+        assert!(!allocation.permits(peers[0], now), "none of a refused list is installed");
+        allocation.permit(&peers[..3], 3, now).unwrap();
+        allocation.permit(&peers[..3], 3, now).unwrap();
+        assert_eq!(allocation.permit(&peers[3..], 3, now), Err(Refused::Full));
+        allocation.permit(&peers[3..], 3, now + PERMISSION_LIFETIME).unwrap();
+    }
+
+    #[test]
+    fn bucket_lets_its_rate_through() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(1000, now);
+        assert!(bucket.take(1000, now));
+        assert!(!bucket.take(1, now));
+        assert!(bucket.take(500, now + Duration::from_millis(500)));
+        assert!(!bucket.take(500, now + Duration::from_millis(500)));
+    }
+}

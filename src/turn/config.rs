@@ -1,0 +1,131 @@
+//! What the server is told, and what can go wrong when it starts.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{credentials::Credentials, filter::PeerFilter};
+
+/// Settings of [`super::TurnServer`].
+#[derive(Clone)]
+pub struct TurnConfig {
+    /// UDP address to listen on; port 0 takes a free one.
+    pub udp: Option<SocketAddr>,
+    /// TCP address to listen on; port 0 takes the port of `udp`.
+    pub tcp: Option<SocketAddr>,
+    /// The IP told to clients in XOR-RELAYED-ADDRESS. Relays are IPv4 or IPv6, as this is.
+    pub relay_address: IpAddr,
+    /// The IP relay sockets are bound on, where it differs from `relay_address` (behind 1:1 NAT).
+    pub relay_bind: Option<IpAddr>,
+    /// Ports for relay sockets (RFC 8656 §7.2 recommends 49152-65535).
+    pub relay_ports: RangeInclusive<u16>,
+    /// Realm of the credentials.
+    pub realm: String,
+    /// Who may allocate.
+    pub credentials: Arc<dyn Credentials>,
+    /// Where may be relayed to.
+    pub peers: PeerFilter,
+    /// How much of everything.
+    pub limits: Limits,
+}
+
+impl TurnConfig {
+    /// A server for this machine only: listens and relays on 127.0.0.1, on the given port.
+    #[must_use]
+    pub fn loopback(port: u16, credentials: Arc<dyn Credentials>) -> Self {
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            udp: Some(here),
+            tcp: Some(here),
+            relay_address: here.ip(),
+            relay_bind: None,
+            relay_ports: 49152..=65535,
+            realm: "orion".into(),
+            credentials,
+            peers: PeerFilter { allow_loopback: true, ..PeerFilter::default() },
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Upper bounds.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Allocations at one time; beyond it 508 (Insufficient Capacity).
+    pub allocations: usize,
+    /// Allocations of one user at one time; beyond it 486 (Allocation Quota Reached).
+    pub allocations_per_user: usize,
+    /// Permissions, and channels, of one allocation; beyond it 508.
+    pub peers_per_allocation: usize,
+    /// TCP connections at one time; beyond it they are closed at once.
+    pub tcp_connections: usize,
+    /// Bytes a second through one allocation, each way; what is beyond it is dropped.
+    pub bytes_per_second: Option<u64>,
+    /// How long a nonce holds; then 438 (Stale Nonce).
+    pub nonce_lifetime: Duration,
+    /// How long a TCP connection may stay without an allocation.
+    pub tcp_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            allocations: 1000,
+            allocations_per_user: 10,
+            peers_per_allocation: 64,
+            tcp_connections: 1024,
+            bytes_per_second: None,
+            nonce_lifetime: Duration::from_secs(3600),
+            tcp_idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// A listening socket could not be bound.
+    #[error("cannot listen for TURN on {transport} {address}: {source}")]
+    Listen {
+        /// `udp` or `tcp`.
+        transport: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing to listen on.
+    #[error("the TURN server has neither a UDP nor a TCP address to listen on")]
+    NoListener,
+    /// Relay sockets cannot be bound there.
+    #[error("cannot relay on {address}: {source}")]
+    Relay {
+        /// The address.
+        address: IpAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The port range holds no port.
+    #[error("the relay port range {}-{} is empty", .0.start(), .0.end())]
+    NoRelayPorts(RangeInclusive<u16>),
+}
+
+impl TurnError {
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "another server holds this port: stop it, or choose another TURN port"
+            }
+            Self::Listen { .. } => "choose an address of this machine and a port above 1023",
+            Self::NoListener => "give a UDP or a TCP address for TURN",
+            Self::Relay { .. } => "choose a relay address that this machine has",
+            Self::NoRelayPorts(_) => "give a relay port range whose end is not below its start",
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Whose allocations are served: the trait the server asks, and the key of the long-term credential
+//! mechanism (RFC 8489 §9.2.2).
+
+use std::time::SystemTime;
+
+use md5::{Digest, Md5};
+
+/// Says which passwords a user name has.
+pub trait Credentials: Send + Sync {
+    /// The passwords accepted for `username` at `now`, the current one first; none when the name is
+    /// unknown, expired or malformed. Several while a secret is being rotated: a request says which
+    /// by its MESSAGE-INTEGRITY.
+    fn passwords(&self, username: &str, now: SystemTime) -> Vec<String>;
+
+    /// The part of the name allocations are counted by, for the quota per user.
+    fn quota_key<'a>(&self, username: &'a str) -> &'a str {
+        username
+    }
+}
+
+/// Key of MESSAGE-INTEGRITY: MD5(username ":" realm ":" password).
+#[must_use]
+pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
+    let mut md5 = Md5::new();
+    md5.update(username);
+    md5.update(b":");
+    md5.update(realm);
+    md5.update(b":");
+    md5.update(password);
+    md5.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_of_the_standard() {
+        // RFC 8489 §9.2.2: user "user", realm "realm", password "pass".
+        let key = long_term_key("user", "realm", "pass");
+        assert_eq!(u128::from_be_bytes(key), 0x8493_fbc5_3ba5_82fb_4c04_4c45_6bdc_40eb);
+    }
+}

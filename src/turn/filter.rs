@@ -1,0 +1,222 @@
+//! Which peers may be relayed to. An open relay lets its users reach the relay's own network (RFC
+//! 8656 §21.2, §21.4), so everything that is not a public unicast address is refused unless it is
+//! allowed by name.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+/// A range of addresses, `192.0.2.0/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IpNet {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl IpNet {
+    /// A range; `None` when `prefix` is longer than the address.
+    #[must_use]
+    pub const fn new(address: IpAddr, prefix: u8) -> Option<Self> {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        if prefix <= longest { Some(Self { address, prefix }) } else { None }
+    }
+
+    const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Self {
+        Self { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix }
+    }
+
+    const fn v6(a: u16, b: u16, prefix: u8) -> Self {
+        Self { address: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), prefix }
+    }
+
+    /// Whether `ip` is in the range.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.address, ip) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                net.to_bits() & mask == ip.to_bits() & mask
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                net.to_bits() & mask == ip.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for IpNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// Text that is neither an address nor `address/prefix`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address range; write 192.0.2.0/24, 2001:db8::/32 or a single address")]
+pub struct IpNetError(pub String);
+
+impl FromStr for IpNet {
+    type Err = IpNetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || IpNetError(text.to_owned());
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse().map_err(|_| wrong())?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let prefix = prefix.unwrap_or(if address.is_ipv4() { 32 } else { 128 });
+        Self::new(address, prefix).ok_or_else(wrong)
+    }
+}
+
+/// Ranges refused by default: the special-purpose registries of RFC 6890, multicast, and the forms
+/// of IPv6 that hide an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo).
+const DENIED: [IpNet; 28] = [
+    IpNet::v4(0, 0, 0, 0, 8),
+    IpNet::v4(10, 0, 0, 0, 8),
+    IpNet::v4(100, 64, 0, 0, 10),
+    IpNet::v4(127, 0, 0, 0, 8),
+    // Link-local, with the metadata service of the clouds at 169.254.169.254.
+    IpNet::v4(169, 254, 0, 0, 16),
+    IpNet::v4(172, 16, 0, 0, 12),
+    IpNet::v4(192, 0, 0, 0, 24),
+    IpNet::v4(192, 0, 2, 0, 24),
+    IpNet::v4(192, 88, 99, 0, 24),
+    IpNet::v4(192, 168, 0, 0, 16),
+    // Alibaba Cloud's metadata service is inside 100.64/10; Azure's and Oracle's are not private.
+    IpNet::v4(168, 63, 129, 16, 32),
+    IpNet::v4(192, 0, 0, 192, 32),
+    IpNet::v4(198, 18, 0, 0, 15),
+    IpNet::v4(198, 51, 100, 0, 24),
+    IpNet::v4(203, 0, 113, 0, 24),
+    IpNet::v4(224, 0, 0, 0, 4),
+    IpNet::v4(240, 0, 0, 0, 4),
+    // ::, ::1, IPv4-compatible and IPv4-mapped.
+    IpNet::v6(0, 0, 32),
+    IpNet::v6(0x64, 0xff9b, 32),
+    IpNet::v6(0x100, 0, 64),
+    IpNet::v6(0x2001, 0, 23),
+    IpNet::v6(0x2001, 0xdb8, 32),
+    IpNet::v6(0x2002, 0, 16),
+    IpNet::v6(0x3fff, 0, 20),
+    IpNet::v6(0xfc00, 0, 7),
+    IpNet::v6(0xfe80, 0, 10),
+    IpNet::v6(0xfec0, 0, 10),
+    IpNet::v6(0xff00, 0, 8),
+];
+
+/// Says which peer addresses a client may reach through the relay.
+#[derive(Debug, Clone, Default)]
+pub struct PeerFilter {
+    /// Allows 127/8 and ::1, for servers that only serve their own machine.
+    pub allow_loopback: bool,
+    /// Allowed although they are special.
+    pub allow: Vec<IpNet>,
+    /// Refused although they are public; stronger than `allow`.
+    pub deny: Vec<IpNet>,
+}
+
+impl PeerFilter {
+    /// Whether `peer` may be relayed to.
+    #[must_use]
+    pub fn allows(&self, peer: IpAddr) -> bool {
+        let any = |nets: &[IpNet]| nets.iter().any(|net| net.contains(peer));
+        if any(&self.deny) {
+            return false;
+        }
+        (self.allow_loopback && peer.is_loopback()) || any(&self.allow) || !any(&DENIED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(filter: &PeerFilter, peer: &str) -> bool {
+        filter.allows(peer.parse().unwrap())
+    }
+
+    #[test]
+    fn special_addresses_are_refused_and_public_ones_are_not() {
+        let filter = PeerFilter::default();
+        for denied in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "192.0.0.192",
+            "168.63.129.16",
+            "198.19.0.1",
+            "224.0.0.1",
+            "239.255.255.250",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "::ffff:8.8.8.8",
+            "::8.8.8.8",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "2002:a00:1::1",
+            "2001:0:1::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!allows(&filter, denied), "{denied}");
+        }
+        for public in [
+            "8.8.8.8",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.167.255.255",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2a00:1450::1",
+        ] {
+            assert!(allows(&filter, public), "{public}");
+        }
+    }
+
+    #[test]
+    fn exceptions_are_by_name() {
+        let filter = PeerFilter {
+            allow_loopback: true,
+            allow: vec!["192.168.7.0/24".parse().unwrap(), "fd00::1".parse().unwrap()],
+            deny: vec!["8.8.8.8".parse().unwrap(), "127.0.0.53".parse().unwrap()],
+        };
+        for peer in ["127.0.0.1", "::1", "192.168.7.9", "fd00::1"] {
+            assert!(allows(&filter, peer), "{peer}");
+        }
+        for peer in ["192.168.8.1", "8.8.8.8", "127.0.0.53", "fd00::2", "::ffff:127.0.0.1"] {
+            assert!(!allows(&filter, peer), "{peer}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_read_as_written() {
+        for text in ["0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32", "::/0"] {
+            assert_eq!(text.parse::<IpNet>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "x", "1.2.3.4/33", "::/129", "1.2.3.4/-1", "1.2.3.4/"] {
+            assert!(wrong.parse::<IpNet>().is_err(), "{wrong}");
+        }
+        assert!("0.0.0.0/0".parse::<IpNet>().unwrap().contains("8.8.8.8".parse().unwrap()));
+    }
+}

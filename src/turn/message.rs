@@ -1,0 +1,468 @@
+//! STUN messages (RFC 8489 §5, §14) and the TURN attributes of RFC 8656 §18: reading without a copy,
+//! writing into one buffer, MESSAGE-INTEGRITY (HMAC-SHA1) and FINGERPRINT.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
+
+/// Magic cookie (RFC 8489 §5).
+pub const MAGIC_COOKIE: u32 = 0x2112_A442;
+
+/// Length of the STUN header, bytes.
+pub const HEADER_BYTES: usize = 20;
+
+/// Transaction id: ties an answer to its request.
+pub type TransactionId = [u8; 12];
+
+/// Message methods (RFC 8489 §18.2, RFC 8656 §17).
+pub mod method {
+    /// Binding.
+    pub const BINDING: u16 = 0x001;
+    /// Allocate.
+    pub const ALLOCATE: u16 = 0x003;
+    /// Refresh.
+    pub const REFRESH: u16 = 0x004;
+    /// Send, an indication.
+    pub const SEND: u16 = 0x006;
+    /// Data, an indication.
+    pub const DATA: u16 = 0x007;
+    /// `CreatePermission`.
+    pub const CREATE_PERMISSION: u16 = 0x008;
+    /// `ChannelBind`.
+    pub const CHANNEL_BIND: u16 = 0x009;
+}
+
+/// Attribute types (RFC 8489 §18.3, RFC 8656 §18). Below 0x8000 they must be understood.
+pub mod attr {
+    /// USERNAME
+    pub const USERNAME: u16 = 0x0006;
+    /// MESSAGE-INTEGRITY
+    pub const MESSAGE_INTEGRITY: u16 = 0x0008;
+    /// ERROR-CODE
+    pub const ERROR_CODE: u16 = 0x0009;
+    /// UNKNOWN-ATTRIBUTES
+    pub const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
+    /// CHANNEL-NUMBER
+    pub const CHANNEL_NUMBER: u16 = 0x000C;
+    /// LIFETIME
+    pub const LIFETIME: u16 = 0x000D;
+    /// XOR-PEER-ADDRESS
+    pub const XOR_PEER_ADDRESS: u16 = 0x0012;
+    /// DATA
+    pub const DATA: u16 = 0x0013;
+    /// REALM
+    pub const REALM: u16 = 0x0014;
+    /// NONCE
+    pub const NONCE: u16 = 0x0015;
+    /// XOR-RELAYED-ADDRESS
+    pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
+    /// REQUESTED-ADDRESS-FAMILY
+    pub const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
+    /// EVEN-PORT
+    pub const EVEN_PORT: u16 = 0x0018;
+    /// REQUESTED-TRANSPORT
+    pub const REQUESTED_TRANSPORT: u16 = 0x0019;
+    /// MESSAGE-INTEGRITY-SHA256
+    pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
+    /// XOR-MAPPED-ADDRESS
+    pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+    /// RESERVATION-TOKEN
+    pub const RESERVATION_TOKEN: u16 = 0x0022;
+    /// PRIORITY (RFC 8445)
+    pub const PRIORITY: u16 = 0x0024;
+    /// USE-CANDIDATE (RFC 8445)
+    pub const USE_CANDIDATE: u16 = 0x0025;
+    /// FINGERPRINT
+    pub const FINGERPRINT: u16 = 0x8028;
+}
+
+/// Message class (RFC 8489 §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Wants an answer.
+    Request,
+    /// Wants none.
+    Indication,
+    /// Answer: done.
+    Success,
+    /// Answer: refused.
+    Error,
+}
+
+/// A STUN message, read from one datagram or one TCP frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Its class.
+    pub class: Class,
+    /// Its method, one of [`method`].
+    pub method: u16,
+    /// Its transaction.
+    pub transaction: TransactionId,
+    raw: &'a [u8],
+}
+
+/// One attribute of a [`Message`].
+#[derive(Debug, Clone, Copy)]
+pub struct Attribute<'a> {
+    /// Its type, one of [`attr`].
+    pub kind: u16,
+    /// Its value without padding.
+    pub value: &'a [u8],
+    /// Where the attribute starts in the message, bytes.
+    pub offset: usize,
+}
+
+impl<'a> Message<'a> {
+    /// Reads a message. `None` when it is not STUN, its lengths do not fit, or its FINGERPRINT is
+    /// wrong.
+    #[must_use]
+    pub fn parse(raw: &'a [u8]) -> Option<Self> {
+        let kind = read_u16(raw, 0)?;
+        let length = usize::from(read_u16(raw, 2)?);
+        if kind & 0xC000 != 0
+            || length % 4 != 0
+            || raw.len() != HEADER_BYTES + length
+            || read_u32(raw, 4)? != MAGIC_COOKIE
+        {
+            return None;
+        }
+        let message = Self {
+            class: match (kind >> 7 & 2) | (kind >> 4 & 1) {
+                0 => Class::Request,
+                1 => Class::Indication,
+                2 => Class::Success,
+                _ => Class::Error,
+            },
+            method: (kind & 0x000F) | (kind >> 1 & 0x0070) | (kind >> 2 & 0x0F80),
+            transaction: raw[8..HEADER_BYTES].try_into().ok()?,
+            raw,
+        };
+        let mut end = HEADER_BYTES;
+        for attribute in message.every_attribute() {
+            end = attribute.offset + 4 + padded(attribute.value.len());
+            if attribute.kind == attr::FINGERPRINT
+                && attribute.value != fingerprint(&raw[..attribute.offset]).to_be_bytes()
+            {
+                return None;
+            }
+        }
+        (end == raw.len()).then_some(message)
+    }
+
+    fn every_attribute(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
+        let raw = self.raw;
+        let mut offset = HEADER_BYTES;
+        std::iter::from_fn(move || {
+            let kind = read_u16(raw, offset)?;
+            let length = usize::from(read_u16(raw, offset + 2)?);
+            let value = raw.get(offset + 4..offset + 4 + length)?;
+            let attribute = Attribute { kind, value, offset };
+            offset += 4 + padded(length);
+            (offset <= raw.len()).then_some(attribute)
+        })
+    }
+
+    /// The attributes that count: those after MESSAGE-INTEGRITY are ignored (RFC 8489 §14.5).
+    pub fn attributes(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
+        let mut ended = false;
+        self.every_attribute().take_while(move |attribute| {
+            let take = !ended;
+            ended |= attribute.kind == attr::MESSAGE_INTEGRITY;
+            take
+        })
+    }
+
+    /// The value of the first attribute of that type.
+    #[must_use]
+    pub fn get(&self, kind: u16) -> Option<&'a [u8]> {
+        self.attributes().find(|a| a.kind == kind).map(|a| a.value)
+    }
+
+    /// The value as text, when it is UTF-8.
+    #[must_use]
+    pub fn text(&self, kind: u16) -> Option<&'a str> {
+        std::str::from_utf8(self.get(kind)?).ok()
+    }
+
+    /// The value as a 32-bit number.
+    #[must_use]
+    pub fn number(&self, kind: u16) -> Option<u32> {
+        read_u32(self.get(kind)?, 0)
+    }
+
+    /// The first address of that XOR-…-ADDRESS type.
+    #[must_use]
+    pub fn address(&self, kind: u16) -> Option<SocketAddr> {
+        read_xor_address(self.get(kind)?, &self.transaction)
+    }
+
+    /// The code of ERROR-CODE.
+    #[must_use]
+    pub fn error_code(&self) -> Option<u16> {
+        let value = self.get(attr::ERROR_CODE)?;
+        Some(u16::from(value.get(2)? & 7) * 100 + u16::from(*value.get(3)?))
+    }
+
+    /// Attributes that must be understood and are not among `known`, for a 420 answer.
+    #[must_use]
+    pub fn unknown(&self, known: &[u16]) -> Vec<u16> {
+        self.attributes().map(|a| a.kind).filter(|k| *k < 0x8000 && !known.contains(k)).collect()
+    }
+
+    /// Whether MESSAGE-INTEGRITY is there and was made with `key`; compared in constant time.
+    #[must_use]
+    pub fn verify(&self, key: &[u8]) -> bool {
+        let Some(integrity) = self.attributes().find(|a| a.kind == attr::MESSAGE_INTEGRITY) else {
+            return false;
+        };
+        integrity_mac(&self.raw[..integrity.offset], key).verify_slice(integrity.value).is_ok()
+    }
+}
+
+/// Reads an XOR-…-ADDRESS value (RFC 8489 §14.2).
+#[must_use]
+pub fn read_xor_address(value: &[u8], transaction: &TransactionId) -> Option<SocketAddr> {
+    let port = read_u16(value, 2)? ^ (MAGIC_COOKIE >> 16) as u16;
+    let ip = match (value.get(1)?, value.len()) {
+        (1, 8) => IpAddr::V4(Ipv4Addr::from(read_u32(value, 4)? ^ MAGIC_COOKIE)),
+        (2, 20) => {
+            let bits = u128::from_be_bytes(value[4..].try_into().ok()?);
+            IpAddr::V6(Ipv6Addr::from(bits ^ xor_mask(transaction)))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+fn xor_mask(transaction: &TransactionId) -> u128 {
+    let mut mask = [0; 16];
+    mask[..4].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
+    mask[4..].copy_from_slice(transaction);
+    u128::from_be_bytes(mask)
+}
+
+/// Writes one message.
+#[derive(Debug)]
+pub struct Builder {
+    raw: Vec<u8>,
+    transaction: TransactionId,
+}
+
+impl Builder {
+    /// Starts a message.
+    #[must_use]
+    pub fn new(class: Class, method: u16, transaction: TransactionId) -> Self {
+        let class = match class {
+            Class::Request => 0x0000,
+            Class::Indication => 0x0010,
+            Class::Success => 0x0100,
+            Class::Error => 0x0110,
+        };
+        let kind = class | (method & 0x000F) | (method & 0x0070) << 1 | (method & 0x0F80) << 2;
+        let mut raw = Vec::with_capacity(128);
+        raw.extend_from_slice(&kind.to_be_bytes());
+        raw.extend_from_slice(&[0, 0]);
+        raw.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
+        raw.extend_from_slice(&transaction);
+        Self { raw, transaction }
+    }
+
+    /// Starts the answer to `request`.
+    #[must_use]
+    pub fn answer(class: Class, request: &Message<'_>) -> Self {
+        Self::new(class, request.method, request.transaction)
+    }
+
+    /// Adds an attribute; `value` is at most 65535 bytes.
+    #[must_use]
+    pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+        self.raw.extend_from_slice(&kind.to_be_bytes());
+        self.raw.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        self.raw.extend_from_slice(value);
+        self.raw.resize(padded(self.raw.len()), 0);
+        set_length(&mut self.raw, 0);
+        self
+    }
+
+    /// Adds an address in XOR form.
+    #[must_use]
+    pub fn address(self, kind: u16, address: SocketAddr) -> Self {
+        let mut value = Vec::with_capacity(20);
+        value.extend_from_slice(&[0, if address.is_ipv4() { 1 } else { 2 }]);
+        value.extend_from_slice(&(address.port() ^ (MAGIC_COOKIE >> 16) as u16).to_be_bytes());
+        match address.ip() {
+            IpAddr::V4(ip) => value.extend_from_slice(&(ip.to_bits() ^ MAGIC_COOKIE).to_be_bytes()),
+            IpAddr::V6(ip) => {
+                value.extend_from_slice(&(ip.to_bits() ^ xor_mask(&self.transaction)).to_be_bytes())
+            }
+        }
+        self.attribute(kind, &value)
+    }
+
+    /// Adds ERROR-CODE.
+    #[must_use]
+    pub fn error(self, code: u16, reason: &str) -> Self {
+        let mut value = vec![0, 0, (code / 100) as u8, (code % 100) as u8];
+        value.extend_from_slice(reason.as_bytes());
+        self.attribute(attr::ERROR_CODE, &value)
+    }
+
+    /// Adds MESSAGE-INTEGRITY; only FINGERPRINT may follow.
+    #[must_use]
+    pub fn integrity(mut self, key: &[u8]) -> Self {
+        set_length(&mut self.raw, 24);
+        let mac: [u8; 20] = integrity_mac(&self.raw, key).finalize().into_bytes().into();
+        self.attribute(attr::MESSAGE_INTEGRITY, &mac)
+    }
+
+    /// Adds FINGERPRINT, which is always last.
+    #[must_use]
+    pub fn fingerprint(mut self) -> Self {
+        set_length(&mut self.raw, 8);
+        let crc = fingerprint(&self.raw);
+        self.attribute(attr::FINGERPRINT, &crc.to_be_bytes())
+    }
+
+    /// The message as bytes.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.raw
+    }
+}
+
+fn set_length(raw: &mut [u8], more: usize) {
+    let length = (raw.len() - HEADER_BYTES + more) as u16;
+    raw[2..4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// HMAC over everything before the attribute, with the header's length counting the attribute
+/// itself and nothing after it (RFC 8489 §14.5).
+fn integrity_mac(before: &[u8], key: &[u8]) -> Hmac<Sha1> {
+    let mut mac = Hmac::<Sha1>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(&before[..2]);
+    mac.update(&((before.len() - HEADER_BYTES + 24) as u16).to_be_bytes());
+    mac.update(&before[4..]);
+    mac
+}
+
+/// CRC-32 (ISO 3309) of everything before the attribute, XOR "STUN" (RFC 8489 §14.7).
+fn fingerprint(before: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut index = 0;
+        while index < 256 {
+            let mut crc = index as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+                bit += 1;
+            }
+            table[index] = crc;
+            index += 1;
+        }
+        table
+    };
+    let crc =
+        before.iter().fold(u32::MAX, |crc, byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)]);
+    !crc ^ 0x5354_554E
+}
+
+/// Rounds up to the next multiple of four: attributes and `ChannelData` over TCP are padded to it.
+#[must_use]
+pub const fn padded(length: usize) -> usize {
+    (length + 3) & !3
+}
+
+fn read_u16(raw: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(raw.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn read_u32(raw: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(raw.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 5769 §2.1: sample request with software, priority, tie-breaker, user name, integrity
+    /// (short-term password `VOkJxbRl1RmTxUk/WvJxBt`) and fingerprint.
+    const SAMPLE_REQUEST: &[u8] = b"\x00\x01\x00\x58\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
+        \x80\x22\x00\x10STUN test client\x00\x24\x00\x04\x6e\x00\x01\xff\x80\x29\x00\x08\x93\x2f\xf9\xb1\x51\x26\x3b\x36\
+        \x00\x06\x00\x09\x65\x76\x74\x6a\x3a\x68\x36\x76\x59\x20\x20\x20\x00\x08\x00\x14\x9a\xea\xa7\x0c\xbf\xd8\xcb\x56\
+        \x78\x1e\xf2\xb5\xb2\xd3\xf2\x49\xc1\xb5\x71\xa2\x80\x28\x00\x04\xe5\x7a\x3b\xcf";
+
+    /// RFC 5769 §2.2: sample IPv4 response.
+    const SAMPLE_RESPONSE: &[u8] = b"\x01\x01\x00\x3c\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
+        \x80\x22\x00\x0b\x74\x65\x73\x74\x20\x76\x65\x63\x74\x6f\x72\x20\x00\x20\x00\x08\x00\x01\xa1\x47\xe1\x12\xa6\x43\
+        \x00\x08\x00\x14\x2b\x91\xf5\x99\xfd\x9e\x90\xc3\x8c\x74\x89\xf9\x2a\xf9\xba\x53\xf0\x6b\xe7\xd7\
+        \x80\x28\x00\x04\xc0\x7d\x4c\x96";
+
+    const SAMPLE_PASSWORD: &[u8] = b"VOkJxbRl1RmTxUk/WvJxBt";
+
+    #[test]
+    fn rfc_5769_request() {
+        let message = Message::parse(SAMPLE_REQUEST).unwrap();
+        assert_eq!((message.class, message.method), (Class::Request, method::BINDING));
+        assert_eq!(message.text(attr::USERNAME), Some("evtj:h6vY"));
+        assert!(message.verify(SAMPLE_PASSWORD));
+        assert!(!message.verify(b"another"));
+        assert_eq!(message.unknown(&[attr::USERNAME, attr::MESSAGE_INTEGRITY]), [attr::PRIORITY]);
+    }
+
+    #[test]
+    fn rfc_5769_response() {
+        let message = Message::parse(SAMPLE_RESPONSE).unwrap();
+        assert_eq!(message.class, Class::Success);
+        assert_eq!(
+            message.address(attr::XOR_MAPPED_ADDRESS),
+            Some("192.0.2.1:32853".parse().unwrap())
+        );
+        assert!(message.verify(SAMPLE_PASSWORD));
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let transaction = *b"0123456789ab";
+        for address in ["192.0.2.7:4000", "[2001:db8::1]:4001"] {
+            let address = address.parse().unwrap();
+            let raw = Builder::new(Class::Error, method::CHANNEL_BIND, transaction)
+                .address(attr::XOR_PEER_ADDRESS, address)
+                .error(486, "quota")
+                .integrity(b"key")
+                .fingerprint()
+                .finish();
+            let message = Message::parse(&raw).unwrap();
+            assert_eq!((message.class, message.method), (Class::Error, method::CHANNEL_BIND));
+            assert_eq!(message.address(attr::XOR_PEER_ADDRESS), Some(address));
+            assert_eq!(message.error_code(), Some(486));
+            assert!(message.verify(b"key"));
+        }
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        // Two bytes are the type of FINGERPRINT: as another one it is ignored after the integrity.
+        for at in (0..SAMPLE_REQUEST.len()).filter(|at| !(100..102).contains(at)) {
+            let mut raw = SAMPLE_REQUEST.to_vec();
+            raw[at] ^= 1;
+            let intact = Message::parse(&raw).is_some_and(|m| m.verify(SAMPLE_PASSWORD));
+            assert!(!intact, "byte {at}");
+        }
+        for length in 0..SAMPLE_REQUEST.len() {
+            assert!(Message::parse(&SAMPLE_REQUEST[..length]).is_none());
+        }
+    }
+
+    #[test]
+    fn attributes_after_the_integrity_are_ignored() {
+        let raw = Builder::new(Class::Request, method::REFRESH, [0; 12])
+            .integrity(b"key")
+            .attribute(attr::LIFETIME, &[0; 4])
+            .finish();
+        let message = Message::parse(&raw).unwrap();
+        assert!(message.verify(b"key"));
+        assert_eq!(message.get(attr::LIFETIME), None);
+    }
+}

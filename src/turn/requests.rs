@@ -1,0 +1,295 @@
+//! The four TURN requests: Allocate (RFC 8656 §7), Refresh (§8), `CreatePermission` (§10) and
+//! `ChannelBind` (§12). Each checks in the order of its section and answers with that section's code.
+
+use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use super::{
+    allocation::{Allocation, Bucket, DEFAULT_LIFETIME, MAX_LIFETIME, Refused},
+    message::{Builder, Class, Message, TransactionId, attr, method},
+    protocol::{Action, FiveTuple, Now, Protocol, Transport, User, canonical},
+    stats::Refusal,
+};
+
+/// Protocol number of UDP, for REQUESTED-TRANSPORT.
+const UDP: u8 = 17;
+
+/// Attributes of the credential mechanism, known on every request.
+const CREDENTIALS: [u16; 5] = [
+    attr::USERNAME,
+    attr::REALM,
+    attr::NONCE,
+    attr::MESSAGE_INTEGRITY,
+    attr::MESSAGE_INTEGRITY_SHA256,
+];
+
+/// An Allocate request that was granted and waits for its relay socket.
+#[derive(Debug)]
+pub struct Pending {
+    /// The client.
+    pub tuple: FiveTuple,
+    /// Whether the port must be even (EVEN-PORT).
+    pub even_port: bool,
+    user: User,
+    transaction: TransactionId,
+    lifetime: Duration,
+}
+
+impl<R: Clone> Protocol<R> {
+    pub(super) fn request(
+        &mut self,
+        tuple: FiveTuple,
+        request: &Message<'_>,
+        now: Now,
+    ) -> Action<R> {
+        let known: &[u16] = match request.method {
+            method::ALLOCATE => &[
+                attr::REQUESTED_TRANSPORT,
+                attr::LIFETIME,
+                attr::EVEN_PORT,
+                attr::RESERVATION_TOKEN,
+                attr::REQUESTED_ADDRESS_FAMILY,
+            ],
+            method::REFRESH => &[attr::LIFETIME, attr::REQUESTED_ADDRESS_FAMILY],
+            method::CREATE_PERMISSION => &[attr::XOR_PEER_ADDRESS],
+            method::CHANNEL_BIND => &[attr::XOR_PEER_ADDRESS, attr::CHANNEL_NUMBER],
+            _ => return self.refuse(request, Refusal::BadRequest, None),
+        };
+        let user = match self.authenticate(tuple, request, now) {
+            Ok(user) => user,
+            Err(refused) => return refused,
+        };
+        let unknown = request.unknown(&[known, &CREDENTIALS].concat());
+        if request.method == method::ALLOCATE {
+            return self.allocate(tuple, request, user, &unknown, now);
+        }
+        let owner = self.allocations.get(&tuple).filter(|a| a.expires > now.instant);
+        match owner {
+            None => self.refuse(request, Refusal::AllocationMismatch, Some(&user.1)),
+            Some(owner) if owner.username != user.0 => {
+                self.refuse(request, Refusal::WrongCredentials, Some(&user.1))
+            }
+            Some(_) if !unknown.is_empty() => {
+                self.unknown_attributes(request, &unknown, Some(&user.1))
+            }
+            Some(_) => match self.change(tuple, request, now) {
+                Ok(answer) => Action::Reply(answer.integrity(&user.1).finish()),
+                Err(reason) => self.refuse(request, reason, Some(&user.1)),
+            },
+        }
+    }
+
+    fn allocate(
+        &mut self,
+        tuple: FiveTuple,
+        request: &Message<'_>,
+        user: User,
+        unknown: &[u16],
+        now: Now,
+    ) -> Action<R> {
+        if let Some(existing) = self.allocations.get(&tuple).filter(|a| a.expires > now.instant) {
+            let again = tuple.transport == Transport::Udp
+                && existing.transaction == request.transaction
+                && existing.username == user.0;
+            return if again {
+                let left = existing.expires - now.instant;
+                Action::Reply(granted(tuple, request.transaction, existing.relayed, left, &user.1))
+            } else {
+                self.refuse(request, Refusal::AllocationMismatch, Some(&user.1))
+            };
+        }
+        if !unknown.is_empty() {
+            return self.unknown_attributes(request, unknown, Some(&user.1));
+        }
+        if let Err(reason) = self.may_allocate(request, &user.0) {
+            return self.refuse(request, reason, Some(&user.1));
+        }
+        Action::Bind(Box::new(Pending {
+            tuple,
+            even_port: request.get(attr::EVEN_PORT).is_some(),
+            user,
+            transaction: request.transaction,
+            lifetime: lifetime(request).max(DEFAULT_LIFETIME),
+        }))
+    }
+
+    fn may_allocate(&self, request: &Message<'_>, username: &str) -> Result<(), Refusal> {
+        let first = |kind| request.get(kind).map(|value| value.first().copied().unwrap_or(0));
+        match first(attr::REQUESTED_TRANSPORT) {
+            None => return Err(Refusal::BadRequest),
+            Some(UDP) => {}
+            Some(_) => return Err(Refusal::Transport),
+        }
+        let even = first(attr::EVEN_PORT);
+        if first(attr::RESERVATION_TOKEN).is_some() {
+            // No port is ever reserved here, so no token can be good.
+            return Err(if even.is_some() { Refusal::BadRequest } else { Refusal::Capacity });
+        }
+        let family = if self.config.relay_address.is_ipv4() { 1 } else { 2 };
+        if first(attr::REQUESTED_ADDRESS_FAMILY).unwrap_or(1) != family {
+            return Err(Refusal::AddressFamily);
+        }
+        if even.is_some_and(|flags| flags & 0x80 != 0) {
+            return Err(Refusal::Capacity);
+        }
+        let limits = &self.config.limits;
+        let used = self.users.get(self.config.credentials.quota_key(username)).copied();
+        if used.unwrap_or(0) >= limits.allocations_per_user {
+            return Err(Refusal::Quota);
+        }
+        if self.allocations.len() >= limits.allocations {
+            return Err(Refusal::Capacity);
+        }
+        Ok(())
+    }
+
+    /// Completes an allocation with its relay socket and that socket's address, or refuses it
+    /// because none could be bound. Gives the answer to send.
+    pub fn allocated(
+        &mut self,
+        pending: Pending,
+        relay: Option<(R, SocketAddr)>,
+        now: Now,
+    ) -> Vec<u8> {
+        let Pending { tuple, user, transaction, lifetime, .. } = pending;
+        let Some((relay, relayed)) = relay else {
+            self.counters.refuse(Refusal::Capacity);
+            let (code, phrase) = Refusal::Capacity.code();
+            let answer = Builder::new(Class::Error, method::ALLOCATE, transaction);
+            return answer.error(code, phrase).integrity(&user.1).finish();
+        };
+        let answer = granted(tuple, transaction, relayed, lifetime, &user.1);
+        self.remove(tuple);
+        let quota_key = self.config.credentials.quota_key(&user.0).to_owned();
+        *self.users.entry(quota_key).or_default() += 1;
+        let expires = now.instant + lifetime;
+        let mut allocation = Allocation::new(relay, relayed, user, transaction, expires);
+        allocation.buckets = self
+            .config
+            .limits
+            .bytes_per_second
+            .map(|rate| [Bucket::new(rate, now.instant), Bucket::new(rate, now.instant)]);
+        self.allocations.insert(tuple, allocation);
+        self.counters.allocations_total.fetch_add(1, Relaxed);
+        answer
+    }
+
+    /// A request on an allocation the user owns.
+    fn change(
+        &mut self,
+        tuple: FiveTuple,
+        request: &Message<'_>,
+        now: Now,
+    ) -> Result<Builder, Refusal> {
+        let answer = Builder::answer(Class::Success, request);
+        match request.method {
+            method::REFRESH => {
+                let lifetime = self.refresh(tuple, request, now)?;
+                Ok(answer.attribute(attr::LIFETIME, &seconds(lifetime)))
+            }
+            method::CREATE_PERMISSION => self.permit(tuple, request, now).map(|()| answer),
+            _ => self.bind_channel(tuple, request, now).map(|()| answer),
+        }
+    }
+
+    fn refresh(
+        &mut self,
+        tuple: FiveTuple,
+        request: &Message<'_>,
+        now: Now,
+    ) -> Result<Duration, Refusal> {
+        let family = if self.config.relay_address.is_ipv4() { 1 } else { 2 };
+        let asked = request.get(attr::REQUESTED_ADDRESS_FAMILY);
+        if asked.is_some_and(|value| value.first() != Some(&family)) {
+            return Err(Refusal::PeerFamily);
+        }
+        let lifetime = lifetime(request);
+        if lifetime.is_zero() {
+            self.remove(tuple);
+            return Ok(lifetime);
+        }
+        let lifetime = lifetime.max(DEFAULT_LIFETIME);
+        if let Some(allocation) = self.allocations.get_mut(&tuple) {
+            allocation.expires = now.instant + lifetime;
+        }
+        Ok(lifetime)
+    }
+
+    fn permit(&mut self, tuple: FiveTuple, request: &Message<'_>, now: Now) -> Result<(), Refusal> {
+        let mut peers = Vec::new();
+        for attribute in request.attributes().filter(|a| a.kind == attr::XOR_PEER_ADDRESS) {
+            let peer = super::message::read_xor_address(attribute.value, &request.transaction);
+            let peer = peer.ok_or(Refusal::BadRequest)?;
+            self.may_reach(peer)?;
+            peers.push(peer.ip());
+        }
+        if peers.is_empty() {
+            return Err(Refusal::BadRequest);
+        }
+        let limit = self.config.limits.peers_per_allocation;
+        let allocation = self.allocations.get_mut(&tuple).ok_or(Refusal::AllocationMismatch)?;
+        allocation.permit(&peers, limit, now.instant).map_err(refusal)
+    }
+
+    fn bind_channel(
+        &mut self,
+        tuple: FiveTuple,
+        request: &Message<'_>,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let number = request.number(attr::CHANNEL_NUMBER).ok_or(Refusal::BadRequest)? >> 16;
+        let peer = request.address(attr::XOR_PEER_ADDRESS).ok_or(Refusal::BadRequest)?;
+        // RFC 8656 ends the range at 0x4FFF; clients of RFC 5766 use all of it.
+        if !(0x4000..=0x7FFF).contains(&number) {
+            return Err(Refusal::BadRequest);
+        }
+        self.may_reach(peer)?;
+        let limit = self.config.limits.peers_per_allocation;
+        let allocation = self.allocations.get_mut(&tuple).ok_or(Refusal::AllocationMismatch)?;
+        allocation.bind(number as u16, peer, limit, now.instant).map_err(refusal)
+    }
+
+    fn may_reach(&self, peer: SocketAddr) -> Result<(), Refusal> {
+        if peer.is_ipv4() != self.config.relay_address.is_ipv4() {
+            return Err(Refusal::PeerFamily);
+        }
+        if self.config.peers.allows(peer.ip()) { Ok(()) } else { Err(Refusal::Forbidden) }
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    match refused {
+        Refused::Taken => Refusal::BadRequest,
+        Refused::Full => Refusal::Capacity,
+    }
+}
+
+/// The lifetime asked for, at most [`MAX_LIFETIME`].
+fn lifetime(request: &Message<'_>) -> Duration {
+    request
+        .number(attr::LIFETIME)
+        .map_or(DEFAULT_LIFETIME, |seconds| Duration::from_secs(seconds.into()))
+        .min(MAX_LIFETIME)
+}
+
+fn seconds(lifetime: Duration) -> [u8; 4] {
+    (lifetime.as_secs() as u32).to_be_bytes()
+}
+
+fn granted(
+    tuple: FiveTuple,
+    transaction: TransactionId,
+    relayed: SocketAddr,
+    lifetime: Duration,
+    key: &[u8; 16],
+) -> Vec<u8> {
+    Builder::new(Class::Success, method::ALLOCATE, transaction)
+        .address(attr::XOR_RELAYED_ADDRESS, relayed)
+        .attribute(attr::LIFETIME, &seconds(lifetime))
+        .address(attr::XOR_MAPPED_ADDRESS, canonical(tuple.client))
+        .integrity(key)
+        .finish()
+}
+
+#[cfg(test)]
+#[path = "requests_tests.rs"]
+mod tests;

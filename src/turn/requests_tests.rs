@@ -1,0 +1,419 @@
+//! The requests against the codes of RFC 8656, without sockets.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use super::*;
+use crate::turn::{
+    RestCredentials, TurnConfig, config::Limits, credentials::long_term_key, protocol::frame,
+    stats::Counters,
+};
+
+const SECRET: &str = "secret";
+const PEER: &str = "127.0.0.1:9";
+
+/// A client of a server that has no sockets.
+struct Rig {
+    server: Protocol<u16>,
+    now: Now,
+    tuple: FiveTuple,
+    username: String,
+    password: String,
+    nonce: Vec<u8>,
+    next_port: u16,
+    transaction: u8,
+}
+
+type Attributes<'a> = &'a [(u16, &'a [u8])];
+
+impl Rig {
+    fn new(limits: Limits) -> Self {
+        let secrets = [SECRET.to_owned(), "older".to_owned()];
+        let credentials = Arc::new(RestCredentials::new(secrets));
+        let config = TurnConfig { limits, ..TurnConfig::loopback(0, credentials) };
+        let now = Now { instant: Instant::now(), wall: SystemTime::now() };
+        let tuple = FiveTuple {
+            transport: Transport::Udp,
+            client: "192.0.2.1:1000".parse().unwrap(),
+            server: "127.0.0.1:3478".parse().unwrap(),
+        };
+        let mut rig = Self {
+            server: Protocol::new(config, Arc::new(Counters::default()), now.instant),
+            now,
+            tuple,
+            username: String::new(),
+            password: String::new(),
+            nonce: Vec::new(),
+            next_port: 50_000,
+            transaction: 0,
+        };
+        rig.login(SECRET, "phone");
+        rig
+    }
+
+    fn login(&mut self, secret: &str, id: &str) {
+        let hour = Duration::from_secs(3600);
+        (self.username, self.password) = RestCredentials::mint(secret, id, self.now.wall, hour);
+        self.challenge();
+    }
+
+    fn challenge(&mut self) {
+        let raw = Builder::new(Class::Request, method::ALLOCATE, [7; 12]).finish();
+        let answer = self.raw(&raw).unwrap();
+        let answer = Message::parse(&answer).unwrap();
+        assert_eq!(answer.error_code(), Some(401));
+        assert_eq!(answer.text(attr::REALM), Some("orion"));
+        self.nonce = answer.get(attr::NONCE).unwrap().to_vec();
+    }
+
+    fn raw(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
+        match self.server.from_client(self.tuple, raw, self.now) {
+            Action::Reply(answer) => Some(answer),
+            Action::Bind(pending) => {
+                assert_eq!(pending.tuple, self.tuple);
+                self.next_port += 2;
+                let relay = (self.next_port, SocketAddr::from(([127, 0, 0, 1], self.next_port)));
+                Some(self.server.allocated(*pending, Some(relay), self.now))
+            }
+            Action::Drop | Action::ToPeer { .. } => None,
+        }
+    }
+
+    fn request(&mut self, method: u16, attributes: Attributes<'_>) -> Vec<u8> {
+        self.transaction += 1;
+        let mut builder = Builder::new(Class::Request, method, [self.transaction; 12]);
+        for (kind, value) in attributes {
+            builder = builder.attribute(*kind, value);
+        }
+        builder
+            .attribute(attr::USERNAME, self.username.as_bytes())
+            .attribute(attr::REALM, b"orion")
+            .attribute(attr::NONCE, &self.nonce)
+            .integrity(&long_term_key(&self.username, "orion", &self.password))
+            .finish()
+    }
+
+    /// Sends a request and gives the code of its answer, 0 for success; answers to an
+    /// authenticated request are signed.
+    fn ask(&mut self, method: u16, attributes: Attributes<'_>) -> u16 {
+        let raw = self.request(method, attributes);
+        let answer = self.raw(&raw).expect("an answer");
+        let answer = Message::parse(&answer).expect("a STUN answer");
+        let code = answer.error_code().unwrap_or(0);
+        if !matches!(code, 401 | 438) {
+            assert!(answer.verify(&long_term_key(&self.username, "orion", &self.password)));
+        }
+        assert_eq!(answer.class, if code == 0 { Class::Success } else { Class::Error });
+        code
+    }
+
+    fn allocate(&mut self) -> u16 {
+        self.ask(method::ALLOCATE, &[(attr::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0])])
+    }
+
+    fn peer(&self, peer: &str) -> Vec<u8> {
+        // The transaction of the next request is part of an IPv6 XOR address.
+        let raw = Builder::new(Class::Request, 0, [self.transaction + 1; 12])
+            .address(attr::XOR_PEER_ADDRESS, peer.parse().unwrap())
+            .finish();
+        raw[24..].to_vec()
+    }
+
+    fn permit(&mut self, peer: &str) -> u16 {
+        let peer = self.peer(peer);
+        self.ask(method::CREATE_PERMISSION, &[(attr::XOR_PEER_ADDRESS, &peer)])
+    }
+
+    fn bind(&mut self, number: u16, peer: &str) -> u16 {
+        let peer = self.peer(peer);
+        let [n0, n1] = number.to_be_bytes();
+        self.ask(
+            method::CHANNEL_BIND,
+            &[(attr::CHANNEL_NUMBER, &[n0, n1, 0, 0]), (attr::XOR_PEER_ADDRESS, &peer)],
+        )
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now.instant += Duration::from_secs(seconds);
+        self.now.wall += Duration::from_secs(seconds);
+        self.server.expire(self.now.instant);
+    }
+
+    fn refused(&self, reason: Refusal) -> u64 {
+        let stats = self.server.counters.snapshot(0);
+        stats.refused.get(&reason).copied().unwrap_or(0)
+    }
+}
+
+fn rig() -> Rig {
+    Rig::new(Limits::default())
+}
+
+#[test]
+fn an_allocation_is_made_kept_and_ended() {
+    let mut rig = rig();
+    assert_eq!(rig.allocate(), 0);
+    assert_eq!(rig.server.active(), 1);
+    rig.pass(599);
+    assert_eq!(rig.ask(method::REFRESH, &[(attr::LIFETIME, &900u32.to_be_bytes())]), 0);
+    rig.pass(899);
+    assert_eq!(rig.server.active(), 1);
+    assert_eq!(rig.ask(method::REFRESH, &[(attr::LIFETIME, &0u32.to_be_bytes())]), 0);
+    assert_eq!(rig.server.active(), 0);
+    assert_eq!(rig.ask(method::REFRESH, &[]), 437);
+}
+
+#[test]
+fn an_allocation_ends_by_itself() {
+    let mut rig = rig();
+    assert_eq!(rig.allocate(), 0);
+    rig.pass(600);
+    assert_eq!(rig.server.active(), 0);
+    assert_eq!(rig.permit(PEER), 437);
+    assert!(rig.server.users.is_empty(), "the quota is given back");
+}
+
+#[test]
+fn lifetimes_are_bounded() {
+    let mut rig = rig();
+    for (asked, given) in [(1, 600), (900, 900), (86_400, 3600)] {
+        let raw = rig.request(
+            method::ALLOCATE,
+            &[
+                (attr::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0]),
+                (attr::LIFETIME, &u32::to_be_bytes(asked)),
+            ],
+        );
+        let answer = rig.raw(&raw).unwrap();
+        let answer = Message::parse(&answer).unwrap();
+        assert_eq!(answer.number(attr::LIFETIME), Some(given));
+        assert_eq!(answer.address(attr::XOR_MAPPED_ADDRESS), Some(rig.tuple.client));
+        rig.server.remove(rig.tuple);
+    }
+}
+
+#[test]
+fn a_retransmitted_allocate_gets_the_same_answer_and_another_437() {
+    let mut rig = rig();
+    let raw = rig.request(method::ALLOCATE, &[(attr::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0])]);
+    let first = rig.raw(&raw).unwrap();
+    assert_eq!(rig.raw(&raw), Some(first));
+    assert_eq!(rig.allocate(), 437);
+    assert_eq!(rig.server.active(), 1);
+}
+
+#[test]
+fn bad_credentials_are_refused() {
+    let mut rig = rig();
+    let good = rig.password.clone();
+    rig.password = "wrong".into();
+    assert_eq!(rig.allocate(), 401);
+    rig.password = good;
+    rig.username = "nobody".into();
+    assert_eq!(rig.allocate(), 401);
+    assert_eq!(rig.refused(Refusal::Unauthorized), 2);
+    rig.login("forged", "phone");
+    assert_eq!(rig.allocate(), 401);
+    rig.login("older", "phone");
+    assert_eq!(rig.allocate(), 0, "a secret being rotated out still counts");
+}
+
+#[test]
+fn expired_names_are_refused_but_a_live_allocation_keeps_its_key() {
+    let mut rig = rig();
+    assert_eq!(rig.allocate(), 0);
+    rig.now.wall += Duration::from_secs(3600);
+    assert_eq!(rig.ask(method::REFRESH, &[]), 0);
+    rig.server.remove(rig.tuple);
+    assert_eq!(rig.allocate(), 401);
+}
+
+#[test]
+fn old_and_foreign_nonces_are_stale() {
+    let mut rig = rig();
+    rig.pass(3600);
+    assert_eq!(rig.ask(method::ALLOCATE, &[]), 438);
+    rig.login(SECRET, "phone");
+    assert_eq!(rig.allocate(), 0);
+    rig.tuple.client.set_port(1001);
+    assert_eq!(rig.allocate(), 438);
+}
+
+#[test]
+fn an_integrity_without_a_name_is_a_bad_request() {
+    let mut rig = rig();
+    let raw = Builder::new(Class::Request, method::ALLOCATE, [1; 12]).integrity(b"k").finish();
+    let answer = rig.raw(&raw).unwrap();
+    assert_eq!(Message::parse(&answer).unwrap().error_code(), Some(400));
+}
+
+#[test]
+fn quota_counts_a_user_by_id_and_capacity_all() {
+    let limits = Limits { allocations: 3, allocations_per_user: 2, ..Limits::default() };
+    let mut rig = Rig::new(limits);
+    let mut codes = Vec::new();
+    for (port, id) in [(1, "phone"), (2, "phone"), (3, "phone"), (4, "mac"), (5, "tablet")] {
+        rig.tuple.client.set_port(port);
+        rig.pass(1);
+        rig.login(SECRET, id);
+        codes.push(rig.allocate());
+    }
+    assert_eq!(codes, [0, 0, 486, 0, 508]);
+    assert_eq!((rig.refused(Refusal::Quota), rig.refused(Refusal::Capacity)), (1, 1));
+}
+
+#[test]
+fn what_cannot_be_relayed_is_refused_with_its_code() {
+    let mut rig = rig();
+    let udp: (u16, &[u8]) = (attr::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0]);
+    let tcp: (u16, &[u8]) = (attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
+    for (attributes, code) in [
+        (vec![], 400),
+        (vec![tcp], 442),
+        (vec![udp, (attr::REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0][..])], 440),
+        (vec![udp, (attr::EVEN_PORT, &[0x80][..])], 508),
+        (vec![udp, (attr::RESERVATION_TOKEN, &[0; 8][..])], 508),
+        (vec![udp, (attr::RESERVATION_TOKEN, &[0; 8][..]), (attr::EVEN_PORT, &[0][..])], 400),
+        (vec![udp, (0x001A, &[][..])], 420),
+        (vec![udp, (attr::EVEN_PORT, &[0][..])], 0),
+    ] {
+        assert_eq!(rig.ask(method::ALLOCATE, &attributes), code, "{attributes:?}");
+    }
+}
+
+#[test]
+fn denied_peers_are_forbidden() {
+    let mut rig = rig();
+    assert_eq!(rig.allocate(), 0);
+    assert_eq!(rig.permit(PEER), 0);
+    assert_eq!(rig.permit("8.8.8.8:53"), 0);
+    for peer in ["10.0.0.1:9", "169.254.169.254:80", "0.0.0.0:9", "224.0.0.1:9"] {
+        assert_eq!(rig.permit(peer), 403, "{peer}");
+        assert_eq!(rig.bind(0x4000, peer), 403, "{peer}");
+    }
+    assert_eq!(rig.permit("[2001:db8::1]:9"), 443);
+    assert_eq!(rig.bind(0x4000, "[::ffff:127.0.0.1]:9"), 443);
+    assert_eq!(rig.refused(Refusal::Forbidden), 8);
+}
+
+#[test]
+fn one_denied_peer_spoils_the_whole_request() {
+    let mut rig = rig();
+    assert_eq!(rig.allocate(), 0);
+    let (good, bad) = (rig.peer(PEER), rig.peer("10.0.0.1:9"));
+    let both: Attributes<'_> = &[(attr::XOR_PEER_ADDRESS, &good), (attr::XOR_PEER_ADDRESS, &bad)];
+    assert_eq!(rig.ask(method::CREATE_PERMISSION, both), 403);
+    let (peer, now) = (PEER.parse().unwrap(), rig.now.instant);
+    assert_eq!(rig.server.from_peer(rig.tuple, peer, b"x", now), None);
+}
+
+#[test]
+fn channels_are_checked() {
+    let mut rig = rig();
+    assert_eq!(rig.bind(0x4000, PEER), 437);
+    assert_eq!(rig.allocate(), 0);
+    assert_eq!(rig.bind(0x3FFF, PEER), 400);
+    assert_eq!(rig.bind(0x8000, PEER), 400);
+    assert_eq!(rig.bind(0x4000, PEER), 0);
+    assert_eq!(rig.bind(0x4000, "127.0.0.1:10"), 400);
+    assert_eq!(rig.bind(0x4001, PEER), 400);
+    assert_eq!(rig.ask(method::CHANNEL_BIND, &[]), 400);
+    assert_eq!(rig.ask(method::CREATE_PERMISSION, &[]), 400);
+}
+
+#[test]
+fn another_users_allocation_is_not_touched() {
+    let mut rig = rig();
+    assert_eq!(rig.allocate(), 0);
+    rig.login(SECRET, "mac");
+    assert_eq!(rig.ask(method::REFRESH, &[(attr::LIFETIME, &[0; 4])]), 441);
+    assert_eq!(rig.server.active(), 1);
+}
+
+#[test]
+fn data_goes_both_ways_only_with_a_permission() {
+    let mut rig = rig();
+    assert_eq!(rig.allocate(), 0);
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let send = Builder::new(Class::Indication, method::SEND, [1; 12])
+        .address(attr::XOR_PEER_ADDRESS, peer)
+        .attribute(attr::DATA, b"hello")
+        .finish();
+    let (tuple, now) = (rig.tuple, rig.now);
+    assert!(matches!(rig.server.from_client(tuple, &send, now), Action::Drop));
+    assert_eq!(rig.server.from_peer(tuple, peer, b"hi", now.instant), None);
+    assert_eq!(rig.permit(PEER), 0);
+    let Action::ToPeer { peer: to, payload, .. } = rig.server.from_client(tuple, &send, now) else {
+        panic!("not relayed")
+    };
+    assert_eq!((to, &send[payload]), (peer, &b"hello"[..]));
+    let data = rig.server.from_peer(tuple, peer, b"hi", now.instant).unwrap();
+    let data = Message::parse(&data).unwrap();
+    assert_eq!((data.class, data.method), (Class::Indication, method::DATA));
+    assert_eq!(data.get(attr::DATA), Some(&b"hi"[..]));
+    assert_eq!(data.address(attr::XOR_PEER_ADDRESS), Some(peer));
+    rig.pass(300);
+    assert_eq!(rig.server.from_peer(tuple, peer, b"hi", rig.now.instant), None);
+}
+
+#[test]
+fn channel_data_is_padded_on_tcp_only() {
+    for (transport, expected) in
+        [(Transport::Udp, &b"\x40\x01\x00\x02hi"[..]), (Transport::Tcp, b"\x40\x01\x00\x02hi\0\0")]
+    {
+        let mut rig = rig();
+        rig.tuple.transport = transport;
+        assert_eq!(rig.allocate(), 0);
+        assert_eq!(rig.bind(0x4001, PEER), 0);
+        let (tuple, now) = (rig.tuple, rig.now);
+        let framed = rig.server.from_peer(tuple, PEER.parse().unwrap(), b"hi", now.instant);
+        assert_eq!(framed.as_deref(), Some(expected));
+        let action = rig.server.from_client(tuple, expected, now);
+        let Action::ToPeer { payload, .. } = action else { panic!("not relayed") };
+        assert_eq!(payload, 4..6);
+        let unbound = rig.server.from_client(tuple, b"\x40\x02\x00\x02hi", now);
+        assert!(matches!(unbound, Action::Drop));
+        let short = rig.server.from_client(tuple, b"\x40\x01\x00\x03hi", now);
+        assert!(matches!(short, Action::Drop));
+    }
+}
+
+#[test]
+fn bandwidth_is_bounded_each_way() {
+    let mut rig = Rig::new(Limits { bytes_per_second: Some(10), ..Limits::default() });
+    assert_eq!(rig.allocate(), 0);
+    assert_eq!(rig.permit(PEER), 0);
+    let (tuple, peer) = (rig.tuple, PEER.parse().unwrap());
+    let now = rig.now.instant;
+    assert!(rig.server.from_peer(tuple, peer, &[0; 10], now).is_some());
+    assert!(rig.server.from_peer(tuple, peer, &[0; 1], now).is_none());
+    let later = now + Duration::from_secs(1);
+    assert!(rig.server.from_peer(tuple, peer, &[0; 10], later).is_some());
+    assert_eq!(rig.server.counters.snapshot(0).dropped, 1);
+}
+
+#[test]
+fn frames_of_a_stream_are_found() {
+    assert_eq!(frame(b"\x00\x01\x00"), Ok(None));
+    let binding = Builder::new(Class::Request, method::BINDING, [0; 12]).finish();
+    assert_eq!(frame(&binding[..19]), Ok(None));
+    assert_eq!(frame(&binding), Ok(Some((20, 0))));
+    assert!(frame(&[0; 8]).is_err(), "no magic cookie");
+    assert_eq!(frame(b"\x40\x00\x00\x01x"), Ok(None), "the padding belongs to the frame");
+    assert_eq!(frame(b"\x40\x00\x00\x01x\0\0\0"), Ok(Some((5, 3))));
+    assert!(frame(b"\x00\x01\x00\x03").is_err());
+    assert!(frame(b"GET / HTTP/1.1").is_ok(), "G is in the range of channels");
+    assert!(frame(b"\x80\x00\x00\x00").is_err());
+    assert!(frame(b"\x16\x03\x01\x02\x00\x01").is_err(), "a TLS handshake");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_datagram_breaks_the_server(data in proptest::collection::vec(0u8.., 0..200)) {
+        let mut rig = rig();
+        let _ = rig.server.from_client(rig.tuple, &data, rig.now);
+        let _ = frame(&data);
+    }
+}

@@ -1,0 +1,356 @@
+//! The sockets around [`super::protocol`]: listeners, relay sockets and the clock.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use rand::Rng;
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+
+use super::{
+    config::{TurnConfig, TurnError},
+    protocol::{Action, FiveTuple, Now, Protocol, Transport, canonical},
+    stats::{Counters, TurnStats},
+    tcp,
+};
+
+/// Kernel buffers of every UDP socket, bytes: the usual default loses bursts of a keyframe's size.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Largest UDP datagram, bytes.
+const MAX_DATAGRAM: usize = 65_536;
+
+/// How many ports are tried for one relay socket.
+const PORT_TRIES: u32 = 256;
+
+/// A running STUN and TURN server; [`TurnServer::close`] or dropping it ends it.
+pub struct TurnServer {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    done: mpsc::Receiver<()>,
+    udp: Option<SocketAddr>,
+    tcp: Option<SocketAddr>,
+}
+
+impl TurnServer {
+    /// Binds the listeners and serves until closed.
+    ///
+    /// # Errors
+    /// [`TurnError`] when an address cannot be bound or the configuration gives none.
+    pub async fn start(config: TurnConfig) -> Result<Self, TurnError> {
+        let (udp, tcp) = bind_listeners(&config).await?;
+        check_relay(&config)?;
+        let counters = Arc::new(Counters::default());
+        let protocol = Protocol::new(config.clone(), Arc::clone(&counters), Instant::now());
+        let (stop, stopped) = watch::channel(false);
+        let (running, done) = mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            config,
+            counters,
+            protocol: Mutex::new(protocol),
+            stopped,
+            running: Mutex::new(Some(running)),
+        });
+        let server = Self {
+            udp: udp.as_ref().map(|(_, address)| *address),
+            tcp: tcp.as_ref().map(|(_, address)| *address),
+            stop,
+            done,
+            shared: Arc::clone(&shared),
+        };
+        if let Some((socket, address)) = udp {
+            shared.spawn(serve_udp(Arc::clone(&shared), Arc::new(socket), address));
+        }
+        if let Some((listener, address)) = tcp {
+            shared.spawn(tcp::serve(Arc::clone(&shared), listener, address));
+        }
+        shared.spawn(sweep(Arc::clone(&shared)));
+        Ok(server)
+    }
+
+    /// The UDP address it listens on.
+    #[must_use]
+    pub fn udp_address(&self) -> Option<SocketAddr> {
+        self.udp
+    }
+
+    /// The TCP address it listens on.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn stats(&self) -> TurnStats {
+        self.shared.stats()
+    }
+
+    /// A reader of the counters that outlives this value, for a metrics page.
+    pub fn stats_reader(&self) -> impl Fn() -> TurnStats + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.stats()
+    }
+
+    /// Stops listening, ends every allocation and connection, and waits until all sockets are closed.
+    pub async fn close(mut self) {
+        self.shared.halt();
+        let _ = self.stop.send(true);
+        // Every task holds a sender; the last one gone ends this.
+        while self.done.recv().await.is_some() {}
+    }
+}
+
+impl Drop for TurnServer {
+    fn drop(&mut self) {
+        self.shared.halt();
+        let _ = self.stop.send(true);
+    }
+}
+
+/// What every task of the server sees.
+pub(super) struct Shared {
+    pub config: TurnConfig,
+    pub counters: Arc<Counters>,
+    protocol: Mutex<Protocol<Arc<Relay>>>,
+    stopped: watch::Receiver<bool>,
+    running: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+impl Shared {
+    pub fn protocol(&self) -> MutexGuard<'_, Protocol<Arc<Relay>>> {
+        // The tables stay whole when a holder panics: each change is one insert or one remove.
+        self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stats(&self) -> TurnStats {
+        self.counters.snapshot(self.protocol().active())
+    }
+
+    /// Runs a task until it ends or the server stops; `None` once it has.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
+        let mut stopped = self.stopped.clone();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = task => {}
+                _ = stopped.wait_for(|stop| *stop) => {}
+            }
+            drop(running);
+        });
+        Some(task.abort_handle())
+    }
+
+    fn halt(&self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.protocol().clear();
+    }
+
+    /// Does what the protocol says about one datagram of a client.
+    pub async fn from_client(self: &Arc<Self>, tuple: FiveTuple, data: &[u8], client: &Client) {
+        let action = self.protocol().from_client(tuple, data, Now::read());
+        match action {
+            Action::Drop => {}
+            Action::Reply(answer) => client.answer(answer).await,
+            Action::ToPeer { relay, peer, payload } => {
+                if let Err(error) = relay.socket.send_to(&data[payload], peer).await {
+                    self.counters.dropped.fetch_add(1, Relaxed);
+                    tracing::debug!(%peer, %error, "relayed packet not sent");
+                }
+            }
+            Action::Bind(pending) => {
+                let relay = self.bind_relay(tuple, pending.even_port, client);
+                let answer = self.protocol().allocated(*pending, relay, Now::read());
+                client.answer(answer).await;
+            }
+        }
+    }
+
+    fn bind_relay(
+        self: &Arc<Self>,
+        tuple: FiveTuple,
+        even_port: bool,
+        client: &Client,
+    ) -> Option<(Arc<Relay>, SocketAddr)> {
+        let socket = match bind_in_range(&self.config, even_port) {
+            Ok(socket) => Arc::new(socket),
+            Err(error) => {
+                tracing::warn!(%error, "no relay socket");
+                return None;
+            }
+        };
+        let port = socket.local_addr().ok()?.port();
+        let reader = relay(Arc::clone(self), Arc::clone(&socket), tuple, client.clone());
+        let task = self.spawn(reader)?;
+        let relayed = SocketAddr::new(self.config.relay_address, port);
+        tracing::debug!(client = %tuple.client, %relayed, "allocation");
+        Some((Arc::new(Relay { socket, task }), relayed))
+    }
+}
+
+/// A relay socket and the task that reads it; dropping it closes both.
+pub(super) struct Relay {
+    socket: Arc<UdpSocket>,
+    task: AbortHandle,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The way back to a client.
+#[derive(Clone)]
+pub(super) enum Client {
+    /// By the listening socket.
+    Udp(Arc<UdpSocket>, SocketAddr),
+    /// By the connection's writer.
+    Tcp(mpsc::Sender<Vec<u8>>),
+}
+
+impl Client {
+    async fn answer(&self, answer: Vec<u8>) {
+        // A client that is gone needs no answer.
+        match self {
+            Self::Udp(socket, client) => drop(socket.send_to(&answer, client).await),
+            Self::Tcp(writer) => drop(writer.send_timeout(answer, tcp::WRITE_TIMEOUT).await),
+        }
+    }
+
+    /// Passes data on. Over TCP what does not fit into the queue is dropped, as UDP would.
+    async fn data(&self, framed: Vec<u8>) -> bool {
+        match self {
+            Self::Udp(socket, client) => socket.send_to(&framed, client).await.is_ok(),
+            Self::Tcp(writer) => writer.try_send(framed).is_ok(),
+        }
+    }
+}
+
+async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, server: SocketAddr) {
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((length, address)) => {
+                let tuple = FiveTuple { transport: Transport::Udp, client: address, server };
+                let client = Client::Udp(Arc::clone(&socket), address);
+                shared.from_client(tuple, &buffer[..length], &client).await;
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn relay(shared: Arc<Shared>, socket: Arc<UdpSocket>, tuple: FiveTuple, client: Client) {
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((length, peer)) => {
+                let now = Instant::now();
+                let framed =
+                    shared.protocol().from_peer(tuple, canonical(peer), &buffer[..length], now);
+                if let Some(framed) = framed
+                    && !client.data(framed).await
+                {
+                    shared.counters.dropped.fetch_add(1, Relaxed);
+                }
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+/// Keeps a failing socket from taking the processor.
+pub(super) async fn pause(error: &io::Error) {
+    tracing::debug!(%error, "TURN socket");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        shared.protocol().expire(Instant::now());
+    }
+}
+
+type Listener<T> = Option<(T, SocketAddr)>;
+
+async fn bind_listeners(
+    config: &TurnConfig,
+) -> Result<(Listener<UdpSocket>, Listener<TcpListener>), TurnError> {
+    let failed =
+        |transport, address| move |source| TurnError::Listen { transport, address, source };
+    let mut udp = None;
+    if let Some(address) = config.udp {
+        let socket = UdpSocket::bind(address).await.map_err(failed("udp", address))?;
+        enlarge_buffers(&socket);
+        let bound = socket.local_addr().map_err(failed("udp", address))?;
+        udp = Some((socket, bound));
+    }
+    let mut tcp = None;
+    if let Some(mut address) = config.tcp {
+        if let (0, Some((_, bound))) = (address.port(), &udp) {
+            address.set_port(bound.port());
+        }
+        let listener = TcpListener::bind(address).await.map_err(failed("tcp", address))?;
+        let bound = listener.local_addr().map_err(failed("tcp", address))?;
+        tcp = Some((listener, bound));
+    }
+    if udp.is_none() && tcp.is_none() {
+        return Err(TurnError::NoListener);
+    }
+    Ok((udp, tcp))
+}
+
+/// Fails now rather than at the first allocation.
+fn check_relay(config: &TurnConfig) -> Result<(), TurnError> {
+    if config.relay_ports.is_empty() {
+        return Err(TurnError::NoRelayPorts(config.relay_ports.clone()));
+    }
+    let address = bind_address(config);
+    std::net::UdpSocket::bind((address, 0))
+        .map(drop)
+        .map_err(|source| TurnError::Relay { address, source })
+}
+
+fn bind_address(config: &TurnConfig) -> IpAddr {
+    config.relay_bind.unwrap_or(config.relay_address)
+}
+
+/// Binds a random free port of the range: guessable ports would help off-path attackers.
+fn bind_in_range(config: &TurnConfig, even: bool) -> io::Result<UdpSocket> {
+    let (first, last) =
+        (u32::from(*config.relay_ports.start()), u32::from(*config.relay_ports.end()));
+    let size = last - first + 1;
+    let start = rand::rng().random_range(0..size);
+    let mut failure = io::Error::new(io::ErrorKind::AddrInUse, "no free relay port");
+    let ports = (0..size).map(|step| first + (start + step) % size);
+    for port in ports.filter(|port| !even || port % 2 == 0).take(PORT_TRIES as usize) {
+        match std::net::UdpSocket::bind((bind_address(config), port as u16)) {
+            Ok(socket) => {
+                socket.set_nonblocking(true)?;
+                let socket = UdpSocket::from_std(socket)?;
+                enlarge_buffers(&socket);
+                return Ok(socket);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn enlarge_buffers(socket: &UdpSocket) {
+    let socket = SockRef::from(socket);
+    // The kernel gives what it allows; less is slower, not wrong.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+}

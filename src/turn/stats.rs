@@ -1,0 +1,139 @@
+//! Counters of the server, read by metrics and tests.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// Live counters, shared by all tasks of the server.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub allocations_total: AtomicU64,
+    pub bindings: AtomicU64,
+    pub tcp_connections: AtomicU64,
+    pub bytes_to_peers: AtomicU64,
+    pub bytes_to_clients: AtomicU64,
+    pub packets_to_peers: AtomicU64,
+    pub packets_to_clients: AtomicU64,
+    pub dropped: AtomicU64,
+    refused: Mutex<BTreeMap<Refusal, u64>>,
+}
+
+impl Counters {
+    pub fn refuse(&self, reason: Refusal) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() +=
+            1;
+    }
+
+    pub fn snapshot(&self, allocations_active: usize) -> TurnStats {
+        TurnStats {
+            allocations_active: allocations_active as u64,
+            allocations_total: self.allocations_total.load(Relaxed),
+            bindings: self.bindings.load(Relaxed),
+            tcp_connections: self.tcp_connections.load(Relaxed),
+            bytes_to_peers: self.bytes_to_peers.load(Relaxed),
+            bytes_to_clients: self.bytes_to_clients.load(Relaxed),
+            packets_to_peers: self.packets_to_peers.load(Relaxed),
+            packets_to_clients: self.packets_to_clients.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            refused: self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}
+
+/// Why a request was refused; each is one ERROR-CODE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// 400: malformed, or a channel that belongs to another peer.
+    BadRequest,
+    /// 401: unknown or expired user, or wrong password. The first challenge is not counted.
+    Unauthorized,
+    /// 403: the peer filter.
+    Forbidden,
+    /// 420: an attribute that must be understood is not.
+    UnknownAttribute,
+    /// 437: no allocation, or one too many, on this 5-tuple.
+    AllocationMismatch,
+    /// 438: a nonce past its time.
+    StaleNonce,
+    /// 440: no relay of this address family.
+    AddressFamily,
+    /// 441: another user's allocation.
+    WrongCredentials,
+    /// 442: only UDP is relayed.
+    Transport,
+    /// 443: a peer of another address family than the relay.
+    PeerFamily,
+    /// 486: the user has all the allocations it may have.
+    Quota,
+    /// 508: the server is full.
+    Capacity,
+}
+
+impl Refusal {
+    /// ERROR-CODE and its reason phrase (RFC 8489 §14.8, RFC 8656 §19).
+    #[must_use]
+    pub const fn code(self) -> (u16, &'static str) {
+        match self {
+            Self::BadRequest => (400, "Bad Request"),
+            Self::Unauthorized => (401, "Unauthorized"),
+            Self::Forbidden => (403, "Forbidden"),
+            Self::UnknownAttribute => (420, "Unknown Attribute"),
+            Self::AllocationMismatch => (437, "Allocation Mismatch"),
+            Self::StaleNonce => (438, "Stale Nonce"),
+            Self::AddressFamily => (440, "Address Family not Supported"),
+            Self::WrongCredentials => (441, "Wrong Credentials"),
+            Self::Transport => (442, "Unsupported Transport Protocol"),
+            Self::PeerFamily => (443, "Peer Address Family Mismatch"),
+            Self::Quota => (486, "Allocation Quota Reached"),
+            Self::Capacity => (508, "Insufficient Capacity"),
+        }
+    }
+
+    /// As in metrics labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden_peer",
+            Self::UnknownAttribute => "unknown_attribute",
+            Self::AllocationMismatch => "allocation_mismatch",
+            Self::StaleNonce => "stale_nonce",
+            Self::AddressFamily => "address_family",
+            Self::WrongCredentials => "wrong_credentials",
+            Self::Transport => "transport",
+            Self::PeerFamily => "peer_family",
+            Self::Quota => "quota",
+            Self::Capacity => "capacity",
+        }
+    }
+}
+
+/// The counters at one moment. Bytes and packets are payload relayed, without TURN's framing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TurnStats {
+    /// Allocations now.
+    pub allocations_active: u64,
+    /// Allocations since the start.
+    pub allocations_total: u64,
+    /// Binding requests answered.
+    pub bindings: u64,
+    /// TCP connections now.
+    pub tcp_connections: u64,
+    /// Bytes from clients to peers.
+    pub bytes_to_peers: u64,
+    /// Bytes from peers to clients.
+    pub bytes_to_clients: u64,
+    /// Packets from clients to peers.
+    pub packets_to_peers: u64,
+    /// Packets from peers to clients.
+    pub packets_to_clients: u64,
+    /// Packets dropped: over the bandwidth limit, no permission, or a client that reads too slowly.
+    pub dropped: u64,
+    /// Requests refused, by reason.
+    pub refused: BTreeMap<Refusal, u64>,
+}

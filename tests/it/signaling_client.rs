@@ -1,0 +1,621 @@
+//! The signaling client and the token client against small servers that do what a test says.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use futures_util::{SinkExt, StreamExt};
+use orion_peer::{
+    proto::signaling::{Body, Message},
+    signaling::{
+        client::{
+            Access, Backoff, ClientConfig, ClientError, ClientEvent, ClientHandle, SendError,
+            TokenProvider, connect,
+        },
+        token_client::{TokenClient, TokenError},
+    },
+    types::Stage,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async,
+    tungstenite::{
+        Message as Frame,
+        handshake::server::{Request, Response},
+        http::HeaderValue,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+
+/// Gives `token-1`, `token-2`, …, each good for so many seconds.
+struct Tokens {
+    given: AtomicU32,
+    lifetime_s: u64,
+}
+
+impl Tokens {
+    fn lasting(lifetime_s: u64) -> Arc<Self> {
+        Arc::new(Self { given: AtomicU32::new(0), lifetime_s })
+    }
+}
+
+#[async_trait]
+impl TokenProvider for Tokens {
+    async fn access(&self) -> Result<Access, TokenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let number = self.given.fetch_add(1, Ordering::SeqCst) + 1;
+        Ok(Access {
+            token: format!("token-{number}"),
+            pair_id: "demo".into(),
+            device_id: Some("phone".into()),
+            exp: Some(now + self.lifetime_s),
+            ice_servers: Vec::new(),
+        })
+    }
+}
+
+struct Server {
+    listener: TcpListener,
+    echo_subprotocol: bool,
+}
+
+struct Socket {
+    frames: WebSocketStream<TcpStream>,
+    token: String,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { listener, echo_subprotocol: true }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.listener.local_addr().unwrap())
+    }
+
+    fn config(&self) -> ClientConfig {
+        self.config_with(Tokens::lasting(300))
+    }
+
+    fn config_with(&self, tokens: Arc<dyn TokenProvider>) -> ClientConfig {
+        let backoff = Backoff::new(Duration::ZERO, 1);
+        ClientConfig { backoff, ..ClientConfig::new(self.url(), tokens) }
+    }
+
+    /// Takes the next socket.
+    #[allow(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
+    async fn accept(&self) -> Socket {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        let seen = Arc::new(Mutex::new(String::new()));
+        let token = Arc::clone(&seen);
+        let echo = self.echo_subprotocol;
+        let frames = accept_hdr_async(stream, move |request: &Request, mut response: Response| {
+            assert_eq!(request.uri().path(), "/api/signal");
+            let authorization = request.headers()["authorization"].to_str().unwrap();
+            *token.lock().unwrap() = authorization.strip_prefix("Bearer ").unwrap().to_owned();
+            if echo {
+                assert_eq!(request.headers()["sec-websocket-protocol"], "orion.v1");
+                let echoed = HeaderValue::from_static("orion.v1");
+                response.headers_mut().insert("sec-websocket-protocol", echoed);
+            }
+            Ok(response)
+        })
+        .await;
+        let token = seen.lock().unwrap().clone();
+        Socket { frames: frames.expect("an upgrade"), token }
+    }
+
+    /// Answers the next request with plain HTTP, and gives the request.
+    async fn answer(&self, status: &str, headers: &str, body: &str) -> String {
+        let (mut stream, _) = self.listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !complete(&request) {
+            assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "request cut short");
+        }
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
+            body.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        String::from_utf8(request).unwrap()
+    }
+}
+
+/// Whether a request is there with its body.
+fn complete(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    body.len() >= length.map_or(0, |length| length.parse().unwrap())
+}
+
+impl Socket {
+    async fn say(&mut self, body: Body) {
+        self.text(&Message::new("demo".into(), body).to_json()).await;
+    }
+
+    async fn text(&mut self, text: &str) {
+        self.frames.send(Frame::text(text)).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Body {
+        loop {
+            match self.frames.next().await.unwrap().unwrap() {
+                Frame::Text(text) => {
+                    let message = Message::parse(&text).unwrap();
+                    assert_eq!(message.pair_id.as_str(), "demo");
+                    return message.body;
+                }
+                Frame::Ping(_) | Frame::Pong(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn close(mut self, code: u16, reason: &str) {
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+        self.frames.close(Some(frame)).await.unwrap();
+        while let Some(Ok(_)) = self.frames.next().await {}
+    }
+}
+
+fn offer(sdp: &str) -> Body {
+    Body::Offer { sdp: sdp.into() }
+}
+
+async fn connected(events: &mut mpsc::Receiver<ClientEvent>) -> bool {
+    match events.recv().await.unwrap() {
+        ClientEvent::Connected { pair_id, again, .. } => {
+            assert_eq!(pair_id.as_str(), "demo");
+            again
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn message(events: &mut mpsc::Receiver<ClientEvent>) -> Body {
+    match events.recv().await.unwrap() {
+        ClientEvent::Message(message) => message.body,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn disconnected(events: &mut mpsc::Receiver<ClientEvent>) -> (Option<u16>, String) {
+    match events.recv().await.unwrap() {
+        ClientEvent::Disconnected { code, reason, .. } => (code, reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn closed(events: &mut mpsc::Receiver<ClientEvent>) -> (Option<u16>, Option<ClientError>) {
+    match events.recv().await.unwrap() {
+        ClientEvent::Closed { code, error, .. } => {
+            assert!(events.recv().await.is_none(), "the last event");
+            (code, error)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Connects to a server that is up.
+async fn start(
+    server: &Server,
+    config: ClientConfig,
+) -> (ClientHandle, mpsc::Receiver<ClientEvent>, Socket) {
+    let (handle, mut events) = connect(config);
+    let socket = server.accept().await;
+    assert!(!connected(&mut events).await);
+    (handle, events, socket)
+}
+
+/// The error of a first connect that fails.
+async fn failure(config: ClientConfig) -> ClientError {
+    let (_handle, mut events) = connect(config);
+    closed(&mut events).await.1.expect("an error")
+}
+
+#[tokio::test]
+async fn messages_go_both_ways_and_garbage_is_ignored() {
+    let server = Server::start().await;
+    let (handle, mut events, mut socket) = start(&server, server.config()).await;
+    assert_eq!(socket.token, "token-1");
+    handle.send(offer("v=0")).unwrap();
+    assert_eq!(socket.hear().await, offer("v=0"));
+    for garbage in [
+        "",
+        "{",
+        "[]",
+        "null",
+        r#"{"t":"later","pairId":"demo"}"#,
+        r#"{"t":"offer","pairId":"demo"}"#,
+        r#"{"t":"offer","pairId":"other","sdp":"x"}"#,
+        r#"{"t":5}"#,
+    ] {
+        socket.text(garbage).await;
+    }
+    socket
+        .text(&format!(r#"{{"t":"answer","pairId":"demo","sdp":"{}"}}"#, "x".repeat(70_000)))
+        .await;
+    socket.frames.send(Frame::binary(vec![0xFF; 100])).await.unwrap();
+    socket.frames.send(Frame::Ping("are you there".into())).await.unwrap();
+    socket.say(Body::Answer { sdp: "v=1".into() }).await;
+    assert_eq!(message(&mut events).await, Body::Answer { sdp: "v=1".into() });
+    assert_eq!(socket.frames.next().await.unwrap().unwrap(), Frame::Pong("are you there".into()));
+}
+
+#[tokio::test]
+async fn a_server_without_subprotocol_and_hello_will_do() {
+    let server = Server { echo_subprotocol: false, ..Server::start().await };
+    let (handle, mut events) = connect(server.config());
+    drop(server.listener.accept().await.map(|(stream, _)| upgrade_only(stream)).unwrap().await);
+    let mut socket = server.accept().await;
+    connected(&mut events).await;
+    handle.send(offer("v=0")).unwrap();
+    assert_eq!(socket.hear().await, offer("v=0"));
+}
+
+/// Upgrades and does not look at the headers.
+async fn upgrade_only(stream: TcpStream) -> WebSocketStream<TcpStream> {
+    tokio_tungstenite::accept_async(stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_socket_is_replaced_with_a_fresh_token() {
+    let server = Server::start().await;
+    let (_handle, mut events, socket) = start(&server, server.config()).await;
+    socket.close(1012, "restart").await;
+    assert_eq!(disconnected(&mut events).await, (Some(1012), "restart".into()));
+    let socket = server.accept().await;
+    assert_eq!(socket.token, "token-2");
+    assert!(connected(&mut events).await);
+    drop(socket);
+    assert_eq!(disconnected(&mut events).await.0, None);
+    assert_eq!(server.accept().await.token, "token-3");
+    assert!(connected(&mut events).await);
+}
+
+#[tokio::test]
+async fn an_expired_token_is_a_reason_to_come_back() {
+    let server = Server::start().await;
+    let (_handle, mut events, socket) = start(&server, server.config()).await;
+    socket.close(4001, "token expired").await;
+    assert_eq!(disconnected(&mut events).await.0, Some(4001));
+    assert_eq!(server.accept().await.token, "token-2");
+}
+
+#[tokio::test]
+async fn codes_from_4500_on_are_final() {
+    let server = Server::start().await;
+    for (code, stage) in [(4502, Stage::Signaling), (4500, Stage::Token), (4999, Stage::Signaling)]
+    {
+        let (handle, mut events, socket) = start(&server, server.config()).await;
+        socket.close(code, "go away").await;
+        let (seen, error) = closed(&mut events).await;
+        let error = error.unwrap();
+        assert_eq!((seen, error.stage()), (Some(code), stage));
+        assert!(error.to_string().contains("go away") && !error.remedy().is_empty());
+        assert_eq!(handle.send(offer("v=0")), Err(SendError::Closed));
+    }
+}
+
+#[tokio::test]
+async fn the_token_of_a_live_socket_is_renewed() {
+    let server = Server::start().await;
+    let tokens = Tokens::lasting(2);
+    let (_handle, mut events, mut socket) = start(&server, server.config_with(tokens)).await;
+    for expected in ["token-2", "token-3"] {
+        assert_eq!(socket.hear().await, Body::Auth { token: expected.into() });
+        let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 2;
+        socket.say(Body::AuthOk { exp }).await;
+        match events.recv().await.unwrap() {
+            ClientEvent::Renewed { exp: told, .. } => assert_eq!(told, exp),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_expiry_of_hello_counts() {
+    let server = Server::start().await;
+    let (_handle, mut events, mut socket) = start(&server, server.config()).await;
+    let hello = Body::Hello {
+        conn_id: "c".into(),
+        device_id: "phone".into(),
+        polite: false,
+        peer_present: true,
+        exp: 1,
+    };
+    socket.say(hello.clone()).await;
+    assert_eq!(message(&mut events).await, hello);
+    assert_eq!(socket.hear().await, Body::Auth { token: "token-2".into() });
+}
+
+#[tokio::test]
+async fn messages_wait_for_the_next_socket_within_bounds() {
+    let server = Server::start().await;
+    let (handle, mut events, socket) = start(&server, server.config()).await;
+    drop(socket);
+    disconnected(&mut events).await;
+    let mut queued = 0;
+    while handle.send(offer(&queued.to_string())).is_ok() {
+        queued += 1;
+    }
+    assert_eq!(handle.send(offer("more")), Err(SendError::QueueFull));
+    let mut socket = server.accept().await;
+    for number in 0..queued {
+        assert_eq!(socket.hear().await, offer(&number.to_string()));
+    }
+}
+
+#[tokio::test]
+async fn closing_sends_what_is_queued() {
+    let server = Server::start().await;
+    let (handle, mut events, mut socket) = start(&server, server.config()).await;
+    for number in 0..20 {
+        handle.send(offer(&number.to_string())).unwrap();
+    }
+    handle.send(Body::Bye { reason: None }).unwrap();
+    let closing = tokio::spawn(async move { handle.close().await });
+    for number in 0..20 {
+        assert_eq!(socket.hear().await, offer(&number.to_string()));
+    }
+    assert_eq!(socket.hear().await, Body::Bye { reason: None });
+    match socket.frames.next().await {
+        Some(Ok(Frame::Close(Some(frame)))) => assert_eq!(frame.code, CloseCode::Normal),
+        other => panic!("{other:?}"),
+    }
+    while let Some(Ok(_)) = socket.frames.next().await {}
+    closing.await.unwrap();
+    assert!(closed(&mut events).await.1.is_none());
+}
+
+#[tokio::test]
+async fn closing_ends_a_client_whose_events_nobody_reads() {
+    let server = Server::start().await;
+    let (handle, events, mut socket) = start(&server, server.config()).await;
+    for _ in 0..2000 {
+        socket.say(offer("v=0")).await;
+    }
+    let reading =
+        tokio::spawn(async move { while let Some(Ok(_)) = socket.frames.next().await {} });
+    handle.close().await;
+    reading.await.unwrap();
+    drop(events);
+}
+
+#[tokio::test]
+async fn dropping_the_handle_closes() {
+    let server = Server::start().await;
+    let (handle, mut events, socket) = start(&server, server.config()).await;
+    drop(handle);
+    let Socket { mut frames, .. } = socket;
+    assert!(matches!(frames.next().await, Some(Ok(Frame::Close(_)))));
+    while let Some(Ok(_)) = frames.next().await {}
+    assert!(closed(&mut events).await.1.is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_answers_no_ping_is_given_up() {
+    let server = Server::start().await;
+    let short = Duration::from_millis(50);
+    let config = ClientConfig { ping_every: short, pong_within: short, ..server.config() };
+    let (_handle, mut events, socket) = start(&server, config).await;
+    // Held open and never read, so nothing answers.
+    let (code, reason) = disconnected(&mut events).await;
+    assert_eq!((code, reason.as_str()), (None, "the server does not answer pings"));
+    drop(socket);
+}
+
+#[tokio::test]
+async fn a_server_that_answers_pings_is_kept() {
+    let server = Server::start().await;
+    let ping_every = Duration::from_millis(20);
+    let config = ClientConfig { ping_every, ..server.config() };
+    let (_handle, mut events, mut socket) = start(&server, config).await;
+    for _ in 0..5 {
+        assert!(matches!(socket.frames.next().await, Some(Ok(Frame::Ping(_)))));
+    }
+    socket.say(offer("v=0")).await;
+    assert_eq!(message(&mut events).await, offer("v=0"));
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_once() {
+    let server = Server::start().await;
+    let body = r#"{"code":"bad-token","message":"signature does not match"}"#;
+    let (_handle, mut events) = connect(server.config());
+    assert!(server.answer("401 Unauthorized", "", body).await.contains("Bearer token-1"));
+    let socket = server.accept().await;
+    assert_eq!(socket.token, "token-2");
+    connected(&mut events).await;
+    drop(socket);
+    disconnected(&mut events).await;
+    for token in ["Bearer token-3", "Bearer token-4"] {
+        assert!(server.answer("401 Unauthorized", "", body).await.contains(token));
+    }
+    let error = closed(&mut events).await.1.unwrap();
+    assert_eq!(error.stage(), Stage::Token);
+    let text = error.to_string();
+    assert!(text.contains("401 bad-token: signature does not match"), "{text}");
+    assert!(!text.contains("token-4"));
+}
+
+#[tokio::test]
+async fn refusals_of_the_upgrade_show_what_the_server_says() {
+    let server = Server::start().await;
+    for (status, headers, body, expected, remedy) in [
+        ("403 Forbidden", "", r#"{"code":"not-yours","message":"m"}"#, "403 not-yours: m", "pair"),
+        ("404 Not Found", "", "nothing here", "404 Not Found: nothing here", "/api/signal"),
+        ("426 Upgrade Required", "", "", "426 Upgrade Required: no explanation", "proxies"),
+        ("429 Too Many Requests", "Retry-After: 7\r\n", "", "429 Too Many", "wait 7 s"),
+        ("503 Service Unavailable", "", r#"{"code":"down","message":"m"}"#, "503 down: m", "later"),
+    ] {
+        let (error, _) =
+            tokio::join!(failure(server.config()), server.answer(status, headers, body));
+        assert_eq!(error.stage(), Stage::Signaling);
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(error.remedy().contains(remedy), "{}", error.remedy());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_server_is_called_so() {
+    let server = Server::start().await;
+    let (error, _) = tokio::join!(failure(server.config()), server.answer("200 OK", "", "hello"));
+    assert!(matches!(error, ClientError::NotWebSocket { .. }), "{error}");
+    let other = async {
+        let (mut stream, _) = server.listener.accept().await.unwrap();
+        stream.write_all(b"220 mail.example ESMTP\r\n\r\n").await.unwrap();
+        stream
+    };
+    let (error, _) = tokio::join!(failure(server.config()), other);
+    assert!(matches!(error, ClientError::NotWebSocket { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn failures_before_http_are_told_apart() {
+    let server = Server::start().await;
+    let tls = ClientConfig { url: server.url().replace("http", "wss"), ..server.config() };
+    let plain = async {
+        let (mut stream, _) = server.listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        stream
+    };
+    let (error, _) = tokio::join!(failure(tls), plain);
+    assert_eq!(error.stage(), Stage::Tls, "{error}");
+
+    let unknown = ClientConfig { url: "ws://no-such-host.invalid".into(), ..server.config() };
+    let error = failure(unknown).await;
+    assert_eq!(error.stage(), Stage::Dns, "{error}");
+    assert!(error.to_string().contains("no-such-host.invalid"));
+
+    let scheme = ClientConfig { url: "ftp://127.0.0.1".into(), ..server.config() };
+    assert_eq!(failure(scheme).await.stage(), Stage::Config);
+
+    let config = server.config();
+    let url = server.url().replace("http", "ws");
+    drop(server);
+    let error = failure(config).await;
+    assert_eq!(error.stage(), Stage::Signaling);
+    assert!(error.to_string().contains(&url), "{error}");
+    assert!(error.remedy().contains("`orion-peer serve` running at ws://127.0.0.1"));
+}
+
+#[tokio::test]
+async fn a_silent_server_is_not_waited_for() {
+    let server = Server::start().await;
+    let connect_within = Duration::from_millis(50);
+    let error = failure(ClientConfig { connect_within, ..server.config() }).await;
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_first_connect_may_be_retried() {
+    let server = Server::start().await;
+    let config = ClientConfig { retry_first: true, ..server.config() };
+    let (_handle, mut events) = connect(config);
+    server.answer("503 Service Unavailable", "", "").await;
+    assert!(disconnected(&mut events).await.1.contains("503"));
+    let socket = server.accept().await;
+    assert_eq!(socket.token, "token-2");
+    assert!(!connected(&mut events).await);
+}
+
+fn token_client(server: &Server) -> TokenClient {
+    TokenClient::new(&server.url(), "login-token", "phone".into(), Some("demo".into())).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_as_the_contract_says() {
+    let server = Server::start().await;
+    let client = token_client(&server);
+    let body = r#"{"token":"a.b.c","expiresAt":"2030-01-01T00:00:00Z","expiresIn":300,"pairId":"demo",
+        "iceServers":[{"urls":["stun:s:3478"]},{"urls":"turn:t:3478","username":"u","credential":"c"}]}"#;
+    let (answer, request) = tokio::join!(client.fetch(), server.answer("200 OK", "", body));
+    let answer = answer.unwrap();
+    assert_eq!((answer.token.as_str(), answer.ice_servers.len()), ("a.b.c", 2));
+    assert!(request.starts_with("POST /api/auth/webrtc-token HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("authorization: Bearer login-token\r\n"), "{request}");
+    assert!(request.ends_with(r#"{"deviceId":"phone","pairId":"demo"}"#), "{request}");
+    let (access, _) = tokio::join!(client.access(), server.answer("200 OK", "", body));
+    let access = access.unwrap();
+    assert_eq!((access.exp, access.ice_servers.len()), (None, 2));
+}
+
+#[tokio::test]
+async fn refusals_of_the_token_api_are_told_apart() {
+    let server = Server::start().await;
+    let client = token_client(&server);
+    let said = r#"{"code":"c-1","message":"m-1"}"#;
+    for (status, headers, body, is_final, remedy) in [
+        ("400 Bad Request", "", said, true, "--device"),
+        ("401 Unauthorized", "", said, true, "log in again"),
+        ("403 Forbidden", "", said, true, "active pair"),
+        ("429 Too Many Requests", "Retry-After: 9\r\n", said, false, "wait 9 s"),
+        ("503 Service Unavailable", "", said, false, "later"),
+        ("500 Internal Server Error", "", said, false, "log"),
+        ("302 Found", "Location: http://127.0.0.1:1/\r\n", said, false, "log"),
+    ] {
+        let (error, _) = tokio::join!(client.fetch(), server.answer(status, headers, body));
+        let error = error.unwrap_err();
+        assert_eq!((error.stage(), error.is_final()), (Stage::Token, is_final), "{error}");
+        assert!(error.to_string().contains(&format!("{} c-1: m-1", &status[..3])), "{error}");
+        assert!(error.remedy().contains(remedy), "{status}: {}", error.remedy());
+        assert!(!error.to_string().contains("login-token"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_token_answer_is_called_so() {
+    let server = Server::start().await;
+    let client = token_client(&server);
+    let long = " ".repeat(300_000);
+    for body in ["", "<html>", "{}", r#"{"token":"","pairId":"demo"}"#, &long] {
+        let (error, _) = tokio::join!(client.fetch(), async {
+            let (mut stream, _) = server.listener.accept().await.unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            // The client may hang up before the end of a body that is too long.
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            stream
+        });
+        let error = error.unwrap_err();
+        assert!(matches!(error, TokenError::Answer { .. }), "{error}");
+        assert!(error.remedy().contains("/api/auth/webrtc-token"));
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_token_api_says_where_it_failed() {
+    let server = Server::start().await;
+    let client = token_client(&server);
+    let url = server.url();
+    drop(server);
+    let error = client.fetch().await.unwrap_err();
+    assert_eq!(error.stage(), Stage::Token);
+    assert!(error.to_string().contains(&url) && error.to_string().contains("refused"), "{error}");
+    assert!(error.remedy().contains("orion-peer serve"));
+    let unknown = "http://no-such-host.invalid";
+    let client = TokenClient::new(unknown, "login-token", "phone".into(), None).unwrap();
+    assert_eq!(client.fetch().await.unwrap_err().stage(), Stage::Dns);
+}
+
+#[tokio::test]
+async fn the_client_fails_with_the_token_apis_words() {
+    let server = Server::start().await;
+    let body = r#"{"code":"not-yours","message":"no such pair"}"#;
+    let config = server.config_with(Arc::new(token_client(&server)));
+    let (error, _) = tokio::join!(failure(config), server.answer("403 Forbidden", "", body));
+    assert_eq!(error.stage(), Stage::Token);
+    assert!(error.to_string().contains("no such pair"), "{error}");
+}
