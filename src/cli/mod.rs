@@ -94,10 +94,9 @@ enum Command {
     Man(man::ManArgs),
 }
 
-#[allow(clippy::unused_async)] // Commands that use the network await; so this does.
 async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
-        Command::Token(args) => token::run(args, output),
+        Command::Token(args) => token::run(args, output).await,
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
     }

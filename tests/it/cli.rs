@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -313,6 +313,68 @@ fn a_token_is_read_from_stdin() {
     assert!(stdout(&output).contains("signature  checked"), "{}", stdout(&output));
 }
 
+/// A token API that gives `answer` to one request; the request comes back with its head and body.
+fn token_api(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/token", listener.local_addr().unwrap());
+    let served = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut part = [0; 4096];
+        while !String::from_utf8_lossy(&request).contains('}') {
+            let read = stream.read(&mut part).unwrap();
+            assert!(read > 0, "the request ends early");
+            request.extend_from_slice(&part[..read]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    (url, served)
+}
+
+#[test]
+fn a_token_is_fetched_as_the_contract_says() {
+    let (url, served) = token_api(concat!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
+        r#"{"token":"a.b.c","expiresIn":300,"pairId":"p1","iceServers":[{"urls":["stun:s"]}]}"#
+    ));
+    let run = Run::new().file("login", "hush\n");
+    let words = ["token", "fetch", "--token-url", &url, "--access-token", "@login", "--json"];
+    let output = run.run(&[&words[..], &["--device", "mac"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lines = json_lines(&output);
+    assert_eq!(lines[0]["token"], "a.b.c");
+    assert_eq!(lines[0]["pairId"], "p1");
+    assert_eq!(lines[0]["iceServers"][0]["urls"][0], "stun:s");
+    let request = served.join().unwrap();
+    assert!(request.starts_with("POST /token HTTP/1.1\r\n"), "{request}");
+    assert!(request.to_lowercase().contains("authorization: bearer hush\r\n"), "{request}");
+    assert!(request.contains(r#""deviceId":"mac""#), "{request}");
+}
+
+#[test]
+fn a_token_that_is_not_given_is_a_failure_with_its_stage() {
+    let (url, served) = token_api(concat!(
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
+        r#"{"code":"forbidden","message":"no such pair"}"#
+    ));
+    let output = Run::new().run(&["token", "fetch", "--token-url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).starts_with("error: token: "), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no such pair"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("  try: "), "{}", stderr(&output));
+    served.join().unwrap();
+
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let signal = format!("ws://{gone}");
+    let output = Run::new().run(&["token", "fetch", "--signal", &signal]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&gone.to_string()), "{}", stderr(&output));
+    let output = Run::new().run(&["token", "fetch", "--signal", "http://127.0.0.1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("scheme `http`"), "{}", stderr(&output));
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {
     let run = Run::new();
@@ -464,7 +526,7 @@ fn every_line_of_the_sample_configuration_is_accepted() {
             text.push('\n');
         }
     }
-    assert!(keys >= 5, "{text}");
+    assert!(keys >= 9, "{text}");
     let output = Run::new().config(&text).run(&["man"]);
     assert_eq!(output.status.code(), Some(0), "{}\n{text}", stderr(&output));
 }

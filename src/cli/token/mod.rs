@@ -12,6 +12,7 @@ use crate::{
     types::Stage,
 };
 
+pub mod fetch;
 pub mod inspect;
 pub mod mint;
 
@@ -25,6 +26,8 @@ pub struct TokenArgs {
 /// What to do with a token.
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
+    /// Fetch a signaling token from the token API
+    Fetch(fetch::FetchArgs),
     /// Mint a signaling token with the server's secret
     Mint(mint::MintArgs),
     /// Show a signaling token, and why it would be refused
@@ -35,8 +38,9 @@ enum TokenCommand {
 ///
 /// # Errors
 /// As each command says.
-pub fn run(args: TokenArgs, output: Output) -> Result<(), Failure> {
+pub async fn run(args: TokenArgs, output: Output) -> Result<(), Failure> {
     match args.command {
+        TokenCommand::Fetch(args) => fetch::run(&args, output).await,
         TokenCommand::Mint(args) => mint::run(&args, output),
         TokenCommand::Inspect(args) => inspect::run(&args, output),
     }
