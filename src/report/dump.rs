@@ -247,7 +247,7 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn report(rtt: Value) -> Map<String, Value> {
+    fn report(rtt: &Value) -> Map<String, Value> {
         let pair = json!({
             "id": "CP1", "type": "candidate-pair", "currentRoundTripTime": rtt, "state": "succeeded",
         });
@@ -277,8 +277,8 @@ mod tests {
         let configuration = json!({"iceServers": []});
         let mut dump = DumpWriter::create(&path, "ws://x/", configuration, at(0)).unwrap();
         dump.event(at(1), "createOffer", "");
-        dump.stats(at(2), &report(json!(0.5)));
-        let mut more = report(json!(0.25));
+        dump.stats(at(2), &report(&json!(0.5)));
+        let mut more = report(&json!(0.25));
         more["CP1"]["nominated"] = json!(true);
         dump.stats(at(3), &more);
         dump.finish(at(4)).unwrap();
@@ -320,14 +320,17 @@ mod tests {
         let path = dir.path().join("dump.json");
         let mut dump = DumpWriter::create(&path, "", Value::Null, at(0)).unwrap();
         for second in 0..10_000 {
-            dump.stats(at(second), &report(json!(second)));
+            dump.stats(at(second), &report(&json!(second)));
             dump.event(at(second), "tick", "");
         }
         dump.event(at(10_000), "last", "");
         let samples = &dump.objects["CP1"];
         assert!((MOST_SAMPLES / 4..MOST_SAMPLES).contains(&samples.times.len()));
         let step = samples.times[1] - samples.times[0];
-        assert!(samples.times.windows(2).all(|pair| pair[1] - pair[0] == step), "evenly spaced");
+        assert!(
+            samples.times.windows(2).all(|pair| (pair[1] - pair[0] - step).abs() < 0.5),
+            "evenly spaced"
+        );
         for (time, value) in samples.times.iter().zip(&samples.properties["currentRoundTripTime"]) {
             assert_eq!(value.as_f64(), Some(time / 1000.0));
         }

@@ -125,7 +125,9 @@ mod tests {
     #[test]
     fn what_is_no_measurement_is_left_out() {
         let mut histogram = Histogram::new();
-        [f64::NAN, f64::INFINITY, -1.0].into_iter().for_each(|value| histogram.record(value));
+        for value in [f64::NAN, f64::INFINITY, -1.0] {
+            histogram.record(value);
+        }
         assert_eq!(histogram.count(), 0);
         histogram.record(1e300);
         assert_eq!(histogram.max(), Some(1e300));

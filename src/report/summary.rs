@@ -155,13 +155,15 @@ mod tests {
         let mut summary = Summary::new(role);
         summary.duration = Duration::from_secs(70);
         summary.connection_type = Some(ConnectionType::Relay(Some(RelayTransport::Udp)));
-        [1.5, 2.0, 30.0].into_iter().for_each(|rtt| summary.rtt_ms.record(rtt));
+        for rtt in [1.5, 2.0, 30.0] {
+            summary.rtt_ms.record(rtt);
+        }
         summary.video_bytes = Traffic { sent: 0, received: 1_974_000 };
         summary.data_bytes = Traffic { sent: 3_000, received: 2_900 };
         summary.keyframes = Keyframes { sent: 0, received: 20, verified: 19, broken: 1 };
-        [98_000.0, 98_700.0, 99_400.0]
-            .into_iter()
-            .for_each(|size| summary.frame_bytes.record(size));
+        for size in [98_000.0, 98_700.0, 99_400.0] {
+            summary.frame_bytes.record(size);
+        }
         summary.frame_rate = 0.2857;
         summary
     }
