@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::types::Stage;
 
 /// A failure of a command. Printed as `error: STAGE: message`, then `  try: remedy`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// Where it failed.
     pub stage: Stage,
@@ -49,3 +51,10 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// The last line of `--json` when a command failed: `{"error":{"stage","message","remedy","exit"}}`.
+#[derive(Debug, Serialize)]
+pub struct ErrorLine<'f> {
+    /// How it failed.
+    pub error: &'f Failure,
+}

@@ -1,11 +1,220 @@
 //! The command line: one thin file a command.
+//!
+//! `main` reads words into arguments ([`layers`]: argv over environment over [`config`] file over
+//! default), starts a runtime, runs one command and turns its [`failure::Failure`] into an exit code.
+//! A new command is a line in `Command` and a line in `run`.
 
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub mod completions;
+pub mod config;
+pub mod connect;
+pub mod demo;
 pub mod devices;
 pub mod failure;
+pub mod ice;
+pub mod layers;
+pub mod logging;
+pub mod man;
+pub mod observe;
+pub mod output;
+pub mod recv;
+pub mod secret;
+pub mod send;
 pub mod serve;
+pub mod stop;
+pub mod token;
+pub mod units;
 
-/// Runs the program.
+use self::{
+    failure::{ErrorLine, Failure},
+    layers::Refusal,
+    output::{ColorWhen, Output},
+};
+use crate::types::Stage;
+
+/// Worker threads of the runtime: network and timers; cameras and codecs have threads of their own.
+const WORKER_THREADS: usize = 2;
+
+const AFTER_HELP: &str = "\
+Every flag --some-flag has a variable ORION_SOME_FLAG and a key some-flag in orion-peer.toml: in \
+--config FILE, or else ./orion-peer.toml, or else $XDG_CONFIG_HOME/orion-peer/orion-peer.toml. \
+Keys stand at its top for all commands, or under [COMMAND] for one. A flag goes before the variable, \
+the variable before the key. Secrets may be @FILE. Times are written 3.5s, 500ms, 1h30m; sizes 100KB \
+(1000 bytes each), 64KiB (1024).
+
+Exit codes: 0 done, 1 could not do it, 2 usage or configuration, 3 a requirement was not met.";
+
+/// Headless WebRTC peer and test harness: sends and receives H.264 keyframes the way the Orion apps do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orion-peer",
+    version,
+    after_help = AFTER_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_flag = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct GlobalArgs {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write JSON Lines to stdout, and nothing else there
+    #[arg(long, global = true)]
+    json: bool,
+    /// Colors on stderr; auto obeys `NO_COLOR`
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: ColorWhen,
+    /// Say more on stderr: -v, -vv, -vvv; `ORION_LOG` takes a filter
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Say only errors and results
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Print help
+    // HelpShort: one line a flag, with -h and with --help.
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Be the phone: capture, encode every frame as a keyframe, send one every interval
+    Send(send::SendArgs),
+    /// Be the Mac: receive keyframes and write each to disk
+    Recv(recv::RecvArgs),
+    /// Serve signaling, tokens, STUN and TURN
+    Serve(serve::ServeArgs),
+    /// Run serve, send and recv on this machine
+    Demo(demo::DemoArgs),
+    /// Fetch, mint or inspect a signaling token
+    Token(token::TokenArgs),
+    /// List cameras and their formats
+    Devices(devices::DevicesArgs),
+    /// Print a shell completion script
+    Completions(completions::CompletionsArgs),
+    /// Print the man page, or write one page a command
+    Man(man::ManArgs),
+}
+
+async fn run(command: Command, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Send(args) => send::run(args, output).await,
+        Command::Recv(args) => recv::run(args, output).await,
+        Command::Serve(args) => serve::run(args, output.json).await,
+        Command::Demo(args) => demo::run(args, output).await,
+        Command::Token(args) => token::run(args, output).await,
+        Command::Devices(args) => devices::run(&args, output.json),
+        Command::Completions(args) => completions::run(&args, output),
+        Command::Man(args) => man::run(&args, output),
+    }
+}
+
+/// Runs the program with the process's arguments.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    start(&std::env::args_os().collect::<Vec<_>>())
+}
+
+fn start(argv: &[OsString]) -> ExitCode {
+    let cli = match parse(argv) {
+        Ok(cli) => cli,
+        Err(Refusal::Clap(error)) => return refuse(&error, early_output(argv)),
+        Err(Refusal::Failure(failure)) => return exit_of(Err(failure), early_output(argv)),
+    };
+    let output = Output {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+        color: cli.global.color.resolve(),
+    };
+    exit_of(run_in_runtime(cli, output), output)
+}
+
+fn run_in_runtime(cli: Cli, output: Output) -> Result<(), Failure> {
+    logging::start(cli.global.verbose, output.quiet, output.color)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::new(
+                Stage::Config,
+                format!("cannot start the runtime: {error}"),
+                "raise the limits on open files and threads (ulimit -n, ulimit -u)",
+            )
+        })?;
+    let result = runtime.block_on(run(cli.command, output));
+    // A thread that still reads stdin would keep an orderly shutdown waiting for ever.
+    runtime.shutdown_background();
+    result
+}
+
+fn parse(argv: &[OsString]) -> Result<Cli, Refusal> {
+    let matches = layers::parse(&Cli::command(), argv)?;
+    Cli::from_arg_matches(&matches).map_err(|error| Refusal::Clap(Box::new(error)))
+}
+
+/// How to talk when the arguments are not known yet, or are wrong.
+fn early_output(argv: &[OsString]) -> Output {
+    let words = || argv.iter().skip(1).take_while(|word| *word != "--");
+    let variable = std::env::var("ORION_JSON").is_ok_and(|value| {
+        !matches!(
+            value.to_ascii_lowercase().as_str(),
+            "" | "0" | "n" | "no" | "f" | "false" | "off"
+        )
+    });
+    let never = words().any(|word| word == "--color=never")
+        || argv.windows(2).any(|pair| pair[0] == "--color" && pair[1] == "never");
+    Output {
+        json: variable || words().any(|word| word == "--json"),
+        quiet: false,
+        color: if never { false } else { ColorWhen::Auto.resolve() },
+    }
+}
+
+/// Prints clap's text (an error, help, the version) and gives clap's exit code: 2, or 0 for the latter.
+fn refuse(error: &clap::Error, output: Output) -> ExitCode {
+    // Broken pipes are no reason to panic; there is nowhere else to write.
+    let _ = error.print();
+    if error.exit_code() != 0 {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let failure = Failure::usage(message, "`orion-peer COMMAND --help` tells what is accepted");
+        let _ = output.event(&ErrorLine { error: &failure });
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn exit_of(result: Result<(), Failure>, output: Output) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

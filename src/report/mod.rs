@@ -1,1 +1,11 @@
-//! What a run shows: live line, summary, statistics.
+//! What a run shows and leaves behind: the live line, the summary, statistics files.
+//!
+//! One schema each and one small file per format. Everything here takes plain values and the time as
+//! an argument; nothing here measures.
+
+pub mod dump;
+pub mod histogram;
+pub mod human;
+pub mod live;
+pub mod stats;
+pub mod summary;

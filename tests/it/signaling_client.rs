@@ -126,8 +126,9 @@ impl Server {
             "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
             body.len()
         );
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
+        // The client may hang up before the end of an answer that is too long.
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
         String::from_utf8(request).unwrap()
     }
 }
@@ -258,16 +259,12 @@ async fn messages_go_both_ways_and_garbage_is_ignored() {
 async fn a_server_without_subprotocol_and_hello_will_do() {
     let server = Server { echo_subprotocol: false, ..Server::start().await };
     let (handle, mut events) = connect(server.config());
-    drop(server.listener.accept().await.map(|(stream, _)| upgrade_only(stream)).unwrap().await);
+    // The first upgrade names the subprotocol and misses it in the answer.
+    server.accept().await;
     let mut socket = server.accept().await;
     connected(&mut events).await;
     handle.send(offer("v=0")).unwrap();
     assert_eq!(socket.hear().await, offer("v=0"));
-}
-
-/// Upgrades and does not look at the headers.
-async fn upgrade_only(stream: TcpStream) -> WebSocketStream<TcpStream> {
-    tokio_tungstenite::accept_async(stream).await.unwrap()
 }
 
 #[tokio::test]
@@ -582,13 +579,7 @@ async fn what_is_no_token_answer_is_called_so() {
     let client = token_client(&server);
     let long = " ".repeat(300_000);
     for body in ["", "<html>", "{}", r#"{"token":"","pairId":"demo"}"#, &long] {
-        let (error, _) = tokio::join!(client.fetch(), async {
-            let (mut stream, _) = server.listener.accept().await.unwrap();
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-            // The client may hang up before the end of a body that is too long.
-            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
-            stream
-        });
+        let (error, _) = tokio::join!(client.fetch(), server.answer("200 OK", "", body));
         let error = error.unwrap_err();
         assert!(matches!(error, TokenError::Answer { .. }), "{error}");
         assert!(error.remedy().contains("/api/auth/webrtc-token"));

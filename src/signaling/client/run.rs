@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn renewal_comes_a_minute_before_the_end() {
         let seconds = Duration::from_secs;
-        let renew = |left| renew_in(1000 + left, seconds(1000), seconds(60));
+        let renew = |left: u64| renew_in(1000 + left, seconds(1000), seconds(60));
         assert_eq!(renew(300), seconds(240));
         assert_eq!(renew(61), seconds(1));
         assert_eq!(renew(40), seconds(20));

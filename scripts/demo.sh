@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Shows the whole thing on this machine: builds it, sends five keyframes of the sample photos through
+# signaling and WebRTC, and lists the pictures that arrived in frames/.
+#
+#   scripts/demo.sh [DIR]   another directory than frames/
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+out=${1:-frames}
+
+scripts/setup.sh --build
+cargo build --release
+target=${CARGO_TARGET_DIR:-target}
+"$target/release/orion-peer" demo --source samples --count 5 --interval 1s --out "$out"
+
+printf '\nKeyframes in %s:\n' "$out"
+ls -l "$out"

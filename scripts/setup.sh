@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Installs what building and testing need and this machine does not have: Debian and Ubuntu packages.
+# Asks for nothing, and does nothing when everything is there.
+#
+#   scripts/setup.sh           for building and testing
+#   scripts/setup.sh --build   for building only
+set -euo pipefail
+
+# A command or file that proves the package is there, then the package.
+build_needs=(
+    "g++ g++"
+    "make make"
+    "nasm nasm"
+    "clang clang"
+    "pkg-config pkg-config"
+    "/usr/include/linux/videodev2.h linux-libc-dev"
+)
+test_needs=(
+    "turnserver coturn"
+    "chromium chromium"
+    "node nodejs"
+    "npm npm"
+)
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+is_there() {
+    case $1 in
+    /*) [[ -e $1 ]] ;;
+    *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+has_libclang() {
+    local found
+    found=$(compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' || true)
+    [[ -n $found || -n ${LIBCLANG_PATH:-} ]]
+}
+
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        say "root rights are needed for: $*"
+        exit 1
+    fi
+}
+
+missing_packages() {
+    local need
+    for need in "$@"; do
+        is_there "${need% *}" || printf '%s\n' "${need#* }"
+    done
+}
+
+main() {
+    local needs=("${build_needs[@]}")
+    if [[ ${1:-} != --build ]]; then
+        needs+=("${test_needs[@]}")
+    fi
+    local missing
+    mapfile -t missing < <(missing_packages "${needs[@]}")
+    has_libclang || missing+=(libclang-dev)
+    if ((${#missing[@]} > 0)); then
+        if ! command -v apt-get >/dev/null 2>&1; then
+            say "no apt-get here; install by hand what these Debian packages hold: ${missing[*]}"
+            exit 1
+        fi
+        say "installing ${missing[*]}"
+        as_root apt-get update -q >&2
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+            "${missing[@]}" >&2 </dev/null
+    fi
+    if ! command -v cargo >/dev/null 2>&1; then
+        say "cargo is missing: install Rust from https://rustup.rs"
+        exit 1
+    fi
+    say "everything is there"
+}
+
+main "$@"

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Runs every check of the project, each as a named step, and counts them.
+#
+#   scripts/test.sh          everything
+#   scripts/test.sh --fast   without the steps that need a browser or build the documentation
+#
+# A step whose component is missing fails: nothing is left out silently.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fast=false
+case ${1:-} in
+'') ;;
+--fast) fast=true ;;
+*)
+    printf 'usage: %s [--fast]\n' "$0" >&2
+    exit 2
+    ;;
+esac
+
+passed=0
+failed=0
+failures=()
+
+# step NAME COMMAND…: runs the command in a shell of its own, so that its `set -e` holds.
+step() {
+    local name=$1
+    shift
+    printf '== step: %s\n' "$name"
+    if "$@" </dev/null; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        failures+=("$name")
+        printf '== FAILED: %s\n' "$name"
+    fi
+}
+
+run_tests() {
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast
+        # nextest does not run the examples in the documentation.
+        cargo test --release --doc
+    else
+        cargo test --release --no-fail-fast
+    fi
+}
+
+# Called through `bash -c`, for `set -e` does nothing inside a condition.
+in_shell() { bash -euo pipefail -c "$(declare -f "$1"); $1"; }
+
+browser() {
+    if [[ ! -x tests/browser/run.sh ]]; then
+        printf 'tests/browser/run.sh is missing\n' >&2
+        return 1
+    fi
+    tests/browser/run.sh
+}
+
+bash_syntax() {
+    local script
+    for script in scripts/*.sh .ci/run; do
+        bash -n "$script"
+    done
+    if command -v shellcheck >/dev/null 2>&1; then
+        shellcheck scripts/*.sh .ci/run
+    fi
+}
+
+if $fast; then
+    step setup scripts/setup.sh --build
+else
+    step setup scripts/setup.sh
+fi
+step scripts in_shell bash_syntax
+step format cargo fmt --check
+step clippy cargo clippy --release --all-targets -- -D warnings
+step tests in_shell run_tests
+if ! $fast; then
+    step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
+    step chromium in_shell browser
+fi
+
+for name in ${failures[@]+"${failures[@]}"}; do
+    printf 'failed: %s\n' "$name"
+done
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[[ $failed -eq 0 ]]

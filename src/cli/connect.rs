@@ -1,0 +1,468 @@
+//! Where and how to connect: the flags that `send`, `recv` and `token fetch` share, made into values
+//! that are checked and mean something. Nothing below knows clap.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use url::{Host, Url};
+
+use super::{failure::Failure, ice, secret::SecretText, units};
+use crate::{
+    proto::token::IceServer,
+    types::{CandidateType, DeviceId, PairId},
+};
+
+/// Path of the signaling WebSocket, taken when `--signal` has none.
+pub const SIGNAL_PATH: &str = "/api/signal";
+
+/// Path of the token API, taken when there is no `--token-url`.
+pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
+
+/// Access token of the dev server, taken when the token API is on this machine.
+pub const DEV_ACCESS_TOKEN: &str = "dev";
+
+/// Flags that say where signaling is and who is asking.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct EndpointArgs {
+    /// Signaling server, ws:// or wss://
+    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8787")]
+    pub signal: String,
+    /// Token API; default: the signaling server's host, at /api/auth/webrtc-token
+    #[arg(long, value_name = "URL")]
+    pub token_url: Option<String>,
+    /// Login token for the token API; default `dev` when that is on this machine
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    pub access_token: Option<SecretText>,
+    /// Device to be; default phone for sending, mac for receiving
+    #[arg(long, value_name = "ID")]
+    pub device: Option<String>,
+    /// Pair to join; default: the device's one active pair
+    #[arg(long, value_name = "ID")]
+    pub pair: Option<String>,
+}
+
+/// Flags that say where and how to connect to the peer.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct ConnectArgs {
+    // Not a doc comment: clap would make it the text of the whole command.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// Signaling token to present, instead of fetching one
+    #[arg(long, value_name = "JWT|@FILE", value_parser = SecretText::parse)]
+    pub token: Option<SecretText>,
+    /// stun:, turn: or turns: server, instead of those from the token API; repeatable
+    #[arg(long, value_name = "URL")]
+    pub ice_server: Vec<String>,
+    /// User name for the TURN servers of --ice-server
+    #[arg(long, value_name = "NAME")]
+    pub turn_username: Option<String>,
+    /// Password for the TURN servers of --ice-server
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    pub turn_credential: Option<SecretText>,
+    /// Shared secret of the TURN servers of --ice-server, to make user name and password from
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    pub turn_secret: Option<SecretText>,
+    /// Candidates to use: all, or only those of TURN servers
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    pub ice_policy: IcePolicy,
+    /// Candidate types to offer: host,srflx,relay; default all
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = candidate)]
+    pub candidates: Vec<CandidateType>,
+    /// Networks to gather candidates on: udp4,udp6; default both
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]
+    pub network: Vec<Network>,
+    /// Network interface to gather candidates on; default all
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Give up when the peer has not come by then; default: wait
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// Which candidates may be used: W3C `RTCIceTransportPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum IcePolicy {
+    /// Any.
+    #[default]
+    All,
+    /// Only relayed ones.
+    Relay,
+}
+
+/// A transport and address family to gather candidates on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+/// Where the signaling token comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// A token as it is.
+    Fixed(SecretText),
+    /// The token API, asked anew for each connection.
+    Api {
+        /// URL to POST to.
+        url: Url,
+        /// Login token, for `Authorization: Bearer`.
+        access_token: SecretText,
+    },
+}
+
+/// Where signaling is and who is asking, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// WebSocket URL of the signaling server, with its path.
+    pub signal: Url,
+    /// Device to be.
+    pub device: DeviceId,
+    /// Pair to join; none means the device's one active pair.
+    pub pair: Option<PairId>,
+}
+
+/// Where and how to connect, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectConfig {
+    /// WebSocket URL of the signaling server, with its path.
+    pub signal: Url,
+    /// Where the signaling token comes from.
+    pub token: TokenSource,
+    /// Device to be.
+    pub device: DeviceId,
+    /// Pair to join; none means the device's one active pair.
+    pub pair: Option<PairId>,
+    /// ICE servers given by flag; none means those of the token API.
+    pub ice_servers: Vec<IceServer>,
+    /// Which candidates may be used.
+    pub ice_policy: IcePolicy,
+    /// Candidate types to offer, none twice; never empty.
+    pub candidates: Vec<CandidateType>,
+    /// Networks to gather on, none twice; never empty.
+    pub network: Vec<Network>,
+    /// Network interface to gather on; none means all.
+    pub interface: Option<String>,
+    /// How long to wait for the peer; none means for ever.
+    pub timeout: Option<Duration>,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+        })
+    }
+}
+
+impl EndpointArgs {
+    /// Checks where signaling is and who is asking.
+    ///
+    /// # Errors
+    /// `--signal` is no WebSocket URL; the device or pair is empty.
+    pub fn endpoint(&self, default_device: &str) -> Result<Endpoint, Failure> {
+        let device = self.device.as_deref().unwrap_or(default_device);
+        for (flag, value) in [("--device", Some(device)), ("--pair", self.pair.as_deref())] {
+            if value.is_some_and(|value| value.trim().is_empty()) {
+                return Err(Failure::usage(
+                    format!("{flag} is empty"),
+                    format!("name one: {flag} ID"),
+                ));
+            }
+        }
+        Ok(Endpoint {
+            signal: self.signal_url()?,
+            device: device.into(),
+            pair: self.pair.as_deref().map(PairId::from),
+        })
+    }
+
+    fn signal_url(&self) -> Result<Url, Failure> {
+        let mut url = http_like_url("--signal", &self.signal, ["ws", "wss"])?;
+        if url.path() == "/" {
+            url.set_path(SIGNAL_PATH);
+        }
+        Ok(url)
+    }
+
+    /// The token API to ask, and the login token for it.
+    ///
+    /// # Errors
+    /// `--token-url` is no HTTP URL; there is no login token for a server elsewhere.
+    pub fn token_api(&self) -> Result<(Url, SecretText), Failure> {
+        let url = match &self.token_url {
+            Some(text) => http_like_url("--token-url", text, ["http", "https"])?,
+            None => derived_token_url(&self.signal_url()?)?,
+        };
+        let access_token = match &self.access_token {
+            Some(token) => token.clone(),
+            None if is_loopback(&url) => SecretText::new(DEV_ACCESS_TOKEN),
+            None => {
+                return Err(Failure::usage(
+                    format!("no login token to ask {url} for a signaling token with"),
+                    "give --access-token @FILE (or ORION_ACCESS_TOKEN), or a signaling token with \
+                     --token @FILE",
+                ));
+            }
+        };
+        Ok((url, access_token))
+    }
+}
+
+impl ConnectArgs {
+    /// Checks the flags and makes them mean something; `now` dates TURN credentials made from
+    /// `--turn-secret`.
+    ///
+    /// # Errors
+    /// A URL, a combination of flags or a missing one: exit code 2, with what to give instead.
+    pub fn resolve(&self, default_device: &str, now: SystemTime) -> Result<ConnectConfig, Failure> {
+        let endpoint = self.endpoint.endpoint(default_device)?;
+        let token = if let Some(token) = &self.token {
+            TokenSource::Fixed(token.clone())
+        } else {
+            let (url, access_token) = self.endpoint.token_api()?;
+            TokenSource::Api { url, access_token }
+        };
+        let login = self.turn_login()?;
+        let (candidates, network) = (self.candidate_types()?, self.networks());
+        Ok(ConnectConfig {
+            signal: endpoint.signal,
+            token,
+            device: endpoint.device,
+            pair: endpoint.pair,
+            ice_servers: ice::servers(&self.ice_server, &login, now)?,
+            ice_policy: self.ice_policy,
+            candidates,
+            network,
+            interface: self.interface.clone().filter(|name| !name.is_empty()),
+            timeout: self.timeout,
+        })
+    }
+
+    fn turn_login(&self) -> Result<ice::TurnLogin, Failure> {
+        let wrong = |message: &str, remedy: &str| Err(Failure::usage(message, remedy));
+        match (&self.turn_username, &self.turn_credential, &self.turn_secret) {
+            (None, None, None) => Ok(ice::TurnLogin::None),
+            (Some(username), Some(credential), None) => {
+                Ok(ice::TurnLogin::Fixed(username.clone(), credential.clone()))
+            }
+            (None, None, Some(secret)) => Ok(ice::TurnLogin::Secret(secret.clone())),
+            (_, _, Some(_)) => wrong(
+                "--turn-secret together with --turn-username or --turn-credential",
+                "give the secret alone: user name and password are made from it",
+            ),
+            (Some(_), None, None) => wrong(
+                "--turn-username without --turn-credential",
+                "give --turn-credential @FILE, too",
+            ),
+            (None, Some(_), None) => {
+                wrong("--turn-credential without --turn-username", "give --turn-username NAME, too")
+            }
+        }
+    }
+
+    fn candidate_types(&self) -> Result<Vec<CandidateType>, Failure> {
+        use CandidateType::{Host, Relay, Srflx};
+        let types = without_repeats(&self.candidates, &[Host, Srflx, Relay]);
+        if self.ice_policy == IcePolicy::Relay && !types.contains(&Relay) {
+            return Err(Failure::usage(
+                "--ice-policy relay uses relay candidates only, but --candidates leaves them out",
+                "add relay to --candidates, or leave --candidates out",
+            ));
+        }
+        Ok(types)
+    }
+
+    fn networks(&self) -> Vec<Network> {
+        without_repeats(&self.network, &[Network::Udp4, Network::Udp6])
+    }
+}
+
+fn without_repeats<T: Copy + PartialEq>(given: &[T], all: &[T]) -> Vec<T> {
+    let mut kept = Vec::new();
+    for one in if given.is_empty() { all } else { given } {
+        if !kept.contains(one) {
+            kept.push(*one);
+        }
+    }
+    kept
+}
+
+fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Failure> {
+    let [plain, secure] = schemes;
+    let remedy = format!("write {flag} {plain}://HOST:PORT or {secure}://HOST");
+    let url = Url::parse(text)
+        .map_err(|error| Failure::usage(format!("{flag} `{text}` is no URL: {error}"), &remedy))?;
+    if !schemes.contains(&url.scheme()) {
+        let message = format!("{flag} `{text}` has scheme `{}`", url.scheme());
+        return Err(Failure::usage(message, remedy));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let message = format!("{flag} holds a user name or password, which would be printed");
+        return Err(Failure::usage(message, "give secrets with --access-token @FILE"));
+    }
+    Ok(url)
+}
+
+fn derived_token_url(signal: &Url) -> Result<Url, Failure> {
+    let mut url = signal.clone();
+    let scheme = if signal.scheme() == "wss" { "https" } else { "http" };
+    url.set_scheme(scheme).map_err(|()| {
+        let message = format!("no token API can be derived from --signal {signal}");
+        Failure::usage(message, "give --token-url URL")
+    })?;
+    url.set_path(TOKEN_PATH);
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn candidate(text: &str) -> Result<CandidateType, String> {
+    match text.trim().parse() {
+        Ok(CandidateType::Prflx) => Err(
+            "prflx candidates come up during checks and cannot be asked for; write host, srflx \
+                 or relay"
+                .to_owned(),
+        ),
+        Ok(kind) => Ok(kind),
+        Err(_) => Err(format!("`{text}` is no candidate type; write host, srflx or relay")),
+    }
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    match text.trim() {
+        "udp4" => Ok(Network::Udp4),
+        "udp6" => Ok(Network::Udp6),
+        "tcp" => {
+            Err("ICE-TCP candidates (RFC 6544) are not supported; for networks without UDP use \
+                      a turn: server with ?transport=tcp, or a turns: one"
+                .to_owned())
+        }
+        _ => Err(format!("`{text}` is no network; write udp4 or udp6")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Words {
+        #[command(flatten)]
+        connect: ConnectArgs,
+    }
+
+    fn resolve(words: &str) -> Result<ConnectConfig, Failure> {
+        let words = std::iter::once("x").chain(words.split_whitespace());
+        Words::try_parse_from(words)
+            .map_err(|error| Failure::usage(error.to_string(), ""))?
+            .connect
+            .resolve("phone", SystemTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn nothing_given_means_the_dev_server() {
+        let config = resolve("").unwrap();
+        assert_eq!(config.signal.as_str(), "ws://127.0.0.1:8787/api/signal");
+        let TokenSource::Api { url, access_token } = &config.token else { panic!("{config:?}") };
+        assert_eq!(url.as_str(), "http://127.0.0.1:8787/api/auth/webrtc-token");
+        assert_eq!(access_token.expose(), "dev");
+        assert_eq!(config.device.as_str(), "phone");
+        assert_eq!(config.pair, None);
+        assert!(config.ice_servers.is_empty());
+        assert_eq!(config.candidates.len(), 3);
+        assert_eq!(config.network, [Network::Udp4, Network::Udp6]);
+        assert_eq!(config.timeout, None);
+    }
+
+    #[test]
+    fn a_path_given_is_kept_and_the_token_api_is_on_the_same_host() {
+        let config =
+            resolve("--signal wss://o.example/sig?x=1 --access-token a --device mac").unwrap();
+        assert_eq!(config.signal.as_str(), "wss://o.example/sig?x=1");
+        let TokenSource::Api { url, .. } = &config.token else { panic!("{config:?}") };
+        assert_eq!(url.as_str(), "https://o.example/api/auth/webrtc-token");
+        assert_eq!(config.device.as_str(), "mac");
+    }
+
+    #[test]
+    fn dev_login_is_for_this_machine_only() {
+        for host in ["localhost:1", "127.0.0.9", "[::1]:8787"] {
+            assert!(resolve(&format!("--signal ws://{host}")).is_ok(), "{host}");
+        }
+        for host in ["192.168.0.2", "o.example", "localhost.example", "[::2]"] {
+            let failure = resolve(&format!("--signal ws://{host}")).unwrap_err();
+            assert!(failure.remedy.contains("--access-token"), "{failure}");
+        }
+        let elsewhere = resolve("--token-url https://o.example/t").unwrap_err();
+        assert!(elsewhere.message.contains("o.example"), "{elsewhere}");
+        assert!(resolve("--signal wss://o.example --token a.b.c").is_ok());
+    }
+
+    #[test]
+    fn wrong_words_are_refused_with_a_remedy() {
+        for (words, in_message) in [
+            ("--signal 127.0.0.1:8787", "--signal"),
+            ("--signal http://127.0.0.1", "scheme `http`"),
+            ("--signal ws://u:p@127.0.0.1", "user name"),
+            ("--token-url ftp://x", "scheme `ftp`"),
+            ("--device=", "--device"),
+            ("--turn-username u", "--turn-username without"),
+            ("--turn-credential c", "--turn-credential without"),
+            ("--turn-secret s --turn-username u", "--turn-secret together"),
+            ("--ice-policy relay --candidates host", "--candidates"),
+        ] {
+            let failure = resolve(words).unwrap_err();
+            assert!(failure.message.contains(in_message), "{words}: {failure}");
+            assert!(!failure.remedy.is_empty(), "{words}");
+            assert_eq!(failure.exit, 2, "{words}");
+        }
+        for (words, in_message) in [
+            ("--network tcp", "transport=tcp"),
+            ("--network udp5", "udp4 or udp6"),
+            ("--candidates prflx", "cannot be asked for"),
+            ("--candidates all", "host, srflx"),
+            ("--timeout soon", "500ms"),
+            ("--turn-credential @/nowhere/at/all", "/nowhere/at/all"),
+        ] {
+            let failure = resolve(words).unwrap_err();
+            assert!(failure.message.contains(in_message), "{words}: {failure}");
+        }
+    }
+
+    #[test]
+    fn lists_are_kept_in_order_without_repeats() {
+        let config = resolve("--candidates relay,host,relay --network udp6 --timeout 1m").unwrap();
+        assert_eq!(config.candidates, [CandidateType::Relay, CandidateType::Host]);
+        assert_eq!(config.network, [Network::Udp6]);
+        assert_eq!(config.timeout, Some(Duration::from_mins(1)));
+    }
+
+    #[test]
+    fn debug_of_the_flags_shows_no_secret() {
+        let words = "--token hush --access-token hush --turn-username u --turn-credential hush \
+                     --ice-server turn:t.example";
+        let words = std::iter::once("x").chain(words.split_whitespace());
+        let args = Words::try_parse_from(words).unwrap();
+        let config = args.connect.resolve("phone", SystemTime::UNIX_EPOCH).unwrap();
+        assert!(!format!("{args:?}{config:?}").contains("hush"));
+    }
+}

@@ -1,0 +1,190 @@
+//! ICE servers given by flag: `stun:` and `turn:` URLs (RFC 7064, RFC 7065) and their credentials.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{failure::Failure, secret::SecretText};
+use crate::{
+    auth::{secret::Secret, turn_rest::TurnSecrets},
+    proto::token::IceServer,
+};
+
+/// How long credentials made from a shared secret are good for: a day, so that a long run can
+/// allocate again.
+const REST_LIFETIME: Duration = Duration::from_hours(24);
+
+/// User part of the credentials made from a shared secret.
+const REST_USER: &str = "orion-peer";
+
+/// How to log in at the TURN servers given by flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TurnLogin {
+    /// No credentials: only STUN servers can be used.
+    None,
+    /// User name and password.
+    Fixed(String, SecretText),
+    /// The server's shared secret.
+    Secret(SecretText),
+}
+
+/// Checks the URLs and puts credentials with those of TURN servers.
+///
+/// # Errors
+/// A URL is none of an ICE server, or a TURN server has no credentials, or credentials have no TURN
+/// server.
+pub fn servers(
+    urls: &[String],
+    login: &TurnLogin,
+    now: SystemTime,
+) -> Result<Vec<IceServer>, Failure> {
+    let mut stun = Vec::new();
+    let mut turn = Vec::new();
+    for url in urls {
+        check_url(url).map_err(|problem| {
+            Failure::usage(
+                format!("--ice-server `{url}`: {problem}"),
+                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
+            )
+        })?;
+        if url.starts_with("stun") { stun.push(url.clone()) } else { turn.push(url.clone()) }
+    }
+    let mut servers = Vec::new();
+    if !stun.is_empty() {
+        servers.push(IceServer { urls: stun, username: None, credential: None });
+    }
+    match (turn.first(), login) {
+        (None, TurnLogin::None) => {}
+        (None, _) => {
+            return Err(Failure::usage(
+                "credentials for TURN, but no TURN server to use them with",
+                "add --ice-server turn:HOST:PORT",
+            ));
+        }
+        (Some(url), TurnLogin::None) => {
+            return Err(Failure::usage(
+                format!("--ice-server `{url}` without credentials"),
+                "give --turn-username and --turn-credential @FILE, or --turn-secret @FILE",
+            ));
+        }
+        (Some(_), login) => {
+            let (username, credential) = credentials(login, now);
+            servers.push(IceServer { urls: turn, username, credential });
+        }
+    }
+    Ok(servers)
+}
+
+fn credentials(login: &TurnLogin, now: SystemTime) -> (Option<String>, Option<String>) {
+    match login {
+        TurnLogin::None => (None, None),
+        TurnLogin::Fixed(username, credential) => {
+            (Some(username.clone()), Some(credential.expose().to_owned()))
+        }
+        TurnLogin::Secret(secret) => {
+            let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let secrets = TurnSecrets { current: Secret::from(secret.expose()), previous: None };
+            let made = secrets.mint(REST_USER, (now + REST_LIFETIME).as_secs());
+            (Some(made.username), Some(made.password))
+        }
+    }
+}
+
+/// Checks `scheme:host[:port][?transport=…]`.
+fn check_url(url: &str) -> Result<(), String> {
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return Err("no scheme".to_owned());
+    };
+    let (address, query) = match rest.split_once('?') {
+        Some((address, query)) => (address, Some(query)),
+        None => (rest, None),
+    };
+    let transport = match query.map(|query| query.strip_prefix("transport=")) {
+        None => None,
+        Some(Some(transport @ ("udp" | "tcp"))) => Some(transport),
+        Some(Some(other)) => return Err(format!("unknown transport `{other}`")),
+        Some(None) => return Err("only ?transport=udp or ?transport=tcp may follow".to_owned()),
+    };
+    match (scheme, transport) {
+        ("turn", _) | ("stun" | "turns", None) | ("turns", Some("tcp")) => check_address(address),
+        ("turns", _) => Err("turns: is TLS over TCP; TURN over DTLS is not supported".to_owned()),
+        ("stun", _) => Err("stun: takes no transport".to_owned()),
+        ("stuns", _) => Err("stuns: is not supported".to_owned()),
+        (other, _) => Err(format!("unknown scheme `{other}:`")),
+    }
+}
+
+fn check_address(address: &str) -> Result<(), String> {
+    if address.starts_with("//") {
+        return Err("no slashes after the colon (RFC 7064 §3.1)".to_owned());
+    }
+    if address.contains('@') {
+        return Err("credentials do not go into the URL (RFC 7065 §3.1)".to_owned());
+    }
+    // `http` only lends its grammar of host and port.
+    match url::Url::parse(&format!("http://{address}")) {
+        Ok(url) if matches!(url.path(), "" | "/") && !address.ends_with('/') => Ok(()),
+        Ok(_) => Err("a path does not belong there".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(urls: &[&str], login: &TurnLogin) -> Result<Vec<IceServer>, Failure> {
+        let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+        servers(&urls, login, UNIX_EPOCH + Duration::from_secs(1_000))
+    }
+
+    #[test]
+    fn credentials_go_to_turn_servers_only() {
+        let login = TurnLogin::Fixed("u".into(), SecretText::new("c"));
+        let urls =
+            ["turn:t:3478?transport=tcp", "stun:s", "turns:[::1]:5349", "turns:t?transport=tcp"];
+        let servers = given(&urls, &login).unwrap();
+        assert_eq!(servers.len(), 2);
+        assert_eq!(servers[0].urls, ["stun:s"]);
+        assert_eq!(servers[0].username, None);
+        assert_eq!(servers[1].urls.len(), 3);
+        assert_eq!(servers[1].username.as_deref(), Some("u"));
+        assert_eq!(servers[1].credential.as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn a_shared_secret_makes_rest_credentials() {
+        let servers = given(&["turn:t"], &TurnLogin::Secret(SecretText::new("north"))).unwrap();
+        assert_eq!(servers[0].username.as_deref(), Some("87400:orion-peer"));
+        // printf 87400:orion-peer | openssl dgst -sha1 -hmac north -binary | base64
+        assert_eq!(servers[0].credential.as_deref(), Some("EHeP6i4NVIGAr3e9gHcP1HWmIy0="));
+    }
+
+    #[test]
+    fn urls_that_are_none_of_an_ice_server() {
+        for url in [
+            "t.example",
+            "http://t.example",
+            "stun://t.example",
+            "stun:",
+            "stun:s?transport=udp",
+            "stuns:s",
+            "turns:t?transport=udp",
+            "turn:t?transport=sctp",
+            "turn:t?x=1",
+            "turn:t:99999",
+            "turn:t/path",
+            "turn:u@t",
+        ] {
+            let failure = given(&[url], &TurnLogin::None).unwrap_err();
+            assert!(failure.message.contains(url), "{failure}");
+            assert!(failure.remedy.contains("turns:HOST"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn turn_and_credentials_need_each_other() {
+        let without = given(&["turn:t"], &TurnLogin::None).unwrap_err();
+        assert!(without.remedy.contains("--turn-username"), "{without}");
+        let alone = given(&["stun:s"], &TurnLogin::Secret(SecretText::new("s"))).unwrap_err();
+        assert!(alone.remedy.contains("--ice-server turn:"), "{alone}");
+    }
+}

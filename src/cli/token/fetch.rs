@@ -1,0 +1,58 @@
+//! `token fetch`: a signaling token from the token API, as `send` and `recv` get theirs.
+
+use serde::Serialize;
+
+use crate::{
+    cli::{connect::EndpointArgs, failure::Failure, output::Output},
+    proto::token::IceServer,
+    signaling::token_client::TokenClient,
+};
+
+/// Flags of `token fetch`.
+#[derive(Debug, clap::Args)]
+pub struct FetchArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Fetched<'a> {
+    kind: &'static str,
+    token: &'a str,
+    pair_id: &'a str,
+    expires_at: &'a str,
+    expires_in: u64,
+    ice_servers: &'a [IceServer],
+}
+
+/// Fetches the token and writes it to stdout; with `--json` the whole answer.
+///
+/// # Errors
+/// A flag is wrong, or the token API gives no token.
+pub async fn run(args: &FetchArgs, output: Output) -> Result<(), Failure> {
+    let endpoint = args.endpoint.endpoint("phone")?;
+    let (url, access_token) = args.endpoint.token_api()?;
+    let answer =
+        match TokenClient::new(url.as_str(), access_token.expose(), endpoint.device, endpoint.pair)
+        {
+            Ok(client) => client.fetch().await,
+            Err(error) => Err(error),
+        }
+        .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
+    output.line(format!(
+        "token for pair {}, good for {} s, {} ICE servers",
+        answer.pair_id,
+        answer.expires_in,
+        answer.ice_servers.len()
+    ));
+    output.event(&Fetched {
+        kind: "token",
+        token: &answer.token,
+        pair_id: answer.pair_id.as_str(),
+        expires_at: &answer.expires_at,
+        expires_in: answer.expires_in,
+        ice_servers: &answer.ice_servers,
+    })?;
+    output.result(&answer.token)
+}

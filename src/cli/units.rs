@@ -1,0 +1,216 @@
+//! Durations, sizes, picture sizes and percentages the way people write them.
+//!
+//! Each function is a clap value parser: its error says what was wrong and which forms are accepted.
+
+use std::time::Duration;
+
+/// Text that is not a quantity of the asked kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a duration.
+    #[error("`{0}` is no duration: write 3.5s, 500ms, 2m, 1h30m, or a plain number of seconds")]
+    Duration(String),
+    /// Not a number of bytes.
+    #[error(
+        "`{0}` is no size: write 100KB (1000 bytes each), 64KiB (1024), 1.5MB, or a plain number of bytes"
+    )]
+    Size(String),
+    /// Not a picture size.
+    #[error("`{0}` is no picture size: write WIDTHxHEIGHT in pixels, as in 1280x720")]
+    PictureSize(String),
+    /// Not a share of a hundred.
+    #[error("`{0}` is no percentage: write 5% or 5, from 0 to 100")]
+    Percentage(String),
+}
+
+/// A picture size in pixels, both sides at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureSize {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+/// Longest side of a picture accepted, pixels: what H.264 level 6.2 allows for one side.
+const MAX_SIDE: u32 = 16_888;
+
+const NANOS: [(&str, f64); 6] =
+    [("d", 86_400e9), ("h", 3_600e9), ("m", 60e9), ("s", 1e9), ("ms", 1e6), ("us", 1e3)];
+
+const BYTES: [(&str, f64); 9] = [
+    ("b", 1.0),
+    ("kb", 1e3),
+    ("mb", 1e6),
+    ("gb", 1e9),
+    ("tb", 1e12),
+    ("kib", 1024.0),
+    ("mib", 1_048_576.0),
+    ("gib", 1_073_741_824.0),
+    ("tib", 1_099_511_627_776.0),
+];
+
+/// Splits `3.5s…` into the number, its unit (letters only) and the rest.
+fn number_and_unit(text: &str) -> Option<(f64, &str, &str)> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, rest) = text.split_at(unit_at);
+    let rest = rest.trim_start();
+    let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at(end);
+    Some((number.parse().ok()?, unit, rest))
+}
+
+/// Reads a duration: `3.5s`, `500ms`, `2m`, `1h30m`, or a plain number of seconds.
+///
+/// # Errors
+/// Another unit, units not from large to small, a negative number, or more than 10 000 days.
+pub fn duration(text: &str) -> Result<Duration, UnitError> {
+    parse_duration(text.trim()).ok_or_else(|| UnitError::Duration(text.to_owned()))
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = 0.0;
+    let mut last = f64::INFINITY;
+    while !rest.is_empty() {
+        let (number, unit, after) = number_and_unit(rest)?;
+        let plain_seconds = unit.is_empty() && rest.len() == text.len() && after.is_empty();
+        let nanos = match NANOS.iter().find(|(name, _)| *name == unit) {
+            Some((_, nanos)) => *nanos,
+            None if plain_seconds => 1e9,
+            None => return None,
+        };
+        if nanos >= last {
+            return None;
+        }
+        last = nanos;
+        total += number * nanos;
+        rest = after.trim_start();
+    }
+    let sane = !text.is_empty() && total <= 10_000.0 * 86_400e9;
+    sane.then(|| Duration::from_nanos(total.round() as u64))
+}
+
+/// Reads a number of bytes: `100KB` (1000), `64KiB` (1024), `1.5MB`, or a plain number.
+///
+/// # Errors
+/// Another unit, a negative number, or more than 2^53 bytes.
+pub fn size(text: &str) -> Result<u64, UnitError> {
+    parse_size(text.trim()).ok_or_else(|| UnitError::Size(text.to_owned()))
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit, rest) = number_and_unit(text)?;
+    let unit = unit.to_ascii_lowercase();
+    let factor = match BYTES.iter().find(|(name, _)| *name == unit) {
+        Some((_, factor)) => *factor,
+        None if unit.is_empty() => 1.0,
+        None => return None,
+    };
+    let bytes = (number * factor).round();
+    (rest.is_empty() && bytes <= 9_007_199_254_740_992.0).then_some(bytes as u64)
+}
+
+/// Reads a picture size: `1280x720`.
+///
+/// # Errors
+/// Not two whole numbers with `x` between them, or a side of 0 or over 16 888 pixels.
+pub fn picture_size(text: &str) -> Result<PictureSize, UnitError> {
+    parse_picture_size(text.trim()).ok_or_else(|| UnitError::PictureSize(text.to_owned()))
+}
+
+fn parse_picture_size(text: &str) -> Option<PictureSize> {
+    let (width, height) = text.split_once(['x', 'X', '×'])?;
+    let side = |text: &str| -> Option<u32> {
+        let side = text.trim().parse().ok()?;
+        (1..=MAX_SIDE).contains(&side).then_some(side)
+    };
+    Some(PictureSize { width: side(width)?, height: side(height)? })
+}
+
+/// Reads a percentage, `5%` or `5`, and gives it as a fraction of 1: `0.05`.
+///
+/// # Errors
+/// Not a number from 0 to 100.
+pub fn percentage(text: &str) -> Result<f64, UnitError> {
+    let number = text.trim();
+    let number = number.strip_suffix('%').unwrap_or(number).trim_end();
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err(UnitError::Percentage(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [
+            ("3.5s", 3_500),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1h30m", 5_400_000),
+            ("1h 30m 2s", 5_402_000),
+            ("1.5h", 5_400_000),
+            ("1d", 86_400_000),
+            ("0", 0),
+            ("7", 7_000),
+            (" 0.25 ", 250),
+            ("2 s", 2_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        assert_eq!(duration("15us"), Ok(Duration::from_micros(15)));
+        for text in
+            ["", "s", "-1s", "3 parsecs", "30m1h", "1s1s", "1s5", "1.2.3s", "inf", "NaN", "1e9d"]
+        {
+            assert_eq!(duration(text), Err(UnitError::Duration(text.into())), "{text}");
+        }
+        assert!(duration("99999999999999d").is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("100KB", 100_000),
+            ("64KiB", 65_536),
+            ("1.5MB", 1_500_000),
+            ("1 GiB", 1 << 30),
+            ("12", 12),
+            ("12B", 12),
+            ("100kb", 100_000),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "KB", "-1", "10K", "10 apples", "1KB2", "1e30", "99999999TB"] {
+            assert_eq!(size(text), Err(UnitError::Size(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn picture_sizes() {
+        assert_eq!(picture_size("1280x720"), Ok(PictureSize { width: 1280, height: 720 }));
+        assert_eq!(picture_size("1 X 2"), Ok(PictureSize { width: 1, height: 2 }));
+        for text in ["", "1280", "0x720", "1280x", "1280x-1", "99999x1", "1x2x3", "1.5x2"] {
+            assert_eq!(picture_size(text), Err(UnitError::PictureSize(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages() {
+        assert_eq!(percentage("5%"), Ok(0.05));
+        assert_eq!(percentage("100"), Ok(1.0));
+        assert_eq!(percentage("0.5 %"), Ok(0.005));
+        for text in ["", "%", "-1%", "101%", "five", "NaN"] {
+            assert_eq!(percentage(text), Err(UnitError::Percentage(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_text_and_the_accepted_forms() {
+        let message = duration("soon").unwrap_err().to_string();
+        assert!(message.contains("`soon`") && message.contains("500ms"), "{message}");
+    }
+}

@@ -1,0 +1,135 @@
+//! A histogram of a measured quantity, written as the object `H` of the reports:
+//! `{count, min, mean, p50, p90, p99, p999, max}`.
+//!
+//! Percentiles are right to 0.1 % of their value; smallest, largest and mean are exact.
+
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+/// Parts a unit is counted in: a value of 0.42 ms is kept as 420.
+const PARTS: f64 = 1000.0;
+
+/// Largest value counted apart, in units; larger ones count as this one.
+const LARGEST: f64 = 1e12;
+
+/// Values seen, in any unit.
+#[derive(Debug, Clone)]
+pub struct Histogram {
+    counts: hdrhistogram::Histogram<u64>,
+    min: f64,
+    max: f64,
+    sum: f64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Histogram {
+    /// An empty histogram.
+    ///
+    /// # Panics
+    /// Never: the precision is a constant that is allowed.
+    #[must_use]
+    pub fn new() -> Self {
+        let counts = hdrhistogram::Histogram::new(3).expect("3 digits are between 0 and 5");
+        Self { counts, min: f64::INFINITY, max: 0.0, sum: 0.0 }
+    }
+
+    /// Counts a value; one that is negative or no number is left out.
+    pub fn record(&mut self, value: f64) {
+        if !value.is_finite() || value < 0.0 {
+            return;
+        }
+        // The histogram grows by itself up to u64, and LARGEST is below it.
+        if self.counts.record((value.min(LARGEST) * PARTS).round() as u64).is_ok() {
+            self.min = self.min.min(value);
+            self.max = self.max.max(value);
+            self.sum += value;
+        }
+    }
+
+    /// How many values were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.len()
+    }
+
+    /// Smallest value; none when empty.
+    #[must_use]
+    pub fn min(&self) -> Option<f64> {
+        (self.count() > 0).then_some(self.min)
+    }
+
+    /// Largest value; none when empty.
+    #[must_use]
+    pub fn max(&self) -> Option<f64> {
+        (self.count() > 0).then_some(self.max)
+    }
+
+    /// Arithmetic mean; none when empty.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        (self.count() > 0).then(|| self.sum / self.count() as f64)
+    }
+
+    /// The value that `quantile` of all values (0.5: half of them) do not exceed; none when empty.
+    #[must_use]
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        let parts = self.counts.value_at_quantile(quantile) as f64;
+        (self.count() > 0).then(|| (parts / PARTS).clamp(self.min, self.max))
+    }
+}
+
+impl Serialize for Histogram {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("H", 8)?;
+        object.serialize_field("count", &self.count())?;
+        object.serialize_field("min", &self.min())?;
+        object.serialize_field("mean", &self.mean())?;
+        object.serialize_field("p50", &self.quantile(0.5))?;
+        object.serialize_field("p90", &self.quantile(0.9))?;
+        object.serialize_field("p99", &self.quantile(0.99))?;
+        object.serialize_field("p999", &self.quantile(0.999))?;
+        object.serialize_field("max", &self.max())?;
+        object.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_a_thousand_values() {
+        let mut histogram = Histogram::new();
+        (1..=1000).for_each(|value| histogram.record(f64::from(value) / 10.0));
+        let close = |value: Option<f64>, expected: f64| {
+            let value = value.unwrap();
+            assert!((value - expected).abs() <= expected * 0.002, "{value} is not {expected}");
+        };
+        close(histogram.quantile(0.5), 50.0);
+        close(histogram.quantile(0.99), 99.0);
+        close(histogram.mean(), 50.05);
+        assert_eq!((histogram.min(), histogram.max()), (Some(0.1), Some(100.0)));
+    }
+
+    #[test]
+    fn empty_is_written_as_nulls() {
+        let json = serde_json::to_value(Histogram::new()).unwrap();
+        assert_eq!(json["count"], 0);
+        assert!(json["min"].is_null() && json["p99"].is_null() && json["max"].is_null());
+    }
+
+    #[test]
+    fn what_is_no_measurement_is_left_out() {
+        let mut histogram = Histogram::new();
+        for value in [f64::NAN, f64::INFINITY, -1.0] {
+            histogram.record(value);
+        }
+        assert_eq!(histogram.count(), 0);
+        histogram.record(1e300);
+        assert_eq!(histogram.max(), Some(1e300));
+    }
+}

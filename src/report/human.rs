@@ -1,0 +1,67 @@
+//! Numbers as people read them.
+
+use std::time::Duration;
+
+/// Bytes with a decimal unit: `98.7 KB`.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KB", "MB", "GB", "TB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1000.0;
+    let mut unit = 0;
+    // 999.95 would be written as 1000.0.
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Milliseconds with the digits that matter: `0.42 ms`, `12.3 ms`, `450 ms`, `1.20 s`.
+#[must_use]
+pub fn millis(ms: f64) -> String {
+    match ms {
+        ms if ms < 9.995 => format!("{ms:.2} ms"),
+        ms if ms < 99.95 => format!("{ms:.1} ms"),
+        ms if ms < 999.5 => format!("{ms:.0} ms"),
+        ms => format!("{:.2} s", ms / 1000.0),
+    }
+}
+
+/// A length of time: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
+#[must_use]
+pub fn duration(length: Duration) -> String {
+    let tenths = (length.as_secs_f64() * 10.0).round() as u64;
+    let seconds = (length.as_secs_f64().round()) as u64;
+    match seconds {
+        _ if tenths < 600 => format!("{}.{} s", tenths / 10, tenths % 10),
+        0..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Pictures a second: `0.29/s`, `30.0/s`.
+#[must_use]
+pub fn rate(per_second: f64) -> String {
+    if per_second < 9.995 { format!("{per_second:.2}/s") } else { format!("{per_second:.1}/s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        let counts = [0, 999, 1000, 98_700, 999_949, 999_950, 1_500_000, 5_000_000_000_000_000];
+        let texts =
+            ["0 B", "999 B", "1.0 KB", "98.7 KB", "999.9 KB", "1.0 MB", "1.5 MB", "5000.0 TB"];
+        assert_eq!(counts.map(bytes), texts);
+        let millis: Vec<_> = [0.424, 12.34, 99.96, 450.4, 1200.0].map(millis).into();
+        assert_eq!(millis, ["0.42 ms", "12.3 ms", "100 ms", "450 ms", "1.20 s"]);
+        let lengths = [12.34, 59.97, 245.0, 7_380.0].map(Duration::from_secs_f64).map(duration);
+        assert_eq!(lengths, ["12.3 s", "1 min 00 s", "4 min 05 s", "2 h 03 min"]);
+        assert_eq!([0.2857, 30.0].map(rate), ["0.29/s", "30.0/s"]);
+    }
+}

@@ -1,0 +1,129 @@
+//! `--stats DIR`: statistics reports as JSON Lines, one a moment, with W3C webrtc-stats names.
+//!
+//! A line is `{"time": MS, "report": {ID: {…}}}`; `time` counts milliseconds since 1970 like the
+//! `timestamp` of a stats object.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+/// Most runs that may leave their file in one directory.
+const MOST_RUNS: u32 = 100_000;
+
+/// Statistics that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum StatsError {
+    /// The directory or a new file in it cannot be made.
+    #[error("cannot create a statistics file in `{dir}`: {source}")]
+    Create {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line cannot be written.
+    #[error("cannot write statistics to `{path}`: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Appends statistics reports to the file of this run.
+#[derive(Debug)]
+pub struct StatsWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+#[derive(Serialize)]
+struct Line<'r, R> {
+    time: f64,
+    report: &'r R,
+}
+
+impl StatsWriter {
+    /// Makes the directory where needed and a new file in it: `stats.jsonl`, or `stats-2.jsonl` and so
+    /// on when earlier runs, or another process, have left theirs there.
+    ///
+    /// # Errors
+    /// [`StatsError::Create`].
+    pub fn create(dir: &Path) -> Result<Self, StatsError> {
+        let failed = |source| StatsError::Create { dir: dir.to_owned(), source };
+        fs::create_dir_all(dir).map_err(failed)?;
+        for run in 1..=MOST_RUNS {
+            let name =
+                if run == 1 { "stats.jsonl".to_owned() } else { format!("stats-{run}.jsonl") };
+            let path = dir.join(name);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Self { path, file: BufWriter::new(file) }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "too many stats files there")))
+    }
+
+    /// The file of this run.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the report taken at `time`: an object of stats objects by their id.
+    ///
+    /// # Errors
+    /// [`StatsError::Write`].
+    pub fn write(&mut self, time: SystemTime, report: &impl Serialize) -> Result<(), StatsError> {
+        let line = Line { time: millis(time), report };
+        let failed = |source| StatsError::Write { path: self.path.clone(), source };
+        serde_json::to_writer(&mut self.file, &line).map_err(|error| failed(error.into()))?;
+        self.file.write_all(b"\n").and_then(|()| self.file.flush()).map_err(failed)
+    }
+}
+
+/// Milliseconds since 1970, with fractions: W3C `DOMHighResTimeStamp` on the wall clock.
+pub(super) fn millis(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_line_a_report_and_a_file_a_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new/one");
+        let mut first = StatsWriter::create(&dir).unwrap();
+        let second = StatsWriter::create(&dir).unwrap();
+        assert_eq!(second.path(), dir.join("stats-2.jsonl"));
+        let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
+        first.write(at(1_500), &json!({"T1": {"type": "transport"}})).unwrap();
+        // Readable at once, while the run goes on.
+        assert_eq!(fs::read_to_string(first.path()).unwrap().lines().count(), 1);
+        first.write(at(2_500), &json!({})).unwrap();
+        let text = fs::read_to_string(first.path()).unwrap();
+        let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines[0], json!({"time": 1500.0, "report": {"T1": {"type": "transport"}}}));
+        assert_eq!(lines[1], json!({"time": 2500.0, "report": {}}));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = StatsWriter::create(&file.path().join("below")).unwrap_err();
+        assert!(error.to_string().contains("below"), "{error}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The summary of a run: a block of text for people, one JSON object for programs.
+
+use std::{fmt, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use super::{histogram::Histogram, human};
+use crate::types::ConnectionType;
+
+/// Which end of the video a run was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The phone's end.
+    Send,
+    /// The Mac's end.
+    Recv,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Send => "send",
+            Self::Recv => "recv",
+        })
+    }
+}
+
+/// Bytes over one kind of channel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+}
+
+/// Keyframes by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Keyframes {
+    /// Handed to the network.
+    pub sent: u64,
+    /// Arrived whole.
+    pub received: u64,
+    /// Arrived with the sha256 the sender told.
+    pub verified: u64,
+    /// Arrived incomplete, undecodable, or with another sha256.
+    pub broken: u64,
+}
+
+/// A whole run. Filled while it goes on, then written once.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    kind: &'static str,
+    /// Which end this was.
+    pub role: Role,
+    /// How long the run took; seconds in JSON.
+    #[serde(rename = "durationS", serialize_with = "seconds")]
+    pub duration: Duration,
+    /// Type of the selected candidate pair, with the relay transport; none when never connected.
+    pub connection_type: Option<ConnectionType>,
+    /// Round trip times of the control channel's pings, ms.
+    pub rtt_ms: Histogram,
+    /// Bytes of video.
+    pub video_bytes: Traffic,
+    /// Bytes on data channels.
+    pub data_bytes: Traffic,
+    /// Keyframes by what became of them.
+    pub keyframes: Keyframes,
+    /// Sizes of access units, bytes.
+    pub frame_bytes: Histogram,
+    /// Keyframes a second over the run.
+    pub frame_rate: f64,
+}
+
+fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(length.as_secs_f64())
+}
+
+impl Summary {
+    /// The summary of a run that has just begun.
+    #[must_use]
+    pub fn new(role: Role) -> Self {
+        Self {
+            kind: "summary",
+            role,
+            duration: Duration::ZERO,
+            connection_type: None,
+            rtt_ms: Histogram::new(),
+            video_bytes: Traffic::default(),
+            data_bytes: Traffic::default(),
+            keyframes: Keyframes::default(),
+            frame_bytes: Histogram::new(),
+            frame_rate: 0.0,
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    /// The block for people: aligned lines, no line end after the last.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connection = self.connection_type.map_or("none".to_owned(), |c| c.to_string());
+        writeln!(f, "{} for {}", self.role, human::duration(self.duration))?;
+        writeln!(f, "  connection  {connection}")?;
+        writeln!(f, "  rtt         {}", spread(&self.rtt_ms, Third::P99, human::millis))?;
+        writeln!(f, "  video       {}", traffic(self.video_bytes))?;
+        writeln!(f, "  data        {}", traffic(self.data_bytes))?;
+        let Keyframes { sent, received, verified, broken } = self.keyframes;
+        match self.role {
+            Role::Send => writeln!(f, "  keyframes   {sent} sent")?,
+            Role::Recv => writeln!(
+                f,
+                "  keyframes   {received} received, {verified} verified, {broken} broken"
+            )?,
+        }
+        let size = |size: f64| human::bytes(size.round() as u64);
+        writeln!(f, "  frame size  {}", spread(&self.frame_bytes, Third::Max, size))?;
+        write!(f, "  frame rate  {}", human::rate(self.frame_rate))
+    }
+}
+
+fn traffic(traffic: Traffic) -> String {
+    format!("{} out, {} in", human::bytes(traffic.sent), human::bytes(traffic.received))
+}
+
+/// What stands at the end of a spread.
+#[derive(Clone, Copy)]
+enum Third {
+    /// After minimum and median, the 99th percentile.
+    P99,
+    /// After minimum and mean, the maximum.
+    Max,
+}
+
+fn spread(histogram: &Histogram, third: Third, text: impl Fn(f64) -> String) -> String {
+    let values = match third {
+        Third::P99 => [histogram.min(), histogram.quantile(0.5), histogram.quantile(0.99)],
+        Third::Max => [histogram.min(), histogram.mean(), histogram.max()],
+    };
+    let [Some(a), Some(b), Some(c)] = values else { return "none".to_owned() };
+    let (b, c) = (text(b), text(c));
+    match third {
+        Third::P99 => format!("min {}, p50 {b}, p99 {c}", text(a)),
+        Third::Max => format!("min {}, mean {b}, max {c}", text(a)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::RelayTransport;
+
+    fn summary(role: Role) -> Summary {
+        let mut summary = Summary::new(role);
+        summary.duration = Duration::from_secs(70);
+        summary.connection_type = Some(ConnectionType::Relay(Some(RelayTransport::Udp)));
+        for rtt in [1.5, 2.0, 30.0] {
+            summary.rtt_ms.record(rtt);
+        }
+        summary.video_bytes = Traffic { sent: 0, received: 1_974_000 };
+        summary.data_bytes = Traffic { sent: 3_000, received: 2_900 };
+        summary.keyframes = Keyframes { sent: 0, received: 20, verified: 19, broken: 1 };
+        for size in [98_000.0, 98_700.0, 99_400.0] {
+            summary.frame_bytes.record(size);
+        }
+        summary.frame_rate = 0.2857;
+        summary
+    }
+
+    #[test]
+    fn the_block_for_people() {
+        let expected = "\
+recv for 1 min 10 s
+  connection  relay/udp
+  rtt         min 1.50 ms, p50 2.00 ms, p99 30.0 ms
+  video       0 B out, 2.0 MB in
+  data        3.0 KB out, 2.9 KB in
+  keyframes   20 received, 19 verified, 1 broken
+  frame size  min 98.0 KB, mean 98.7 KB, max 99.4 KB
+  frame rate  0.29/s";
+        assert_eq!(summary(Role::Recv).to_string(), expected);
+    }
+
+    #[test]
+    fn a_run_that_never_connected_has_a_summary_too() {
+        let text = Summary::new(Role::Send).to_string();
+        assert!(text.contains("connection  none") && text.contains("rtt         none"), "{text}");
+        assert!(text.contains("0 sent"), "{text}");
+    }
+
+    #[test]
+    fn the_json_object() {
+        let json = serde_json::to_value(summary(Role::Recv)).unwrap();
+        assert_eq!(json["kind"], "summary");
+        assert_eq!(json["role"], "recv");
+        assert_eq!(json["durationS"], 70.0);
+        assert_eq!(json["connectionType"], "relay/udp");
+        assert_eq!(json["rttMs"]["count"], 3);
+        assert_eq!(json["rttMs"]["max"], 30.0);
+        assert_eq!(json["videoBytes"]["received"], 1_974_000);
+        assert_eq!(json["dataBytes"]["sent"], 3_000);
+        assert_eq!(json["keyframes"]["verified"], 19);
+        assert_eq!(json["frameBytes"]["min"], 98_000.0);
+        assert_eq!(json["frameRate"], 0.2857);
+    }
+}
