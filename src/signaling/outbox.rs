@@ -98,6 +98,19 @@ impl Outbox {
         self.ready.notify_one();
     }
 
+    /// Queues a frame that may as well be lost: it is dropped when the queue is half full.
+    pub(super) fn push_advisory(&self, text: Text) {
+        if !self.is_half_full() {
+            self.push(text);
+        }
+    }
+
+    /// Whether the socket has fallen behind so far that its peer should send more slowly.
+    pub(super) fn is_half_full(&self) -> bool {
+        let state = self.state();
+        2 * state.counted >= self.max_messages || 2 * state.bytes >= self.max_bytes
+    }
+
     /// Asks the writer for a ping.
     pub(super) fn ping(&self, number: u64) {
         self.state().ping = Some(number);
@@ -186,6 +199,16 @@ mod tests {
         outbox.push("m".into());
         assert_eq!(code(&outbox), None);
         assert_eq!(outbox.rest().len(), 66);
+    }
+
+    #[test]
+    fn advice_never_fills_the_queue() {
+        let outbox = Outbox::new(&Limits::default());
+        for _ in 0..1000 {
+            outbox.push_advisory("m".into());
+        }
+        assert_eq!(code(&outbox), None);
+        assert_eq!(outbox.rest().len(), 32);
     }
 
     #[test]

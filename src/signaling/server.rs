@@ -88,17 +88,18 @@ impl Occupied {
         }
     }
 
-    /// Relays a message; see [`Room::relay`].
+    /// Relays a message; see [`Room::relay`]. True when the peer's queue is filling up.
     pub(super) fn relay(
         &mut self,
         role: Role,
         conn: &ConnId,
         kind: super::room::Kind,
         text: super::room::Text,
-    ) -> super::room::Relayed {
+    ) -> (super::room::Relayed, bool) {
         let (outcome, action) = self.room.relay(role, conn, kind, text);
         self.apply(action);
-        outcome
+        let peers = self.outboxes.iter().filter(|(other, _)| *other != conn);
+        (outcome, peers.into_iter().any(|(_, outbox)| outbox.is_half_full()))
     }
 }
 

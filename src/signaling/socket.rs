@@ -43,6 +43,9 @@ use crate::{
 /// Longest piece of a client's text quoted back to it, characters.
 const QUOTE: usize = 120;
 
+/// How long a socket is not read from after a message to a peer whose queue is filling up.
+const FULL_PEER_PAUSE: Duration = Duration::from_millis(1);
+
 /// Who a socket is.
 pub(super) struct Identity {
     pub device: DeviceId,
@@ -140,8 +143,13 @@ impl Member {
                 Some(Err(error)) => return broken(&error),
                 None => return gone("the connection is closed"),
             };
+            let mut pause = false;
             let end = match frame {
-                Frame::Text(text) => self.on_text(text, &mut meters).err(),
+                Frame::Text(text) => {
+                    let taken = self.on_text(text, &mut meters);
+                    pause = matches!(taken, Ok(true));
+                    taken.err()
+                }
                 Frame::Binary(_) => Some(End::with(
                     close::UNSUPPORTED_DATA,
                     "binary frames are not accepted",
@@ -157,6 +165,12 @@ impl Member {
             };
             if let Some(end) = end {
                 return end;
+            }
+            // A burst must not fill the peer's queue before the peer's task had its turn.
+            if pause {
+                sleep(FULL_PEER_PAUSE).await;
+            } else {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -180,12 +194,13 @@ impl Member {
         Ok(false)
     }
 
-    fn on_text(&self, text: Text, meters: &mut Meters) -> Result<(), End> {
+    /// Takes one message; `Ok(true)` when the peer's queue is filling up.
+    fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
         if text.len() > MAX_MESSAGE_BYTES {
             return Err(too_big());
         }
         if !self.meter(meters)? {
-            return Ok(());
+            return Ok(false);
         }
         match serde_json::from_str::<Envelope>(&text) {
             Ok(envelope) if envelope.pair_id != self.pair => {
@@ -201,10 +216,7 @@ impl Member {
         match Message::parse(&text) {
             Ok(Message { body: Body::Auth { token }, .. }) => self.on_auth(&token),
             Ok(message) => match Kind::of(&message.body) {
-                Some(kind) => {
-                    self.relay(kind, message.body.t(), text);
-                    Ok(())
-                }
+                Some(kind) => Ok(self.relay(kind, message.body.t(), text)),
                 None => {
                     let what = "only the server sends this".to_owned();
                     self.schema_error(meters, "server-only", what, Some(message.body.t()))
@@ -218,9 +230,11 @@ impl Member {
         }
     }
 
-    fn relay(&self, kind: Kind, t: &'static str, text: Text) {
+    /// Passes a message on; true when the peer's queue is filling up.
+    fn relay(&self, kind: Kind, t: &'static str, text: Text) -> bool {
         let identity = &self.identity;
-        let outcome = locked(&self.room).relay(identity.role, &identity.conn, kind, text);
+        let (outcome, filling) =
+            locked(&self.room).relay(identity.role, &identity.conn, kind, text);
         let counters = &self.shared.counters;
         match outcome {
             Relayed::Delivered | Relayed::Held => counters.relayed.count(t),
@@ -233,10 +247,11 @@ impl Member {
                 }
             }
         }
+        filling
     }
 
     /// `auth`: a fresh token for the same device and pair.
-    fn on_auth(&self, token: &str) -> Result<(), End> {
+    fn on_auth(&self, token: &str) -> Result<bool, End> {
         let bad = |reason| Err(End::with(close::BAD_TOKEN, reason, LeaveReason::Closed));
         match self.shared.verifier.verify(token, unix_now()) {
             Ok(claims) if claims.sub != self.identity.device || claims.pair_id != self.pair => {
@@ -244,8 +259,9 @@ impl Member {
             }
             Ok(claims) => {
                 self.exp.send_replace(claims.exp);
-                self.say(Body::AuthOk { exp: claims.exp });
-                Ok(())
+                let text = self.text(Body::AuthOk { exp: claims.exp });
+                self.identity.outbox.push(text);
+                Ok(false)
             }
             Err(error) => {
                 tracing::info!(conn = %self.identity.conn, %error, "a fresh token was refused");
@@ -254,15 +270,16 @@ impl Member {
         }
     }
 
-    fn say(&self, body: Body) {
-        let text = Message::new(self.pair.clone(), body).to_json();
-        self.identity.outbox.push(text.into());
+    fn text(&self, body: Body) -> Text {
+        Message::new(self.pair.clone(), body).to_json().into()
     }
 
     fn refuse(&self, code: &'static str, message: String, reference: Option<&str>) {
         self.shared.counters.errors.count(code);
         let message = quote(&message);
-        self.say(Body::Error { code: code.to_owned(), message, reference: reference.map(quote) });
+        let reference = reference.map(quote);
+        let text = self.text(Body::Error { code: code.to_owned(), message, reference });
+        self.identity.outbox.push_advisory(text);
     }
 
     fn schema_error(
@@ -271,13 +288,13 @@ impl Member {
         code: &'static str,
         message: String,
         reference: Option<&str>,
-    ) -> Result<(), End> {
+    ) -> Result<bool, End> {
         if !meters.schema_errors.take(Instant::now()) {
             let reason = "messages kept breaking the schema";
             return Err(End::with(close::SCHEMA_ERRORS, reason, LeaveReason::Closed));
         }
         self.refuse(code, message, reference);
-        Ok(())
+        Ok(false)
     }
 
     async fn write<S>(&self, sink: &mut SplitSink<WebSocketStream<S>, Frame>) -> End
@@ -364,8 +381,8 @@ fn broken(error: &WsError) -> End {
     }
 }
 
-/// Sends what is still queued and the close frame, then reads until the client closes, too: closing
-/// with unread data would reset the connection before the client has read the close frame.
+/// Sends what is still queued and the close frame, then reads until the client has closed, too:
+/// closing with unread data would reset the connection before the client has read the close frame.
 async fn say_goodbye<S>(
     mut sink: SplitSink<WebSocketStream<S>, Frame>,
     mut stream: SplitStream<WebSocketStream<S>>,
@@ -387,7 +404,14 @@ async fn say_goodbye<S>(
             return;
         }
     }
-    while let Some(Ok(_)) = stream.next().await {}
+    let mut answered = end.code.is_none();
+    while let Some(Ok(frame)) = stream.next().await {
+        answered |= frame.is_close();
+    }
+    if answered {
+        return;
+    }
+    // What came could not be read as frames, and neither can the rest.
     let Ok(mut websocket) = sink.reunite(stream) else { return };
     let io = websocket.get_mut();
     if io.shutdown().await.is_ok() {

@@ -1,0 +1,304 @@
+//! What `send`, `recv` and `demo` share: flags for statistics, and everything that is shown of a
+//! running session: live line, `--stats`, `--dump`, summary.
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead, IsTerminal},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    connect::{ConnectConfig, IcePolicy, Network, TokenSource},
+    failure::Failure,
+    output::Output,
+    units,
+};
+use crate::{
+    peer::{self, PeerConfig, PeerRole, config::local_addresses},
+    report::{
+        dump::DumpWriter,
+        live::{LiveLine, LiveMode, LiveStats},
+        stats::StatsWriter,
+        summary::{Role, Summary},
+    },
+    session::{LinkConfig, Report, SessionError},
+    signaling::{
+        client::{ClientConfig, StaticToken, TokenProvider},
+        token_client::TokenClient,
+    },
+    types::Stage,
+};
+
+/// Keyframes over which the frame rate is taken.
+const RATE_WINDOW: usize = 8;
+
+/// Flags for what is recorded of a session.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Statistics")]
+pub struct ObserveArgs {
+    /// Write getStats to DIR/stats.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub stats: Option<PathBuf>,
+    /// Time between two of them
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "1s")]
+    pub stats_interval: Duration,
+    /// Write a dump that opens in webrtc-internals importers
+    #[arg(long, value_name = "FILE")]
+    pub dump: Option<PathBuf>,
+}
+
+/// Shows and records a running session.
+pub struct Observer {
+    output: Output,
+    live: LiveLine,
+    live_stats: LiveStats,
+    stats: Option<StatsWriter>,
+    stats_interval: Duration,
+    stats_due: Instant,
+    dump: Option<DumpWriter>,
+    summary: Summary,
+    begun: Instant,
+    times: VecDeque<Instant>,
+    failed: Option<Failure>,
+}
+
+impl Observer {
+    /// Opens what is to be written; `name` is told in dumps.
+    ///
+    /// # Errors
+    /// `--stats` or `--dump` cannot be written.
+    pub fn new(
+        args: &ObserveArgs,
+        role: Role,
+        name: &str,
+        output: Output,
+    ) -> Result<Self, Failure> {
+        let cannot = |error: String| {
+            Failure::new(Stage::Output, error, "check the path, its permissions and the room there")
+        };
+        let stats = args
+            .stats
+            .as_deref()
+            .map(StatsWriter::create)
+            .transpose()
+            .map_err(|error| cannot(error.to_string()))?;
+        let dump = args
+            .dump
+            .as_deref()
+            .map(|path| DumpWriter::create(path, name, serde_json::json!({}), SystemTime::now()))
+            .transpose()
+            .map_err(|error| cannot(error.to_string()))?;
+        let mode =
+            LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
+        Ok(Self {
+            output,
+            live: LiveLine::new(mode),
+            live_stats: LiveStats::default(),
+            stats,
+            stats_interval: args.stats_interval,
+            stats_due: Instant::now(),
+            dump,
+            summary: Summary::new(role),
+            begun: Instant::now(),
+            times: VecDeque::new(),
+            failed: None,
+        })
+    }
+
+    /// A line for people.
+    pub fn line(&mut self, text: &str) {
+        self.output.line(text);
+        if let Some(dump) = &mut self.dump {
+            dump.event(SystemTime::now(), "log", text);
+        }
+    }
+
+    /// A JSON line about what happened.
+    pub fn event(&mut self, value: &impl serde::Serialize) {
+        if let Err(failure) = self.output.event(value) {
+            self.failed.get_or_insert(failure);
+        }
+    }
+
+    /// Counts a keyframe sent or received.
+    pub fn keyframe(&mut self, bytes: u64) {
+        self.summary.frame_bytes.record(bytes as f64);
+        self.times.push_back(Instant::now());
+        if self.times.len() > RATE_WINDOW {
+            self.times.pop_front();
+        }
+    }
+
+    /// Takes what a session tells every second.
+    pub fn report(&mut self, report: &Report) {
+        let stats = &report.stats;
+        let connection = stats.pair.as_ref().map(|pair| pair.connection);
+        if self.live_stats.state != report.state
+            && let Some(dump) = &mut self.dump
+        {
+            dump.event(SystemTime::now(), "connectionstatechange", &report.state);
+        }
+        for rtt in &report.rtt_ms {
+            self.summary.rtt_ms.record(*rtt);
+        }
+        self.live_stats = LiveStats {
+            state: report.state.clone(),
+            connection,
+            rtt_ms: report.rtt_ms.last().copied().or(self.live_stats.rtt_ms),
+            video_sent: stats.video_bytes_sent,
+            video_received: stats.video_bytes_received,
+            data_sent: stats.data_bytes_sent,
+            data_received: stats.data_bytes_received,
+            keyframes: report.keyframes,
+            frame_rate: self.frame_rate(),
+            last_frame_bytes: report.last_bytes,
+            broken: report.broken,
+        };
+        self.live.update(Instant::now(), &self.live_stats);
+        self.summarize(report, connection);
+        if let Err(failure) = self.record(report) {
+            self.failed.get_or_insert(failure);
+        }
+    }
+
+    fn frame_rate(&self) -> f64 {
+        match (self.times.front(), self.times.back()) {
+            (Some(first), Some(last)) if last > first => {
+                (self.times.len() - 1) as f64 / last.duration_since(*first).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
+
+    fn summarize(&mut self, report: &Report, connection: Option<crate::types::ConnectionType>) {
+        let stats = &report.stats;
+        let frame_rate = self.frame_rate();
+        let summary = &mut self.summary;
+        summary.duration = self.begun.elapsed();
+        summary.connection_type = connection.or(summary.connection_type);
+        summary.video_bytes.sent = stats.video_bytes_sent;
+        summary.video_bytes.received = stats.video_bytes_received;
+        summary.data_bytes.sent = stats.data_bytes_sent;
+        summary.data_bytes.received = stats.data_bytes_received;
+        match summary.role {
+            Role::Send => summary.keyframes.sent = report.keyframes,
+            Role::Recv => summary.keyframes.received = report.keyframes,
+        }
+        summary.keyframes.verified = report.verified;
+        summary.keyframes.broken = report.broken;
+        summary.frame_rate = frame_rate;
+    }
+
+    fn record(&mut self, report: &Report) -> Result<(), Failure> {
+        let cannot = |error: String| {
+            Failure::new(Stage::Output, error, "make room on the disk, or leave --stats and --dump out")
+        };
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        if now < self.stats_due || report.stats.report.is_empty() {
+            return Ok(());
+        }
+        self.stats_due = now + self.stats_interval;
+        if let Some(stats) = &mut self.stats {
+            stats.write(wall, &report.stats.report).map_err(|error| cannot(error.to_string()))?;
+        }
+        if let Some(dump) = &mut self.dump {
+            dump.stats(wall, &report.stats.report);
+            dump.write_if_due(wall).map_err(|error| cannot(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Shows the summary and finishes what is written.
+    ///
+    /// # Errors
+    /// `result` when it is one, else the first thing that could not be written.
+    pub fn finish(self, result: Result<(), SessionError>) -> Result<(), Failure> {
+        drop(self.live);
+        self.output.line(self.summary.to_string());
+        let shown = self.output.event(&self.summary);
+        let dumped = match self.dump {
+            Some(dump) => dump.finish(SystemTime::now()).map_err(|error| {
+                Failure::new(Stage::Output, error.to_string(), "make room on the disk of --dump")
+            }),
+            None => Ok(()),
+        };
+        result.map_err(failure)?;
+        shown.and(dumped).and(self.failed.map_or(Ok(()), Err))
+    }
+}
+
+/// A session's error as a command's failure.
+#[must_use]
+pub fn failure(error: SessionError) -> Failure {
+    Failure::new(error.stage, error.message, error.remedy)
+}
+
+/// Turns checked flags into a room and a peer.
+///
+/// # Errors
+/// The token API's URL cannot be used, or no local address is left.
+pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failure> {
+    let tokens: Arc<dyn TokenProvider> = match &config.token {
+        TokenSource::Fixed(token) => Arc::new(StaticToken::new(token.expose())),
+        TokenSource::Api { url, access_token } => Arc::new(
+            TokenClient::new(
+                url.as_str(),
+                access_token.expose(),
+                config.device.clone(),
+                config.pair.clone(),
+            )
+            .map_err(|error| Failure::usage(error.to_string(), error.remedy()))?,
+        ),
+    };
+    let loopback = match config.signal.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    let (v4, v6) = (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
+    let addresses = local_addresses(config.interface.as_deref(), v4, v6, loopback);
+    if addresses.is_empty() {
+        let interface = config.interface.as_deref().unwrap_or("any interface");
+        return Err(Failure::usage(
+            format!("no usable address on {interface}"),
+            "see `ip address` for names; --network chooses between udp4 and udp6",
+        ));
+    }
+    let peer = PeerConfig {
+        ice_servers: config.ice_servers.clone(),
+        ice_policy: match config.ice_policy {
+            IcePolicy::All => peer::IcePolicy::All,
+            IcePolicy::Relay => peer::IcePolicy::Relay,
+        },
+        candidates: config.candidates.clone(),
+        addresses,
+        ..PeerConfig::new(role)
+    };
+    Ok(LinkConfig { signaling: ClientConfig::new(config.signal.as_str(), tokens), peer })
+}
+
+/// Lines typed on stdin, until it ends.
+#[must_use]
+pub fn stdin_lines() -> mpsc::Receiver<String> {
+    let (lines, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if !line.is_empty() && lines.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// No lines at all.
+#[must_use]
+pub fn no_lines() -> mpsc::Receiver<String> {
+    mpsc::channel(1).1
+}

@@ -1,0 +1,111 @@
+//! `orion-peer recv`: be the Mac.
+
+use std::{path::PathBuf, time::{Duration, SystemTime}};
+
+use serde_json::json;
+
+use super::{
+    connect::ConnectArgs,
+    failure::Failure,
+    observe::{self, ObserveArgs, Observer},
+    output::Output,
+    stop,
+};
+use crate::{
+    media::sink::PictureFormat,
+    peer::PeerRole,
+    report::summary::Role,
+    session::receiver::{self, ReceiverConfig, ReceiverEvent, StoredKeyframe},
+};
+
+/// Flags of `recv`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RecvArgs {
+    /// Directory for the keyframes; made when it is not there
+    #[arg(long, value_name = "DIR", default_value = "frames")]
+    pub out: PathBuf,
+    /// What to write of each keyframe: h264,jpg,png,y4m
+    #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "h264,jpg")]
+    pub format: Vec<PictureFormat>,
+    /// Keyframes to receive; default: no end
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+}
+
+/// Receives until the count or Ctrl-C ends it.
+///
+/// # Errors
+/// Exit code 2 for flags that do not go together, 1 for what could not be done.
+pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
+    if args.count == Some(0) {
+        return Err(Failure::usage("--count 0 receives nothing", "give at least 1, or leave it out"));
+    }
+    let connect = args.connect.resolve("mac", SystemTime::now())?;
+    let config = ReceiverConfig {
+        link: observe::link(&connect, PeerRole::Receiver)?,
+        out: args.out.clone(),
+        formats: args.format.clone(),
+        count: args.count,
+        timeout: connect.timeout,
+    };
+    let mut texts = observe::stdin_lines();
+    let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
+    observer.line(&format!(
+        "joining {} as {}, writing to {}",
+        connect.signal,
+        connect.device,
+        args.out.display()
+    ));
+    let result = receiver::run(
+        config,
+        stop::asked(),
+        &mut |event| show(&mut observer, "", event),
+        &mut texts,
+    )
+    .await;
+    observer.finish(result.map(|_| ()))
+}
+
+/// Shows what a receiver tells; `who` goes before each line.
+pub fn show(observer: &mut Observer, who: &str, event: ReceiverEvent) {
+    match event {
+        ReceiverEvent::Line(line) => observer.line(&format!("{who}{line}")),
+        ReceiverEvent::Text(text) => {
+            observer.line(&format!("{who}text: {text}"));
+            observer.event(&json!({"kind": "text", "text": text}));
+        }
+        ReceiverEvent::Keyframe(keyframe) => show_keyframe(observer, who, &keyframe),
+        ReceiverEvent::Report(report) => observer.report(&report),
+    }
+}
+
+fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) {
+    let record = &keyframe.written.record;
+    let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
+    observer.keyframe(record.bytes as u64);
+    let verified = match record.verified {
+        Some(true) => ", verified",
+        Some(false) => ", HASH DIFFERS",
+        None => "",
+    };
+    let latency = record.latency_ms.map_or(String::new(), |ms| format!(", {ms:.1} ms after capture"));
+    observer.line(&format!(
+        "{who}keyframe {}: {}x{}, {} bytes in {} packets{latency}{verified}",
+        record.file, record.width, record.height, record.bytes, record.packets
+    ));
+    let mut line = serde_json::to_value(record).unwrap_or_default();
+    if let Some(fields) = line.as_object_mut() {
+        fields.insert("kind".into(), json!("keyframe"));
+        fields.insert("networkMs".into(), json!(ms(keyframe.network_time)));
+        fields.insert("decodeMs".into(), json!(ms(keyframe.decode_time)));
+        fields.insert("writeMs".into(), json!(ms(keyframe.write_time)));
+        fields.insert("undecoded".into(), json!(keyframe.undecoded));
+    }
+    observer.event(&line);
+}

@@ -1,0 +1,173 @@
+//! `orion-peer send`: be the phone.
+
+use std::{path::PathBuf, time::{Duration, SystemTime}};
+
+use serde_json::json;
+
+use super::{
+    connect::ConnectArgs,
+    failure::Failure,
+    observe::{self, ObserveArgs, Observer},
+    output::Output,
+    stop, units,
+};
+use crate::{
+    media::source::SourceSpec,
+    peer::PeerRole,
+    report::summary::Role,
+    session::{
+        capture::CaptureConfig,
+        sender::{self, INTERVAL_RANGE, SenderConfig, SenderEvent, SentKeyframe},
+    },
+};
+
+/// Flags of `send`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SendArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub picture: PictureArgs,
+    /// Keyframes to send; default: no end
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// How long to send once connected; default: no end
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub duration: Option<Duration>,
+    /// Save each sent keyframe in DIR
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+}
+
+/// Flags about pictures, shared with `demo`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Pictures")]
+pub struct PictureArgs {
+    /// camera[:N], pattern[:WxH], FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264, or - for stdin
+    #[arg(long, value_name = "SOURCE", default_value = "camera")]
+    pub source: SourceSpec,
+    /// Time between keyframes, 100ms to 24h
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "3.5s")]
+    pub interval: Duration,
+    /// Box that pictures are fitted into, aspect kept; default: their own size
+    #[arg(long, value_name = "WxH", value_parser = units::picture_size)]
+    pub size: Option<units::PictureSize>,
+    /// Largest keyframe
+    #[arg(long, value_name = "BYTES", value_parser = budget, default_value = "100KB")]
+    pub max_bytes: u64,
+}
+
+impl PictureArgs {
+    /// How to capture.
+    #[must_use]
+    pub fn capture(&self) -> CaptureConfig {
+        CaptureConfig {
+            source: self.source.clone(),
+            size: self.size.map(|size| (size.width, size.height)),
+            max_bytes: usize::try_from(self.max_bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = units::duration(text).map_err(|error| error.to_string())?;
+    if (INTERVAL_RANGE.0..=INTERVAL_RANGE.1).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("an interval is from 100ms to 24h".to_owned())
+    }
+}
+
+fn budget(text: &str) -> Result<u64, String> {
+    let bytes = units::size(text).map_err(|error| error.to_string())?;
+    if (1_000..=10_000_000).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err("a keyframe is from 1KB to 10MB".to_owned())
+    }
+}
+
+/// Sends until the count, the duration, the source or Ctrl-C ends it.
+///
+/// # Errors
+/// Exit code 2 for flags that do not go together, 1 for what could not be done.
+pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
+    if args.count == Some(0) {
+        return Err(Failure::usage("--count 0 sends nothing", "give at least 1, or leave it out"));
+    }
+    let connect = args.connect.resolve("phone", SystemTime::now())?;
+    let config = SenderConfig {
+        link: observe::link(&connect, PeerRole::Sender)?,
+        capture: args.picture.capture(),
+        live: args.picture.source.is_live(),
+        interval: args.picture.interval,
+        count: args.count,
+        duration: args.duration,
+        save: args.save.clone(),
+        timeout: connect.timeout,
+    };
+    let mut texts = match args.picture.source {
+        SourceSpec::Stdin => observe::no_lines(),
+        _ => observe::stdin_lines(),
+    };
+    let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
+    observer.line(&format!("joining {} as {}", connect.signal, connect.device));
+    let result =
+        sender::run(config, stop::asked(), &mut |event| show(&mut observer, "", event), &mut texts)
+            .await;
+    observer.finish(result.map(|_| ()))
+}
+
+/// Shows what a sender tells; `who` goes before each line.
+pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
+    match event {
+        SenderEvent::Line(line) => observer.line(&format!("{who}{line}")),
+        SenderEvent::Text(text) => {
+            observer.line(&format!("{who}text: {text}"));
+            observer.event(&json!({"kind": "text", "text": text}));
+        }
+        SenderEvent::Sent(sent) => show_sent(observer, who, &sent),
+        SenderEvent::Report(report) => observer.report(&report),
+    }
+}
+
+fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
+    let SentKeyframe { info, captured, sent, saved } = keyframe;
+    let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
+    let encoded = match captured.qp {
+        Some(qp) => format!(
+            ", QP {qp} in {} passes, {:.1} ms",
+            captured.passes,
+            ms(captured.encode_time)
+        ),
+        None => String::new(),
+    };
+    observer.keyframe(info.bytes);
+    observer.line(&format!(
+        "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
+        info.seq, info.width, info.height, info.bytes, sent.packets
+    ));
+    observer.event(&json!({
+        "kind": "keyframe",
+        "seq": info.seq,
+        "rtpTimestamp": info.rtp_timestamp,
+        "captureTime": info.capture_time,
+        "bytes": info.bytes,
+        "width": info.width,
+        "height": info.height,
+        "sha256": info.sha256,
+        "packets": sent.packets,
+        "qp": captured.qp,
+        "passes": captured.passes,
+        "captureMs": ms(captured.capture_time),
+        "encodeMs": ms(captured.encode_time),
+        "sendMs": ms(sent.send_time),
+        "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
+        "saved": saved,
+    }));
+}
