@@ -21,6 +21,7 @@ pub mod man;
 pub mod observe;
 pub mod output;
 pub mod recv;
+pub mod relay;
 pub mod secret;
 pub mod send;
 pub mod serve;

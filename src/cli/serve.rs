@@ -1,14 +1,18 @@
 //! `orion-peer serve`: signaling, token API, STUN/TURN.
 //!
-//! Without a signing secret it is a dev server, on loopback only. [`turn_advert`] is the one place
-//! where TURN comes in.
+//! Without a signing secret it is a dev server, on loopback only. STUN and TURN come in through
+//! [`super::relay`].
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use tokio::net::TcpListener;
 
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    relay::{self, TurnArgs},
+    stop,
+};
 use crate::{
     auth::{
         jws::{Key, MIN_SECRET_BYTES, SigningKeys},
@@ -18,8 +22,9 @@ use crate::{
         unix_now,
     },
     pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
-    server::{self, RunningServer, Server, ServerConfig, TurnAdvert},
+    server::{self, RunningServer, Server, ServerConfig},
     signaling::server::Origins,
+    turn::TurnServer,
     types::Stage,
 };
 
@@ -68,15 +73,21 @@ pub struct ServeArgs {
     pub turn: TurnArgs,
 }
 
-/// Flags of `serve` for TURN.
-#[derive(Debug, Clone, Default, Args)]
-pub struct TurnArgs {
-    /// STUN or TURN server to name in token answers; TURN with `--turn-secret`; repeatable
-    #[arg(long, value_name = "URL", env = "ORION_TURN_URL", value_delimiter = ',')]
-    pub turn_url: Vec<String>,
-    /// Secret shared with the TURN server, for REST credentials; `@FILE` reads it from a file
-    #[arg(long, value_name = "SECRET", env = "ORION_TURN_SECRET", hide_env_values = true)]
-    pub turn_secret: Option<String>,
+/// A server with its relay.
+pub struct Served {
+    /// Signaling, token API, health, metrics.
+    pub server: RunningServer,
+    relay: Option<TurnServer>,
+}
+
+impl Served {
+    /// Asks sockets to go, and stops everything.
+    pub async fn shutdown(self) {
+        self.server.shutdown().await;
+        if let Some(relay) = self.relay {
+            relay.shutdown().await;
+        }
+    }
 }
 
 /// Runs the server until Ctrl-C or SIGTERM.
@@ -84,7 +95,8 @@ pub struct TurnArgs {
 /// # Errors
 /// Exit code 2 for flags that do not go together, 1 when the server cannot start.
 pub async fn run(args: ServeArgs, json: bool) -> Result<(), Failure> {
-    let (config, dev) = configure(&args).await?;
+    let (mut config, dev) = configure(&args).await?;
+    let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -92,14 +104,33 @@ pub async fn run(args: ServeArgs, json: bool) -> Result<(), Failure> {
             "stop the other server there, or give another address with --listen",
         )
     })?;
-    let server = Server::start(config, listener).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
-    })?;
-    announce(&args, &server, dev, json);
-    stop_asked().await?;
+    let served = Served { server: start(config, listener).await?, relay };
+    announce(&args, &served, dev, json);
+    stop::asked().await;
     eprintln!("stopping: sockets are asked to reconnect elsewhere");
-    server.shutdown().await;
+    served.shutdown().await;
     Ok(())
+}
+
+/// A dev server with its relay on a free port, on the listener's address.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn dev(listener: TcpListener) -> Result<Served, Failure> {
+    let cannot = |error: &dyn std::fmt::Display| {
+        Failure::new(Stage::Server, error.to_string(), "check the memory and addresses of this machine")
+    };
+    let address = listener.local_addr().map_err(|error| cannot(&error))?;
+    let mut config = ServerConfig::dev().await.map_err(|error| cannot(&error))?;
+    let args = TurnArgs { turn_listen: Some(SocketAddr::new(address.ip(), 0)), ..TurnArgs::default() };
+    let relay = relay::start(&args, address, true, &mut config).await?;
+    Ok(Served { server: start(config, listener).await?, relay })
+}
+
+async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
+    Server::start(config, listener).await.map_err(|error| {
+        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
+    })
 }
 
 /// Turns flags into a configuration; true when it is the dev server's.
@@ -130,7 +161,6 @@ async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), Failure> {
     for pair in parse_pairs(&args.add_pairs, dev)? {
         add_once(config.store.as_ref(), &pair).await?;
     }
-    config.turn = turn_advert(&args.turn)?;
     Ok((config, dev))
 }
 
@@ -180,7 +210,7 @@ fn signing_keys(secret: &Secret, previous: Option<&Secret>) -> Result<SigningKey
 }
 
 /// Reads a secret given as text or as `@FILE`; a final line end of the file is not part of it.
-fn read_secret(flag: &str, given: Option<&str>) -> Result<Option<Secret>, Failure> {
+pub(super) fn read_secret(flag: &str, given: Option<&str>) -> Result<Option<Secret>, Failure> {
     let Some(given) = given else { return Ok(None) };
     let text = match given.strip_prefix('@') {
         None => given.to_owned(),
@@ -255,39 +285,18 @@ fn origins(listed: &[String], dev: bool) -> Origins {
     }
 }
 
-/// What token answers say about STUN and TURN.
-fn turn_advert(args: &TurnArgs) -> Result<Option<TurnAdvert>, Failure> {
-    let secret = read_secret("--turn-secret", args.turn_secret.as_deref())?;
-    if args.turn_url.is_empty() {
-        return Ok(None);
-    }
-    let known =
-        |url: &String| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|s| url.starts_with(s));
-    if let Some(wrong) = args.turn_url.iter().find(|url| !known(url)) {
-        return Err(Failure::usage(
-            format!("--turn-url {wrong} is not understood"),
-            "write stun:HOST:PORT, turn:HOST:PORT?transport=udp or turns:HOST:PORT",
-        ));
-    }
-    let secret = match secret {
-        Some(secret) => secret,
-        None if args.turn_url.iter().all(|url| url.starts_with("stun")) => Secret::random(),
-        None => {
-            return Err(Failure::usage(
-                "a TURN URL needs the secret that is shared with the TURN server",
-                "set ORION_TURN_SECRET",
-            ));
-        }
-    };
-    Ok(Some(TurnAdvert { urls: args.turn_url.clone(), secret, ttl: server::MIN_TURN_TTL * 2 }))
-}
-
-fn announce(args: &ServeArgs, server: &RunningServer, dev: bool, json: bool) {
+fn announce(args: &ServeArgs, served: &Served, dev: bool, json: bool) {
+    let server = &served.server;
+    let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
     let token_api = dev || args.login_secret.is_some();
     let token_url = if token_api { server.token_url() } else { "off: no --login-secret".into() };
     eprintln!("listening on {}", server.local_addr());
     eprintln!("  signaling  {}", server.signal_url());
     eprintln!("  token API  {token_url}");
+    match relay {
+        Some(address) => eprintln!("  STUN/TURN  {address}, UDP and TCP"),
+        None => eprintln!("  STUN/TURN  off"),
+    }
     if dev {
         eprintln!(
             "dev server: pair `{}`, devices `{}` and `{}`, login token `{DEV_TOKEN}`",
@@ -303,28 +312,11 @@ fn announce(args: &ServeArgs, server: &RunningServer, dev: bool, json: bool) {
             "address": server.local_addr().to_string(),
             "signalUrl": server.signal_url(),
             "tokenUrl": token_api.then(|| server.token_url()),
+            "turn": relay.map(|address| address.to_string()),
             "dev": dev,
         });
         println!("{line}");
     }
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn stop_asked() -> Result<(), Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::new(Stage::Server, format!("cannot wait for signals: {error}"), "")
-    };
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        tokio::select! {
-            asked = tokio::signal::ctrl_c() => asked.map_err(failed),
-            _ = terminate.recv() => Ok(()),
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.map_err(failed)
 }
 
 #[cfg(test)]
@@ -373,8 +365,6 @@ mod tests {
             (&["--jwt-secret", ""], "empty"),
             (&["--login-secret", "short"], "too short"),
             (&["--add-pair", "only-an-id"], "not understood"),
-            (&["--turn-url", "http://h"], "not understood"),
-            (&["--turn-url", "turn:h:1"], "secret"),
         ] {
             let failure = failure(flags).await;
             assert_eq!(failure.exit, 2, "{flags:?}: {failure}");
