@@ -138,8 +138,8 @@ impl Key {
     /// # Errors
     /// As [`Key::hs256`] and [`Key::pem`].
     pub fn from_secret_or_pem(secret: &Secret) -> Result<Self, KeyError> {
-        let kid: String =
-            Sha256::digest(secret.expose()).iter().take(4).map(|b| format!("{b:02x}")).collect();
+        let digest = Sha256::digest(secret.expose());
+        let kid = format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
         if secret.expose().trim_ascii_start().starts_with(b"-----BEGIN") {
             Self::pem(kid, secret.expose())
         } else {

@@ -158,7 +158,7 @@ impl Verifier {
 /// # Errors
 /// [`TokenError::CannotSign`] when there is no private key.
 pub fn mint(keys: &SigningKeys, claims: &Claims) -> Result<String, TokenError> {
-    let payload = serde_json::to_vec(claims).expect("claims hold only JSON values");
+    let payload = serde_json::to_vec(claims).map_err(|_| TokenError::CannotSign)?;
     keys.sign(&payload)
 }
 

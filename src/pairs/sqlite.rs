@@ -1,4 +1,4 @@
-//! Pairs in SQLite: a file, or memory for the dev server and tests.
+//! Pairs in `SQLite`: a file, or memory for the dev server and tests.
 
 use std::{path::Path, time::Duration};
 
@@ -17,7 +17,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a query waits for a connection before the store counts as down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Pairs in an SQLite database.
+/// Pairs in an `SQLite` database.
 #[derive(Debug, Clone)]
 pub struct SqlitePairs {
     pool: SqlitePool,

@@ -57,10 +57,10 @@ pub const DEV_PHONE: &str = "phone";
 pub const DEV_MAC: &str = "mac";
 
 /// Shortest life of TURN credentials: they must outlast the token, and long calls.
-pub const MIN_TURN_TTL: Duration = Duration::from_secs(3600);
+pub const MIN_TURN_TTL: Duration = Duration::from_hours(1);
 
 /// Between looks for clients whose rates need not be remembered.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 /// TURN as the token answer names it: URLs, and the secret shared with the TURN server.
 #[derive(Debug, Clone)]

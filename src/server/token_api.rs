@@ -25,7 +25,7 @@ use crate::{
         limits::{KeyedRate, metered},
         server::ClientAddr,
     },
-    types::DeviceId,
+    types::{DeviceId, PairId},
 };
 
 /// Longest request body, bytes.
@@ -177,7 +177,7 @@ async fn read(body: Body) -> Result<TokenRequest, Refusal> {
         .map_err(|_| Refusal::malformed(format!("the body is cut off or over {MAX_BODY} bytes")))?;
     let request: TokenRequest = serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::malformed(format!("the body is not understood: {error}")))?;
-    let ids = [Some(request.device_id.as_str()), request.pair_id.as_ref().map(|id| id.as_str())];
+    let ids = [Some(request.device_id.as_str()), request.pair_id.as_ref().map(PairId::as_str)];
     if ids.into_iter().flatten().any(|id| id.is_empty() || id.len() > MAX_ID) {
         return Err(Refusal::malformed(format!("an id is empty or over {MAX_ID} bytes")));
     }

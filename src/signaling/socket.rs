@@ -190,7 +190,7 @@ impl Member {
         if !meters.floods.take(now) {
             return Err(End::with(close::RATE_LIMITED, "too many messages", LeaveReason::Closed));
         }
-        self.refuse("rate-limited", "too many messages; this one was dropped".into(), None);
+        self.refuse("rate-limited", "too many messages; this one was dropped", None);
         Ok(false)
     }
 
@@ -211,22 +211,22 @@ impl Member {
                 ));
             }
             Ok(_) => {}
-            Err(error) => return self.schema_error(meters, "malformed", error.to_string(), None),
+            Err(error) => return self.schema_error(meters, "malformed", &error.to_string(), None),
         }
         match Message::parse(&text) {
             Ok(Message { body: Body::Auth { token }, .. }) => self.on_auth(&token),
-            Ok(message) => match Kind::of(&message.body) {
-                Some(kind) => Ok(self.relay(kind, message.body.t(), text)),
-                None => {
-                    let what = "only the server sends this".to_owned();
-                    self.schema_error(meters, "server-only", what, Some(message.body.t()))
+            Ok(message) => {
+                let t = message.body.t();
+                if let Some(kind) = Kind::of(&message.body) {
+                    return Ok(self.relay(kind, t, text));
                 }
-            },
+                self.schema_error(meters, "server-only", "only the server sends this", Some(t))
+            }
             Err(ParseError::UnknownType(t)) => {
                 let what = format!("unknown message type `{}`", quote(&t));
-                self.schema_error(meters, "unknown-type", what, Some(&t))
+                self.schema_error(meters, "unknown-type", &what, Some(&t))
             }
-            Err(error) => self.schema_error(meters, "malformed", error.to_string(), None),
+            Err(error) => self.schema_error(meters, "malformed", &error.to_string(), None),
         }
     }
 
@@ -242,7 +242,7 @@ impl Member {
             Relayed::Dropped => {
                 counters.undeliverable.count(t);
                 if kind != Kind::Bye {
-                    let what = "the other device is away, and this was not kept for it".into();
+                    let what = "the other device is away, and this was not kept for it";
                     self.refuse("peer-absent", what, Some(t));
                 }
             }
@@ -274,9 +274,9 @@ impl Member {
         Message::new(self.pair.clone(), body).to_json().into()
     }
 
-    fn refuse(&self, code: &'static str, message: String, reference: Option<&str>) {
+    fn refuse(&self, code: &'static str, message: &str, reference: Option<&str>) {
         self.shared.counters.errors.count(code);
-        let message = quote(&message);
+        let message = quote(message);
         let reference = reference.map(quote);
         let text = self.text(Body::Error { code: code.to_owned(), message, reference });
         self.identity.outbox.push_advisory(text);
@@ -286,7 +286,7 @@ impl Member {
         &self,
         meters: &mut Meters,
         code: &'static str,
-        message: String,
+        message: &str,
         reference: Option<&str>,
     ) -> Result<bool, End> {
         if !meters.schema_errors.take(Instant::now()) {

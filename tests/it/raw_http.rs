@@ -38,14 +38,12 @@ pub async fn request(addr: SocketAddr, line: &str, headers: &[&str], body: &str)
 
 async fn exchange(addr: SocketAddr, line: &str, headers: &[&str], body: &str) -> Answer {
     let mut stream = BufReader::new(TcpStream::connect(addr).await.unwrap());
-    let mut text = format!("{line} HTTP/1.1\r\nHost: test\r\n");
-    for header in headers {
-        text += &format!("{header}\r\n");
-    }
+    let mut lines = vec![format!("{line} HTTP/1.1"), "Host: test".into()];
+    lines.extend(headers.iter().map(ToString::to_string));
     if !body.is_empty() {
-        text += &format!("Content-Length: {}\r\n", body.len());
+        lines.push(format!("Content-Length: {}", body.len()));
     }
-    text += &format!("\r\n{body}");
+    let text = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
     stream.write_all(text.as_bytes()).await.unwrap();
 
     let mut line = String::new();

@@ -297,7 +297,7 @@ async fn origins_are_held_against_the_list() {
 
 #[tokio::test]
 async fn too_many_handshakes_are_429() {
-    let rare = Rate::new(2, Duration::from_secs(3600));
+    let rare = Rate::new(2, Duration::from_hours(1));
     let rig = rig(|config| config.signaling.limits.handshakes = Some(rare)).await;
     for _ in 0..2 {
         assert_eq!(rig.knock(&[]).await.status, 401);

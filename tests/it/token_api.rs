@@ -114,7 +114,7 @@ async fn pairs_of_others_are_403_and_look_like_none() {
 
 #[tokio::test]
 async fn too_many_requests_are_429_by_user_and_by_address() {
-    let rare = Rate::new(2, Duration::from_secs(3600));
+    let rare = Rate::new(2, Duration::from_hours(1));
     let often = Rate::new(1000, Duration::from_millis(1));
     for (rates, logins) in [
         (TokenRates { per_user: rare, per_address: often }, ["dev", "dev"]),

@@ -1,0 +1,291 @@
+//! From the flags of `serve` to a server configuration: secrets read, pairs added, what does not go
+//! together refused.
+//!
+//! [`turn_advert`] is the one place where TURN comes in.
+
+use std::sync::Arc;
+
+use super::{DEV_ADDRESS, ServeArgs, TurnArgs};
+use crate::{
+    auth::{
+        jws::{Key, MIN_SECRET_BYTES, SigningKeys},
+        jwt::{Policy, Verifier},
+        login::{AccessTokens, DEV_USER, DevLogin, LoginCheck},
+        secret::Secret,
+        unix_now,
+    },
+    cli::failure::Failure,
+    pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
+    server::{self, ServerConfig, TurnAdvert},
+    signaling::server::Origins,
+    types::Stage,
+};
+
+/// Turns flags into a configuration; true when it is the dev server's.
+pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), Failure> {
+    let policy = Policy { issuer: args.issuer.clone(), audience: args.audience.clone() };
+    let signing = read_secret("--jwt-secret", args.jwt_secret.as_deref())?;
+    let login = match read_secret("--login-secret", args.login_secret.as_deref())? {
+        Some(secret) => Some(AccessTokens::new(&secret, None).map_err(|e| {
+            Failure::usage(format!("--login-secret: {e}"), "give the secret of the login service")
+        })?),
+        None => None,
+    };
+    let dev = signing.is_none();
+    let mut config = match signing {
+        Some(secret) => {
+            let previous =
+                read_secret("--jwt-previous-secret", args.jwt_previous_secret.as_deref())?;
+            let verifier = Verifier::new(signing_keys(&secret, previous.as_ref())?, policy);
+            let mut config = ServerConfig::new(verifier, open_pairs(args).await?);
+            config.login = login.map(|tokens| Arc::new(tokens) as Arc<dyn LoginCheck>);
+            config
+        }
+        None => dev_config(args, policy, login).await?,
+    };
+    config.signaling.origins = origins(&args.allow_origin, dev);
+    config.signaling.allow_query_token = args.allow_query_token;
+    config.signaling.connect_only = args.connect_only;
+    for pair in parse_pairs(&args.add_pairs, dev)? {
+        add_once(config.store.as_ref(), &pair).await?;
+    }
+    config.turn = turn_advert(&args.turn)?;
+    Ok((config, dev))
+}
+
+async fn dev_config(
+    args: &ServeArgs,
+    policy: Policy,
+    access_tokens: Option<AccessTokens>,
+) -> Result<ServerConfig, Failure> {
+    if !args.listen.ip().is_loopback() {
+        return Err(Failure::usage(
+            format!("without a signing secret {} is refused: it is not loopback", args.listen),
+            format!(
+                "set ORION_JWT_SECRET to at least {MIN_SECRET_BYTES} random bytes, \
+                 or listen on {DEV_ADDRESS}"
+            ),
+        ));
+    }
+    let failed = |error: server::ServerError| {
+        Failure::new(Stage::Server, error.to_string(), "check the memory of this machine")
+    };
+    let mut config = ServerConfig::dev().await.map_err(failed)?;
+    let keys = Key::hs256("dev", &Secret::random())
+        .and_then(|key| SigningKeys::new(vec![key]))
+        .map_err(|error| failed(error.into()))?;
+    config.verifier = Verifier::new(keys, policy);
+    config.login = Some(Arc::new(DevLogin { access_tokens }));
+    if args.db.is_some() {
+        config.store = open_pairs(args).await?;
+        add_once(config.store.as_ref(), &server::dev_pair()).await?;
+    }
+    Ok(config)
+}
+
+fn signing_keys(secret: &Secret, previous: Option<&Secret>) -> Result<SigningKeys, Failure> {
+    [Some(secret), previous]
+        .into_iter()
+        .flatten()
+        .map(Key::from_secret_or_pem)
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(SigningKeys::new)
+        .map_err(|error| {
+            Failure::usage(
+                format!("the signing secret is refused: {error}"),
+                "make one with `openssl rand -hex 32`",
+            )
+        })
+}
+
+/// Reads a secret given as text or as `@FILE`; a final line end of the file is not part of it.
+fn read_secret(flag: &str, given: Option<&str>) -> Result<Option<Secret>, Failure> {
+    let Some(given) = given else { return Ok(None) };
+    let text = match given.strip_prefix('@') {
+        None => given.to_owned(),
+        Some(path) => std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(
+                format!("cannot read the file of {flag}, {path}: {error}"),
+                "check the path and its permissions",
+            )
+        })?,
+    };
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(Failure::usage(format!("{flag} is empty"), "give a secret, or leave it out"));
+    }
+    Ok(Some(Secret::from(text)))
+}
+
+async fn open_pairs(args: &ServeArgs) -> Result<Arc<dyn PairStore>, Failure> {
+    let Some(path) = &args.db else {
+        return Err(Failure::usage(
+            "with a signing secret there must be a file with pairs",
+            "give it with --db FILE, and add pairs with --add-pair ID:PHONE:MAC:USER",
+        ));
+    };
+    let store = SqlitePairs::open(path).await.map_err(|error| {
+        Failure::new(Stage::Server, error.to_string(), "check the path and its permissions")
+    })?;
+    Ok(Arc::new(store))
+}
+
+/// Reads the pairs to add; only the dev server has a user of its own to add them for.
+fn parse_pairs(given: &[String], dev: bool) -> Result<Vec<Pair>, Failure> {
+    let parse = |text: &String| {
+        let parts: Vec<&str> = text.split(':').collect();
+        let pair = match parts[..] {
+            [id, ios, mac] if dev => Some((id, ios, mac, DEV_USER)),
+            [id, ios, mac, user] => Some((id, ios, mac, user)),
+            _ => None,
+        };
+        pair.map(|(id, ios, mac, user)| Pair::active(id, user, ios, mac, unix_now())).ok_or_else(
+            || {
+                Failure::usage(
+                    format!("--add-pair {text} is not understood"),
+                    "write ID:PHONE:MAC:USER (a dev server fills in the user)",
+                )
+            },
+        )
+    };
+    given.iter().map(parse).collect()
+}
+
+/// Adds a pair unless the same one is there already.
+async fn add_once(store: &dyn PairStore, pair: &Pair) -> Result<(), Failure> {
+    let broken = |error: StoreError| {
+        Failure::new(Stage::Server, error.to_string(), "give the pair another id or other devices")
+    };
+    if let Some(there) = store.active_pair(&pair.id).await.map_err(broken)?
+        && (Pair { created_at: pair.created_at, ..there }) == *pair
+    {
+        return Ok(());
+    }
+    store.add(pair).await.map_err(broken)
+}
+
+fn origins(listed: &[String], dev: bool) -> Origins {
+    if listed.iter().any(|origin| origin == "*") {
+        Origins::Any
+    } else if dev {
+        Origins::Loopback(listed.to_vec())
+    } else {
+        Origins::Listed(listed.to_vec())
+    }
+}
+
+/// What token answers say about STUN and TURN.
+fn turn_advert(args: &TurnArgs) -> Result<Option<TurnAdvert>, Failure> {
+    let secret = read_secret("--turn-secret", args.turn_secret.as_deref())?;
+    if args.turn_url.is_empty() {
+        return Ok(None);
+    }
+    let known =
+        |url: &String| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|s| url.starts_with(s));
+    if let Some(wrong) = args.turn_url.iter().find(|url| !known(url)) {
+        return Err(Failure::usage(
+            format!("--turn-url {wrong} is not understood"),
+            "write stun:HOST:PORT, turn:HOST:PORT?transport=udp or turns:HOST:PORT",
+        ));
+    }
+    let secret = match secret {
+        Some(secret) => secret,
+        None if args.turn_url.iter().all(|url| url.starts_with("stun")) => Secret::random(),
+        None => {
+            return Err(Failure::usage(
+                "a TURN URL needs the secret that is shared with the TURN server",
+                "set ORION_TURN_SECRET",
+            ));
+        }
+    };
+    Ok(Some(TurnAdvert { urls: args.turn_url.clone(), secret, ttl: server::MIN_TURN_TTL * 2 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    async fn configured(flags: &[&str]) -> Result<(ServerConfig, bool), Failure> {
+        let line = ["serve"].iter().chain(flags);
+        configure(&Line::try_parse_from(line).unwrap().args).await
+    }
+
+    async fn failure(flags: &[&str]) -> Failure {
+        match configured(flags).await {
+            Ok(_) => panic!("{flags:?} was taken"),
+            Err(failure) => failure,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_configured_is_a_dev_server_with_the_demo_pair() {
+        let (config, dev) = configured(&[]).await.unwrap();
+        assert!(dev);
+        let pair = config.store.active_pair(&"demo".into()).await.unwrap().unwrap();
+        assert_eq!((pair.ios.as_str(), pair.mac.as_str()), ("phone", "mac"));
+    }
+
+    #[tokio::test]
+    async fn flags_that_do_not_go_together_are_usage_errors() {
+        for (flags, words) in [
+            (&["--listen", "0.0.0.0:8787"][..], "not loopback"),
+            (&["--listen", "192.0.2.1:1"], "not loopback"),
+            (&["--listen", "[::]:1"], "not loopback"),
+            (&["--jwt-secret", "short", "--db", "x"], "too short"),
+            (&["--jwt-secret", SECRET], "file with pairs"),
+            (&["--jwt-secret", "@/nonexistent/secret"], "cannot read"),
+            (&["--jwt-secret", ""], "empty"),
+            (&["--login-secret", "short"], "too short"),
+            (&["--add-pair", "only-an-id"], "not understood"),
+            (&["--turn-url", "http://h"], "not understood"),
+            (&["--turn-url", "turn:h:1"], "secret"),
+        ] {
+            let failure = failure(flags).await;
+            assert_eq!(failure.exit, 2, "{flags:?}: {failure}");
+            assert!(failure.message.contains(words), "{flags:?}: {failure}");
+            assert!(!failure.remedy.is_empty(), "{flags:?}: {failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_real_secret_and_a_file_make_a_real_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, secret) = (dir.path().join("pairs.db"), dir.path().join("secret"));
+        std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
+        let secret = format!("@{}", secret.display());
+        let flags = [
+            "--listen",
+            "0.0.0.0:8787",
+            "--jwt-secret",
+            &secret,
+            "--db",
+            db.to_str().unwrap(),
+            "--add-pair",
+            "p:i:m:u",
+        ];
+        for _ in 0..2 {
+            let (config, dev) = configured(&flags).await.unwrap();
+            assert!(!dev);
+            assert!(config.login.is_none());
+            assert_eq!(config.store.list().await.unwrap().len(), 1, "added once");
+        }
+        let (token, _) = {
+            let key = Key::from_secret_or_pem(&Secret::from(SECRET)).unwrap();
+            let keys = SigningKeys::new(vec![key]).unwrap();
+            let now = unix_now();
+            Verifier::new(keys, Policy::default()).mint("i".into(), "p".into(), now, 60).unwrap()
+        };
+        let (config, _) = configured(&flags).await.unwrap();
+        config.verifier.verify(&token, unix_now()).expect("the line end is not part of the secret");
+    }
+}
