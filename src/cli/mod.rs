@@ -116,7 +116,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
-        Command::Serve(args) => serve::run(args, output.json).await,
+        Command::Serve(args) => serve::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),

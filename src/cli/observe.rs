@@ -243,7 +243,9 @@ pub fn failure(error: SessionError) -> Failure {
 /// The token API's URL cannot be used, or no local address is left.
 pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failure> {
     let tokens: Arc<dyn TokenProvider> = match &config.token {
-        TokenSource::Fixed(token) => Arc::new(StaticToken::new(token.expose())),
+        TokenSource::Fixed(token) => Arc::new(StaticToken::new(token.expose()).map_err(|error| {
+            Failure::new(error.stage(), error.to_string(), error.remedy())
+        })?),
         TokenSource::Api { url, access_token } => Arc::new(
             TokenClient::new(
                 url.as_str(),

@@ -7,11 +7,11 @@ use std::{
 
 use clap::Args;
 
-use super::{failure::Failure, serve::read_secret};
+use super::{failure::Failure, serve::configure::read_secret};
 use crate::{
-    auth::secret::Secret,
+    auth::{secret::Secret, turn_rest::TurnSecrets},
     server::{self, ServerConfig, TurnAdvert, metrics::{counter, gauge}},
-    turn::{IpNet, PeerFilter, RestCredentials, TurnConfig, TurnError, TurnServer, TurnStats},
+    turn::{IpNet, PeerFilter, TurnConfig, TurnError, TurnServer, TurnStats},
     types::Stage,
 };
 
@@ -41,7 +41,7 @@ pub struct TurnArgs {
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub turn_url: Vec<String>,
     /// Secret for TURN REST credentials, shared with an external server; `@FILE` reads it from a file
-    #[arg(long, value_name = "SECRET", hide_env_values = true)]
+    #[arg(long, value_name = "SECRET")]
     pub turn_secret: Option<String>,
 }
 
@@ -82,7 +82,7 @@ pub async fn start(
         },
         ..TurnConfig::loopback(
             wanted.port(),
-            Arc::new(RestCredentials::new([secret.expose().to_owned()])),
+            Arc::new(TurnSecrets { current: secret.clone(), previous: None }),
         )
     };
     let relay = match TurnServer::start(turn_config.clone()).await {
@@ -217,6 +217,6 @@ mod tests {
         let mut text = String::new();
         config.extra_metrics.unwrap()(&mut text);
         assert!(text.contains("orion_turn_allocations"), "{text}");
-        relay.shutdown().await;
+        relay.close().await;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Without a signing secret it is a dev server, on loopback only.
 
-mod configure;
+pub(super) mod configure;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -10,10 +10,16 @@ use clap::Args;
 use tokio::net::TcpListener;
 
 use self::configure::configure;
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    output::Output,
+    relay::{self, TurnArgs},
+    stop,
+};
 use crate::{
     auth::login::DEV_TOKEN,
-    server::{self, RunningServer, Server},
+    server::{self, RunningServer, Server, ServerConfig},
+    turn::TurnServer,
     types::Stage,
 };
 
@@ -24,38 +30,38 @@ const DEV_ADDRESS: &str = "127.0.0.1:8787";
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Address to listen on; without a signing secret a loopback address only
-    #[arg(long, value_name = "ADDR", env = "ORION_LISTEN", default_value = DEV_ADDRESS)]
+    #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS)]
     pub listen: SocketAddr,
     /// Database file with the pairs, made when it is not there; needed with a signing secret
-    #[arg(long, value_name = "FILE", env = "ORION_DB")]
+    #[arg(long, value_name = "FILE")]
     pub db: Option<PathBuf>,
     /// Pair to add at the start, as ID:PHONE:MAC:USER (a dev server fills in the user); repeatable
-    #[arg(long = "add-pair", value_name = "PAIR", env = "ORION_ADD_PAIR", value_delimiter = ',')]
+    #[arg(long = "add-pair", value_name = "PAIR", value_delimiter = ',')]
     pub add_pairs: Vec<String>,
     /// Secret that signs signaling tokens, or PEM key; `@FILE` reads it from a file
-    #[arg(long, value_name = "SECRET", env = "ORION_JWT_SECRET", hide_env_values = true)]
+    #[arg(long, value_name = "SECRET")]
     pub jwt_secret: Option<String>,
     /// Secret used before, whose tokens are still good; `@FILE` reads it from a file
-    #[arg(long, value_name = "SECRET", env = "ORION_JWT_PREVIOUS_SECRET", hide_env_values = true)]
+    #[arg(long, value_name = "SECRET")]
     pub jwt_previous_secret: Option<String>,
     /// Secret of the login tokens (HS256); `@FILE` reads it from a file. Without it and with a
     /// signing secret there is no token API
-    #[arg(long, value_name = "SECRET", env = "ORION_LOGIN_SECRET", hide_env_values = true)]
+    #[arg(long, value_name = "SECRET")]
     pub login_secret: Option<String>,
     /// Issuer (`iss`) that signaling tokens must name
-    #[arg(long, value_name = "NAME", env = "ORION_ISSUER")]
+    #[arg(long, value_name = "NAME")]
     pub issuer: Option<String>,
     /// Audience (`aud`) that signaling tokens must name
-    #[arg(long, value_name = "NAME", env = "ORION_AUDIENCE")]
+    #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
     /// Web origin that may connect, such as `https://example.org`, or `*`; repeatable
-    #[arg(long, value_name = "ORIGIN", env = "ORION_ALLOW_ORIGIN", value_delimiter = ',')]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     pub allow_origin: Vec<String>,
     /// Take the token from `?token=`, too
-    #[arg(long, env = "ORION_ALLOW_QUERY_TOKEN")]
+    #[arg(long)]
     pub allow_query_token: bool,
     /// Let a live socket outlast its token
-    #[arg(long, env = "ORION_CONNECT_ONLY")]
+    #[arg(long)]
     pub connect_only: bool,
     /// TURN.
     #[command(flatten)]
@@ -74,7 +80,7 @@ impl Served {
     pub async fn shutdown(self) {
         self.server.shutdown().await;
         if let Some(relay) = self.relay {
-            relay.shutdown().await;
+            relay.close().await;
         }
     }
 }
@@ -83,9 +89,8 @@ impl Served {
 ///
 /// # Errors
 /// Exit code 2 for flags that do not go together, 1 when the server cannot start.
-pub async fn run(args: ServeArgs, json: bool) -> Result<(), Failure> {
+pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     let (mut config, dev) = configure(&args).await?;
-    let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -93,60 +98,65 @@ pub async fn run(args: ServeArgs, json: bool) -> Result<(), Failure> {
             "stop the other server there, or give another address with --listen",
         )
     })?;
+    let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
     let served = Served { server: start(config, listener).await?, relay };
-    announce(&args, &served, dev, json);
+    announce(&args, &served, dev, output)?;
     stop::asked().await;
-    eprintln!("stopping: sockets are asked to reconnect elsewhere");
+    output.line("stopping: sockets are asked to reconnect elsewhere");
     served.shutdown().await;
     Ok(())
 }
 
-fn announce(args: &ServeArgs, server: &RunningServer, dev: bool, json: bool) {
+/// A dev server with its relay on a free port, on the listener's address.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn dev(listener: TcpListener) -> Result<Served, Failure> {
+    let cannot = |error: &dyn std::fmt::Display| {
+        let remedy = "check the memory and the addresses of this machine";
+        Failure::new(Stage::Server, error.to_string(), remedy)
+    };
+    let address = listener.local_addr().map_err(|error| cannot(&error))?;
+    let mut config = ServerConfig::dev().await.map_err(|error| cannot(&error))?;
+    let args =
+        TurnArgs { turn_listen: Some(SocketAddr::new(address.ip(), 0)), ..TurnArgs::default() };
+    let relay = relay::start(&args, address, true, &mut config).await?;
+    Ok(Served { server: start(config, listener).await?, relay })
+}
+
+async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
+    Server::start(config, listener).await.map_err(|error| {
+        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
+    })
+}
+
+fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Result<(), Failure> {
+    let server = &served.server;
+    let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
     let token_api = dev || args.login_secret.is_some();
     let token_url = if token_api { server.token_url() } else { "off: no --login-secret".into() };
-    eprintln!("listening on {}", server.local_addr());
-    eprintln!("  signaling  {}", server.signal_url());
-    eprintln!("  token API  {token_url}");
-    match relay {
-        Some(address) => eprintln!("  STUN/TURN  {address}, UDP and TCP"),
-        None => eprintln!("  STUN/TURN  off"),
-    }
+    output.line(format!("listening on {}", server.local_addr()));
+    output.line(format!("  signaling  {}", server.signal_url()));
+    output.line(format!("  token API  {token_url}"));
+    output.line(match relay {
+        Some(address) => format!("  STUN/TURN  {address}, UDP and TCP"),
+        None => "  STUN/TURN  not here".to_owned(),
+    });
     if dev {
-        eprintln!(
+        output.line(format!(
             "dev server: pair `{}`, devices `{}` and `{}`, login token `{DEV_TOKEN}`",
             server::DEV_PAIR,
             server::DEV_PHONE,
             server::DEV_MAC
-        );
-        eprintln!("connect with `orion-peer recv --out frames/` and `orion-peer send`");
+        ));
+        output.line("connect with `orion-peer recv --out frames/` and `orion-peer send`");
     }
-    if json {
-        let line = serde_json::json!({
-            "event": "listening",
-            "address": server.local_addr().to_string(),
-            "signalUrl": server.signal_url(),
-            "tokenUrl": token_api.then(|| server.token_url()),
-            "turn": relay.map(|address| address.to_string()),
-            "dev": dev,
-        });
-        println!("{line}");
-    }
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn stop_asked() -> Result<(), Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::new(Stage::Server, format!("cannot wait for signals: {error}"), "")
-    };
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        tokio::select! {
-            asked = tokio::signal::ctrl_c() => asked.map_err(failed),
-            _ = terminate.recv() => Ok(()),
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.map_err(failed)
+    output.event(&serde_json::json!({
+        "event": "listening",
+        "address": server.local_addr().to_string(),
+        "signalUrl": server.signal_url(),
+        "tokenUrl": token_api.then(|| server.token_url()),
+        "turn": relay.map(|address| address.to_string()),
+        "dev": dev,
+    }))
 }

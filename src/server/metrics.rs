@@ -55,7 +55,8 @@ fn labelled(text: &mut String, name: &str, label: &str, help: &str, family: &Fam
     counter(text, name, label, help, family.read());
 }
 
-fn counter<'a>(
+/// Appends one counter for each value of its label; an empty label means there is just one.
+pub fn counter<'a>(
     text: &mut String,
     name: &str,
     label: &str,

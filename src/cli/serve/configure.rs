@@ -49,7 +49,6 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), 
     for pair in parse_pairs(&args.add_pairs, dev)? {
         add_once(config.store.as_ref(), &pair).await?;
     }
-    config.turn = turn_advert(&args.turn)?;
     Ok((config, dev))
 }
 
@@ -99,7 +98,7 @@ fn signing_keys(secret: &Secret, previous: Option<&Secret>) -> Result<SigningKey
 }
 
 /// Reads a secret given as text or as `@FILE`; a final line end of the file is not part of it.
-fn read_secret(flag: &str, given: Option<&str>) -> Result<Option<Secret>, Failure> {
+pub(in crate::cli) fn read_secret(flag: &str, given: Option<&str>) -> Result<Option<Secret>, Failure> {
     let Some(given) = given else { return Ok(None) };
     let text = match given.strip_prefix('@') {
         None => given.to_owned(),
@@ -174,33 +173,6 @@ fn origins(listed: &[String], dev: bool) -> Origins {
     }
 }
 
-/// What token answers say about STUN and TURN.
-fn turn_advert(args: &TurnArgs) -> Result<Option<TurnAdvert>, Failure> {
-    let secret = read_secret("--turn-secret", args.turn_secret.as_deref())?;
-    if args.turn_url.is_empty() {
-        return Ok(None);
-    }
-    let known =
-        |url: &String| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|s| url.starts_with(s));
-    if let Some(wrong) = args.turn_url.iter().find(|url| !known(url)) {
-        return Err(Failure::usage(
-            format!("--turn-url {wrong} is not understood"),
-            "write stun:HOST:PORT, turn:HOST:PORT?transport=udp or turns:HOST:PORT",
-        ));
-    }
-    let secret = match secret {
-        Some(secret) => secret,
-        None if args.turn_url.iter().all(|url| url.starts_with("stun")) => Secret::random(),
-        None => {
-            return Err(Failure::usage(
-                "a TURN URL needs the secret that is shared with the TURN server",
-                "set ORION_TURN_SECRET",
-            ));
-        }
-    };
-    Ok(Some(TurnAdvert { urls: args.turn_url.clone(), secret, ttl: server::MIN_TURN_TTL * 2 }))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -247,8 +219,6 @@ mod tests {
             (&["--jwt-secret", ""], "empty"),
             (&["--login-secret", "short"], "too short"),
             (&["--add-pair", "only-an-id"], "not understood"),
-            (&["--turn-url", "http://h"], "not understood"),
-            (&["--turn-url", "turn:h:1"], "secret"),
         ] {
             let failure = failure(flags).await;
             assert_eq!(failure.exit, 2, "{flags:?}: {failure}");

@@ -50,6 +50,14 @@ pub enum SpecError {
     Unknown(String),
 }
 
+impl SourceSpec {
+    /// Whether it shows what is there now, so that an older picture is not worth sending.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Camera(_) | Self::Pattern { .. })
+    }
+}
+
 impl FromStr for SourceSpec {
     type Err = SpecError;
 
