@@ -134,7 +134,8 @@ impl Search {
     /// Where ln(size) meets the budget, in QP.
     fn crossing(&self) -> f64 {
         let target = self.budget.ln();
-        let along = |(qp, size): (u8, f64), slope: f64| f64::from(qp) + (size.ln() - target) / slope;
+        let along =
+            |(qp, size): (u8, f64), slope: f64| f64::from(qp) + (size.ln() - target) / slope;
         match (self.over, self.fits) {
             (Some((low, Some(large))), Some((high, small))) => {
                 let slope = (large.ln() - small.ln()) / f64::from(high - low);
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(run(100_000, None, |_| Some(500)).chosen(), Some(0));
         let hopeless = run(100_000, None, |_| Some(200_000));
         assert_eq!((hopeless.chosen(), hopeless.next()), (None, None));
-        let noise = run(100_000, None, |qp| (qp > 40).then(|| 99_000 - usize::from(qp)));
+        let noise = run(100_000, None, |qp| (qp > 40).then(|| 50_000 - usize::from(qp)));
         assert_eq!(noise.chosen(), Some(41));
     }
 
