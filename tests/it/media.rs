@@ -15,7 +15,7 @@ use orion_peer::media::{
         NalType, append_nal, dimensions, idr_pic_id, nal_type, nal_units, normalize,
         profile_level_id,
     },
-    source::{open, open_stream, read_picture},
+    source::{list_devices, open, open_stream, read_picture},
 };
 
 const BUDGET: usize = 100_000;
@@ -420,6 +420,9 @@ fn a_camera_that_is_not_there_is_an_error() {
     let error = open(&SourceSpec::Camera(Some(4711)), SourceOptions::default()).err().unwrap();
     assert!(matches!(error, SourceError::NoCamera { index: Some(4711) }), "{error}");
     assert!(error.remedy().contains("pattern"));
+    // With or without cameras, listing them is no failure.
+    let devices = list_devices().unwrap();
+    assert!(devices.is_sorted_by_key(|device| device.index), "{devices:?}");
 }
 
 // The sink.

@@ -14,9 +14,9 @@ pub(super) const MAX_PASSES: u32 = 7;
 /// How much ln(size) usually falls from one QP to the next.
 const USUAL_SLOPE: f64 = 0.125;
 
-/// A picture this close to the budget is taken without trying the next QP: sizes of neighbours hardly
-/// ever differ by less.
-const FULL_ENOUGH: f64 = 0.96;
+/// A picture this close to the budget is taken without trying the next QP: only where a step changes
+/// the size by less than 7 %, as in white noise, could that one fit, too.
+const FULL_ENOUGH: f64 = 0.93;
 
 /// What one search found out, kept for the next picture of perhaps the same scene.
 #[derive(Debug, Clone, Copy)]
