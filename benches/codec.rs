@@ -13,7 +13,7 @@ use orion_peer::media::{
 /// a row need the same QP.
 fn scenes() -> Vec<Frame> {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples");
-    let photos = ["seeding.jpg", "life.jpg", "picos-de-europa.jpg"]
+    let photos = ["seeding.jpg", "fig.jpg", "picos-de-europa.jpg"]
         .map(|name| read_picture(&samples.join(name)).expect("a sample"));
     let sized = |photo: &Frame, width, height| photo.resize(width, height).expect("a size");
     let crop = |photo: &Frame, x: usize, y: usize| {

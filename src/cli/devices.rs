@@ -47,10 +47,11 @@ fn table(device: &Device) -> String {
     if device.formats.is_empty() {
         text.push_str("    in use by another program, or not permitted\n");
     }
-    for f in &device.formats {
+    let lines = device.formats.iter().map(|f| {
         let size = format!("{}x{}", f.width, f.height);
-        text.push_str(&format!("    {size:<10} {:<7} {} fps\n", f.fourcc, f.fps));
-    }
+        format!("    {size:<10} {:<7} {} fps\n", f.fourcc, f.fps)
+    });
+    text.extend(lines);
     text
 }
 
@@ -68,10 +69,7 @@ mod tests {
             path: "/dev/video2".into(),
             formats: vec![format],
         };
-        assert_eq!(
-            table(&device),
-            "camera:2  Cam  /dev/video2\n    1280x720   YUYV    30 fps\n"
-        );
+        assert_eq!(table(&device), "camera:2  Cam  /dev/video2\n    1280x720   YUYV    30 fps\n");
         assert_eq!(
             line(&device).to_string(),
             r#"{"formats":[{"fourcc":"YUYV","fps":30,"height":720,"width":1280}],"index":2,"name":"Cam","path":"/dev/video2"}"#

@@ -1,4 +1,4 @@
-//! The decoder: access unit in, frame out (OpenH264).
+//! The decoder: access unit in, frame out (`OpenH264`).
 //!
 //! A decoder that has seen a damaged picture may refuse the clean ones that follow, so it is made anew
 //! after every result that is not a frame; the parameter sets are remembered for it.
@@ -21,7 +21,7 @@ const MAX_PARAMETER_SETS: usize = 4096;
 /// Why an access unit gave no frame.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// OpenH264 could not be started.
+    /// `OpenH264` could not be started.
     #[error("cannot start the H.264 decoder: {0}")]
     Start(#[source] openh264::Error),
     /// Nothing to decode.
@@ -37,23 +37,25 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// The picture is larger than [`MAX_PIXELS`].
-    #[error("picture of {width}x{height} pixels is larger than is decoded here ({MAX_PIXELS} pixels)")]
+    #[error(
+        "picture of {width}x{height} pixels is larger than is decoded here ({MAX_PIXELS} pixels)"
+    )]
     TooLarge {
         /// Width by the SPS.
         width: u32,
         /// Height by the SPS.
         height: u32,
     },
-    /// OpenH264 called the access unit broken.
+    /// `OpenH264` called the access unit broken.
     #[error("cannot decode access unit of {bytes} bytes: {cause}")]
     Broken {
         /// Size of the access unit.
         bytes: usize,
-        /// What OpenH264 said.
+        /// What `OpenH264` said.
         #[source]
         cause: openh264::Error,
     },
-    /// OpenH264 took the access unit, but gave no picture.
+    /// `OpenH264` took the access unit, but gave no picture.
     #[error("access unit of {bytes} bytes gave no picture")]
     NoPicture {
         /// Size of the access unit.
@@ -77,7 +79,7 @@ impl Decoder {
     /// A decoder that waits for a keyframe.
     ///
     /// # Errors
-    /// OpenH264 cannot be started.
+    /// `OpenH264` cannot be started.
     pub fn new() -> Result<Self, DecodeError> {
         let inner = OpenH264Decoder::new().map_err(DecodeError::Start)?;
         Ok(Self { inner, parameter_sets: Vec::new(), fresh: true })

@@ -1,10 +1,11 @@
-//! The encoder: every frame becomes a keyframe within a budget of bytes (OpenH264).
+//! The encoder: every frame becomes a keyframe within a budget of bytes (`OpenH264`).
 //!
 //! Rate control cannot aim at the size of single IDR pictures, so the picture is encoded a few times at
 //! chosen QPs and the largest within the budget is taken (see `search`). One persistent encoder writes
 //! all of them: consecutive IDR pictures differ in `idr_pic_id`, as §7.4.3 demands, and each access unit
 //! is exactly one SPS, one PPS and the slice.
 
+mod error;
 mod qp;
 mod search;
 
@@ -17,15 +18,16 @@ use openh264::{
     formats::YUVSlices,
 };
 
+pub use self::error::EncodeError;
 use self::search::{Memory, Search};
 use super::{
-    frame::{Frame, FrameError, fitted},
+    frame::{Frame, fitted},
     h264::{AccessUnit, idr_pic_id},
 };
 
-/// Smallest side OpenH264 encodes, in pixels.
+/// Smallest side `OpenH264` encodes, in pixels.
 pub const MIN_SIDE: u32 = 16;
-/// Largest picture OpenH264 encodes: 3840 on the longer side, 2160 on the shorter.
+/// Largest picture `OpenH264` encodes: 3840 on the longer side, 2160 on the shorter.
 pub const MAX_SIDES: (u32, u32) = (3840, 2160);
 /// Smallest budget accepted, in bytes: a grey picture of 16x16 pixels has about 60.
 pub const MIN_BUDGET: usize = 200;
@@ -34,12 +36,12 @@ pub const MIN_BUDGET: usize = 200;
 const SHRINK_MARGIN: f64 = 0.8;
 /// QP a smaller picture is planned for: better a little smaller than all blocks.
 const SHRINK_STEPS: u8 = 6;
-/// After this many keyframes the next larger size is tried again.
+/// After this many keyframes the whole size is tried again.
 const GROW_AFTER: u32 = 8;
-/// A larger picture is worth a try when the smaller one's QP is at most this.
-const GROW_BELOW_QP: u8 = 40;
+/// It is tried at once when the scene has become this many QP steps easier.
+const GROW_STEPS: u8 = 4;
 
-/// How hard the encoder tries; `Medium` and `High` give the same with OpenH264.
+/// How hard the encoder tries; `Medium` and `High` give the same with `OpenH264`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Complexity {
     /// A third faster, pictures about 5 % larger.
@@ -80,65 +82,6 @@ pub struct EncodedKeyframe {
     pub scaled_from: Option<(u32, u32)>,
 }
 
-/// Why a frame could not be encoded.
-#[derive(Debug, thiserror::Error)]
-pub enum EncodeError {
-    /// OpenH264 could not be started.
-    #[error("cannot start the H.264 encoder for {width}x{height}: {cause}")]
-    Start {
-        /// Width of the picture.
-        width: u32,
-        /// Height of the picture.
-        height: u32,
-        /// What OpenH264 said.
-        #[source]
-        cause: openh264::Error,
-    },
-    /// The frame is smaller than OpenH264 takes.
-    #[error("cannot encode {width}x{height}: both sides need at least {MIN_SIDE} pixels")]
-    TooSmall {
-        /// Width of the frame.
-        width: u32,
-        /// Height of the frame.
-        height: u32,
-    },
-    /// The frame is larger than OpenH264 takes.
-    #[error("cannot encode {width}x{height}: at most 3840x2160 or 2160x3840 pixels; ask for a smaller size")]
-    TooLarge {
-        /// Width of the frame.
-        width: u32,
-        /// Height of the frame.
-        height: u32,
-    },
-    /// The budget is smaller than any picture.
-    #[error("cannot encode a keyframe in {max_bytes} bytes: at least {MIN_BUDGET} are needed")]
-    BudgetTooSmall {
-        /// The budget.
-        max_bytes: usize,
-    },
-    /// Even the smallest picture is over the budget.
-    #[error("cannot encode {width}x{height} in {max_bytes} bytes, however small the picture is made")]
-    DoesNotFit {
-        /// Width of the frame.
-        width: u32,
-        /// Height of the frame.
-        height: u32,
-        /// The budget.
-        max_bytes: usize,
-    },
-    /// OpenH264 did not take the QP.
-    #[error("cannot set QP {qp}: OpenH264 returned {code}")]
-    SetQp {
-        /// The QP.
-        qp: u8,
-        /// OpenH264's return code.
-        code: i32,
-    },
-    /// The picture could not be made smaller.
-    #[error("cannot scale the frame: {0}")]
-    Scale(#[from] FrameError),
-}
-
 /// Encodes every frame as a keyframe of at most `max_bytes`.
 pub struct KeyframeEncoder {
     config: EncoderConfig,
@@ -148,17 +91,23 @@ pub struct KeyframeEncoder {
     shrunk: Option<Shrunk>,
 }
 
-/// OpenH264 and the picture size it is set to.
+/// `OpenH264` and the picture size it is set to.
 struct Running {
     encoder: Encoder,
     size: (u32, u32),
 }
 
 /// Pictures are smaller than their frames for now.
+#[derive(Clone, Copy)]
 struct Shrunk {
     from: (u32, u32),
     to: (u32, u32),
+    /// Keyframes since the whole size was last tried.
     keyframes: u32,
+    /// QP of the smaller picture when the whole size was last tried, and now.
+    qp_then: u8,
+    qp_now: u8,
+    memory: Option<Memory>,
 }
 
 /// The best of a search.
@@ -168,7 +117,7 @@ struct Best {
 }
 
 impl KeyframeEncoder {
-    /// An encoder; OpenH264 starts with the first frame.
+    /// An encoder; `OpenH264` starts with the first frame.
     ///
     /// # Errors
     /// The budget is below [`MIN_BUDGET`].
@@ -201,7 +150,7 @@ impl KeyframeEncoder {
     /// too large, of a smaller picture.
     ///
     /// # Errors
-    /// The frame is smaller or larger than OpenH264 takes, or OpenH264 fails.
+    /// The frame is smaller or larger than `OpenH264` takes, or `OpenH264` fails.
     pub fn encode(&mut self, frame: &Frame) -> Result<EncodedKeyframe, EncodeError> {
         let begin = Instant::now();
         check_size(frame.width, frame.height)?;
@@ -215,14 +164,9 @@ impl KeyframeEncoder {
             if let Some(best) = found {
                 break (best, size);
             }
-            size = self.smaller(full, size, smallest).ok_or(EncodeError::DoesNotFit {
-                width: full.0,
-                height: full.1,
-                max_bytes: self.config.max_bytes,
-            })?;
-            self.memory = Some(Memory::of_qp(search::MAX_QP - SHRINK_STEPS));
+            (size, self.memory) = self.next_size(full, size, smallest)?;
         };
-        self.note_size(full, size);
+        self.note_size(full, size, best.qp);
         Ok(EncodedKeyframe {
             access_unit: AccessUnit {
                 data: Bytes::from(best.data),
@@ -271,7 +215,7 @@ impl KeyframeEncoder {
         Ok((best, passes, smallest))
     }
 
-    /// One pass; `None` when the picture is too large for OpenH264's own buffers.
+    /// One pass; `None` when the picture is too large for `OpenH264`'s own buffers.
     fn encode_at(&mut self, frame: &Frame, qp: u8) -> Result<Option<Vec<u8>>, EncodeError> {
         let size = (frame.width, frame.height);
         let mut running = match self.running.take() {
@@ -295,18 +239,36 @@ impl KeyframeEncoder {
 
     /// The picture size to begin with: the frame's, or the one it had to shrink to lately.
     fn planned_size(&mut self, full: (u32, u32)) -> (u32, u32) {
-        match &self.shrunk {
-            Some(shrunk) if shrunk.from == full => {
-                let easy = self.memory.is_some_and(|memory| memory.qp <= GROW_BELOW_QP);
-                if shrunk.keyframes < GROW_AFTER && !easy {
-                    return shrunk.to;
-                }
-                // One pass at the largest QP tells whether the whole size fits again.
-                self.memory = Some(Memory::of_qp(search::MAX_QP));
-                full
-            }
-            _ => full,
+        let Some(shrunk) = self.shrunk.filter(|shrunk| shrunk.from == full) else { return full };
+        let easier = shrunk.qp_now + GROW_STEPS <= shrunk.qp_then;
+        if shrunk.keyframes < GROW_AFTER && !easier {
+            return shrunk.to;
         }
+        // One pass at the largest QP tells whether the whole size fits again.
+        self.memory = Some(Memory::of_qp(search::MAX_QP));
+        full
+    }
+
+    /// The picture size to try when `size` does not fit, and where to begin: the size it shrank to
+    /// before, or else a smaller one.
+    fn next_size(
+        &mut self,
+        full: (u32, u32),
+        size: (u32, u32),
+        smallest: Option<usize>,
+    ) -> Result<((u32, u32), Option<Memory>), EncodeError> {
+        let (width, height) = full;
+        if let Some(shrunk) = &mut self.shrunk
+            && shrunk.from == full
+            && size == full
+        {
+            (shrunk.keyframes, shrunk.qp_then) = (0, shrunk.qp_now);
+            return Ok((shrunk.to, shrunk.memory));
+        }
+        let max_bytes = self.config.max_bytes;
+        let size = self.smaller(full, size, smallest);
+        let size = size.ok_or(EncodeError::DoesNotFit { width, height, max_bytes })?;
+        Ok((size, Some(Memory::of_qp(search::MAX_QP - SHRINK_STEPS))))
     }
 
     /// A smaller size that should fit, given the size in bytes at QP 51.
@@ -319,23 +281,27 @@ impl KeyframeEncoder {
         let budget = self.config.max_bytes as f64 * SHRINK_MARGIN;
         let steps = f64::from(SHRINK_STEPS) * 0.125;
         let area = bytes.map_or(0.25, |bytes| budget / (bytes as f64 * steps.exp()));
-        let side = area.sqrt().min(0.8);
-        let scaled = |pixels: u32| ((f64::from(pixels) * side) as u32).max(2);
+        let ratio = area.sqrt().min(0.8);
+        let scaled = |pixels: u32| ((f64::from(pixels) * ratio) as u32).max(2);
         let next = fitted(full, (scaled(size.0), scaled(size.1))).ok()?;
         (next.0 >= MIN_SIDE && next.1 >= MIN_SIDE && next != size).then_some(next)
     }
 
-    fn note_size(&mut self, full: (u32, u32), size: (u32, u32)) {
-        let keyframes = match &self.shrunk {
-            Some(shrunk) if shrunk.from == full && shrunk.to == size => shrunk.keyframes + 1,
-            _ => 0,
-        };
-        self.shrunk = (size != full).then_some(Shrunk { from: full, to: size, keyframes });
+    fn note_size(&mut self, full: (u32, u32), size: (u32, u32), qp: u8) {
+        let before = self.shrunk.filter(|shrunk| (shrunk.from, shrunk.to) == (full, size));
+        self.shrunk = (size != full).then_some(Shrunk {
+            from: full,
+            to: size,
+            keyframes: before.map_or(0, |shrunk| shrunk.keyframes + 1),
+            qp_then: before.map_or(qp, |shrunk| shrunk.qp_then),
+            qp_now: qp,
+            memory: self.memory,
+        });
     }
 }
 
 impl Running {
-    /// Sets OpenH264 to a picture size and has it encode a grey picture, after which QP can be set.
+    /// Sets `OpenH264` to a picture size and has it encode a grey picture, after which QP can be set.
     /// An encoder that runs already goes on counting `idr_pic_id`.
     fn start(
         running: Option<Self>,

@@ -177,13 +177,11 @@ impl Frame {
         let (ew, eh) = even(width, height)?;
         let stride = width.next_multiple_of(2) as usize * 2;
         need("YUYV", width, height, stride * height as usize, data.len())?;
-        let (w, h) = (ew as usize, eh as usize);
-        let mut y = Vec::with_capacity(w * h);
-        let mut u = Vec::with_capacity(w * h / 4);
-        let mut v = Vec::with_capacity(w * h / 4);
+        let row = ew as usize * 2;
+        let (mut y, mut u, mut v) = planes(ew as usize * eh as usize);
         let average = |a: u8, b: u8| u16::midpoint(u16::from(a), u16::from(b) + 1) as u8;
-        for rows in data.chunks_exact(stride * 2).take(h / 2) {
-            let (top, bottom) = (&rows[..w * 2], &rows[stride..stride + w * 2]);
+        for rows in data.chunks_exact(stride * 2).take(eh as usize / 2) {
+            let (top, bottom) = (&rows[..row], &rows[stride..stride + row]);
             y.extend(top.chunks_exact(2).map(|p| p[0]));
             y.extend(bottom.chunks_exact(2).map(|p| p[0]));
             let pairs = || top.chunks_exact(4).zip(bottom.chunks_exact(4));
@@ -204,16 +202,15 @@ impl Frame {
         captured_at: SystemTime,
     ) -> Result<Self, FrameError> {
         let (ew, eh) = even(width, height)?;
-        let (w, h) = (width as usize, height as usize);
-        let chroma_stride = w.next_multiple_of(2);
-        need("NV12", width, height, w * h + chroma_stride * h.div_ceil(2), data.len())?;
-        let (luma, chroma) = data.split_at(w * h);
-        let mut y = Vec::with_capacity(ew as usize * eh as usize);
-        for row in luma.chunks_exact(w).take(eh as usize) {
+        let luma_size = width as usize * height as usize;
+        let chroma_stride = width.next_multiple_of(2) as usize;
+        let chroma_size = chroma_stride * height.div_ceil(2) as usize;
+        need("NV12", width, height, luma_size + chroma_size, data.len())?;
+        let (luma, chroma) = data.split_at(luma_size);
+        let (mut y, mut u, mut v) = planes(luma_size);
+        for row in luma.chunks_exact(width as usize).take(eh as usize) {
             y.extend_from_slice(&row[..ew as usize]);
         }
-        let mut u = Vec::with_capacity(y.len() / 4);
-        let mut v = Vec::with_capacity(y.len() / 4);
         for row in chroma.chunks_exact(chroma_stride).take(eh as usize / 2) {
             let row = &row[..ew as usize];
             u.extend(row.chunks_exact(2).map(|p| p[0]));
@@ -311,12 +308,12 @@ impl Frame {
 /// # Errors
 /// A side of the box is less than 2.
 pub fn fitted(from: (u32, u32), to: (u32, u32)) -> Result<(u32, u32), FrameError> {
-    even(to.0, to.1)?;
+    let to = even(to.0, to.1)?;
     even(from.0, from.1)?;
     let scale = (f64::from(to.0) / f64::from(from.0)).min(f64::from(to.1) / f64::from(from.1));
     let side = |from: u32, limit: u32| {
         let nearest = (f64::from(from) * scale / 2.0).round() as u32 * 2;
-        nearest.clamp(2, limit & !1)
+        nearest.clamp(2, limit)
     };
     Ok((side(from.0, to.0), side(from.1, to.1)))
 }
@@ -326,6 +323,12 @@ fn even(width: u32, height: u32) -> Result<(u32, u32), FrameError> {
         return Err(FrameError::TooSmall { width, height });
     }
     Ok((width & !1, height & !1))
+}
+
+/// Empty planes with room for this much luma and its chroma.
+fn planes(luma: usize) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let chroma = || Vec::with_capacity(luma / 4);
+    (Vec::with_capacity(luma), chroma(), chroma())
 }
 
 fn need(

@@ -1,14 +1,14 @@
 //! Access units and NAL units in Annex B byte streams (ITU-T H.264 §7.3.1, §7.4.1, Annex B).
 
-mod sps;
 mod split;
+mod sps;
 
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
-pub use sps::{idr_pic_id, profile_level_id, sps_dimensions};
 pub use split::AccessUnitSplitter;
+pub use sps::{idr_pic_id, profile_level_id, sps_dimensions};
 
 /// The start code written everywhere here.
 pub const START_CODE: [u8; 4] = [0, 0, 0, 1];

@@ -118,7 +118,8 @@ impl FrameWriter {
         let seq = self.next;
         // A number is used once, even when writing fails halfway.
         self.next += 1;
-        let path = |format: PictureFormat| self.dir.join(format!("{seq:06}.{}", format.extension()));
+        let path =
+            |format: PictureFormat| self.dir.join(format!("{seq:06}.{}", format.extension()));
         let mut files = Vec::new();
         let raw = PictureFormat::H264;
         if self.formats.contains(&raw) || picture.is_none() {

@@ -84,10 +84,7 @@ impl SourceOptions {
 ///
 /// # Errors
 /// It is not there, or what it holds is no picture. A camera is opened when its first frame is there.
-pub fn open(
-    spec: &SourceSpec,
-    options: SourceOptions,
-) -> Result<Box<dyn Source>, SourceError> {
+pub fn open(spec: &SourceSpec, options: SourceOptions) -> Result<Box<dyn Source>, SourceError> {
     Ok(match spec {
         SourceSpec::Camera(index) => Box::new(camera::CameraSource::open(*index, options)?),
         SourceSpec::Pattern { width, height } => {

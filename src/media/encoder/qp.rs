@@ -1,7 +1,7 @@
-//! Sets the quantization parameter of a running OpenH264 encoder.
+//! Sets the quantization parameter of a running `OpenH264` encoder.
 //!
 //! The safe interface of the `openh264` crate cannot: in rate control mode `Off`, the only one that
-//! leaves QP alone, it offers no way to choose one, and every other mode starts at QP 12. OpenH264's own
+//! leaves QP alone, it offers no way to choose one, and every other mode starts at QP 12. `OpenH264`'s own
 //! option `SVC_ENCODE_PARAM_EXT` can, at run time and without a reset.
 #![allow(unsafe_code)] // The crate's only way to this option is its raw interface.
 
@@ -11,7 +11,7 @@ use openh264_sys2::{ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, SEncParamExt};
 /// Sets the QP, 0 to 51, of all pictures to come. The encoder must have encoded a picture before.
 ///
 /// # Errors
-/// OpenH264's return code, when it refuses.
+/// `OpenH264`'s return code, when it refuses.
 pub(super) fn set(encoder: &mut Encoder, qp: u8) -> Result<(), i32> {
     let mut params = SEncParamExt::default();
     // SAFETY: the encoder outlives the calls, `params` is the structure this option reads and writes,

@@ -14,9 +14,9 @@ pub(super) const MAX_PASSES: u32 = 7;
 /// How much ln(size) usually falls from one QP to the next.
 const USUAL_SLOPE: f64 = 0.125;
 
-/// A picture this close to the budget is taken without trying the next QP: sizes of neighbours hardly
-/// ever differ by less.
-const FULL_ENOUGH: f64 = 0.96;
+/// A picture this close to the budget is taken without trying the next QP: only where a step changes
+/// the size by less than 7 %, as in white noise, could that one fit, too.
+const FULL_ENOUGH: f64 = 0.93;
 
 /// What one search found out, kept for the next picture of perhaps the same scene.
 #[derive(Debug, Clone, Copy)]
@@ -134,7 +134,8 @@ impl Search {
     /// Where ln(size) meets the budget, in QP.
     fn crossing(&self) -> f64 {
         let target = self.budget.ln();
-        let along = |(qp, size): (u8, f64), slope: f64| f64::from(qp) + (size.ln() - target) / slope;
+        let along =
+            |(qp, size): (u8, f64), slope: f64| f64::from(qp) + (size.ln() - target) / slope;
         match (self.over, self.fits) {
             (Some((low, Some(large))), Some((high, small))) => {
                 let slope = (large.ln() - small.ln()) / f64::from(high - low);
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(run(100_000, None, |_| Some(500)).chosen(), Some(0));
         let hopeless = run(100_000, None, |_| Some(200_000));
         assert_eq!((hopeless.chosen(), hopeless.next()), (None, None));
-        let noise = run(100_000, None, |qp| (qp > 40).then(|| 99_000 - usize::from(qp)));
+        let noise = run(100_000, None, |qp| (qp > 40).then(|| 50_000 - usize::from(qp)));
         assert_eq!(noise.chosen(), Some(41));
     }
 

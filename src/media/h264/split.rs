@@ -94,7 +94,9 @@ mod tests {
 
     fn stream(nals: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
-        nals.iter().for_each(|nal| append_nal(&mut out, nal));
+        for nal in nals {
+            append_nal(&mut out, nal);
+        }
         out
     }
 

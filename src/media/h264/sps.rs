@@ -93,8 +93,7 @@ impl Sps {
             }
         }
         let unit_x = if matches!(chroma_format, 1 | 2) { 2 } else { 1 };
-        let unit_y =
-            if chroma_format == 1 { 2 } else { 1 } * if frame_mbs_only { 1 } else { 2 };
+        let unit_y = if chroma_format == 1 { 2 } else { 1 } * if frame_mbs_only { 1 } else { 2 };
         let width = width.checked_sub((crop[0] + crop[1]) * unit_x)?;
         let height = height.checked_sub((crop[2] + crop[3]) * unit_y)?;
         let fits = |side: u64| (1..=MAX_SIDE).contains(&side).then_some(side as u32);

@@ -72,8 +72,12 @@ pub(super) fn encode(format: PictureFormat, frame: &Frame) -> Result<Vec<u8>, St
         PictureFormat::Y4m => return Ok(y4m(frame)),
         PictureFormat::Jpg => {
             let rgb = frame.to_rgb8().map_err(|e| e.to_string())?;
-            JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY)
-                .write_image(&rgb, width, height, ExtendedColorType::Rgb8)
+            JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY).write_image(
+                &rgb,
+                width,
+                height,
+                ExtendedColorType::Rgb8,
+            )
         }
         PictureFormat::Png => {
             let rgb = frame.to_rgb8().map_err(|e| e.to_string())?;

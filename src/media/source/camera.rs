@@ -1,4 +1,4 @@
-//! A camera (V4L2, AVFoundation, Media Foundation through `nokhwa`).
+//! A camera (V4L2, `AVFoundation`, Media Foundation through `nokhwa`).
 //!
 //! Drivers queue frames: one that is asked only now and then hands out old ones. So a thread of its own
 //! takes every frame as it comes and keeps the newest; the conversion to I420 happens only for frames
@@ -110,7 +110,10 @@ impl Source for CameraSource {
     fn next(&mut self) -> Result<Option<Captured>, SourceError> {
         let given = self.given;
         let fresh = |state: &State| {
-            state.newest.as_ref().is_some_and(|new| new.number > given && new.at.elapsed() < MAX_AGE)
+            state
+                .newest
+                .as_ref()
+                .is_some_and(|new| new.number > given && new.at.elapsed() < MAX_AGE)
         };
         let mut state = self.shared.wait(WAIT, |state| fresh(state) || state.failure.is_some());
         if !fresh(&state) {

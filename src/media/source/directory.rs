@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Captured, Source, SourceError, SourceOptions, picture::read_picture, spec::is_picture};
+use super::{
+    Captured, Source, SourceError, SourceOptions, picture::read_picture, spec::is_picture,
+};
 
 /// Gives one picture after the other; what cannot be read is skipped with a warning.
 pub(super) struct DirectorySource {

@@ -98,8 +98,10 @@ mod tests {
 
     #[test]
     fn an_end_marker_in_a_segment_is_no_end() {
-        let picture =
-            [0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9, 0xff, 0xda, 0, 2, 1, 0xff, 0, 2, 0xff, 0xd9];
+        let picture = [
+            0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9, 0xff, 0xda, 0, 2, 1, 0xff, 0, 2,
+            0xff, 0xd9,
+        ];
         assert_eq!(picture_end(&picture), Some(picture.len()));
         let two = [&picture[..], &picture[..]].concat();
         let mut source = MjpegSource::new(&two[..], "test".into(), SourceOptions::default());

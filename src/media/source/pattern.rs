@@ -122,8 +122,14 @@ fn background(width: u32, height: u32) -> Frame {
             })
             .collect()
     };
-    let (u, v) = (chroma(true), chroma(false));
-    Frame { width, height, y, u, v, captured_at: SystemTime::UNIX_EPOCH }
+    Frame {
+        width,
+        height,
+        y,
+        u: chroma(true),
+        v: chroma(false),
+        captured_at: SystemTime::UNIX_EPOCH,
+    }
 }
 
 /// Colour bars over the lower third, moved on with every number, and a block that wanders above them.

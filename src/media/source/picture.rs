@@ -70,8 +70,10 @@ pub(super) fn decode_picture(data: &[u8], name: &str) -> Result<Frame, SourceErr
 
 fn decode(data: impl BufRead + Seek, name: &str) -> Result<Frame, SourceError> {
     let captured_at = SystemTime::now();
-    let wrong =
-        |cause: &dyn std::fmt::Display| SourceError::Picture { name: name.to_owned(), cause: cause.to_string() };
+    let wrong = |cause: &dyn std::fmt::Display| SourceError::Picture {
+        name: name.to_owned(),
+        cause: cause.to_string(),
+    };
     let picture = decode_upright(data).map_err(|e| wrong(&e))?;
     let (width, height) = (picture.width(), picture.height());
     let rgb = picture.into_rgb8();

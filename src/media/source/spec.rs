@@ -38,7 +38,9 @@ pub enum SourceSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Not a camera index.
-    #[error("`{0}` is no camera: write `camera` or `camera:N` with N as `orion-peer devices` lists it")]
+    #[error(
+        "`{0}` is no camera: write `camera` or `camera:N` with N as `orion-peer devices` lists it"
+    )]
     Camera(String),
     /// Not a picture size.
     #[error("`{0}` is no pattern: write `pattern` or `pattern:WxH`, 16x16 to 3840x2160")]
@@ -155,7 +157,10 @@ mod tests {
         assert_eq!(parse("x.y4m"), Ok(SourceSpec::Y4m("x.y4m".into())));
         assert_eq!(parse("x.h264"), Ok(SourceSpec::H264("x.h264".into())));
         assert_eq!(parse("nowhere/"), Ok(SourceSpec::Directory("nowhere/".into())));
-        assert_eq!(parse(env!("CARGO_MANIFEST_DIR")).unwrap().to_string(), env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(
+            parse(env!("CARGO_MANIFEST_DIR")).unwrap().to_string(),
+            env!("CARGO_MANIFEST_DIR")
+        );
         assert_eq!(parse("x.mp4"), Err(SpecError::Unknown("x.mp4".into())));
     }
 }

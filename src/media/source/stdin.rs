@@ -36,7 +36,8 @@ pub fn open_stream(
             Ok(Box::new(PictureSource::from_frame(name, frame)))
         }
         _ => {
-            let begin = begin.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+            let begin =
+                begin.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
             Err(SourceError::UnknownFormat { name: name.to_owned(), begin })
         }
     }

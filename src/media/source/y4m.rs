@@ -92,7 +92,9 @@ impl<R: Read> Y4mSource<R> {
             Chroma::Mono => (vec![128; cw * h.div_ceil(2)], vec![128; cw * h.div_ceil(2)]),
             Chroma::C420 => (u.to_vec(), v.to_vec()),
             Chroma::C422 => (halve_rows(u, cw), halve_rows(v, cw)),
-            Chroma::C444 => (halve_rows(&halve_columns(u, w), cw), halve_rows(&halve_columns(v, w), cw)),
+            Chroma::C444 => {
+                (halve_rows(&halve_columns(u, w), cw), halve_rows(&halve_columns(v, w), cw))
+            }
         };
         let planes = [(luma, w), (&u[..], cw), (&v[..], cw)];
         Frame::from_planes((self.width, self.height), planes, SystemTime::now())
@@ -173,7 +175,9 @@ fn halve_rows(plane: &[u8], width: usize) -> Vec<u8> {
 fn halve_columns(plane: &[u8], width: usize) -> Vec<u8> {
     plane
         .chunks(width)
-        .flat_map(|row| row.chunks(2).map(|pair| average(pair[0], *pair.last().unwrap_or(&pair[0]))))
+        .flat_map(|row| {
+            row.chunks(2).map(|pair| average(pair[0], *pair.last().unwrap_or(&pair[0])))
+        })
         .collect()
 }
 
@@ -183,11 +187,10 @@ mod tests {
 
     fn frames(stream: &[u8]) -> (Vec<Frame>, Option<SourceError>) {
         let mut found = Vec::new();
-        let mut source =
-            match Y4mSource::new(stream, "test".into(), SourceOptions::default()) {
-                Ok(source) => source,
-                Err(error) => return (found, Some(error)),
-            };
+        let mut source = match Y4mSource::new(stream, "test".into(), SourceOptions::default()) {
+            Ok(source) => source,
+            Err(error) => return (found, Some(error)),
+        };
         loop {
             match source.next() {
                 Ok(Some(Captured::Frame(frame))) => found.push(frame),
@@ -233,7 +236,14 @@ mod tests {
 
     #[test]
     fn headers_that_make_no_sense_are_refused() {
-        for header in ["YUV4MPEG2 W4\n", "YUV4MPEG2 W0 H2\n", "YUV4MPEG2 W4 H2 C420p10\n", "P6 4 2\n", "YUV4MPEG2 W4 H2", "YUV4MPEG2 W4 H999999999\n"] {
+        for header in [
+            "YUV4MPEG2 W4\n",
+            "YUV4MPEG2 W0 H2\n",
+            "YUV4MPEG2 W4 H2 C420p10\n",
+            "P6 4 2\n",
+            "YUV4MPEG2 W4 H2",
+            "YUV4MPEG2 W4 H999999999\n",
+        ] {
             let (_, error) = frames(header.as_bytes());
             assert!(matches!(error, Some(SourceError::Y4mHeader { .. })), "{header}: {error:?}");
         }

@@ -64,7 +64,9 @@ mod tests {
 
     #[test]
     fn short_and_broken_buffers_are_errors() {
-        for format in [FrameFormat::YUYV, FrameFormat::NV12, FrameFormat::RAWRGB, FrameFormat::MJPEG] {
+        for format in
+            [FrameFormat::YUYV, FrameFormat::NV12, FrameFormat::RAWRGB, FrameFormat::MJPEG]
+        {
             let error = convert(format, &[0; 5]).unwrap_err();
             assert!(error.to_string().contains("camera 0"), "{error}");
         }

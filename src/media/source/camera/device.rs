@@ -105,7 +105,13 @@ pub(super) fn classify(index: u32, error: &NokhwaError) -> SourceError {
     let says = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if says(&["os error 16)", "resource busy", "in use"]) {
         SourceError::CameraBusy { index }
-    } else if says(&["os error 19)", "os error 2)", "os error 6)", "No such device", "No such file"]) {
+    } else if says(&[
+        "os error 19)",
+        "os error 2)",
+        "os error 6)",
+        "No such device",
+        "No such file",
+    ]) {
         SourceError::CameraGone { index }
     } else if says(&["os error 13)", "os error 1)", "ermission denied", "not permitted"]) {
         SourceError::CameraDenied { index }
@@ -121,10 +127,8 @@ fn query() -> Result<Vec<(u32, CameraInfo)>, SourceError> {
     let list = catch_unwind(AssertUnwindSafe(|| nokhwa::query(ApiBackend::Auto)))
         .map_err(|_| wrong("the camera library panicked".to_owned()))?
         .map_err(|e| wrong(e.to_string()))?;
-    let mut cameras: Vec<(u32, CameraInfo)> = list
-        .into_iter()
-        .filter_map(|info| Some((info.index().as_index().ok()?, info)))
-        .collect();
+    let mut cameras: Vec<(u32, CameraInfo)> =
+        list.into_iter().filter_map(|info| Some((info.index().as_index().ok()?, info))).collect();
     cameras.sort_by_key(|(index, _)| *index);
     cameras.dedup_by_key(|(index, _)| *index);
     Ok(cameras)
@@ -251,7 +255,10 @@ mod tests {
             SourceError::CameraBusy { index: 3 }
         ));
         assert!(matches!(kind("No such device (os error 19)"), SourceError::CameraGone { .. }));
-        assert!(matches!(kind("Permission denied (os error 13)"), SourceError::CameraDenied { .. }));
+        assert!(matches!(
+            kind("Permission denied (os error 13)"),
+            SourceError::CameraDenied { .. }
+        ));
         let other = kind("Input/output error (os error 5)");
         assert!(other.to_string().contains("os error 5") && !other.remedy().is_empty());
     }

@@ -1,0 +1,67 @@
+//! Why a frame could not be encoded.
+
+use super::{MIN_BUDGET, MIN_SIDE};
+use crate::media::frame::FrameError;
+
+/// Why a frame could not be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// `OpenH264` could not be started.
+    #[error("cannot start the H.264 encoder for {width}x{height}: {cause}")]
+    Start {
+        /// Width of the picture.
+        width: u32,
+        /// Height of the picture.
+        height: u32,
+        /// What `OpenH264` said.
+        #[source]
+        cause: openh264::Error,
+    },
+    /// The frame is smaller than `OpenH264` takes.
+    #[error("cannot encode {width}x{height}: both sides need at least {MIN_SIDE} pixels")]
+    TooSmall {
+        /// Width of the frame.
+        width: u32,
+        /// Height of the frame.
+        height: u32,
+    },
+    /// The frame is larger than `OpenH264` takes.
+    #[error(
+        "cannot encode {width}x{height}: at most 3840x2160 or 2160x3840 pixels; ask for a smaller size"
+    )]
+    TooLarge {
+        /// Width of the frame.
+        width: u32,
+        /// Height of the frame.
+        height: u32,
+    },
+    /// The budget is smaller than any picture.
+    #[error("cannot encode a keyframe in {max_bytes} bytes: at least {MIN_BUDGET} are needed")]
+    BudgetTooSmall {
+        /// The budget.
+        max_bytes: usize,
+    },
+    /// Even the smallest picture is over the budget.
+    #[error(
+        "cannot encode {width}x{height} in {max_bytes} bytes, however small the picture is made"
+    )]
+    DoesNotFit {
+        /// Width of the frame.
+        width: u32,
+        /// Height of the frame.
+        height: u32,
+        /// The budget.
+        max_bytes: usize,
+    },
+    /// `OpenH264` did not take the QP.
+    #[error("cannot set QP {qp}: OpenH264 returned {code}")]
+    SetQp {
+        /// The QP.
+        qp: u8,
+        /// `OpenH264`'s return code.
+        code: i32,
+    },
+    /// The picture could not be made smaller.
+    #[error("cannot scale the frame: {0}")]
+    Scale(#[from] FrameError),
+}
