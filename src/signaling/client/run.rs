@@ -67,7 +67,8 @@ pub(super) async fn run(
         Err(error) => (None, error.to_string(), Some(error)),
     };
     // Without the queue the handle's `close` is done, whether or not the last event is read.
-    let Client { outlet, .. } = client;
+    let Client { outlet, queue, .. } = client;
+    drop(queue);
     outlet.last(ClientEvent::Closed { code, reason, error }).await;
 }
 
