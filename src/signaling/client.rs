@@ -65,7 +65,7 @@ impl ClientConfig {
             retry_first: false,
             backoff: Backoff::default(),
             connect_within: Duration::from_secs(10),
-            renew_before: Duration::from_secs(60),
+            renew_before: Duration::from_mins(1),
             ping_every: Duration::from_secs(25),
             pong_within: Duration::from_secs(10),
         }

@@ -196,13 +196,11 @@ impl TokenClient {
     /// [`TokenError`]
     pub async fn fetch(&self) -> Result<TokenAnswer, TokenError> {
         let url = redacted(&self.url);
-        let body = serde_json::to_vec(&self.request).expect("a request is made of strings");
         let response = self
             .http
             .post(self.url.clone())
             .bearer_auth(self.access_token.trim())
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body)
+            .json(&self.request)
             .send()
             .await
             .map_err(|error| unreachable_at(&url, &error))?;
@@ -284,7 +282,8 @@ fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
             || cause
                 .downcast_ref::<std::io::Error>()
                 .and_then(std::io::Error::get_ref)
-                .is_some_and(|inner| inner.is::<rustls::Error>())
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+                .is_some()
     });
     let dns = chain(error).any(|cause| cause.to_string().contains("dns error"));
     let stage = if dns {

@@ -9,16 +9,16 @@ use std::{
 use super::message::TransactionId;
 
 /// Lifetime given when none is asked for, and the shortest one given (RFC 8656 §3.2).
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+pub const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
 
 /// Longest lifetime given (RFC 8656 §7.2).
-pub const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+pub const MAX_LIFETIME: Duration = Duration::from_hours(1);
 
 /// Lifetime of a permission (RFC 8656 §9).
-const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+const PERMISSION_LIFETIME: Duration = Duration::from_mins(5);
 
 /// Lifetime of a channel (RFC 8656 §12).
-const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+const CHANNEL_LIFETIME: Duration = Duration::from_mins(10);
 
 /// An allocation; `R` is the relay socket it owns, and dropping it closes that.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ struct Channel {
 }
 
 /// Why a permission or channel was not installed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// The channel is bound to another peer, or the peer to another channel.
     Taken,
@@ -183,10 +183,10 @@ mod tests {
         let peer: SocketAddr = "198.51.100.1:7".parse().unwrap();
         allocation.bind(0x4000, peer, 8, now).unwrap();
         assert!(allocation.permits(peer.ip(), now + Duration::from_secs(299)));
-        assert!(!allocation.permits(peer.ip(), now + Duration::from_secs(300)));
+        assert!(!allocation.permits(peer.ip(), now + Duration::from_mins(5)));
         assert_eq!(allocation.channel_of(peer, now + Duration::from_secs(599)), Some(0x4000));
-        assert_eq!(allocation.channel_of(peer, now + Duration::from_secs(600)), None);
-        assert_eq!(allocation.peer_of(0x4000, now + Duration::from_secs(600)), None);
+        assert_eq!(allocation.channel_of(peer, now + Duration::from_mins(10)), None);
+        assert_eq!(allocation.peer_of(0x4000, now + Duration::from_mins(10)), None);
     }
 
     #[test]

@@ -79,8 +79,8 @@ impl Default for Limits {
             peers_per_allocation: 64,
             tcp_connections: 1024,
             bytes_per_second: None,
-            nonce_lifetime: Duration::from_secs(3600),
-            tcp_idle: Duration::from_secs(60),
+            nonce_lifetime: Duration::from_hours(1),
+            tcp_idle: Duration::from_mins(1),
         }
     }
 }

@@ -113,7 +113,7 @@ const DENIED: [IpNet; 28] = [
 /// Says which peer addresses a client may reach through the relay.
 #[derive(Debug, Clone, Default)]
 pub struct PeerFilter {
-    /// Allows 127/8 and ::1, for servers that only serve their own machine.
+    /// Allows 127/8 and `::1`, for servers that only serve their own machine.
     pub allow_loopback: bool,
     /// Allowed although they are special.
     pub allow: Vec<IpNet>,

@@ -291,11 +291,10 @@ impl Builder {
         let mut value = Vec::with_capacity(20);
         value.extend_from_slice(&[0, if address.is_ipv4() { 1 } else { 2 }]);
         value.extend_from_slice(&(address.port() ^ (MAGIC_COOKIE >> 16) as u16).to_be_bytes());
+        let mask = xor_mask(&self.transaction);
         match address.ip() {
-            IpAddr::V4(ip) => value.extend_from_slice(&(ip.to_bits() ^ MAGIC_COOKIE).to_be_bytes()),
-            IpAddr::V6(ip) => {
-                value.extend_from_slice(&(ip.to_bits() ^ xor_mask(&self.transaction)).to_be_bytes())
-            }
+            IpAddr::V4(ip) => value.extend((ip.to_bits() ^ MAGIC_COOKIE).to_be_bytes()),
+            IpAddr::V6(ip) => value.extend((ip.to_bits() ^ mask).to_be_bytes()),
         }
         self.attribute(kind, &value)
     }

@@ -96,7 +96,7 @@ impl<R: Clone> Protocol<R> {
     }
 
     /// Takes one datagram, or one frame of a TCP connection, from a client.
-    pub fn from_client(&mut self, tuple: FiveTuple, data: &[u8], now: Now) -> Action<R> {
+    pub fn client_datagram(&mut self, tuple: FiveTuple, data: &[u8], now: Now) -> Action<R> {
         if matches!(data.first(), Some(0x40..=0x7F)) {
             return self.channel_data(tuple, data, now.instant);
         }
@@ -110,7 +110,7 @@ impl<R: Clone> Protocol<R> {
     }
 
     /// Frames what a peer sent for the client of that allocation; `None` drops it.
-    pub fn from_peer(
+    pub fn peer_datagram(
         &mut self,
         tuple: FiveTuple,
         peer: SocketAddr,
@@ -210,7 +210,7 @@ impl<R: Clone> Protocol<R> {
             return Action::Drop;
         }
         let start = data.offset + 4;
-        self.to_peer(tuple, peer, start..start + data.value.len(), now)
+        self.relay(tuple, peer, start..start + data.value.len(), now)
     }
 
     fn channel_data(&mut self, tuple: FiveTuple, data: &[u8], now: Instant) -> Action<R> {
@@ -219,12 +219,12 @@ impl<R: Clone> Protocol<R> {
         let number = u16::from_be_bytes([n0, n1]);
         let peer = self.allocations.get(&tuple).and_then(|a| a.peer_of(number, now));
         match peer {
-            Some(peer) if length <= rest.len() => self.to_peer(tuple, peer, 4..4 + length, now),
+            Some(peer) if length <= rest.len() => self.relay(tuple, peer, 4..4 + length, now),
             _ => Action::Drop,
         }
     }
 
-    fn to_peer(
+    fn relay(
         &mut self,
         tuple: FiveTuple,
         peer: SocketAddr,
@@ -267,13 +267,11 @@ impl<R: Clone> Protocol<R> {
         let mut keys = existing.map(|a| a.key).into_iter().chain(
             passwords.iter().map(|password| long_term_key(username, &self.config.realm, password)),
         );
-        match keys.find(|key| realm == self.config.realm && request.verify(key)) {
-            Some(key) => Ok((username.to_owned(), key)),
-            None => {
-                self.counters.refuse(Refusal::Unauthorized);
-                Err(self.challenge(tuple, request, Refusal::Unauthorized, now.instant))
-            }
+        if let Some(key) = keys.find(|key| realm == self.config.realm && request.verify(key)) {
+            return Ok((username.to_owned(), key));
         }
+        self.counters.refuse(Refusal::Unauthorized);
+        Err(self.challenge(tuple, request, Refusal::Unauthorized, now.instant))
     }
 
     /// 401 or 438, with what the client needs to try again.

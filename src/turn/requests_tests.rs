@@ -54,7 +54,7 @@ impl Rig {
     }
 
     fn login(&mut self, secret: &str, id: &str) {
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         (self.username, self.password) = RestCredentials::mint(secret, id, self.now.wall, hour);
         self.challenge();
     }
@@ -69,7 +69,7 @@ impl Rig {
     }
 
     fn raw(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
-        match self.server.from_client(self.tuple, raw, self.now) {
+        match self.server.client_datagram(self.tuple, raw, self.now) {
             Action::Reply(answer) => Some(answer),
             Action::Bind(pending) => {
                 assert_eq!(pending.tuple, self.tuple);
@@ -224,7 +224,7 @@ fn bad_credentials_are_refused() {
 fn expired_names_are_refused_but_a_live_allocation_keeps_its_key() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
-    rig.now.wall += Duration::from_secs(3600);
+    rig.now.wall += Duration::from_hours(1);
     assert_eq!(rig.ask(method::REFRESH, &[]), 0);
     rig.server.remove(rig.tuple);
     assert_eq!(rig.allocate(), 401);
@@ -306,7 +306,7 @@ fn one_denied_peer_spoils_the_whole_request() {
     let both: Attributes<'_> = &[(attr::XOR_PEER_ADDRESS, &good), (attr::XOR_PEER_ADDRESS, &bad)];
     assert_eq!(rig.ask(method::CREATE_PERMISSION, both), 403);
     let (peer, now) = (PEER.parse().unwrap(), rig.now.instant);
-    assert_eq!(rig.server.from_peer(rig.tuple, peer, b"x", now), None);
+    assert_eq!(rig.server.peer_datagram(rig.tuple, peer, b"x", now), None);
 }
 
 #[test]
@@ -342,20 +342,21 @@ fn data_goes_both_ways_only_with_a_permission() {
         .attribute(attr::DATA, b"hello")
         .finish();
     let (tuple, now) = (rig.tuple, rig.now);
-    assert!(matches!(rig.server.from_client(tuple, &send, now), Action::Drop));
-    assert_eq!(rig.server.from_peer(tuple, peer, b"hi", now.instant), None);
+    assert!(matches!(rig.server.client_datagram(tuple, &send, now), Action::Drop));
+    assert_eq!(rig.server.peer_datagram(tuple, peer, b"hi", now.instant), None);
     assert_eq!(rig.permit(PEER), 0);
-    let Action::ToPeer { peer: to, payload, .. } = rig.server.from_client(tuple, &send, now) else {
+    let Action::ToPeer { peer: to, payload, .. } = rig.server.client_datagram(tuple, &send, now)
+    else {
         panic!("not relayed")
     };
     assert_eq!((to, &send[payload]), (peer, &b"hello"[..]));
-    let data = rig.server.from_peer(tuple, peer, b"hi", now.instant).unwrap();
+    let data = rig.server.peer_datagram(tuple, peer, b"hi", now.instant).unwrap();
     let data = Message::parse(&data).unwrap();
     assert_eq!((data.class, data.method), (Class::Indication, method::DATA));
     assert_eq!(data.get(attr::DATA), Some(&b"hi"[..]));
     assert_eq!(data.address(attr::XOR_PEER_ADDRESS), Some(peer));
     rig.pass(300);
-    assert_eq!(rig.server.from_peer(tuple, peer, b"hi", rig.now.instant), None);
+    assert_eq!(rig.server.peer_datagram(tuple, peer, b"hi", rig.now.instant), None);
 }
 
 #[test]
@@ -368,14 +369,14 @@ fn channel_data_is_padded_on_tcp_only() {
         assert_eq!(rig.allocate(), 0);
         assert_eq!(rig.bind(0x4001, PEER), 0);
         let (tuple, now) = (rig.tuple, rig.now);
-        let framed = rig.server.from_peer(tuple, PEER.parse().unwrap(), b"hi", now.instant);
+        let framed = rig.server.peer_datagram(tuple, PEER.parse().unwrap(), b"hi", now.instant);
         assert_eq!(framed.as_deref(), Some(expected));
-        let action = rig.server.from_client(tuple, expected, now);
+        let action = rig.server.client_datagram(tuple, expected, now);
         let Action::ToPeer { payload, .. } = action else { panic!("not relayed") };
         assert_eq!(payload, 4..6);
-        let unbound = rig.server.from_client(tuple, b"\x40\x02\x00\x02hi", now);
+        let unbound = rig.server.client_datagram(tuple, b"\x40\x02\x00\x02hi", now);
         assert!(matches!(unbound, Action::Drop));
-        let short = rig.server.from_client(tuple, b"\x40\x01\x00\x03hi", now);
+        let short = rig.server.client_datagram(tuple, b"\x40\x01\x00\x03hi", now);
         assert!(matches!(short, Action::Drop));
     }
 }
@@ -387,10 +388,10 @@ fn bandwidth_is_bounded_each_way() {
     assert_eq!(rig.permit(PEER), 0);
     let (tuple, peer) = (rig.tuple, PEER.parse().unwrap());
     let now = rig.now.instant;
-    assert!(rig.server.from_peer(tuple, peer, &[0; 10], now).is_some());
-    assert!(rig.server.from_peer(tuple, peer, &[0; 1], now).is_none());
+    assert!(rig.server.peer_datagram(tuple, peer, &[0; 10], now).is_some());
+    assert!(rig.server.peer_datagram(tuple, peer, &[0; 1], now).is_none());
     let later = now + Duration::from_secs(1);
-    assert!(rig.server.from_peer(tuple, peer, &[0; 10], later).is_some());
+    assert!(rig.server.peer_datagram(tuple, peer, &[0; 10], later).is_some());
     assert_eq!(rig.server.counters.snapshot(0).dropped, 1);
 }
 
@@ -413,7 +414,7 @@ proptest::proptest! {
     #[test]
     fn no_datagram_breaks_the_server(data in proptest::collection::vec(0u8.., 0..200)) {
         let mut rig = rig();
-        let _ = rig.server.from_client(rig.tuple, &data, rig.now);
+        let _ = rig.server.client_datagram(rig.tuple, &data, rig.now);
         let _ = frame(&data);
     }
 }

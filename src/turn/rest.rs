@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn two_secrets_are_accepted_and_expiry_is_not() {
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let rest = RestCredentials::new(["new".to_owned(), "old".to_owned()]);
         let (username, current) = RestCredentials::mint("new", "phone", now, hour);
         assert_eq!(username, "1700003600:phone");

@@ -106,6 +106,8 @@ impl TurnServer {
         let _ = self.stop.send(true);
         // Every task holds a sender; the last one gone ends this.
         while self.done.recv().await.is_some() {}
+        // An allocation may have been granted while the tasks were ending.
+        self.shared.protocol().clear();
     }
 }
 
@@ -155,8 +157,8 @@ impl Shared {
     }
 
     /// Does what the protocol says about one datagram of a client.
-    pub async fn from_client(self: &Arc<Self>, tuple: FiveTuple, data: &[u8], client: &Client) {
-        let action = self.protocol().from_client(tuple, data, Now::read());
+    pub async fn client_datagram(self: &Arc<Self>, tuple: FiveTuple, data: &[u8], client: &Client) {
+        let action = self.protocol().client_datagram(tuple, data, Now::read());
         match action {
             Action::Drop => {}
             Action::Reply(answer) => client.answer(answer).await,
@@ -242,7 +244,7 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, server: SocketAd
             Ok((length, address)) => {
                 let tuple = FiveTuple { transport: Transport::Udp, client: address, server };
                 let client = Client::Udp(Arc::clone(&socket), address);
-                shared.from_client(tuple, &buffer[..length], &client).await;
+                shared.client_datagram(tuple, &buffer[..length], &client).await;
             }
             Err(error) => pause(&error).await,
         }
@@ -256,7 +258,7 @@ async fn relay(shared: Arc<Shared>, socket: Arc<UdpSocket>, tuple: FiveTuple, cl
             Ok((length, peer)) => {
                 let now = Instant::now();
                 let framed =
-                    shared.protocol().from_peer(tuple, canonical(peer), &buffer[..length], now);
+                    shared.protocol().peer_datagram(tuple, canonical(peer), &buffer[..length], now);
                 if let Some(framed) = framed
                     && !client.data(framed).await
                 {

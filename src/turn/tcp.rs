@@ -95,7 +95,7 @@ async fn read(shared: &Arc<Shared>, mut reader: OwnedReadHalf, tuple: FiveTuple,
         loop {
             match frame(&buffer) {
                 Ok(Some((length, padding))) => {
-                    shared.from_client(tuple, &buffer[..length], &client).await;
+                    shared.client_datagram(tuple, &buffer[..length], &client).await;
                     buffer.advance(length + padding);
                 }
                 Ok(None) => break,
@@ -105,9 +105,8 @@ async fn read(shared: &Arc<Shared>, mut reader: OwnedReadHalf, tuple: FiveTuple,
         buffer.reserve(4096);
         match timeout(shared.config.limits.tcp_idle, reader.read_buf(&mut buffer)).await {
             Ok(Ok(1..)) => {}
-            Ok(_) => return,
             Err(_) if shared.protocol().has(tuple) => {}
-            Err(_) => return,
+            _ => return,
         }
     }
 }

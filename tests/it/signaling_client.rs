@@ -102,7 +102,7 @@ impl Server {
         let frames = accept_hdr_async(stream, move |request: &Request, mut response: Response| {
             assert_eq!(request.uri().path(), "/api/signal");
             let authorization = request.headers()["authorization"].to_str().unwrap();
-            *token.lock().unwrap() = authorization.strip_prefix("Bearer ").unwrap().to_owned();
+            token.lock().unwrap().push_str(authorization.strip_prefix("Bearer ").unwrap());
             if echo {
                 assert_eq!(request.headers()["sec-websocket-protocol"], "orion.v1");
                 let echoed = HeaderValue::from_static("orion.v1");

@@ -72,7 +72,7 @@ impl Uclient<'_> {
 }
 
 fn fresh(secret: &str) -> (String, String) {
-    RestCredentials::mint(secret, "phone", SystemTime::now(), Duration::from_secs(600))
+    RestCredentials::mint(secret, "phone", SystemTime::now(), Duration::from_mins(10))
 }
 
 fn assert_all_came_back(output: &str) {
@@ -137,8 +137,8 @@ async fn coturns_client_is_refused_with_a_wrong_password() {
 
 #[tokio::test]
 async fn coturns_client_is_refused_with_expired_credentials() {
-    let yesterday = SystemTime::now() - Duration::from_secs(86_400);
-    let expired = RestCredentials::mint(SECRET, "phone", yesterday, Duration::from_secs(600));
+    let yesterday = SystemTime::now() - Duration::from_hours(24);
+    let expired = RestCredentials::mint(SECRET, "phone", yesterday, Duration::from_mins(10));
     let output = refused(config(), expired, Ipv4Addr::LOCALHOST).await;
     assert!(output.starts_with("[Unauthorized] "), "{output}");
     assert!(output.contains("Cannot complete Allocation"), "{output}");

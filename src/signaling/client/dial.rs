@@ -107,7 +107,7 @@ fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
 }
 
 fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
         || error.to_string().contains("tls handshake")
 }
 

@@ -35,7 +35,7 @@ use crate::{
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// Longest pause a server may ask for by `Retry-After`.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// How long the goodbye may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
@@ -66,7 +66,10 @@ pub(super) async fn run(
         }
         Err(error) => (None, error.to_string(), Some(error)),
     };
-    client.outlet.last(ClientEvent::Closed { code, reason, error }).await;
+    // Without the queue the handle's `close` is done, whether or not the last event is read.
+    let Client { outlet, queue, .. } = client;
+    drop(queue);
+    outlet.last(ClientEvent::Closed { code, reason, error }).await;
 }
 
 struct Client {
@@ -349,7 +352,12 @@ impl<'a> Link<'a> {
             }
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             if self.socket.close(Some(frame)).await.is_ok() {
-                while let Some(Ok(_)) = self.socket.next().await {}
+                // Up to the server's own close; it need not hang up before we do.
+                while let Some(Ok(frame)) = self.socket.next().await {
+                    if frame.is_close() {
+                        break;
+                    }
+                }
             }
         };
         let _ = timeout(CLOSE_WITHIN, goodbye).await;
@@ -363,7 +371,7 @@ fn lost(reason: &str) -> End {
 /// How long until a token with that `exp` is renewed; for one that is too short-lived, half its time.
 fn renew_in(exp: u64, now: Duration, before: Duration) -> Duration {
     let left = Duration::from_secs(exp).saturating_sub(now);
-    let pause = if left > before { left - before } else { left / 2 };
+    let pause = if left > before { left.saturating_sub(before) } else { left / 2 };
     pause.max(Duration::from_secs(1))
 }
 
