@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 use super::SessionError;
 use crate::{
     media::{
+        decoder::Decoder,
         encoder::{EncodeError, EncoderConfig, KeyframeEncoder},
+        frame::Frame,
         h264::AccessUnit,
         source::{self, Captured, Source, SourceError, SourceOptions, SourceSpec},
     },
@@ -226,7 +228,7 @@ fn keyframe(
         Err(error) => return CaptureResult::Failed(source_error(error)),
     };
     let frame = match captured {
-        Captured::AccessUnit(access_unit) => {
+        Captured::AccessUnit(access_unit) if access_unit.data.len() <= encoder.max_bytes() => {
             return CaptureResult::Keyframe(Box::new(CapturedKeyframe {
                 access_unit,
                 qp: None,
@@ -236,6 +238,21 @@ fn keyframe(
                 scaled_from: None,
             }));
         }
+        // One that is encoded already, but over the budget: encoded again.
+        Captured::AccessUnit(unit) => match Decoder::new().and_then(|mut d| d.decode(&unit.data)) {
+            Ok(frame) => Frame { captured_at: unit.captured_at, ..frame },
+            Err(error) => {
+                return CaptureResult::Failed(SessionError::new(
+                    Stage::Video,
+                    format!(
+                        "a keyframe of {} bytes is over the budget and cannot be decoded to be \
+                         made smaller: {error}",
+                        unit.data.len()
+                    ),
+                    "give a larger --max-bytes, or another source",
+                ));
+            }
+        },
         Captured::Frame(frame) => frame,
     };
     let frame = match size.map(|(width, height)| frame.fit(width, height)) {

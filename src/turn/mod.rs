@@ -28,6 +28,5 @@ mod tcp;
 pub use config::{Limits, TurnConfig, TurnError};
 pub use credentials::{Credentials, long_term_key};
 pub use filter::{IpNet, IpNetError, PeerFilter};
-pub use rest::RestCredentials;
 pub use server::TurnServer;
 pub use stats::{Refusal, TurnStats};

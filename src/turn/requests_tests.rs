@@ -5,9 +5,11 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use crate::auth::turn_rest::TurnSecrets;
+
 use super::*;
 use crate::turn::{
-    RestCredentials, TurnConfig, config::Limits, credentials::long_term_key, protocol::frame,
+    TurnConfig, config::Limits, credentials::long_term_key, protocol::frame,
     stats::Counters,
 };
 
@@ -30,8 +32,8 @@ type Attributes<'a> = &'a [(u16, &'a [u8])];
 
 impl Rig {
     fn new(limits: Limits) -> Self {
-        let secrets = [SECRET.to_owned(), "older".to_owned()];
-        let credentials = Arc::new(RestCredentials::new(secrets));
+        let credentials =
+            Arc::new(TurnSecrets { current: SECRET.into(), previous: Some("older".into()) });
         let config = TurnConfig { limits, ..TurnConfig::loopback(0, credentials) };
         let now = Now { instant: Instant::now(), wall: SystemTime::now() };
         let tuple = FiveTuple {

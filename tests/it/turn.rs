@@ -7,8 +7,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use orion_peer::auth::turn_rest::TurnSecrets;
 use orion_peer::turn::{
-    Limits, PeerFilter, Refusal, RestCredentials, TurnConfig, TurnError, TurnServer,
+    Limits, PeerFilter, Refusal, TurnConfig, TurnError, TurnServer,
     message::{Builder, Class, Message, attr, method},
 };
 use tokio::{
@@ -23,7 +24,7 @@ const SECRET: &str = "rotating-in";
 const OLD_SECRET: &str = "rotating-out";
 
 fn config() -> TurnConfig {
-    let credentials = RestCredentials::new([SECRET.to_owned(), OLD_SECRET.to_owned()]);
+    let credentials = TurnSecrets { current: SECRET.into(), previous: Some(OLD_SECRET.into()) };
     TurnConfig::loopback(0, Arc::new(credentials))
 }
 

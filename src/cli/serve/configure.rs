@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{DEV_ADDRESS, ServeArgs, TurnArgs};
+use super::{DEV_ADDRESS, ServeArgs};
 use crate::{
     auth::{
         jws::{Key, MIN_SECRET_BYTES, SigningKeys},
@@ -16,7 +16,7 @@ use crate::{
     },
     cli::failure::Failure,
     pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
-    server::{self, ServerConfig, TurnAdvert},
+    server::{self, ServerConfig},
     signaling::server::Origins,
     types::Stage,
 };
