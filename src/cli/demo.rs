@@ -60,7 +60,8 @@ pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
     })?;
     let dev = serve::dev(listener).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer demo", output)?;
-    observer.line(&format!("server: {} (pair demo, on this machine only)", dev.server.signal_url()));
+    observer
+        .line(&format!("server: {} (pair demo, on this machine only)", dev.server.signal_url()));
     let result = run_pair(&args, &dev.server, &mut observer).await;
     let finished = observer.finish(result);
     dev.shutdown().await;
@@ -180,13 +181,10 @@ fn joined<T>(
 }
 
 fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<LinkConfig, SessionError> {
-    let tokens = TokenClient::new(&server.token_url(), "dev", device.into(), None).map_err(|error| {
-        SessionError {
-            stage: Stage::Token,
-            message: error.to_string(),
-            remedy: error.remedy(),
-        }
-    })?;
+    let tokens =
+        TokenClient::new(&server.token_url(), "dev", device.into(), None).map_err(|error| {
+            SessionError { stage: Stage::Token, message: error.to_string(), remedy: error.remedy() }
+        })?;
     let mut peer = PeerConfig::new(role);
     peer.addresses = local_addresses(None, true, true, true);
     peer.addresses.retain(std::net::IpAddr::is_loopback);

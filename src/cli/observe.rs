@@ -92,8 +92,7 @@ impl Observer {
             .map(|path| DumpWriter::create(path, name, serde_json::json!({}), SystemTime::now()))
             .transpose()
             .map_err(|error| cannot(error.to_string()))?;
-        let mode =
-            LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
+        let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
         Ok(Self {
             output,
             live: LiveLine::new(mode),
@@ -195,7 +194,11 @@ impl Observer {
 
     fn record(&mut self, report: &Report) -> Result<(), Failure> {
         let cannot = |error: String| {
-            Failure::new(Stage::Output, error, "make room on the disk, or leave --stats and --dump out")
+            Failure::new(
+                Stage::Output,
+                error,
+                "make room on the disk, or leave --stats and --dump out",
+            )
         };
         let (now, wall) = (Instant::now(), SystemTime::now());
         if now < self.stats_due || report.stats.report.is_empty() {
@@ -243,9 +246,10 @@ pub fn failure(error: SessionError) -> Failure {
 /// The token API's URL cannot be used, or no local address is left.
 pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failure> {
     let tokens: Arc<dyn TokenProvider> = match &config.token {
-        TokenSource::Fixed(token) => Arc::new(StaticToken::new(token.expose()).map_err(|error| {
-            Failure::new(error.stage(), error.to_string(), error.remedy())
-        })?),
+        TokenSource::Fixed(token) => Arc::new(
+            StaticToken::new(token.expose())
+                .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?,
+        ),
         TokenSource::Api { url, access_token } => Arc::new(
             TokenClient::new(
                 url.as_str(),
@@ -262,7 +266,8 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
     };
-    let (v4, v6) = (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
+    let (v4, v6) =
+        (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
     let addresses = local_addresses(config.interface.as_deref(), v4, v6, loopback);
     if addresses.is_empty() {
         let interface = config.interface.as_deref().unwrap_or("any interface");

@@ -1,6 +1,9 @@
 //! `orion-peer recv`: be the Mac.
 
-use std::{path::PathBuf, time::{Duration, SystemTime}};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::json;
 
@@ -44,7 +47,10 @@ pub struct RecvArgs {
 /// Exit code 2 for flags that do not go together, 1 for what could not be done.
 pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     if args.count == Some(0) {
-        return Err(Failure::usage("--count 0 receives nothing", "give at least 1, or leave it out"));
+        return Err(Failure::usage(
+            "--count 0 receives nothing",
+            "give at least 1, or leave it out",
+        ));
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?;
     let config = ReceiverConfig {
@@ -94,7 +100,8 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
         Some(false) => ", HASH DIFFERS",
         None => "",
     };
-    let latency = record.latency_ms.map_or(String::new(), |ms| format!(", {ms:.1} ms after capture"));
+    let latency =
+        record.latency_ms.map_or(String::new(), |ms| format!(", {ms:.1} ms after capture"));
     observer.line(&format!(
         "{who}keyframe {}: {}x{}, {} bytes in {} packets{latency}{verified}",
         record.file, record.width, record.height, record.bytes, record.packets

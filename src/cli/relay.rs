@@ -10,8 +10,12 @@ use clap::Args;
 use super::{failure::Failure, serve::configure::read_secret};
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
-    server::{self, ServerConfig, TurnAdvert, metrics::{counter, gauge}},
-    turn::{IpNet, PeerFilter, TurnConfig, TurnError, TurnServer, TurnStats},
+    peer::config::local_addresses,
+    server::{
+        self, ServerConfig, TurnAdvert,
+        metrics::{counter, gauge},
+    },
+    turn::{IpNet, Limits, PeerFilter, TurnConfig, TurnError, TurnServer, TurnStats},
     types::Stage,
 };
 
@@ -34,9 +38,9 @@ pub struct TurnArgs {
     /// Networks that may be relayed to although they are private, such as 192.168.0.0/16; repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_allow: Vec<IpNet>,
-    /// Allocations one user may hold at a time
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub turn_quota: usize,
+    /// Allocations one device may hold at a time; default 10
+    #[arg(long, value_name = "N")]
+    pub turn_quota: Option<usize>,
     /// External STUN or TURN server to name in token answers, instead of the embedded one; repeatable
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub turn_url: Vec<String>,
@@ -73,12 +77,12 @@ pub async fn start(
         relay_bind: (address != wanted.ip()).then_some(wanted.ip()),
         peers: PeerFilter {
             allow_loopback: dev,
-            allow: args.turn_allow.clone(),
+            allow: allowed(args, dev)?,
             ..PeerFilter::default()
         },
-        limits: crate::turn::Limits {
-            allocations_per_user: args.turn_quota,
-            ..crate::turn::Limits::default()
+        limits: Limits {
+            allocations_per_user: args.turn_quota.unwrap_or(Limits::default().allocations_per_user),
+            ..Limits::default()
         },
         ..TurnConfig::loopback(
             wanted.port(),
@@ -103,6 +107,20 @@ pub async fn start(
     let read = relay.stats_reader();
     config.extra_metrics = Some(Arc::new(move |text| metrics(text, &read())));
     Ok(Some(relay))
+}
+
+/// Networks relayed to although they are private; a dev server relays to this machine's addresses.
+fn allowed(args: &TurnArgs, dev: bool) -> Result<Vec<IpNet>, Failure> {
+    let mut allowed = args.turn_allow.clone();
+    if dev {
+        for address in local_addresses(None, true, true, true) {
+            let host = address.to_string().parse::<IpNet>().map_err(|error| {
+                Failure::new(Stage::Server, error.to_string(), "give --no-turn")
+            })?;
+            allowed.push(host);
+        }
+    }
+    Ok(allowed)
 }
 
 /// The address clients are told to relay on; it cannot be a wildcard.
@@ -160,11 +178,8 @@ fn metrics(text: &mut String, stats: &TurnStats) {
         let help = format!("TURN {} since the start", name.replace('_', " "));
         counter(text, &format!("orion_turn_{name}_total"), "", &help, [("", value)]);
     }
-    let refused: Vec<(String, u64)> = stats
-        .refused
-        .iter()
-        .map(|(reason, count)| (reason.code().0.to_string(), *count))
-        .collect();
+    let refused: Vec<(String, u64)> =
+        stats.refused.iter().map(|(reason, count)| (reason.code().0.to_string(), *count)).collect();
     counter(
         text,
         "orion_turn_refused_total",
@@ -208,7 +223,7 @@ mod tests {
     async fn the_embedded_relay_is_told_of_in_token_answers() {
         let mut config = ServerConfig::dev().await.unwrap();
         let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let args = TurnArgs { turn_listen: Some(here), turn_quota: 3, ..TurnArgs::default() };
+        let args = TurnArgs { turn_listen: Some(here), turn_quota: Some(3), ..TurnArgs::default() };
         let relay = start(&args, here, true, &mut config).await.unwrap().unwrap();
         let port = relay.udp_address().unwrap().port();
         assert_eq!(relay.tcp_address().unwrap().port(), port);

@@ -1,6 +1,9 @@
 //! `orion-peer send`: be the phone.
 
-use std::{path::PathBuf, time::{Duration, SystemTime}};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::json;
 
@@ -140,11 +143,9 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
     let SentKeyframe { info, captured, sent, saved } = keyframe;
     let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
     let encoded = match captured.qp {
-        Some(qp) => format!(
-            ", QP {qp} in {} passes, {:.1} ms",
-            captured.passes,
-            ms(captured.encode_time)
-        ),
+        Some(qp) => {
+            format!(", QP {qp} in {} passes, {:.1} ms", captured.passes, ms(captured.encode_time))
+        }
         None => String::new(),
     };
     observer.keyframe(info.bytes);

@@ -13,7 +13,10 @@ use std::{
 use async_trait::async_trait;
 use rtc::{
     ice::mdns::MulticastDnsMode,
-    peer_connection::{sdp::RTCSessionDescription, transport::RTCIceCandidateInit},
+    peer_connection::{
+        sdp::RTCSessionDescription,
+        transport::{RTCIceCandidate, RTCIceCandidateInit},
+    },
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use webrtc::{
@@ -32,7 +35,7 @@ use super::{
     control::{ChannelRef, ControlChannels},
     runtime::PeerRuntime,
     sdp,
-    stats::{self, Snapshot},
+    stats::{self, CandidateStats, Snapshot},
     tap::{KeyframeRequest, Tap, TapCounters},
     video::{self, ReceivedAccessUnit, SentAccessUnit, VideoSender},
 };
@@ -489,7 +492,20 @@ impl Peer {
     /// getStats with W3C names.
     pub async fn stats(&self) -> Snapshot {
         let report = self.connection.get_stats(Instant::now(), StatsSelector::None).await;
-        stats::snapshot(&report, &self.counters, self.shared.control.counters())
+        let selected = self.selected_pair().await;
+        stats::snapshot(&report, selected, &self.counters, self.shared.control.counters())
+    }
+
+    /// The selected pair, which the crate's report names but does not always describe.
+    async fn selected_pair(&self) -> Option<[CandidateStats; 2]> {
+        let dtls = self.connection.sctp().await?.transport();
+        let pair = dtls.ice_transport().get_selected_candidate_pair().await.ok()??;
+        let describe = |candidate: &RTCIceCandidate| CandidateStats {
+            kind: candidate.typ.to_string().parse().unwrap_or(CandidateType::Prflx),
+            address: candidate.address.clone(),
+            port: candidate.port,
+        };
+        Some([describe(pair.local()), describe(pair.remote())])
     }
 
     /// Closes the connection and everything on it.

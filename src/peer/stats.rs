@@ -48,8 +48,28 @@ pub struct SelectedPair {
     pub current_round_trip_time: Option<f64>,
 }
 
+/// A candidate of the selected pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CandidateStats {
+    pub(super) kind: CandidateType,
+    pub(super) address: String,
+    pub(super) port: u16,
+}
+
+impl CandidateStats {
+    fn socket(&self) -> String {
+        let Self { address, port, .. } = self;
+        if address.contains(':') {
+            format!("[{address}]:{port}")
+        } else {
+            format!("{address}:{port}")
+        }
+    }
+}
+
 pub(super) fn snapshot(
     report: &RTCStatsReport,
+    selected: Option<[CandidateStats; 2]>,
     tap: &Arc<TapCounters>,
     control: ControlCounters,
 ) -> Snapshot {
@@ -64,7 +84,7 @@ pub(super) fn snapshot(
     link_candidates(&mut entries);
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Snapshot {
-        pair: selected_pair(&entries),
+        pair: selected_pair(&mut entries, selected),
         report: entries,
         video_bytes_sent: get(&tap.rtp_bytes_sent),
         video_bytes_received: get(&tap.rtp_bytes_received),
@@ -127,6 +147,11 @@ fn mend(value: &mut Value, tap: &TapCounters) {
             stats.insert("retransmittedPacketsSent".into(), json!(get(&tap.packets_nacked)));
             drop_zero_numbers(stats);
         }
+        "transport" => {
+            drop_zero(stats, &["ccfbMessagesReceived", "ccfbMessagesSent"]);
+            drop_empty(stats, &["iceLocalUsernameFragment"]);
+        }
+        "remote-outbound-rtp" => drop_zero_numbers(stats),
         "remote-inbound-rtp" => {
             let jitter = seconds(stats.remove("jitter"));
             stats.insert("jitter".into(), jitter);
@@ -168,7 +193,7 @@ fn drop_zero(stats: &mut Map<String, Value>, keys: &[&str]) {
 
 fn drop_empty(stats: &mut Map<String, Value>, keys: &[&str]) {
     for key in keys {
-        if stats.get(*key).is_some_and(|v| v.is_null() || v == "" || v == "unspecified") {
+        if stats.get(*key).is_some_and(|v| v.is_null() || v == "" || v == "Unspecified") {
             stats.remove(*key);
         }
     }
@@ -195,40 +220,63 @@ fn link_candidates(entries: &mut Map<String, Value>) {
     }
 }
 
-fn selected_pair(entries: &Map<String, Value>) -> Option<SelectedPair> {
-    let of_type = |kind: &'static str| {
-        entries.values().filter(move |v| v.get("type").and_then(Value::as_str) == Some(kind))
-    };
-    let selected = of_type("transport")
+fn entries_of<'a>(
+    entries: &'a Map<String, Value>,
+    kind: &'static str,
+) -> impl Iterator<Item = &'a Value> {
+    entries.values().filter(move |v| v.get("type").and_then(Value::as_str) == Some(kind))
+}
+
+/// Id of the selected pair's entry.
+fn selected_id(entries: &Map<String, Value>) -> Option<String> {
+    let told = entries_of(entries, "transport")
         .filter_map(|transport| transport.get("selectedCandidatePairId")?.as_str())
-        .find_map(|id| entries.get(id));
-    let pair = selected.or_else(|| {
-        of_type("candidate-pair")
+        .find(|id| entries.contains_key(*id));
+    let found = told.or_else(|| {
+        entries_of(entries, "candidate-pair")
             .find(|pair| pair["nominated"] == json!(true) && pair["state"] == json!("succeeded"))
-    })?;
-    let candidate = |key: &str| entries.get(pair.get(key)?.as_str()?);
-    let local = candidate("localCandidateId")?;
-    let remote = candidate("remoteCandidateId")?;
-    let kind = |c: &Value| c.get("candidateType")?.as_str()?.parse::<CandidateType>().ok();
-    let address = |c: &Value| {
-        let port = c.get("port").and_then(Value::as_u64).unwrap_or(0);
-        match c.get("address").and_then(Value::as_str) {
-            Some(ip) if ip.contains(':') => format!("[{ip}]:{port}"),
-            Some(ip) => format!("{ip}:{port}"),
-            None => String::new(),
-        }
-    };
-    let (local_kind, remote_kind) = (kind(local)?, kind(remote)?);
+            .and_then(|pair| pair["id"].as_str())
+    });
+    found.map(str::to_owned)
+}
+
+/// Describes the selected pair, and adds the entry of its remote candidate when the crate left it
+/// out: a check that came before the candidate was signaled makes it peer reflexive. A signaled
+/// candidate of the same address then tells its type (RFC 8445 §7.3.1.3).
+fn selected_pair(
+    entries: &mut Map<String, Value>,
+    selected: Option<[CandidateStats; 2]>,
+) -> Option<SelectedPair> {
+    let [local, mut remote] = selected?;
+    let id = selected_id(entries);
+    let rtt = id.as_ref().and_then(|id| entries[id]["currentRoundTripTime"].as_f64());
+    if let Some(id) = id
+        && let Some(name) = entries[&id]["remoteCandidateId"].as_str().map(str::to_owned)
+        && !name.is_empty()
+        && !entries.contains_key(&name)
+    {
+        let timestamp = entries[&id]["timestamp"].clone();
+        let entry = json!({
+            "id": name, "type": "remote-candidate", "timestamp": timestamp,
+            "transportId": "RTCTransport", "candidateType": remote.kind,
+            "address": remote.address, "port": remote.port, "protocol": "udp",
+        });
+        entries.insert(name, entry);
+    }
+    if remote.kind == CandidateType::Prflx {
+        let signaled = entries_of(entries, "remote-candidate")
+            .filter(|c| c["address"] == json!(remote.address) && c["port"] == json!(remote.port))
+            .filter_map(|c| c["candidateType"].as_str()?.parse().ok())
+            .find(|kind| *kind != CandidateType::Prflx);
+        remote.kind = signaled.unwrap_or(CandidateType::Prflx);
+    }
     Some(SelectedPair {
-        connection: ConnectionType::judge(local_kind, remote_kind, Some(RelayTransport::Udp)),
-        local: local_kind,
-        remote: remote_kind,
-        local_address: address(local),
-        remote_address: address(remote),
-        current_round_trip_time: pair
-            .get("currentRoundTripTime")
-            .and_then(Value::as_f64)
-            .filter(|rtt| *rtt > 0.0),
+        connection: ConnectionType::judge(local.kind, remote.kind, Some(RelayTransport::Udp)),
+        local: local.kind,
+        remote: remote.kind,
+        local_address: local.socket(),
+        remote_address: remote.socket(),
+        current_round_trip_time: rtt.filter(|rtt| *rtt > 0.0),
     })
 }
 
@@ -236,22 +284,33 @@ fn selected_pair(entries: &Map<String, Value>) -> Option<SelectedPair> {
 mod tests {
     use super::*;
 
+    fn candidate(kind: CandidateType, address: &str, port: u16) -> CandidateStats {
+        CandidateStats { kind, address: address.into(), port }
+    }
+
     #[test]
-    fn pair_is_found_although_the_crate_shortens_ids() {
+    fn pair_is_found_although_the_crate_shortens_ids_and_leaves_candidates_out() {
         let mut entries: Map<String, Value> = serde_json::from_value(json!({
             "P1": {"id": "P1", "type": "candidate-pair", "nominated": true, "state": "succeeded",
-                "localCandidateId": "abc", "remoteCandidateId": "def", "currentRoundTripTime": 0.01},
+                "localCandidateId": "abc", "remoteCandidateId": "ghi", "currentRoundTripTime": 0.01},
             "RTCLocalIceCandidate_abc": {"id": "RTCLocalIceCandidate_abc", "type": "local-candidate",
                 "candidateType": "host", "address": "10.0.0.1", "port": 5000},
             "RTCRemoteIceCandidate_def": {"id": "RTCRemoteIceCandidate_def", "type": "remote-candidate",
-                "candidateType": "relay", "address": "::1", "port": 6000},
+                "candidateType": "host", "address": "10.0.0.2", "port": 6000},
         }))
         .unwrap();
         link_candidates(&mut entries);
-        let pair = selected_pair(&entries).unwrap();
-        assert_eq!(pair.connection, ConnectionType::Relay(None));
-        assert_eq!(pair.remote_address, "[::1]:6000");
+        assert_eq!(entries["P1"]["localCandidateId"], "RTCLocalIceCandidate_abc");
+        let local = candidate(CandidateType::Host, "10.0.0.1", 5000);
+        let early = candidate(CandidateType::Prflx, "10.0.0.2", 6000);
+        let pair = selected_pair(&mut entries, Some([local.clone(), early])).unwrap();
+        assert_eq!(pair.connection, ConnectionType::Host);
         assert_eq!(pair.current_round_trip_time, Some(0.01));
+        assert_eq!(entries["ghi"]["candidateType"], "prflx");
+        let other = candidate(CandidateType::Prflx, "::1", 6000);
+        let pair = selected_pair(&mut entries, Some([local, other])).unwrap();
+        assert_eq!(pair.connection, ConnectionType::Srflx);
+        assert_eq!(pair.remote_address, "[::1]:6000");
     }
 
     #[test]

@@ -150,7 +150,11 @@ impl Capture {
 }
 
 fn stopped() -> SessionError {
-    SessionError::new(Stage::Source, "the capture thread has stopped", "run with -v for the details")
+    SessionError::new(
+        Stage::Source,
+        "the capture thread has stopped",
+        "run with -v for the details",
+    )
 }
 
 fn open(config: &CaptureConfig) -> Result<Box<dyn Source>, SessionError> {

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::SessionError;
 use crate::{
-    peer::{ConnectionState, Peer, PeerConfig, PeerError, PeerEvent, PeerRole},
+    peer::{ConnectionState, Peer, PeerConfig, PeerError, PeerEvent, PeerRole, stats::Snapshot},
     proto::{
         signaling::{Body, IceCandidateInit, LeaveReason, Message},
         token::IceServer,
@@ -59,12 +59,13 @@ pub enum LinkEvent {
     PeerJoined,
     /// The other device left the room.
     PeerLeft(LeaveReason),
-    /// The other device says goodbye.
-    Bye(Option<String>),
+    /// The other device says goodbye; what was counted on the connection that ends with it.
+    Bye(Option<String>, Box<Option<Snapshot>>),
     /// A peer connection is up.
     Connected,
-    /// The peer connection is gone; another one is made when the other device is there.
-    Lost(String),
+    /// The peer connection is gone, with what was counted on it; another one is made when the other
+    /// device is there.
+    Lost(String, Box<Option<Snapshot>>),
     /// The other side's description cannot be used.
     Refused(SessionError),
     /// A STUN or TURN server failed.
@@ -265,8 +266,8 @@ impl Worker {
             Body::Answer { sdp } => self.on_answer(sdp).await,
             Body::Ice { candidate } => self.on_candidate(candidate).await,
             Body::Bye { reason } => {
-                self.drop_peer().await;
-                self.tell(LinkEvent::Bye(reason)).await
+                let counted = self.drop_peer().await;
+                self.tell(LinkEvent::Bye(reason, Box::new(counted))).await
             }
             Body::Error { code, message, .. } => {
                 tracing::warn!("signaling server: {code}: {message}");
@@ -330,11 +331,13 @@ impl Worker {
         }
     }
 
-    async fn drop_peer(&mut self) {
+    /// Closes the connection and gives what was counted on it.
+    async fn drop_peer(&mut self) -> Option<Snapshot> {
         self.published.send_replace(None);
-        if let Some(current) = self.current.take() {
-            current.peer.close().await;
-        }
+        let current = self.current.take()?;
+        let counted = current.peer.stats().await;
+        current.peer.close().await;
+        Some(counted)
     }
 
     async fn offer(&mut self) -> bool {
@@ -453,9 +456,9 @@ impl Worker {
 
     /// The connection is gone: the sender makes another one, the receiver waits for its offer.
     async fn lose(&mut self, why: &str) -> bool {
-        self.drop_peer().await;
+        let counted = self.drop_peer().await;
         self.early.clear();
-        if !self.tell(LinkEvent::Lost(why.to_owned())).await {
+        if !self.tell(LinkEvent::Lost(why.to_owned(), Box::new(counted))).await {
             return false;
         }
         self.template.role == PeerRole::Receiver || self.offer().await

@@ -33,11 +33,7 @@ pub struct SessionError {
 }
 
 impl SessionError {
-    pub(crate) fn new(
-        stage: Stage,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { stage, message: message.into(), remedy: remedy.into() }
     }
 }
@@ -83,7 +79,10 @@ impl Totals {
         self.current = Snapshot { pair, ..snapshot };
     }
 
-    pub(crate) fn connection_ended(&mut self) {
+    pub(crate) fn connection_ended(&mut self, counted: Option<Snapshot>) {
+        if let Some(counted) = counted {
+            self.update(counted);
+        }
         let sum = self.sum();
         self.before = bytes(&sum);
         self.current = Snapshot { pair: sum.pair, ..Snapshot::default() };

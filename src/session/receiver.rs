@@ -21,7 +21,7 @@ use crate::{
         h264,
         sink::{FrameRecord, PictureFormat, Written},
     },
-    peer::{PeerEvent, control::ChannelRef, video::ReceivedAccessUnit},
+    peer::{PeerEvent, control::ChannelRef, stats::Snapshot, video::ReceivedAccessUnit},
     proto::control::{ControlMessage, Id, KeyframeInfo},
     types::Stage,
 };
@@ -252,19 +252,20 @@ impl Receiver<'_> {
             }
             LinkEvent::Connected => {
                 self.state = "connected".into();
+                self.count().await;
                 self.connected = true;
                 self.quiet_since = Instant::now();
             }
-            LinkEvent::Lost(why) => {
+            LinkEvent::Lost(why, counted) => {
                 self.line(why);
-                self.disconnected();
+                self.disconnected(*counted);
             }
-            LinkEvent::Bye(reason) => {
+            LinkEvent::Bye(reason, counted) => {
                 self.line(match reason {
                     Some(reason) => format!("the sender said goodbye: {}", printable(&reason)),
                     None => "the sender said goodbye".into(),
                 });
-                self.disconnected();
+                self.disconnected(*counted);
             }
             LinkEvent::PeerJoined => self.line("the sender is in the room".into()),
             LinkEvent::PeerLeft(reason) => {
@@ -280,7 +281,7 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    fn disconnected(&mut self) {
+    fn disconnected(&mut self, counted: Option<Snapshot>) {
         self.state = "waiting for the sender".into();
         self.connected = false;
         self.channel_open = false;
@@ -288,7 +289,7 @@ impl Receiver<'_> {
         self.infos.clear();
         self.info_order.clear();
         self.pings.reset();
-        self.totals.connection_ended();
+        self.totals.connection_ended(counted);
         self.quiet_since = Instant::now();
     }
 
@@ -499,10 +500,14 @@ impl Receiver<'_> {
         }
     }
 
-    async fn report(&mut self) {
+    async fn count(&mut self) {
         if let Some(peer) = self.link.peer() {
             self.totals.update(peer.stats().await);
         }
+    }
+
+    async fn report(&mut self) {
+        self.count().await;
         let report = Report {
             state: self.state.clone(),
             stats: self.totals.sum(),
@@ -539,7 +544,8 @@ fn command(line: &str) -> Option<ControlMessage> {
                     _ => return None,
                 }
             }
-            let id = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+            let id =
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
             Some(ControlMessage::Set { id: Some(Id::Number(id)), settings })
         }
         _ => None,
@@ -567,7 +573,8 @@ mod tests {
     #[test]
     fn commands_are_told_from_text() {
         assert!(matches!(command("/keyframe"), Some(ControlMessage::KeyframeRequest { .. })));
-        let Some(ControlMessage::Set { settings, .. }) = command("/set interval=500 max-bytes=60000")
+        let Some(ControlMessage::Set { settings, .. }) =
+            command("/set interval=500 max-bytes=60000")
         else {
             panic!()
         };

@@ -18,11 +18,7 @@ use super::{
 };
 use crate::{
     media::sink::{FrameRecord, FrameWriter, PictureFormat},
-    peer::{
-        Peer, PeerEvent,
-        control::ChannelRef,
-        video::SentAccessUnit,
-    },
+    peer::{Peer, PeerEvent, control::ChannelRef, stats::Snapshot, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo, Settings},
     types::Stage,
 };
@@ -312,7 +308,9 @@ impl Sender<'_> {
         self.last_sent = Some(now);
         // The cadence holds although a picture takes time; after a request it begins anew.
         self.due = Some(match self.due {
-            Some(due) if now < due + self.config.interval && now >= due => due + self.config.interval,
+            Some(due) if now < due + self.config.interval && now >= due => {
+                due + self.config.interval
+            }
             _ => now + self.config.interval,
         });
         let Some(sent) = transmit(&peer, &info, &captured).await else {
@@ -368,22 +366,23 @@ impl Sender<'_> {
             }
             LinkEvent::Connected => {
                 self.state = "connected".into();
+                self.count().await;
                 self.connected_at = Some(Instant::now());
                 self.waiting_since = None;
                 self.greeting = true;
                 let wait = if self.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
                 self.due = Some(Instant::now() + wait);
             }
-            LinkEvent::Lost(why) => {
+            LinkEvent::Lost(why, counted) => {
                 self.line(why);
-                self.disconnected();
+                self.disconnected(*counted);
             }
-            LinkEvent::Bye(reason) => {
+            LinkEvent::Bye(reason, counted) => {
                 self.line(match reason {
                     Some(reason) => format!("the receiver said goodbye: {}", printable(&reason)),
                     None => "the receiver said goodbye".into(),
                 });
-                self.disconnected();
+                self.disconnected(*counted);
             }
             LinkEvent::PeerJoined => self.line("the receiver is in the room".into()),
             LinkEvent::PeerLeft(reason) => {
@@ -399,13 +398,13 @@ impl Sender<'_> {
         Ok(())
     }
 
-    fn disconnected(&mut self) {
+    fn disconnected(&mut self, counted: Option<Snapshot>) {
         self.state = "waiting for the receiver".into();
         self.connected_at = None;
         self.channel_open = false;
         self.due = None;
         self.pings.reset();
-        self.totals.connection_ended();
+        self.totals.connection_ended(counted);
         self.waiting_since = Some(Instant::now());
     }
 
@@ -507,7 +506,9 @@ impl Sender<'_> {
         }
         let size = match (settings.width, settings.height) {
             (None, None) => None,
-            (Some(w), Some(h)) if (16..=3840).contains(&w) && (16..=3840).contains(&h) => Some((w, h)),
+            (Some(w), Some(h)) if (16..=3840).contains(&w) && (16..=3840).contains(&h) => {
+                Some((w, h))
+            }
             (Some(_), Some(_)) => return Err("width and height must be from 16 to 3840".into()),
             _ => return Err("width and height go together".into()),
         };
@@ -530,8 +531,7 @@ impl Sender<'_> {
     }
 
     async fn send_text(&mut self, id: i64, text: String) {
-        let message =
-            ControlMessage::Text { id: crate::proto::control::Id::Number(id), text };
+        let message = ControlMessage::Text { id: crate::proto::control::Id::Number(id), text };
         let sent = match self.link.peer() {
             Some(peer) => peer.send_control(&message).await.is_ok(),
             None => false,
@@ -554,10 +554,14 @@ impl Sender<'_> {
         self.report().await;
     }
 
-    async fn report(&mut self) {
+    async fn count(&mut self) {
         if let Some(peer) = self.link.peer() {
             self.totals.update(peer.stats().await);
         }
+    }
+
+    async fn report(&mut self) {
+        self.count().await;
         let report = Report {
             state: self.state.clone(),
             stats: self.totals.sum(),

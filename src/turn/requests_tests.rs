@@ -9,8 +9,7 @@ use crate::auth::turn_rest::TurnSecrets;
 
 use super::*;
 use crate::turn::{
-    TurnConfig, config::Limits, credentials::long_term_key, protocol::frame,
-    stats::Counters,
+    TurnConfig, config::Limits, credentials::long_term_key, protocol::frame, stats::Counters,
 };
 
 const SECRET: &str = "secret";

@@ -98,7 +98,10 @@ fn signing_keys(secret: &Secret, previous: Option<&Secret>) -> Result<SigningKey
 }
 
 /// Reads a secret given as text or as `@FILE`; a final line end of the file is not part of it.
-pub(in crate::cli) fn read_secret(flag: &str, given: Option<&str>) -> Result<Option<Secret>, Failure> {
+pub(in crate::cli) fn read_secret(
+    flag: &str,
+    given: Option<&str>,
+) -> Result<Option<Secret>, Failure> {
     let Some(given) = given else { return Ok(None) };
     let text = match given.strip_prefix('@') {
         None => given.to_owned(),
