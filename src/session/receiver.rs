@@ -26,9 +26,12 @@ use crate::{
     types::Stage,
 };
 
-/// How long a keyframe waits for what the control channel says of it, once a sender has shown that
-/// it says something.
+/// How long a keyframe waits for what the control channel says of it.
 const INFO_WITHIN: Duration = Duration::from_millis(200);
+
+/// Keyframes of a connection that wait for it although the sender has not yet said anything: RTP may
+/// be faster than the data channel.
+const WAIT_ANYWAY: u32 = 2;
 
 /// Keyframe messages kept for access units still on their way.
 const MAX_INFOS: usize = 64;
@@ -108,6 +111,8 @@ struct Receiver<'a> {
     info_order: VecDeque<u32>,
     /// The sender tells of its keyframes.
     informed: bool,
+    /// Keyframes of this connection.
+    arrived: u32,
     pending: VecDeque<Pending>,
     after_loss: bool,
     network_times: VecDeque<Duration>,
@@ -148,6 +153,7 @@ pub async fn run(
         infos: HashMap::new(),
         info_order: VecDeque::new(),
         informed: false,
+        arrived: 0,
         pending: VecDeque::new(),
         after_loss: false,
         network_times: VecDeque::new(),
@@ -286,6 +292,7 @@ impl Receiver<'_> {
         self.connected = false;
         self.channel_open = false;
         self.informed = false;
+        self.arrived = 0;
         self.infos.clear();
         self.info_order.clear();
         self.pings.reset();
@@ -328,7 +335,9 @@ impl Receiver<'_> {
         self.quiet_since = Instant::now();
         let keyframe = h264::is_keyframe(&received.unit.data);
         let known = self.infos.contains_key(&received.unit.timestamp);
-        let wait = if keyframe && self.informed && !known { INFO_WITHIN } else { Duration::ZERO };
+        self.arrived += u32::from(keyframe);
+        let expected = keyframe && (self.informed || self.arrived <= WAIT_ANYWAY);
+        let wait = if expected && !known { INFO_WITHIN } else { Duration::ZERO };
         let after_loss = std::mem::take(&mut self.after_loss);
         self.pending.push_back(Pending { received, until: Instant::now() + wait, after_loss });
         self.flush(false).await;
