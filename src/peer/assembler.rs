@@ -200,7 +200,7 @@ impl Assembler {
         for timestamp in whole {
             let Some(open) = self.open.remove(&timestamp) else { continue };
             self.close(timestamp, &open);
-            made.push(join(timestamp as u32, open));
+            made.push(join(timestamp as u32, &open));
         }
     }
 
@@ -288,7 +288,7 @@ fn begins_access_unit(payload: &[u8]) -> bool {
 }
 
 /// Joins the packets of a whole access unit.
-fn join(timestamp: u32, open: Open) -> Assembled {
+fn join(timestamp: u32, open: &Open) -> Assembled {
     let packets = open.packets.len() as u32;
     let size: usize = open.packets.values().map(|p| p.payload.len() + START_CODE.len()).sum();
     let mut data = BytesMut::with_capacity(size);

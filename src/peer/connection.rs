@@ -323,7 +323,8 @@ impl Peer {
             payload_types: Mutex::default(),
         });
         let runtime = PeerRuntime::new();
-        let connection = build(&config, addresses, tap, Arc::clone(&runtime), &shared).await?;
+        let connection =
+            Box::pin(build(&config, addresses, tap, Arc::clone(&runtime), &shared)).await?;
         shared.control.open(&shared, connection.as_ref()).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
@@ -551,7 +552,7 @@ async fn build(
 ) -> Result<Arc<dyn PeerConnection>, PeerError> {
     let mdns =
         if multicast_works() { MulticastDnsMode::QueryOnly } else { MulticastDnsMode::Disabled };
-    let connection = PeerConnectionBuilder::new()
+    let building = PeerConnectionBuilder::new()
         .with_configuration(config::rtc_configuration(config))
         .with_media_engine(config::media_engine(config)?)
         .with_setting_engine(config::setting_engine(mdns))
@@ -560,9 +561,9 @@ async fn build(
         .with_handler(Arc::new(Handler(Arc::clone(shared))))
         .with_udp_addrs(addresses)
         .with_data_channel_send_buffer_limit(4 << 20)
-        .build()
-        .await
-        .map_err(PeerError::crate_error("build the peer connection"))?;
+        .build();
+    let connection =
+        Box::pin(building).await.map_err(PeerError::crate_error("build the peer connection"))?;
     Ok(Arc::new(connection))
 }
 

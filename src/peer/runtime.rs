@@ -1,7 +1,7 @@
 //! The `webrtc` crate's `Runtime` with its driver stalls cured and larger socket buffers.
 //!
 //! `webrtc` 0.21.1 runs its driver loop as "write, handle events, read, then sleep". What an event
-//! queues for writing (a DTLS ClientHello, an SCTP INIT) therefore waits for the next wake, and
+//! queues for writing (a DTLS `ClientHello`, an SCTP INIT) therefore waits for the next wake, and
 //! packets to a TURN relay are drained before the core has written them; both cost up to 200 ms
 //! (kin of webrtc-rs/webrtc#901). [`PeerRuntime`] gives every wake of the loop one extra pass: the
 //! sleep after a real one ends at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate

@@ -118,18 +118,16 @@ impl Capture {
             })?;
         let description = opened.await.map_err(|_| stopped())??;
         let mut capture = Self { requests, results, description, picture_size: (1280, 720) };
-        let first = loop {
-            capture.ask(CaptureRequest::Keyframe);
-            match capture.result().await {
-                CaptureResult::Keyframe(keyframe) => break *keyframe,
-                CaptureResult::Retry(error) | CaptureResult::Failed(error) => return Err(error),
-                CaptureResult::Ended => {
-                    return Err(SessionError::new(
-                        Stage::Source,
-                        format!("{} has no picture", capture.description),
-                        "give a source with at least one keyframe or picture",
-                    ));
-                }
+        capture.ask(CaptureRequest::Keyframe);
+        let first = match capture.result().await {
+            CaptureResult::Keyframe(keyframe) => *keyframe,
+            CaptureResult::Retry(error) | CaptureResult::Failed(error) => return Err(error),
+            CaptureResult::Ended => {
+                return Err(SessionError::new(
+                    Stage::Source,
+                    format!("{} has no picture", capture.description),
+                    "give a source with at least one keyframe or picture",
+                ));
             }
         };
         let unit = &first.access_unit;
@@ -158,10 +156,11 @@ fn stopped() -> SessionError {
 }
 
 fn open(config: &CaptureConfig) -> Result<Box<dyn Source>, SessionError> {
-    source::open(&config.source, SourceOptions { size: config.size }).map_err(source_error)
+    source::open(&config.source, SourceOptions { size: config.size })
+        .map_err(|error| source_error(&error))
 }
 
-fn source_error(error: SourceError) -> SessionError {
+fn source_error(error: &SourceError) -> SessionError {
     SessionError::new(Stage::Source, error.to_string(), error.remedy())
 }
 
@@ -228,8 +227,8 @@ fn keyframe(
     let captured = match source.next() {
         Ok(Some(captured)) => captured,
         Ok(None) => return CaptureResult::Ended,
-        Err(error) if may_recover(&error) => return CaptureResult::Retry(source_error(error)),
-        Err(error) => return CaptureResult::Failed(source_error(error)),
+        Err(error) if may_recover(&error) => return CaptureResult::Retry(source_error(&error)),
+        Err(error) => return CaptureResult::Failed(source_error(&error)),
     };
     let frame = match captured {
         Captured::AccessUnit(access_unit) if access_unit.data.len() <= encoder.max_bytes() => {

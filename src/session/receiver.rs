@@ -97,6 +97,7 @@ struct Pending {
     after_loss: bool,
 }
 
+#[allow(clippy::struct_excessive_bools)] // four facts that come and go on their own
 struct Receiver<'a> {
     link: Link,
     store: Option<Store>,

@@ -25,7 +25,7 @@ use crate::{
 
 /// Shortest and longest interval that can be set.
 pub const INTERVAL_RANGE: (Duration, Duration) =
-    (Duration::from_millis(100), Duration::from_secs(24 * 3600));
+    (Duration::from_millis(100), Duration::from_hours(24));
 
 /// Two keyframes asked for by the other side are at least this far apart: libwebrtc asks 3 s after
 /// every picture, and several requests may be one loss.

@@ -56,7 +56,10 @@ impl Rig {
 
     fn login(&mut self, secret: &str, id: &str) {
         let hour = Duration::from_hours(1);
-        (self.username, self.password) = RestCredentials::mint(secret, id, self.now.wall, hour);
+        let secrets = TurnSecrets { current: secret.into(), previous: None };
+        let now = self.now.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let made = secrets.mint(id, (now + hour).as_secs());
+        (self.username, self.password) = (made.username, made.password);
         self.challenge();
     }
 

@@ -73,7 +73,15 @@ impl Uclient<'_> {
 }
 
 fn fresh(secret: &str) -> (String, String) {
-    RestCredentials::mint(secret, "phone", SystemTime::now(), Duration::from_mins(10))
+    mint(secret, SystemTime::now())
+}
+
+/// Credentials good for ten minutes from `at`.
+fn mint(secret: &str, at: SystemTime) -> (String, String) {
+    let secrets = TurnSecrets { current: secret.into(), previous: None };
+    let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let made = secrets.mint("phone", at + 600);
+    (made.username, made.password)
 }
 
 fn assert_all_came_back(output: &str) {
@@ -139,7 +147,7 @@ async fn coturns_client_is_refused_with_a_wrong_password() {
 #[tokio::test]
 async fn coturns_client_is_refused_with_expired_credentials() {
     let yesterday = SystemTime::now() - Duration::from_hours(24);
-    let expired = RestCredentials::mint(SECRET, "phone", yesterday, Duration::from_mins(10));
+    let expired = mint(SECRET, yesterday);
     let output = refused(config(), expired, Ipv4Addr::LOCALHOST).await;
     assert!(output.starts_with("[Unauthorized] "), "{output}");
     assert!(output.contains("Cannot complete Allocation"), "{output}");
