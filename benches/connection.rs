@@ -171,6 +171,9 @@ async fn measure_pings(pair: &mut Pair, pings: usize) {
 
 #[tokio::main]
 async fn main() {
+    if let Ok(filter) = std::env::var("ORION_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse().ok());
     let mut next = |default: usize| numbers.next().unwrap_or(default);
     let (connections, keyframes, pings) = (next(50), next(100), next(2000));

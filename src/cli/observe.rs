@@ -18,7 +18,7 @@ use super::{
     units,
 };
 use crate::{
-    peer::{self, PeerConfig, PeerRole, config::local_addresses},
+    peer::{self, PeerConfig, PeerRole, config::local_addresses, connection::Timings},
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
@@ -64,6 +64,7 @@ pub struct Observer {
     begun: Instant,
     times: VecDeque<Instant>,
     failed: Option<Failure>,
+    setup: Timings,
 }
 
 impl Observer {
@@ -105,6 +106,7 @@ impl Observer {
             begun: Instant::now(),
             times: VecDeque::new(),
             failed: None,
+            setup: Timings::default(),
         })
     }
 
@@ -158,10 +160,33 @@ impl Observer {
             broken: report.broken,
         };
         self.live.update(Instant::now(), &self.live_stats);
+        self.connected(report);
         self.summarize(report, connection);
         if let Err(failure) = self.record(report) {
             self.failed.get_or_insert(failure);
         }
+    }
+
+    /// Tells once of each connection how long each step of its set-up took.
+    fn connected(&mut self, report: &Report) {
+        let setup = report.setup;
+        let Some(open) = setup.data_channel.filter(|_| setup != self.setup) else { return };
+        self.setup = setup;
+        let ms = |step: Option<Duration>| step.map(|time| (time.as_secs_f64() * 1e5).round() / 1e2);
+        self.event(&serde_json::json!({
+            "kind": "connected",
+            "connectionType": report.stats.pair.as_ref().map(|pair| pair.connection),
+            "setupMs": {
+                "gathering": ms(setup.gathering),
+                "ice": ms(setup.ice),
+                "dtls": ms(setup.dtls),
+                "dataChannel": ms(setup.data_channel),
+            },
+        }));
+        tracing::info!(
+            gathering = ?setup.gathering, ice = ?setup.ice, dtls = ?setup.dtls, data_channel = ?open,
+            "connected"
+        );
     }
 
     fn frame_rate(&self) -> f64 {

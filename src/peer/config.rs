@@ -186,7 +186,9 @@ pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_relay_acceptance_min_wait(Some(Duration::ZERO))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
-        .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(100))
+        // Every pair is checked at each tick. 200 ms by default, which a check that crosses the
+        // other side's candidate costs in full; shorter than this would flood a slow uplink.
+        .with_ice_connection_attempts(Some(Duration::from_millis(25)), Some(56))
         .with_ice_timeouts(
             Some(Duration::from_secs(4)),
             Some(Duration::from_secs(25)),

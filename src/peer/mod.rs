@@ -4,7 +4,7 @@
 //! module. What happens on it comes out as [`PeerEvent`]s.
 //!
 //! - [`config`]: what a peer is made from, and the crate settings that follow
-//! - [`runtime`]: the crate's driver without its stalls
+//! - `runtime`: the crate's driver without its stalls
 //! - [`connection`]: offer, answer, candidates, states
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)

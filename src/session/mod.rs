@@ -18,7 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use link::{Link, LinkConfig, LinkEvent};
 
-use crate::{peer::stats::Snapshot, types::Stage};
+use crate::{
+    peer::{connection::Timings, stats::Snapshot},
+    types::Stage,
+};
 
 /// A session that could not go on: where, why, and what to try.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +48,8 @@ pub struct Report {
     pub state: String,
     /// getStats of the current or last peer connection.
     pub stats: Snapshot,
+    /// When each step of the last set-up was reached, from the building of the peer connection.
+    pub setup: Timings,
     /// Round-trip times of the control channel since the last report, ms.
     pub rtt_ms: Vec<f64>,
     /// Pings given up since the start.

@@ -21,7 +21,10 @@ use crate::{
         h264,
         sink::{FrameRecord, PictureFormat, Written},
     },
-    peer::{PeerEvent, control::ChannelRef, stats::Snapshot, video::ReceivedAccessUnit},
+    peer::{
+        PeerEvent, connection::Timings, control::ChannelRef, stats::Snapshot,
+        video::ReceivedAccessUnit,
+    },
     proto::control::{ControlMessage, Id, KeyframeInfo},
     types::Stage,
 };
@@ -127,6 +130,7 @@ struct Receiver<'a> {
     broken: u64,
     last_bytes: Option<u64>,
     totals: Totals,
+    setup: Timings,
 }
 
 /// Receives until the count or `stop` ends it.
@@ -166,6 +170,7 @@ pub async fn run(
         broken: 0,
         last_bytes: None,
         totals: Totals::default(),
+        setup: Timings::default(),
     };
     let mut result = receiver.work(stop, texts).await;
     if let Err(error) = receiver.finish().await
@@ -513,6 +518,7 @@ impl Receiver<'_> {
     async fn count(&mut self) {
         if let Some(peer) = self.link.peer() {
             self.totals.update(peer.stats().await);
+            self.setup = peer.timings();
         }
     }
 
@@ -521,6 +527,7 @@ impl Receiver<'_> {
         let report = Report {
             state: self.state.clone(),
             stats: self.totals.sum(),
+            setup: self.setup,
             rtt_ms: self.pings.take_times(),
             pings_lost: self.pings.lost(),
             keyframes: self.keyframes,

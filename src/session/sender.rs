@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     media::sink::{FrameRecord, FrameWriter, PictureFormat},
-    peer::{Peer, PeerEvent, control::ChannelRef, stats::Snapshot, video::SentAccessUnit},
+    peer::{
+        Peer, PeerEvent, connection::Timings, control::ChannelRef, stats::Snapshot,
+        video::SentAccessUnit,
+    },
     proto::control::{ControlMessage, KeyframeInfo, Settings},
     types::Stage,
 };
@@ -119,6 +122,7 @@ struct Sender<'a> {
     last: Option<(KeyframeInfo, CapturedKeyframe)>,
     seq: u64,
     totals: Totals,
+    setup: Timings,
     /// The connection is new: its first keyframe waits for the control channel.
     greeting: bool,
     end: Option<(SenderEnd, Instant)>,
@@ -177,6 +181,7 @@ pub async fn run(
         last: None,
         seq: 0,
         totals: Totals::default(),
+        setup: Timings::default(),
         greeting: false,
         end: None,
         waiting_since: Some(Instant::now()),
@@ -557,6 +562,7 @@ impl Sender<'_> {
     async fn count(&mut self) {
         if let Some(peer) = self.link.peer() {
             self.totals.update(peer.stats().await);
+            self.setup = peer.timings();
         }
     }
 
@@ -565,6 +571,7 @@ impl Sender<'_> {
         let report = Report {
             state: self.state.clone(),
             stats: self.totals.sum(),
+            setup: self.setup,
             rtt_ms: self.pings.take_times(),
             pings_lost: self.pings.lost(),
             keyframes: self.seq,

@@ -4,10 +4,10 @@
 //! filter, 486 by the quota and 438 by bounded nonces have to be decided inside the request handling,
 //! where the libraries have no hook.
 //!
-//! - [`message`]: reading and writing STUN · [`nonce`]: nonces without a table
-//! - [`credentials`], [`rest`]: who may allocate · [`filter`]: where may be relayed to
-//! - [`allocation`], [`protocol`], [`requests`]: the protocol without sockets, time passed in
-//! - [`server`], [`tcp`]: the sockets around it · [`stats`]: what `/metrics` shows
+//! - [`message`]: reading and writing STUN · `nonce`: nonces without a table
+//! - `credentials`, `rest`: who may allocate · `filter`: where may be relayed to
+//! - `allocation`, `protocol`, `requests`: the protocol without sockets, time passed in
+//! - `server`, `tcp`: the sockets around it · `stats`: what `/metrics` shows
 //!
 //! Left out: TLS and DTLS listeners, relaying TCP (RFC 6062), port reservation, DONT-FRAGMENT (both
 //! are refused with the code their section asks for), ICMP, mobility.
