@@ -33,7 +33,7 @@ use super::{
     assembler::BrokenAccessUnit,
     config::{self, PeerConfig, PeerRole},
     control::{ChannelRef, ControlChannels},
-    runtime::PeerRuntime,
+    runtime::{ExtraPasses, PeerRuntime},
     sdp,
     stats::{self, CandidateStats, Snapshot},
     tap::{KeyframeRequest, Tap, TapCounters},
@@ -494,6 +494,14 @@ impl Peer {
     pub async fn stats(&self) -> Snapshot {
         let report = self.connection.get_stats(Instant::now(), StatsSelector::None).await;
         let selected = self.selected_pair().await;
+        if let Some([local, _]) = &selected
+            && self.timings().data_channel.is_some()
+        {
+            self.runtime.set_passes(match local.kind {
+                CandidateType::Relay => ExtraPasses::Relayed,
+                _ => ExtraPasses::Direct,
+            });
+        }
         stats::snapshot(&report, selected, &self.counters, self.shared.control.counters())
     }
 

@@ -3,8 +3,8 @@
 //! `webrtc` 0.21.1 runs its driver loop as "write, handle events, read, then sleep". What an event
 //! queues for writing (a DTLS `ClientHello`, an SCTP INIT) therefore waits for the next wake, and
 //! packets to a TURN relay are drained before the core has written them; both cost up to 200 ms
-//! (kin of webrtc-rs/webrtc#901). [`PeerRuntime`] gives every wake of the loop one extra pass: the
-//! sleep after a real one ends at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
+//! (kin of webrtc-rs/webrtc#901). [`PeerRuntime`] gives every wake of the loop extra passes: the
+//! sleeps after a real one end at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
 //! does not wake its driver for a remote candidate, which would be checked only at the next tick.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -32,16 +32,34 @@ use webrtc::runtime::{
 /// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
+/// Extra passes of the driver after each wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExtraPasses {
+    /// What an event queued goes to the socket.
+    Direct = 1,
+    /// What an event queued goes to the TURN relayer, and from there to the socket.
+    Relayed = 2,
+    /// While ICE, DTLS and SCTP hand over to each other and a relay may be between.
+    SettingUp = 3,
+}
+
 /// One of these serves one peer connection.
 pub(crate) struct PeerRuntime {
-    extra_pass: Arc<AtomicBool>,
+    owed: Arc<AtomicU8>,
+    passes: AtomicU8,
     woken: Arc<Notify>,
 }
 
 impl PeerRuntime {
     /// A runtime for one peer connection, on the Tokio runtime of the caller.
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { extra_pass: Arc::default(), woken: Arc::default() })
+        let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
+        Arc::new(Self { owed: Arc::default(), passes, woken: Arc::default() })
+    }
+
+    /// Says how many extra passes each wake needs from now on.
+    pub(crate) fn set_passes(&self, passes: ExtraPasses) {
+        self.passes.store(passes as u8, Ordering::Release);
     }
 
     /// Ends the driver's sleep, now or the next one.
@@ -59,7 +77,7 @@ impl fmt::Debug for PeerRuntime {
 /// The sleep that is owed after a wake: yields once, then is done. Dropped before that (another
 /// branch of the driver's select won), it stays owed.
 struct ExtraPass {
-    owed: Arc<AtomicBool>,
+    owed: Arc<AtomicU8>,
     yielded: bool,
 }
 
@@ -68,7 +86,9 @@ impl Future for ExtraPass {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.yielded {
-            self.owed.store(false, Ordering::Release);
+            // Only the driver's own task counts, so nothing comes between load and store.
+            let owed = self.owed.load(Ordering::Acquire);
+            self.owed.store(owed.saturating_sub(1), Ordering::Release);
             return Poll::Ready(());
         }
         self.yielded = true;
@@ -112,10 +132,10 @@ impl Runtime for PeerRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
-        if self.extra_pass.load(Ordering::Acquire) {
-            return Box::pin(ExtraPass { owed: Arc::clone(&self.extra_pass), yielded: false });
+        if self.owed.load(Ordering::Acquire) > 0 {
+            return Box::pin(ExtraPass { owed: Arc::clone(&self.owed), yielded: false });
         }
-        self.extra_pass.store(true, Ordering::Release);
+        self.owed.store(self.passes.load(Ordering::Acquire), Ordering::Release);
         let woken = Arc::clone(&self.woken);
         Box::pin(async move {
             tokio::select! {
