@@ -263,7 +263,9 @@ impl Sender<'_> {
 
     /// Asks for a picture, or sends the one that waits.
     async fn begin_keyframe(&mut self) -> Result<(), SessionError> {
-        if let Some(held) = self.held.take() {
+        if let Some(mut held) = self.held.take() {
+            // Of a file: it is as new as the moment it is sent.
+            held.access_unit.captured_at = SystemTime::now();
             return self.send_keyframe(held).await;
         }
         self.asked = true;
@@ -414,6 +416,12 @@ impl Sender<'_> {
         self.pings.reset();
         self.totals.connection_ended(counted);
         self.waiting_since = Some(Instant::now());
+        if !self.config.live && self.held.is_none() && !self.asked && self.end.is_none() {
+            // A receiver that has got everything leaves: only a look at the source tells whether
+            // there is a reason to wait for the next one.
+            self.asked = true;
+            self.capture.ask(CaptureRequest::Keyframe);
+        }
     }
 
     async fn on_peer(&mut self, event: PeerEvent) -> Result<(), SessionError> {
