@@ -208,8 +208,13 @@ impl Shared {
 
     /// For events raised inside the crate's driver, which must not wait.
     pub(super) fn emit(&self, event: PeerEvent) {
-        if let Err(error) = self.events.try_send(event) {
-            tracing::warn!("peer event dropped: {error}");
+        // A full queue is one of control messages. A state that got lost would leave a run waiting
+        // for ever, so it waits for its place, apart from the driver.
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                let _ = events.send(event).await;
+            });
         }
     }
 }

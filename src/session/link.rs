@@ -102,6 +102,7 @@ impl Link {
             early: Vec::new(),
             told_hello: false,
             remote_conn: None,
+            remote_left: false,
         };
         let task = tokio::spawn(worker.run(client_events, close_out));
         Self { events, peer, close: Some(close), task }
@@ -158,7 +159,10 @@ struct Worker {
     current: Option<Current>,
     early: Vec<Option<IceCandidateInit>>,
     told_hello: bool,
+    /// Socket of the other device, when it came after this one.
     remote_conn: Option<ConnId>,
+    /// The other device was in the room with this socket, and went.
+    remote_left: bool,
 }
 
 enum Happened {
@@ -214,6 +218,9 @@ impl Worker {
         match event {
             ClientEvent::Connected { ice_servers, .. } => {
                 self.ice_servers = ice_servers;
+                // What was seen on the socket before says nothing about the room now.
+                self.remote_conn = None;
+                self.remote_left = false;
                 if self.current.as_ref().is_none_or(|current| !current.connected) {
                     self.begin().await
                 } else {
@@ -261,7 +268,10 @@ impl Worker {
                 self.tell(LinkEvent::Joined { peer_present: Some(peer_present) }).await
             }
             Body::PeerJoined { conn_id, .. } => self.on_peer_joined(conn_id).await,
-            Body::PeerLeft { reason, .. } => self.tell(LinkEvent::PeerLeft(reason)).await,
+            Body::PeerLeft { reason, .. } => {
+                self.remote_left = true;
+                self.tell(LinkEvent::PeerLeft(reason)).await
+            }
             Body::Offer { sdp } => self.on_offer(sdp).await,
             Body::Answer { sdp } => self.on_answer(sdp).await,
             Body::Ice { candidate } => self.on_candidate(candidate).await,
@@ -283,7 +293,7 @@ impl Worker {
         if !self.tell(LinkEvent::PeerJoined).await {
             return false;
         }
-        let known = self.remote_conn.replace(conn.clone());
+        let known = self.remote_conn.replace(conn.clone()).is_some() || self.remote_left;
         if self.template.role == PeerRole::Receiver {
             return true;
         }
@@ -294,15 +304,22 @@ impl Worker {
                 true
             }
             Some(current) if current.conn.as_ref() == Some(&conn) => true,
-            // The other device only renewed its socket while media flows: should its peer
-            // connection be gone, ours fails and is made anew.
-            Some(current) if current.connected && known.is_none() => true,
+            // Both are back in a room that was gone, after a restart of the server, while media
+            // flows: should its peer connection be gone, ours fails and is made anew.
+            Some(current) if current.connected && !known => true,
             _ => self.offer().await,
         }
     }
 
     async fn new_peer(&mut self) -> Option<()> {
-        self.drop_peer().await;
+        let replaced = self.current.as_ref().is_some_and(|current| current.connected);
+        let counted = self.drop_peer().await;
+        if replaced {
+            let why = "the other device starts a new connection".to_owned();
+            if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
+                return None;
+            }
+        }
         let mut config = self.template.clone();
         if config.ice_servers.is_empty() {
             config.ice_servers.clone_from(&self.ice_servers);
@@ -331,10 +348,17 @@ impl Worker {
         }
     }
 
-    /// Closes the connection and gives what was counted on it.
+    /// Closes the connection and gives what was counted on it. What came over it and was not yet
+    /// told is told first: a goodbye by signaling may overtake a keyframe that is already here.
     async fn drop_peer(&mut self) -> Option<Snapshot> {
         self.published.send_replace(None);
-        let current = self.current.take()?;
+        let mut current = self.current.take()?;
+        while let Ok(event) = current.events.try_recv() {
+            let came = matches!(event, PeerEvent::AccessUnit(_) | PeerEvent::Control(..));
+            if came && !self.tell(LinkEvent::Peer(event)).await {
+                break;
+            }
+        }
         let counted = current.peer.stats().await;
         current.peer.close().await;
         Some(counted)

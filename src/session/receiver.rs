@@ -270,6 +270,7 @@ impl Receiver<'_> {
             }
             LinkEvent::Lost(why, counted) => {
                 self.line(why);
+                self.flush(true).await;
                 self.disconnected(*counted);
             }
             LinkEvent::Bye(reason, counted) => {
@@ -277,6 +278,7 @@ impl Receiver<'_> {
                     Some(reason) => format!("the sender said goodbye: {}", printable(&reason)),
                     None => "the sender said goodbye".into(),
                 });
+                self.flush(true).await;
                 self.disconnected(*counted);
             }
             LinkEvent::PeerJoined => self.line("the sender is in the room".into()),

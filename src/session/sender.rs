@@ -111,6 +111,8 @@ struct Sender<'a> {
     pings: Pings,
     state: String,
     connected_at: Option<Instant>,
+    /// When the first connection was up: `duration` counts from there.
+    begun: Option<Instant>,
     channel_open: bool,
     /// When the next keyframe is due; none while nothing can be sent.
     due: Option<Instant>,
@@ -173,6 +175,7 @@ pub async fn run(
         pings: Pings::default(),
         state: "connecting to signaling".into(),
         connected_at: None,
+        begun: None,
         channel_open: false,
         due: None,
         last_sent: None,
@@ -234,7 +237,7 @@ impl Sender<'_> {
 
     fn next_wake(&self) -> Option<Instant> {
         let timeout = self.waiting_since.zip(self.config.timeout).map(|(since, t)| since + t);
-        let duration = self.connected_at.zip(self.config.duration).map(|(at, d)| at + d);
+        let duration = self.begun.zip(self.config.duration).map(|(at, d)| at + d);
         let due = if self.asked || self.end.is_some() { None } else { self.due };
         let end = self.end.map(|(_, at)| at);
         let over = if self.end.is_some() { None } else { duration };
@@ -251,7 +254,7 @@ impl Sender<'_> {
         {
             return Err(never_came("the receiving device", timeout));
         }
-        if let (Some(at), Some(duration)) = (self.connected_at, self.config.duration)
+        if let (Some(at), Some(duration)) = (self.begun, self.config.duration)
             && now >= at + duration
         {
             self.end = Some((SenderEnd::Duration, now + LINGER));
@@ -265,7 +268,9 @@ impl Sender<'_> {
 
     /// Asks for a picture, or sends the one that waits.
     async fn begin_keyframe(&mut self) -> Result<(), SessionError> {
-        if let Some(held) = self.held.take() {
+        if let Some(mut held) = self.held.take() {
+            // Of a file: it is as new as the moment it is sent.
+            held.access_unit.captured_at = SystemTime::now();
             return self.send_keyframe(held).await;
         }
         self.asked = true;
@@ -307,8 +312,7 @@ impl Sender<'_> {
                 unit.height
             ));
         }
-        self.seq += 1;
-        let info = keyframe_info(self.seq, &captured, &peer);
+        let info = keyframe_info(self.seq + 1, &captured, &peer);
         let now = Instant::now();
         self.last_sent = Some(now);
         // The cadence holds although a picture takes time; after a request it begins anew.
@@ -319,9 +323,13 @@ impl Sender<'_> {
             _ => now + self.config.interval,
         });
         let Some(sent) = transmit(&peer, &info, &captured).await else {
-            self.line(format!("keyframe {} could not be sent: the connection is gone", self.seq));
+            self.line(format!("keyframe {} could not be sent: the connection is gone", info.seq));
+            if !self.config.live {
+                self.held = Some(captured);
+            }
             return Ok(());
         };
+        self.seq += 1;
         self.greeting = false;
         let saved = self.save(&info, &captured).await?;
         self.last = Some((info.clone(), captured.clone()));
@@ -372,7 +380,9 @@ impl Sender<'_> {
             LinkEvent::Connected => {
                 self.state = "connected".into();
                 self.count().await;
-                self.connected_at = Some(Instant::now());
+                let now = Instant::now();
+                self.connected_at = Some(now);
+                self.begun.get_or_insert(now);
                 self.waiting_since = None;
                 self.greeting = true;
                 let wait = if self.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
@@ -411,6 +421,12 @@ impl Sender<'_> {
         self.pings.reset();
         self.totals.connection_ended(counted);
         self.waiting_since = Some(Instant::now());
+        if !self.config.live && self.held.is_none() && !self.asked && self.end.is_none() {
+            // A receiver that has got everything leaves: only a look at the source tells whether
+            // there is a reason to wait for the next one.
+            self.asked = true;
+            self.capture.ask(CaptureRequest::Keyframe);
+        }
     }
 
     async fn on_peer(&mut self, event: PeerEvent) -> Result<(), SessionError> {

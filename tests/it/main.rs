@@ -1,10 +1,14 @@
 //! Integration tests, one module a subject.
 
 mod auth;
+mod bad_input;
 mod cli;
 mod layering;
+mod main_job;
 mod media;
+mod peer;
 mod raw_http;
+mod run;
 mod signaling_client;
 mod signaling_server;
 mod token_api;

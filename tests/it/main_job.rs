@@ -1,0 +1,431 @@
+//! The main job: `serve`, `send` and `recv` as three processes over real sockets, and `demo`.
+
+use std::{collections::HashSet, fs, path::Path};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::run::{Rig, Running, run, sample, serve};
+
+/// Fields of a line of `frames.jsonl`, as the contract names them.
+const FIELDS: [&str; 14] = [
+    "seq",
+    "file",
+    "bytes",
+    "width",
+    "height",
+    "rtpTimestamp",
+    "captureTime",
+    "receivedAt",
+    "latencyMs",
+    "packets",
+    "retransmitted",
+    "sha256",
+    "verified",
+    "candidateType",
+];
+
+fn sha256(data: &[u8]) -> String {
+    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn journal(dir: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(dir.join("frames.jsonl")).unwrap();
+    assert!(text.ends_with('\n'), "the last line is not whole");
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Everything in a directory of received keyframes is complete and as its journal says.
+fn check_frames(dir: &Path) -> Vec<Value> {
+    let lines = journal(dir);
+    for (index, line) in lines.iter().enumerate() {
+        let fields: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        for field in FIELDS {
+            assert!(fields.contains(&field), "{field}: {line}");
+        }
+        assert_eq!(line["seq"], index + 1, "{line}");
+        assert_eq!(line["file"], format!("{:06}.h264", index + 1));
+        let data = fs::read(dir.join(line["file"].as_str().unwrap())).unwrap();
+        assert_eq!(line["bytes"], data.len());
+        assert_eq!(line["sha256"], sha256(&data));
+        assert!(data.len() <= 100_000, "{line}");
+        assert!(data.starts_with(&[0, 0, 0, 1, 0x67]), "no SPS in front: {line}");
+        assert!(line["packets"].as_u64().unwrap() > 1_u64.min(data.len() as u64 / 1200), "{line}");
+        let picture = image::open(dir.join(format!("{:06}.jpg", index + 1))).unwrap();
+        assert_eq!(line["width"], picture.width());
+        assert_eq!(line["height"], picture.height());
+    }
+    let names: HashSet<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names.len(), 2 * lines.len() + 1, "something is half-written: {names:?}");
+    lines
+}
+
+fn verified(lines: &[Value]) {
+    for line in lines {
+        assert_eq!(line["verified"], true, "{line}");
+        for field in ["captureTime", "receivedAt"] {
+            assert!(line[field].as_f64().unwrap() > 1.7e9, "{line}");
+        }
+        assert!(line["latencyMs"].as_f64().unwrap() >= 0.0, "{line}");
+    }
+}
+
+/// A moving picture of so many frames.
+fn y4m(width: usize, height: usize, frames: usize) -> Vec<u8> {
+    let mut stream = format!("YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n").into_bytes();
+    for frame in 0..frames {
+        stream.extend_from_slice(b"FRAME\n");
+        stream.extend((0..width * height).map(|at| ((at % width) * 2 + at / width + frame * 16) as u8));
+        stream.extend(std::iter::repeat_n(128_u8, width.div_ceil(2) * height.div_ceil(2) * 2));
+    }
+    stream
+}
+
+/// Waits until `recv` has so many keyframes more than it had.
+fn more_keyframes(recv: &Running, more: usize) {
+    recv.event("keyframe", recv.events("keyframe").len() + more);
+}
+
+#[test]
+fn three_processes_leave_what_was_sent() {
+    let rig = Rig::new();
+    for (picture, size) in [("fig.jpg", None), ("picos-de-europa.jpg", Some("800x600"))] {
+        let (out, saved) = (format!("frames-{picture}"), format!("sent-{picture}"));
+        let recv = rig.recv(&out, &["--count", "5"]);
+        let mut words = vec!["--count", "5", "--save", &saved];
+        words.extend(size.iter().flat_map(|size| ["--size", size]));
+        let sent = rig.send(&sample(picture), &words).end();
+        let received = recv.end();
+        let (sent_lines, received_lines) = (sent.well(), received.well());
+
+        let lines = check_frames(&rig.path(&out));
+        assert_eq!(lines.len(), 5);
+        verified(&lines);
+        for (line, was_sent) in lines.iter().zip(journal(&rig.path(&saved))) {
+            let file = line["file"].as_str().unwrap();
+            let saved = fs::read(rig.path(&saved).join(file)).unwrap();
+            assert_eq!(line["sha256"], sha256(&saved));
+            for field in ["sha256", "bytes", "width", "height", "rtpTimestamp", "captureTime"] {
+                assert_eq!(line[field], was_sent[field], "{field}");
+            }
+            assert_eq!(line["candidateType"], "host");
+        }
+        if size.is_some() {
+            assert!(lines[0]["width"] == 800 || lines[0]["height"] == 600, "{}", lines[0]);
+        }
+        for (lines, role, counted) in
+            [(sent_lines, "send", "sent"), (received_lines, "recv", "received")]
+        {
+            assert_eq!(lines.iter().filter(|line| line["kind"] == "keyframe").count(), 5);
+            let summary = lines.last().unwrap();
+            assert_eq!(summary["kind"], "summary");
+            assert_eq!(summary["role"], role);
+            assert_eq!(summary["connectionType"], "host");
+            assert_eq!(summary["keyframes"][counted], 5);
+            assert_eq!(summary["frameBytes"]["count"], 5);
+            assert!(summary["rttMs"]["count"].as_u64().unwrap() > 0, "{summary}");
+        }
+        let bytes: u64 = lines.iter().map(|line| line["bytes"].as_u64().unwrap()).sum();
+        assert!(received.summary()["videoBytes"]["received"].as_u64().unwrap() > bytes);
+        assert_eq!(received.summary()["keyframes"]["verified"], 5);
+        assert_eq!(received.summary()["keyframes"]["broken"], 0);
+    }
+}
+
+#[test]
+fn demo_needs_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = sample("seeding.jpg");
+    let words = ["demo", "--json", "--source", &picture, "--interval", "0.2s", "--count", "3"];
+    let lines = run(dir.path(), &words).well();
+    assert_eq!(lines.last().unwrap()["keyframes"]["verified"], 3);
+    let frames = check_frames(&dir.path().join("frames"));
+    assert_eq!(frames.len(), 3);
+    verified(&frames);
+}
+
+#[test]
+fn an_h264_file_arrives_byte_for_byte() {
+    let rig = Rig::new();
+    let recv = rig.recv("first", &["--count", "3"]);
+    rig.send("pattern:640x360", &["--count", "3", "--save", "sent"]).end().well();
+    recv.end().well();
+    let files: Vec<Vec<u8>> = (1..=3)
+        .map(|number| fs::read(rig.path("sent").join(format!("{number:06}.h264"))).unwrap())
+        .collect();
+    assert_ne!(files[0], files[1], "the pattern does not move");
+    fs::write(rig.path("all.h264"), files.concat()).unwrap();
+
+    let recv = rig.recv("second", &["--count", "3"]);
+    // Without --count: the file ends, and with it the run.
+    let sent = rig.send("all.h264", &[]).end();
+    assert_eq!(sent.well().last().unwrap()["keyframes"]["sent"], 3);
+    recv.end().well();
+    let lines = check_frames(&rig.path("second"));
+    verified(&lines);
+    for (number, file) in files.iter().enumerate() {
+        assert_eq!(lines[number]["sha256"], sha256(file));
+    }
+}
+
+#[test]
+fn y4m_comes_from_a_file_and_from_stdin() {
+    let rig = Rig::new();
+    fs::write(rig.path("moving.y4m"), y4m(321, 241, 3)).unwrap();
+    let recv = rig.recv("file", &["--count", "3"]);
+    assert_eq!(rig.send("moving.y4m", &[]).end().well().last().unwrap()["keyframes"]["sent"], 3);
+    recv.end().well();
+    let recv = rig.recv("stdin", &["--count", "3"]);
+    let mut send = rig.send("-", &[]);
+    send.feed(&y4m(320, 240, 3));
+    assert_eq!(send.end().well().last().unwrap()["keyframes"]["sent"], 3);
+    recv.end().well();
+    for (dir, width) in [("file", 320..=322), ("stdin", 320..=320)] {
+        let lines = check_frames(&rig.path(dir));
+        assert_eq!(lines.len(), 3);
+        verified(&lines);
+        assert!(width.contains(&lines[0]["width"].as_i64().unwrap()), "{}", lines[0]);
+        assert_ne!(lines[0]["sha256"], lines[2]["sha256"]);
+    }
+}
+
+#[test]
+fn ctrl_c_on_recv_ends_it_cleanly() {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &[]);
+    let send = rig.send(&sample("fig.jpg"), &[]);
+    recv.event("keyframe", 2);
+    recv.signal(Signal::INT);
+    let received = recv.end();
+    received.well();
+    let lines = check_frames(&rig.path("frames"));
+    verified(&lines);
+    assert_eq!(received.summary()["keyframes"]["received"], lines.len());
+    send.says("the receiver said goodbye: stopped");
+    // Nobody is there: it waits, and ends as cleanly.
+    send.signal(Signal::INT);
+    assert_eq!(send.end().well().last().unwrap()["kind"], "summary");
+}
+
+#[test]
+fn ctrl_c_on_send_ends_it_cleanly() {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &[]);
+    let send = rig.send("pattern:640x360", &["--save", "sent"]);
+    recv.event("keyframe", 2);
+    send.signal(Signal::INT);
+    let sent = send.end();
+    assert_eq!(sent.well().last().unwrap()["kind"], "summary");
+    assert_eq!(sent.summary()["keyframes"]["sent"], journal(&rig.path("sent")).len());
+    recv.says("the sender said goodbye: stopped");
+    recv.signal(Signal::TERM);
+    recv.end().well();
+    verified(&check_frames(&rig.path("frames")));
+}
+
+#[test]
+fn a_duration_ends_the_sender_even_when_the_receiver_has_gone() {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &["--count", "2"]);
+    let send = rig.send("pattern:320x240", &["--duration", "2s"]);
+    recv.end().well();
+    send.says("the receiver said goodbye: done");
+    let sent = send.end();
+    assert_eq!(sent.well().last().unwrap()["kind"], "summary");
+    let count = sent.summary()["keyframes"]["sent"].as_u64().unwrap();
+    assert!((2..=4).contains(&count), "{count}");
+    assert_eq!(check_frames(&rig.path("frames")).len(), 2);
+}
+
+#[test]
+fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
+    let rig = Rig::new();
+    let mut recv = rig.recv("frames", &[]);
+    let mut send = rig.send("pattern:640x360", &["--interval", "1h"]);
+    recv.event("keyframe", 1);
+
+    // The gap between two keyframes on request is to be over.
+    recv.type_line("hello from the mac");
+    assert_eq!(send.event("text", 1)["text"], "hello from the mac");
+    send.type_line("grüße \u{1f44b} from the phone");
+    assert_eq!(recv.event("text", 1)["text"], "grüße \u{1f44b} from the phone");
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    recv.type_line("/keyframe");
+    recv.event("keyframe", 2);
+
+    recv.type_line("/set interval=200");
+    send.says("set the interval to 200ms");
+    recv.event("keyframe", 6);
+    recv.type_line("/set max-bytes=20000 width=320 height=180");
+    send.says("set the picture to 320x180");
+    let small = more_until(&recv, |frame| frame["width"] == 320);
+    assert!(small["bytes"].as_u64().unwrap() <= 20_000, "{small}");
+    assert_eq!(small["verified"], true);
+
+    // What cannot be obeyed is refused, with the reason.
+    recv.type_line("/set interval=1");
+    recv.says("the sender refused a message: intervalMs must be");
+    // What is no command is text.
+    recv.type_line("/set interval=soon");
+    assert_eq!(send.event("text", 2)["text"], "/set interval=soon");
+    send.signal(Signal::INT);
+    send.end().well();
+}
+
+/// Waits for a keyframe that is so.
+fn more_until(recv: &Running, is: impl Fn(&Value) -> bool) -> Value {
+    let mut count = recv.events("keyframe").len();
+    loop {
+        count += 1;
+        let frame = recv.event("keyframe", count);
+        if is(&frame) {
+            return frame;
+        }
+        assert!(count < 100, "no such keyframe");
+    }
+}
+
+#[test]
+fn statistics_and_dumps_are_written() {
+    let rig = Rig::new();
+    let watch = |name: &str| -> Vec<String> {
+        let (stats, dump) = (format!("{name}-stats"), format!("{name}.json"));
+        ["--stats", &stats, "--stats-interval", "100ms", "--dump", &dump].map(String::from).into()
+    };
+    let (for_recv, for_send) = (watch("recv"), watch("send"));
+    let words = |words: &[String], more: [&'static str; 2]| -> Vec<String> {
+        words.iter().cloned().chain(more.map(String::from)).collect()
+    };
+    let (for_recv, for_send) =
+        (words(&for_recv, ["--count", "15"]), words(&for_send, ["--count", "15"]));
+    let recv = rig.recv("frames", &for_recv.iter().map(String::as_str).collect::<Vec<_>>());
+    let send =
+        rig.send("pattern:320x240", &for_send.iter().map(String::as_str).collect::<Vec<_>>());
+    send.end().well();
+    recv.end().well();
+    for (name, rtp) in [("recv", "inbound-rtp"), ("send", "outbound-rtp")] {
+        let text = fs::read_to_string(rig.path(&format!("{name}-stats/stats.jsonl"))).unwrap();
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lines.len() >= 2, "{name}: {text}");
+        let mut kinds = HashSet::new();
+        for line in &lines {
+            assert!(line["time"].as_f64().unwrap() > 1.7e12, "{line}");
+            for (id, object) in line["report"].as_object().unwrap() {
+                assert_eq!(object["id"], *id);
+                kinds.insert(object["type"].as_str().unwrap().to_owned());
+            }
+        }
+        for kind in [rtp, "candidate-pair", "transport", "local-candidate", "data-channel"] {
+            assert!(kinds.contains(kind), "{name} has no {kind}: {kinds:?}");
+        }
+        let dump = fs::read(rig.path(&format!("{name}.json"))).unwrap();
+        let dump: Value = serde_json::from_slice(&dump).unwrap();
+        assert!(dump["UserAgentData"].is_array() || dump["UserAgentData"].is_object(), "{dump}");
+        let connections = dump["PeerConnections"].as_object().unwrap();
+        let stats = connections.values().next().unwrap()["stats"].as_object().unwrap();
+        assert!(stats.keys().any(|key| key.ends_with("-timestamp")), "{:?}", stats.keys());
+    }
+}
+
+#[test]
+fn a_receiver_that_crashed_gets_keyframes_again() {
+    // Either order of coming: what the sender knows of the receiver's socket differs.
+    for receiver_first in [true, false] {
+        let rig = Rig::new();
+        let (recv, send) = if receiver_first {
+            let recv = rig.recv("frames", &[]);
+            recv.says("the sender is not there yet");
+            (recv, rig.send("pattern:320x240", &[]))
+        } else {
+            let send = rig.send("pattern:320x240", &[]);
+            send.says("the receiver is not there yet");
+            (rig.recv("frames", &[]), send)
+        };
+        recv.event("keyframe", 2);
+        recv.kill();
+        let again = rig.recv("again", &["--count", "3"]);
+        again.end().well();
+        send.says("the receiver said goodbye: done");
+        let lines = check_frames(&rig.path("again"));
+        assert_eq!(lines.len(), 3);
+        verified(&lines);
+        send.signal(Signal::INT);
+        let sent = send.end();
+        sent.well();
+        // Bytes of both connections are counted.
+        let bytes = sent.summary()["videoBytes"]["sent"].as_u64().unwrap();
+        let mean = sent.summary()["frameBytes"]["mean"].as_f64().unwrap() as u64;
+        assert!(bytes >= mean * 4, "{}", sent.summary());
+    }
+}
+
+#[test]
+fn a_sender_that_crashed_is_followed_by_the_next() {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &["--count", "6"]);
+    let send = rig.send("pattern:320x240", &[]);
+    recv.event("keyframe", 3);
+    send.kill();
+    let send = rig.send("pattern:320x240", &[]);
+    let received = recv.end();
+    received.well();
+    let lines = check_frames(&rig.path("frames"));
+    verified(&lines);
+    let bytes: u64 = lines.iter().map(|line| line["bytes"].as_u64().unwrap()).sum();
+    let counted = received.summary()["videoBytes"]["received"].as_u64().unwrap();
+    assert!(counted > bytes, "{counted} of {bytes}: the first connection is not counted");
+    send.signal(Signal::INT);
+    send.end().well();
+}
+
+#[test]
+fn media_goes_on_while_the_server_restarts() {
+    let mut rig = Rig::new();
+    let recv = rig.recv("frames", &[]);
+    let send = rig.send("pattern:320x240", &[]);
+    recv.event("keyframe", 2);
+    let (lines_recv, lines_send) = (recv.said(), send.said());
+    rig.server.signal(Signal::TERM);
+    let address = rig.signal.trim_start_matches("ws://").to_owned();
+    recv.says("signaling: ");
+    send.says("signaling: ");
+    // No server at all: media has no need of it.
+    more_keyframes(&recv, 3);
+    let (server, ..) = serve(rig.dir.path(), &address, &rig.turn, &[]);
+    let old = std::mem::replace(&mut rig.server, server);
+    old.end().well();
+    recv.says_after(lines_recv, "in the room");
+    more_keyframes(&recv, 3);
+    // A goodbye goes through the new server.
+    send.signal(Signal::INT);
+    send.end().well();
+    let _ = lines_send;
+    recv.says("the sender said goodbye: stopped");
+    recv.signal(Signal::INT);
+    recv.end().well();
+    verified(&check_frames(&rig.path("frames")));
+}
+
+#[test]
+fn relay_only_goes_through_the_embedded_turn_server() {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &["--count", "4", "--ice-policy", "relay"]);
+    let send = rig.send(&sample("fig.jpg"), &["--count", "4", "--ice-policy", "relay"]);
+    let (sent, received) = (send.end(), recv.end());
+    sent.well();
+    received.well();
+    let lines = check_frames(&rig.path("frames"));
+    verified(&lines);
+    for line in &lines {
+        assert_eq!(line["candidateType"], "relay", "{line}");
+    }
+    for summary in [sent.summary(), received.summary()] {
+        assert_eq!(summary["connectionType"], "relay/udp", "{summary}");
+    }
+    assert_eq!(received.summary()["keyframes"]["broken"], 0);
+}

@@ -1,0 +1,365 @@
+//! Two peers in one process over loopback, and what the receiving session makes of senders that are
+//! not ours.
+
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use openh264::{
+    OpenH264API,
+    encoder::{BitRate, Encoder, EncoderConfig, IntraFramePeriod, RateControlMode},
+    formats::YUVBuffer,
+};
+use orion_peer::{
+    media::{
+        decoder::Decoder,
+        h264::{self, AccessUnit},
+        sink::PictureFormat,
+    },
+    peer::{ConnectionState, Peer, PeerConfig, PeerEvent, PeerRole, tap::KeyframeRequest},
+    proto::control::{ControlMessage, Id},
+    server::{RunningServer, Server, ServerConfig},
+    session::{
+        Link, LinkConfig, LinkEvent,
+        receiver::{self, ReceiverConfig, ReceiverEnd, ReceiverEvent, StoredKeyframe},
+    },
+    signaling::{client::ClientConfig, token_client::TokenClient},
+};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+
+use crate::run::HANG;
+
+fn config(role: PeerRole) -> PeerConfig {
+    let mut config = PeerConfig::new(role);
+    config.addresses.retain(IpAddr::is_loopback);
+    config
+}
+
+/// One of the two: its events without the candidates, which go to the other one.
+struct End {
+    peer: Arc<Peer>,
+    events: mpsc::Receiver<PeerEvent>,
+}
+
+impl End {
+    async fn event<T>(&mut self, mut found: impl FnMut(PeerEvent) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                let event = self.events.recv().await.expect("the peer has stopped");
+                if let Some(found) = found(event) {
+                    return found;
+                }
+            }
+        };
+        timeout(HANG, wait).await.expect("the event never came")
+    }
+
+    async fn message(&mut self) -> ControlMessage {
+        self.event(|event| match event {
+            PeerEvent::Control(message, _) => Some(message),
+            _ => None,
+        })
+        .await
+    }
+}
+
+/// Passes candidates on, and everything else out.
+fn pump(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) -> mpsc::Receiver<PeerEvent> {
+    let (rest, out) = mpsc::channel(4096);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            match event {
+                PeerEvent::LocalCandidate(candidate) => other.add_candidate(candidate).await,
+                event => {
+                    let _ = rest.send(event).await;
+                }
+            }
+        }
+    });
+    out
+}
+
+/// A sender and a receiver whose control channels are open.
+async fn pair() -> (End, End) {
+    let (sender, sender_events) = Peer::new(config(PeerRole::Sender)).await.unwrap();
+    let (receiver, receiver_events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
+    let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
+    let offer = sender.create_offer().await.unwrap();
+    // Candidates come before the description they belong to: they are kept.
+    let sender_events = pump(sender_events, Arc::clone(&receiver));
+    let answer = receiver.accept_offer(offer).await.unwrap();
+    let receiver_events = pump(receiver_events, Arc::clone(&sender));
+    sender.accept_answer(answer).await.unwrap();
+    let mut ends = (
+        End { peer: sender, events: sender_events },
+        End { peer: receiver, events: receiver_events },
+    );
+    for end in [&mut ends.0, &mut ends.1] {
+        let (mut open, mut connected) = (false, false);
+        end.event(|event| {
+            open |= matches!(event, PeerEvent::ControlOpen);
+            connected |= matches!(event, PeerEvent::State(ConnectionState::Connected));
+            (open && connected).then_some(())
+        })
+        .await;
+    }
+    ends
+}
+
+fn unit(data: impl Into<Bytes>) -> AccessUnit {
+    let data = data.into();
+    let (width, height) = h264::dimensions(&data).unwrap_or_default();
+    AccessUnit { data, width, height, captured_at: SystemTime::now() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_messages_go_both_ways_and_answers_come_back() {
+    let (mut sender, mut receiver) = pair().await;
+    let text = |text: &str| ControlMessage::Text { id: Id::Text("a".into()), text: text.into() };
+    sender.peer.send_control(&text("from the phone")).await.unwrap();
+    assert_eq!(receiver.message().await, text("from the phone"));
+    receiver.peer.send_control(&text("from the mac")).await.unwrap();
+    let channel = sender
+        .event(|event| match event {
+            PeerEvent::Control(message, channel) if message == text("from the mac") => {
+                Some(channel)
+            }
+            _ => None,
+        })
+        .await;
+    let ack = ControlMessage::Ack { id: Some(Id::Text("a".into())), error: None };
+    sender.peer.answer_control(&ack, &channel).await;
+    assert_eq!(receiver.message().await, ack);
+    sender.peer.close().await;
+    receiver.peer.close().await;
+    assert!(sender.peer.send_control(&text("too late")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_keyframe_of_300_kb_comes_whole_and_a_pli_goes_back() {
+    let (mut sender, mut receiver) = pair().await;
+    // Parameter sets of a real stream, and a slice of bytes that need no emulation prevention.
+    let real = Stream::new(64, 64).next(true);
+    let mut data = Vec::new();
+    for nal in h264::nal_units(&real) {
+        match h264::nal_type(nal) {
+            h264::NalType::Sps | h264::NalType::Pps => h264::append_nal(&mut data, nal),
+            _ => {}
+        }
+    }
+    let slice: Vec<u8> = (0..300_000_u32).map(|at| (at % 251 + 4) as u8).collect();
+    h264::append_nal(&mut data, &[&[0x65, 0x88][..], &slice].concat());
+    let sent = unit(data);
+    for round in 0..3 {
+        let packets = sender.peer.send_access_unit(&sent).await.unwrap().packets;
+        let came = receiver
+            .event(|event| match event {
+                PeerEvent::AccessUnit(came) => Some(came),
+                PeerEvent::Broken(broken) => panic!("{broken:?}"),
+                _ => None,
+            })
+            .await;
+        assert_eq!(came.unit.packets, packets, "round {round}");
+        assert!(came.unit.data == sent.data, "round {round}: other bytes came");
+    }
+    assert!(receiver.peer.send_pli().await, "the track is not known");
+    let request = sender
+        .event(|event| match event {
+            PeerEvent::KeyframeRequested(request) => Some(request),
+            _ => None,
+        })
+        .await;
+    assert_eq!(request, KeyframeRequest::Pli);
+    for end in [&sender, &receiver] {
+        let stats = end.peer.stats().await;
+        let bytes = stats.video_bytes_sent + stats.video_bytes_received;
+        assert!(bytes > 900_000, "{bytes}");
+        assert!(stats.pair.is_some(), "no selected pair");
+    }
+    sender.peer.close().await;
+    receiver.peer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_sent_before_there_is_a_connection() {
+    let (peer, _events) = Peer::new(config(PeerRole::Sender)).await.unwrap();
+    assert!(peer.send_control(&ControlMessage::KeyframeRequest { reason: None }).await.is_err());
+    assert!(!peer.send_pli().await);
+    // A description or candidates that are none are errors, not panics.
+    assert!(peer.accept_answer("garbage".into()).await.is_err());
+    peer.close().await;
+    let (peer, _events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
+    assert!(peer.accept_offer(String::new()).await.is_err());
+    assert!(peer.send_access_unit(&unit(vec![0, 0, 0, 1, 0x65])).await.is_err());
+    peer.close().await;
+}
+
+/// An ordinary encoder: one keyframe, then pictures that build on it.
+struct Stream {
+    encoder: Encoder,
+    width: usize,
+    height: usize,
+    pictures: usize,
+}
+
+impl Stream {
+    fn new(width: usize, height: usize) -> Self {
+        let config = EncoderConfig::new()
+            .bitrate(BitRate::from_bps(2_000_000))
+            .rate_control_mode(RateControlMode::Off)
+            .scene_change_detect(false)
+            .intra_frame_period(IntraFramePeriod::from_num_frames(100_000));
+        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config).unwrap();
+        Self { encoder, width, height, pictures: 0 }
+    }
+
+    /// The next picture, Annex B.
+    fn next(&mut self, keyframe: bool) -> Vec<u8> {
+        if keyframe {
+            self.encoder.force_intra_frame();
+        }
+        let (width, height) = (self.width, self.height);
+        self.pictures += 1;
+        let mut picture = vec![128_u8; width * height * 3 / 2];
+        for (at, luma) in picture[..width * height].iter_mut().enumerate() {
+            *luma = (at % width * 3 + at / width + self.pictures * 5) as u8;
+        }
+        let data = self.encoder.encode(&YUVBuffer::from_vec(picture, width, height)).unwrap().to_vec();
+        assert_eq!(h264::is_keyframe(&data), keyframe);
+        data
+    }
+}
+
+async fn server() -> RunningServer {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    Server::start(ServerConfig::dev().await.unwrap(), listener).await.unwrap()
+}
+
+fn link(server: &RunningServer, device: &str, role: PeerRole) -> LinkConfig {
+    let tokens = TokenClient::new(&server.token_url(), "dev", device.into(), None).unwrap();
+    let signaling = ClientConfig::new(server.signal_url(), Arc::new(tokens));
+    LinkConfig { signaling, peer: config(role) }
+}
+
+/// What a receiving session told.
+#[derive(Default)]
+struct Told {
+    keyframes: Vec<StoredKeyframe>,
+    broken: u64,
+}
+
+/// Runs a receiving session until `count` keyframes are on disk.
+async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
+    let config = ReceiverConfig {
+        link: link(server, "mac", PeerRole::Receiver),
+        out: out.to_owned(),
+        formats: vec![PictureFormat::H264, PictureFormat::Png],
+        count: Some(count),
+        timeout: Some(HANG / 2),
+    };
+    let mut told = Told::default();
+    let mut tell = |event| match event {
+        ReceiverEvent::Keyframe(keyframe) => told.keyframes.push(*keyframe),
+        ReceiverEvent::Report(report) => told.broken = report.broken,
+        _ => {}
+    };
+    let (_lines, mut texts) = mpsc::channel(1);
+    let end = receiver::run(config, std::future::pending(), &mut tell, &mut texts).await.unwrap();
+    assert_eq!(end, ReceiverEnd::Count);
+    told
+}
+
+/// A sender in the room, connected.
+async fn sending(server: &RunningServer) -> (Link, Arc<Peer>) {
+    let mut link = Link::start(link(server, "phone", PeerRole::Sender));
+    loop {
+        match link.next().await {
+            LinkEvent::Peer(PeerEvent::ControlOpen) => break,
+            LinkEvent::Failed(error) | LinkEvent::Refused(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    let peer = link.peer().unwrap();
+    (link, peer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_without_metadata_is_received() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server().await;
+    let mut stream = Stream::new(320, 240);
+    let sent: Vec<Vec<u8>> = (0..3).map(|_| stream.next(true)).collect();
+    let (told, ()) = tokio::join!(timeout(HANG, receive(&server, dir.path(), 3)), async {
+        let (link, peer) = sending(&server).await;
+        for data in &sent {
+            peer.send_access_unit(&unit(data.clone())).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        link.close("done").await;
+    });
+    let told = told.unwrap();
+    assert_eq!((told.keyframes.len(), told.broken), (3, 0));
+    for (keyframe, data) in told.keyframes.iter().zip(&sent) {
+        let record = &keyframe.written.record;
+        assert_eq!((record.verified, record.capture_time, record.latency_ms), (None, None, None));
+        assert_eq!((record.width, record.height), (320, 240));
+        assert!(std::fs::read(dir.path().join(&record.file)).unwrap() == *data);
+        assert_eq!(keyframe.undecoded, None);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_continuous_stream_is_decoded_and_its_keyframes_written() {
+    const GROUP: usize = 10;
+    let dir = tempfile::tempdir().unwrap();
+    let server = server().await;
+    let mut stream = Stream::new(320, 240);
+    let (told, asked) = tokio::join!(timeout(HANG, receive(&server, dir.path(), 3)), async {
+        let (mut link, peer) = sending(&server).await;
+        // It is joined in the middle: nothing can be shown before a keyframe, so one is asked for.
+        stream.next(true);
+        let mut asked = None;
+        while asked.is_none() {
+            peer.send_access_unit(&unit(stream.next(false))).await.unwrap();
+            let tick = tokio::time::sleep(Duration::from_millis(33));
+            tokio::pin!(tick);
+            loop {
+                tokio::select! {
+                    () = &mut tick => break,
+                    event = link.next() => {
+                        if let LinkEvent::Peer(PeerEvent::KeyframeRequested(request)) = event {
+                            asked = Some(request);
+                        }
+                    }
+                }
+            }
+        }
+        for picture in 0..=2 * GROUP {
+            let data = stream.next(picture % GROUP == 0);
+            peer.send_access_unit(&unit(data)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(33)).await;
+        }
+        link.close("done").await;
+        asked
+    });
+    let told = told.unwrap();
+    assert_eq!(asked, Some(KeyframeRequest::Pli));
+    assert_eq!(told.keyframes.len(), 3);
+    // Those from before the first keyframe, and none after it.
+    let before = stream.pictures - 1 - (2 * GROUP + 1);
+    assert!(told.broken <= before as u64, "{} of {before}", told.broken);
+    for keyframe in &told.keyframes {
+        let record = &keyframe.written.record;
+        assert_eq!(keyframe.undecoded, None);
+        let data = std::fs::read(dir.path().join(&record.file)).unwrap();
+        let picture = Decoder::new().unwrap().decode(&data).unwrap();
+        assert_eq!((picture.width, picture.height), (320, 240));
+        assert_eq!(keyframe.written.files.len(), 2);
+    }
+    server.shutdown().await;
+}

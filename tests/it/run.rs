@@ -1,0 +1,316 @@
+//! The real binary as other tests start it: free ports, an empty directory and environment, its lines
+//! as they come, and an end within [`HANG`].
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Whatever takes longer hangs: the test fails.
+pub const HANG: Duration = Duration::from_secs(20);
+
+/// A photo that comes with the repository.
+pub fn sample(name: &str) -> String {
+    format!("{}/samples/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Lines of one stream, as far as they came.
+#[derive(Default)]
+struct Lines {
+    text: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+impl Lines {
+    fn all(&self) -> Vec<String> {
+        self.text.lock().unwrap().clone()
+    }
+}
+
+/// A running command. One that still runs when it is dropped is killed.
+pub struct Running {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Arc<Lines>,
+    stderr: Arc<Lines>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// How a command ended.
+pub struct Ended {
+    name: String,
+    /// Exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// stdout.
+    pub stdout: Vec<String>,
+    /// stderr.
+    pub stderr: String,
+}
+
+/// Starts `orion-peer` with these words in `dir`; its stdin stays open.
+pub fn start(dir: &Path, words: &[&str]) -> Running {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_orion-peer"))
+        .args(words)
+        .current_dir(dir)
+        .env_clear()
+        .env("HOME", dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (stdout, stderr) = (Arc::<Lines>::default(), Arc::<Lines>::default());
+    let readers = vec![
+        read(child.stdout.take().unwrap(), Arc::clone(&stdout)),
+        read(child.stderr.take().unwrap(), Arc::clone(&stderr)),
+    ];
+    let stdin = child.stdin.take();
+    Running { name: words.join(" "), child, stdin, stdout, stderr, readers }
+}
+
+/// Runs `orion-peer` to its end, with an empty stdin.
+pub fn run(dir: &Path, words: &[&str]) -> Ended {
+    let mut running = start(dir, words);
+    running.end_input();
+    running.end()
+}
+
+fn read(stream: impl std::io::Read + Send + 'static, lines: Arc<Lines>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n') {
+            let Ok(line) = line else { return };
+            lines.text.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+            lines.grown.notify_all();
+        }
+    })
+}
+
+impl Running {
+    /// The first line on stderr, from line `from` on, with this in it.
+    pub fn says_after(&self, from: usize, words: &str) -> String {
+        self.find(&self.stderr, from, words, |line| line.contains(words).then(|| line.to_owned()))
+    }
+
+    /// The first line on stderr with this in it.
+    pub fn says(&self, words: &str) -> String {
+        self.says_after(0, words)
+    }
+
+    /// Lines on stderr so far.
+    pub fn said(&self) -> usize {
+        self.stderr.all().len()
+    }
+
+    /// Waits for the `count`th JSON line of this `kind`, and gives it.
+    pub fn event(&self, kind: &str, count: usize) -> Value {
+        let mut seen = 0;
+        self.find(&self.stdout, 0, kind, |line| {
+            let value: Value = serde_json::from_str(line).unwrap();
+            seen += usize::from(value["kind"] == kind || value["event"] == kind);
+            (seen == count).then_some(value)
+        })
+    }
+
+    /// JSON lines of this kind so far.
+    pub fn events(&self, kind: &str) -> Vec<Value> {
+        let lines = self.stdout.all();
+        let values = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        values.filter(|value| value["kind"] == kind).collect()
+    }
+
+    fn find<T>(
+        &self,
+        lines: &Lines,
+        from: usize,
+        what: &str,
+        mut found: impl FnMut(&str) -> Option<T>,
+    ) -> T {
+        let limit = Instant::now() + HANG;
+        let mut next = from;
+        let mut text = lines.text.lock().unwrap();
+        loop {
+            while let Some(line) = text.get(next) {
+                if let Some(found) = found(line) {
+                    return found;
+                }
+                next += 1;
+            }
+            let left = limit.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let so_far = text.join("\n");
+                drop(text);
+                let stderr = self.stderr.all().join("\n");
+                panic!(
+                    "`{what}` never came from: {}\nso far:\n{so_far}\nstderr:\n{stderr}",
+                    self.name
+                );
+            }
+            text = lines.grown.wait_timeout(text, left).unwrap().0;
+        }
+    }
+
+    /// Types a line.
+    pub fn type_line(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
+        stdin.flush().unwrap();
+    }
+
+    /// Writes to stdin, and ends it.
+    pub fn feed(&mut self, data: &[u8]) {
+        self.stdin.take().unwrap().write_all(data).unwrap();
+    }
+
+    /// Ends stdin.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ended {
+        let limit = Instant::now() + HANG;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if Instant::now() > limit {
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        if status.is_none() {
+            self.child.kill().unwrap();
+        }
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        let ended = Ended {
+            name: self.name.clone(),
+            code: status.and_then(|status| status.code()),
+            stdout: self.stdout.all(),
+            stderr: self.stderr.all().join("\n"),
+        };
+        assert!(status.is_some(), "did not end: {}\n{}", ended.name, ended.stderr);
+        assert!(!ended.stderr.contains("panicked at"), "{}\n{}", ended.name, ended.stderr);
+        ended
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An error says that it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// Ended with exit code 0; gives the JSON lines.
+    pub fn well(&self) -> Vec<Value> {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.name, self.stderr);
+        self.json()
+    }
+
+    /// stdout, each line a JSON object.
+    pub fn json(&self) -> Vec<Value> {
+        let lines = self.stdout.iter().map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", self.name))
+        });
+        let lines: Vec<Value> = lines.collect();
+        assert!(lines.iter().all(Value::is_object), "{}: {lines:?}", self.name);
+        lines
+    }
+
+    /// The summary, which is the last line but for an error.
+    pub fn summary(&self) -> Value {
+        let lines = self.json();
+        let summary = lines.iter().rfind(|line| line["kind"] == "summary");
+        summary.cloned().unwrap_or_else(|| panic!("no summary: {}\n{}", self.name, self.stderr))
+    }
+
+    /// Failed with this exit code at this stage, and says what to try, to people and programs.
+    #[track_caller]
+    pub fn failed(&self, exit: i32, stage: &str) -> Value {
+        assert_eq!(self.code, Some(exit), "{}\n{}", self.name, self.stderr);
+        let at = format!("error: {stage}: ");
+        assert!(self.stderr.contains(&at), "no `{at}`: {}\n{}", self.name, self.stderr);
+        let after = &self.stderr[self.stderr.find(&at).unwrap()..];
+        assert!(after.contains("\n  try: "), "no remedy: {}\n{}", self.name, self.stderr);
+        let last = self.json().pop().unwrap_or_default();
+        assert_eq!(last["error"]["stage"], stage, "{}: {last}", self.name);
+        assert_eq!(last["error"]["exit"], exit, "{}: {last}", self.name);
+        assert!(last["error"]["remedy"].as_str().is_some_and(|text| !text.is_empty()), "{last}");
+        last["error"].clone()
+    }
+}
+
+/// A dev server on free ports of loopback, and a directory for what runs against it.
+pub struct Rig {
+    /// The directory.
+    pub dir: tempfile::TempDir,
+    /// The server.
+    pub server: Running,
+    /// `--signal` of it.
+    pub signal: String,
+    /// Address of its embedded TURN server.
+    pub turn: String,
+}
+
+impl Rig {
+    /// Starts the server.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, address, turn) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", &[]);
+        Self { dir, server, signal: format!("ws://{address}"), turn }
+    }
+
+    /// A path in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts `recv` into `out`.
+    pub fn recv(&self, out: &str, more: &[&str]) -> Running {
+        self.start("recv", &[&["--out", out], more].concat())
+    }
+
+    /// Starts `send` with a keyframe every 200 ms.
+    pub fn send(&self, source: &str, more: &[&str]) -> Running {
+        self.start("send", &[&["--source", source, "--interval", "0.2s"], more].concat())
+    }
+
+    fn start(&self, command: &str, more: &[&str]) -> Running {
+        let words = [&[command, "--json", "--signal", &self.signal], more].concat();
+        start(self.dir.path(), &words)
+    }
+}
+
+/// Starts a server, and gives its address and that of its relay.
+pub fn serve(dir: &Path, listen: &str, turn: &str, more: &[&str]) -> (Running, String, String) {
+    let words = ["serve", "--json", "--listen", listen, "--turn-listen", turn];
+    let server = start(dir, &[&words[..], more].concat());
+    let listening = server.event("listening", 1);
+    let text = |key: &str| listening[key].as_str().unwrap_or_default().to_owned();
+    let (address, turn) = (text("address"), text("turn"));
+    (server, address, turn)
+}
