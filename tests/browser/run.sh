@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Holds orion-peer against headless Chromium, as the Mac and as the phone: one line a check.
+#
+#   tests/browser/run.sh            builds the binary first
+#   ORION_PEER=FILE tests/browser/run.sh
+#
+# CHROMIUM names another browser than /usr/bin/chromium; SCREENSHOT=FILE keeps a picture of the
+# receiving page.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+root=$(cd ../.. && pwd)
+if [[ -z ${ORION_PEER:-} ]]; then
+    (cd "$root" && cargo build --release --bin orion-peer)
+    target=${CARGO_TARGET_DIR:-target}
+    [[ $target == /* ]] || target=$root/$target
+    ORION_PEER=$target/release/orion-peer
+fi
+export ORION_PEER
+export CHROMIUM=${CHROMIUM:-/usr/bin/chromium}
+for needed in "$ORION_PEER" "$CHROMIUM"; do
+    if [[ ! -x $needed ]]; then
+        printf 'browser test: %s is missing\n' "$needed" >&2
+        exit 1
+    fi
+done
+
+# npm only when what is installed is not what the lock file says.
+if ! cmp -s package-lock.json node_modules/.of-this-lock; then
+    PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund --loglevel=error >&2
+    cp package-lock.json node_modules/.of-this-lock
+fi
+exec node main.js
