@@ -18,7 +18,7 @@ use super::{
     units,
 };
 use crate::{
-    peer::{self, PeerConfig, PeerRole, config::local_addresses, connection::Timings},
+    peer::{self, PeerConfig, PeerRole, config::local_addresses, event::Timings},
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},

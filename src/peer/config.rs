@@ -22,7 +22,7 @@ use rtc::{
     rtp_transceiver::rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind},
 };
 
-use super::{connection::PeerError, tap::Tap};
+use super::{event::PeerError, tap::Tap};
 use crate::{proto::token::IceServer, types::CandidateType};
 
 /// RTP payload type we offer for H.264.

@@ -1,48 +1,35 @@
-//! One peer connection: offer, answer, candidates, states, and the events that come out of it.
+//! One peer connection: offer, answer, candidates, video and control out, statistics, close.
 
 use std::{
-    fmt,
-    net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use rtc::{
-    ice::mdns::MulticastDnsMode,
-    peer_connection::{
-        sdp::RTCSessionDescription,
-        transport::{RTCIceCandidate, RTCIceCandidateInit},
-    },
+use rtc::peer_connection::{
+    sdp::RTCSessionDescription,
+    transport::{RTCIceCandidate, RTCIceCandidateInit},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
-use webrtc::{
-    data_channel::DataChannel,
-    media_stream::track_remote::{TrackRemote, TrackRemoteEvent},
-    peer_connection::{
-        PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceConnectionState,
-        RTCIceGatheringState, RTCPeerConnectionIceErrorEvent, RTCPeerConnectionIceEvent,
-        RTCPeerConnectionState, StatsSelector,
-    },
-};
+use webrtc::peer_connection::{PeerConnection, StatsSelector};
 
 use super::{
-    assembler::BrokenAccessUnit,
     config::{self, PeerConfig, PeerRole},
-    control::{ChannelRef, ControlChannels},
+    control::ChannelRef,
+    event::{PeerError, PeerEvent, Timings},
+    handler::{Shared, build},
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
     stats::{self, CandidateStats, Snapshot},
-    tap::{KeyframeRequest, Tap, TapCounters},
-    video::{self, ReceivedAccessUnit, SentAccessUnit, VideoSender},
+    tap::{Tap, TapCounters},
+    video::{self, SentAccessUnit, VideoSender},
 };
 use crate::{
     media::h264::AccessUnit,
     proto::{control::ControlMessage, signaling::IceCandidateInit},
-    types::{CandidateType, Stage},
+    types::CandidateType,
 };
 
 /// Events that may wait for their reader. Control messages beyond it wait in SCTP; states and
@@ -51,248 +38,6 @@ const QUEUE_EVENTS: usize = 1024;
 
 /// Time given to a clean close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What happens on a peer connection.
-#[derive(Debug)]
-pub enum PeerEvent {
-    /// A local candidate to tell the other side; `None` when there are no more.
-    LocalCandidate(Option<IceCandidateInit>),
-    /// A STUN or TURN server failed (W3C `RTCPeerConnectionIceErrorEvent`).
-    CandidateError {
-        /// The server.
-        url: String,
-        /// STUN error code (RFC 8489 §14.8), or 701 when it could not be reached.
-        code: u16,
-        /// The server's words.
-        text: String,
-    },
-    /// The state of the connection changed.
-    State(ConnectionState),
-    /// The control channel we opened can be used.
-    ControlOpen,
-    /// A control message came.
-    Control(ControlMessage, ChannelRef),
-    /// Something came on a data channel that is no control message.
-    ControlGarbage(String),
-    /// The other side wants a keyframe (RTCP).
-    KeyframeRequested(KeyframeRequest),
-    /// A whole access unit came.
-    AccessUnit(ReceivedAccessUnit),
-    /// An access unit was given up.
-    Broken(BrokenAccessUnit),
-}
-
-/// W3C `RTCPeerConnectionState`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionState {
-    /// Nothing has begun.
-    New,
-    /// ICE or DTLS is under way.
-    Connecting,
-    /// ICE and DTLS are done.
-    Connected,
-    /// No answer from the other side for some seconds.
-    Disconnected,
-    /// Given up.
-    Failed,
-    /// Closed by us.
-    Closed,
-}
-
-impl fmt::Display for ConnectionState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::New => "new",
-            Self::Connecting => "connecting",
-            Self::Connected => "connected",
-            Self::Disconnected => "disconnected",
-            Self::Failed => "failed",
-            Self::Closed => "closed",
-        })
-    }
-}
-
-/// A failure of the peer connection.
-#[derive(Debug, thiserror::Error)]
-pub enum PeerError {
-    /// The crate refused an operation.
-    #[error("could not {operation}: {cause}")]
-    Crate {
-        /// What was tried.
-        operation: &'static str,
-        /// The crate's words.
-        cause: String,
-    },
-    /// No address to gather candidates on.
-    #[error("no local address to connect from: {0}")]
-    NoAddress(String),
-    /// The other side's session description has no H.264 video.
-    #[error("the other side's {kind} has no H.264 video{}", offered(.codecs))]
-    NoH264 {
-        /// Offer or answer.
-        kind: &'static str,
-        /// What it has instead.
-        codecs: Vec<String>,
-    },
-    /// Nothing can be sent yet or any more.
-    #[error("{0} is not open")]
-    NotOpen(&'static str),
-}
-
-fn offered(codecs: &[String]) -> String {
-    if codecs.is_empty() { String::new() } else { format!(" (it has {})", codecs.join(", ")) }
-}
-
-impl PeerError {
-    pub(crate) fn crate_error<E: fmt::Display>(operation: &'static str) -> impl FnOnce(E) -> Self {
-        move |cause| Self::Crate { operation, cause: cause.to_string() }
-    }
-
-    /// Where in the course of a connection this belongs.
-    #[must_use]
-    pub fn stage(&self) -> Stage {
-        match self {
-            Self::NoAddress(_) => Stage::Gathering,
-            Self::NoH264 { .. } => Stage::Video,
-            Self::NotOpen(_) => Stage::Datachannel,
-            Self::Crate { .. } => Stage::Ice,
-        }
-    }
-
-    /// What to try.
-    #[must_use]
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::NoAddress(_) => {
-                "check --interface and --network, and that the machine has an address"
-            }
-            Self::NoH264 { .. } => "let the other side offer H.264 with packetization-mode=1",
-            Self::NotOpen(_) => "wait until the connection is up",
-            Self::Crate { .. } => "run with -v for the details",
-        }
-    }
-}
-
-/// When each step of the set-up was reached, counted from the building of the peer connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timings {
-    /// First local candidate.
-    pub gathering: Option<Duration>,
-    /// ICE connected.
-    pub ice: Option<Duration>,
-    /// DTLS done.
-    pub dtls: Option<Duration>,
-    /// Our data channel open.
-    pub data_channel: Option<Duration>,
-}
-
-pub(super) struct Shared {
-    created: Instant,
-    pub(super) events: mpsc::Sender<PeerEvent>,
-    timings: Mutex<Timings>,
-    pub(super) remote_track: OnceLock<Arc<dyn TrackRemote>>,
-    pub(super) control: ControlChannels,
-    candidates: Vec<CandidateType>,
-    pub(super) payload_types: Mutex<Vec<u8>>,
-}
-
-impl Shared {
-    fn mark(&self, step: impl FnOnce(&mut Timings) -> &mut Option<Duration>) {
-        let mut timings = self.timings.lock().expect("no holder of this lock panics");
-        step(&mut timings).get_or_insert(self.created.elapsed());
-    }
-
-    pub(super) fn mark_channel_open(&self) {
-        self.mark(|t| &mut t.data_channel);
-    }
-
-    /// For events raised inside the crate's driver, which must not wait.
-    pub(super) fn emit(&self, event: PeerEvent) {
-        // A full queue is one of control messages. A state that got lost would leave a run waiting
-        // for ever, so it waits for its place, apart from the driver.
-        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
-            let events = self.events.clone();
-            tokio::spawn(async move {
-                let _ = events.send(event).await;
-            });
-        }
-    }
-}
-
-struct Handler(Arc<Shared>);
-
-#[async_trait]
-impl PeerConnectionEventHandler for Handler {
-    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
-        self.0.mark(|t| &mut t.gathering);
-        let allowed = &self.0.candidates;
-        let kind = event.candidate.typ.to_string().parse::<CandidateType>();
-        if !allowed.is_empty() && !kind.is_ok_and(|kind| allowed.contains(&kind)) {
-            return;
-        }
-        match event.candidate.to_json() {
-            Ok(init) => self.0.emit(PeerEvent::LocalCandidate(Some(IceCandidateInit {
-                candidate: init.candidate,
-                sdp_mid: init.sdp_mid.filter(|mid| !mid.is_empty()).or_else(|| Some("0".into())),
-                sdp_mline_index: init.sdp_mline_index.or(Some(0)),
-                username_fragment: init.username_fragment,
-            }))),
-            Err(error) => tracing::warn!("a local candidate could not be written: {error}"),
-        }
-    }
-
-    async fn on_ice_candidate_error(&self, event: RTCPeerConnectionIceErrorEvent) {
-        self.0.emit(PeerEvent::CandidateError {
-            url: event.url,
-            code: event.error_code,
-            text: event.error_text,
-        });
-    }
-
-    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
-        if state == RTCIceGatheringState::Complete {
-            self.0.emit(PeerEvent::LocalCandidate(None));
-        }
-    }
-
-    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
-        tracing::debug!(%state, "ICE connection state");
-        if matches!(state, RTCIceConnectionState::Connected | RTCIceConnectionState::Completed) {
-            self.0.mark(|t| &mut t.ice);
-        }
-    }
-
-    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
-        let state = match state {
-            RTCPeerConnectionState::Connecting => ConnectionState::Connecting,
-            RTCPeerConnectionState::Connected => {
-                self.0.mark(|t| &mut t.dtls);
-                ConnectionState::Connected
-            }
-            RTCPeerConnectionState::Disconnected => ConnectionState::Disconnected,
-            RTCPeerConnectionState::Failed => ConnectionState::Failed,
-            RTCPeerConnectionState::Closed => ConnectionState::Closed,
-            _ => return,
-        };
-        self.0.emit(PeerEvent::State(state));
-    }
-
-    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
-        self.0.control.accept(&self.0, channel);
-    }
-
-    async fn on_track(&self, track: Arc<dyn TrackRemote>) {
-        let _ = self.0.remote_track.set(Arc::clone(&track));
-        // Packets are taken by the tap; the track's own queue only has to be emptied.
-        tokio::spawn(async move {
-            while let Some(event) = track.poll().await {
-                if matches!(event, TrackRemoteEvent::OnEnded) {
-                    break;
-                }
-            }
-        });
-    }
-}
 
 /// One peer connection.
 pub struct Peer {
@@ -318,15 +63,7 @@ impl Peer {
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
         let (tap, outputs) = Tap::new();
-        let shared = Arc::new(Shared {
-            created: Instant::now(),
-            events,
-            timings: Mutex::default(),
-            remote_track: OnceLock::new(),
-            control: ControlChannels::default(),
-            candidates: config.candidates.clone(),
-            payload_types: Mutex::default(),
-        });
+        let shared = Shared::new(events, config.candidates.clone());
         let runtime = PeerRuntime::new();
         let connection =
             Box::pin(build(&config, addresses, tap, Arc::clone(&runtime), &shared)).await?;
@@ -492,7 +229,7 @@ impl Peer {
     /// When each step of the set-up was reached.
     #[must_use]
     pub fn timings(&self) -> Timings {
-        *self.shared.timings.lock().expect("no holder of this lock panics")
+        self.shared.timings()
     }
 
     /// getStats with W3C names.
@@ -553,41 +290,4 @@ async fn close(connection: Arc<dyn PeerConnection>) {
         Ok(Err(error)) => tracing::debug!("closing the peer connection: {error}"),
         Err(_) => tracing::warn!("closing the peer connection took over {CLOSE_TIMEOUT:?}"),
     }
-}
-
-/// Builds the connection, without mDNS where multicast cannot be joined.
-async fn build(
-    config: &PeerConfig,
-    addresses: Vec<SocketAddr>,
-    tap: Tap,
-    runtime: Arc<PeerRuntime>,
-    shared: &Arc<Shared>,
-) -> Result<Arc<dyn PeerConnection>, PeerError> {
-    let mdns =
-        if multicast_works() { MulticastDnsMode::QueryOnly } else { MulticastDnsMode::Disabled };
-    let building = PeerConnectionBuilder::new()
-        .with_configuration(config::rtc_configuration(config))
-        .with_media_engine(config::media_engine(config)?)
-        .with_setting_engine(config::setting_engine(mdns))
-        .with_interceptor_registry(config::interceptors(tap))
-        .with_runtime(runtime)
-        .with_handler(Arc::new(Handler(Arc::clone(shared))))
-        .with_udp_addrs(addresses)
-        .with_data_channel_send_buffer_limit(4 << 20)
-        .build();
-    let connection =
-        Box::pin(building).await.map_err(PeerError::crate_error("build the peer connection"))?;
-    Ok(Arc::new(connection))
-}
-
-/// Whether the mDNS group can be joined; the crate's `build` fails where it cannot.
-fn multicast_works() -> bool {
-    std::net::UdpSocket::bind("0.0.0.0:0").is_ok_and(|socket| {
-        socket
-            .join_multicast_v4(
-                &std::net::Ipv4Addr::new(224, 0, 0, 251),
-                &std::net::Ipv4Addr::UNSPECIFIED,
-            )
-            .is_ok()
-    })
 }

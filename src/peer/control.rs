@@ -21,7 +21,10 @@ use webrtc::{
     peer_connection::PeerConnection,
 };
 
-use super::connection::{PeerError, PeerEvent, Shared};
+use super::{
+    event::{PeerError, PeerEvent},
+    handler::Shared,
+};
 use crate::proto::control::{self, ControlMessage};
 
 /// Channels accepted from the other side; more are closed.

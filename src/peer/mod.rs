@@ -5,7 +5,8 @@
 //!
 //! - [`config`]: what a peer is made from, and the crate settings that follow
 //! - `runtime`: the crate's driver without its stalls
-//! - [`connection`]: offer, answer, candidates, states
+//! - [`event`]: what happens on it, and what can go wrong
+//! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - [`video`]: the tasks around them
@@ -16,6 +17,8 @@ pub mod assembler;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod event;
+mod handler;
 pub mod packetizer;
 pub(crate) mod runtime;
 pub mod sdp;
@@ -24,4 +27,5 @@ pub mod tap;
 pub mod video;
 
 pub use config::{IcePolicy, PeerConfig, PeerRole};
-pub use connection::{ConnectionState, Peer, PeerError, PeerEvent};
+pub use connection::Peer;
+pub use event::{ConnectionState, PeerError, PeerEvent, Timings};

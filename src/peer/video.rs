@@ -30,7 +30,8 @@ use webrtc::{
 use super::{
     assembler::{Assembled, Assembler, WholeAccessUnit},
     config::{self, PeerConfig},
-    connection::{PeerError, PeerEvent, Shared},
+    event::{PeerError, PeerEvent},
+    handler::Shared,
     packetizer,
     tap::{InboundRtp, KeyframeRequest},
 };

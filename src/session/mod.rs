@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use link::{Link, LinkConfig, LinkEvent};
 
 use crate::{
-    peer::{connection::Timings, stats::Snapshot},
+    peer::{event::Timings, stats::Snapshot},
     types::Stage,
 };
 

@@ -22,8 +22,7 @@ use crate::{
         sink::{FrameRecord, PictureFormat, Written},
     },
     peer::{
-        PeerEvent, connection::Timings, control::ChannelRef, stats::Snapshot,
-        video::ReceivedAccessUnit,
+        PeerEvent, control::ChannelRef, event::Timings, stats::Snapshot, video::ReceivedAccessUnit,
     },
     proto::control::{ControlMessage, Id, KeyframeInfo},
     types::Stage,

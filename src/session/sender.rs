@@ -19,7 +19,7 @@ use super::{
 use crate::{
     media::sink::{FrameRecord, FrameWriter, PictureFormat},
     peer::{
-        Peer, PeerEvent, connection::Timings, control::ChannelRef, stats::Snapshot,
+        Peer, PeerEvent, control::ChannelRef, event::Timings, stats::Snapshot,
         video::SentAccessUnit,
     },
     proto::control::{ControlMessage, KeyframeInfo, Settings},

@@ -79,7 +79,9 @@ fn y4m(width: usize, height: usize, frames: usize) -> Vec<u8> {
     let mut stream = format!("YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n").into_bytes();
     for frame in 0..frames {
         stream.extend_from_slice(b"FRAME\n");
-        stream.extend((0..width * height).map(|at| ((at % width) * 2 + at / width + frame * 16) as u8));
+        stream.extend(
+            (0..width * height).map(|at| ((at % width) * 2 + at / width + frame * 16) as u8),
+        );
         stream.extend(std::iter::repeat_n(128_u8, width.div_ceil(2) * height.div_ceil(2) * 2));
     }
     stream

@@ -228,7 +228,8 @@ impl Stream {
         for (at, luma) in picture[..width * height].iter_mut().enumerate() {
             *luma = (at % width * 3 + at / width + self.pictures * 5) as u8;
         }
-        let data = self.encoder.encode(&YUVBuffer::from_vec(picture, width, height)).unwrap().to_vec();
+        let data =
+            self.encoder.encode(&YUVBuffer::from_vec(picture, width, height)).unwrap().to_vec();
         assert_eq!(h264::is_keyframe(&data), keyframe);
         data
     }

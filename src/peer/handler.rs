@@ -1,0 +1,194 @@
+//! The crate's callbacks, turned into events; and the building of the crate's connection.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use rtc::ice::mdns::MulticastDnsMode;
+use tokio::sync::mpsc;
+use webrtc::{
+    data_channel::DataChannel,
+    media_stream::track_remote::{TrackRemote, TrackRemoteEvent},
+    peer_connection::{
+        PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceConnectionState,
+        RTCIceGatheringState, RTCPeerConnectionIceErrorEvent, RTCPeerConnectionIceEvent,
+        RTCPeerConnectionState,
+    },
+};
+
+use super::{
+    config::{self, PeerConfig},
+    control::ControlChannels,
+    event::{ConnectionState, PeerError, PeerEvent, Timings},
+    runtime::PeerRuntime,
+    tap::Tap,
+};
+use crate::{proto::signaling::IceCandidateInit, types::CandidateType};
+
+/// What the callbacks, the tasks and the peer share.
+pub(super) struct Shared {
+    created: Instant,
+    pub(super) events: mpsc::Sender<PeerEvent>,
+    timings: Mutex<Timings>,
+    pub(super) remote_track: OnceLock<Arc<dyn TrackRemote>>,
+    pub(super) control: ControlChannels,
+    candidates: Vec<CandidateType>,
+    pub(super) payload_types: Mutex<Vec<u8>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        events: mpsc::Sender<PeerEvent>,
+        candidates: Vec<CandidateType>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            created: Instant::now(),
+            events,
+            timings: Mutex::default(),
+            remote_track: OnceLock::new(),
+            control: ControlChannels::default(),
+            candidates,
+            payload_types: Mutex::default(),
+        })
+    }
+
+    pub(super) fn timings(&self) -> Timings {
+        *self.timings.lock().expect("no holder of this lock panics")
+    }
+
+    fn mark(&self, step: impl FnOnce(&mut Timings) -> &mut Option<Duration>) {
+        let mut timings = self.timings.lock().expect("no holder of this lock panics");
+        step(&mut timings).get_or_insert(self.created.elapsed());
+    }
+
+    pub(super) fn mark_channel_open(&self) {
+        self.mark(|t| &mut t.data_channel);
+    }
+
+    /// For events raised inside the crate's driver, which must not wait.
+    pub(super) fn emit(&self, event: PeerEvent) {
+        // A full queue is one of control messages. A state that got lost would leave a run waiting
+        // for ever, so it waits for its place, apart from the driver.
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                let _ = events.send(event).await;
+            });
+        }
+    }
+}
+
+struct Handler(Arc<Shared>);
+
+#[async_trait]
+impl PeerConnectionEventHandler for Handler {
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        self.0.mark(|t| &mut t.gathering);
+        let allowed = &self.0.candidates;
+        let kind = event.candidate.typ.to_string().parse::<CandidateType>();
+        if !allowed.is_empty() && !kind.is_ok_and(|kind| allowed.contains(&kind)) {
+            return;
+        }
+        match event.candidate.to_json() {
+            Ok(init) => self.0.emit(PeerEvent::LocalCandidate(Some(IceCandidateInit {
+                candidate: init.candidate,
+                sdp_mid: init.sdp_mid.filter(|mid| !mid.is_empty()).or_else(|| Some("0".into())),
+                sdp_mline_index: init.sdp_mline_index.or(Some(0)),
+                username_fragment: init.username_fragment,
+            }))),
+            Err(error) => tracing::warn!("a local candidate could not be written: {error}"),
+        }
+    }
+
+    async fn on_ice_candidate_error(&self, event: RTCPeerConnectionIceErrorEvent) {
+        self.0.emit(PeerEvent::CandidateError {
+            url: event.url,
+            code: event.error_code,
+            text: event.error_text,
+        });
+    }
+
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            self.0.emit(PeerEvent::LocalCandidate(None));
+        }
+    }
+
+    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
+        tracing::debug!(%state, "ICE connection state");
+        if matches!(state, RTCIceConnectionState::Connected | RTCIceConnectionState::Completed) {
+            self.0.mark(|t| &mut t.ice);
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        let state = match state {
+            RTCPeerConnectionState::Connecting => ConnectionState::Connecting,
+            RTCPeerConnectionState::Connected => {
+                self.0.mark(|t| &mut t.dtls);
+                ConnectionState::Connected
+            }
+            RTCPeerConnectionState::Disconnected => ConnectionState::Disconnected,
+            RTCPeerConnectionState::Failed => ConnectionState::Failed,
+            RTCPeerConnectionState::Closed => ConnectionState::Closed,
+            _ => return,
+        };
+        self.0.emit(PeerEvent::State(state));
+    }
+
+    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
+        self.0.control.accept(&self.0, channel);
+    }
+
+    async fn on_track(&self, track: Arc<dyn TrackRemote>) {
+        let _ = self.0.remote_track.set(Arc::clone(&track));
+        // Packets are taken by the tap; the track's own queue only has to be emptied.
+        tokio::spawn(async move {
+            while let Some(event) = track.poll().await {
+                if matches!(event, TrackRemoteEvent::OnEnded) {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// Builds the connection, without mDNS where multicast cannot be joined.
+pub(super) async fn build(
+    config: &PeerConfig,
+    addresses: Vec<SocketAddr>,
+    tap: Tap,
+    runtime: Arc<PeerRuntime>,
+    shared: &Arc<Shared>,
+) -> Result<Arc<dyn PeerConnection>, PeerError> {
+    let mdns =
+        if multicast_works() { MulticastDnsMode::QueryOnly } else { MulticastDnsMode::Disabled };
+    let building = PeerConnectionBuilder::new()
+        .with_configuration(config::rtc_configuration(config))
+        .with_media_engine(config::media_engine(config)?)
+        .with_setting_engine(config::setting_engine(mdns))
+        .with_interceptor_registry(config::interceptors(tap))
+        .with_runtime(runtime)
+        .with_handler(Arc::new(Handler(Arc::clone(shared))))
+        .with_udp_addrs(addresses)
+        .with_data_channel_send_buffer_limit(4 << 20)
+        .build();
+    let connection =
+        Box::pin(building).await.map_err(PeerError::crate_error("build the peer connection"))?;
+    Ok(Arc::new(connection))
+}
+
+/// Whether the mDNS group can be joined; the crate's `build` fails where it cannot.
+fn multicast_works() -> bool {
+    std::net::UdpSocket::bind("0.0.0.0:0").is_ok_and(|socket| {
+        socket
+            .join_multicast_v4(
+                &std::net::Ipv4Addr::new(224, 0, 0, 251),
+                &std::net::Ipv4Addr::UNSPECIFIED,
+            )
+            .is_ok()
+    })
+}
