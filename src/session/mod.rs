@@ -1,6 +1,8 @@
 //! A signaling client and a peer in one call, and what `send` and `recv` do with them.
 //!
 //! - [`link`]: joins the room, keeps one peer connection to whoever is there
+//! - `conversation`: what both sides do alike
+//! - `command`: what can be typed at a receiver besides text
 //! - [`pings`]: a ping every second and what their answers tell
 //! - [`capture`]: source and encoder on a thread of their own
 //! - [`sender`]: the phone: keyframes at their interval and on request
@@ -8,6 +10,8 @@
 //! - [`store`]: decoder and disk on a thread of their own
 
 pub mod capture;
+mod command;
+mod conversation;
 pub mod link;
 pub mod pings;
 pub mod receiver;

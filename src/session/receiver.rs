@@ -3,17 +3,20 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    Report, SessionError, Totals, epoch_seconds,
+    Report, SessionError,
+    command::command,
+    conversation::{Conversation, Said},
+    epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
-    pings::{self, Pings},
-    sender::{hex, never_came, printable},
+    pings,
+    sender::{hex, never_came},
     store::{Received, Store, Stored},
 };
 use crate::{
@@ -21,10 +24,8 @@ use crate::{
         h264,
         sink::{FrameRecord, PictureFormat, Written},
     },
-    peer::{
-        PeerEvent, control::ChannelRef, event::Timings, stats::Snapshot, video::ReceivedAccessUnit,
-    },
-    proto::control::{ControlMessage, Id, KeyframeInfo},
+    peer::{PeerEvent, video::ReceivedAccessUnit},
+    proto::control::{ControlMessage, KeyframeInfo},
     types::Stage,
 };
 
@@ -99,17 +100,12 @@ struct Pending {
     after_loss: bool,
 }
 
-#[allow(clippy::struct_excessive_bools)] // four facts that come and go on their own
 struct Receiver<'a> {
-    link: Link,
+    talk: Conversation,
     store: Option<Store>,
     tell: &'a mut (dyn FnMut(ReceiverEvent) + Send),
     count: Option<u64>,
     timeout: Option<Duration>,
-    pings: Pings,
-    state: String,
-    channel_open: bool,
-    connected: bool,
     infos: HashMap<u32, KeyframeInfo>,
     info_order: VecDeque<u32>,
     /// The sender tells of its keyframes.
@@ -128,8 +124,6 @@ struct Receiver<'a> {
     verified: u64,
     broken: u64,
     last_bytes: Option<u64>,
-    totals: Totals,
-    setup: Timings,
 }
 
 /// Receives until the count or `stop` ends it.
@@ -145,15 +139,11 @@ pub async fn run(
 ) -> Result<ReceiverEnd, SessionError> {
     let store = Store::start(&config.out, &config.formats)?;
     let mut receiver = Receiver {
-        link: Link::start(config.link),
+        talk: Conversation::new(Link::start(config.link), "sender"),
         store: Some(store),
         tell,
         count: config.count,
         timeout: config.timeout,
-        pings: Pings::default(),
-        state: "connecting to signaling".into(),
-        channel_open: false,
-        connected: false,
         infos: HashMap::new(),
         info_order: VecDeque::new(),
         informed: false,
@@ -168,8 +158,6 @@ pub async fn run(
         verified: 0,
         broken: 0,
         last_bytes: None,
-        totals: Totals::default(),
-        setup: Timings::default(),
     };
     let mut result = receiver.work(stop, texts).await;
     if let Err(error) = receiver.finish().await
@@ -183,7 +171,7 @@ pub async fn run(
         Ok(ReceiverEnd::Count) => "done",
         Err(_) => "failed",
     };
-    receiver.link.close(reason).await;
+    receiver.talk.link.close(reason).await;
     result
 }
 
@@ -197,22 +185,20 @@ impl Receiver<'_> {
         let mut second = tokio::time::interval(pings::INTERVAL);
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut texts_open = true;
-        let mut text_id = 0;
         loop {
             let info_due = self.pending.front().map(|pending| pending.until);
             let quiet = self.timeout.map(|timeout| self.quiet_since + timeout);
             tokio::select! {
                 () = &mut stop => return Ok(ReceiverEnd::Stopped),
-                event = self.link.next() => self.on_link(event).await?,
+                event = self.talk.link.next() => self.on_link(event).await?,
                 stored = next_stored(&mut self.store) => self.on_stored(stored).await?,
                 _ = second.tick() => {
-                    self.ping().await;
+                    self.talk.ping().await;
                     self.report().await;
                 }
                 text = texts.recv(), if texts_open => match text {
                     Some(text) => {
-                        text_id += 1;
-                        self.send_text(text_id, text).await;
+                        self.send_text(text).await;
                     }
                     None => texts_open = false,
                 },
@@ -227,7 +213,7 @@ impl Receiver<'_> {
 
     fn quiet(&self) -> SessionError {
         let timeout = self.timeout.unwrap_or_default();
-        if self.connected {
+        if self.talk.connected {
             SessionError::new(
                 Stage::Video,
                 format!("no keyframe came within {timeout:?}"),
@@ -252,69 +238,21 @@ impl Receiver<'_> {
     }
 
     async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
-        match event {
-            LinkEvent::Joined { peer_present } => {
-                if !self.connected {
-                    self.state = "waiting for the sender".into();
-                }
-                if peer_present == Some(false) {
-                    self.line("in the room; the sender is not there yet".into());
-                }
-            }
-            LinkEvent::Connected => {
-                self.state = "connected".into();
-                self.count().await;
-                self.connected = true;
-                self.quiet_since = Instant::now();
-            }
-            LinkEvent::Lost(why, counted) => {
-                self.line(why);
-                self.flush(true).await;
-                self.disconnected(*counted);
-            }
-            LinkEvent::Bye(reason, counted) => {
-                self.line(match reason {
-                    Some(reason) => format!("the sender said goodbye: {}", printable(&reason)),
-                    None => "the sender said goodbye".into(),
-                });
-                self.flush(true).await;
-                self.disconnected(*counted);
-            }
-            LinkEvent::PeerJoined => self.line("the sender is in the room".into()),
-            LinkEvent::PeerLeft(reason) => {
-                self.line(format!("the sender left the room ({reason:?})").to_lowercase());
-            }
-            LinkEvent::SignalingLost(cause) => {
-                self.line(format!("signaling: {cause}; trying again"));
-            }
-            LinkEvent::CandidateError(error) => self.line(format!("ice server {error}")),
-            LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
-            LinkEvent::Peer(event) => self.on_peer(event).await,
+        let (line, said) = self.talk.on_link(event).await?;
+        if let Some(line) = line {
+            self.line(line);
         }
-        Ok(())
-    }
-
-    fn disconnected(&mut self, counted: Option<Snapshot>) {
-        self.state = "waiting for the sender".into();
-        self.connected = false;
-        self.channel_open = false;
-        self.informed = false;
-        self.arrived = 0;
-        self.infos.clear();
-        self.info_order.clear();
-        self.pings.reset();
-        self.totals.connection_ended(counted);
-        self.quiet_since = Instant::now();
-    }
-
-    async fn on_peer(&mut self, event: PeerEvent) {
-        match event {
-            PeerEvent::ControlOpen => {
-                self.channel_open = true;
-                self.ping().await;
+        match said {
+            Said::Connected => self.quiet_since = Instant::now(),
+            Said::Disconnected => self.disconnected().await,
+            Said::Text(text) => (self.tell)(ReceiverEvent::Text(text)),
+            Said::Control(ControlMessage::Keyframe(info), _) => self.on_info(info).await,
+            Said::Control(ControlMessage::Set { id, .. }, channel) => {
+                let error = Some("this side receives: it has nothing to set".into());
+                self.talk.answer(&ControlMessage::Ack { id, error }, &channel).await;
             }
-            PeerEvent::AccessUnit(received) => self.on_access_unit(received).await,
-            PeerEvent::Broken(broken) => {
+            Said::Peer(PeerEvent::AccessUnit(received)) => self.on_access_unit(received).await,
+            Said::Peer(PeerEvent::Broken(broken)) => {
                 self.after_loss = true;
                 self.broken += 1;
                 self.line(format!(
@@ -324,18 +262,18 @@ impl Receiver<'_> {
                 ));
                 self.request_keyframe("broken").await;
             }
-            PeerEvent::Control(message, channel) => self.on_control(message, channel).await,
-            PeerEvent::ControlGarbage(error) => tracing::warn!("{error}"),
-            PeerEvent::State(state) => {
-                tracing::debug!(%state, "peer connection");
-                if state == crate::peer::ConnectionState::Disconnected {
-                    self.state = "disconnected".into();
-                } else if state == crate::peer::ConnectionState::Connected {
-                    self.state = "connected".into();
-                }
-            }
             _ => {}
         }
+        Ok(())
+    }
+
+    async fn disconnected(&mut self) {
+        self.flush(true).await;
+        self.informed = false;
+        self.arrived = 0;
+        self.infos.clear();
+        self.info_order.clear();
+        self.quiet_since = Instant::now();
     }
 
     async fn on_access_unit(&mut self, received: ReceivedAccessUnit) {
@@ -379,7 +317,7 @@ impl Receiver<'_> {
             retransmitted: unit.retransmitted,
             verified: info.as_ref().map(|info| info.sha256.eq_ignore_ascii_case(&sha256)),
             sha256,
-            candidate_type: self.totals.pair().map(|pair| pair.local.to_string()),
+            candidate_type: self.talk.pair().map(|pair| pair.local.to_string()),
             ..FrameRecord::default()
         };
         if h264::is_keyframe(&unit.data) {
@@ -443,42 +381,12 @@ impl Receiver<'_> {
             return;
         }
         self.last_request = Some(now);
-        let Some(peer) = self.link.peer() else { return };
+        let Some(peer) = self.talk.link.peer() else { return };
         if !peer.send_pli().await {
             let request = ControlMessage::KeyframeRequest { reason: Some(reason.to_owned()) };
             if let Err(error) = peer.send_control(&request).await {
                 tracing::debug!("keyframe request: {error}");
             }
-        }
-    }
-
-    async fn on_control(&mut self, message: ControlMessage, channel: ChannelRef) {
-        let answer = match message {
-            ControlMessage::Ping { id, ts } => ControlMessage::Pong { id, ts },
-            ControlMessage::Pong { id, .. } => {
-                self.pings.pong(&id, std::time::Instant::now());
-                return;
-            }
-            ControlMessage::Text { id, text } => {
-                (self.tell)(ReceiverEvent::Text(printable(&text)));
-                ControlMessage::Ack { id: Some(id), error: None }
-            }
-            ControlMessage::Keyframe(info) => {
-                self.on_info(info).await;
-                return;
-            }
-            ControlMessage::Set { id, .. } => ControlMessage::Ack {
-                id,
-                error: Some("this side receives: it has nothing to set".into()),
-            },
-            ControlMessage::Ack { error: Some(error), .. } => {
-                self.line(format!("the sender refused a message: {}", printable(&error)));
-                return;
-            }
-            _ => return,
-        };
-        if let Some(peer) = self.link.peer() {
-            peer.answer_control(&answer, &channel).await;
         }
     }
 
@@ -494,79 +402,30 @@ impl Receiver<'_> {
         self.flush(false).await;
     }
 
-    async fn send_text(&mut self, id: i64, line: String) {
-        let message = match command(&line) {
-            Some(message) => message,
-            None => ControlMessage::Text { id: Id::Number(id), text: line },
-        };
-        let sent = match self.link.peer() {
-            Some(peer) => peer.send_control(&message).await.is_ok(),
-            None => false,
+    /// Sends a typed line: as a command when it is one, else as text.
+    async fn send_text(&mut self, line: String) {
+        let sent = match command(&line) {
+            Some(message) => self.talk.send(&message).await,
+            None => self.talk.send_text(line).await,
         };
         if !sent {
             self.line("text not sent: no connection".into());
         }
     }
 
-    async fn ping(&mut self) {
-        let Some(peer) = self.link.peer().filter(|_| self.channel_open) else { return };
-        let ping = self.pings.ping(std::time::Instant::now(), SystemTime::now());
-        if let Err(error) = peer.send_control(&ping).await {
-            tracing::debug!("ping: {error}");
-        }
-    }
-
-    async fn count(&mut self) {
-        if let Some(peer) = self.link.peer() {
-            self.totals.update(peer.stats().await);
-            self.setup = peer.timings();
-        }
-    }
-
     async fn report(&mut self) {
-        self.count().await;
         let report = Report {
-            state: self.state.clone(),
-            stats: self.totals.sum(),
-            setup: self.setup,
-            rtt_ms: self.pings.take_times(),
-            pings_lost: self.pings.lost(),
             keyframes: self.keyframes,
             verified: self.verified,
             broken: self.broken,
             last_bytes: self.last_bytes,
+            ..self.talk.report().await
         };
         (self.tell)(ReceiverEvent::Report(Box::new(report)));
     }
 
     fn line(&mut self, text: String) {
         (self.tell)(ReceiverEvent::Line(text));
-    }
-}
-
-/// A typed line that is a command: `/keyframe` asks for a keyframe now, `/set KEY=VALUE …` changes
-/// the sender (`interval` in ms, `max-bytes`, `width`, `height`).
-fn command(line: &str) -> Option<ControlMessage> {
-    let mut words = line.split_whitespace();
-    match words.next()? {
-        "/keyframe" => Some(ControlMessage::KeyframeRequest { reason: Some("asked for".into()) }),
-        "/set" => {
-            let mut settings = crate::proto::control::Settings::default();
-            for word in words {
-                let (key, value) = word.split_once('=')?;
-                match key {
-                    "interval" => settings.interval_ms = Some(value.parse().ok()?),
-                    "max-bytes" => settings.max_bytes = Some(value.parse().ok()?),
-                    "width" => settings.width = Some(value.parse().ok()?),
-                    "height" => settings.height = Some(value.parse().ok()?),
-                    _ => return None,
-                }
-            }
-            let id =
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-            Some(ControlMessage::Set { id: Some(Id::Number(id)), settings })
-        }
-        _ => None,
     }
 }
 
@@ -581,24 +440,5 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_told_from_text() {
-        assert!(matches!(command("/keyframe"), Some(ControlMessage::KeyframeRequest { .. })));
-        let Some(ControlMessage::Set { settings, .. }) =
-            command("/set interval=500 max-bytes=60000")
-        else {
-            panic!()
-        };
-        assert_eq!((settings.interval_ms, settings.max_bytes), (Some(500), Some(60_000)));
-        for text in ["hello", "/set interval=soon", "/set colour=1", ""] {
-            assert!(command(text).is_none(), "{text}");
-        }
     }
 }

@@ -10,18 +10,16 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    Report, SessionError, Totals,
+    Report, SessionError,
     capture::{Capture, CaptureConfig, CaptureRequest, CaptureResult, CapturedKeyframe},
+    conversation::{Conversation, Said},
     epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
-    pings::{self, Pings},
+    pings,
 };
 use crate::{
     media::sink::{FrameRecord, FrameWriter, PictureFormat},
-    peer::{
-        Peer, PeerEvent, control::ChannelRef, event::Timings, stats::Snapshot,
-        video::SentAccessUnit,
-    },
+    peer::{Peer, PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo, Settings},
     types::Stage,
 };
@@ -103,17 +101,13 @@ pub enum SenderEnd {
 }
 
 struct Sender<'a> {
-    link: Link,
+    talk: Conversation,
     capture: Capture,
     config: Settled,
     tell: &'a mut (dyn FnMut(SenderEvent) + Send),
     save: Option<FrameWriter>,
-    pings: Pings,
-    state: String,
-    connected_at: Option<Instant>,
     /// When the first connection was up: `duration` counts from there.
     begun: Option<Instant>,
-    channel_open: bool,
     /// When the next keyframe is due; none while nothing can be sent.
     due: Option<Instant>,
     last_sent: Option<Instant>,
@@ -123,8 +117,6 @@ struct Sender<'a> {
     held: Option<CapturedKeyframe>,
     last: Option<(KeyframeInfo, CapturedKeyframe)>,
     seq: u64,
-    totals: Totals,
-    setup: Timings,
     /// The connection is new: its first keyframe waits for the control channel.
     greeting: bool,
     end: Option<(SenderEnd, Instant)>,
@@ -149,7 +141,7 @@ pub async fn run(
     mut config: SenderConfig,
     stop: impl Future<Output = ()> + Send,
     tell: &mut (dyn FnMut(SenderEvent) + Send),
-    on_text: &mut tokio::sync::mpsc::Receiver<String>,
+    texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<SenderEnd, SessionError> {
     let save = config
         .save
@@ -161,7 +153,7 @@ pub async fn run(
     tell(SenderEvent::Line(format!("source: {}", capture.description)));
     config.link.peer.picture_size = capture.picture_size;
     let mut sender = Sender {
-        link: Link::start(config.link),
+        talk: Conversation::new(Link::start(config.link), "receiver"),
         capture,
         config: Settled {
             live: config.live,
@@ -172,31 +164,25 @@ pub async fn run(
         },
         tell,
         save,
-        pings: Pings::default(),
-        state: "connecting to signaling".into(),
-        connected_at: None,
         begun: None,
-        channel_open: false,
         due: None,
         last_sent: None,
         asked: false,
         held: (!config.live).then_some(first),
         last: None,
         seq: 0,
-        totals: Totals::default(),
-        setup: Timings::default(),
         greeting: false,
         end: None,
         waiting_since: Some(Instant::now()),
     };
-    let result = sender.work(stop, on_text).await;
+    let result = sender.work(stop, texts).await;
     sender.report().await;
     let reason = match &result {
         Ok(SenderEnd::Stopped) => "stopped",
         Ok(_) => "done",
         Err(_) => "failed",
     };
-    sender.link.close(reason).await;
+    sender.talk.link.close(reason).await;
     result
 }
 
@@ -210,25 +196,25 @@ impl Sender<'_> {
         let mut second = tokio::time::interval(pings::INTERVAL);
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut texts_open = true;
-        let mut text_id = 0;
         loop {
             let wake = self.next_wake();
             tokio::select! {
                 () = &mut stop => return Ok(SenderEnd::Stopped),
-                event = self.link.next() => self.on_link(event).await?,
+                event = self.talk.link.next() => self.on_link(event).await?,
                 result = self.capture.result(), if self.asked => self.on_capture(result).await?,
                 _ = second.tick() => self.on_second().await,
                 text = texts.recv(), if texts_open => match text {
                     Some(text) => {
-                        text_id += 1;
-                        self.send_text(text_id, text).await;
+                        if !self.talk.send_text(text).await {
+                            self.line("text not sent: no connection".into());
+                        }
                     }
                     None => texts_open = false,
                 },
                 () = until(wake) => self.on_wake().await?,
             }
             if let Some((end, at)) = self.end
-                && (Instant::now() >= at || self.link.peer().is_none())
+                && (Instant::now() >= at || self.talk.link.peer().is_none())
             {
                 return Ok(end);
             }
@@ -296,7 +282,7 @@ impl Sender<'_> {
     }
 
     async fn send_keyframe(&mut self, captured: CapturedKeyframe) -> Result<(), SessionError> {
-        let Some(peer) = self.link.peer().filter(|_| self.connected_at.is_some()) else {
+        let Some(peer) = self.talk.link.peer().filter(|_| self.talk.connected) else {
             // The connection went while the picture was made.
             if !self.config.live {
                 self.held = Some(captured);
@@ -368,58 +354,38 @@ impl Sender<'_> {
     }
 
     async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
-        match event {
-            LinkEvent::Joined { peer_present } => {
-                if self.connected_at.is_none() {
-                    self.state = "waiting for the receiver".into();
-                }
-                if peer_present == Some(false) {
-                    self.line("in the room; the receiver is not there yet".into());
-                }
-            }
-            LinkEvent::Connected => {
-                self.state = "connected".into();
-                self.count().await;
+        let (line, said) = self.talk.on_link(event).await?;
+        if let Some(line) = line {
+            self.line(line);
+        }
+        match said {
+            Said::Connected => {
                 let now = Instant::now();
-                self.connected_at = Some(now);
                 self.begun.get_or_insert(now);
                 self.waiting_since = None;
                 self.greeting = true;
-                let wait = if self.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
-                self.due = Some(Instant::now() + wait);
+                let wait = if self.talk.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
+                self.due = Some(now + wait);
             }
-            LinkEvent::Lost(why, counted) => {
-                self.line(why);
-                self.disconnected(*counted);
+            Said::Disconnected => self.disconnected(),
+            Said::ControlOpen if self.greeting => {
+                let now = Instant::now();
+                self.due = self.due.map(|due| due.min(now));
             }
-            LinkEvent::Bye(reason, counted) => {
-                self.line(match reason {
-                    Some(reason) => format!("the receiver said goodbye: {}", printable(&reason)),
-                    None => "the receiver said goodbye".into(),
-                });
-                self.disconnected(*counted);
+            Said::Text(text) => (self.tell)(SenderEvent::Text(text)),
+            Said::Control(ControlMessage::KeyframeRequest { .. }, _)
+            | Said::Peer(PeerEvent::KeyframeRequested(_)) => self.on_request().await,
+            Said::Control(ControlMessage::Set { id, settings }, channel) => {
+                let answer = ControlMessage::Ack { id, error: self.set(&settings).err() };
+                self.talk.answer(&answer, &channel).await;
             }
-            LinkEvent::PeerJoined => self.line("the receiver is in the room".into()),
-            LinkEvent::PeerLeft(reason) => {
-                self.line(format!("the receiver left the room ({reason:?})").to_lowercase());
-            }
-            LinkEvent::SignalingLost(cause) => {
-                self.line(format!("signaling: {cause}; trying again"));
-            }
-            LinkEvent::CandidateError(error) => self.line(format!("ice server {error}")),
-            LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
-            LinkEvent::Peer(event) => self.on_peer(event).await?,
+            _ => {}
         }
         Ok(())
     }
 
-    fn disconnected(&mut self, counted: Option<Snapshot>) {
-        self.state = "waiting for the receiver".into();
-        self.connected_at = None;
-        self.channel_open = false;
+    fn disconnected(&mut self) {
         self.due = None;
-        self.pings.reset();
-        self.totals.connection_ended(counted);
         self.waiting_since = Some(Instant::now());
         if !self.config.live && self.held.is_none() && !self.asked && self.end.is_none() {
             // A receiver that has got everything leaves: only a look at the source tells whether
@@ -427,32 +393,6 @@ impl Sender<'_> {
             self.asked = true;
             self.capture.ask(CaptureRequest::Keyframe);
         }
-    }
-
-    async fn on_peer(&mut self, event: PeerEvent) -> Result<(), SessionError> {
-        match event {
-            PeerEvent::ControlOpen => {
-                self.channel_open = true;
-                if self.greeting {
-                    let now = Instant::now();
-                    self.due = self.due.map(|due| due.min(now));
-                }
-                self.ping().await;
-            }
-            PeerEvent::KeyframeRequested(_) => self.on_request().await,
-            PeerEvent::Control(message, channel) => self.on_control(message, channel).await,
-            PeerEvent::ControlGarbage(error) => tracing::warn!("{error}"),
-            PeerEvent::State(state) => {
-                tracing::debug!(%state, "peer connection");
-                if state == crate::peer::ConnectionState::Disconnected {
-                    self.state = "disconnected".into();
-                } else if state == crate::peer::ConnectionState::Connected {
-                    self.state = "connected".into();
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 
     /// The other side wants a keyframe: now, but not more often than makes sense.
@@ -463,7 +403,8 @@ impl Sender<'_> {
         }
         if self.end.is_some() {
             // Everything was sent: the last one once more, for a receiver that missed it.
-            if let (Some((info, captured)), Some(peer)) = (self.last.clone(), self.link.peer()) {
+            if let (Some((info, captured)), Some(peer)) = (self.last.clone(), self.talk.link.peer())
+            {
                 self.last_sent = Some(now);
                 let captured = CapturedKeyframe {
                     access_unit: crate::media::h264::AccessUnit {
@@ -480,37 +421,8 @@ impl Sender<'_> {
                 transmit(&peer, &info, &captured).await;
                 self.end = self.end.map(|(end, _)| (end, now + LINGER));
             }
-        } else if self.connected_at.is_some() {
+        } else if self.talk.connected {
             self.due = Some(now);
-        }
-    }
-
-    async fn on_control(&mut self, message: ControlMessage, channel: ChannelRef) {
-        let answer = match message {
-            ControlMessage::Ping { id, ts } => ControlMessage::Pong { id, ts },
-            ControlMessage::Pong { id, .. } => {
-                self.pings.pong(&id, std::time::Instant::now());
-                return;
-            }
-            ControlMessage::Text { id, text } => {
-                (self.tell)(SenderEvent::Text(printable(&text)));
-                ControlMessage::Ack { id: Some(id), error: None }
-            }
-            ControlMessage::KeyframeRequest { .. } => {
-                self.on_request().await;
-                return;
-            }
-            ControlMessage::Set { id, settings } => {
-                ControlMessage::Ack { id, error: self.set(&settings).err() }
-            }
-            ControlMessage::Ack { error: Some(error), .. } => {
-                self.line(format!("the receiver refused a message: {}", printable(&error)));
-                return;
-            }
-            _ => return,
-        };
-        if let Some(peer) = self.link.peer() {
-            peer.answer_control(&answer, &channel).await;
         }
     }
 
@@ -551,48 +463,16 @@ impl Sender<'_> {
         Ok(())
     }
 
-    async fn send_text(&mut self, id: i64, text: String) {
-        let message = ControlMessage::Text { id: crate::proto::control::Id::Number(id), text };
-        let sent = match self.link.peer() {
-            Some(peer) => peer.send_control(&message).await.is_ok(),
-            None => false,
-        };
-        if !sent {
-            self.line("text not sent: no connection".into());
-        }
-    }
-
-    async fn ping(&mut self) {
-        let Some(peer) = self.link.peer().filter(|_| self.channel_open) else { return };
-        let ping = self.pings.ping(std::time::Instant::now(), SystemTime::now());
-        if let Err(error) = peer.send_control(&ping).await {
-            tracing::debug!("ping: {error}");
-        }
-    }
-
     async fn on_second(&mut self) {
-        self.ping().await;
+        self.talk.ping().await;
         self.report().await;
     }
 
-    async fn count(&mut self) {
-        if let Some(peer) = self.link.peer() {
-            self.totals.update(peer.stats().await);
-            self.setup = peer.timings();
-        }
-    }
-
     async fn report(&mut self) {
-        self.count().await;
         let report = Report {
-            state: self.state.clone(),
-            stats: self.totals.sum(),
-            setup: self.setup,
-            rtt_ms: self.pings.take_times(),
-            pings_lost: self.pings.lost(),
             keyframes: self.seq,
             last_bytes: self.last.as_ref().map(|(info, _)| info.bytes),
-            ..Report::default()
+            ..self.talk.report().await
         };
         (self.tell)(SenderEvent::Report(Box::new(report)));
     }
@@ -647,11 +527,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// Text of the other side, safe to print on a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(4096).collect()
 }
 
 pub(crate) fn never_came(who: &str, timeout: Duration) -> SessionError {

@@ -1,0 +1,232 @@
+//! What both sides of a session do alike: follow the link, ping, answer, count.
+
+use std::time::{Instant, SystemTime};
+
+use super::{
+    Report, SessionError, Totals,
+    link::{Link, LinkEvent},
+    pings::Pings,
+};
+use crate::{
+    peer::{ConnectionState, PeerEvent, Timings, control::ChannelRef, stats::SelectedPair},
+    proto::control::{ControlMessage, Id},
+};
+
+/// Longest text of the other side that is shown, characters.
+const MAX_TEXT: usize = 4096;
+
+/// One side's talk with the other.
+pub(super) struct Conversation {
+    pub(super) link: Link,
+    /// What the other side is, for people.
+    other: &'static str,
+    pings: Pings,
+    totals: Totals,
+    setup: Timings,
+    state: String,
+    pub(super) connected: bool,
+    pub(super) channel_open: bool,
+    texts: i64,
+}
+
+/// What is left for a side to do about an event.
+pub(super) enum Said {
+    /// Nothing.
+    Nothing,
+    /// A peer connection is up.
+    Connected,
+    /// The peer connection is gone.
+    Disconnected,
+    /// The control channel can be used.
+    ControlOpen,
+    /// A line of text came.
+    Text(String),
+    /// A control message that this side has to answer.
+    Control(ControlMessage, ChannelRef),
+    /// Anything else on the peer connection.
+    Peer(PeerEvent),
+}
+
+impl Conversation {
+    pub(super) fn new(link: Link, other: &'static str) -> Self {
+        Self {
+            link,
+            other,
+            pings: Pings::default(),
+            totals: Totals::default(),
+            setup: Timings::default(),
+            state: "connecting to signaling".into(),
+            connected: false,
+            channel_open: false,
+            texts: 0,
+        }
+    }
+
+    /// Follows the link: a line for people, and what is left to do.
+    ///
+    /// # Errors
+    /// The link cannot go on.
+    pub(super) async fn on_link(
+        &mut self,
+        event: LinkEvent,
+    ) -> Result<(Option<String>, Said), SessionError> {
+        let other = self.other;
+        let line = match event {
+            LinkEvent::Joined { peer_present } => {
+                if !self.connected {
+                    self.state = format!("waiting for the {other}");
+                }
+                let absent = peer_present == Some(false);
+                return Ok((
+                    absent.then(|| format!("in the room; the {other} is not there yet")),
+                    Said::Nothing,
+                ));
+            }
+            LinkEvent::Connected => {
+                self.state = "connected".into();
+                self.connected = true;
+                self.count().await;
+                return Ok((None, Said::Connected));
+            }
+            LinkEvent::Lost(why, counted) => {
+                self.disconnected(*counted);
+                return Ok((Some(why), Said::Disconnected));
+            }
+            LinkEvent::Bye(reason, counted) => {
+                self.disconnected(*counted);
+                let reason =
+                    reason.map_or(String::new(), |reason| format!(": {}", printable(&reason)));
+                return Ok((Some(format!("the {other} said goodbye{reason}")), Said::Disconnected));
+            }
+            LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
+            LinkEvent::Peer(event) => return Ok(self.on_peer(event).await),
+            LinkEvent::PeerJoined => format!("the {other} is in the room"),
+            LinkEvent::PeerLeft(reason) => {
+                format!("the {other} left the room ({reason:?})").to_lowercase()
+            }
+            LinkEvent::SignalingLost(cause) => format!("signaling: {cause}; trying again"),
+            LinkEvent::CandidateError(error) => format!("ice server {error}"),
+        };
+        Ok((Some(line), Said::Nothing))
+    }
+
+    fn disconnected(&mut self, counted: Option<crate::peer::stats::Snapshot>) {
+        self.state = format!("waiting for the {}", self.other);
+        self.connected = false;
+        self.channel_open = false;
+        self.pings.reset();
+        self.totals.connection_ended(counted);
+    }
+
+    async fn on_peer(&mut self, event: PeerEvent) -> (Option<String>, Said) {
+        match event {
+            PeerEvent::ControlOpen => {
+                self.channel_open = true;
+                self.ping().await;
+                (None, Said::ControlOpen)
+            }
+            PeerEvent::Control(message, channel) => self.on_control(message, channel).await,
+            PeerEvent::ControlGarbage(error) => {
+                tracing::warn!("{error}");
+                (None, Said::Nothing)
+            }
+            PeerEvent::State(state) => {
+                tracing::debug!(%state, "peer connection");
+                if matches!(state, ConnectionState::Disconnected | ConnectionState::Connected) {
+                    self.state = state.to_string();
+                }
+                (None, Said::Nothing)
+            }
+            event => (None, Said::Peer(event)),
+        }
+    }
+
+    async fn on_control(
+        &mut self,
+        message: ControlMessage,
+        channel: ChannelRef,
+    ) -> (Option<String>, Said) {
+        match message {
+            ControlMessage::Ping { id, ts } => {
+                self.answer(&ControlMessage::Pong { id, ts }, &channel).await;
+                (None, Said::Nothing)
+            }
+            ControlMessage::Pong { id, .. } => {
+                self.pings.pong(&id, Instant::now());
+                (None, Said::Nothing)
+            }
+            ControlMessage::Text { id, text } => {
+                self.answer(&ControlMessage::Ack { id: Some(id), error: None }, &channel).await;
+                (None, Said::Text(printable(&text)))
+            }
+            ControlMessage::Ack { error: Some(error), .. } => {
+                let error = printable(&error);
+                (Some(format!("the {} refused a message: {error}", self.other)), Said::Nothing)
+            }
+            ControlMessage::Ack { .. } | ControlMessage::Unknown => (None, Said::Nothing),
+            message => (None, Said::Control(message, channel)),
+        }
+    }
+
+    /// Answers on the channel the question came on.
+    pub(super) async fn answer(&self, message: &ControlMessage, channel: &ChannelRef) {
+        if let Some(peer) = self.link.peer() {
+            peer.answer_control(message, channel).await;
+        }
+    }
+
+    /// Sends a message of our own; false when there is no connection to send it on.
+    pub(super) async fn send(&self, message: &ControlMessage) -> bool {
+        match self.link.peer() {
+            Some(peer) => peer.send_control(message).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Sends a line of text; false when there is no connection.
+    pub(super) async fn send_text(&mut self, text: String) -> bool {
+        self.texts += 1;
+        self.send(&ControlMessage::Text { id: Id::Number(self.texts), text }).await
+    }
+
+    /// Sends a ping, when there is a channel for it.
+    pub(super) async fn ping(&mut self) {
+        if !self.channel_open || self.link.peer().is_none() {
+            return;
+        }
+        let ping = self.pings.ping(Instant::now(), SystemTime::now());
+        if !self.send(&ping).await {
+            tracing::debug!("ping not sent");
+        }
+    }
+
+    async fn count(&mut self) {
+        if let Some(peer) = self.link.peer() {
+            self.totals.update(peer.stats().await);
+            self.setup = peer.timings();
+        }
+    }
+
+    /// The selected pair of the current or last peer connection.
+    pub(super) fn pair(&self) -> Option<&SelectedPair> {
+        self.totals.pair()
+    }
+
+    /// What is common to the reports of both sides.
+    pub(super) async fn report(&mut self) -> Report {
+        self.count().await;
+        Report {
+            state: self.state.clone(),
+            stats: self.totals.sum(),
+            setup: self.setup,
+            rtt_ms: self.pings.take_times(),
+            pings_lost: self.pings.lost(),
+            ..Report::default()
+        }
+    }
+}
+
+/// Text of the other side, safe to print on a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(MAX_TEXT).collect()
+}
