@@ -102,8 +102,11 @@ fn pictures_of_odd_sizes() {
     for (width, height) in [(1, 1), (15, 15), (15, 400), (3, 33)] {
         let name = format!("small-{width}x{height}.png");
         png(&rig.path(&name), width, height);
-        let error = send(rig.dir.path(), &name).failed(1, "source");
-        assert!(message(&error).contains("16"), "{error}");
+        // No picture at all for the source, or one that the encoder does not take.
+        let stage = if width < 2 { "source" } else { "video" };
+        let error = send(rig.dir.path(), &name).failed(1, stage);
+        let even = (width & !1).max(1);
+        assert!(message(&error).contains(&format!("{even}x")), "{error}");
     }
     for (width, height) in [(17, 33), (16, 16), (101, 67), (641, 17)] {
         let name = format!("{width}x{height}.png");
@@ -207,8 +210,10 @@ fn a_full_disk_keeps_what_was_received() {
     assert!(complete >= 2, "{journal}");
     assert_eq!(received.summary()["keyframes"]["received"], complete);
     // Under a final name there is nothing incomplete, not even of the keyframe that did not fit.
-    let sent: Vec<Vec<u8>> =
-        fs::read_dir(rig.path("sent")).unwrap().map(|e| fs::read(e.unwrap().path()).unwrap()).collect();
+    let sent: Vec<Vec<u8>> = fs::read_dir(rig.path("sent"))
+        .unwrap()
+        .map(|e| fs::read(e.unwrap().path()).unwrap())
+        .collect();
     for entry in fs::read_dir(&frames).unwrap() {
         let path = entry.unwrap().path();
         match path.extension().and_then(|extension| extension.to_str()) {
@@ -343,9 +348,8 @@ fn tokens_that_are_refused() {
         ["--jwt-secret", "@secret", "--db", "pairs.db", "--add-pair", "demo:phone:mac:someone"];
     let (_server, address, _) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", &more);
     let signal = format!("ws://{address}");
-    let recv = |token: &str| {
-        run(dir.path(), &["recv", "--json", "--signal", &signal, "--token", token])
-    };
+    let recv =
+        |token: &str| run(dir.path(), &["recv", "--json", "--signal", &signal, "--token", token]);
     let other = "another secret of thirty-two bytes and more";
     for (jwt, stage, names) in [
         (token("mac", "demo", SECRET, -3600), "token", "expired"),
@@ -357,8 +361,7 @@ fn tokens_that_are_refused() {
         ("x".into(), "token", ""),
     ] {
         let ended = if stage == "room" {
-            let words =
-                ["recv", "--json", "--signal", &signal, "--token", &jwt, "--timeout", "1s"];
+            let words = ["recv", "--json", "--signal", &signal, "--token", &jwt, "--timeout", "1s"];
             run(dir.path(), &words)
         } else {
             recv(&jwt)
@@ -428,11 +431,8 @@ fn a_second_recv_of_the_same_device_takes_over() {
 
 /// A runtime for the test peers.
 fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(HANG, work).await.expect("the test peer hangs") })
 }
 
@@ -477,7 +477,10 @@ fn garbage() -> Vec<ControlMessage> {
         ControlMessage::Unknown,
         ControlMessage::Pong { id: Id::Text("nobody asked".into()), ts: number(-1e300) },
         ControlMessage::Ack { id: None, error: Some("\u{1b}[31mred\u{7}".into()) },
-        ControlMessage::Text { id: Id::Text(String::new()), text: "\u{1b}]0;title\u{7}\r\n".into() },
+        ControlMessage::Text {
+            id: Id::Text(String::new()),
+            text: "\u{1b}]0;title\u{7}\r\n".into(),
+        },
         ControlMessage::Set {
             id: None,
             settings: Settings {
@@ -509,7 +512,8 @@ fn garbage_and_a_flood_do_not_stop_recv() {
             }
         });
         for message in garbage() {
-            peer.send_control(&message).await.unwrap();
+            // What is over the limit of the channel is refused here already.
+            let _ = peer.send_control(&message).await;
         }
         for number in 0..3000 {
             let text = ControlMessage::Text { id: Id::Number(number), text: "flood ".repeat(20) };
@@ -555,7 +559,7 @@ fn garbage_and_a_flood_of_requests_do_not_hurry_send() {
             link.close("test").await;
         });
         for message in garbage() {
-            peer.send_control(&message).await.unwrap();
+            let _ = peer.send_control(&message).await;
         }
         for _ in 0..40 {
             for _ in 0..50 {
