@@ -235,6 +235,19 @@ fn ctrl_c_on_send_ends_it_cleanly() {
 }
 
 #[test]
+fn ctrl_c_ends_a_sender_whose_source_is_silent() {
+    let rig = Rig::new();
+    let send = rig.send("-", &[]);
+    send.says("joining");
+    // The line comes right before the signal is waited for.
+    std::thread::sleep(Duration::from_millis(300));
+    send.signal(Signal::INT);
+    let sent = send.end();
+    assert_eq!(sent.well().last().unwrap()["kind"], "summary");
+    assert_eq!(sent.summary()["keyframes"]["sent"], 0);
+}
+
+#[test]
 fn a_duration_ends_the_sender_even_when_the_receiver_has_gone() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "2"]);
