@@ -149,7 +149,12 @@ pub async fn run(
         .map(|dir| FrameWriter::new(dir, &[PictureFormat::H264]))
         .transpose()
         .map_err(|error| save_error(&error))?;
-    let (capture, first) = Capture::start(config.capture).await?;
+    tokio::pin!(stop);
+    // A camera may take seconds to wake, and standard input may stay silent for ever.
+    let (capture, first) = tokio::select! {
+        () = &mut stop => return Ok(SenderEnd::Stopped),
+        started = Capture::start(config.capture) => started?,
+    };
     tell(SenderEvent::Line(format!("source: {}", capture.description)));
     config.link.peer.picture_size = capture.picture_size;
     let mut sender = Sender {

@@ -102,8 +102,11 @@ fn pictures_of_odd_sizes() {
     for (width, height) in [(1, 1), (15, 15), (15, 400), (3, 33)] {
         let name = format!("small-{width}x{height}.png");
         png(&rig.path(&name), width, height);
-        let error = send(rig.dir.path(), &name).failed(1, "source");
-        assert!(message(&error).contains("16"), "{error}");
+        // No picture at all for the source, or one that the encoder does not take.
+        let stage = if width < 2 { "source" } else { "video" };
+        let error = send(rig.dir.path(), &name).failed(1, stage);
+        let even = (width & !1).max(1);
+        assert!(message(&error).contains(&format!("{even}x")), "{error}");
     }
     for (width, height) in [(17, 33), (16, 16), (101, 67), (641, 17)] {
         let name = format!("{width}x{height}.png");
@@ -509,7 +512,8 @@ fn garbage_and_a_flood_do_not_stop_recv() {
             }
         });
         for message in garbage() {
-            peer.send_control(&message).await.unwrap();
+            // What is over the limit of the channel is refused here already.
+            let _ = peer.send_control(&message).await;
         }
         for number in 0..3000 {
             let text = ControlMessage::Text { id: Id::Number(number), text: "flood ".repeat(20) };
@@ -555,7 +559,7 @@ fn garbage_and_a_flood_of_requests_do_not_hurry_send() {
             link.close("test").await;
         });
         for message in garbage() {
-            peer.send_control(&message).await.unwrap();
+            let _ = peer.send_control(&message).await;
         }
         for _ in 0..40 {
             for _ in 0..50 {

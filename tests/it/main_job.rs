@@ -1,12 +1,17 @@
 //! The main job: `serve`, `send` and `recv` as three processes over real sockets, and `demo`.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::run::{Rig, Running, run, sample, serve};
+use crate::run::{HANG, Rig, Running, run, sample, serve};
 
 /// Fields of a line of `frames.jsonl`, as the contract names them.
 const FIELDS: [&str; 14] = [
@@ -230,6 +235,19 @@ fn ctrl_c_on_send_ends_it_cleanly() {
 }
 
 #[test]
+fn ctrl_c_ends_a_sender_whose_source_is_silent() {
+    let rig = Rig::new();
+    let send = rig.send("-", &[]);
+    send.says("joining");
+    // The line comes right before the signal is waited for.
+    std::thread::sleep(Duration::from_millis(300));
+    send.signal(Signal::INT);
+    let sent = send.end();
+    assert_eq!(sent.well().last().unwrap()["kind"], "summary");
+    assert_eq!(sent.summary()["keyframes"]["sent"], 0);
+}
+
+#[test]
 fn a_duration_ends_the_sender_even_when_the_receiver_has_gone() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "2"]);
@@ -250,12 +268,12 @@ fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
     let mut send = rig.send("pattern:640x360", &["--interval", "1h"]);
     recv.event("keyframe", 1);
 
-    // The gap between two keyframes on request is to be over.
     recv.type_line("hello from the mac");
     assert_eq!(send.event("text", 1)["text"], "hello from the mac");
     send.type_line("grüße \u{1f44b} from the phone");
     assert_eq!(recv.event("text", 1)["text"], "grüße \u{1f44b} from the phone");
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    // A request right after a keyframe is one too many.
+    std::thread::sleep(Duration::from_millis(400));
     recv.type_line("/keyframe");
     recv.event("keyframe", 2);
 
@@ -401,12 +419,17 @@ fn media_goes_on_while_the_server_restarts() {
     let (server, ..) = serve(rig.dir.path(), &address, &rig.turn, &[]);
     let old = std::mem::replace(&mut rig.server, server);
     old.end().well();
-    recv.says_after(lines_recv, "in the room");
+    // Whoever is back first sees the other one come.
+    let back = |process: &Running, from: usize| process.said_after(from, "is in the room");
+    let limit = Instant::now() + HANG;
+    while !back(&recv, lines_recv) && !back(&send, lines_send) {
+        assert!(Instant::now() < limit, "they did not come back");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     more_keyframes(&recv, 3);
     // A goodbye goes through the new server.
     send.signal(Signal::INT);
     send.end().well();
-    let _ = lines_send;
     recv.says("the sender said goodbye: stopped");
     recv.signal(Signal::INT);
     recv.end().well();

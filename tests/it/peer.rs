@@ -153,8 +153,8 @@ async fn a_keyframe_of_300_kb_comes_whole_and_a_pli_goes_back() {
     }
     let slice: Vec<u8> = (0..300_000_u32).map(|at| (at % 251 + 4) as u8).collect();
     h264::append_nal(&mut data, &[&[0x65, 0x88][..], &slice].concat());
-    let sent = unit(data);
     for round in 0..3 {
+        let sent = unit(data.clone());
         let packets = sender.peer.send_access_unit(&sent).await.unwrap().packets;
         let came = receiver
             .event(|event| match event {

@@ -104,6 +104,11 @@ impl Running {
         self.says_after(0, words)
     }
 
+    /// Whether a line on stderr, from line `from` on, has this in it by now.
+    pub fn said_after(&self, from: usize, words: &str) -> bool {
+        self.stderr.all().iter().skip(from).any(|line| line.contains(words))
+    }
+
     /// Lines on stderr so far.
     pub fn said(&self) -> usize {
         self.stderr.all().len()
@@ -294,9 +299,11 @@ impl Rig {
         self.start("recv", &[&["--out", out], more].concat())
     }
 
-    /// Starts `send` with a keyframe every 200 ms.
+    /// Starts `send`, with a keyframe every 200 ms if `more` gives no other interval.
     pub fn send(&self, source: &str, more: &[&str]) -> Running {
-        self.start("send", &[&["--source", source, "--interval", "0.2s"], more].concat())
+        let interval: &[&str] =
+            if more.contains(&"--interval") { &[] } else { &["--interval", "0.2s"] };
+        self.start("send", &[&["--source", source], interval, more].concat())
     }
 
     fn start(&self, command: &str, more: &[&str]) -> Running {
