@@ -198,13 +198,29 @@ impl Peer {
     /// # Errors
     /// [`PeerError::NotOpen`] for a receiver or before the connection is up.
     pub async fn send_access_unit(&self, unit: &AccessUnit) -> Result<SentAccessUnit, PeerError> {
-        self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?.send(unit).await
+        let timestamp =
+            self.next_rtp_timestamp(unit).ok_or(PeerError::NotOpen("the video track"))?;
+        self.send_access_unit_at(unit, timestamp).await
     }
 
-    /// RTP timestamp the sender gives to a picture taken at that time.
+    /// Sends an access unit with a timestamp got from [`Peer::next_rtp_timestamp`].
+    ///
+    /// # Errors
+    /// As [`Peer::send_access_unit`].
+    pub async fn send_access_unit_at(
+        &self,
+        unit: &AccessUnit,
+        rtp_timestamp: u32,
+    ) -> Result<SentAccessUnit, PeerError> {
+        let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
+        video.send(unit, rtp_timestamp).await
+    }
+
+    /// Takes the RTP timestamp for the next access unit, so that it can be told before the access
+    /// unit is sent; `None` for a receiver.
     #[must_use]
-    pub fn rtp_timestamp(&self, unit: &AccessUnit) -> Option<u32> {
-        self.video.as_ref().map(|video| video.timestamp(unit.captured_at))
+    pub fn next_rtp_timestamp(&self, unit: &AccessUnit) -> Option<u32> {
+        self.video.as_ref().map(|video| video.next_timestamp(unit.captured_at))
     }
 
     /// Asks the other side for a keyframe by PLI; false when its track has not begun yet.

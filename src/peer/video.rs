@@ -114,7 +114,7 @@ impl VideoSender {
     }
 
     /// Wall-clock time on the track's 90 kHz clock; distances between pictures are true.
-    pub(super) fn timestamp(&self, captured_at: SystemTime) -> u32 {
+    fn timestamp(&self, captured_at: SystemTime) -> u32 {
         let since = captured_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let ticks = since.as_secs().wrapping_mul(90_000) as u32;
         ticks
@@ -122,20 +122,26 @@ impl VideoSender {
             .wrapping_add(self.timestamp_offset)
     }
 
-    /// The timestamp to send with: no two access units in a row may share one.
-    fn next_timestamp(&self, captured_at: SystemTime) -> u32 {
+    /// The timestamp to send the next access unit with. It always goes forward, also when the clock
+    /// was set back.
+    pub(super) fn next_timestamp(&self, captured_at: SystemTime) -> u32 {
         let mut last = self.last_timestamp.lock().expect("no holder of this lock panics");
         let mut timestamp = self.timestamp(captured_at);
-        if *last == Some(timestamp) {
-            timestamp = timestamp.wrapping_add(1);
+        if let Some(last) = *last
+            && timestamp.wrapping_sub(last).wrapping_sub(1) >= 1 << 31
+        {
+            timestamp = last.wrapping_add(1);
         }
         *last = Some(timestamp);
         timestamp
     }
 
-    pub(super) async fn send(&self, unit: &AccessUnit) -> Result<SentAccessUnit, PeerError> {
+    pub(super) async fn send(
+        &self,
+        unit: &AccessUnit,
+        rtp_timestamp: u32,
+    ) -> Result<SentAccessUnit, PeerError> {
         let payloads = packetizer::packetize(&unit.data);
-        let rtp_timestamp = self.next_timestamp(unit.captured_at);
         let packets = payloads.len();
         let first = self.sequence.fetch_add(packets as u16, Ordering::Relaxed);
         let begun = Instant::now();
@@ -225,4 +231,33 @@ pub(super) async fn receive(mut packets: mpsc::Receiver<InboundRtp>, shared: Arc
 
 fn is_ours(shared: &Shared, payload_type: u8) -> bool {
     shared.payload_types.lock().expect("no holder of this lock panics").contains(&payload_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_go_forward_although_the_clock_does_not() {
+        let track = MediaStreamTrack::new(
+            "s".to_owned(),
+            "t".to_owned(),
+            "l".to_owned(),
+            RtpCodecKind::Video,
+            Vec::new(),
+        );
+        let sender = VideoSender {
+            track: Arc::new(TrackLocalStaticRTP::new(track)),
+            ssrc: 1,
+            sequence: AtomicU16::new(0),
+            timestamp_offset: u32::MAX - 5,
+            last_timestamp: Mutex::default(),
+        };
+        let noon = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let first = sender.next_timestamp(noon);
+        assert_eq!(sender.next_timestamp(noon), first.wrapping_add(1));
+        assert_eq!(sender.next_timestamp(noon - Duration::from_hours(1)), first.wrapping_add(2));
+        let later = sender.next_timestamp(noon + Duration::from_millis(3500));
+        assert_eq!(later.wrapping_sub(first), 315_000);
+    }
 }

@@ -116,6 +116,8 @@ struct Receiver<'a> {
     after_loss: bool,
     network_times: VecDeque<Duration>,
     last_request: Option<Instant>,
+    /// A keyframe was asked for and has not come.
+    wanted: bool,
     /// Since when nothing has come, for the time-out.
     quiet_since: Instant,
     keyframes: u64,
@@ -152,6 +154,7 @@ pub async fn run(
         after_loss: false,
         network_times: VecDeque::new(),
         last_request: None,
+        wanted: false,
         quiet_since: Instant::now(),
         keyframes: 0,
         writing: 0,
@@ -194,6 +197,10 @@ impl Receiver<'_> {
                 stored = next_stored(&mut self.store) => self.on_stored(stored).await?,
                 _ = second.tick() => {
                     self.talk.ping().await;
+                    if self.wanted {
+                        // The request, or the keyframe it brought, was lost.
+                        self.request_keyframe("still missing").await;
+                    }
                     self.report().await;
                 }
                 text = texts.recv(), if texts_open => match text {
@@ -271,6 +278,7 @@ impl Receiver<'_> {
         self.flush(true).await;
         self.informed = false;
         self.arrived = 0;
+        self.wanted = false;
         self.infos.clear();
         self.info_order.clear();
         self.quiet_since = Instant::now();
@@ -281,6 +289,7 @@ impl Receiver<'_> {
         let keyframe = h264::is_keyframe(&received.unit.data);
         let known = self.infos.contains_key(&received.unit.timestamp);
         self.arrived += u32::from(keyframe);
+        self.wanted &= !keyframe;
         let expected = keyframe && (self.informed || self.arrived <= WAIT_ANYWAY);
         let wait = if expected && !known { INFO_WITHIN } else { Duration::ZERO };
         let after_loss = std::mem::take(&mut self.after_loss);
@@ -381,6 +390,7 @@ impl Receiver<'_> {
             return;
         }
         self.last_request = Some(now);
+        self.wanted = true;
         let Some(peer) = self.talk.link.peer() else { return };
         if !peer.send_pli().await {
             let request = ControlMessage::KeyframeRequest { reason: Some(reason.to_owned()) };

@@ -403,10 +403,11 @@ impl Sender<'_> {
     /// The other side wants a keyframe: now, but not more often than makes sense.
     async fn on_request(&mut self) {
         let now = Instant::now();
-        if self.last_sent.is_some_and(|sent| now < sent + REQUEST_GAP) {
-            return;
-        }
+        let earliest = self.last_sent.map_or(now, |sent| now.max(sent + REQUEST_GAP));
         if self.end.is_some() {
+            if earliest > now {
+                return;
+            }
             // Everything was sent: the last one once more, for a receiver that missed it.
             if let (Some((info, captured)), Some(peer)) = (self.last.clone(), self.talk.link.peer())
             {
@@ -418,7 +419,7 @@ impl Sender<'_> {
                     },
                     ..captured
                 };
-                let rtp_timestamp = peer.rtp_timestamp(&captured.access_unit);
+                let rtp_timestamp = peer.next_rtp_timestamp(&captured.access_unit);
                 let info = KeyframeInfo {
                     rtp_timestamp: rtp_timestamp.unwrap_or(info.rtp_timestamp),
                     ..info
@@ -427,7 +428,7 @@ impl Sender<'_> {
                 self.end = self.end.map(|(end, _)| (end, now + LINGER));
             }
         } else if self.talk.connected {
-            self.due = Some(now);
+            self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
         }
     }
 
@@ -491,7 +492,7 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
     let unit = &captured.access_unit;
     KeyframeInfo {
         seq,
-        rtp_timestamp: peer.rtp_timestamp(unit).unwrap_or_default(),
+        rtp_timestamp: peer.next_rtp_timestamp(unit).unwrap_or_default(),
         capture_time: epoch_seconds(unit.captured_at),
         bytes: unit.data.len() as u64,
         sha256: hex(&Sha256::digest(&unit.data)),
@@ -517,7 +518,7 @@ async fn transmit(
     if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info.clone())).await {
         tracing::debug!("keyframe message: {error}");
     }
-    match peer.send_access_unit(&captured.access_unit).await {
+    match peer.send_access_unit_at(&captured.access_unit, info.rtp_timestamp).await {
         Ok(sent) => Some(sent),
         Err(error) => {
             tracing::debug!("keyframe: {error}");
