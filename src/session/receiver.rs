@@ -415,6 +415,14 @@ impl Receiver<'_> {
     /// Sends a typed line: as a command when it is one, else as text.
     async fn send_text(&mut self, line: String) {
         let sent = match command(&line) {
+            Some(message @ ControlMessage::KeyframeRequest { .. }) => {
+                // By RTCP, too: a sender need not know the message.
+                let pli = match self.talk.link.peer() {
+                    Some(peer) => peer.send_pli().await,
+                    None => false,
+                };
+                self.talk.send(&message).await || pli
+            }
             Some(message) => self.talk.send(&message).await,
             None => self.talk.send_text(line).await,
         };
