@@ -1,26 +1,28 @@
 //! The phone: captures and sends a keyframe every interval and whenever one is asked for.
 
+mod keyframe;
+mod settings;
+
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
+
+use self::keyframe::{save_error, transmit};
 
 use super::{
     Report, SessionError,
     capture::{Capture, CaptureConfig, CaptureRequest, CaptureResult, CapturedKeyframe},
     conversation::{Conversation, Said},
-    epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
     pings,
 };
 use crate::{
-    media::sink::{FrameRecord, FrameWriter, PictureFormat},
-    peer::{Peer, PeerEvent, video::SentAccessUnit},
-    proto::control::{ControlMessage, KeyframeInfo, Settings},
+    media::sink::{FrameWriter, PictureFormat},
+    peer::{PeerEvent, video::SentAccessUnit},
+    proto::control::{ControlMessage, KeyframeInfo},
     types::Stage,
 };
 
@@ -286,78 +288,6 @@ impl Sender<'_> {
         }
     }
 
-    async fn send_keyframe(&mut self, captured: CapturedKeyframe) -> Result<(), SessionError> {
-        let Some(peer) = self.talk.link.peer().filter(|_| self.talk.connected) else {
-            // The connection went while the picture was made.
-            if !self.config.live {
-                self.held = Some(captured);
-            }
-            return Ok(());
-        };
-        if let Some((width, height)) = captured.scaled_from {
-            let unit = &captured.access_unit;
-            self.line(format!(
-                "keyframe {}: {width}x{height} does not fit the budget even at QP 51, sent as {}x{}",
-                self.seq + 1,
-                unit.width,
-                unit.height
-            ));
-        }
-        let info = keyframe_info(self.seq + 1, &captured, &peer);
-        let now = Instant::now();
-        self.last_sent = Some(now);
-        // The cadence holds although a picture takes time; after a request it begins anew.
-        self.due = Some(match self.due {
-            Some(due) if now < due + self.config.interval && now >= due => {
-                due + self.config.interval
-            }
-            _ => now + self.config.interval,
-        });
-        let Some(sent) = transmit(&peer, &info, &captured).await else {
-            self.line(format!("keyframe {} could not be sent: the connection is gone", info.seq));
-            if !self.config.live {
-                self.held = Some(captured);
-            }
-            return Ok(());
-        };
-        self.seq += 1;
-        self.greeting = false;
-        let saved = self.save(&info, &captured).await?;
-        self.last = Some((info.clone(), captured.clone()));
-        (self.tell)(SenderEvent::Sent(Box::new(SentKeyframe { info, captured, sent, saved })));
-        if self.config.count.is_some_and(|count| self.seq >= count) {
-            self.end = Some((SenderEnd::Count, now + LINGER));
-        }
-        Ok(())
-    }
-
-    /// Saves what was sent, off the async threads.
-    async fn save(
-        &mut self,
-        info: &KeyframeInfo,
-        captured: &CapturedKeyframe,
-    ) -> Result<Option<PathBuf>, SessionError> {
-        let Some(mut writer) = self.save.take() else { return Ok(None) };
-        let record = FrameRecord {
-            width: info.width,
-            height: info.height,
-            rtp_timestamp: info.rtp_timestamp,
-            capture_time: Some(info.capture_time),
-            sha256: info.sha256.clone(),
-            ..FrameRecord::default()
-        };
-        let data = captured.access_unit.data.clone();
-        let (writer, written) = tokio::task::spawn_blocking(move || {
-            let written = writer.write(&data, None, record);
-            (writer, written)
-        })
-        .await
-        .map_err(|error| SessionError::new(Stage::Output, error.to_string(), ""))?;
-        self.save = Some(writer);
-        let written = written.map_err(|error| save_error(&error))?;
-        Ok(written.files.into_iter().next())
-    }
-
     async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
         let (line, said) = self.talk.on_link(event).await?;
         if let Some(line) = line {
@@ -432,43 +362,6 @@ impl Sender<'_> {
         }
     }
 
-    /// Obeys a `set`, all of it or nothing.
-    fn set(&mut self, settings: &Settings) -> Result<(), String> {
-        let interval = settings.interval_ms.map(Duration::from_millis);
-        if let Some(interval) = interval
-            && !(INTERVAL_RANGE.0..=INTERVAL_RANGE.1).contains(&interval)
-        {
-            return Err("intervalMs must be from 100 to 86400000".into());
-        }
-        if settings.max_bytes.is_some_and(|bytes| !(1_000..=10_000_000).contains(&bytes)) {
-            return Err("maxBytes must be from 1000 to 10000000".into());
-        }
-        let size = match (settings.width, settings.height) {
-            (None, None) => None,
-            (Some(w), Some(h)) if (16..=3840).contains(&w) && (16..=3840).contains(&h) => {
-                Some((w, h))
-            }
-            (Some(_), Some(_)) => return Err("width and height must be from 16 to 3840".into()),
-            _ => return Err("width and height go together".into()),
-        };
-        if let Some(interval) = interval {
-            self.config.interval = interval;
-            if let (Some(sent), Some(_)) = (self.last_sent, self.due) {
-                self.due = Some(sent + interval);
-            }
-            self.line(format!("the receiver set the interval to {interval:?}"));
-        }
-        if let Some(bytes) = settings.max_bytes {
-            self.capture.ask(CaptureRequest::MaxBytes(bytes as usize));
-            self.line(format!("the receiver set the largest keyframe to {bytes} bytes"));
-        }
-        if let Some((width, height)) = size {
-            self.capture.ask(CaptureRequest::Size(width, height));
-            self.line(format!("the receiver set the picture to {width}x{height}"));
-        }
-        Ok(())
-    }
-
     async fn on_second(&mut self) {
         self.talk.ping().await;
         self.report().await;
@@ -485,45 +378,6 @@ impl Sender<'_> {
 
     fn line(&mut self, text: String) {
         (self.tell)(SenderEvent::Line(text));
-    }
-}
-
-fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> KeyframeInfo {
-    let unit = &captured.access_unit;
-    KeyframeInfo {
-        seq,
-        rtp_timestamp: peer.next_rtp_timestamp(unit).unwrap_or_default(),
-        capture_time: epoch_seconds(unit.captured_at),
-        bytes: unit.data.len() as u64,
-        sha256: hex(&Sha256::digest(&unit.data)),
-        width: unit.width,
-        height: unit.height,
-    }
-}
-
-fn save_error(error: &crate::media::sink::SinkError) -> SessionError {
-    SessionError::new(
-        Stage::Output,
-        error.to_string(),
-        "check the path of --save, its permissions and the room on its disk",
-    )
-}
-
-/// Sends what the control channel says of a keyframe, and the keyframe.
-async fn transmit(
-    peer: &Arc<Peer>,
-    info: &KeyframeInfo,
-    captured: &CapturedKeyframe,
-) -> Option<SentAccessUnit> {
-    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info.clone())).await {
-        tracing::debug!("keyframe message: {error}");
-    }
-    match peer.send_access_unit_at(&captured.access_unit, info.rtp_timestamp).await {
-        Ok(sent) => Some(sent),
-        Err(error) => {
-            tracing::debug!("keyframe: {error}");
-            None
-        }
     }
 }
 

@@ -1,0 +1,457 @@
+//! The task behind a link: follows signaling and one peer connection, and decides when to offer.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use super::LinkEvent;
+use crate::{
+    peer::{ConnectionState, Peer, PeerConfig, PeerError, PeerEvent, PeerRole, stats::Snapshot},
+    proto::{
+        signaling::{Body, IceCandidateInit, Message},
+        token::IceServer,
+    },
+    session::SessionError,
+    signaling::client::{ClientEvent, ClientHandle},
+    types::{ConnId, Stage},
+};
+
+/// An offer without an answer is sent again after this time, for servers that do not hold offers.
+const OFFER_AGAIN: Duration = Duration::from_secs(4);
+
+/// A connection that is not up by then is given up, and made anew by the sender.
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+
+/// Remote candidates kept while there is no peer connection to give them to.
+const MAX_EARLY: usize = 256;
+
+/// One peer connection of a link.
+struct Current {
+    peer: Arc<Peer>,
+    events: mpsc::Receiver<PeerEvent>,
+    /// Our description, to be sent again when it went astray.
+    local_sdp: Option<String>,
+    remote_sdp: Option<String>,
+    local_candidates: Vec<Option<IceCandidateInit>>,
+    connected: bool,
+    /// When to offer again (no answer yet) or to give up (answered but not connected).
+    deadline: Option<Instant>,
+    begun: Instant,
+    /// Socket of the other device this connection is with.
+    conn: Option<ConnId>,
+}
+
+pub(super) struct Worker {
+    client: ClientHandle,
+    /// Of the last token answer.
+    ice_servers: Vec<IceServer>,
+    template: PeerConfig,
+    events: mpsc::Sender<LinkEvent>,
+    published: watch::Sender<Option<Arc<Peer>>>,
+    current: Option<Current>,
+    early: Vec<Option<IceCandidateInit>>,
+    told_hello: bool,
+    /// Socket of the other device, when it came after this one.
+    remote_conn: Option<ConnId>,
+    /// The other device was in the room with this socket, and went.
+    remote_left: bool,
+}
+
+enum Happened {
+    Client(Option<ClientEvent>),
+    Peer(Option<PeerEvent>),
+    Deadline,
+    Close(String),
+}
+
+impl Worker {
+    pub(super) fn new(
+        client: ClientHandle,
+        template: PeerConfig,
+        events: mpsc::Sender<LinkEvent>,
+        published: watch::Sender<Option<Arc<Peer>>>,
+    ) -> Self {
+        Self {
+            client,
+            ice_servers: Vec::new(),
+            template,
+            events,
+            published,
+            current: None,
+            early: Vec::new(),
+            told_hello: false,
+            remote_conn: None,
+            remote_left: false,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut client_events: mpsc::Receiver<ClientEvent>,
+        mut close: oneshot::Receiver<String>,
+    ) {
+        let reason = loop {
+            let happened = {
+                let (peer_events, deadline) = match &mut self.current {
+                    Some(current) => (Some(&mut current.events), current.deadline),
+                    None => (None, None),
+                };
+                tokio::select! {
+                    reason = &mut close => Happened::Close(reason.unwrap_or_else(|_| "stopped".into())),
+                    event = client_events.recv() => Happened::Client(event),
+                    event = or_never(peer_events) => Happened::Peer(event),
+                    () = at(deadline) => Happened::Deadline,
+                }
+            };
+            let goes_on = match happened {
+                Happened::Close(reason) => break Some(reason),
+                Happened::Client(Some(event)) => self.on_client(event).await,
+                Happened::Client(None) => false,
+                Happened::Peer(Some(event)) => self.on_peer(event).await,
+                Happened::Peer(None) => self.lose("the peer connection has stopped").await,
+                Happened::Deadline => self.on_deadline().await,
+            };
+            if !goes_on {
+                break None;
+            }
+        };
+        if let Some(reason) = reason {
+            self.send(Body::Bye { reason: Some(reason) });
+        }
+        self.drop_peer().await;
+        self.client.close().await;
+    }
+
+    async fn tell(&self, event: LinkEvent) -> bool {
+        self.events.send(event).await.is_ok()
+    }
+
+    async fn on_client(&mut self, event: ClientEvent) -> bool {
+        match event {
+            ClientEvent::Connected { ice_servers, .. } => {
+                self.ice_servers = ice_servers;
+                // What was seen on the socket before says nothing about the room now.
+                self.remote_conn = None;
+                self.remote_left = false;
+                if self.current.as_ref().is_none_or(|current| !current.connected) {
+                    self.begin().await
+                } else {
+                    true
+                }
+            }
+            ClientEvent::Renewed { ice_servers, .. } => {
+                self.ice_servers = ice_servers;
+                true
+            }
+            ClientEvent::Message(message) => self.on_message(message).await,
+            ClientEvent::Disconnected { reason, .. } => {
+                self.tell(LinkEvent::SignalingLost(reason)).await
+            }
+            ClientEvent::Closed { reason, error, .. } => {
+                let failed = match error {
+                    Some(error) => {
+                        SessionError::new(error.stage(), error.to_string(), error.remedy())
+                    }
+                    None => SessionError::new(Stage::Signaling, reason, "start again"),
+                };
+                self.tell(LinkEvent::Failed(failed)).await;
+                false
+            }
+        }
+    }
+
+    fn send(&self, body: Body) {
+        let t = body.t();
+        if let Err(error) = self.client.send(body) {
+            tracing::warn!("{t}: {error}");
+        }
+    }
+
+    /// In the room: the sender offers, the receiver waits.
+    async fn begin(&mut self) -> bool {
+        let goes_on = self.tell(LinkEvent::Joined { peer_present: None }).await;
+        goes_on && (self.template.role == PeerRole::Receiver || self.offer().await)
+    }
+
+    async fn on_message(&mut self, message: Message) -> bool {
+        match message.body {
+            Body::Hello { peer_present, .. } => {
+                self.told_hello = true;
+                self.tell(LinkEvent::Joined { peer_present: Some(peer_present) }).await
+            }
+            Body::PeerJoined { conn_id, .. } => self.on_peer_joined(conn_id).await,
+            Body::PeerLeft { reason, .. } => {
+                self.remote_left = true;
+                self.tell(LinkEvent::PeerLeft(reason)).await
+            }
+            Body::Offer { sdp } => self.on_offer(sdp).await,
+            Body::Answer { sdp } => self.on_answer(sdp).await,
+            Body::Ice { candidate } => self.on_candidate(candidate).await,
+            Body::Bye { reason } => {
+                let counted = self.drop_peer().await;
+                self.tell(LinkEvent::Bye(reason, Box::new(counted))).await
+            }
+            Body::Error { code, message, .. } => {
+                tracing::warn!("signaling server: {code}: {message}");
+                true
+            }
+            Body::Auth { .. } | Body::AuthOk { .. } => true,
+        }
+    }
+
+    /// A new socket of the other device: the offerer offers anew, unless its offer is still waiting
+    /// for an answer, which the server hands to the newcomer itself.
+    async fn on_peer_joined(&mut self, conn: ConnId) -> bool {
+        if !self.tell(LinkEvent::PeerJoined).await {
+            return false;
+        }
+        let known = self.remote_conn.replace(conn.clone()).is_some() || self.remote_left;
+        if self.template.role == PeerRole::Receiver {
+            return true;
+        }
+        match &mut self.current {
+            Some(current) if current.remote_sdp.is_none() => {
+                current.conn = Some(conn);
+                current.deadline = Some(Instant::now() + OFFER_AGAIN);
+                true
+            }
+            Some(current) if current.conn.as_ref() == Some(&conn) => true,
+            // Both are back in a room that was gone, after a restart of the server, while media
+            // flows: should its peer connection be gone, ours fails and is made anew.
+            Some(current) if current.connected && !known => true,
+            _ => self.offer().await,
+        }
+    }
+
+    async fn new_peer(&mut self) -> Option<()> {
+        let replaced = self.current.as_ref().is_some_and(|current| current.connected);
+        let counted = self.drop_peer().await;
+        if replaced {
+            let why = "the other device starts a new connection".to_owned();
+            if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
+                return None;
+            }
+        }
+        let mut config = self.template.clone();
+        if config.ice_servers.is_empty() {
+            config.ice_servers.clone_from(&self.ice_servers);
+        }
+        match Peer::new(config).await {
+            Ok((peer, events)) => {
+                let peer = Arc::new(peer);
+                self.published.send_replace(Some(Arc::clone(&peer)));
+                self.current = Some(Current {
+                    peer,
+                    events,
+                    local_sdp: None,
+                    remote_sdp: None,
+                    local_candidates: Vec::new(),
+                    connected: false,
+                    deadline: None,
+                    begun: Instant::now(),
+                    conn: self.remote_conn.clone(),
+                });
+                Some(())
+            }
+            Err(error) => {
+                self.tell(LinkEvent::Failed(peer_error(&error))).await;
+                None
+            }
+        }
+    }
+
+    /// Closes the connection and gives what was counted on it. What came over it and was not yet
+    /// told is told first: a goodbye by signaling may overtake a keyframe that is already here.
+    async fn drop_peer(&mut self) -> Option<Snapshot> {
+        self.published.send_replace(None);
+        let mut current = self.current.take()?;
+        while let Ok(event) = current.events.try_recv() {
+            let came = matches!(event, PeerEvent::AccessUnit(_) | PeerEvent::Control(..));
+            if came && !self.tell(LinkEvent::Peer(event)).await {
+                break;
+            }
+        }
+        let counted = current.peer.stats().await;
+        current.peer.close().await;
+        Some(counted)
+    }
+
+    async fn offer(&mut self) -> bool {
+        if self.new_peer().await.is_none() {
+            return false;
+        }
+        let Some(current) = &mut self.current else { return true };
+        match current.peer.create_offer().await {
+            Ok(sdp) => {
+                current.local_sdp = Some(sdp.clone());
+                current.deadline = Some(Instant::now() + OFFER_AGAIN);
+                self.send(Body::Offer { sdp });
+                true
+            }
+            Err(error) => {
+                self.tell(LinkEvent::Failed(peer_error(&error))).await;
+                false
+            }
+        }
+    }
+
+    async fn on_offer(&mut self, sdp: String) -> bool {
+        if self.template.role == PeerRole::Sender {
+            // Glare: the sender is the impolite side (W3C perfect negotiation).
+            tracing::info!("an offer of the other side is ignored: this side offers");
+            return true;
+        }
+        if let Some(current) = &self.current
+            && current.remote_sdp.as_ref() == Some(&sdp)
+        {
+            self.describe_again();
+            return true;
+        }
+        let renegotiation = self.current.as_ref().is_some_and(|current| {
+            current.remote_sdp.as_deref().is_some_and(|old| fingerprint(old) == fingerprint(&sdp))
+        });
+        if !renegotiation && self.new_peer().await.is_none() {
+            return false;
+        }
+        let Some(current) = &mut self.current else { return true };
+        let peer = Arc::clone(&current.peer);
+        match peer.accept_offer(sdp.clone()).await {
+            Ok(answer) => {
+                current.remote_sdp = Some(sdp);
+                current.local_sdp = Some(answer.clone());
+                if !current.connected {
+                    current.deadline = Some(current.begun + CONNECT_WITHIN);
+                }
+                self.send(Body::Answer { sdp: answer });
+                for candidate in std::mem::take(&mut self.early) {
+                    peer.add_candidate(candidate).await;
+                }
+                true
+            }
+            Err(error) => {
+                self.drop_peer().await;
+                self.tell(LinkEvent::Refused(peer_error(&error))).await
+            }
+        }
+    }
+
+    async fn on_answer(&mut self, sdp: String) -> bool {
+        let Some(current) = &mut self.current else { return true };
+        if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
+            return true;
+        }
+        match current.peer.accept_answer(sdp.clone()).await {
+            Ok(()) => {
+                current.remote_sdp = Some(sdp);
+                current.conn.clone_from(&self.remote_conn);
+                current.deadline = Some(Instant::now() + CONNECT_WITHIN);
+                true
+            }
+            Err(error) => {
+                self.drop_peer().await;
+                self.tell(LinkEvent::Refused(peer_error(&error))).await
+            }
+        }
+    }
+
+    async fn on_candidate(&mut self, candidate: Option<IceCandidateInit>) -> bool {
+        match &self.current {
+            Some(current) => current.peer.add_candidate(candidate).await,
+            None if self.early.len() < MAX_EARLY => self.early.push(candidate),
+            None => {}
+        }
+        true
+    }
+
+    async fn on_peer(&mut self, event: PeerEvent) -> bool {
+        match event {
+            PeerEvent::LocalCandidate(candidate) => {
+                if let Some(current) = &mut self.current {
+                    current.local_candidates.push(candidate.clone());
+                }
+                self.send(Body::Ice { candidate });
+                true
+            }
+            PeerEvent::State(ConnectionState::Connected) => {
+                let Some(current) = &mut self.current else { return true };
+                current.deadline = None;
+                if std::mem::replace(&mut current.connected, true) {
+                    return true;
+                }
+                self.tell(LinkEvent::Connected).await
+            }
+            PeerEvent::State(ConnectionState::Failed) => {
+                self.lose("the peer connection failed: no answer from the other device").await
+            }
+            PeerEvent::CandidateError { url, code, text } => {
+                self.tell(LinkEvent::CandidateError(format!("{url}: {code} {text}"))).await
+            }
+            event => self.tell(LinkEvent::Peer(event)).await,
+        }
+    }
+
+    /// The connection is gone: the sender makes another one, the receiver waits for its offer.
+    async fn lose(&mut self, why: &str) -> bool {
+        let counted = self.drop_peer().await;
+        self.early.clear();
+        if !self.tell(LinkEvent::Lost(why.to_owned(), Box::new(counted))).await {
+            return false;
+        }
+        self.template.role == PeerRole::Receiver || self.offer().await
+    }
+
+    async fn on_deadline(&mut self) -> bool {
+        let Some(current) = &mut self.current else { return true };
+        if current.remote_sdp.is_none() {
+            current.deadline = Some(Instant::now() + OFFER_AGAIN);
+            // A server that said hello holds the offer itself; sending it again would only be
+            // noise while the other device is away.
+            if !self.told_hello || self.remote_conn.is_some() {
+                self.describe_again();
+            }
+            return true;
+        }
+        self.lose("no connection within 30 s: the candidates of both sides do not reach each other")
+            .await
+    }
+
+    /// Sends our description and candidates once more.
+    fn describe_again(&self) {
+        let Some(current) = &self.current else { return };
+        let Some(sdp) = current.local_sdp.clone() else { return };
+        let body = match self.template.role {
+            PeerRole::Sender => Body::Offer { sdp },
+            PeerRole::Receiver => Body::Answer { sdp },
+        };
+        self.send(body);
+        for candidate in &current.local_candidates {
+            self.send(Body::Ice { candidate: candidate.clone() });
+        }
+    }
+}
+
+fn peer_error(error: &PeerError) -> SessionError {
+    SessionError::new(error.stage(), error.to_string(), error.remedy())
+}
+
+/// The DTLS fingerprint in a description: the same one means the same peer connection.
+fn fingerprint(sdp: &str) -> Option<&str> {
+    sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=fingerprint:"))
+}
+
+async fn or_never<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

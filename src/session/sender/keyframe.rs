@@ -1,0 +1,131 @@
+//! One keyframe on its way: told of on the control channel, sent, saved.
+
+use std::{path::PathBuf, sync::Arc};
+
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::{LINGER, Sender, SenderEnd, SenderEvent, SentKeyframe, hex};
+use crate::{
+    media::sink::{FrameRecord, SinkError},
+    peer::{Peer, video::SentAccessUnit},
+    proto::control::{ControlMessage, KeyframeInfo},
+    session::{SessionError, capture::CapturedKeyframe, epoch_seconds},
+    types::Stage,
+};
+
+impl Sender<'_> {
+    pub(super) async fn send_keyframe(
+        &mut self,
+        captured: CapturedKeyframe,
+    ) -> Result<(), SessionError> {
+        let Some(peer) = self.talk.link.peer().filter(|_| self.talk.connected) else {
+            // The connection went while the picture was made.
+            if !self.config.live {
+                self.held = Some(captured);
+            }
+            return Ok(());
+        };
+        if let Some((width, height)) = captured.scaled_from {
+            let unit = &captured.access_unit;
+            self.line(format!(
+                "keyframe {}: {width}x{height} does not fit the budget even at QP 51, sent as {}x{}",
+                self.seq + 1,
+                unit.width,
+                unit.height
+            ));
+        }
+        let info = keyframe_info(self.seq + 1, &captured, &peer);
+        let now = Instant::now();
+        self.last_sent = Some(now);
+        // The cadence holds although a picture takes time; after a request it begins anew.
+        self.due = Some(match self.due {
+            Some(due) if now < due + self.config.interval && now >= due => {
+                due + self.config.interval
+            }
+            _ => now + self.config.interval,
+        });
+        let Some(sent) = transmit(&peer, &info, &captured).await else {
+            self.line(format!("keyframe {} could not be sent: the connection is gone", info.seq));
+            if !self.config.live {
+                self.held = Some(captured);
+            }
+            return Ok(());
+        };
+        self.seq += 1;
+        self.greeting = false;
+        let saved = self.save(&info, &captured).await?;
+        self.last = Some((info.clone(), captured.clone()));
+        (self.tell)(SenderEvent::Sent(Box::new(SentKeyframe { info, captured, sent, saved })));
+        if self.config.count.is_some_and(|count| self.seq >= count) {
+            self.end = Some((SenderEnd::Count, now + LINGER));
+        }
+        Ok(())
+    }
+
+    /// Saves what was sent, off the async threads.
+    async fn save(
+        &mut self,
+        info: &KeyframeInfo,
+        captured: &CapturedKeyframe,
+    ) -> Result<Option<PathBuf>, SessionError> {
+        let Some(mut writer) = self.save.take() else { return Ok(None) };
+        let record = FrameRecord {
+            width: info.width,
+            height: info.height,
+            rtp_timestamp: info.rtp_timestamp,
+            capture_time: Some(info.capture_time),
+            sha256: info.sha256.clone(),
+            ..FrameRecord::default()
+        };
+        let data = captured.access_unit.data.clone();
+        let (writer, written) = tokio::task::spawn_blocking(move || {
+            let written = writer.write(&data, None, record);
+            (writer, written)
+        })
+        .await
+        .map_err(|error| SessionError::new(Stage::Output, error.to_string(), ""))?;
+        self.save = Some(writer);
+        let written = written.map_err(|error| save_error(&error))?;
+        Ok(written.files.into_iter().next())
+    }
+}
+
+fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> KeyframeInfo {
+    let unit = &captured.access_unit;
+    KeyframeInfo {
+        seq,
+        rtp_timestamp: peer.next_rtp_timestamp(unit).unwrap_or_default(),
+        capture_time: epoch_seconds(unit.captured_at),
+        bytes: unit.data.len() as u64,
+        sha256: hex(&Sha256::digest(&unit.data)),
+        width: unit.width,
+        height: unit.height,
+    }
+}
+
+pub(super) fn save_error(error: &SinkError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        error.to_string(),
+        "check the path of --save, its permissions and the room on its disk",
+    )
+}
+
+/// Sends what the control channel says of a keyframe, and the keyframe.
+pub(super) async fn transmit(
+    peer: &Arc<Peer>,
+    info: &KeyframeInfo,
+    captured: &CapturedKeyframe,
+) -> Option<SentAccessUnit> {
+    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info.clone())).await {
+        tracing::debug!("keyframe message: {error}");
+    }
+    match peer.send_access_unit_at(&captured.access_unit, info.rtp_timestamp).await {
+        Ok(sent) => Some(sent),
+        Err(error) => {
+            tracing::debug!("keyframe: {error}");
+            None
+        }
+    }
+}
