@@ -54,7 +54,9 @@ browser() {
         printf 'tests/browser/run.sh is missing\n' >&2
         return 1
     fi
-    tests/browser/run.sh
+    # The tests have built it; asking cargo again would build it with other features.
+    local target=${CARGO_TARGET_DIR:-target}
+    ORION_PEER=$(realpath "$target/release/orion-peer") tests/browser/run.sh
 }
 
 bash_syntax() {

@@ -60,16 +60,16 @@ impl LiveStats {
             part(format_args!("rtt {}", human::millis(rtt)));
         }
         part(format_args!(
-            "video {} out, {} in",
+            "video ↑{} ↓{}",
             human::bytes(self.video_sent),
             human::bytes(self.video_received)
         ));
         part(format_args!(
-            "data {} out, {} in",
+            "data ↑{} ↓{}",
             human::bytes(self.data_sent),
             human::bytes(self.data_received)
         ));
-        part(format_args!("{} keyframes, {}", self.keyframes, human::rate(self.frame_rate)));
+        part(format_args!("{} frames {}", self.keyframes, human::rate(self.frame_rate)));
         if let Some(size) = self.last_frame_bytes {
             part(format_args!("last {}", human::bytes(size)));
         }
@@ -211,13 +211,13 @@ mod tests {
     fn the_line_names_everything_that_is_known() {
         assert_eq!(
             stats().render(),
-            "connected · relay/tcp · rtt 12.3 ms · video 1.2 MB out, 0 B in · data 3.4 KB out, 310 B in \
-             · 12 keyframes, 0.29/s · last 98.7 KB"
+            "connected · relay/tcp · rtt 12.3 ms · video ↑1.2 MB ↓0 B · data ↑3.4 KB ↓310 B \
+             · 12 frames 0.29/s · last 98.7 KB"
         );
         let new = LiveStats { state: "new".into(), broken: 2, ..LiveStats::default() };
         assert_eq!(
             new.render(),
-            "new · video 0 B out, 0 B in · data 0 B out, 0 B in · 0 keyframes, 0.00/s · 2 broken"
+            "new · video ↑0 B ↓0 B · data ↑0 B ↓0 B · 0 frames 0.00/s · 2 broken"
         );
     }
 

@@ -289,6 +289,22 @@ type Listener<T> = Option<(T, SocketAddr)>;
 async fn bind_listeners(
     config: &TurnConfig,
 ) -> Result<(Listener<UdpSocket>, Listener<TcpListener>), TurnError> {
+    // A port that the system gave for UDP may be taken for TCP: then another one is tried.
+    let free = |address: Option<SocketAddr>| address.is_some_and(|address| address.port() == 0);
+    let mut tries = if free(config.udp) && free(config.tcp) { 16 } else { 1 };
+    loop {
+        tries -= 1;
+        match bind_once(config).await {
+            Err(TurnError::Listen { transport: "tcp", source, .. })
+                if tries > 0 && source.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+}
+
+async fn bind_once(
+    config: &TurnConfig,
+) -> Result<(Listener<UdpSocket>, Listener<TcpListener>), TurnError> {
     let failed =
         |transport, address| move |source| TurnError::Listen { transport, address, source };
     let mut udp = None;

@@ -32,10 +32,9 @@ use orion_peer::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio_tungstenite::tungstenite::{Message as WsFrame, client::IntoClientRequest};
 
-use crate::run::{Ended, HANG, Rig, run, sample, serve, start};
+use crate::run::{Ended, HANG, Rig, run, sample, serve, sha256, start};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -203,7 +202,7 @@ fn a_full_disk_keeps_what_was_received() {
     for line in journal.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let data = fs::read(frames.join(line["file"].as_str().unwrap())).unwrap();
-        assert_eq!(line["sha256"], hex(&data));
+        assert_eq!(line["sha256"], sha256(&data));
         assert_eq!(line["verified"], true);
         complete += 1;
     }
@@ -223,10 +222,6 @@ fn a_full_disk_keeps_what_was_received() {
             other => panic!("{other:?} is left: {path:?}"),
         }
     }
-}
-
-fn hex(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -356,7 +351,7 @@ fn tokens_that_are_refused() {
         (token("mac", "demo", other, 300), "token", "401"),
         (token("tablet", "demo", SECRET, 300), "signaling", "403"),
         (token("mac", "another", SECRET, 300), "signaling", "403"),
-        (token("mac", "demo", SECRET, 300).replace('.', "."), "room", "did not come"),
+        (token("mac", "demo", SECRET, 300), "room", "did not come"),
         ("not.a.jwt".into(), "token", ""),
         ("x".into(), "token", ""),
     ] {
@@ -525,7 +520,8 @@ fn garbage_and_a_flood_do_not_stop_recv() {
         let mut encoder = KeyframeEncoder::new(EncoderConfig::default()).unwrap();
         for shade in [40, 200] {
             let frame =
-                Frame::from_i420(320, 240, &[shade; 320 * 240 * 3 / 2], SystemTime::now()).unwrap();
+                Frame::from_i420(320, 240, &vec![shade; 320 * 240 * 3 / 2], SystemTime::now())
+                    .unwrap();
             let unit = encoder.encode(&frame).unwrap().access_unit;
             peer.send_access_unit(&unit).await.unwrap();
             tokio::time::sleep(Duration::from_millis(300)).await;

@@ -9,9 +9,8 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::run::{HANG, Rig, Running, run, sample, serve};
+use crate::run::{HANG, Rig, Running, run, sample, serve, sha256};
 
 /// Fields of a line of `frames.jsonl`, as the contract names them.
 const FIELDS: [&str; 14] = [
@@ -30,10 +29,6 @@ const FIELDS: [&str; 14] = [
     "verified",
     "candidateType",
 ];
-
-fn sha256(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 fn journal(dir: &Path) -> Vec<Value> {
     let text = fs::read_to_string(dir.join("frames.jsonl")).unwrap();

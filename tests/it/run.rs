@@ -12,6 +12,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// Whatever takes longer hangs: the test fails.
 pub const HANG: Duration = Duration::from_secs(20);
@@ -320,4 +321,12 @@ pub fn serve(dir: &Path, listen: &str, turn: &str, more: &[&str]) -> (Running, S
     let text = |key: &str| listening[key].as_str().unwrap_or_default().to_owned();
     let (address, turn) = (text("address"), text("turn"));
     (server, address, turn)
+}
+
+/// SHA-256, lower-case hex.
+pub fn sha256(data: &[u8]) -> String {
+    Sha256::digest(data).iter().fold(String::new(), |mut text, byte| {
+        std::fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}")).unwrap();
+        text
+    })
 }
