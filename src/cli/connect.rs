@@ -36,7 +36,7 @@ pub struct EndpointArgs {
     /// Login token for the token API; default `dev` when that is on this machine
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub access_token: Option<SecretText>,
-    /// Device to be; default phone for sending, mac for receiving
+    /// Device to be; default: mac for recv, phone otherwise
     #[arg(long, value_name = "ID")]
     pub device: Option<String>,
     /// Pair to join; default: the device's one active pair
@@ -79,7 +79,7 @@ pub struct ConnectArgs {
     /// Network interface to gather candidates on; default all
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// Give up when the peer has not come by then; default: wait
+    /// Give up when no peer or keyframe came by then; default: wait
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub timeout: Option<Duration>,
 }
@@ -349,11 +349,10 @@ fn network(text: &str) -> Result<Network, String> {
     match text.trim() {
         "udp4" => Ok(Network::Udp4),
         "udp6" => Ok(Network::Udp6),
-        "tcp" => {
-            Err("ICE-TCP candidates (RFC 6544) are not supported; for networks without UDP use \
-                      a turn: server with ?transport=tcp, or a turns: one"
-                .to_owned())
-        }
+        "tcp" => Err(
+            "ICE-TCP candidates (RFC 6544) are not supported, nor is TURN over TCP: UDP is needed"
+                .to_owned(),
+        ),
         _ => Err(format!("`{text}` is no network; write udp4 or udp6")),
     }
 }

@@ -144,7 +144,8 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
     let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
     let encoded = match captured.qp {
         Some(qp) => {
-            format!(", QP {qp} in {} passes, {:.1} ms", captured.passes, ms(captured.encode_time))
+            let passes = if captured.passes == 1 { "pass" } else { "passes" };
+            format!(", QP {qp} in {} {passes}, {:.1} ms", captured.passes, ms(captured.encode_time))
         }
         None => String::new(),
     };

@@ -76,7 +76,10 @@ pub fn run(args: &InspectArgs, output: Output) -> Result<(), Failure> {
 }
 
 fn refused(message: &str) -> Failure {
-    token_failure(message, "fetch a fresh one with `orion-peer token fetch`")
+    token_failure(
+        message,
+        "fetch a fresh one with `orion-peer token fetch`; for a wrong signature check --secret",
+    )
 }
 
 fn read_token(text: &str) -> Result<SecretText, Failure> {
