@@ -4,9 +4,9 @@
 #
 #   scripts/demo.sh [DIR]   another directory than frames/
 set -euo pipefail
+[[ $# -eq 0 ]] || out=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-out=${1:-frames}
+out=${out:-frames}
 
 scripts/setup.sh --build
 cargo build --release

@@ -33,7 +33,7 @@ is_there() {
 
 has_libclang() {
     local found
-    found=$(compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' || true)
+    found=$(compgen -G '/usr/lib/llvm-*/lib/libclang[.-][0-9s]*so*' || true)
     [[ -n $found || -n ${LIBCLANG_PATH:-} ]]
 }
 
@@ -75,6 +75,12 @@ main() {
     fi
     if ! command -v cargo >/dev/null 2>&1; then
         say "cargo is missing: install Rust from https://rustup.rs"
+        exit 1
+    fi
+    local have want=1.94
+    have=$(cargo --version | cut -d ' ' -f 2)
+    if [[ $(printf '%s\n' "$want" "$have" | sort -V | head -n 1) != "$want" ]]; then
+        say "cargo $have is too old, $want is needed: install Rust from https://rustup.rs"
         exit 1
     fi
     say "everything is there"

@@ -230,6 +230,12 @@ impl ConnectArgs {
             let (url, access_token) = self.endpoint.token_api()?;
             TokenSource::Api { url, access_token }
         };
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Failure::usage(
+                "--timeout 0 waits for nothing",
+                "give a longer one, or none",
+            ));
+        }
         let login = self.turn_login()?;
         let (candidates, network) = (self.candidate_types()?, self.networks());
         Ok(ConnectConfig {
@@ -435,7 +441,7 @@ mod tests {
             assert_eq!(failure.exit, 2, "{words}");
         }
         for (words, in_message) in [
-            ("--network tcp", "transport=tcp"),
+            ("--network tcp", "UDP is needed"),
             ("--network udp5", "udp4 or udp6"),
             ("--candidates prflx", "cannot be asked for"),
             ("--candidates all", "host, srflx"),

@@ -11,7 +11,10 @@ use super::{
     recv, send, serve, stop, units,
 };
 use crate::{
-    media::sink::PictureFormat,
+    media::{
+        sink::PictureFormat,
+        source::{SourceSpec, list_devices},
+    },
     peer::{PeerConfig, PeerRole, config::local_addresses},
     report::summary::Role,
     server::RunningServer,
@@ -51,9 +54,15 @@ pub struct DemoArgs {
 ///
 /// # Errors
 /// Exit code 1 for what could not be done.
-pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
+pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
     if args.count == 0 {
         return Err(Failure::usage("--count 0 sends nothing", "give at least 1"));
+    }
+    if args.picture.source == SourceSpec::Camera(None)
+        && list_devices().is_ok_and(|devices| devices.is_empty())
+    {
+        output.line("no camera here: showing the test pattern; --source names something else");
+        args.picture.source = SourceSpec::Pattern { width: 1280, height: 720 };
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
         Failure::new(Stage::Server, format!("cannot listen on 127.0.0.1: {error}"), "")

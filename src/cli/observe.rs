@@ -18,7 +18,11 @@ use super::{
     units,
 };
 use crate::{
-    peer::{self, PeerConfig, PeerRole, config::local_addresses, event::Timings},
+    peer::{
+        self, PeerConfig, PeerRole,
+        config::{is_spoken, local_addresses},
+        event::Timings,
+    },
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
@@ -246,7 +250,10 @@ impl Observer {
     /// `result` when it is one, else the first thing that could not be written.
     pub fn finish(self, result: Result<(), SessionError>) -> Result<(), Failure> {
         drop(self.live);
-        self.output.line(self.summary.to_string());
+        // Nothing to sum up when it failed before there was a connection.
+        if result.is_ok() || self.summary.connection_type.is_some() {
+            self.output.line(self.summary.to_string());
+        }
         let shown = self.output.event(&self.summary);
         let dumped = match self.dump {
             Some(dump) => dump.finish(SystemTime::now()).map_err(|error| {
@@ -285,6 +292,14 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
             .map_err(|error| Failure::usage(error.to_string(), error.remedy()))?,
         ),
     };
+    let unspoken =
+        config.ice_servers.iter().flat_map(|server| &server.urls).find(|url| !is_spoken(url));
+    if let Some(url) = unspoken {
+        return Err(Failure::usage(
+            format!("--ice-server {url}: TURN over TCP and TLS is not spoken yet"),
+            "give stun:HOST:PORT, or turn:HOST:PORT?transport=udp",
+        ));
+    }
     let loopback = match config.signal.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),

@@ -149,7 +149,9 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
             server::DEV_PHONE,
             server::DEV_MAC
         ));
-        output.line("connect with `orion-peer recv --out frames/` and `orion-peer send`");
+        output.line(
+            "connect with `orion-peer recv --out frames/` and `orion-peer send --source pattern`",
+        );
     }
     output.event(&serde_json::json!({
         "event": "listening",

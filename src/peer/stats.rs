@@ -116,6 +116,14 @@ fn to_json(entry: &rtc::statistics::report::RTCStatsReportEntry) -> Option<Value
 fn mend(value: &mut Value, tap: &TapCounters) {
     let Some(kind) = value.get("type").and_then(Value::as_str).map(str::to_owned) else { return };
     let Some(stats) = value.as_object_mut() else { return };
+    for (key, time) in stats.iter_mut().filter(|(key, _)| is_time(key)) {
+        // Seconds; W3C `DOMHighResTimeStamp` is in milliseconds.
+        if let Some(seconds) = time.as_f64() {
+            *time = json!((seconds * 1e6).round() / 1e3);
+        } else {
+            tracing::debug!("{key} is no number");
+        }
+    }
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let seconds = |ticks: Option<Value>| {
         ticks.and_then(|v| v.as_f64()).map_or(Value::Null, |v| json!(v / VIDEO_CLOCK))
@@ -160,6 +168,10 @@ fn mend(value: &mut Value, tap: &TapCounters) {
         }
         _ => {}
     }
+}
+
+fn is_time(key: &str) -> bool {
+    key == "timestamp" || key.ends_with("Timestamp")
 }
 
 /// Counts that are really zero, and so stay.
@@ -240,14 +252,31 @@ fn selected_id(entries: &Map<String, Value>) -> Option<String> {
     found.map(str::to_owned)
 }
 
+/// Type of a candidate, judged by all of its side that have its address.
+fn true_kind(
+    entries: &Map<String, Value>,
+    side: &'static str,
+    candidate: &CandidateStats,
+) -> CandidateType {
+    if matches!(candidate.kind, CandidateType::Host | CandidateType::Relay) {
+        return candidate.kind;
+    }
+    entries_of(entries, side)
+        .filter(|c| c["address"] == json!(candidate.address) && c["port"] == json!(candidate.port))
+        .filter_map(|c| c["candidateType"].as_str()?.parse().ok())
+        .min()
+        .map_or(candidate.kind, |kind: CandidateType| kind.min(candidate.kind))
+}
+
 /// Describes the selected pair, and adds the entry of its remote candidate when the crate left it
-/// out: a check that came before the candidate was signaled makes it peer reflexive. A signaled
-/// candidate of the same address then tells its type (RFC 8445 §7.3.1.3).
+/// out: a check that came before the candidate was signaled makes it peer reflexive. A candidate of
+/// the same address then tells its type (RFC 8445 §7.3.1.3), a host candidate before all others: a
+/// reflexive one of its address says only that there is no NAT (§5.1.3).
 fn selected_pair(
     entries: &mut Map<String, Value>,
     selected: Option<[CandidateStats; 2]>,
 ) -> Option<SelectedPair> {
-    let [local, mut remote] = selected?;
+    let [mut local, mut remote] = selected?;
     let id = selected_id(entries);
     let rtt = id.as_ref().and_then(|id| entries[id]["currentRoundTripTime"].as_f64());
     if let Some(id) = id
@@ -263,13 +292,8 @@ fn selected_pair(
         });
         entries.insert(name, entry);
     }
-    if remote.kind == CandidateType::Prflx {
-        let signaled = entries_of(entries, "remote-candidate")
-            .filter(|c| c["address"] == json!(remote.address) && c["port"] == json!(remote.port))
-            .filter_map(|c| c["candidateType"].as_str()?.parse().ok())
-            .find(|kind| *kind != CandidateType::Prflx);
-        remote.kind = signaled.unwrap_or(CandidateType::Prflx);
-    }
+    local.kind = true_kind(entries, "local-candidate", &local);
+    remote.kind = true_kind(entries, "remote-candidate", &remote);
     Some(SelectedPair {
         connection: ConnectionType::judge(local.kind, remote.kind, Some(RelayTransport::Udp)),
         local: local.kind,

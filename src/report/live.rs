@@ -59,6 +59,10 @@ impl LiveStats {
         if let Some(rtt) = self.rtt_ms {
             part(format_args!("rtt {}", human::millis(rtt)));
         }
+        part(format_args!("{} frames {}", self.keyframes, human::rate(self.frame_rate)));
+        if let Some(size) = self.last_frame_bytes {
+            part(format_args!("last {}", human::bytes(size)));
+        }
         part(format_args!(
             "video ↑{} ↓{}",
             human::bytes(self.video_sent),
@@ -69,10 +73,6 @@ impl LiveStats {
             human::bytes(self.data_sent),
             human::bytes(self.data_received)
         ));
-        part(format_args!("{} frames {}", self.keyframes, human::rate(self.frame_rate)));
-        if let Some(size) = self.last_frame_bytes {
-            part(format_args!("last {}", human::bytes(size)));
-        }
         if self.broken > 0 {
             part(format_args!("{} broken", self.broken));
         }
@@ -211,13 +211,13 @@ mod tests {
     fn the_line_names_everything_that_is_known() {
         assert_eq!(
             stats().render(),
-            "connected · relay/tcp · rtt 12.3 ms · video ↑1.2 MB ↓0 B · data ↑3.4 KB ↓310 B \
-             · 12 frames 0.29/s · last 98.7 KB"
+            "connected · relay/tcp · rtt 12.3 ms · 12 frames 0.29/s · last 98.7 KB \
+             · video ↑1.2 MB ↓0 B · data ↑3.4 KB ↓310 B"
         );
         let new = LiveStats { state: "new".into(), broken: 2, ..LiveStats::default() };
         assert_eq!(
             new.render(),
-            "new · video ↑0 B ↓0 B · data ↑0 B ↓0 B · 0 frames 0.00/s · 2 broken"
+            "new · 0 frames 0.00/s · video ↑0 B ↓0 B · data ↑0 B ↓0 B · 2 broken"
         );
     }
 

@@ -1,6 +1,6 @@
 //! What both sides of a session do alike: follow the link, ping, answer, count.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{
     Report, SessionError, Totals,
@@ -10,6 +10,7 @@ use super::{
 use crate::{
     peer::{ConnectionState, PeerEvent, Timings, control::ChannelRef, stats::SelectedPair},
     proto::control::{ControlMessage, Id},
+    types::Stage,
 };
 
 /// Longest text of the other side that is shown, characters.
@@ -25,6 +26,10 @@ pub(super) struct Conversation {
     setup: Timings,
     state: String,
     pub(super) connected: bool,
+    /// The other side is in the room, as far as is known.
+    present: bool,
+    /// There has been a connection.
+    met: bool,
     pub(super) channel_open: bool,
     texts: i64,
 }
@@ -57,6 +62,8 @@ impl Conversation {
             setup: Timings::default(),
             state: "connecting to signaling".into(),
             connected: false,
+            present: false,
+            met: false,
             channel_open: false,
             texts: 0,
         }
@@ -73,6 +80,7 @@ impl Conversation {
         let other = self.other;
         let line = match event {
             LinkEvent::Joined { peer_present } => {
+                self.present = peer_present.unwrap_or(self.present);
                 if !self.connected {
                     self.state = format!("waiting for the {other}");
                 }
@@ -85,6 +93,7 @@ impl Conversation {
             LinkEvent::Connected => {
                 self.state = "connected".into();
                 self.connected = true;
+                self.met = true;
                 self.count().await;
                 return Ok((None, Said::Connected));
             }
@@ -94,14 +103,19 @@ impl Conversation {
             }
             LinkEvent::Bye(reason, counted) => {
                 self.disconnected(*counted);
+                self.present = false;
                 let reason =
                     reason.map_or(String::new(), |reason| format!(": {}", printable(&reason)));
                 return Ok((Some(format!("the {other} said goodbye{reason}")), Said::Disconnected));
             }
             LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
             LinkEvent::Peer(event) => return Ok(self.on_peer(event).await),
-            LinkEvent::PeerJoined => format!("the {other} is in the room"),
+            LinkEvent::PeerJoined => {
+                self.present = true;
+                format!("the {other} is in the room")
+            }
             LinkEvent::PeerLeft(reason) => {
+                self.present = false;
                 format!("the {other} left the room ({reason:?})").to_lowercase()
             }
             LinkEvent::SignalingLost(cause) => format!("signaling: {cause}; trying again"),
@@ -166,6 +180,25 @@ impl Conversation {
             ControlMessage::Ack { .. } | ControlMessage::Unknown => (None, Said::Nothing),
             message => (None, Said::Control(message, channel)),
         }
+    }
+
+    /// Why there is no connection after `timeout`.
+    pub(super) fn nobody(&self, timeout: Duration) -> SessionError {
+        let other = self.other;
+        if self.present {
+            return SessionError::new(
+                Stage::Ice,
+                format!("the {other} is in the room, but no connection came about in {timeout:?}"),
+                "look at --ice-policy and --candidates on both sides, the login of the TURN server, \
+                 and whether UDP is blocked",
+            );
+        }
+        let again = if self.met { "come back" } else { "come" };
+        SessionError::new(
+            Stage::Room,
+            format!("the {other} did not {again} within {timeout:?}"),
+            "start it with the same --signal and --pair, or give a longer --timeout",
+        )
     }
 
     /// Answers on the channel the question came on.

@@ -94,7 +94,7 @@ impl Totals {
         }
         let sum = self.sum();
         self.before = bytes(&sum);
-        self.current = Snapshot { pair: sum.pair, ..Snapshot::default() };
+        self.current = Snapshot { pair: sum.pair, report: sum.report, ..Snapshot::default() };
     }
 
     pub(crate) fn pair(&self) -> Option<&crate::peer::stats::SelectedPair> {

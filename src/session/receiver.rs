@@ -16,7 +16,7 @@ use super::{
     epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
     pings,
-    sender::{hex, never_came},
+    sender::hex,
     store::{Received, Store, Stored},
 };
 use crate::{
@@ -227,7 +227,7 @@ impl Receiver<'_> {
                 "look at the sender: its source, its --interval; or give a longer --timeout",
             )
         } else {
-            never_came("the sending device", timeout)
+            self.talk.nobody(timeout)
         }
     }
 

@@ -23,7 +23,6 @@ use crate::{
     media::sink::{FrameWriter, PictureFormat},
     peer::{PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
-    types::Stage,
 };
 
 /// Shortest and longest interval that can be set.
@@ -245,7 +244,7 @@ impl Sender<'_> {
         if let (Some(since), Some(timeout)) = (self.waiting_since, self.config.timeout)
             && now >= since + timeout
         {
-            return Err(never_came("the receiving device", timeout));
+            return Err(self.talk.nobody(timeout));
         }
         if let (Some(at), Some(duration)) = (self.begun, self.config.duration)
             && now >= at + duration
@@ -387,14 +386,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-pub(crate) fn never_came(who: &str, timeout: Duration) -> SessionError {
-    SessionError::new(
-        Stage::Room,
-        format!("{who} did not come within {timeout:?}"),
-        "start it with the same --signal and --pair, or give a longer --timeout",
-    )
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -1,7 +1,7 @@
 //! One JPEG or PNG picture, given again and again.
 
 use std::{
-    io::{BufRead, BufReader, Cursor, Seek},
+    io::{BufRead, BufReader, Cursor, Read, Seek},
     path::Path,
     time::SystemTime,
 };
@@ -74,10 +74,30 @@ fn decode(data: impl BufRead + Seek, name: &str) -> Result<Frame, SourceError> {
         name: name.to_owned(),
         cause: cause.to_string(),
     };
+    let mut data = data;
+    if is_cut_off(&mut data).map_err(|e| wrong(&e))? {
+        return Err(wrong(&"the JPEG is cut off: it has no end-of-image marker"));
+    }
     let picture = decode_upright(data).map_err(|e| wrong(&e))?;
     let (width, height) = (picture.width(), picture.height());
     let rgb = picture.into_rgb8();
     Frame::from_rgb8(width, height, &rgb, captured_at).map_err(|e| wrong(&e))
+}
+
+/// Whether it is a JPEG (ITU-T T.81) that stops before its end: the decoder would paint the rest grey.
+/// Inside the coded picture, FF D9 can only be the end.
+fn is_cut_off(data: &mut (impl BufRead + Seek)) -> std::io::Result<bool> {
+    let mut start = [0; 2];
+    data.rewind()?;
+    let read = data.read(&mut start)?;
+    let mut bytes = Vec::new();
+    if start[..read] == [0xff, 0xd8] {
+        data.take(MAX_ALLOC).read_to_end(&mut bytes)?;
+    }
+    data.rewind()?;
+    let scan = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]);
+    let end = bytes.windows(2).rposition(|pair| pair == [0xff, 0xd9]);
+    Ok(scan.is_some_and(|scan| end.is_none_or(|end| end < scan)))
 }
 
 fn decode_upright(data: impl BufRead + Seek) -> image::ImageResult<DynamicImage> {
