@@ -120,7 +120,11 @@ async function scenario(name, { page: [device, flags], peer: args }, body) {
   } catch (error) {
     if (error.message !== "a check failed") check(name, false, error.message);
     if (peer) console.log(`   ${args[0]} said:\n${peer.stderr.replace(/^/gm, "      ")}`);
-    if (page) console.log(`   page: ${JSON.stringify(await page.get("controls").catch(String)).slice(0, 2000)}`);
+    if (page) console.log(`   page: ${JSON.stringify(await page.page.evaluate(() => {
+      const { transformed, problems, matches, controls, signals } = window.peer;
+      const heard = controls.slice(-20);
+      return { transformed: transformed.slice(-10), problems, matches, heard, signals: signals.map((one) => one.t) };
+    }).catch(String))}`);
   } finally {
     await page?.browser.close();
     await peer?.stop();
@@ -164,7 +168,7 @@ async function chromiumAsMac() {
   const saved = path.join(scratch, "saved");
   const peer = ["send", "--source", SAMPLES, "--interval", "0.5s", "--save", saved];
   await scenario("Chromium as the Mac", { page: ["mac"], peer }, async (page, send) => {
-    await page.call("beMac", page);
+    await page.call("beMac", { iceServers: page.iceServers });
     check("subprotocol is orion.v1 alone", (await page.join()) === "orion.v1");
     const ours = await until("their channel", () => page.call("theirChannel"));
     check("control channel is unordered with 100 ms of life",
@@ -268,7 +272,7 @@ async function defaultCandidates() {
   const peer = ["send", "--source", "pattern:320x240", "--interval", "0.3s"];
   await scenario("Chromium as the Mac with its default candidates (mDNS)", { page: ["mac", []], peer },
     async (page) => {
-      await page.call("beMac", page);
+      await page.call("beMac", { iceServers: page.iceServers });
       await page.join();
       const stats = await until("3 decoded keyframes", async () => {
         const stats = await page.call("stats", "inbound-rtp", ["framesDecoded"]);
@@ -298,8 +302,10 @@ async function chromiumAsPhone() {
     check("orion-peer pings", typeof ping.ts === "number", `id ${ping.id}`);
     await textToPage(page, recv);
     await textFromPage(page, recv);
+    // The data channel may lose the request: once a second, so that one is not answered twice.
+    let polls = 0;
     await until("a keyframe that was asked for", async () => {
-      recv.type("/keyframe");
+      if (polls++ % 20 === 0) recv.type("/keyframe");
       return recv.events("keyframe").length >= 2;
     });
     const asked = (await page.get("controls")).filter((one) => one.t === "keyframe-request");
@@ -307,7 +313,7 @@ async function chromiumAsPhone() {
     const names = ["pliCount", "firCount", "nackCount", "keyFramesEncoded", "framesEncoded"];
     const before = await page.call("stats", "outbound-rtp", names);
     await until("a keyframe after a loss", async () => {
-      await page.page.evaluate(() => window.peer.worker.postMessage({ lose: 1 }));
+      if (polls++ % 20 === 0) await page.page.evaluate(() => window.peer.worker.postMessage({ lose: 1 }));
       return recv.code !== undefined || recv.events("keyframe").length >= 3;
     });
     const after = await page.call("stats", "outbound-rtp", names);
@@ -331,7 +337,7 @@ async function received(page, recv, out) {
     const off = Math.max(...seen.means.flatMap((mean, quarter) =>
       mean.map((value, c) => Math.abs(value - COLOURS[quarter][c]))));
     check(`its jpg is the page's canvas`, seen.width === PHONE_SIZE.width &&
-      seen.height === PHONE_SIZE.height && off <= COLOUR_SLACK, `colours off by ${off} of 255 at most`);
+      seen.height === PHONE_SIZE.height && off <= COLOUR_SLACK, `colours off by ${off} of 255 at most, ${JSON.stringify(seen.means)}`);
   }
   const summary = recv.events("summary").at(-1) ?? {};
   check("its pings were answered by the page", summary.rttMs?.count > 0, JSON.stringify(summary.rttMs));
@@ -364,17 +370,17 @@ const pages = await servePage();
 let server;
 try {
   server = await startServe();
-  await chromiumAsMac();
-  await chromiumAsPhone();
-  await defaultCandidates();
-  await withoutH264();
+  const only = process.env.ONLY;
+  for (const one of [chromiumAsMac, chromiumAsPhone, defaultCandidates, withoutH264]) {
+    if (!only || one.name === only) await one();
+  }
   check("serve ends with 0 on Ctrl-C", (await server.serve.stop()) === 0);
 } catch (error) {
   check("the test itself", false, error.stack);
 } finally {
   killAll();
   pages.close();
-  await rm(scratch, { recursive: true, force: true });
+  if (!process.env.KEEP) await rm(scratch, { recursive: true, force: true });
 }
 console.log(`${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;

@@ -112,8 +112,14 @@ function listen(channel, on) {
     const answer = (fields) => channel.send(JSON.stringify(fields));
     if (message.t === "ping") answer({ t: "pong", id: message.id, ts: message.ts });
     if (message.t === "text") answer({ t: "ack", id: message.id });
-    if (message.t === "keyframe-request") peer.worker?.postMessage({ keyframe: true });
+    if (message.t === "keyframe-request") keyframe();
   };
+}
+
+/** Makes the encoder begin anew: a keyframe at the next picture. */
+async function keyframe() {
+  const sender = peer.pc.getSenders()[0];
+  await sender.setParameters(sender.getParameters(), { encodingOptions: [{ keyFrame: true }] });
 }
 
 /** Sends a control message on the channel `on`; false while that is not open. */

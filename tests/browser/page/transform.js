@@ -1,33 +1,24 @@
-// A worker between Chromium's encoder and its packetizer (W3C RTCRtpScriptTransform): makes a
-// keyframe when told to, and loses pictures on request, as a network beyond repair would.
+// A worker between Chromium's encoder and its packetizer (W3C RTCRtpScriptTransform): loses pictures on
+// request, as a network beyond repair would, and tells of each keyframe.
 
 let lose = 0;
-let transformer;
 
-onrtctransform = async (event) => {
-  transformer = event.transformer;
-  const writer = transformer.writable.getWriter();
+onrtctransform = async ({ transformer }) => {
   const reader = transformer.readable.getReader();
+  const writer = transformer.writable.getWriter();
   for (;;) {
     const { value: frame, done } = await reader.read();
     if (done) return;
+    if (frame.type === "key") postMessage({ keyframe: frame.data.byteLength });
     if (frame.type === "delta" && lose > 0) {
       lose -= 1;
-      postMessage({ lost: true });
+      postMessage({ lost: frame.data.byteLength });
     } else {
-      if (frame.type === "key") postMessage({ keyframe: frame.data.byteLength });
       await writer.write(frame);
     }
   }
 };
 
-onmessage = async ({ data }) => {
-  if (data.lose) lose = data.lose;
-  if (data.keyframe) {
-    try {
-      await transformer.generateKeyFrame();
-    } catch (error) {
-      postMessage({ error: String(error) });
-    }
-  }
+onmessage = ({ data }) => {
+  lose = data.lose;
 };
