@@ -186,7 +186,7 @@ async function chromiumAsMac() {
     await settings(page, send);
     if (process.env.SCREENSHOT) await page.page.screenshot({ path: process.env.SCREENSHOT });
     const pair = await page.call("pair");
-    check("the connection is direct", pair === "host/host", pair);
+    check("the connection is direct", pair !== null && !pair.includes("relay"), pair);
     check("send ends with 0 on Ctrl-C", (await send.stop()) === 0);
     const bye = await until("bye", async () => (await page.get("signals")).find((one) => one.t === "bye"));
     check("send says bye", bye !== undefined, bye.reason);
