@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use openh264::{decoder::Decoder as OpenH264Decoder, formats::YUVSource};
 
 use super::{
+    colour::Colour,
     frame::{Frame, FrameError},
-    h264::{NalType, append_nal, nal_type, nal_units, sps_dimensions},
+    h264::{NalType, append_nal, nal_type, nal_units, sps_colour, sps_dimensions},
 };
 
 /// Most pixels of a picture that is decoded: 4096x2304, level 5.2 of H.264.
@@ -71,6 +72,8 @@ pub struct Decoder {
     inner: OpenH264Decoder,
     /// SPS and PPS seen last, as Annex B: for an IDR that comes without.
     parameter_sets: Vec<u8>,
+    /// As the SPS seen last has it.
+    colour: Colour,
     /// Nothing was decoded since the decoder was made.
     fresh: bool,
 }
@@ -82,7 +85,7 @@ impl Decoder {
     /// `OpenH264` cannot be started.
     pub fn new() -> Result<Self, DecodeError> {
         let inner = OpenH264Decoder::new().map_err(DecodeError::Start)?;
-        Ok(Self { inner, parameter_sets: Vec::new(), fresh: true })
+        Ok(Self { inner, parameter_sets: Vec::new(), colour: Colour::default(), fresh: true })
     }
 
     /// Decodes one access unit (Annex B). The frame's `captured_at` is the time of the call.
@@ -94,6 +97,7 @@ impl Decoder {
         let seen = Contents::of(access_unit)?;
         if seen.sps {
             self.parameter_sets.clone_from(&seen.parameter_sets);
+            self.colour = seen.colour;
         } else if self.parameter_sets.len() < MAX_PARAMETER_SETS {
             self.parameter_sets.extend_from_slice(&seen.parameter_sets);
         }
@@ -114,7 +118,7 @@ impl Decoder {
             self.inner = OpenH264Decoder::new().map_err(DecodeError::Start)?;
             self.fresh = true;
         }
-        result
+        Ok(Frame { colour: self.colour, ..result? })
     }
 }
 
@@ -138,6 +142,7 @@ struct Contents {
     slice: bool,
     idr: bool,
     sps: bool,
+    colour: Colour,
     parameter_sets: Vec<u8>,
 }
 
@@ -155,6 +160,7 @@ impl Contents {
                         return Err(DecodeError::TooLarge { width, height });
                     }
                     seen.sps = true;
+                    seen.colour = sps_colour(nal);
                     append_nal(&mut seen.parameter_sets, nal);
                 }
                 NalType::Pps => append_nal(&mut seen.parameter_sets, nal),

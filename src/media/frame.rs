@@ -1,5 +1,5 @@
-//! A frame: pixels of one picture as I420 (planar 4:2:0, BT.601 limited range), and the conversions
-//! into and out of it.
+//! A frame: pixels of one picture as I420 (planar 4:2:0), and the conversions into and out of it.
+//! Everything made here is BT.601 of limited range; a decoded frame is what its stream says.
 //!
 //! Cameras' YUYV and NV12 are rearranged without a round trip through RGB. A frame always has an even
 //! width and height, as 4:2:0 wants; an odd last column or row of the input is left out.
@@ -15,6 +15,8 @@ use yuv::{
     YuvStandardMatrix,
 };
 
+use super::colour::Colour;
+
 /// Pixels of one picture: three tight planes, chroma halved both ways (I420).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -28,6 +30,8 @@ pub struct Frame {
     pub u: Vec<u8>,
     /// Red difference, a quarter of the luma's bytes.
     pub v: Vec<u8>,
+    /// What the planes mean as colours.
+    pub colour: Colour,
     /// When the pixels were captured.
     pub captured_at: SystemTime,
 }
@@ -113,6 +117,7 @@ impl Frame {
             y: copy(planes[0], w, h)?,
             u: copy(planes[1], w / 2, h / 2)?,
             v: copy(planes[2], w / 2, h / 2)?,
+            colour: Colour::default(),
             captured_at,
         })
     }
@@ -160,6 +165,7 @@ impl Frame {
             y: owned(planar.y_plane),
             u: owned(planar.u_plane),
             v: owned(planar.v_plane),
+            colour: Colour::default(),
             captured_at,
         })
     }
@@ -188,7 +194,7 @@ impl Frame {
             u.extend(pairs().map(|(a, b)| average(a[1], b[1])));
             v.extend(pairs().map(|(a, b)| average(a[3], b[3])));
         }
-        Ok(Self { width: ew, height: eh, y, u, v, captured_at })
+        Ok(Self { width: ew, height: eh, y, u, v, colour: Colour::default(), captured_at })
     }
 
     /// A frame from NV12 (luma plane, then one plane of U and V in turn).
@@ -216,7 +222,7 @@ impl Frame {
             u.extend(row.chunks_exact(2).map(|p| p[0]));
             v.extend(row.chunks_exact(2).map(|p| p[1]));
         }
-        Ok(Self { width: ew, height: eh, y, u, v, captured_at })
+        Ok(Self { width: ew, height: eh, y, u, v, colour: Colour::default(), captured_at })
     }
 
     /// The pixels as tight RGB, 8 bits a channel.
@@ -239,11 +245,22 @@ impl Frame {
             &planar,
             &mut rgb,
             self.width * 3,
-            YuvRange::Limited,
-            YuvStandardMatrix::Bt601,
+            self.colour.yuv_range(),
+            self.colour.yuv_matrix(),
         )
         .map_err(|e| convert_error("I420", "RGB", &e))?;
         Ok(rgb)
+    }
+
+    /// The same picture in BT.601 of limited range, as the encoder takes it.
+    ///
+    /// # Errors
+    /// The planes do not have the sizes of a frame.
+    pub fn into_bt601(self) -> Result<Self, FrameError> {
+        if self.colour == Colour::default() {
+            return Ok(self);
+        }
+        Self::from_rgb8(self.width, self.height, &self.to_rgb8()?, self.captured_at)
     }
 
     /// The same picture as large as fits into `width` x `height`, never distorted: larger or smaller
@@ -285,6 +302,7 @@ impl Frame {
             y: plane(&self.y, from, (w, h))?,
             u: plane(&self.u, half(from), half((w, h)))?,
             v: plane(&self.v, half(from), half((w, h)))?,
+            colour: self.colour,
             captured_at: self.captured_at,
         })
     }
@@ -371,6 +389,22 @@ mod tests {
         assert!(red.v[0].abs_diff(240) <= 1, "{red:?}");
         let back = red.to_rgb8().unwrap();
         assert!(back[0] > 250 && back[1] < 5 && back[2] < 5, "{back:?}");
+    }
+
+    #[test]
+    fn other_colours_are_read_as_what_they_are() {
+        let colour = Colour::coded(true, Some(1));
+        let grey = Frame::from_i420(2, 2, &[255, 255, 255, 255, 128, 128], T).unwrap();
+        let white = Frame { colour, ..grey };
+        assert_eq!(white.to_rgb8().unwrap(), [255; 12]);
+        // Red by BT.709: 0.2126 of full luma.
+        let red = Frame::from_i420(2, 2, &[54, 54, 54, 54, 99, 255], T).unwrap();
+        let red = Frame { colour, ..red };
+        let rgb = red.to_rgb8().unwrap();
+        assert!(rgb[0] > 250 && rgb[1] < 5 && rgb[2] < 5, "{rgb:?}");
+        let usual = red.into_bt601().unwrap();
+        assert_eq!(usual.colour, Colour::default());
+        assert!(usual.y[0].abs_diff(81) <= 1 && usual.v[0].abs_diff(240) <= 1, "{usual:?}");
     }
 
     #[test]

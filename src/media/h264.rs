@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 pub use split::AccessUnitSplitter;
-pub use sps::{idr_pic_id, profile_level_id, sps_dimensions};
+pub use sps::{idr_pic_id, profile_level_id, sps_colour, sps_dimensions};
 
 /// The start code written everywhere here.
 pub const START_CODE: [u8; 4] = [0, 0, 0, 1];

@@ -4,6 +4,7 @@
 //! A *frame* is pixels, an *access unit* is one encoded picture (H.264, Annex B). Every stage is
 //! synchronous and can be used and tested alone; callers run them on blocking threads.
 
+pub mod colour;
 pub mod decoder;
 pub mod encoder;
 pub mod frame;
@@ -11,6 +12,7 @@ pub mod h264;
 pub mod sink;
 pub mod source;
 
+pub use colour::Colour;
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::{Complexity, EncodeError, EncodedKeyframe, EncoderConfig, KeyframeEncoder};
 pub use frame::{Frame, FrameError};

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::SessionError;
 use crate::{
     media::{
-        decoder::Decoder,
+        decoder::{DecodeError, Decoder},
         encoder::{EncodeError, EncoderConfig, KeyframeEncoder},
         frame::Frame,
         h264::AccessUnit,
@@ -242,7 +242,7 @@ fn keyframe(
             }));
         }
         // One that is encoded already, but over the budget: encoded again.
-        Captured::AccessUnit(unit) => match Decoder::new().and_then(|mut d| d.decode(&unit.data)) {
+        Captured::AccessUnit(unit) => match decoded(&unit.data) {
             Ok(frame) => Frame { captured_at: unit.captured_at, ..frame },
             Err(error) => {
                 return CaptureResult::Failed(SessionError::new(
@@ -278,4 +278,9 @@ fn keyframe(
         })),
         Err(error) => CaptureResult::Failed(encode_error(&error)),
     }
+}
+
+/// The picture of a keyframe, as the encoder takes it.
+fn decoded(access_unit: &[u8]) -> Result<Frame, DecodeError> {
+    Ok(Decoder::new()?.decode(access_unit)?.into_bt601()?)
 }

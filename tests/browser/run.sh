@@ -5,7 +5,7 @@
 #   ORION_PEER=FILE tests/browser/run.sh
 #
 # CHROMIUM names another browser than /usr/bin/chromium; SCREENSHOT=FILE keeps a picture of the
-# receiving page.
+# receiving page; KEEP=1 keeps what was received; ONLY=chromiumAsPhone runs that one scenario of main.js.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

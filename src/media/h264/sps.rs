@@ -1,7 +1,8 @@
 //! The few fields read from parameter sets and slice headers (§7.3.2.1, §7.3.3): picture size,
-//! profile and level, `idr_pic_id`. Reading stops with `None` at the first thing that makes no sense.
+//! profile and level, colour, `idr_pic_id`. Reading stops with `None` at the first thing that makes no sense.
 
 use super::{NalType, nal_type, nal_units};
+use crate::media::colour::Colour;
 
 /// Largest side believed; level 6.2 ends at 16,888.
 const MAX_SIDE: u64 = 16_888;
@@ -21,6 +22,13 @@ pub fn profile_level_id(sps: &[u8]) -> Option<u32> {
 #[must_use]
 pub fn sps_dimensions(sps: &[u8]) -> Option<(u32, u32)> {
     Sps::read(sps).map(|sps| (sps.width, sps.height))
+}
+
+/// What the planes of the pictures an SPS describes mean as colours (§E.1.1); the default when it does
+/// not tell.
+#[must_use]
+pub fn sps_colour(sps: &[u8]) -> Colour {
+    Sps::read(sps).map(|sps| sps.colour).unwrap_or_default()
 }
 
 /// `idr_pic_id` of the first IDR slice of an access unit that brings its own SPS. Two IDR pictures in
@@ -56,6 +64,7 @@ struct Sps {
     frame_num_bits: u32,
     frame_mbs_only: bool,
     separate_colour_planes: bool,
+    colour: Colour,
 }
 
 impl Sps {
@@ -96,6 +105,7 @@ impl Sps {
         let unit_y = if chroma_format == 1 { 2 } else { 1 } * if frame_mbs_only { 1 } else { 2 };
         let width = width.checked_sub((crop[0] + crop[1]) * unit_x)?;
         let height = height.checked_sub((crop[2] + crop[3]) * unit_y)?;
+        let colour = vui_colour(&mut bits).unwrap_or_default();
         let fits = |side: u64| (1..=MAX_SIDE).contains(&side).then_some(side as u32);
         Some(Self {
             width: fits(width)?,
@@ -103,6 +113,7 @@ impl Sps {
             frame_num_bits,
             frame_mbs_only,
             separate_colour_planes,
+            colour,
         })
     }
 }
@@ -156,6 +167,33 @@ fn picture_order_fields(bits: &mut Bits<'_>) -> Option<()> {
         _ => return None,
     }
     Some(())
+}
+
+/// The VUI's colour, when there is one.
+fn vui_colour(bits: &mut Bits<'_>) -> Option<Colour> {
+    let present = |bits: &mut Bits<'_>| bits.bit().map(|bit| bit == 1);
+    if !present(bits)? {
+        return None;
+    }
+    // aspect_ratio_idc, with the ratio itself after Extended_SAR
+    if present(bits)? && bits.read(8)? == 255 {
+        bits.skip(32)?;
+    }
+    if present(bits)? {
+        bits.skip(1)?; // overscan_appropriate_flag
+    }
+    if !present(bits)? {
+        return None;
+    }
+    bits.skip(3)?; // video_format
+    let full_range = present(bits)?;
+    let matrix = if present(bits)? {
+        bits.skip(16)?; // colour_primaries, transfer_characteristics
+        Some(bits.read(8)?)
+    } else {
+        None
+    };
+    Some(Colour::coded(full_range, matrix))
 }
 
 /// The payload without emulation prevention bytes (§7.4.1), at most `limit` bytes of it.
@@ -282,6 +320,20 @@ mod tests {
         // 960 lines as two fields of 30 map units, cropped by 4 units of 4 lines.
         let sps = sps.ue(39).ue(29).bits(0b001, 3).bits(1, 1).ue(0).ue(1).ue(0).ue(4).bits(0, 1);
         assert_eq!(sps_dimensions(&sps.nal(0x67)), Some((638, 944)));
+    }
+
+    #[test]
+    fn colour_is_read_from_the_vui() {
+        let size = || baseline().ue(79).ue(44).bits(0b110, 3);
+        assert_eq!(sps_colour(&size().bits(0, 1).nal(0x67)), Colour::default());
+        // Extended_SAR 4:3, overscan, full range, sRGB primaries and transfer, BT.709 matrix.
+        let vui = size().bits(0b11, 2).bits(255, 8).bits(4, 16).bits(3, 16).bits(0b11, 2);
+        let vui = vui.bits(1, 1).bits(5, 3).bits(0b11, 2).bits(1, 8).bits(13, 8).bits(1, 8);
+        assert_eq!(sps_colour(&vui.nal(0x67)), Colour::coded(true, Some(1)));
+        // Range alone.
+        let range = size().bits(0b1001, 4).bits(5, 3).bits(0b10, 2);
+        assert_eq!(sps_colour(&range.nal(0x67)), Colour::coded(true, None));
+        assert_eq!(sps_dimensions(&size().bits(0b11, 2).nal(0x67)), Some((1280, 720)));
     }
 
     #[test]

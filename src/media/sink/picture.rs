@@ -90,8 +90,10 @@ pub(super) fn encode(format: PictureFormat, frame: &Frame) -> Result<Vec<u8>, St
 
 fn y4m(frame: &Frame) -> Vec<u8> {
     let header = format!(
-        "YUV4MPEG2 W{} H{} F1:1 Ip A1:1 C420jpeg XCOLORRANGE=LIMITED\nFRAME\n",
-        frame.width, frame.height
+        "YUV4MPEG2 W{} H{} F1:1 Ip A1:1 C420jpeg XCOLORRANGE={}\nFRAME\n",
+        frame.width,
+        frame.height,
+        if frame.colour.full_range { "FULL" } else { "LIMITED" }
     );
     [header.as_bytes(), &frame.y, &frame.u, &frame.v].concat()
 }

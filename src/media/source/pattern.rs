@@ -4,7 +4,10 @@
 use std::time::SystemTime;
 
 use super::{Captured, Source, SourceError};
-use crate::media::frame::{Frame, FrameError};
+use crate::media::{
+    colour::Colour,
+    frame::{Frame, FrameError},
+};
 
 /// Glyphs of 5x7 pixels: digits, colon, point, number sign; each row's five bits, left to right.
 const GLYPHS: [(char, [u8; 7]); 13] = [
@@ -128,6 +131,7 @@ fn background(width: u32, height: u32) -> Frame {
         y,
         u: chroma(true),
         v: chroma(false),
+        colour: Colour::default(),
         captured_at: SystemTime::UNIX_EPOCH,
     }
 }
