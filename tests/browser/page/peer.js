@@ -50,6 +50,9 @@ function signal(t, fields) {
 let early = [];
 let answerCodec = null;
 
+/** Only candidates with a `.local` name are told, and none of theirs is taken. */
+let namesOnly = false;
+
 async function onSignal(message) {
   peer.signals.push(message);
   const { pc } = peer;
@@ -63,7 +66,7 @@ async function onSignal(message) {
   } else if (message.t === "answer") {
     await pc.setRemoteDescription({ type: "answer", sdp: message.sdp });
     await addEarly();
-  } else if (message.t === "ice") {
+  } else if (message.t === "ice" && !namesOnly) {
     if (pc.remoteDescription) await pc.addIceCandidate(message.candidate ?? undefined);
     else early.push(message.candidate);
   }
@@ -88,6 +91,7 @@ function newConnection(iceServers) {
   const pc = new RTCPeerConnection({ iceServers });
   peer.pc = pc;
   pc.onicecandidate = ({ candidate }) => {
+    if (namesOnly && candidate && !candidate.candidate.includes(".local")) return;
     if (candidate) peer.candidates.push(candidate.candidate);
     signal("ice", { candidate: candidate ? candidate.toJSON() : null });
   };
@@ -139,8 +143,9 @@ peer.theirChannel = () => {
 };
 
 /** Waits for offers; with `codec` only that one is accepted in the answer. */
-peer.beMac = ({ iceServers, codec }) => {
+peer.beMac = ({ iceServers, codec, hidden }) => {
   answerCodec = codec ?? null;
+  namesOnly = hidden ?? false;
   newConnection(iceServers).ontrack = ({ track }) => {
     video.srcObject = new MediaStream([track]);
   };
