@@ -17,6 +17,8 @@ use crate::{
 const MAX_TEXT: usize = 4096;
 
 /// One side's talk with the other.
+// Four facts that come and go on their own, not one state.
+#[allow(clippy::struct_excessive_bools)]
 pub(super) struct Conversation {
     pub(super) link: Link,
     /// What the other side is, for people.
