@@ -1,4 +1,5 @@
-//! Names for the things every floor talks about: ids, candidate types, connection types.
+//! Names for the things every floor talks about: ids, candidate types, connection types, stages; and
+//! which URLs are this machine.
 //!
 //! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its
 //! TURN server (RFC 8656 §3.1), as in W3C `RTCIceCandidateStats.relayProtocol`.
@@ -228,6 +229,18 @@ impl Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Whether a URL's host is this machine's loopback: an address of it, `localhost`, or a name below
+/// (RFC 6761 §6.3).
+#[must_use]
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use url::{Host, Url};
+use url::Url;
 
 use super::{failure::Failure, ice, secret::SecretText, units};
 use crate::{
     proto::token::IceServer,
-    types::{CandidateType, DeviceId, PairId},
+    types::{CandidateType, DeviceId, PairId, is_loopback},
 };
 
 /// Path of the signaling WebSocket, taken when `--signal` has none.
@@ -328,15 +328,6 @@ fn derived_token_url(signal: &Url) -> Result<Url, Failure> {
     url.set_query(None);
     url.set_fragment(None);
     Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 fn candidate(text: &str) -> Result<CandidateType, String> {

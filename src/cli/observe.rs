@@ -34,7 +34,7 @@ use crate::{
         client::{ClientConfig, StaticToken, TokenProvider},
         token_client::TokenClient,
     },
-    types::Stage,
+    types::{Stage, is_loopback},
 };
 
 /// Keyframes over which the frame rate is taken.
@@ -122,6 +122,12 @@ impl Observer {
         }
     }
 
+    /// A line of text from the other side; `who` goes before it.
+    pub fn text(&mut self, who: &str, text: &str) {
+        self.line(&format!("{who}text: {text}"));
+        self.event(&serde_json::json!({"kind": "text", "text": text}));
+    }
+
     /// A JSON line about what happened.
     pub fn event(&mut self, value: &impl serde::Serialize) {
         if let Err(failure) = self.output.event(value) {
@@ -176,7 +182,7 @@ impl Observer {
         let setup = report.setup;
         let Some(open) = setup.data_channel.filter(|_| setup != self.setup) else { return };
         self.setup = setup;
-        let ms = |step: Option<Duration>| step.map(|time| (time.as_secs_f64() * 1e5).round() / 1e2);
+        let ms = |step: Option<Duration>| step.map(millis);
         self.event(&serde_json::json!({
             "kind": "connected",
             "connectionType": report.stats.pair.as_ref().map(|pair| pair.connection),
@@ -266,6 +272,12 @@ impl Observer {
     }
 }
 
+/// A time for JSON and messages: milliseconds, to a hundredth.
+#[must_use]
+pub fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 1e2
+}
+
 /// A session's error as a command's failure.
 #[must_use]
 pub fn failure(error: SessionError) -> Failure {
@@ -300,12 +312,7 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
             "give stun:HOST:PORT, or turn:HOST:PORT?transport=udp",
         ));
     }
-    let loopback = match config.signal.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
+    let loopback = is_loopback(&config.signal);
     let (v4, v6) =
         (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
     let addresses = local_addresses(config.interface.as_deref(), v4, v6, loopback);

@@ -1,16 +1,13 @@
 //! `orion-peer recv`: be the Mac.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, time::SystemTime};
 
 use serde_json::json;
 
 use super::{
     connect::ConnectArgs,
     failure::Failure,
-    observe::{self, ObserveArgs, Observer},
+    observe::{self, ObserveArgs, Observer, millis},
     output::Output,
     stop,
 };
@@ -82,10 +79,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
 pub fn show(observer: &mut Observer, who: &str, event: ReceiverEvent) {
     match event {
         ReceiverEvent::Line(line) => observer.line(&format!("{who}{line}")),
-        ReceiverEvent::Text(text) => {
-            observer.line(&format!("{who}text: {text}"));
-            observer.event(&json!({"kind": "text", "text": text}));
-        }
+        ReceiverEvent::Text(text) => observer.text(who, &text),
         ReceiverEvent::Keyframe(keyframe) => show_keyframe(observer, who, &keyframe),
         ReceiverEvent::Report(report) => observer.report(&report),
     }
@@ -93,7 +87,6 @@ pub fn show(observer: &mut Observer, who: &str, event: ReceiverEvent) {
 
 fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) {
     let record = &keyframe.written.record;
-    let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
     observer.keyframe(record.bytes as u64);
     let verified = match record.verified {
         Some(true) => ", verified",
@@ -109,9 +102,9 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let Some(fields) = line.as_object_mut() {
         fields.insert("kind".into(), json!("keyframe"));
-        fields.insert("networkMs".into(), json!(ms(keyframe.network_time)));
-        fields.insert("decodeMs".into(), json!(ms(keyframe.decode_time)));
-        fields.insert("writeMs".into(), json!(ms(keyframe.write_time)));
+        fields.insert("networkMs".into(), json!(millis(keyframe.network_time)));
+        fields.insert("decodeMs".into(), json!(millis(keyframe.decode_time)));
+        fields.insert("writeMs".into(), json!(millis(keyframe.write_time)));
         fields.insert("undecoded".into(), json!(keyframe.undecoded));
     }
     observer.event(&line);

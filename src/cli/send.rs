@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{
     connect::ConnectArgs,
     failure::Failure,
-    observe::{self, ObserveArgs, Observer},
+    observe::{self, ObserveArgs, Observer, millis},
     output::Output,
     stop, units,
 };
@@ -130,10 +130,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
 pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
     match event {
         SenderEvent::Line(line) => observer.line(&format!("{who}{line}")),
-        SenderEvent::Text(text) => {
-            observer.line(&format!("{who}text: {text}"));
-            observer.event(&json!({"kind": "text", "text": text}));
-        }
+        SenderEvent::Text(text) => observer.text(who, &text),
         SenderEvent::Sent(sent) => show_sent(observer, who, &sent),
         SenderEvent::Report(report) => observer.report(&report),
     }
@@ -141,11 +138,14 @@ pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
 
 fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
     let SentKeyframe { info, captured, sent, saved } = keyframe;
-    let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
     let encoded = match captured.qp {
         Some(qp) => {
             let passes = if captured.passes == 1 { "pass" } else { "passes" };
-            format!(", QP {qp} in {} {passes}, {:.1} ms", captured.passes, ms(captured.encode_time))
+            format!(
+                ", QP {qp} in {} {passes}, {:.1} ms",
+                captured.passes,
+                millis(captured.encode_time)
+            )
         }
         None => String::new(),
     };
@@ -166,9 +166,9 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
         "packets": sent.packets,
         "qp": captured.qp,
         "passes": captured.passes,
-        "captureMs": ms(captured.capture_time),
-        "encodeMs": ms(captured.encode_time),
-        "sendMs": ms(sent.send_time),
+        "captureMs": millis(captured.capture_time),
+        "encodeMs": millis(captured.encode_time),
+        "sendMs": millis(sent.send_time),
         "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
         "saved": saved,
     }));

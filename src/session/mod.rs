@@ -74,6 +74,14 @@ pub fn epoch_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
+/// Waits until the deadline; for ever when there is none.
+pub(crate) async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Bytes over all peer connections of a session, and getStats of the last one.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {

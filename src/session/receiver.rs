@@ -18,6 +18,7 @@ use super::{
     pings,
     sender::hex,
     store::{Received, Store, Stored},
+    until,
 };
 use crate::{
     media::{
@@ -209,8 +210,8 @@ impl Receiver<'_> {
                     }
                     None => texts_open = false,
                 },
-                () = at(info_due) => self.flush(false).await,
-                () = at(quiet) => return Err(self.quiet()),
+                () = until(info_due) => self.flush(false).await,
+                () = until(quiet) => return Err(self.quiet()),
             }
             if self.count.is_some_and(|count| self.keyframes >= count) {
                 return Ok(ReceiverEnd::Count);
@@ -450,13 +451,6 @@ impl Receiver<'_> {
 async fn next_stored(store: &mut Option<Store>) -> Option<Stored> {
     match store {
         Some(store) => store.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

@@ -17,7 +17,7 @@ use super::{
     capture::{Capture, CaptureConfig, CaptureRequest, CaptureResult, CapturedKeyframe},
     conversation::{Conversation, Said},
     link::{Link, LinkConfig, LinkEvent},
-    pings,
+    pings, until,
 };
 use crate::{
     media::sink::{FrameWriter, PictureFormat},
@@ -386,11 +386,4 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

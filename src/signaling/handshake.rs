@@ -22,6 +22,7 @@ use crate::{
         signaling::{BEARER_SUBPROTOCOL, SUBPROTOCOL},
         token::ErrorBody,
     },
+    types::is_loopback,
 };
 
 /// The remote address of a connection, put into each request's extensions by the HTTP server.
@@ -58,13 +59,7 @@ impl Origins {
 }
 
 fn is_loopback_origin(origin: &str) -> bool {
-    let Ok(url) = url::Url::parse(origin) else { return false };
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
+    url::Url::parse(origin).is_ok_and(|url| is_loopback(&url))
 }
 
 /// Why a request does not become a socket.

@@ -9,7 +9,7 @@ use url::Url;
 use super::client::{Access, TokenProvider, error_body, read_claims, redacted};
 use crate::{
     proto::token::{ErrorBody, TokenAnswer, TokenRequest},
-    types::{DeviceId, PairId, Stage},
+    types::{DeviceId, PairId, Stage, is_loopback},
 };
 
 /// Path of the token API.
@@ -251,15 +251,6 @@ fn token_url(given: &str) -> Result<Url, TokenError> {
         url.set_path(PATH);
     }
     Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
 }
 
 async fn read(mut response: Response, url: &str) -> Result<Vec<u8>, TokenError> {

@@ -14,7 +14,7 @@ use crate::{
         signaling::{Body, IceCandidateInit, Message},
         token::IceServer,
     },
-    session::SessionError,
+    session::{SessionError, until},
     signaling::client::{ClientEvent, ClientHandle},
     types::{ConnId, Stage},
 };
@@ -103,7 +103,7 @@ impl Worker {
                     reason = &mut close => Happened::Close(reason.unwrap_or_else(|_| "stopped".into())),
                     event = client_events.recv() => Happened::Client(event),
                     event = or_never(peer_events) => Happened::Peer(event),
-                    () = at(deadline) => Happened::Deadline,
+                    () = until(deadline) => Happened::Deadline,
                 }
             };
             let goes_on = match happened {
@@ -445,13 +445,6 @@ fn fingerprint(sdp: &str) -> Option<&str> {
 async fn or_never<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
     match receiver {
         Some(receiver) => receiver.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }
