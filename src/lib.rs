@@ -7,12 +7,12 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0, vocabulary | [`types`] |
+//! | 0, vocabulary | [`types`] · [`stats`] histograms, intervals, differences |
 //! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink |
 //! | 2 | [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`peer`] the WebRTC peer |
 //! | 3 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 4 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
-//! | 5 | [`report`] what a run shows: live line, summary, statistics |
+//! | 5 | [`report`] what a run shows: live line, summary, statistics, bench results |
 //! | 6 | [`cli`] one thin file a command |
 
 pub mod auth;
@@ -25,5 +25,6 @@ pub mod report;
 pub mod server;
 pub mod session;
 pub mod signaling;
+pub mod stats;
 pub mod turn;
 pub mod types;

@@ -3,8 +3,8 @@
 //! One schema each and one small file per format. Everything here takes plain values and the time as
 //! an argument; nothing here measures.
 
+pub mod bench;
 pub mod dump;
-pub mod histogram;
 pub mod human;
 pub mod live;
 pub mod stats;

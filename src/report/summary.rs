@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{histogram::Histogram, human};
-use crate::types::ConnectionType;
+use super::human;
+use crate::{stats::Histogram, types::ConnectionType};
 
 /// Which end of the video a run was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

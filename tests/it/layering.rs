@@ -5,8 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 12] = [
+const FLOORS: [(&str, u8); 13] = [
     ("types", 0),
+    ("stats", 0),
     ("proto", 1),
     ("media", 1),
     ("auth", 2),

@@ -1,9 +1,9 @@
-//! A histogram of a measured quantity, written as the object `H` of the reports:
-//! `{count, min, mean, p50, p90, p99, p999, max}`.
+//! A histogram of a measured quantity, and its [`Spread`], the object `H` of the reports:
+//! `{count, min, mean, p50, p90, p95, p99, p999, max}`.
 //!
 //! Percentiles are right to 0.1 % of their value; smallest, largest and mean are exact.
 
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Parts a unit is counted in: a value of 0.42 ms is kept as 420.
 const PARTS: f64 = 1000.0;
@@ -82,19 +82,60 @@ impl Histogram {
     }
 }
 
+impl Histogram {
+    /// What the reports say of it.
+    #[must_use]
+    pub fn spread(&self) -> Spread {
+        Spread {
+            count: self.count(),
+            min: self.min(),
+            mean: self.mean(),
+            p50: self.quantile(0.5),
+            p90: self.quantile(0.9),
+            p95: self.quantile(0.95),
+            p99: self.quantile(0.99),
+            p999: self.quantile(0.999),
+            max: self.max(),
+        }
+    }
+}
+
+impl FromIterator<f64> for Histogram {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut histogram = Self::new();
+        values.into_iter().for_each(|value| histogram.record(value));
+        histogram
+    }
+}
+
 impl Serialize for Histogram {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("H", 8)?;
-        object.serialize_field("count", &self.count())?;
-        object.serialize_field("min", &self.min())?;
-        object.serialize_field("mean", &self.mean())?;
-        object.serialize_field("p50", &self.quantile(0.5))?;
-        object.serialize_field("p90", &self.quantile(0.9))?;
-        object.serialize_field("p99", &self.quantile(0.99))?;
-        object.serialize_field("p999", &self.quantile(0.999))?;
-        object.serialize_field("max", &self.max())?;
-        object.end()
+        self.spread().serialize(serializer)
     }
+}
+
+/// The object `H` of the reports. All but the count are null when nothing was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// How many values.
+    pub count: u64,
+    /// Smallest.
+    pub min: Option<f64>,
+    /// Arithmetic mean.
+    pub mean: Option<f64>,
+    /// Half of the values do not exceed it.
+    pub p50: Option<f64>,
+    /// 90 % of the values do not exceed it.
+    pub p90: Option<f64>,
+    /// 95 % of the values do not exceed it.
+    #[serde(default)]
+    pub p95: Option<f64>,
+    /// 99 % of the values do not exceed it.
+    pub p99: Option<f64>,
+    /// 99.9 % of the values do not exceed it.
+    pub p999: Option<f64>,
+    /// Largest.
+    pub max: Option<f64>,
 }
 
 #[cfg(test)]

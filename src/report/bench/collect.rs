@@ -1,0 +1,100 @@
+//! Makes the records of single connections into the sums, histograms and groups of a result.
+
+use std::collections::BTreeMap;
+
+use super::schema::{
+    ConnectionRecord, Connections, FailureGroup, KeyframeRecord, Keyframes, Setup,
+};
+use crate::stats::{
+    Histogram, Spread,
+    interval::{Z95, wilson},
+};
+
+/// Sums up connections; the records go into the result.
+#[must_use]
+pub fn connections(records: Vec<ConnectionRecord>) -> Connections {
+    let attempted = records.len() as u64;
+    let succeeded = records.iter().filter(|record| record.ok).count() as u64;
+    let mut by_type = BTreeMap::new();
+    for record in records.iter().filter(|record| record.ok) {
+        let kind = record.connection_type.clone().unwrap_or_else(|| "unknown".into());
+        *by_type.entry(kind).or_default() += 1;
+    }
+    Connections {
+        attempted,
+        succeeded,
+        success_rate: (attempted > 0).then(|| succeeded as f64 / attempted as f64),
+        ci95: wilson(succeeded, attempted, Z95),
+        by_type,
+        setup_ms: setup(&records),
+        failures: failures(&records),
+        records,
+    }
+}
+
+fn setup(records: &[ConnectionRecord]) -> Setup<Spread> {
+    let mut histograms = vec![Histogram::new(); Setup::<()>::default().stages().len()];
+    for record in records {
+        for (histogram, (_, value)) in histograms.iter_mut().zip(record.setup_ms.stages()) {
+            value.iter().for_each(|value| histogram.record(*value));
+        }
+    }
+    let mut spreads = histograms.iter().map(Histogram::spread);
+    Setup::<()>::default().map(|()| spreads.next().unwrap_or_default())
+}
+
+fn failures(records: &[ConnectionRecord]) -> Vec<FailureGroup> {
+    let mut groups: Vec<FailureGroup> = Vec::new();
+    for failure in records.iter().filter_map(|record| record.failure.as_ref()) {
+        let known = groups.iter_mut().find(|g| g.stage == failure.stage && g.code == failure.code);
+        match known {
+            Some(group) => group.count += 1,
+            None => groups.push(FailureGroup {
+                stage: failure.stage,
+                code: failure.code.clone(),
+                count: 1,
+                message: failure.message.clone(),
+                remedy: failure.remedy.clone(),
+            }),
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+    groups
+}
+
+/// Sums up keyframes; one larger than `budget` bytes is over the limit.
+#[must_use]
+pub fn keyframes<'r>(
+    records: impl IntoIterator<Item = &'r KeyframeRecord>,
+    budget: Option<u64>,
+) -> Keyframes {
+    let [mut bytes, mut latency, mut encode, mut psnr] =
+        [const { None::<Histogram> }; 4].map(Option::unwrap_or_default);
+    let mut sum = Keyframes::default();
+    let (mut sent, mut received, mut intact, mut told) = (0, 0, 0, false);
+    for record in records {
+        sent += 1;
+        told |= record.intact.is_some();
+        received += u64::from(record.latency_ms.is_some());
+        intact += u64::from(record.intact == Some(true));
+        sum.over_limit += u64::from(budget.is_some_and(|budget| record.bytes > budget));
+        bytes.record(record.bytes as f64);
+        for (histogram, value) in [
+            (&mut latency, record.latency_ms),
+            (&mut encode, record.encode_ms),
+            (&mut psnr, record.psnr_db),
+        ] {
+            if let Some(value) = value {
+                histogram.record(value);
+            }
+        }
+    }
+    sum.sent = Some(sent);
+    sum.received = told.then_some(received);
+    sum.intact = told.then_some(intact);
+    sum.bytes = bytes.spread();
+    sum.latency_ms = latency.spread();
+    sum.encode_ms = encode.spread();
+    sum.psnr_db = psnr.spread();
+    sum
+}
