@@ -36,7 +36,9 @@ fn setup(records: &[ConnectionRecord]) -> Setup<Spread> {
     let mut histograms = vec![Histogram::new(); Setup::<()>::default().stages().len()];
     for record in records {
         for (histogram, (_, value)) in histograms.iter_mut().zip(record.setup_ms.stages()) {
-            value.iter().for_each(|value| histogram.record(*value));
+            if let Some(value) = value {
+                histogram.record(*value);
+            }
         }
     }
     let mut spreads = histograms.iter().map(Histogram::spread);
