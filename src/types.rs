@@ -150,6 +150,42 @@ impl ConnectionType {
     }
 }
 
+impl ConnectionType {
+    /// The same connection, with what the other end knows of it.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Relay(ours), Self::Relay(theirs)) => Self::Relay(ours.or(theirs)),
+            (Self::Relay(transport), _) | (_, Self::Relay(transport)) => Self::Relay(transport),
+            (Self::Srflx, _) | (_, Self::Srflx) => Self::Srflx,
+            (Self::Host, Self::Host) => Self::Host,
+        }
+    }
+}
+
+/// A word that is no connection type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown connection type `{0}`; known are host, srflx, relay, relay/udp, relay/tcp and relay/tls"
+)]
+pub struct UnknownConnectionType(pub String);
+
+impl std::str::FromStr for ConnectionType {
+    type Err = UnknownConnectionType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self::Host),
+            "srflx" => Ok(Self::Srflx),
+            "relay" => Ok(Self::Relay(None)),
+            "relay/udp" => Ok(Self::Relay(Some(RelayTransport::Udp))),
+            "relay/tcp" => Ok(Self::Relay(Some(RelayTransport::Tcp))),
+            "relay/tls" => Ok(Self::Relay(Some(RelayTransport::Tls))),
+            other => Err(UnknownConnectionType(other.to_owned())),
+        }
+    }
+}
+
 impl fmt::Display for ConnectionType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -257,5 +293,14 @@ mod tests {
         assert_eq!(judge(Srflx, Host), "srflx");
         assert_eq!(judge(Relay, Host), "relay/udp");
         assert_eq!(judge(Host, Relay), "relay");
+    }
+
+    #[test]
+    fn the_other_end_knows_its_own_relay() {
+        let read = |text: &str| text.parse::<ConnectionType>().unwrap();
+        assert_eq!(read("relay").with(read("relay/tls")), read("relay/tls"));
+        assert_eq!(read("relay/udp").with(read("relay")), read("relay/udp"));
+        assert_eq!(read("host").with(read("srflx")), read("srflx"));
+        assert!("carrier pigeon".parse::<ConnectionType>().is_err());
     }
 }

@@ -67,7 +67,7 @@ pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
         Failure::new(Stage::Server, format!("cannot listen on 127.0.0.1: {error}"), "")
     })?;
-    let dev = serve::dev(listener).await?;
+    let dev = serve::dev(listener, &[]).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer demo", output)?;
     observer
         .line(&format!("server: {} (pair demo, on this machine only)", dev.server.signal_url()));

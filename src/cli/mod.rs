@@ -8,6 +8,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod connect;
@@ -100,6 +101,8 @@ enum Command {
     Recv(recv::RecvArgs),
     /// Serve signaling, tokens, STUN and TURN
     Serve(serve::ServeArgs),
+    /// Connect again and again, measure, gate, report
+    Bench(bench::args::BenchArgs),
     /// Run serve, send and recv on this machine
     Demo(demo::DemoArgs),
     /// Fetch, mint or inspect a signaling token
@@ -117,6 +120,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
         Command::Serve(args) => serve::run(args, output).await,
+        Command::Bench(args) => bench::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),

@@ -95,7 +95,9 @@ impl Output {
         let (red, plain) = if self.color { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         stderr_line(&format!("{red}error:{plain} {failure}"));
         // stdout being broken may be the failure itself; there is nobody left to tell.
-        let _ = self.event(&ErrorLine { error: failure });
+        if !failure.told {
+            let _ = self.event(&ErrorLine { error: failure });
+        }
     }
 }
 

@@ -242,6 +242,12 @@ impl Peer {
         self.shared.control.answer(message, channel).await;
     }
 
+    /// When the peer connection was built: [`Peer::timings`] count from there.
+    #[must_use]
+    pub fn created(&self) -> Instant {
+        self.shared.created()
+    }
+
     /// When each step of the set-up was reached.
     #[must_use]
     pub fn timings(&self) -> Timings {

@@ -55,6 +55,10 @@ impl Shared {
         })
     }
 
+    pub(super) fn created(&self) -> Instant {
+        self.created
+    }
+
     pub(super) fn timings(&self) -> Timings {
         *self.timings.lock().expect("no holder of this lock panics")
     }

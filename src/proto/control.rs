@@ -24,6 +24,9 @@ pub enum ControlMessage {
         id: Id,
         /// Seconds since 1970 on the asking side's clock.
         ts: serde_json::Number,
+        /// Makes the message as long as is wanted; to be ignored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pad: Option<String>,
     },
     /// Answers a `ping`; `ts` is echoed unchanged.
     Pong {
@@ -65,9 +68,40 @@ pub enum ControlMessage {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// Asks a bench responder for a `bench-report`; anybody else ignores it.
+    BenchReportRequest,
+    /// What a bench responder saw of the connection so far.
+    BenchReport(BenchReport),
     /// Any `t` not known here: to be ignored.
     #[serde(other)]
     Unknown,
+}
+
+/// Fields of `bench-report`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BenchReport {
+    /// How the responder is connected, as in bench results: `host`, `srflx`, `relay/udp`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub connection_type: Option<String>,
+    /// Keyframes that came whole; of very many the last ones.
+    pub keyframes: Vec<ReportedKeyframe>,
+    /// How many came whole.
+    pub count: u64,
+}
+
+/// A keyframe that came whole to a bench responder.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedKeyframe {
+    /// As in `keyframe`.
+    pub seq: u64,
+    /// RTP packets.
+    pub packets: u64,
+    /// Whether its SHA-256 was the one of `keyframe`.
+    pub intact: bool,
+    /// When its last packet came, seconds since 1970 on the responder's clock.
+    pub received_at: f64,
 }
 
 /// A message id: text or a number, chosen by the side that asks and echoed as it came.

@@ -110,6 +110,7 @@ impl Conversation {
                     reason.map_or(String::new(), |reason| format!(": {}", printable(&reason)));
                 return Ok((Some(format!("the {other} said goodbye{reason}")), Said::Disconnected));
             }
+            LinkEvent::Described(_) => return Ok((None, Said::Nothing)),
             LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
             LinkEvent::Peer(event) => return Ok(self.on_peer(event).await),
             LinkEvent::PeerJoined => {

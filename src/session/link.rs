@@ -8,7 +8,10 @@
 
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -28,6 +31,7 @@ use crate::{
 const QUEUE: usize = 256;
 
 /// What a link is made from.
+#[derive(Clone)]
 pub struct LinkConfig {
     /// Where signaling is, and where tokens come from.
     pub signaling: ClientConfig,
@@ -51,6 +55,8 @@ pub enum LinkEvent {
     PeerLeft(LeaveReason),
     /// The other device says goodbye; what was counted on the connection that ends with it.
     Bye(Option<String>, Box<Option<Snapshot>>),
+    /// The other side's description came; when it was taken up.
+    Described(Instant),
     /// A peer connection is up.
     Connected,
     /// The peer connection is gone, with what was counted on it; another one is made when the other

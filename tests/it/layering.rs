@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("types", 0),
     ("stats", 0),
     ("proto", 1),
@@ -18,7 +18,8 @@ const FLOORS: [(&str, u8); 13] = [
     ("session", 4),
     ("server", 4),
     ("report", 5),
-    ("cli", 6),
+    ("bench", 6),
+    ("cli", 7),
 ];
 
 fn floor(module: &str) -> u8 {

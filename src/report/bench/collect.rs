@@ -76,8 +76,8 @@ pub fn keyframes<'r>(
     let (mut sent, mut received, mut intact, mut told) = (0, 0, 0, false);
     for record in records {
         sent += 1;
-        told |= record.intact.is_some();
-        received += u64::from(record.latency_ms.is_some());
+        told |= record.received.is_some();
+        received += u64::from(record.received == Some(true));
         intact += u64::from(record.intact == Some(true));
         sum.over_limit += u64::from(budget.is_some_and(|budget| record.bytes > budget));
         bytes.record(record.bytes as f64);

@@ -240,6 +240,9 @@ pub struct KeyframeRecord {
     pub bytes: u64,
     /// RTP packets.
     pub packets: Option<u64>,
+    /// Whether it arrived whole; null when nobody told.
+    #[serde(default)]
+    pub received: Option<bool>,
     /// Whether it arrived whole with the sender's SHA-256; null when nobody told.
     pub intact: Option<bool>,
     /// From its first packet being sent (or the picture being taken, when this side receives) to its

@@ -318,6 +318,7 @@ impl Worker {
         }
         let Some(current) = &mut self.current else { return true };
         let peer = Arc::clone(&current.peer);
+        let described = std::time::Instant::now();
         match peer.accept_offer(sdp.clone()).await {
             Ok(answer) => {
                 current.remote_sdp = Some(sdp);
@@ -329,7 +330,7 @@ impl Worker {
                 for candidate in std::mem::take(&mut self.early) {
                     peer.add_candidate(candidate).await;
                 }
-                true
+                self.tell(LinkEvent::Described(described)).await
             }
             Err(error) => {
                 self.drop_peer().await;
@@ -343,12 +344,13 @@ impl Worker {
         if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
             return true;
         }
+        let described = std::time::Instant::now();
         match current.peer.accept_answer(sdp.clone()).await {
             Ok(()) => {
                 current.remote_sdp = Some(sdp);
                 current.conn.clone_from(&self.remote_conn);
                 current.deadline = Some(Instant::now() + CONNECT_WITHIN);
-                true
+                self.tell(LinkEvent::Described(described)).await
             }
             Err(error) => {
                 self.drop_peer().await;

@@ -1,0 +1,573 @@
+//! One connection of the measuring side, from the token request to the goodbye.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::task::JoinHandle;
+
+use super::{
+    BenchEvent, Run, Slot,
+    diagnosis::{Asked, Seen, diagnose},
+    matching::{Matching, Verified},
+    milestones::{Milestones, ms},
+    partner::{Partner, Told},
+    pictures::Picture,
+    pinging::Pinging,
+    plan::Share,
+    video::Video,
+};
+use crate::{
+    peer::{
+        IcePolicy, Peer, PeerEvent, PeerRole,
+        gathering::{GatherResult, Outcome},
+        stats::{SelectedPair, Snapshot},
+    },
+    proto::control::{BenchReport, ControlMessage, KeyframeInfo},
+    report::bench::schema::{ConnectionRecord, IceServerRecord, KeyframeRecord},
+    session::{Link, LinkEvent, SessionError, epoch_seconds, until},
+    stats::Histogram,
+    types::ConnectionType,
+};
+
+/// How long and how often the other side is asked for its report.
+const REPORT_WITHIN: Duration = Duration::from_secs(3);
+const REPORT_AGAIN: Duration = Duration::from_millis(200);
+
+/// A side that has not reported after this many questions is no responder.
+const REPORT_TRIES: u32 = 4;
+
+/// What came of a connection.
+pub(super) struct Attempted {
+    /// What goes into the result.
+    pub(super) record: ConnectionRecord,
+    /// Round-trip times of all answered pings, ms.
+    pub(super) rtt: Histogram,
+    /// One-way times, ms: out and back.
+    pub(super) one_way: Vec<[f64; 2]>,
+    /// The other side's clock less ours, ms.
+    pub(super) clock_offset_ms: Option<f64>,
+    /// The other side did not say what became of the keyframes.
+    pub(super) untold: bool,
+}
+
+/// Makes and measures one connection; `index` is 0 for one that does not count.
+pub(super) async fn attempt(run: &Run, slot: &Slot, index: u64, share: Share) -> Attempted {
+    let mut connection = Connection::new(run, slot, index, share);
+    if let Some(config) = &slot.partner {
+        match Partner::join(config.clone(), run.config.timeout).await {
+            Ok(partner) => connection.partner = Some(partner),
+            Err(error) => connection.seen.error = Some(error),
+        }
+    }
+    connection.marks = Milestones::new(Instant::now());
+    if connection.seen.error.is_none() {
+        let mut link = Link::start(slot.measuring.clone());
+        connection.follow(&mut link).await;
+        connection.last_look().await;
+        link.close("done").await;
+    }
+    if let Some(partner) = connection.partner.take() {
+        partner.close().await;
+    }
+    connection.finish()
+}
+
+struct Connection<'r> {
+    run: &'r Run,
+    role: PeerRole,
+    relay_only: bool,
+    index: u64,
+    share: Share,
+    marks: Milestones,
+    seen: Seen,
+    partner: Option<Partner>,
+    peer: Option<Arc<Peer>>,
+    open: Option<super::resources::Open<'r>>,
+    pair: Option<SelectedPair>,
+    /// How the other side says it is connected.
+    other: Option<ConnectionType>,
+    pinging: Pinging,
+    video: Video,
+    sending: Option<JoinHandle<Option<u64>>>,
+    matching: Matching,
+    stats_due: Option<Instant>,
+    /// When the measuring ends, with a duration.
+    until: Option<Instant>,
+    report: Reporting,
+    over: bool,
+}
+
+/// How far asking the other side for its report has come.
+#[derive(Debug, Default)]
+struct Reporting {
+    begun: Option<Instant>,
+    due: Option<Instant>,
+    tries: u32,
+    report: Option<BenchReport>,
+}
+
+enum Step {
+    Link(LinkEvent),
+    Told(Told),
+    Picture(Result<Picture, SessionError>),
+    Sent(Option<u64>),
+    Wake,
+}
+
+impl<'r> Connection<'r> {
+    fn new(run: &'r Run, slot: &Slot, index: u64, share: Share) -> Self {
+        let plan = &run.config.plan;
+        let role = slot.measuring.peer.role;
+        Self {
+            run,
+            role,
+            relay_only: slot.measuring.peer.ice_policy == IcePolicy::Relay,
+            index,
+            share,
+            marks: Milestones::new(Instant::now()),
+            seen: Seen::default(),
+            partner: None,
+            peer: None,
+            open: None,
+            pair: None,
+            other: None,
+            pinging: Pinging::new(share.pings, plan.ping_interval, plan.ping_bytes),
+            video: Video::new(share.keyframes, plan.interval),
+            sending: None,
+            matching: Matching::default(),
+            stats_due: None,
+            until: None,
+            report: Reporting::default(),
+            over: false,
+        }
+    }
+
+    /// Follows everything until all is measured, or nothing more can be.
+    async fn follow(&mut self, link: &mut Link) {
+        while !self.over {
+            let wake = self.wake();
+            let wants_picture = self.role == PeerRole::Sender
+                && self.sending.is_none()
+                && self.video.is_due(Instant::now());
+            let step = tokio::select! {
+                biased;
+                event = link.next() => Step::Link(event),
+                told = next_told(self.partner.as_mut()) => Step::Told(told),
+                sent = sent(&mut self.sending) => Step::Sent(sent),
+                picture = next_picture(self.run, wants_picture) => Step::Picture(picture),
+                () = until(wake.map(Into::into)) => Step::Wake,
+            };
+            if let Some(peer) = link.peer() {
+                self.peer = Some(peer);
+            }
+            match step {
+                Step::Link(event) => self.on_link(event).await,
+                Step::Told(told) => self.on_told(told),
+                Step::Picture(Ok(picture)) => self.send_keyframe(picture),
+                Step::Picture(Err(error)) => self.fail(error),
+                Step::Sent(_) => self.sending = None,
+                Step::Wake => {}
+            }
+            self.on_time().await;
+        }
+    }
+
+    fn fail(&mut self, error: SessionError) {
+        self.seen.error = Some(error);
+        self.over = true;
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        let set_up_by = self.marks.begun + self.run.config.timeout;
+        if self.open.is_none() {
+            return Some(set_up_by);
+        }
+        let video = self.video.wake().filter(|_| self.sending.is_none());
+        [self.pinging.wake(), video, self.stats_due, self.until, self.report.due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    async fn on_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Joined { peer_present, timings } => {
+                self.seen.joined = true;
+                self.seen.present = peer_present.or(self.seen.present);
+                if let Some(timings) = timings {
+                    self.marks.joined.get_or_insert((Instant::now(), timings));
+                }
+            }
+            LinkEvent::PeerJoined => self.seen.present = Some(true),
+            LinkEvent::PeerLeft(_) => self.seen.present = Some(false),
+            LinkEvent::Described(at) => {
+                self.seen.described = true;
+                self.marks.described.get_or_insert(at);
+            }
+            LinkEvent::Refused(error) | LinkEvent::Failed(error) => {
+                // A socket that is gone leaves the connection alone, once there is one.
+                if self.open.is_none() {
+                    self.fail(error);
+                }
+            }
+            LinkEvent::Lost(why, counted) => self.lost(why, *counted),
+            LinkEvent::Bye(reason, counted) => {
+                let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+                self.lost(format!("the other side said goodbye{reason}"), *counted);
+            }
+            LinkEvent::Peer(event) => self.on_peer(event).await,
+            LinkEvent::Connected | LinkEvent::SignalingLost(_) | LinkEvent::CandidateError(_) => {}
+        }
+    }
+
+    fn lost(&mut self, why: String, counted: Option<Snapshot>) {
+        if let Some(snapshot) = counted {
+            self.look_at(&snapshot);
+        }
+        self.seen.lost = Some(why);
+        self.over = true;
+    }
+
+    async fn on_peer(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::ControlOpen => self.opened().await,
+            PeerEvent::Control(ControlMessage::Pong { id, at, .. }, _, read) => {
+                self.pinging.pong(&id, at.and_then(|at| at.as_f64()), read);
+            }
+            PeerEvent::Control(ControlMessage::Keyframe(info), ..)
+                if self.role == PeerRole::Receiver =>
+            {
+                if let Some(verified) = self.matching.info(info) {
+                    self.keyframe(verified);
+                }
+            }
+            PeerEvent::Control(ControlMessage::BenchReport(report), ..) => {
+                self.report.report = Some(report);
+            }
+            PeerEvent::AccessUnit(received) if self.role == PeerRole::Receiver => {
+                if let Some(verified) = self.matching.unit(received) {
+                    self.keyframe(verified);
+                }
+            }
+            PeerEvent::Broken(broken) => self.video.broken(broken.reason.as_str().to_owned()),
+            _ => {}
+        }
+    }
+
+    fn on_told(&mut self, told: Told) {
+        match told {
+            Told::Connected(pair) => self.other = Some(pair.connection),
+            Told::Arrived(arrived) => self.video.arrived(&arrived),
+            Told::Broken(why) => self.video.broken(why),
+            Told::Failed(error) if self.open.is_none() => {
+                let message = format!("the other side: {}", error.message);
+                self.fail(SessionError { message, ..error });
+            }
+            Told::Failed(_) => {}
+        }
+    }
+
+    /// The data channel is open: the measuring begins.
+    async fn opened(&mut self) {
+        let Some(peer) = self.peer.clone().filter(|_| self.open.is_none()) else { return };
+        self.open = Some(self.run.meter.opened());
+        let snapshot = peer.stats().await;
+        self.pair = snapshot.pair;
+        let now = Instant::now();
+        self.until = self.run.config.plan.duration.map(|duration| now + duration);
+        self.stats_due = Some(now + self.run.config.stats_interval);
+        self.pinging.start(now);
+        self.video.start(now);
+    }
+
+    /// A keyframe came from the other side.
+    fn keyframe(&mut self, Verified { info, received, intact }: Verified) {
+        // The clocks' offset is taken out at the end, when it is known best.
+        let latency = (epoch_seconds(received.received_at) - info.capture_time) * 1e3;
+        self.video.received(
+            received.unit.completed,
+            KeyframeRecord {
+                bytes: received.unit.data.len() as u64,
+                packets: Some(received.unit.packets.into()),
+                received: Some(true),
+                intact: Some(intact),
+                latency_ms: Some(latency),
+                ..KeyframeRecord::default()
+            },
+        );
+    }
+
+    fn send_keyframe(&mut self, mut picture: Picture) {
+        let Some(peer) = self.peer.clone() else { return };
+        picture.access_unit.captured_at = SystemTime::now();
+        let Some(rtp_timestamp) = peer.next_rtp_timestamp(&picture.access_unit) else { return };
+        let unit = picture.access_unit.clone();
+        let info = KeyframeInfo {
+            seq: self.video.entries().len() as u64 + 1,
+            rtp_timestamp,
+            capture_time: epoch_seconds(unit.captured_at),
+            bytes: unit.data.len() as u64,
+            sha256: picture.sha256.clone(),
+            width: unit.width,
+            height: unit.height,
+        };
+        self.video.sent(&picture, rtp_timestamp, Instant::now(), self.partner.is_some());
+        // On a task of its own: pings keep their pace.
+        self.sending = Some(tokio::spawn(async move {
+            if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info)).await {
+                tracing::debug!("keyframe message: {error}");
+            }
+            let sent = peer.send_access_unit_at(&unit, rtp_timestamp).await.ok()?;
+            Some(u64::from(sent.packets))
+        }));
+    }
+
+    /// Does what is due.
+    async fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.open.is_none() {
+            self.over |= now >= self.marks.begun + self.run.config.timeout;
+            return;
+        }
+        while let Some(ping) = self.pinging.ping(now, SystemTime::now()) {
+            if let Some(peer) = &self.peer
+                && let Err(error) = peer.send_control(&ping).await
+            {
+                tracing::debug!("ping: {error}");
+            }
+        }
+        self.video.expire(now);
+        if self.stats_due.is_some_and(|due| now >= due) {
+            self.stats_due = Some(now + self.run.config.stats_interval);
+            self.tell_stats().await;
+        }
+        if self.until.is_some_and(|until| now >= until) {
+            self.until = None;
+            self.pinging.stop();
+            self.video.stop();
+        }
+        if self.role == PeerRole::Receiver {
+            self.ask_for_keyframe(now).await;
+        }
+        let measured = self.pinging.is_done(now)
+            && self.video.is_done()
+            && self.until.is_none()
+            && self.sending.is_none();
+        if measured && !self.over {
+            self.over = self.reported(now).await;
+        }
+    }
+
+    /// This side receives: keyframes come at the sender's pace, or when asked for at ours.
+    async fn ask_for_keyframe(&mut self, now: Instant) {
+        if !self.video.is_due(now) {
+            return;
+        }
+        let begun = self.marks.open().unwrap_or(now);
+        let got = self.video.entries().len() as u32;
+        if now >= begun + super::video::WITHIN + self.run.config.plan.interval * got {
+            // None came for too long: what there is, is what there will be.
+            self.video.stop();
+        } else if got > 0
+            && let Some(peer) = &self.peer
+        {
+            let reason = Some("bench".to_owned());
+            let _ = peer.send_control(&ControlMessage::KeyframeRequest { reason }).await;
+            self.video.postpone(now + Duration::from_millis(500));
+        } else {
+            self.video.postpone(now + Duration::from_millis(50));
+        }
+    }
+
+    /// Asks the other side what became of the keyframes, when it is in another process; true when
+    /// there is nothing more to wait for.
+    async fn reported(&mut self, now: Instant) -> bool {
+        if self.partner.is_some() || self.role == PeerRole::Receiver {
+            return true;
+        }
+        let begun = *self.report.begun.get_or_insert(now);
+        let sent = self.video.entries().len();
+        let complete =
+            self.report.report.as_ref().is_some_and(|report| report.keyframes.len() >= sent);
+        let silent = self.report.report.is_none() && self.report.tries >= REPORT_TRIES;
+        if complete || now >= begun + REPORT_WITHIN || silent {
+            return true;
+        }
+        if self.report.due.is_none_or(|due| now >= due) {
+            self.report.due = Some(now + REPORT_AGAIN);
+            self.report.tries += 1;
+            if let Some(peer) = &self.peer {
+                let _ = peer.send_control(&ControlMessage::BenchReportRequest).await;
+            }
+        }
+        false
+    }
+
+    async fn tell_stats(&self) {
+        if let Some(peer) = self.peer.as_ref().filter(|_| self.index > 0) {
+            let report = peer.stats().await.report;
+            self.run.tell(BenchEvent::Stats { connection: self.index, report });
+        }
+    }
+
+    /// What can only be asked while the connection is there.
+    async fn last_look(&mut self) {
+        let Some(peer) = self.peer.clone() else { return };
+        self.marks.peer = Some((peer.created(), peer.timings()));
+        self.seen.timings = peer.timings();
+        self.seen.servers = peer.gathering();
+        if self.seen.lost.is_none() {
+            let snapshot = peer.stats().await;
+            self.look_at(&snapshot);
+        }
+    }
+
+    fn look_at(&mut self, snapshot: &Snapshot) {
+        self.seen.local = snapshot.candidate_types("local-candidate");
+        self.seen.remote = snapshot.candidate_types("remote-candidate");
+        self.pair = snapshot.pair.clone().or_else(|| self.pair.take());
+        if self.index > 0 && !snapshot.report.is_empty() {
+            let report = snapshot.report.clone();
+            self.run.tell(BenchEvent::Stats { connection: self.index, report });
+        }
+    }
+
+    fn finish(mut self) -> Attempted {
+        let offset = self.pinging.clock_offset();
+        let untold = self.complete_keyframes(offset);
+        self.marks.first_keyframe = self.video.first_whole();
+        let wanted = self.share.keyframes > 0;
+        let whole = self.marks.first_keyframe.is_some() || untold;
+        self.seen.pings = (self.pinging.sent(), self.pinging.answered());
+        self.seen.keyframes = (wanted, whole, self.video.last_broken());
+        let ok = self.seen.error.is_none()
+            && self.seen.lost.is_none()
+            && self.seen.timings.data_channel.is_some()
+            && (self.pinging.sent() == 0 || self.pinging.answered() > 0)
+            && (!wanted || whole);
+        let asked = Asked {
+            role: self.role,
+            relay_only: self.relay_only,
+            within: self.run.config.timeout,
+        };
+        let kind = self.pair.as_ref().map(|pair| match self.other {
+            Some(other) => pair.connection.with(other),
+            None => pair.connection,
+        });
+        let at_s = |at: Instant| seconds(at.saturating_duration_since(self.run.begun));
+        let record = ConnectionRecord {
+            index: self.index,
+            at_s: at_s(self.marks.begun),
+            ok,
+            connection_type: kind.map(|kind| kind.to_string()),
+            local: self.pair.as_ref().map(|pair| pair.local.to_string()),
+            remote: self.pair.as_ref().map(|pair| pair.remote.to_string()),
+            setup_ms: self.marks.setup(),
+            pings_sent: self.pinging.sent(),
+            pings_lost: self.pinging.sent() - self.pinging.answered(),
+            rtt: self
+                .pinging
+                .samples()
+                .iter()
+                .map(|sample| [at_s(sample.sent), (sample.rtt_ms * 1e3).round() / 1e3])
+                .collect(),
+            keyframes: self
+                .video
+                .entries()
+                .iter()
+                .map(|entry| KeyframeRecord { at_s: at_s(entry.at), ..entry.record.clone() })
+                .collect(),
+            ice_servers: self.seen.servers.iter().map(server_record).collect(),
+            failure: (!ok).then(|| diagnose(&self.seen, asked)),
+        };
+        Attempted {
+            record,
+            rtt: self.pinging.histogram().clone(),
+            one_way: self.pinging.one_way(),
+            clock_offset_ms: offset.map(|offset| offset * 1e3),
+            untold,
+        }
+    }
+
+    /// Puts in what the other side reported, and takes the clocks' offset out; true when nobody told
+    /// what became of the keyframes.
+    fn complete_keyframes(&mut self, offset: Option<f64>) -> bool {
+        if self.role == PeerRole::Receiver {
+            for entry in self.video.entries_mut() {
+                // Without the other clock a difference of the two says nothing.
+                let latency = entry.record.latency_ms.zip(offset);
+                entry.record.latency_ms =
+                    latency.map(|(seen, offset)| micros((seen + offset * 1e3).max(0.0)));
+            }
+            return false;
+        }
+        if self.partner.is_some() || self.share.keyframes == 0 {
+            return false;
+        }
+        let Some(report) = self.report.report.take() else { return true };
+        self.other = report.connection_type.as_deref().and_then(|kind| kind.parse().ok());
+        let now = (Instant::now(), epoch_seconds(SystemTime::now()));
+        for (index, entry) in self.video.entries_mut().iter_mut().enumerate() {
+            let told = report.keyframes.iter().find(|told| told.seq == index as u64 + 1);
+            entry.record.received = Some(told.is_some());
+            entry.record.intact = Some(told.is_some_and(|told| told.intact));
+            entry.record.packets = told.map(|told| told.packets);
+            let sent = now.1 - now.0.saturating_duration_since(entry.at).as_secs_f64();
+            entry.record.latency_ms = told
+                .zip(offset)
+                .map(|(told, offset)| micros(((told.received_at - offset - sent) * 1e3).max(0.0)));
+        }
+        false
+    }
+}
+
+fn server_record(result: &GatherResult) -> IceServerRecord {
+    let (name, code, reason) = match &result.outcome {
+        Outcome::Reflexive(_) => ("reflexive", None, None),
+        Outcome::Allocated { .. } => ("allocated", None, None),
+        Outcome::Refused { code, reason } => ("refused", Some(*code), Some(reason.clone())),
+        Outcome::Silent { .. } => ("silent", Some(701), None),
+        Outcome::Unresolved(reason) => ("unresolved", Some(701), Some(reason.clone())),
+        Outcome::Unused => ("unused", None, None),
+    };
+    IceServerRecord {
+        url: result.url.clone(),
+        result: name.into(),
+        code,
+        reason,
+        ms: result.took.map(ms),
+    }
+}
+
+/// Seconds, to the microsecond.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e6
+}
+
+/// Milliseconds, to the microsecond.
+fn micros(ms: f64) -> f64 {
+    (ms * 1e3).round() / 1e3
+}
+
+async fn next_told(partner: Option<&mut Partner>) -> Told {
+    match partner {
+        Some(partner) => partner.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_picture(run: &Run, wanted: bool) -> Result<Picture, SessionError> {
+    match &run.pictures {
+        Some(pictures) if wanted => pictures.next().await,
+        _ => std::future::pending().await,
+    }
+}
+
+async fn sent(sending: &mut Option<JoinHandle<Option<u64>>>) -> Option<u64> {
+    match sending {
+        Some(sending) => sending.await.ok().flatten(),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,68 @@
+//! What came on the video track and what its sender said of it on the control channel, brought
+//! together by RTP timestamp in whichever order they come.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sender::hex,
+};
+
+/// Halves that wait for each other; the oldest go first.
+const MOST: usize = 64;
+
+/// Halves that wait for each other.
+#[derive(Debug, Default)]
+pub(super) struct Matching {
+    infos: BTreeMap<u32, KeyframeInfo>,
+    units: BTreeMap<u32, ReceivedAccessUnit>,
+}
+
+/// A keyframe with what its sender said of it.
+#[derive(Debug)]
+pub(super) struct Verified {
+    pub(super) info: KeyframeInfo,
+    pub(super) received: ReceivedAccessUnit,
+    /// Whether its SHA-256 is the one the sender told.
+    pub(super) intact: bool,
+}
+
+impl Matching {
+    /// The sender says something of a keyframe.
+    pub(super) fn info(&mut self, info: KeyframeInfo) -> Option<Verified> {
+        let timestamp = info.rtp_timestamp;
+        match self.units.remove(&timestamp) {
+            Some(unit) => Some(verified(info, unit)),
+            None => {
+                keep(&mut self.infos, timestamp, info);
+                None
+            }
+        }
+    }
+
+    /// An access unit came whole.
+    pub(super) fn unit(&mut self, received: ReceivedAccessUnit) -> Option<Verified> {
+        let timestamp = received.unit.timestamp;
+        match self.infos.remove(&timestamp) {
+            Some(info) => Some(verified(info, received)),
+            None => {
+                keep(&mut self.units, timestamp, received);
+                None
+            }
+        }
+    }
+}
+
+fn keep<T>(map: &mut BTreeMap<u32, T>, timestamp: u32, value: T) {
+    map.insert(timestamp, value);
+    if map.len() > MOST {
+        map.pop_first();
+    }
+}
+
+fn verified(info: KeyframeInfo, received: ReceivedAccessUnit) -> Verified {
+    let sha256 = hex(&Sha256::digest(&received.unit.data));
+    let intact = sha256.eq_ignore_ascii_case(&info.sha256);
+    Verified { info, received, intact }
+}
