@@ -66,10 +66,12 @@ pub(super) async fn attempt(run: &Run, slot: &Slot, index: u64, share: Share) ->
         let mut link = Link::start(slot.measuring.clone());
         connection.follow(&mut link).await;
         connection.last_look().await;
+        if let Some(partner) = connection.partner.take() {
+            connection.other = partner.leave().await.map(|pair| pair.connection);
+        }
         link.close("done").await;
-    }
-    if let Some(partner) = connection.partner.take() {
-        partner.close().await;
+    } else if let Some(partner) = connection.partner.take() {
+        partner.leave().await;
     }
     connection.finish()
 }
@@ -82,6 +84,8 @@ struct Connection<'r> {
     share: Share,
     marks: Milestones,
     seen: Seen,
+    /// The other side is in this process, and tells what arrives.
+    told: bool,
     partner: Option<Partner>,
     peer: Option<Arc<Peer>>,
     open: Option<super::resources::Open<'r>>,
@@ -90,7 +94,7 @@ struct Connection<'r> {
     other: Option<ConnectionType>,
     pinging: Pinging,
     video: Video,
-    sending: Option<JoinHandle<Option<u64>>>,
+    sending: Option<JoinHandle<()>>,
     matching: Matching,
     stats_due: Option<Instant>,
     /// When the measuring ends, with a duration.
@@ -112,7 +116,7 @@ enum Step {
     Link(LinkEvent),
     Told(Told),
     Picture(Result<Picture, SessionError>),
-    Sent(Option<u64>),
+    Sent,
     Wake,
 }
 
@@ -128,6 +132,7 @@ impl<'r> Connection<'r> {
             share,
             marks: Milestones::new(Instant::now()),
             seen: Seen::default(),
+            told: slot.partner.is_some(),
             partner: None,
             peer: None,
             open: None,
@@ -155,7 +160,7 @@ impl<'r> Connection<'r> {
                 biased;
                 event = link.next() => Step::Link(event),
                 told = next_told(self.partner.as_mut()) => Step::Told(told),
-                sent = sent(&mut self.sending) => Step::Sent(sent),
+                () = sent(&mut self.sending) => Step::Sent,
                 picture = next_picture(self.run, wants_picture) => Step::Picture(picture),
                 () = until(wake.map(Into::into)) => Step::Wake,
             };
@@ -167,7 +172,7 @@ impl<'r> Connection<'r> {
                 Step::Told(told) => self.on_told(told),
                 Step::Picture(Ok(picture)) => self.send_keyframe(picture),
                 Step::Picture(Err(error)) => self.fail(error),
-                Step::Sent(_) => self.sending = None,
+                Step::Sent => self.sending = None,
                 Step::Wake => {}
             }
             self.on_time().await;
@@ -258,7 +263,6 @@ impl<'r> Connection<'r> {
 
     fn on_told(&mut self, told: Told) {
         match told {
-            Told::Connected(pair) => self.other = Some(pair.connection),
             Told::Arrived(arrived) => self.video.arrived(&arrived),
             Told::Broken(why) => self.video.broken(why),
             Told::Failed(error) if self.open.is_none() => {
@@ -313,14 +317,15 @@ impl<'r> Connection<'r> {
             width: unit.width,
             height: unit.height,
         };
-        self.video.sent(&picture, rtp_timestamp, Instant::now(), self.partner.is_some());
+        self.video.sent(&picture, rtp_timestamp, Instant::now(), self.told);
         // On a task of its own: pings keep their pace.
         self.sending = Some(tokio::spawn(async move {
             if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info)).await {
                 tracing::debug!("keyframe message: {error}");
             }
-            let sent = peer.send_access_unit_at(&unit, rtp_timestamp).await.ok()?;
-            Some(u64::from(sent.packets))
+            if let Err(error) = peer.send_access_unit_at(&unit, rtp_timestamp).await {
+                tracing::debug!("keyframe: {error}");
+            }
         }));
     }
 
@@ -384,7 +389,7 @@ impl<'r> Connection<'r> {
     /// Asks the other side what became of the keyframes, when it is in another process; true when
     /// there is nothing more to wait for.
     async fn reported(&mut self, now: Instant) -> bool {
-        if self.partner.is_some() || self.role == PeerRole::Receiver {
+        if self.told || self.role == PeerRole::Receiver {
             return true;
         }
         let begun = *self.report.begun.get_or_insert(now);
@@ -503,7 +508,7 @@ impl<'r> Connection<'r> {
             }
             return false;
         }
-        if self.partner.is_some() || self.share.keyframes == 0 {
+        if self.told || self.share.keyframes == 0 {
             return false;
         }
         let Some(report) = self.report.report.take() else { return true };
@@ -565,9 +570,12 @@ async fn next_picture(run: &Run, wanted: bool) -> Result<Picture, SessionError> 
     }
 }
 
-async fn sent(sending: &mut Option<JoinHandle<Option<u64>>>) -> Option<u64> {
+async fn sent(sending: &mut Option<JoinHandle<()>>) {
     match sending {
-        Some(sending) => sending.await.ok().flatten(),
+        Some(sending) => {
+            // What became of it shows at the other side.
+            let _ = sending.await;
+        }
         None => std::future::pending().await,
     }
 }

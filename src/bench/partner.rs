@@ -18,8 +18,6 @@ use crate::{
 /// What the other side tells.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// It is connected by this pair.
-    Connected(Box<SelectedPair>),
     /// An access unit came whole.
     Arrived(Arrived),
     /// An access unit came in pieces.
@@ -45,7 +43,7 @@ pub(super) struct Arrived {
 pub(super) struct Partner {
     told: mpsc::UnboundedReceiver<Told>,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Option<SelectedPair>>,
 }
 
 impl Partner {
@@ -91,38 +89,32 @@ impl Partner {
         }
     }
 
-    /// Leaves the room and closes its connection.
-    pub(super) async fn close(mut self) {
+    /// Leaves the room and closes its connection; gives the pair it was connected by. At the end all
+    /// candidates are known: an early look may take one for peer reflexive.
+    pub(super) async fn leave(mut self) -> Option<SelectedPair> {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
-        let _ = self.task.await;
+        self.task.await.ok().flatten()
     }
 }
 
-async fn run(mut link: Link, tell: mpsc::UnboundedSender<Told>, mut stop: oneshot::Receiver<()>) {
+async fn run(
+    mut link: Link,
+    tell: mpsc::UnboundedSender<Told>,
+    mut stop: oneshot::Receiver<()>,
+) -> Option<SelectedPair> {
+    let mut pair = None;
     loop {
         let event = tokio::select! {
             event = link.next() => event,
             _ = &mut stop => break,
         };
         let told = match event {
-            LinkEvent::Connected => match link.peer() {
-                Some(peer) => match peer.stats().await.pair {
-                    Some(pair) => Told::Connected(Box::new(pair)),
-                    None => continue,
-                },
-                None => continue,
-            },
-            // Asked for again: the relay needs fewer passes from now on, see `Peer::stats`.
             LinkEvent::Peer(PeerEvent::ControlOpen) => {
-                if let Some(peer) = link.peer()
-                    && let Some(pair) = peer.stats().await.pair
-                {
-                    Told::Connected(Box::new(pair))
-                } else {
-                    continue;
-                }
+                // A look at the pair also tells the driver how many passes it needs from now on.
+                pair = selected(&link).await.or(pair);
+                continue;
             }
             LinkEvent::Peer(PeerEvent::AccessUnit(received)) => Told::Arrived(Arrived {
                 rtp_timestamp: received.unit.timestamp,
@@ -133,6 +125,10 @@ async fn run(mut link: Link, tell: mpsc::UnboundedSender<Told>, mut stop: onesho
             LinkEvent::Peer(PeerEvent::Broken(broken)) => {
                 Told::Broken(format!("{}, {} packets came", broken.reason.as_str(), broken.packets))
             }
+            LinkEvent::Lost(_, counted) | LinkEvent::Bye(_, counted) => {
+                pair = counted.and_then(|counted| counted.pair).or(pair);
+                continue;
+            }
             LinkEvent::Refused(error) | LinkEvent::Failed(error) => Told::Failed(error),
             _ => continue,
         };
@@ -141,5 +137,11 @@ async fn run(mut link: Link, tell: mpsc::UnboundedSender<Told>, mut stop: onesho
             break;
         }
     }
+    pair = selected(&link).await.or(pair);
     link.close("done").await;
+    pair
+}
+
+async fn selected(link: &Link) -> Option<SelectedPair> {
+    link.peer()?.stats().await.pair
 }
