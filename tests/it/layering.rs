@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("types", 0),
     ("stats", 0),
     ("proto", 1),
     ("media", 1),
+    ("stun", 1),
     ("auth", 2),
     ("pairs", 2),
     ("peer", 2),
