@@ -4,7 +4,10 @@
 //! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its
 //! TURN server (RFC 8656 §3.1), as in W3C `RTCIceCandidateStats.relayProtocol`.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -242,6 +245,12 @@ pub fn is_loopback(url: &url::Url) -> bool {
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     }
+}
+
+/// Seconds since 1970, as times go over the wire.
+#[must_use]
+pub fn epoch_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// A length of time as people say it, to about a tenth: `40 s`, `7 min`, `3 h`, `2 days`.
