@@ -1,10 +1,13 @@
-//! Names for the things every floor talks about: ids, candidate types, connection types, stages; and
-//! which URLs are this machine.
+//! Names for the things every floor talks about: ids, candidate types, connection types, stages;
+//! which URLs are this machine; and clocks in words.
 //!
 //! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its
 //! TURN server (RFC 8656 §3.1), as in W3C `RTCIceCandidateStats.relayProtocol`.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -280,9 +283,43 @@ pub fn is_loopback(url: &url::Url) -> bool {
     }
 }
 
+/// Seconds since 1970, as times go over the wire.
+#[must_use]
+pub fn epoch_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// A length of time as people say it, to about a tenth: `40 s`, `7 min`, `3 h`, `2 days`.
+#[must_use]
+pub fn rough_duration(seconds: f64) -> String {
+    let seconds = seconds.abs();
+    match seconds {
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.0} h", seconds / 3600.0),
+        _ => format!("{:.0} days", seconds / 86_400.0),
+    }
+}
+
+/// How far this machine's clock is ahead of a server's (behind when negative), seconds, in words.
+#[must_use]
+pub fn clock_skew_words(skew: f64) -> String {
+    let side = if skew < 0.0 { "behind" } else { "ahead of" };
+    format!("this machine's clock is {} {side} the server's", rough_duration(skew))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_are_compared_in_words() {
+        let words = clock_skew_words(419.0);
+        assert_eq!(words, "this machine's clock is 7 min ahead of the server's");
+        assert!(clock_skew_words(-3.2).contains(" 3 s behind the "));
+        let rough = [0.0, 119.0, 121.0, 8000.0, 400_000.0].map(rough_duration);
+        assert_eq!(rough, ["0 s", "119 s", "2 min", "2 h", "5 days"]);
+    }
 
     #[test]
     fn connection_type_is_judged_from_both_ends() {

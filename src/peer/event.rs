@@ -1,6 +1,9 @@
 //! What happens on a peer connection, and what can go wrong with it.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use super::{
     assembler::BrokenAccessUnit, control::ChannelRef, tap::KeyframeRequest,
@@ -29,8 +32,9 @@ pub enum PeerEvent {
     State(ConnectionState),
     /// The control channel we opened can be used.
     ControlOpen,
-    /// A control message came.
-    Control(ControlMessage, ChannelRef),
+    /// A control message came, and when it was read. Pings do not come out: the peer answers them
+    /// itself.
+    Control(ControlMessage, ChannelRef, Instant),
     /// Something came on a data channel that is no control message.
     ControlGarbage(String),
     /// The other side wants a keyframe (RTCP).

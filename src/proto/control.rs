@@ -34,6 +34,10 @@ pub enum ControlMessage {
         id: Id,
         /// Of the ping.
         ts: serde_json::Number,
+        /// When it was answered, seconds since 1970 on the answering side's clock. An addition to
+        /// the contract: with `ts` it gives the offset of the two clocks (RFC 5905 §8).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<f64>,
     },
     /// A line of text for the person at the other end.
     Text {
@@ -204,9 +208,15 @@ mod tests {
             panic!()
         };
         assert_eq!(
-            ControlMessage::Pong { id, ts }.to_json(),
+            ControlMessage::Pong { id: id.clone(), ts: ts.clone(), at: None }.to_json(),
             r#"{"t":"pong","id":"a1","ts":1700000000.123456}"#
         );
+        assert_eq!(
+            ControlMessage::Pong { id, ts, at: Some(1.5) }.to_json(),
+            r#"{"t":"pong","id":"a1","ts":1700000000.123456,"at":1.5}"#
+        );
+        let pong = br#"{"t":"pong","id":1,"ts":2}"#;
+        assert!(matches!(ControlMessage::parse(pong), Ok(ControlMessage::Pong { at: None, .. })));
     }
 
     #[test]

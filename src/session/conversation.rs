@@ -1,4 +1,5 @@
-//! What both sides of a session do alike: follow the link, ping, answer, count.
+//! What both sides of a session do alike: follow the link, ping, answer, count. Pings of the other
+//! side are answered by the peer itself.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -142,7 +143,9 @@ impl Conversation {
                 self.ping().await;
                 (None, Said::ControlOpen)
             }
-            PeerEvent::Control(message, channel) => self.on_control(message, channel).await,
+            PeerEvent::Control(message, channel, read_at) => {
+                self.on_control(message, channel, read_at).await
+            }
             PeerEvent::ControlGarbage(error) => {
                 tracing::warn!("{error}");
                 (None, Said::Nothing)
@@ -162,14 +165,11 @@ impl Conversation {
         &mut self,
         message: ControlMessage,
         channel: ChannelRef,
+        read_at: Instant,
     ) -> (Option<String>, Said) {
         match message {
-            ControlMessage::Ping { id, ts } => {
-                self.answer(&ControlMessage::Pong { id, ts }, &channel).await;
-                (None, Said::Nothing)
-            }
             ControlMessage::Pong { id, .. } => {
-                self.pings.pong(&id, Instant::now());
+                self.pings.pong(&id, read_at);
                 (None, Said::Nothing)
             }
             ControlMessage::Text { id, text } => {
@@ -180,7 +180,9 @@ impl Conversation {
                 let error = printable(&error);
                 (Some(format!("the {} refused a message: {error}", self.other)), Said::Nothing)
             }
-            ControlMessage::Ack { .. } | ControlMessage::Unknown => (None, Said::Nothing),
+            ControlMessage::Ack { .. } | ControlMessage::Ping { .. } | ControlMessage::Unknown => {
+                (None, Said::Nothing)
+            }
             message => (None, Said::Control(message, channel)),
         }
     }

@@ -36,13 +36,13 @@ impl Pings {
         ControlMessage::Ping { id: Id::Number(self.next), ts }
     }
 
-    /// Takes the answer to a ping of ours.
-    pub fn pong(&mut self, id: &Id, now: Instant) {
+    /// Takes the answer to a ping of ours, which was read at `read_at`.
+    pub fn pong(&mut self, id: &Id, read_at: Instant) {
         let Id::Number(number) = id else { return };
         if let Some(at) = self.waiting.iter().position(|(waiting, _)| waiting == number)
             && let Some((_, sent)) = self.waiting.remove(at)
         {
-            self.times.push(now.duration_since(sent).as_secs_f64() * 1e3);
+            self.times.push(read_at.duration_since(sent).as_secs_f64() * 1e3);
         }
     }
 

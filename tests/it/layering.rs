@@ -10,6 +10,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("stats", 0),
     ("proto", 1),
     ("media", 1),
+    ("stun", 1),
     ("auth", 2),
     ("pairs", 2),
     ("peer", 2),

@@ -3,6 +3,7 @@
 mod auth;
 mod bad_input;
 mod cli;
+mod gathering;
 mod layering;
 mod main_job;
 mod media;
