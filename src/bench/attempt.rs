@@ -21,7 +21,7 @@ use super::{
 use crate::{
     peer::{
         IcePolicy, Peer, PeerEvent, PeerRole,
-        gathering::{GatherResult, Outcome},
+        gathering::{GatherOutcome, GatherResult},
         stats::{SelectedPair, Snapshot},
     },
     proto::control::{BenchReport, ControlMessage, KeyframeInfo},
@@ -239,7 +239,7 @@ impl<'r> Connection<'r> {
         match event {
             PeerEvent::ControlOpen => self.opened().await,
             PeerEvent::Control(ControlMessage::Pong { id, at, .. }, _, read) => {
-                self.pinging.pong(&id, at.and_then(|at| at.as_f64()), read);
+                self.pinging.pong(&id, at, read);
             }
             PeerEvent::Control(ControlMessage::Keyframe(info), ..)
                 if self.role == PeerRole::Receiver =>
@@ -529,14 +529,16 @@ impl<'r> Connection<'r> {
 }
 
 fn server_record(result: &GatherResult) -> IceServerRecord {
-    let (name, code, reason) = match &result.outcome {
-        Outcome::Reflexive(_) => ("reflexive", None, None),
-        Outcome::Allocated { .. } => ("allocated", None, None),
-        Outcome::Refused { code, reason } => ("refused", Some(*code), Some(reason.clone())),
-        Outcome::Silent { .. } => ("silent", Some(701), None),
-        Outcome::Unresolved(reason) => ("unresolved", Some(701), Some(reason.clone())),
-        Outcome::Unused => ("unused", None, None),
+    let name = match &result.outcome {
+        GatherOutcome::Reflexive(_) => "reflexive",
+        GatherOutcome::Allocated { .. } => "allocated",
+        GatherOutcome::Refused { .. } => "refused",
+        GatherOutcome::Silent { .. } => "silent",
+        GatherOutcome::Unresolved(_) => "unresolved",
+        GatherOutcome::Unreachable(_) => "unreachable",
+        GatherOutcome::Unused => "unused",
     };
+    let (code, reason) = result.failure().unzip();
     IceServerRecord {
         url: result.url.clone(),
         result: name.into(),

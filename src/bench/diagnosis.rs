@@ -9,7 +9,7 @@
 //! | room | `peer-absent` | the other device never came |
 //! | room | `no-answer`, `no-offer` | it is there, and does not describe itself |
 //! | gathering | `no-candidate` | no local candidate at all |
-//! | gathering | `turn-unauthorized`, `turn-refused`, `turn-silent`, `turn-unresolved`, `no-turn-server`, `no-relay-candidate` | only relay was allowed, and there is none |
+//! | gathering | `turn-401` and the like, `turn-silent`, `turn-unresolved`, `turn-unreachable`, `no-turn-server`, `no-relay-candidate` | only relay was allowed, and there is none |
 //! | ice | `no-remote-candidate` | the other side told none |
 //! | ice | `no-pair` | no pair of candidates got through |
 //! | ice | `lost` | connected, and lost before everything was measured |
@@ -18,12 +18,15 @@
 //! | datachannel | `no-pong` | pings were sent, none was answered |
 //! | video | `no-keyframe` | no keyframe came whole |
 
-use std::time::Duration;
+use std::{
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     peer::{
         PeerRole, Timings,
-        gathering::{GatherResult, Outcome},
+        gathering::{GatherOutcome, GatherResult},
     },
     report::bench::schema::FailureRecord,
     session::SessionError,
@@ -49,6 +52,8 @@ pub(super) struct Seen {
     pub(super) remote: Vec<CandidateType>,
     /// What STUN and TURN servers answered.
     pub(super) servers: Vec<GatherResult>,
+    /// This machine's clock less the token server's, s.
+    pub(super) clock_skew: Option<f64>,
     /// The connection was up and is gone.
     pub(super) lost: Option<String>,
     /// Pings sent and answered.
@@ -176,7 +181,7 @@ fn not_connected(seen: &Seen, asked: Asked) -> FailureRecord {
     let remedy = if seen.local.contains(&relay) || seen.remote.contains(&relay) {
         "a relay was there and did not help: is it reachable by both, and may it relay to the other \
          side's address?"
-    } else if seen.servers.iter().any(failed) {
+    } else if !servers.is_empty() {
         "neither side has a relay candidate: mend the TURN server named above"
     } else {
         "neither side has a relay candidate: give a TURN server (--ice-server turn:HOST with \
@@ -197,41 +202,37 @@ fn not_connected(seen: &Seen, asked: Asked) -> FailureRecord {
 
 /// Relay only, and no relay candidate: the server that should have given one says why.
 fn no_relay(seen: &Seen) -> FailureRecord {
-    let turn = |server: &&GatherResult| server.url.starts_with("turn");
-    let worst = seen.servers.iter().filter(turn).max_by_key(|server| match server.outcome {
-        Outcome::Refused { .. } => 4,
-        Outcome::Silent { .. } => 3,
-        Outcome::Unresolved(_) => 2,
-        _ => 1,
-    });
-    let (code, message, remedy) = match worst.map(|server| (server, &server.outcome)) {
-        None => (
-            "no-turn-server",
+    let mut turn = seen.servers.iter().filter(|server| server.url.starts_with("turn")).peekable();
+    let (code, message, remedy) = if turn.peek().is_none() {
+        (
+            "no-turn-server".to_owned(),
             "only relay candidates may be used, and no TURN server is known".to_owned(),
-            "give --ice-server turn:HOST with --turn-secret, or let the token API name one".into(),
-        ),
-        Some((server, Outcome::Refused { code, reason })) => (
-            if *code == 401 { "turn-unauthorized" } else { "turn-refused" },
-            format!("TURN {} answered {code} {reason}", server.url),
-            server.remedy(),
-        ),
-        Some((server, Outcome::Silent { requests })) => (
-            "turn-silent",
-            format!("TURN {} did not answer {requests} requests", server.url),
-            server.remedy(),
-        ),
-        Some((server, Outcome::Unresolved(reason))) => (
-            "turn-unresolved",
-            format!("TURN {}: {reason}", server.url),
-            server.remedy(),
-        ),
-        Some((server, _)) => (
-            "no-relay-candidate",
-            format!("TURN {} gave no relay candidate", server.url),
-            server.remedy(),
-        ),
+            "give --ice-server turn:HOST with --turn-secret, or let the token API name one"
+                .to_owned(),
+        )
+    } else if let Some((server, (number, text))) = turn
+        .filter_map(|server| Some((server, server.failure()?)))
+        // A server that answered says more than one that did not.
+        .max_by_key(|(server, _)| matches!(server.outcome, GatherOutcome::Refused { .. }))
+    {
+        (
+            server.code().unwrap_or_else(|| "no-relay-candidate".into()),
+            match server.outcome {
+                GatherOutcome::Refused { .. } => {
+                    format!("TURN {} answered {number} {text}", server.url)
+                }
+                _ => format!("TURN {}: {text}", server.url),
+            },
+            server.remedy(SystemTime::now(), seen.clock_skew),
+        )
+    } else {
+        (
+            "no-relay-candidate".to_owned(),
+            "only relay candidates may be used, and no TURN server gave one".to_owned(),
+            "TURN over TCP and TLS is not spoken yet: give turn:HOST?transport=udp".to_owned(),
+        )
     };
-    FailureRecord { stage: Stage::Gathering, code: code.into(), message, remedy }
+    FailureRecord { stage: Stage::Gathering, code, message, remedy }
 }
 
 fn measured(seen: &Seen) -> FailureRecord {
@@ -255,18 +256,11 @@ fn measured(seen: &Seen) -> FailureRecord {
     }
 }
 
-fn failed(server: &GatherResult) -> bool {
-    matches!(
-        server.outcome,
-        Outcome::Refused { .. } | Outcome::Silent { .. } | Outcome::Unresolved(_)
-    )
-}
-
 /// Servers that failed, for the end of a message.
 fn answers(servers: &[GatherResult]) -> String {
-    servers.iter().filter(|server| failed(server)).fold(String::new(), |mut text, server| {
-        text.push_str("; ");
-        text.push_str(&server.to_string());
+    let failed = servers.iter().filter_map(|server| Some((server, server.failure()?)));
+    failed.fold(String::new(), |mut text, (server, (code, words))| {
+        let _ = write!(text, "; {}: {code} {words}", server.url);
         text
     })
 }
@@ -304,6 +298,20 @@ mod tests {
         assert_eq!(code(&seen, ASKED), (Stage::Ice, "no-pair".into()));
         let relay_only = Asked { relay_only: true, ..ASKED };
         assert_eq!(code(&seen, relay_only), (Stage::Gathering, "no-turn-server".into()));
+        let server = |outcome| GatherResult {
+            url: "turn:t:3478".into(),
+            username: None,
+            outcome,
+            first_request: None,
+            took: None,
+        };
+        seen.servers = vec![server(GatherOutcome::Silent { requests: 7 })];
+        assert_eq!(code(&seen, relay_only), (Stage::Gathering, "turn-silent".into()));
+        let refused = GatherOutcome::Refused { code: 401, reason: "Unauthorized".into() };
+        seen.servers.insert(0, server(refused));
+        assert_eq!(code(&seen, relay_only), (Stage::Gathering, "turn-401".into()));
+        let message = diagnose(&seen, ASKED).message;
+        assert!(message.contains("turn:t:3478: 401 Unauthorized"), "{message}");
         let step = Some(Duration::from_millis(1));
         seen.timings.ice = step;
         assert_eq!(code(&seen, ASKED), (Stage::Dtls, "no-handshake".into()));
