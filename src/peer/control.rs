@@ -181,7 +181,7 @@ async fn read(shared: Arc<Shared>, counters: Arc<Counters>, reference: ChannelRe
                 counters.bytes_received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
                 let read_at = Instant::now();
                 match ControlMessage::parse(&message.data) {
-                    Ok(ControlMessage::Ping { id, ts }) => {
+                    Ok(ControlMessage::Ping { id, ts, .. }) => {
                         let at = Some(epoch_seconds(SystemTime::now()));
                         let pong = ControlMessage::Pong { id, ts, at };
                         shared.control.answer(&pong, &reference).await;

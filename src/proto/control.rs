@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn ping_is_echoed_to_the_letter() {
         let ping = br#"{"t":"ping","id":"a1","ts":1700000000.123456}"#;
-        let ControlMessage::Ping { id, ts } = ControlMessage::parse(ping).unwrap() else {
+        let ControlMessage::Ping { id, ts, .. } = ControlMessage::parse(ping).unwrap() else {
             panic!()
         };
         assert_eq!(

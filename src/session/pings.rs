@@ -33,7 +33,7 @@ impl Pings {
         self.next += 1;
         self.waiting.push_back((self.next, now));
         let ts = serde_json::Number::from_f64(epoch_seconds(wall)).unwrap_or_else(|| 0.into());
-        ControlMessage::Ping { id: Id::Number(self.next), ts }
+        ControlMessage::Ping { id: Id::Number(self.next), ts, pad: None }
     }
 
     /// Takes the answer to a ping of ours, which was read at `read_at`.
