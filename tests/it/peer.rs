@@ -144,7 +144,7 @@ async fn control_messages_go_both_ways_and_answers_come_back() {
 async fn a_ping_is_answered_by_the_peer_itself() {
     let (mut sender, mut receiver) = pair().await;
     let ts = serde_json::Number::from_f64(1_700_000_000.25).unwrap();
-    let ping = ControlMessage::Ping { id: Id::Text("p".into()), ts: ts.clone() };
+    let ping = ControlMessage::Ping { id: Id::Text("p".into()), ts: ts.clone(), pad: None };
     let (asked, asked_at) = (epoch_seconds(SystemTime::now()), Instant::now());
     sender.peer.send_control(&ping).await.unwrap();
     let (pong, read_at) = sender
