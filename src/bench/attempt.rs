@@ -13,7 +13,6 @@ use super::{
     matching::{Matching, Verified},
     milestones::{Milestones, ms},
     partner::{Partner, Told},
-    pictures::Picture,
     pinging::Pinging,
     plan::Share,
     video::Video,
@@ -115,7 +114,6 @@ struct Reporting {
 enum Step {
     Link(LinkEvent),
     Told(Told),
-    Picture(Result<Picture, SessionError>),
     Sent,
     Wake,
 }
@@ -153,15 +151,11 @@ impl<'r> Connection<'r> {
     async fn follow(&mut self, link: &mut Link) {
         while !self.over {
             let wake = self.wake();
-            let wants_picture = self.role == PeerRole::Sender
-                && self.sending.is_none()
-                && self.video.is_due(Instant::now());
             let step = tokio::select! {
                 biased;
                 event = link.next() => Step::Link(event),
                 told = next_told(self.partner.as_mut()) => Step::Told(told),
                 () = sent(&mut self.sending) => Step::Sent,
-                picture = next_picture(self.run, wants_picture) => Step::Picture(picture),
                 () = until(wake.map(Into::into)) => Step::Wake,
             };
             if let Some(peer) = link.peer() {
@@ -170,8 +164,6 @@ impl<'r> Connection<'r> {
             match step {
                 Step::Link(event) => self.on_link(event).await,
                 Step::Told(told) => self.on_told(told),
-                Step::Picture(Ok(picture)) => self.send_keyframe(picture),
-                Step::Picture(Err(error)) => self.fail(error),
                 Step::Sent => self.sending = None,
                 Step::Wake => {}
             }
@@ -303,8 +295,12 @@ impl<'r> Connection<'r> {
         );
     }
 
-    fn send_keyframe(&mut self, mut picture: Picture) {
-        let Some(peer) = self.peer.clone() else { return };
+    fn send_keyframe(&mut self) {
+        let (Some(peer), Some(pictures)) = (self.peer.clone(), &self.run.pictures) else { return };
+        let mut picture = match pictures.next() {
+            Ok(picture) => picture,
+            Err(error) => return self.fail(error),
+        };
         picture.access_unit.captured_at = SystemTime::now();
         let Some(rtp_timestamp) = peer.next_rtp_timestamp(&picture.access_unit) else { return };
         let unit = picture.access_unit.clone();
@@ -353,8 +349,12 @@ impl<'r> Connection<'r> {
             self.pinging.stop();
             self.video.stop();
         }
-        if self.role == PeerRole::Receiver {
-            self.ask_for_keyframe(now).await;
+        match self.role {
+            PeerRole::Receiver => self.ask_for_keyframe(now).await,
+            PeerRole::Sender if self.sending.is_none() && self.video.is_due(now) => {
+                self.send_keyframe();
+            }
+            PeerRole::Sender => {}
         }
         let measured = self.pinging.is_done(now)
             && self.video.is_done()
@@ -508,7 +508,7 @@ impl<'r> Connection<'r> {
             }
             return false;
         }
-        if self.told || self.share.keyframes == 0 {
+        if self.told || self.video.entries().is_empty() {
             return false;
         }
         let Some(report) = self.report.report.take() else { return true };
@@ -562,13 +562,6 @@ async fn next_told(partner: Option<&mut Partner>) -> Told {
     match partner {
         Some(partner) => partner.next().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn next_picture(run: &Run, wanted: bool) -> Result<Picture, SessionError> {
-    match &run.pictures {
-        Some(pictures) if wanted => pictures.next().await,
-        _ => std::future::pending().await,
     }
 }
 

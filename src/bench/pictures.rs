@@ -3,10 +3,10 @@
 //!
 //! Each is measured: how long the encoder took, and its PSNR against the picture that went in.
 
-use std::{sync::Arc, thread};
+use std::{sync::Mutex, thread, time::Duration};
 
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
 use crate::{
     media::{
@@ -19,8 +19,8 @@ use crate::{
     types::Stage,
 };
 
-/// Keyframes made ahead; 3 MB at 100 KB each.
-const AHEAD: usize = 32;
+/// Keyframes made ahead; 13 MB at 100 KB each.
+const AHEAD: usize = 128;
 
 /// A keyframe ready to be sent.
 #[derive(Debug, Clone)]
@@ -29,18 +29,24 @@ pub(super) struct Picture {
     pub(super) access_unit: AccessUnit,
     /// SHA-256 of it, hex.
     pub(super) sha256: String,
-    /// Time the encoder took, ms; none when it was encoded before.
+    /// Time the encoder took, ms; none when it was not encoded for this.
     pub(super) encode_ms: Option<f64>,
     /// PSNR of luma, dB; none when it cannot be compared.
     pub(super) psnr_db: Option<f64>,
 }
 
 /// Gives keyframes to all connections of a run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Pictures {
-    queue: Arc<Mutex<mpsc::Receiver<Result<Picture, SessionError>>>>,
+    queue: Mutex<Queue>,
     /// Size of the pictures.
     pub(super) size: (u32, u32),
+}
+
+#[derive(Debug)]
+struct Queue {
+    made: mpsc::Receiver<Result<Picture, SessionError>>,
+    last: Picture,
 }
 
 impl Pictures {
@@ -59,17 +65,29 @@ impl Pictures {
         )?;
         let first = queue.recv().await.unwrap_or_else(|| Err(stopped()))?;
         let size = (first.access_unit.width, first.access_unit.height);
-        // The first one shows that source and encoder work; the second one is as good.
+        // The first one only shows that source and encoder work: it is cold.
         let ready = usize::try_from(wanted).unwrap_or(AHEAD).min(AHEAD);
         while queue.len() < ready && !queue.is_closed() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(Self { queue: Arc::new(Mutex::new(queue)), size })
+        Ok(Self { queue: Mutex::new(Queue { made: queue, last: first }), size })
     }
 
-    /// The next keyframe. Cancel safe.
-    pub(super) async fn next(&self) -> Result<Picture, SessionError> {
-        self.queue.lock().await.recv().await.unwrap_or_else(|| Err(stopped()))
+    /// The next keyframe. One that is not ready in time is the one before once more, without its
+    /// measures: a slow encoder must not pass for a slow connection.
+    pub(super) fn next(&self) -> Result<Picture, SessionError> {
+        let mut queue = self.queue.lock().expect("no holder of this lock panics");
+        match queue.made.try_recv() {
+            Ok(Ok(picture)) => {
+                queue.last = picture.clone();
+                Ok(picture)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(mpsc::error::TryRecvError::Empty) => {
+                Ok(Picture { encode_ms: None, psnr_db: None, ..queue.last.clone() })
+            }
+            Err(mpsc::error::TryRecvError::Disconnected) => Err(stopped()),
+        }
     }
 }
 
