@@ -122,6 +122,17 @@ impl PeerError {
         }
     }
 
+    /// The failure in kebab case, for programs: stable from version to version.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoAddress(_) => "no-address",
+            Self::NoH264 { .. } => "no-h264",
+            Self::NotOpen(_) => "not-open",
+            Self::Crate { .. } => "webrtc-failed",
+        }
+    }
+
     /// What to try.
     #[must_use]
     pub fn remedy(&self) -> &'static str {

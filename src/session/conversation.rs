@@ -82,7 +82,7 @@ impl Conversation {
     ) -> Result<(Option<String>, Said), SessionError> {
         let other = self.other;
         let line = match event {
-            LinkEvent::Joined { peer_present } => {
+            LinkEvent::Joined { peer_present, .. } => {
                 self.present = peer_present.unwrap_or(self.present);
                 if !self.connected {
                     self.state = format!("waiting for the {other}");
@@ -123,7 +123,9 @@ impl Conversation {
                 format!("the {other} left the room ({reason:?})").to_lowercase()
             }
             LinkEvent::SignalingLost(cause) => format!("signaling: {cause}; trying again"),
-            LinkEvent::CandidateError(error) => format!("ice server {error}"),
+            LinkEvent::CandidateError { url, code, text, remedy } => {
+                format!("ice server {url}: {code} {text}; {remedy}")
+            }
         };
         Ok((Some(line), Said::Nothing))
     }
@@ -193,6 +195,7 @@ impl Conversation {
         if self.present {
             return SessionError::new(
                 Stage::Ice,
+                "no-connection",
                 format!("the {other} is in the room, but no connection came about in {timeout:?}"),
                 "look at --ice-policy and --candidates on both sides, the login of the TURN server, \
                  and whether UDP is blocked",
@@ -201,6 +204,7 @@ impl Conversation {
         let again = if self.met { "come back" } else { "come" };
         SessionError::new(
             Stage::Room,
+            "peer-absent",
             format!("the {other} did not {again} within {timeout:?}"),
             "start it with the same --signal and --pair, or give a longer --timeout",
         )

@@ -23,7 +23,7 @@ use super::SessionError;
 use crate::{
     peer::{Peer, PeerConfig, PeerEvent, stats::Snapshot},
     proto::signaling::LeaveReason,
-    signaling::client::{self, ClientConfig},
+    signaling::client::{self, ClientConfig, DialTimings},
     types::Stage,
 };
 
@@ -46,6 +46,11 @@ pub enum LinkEvent {
     Joined {
         /// As `hello` says.
         peer_present: Option<bool>,
+        /// How long each step to the socket took; with the first of these events of a socket.
+        timings: Option<DialTimings>,
+        /// How far this machine's clock is ahead of the server's, seconds (behind when negative);
+        /// `None` when it does not show or is below 2 s.
+        clock_skew: Option<f64>,
     },
     /// The signaling socket is gone; it is tried again.
     SignalingLost(String),
@@ -65,7 +70,16 @@ pub enum LinkEvent {
     /// The other side's description cannot be used.
     Refused(SessionError),
     /// A STUN or TURN server failed.
-    CandidateError(String),
+    CandidateError {
+        /// The server.
+        url: String,
+        /// STUN error code (RFC 8489 §14.8), or 701 when it could not be reached.
+        code: u16,
+        /// What happened.
+        text: String,
+        /// What to try.
+        remedy: String,
+    },
     /// Anything else on the peer connection.
     Peer(PeerEvent),
     /// The link cannot go on.
@@ -96,7 +110,12 @@ impl Link {
     /// The next event. Cancel safe.
     pub async fn next(&mut self) -> LinkEvent {
         self.events.recv().await.unwrap_or_else(|| {
-            LinkEvent::Failed(SessionError::new(Stage::Signaling, "the link has stopped", ""))
+            LinkEvent::Failed(SessionError::new(
+                Stage::Signaling,
+                "link-stopped",
+                "the link has stopped",
+                "",
+            ))
         })
     }
 

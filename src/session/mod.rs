@@ -33,15 +33,22 @@ use crate::{
 pub struct SessionError {
     /// Where in the course of a run.
     pub stage: Stage,
-    /// What failed and why.
+    /// What failed, in kebab case: stable, for programs.
+    pub code: String,
+    /// What failed and why, for people.
     pub message: String,
     /// What to try.
     pub remedy: String,
 }
 
 impl SessionError {
-    pub(crate) fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { stage, message: message.into(), remedy: remedy.into() }
+    pub(crate) fn new(
+        stage: Stage,
+        code: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { stage, code: code.into(), message: message.into(), remedy: remedy.into() }
     }
 }
 

@@ -59,6 +59,7 @@ impl TokenProvider for Tokens {
             device_id: Some("phone".into()),
             exp: Some(now + self.lifetime_s),
             ice_servers: Vec::new(),
+            clock_skew: None,
         })
     }
 }
@@ -460,7 +461,7 @@ async fn refusals_of_the_upgrade_show_what_the_server_says() {
     ] {
         let (error, _) =
             tokio::join!(failure(server.config()), server.answer(status, headers, body));
-        assert_eq!(error.stage(), Stage::Signaling);
+        assert_eq!((error.stage(), error.code().as_str()), (Stage::Signaling, "tcp-refused"));
         assert!(error.to_string().contains(expected), "{error}");
         assert!(error.remedy().contains(remedy), "{}", error.remedy());
     }
@@ -481,6 +482,44 @@ async fn what_is_no_websocket_server_is_called_so() {
 }
 
 #[tokio::test]
+async fn the_steps_of_connecting_are_timed() {
+    let server = Server::start().await;
+    let (_client, mut events) = connect(server.config());
+    let _socket = server.accept().await;
+    let ClientEvent::Connected { timings, clock_skew, .. } = events.recv().await.unwrap() else {
+        panic!("not connected")
+    };
+    // A token was asked for; nothing is secured on `ws://`.
+    assert!(timings.token.is_some() && timings.tls.is_none(), "{timings:?}");
+    assert!(!timings.tcp.is_zero() && !timings.upgrade.is_zero(), "{timings:?}");
+    assert_eq!(clock_skew, None, "no server has told the time");
+}
+
+#[tokio::test]
+async fn a_refusal_tells_how_far_the_clock_is() {
+    let server = Server::start().await;
+    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let config = server.config_with(Arc::new(Once));
+    let (error, _) = tokio::join!(failure(config), server.answer("401 Unauthorized", date, ""));
+    assert_eq!(error.code(), "http-401");
+    assert!(error.remedy().contains("days ahead of the server's"), "{}", error.remedy());
+}
+
+/// One token, which cannot be renewed.
+struct Once;
+
+#[async_trait]
+impl TokenProvider for Once {
+    async fn access(&self) -> Result<Access, TokenError> {
+        Tokens::lasting(300).access().await
+    }
+
+    fn renews(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
 async fn failures_before_http_are_told_apart() {
     let server = Server::start().await;
     let tls = ClientConfig { url: server.url().replace("http", "wss"), ..server.config() };
@@ -490,11 +529,17 @@ async fn failures_before_http_are_told_apart() {
         stream
     };
     let (error, _) = tokio::join!(failure(tls), plain);
-    assert_eq!(error.stage(), Stage::Tls, "{error}");
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Tls, "tls-plain-text"), "{error}");
+    assert!(error.remedy().contains(&server.url().replace("http", "ws")), "{}", error.remedy());
+
+    // Somebody hangs up in the handshake.
+    let tls = ClientConfig { url: server.url().replace("http", "wss"), ..server.config() };
+    let (error, _) = tokio::join!(failure(tls), server.listener.accept());
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Tls, "tls-failed"), "{error}");
 
     let unknown = ClientConfig { url: "ws://no-such-host.invalid".into(), ..server.config() };
     let error = failure(unknown).await;
-    assert_eq!(error.stage(), Stage::Dns, "{error}");
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Dns, "dns-failed"), "{error}");
     assert!(error.to_string().contains("no-such-host.invalid"));
 
     let scheme = ClientConfig { url: "ftp://127.0.0.1".into(), ..server.config() };
