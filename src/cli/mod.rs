@@ -13,6 +13,7 @@ pub mod config;
 pub mod connect;
 pub mod demo;
 pub mod devices;
+pub mod exports;
 pub mod failure;
 pub mod ice;
 pub mod layers;
@@ -22,6 +23,7 @@ pub mod observe;
 pub mod output;
 pub mod recv;
 pub mod relay;
+pub mod report;
 pub mod secret;
 pub mod send;
 pub mod serve;
@@ -102,6 +104,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run serve, send and recv on this machine
     Demo(demo::DemoArgs),
+    /// Show saved bench results, compare them with the first, write reports
+    Report(report::ReportArgs),
     /// Fetch, mint or inspect a signaling token
     Token(token::TokenArgs),
     /// List cameras and their formats
@@ -118,6 +122,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Recv(args) => recv::run(args, output).await,
         Command::Serve(args) => serve::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
+        Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),

@@ -9,7 +9,7 @@
 //! - it needs no symmetry, and is the same for the ratio and its logarithm;
 //! - for a median it comes close to the exact interval between order statistics;
 //! - the *basic* interval would mirror the long tail of times to the wrong side;
-//! - *BCa* needs the jackknife for its acceleration, which is not consistent for quantiles
+//! - `BCa` needs the jackknife for its acceleration, which is not consistent for quantiles
 //!   (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, §11.6).
 //!
 //! Percentile intervals are too short for few clusters. Their ends are moved outward as Hesterberg does
@@ -35,7 +35,7 @@ mod share;
 #[cfg(test)]
 mod simulations;
 
-pub use quantile::{Cluster, QuantileRatio, values_needed};
+pub use quantile::{Cluster, QuantileRatio, pooled_quantile, values_needed};
 pub use share::{ShareDifference, Trials};
 
 /// Connections with values that either side needs before values in clusters are compared. With fewer,

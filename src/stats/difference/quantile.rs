@@ -42,6 +42,14 @@ pub fn values_needed(quantile: f64) -> usize {
     (1.0 / (1.0 - quantile) - 1e-9).ceil() as usize
 }
 
+/// The smallest value that a share `quantile` of the values of some runs together does not exceed; none
+/// without values.
+#[must_use]
+pub fn pooled_quantile(runs: &[Vec<Cluster>], quantile: f64) -> Option<f64> {
+    let pool = Pool::new(runs);
+    (!pool.values.is_empty()).then(|| pool.quantile(quantile, &pool.weights))
+}
+
 /// The quantile of the current run over that of the baseline.
 #[derive(Debug, Clone)]
 pub struct QuantileRatio {
