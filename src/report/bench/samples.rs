@@ -91,14 +91,17 @@ impl Sample {
             });
             return record;
         }
-        let mut ms = |middle: f64| middle * self.slower * random.random_range(0.8..1.25);
+        // In whole µs: longer fractions do not come back from JSON to the last bit.
+        let mut ms = |middle: f64| {
+            (middle * self.slower * random.random_range(0.8..1.25) * 1000.0).round() / 1000.0
+        };
         record.ok = true;
         record.connection_type = Some(self.kind.to_owned());
         record.setup_ms = Setup { total: Some(ms(20.0)), ..Setup::default() };
         let middle = ms(0.3) / self.slower;
         record.pings_sent = 40;
         record.pings_lost = self.lost;
-        record.rtt = (0..40 - self.lost).map(|i| [i as f64 * 0.02, ms(middle)]).collect();
+        record.rtt = (0..40 - self.lost).map(|i| [i as f64 / 50.0, ms(middle)]).collect();
         record.keyframes = (0..self.keyframes)
             .map(|i| KeyframeRecord {
                 bytes: 90_000 + i as u64,
