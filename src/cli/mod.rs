@@ -14,6 +14,7 @@ pub mod config;
 pub mod connect;
 pub mod demo;
 pub mod devices;
+pub mod exports;
 pub mod failure;
 pub mod ice;
 pub mod layers;
@@ -23,6 +24,7 @@ pub mod observe;
 pub mod output;
 pub mod recv;
 pub mod relay;
+pub mod report;
 pub mod secret;
 pub mod send;
 pub mod serve;
@@ -105,6 +107,8 @@ enum Command {
     Bench(bench::args::BenchArgs),
     /// Run serve, send and recv on this machine
     Demo(demo::DemoArgs),
+    /// Show saved bench results, compare them with the first, write reports
+    Report(report::ReportArgs),
     /// Fetch, mint or inspect a signaling token
     Token(token::TokenArgs),
     /// List cameras and their formats
@@ -122,6 +126,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args, output).await,
         Command::Bench(args) => bench::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
+        Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),

@@ -9,6 +9,7 @@ mod main_job;
 mod media;
 mod peer;
 mod raw_http;
+mod report;
 mod run;
 mod signaling_client;
 mod signaling_server;

@@ -386,7 +386,8 @@ pub struct MetricComparison {
     pub baseline: Option<f64>,
     /// In this run; null when it has none.
     pub current: Option<f64>,
-    /// Worsening as a share of the baseline: 0.1 is 10 % worse, negative is better.
+    /// Worsening as a share of the baseline: 0.1 is 10 % worse, negative is better. Of a share (success,
+    /// loss) it is the difference: 0.1 is from 99 % to 89 %.
     pub change: Option<f64>,
     /// Interval of the change.
     pub interval: Option<[f64; 2]>,
