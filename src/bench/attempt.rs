@@ -190,8 +190,9 @@ impl<'r> Connection<'r> {
 
     async fn on_link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Joined { peer_present, timings } => {
+            LinkEvent::Joined { peer_present, timings, clock_skew } => {
                 self.seen.joined = true;
+                self.seen.clock_skew = clock_skew;
                 self.seen.present = peer_present.or(self.seen.present);
                 if let Some(timings) = timings {
                     self.marks.joined.get_or_insert((Instant::now(), timings));
@@ -215,7 +216,10 @@ impl<'r> Connection<'r> {
                 self.lost(format!("the other side said goodbye{reason}"), *counted);
             }
             LinkEvent::Peer(event) => self.on_peer(event).await,
-            LinkEvent::Connected | LinkEvent::SignalingLost(_) | LinkEvent::CandidateError(_) => {}
+            // What ICE servers answered is asked for at the end.
+            LinkEvent::Connected
+            | LinkEvent::SignalingLost(_)
+            | LinkEvent::CandidateError { .. } => {}
         }
     }
 

@@ -65,8 +65,8 @@ pub async fn run(
             LinkEvent::Peer(event) => current.on_peer(event, &link).await,
             LinkEvent::SignalingLost(why) => tell(RespondEvent::Line(format!("signaling: {why}"))),
             LinkEvent::Refused(error) => tell(RespondEvent::Line(error.to_string())),
-            LinkEvent::CandidateError(error) => {
-                tell(RespondEvent::Line(format!("ice server {error}")));
+            LinkEvent::CandidateError { url, code, text, .. } => {
+                tell(RespondEvent::Line(format!("ice server {url}: {code} {text}")));
             }
             _ => {}
         }

@@ -13,18 +13,19 @@ use self::{
     show::Show,
     target::{Target, described, target},
 };
-use super::{
-    exports,
-    failure::Failure,
-    observe,
-    output::Output,
-    stop,
-};
+use super::{exports, failure::Failure, github_actions, observe, output::Output, report, stop};
 use crate::{
     bench::{self, BenchConfig, Measured, respond::RespondEvent},
     peer::PeerRole,
-    report::bench::{
-        BenchResult, Named, compare, gates::{Gates, Measured as Wanted}, github, load, schema::{self, Host}, table,
+    report::{
+        bench::{
+            BenchResult, Named,
+            compare::compare,
+            gates::{Gates, Measured as Wanted},
+            schema::{self, Host},
+            table::table,
+        },
+        whole_file,
     },
     types::Stage,
 };
@@ -42,13 +43,10 @@ pub async fn run(args: BenchArgs, mut output: Output) -> Result<(), Failure> {
     let plan = args.load.plan()?;
     let gates = args.gates.gates()?;
     check_gates(&args, &gates)?;
-    let baseline = load::load_all(&args.gates.baseline).map_err(|error| {
-        Failure::usage(format!("--baseline: {error}"), error.remedy())
-    })?;
-    args.results.exports.check()?;
-    if let Some(out) = &args.results.out {
-        exports::check(out)?;
-    }
+    let baseline = report::read(&args.gates.baseline)?;
+    args.results.exports.check_apart_from(&args.gates.baseline)?;
+    let out = args.results.out.as_deref().map(|out| ("--out", out));
+    args.results.exports.check(out.as_slice())?;
     let Target { slots, timeout, connect, served } = target(&args).await?;
     let config = described(&args, &connect);
     let mut show = Show::new(
@@ -70,7 +68,7 @@ pub async fn run(args: BenchArgs, mut output: Output) -> Result<(), Failure> {
     let measured = bench::run(bench, stop::asked(), &mut |event| show.on(event)).await;
     let mut result = result(measured, started_at, config);
     if !baseline.is_empty() {
-        let compared = compare::compare(&baseline, &result, gates.max_regression);
+        let compared = compare(&baseline, &result, gates.max_regression);
         result.comparison = Some(compared);
     }
     result.checks = gates.check(&result);
@@ -163,14 +161,15 @@ fn write(args: &BenchArgs, output: Output, result: BenchResult) -> Result<(), Fa
     let shown = if args.results.json_stream {
         Ok(())
     } else {
-        output.event(result).and_then(|()| output.result(table::table(&runs)))
+        output.event(result).and_then(|()| output.result(table(&runs).trim_end()))
     };
     let saved = match &args.results.out {
-        Some(out) => exports::write(out, format!("{}\n", json!(result)).as_bytes()),
+        Some(out) => whole_file::write(out, format!("{}\n", json!(result)).as_bytes())
+            .map_err(|error| exports::unwritable("--out", out, &error)),
         None => Ok(()),
     };
     let exported = args.results.exports.write(&runs);
-    exports::github(&runs, output);
+    github_actions::tell(&runs, output);
     shown.and(saved).and(exported)
 }
 

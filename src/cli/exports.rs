@@ -15,7 +15,7 @@ use crate::{
 pub struct ExportArgs {}
 
 /// A flag that was given, and its file.
-type Asked<'a> = (&'static str, &'a Path);
+pub type Asked<'a> = (&'static str, &'a Path);
 
 /// One kind of report.
 struct Format {
@@ -28,12 +28,13 @@ struct Format {
 const FORMATS: &[Format] = &[];
 
 impl ExportArgs {
-    /// Finds out before the work whether the files can be written afterwards.
+    /// Finds out before the work whether the files, and `others` by their flags, can be written
+    /// afterwards.
     ///
     /// # Errors
-    /// Exit code 2 when two reports have the same file, 1 when one cannot be written.
-    pub fn check(&self) -> Result<(), Failure> {
-        check(&self.asked())
+    /// Exit code 2 when two have the same file, 1 when one cannot be written.
+    pub fn check(&self, others: &[Asked<'_>]) -> Result<(), Failure> {
+        check(&[&self.asked()[..], others].concat())
     }
 
     /// Refuses reports that would be written over a file that is read.
@@ -89,7 +90,8 @@ fn check_apart(asked: &[Asked<'_>], inputs: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
+/// A file that cannot be written, as a failure.
+pub fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(
         Stage::Output,
         format!("cannot write {flag} `{}`: {error}", path.display()),

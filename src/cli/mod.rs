@@ -16,6 +16,7 @@ pub mod demo;
 pub mod devices;
 pub mod exports;
 pub mod failure;
+pub mod github_actions;
 pub mod ice;
 pub mod layers;
 pub mod logging;

@@ -58,6 +58,11 @@ impl Output {
         }
     }
 
+    /// A line on stderr, also when quiet: for a program that reads it there.
+    pub fn always(&self, text: &str) {
+        stderr_line(text);
+    }
+
     /// A result for people or pipes, on stdout with a line end; nothing with `--json`, where
     /// [`Output::event`] is the result.
     ///

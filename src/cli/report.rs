@@ -65,7 +65,7 @@ pub fn run(args: &ReportArgs, output: Output) -> Result<(), Failure> {
         ));
     }
     args.exports.check_apart_from(&args.files)?;
-    args.exports.check()?;
+    args.exports.check(&[])?;
     let mut runs = read(&args.files)?;
     let checks = judge(&mut runs, args.max_regression);
     show(&runs, &checks, output)?;
@@ -73,7 +73,11 @@ pub fn run(args: &ReportArgs, output: Output) -> Result<(), Failure> {
     verdict(&runs, &checks)
 }
 
-fn read(files: &[PathBuf]) -> Result<Vec<Named>, Failure> {
+/// Reads saved results.
+///
+/// # Errors
+/// Exit code 2 for a file that is no result.
+pub fn read(files: &[PathBuf]) -> Result<Vec<Named>, Failure> {
     let one = |path: &PathBuf| match load(path) {
         Ok(result) => Ok(Named { name: path.display().to_string(), result }),
         Err(error) => Err(Failure::usage(error.to_string(), error.remedy())),

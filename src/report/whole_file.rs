@@ -1,4 +1,5 @@
-//! Files that are whole at every moment: written under another name beside, then renamed.
+//! Files that are whole at every moment: written and synced under another name beside, then
+//! renamed.
 //!
 //! What is no regular file (a pipe, `/dev/null`, `/dev/stdout`) is written as it is: renaming would put
 //! a file in its place. A symbolic link stays one; the file it leads to is replaced.
@@ -17,7 +18,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let Some(target) = target(path)? else { return fs::write(path, bytes) };
     let beside = beside(&target)?;
     let written = File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&beside, &target));
     if written.is_err() {
         // The error to tell is the first one.
