@@ -2,6 +2,7 @@
 
 mod auth;
 mod bad_input;
+mod bench;
 mod cli;
 mod gathering;
 mod layering;
