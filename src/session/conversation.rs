@@ -11,11 +11,8 @@ use super::{
 use crate::{
     peer::{ConnectionState, PeerEvent, Timings, control::ChannelRef, stats::SelectedPair},
     proto::control::{ControlMessage, Id},
-    types::Stage,
+    types::{Stage, printable},
 };
-
-/// Longest text of the other side that is shown, characters.
-const MAX_TEXT: usize = 4096;
 
 /// One side's talk with the other.
 // Four facts that come and go on their own, not one state.
@@ -266,9 +263,4 @@ impl Conversation {
             ..Report::default()
         }
     }
-}
-
-/// Text of the other side, safe to print on a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(MAX_TEXT).collect()
 }
