@@ -300,7 +300,7 @@ mod tests {
             "| ice/no-pair | 1 | no pair worked | give a TURN server, or two |\n",
             "| min-success | ❌ not met | at least 99 % | 75 % | 3 of 4 |\n",
             "| max-rtt-p95 | ✅ met | at most 100 ms | 0.53 ms |  |\n",
-            "| rtt-p95 | 0.39 ms | 0.53 ms | 37.4 % worse | +26 to +50 % | REGRESSED |\n",
+            "| rtt-p95 | 0.39 ms | 0.53 ms | 37 % worse | +26 to +50 % | REGRESSED |\n",
             "1 of 6 pings lost (16.7 %)",
             "<details><summary>",
         ] {
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn text_from_outside_is_only_shown() {
         let text = markdown(&[example::named("a", example::hostile())]);
-        for active in ["<img", "`x`", "</td>", "@orion", "#1", "://", "\u{1b}", "\u{202e}"] {
+        for active in ["<img", "`x`", "</td>", "@orion", " #1 ", "://", "\u{1b}", "\u{202e}"] {
             assert!(!text.contains(active), "{active:?} in\n{text}");
         }
         for line in text.lines().filter(|line| line.starts_with("| ice")) {
