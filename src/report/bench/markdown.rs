@@ -73,21 +73,25 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// A table; the first column is left-aligned, the others as `aligned` says.
+/// A table of numbers: the first column is left-aligned, the others are right-aligned.
 fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut text =
-        format!("| {} |\n|:--{}|\n", header.join(" | "), "|--:".repeat(header.len() - 1));
-    for row in rows {
-        let _ = writeln!(text, "| {} |", row.join(" | "));
+    aligned(header, "--:", rows)
+}
+
+/// A table of texts, of which the first [`MOST_ROWS`] rows are shown.
+fn list_table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut text = aligned(header, ":--", &rows[..rows.len().min(MOST_ROWS)]);
+    if rows.len() > MOST_ROWS {
+        let _ = writeln!(text, "\n_and {} more_", rows.len() - MOST_ROWS);
     }
     text
 }
 
-fn list_table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let shown = &rows[..rows.len().min(MOST_ROWS)];
-    let mut text = table(header, shown).replace("--:", ":--");
-    if rows.len() > MOST_ROWS {
-        let _ = writeln!(text, "\n_and {} more_", rows.len() - MOST_ROWS);
+fn aligned(header: &[&str], rule: &str, rows: &[Vec<String>]) -> String {
+    let rules = format!("|{rule}").repeat(header.len() - 1);
+    let mut text = format!("| {} |\n|:--{rules}|\n", header.join(" | "));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
     }
     text
 }

@@ -3,7 +3,7 @@
 use super::{
     Named,
     layout::{Align, Column, columns, cut_front},
-    schema::BenchResult,
+    schema::{BenchResult, Setup},
     table::{Page, stages},
     wording::{self, NOTHING, Outcome, maybe},
 };
@@ -154,7 +154,7 @@ fn setup(results: &[&BenchResult]) -> Vec<Metric> {
     let mut names: Vec<&'static str> = Vec::new();
     // In the order of time, whichever run got there.
     let all: Vec<_> = results.iter().map(|r| stages(&r.connections.setup_ms)).collect();
-    for stage in crate::report::bench::schema::Setup::<()>::default().stages() {
+    for stage in Setup::<()>::default().stages() {
         if all.iter().flatten().any(|(name, _)| *name == stage.0) {
             names.push(stage.0);
         }
