@@ -3,7 +3,7 @@
 use super::{
     Named,
     layout::{Align, Column, columns, cut_front},
-    schema::BenchResult,
+    schema::{BenchResult, Setup},
     table::{Page, stages},
     wording::{self, NOTHING, Outcome, maybe},
 };
@@ -74,7 +74,7 @@ fn block_of(page: &mut Page, runs: &[Named], shown: &[usize]) {
     for (heading, metrics) in sections(&results) {
         let metrics: Vec<_> = metrics.iter().filter_map(|metric| cells(metric, &results)).collect();
         if !metrics.is_empty() {
-            rows.push(vec![heading.to_owned()]);
+            rows.extend([Vec::new(), vec![heading.to_owned()]]);
             rows.extend(metrics);
         }
     }
@@ -96,17 +96,20 @@ fn cells(metric: &Metric, results: &[&BenchResult]) -> Option<Vec<String>> {
     Some(cells)
 }
 
-/// Change from `a` to `b`: in percent of `a`, or in percentage points when both are percentages.
+/// Change from `a` to `b`: in percent of `a`; of counts the difference, of percentages that in
+/// percentage points.
 fn change(a: Option<f64>, b: Option<f64>, unit: &str) -> String {
     let (Some(a), Some(b)) = (a, b) else { return NOTHING.into() };
     let text = match unit {
         "share" => wording::signed(b - a).replace('%', "pp"),
+        "" if a.to_bits() == b.to_bits() => "0".into(),
+        "" => format!("{:+}", b - a),
         // Nothing can be told in percent of nothing.
         _ if a == 0.0 && b != 0.0 => NOTHING.into(),
         _ if a == 0.0 => "0 %".into(),
         _ => wording::signed((b - a) / a),
     };
-    if text.chars().count() > CHANGE - 2 { "> x1000".into() } else { text }
+    if text.chars().count() > CHANGE - 2 { "a lot".into() } else { text }
 }
 
 type Section = (&'static str, Vec<Metric>);
@@ -151,7 +154,7 @@ fn setup(results: &[&BenchResult]) -> Vec<Metric> {
     let mut names: Vec<&'static str> = Vec::new();
     // In the order of time, whichever run got there.
     let all: Vec<_> = results.iter().map(|r| stages(&r.connections.setup_ms)).collect();
-    for stage in crate::report::bench::schema::Setup::<()>::default().stages() {
+    for stage in Setup::<()>::default().stages() {
         if all.iter().flatten().any(|(name, _)| *name == stage.0) {
             names.push(stage.0);
         }

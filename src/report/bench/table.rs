@@ -55,9 +55,15 @@ impl Page {
         Self { text: String::new(), width }
     }
 
-    /// A line as it is.
+    /// A line as it is, but for what a CI runner that reads this would take for a command: GitHub's
+    /// `::error::` at its beginning and `##[error]` anywhere.
     pub(super) fn line(&mut self, line: &str) {
-        self.text.push_str(line);
+        let text = line.trim_start();
+        if text.strip_prefix("::").is_some_and(|rest| rest.contains("::")) {
+            self.text.push_str(&line.replacen("::", "\u{fffd}:", 1).replace("##[", "#\u{fffd}["));
+        } else {
+            self.text.push_str(&line.replace("##[", "#\u{fffd}["));
+        }
         self.text.push('\n');
     }
 
@@ -108,8 +114,8 @@ fn head(page: &mut Page, result: &BenchResult) {
     let word = Outcome::of(result).word();
     page.say(0, &format!("{word}: {}", wording::headline(result)));
     page.say(2, &wording::provenance(result));
-    let config: Vec<_> = wording::config(result).iter().map(|(k, v)| format!("{k} {v}")).collect();
-    page.say(2, &config.join(", "));
+    let config: Vec<_> = wording::config(result).iter().map(|(k, v)| format!("{k}={v}")).collect();
+    page.say(2, &config.join("  "));
     if let Some(FailureRecord { stage, code, message, remedy }) = &result.ended {
         page.line("");
         page.say(0, &format!("ended early: {}", wording::failure(*stage, code)));
@@ -128,13 +134,13 @@ fn connections(page: &mut Page, result: &BenchResult) {
     page.say(
         2,
         &format!(
-            "succeeded  {}/{}, {} (95 % interval: {low} to {high})",
+            "succeeded: {} of {}, {} (95 % interval: {low} to {high})",
             connections.succeeded,
             connections.attempted,
             human::share(rate)
         ),
     );
-    page.say(2, &format!("by type    {}", wording::by_type(result).as_deref().unwrap_or("none")));
+    page.say(2, &format!("by type: {}", wording::by_type(result).as_deref().unwrap_or("none")));
 }
 
 /// Stages that were got through, in the order of time: the total ends with the data channel.
@@ -352,14 +358,14 @@ mod tests {
         print!("{text}");
         for part in [
             "FAIL: 3 of 4 connections succeeded; 1 of 3 gates not met\n",
-            "  succeeded  3/4, 75 % (95 % interval: 30.1 % to 95.4 %)\n",
+            "  succeeded: 3 of 4, 75 % (95 % interval: 30.1 % to 95.4 %)\n",
             "  DNS                    3  <0.01 ms  <0.01 ms  <0.01 ms  <0.01 ms\n",
             "  6 pings sent, 1 lost (16.7 %)\n",
-            "  3 sent, 3 received, 2 intact (66.7 %), 2 over the size limit\n",
+            "  3 sent, 3 received, 2 intact (66.7 %), 1 over the size limit\n",
             "  1 x ice/no-pair\n      no pair worked\n      try: give a TURN server, or two\n",
-            "  min-success    NOT met  at least 99 %    75 %\n      3 of 4\n",
-            "  max-rtt-p95    met      at most 100 ms   0.53 ms\n",
-            "+37.4 %",
+            "  min-success    NOT met  at least 99 %   75 %\n      3 of 4\n",
+            "  max-rtt-p95    met      at most 100 ms  0.53 ms\n",
+            "+37 %",
             "the other side's clock is 12.5 ms behind",
             "  3.2 s of CPU time, 88.0 MB of memory at most, 1.2 MB a connection\n",
             "  host.load: not asked\n",
@@ -416,15 +422,30 @@ mod tests {
     }
 
     #[test]
+    fn it_cannot_command_a_ci_runner() {
+        let mut result = example::partial();
+        if let Some(ended) = &mut result.ended {
+            ended.message = "::stop-commands::x ##[error]y ::1 is fine".into();
+        }
+        let text = page(result);
+        assert!(
+            text.contains("    \u{fffd}:stop-commands::x #\u{fffd}[error]y ::1 is fine\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn several_runs_stand_side_by_side() {
         let mut slower = example::full();
         slower.rtt_ms.spread.p50 = Some(0.43);
         slower.connections.success_rate = Some(0.5);
+        slower.connections.succeeded = 2;
         let text = table(&[example::named("a", example::full()), example::named("b", slower)]);
         print!("{text}");
         for part in [
-            "  p50                      0.34 ms     0.43 ms     +25 %\n",
-            "  success rate                75 %        50 %    -25 pp\n",
+            "  p50                    0.34 ms     0.43 ms     +25 %\n",
+            "  success rate              75 %        50 %    -25 pp\n",
+            "  succeeded                    3           2        -1\n",
             "what went wrong in B\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");

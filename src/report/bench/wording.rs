@@ -66,7 +66,7 @@ pub(super) fn headline(result: &BenchResult) -> String {
     match (gates, not_met) {
         (0, _) => {}
         (1, 0) => parts.push("its gate is met".into()),
-        (_, 0) => parts.push(format!("all {gates} gates are met")),
+        (_, 0) => parts.push(format!("all of its {gates} gates are met")),
         (1, _) => parts.push("its gate is not met".into()),
         _ => parts.push(format!("{not_met} of {gates} gates not met")),
     }
@@ -196,20 +196,22 @@ fn words(value: &Value) -> String {
     }
 }
 
-/// A change in percent, with its sign.
+/// A change in percent, with its sign: `+4.2 %`, `-12 %`.
 pub(super) fn signed(change: f64) -> String {
-    let percent = (change * 1000.0).round() / 10.0;
+    let percent = change * 100.0;
+    let digits = if percent.abs() < 9.95 { 10.0 } else { 1.0 };
+    let percent = (percent * digits).round() / digits;
     // A zero has no sign.
     if percent == 0.0 { "0 %".into() } else { format!("{percent:+} %") }
 }
 
-/// A change as a share of the baseline, positive for worse.
+/// A change as a share of the baseline, positive for worse: `37 % worse`.
 pub(super) fn worsening(change: f64) -> String {
-    let size = human::share(change.abs());
-    match change {
-        _ if size == "0 %" => size,
-        change if change > 0.0 => format!("{size} worse"),
-        _ => format!("{size} better"),
+    let signed = signed(change);
+    match signed.strip_prefix('+') {
+        Some(size) => format!("{size} worse"),
+        None if signed.starts_with('-') => format!("{} better", &signed[1..]),
+        None => signed,
     }
 }
 
