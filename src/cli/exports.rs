@@ -5,14 +5,27 @@ use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use crate::{
-    report::{bench::Named, whole_file},
+    report::{
+        bench::{Named, csv, junit, markdown},
+        whole_file,
+    },
     types::Stage,
 };
 
 /// Flags for reports as files.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Reports")]
-pub struct ExportArgs {}
+pub struct ExportArgs {
+    /// Write a Markdown summary, as for a pull request
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Write `JUnit` XML for a CI server
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write the values as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
 
 /// A flag that was given, and its file.
 pub type Asked<'a> = (&'static str, &'a Path);
@@ -25,7 +38,11 @@ struct Format {
 }
 
 /// A new format is a field above and a line here.
-const FORMATS: &[Format] = &[];
+const FORMATS: &[Format] = &[
+    Format { flag: "--markdown", path: |args| args.markdown.as_ref(), render: markdown::markdown },
+    Format { flag: "--junit", path: |args| args.junit.as_ref(), render: junit::junit },
+    Format { flag: "--csv", path: |args| args.csv.as_ref(), render: csv::csv },
+];
 
 impl ExportArgs {
     /// Finds out before the work whether the files, and `others` by their flags, can be written

@@ -12,11 +12,10 @@ use crate::{
         gates::Gates,
         load::load,
         schema::{Check, Comparison},
+        table::table,
     },
     types::Stage,
 };
-
-mod plain;
 
 /// Schema of the line that `--json` prints for several results.
 const SCHEMA: &str = "orion-peer/report/1";
@@ -123,7 +122,7 @@ fn show(runs: &[Named], checks: &[Vec<Check>], output: Output) -> Result<(), Fai
             pass: checks.iter().flatten().all(|check| check.pass),
         })?;
     }
-    output.result(plain::text(runs).trim_end())
+    output.result(table(runs).trim_end())
 }
 
 fn verdict(runs: &[Named], checks: &[Vec<Check>]) -> Result<(), Failure> {
