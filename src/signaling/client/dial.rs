@@ -185,9 +185,10 @@ fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
     }
 }
 
-/// The TLS failure an I/O error stands for.
+/// The TLS failure an I/O error stands for; the HTTP client wraps it twice.
 pub(in crate::signaling) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
-    error.get_ref()?.downcast_ref()
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| inner.downcast_ref().and_then(rustls_error))
 }
 
 fn answered(url: String, response: &Response) -> ClientError {
