@@ -148,7 +148,10 @@ async fn measure_pings(pair: &mut Pair, pings: usize) {
         let id = Id::Number(number as i64);
         let ts = serde_json::Number::from_f64(0.0).expect("finite");
         let begun = Instant::now();
-        pair.sender.send_control(&ControlMessage::Ping { id: id.clone(), ts, pad: None }).await.expect("sent");
+        pair.sender
+            .send_control(&ControlMessage::Ping { id: id.clone(), ts, pad: None })
+            .await
+            .expect("sent");
         let mut answered = None;
         while answered.is_none() {
             tokio::select! {

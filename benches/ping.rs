@@ -32,7 +32,8 @@ use tokio::sync::mpsc;
 use webrtc::{
     data_channel::{DataChannel, DataChannelEvent},
     peer_connection::{
-        PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCPeerConnectionIceEvent,
+        PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler,
+        RTCPeerConnectionIceEvent,
     },
 };
 

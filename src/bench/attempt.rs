@@ -216,11 +216,23 @@ impl<'r> Connection<'r> {
                 self.lost(format!("the other side said goodbye{reason}"), *counted);
             }
             LinkEvent::Peer(event) => self.on_peer(event).await,
-            // What ICE servers answered is asked for at the end.
-            LinkEvent::Connected
-            | LinkEvent::SignalingLost(_)
-            | LinkEvent::CandidateError { .. } => {}
+            LinkEvent::CandidateError { .. } => self.on_candidate_error(),
+            LinkEvent::Connected | LinkEvent::SignalingLost(_) => {}
         }
+    }
+
+    /// A STUN or TURN server failed. With nothing but relays allowed and no TURN server left, there
+    /// is nothing to wait for.
+    fn on_candidate_error(&mut self) {
+        let Some(peer) = self.peer.as_ref().filter(|_| self.relay_only && self.open.is_none())
+        else {
+            return;
+        };
+        let servers = peer.gathering();
+        let given_up = |server: &GatherResult| {
+            server.failure().is_some() || server.outcome == GatherOutcome::Unused
+        };
+        self.over |= servers.iter().filter(|s| s.url.starts_with("turn")).all(given_up);
     }
 
     fn lost(&mut self, why: String, counted: Option<Snapshot>) {
@@ -456,11 +468,8 @@ impl<'r> Connection<'r> {
             && self.seen.timings.data_channel.is_some()
             && (self.pinging.sent() == 0 || self.pinging.answered() > 0)
             && (!wanted || whole);
-        let asked = Asked {
-            role: self.role,
-            relay_only: self.relay_only,
-            within: self.run.config.timeout,
-        };
+        let asked =
+            Asked { role: self.role, relay_only: self.relay_only, within: self.run.config.timeout };
         let kind = self.pair.as_ref().map(|pair| match self.other {
             Some(other) => pair.connection.with(other),
             None => pair.connection,

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::{
-    peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sender::hex,
-};
+use crate::{peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sender::hex};
 
 /// Halves that wait for each other; the oldest go first.
 const MOST: usize = 64;
@@ -32,25 +30,21 @@ impl Matching {
     /// The sender says something of a keyframe.
     pub(super) fn info(&mut self, info: KeyframeInfo) -> Option<Verified> {
         let timestamp = info.rtp_timestamp;
-        match self.units.remove(&timestamp) {
-            Some(unit) => Some(verified(info, unit)),
-            None => {
-                keep(&mut self.infos, timestamp, info);
-                None
-            }
+        if let Some(unit) = self.units.remove(&timestamp) {
+            return Some(verified(info, unit));
         }
+        keep(&mut self.infos, timestamp, info);
+        None
     }
 
     /// An access unit came whole.
     pub(super) fn unit(&mut self, received: ReceivedAccessUnit) -> Option<Verified> {
         let timestamp = received.unit.timestamp;
-        match self.infos.remove(&timestamp) {
-            Some(info) => Some(verified(info, received)),
-            None => {
-                keep(&mut self.units, timestamp, received);
-                None
-            }
+        if let Some(info) = self.infos.remove(&timestamp) {
+            return Some(verified(info, received));
         }
+        keep(&mut self.units, timestamp, received);
+        None
     }
 }
 

@@ -53,8 +53,9 @@ impl Milestones {
         let ice = self.at(|timings| timings.ice);
         let dtls = self.at(|timings| timings.dtls);
         let open = self.open();
-        let room = span(joined, self.described)
-            .map(|room| if early { room.saturating_sub(gathering.unwrap_or_default()) } else { room });
+        let room = span(joined, self.described).map(|room| {
+            if early { room.saturating_sub(gathering.unwrap_or_default()) } else { room }
+        });
         let stages = Setup {
             token: dial.and_then(|dial| dial.token),
             dns: dial.map(|dial| dial.dns),

@@ -45,7 +45,8 @@ use self::{
 use crate::{
     peer::PeerRole,
     report::bench::schema::{
-        ConnectionRecord, Connections, FailureRecord, Keyframes, NotMeasured, OneWay, Resources, Rtt,
+        ConnectionRecord, Connections, FailureRecord, Keyframes, NotMeasured, OneWay, Resources,
+        Rtt,
     },
     session::{LinkConfig, SessionError, capture::CaptureConfig, until},
 };

@@ -53,16 +53,17 @@ impl Pictures {
     /// Opens the source, and waits until as many keyframes are ready as `wanted` or as are made ahead.
     pub(super) async fn start(config: CaptureConfig, wanted: u64) -> Result<Self, SessionError> {
         let (made, mut queue) = mpsc::channel(AHEAD);
-        thread::Builder::new().name("pictures".into()).spawn(move || produce(&config, &made)).map_err(
-            |error| {
+        thread::Builder::new()
+            .name("pictures".into())
+            .spawn(move || produce(&config, &made))
+            .map_err(|error| {
                 SessionError::new(
                     Stage::Source,
                     "no-thread",
                     format!("cannot start the encoder thread: {error}"),
                     "raise the limit on threads (ulimit -u)",
                 )
-            },
-        )?;
+            })?;
         let first = queue.recv().await.unwrap_or_else(|| Err(stopped()))?;
         let size = (first.access_unit.width, first.access_unit.height);
         // The first one only shows that source and encoder work: it is cold.

@@ -70,6 +70,8 @@ fn rss(line: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
+// The other systems have none.
+#[allow(clippy::unnecessary_wraps)]
 #[cfg(unix)]
 fn cpu_seconds() -> Option<f64> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);

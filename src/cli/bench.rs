@@ -137,9 +137,8 @@ fn conclude(result: &mut BenchResult, args: &BenchArgs) -> Result<(), Failure> {
     let unmet: Vec<&str> =
         result.checks.iter().filter(|check| !check.pass).map(|check| check.name.as_str()).collect();
     if failed > 0 && args.gates.min_success.is_none() {
-        let (stage, message, remedy) = first.map_or((Stage::Ice, String::new(), String::new()), |f| {
-            (f.stage, f.message, f.remedy)
-        });
+        let (stage, message, remedy) = first
+            .map_or((Stage::Ice, String::new(), String::new()), |f| (f.stage, f.message, f.remedy));
         let message =
             format!("{failed} of {} connections failed: {message}", connections.attempted);
         return Err(Failure::new(stage, message, remedy).told());
@@ -179,10 +178,8 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?;
     let link = observe::link(&connect, PeerRole::Receiver)?;
-    output.line(format!(
-        "responding as {} at {}; stop with Ctrl-C",
-        connect.device, connect.signal
-    ));
+    output
+        .line(format!("responding as {} at {}; stop with Ctrl-C", connect.device, connect.signal));
     let mut failed = None;
     let mut connections = 0u64;
     let mut tell = |event: RespondEvent| {

@@ -30,7 +30,7 @@ pub const DEV_ACCESS_TOKEN: &str = "dev";
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct EndpointArgs {
-    /// Signaling server, ws:// or wss://; default: ws://127.0.0.1:8787
+    /// Signaling server, ws:// or wss://; default: the dev server, `ws://127.0.0.1:8787`
     #[arg(long, value_name = "URL")]
     pub signal: Option<String>,
     /// Token API; default: the signaling server's host, at /api/auth/webrtc-token
@@ -188,11 +188,8 @@ impl EndpointArgs {
     }
 
     fn signal_url(&self) -> Result<Url, Failure> {
-        let mut url = http_like_url(
-            "--signal",
-            self.signal.as_deref().unwrap_or(DEV_SIGNAL),
-            ["ws", "wss"],
-        )?;
+        let mut url =
+            http_like_url("--signal", self.signal.as_deref().unwrap_or(DEV_SIGNAL), ["ws", "wss"])?;
         if url.path() == "/" {
             url.set_path(SIGNAL_PATH);
         }

@@ -108,6 +108,7 @@ fn check_apart(asked: &[Asked<'_>], inputs: &[PathBuf]) -> Result<(), Failure> {
 }
 
 /// A file that cannot be written, as a failure.
+#[must_use]
 pub fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(
         Stage::Output,

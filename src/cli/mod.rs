@@ -105,7 +105,7 @@ enum Command {
     /// Serve signaling, tokens, STUN and TURN
     Serve(serve::ServeArgs),
     /// Connect again and again, measure, gate, report
-    Bench(bench::args::BenchArgs),
+    Bench(Box<bench::args::BenchArgs>),
     /// Run serve, send and recv on this machine
     Demo(demo::DemoArgs),
     /// Show saved bench results, compare them with the first, write reports
@@ -125,7 +125,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
         Command::Serve(args) => serve::run(args, output).await,
-        Command::Bench(args) => bench::run(args, output).await,
+        Command::Bench(args) => bench::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,

@@ -158,8 +158,8 @@ impl Progress {
         let bar = if color { "{bar:30.green}" } else { "{bar:30}" };
         let style = ProgressStyle::with_template(&format!("{bar} {{pos}}/{{len}} {{wide_msg}}"))
             .expect("the template is a constant");
-        let bar =
-            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
+            .with_style(style);
         *shown() = Some(bar.clone());
         bar.tick();
         Self { bar: Some(bar) }

@@ -272,14 +272,15 @@ fn an_empty_room_and_an_absent_server_are_told_apart() {
     let failure = result(&ended)["connections"]["failures"][0].clone();
     assert_eq!([&failure["stage"], &failure["code"]], ["room", "peer-absent"]);
     assert!(failure["remedy"].as_str().unwrap().contains("--respond"), "{failure}");
-    rig.server.kill();
-    let ended = small(rig.dir.path(), &["--signal", &rig.signal, "--out", "b.json"]);
+    let Rig { server, dir, signal, .. } = rig;
+    server.kill();
+    let ended = small(dir.path(), &["--signal", &signal, "--out", "b.json"]);
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     let gone = result(&ended);
     assert_eq!(gone["connections"]["attempted"], 3);
     assert_eq!(gone["connections"]["successRate"], 0.0);
     assert_eq!(gone["connections"]["failures"][0]["count"], 3);
-    let saved = fs::read_to_string(rig.path("b.json")).unwrap();
+    let saved = fs::read_to_string(dir.path().join("b.json")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&saved).unwrap(), gone, "also written when it fails");
 }
 
@@ -340,7 +341,7 @@ fn gates_that_are_not_met_end_with_3() {
     let checks = result(&ended)["checks"].clone();
     assert_eq!(checks.as_array().unwrap().len(), 5);
     assert!(checks.as_array().unwrap().iter().all(|check| check["pass"] == true), "{checks}");
-    let ended = small(dir.path(), &["--max-frame-bytes", "1KB", "--max-rtt-p95", "1us"]);
+    let ended = small(dir.path(), &["--max-setup-p95", "1us", "--max-rtt-p95", "1us"]);
     assert_eq!(ended.code, Some(3), "{}", ended.stderr);
     let checks = result(&ended)["checks"].clone();
     for check in checks.as_array().unwrap() {
@@ -367,8 +368,16 @@ fn faster(result: &mut Value, factor: f64) {
 fn a_baseline_is_compared_with_and_gated() {
     let dir = tempfile::tempdir().unwrap();
     let load = [
-        "bench", "--json", "--connections", "12", "--pings", "240", "--ping-interval", "2ms",
-        "--keyframes", "0",
+        "bench",
+        "--json",
+        "--connections",
+        "12",
+        "--pings",
+        "240",
+        "--ping-interval",
+        "2ms",
+        "--keyframes",
+        "0",
     ];
     let ended = run(dir.path(), &[&load[..], &["--out", "old.json"]].concat());
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -425,7 +434,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
     fs::write(dir.path().join("other.json"), r#"{"schema":"orion-peer/bench/9"}"#).unwrap();
     fs::write(dir.path().join("no.json"), "no json").unwrap();
     let nobody = ["--signal", "ws://127.0.0.1:1"];
-    let cases: [(&[&str], &str); 24] = [
+    let cases: [(&[&str], &str); 25] = [
         (&["--connections", "0"], "--connections"),
         (&["--parallel", "0"], "--parallel"),
         (&["--rate", "1Mbit"], "rate"),
@@ -438,6 +447,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
         (&["--keyframes", "0", "--max-frame-bytes", "100KB"], "--max-frame-bytes"),
         (&["--ice-policy", "relay", "--require-type", "host"], "--require-type"),
         (&["--candidates", "host", "--require-type", "relay"], "--require-type"),
+        (&["--max-frame-bytes", "50KB"], "--max-frame-bytes"),
         (&["--require-type", "carrier-pigeon"], "carrier-pigeon"),
         (&["--min-success", "101%"], "101%"),
         (&["--max-regression", "10%"], "--baseline"),

@@ -14,7 +14,7 @@ use crate::{
     report::{
         bench::{BenchResult, schema::ConnectionRecord},
         human,
-        live::{Progress, LiveMode},
+        live::{LiveMode, Progress},
         stats::StatsWriter,
     },
     types::Stage,
@@ -106,10 +106,8 @@ impl Show {
         self.event("connection", &json!(record));
         if let Some(failure) = &record.failure {
             self.failed += 1;
-            let times = self
-                .seen
-                .entry((failure.stage.to_string(), failure.code.clone()))
-                .or_default();
+            let times =
+                self.seen.entry((failure.stage.to_string(), failure.code.clone())).or_default();
             *times += 1;
             // The first of a kind is told at once; all are in the result.
             if *times == 1 {
@@ -129,19 +127,19 @@ impl Show {
     }
 
     fn text(&self, record: &ConnectionRecord) -> String {
-        let mut text = record.connection_type.clone().unwrap_or_else(|| "failed".into());
+        let mut parts = vec![record.connection_type.clone().unwrap_or_else(|| "failed".into())];
         if let Some(total) = record.setup_ms.total {
-            text.push_str(&format!(", set-up {}", human::millis(total)));
+            parts.push(format!("set-up {}", human::millis(total)));
         }
         let mut rtt: Vec<f64> = record.rtt.iter().map(|sample| sample[1]).collect();
         rtt.sort_by(f64::total_cmp);
         if let Some(median) = rtt.get(rtt.len() / 2) {
-            text.push_str(&format!(", rtt {}", human::millis(*median)));
+            parts.push(format!("rtt {}", human::millis(*median)));
         }
         if self.failed > 0 {
-            text.push_str(&format!(" · {} failed", self.failed));
+            parts.push(format!("{} failed so far", self.failed));
         }
-        text
+        parts.join(", ")
     }
 
     /// The result, as the last line of the stream.

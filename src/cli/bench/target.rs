@@ -95,10 +95,7 @@ fn check_embedded(args: &BenchArgs) -> Result<(), Failure> {
     }
 }
 
-async fn start(
-    args: &BenchArgs,
-    connect: &ConnectConfig,
-) -> Result<(Vec<Slot>, Served), Failure> {
+async fn start(args: &BenchArgs, connect: &ConnectConfig) -> Result<(Vec<Slot>, Served), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -120,8 +117,8 @@ async fn start(
             let url = served.server.token_url();
             let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))
                 .map_err(|error| {
-                    Failure::new(error.stage(), error.to_string(), error.remedy())
-                })?;
+                Failure::new(error.stage(), error.to_string(), error.remedy())
+            })?;
             let signal = served.server.signal_url();
             Ok(LinkConfig {
                 signaling: ClientConfig::new(signal, Arc::new(tokens)),
@@ -137,10 +134,7 @@ async fn start(
 }
 
 /// Both peers are here: loopback is enough, unless an outward address is asked for.
-fn peer_config(
-    connect: &ConnectConfig,
-    role: PeerRole,
-) -> Result<peer::PeerConfig, Failure> {
+fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConfig, Failure> {
     let mut config = observe::link(connect, role)?.peer;
     if connect.interface.is_none() && connect.ice_servers.is_empty() {
         let all = std::mem::take(&mut config.addresses);

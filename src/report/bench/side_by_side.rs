@@ -4,7 +4,7 @@ use super::{
     Named,
     layout::{Align, Column, columns, cut_front},
     schema::{BenchResult, Setup},
-    table::{Page, stages},
+    table::{Page, comparison, stages},
     wording::{self, NOTHING, Outcome, maybe},
 };
 use crate::types::printable;
@@ -34,11 +34,12 @@ pub(super) fn side_by_side(runs: &[Named], width: usize) -> String {
         block_of(&mut page, runs, &shown);
     }
     page.line("");
-    page.say(
-        0,
-        "A change is of the two numbers only, against the first run: it may be chance. \
-                 `orion-peer bench --baseline FILE` tests for that.",
-    );
+    page.say(0, "A change is of the two numbers only: it may be chance.");
+    for (index, run) in runs.iter().enumerate().filter(|(_, run)| run.result.comparison.is_some()) {
+        page.line("");
+        page.line(&format!("{} tested", letter(index)));
+        comparison(&mut page, &run.result);
+    }
     for (index, run) in runs.iter().enumerate() {
         problems(&mut page, &letter(index), &run.result);
     }

@@ -296,7 +296,8 @@ fn gates(page: &mut Page, result: &BenchResult) {
     }
 }
 
-fn comparison(page: &mut Page, result: &BenchResult) {
+/// A result against its baseline, when it was compared with one.
+pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
     let Some(comparison) = &result.comparison else { return };
     page.heading("against the baseline");
     page.say(2, &wording::baseline(&comparison.baseline));
