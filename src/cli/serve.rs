@@ -27,10 +27,6 @@ use crate::{
 /// Address of the dev server.
 const DEV_ADDRESS: &str = "127.0.0.1:8787";
 
-/// Relayed addresses of one user of a dev server in this process: many connections follow each other
-/// there, and an allocation outlives its connection by up to its lifetime.
-const DEV_ALLOCATIONS: usize = 4096;
-
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
@@ -127,11 +123,8 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
     for pair in pairs {
         config.store.add(pair).await.map_err(|error| cannot(&error))?;
     }
-    let args = TurnArgs {
-        turn_listen: Some(SocketAddr::new(address.ip(), 0)),
-        turn_quota: Some(DEV_ALLOCATIONS),
-        ..TurnArgs::default()
-    };
+    let args =
+        TurnArgs { turn_listen: Some(SocketAddr::new(address.ip(), 0)), ..TurnArgs::default() };
     let relay = relay::start(&args, address, true, &mut config).await?;
     Ok(Served { server: start(config, listener).await?, relay })
 }

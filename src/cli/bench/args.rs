@@ -14,6 +14,9 @@ use crate::{
 /// Smallest and largest ping message, bytes: `ping` with its id and time, and what SCTP carries well.
 const PING_BYTES: (u64, u64) = (64, 16_000);
 
+/// Most connections open at once: each takes some ten sockets and two relayed addresses.
+const MAX_PARALLEL: u64 = 256;
+
 /// Flags of `bench`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(mut_arg("signal", |arg| arg.help(
@@ -201,8 +204,8 @@ impl LoadArgs {
         if self.connections == 0 {
             return wrong("--connections 0 measures nothing", "give at least 1");
         }
-        if self.parallel == 0 || self.parallel > 1000 {
-            return wrong("--parallel is from 1 to 1000", "give how many may be open at once");
+        if !(1..=MAX_PARALLEL).contains(&self.parallel) {
+            return wrong("--parallel is from 1 to 256", "give how many may be open at once");
         }
         if self.ping_interval.is_zero() || self.ping_interval > Duration::from_hours(1) {
             return wrong("--ping-interval is from 1us to 1h", "give the time between two pings");
