@@ -75,11 +75,13 @@ impl Peer {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
             PeerRole::Receiver => None,
         };
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(video::forward_requests(outputs.requests, shared.events.clone())),
             tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared))),
-            tokio::spawn(tell_failures(Arc::clone(&watcher), Arc::clone(&shared))),
         ];
+        if watcher.is_active() {
+            tasks.push(tokio::spawn(tell_failures(Arc::clone(&watcher), Arc::clone(&shared))));
+        }
         let peer = Self {
             connection,
             runtime,

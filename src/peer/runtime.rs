@@ -116,6 +116,9 @@ impl Runtime for PeerRuntime {
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
         let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        if !self.watcher.is_active() {
+            return Ok(socket);
+        }
         Ok(Arc::new(WatchedSocket::new(socket, Arc::clone(&self.watcher))))
     }
 

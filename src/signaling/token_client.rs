@@ -148,7 +148,7 @@ impl TokenError {
             }
             Self::Unreachable { code: PLAIN_TEXT, url, .. } => {
                 let plain = url.replacen("https:", "http:", 1);
-                format!("give {plain}, or the port where the server speaks TLS")
+                format!("give {plain} (or --signal ws://), or the port where it speaks TLS")
             }
             Self::Unreachable { stage: Stage::Tls, .. } => {
                 "check the certificate's name and issuer and this machine's clock".into()
@@ -315,9 +315,12 @@ async fn read(mut response: Response, url: &str) -> Result<Vec<u8>, TokenError> 
 }
 
 fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
-    let reason =
-        if error.is_timeout() { "no answer within 10 s".to_owned() } else { causes(error) };
     let (stage, code) = failed_step(error);
+    let reason = match code {
+        "timeout" => "no answer within 10 s".to_owned(),
+        PLAIN_TEXT => "it answered in plain text, not TLS".to_owned(),
+        _ => causes(error),
+    };
     TokenError::Unreachable { url: url.to_owned(), stage, code, reason }
 }
 

@@ -55,7 +55,8 @@ impl Watcher {
         self.begun.elapsed()
     }
 
-    fn is_active(&self) -> bool {
+    /// Whether something is awaited of a server.
+    pub(in crate::peer) fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
     }
 
