@@ -47,15 +47,15 @@ impl Milestones {
         let joined = self.joined.map(|(at, _)| at);
         let gathered = self.at(|timings| timings.gathering);
         let gathering = self.peer.and_then(|(_, timings)| timings.gathering);
-        // The offerer gathers while it waits for the answer, the answerer after it has the offer.
-        let early = gathered.zip(self.described).is_some_and(|(g, d)| g < d);
-        let ready = if early { self.described } else { gathered };
+        let built = self.peer.map(|(built, _)| built);
+        // The offerer gathers while it waits for the answer, the answerer after it has the offer; what
+        // is spent on both at once counts as gathering.
+        let both = span(built.max(joined), gathered.min(self.described)).unwrap_or_default();
+        let room = span(joined, self.described).map(|room| room.saturating_sub(both));
+        let ready = gathered.max(self.described).filter(|_| gathered.is_some());
         let ice = self.at(|timings| timings.ice);
         let dtls = self.at(|timings| timings.dtls);
         let open = self.open();
-        let room = span(joined, self.described).map(|room| {
-            if early { room.saturating_sub(gathering.unwrap_or_default()) } else { room }
-        });
         let stages = Setup {
             token: dial.and_then(|dial| dial.token),
             dns: dial.map(|dial| dial.dns),
@@ -125,6 +125,10 @@ mod tests {
     #[test]
     fn stages_add_up_for_the_side_that_offers() {
         let begun = Instant::now();
+        // Built at 42, gathered at 46, answered before that.
+        let early = milestones(begun, 42, 44).setup();
+        assert_eq!((early.room, early.gathering, early.ice), (Some(0.0), Some(4.0), Some(26.0)));
+        assert!((sum(&early) - early.total.unwrap()).abs() < 1e-6);
         // Built at 42, gathered at 46, answered at 60.
         let setup = milestones(begun, 42, 60).setup();
         assert_eq!(setup.signaling, Some(9.0));

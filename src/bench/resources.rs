@@ -92,7 +92,7 @@ mod tests {
         let meter = Meter::start();
         let one = meter.opened();
         assert_eq!(meter.resources().rss_bytes_per_connection, None, "one says nothing");
-        let memory = vec![1u8; 32 << 20];
+        let memory = std::hint::black_box(vec![1u8; 32 << 20]);
         let two = meter.opened();
         let each = meter.resources().rss_bytes_per_connection;
         assert!(each.is_none_or(|each| each >= 12 << 20), "{each:?} of {}", memory.len());

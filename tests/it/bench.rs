@@ -218,8 +218,9 @@ fn a_plain_receiver_is_measured_as_far_as_it_goes() {
 fn a_plain_sender_is_measured_from_the_receiving_end() {
     let rig = Rig::new();
     let send = rig.send("pattern:320x180", &["--interval", "30s"]);
-    let load = ["--signal", &rig.signal, "--role", "recv", "--warmup", "0", "--keyframes", "6"];
-    let ended = small(rig.dir.path(), &load);
+    let words = ["bench", "--json", "--signal", &rig.signal, "--role", "recv", "--warmup", "0"];
+    let load = ["--connections", "3", "--pings", "30", "--keyframes", "6"];
+    let ended = run(rig.dir.path(), &[&words[..], &load].concat());
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let result = result(&ended);
     assert_eq!(result["connections"]["succeeded"], 3);

@@ -83,7 +83,7 @@ fn results_are_shown_and_compared() {
     let dir = directory();
     let output = run(dir.path(), &["old.json"]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("old.json"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("30 of 30"), "{}", text(&output.stdout));
     let output = run(dir.path(), &["old.json", "slow.json"]);
     assert_eq!(code(&output), 0, "without a gate nothing fails: {}", text(&output.stderr));
     let shown = text(&output.stdout);

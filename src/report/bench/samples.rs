@@ -105,6 +105,7 @@ impl Sample {
         record.keyframes = (0..self.keyframes)
             .map(|i| KeyframeRecord {
                 bytes: 90_000 + i as u64,
+                received: Some(true),
                 intact: Some(i >= self.torn),
                 latency_ms: Some(ms(2.0)),
                 ..Default::default()

@@ -241,7 +241,6 @@ pub struct KeyframeRecord {
     /// RTP packets.
     pub packets: Option<u64>,
     /// Whether it arrived whole; null when nobody told.
-    #[serde(default)]
     pub received: Option<bool>,
     /// Whether it arrived whole with the sender's SHA-256; null when nobody told.
     pub intact: Option<bool>,
