@@ -22,12 +22,33 @@ pub fn bytes(count: u64) -> String {
 /// Milliseconds with the digits that matter: `0.42 ms`, `12.3 ms`, `450 ms`, `1.20 s`.
 #[must_use]
 pub fn millis(ms: f64) -> String {
-    match ms {
-        ms if ms < 9.995 => format!("{ms:.2} ms"),
-        ms if ms < 99.95 => format!("{ms:.1} ms"),
-        ms if ms < 999.5 => format!("{ms:.0} ms"),
-        ms => format!("{:.2} s", ms / 1000.0),
+    match ms.abs() {
+        size if size < 9.995 => format!("{ms:.2} ms"),
+        size if size < 99.95 => format!("{ms:.1} ms"),
+        size if size < 999.5 => format!("{ms:.0} ms"),
+        _ => format!("{:.2} s", ms / 1000.0),
     }
+}
+
+/// A share of all: `100 %`, `83.9 %`. A share that is not all never reads as all, nor as none.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    let whole = |text: &str| matches!(text, "0" | "-0" | "100" | "-100");
+    let text = (1..=3)
+        .map(|digits| trim(&format!("{percent:.digits$}")))
+        .find(|text| !whole(text) || share.abs() * (1.0 - share.abs()) == 0.0)
+        .unwrap_or_else(|| if share < 0.5 { "<0.001".into() } else { ">99.999".into() });
+    format!("{text} %")
+}
+
+/// A number without the zeros at its end: `0.50` is `0.5`, `3.00` is `3`.
+#[must_use]
+pub fn trim(number: &str) -> String {
+    if !number.contains('.') {
+        return number.to_owned();
+    }
+    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A length of time: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
@@ -60,6 +81,9 @@ mod tests {
         assert_eq!(counts.map(bytes), texts);
         let millis: Vec<_> = [0.424, 12.34, 99.96, 450.4, 1200.0].map(millis).into();
         assert_eq!(millis, ["0.42 ms", "12.3 ms", "100 ms", "450 ms", "1.20 s"]);
+        assert_eq!(super::millis(-1200.0), "-1.20 s");
+        let shares: Vec<_> = [0.0, 0.8389, 0.9996, 0.999_999_9, 1.0, 1e-9, -0.05].map(percent).into();
+        assert_eq!(shares, ["0 %", "83.9 %", "99.96 %", ">99.999 %", "100 %", "<0.001 %", "-5 %"]);
         let lengths = [12.34, 59.97, 245.0, 7_380.0].map(Duration::from_secs_f64).map(duration);
         assert_eq!(lengths, ["12.3 s", "1 min 00 s", "4 min 05 s", "2 h 03 min"]);
         assert_eq!([0.2857, 30.0].map(rate), ["0.29/s", "30.0/s"]);
