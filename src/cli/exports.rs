@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use crate::{
     report::{
-        bench::{Named, csv, junit, markdown},
+        bench::{Named, csv, html, junit, markdown},
         whole_file,
     },
     types::Stage,
@@ -16,6 +16,9 @@ use crate::{
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Reports")]
 pub struct ExportArgs {
+    /// Write a page with plots, whole in one file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Write a Markdown summary, as for a pull request
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
@@ -39,6 +42,7 @@ struct Format {
 
 /// A new format is a field above and a line here.
 const FORMATS: &[Format] = &[
+    Format { flag: "--html", path: |args| args.html.as_ref(), render: html::html },
     Format { flag: "--markdown", path: |args| args.markdown.as_ref(), render: markdown::markdown },
     Format { flag: "--junit", path: |args| args.junit.as_ref(), render: junit::junit },
     Format { flag: "--csv", path: |args| args.csv.as_ref(), render: csv::csv },

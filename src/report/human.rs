@@ -22,14 +22,23 @@ pub fn bytes(count: u64) -> String {
 /// Milliseconds with the digits that matter: `<0.01 ms`, `0.42 ms`, `12.3 ms`, `450 ms`, `1.20 s`.
 #[must_use]
 pub fn millis(ms: f64) -> String {
-    match ms {
+    match ms.abs() {
         // Something that took no time at all was never measured.
-        ms if ms < 0.005 => "<0.01 ms".to_owned(),
-        ms if ms < 9.995 => format!("{ms:.2} ms"),
-        ms if ms < 99.95 => format!("{ms:.1} ms"),
-        ms if ms < 999.5 => format!("{ms:.0} ms"),
-        ms => format!("{:.2} s", ms / 1000.0),
+        size if size < 0.005 => "<0.01 ms".to_owned(),
+        size if size < 9.995 => format!("{ms:.2} ms"),
+        size if size < 99.95 => format!("{ms:.1} ms"),
+        size if size < 999.5 => format!("{ms:.0} ms"),
+        _ => format!("{:.2} s", ms / 1000.0),
     }
+}
+
+/// A number without the zeros at its end: `0.50` is `0.5`, `3.00` is `3`.
+#[must_use]
+pub fn trim(number: &str) -> String {
+    if !number.contains('.') {
+        return number.to_owned();
+    }
+    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A length of time: `12.3 s`, `4 min 05 s`, `2 h 03 min`.

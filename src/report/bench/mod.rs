@@ -7,6 +7,7 @@
 //! - [`gates`]: what a result has to fulfil
 //! - [`table`], [`side_by_side`]: for a terminal
 //! - [`markdown`]: for a pull request
+//! - [`mod@html`]: one self-contained page with plots
 //! - [`junit`]: for CI servers
 //! - [`csv`]: for spreadsheets and data frames
 //! - [`github`]: for the log and the outputs of a GitHub Actions step
@@ -20,6 +21,7 @@ pub mod csv;
 mod example;
 pub mod gates;
 pub mod github;
+pub mod html;
 pub mod junit;
 mod layout;
 pub mod load;
