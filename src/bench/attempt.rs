@@ -1,6 +1,7 @@
 //! One connection of the measuring side, from the token request to the goodbye.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -23,7 +24,7 @@ use crate::{
         gathering::{GatherOutcome, GatherResult},
         stats::{SelectedPair, Snapshot},
     },
-    proto::control::{BenchReport, ControlMessage, KeyframeInfo},
+    proto::control::{BenchReport, ControlMessage, KeyframeInfo, ReportedKeyframe},
     report::bench::schema::{ConnectionRecord, IceServerRecord, KeyframeRecord},
     session::{Link, LinkEvent, SessionError, epoch_seconds, until},
     stats::Histogram,
@@ -33,6 +34,9 @@ use crate::{
 /// How long and how often the other side is asked for its report.
 const REPORT_WITHIN: Duration = Duration::from_secs(3);
 const REPORT_AGAIN: Duration = Duration::from_millis(200);
+
+/// The other side is also asked after so many keyframes: it tells of the newest ones only.
+const REPORT_EACH: usize = 50;
 
 /// A side that has not reported after this many questions is no responder.
 const REPORT_TRIES: u32 = 4;
@@ -108,7 +112,19 @@ struct Reporting {
     begun: Option<Instant>,
     due: Option<Instant>,
     tries: u32,
-    report: Option<BenchReport>,
+    /// How it is connected; none before its first report.
+    connection: Option<String>,
+    answered: bool,
+    /// Keyframes that came whole, by their number.
+    keyframes: HashMap<u64, ReportedKeyframe>,
+}
+
+impl Reporting {
+    fn take(&mut self, report: BenchReport) {
+        self.answered = true;
+        self.connection = report.connection_type.or(self.connection.take());
+        self.keyframes.extend(report.keyframes.into_iter().map(|told| (told.seq, told)));
+    }
 }
 
 enum Step {
@@ -257,7 +273,7 @@ impl<'r> Connection<'r> {
                 }
             }
             PeerEvent::Control(ControlMessage::BenchReport(report), ..) => {
-                self.report.report = Some(report);
+                self.report.take(report);
             }
             PeerEvent::AccessUnit(received) if self.role == PeerRole::Receiver => {
                 if let Some(verified) = self.matching.unit(received) {
@@ -369,6 +385,9 @@ impl<'r> Connection<'r> {
             PeerRole::Receiver => self.ask_for_keyframe(now).await,
             PeerRole::Sender if self.sending.is_none() && self.video.is_due(now) => {
                 self.send_keyframe();
+                if !self.told && self.video.entries().len().is_multiple_of(REPORT_EACH) {
+                    self.ask_for_report().await;
+                }
             }
             PeerRole::Sender => {}
         }
@@ -410,20 +429,24 @@ impl<'r> Connection<'r> {
         }
         let begun = *self.report.begun.get_or_insert(now);
         let sent = self.video.entries().len();
-        let complete =
-            self.report.report.as_ref().is_some_and(|report| report.keyframes.len() >= sent);
-        let silent = self.report.report.is_none() && self.report.tries >= REPORT_TRIES;
+        let complete = self.report.answered && self.report.keyframes.len() >= sent;
+        let silent = !self.report.answered && self.report.tries >= REPORT_TRIES;
         if complete || now >= begun + REPORT_WITHIN || silent {
             return true;
         }
         if self.report.due.is_none_or(|due| now >= due) {
             self.report.due = Some(now + REPORT_AGAIN);
             self.report.tries += 1;
-            if let Some(peer) = &self.peer {
-                let _ = peer.send_control(&ControlMessage::BenchReportRequest).await;
-            }
+            self.ask_for_report().await;
         }
         false
+    }
+
+    async fn ask_for_report(&self) {
+        if let Some(peer) = &self.peer {
+            // Lost or not open: it is asked again.
+            let _ = peer.send_control(&ControlMessage::BenchReportRequest).await;
+        }
     }
 
     async fn tell_stats(&self) {
@@ -524,11 +547,14 @@ impl<'r> Connection<'r> {
         if self.told || self.video.entries().is_empty() {
             return false;
         }
-        let Some(report) = self.report.report.take() else { return true };
-        self.other = report.connection_type.as_deref().and_then(|kind| kind.parse().ok());
+        if !self.report.answered {
+            return true;
+        }
+        let report = std::mem::take(&mut self.report);
+        self.other = report.connection.as_deref().and_then(|kind| kind.parse().ok());
         let now = (Instant::now(), epoch_seconds(SystemTime::now()));
         for (index, entry) in self.video.entries_mut().iter_mut().enumerate() {
-            let told = report.keyframes.iter().find(|told| told.seq == index as u64 + 1);
+            let told = report.keyframes.get(&(index as u64 + 1));
             entry.record.received = Some(told.is_some());
             entry.record.intact = Some(told.is_some_and(|told| told.intact));
             entry.record.packets = told.map(|told| told.packets);

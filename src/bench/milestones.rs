@@ -44,13 +44,14 @@ impl Milestones {
             Some(to?.saturating_duration_since(from?))
         };
         let dial = self.joined.map(|(_, timings)| timings);
-        let joined = self.joined.map(|(at, _)| at);
+        let built = self.peer.map(|(built, _)| built);
+        // The peer is built in the room: joining may be told of a moment after that.
+        let joined = self.joined.map(|(at, _)| built.map_or(at, |built| built.min(at)));
         let gathered = self.at(|timings| timings.gathering);
         let gathering = self.peer.and_then(|(_, timings)| timings.gathering);
-        let built = self.peer.map(|(built, _)| built);
         // The offerer gathers while it waits for the answer, the answerer after it has the offer; what
         // is spent on both at once counts as gathering.
-        let both = span(built.max(joined), gathered.min(self.described)).unwrap_or_default();
+        let both = span(built, gathered.min(self.described)).unwrap_or_default();
         let room = span(joined, self.described).map(|room| room.saturating_sub(both));
         let ready = gathered.max(self.described).filter(|_| gathered.is_some());
         let ice = self.at(|timings| timings.ice);

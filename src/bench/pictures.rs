@@ -50,16 +50,18 @@ struct Queue {
 }
 
 impl Pictures {
-    /// Opens the source, and waits until as many keyframes are ready as `wanted` or as are made ahead.
+    /// Opens the source, and waits until as many keyframes are ready as `wanted` or as are made ahead;
+    /// no more than are wanted are made.
     pub(super) async fn start(config: CaptureConfig, wanted: u64) -> Result<Self, SessionError> {
         let (made, mut queue) = mpsc::channel(AHEAD);
+        let mut left = wanted.saturating_add(1);
         thread::Builder::new()
             .name("pictures".into())
-            .spawn(move || produce(&config, &made))
+            .spawn(move || produce(&config, &made, &mut left))
             .map_err(|error| {
                 SessionError::new(
                     Stage::Source,
-                    "no-thread",
+                    "thread-failed",
                     format!("cannot start the encoder thread: {error}"),
                     "raise the limit on threads (ulimit -u)",
                 )
@@ -84,10 +86,7 @@ impl Pictures {
                 Ok(picture)
             }
             Ok(Err(error)) => Err(error),
-            Err(mpsc::error::TryRecvError::Empty) => {
-                Ok(Picture { encode_ms: None, psnr_db: None, ..queue.last.clone() })
-            }
-            Err(mpsc::error::TryRecvError::Disconnected) => Err(stopped()),
+            Err(_) => Ok(Picture { encode_ms: None, psnr_db: None, ..queue.last.clone() }),
         }
     }
 }
@@ -101,13 +100,18 @@ fn stopped() -> SessionError {
     )
 }
 
-fn produce(config: &CaptureConfig, made: &mpsc::Sender<Result<Picture, SessionError>>) {
+fn produce(
+    config: &CaptureConfig,
+    made: &mpsc::Sender<Result<Picture, SessionError>>,
+    left: &mut u64,
+) {
     loop {
         let mut count = 0;
         let result = open(config).and_then(|(mut source, mut encoder)| {
             while let Some(picture) = next(source.as_mut(), &mut encoder)? {
                 count += 1;
-                if made.blocking_send(Ok(picture)).is_err() {
+                *left -= 1;
+                if made.blocking_send(Ok(picture)).is_err() || *left == 0 {
                     return Ok(false);
                 }
             }
@@ -138,7 +142,7 @@ fn produce(config: &CaptureConfig, made: &mpsc::Sender<Result<Picture, SessionEr
 fn open(config: &CaptureConfig) -> Result<(Box<dyn Source>, KeyframeEncoder), SessionError> {
     let source =
         source::open(&config.source, SourceOptions { size: config.size }).map_err(|error| {
-            SessionError::new(Stage::Source, "source", error.to_string(), error.remedy())
+            SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
         })?;
     let settings = EncoderConfig { max_bytes: config.max_bytes, ..EncoderConfig::default() };
     Ok((source, KeyframeEncoder::new(settings).map_err(video)?))
@@ -146,7 +150,7 @@ fn open(config: &CaptureConfig) -> Result<(Box<dyn Source>, KeyframeEncoder), Se
 
 fn video(error: impl std::fmt::Display) -> SessionError {
     let remedy = "give another --source, --size or a larger --max-bytes";
-    SessionError::new(Stage::Video, "encode", error.to_string(), remedy)
+    SessionError::new(Stage::Video, "encode-failed", error.to_string(), remedy)
 }
 
 fn next(
@@ -154,7 +158,7 @@ fn next(
     encoder: &mut KeyframeEncoder,
 ) -> Result<Option<Picture>, SessionError> {
     let captured = source.next().map_err(|error| {
-        SessionError::new(Stage::Source, "source", error.to_string(), error.remedy())
+        SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
     })?;
     let (access_unit, encode_ms, psnr_db) = match captured {
         None => return Ok(None),

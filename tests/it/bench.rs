@@ -109,7 +109,7 @@ fn people_get_a_table_and_files_what_was_asked_for() {
     let ended = run(dir.path(), &words);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let table = ended.stdout.join("\n");
-    assert!(table.contains("3/3") && table.contains("host") && !table.contains('{'), "{table}");
+    assert!(table.contains("3 of 3") && table.contains("host") && !table.contains('{'), "{table}");
     let all = ["b.csv", "b.html", "b.json", "b.md", "b.xml", "stats"];
     assert_eq!(files(dir.path()), all);
     let saved = fs::read_to_string(dir.path().join("b.json")).unwrap();

@@ -152,7 +152,13 @@ fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConf
 #[must_use]
 pub fn described(args: &BenchArgs, connect: &ConnectConfig) -> Map<String, Value> {
     let load = &args.load;
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let ms = |time: Duration| match time.as_secs_f64() * 1e3 {
+        whole if whole.fract() == 0.0 => json!(whole as u64),
+        ms => json!(ms),
+    };
+    // What is not narrowed down goes without saying.
+    let candidates = !args.connect.candidates.is_empty();
+    let network = !args.connect.network.is_empty();
     let embedded = args.connect.endpoint.signal.is_none();
     let urls: Vec<&String> = connect.ice_servers.iter().flat_map(|server| &server.urls).collect();
     let all = json!({
@@ -173,8 +179,11 @@ pub fn described(args: &BenchArgs, connect: &ConnectConfig) -> Map<String, Value
         "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
         "maxBytes": load.max_bytes,
         "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
-        "candidates": connect.candidates.iter().map(|kind| kind.as_str()).collect::<Vec<_>>(),
-        "network": connect.network.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "candidates": candidates.then(|| {
+            connect.candidates.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()
+        }),
+        "network": network
+            .then(|| connect.network.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "interface": connect.interface,
         "iceServers": (!urls.is_empty()).then_some(urls),
         "timeoutMs": ms(connect.timeout.unwrap_or(TIMEOUT)),
