@@ -1,18 +1,22 @@
-//! One connection of the measuring side, from the token request to the goodbye.
+//! One connection of the measuring side, from the token request to the goodbye. `reporting` asks the
+//! other side what it saw, `record` puts together what came of it.
+
+mod record;
+mod reporting;
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::task::JoinHandle;
 
+use self::reporting::Reporting;
 use super::{
     BenchEvent, Run, Slot,
-    diagnosis::{Asked, Seen, diagnose},
+    diagnosis::Seen,
     matching::{Matching, Verified},
-    milestones::{Milestones, ms},
+    milestones::Milestones,
     partner::{Partner, Told},
     pinging::Pinging,
     plan::Share,
@@ -24,22 +28,12 @@ use crate::{
         gathering::{GatherOutcome, GatherResult},
         stats::{SelectedPair, Snapshot},
     },
-    proto::control::{BenchReport, ControlMessage, KeyframeInfo, ReportedKeyframe},
-    report::bench::schema::{ConnectionRecord, IceServerRecord, KeyframeRecord},
+    proto::control::{ControlMessage, KeyframeInfo},
+    report::bench::schema::{ConnectionRecord, KeyframeRecord},
     session::{Link, LinkEvent, SessionError, epoch_seconds, until},
     stats::Histogram,
     types::ConnectionType,
 };
-
-/// How long and how often the other side is asked for its report.
-const REPORT_WITHIN: Duration = Duration::from_secs(3);
-const REPORT_AGAIN: Duration = Duration::from_millis(200);
-
-/// The other side is also asked after so many keyframes: it tells of the newest ones only.
-const REPORT_EACH: usize = 50;
-
-/// A side that has not reported after this many questions is no responder.
-const REPORT_TRIES: u32 = 4;
 
 /// What came of a connection.
 pub(super) struct Attempted {
@@ -104,27 +98,6 @@ struct Connection<'r> {
     until: Option<Instant>,
     report: Reporting,
     over: bool,
-}
-
-/// How far asking the other side for its report has come.
-#[derive(Debug, Default)]
-struct Reporting {
-    begun: Option<Instant>,
-    due: Option<Instant>,
-    tries: u32,
-    /// How it is connected; none before its first report.
-    connection: Option<String>,
-    answered: bool,
-    /// Keyframes that came whole, by their number.
-    keyframes: HashMap<u64, ReportedKeyframe>,
-}
-
-impl Reporting {
-    fn take(&mut self, report: BenchReport) {
-        self.answered = true;
-        self.connection = report.connection_type.or(self.connection.take());
-        self.keyframes.extend(report.keyframes.into_iter().map(|told| (told.seq, told)));
-    }
 }
 
 enum Step {
@@ -248,7 +221,8 @@ impl<'r> Connection<'r> {
         let given_up = |server: &GatherResult| {
             server.failure().is_some() || server.outcome == GatherOutcome::Unused
         };
-        self.over |= servers.iter().filter(|s| s.url.starts_with("turn")).all(given_up);
+        self.seen.no_relay = servers.iter().filter(|s| s.url.starts_with("turn")).all(given_up);
+        self.over |= self.seen.no_relay;
     }
 
     fn lost(&mut self, why: String, counted: Option<Snapshot>) {
@@ -385,9 +359,7 @@ impl<'r> Connection<'r> {
             PeerRole::Receiver => self.ask_for_keyframe(now).await,
             PeerRole::Sender if self.sending.is_none() && self.video.is_due(now) => {
                 self.send_keyframe();
-                if !self.told && self.video.entries().len().is_multiple_of(REPORT_EACH) {
-                    self.ask_for_report().await;
-                }
+                self.ask_now_and_then().await;
             }
             PeerRole::Sender => {}
         }
@@ -421,34 +393,6 @@ impl<'r> Connection<'r> {
         }
     }
 
-    /// Asks the other side what became of the keyframes, when it is in another process; true when
-    /// there is nothing more to wait for.
-    async fn reported(&mut self, now: Instant) -> bool {
-        if self.told || self.role == PeerRole::Receiver {
-            return true;
-        }
-        let begun = *self.report.begun.get_or_insert(now);
-        let sent = self.video.entries().len();
-        let complete = self.report.answered && self.report.keyframes.len() >= sent;
-        let silent = !self.report.answered && self.report.tries >= REPORT_TRIES;
-        if complete || now >= begun + REPORT_WITHIN || silent {
-            return true;
-        }
-        if self.report.due.is_none_or(|due| now >= due) {
-            self.report.due = Some(now + REPORT_AGAIN);
-            self.report.tries += 1;
-            self.ask_for_report().await;
-        }
-        false
-    }
-
-    async fn ask_for_report(&self) {
-        if let Some(peer) = &self.peer {
-            // Lost or not open: it is asked again.
-            let _ = peer.send_control(&ControlMessage::BenchReportRequest).await;
-        }
-    }
-
     async fn tell_stats(&self) {
         if let Some(peer) = self.peer.as_ref().filter(|_| self.index > 0) {
             let report = peer.stats().await.report;
@@ -477,124 +421,6 @@ impl<'r> Connection<'r> {
             self.run.tell(BenchEvent::Stats { connection: self.index, report });
         }
     }
-
-    fn finish(mut self) -> Attempted {
-        let offset = self.pinging.clock_offset();
-        let untold = self.complete_keyframes(offset);
-        self.marks.first_keyframe = self.video.first_whole();
-        let wanted = self.share.keyframes > 0;
-        let whole = self.marks.first_keyframe.is_some() || untold;
-        self.seen.pings = (self.pinging.sent(), self.pinging.answered());
-        self.seen.keyframes = (wanted, whole, self.video.last_broken());
-        let ok = self.seen.error.is_none()
-            && self.seen.lost.is_none()
-            && self.seen.timings.data_channel.is_some()
-            && (self.pinging.sent() == 0 || self.pinging.answered() > 0)
-            && (!wanted || whole);
-        let asked =
-            Asked { role: self.role, relay_only: self.relay_only, within: self.run.config.timeout };
-        let kind = self.pair.as_ref().map(|pair| match self.other {
-            Some(other) => pair.connection.with(other),
-            None => pair.connection,
-        });
-        let at_s = |at: Instant| seconds(at.saturating_duration_since(self.run.begun));
-        let record = ConnectionRecord {
-            index: self.index,
-            at_s: at_s(self.marks.begun),
-            ok,
-            connection_type: kind.map(|kind| kind.to_string()),
-            local: self.pair.as_ref().map(|pair| pair.local.to_string()),
-            remote: self.pair.as_ref().map(|pair| pair.remote.to_string()),
-            setup_ms: self.marks.setup(),
-            pings_sent: self.pinging.sent(),
-            pings_lost: self.pinging.sent() - self.pinging.answered(),
-            rtt: self
-                .pinging
-                .samples()
-                .iter()
-                .map(|sample| [at_s(sample.sent), (sample.rtt_ms * 1e3).round() / 1e3])
-                .collect(),
-            keyframes: self
-                .video
-                .entries()
-                .iter()
-                .map(|entry| KeyframeRecord { at_s: at_s(entry.at), ..entry.record.clone() })
-                .collect(),
-            ice_servers: self.seen.servers.iter().map(server_record).collect(),
-            failure: (!ok).then(|| diagnose(&self.seen, asked)),
-        };
-        Attempted {
-            record,
-            rtt: self.pinging.histogram().clone(),
-            one_way: self.pinging.one_way(),
-            clock_offset_ms: offset.map(|offset| offset * 1e3),
-            untold,
-        }
-    }
-
-    /// Puts in what the other side reported, and takes the clocks' offset out; true when nobody told
-    /// what became of the keyframes.
-    fn complete_keyframes(&mut self, offset: Option<f64>) -> bool {
-        if self.role == PeerRole::Receiver {
-            for entry in self.video.entries_mut() {
-                // Without the other clock a difference of the two says nothing.
-                let latency = entry.record.latency_ms.zip(offset);
-                entry.record.latency_ms =
-                    latency.map(|(seen, offset)| micros((seen + offset * 1e3).max(0.0)));
-            }
-            return false;
-        }
-        if self.told || self.video.entries().is_empty() {
-            return false;
-        }
-        if !self.report.answered {
-            return true;
-        }
-        let report = std::mem::take(&mut self.report);
-        self.other = report.connection.as_deref().and_then(|kind| kind.parse().ok());
-        let now = (Instant::now(), epoch_seconds(SystemTime::now()));
-        for (index, entry) in self.video.entries_mut().iter_mut().enumerate() {
-            let told = report.keyframes.get(&(index as u64 + 1));
-            entry.record.received = Some(told.is_some());
-            entry.record.intact = Some(told.is_some_and(|told| told.intact));
-            entry.record.packets = told.map(|told| told.packets);
-            let sent = now.1 - now.0.saturating_duration_since(entry.at).as_secs_f64();
-            entry.record.latency_ms = told
-                .zip(offset)
-                .map(|(told, offset)| micros(((told.received_at - offset - sent) * 1e3).max(0.0)));
-        }
-        false
-    }
-}
-
-fn server_record(result: &GatherResult) -> IceServerRecord {
-    let name = match &result.outcome {
-        GatherOutcome::Reflexive(_) => "reflexive",
-        GatherOutcome::Allocated { .. } => "allocated",
-        GatherOutcome::Refused { .. } => "refused",
-        GatherOutcome::Silent { .. } => "silent",
-        GatherOutcome::Unresolved(_) => "unresolved",
-        GatherOutcome::Unreachable(_) => "unreachable",
-        GatherOutcome::Unused => "unused",
-    };
-    let (code, reason) = result.failure().unzip();
-    IceServerRecord {
-        url: result.url.clone(),
-        result: name.into(),
-        code,
-        reason,
-        ms: result.took.map(ms),
-    }
-}
-
-/// Seconds, to the microsecond.
-fn seconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e6
-}
-
-/// Milliseconds, to the microsecond.
-fn micros(ms: f64) -> f64 {
-    (ms * 1e3).round() / 1e3
 }
 
 async fn next_told(partner: Option<&mut Partner>) -> Told {

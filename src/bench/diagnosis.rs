@@ -52,6 +52,8 @@ pub(super) struct Seen {
     pub(super) remote: Vec<CandidateType>,
     /// What STUN and TURN servers answered.
     pub(super) servers: Vec<GatherResult>,
+    /// Given up because no TURN server is left that could give a relay.
+    pub(super) no_relay: bool,
     /// This machine's clock less the token server's, s.
     pub(super) clock_skew: Option<f64>,
     /// The connection was up and is gone.
@@ -95,6 +97,9 @@ pub(super) fn diagnose(seen: &Seen, asked: Asked) -> FailureRecord {
             format!("no signaling connection within {within:?}"),
             "check the server's address and load; or give a longer --timeout".into(),
         );
+    }
+    if seen.no_relay {
+        return no_relay(seen);
     }
     if !seen.described {
         return room(seen, asked);
@@ -310,6 +315,9 @@ mod tests {
         let refused = GatherOutcome::Refused { code: 401, reason: "Unauthorized".into() };
         seen.servers.insert(0, server(refused));
         assert_eq!(code(&seen, relay_only), (Stage::Gathering, "turn-401".into()));
+        // Known before the other side has answered.
+        let early = Seen { described: false, no_relay: true, ..seen.clone() };
+        assert_eq!(code(&early, relay_only), (Stage::Gathering, "turn-401".into()));
         let message = diagnose(&seen, ASKED).message;
         assert!(message.contains("turn:t:3478: 401 Unauthorized"), "{message}");
         let step = Some(Duration::from_millis(1));

@@ -34,8 +34,8 @@ pub struct Show {
     failed: u64,
     line_due: Instant,
     terminal: bool,
-    /// Stats are written under the connection they are of.
     failure: Option<Failure>,
+    /// How often each kind of failure, of a connection or of a server, was seen.
     seen: BTreeMap<(String, String), u64>,
 }
 
@@ -114,6 +114,18 @@ impl Show {
                 self.output.line(format!(
                     "connection {} failed: {}: {}\n  try: {}",
                     record.index, failure.stage, failure.message, failure.remedy
+                ));
+            }
+        }
+        for server in record.ice_servers.iter().filter(|server| server.code.is_some()) {
+            let times = self.seen.entry((server.url.clone(), server.result.clone())).or_default();
+            *times += 1;
+            if *times == 1 {
+                self.output.line(format!(
+                    "ice server {}: {} {}",
+                    server.url,
+                    server.code.unwrap_or_default(),
+                    server.reason.as_deref().unwrap_or_default()
                 ));
             }
         }

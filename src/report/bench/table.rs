@@ -1,5 +1,7 @@
 //! For people on a terminal: one run as a page of text, several side by side.
 
+mod servers;
+
 use super::{
     Named,
     layout::{Align, Column, columns, cut, wrap},
@@ -37,6 +39,7 @@ fn one(result: &BenchResult, width: usize) -> String {
     setup(&mut page, result);
     round_trips(&mut page, result);
     keyframes(&mut page, result);
+    servers::servers(&mut page, result);
     failures(&mut page, result);
     gates(&mut page, result);
     comparison(&mut page, result);
