@@ -7,7 +7,10 @@ use super::{
     values::{NONE, budget, counted, in_unit, maybe, of, setting, started},
 };
 use crate::report::{
-    bench::{Named, schema::BenchResult},
+    bench::{
+        Named,
+        schema::{BenchResult, FailureRecord},
+    },
     human,
 };
 
@@ -64,17 +67,23 @@ pub(super) fn summary(result: &BenchResult) -> String {
         all => format!("{} connections succeeded.", of(connections.succeeded, all)),
     };
     if let Some(ended) = &result.ended {
-        text += &format!(
-            " <strong>Why it ended</strong> ({}, {}): {}",
-            ended.stage,
-            esc(&ended.code),
-            esc(&ended.message)
-        );
-        if !ended.remedy.is_empty() {
-            text += &format!(". <strong>Try</strong>: {}", esc(&ended.remedy));
-        }
+        text.push_str(&why(ended));
     }
     text
+}
+
+/// What ended a run, and what to try. Escaped.
+fn why(ended: &FailureRecord) -> String {
+    let FailureRecord { stage, code, message, remedy } = ended;
+    let remedy = match remedy.as_str() {
+        "" => String::new(),
+        remedy => format!(" <strong>Try</strong>: {}.", esc(remedy.trim_end_matches('.'))),
+    };
+    format!(
+        " <strong>Why it ended</strong> ({stage}, {}): {}.{remedy}",
+        esc(code),
+        esc(message.trim_end_matches('.'))
+    )
 }
 
 /// Machine in words. Escaped.
@@ -131,17 +140,7 @@ pub(super) fn tiles(result: &BenchResult) -> String {
         latency(result),
         size(result),
     ];
-    let tiles: String = tiles
-        .iter()
-        .map(|Tile { label, value, detail }| {
-            format!(
-                "<li><span class=\"label\">{label}</span> <strong>{}</strong> \
-                 <span class=\"detail\">{}</span></li>\n",
-                esc(value),
-                detail.iter().map(|line| esc(line)).collect::<Vec<_>>().join("<br>")
-            )
-        })
-        .collect();
+    let tiles: String = tiles.iter().map(Tile::render).collect();
     format!("<h2 class=\"quiet\">Key figures</h2>\n<ul class=\"tiles\">\n{tiles}</ul>\n")
 }
 
@@ -149,6 +148,20 @@ struct Tile {
     label: &'static str,
     value: String,
     detail: Vec<String>,
+}
+
+impl Tile {
+    fn render(&self) -> String {
+        let Self { label, value, detail } = self;
+        let lines: Vec<_> =
+            detail.iter().filter(|line| !line.is_empty()).map(|line| esc(line)).collect();
+        format!(
+            "<li><span class=\"label\">{label}</span> <strong>{}</strong> \
+             <span class=\"detail\">{}</span></li>\n",
+            esc(value),
+            lines.join("<br>")
+        )
+    }
 }
 
 /// A tile of something that was not measured, with the reason when the result tells one.

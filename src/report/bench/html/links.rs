@@ -1,6 +1,6 @@
 //! How connections ended up connected: candidate types.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::{
     markup::{empty_figure, figure},
@@ -22,12 +22,12 @@ const ORDER: [&str; 6] = ["host", "srflx", "relay/udp", "relay/tcp", "relay/tls"
 
 /// Types that occur in any of the runs, most direct first.
 pub(super) fn types<'r>(runs: impl IntoIterator<Item = &'r Connections>) -> Vec<String> {
-    let mut seen: BTreeMap<(usize, String), ()> = BTreeMap::new();
+    let mut seen: BTreeSet<(usize, String)> = BTreeSet::new();
     for kind in runs.into_iter().flat_map(|connections| connections.by_type.keys()) {
         let place = ORDER.iter().position(|known| known == kind).unwrap_or(ORDER.len());
-        seen.insert((place, kind.clone()), ());
+        seen.insert((place, kind.clone()));
     }
-    seen.into_keys().map(|(_, kind)| kind).collect()
+    seen.into_iter().map(|(_, kind)| kind).collect()
 }
 
 /// A bar a type, and one for those that failed.

@@ -18,7 +18,7 @@ pub(super) fn esc(text: &str) -> String {
             '\'' => safe.push_str("&#39;"),
             '\n' | '\t' => safe.push(c),
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                safe.push(char::REPLACEMENT_CHARACTER)
+                safe.push(char::REPLACEMENT_CHARACTER);
             }
             c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
             c => safe.push(c),
@@ -98,7 +98,9 @@ impl Table {
             right: Vec::new(),
             rows: String::new(),
         };
-        columns.iter().for_each(|column| table.column(column));
+        for column in columns {
+            table.column(column);
+        }
         table
     }
 

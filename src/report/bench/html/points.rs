@@ -16,7 +16,9 @@ const MOST_CROSSES: usize = 400;
 pub(super) fn draw(svg: &mut Svg, area: &Area, points: &[[f64; 2]]) -> bool {
     if points.len() <= MOST_POINTS {
         let mut dots = Curve::default();
-        points.iter().for_each(|[x, y]| dots.dot(area.x.at(*x), area.down(*y)));
+        for [x, y] in points {
+            dots.dot(area.x.at(*x), area.down(*y));
+        }
         svg.curve(&dots, if points.len() > 200 { "dots small" } else { "dots" });
         return false;
     }

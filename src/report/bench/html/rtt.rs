@@ -185,10 +185,8 @@ fn timeline_how(result: &BenchResult, gathered: bool) -> String {
     }
     how += ".";
     if result.rtt_ms.lost > 0 {
-        how += &format!(
-            " {} got no answer and cannot be drawn.",
-            counted(result.rtt_ms.lost, "ping", "pings")
-        );
+        let lost = counted(result.rtt_ms.lost, "ping", "pings");
+        how = format!("{how} {lost} got no answer and cannot be drawn.");
     }
     how
 }

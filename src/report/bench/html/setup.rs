@@ -168,15 +168,17 @@ fn legend(records: &[ConnectionRecord]) -> String {
     };
     let items: String = stacked(&Setup::<()>::default())
         .filter(|(stage, ..)| seen(*stage))
-        .map(|(stage, name, ())| {
-            format!(
-                "<li><svg class=\"key\" aria-hidden=\"true\"><rect width=\"100%\" height=\"100%\" \
-                 class=\"s{stage}\"/></svg>{}</li>\n",
-                esc(&words(name))
-            )
-        })
+        .map(|(stage, name, ())| key(stage, name))
         .collect();
     format!("<ul class=\"legend\">\n{items}</ul>\n")
+}
+
+fn key(stage: usize, name: &str) -> String {
+    format!(
+        "<li><svg class=\"key\" aria-hidden=\"true\"><rect width=\"100%\" height=\"100%\" \
+         class=\"s{stage}\"/></svg>{}</li>\n",
+        esc(&words(name))
+    )
 }
 
 /// Total set-up times over the run.

@@ -214,10 +214,9 @@ pub(super) fn not_measured(result: &BenchResult) -> String {
     if result.not_measured.is_empty() {
         return section("missing", "Not measured", &nothing("Everything asked for was measured."));
     }
-    let items: String = result
-        .not_measured
-        .iter()
-        .map(|missing| format!("<li>{}: {}</li>\n", code(&missing.what), esc(&missing.why)))
-        .collect();
-    section("missing", "Not measured", &format!("<ul class=\"missing\">\n{items}</ul>\n"))
+    let mut table = Table::new("What this result does not say", &["Quantity", "Why"]);
+    for missing in &result.not_measured {
+        table.row(&[code(&missing.what), esc(&missing.why)]);
+    }
+    section("missing", "Not measured", &table.render())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    head::{length, machine, outcome, summary},
+    head::{Outcome, length, machine, outcome, summary},
     links,
     markup::{Table, empty_figure, esc, figure, nothing, section, words},
     rtt,
@@ -54,21 +54,22 @@ fn header(runs: &[Named]) -> String {
         1 => ("bad", "1 failed or is partial".to_owned()),
         count => ("bad", format!("{count} failed or are partial")),
     };
-    let mut items = String::new();
-    for (run, outcome) in runs.iter().zip(&outcomes) {
-        items += &format!(
-            "<li><strong>{}</strong> <span class=\"badge {}\">{}</span> {}. {}</li>\n",
-            esc(&run.name),
-            outcome.class,
-            outcome.word,
-            esc(&outcome.reason),
-            summary(&run.result)
-        );
-    }
+    let items: String = runs.iter().zip(&outcomes).map(item).collect();
     format!(
         "<header class=\"verdict {class}\">\n<p class=\"tool\">orion-peer bench</p>\n\
          <h1>{} runs compared: {verdict}</h1>\n<ol>\n{items}</ol>\n</header>\n",
         runs.len()
+    )
+}
+
+fn item((run, outcome): (&Named, &Outcome)) -> String {
+    format!(
+        "<li><strong>{}</strong> <span class=\"badge {}\">{}</span> {}. {}</li>\n",
+        esc(&run.name),
+        outcome.class,
+        outcome.word,
+        esc(&outcome.reason),
+        summary(&run.result)
     )
 }
 
@@ -104,7 +105,9 @@ fn share(part: Option<u64>, all: Option<u64>) -> Option<f64> {
 
 fn table(runs: &[Named]) -> String {
     let mut table = Table::new("One column a run; the first is the reference", &["Quantity"]);
-    runs.iter().for_each(|run| table.column(&format!("#{}", run.name)));
+    for run in runs {
+        table.column(&format!("#{}", run.name));
+    }
     let mut facts = |name: &str, text: &dyn Fn(&BenchResult) -> String| {
         let cells = runs.iter().map(|run| text(&run.result));
         table.row(&std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>());
@@ -158,7 +161,9 @@ fn difference(value: Option<f64>, reference: Option<f64>, unit: &str) -> String 
 fn settings(runs: &[Named]) -> String {
     let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.result.config.keys()).collect();
     let mut table = Table::new("These runs were not set up alike", &["Setting"]);
-    runs.iter().for_each(|run| table.column(&run.name));
+    for run in runs {
+        table.column(&run.name);
+    }
     let mut differ = false;
     for key in keys {
         let values: Vec<_> = runs.iter().map(|run| run.result.config.get(key)).collect();
@@ -174,30 +179,26 @@ fn settings(runs: &[Named]) -> String {
 }
 
 fn failures(runs: &[Named]) -> String {
-    runs.iter()
-        .map(|run| {
-            let groups = &run.result.connections.failures;
-            format!("<h3>{}</h3>\n{}", esc(&run.name), tables::failures(groups, &run.name))
-        })
-        .collect()
+    let of = |run: &Named| {
+        let groups = &run.result.connections.failures;
+        format!("<h3>{}</h3>\n{}", esc(&run.name), tables::failures(groups, &run.name))
+    };
+    runs.iter().map(of).collect()
 }
 
 /// Which colour, dash and marker is which run.
 fn legend(runs: &[Named]) -> String {
-    let items: String = runs
-        .iter()
-        .enumerate()
-        .map(|(index, run)| {
-            let style = index % STYLES;
-            format!(
-                "<li><svg class=\"key wide\" aria-hidden=\"true\"><line x1=\"0\" y1=\"50%\" x2=\"100%\" \
-                 y2=\"50%\" class=\"cdf r{style}\"/><svg x=\"50%\" y=\"50%\" class=\"r{style}\" \
-                 overflow=\"visible\"><path d=\"{}\" class=\"run-mark\"/></svg></svg>{}</li>\n",
-                MARKERS[style],
-                esc(&run.name)
-            )
-        })
-        .collect();
+    let key = |(index, run): (usize, &Named)| {
+        let style = index % STYLES;
+        format!(
+            "<li><svg class=\"key wide\" aria-hidden=\"true\"><line x1=\"0\" y1=\"50%\" x2=\"100%\" \
+             y2=\"50%\" class=\"cdf r{style}\"/><svg x=\"50%\" y=\"50%\" class=\"r{style}\" \
+             overflow=\"visible\"><path d=\"{}\" class=\"run-mark\"/></svg></svg>{}</li>\n",
+            MARKERS[style],
+            esc(&run.name)
+        )
+    };
+    let items: String = runs.iter().enumerate().map(key).collect();
     format!("<ul class=\"legend\">\n{items}</ul>\n")
 }
 
