@@ -23,10 +23,12 @@ use super::{
     video::Video,
 };
 use crate::{
+    media::h264,
     peer::{
         IcePolicy, Peer, PeerEvent, PeerRole,
         gathering::{GatherOutcome, GatherResult},
         stats::{SelectedPair, Snapshot},
+        video::ReceivedAccessUnit,
     },
     proto::control::{ControlMessage, KeyframeInfo},
     report::bench::schema::{ConnectionRecord, KeyframeRecord},
@@ -171,10 +173,17 @@ impl<'r> Connection<'r> {
             return Some(set_up_by);
         }
         let video = self.video.wake().filter(|_| self.sending.is_none());
-        [self.pinging.wake(), video, self.stats_due, self.until, self.report.due]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.pinging.wake(),
+            self.matching.wake(),
+            video,
+            self.stats_due,
+            self.until,
+            self.report.due,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     async fn on_link(&mut self, event: LinkEvent) {
@@ -249,7 +258,10 @@ impl<'r> Connection<'r> {
             PeerEvent::Control(ControlMessage::BenchReport(report), ..) => {
                 self.report.take(report);
             }
-            PeerEvent::AccessUnit(received) if self.role == PeerRole::Receiver => {
+            // Pictures between keyframes are not what is measured.
+            PeerEvent::AccessUnit(received)
+                if self.role == PeerRole::Receiver && h264::is_keyframe(&received.unit.data) =>
+            {
                 if let Some(verified) = self.matching.unit(received) {
                     self.keyframe(verified);
                 }
@@ -288,17 +300,24 @@ impl<'r> Connection<'r> {
     fn keyframe(&mut self, Verified { info, received, intact }: Verified) {
         // The clocks' offset is taken out at the end, when it is known best.
         let latency = (epoch_seconds(received.received_at) - info.capture_time) * 1e3;
-        self.video.received(
-            received.unit.completed,
-            KeyframeRecord {
-                bytes: received.unit.data.len() as u64,
-                packets: Some(received.unit.packets.into()),
-                received: Some(true),
-                intact: Some(intact),
-                latency_ms: Some(latency),
-                ..KeyframeRecord::default()
-            },
-        );
+        self.came(&received, Some(intact), Some(latency));
+    }
+
+    fn came(
+        &mut self,
+        received: &ReceivedAccessUnit,
+        intact: Option<bool>,
+        latency_ms: Option<f64>,
+    ) {
+        let record = KeyframeRecord {
+            bytes: received.unit.data.len() as u64,
+            packets: Some(received.unit.packets.into()),
+            received: Some(true),
+            intact,
+            latency_ms,
+            ..KeyframeRecord::default()
+        };
+        self.video.received(received.unit.completed, record);
     }
 
     fn send_keyframe(&mut self) {
@@ -356,7 +375,12 @@ impl<'r> Connection<'r> {
             self.video.stop();
         }
         match self.role {
-            PeerRole::Receiver => self.ask_for_keyframe(now).await,
+            PeerRole::Receiver => {
+                while let Some(received) = self.matching.overdue(now) {
+                    self.came(&received, None, None);
+                }
+                self.ask_for_keyframe(now).await;
+            }
             PeerRole::Sender if self.sending.is_none() && self.video.is_due(now) => {
                 self.send_keyframe();
                 self.ask_now_and_then().await;
@@ -385,8 +409,10 @@ impl<'r> Connection<'r> {
         } else if got > 0
             && let Some(peer) = &self.peer
         {
-            let reason = Some("bench".to_owned());
-            let _ = peer.send_control(&ControlMessage::KeyframeRequest { reason }).await;
+            if !peer.send_pli().await {
+                let reason = Some("bench".to_owned());
+                let _ = peer.send_control(&ControlMessage::KeyframeRequest { reason }).await;
+            }
             self.video.postpone(now + Duration::from_millis(500));
         } else {
             self.video.postpone(now + Duration::from_millis(50));

@@ -1,11 +1,17 @@
 //! What came on the video track and what its sender said of it on the control channel, brought
 //! together by RTP timestamp in whichever order they come.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use sha2::{Digest, Sha256};
 
 use crate::{peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sender::hex};
+
+/// How long an access unit waits for what its sender says of it: apps may say nothing.
+const WAIT: Duration = Duration::from_millis(300);
 
 /// Halves that wait for each other; the oldest go first.
 const MOST: usize = 64;
@@ -45,6 +51,18 @@ impl Matching {
         }
         keep(&mut self.units, timestamp, received);
         None
+    }
+
+    /// When an access unit has waited long enough.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        self.units.values().map(|received| received.unit.completed + WAIT).min()
+    }
+
+    /// An access unit that has waited long enough.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<ReceivedAccessUnit> {
+        let overdue = |received: &&ReceivedAccessUnit| now >= received.unit.completed + WAIT;
+        let timestamp = self.units.values().find(overdue)?.unit.timestamp;
+        self.units.remove(&timestamp)
     }
 }
 

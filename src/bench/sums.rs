@@ -78,6 +78,15 @@ impl Sums {
         } else if run.role() == PeerRole::Receiver {
             add("keyframes.sent", "the other side sends, and does not tell how many");
             add("keyframes.encodeMs, keyframes.psnrDb", "the other side encodes");
+            let silent = |record: &ConnectionRecord| {
+                record.keyframes.iter().any(|keyframe| keyframe.intact.is_none())
+            };
+            if self.records.iter().any(silent) {
+                add(
+                    "keyframes.intact",
+                    "the other side does not tell the SHA-256 of its keyframes: they came whole",
+                );
+            }
             if no_clock {
                 add(
                     "keyframes.latencyMs",
