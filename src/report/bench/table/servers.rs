@@ -28,8 +28,9 @@ pub(super) fn servers(page: &mut Page, result: &BenchResult) {
         let mut known: Vec<f64> = times.iter().copied().flatten().collect();
         known.sort_by(f64::total_cmp);
         let median = known.get(known.len() / 2).map_or_else(String::new, |ms| number(*ms, "ms"));
-        let (url, count) = (cut(&printable(url), 40), times.len().to_string());
-        rows.push(row([&format!("  {url}"), answer, &count, &median]));
+        let (url, answer) = (cut(&printable(url), 40), cut(&printable(answer), 11));
+        let (count, median) = (times.len().to_string(), cut(&median, 9));
+        rows.push(row([&format!("  {url}"), &answer, &count, &median]));
         if !why.is_empty() {
             reasons.push(format!("{url}: {why}"));
         }
