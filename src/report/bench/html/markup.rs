@@ -32,6 +32,11 @@ pub(super) fn code(text: &str) -> String {
     format!("<code>{}</code>", esc(text))
 }
 
+/// A sentence in a cell, which breaks into lines but not after every word.
+pub(super) fn long(text: &str) -> String {
+    format!("<span class=\"long\">{}</span>", esc(text))
+}
+
 /// A word that says how something went, told by its shape and colour too.
 pub(super) fn badge(good: bool, word: &str) -> String {
     let (class, sign) = if good { ("good", "✓") } else { ("bad", "✗") };

@@ -129,7 +129,7 @@ fn lines(result: &BenchResult) -> Vec<Line> {
         Some(Line { label: format!("{name} {}", ms(value)), value, class })
     });
     let gates = gates(result).into_iter().map(|(name, value)| Line {
-        label: format!("gate: {} at most {}", short_name(&name), ms(value)),
+        label: format!("gate {} ≤ {}", short_name(&name), ms(value)),
         value,
         class: "limit",
     });

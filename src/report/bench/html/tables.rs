@@ -2,7 +2,7 @@
 
 use super::{
     head::length,
-    markup::{Table, badge, code, esc, nothing, section, words},
+    markup::{Table, badge, code, esc, long, nothing, section, words},
     values::{NONE, cell, median, of, spread_cells},
 };
 use crate::{
@@ -41,11 +41,6 @@ pub(super) fn failure(group: &FailureGroup) -> [String; 5] {
         long(&group.message),
         long(&group.remedy),
     ]
-}
-
-/// A sentence in a cell, which breaks into lines but not after every word.
-fn long(text: &str) -> String {
-    format!("<span class=\"long\">{}</span>", esc(text))
 }
 
 /// Percentiles of everything that has some.

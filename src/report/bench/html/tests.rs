@@ -252,7 +252,7 @@ fn a_full_run_has_every_part() {
         "regressed",
         "limit +25 %",
         "+26 to +50 %",
-        "gate: p95 at most 100 ms",
+        "gate p95 ≤ 100 ms",
         "Unauthorized",
         "host.load",
         "<summary>Every connection (4)</summary>",

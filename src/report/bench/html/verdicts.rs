@@ -1,7 +1,7 @@
 //! What a run is held against: gates, and a baseline.
 
 use super::{
-    markup::{Plot, Table, badge, code, esc, figure, no_figure, nothing, plots, section},
+    markup::{Plot, Table, badge, code, esc, figure, long, no_figure, nothing, plots, section},
     scale::Scale,
     svg::{Anchor, Area, MARKERS, Svg},
     values::{NONE, cell, short_name},
@@ -40,7 +40,7 @@ pub(super) fn gates(result: &BenchResult) -> String {
             badge(check.pass, if check.pass { "met" } else { "not met" }),
             esc(&limit),
             esc(&actual),
-            esc(check.note.as_deref().unwrap_or_default()),
+            long(check.note.as_deref().unwrap_or_default()),
         ]);
     }
     let note = if result.partial {
@@ -141,7 +141,7 @@ fn intervals(comparison: &Comparison) -> Plot {
         .iter()
         .map(|(metric, change, _)| format!("{} {}", metric.name, changed(*change, &metric.unit)));
     let description = description.collect::<Vec<_>>().join(", ");
-    let mut svg = Svg::new("intervals", title, &description, bottom + Area::BELOW);
+    let mut svg = Svg::new("intervals", title, &description, bottom + Area::BELOW).left(16.0);
     area.x_axis(&mut svg, signed);
     let zero = area.x.at(0.0);
     svg.line((zero, top - 8.0), (zero, bottom), "axis");
