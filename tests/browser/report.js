@@ -33,10 +33,20 @@ const run = (...words) => promisify(execFile)(process.env.ORION_PEER, words, { c
 function look() {
   const box = (element) => element.getBoundingClientRect();
   const plots = [...document.querySelectorAll("svg[role=img]")];
-  const texts = plots.flatMap((plot) => [...plot.querySelectorAll("text")].map((text) => [plot, text]));
-  const outside = texts.filter(([plot, text]) => {
-    const [frame, words] = [box(plot), box(text)];
-    return words.left < frame.left - 1 || words.right > frame.right + 1;
+  // Some labels are shown only where there is room.
+  const visible = (plot) => [...plot.querySelectorAll("text")].filter((text) => box(text).width > 0);
+  const outside = plots.flatMap((plot) => {
+    const frame = box(plot.closest("figure"));
+    return visible(plot).filter((text) => box(text).left < frame.left || box(text).right > frame.right);
+  });
+  // Lines of text stand close; only letters on letters cannot be read.
+  const covers = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 &&
+    a.top + 4 < b.bottom - 4 && b.top + 4 < a.bottom - 4;
+  const overlapping = plots.flatMap((plot) => {
+    const texts = visible(plot);
+    return texts.flatMap((text, index) => texts.slice(index + 1)
+      .filter((other) => covers(box(text), box(other)))
+      .map((other) => `${text.textContent} / ${other.textContent}`));
   });
   const luminance = (colour) => {
     const parts = colour.match(/[\d.]+/g).slice(0, 3).map((part) => part / 255)
@@ -52,7 +62,8 @@ function look() {
     plots: plots.length,
     empty: plots.filter((plot) => box(plot).width < 100 || box(plot).height < 20).length,
     untitled: plots.filter((plot) => !plot.querySelector("title")?.textContent).length,
-    outside: outside.map(([, text]) => text.textContent),
+    outside: outside.map((text) => text.textContent),
+    overlapping,
     contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05),
     dark: b < 0.2,
   };
@@ -80,6 +91,8 @@ async function views(browser, title, file, leastPlots) {
     check(`${name}: plots with titles`, seen.plots >= leastPlots && seen.empty + seen.untitled === 0,
       `${seen.plots} plots, ${seen.empty} empty, ${seen.untitled} untitled`);
     check(`${name}: words stay in their plots`, seen.outside.length === 0, seen.outside.join(" | "));
+    check(`${name}: words do not cover each other`, seen.overlapping.length === 0,
+      seen.overlapping.join(" | "));
     check(`${name}: text can be read`, seen.contrast >= 7, `contrast ${seen.contrast.toFixed(1)}`);
     check(`${name}: background as asked for`, seen.dark === (view.colorScheme === "dark"));
     if (view === VIEWS[0] && leastPlots > 4 && process.env.REPORT_SCREENSHOT) {

@@ -182,7 +182,7 @@ fn quantity(value: &Value, unit: &str) -> String {
 }
 
 /// Any JSON as words: `host, relay/udp`, `host 12, srflx 3`.
-fn words(value: &Value) -> String {
+pub(super) fn words(value: &Value) -> String {
     match value {
         Value::Null => NOTHING.into(),
         Value::String(text) => printable(text),

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{
     markup::{esc, words},
-    values::{NONE, budget, counted, in_unit, maybe, of, setting, started},
+    values::{NONE, budget, bytes, counted, maybe, ms, of, setting, started},
 };
 use crate::report::{
     bench::{
         Named,
-        schema::{BenchResult, FailureRecord},
+        schema::{BenchResult, FailureGroup, FailureRecord},
+        wording::failure,
     },
     human,
 };
@@ -29,61 +32,82 @@ pub(super) fn outcome(result: &BenchResult) -> Outcome {
     let gates = result.checks.len();
     let failed: Vec<_> =
         result.checks.iter().filter(|check| !check.pass).map(|check| check.name.as_str()).collect();
-    let not_met = || format!("{} of {gates} gates not met: {}", failed.len(), failed.join(", "));
-    if result.partial {
-        let reason = if failed.is_empty() {
-            "the run ended before it was done".to_owned()
-        } else {
-            format!("the run ended before it was done; {}", not_met())
-        };
-        return Outcome { class: "warn", word: "Partial", reason };
-    }
-    match (result.pass, failed.is_empty(), gates) {
-        (_, false, _) => Outcome { class: "bad", word: "Failed", reason: not_met() },
-        (false, ..) => {
-            let reason = "the run could not be done".to_owned();
-            Outcome { class: "bad", word: "Failed", reason }
+    let not_met = match (gates, failed.len()) {
+        (_, 0) => None,
+        (1, _) => Some(format!("gate not met: {}", failed[0])),
+        (_, count) => Some(format!("{count} of {gates} gates not met: {}", failed.join(", "))),
+    };
+    let (class, word, reason) = match (result.partial, result.pass, not_met, gates) {
+        (true, _, None, _) => ("warn", "Partial", ended_after(result)),
+        (true, _, Some(gates), _) => {
+            ("bad", "Partial", format!("{}; {gates}", ended_after(result)))
         }
-        (true, _, 0) => {
-            let reason = "no gates were set".to_owned();
-            Outcome { class: "plain", word: "Done", reason }
+        (false, _, Some(gates), _) => ("bad", "Failed", gates),
+        (false, false, None, _) => ("bad", "Failed", ungated(result)),
+        (false, true, None, 0) => ("good", "Passed", ungated(result)),
+        (false, true, None, 1) => ("good", "Passed", "the one gate was met".to_owned()),
+        (false, true, None, _) => ("good", "Passed", format!("all {gates} gates met")),
+    };
+    Outcome { class, word, reason }
+}
+
+/// How far a run got that was not done.
+fn ended_after(result: &BenchResult) -> String {
+    let attempted = result.connections.attempted;
+    match result.config.get("connections").and_then(Value::as_u64) {
+        _ if attempted == 0 => "it ended before the first connection".to_owned(),
+        Some(planned) if planned > attempted => {
+            format!("it ended after {attempted} of {planned} connections")
         }
-        (true, _, 1) => {
-            Outcome { class: "good", word: "Passed", reason: "the one gate was met".into() }
-        }
-        (true, ..) => {
-            Outcome { class: "good", word: "Passed", reason: format!("all {gates} gates met") }
-        }
+        _ => "it ended before it was done".to_owned(),
     }
 }
 
-/// Connections that succeeded, and what ended the run when something did. Escaped.
+/// What the verdict rests on when there are no gates.
+fn ungated(result: &BenchResult) -> String {
+    let connections = &result.connections;
+    match connections.attempted.saturating_sub(connections.succeeded) {
+        _ if connections.attempted == 0 => "no connection was attempted".to_owned(),
+        0 if connections.attempted == 1 => "the one connection succeeded".to_owned(),
+        1 if connections.attempted == 1 => "the one connection failed".to_owned(),
+        0 => format!("all {} connections succeeded", connections.attempted),
+        failed => format!("{} connections failed", of(failed, connections.attempted)),
+    }
+}
+
+/// Connections that succeeded, what ended the run when something did, else what failed most often.
+/// Escaped.
 pub(super) fn summary(result: &BenchResult) -> String {
     let connections = &result.connections;
-    let mut text = match connections.attempted {
+    let text = match connections.attempted {
+        // Then it is what the verdict rests on.
+        _ if result.checks.is_empty() && !result.partial => String::new(),
         0 => "No connection was attempted.".to_owned(),
         1 if connections.succeeded == 1 => "The one connection succeeded.".to_owned(),
         1 => "The one connection failed.".to_owned(),
         all => format!("{} connections succeeded.", of(connections.succeeded, all)),
     };
-    if let Some(ended) = &result.ended {
-        text.push_str(&why(ended));
-    }
-    text
+    let why = match (&result.ended, connections.failures.first()) {
+        (Some(FailureRecord { stage, code, message, remedy }), _) => {
+            why("Why it ended", &failure(*stage, code), message, remedy)
+        }
+        (None, Some(FailureGroup { stage, code, count, message, remedy })) => {
+            let what = format!("{}, {}", failure(*stage, code), counted(*count, "time", "times"));
+            why("Most frequent failure", &what, message, remedy)
+        }
+        (None, None) => String::new(),
+    };
+    text + &why
 }
 
-/// What ended a run, and what to try. Escaped.
-fn why(ended: &FailureRecord) -> String {
-    let FailureRecord { stage, code, message, remedy } = ended;
-    let remedy = match remedy.as_str() {
+/// What went wrong, and what to try. Escaped.
+fn why(heading: &str, what: &str, message: &str, remedy: &str) -> String {
+    let sentence = |text: &str| esc(text.trim_end_matches('.'));
+    let remedy = match remedy {
         "" => String::new(),
-        remedy => format!(" <strong>Try</strong>: {}.", esc(remedy.trim_end_matches('.'))),
+        remedy => format!(" <strong>Try</strong>: {}.", sentence(remedy)),
     };
-    format!(
-        " <strong>Why it ended</strong> ({stage}, {}): {}.{remedy}",
-        esc(code),
-        esc(message.trim_end_matches('.'))
-    )
+    format!(" <strong>{heading}</strong> ({}): {}.{remedy}", esc(what), sentence(message))
 }
 
 /// Machine in words. Escaped.
@@ -154,14 +178,28 @@ impl Tile {
     fn render(&self) -> String {
         let Self { label, value, detail } = self;
         let lines: Vec<_> =
-            detail.iter().filter(|line| !line.is_empty()).map(|line| esc(line)).collect();
+            detail.iter().filter(|line| !line.is_empty()).map(|line| glued(&esc(line))).collect();
         format!(
             "<li><span class=\"label\">{label}</span> <strong>{}</strong> \
              <span class=\"detail\">{}</span></li>\n",
             esc(value),
-            lines.join("<br>")
+            lines.join("<br/>")
         )
     }
+}
+
+/// Keeps a number with its unit, and a name with its number, on one line.
+fn glued(text: &str) -> String {
+    const BREAK: char = ' ';
+    let chars: Vec<char> = text.chars().collect();
+    let joined = |index: usize| {
+        let before = index.checked_sub(1).map_or(BREAK, |before| chars[before]);
+        let after = chars.get(index + 1).copied().unwrap_or(BREAK);
+        let unit = after.is_ascii_uppercase() || matches!(after, 'm' | 's' | '%');
+        after.is_ascii_digit() || (before.is_ascii_digit() && unit)
+    };
+    let glue = |(index, c): (usize, &char)| if *c == ' ' && joined(index) { '\u{a0}' } else { *c };
+    chars.iter().enumerate().map(glue).collect()
 }
 
 /// A tile of something that was not measured, with the reason when the result tells one.
@@ -203,7 +241,7 @@ fn rtt(result: &BenchResult) -> Tile {
         }
     };
     let detail = vec![format!("p95 {p95}, p99 {p99}"), loss];
-    Tile { label, value: human::millis(p50), detail }
+    Tile { label, value: ms(p50), detail }
 }
 
 fn setup(result: &BenchResult) -> Tile {
@@ -215,7 +253,7 @@ fn setup(result: &BenchResult) -> Tile {
         format!("p95 {}, max {}", maybe(total.p95, "ms"), maybe(total.max, "ms")),
         "start to open data channel".to_owned(),
     ];
-    Tile { label, value: human::millis(p50), detail }
+    Tile { label, value: ms(p50), detail }
 }
 
 fn intact(result: &BenchResult) -> Tile {
@@ -242,17 +280,17 @@ fn latency(result: &BenchResult) -> Tile {
         format!("p95 {}, max {}", maybe(latency.p95, "ms"), maybe(latency.max, "ms")),
         "first packet to last packet".to_owned(),
     ];
-    Tile { label, value: human::millis(p50), detail }
+    Tile { label, value: ms(p50), detail }
 }
 
 fn size(result: &BenchResult) -> Tile {
-    let (label, bytes) = ("Keyframe size, mean", &result.keyframes.bytes);
-    let Some(mean) = bytes.mean else {
+    let (label, sizes) = ("Keyframe size, mean", &result.keyframes.bytes);
+    let Some(mean) = sizes.mean else {
         return unmeasured(label, result, "keyframes.bytes", "no keyframe was seen");
     };
     let limit = budget(result).map_or_else(String::new, |budget| {
-        format!("{} over the budget of {}", result.keyframes.over_limit, in_unit(budget, "bytes"))
+        format!("{} over the budget of {}", result.keyframes.over_limit, bytes(budget))
     });
-    let detail = vec![format!("max {}", maybe(bytes.max, "bytes")), limit];
-    Tile { label, value: in_unit(mean, "bytes"), detail }
+    let detail = vec![format!("max {}", maybe(sizes.max, "bytes")), limit];
+    Tile { label, value: bytes(mean), detail }
 }

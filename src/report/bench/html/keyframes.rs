@@ -1,17 +1,14 @@
 //! Keyframes: how large they were, and how late.
 
 use super::{
-    markup::{empty_figure, figure},
+    markup::{Plot, figure, no_figure},
     points,
     scale::{Scale, tick_bytes, tick_ms},
-    setup::column_numbers,
+    setup::{column_numbers, slots},
     svg::{Anchor, Area, CROSS, Svg},
-    values::budget,
+    values::{budget, bytes, ms},
 };
-use crate::report::{
-    bench::schema::{BenchResult, KeyframeRecord},
-    human,
-};
+use crate::report::bench::schema::{BenchResult, KeyframeRecord};
 
 const SIZES: &str = "Size of each keyframe";
 const LATENCY: &str = "Latency of each keyframe";
@@ -28,8 +25,8 @@ pub(super) fn records(result: &BenchResult) -> Vec<&KeyframeRecord> {
 }
 
 /// Why there is nothing to draw.
-fn absent(result: &BenchResult, title: &str) -> String {
-    empty_figure(
+fn absent(result: &BenchResult, title: &str) -> Plot {
+    no_figure(
         title,
         match result.keyframes.bytes.count {
             0 => "No keyframe was sent or received.",
@@ -40,11 +37,11 @@ fn absent(result: &BenchResult, title: &str) -> String {
 
 /// An axis of ordinal numbers from 1, each in the middle of its column.
 fn ordinals(count: usize) -> Scale {
-    Scale::span(0.5, count as f64 + 0.5, 1.0)
+    Scale::span(0.5, slots(count) as f64 + 0.5, 1.0)
 }
 
 /// A bar a keyframe, and the budget.
-pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> String {
+pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     if records.is_empty() {
         return absent(result, SIZES);
     }
@@ -60,7 +57,7 @@ pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> String
     let description = format!(
         "{} keyframes, the largest {}; {} over the budget.",
         records.len(),
-        human::bytes(most as u64),
+        bytes(most),
         result.keyframes.over_limit
     );
     let mut svg = Svg::new("key-sizes", SIZES, &description, area.bottom + Area::BELOW).left(64.0);
@@ -71,14 +68,20 @@ pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> String
         budget_line(&mut svg, &area, budget);
     }
     column_numbers(&mut svg, area.bottom, records.len());
-    let mut how = if gathered {
-        points::how(true, "keyframe")
+    let bars = records.len() <= MOST_BARS;
+    let mut how = if bars {
+        "One bar is one keyframe.".to_owned()
     } else {
-        "One bar is one keyframe, in the order they were sent.".to_owned()
+        points::how(gathered, "keyframe")
     };
-    if budget.is_some() {
-        how += " Hatched bars are over the budget (dashed line).";
-    }
+    how += " They are in the order they were sent.";
+    let over = budget.is_some_and(|budget| most > budget);
+    how += match (over, bars) {
+        (true, true) => " Hatched bars are over the budget, which is the dashed line.",
+        (true, false) => " What lies above the dashed line is over the budget.",
+        (false, _) if budget.is_some() => " None is over the budget, which is the dashed line.",
+        (false, _) => "",
+    };
     if records.iter().any(|record| record.intact == Some(false)) {
         how += " A cross is a keyframe that did not arrive intact.";
     }
@@ -101,18 +104,23 @@ fn draw_sizes(
         points::crosses(svg, area, broken.map(|(number, _)| (number, "not intact")));
         return gathered;
     }
-    let width = 1.0 / records.len() as f64;
+    let width = 1.0 / slots(records.len()) as f64;
     for (number, record) in places {
         let x = area.x.at(number) - width / 2.0;
         let over = budget.is_some_and(|budget| record.bytes as f64 > budget);
-        let (state, class) = match record.intact {
-            Some(true) => ("intact", if over { "over" } else { "fill" }),
-            Some(false) => ("not intact", if over { "over" } else { "failed" }),
-            None => ("not told whether intact", if over { "over" } else { "fill" }),
+        let state = match record.intact {
+            Some(true) => "intact",
+            Some(false) => "not intact",
+            None => "not told whether intact",
         };
         let y = area.down(record.bytes as f64);
-        let tip = format!("keyframe {number}: {}, {state}", human::bytes(record.bytes));
-        svg.bar((x + width * 0.1, y), (width * 0.8, area.bottom - y), class, &tip);
+        let tip = format!("keyframe {number}: {}, {state}", bytes(record.bytes as f64));
+        svg.bar(
+            (x + width * 0.1, y),
+            (width * 0.8, area.bottom - y),
+            if over { "over" } else { "fill" },
+            &tip,
+        );
         if record.intact == Some(false) {
             svg.shape((x + width / 2.0, y - 8.0), CROSS, "cross", "not intact");
         }
@@ -121,7 +129,7 @@ fn draw_sizes(
 }
 
 fn budget_line(svg: &mut Svg, area: &Area, budget: f64) {
-    let label = format!("budget {}", human::bytes(budget as u64));
+    let label = format!("budget {}", bytes(budget));
     if area.y.contains(budget) {
         let y = area.down(budget);
         svg.line((0.0, y), (1.0, y), "limit");
@@ -132,13 +140,13 @@ fn budget_line(svg: &mut Svg, area: &Area, budget: f64) {
 }
 
 /// A dot a keyframe.
-pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> String {
+pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     let numbered =
         || records.iter().enumerate().map(|(index, record)| (index as f64 + 1.0, record));
     let points: Vec<[f64; 2]> = numbered()
         .filter_map(|(number, record)| {
-            let ms = record.latency_ms.filter(|ms| ms.is_finite() && *ms >= 0.0)?;
-            Some([number, ms])
+            let late = record.latency_ms.filter(|late| late.is_finite() && *late >= 0.0)?;
+            Some([number, late])
         })
         .collect();
     if points.is_empty() {
@@ -146,17 +154,12 @@ pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> Stri
             0 => "No keyframe was timed.",
             _ => "The result holds no single keyframes, only their percentiles.",
         };
-        return empty_figure(LATENCY, why);
+        return no_figure(LATENCY, why);
     }
-    let (lo, hi) = super::rtt::ends(points.iter().map(|[_, ms]| *ms));
+    let (lo, hi) = super::rtt::ends(points.iter().map(|[_, late]| *late));
     let area =
         Area { x: ordinals(records.len()), y: Scale::fitting(lo, hi), top: 24.0, bottom: 220.0 };
-    let description = format!(
-        "{} keyframes between {} and {}.",
-        points.len(),
-        human::millis(lo),
-        human::millis(hi)
-    );
+    let description = format!("{} keyframes between {} and {}.", points.len(), ms(lo), ms(hi));
     let mut svg = Svg::new("key-late", LATENCY, &description, area.bottom + Area::BELOW).left(64.0);
     area.y_axis(&mut svg, tick_ms);
     let gathered = points::draw(&mut svg, &area, &points);
@@ -180,7 +183,7 @@ fn percentiles(svg: &mut Svg, area: &Area, result: &BenchResult) {
         let Some(value) = value.filter(|value| area.y.contains(*value)) else { continue };
         let y = area.down(value);
         svg.line((0.0, y), (1.0, y), name);
-        labels.push(format!("{name} {}", human::millis(value)));
+        labels.push(format!("{name} {}", ms(value)));
     }
     svg.text((1.0, 9.0), 0.0, Anchor::End, "tick", &labels.join(", "));
 }

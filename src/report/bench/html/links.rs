@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    markup::{empty_figure, figure},
+    markup::{Plot, figure, no_figure},
     svg::{Anchor, Svg},
-    values::of,
+    values::{of, short_name},
 };
 use crate::report::{
     bench::schema::{BenchResult, Connections},
@@ -31,10 +31,10 @@ pub(super) fn types<'r>(runs: impl IntoIterator<Item = &'r Connections>) -> Vec<
 }
 
 /// A bar a type, and one for those that failed.
-pub(super) fn plot(result: &BenchResult) -> String {
+pub(super) fn plot(result: &BenchResult) -> Plot {
     let connections = &result.connections;
     if connections.attempted == 0 {
-        return empty_figure(TITLE, "No connection was attempted.");
+        return no_figure(TITLE, "No connection was attempted.");
     }
     let mut rows: Vec<(String, u64, &str)> = types([connections])
         .into_iter()
@@ -48,13 +48,13 @@ pub(super) fn plot(result: &BenchResult) -> String {
         rows.push(("failed".into(), failed, "failed"));
     }
     let all = connections.attempted as f64;
-    let said = rows.iter().map(|(kind, count, _)| format!("{kind} {count}"));
+    let said = rows.iter().map(|(kind, count, _)| format!("{} {count}", short_name(kind)));
     let description =
         format!("Of {}: {}.", connections.attempted, said.collect::<Vec<_>>().join(", "));
     let mut svg = Svg::new("types", TITLE, &description, ROW * rows.len() as f64);
     for (index, (kind, count, class)) in rows.iter().enumerate() {
         let (y, share) = (ROW * index as f64, *count as f64 / all);
-        svg.text((0.0, y + 14.0), 0.0, Anchor::Start, "name", kind);
+        svg.text((0.0, y + 14.0), 0.0, Anchor::Start, "name", &short_name(kind));
         let number = format!("{}, {}", of(*count, connections.attempted), human::share(share));
         svg.text((1.0, y + 14.0), 0.0, Anchor::End, "tick", &number);
         svg.bar((0.0, y + 20.0), (1.0, 12.0), "track", "");

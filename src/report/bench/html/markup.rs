@@ -5,22 +5,22 @@
 
 use std::fmt::Write;
 
-/// Text made safe between tags and inside quoted attributes. Control characters and those that turn
-/// the writing direction are replaced: they could make a line read as something else.
+use crate::types::printable;
+
+/// Text made [`printable`] and safe between tags and inside quoted attributes.
 pub(super) fn esc(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
+    // Line breaks are white space in HTML as they are in text.
+    for c in printable(&text.replace(['\r', '\n', '\t'], " ")).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            '\n' | '\t' => safe.push(c),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                safe.push(char::REPLACEMENT_CHARACTER);
-            }
-            c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
+            // Noncharacters (Unicode §23.7) are errors in HTML.
+            '\u{fdd0}'..='\u{fdef}' => safe.push(char::REPLACEMENT_CHARACTER),
+            c if c as u32 & 0xfffe == 0xfffe => safe.push(char::REPLACEMENT_CHARACTER),
             c => safe.push(c),
         }
     }
@@ -32,22 +32,31 @@ pub(super) fn code(text: &str) -> String {
     format!("<code>{}</code>", esc(text))
 }
 
+/// A sentence in a cell, which breaks into lines but not after every word.
+pub(super) fn long(text: &str) -> String {
+    format!("<span class=\"long\">{}</span>", esc(text))
+}
+
 /// A word that says how something went, told by its shape and colour too.
 pub(super) fn badge(good: bool, word: &str) -> String {
     let (class, sign) = if good { ("good", "✓") } else { ("bad", "✗") };
     format!(r#"<span class="badge {class}"><span aria-hidden="true">{sign}</span> {word}</span>"#)
 }
 
-/// `camelCase` as words: `pingInterval` becomes `ping interval`.
+/// `camelCase` as words: `pingIntervalMs` becomes `ping interval`, its unit being told by the value.
 pub(super) fn words(name: &str) -> String {
     let mut text = String::new();
-    for c in name.chars() {
+    for c in name.strip_suffix("Ms").unwrap_or(name).chars() {
         if c.is_uppercase() && !text.is_empty() {
             text.push(' ');
         }
         text.extend(c.to_lowercase());
     }
-    text
+    let word = |word: &str| match word {
+        "dns" | "tls" | "ice" | "dtls" => word.to_uppercase(),
+        word => word.to_owned(),
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// A section with its heading.
@@ -63,22 +72,57 @@ pub(super) fn nothing(sentence: &str) -> String {
     format!("<p class=\"none\">{}</p>\n", esc(sentence))
 }
 
-/// A plot (or a sentence in its place) with what it shows above and how to read it below.
-pub(super) fn figure(title: &str, body: &str, how: &str) -> String {
-    format!(
+/// A plot, or why there is none.
+#[derive(Debug)]
+pub(super) enum Plot {
+    /// A figure, as HTML.
+    Drawn(String),
+    /// What it would have shown, and why it does not. Not escaped.
+    Absent { title: String, why: String },
+}
+
+/// A plot with what it shows above and how to read it below.
+pub(super) fn figure(title: &str, body: &str, how: &str) -> Plot {
+    Plot::Drawn(format!(
         "<figure>\n<figcaption>{}</figcaption>\n{body}<p class=\"how\">{}</p>\n</figure>\n",
         esc(title),
         esc(how)
-    )
+    ))
 }
 
-/// A plot that has no data: its title and why.
-pub(super) fn empty_figure(title: &str, why: &str) -> String {
-    format!(
-        "<figure class=\"empty\">\n<figcaption>{}</figcaption>\n{}</figure>\n",
-        esc(title),
-        nothing(why)
-    )
+/// A plot that has no data.
+pub(super) fn no_figure(title: &str, why: &str) -> Plot {
+    Plot::Absent { title: title.to_owned(), why: why.to_owned() }
+}
+
+/// Rows of columns of plots that stand below each other. What is drawn fills the width, whatever is
+/// missing; a list at the end says what is missing and why.
+pub(super) fn plots(rows: Vec<Vec<Vec<Plot>>>) -> String {
+    let (mut drawn, mut absent) = (String::new(), String::new());
+    for row in rows {
+        let mut columns = String::new();
+        for column in row {
+            let mut figures = String::new();
+            for plot in column {
+                match plot {
+                    Plot::Drawn(figure) => figures.push_str(&figure),
+                    Plot::Absent { title, why } => {
+                        let _ = writeln!(absent, "<li>{}: {}</li>", esc(&title), esc(&why));
+                    }
+                }
+            }
+            if !figures.is_empty() {
+                let _ = write!(columns, "<div class=\"column\">\n{figures}</div>\n");
+            }
+        }
+        if !columns.is_empty() {
+            let _ = write!(drawn, "<div class=\"row\">\n{columns}</div>\n");
+        }
+    }
+    if !absent.is_empty() {
+        absent = format!("<p class=\"none\">Not drawn:</p>\n<ul class=\"none\">\n{absent}</ul>\n");
+    }
+    format!("<div class=\"plots\">\n{drawn}</div>\n{absent}")
 }
 
 /// A table whose first column names its rows.
@@ -128,11 +172,13 @@ impl Table {
         self.rows.push_str("</tr>\n");
     }
 
-    /// The table in a box that scrolls by itself where the page is narrow.
+    /// The table in a box that scrolls by itself where the page is narrow. What is seen of the caption
+    /// stands outside, where it does not scroll away.
     pub(super) fn render(&self) -> String {
         let Self { caption, head, rows, .. } = self;
         format!(
-            "<div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table>\n\
+            "<p class=\"caption\" aria-hidden=\"true\">{caption}</p>\n\
+             <div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table>\n\
              <caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n\
              <tbody>\n{rows}</tbody></table></div>\n"
         )
@@ -165,8 +211,8 @@ mod tests {
     #[test]
     fn names_become_words() {
         assert_eq!(
-            ["pingInterval", "tls", "dataChannel"].map(words),
-            ["ping interval", "tls", "data channel"]
+            ["pingIntervalMs", "tls", "dataChannel", "icePolicy", ""].map(words),
+            ["ping interval", "TLS", "data channel", "ICE policy", ""]
         );
     }
 }

@@ -1,13 +1,13 @@
 //! Round-trip times: their distribution, and how they went over time.
 
 use super::{
-    markup::{empty_figure, figure},
+    markup::{Plot, figure, no_figure},
     points,
     scale::{Scale, tick_ms, tick_seconds},
     svg::{Anchor, Area, Curve, Svg},
-    values::counted,
+    values::{counted, ms, short_name},
 };
-use crate::report::{bench::schema::BenchResult, human};
+use crate::report::bench::schema::BenchResult;
 
 const DISTRIBUTION: &str = "How round-trip times are spread";
 const TIMELINE: &str = "Round-trip time over the run";
@@ -18,7 +18,7 @@ const NO_SAMPLES: &str = "The result holds no single round-trip times, only thei
 const BINS: usize = 40;
 
 /// Most connections whose beginnings are marked.
-const MOST_MARKS: usize = 200;
+const MOST_MARKS: usize = 60;
 
 /// Every kept round trip of a run as `[atS, ms]`, by time.
 pub(super) fn samples(result: &BenchResult) -> Vec<[f64; 2]> {
@@ -43,20 +43,20 @@ pub(super) fn ends(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
 }
 
 /// A sentence in place of a plot when there are no samples.
-fn absent(result: &BenchResult, title: &str) -> String {
-    empty_figure(title, if result.rtt_ms.spread.count == 0 { NO_PINGS } else { NO_SAMPLES })
+fn absent(result: &BenchResult, title: &str) -> Plot {
+    no_figure(title, if result.rtt_ms.spread.count == 0 { NO_PINGS } else { NO_SAMPLES })
 }
 
 /// Histogram with percentiles and the gate.
-pub(super) fn distribution(result: &BenchResult, samples: &[[f64; 2]]) -> String {
+pub(super) fn distribution(result: &BenchResult, samples: &[[f64; 2]]) -> Plot {
     if samples.is_empty() {
         return absent(result, DISTRIBUTION);
     }
     let (lo, hi) = ends(samples.iter().map(|[_, ms]| *ms));
     let scale = axis(lo, hi, &gates(result));
     let mut bins = [0_u64; BINS];
-    for [_, ms] in samples {
-        bins[((scale.at(*ms) * BINS as f64) as usize).min(BINS - 1)] += 1;
+    for [_, time] in samples {
+        bins[((scale.at(*time) * BINS as f64) as usize).min(BINS - 1)] += 1;
     }
     let most = bins.iter().copied().max().unwrap_or(0) as f64;
     let lines = lines(result);
@@ -86,7 +86,7 @@ fn bars(svg: &mut Svg, area: &Area, bins: &[u64]) {
         let x = index as f64 * width;
         let (from, to) = (area.x.value(x), area.x.value(x + width));
         let pings = counted(*count, "ping", "pings");
-        let tip = format!("{} to {}: {pings}", human::millis(from), human::millis(to));
+        let tip = format!("{} to {}: {pings}", ms(from), ms(to));
         // A single ping in a bin of thousands has to be seen.
         let height = (area.bottom - area.down(*count as f64)).max(1.5);
         svg.bar((x, area.bottom - height), (width * 0.9, height), "fill", &tip);
@@ -126,10 +126,10 @@ fn lines(result: &BenchResult) -> Vec<Line> {
         [("p50", spread.p50, "p50"), ("p95", spread.p95, "p95"), ("p99", spread.p99, "p99")];
     let percentiles = percentiles.into_iter().filter_map(|(name, value, class)| {
         let value = value.filter(|value| value.is_finite())?;
-        Some(Line { label: format!("{name} {}", human::millis(value)), value, class })
+        Some(Line { label: format!("{name} {}", ms(value)), value, class })
     });
     let gates = gates(result).into_iter().map(|(name, value)| Line {
-        label: format!("gate: {name} at most {}", human::millis(value)),
+        label: format!("gate {} ≤ {}", short_name(&name), ms(value)),
         value,
         class: "limit",
     });
@@ -152,20 +152,25 @@ impl Line {
 }
 
 /// Round trips over time.
-pub(super) fn timeline(result: &BenchResult, samples: &[[f64; 2]]) -> String {
+pub(super) fn timeline(result: &BenchResult, samples: &[[f64; 2]]) -> Plot {
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
         return absent(result, TIMELINE);
     };
     let end = last[0].max(if result.duration_s.is_finite() { result.duration_s } else { 0.0 });
     let (lo, hi) = ends(samples.iter().map(|[_, ms]| *ms));
-    let area = Area { x: Scale::seconds(end), y: Scale::fitting(lo, hi), top: 20.0, bottom: 240.0 };
+    let area = Area {
+        x: Scale::seconds(begun(result, first[0]), end),
+        y: Scale::fitting(lo, hi),
+        top: 20.0,
+        bottom: 240.0,
+    };
     let description = format!(
         "{} round trips from {} to {} of the run, between {} and {}.",
         samples.len(),
         tick_seconds(first[0], end),
         tick_seconds(last[0], end),
-        human::millis(lo),
-        human::millis(hi)
+        ms(lo),
+        ms(hi)
     );
     let mut svg =
         Svg::new("rtt-time", TIMELINE, &description, area.bottom + Area::BELOW).left(60.0);
@@ -177,13 +182,20 @@ pub(super) fn timeline(result: &BenchResult, samples: &[[f64; 2]]) -> String {
     figure(TIMELINE, &svg.render(), &timeline_how(result, gathered))
 }
 
+/// When the first connection was begun, or the first ping sent.
+fn begun(result: &BenchResult, first_ping: f64) -> f64 {
+    result.connections.records.iter().map(|record| record.at_s).fold(first_ping, f64::min)
+}
+
 fn timeline_how(result: &BenchResult, gathered: bool) -> String {
     let mut how = points::how(gathered, "answered ping");
-    how += " Thin upright lines are where a connection begins";
-    if result.connections.records.iter().any(|record| record.failure.is_some()) {
-        how += ", crosses are connections that failed";
+    let records = &result.connections.records;
+    if records.len() <= MOST_MARKS {
+        how += " A thin upright line is where a connection begins.";
     }
-    how += ".";
+    if records.iter().any(|record| record.failure.is_some()) {
+        how += " A cross above is a connection that failed.";
+    }
     if result.rtt_ms.lost > 0 {
         let lost = counted(result.rtt_ms.lost, "ping", "pings");
         how = format!("{how} {lost} got no answer and cannot be drawn.");

@@ -14,6 +14,9 @@ pub(super) struct Scale {
 /// How far apart the ends may be, as a ratio, on a linear axis.
 const LINEAR_RATIO: f64 = 20.0;
 
+/// Share of an axis of time that may be without anything at its beginning.
+const LEAD: f64 = 0.25;
+
 /// Most ticks on an axis.
 const MOST_TICKS: f64 = 6.0;
 
@@ -45,14 +48,15 @@ impl Scale {
         Self { lo, hi, log: false, ticks }
     }
 
-    /// Seconds since the start, with ticks at round seconds, minutes or hours.
-    pub(super) fn seconds(hi: f64) -> Self {
-        let unit = match hi {
-            hi if hi < 180.0 => 1.0,
-            hi if hi < 3.0 * 3600.0 => 60.0,
+    /// Seconds since the start of the run, with ticks at round seconds, minutes or hours. Begins at 0
+    /// unless nothing happened for long.
+    pub(super) fn seconds(first: f64, last: f64) -> Self {
+        let unit = match last {
+            last if last < 180.0 => 1.0,
+            last if last < 3.0 * 3600.0 => 60.0,
             _ => 3600.0,
         };
-        Self::span(0.0, hi, unit)
+        Self::span(if first > last * LEAD { first } else { 0.0 }, last, unit)
     }
 
     /// A logarithmic axis; both ends above 0.
@@ -110,11 +114,14 @@ impl Scale {
     }
 }
 
-/// Ends that differ.
+/// Furthest value of an axis; a file may hold 1e300.
+const FURTHEST: f64 = 1e15;
+
+/// Ends that differ, and by so much that the steps between them can be told apart.
 fn apart(lo: f64, hi: f64) -> (f64, f64) {
-    let lo = if lo.is_finite() { lo } else { 0.0 };
-    let least = (lo.abs() * 1e-3).max(1e-6);
-    (lo, if hi.is_finite() { hi.max(lo + least) } else { lo + least })
+    let within = |value: f64| if value.is_nan() { 0.0 } else { value.clamp(-FURTHEST, FURTHEST) };
+    let lo = within(lo);
+    (lo, within(hi).max(lo + (lo.abs() * 1e-3).max(1e-6)))
 }
 
 /// The smallest of 1, 2 and 5 times a power of ten that is at least `step`.
@@ -124,7 +131,7 @@ fn round_step(step: f64) -> f64 {
 
 /// The next of 1, 2 and 5 times a power of ten, upward or downward.
 fn log_step(value: f64, up: bool) -> f64 {
-    let value = value.clamp(1e-12, 1e15);
+    let value = value.clamp(1e-12, FURTHEST);
     let power = 10f64.powf(value.log10().floor());
     let mantissa = value / power;
     let steps = [1.0, 2.0, 5.0, 10.0];
@@ -178,8 +185,9 @@ mod tests {
     fn ticks_are_round_and_reach_over_the_values() {
         assert_eq!(Scale::linear(0.0, 97.0).ticks(), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(Scale::counts(3.0).ticks(), [0.0, 1.0, 2.0, 3.0]);
-        assert_eq!(Scale::seconds(22.0).ticks(), [0.0, 5.0, 10.0, 15.0, 20.0]);
-        assert_eq!(Scale::seconds(600.0).ticks()[..2], [0.0, 120.0]);
+        assert_eq!(Scale::seconds(0.2, 22.0).ticks(), [0.0, 5.0, 10.0, 15.0, 20.0]);
+        assert_eq!(Scale::seconds(1.0, 600.0).ticks()[..2], [0.0, 120.0]);
+        assert_eq!(Scale::seconds(19.5, 41.0).ticks(), [20.0, 25.0, 30.0, 35.0, 40.0]);
         let log = Scale::log(0.107, 6.1);
         assert!(log.contains(0.107) && log.contains(6.1) && log.is_log());
         assert_eq!(
@@ -193,6 +201,12 @@ mod tests {
         for scale in [
             Scale::linear(f64::NAN, f64::INFINITY),
             Scale::linear(5.0, 5.0),
+            Scale::linear(0.9e300, 1e300),
+            Scale::linear(-1e300, 1.0),
+            Scale::linear(1.0, 0.0),
+            Scale::seconds(f64::NAN, f64::NAN),
+            Scale::seconds(1e300, 1e300),
+            Scale::counts(u64::MAX as f64),
             Scale::log(0.1, 0.1),
             Scale::log(1e-300, 1e300),
             Scale::fitting(0.0, 0.0),

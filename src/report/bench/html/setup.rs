@@ -1,17 +1,14 @@
 //! The set-up of connections by stage: over all of them, and connection by connection.
 
 use super::{
-    markup::{empty_figure, esc, figure, words},
+    markup::{Plot, esc, figure, no_figure, words},
     points,
     scale::{Scale, tick_ms, tick_seconds},
     svg::{Anchor, Area, CROSS, Svg},
-    values::maybe,
+    values::{maybe, ms},
 };
 use crate::{
-    report::{
-        bench::schema::{BenchResult, ConnectionRecord, Setup},
-        human,
-    },
+    report::bench::schema::{BenchResult, ConnectionRecord, Setup},
     stats::Spread,
 };
 
@@ -20,6 +17,9 @@ const CONNECTIONS: &str = "Set-up, connection by connection";
 
 /// Most connections that get a column each.
 const MOST_COLUMNS: usize = 60;
+
+/// Fewest columns that the width is shared among.
+const FEWEST_SLOTS: usize = 8;
 
 /// Height of a stage's row, px.
 const ROW: f64 = 36.0;
@@ -33,12 +33,12 @@ fn stacked<T>(setup: &Setup<T>) -> impl Iterator<Item = (usize, &'static str, &T
 }
 
 /// A bar a stage.
-pub(super) fn stages(result: &BenchResult) -> String {
+pub(super) fn stages(result: &BenchResult) -> Plot {
     let setup = &result.connections.setup_ms;
     let rows: Vec<(&str, &Spread)> =
         setup.stages().into_iter().filter(|(_, spread)| spread.p50.is_some()).collect();
     if rows.is_empty() {
-        return empty_figure(STAGES, "No connection got through any stage.");
+        return no_figure(STAGES, "No connection got through any stage.");
     }
     let most = rows.iter().filter_map(|(_, spread)| spread.p95.or(spread.p50)).fold(0.0, f64::max);
     let bottom = ROW * rows.len() as f64 + 4.0;
@@ -63,9 +63,15 @@ fn stage_row(svg: &mut Svg, area: &Area, y: f64, name: &str, spread: &Spread) {
     let (p95, max) = (spread.p95.unwrap_or(p50), spread.max.unwrap_or(p50));
     let class = if name == "total" { "fill total" } else { "fill" };
     svg.text((0.0, y + 13.0), 0.0, Anchor::Start, "name", &words(name));
-    let numbers =
-        format!("{}, p95 {}, max {}", human::millis(p50), human::millis(p95), human::millis(max));
-    svg.text((1.0, y + 13.0), 0.0, Anchor::End, "tick", &numbers);
+    let (short, whole) = match spread.count {
+        1 => (ms(p50), ms(p50)),
+        _ => (
+            format!("{}, p95 {}", ms(p50), ms(p95)),
+            format!("{}, p95 {}, max {}", ms(p50), ms(p95), ms(max)),
+        ),
+    };
+    svg.text((1.0, y + 13.0), 0.0, Anchor::End, "tick roomy", &whole);
+    svg.text((1.0, y + 13.0), 0.0, Anchor::End, "tick tight", &short);
     svg.bar((0.0, y + 18.0), (area.x.at(p50).max(0.002), 12.0), class, "");
     let (middle, from, to) = (y + 24.0, area.x.at(p50), area.x.at(p95));
     svg.line((from, middle), (to, middle), "whisker");
@@ -78,28 +84,28 @@ fn stage_row(svg: &mut Svg, area: &Area, y: f64, name: &str, spread: &Spread) {
 }
 
 /// A column of stacked stages a connection, or points when there are too many.
-pub(super) fn connections(result: &BenchResult) -> String {
+pub(super) fn connections(result: &BenchResult) -> Plot {
     let records = &result.connections.records;
     if records.is_empty() {
-        return empty_figure(CONNECTIONS, "The result holds no single connections.");
+        return no_figure(CONNECTIONS, "The result holds no single connections.");
     }
     if records.len() > MOST_COLUMNS {
         return totals(result);
     }
     let most = records.iter().map(stack_height).fold(0.0, f64::max);
     if most <= 0.0 {
-        return empty_figure(CONNECTIONS, "No connection got through any stage.");
+        return no_figure(CONNECTIONS, "No connection got through any stage.");
     }
     let area = Area {
         x: Scale::span(0.0, 1.0, 1.0),
         y: Scale::linear(0.0, most),
         top: 20.0,
-        bottom: 240.0,
+        bottom: height(result),
     };
     let description = format!(
         "{} connections in the order they were begun; the highest column is {}.",
         records.len(),
-        human::millis(most)
+        ms(most)
     );
     let mut svg =
         Svg::new("setup-each", CONNECTIONS, &description, area.bottom + Area::BELOW).left(60.0);
@@ -121,6 +127,13 @@ pub(super) fn connections(result: &BenchResult) -> String {
     figure(CONNECTIONS, &(svg.render() + &legend(records)), &how)
 }
 
+/// About the height of the plot of stages, which stands beside it, px.
+fn height(result: &BenchResult) -> f64 {
+    let stages = result.connections.setup_ms.stages();
+    let rows = stages.iter().filter(|(_, spread)| spread.p50.is_some()).count();
+    (ROW * rows as f64 - 40.0).clamp(200.0, 320.0)
+}
+
 fn stack_height(record: &ConnectionRecord) -> f64 {
     stacked(&record.setup_ms).filter_map(|(_, _, value)| sane(*value)).sum()
 }
@@ -130,21 +143,26 @@ fn sane(value: Option<f64>) -> Option<f64> {
 }
 
 fn column(svg: &mut Svg, area: &Area, index: usize, count: usize, record: &ConnectionRecord) {
-    let width = 1.0 / count as f64;
+    let width = 1.0 / slots(count) as f64;
     let x = (index as f64 + 0.1) * width;
     let mut sum = 0.0;
     for (stage, name, value) in stacked(&record.setup_ms) {
-        let Some(ms) = sane(*value) else { continue };
-        let (from, to) = (area.down(sum), area.down(sum + ms));
-        let tip = format!("connection {}: {} {}", record.index, words(name), human::millis(ms));
+        let Some(time) = sane(*value) else { continue };
+        let (from, to) = (area.down(sum), area.down(sum + time));
+        let tip = format!("connection {}: {} {}", record.index, words(name), ms(time));
         svg.bar((x, to), (width * 0.8, from - to), &format!("s{stage}"), &tip);
-        sum += ms;
+        sum += time;
     }
     if !record.ok {
         let why = record.failure.as_ref().map_or("failed", |failure| failure.message.as_str());
         let y = area.down(sum) - 8.0;
         svg.shape((x + width * 0.4, y), CROSS, "cross", why);
     }
+}
+
+/// Columns that share the width: a few do not get wider than this many would be.
+pub(super) fn slots(count: usize) -> usize {
+    count.max(FEWEST_SLOTS)
 }
 
 /// Numbers from 1 under columns, as many as fit a narrow page.
@@ -154,9 +172,8 @@ pub(super) fn column_numbers(svg: &mut Svg, bottom: f64, count: usize) {
         13..=24 => 2,
         _ => (Scale::linear(0.0, count as f64).ticks()[1] as usize).max(1),
     };
-    let numbers = (1..=count).filter(|number| *number == 1 || number % stride == 0);
-    for number in numbers {
-        let x = (number as f64 - 0.5) / count as f64;
+    for number in (1..=count).filter(|number| number % stride == 0) {
+        let x = (number as f64 - 0.5) / slots(count) as f64;
         svg.text((x, bottom + 18.0), 0.0, Anchor::Middle, "tick", &number.to_string());
     }
 }
@@ -182,7 +199,7 @@ fn key(stage: usize, name: &str) -> String {
 }
 
 /// Total set-up times over the run.
-fn totals(result: &BenchResult) -> String {
+fn totals(result: &BenchResult) -> Plot {
     let records = &result.connections.records;
     let points: Vec<[f64; 2]> = records
         .iter()
@@ -190,16 +207,18 @@ fn totals(result: &BenchResult) -> String {
         .filter(|[at, _]| at.is_finite())
         .collect();
     let Some(end) = points.iter().map(|[at, _]| *at).reduce(f64::max) else {
-        return empty_figure(CONNECTIONS, "No connection was set up to the open data channel.");
+        return no_figure(CONNECTIONS, "No connection was set up to the open data channel.");
     };
-    let (lo, hi) = super::rtt::ends(points.iter().map(|[_, ms]| *ms));
-    let area = Area { x: Scale::seconds(end), y: Scale::fitting(lo, hi), top: 20.0, bottom: 240.0 };
-    let description = format!(
-        "{} set-ups over the run, between {} and {}.",
-        points.len(),
-        human::millis(lo),
-        human::millis(hi)
-    );
+    let begun = points.iter().map(|[at, _]| *at).fold(end, f64::min);
+    let (lo, hi) = super::rtt::ends(points.iter().map(|[_, total]| *total));
+    let area = Area {
+        x: Scale::seconds(begun, end),
+        y: Scale::fitting(lo, hi),
+        top: 20.0,
+        bottom: height(result),
+    };
+    let description =
+        format!("{} set-ups over the run, between {} and {}.", points.len(), ms(lo), ms(hi));
     let mut svg =
         Svg::new("setup-each", CONNECTIONS, &description, area.bottom + Area::BELOW).left(60.0);
     area.y_axis(&mut svg, tick_ms);
@@ -207,7 +226,13 @@ fn totals(result: &BenchResult) -> String {
     let failed = records.iter().filter(|record| !record.ok && record.at_s.is_finite());
     points::crosses(&mut svg, &area, failed.map(|record| (record.at_s, "failed")));
     area.x_axis(&mut svg, |tick| tick_seconds(tick, end));
+    let failed = if records.iter().any(|record| !record.ok) {
+        " A cross above is a connection that failed."
+    } else {
+        ""
+    };
     let how = points::how(gathered, "connection")
-        + " Across is when it was begun, up is the time to its open data channel; crosses failed.";
+        + " Across is when it was begun, up is the time to its open data channel."
+        + failed;
     figure(CONNECTIONS, &svg.render(), &how)
 }

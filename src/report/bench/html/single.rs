@@ -1,6 +1,10 @@
 //! The page of one run.
 
-use super::{head, keyframes, links, markup::section, rtt, setup, tables, verdicts};
+use super::{
+    head, keyframes, links,
+    markup::{plots, section},
+    rtt, setup, tables, verdicts,
+};
 use crate::report::bench::Named;
 
 /// Verdict and name, for the window's title.
@@ -12,23 +16,21 @@ pub(super) fn title(run: &Named) -> String {
 pub(super) fn body(run: &Named) -> String {
     let result = &run.result;
     let (samples, frames) = (rtt::samples(result), keyframes::records(result));
-    let plots = [
-        rtt::distribution(result, &samples),
-        rtt::timeline(result, &samples),
-        setup::stages(result),
-        setup::connections(result),
-        links::plot(result),
-        keyframes::sizes(result, &frames),
-        keyframes::latency(result, &frames),
+    let pair = |left, right| vec![vec![left], vec![right]];
+    let rows = vec![
+        pair(rtt::distribution(result, &samples), rtt::timeline(result, &samples)),
+        pair(setup::stages(result), setup::connections(result)),
+        vec![vec![links::plot(result)]],
+        pair(keyframes::sizes(result, &frames), keyframes::latency(result, &frames)),
     ];
-    let failures = tables::failures(&result.connections.failures, "Failures, most frequent first");
+    let failures = tables::failures(&result.connections.failures);
     [
         head::header(run),
         head::tiles(result),
         verdicts::gates(result),
         verdicts::comparison(result),
         section("failures", "Failures", &failures),
-        section("plots", "Plots", &format!("<div class=\"plots\">\n{}</div>\n", plots.concat())),
+        section("plots", "Plots", &plots(rows)),
         tables::numbers(result),
         tables::connections(result),
         tables::ice_servers(result),

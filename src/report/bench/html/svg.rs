@@ -235,12 +235,24 @@ impl Area {
     /// Draws the base line, marks and labels of the axis across.
     pub(super) fn x_axis(&self, svg: &mut Svg, text: impl Fn(f64) -> String) {
         svg.line((0.0, self.bottom), (1.0, self.bottom), "axis");
-        for tick in self.x.ticks() {
+        let labels: Vec<String> = self.x.ticks().iter().map(|tick| text(*tick)).collect();
+        let crowded = labels.iter().map(|label| label.len() + 1).sum::<usize>() > NARROW;
+        for (index, (tick, label)) in self.x.ticks().iter().zip(&labels).enumerate() {
             let x = self.x.at(*tick);
             svg.line((x, self.bottom), (x, self.bottom + 5.0), "axis");
-            svg.text((x, self.bottom + 18.0), 0.0, Anchor::Middle, "tick", &text(*tick));
+            let minor = if self.x.is_log() { !is_power_of_ten(*tick) } else { index % 2 == 1 };
+            let class = if crowded && minor { "tick roomy" } else { "tick" };
+            svg.text((x, self.bottom + 18.0), 0.0, Anchor::Middle, class, label);
         }
     }
+}
+
+/// Characters that fit under an axis on a phone.
+const NARROW: usize = 30;
+
+fn is_power_of_ten(value: f64) -> bool {
+    let power = value.log10();
+    (power - power.round()).abs() < 1e-6
 }
 
 #[cfg(test)]

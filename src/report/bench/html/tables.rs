@@ -2,8 +2,8 @@
 
 use super::{
     head::length,
-    markup::{Table, badge, code, esc, nothing, section, words},
-    values::{NONE, maybe, median, of, spread_cells},
+    markup::{Table, badge, code, esc, long, nothing, section, words},
+    values::{NONE, cell, median, of, spread_cells},
 };
 use crate::{
     report::{
@@ -16,23 +16,31 @@ use crate::{
 /// Most rows of the table of connections.
 const MOST_ROWS: usize = 1_000;
 
+/// What a table of failures says of each.
+pub(super) const FAILURE_COLUMNS: [&str; 5] =
+    ["Stage", "Code", "#Count", "What happened", "What to try"];
+
 /// Failures by stage and code; a sentence when there were none.
-pub(super) fn failures(groups: &[FailureGroup], caption: &str) -> String {
+pub(super) fn failures(groups: &[FailureGroup]) -> String {
     if groups.is_empty() {
         return nothing("No connection failed.");
     }
-    let columns = ["Stage", "Code", "#Count", "What happened", "What to try"];
-    let mut table = Table::new(caption, &columns);
+    let mut table = Table::new("Failures, most frequent first", &FAILURE_COLUMNS);
     for group in groups {
-        table.row(&[
-            group.stage.to_string(),
-            code(&group.code),
-            group.count.to_string(),
-            format!("<span class=\"long\">{}</span>", esc(&group.message)),
-            format!("<span class=\"long\">{}</span>", esc(&group.remedy)),
-        ]);
+        table.row(&failure(group));
     }
     table.render()
+}
+
+/// The cells of [`FAILURE_COLUMNS`].
+pub(super) fn failure(group: &FailureGroup) -> [String; 5] {
+    [
+        group.stage.to_string(),
+        code(&group.code),
+        group.count.to_string(),
+        long(&group.message),
+        long(&group.remedy),
+    ]
 }
 
 /// Percentiles of everything that has some.
@@ -49,7 +57,7 @@ pub(super) fn numbers(result: &BenchResult) -> String {
     rows.push(("keyframe size".into(), &keyframes.bytes, "bytes"));
     rows.push(("keyframe latency".into(), &keyframes.latency_ms, "ms"));
     rows.push(("keyframe encoding".into(), &keyframes.encode_ms, "ms"));
-    rows.push(("keyframe PSNR, dB".into(), &keyframes.psnr_db, "dB"));
+    rows.push(("keyframe PSNR".into(), &keyframes.psnr_db, "dB"));
     rows.retain(|(_, spread, _)| spread.count > 0);
     if rows.is_empty() {
         return section("numbers", "All numbers", &nothing("Nothing was measured."));
@@ -65,7 +73,7 @@ pub(super) fn numbers(result: &BenchResult) -> String {
     let offset = result.one_way_ms.and_then(|one_way| one_way.offset_ms).map_or_else(
         String::new,
         |offset| {
-            let offset = maybe(Some(offset), "ms");
+            let offset = cell(Some(offset), "ms");
             format!("<p class=\"how\">The other side's clock less ours, taken out of the one-way times: {offset}.</p>\n")
         },
     );
@@ -112,8 +120,7 @@ pub(super) fn connections(result: &BenchResult) -> String {
 fn connection(record: &ConnectionRecord) -> [String; 11] {
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| NONE.into(), esc);
     let failure = record.failure.as_ref().map_or_else(String::new, |failure| {
-        let message = esc(&failure.message);
-        format!("{} {} <span class=\"long\">{message}</span>", failure.stage, code(&failure.code))
+        format!("{} {} {}", failure.stage, code(&failure.code), long(&failure.message))
     });
     let rtt = record.rtt.iter().map(|[_, ms]| *ms).filter(|ms| ms.is_finite()).collect();
     let told = record.keyframes.iter().filter(|keyframe| keyframe.intact.is_some()).count() as u64;
@@ -124,9 +131,9 @@ fn connection(record: &ConnectionRecord) -> [String; 11] {
         badge(record.ok, if record.ok { "ok" } else { "failed" }),
         text(&record.connection_type),
         format!("{} / {}", text(&record.local), text(&record.remote)),
-        maybe(record.setup_ms.total, "ms"),
-        maybe(record.setup_ms.first_keyframe, "ms"),
-        maybe(median(rtt), "ms"),
+        cell(record.setup_ms.total, "ms"),
+        cell(record.setup_ms.first_keyframe, "ms"),
+        cell(median(rtt), "ms"),
         if record.pings_sent == 0 { NONE.into() } else { of(record.pings_lost, record.pings_sent) },
         if told == 0 { NONE.into() } else { of(intact as u64, told) },
         failure,
@@ -170,7 +177,7 @@ pub(super) fn ice_servers(result: &BenchResult) -> String {
             code(&first.url),
             esc(&first.result),
             count.to_string(),
-            maybe(median(times), "ms"),
+            cell(median(times), "ms"),
             format!("{code_text} {reason}"),
         ]);
     }
@@ -191,7 +198,7 @@ pub(super) fn resources(result: &BenchResult) -> String {
         } else {
             String::new()
         };
-        table.row(&["CPU time".into(), format!("{cpu:.1} s"), meaning]);
+        table.row(&["CPU time".into(), format!("{cpu:.1} s"), long(&meaning)]);
     }
     let rows = [
         ("largest resident memory", resources.max_rss_bytes, "all connections, codec and servers"),
@@ -199,7 +206,7 @@ pub(super) fn resources(result: &BenchResult) -> String {
     ];
     for (name, value, meaning) in rows {
         if let Some(bytes) = value {
-            table.row(&[name.into(), human::bytes(bytes), meaning.into()]);
+            table.row(&[name.into(), human::bytes(bytes), long(meaning)]);
         }
     }
     let measured = resources.cpu_seconds.is_some()
@@ -212,11 +219,15 @@ pub(super) fn resources(result: &BenchResult) -> String {
 /// What was not measured, and why; nothing when all was.
 pub(super) fn not_measured(result: &BenchResult) -> String {
     if result.not_measured.is_empty() {
-        return section("missing", "Not measured", &nothing("Everything asked for was measured."));
+        return section(
+            "missing",
+            "Not measured",
+            &nothing("The run named nothing that it could not measure."),
+        );
     }
     let mut table = Table::new("What this result does not say", &["Quantity", "Why"]);
     for missing in &result.not_measured {
-        table.row(&[code(&missing.what), esc(&missing.why)]);
+        table.row(&[code(&missing.what), long(&missing.why)]);
     }
     section("missing", "Not measured", &table.render())
 }

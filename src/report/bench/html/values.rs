@@ -2,58 +2,58 @@
 
 use serde_json::Value;
 
-use super::markup::esc;
+use super::{markup::esc, scale::tick_ms};
 use crate::{
-    report::{bench::schema::BenchResult, human},
+    report::bench::{
+        layout::cut,
+        schema::BenchResult,
+        wording::{self, number},
+    },
     stats::Spread,
+    types::printable,
 };
 
 /// Written where nothing was measured.
 pub(super) const NONE: &str = "–";
 
-/// A number in a unit of the schema: `share`, `ms`, `bytes`, or another word that is left out.
-pub(super) fn in_unit(value: f64, unit: &str) -> String {
-    match unit {
-        "share" => human::share(value),
-        "ms" => human::millis(value),
-        "bytes" => human::bytes(value.max(0.0).round() as u64),
-        _ => human::trim(&format!("{value:.3}")),
-    }
+/// Most characters of a name inside a plot.
+const LONGEST_NAME: usize = 24;
+
+/// Longest time that is written out, ms; a file may hold 1e300.
+const LONGEST_MS: f64 = 1e9;
+
+/// Milliseconds as people read them.
+pub(super) fn ms(value: f64) -> String {
+    number(value, "ms")
 }
 
-/// A number in a unit, or a dash.
+/// Bytes as people read them.
+pub(super) fn bytes(value: f64) -> String {
+    number(value, "bytes")
+}
+
+/// A number in a unit of the schema, or a dash. Not escaped: the unit may come from a file.
 pub(super) fn maybe(value: Option<f64>, unit: &str) -> String {
-    value
-        .filter(|value| value.is_finite())
-        .map_or_else(|| NONE.into(), |value| in_unit(value, unit))
+    value.filter(|value| value.is_finite()).map_or_else(|| NONE.into(), |value| number(value, unit))
 }
 
-/// A JSON value in a unit: what a gate asks for or has measured. Not escaped.
-pub(super) fn json_in_unit(value: &Value, unit: &str) -> String {
-    match value {
-        Value::Null => NONE.into(),
-        Value::Number(number) => maybe(number.as_f64(), unit),
-        other => plain(other),
-    }
+/// A number in a unit of the schema, or a dash, for a cell of a table: `<0.01 ms` is escaped.
+pub(super) fn cell(value: Option<f64>, unit: &str) -> String {
+    esc(&maybe(value, unit))
 }
 
 /// A setting as people write it. Not escaped.
 pub(super) fn setting(key: &str, value: &Value) -> String {
-    match value.as_u64() {
-        Some(count) if key.ends_with("ytes") => human::bytes(count),
-        _ => plain(value),
+    match value.as_f64() {
+        Some(count) if key.ends_with("ytes") => bytes(count),
+        Some(time) if key.ends_with("Ms") && time.abs() < LONGEST_MS => tick_ms(time),
+        _ => wording::words(value),
     }
 }
 
-fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => NONE.into(),
-        Value::Bool(true) => "yes".into(),
-        Value::Bool(false) => "no".into(),
-        Value::String(text) => text.clone(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
-    }
+/// A name short enough for a plot.
+pub(super) fn short_name(name: &str) -> String {
+    cut(&printable(name), LONGEST_NAME)
 }
 
 /// `18 of 20`.
@@ -71,7 +71,7 @@ pub(super) fn spread_cells(spread: &Spread, unit: &str) -> Vec<String> {
     let Spread { count, min, mean, p50, p90, p95, p99, p999, max } = *spread;
     let values = [min, mean, p50, p90, p95, p99, p999, max];
     std::iter::once(count.to_string())
-        .chain(values.into_iter().map(|value| maybe(value, unit)))
+        .chain(values.into_iter().map(|value| cell(value, unit)))
         .collect()
 }
 
@@ -113,16 +113,24 @@ mod tests {
         assert_eq!(setting("pingBytes", &json!(64)), "64 B");
         assert_eq!(setting("connections", &json!(20)), "20");
         assert_eq!(setting("iceServers", &json!(["a", "b"])), "a, b");
-        assert_eq!(setting("paced", &json!(true)), "yes");
+        let times = [20.0, 1000.0, 15_000.0, 1e300].map(|ms| setting("timeoutMs", &json!(ms)));
+        assert_eq!(times[..3], ["20 ms", "1 s", "15 s"]);
+        assert!(times[3].len() < 40, "{}", times[3]);
     }
 
     #[test]
-    fn units_of_gates() {
-        assert_eq!(json_in_unit(&json!(0.99), "share"), "99 %");
-        assert_eq!(json_in_unit(&json!(100.0), "ms"), "100 ms");
-        assert_eq!(json_in_unit(&json!("relay"), "type"), "relay");
-        assert_eq!(json_in_unit(&Value::Null, "ms"), NONE);
-        assert_eq!(maybe(Some(f64::NAN), "ms"), NONE);
+    fn no_number_is_a_dash_and_a_huge_one_is_short() {
+        assert_eq!(
+            [None, Some(f64::NAN), Some(0.99)].map(|v| maybe(v, "share")),
+            [NONE, NONE, "99 %"]
+        );
+        assert!(ms(1e300).len() < 12 && bytes(1e300).len() < 12);
+    }
+
+    #[test]
+    fn long_names_are_cut() {
+        assert_eq!(short_name("relay/udp"), "relay/udp");
+        assert_eq!(short_name(&"x".repeat(100)).chars().count(), LONGEST_NAME);
     }
 
     #[test]

@@ -1,19 +1,24 @@
 //! What a run is held against: gates, and a baseline.
 
 use super::{
-    markup::Table,
-    markup::{badge, code, esc, section},
+    markup::{Plot, Table, badge, code, esc, figure, long, no_figure, nothing, plots, section},
     scale::Scale,
     svg::{Anchor, Area, MARKERS, Svg},
-    values::{NONE, json_in_unit, maybe},
+    values::{NONE, cell, short_name},
 };
 use crate::report::{
-    bench::schema::{BenchResult, Check, Comparison, MetricComparison, Verdict},
+    bench::{
+        schema::{BenchResult, Comparison, MetricComparison, Verdict},
+        wording::{self, limit_and_actual},
+    },
     human,
 };
 
 /// Furthest change that is drawn, as a share of the baseline.
 const FURTHEST: f64 = 3.0;
+
+/// Largest change that is written out; a file may hold 1e300.
+const LONGEST: f64 = 1e4;
 
 /// Height of a row of the interval plot, px.
 const ROW: f64 = 38.0;
@@ -21,35 +26,29 @@ const ROW: f64 = 38.0;
 /// The gates of a run; a sentence when there were none.
 pub(super) fn gates(result: &BenchResult) -> String {
     if result.checks.is_empty() {
-        let none = super::markup::nothing("No gates were set: this run could not fail one.");
-        return section("gates", "Gates", &none);
+        let none = "No gates were set. Without them every connection has to succeed.";
+        return section("gates", "Gates", &nothing(none));
     }
     let mut table = Table::new(
         "What was asked for and what was measured",
-        &["Gate", "#Limit", "#Measured", "Result"],
+        &["Gate", "Result", "#Limit", "#Measured", "Note"],
     );
     for check in &result.checks {
-        let note = check
-            .note
-            .as_ref()
-            .map_or_else(String::new, |note| format!("<br><small>{}</small>", esc(note)));
+        let (limit, actual) = limit_and_actual(check);
         table.row(&[
             code(&format!("--{}", check.name)),
-            esc(&limit(check)),
-            esc(&json_in_unit(&check.actual, &check.unit)),
-            badge(check.pass, if check.pass { "met" } else { "not met" }) + &note,
+            badge(check.pass, if check.pass { "met" } else { "not met" }),
+            esc(&limit),
+            esc(&actual),
+            long(check.note.as_deref().unwrap_or_default()),
         ]);
     }
-    section("gates", "Gates", &table.render())
-}
-
-fn limit(check: &Check) -> String {
-    let limit = json_in_unit(&check.limit, &check.unit);
-    match check.name.split('-').next() {
-        Some("min") => format!("at least {limit}"),
-        Some("max") => format!("at most {limit}"),
-        _ => limit,
-    }
+    let note = if result.partial {
+        nothing("The run is partial: gates were held against what it measured until then.")
+    } else {
+        String::new()
+    };
+    section("gates", "Gates", &(table.render() + &note))
 }
 
 /// This run against its baseline; nothing when there was none.
@@ -58,7 +57,7 @@ pub(super) fn comparison(result: &BenchResult) -> String {
     let names: Vec<_> = comparison.baseline.iter().map(|name| code(name)).collect();
     let allowed = comparison.max_regression.map_or_else(
         || "No limit was set.".to_owned(),
-        |limit| format!("A metric may be {} worse.", human::share(limit)),
+        |limit| format!("A metric may be {} worse.", esc(&human::share(limit))),
     );
     let mut body = format!(
         "<p>Baseline: {}. {allowed}</p>\n<p class=\"how\">{}</p>\n",
@@ -72,18 +71,15 @@ pub(super) fn comparison(result: &BenchResult) -> String {
     for metric in &comparison.metrics {
         table.row(&[
             code(&metric.name),
-            maybe(metric.baseline, &metric.unit),
-            maybe(metric.current, &metric.unit),
-            metric.change.map_or_else(|| NONE.into(), signed),
-            metric.interval.map_or_else(
-                || NONE.into(),
-                |[low, high]| format!("{} to {}", signed(low), signed(high)),
-            ),
+            cell(metric.baseline, &metric.unit),
+            cell(metric.current, &metric.unit),
+            metric.change.map_or_else(|| NONE.into(), |change| changed(change, &metric.unit)),
+            metric.interval.map_or_else(|| NONE.into(), |ends| interval(ends, &metric.unit)),
             verdict(metric.verdict),
         ]);
     }
     body += &table.render();
-    body += &intervals(comparison);
+    body += &plots(vec![vec![vec![intervals(comparison)]]]);
     section("comparison", "Against the baseline", &body)
 }
 
@@ -92,13 +88,19 @@ pub(super) fn signed(share: f64) -> String {
     if !share.is_finite() {
         return NONE.into();
     }
-    // A tenth of a percent is below what a run can tell.
-    let text = human::share((share.abs() * 1000.0).round() / 1000.0);
-    match share {
-        _ if text == "0 %" => text,
-        share if share < 0.0 => format!("−{text}"),
-        _ => format!("+{text}"),
-    }
+    let text = wording::signed(share.clamp(-LONGEST, LONGEST));
+    text.replace('-', "−")
+}
+
+/// A change of a metric: in points when the metric is a share itself.
+fn changed(change: f64, unit: &str) -> String {
+    let text = signed(change);
+    if unit == "share" { text.replace(" %", " points") } else { text }
+}
+
+fn interval([low, high]: [f64; 2], unit: &str) -> String {
+    let low = signed(low);
+    format!("{} to {}", low.trim_end_matches(" %"), changed(high, unit))
 }
 
 fn verdict(verdict: Verdict) -> String {
@@ -113,7 +115,7 @@ fn verdict(verdict: Verdict) -> String {
 }
 
 /// One row a metric: the change as a point in its interval, against no change and the limit.
-fn intervals(comparison: &Comparison) -> String {
+fn intervals(comparison: &Comparison) -> Plot {
     let title = "How much worse or better, with intervals";
     let drawn: Vec<(&MetricComparison, f64, [f64; 2])> = comparison
         .metrics
@@ -125,7 +127,7 @@ fn intervals(comparison: &Comparison) -> String {
         })
         .collect();
     if drawn.is_empty() {
-        return super::markup::empty_figure(title, "No change could be computed.");
+        return no_figure(title, "No change could be computed.");
     }
     let limit = comparison.max_regression.filter(|limit| limit.is_finite());
     let ends = drawn.iter().flat_map(|(_, change, interval)| [*change, interval[0], interval[1]]);
@@ -135,10 +137,11 @@ fn intervals(comparison: &Comparison) -> String {
     let top = 24.0;
     let bottom = top + ROW * drawn.len() as f64;
     let area = Area { x: Scale::linear(lo, hi), y: Scale::linear(0.0, 1.0), top, bottom };
-    let description =
-        drawn.iter().map(|(metric, change, _)| format!("{} {}", metric.name, signed(*change)));
+    let description = drawn
+        .iter()
+        .map(|(metric, change, _)| format!("{} {}", metric.name, changed(*change, &metric.unit)));
     let description = description.collect::<Vec<_>>().join(", ");
-    let mut svg = Svg::new("intervals", title, &description, bottom + Area::BELOW);
+    let mut svg = Svg::new("intervals", title, &description, bottom + Area::BELOW).left(16.0);
     area.x_axis(&mut svg, signed);
     let zero = area.x.at(0.0);
     svg.line((zero, top - 8.0), (zero, bottom), "axis");
@@ -154,8 +157,8 @@ fn intervals(comparison: &Comparison) -> String {
         interval_row(&mut svg, &area, y, metric, *change, *interval);
     }
     let how = "Right of the solid line is worse, left is better. A bar that lies wholly right of the \
-               dashed limit is a regression; one that crosses the solid line is no sure difference.";
-    super::markup::figure(title, &svg.render(), how)
+               dashed limit is a regression; one that crosses the solid line is no sure difference. Of shares it is percentage points.";
+    figure(title, &svg.render(), how)
 }
 
 fn interval_row(
@@ -172,10 +175,11 @@ fn interval_row(
         Verdict::Better => ("good", MARKERS[4]),
         Verdict::Same | Verdict::Unknown => ("plain", MARKERS[0]),
     };
-    svg.text((0.0, y - 6.0), 0.0, Anchor::Start, "name", &metric.name);
+    svg.text((0.0, y - 6.0), 0.0, Anchor::Start, "name", &short_name(&metric.name));
     let y = y + 6.0;
     svg.line((area.x.at(low), y), (area.x.at(high), y), &format!("whisker {class}"));
     let beyond = if high > FURTHEST { ", beyond the right edge" } else { "" };
-    let tip = format!("{} ({} to {}{beyond})", signed(change), signed(low), signed(high));
+    let (now, ends) = (changed(change, &metric.unit), interval([low, high], &metric.unit));
+    let tip = format!("{now} ({ends}{beyond})");
     svg.shape((area.x.at(change), y), marker, &format!("mark {class}"), &tip);
 }

@@ -5,23 +5,32 @@ use std::collections::BTreeSet;
 use super::{
     head::{Outcome, length, machine, outcome, summary},
     links,
-    markup::{Table, empty_figure, esc, figure, nothing, section, words},
+    markup::{Plot, Table, esc, figure, no_figure, nothing, plots, section, words},
     rtt,
     scale::{Scale, tick_ms},
     svg::{Anchor, Area, Curve, MARKERS, Svg},
     tables,
-    values::{NONE, maybe, of, setting, started},
+    values::{NONE, bytes, cell, maybe, ms, of, setting, short_name, started},
     verdicts::signed,
 };
-use crate::report::{
-    bench::{Named, schema::BenchResult},
-    human,
+use crate::{
+    report::{
+        bench::{Named, layout::cut_front, schema::BenchResult},
+        human,
+    },
+    types::printable,
 };
 
 const CDF: &str = "Round-trip times, overlaid";
 
 /// Points of a run's curve.
 const CURVE_POINTS: usize = 200;
+
+/// Room left of bars for the marker of their run, px.
+const MARGIN: f64 = 16.0;
+
+/// Most characters of a run's name over a column.
+const LONGEST_LABEL: usize = 40;
 
 /// Ways of drawing a run that differ from each other; further runs begin again.
 const STYLES: usize = MARKERS.len();
@@ -34,12 +43,11 @@ pub(super) fn title(runs: &[Named]) -> String {
 
 /// Everything.
 pub(super) fn body(runs: &[Named]) -> String {
-    let plots = [cdf(runs), setup(runs), types(runs), sizes(runs)].concat();
-    let plots = format!("<div class=\"plots\">\n{plots}</div>\n");
+    let columns = vec![vec![cdf(runs), types(runs), sizes(runs)], vec![setup(runs)]];
     [
         header(runs),
         section("comparison", "Side by side", &table(runs)),
-        section("plots", "Plots", &(legend(runs) + &plots)),
+        section("plots", "Plots", &(legend(runs) + &plots(vec![columns]))),
         section("settings", "Settings that differ", &settings(runs)),
         section("failures", "Failures", &failures(runs)),
     ]
@@ -48,11 +56,13 @@ pub(super) fn body(runs: &[Named]) -> String {
 
 fn header(runs: &[Named]) -> String {
     let outcomes: Vec<_> = runs.iter().map(|run| outcome(&run.result)).collect();
-    let failed = outcomes.iter().filter(|outcome| matches!(outcome.class, "bad" | "warn")).count();
-    let (class, verdict) = match failed {
-        0 => ("good", "none failed".to_owned()),
-        1 => ("bad", "1 failed or is partial".to_owned()),
-        count => ("bad", format!("{count} failed or are partial")),
+    let count = |word: &str| outcomes.iter().filter(|outcome| outcome.word == word).count();
+    let (failed, partial) = (count("Failed"), count("Partial"));
+    let (class, verdict) = match (failed, partial) {
+        (0, 0) => ("good", "all passed".to_owned()),
+        (0, partial) => ("warn", format!("{partial} partial")),
+        (failed, 0) => ("bad", format!("{failed} failed")),
+        (failed, partial) => ("bad", format!("{failed} failed, {partial} partial")),
     };
     let items: String = runs.iter().zip(&outcomes).map(item).collect();
     format!(
@@ -60,6 +70,11 @@ fn header(runs: &[Named]) -> String {
          <h1>{} runs compared: {verdict}</h1>\n<ol>\n{items}</ol>\n</header>\n",
         runs.len()
     )
+}
+
+/// The name of a run, its end when it is a long path.
+fn label(run: &Named) -> String {
+    cut_front(&printable(&run.name), LONGEST_LABEL)
 }
 
 fn item((run, outcome): (&Named, &Outcome)) -> String {
@@ -93,7 +108,7 @@ const METRICS: [Metric; 16] = [
     ("keyframe latency p95", "ms", |r| r.keyframes.latency_ms.p95),
     ("keyframe size, mean", "bytes", |r| r.keyframes.bytes.mean),
     ("keyframe size, max", "bytes", |r| r.keyframes.bytes.max),
-    ("keyframe PSNR p50, dB", "dB", |r| r.keyframes.psnr_db.p50),
+    ("keyframe PSNR p50", "dB", |r| r.keyframes.psnr_db.p50),
     ("largest resident memory", "bytes", |r| r.resources.max_rss_bytes.map(|b| b as f64)),
     ("memory a connection", "bytes", |r| r.resources.rss_bytes_per_connection.map(|b| b as f64)),
 ];
@@ -106,7 +121,7 @@ fn share(part: Option<u64>, all: Option<u64>) -> Option<f64> {
 fn table(runs: &[Named]) -> String {
     let mut table = Table::new("One column a run; the first is the reference", &["Quantity"]);
     for run in runs {
-        table.column(&format!("#{}", run.name));
+        table.column(&format!("#{}", label(run)));
     }
     let mut facts = |name: &str, text: &dyn Fn(&BenchResult) -> String| {
         let cells = runs.iter().map(|run| text(&run.result));
@@ -123,14 +138,14 @@ fn table(runs: &[Named]) -> String {
     facts("connections", &|r| of(r.connections.succeeded, r.connections.attempted));
     facts("95 % interval of the rate", &|r| {
         let [low, high] = r.connections.ci95.map(human::share);
-        format!("{low} to {high}")
+        esc(&format!("{low} to {high}"))
     });
     for (name, unit, metric) in METRICS {
         let values: Vec<_> = runs.iter().map(|run| metric(&run.result)).collect();
         if values.iter().any(Option::is_some) {
             let cells = values.iter().enumerate().map(|(index, value)| {
                 let reference = if index == 0 { None } else { values[0] };
-                maybe(*value, unit) + &difference(*value, reference, unit)
+                cell(*value, unit) + &difference(*value, reference, unit)
             });
             table.row(&std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>());
         }
@@ -154,7 +169,7 @@ fn difference(value: Option<f64>, reference: Option<f64>, unit: &str) -> String 
         _ => return String::new(),
     };
     let text = if text == "0 %" { "same".to_owned() } else { text };
-    format!(" <span class=\"delta\">{text}</span>")
+    format!(" <span class=\"delta\">{}</span>", esc(&text))
 }
 
 /// Settings that are not the same in all runs; such runs compare different things.
@@ -162,7 +177,7 @@ fn settings(runs: &[Named]) -> String {
     let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.result.config.keys()).collect();
     let mut table = Table::new("These runs were not set up alike", &["Setting"]);
     for run in runs {
-        table.column(&run.name);
+        table.column(&label(run));
     }
     let mut differ = false;
     for key in keys {
@@ -178,12 +193,30 @@ fn settings(runs: &[Named]) -> String {
     if differ { table.render() } else { nothing("All runs were set up alike.") }
 }
 
+/// What failed in all runs, a row a run, stage and code.
 fn failures(runs: &[Named]) -> String {
-    let of = |run: &Named| {
+    let mut table = Table::new("Failures of each run, most frequent first", &["Run"]);
+    for column in tables::FAILURE_COLUMNS {
+        table.column(column);
+    }
+    let (mut any, mut without) = (false, Vec::new());
+    for run in runs {
         let groups = &run.result.connections.failures;
-        format!("<h3>{}</h3>\n{}", esc(&run.name), tables::failures(groups, &run.name))
+        for group in groups {
+            any = true;
+            let cells = tables::failure(group);
+            table.row(&std::iter::once(esc(&run.name)).chain(cells).collect::<Vec<_>>());
+        }
+        if groups.is_empty() {
+            without.push(run.name.as_str());
+        }
+    }
+    let none = match without.len() {
+        0 => String::new(),
+        count if count == runs.len() => nothing("No connection failed in any of the runs."),
+        _ => nothing(&format!("No connection failed in {}.", without.join(", "))),
     };
-    runs.iter().map(of).collect()
+    if any { table.render() + &none } else { none }
 }
 
 /// Which colour, dash and marker is which run.
@@ -195,7 +228,7 @@ fn legend(runs: &[Named]) -> String {
              y2=\"50%\" class=\"cdf r{style}\"/><svg x=\"50%\" y=\"50%\" class=\"r{style}\" \
              overflow=\"visible\"><path d=\"{}\" class=\"run-mark\"/></svg></svg>{}</li>\n",
             MARKERS[style],
-            esc(&run.name)
+            esc(&label(run))
         )
     };
     let items: String = runs.iter().enumerate().map(key).collect();
@@ -203,7 +236,7 @@ fn legend(runs: &[Named]) -> String {
 }
 
 /// Empirical distribution functions of the round-trip times.
-fn cdf(runs: &[Named]) -> String {
+fn cdf(runs: &[Named]) -> Plot {
     let sorted: Vec<Vec<f64>> = runs
         .iter()
         .map(|run| {
@@ -213,7 +246,7 @@ fn cdf(runs: &[Named]) -> String {
         })
         .collect();
     if sorted.iter().all(Vec::is_empty) {
-        return empty_figure(CDF, "No run holds single round-trip times.");
+        return no_figure(CDF, "No run holds single round-trip times.");
     }
     let (lo, hi) = rtt::ends(sorted.iter().flatten().copied());
     let x =
@@ -255,7 +288,7 @@ struct Group {
     values: Vec<Option<f64>>,
 }
 
-fn setup(runs: &[Named]) -> String {
+fn setup(runs: &[Named]) -> Plot {
     let stages = runs[0].result.connections.setup_ms.stages();
     let groups = stages.iter().enumerate().map(|(stage, (name, _))| Group {
         name: words(name),
@@ -266,10 +299,10 @@ fn setup(runs: &[Named]) -> String {
     });
     let how = "One bar a run, in the order above: the median time of a stage, in those connections \
                that got through it.";
-    grouped("setup-runs", "Set-up by stage, medians", groups.collect(), human::millis, how)
+    grouped("setup-runs", "Set-up by stage, medians", groups.collect(), ms, how)
 }
 
-fn types(runs: &[Named]) -> String {
+fn types(runs: &[Named]) -> Plot {
     let kinds = links::types(runs.iter().map(|run| &run.result.connections));
     let of = |run: &Named, count: u64| {
         let attempted = run.result.connections.attempted;
@@ -301,7 +334,7 @@ fn types(runs: &[Named]) -> String {
     grouped("type-runs", "How peers were connected", groups, human::share, how)
 }
 
-fn sizes(runs: &[Named]) -> String {
+fn sizes(runs: &[Named]) -> Plot {
     let row = |name: &str, value: fn(&BenchResult) -> Option<f64>| Group {
         name: name.into(),
         values: runs.iter().map(|run| value(&run.result)).collect(),
@@ -312,8 +345,7 @@ fn sizes(runs: &[Named]) -> String {
         row("largest", |r| r.keyframes.bytes.max),
     ];
     let how = "One bar a run, in the order above.";
-    let text = |bytes: f64| human::bytes(bytes.round() as u64);
-    grouped("size-runs", "Keyframe sizes", groups, text, how)
+    grouped("size-runs", "Keyframe sizes", groups, bytes, how)
 }
 
 /// Groups of bars from 0, a bar a run with its value beside it.
@@ -323,13 +355,13 @@ fn grouped(
     mut groups: Vec<Group>,
     text: impl Fn(f64) -> String,
     how: &str,
-) -> String {
+) -> Plot {
     let finite = |value: &Option<f64>| value.filter(|value| value.is_finite());
     groups.retain(|group| group.values.iter().any(|value| finite(value).is_some()));
     let values = groups.iter().flat_map(|group| &group.values);
     let most = values.filter_map(finite).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let Some(first) = groups.first() else {
-        return empty_figure(title, "None of the runs measured it.");
+        return no_figure(title, "None of the runs measured it.");
     };
     let (bar, gap) = (16.0, 26.0);
     let step = gap + bar * first.values.len() as f64;
@@ -339,10 +371,10 @@ fn grouped(
         format!("{}: {}", group.name, values.collect::<Vec<_>>().join(", "))
     });
     let description = said.collect::<Vec<_>>().join("; ");
-    let mut svg = Svg::new(id, title, &description, step * groups.len() as f64);
+    let mut svg = Svg::new(id, title, &description, step * groups.len() as f64).left(MARGIN);
     for (index, group) in groups.iter().enumerate() {
         let y = step * index as f64;
-        svg.text((0.0, y + 13.0), 0.0, Anchor::Start, "name", &group.name);
+        svg.text((0.0, y + 13.0), -MARGIN, Anchor::Start, "name", &short_name(&group.name));
         for (run, value) in group.values.iter().enumerate() {
             let y = y + 18.0 + bar * run as f64;
             let label = finite(value).map_or_else(|| NONE.into(), &text);
@@ -352,7 +384,7 @@ fn grouped(
             svg.shape(
                 (0.0, y + 6.5),
                 MARKERS[run % STYLES],
-                &format!("run-mark r{}", run % STYLES),
+                &format!("run-mark beside r{}", run % STYLES),
                 "",
             );
             svg.text((width, y + 11.0), 8.0, Anchor::Start, "tick", &label);
