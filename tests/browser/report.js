@@ -1,4 +1,4 @@
-// The HTML reports of a real bench run in headless Chromium: light and dark, wide and narrow, printed.
+// The HTML reports of real bench runs in headless Chromium: light and dark, wide and narrow, printed.
 // REPORT_SCREENSHOT=FILE keeps a picture of the wide light one.
 
 import { execFile } from "node:child_process";
@@ -113,6 +113,11 @@ try {
   await run("bench", "-q", ...load, "--out", "new.json", "--html", "one.html", "--max-rtt-p95", "10s",
     "--min-success", "99%", "--baseline", "old.json");
   await run("report", "-q", "old.json", "new.json", "--html", "two.html");
+  // A port nobody listens on: every connection fails, which is exit code 1.
+  await run("bench", "-q", "--connections", "2", "--warmup", "0", "--timeout", "2s", "--ice-policy", "relay",
+    "--ice-server", "turn:127.0.0.1:9", "--turn-secret", "x", "--html", "failed.html").catch((error) => {
+    check("a run without connections fails", error.code === 1, error.stderr);
+  });
   const result = JSON.parse(await readFile(path.join(scratch, "new.json"), "utf8"));
   check("the run passed", result.pass === true);
   browser = await chromium.launch({
@@ -120,6 +125,7 @@ try {
   });
   await views(browser, "one run", "one.html", 6);
   await views(browser, "two runs", "two.html", 3);
+  await views(browser, "a failed run", "failed.html", 3);
 } catch (error) {
   check("the test itself", false, error.stack);
 } finally {

@@ -46,7 +46,8 @@ pub(super) fn outcome(result: &BenchResult) -> Outcome {
         (false, false, None, _) => ("bad", "Failed", ungated(result)),
         (false, true, None, 0) => ("good", "Passed", ungated(result)),
         (false, true, None, 1) => ("good", "Passed", "the one gate was met".to_owned()),
-        (false, true, None, _) => ("good", "Passed", format!("all {gates} gates met")),
+        (false, true, None, 2) => ("good", "Passed", "both gates were met".to_owned()),
+        (false, true, None, _) => ("good", "Passed", format!("all {gates} gates were met")),
     };
     Outcome { class, word, reason }
 }
