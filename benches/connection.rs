@@ -148,23 +148,23 @@ async fn measure_pings(pair: &mut Pair, pings: usize) {
         let id = Id::Number(number as i64);
         let ts = serde_json::Number::from_f64(0.0).expect("finite");
         let begun = Instant::now();
-        pair.sender.send_control(&ControlMessage::Ping { id: id.clone(), ts }).await.expect("sent");
-        let mut answered = false;
-        while !answered {
+        pair.sender
+            .send_control(&ControlMessage::Ping { id: id.clone(), ts, pad: None })
+            .await
+            .expect("sent");
+        let mut answered = None;
+        while answered.is_none() {
             tokio::select! {
-                Some(event) = pair.receiver_events.recv() => {
-                    if let PeerEvent::Control(ControlMessage::Ping { id, ts }, channel) = event {
-                        let pong = ControlMessage::Pong { id, ts };
-                        pair.receiver.answer_control(&pong, &channel).await;
-                    }
-                }
+                Some(_) = pair.receiver_events.recv() => {}
                 Some(event) = pair.sender_events.recv() => {
-                    answered = matches!(event, PeerEvent::Control(ControlMessage::Pong { .. }, _));
+                    if let PeerEvent::Control(ControlMessage::Pong { .. }, _, read_at) = event {
+                        answered = Some(read_at);
+                    }
                 }
                 () = tokio::time::sleep(Duration::from_secs(2)) => panic!("no pong in 2 s"),
             }
         }
-        rtt.push(ms(begun.elapsed()));
+        rtt.extend(answered.map(|read_at| ms(read_at - begun)));
     }
     row("ping", rtt);
 }

@@ -59,6 +59,13 @@ browser() {
     ORION_PEER=$(realpath "$target/release/orion-peer") tests/browser/run.sh
 }
 
+# Many connections in one process, side by side: none may fail, none of their keyframes get lost.
+bench() {
+    local target=${CARGO_TARGET_DIR:-target}
+    "$target/release/orion-peer" bench --connections 200 --parallel 20 --pings 2000 --keyframes 100 \
+        --min-success 100% --min-keyframes-intact 100%
+}
+
 bash_syntax() {
     local script
     for script in scripts/*.sh .ci/run; do
@@ -80,6 +87,7 @@ step clippy cargo clippy --release --all-targets -- -D warnings
 step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
+    step bench in_shell bench
     step chromium in_shell browser
 fi
 

@@ -1,10 +1,13 @@
-//! Names for the things every floor talks about: ids, candidate types, connection types, stages; and
-//! which URLs are this machine.
+//! Names for the things every floor talks about: ids, candidate types, connection types, stages;
+//! which URLs are this machine; clocks in words; and text of other machines made safe to print.
 //!
 //! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its
 //! TURN server (RFC 8656 §3.1), as in W3C `RTCIceCandidateStats.relayProtocol`.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -150,6 +153,42 @@ impl ConnectionType {
     }
 }
 
+impl ConnectionType {
+    /// The same connection, with what the other end knows of it.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Relay(ours), Self::Relay(theirs)) => Self::Relay(ours.or(theirs)),
+            (Self::Relay(transport), _) | (_, Self::Relay(transport)) => Self::Relay(transport),
+            (Self::Srflx, _) | (_, Self::Srflx) => Self::Srflx,
+            (Self::Host, Self::Host) => Self::Host,
+        }
+    }
+}
+
+/// A word that is no connection type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown connection type `{0}`; known are host, srflx, relay, relay/udp, relay/tcp and relay/tls"
+)]
+pub struct UnknownConnectionType(pub String);
+
+impl std::str::FromStr for ConnectionType {
+    type Err = UnknownConnectionType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self::Host),
+            "srflx" => Ok(Self::Srflx),
+            "relay" => Ok(Self::Relay(None)),
+            "relay/udp" => Ok(Self::Relay(Some(RelayTransport::Udp))),
+            "relay/tcp" => Ok(Self::Relay(Some(RelayTransport::Tcp))),
+            "relay/tls" => Ok(Self::Relay(Some(RelayTransport::Tls))),
+            other => Err(UnknownConnectionType(other.to_owned())),
+        }
+    }
+}
+
 impl fmt::Display for ConnectionType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -244,9 +283,66 @@ pub fn is_loopback(url: &url::Url) -> bool {
     }
 }
 
+/// Seconds since 1970, as times go over the wire.
+#[must_use]
+pub fn epoch_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// A length of time as people say it, to about a tenth: `40 s`, `7 min`, `3 h`, `2 days`.
+#[must_use]
+pub fn rough_duration(seconds: f64) -> String {
+    let seconds = seconds.abs();
+    match seconds {
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.0} h", seconds / 3600.0),
+        _ => format!("{:.0} days", seconds / 86_400.0),
+    }
+}
+
+/// How far this machine's clock is ahead of a server's (behind when negative), seconds, in words.
+#[must_use]
+pub fn clock_skew_words(skew: f64) -> String {
+    let side = if skew < 0.0 { "behind" } else { "ahead of" };
+    format!("this machine's clock is {} {side} the server's", rough_duration(skew))
+}
+
+/// Longest text that [`printable`] leaves, characters.
+const LONGEST_PRINTABLE: usize = 4096;
+
+/// Text of another machine, safe to print on a terminal: control characters, and those that turn the
+/// direction of writing (UAX #9 §2), become U+FFFD; at most 4096 characters are left.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let unsafe_to_print = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let shown = text.chars().map(|c| if unsafe_to_print(c) { '\u{fffd}' } else { c });
+    shown.take(LONGEST_PRINTABLE).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_are_compared_in_words() {
+        let words = clock_skew_words(419.0);
+        assert_eq!(words, "this machine's clock is 7 min ahead of the server's");
+        assert!(clock_skew_words(-3.2).contains(" 3 s behind the "));
+        let rough = [0.0, 119.0, 121.0, 8000.0, 400_000.0].map(rough_duration);
+        assert_eq!(rough, ["0 s", "119 s", "2 min", "2 h", "5 days"]);
+    }
+
+    #[test]
+    fn what_could_steer_a_terminal_is_made_visible() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}\u{fffd}c");
+        assert_eq!(printable("\u{202e}txt.exe"), "\u{fffd}txt.exe");
+        assert_eq!(printable("Grüße, 世界"), "Grüße, 世界");
+        assert_eq!(printable(&"x".repeat(5000)).len(), 4096);
+    }
 
     #[test]
     fn connection_type_is_judged_from_both_ends() {
@@ -257,5 +353,14 @@ mod tests {
         assert_eq!(judge(Srflx, Host), "srflx");
         assert_eq!(judge(Relay, Host), "relay/udp");
         assert_eq!(judge(Host, Relay), "relay");
+    }
+
+    #[test]
+    fn the_other_end_knows_its_own_relay() {
+        let read = |text: &str| text.parse::<ConnectionType>().unwrap();
+        assert_eq!(read("relay").with(read("relay/tls")), read("relay/tls"));
+        assert_eq!(read("relay/udp").with(read("relay")), read("relay/udp"));
+        assert_eq!(read("host").with(read("srflx")), read("srflx"));
+        assert!("carrier pigeon".parse::<ConnectionType>().is_err());
     }
 }

@@ -17,6 +17,9 @@ use crate::{
 /// Path of the signaling WebSocket, taken when `--signal` has none.
 pub const SIGNAL_PATH: &str = "/api/signal";
 
+/// Signaling server taken when there is no `--signal`: the dev server of this machine.
+pub const DEV_SIGNAL: &str = "ws://127.0.0.1:8787";
+
 /// Path of the token API, taken when there is no `--token-url`.
 pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
 
@@ -27,9 +30,9 @@ pub const DEV_ACCESS_TOKEN: &str = "dev";
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct EndpointArgs {
-    /// Signaling server, ws:// or wss://
-    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8787")]
-    pub signal: String,
+    /// Signaling server, ws:// or wss://; default: the dev server, `ws://127.0.0.1:8787`
+    #[arg(long, value_name = "URL")]
+    pub signal: Option<String>,
     /// Token API; default: the signaling server's host, at /api/auth/webrtc-token
     #[arg(long, value_name = "URL")]
     pub token_url: Option<String>,
@@ -185,7 +188,8 @@ impl EndpointArgs {
     }
 
     fn signal_url(&self) -> Result<Url, Failure> {
-        let mut url = http_like_url("--signal", &self.signal, ["ws", "wss"])?;
+        let mut url =
+            http_like_url("--signal", self.signal.as_deref().unwrap_or(DEV_SIGNAL), ["ws", "wss"])?;
         if url.path() == "/" {
             url.set_path(SIGNAL_PATH);
         }

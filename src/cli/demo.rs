@@ -67,7 +67,7 @@ pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
         Failure::new(Stage::Server, format!("cannot listen on 127.0.0.1: {error}"), "")
     })?;
-    let dev = serve::dev(listener).await?;
+    let dev = serve::dev(listener, &[]).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer demo", output)?;
     observer
         .line(&format!("server: {} (pair demo, on this machine only)", dev.server.signal_url()));
@@ -165,6 +165,7 @@ async fn run_pair(
         Some(Ok(ReceiverEnd::Count)) | None => Ok(()),
         Some(Ok(ReceiverEnd::Stopped)) => Err(SessionError {
             stage: Stage::Video,
+            code: "stopped".into(),
             message: "stopped before all keyframes were there".into(),
             remedy: "let it run to its end; what came is in the directory".into(),
         }),
@@ -183,6 +184,7 @@ fn joined<T>(
     result.unwrap_or_else(|error| {
         Err(SessionError {
             stage: Stage::Video,
+            code: "thread-failed".into(),
             message: format!("a task failed: {error}"),
             remedy: "run with -v for the details".into(),
         })
@@ -192,7 +194,12 @@ fn joined<T>(
 fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<LinkConfig, SessionError> {
     let tokens =
         TokenClient::new(&server.token_url(), "dev", device.into(), None).map_err(|error| {
-            SessionError { stage: Stage::Token, message: error.to_string(), remedy: error.remedy() }
+            SessionError {
+                stage: Stage::Token,
+                code: error.code(),
+                message: error.to_string(),
+                remedy: error.remedy(),
+            }
         })?;
     let mut peer = PeerConfig::new(role);
     peer.addresses = local_addresses(None, true, true, true);

@@ -17,17 +17,26 @@ pub struct Failure {
     pub remedy: String,
     /// Exit code: 1 could not do it, 2 usage or configuration, 3 a requirement was not met.
     pub exit: u8,
+    /// The JSON result says it already: no error line of its own.
+    #[serde(skip)]
+    pub told: bool,
 }
 
 impl Failure {
     /// Could not do it: exit code 1.
     pub fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { stage, message: message.into(), remedy: remedy.into(), exit: 1 }
+        Self { stage, message: message.into(), remedy: remedy.into(), exit: 1, told: false }
     }
 
     /// Usage or configuration: exit code 2.
     pub fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { exit: 2, ..Self::new(Stage::Config, message, remedy) }
+    }
+
+    /// The same failure of a run whose JSON result says it already.
+    #[must_use]
+    pub fn told(self) -> Self {
+        Self { told: true, ..self }
     }
 
     /// It ran, but a requirement was not met: exit code 3.

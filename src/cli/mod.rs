@@ -8,12 +8,15 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod connect;
 pub mod demo;
 pub mod devices;
+pub mod exports;
 pub mod failure;
+pub mod github_actions;
 pub mod ice;
 pub mod layers;
 pub mod logging;
@@ -22,6 +25,7 @@ pub mod observe;
 pub mod output;
 pub mod recv;
 pub mod relay;
+pub mod report;
 pub mod secret;
 pub mod send;
 pub mod serve;
@@ -100,8 +104,12 @@ enum Command {
     Recv(recv::RecvArgs),
     /// Serve signaling, tokens, STUN and TURN
     Serve(serve::ServeArgs),
+    /// Connect again and again, measure, gate, report
+    Bench(Box<bench::args::BenchArgs>),
     /// Run serve, send and recv on this machine
     Demo(demo::DemoArgs),
+    /// Show saved bench results, compare them with the first, write reports
+    Report(report::ReportArgs),
     /// Fetch, mint or inspect a signaling token
     Token(token::TokenArgs),
     /// List cameras and their formats
@@ -117,7 +125,9 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
         Command::Serve(args) => serve::run(args, output).await,
+        Command::Bench(args) => bench::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
+        Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),

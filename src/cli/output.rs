@@ -58,6 +58,11 @@ impl Output {
         }
     }
 
+    /// A line on stderr, also when quiet: for a program that reads it there.
+    pub fn always(&self, text: &str) {
+        stderr_line(text);
+    }
+
     /// A result for people or pipes, on stdout with a line end; nothing with `--json`, where
     /// [`Output::event`] is the result.
     ///
@@ -95,7 +100,9 @@ impl Output {
         let (red, plain) = if self.color { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         stderr_line(&format!("{red}error:{plain} {failure}"));
         // stdout being broken may be the failure itself; there is nobody left to tell.
-        let _ = self.event(&ErrorLine { error: failure });
+        if !failure.told {
+            let _ = self.event(&ErrorLine { error: failure });
+        }
     }
 }
 

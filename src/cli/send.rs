@@ -86,7 +86,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn budget(text: &str) -> Result<u64, String> {
+pub(super) fn budget(text: &str) -> Result<u64, String> {
     let bytes = units::size(text).map_err(|error| error.to_string())?;
     if (1_000..=10_000_000).contains(&bytes) {
         Ok(bytes)

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     auth::login::DEV_TOKEN,
+    pairs::Pair,
     server::{self, RunningServer, Server, ServerConfig},
     turn::TurnServer,
     types::Stage,
@@ -107,17 +108,21 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A dev server with its relay on a free port, on the listener's address.
+/// A dev server with its relay on a free port, on the listener's address, and with more pairs than
+/// its own.
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn dev(listener: TcpListener) -> Result<Served, Failure> {
+pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failure> {
     let cannot = |error: &dyn std::fmt::Display| {
         let remedy = "check the memory and the addresses of this machine";
         Failure::new(Stage::Server, error.to_string(), remedy)
     };
     let address = listener.local_addr().map_err(|error| cannot(&error))?;
     let mut config = ServerConfig::dev().await.map_err(|error| cannot(&error))?;
+    for pair in pairs {
+        config.store.add(pair).await.map_err(|error| cannot(&error))?;
+    }
     let args =
         TurnArgs { turn_listen: Some(SocketAddr::new(address.ip(), 0)), ..TurnArgs::default() };
     let relay = relay::start(&args, address, true, &mut config).await?;

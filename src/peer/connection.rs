@@ -19,6 +19,7 @@ use super::{
     config::{self, PeerConfig, PeerRole},
     control::ChannelRef,
     event::{PeerError, PeerEvent, Timings},
+    gathering::{GatherResult, Watcher},
     handler::{Shared, build},
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
@@ -43,6 +44,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Peer {
     connection: Arc<dyn PeerConnection>,
     runtime: Arc<PeerRuntime>,
+    watcher: Arc<Watcher>,
     shared: Arc<Shared>,
     counters: Arc<TapCounters>,
     video: Option<VideoSender>,
@@ -63,8 +65,9 @@ impl Peer {
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
         let (tap, outputs) = Tap::new();
-        let shared = Shared::new(events, config.candidates.clone());
-        let runtime = PeerRuntime::new();
+        let watcher = Watcher::new(&config.ice_servers);
+        let shared = Shared::new(events, config.candidates.clone(), Arc::clone(&watcher));
+        let runtime = PeerRuntime::new(Arc::clone(&watcher));
         let connection =
             Box::pin(build(&config, addresses, tap, Arc::clone(&runtime), &shared)).await?;
         shared.control.open(&shared, connection.as_ref()).await?;
@@ -72,13 +75,17 @@ impl Peer {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
             PeerRole::Receiver => None,
         };
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(video::forward_requests(outputs.requests, shared.events.clone())),
             tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared))),
         ];
+        if watcher.is_active() {
+            tasks.push(tokio::spawn(tell_failures(Arc::clone(&watcher), Arc::clone(&shared))));
+        }
         let peer = Self {
             connection,
             runtime,
+            watcher,
             shared,
             counters: outputs.counters,
             video,
@@ -242,10 +249,22 @@ impl Peer {
         self.shared.control.answer(message, channel).await;
     }
 
+    /// When the peer connection was built: [`Peer::timings`] count from there.
+    #[must_use]
+    pub fn created(&self) -> Instant {
+        self.shared.created()
+    }
+
     /// When each step of the set-up was reached.
     #[must_use]
     pub fn timings(&self) -> Timings {
         self.shared.timings()
+    }
+
+    /// What became of each STUN and TURN server so far, in the order of the configured URLs.
+    #[must_use]
+    pub fn gathering(&self) -> Vec<GatherResult> {
+        self.watcher.results()
     }
 
     /// getStats with W3C names.
@@ -283,6 +302,18 @@ impl Peer {
         }
         close(Arc::clone(&self.connection)).await;
     }
+}
+
+async fn tell_failures(watcher: Arc<Watcher>, shared: Arc<Shared>) {
+    watcher
+        .follow(|failure| {
+            shared.emit(PeerEvent::CandidateError {
+                url: failure.url,
+                code: failure.code,
+                text: failure.text,
+            });
+        })
+        .await;
 }
 
 impl Drop for Peer {

@@ -2,7 +2,8 @@
 //!
 //! We open one, label `control`, `{ordered: false, maxPacketLifeTime: 100}`, and send our own
 //! messages on it. What comes on any channel is accepted, and an answer goes back on the channel
-//! the question came on.
+//! the question came on. A `ping` is answered right where it is read, so that the round-trip time is
+//! the network's.
 //!
 //! `rtc` 0.21.1 sends reliably and in order on a channel it *accepted*, whatever the other side
 //! asked for (webrtc-rs/rtc#117). So that answers on such a channel do not queue up behind a lost
@@ -13,7 +14,7 @@ use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rtc::data_channel::RTCDataChannelInit;
 use webrtc::{
@@ -25,7 +26,10 @@ use super::{
     event::{PeerError, PeerEvent},
     handler::Shared,
 };
-use crate::proto::control::{self, ControlMessage};
+use crate::{
+    proto::control::{self, ControlMessage},
+    types::epoch_seconds,
+};
 
 /// Channels accepted from the other side; more are closed.
 const MAX_ACCEPTED: u64 = 16;
@@ -175,8 +179,15 @@ async fn read(shared: Arc<Shared>, counters: Arc<Counters>, reference: ChannelRe
             DataChannelEvent::OnMessage(message) => {
                 counters.messages_received.fetch_add(1, Ordering::Relaxed);
                 counters.bytes_received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
+                let read_at = Instant::now();
                 match ControlMessage::parse(&message.data) {
-                    Ok(message) => PeerEvent::Control(message, reference.clone()),
+                    Ok(ControlMessage::Ping { id, ts, .. }) => {
+                        let at = Some(epoch_seconds(SystemTime::now()));
+                        let pong = ControlMessage::Pong { id, ts, at };
+                        shared.control.answer(&pong, &reference).await;
+                        continue;
+                    }
+                    Ok(message) => PeerEvent::Control(message, reference.clone(), read_at),
                     Err(error) => PeerEvent::ControlGarbage(error.to_string()),
                 }
             }

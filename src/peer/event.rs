@@ -1,6 +1,9 @@
 //! What happens on a peer connection, and what can go wrong with it.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use super::{
     assembler::BrokenAccessUnit, control::ChannelRef, tap::KeyframeRequest,
@@ -29,8 +32,9 @@ pub enum PeerEvent {
     State(ConnectionState),
     /// The control channel we opened can be used.
     ControlOpen,
-    /// A control message came.
-    Control(ControlMessage, ChannelRef),
+    /// A control message came, and when it was read. Pings do not come out: the peer answers them
+    /// itself.
+    Control(ControlMessage, ChannelRef, Instant),
     /// Something came on a data channel that is no control message.
     ControlGarbage(String),
     /// The other side wants a keyframe (RTCP).
@@ -115,6 +119,17 @@ impl PeerError {
             Self::NoH264 { .. } => Stage::Video,
             Self::NotOpen(_) => Stage::Datachannel,
             Self::Crate { .. } => Stage::Ice,
+        }
+    }
+
+    /// The failure in kebab case, for programs: stable from version to version.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoAddress(_) => "no-address",
+            Self::NoH264 { .. } => "no-h264",
+            Self::NotOpen(_) => "not-open",
+            Self::Crate { .. } => "webrtc-failed",
         }
     }
 

@@ -14,8 +14,7 @@ use webrtc::{
     media_stream::track_remote::{TrackRemote, TrackRemoteEvent},
     peer_connection::{
         PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceConnectionState,
-        RTCIceGatheringState, RTCPeerConnectionIceErrorEvent, RTCPeerConnectionIceEvent,
-        RTCPeerConnectionState,
+        RTCIceGatheringState, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
     },
 };
 
@@ -23,6 +22,7 @@ use super::{
     config::{self, PeerConfig},
     control::ControlChannels,
     event::{ConnectionState, PeerError, PeerEvent, Timings},
+    gathering::Watcher,
     runtime::PeerRuntime,
     tap::Tap,
 };
@@ -37,12 +37,14 @@ pub(super) struct Shared {
     pub(super) control: ControlChannels,
     candidates: Vec<CandidateType>,
     pub(super) payload_types: Mutex<Vec<u8>>,
+    watcher: Arc<Watcher>,
 }
 
 impl Shared {
     pub(super) fn new(
         events: mpsc::Sender<PeerEvent>,
         candidates: Vec<CandidateType>,
+        watcher: Arc<Watcher>,
     ) -> Arc<Self> {
         Arc::new(Self {
             created: Instant::now(),
@@ -52,7 +54,12 @@ impl Shared {
             control: ControlChannels::default(),
             candidates,
             payload_types: Mutex::default(),
+            watcher,
         })
+    }
+
+    pub(super) fn created(&self) -> Instant {
+        self.created
     }
 
     pub(super) fn timings(&self) -> Timings {
@@ -66,6 +73,7 @@ impl Shared {
 
     pub(super) fn mark_channel_open(&self) {
         self.mark(|t| &mut t.data_channel);
+        self.watcher.finish();
     }
 
     /// For events raised inside the crate's driver, which must not wait.
@@ -83,6 +91,7 @@ impl Shared {
 
 struct Handler(Arc<Shared>);
 
+// `on_ice_candidate_error` is left out: `gathering` sees every failure of a server, the crate few.
 #[async_trait]
 impl PeerConnectionEventHandler for Handler {
     async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
@@ -101,14 +110,6 @@ impl PeerConnectionEventHandler for Handler {
             }))),
             Err(error) => tracing::warn!("a local candidate could not be written: {error}"),
         }
-    }
-
-    async fn on_ice_candidate_error(&self, event: RTCPeerConnectionIceErrorEvent) {
-        self.0.emit(PeerEvent::CandidateError {
-            url: event.url,
-            code: event.error_code,
-            text: event.error_text,
-        });
     }
 
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {

@@ -6,6 +6,7 @@
 //! - [`config`]: what a peer is made from, and the crate settings that follow
 //! - `runtime`: the crate's driver without its stalls
 //! - [`event`]: what happens on it, and what can go wrong
+//! - [`gathering`]: what passes between it and its STUN and TURN servers
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
@@ -18,6 +19,7 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod event;
+pub mod gathering;
 mod handler;
 pub mod packetizer;
 pub(crate) mod runtime;
@@ -29,3 +31,4 @@ pub mod video;
 pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
+pub use gathering::{GatherOutcome, GatherResult};

@@ -6,6 +6,8 @@
 //! (kin of webrtc-rs/webrtc#901). [`PeerRuntime`] gives every wake of the loop extra passes: the
 //! sleeps after a real one end at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
 //! does not wake its driver for a remote candidate, which would be checked only at the next tick.
+//!
+//! Its sockets and look-ups are watched (see [`super::gathering`]).
 
 use std::{
     fmt,
@@ -28,9 +30,14 @@ use webrtc::runtime::{
     TokioRuntime,
 };
 
+use super::gathering::{self, WatchedSocket, Watcher};
+
 /// Kernel buffer asked for each UDP socket and direction, bytes. The usual default of 208 KiB
 /// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// The crate's driver stands still while a name is looked up, so that has an end.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
 
 /// Extra passes of the driver after each wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +55,14 @@ pub(crate) struct PeerRuntime {
     owed: Arc<AtomicU8>,
     passes: AtomicU8,
     woken: Arc<Notify>,
+    watcher: Arc<Watcher>,
 }
 
 impl PeerRuntime {
     /// A runtime for one peer connection, on the Tokio runtime of the caller.
-    pub(crate) fn new() -> Arc<Self> {
+    pub(super) fn new(watcher: Arc<Watcher>) -> Arc<Self> {
         let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
-        Arc::new(Self { owed: Arc::default(), passes, woken: Arc::default() })
+        Arc::new(Self { owed: Arc::default(), passes, woken: Arc::default(), watcher })
     }
 
     /// Says how many extra passes each wake needs from now on.
@@ -107,7 +115,11 @@ impl Runtime for PeerRuntime {
         // The kernel grants what `net.core.{r,w}mem_max` allows; less than asked is no failure.
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-        TokioRuntime.wrap_udp_socket(socket)
+        let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        if !self.watcher.is_active() {
+            return Ok(socket);
+        }
+        Ok(Arc::new(WatchedSocket::new(socket, Arc::clone(&self.watcher))))
     }
 
     fn wrap_tcp_listener(
@@ -128,7 +140,17 @@ impl Runtime for PeerRuntime {
         &'a self,
         host: &'a str,
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>> {
-        TokioRuntime.resolve_host(host)
+        Box::pin(async move {
+            let endpoint = gathering::bracketed(host);
+            self.watcher.lookup_begun(&endpoint);
+            let lookup = TokioRuntime.resolve_host(&endpoint);
+            let found = tokio::time::timeout(RESOLVE_WITHIN, lookup).await.unwrap_or_else(|_| {
+                let words = format!("no answer within {} s", RESOLVE_WITHIN.as_secs());
+                Err(io::Error::new(io::ErrorKind::TimedOut, words))
+            });
+            self.watcher.lookup_ended(&endpoint, &found);
+            found
+        })
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {

@@ -56,6 +56,19 @@ pub(super) struct CandidateStats {
     pub(super) port: u16,
 }
 
+impl Snapshot {
+    /// Types of the candidates on one side, `local-candidate` or `remote-candidate`, none twice.
+    #[must_use]
+    pub fn candidate_types(&self, side: &'static str) -> Vec<CandidateType> {
+        let mut types: Vec<CandidateType> = entries_of(&self.report, side)
+            .filter_map(|candidate| candidate["candidateType"].as_str()?.parse().ok())
+            .collect();
+        types.sort();
+        types.dedup();
+        types
+    }
+}
+
 impl CandidateStats {
     fn socket(&self) -> String {
         let Self { address, port, .. } = self;

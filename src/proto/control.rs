@@ -24,6 +24,9 @@ pub enum ControlMessage {
         id: Id,
         /// Seconds since 1970 on the asking side's clock.
         ts: serde_json::Number,
+        /// Makes the message as long as is wanted; to be ignored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pad: Option<String>,
     },
     /// Answers a `ping`; `ts` is echoed unchanged.
     Pong {
@@ -31,6 +34,10 @@ pub enum ControlMessage {
         id: Id,
         /// Of the ping.
         ts: serde_json::Number,
+        /// When it was answered, seconds since 1970 on the answering side's clock. An addition to
+        /// the contract: with `ts` it gives the offset of the two clocks (RFC 5905 §8).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<f64>,
     },
     /// A line of text for the person at the other end.
     Text {
@@ -65,9 +72,40 @@ pub enum ControlMessage {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// Asks a bench responder for a `bench-report`; anybody else ignores it.
+    BenchReportRequest,
+    /// What a bench responder saw of the connection so far.
+    BenchReport(BenchReport),
     /// Any `t` not known here: to be ignored.
     #[serde(other)]
     Unknown,
+}
+
+/// Fields of `bench-report`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BenchReport {
+    /// How the responder is connected, as in bench results: `host`, `srflx`, `relay/udp`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub connection_type: Option<String>,
+    /// Keyframes that came whole; of very many the last ones.
+    pub keyframes: Vec<ReportedKeyframe>,
+    /// How many came whole.
+    pub count: u64,
+}
+
+/// A keyframe that came whole to a bench responder.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedKeyframe {
+    /// As in `keyframe`.
+    pub seq: u64,
+    /// RTP packets.
+    pub packets: u64,
+    /// Whether its SHA-256 was the one of `keyframe`.
+    pub intact: bool,
+    /// When its last packet came, seconds since 1970 on the responder's clock.
+    pub received_at: f64,
 }
 
 /// A message id: text or a number, chosen by the side that asks and echoed as it came.
@@ -166,13 +204,19 @@ mod tests {
     #[test]
     fn ping_is_echoed_to_the_letter() {
         let ping = br#"{"t":"ping","id":"a1","ts":1700000000.123456}"#;
-        let ControlMessage::Ping { id, ts } = ControlMessage::parse(ping).unwrap() else {
+        let ControlMessage::Ping { id, ts, .. } = ControlMessage::parse(ping).unwrap() else {
             panic!()
         };
         assert_eq!(
-            ControlMessage::Pong { id, ts }.to_json(),
+            ControlMessage::Pong { id: id.clone(), ts: ts.clone(), at: None }.to_json(),
             r#"{"t":"pong","id":"a1","ts":1700000000.123456}"#
         );
+        assert_eq!(
+            ControlMessage::Pong { id, ts, at: Some(1.5) }.to_json(),
+            r#"{"t":"pong","id":"a1","ts":1700000000.123456,"at":1.5}"#
+        );
+        let pong = br#"{"t":"pong","id":1,"ts":2}"#;
+        assert!(matches!(ControlMessage::parse(pong), Ok(ControlMessage::Pong { at: None, .. })));
     }
 
     #[test]

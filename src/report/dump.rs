@@ -7,8 +7,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs,
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -16,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::stats::millis;
+use super::{stats::millis, whole_file};
 
 /// Samples kept of one stats object.
 const MOST_SAMPLES: usize = 2_000;
@@ -128,7 +127,7 @@ impl DumpWriter {
         // Set first: a disk that stays full is tried once a minute, not once a call.
         self.written = now;
         let text = self.to_json().to_string();
-        write_atomically(&self.path, text.as_bytes())
+        whole_file::write(&self.path, text.as_bytes())
             .map_err(|source| DumpError { path: self.path.clone(), source })
     }
 
@@ -223,23 +222,9 @@ fn iso(ms: f64) -> String {
         .map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
 }
 
-/// Writes a file beside `path` and moves it there, so that `path` is whole at every moment.
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = fs::File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        // The error to tell is the first one.
-        let _ = fs::remove_file(&beside);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
+    use std::{fs, time::UNIX_EPOCH};
 
     use super::*;
 

@@ -19,15 +19,26 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// Milliseconds with the digits that matter: `0.42 ms`, `12.3 ms`, `450 ms`, `1.20 s`.
+/// Milliseconds with the digits that matter: `<0.01 ms`, `0.42 ms`, `12.3 ms`, `450 ms`, `1.20 s`.
 #[must_use]
 pub fn millis(ms: f64) -> String {
-    match ms {
-        ms if ms < 9.995 => format!("{ms:.2} ms"),
-        ms if ms < 99.95 => format!("{ms:.1} ms"),
-        ms if ms < 999.5 => format!("{ms:.0} ms"),
-        ms => format!("{:.2} s", ms / 1000.0),
+    match ms.abs() {
+        // Something that took no time at all was never measured.
+        size if size < 0.005 => "<0.01 ms".to_owned(),
+        size if size < 9.995 => format!("{ms:.2} ms"),
+        size if size < 99.95 => format!("{ms:.1} ms"),
+        size if size < 999.5 => format!("{ms:.0} ms"),
+        _ => format!("{:.2} s", ms / 1000.0),
     }
+}
+
+/// A number without the zeros at its end: `0.50` is `0.5`, `3.00` is `3`.
+#[must_use]
+pub fn trim(number: &str) -> String {
+    if !number.contains('.') {
+        return number.to_owned();
+    }
+    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A length of time: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
@@ -48,9 +59,33 @@ pub fn rate(per_second: f64) -> String {
     if per_second < 9.995 { format!("{per_second:.2}/s") } else { format!("{per_second:.1}/s") }
 }
 
+/// A share of 0 to 1 (or any ratio) in percent: `99 %`, `83.9 %`. What is not all is never written as
+/// 100 %, and what is not nothing never as 0 %.
+#[must_use]
+pub fn share(share: f64) -> String {
+    let percent = (share * 1000.0).round() / 10.0;
+    match percent {
+        _ if share > 0.0 && share < 0.0005 => "<0.1 %".to_owned(),
+        _ if (0.9995..1.0).contains(&share) => ">99.9 %".to_owned(),
+        // A negative zero would keep its sign.
+        0.0 => "0 %".to_owned(),
+        percent => format!("{percent} %"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_do_not_round_to_all_or_nothing() {
+        let shares = [0.0, 0.0001, 0.001, 0.8389, 0.9, 0.9994, 0.9999, 1.0, -0.1, -0.00001, 2.5];
+        let texts = [
+            "0 %", "<0.1 %", "0.1 %", "83.9 %", "90 %", "99.9 %", ">99.9 %", "100 %", "-10 %",
+            "0 %", "250 %",
+        ];
+        assert_eq!(shares.map(share), texts);
+    }
 
     #[test]
     fn numbers_are_short() {
@@ -58,8 +93,11 @@ mod tests {
         let texts =
             ["0 B", "999 B", "1.0 KB", "98.7 KB", "999.9 KB", "1.0 MB", "1.5 MB", "5000.0 TB"];
         assert_eq!(counts.map(bytes), texts);
-        let millis: Vec<_> = [0.424, 12.34, 99.96, 450.4, 1200.0].map(millis).into();
-        assert_eq!(millis, ["0.42 ms", "12.3 ms", "100 ms", "450 ms", "1.20 s"]);
+        let millis: Vec<_> = [0.0, 0.004, 0.424, 12.34, 99.96, 450.4, 1200.0].map(millis).into();
+        assert_eq!(
+            millis,
+            ["<0.01 ms", "<0.01 ms", "0.42 ms", "12.3 ms", "100 ms", "450 ms", "1.20 s"]
+        );
         let lengths = [12.34, 59.97, 245.0, 7_380.0].map(Duration::from_secs_f64).map(duration);
         assert_eq!(lengths, ["12.3 s", "1 min 00 s", "4 min 05 s", "2 h 03 min"]);
         assert_eq!([0.2857, 30.0].map(rate), ["0.29/s", "30.0/s"]);

@@ -144,6 +144,45 @@ impl Drop for LiveLine {
     }
 }
 
+/// How far a run of many like steps has come: a bar on a terminal, nothing elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// A bar on stderr for `total` steps.
+    #[must_use]
+    pub fn new(mode: LiveMode, total: u64) -> Self {
+        let LiveMode::Terminal(color) = mode else { return Self { bar: None } };
+        let bar = if color { "{bar:30.green}" } else { "{bar:30}" };
+        let style = ProgressStyle::with_template(&format!("{bar} {{pos}}/{{len}} {{wide_msg}}"))
+            .expect("the template is a constant");
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
+            .with_style(style);
+        *shown() = Some(bar.clone());
+        bar.tick();
+        Self { bar: Some(bar) }
+    }
+
+    /// So many steps are done, the last one with this result.
+    pub fn update(&self, done: u64, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+            *shown() = None;
+        }
+    }
+}
+
 /// When a plain line is due: the first time, when the state or the connection changed, and every 10 s.
 #[derive(Debug, Default)]
 struct PlainLines {

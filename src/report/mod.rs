@@ -9,3 +9,4 @@ pub mod human;
 pub mod live;
 pub mod stats;
 pub mod summary;
+pub mod whole_file;

@@ -112,6 +112,7 @@ impl Capture {
             .map_err(|error| {
                 SessionError::new(
                     Stage::Source,
+                    "thread-failed",
                     format!("cannot start the capture thread: {error}"),
                     "raise the limit on threads (ulimit -u)",
                 )
@@ -125,6 +126,7 @@ impl Capture {
             CaptureResult::Ended => {
                 return Err(SessionError::new(
                     Stage::Source,
+                    "source-empty",
                     format!("{} has no picture", capture.description),
                     "give a source with at least one keyframe or picture",
                 ));
@@ -150,6 +152,7 @@ impl Capture {
 fn stopped() -> SessionError {
     SessionError::new(
         Stage::Source,
+        "thread-failed",
         "the capture thread has stopped",
         "run with -v for the details",
     )
@@ -161,7 +164,7 @@ fn open(config: &CaptureConfig) -> Result<Box<dyn Source>, SessionError> {
 }
 
 fn source_error(error: &SourceError) -> SessionError {
-    SessionError::new(Stage::Source, error.to_string(), error.remedy())
+    SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
 }
 
 /// Whether the source is worth asking again: a camera comes back.
@@ -178,6 +181,7 @@ fn may_recover(error: &SourceError) -> bool {
 fn encode_error(error: &EncodeError) -> SessionError {
     SessionError::new(
         Stage::Video,
+        "encode-failed",
         error.to_string(),
         "give another --size or a larger --max-bytes",
     )
@@ -247,6 +251,7 @@ fn keyframe(
             Err(error) => {
                 return CaptureResult::Failed(SessionError::new(
                     Stage::Video,
+                    "keyframe-over-budget",
                     format!(
                         "a keyframe of {} bytes is over the budget and cannot be decoded to be \
                          made smaller: {error}",

@@ -1,4 +1,5 @@
-//! What both sides of a session do alike: follow the link, ping, answer, count.
+//! What both sides of a session do alike: follow the link, ping, answer, count. Pings of the other
+//! side are answered by the peer itself.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,11 +11,8 @@ use super::{
 use crate::{
     peer::{ConnectionState, PeerEvent, Timings, control::ChannelRef, stats::SelectedPair},
     proto::control::{ControlMessage, Id},
-    types::Stage,
+    types::{Stage, printable},
 };
-
-/// Longest text of the other side that is shown, characters.
-const MAX_TEXT: usize = 4096;
 
 /// One side's talk with the other.
 // Four facts that come and go on their own, not one state.
@@ -81,7 +79,7 @@ impl Conversation {
     ) -> Result<(Option<String>, Said), SessionError> {
         let other = self.other;
         let line = match event {
-            LinkEvent::Joined { peer_present } => {
+            LinkEvent::Joined { peer_present, .. } => {
                 self.present = peer_present.unwrap_or(self.present);
                 if !self.connected {
                     self.state = format!("waiting for the {other}");
@@ -110,6 +108,7 @@ impl Conversation {
                     reason.map_or(String::new(), |reason| format!(": {}", printable(&reason)));
                 return Ok((Some(format!("the {other} said goodbye{reason}")), Said::Disconnected));
             }
+            LinkEvent::Described(_) => return Ok((None, Said::Nothing)),
             LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
             LinkEvent::Peer(event) => return Ok(self.on_peer(event).await),
             LinkEvent::PeerJoined => {
@@ -121,7 +120,9 @@ impl Conversation {
                 format!("the {other} left the room ({reason:?})").to_lowercase()
             }
             LinkEvent::SignalingLost(cause) => format!("signaling: {cause}; trying again"),
-            LinkEvent::CandidateError(error) => format!("ice server {error}"),
+            LinkEvent::CandidateError { url, code, text, remedy } => {
+                format!("ice server {url}: {code} {text}; {remedy}")
+            }
         };
         Ok((Some(line), Said::Nothing))
     }
@@ -141,7 +142,9 @@ impl Conversation {
                 self.ping().await;
                 (None, Said::ControlOpen)
             }
-            PeerEvent::Control(message, channel) => self.on_control(message, channel).await,
+            PeerEvent::Control(message, channel, read_at) => {
+                self.on_control(message, channel, read_at).await
+            }
             PeerEvent::ControlGarbage(error) => {
                 tracing::warn!("{error}");
                 (None, Said::Nothing)
@@ -161,14 +164,11 @@ impl Conversation {
         &mut self,
         message: ControlMessage,
         channel: ChannelRef,
+        read_at: Instant,
     ) -> (Option<String>, Said) {
         match message {
-            ControlMessage::Ping { id, ts } => {
-                self.answer(&ControlMessage::Pong { id, ts }, &channel).await;
-                (None, Said::Nothing)
-            }
             ControlMessage::Pong { id, .. } => {
-                self.pings.pong(&id, Instant::now());
+                self.pings.pong(&id, read_at);
                 (None, Said::Nothing)
             }
             ControlMessage::Text { id, text } => {
@@ -179,7 +179,9 @@ impl Conversation {
                 let error = printable(&error);
                 (Some(format!("the {} refused a message: {error}", self.other)), Said::Nothing)
             }
-            ControlMessage::Ack { .. } | ControlMessage::Unknown => (None, Said::Nothing),
+            ControlMessage::Ack { .. } | ControlMessage::Ping { .. } | ControlMessage::Unknown => {
+                (None, Said::Nothing)
+            }
             message => (None, Said::Control(message, channel)),
         }
     }
@@ -190,6 +192,7 @@ impl Conversation {
         if self.present {
             return SessionError::new(
                 Stage::Ice,
+                "no-connection",
                 format!("the {other} is in the room, but no connection came about in {timeout:?}"),
                 "look at --ice-policy and --candidates on both sides, the login of the TURN server, \
                  and whether UDP is blocked",
@@ -198,6 +201,7 @@ impl Conversation {
         let again = if self.met { "come back" } else { "come" };
         SessionError::new(
             Stage::Room,
+            "peer-absent",
             format!("the {other} did not {again} within {timeout:?}"),
             "start it with the same --signal and --pair, or give a longer --timeout",
         )
@@ -259,9 +263,4 @@ impl Conversation {
             ..Report::default()
         }
     }
-}
-
-/// Text of the other side, safe to print on a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(MAX_TEXT).collect()
 }

@@ -8,7 +8,10 @@
 
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -20,7 +23,7 @@ use super::SessionError;
 use crate::{
     peer::{Peer, PeerConfig, PeerEvent, stats::Snapshot},
     proto::signaling::LeaveReason,
-    signaling::client::{self, ClientConfig},
+    signaling::client::{self, ClientConfig, DialTimings},
     types::Stage,
 };
 
@@ -28,6 +31,7 @@ use crate::{
 const QUEUE: usize = 256;
 
 /// What a link is made from.
+#[derive(Clone)]
 pub struct LinkConfig {
     /// Where signaling is, and where tokens come from.
     pub signaling: ClientConfig,
@@ -42,6 +46,11 @@ pub enum LinkEvent {
     Joined {
         /// As `hello` says.
         peer_present: Option<bool>,
+        /// How long each step to the socket took; with the first of these events of a socket.
+        timings: Option<DialTimings>,
+        /// How far this machine's clock is ahead of the server's, seconds (behind when negative);
+        /// `None` when it does not show or is below 2 s.
+        clock_skew: Option<f64>,
     },
     /// The signaling socket is gone; it is tried again.
     SignalingLost(String),
@@ -51,6 +60,8 @@ pub enum LinkEvent {
     PeerLeft(LeaveReason),
     /// The other device says goodbye; what was counted on the connection that ends with it.
     Bye(Option<String>, Box<Option<Snapshot>>),
+    /// The other side's description came; when it was taken up.
+    Described(Instant),
     /// A peer connection is up.
     Connected,
     /// The peer connection is gone, with what was counted on it; another one is made when the other
@@ -59,7 +70,16 @@ pub enum LinkEvent {
     /// The other side's description cannot be used.
     Refused(SessionError),
     /// A STUN or TURN server failed.
-    CandidateError(String),
+    CandidateError {
+        /// The server.
+        url: String,
+        /// STUN error code (RFC 8489 §14.8), or 701 when it could not be reached.
+        code: u16,
+        /// What happened.
+        text: String,
+        /// What to try.
+        remedy: String,
+    },
     /// Anything else on the peer connection.
     Peer(PeerEvent),
     /// The link cannot go on.
@@ -90,7 +110,12 @@ impl Link {
     /// The next event. Cancel safe.
     pub async fn next(&mut self) -> LinkEvent {
         self.events.recv().await.unwrap_or_else(|| {
-            LinkEvent::Failed(SessionError::new(Stage::Signaling, "the link has stopped", ""))
+            LinkEvent::Failed(SessionError::new(
+                Stage::Signaling,
+                "link-stopped",
+                "the link has stopped",
+                "",
+            ))
         })
     }
 

@@ -18,9 +18,9 @@ pub mod receiver;
 pub mod sender;
 pub mod store;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 pub use link::{Link, LinkConfig, LinkEvent};
+
+pub use crate::types::epoch_seconds;
 
 use crate::{
     peer::{event::Timings, stats::Snapshot},
@@ -33,15 +33,22 @@ use crate::{
 pub struct SessionError {
     /// Where in the course of a run.
     pub stage: Stage,
-    /// What failed and why.
+    /// What failed, in kebab case: stable, for programs.
+    pub code: String,
+    /// What failed and why, for people.
     pub message: String,
     /// What to try.
     pub remedy: String,
 }
 
 impl SessionError {
-    pub(crate) fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { stage, message: message.into(), remedy: remedy.into() }
+    pub(crate) fn new(
+        stage: Stage,
+        code: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { stage, code: code.into(), message: message.into(), remedy: remedy.into() }
     }
 }
 
@@ -66,12 +73,6 @@ pub struct Report {
     pub broken: u64,
     /// Size of the last keyframe, bytes.
     pub last_bytes: Option<u64>,
-}
-
-/// Seconds since 1970, as times go over the wire.
-#[must_use]
-pub fn epoch_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
 /// Waits until the deadline; for ever when there is none.

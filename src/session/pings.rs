@@ -33,16 +33,16 @@ impl Pings {
         self.next += 1;
         self.waiting.push_back((self.next, now));
         let ts = serde_json::Number::from_f64(epoch_seconds(wall)).unwrap_or_else(|| 0.into());
-        ControlMessage::Ping { id: Id::Number(self.next), ts }
+        ControlMessage::Ping { id: Id::Number(self.next), ts, pad: None }
     }
 
-    /// Takes the answer to a ping of ours.
-    pub fn pong(&mut self, id: &Id, now: Instant) {
+    /// Takes the answer to a ping of ours, which was read at `read_at`.
+    pub fn pong(&mut self, id: &Id, read_at: Instant) {
         let Id::Number(number) = id else { return };
         if let Some(at) = self.waiting.iter().position(|(waiting, _)| waiting == number)
             && let Some((_, sent)) = self.waiting.remove(at)
         {
-            self.times.push(now.duration_since(sent).as_secs_f64() * 1e3);
+            self.times.push(read_at.duration_since(sent).as_secs_f64() * 1e3);
         }
     }
 

@@ -224,6 +224,7 @@ impl Receiver<'_> {
         if self.talk.connected {
             SessionError::new(
                 Stage::Video,
+                "no-keyframe",
                 format!("no keyframe came within {timeout:?}"),
                 "look at the sender: its source, its --interval; or give a longer --timeout",
             )
@@ -378,6 +379,7 @@ impl Receiver<'_> {
             Some(Stored::Failed(error)) => Err(error),
             None => Err(SessionError::new(
                 Stage::Output,
+                "thread-failed",
                 "the writing thread has stopped",
                 "run with -v for the details",
             )),

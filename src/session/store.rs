@@ -74,7 +74,12 @@ impl Store {
     pub fn start(dir: &Path, formats: &[PictureFormat]) -> Result<Self, SessionError> {
         let writer = FrameWriter::new(dir, formats).map_err(|error| sink_error(&error))?;
         let decoder = Decoder::new().map_err(|error| {
-            SessionError::new(Stage::Video, error.to_string(), "run with -v for the details")
+            SessionError::new(
+                Stage::Video,
+                "decoder-failed",
+                error.to_string(),
+                "run with -v for the details",
+            )
         })?;
         let (input, input_out) = mpsc::channel(QUEUE);
         let (output_in, output) = mpsc::unbounded_channel();
@@ -84,6 +89,7 @@ impl Store {
             .map_err(|error| {
                 SessionError::new(
                     Stage::Output,
+                    "thread-failed",
                     format!("cannot start the writing thread: {error}"),
                     "raise the limit on threads (ulimit -u)",
                 )
@@ -117,6 +123,7 @@ impl Store {
 fn sink_error(error: &crate::media::sink::SinkError) -> SessionError {
     SessionError::new(
         Stage::Output,
+        "write-failed",
         error.to_string(),
         "check the path, its permissions and the room on its disk; what was received before is complete",
     )

@@ -6,6 +6,7 @@
 
 mod access;
 mod backoff;
+mod clock;
 mod dial;
 mod endpoint;
 mod error;
@@ -18,7 +19,9 @@ use tokio::sync::{mpsc, watch};
 pub(super) use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
-pub(super) use dial::error_body;
+pub(super) use clock::{clock_skew, with_clock};
+pub use dial::DialTimings;
+pub(super) use dial::{error_body, rustls_error};
 pub use endpoint::endpoint;
 pub(super) use endpoint::redacted;
 pub use error::ClientError;
@@ -83,6 +86,11 @@ pub enum ClientEvent {
         ice_servers: Vec<IceServer>,
         /// Whether there was a socket before.
         again: bool,
+        /// How long each step to it took.
+        timings: DialTimings,
+        /// How far this machine's clock is ahead of the token API's or else the signaling
+        /// server's, seconds (behind when negative); `None` when it does not show or is below 2 s.
+        clock_skew: Option<f64>,
     },
     /// A message from the server or the other device.
     Message(Message),

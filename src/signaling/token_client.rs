@@ -1,12 +1,18 @@
 //! Client of the token API, `POST /api/auth/webrtc-token`.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{
+    error::Error,
+    fmt, io,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use reqwest::{Response, header};
 use url::Url;
 
-use super::client::{Access, TokenProvider, error_body, read_claims, redacted};
+use super::client::{
+    Access, TokenProvider, clock_skew, error_body, read_claims, redacted, rustls_error, with_clock,
+};
 use crate::{
     proto::token::{ErrorBody, TokenAnswer, TokenRequest},
     types::{DeviceId, PairId, Stage, is_loopback},
@@ -17,6 +23,9 @@ pub const PATH: &str = "/api/auth/webrtc-token";
 
 /// Longest time for one request.
 const WITHIN: Duration = Duration::from_secs(10);
+
+/// [`TokenError::code`] of TLS with a server that speaks plain HTTP.
+const PLAIN_TEXT: &str = "tls-plain-text";
 
 /// Longest answer read, bytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
@@ -66,6 +75,8 @@ pub enum TokenError {
         url: String,
         /// Where it failed.
         stage: Stage,
+        /// What failed, in kebab case: see [`TokenError::code`].
+        code: &'static str,
         /// Why.
         reason: String,
     },
@@ -82,6 +93,8 @@ pub enum TokenError {
         message: String,
         /// `Retry-After`.
         retry_after: Option<Duration>,
+        /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+        clock_skew: Option<f64>,
     },
     /// An answer that is not the token API's.
     #[error("{url} answered what is no token answer: {reason}")]
@@ -104,6 +117,19 @@ impl TokenError {
         }
     }
 
+    /// The failure in kebab case, for programs: stable from version to version.
+    #[must_use]
+    pub fn code(&self) -> String {
+        match self {
+            Self::Url { .. } => "bad-token-url".into(),
+            Self::Unreadable(_) => "token-unreadable".into(),
+            Self::Expired { .. } => "token-expired".into(),
+            Self::Unreachable { code, .. } => (*code).into(),
+            Self::Refused { status, .. } => format!("token-http-{status}"),
+            Self::Answer { .. } => "not-a-token-answer".into(),
+        }
+    }
+
     /// What to try.
     #[must_use]
     pub fn remedy(&self) -> String {
@@ -120,11 +146,17 @@ impl TokenError {
             Self::Unreachable { stage: Stage::Dns, .. } => {
                 "check the spelling of the host and this machine's network".into()
             }
+            Self::Unreachable { code: PLAIN_TEXT, url, .. } => {
+                let plain = url.replacen("https:", "http:", 1);
+                format!("give {plain} (or --signal ws://), or the port where it speaks TLS")
+            }
             Self::Unreachable { stage: Stage::Tls, .. } => {
                 "check the certificate's name and issuer and this machine's clock".into()
             }
             Self::Unreachable { url, .. } => format!("is `orion-peer serve` running at {url}?"),
-            Self::Refused { status, retry_after, .. } => refused(*status, *retry_after),
+            Self::Refused { status, retry_after, clock_skew, .. } => {
+                refused(*status, *retry_after, *clock_skew)
+            }
             Self::Answer { .. } => format!("check host, port and path: the token API is {PATH}"),
         }
     }
@@ -149,10 +181,12 @@ impl TokenError {
     }
 }
 
-fn refused(status: u16, retry_after: Option<Duration>) -> String {
+fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) -> String {
     match status {
         400 => "check --device and --pair: the server does not understand the request".into(),
-        401 => "log in again: the access token is missing, wrong or expired".into(),
+        401 => {
+            with_clock("log in again: the access token is missing, wrong or expired", clock_skew)
+        }
         403 => "check that the device is in an active pair of the logged-in user".into(),
         404 | 405 => format!("check the path of the token URL: it is {PATH}"),
         429 => retry_after.map_or_else(
@@ -184,6 +218,7 @@ impl TokenClient {
         let http = builder.build().map_err(|error| TokenError::Unreachable {
             url: redacted(&url),
             stage: Stage::Tls,
+            code: "tls-failed",
             reason: causes(&error),
         })?;
         let request = TokenRequest { device_id: device, pair_id: pair };
@@ -195,6 +230,11 @@ impl TokenClient {
     /// # Errors
     /// [`TokenError`]
     pub async fn fetch(&self) -> Result<TokenAnswer, TokenError> {
+        self.ask().await.map(|(answer, _)| answer)
+    }
+
+    /// The answer, and how far this machine's clock is ahead of the server's, seconds.
+    async fn ask(&self) -> Result<(TokenAnswer, Option<f64>), TokenError> {
         let url = redacted(&self.url);
         let response = self
             .http
@@ -205,27 +245,35 @@ impl TokenClient {
             .await
             .map_err(|error| unreachable_at(&url, &error))?;
         let status = response.status();
-        let retry_after =
-            retry_after(response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()));
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after(text(header::RETRY_AFTER));
+        let clock_skew = clock_skew(text(header::DATE), SystemTime::now());
         let body = read(response, &url).await?;
         if !status.is_success() {
             let ErrorBody { code, message } = error_body(status.canonical_reason(), &body);
             let status = status.as_u16();
-            return Err(TokenError::Refused { url, status, code, message, retry_after });
+            return Err(TokenError::Refused {
+                url,
+                status,
+                code,
+                message,
+                retry_after,
+                clock_skew,
+            });
         }
         let answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|error| TokenError::Answer { url: url.clone(), reason: error.to_string() })?;
         if answer.token.is_empty() {
             return Err(TokenError::Answer { url, reason: "its token is empty".into() });
         }
-        Ok(answer)
+        Ok((answer, clock_skew))
     }
 }
 
 #[async_trait]
 impl TokenProvider for TokenClient {
     async fn access(&self) -> Result<Access, TokenError> {
-        let answer = self.fetch().await?;
+        let (answer, clock_skew) = self.ask().await?;
         // The claims say the expiry without regard to the clocks' formats; a token whose claims
         // cannot be read may still be good for its server.
         let claims = read_claims(&answer.token).ok();
@@ -235,6 +283,7 @@ impl TokenProvider for TokenClient {
             token: answer.token,
             pair_id: answer.pair_id,
             ice_servers: answer.ice_servers,
+            clock_skew,
         })
     }
 }
@@ -266,25 +315,38 @@ async fn read(mut response: Response, url: &str) -> Result<Vec<u8>, TokenError> 
 }
 
 fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
-    let reason =
-        if error.is_timeout() { "no answer within 10 s".to_owned() } else { causes(error) };
-    let tls = chain(error).any(|cause| {
-        cause.is::<rustls::Error>()
-            || cause
-                .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::get_ref)
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                .is_some()
-    });
-    let dns = chain(error).any(|cause| cause.to_string().contains("dns error"));
-    let stage = if dns {
-        Stage::Dns
-    } else if tls {
-        Stage::Tls
-    } else {
-        Stage::Token
+    let (stage, code) = failed_step(error);
+    let reason = match code {
+        "timeout" => "no answer within 10 s".to_owned(),
+        PLAIN_TEXT => "it answered in plain text, not TLS".to_owned(),
+        _ => causes(error),
     };
-    TokenError::Unreachable { url: url.to_owned(), stage, reason }
+    TokenError::Unreachable { url: url.to_owned(), stage, code, reason }
+}
+
+/// Where a request failed, and the code for it.
+fn failed_step(error: &reqwest::Error) -> (Stage, &'static str) {
+    let io_errors = || chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let tls = chain(error)
+        .filter_map(|cause| cause.downcast_ref::<rustls::Error>())
+        .chain(io_errors().filter_map(rustls_error))
+        .next();
+    if chain(error).any(|cause| cause.to_string().contains("dns error")) {
+        return (Stage::Dns, "dns-failed");
+    }
+    match tls {
+        Some(rustls::Error::InvalidMessage(_)) => return (Stage::Tls, PLAIN_TEXT),
+        Some(_) => return (Stage::Tls, "tls-failed"),
+        None => {}
+    }
+    let refused = io_errors().any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let code = match () {
+        () if error.is_timeout() => "timeout",
+        () if refused => "tcp-refused",
+        () if error.is_connect() => "tcp-failed",
+        () => "token-unreachable",
+    };
+    (Stage::Token, code)
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -50,6 +50,16 @@ impl Histogram {
         }
     }
 
+    /// Counts all that `other` has counted.
+    pub fn add(&mut self, other: &Self) {
+        // It grows by itself up to u64.
+        if self.counts.add(&other.counts).is_ok() {
+            self.min = self.min.min(other.min);
+            self.max = self.max.max(other.max);
+            self.sum += other.sum;
+        }
+    }
+
     /// How many values were counted.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -8,17 +8,23 @@ pub const Z95: f64 = 1.959_963_984_540_054;
 /// there was no trial.
 #[must_use]
 pub fn wilson(successes: u64, trials: u64, z: f64) -> [f64; 2] {
-    if trials == 0 {
+    wilson_share(successes as f64, trials as f64, z)
+}
+
+/// The same for counts that are no whole numbers, as effective sample sizes are.
+#[must_use]
+pub fn wilson_share(successes: f64, trials: f64, z: f64) -> [f64; 2] {
+    if trials <= 0.0 {
         return [0.0, 1.0];
     }
-    let n = trials as f64;
-    let share = successes as f64 / n;
+    let n = trials;
+    let share = (successes / n).clamp(0.0, 1.0);
     let z2 = z * z;
     let middle = (share + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = z / (1.0 + z2 / n) * (share * (1.0 - share) / n + z2 / (4.0 * n * n)).sqrt();
     // Exact at the ends, where rounding would leave 1e-17.
-    let low = if successes == 0 { 0.0 } else { (middle - half).max(0.0) };
-    let high = if successes == trials { 1.0 } else { (middle + half).min(1.0) };
+    let low = if successes <= 0.0 { 0.0 } else { (middle - half).max(0.0) };
+    let high = if successes >= trials { 1.0 } else { (middle + half).min(1.0) };
     [low, high]
 }
 
@@ -39,6 +45,6 @@ mod tests {
             assert!((l - low).abs() < 1e-4 && (h - high).abs() < 1e-4, "{successes}: {l} {h}");
         }
         assert_eq!(wilson(20, 20, Z95)[1].to_bits(), 1.0f64.to_bits());
-        assert_eq!(wilson(0, 0, Z95), [0.0, 1.0]);
+        assert_eq!(wilson(0, 0, Z95).map(f64::to_bits), [0.0f64, 1.0].map(f64::to_bits));
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! - [`histogram`]: a measured quantity and its [`Spread`], the object `H` of the reports
 //! - [`interval`]: how sure a share is
+//! - [`difference`]: whether two runs differ, and by how much
+//! - [`normal`]: the quantiles the two above stand on
 
+pub mod difference;
 pub mod histogram;
 pub mod interval;
+pub mod normal;
 
 pub use histogram::{Histogram, Spread};

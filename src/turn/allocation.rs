@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::message::TransactionId;
+use crate::stun::message::TransactionId;
 
 /// Lifetime given when none is asked for, and the shortest one given (RFC 8656 §3.2).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);

@@ -4,7 +4,7 @@
 //! filter, 486 by the quota and 438 by bounded nonces have to be decided inside the request handling,
 //! where the libraries have no hook.
 //!
-//! - [`message`]: reading and writing STUN · `nonce`: nonces without a table
+//! - `nonce`: nonces without a table
 //! - `credentials`, `rest`: who may allocate · `filter`: where may be relayed to
 //! - `allocation`, `protocol`, `requests`: the protocol without sockets, time passed in
 //! - `server`, `tcp`: the sockets around it · `stats`: what `/metrics` shows
@@ -16,7 +16,6 @@ mod allocation;
 mod config;
 mod credentials;
 mod filter;
-pub mod message;
 mod nonce;
 mod protocol;
 mod requests;

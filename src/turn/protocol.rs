@@ -14,10 +14,12 @@ use super::{
     allocation::{Allocation, Bucket},
     config::TurnConfig,
     credentials::long_term_key,
-    message::{Builder, Class, HEADER_BYTES, MAGIC_COOKIE, Message, attr, method, padded},
     nonce::Nonces,
     requests::Pending,
     stats::{Counters, Refusal},
+};
+use crate::stun::message::{
+    Builder, Class, HEADER_BYTES, MAGIC_COOKIE, Message, attr, method, padded,
 };
 
 /// Transport between client and server.

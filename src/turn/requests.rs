@@ -5,9 +5,11 @@ use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
     allocation::{Allocation, Bucket, DEFAULT_LIFETIME, MAX_LIFETIME, Refused},
-    message::{Builder, Class, Message, TransactionId, attr, method},
     protocol::{Action, FiveTuple, Now, Protocol, Transport, User, canonical},
     stats::Refusal,
+};
+use crate::stun::message::{
+    Builder, Class, Message, TransactionId, attr, method, read_xor_address,
 };
 
 /// Protocol number of UDP, for REQUESTED-TRANSPORT.
@@ -217,7 +219,7 @@ impl<R: Clone> Protocol<R> {
     fn permit(&mut self, tuple: FiveTuple, request: &Message<'_>, now: Now) -> Result<(), Refusal> {
         let mut peers = Vec::new();
         for attribute in request.attributes().filter(|a| a.kind == attr::XOR_PEER_ADDRESS) {
-            let peer = super::message::read_xor_address(attribute.value, &request.transaction);
+            let peer = read_xor_address(attribute.value, &request.transaction);
             let peer = peer.ok_or(Refusal::BadRequest)?;
             self.may_reach(peer)?;
             peers.push(peer.ip());

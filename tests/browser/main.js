@@ -323,6 +323,27 @@ async function chromiumAsPhone() {
   });
 }
 
+/** A phone that speaks the contract and tells nothing of its keyframes: bench says what it could not measure. */
+async function chromiumIsMeasured() {
+  const load = ["--connections", "1", "--warmup", "0", "--pings", "50", "--keyframes", "3", "--interval", "500ms"];
+  await scenario("Chromium as the phone of a bench", { page: ["phone"], peer: ["bench", "--role", "recv", ...load] },
+    async (page, bench) => {
+      await page.join();
+      await page.call("bePhone", {
+        iceServers: page.iceServers, codec: "video/H264", ...PHONE_SIZE, colours: COLOURS,
+      });
+      const code = await bench.ended();
+      check("bench ends with 0", code === 0, `code ${code}`);
+      const result = JSON.parse(bench.stdout);
+      const { connections, rttMs, keyframes, notMeasured } = result;
+      check("the connection succeeded", connections.succeeded === 1, JSON.stringify(connections.byType));
+      check("Chromium's pongs are measured", rttMs.count > 0, `${rttMs.count} of ${rttMs.sent}, p50 ${rttMs.p50} ms`);
+      check("its keyframes came whole", keyframes.received === 3, `${keyframes.received}, mean ${keyframes.bytes.mean} bytes`);
+      check("what it does not tell is not made up", keyframes.intact === null && keyframes.latencyMs.count === 0
+        && notMeasured.some((one) => one.what === "keyframes.intact"), notMeasured.map((one) => one.what).join(", "));
+    });
+}
+
 /** A picture that never comes: recv asks for a keyframe by itself. */
 async function loss(page, recv) {
   const names = ["pliCount", "keyFramesEncoded", "framesEncoded"];
@@ -393,7 +414,7 @@ let server;
 try {
   server = await startServe();
   const only = process.env.ONLY;
-  for (const one of [chromiumAsMac, chromiumAsPhone, defaultCandidates, withoutH264]) {
+  for (const one of [chromiumAsMac, chromiumAsPhone, chromiumIsMeasured, defaultCandidates, withoutH264]) {
     if (!only || one.name === only) await one();
   }
   check("serve ends with 0 on Ctrl-C", (await server.serve.stop()) === 0);

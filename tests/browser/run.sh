@@ -30,4 +30,7 @@ if ! cmp -s package-lock.json node_modules/.of-this-lock; then
     PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund --loglevel=error >&2
     cp package-lock.json node_modules/.of-this-lock
 fi
-exec node main.js
+node main.js
+if [[ -z ${ONLY:-} ]]; then
+    node report.js
+fi

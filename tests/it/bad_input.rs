@@ -470,7 +470,7 @@ fn garbage() -> Vec<ControlMessage> {
             height: 0,
         }),
         ControlMessage::Unknown,
-        ControlMessage::Pong { id: Id::Text("nobody asked".into()), ts: number(-1e300) },
+        ControlMessage::Pong { id: Id::Text("nobody asked".into()), ts: number(-1e300), at: None },
         ControlMessage::Ack { id: None, error: Some("\u{1b}[31mred\u{7}".into()) },
         ControlMessage::Text {
             id: Id::Text(String::new()),

@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 15] = [
     ("types", 0),
     ("stats", 0),
     ("proto", 1),
     ("media", 1),
+    ("stun", 1),
     ("auth", 2),
     ("pairs", 2),
     ("peer", 2),
@@ -18,7 +19,8 @@ const FLOORS: [(&str, u8); 13] = [
     ("session", 4),
     ("server", 4),
     ("report", 5),
-    ("cli", 6),
+    ("bench", 6),
+    ("cli", 7),
 ];
 
 fn floor(module: &str) -> u8 {

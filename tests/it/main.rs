@@ -2,12 +2,15 @@
 
 mod auth;
 mod bad_input;
+mod bench;
 mod cli;
+mod gathering;
 mod layering;
 mod main_job;
 mod media;
 mod peer;
 mod raw_http;
+mod report;
 mod run;
 mod signaling_client;
 mod signaling_server;

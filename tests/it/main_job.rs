@@ -449,3 +449,14 @@ fn relay_only_goes_through_the_embedded_turn_server() {
     }
     assert_eq!(received.summary()["keyframes"]["broken"], 0);
 }
+
+#[test]
+fn a_wrong_turn_secret_is_told_with_what_to_try() {
+    let rig = Rig::new();
+    let url = format!("turn:{}", rig.turn);
+    let send =
+        rig.send(&sample("fig.jpg"), &["--ice-server", &url, "--turn-secret", "not-the-servers"]);
+    let line = send.says(&format!("ice server {url}: 401 "));
+    assert!(line.contains("the secret or the password differs"), "{line}");
+    send.kill();
+}

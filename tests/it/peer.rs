@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use orion_peer::{
         receiver::{self, ReceiverConfig, ReceiverEnd, ReceiverEvent, StoredKeyframe},
     },
     signaling::{client::ClientConfig, token_client::TokenClient},
+    types::epoch_seconds,
 };
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 
@@ -60,7 +61,7 @@ impl End {
 
     async fn message(&mut self) -> ControlMessage {
         self.event(|event| match event {
-            PeerEvent::Control(message, _) => Some(message),
+            PeerEvent::Control(message, ..) => Some(message),
             _ => None,
         })
         .await
@@ -125,7 +126,7 @@ async fn control_messages_go_both_ways_and_answers_come_back() {
     receiver.peer.send_control(&text("from the mac")).await.unwrap();
     let channel = sender
         .event(|event| match event {
-            PeerEvent::Control(message, channel) if message == text("from the mac") => {
+            PeerEvent::Control(message, channel, _) if message == text("from the mac") => {
                 Some(channel)
             }
             _ => None,
@@ -137,6 +138,31 @@ async fn control_messages_go_both_ways_and_answers_come_back() {
     sender.peer.close().await;
     receiver.peer.close().await;
     assert!(sender.peer.send_control(&text("too late")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_is_answered_by_the_peer_itself() {
+    let (mut sender, mut receiver) = pair().await;
+    let ts = serde_json::Number::from_f64(1_700_000_000.25).unwrap();
+    let ping = ControlMessage::Ping { id: Id::Text("p".into()), ts: ts.clone(), pad: None };
+    let (asked, asked_at) = (epoch_seconds(SystemTime::now()), Instant::now());
+    sender.peer.send_control(&ping).await.unwrap();
+    let (pong, read_at) = sender
+        .event(|event| match event {
+            PeerEvent::Control(message, _, read_at) => Some((message, read_at)),
+            _ => None,
+        })
+        .await;
+    let ControlMessage::Pong { id, ts: echoed, at: Some(at) } = pong else { panic!("{pong:?}") };
+    assert_eq!((id, echoed), (Id::Text("p".into()), ts));
+    assert!(asked <= at && at <= epoch_seconds(SystemTime::now()), "{asked} {at}");
+    assert!(asked_at < read_at && read_at < Instant::now());
+    // The ping itself stayed below: the next message is the first that comes out.
+    let text = ControlMessage::Text { id: Id::Number(1), text: "after it".into() };
+    sender.peer.send_control(&text).await.unwrap();
+    assert_eq!(receiver.message().await, text);
+    sender.peer.close().await;
+    receiver.peer.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

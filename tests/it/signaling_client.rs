@@ -59,6 +59,7 @@ impl TokenProvider for Tokens {
             device_id: Some("phone".into()),
             exp: Some(now + self.lifetime_s),
             ice_servers: Vec::new(),
+            clock_skew: None,
         })
     }
 }
@@ -460,7 +461,10 @@ async fn refusals_of_the_upgrade_show_what_the_server_says() {
     ] {
         let (error, _) =
             tokio::join!(failure(server.config()), server.answer(status, headers, body));
-        assert_eq!(error.stage(), Stage::Signaling);
+        assert_eq!(
+            (error.stage(), error.code()),
+            (Stage::Signaling, format!("http-{}", &status[..3]))
+        );
         assert!(error.to_string().contains(expected), "{error}");
         assert!(error.remedy().contains(remedy), "{}", error.remedy());
     }
@@ -481,6 +485,44 @@ async fn what_is_no_websocket_server_is_called_so() {
 }
 
 #[tokio::test]
+async fn the_steps_of_connecting_are_timed() {
+    let server = Server::start().await;
+    let (_client, mut events) = connect(server.config());
+    let _socket = server.accept().await;
+    let ClientEvent::Connected { timings, clock_skew, .. } = events.recv().await.unwrap() else {
+        panic!("not connected")
+    };
+    // A token was asked for; nothing is secured on `ws://`.
+    assert!(timings.token.is_some() && timings.tls.is_none(), "{timings:?}");
+    assert!(!timings.tcp.is_zero() && !timings.upgrade.is_zero(), "{timings:?}");
+    assert_eq!(clock_skew, None, "no server has told the time");
+}
+
+#[tokio::test]
+async fn a_refusal_tells_how_far_the_clock_is() {
+    let server = Server::start().await;
+    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let config = server.config_with(Arc::new(Once));
+    let (error, _) = tokio::join!(failure(config), server.answer("401 Unauthorized", date, ""));
+    assert_eq!(error.code(), "http-401");
+    assert!(error.remedy().contains("days ahead of the server's"), "{}", error.remedy());
+}
+
+/// One token, which cannot be renewed.
+struct Once;
+
+#[async_trait]
+impl TokenProvider for Once {
+    async fn access(&self) -> Result<Access, TokenError> {
+        Tokens::lasting(300).access().await
+    }
+
+    fn renews(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
 async fn failures_before_http_are_told_apart() {
     let server = Server::start().await;
     let tls = ClientConfig { url: server.url().replace("http", "wss"), ..server.config() };
@@ -490,11 +532,18 @@ async fn failures_before_http_are_told_apart() {
         stream
     };
     let (error, _) = tokio::join!(failure(tls), plain);
-    assert_eq!(error.stage(), Stage::Tls, "{error}");
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Tls, "tls-plain-text"), "{error}");
+    assert!(error.remedy().contains(&server.url().replace("http", "ws")), "{}", error.remedy());
+
+    // Somebody hangs up in the handshake.
+    let tls = ClientConfig { url: server.url().replace("http", "wss"), ..server.config() };
+    let hang_up = async { drop(server.listener.accept().await.unwrap()) };
+    let (error, ()) = tokio::join!(failure(tls), hang_up);
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Tls, "tls-failed"), "{error}");
 
     let unknown = ClientConfig { url: "ws://no-such-host.invalid".into(), ..server.config() };
     let error = failure(unknown).await;
-    assert_eq!(error.stage(), Stage::Dns, "{error}");
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Dns, "dns-failed"), "{error}");
     assert!(error.to_string().contains("no-such-host.invalid"));
 
     let scheme = ClientConfig { url: "ftp://127.0.0.1".into(), ..server.config() };
@@ -504,7 +553,7 @@ async fn failures_before_http_are_told_apart() {
     let url = server.url().replace("http", "ws");
     drop(server);
     let error = failure(config).await;
-    assert_eq!(error.stage(), Stage::Signaling);
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Signaling, "tcp-refused"));
     assert!(error.to_string().contains(&url), "{error}");
     assert!(error.remedy().contains("`orion-peer serve` running at ws://127.0.0.1"));
 }
@@ -548,6 +597,11 @@ async fn a_token_is_fetched_as_the_contract_says() {
     let (access, _) = tokio::join!(client.access(), server.answer("200 OK", "", body));
     let access = access.unwrap();
     assert_eq!((access.exp, access.ice_servers.len()), (None, 2));
+    assert_eq!(access.clock_skew, None);
+    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let (access, _) = tokio::join!(client.access(), server.answer("200 OK", date, body));
+    let skew = access.unwrap().clock_skew.expect("a server of 1994");
+    assert!(skew > 9e8, "{skew}");
 }
 
 #[tokio::test]
@@ -558,6 +612,13 @@ async fn refusals_of_the_token_api_are_told_apart() {
     for (status, headers, body, is_final, remedy) in [
         ("400 Bad Request", "", said, true, "--device"),
         ("401 Unauthorized", "", said, true, "log in again"),
+        (
+            "401 Unauthorized",
+            "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+            said,
+            true,
+            "days ahead of",
+        ),
         ("403 Forbidden", "", said, true, "active pair"),
         ("429 Too Many Requests", "Retry-After: 9\r\n", said, false, "wait 9 s"),
         ("503 Service Unavailable", "", said, false, "later"),
@@ -568,6 +629,7 @@ async fn refusals_of_the_token_api_are_told_apart() {
         let error = error.unwrap_err();
         assert_eq!((error.stage(), error.is_final()), (Stage::Token, is_final), "{error}");
         assert!(error.to_string().contains(&format!("{} c-1: m-1", &status[..3])), "{error}");
+        assert_eq!(error.code(), format!("token-http-{}", &status[..3]));
         assert!(error.remedy().contains(remedy), "{status}: {}", error.remedy());
         assert!(!error.to_string().contains("login-token"));
     }
@@ -589,16 +651,28 @@ async fn what_is_no_token_answer_is_called_so() {
 #[tokio::test]
 async fn an_unreachable_token_api_says_where_it_failed() {
     let server = Server::start().await;
+    let secured = server.url().replace("http", "https");
+    let client = TokenClient::new(&secured, "login-token", "phone".into(), None).unwrap();
+    let plain = async {
+        let (mut stream, _) = server.listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        stream
+    };
+    let (error, _) = tokio::join!(client.fetch(), plain);
+    let error = error.unwrap_err();
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Tls, "tls-plain-text"), "{error}");
+    assert!(error.remedy().contains(&server.url()), "{}", error.remedy());
     let client = token_client(&server);
     let url = server.url();
     drop(server);
     let error = client.fetch().await.unwrap_err();
-    assert_eq!(error.stage(), Stage::Token);
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Token, "tcp-refused"));
     assert!(error.to_string().contains(&url) && error.to_string().contains("refused"), "{error}");
     assert!(error.remedy().contains("orion-peer serve"));
     let unknown = "http://no-such-host.invalid";
     let client = TokenClient::new(unknown, "login-token", "phone".into(), None).unwrap();
-    assert_eq!(client.fetch().await.unwrap_err().stage(), Stage::Dns);
+    let error = client.fetch().await.unwrap_err();
+    assert_eq!((error.stage(), error.code().as_str()), (Stage::Dns, "dns-failed"));
 }
 
 #[tokio::test]

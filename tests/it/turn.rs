@@ -8,10 +8,8 @@ use std::{
 };
 
 use orion_peer::auth::turn_rest::TurnSecrets;
-use orion_peer::turn::{
-    Limits, PeerFilter, Refusal, TurnConfig, TurnError, TurnServer,
-    message::{Builder, Class, Message, attr, method},
-};
+use orion_peer::stun::message::{Builder, Class, Message, attr, method};
+use orion_peer::turn::{Limits, PeerFilter, Refusal, TurnConfig, TurnError, TurnServer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},

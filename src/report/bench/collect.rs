@@ -73,11 +73,13 @@ pub fn keyframes<'r>(
     let [mut bytes, mut latency, mut encode, mut psnr] =
         [const { None::<Histogram> }; 4].map(Option::unwrap_or_default);
     let mut sum = Keyframes::default();
-    let (mut sent, mut received, mut intact, mut told) = (0, 0, 0, false);
+    let (mut sent, mut received, mut intact) = (0, 0, 0);
+    let (mut told, mut hashed) = (false, false);
     for record in records {
         sent += 1;
-        told |= record.intact.is_some();
-        received += u64::from(record.latency_ms.is_some());
+        told |= record.received.is_some();
+        hashed |= record.intact.is_some();
+        received += u64::from(record.received == Some(true));
         intact += u64::from(record.intact == Some(true));
         sum.over_limit += u64::from(budget.is_some_and(|budget| record.bytes > budget));
         bytes.record(record.bytes as f64);
@@ -93,7 +95,7 @@ pub fn keyframes<'r>(
     }
     sum.sent = Some(sent);
     sum.received = told.then_some(received);
-    sum.intact = told.then_some(intact);
+    sum.intact = hashed.then_some(intact);
     sum.bytes = bytes.spread();
     sum.latency_ms = latency.spread();
     sum.encode_ms = encode.spread();

@@ -240,6 +240,8 @@ pub struct KeyframeRecord {
     pub bytes: u64,
     /// RTP packets.
     pub packets: Option<u64>,
+    /// Whether it arrived whole; null when nobody told.
+    pub received: Option<bool>,
     /// Whether it arrived whole with the sender's SHA-256; null when nobody told.
     pub intact: Option<bool>,
     /// From its first packet being sent (or the picture being taken, when this side receives) to its
@@ -257,7 +259,8 @@ pub struct KeyframeRecord {
 pub struct IceServerRecord {
     /// Its URL.
     pub url: String,
-    /// `reflexive`, `allocated`, `refused`, `silent`, `unresolved`, or `unused` when it was never asked.
+    /// `reflexive`, `allocated`, `refused`, `silent`, `unresolved`, `unreachable`, or `unused` when it
+    /// was never asked.
     pub result: String,
     /// STUN error code (RFC 8489 §14.8) when it refused, 701 when it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -382,7 +385,8 @@ pub struct MetricComparison {
     pub baseline: Option<f64>,
     /// In this run; null when it has none.
     pub current: Option<f64>,
-    /// Worsening as a share of the baseline: 0.1 is 10 % worse, negative is better.
+    /// Worsening as a share of the baseline: 0.1 is 10 % worse, negative is better. Of a share (success,
+    /// loss) it is the difference: 0.1 is from 99 % to 89 %.
     pub change: Option<f64>,
     /// Interval of the change.
     pub interval: Option<[f64; 2]>,

@@ -1,6 +1,9 @@
 //! The task behind a link: follows signaling and one peer connection, and decides when to offer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -15,7 +18,7 @@ use crate::{
         token::IceServer,
     },
     session::{SessionError, until},
-    signaling::client::{ClientEvent, ClientHandle},
+    signaling::client::{ClientEvent, ClientHandle, DialTimings},
     types::{ConnId, Stage},
 };
 
@@ -48,6 +51,8 @@ pub(super) struct Worker {
     client: ClientHandle,
     /// Of the last token answer.
     ice_servers: Vec<IceServer>,
+    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    clock_skew: Option<f64>,
     template: PeerConfig,
     events: mpsc::Sender<LinkEvent>,
     published: watch::Sender<Option<Arc<Peer>>>,
@@ -77,6 +82,7 @@ impl Worker {
         Self {
             client,
             ice_servers: Vec::new(),
+            clock_skew: None,
             template,
             events,
             published,
@@ -131,13 +137,14 @@ impl Worker {
 
     async fn on_client(&mut self, event: ClientEvent) -> bool {
         match event {
-            ClientEvent::Connected { ice_servers, .. } => {
+            ClientEvent::Connected { ice_servers, timings, clock_skew, .. } => {
                 self.ice_servers = ice_servers;
+                self.clock_skew = clock_skew;
                 // What was seen on the socket before says nothing about the room now.
                 self.remote_conn = None;
                 self.remote_left = false;
                 if self.current.as_ref().is_none_or(|current| !current.connected) {
-                    self.begin().await
+                    self.begin(timings).await
                 } else {
                     true
                 }
@@ -152,10 +159,13 @@ impl Worker {
             }
             ClientEvent::Closed { reason, error, .. } => {
                 let failed = match error {
-                    Some(error) => {
-                        SessionError::new(error.stage(), error.to_string(), error.remedy())
-                    }
-                    None => SessionError::new(Stage::Signaling, reason, "start again"),
+                    Some(error) => SessionError::new(
+                        error.stage(),
+                        error.code(),
+                        error.to_string(),
+                        error.remedy(),
+                    ),
+                    None => SessionError::new(Stage::Signaling, "closed", reason, "start again"),
                 };
                 self.tell(LinkEvent::Failed(failed)).await;
                 false
@@ -171,16 +181,21 @@ impl Worker {
     }
 
     /// In the room: the sender offers, the receiver waits.
-    async fn begin(&mut self) -> bool {
-        let goes_on = self.tell(LinkEvent::Joined { peer_present: None }).await;
+    async fn begin(&mut self, timings: DialTimings) -> bool {
+        let goes_on = self.joined(None, Some(timings)).await;
         goes_on && (self.template.role == PeerRole::Receiver || self.offer().await)
+    }
+
+    async fn joined(&self, peer_present: Option<bool>, timings: Option<DialTimings>) -> bool {
+        let clock_skew = self.clock_skew;
+        self.tell(LinkEvent::Joined { peer_present, timings, clock_skew }).await
     }
 
     async fn on_message(&mut self, message: Message) -> bool {
         match message.body {
             Body::Hello { peer_present, .. } => {
                 self.told_hello = true;
-                self.tell(LinkEvent::Joined { peer_present: Some(peer_present) }).await
+                self.joined(Some(peer_present), None).await
             }
             Body::PeerJoined { conn_id, .. } => self.on_peer_joined(conn_id).await,
             Body::PeerLeft { reason, .. } => {
@@ -318,6 +333,7 @@ impl Worker {
         }
         let Some(current) = &mut self.current else { return true };
         let peer = Arc::clone(&current.peer);
+        let described = std::time::Instant::now();
         match peer.accept_offer(sdp.clone()).await {
             Ok(answer) => {
                 current.remote_sdp = Some(sdp);
@@ -329,7 +345,7 @@ impl Worker {
                 for candidate in std::mem::take(&mut self.early) {
                     peer.add_candidate(candidate).await;
                 }
-                true
+                self.tell(LinkEvent::Described(described)).await
             }
             Err(error) => {
                 self.drop_peer().await;
@@ -343,12 +359,13 @@ impl Worker {
         if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
             return true;
         }
+        let described = std::time::Instant::now();
         match current.peer.accept_answer(sdp.clone()).await {
             Ok(()) => {
                 current.remote_sdp = Some(sdp);
                 current.conn.clone_from(&self.remote_conn);
                 current.deadline = Some(Instant::now() + CONNECT_WITHIN);
-                true
+                self.tell(LinkEvent::Described(described)).await
             }
             Err(error) => {
                 self.drop_peer().await;
@@ -387,10 +404,20 @@ impl Worker {
                 self.lose("the peer connection failed: no answer from the other device").await
             }
             PeerEvent::CandidateError { url, code, text } => {
-                self.tell(LinkEvent::CandidateError(format!("{url}: {code} {text}"))).await
+                let remedy = self.server_remedy(&url);
+                self.tell(LinkEvent::CandidateError { url, code, text, remedy }).await
             }
             event => self.tell(LinkEvent::Peer(event)).await,
         }
+    }
+
+    /// What to try about a STUN or TURN server that failed.
+    fn server_remedy(&self, url: &str) -> String {
+        let results = self.current.as_ref().map(|current| current.peer.gathering());
+        results
+            .and_then(|results| results.into_iter().find(|result| result.url == url))
+            .map(|result| result.remedy(SystemTime::now(), self.clock_skew))
+            .unwrap_or_default()
     }
 
     /// The connection is gone: the sender makes another one, the receiver waits for its offer.
@@ -434,7 +461,7 @@ impl Worker {
 }
 
 fn peer_error(error: &PeerError) -> SessionError {
-    SessionError::new(error.stage(), error.to_string(), error.remedy())
+    SessionError::new(error.stage(), error.code(), error.to_string(), error.remedy())
 }
 
 /// The DTLS fingerprint in a description: the same one means the same peer connection.

@@ -84,7 +84,9 @@ impl Sender<'_> {
             (writer, written)
         })
         .await
-        .map_err(|error| SessionError::new(Stage::Output, error.to_string(), ""))?;
+        .map_err(|error| {
+            SessionError::new(Stage::Output, "thread-failed", error.to_string(), "")
+        })?;
         self.save = Some(writer);
         let written = written.map_err(|error| save_error(&error))?;
         Ok(written.files.into_iter().next())
@@ -107,6 +109,7 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
 pub(super) fn save_error(error: &SinkError) -> SessionError {
     SessionError::new(
         Stage::Output,
+        "write-failed",
         error.to_string(),
         "check the path of --save, its permissions and the room on its disk",
     )

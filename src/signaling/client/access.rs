@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A token and what is known about it. `Debug` leaves the token out.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct Access {
     /// The JWT.
     pub token: String,
@@ -27,6 +27,9 @@ pub struct Access {
     pub exp: Option<u64>,
     /// ICE servers that came with it.
     pub ice_servers: Vec<IceServer>,
+    /// How far this machine's clock is ahead of the token API's, seconds (behind when negative);
+    /// `None` when it does not show or is below 2 s.
+    pub clock_skew: Option<f64>,
 }
 
 impl fmt::Debug for Access {
@@ -36,6 +39,7 @@ impl fmt::Debug for Access {
             .field("device_id", &self.device_id)
             .field("exp", &self.exp)
             .field("ice_servers", &self.ice_servers)
+            .field("clock_skew", &self.clock_skew)
             .finish_non_exhaustive()
     }
 }
@@ -73,6 +77,7 @@ impl StaticToken {
             device_id: Some(claims.sub),
             exp: Some(claims.exp),
             ice_servers: Vec::new(),
+            clock_skew: None,
         }))
     }
 

@@ -1,10 +1,17 @@
-//! One attempt: name, TCP, TLS, WebSocket upgrade (RFC 6455 §4.1), with the failure of each told apart.
+//! One attempt: name, TCP, TLS, WebSocket upgrade (RFC 6455 §4.1), with the time and the failure of
+//! each told apart.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant, SystemTime},
+};
 
+use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
+    MaybeTlsStream, WebSocketStream, client_async_with_config,
     tungstenite::{
         self,
         client::IntoClientRequest,
@@ -16,7 +23,7 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use super::{endpoint::redacted, error::ClientError};
+use super::{clock::clock_skew, endpoint::redacted, error::ClientError};
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
     signaling::token_client::{TokenError, retry_after},
@@ -28,15 +35,42 @@ pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Largest message read at all; those over the contract's 64 KiB are then ignored, not fatal.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-/// Connects with that token.
-pub(super) async fn dial(url: &Url, token: &str, within: Duration) -> Result<Socket, ClientError> {
+/// How long each step to a socket took; the sum, where a step was needed twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DialTimings {
+    /// Fetching the token; `None` when it was given.
+    pub token: Option<Duration>,
+    /// Resolving the name.
+    pub dns: Duration,
+    /// TCP connection.
+    pub tcp: Duration,
+    /// TLS handshake; `None` for `ws://`.
+    pub tls: Option<Duration>,
+    /// WebSocket upgrade.
+    pub upgrade: Duration,
+}
+
+/// What an attempt gives.
+pub(super) struct Dialed {
+    pub(super) socket: Socket,
+    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    pub(super) clock_skew: Option<f64>,
+}
+
+/// Connects with that token, and adds to `timings` what each step took.
+pub(super) async fn dial(
+    url: &Url,
+    token: &str,
+    within: Duration,
+    timings: &mut DialTimings,
+) -> Result<Dialed, ClientError> {
     timeout(within, async {
-        match upgrade(url, token, true).await? {
-            Ok(socket) => Ok(socket),
+        match upgrade(url, token, true, timings).await? {
+            Ok(dialed) => Ok(dialed),
             // A server that knows no subprotocols is a server all the same.
             Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
                 SubProtocolError::NoSubProtocol,
-            ))) => upgrade(url, token, false).await?.map_err(|error| explain(url, error)),
+            ))) => upgrade(url, token, false, timings).await?.map_err(|error| explain(url, error)),
             Err(error) => Err(explain(url, error)),
         }
     })
@@ -48,14 +82,21 @@ async fn upgrade(
     url: &Url,
     token: &str,
     subprotocol: bool,
-) -> Result<Result<Socket, tungstenite::Error>, ClientError> {
+    timings: &mut DialTimings,
+) -> Result<Result<Dialed, tungstenite::Error>, ClientError> {
     let request = request(url, token, subprotocol)?;
-    let stream = connect(url).await?;
+    let stream = connect(url, timings).await?;
+    let stream = secure(url, stream, timings).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    let attempt = client_async_tls_with_config(request, stream, Some(config), None);
-    Ok(Box::pin(attempt).await.map(|(socket, _)| socket))
+    let begun = Instant::now();
+    let attempt = Box::pin(client_async_with_config(request, stream, Some(config))).await;
+    timings.upgrade += begun.elapsed();
+    Ok(attempt.map(|(socket, response)| {
+        let date = header_text(response.headers(), &header::DATE);
+        Dialed { socket, clock_skew: clock_skew(date, SystemTime::now()) }
+    }))
 }
 
 fn request(url: &Url, token: &str, subprotocol: bool) -> Result<Request, ClientError> {
@@ -72,15 +113,23 @@ fn request(url: &Url, token: &str, subprotocol: bool) -> Result<Request, ClientE
     Ok(request)
 }
 
-async fn connect(url: &Url) -> Result<TcpStream, ClientError> {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+fn host(url: &Url) -> &str {
+    url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+}
+
+async fn connect(url: &Url, timings: &mut DialTimings) -> Result<TcpStream, ClientError> {
+    let host = host(url);
     let port = url.port_or_known_default().unwrap_or(80);
     let failed = |source| ClientError::Dns { host: host.to_owned(), source };
+    let begun = Instant::now();
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
+    let resolved = Instant::now();
+    timings.dns += resolved - begun;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => {
+                timings.tcp += resolved.elapsed();
                 // Without it small messages wait for acknowledgements; a failure only costs speed.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
@@ -91,13 +140,43 @@ async fn connect(url: &Url) -> Result<TcpStream, ClientError> {
     Err(ClientError::Connect { url: redacted(url), source: last })
 }
 
+/// TLS with the roots of Mozilla's list, for `wss://`.
+async fn secure(
+    url: &Url,
+    stream: TcpStream,
+    timings: &mut DialTimings,
+) -> Result<MaybeTlsStream<TcpStream>, ClientError> {
+    static CONFIG: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
+        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        Arc::new(config.with_no_client_auth())
+    });
+    if url.scheme() != "wss" {
+        return Ok(MaybeTlsStream::Plain(stream));
+    }
+    let failed = |reason: String| ClientError::Tls { url: redacted(url), reason };
+    let name = ServerName::try_from(host(url).to_owned())
+        .map_err(|_| failed("no certificate can be for a host of that name".into()))?;
+    let begun = Instant::now();
+    let connector = TlsConnector::from(Arc::clone(&CONFIG));
+    let stream = Box::pin(connector.connect(name, stream)).await.map_err(|error| {
+        match rustls_error(&error) {
+            // What is no TLS record at all, such as the start of an HTTP answer.
+            Some(rustls::Error::InvalidMessage(_)) => ClientError::PlainText { url: redacted(url) },
+            _ => failed(error.to_string()),
+        }
+    })?;
+    *timings.tls.get_or_insert_default() += begun.elapsed();
+    Ok(MaybeTlsStream::Rustls(stream))
+}
+
 fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
-    let tls = url.scheme() == "wss";
     let url = redacted(url);
     match error {
         tungstenite::Error::Http(response) => answered(url, &response),
         tungstenite::Error::Tls(error) => ClientError::Tls { url, reason: error.to_string() },
-        tungstenite::Error::Io(error) if tls && is_tls(&error) => {
+        // With TLS 1.3 a server refuses the client only after the handshake.
+        tungstenite::Error::Io(error) if rustls_error(&error).is_some() => {
             ClientError::Tls { url, reason: error.to_string() }
         }
         tungstenite::Error::Io(source) => ClientError::Connect { url, source },
@@ -106,9 +185,10 @@ fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
     }
 }
 
-fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
-        || error.to_string().contains("tls handshake")
+/// The TLS failure an I/O error stands for; the HTTP client wraps it twice.
+pub(in crate::signaling) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| inner.downcast_ref().and_then(rustls_error))
 }
 
 fn answered(url: String, response: &Response) -> ClientError {
@@ -118,12 +198,14 @@ fn answered(url: String, response: &Response) -> ClientError {
     }
     let body = response.body().as_deref().unwrap_or_default();
     let ErrorBody { code, message } = error_body(status.canonical_reason(), body);
+    let headers = response.headers();
     ClientError::Refused {
         url,
         status: status.as_u16(),
         code,
         message,
-        retry_after: retry_after(header_text(response.headers(), &header::RETRY_AFTER)),
+        retry_after: retry_after(header_text(headers, &header::RETRY_AFTER)),
+        clock_skew: clock_skew(header_text(headers, &header::DATE), SystemTime::now()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use super::clock::with_clock;
 use crate::{proto::signaling::close, signaling::token_client::TokenError, types::Stage};
 
 /// Why there is no signaling connection.
@@ -50,6 +51,12 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
+    /// TLS was tried, but no TLS is spoken there.
+    #[error("{url} answered in plain text, not TLS")]
+    PlainText {
+        /// The server.
+        url: String,
+    },
     /// The server answered the upgrade with an HTTP error.
     #[error("{url} refused the connection: HTTP {status} {code}: {message}")]
     Refused {
@@ -63,6 +70,8 @@ pub enum ClientError {
         message: String,
         /// `Retry-After`.
         retry_after: Option<Duration>,
+        /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+        clock_skew: Option<f64>,
     },
     /// Something answers there, but not the WebSocket protocol.
     #[error("{url} is not a WebSocket server: {reason}")]
@@ -92,7 +101,7 @@ impl ClientError {
             Self::Url { .. } => Stage::Config,
             Self::Token(error) => error.stage(),
             Self::Dns { .. } => Stage::Dns,
-            Self::Tls { .. } => Stage::Tls,
+            Self::Tls { .. } | Self::PlainText { .. } => Stage::Tls,
             Self::Refused { status: 401, .. } | Self::Closed { code: close::BAD_TOKEN, .. } => {
                 Stage::Token
             }
@@ -101,6 +110,27 @@ impl ClientError {
             | Self::Refused { .. }
             | Self::NotWebSocket { .. }
             | Self::Closed { .. } => Stage::Signaling,
+        }
+    }
+
+    /// The failure in kebab case, for programs: stable from version to version.
+    #[must_use]
+    pub fn code(&self) -> String {
+        match self {
+            Self::Url { .. } => "bad-url".into(),
+            Self::Token(error) => error.code(),
+            Self::Dns { .. } => "dns-failed".into(),
+            Self::Connect { source, .. } => match source.kind() {
+                io::ErrorKind::ConnectionRefused => "tcp-refused".into(),
+                io::ErrorKind::TimedOut => "timeout".into(),
+                _ => "tcp-failed".into(),
+            },
+            Self::Timeout { .. } => "timeout".into(),
+            Self::Tls { .. } => "tls-failed".into(),
+            Self::PlainText { .. } => "tls-plain-text".into(),
+            Self::Refused { status, .. } => format!("http-{status}"),
+            Self::NotWebSocket { .. } => "not-websocket".into(),
+            Self::Closed { code, .. } => format!("closed-{code}"),
         }
     }
 
@@ -124,7 +154,13 @@ impl ClientError {
                  TLS is given as http:// or ws://"
                     .into()
             }
-            Self::Refused { status, retry_after, .. } => refused(*status, *retry_after),
+            Self::PlainText { url } => {
+                let plain = url.replacen("wss:", "ws:", 1);
+                format!("give {plain}, or the port where the server speaks TLS")
+            }
+            Self::Refused { status, retry_after, clock_skew, .. } => {
+                refused(*status, *retry_after, *clock_skew)
+            }
             Self::NotWebSocket { .. } => {
                 "check host, port and path: the signaling path is /api/signal".into()
             }
@@ -154,9 +190,12 @@ impl ClientError {
     }
 }
 
-fn refused(status: u16, retry_after: Option<Duration>) -> String {
+fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) -> String {
     match status {
-        401 => "get a fresh token; `orion-peer token inspect` says why this one is refused".into(),
+        401 => with_clock(
+            "get a fresh token; `orion-peer token inspect` says why this one is refused",
+            clock_skew,
+        ),
         403 => "check that the device belongs to the active pair the token names".into(),
         404 => "check the path of the signaling URL: it is /api/signal".into(),
         426 => "the URL leads to the right server, but something between removes the WebSocket \

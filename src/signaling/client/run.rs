@@ -19,7 +19,7 @@ use url::Url;
 
 use super::{
     Access, ClientConfig, ClientError, ClientEvent,
-    dial::{Socket, dial},
+    dial::{DialTimings, Dialed, Socket, dial},
     endpoint::{endpoint, redacted},
 };
 use crate::{
@@ -124,13 +124,15 @@ impl Client {
                 () = self.outlet.closing() => return Ok(()),
             };
             let (end, asked) = match attempt {
-                Ok((socket, access)) => {
+                Ok(Established { dialed, access, timings }) => {
                     let since = Instant::now();
-                    let link = Link::new(config, socket, &access);
+                    let link = Link::new(config, dialed.socket, &access);
                     let connected = ClientEvent::Connected {
                         pair_id: access.pair_id,
                         ice_servers: access.ice_servers,
                         again: connected_before,
+                        timings,
+                        clock_skew: access.clock_skew.or(dialed.clock_skew),
                     };
                     connected_before = true;
                     self.outlet.tell(connected).await;
@@ -163,17 +165,33 @@ impl Client {
     }
 }
 
+/// A socket, and how it came about.
+struct Established {
+    dialed: Dialed,
+    access: Access,
+    timings: DialTimings,
+}
+
 /// One attempt, with a second token if the first one is refused.
-async fn establish(config: &ClientConfig, url: &Url) -> Result<(Socket, Access), ClientError> {
-    let access = config.tokens.access().await?;
-    match dial(url, &access.token, config.connect_within).await {
-        Err(ClientError::Refused { status: 401, .. }) if config.tokens.renews() => {
-            let access = config.tokens.access().await?;
-            let socket = dial(url, &access.token, config.connect_within).await?;
-            Ok((socket, access))
-        }
-        attempt => attempt.map(|socket| (socket, access)),
+async fn establish(config: &ClientConfig, url: &Url) -> Result<Established, ClientError> {
+    let mut timings = DialTimings::default();
+    let mut access = ask(config, &mut timings).await?;
+    let within = config.connect_within;
+    let mut attempt = dial(url, &access.token, within, &mut timings).await;
+    if matches!(attempt, Err(ClientError::Refused { status: 401, .. })) && config.tokens.renews() {
+        access = ask(config, &mut timings).await?;
+        attempt = dial(url, &access.token, within, &mut timings).await;
     }
+    Ok(Established { dialed: attempt?, access, timings })
+}
+
+async fn ask(config: &ClientConfig, timings: &mut DialTimings) -> Result<Access, TokenError> {
+    let begun = Instant::now();
+    let access = config.tokens.access().await?;
+    if config.tokens.renews() {
+        *timings.token.get_or_insert_default() += begun.elapsed();
+    }
+    Ok(access)
 }
 
 type Renewal<'a> = Pin<Box<dyn Future<Output = Result<Access, TokenError>> + Send + 'a>>;

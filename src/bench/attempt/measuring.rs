@@ -1,0 +1,153 @@
+//! The part of a connection that is measured: from the open data channel on, pings and keyframes at
+//! their pace.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{
+    super::{matching::Verified, video},
+    Connection,
+};
+use crate::{
+    peer::{PeerRole, video::ReceivedAccessUnit},
+    proto::control::{ControlMessage, KeyframeInfo},
+    report::bench::schema::KeyframeRecord,
+    session::epoch_seconds,
+};
+
+impl Connection<'_> {
+    /// The data channel is open: the measuring begins.
+    pub(super) async fn opened(&mut self) {
+        let Some(peer) = self.peer.clone().filter(|_| self.open.is_none()) else { return };
+        self.open = Some(self.run.meter.opened());
+        let snapshot = peer.stats().await;
+        self.pair = snapshot.pair;
+        let now = Instant::now();
+        self.until = self.run.config.plan.duration.map(|duration| now + duration);
+        self.stats_due = Some(now + self.run.config.stats_interval);
+        self.pinging.start(now);
+        self.video.start(now);
+    }
+
+    /// A keyframe came from the other side.
+    pub(super) fn keyframe(&mut self, Verified { info, received, intact }: Verified) {
+        // The clocks' offset is taken out at the end, when it is known best.
+        let latency = (epoch_seconds(received.received_at) - info.capture_time) * 1e3;
+        self.came(&received, Some(intact), Some(latency));
+    }
+
+    fn came(
+        &mut self,
+        received: &ReceivedAccessUnit,
+        intact: Option<bool>,
+        latency_ms: Option<f64>,
+    ) {
+        let record = KeyframeRecord {
+            bytes: received.unit.data.len() as u64,
+            packets: Some(received.unit.packets.into()),
+            received: Some(true),
+            intact,
+            latency_ms,
+            ..KeyframeRecord::default()
+        };
+        self.video.received(received.unit.completed, record);
+    }
+
+    fn send_keyframe(&mut self) {
+        let (Some(peer), Some(pictures)) = (self.peer.clone(), &self.run.pictures) else { return };
+        let mut picture = match pictures.next() {
+            Ok(picture) => picture,
+            Err(error) => return self.fail(error),
+        };
+        picture.access_unit.captured_at = SystemTime::now();
+        let Some(rtp_timestamp) = peer.next_rtp_timestamp(&picture.access_unit) else { return };
+        let unit = picture.access_unit.clone();
+        let info = KeyframeInfo {
+            seq: self.video.entries().len() as u64 + 1,
+            rtp_timestamp,
+            capture_time: epoch_seconds(unit.captured_at),
+            bytes: unit.data.len() as u64,
+            sha256: picture.sha256.clone(),
+            width: unit.width,
+            height: unit.height,
+        };
+        self.video.sent(&picture, rtp_timestamp, Instant::now(), self.told);
+        // On a task of its own: pings keep their pace.
+        self.sending = Some(tokio::spawn(async move {
+            if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info)).await {
+                tracing::debug!("keyframe message: {error}");
+            }
+            if let Err(error) = peer.send_access_unit_at(&unit, rtp_timestamp).await {
+                tracing::debug!("keyframe: {error}");
+            }
+        }));
+    }
+
+    /// Does what is due.
+    pub(super) async fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.open.is_none() {
+            self.over |= now >= self.marks.begun + self.run.config.timeout;
+            return;
+        }
+        while let Some(ping) = self.pinging.ping(now, SystemTime::now()) {
+            if let Some(peer) = &self.peer
+                && let Err(error) = peer.send_control(&ping).await
+            {
+                tracing::debug!("ping: {error}");
+            }
+        }
+        self.video.expire(now);
+        if self.stats_due.is_some_and(|due| now >= due) {
+            self.stats_due = Some(now + self.run.config.stats_interval);
+            self.tell_stats().await;
+        }
+        if self.until.is_some_and(|until| now >= until) {
+            self.until = None;
+            self.pinging.stop();
+            self.video.stop();
+        }
+        match self.role {
+            PeerRole::Receiver => {
+                while let Some(received) = self.matching.overdue(now) {
+                    self.came(&received, None, None);
+                }
+                self.ask_for_keyframe(now).await;
+            }
+            PeerRole::Sender if self.sending.is_none() && self.video.is_due(now) => {
+                self.send_keyframe();
+                self.ask_now_and_then().await;
+            }
+            PeerRole::Sender => {}
+        }
+        let measured = self.pinging.is_done(now)
+            && self.video.is_done()
+            && self.until.is_none()
+            && self.sending.is_none();
+        if measured && !self.over {
+            self.over = self.reported(now).await;
+        }
+    }
+
+    /// This side receives: keyframes come at the sender's pace, or when asked for at ours.
+    async fn ask_for_keyframe(&mut self, now: Instant) {
+        if !self.video.is_due(now) {
+            return;
+        }
+        let begun = self.marks.open().unwrap_or(now);
+        let got = self.video.entries().len() as u32;
+        if now >= begun + video::WITHIN + self.run.config.plan.interval * got {
+            // None came for too long: what there is, is what there will be.
+            self.video.stop();
+        } else if got > 0
+            && let Some(peer) = &self.peer
+        {
+            if !peer.send_pli().await {
+                let reason = Some("bench".to_owned());
+                let _ = peer.send_control(&ControlMessage::KeyframeRequest { reason }).await;
+            }
+            self.video.postpone(now + Duration::from_millis(500));
+        } else {
+            self.video.postpone(now + Duration::from_millis(50));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! When each step of a set-up was reached, made into the time each stage took.
+//!
+//! Stages are cut so that they follow each other without gap or overlap from the start to the open
+//! data channel, whichever side offers; what a stage cannot tell (no name to resolve, no TLS) is left
+//! out, and falls to `signaling`.
+
+use std::time::{Duration, Instant};
+
+use crate::{peer::Timings, report::bench::schema::Setup, signaling::client::DialTimings};
+
+/// When each step was reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Milestones {
+    /// The set-up began.
+    pub(super) begun: Instant,
+    /// In the room, and how long the way there took.
+    pub(super) joined: Option<(Instant, DialTimings)>,
+    /// The other side's description is there.
+    pub(super) described: Option<Instant>,
+    /// The peer connection was built, and how far it came from there.
+    pub(super) peer: Option<(Instant, Timings)>,
+    /// The first keyframe was whole at the other side.
+    pub(super) first_keyframe: Option<Instant>,
+}
+
+impl Milestones {
+    pub(super) fn new(begun: Instant) -> Self {
+        Self { begun, joined: None, described: None, peer: None, first_keyframe: None }
+    }
+
+    /// When our data channel was open.
+    pub(super) fn open(&self) -> Option<Instant> {
+        self.at(|timings| timings.data_channel)
+    }
+
+    fn at(&self, step: impl Fn(&Timings) -> Option<Duration>) -> Option<Instant> {
+        let (built, timings) = self.peer.as_ref()?;
+        Some(*built + step(timings)?)
+    }
+
+    /// The time each stage took, ms.
+    pub(super) fn setup(&self) -> Setup<Option<f64>> {
+        let span = |from: Option<Instant>, to: Option<Instant>| -> Option<Duration> {
+            Some(to?.saturating_duration_since(from?))
+        };
+        let dial = self.joined.map(|(_, timings)| timings);
+        let built = self.peer.map(|(built, _)| built);
+        // The peer is built in the room: joining may be told of a moment after that.
+        let joined = self.joined.map(|(at, _)| built.map_or(at, |built| built.min(at)));
+        let gathered = self.at(|timings| timings.gathering);
+        let gathering = self.peer.and_then(|(_, timings)| timings.gathering);
+        // The offerer gathers while it waits for the answer, the answerer after it has the offer; what
+        // is spent on both at once counts as gathering.
+        let both = span(built, gathered.min(self.described)).unwrap_or_default();
+        let room = span(joined, self.described).map(|room| room.saturating_sub(both));
+        let ready = gathered.max(self.described).filter(|_| gathered.is_some());
+        let ice = self.at(|timings| timings.ice);
+        let dtls = self.at(|timings| timings.dtls);
+        let open = self.open();
+        let stages = Setup {
+            token: dial.and_then(|dial| dial.token),
+            dns: dial.map(|dial| dial.dns),
+            tls: dial.and_then(|dial| dial.tls),
+            signaling: span(Some(self.begun), joined).zip(dial).map(|(all, dial)| {
+                all.saturating_sub(
+                    dial.token.unwrap_or_default() + dial.dns + dial.tls.unwrap_or_default(),
+                )
+            }),
+            room,
+            gathering,
+            ice: span(ready, ice),
+            dtls: span(ice, dtls),
+            data_channel: span(dtls, open),
+            first_keyframe: span(open, self.first_keyframe),
+            total: span(Some(self.begun), open),
+        };
+        stages.map(|time| time.map(ms))
+    }
+}
+
+/// A time as it stands in a result: ms, to the microsecond.
+pub(super) fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(begun: Instant, ms: u64) -> Instant {
+        begun + Duration::from_millis(ms)
+    }
+
+    fn milestones(begun: Instant, built: u64, described: u64) -> Milestones {
+        let step = |ms| Some(Duration::from_millis(ms));
+        let dial = DialTimings {
+            token: step(20),
+            dns: Duration::from_millis(3),
+            tcp: Duration::from_millis(5),
+            tls: step(10),
+            upgrade: Duration::from_millis(2),
+        };
+        Milestones {
+            joined: Some((at(begun, 42), dial)),
+            described: Some(at(begun, described)),
+            peer: Some((
+                at(begun, built),
+                Timings {
+                    gathering: step(4),
+                    ice: step(30),
+                    dtls: step(40),
+                    data_channel: step(50),
+                },
+            )),
+            first_keyframe: Some(at(begun, 160)),
+            ..Milestones::new(begun)
+        }
+    }
+
+    fn sum(setup: &Setup<Option<f64>>) -> f64 {
+        let stages = setup.stages();
+        let parts = stages.iter().filter(|(name, _)| !["firstKeyframe", "total"].contains(name));
+        parts.filter_map(|(_, value)| **value).sum()
+    }
+
+    #[test]
+    fn stages_add_up_for_the_side_that_offers() {
+        let begun = Instant::now();
+        // Built at 42, gathered at 46, answered before that.
+        let early = milestones(begun, 42, 44).setup();
+        assert_eq!((early.room, early.gathering, early.ice), (Some(0.0), Some(4.0), Some(26.0)));
+        assert!((sum(&early) - early.total.unwrap()).abs() < 1e-6);
+        // Built at 42, gathered at 46, answered at 60.
+        let setup = milestones(begun, 42, 60).setup();
+        assert_eq!(setup.signaling, Some(9.0));
+        assert_eq!((setup.room, setup.gathering, setup.ice), (Some(14.0), Some(4.0), Some(12.0)));
+        assert_eq!((setup.dtls, setup.data_channel), (Some(10.0), Some(10.0)));
+        assert_eq!((setup.total, setup.first_keyframe), (Some(92.0), Some(68.0)));
+        assert!((sum(&setup) - 92.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn stages_add_up_for_the_side_that_answers() {
+        let begun = Instant::now();
+        // The offer came at 60, and the peer was built for it.
+        let setup = milestones(begun, 60, 60).setup();
+        assert_eq!((setup.room, setup.gathering, setup.ice), (Some(18.0), Some(4.0), Some(26.0)));
+        assert!((sum(&setup) - setup.total.unwrap()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_was_not_reached_is_left_out() {
+        let setup = Milestones::new(Instant::now()).setup();
+        assert!(setup.stages().iter().all(|(_, value)| value.is_none()));
+    }
+}

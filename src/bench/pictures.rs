@@ -1,0 +1,177 @@
+//! Keyframes to send, encoded ahead on a thread of their own, so that the encoder takes no time from
+//! what is measured.
+//!
+//! Each is measured: how long the encoder took, and its PSNR against the picture that went in.
+
+use std::{sync::Mutex, thread, time::Duration};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use crate::{
+    media::{
+        decoder::Decoder,
+        encoder::{EncoderConfig, KeyframeEncoder},
+        h264::AccessUnit,
+        source::{self, Captured, Source, SourceOptions},
+    },
+    session::{SessionError, capture::CaptureConfig, sender::hex},
+    types::Stage,
+};
+
+/// Keyframes made ahead; 13 MB at 100 KB each.
+const AHEAD: usize = 128;
+
+/// A keyframe ready to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Picture {
+    /// The access unit; its `captured_at` is set when it is sent.
+    pub(super) access_unit: AccessUnit,
+    /// SHA-256 of it, hex.
+    pub(super) sha256: String,
+    /// Time the encoder took, ms; none when it was not encoded for this.
+    pub(super) encode_ms: Option<f64>,
+    /// PSNR of luma, dB; none when it cannot be compared.
+    pub(super) psnr_db: Option<f64>,
+}
+
+/// Gives keyframes to all connections of a run.
+#[derive(Debug)]
+pub(super) struct Pictures {
+    queue: Mutex<Queue>,
+    /// Size of the pictures.
+    pub(super) size: (u32, u32),
+}
+
+#[derive(Debug)]
+struct Queue {
+    made: mpsc::Receiver<Result<Picture, SessionError>>,
+    last: Picture,
+}
+
+impl Pictures {
+    /// Opens the source, and waits until as many keyframes are ready as `wanted` or as are made ahead;
+    /// no more than are wanted are made.
+    pub(super) async fn start(config: CaptureConfig, wanted: u64) -> Result<Self, SessionError> {
+        let (made, mut queue) = mpsc::channel(AHEAD);
+        let mut left = wanted.saturating_add(1);
+        thread::Builder::new()
+            .name("pictures".into())
+            .spawn(move || produce(&config, &made, &mut left))
+            .map_err(|error| {
+                SessionError::new(
+                    Stage::Source,
+                    "thread-failed",
+                    format!("cannot start the encoder thread: {error}"),
+                    "raise the limit on threads (ulimit -u)",
+                )
+            })?;
+        let first = queue.recv().await.unwrap_or_else(|| Err(stopped()))?;
+        let size = (first.access_unit.width, first.access_unit.height);
+        // The first one only shows that source and encoder work: it is cold.
+        let ready = usize::try_from(wanted).unwrap_or(AHEAD).min(AHEAD);
+        while queue.len() < ready && !queue.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(Self { queue: Mutex::new(Queue { made: queue, last: first }), size })
+    }
+
+    /// The next keyframe. One that is not ready in time is the one before once more, without its
+    /// measures: a slow encoder must not pass for a slow connection.
+    pub(super) fn next(&self) -> Result<Picture, SessionError> {
+        let mut queue = self.queue.lock().expect("no holder of this lock panics");
+        match queue.made.try_recv() {
+            Ok(Ok(picture)) => {
+                queue.last = picture.clone();
+                Ok(picture)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(Picture { encode_ms: None, psnr_db: None, ..queue.last.clone() }),
+        }
+    }
+}
+
+fn stopped() -> SessionError {
+    SessionError::new(
+        Stage::Source,
+        "source-stopped",
+        "the encoder thread has stopped",
+        "run with -v for the details",
+    )
+}
+
+fn produce(
+    config: &CaptureConfig,
+    made: &mpsc::Sender<Result<Picture, SessionError>>,
+    left: &mut u64,
+) {
+    loop {
+        let mut count = 0;
+        let result = open(config).and_then(|(mut source, mut encoder)| {
+            while let Some(picture) = next(source.as_mut(), &mut encoder)? {
+                count += 1;
+                *left -= 1;
+                if made.blocking_send(Ok(picture)).is_err() || *left == 0 {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        match result {
+            // A source that ends is shown again from its beginning.
+            Ok(true) if count > 0 => {}
+            Ok(true) => {
+                let empty = SessionError::new(
+                    Stage::Source,
+                    "source-empty",
+                    format!("{:?} has no picture", config.source),
+                    "give a source with at least one keyframe or picture",
+                );
+                let _ = made.blocking_send(Err(empty));
+                return;
+            }
+            Ok(false) => return,
+            Err(error) => {
+                let _ = made.blocking_send(Err(error));
+                return;
+            }
+        }
+    }
+}
+
+fn open(config: &CaptureConfig) -> Result<(Box<dyn Source>, KeyframeEncoder), SessionError> {
+    let source =
+        source::open(&config.source, SourceOptions { size: config.size }).map_err(|error| {
+            SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
+        })?;
+    let settings = EncoderConfig { max_bytes: config.max_bytes, ..EncoderConfig::default() };
+    Ok((source, KeyframeEncoder::new(settings).map_err(video)?))
+}
+
+fn video(error: impl std::fmt::Display) -> SessionError {
+    let remedy = "give another --source, --size or a larger --max-bytes";
+    SessionError::new(Stage::Video, "encode-failed", error.to_string(), remedy)
+}
+
+fn next(
+    source: &mut dyn Source,
+    encoder: &mut KeyframeEncoder,
+) -> Result<Option<Picture>, SessionError> {
+    let captured = source.next().map_err(|error| {
+        SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
+    })?;
+    let (access_unit, encode_ms, psnr_db) = match captured {
+        None => return Ok(None),
+        Some(Captured::AccessUnit(unit)) => (unit, None, None),
+        Some(Captured::Frame(frame)) => {
+            let encoded = encoder.encode(&frame).map_err(video)?;
+            let decoded = Decoder::new()
+                .and_then(|mut decoder| decoder.decode(&encoded.access_unit.data))
+                .map_err(video)?;
+            let took = encoded.encode_time.as_secs_f64() * 1e3;
+            (encoded.access_unit, Some(took), frame.psnr_y(&decoded))
+        }
+    };
+    let sha256 = hex(&Sha256::digest(&access_unit.data));
+    Ok(Some(Picture { access_unit, sha256, encode_ms, psnr_db }))
+}

@@ -1,0 +1,278 @@
+//! Pings of one connection at a fixed pace, and what their answers tell.
+//!
+//! The pace is that of a clock, not of the answers: a slow answer does not hold the next ping back, so
+//! no slow moment goes unseen (coordinated omission). A ping that this process itself sent late, by
+//! more than its timers' resolution, counts from the moment it should have been sent.
+//!
+//! An answer may carry the other side's clock. The fastest of them gives the clocks' offset as in NTP
+//! (RFC 5905 §8): its ping and its pong are taken to have been equally long on their way.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::{
+    proto::control::{ControlMessage, Id},
+    session::epoch_seconds,
+    stats::Histogram,
+};
+
+/// A send that is later than this is this process's fault, not its timers' resolution (1 ms).
+const LATE: Duration = Duration::from_millis(2);
+
+/// How long the answers to the last pings are waited for: both ways are given up after 100 ms by
+/// the channel, so that only a round trip of most of a second could come later.
+const STRAGGLERS: Duration = Duration::from_secs(1);
+
+/// Samples kept of one connection; beyond, every second one is dropped again and again.
+const MOST_SAMPLES: usize = 20_000;
+
+/// Pings of one connection.
+#[derive(Debug)]
+pub(super) struct Pinging {
+    interval: Duration,
+    bytes: usize,
+    left: u64,
+    next: i64,
+    /// When the next ping is due; none before the start and after the last one.
+    due: Option<Instant>,
+    last_sent: Option<Instant>,
+    waiting: HashMap<i64, Waiting>,
+    samples: Vec<Sample>,
+    /// One sample in `stride` is kept.
+    stride: u64,
+    answered: u64,
+    histogram: Histogram,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    sent: Instant,
+    wall: SystemTime,
+    late: Duration,
+}
+
+/// An answered ping.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    /// When it was sent.
+    pub(super) sent: Instant,
+    /// Round-trip time with the time added that it was sent late, ms.
+    pub(super) rtt_ms: f64,
+    /// The other side's clock less ours if both ways were equally long, s; and half the round-trip
+    /// time, s.
+    clock: Option<(f64, f64)>,
+}
+
+impl Pinging {
+    /// `count` pings of `bytes` bytes, one each `interval`.
+    pub(super) fn new(count: u64, interval: Duration, bytes: usize) -> Self {
+        Self {
+            interval,
+            bytes,
+            left: count,
+            next: 0,
+            due: None,
+            last_sent: None,
+            waiting: HashMap::new(),
+            samples: Vec::new(),
+            stride: 1,
+            answered: 0,
+            histogram: Histogram::new(),
+        }
+    }
+
+    /// The first ping is due now.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.due = (self.left > 0).then_some(now);
+    }
+
+    /// No more pings.
+    pub(super) fn stop(&mut self) {
+        self.left = 0;
+        self.due = None;
+    }
+
+    /// When something is to be done.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        self.due.or_else(|| {
+            let waits = !self.waiting.is_empty();
+            self.last_sent.filter(|_| waits).map(|sent| sent + STRAGGLERS)
+        })
+    }
+
+    /// Whether every ping was sent, and answered or given up.
+    pub(super) fn is_done(&self, now: Instant) -> bool {
+        self.due.is_none() && self.left == 0 && self.wake().is_none_or(|at| now >= at)
+    }
+
+    /// The ping that is due, to be sent at once.
+    pub(super) fn ping(&mut self, now: Instant, wall: SystemTime) -> Option<ControlMessage> {
+        let due = self.due.filter(|due| now >= *due)?;
+        let late = now.duration_since(due);
+        self.next += 1;
+        self.left = self.left.saturating_sub(1);
+        self.due = (self.left > 0).then(|| due + self.interval);
+        self.last_sent = Some(now);
+        let late = if late > LATE { late } else { Duration::ZERO };
+        self.waiting.insert(self.next, Waiting { sent: now, wall, late });
+        let ts = serde_json::Number::from_f64(epoch_seconds(wall)).unwrap_or_else(|| 0.into());
+        let id = Id::Number(self.next);
+        let plain = ControlMessage::Ping { id: id.clone(), ts: ts.clone(), pad: None };
+        let missing = self.bytes.saturating_sub(plain.to_json().len() + PAD_OVERHEAD);
+        if missing == 0 {
+            return Some(plain);
+        }
+        Some(ControlMessage::Ping { id, ts, pad: Some(".".repeat(missing)) })
+    }
+
+    /// An answer that was read at `now`; `at` is the other side's clock when it answered.
+    pub(super) fn pong(&mut self, id: &Id, at: Option<f64>, now: Instant) {
+        let Id::Number(number) = id else { return };
+        let Some(waiting) = self.waiting.remove(number) else { return };
+        let rtt = now.saturating_duration_since(waiting.sent);
+        let half = rtt.as_secs_f64() / 2.0;
+        let sample = Sample {
+            sent: waiting.sent,
+            rtt_ms: (rtt + waiting.late).as_secs_f64() * 1e3,
+            clock: at.map(|at| (at - epoch_seconds(waiting.wall) - half, half)),
+        };
+        self.histogram.record(sample.rtt_ms);
+        if self.answered.is_multiple_of(self.stride) {
+            self.samples.push(sample);
+        }
+        self.answered += 1;
+        if self.samples.len() >= MOST_SAMPLES {
+            let mut nth = 0;
+            self.samples.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+            self.stride *= 2;
+        }
+    }
+
+    /// Pings sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.next as u64
+    }
+
+    /// Pings answered.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// Answered pings, of many only every n-th.
+    pub(super) fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// Round-trip times of all answered pings, ms.
+    pub(super) fn histogram(&self) -> &Histogram {
+        &self.histogram
+    }
+
+    /// The other side's clock less ours, s; none when its answers do not tell.
+    pub(super) fn clock_offset(&self) -> Option<f64> {
+        let told = self.samples.iter().filter_map(|sample| sample.clock);
+        told.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(offset, _)| offset)
+    }
+
+    /// One-way times of the kept samples, ms: out and back.
+    pub(super) fn one_way(&self) -> Vec<[f64; 2]> {
+        let Some(offset) = self.clock_offset() else { return Vec::new() };
+        let told = self.samples.iter().filter_map(|sample| sample.clock);
+        told.map(|(seen, half)| {
+            let out = half + seen - offset;
+            [out * 1e3, (2.0 * half - out) * 1e3]
+        })
+        .collect()
+    }
+}
+
+/// What `,"pad":""` adds to a message.
+const PAD_OVERHEAD: usize = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(message: &ControlMessage) -> Id {
+        match message {
+            ControlMessage::Ping { id, .. } => id.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_pace_is_the_clocks_and_late_pings_count_from_their_slot() {
+        let begin = Instant::now();
+        let mut pinging = Pinging::new(3, 10 * MS, 0);
+        assert!(!pinging.is_done(begin));
+        pinging.start(begin);
+        let first = pinging.ping(begin, SystemTime::now()).unwrap();
+        assert!(pinging.ping(begin, SystemTime::now()).is_none(), "not due yet");
+        // The process slept for 35 ms: two pings are due, each from its own slot.
+        let late = begin + 35 * MS;
+        let second = pinging.ping(late, SystemTime::now()).unwrap();
+        let third = pinging.ping(late, SystemTime::now()).unwrap();
+        assert!(pinging.ping(late, SystemTime::now()).is_none(), "that was the last one");
+        pinging.pong(&id(&second), None, late + MS);
+        pinging.pong(&id(&second), None, late + 2 * MS);
+        pinging.pong(&id(&third), None, late + MS);
+        let rtts: Vec<f64> = pinging.samples().iter().map(|s| s.rtt_ms.round()).collect();
+        assert_eq!(rtts, [26.0, 16.0]);
+        assert_eq!((pinging.sent(), pinging.answered()), (3, 2));
+        assert!(!pinging.is_done(late));
+        assert!(pinging.is_done(late + STRAGGLERS), "the first one is given up");
+        pinging.pong(&id(&first), None, late + 3 * MS);
+        assert!(pinging.is_done(late + 3 * MS));
+    }
+
+    #[test]
+    fn messages_have_the_size_asked_for() {
+        for bytes in [0, 80, 81, 1200] {
+            let mut pinging = Pinging::new(1, MS, bytes);
+            let now = Instant::now();
+            pinging.start(now);
+            let length = pinging.ping(now, SystemTime::now()).unwrap().to_json().len();
+            assert!(length == bytes || (bytes == 0 && length < 70), "{length} for {bytes}");
+        }
+    }
+
+    #[test]
+    fn clocks_are_compared_by_the_fastest_answer() {
+        let mut pinging = Pinging::new(2, MS, 0);
+        let begin = Instant::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        pinging.start(begin);
+        // The other clock is 7 s ahead. Once 5 ms each way, once 5 ms out and 45 ms back.
+        let first = pinging.ping(begin, wall).unwrap();
+        pinging.pong(&id(&first), Some(1007.005), begin + 10 * MS);
+        let second = pinging.ping(begin + MS, wall + MS).unwrap();
+        pinging.pong(&id(&second), Some(1007.006), begin + 51 * MS);
+        assert!((pinging.clock_offset().unwrap() - 7.0).abs() < 1e-6);
+        let one_way = pinging.one_way();
+        assert!((one_way[1][0] - 5.0).abs() < 1e-3 && (one_way[1][1] - 45.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_long_run_keeps_few_samples_and_counts_all() {
+        let mut pinging = Pinging::new(u64::MAX, MS, 0);
+        let begin = Instant::now();
+        pinging.start(begin);
+        for step in 0..3 * MOST_SAMPLES as u32 {
+            let now = begin + MS * step;
+            let ping = pinging.ping(now, SystemTime::now()).unwrap();
+            pinging.pong(&id(&ping), None, now + MS);
+        }
+        assert!(pinging.samples().len() < MOST_SAMPLES);
+        assert_eq!(pinging.histogram().count(), 3 * MOST_SAMPLES as u64);
+        let gaps: Vec<Duration> =
+            pinging.samples().windows(2).map(|two| two[1].sent - two[0].sent).collect();
+        assert!(gaps.windows(2).all(|two| two[0] == two[1]), "evenly spaced");
+    }
+}

@@ -1,0 +1,111 @@
+//! What a run has to do, and what each of its connections has to do of that.
+
+use std::time::Duration;
+
+/// What a run has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Connections that count.
+    pub connections: u64,
+    /// Connections made before them that do not count.
+    pub warmup: u64,
+    /// Connections begun a second at most; none means one as soon as another has ended.
+    pub rate: Option<f64>,
+    /// Pings over all connections.
+    pub pings: u64,
+    /// Time between the pings of a connection.
+    pub ping_interval: Duration,
+    /// Size of a ping message, bytes.
+    pub ping_bytes: usize,
+    /// Keyframes over all connections.
+    pub keyframes: u64,
+    /// Time between the keyframes of a connection.
+    pub interval: Duration,
+    /// How long each connection is measured; then pings and keyframes go on for that long, and
+    /// `pings` and `keyframes` only say whether there are any.
+    pub duration: Option<Duration>,
+}
+
+/// What one connection has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Pings to send.
+    pub pings: u64,
+    /// Keyframes to send or to wait for.
+    pub keyframes: u64,
+}
+
+impl Plan {
+    /// What connection `index` of the counted ones, from 0, has to do. What cannot be shared evenly
+    /// falls to the first ones.
+    #[must_use]
+    pub fn share(&self, index: u64) -> Share {
+        if self.duration.is_some() {
+            let endless = |count: u64| if count == 0 { 0 } else { u64::MAX };
+            return Share { pings: endless(self.pings), keyframes: endless(self.keyframes) };
+        }
+        let part = |count: u64| {
+            let connections = self.connections.max(1);
+            count / connections + u64::from(index < count % connections)
+        };
+        Share { pings: part(self.pings), keyframes: part(self.keyframes) }
+    }
+
+    /// What a warm-up connection does: a little of everything that is measured.
+    #[must_use]
+    pub fn warmup_share(&self) -> Share {
+        Share { pings: self.pings.min(5), keyframes: self.keyframes.min(1) }
+    }
+
+    /// When the connection begun as number `nth`, from 0, is due after the start.
+    #[must_use]
+    pub fn due(&self, nth: u64) -> Duration {
+        self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(nth as f64 / rate))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(connections: u64, pings: u64, keyframes: u64) -> Plan {
+        Plan {
+            connections,
+            warmup: 1,
+            rate: None,
+            pings,
+            ping_interval: Duration::from_millis(20),
+            ping_bytes: 64,
+            keyframes,
+            interval: Duration::from_secs(1),
+            duration: None,
+        }
+    }
+
+    #[test]
+    fn everything_is_shared_out_and_nothing_more() {
+        for (connections, pings, keyframes) in [(20, 1000, 10), (7, 1000, 10), (3, 2, 0), (1, 9, 9)]
+        {
+            let plan = plan(connections, pings, keyframes);
+            let shares: Vec<Share> = (0..connections).map(|index| plan.share(index)).collect();
+            assert_eq!(shares.iter().map(|share| share.pings).sum::<u64>(), pings);
+            assert_eq!(shares.iter().map(|share| share.keyframes).sum::<u64>(), keyframes);
+            let most = shares.iter().map(|share| share.pings).max().unwrap();
+            let least = shares.iter().map(|share| share.pings).min().unwrap();
+            assert!(most - least <= 1);
+        }
+    }
+
+    #[test]
+    fn with_a_duration_counts_only_say_whether() {
+        let plan = Plan { duration: Some(Duration::from_secs(9)), ..plan(4, 8, 0) };
+        assert_eq!(plan.share(3), Share { pings: u64::MAX, keyframes: 0 });
+    }
+
+    #[test]
+    fn connections_are_begun_at_the_rate() {
+        let plan = Plan { rate: Some(4.0), ..plan(8, 0, 0) };
+        assert_eq!(plan.due(6), Duration::from_millis(1500));
+        assert_eq!(Plan { rate: None, ..plan }.due(6), Duration::ZERO);
+    }
+}

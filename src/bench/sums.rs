@@ -1,0 +1,110 @@
+//! What the connections that have ended add up to.
+
+use super::{Measured, Run, attempt::Attempted};
+use crate::{
+    peer::PeerRole,
+    report::bench::{
+        collect,
+        schema::{ConnectionRecord, FailureRecord, NotMeasured, OneWay, Rtt},
+    },
+    stats::Histogram,
+};
+
+/// What the connections that have ended add up to.
+#[derive(Default)]
+pub(super) struct Sums {
+    records: Vec<ConnectionRecord>,
+    rtt: Histogram,
+    out: Histogram,
+    back: Histogram,
+    offsets_ms: Vec<f64>,
+    untold: bool,
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, attempted: Attempted) {
+        self.rtt.add(&attempted.rtt);
+        for [out, back] in attempted.one_way {
+            self.out.record(out);
+            self.back.record(back);
+        }
+        self.offsets_ms.extend(attempted.clock_offset_ms);
+        self.untold |= attempted.untold;
+        self.records.push(attempted.record);
+    }
+
+    pub(super) fn measured(mut self, run: &Run, ended: Option<FailureRecord>) -> Measured {
+        self.records.sort_by_key(|record| record.index);
+        let not_measured = self.not_measured(run);
+        let sent = self.records.iter().map(|record| record.pings_sent).sum();
+        let lost = self.records.iter().map(|record| record.pings_lost).sum();
+        let sends = run.role() == PeerRole::Sender;
+        let budget = sends.then_some(run.config.capture.max_bytes as u64);
+        let mut keyframes =
+            collect::keyframes(self.records.iter().flat_map(|record| &record.keyframes), budget);
+        if !sends {
+            keyframes.sent = None;
+        }
+        self.offsets_ms.sort_by(f64::total_cmp);
+        let one_way = (run.config.one_way && self.out.count() > 0).then(|| OneWay {
+            out: self.out.spread(),
+            back: self.back.spread(),
+            offset_ms: self.offsets_ms.get(self.offsets_ms.len() / 2).copied(),
+        });
+        Measured {
+            duration: run.begun.elapsed(),
+            rtt: Rtt { spread: self.rtt.spread(), sent, lost },
+            one_way,
+            keyframes,
+            resources: run.meter.resources(),
+            not_measured,
+            connections: collect::connections(self.records),
+            ended,
+        }
+    }
+
+    fn not_measured(&self, run: &Run) -> Vec<NotMeasured> {
+        let mut list = Vec::new();
+        let mut add = |what: &str, why: &str| {
+            list.push(NotMeasured { what: what.to_owned(), why: why.to_owned() });
+        };
+        let plan = &run.config.plan;
+        let no_clock = self.rtt.count() > 0 && self.offsets_ms.is_empty();
+        if plan.pings == 0 {
+            add("rttMs", "no pings were asked for (--pings 0)");
+        }
+        if plan.keyframes == 0 {
+            add("keyframes", "no keyframes were asked for (--keyframes 0)");
+        } else if run.role() == PeerRole::Receiver {
+            add("keyframes.sent", "the other side sends, and does not tell how many");
+            add("keyframes.encodeMs, keyframes.psnrDb", "the other side encodes");
+            let silent = |record: &ConnectionRecord| {
+                record.keyframes.iter().any(|keyframe| keyframe.intact.is_none())
+            };
+            if self.records.iter().any(silent) {
+                add(
+                    "keyframes.intact",
+                    "the other side does not tell the SHA-256 of its keyframes: they came whole",
+                );
+            }
+            if no_clock {
+                add(
+                    "keyframes.latencyMs",
+                    "the other side's pongs do not carry its clock, and clocks may differ",
+                );
+            }
+        } else if self.untold {
+            add(
+                "keyframes.received, keyframes.intact, keyframes.latencyMs",
+                "the other side does not report what arrived: it is no `orion-peer bench --respond`",
+            );
+        }
+        if run.config.one_way && no_clock {
+            add("oneWayMs", "the other side's pongs do not carry its clock");
+        }
+        if self.records.iter().any(|record| record.connection_type.as_deref() == Some("relay")) {
+            add("connections.byType", "how the other side reaches its relay: it does not tell");
+        }
+        list
+    }
+}

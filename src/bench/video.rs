@@ -1,0 +1,228 @@
+//! Keyframes of one connection: which are due, which are under way, what became of them.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::{milestones::ms, partner::Arrived, pictures::Picture};
+use crate::report::bench::schema::KeyframeRecord;
+
+/// How long a keyframe may take to arrive before it counts as lost: several rounds of repair.
+pub(super) const WITHIN: Duration = Duration::from_secs(3);
+
+/// Keyframes of one connection, in the order they were sent or came.
+#[derive(Debug)]
+pub(super) struct Video {
+    interval: Duration,
+    left: u64,
+    due: Option<Instant>,
+    entries: Vec<Entry>,
+    /// Entries by RTP timestamp that nothing is known of yet.
+    waiting: HashMap<u32, usize>,
+    /// What came in pieces, last.
+    broken: Option<String>,
+}
+
+/// One keyframe.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// When the first packet was handed over, or the last one came when this side receives.
+    pub(super) at: Instant,
+    sha256: String,
+    /// What goes into the result.
+    pub(super) record: KeyframeRecord,
+}
+
+impl Video {
+    /// `count` keyframes, one each `interval`.
+    pub(super) fn new(count: u64, interval: Duration) -> Self {
+        Self {
+            interval,
+            left: count,
+            due: None,
+            entries: Vec::new(),
+            waiting: HashMap::new(),
+            broken: None,
+        }
+    }
+
+    /// The first keyframe is due now.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.due = (self.left > 0).then_some(now);
+    }
+
+    /// No more keyframes.
+    pub(super) fn stop(&mut self) {
+        self.left = 0;
+        self.due = None;
+    }
+
+    /// Whether a keyframe is due.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| now >= due)
+    }
+
+    /// The keyframe that is due is due later.
+    pub(super) fn postpone(&mut self, to: Instant) {
+        self.due = self.due.map(|due| due.max(to));
+    }
+
+    /// When something is to be done: the next one is due, or the oldest one counts as lost.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        let lost = self.waiting.values().map(|index| self.entries[*index].at + WITHIN).min();
+        [self.due, lost].into_iter().flatten().min()
+    }
+
+    /// Whether all were sent and told of.
+    pub(super) fn is_done(&self) -> bool {
+        self.left == 0 && self.waiting.is_empty()
+    }
+
+    /// One is on its way; `told` says whether it will be told what becomes of it.
+    pub(super) fn sent(&mut self, picture: &Picture, rtp_timestamp: u32, now: Instant, told: bool) {
+        self.taken(now);
+        if told {
+            self.waiting.insert(rtp_timestamp, self.entries.len());
+        }
+        self.entries.push(Entry {
+            at: now,
+            sha256: picture.sha256.clone(),
+            record: KeyframeRecord {
+                bytes: picture.access_unit.data.len() as u64,
+                encode_ms: picture.encode_ms.map(|ms| (ms * 1e3).round() / 1e3),
+                psnr_db: picture.psnr_db.map(|db| (db * 1e2).round() / 1e2),
+                ..KeyframeRecord::default()
+            },
+        });
+    }
+
+    fn taken(&mut self, now: Instant) {
+        self.left = self.left.saturating_sub(1);
+        // At the pace of the clock, unless a whole interval was missed.
+        self.due = self.due.filter(|_| self.left > 0).map(|due| (due + self.interval).max(now));
+    }
+
+    /// One came whole at the other side, in this process.
+    pub(super) fn arrived(&mut self, arrived: &Arrived) {
+        let Some(index) = self.waiting.remove(&arrived.rtp_timestamp) else { return };
+        let entry = &mut self.entries[index];
+        entry.record.received = Some(true);
+        entry.record.intact = Some(entry.sha256 == arrived.sha256);
+        entry.record.packets = Some(arrived.packets);
+        entry.record.latency_ms = Some(ms(arrived.completed.saturating_duration_since(entry.at)));
+    }
+
+    /// One came in pieces.
+    pub(super) fn broken(&mut self, why: String) {
+        self.broken = Some(why);
+    }
+
+    /// One came whole to this side.
+    pub(super) fn received(&mut self, at: Instant, record: KeyframeRecord) {
+        self.taken(at);
+        self.entries.push(Entry { at, sha256: String::new(), record });
+    }
+
+    /// Those that are waited for too long are lost.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let entries = &mut self.entries;
+        self.waiting.retain(|_, index| {
+            let entry = &mut entries[*index];
+            let lost = now.saturating_duration_since(entry.at) >= WITHIN;
+            if lost {
+                entry.record.received = Some(false);
+                entry.record.intact = Some(false);
+            }
+            !lost
+        });
+    }
+
+    /// All of them.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// All of them, to be completed by what the other side told at the end.
+    pub(super) fn entries_mut(&mut self) -> &mut [Entry] {
+        &mut self.entries
+    }
+
+    /// When the first one was whole at the receiver.
+    pub(super) fn first_whole(&self) -> Option<Instant> {
+        let first = self.entries.iter().find(|entry| entry.record.received == Some(true))?;
+        Some(first.at + Duration::from_secs_f64(first.record.latency_ms.unwrap_or(0.0) / 1e3))
+    }
+
+    /// Why the last one that did not come whole did not.
+    pub(super) fn last_broken(&self) -> Option<String> {
+        self.broken.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::media::h264::AccessUnit;
+
+    fn picture() -> Picture {
+        Picture {
+            access_unit: AccessUnit {
+                data: Bytes::from_static(b"123"),
+                width: 16,
+                height: 16,
+                captured_at: SystemTime::UNIX_EPOCH,
+            },
+            sha256: "ab".into(),
+            encode_ms: Some(1.0),
+            psnr_db: None,
+        }
+    }
+
+    #[test]
+    fn each_keyframe_is_whole_other_or_lost() {
+        let begin = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut video = Video::new(3, second);
+        video.start(begin);
+        for step in 0..3 {
+            let now = begin + second * step;
+            assert!(video.is_due(now));
+            video.sent(&picture(), step, now, true);
+            assert!(!video.is_due(now));
+        }
+        let arrived = |rtp_timestamp, sha256: &str| Arrived {
+            rtp_timestamp,
+            sha256: sha256.into(),
+            packets: 85,
+            completed: begin + second * rtp_timestamp + Duration::from_millis(2),
+        };
+        video.arrived(&arrived(1, "cd"));
+        video.arrived(&arrived(2, "ab"));
+        video.arrived(&arrived(9, "ab"));
+        assert!(!video.is_done());
+        assert_eq!(video.wake(), Some(begin + WITHIN));
+        video.expire(begin + WITHIN);
+        assert!(video.is_done());
+        let intact: Vec<_> = video.entries().iter().map(|entry| entry.record.intact).collect();
+        assert_eq!(intact, [Some(false), Some(false), Some(true)]);
+        assert_eq!(video.entries()[2].record.latency_ms, Some(2.0));
+        assert_eq!(video.first_whole(), Some(begin + second + Duration::from_millis(2)));
+    }
+
+    #[test]
+    fn a_late_keyframe_does_not_bring_a_burst() {
+        let begin = Instant::now();
+        let mut video = Video::new(3, Duration::from_millis(10));
+        video.start(begin);
+        let late = begin + Duration::from_secs(1);
+        video.sent(&picture(), 0, late, false);
+        assert_eq!(video.wake(), Some(late));
+        video.sent(&picture(), 1, late, false);
+        assert_eq!(video.wake(), Some(late + Duration::from_millis(10)));
+    }
+}

@@ -1,0 +1,212 @@
+//! `orion-peer bench`: connect again and again, measure, gate, report.
+
+pub mod args;
+mod show;
+mod target;
+
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use self::{
+    args::BenchArgs,
+    show::Show,
+    target::{Target, described, target},
+};
+use super::{exports, failure::Failure, github_actions, observe, output::Output, report, stop};
+use crate::{
+    bench::{self, BenchConfig, Measured, respond::RespondEvent},
+    peer::PeerRole,
+    report::{
+        bench::{
+            BenchResult, Named,
+            compare::compare,
+            gates::{Gates, Measured as Wanted},
+            schema::{self, Host},
+            table::table,
+        },
+        whole_file,
+    },
+    types::Stage,
+};
+
+/// Measures, or answers another one that measures.
+///
+/// # Errors
+/// Exit code 1 when a connection failed and no `--min-success` allows it, or the run was cut short;
+/// 2 for flags that do not go together; 3 when a gate was not met.
+pub async fn run(args: BenchArgs, mut output: Output) -> Result<(), Failure> {
+    if args.load.respond && args.connect.endpoint.signal.is_some() {
+        return respond(&args, output).await;
+    }
+    output.json |= args.results.json_stream;
+    let plan = args.load.plan()?;
+    let gates = args.gates.gates()?;
+    check_gates(&args, &gates)?;
+    let baseline = report::read(&args.gates.baseline)?;
+    args.results.exports.check_apart_from(&args.gates.baseline)?;
+    let out = args.results.out.as_deref().map(|out| ("--out", out));
+    args.results.exports.check(out.as_slice())?;
+    let Target { slots, timeout, connect, served } = target(&args).await?;
+    let config = described(&args, &connect);
+    let mut show = Show::new(
+        output,
+        args.results.json_stream,
+        args.results.stats.as_deref(),
+        plan.connections,
+    )?;
+    show.start(&config);
+    let started_at = jiff::Timestamp::now();
+    let bench = BenchConfig {
+        plan,
+        slots,
+        capture: args.load.capture(),
+        timeout,
+        stats_interval: args.results.stats_interval,
+        one_way: args.load.one_way,
+    };
+    let measured = bench::run(bench, stop::asked(), &mut |event| show.on(event)).await;
+    let mut result = result(measured, started_at, config);
+    if !baseline.is_empty() {
+        let compared = compare(&baseline, &result, gates.max_regression);
+        result.comparison = Some(compared);
+    }
+    result.checks = gates.check(&result);
+    let conclusion = conclude(&mut result, &args);
+    let shown = show.end(&result);
+    let written = write(&args, output, result);
+    if let Some(served) = served {
+        served.shutdown().await;
+    }
+    conclusion.and(shown).and(written)
+}
+
+fn check_gates(args: &BenchArgs, gates: &Gates) -> Result<(), Failure> {
+    let wanted = Wanted {
+        pings: args.load.pings > 0,
+        keyframes: args.load.keyframes > 0,
+        ice_policy_relay: args.connect.ice_policy == super::connect::IcePolicy::Relay,
+        candidates: args.connect.candidates.clone(),
+        budget_bytes: Some(args.load.max_bytes),
+    };
+    match gates.contradiction(&wanted) {
+        Some((message, remedy)) => Err(Failure::usage(message, remedy)),
+        None => Ok(()),
+    }
+}
+
+fn result(
+    measured: Measured,
+    started_at: jiff::Timestamp,
+    config: serde_json::Map<String, serde_json::Value>,
+) -> BenchResult {
+    BenchResult {
+        schema: schema::SCHEMA.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: format!("{started_at:.3}"),
+        duration_s: (measured.duration.as_secs_f64() * 1e3).round() / 1e3,
+        partial: measured.ended.is_some(),
+        ended: measured.ended,
+        host: Host {
+            os: std::env::consts::OS.to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
+        },
+        config,
+        connections: measured.connections,
+        rtt_ms: measured.rtt,
+        one_way_ms: measured.one_way,
+        keyframes: measured.keyframes,
+        resources: measured.resources,
+        not_measured: measured.not_measured,
+        comparison: None,
+        checks: Vec::new(),
+        pass: false,
+    }
+}
+
+/// Whether it passed, and with which failure it ends when it did not.
+fn conclude(result: &mut BenchResult, args: &BenchArgs) -> Result<(), Failure> {
+    if let Some(ended) = &result.ended {
+        let failure = Failure::new(ended.stage, ended.message.clone(), ended.remedy.clone());
+        return Err(failure.told());
+    }
+    let connections = &result.connections;
+    let failed = connections.attempted - connections.succeeded;
+    let first = connections.failures.first().cloned();
+    let unmet: Vec<&str> =
+        result.checks.iter().filter(|check| !check.pass).map(|check| check.name.as_str()).collect();
+    if failed > 0 && args.gates.min_success.is_none() {
+        let (stage, message, remedy) = first
+            .map_or((Stage::Ice, String::new(), String::new()), |f| (f.stage, f.message, f.remedy));
+        let message =
+            format!("{failed} of {} connections failed: {message}", connections.attempted);
+        return Err(Failure::new(stage, message, remedy).told());
+    }
+    if !unmet.is_empty() {
+        let message = format!("not met: {}", unmet.join(", "));
+        let stage = first.map_or(Stage::Config, |failure| failure.stage);
+        let remedy = "the table above says what was measured";
+        return Err(Failure::requirement(stage, message, remedy).told());
+    }
+    result.pass = true;
+    Ok(())
+}
+
+/// Writes the result everywhere it was asked for.
+fn write(args: &BenchArgs, output: Output, result: BenchResult) -> Result<(), Failure> {
+    let runs = [Named { name: "this run".to_owned(), result }];
+    let result = &runs[0].result;
+    let shown = if args.results.json_stream {
+        Ok(())
+    } else {
+        output.event(result).and_then(|()| output.result(table(&runs).trim_end()))
+    };
+    let saved = match &args.results.out {
+        Some(out) => whole_file::write(out, format!("{}\n", json!(result)).as_bytes())
+            .map_err(|error| exports::unwritable("--out", out, &error)),
+        None => Ok(()),
+    };
+    let exported = args.results.exports.write(&runs);
+    github_actions::tell(&runs, output);
+    shown.and(saved).and(exported)
+}
+
+async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
+    if args.load.role == args::Role::Recv {
+        output.line("--role is that of the other side: a responder receives");
+    }
+    let connect = args.connect.resolve("mac", SystemTime::now())?;
+    let link = observe::link(&connect, PeerRole::Receiver)?;
+    output
+        .line(format!("responding as {} at {}; stop with Ctrl-C", connect.device, connect.signal));
+    let mut failed = None;
+    let mut connections = 0u64;
+    let mut tell = |event: RespondEvent| {
+        let line = match &event {
+            RespondEvent::Joined => "in the room".to_owned(),
+            RespondEvent::Connected(kind) => {
+                connections += 1;
+                format!("connection {connections}: {kind}")
+            }
+            RespondEvent::Ended { keyframes, intact } => format!(
+                "connection {connections} ended: {keyframes} keyframes came, {intact} intact"
+            ),
+            RespondEvent::Line(line) => line.clone(),
+        };
+        output.line(line);
+        let line = match event {
+            RespondEvent::Joined => json!({"event": "joined"}),
+            RespondEvent::Connected(kind) => json!({"event": "connected", "type": kind}),
+            RespondEvent::Ended { keyframes, intact } => {
+                json!({"event": "ended", "keyframes": keyframes, "intact": intact})
+            }
+            RespondEvent::Line(text) => json!({"event": "line", "text": text}),
+        };
+        if let Err(failure) = output.event(&line) {
+            failed.get_or_insert(failure);
+        }
+    };
+    bench::respond::run(link, stop::asked(), &mut tell).await.map_err(observe::failure)?;
+    failed.map_or(Ok(()), Err)
+}

@@ -1,0 +1,289 @@
+//! Flags of `bench`, and what they mean.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    bench::plan::Plan,
+    cli::{connect::ConnectArgs, exports::ExportArgs, failure::Failure, send, units},
+    media::source::SourceSpec,
+    peer::PeerRole,
+    report::bench::gates::{Gates, RequiredType},
+    session::capture::CaptureConfig,
+};
+
+/// Smallest and largest ping message, bytes: `ping` with its id and time, and what SCTP carries well.
+const PING_BYTES: (u64, u64) = (64, 16_000);
+
+/// Most connections open at once: each takes some ten sockets and two relayed addresses.
+const MAX_PARALLEL: u64 = 256;
+
+/// Flags of `bench`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(mut_arg("signal", |arg| arg.help(
+    "Signaling server, ws:// or wss://, to meet another machine's peer; default: everything in this process"
+)), mut_arg("timeout", |arg| arg.help(
+    "Give a connection up that is not set up by then; default 15s"
+)))]
+pub struct BenchArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub gates: GateArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub results: ResultArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Load")]
+pub struct LoadArgs {
+    /// Connections to make and measure, each a fresh one
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub connections: u64,
+    /// Connections open at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub parallel: u64,
+    /// Connections to begin a second, at most; default: one as soon as another has ended
+    #[arg(long, value_name = "N/s", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Pings over the data channel, shared out over the connections
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub pings: u64,
+    /// Time between the pings of a connection
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "20ms")]
+    pub ping_interval: Duration,
+    /// Size of a ping message, 64 to 16000 bytes
+    #[arg(long, value_name = "BYTES", value_parser = units::size, default_value = "64")]
+    pub ping_size: u64,
+    /// Keyframes, shared out over the connections
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub keyframes: u64,
+    /// Time between the keyframes of a connection
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "1s")]
+    pub interval: Duration,
+    /// Measure each connection for this long, whatever the counts of pings and keyframes
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub duration: Option<Duration>,
+    /// Connections to make first that do not count
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub warmup: u64,
+    /// Tell one-way times, too, with the clocks' offset taken out
+    #[arg(long)]
+    pub one_way: bool,
+    /// What this side is: send (the phone, offers) or recv (the Mac, answers)
+    #[arg(long, value_name = "ROLE", value_enum, default_value_t)]
+    pub role: Role,
+    /// Be the other side of a bench that runs elsewhere, until Ctrl-C
+    #[arg(long)]
+    pub respond: bool,
+    /// Pictures to send: `pattern[:WxH]`, `camera[:N]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264
+    #[arg(long, value_name = "SOURCE", default_value = "pattern")]
+    pub source: SourceSpec,
+    /// Box that pictures are fitted into, aspect kept; default: their own size
+    #[arg(long, value_name = "WxH", value_parser = units::picture_size)]
+    pub size: Option<units::PictureSize>,
+    /// Largest keyframe
+    #[arg(long, value_name = "BYTES", value_parser = send::budget, default_value = "100KB")]
+    pub max_bytes: u64,
+}
+
+/// Which side of a pair.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// The phone.
+    #[default]
+    Send,
+    /// The Mac.
+    Recv,
+}
+
+impl From<Role> for PeerRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Send => Self::Sender,
+            Role::Recv => Self::Receiver,
+        }
+    }
+}
+
+/// What must be met.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Gates: exit code 3 when one is not met")]
+pub struct GateArgs {
+    /// Share of connections that must succeed; without it, all must, or the exit code is 1
+    #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
+    pub min_success: Option<f64>,
+    /// Half of the round trips must not be slower
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_rtt_p50: Option<Duration>,
+    /// 95 % of the round trips must not be slower
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_rtt_p95: Option<Duration>,
+    /// 99 % of the round trips must not be slower
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_rtt_p99: Option<Duration>,
+    /// 95 % of the set-ups must not be slower, from the token request to the open data channel
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_setup_p95: Option<Duration>,
+    /// Share of pings that may get lost
+    #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
+    pub max_ping_loss: Option<f64>,
+    /// How every connection must be made: host, srflx, relay, relay/udp, relay/tcp, relay/tls
+    #[arg(long, value_name = "TYPE")]
+    pub require_type: Option<RequiredType>,
+    /// Share of keyframes that must arrive whole
+    #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
+    pub min_keyframes_intact: Option<f64>,
+    /// No keyframe may be larger
+    #[arg(long, value_name = "BYTES", value_parser = units::size)]
+    pub max_frame_bytes: Option<u64>,
+    /// 95 % of the keyframes must not take longer to arrive
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_keyframe_latency_p95: Option<Duration>,
+    /// Result of an earlier run to compare with; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Vec<PathBuf>,
+    /// How much worse than the baseline each quantity may surely be
+    #[arg(long, value_name = "PERCENT", value_parser = regression)]
+    pub max_regression: Option<f64>,
+}
+
+/// Where the result goes.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Results")]
+pub struct ResultArgs {
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub exports: ExportArgs,
+    /// Write JSON Lines to stdout while it runs; the last one holds the result
+    #[arg(long)]
+    pub json_stream: bool,
+    /// Write getStats to DIR/stats.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub stats: Option<PathBuf>,
+    /// Time between two of them
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "2s")]
+    pub stats_interval: Duration,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix("/s").unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 && rate <= 10_000.0 => Ok(rate),
+        _ => Err(format!("`{text}` is no rate of connections: write 5/s or 0.5/s")),
+    }
+}
+
+/// A share that may be over 100 %.
+fn regression(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim();
+    match number.parse::<f64>() {
+        Ok(percent) if percent.is_finite() && (0.0..=10_000.0).contains(&percent) => {
+            Ok(percent / 100.0)
+        }
+        _ => Err(format!("`{text}` is no percentage: write 10% or 10")),
+    }
+}
+
+impl LoadArgs {
+    /// What there is to do.
+    ///
+    /// # Errors
+    /// A number that means nothing: exit code 2.
+    pub fn plan(&self) -> Result<Plan, Failure> {
+        let wrong = |message: &str, remedy: &str| Err(Failure::usage(message, remedy));
+        if self.connections == 0 {
+            return wrong("--connections 0 measures nothing", "give at least 1");
+        }
+        if !(1..=MAX_PARALLEL).contains(&self.parallel) {
+            return wrong("--parallel is from 1 to 256", "give how many may be open at once");
+        }
+        if self.ping_interval.is_zero() || self.ping_interval > Duration::from_hours(1) {
+            return wrong("--ping-interval is from 1us to 1h", "give the time between two pings");
+        }
+        if !(PING_BYTES.0..=PING_BYTES.1).contains(&self.ping_size) {
+            return wrong("--ping-size is from 64 to 16000 bytes", "give a size in that range");
+        }
+        if self.interval < Duration::from_millis(10) || self.interval > Duration::from_hours(24) {
+            return wrong("--interval is from 10ms to 24h", "give the time between two keyframes");
+        }
+        if self.duration.is_some_and(|duration| duration.is_zero()) {
+            return wrong("--duration 0 measures nothing", "give a longer one, or leave it out");
+        }
+        Ok(Plan {
+            connections: self.connections,
+            warmup: self.warmup,
+            rate: self.rate,
+            pings: self.pings,
+            ping_interval: self.ping_interval,
+            ping_bytes: usize::try_from(self.ping_size).unwrap_or(usize::MAX),
+            keyframes: self.keyframes,
+            interval: self.interval,
+            duration: self.duration,
+        })
+    }
+
+    /// How to capture.
+    #[must_use]
+    pub fn capture(&self) -> CaptureConfig {
+        CaptureConfig {
+            source: self.source.clone(),
+            size: self.size.map(|size| (size.width, size.height)),
+            max_bytes: usize::try_from(self.max_bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+impl GateArgs {
+    /// The gates as they are checked.
+    ///
+    /// # Errors
+    /// `--max-regression` without a baseline: exit code 2.
+    pub fn gates(&self) -> Result<Gates, Failure> {
+        if self.max_regression.is_some() && self.baseline.is_empty() {
+            return Err(Failure::usage(
+                "--max-regression without --baseline has nothing to compare with",
+                "give --baseline FILE with the result of an earlier `bench --out FILE`",
+            ));
+        }
+        let ms = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);
+        Ok(Gates {
+            min_success: self.min_success,
+            max_rtt_p50: ms(self.max_rtt_p50),
+            max_rtt_p95: ms(self.max_rtt_p95),
+            max_rtt_p99: ms(self.max_rtt_p99),
+            max_setup_p95: ms(self.max_setup_p95),
+            max_ping_loss: self.max_ping_loss,
+            require_type: self.require_type,
+            min_keyframes_intact: self.min_keyframes_intact,
+            max_frame_bytes: self.max_frame_bytes,
+            max_keyframe_latency_p95: ms(self.max_keyframe_latency_p95),
+            max_regression: self.max_regression,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_and_regressions() {
+        assert_eq!(rate("5/s"), Ok(5.0));
+        assert_eq!(rate("0.5"), Ok(0.5));
+        assert_eq!(regression("150%"), Ok(1.5));
+        for text in ["", "0", "-1/s", "1Mbit", "NaN", "inf"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        assert!(regression("-5%").is_err());
+    }
+}

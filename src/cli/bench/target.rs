@@ -1,0 +1,200 @@
+//! Who is connected with whom: pairs of a server in this process, or a pair of a server elsewhere.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+
+use super::args::BenchArgs;
+use crate::{
+    auth::{
+        login::{DEV_TOKEN, DEV_USER},
+        unix_now,
+    },
+    bench::Slot,
+    cli::{
+        connect::ConnectConfig,
+        failure::Failure,
+        observe,
+        serve::{self, Served},
+    },
+    pairs::Pair,
+    peer::{self, PeerRole, config::local_addresses},
+    session::LinkConfig,
+    signaling::{client::ClientConfig, token_client::TokenClient},
+    types::{DeviceId, Stage},
+};
+
+/// A set-up that takes longer is given up.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Who is connected with whom.
+pub struct Target {
+    /// The pairs.
+    pub slots: Vec<Slot>,
+    /// How long a set-up may take.
+    pub timeout: Duration,
+    /// Only relay candidates may be used.
+    pub connect: ConnectConfig,
+    /// The server in this process.
+    pub served: Option<Served>,
+}
+
+/// Starts a server in this process, or looks at the one named.
+///
+/// # Errors
+/// Flags that do not go together (exit code 2); the server cannot be started.
+pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
+    let role = PeerRole::from(args.load.role);
+    let default_device = match role {
+        PeerRole::Sender => "phone",
+        PeerRole::Receiver => "mac",
+    };
+    let embedded = args.connect.endpoint.signal.is_none();
+    if embedded {
+        check_embedded(args)?;
+    }
+    let connect = args.connect.resolve(default_device, SystemTime::now())?;
+    let timeout = connect.timeout.unwrap_or(TIMEOUT);
+    if embedded {
+        let (slots, served) = start(args, &connect).await?;
+        return Ok(Target { slots, timeout, connect, served: Some(served) });
+    }
+    if args.load.parallel > 1 {
+        return Err(Failure::usage(
+            "--parallel needs a pair of devices for each connection; with --signal there is one",
+            "leave --parallel out, or leave --signal out to measure within this process",
+        ));
+    }
+    let measuring = observe::link(&connect, role)?;
+    let slots = vec![Slot { measuring, partner: None }];
+    Ok(Target { slots, timeout, connect, served: None })
+}
+
+fn check_embedded(args: &BenchArgs) -> Result<(), Failure> {
+    let endpoint = &args.connect.endpoint;
+    let given = [
+        ("--token-url", endpoint.token_url.is_some()),
+        ("--access-token", endpoint.access_token.is_some()),
+        ("--token", args.connect.token.is_some()),
+        ("--device", endpoint.device.is_some()),
+        ("--pair", endpoint.pair.is_some()),
+        ("--role recv", PeerRole::from(args.load.role) == PeerRole::Receiver),
+        ("--respond", args.load.respond),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failure::usage(
+            format!("{flag} is about a server elsewhere, but without --signal everything is here"),
+            "give --signal ws://HOST:PORT, too",
+        )),
+        None => Ok(()),
+    }
+}
+
+async fn start(args: &BenchArgs, connect: &ConnectConfig) -> Result<(Vec<Slot>, Served), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
+        Failure::new(
+            Stage::Server,
+            format!("cannot listen on 127.0.0.1: {error}"),
+            "is the loopback interface up? `ip address show lo`",
+        )
+    })?;
+    let now = unix_now();
+    let pairs: Vec<Pair> = (1..=args.load.parallel.min(args.load.connections))
+        .map(|n| {
+            let (phone, mac) = (format!("bench-phone-{n}"), format!("bench-mac-{n}"));
+            Pair::active(format!("bench-{n}"), DEV_USER, phone, mac, now)
+        })
+        .collect();
+    let served = serve::dev(listener, &pairs).await?;
+    let mut slots = Vec::new();
+    for pair in &pairs {
+        let link = |device: &DeviceId, role| -> Result<LinkConfig, Failure> {
+            let url = served.server.token_url();
+            let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))
+                .map_err(|error| {
+                Failure::new(error.stage(), error.to_string(), error.remedy())
+            })?;
+            let signal = served.server.signal_url();
+            Ok(LinkConfig {
+                signaling: ClientConfig::new(signal, Arc::new(tokens)),
+                peer: peer_config(connect, role)?,
+            })
+        };
+        slots.push(Slot {
+            measuring: link(&pair.ios, PeerRole::Sender)?,
+            partner: Some(link(&pair.mac, PeerRole::Receiver)?),
+        });
+    }
+    Ok((slots, served))
+}
+
+/// Both peers are here: loopback is enough, unless an outward address is asked for.
+fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConfig, Failure> {
+    let mut config = observe::link(connect, role)?.peer;
+    if connect.interface.is_none() && connect.ice_servers.is_empty() {
+        let all = std::mem::take(&mut config.addresses);
+        let (v4, v6) = (all.iter().any(IpAddr::is_ipv4), all.iter().any(IpAddr::is_ipv6));
+        config.addresses = local_addresses(None, v4, v6, true);
+        config.addresses.retain(IpAddr::is_loopback);
+        if config.addresses.is_empty() {
+            config.addresses = all;
+        }
+    }
+    Ok(config)
+}
+
+/// The flags that say what is measured and how, for the result; no secrets.
+#[must_use]
+pub fn described(args: &BenchArgs, connect: &ConnectConfig) -> Map<String, Value> {
+    let load = &args.load;
+    let ms = |time: Duration| match time.as_secs_f64() * 1e3 {
+        whole if whole.fract() == 0.0 => json!(whole as u64),
+        ms => json!(ms),
+    };
+    // What is not narrowed down goes without saying.
+    let candidates = !args.connect.candidates.is_empty();
+    let network = !args.connect.network.is_empty();
+    let embedded = args.connect.endpoint.signal.is_none();
+    let urls: Vec<&String> = connect.ice_servers.iter().flat_map(|server| &server.urls).collect();
+    let all = json!({
+        "mode": if embedded { "embedded" } else { "signal" },
+        "signal": (!embedded).then(|| without_query(&connect.signal)),
+        "role": if PeerRole::from(load.role) == PeerRole::Sender { "send" } else { "recv" },
+        "connections": load.connections,
+        "parallel": load.parallel,
+        "ratePerS": load.rate,
+        "warmup": load.warmup,
+        "pings": load.pings,
+        "pingIntervalMs": ms(load.ping_interval),
+        "pingBytes": load.ping_size,
+        "keyframes": load.keyframes,
+        "intervalMs": ms(load.interval),
+        "durationMs": load.duration.map(ms),
+        "source": load.source.to_string(),
+        "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
+        "maxBytes": load.max_bytes,
+        "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
+        "candidates": candidates.then(|| {
+            connect.candidates.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()
+        }),
+        "network": network
+            .then(|| connect.network.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        "interface": connect.interface,
+        "iceServers": (!urls.is_empty()).then_some(urls),
+        "timeoutMs": ms(connect.timeout.unwrap_or(TIMEOUT)),
+    });
+    let Value::Object(mut all) = all else { return Map::new() };
+    all.retain(|_, value| !value.is_null());
+    all
+}
+
+fn without_query(url: &url::Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.to_string()
+}

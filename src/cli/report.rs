@@ -1,0 +1,148 @@
+//! `orion-peer report`: shows saved results, compares them, writes reports of them.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{exports::ExportArgs, failure::Failure, output::Output, units};
+use crate::{
+    report::bench::{
+        Named,
+        compare::compare,
+        gates::Gates,
+        load::load,
+        schema::{Check, Comparison},
+        table::table,
+    },
+    types::Stage,
+};
+
+/// Schema of the line that `--json` prints for several results.
+const SCHEMA: &str = "orion-peer/report/1";
+
+/// Flags of `report`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReportArgs {
+    /// Results that `bench --out` wrote. The first is what the others are compared with
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Largest worsening against the first result that is allowed; exit code 3 above it
+    #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
+    max_regression: Option<f64>,
+    #[command(flatten)]
+    exports: ExportArgs,
+}
+
+/// What `--json` prints for several results.
+#[derive(Debug, Serialize)]
+struct ReportLine<'r> {
+    schema: &'static str,
+    baseline: &'r str,
+    compared: Vec<Compared<'r>>,
+    pass: bool,
+}
+
+/// One result against the first.
+#[derive(Debug, Serialize)]
+struct Compared<'r> {
+    name: &'r str,
+    comparison: Option<&'r Comparison>,
+    /// The checks of `--max-regression`; the result's own are in its file.
+    checks: &'r [Check],
+}
+
+/// Reads the results, compares them with the first, shows them and writes reports.
+///
+/// # Errors
+/// Exit code 2 for a file that is no result and for flags that do not go together, 1 for a report that
+/// cannot be written, 3 for a regression.
+pub fn run(args: &ReportArgs, output: Output) -> Result<(), Failure> {
+    if args.max_regression.is_some() && args.files.len() < 2 {
+        return Err(Failure::usage(
+            "--max-regression needs a result to compare with, and there is only one file",
+            "give the baseline first: orion-peer report OLD.json NEW.json --max-regression 10%",
+        ));
+    }
+    args.exports.check_apart_from(&args.files)?;
+    args.exports.check(&[])?;
+    let mut runs = read(&args.files)?;
+    let checks = judge(&mut runs, args.max_regression);
+    show(&runs, &checks, output)?;
+    args.exports.write(&runs)?;
+    verdict(&runs, &checks)
+}
+
+/// Reads saved results.
+///
+/// # Errors
+/// Exit code 2 for a file that is no result.
+pub fn read(files: &[PathBuf]) -> Result<Vec<Named>, Failure> {
+    let one = |path: &PathBuf| match load(path) {
+        Ok(result) => Ok(Named { name: path.display().to_string(), result }),
+        Err(error) => Err(Failure::usage(error.to_string(), error.remedy())),
+    };
+    files.iter().map(one).collect()
+}
+
+/// Compares each result with the first, and gates it. The checks of each but the first come back; they
+/// are among the result's own, too, in place of those of another baseline.
+fn judge(runs: &mut [Named], max_regression: Option<f64>) -> Vec<Vec<Check>> {
+    let Some((first, others)) = runs.split_first_mut() else { return Vec::new() };
+    let gates = Gates { max_regression, ..Gates::default() };
+    let judge_one = |run: &mut Named| {
+        let result = &mut run.result;
+        let baseline = std::slice::from_ref(&*first);
+        result.comparison = Some(compare(baseline, result, max_regression));
+        let checks = gates.check(result);
+        result.checks.retain(|check| !check.name.starts_with("max-regression"));
+        result.checks.extend(checks.iter().cloned());
+        result.pass = !result.partial && result.checks.iter().all(|check| check.pass);
+        checks
+    };
+    others.iter_mut().map(judge_one).collect()
+}
+
+fn show(runs: &[Named], checks: &[Vec<Check>], output: Output) -> Result<(), Failure> {
+    let [first, others @ ..] = runs else { return Ok(()) };
+    if others.is_empty() {
+        output.event(&first.result)?;
+    } else {
+        output.event(&ReportLine {
+            schema: SCHEMA,
+            baseline: &first.name,
+            compared: others
+                .iter()
+                .zip(checks)
+                .map(|(run, checks)| Compared {
+                    name: &run.name,
+                    comparison: run.result.comparison.as_ref(),
+                    checks,
+                })
+                .collect(),
+            pass: checks.iter().flatten().all(|check| check.pass),
+        })?;
+    }
+    output.result(table(runs).trim_end())
+}
+
+fn verdict(runs: &[Named], checks: &[Vec<Check>]) -> Result<(), Failure> {
+    let failed: Vec<String> = runs
+        .iter()
+        .skip(1)
+        .zip(checks)
+        .flat_map(|(run, checks)| {
+            checks.iter().filter(|check| !check.pass).map(|check| {
+                let note = check.note.as_deref().unwrap_or_default();
+                format!("`{}`: {}: {note}", run.name, check.name)
+            })
+        })
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::requirement(
+        Stage::Config,
+        failed.join("\n  "),
+        "look at the table for what changed, or allow more with --max-regression",
+    ))
+}

@@ -1,0 +1,225 @@
+//! The watch over ICE servers against datagrams made by hand.
+
+use super::*;
+use crate::stun::message::Builder;
+
+const STUN: &str = "stun:ice.example:3478";
+const TURN: &str = "turn:ice.example:3478?transport=udp";
+const ENDPOINT: &str = "ice.example:3478";
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn server() -> SocketAddr {
+    "192.0.2.1:3478".parse().unwrap()
+}
+
+fn watch(urls: &[&str]) -> Watch {
+    Watch::new(&[IceServer {
+        urls: urls.iter().map(|&url| url.to_owned()).collect(),
+        username: Some("phone".into()),
+        credential: Some("hush".into()),
+    }])
+}
+
+/// A watch whose server's name is known.
+fn resolved(urls: &[&str]) -> Watch {
+    let mut watch = watch(urls);
+    watch.lookup_begun(at(0), ENDPOINT);
+    watch.lookup_ended(ENDPOINT, Ok(vec![server()]));
+    watch
+}
+
+fn outcomes(watch: &Watch) -> Vec<GatherOutcome> {
+    watch.results().into_iter().map(|result| result.outcome).collect()
+}
+
+fn request(method: u16, id: u8, username: Option<&str>) -> Vec<u8> {
+    let request = Builder::new(Class::Request, method, [id; 12]);
+    match username {
+        Some(name) => request.attribute(attr::USERNAME, name.as_bytes()).finish(),
+        None => request.finish(),
+    }
+}
+
+fn refusal(method: u16, id: u8, code: u16) -> Vec<u8> {
+    Builder::new(Class::Error, method, [id; 12])
+        .error(code, "No\u{1b}pe")
+        .attribute(attr::REALM, b"realm")
+        .attribute(attr::NONCE, b"nonce")
+        .finish()
+}
+
+fn allocated(id: u8) -> Vec<u8> {
+    Builder::new(Class::Success, method::ALLOCATE, [id; 12])
+        .address(attr::XOR_RELAYED_ADDRESS, "198.51.100.1:50000".parse().unwrap())
+        .attribute(attr::LIFETIME, &600_u32.to_be_bytes())
+        .finish()
+}
+
+fn mapped(id: u8) -> Vec<u8> {
+    Builder::new(Class::Success, method::BINDING, [id; 12])
+        .address(attr::XOR_MAPPED_ADDRESS, "203.0.113.9:7000".parse().unwrap())
+        .finish()
+}
+
+/// Asks for an allocation, is challenged, asks again as `phone`.
+fn ask_for_allocation(watch: &mut Watch, from: u64, id: u8) {
+    assert!(watch.sent(at(from), server(), &request(method::ALLOCATE, id, None), None));
+    assert!(watch.received(at(from + 10), &refusal(method::ALLOCATE, id, 401)));
+    let again = request(method::ALLOCATE, id + 1, Some("phone"));
+    assert!(watch.sent(at(from + 10), server(), &again, None));
+}
+
+#[test]
+fn stun_and_turn_on_one_port_are_told_apart() {
+    let mut watch = resolved(&[STUN, TURN]);
+    assert_eq!(outcomes(&watch), [GatherOutcome::Unused, GatherOutcome::Unused]);
+    watch.sent(at(5), server(), &request(method::BINDING, 1, None), None);
+    ask_for_allocation(&mut watch, 6, 2);
+    watch.received(at(17), &mapped(1));
+    assert_eq!(watch.settled(at(20)), Err(Some(at(5006))));
+    watch.received(at(30), &allocated(3));
+    let results = watch.results();
+    assert_eq!(results[0].outcome, GatherOutcome::Reflexive("203.0.113.9:7000".parse().unwrap()));
+    assert_eq!((results[0].first_request, results[0].took), (Some(at(5)), Some(at(12))));
+    let relayed = "198.51.100.1:50000".parse().unwrap();
+    let lifetime = Duration::from_mins(10);
+    assert_eq!(results[1].outcome, GatherOutcome::Allocated { relayed, lifetime });
+    assert_eq!((results[1].first_request, results[1].took), (Some(at(6)), Some(at(24))));
+    assert_eq!((results[1].url.as_str(), results[1].username.as_deref()), (TURN, Some("phone")));
+    assert_eq!(watch.settled(at(31)), Ok(()));
+    assert_eq!(watch.failures(at(60_000)), []);
+}
+
+#[test]
+fn a_refused_login_is_told_at_once_and_once() {
+    let mut watch = resolved(&[TURN]);
+    ask_for_allocation(&mut watch, 0, 1);
+    assert_eq!(watch.failures(at(11)), [], "the first 401 is only the challenge");
+    assert!(watch.received(at(20), &refusal(method::ALLOCATE, 2, 401)));
+    let failure = ServerFailure { url: TURN.into(), code: 401, text: "Nope".into() };
+    assert_eq!(watch.failures(at(20)), [failure]);
+    assert_eq!(watch.failures(at(20_000)), []);
+    assert_eq!(watch.settled(at(20)), Ok(()));
+    let result = &watch.results()[0];
+    assert_eq!(result.code().as_deref(), Some("turn-401"));
+    assert_eq!(result.outcome, GatherOutcome::Refused { code: 401, reason: "Nope".into() });
+}
+
+#[test]
+fn other_refusals_need_no_login() {
+    for code in [300, 403, 486, 508] {
+        let mut watch = resolved(&[TURN]);
+        watch.sent(at(0), server(), &request(method::ALLOCATE, 1, None), None);
+        watch.received(at(9), &refusal(method::ALLOCATE, 1, code));
+        assert_eq!(watch.failures(at(9))[0].code, code);
+    }
+    // A 401 that gives nothing to log in with leads nowhere.
+    let mut watch = resolved(&[TURN]);
+    watch.sent(at(0), server(), &request(method::ALLOCATE, 1, None), None);
+    let bare = Builder::new(Class::Error, method::ALLOCATE, [1; 12]).error(401, "").finish();
+    watch.received(at(9), &bare);
+    assert_eq!(watch.failures(at(9))[0].code, 401);
+}
+
+#[test]
+fn an_allocation_on_one_address_outweighs_a_refusal_on_another() {
+    let mut watch = resolved(&[TURN]);
+    ask_for_allocation(&mut watch, 0, 1);
+    ask_for_allocation(&mut watch, 0, 3);
+    watch.received(at(20), &allocated(2));
+    watch.received(at(21), &refusal(method::ALLOCATE, 4, 486));
+    assert!(matches!(outcomes(&watch)[0], GatherOutcome::Allocated { .. }));
+    assert_eq!(watch.failures(at(60_000)), []);
+}
+
+#[test]
+fn silence_is_told_after_five_seconds() {
+    let mut watch = resolved(&[STUN]);
+    let binding = request(method::BINDING, 1, None);
+    assert!(watch.sent(at(100), server(), &binding, None));
+    assert!(!watch.sent(at(600), server(), &binding, None), "a repetition is no news");
+    assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 2 }]);
+    assert_eq!(watch.failures(at(5099)), []);
+    assert_eq!(watch.settled(at(5099)), Err(Some(at(5100))));
+    let failure = &watch.failures(at(5100))[0];
+    assert_eq!((failure.code, failure.text.as_str()), (701, "it did not answer 2 requests"));
+    assert_eq!(watch.settled(at(5100)), Ok(()));
+    // An answer that is late is still an answer.
+    watch.received(at(7000), &mapped(1));
+    assert!(matches!(outcomes(&watch)[0], GatherOutcome::Reflexive(_)));
+}
+
+#[test]
+fn names_without_an_address_are_told_when_it_is_known() {
+    let mut watch = watch(&[STUN, "turns:ice.example", "stun:"]);
+    assert_eq!(watch.failures(at(0)).len(), 1, "what is no URL is known at once");
+    assert_eq!(watch.settled(at(0)), Err(None));
+    watch.lookup_begun(at(0), ENDPOINT);
+    assert_eq!(watch.failures(at(4999)), []);
+    watch.lookup_ended(ENDPOINT, Err("no such name".into()));
+    assert_eq!(watch.failures(at(4999))[0].text, "its name cannot be resolved: no such name");
+    assert_eq!(watch.settled(at(4999)), Ok(()));
+    assert_eq!(outcomes(&watch)[1], GatherOutcome::Unused, "not spoken by the crate");
+    watch.lookup_ended(ENDPOINT, Ok(Vec::new()));
+    assert!(matches!(&outcomes(&watch)[0], GatherOutcome::Unresolved(why) if why.contains("no")));
+}
+
+#[test]
+fn requests_that_cannot_be_sent_are_no_silence() {
+    let mut watch = resolved(&[STUN]);
+    let error = || Some("Network is unreachable".to_owned());
+    watch.sent(at(0), server(), &request(method::BINDING, 1, None), error());
+    assert_eq!(outcomes(&watch), [GatherOutcome::Unreachable("Network is unreachable".into())]);
+    // Another local address can.
+    watch.sent(at(1), server(), &request(method::BINDING, 2, None), None);
+    assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 1 }]);
+}
+
+#[test]
+fn what_others_send_is_not_counted() {
+    let mut watch = resolved(&[STUN, TURN]);
+    let elsewhere = "192.0.2.2:3478".parse().unwrap();
+    assert!(!watch.sent(at(0), elsewhere, &request(method::BINDING, 1, None), None));
+    // Connectivity checks, refreshes, media.
+    assert!(!watch.sent(at(0), server(), &request(method::BINDING, 2, Some("a:b")), None));
+    assert!(!watch.sent(at(0), server(), &request(method::REFRESH, 3, None), None));
+    assert!(!watch.sent(at(0), server(), &[0x80; 100], None));
+    assert!(!watch.received(at(0), &mapped(9)));
+    assert!(!watch.received(at(0), &[]));
+    // An answer to another question, and one that is cut short.
+    watch.sent(at(0), server(), &request(method::BINDING, 4, None), None);
+    assert!(!watch.received(at(1), &allocated(4)));
+    assert!(!watch.received(at(1), &mapped(4)[..28]));
+    assert!(watch.received(at(1), &mapped(4)));
+    assert!(!watch.received(at(2), &refusal(method::BINDING, 4, 500)), "the first one counts");
+    assert!(matches!(outcomes(&watch)[..], [GatherOutcome::Reflexive(_), GatherOutcome::Unused]));
+}
+
+#[test]
+fn a_login_for_another_url_is_not_this_ones() {
+    let login = |name: &str| IceServer {
+        urls: vec![TURN.into()],
+        username: Some(name.into()),
+        credential: None,
+    };
+    let mut watch = Watch::new(&[login("phone"), login("mac")]);
+    watch.lookup_begun(at(0), ENDPOINT);
+    watch.lookup_ended(ENDPOINT, Ok(vec![server()]));
+    ask_for_allocation(&mut watch, 0, 1);
+    watch.received(at(20), &allocated(2));
+    assert!(matches!(
+        outcomes(&watch)[..],
+        [GatherOutcome::Allocated { .. }, GatherOutcome::Unused]
+    ));
+}
+
+#[test]
+fn ipv6_literals_get_their_brackets() {
+    assert_eq!(bracketed("2001:db8::1:3478"), "[2001:db8::1]:3478");
+    for good in ["[2001:db8::1]:3478", "192.0.2.1:3478", ENDPOINT] {
+        assert_eq!(bracketed(good), good);
+    }
+}

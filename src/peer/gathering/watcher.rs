@@ -1,0 +1,228 @@
+//! What the sockets of a peer connection and the peer share of a [`Watch`].
+
+use std::{
+    fmt,
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Notify, time::sleep};
+use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
+
+use super::{GatherResult, PATIENCE, ServerFailure, Watch};
+use crate::{proto::token::IceServer, stun::message::MAGIC_COOKIE};
+
+/// A [`Watch`] with a clock. Once nothing more is awaited, a packet costs one relaxed load.
+pub(in crate::peer) struct Watcher {
+    begun: Instant,
+    active: AtomicBool,
+    watch: Mutex<Watch>,
+    /// When the watch ends at the latest, once that is known.
+    end: Mutex<Option<Duration>>,
+    news: Notify,
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher").field("active", &self.active).finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// Begins to watch, when there is a server to watch.
+    pub(in crate::peer) fn new(servers: &[IceServer]) -> Arc<Self> {
+        let watch = Watch::new(servers);
+        Arc::new(Self {
+            begun: Instant::now(),
+            active: AtomicBool::new(!watch.is_empty()),
+            watch: Mutex::new(watch),
+            end: Mutex::default(),
+            news: Notify::new(),
+        })
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().expect("no holder of this lock panics")
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Whether something is awaited of a server.
+    pub(in crate::peer) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// What became of each server so far.
+    pub(in crate::peer) fn results(&self) -> Vec<GatherResult> {
+        self.watch().results()
+    }
+
+    /// The name of a server is being looked up.
+    pub(in crate::peer) fn lookup_begun(&self, endpoint: &str) {
+        self.watch().lookup_begun(self.now(), endpoint);
+        self.news.notify_one();
+    }
+
+    /// The look-up has an end.
+    pub(in crate::peer) fn lookup_ended(
+        &self,
+        endpoint: &str,
+        found: &io::Result<Vec<SocketAddr>>,
+    ) {
+        let found = match found {
+            Ok(addresses) => Ok(addresses.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.watch().lookup_ended(endpoint, found);
+        self.news.notify_one();
+    }
+
+    fn sent(&self, to: SocketAddr, datagram: &[u8], error: Option<&io::Error>) {
+        let error = error.map(ToString::to_string);
+        if self.watch().sent(self.now(), to, datagram, error) {
+            self.news.notify_one();
+        }
+    }
+
+    fn received(&self, datagram: &[u8]) {
+        if self.watch().received(self.now(), datagram) {
+            self.news.notify_one();
+        }
+    }
+
+    /// The connection is up: what is not known soon is not waited for.
+    pub(in crate::peer) fn finish(&self) {
+        if self.is_active() {
+            let end = self.now() + PATIENCE;
+            *self.end.lock().expect("no holder of this lock panics") = Some(end);
+            self.news.notify_one();
+        }
+    }
+
+    /// Tells each server that fails, as soon as it is known, until nothing more is awaited.
+    pub(in crate::peer) async fn follow(&self, mut tell: impl FnMut(ServerFailure)) {
+        while self.is_active() {
+            let now = self.now();
+            let failures = self.watch().failures(now);
+            failures.into_iter().for_each(&mut tell);
+            let end = *self.end.lock().expect("no holder of this lock panics");
+            let next = match self.watch().settled(now) {
+                Ok(()) => break,
+                Err(_) if end.is_some_and(|end| end <= now) => break,
+                Err(next) => [next, end].into_iter().flatten().min(),
+            };
+            let pause = async {
+                match next {
+                    Some(next) => sleep(next.saturating_sub(now)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = pause => {}
+                () = self.news.notified() => {}
+            }
+        }
+        self.active.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Whether this can be a Binding or Allocate request or answer. Media (first byte 128 and up), DTLS
+/// (20 to 63), channel data (64 to 79) and relayed data in indications do not pass.
+fn is_asking(datagram: &[u8]) -> bool {
+    let [kind_high, kind_low, _, _, cookie @ ..] = datagram else { return false };
+    let kind = u16::from_be_bytes([*kind_high, *kind_low]);
+    matches!(kind & !0x0110, 0x0001 | 0x0003)
+        && kind & 0x0110 != 0x0010
+        && cookie.starts_with(&MAGIC_COOKIE.to_be_bytes())
+}
+
+/// A UDP socket that is looked at.
+#[derive(Debug)]
+pub(in crate::peer) struct WatchedSocket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    watcher: Arc<Watcher>,
+}
+
+impl WatchedSocket {
+    pub(in crate::peer) fn new(inner: Arc<dyn AsyncUdpSocket>, watcher: Arc<Watcher>) -> Self {
+        Self { inner, watcher }
+    }
+}
+
+impl AsyncUdpSocket for WatchedSocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        let polled = self.inner.poll_send(cx, transmit);
+        if self.watcher.is_active()
+            && is_asking(transmit.contents)
+            && let Poll::Ready(sent) = &polled
+        {
+            // Several datagrams of one length may go at once (GSO).
+            let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+            for datagram in transmit.contents.chunks(length) {
+                self.watcher.sent(transmit.destination, datagram, sent.as_ref().err());
+            }
+        }
+        polled
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.inner.poll_recv(cx, bufs, meta);
+        if self.watcher.is_active()
+            && let Poll::Ready(Ok(count)) = polled
+        {
+            for (buffer, meta) in bufs.iter().zip(meta.iter()).take(count) {
+                let received = &buffer[..meta.len.min(buffer.len())];
+                // Several datagrams of one length may come as one (GRO).
+                let datagrams = received.chunks(meta.stride.max(1));
+                datagrams.filter(|d| is_asking(d)).for_each(|d| self.watcher.received(d));
+            }
+        }
+        polled
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.inner.max_gso_segments()
+    }
+
+    fn max_gro_segments(&self) -> usize {
+        self.inner.max_gro_segments()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stun::message::{Builder, Class, method};
+
+    #[test]
+    fn only_binding_and_allocate_are_looked_at() {
+        let looked_at = |class, method| is_asking(&Builder::new(class, method, [0; 12]).finish());
+        for class in [Class::Request, Class::Success, Class::Error] {
+            assert!(looked_at(class, method::BINDING) && looked_at(class, method::ALLOCATE));
+            assert!(!looked_at(class, method::REFRESH) && !looked_at(class, method::CHANNEL_BIND));
+        }
+        for method in [method::BINDING, method::ALLOCATE, method::SEND, method::DATA] {
+            assert!(!looked_at(Class::Indication, method));
+        }
+        for other in [&[][..], &[0, 1, 0, 0], &[0x80; 40], &[22; 40], &[0, 1, 0, 0, 0, 0, 0, 0]] {
+            assert!(!is_asking(other));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Gates: what a result has to fulfil for a run to end with exit code 0.
+//!
+//! Each gate that is set becomes a [`Check`]. What was not measured is not met: a gate that passes
+//! because nothing happened would guard nothing.
+
+use serde_json::Value;
+
+use super::{BenchResult, schema::Check};
+use crate::stats::Spread;
+
+mod contradiction;
+mod regression;
+mod required_type;
+
+pub use contradiction::Measured;
+pub use required_type::{RequiredType, UnknownRequiredType};
+
+/// Limits; none means that it is not asked for. Shares are from 0 to 1, times in ms.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gates {
+    /// Least share of connections that succeed.
+    pub min_success: Option<f64>,
+    /// Largest median of the round-trip times.
+    pub max_rtt_p50: Option<f64>,
+    /// Largest 95th percentile of the round-trip times.
+    pub max_rtt_p95: Option<f64>,
+    /// Largest 99th percentile of the round-trip times.
+    pub max_rtt_p99: Option<f64>,
+    /// Largest 95th percentile of the time from the start to the open data channel.
+    pub max_setup_p95: Option<f64>,
+    /// Largest share of pings that are not answered.
+    pub max_ping_loss: Option<f64>,
+    /// Type that every succeeded connection has to be of.
+    pub require_type: Option<RequiredType>,
+    /// Least share of keyframes that arrive whole.
+    pub min_keyframes_intact: Option<f64>,
+    /// Largest keyframe, bytes.
+    pub max_frame_bytes: Option<u64>,
+    /// Largest 95th percentile of the keyframes' latency.
+    pub max_keyframe_latency_p95: Option<f64>,
+    /// Largest worsening against the baseline that is allowed, see
+    /// [`compare`](super::compare::compare).
+    pub max_regression: Option<f64>,
+}
+
+impl Gates {
+    /// One check for each gate that is set; for `max_regression` one a metric of
+    /// [`BenchResult::comparison`].
+    #[must_use]
+    pub fn check(&self, result: &BenchResult) -> Vec<Check> {
+        let connections = &result.connections;
+        let (rtt, setup) = (&result.rtt_ms, &connections.setup_ms.total);
+        let latency = &result.keyframes.latency_ms;
+        let loss = share(Some(rtt.lost), Some(rtt.sent));
+        let intact = share(result.keyframes.intact, result.keyframes.sent);
+        let mut checks = Vec::new();
+        checks.extend(self.min_success.map(|limit| {
+            least("min-success", limit, connections.success_rate, Some(interval_note(result)))
+        }));
+        for (name, limit, spread, percent) in [
+            ("max-setup-p95", self.max_setup_p95, setup, 95),
+            ("max-rtt-p50", self.max_rtt_p50, &rtt.spread, 50),
+            ("max-rtt-p95", self.max_rtt_p95, &rtt.spread, 95),
+            ("max-rtt-p99", self.max_rtt_p99, &rtt.spread, 99),
+            ("max-keyframe-latency-p95", self.max_keyframe_latency_p95, latency, 95),
+        ] {
+            checks.extend(limit.map(|limit| most_time(name, limit, spread, percent)));
+        }
+        checks.extend(self.max_ping_loss.map(|limit| {
+            let note = format!("{} of {} pings were lost", rtt.lost, rtt.sent);
+            most("max-ping-loss", "share", limit, loss, Some(note))
+        }));
+        checks.extend(self.require_type.map(|required| required.check(connections)));
+        checks.extend(
+            self.min_keyframes_intact
+                .map(|limit| least("min-keyframes-intact", limit, intact, keyframes_note(result))),
+        );
+        checks.extend(self.max_frame_bytes.map(|limit| frame_bytes(limit, result)));
+        checks.extend(
+            self.max_regression.map_or_else(Vec::new, |limit| {
+                regression::checks(limit, result.comparison.as_ref())
+            }),
+        );
+        checks
+    }
+}
+
+/// `part / all`; none when one is not known, or all is 0.
+fn share(part: Option<u64>, all: Option<u64>) -> Option<f64> {
+    let (part, all) = part.zip(all)?;
+    (all > 0).then(|| part as f64 / all as f64)
+}
+
+/// A share as people read it, exact enough for a limit to be told from what missed it.
+fn percent(share: f64) -> String {
+    let text = format!("{:.2}", share * 100.0);
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+fn interval_note(result: &BenchResult) -> String {
+    let connections = &result.connections;
+    let [low, high] = connections.ci95.map(percent);
+    let (succeeded, attempted) = (connections.succeeded, connections.attempted);
+    format!("{succeeded} of {attempted}; with 95 % between {low} and {high}")
+}
+
+fn keyframes_note(result: &BenchResult) -> Option<String> {
+    let keyframes = &result.keyframes;
+    match (keyframes.intact, keyframes.sent) {
+        (Some(intact), Some(sent)) => Some(format!("{intact} of {sent}")),
+        (None, Some(1..)) => Some("the other side does not tell what arrived".to_owned()),
+        (Some(intact), None) => Some(format!(
+            "{intact} arrived intact, but the other side does not tell how many it sent"
+        )),
+        _ => None,
+    }
+}
+
+fn most_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> Check {
+    let actual = match percent {
+        50 => spread.p50,
+        95 => spread.p95,
+        _ => spread.p99,
+    };
+    let needed = crate::stats::difference::values_needed(f64::from(percent) / 100.0) as u64;
+    let few = (1..needed).contains(&spread.count);
+    let note = few.then(|| format!("of {} values the p{percent} is the largest one", spread.count));
+    most(name, "ms", limit, actual, note)
+}
+
+fn frame_bytes(limit: u64, result: &BenchResult) -> Check {
+    let actual = result.keyframes.bytes.max;
+    let mut check = most("max-frame-bytes", "bytes", limit as f64, actual, None);
+    // Whole bytes are written as whole numbers.
+    check.limit = limit.into();
+    check.actual = actual.map_or(Value::Null, |bytes| (bytes as u64).into());
+    check
+}
+
+fn most(name: &str, unit: &str, limit: f64, actual: Option<f64>, note: Option<String>) -> Check {
+    check(name, unit, limit, actual, actual.is_some_and(|actual| actual <= limit), note)
+}
+
+fn least(name: &str, limit: f64, actual: Option<f64>, note: Option<String>) -> Check {
+    check(name, "share", limit, actual, actual.is_some_and(|actual| actual >= limit), note)
+}
+
+fn check(
+    name: &str,
+    unit: &str,
+    limit: f64,
+    actual: Option<f64>,
+    pass: bool,
+    note: Option<String>,
+) -> Check {
+    let note = match actual {
+        Some(_) => note,
+        None => Some(note.unwrap_or_else(|| "nothing was measured".to_owned())),
+    };
+    Check {
+        name: name.to_owned(),
+        limit: limit.into(),
+        actual: actual.map_or(Value::Null, Into::into),
+        unit: unit.to_owned(),
+        pass,
+        note,
+    }
+}
+
+#[cfg(test)]
+mod tests;

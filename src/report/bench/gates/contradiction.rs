@@ -1,0 +1,91 @@
+//! Gates that what is measured cannot meet: told before the run, not after it.
+
+use super::Gates;
+use crate::{
+    report::human,
+    types::{CandidateType, ConnectionType},
+};
+
+/// What a run is going to measure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// Pings are sent.
+    pub pings: bool,
+    /// Keyframes are sent or received.
+    pub keyframes: bool,
+    /// `--ice-policy relay`.
+    pub ice_policy_relay: bool,
+    /// `--candidates`; empty for all.
+    pub candidates: Vec<CandidateType>,
+    /// Budget of our own encoder, bytes; none when frames are not encoded here.
+    pub budget_bytes: Option<u64>,
+}
+
+type Contradiction = (String, String);
+
+impl Gates {
+    /// What is wrong and what to do about it, when a gate can never be met.
+    #[must_use]
+    pub fn contradiction(&self, what: &Measured) -> Option<Contradiction> {
+        self.unmeasured(what).or_else(|| self.wrong_type(what)).or_else(|| self.over_budget(what))
+    }
+
+    fn unmeasured(&self, what: &Measured) -> Option<Contradiction> {
+        let pings = [
+            ("--max-rtt-p50", self.max_rtt_p50.is_some()),
+            ("--max-rtt-p95", self.max_rtt_p95.is_some()),
+            ("--max-rtt-p99", self.max_rtt_p99.is_some()),
+            ("--max-ping-loss", self.max_ping_loss.is_some()),
+        ];
+        let keyframes = [
+            ("--min-keyframes-intact", self.min_keyframes_intact.is_some()),
+            ("--max-frame-bytes", self.max_frame_bytes.is_some()),
+            ("--max-keyframe-latency-p95", self.max_keyframe_latency_p95.is_some()),
+        ];
+        let of = |gates: &[(&'static str, bool)], measured: bool, flag, things| {
+            let gate = gates.iter().find(|(_, set)| *set && !measured)?.0;
+            let message = format!("{gate} asks about {things}, but {flag} 0 sends none");
+            Some((message, format!("leave {gate} out, or let {flag} be more than 0")))
+        };
+        of(&pings, what.pings, "--pings", "pings")
+            .or_else(|| of(&keyframes, what.keyframes, "--keyframes", "keyframes"))
+    }
+
+    fn wrong_type(&self, what: &Measured) -> Option<Contradiction> {
+        use CandidateType::{Host, Prflx, Relay, Srflx};
+        let required = self.require_type?;
+        let relayed = matches!(required.0, ConnectionType::Relay(_));
+        if what.ice_policy_relay && !relayed {
+            return Some((
+                format!("--require-type {required} cannot be met with --ice-policy relay"),
+                "leave --ice-policy relay out, or use --require-type relay".to_owned(),
+            ));
+        }
+        // One end is ours: a pair of it is never better than the candidates we have.
+        let possible: &[CandidateType] = match required.0 {
+            ConnectionType::Host => &[Host],
+            ConnectionType::Srflx => &[Host, Srflx, Prflx],
+            ConnectionType::Relay(_) => &[Relay],
+        };
+        if what.candidates.is_empty() || what.candidates.iter().any(|one| possible.contains(one)) {
+            return None;
+        }
+        let given: Vec<&str> = what.candidates.iter().map(|one| one.as_str()).collect();
+        let given = given.join(",");
+        Some((
+            format!("--require-type {required} cannot be met with --candidates {given}"),
+            format!("add {} to --candidates, or leave it out", possible[0]),
+        ))
+    }
+
+    fn over_budget(&self, what: &Measured) -> Option<Contradiction> {
+        let (limit, budget) = self.max_frame_bytes.zip(what.budget_bytes)?;
+        (limit < budget).then(|| {
+            let [limit, budget] = [limit, budget].map(human::bytes);
+            (
+                format!("--max-frame-bytes {limit} is below --max-bytes, up to which frames are encoded ({budget})"),
+                format!("give --max-bytes {} or less", limit.replace(' ', "")),
+            )
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! `--require-type`: how every connection has to end up connected.
+
+use std::{fmt, str::FromStr};
+
+use serde_json::Value;
+
+use crate::{
+    report::bench::schema::{Check, Connections},
+    types::{ConnectionType, RelayTransport},
+};
+
+/// A connection type that is asked for. `relay` is met by a relay over any transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequiredType(pub ConnectionType);
+
+/// A word that is no connection type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown connection type `{0}`; known are host, srflx, relay, relay/udp, relay/tcp, relay/tls"
+)]
+pub struct UnknownRequiredType(pub String);
+
+/// All that can be asked for.
+const ALL: [RequiredType; 6] = [
+    RequiredType(ConnectionType::Host),
+    RequiredType(ConnectionType::Srflx),
+    RequiredType(ConnectionType::Relay(None)),
+    RequiredType(ConnectionType::Relay(Some(RelayTransport::Udp))),
+    RequiredType(ConnectionType::Relay(Some(RelayTransport::Tcp))),
+    RequiredType(ConnectionType::Relay(Some(RelayTransport::Tls))),
+];
+
+impl FromStr for RequiredType {
+    type Err = UnknownRequiredType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = ALL.into_iter().find(|one| one.to_string() == text);
+        known.ok_or_else(|| UnknownRequiredType(text.to_owned()))
+    }
+}
+
+impl fmt::Display for RequiredType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl RequiredType {
+    /// Whether a type as in `byType` is what is asked for.
+    fn met_by(self, kind: &str) -> bool {
+        let any_relay = self.0 == ConnectionType::Relay(None) && kind.starts_with("relay/");
+        any_relay || kind == self.to_string()
+    }
+
+    /// Met when every succeeded connection is of the type, and there is one at least.
+    pub(super) fn check(self, connections: &Connections) -> Check {
+        let found: Vec<_> = connections.by_type.iter().filter(|(_, count)| **count > 0).collect();
+        let all: u64 = found.iter().map(|(_, count)| **count).sum();
+        let met: u64 =
+            found.iter().filter(|(kind, _)| self.met_by(kind)).map(|(_, count)| **count).sum();
+        let types: Vec<&str> = found.iter().map(|(kind, _)| kind.as_str()).collect();
+        let only_far = matches!(self.0, ConnectionType::Relay(Some(_))) && types.contains(&"relay");
+        let note = if all == 0 {
+            Some("no connection succeeded".to_owned())
+        } else if met == all {
+            None
+        } else {
+            let why = "; `relay` is the other side's, whose transport it does not tell";
+            let why = if only_far { why } else { "" };
+            Some(format!("{met} of {all} connections are {self}{why}"))
+        };
+        Check {
+            name: "require-type".to_owned(),
+            limit: self.to_string().into(),
+            actual: if all == 0 { Value::Null } else { types.join(", ").into() },
+            unit: "type".to_owned(),
+            pass: all > 0 && met == all,
+            note,
+        }
+    }
+}

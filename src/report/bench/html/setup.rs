@@ -1,0 +1,238 @@
+//! The set-up of connections by stage: over all of them, and connection by connection.
+
+use super::{
+    markup::{Plot, esc, figure, no_figure, words},
+    points,
+    scale::{Scale, tick_ms, tick_seconds},
+    svg::{Anchor, Area, CROSS, Svg},
+    values::{maybe, ms},
+};
+use crate::{
+    report::bench::schema::{BenchResult, ConnectionRecord, Setup},
+    stats::Spread,
+};
+
+const STAGES: &str = "Where the time of a set-up goes";
+const CONNECTIONS: &str = "Set-up, connection by connection";
+
+/// Most connections that get a column each.
+const MOST_COLUMNS: usize = 60;
+
+/// Fewest columns that the width is shared among.
+const FEWEST_SLOTS: usize = 8;
+
+/// Height of a stage's row, px.
+const ROW: f64 = 36.0;
+
+/// Stages that follow each other without gap and so can be stacked.
+fn stacked<T>(setup: &Setup<T>) -> impl Iterator<Item = (usize, &'static str, &T)> {
+    let stages = setup.stages().into_iter().enumerate();
+    stages
+        .filter(|(_, (name, _))| !matches!(*name, "firstKeyframe" | "total"))
+        .map(|(index, (name, value))| (index, name, value))
+}
+
+/// A bar a stage.
+pub(super) fn stages(result: &BenchResult) -> Plot {
+    let setup = &result.connections.setup_ms;
+    let rows: Vec<(&str, &Spread)> =
+        setup.stages().into_iter().filter(|(_, spread)| spread.p50.is_some()).collect();
+    if rows.is_empty() {
+        return no_figure(STAGES, "No connection got through any stage.");
+    }
+    let most = rows.iter().filter_map(|(_, spread)| spread.p95.or(spread.p50)).fold(0.0, f64::max);
+    let bottom = ROW * rows.len() as f64 + 4.0;
+    let area =
+        Area { x: Scale::linear(0.0, most * 1.02), y: Scale::linear(0.0, 1.0), top: 0.0, bottom };
+    let said =
+        rows.iter().map(|(name, spread)| format!("{} {}", words(name), maybe(spread.p50, "ms")));
+    let description = format!("Medians: {}.", said.collect::<Vec<_>>().join(", "));
+    let mut svg = Svg::new("setup-stages", STAGES, &description, bottom + Area::BELOW);
+    area.x_axis(&mut svg, tick_ms);
+    for (index, (name, spread)) in rows.iter().enumerate() {
+        stage_row(&mut svg, &area, ROW * index as f64, name, spread);
+    }
+    let how = "The bar is the median, the line goes on to the 95th percentile, the dot is the slowest \
+               (an arrow when it lies further right). Total runs from the start to the open data \
+               channel; the first keyframe comes after it.";
+    figure(STAGES, &svg.render(), how)
+}
+
+fn stage_row(svg: &mut Svg, area: &Area, y: f64, name: &str, spread: &Spread) {
+    let p50 = spread.p50.unwrap_or(0.0);
+    let (p95, max) = (spread.p95.unwrap_or(p50), spread.max.unwrap_or(p50));
+    let class = if name == "total" { "fill total" } else { "fill" };
+    svg.text((0.0, y + 13.0), 0.0, Anchor::Start, "name", &words(name));
+    let (short, whole) = match spread.count {
+        1 => (ms(p50), ms(p50)),
+        _ => (
+            format!("{}, p95 {}", ms(p50), ms(p95)),
+            format!("{}, p95 {}, max {}", ms(p50), ms(p95), ms(max)),
+        ),
+    };
+    svg.text((1.0, y + 13.0), 0.0, Anchor::End, "tick roomy", &whole);
+    svg.text((1.0, y + 13.0), 0.0, Anchor::End, "tick tight", &short);
+    svg.bar((0.0, y + 18.0), (area.x.at(p50).max(0.002), 12.0), class, "");
+    let (middle, from, to) = (y + 24.0, area.x.at(p50), area.x.at(p95));
+    svg.line((from, middle), (to, middle), "whisker");
+    svg.line((to, middle - 4.0), (to, middle + 4.0), "whisker");
+    if area.x.contains(max) {
+        svg.shape((area.x.at(max), middle), "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z", "most", "");
+    } else {
+        svg.shape((1.0, middle), "M-4-4 4 0-4 4z", "most", "");
+    }
+}
+
+/// A column of stacked stages a connection, or points when there are too many.
+pub(super) fn connections(result: &BenchResult) -> Plot {
+    let records = &result.connections.records;
+    if records.is_empty() {
+        return no_figure(CONNECTIONS, "The result holds no single connections.");
+    }
+    if records.len() > MOST_COLUMNS {
+        return totals(result);
+    }
+    let most = records.iter().map(stack_height).fold(0.0, f64::max);
+    if most <= 0.0 {
+        return no_figure(CONNECTIONS, "No connection got through any stage.");
+    }
+    let area = Area {
+        x: Scale::span(0.0, 1.0, 1.0),
+        y: Scale::linear(0.0, most),
+        top: 20.0,
+        bottom: height(result),
+    };
+    let description = format!(
+        "{} connections in the order they were begun; the highest column is {}.",
+        records.len(),
+        ms(most)
+    );
+    let mut svg =
+        Svg::new("setup-each", CONNECTIONS, &description, area.bottom + Area::BELOW).left(60.0);
+    area.y_axis(&mut svg, tick_ms);
+    for (index, record) in records.iter().enumerate() {
+        column(&mut svg, &area, index, records.len(), record);
+    }
+    svg.line((0.0, area.bottom), (1.0, area.bottom), "axis");
+    column_numbers(&mut svg, area.bottom, records.len());
+    let failed = if records.iter().any(|record| !record.ok) {
+        " A cross is where a connection failed."
+    } else {
+        ""
+    };
+    let how = format!(
+        "A column is a connection from its start to its open data channel, in the order they were \
+         begun; its parts are the stages from below to above.{failed}"
+    );
+    figure(CONNECTIONS, &(svg.render() + &legend(records)), &how)
+}
+
+/// About the height of the plot of stages, which stands beside it, px.
+fn height(result: &BenchResult) -> f64 {
+    let stages = result.connections.setup_ms.stages();
+    let rows = stages.iter().filter(|(_, spread)| spread.p50.is_some()).count();
+    (ROW * rows as f64 - 40.0).clamp(200.0, 320.0)
+}
+
+fn stack_height(record: &ConnectionRecord) -> f64 {
+    stacked(&record.setup_ms).filter_map(|(_, _, value)| sane(*value)).sum()
+}
+
+fn sane(value: Option<f64>) -> Option<f64> {
+    value.filter(|value| value.is_finite() && *value >= 0.0)
+}
+
+fn column(svg: &mut Svg, area: &Area, index: usize, count: usize, record: &ConnectionRecord) {
+    let width = 1.0 / slots(count) as f64;
+    let x = (index as f64 + 0.1) * width;
+    let mut sum = 0.0;
+    for (stage, name, value) in stacked(&record.setup_ms) {
+        let Some(time) = sane(*value) else { continue };
+        let (from, to) = (area.down(sum), area.down(sum + time));
+        let tip = format!("connection {}: {} {}", record.index, words(name), ms(time));
+        svg.bar((x, to), (width * 0.8, from - to), &format!("s{stage}"), &tip);
+        sum += time;
+    }
+    if !record.ok {
+        let why = record.failure.as_ref().map_or("failed", |failure| failure.message.as_str());
+        let y = area.down(sum) - 8.0;
+        svg.shape((x + width * 0.4, y), CROSS, "cross", why);
+    }
+}
+
+/// Columns that share the width: a few do not get wider than this many would be.
+pub(super) fn slots(count: usize) -> usize {
+    count.max(FEWEST_SLOTS)
+}
+
+/// Numbers from 1 under columns, as many as fit a narrow page.
+pub(super) fn column_numbers(svg: &mut Svg, bottom: f64, count: usize) {
+    let stride = match count {
+        0..=12 => 1,
+        13..=24 => 2,
+        _ => (Scale::linear(0.0, count as f64).ticks()[1] as usize).max(1),
+    };
+    for number in (1..=count).filter(|number| number % stride == 0) {
+        let x = (number as f64 - 0.5) / slots(count) as f64;
+        svg.text((x, bottom + 18.0), 0.0, Anchor::Middle, "tick", &number.to_string());
+    }
+}
+
+/// Names the parts of the columns; stages no connection has are left out.
+fn legend(records: &[ConnectionRecord]) -> String {
+    let seen = |stage: usize| {
+        records.iter().any(|record| sane(*record.setup_ms.stages()[stage].1).is_some())
+    };
+    let items: String = stacked(&Setup::<()>::default())
+        .filter(|(stage, ..)| seen(*stage))
+        .map(|(stage, name, ())| key(stage, name))
+        .collect();
+    format!("<ul class=\"legend\">\n{items}</ul>\n")
+}
+
+fn key(stage: usize, name: &str) -> String {
+    format!(
+        "<li><svg class=\"key\" aria-hidden=\"true\"><rect width=\"100%\" height=\"100%\" \
+         class=\"s{stage}\"/></svg>{}</li>\n",
+        esc(&words(name))
+    )
+}
+
+/// Total set-up times over the run.
+fn totals(result: &BenchResult) -> Plot {
+    let records = &result.connections.records;
+    let points: Vec<[f64; 2]> = records
+        .iter()
+        .filter_map(|record| Some([record.at_s, sane(record.setup_ms.total)?]))
+        .filter(|[at, _]| at.is_finite())
+        .collect();
+    let Some(end) = points.iter().map(|[at, _]| *at).reduce(f64::max) else {
+        return no_figure(CONNECTIONS, "No connection was set up to the open data channel.");
+    };
+    let begun = points.iter().map(|[at, _]| *at).fold(end, f64::min);
+    let (lo, hi) = super::rtt::ends(points.iter().map(|[_, total]| *total));
+    let area = Area {
+        x: Scale::seconds(begun, end),
+        y: Scale::fitting(lo, hi),
+        top: 20.0,
+        bottom: height(result),
+    };
+    let description =
+        format!("{} set-ups over the run, between {} and {}.", points.len(), ms(lo), ms(hi));
+    let mut svg =
+        Svg::new("setup-each", CONNECTIONS, &description, area.bottom + Area::BELOW).left(60.0);
+    area.y_axis(&mut svg, tick_ms);
+    let gathered = points::draw(&mut svg, &area, &points);
+    let failed = records.iter().filter(|record| !record.ok && record.at_s.is_finite());
+    points::crosses(&mut svg, &area, failed.map(|record| (record.at_s, "failed")));
+    area.x_axis(&mut svg, |tick| tick_seconds(tick, end));
+    let failed = if records.iter().any(|record| !record.ok) {
+        " A cross above is a connection that failed."
+    } else {
+        ""
+    };
+    let how = points::how(gathered, "connection")
+        + " Across is when it was begun, up is the time to its open data channel."
+        + failed;
+    figure(CONNECTIONS, &svg.render(), &how)
+}

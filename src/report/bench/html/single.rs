@@ -1,0 +1,41 @@
+//! The page of one run.
+
+use super::{
+    head, keyframes, links,
+    markup::{plots, section},
+    rtt, setup, tables, verdicts,
+};
+use crate::report::bench::Named;
+
+/// Verdict and name, for the window's title.
+pub(super) fn title(run: &Named) -> String {
+    format!("{}, {}", head::outcome(&run.result).word.to_lowercase(), run.name)
+}
+
+/// Everything, from the verdict down to single connections.
+pub(super) fn body(run: &Named) -> String {
+    let result = &run.result;
+    let (samples, frames) = (rtt::samples(result), keyframes::records(result));
+    let pair = |left, right| vec![vec![left], vec![right]];
+    let rows = vec![
+        pair(rtt::distribution(result, &samples), rtt::timeline(result, &samples)),
+        pair(setup::stages(result), setup::connections(result)),
+        vec![vec![links::plot(result)]],
+        pair(keyframes::sizes(result, &frames), keyframes::latency(result, &frames)),
+    ];
+    let failures = tables::failures(&result.connections.failures);
+    [
+        head::header(run),
+        head::tiles(result),
+        verdicts::gates(result),
+        verdicts::comparison(result),
+        section("failures", "Failures", &failures),
+        section("plots", "Plots", &plots(rows)),
+        tables::numbers(result),
+        tables::connections(result),
+        tables::ice_servers(result),
+        tables::resources(result),
+        tables::not_measured(result),
+    ]
+    .concat()
+}

@@ -1,0 +1,314 @@
+//! `JUnit` XML, as GitHub actions, GitLab and Jenkins read it: a suite with a case for each connection,
+//! and one with a case for each gate.
+//!
+//! The elements and attributes are those all of them know: `testsuites`, `testsuite`, `properties`,
+//! `testcase`, `failure`, `error`.
+
+use std::fmt::Write as _;
+
+use super::{
+    Named,
+    schema::{BenchResult, Check, ConnectionRecord, FailureRecord},
+    wording,
+};
+
+/// Most cases for single connections of a run; those after them are one case together.
+pub const MOST_CASES: usize = 1000;
+
+/// The results as `JUnit` XML. A connection that failed is a failure even where the gates let it pass; a
+/// run that ended early has an error.
+#[must_use]
+pub fn junit(runs: &[Named]) -> String {
+    let mut suites = Vec::new();
+    for run in runs {
+        let of = wording::of_run(runs, run);
+        suites.push(connections(&of, &run.result));
+        suites.push(gates(&of, &run.result));
+    }
+    let cases = || suites.iter().flat_map(|suite| &suite.cases);
+    let time: f64 = runs.iter().map(|run| run.result.duration_s).sum();
+    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let _ = writeln!(
+        xml,
+        "<testsuites name=\"orion-peer bench\" {} time=\"{time:.3}\">",
+        counts(cases())
+    );
+    for suite in &suites {
+        suite.write(&mut xml);
+    }
+    xml.push_str("</testsuites>\n");
+    xml
+}
+
+/// What became of a case.
+enum Outcome {
+    Passed,
+    /// `failure`: type, message, text.
+    Failed([String; 3]),
+    /// `error`: type, message, text.
+    Error([String; 3]),
+}
+
+struct Case {
+    class: &'static str,
+    name: String,
+    seconds: f64,
+    outcome: Outcome,
+}
+
+struct Suite<'r> {
+    name: String,
+    result: &'r BenchResult,
+    cases: Vec<Case>,
+}
+
+fn counts<'c>(cases: impl Iterator<Item = &'c Case>) -> String {
+    let (mut tests, mut failures, mut errors) = (0, 0, 0);
+    for case in cases {
+        tests += 1;
+        failures += u64::from(matches!(case.outcome, Outcome::Failed(_)));
+        errors += u64::from(matches!(case.outcome, Outcome::Error(_)));
+    }
+    format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"0\"")
+}
+
+impl Suite<'_> {
+    fn write(&self, xml: &mut String) {
+        let (name, at) = (escape(&self.name), escape(&self.result.started_at));
+        let time: f64 = self.cases.iter().map(|case| case.seconds).sum();
+        let counts = counts(self.cases.iter());
+        let _ = writeln!(
+            xml,
+            "  <testsuite name=\"{name}\" {counts} time=\"{time:.3}\" timestamp=\"{at}\">"
+        );
+        xml.push_str("    <properties>\n");
+        for (name, value) in properties(self.result) {
+            let (name, value) = (escape(&name), escape(&value));
+            let _ = writeln!(xml, "      <property name=\"{name}\" value=\"{value}\"/>");
+        }
+        xml.push_str("    </properties>\n");
+        self.cases.iter().for_each(|case| case.write(xml));
+        xml.push_str("  </testsuite>\n");
+    }
+}
+
+impl Case {
+    fn write(&self, xml: &mut String) {
+        let (class, name) = (self.class, escape(&self.name));
+        let _ = write!(
+            xml,
+            "    <testcase classname=\"orion-peer.bench.{class}\" name=\"{name}\" time=\"{:.3}\"",
+            self.seconds
+        );
+        let (element, [kind, message, text]) = match &self.outcome {
+            Outcome::Passed => return xml.push_str("/>\n"),
+            Outcome::Failed(texts) => ("failure", texts),
+            Outcome::Error(texts) => ("error", texts),
+        };
+        let (kind, message, text) = (escape(kind), escape(message), escape(text));
+        let _ = writeln!(
+            xml,
+            ">\n      <{element} type=\"{kind}\" message=\"{message}\">{text}</{element}>\n    </testcase>"
+        );
+    }
+}
+
+fn properties(result: &BenchResult) -> Vec<(String, String)> {
+    let host = &result.host;
+    let mut properties = vec![
+        ("version".to_owned(), result.version.clone()),
+        ("os".into(), host.os.clone()),
+        ("arch".into(), host.arch.clone()),
+        ("cpus".into(), host.cpus.to_string()),
+    ];
+    properties.extend(wording::config(result).into_iter().map(|(k, v)| (format!("config.{k}"), v)));
+    properties
+}
+
+/// Type, message and text of something that failed.
+fn why(failure: &FailureRecord) -> [String; 3] {
+    let kind = wording::failure(failure.stage, &failure.code);
+    let text = format!("{kind}: {}\ntry: {}", failure.message, failure.remedy);
+    [kind, failure.message.clone(), text]
+}
+
+fn connections<'r>(of: &str, result: &'r BenchResult) -> Suite<'r> {
+    let records = &result.connections.records;
+    let (alone, together) = records.split_at(records.len().min(MOST_CASES));
+    let mut cases: Vec<_> = alone.iter().map(connection).collect();
+    if !together.is_empty() {
+        cases.push(summed(together));
+    }
+    if result.partial {
+        let texts = result.ended.as_ref().map_or_else(
+            || ["partial".into(), "the run ended early".into(), wording::headline(result)],
+            why,
+        );
+        let outcome = Outcome::Error(texts);
+        cases.push(Case { class: "connections", name: "whole run".into(), seconds: 0.0, outcome });
+    }
+    Suite { name: format!("{of}connections"), result, cases }
+}
+
+/// Time until the data channel was open, or until it failed, as far as it is known.
+fn taken(record: &ConnectionRecord) -> f64 {
+    let setup = &record.setup_ms;
+    let stages = setup.stages();
+    let until_failed = || stages.iter().filter_map(|(_, ms)| **ms).sum();
+    setup.total.unwrap_or_else(until_failed) / 1000.0
+}
+
+fn connection(record: &ConnectionRecord) -> Case {
+    let outcome = match (&record.failure, record.ok) {
+        (_, true) => Outcome::Passed,
+        (Some(failure), _) => Outcome::Failed(why(failure)),
+        (None, _) => Outcome::Failed(["failed", "it failed", "no cause is known"].map(Into::into)),
+    };
+    let name = format!("connection {}", record.index);
+    Case { class: "connections", name, seconds: taken(record), outcome }
+}
+
+/// One case for many connections.
+fn summed(records: &[ConnectionRecord]) -> Case {
+    let failed: Vec<_> = records.iter().filter(|record| !record.ok).collect();
+    let outcome = match failed.first() {
+        None => Outcome::Passed,
+        Some(first) => {
+            let message = format!("{} of {} failed", failed.len(), records.len());
+            let [kind, _, text] = first.failure.as_ref().map_or_else(Default::default, why);
+            Outcome::Failed([kind, message, format!("the first of them: {text}")])
+        }
+    };
+    let name = format!("{} more connections", records.len());
+    Case { class: "connections", name, seconds: records.iter().map(taken).sum(), outcome }
+}
+
+fn gates<'r>(of: &str, result: &'r BenchResult) -> Suite<'r> {
+    let cases = result.checks.iter().map(gate).collect();
+    Suite { name: format!("{of}gates"), result, cases }
+}
+
+fn gate(check: &Check) -> Case {
+    let outcome = if check.pass {
+        Outcome::Passed
+    } else {
+        let (limit, actual) = wording::limit_and_actual(check);
+        let note = check.note.as_ref().map_or_else(String::new, |note| format!("\n{note}"));
+        let message = format!("{actual}, not {limit}");
+        Outcome::Failed([check.name.clone(), message.clone(), format!("{message}{note}")])
+    };
+    Case { class: "gates", name: check.name.clone(), seconds: 0.0, outcome }
+}
+
+/// Text in an attribute or between tags; characters that XML 1.0 (§2.2) does not know become U+FFFD, and
+/// a line end stays one in attributes as well.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\t' | '\n' | '\r' => {
+                let _ = write!(escaped, "&#{};", c as u32);
+            }
+            '\0'..' ' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use roxmltree::{Document, Node};
+
+    use super::{super::example, *};
+
+    fn elements<'d>(document: &'d Document, name: &str) -> Vec<Node<'d, 'd>> {
+        document.descendants().filter(|node| node.has_tag_name(name)).collect()
+    }
+
+    /// Counts of every suite are those of its cases.
+    fn check_counts(document: &Document) {
+        for suite in elements(document, "testsuite") {
+            for (attribute, element) in
+                [("tests", "testcase"), ("failures", "failure"), ("errors", "error")]
+            {
+                let count = suite.descendants().filter(|node| node.has_tag_name(element)).count();
+                assert_eq!(suite.attribute(attribute), Some(count.to_string().as_str()));
+            }
+        }
+    }
+
+    #[test]
+    fn connections_and_gates_are_cases() {
+        let xml = junit(&[example::named("a.json", example::full())]);
+        let document = Document::parse(&xml).unwrap();
+        check_counts(&document);
+        let suites = elements(&document, "testsuite");
+        let names: Vec<_> = suites.iter().map(|s| s.attribute("name").unwrap()).collect();
+        assert_eq!(names, ["connections", "gates"]);
+        let cases = elements(&document, "testcase");
+        assert_eq!(cases.len(), 4 + 3);
+        assert_eq!(cases[0].attribute("classname"), Some("orion-peer.bench.connections"));
+        assert_eq!(cases[0].attribute("time"), Some("0.023"));
+        let failures = elements(&document, "failure");
+        let of = |i: usize, attribute: &str| failures[i].attribute(attribute).unwrap();
+        assert_eq!([of(0, "type"), of(0, "message")], ["ice/no-pair", "no pair worked"]);
+        assert_eq!(
+            failures[0].text(),
+            Some("ice/no-pair: no pair worked\ntry: give a TURN server, or two")
+        );
+        assert_eq!(of(1, "message"), "75 %, not at least 99 %");
+        let properties = elements(&document, "property");
+        assert!(properties.iter().any(|p| p.attribute("name") == Some("config.mode")));
+    }
+
+    #[test]
+    fn a_partial_run_is_an_error() {
+        let runs = [example::named("a", example::partial()), example::named("b", example::empty())];
+        let xml = junit(&runs);
+        let document = Document::parse(&xml).unwrap();
+        check_counts(&document);
+        let errors = elements(&document, "error");
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].attribute("type"), Some("signaling/gone"));
+        assert!(xml.contains("name=\"a: connections\"") && xml.contains("name=\"b: gates\""));
+    }
+
+    #[test]
+    fn many_connections_are_summed_up() {
+        let mut result = example::full();
+        let records = &mut result.connections.records;
+        *records = records.iter().cycle().take(MOST_CASES + 8).cloned().collect();
+        let xml = junit(&[example::named("a", result)]);
+        let document = Document::parse(&xml).unwrap();
+        check_counts(&document);
+        let cases = elements(&document, "testcase");
+        assert_eq!(cases.len(), MOST_CASES + 1 + 3);
+        assert_eq!(cases[MOST_CASES].attribute("name"), Some("8 more connections"));
+        let failure = cases[MOST_CASES].descendants().find(|n| n.has_tag_name("failure")).unwrap();
+        assert_eq!(failure.attribute("message"), Some("2 of 8 failed"));
+    }
+
+    #[test]
+    fn any_text_is_well_formed() {
+        let xml = junit(&[example::named("\u{0}<&\"\u{ffff}", example::hostile())]);
+        let document = Document::parse(&xml).unwrap();
+        check_counts(&document);
+        let message = elements(&document, "failure")[0].attribute("message").unwrap();
+        assert!(message.contains("]]>\u{fffd}[2J") && message.contains("&amp;|`x`<img src=x>"));
+        assert!(message.contains("\r\n::error::"), "{message:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_attribute_is_read_as_it_was(text in "[^\u{0}-\u{8}\u{b}\u{c}\u{e}-\u{1f}\u{fffe}\u{ffff}]{0,50}") {
+            let xml = format!("<a b=\"{}\"/>", escape(&text));
+            let document = Document::parse(&xml).unwrap();
+            proptest::prop_assert_eq!(document.root_element().attribute("b").unwrap(), text);
+        }
+    }
+}

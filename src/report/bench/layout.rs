@@ -1,0 +1,114 @@
+//! Text laid out in columns and wrapped to a width, both counted in characters.
+
+/// Where the text of a column stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Align {
+    Left,
+    Right,
+}
+
+/// A column: where its text stands, and how wide it is at least.
+pub(super) type Column = (Align, usize);
+
+/// Characters between two columns.
+const GAP: &str = "  ";
+
+/// Lays out rows; a column is as wide as its widest cell. Lines have no white space at their end.
+pub(super) fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
+    let width = |index: usize, least: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(index));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(least)
+    };
+    let widths: Vec<_> =
+        columns.iter().enumerate().map(|(index, (_, least))| width(index, *least)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(columns).zip(&widths);
+        let cells = cells.map(|((cell, (align, _)), width)| match align {
+            Align::Left => format!("{cell:<width$}"),
+            Align::Right => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Breaks `text` between words into lines of at most `width` characters, each after `indent` spaces,
+/// which are within the width; a word longer than a line is cut.
+pub(super) fn wrap(text: &str, indent: usize, width: usize) -> Vec<String> {
+    let room = width.saturating_sub(indent).max(10);
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut length = 0;
+    for word in text.split_whitespace() {
+        let word: Vec<char> = word.chars().collect();
+        for piece in word.chunks(room) {
+            if length > 0 && length + 1 + piece.len() > room {
+                lines.push(std::mem::take(&mut line));
+                length = 0;
+            }
+            if length > 0 {
+                line.push(' ');
+                length += 1;
+            }
+            line.extend(piece);
+            length += piece.len();
+        }
+    }
+    if length > 0 {
+        lines.push(line);
+    }
+    lines.iter().map(|line| format!("{:indent$}{line}", "")).collect()
+}
+
+/// `text` in at most `longest` characters, with `…` where its end is missing.
+pub(super) fn cut(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(longest.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+/// `text` in at most `longest` characters, with `…` where its beginning is missing: of a path, the end
+/// says more.
+pub(super) fn cut_front(text: &str, longest: usize) -> String {
+    let length = text.chars().count();
+    if length <= longest {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().skip(length - longest.saturating_sub(1)).collect();
+    format!("…{kept}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["a", "1.00 ms"], ["longer", "12 ms"]].map(|row| row.map(String::from).into());
+        let lines = columns(&[(Align::Left, 4), (Align::Right, 9)], &rows);
+        assert_eq!(lines, ["a         1.00 ms", "longer      12 ms"]);
+    }
+
+    #[test]
+    fn texts_are_cut_at_one_end() {
+        assert_eq!([cut("abcdef", 4), cut("abcd", 4)], ["abc…", "abcd"]);
+        assert_eq!([cut_front("abcdef", 4), cut_front("abcd", 4)], ["…def", "abcd"]);
+    }
+
+    proptest! {
+        #[test]
+        fn wrapped_text_fits_and_is_whole(text in "[a-zé ]{0,300}", indent in 0..8usize, width in 20..90usize) {
+            let lines = wrap(&text, indent, width);
+            for line in &lines {
+                prop_assert!(line.chars().count() <= width, "{line:?}");
+                prop_assert!(line.starts_with(&" ".repeat(indent)));
+            }
+            let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+            prop_assert_eq!(letters(&lines.concat()), letters(&text));
+        }
+    }
+}

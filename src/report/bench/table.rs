@@ -1,0 +1,458 @@
+//! For people on a terminal: one run as a page of text, several side by side.
+
+mod servers;
+
+use super::{
+    Named,
+    layout::{Align, Column, columns, cut, wrap},
+    schema::{BenchResult, Check, FailureRecord, Setup},
+    side_by_side::side_by_side,
+    wording::{self, NOTHING, Outcome, number},
+};
+use crate::{report::human, stats::Spread, types::printable};
+
+/// Columns of a terminal whose width nobody told.
+pub const USUAL_WIDTH: usize = 80;
+
+/// What `bench` prints of its run, or `report` of saved ones, at most [`USUAL_WIDTH`] columns wide.
+/// Several runs stand side by side; the first is what the others are compared with.
+#[must_use]
+pub fn table(runs: &[Named]) -> String {
+    table_of_width(runs, USUAL_WIDTH)
+}
+
+/// Like [`table`], for a terminal of `width` columns; less than 80 or more than 100 are not used.
+#[must_use]
+pub fn table_of_width(runs: &[Named], width: usize) -> String {
+    let width = width.clamp(USUAL_WIDTH, 100);
+    match runs {
+        [] => "no results\n".into(),
+        [run] => one(&run.result, width),
+        runs => side_by_side(runs, width),
+    }
+}
+
+fn one(result: &BenchResult, width: usize) -> String {
+    let mut page = Page::new(width);
+    head(&mut page, result);
+    connections(&mut page, result);
+    setup(&mut page, result);
+    round_trips(&mut page, result);
+    keyframes(&mut page, result);
+    servers::servers(&mut page, result);
+    failures(&mut page, result);
+    gates(&mut page, result);
+    comparison(&mut page, result);
+    rest(&mut page, result);
+    page.text
+}
+
+/// Text under headings.
+pub(super) struct Page {
+    pub(super) text: String,
+    pub(super) width: usize,
+}
+
+impl Page {
+    pub(super) fn new(width: usize) -> Self {
+        Self { text: String::new(), width }
+    }
+
+    /// A line as it is, but for what a CI runner that reads this would take for a command: GitHub's
+    /// `::error::` at its beginning and `##[error]` anywhere.
+    pub(super) fn line(&mut self, line: &str) {
+        let text = line.trim_start();
+        if text.strip_prefix("::").is_some_and(|rest| rest.contains("::")) {
+            self.text.push_str(&line.replacen("::", "\u{fffd}:", 1).replace("##[", "#\u{fffd}["));
+        } else {
+            self.text.push_str(&line.replace("##[", "#\u{fffd}["));
+        }
+        self.text.push('\n');
+    }
+
+    /// An empty line and a heading.
+    pub(super) fn heading(&mut self, heading: &str) {
+        self.line("");
+        self.line(heading);
+    }
+
+    /// Text of any length.
+    pub(super) fn say(&mut self, indent: usize, text: &str) {
+        for line in wrap(text, indent, self.width) {
+            self.line(&line);
+        }
+    }
+
+    /// Rows of cells.
+    pub(super) fn rows(&mut self, layout: &[Column], rows: &[Vec<String>]) {
+        for line in columns(layout, rows) {
+            self.line(&line);
+        }
+    }
+}
+
+/// Label, then numbers.
+const NUMBERS: [Column; 7] = [
+    (Align::Left, 15),
+    (Align::Right, 8),
+    (Align::Right, 8),
+    (Align::Right, 8),
+    (Align::Right, 8),
+    (Align::Right, 8),
+    (Align::Right, 8),
+];
+
+/// A row of cells.
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).into()
+}
+
+/// A labelled row of numbers.
+fn numbers<const N: usize>(label: &str, values: [Option<f64>; N], unit: &str) -> Vec<String> {
+    let numbers = values.map(|value| wording::maybe(value, unit));
+    [vec![format!("  {label}")], numbers.into()].concat()
+}
+
+fn head(page: &mut Page, result: &BenchResult) {
+    let word = Outcome::of(result).word();
+    page.say(0, &format!("{word}: {}", wording::headline(result)));
+    page.say(2, &wording::provenance(result));
+    let config: Vec<_> = wording::config(result).iter().map(|(k, v)| format!("{k}={v}")).collect();
+    page.say(2, &config.join("  "));
+    if let Some(FailureRecord { stage, code, message, remedy }) = &result.ended {
+        page.line("");
+        page.say(0, &format!("ended early: {}", wording::failure(*stage, code)));
+        page.say(4, &printable(message));
+        page.say(4, &format!("try: {}", printable(remedy)));
+    }
+}
+
+fn connections(page: &mut Page, result: &BenchResult) {
+    let connections = &result.connections;
+    page.heading("connections");
+    let Some(rate) = connections.success_rate else {
+        return page.say(2, "none was begun");
+    };
+    let [low, high] = connections.ci95.map(human::share);
+    page.say(
+        2,
+        &format!(
+            "succeeded: {} of {}, {} (95 % interval: {low} to {high})",
+            connections.succeeded,
+            connections.attempted,
+            human::share(rate)
+        ),
+    );
+    page.say(2, &format!("by type: {}", wording::by_type(result).as_deref().unwrap_or("none")));
+}
+
+/// Stages that were got through, in the order of time: the total ends with the data channel.
+pub(super) fn stages(setup: &Setup<Spread>) -> Vec<(&'static str, &Spread)> {
+    let mut stages: Vec<_> = setup.stages().into_iter().filter(|(_, s)| s.count > 0).collect();
+    stages.sort_by_key(|(name, _)| *name == "firstKeyframe");
+    stages
+}
+
+fn setup(page: &mut Page, result: &BenchResult) {
+    let stages = stages(&result.connections.setup_ms);
+    if stages.is_empty() {
+        page.heading("set-up");
+        return page.say(2, "no stage was got through");
+    }
+    let mut rows = vec![row(["set-up", "count", "p50", "p95", "p99", "max"])];
+    for (name, spread) in &stages {
+        let mut cells =
+            numbers(wording::stage(name), [spread.p50, spread.p95, spread.p99, spread.max], "ms");
+        cells.insert(1, spread.count.to_string());
+        rows.push(cells);
+    }
+    page.line("");
+    page.rows(&NUMBERS, &rows);
+    if stages.iter().any(|(name, _)| *name == "firstKeyframe") {
+        page.say(2, "total: until the data channel is open; first keyframe: from then on");
+    }
+}
+
+fn round_trips(page: &mut Page, result: &BenchResult) {
+    let rtt = &result.rtt_ms;
+    let lost = || {
+        let share = wording::part(rtt.lost, rtt.sent);
+        let share = share.map_or_else(String::new, |share| format!(" ({share})"));
+        format!("{} sent, {} lost{share}", wording::counted(rtt.sent, "ping"), rtt.lost)
+    };
+    if rtt.spread.count == 0 {
+        page.heading("round-trip time");
+        let text = match rtt.sent {
+            0 => "no pings were sent".to_owned(),
+            _ => format!("no pings were answered: {}", lost()),
+        };
+        return page.say(2, &text);
+    }
+    let tail = |s: &Spread| [s.p50, s.p90, s.p95, s.p99, s.p999, s.max];
+    page.line("");
+    let mut rows = vec![row(["round-trip time", "p50", "p90", "p95", "p99", "p99.9", "max"])];
+    rows.push(numbers("data channel", tail(&rtt.spread), "ms"));
+    if let Some(one_way) = &result.one_way_ms {
+        rows.push(numbers("one way, out", tail(&one_way.out), "ms"));
+        rows.push(numbers("one way, back", tail(&one_way.back), "ms"));
+    }
+    page.rows(&NUMBERS, &rows);
+    page.say(2, &lost());
+    if let Some(offset) = result.one_way_ms.and_then(|one_way| one_way.offset_ms) {
+        let side = if offset < 0.0 { "behind" } else { "ahead" };
+        let offset = number(offset.abs(), "ms");
+        page.say(
+            2,
+            &format!("the other side's clock is {offset} {side}; one-way times allow for it"),
+        );
+    }
+}
+
+/// What became of the keyframes; none when there were none.
+pub(super) fn keyframe_counts(result: &BenchResult) -> Option<String> {
+    let keyframes = &result.keyframes;
+    let whole = keyframes.sent.or(keyframes.received).unwrap_or(0);
+    if whole == 0 && keyframes.bytes.count == 0 {
+        return None;
+    }
+    let told = |count: Option<u64>, what: &str| match count {
+        Some(count) => format!("{count} {what}"),
+        None => format!("{what}: not told"),
+    };
+    let intact = keyframes.intact.and_then(|intact| wording::part(intact, whole));
+    let intact = intact.map_or_else(String::new, |share| format!(" ({share})"));
+    Some(format!(
+        "{}, {}, {}{intact}, {} over the size limit",
+        told(keyframes.sent, "sent"),
+        told(keyframes.received, "received"),
+        told(keyframes.intact, "intact"),
+        keyframes.over_limit
+    ))
+}
+
+fn keyframes(page: &mut Page, result: &BenchResult) {
+    let Some(counts) = keyframe_counts(result) else {
+        page.heading("keyframes");
+        return page.say(2, "there were none");
+    };
+    let keyframes = &result.keyframes;
+    let mut rows = vec![row(["keyframes", "count", "min", "p50", "p95", "max"])];
+    for (label, spread, unit) in [
+        ("size", &keyframes.bytes, "bytes"),
+        ("latency", &keyframes.latency_ms, "ms"),
+        ("encoding", &keyframes.encode_ms, "ms"),
+        ("PSNR", &keyframes.psnr_db, "dB"),
+    ] {
+        if spread.count > 0 {
+            let mut cells = numbers(label, [spread.min, spread.p50, spread.p95, spread.max], unit);
+            cells.insert(1, spread.count.to_string());
+            rows.push(cells);
+        }
+    }
+    page.line("");
+    page.rows(&NUMBERS, &rows);
+    page.say(2, &counts);
+}
+
+fn failures(page: &mut Page, result: &BenchResult) {
+    page.heading("failures");
+    if result.connections.failures.is_empty() {
+        return page.say(2, "none");
+    }
+    for group in &result.connections.failures {
+        page.say(2, &format!("{} x {}", group.count, wording::failure(group.stage, &group.code)));
+        page.say(6, &printable(&group.message));
+        page.say(6, &format!("try: {}", printable(&group.remedy)));
+    }
+}
+
+fn gates(page: &mut Page, result: &BenchResult) {
+    if result.checks.is_empty() {
+        page.heading("gates");
+        return page.say(2, "none was asked for");
+    }
+    let room = page.width - 61;
+    let cells = |check: &Check| {
+        let (limit, actual) = wording::limit_and_actual(check);
+        let met = if check.pass { "met" } else { "NOT met" };
+        let actual = if actual.chars().count() > room { "see below" } else { &actual };
+        row([&format!("  {}", cut(&printable(&check.name), 24)), met, &cut(&limit, 22), actual])
+    };
+    let mut rows = vec![row(["gates", "", "limit", "measured"])];
+    rows.extend(result.checks.iter().map(cells));
+    let layout = [(Align::Left, 15), (Align::Left, 0), (Align::Left, 0), (Align::Left, 0)];
+    page.line("");
+    let mut lines = columns(&layout, &rows).into_iter();
+    page.text.extend(lines.next().map(|line| line + "\n"));
+    for (line, check) in lines.zip(&result.checks) {
+        page.line(&line);
+        let (limit, actual) = wording::limit_and_actual(check);
+        if limit.chars().count() > 22 {
+            page.say(6, &format!("limit: {limit}"));
+        }
+        if actual.chars().count() > room {
+            page.say(6, &format!("measured: {actual}"));
+        }
+        if let Some(note) = &check.note {
+            page.say(6, &printable(note));
+        }
+    }
+}
+
+/// A result against its baseline, when it was compared with one.
+pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
+    let Some(comparison) = &result.comparison else { return };
+    page.heading("against the baseline");
+    page.say(2, &wording::baseline(&comparison.baseline));
+    let mut rows = vec![row(["", "baseline", "this run", "change", "interval", ""])];
+    for metric in &comparison.metrics {
+        rows.push(row([
+            &format!("  {}", cut(&printable(&metric.name), 20)),
+            &wording::maybe(metric.baseline, &metric.unit),
+            &wording::maybe(metric.current, &metric.unit),
+            &metric.change.map_or_else(|| NOTHING.into(), |c| cut(&wording::signed(c), 9)),
+            &cut(&wording::interval(metric), 18),
+            wording::verdict(metric.verdict),
+        ]));
+    }
+    let mut layout = [(Align::Right, 0); 6];
+    layout[0] = (Align::Left, 15);
+    layout[5] = (Align::Left, 0);
+    page.rows(&layout, &rows);
+    let allowed = comparison
+        .max_regression
+        .map_or_else(String::new, |share| format!("; {} worse is allowed", human::share(share)));
+    page.say(2, &format!("change and its interval: + is worse{allowed}"));
+    page.say(2, "same: no difference can be told; unknown: too little was measured");
+    page.say(2, &printable(&comparison.method));
+}
+
+fn rest(page: &mut Page, result: &BenchResult) {
+    let resources = &result.resources;
+    let parts: Vec<_> = [
+        resources.cpu_seconds.map(|s| format!("{s:.1} s of CPU time")),
+        resources.max_rss_bytes.map(|b| format!("{} of memory at most", human::bytes(b))),
+        resources.rss_bytes_per_connection.map(|b| format!("{} a connection", human::bytes(b))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    page.heading("resources");
+    let none = "not known on this system".to_owned();
+    page.say(2, &if parts.is_empty() { none } else { parts.join(", ") });
+    if !result.not_measured.is_empty() {
+        page.heading("not measured");
+    }
+    for missing in &result.not_measured {
+        page.say(2, &format!("{}: {}", printable(&missing.what), printable(&missing.why)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::example, *};
+
+    fn page(result: BenchResult) -> String {
+        table(&[example::named("a.json", result)])
+    }
+
+    #[test]
+    fn a_page_of_a_failed_run() {
+        let text = page(example::full());
+        print!("{text}");
+        for part in [
+            "FAIL: 3 of 4 connections succeeded; 1 of 3 gates not met\n",
+            "  succeeded: 3 of 4, 75 % (95 % interval: 30.1 % to 95.4 %)\n",
+            "  DNS                    3  <0.01 ms  <0.01 ms  <0.01 ms  <0.01 ms\n",
+            "  6 pings sent, 1 lost (16.7 %)\n",
+            "  3 sent, 3 received, 2 intact (66.7 %), 1 over the size limit\n",
+            "  1 x ice/no-pair\n      no pair worked\n      try: give a TURN server, or two\n",
+            "  min-success    NOT met  at least 99 %   75 %\n      3 of 4\n",
+            "  max-rtt-p95    met      at most 100 ms  0.53 ms\n",
+            "+37 %",
+            "the other side's clock is 12.5 ms behind",
+            "  3.2 s of CPU time, 88.0 MB of memory at most, 1.2 MB a connection\n",
+            "  host.load: not asked\n",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn empty_parts_are_said_in_a_word() {
+        let text = page(example::empty());
+        print!("{text}");
+        for part in [
+            "PASS: no connection was begun\n",
+            "connections\n  none was begun\n",
+            "set-up\n  no stage was got through\n",
+            "round-trip time\n  no pings were sent\n",
+            "keyframes\n  there were none\n",
+            "failures\n  none\n",
+            "gates\n  none was asked for\n",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+        let mut result = example::minimal();
+        (result.rtt_ms.sent, result.rtt_ms.lost) = (51, 51);
+        assert!(page(result).contains("no pings were answered: 51 pings sent, 51 lost (100 %)"));
+    }
+
+    #[test]
+    fn a_partial_run_says_why() {
+        let text = page(example::partial());
+        assert!(text.starts_with("PARTIAL: "), "{text}");
+        assert!(text.contains("ended early: signaling/gone"), "{text}");
+        assert!(text.contains("try: look at its log"), "{text}");
+    }
+
+    #[test]
+    fn it_fits_a_terminal_and_cannot_steer_it() {
+        let hostile = || example::named(&"\u{1b}]0;x\u{7}".repeat(50), example::hostile());
+        let full = || example::named("a.json", example::full());
+        let pages = [
+            (table_of_width(&[full()], 0), 80),
+            (table_of_width(&[full(), full(), full(), full(), full()], 0), 80),
+            (table_of_width(&[hostile()], 1000), 100),
+            (table_of_width(&[hostile(), full(), hostile(), hostile()], 1000), 100),
+        ];
+        for (page, width) in pages {
+            for line in page.lines() {
+                assert!(line.chars().count() <= width, "{line:?}");
+                assert!(!line.chars().any(char::is_control), "{line:?}");
+                assert_eq!(line, line.trim_end());
+            }
+        }
+    }
+
+    #[test]
+    fn it_cannot_command_a_ci_runner() {
+        let mut result = example::partial();
+        if let Some(ended) = &mut result.ended {
+            ended.message = "::stop-commands::x ##[error]y ::1 is fine".into();
+        }
+        let text = page(result);
+        assert!(
+            text.contains("    \u{fffd}:stop-commands::x #\u{fffd}[error]y ::1 is fine\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn several_runs_stand_side_by_side() {
+        let mut slower = example::full();
+        slower.rtt_ms.spread.p50 = Some(0.43);
+        slower.connections.success_rate = Some(0.5);
+        slower.connections.succeeded = 2;
+        let text = table(&[example::named("a", example::full()), example::named("b", slower)]);
+        print!("{text}");
+        for part in [
+            "  p50                    0.34 ms     0.43 ms     +25 %\n",
+            "  success rate              75 %        50 %    -25 pp\n",
+            "  succeeded                    3           2        -1\n",
+            "what went wrong in B\n",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+}

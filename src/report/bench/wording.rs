@@ -1,0 +1,290 @@
+//! How the parts of a result are said to people: the same words in every format.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{
+    Named,
+    layout::cut,
+    schema::{BenchResult, Check, MetricComparison, Verdict},
+};
+use crate::{
+    report::human,
+    types::{Stage, printable},
+};
+
+/// What is written where nothing was measured.
+pub(super) const NOTHING: &str = "-";
+
+/// Longest number with its unit, characters; a longer one is written with an exponent.
+const LONGEST_NUMBER: usize = 9;
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Whole, and every gate met.
+    Passed,
+    /// Whole, and a gate not met.
+    Failed,
+    /// Ended before everything asked for was done.
+    Partial,
+}
+
+impl Outcome {
+    pub(super) fn of(result: &BenchResult) -> Self {
+        match (result.partial, result.pass) {
+            (true, _) => Self::Partial,
+            (false, true) => Self::Passed,
+            (false, false) => Self::Failed,
+        }
+    }
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "PASS",
+            Self::Failed => "FAIL",
+            Self::Partial => "PARTIAL",
+        }
+    }
+}
+
+/// `1 gate`, `2 gates`.
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A whole run in a line, without the verdict.
+pub(super) fn headline(result: &BenchResult) -> String {
+    let connections = &result.connections;
+    let mut parts = vec![match connections.attempted {
+        0 => "no connection was begun".to_owned(),
+        n => format!("{} of {} succeeded", connections.succeeded, counted(n, "connection")),
+    }];
+    let gates = result.checks.len() as u64;
+    let not_met = result.checks.iter().filter(|check| !check.pass).count();
+    match (gates, not_met) {
+        (0, _) => {}
+        (1, 0) => parts.push("its gate is met".into()),
+        (_, 0) => parts.push(format!("all of its {gates} gates are met")),
+        (1, _) => parts.push("its gate is not met".into()),
+        _ => parts.push(format!("{not_met} of {gates} gates not met")),
+    }
+    if result.partial {
+        parts.push(format!("ended early, after {}", seconds(result.duration_s)));
+    }
+    parts.join("; ")
+}
+
+/// What measured, where and when.
+pub(super) fn provenance(result: &BenchResult) -> String {
+    let host = &result.host;
+    format!(
+        "orion-peer {} on {} {}, {}; {}, {}",
+        printable(&result.version),
+        printable(&host.os),
+        printable(&host.arch),
+        counted(host.cpus, "CPU"),
+        printable(&result.started_at),
+        seconds(result.duration_s),
+    )
+}
+
+/// A length of time read from a file, which may hold any number.
+pub(super) fn seconds(seconds: f64) -> String {
+    human::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+/// The configuration as `key value` pairs.
+pub(super) fn config(result: &BenchResult) -> Vec<(String, String)> {
+    let pairs = result.config.iter();
+    pairs.map(|(key, value)| (printable(key), words(value))).collect()
+}
+
+/// Connections by type: `host 12`, `relay/udp 3`; none when none succeeded.
+pub(super) fn by_type(result: &BenchResult) -> Option<String> {
+    let types = &result.connections.by_type;
+    let parts: Vec<_> =
+        types.iter().map(|(kind, count)| format!("{} {count}", printable(kind))).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// A stage of the set-up by its name in JSON.
+pub(super) fn stage(name: &'static str) -> &'static str {
+    match name {
+        "dns" => "DNS",
+        "tls" => "TLS",
+        "ice" => "ICE",
+        "dtls" => "DTLS",
+        "dataChannel" => "data channel",
+        "firstKeyframe" => "first keyframe",
+        other => other,
+    }
+}
+
+/// A stage and a code as one word: `ice/no-pair`.
+pub(super) fn failure(stage: Stage, code: &str) -> String {
+    format!("{stage}/{}", printable(code))
+}
+
+/// A number in a unit of the schema: `share`, `ms`, `bytes`, `dB`.
+pub(super) fn number(value: f64, unit: &str) -> String {
+    let text = match unit {
+        "share" => human::share(value),
+        "ms" => human::millis(value),
+        "bytes" => human::bytes(value.max(0.0).round() as u64),
+        "dB" => format!("{value:.1} dB"),
+        "" => value.to_string(),
+        unit => format!("{value} {}", cut(&printable(unit), 10)),
+    };
+    // A file may hold 1e300.
+    if text.len() > LONGEST_NUMBER { format!("{value:.1e}") } else { text }
+}
+
+/// A number that may be missing.
+pub(super) fn maybe(value: Option<f64>, unit: &str) -> String {
+    value.map_or_else(|| NOTHING.to_owned(), |value| number(value, unit))
+}
+
+/// `part` of `whole` in percent; nothing of nothing is no share.
+pub(super) fn part(part: u64, whole: u64) -> Option<String> {
+    (whole > 0).then(|| human::share(part as f64 / whole as f64))
+}
+
+/// What a gate asks for and what was measured: `at least 99 %`, `90 %`.
+pub(super) fn limit_and_actual(check: &Check) -> (String, String) {
+    let sense = match check.name.split('-').next() {
+        Some("min") => "at least ",
+        Some("max") => "at most ",
+        _ => "",
+    };
+    let (limit, actual) =
+        (quantity(&check.limit, &check.unit), quantity(&check.actual, &check.unit));
+    // Two numbers that differ only in digits that are not written.
+    if limit == actual && !check.pass && check.limit.is_number() && check.actual.is_number() {
+        let unit = printable(&check.unit);
+        return (format!("{sense}{} {unit}", check.limit), format!("{} {unit}", check.actual));
+    }
+    let limit = match (check.unit.as_str(), check.limit.as_f64()) {
+        // All digits of what was asked for: `99.99 %`.
+        ("share", Some(share)) => format!("{} %", (share * 1e6).round() / 1e4),
+        _ => limit,
+    };
+    (format!("{sense}{limit}"), actual)
+}
+
+fn quantity(value: &Value, unit: &str) -> String {
+    match value {
+        Value::Null => "nothing measured".into(),
+        Value::Number(n) => n.as_f64().map_or_else(|| n.to_string(), |n| number(n, unit)),
+        value => words(value),
+    }
+}
+
+/// Any JSON as words: `host, relay/udp`, `host 12, srflx 3`.
+pub(super) fn words(value: &Value) -> String {
+    match value {
+        Value::Null => NOTHING.into(),
+        Value::String(text) => printable(text),
+        Value::Array(items) => items.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::Object(map) => {
+            let pairs =
+                map.iter().map(|(key, value)| format!("{} {}", printable(key), words(value)));
+            pairs.collect::<Vec<_>>().join(", ")
+        }
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+/// A change in percent, with its sign: `+4.2 %`, `-12 %`.
+pub(super) fn signed(change: f64) -> String {
+    let percent = change * 100.0;
+    let digits = if percent.abs() < 9.95 { 10.0 } else { 1.0 };
+    let percent = (percent * digits).round() / digits;
+    // A zero has no sign.
+    if percent == 0.0 { "0 %".into() } else { format!("{percent:+} %") }
+}
+
+/// A change as a share of the baseline, positive for worse: `37 % worse`.
+pub(super) fn worsening(change: f64) -> String {
+    let signed = signed(change);
+    match signed.strip_prefix('+') {
+        Some(size) => format!("{size} worse"),
+        None if signed.starts_with('-') => format!("{} better", &signed[1..]),
+        None => signed,
+    }
+}
+
+/// The interval of a change: `-3 to +12 %`.
+pub(super) fn interval(metric: &MetricComparison) -> String {
+    let Some([low, high]) = metric.interval.map(|ends| ends.map(signed)) else {
+        return NOTHING.into();
+    };
+    format!("{} to {high}", low.trim_end_matches(" %"))
+}
+
+/// What the interval of a change says.
+pub(super) fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Regressed => "REGRESSED",
+        Verdict::Worse => "worse",
+        Verdict::Same => "same",
+        Verdict::Better => "better",
+        Verdict::Unknown => "unknown",
+    }
+}
+
+/// Names of the baseline's runs.
+pub(super) fn baseline(names: &[String]) -> String {
+    names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// What to put before something said of one run of several: its name; nothing when it is the only one.
+pub(super) fn of_run(runs: &[Named], run: &Named) -> String {
+    if runs.len() > 1 { format!("{}: ", printable(&run.name)) } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn said(name: &str, limit: Value, actual: Value, unit: &str) -> (String, String) {
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        limit_and_actual(&Check { name, limit, actual, unit, pass: false, note: None })
+    }
+
+    #[test]
+    fn gates_are_said_in_words() {
+        let texts = |limit: &str, actual: &str| (limit.to_owned(), actual.to_owned());
+        assert_eq!(
+            said("min-success", json!(0.9999), json!(0.9), "share"),
+            texts("at least 99.99 %", "90 %")
+        );
+        assert_eq!(
+            said("max-rtt-p95", json!(100), json!(123.4), "ms"),
+            texts("at most 100 ms", "123 ms")
+        );
+        assert_eq!(
+            said("max-rtt-p95", json!(100), Value::Null, "ms"),
+            texts("at most 100 ms", "nothing measured")
+        );
+        assert_eq!(
+            said("require-type", json!("relay"), json!({"host": 2, "srflx": 1}), "type"),
+            texts("relay", "host 2, srflx 1")
+        );
+    }
+
+    #[test]
+    fn a_limit_missed_by_little_does_not_look_met() {
+        let (limit, actual) = said("max-frame-bytes", json!(100_000), json!(100_020), "bytes");
+        assert_eq!((limit.as_str(), actual.as_str()), ("at most 100000 bytes", "100020 bytes"));
+    }
+
+    #[test]
+    fn changes_have_a_direction() {
+        assert_eq!([0.1, -0.05, 0.0].map(worsening), ["10 % worse", "5 % better", "0 %"]);
+        assert_eq!([0.1, -0.05, 0.0].map(signed), ["+10 %", "-5 %", "0 %"]);
+    }
+}

@@ -1,0 +1,106 @@
+//! Files that are whole at every moment: written and synced under another name beside, then
+//! renamed.
+//!
+//! What is no regular file (a pipe, `/dev/null`, `/dev/stdout`) is written as it is: renaming would put
+//! a file in its place. A symbolic link stays one; the file it leads to is replaced.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// Writes a file, in place of the one that is there.
+///
+/// # Errors
+/// It cannot be written; what it held before is still there, and nothing is left beside it.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let Some(target) = target(path)? else { return fs::write(path, bytes) };
+    let beside = beside(&target)?;
+    let written = File::create(&beside)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&beside, &target));
+    if written.is_err() {
+        // The error to tell is the first one.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// Finds out whether [`write()`] could write a file there, without touching it.
+///
+/// # Errors
+/// It could not.
+pub fn check(path: &Path) -> io::Result<()> {
+    let Some(target) = target(path)? else { return Ok(()) };
+    let beside = beside(&target)?;
+    File::create(&beside)?;
+    fs::remove_file(&beside)
+}
+
+/// Where to write: behind symbolic links. None for what is there and no regular file.
+fn target(path: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(metadata) if !metadata.is_file() => Ok(None),
+        Ok(_) => fs::canonicalize(path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(path.to_owned())),
+        Err(error) => Err(error),
+    }
+}
+
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    Ok(path.with_file_name(format!(".{name}.{}.tmp", std::process::id())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_is_left_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for text in ["first, the longer one", "second"] {
+            check(&path).unwrap();
+            write(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_check_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        check(&dir.path().join("a")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_an_error_of_both() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path().to_owned(), dir.path().join("no/where"), PathBuf::new()] {
+            assert!(check(&path).is_err() && write(&path, b"x").is_err(), "{}", path.display());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        // A link to the device: should this fail, the device itself is not replaced by a file.
+        let null = dir.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+        check(&null).unwrap();
+        write(&null, b"gone").unwrap();
+        assert!(!fs::metadata(&null).unwrap().is_file());
+    }
+}

@@ -1,0 +1,50 @@
+//! How far this machine's clock is from a server's, by the `Date` header of an answer
+//! (RFC 9110 §6.6.1).
+
+use std::time::SystemTime;
+
+use crate::types::{clock_skew_words, epoch_seconds};
+
+/// A smaller difference is not told: the header counts whole seconds, and the answer took its time.
+const SMALLEST: f64 = 2.0;
+
+/// Seconds by which this machine, whose clock says `now`, is ahead of the server (behind when
+/// negative); `None` without a readable header or when the difference is below 2 s.
+pub(in crate::signaling) fn clock_skew(date: Option<&str>, now: SystemTime) -> Option<f64> {
+    let date = jiff::fmt::rfc2822::parse(date?).ok()?.timestamp().as_second();
+    // The header leaves out half a second on average.
+    let skew = epoch_seconds(now) - (date as f64 + 0.5);
+    (skew.abs() >= SMALLEST).then_some(skew)
+}
+
+/// A remedy with what is known about the clocks.
+pub(in crate::signaling) fn with_clock(remedy: &str, clock_skew: Option<f64>) -> String {
+    match clock_skew {
+        Some(skew) => format!("{remedy}; {}", clock_skew_words(skew)),
+        None => remedy.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn the_date_header_tells_the_difference() {
+        const DATE: Option<&str> = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let skew = |seconds| clock_skew(DATE, at(seconds));
+        assert_eq!(skew(784_111_777), None);
+        assert_eq!(skew(784_111_779), None);
+        let ahead = skew(784_111_777 + 420).unwrap();
+        assert!((ahead - 419.5).abs() < 1e-6, "{ahead}");
+        let behind = skew(784_111_777 - 420).unwrap();
+        assert!((behind + 420.5).abs() < 1e-6, "{behind}");
+        assert!(with_clock("log in again", Some(behind)).ends_with("7 min behind the server's"));
+        for unreadable in [None, Some(""), Some("yesterday")] {
+            assert_eq!(clock_skew(unreadable, at(1)), None);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! STUN (RFC 8489) with the TURN methods and attributes of RFC 8656: the embedded TURN server writes
+//! and reads it, and the peer reads what passes between it and its ICE servers.
+//!
+//! - [`message`]: reading and writing messages, no sockets and no time
+
+pub mod message;

@@ -1,0 +1,136 @@
+// The HTML reports of real bench runs in headless Chromium: light and dark, wide and narrow, printed.
+// REPORT_SCREENSHOT=FILE keeps a picture of the wide light one.
+
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+
+import { chromium } from "playwright-core";
+
+const VIEWS = [
+  { name: "wide and light", width: 1280, colorScheme: "light" },
+  { name: "wide and dark", width: 1280, colorScheme: "dark" },
+  { name: "narrow and light", width: 360, colorScheme: "light" },
+  { name: "narrow and dark", width: 360, colorScheme: "dark" },
+];
+
+let passed = 0;
+let failed = 0;
+
+function check(name, ok, detail = "") {
+  if (ok) passed += 1;
+  else failed += 1;
+  console.log(`${ok ? "pass" : "FAIL"}  ${name}${detail === "" ? "" : `: ${detail}`}`);
+}
+
+const scratch = await mkdtemp(path.join(tmpdir(), "orion-report-"));
+const run = (...words) => promisify(execFile)(process.env.ORION_PEER, words, { cwd: scratch });
+
+/** What can be wrong with a page, asked inside it. */
+function look() {
+  const box = (element) => element.getBoundingClientRect();
+  const plots = [...document.querySelectorAll("svg[role=img]")];
+  // Some labels are shown only where there is room.
+  const visible = (plot) => [...plot.querySelectorAll("text")].filter((text) => box(text).width > 0);
+  const outside = plots.flatMap((plot) => {
+    const frame = box(plot.closest("figure"));
+    return visible(plot).filter((text) => box(text).left < frame.left || box(text).right > frame.right);
+  });
+  // Lines of text stand close; only letters on letters cannot be read.
+  const covers = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 &&
+    a.top + 4 < b.bottom - 4 && b.top + 4 < a.bottom - 4;
+  const overlapping = plots.flatMap((plot) => {
+    const texts = visible(plot);
+    return texts.flatMap((text, index) => texts.slice(index + 1)
+      .filter((other) => covers(box(text), box(other)))
+      .map((other) => `${text.textContent} / ${other.textContent}`));
+  });
+  const luminance = (colour) => {
+    const parts = colour.match(/[\d.]+/g).slice(0, 3).map((part) => part / 255)
+      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+  };
+  const style = getComputedStyle(document.body);
+  const [a, b] = [luminance(style.color), luminance(style.backgroundColor)];
+  return {
+    sideways: document.scrollingElement.scrollWidth - window.innerWidth,
+    headings: document.querySelectorAll("h1").length,
+    lang: document.documentElement.lang,
+    plots: plots.length,
+    empty: plots.filter((plot) => box(plot).width < 100 || box(plot).height < 20).length,
+    untitled: plots.filter((plot) => !plot.querySelector("title")?.textContent).length,
+    outside: outside.map((text) => text.textContent),
+    overlapping,
+    contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05),
+    dark: b < 0.2,
+  };
+}
+
+async function views(browser, title, file, leastPlots) {
+  for (const view of VIEWS) {
+    const context = await browser.newContext({
+      viewport: { width: view.width, height: 800 }, colorScheme: view.colorScheme,
+    });
+    const page = await context.newPage();
+    const wrong = [];
+    page.on("console", (message) => wrong.push(message.text()));
+    page.on("pageerror", (error) => wrong.push(error.message));
+    page.on("request", (request) => {
+      if (request.url() !== url) wrong.push(`asks for ${request.url()}`);
+    });
+    const url = pathToFileURL(path.join(scratch, file)).href;
+    await page.goto(url);
+    const seen = await page.evaluate(look);
+    const name = `${title}, ${view.name}`;
+    check(`${name}: asks for nothing, says nothing`, wrong.length === 0, wrong.join(" | "));
+    check(`${name}: does not scroll sideways`, seen.sideways <= 0, `${seen.sideways} px over`);
+    check(`${name}: one h1, a language`, seen.headings === 1 && seen.lang !== "");
+    check(`${name}: plots with titles`, seen.plots >= leastPlots && seen.empty + seen.untitled === 0,
+      `${seen.plots} plots, ${seen.empty} empty, ${seen.untitled} untitled`);
+    check(`${name}: words stay in their plots`, seen.outside.length === 0, seen.outside.join(" | "));
+    check(`${name}: words do not cover each other`, seen.overlapping.length === 0,
+      seen.overlapping.join(" | "));
+    check(`${name}: text can be read`, seen.contrast >= 7, `contrast ${seen.contrast.toFixed(1)}`);
+    check(`${name}: background as asked for`, seen.dark === (view.colorScheme === "dark"));
+    if (view === VIEWS[0] && leastPlots > 4 && process.env.REPORT_SCREENSHOT) {
+      await page.screenshot({ path: process.env.REPORT_SCREENSHOT, fullPage: true });
+    }
+    if (view === VIEWS[0]) {
+      const pdf = await page.pdf({ format: "A4" });
+      check(`${title}: prints`, pdf.length > 10_000);
+    }
+    await context.close();
+  }
+}
+
+let browser;
+try {
+  const load = ["--connections", "8", "--pings", "400", "--ping-interval", "5ms", "--keyframes", "8"];
+  await run("bench", "-q", ...load, "--out", "old.json", "--max-rtt-p95", "10s");
+  await run("bench", "-q", ...load, "--out", "new.json", "--html", "one.html", "--max-rtt-p95", "10s",
+    "--min-success", "99%", "--baseline", "old.json");
+  await run("report", "-q", "old.json", "new.json", "--html", "two.html");
+  // A port nobody listens on: every connection fails, which is exit code 1.
+  await run("bench", "-q", "--connections", "2", "--warmup", "0", "--timeout", "2s", "--ice-policy", "relay",
+    "--ice-server", "turn:127.0.0.1:9", "--turn-secret", "x", "--html", "failed.html").catch((error) => {
+    check("a run without connections fails", error.code === 1, error.stderr);
+  });
+  const result = JSON.parse(await readFile(path.join(scratch, "new.json"), "utf8"));
+  check("the run passed", result.pass === true);
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu"],
+  });
+  await views(browser, "one run", "one.html", 6);
+  await views(browser, "two runs", "two.html", 3);
+  await views(browser, "a failed run", "failed.html", 3);
+} catch (error) {
+  check("the test itself", false, error.stack);
+} finally {
+  await browser?.close();
+  await rm(scratch, { recursive: true, force: true });
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;
