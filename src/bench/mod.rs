@@ -25,7 +25,7 @@ mod video;
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -118,13 +118,18 @@ struct Run {
     config: BenchConfig,
     pictures: Option<Pictures>,
     meter: Meter,
-    begun: Instant,
+    /// When the connections that count began.
+    begun: OnceLock<Instant>,
     events: mpsc::UnboundedSender<BenchEvent>,
 }
 
 impl Run {
     fn role(&self) -> PeerRole {
         self.config.slots.first().map_or(PeerRole::Sender, |slot| slot.measuring.peer.role)
+    }
+
+    fn begun(&self) -> Instant {
+        *self.begun.get_or_init(Instant::now)
     }
 
     fn tell(&self, event: BenchEvent) {
@@ -163,7 +168,7 @@ pub async fn run(
         }
     }
     let run =
-        Arc::new(Run { config, pictures, meter: Meter::start(), begun: Instant::now(), events });
+        Arc::new(Run { config, pictures, meter: Meter::start(), begun: OnceLock::new(), events });
     let mut sums = Sums::default();
     if ended.is_some() {
         return sums.measured(&run, ended);
@@ -207,7 +212,7 @@ async fn connect_all(run: &Arc<Run>, sums: &mut Sums) {
         attempt(run, &run.config.slots[0], 0, plan.warmup_share()).await;
     }
     let free = Arc::new(Mutex::new((0..run.config.slots.len()).collect::<Vec<usize>>()));
-    let begun = Instant::now();
+    let begun = run.begun();
     let mut attempts: JoinSet<Attempted> = JoinSet::new();
     for nth in 0..plan.connections {
         while attempts.len() >= run.config.slots.len() {

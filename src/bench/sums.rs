@@ -52,7 +52,7 @@ impl Sums {
             offset_ms: self.offsets_ms.get(self.offsets_ms.len() / 2).copied(),
         });
         Measured {
-            duration: run.begun.elapsed(),
+            duration: run.begun().elapsed(),
             rtt: Rtt { spread: self.rtt.spread(), sent, lost },
             one_way,
             keyframes,

@@ -23,7 +23,7 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Write `JUnit` XML for a CI server
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = "Write JUnit XML for a CI server")]
     pub junit: Option<PathBuf>,
     /// Write the values as CSV
     #[arg(long, value_name = "FILE")]

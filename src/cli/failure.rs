@@ -11,6 +11,9 @@ use crate::types::Stage;
 pub struct Failure {
     /// Where it failed.
     pub stage: Stage,
+    /// What failed, in kebab case: stable, for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// What failed and why, with its subject (a URL, a path, a device).
     pub message: String,
     /// What to try.
@@ -25,7 +28,8 @@ pub struct Failure {
 impl Failure {
     /// Could not do it: exit code 1.
     pub fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { stage, message: message.into(), remedy: remedy.into(), exit: 1, told: false }
+        let (message, remedy) = (message.into(), remedy.into());
+        Self { stage, code: None, message, remedy, exit: 1, told: false }
     }
 
     /// Usage or configuration: exit code 2.
@@ -61,7 +65,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The last line of `--json` when a command failed: `{"error":{"stage","message","remedy","exit"}}`.
+/// The last line of `--json` when a command failed: `{"error":{"stage","code"?,"message","remedy","exit"}}`.
 #[derive(Debug, Serialize)]
 pub struct ErrorLine<'f> {
     /// How it failed.

@@ -281,7 +281,7 @@ pub fn millis(time: Duration) -> f64 {
 /// A session's error as a command's failure.
 #[must_use]
 pub fn failure(error: SessionError) -> Failure {
-    Failure::new(error.stage, error.message, error.remedy)
+    Failure { code: Some(error.code), ..Failure::new(error.stage, error.message, error.remedy) }
 }
 
 /// Turns checked flags into a room and a peer.

@@ -69,11 +69,21 @@ impl PictureArgs {
     /// How to capture.
     #[must_use]
     pub fn capture(&self) -> CaptureConfig {
-        CaptureConfig {
-            source: self.source.clone(),
-            size: self.size.map(|size| (size.width, size.height)),
-            max_bytes: usize::try_from(self.max_bytes).unwrap_or(usize::MAX),
-        }
+        capture(&self.source, self.size, self.max_bytes)
+    }
+}
+
+/// How to capture from these pictures.
+#[must_use]
+pub fn capture(
+    source: &SourceSpec,
+    size: Option<units::PictureSize>,
+    max_bytes: u64,
+) -> CaptureConfig {
+    CaptureConfig {
+        source: source.clone(),
+        size: size.map(|size| (size.width, size.height)),
+        max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
     }
 }
 

@@ -323,7 +323,8 @@ impl Receiver<'_> {
             rtp_timestamp: unit.timestamp,
             capture_time,
             received_at,
-            latency_ms: capture_time.map(|captured| (received_at - captured) * 1e3),
+            // To the microsecond: the rest is noise of the clocks.
+            latency_ms: capture_time.map(|captured| ((received_at - captured) * 1e6).round() / 1e3),
             packets: unit.packets,
             retransmitted: unit.retransmitted,
             verified: info.as_ref().map(|info| info.sha256.eq_ignore_ascii_case(&sha256)),

@@ -22,7 +22,9 @@ impl Connection<'_> {
         let snapshot = peer.stats().await;
         self.pair = snapshot.pair;
         let now = Instant::now();
-        self.until = self.run.config.plan.duration.map(|duration| now + duration);
+        // One that does not count has its own few things to do.
+        let duration = self.run.config.plan.duration.filter(|_| self.index > 0);
+        self.until = duration.map(|duration| now + duration);
         self.stats_due = Some(now + self.run.config.stats_interval);
         self.pinging.start(now);
         self.video.start(now);

@@ -37,7 +37,11 @@ impl Connection<'_> {
             Some(other) => pair.connection.with(other),
             None => pair.connection,
         });
-        let at_s = |at: Instant| seconds(at.saturating_duration_since(self.run.begun));
+        let begun = match self.index {
+            0 => self.marks.begun,
+            _ => self.run.begun(),
+        };
+        let at_s = |at: Instant| seconds(at.saturating_duration_since(begun));
         let record = ConnectionRecord {
             index: self.index,
             at_s: at_s(self.marks.begun),

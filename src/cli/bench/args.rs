@@ -161,9 +161,6 @@ pub struct ResultArgs {
     /// Write the result as JSON
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub exports: ExportArgs,
     /// Write JSON Lines to stdout while it runs; the last one holds the result
     #[arg(long)]
     pub json_stream: bool,
@@ -173,6 +170,9 @@ pub struct ResultArgs {
     /// Time between two of them
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "2s")]
     pub stats_interval: Duration,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub exports: ExportArgs,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -235,11 +235,7 @@ impl LoadArgs {
     /// How to capture.
     #[must_use]
     pub fn capture(&self) -> CaptureConfig {
-        CaptureConfig {
-            source: self.source.clone(),
-            size: self.size.map(|size| (size.width, size.height)),
-            max_bytes: usize::try_from(self.max_bytes).unwrap_or(usize::MAX),
-        }
+        send::capture(&self.source, self.size, self.max_bytes)
     }
 }
 
