@@ -13,7 +13,7 @@
 //! | 3 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 4 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
 //! | 5 | [`report`] what a run shows: live line, summary, statistics, bench results |
-//! | 6 | [`bench`] connections made and measured |
+//! | 6 | [`mod@bench`] connections made and measured |
 //! | 7 | [`cli`] one thin file a command |
 
 pub mod auth;

@@ -3,7 +3,7 @@
 //! (RFC 8656 §7), and the answers.
 //!
 //! The `webrtc` crate tells neither that a server refused nor that it kept silent, so our sockets
-//! look at the requests and answers themselves. [`Watch`] is without sockets and clock: times are
+//! look at the requests and answers themselves. `Watch` is without sockets and clock: times are
 //! counted from the building of the peer connection and passed in. `watcher` is what the sockets
 //! and the peer share, `result` what comes out and what to try about it.
 

@@ -1,11 +1,11 @@
 //! Bench results as one page that explains itself: opens from disk without network or scripts, prints,
 //! fits a phone, follows the reader's light or dark scheme.
 //!
-//! - one run: [`single`], from the verdict down to every connection
-//! - several runs side by side, the first being the reference: [`versus`]
-//! - plots are drawn as inline SVG: [`svg`] and [`scale`], one file a subject ([`rtt`], [`setup`],
-//!   [`links`], [`keyframes`], [`points`])
-//! - pieces of HTML, among them the escaping of all that comes from a result: [`markup`]
+//! - one run: `single`, from the verdict (`head`) down to every connection (`tables`)
+//! - several runs side by side, the first being the reference: `versus`
+//! - plots are drawn as inline SVG: `svg` and `scale`, one file a subject (`rtt`, `setup`, `links`,
+//!   `keyframes`, `points`; `verdicts` for the intervals against a baseline)
+//! - pieces of HTML, among them the escaping of all that comes from a result: `markup`
 
 mod head;
 mod keyframes;
