@@ -16,7 +16,7 @@ use super::{
     diagnosis::Seen,
     matching::Matching,
     milestones::Milestones,
-    partner::{Partner, Told},
+    partner::{Partner, Told, settled},
     pinging::Pinging,
     plan::Share,
     video::Video,
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     media::h264,
     peer::{
-        IcePolicy, Peer, PeerEvent, PeerRole,
+        ConnectionState, IcePolicy, Peer, PeerEvent, PeerRole,
         gathering::{GatherOutcome, GatherResult},
         stats::{SelectedPair, Snapshot},
     },
@@ -243,6 +243,9 @@ impl<'r> Connection<'r> {
     async fn on_peer(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::ControlOpen => self.opened().await,
+            PeerEvent::State(ConnectionState::Disconnected) if self.open.is_some() => {
+                self.lost("the other side does not answer any more".into(), None);
+            }
             PeerEvent::Control(ControlMessage::Pong { id, at, .. }, _, read) => {
                 self.pinging.pong(&id, at, read);
             }
@@ -295,7 +298,7 @@ impl<'r> Connection<'r> {
         self.seen.timings = peer.timings();
         self.seen.servers = peer.gathering();
         if self.seen.lost.is_none() {
-            let snapshot = peer.stats().await;
+            let snapshot = settled(&peer).await;
             self.look_at(&snapshot);
         }
     }

@@ -256,7 +256,8 @@ fn measured(seen: &Seen) -> FailureRecord {
         stage: Stage::Video,
         code: "no-keyframe".into(),
         message: format!("no keyframe arrived whole{why}"),
-        remedy: "look at the loss and the rate of the network between, and at the sender's log"
+        remedy: "a keyframe is sent in one burst, which may overrun a buffer on the way (a relay's, a slow \
+                 uplink's): see whether it arrives with --max-bytes 30KB; else look at the loss between"
             .into(),
     }
 }

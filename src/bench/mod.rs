@@ -147,8 +147,7 @@ pub async fn run(
     tokio::pin!(stop);
     let sends = config.slots.iter().any(|slot| slot.measuring.peer.role == PeerRole::Sender);
     let pictures = if sends && config.plan.keyframes > 0 {
-        let endless = config.plan.duration.is_some();
-        let wanted = if endless { u64::MAX } else { config.plan.keyframes + config.plan.warmup };
+        let wanted = config.plan.keyframes_in_all();
         tokio::select! {
             () = &mut stop => Err(interrupted()),
             started = Pictures::start(config.capture.clone(), wanted) => started.map(Some),

@@ -10,10 +10,17 @@ use tokio::{
 };
 
 use crate::{
-    peer::{PeerEvent, stats::SelectedPair},
+    peer::{
+        Peer, PeerEvent,
+        stats::{SelectedPair, Snapshot},
+    },
     session::{Link, LinkConfig, LinkEvent, SessionError, sender::hex},
-    types::Stage,
+    types::{CandidateType, Stage},
 };
+
+/// How long and how often candidates are waited for that would make a peer reflexive one a host one.
+const SETTLE_TRIES: u32 = 15;
+const SETTLE_EACH: Duration = Duration::from_millis(20);
 
 /// What the other side tells.
 #[derive(Debug)]
@@ -137,11 +144,28 @@ async fn run(
             break;
         }
     }
-    pair = selected(&link).await.or(pair);
+    if let Some(peer) = link.peer() {
+        pair = settled(&peer).await.pair.or(pair);
+    }
     link.close("done").await;
     pair
 }
 
 async fn selected(link: &Link) -> Option<SelectedPair> {
     link.peer()?.stats().await.pair
+}
+
+/// getStats once it is known what kind of candidates were selected. A peer reflexive one may be a host
+/// candidate whose signaling message has not come yet: a connection may be quicker than that.
+pub(super) async fn settled(peer: &Peer) -> Snapshot {
+    let mut snapshot = peer.stats().await;
+    for _ in 0..SETTLE_TRIES {
+        let open = |pair: &SelectedPair| [pair.local, pair.remote].contains(&CandidateType::Prflx);
+        if !snapshot.pair.as_ref().is_some_and(open) {
+            break;
+        }
+        tokio::time::sleep(SETTLE_EACH).await;
+        snapshot = peer.stats().await;
+    }
+    snapshot
 }

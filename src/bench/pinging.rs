@@ -25,6 +25,10 @@ const LATE: Duration = Duration::from_millis(2);
 /// the channel, so that only a round trip of most of a second could come later.
 const STRAGGLERS: Duration = Duration::from_secs(1);
 
+/// So many unanswered pings at the end, over so long a time, mean that nobody is there.
+const SILENT_PINGS: u64 = 10;
+const SILENT_FOR: Duration = Duration::from_secs(1);
+
 /// Samples kept of one connection; beyond, every second one is dropped again and again.
 const MOST_SAMPLES: usize = 20_000;
 
@@ -33,6 +37,8 @@ const MOST_SAMPLES: usize = 20_000;
 pub(super) struct Pinging {
     interval: Duration,
     bytes: usize,
+    /// The newest ping that was answered, and when it was sent.
+    newest: Option<(i64, Instant)>,
     left: u64,
     next: i64,
     /// When the next ping is due; none before the start and after the last one.
@@ -71,6 +77,7 @@ impl Pinging {
         Self {
             interval,
             bytes,
+            newest: None,
             left: count,
             next: 0,
             due: None,
@@ -131,6 +138,9 @@ impl Pinging {
     pub(super) fn pong(&mut self, id: &Id, at: Option<f64>, now: Instant) {
         let Id::Number(number) = id else { return };
         let Some(waiting) = self.waiting.remove(number) else { return };
+        if self.newest.is_none_or(|(newest, _)| *number > newest) {
+            self.newest = Some((*number, waiting.sent));
+        }
         let rtt = now.saturating_duration_since(waiting.sent);
         let half = rtt.as_secs_f64() / 2.0;
         let sample = Sample {
@@ -151,6 +161,15 @@ impl Pinging {
             });
             self.stride *= 2;
         }
+    }
+
+    /// Pings at the end that were not answered, when they are too many and too long for bad luck: the
+    /// other side has gone.
+    pub(super) fn silent_end(&self) -> Option<u64> {
+        let ((newest, answered), last) = (self.newest?, self.last_sent?);
+        let unanswered = (self.next - newest) as u64;
+        let long = last.saturating_duration_since(answered) >= SILENT_FOR;
+        (unanswered >= SILENT_PINGS && long).then_some(unanswered)
     }
 
     /// Pings sent.
@@ -257,6 +276,21 @@ mod tests {
         assert!((pinging.clock_offset().unwrap() - 7.0).abs() < 1e-6);
         let one_way = pinging.one_way();
         assert!((one_way[1][0] - 5.0).abs() < 1e-3 && (one_way[1][1] - 45.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn an_end_without_answers_is_no_bad_luck() {
+        let begin = Instant::now();
+        let mut pinging = Pinging::new(u64::MAX, 100 * MS, 0);
+        pinging.start(begin);
+        for step in 0..20 {
+            let now = begin + 100 * MS * step;
+            let ping = pinging.ping(now, SystemTime::now()).unwrap();
+            if step < 8 {
+                pinging.pong(&id(&ping), None, now + MS);
+            }
+            assert_eq!(pinging.silent_end(), (step >= 17).then(|| u64::from(step) - 7));
+        }
     }
 
     #[test]

@@ -57,6 +57,19 @@ impl Plan {
         Share { pings: self.pings.min(5), keyframes: self.keyframes.min(1) }
     }
 
+    /// Keyframes that all connections need together, those that do not count included.
+    #[must_use]
+    pub fn keyframes_in_all(&self) -> u64 {
+        let counted = match self.duration {
+            Some(duration) => {
+                let each = duration.as_nanos() / self.interval.as_nanos().max(1) + 1;
+                self.connections.saturating_mul(u64::try_from(each).unwrap_or(u64::MAX))
+            }
+            None => self.keyframes,
+        };
+        counted.saturating_add(self.warmup)
+    }
+
     /// When the connection begun as number `nth`, from 0, is due after the start.
     #[must_use]
     pub fn due(&self, nth: u64) -> Duration {
@@ -100,6 +113,7 @@ mod tests {
     fn with_a_duration_counts_only_say_whether() {
         let plan = Plan { duration: Some(Duration::from_secs(9)), ..plan(4, 8, 0) };
         assert_eq!(plan.share(3), Share { pings: u64::MAX, keyframes: 0 });
+        assert_eq!(plan.keyframes_in_all(), 4 * 10 + 1);
     }
 
     #[test]

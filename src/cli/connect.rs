@@ -240,6 +240,16 @@ impl ConnectArgs {
                 "give a longer one, or none",
             ));
         }
+        let turn = |url: &String| url.starts_with("turn");
+        if self.ice_policy == IcePolicy::Relay
+            && !self.ice_server.is_empty()
+            && !self.ice_server.iter().any(turn)
+        {
+            return Err(Failure::usage(
+                "--ice-policy relay needs a TURN server, and --ice-server names none",
+                "give --ice-server turn:HOST with --turn-secret, too",
+            ));
+        }
         let login = self.turn_login()?;
         let (candidates, network) = (self.candidate_types()?, self.networks());
         Ok(ConnectConfig {

@@ -311,6 +311,35 @@ fn a_server_that_goes_half_way_leaves_what_was_measured() {
 }
 
 #[test]
+fn a_responder_that_dies_fails_its_connection() {
+    let rig = Rig::new();
+    let responder =
+        start(rig.dir.path(), &["bench", "--respond", "--json", "--signal", &rig.signal]);
+    responder.event("joined", 1);
+    let words = ["bench", "--json-stream", "--signal", &rig.signal, "--connections", "1"];
+    let load =
+        ["--warmup", "0", "--pings", "700", "--keyframes", "2", "--source", "pattern:320x180"];
+    let more = ["--stats-interval", "200ms"];
+    let bench = start(rig.dir.path(), &[&words[..], &load, &more].concat());
+    bench.event("stats", 2);
+    responder.kill();
+    let ended = bench.end();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let end = ended.json().pop().unwrap();
+    let failure = &end["data"]["connections"]["failures"][0];
+    assert_eq!([&failure["stage"], &failure["code"]], ["ice", "lost"], "{failure}");
+    assert_eq!(end["data"]["pass"], false);
+}
+
+#[test]
+fn a_connection_that_is_over_at_once_is_judged_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["bench", "--json", "--connections", "25", "--pings", "0", "--keyframes", "0"];
+    let ended = run(dir.path(), &[&words[..], &["--require-type", "host"]].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stdout.join("\n"));
+}
+
+#[test]
 fn ctrl_c_half_way_gives_the_part_that_was_measured() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json-stream", "--connections", "1000", "--pings", "5000"];
@@ -435,7 +464,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
     fs::write(dir.path().join("other.json"), r#"{"schema":"orion-peer/bench/9"}"#).unwrap();
     fs::write(dir.path().join("no.json"), "no json").unwrap();
     let nobody = ["--signal", "ws://127.0.0.1:1"];
-    let cases: [(&[&str], &str); 25] = [
+    let cases: [(&[&str], &str); 26] = [
         (&["--connections", "0"], "--connections"),
         (&["--parallel", "0"], "--parallel"),
         (&["--rate", "1Mbit"], "rate"),
@@ -451,6 +480,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
         (&["--max-frame-bytes", "50KB"], "--max-frame-bytes"),
         (&["--require-type", "carrier-pigeon"], "carrier-pigeon"),
         (&["--min-success", "101%"], "101%"),
+        (&["--ice-policy", "relay", "--ice-server", "stun:127.0.0.1:1"], "TURN"),
         (&["--max-regression", "10%"], "--baseline"),
         (&["--baseline", "missing.json"], "missing.json"),
         (&["--baseline", "no.json"], "no.json"),

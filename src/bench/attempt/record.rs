@@ -24,6 +24,10 @@ impl Connection<'_> {
         self.marks.first_keyframe = self.video.first_whole();
         let wanted = self.share.keyframes > 0;
         let whole = self.marks.first_keyframe.is_some() || untold;
+        if let Some(unanswered) = self.pinging.silent_end() {
+            let why = format!("the last {unanswered} pings were not answered");
+            self.seen.lost.get_or_insert(why);
+        }
         self.seen.pings = (self.pinging.sent(), self.pinging.answered());
         self.seen.keyframes = (wanted, whole, self.video.last_broken());
         let ok = self.seen.error.is_none()
@@ -72,7 +76,7 @@ impl Connection<'_> {
             rtt: self.pinging.histogram().clone(),
             one_way: self.pinging.one_way(),
             clock_offset_ms: offset.map(|offset| offset * 1e3),
-            untold,
+            untold: untold && ok,
         }
     }
 

@@ -65,10 +65,19 @@ pub(super) fn headline(result: &BenchResult) -> String {
     let not_met = result.checks.iter().filter(|check| !check.pass).count();
     match (gates, not_met) {
         (0, _) => {}
+        // What was not measured to its end has met nothing yet.
+        (_, 0) if result.partial => {}
         (1, 0) => parts.push("its gate is met".into()),
         (_, 0) => parts.push(format!("all of its {gates} gates are met")),
         (1, _) => parts.push("its gate is not met".into()),
         _ => parts.push(format!("{not_met} of {gates} gates not met")),
+    }
+    let untold = result.comparison.as_ref().filter(|c| c.max_regression.is_some()).map_or(0, |c| {
+        c.metrics.iter().filter(|metric| metric.verdict == Verdict::Unknown).count()
+    });
+    if untold > 0 && not_met == 0 {
+        parts
+            .push(format!("{untold} against the baseline cannot be told: too little was measured"));
     }
     if result.partial {
         parts.push(format!("ended early, after {}", seconds(result.duration_s)));
