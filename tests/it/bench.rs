@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use orion_peer::report::bench::JSON_SCHEMA;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -40,6 +41,11 @@ fn result(ended: &Ended) -> Value {
     assert_eq!(lines.len(), 1, "one line: {lines:?}\n{}", ended.stderr);
     let result = lines.remove(0);
     assert_eq!(result["schema"], "orion-peer/bench/1");
+    let schema = serde_json::from_str(JSON_SCHEMA).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let wrong: Vec<String> =
+        validator.iter_errors(&result).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(wrong.is_empty(), "not as schema.json says: {wrong:?}");
     result
 }
 
