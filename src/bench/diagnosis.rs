@@ -60,8 +60,8 @@ pub(super) struct Seen {
     pub(super) lost: Option<String>,
     /// Pings sent and answered.
     pub(super) pings: (u64, u64),
-    /// Keyframes that had to come, whether one did, and what came of those that did not.
-    pub(super) keyframes: (bool, bool, Option<String>),
+    /// Why the last keyframe that came in pieces was given up.
+    pub(super) broken: Option<String>,
 }
 
 /// What was asked of it.
@@ -250,8 +250,7 @@ fn measured(seen: &Seen) -> FailureRecord {
             remedy: "does the other side answer `ping` with `pong`?".into(),
         };
     }
-    let (_, _, why) = &seen.keyframes;
-    let why = why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    let why = seen.broken.as_ref().map_or(String::new(), |why| format!(": {why}"));
     FailureRecord {
         stage: Stage::Video,
         code: "no-keyframe".into(),

@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sha2::{Digest, Sha256};
-
-use crate::{peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sender::hex};
+use crate::{peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sha256};
 
 /// How long an access unit waits for what its sender says of it: apps may say nothing.
 const WAIT: Duration = Duration::from_millis(300);
@@ -74,7 +72,7 @@ fn keep<T>(map: &mut BTreeMap<u32, T>, timestamp: u32, value: T) {
 }
 
 fn verified(info: KeyframeInfo, received: ReceivedAccessUnit) -> Verified {
-    let sha256 = hex(&Sha256::digest(&received.unit.data));
+    let sha256 = sha256(&received.unit.data);
     let intact = sha256.eq_ignore_ascii_case(&info.sha256);
     Verified { info, received, intact }
 }

@@ -80,7 +80,12 @@ impl Milestones {
 
 /// A time as it stands in a result: ms, to the microsecond.
 pub(super) fn ms(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
+    micros(time.as_secs_f64() * 1e3)
+}
+
+/// Milliseconds, to the microsecond.
+pub(super) fn micros(ms: f64) -> f64 {
+    (ms * 1e3).round() / 1e3
 }
 
 #[cfg(test)]

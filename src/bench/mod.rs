@@ -79,8 +79,6 @@ pub struct Slot {
 /// What a run tells while it goes on.
 #[derive(Debug)]
 pub enum BenchEvent {
-    /// Source and encoder are ready: the first connection begins.
-    Begun,
     /// A connection that counts has ended.
     Connection(Box<ConnectionRecord>),
     /// getStats of a connection.
@@ -172,7 +170,6 @@ pub async fn run(
     if ended.is_some() {
         return sums.measured(&run, ended);
     }
-    tell(BenchEvent::Begun);
     let ended = {
         let all = connect_all(&run, &mut sums);
         tokio::pin!(all);

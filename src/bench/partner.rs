@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -14,7 +13,7 @@ use crate::{
         Peer, PeerEvent,
         stats::{SelectedPair, Snapshot},
     },
-    session::{Link, LinkConfig, LinkEvent, SessionError, sender::hex},
+    session::{Link, LinkConfig, LinkEvent, SessionError, sha256},
     types::{CandidateType, Stage},
 };
 
@@ -125,7 +124,7 @@ async fn run(
             }
             LinkEvent::Peer(PeerEvent::AccessUnit(received)) => Told::Arrived(Arrived {
                 rtp_timestamp: received.unit.timestamp,
-                sha256: hex(&Sha256::digest(&received.unit.data)),
+                sha256: sha256(&received.unit.data),
                 packets: received.unit.packets.into(),
                 completed: received.unit.completed,
             }),

@@ -5,7 +5,6 @@
 
 use std::{sync::Mutex, thread, time::Duration};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
         h264::AccessUnit,
         source::{self, Captured, Source, SourceOptions},
     },
-    session::{SessionError, capture::CaptureConfig, sender::hex},
+    session::{SessionError, capture::CaptureConfig, sha256},
     types::Stage,
 };
 
@@ -172,6 +171,6 @@ fn next(
             (encoded.access_unit, Some(took), frame.psnr_y(&decoded))
         }
     };
-    let sha256 = hex(&Sha256::digest(&access_unit.data));
+    let sha256 = sha256(&access_unit.data);
     Ok(Some(Picture { access_unit, sha256, encode_ms, psnr_db }))
 }

@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{milestones::ms, partner::Arrived, pictures::Picture};
+use super::{
+    milestones::{micros, ms},
+    partner::Arrived,
+    pictures::Picture,
+};
 use crate::report::bench::schema::KeyframeRecord;
 
 /// How long a keyframe may take to arrive before it counts as lost: several rounds of repair.
@@ -90,7 +94,7 @@ impl Video {
             sha256: picture.sha256.clone(),
             record: KeyframeRecord {
                 bytes: picture.access_unit.data.len() as u64,
-                encode_ms: picture.encode_ms.map(|ms| (ms * 1e3).round() / 1e3),
+                encode_ms: picture.encode_ms.map(micros),
                 psnr_db: picture.psnr_db.map(|db| (db * 1e2).round() / 1e2),
                 ..KeyframeRecord::default()
             },

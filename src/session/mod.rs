@@ -18,9 +18,12 @@ pub mod receiver;
 pub mod sender;
 pub mod store;
 
-pub use link::{Link, LinkConfig, LinkEvent};
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
 
 pub use crate::types::epoch_seconds;
+pub use link::{Link, LinkConfig, LinkEvent};
 
 use crate::{
     peer::{event::Timings, stats::Snapshot},
@@ -73,6 +76,15 @@ pub struct Report {
     pub broken: u64,
     /// Size of the last keyframe, bytes.
     pub last_bytes: Option<u64>,
+}
+
+/// SHA-256 of an access unit as `keyframe` tells it: lower-case hex.
+pub(crate) fn sha256(data: &[u8]) -> String {
+    Sha256::digest(data).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Waits until the deadline; for ever when there is none.

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
@@ -15,8 +14,7 @@ use super::{
     conversation::{Conversation, Said},
     epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
-    pings,
-    sender::hex,
+    pings, sha256,
     store::{Received, Store, Stored},
     until,
 };
@@ -316,7 +314,7 @@ impl Receiver<'_> {
     async fn hand_over(&mut self, Pending { received, after_loss, .. }: Pending) {
         let unit = received.unit;
         let info = self.infos.remove(&unit.timestamp);
-        let sha256 = hex(&Sha256::digest(&unit.data));
+        let sha256 = sha256(&unit.data);
         let received_at = epoch_seconds(received.received_at);
         let capture_time = info.as_ref().map(|info| info.capture_time);
         let record = FrameRecord {

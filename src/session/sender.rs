@@ -10,7 +10,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use self::keyframe::{save_error, transmit};
+use self::keyframe::save_error;
+pub(crate) use self::keyframe::transmit;
 
 use super::{
     Report, SessionError,
@@ -353,7 +354,7 @@ impl Sender<'_> {
                     rtp_timestamp: rtp_timestamp.unwrap_or(info.rtp_timestamp),
                     ..info
                 };
-                transmit(&peer, &info, &captured).await;
+                transmit(&peer, &info, &captured.access_unit).await;
                 self.end = self.end.map(|(end, _)| (end, now + LINGER));
             }
         } else if self.talk.connected {
@@ -378,12 +379,4 @@ impl Sender<'_> {
     fn line(&mut self, text: String) {
         (self.tell)(SenderEvent::Line(text));
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Holds orion-peer against headless Chromium, as the Mac and as the phone: one line a check.
+# Holds orion-peer against headless Chromium, as the Mac and as the phone: one line a check;
+# then has it open the HTML reports of real bench runs.
 #
 #   tests/browser/run.sh            builds the binary first
 #   ORION_PEER=FILE tests/browser/run.sh

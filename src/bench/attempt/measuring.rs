@@ -11,7 +11,7 @@ use crate::{
     peer::{PeerRole, video::ReceivedAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     report::bench::schema::KeyframeRecord,
-    session::epoch_seconds,
+    session::{epoch_seconds, sender::transmit},
 };
 
 impl Connection<'_> {
@@ -75,12 +75,7 @@ impl Connection<'_> {
         self.video.sent(&picture, rtp_timestamp, Instant::now(), self.told);
         // On a task of its own: pings keep their pace.
         self.sending = Some(tokio::spawn(async move {
-            if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info)).await {
-                tracing::debug!("keyframe message: {error}");
-            }
-            if let Err(error) = peer.send_access_unit_at(&unit, rtp_timestamp).await {
-                tracing::debug!("keyframe: {error}");
-            }
+            transmit(&peer, &info, &unit).await;
         }));
     }
 

@@ -6,7 +6,7 @@ use super::{Attempted, Connection};
 use crate::{
     bench::{
         diagnosis::{Asked, diagnose},
-        milestones::ms,
+        milestones::{micros, ms},
     },
     peer::{
         PeerRole,
@@ -29,7 +29,7 @@ impl Connection<'_> {
             self.seen.lost.get_or_insert(why);
         }
         self.seen.pings = (self.pinging.sent(), self.pinging.answered());
-        self.seen.keyframes = (wanted, whole, self.video.last_broken());
+        self.seen.broken = self.video.last_broken();
         let ok = self.seen.error.is_none()
             && self.seen.lost.is_none()
             && self.seen.timings.data_channel.is_some()
@@ -60,7 +60,7 @@ impl Connection<'_> {
                 .pinging
                 .samples()
                 .iter()
-                .map(|sample| [at_s(sample.sent), (sample.rtt_ms * 1e3).round() / 1e3])
+                .map(|sample| [at_s(sample.sent), micros(sample.rtt_ms)])
                 .collect(),
             keyframes: self
                 .video
@@ -138,9 +138,4 @@ fn server_record(result: &GatherResult) -> IceServerRecord {
 /// Seconds, to the microsecond.
 fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e6
-}
-
-/// Milliseconds, to the microsecond.
-fn micros(ms: f64) -> f64 {
-    (ms * 1e3).round() / 1e3
 }

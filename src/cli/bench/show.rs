@@ -82,7 +82,6 @@ impl Show {
     /// Something happened.
     pub fn on(&mut self, event: BenchEvent) {
         match event {
-            BenchEvent::Begun => {}
             BenchEvent::Connection(record) => self.connection(&record),
             BenchEvent::Stats { connection, report } => {
                 self.event("stats", &json!({ "connection": connection, "report": report }));

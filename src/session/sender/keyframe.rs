@@ -1,16 +1,18 @@
 //! One keyframe on its way: told of on the control channel, sent, saved.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{LINGER, Sender, SenderEnd, SenderEvent, SentKeyframe, hex};
+use super::{LINGER, Sender, SenderEnd, SenderEvent, SentKeyframe};
 use crate::{
-    media::sink::{FrameRecord, SinkError},
+    media::{
+        h264::AccessUnit,
+        sink::{FrameRecord, SinkError},
+    },
     peer::{Peer, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
-    session::{SessionError, capture::CapturedKeyframe, epoch_seconds},
+    session::{SessionError, capture::CapturedKeyframe, epoch_seconds, sha256},
     types::Stage,
 };
 
@@ -45,7 +47,7 @@ impl Sender<'_> {
             }
             _ => now + self.config.interval,
         });
-        let Some(sent) = transmit(&peer, &info, &captured).await else {
+        let Some(sent) = transmit(&peer, &info, &captured.access_unit).await else {
             self.line(format!("keyframe {} could not be sent: the connection is gone", info.seq));
             if !self.config.live {
                 self.held = Some(captured);
@@ -100,7 +102,7 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
         rtp_timestamp: peer.next_rtp_timestamp(unit).unwrap_or_default(),
         capture_time: epoch_seconds(unit.captured_at),
         bytes: unit.data.len() as u64,
-        sha256: hex(&Sha256::digest(&unit.data)),
+        sha256: sha256(&unit.data),
         width: unit.width,
         height: unit.height,
     }
@@ -116,15 +118,15 @@ pub(super) fn save_error(error: &SinkError) -> SessionError {
 }
 
 /// Sends what the control channel says of a keyframe, and the keyframe.
-pub(super) async fn transmit(
-    peer: &Arc<Peer>,
+pub(crate) async fn transmit(
+    peer: &Peer,
     info: &KeyframeInfo,
-    captured: &CapturedKeyframe,
+    unit: &AccessUnit,
 ) -> Option<SentAccessUnit> {
     if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info.clone())).await {
         tracing::debug!("keyframe message: {error}");
     }
-    match peer.send_access_unit_at(&captured.access_unit, info.rtp_timestamp).await {
+    match peer.send_access_unit_at(unit, info.rtp_timestamp).await {
         Ok(sent) => Some(sent),
         Err(error) => {
             tracing::debug!("keyframe: {error}");
