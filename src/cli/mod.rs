@@ -31,7 +31,7 @@ pub mod send;
 pub mod serve;
 pub mod stop;
 pub mod token;
-pub mod units;
+pub use crate::units;
 
 use self::{
     failure::{ErrorLine, Failure},

@@ -1,0 +1,1 @@
+//! NATs and links in this process, under real sockets.
