@@ -220,12 +220,13 @@ fn nearest(name: &str) -> Option<String> {
         ("open", "none"),
         ("public", "none"),
     ];
-    if let Some((_, known)) = words.iter().find(|(word, _)| *word == name.to_lowercase()) {
-        return Some((*known).to_owned());
-    }
+    let words = words.map(|(word, known)| (word.to_owned(), known.to_owned()));
     let known = NAMES.iter().map(|name| (*name).to_owned()).chain(pairs);
-    let (distance, known) = known.map(|known| (distance(name, &known), known)).min()?;
-    (distance <= 2 || distance * 3 <= known.len()).then_some(known)
+    let all = known.map(|name| (name.clone(), name)).chain(words);
+    let name = name.to_lowercase();
+    let (distance, word, meant) =
+        all.map(|(word, meant)| (distance(&name, &word), word, meant)).min()?;
+    (distance <= 2 && distance * 2 < word.len()).then_some(meant)
 }
 
 /// Levenshtein distance.
