@@ -1,7 +1,7 @@
 //! What the network of a peer in this process is like: the flags, and the simulated NAT and link that
 //! they mean.
 
-use std::{net::IpAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -227,11 +227,9 @@ impl Networks {
     pub fn put_under(&self, peer: &mut PeerConfig, side: usize, nth: u64) -> Result<(), Failure> {
         let network = &self.sides[side];
         let seed = self.seed.wrapping_add(nth * 2 + side as u64);
-        peer.addresses.retain(IpAddr::is_ipv4);
-        // Loopback, when both peers are on this machine; else the first address.
-        peer.addresses.sort_by_key(|address| !address.is_loopback());
-        peer.addresses.truncate(1);
-        let Some(inside) = peer.addresses.first().copied() else {
+        let address = peer.addresses.iter().filter(|address| address.is_ipv4());
+        // Loopback, when it is there, for then both peers and the server are on this machine.
+        let Some(address) = address.min_by_key(|address| !address.is_loopback()).copied() else {
             return Err(Failure::usage(
                 "a simulated network needs an IPv4 address, and none is left",
                 "leave --network udp6 out, or choose another --interface",
@@ -241,12 +239,10 @@ impl Networks {
             profile: network.nat.clone(),
             link: network.link,
             seed,
-            outside: None,
+            outside: (!address.is_loopback()).then_some(address),
         });
-        let _ = inside;
-        peer.gateway = Some(gateway.map_err(|error| {
-            Failure::usage(error.to_string(), error.remedy())
-        })?);
+        peer.gateway =
+            Some(gateway.map_err(|error| Failure::usage(error.to_string(), error.remedy()))?);
         Ok(())
     }
 }
