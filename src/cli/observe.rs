@@ -18,11 +18,7 @@ use super::{
     units,
 };
 use crate::{
-    peer::{
-        self, PeerConfig, PeerRole,
-        config::{is_spoken, local_addresses},
-        event::Timings,
-    },
+    peer::{self, PeerConfig, PeerRole, config::local_addresses, event::Timings},
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
@@ -304,14 +300,6 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
             .map_err(|error| Failure::usage(error.to_string(), error.remedy()))?,
         ),
     };
-    let unspoken =
-        config.ice_servers.iter().flat_map(|server| &server.urls).find(|url| !is_spoken(url));
-    if let Some(url) = unspoken {
-        return Err(Failure::usage(
-            format!("--ice-server {url}: TURN over TCP and TLS is not spoken yet"),
-            "give stun:HOST:PORT, or turn:HOST:PORT?transport=udp",
-        ));
-    }
     let loopback = is_loopback(&config.signal);
     let (v4, v6) =
         (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));

@@ -38,7 +38,7 @@ pub struct TurnArgs {
     /// Networks that may be relayed to although they are private, such as 192.168.0.0/16; repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_allow: Vec<IpNet>,
-    /// Allocations one device may hold at a time; default 10
+    /// Allocations one device may hold at a time; default 30
     #[arg(long, value_name = "N")]
     pub turn_quota: Option<usize>,
     /// External STUN or TURN server to name in token answers, instead of the embedded one; repeatable

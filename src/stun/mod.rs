@@ -2,5 +2,9 @@
 //! and reads it, and the peer reads what passes between it and its ICE servers.
 //!
 //! - [`message`]: reading and writing messages, no sockets and no time
+//! - [`uri`]: where a server is (RFC 7064, RFC 7065)
+//! - [`stream`]: messages over TCP and TLS
 
 pub mod message;
+pub mod stream;
+pub mod uri;

@@ -3,6 +3,7 @@
 mod auth;
 mod bad_input;
 mod bench;
+mod certificates;
 mod cli;
 mod gathering;
 mod layering;
@@ -16,3 +17,4 @@ mod signaling_client;
 mod signaling_server;
 mod token_api;
 mod turn;
+mod turn_transports;
