@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     nat::Path,
-    report::bench::schema::{BenchResult, ConnectionRecord, Connections, FailureRecord, Keyframes, Rtt},
+    report::bench::schema::{
+        BenchResult, ConnectionRecord, Connections, FailureRecord, Keyframes, Rtt,
+    },
     types::Stage,
 };
 
@@ -22,7 +24,8 @@ pub trait Layer: Send + Sync {
     fn name(&self) -> LayerName;
 
     /// Measures one pair. Dropping the future ends it and cleans up.
-    async fn measure(&self, plan: &CellPlan, effort: &Effort) -> Result<Measurement, FailureRecord>;
+    async fn measure(&self, plan: &CellPlan, effort: &Effort)
+    -> Result<Measurement, FailureRecord>;
 }
 
 /// What a bench between the two peers measured.

@@ -1,9 +1,8 @@
 //! The runner over layers that make nothing: order, stopping, deadlines, what a cell says.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::watch;
 
 use super::*;
 use crate::{
@@ -13,15 +12,33 @@ use crate::{
     stats::Spread,
 };
 
-/// A layer that connects as theory says, the last asked the first done.
+/// When a layer ends what it was asked.
+enum Ends {
+    /// After a while.
+    Soon,
+    /// The last asked first, of this many.
+    Backwards(usize),
+    /// The first so many at once, the others never.
+    Only(usize),
+}
+
+/// A layer that connects as theory says.
 struct Theory {
-    asked: AtomicUsize,
+    ends: Ends,
+    asked: watch::Sender<usize>,
+    done: watch::Sender<usize>,
     at_once: AtomicUsize,
     most: AtomicUsize,
 }
 
-fn theory() -> Arc<Theory> {
-    Arc::new(Theory { asked: 0.into(), at_once: 0.into(), most: 0.into() })
+fn theory(ends: Ends) -> Arc<Theory> {
+    let (asked, done) = (watch::Sender::new(0), watch::Sender::new(0));
+    Arc::new(Theory { ends, asked, done, at_once: 0.into(), most: 0.into() })
+}
+
+/// Waits until a count has come to `count`.
+async fn reaches(counted: &watch::Sender<usize>, count: usize) {
+    counted.subscribe().wait_for(|now| *now >= count).await.unwrap();
 }
 
 #[async_trait]
@@ -33,8 +50,19 @@ impl Layer for Theory {
     async fn measure(&self, plan: &CellPlan, _: &Effort) -> Result<Measurement, FailureRecord> {
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
-        let nth = self.asked.fetch_add(1, Ordering::SeqCst) as u64;
-        tokio::time::sleep(Duration::from_millis(10_000 - nth)).await;
+        let nth = *self.asked.borrow();
+        self.asked.send_modify(|asked| *asked += 1);
+        match self.ends {
+            Ends::Soon => {
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Ends::Backwards(all) => reaches(&self.done, all - 1 - nth).await,
+            Ends::Only(first) if nth >= first => std::future::pending().await,
+            Ends::Only(_) => {}
+        }
+        self.done.send_modify(|done| *done += 1);
         self.at_once.fetch_sub(1, Ordering::SeqCst);
         Ok(measurement(match plan.expected {
             Path::Direct => &["srflx"],
@@ -83,9 +111,9 @@ fn job(parallel: usize) -> Job {
     Job { plans, effort: Effort::default(), parallel, seed: 1 }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn cells_come_in_the_order_asked_for_however_they_end() {
-    let layer = theory();
+    let layer = theory(Ends::Backwards(81));
     let mut told = Vec::new();
     let result = run(job(100), layer.clone(), std::future::pending(), &mut |cell| {
         told.push((cell.a.clone(), cell.b.clone()));
@@ -105,23 +133,25 @@ async fn cells_come_in_the_order_asked_for_however_they_end() {
     assert_eq!(result.versions["webrtc"].split('.').count(), 3, "{:?}", result.versions);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn no_more_run_at_once_than_allowed() {
-    let layer = theory();
+    let layer = theory(Ends::Soon);
     run(job(4), layer.clone(), std::future::pending(), &mut |_| {}).await;
     assert_eq!(layer.most.load(Ordering::SeqCst), 4);
-    assert_eq!(layer.asked.load(Ordering::SeqCst), 81);
+    assert_eq!(*layer.asked.borrow(), 81);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_stop_leaves_what_is_there() {
-    let stop = tokio::time::sleep(Duration::from_millis(10_500));
-    let result = run(job(20), theory(), stop, &mut |_| {}).await;
+    let layer = theory(Ends::Only(20));
+    // The last of them is asked once the first 20 are done.
+    let stop = reaches(&layer.asked, 40);
+    let result = run(job(20), layer.clone(), stop, &mut |_| {}).await;
     assert_eq!((result.cells.len(), result.total, result.partial), (20, 81, true));
     assert!(!result.all_agree());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_pair_that_never_ends_is_given_up() {
     struct Silent;
     #[async_trait]
@@ -133,7 +163,9 @@ async fn a_pair_that_never_ends_is_given_up() {
             std::future::pending().await
         }
     }
-    let job = Job { plans: vec![plan("port", "sym")], ..job(1) };
+    // Nothing to connect needs no time.
+    let effort = Effort { connections: 0, ..Effort::default() };
+    let job = Job { plans: vec![plan("port", "sym")], effort, ..job(1) };
     let result = run(job, Arc::new(Silent), std::future::pending(), &mut |_| {}).await;
     let cell = &result.cells[0];
     assert_eq!((cell.measured, cell.agree), (Path::None, false));
@@ -145,7 +177,15 @@ async fn a_pair_that_never_ends_is_given_up() {
 fn a_cell_says_the_worst_and_agrees_when_all_do() {
     for (a, b, kinds, measured, kind, agree, code) in [
         ("port", "port", &["srflx"][..], Path::Direct, Some("srflx"), true, None),
-        ("port", "port", &["srflx", "relay/udp", "srflx"], Path::Relay, Some("srflx"), false, Some("relayed")),
+        (
+            "port",
+            "port",
+            &["srflx", "relay/udp", "srflx"],
+            Path::Relay,
+            Some("srflx"),
+            false,
+            Some("relayed"),
+        ),
         ("sym", "port", &["relay/tcp"], Path::Relay, Some("relay/tcp"), true, None),
         ("sym", "port", &["srflx"], Path::Direct, Some("srflx"), false, Some("not-relayed")),
         ("sym", "port", &["relay/udp", ""], Path::None, Some("relay/udp"), false, Some("no-pair")),

@@ -65,7 +65,7 @@ pub enum ScenarioError {
         /// Which of its networks.
         end: &'static str,
         /// What is wrong with it.
-        error: NetworkError,
+        error: Box<NetworkError>,
     },
     /// Its networks cannot be put together.
     #[error("`{file}`: {error}")]
@@ -123,7 +123,7 @@ impl Scenario {
         let seed = overrides.seed.or(scenario.seed).unwrap_or_default();
         let network = |end: &'static str, side: usize, network: &NetworkFile| {
             let mut found = network.network(network.nat()).map_err(|error| {
-                ScenarioError::Network { file: file.to_owned(), end, error }
+                ScenarioError::Network { file: file.to_owned(), end, error: error.into() }
             })?;
             found.link = overrides.links[side].apply(found.link);
             Ok::<_, ScenarioError>(found)
@@ -157,7 +157,8 @@ mod tests {
     use crate::nat::expected;
 
     fn scenario(text: &str) -> Result<Scenario, String> {
-        let file = file::parse::<ScenarioFile>("x.toml", text).map_err(|error| error.to_string())?;
+        let file =
+            file::parse::<ScenarioFile>("x.toml", text).map_err(|error| error.to_string())?;
         Scenario::from_file(file, "x.toml", "x", &Overrides::default())
             .map_err(|error| error.to_string())
     }
@@ -187,7 +188,8 @@ mod tests {
 
     #[test]
     fn a_scenario_is_read_as_written() {
-        let text = "turn = 'udp'\nseed = 3\n[a]\nnat = 'lte-symmetric'\ndelay = '40ms'\n[b]\nnat = 'port'";
+        let text =
+            "turn = 'udp'\nseed = 3\n[a]\nnat = 'lte-symmetric'\ndelay = '40ms'\n[b]\nnat = 'port'";
         let read = scenario(text).unwrap();
         assert_eq!((read.name.as_str(), read.plan.expected), ("x", Path::Relay));
         assert_eq!(read.plan.a.name, "lte-symmetric");
@@ -227,7 +229,10 @@ mod tests {
             (format!("expect = 'maybe'\n{ends}"), "line 1: unknown variant `maybe`"),
             ("[a]\nnat = 'port'".into(), "give the networks [a] and [b], or [same-nat]"),
             (format!("{ends}[same-nat]\nnat = 'port'"), "give the networks [a] and [b]"),
-            ("[a]\nnat = 'sym'\n[b]\nnat = 'symetric'".into(), "`x.toml`, [b]: unknown NAT profile"),
+            (
+                "[a]\nnat = 'sym'\n[b]\nnat = 'symetric'".into(),
+                "`x.toml`, [b]: unknown NAT profile",
+            ),
             ("[same-nat]\nnat = 'none'".into(), "does not translate"),
             ("[a]\nnat = 'port+udp-blocked'\n[b]\nnat = 'sym'".into(), "write `udp-blocked` alone"),
         ] {

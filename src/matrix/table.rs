@@ -37,9 +37,9 @@ impl<'r> Grid<'r> {
         }
         let grid = Self { rows, columns, cells };
         let fields = grid.rows.len() * grid.columns.len();
-        let once = cells.iter().all(|cell| {
-            grid.at(&cell.a, &cell.b).is_some_and(|first| std::ptr::eq(first, cell))
-        });
+        let once = cells
+            .iter()
+            .all(|cell| grid.at(&cell.a, &cell.b).is_some_and(|first| std::ptr::eq(first, cell)));
         let wide = grid.rows.len() > 1 && grid.columns.len() > 1;
         (wide && once && cells.len() * 2 >= fields).then_some(grid)
     }
@@ -148,7 +148,7 @@ fn list(cells: &[Cell]) -> String {
             ms(cell.rtt_ms),
         ]
     });
-    columns(["pair", "expected", "measured", "type", "set-up", "RTT"], rows.collect())
+    columns(["pair", "expected", "measured", "type", "set-up", "RTT"], &rows.collect::<Vec<_>>())
 }
 
 /// The pairs that took longest to connect, when there are more than a few.
@@ -162,23 +162,24 @@ fn slowest(cells: &[Cell]) -> String {
         let kind = cell.connection_type.clone().unwrap_or_default();
         [printable(&cell.pair()), kind, ms(cell.setup_ms), ms(cell.rtt_ms)]
     });
-    format!("\n{}", columns(["slowest", "type", "set-up", "RTT"], rows.collect()))
+    format!("\n{}", columns(["slowest", "type", "set-up", "RTT"], &rows.collect::<Vec<_>>()))
 }
 
 /// Columns, the last two of them numbers.
-fn columns<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+fn columns<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let width = |index: usize| {
         let cells = rows.iter().map(|row| row[index].chars().count());
         cells.chain([head[index].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
-    for row in [head.map(str::to_owned)].iter().chain(&rows) {
+    for row in [head.map(str::to_owned)].iter().chain(rows) {
         for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let gap = if index == 0 { "" } else { "  " };
-            let _ = match index + 2 >= N {
-                true => write!(text, "{gap}{cell:>width$}"),
-                false => write!(text, "{gap}{cell:<width$}"),
+            let _ = if index + 2 >= N {
+                write!(text, "{gap}{cell:>width$}")
+            } else {
+                write!(text, "{gap}{cell:<width$}")
             };
         }
         text.truncate(text.trim_end().len());
@@ -223,8 +224,14 @@ mod tests {
         assert_eq!(row("none"), "D D D D D D D D R");
         assert_eq!(row("fullcone"), "D D D D R≠D D D D R");
         assert_eq!(row("port"), "D D D D D –≠R D R R");
-        assert!(text.contains("79 of 81 pairs are as expected (simulated, seed 1, 61 s)"), "{text}");
-        assert!(text.contains("port and sym: expected relay, measured none: ice: no pair"), "{text}");
+        assert!(
+            text.contains("79 of 81 pairs are as expected (simulated, seed 1, 61 s)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("port and sym: expected relay, measured none: ice: no pair"),
+            "{text}"
+        );
         assert!(text.contains("    try: measure again"), "{text}");
         let slowest = text.split("\nslowest").nth(1).unwrap();
         assert!(slowest.lines().nth(1).unwrap().contains("relay/tcp  212 ms  1.2 ms"), "{text}");

@@ -144,9 +144,11 @@ pub fn why(plan: &CellPlan) -> String {
     let no_way = match (plan.same_nat, plan.expected) {
         (true, Path::Direct) => return "the NAT turns packets to its own outside back in".into(),
         (false, Path::Direct) => return direct(a, b),
-        (true, _) => "the NAT does not turn packets to its own outside back in, or takes a new port \
+        (true, _) => {
+            "the NAT does not turn packets to its own outside back in, or takes a new port \
                       for them"
-            .to_owned(),
+                .to_owned()
+        }
         (false, _) => mismatch(a, b),
     };
     match plan.expected {
@@ -157,7 +159,9 @@ pub fn why(plan: &CellPlan) -> String {
 
 fn direct(a: &Profile, b: &Profile) -> String {
     match (a.filtering(), b.filtering()) {
-        (None, _) | (_, None) => "one side is open to everybody and sees where the other comes from",
+        (None, _) | (_, None) => {
+            "one side is open to everybody and sees where the other comes from"
+        }
         (Some(Behaviour::EndpointIndependent), _) | (_, Some(Behaviour::EndpointIndependent)) => {
             "one side lets everybody in and sees where the other comes from"
         }
@@ -170,9 +174,15 @@ fn mismatch(a: &Profile, b: &Profile) -> String {
     let endpoint = Some(Behaviour::EndpointIndependent);
     let changing = |profile: &Profile| profile.mapping() > endpoint;
     match (changing(a), changing(b)) {
-        (true, true) => "both take a new port for every destination, so neither knows where to send",
-        (true, false) => "A takes a new port for every destination, and B lets in only ports it knows",
-        (false, true) => "B takes a new port for every destination, and A lets in only ports it knows",
+        (true, true) => {
+            "both take a new port for every destination, so neither knows where to send"
+        }
+        (true, false) => {
+            "A takes a new port for every destination, and B lets in only ports it knows"
+        }
+        (false, true) => {
+            "B takes a new port for every destination, and A lets in only ports it knows"
+        }
         (false, false) => "no check gets through both filters",
     }
     .to_owned()

@@ -65,7 +65,8 @@ pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, FileError
 
 /// Of serde's "unknown field `x`, expected one of `a`, `b`" the expected key that is nearest.
 fn nearest_key(problem: &str) -> Option<String> {
-    let (unknown, expected) = problem.strip_prefix("unknown field `")?.split_once("`, expected ")?;
+    let (unknown, expected) =
+        problem.strip_prefix("unknown field `")?.split_once("`, expected ")?;
     let known = expected.split('`').skip(1).step_by(2);
     let near = known.min_by_key(|key| distance(unknown, key))?;
     (distance(unknown, near) <= 1 + unknown.len() / 3).then(|| near.to_owned())

@@ -37,17 +37,16 @@ pub struct NamedNetwork {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
     /// Neither a profile nor a known network nor a file.
-    #[error("{profile}{}", suggestion.as_ref().map(|name| format!(". Networks by name: did you mean `{name}`?"))
-        .unwrap_or_else(|| format!(". Networks by name: {}", names().join(", "))))]
+    #[error("{profile}{}", by_name(suggestion.as_deref()))]
     Unknown {
         /// Why it is no profile.
-        profile: ProfileError,
+        profile: Box<ProfileError>,
         /// The nearest known network.
         suggestion: Option<String>,
     },
     /// A profile, but no possible one.
     #[error(transparent)]
-    Profile(ProfileError),
+    Profile(Box<ProfileError>),
     /// A file that cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -148,6 +147,7 @@ impl NetworkFile {
 }
 
 /// The networks that come with the program, in the order of their file.
+#[must_use]
 pub fn built_in() -> &'static [NamedNetwork] {
     static ALL: LazyLock<Vec<NamedNetwork>> = LazyLock::new(|| {
         let files: toml::Table = toml::from_str(BUILT_IN).expect("samples/networks.toml is TOML");
@@ -174,6 +174,14 @@ pub fn built_in() -> &'static [NamedNetwork] {
         all
     });
     &ALL
+}
+
+/// The names there are, for who wrote another one.
+fn by_name(suggestion: Option<&str>) -> String {
+    match suggestion {
+        Some(name) => format!(". Networks by name: did you mean `{name}`?"),
+        None => format!(". Networks by name: {}", names().join(", ")),
+    }
 }
 
 /// Their names.
@@ -213,16 +221,19 @@ fn known(text: &str) -> Result<NamedNetwork, NetworkError> {
         return Ok(network.clone());
     }
     if !matches!(profile, ProfileError::Unknown { .. }) {
-        return Err(NetworkError::Profile(profile));
+        return Err(NetworkError::Profile(profile.into()));
     }
     let near = names().into_iter().min_by_key(|name| distance(text, name));
     let near = near.filter(|name| distance(text, name) <= 1 + text.len() / 4);
     match (&profile, near) {
         // One of the two did suggest something.
         (ProfileError::Unknown { suggestion: Some(_), .. }, None) => {
-            Err(NetworkError::Profile(profile))
+            Err(NetworkError::Profile(profile.into()))
         }
-        _ => Err(NetworkError::Unknown { profile, suggestion: near.map(str::to_owned) }),
+        _ => Err(NetworkError::Unknown {
+            profile: profile.into(),
+            suggestion: near.map(str::to_owned),
+        }),
     }
 }
 
