@@ -269,7 +269,7 @@ mod tests {
             ["stun:s?transport=udp", "turn:t", "turns:t", "stuns:s", "turns:t?transport=udp"];
         let urls: Vec<String> = urls.map(str::to_owned).to_vec();
         let server = IceServer { urls, username: Some("u".into()), credential: Some("c".into()) };
-        let streams = StreamServers::new(std::slice::from_ref(&server), Trust::web());
+        let streams = StreamServers::new(std::slice::from_ref(&server), Trust::web(), None);
         let given: Vec<String> =
             server.urls.iter().filter_map(|url| crate_url(url, &streams)).collect();
         assert_eq!(

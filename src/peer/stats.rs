@@ -352,7 +352,7 @@ mod tests {
     fn a_relayed_candidate_has_its_servers_url_and_transport() {
         let urls = ["turn:t:3478", "turn:t:80?transport=tcp", "turns:t"].map(str::to_owned);
         let server = IceServer { urls: urls.to_vec(), username: None, credential: None };
-        let streams = StreamServers::new(&[server], Trust::web());
+        let streams = StreamServers::new(&[server], Trust::web(), None);
         let mut entries = Map::new();
         let told = [
             ("turn:t:3478?transport=udp", "udp", "turn:t:3478?transport=udp"),
@@ -405,7 +405,7 @@ mod tests {
     fn uncounted_zeros_are_left_out_and_jitter_is_in_seconds() {
         let mut value = json!({"id": "i", "type": "inbound-rtp", "ssrc": 5, "jitter": 900.0,
             "framesReceived": 0, "packetsLost": 0, "packetsReceived": 12});
-        mend(&mut value, &StreamServers::new(&[], Trust::web()), &TapCounters::default());
+        mend(&mut value, &StreamServers::new(&[], Trust::web(), None), &TapCounters::default());
         assert_eq!(value["jitter"], json!(0.01));
         assert!(value.get("framesReceived").is_none());
         assert_eq!(value["packetsLost"], json!(0));

@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ pub(super) use socket::StreamSocket;
 
 use super::config::read_url;
 use crate::{
+    lab::{Direction, Gateway},
     proto::token::IceServer,
     stun::{
         stream::{DialError, Stream, Trust, dial},
@@ -36,6 +37,9 @@ use crate::{
 /// candidates have the same priority whatever their transport, and the first pair that works wins.
 const HEAD_START: Duration = Duration::from_millis(150);
 
+/// Bytes of a packet that begins a connection, about.
+const HANDSHAKE_BYTES: usize = 60;
+
 /// Ends the made-up names.
 const SUFFIX: &str = ".invalid";
 
@@ -44,6 +48,8 @@ pub(super) struct StreamServers {
     servers: Vec<StreamServer>,
     trust: Trust,
     head_start: Duration,
+    /// Whose link the connections go over.
+    gateway: Option<Arc<Gateway>>,
     /// The server's address behind each stand-in.
     behind: Mutex<HashMap<SocketAddr, SocketAddr>>,
 }
@@ -62,8 +68,12 @@ impl fmt::Debug for StreamServers {
 }
 
 impl StreamServers {
-    /// Those of the configured servers that are over TCP or TLS.
-    pub(super) fn new(configured: &[IceServer], trust: Trust) -> Self {
+    /// Those of the configured servers that are over TCP or TLS; `gateway` is what they are behind.
+    pub(super) fn new(
+        configured: &[IceServer],
+        trust: Trust,
+        gateway: Option<Arc<Gateway>>,
+    ) -> Self {
         let mut servers: Vec<StreamServer> = Vec::new();
         let mut head_start = Duration::ZERO;
         for url in configured.iter().flat_map(|server| &server.urls) {
@@ -77,7 +87,7 @@ impl StreamServers {
             }
         }
         servers.truncate(usize::from(u8::MAX));
-        Self { servers, trust, head_start, behind: Mutex::default() }
+        Self { servers, trust, head_start, gateway, behind: Mutex::default() }
     }
 
     /// Whether there is none.
@@ -159,7 +169,19 @@ impl StreamServers {
         tokio::time::sleep(self.head_start).await;
         let uri = &self.servers[index].uri;
         let tls = (uri.transport == Transport::Tls).then_some(&self.trust);
+        self.shake_hands(1 + usize::from(tls.is_some())).await;
         dial(address, &uri.host, tls, Some(local.ip())).await
+    }
+
+    /// The round trips over the simulated link that a connection begins with: one for TCP (RFC 9293
+    /// §3.5), one more for TLS (RFC 8446 §2).
+    async fn shake_hands(&self, round_trips: usize) {
+        let Some(gateway) = &self.gateway else { return };
+        for _ in 0..round_trips {
+            for direction in [Direction::Up, Direction::Down] {
+                gateway.stream_link(direction).send(HANDSHAKE_BYTES).wait().await;
+            }
+        }
     }
 }
 
@@ -174,7 +196,7 @@ mod tests {
 
     fn servers(urls: &[&str]) -> StreamServers {
         let urls = urls.iter().map(|url| (*url).to_owned()).collect();
-        StreamServers::new(&[IceServer { urls, username: None, credential: None }], Trust::web())
+        StreamServers::new(&[IceServer { urls, username: None, credential: None }], Trust::web(), None)
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn watch(urls: &[&str]) -> Watch {
 }
 
 fn watch_over(servers: &[IceServer]) -> Watch {
-    Watch::new(servers, &StreamServers::new(servers, Trust::web()))
+    Watch::new(servers, &StreamServers::new(servers, Trust::web(), None))
 }
 
 /// A watch whose server's name is known.

@@ -8,6 +8,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::StreamServers;
 use crate::{
+    lab::{Direction, StreamLink},
     peer::gathering::Watcher,
     stun::stream::{DialError, FrameReader, FrameWriter},
 };
@@ -83,11 +84,76 @@ async fn run(
         () = arrivals.closed() => return Ok(()),
     };
     let (reader, writer) = stream.into_split();
-    let ended = tokio::select! {
-        ended = read(reader, ends.stand_in, arrivals) => ended,
-        ended = write(writer, queue) => ended,
+    let ended = if let Some(gateway) = &servers.gateway {
+        let queue = over_link(gateway.stream_link(Direction::Up), queue);
+        let (arrived, arriving) = mpsc::channel(QUEUE);
+        let arriving = over_link(gateway.stream_link(Direction::Down), arriving);
+        tokio::select! {
+            ended = read(reader, ends.stand_in, &arrived) => ended,
+            ended = write(writer, queue) => ended,
+            ended = pass_on(arriving, arrivals) => ended,
+        }
+    } else {
+        tokio::select! {
+            ended = read(reader, ends.stand_in, arrivals) => ended,
+            ended = write(writer, queue) => ended,
+        }
     };
     ended.map_err(|reason| DialError::Ended { address: ends.server.0, reason })
+}
+
+/// What has a length on the wire.
+trait Message: Send + 'static {
+    /// Bytes.
+    fn length(&self) -> usize;
+}
+
+impl Message for Bytes {
+    fn length(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Message for Arrival {
+    fn length(&self) -> usize {
+        self.1.len()
+    }
+}
+
+/// What goes over the link of a simulated network, in the order it went in.
+fn over_link<T: Message>(mut link: StreamLink, mut queue: mpsc::Receiver<T>) -> mpsc::Receiver<T> {
+    let (under_way, mut due) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        while let Some(message) = queue.recv().await {
+            let at = link.send(message.length());
+            if under_way.send((at, message)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (arrived, out) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        while let Some((at, message)) = due.recv().await {
+            at.wait().await;
+            if arrived.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    out
+}
+
+async fn pass_on(
+    mut arriving: mpsc::Receiver<Arrival>,
+    arrivals: &mpsc::Sender<Arrival>,
+) -> Result<(), String> {
+    while let Some(arrival) = arriving.recv().await {
+        if arrivals.send(arrival).await.is_err() {
+            break;
+        }
+    }
+    // The reading or the writing end tells why.
+    std::future::pending().await
 }
 
 async fn read(
