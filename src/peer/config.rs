@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ use rtc::{
 };
 
 use super::{event::PeerError, tap::Tap};
-use crate::{proto::token::IceServer, types::CandidateType};
+use crate::{lab::Gateway, proto::token::IceServer, types::CandidateType};
 
 /// RTP payload type we offer for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
@@ -65,6 +66,8 @@ pub struct PeerConfig {
     pub addresses: Vec<IpAddr>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
+    /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
+    pub gateway: Option<Arc<Gateway>>,
 }
 
 impl PeerConfig {
@@ -78,6 +81,7 @@ impl PeerConfig {
             candidates: Vec::new(),
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
+            gateway: None,
         }
     }
 }
@@ -124,6 +128,9 @@ pub fn profile_level_id((width, height): (u32, u32)) -> &'static str {
 }
 
 pub(crate) fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
+    if let Some(gateway) = &config.gateway {
+        return vec![SocketAddr::new(gateway.inside(), 0)];
+    }
     config.addresses.iter().map(|&ip| SocketAddr::new(ip, 0)).collect()
 }
 

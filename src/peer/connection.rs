@@ -67,7 +67,7 @@ impl Peer {
         let (tap, outputs) = Tap::new();
         let watcher = Watcher::new(&config.ice_servers);
         let shared = Shared::new(events, config.candidates.clone(), Arc::clone(&watcher));
-        let runtime = PeerRuntime::new(Arc::clone(&watcher));
+        let runtime = PeerRuntime::new(Arc::clone(&watcher), config.gateway.clone());
         let connection =
             Box::pin(build(&config, addresses, tap, Arc::clone(&runtime), &shared)).await?;
         shared.control.open(&shared, connection.as_ref()).await?;

@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod cli;
 mod gathering;
+mod lab;
 mod layering;
 mod main_job;
 mod media;
