@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,6 +25,7 @@ use rtc::{
 
 use super::{event::PeerError, streams::StreamServers, tap::Tap};
 use crate::{
+    lab::Gateway,
     proto::token::IceServer,
     stun::{
         stream::Trust,
@@ -74,6 +76,8 @@ pub struct PeerConfig {
     pub addresses: Vec<IpAddr>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
+    /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
+    pub gateway: Option<Arc<Gateway>>,
 }
 
 impl PeerConfig {
@@ -88,6 +92,7 @@ impl PeerConfig {
             candidates: Vec::new(),
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
+            gateway: None,
         }
     }
 }
@@ -134,6 +139,9 @@ pub fn profile_level_id((width, height): (u32, u32)) -> &'static str {
 }
 
 pub(crate) fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
+    if let Some(gateway) = &config.gateway {
+        return vec![SocketAddr::new(gateway.inside(), 0)];
+    }
     config.addresses.iter().map(|&ip| SocketAddr::new(ip, 0)).collect()
 }
 

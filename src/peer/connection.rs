@@ -70,10 +70,15 @@ impl Peer {
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
         let (tap, outputs) = Tap::new();
-        let streams = Arc::new(StreamServers::new(&config.ice_servers, config.trust.clone(), config.gateway.clone()));
+        let streams = Arc::new(StreamServers::new(
+            &config.ice_servers,
+            config.trust.clone(),
+            config.gateway.clone(),
+        ));
         let (watcher, losses) = Watcher::new(&config.ice_servers, &streams);
         let shared = Shared::new(events, config.candidates.clone(), Arc::clone(&watcher));
-        let runtime = PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams));
+        let runtime =
+            PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
         let rtc = config::rtc_configuration(&config, &streams);
         let connection =
             Box::pin(build(&config, rtc, addresses, tap, Arc::clone(&runtime), &shared)).await?;

@@ -179,8 +179,12 @@ pub(super) async fn build(
     runtime: Arc<PeerRuntime>,
     shared: &Arc<Shared>,
 ) -> Result<Arc<dyn PeerConnection>, PeerError> {
-    let mdns =
-        if multicast_works() { MulticastDnsMode::QueryOnly } else { MulticastDnsMode::Disabled };
+    // A name of mDNS is of no use behind a NAT.
+    let mdns = if config.gateway.is_none() && multicast_works() {
+        MulticastDnsMode::QueryOnly
+    } else {
+        MulticastDnsMode::Disabled
+    };
     let building = PeerConnectionBuilder::new()
         .with_configuration(rtc)
         .with_media_engine(config::media_engine(config)?)

@@ -35,6 +35,7 @@ use super::{
     gathering::{self, WatchedSocket, Watcher},
     streams::{StreamServers, StreamSocket},
 };
+use crate::lab::Gateway;
 
 /// Kernel buffer asked for each UDP socket and direction, bytes. The usual default of 208 KiB
 /// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.
@@ -61,13 +62,26 @@ pub(crate) struct PeerRuntime {
     woken: Arc<Notify>,
     watcher: Arc<Watcher>,
     streams: Arc<StreamServers>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 impl PeerRuntime {
-    /// A runtime for one peer connection, on the Tokio runtime of the caller.
-    pub(super) fn new(watcher: Arc<Watcher>, streams: Arc<StreamServers>) -> Arc<Self> {
+    /// A runtime for one peer connection, on the Tokio runtime of the caller; its UDP sockets are
+    /// behind the gateway.
+    pub(super) fn new(
+        watcher: Arc<Watcher>,
+        streams: Arc<StreamServers>,
+        gateway: Option<Arc<Gateway>>,
+    ) -> Arc<Self> {
         let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
-        Arc::new(Self { owed: Arc::default(), passes, woken: Arc::default(), watcher, streams })
+        Arc::new(Self {
+            owed: Arc::default(),
+            passes,
+            woken: Arc::default(),
+            watcher,
+            streams,
+            gateway,
+        })
     }
 
     /// Says how many extra passes each wake needs from now on.
@@ -120,7 +134,10 @@ impl Runtime for PeerRuntime {
         // The kernel grants what `net.core.{r,w}mem_max` allows; less than asked is no failure.
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-        let mut socket = TokioRuntime.wrap_udp_socket(socket)?;
+        let mut socket = match &self.gateway {
+            Some(gateway) => gateway.wrap(socket)?,
+            None => TokioRuntime.wrap_udp_socket(socket)?,
+        };
         if !self.streams.is_empty() {
             let (streams, watcher) = (Arc::clone(&self.streams), Arc::clone(&self.watcher));
             socket = Arc::new(StreamSocket::new(socket, streams, watcher)?);

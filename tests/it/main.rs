@@ -6,6 +6,7 @@ mod bench;
 mod certificates;
 mod cli;
 mod gathering;
+mod lab;
 mod layering;
 mod main_job;
 mod media;
