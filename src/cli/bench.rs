@@ -13,7 +13,9 @@ use self::{
     show::Show,
     target::{Target, described, target},
 };
-use super::{exports, failure::Failure, github_actions, network, observe, output::Output, report, stop};
+use super::{
+    exports, failure::Failure, github_actions, network, observe, output::Output, report, stop,
+};
 use crate::{
     bench::{self, BenchConfig, Measured, respond::RespondEvent},
     peer::PeerRole,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{failure::Failure, units};
 use crate::{
+    kernel,
     lab::{Gateway, GatewayConfig},
     nat::{Link, Profile},
     peer::PeerConfig,
@@ -202,19 +203,28 @@ impl NetworkArgs {
 /// # Errors
 /// There is none of that name: exit code 2, with the nearest one.
 pub fn network(name: &str) -> Result<(Profile, Link), Failure> {
-    let profile = name.parse::<Profile>().map_err(|error| {
-        Failure::usage(format!("--nat: {error}"), "see `orion-peer lab list`")
-    })?;
+    let profile = name
+        .parse::<Profile>()
+        .map_err(|error| Failure::usage(format!("--nat: {error}"), "see `orion-peer lab list`"))?;
     Ok((profile, Link::default()))
 }
 
 impl Networks {
+    /// The first network and the seed, for the kernel lab.
+    #[must_use]
+    pub fn plan(&self) -> (kernel::Network, u64) {
+        let network = &self.sides[0];
+        (kernel::Network { profile: network.nat.clone(), link: network.link }, self.seed)
+    }
+
     /// For the result of a run: a network for each peer that is in this process.
     #[must_use]
     pub fn described(&self, both: bool) -> Value {
         let sides = self.sides.iter().take(if both { 2 } else { 1 });
         let sides: Vec<Value> = sides
-            .map(|network| json!({"nat": network.nat.to_string(), "link": network.link.to_string()}))
+            .map(
+                |network| json!({"nat": network.nat.to_string(), "link": network.link.to_string()}),
+            )
             .collect();
         json!({"networks": sides, "seed": self.seed})
     }
@@ -274,8 +284,8 @@ mod tests {
 
     fn both(words: &str) -> Result<Option<Networks>, Failure> {
         let words = std::iter::once("x").chain(words.split_whitespace());
-        let words = Words::try_parse_from(words)
-            .map_err(|error| Failure::usage(error.to_string(), ""))?;
+        let words =
+            Words::try_parse_from(words).map_err(|error| Failure::usage(error.to_string(), ""))?;
         words.link.network.both(words.link.rate.as_ref())
     }
 

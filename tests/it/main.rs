@@ -6,6 +6,8 @@ mod bench;
 mod certificates;
 mod cli;
 mod gathering;
+#[cfg(target_os = "linux")]
+mod kernel;
 mod lab;
 mod layering;
 mod main_job;
