@@ -9,7 +9,7 @@ use super::{failure::Failure, units};
 use crate::{
     kernel,
     lab::{Gateway, GatewayConfig},
-    nat::{Link, Profile},
+    nat::{self, Link, Profile},
     peer::PeerConfig,
 };
 
@@ -133,9 +133,10 @@ impl SimulatedNetwork {
     /// In words: `behind port+sym (40ms delay)`.
     #[must_use]
     pub fn words(&self) -> String {
-        match self.link.is_clear() {
-            true => format!("behind `{}`, simulated", self.nat),
-            false => format!("behind `{}` over a link with {}, simulated", self.nat, self.link),
+        if self.link.is_clear() {
+            format!("behind `{}`, simulated", self.nat)
+        } else {
+            format!("behind `{}` over a link with {}, simulated", self.nat, self.link)
         }
     }
 }
@@ -203,10 +204,9 @@ impl NetworkArgs {
 /// # Errors
 /// There is none of that name: exit code 2, with the nearest one.
 pub fn network(name: &str) -> Result<(Profile, Link), Failure> {
-    let profile = name
-        .parse::<Profile>()
+    let network = nat::network(name)
         .map_err(|error| Failure::usage(format!("--nat: {error}"), "see `orion-peer lab list`"))?;
-    Ok((profile, Link::default()))
+    Ok((network.profile, network.link))
 }
 
 impl Networks {
