@@ -15,7 +15,7 @@ use crate::nat::{Behaviour, Layer, Nat, Ports};
 
 /// External ports that are given one after the other: first, and how many. Their list must fit into one
 /// message to the kernel, which is small for users who are not root.
-const PORTS: (u32, u32) = (40_000, 4096);
+const PORTS: (u32, u32) = (40_000, 2048);
 
 /// Stands for the long list of them until the ruleset is loaded.
 pub const PORT_LIST: &str = "{ 0 : 40000, 1 : 40001, … }";

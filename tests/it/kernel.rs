@@ -73,6 +73,7 @@ fn layers() -> Vec<String> {
         "addr:hairpin",
         "port:hairpin",
         "apdm-eif:hairpin",
+        "apdm-eif:ports=sequential:hairpin",
         "port:timeout=30s",
     ];
     pairs.chain(more.map(str::to_owned)).collect()
