@@ -3,7 +3,7 @@
 //!
 //! - [`scenario`]: pairs of networks as TOML files · [`plan`]: what is to be measured of a pair
 //! - [`run`]: all pairs over a [`Layer`], several at once
-//! - [`simulated`]: NATs and links in this process · [`in_kernel`]: by Linux, in network namespaces
+//! - [`simulated`]: NATs and links in this process, and the `servers` that all pairs share
 //! - [`schema`]: the result, `orion-peer/lab/1` · [`table`], [`words`], [`html()`]: for people
 
 #[cfg(test)]
@@ -13,6 +13,8 @@ pub mod plan;
 pub mod run;
 pub mod scenario;
 pub mod schema;
+mod servers;
+pub mod simulated;
 pub mod table;
 pub mod words;
 
@@ -21,3 +23,4 @@ pub use plan::{CellPlan, Effort, Transports};
 pub use run::{Layer, Measurement, run};
 pub use scenario::Scenario;
 pub use schema::{Cell, LabResult};
+pub use simulated::Simulated;
