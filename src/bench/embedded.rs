@@ -21,7 +21,11 @@ use crate::{
 ///
 /// # Errors
 /// No HTTP client can be made for the token API.
-pub fn slot(server: &RunningServer, pair: &Pair, peers: [PeerConfig; 2]) -> Result<Slot, TokenError> {
+pub fn slot(
+    server: &RunningServer,
+    pair: &Pair,
+    peers: [PeerConfig; 2],
+) -> Result<Slot, TokenError> {
     let link = |device: &DeviceId, peer: PeerConfig| -> Result<LinkConfig, TokenError> {
         let url = server.token_url();
         let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))?;

@@ -13,7 +13,9 @@ use self::{
     show::Show,
     target::{Target, described, target},
 };
-use super::{exports, failure::Failure, github_actions, network, observe, output::Output, report, stop};
+use super::{
+    exports, failure::Failure, github_actions, network, observe, output::Output, report, stop,
+};
 use crate::{
     bench::{self, BenchConfig, Measured, respond::RespondEvent},
     peer::PeerRole,
@@ -187,7 +189,9 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
     let networks = args.network.one(args.load.link_rate())?;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
-    networks.iter().for_each(|networks| output.line(networks.sides[0].words()));
+    if let Some(networks) = &networks {
+        output.line(networks.sides[0].words());
+    }
     output
         .line(format!("responding as {} at {}; stop with Ctrl-C", connect.device, connect.signal));
     let mut failed = None;

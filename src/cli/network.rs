@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{failure::Failure, units};
 use crate::{
     lab::{Gateway, GatewayConfig},
-    nat::{Link, LinkChanges, Profile},
+    nat::{self, Link, LinkChanges, Profile},
     peer::PeerConfig,
 };
 
@@ -151,9 +151,10 @@ impl SimulatedNetwork {
     /// In words: `behind port+sym (40ms delay)`.
     #[must_use]
     pub fn words(&self) -> String {
-        match self.link.is_clear() {
-            true => format!("behind `{}`, simulated", self.nat),
-            false => format!("behind `{}` over a link with {}, simulated", self.nat, self.link),
+        if self.link.is_clear() {
+            format!("behind `{}`, simulated", self.nat)
+        } else {
+            format!("behind `{}` over a link with {}, simulated", self.nat, self.link)
         }
     }
 }
@@ -221,10 +222,9 @@ impl NetworkArgs {
 /// # Errors
 /// There is none of that name: exit code 2, with the nearest one.
 pub fn network(name: &str) -> Result<(Profile, Link), Failure> {
-    let profile = name.parse::<Profile>().map_err(|error| {
-        Failure::usage(format!("--nat: {error}"), "see `orion-peer lab list`")
-    })?;
-    Ok((profile, Link::default()))
+    let network = nat::network(name)
+        .map_err(|error| Failure::usage(format!("--nat: {error}"), "see `orion-peer lab list`"))?;
+    Ok((network.profile, network.link))
 }
 
 impl Networks {
@@ -233,7 +233,9 @@ impl Networks {
     pub fn described(&self, both: bool) -> Value {
         let sides = self.sides.iter().take(if both { 2 } else { 1 });
         let sides: Vec<Value> = sides
-            .map(|network| json!({"nat": network.nat.to_string(), "link": network.link.to_string()}))
+            .map(
+                |network| json!({"nat": network.nat.to_string(), "link": network.link.to_string()}),
+            )
             .collect();
         json!({"networks": sides, "seed": self.seed})
     }
@@ -293,8 +295,8 @@ mod tests {
 
     fn both(words: &str) -> Result<Option<Networks>, Failure> {
         let words = std::iter::once("x").chain(words.split_whitespace());
-        let words = Words::try_parse_from(words)
-            .map_err(|error| Failure::usage(error.to_string(), ""))?;
+        let words =
+            Words::try_parse_from(words).map_err(|error| Failure::usage(error.to_string(), ""))?;
         words.link.network.both(words.link.rate.as_ref())
     }
 

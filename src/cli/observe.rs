@@ -297,6 +297,7 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
                 config.device.clone(),
                 config.pair.clone(),
             )
+            .and_then(|client| client.trusting(&config.trust))
             .map_err(|error| Failure::usage(error.to_string(), error.remedy()))?,
         ),
     };
@@ -313,6 +314,7 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
     }
     let peer = PeerConfig {
         ice_servers: config.ice_servers.clone(),
+        trust: config.trust.clone(),
         ice_policy: match config.ice_policy {
             IcePolicy::All => peer::IcePolicy::All,
             IcePolicy::Relay => peer::IcePolicy::Relay,
@@ -321,7 +323,11 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
         addresses,
         ..PeerConfig::new(role)
     };
-    Ok(LinkConfig { signaling: ClientConfig::new(config.signal.as_str(), tokens), peer })
+    let signaling = ClientConfig {
+        trust: config.trust.clone(),
+        ..ClientConfig::new(config.signal.as_str(), tokens)
+    };
+    Ok(LinkConfig { signaling, peer })
 }
 
 /// Lines typed on stdin, until it ends.

@@ -72,7 +72,9 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         connect.device,
         args.out.display()
     ));
-    networks.iter().for_each(|networks| observer.line(&networks.sides[0].words()));
+    if let Some(networks) = &networks {
+        observer.line(&networks.sides[0].words());
+    }
     let result = receiver::run(
         config,
         stop::asked(),

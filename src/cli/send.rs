@@ -137,7 +137,9 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     };
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
     observer.line(&format!("joining {} as {}", connect.signal, connect.device));
-    networks.iter().for_each(|networks| observer.line(&networks.sides[0].words()));
+    if let Some(networks) = &networks {
+        observer.line(&networks.sides[0].words());
+    }
     let result =
         sender::run(config, stop::asked(), &mut |event| show(&mut observer, "", event), &mut texts)
             .await;

@@ -67,7 +67,11 @@ impl Layer for Simulated {
         LayerName::Simulated
     }
 
-    async fn measure(&self, plan: &CellPlan, effort: &Effort) -> Result<Measurement, FailureRecord> {
+    async fn measure(
+        &self,
+        plan: &CellPlan,
+        effort: &Effort,
+    ) -> Result<Measurement, FailureRecord> {
         let number = self.cells.fetch_add(1, Ordering::Relaxed);
         let pair = self.servers.pair(number).await?;
         let a = gateway(&plan.a, plan.seed)?;
@@ -103,14 +107,9 @@ impl Layer for Simulated {
 }
 
 fn gateway(network: &NamedNetwork, seed: u64) -> Result<Arc<Gateway>, FailureRecord> {
-    let config = GatewayConfig {
-        profile: network.profile.clone(),
-        link: network.link,
-        seed,
-        outside: None,
-    };
-    Gateway::new(config)
-        .map_err(|error| failure("no-gateway", &error.to_string(), &error.remedy()))
+    let config =
+        GatewayConfig { profile: network.profile.clone(), link: network.link, seed, outside: None };
+    Gateway::new(config).map_err(|error| failure("no-gateway", &error.to_string(), &error.remedy()))
 }
 
 /// What each connection of a cell does: its share of pings, and one keyframe.

@@ -196,7 +196,11 @@ mod tests {
 
     fn servers(urls: &[&str]) -> StreamServers {
         let urls = urls.iter().map(|url| (*url).to_owned()).collect();
-        StreamServers::new(&[IceServer { urls, username: None, credential: None }], Trust::web(), None)
+        StreamServers::new(
+            &[IceServer { urls, username: None, credential: None }],
+            Trust::web(),
+            None,
+        )
     }
 
     #[test]

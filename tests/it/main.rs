@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod signaling_client;
 mod signaling_server;
+mod tls;
 mod token_api;
 mod turn;
 mod turn_transports;

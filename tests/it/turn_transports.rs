@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     peer::{End, keyframe, pair_of},
-    run::HANG,
+    run::{HANG, run, start},
 };
 
 const SECRET: &str = "north";
@@ -398,4 +398,56 @@ async fn with_udp_silent_gathering_ends_and_tcp_relays() {
     assert_eq!((failed, code), (udp, 701));
     assert!(matches!(outcome, GatherOutcome::Silent { .. }), "{outcome:?}");
     server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bench_relays_over_tls_by_its_flags() {
+    let certificates = Certificates::for_names(&["127.0.0.1"]);
+    let (server, ports) = embedded(&certificates).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), &certificates.ca).unwrap();
+    for (transport, kind) in
+        [(RelayTransport::Tcp, "relay/tcp"), (RelayTransport::Tls, "relay/tls")]
+    {
+        let (url, path) = (ports.url(transport), dir.path().to_owned());
+        let ended = tokio::task::spawn_blocking(move || {
+            let load = ["bench", "--json", "--connections", "2", "--warmup", "0", "--pings", "4"];
+            let more = ["--keyframes", "2", "--interval", "50ms", "--ca", "ca.pem"];
+            let relay = ["--ice-server", &url, "--turn-secret", SECRET, "--ice-policy", "relay"];
+            run(&path, &[&load[..], &more, &relay, &["--require-type", kind]].concat())
+        })
+        .await
+        .unwrap();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let result: serde_json::Value = serde_json::from_str(&ended.stdout.join("\n")).unwrap();
+        assert_eq!(result["connections"]["byType"], json!({kind: 2}));
+        assert_eq!(result["keyframes"]["intact"], 2, "{}", result["keyframes"]);
+        let servers = &result["connections"]["records"][0]["iceServers"];
+        assert_eq!(servers[0]["url"], json!(ports.url(transport)));
+        assert_eq!(servers[0]["result"], "allocated");
+    }
+    server.close().await;
+}
+
+#[test]
+fn serve_listens_for_tls_and_token_answers_say_so() {
+    let certificates = Certificates::for_names(&["127.0.0.1", "relay.example"]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cert.pem"), &certificates.server).unwrap();
+    std::fs::write(dir.path().join("key.pem"), &certificates.key).unwrap();
+    let files = ["--turn-tls-cert", "cert.pem", "--turn-tls-key", "key.pem"];
+    let more = ["--turn-tls-port", "0", "--turn-tls-name", "relay.example", "--json"];
+    let words = ["serve", "--listen", "127.0.0.1:0", "--turn-listen", "127.0.0.1:0"];
+    let server = start(dir.path(), &[&words[..], &files, &more].concat());
+    let listening = server.event("listening", 1);
+    let tls: SocketAddr = listening["turnTls"].as_str().unwrap().parse().unwrap();
+    let token_url = listening["tokenUrl"].as_str().unwrap();
+    let fetched = run(
+        dir.path(),
+        &["token", "fetch", "--json", "--access-token", "dev", "--token-url", token_url],
+    );
+    assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
+    let url = format!("turns:relay.example:{}?transport=tcp", tls.port());
+    assert!(fetched.stdout.join("").contains(&url), "{:?}", fetched.stdout);
+    server.kill();
 }

@@ -5,11 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::LabCommand;
 use crate::{
     cli::{failure::Failure, network::LinkArgs, units},
-    matrix::{
-        CellPlan, Effort, Scenario, Transports,
-        run::Job,
-        scenario::Overrides,
-    },
+    matrix::{CellPlan, Effort, Scenario, Transports, run::Job, scenario::Overrides},
     nat::{NamedNetwork, network, profile::MATRIX},
 };
 
@@ -98,15 +94,19 @@ impl LabArgs {
 
     fn check(&self) -> Result<(), Failure> {
         let nat = self.network.network.nat.is_some();
-        let ways = [("--nat", nat), ("--matrix", self.matrix), ("--scenario", !self.scenario.is_empty())];
-        let given: Vec<&str> = ways.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+        let ways =
+            [("--nat", nat), ("--matrix", self.matrix), ("--scenario", !self.scenario.is_empty())];
+        let given: Vec<&str> =
+            ways.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
         let (message, remedy) = match given.as_slice() {
             [] => (
                 "nothing says what to put the peers behind".to_owned(),
                 "give --nat A,B as in --nat port,sym, or --matrix, or --scenario FILE; `orion-peer lab \
                  list` shows what there is",
             ),
-            [_, _, ..] => (format!("{} do not go together", given.join(" and ")), "give one of them"),
+            [_, _, ..] => {
+                (format!("{} do not go together", given.join(" and ")), "give one of them")
+            }
             _ if !self.profiles.is_empty() && !self.matrix => {
                 ("--profiles is about --matrix".into(), "give --matrix, too, or --nat A,B")
             }
@@ -156,7 +156,8 @@ impl LabArgs {
         } else {
             self.profiles.clone()
         };
-        if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+        if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name))
+        {
             let message = format!("--profiles names `{}` twice", twice.1);
             return Err(Failure::usage(message, "name each once"));
         }

@@ -58,6 +58,8 @@ fn text(profiles: &[(&str, Profile)]) -> String {
         let named::NamedNetwork { name, profile, link, description, .. } = network;
         let _ = writeln!(text, "  {name:<width$}{profile}, {link}\n  {:width$}{description}", "");
     }
-    text.push_str("\nA network of your own: a file with nat, delay, jitter, loss, rate, as --nat FILE.toml");
+    text.push_str(
+        "\nA network of your own: a file with nat, delay, jitter, loss, rate, as --nat FILE.toml",
+    );
     text
 }

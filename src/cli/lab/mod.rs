@@ -12,7 +12,7 @@ use std::{path::Path, sync::Arc};
 use self::{args::LabArgs, list::ListArgs, show::Show};
 use super::{exports, exports::ExportArgs, failure::Failure, output::Output, stop};
 use crate::{
-    matrix::{self, Layer, LabResult, Simulated, run::Job, table},
+    matrix::{self, LabResult, Layer, Simulated, run::Job, table},
     report::{bench::schema::FailureRecord, whole_file},
     types::Stage,
 };
@@ -43,13 +43,11 @@ async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
     let one = job.plans.len() == 1;
     let mut show = Show::new(output, job.plans.len());
     show.start(&job);
-    let result = matrix::run(
-        job,
-        Arc::clone(&layer) as Arc<dyn Layer>,
-        stop::asked(),
-        &mut |cell| show.cell(cell),
-    )
-    .await;
+    let result =
+        matrix::run(job, Arc::clone(&layer) as Arc<dyn Layer>, stop::asked(), &mut |cell| {
+            show.cell(cell);
+        })
+        .await;
     layer.close().await;
     show.end(&result, one)?;
     write(args, &result)?;
@@ -59,10 +57,8 @@ async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
 /// Finds out before the work whether the results can be written.
 fn check_files(args: &LabArgs) -> Result<(), Failure> {
     let asked = [("--out", &args.out), ("--html", &args.html)];
-    let asked: Vec<(&'static str, &Path)> = asked
-        .into_iter()
-        .filter_map(|(flag, path)| Some((flag, path.as_deref()?)))
-        .collect();
+    let asked: Vec<(&'static str, &Path)> =
+        asked.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
     ExportArgs::default().check(&asked)
 }
 
@@ -95,12 +91,9 @@ fn conclude(result: &LabResult) -> Result<(), Failure> {
     let first = wrong.first().and_then(|cell| cell.reason.as_ref());
     let stage = first.map_or(Stage::Ice, |reason| reason.stage);
     let message = match wrong.as_slice() {
-        [cell] => format!(
-            "{}: expected {}, measured {}",
-            cell.pair(),
-            cell.expected,
-            cell.measured
-        ),
+        [cell] => {
+            format!("{}: expected {}, measured {}", cell.pair(), cell.expected, cell.measured)
+        }
         wrong => format!("{} of {} pairs are not as expected", wrong.len(), result.total),
     };
     let remedy = first.map_or_else(String::new, |reason| reason.remedy.clone());
