@@ -2,26 +2,39 @@
 //!
 //! - [`args`]: its flags, made into pairs to measure · [`list`]: what `--nat` takes
 //! - `show`: progress, and the result for people
+//! - [`shell`]: a shell behind a NAT made by the kernel · `wire`: the link of the kernel's lab
 
 pub mod args;
 pub mod list;
+pub mod shell;
 mod show;
+mod wire;
 
 use std::{path::Path, sync::Arc};
 
-use self::{args::LabArgs, list::ListArgs, show::Show};
+use self::{
+    args::{Fallback, LabArgs},
+    list::ListArgs,
+    show::Show,
+};
 use super::{exports, exports::ExportArgs, failure::Failure, output::Output, stop};
 use crate::{
-    matrix::{self, LabResult, Layer, Simulated, run::Job, table},
+    kernel::KernelError,
+    matrix::{self, InKernel, LabResult, Layer, Simulated, run::Job, table},
     report::{bench::schema::FailureRecord, whole_file},
     types::Stage,
 };
 
 /// What follows `lab`.
-#[derive(Debug, Clone, clap::Subcommand)]
+#[derive(Debug, clap::Subcommand)]
 pub enum LabCommand {
     /// List the NAT profiles and the networks that have a name
     List(ListArgs),
+    /// Run a shell, or any command, behind a NAT made by the kernel (Linux)
+    Shell(Box<shell::ShellArgs>),
+    /// Be the link between two interfaces: the kernel lab starts this for itself
+    #[command(hide = true)]
+    Wire(wire::WireArgs),
 }
 
 /// Measures, or does what the subcommand says.
@@ -30,25 +43,62 @@ pub enum LabCommand {
 /// Exit code 2 for flags and files that mean nothing, 1 when the lab cannot be had or the run was cut
 /// short, 3 when a pair did not come out as expected.
 pub async fn run(args: LabArgs, output: Output) -> Result<(), Failure> {
-    match &args.command {
-        Some(LabCommand::List(args)) => list::run(args, output),
+    match args.command {
+        Some(LabCommand::List(args)) => list::run(&args, output),
+        Some(LabCommand::Shell(args)) => shell::run(*args, output).await,
+        Some(LabCommand::Wire(args)) => wire::run(args),
         None => measure(&args, output).await,
+    }
+}
+
+/// What makes the NATs and links.
+enum Lab {
+    Simulated(Arc<Simulated>),
+    InKernel(Arc<InKernel>),
+}
+
+impl Lab {
+    /// The one that was asked for, or the simulated one where that is allowed to take its place.
+    async fn start(args: &LabArgs, output: Output) -> Result<Self, Failure> {
+        if args.kernel {
+            match InKernel::start(None).await {
+                Ok(lab) => return Ok(Self::InKernel(lab)),
+                Err(error) if args.fallback == Some(Fallback::Simulated) => {
+                    output.line(format!("{}; simulating the networks instead", error.message));
+                }
+                Err(error) => {
+                    let remedy = format!("{}; or give --fallback simulated", error.remedy);
+                    return Err(failed(FailureRecord { remedy, ..error }));
+                }
+            }
+        }
+        Simulated::start().await.map(Self::Simulated).map_err(failed)
+    }
+
+    fn layer(&self) -> Arc<dyn Layer> {
+        match self {
+            Self::Simulated(lab) => Arc::clone(lab) as Arc<dyn Layer>,
+            Self::InKernel(lab) => Arc::clone(lab) as Arc<dyn Layer>,
+        }
+    }
+
+    async fn close(self) {
+        if let Self::Simulated(lab) = self {
+            lab.close().await;
+        }
     }
 }
 
 async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
     let job = args.job()?;
     check_files(args)?;
-    let layer = Simulated::start().await.map_err(failed)?;
+    let lab = Lab::start(args, output).await?;
     let one = job.plans.len() == 1;
     let mut show = Show::new(output, job.plans.len());
     show.start(&job);
-    let result =
-        matrix::run(job, Arc::clone(&layer) as Arc<dyn Layer>, stop::asked(), &mut |cell| {
-            show.cell(cell);
-        })
-        .await;
-    layer.close().await;
+    let mut tell = |cell: &matrix::Cell| show.cell(cell);
+    let result = matrix::run(job, lab.layer(), stop::asked(), &mut tell).await;
+    lab.close().await;
     show.end(&result, one)?;
     write(args, &result)?;
     conclude(&result)
@@ -108,4 +158,16 @@ fn failed(failure: FailureRecord) -> Failure {
 /// Pairs that are measured at once when nobody says how many: most of the time of each is waiting.
 fn parallel(job: &Job) -> usize {
     job.parallel.min(job.plans.len())
+}
+
+/// A lab of the kernel that could not be had: exit code 2 for what no machine could do, else 1.
+#[must_use]
+pub fn kernel_failure(error: &KernelError) -> Failure {
+    let (message, remedy) = (error.to_string(), error.remedy());
+    match error {
+        KernelError::Unsupported(_) | KernelError::TwoProfiles { .. } => {
+            Failure::usage(message, remedy)
+        }
+        _ => Failure::new(Stage::Config, message, remedy),
+    }
 }

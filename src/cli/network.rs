@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{failure::Failure, units};
 use crate::{
+    kernel,
     lab::{Gateway, GatewayConfig},
     nat::{self, Link, LinkChanges, Profile},
     peer::PeerConfig,
@@ -228,6 +229,13 @@ pub fn network(name: &str) -> Result<(Profile, Link), Failure> {
 }
 
 impl Networks {
+    /// The first network and the seed, for the kernel lab.
+    #[must_use]
+    pub fn plan(&self) -> (kernel::Network, u64) {
+        let network = &self.sides[0];
+        (kernel::Network { profile: network.nat.clone(), link: network.link }, self.seed)
+    }
+
     /// For the result of a run: a network for each peer that is in this process.
     #[must_use]
     pub fn described(&self, both: bool) -> Value {

@@ -50,7 +50,11 @@ impl Layer for InKernel {
         LayerName::Kernel
     }
 
-    async fn measure(&self, plan: &CellPlan, effort: &Effort) -> Result<Measurement, FailureRecord> {
+    async fn measure(
+        &self,
+        plan: &CellPlan,
+        effort: &Effort,
+    ) -> Result<Measurement, FailureRecord> {
         let lab_plan = LabPlan {
             a: network(&plan.a),
             b: network(&plan.b),

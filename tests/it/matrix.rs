@@ -36,7 +36,8 @@ fn one_pair_is_told_in_words() {
     for words in ["set-up", "ICE", "RTT", "keyframe", "whole"] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    for words in ["A: port: NAT with endpoint-independent mapping", "Expected: direct - each side"] {
+    for words in ["A: port: NAT with endpoint-independent mapping", "Expected: direct - each side"]
+    {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
 }
@@ -111,7 +112,8 @@ fn a_small_matrix_is_a_grid() {
 #[test]
 fn a_scenario_is_measured_as_it_says() {
     let dir = tempfile::tempdir().unwrap();
-    let text = "name = 'two'\nseed = 5\n[a]\nnat = 'sym'\ndelay = '20ms'\n[b]\nnat = 'home-router'\n";
+    let text =
+        "name = 'two'\nseed = 5\n[a]\nnat = 'sym'\ndelay = '20ms'\n[b]\nnat = 'home-router'\n";
     fs::write(dir.path().join("two.toml"), text).unwrap();
     let ended = lab(dir.path(), "--scenario two.toml --json");
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -182,15 +184,17 @@ fn the_list_names_what_can_be_asked_for() {
 #[test]
 fn ctrl_c_gives_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
-    // The first pair connects; the second, without a relay, takes as long as it may.
+    // Three pairs connect; the last, without a relay, takes as long as it may.
     let words = ["lab", "--matrix", "--profiles", "none,sym", "--turn", "none", "--timeout", "60s"];
     let words = [&words[..], &["--parallel", "4", "--json", "--out", "lab.json"]].concat();
     let running = start(dir.path(), &words);
-    running.wait_for_file_or(|| false);
+    running.says("3/4 ");
     running.signal(Signal::INT);
     let ended = running.end();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     let result = result(&ended);
     assert_eq!((&result["partial"], &result["total"]), (&true.into(), &4.into()));
+    let cells = result["cells"].as_array().unwrap();
+    assert!(cells.len() == 3 && cells.iter().all(|cell| cell["measured"] == "direct"), "{cells:?}");
     assert!(ended.stderr.contains("stopped: "), "{}", ended.stderr);
 }

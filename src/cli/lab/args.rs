@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::LabCommand;
 use crate::{
     cli::{failure::Failure, network::LinkArgs, units},
-    matrix::{CellPlan, Effort, Scenario, Transports, run::Job, scenario::Overrides},
+    matrix::{CellPlan, Effort, Scenario, Transports, in_kernel, run::Job, scenario::Overrides},
     nat::{NamedNetwork, network, profile::MATRIX},
 };
 
@@ -16,7 +16,7 @@ const SEED: u64 = 1;
 const MAX_PARALLEL: u64 = 64;
 
 /// Flags of `lab`.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, mut_arg("nat", |arg| arg.help(
     "Networks of the two peers, A,B: a profile as in port+sym, a name as in home-router, or FILE.toml; \
      `lab list` shows them. One is for both"
@@ -37,7 +37,13 @@ pub struct LabArgs {
     /// Put both peers behind one and the same NAT
     #[arg(long)]
     pub same_nat: bool,
-    /// TURN transports to offer: udp,tcp,tls, or none; default all
+    /// NATs and links by the kernel, in network namespaces (Linux), instead of simulated ones
+    #[arg(long)]
+    pub kernel: bool,
+    /// What to do where the kernel's lab cannot be had; default: end
+    #[arg(long, value_name = "LAYER", value_enum)]
+    pub fallback: Option<Fallback>,
+    /// TURN transports to offer: udp,tcp,tls, or none; default all, with --kernel udp,tcp
     #[arg(long, value_name = "LIST")]
     pub turn: Option<Transports>,
     /// Connections to make for each pair
@@ -61,6 +67,13 @@ pub struct LabArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub network: LinkArgs,
+}
+
+/// What takes the place of the kernel's lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fallback {
+    /// Simulated NATs and links.
+    Simulated,
 }
 
 impl LabArgs {
@@ -114,6 +127,13 @@ impl LabArgs {
                 "--same-nat with --scenario: the file says who is behind what".into(),
                 "write [same-nat] in the file in place of [a] and [b]",
             ),
+            _ if self.fallback.is_some() && !self.kernel => {
+                ("--fallback is about --kernel".into(), "give --kernel, too, or leave it out")
+            }
+            _ if self.kernel && self.turn.is_some_and(|turn| turn.tls) => (
+                "--turn tls with --kernel: the server in that lab speaks UDP and TCP".into(),
+                "leave tls out, or leave --kernel out",
+            ),
             _ if self.connections == 0 => {
                 ("--connections 0 measures nothing".into(), "give at least 1")
             }
@@ -136,7 +156,8 @@ impl LabArgs {
     }
 
     fn plan(&self, a: NamedNetwork, b: NamedNetwork, seed: u64) -> Result<CellPlan, Failure> {
-        let turn = self.turn.unwrap_or_default();
+        let all = if self.kernel { in_kernel::TRANSPORTS } else { Transports::ALL };
+        let turn = self.turn.unwrap_or(all);
         if !self.same_nat {
             return Ok(CellPlan::new(a, b, turn, seed));
         }
@@ -185,7 +206,7 @@ impl LabArgs {
     fn scenario_plans(&self) -> Result<Vec<CellPlan>, Failure> {
         let overrides = Overrides {
             links: [self.network.changes(0), self.network.changes(1)],
-            turn: self.turn,
+            turn: self.turn.or(self.kernel.then_some(in_kernel::TRANSPORTS)),
             seed: self.network.network.seed,
         };
         let read = |path: &PathBuf| match Scenario::read(path, &overrides) {
@@ -269,6 +290,8 @@ mod tests {
             ("--nat port --turn sctp", "no TURN transport"),
             ("--nat port --connections 0", "measures nothing"),
             ("--nat port --parallel 0", "measures nothing"),
+            ("--nat port --fallback simulated", "--fallback is about --kernel"),
+            ("--nat port --kernel --turn tls", "speaks UDP and TCP"),
             ("--nat port --timeout 0", "leaves no time"),
         ] {
             let failure = job(words).unwrap_err();

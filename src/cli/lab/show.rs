@@ -10,7 +10,9 @@ use crate::{
 pub(super) struct Show {
     output: Output,
     progress: Progress,
+    terminal: bool,
     done: u64,
+    pairs: usize,
 }
 
 impl Show {
@@ -18,7 +20,7 @@ impl Show {
     pub(super) fn new(output: Output, pairs: usize) -> Self {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let mode = LiveMode::choose(terminal, output.quiet, output.color);
-        Self { output, progress: Progress::new(mode, pairs as u64), done: 0 }
+        Self { output, progress: Progress::new(mode, pairs as u64), terminal, done: 0, pairs }
     }
 
     /// What is going to be measured.
@@ -40,8 +42,9 @@ impl Show {
         self.progress.update(self.done, &text);
         if !cell.agree {
             let (expected, measured) = (cell.expected, cell.measured);
-            let line = format!("{}: expected {expected}, measured {measured}", cell.pair());
-            self.output.line(line);
+            self.output.line(format!("{text}: expected {expected}, measured {measured}"));
+        } else if !self.terminal && self.pairs > 1 {
+            self.output.line(format!("{}/{} {text}", self.done, self.pairs));
         }
     }
 
