@@ -10,7 +10,7 @@
 //! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences |
 //! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`stun`] messages of STUN and TURN · [`nat`] what lies between a peer and the internet |
 //! | 2 | [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
-//! | 3 | [`peer`] the WebRTC peer |
+//! | 3 | [`peer`] the WebRTC peer · [`kernel`] NATs and links by netfilter in network namespaces |
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
 //! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results |
@@ -21,6 +21,7 @@
 pub mod auth;
 pub mod bench;
 pub mod cli;
+pub mod kernel;
 pub mod lab;
 pub mod matrix;
 pub mod media;

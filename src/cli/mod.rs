@@ -18,6 +18,7 @@ pub mod exports;
 pub mod failure;
 pub mod github_actions;
 pub mod ice;
+pub mod lab;
 pub mod layers;
 pub mod logging;
 pub mod man;
@@ -107,6 +108,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Connect again and again, measure, gate, report
     Bench(Box<bench::args::BenchArgs>),
+    /// Run peers behind given NATs and links, and compare with theory
+    Lab(Box<lab::args::LabArgs>),
     /// Run serve, send and recv on this machine
     Demo(demo::DemoArgs),
     /// Show saved bench results, compare them with the first, write reports
@@ -127,6 +130,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Recv(args) => recv::run(args, output).await,
         Command::Serve(args) => serve::run(args, output).await,
         Command::Bench(args) => bench::run(*args, output).await,
+        Command::Lab(args) => lab::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,

@@ -16,7 +16,7 @@ const FLOORS: [(&str, u8); 21] = [
     ("auth", 2),
     ("pairs", 2),
     ("lab", 2),
-    ("kernel", 2),
+    ("kernel", 3),
     ("peer", 3),
     ("signaling", 4),
     ("turn", 4),

@@ -6,9 +6,12 @@ mod bench;
 mod certificates;
 mod cli;
 mod gathering;
+#[cfg(target_os = "linux")]
+mod kernel;
 mod lab;
 mod layering;
 mod main_job;
+mod matrix;
 mod media;
 mod peer;
 mod raw_http;
