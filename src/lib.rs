@@ -8,8 +8,8 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences |
-//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`stun`] messages of STUN and TURN · [`nat`] what lies between a peer and the internet |
-//! | 2 | [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
+//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`nat`] what lies between a peer and the internet |
+//! | 2 | [`stun`] messages of STUN and TURN, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
 //! | 3 | [`peer`] the WebRTC peer |
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |

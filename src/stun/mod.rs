@@ -2,5 +2,7 @@
 //! and reads it, and the peer reads what passes between it and its ICE servers.
 //!
 //! - [`message`]: reading and writing messages, no sockets and no time
+//! - [`discovery`]: how the NAT in front of this machine behaves (RFC 5780)
 
+pub mod discovery;
 pub mod message;

@@ -17,6 +17,9 @@ pub struct TurnConfig {
     pub udp: Option<SocketAddr>,
     /// TCP address to listen on; port 0 takes the port of `udp`.
     pub tcp: Option<SocketAddr>,
+    /// Another address and port, UDP: with it clients can find out how their NAT behaves (RFC 5780).
+    /// Port 0 takes a free one.
+    pub alternate: Option<SocketAddr>,
     /// The IP told to clients in XOR-RELAYED-ADDRESS. Relays are IPv4 or IPv6, as this is.
     pub relay_address: IpAddr,
     /// The IP relay sockets are bound on, where it differs from `relay_address` (behind 1:1 NAT).
@@ -41,6 +44,7 @@ impl TurnConfig {
         Self {
             udp: Some(here),
             tcp: Some(here),
+            alternate: None,
             relay_address: here.ip(),
             relay_bind: None,
             relay_ports: 49152..=65535,
@@ -98,6 +102,14 @@ pub enum TurnError {
         /// Why.
         source: io::Error,
     },
+    /// The alternate address does not go with the first one.
+    #[error("cannot use {alternate} as alternate address of the STUN server: {reason}")]
+    Alternate {
+        /// As configured.
+        alternate: SocketAddr,
+        /// Why not.
+        reason: &'static str,
+    },
     /// Nothing to listen on.
     #[error("the TURN server has neither a UDP nor a TCP address to listen on")]
     NoListener,
@@ -123,6 +135,9 @@ impl TurnError {
                 "another server holds this port: stop it, or choose another TURN port"
             }
             Self::Listen { .. } => "choose an address of this machine and a port above 1023",
+            Self::Alternate { .. } => {
+                "give the server two addresses of this machine and two ports, or no alternate one"
+            }
             Self::NoListener => "give a UDP or a TCP address for TURN",
             Self::Relay { .. } => "choose a relay address that this machine has",
             Self::NoRelayPorts(_) => "give a relay port range whose end is not below its start",

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    behaviour,
     config::{TurnConfig, TurnError},
     protocol::{Action, FiveTuple, Now, Protocol, Transport, canonical},
     stats::{Counters, TurnStats},
@@ -45,9 +46,13 @@ impl TurnServer {
     ///
     /// # Errors
     /// [`TurnError`] when an address cannot be bound or the configuration gives none.
-    pub async fn start(config: TurnConfig) -> Result<Self, TurnError> {
+    pub async fn start(mut config: TurnConfig) -> Result<Self, TurnError> {
         let (udp, tcp) = bind_listeners(&config).await?;
         check_relay(&config)?;
+        let udp = udp.map(|(socket, address)| (Arc::new(socket), address));
+        config.udp = udp.as_ref().map(|(_, address)| *address);
+        let mut sockets = behaviour::bind(&mut config).await?;
+        sockets.extend(udp.iter().map(|(socket, address)| (*address, Arc::clone(socket))));
         let counters = Arc::new(Counters::default());
         let protocol = Protocol::new(config.clone(), Arc::clone(&counters), Instant::now());
         let (stop, stopped) = watch::channel(false);
@@ -55,6 +60,7 @@ impl TurnServer {
         let shared = Arc::new(Shared {
             config,
             counters,
+            sockets,
             protocol: Mutex::new(protocol),
             stopped,
             running: Mutex::new(Some(running)),
@@ -66,8 +72,8 @@ impl TurnServer {
             done,
             shared: Arc::clone(&shared),
         };
-        if let Some((socket, address)) = udp {
-            shared.spawn(serve_udp(Arc::clone(&shared), Arc::new(socket), address));
+        for (address, socket) in shared.sockets.clone() {
+            shared.spawn(serve_udp(Arc::clone(&shared), socket, address));
         }
         if let Some((listener, address)) = tcp {
             shared.spawn(tcp::serve(Arc::clone(&shared), listener, address));
@@ -80,6 +86,12 @@ impl TurnServer {
     #[must_use]
     pub fn udp_address(&self) -> Option<SocketAddr> {
         self.udp
+    }
+
+    /// The other UDP address it listens on, with the other port.
+    #[must_use]
+    pub fn alternate_address(&self) -> Option<SocketAddr> {
+        self.shared.config.alternate
     }
 
     /// The TCP address it listens on.
@@ -122,6 +134,8 @@ impl Drop for TurnServer {
 pub(super) struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
+    /// The UDP sockets, one or four, by their addresses.
+    sockets: behaviour::Sockets,
     protocol: Mutex<Protocol<Arc<Relay>>>,
     stopped: watch::Receiver<bool>,
     running: Mutex<Option<mpsc::Sender<()>>>,
@@ -162,6 +176,13 @@ impl Shared {
         match action {
             Action::Drop => {}
             Action::Reply(answer) => client.answer(answer).await,
+            Action::ReplyBy(answer, route) => {
+                let from = self.sockets.iter().find(|(address, _)| *address == route.origin);
+                if let Some((_, socket)) = from {
+                    // A client that is gone needs no answer.
+                    drop(socket.send_to(&answer, route.to).await);
+                }
+            }
             Action::ToPeer { relay, peer, payload } => {
                 if let Err(error) = relay.socket.send_to(&data[payload], peer).await {
                     self.counters.dropped.fetch_add(1, Relaxed);
