@@ -3,6 +3,10 @@
 //!
 //! - [`message`]: reading and writing messages, no sockets and no time
 //! - [`discovery`]: how the NAT in front of this machine behaves (RFC 5780)
+//! - [`uri`]: where a server is (RFC 7064, RFC 7065)
+//! - [`stream`]: messages over TCP and TLS
 
 pub mod discovery;
 pub mod message;
+pub mod stream;
+pub mod uri;

@@ -20,6 +20,8 @@ pub struct TurnConfig {
     /// Another address and port, UDP: with it clients can find out how their NAT behaves (RFC 5780).
     /// Port 0 takes a free one.
     pub alternate: Option<SocketAddr>,
+    /// Where to listen for TLS over TCP.
+    pub tls: Option<TlsListener>,
     /// The IP told to clients in XOR-RELAYED-ADDRESS. Relays are IPv4 or IPv6, as this is.
     pub relay_address: IpAddr,
     /// The IP relay sockets are bound on, where it differs from `relay_address` (behind 1:1 NAT).
@@ -45,6 +47,7 @@ impl TurnConfig {
             udp: Some(here),
             tcp: Some(here),
             alternate: None,
+            tls: None,
             relay_address: here.ip(),
             relay_bind: None,
             relay_ports: 49152..=65535,
@@ -54,6 +57,15 @@ impl TurnConfig {
             limits: Limits::default(),
         }
     }
+}
+
+/// A listener for TLS over TCP (RFC 8656 §3.1).
+#[derive(Clone)]
+pub struct TlsListener {
+    /// Where; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Certificate and key.
+    pub server: Arc<rustls::ServerConfig>,
 }
 
 /// Upper bounds.
@@ -95,7 +107,7 @@ pub enum TurnError {
     /// A listening socket could not be bound.
     #[error("cannot listen for TURN on {transport} {address}: {source}")]
     Listen {
-        /// `udp` or `tcp`.
+        /// `udp`, `tcp` or `tls`.
         transport: &'static str,
         /// Where.
         address: SocketAddr,
@@ -111,7 +123,7 @@ pub enum TurnError {
         reason: &'static str,
     },
     /// Nothing to listen on.
-    #[error("the TURN server has neither a UDP nor a TCP address to listen on")]
+    #[error("the TURN server has no address to listen on")]
     NoListener,
     /// Relay sockets cannot be bound there.
     #[error("cannot relay on {address}: {source}")]
@@ -138,7 +150,7 @@ impl TurnError {
             Self::Alternate { .. } => {
                 "give the server two addresses of this machine and two ports, or no alternate one"
             }
-            Self::NoListener => "give a UDP or a TCP address for TURN",
+            Self::NoListener => "give a UDP, TCP or TLS address for TURN",
             Self::Relay { .. } => "choose a relay address that this machine has",
             Self::NoRelayPorts(_) => "give a relay port range whose end is not below its start",
         }

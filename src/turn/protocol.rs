@@ -19,9 +19,7 @@ use super::{
     requests::Pending,
     stats::{Counters, Refusal},
 };
-use crate::stun::message::{
-    Builder, Class, HEADER_BYTES, MAGIC_COOKIE, Message, attr, method, padded,
-};
+use crate::stun::message::{Builder, Class, Message, attr, method, padded};
 
 /// Transport between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -348,23 +346,3 @@ fn signed(answer: Builder, key: Option<&[u8; 16]>) -> Vec<u8> {
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
-
-/// Length of the frame a TCP stream starts with, and of its padding (RFC 8656 §12.5): `None` when
-/// more bytes are needed, `Err` when it is neither STUN nor `ChannelData`.
-pub(super) fn frame(stream: &[u8]) -> Result<Option<(usize, usize)>, NotAFrame> {
-    let &[first, _, l0, l1, ..] = stream else { return Ok(None) };
-    let length = usize::from(u16::from_be_bytes([l0, l1]));
-    let cookie = MAGIC_COOKIE.to_be_bytes();
-    let stun = stream.iter().skip(4).zip(cookie).all(|(byte, expected)| *byte == expected);
-    let length = match first {
-        0x00..=0x3F if length % 4 == 0 && stun => HEADER_BYTES + length,
-        0x40..=0x7F => 4 + length,
-        _ => return Err(NotAFrame),
-    };
-    let padding = padded(length) - length;
-    Ok((stream.len() >= length + padding).then_some((length, padding)))
-}
-
-/// A TCP stream that is not TURN.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotAFrame;

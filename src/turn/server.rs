@@ -14,10 +14,11 @@ use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     behaviour,
-    config::{TurnConfig, TurnError},
+    config::{TlsListener, TurnConfig, TurnError},
     protocol::{Action, FiveTuple, Now, Protocol, Transport, canonical},
     stats::{Counters, TurnStats},
     tcp,
@@ -39,6 +40,7 @@ pub struct TurnServer {
     done: mpsc::Receiver<()>,
     udp: Option<SocketAddr>,
     tcp: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
 }
 
 impl TurnServer {
@@ -47,7 +49,7 @@ impl TurnServer {
     /// # Errors
     /// [`TurnError`] when an address cannot be bound or the configuration gives none.
     pub async fn start(mut config: TurnConfig) -> Result<Self, TurnError> {
-        let (udp, tcp) = bind_listeners(&config).await?;
+        let Listeners { udp, tcp, tls } = bind_listeners(&config).await?;
         check_relay(&config)?;
         let udp = udp.map(|(socket, address)| (Arc::new(socket), address));
         config.udp = udp.as_ref().map(|(_, address)| *address);
@@ -68,6 +70,7 @@ impl TurnServer {
         let server = Self {
             udp: udp.as_ref().map(|(_, address)| *address),
             tcp: tcp.as_ref().map(|(_, address)| *address),
+            tls: tls.as_ref().map(|(_, address)| *address),
             stop,
             done,
             shared: Arc::clone(&shared),
@@ -76,7 +79,11 @@ impl TurnServer {
             shared.spawn(serve_udp(Arc::clone(&shared), socket, address));
         }
         if let Some((listener, address)) = tcp {
-            shared.spawn(tcp::serve(Arc::clone(&shared), listener, address));
+            shared.spawn(tcp::serve(Arc::clone(&shared), listener, address, None));
+        }
+        if let (Some((listener, address)), Some(tls)) = (tls, &shared.config.tls) {
+            let acceptor = Some(TlsAcceptor::from(Arc::clone(&tls.server)));
+            shared.spawn(tcp::serve(Arc::clone(&shared), listener, address, acceptor));
         }
         shared.spawn(sweep(Arc::clone(&shared)));
         Ok(server)
@@ -98,6 +105,12 @@ impl TurnServer {
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.tcp
+    }
+
+    /// The address it listens on for TLS over TCP.
+    #[must_use]
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls
     }
 
     /// The counters now.
@@ -307,9 +320,13 @@ async fn sweep(shared: Arc<Shared>) {
 
 type Listener<T> = Option<(T, SocketAddr)>;
 
-async fn bind_listeners(
-    config: &TurnConfig,
-) -> Result<(Listener<UdpSocket>, Listener<TcpListener>), TurnError> {
+struct Listeners {
+    udp: Listener<UdpSocket>,
+    tcp: Listener<TcpListener>,
+    tls: Listener<TcpListener>,
+}
+
+async fn bind_listeners(config: &TurnConfig) -> Result<Listeners, TurnError> {
     // A port that the system gave for UDP may be taken for TCP: then another one is tried.
     let free = |address: Option<SocketAddr>| address.is_some_and(|address| address.port() == 0);
     let mut tries = if free(config.udp) && free(config.tcp) { 16 } else { 1 };
@@ -323,9 +340,7 @@ async fn bind_listeners(
     }
 }
 
-async fn bind_once(
-    config: &TurnConfig,
-) -> Result<(Listener<UdpSocket>, Listener<TcpListener>), TurnError> {
+async fn bind_once(config: &TurnConfig) -> Result<Listeners, TurnError> {
     let failed =
         |transport, address| move |source| TurnError::Listen { transport, address, source };
     let mut udp = None;
@@ -340,14 +355,26 @@ async fn bind_once(
         if let (0, Some((_, bound))) = (address.port(), &udp) {
             address.set_port(bound.port());
         }
-        let listener = TcpListener::bind(address).await.map_err(failed("tcp", address))?;
-        let bound = listener.local_addr().map_err(failed("tcp", address))?;
-        tcp = Some((listener, bound));
+        tcp = Some(listen("tcp", address).await?);
     }
-    if udp.is_none() && tcp.is_none() {
+    let mut tls = None;
+    if let Some(TlsListener { address, .. }) = &config.tls {
+        tls = Some(listen("tls", *address).await?);
+    }
+    if udp.is_none() && tcp.is_none() && tls.is_none() {
         return Err(TurnError::NoListener);
     }
-    Ok((udp, tcp))
+    Ok(Listeners { udp, tcp, tls })
+}
+
+async fn listen(
+    transport: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), TurnError> {
+    let failed = |source| TurnError::Listen { transport, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 /// Fails now rather than at the first allocation.
