@@ -273,11 +273,13 @@ impl Discovery {
             .map(|exchange| exchange.to)
             .collect();
         let round = |purpose| {
-            self.exchanges.iter().find(|e| e.purpose == purpose).map_or(Round::NotMade, Exchange::round)
+            self.exchanges
+                .iter()
+                .find(|e| e.purpose == purpose)
+                .map_or(Round::NotMade, Exchange::round)
         };
-        let other_answers = self.other.is_some_and(|(_, other)| {
-            observed.iter().any(|one| one.server == other)
-        });
+        let other_answers =
+            self.other.is_some_and(|(_, other)| observed.iter().any(|one| one.server == other));
         let test = FilteringTest {
             other: self.other,
             other_answers,

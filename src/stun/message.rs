@@ -220,7 +220,7 @@ impl<'a> Message<'a> {
         read_xor_address(self.get(kind)?, &self.transaction)
     }
 
-    /// The first address of a type that is not XORed, such as OTHER-ADDRESS.
+    /// The first address of a type that is not put through XOR, such as OTHER-ADDRESS.
     #[must_use]
     pub fn plain_address(&self, kind: u16) -> Option<SocketAddr> {
         read_plain_address(self.get(kind)?)
@@ -229,8 +229,7 @@ impl<'a> Message<'a> {
     /// Our address as the server sees it: XOR-MAPPED-ADDRESS, else MAPPED-ADDRESS.
     #[must_use]
     pub fn mapped_address(&self) -> Option<SocketAddr> {
-        self.address(attr::XOR_MAPPED_ADDRESS)
-            .or_else(|| self.plain_address(attr::MAPPED_ADDRESS))
+        self.address(attr::XOR_MAPPED_ADDRESS).or_else(|| self.plain_address(attr::MAPPED_ADDRESS))
     }
 
     /// What CHANGE-REQUEST asks for: another address, another port (RFC 5780 §7.2).
@@ -278,7 +277,7 @@ pub fn read_xor_address(value: &[u8], transaction: &TransactionId) -> Option<Soc
     Some(SocketAddr::new(ip, port))
 }
 
-/// Reads an address that is not XORed (RFC 8489 §14.1).
+/// Reads an address that is not put through XOR (RFC 8489 §14.1).
 #[must_use]
 pub fn read_plain_address(value: &[u8]) -> Option<SocketAddr> {
     let port = read_u16(value, 2)?;
@@ -354,7 +353,7 @@ impl Builder {
         self.attribute(kind, &value)
     }
 
-    /// Adds an address that is not XORed.
+    /// Adds an address that is not put through XOR.
     #[must_use]
     pub fn plain_address(self, kind: u16, address: SocketAddr) -> Self {
         let mut value = Vec::with_capacity(20);

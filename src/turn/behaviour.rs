@@ -27,11 +27,7 @@ pub struct Route {
 
 /// The route of an answer; `None` when this server has no alternate address, or the client came by
 /// TCP, where nothing can be changed.
-pub(super) fn route(
-    config: &TurnConfig,
-    tuple: FiveTuple,
-    request: &Message<'_>,
-) -> Option<Route> {
+pub(super) fn route(config: &TurnConfig, tuple: FiveTuple, request: &Message<'_>) -> Option<Route> {
     let (primary, alternate) = (config.udp?, config.alternate?);
     if tuple.transport != Transport::Udp {
         return None;
@@ -120,10 +116,14 @@ mod tests {
         }
     }
 
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
     fn routed(server: &str, transport: Transport, builder: Builder) -> Option<Route> {
         let raw = builder.finish();
-        let client = "192.0.2.1:1000".parse().unwrap();
-        let tuple = FiveTuple { transport, client, server: server.parse().unwrap() };
+        let client = at("192.0.2.1:1000");
+        let tuple = FiveTuple { transport, client, server: at(server) };
         route(&config(), tuple, &Message::parse(&raw).unwrap())
     }
 
@@ -140,12 +140,17 @@ mod tests {
         ] {
             let origin = |ip, port| {
                 let route = routed(server, Transport::Udp, asking(ip, port)).unwrap();
-                assert_eq!(route.other, other.parse().unwrap());
-                assert_eq!(route.to, "192.0.2.1:1000".parse().unwrap());
+                assert_eq!(route.other, at(other));
+                assert_eq!(route.to, at("192.0.2.1:1000"));
                 route.origin.to_string()
             };
             assert_eq!(
-                [origin(false, false), origin(true, true), origin(true, false), origin(false, true)],
+                [
+                    origin(false, false),
+                    origin(true, true),
+                    origin(true, false),
+                    origin(false, true)
+                ],
                 [server, other, by_ip, by_port]
             );
         }
@@ -157,7 +162,7 @@ mod tests {
         let request = Builder::new(Class::Request, method::BINDING, [0; 12])
             .attribute(attr::RESPONSE_PORT, &[0x12, 0x34, 0, 0]);
         let route = routed("127.0.0.1:3478", Transport::Udp, request).unwrap();
-        assert_eq!(route.to, "192.0.2.1:4660".parse().unwrap());
+        assert_eq!(route.to, at("192.0.2.1:4660"));
     }
 
     #[tokio::test]

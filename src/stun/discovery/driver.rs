@@ -102,7 +102,8 @@ impl Sockets {
 
     async fn send(&self, transmit: &Transmit) {
         // What cannot be sent is like what is lost: it is repeated.
-        if let Err(error) = self.all[transmit.socket].send_to(&transmit.datagram, transmit.to).await {
+        if let Err(error) = self.all[transmit.socket].send_to(&transmit.datagram, transmit.to).await
+        {
             tracing::debug!(to = %transmit.to, %error, "STUN request not sent");
         }
     }

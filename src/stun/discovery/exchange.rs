@@ -16,12 +16,12 @@ const SENT_AT: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(200),
     Duration::from_millis(500),
-    Duration::from_millis(1000),
+    Duration::from_secs(1),
     Duration::from_millis(1800),
 ];
 
 /// When no answer is awaited any more.
-pub(super) const PATIENCE: Duration = Duration::from_millis(3000);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,11 @@ pub(super) enum Purpose {
 enum State {
     /// Awaiting an answer; that many requests were sent.
     Open(usize),
-    Answered { mapped: SocketAddr, from: SocketAddr, took: Duration },
+    Answered {
+        mapped: SocketAddr,
+        from: SocketAddr,
+        took: Duration,
+    },
     Refused,
     Silent,
 }
@@ -78,7 +82,7 @@ impl Exchange {
 
     pub(super) fn transmit(&mut self, now: Instant) -> Option<Transmit> {
         let State::Open(sent) = self.state else { return None };
-        if *SENT_AT.get(sent)? + self.begun > now {
+        if self.begun + *SENT_AT.get(sent)? > now {
             return None;
         }
         self.state = State::Open(sent + 1);

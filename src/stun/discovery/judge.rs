@@ -224,7 +224,9 @@ pub fn port_allocation(ports: &[(u16, u16)]) -> Option<Ports> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Behaviour::{AddressAndPortDependent as Apd, AddressDependent as Ad, EndpointIndependent as Ei};
+    use Behaviour::{
+        AddressAndPortDependent as Apd, AddressDependent as Ad, EndpointIndependent as Ei,
+    };
 
     fn seen(all: &[(&str, &str)]) -> Bounds {
         let observed: Vec<Observed> = all

@@ -1,8 +1,8 @@
 //! A NAT, a link and STUN servers for tests, in virtual time.
 
 use std::{
-    collections::{BTreeMap, BinaryHeap, HashMap, HashSet},
     cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, HashSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -77,6 +77,9 @@ struct Binding {
     used: Instant,
 }
 
+/// When, in which order, at which socket, from where, what.
+type Arrival = (Instant, usize, usize, SocketAddr, Vec<u8>);
+
 /// The network.
 pub struct Network {
     middlebox: Middlebox,
@@ -88,7 +91,7 @@ pub struct Network {
     next_port: u16,
     passed: usize,
     now: Instant,
-    arriving: BinaryHeap<Reverse<(Instant, usize, usize, SocketAddr, Vec<u8>)>>,
+    arriving: BinaryHeap<Reverse<Arrival>>,
 }
 
 const EXTERNAL: &str = "198.51.100.7";
@@ -156,7 +159,9 @@ impl Network {
             return local;
         };
         let external = match self.middlebox.ports {
-            Ports::Preserving if !self.bindings.values().any(|b| b.external.port() == local.port()) => {
+            Ports::Preserving
+                if !self.bindings.values().any(|b| b.external.port() == local.port()) =>
+            {
                 local.port()
             }
             Ports::Sequential => self.next_port,
@@ -188,10 +193,12 @@ impl Network {
             let socket = self.locals.iter().position(|local| *local == to);
             socket.filter(|socket| {
                 let opened = self.opened.get(socket);
-                self.middlebox.filtering.is_none() || opened.is_some_and(|all| all.contains(&remote))
+                self.middlebox.filtering.is_none()
+                    || opened.is_some_and(|all| all.contains(&remote))
             })
         } else {
-            let alive = |b: &&Binding| b.external == to && self.now - b.used < self.middlebox.timeout;
+            let alive =
+                |b: &&Binding| b.external == to && self.now - b.used < self.middlebox.timeout;
             let binding = self.bindings.values().find(alive);
             binding.filter(|b| b.remotes.contains(&remote)).map(|b| b.internal)
         };
@@ -211,7 +218,9 @@ impl Network {
         if to.ip() == other.ip() && self.servers == Servers::OtherIsSilent {
             return;
         }
-        if !knows && (request.change_request().is_some() || request.get(attr::RESPONSE_PORT).is_some()) {
+        if !knows
+            && (request.change_request().is_some() || request.get(attr::RESPONSE_PORT).is_some())
+        {
             let refused = Builder::answer(Class::Error, &request).error(420, "Unknown Attribute");
             return self.inbound(to, client, refused.finish());
         }
