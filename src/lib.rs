@@ -14,12 +14,13 @@
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
 //! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results |
-//! | 7 | [`mod@bench`] connections made and measured |
+//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do |
 //! | 9 | [`cli`] one thin file a command |
 
 pub mod auth;
 pub mod bench;
 pub mod cli;
+pub mod doctor;
 pub mod lab;
 pub mod media;
 pub mod nat;

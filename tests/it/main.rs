@@ -4,6 +4,7 @@ mod auth;
 mod bad_input;
 mod bench;
 mod cli;
+mod doctor;
 mod gathering;
 mod layering;
 mod main_job;
