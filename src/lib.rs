@@ -15,6 +15,7 @@
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
 //! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results |
 //! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do |
+//! | 8 | [`matrix`] pairs of networks, expected and measured |
 //! | 9 | [`cli`] one thin file a command |
 
 pub mod auth;
@@ -22,6 +23,7 @@ pub mod bench;
 pub mod cli;
 pub mod doctor;
 pub mod lab;
+pub mod matrix;
 pub mod media;
 pub mod nat;
 pub mod pairs;

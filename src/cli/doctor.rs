@@ -19,7 +19,6 @@ use crate::{
         client::{StaticToken, TokenProvider},
         token_client::{TokenClient, TokenError},
     },
-    stun::stream::Trust,
     types::Stage,
 };
 
@@ -98,7 +97,7 @@ fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
         v4: connect.network.contains(&Network::Udp4),
         v6: connect.network.contains(&Network::Udp6),
         interface: connect.interface.clone(),
-        trust: Trust::web(),
+        trust: connect.trust.clone(),
         within: connect.timeout.unwrap_or(doctor::WITHIN),
         binding_lifetime: args.binding_lifetime,
     })
@@ -123,14 +122,21 @@ fn contact(connect: &ConnectConfig, join: bool) -> Result<Contact, Failure> {
         TokenSource::Api { url, access_token } => {
             let device = connect.device.clone();
             let client =
-                TokenClient::new(url.as_str(), access_token.expose(), device, connect.pair.clone());
+                TokenClient::new(url.as_str(), access_token.expose(), device, connect.pair.clone())
+                    .and_then(|client| client.trusting(&connect.trust));
             // Queries may hold secrets.
             let mut shown = url.clone();
             shown.set_query(None);
             (Some(shown.to_string()), Arc::new(client.map_err(failed)?))
         }
     };
-    Ok(Contact { signal: connect.signal.to_string(), token_url, tokens, join })
+    Ok(Contact {
+        signal: connect.signal.to_string(),
+        token_url,
+        tokens,
+        trust: connect.trust.clone(),
+        join,
+    })
 }
 
 /// The failure a verdict stands for; the JSON has said it already.

@@ -22,6 +22,7 @@ pub mod ice;
 pub mod layers;
 pub mod logging;
 pub mod man;
+pub mod network;
 pub mod observe;
 pub mod output;
 pub mod recv;

@@ -116,7 +116,7 @@ pub(super) async fn signaling(
             contacted.joined = Some(joined.is_ok());
             joined
         }
-        _ => look(&contact.signal, left(until)).await,
+        _ => look(&contact.signal, &contact.trust, left(until)).await,
     };
     Some(match result {
         Ok(Look { timings, clock_skew }) => {
@@ -146,6 +146,7 @@ async fn join(contact: &Contact, access: &Access, until: Instant) -> Result<Look
     let token = StaticToken::new(&access.token)?;
     let config = ClientConfig {
         connect_within: left(until),
+        trust: contact.trust.clone(),
         ..ClientConfig::new(contact.signal.clone(), std::sync::Arc::new(token))
     };
     let (handle, mut events) = client::connect(config);

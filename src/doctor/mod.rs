@@ -39,6 +39,8 @@ pub struct Contact {
     pub token_url: Option<String>,
     /// Gives the token.
     pub tokens: Arc<dyn TokenProvider>,
+    /// Which certificates of the signaling server are believed.
+    pub trust: Trust,
     /// Whether to join the room, which replaces a peer of the same device that is there.
     pub join: bool,
 }

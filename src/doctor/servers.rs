@@ -52,6 +52,12 @@ pub(super) struct Target {
     row: Server,
 }
 
+impl Target {
+    fn without_address(row: Server) -> Self {
+        Self { uri: None, login: None, address: None, local: None, all: Vec::new(), row }
+    }
+}
+
 /// Looks every name up once, and gives a target for each URL and address family.
 pub(super) async fn resolve(
     config: &DoctorConfig,
@@ -79,70 +85,75 @@ async fn resolve_one(
     login: Option<Login>,
     until: Instant,
 ) -> Vec<Target> {
-    let kind = if url.starts_with("stun") { "stun" } else { "turn" };
-    let row = Server { url: url.to_owned(), turn: kind == "turn", ..Server::default() };
-    let failed = |uri, row: Server, code: &str, message: String, remedy: &str| {
-        let problem = Problem::error(format!("{kind}-{code}"), Some(url), message, remedy);
-        let row = Server { problem: Some(problem), ..row };
-        vec![Target { uri, login: None, address: None, local: None, all: Vec::new(), row }]
-    };
+    let turn = url.starts_with("turn");
+    let mut row = Server { url: url.to_owned(), turn, ..Server::default() };
     let uri: ServerUri = match url.parse() {
         Ok(uri) => uri,
         Err(error) => {
+            let message = format!("no URL of an ICE server: {error}");
             let remedy =
                 "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST";
-            return failed(
-                None,
-                row,
-                "bad-url",
-                format!("no URL of an ICE server: {error}"),
-                remedy,
-            );
+            row.problem = Some(Problem::error(code(&row, "bad-url"), Some(url), message, remedy));
+            return vec![Target::without_address(row)];
         }
     };
-    let transport = match uri.transport {
+    row.transport = match uri.transport {
         Transport::Udp => "udp",
         Transport::Tcp => "tcp",
         Transport::Tls => "tls",
     };
-    let row = Server { transport, turn: uri.turn, ..row };
     let begun = Instant::now();
-    let within = RESOLVE_WITHIN.min(until.saturating_duration_since(begun));
-    let found = timeout(within, tokio::net::lookup_host(uri.endpoint())).await;
-    let row = Server { resolve_ms: Some(millis(begun.elapsed())), ..row };
-    let found: Vec<SocketAddr> = match found {
-        Ok(Ok(found)) => found.filter(|address| config.takes(address.ip())).collect(),
-        Ok(Err(error)) => {
-            let message = format!("its name cannot be resolved: {error}");
-            let remedy = "check the spelling of the host and this machine's name server";
-            return failed(Some(uri), row, "unresolved", message, remedy);
+    let found = look_up(&uri, until).await;
+    row.resolve_ms = Some(millis(begun.elapsed()));
+    let found = found.map(|all| all.into_iter().filter(|one| config.takes(one.ip())).collect());
+    match found.map(|found: Vec<_>| by_family(config, &uri, login.as_ref(), &row, &found)) {
+        Ok(targets) if !targets.is_empty() => targets,
+        other => {
+            let (message, remedy) = match other {
+                Err(why) => (why, "check the spelling of the host and this machine's name server"),
+                Ok(_) => ("it has no address of the wanted family".to_owned(), "check --network"),
+            };
+            let problem = Problem::error(code(&row, "unresolved"), Some(url), message, remedy);
+            row.problem = Some(problem);
+            vec![Target::without_address(row)]
         }
-        Err(_) => {
-            let message = format!("no answer about its name within {} s", within.as_secs());
-            return failed(
-                Some(uri),
-                row,
-                "unresolved",
-                message,
-                "check this machine's name server",
-            );
-        }
-    };
+    }
+}
+
+async fn look_up(uri: &ServerUri, until: Instant) -> Result<Vec<SocketAddr>, String> {
+    let within = RESOLVE_WITHIN.min(until.saturating_duration_since(Instant::now()));
+    match timeout(within, tokio::net::lookup_host(uri.endpoint())).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(error)) => Err(format!("its name cannot be resolved: {error}")),
+        Err(_) => Err(format!("no answer about its name within {} s", within.as_secs())),
+    }
+}
+
+/// A target for the first address of each family that there is a way to.
+fn by_family(
+    config: &DoctorConfig,
+    uri: &ServerUri,
+    login: Option<&Login>,
+    row: &Server,
+    found: &[SocketAddr],
+) -> Vec<Target> {
     let mut targets = Vec::new();
     for v4 in [true, false] {
         let all: Vec<_> = found.iter().copied().filter(|one| one.is_ipv4() == v4).collect();
         let Some(&address) = all.first() else { continue };
         let local = local_towards(config, address);
         // A name with addresses of both families is no problem where one has no route.
-        if local.is_none() && (found.len() > all.len()) {
+        if local.is_none() && found.len() > all.len() {
             continue;
         }
-        let (uri, row) = (Some(uri.clone()), Server { address: Some(address), ..row.clone() });
-        targets.push(Target { uri, login: login.clone(), address: Some(address), local, all, row });
-    }
-    if targets.is_empty() {
-        let message = "it has no address of the wanted family".to_owned();
-        return failed(Some(uri), row, "unresolved", message, "check --network");
+        targets.push(Target {
+            uri: Some(uri.clone()),
+            login: login.cloned(),
+            address: Some(address),
+            local,
+            all,
+            row: Server { address: Some(address), ..row.clone() },
+        });
     }
     targets
 }

@@ -3,15 +3,19 @@
 //!
 //! - [`profile`]: a stack of them by name, `port+sym`
 //! - [`link`]: loss, delay, jitter, rate
+//! - [`named`]: both together under a name, `home-router`; [`mod@file`]: those in files
 //! - [`theory`]: whether two peers can reach each other directly
 
+pub mod file;
 pub mod link;
+pub mod named;
 pub mod profile;
 pub mod theory;
 
 use std::{fmt, time::Duration};
 
 pub use link::Link;
+pub use named::{LinkChanges, NamedNetwork, NetworkError, network};
 pub use profile::{Profile, ProfileError};
 pub use theory::{Path, expected};
 

@@ -19,11 +19,12 @@ use super::{
     config::{self, PeerConfig, PeerRole},
     control::ChannelRef,
     event::{PeerError, PeerEvent, Timings},
-    gathering::{GatherResult, Watcher},
+    gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
     stats::{self, CandidateStats, Snapshot},
+    streams::StreamServers,
     tap::{Tap, TapCounters},
     video::{self, SentAccessUnit, VideoSender},
 };
@@ -40,10 +41,14 @@ const QUEUE_EVENTS: usize = 1024;
 /// Time given to a clean close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// From the last answer of a server to the candidate that the crate makes of it, with room.
+const LAST_CANDIDATES: Duration = Duration::from_millis(200);
+
 /// One peer connection.
 pub struct Peer {
     connection: Arc<dyn PeerConnection>,
     runtime: Arc<PeerRuntime>,
+    streams: Arc<StreamServers>,
     watcher: Arc<Watcher>,
     shared: Arc<Shared>,
     counters: Arc<TapCounters>,
@@ -65,11 +70,18 @@ impl Peer {
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
         let (tap, outputs) = Tap::new();
-        let watcher = Watcher::new(&config.ice_servers);
+        let streams = Arc::new(StreamServers::new(
+            &config.ice_servers,
+            config.trust.clone(),
+            config.gateway.clone(),
+        ));
+        let (watcher, losses) = Watcher::new(&config.ice_servers, &streams);
         let shared = Shared::new(events, config.candidates.clone(), Arc::clone(&watcher));
-        let runtime = PeerRuntime::new(Arc::clone(&watcher));
+        let runtime =
+            PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
+        let rtc = config::rtc_configuration(&config, &streams);
         let connection =
-            Box::pin(build(&config, addresses, tap, Arc::clone(&runtime), &shared)).await?;
+            Box::pin(build(&config, rtc, addresses, tap, Arc::clone(&runtime), &shared)).await?;
         shared.control.open(&shared, connection.as_ref()).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
@@ -80,11 +92,13 @@ impl Peer {
             tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared))),
         ];
         if watcher.is_active() {
-            tasks.push(tokio::spawn(tell_failures(Arc::clone(&watcher), Arc::clone(&shared))));
+            let (watcher, shared) = (Arc::clone(&watcher), Arc::clone(&shared));
+            tasks.push(tokio::spawn(tell_failures(watcher, losses, shared)));
         }
         let peer = Self {
             connection,
             runtime,
+            streams,
             watcher,
             shared,
             counters: outputs.counters,
@@ -279,7 +293,8 @@ impl Peer {
                 _ => ExtraPasses::Direct,
             });
         }
-        stats::snapshot(&report, selected, &self.counters, self.shared.control.counters())
+        let counters = self.shared.control.counters();
+        stats::snapshot(&report, selected, &self.streams, &self.counters, counters)
     }
 
     /// The selected pair, which the crate's report names but does not always describe.
@@ -304,16 +319,22 @@ impl Peer {
     }
 }
 
-async fn tell_failures(watcher: Arc<Watcher>, shared: Arc<Shared>) {
-    watcher
-        .follow(|failure| {
-            shared.emit(PeerEvent::CandidateError {
-                url: failure.url,
-                code: failure.code,
-                text: failure.text,
-            });
-        })
-        .await;
+/// Tells which servers fail while candidates are gathered, when that has its end, and which
+/// allocations are lost later.
+async fn tell_failures(
+    watcher: Arc<Watcher>,
+    mut losses: mpsc::UnboundedReceiver<ServerFailure>,
+    shared: Arc<Shared>,
+) {
+    let tell = |ServerFailure { url, code, text }| {
+        shared.emit(PeerEvent::CandidateError { url, code, text });
+    };
+    watcher.follow(tell).await;
+    tokio::time::sleep(LAST_CANDIDATES).await;
+    shared.end_of_candidates();
+    while let Some(lost) = losses.recv().await {
+        tell(lost);
+    }
 }
 
 impl Drop for Peer {

@@ -7,6 +7,7 @@
 //! - `runtime`: the crate's driver without its stalls
 //! - [`event`]: what happens on it, and what can go wrong
 //! - [`gathering`]: what passes between it and its STUN and TURN servers
+//! - `streams`: TURN over TCP and TLS
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
@@ -25,6 +26,7 @@ pub mod packetizer;
 pub(crate) mod runtime;
 pub mod sdp;
 pub mod stats;
+mod streams;
 pub mod tap;
 pub mod video;
 

@@ -73,7 +73,8 @@ pub struct TlsListener {
 pub struct Limits {
     /// Allocations at one time; beyond it 508 (Insufficient Capacity).
     pub allocations: usize,
-    /// Allocations of one user at one time; beyond it 486 (Allocation Quota Reached).
+    /// Allocations of one user at one time; beyond it 486 (Allocation Quota Reached). A client makes one
+    /// for each of its addresses and each transport.
     pub allocations_per_user: usize,
     /// Permissions, and channels, of one allocation; beyond it 508.
     pub peers_per_allocation: usize,
@@ -91,7 +92,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             allocations: 1000,
-            allocations_per_user: 10,
+            allocations_per_user: 30,
             peers_per_allocation: 64,
             tcp_connections: 1024,
             bytes_per_second: None,

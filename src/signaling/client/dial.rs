@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    sync::{Arc, LazyLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -31,6 +30,7 @@ use super::{
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
     signaling::token_client::{TokenError, install_crypto, retry_after},
+    stun::stream::Trust,
 };
 
 /// A socket to the server.
@@ -65,16 +65,19 @@ pub(super) struct Dialed {
 pub(super) async fn dial(
     url: &Url,
     token: &str,
+    trust: &Trust,
     within: Duration,
     timings: &mut DialTimings,
 ) -> Result<Dialed, ClientError> {
     timeout(within, async {
-        match upgrade(url, token, true, timings).await? {
+        match upgrade(url, token, trust, true, timings).await? {
             Ok(dialed) => Ok(dialed),
             // A server that knows no subprotocols is a server all the same.
             Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
                 SubProtocolError::NoSubProtocol,
-            ))) => upgrade(url, token, false, timings).await?.map_err(|error| explain(url, error)),
+            ))) => upgrade(url, token, trust, false, timings)
+                .await?
+                .map_err(|error| explain(url, error)),
             Err(error) => Err(explain(url, error)),
         }
     })
@@ -96,11 +99,11 @@ pub struct Look {
 ///
 /// # Errors
 /// [`ClientError`] when no signaling server answers there.
-pub async fn look(url: &str, within: Duration) -> Result<Look, ClientError> {
+pub async fn look(url: &str, trust: &Trust, within: Duration) -> Result<Look, ClientError> {
     install_crypto();
     let url = endpoint(url)?;
     let mut timings = DialTimings::default();
-    let clock_skew = match dial(&url, "no-token", within, &mut timings).await {
+    let clock_skew = match dial(&url, "no-token", trust, within, &mut timings).await {
         Ok(dialed) => dialed.clock_skew,
         Err(ClientError::Refused { status: 401 | 403, clock_skew, .. }) => clock_skew,
         Err(error) => return Err(error),
@@ -111,12 +114,13 @@ pub async fn look(url: &str, within: Duration) -> Result<Look, ClientError> {
 async fn upgrade(
     url: &Url,
     token: &str,
+    trust: &Trust,
     subprotocol: bool,
     timings: &mut DialTimings,
 ) -> Result<Result<Dialed, tungstenite::Error>, ClientError> {
     let request = request(url, token, subprotocol)?;
     let stream = connect(url, timings).await?;
-    let stream = secure(url, stream, timings).await?;
+    let stream = secure(url, stream, trust, timings).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
@@ -170,17 +174,13 @@ async fn connect(url: &Url, timings: &mut DialTimings) -> Result<TcpStream, Clie
     Err(ClientError::Connect { url: redacted(url), source: last })
 }
 
-/// TLS with the roots of Mozilla's list, for `wss://`.
+/// TLS, for `wss://`.
 async fn secure(
     url: &Url,
     stream: TcpStream,
+    trust: &Trust,
     timings: &mut DialTimings,
 ) -> Result<MaybeTlsStream<TcpStream>, ClientError> {
-    static CONFIG: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
-        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
-        Arc::new(config.with_no_client_auth())
-    });
     if url.scheme() != "wss" {
         return Ok(MaybeTlsStream::Plain(stream));
     }
@@ -188,7 +188,7 @@ async fn secure(
     let name = ServerName::try_from(host(url).to_owned())
         .map_err(|_| failed("no certificate can be for a host of that name".into()))?;
     let begun = Instant::now();
-    let connector = TlsConnector::from(Arc::clone(&CONFIG));
+    let connector = TlsConnector::from(trust.client());
     let stream = Box::pin(connector.connect(name, stream)).await.map_err(|error| {
         match rustls_error(&error) {
             // What is no TLS record at all, such as the start of an HTTP answer.

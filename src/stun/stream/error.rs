@@ -34,6 +34,14 @@ pub enum DialError {
     /// It closed the connection where its part of TLS was due.
     #[error("{0} closed the connection during the TLS handshake")]
     Closed(SocketAddr),
+    /// It was there, and is gone.
+    #[error("the connection to {address} has ended: {reason}")]
+    Ended {
+        /// The server.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
     /// A certificate cannot be for such a host.
     #[error("no certificate can be for a host named `{host}`")]
     NoName {
@@ -130,6 +138,7 @@ impl DialError {
             Self::Timeout { .. } => "tcp-timeout",
             Self::PlainText(_) => "tls-plain-text",
             Self::Closed(_) => "tls-closed",
+            Self::Ended { .. } => "tcp-ended",
             Self::NoName { .. } | Self::Name { .. } => "tls-name",
             Self::Expired(_) => "tls-expired",
             Self::NotYet(_) => "tls-not-yet-valid",
@@ -163,6 +172,10 @@ impl DialError {
             ),
             Self::PlainText(_) => {
                 "give the port where the server speaks TLS, or turn:HOST:PORT?transport=tcp".into()
+            }
+            Self::Ended { .. } => {
+                "see the server's log, and whether something between ends idle or long connections"
+                    .into()
             }
             Self::NoName { .. } | Self::Name { .. } => {
                 "give the host by a name the certificate is for, or the server a certificate for \

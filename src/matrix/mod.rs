@@ -1,0 +1,23 @@
+//! The lab's matrix: pairs of networks, what theory expects of each, and what two real peers behind
+//! them measure.
+//!
+//! - [`scenario`]: pairs of networks as TOML files · [`plan`]: what is to be measured of a pair
+//! - [`run`]: all pairs over a [`Layer`], several at once
+//! - [`simulated`]: NATs and links in this process · [`in_kernel`]: by Linux, in network namespaces
+//! - [`schema`]: the result, `orion-peer/lab/1` · [`table`], [`words`], [`html()`]: for people
+
+#[cfg(test)]
+mod example;
+pub mod html;
+pub mod plan;
+pub mod run;
+pub mod scenario;
+pub mod schema;
+pub mod table;
+pub mod words;
+
+pub use html::html;
+pub use plan::{CellPlan, Effort, Transports};
+pub use run::{Layer, Measurement, run};
+pub use scenario::Scenario;
+pub use schema::{Cell, LabResult};
