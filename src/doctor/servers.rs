@@ -142,8 +142,10 @@ fn by_family(
         let all: Vec<_> = found.iter().copied().filter(|one| one.is_ipv4() == v4).collect();
         let Some(&address) = all.first() else { continue };
         let local = local_towards(config, address);
-        // A name with addresses of both families is no problem where one has no route.
-        if local.is_none() && found.len() > all.len() {
+        // A name with addresses of both families is no problem where one has a route.
+        let elsewhere =
+            || found.iter().any(|one| one.is_ipv4() != v4 && local_towards(config, *one).is_some());
+        if local.is_none() && elsewhere() {
             continue;
         }
         targets.push(Target {
