@@ -14,23 +14,27 @@ use orion_peer::{
     nat::Behaviour,
     stun::discovery::driver::{binding_lifetime, discover},
     stun::discovery::lifetime::Lives,
-    turn::{PeerFilter, TurnConfig, TurnServer},
+    turn::{PeerFilter, TlsListener, TurnConfig, TurnServer},
 };
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::certificates::Certificates;
 use crate::run::{Ended, HANG, Rig, run, start};
 
 const SECRET: &str = "north";
 
 /// The embedded server, with another address, on free ports.
 async fn server(alternate: bool) -> TurnServer {
+    TurnServer::start(config(alternate)).await.unwrap()
+}
+
+fn config(alternate: bool) -> TurnConfig {
     let secrets = TurnSecrets { current: SECRET.into(), previous: None };
-    let config = TurnConfig {
+    TurnConfig {
         alternate: alternate.then(|| SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 0))),
         ..TurnConfig::loopback(0, Arc::new(secrets))
-    };
-    TurnServer::start(config).await.unwrap()
+    }
 }
 
 /// Runs `doctor --json --no-signal` on another thread, so that servers of this one go on.
@@ -84,28 +88,30 @@ async fn the_embedded_server_shows_that_there_is_no_nat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_transport_is_measured() {
-    let server = server(true).await;
+    let certificates = Certificates::for_names(&["127.0.0.1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &certificates.ca).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let tls = TlsListener { address, server: Arc::clone(&certificates.config) };
+    let server = TurnServer::start(TurnConfig { tls: Some(tls), ..config(true) }).await.unwrap();
     let at = server.udp_address().unwrap();
-    let (stun, udp, tcp) =
-        (format!("stun:{at}"), format!("turn:{at}"), format!("turn:{at}?transport=tcp"));
-    let ended = doctor(&[
-        "--ice-server",
-        &stun,
-        "--ice-server",
-        &udp,
-        "--ice-server",
-        &tcp,
-        "--turn-secret",
-        SECRET,
-    ])
-    .await;
+    let urls = [
+        format!("stun:{at}"),
+        format!("turn:{at}"),
+        format!("turn:{at}?transport=tcp"),
+        format!("turns:{}", server.tls_address().unwrap()),
+    ];
+    let mut words = vec!["--turn-secret", SECRET, "--ca", ca.to_str().unwrap()];
+    words.extend(urls.iter().flat_map(|url| ["--ice-server", url]));
+    let ended = doctor(&words).await;
     let (report, exit) = told(&ended);
     assert_eq!((exit, report["verdict"]["class"].as_str()), (0, Some("all")), "{report}");
-    assert_eq!(report["verdict"]["relays"], serde_json::json!(["udp", "tcp"]));
+    assert_eq!(report["verdict"]["relays"], serde_json::json!(["udp", "tcp", "tls"]));
     assert_eq!(report["nat"]["profile"], "none");
     assert_eq!(report["nat"]["seenFrom"], "this-machine");
     let servers = report["servers"].as_array().unwrap();
-    assert_eq!(servers.len(), 3);
+    assert_eq!(servers.len(), 4);
     assert!(servers[0]["answerMs"].is_number(), "{report}");
     for turn in &servers[1..] {
         assert_eq!((&turn["authenticated"], &turn["reachable"]), (&true.into(), &true.into()));
