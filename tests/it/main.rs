@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod certificates;
 mod cli;
+mod doctor;
 mod gathering;
 #[cfg(target_os = "linux")]
 mod kernel;
