@@ -8,7 +8,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0, vocabulary | [`types`] · [`stats`] histograms, intervals, differences |
-//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`stun`] messages of STUN and TURN |
+//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`stun`] messages of STUN and TURN, over UDP, TCP and TLS |
 //! | 2 | [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`peer`] the WebRTC peer |
 //! | 3 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 4 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
