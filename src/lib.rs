@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences |
 //! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`nat`] what lies between a peer and the internet |
-//! | 2 | [`stun`] messages of STUN and TURN, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
+//! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
 //! | 3 | [`peer`] the WebRTC peer · [`kernel`] NATs and links by netfilter in network namespaces |
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
