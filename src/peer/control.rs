@@ -121,7 +121,8 @@ impl ControlChannels {
         tokio::spawn(async move {
             let of_our_kind = channel.protocol().await.is_ok_and(|name| name == control::PROTOCOL);
             let last_answer = Arc::default();
-            read(shared, counters, ChannelRef { channel, accepted, of_our_kind, last_answer }).await;
+            read(shared, counters, ChannelRef { channel, accepted, of_our_kind, last_answer })
+                .await;
         });
     }
 
