@@ -6,6 +6,7 @@ mod bench;
 mod certificates;
 mod cli;
 mod doctor;
+mod doctor_in_lab;
 mod gathering;
 #[cfg(target_os = "linux")]
 mod kernel;
