@@ -71,7 +71,7 @@ fn network(lines: &mut Vec<String>, report: &Report) {
     let answer = |ipv6| match ipv6 {
         Some(true) => "reaches the servers",
         Some(false) => "does not reach the servers",
-        None => "not tried: no server has an IPv6 address that this machine has a route to",
+        None => "not tried: no server has an IPv6 address that this machine can reach",
     };
     row(lines, " ", "IPv6", answer(report.nat.ipv6));
 }
@@ -152,8 +152,8 @@ fn gives(server: &Server) -> String {
     if let Some(problem) = server.problem.as_ref().filter(|_| !server.works()) {
         return problem.message.clone();
     }
-    if let Some(relayed) = server.relayed {
-        parts.push(format!("relays at {relayed}"));
+    if server.relayed.is_some() {
+        parts.push("relays".to_owned());
     } else if let Some(answer) = server.answer_ms {
         parts.push(format!("answers in {}", human::millis(answer)));
     }
@@ -171,7 +171,7 @@ fn gives(server: &Server) -> String {
     if let Some(why) = &server.not_measured {
         parts.push(format!("not measured: {why}"));
     }
-    if let Some(left) = server.credential_expires_in_s.filter(|_| server.turn) {
+    if let Some(left) = server.credential_expires_in_s.filter(|left| server.turn && *left < 3600) {
         parts.push(format!("login for {}", rough_duration(left as f64)));
     }
     parts.join(" · ")

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -62,7 +62,7 @@ impl TurnServer {
         let shared = Arc::new(Shared {
             config,
             counters,
-            sockets,
+            sockets: sockets.iter().map(|(at, socket)| (*at, Arc::downgrade(socket))).collect(),
             protocol: Mutex::new(protocol),
             stopped,
             running: Mutex::new(Some(running)),
@@ -75,7 +75,7 @@ impl TurnServer {
             done,
             shared: Arc::clone(&shared),
         };
-        for (address, socket) in shared.sockets.clone() {
+        for (address, socket) in sockets {
             shared.spawn(serve_udp(Arc::clone(&shared), socket, address));
         }
         if let Some((listener, address)) = tcp {
@@ -147,8 +147,8 @@ impl Drop for TurnServer {
 pub(super) struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
-    /// The UDP sockets, one or four, by their addresses.
-    sockets: behaviour::Sockets,
+    /// The UDP sockets, one or four, by their addresses; their tasks own them.
+    sockets: Vec<(SocketAddr, Weak<UdpSocket>)>,
     protocol: Mutex<Protocol<Arc<Relay>>>,
     stopped: watch::Receiver<bool>,
     running: Mutex<Option<mpsc::Sender<()>>>,
@@ -191,7 +191,7 @@ impl Shared {
             Action::Reply(answer) => client.answer(answer).await,
             Action::ReplyBy(answer, route) => {
                 let from = self.sockets.iter().find(|(address, _)| *address == route.origin);
-                if let Some((_, socket)) = from {
+                if let Some(socket) = from.and_then(|(_, socket)| socket.upgrade()) {
                     // A client that is gone needs no answer.
                     drop(socket.send_to(&answer, route.to).await);
                 }

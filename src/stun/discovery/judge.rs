@@ -134,7 +134,7 @@ pub struct Findings {
     pub filtering_test: FilteringTest,
     /// RFC 4787 §5: of a NAT, or of a firewall without one.
     pub filtering: Bounds,
-    /// RFC 4787 §6; `None` without a NAT, or when it could not be tried.
+    /// RFC 4787 §6; `None` without a NAT, or when it cannot be told.
     pub hairpinning: Option<bool>,
     /// RFC 4787 §4.2; `None` without a NAT, or when too few ports were seen.
     pub ports: Option<Ports>,
@@ -154,11 +154,14 @@ impl Findings {
             (Some(local), all) => Some(all.iter().any(|one| one.mapped != local)),
         };
         let nat = translated == Some(true);
+        let known = if nat { mapping(&observed) } else { Bounds::UNKNOWN };
+        // Where each remote end has a mapping of its own, not coming through says nothing.
+        let tellable = |seen: &bool| *seen || known.exact() == Some(Behaviour::EndpointIndependent);
         Self {
             local,
-            mapping: if nat { mapping(&observed) } else { Bounds::UNKNOWN },
+            mapping: known,
             filtering: filtering_test.bounds(),
-            hairpinning: hairpinned.filter(|_| nat),
+            hairpinning: hairpinned.filter(|seen| nat && tellable(seen)),
             ports: if nat { port_allocation(ports) } else { None },
             observed,
             silent,
