@@ -56,11 +56,11 @@ fn echo() -> SocketAddr {
 }
 
 /// Round trips in microseconds.
-async fn round_trips(socket: &Socket, to: SocketAddr, count: usize) -> Spread {
+async fn round_trips(socket: &Socket, to: SocketAddr, count: usize, pace: Duration) -> Spread {
     let mut spread = Histogram::new();
     let mut buffer = vec![0; 65_536];
     for _ in 0..count {
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(pace).await;
         let begun = Instant::now();
         send(socket, &[1; BYTES], to).await;
         receive(socket, &mut buffer).await;
@@ -87,8 +87,8 @@ async fn added(rounds: usize, echoes: usize) {
         let mut last = None;
         for _ in 0..rounds {
             let bare = TokioRuntime.wrap_udp_socket(bound()).expect("wrapped");
-            let bare = round_trips(&bare, to, echoes).await;
-            let behind = round_trips(&behind(profile, Link::default()), to, echoes).await;
+            let bare = round_trips(&bare, to, echoes, PACE).await;
+            let behind = round_trips(&behind(profile, Link::default()), to, echoes, PACE).await;
             let (Some(a), Some(b)) = (bare.p50, behind.p50) else { continue };
             differences.push((b - a) / 2.0);
             last = Some((a, bare.p99, b, behind.p99));
@@ -110,11 +110,14 @@ async fn delayed(echoes: usize) {
     );
     println!("configured      p50     p90     p99     max");
     let to = echo();
-    let bare = TokioRuntime.wrap_udp_socket(bound()).expect("wrapped");
-    let bare = round_trips(&bare, to, echoes).await.p50.unwrap_or_default();
     for ms in [1, 5, 25, 80] {
-        let link = Link { delay: Duration::from_millis(ms), ..Link::default() };
-        let measured = round_trips(&behind("port", link), to, echoes.min(200)).await;
+        // A thread wakes later the longer it has slept, so the bare echoes sleep as long.
+        let delay = Duration::from_millis(ms);
+        let bare = TokioRuntime.wrap_udp_socket(bound()).expect("wrapped");
+        let count = echoes.min(200);
+        let bare = round_trips(&bare, to, count, delay).await.p50.unwrap_or_default();
+        let link = Link { delay, ..Link::default() };
+        let measured = round_trips(&behind("port", link), to, count, PACE).await;
         let way = |us: Option<f64>| (us.unwrap_or_default() - bare) / 2e3;
         println!(
             "{ms:10} {:8.3} {:7.3} {:7.3} {:7.3}",

@@ -222,7 +222,7 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
 
 /// How long a relayed pair waits for a direct one, from the start of the checks. The agent nominates
 /// the first pair that works and keeps it. Behind filters a direct pair needs a second check (the first
-/// one opens the filter), which came after a relayed pair's first in one of a thousand connections
+/// one opens the filter), which came after a relayed pair's first in two of 2560 connections
 /// without a wait. Nothing is waited for when only relays may be used.
 fn relay_wait(config: &PeerConfig) -> Duration {
     let relays_only = config.ice_policy == IcePolicy::Relay
