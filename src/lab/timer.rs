@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A thread that has slept long is woken late on a busy machine, by 2 ms and more; one that naps is not.
-/// So the thread wakes this long before the time and naps until then.
+/// A thread that had slept 25 ms was woken up to 2 ms late on a busy machine, one that had slept 1 ms
+/// seldom was. So the thread wakes this long before the time and naps until then.
 const EARLY: Duration = Duration::from_millis(3);
 
 /// One nap.

@@ -198,14 +198,14 @@ pub(crate) fn interceptors(tap: Tap) -> Registry {
 
 /// Settings that differ from the crate's defaults, each because the default was measured to lose
 /// keyframes or time.
-pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
+pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
         // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
         .with_srtp_replay_protection_window(2048)
         // 0.5 to 2 s by default, spent even when a pair has long been found.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
-        .with_relay_acceptance_min_wait(Some(relay_wait(config)))
+        .with_relay_acceptance_min_wait(Some(Duration::ZERO))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         // Every pair is checked at each tick. 200 ms by default, which a check that crosses the
         // other side's candidate costs in full; shorter than this would flood a slow uplink.
