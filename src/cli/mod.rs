@@ -14,6 +14,7 @@ pub mod config;
 pub mod connect;
 pub mod demo;
 pub mod devices;
+pub mod doctor;
 pub mod exports;
 pub mod failure;
 pub mod github_actions;
@@ -116,6 +117,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Fetch, mint or inspect a signaling token
     Token(token::TokenArgs),
+    /// Say what this network and these ICE servers can do
+    Doctor(Box<doctor::DoctorArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
     /// Print a shell completion script
@@ -134,6 +137,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args, output).await,
         Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
+        Command::Doctor(args) => doctor::run(*args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),

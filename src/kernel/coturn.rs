@@ -3,8 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
@@ -20,6 +19,9 @@ use super::{
 
 /// Port of STUN and TURN (RFC 8656 §19).
 pub const PORT: u16 = 3478;
+
+/// The other port, for RFC 5780.
+pub const OTHER_PORT: u16 = 3479;
 
 /// Port of TURN over TLS.
 pub const TLS_PORT: u16 = 5349;
@@ -59,7 +61,7 @@ impl Coturn {
         command.stdout(output).stderr(errors);
         let process = command.spawn().map_err(|error| not_started("nsenter", &error))?;
         let mut coturn = Self { process, log };
-        if wait_for_listener(&mut coturn.process, SERVER, PORT) {
+        if wait_for_sockets(&mut coturn.process) {
             return Ok(coturn);
         }
         let log = coturn.log();
@@ -87,7 +89,7 @@ impl Drop for Coturn {
 fn configuration(lab: &Lab, options: &CoturnOptions) -> String {
     let mut text = format!(
         "listening-ip={SERVER}\nlistening-ip={OTHER_SERVER}\nrelay-ip={SERVER}\n\
-         listening-port={PORT}\ntls-listening-port={TLS_PORT}\nfingerprint\nrealm=lab\n\
+         listening-port={PORT}\nalt-listening-port={OTHER_PORT}\ntls-listening-port={TLS_PORT}\nfingerprint\nrealm=lab\n\
          no-cli\nverbose\nlog-file=stdout\nno-multicast-peers\nno-dtls\n"
     );
     for (key, file) in [("pidfile", "turnserver.pid"), ("userdb", "turnserver.db")] {
@@ -114,12 +116,12 @@ fn configuration(lab: &Lab, options: &CoturnOptions) -> String {
     text
 }
 
-/// Waits until a process listens for TCP there; false when it ended, or took too long.
-pub(super) fn wait_for_listener(process: &mut Child, address: Ipv4Addr, port: u16) -> bool {
+/// Waits until it has all its sockets for UDP; false when it ended, or took too long.
+fn wait_for_sockets(process: &mut Child) -> bool {
     let end = Instant::now() + START;
-    let table = PathBuf::from(format!("/proc/{}/net/tcp", process.id()));
+    let table = PathBuf::from(format!("/proc/{}/net/udp", process.id()));
     while Instant::now() < end {
-        if listens(&table, address, port) {
+        if has_sockets(&fs::read_to_string(&table).unwrap_or_default()) {
             return true;
         }
         if !matches!(process.try_wait(), Ok(None)) {
@@ -130,12 +132,33 @@ pub(super) fn wait_for_listener(process: &mut Child, address: Ipv4Addr, port: u1
     false
 }
 
-/// Whether /proc/…/net/tcp has a listening socket (state 0A) there.
-fn listens(table: &Path, address: Ipv4Addr, port: u16) -> bool {
-    let local = format!("{:08X}:{port:04X}", u32::from_ne_bytes(address.octets()));
-    let text = fs::read_to_string(table).unwrap_or_default();
-    text.lines().any(|line| {
-        let mut columns = line.split_whitespace().skip(1);
-        columns.next() == Some(local.as_str()) && columns.nth(1) == Some("0A")
+/// Whether /proc/…/net/udp has a socket on each address and port (RFC 5780 §7.1).
+fn has_sockets(table: &str) -> bool {
+    let bound: Vec<&str> =
+        table.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    [SERVER, OTHER_SERVER].iter().all(|address| {
+        [PORT, OTHER_PORT].iter().all(|port| {
+            let local = format!("{:08X}:{port:04X}", u32::from_ne_bytes(address.octets()));
+            bound.contains(&local.as_str())
+        })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn it_is_ready_with_its_last_socket() {
+        let line = |address: Ipv4Addr, port: u16| {
+            let local = u32::from_ne_bytes(address.octets());
+            format!("  12: {local:08X}:{port:04X} 00000000:0000 07 00000000:00000000 00\n")
+        };
+        let mut table = line(SERVER, PORT) + &line(SERVER, OTHER_PORT) + &line(OTHER_SERVER, PORT);
+        assert!(!has_sockets(&table));
+        table += &line(OTHER_SERVER, OTHER_PORT);
+        assert!(has_sockets(&table));
+    }
 }

@@ -110,8 +110,10 @@ impl Holder {
 
     /// The same, as the user who started the lab. As root that is root.
     pub(super) fn command_as_user(&self, namespace: &str, program: &str) -> Command {
-        let ids = user_and_group().filter(|(user, _)| self.user_namespace && *user != 0);
-        let Some((user, group)) = ids else { return self.command(namespace, program) };
+        let (user, group) = user_and_group();
+        if !self.user_namespace || user == 0 {
+            return self.command(namespace, program);
+        }
         let mut command = self.command(namespace, "unshare");
         command.arg("--user").arg(format!("--map-user={user}"));
         command.arg(format!("--map-group={group}")).arg("--").arg(program);
@@ -210,17 +212,15 @@ fn forbidding() -> Vec<String> {
 }
 
 fn is_root() -> bool {
-    user_and_group().is_some_and(|(user, _)| user == 0)
+    user_and_group().0 == 0
 }
 
-#[cfg(unix)]
-fn user_and_group() -> Option<(u32, u32)> {
-    Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
-}
-
-#[cfg(not(unix))]
-fn user_and_group() -> Option<(u32, u32)> {
-    None
+/// Of this process; root where there are no such numbers, and no labs either.
+fn user_and_group() -> (u32, u32) {
+    #[cfg(unix)]
+    return (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    #[cfg(not(unix))]
+    (0, 0)
 }
 
 /// In a process group of its own: Ctrl-C, or a signal to the whole group, must not end the holder

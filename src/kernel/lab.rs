@@ -18,6 +18,21 @@ use super::{
     topology::{INTERNET, Namespace, Topology, Wire},
 };
 
+/// A new interface drops what is sent until the kernel has seen its cable, which it looks for in the
+/// background.
+const WAIT_FOR_LINKS: &str = r#"
+for _ in $(seq 200); do
+    waiting=
+    for name in /run/netns/*; do
+        waiting=$waiting$(ip -n "${name##*/}" -br link show | grep -v -e '^lo ' -e ' UP ')
+    done
+    [ -n "$waiting" ] || exit 0
+    sleep 0.02
+done
+echo "these stay down: $waiting" >&2
+exit 1
+"#;
+
 /// Two peers behind their NATs, and an internet with servers. It is gone when this is dropped, and when
 /// this process is gone.
 pub struct Lab {
@@ -49,6 +64,7 @@ impl Lab {
         let holder = Holder::start(plan.user_namespace)?;
         holder.run("ip", "all", &["ip", "-batch", "-"], &topology.create)?;
         configure(&holder, &topology.namespaces)?;
+        holder.run("links", "all", &["sh", "-s"], WAIT_FOR_LINKS)?;
         let mut lab = Self { holder, orion_peer, wires: Vec::new(), peers: topology.peers };
         for (index, wire) in topology.wires.iter().enumerate() {
             let wire = lab.start_wire(wire, plan.seed.wrapping_add(index as u64))?;

@@ -16,6 +16,9 @@ use crate::nat::{Behaviour, Layer, Nat, Ports};
 /// External ports where they are not the internal ones: first, and how many.
 const PORTS: (u32, u32) = (40_000, 16_384);
 
+/// Stands for the long list of them until the ruleset is loaded.
+pub const PORT_LIST: &str = "{ 0 : 40000, 1 : 40001, … }";
+
 /// A layer that netfilter cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("netfilter cannot be the NAT `{layer}`: {why}")]
@@ -29,10 +32,22 @@ pub struct Unsupported {
 /// What the machine of one layer is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// For `nft -f -`.
+    /// For `nft -f -`, with [`PORT_LIST`] for the list of ports; see [`Rules::loadable`].
     pub nft: String,
     /// Files below /proc/sys, and what to write there.
     pub sysctls: Vec<(String, String)>,
+}
+
+impl Rules {
+    /// The ruleset with every port in it.
+    #[must_use]
+    pub fn loadable(&self) -> String {
+        if self.nft.contains(PORT_LIST) {
+            self.nft.replace(PORT_LIST, &ports_by_number())
+        } else {
+            self.nft.clone()
+        }
+    }
 }
 
 /// Rules of a machine that is one layer: `wan` is its interface towards the internet, with the address
@@ -79,14 +94,14 @@ fn whole_seconds(layer: &Layer, timeout: Duration) -> Result<u64, Unsupported> {
 /// The port part of `snat ip to W`, with a leading ` : ` or space; empty for the internal port.
 fn port_of(nat: &Nat) -> Result<String, &'static str> {
     use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
-    let hash = |of: &str| format!(" : jhash {of} mod {} seed 0x5eed map $ports", PORTS.1);
+    let hash = |of: &str| format!(" : jhash {of} mod {} seed 0x5eed map {PORT_LIST}", PORTS.1);
     match (nat.mapping, nat.ports) {
         (EndpointIndependent, Ports::Preserving) => Ok(String::new()),
         (EndpointIndependent, Ports::Random) => Ok(hash("ip saddr . udp sport")),
         (AddressDependent, Ports::Random) => Ok(hash("ip saddr . udp sport . ip daddr")),
         (AddressAndPortDependent, Ports::Random) => Ok(" fully-random".to_owned()),
         (AddressAndPortDependent, Ports::Sequential) => {
-            Ok(format!(" : numgen inc mod {} map $ports", PORTS.1))
+            Ok(format!(" : numgen inc mod {} map {PORT_LIST}", PORTS.1))
         }
         (EndpointIndependent | AddressDependent, Ports::Sequential) => {
             Err("it counts ports up for each connection, so it has sequential ports only with \
@@ -101,15 +116,10 @@ fn port_of(nat: &Nat) -> Result<String, &'static str> {
 
 /// The numbers of `jhash` and `numgen` as ports, in words: by themselves they come out with their
 /// bytes swapped, and would not be sequential.
-fn numbers_as_ports() -> String {
+fn ports_by_number() -> String {
     let (first, count) = PORTS;
-    let mut text = String::from("define ports = { ");
-    for number in 0..count {
-        let comma = if number == 0 { "" } else { ", " };
-        // Writing into a string does not fail.
-        let _ = write!(text, "{comma}{number} : {}", first + number);
-    }
-    text + " }\n"
+    let all: Vec<String> = (0..count).map(|n| format!("{n} : {}", first + n)).collect();
+    format!("{{ {} }}", all.join(", "))
 }
 
 /// Key of the set `sent`: what of a remote end the filter looks at. `port` and `address` are the
@@ -134,11 +144,7 @@ fn translation(nat: &Nat, external: Ipv4Addr) -> Result<String, &'static str> {
                     it, so hairpinning needs endpoint-independent filtering or preserved ports",
         );
     }
-    let mut text = String::new();
-    if port.contains("$ports") {
-        text += &numbers_as_ports();
-    }
-    text += "table ip nat {\n";
+    let mut text = String::from("table ip nat {\n");
     if !strict || nat.hairpinning {
         text += &memory(nat, external);
     }

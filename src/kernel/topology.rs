@@ -195,6 +195,7 @@ impl Topology {
             let (address, prefix, gateway) = side.wan(k);
             let rules = rules(layer, address)?;
             let lan = side.segments[k];
+            let nft = Some(rules.loadable());
             let mut sysctls = forwarding();
             sysctls.extend(rules.sysctls);
             let name = side.router(k);
@@ -207,7 +208,7 @@ impl Topology {
                     lan.prefix
                 ),
                 sysctls,
-                nft: Some(rules.nft),
+                nft,
             });
             let (above, interface) = side.above(k);
             self.cable((&name, "wan"), (&above, &interface));
@@ -221,7 +222,7 @@ impl Topology {
 
     /// Puts an interface of the internet on its bridge.
     fn plug_in(&mut self, interface: &str) {
-        let line = format!("link set {interface} master br0\nlink set {interface} up\n");
+        let line = format!("link set dev {interface} master br0\nlink set dev {interface} up\n");
         self.namespace(INTERNET).ip += &line;
     }
 
@@ -284,7 +285,7 @@ impl Topology {
         self.cable((peer, "eth0"), (&name, "inner"));
         self.cable((&name, "outer"), above);
         for (name, interface) in [(peer, "eth0"), above] {
-            let _ = writeln!(self.namespace(name).ip, "link set {interface} {single}");
+            let _ = writeln!(self.namespace(name).ip, "link set dev {interface} {single}");
         }
         self.wires.push(Wire { namespace: name, link });
     }

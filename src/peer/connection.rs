@@ -234,7 +234,14 @@ impl Peer {
         rtp_timestamp: u32,
     ) -> Result<SentAccessUnit, PeerError> {
         let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
-        video.send(unit, rtp_timestamp).await
+        video.send(unit, rtp_timestamp, self.may_be_relayed().await).await
+    }
+
+    /// A remote candidate that was not signaled yet is peer reflexive, also when it is a relay's.
+    async fn may_be_relayed(&self) -> bool {
+        let through =
+            |c: &CandidateStats| matches!(c.kind, CandidateType::Relay | CandidateType::Prflx);
+        self.selected_pair().await.is_some_and(|pair| pair.iter().any(through))
     }
 
     /// Takes the RTP timestamp for the next access unit, so that it can be told before the access

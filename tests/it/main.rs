@@ -5,6 +5,8 @@ mod bad_input;
 mod bench;
 mod certificates;
 mod cli;
+mod doctor;
+mod doctor_in_lab;
 mod gathering;
 #[cfg(target_os = "linux")]
 mod kernel;
