@@ -198,14 +198,14 @@ pub(crate) fn interceptors(tap: Tap) -> Registry {
 
 /// Settings that differ from the crate's defaults, each because the default was measured to lose
 /// keyframes or time.
-pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
+pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
         // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
         .with_srtp_replay_protection_window(2048)
         // 0.5 to 2 s by default, spent even when a pair has long been found.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
-        .with_relay_acceptance_min_wait(Some(Duration::ZERO))
+        .with_relay_acceptance_min_wait(Some(relay_wait(config)))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         // Every pair is checked at each tick. 200 ms by default, which a check that crosses the
         // other side's candidate costs in full; shorter than this would flood a slow uplink.
@@ -220,10 +220,8 @@ pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
         .build()
 }
 
-/// How long a relayed pair waits for a direct one, from the start of the checks. The agent nominates
-/// the first pair that works and keeps it. Behind filters a direct pair needs a second check (the first
-/// one opens the filter), which came after a relayed pair's first in two of 2560 connections
-/// without a wait. Nothing is waited for when only relays may be used.
+/// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates the
+/// first pair that works and keeps it. Nothing is waited for when only relays may be used.
 fn relay_wait(config: &PeerConfig) -> Duration {
     let relays_only = config.ice_policy == IcePolicy::Relay
         || matches!(config.candidates.as_slice(), [CandidateType::Relay]);
