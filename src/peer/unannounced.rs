@@ -124,7 +124,10 @@ mod tests {
         let (now, relay) = (Instant::now(), "192.0.2.1:50000");
         assert!(!is_heard(&unannounced, relay, &check(), now));
         assert!(!is_heard(&unannounced, relay, &check(), now + HOLD / 2));
-        assert!(is_heard(&unannounced, relay, &check(), now + HOLD), "symmetric NATs are never told");
+        assert!(
+            is_heard(&unannounced, relay, &check(), now + HOLD),
+            "symmetric NATs are never told"
+        );
         let other = "[::ffff:192.0.2.1]:50001";
         assert!(!is_heard(&unannounced, other, &check(), now));
         unannounced.told("candidate:1 1 udp 1677729535 192.0.2.1 50001 typ srflx raddr 10.0.0.1");
