@@ -470,7 +470,7 @@ mod tests {
             assert_eq!(failure.exit, 2, "{words}");
         }
         for (words, in_message) in [
-            ("--network tcp", "UDP is needed"),
+            ("--network tcp", "where UDP is blocked"),
             ("--network udp5", "udp4 or udp6"),
             ("--candidates prflx", "cannot be asked for"),
             ("--candidates all", "host, srflx"),

@@ -9,7 +9,7 @@ use super::{failure::Failure, units};
 use crate::{
     kernel,
     lab::{Gateway, GatewayConfig},
-    nat::{self, Link, Profile},
+    nat::{self, Link, LinkChanges, Profile},
     peer::PeerConfig,
 };
 
@@ -56,6 +56,25 @@ impl LinkArgs {
     /// As [`NetworkArgs::one`].
     pub fn one(&self) -> Result<Option<Networks>, Failure> {
         self.network.one(self.rate.as_ref())
+    }
+
+    /// The words of `--nat` for the first and the second peer.
+    #[must_use]
+    pub fn names(&self) -> Option<[String; 2]> {
+        let names = self.network.nat.as_ref()?;
+        Some([names.of(0).clone(), names.of(1).clone()])
+    }
+
+    /// What the flags change of a link, of the first (0) or the second (1) peer.
+    #[must_use]
+    pub fn changes(&self, side: usize) -> LinkChanges {
+        let Self { network, rate } = self;
+        LinkChanges {
+            loss: network.loss.as_ref().map(|loss| *loss.of(side)),
+            delay: network.delay.as_ref().map(|delay| *delay.of(side)),
+            jitter: network.jitter.as_ref().map(|jitter| *jitter.of(side)),
+            rate: rate.as_ref().map(|rate| *rate.of(side)),
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use std::{
 use serde_json::json;
 
 use super::{
+    coturn::OTHER_PORT,
     error::KernelError,
     holder::not_started,
     lab::{Lab, first_line, last_words},
     plan::Place,
-    topology::SERVER,
+    topology::{OTHER_SERVER, RELAY, SERVER},
 };
 use crate::auth::{
     jws::{Key, SigningKeys},
@@ -57,6 +58,8 @@ impl LabServer {
         command
             .args(["--json", "serve", "--listen", &format!("{SERVER}:{PORT}")])
             .args(["--add-pair", PAIR, "--turn-allow", PUBLIC])
+            .args(["--turn-relay-address", &RELAY.to_string()])
+            .args(["--turn-alternate", &format!("{OTHER_SERVER}:{OTHER_PORT}")])
             .arg("--db")
             .arg(lab.file("pairs.sqlite"))
             // argv can be read by everybody on this machine.

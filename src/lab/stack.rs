@@ -142,3 +142,7 @@ impl Stack {
         self.outermost.map_or(0, |index| self.layers[index].mappings())
     }
 }
+
+#[cfg(test)]
+#[path = "stack/tests.rs"]
+mod tests;

@@ -45,6 +45,12 @@ impl StreamLink {
 }
 
 impl Due {
+    /// That time, since the gateway was made.
+    #[must_use]
+    pub fn at(&self) -> Duration {
+        self.at
+    }
+
     /// Waits until the bytes are there.
     pub async fn wait(self) {
         self.gateway.sleep_until(self.at).await;

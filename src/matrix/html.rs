@@ -115,10 +115,14 @@ fn tiles(result: &LabResult) -> String {
     let (direct, relayed, none) = (of(Path::Direct), of(Path::Relay), of(Path::None));
     let wrong = result.cells.len() - result.agree as usize;
     let expected = none.iter().filter(|cell| cell.agree).count();
+    let not_connected = match none.len() {
+        0 => "every pair found a way".to_owned(),
+        _ => format!("{expected} of them as expected"),
+    };
     let tiles = [
         tile("Direct", direct.len(), times(&direct)),
         tile("Through a relay", relayed.len(), times(&relayed)),
-        tile("Not connected", none.len(), format!("{expected} of them as expected")),
+        tile("Not connected", none.len(), not_connected),
         tile("Not as expected", wrong, format!("of {} measured", result.cells.len())),
     ];
     format!("<h2 class=\"quiet\">Key figures</h2>\n<ul class=\"tiles\">\n{}</ul>\n", tiles.concat())
@@ -160,7 +164,7 @@ fn breakable(name: &str) -> String {
     esc(name).replace('+', "+<wbr>").replace('-', "-<wbr>")
 }
 
-/// How dark a field is: by the logarithm of the set-up time, from the quickest to the slowest.
+/// How strong the colour of a field is: by the logarithm of the set-up time, from the quickest to the slowest.
 struct Scale {
     least: f64,
     most: f64,
@@ -227,7 +231,7 @@ fn legend(scale: &Scale) -> String {
         format!("<li><span class=\"swatch {class}\"></span> {text}</li>\n")
     };
     let range = if scale.most > 0.0 {
-        format!("; darker is slower, {} to {}", ms(Some(scale.least)), ms(Some(scale.most)))
+        format!("; the stronger the slower, {} to {}", ms(Some(scale.least)), ms(Some(scale.most)))
     } else {
         String::new()
     };
@@ -347,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn darker_is_slower() {
+    fn stronger_is_slower() {
         let cells: Vec<Cell> = [10.0, 30.0, 100.0, 1000.0]
             .map(|ms| Cell { setup_ms: Some(ms), ..example::cell("port", "port") })
             .into();

@@ -214,6 +214,20 @@ fn where_there_is_no_way_failing_agrees() {
 }
 
 #[test]
+fn a_link_that_loses_packets_may_break_a_keyframe_and_no_other() {
+    let mut broken = measurement(&["srflx"]);
+    (broken.connections.records[0].ok, broken.connections.records[0].failure) =
+        (false, Some(failure("no-keyframe")));
+    let mut plan = plan("port", "port");
+    let clear = cell(&plan, Ok(broken.clone()));
+    assert!(!clear.agree && clear.measured == Path::Direct);
+    plan.b.link.loss = 0.02;
+    let lossy = cell(&plan, Ok(broken));
+    assert!(lossy.agree);
+    assert_eq!(lossy.reason.unwrap().code, "no-keyframe", "it is told all the same");
+}
+
+#[test]
 fn a_run_cut_short_does_not_agree() {
     let cut = Measurement { ended: Some(failure("source")), ..measurement(&["srflx"]) };
     let cell = cell(&plan("port", "port"), Ok(cut));

@@ -103,7 +103,8 @@ pub struct Cell {
     pub setup_ms: Option<f64>,
     /// Round-trip time of pings over the data channel, the median.
     pub rtt_ms: Option<f64>,
-    /// Whether every connection came out as expected, and did what it was asked to.
+    /// Whether every connection came out as expected; over links that lose nothing also whether pings
+    /// were answered and the keyframe arrived whole.
     pub agree: bool,
     /// Why it did not connect, or does not agree.
     pub reason: Option<FailureRecord>,

@@ -74,6 +74,8 @@ pub fn after(cell: &Cell) -> String {
     }
     if !cell.agree {
         let _ = write!(text, "  {}", difference(cell));
+    } else if let Some(reason) = &cell.reason {
+        let _ = write!(text, "  but {}: {}", reason.stage, printable(&reason.message));
     }
     text.truncate(text.trim_end().len());
     text

@@ -40,6 +40,9 @@ pub(crate) const PAYLOAD_TYPE: u8 = 102;
 /// Packets remembered for repair, in each direction (a keyframe of 100 KB is about 85).
 const NACK_WINDOW: u16 = 1024;
 
+/// Eight checks of each pair, see [`relay_wait`].
+const RELAY_WAIT: Duration = Duration::from_millis(200);
+
 /// Which side of the pair a peer plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerRole {
@@ -195,14 +198,14 @@ pub(crate) fn interceptors(tap: Tap) -> Registry {
 
 /// Settings that differ from the crate's defaults, each because the default was measured to lose
 /// keyframes or time.
-pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
+pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
         // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
         .with_srtp_replay_protection_window(2048)
         // 0.5 to 2 s by default, spent even when a pair has long been found.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
-        .with_relay_acceptance_min_wait(Some(Duration::ZERO))
+        .with_relay_acceptance_min_wait(Some(relay_wait(config)))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         // Every pair is checked at each tick. 200 ms by default, which a check that crosses the
         // other side's candidate costs in full; shorter than this would flood a slow uplink.
@@ -215,6 +218,14 @@ pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
         .with_sctp_max_receive_buffer_size(4 << 20)
         .with_multicast_dns_mode(mdns)
         .build()
+}
+
+/// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates the
+/// first pair that works and keeps it. Nothing is waited for when only relays may be used.
+fn relay_wait(config: &PeerConfig) -> Duration {
+    let relays_only = config.ice_policy == IcePolicy::Relay
+        || matches!(config.candidates.as_slice(), [CandidateType::Relay]);
+    if relays_only { Duration::ZERO } else { RELAY_WAIT }
 }
 
 pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) -> RTCConfiguration {

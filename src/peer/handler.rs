@@ -188,7 +188,7 @@ pub(super) async fn build(
     let building = PeerConnectionBuilder::new()
         .with_configuration(rtc)
         .with_media_engine(config::media_engine(config)?)
-        .with_setting_engine(config::setting_engine(mdns))
+        .with_setting_engine(config::setting_engine(config, mdns))
         .with_interceptor_registry(config::interceptors(tap))
         .with_runtime(runtime)
         .with_handler(Arc::new(Handler(Arc::clone(shared))))

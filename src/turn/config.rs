@@ -17,6 +17,9 @@ pub struct TurnConfig {
     pub udp: Option<SocketAddr>,
     /// TCP address to listen on; port 0 takes the port of `udp`.
     pub tcp: Option<SocketAddr>,
+    /// Another address and port, UDP: with it clients can find out how their NAT behaves (RFC 5780).
+    /// Port 0 takes a free one.
+    pub alternate: Option<SocketAddr>,
     /// Where to listen for TLS over TCP.
     pub tls: Option<TlsListener>,
     /// The IP told to clients in XOR-RELAYED-ADDRESS. Relays are IPv4 or IPv6, as this is.
@@ -43,6 +46,7 @@ impl TurnConfig {
         Self {
             udp: Some(here),
             tcp: Some(here),
+            alternate: None,
             tls: None,
             relay_address: here.ip(),
             relay_bind: None,
@@ -111,6 +115,14 @@ pub enum TurnError {
         /// Why.
         source: io::Error,
     },
+    /// The alternate address does not go with the first one.
+    #[error("cannot use {alternate} as alternate address of the STUN server: {reason}")]
+    Alternate {
+        /// As configured.
+        alternate: SocketAddr,
+        /// Why not.
+        reason: &'static str,
+    },
     /// Nothing to listen on.
     #[error("the TURN server has no address to listen on")]
     NoListener,
@@ -136,6 +148,9 @@ impl TurnError {
                 "another server holds this port: stop it, or choose another TURN port"
             }
             Self::Listen { .. } => "choose an address of this machine and a port above 1023",
+            Self::Alternate { .. } => {
+                "give the server two addresses of this machine and two ports, or no alternate one"
+            }
             Self::NoListener => "give a UDP, TCP or TLS address for TURN",
             Self::Relay { .. } => "choose a relay address that this machine has",
             Self::NoRelayPorts(_) => "give a relay port range whose end is not below its start",

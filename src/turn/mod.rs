@@ -8,12 +8,14 @@
 //! - `nonce`: nonces without a table
 //! - `credentials`, `rest`: who may allocate · `filter`: where may be relayed to
 //! - `allocation`, `protocol`, `requests`: the protocol without sockets, time passed in
+//! - `behaviour`: the other address, for clients that want to know their NAT (RFC 5780)
 //! - `server`, `tcp`: the sockets around it · `stats`: what `/metrics` shows
 //!
 //! Left out: DTLS, relaying TCP (RFC 6062), port reservation, DONT-FRAGMENT (both
 //! are refused with the code their section asks for), ICMP, mobility.
 
 mod allocation;
+mod behaviour;
 mod config;
 mod credentials;
 mod filter;

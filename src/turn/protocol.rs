@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     allocation::{Allocation, Bucket},
+    behaviour::{self, Route},
     config::TurnConfig,
     credentials::long_term_key,
     nonce::Nonces,
@@ -63,6 +64,8 @@ pub enum Action<R> {
     Drop,
     /// Send this back.
     Reply(Vec<u8>),
+    /// Send this by that route.
+    ReplyBy(Vec<u8>, Route),
     /// Send that part of the datagram to a peer.
     ToPeer {
         /// From this relay socket.
@@ -182,7 +185,7 @@ impl<R: Clone> Protocol<R> {
 
     /// RFC 8489 §6.3.1; answered without credentials.
     fn binding(&self, tuple: FiveTuple, request: &Message<'_>) -> Action<R> {
-        const KNOWN: [u16; 7] = [
+        const KNOWN: [u16; 9] = [
             attr::USERNAME,
             attr::MESSAGE_INTEGRITY,
             attr::MESSAGE_INTEGRITY_SHA256,
@@ -190,16 +193,28 @@ impl<R: Clone> Protocol<R> {
             attr::NONCE,
             attr::PRIORITY,
             attr::USE_CANDIDATE,
+            attr::CHANGE_REQUEST,
+            attr::RESPONSE_PORT,
         ];
-        let unknown = request.unknown(&KNOWN);
+        let route = behaviour::route(&self.config, tuple, request);
+        let known = if route.is_some() { &KNOWN[..] } else { &KNOWN[..7] };
+        let unknown = request.unknown(known);
         if !unknown.is_empty() {
             return self.unknown_attributes(request, &unknown, None);
         }
         self.counters.bindings.fetch_add(1, Relaxed);
         let answer = Builder::answer(Class::Success, request)
-            .address(attr::XOR_MAPPED_ADDRESS, canonical(tuple.client))
-            .fingerprint();
-        Action::Reply(answer.finish())
+            .address(attr::XOR_MAPPED_ADDRESS, canonical(tuple.client));
+        match route {
+            None => Action::Reply(answer.fingerprint().finish()),
+            Some(route) => {
+                let answer = answer
+                    .plain_address(attr::RESPONSE_ORIGIN, route.origin)
+                    .plain_address(attr::OTHER_ADDRESS, route.other)
+                    .fingerprint();
+                Action::ReplyBy(answer.finish(), route)
+            }
+        }
     }
 
     fn send(&mut self, tuple: FiveTuple, message: &Message<'_>, now: Instant) -> Action<R> {

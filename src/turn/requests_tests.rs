@@ -72,7 +72,7 @@ impl Rig {
 
     fn raw(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
         match self.server.client_datagram(self.tuple, raw, self.now) {
-            Action::Reply(answer) => Some(answer),
+            Action::Reply(answer) | Action::ReplyBy(answer, _) => Some(answer),
             Action::Bind(pending) => {
                 assert_eq!(pending.tuple, self.tuple);
                 self.next_port += 2;
@@ -403,4 +403,21 @@ proptest::proptest! {
         let mut rig = rig();
         let _ = rig.server.client_datagram(rig.tuple, &data, rig.now);
     }
+}
+
+#[test]
+fn without_an_alternate_address_behaviour_discovery_is_refused() {
+    let asking =
+        |kind| Builder::new(Class::Request, method::BINDING, [8; 12]).attribute(kind, &[0; 4]);
+    for kind in [attr::CHANGE_REQUEST, attr::RESPONSE_PORT] {
+        let mut rig = Rig::new(Limits::default());
+        let answer = rig.raw(&asking(kind).finish()).unwrap();
+        let answer = Message::parse(&answer).unwrap();
+        assert_eq!(answer.error_code(), Some(420));
+        assert_eq!(answer.get(attr::UNKNOWN_ATTRIBUTES), Some(&kind.to_be_bytes()[..]));
+    }
+    let mut rig = Rig::new(Limits::default());
+    let plain = Builder::new(Class::Request, method::BINDING, [8; 12]).finish();
+    let answer = rig.raw(&plain).unwrap();
+    assert_eq!(Message::parse(&answer).unwrap().get(attr::OTHER_ADDRESS), None);
 }

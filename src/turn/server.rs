@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
+    behaviour,
     config::{TlsListener, TurnConfig, TurnError},
     protocol::{Action, FiveTuple, Now, Protocol, Transport, canonical},
     stats::{Counters, TurnStats},
@@ -47,9 +48,13 @@ impl TurnServer {
     ///
     /// # Errors
     /// [`TurnError`] when an address cannot be bound or the configuration gives none.
-    pub async fn start(config: TurnConfig) -> Result<Self, TurnError> {
+    pub async fn start(mut config: TurnConfig) -> Result<Self, TurnError> {
         let Listeners { udp, tcp, tls } = bind_listeners(&config).await?;
         check_relay(&config)?;
+        let udp = udp.map(|(socket, address)| (Arc::new(socket), address));
+        config.udp = udp.as_ref().map(|(_, address)| *address);
+        let mut sockets = behaviour::bind(&mut config).await?;
+        sockets.extend(udp.iter().map(|(socket, address)| (*address, Arc::clone(socket))));
         let counters = Arc::new(Counters::default());
         let protocol = Protocol::new(config.clone(), Arc::clone(&counters), Instant::now());
         let (stop, stopped) = watch::channel(false);
@@ -57,6 +62,7 @@ impl TurnServer {
         let shared = Arc::new(Shared {
             config,
             counters,
+            sockets: sockets.iter().map(|(at, socket)| (*at, Arc::downgrade(socket))).collect(),
             protocol: Mutex::new(protocol),
             stopped,
             running: Mutex::new(Some(running)),
@@ -69,8 +75,8 @@ impl TurnServer {
             done,
             shared: Arc::clone(&shared),
         };
-        if let Some((socket, address)) = udp {
-            shared.spawn(serve_udp(Arc::clone(&shared), Arc::new(socket), address));
+        for (address, socket) in sockets {
+            shared.spawn(serve_udp(Arc::clone(&shared), socket, address));
         }
         if let Some((listener, address)) = tcp {
             shared.spawn(tcp::serve(Arc::clone(&shared), listener, address, None));
@@ -87,6 +93,12 @@ impl TurnServer {
     #[must_use]
     pub fn udp_address(&self) -> Option<SocketAddr> {
         self.udp
+    }
+
+    /// The other UDP address it listens on, with the other port.
+    #[must_use]
+    pub fn alternate_address(&self) -> Option<SocketAddr> {
+        self.shared.config.alternate
     }
 
     /// The TCP address it listens on.
@@ -135,6 +147,8 @@ impl Drop for TurnServer {
 pub(super) struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
+    /// The UDP sockets, one or four, by their addresses; their tasks own them.
+    sockets: Vec<(SocketAddr, Weak<UdpSocket>)>,
     protocol: Mutex<Protocol<Arc<Relay>>>,
     stopped: watch::Receiver<bool>,
     running: Mutex<Option<mpsc::Sender<()>>>,
@@ -175,6 +189,13 @@ impl Shared {
         match action {
             Action::Drop => {}
             Action::Reply(answer) => client.answer(answer).await,
+            Action::ReplyBy(answer, route) => {
+                let from = self.sockets.iter().find(|(address, _)| *address == route.origin);
+                if let Some(socket) = from.and_then(|(_, socket)| socket.upgrade()) {
+                    // A client that is gone needs no answer.
+                    drop(socket.send_to(&answer, route.to).await);
+                }
+            }
             Action::ToPeer { relay, peer, payload } => {
                 if let Err(error) = relay.socket.send_to(&data[payload], peer).await {
                     self.counters.dropped.fetch_add(1, Relaxed);

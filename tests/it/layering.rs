@@ -11,7 +11,7 @@ const FLOORS: [(&str, u8); 21] = [
     ("units", 0),
     ("proto", 1),
     ("media", 1),
-    ("stun", 1),
+    ("stun", 2),
     ("nat", 1),
     ("auth", 2),
     ("pairs", 2),

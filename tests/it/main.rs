@@ -5,12 +5,15 @@ mod bad_input;
 mod bench;
 mod certificates;
 mod cli;
+mod doctor;
+mod doctor_in_lab;
 mod gathering;
 #[cfg(target_os = "linux")]
 mod kernel;
 mod lab;
 mod layering;
 mod main_job;
+mod matrix;
 mod media;
 mod peer;
 mod raw_http;

@@ -2,7 +2,6 @@
 
 use std::{
     net::IpAddr,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -11,11 +10,8 @@ use tokio::net::TcpListener;
 
 use super::args::BenchArgs;
 use crate::{
-    auth::{
-        login::{DEV_TOKEN, DEV_USER},
-        unix_now,
-    },
-    bench::Slot,
+    auth::{login::DEV_USER, unix_now},
+    bench::{Slot, embedded},
     cli::{
         connect::ConnectConfig,
         failure::Failure,
@@ -25,9 +21,7 @@ use crate::{
     },
     pairs::Pair,
     peer::{self, PeerRole, config::local_addresses},
-    session::LinkConfig,
-    signaling::{client::ClientConfig, token_client::TokenClient},
-    types::{DeviceId, Stage},
+    types::Stage,
 };
 
 /// A set-up that takes longer is given up.
@@ -124,24 +118,16 @@ async fn start(
     let served = serve::dev(listener, &pairs).await?;
     let mut slots = Vec::new();
     for pair in &pairs {
-        let link = |device: &DeviceId, role| -> Result<LinkConfig, Failure> {
-            let url = served.server.token_url();
-            let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))
-                .map_err(|error| {
-                Failure::new(error.stage(), error.to_string(), error.remedy())
-            })?;
-            let signal = served.server.signal_url();
-            Ok(LinkConfig {
-                signaling: ClientConfig::new(signal, Arc::new(tokens)),
-                peer: peer_config(connect, role)?,
-            })
-        };
+        let peers =
+            [peer_config(connect, PeerRole::Sender)?, peer_config(connect, PeerRole::Receiver)?];
+        let mut slot = embedded::slot(&served.server, pair, peers)
+            .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
         let nth = slots.len() as u64;
-        let mut measuring = link(&pair.ios, PeerRole::Sender)?;
-        let mut partner = link(&pair.mac, PeerRole::Receiver)?;
-        network::put_under(networks, &mut measuring.peer, 0, nth)?;
-        network::put_under(networks, &mut partner.peer, 1, nth)?;
-        slots.push(Slot { measuring, partner: Some(partner) });
+        network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
+        if let Some(partner) = &mut slot.partner {
+            network::put_under(networks, &mut partner.peer, 1, nth)?;
+        }
+        slots.push(slot);
     }
     Ok((slots, served))
 }

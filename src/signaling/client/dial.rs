@@ -22,10 +22,14 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use super::{clock::clock_skew, endpoint::redacted, error::ClientError};
+use super::{
+    clock::clock_skew,
+    endpoint::{endpoint, redacted},
+    error::ClientError,
+};
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
-    signaling::token_client::{TokenError, retry_after},
+    signaling::token_client::{TokenError, install_crypto, retry_after},
     stun::stream::Trust,
 };
 
@@ -79,6 +83,32 @@ pub(super) async fn dial(
     })
     .await
     .unwrap_or_else(|_| Err(ClientError::Timeout { url: redacted(url), after: within }))
+}
+
+/// What shows of a server without joining a room.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Look {
+    /// How long each step took.
+    pub timings: DialTimings,
+    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    pub clock_skew: Option<f64>,
+}
+
+/// Connects as far as the WebSocket upgrade, with what is no token: a signaling server refuses that
+/// with 401 or 403, which shows that it is there and leaves its rooms alone.
+///
+/// # Errors
+/// [`ClientError`] when no signaling server answers there.
+pub async fn look(url: &str, trust: &Trust, within: Duration) -> Result<Look, ClientError> {
+    install_crypto();
+    let url = endpoint(url)?;
+    let mut timings = DialTimings::default();
+    let clock_skew = match dial(&url, "no-token", trust, within, &mut timings).await {
+        Ok(dialed) => dialed.clock_skew,
+        Err(ClientError::Refused { status: 401 | 403, clock_skew, .. }) => clock_skew,
+        Err(error) => return Err(error),
+    };
+    Ok(Look { timings, clock_skew })
 }
 
 async fn upgrade(
