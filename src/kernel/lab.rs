@@ -24,7 +24,7 @@ const WAIT_FOR_LINKS: &str = r#"
 for _ in $(seq 200); do
     waiting=
     for name in /run/netns/*; do
-        waiting=$waiting$(ip -n "${name##*/}" -br link show | grep -v -e '^lo ' -e ' UP ')
+        waiting=$waiting$(ip -n "${name##*/}" -br link show | grep -v -e '^lo ' -e '^br0 ' -e ' UP ')
     done
     [ -n "$waiting" ] || exit 0
     sleep 0.02
@@ -65,6 +65,7 @@ impl Lab {
         holder.run("ip", "all", &["ip", "-batch", "-"], &topology.create)?;
         configure(&holder, &topology.namespaces)?;
         holder.run("links", "all", &["sh", "-s"], WAIT_FOR_LINKS)?;
+        holder.run("ip", INTERNET, &["ip", "-n", INTERNET, "-batch", "-"], &topology.bridge)?;
         let mut lab = Self { holder, orion_peer, wires: Vec::new(), peers: topology.peers };
         for (index, wire) in topology.wires.iter().enumerate() {
             let wire = lab.start_wire(wire, plan.seed.wrapping_add(index as u64))?;

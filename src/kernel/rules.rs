@@ -13,8 +13,9 @@ use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
 use crate::nat::{Behaviour, Layer, Nat, Ports};
 
-/// External ports where they are not the internal ones: first, and how many.
-const PORTS: (u32, u32) = (40_000, 16_384);
+/// External ports that are given one after the other: first, and how many. Their list must fit into one
+/// message to the kernel, which is small for users who are not root.
+const PORTS: (u32, u32) = (40_000, 4096);
 
 /// Stands for the long list of them until the ruleset is loaded.
 pub const PORT_LIST: &str = "{ 0 : 40000, 1 : 40001, … }";
@@ -94,7 +95,8 @@ fn whole_seconds(layer: &Layer, timeout: Duration) -> Result<u64, Unsupported> {
 /// The port part of `snat ip to W`, with a leading ` : ` or space; empty for the internal port.
 fn port_of(nat: &Nat) -> Result<String, &'static str> {
     use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
-    let hash = |of: &str| format!(" : jhash {of} mod {} seed 0x5eed map {PORT_LIST}", PORTS.1);
+    // The number comes out as a port with its bytes swapped: any port, but not 0.
+    let hash = |of: &str| format!(" : jhash {of} mod 64512 seed 0x5eed offset 1024");
     match (nat.mapping, nat.ports) {
         (EndpointIndependent, Ports::Preserving) => Ok(String::new()),
         (EndpointIndependent, Ports::Random) => Ok(hash("ip saddr . udp sport")),
@@ -114,8 +116,8 @@ fn port_of(nat: &Nat) -> Result<String, &'static str> {
     }
 }
 
-/// The numbers of `jhash` and `numgen` as ports, in words: by themselves they come out with their
-/// bytes swapped, and would not be sequential.
+/// The numbers of `numgen` as ports, in words: by themselves they come out with their bytes swapped, and
+/// would not be sequential.
 fn ports_by_number() -> String {
     let (first, count) = PORTS;
     let all: Vec<String> = (0..count).map(|n| format!("{n} : {}", first + n)).collect();

@@ -40,6 +40,9 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// the private address of a peer, and coturn would close the allocation.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
+/// Numbers of interfaces begin here; those below are the kernel's own.
+const FIRST_INTERFACE: usize = 100;
+
 /// One namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespace {
@@ -67,6 +70,9 @@ pub struct Wire {
 pub struct Topology {
     /// For `ip -batch -`: makes the namespaces and what connects them.
     pub create: String,
+    /// For `ip -n internet -batch -`, once all cables carry packets: a bridge that comes up before its
+    /// cables do would wait for up to a second.
+    pub bridge: String,
     /// How each is configured.
     pub namespaces: Vec<Namespace>,
     /// The links that do something.
@@ -159,6 +165,10 @@ impl Topology {
         let sides = [Side::new(0, &plan.a), Side::new(1, &plan.b)];
         let mut lab = Self {
             create: format!("netns add {INTERNET}\n"),
+            bridge: format!(
+                "link set br0 up\nneigh add {NOWHERE} lladdr 02:00:00:00:00:fe dev br0\n\
+                 route add default via {NOWHERE}\n"
+            ),
             namespaces: vec![internet()],
             wires: Vec::new(),
             peers: [sides[0].outermost(), sides[1].outermost()],
@@ -180,12 +190,18 @@ impl Topology {
         self.namespaces.push(namespace);
     }
 
-    /// Connects two namespaces.
+    /// Connects two namespaces. Each end has a number of its own: the kernel takes a cable whose ends
+    /// have the same one for no cable, and lets it wait for up to a second.
     fn cable(&mut self, one: (&str, &str), other: (&str, &str)) {
+        let number = FIRST_INTERFACE + 2 * self.create.lines().count();
         let _ = writeln!(
             self.create,
-            "link add {} netns {} type veth peer name {} netns {}",
-            one.1, one.0, other.1, other.0
+            "link add name {} netns {} index {number} type veth peer name {} netns {} index {}",
+            one.1,
+            one.0,
+            other.1,
+            other.0,
+            number + 1
         );
     }
 
@@ -240,7 +256,11 @@ impl Topology {
             let via = side.wan(j).0;
             let (above, _) = side.above(j);
             let line = format!("route add {}/{} via {via}\n", lan.base, lan.prefix);
-            self.namespace(&above).ip += &line;
+            if above == INTERNET {
+                self.bridge += &line;
+            } else {
+                self.namespace(&above).ip += &line;
+            }
         }
     }
 
@@ -303,9 +323,8 @@ fn internet() -> Namespace {
         name: INTERNET.to_owned(),
         ip: format!(
             "link set lo up\nlink add br0 type bridge\naddr add {GATEWAY}/24 dev br0\n\
-             addr add {SERVER}/24 dev br0\naddr add {OTHER_SERVER}/24 dev br0\naddr add {RELAY}/24 dev br0\nlink set br0 up\n\
-             neigh add {NOWHERE} lladdr 02:00:00:00:00:fe dev br0\n\
-             route add default via {NOWHERE}\n"
+             addr add {SERVER}/24 dev br0\naddr add {OTHER_SERVER}/24 dev br0\n\
+             addr add {RELAY}/24 dev br0\n"
         ),
         sysctls,
         nft: None,

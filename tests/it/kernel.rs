@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write,
     fs,
+    io::{BufRead, BufReader},
     net::Ipv4Addr,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
@@ -320,17 +321,21 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// What the command inside runs: itself, one that has left its session, and one that ignores signals.
-const STUBBORN: [&str; 4] =
-    ["--", "sh", "-c", "setsid sleep 300 & (trap '' INT TERM HUP; sleep 300) & exec sleep 300"];
+const STUBBORN: [&str; 4] = [
+    "--",
+    "sh",
+    "-c",
+    "setsid sleep 300 & echo inside; (trap '' INT TERM HUP; sleep 300) & exec sleep 300",
+];
 
 fn nothing_is_left(mark: &str, end: impl FnOnce(Pid)) -> Option<i32> {
     let words = [&["--nat", "port+sym", "--delay", "5ms"], &STUBBORN[..]].concat();
     let mut child = shell(&[], mark, &words);
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "inside\n", "{}", said(&mut child));
     // Itself, the holder, the link, serve, and three that sleep.
-    wait_until("the lab runs", || {
-        assert!(matches!(child.try_wait(), Ok(None)), "{}", said(&mut child));
-        marked(mark).len() >= 7
-    });
+    wait_until("the lab runs", || marked(mark).len() >= 7);
     let interfaces = || fs::read_dir("/sys/class/net").unwrap().count();
     let before = interfaces();
     end(Pid::from_child(&child));
