@@ -37,6 +37,9 @@ pub struct TurnArgs {
     /// IP address that clients reach this machine by, when it is not --turn-listen's
     #[arg(long, value_name = "IP")]
     pub public_address: Option<IpAddr>,
+    /// IP address of this machine to relay on, when it is not the one clients reach it by
+    #[arg(long, value_name = "IP")]
+    pub turn_relay_address: Option<IpAddr>,
     /// Networks that may be relayed to although they are private, such as 192.168.0.0/16; repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_allow: Vec<IpNet>,
@@ -122,8 +125,9 @@ fn plain_config(
 ) -> Result<TurnConfig, Failure> {
     let secrets = TurnSecrets { current: secret.clone(), previous: None };
     Ok(TurnConfig {
-        relay_address: address,
-        relay_bind: (address != wanted.ip()).then_some(wanted.ip()),
+        relay_address: args.turn_relay_address.unwrap_or(address),
+        relay_bind: (args.turn_relay_address.is_none() && address != wanted.ip())
+            .then_some(wanted.ip()),
         udp: Some(wanted),
         tcp: Some(wanted),
         peers: PeerFilter {

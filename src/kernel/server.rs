@@ -14,7 +14,7 @@ use super::{
     holder::not_started,
     lab::{Lab, first_line, last_words},
     plan::Place,
-    topology::SERVER,
+    topology::{RELAY, SERVER},
 };
 use crate::auth::{
     jws::{Key, SigningKeys},
@@ -57,6 +57,7 @@ impl LabServer {
         command
             .args(["--json", "serve", "--listen", &format!("{SERVER}:{PORT}")])
             .args(["--add-pair", PAIR, "--turn-allow", PUBLIC])
+            .args(["--turn-relay-address", &RELAY.to_string()])
             .arg("--db")
             .arg(lab.file("pairs.sqlite"))
             // argv can be read by everybody on this machine.

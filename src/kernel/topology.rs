@@ -25,6 +25,11 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Second address of the servers, for RFC 5780.
 pub const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 
+/// Where our own server relays. It is another address than that of STUN, for a NAT with address-dependent
+/// filtering lets in whatever comes from an address that was spoken to: a check by a relay there could
+/// then be the first that arrives, and the pair would be relayed without need.
+pub const RELAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 12);
+
 /// Name of the namespace with the servers.
 pub const INTERNET: &str = "internet";
 
@@ -298,7 +303,7 @@ fn internet() -> Namespace {
         name: INTERNET.to_owned(),
         ip: format!(
             "link set lo up\nlink add br0 type bridge\naddr add {GATEWAY}/24 dev br0\n\
-             addr add {SERVER}/24 dev br0\naddr add {OTHER_SERVER}/24 dev br0\nlink set br0 up\n\
+             addr add {SERVER}/24 dev br0\naddr add {OTHER_SERVER}/24 dev br0\naddr add {RELAY}/24 dev br0\nlink set br0 up\n\
              neigh add {NOWHERE} lladdr 02:00:00:00:00:fe dev br0\n\
              route add default via {NOWHERE}\n"
         ),

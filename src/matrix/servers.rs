@@ -25,6 +25,11 @@ use crate::{
 /// Where STUN and TURN are. 127.0.0.1 is behind the NATs, and 127.64.0.0/10 outside of them.
 pub const TURN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 63, 0, 1));
 
+/// Where it relays. A NAT with address-dependent filtering lets in whatever comes from an address that was
+/// spoken to: were it the same, a check by the relay could be the first that arrives, and the pair would
+/// be relayed without need.
+const RELAY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 63, 0, 2));
+
 /// How long TURN credentials are good: longer than any run.
 const CREDENTIALS_FOR: Duration = Duration::from_hours(24);
 
@@ -51,7 +56,7 @@ impl Servers {
             udp: Some(any),
             tcp: Some(any),
             tls: Some(TlsListener { address: any, server: tls }),
-            relay_address: TURN_ADDRESS,
+            relay_address: RELAY_ADDRESS,
             limits: Limits { allocations: 10_000, allocations_per_user: 100, ..Limits::default() },
             ..TurnConfig::loopback(0, Arc::new(secrets.clone()))
         };
