@@ -45,7 +45,7 @@ pub struct Profile {
 pub enum ProfileError {
     /// No such name.
     #[error("unknown NAT profile `{name}`{}; known are {known}, any mapping and filtering as in eim-apdf, and stacks of them as in port+sym",
-        suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default(), known = NAMES.join(", "))]
+        suggestion.as_ref().map(|s| format!(" (did you mean `{s}`?)")).unwrap_or_default(), known = NAMES.join(", "))]
     Unknown {
         /// What was written.
         name: String,

@@ -246,6 +246,12 @@ impl Watch {
         lookup.map_or(&[], Lookup::addresses)
     }
 
+    /// Whether a TURN server of that kind has answered.
+    pub(super) fn relay_answers(&self, is_meant: impl Fn(SocketAddr) -> bool) -> bool {
+        let answered = |t: &&Transaction| t.method == method::ALLOCATE && t.answer.is_some();
+        self.transactions.iter().filter(answered).any(|t| is_meant(t.server))
+    }
+
     /// What became of each server so far, in the order of the configured URLs.
     pub(super) fn results(&self) -> Vec<GatherResult> {
         self.servers.iter().map(|server| self.result(server)).collect()

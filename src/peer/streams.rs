@@ -37,6 +37,10 @@ use crate::{
 /// candidates have the same priority whatever their transport, and the first pair that works wins.
 const HEAD_START: Duration = Duration::from_millis(150);
 
+/// How much later still when TURN over UDP has answered by then: time for a pair over it to be taken,
+/// which waits for a direct pair first.
+const LONGER_START: Duration = Duration::from_millis(400);
+
 /// Bytes of a packet that begins a connection, about.
 const HANDSHAKE_BYTES: usize = 60;
 
@@ -160,13 +164,22 @@ impl StreamServers {
         Some((real, usize::from(number) - 1))
     }
 
-    /// Connects to the server behind a stand-in.
+    /// Whether this is a stand-in address.
+    pub(super) fn stands_in(&self, address: SocketAddr) -> bool {
+        self.behind(address).is_some()
+    }
+
+    /// Connects to the server behind a stand-in; `udp_answers` says whether TURN over UDP does.
     async fn dial(
         &self,
         (address, index): (SocketAddr, usize),
         local: SocketAddr,
+        udp_answers: impl Fn() -> bool,
     ) -> Result<Stream, DialError> {
         tokio::time::sleep(self.head_start).await;
+        if !self.head_start.is_zero() && udp_answers() {
+            tokio::time::sleep(LONGER_START).await;
+        }
         let uri = &self.servers[index].uri;
         let tls = (uri.transport == Transport::Tls).then_some(&self.trust);
         self.shake_hands(1 + usize::from(tls.is_some())).await;

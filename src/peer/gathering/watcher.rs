@@ -80,6 +80,11 @@ impl Watcher {
         self.watch().results()
     }
 
+    /// Whether a TURN server over UDP has answered.
+    pub(in crate::peer) fn udp_relay_answers(&self, streams: &StreamServers) -> bool {
+        self.watch().relay_answers(|server| !streams.stands_in(server))
+    }
+
     /// The name of a server is being looked up.
     pub(in crate::peer) fn lookup_begun(&self, endpoint: &str) {
         self.watch().lookup_begun(self.now(), endpoint);

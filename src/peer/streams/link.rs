@@ -51,7 +51,7 @@ impl Link {
     ) -> Self {
         let (messages, queue) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
-            if let Err(error) = run(ends, &servers, queue, &arrivals).await {
+            if let Err(error) = run(ends, &servers, &watcher, queue, &arrivals).await {
                 tracing::debug!(server = %ends.server.0, local = %ends.local, %error, "TURN");
                 watcher.unconnected(ends.local, ends.stand_in, error);
             }
@@ -76,11 +76,12 @@ impl Link {
 async fn run(
     ends: Ends,
     servers: &StreamServers,
+    watcher: &Watcher,
     queue: mpsc::Receiver<Bytes>,
     arrivals: &mpsc::Sender<Arrival>,
 ) -> Result<(), DialError> {
     let stream = tokio::select! {
-        dialled = servers.dial(ends.server, ends.local) => dialled?,
+        dialled = servers.dial(ends.server, ends.local, || watcher.udp_relay_answers(servers)) => dialled?,
         () = arrivals.closed() => return Ok(()),
     };
     let (reader, writer) = stream.into_split();
