@@ -144,10 +144,14 @@ fn conclude(report: &Report) -> Result<(), Failure> {
     let verdict = &report.verdict;
     let first = report.problems.iter().find(|problem| problem.severity == Severity::Error);
     let remedy = first.map_or_else(String::new, |problem| problem.remedy.clone());
+    let contacted = [&report.token, &report.signaling].into_iter().flatten().all(|one| one.ok);
     let message = match (verdict.class, first) {
         (Class::All, _) => return Ok(()),
-        (Class::None, None) => "nothing works".to_owned(),
-        (Class::None, Some(first)) => format!("nothing works: {}", first.message),
+        (Class::None, Some(first)) if !contacted => {
+            format!("peers cannot find each other: {}", first.message)
+        }
+        (Class::None, None) => "no server works".to_owned(),
+        (Class::None, Some(first)) => format!("no server works: {}", first.message),
         (Class::Some, _) => format!("not reached are peers behind {}", verdict.none.join(", ")),
     };
     let failure = match verdict.exit {

@@ -40,6 +40,9 @@ pub struct TurnArgs {
     /// IP address of this machine to relay on, when it is not the one clients reach it by
     #[arg(long, value_name = "IP")]
     pub turn_relay_address: Option<IpAddr>,
+    /// Second address to answer STUN on, another IP and port: shows clients how their NAT behaves
+    #[arg(long, value_name = "ADDR")]
+    pub turn_alternate: Option<SocketAddr>,
     /// Networks that may be relayed to although they are private, such as 192.168.0.0/16; repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_allow: Vec<IpNet>,
@@ -130,6 +133,7 @@ fn plain_config(
             .then_some(wanted.ip()),
         udp: Some(wanted),
         tcp: Some(wanted),
+        alternate: args.turn_alternate,
         peers: PeerFilter {
             allow_loopback: dev,
             allow: allowed(args, dev)?,

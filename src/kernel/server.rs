@@ -10,11 +10,12 @@ use std::{
 use serde_json::json;
 
 use super::{
+    coturn::OTHER_PORT,
     error::KernelError,
     holder::not_started,
     lab::{Lab, first_line, last_words},
     plan::Place,
-    topology::{RELAY, SERVER},
+    topology::{OTHER_SERVER, RELAY, SERVER},
 };
 use crate::auth::{
     jws::{Key, SigningKeys},
@@ -58,6 +59,7 @@ impl LabServer {
             .args(["--json", "serve", "--listen", &format!("{SERVER}:{PORT}")])
             .args(["--add-pair", PAIR, "--turn-allow", PUBLIC])
             .args(["--turn-relay-address", &RELAY.to_string()])
+            .args(["--turn-alternate", &format!("{OTHER_SERVER}:{OTHER_PORT}")])
             .arg("--db")
             .arg(lab.file("pairs.sqlite"))
             // argv can be read by everybody on this machine.

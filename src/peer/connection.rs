@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use webrtc::peer_connection::{PeerConnection, StatsSelector};
 
 use super::{
-    config::{self, PeerConfig, PeerRole},
+    config::{self, IcePolicy, PeerConfig, PeerRole},
     control::ChannelRef,
     event::{PeerError, PeerEvent, Timings},
     gathering::{GatherResult, ServerFailure, Watcher},
@@ -75,7 +75,9 @@ impl Peer {
             config.trust.clone(),
             config.gateway.clone(),
         ));
-        let (watcher, losses) = Watcher::new(&config.ice_servers, &streams);
+        // The phone offers, so it is the controlling side (RFC 8445 §6.1.1).
+        let holds = config.role == PeerRole::Sender && config.ice_policy == IcePolicy::All;
+        let (watcher, losses) = Watcher::new(&config.ice_servers, &streams, holds);
         let shared = Shared::new(events, config.candidates.clone(), Arc::clone(&watcher));
         let runtime =
             PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
@@ -174,6 +176,9 @@ impl Peer {
 
     async fn set_remote(&self, description: RTCSessionDescription) -> Result<(), PeerError> {
         let mut early = self.remote_described.lock().await;
+        let lines = description.sdp.lines().filter_map(|line| line.strip_prefix("a="));
+        let candidates = lines.filter(|line| line.starts_with("candidate:"));
+        candidates.for_each(|candidate| self.watcher.unannounced.told(candidate));
         self.connection
             .set_remote_description(description)
             .await
@@ -208,9 +213,11 @@ impl Peer {
     }
 
     async fn add(&self, candidate: RTCIceCandidateInit) {
+        let words = candidate.candidate.clone();
         if let Err(error) = self.connection.add_ice_candidate(candidate).await {
             tracing::warn!("a candidate of the other side was not taken: {error}");
         }
+        self.watcher.unannounced.told(&words);
         self.runtime.wake();
     }
 

@@ -13,6 +13,7 @@
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - [`video`]: the tasks around them
 //! - [`tap`]: what passes through the RTP and RTCP chain
+//! - `unannounced`: checks that come before their candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or left out
 
 pub mod assembler;
@@ -28,6 +29,7 @@ pub mod sdp;
 pub mod stats;
 mod streams;
 pub mod tap;
+mod unannounced;
 pub mod video;
 
 pub use config::{IcePolicy, PeerConfig, PeerRole};

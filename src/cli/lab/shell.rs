@@ -57,10 +57,11 @@ pub async fn run(args: ShellArgs, output: Output) -> Result<(), Failure> {
         command.env_remove(name);
     }
     command.envs(server.iter().flat_map(LabServer::variables));
+    let signals = Signals::new()?;
     let child = command.spawn().map_err(|error| {
         Failure::new(Stage::Config, format!("cannot start the command: {error}"), "check its name")
     })?;
-    let status = wait(child).await?;
+    let status = signals.wait(child).await?;
     drop(server);
     lab.stop();
     std::process::exit(code(status))
@@ -117,38 +118,58 @@ fn command(lab: &Lab, words: &[OsString], name: &str) -> Result<Command, Failure
     Ok(command.into())
 }
 
-/// Waits for its end. Ctrl-C is the command's own affair, for it is in the same terminal; what asks
-/// this process to go is passed on.
+/// The signals that this process does not end by while the command runs. Ctrl-C is the command's own
+/// affair, for it is in the same terminal; what asks this process to go is passed on.
 #[cfg(unix)]
-async fn wait(mut child: Child) -> Result<ExitStatus, Failure> {
-    use rustix::process::{Pid, Signal, kill_process};
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| lost(&error));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut quit = listen(SignalKind::quit())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let pass_on = |signal| {
-        if let Some(pid) = pid {
-            // It has ended already: then there is nobody to tell.
-            let _ = kill_process(pid, signal);
-        }
-    };
-    loop {
-        tokio::select! {
-            status = child.wait() => return status.map_err(|error| lost(&error)),
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
-            _ = terminate.recv() => pass_on(Signal::TERM),
-            _ = hangup.recv() => pass_on(Signal::HUP),
+struct Signals([tokio::signal::unix::Signal; 4]);
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).map_err(|error| lost(&error));
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::quit())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn wait(self, mut child: Child) -> Result<ExitStatus, Failure> {
+        use rustix::process::{Pid, Signal, kill_process};
+        let [mut interrupt, mut quit, mut terminate, mut hangup] = self.0;
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pass_on = |signal| {
+            if let Some(pid) = pid {
+                // It has ended already: then there is nobody to tell.
+                let _ = kill_process(pid, signal);
+            }
+        };
+        loop {
+            tokio::select! {
+                status = child.wait() => return status.map_err(|error| lost(&error)),
+                _ = interrupt.recv() => {}
+                _ = quit.recv() => {}
+                _ = terminate.recv() => pass_on(Signal::TERM),
+                _ = hangup.recv() => pass_on(Signal::HUP),
+            }
         }
     }
 }
 
 #[cfg(not(unix))]
-async fn wait(mut child: Child) -> Result<ExitStatus, Failure> {
-    child.wait().await.map_err(|error| lost(&error))
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    async fn wait(self, mut child: Child) -> Result<ExitStatus, Failure> {
+        child.wait().await.map_err(|error| lost(&error))
+    }
 }
 
 /// As a shell tells it: 128 and the number of the signal that ended it.

@@ -20,7 +20,7 @@ use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use super::{GatherResult, PATIENCE, ServerFailure, Watch};
 use crate::{
-    peer::streams::StreamServers,
+    peer::{streams::StreamServers, unannounced::Unannounced},
     proto::token::IceServer,
     stun::{message::MAGIC_COOKIE, stream::DialError},
 };
@@ -34,6 +34,8 @@ pub(in crate::peer) struct Watcher {
     end: Mutex<Option<Duration>>,
     news: Notify,
     losses: mpsc::UnboundedSender<ServerFailure>,
+    /// What the sockets do not let through yet.
+    pub(in crate::peer) unannounced: Unannounced,
 }
 
 impl fmt::Debug for Watcher {
@@ -44,10 +46,11 @@ impl fmt::Debug for Watcher {
 
 impl Watcher {
     /// Begins to watch, when there is a server to watch. Allocations that are lost later come out of
-    /// the receiver.
+    /// the receiver. `holds` says whether checks from addresses not told of are held back.
     pub(in crate::peer) fn new(
         servers: &[IceServer],
         streams: &StreamServers,
+        holds: bool,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<ServerFailure>) {
         let watch = Watch::new(servers, streams);
         let (losses, lost) = mpsc::unbounded_channel();
@@ -58,6 +61,7 @@ impl Watcher {
             end: Mutex::default(),
             news: Notify::new(),
             losses,
+            unannounced: Unannounced::new(holds),
         });
         (watcher, lost)
     }
@@ -134,6 +138,7 @@ impl Watcher {
 
     /// The connection is up: what is not known soon is not waited for.
     pub(in crate::peer) fn finish(&self) {
+        self.unannounced.finish();
         if self.is_active() {
             let end = self.now() + PATIENCE;
             *self.end.lock().expect("no holder of this lock panics") = Some(end);
@@ -225,6 +230,14 @@ impl AsyncUdpSocket for WatchedSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_recv(cx, bufs, meta);
+        if let (true, Poll::Ready(Ok(count))) = (self.watcher.unannounced.is_active(), &polled) {
+            for (buffer, meta) in bufs.iter_mut().zip(meta.iter()).take(*count) {
+                let length = meta.len.min(buffer.len());
+                for datagram in buffer[..length].chunks_mut(meta.stride.max(1)) {
+                    self.watcher.unannounced.hold(meta.addr, datagram, Instant::now());
+                }
+            }
+        }
         if self.watcher.is_active()
             && let Poll::Ready(Ok(count)) = polled
         {
