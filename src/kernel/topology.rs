@@ -323,11 +323,8 @@ fn internet() -> Namespace {
         name: INTERNET.to_owned(),
         ip: format!(
             "link set lo up\nlink add br0 type bridge\naddr add {GATEWAY}/24 dev br0\n\
-             addr add {SERVER}/24 dev br0
-addr add {OTHER_SERVER}/24 dev br0
-\
-             addr add {RELAY}/24 dev br0
-"
+             addr add {SERVER}/24 dev br0\naddr add {OTHER_SERVER}/24 dev br0\n\
+             addr add {RELAY}/24 dev br0\n"
         ),
         sysctls,
         nft: None,

@@ -244,7 +244,7 @@ mod tests {
         scenario.scenario = Some("phone-mac".into());
         let text = table(&example::result(vec![scenario, example::cell("port", "port")]));
         assert!(text.contains("phone-mac      relay     relay     relay/udp"), "{text}");
-        assert!(text.contains("port and port  direct    direct    srflx        84 ms"), "{text}");
+        assert!(text.contains("port and port  direct    direct    srflx       84 ms"), "{text}");
         assert!(!text.contains("slowest") && text.contains("2 of 2 pairs are"), "{text}");
     }
 

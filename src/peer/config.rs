@@ -40,8 +40,8 @@ pub(crate) const PAYLOAD_TYPE: u8 = 102;
 /// Packets remembered for repair, in each direction (a keyframe of 100 KB is about 85).
 const NACK_WINDOW: u16 = 1024;
 
-/// Eight checks of each pair, see [`relay_wait`].
-const RELAY_WAIT: Duration = Duration::from_millis(200);
+/// See [`relay_wait`]: what a check from a symmetric NAT is held back, a round trip, and then some.
+const RELAY_WAIT: Duration = Duration::from_millis(400);
 
 /// Which side of the pair a peer plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

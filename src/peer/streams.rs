@@ -39,7 +39,7 @@ const HEAD_START: Duration = Duration::from_millis(150);
 
 /// How much later still when TURN over UDP has answered by then: time for a pair over it to be taken,
 /// which waits for a direct pair first.
-const LONGER_START: Duration = Duration::from_millis(400);
+const LONGER_START: Duration = Duration::from_millis(600);
 
 /// Bytes of a packet that begins a connection, about.
 const HANDSHAKE_BYTES: usize = 60;

@@ -18,8 +18,9 @@ use std::{
 
 use crate::stun::message::{Class, Message, method};
 
-/// How long an address may take to be told of, from its first check.
-pub(super) const HOLD: Duration = Duration::from_millis(200);
+/// How long an address may take to be told of, from its first check. Less than a relayed pair waits for a
+/// direct one, which may have to come from such an address.
+pub(super) const HOLD: Duration = Duration::from_millis(100);
 
 /// Addresses remembered; the other side has a dozen.
 const MAX_ADDRESSES: usize = 256;

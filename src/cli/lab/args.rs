@@ -206,15 +206,29 @@ impl LabArgs {
     fn scenario_plans(&self) -> Result<Vec<CellPlan>, Failure> {
         let overrides = Overrides {
             links: [self.network.changes(0), self.network.changes(1)],
-            turn: self.turn.or(self.kernel.then_some(in_kernel::TRANSPORTS)),
+            turn: self.turn,
             seed: self.network.network.seed,
         };
-        let read = |path: &PathBuf| match Scenario::read(path, &overrides) {
-            Ok(scenario) => Ok(scenario.plan),
-            Err(error) => Err(Failure::usage(
-                format!("--scenario: {error}"),
-                "samples/scenarios/ has examples of every key; `orion-peer lab list` shows networks",
-            )),
+        let read = |path: &PathBuf| {
+            let mut scenario = Scenario::read(path, &overrides).map_err(|error| {
+                Failure::usage(
+                    format!("--scenario: {error}"),
+                    "samples/scenarios/ has examples of every key; `orion-peer lab list` shows networks",
+                )
+            })?;
+            let turn = &mut scenario.plan.turn;
+            if self.kernel && turn.tls && !turn.tcp {
+                let name = path.display();
+                return Err(Failure::usage(
+                    format!(
+                        "`{name}` offers TURN over TLS, and the server of --kernel speaks UDP and TCP"
+                    ),
+                    "leave it out, or leave --kernel out",
+                ));
+            }
+            // What is over TLS is over TCP as well: nothing else is to be expected.
+            turn.tls &= !self.kernel;
+            Ok(scenario.plan)
         };
         self.scenario.iter().map(read).collect()
     }
@@ -264,6 +278,21 @@ mod tests {
         let same = job("--matrix --same-nat").unwrap();
         assert!(same.plans.iter().all(|plan| plan.same_nat));
         assert_eq!(same.plans.len(), 7, "all but none and firewall");
+    }
+
+    #[test]
+    fn a_scenario_keeps_its_transports_in_the_kernel_but_tls() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/scenarios");
+        let turn = |name: &str, more: &str| {
+            job(&format!("--scenario {dir}/{name}.toml {more}"))
+                .map(|job| job.plans[0].turn.to_string())
+        };
+        assert_eq!(turn("home-both", "").unwrap(), "udp,tcp,tls");
+        assert_eq!(turn("home-both", "--kernel").unwrap(), "udp,tcp");
+        assert_eq!(turn("udp-blocked-turn-udp-only", "--kernel").unwrap(), "udp");
+        assert_eq!(turn("udp-blocked-turn-udp-only", "--turn none").unwrap(), "none");
+        let failure = turn("udp-blocked-tls-only", "--kernel").unwrap_err();
+        assert!(failure.message.contains("offers TURN over TLS"), "{failure}");
     }
 
     #[test]
