@@ -154,9 +154,16 @@ fn conclude(report: &Report) -> Result<(), Failure> {
         (Class::None, Some(first)) => format!("no server works: {}", first.message),
         (Class::Some, _) => format!("not reached are peers behind {}", verdict.none.join(", ")),
     };
+    let stage = if report.token.as_ref().is_some_and(|token| !token.ok) {
+        Stage::Token
+    } else if report.signaling.as_ref().is_some_and(|signaling| !signaling.ok) {
+        Stage::Signaling
+    } else {
+        Stage::Gathering
+    };
     let failure = match verdict.exit {
-        3 => Failure::requirement(Stage::Gathering, message, remedy),
-        _ => Failure::new(Stage::Gathering, message, remedy),
+        3 => Failure::requirement(stage, message, remedy),
+        _ => Failure::new(stage, message, remedy),
     };
     Err(failure.told())
 }

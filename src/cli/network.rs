@@ -23,7 +23,7 @@ pub struct NetworkArgs {
     /// NAT to be behind: none, firewall, fullcone, addr, port, sym, port+sym, …; see `lab list`
     #[arg(long, value_name = "PROFILE")]
     pub nat: Option<Sides<String>>,
-    /// Share of packets that get lost, each way
+    /// Share of packets that get lost, each way; TCP repairs that and takes longer
     #[arg(long, value_name = "PERCENT", value_parser = sides(units::percentage))]
     pub loss: Option<Sides<f64>>,
     /// Delay, each way

@@ -296,6 +296,9 @@ fn words(
     let relays = listed(&verdict.relays);
     let relayed = match (verdict.relays.is_empty(), verdict.none.as_slice()) {
         (true, []) => "no relay is needed".to_owned(),
+        (true, _) if profile.is_none() => {
+            "no TURN server works, so whoever is not reached directly is not reached".to_owned()
+        }
         (true, none) => {
             format!("no TURN server works, so peers behind {} are not reached", some(none))
         }

@@ -17,9 +17,9 @@ const HEADER_BYTES: u64 = 28;
 /// The queue holds what the rate carries in this time: what home routers and modems are built with.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
 
-/// The least room in the queue, bytes: the largest datagram, or one third of a large keyframe, must not
-/// be lost on a slow link only because it comes at once.
-const MIN_QUEUE_BYTES: u64 = 65_536;
+/// The least room in the queue, bytes: a keyframe of 100 KB comes at once, and the modems of slow links have
+/// room for it.
+const MIN_QUEUE_BYTES: u64 = 262_144;
 
 /// TCP payload in one packet.
 const SEGMENT_BYTES: usize = 1460;

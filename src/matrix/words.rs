@@ -37,7 +37,7 @@ pub fn after(cell: &Cell) -> String {
         let mut text = format!("Not connected{verdict}");
         if let Some(reason) = &cell.reason {
             let _ = write!(text, ": {}: {}", reason.stage, printable(&reason.message));
-            if !reason.remedy.is_empty() {
+            if !cell.agree && !reason.remedy.is_empty() {
                 let _ = write!(text, "\n  try: {}", printable(&reason.remedy));
             }
         }
