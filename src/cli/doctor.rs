@@ -57,7 +57,8 @@ pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
     let progress = Progress::new(mode, 1);
     let tell = |what: &str| progress.update(0, &format!("looking at {what} …"));
     let report = tokio::select! {
-        report = doctor::run(&config, &tell) => report,
+        // Ctrl-C is listened to before the first datagram is sent.
+        biased;
         () = stop::asked() => {
             return Err(Failure::new(
                 Stage::Gathering,
@@ -65,6 +66,7 @@ pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
                 "let it run to its end: --timeout bounds it",
             ));
         }
+        report = doctor::run(&config, &tell) => report,
     };
     drop(progress);
     let colors = std::io::stdout().is_terminal() && output.color;

@@ -92,20 +92,23 @@ fn the_rate_is_kept_and_counts_headers() {
 
 #[test]
 fn a_full_queue_drops_what_comes_last() {
-    // 100 ms of 8 Mbit/s are 100 kB: one hundred packets of 1000 bytes.
-    let link = Link { rate: Some(8_000_000), ..Link::default() };
+    // 100 ms of 40 Mbit/s are 500 kB: five hundred packets of 1000 bytes.
+    let link = Link { rate: Some(40_000_000), ..Link::default() };
     let mut queue = LinkQueue::new(link, 1, "up");
-    assert_eq!(queue.capacity(), 100_000);
-    let fates: Vec<_> = (0..150).map(|_| queue.send(Duration::ZERO, 972)).collect();
+    assert_eq!(queue.capacity(), 500_000);
+    let fates: Vec<_> = (0..650).map(|_| queue.send(Duration::ZERO, 972)).collect();
     let passed = fates.iter().take_while(|fate| matches!(fate, Fate::Due(_))).count();
-    assert_eq!(passed, 100);
+    assert_eq!(passed, 500);
     assert!(fates[passed..].iter().all(|fate| *fate == Fate::Overflow));
     // As one leaves, one more fits.
-    assert!(matches!(queue.send(MS, 972), Fate::Due(_)));
-    assert_eq!(queue.send(MS, 972), Fate::Overflow);
-    // A slow link still takes the largest datagram.
+    let later = Duration::from_micros(200);
+    assert!(matches!(queue.send(later, 972), Fate::Due(_)));
+    assert_eq!(queue.send(later, 972), Fate::Overflow);
+    // A slow link still takes a keyframe's worth.
     let mut slow = LinkQueue::new(Link { rate: Some(64_000), ..Link::default() }, 1, "up");
-    assert!(matches!(slow.send(Duration::ZERO, 65_507), Fate::Due(_)));
+    for _ in 0..4 {
+        assert!(matches!(slow.send(Duration::ZERO, 65_507), Fate::Due(_)));
+    }
     assert_eq!(slow.send(Duration::ZERO, 65_507), Fate::Overflow);
 }
 
