@@ -5,8 +5,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use super::profile::distance;
-use crate::units;
+use crate::{types::edit_distance, units};
 
 /// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,8 +67,8 @@ fn nearest_key(problem: &str) -> Option<String> {
     let (unknown, expected) =
         problem.strip_prefix("unknown field `")?.split_once("`, expected ")?;
     let known = expected.split('`').skip(1).step_by(2);
-    let near = known.min_by_key(|key| distance(unknown, key))?;
-    (distance(unknown, near) <= 1 + unknown.len() / 3).then(|| near.to_owned())
+    let near = known.min_by_key(|key| edit_distance(unknown, key))?;
+    (edit_distance(unknown, near) <= 1 + unknown.len() / 3).then(|| near.to_owned())
 }
 
 /// A field written the way people write it, read by one of [`crate::units`].

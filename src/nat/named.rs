@@ -11,9 +11,8 @@ use serde::{Deserialize, Deserializer};
 use super::{
     Link, Profile, ProfileError,
     file::{self, FileError},
-    profile::distance,
 };
-use crate::units;
+use crate::{types::edit_distance, units};
 
 /// Networks that come with the program.
 const BUILT_IN: &str = include_str!("../../samples/networks.toml");
@@ -223,8 +222,8 @@ fn known(text: &str) -> Result<NamedNetwork, NetworkError> {
     if !matches!(profile, ProfileError::Unknown { .. }) {
         return Err(NetworkError::Profile(profile.into()));
     }
-    let near = names().into_iter().min_by_key(|name| distance(text, name));
-    let near = near.filter(|name| distance(text, name) <= 1 + text.len() / 4);
+    let near = names().into_iter().min_by_key(|name| edit_distance(text, name));
+    let near = near.filter(|name| edit_distance(text, name) <= 1 + text.len() / 4);
     match (&profile, near) {
         // One of the two did suggest something.
         (ProfileError::Unknown { suggestion: Some(_), .. }, None) => {

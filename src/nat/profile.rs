@@ -17,7 +17,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{BINDING_TIMEOUT, Behaviour, Layer, Nat, Ports};
-use crate::units;
+use crate::{types::edit_distance, units};
 
 /// The names that stand for something by themselves, in the order they are told in. `fw` is short for
 /// `firewall`.
@@ -225,23 +225,8 @@ fn nearest(name: &str) -> Option<String> {
     let all = known.map(|name| (name.clone(), name)).chain(words);
     let name = name.to_lowercase();
     let (distance, word, meant) =
-        all.map(|(word, meant)| (distance(&name, &word), word, meant)).min()?;
+        all.map(|(word, meant)| (edit_distance(&name, &word), word, meant)).min()?;
     (distance <= 2 && distance * 2 < word.len()).then_some(meant)
-}
-
-/// Levenshtein distance.
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl fmt::Display for Profile {
