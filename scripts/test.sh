@@ -74,7 +74,7 @@ matrix() {
 
 # The same on NATs of the kernel, then some of them without root rights.
 kernel_matrix() {
-    local target=${CARGO_TARGET_DIR:-target} dir
+    local target=${CARGO_TARGET_DIR:-target}
     "$target/release/orion-peer" --quiet lab --matrix --kernel
     if [[ $(id -u) -ne 0 ]]; then
         return

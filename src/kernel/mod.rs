@@ -3,7 +3,7 @@
 //!
 //! - [`plan`]: what a lab is to be · [`lab`]: one that runs
 //! - [`rules`]: a layer as a ruleset of nftables · [`topology`]: the namespaces and their addresses
-//! - [`holder`]: the process that holds the namespaces, and ends all that runs in them
+//! - `holder`: the process that holds the namespaces, and ends all that runs in them
 //! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: ours · [`coturn`]: another's
 //!
 //! Nothing outlives the program: no namespace has a name outside, and when the program ends, however it

@@ -1,5 +1,5 @@
 //! A link between two network interfaces, without `netem`: packet sockets (packet(7)) on both, and a
-//! [`LinkQueue`] for each direction. It runs in a namespace of its own, as the hidden command
+//! [`crate::lab::link::LinkQueue`] for each direction. It runs in a namespace of its own, as the hidden command
 //! `orion-peer lab wire`, and goes with the lab.
 //!
 //! Frames are copied with the header of their unfinished checksums and segments

@@ -2,7 +2,7 @@
 //! them measure.
 //!
 //! - [`scenario`]: pairs of networks as TOML files · [`plan`]: what is to be measured of a pair
-//! - [`run`]: all pairs over a [`Layer`], several at once
+//! - [`mod@run`]: all pairs over a [`Layer`], several at once
 //! - [`simulated`]: NATs and links in this process, and the `servers` that all pairs share
 //! - [`in_kernel`]: NATs and links by Linux, in network namespaces
 //! - [`schema`]: the result, `orion-peer/lab/1` · [`table`], [`words`], [`html()`]: for people

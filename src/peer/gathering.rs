@@ -124,6 +124,8 @@ pub(super) struct Watch {
     lookups: Vec<Lookup>,
     transactions: Vec<Transaction>,
     unconnected: Vec<Unconnected>,
+    /// Connections that are not begun yet, for UDP goes first: what waits for them has not been asked.
+    put_off: Vec<(SocketAddr, SocketAddr)>,
 }
 
 impl Watch {
@@ -135,7 +137,23 @@ impl Watch {
                 server.urls.iter().map(|url| Server::new(url, server.username.as_deref(), streams))
             })
             .collect();
-        Self { servers, lookups: Vec::new(), transactions: Vec::new(), unconnected: Vec::new() }
+        Self {
+            servers,
+            lookups: Vec::new(),
+            transactions: Vec::new(),
+            unconnected: Vec::new(),
+            put_off: Vec::new(),
+        }
+    }
+
+    /// A connection from that local address to that server is to be begun, but not yet.
+    pub(super) fn put_off(&mut self, local: SocketAddr, server: SocketAddr) {
+        self.put_off.push((local, server));
+    }
+
+    /// It is begun now.
+    pub(super) fn begun(&mut self, local: SocketAddr, server: SocketAddr) {
+        self.put_off.retain(|pair| *pair != (local, server));
     }
 
     /// The name of a server is being looked up.
@@ -293,6 +311,7 @@ impl Watch {
             self.transactions.iter().filter(|t| {
                 t.method == server.needs
                     && addresses.contains(&t.server)
+                    && !self.put_off.contains(&(t.local, t.server))
                     && (t.username.is_none() || t.username == server.username)
             })
         };

@@ -169,17 +169,20 @@ impl StreamServers {
         self.behind(address).is_some()
     }
 
-    /// Connects to the server behind a stand-in; `udp_answers` says whether TURN over UDP does.
-    async fn dial(
-        &self,
-        (address, index): (SocketAddr, usize),
-        local: SocketAddr,
-        udp_answers: impl Fn() -> bool,
-    ) -> Result<Stream, DialError> {
+    /// Lets TURN over UDP go first; `udp_answers` says whether it does.
+    async fn let_udp_go_first(&self, udp_answers: impl Fn() -> bool) {
         tokio::time::sleep(self.head_start).await;
         if !self.head_start.is_zero() && udp_answers() {
             tokio::time::sleep(LONGER_START).await;
         }
+    }
+
+    /// Connects to the server behind a stand-in.
+    async fn dial(
+        &self,
+        (address, index): (SocketAddr, usize),
+        local: SocketAddr,
+    ) -> Result<Stream, DialError> {
         let uri = &self.servers[index].uri;
         let tls = (uri.transport == Transport::Tls).then_some(&self.trust);
         self.shake_hands(1 + usize::from(tls.is_some())).await;

@@ -84,6 +84,17 @@ impl Watcher {
         self.watch().results()
     }
 
+    /// A connection is to be begun, but not yet.
+    pub(in crate::peer) fn put_off(&self, local: SocketAddr, server: SocketAddr) {
+        self.watch().put_off(local, server);
+    }
+
+    /// It is begun now.
+    pub(in crate::peer) fn begun(&self, local: SocketAddr, server: SocketAddr) {
+        self.watch().begun(local, server);
+        self.news.notify_one();
+    }
+
     /// Whether a TURN server over UDP has answered.
     pub(in crate::peer) fn udp_relay_answers(&self, streams: &StreamServers) -> bool {
         self.watch().relay_answers(|server| !streams.stands_in(server))

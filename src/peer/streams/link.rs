@@ -80,8 +80,14 @@ async fn run(
     queue: mpsc::Receiver<Bytes>,
     arrivals: &mpsc::Sender<Arrival>,
 ) -> Result<(), DialError> {
+    watcher.put_off(ends.local, ends.stand_in);
+    let dialling = async {
+        servers.let_udp_go_first(|| watcher.udp_relay_answers(servers)).await;
+        watcher.begun(ends.local, ends.stand_in);
+        servers.dial(ends.server, ends.local).await
+    };
     let stream = tokio::select! {
-        dialled = servers.dial(ends.server, ends.local, || watcher.udp_relay_answers(servers)) => dialled?,
+        dialled = dialling => dialled?,
         () = arrivals.closed() => return Ok(()),
     };
     let (reader, writer) = stream.into_split();
