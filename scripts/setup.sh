@@ -17,6 +17,8 @@ build_needs=(
 )
 test_needs=(
     "turnserver coturn"
+    "ip iproute2"
+    "nft nftables"
     "chromium chromium"
     "node nodejs"
     "npm npm"

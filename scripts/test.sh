@@ -66,6 +66,28 @@ bench() {
         --min-success 100% --min-keyframes-intact 100%
 }
 
+# Two real peers behind every pair of NATs, simulated in the process: all as theory says.
+matrix() {
+    local target=${CARGO_TARGET_DIR:-target}
+    "$target/release/orion-peer" --quiet lab --matrix
+}
+
+# The same on NATs of the kernel, then some of them without root rights.
+kernel_matrix() {
+    local target=${CARGO_TARGET_DIR:-target}
+    "$target/release/orion-peer" --quiet lab --matrix --kernel
+    if [[ $(id -u) -ne 0 ]]; then
+        return
+    fi
+    dir=$(mktemp -d)
+    trap 'rm -rf "$dir"' EXIT
+    # Another user may not see into the target directory.
+    cp "$target/release/orion-peer" "$dir/"
+    chmod 755 "$dir"
+    setpriv --reuid 65534 --regid 65534 --clear-groups "$dir/orion-peer" --quiet \
+        lab --matrix --kernel --profiles none,port,sym,udp-blocked
+}
+
 bash_syntax() {
     local script
     for script in scripts/*.sh .ci/run; do
@@ -88,6 +110,8 @@ step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
     step bench in_shell bench
+    step matrix in_shell matrix
+    step kernel in_shell kernel_matrix
     step chromium in_shell browser
 fi
 

@@ -7,19 +7,26 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0, vocabulary | [`types`] · [`stats`] histograms, intervals, differences |
-//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`stun`] messages of STUN and TURN |
-//! | 2 | [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`peer`] the WebRTC peer |
-//! | 3 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
-//! | 4 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
-//! | 5 | [`report`] what a run shows: live line, summary, statistics, bench results |
-//! | 6 | [`mod@bench`] connections made and measured |
-//! | 7 | [`cli`] one thin file a command |
+//! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences |
+//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`nat`] what lies between a peer and the internet |
+//! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
+//! | 3 | [`peer`] the WebRTC peer · [`kernel`] NATs and links by netfilter in network namespaces |
+//! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
+//! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
+//! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results |
+//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do |
+//! | 8 | [`matrix`] pairs of networks, expected and measured |
+//! | 9 | [`cli`] one thin file a command |
 
 pub mod auth;
 pub mod bench;
 pub mod cli;
+pub mod doctor;
+pub mod kernel;
+pub mod lab;
+pub mod matrix;
 pub mod media;
+pub mod nat;
 pub mod pairs;
 pub mod peer;
 pub mod proto;
@@ -31,3 +38,4 @@ pub mod stats;
 pub mod stun;
 pub mod turn;
 pub mod types;
+pub mod units;

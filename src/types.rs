@@ -308,6 +308,22 @@ pub fn clock_skew_words(skew: f64) -> String {
     format!("this machine's clock is {} {side} the server's", rough_duration(skew))
 }
 
+/// How many characters must be changed, added or left out to make one word of another (Levenshtein).
+#[must_use]
+pub fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
 /// Longest text that [`printable`] leaves, characters.
 const LONGEST_PRINTABLE: usize = 4096;
 
@@ -326,6 +342,13 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn edit_distances() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("abc", "abc"), 0);
+    }
 
     #[test]
     fn clocks_are_compared_in_words() {

@@ -234,7 +234,7 @@ fn no_relay(seen: &Seen) -> FailureRecord {
         (
             "no-relay-candidate".to_owned(),
             "only relay candidates may be used, and no TURN server gave one".to_owned(),
-            "TURN over TCP and TLS is not spoken yet: give turn:HOST?transport=udp".to_owned(),
+            "check --network: does this machine have an address of the server's family?".to_owned(),
         )
     };
     FailureRecord { stage: Stage::Gathering, code, message, remedy }

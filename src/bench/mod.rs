@@ -7,11 +7,13 @@
 //! - `attempt`: one connection; `milestones`: its stages; `diagnosis`: why it failed
 //! - `pinging`: paced pings; `pictures`: keyframes encoded ahead; `video`: keyframes under way
 //! - `matching`: keyframes and what their sender said of them; `sums`: what it all adds up to
+//! - [`embedded`]: pairs that meet at a server in this process
 //! - `partner`: the other side in this process; [`respond`]: the other side in another one
 //! - `resources`: what the run takes of the machine
 
 mod attempt;
 mod diagnosis;
+pub mod embedded;
 mod matching;
 mod milestones;
 mod partner;

@@ -13,7 +13,9 @@ use self::{
     show::Show,
     target::{Target, described, target},
 };
-use super::{exports, failure::Failure, github_actions, observe, output::Output, report, stop};
+use super::{
+    exports, failure::Failure, github_actions, network, observe, output::Output, report, stop,
+};
 use crate::{
     bench::{self, BenchConfig, Measured, respond::RespondEvent},
     peer::PeerRole,
@@ -54,8 +56,8 @@ pub async fn run(args: BenchArgs, mut output: Output) -> Result<(), Failure> {
     args.results.exports.check_apart_from(&args.gates.baseline)?;
     let out = args.results.out.as_deref().map(|out| ("--out", out));
     args.results.exports.check(out.as_slice())?;
-    let Target { slots, timeout, connect, served } = target(&args).await?;
-    let config = described(&args, &connect);
+    let Target { slots, timeout, connect, networks, served } = target(&args).await?;
+    let config = described(&args, &connect, networks.as_ref());
     let mut show = Show::new(
         output,
         args.results.json_stream,
@@ -184,7 +186,12 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
         output.line("--role is that of the other side: a responder receives");
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?;
-    let link = observe::link(&connect, PeerRole::Receiver)?;
+    let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    let networks = args.network.one(args.load.link_rate())?;
+    network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
+    if let Some(networks) = &networks {
+        output.line(networks.sides[0].words());
+    }
     output
         .line(format!("responding as {} at {}; stop with Ctrl-C", connect.device, connect.signal));
     let mut failed = None;

@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
 use super::failure::Failure;
+use crate::types::edit_distance;
 
 /// Name of the file, in the working directory or in `$XDG_CONFIG_HOME/orion-peer`.
 pub const FILE_NAME: &str = "orion-peer.toml";
@@ -229,21 +230,6 @@ fn nearest<'w>(word: &str, known: &'w [String]) -> Option<&'w str> {
     (edit_distance(word, best) <= 1 + word.len() / 3).then_some(best)
 }
 
-/// Levenshtein distance, in characters.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,12 +285,5 @@ mod tests {
             ConfigFile::from_text(Path::new("x.toml"), "a=1\ntoken = \"hush\nb=2").unwrap_err();
         assert!(error.message.contains("line 2"), "{error}");
         assert!(!error.to_string().contains("hush"), "{error}");
-    }
-
-    #[test]
-    fn edit_distances() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("abc", "abc"), 0);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -11,6 +12,7 @@ use url::Url;
 use super::{failure::Failure, ice, secret::SecretText, units};
 use crate::{
     proto::token::IceServer,
+    stun::stream::Trust,
     types::{CandidateType, DeviceId, PairId, is_loopback},
 };
 
@@ -45,6 +47,9 @@ pub struct EndpointArgs {
     /// Pair to join; default: the device's one active pair
     #[arg(long, value_name = "ID")]
     pub pair: Option<String>,
+    /// Certificates to believe besides the web's, PEM: of wss://, https:// and turns: servers
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Flags that say where and how to connect to the peer.
@@ -154,6 +159,8 @@ pub struct ConnectConfig {
     pub interface: Option<String>,
     /// How long to wait for the peer; none means for ever.
     pub timeout: Option<Duration>,
+    /// The certificates that servers are believed by.
+    pub trust: Trust,
 }
 
 impl fmt::Display for Network {
@@ -194,6 +201,21 @@ impl EndpointArgs {
             url.set_path(SIGNAL_PATH);
         }
         Ok(url)
+    }
+
+    /// The certificates that servers are believed by.
+    ///
+    /// # Errors
+    /// The file of `--ca` cannot be read, or holds no certificate that can be used.
+    pub fn trust(&self) -> Result<Trust, Failure> {
+        let Some(path) = &self.ca else { return Ok(Trust::web()) };
+        let wrong = |error: String, remedy: &str| {
+            Failure::usage(format!("--ca {}: {error}", path.display()), remedy)
+        };
+        let pem = std::fs::read(path).map_err(|error| {
+            wrong(format!("cannot be read: {error}"), "check the path and its permissions")
+        })?;
+        Trust::with(&pem).map_err(|error| wrong(error.to_string(), error.remedy()))
     }
 
     /// The token API to ask, and the login token for it.
@@ -263,6 +285,7 @@ impl ConnectArgs {
             network,
             interface: self.interface.clone().filter(|name| !name.is_empty()),
             timeout: self.timeout,
+            trust: self.endpoint.trust()?,
         })
     }
 
@@ -361,7 +384,8 @@ fn network(text: &str) -> Result<Network, String> {
         "udp4" => Ok(Network::Udp4),
         "udp6" => Ok(Network::Udp6),
         "tcp" => Err(
-            "ICE-TCP candidates (RFC 6544) are not supported, nor is TURN over TCP: UDP is needed"
+            "ICE-TCP candidates (RFC 6544) are not supported; where UDP is blocked, a TURN server helps: \
+             --ice-server turns:HOST or turn:HOST?transport=tcp"
                 .to_owned(),
         ),
         _ => Err(format!("`{text}` is no network; write udp4 or udp6")),
@@ -446,7 +470,7 @@ mod tests {
             assert_eq!(failure.exit, 2, "{words}");
         }
         for (words, in_message) in [
-            ("--network tcp", "UDP is needed"),
+            ("--network tcp", "where UDP is blocked"),
             ("--network udp5", "udp4 or udp6"),
             ("--candidates prflx", "cannot be asked for"),
             ("--candidates all", "host, srflx"),

@@ -6,6 +6,7 @@ use super::{failure::Failure, secret::SecretText};
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
     proto::token::IceServer,
+    stun::uri::ServerUri,
 };
 
 /// How long credentials made from a shared secret are good for: a day, so that a long run can
@@ -39,7 +40,7 @@ pub fn servers(
     let mut stun = Vec::new();
     let mut turn = Vec::new();
     for url in urls {
-        check_url(url).map_err(|problem| {
+        url.parse::<ServerUri>().map_err(|problem| {
             Failure::usage(
                 format!("--ice-server `{url}`: {problem}"),
                 "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
@@ -85,45 +86,6 @@ fn credentials(login: &TurnLogin, now: SystemTime) -> (Option<String>, Option<St
             let made = secrets.mint(REST_USER, (now + REST_LIFETIME).as_secs());
             (Some(made.username), Some(made.password))
         }
-    }
-}
-
-/// Checks `scheme:host[:port][?transport=…]`.
-fn check_url(url: &str) -> Result<(), String> {
-    let Some((scheme, rest)) = url.split_once(':') else {
-        return Err("no scheme".to_owned());
-    };
-    let (address, query) = match rest.split_once('?') {
-        Some((address, query)) => (address, Some(query)),
-        None => (rest, None),
-    };
-    let transport = match query.map(|query| query.strip_prefix("transport=")) {
-        None => None,
-        Some(Some(transport @ ("udp" | "tcp"))) => Some(transport),
-        Some(Some(other)) => return Err(format!("unknown transport `{other}`")),
-        Some(None) => return Err("only ?transport=udp or ?transport=tcp may follow".to_owned()),
-    };
-    match (scheme, transport) {
-        ("turn", _) | ("stun" | "turns", None) | ("turns", Some("tcp")) => check_address(address),
-        ("turns", _) => Err("turns: is TLS over TCP; TURN over DTLS is not supported".to_owned()),
-        ("stun", _) => Err("stun: takes no transport".to_owned()),
-        ("stuns", _) => Err("stuns: is not supported".to_owned()),
-        (other, _) => Err(format!("unknown scheme `{other}:`")),
-    }
-}
-
-fn check_address(address: &str) -> Result<(), String> {
-    if address.starts_with("//") {
-        return Err("no slashes after the colon (RFC 7064 §3.1)".to_owned());
-    }
-    if address.contains('@') {
-        return Err("credentials do not go into the URL (RFC 7065 §3.1)".to_owned());
-    }
-    // `http` only lends its grammar of host and port.
-    match url::Url::parse(&format!("http://{address}")) {
-        Ok(url) if matches!(url.path(), "" | "/") && !address.ends_with('/') => Ok(()),
-        Ok(_) => Err("a path does not belong there".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -14,13 +14,16 @@ pub mod config;
 pub mod connect;
 pub mod demo;
 pub mod devices;
+pub mod doctor;
 pub mod exports;
 pub mod failure;
 pub mod github_actions;
 pub mod ice;
+pub mod lab;
 pub mod layers;
 pub mod logging;
 pub mod man;
+pub mod network;
 pub mod observe;
 pub mod output;
 pub mod recv;
@@ -31,7 +34,7 @@ pub mod send;
 pub mod serve;
 pub mod stop;
 pub mod token;
-pub mod units;
+pub use crate::units;
 
 use self::{
     failure::{ErrorLine, Failure},
@@ -106,12 +109,16 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Connect again and again, measure, gate, report
     Bench(Box<bench::args::BenchArgs>),
+    /// Run peers behind given NATs and links, and compare with theory
+    Lab(Box<lab::args::LabArgs>),
     /// Run serve, send and recv on this machine
     Demo(demo::DemoArgs),
     /// Show saved bench results, compare them with the first, write reports
     Report(report::ReportArgs),
     /// Fetch, mint or inspect a signaling token
     Token(token::TokenArgs),
+    /// Say what this network and these ICE servers can do
+    Doctor(Box<doctor::DoctorArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
     /// Print a shell completion script
@@ -126,9 +133,11 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Recv(args) => recv::run(args, output).await,
         Command::Serve(args) => serve::run(args, output).await,
         Command::Bench(args) => bench::run(*args, output).await,
+        Command::Lab(args) => lab::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
+        Command::Doctor(args) => doctor::run(*args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),

@@ -18,11 +18,7 @@ use super::{
     units,
 };
 use crate::{
-    peer::{
-        self, PeerConfig, PeerRole,
-        config::{is_spoken, local_addresses},
-        event::Timings,
-    },
+    peer::{self, PeerConfig, PeerRole, config::local_addresses, event::Timings},
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
@@ -301,17 +297,10 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
                 config.device.clone(),
                 config.pair.clone(),
             )
+            .and_then(|client| client.trusting(&config.trust))
             .map_err(|error| Failure::usage(error.to_string(), error.remedy()))?,
         ),
     };
-    let unspoken =
-        config.ice_servers.iter().flat_map(|server| &server.urls).find(|url| !is_spoken(url));
-    if let Some(url) = unspoken {
-        return Err(Failure::usage(
-            format!("--ice-server {url}: TURN over TCP and TLS is not spoken yet"),
-            "give stun:HOST:PORT, or turn:HOST:PORT?transport=udp",
-        ));
-    }
     let loopback = is_loopback(&config.signal);
     let (v4, v6) =
         (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
@@ -325,6 +314,7 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
     }
     let peer = PeerConfig {
         ice_servers: config.ice_servers.clone(),
+        trust: config.trust.clone(),
         ice_policy: match config.ice_policy {
             IcePolicy::All => peer::IcePolicy::All,
             IcePolicy::Relay => peer::IcePolicy::Relay,
@@ -333,7 +323,11 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
         addresses,
         ..PeerConfig::new(role)
     };
-    Ok(LinkConfig { signaling: ClientConfig::new(config.signal.as_str(), tokens), peer })
+    let signaling = ClientConfig {
+        trust: config.trust.clone(),
+        ..ClientConfig::new(config.signal.as_str(), tokens)
+    };
+    Ok(LinkConfig { signaling, peer })
 }
 
 /// Lines typed on stdin, until it ends.

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     connect::ConnectArgs,
     failure::Failure,
+    network::{self, LinkArgs},
     observe::{self, ObserveArgs, Observer, millis},
     output::Output,
     stop,
@@ -35,6 +36,9 @@ pub struct RecvArgs {
     pub connect: ConnectArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
+    pub network: LinkArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
     pub observe: ObserveArgs,
 }
 
@@ -50,8 +54,11 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         ));
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?;
+    let networks = args.network.one()?;
+    let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     let config = ReceiverConfig {
-        link: observe::link(&connect, PeerRole::Receiver)?,
+        link,
         out: args.out.clone(),
         formats: args.format.clone(),
         count: args.count,
@@ -65,6 +72,9 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         connect.device,
         args.out.display()
     ));
+    if let Some(networks) = &networks {
+        observer.line(&networks.sides[0].words());
+    }
     let result = receiver::run(
         config,
         stop::asked(),

@@ -1,5 +1,7 @@
 //! STUN and TURN of `serve`: the embedded relay, or an external one named in token answers.
 
+mod tls;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -35,10 +37,16 @@ pub struct TurnArgs {
     /// IP address that clients reach this machine by, when it is not --turn-listen's
     #[arg(long, value_name = "IP")]
     pub public_address: Option<IpAddr>,
+    /// IP address of this machine to relay on, when it is not the one clients reach it by
+    #[arg(long, value_name = "IP")]
+    pub turn_relay_address: Option<IpAddr>,
+    /// Second address to answer STUN on, another IP and port: shows clients how their NAT behaves
+    #[arg(long, value_name = "ADDR")]
+    pub turn_alternate: Option<SocketAddr>,
     /// Networks that may be relayed to although they are private, such as 192.168.0.0/16; repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_allow: Vec<IpNet>,
-    /// Allocations one device may hold at a time; default 10
+    /// Allocations one device may hold at a time; default 30
     #[arg(long, value_name = "N")]
     pub turn_quota: Option<usize>,
     /// External STUN or TURN server to name in token answers, instead of the embedded one; repeatable
@@ -47,6 +55,9 @@ pub struct TurnArgs {
     /// Secret for TURN REST credentials, shared with an external server; `@FILE` reads it from a file
     #[arg(long, value_name = "SECRET")]
     pub turn_secret: Option<String>,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: tls::TurnTlsArgs,
 }
 
 /// Starts the relay that the flags ask for, and has token answers and metrics tell of it.
@@ -60,6 +71,14 @@ pub async fn start(
     config: &mut ServerConfig,
 ) -> Result<Option<TurnServer>, Failure> {
     let secret = read_secret("--turn-secret", args.turn_secret.as_deref())?;
+    if let (Some(flag), true) = (args.tls.given(), args.no_turn || !args.turn_url.is_empty()) {
+        return Err(Failure::usage(
+            format!(
+                "{flag} is for the embedded TURN server, which --no-turn and --turn-url leave out"
+            ),
+            "leave one of them out",
+        ));
+    }
     if !args.turn_url.is_empty() {
         config.turn = Some(external(&args.turn_url, secret)?);
         return Ok(None);
@@ -70,24 +89,14 @@ pub async fn start(
     let secret = secret.unwrap_or_else(Secret::random);
     let wanted = args.turn_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), PORT));
     let address = relay_address(args, wanted.ip())?;
+    let host = match address {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    let tls = args.tls.read(wanted, &host)?;
     let turn_config = TurnConfig {
-        udp: Some(wanted),
-        tcp: Some(wanted),
-        relay_address: address,
-        relay_bind: (address != wanted.ip()).then_some(wanted.ip()),
-        peers: PeerFilter {
-            allow_loopback: dev,
-            allow: allowed(args, dev)?,
-            ..PeerFilter::default()
-        },
-        limits: Limits {
-            allocations_per_user: args.turn_quota.unwrap_or(Limits::default().allocations_per_user),
-            ..Limits::default()
-        },
-        ..TurnConfig::loopback(
-            wanted.port(),
-            Arc::new(TurnSecrets { current: secret.clone(), previous: None }),
-        )
+        tls: tls.as_ref().map(|tls| tls.listener.clone()),
+        ..plain_config(args, wanted, address, dev, &secret)?
     };
     let relay = match TurnServer::start(turn_config.clone()).await {
         // The usual port is taken, by a coturn perhaps: a dev server takes a free one.
@@ -99,14 +108,43 @@ pub async fn start(
     }
     .map_err(|error| Failure::new(Stage::Server, error.to_string(), error.remedy()))?;
     let port = relay.udp_address().map_or(wanted.port(), |bound| bound.port());
-    let host = match address {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-    };
-    config.turn = Some(TurnAdvert::at(&host, port, secret));
+    let mut advert = TurnAdvert::at(&host, port, secret);
+    if let (Some(tls), Some(bound)) = (tls, relay.tls_address()) {
+        advert.urls.push(tls.url(bound.port()));
+    }
+    config.turn = Some(advert);
     let read = relay.stats_reader();
     config.extra_metrics = Some(Arc::new(move |text| metrics(text, &read())));
     Ok(Some(relay))
+}
+
+/// The embedded server over UDP and TCP.
+fn plain_config(
+    args: &TurnArgs,
+    wanted: SocketAddr,
+    address: IpAddr,
+    dev: bool,
+    secret: &Secret,
+) -> Result<TurnConfig, Failure> {
+    let secrets = TurnSecrets { current: secret.clone(), previous: None };
+    Ok(TurnConfig {
+        relay_address: args.turn_relay_address.unwrap_or(address),
+        relay_bind: (args.turn_relay_address.is_none() && address != wanted.ip())
+            .then_some(wanted.ip()),
+        udp: Some(wanted),
+        tcp: Some(wanted),
+        alternate: args.turn_alternate,
+        peers: PeerFilter {
+            allow_loopback: dev,
+            allow: allowed(args, dev)?,
+            ..PeerFilter::default()
+        },
+        limits: Limits {
+            allocations_per_user: args.turn_quota.unwrap_or(Limits::default().allocations_per_user),
+            ..Limits::default()
+        },
+        ..TurnConfig::loopback(wanted.port(), Arc::new(secrets))
+    })
 }
 
 /// Networks relayed to although they are private; a dev server relays to this machine's addresses.
@@ -211,6 +249,15 @@ mod tests {
                 TurnArgs { public_address: "::".parse().ok(), ..TurnArgs::default() },
                 "127.0.0.1:0",
                 "--public-address",
+            ),
+            (
+                TurnArgs {
+                    no_turn: true,
+                    tls: tls::TurnTlsArgs { turn_tls_port: Some(1), ..tls::TurnTlsArgs::default() },
+                    ..TurnArgs::default()
+                },
+                "127.0.0.1:0",
+                "--turn-tls-port",
             ),
         ] {
             let failure = refused(args, listen).await;

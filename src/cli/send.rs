@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{
     connect::ConnectArgs,
     failure::Failure,
+    network::{self, LinkArgs},
     observe::{self, ObserveArgs, Observer, millis},
     output::Output,
     stop, units,
@@ -42,6 +43,9 @@ pub struct SendArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub network: LinkArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub observe: ObserveArgs,
@@ -114,8 +118,11 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
         return Err(Failure::usage("--count 0 sends nothing", "give at least 1, or leave it out"));
     }
     let connect = args.connect.resolve("phone", SystemTime::now())?;
+    let networks = args.network.one()?;
+    let mut link = observe::link(&connect, PeerRole::Sender)?;
+    network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     let config = SenderConfig {
-        link: observe::link(&connect, PeerRole::Sender)?,
+        link,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
         interval: args.picture.interval,
@@ -130,6 +137,9 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     };
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
     observer.line(&format!("joining {} as {}", connect.signal, connect.device));
+    if let Some(networks) = &networks {
+        observer.line(&networks.sides[0].words());
+    }
     let result =
         sender::run(config, stop::asked(), &mut |event| show(&mut observer, "", event), &mut texts)
             .await;

@@ -138,13 +138,17 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
 fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Result<(), Failure> {
     let server = &served.server;
     let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
+    let tls = served.relay.as_ref().and_then(TurnServer::tls_address);
     let token_api = dev || args.login_secret.is_some();
     let token_url = if token_api { server.token_url() } else { "off: no --login-secret".into() };
     output.line(format!("listening on {}", server.local_addr()));
     output.line(format!("  signaling  {}", server.signal_url()));
     output.line(format!("  token API  {token_url}"));
     output.line(match relay {
-        Some(address) => format!("  STUN/TURN  {address}, UDP and TCP"),
+        Some(address) => {
+            let tls = tls.map(|tls| format!("; TLS on port {}", tls.port())).unwrap_or_default();
+            format!("  STUN/TURN  {address}, UDP and TCP{tls}")
+        }
         None => "  STUN/TURN  not here".to_owned(),
     });
     if dev {
@@ -164,6 +168,7 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
         "signalUrl": server.signal_url(),
         "tokenUrl": token_api.then(|| server.token_url()),
         "turn": relay.map(|address| address.to_string()),
+        "turnTls": tls.map(|address| address.to_string()),
         "dev": dev,
     }))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,14 +23,25 @@ use rtc::{
     rtp_transceiver::rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind},
 };
 
-use super::{event::PeerError, tap::Tap};
-use crate::{proto::token::IceServer, types::CandidateType};
+use super::{event::PeerError, streams::StreamServers, tap::Tap};
+use crate::{
+    lab::Gateway,
+    proto::token::IceServer,
+    stun::{
+        stream::Trust,
+        uri::{ServerUri, Transport, UriError},
+    },
+    types::CandidateType,
+};
 
 /// RTP payload type we offer for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
 
 /// Packets remembered for repair, in each direction (a keyframe of 100 KB is about 85).
 const NACK_WINDOW: u16 = 1024;
+
+/// See [`relay_wait`]: what a check from a symmetric NAT is held back, a round trip, and then some.
+const RELAY_WAIT: Duration = Duration::from_millis(400);
 
 /// Which side of the pair a peer plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +69,8 @@ pub struct PeerConfig {
     pub role: PeerRole,
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
+    /// The certificates that `turns:` servers are believed by.
+    pub trust: Trust,
     /// Which candidates may be used.
     pub ice_policy: IcePolicy,
     /// Types of local candidates to tell the other side; empty means all.
@@ -65,6 +79,8 @@ pub struct PeerConfig {
     pub addresses: Vec<IpAddr>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
+    /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
+    pub gateway: Option<Arc<Gateway>>,
 }
 
 impl PeerConfig {
@@ -74,10 +90,12 @@ impl PeerConfig {
         Self {
             role,
             ice_servers: Vec::new(),
+            trust: Trust::web(),
             ice_policy: IcePolicy::All,
             candidates: Vec::new(),
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
+            gateway: None,
         }
     }
 }
@@ -124,6 +142,9 @@ pub fn profile_level_id((width, height): (u32, u32)) -> &'static str {
 }
 
 pub(crate) fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
+    if let Some(gateway) = &config.gateway {
+        return vec![SocketAddr::new(gateway.inside(), 0)];
+    }
     config.addresses.iter().map(|&ip| SocketAddr::new(ip, 0)).collect()
 }
 
@@ -177,14 +198,14 @@ pub(crate) fn interceptors(tap: Tap) -> Registry {
 
 /// Settings that differ from the crate's defaults, each because the default was measured to lose
 /// keyframes or time.
-pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
+pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
         // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
         .with_srtp_replay_protection_window(2048)
         // 0.5 to 2 s by default, spent even when a pair has long been found.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
-        .with_relay_acceptance_min_wait(Some(Duration::ZERO))
+        .with_relay_acceptance_min_wait(Some(relay_wait(config)))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         // Every pair is checked at each tick. 200 ms by default, which a check that crosses the
         // other side's candidate costs in full; shorter than this would flood a slow uplink.
@@ -199,9 +220,18 @@ pub(crate) fn setting_engine(mdns: MulticastDnsMode) -> SettingEngine {
         .build()
 }
 
-pub(crate) fn rtc_configuration(config: &PeerConfig) -> RTCConfiguration {
+/// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates the
+/// first pair that works and keeps it. Nothing is waited for when only relays may be used.
+fn relay_wait(config: &PeerConfig) -> Duration {
+    let relays_only = config.ice_policy == IcePolicy::Relay
+        || matches!(config.candidates.as_slice(), [CandidateType::Relay]);
+    if relays_only { Duration::ZERO } else { RELAY_WAIT }
+}
+
+pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) -> RTCConfiguration {
     let servers = config.ice_servers.iter().filter_map(|server| {
-        let urls: Vec<String> = server.urls.iter().filter(|url| is_spoken(url)).cloned().collect();
+        let urls: Vec<String> =
+            server.urls.iter().filter_map(|url| crate_url(url, streams)).collect();
         (!urls.is_empty()).then(|| RTCIceServer {
             urls,
             username: server.username.clone().unwrap_or_default(),
@@ -218,11 +248,20 @@ pub(crate) fn rtc_configuration(config: &PeerConfig) -> RTCConfiguration {
         .build()
 }
 
-/// Whether the `webrtc` crate speaks to this server: STUN and TURN over UDP, not yet TURN over TCP
-/// or TLS (webrtc-rs/webrtc#848).
-#[must_use]
-pub fn is_spoken(url: &str) -> bool {
-    url.starts_with("stun:") || (url.starts_with("turn:") && !url.contains("transport=tcp"))
+/// The URL the crate is given for one that is configured; none for what it would not understand.
+fn crate_url(url: &str, streams: &StreamServers) -> Option<String> {
+    let uri = read_url(url).ok()?;
+    if uri.transport == Transport::Udp {
+        return Some(uri.to_string());
+    }
+    Some(format!("turn:{}?transport=udp", streams.stand_in(url)?))
+}
+
+/// Reads the URL of an ICE server; a query on `stun:`, which RFC 7064 does not know but some token
+/// answers have, is left out.
+pub(super) fn read_url(url: &str) -> Result<ServerUri, UriError> {
+    let plain = if url.starts_with("stun:") { url.split('?').next() } else { None };
+    plain.unwrap_or(url).parse()
 }
 
 #[cfg(test)]
@@ -244,10 +283,17 @@ mod tests {
     }
 
     #[test]
-    fn turn_over_tcp_is_left_out() {
-        assert!(is_spoken("turn:t:3478?transport=udp"));
-        assert!(is_spoken("turn:t:3478"));
-        assert!(!is_spoken("turn:t:3478?transport=tcp"));
-        assert!(!is_spoken("turns:t:5349"));
+    fn the_crate_is_given_what_it_understands() {
+        let urls =
+            ["stun:s?transport=udp", "turn:t", "turns:t", "stuns:s", "turns:t?transport=udp"];
+        let urls: Vec<String> = urls.map(str::to_owned).to_vec();
+        let server = IceServer { urls, username: Some("u".into()), credential: Some("c".into()) };
+        let streams = StreamServers::new(std::slice::from_ref(&server), Trust::web(), None);
+        let given: Vec<String> =
+            server.urls.iter().filter_map(|url| crate_url(url, &streams)).collect();
+        assert_eq!(
+            given,
+            ["stun:s:3478", "turn:t:3478?transport=udp", "turn:relay-1.invalid:5349?transport=udp"]
+        );
     }
 }

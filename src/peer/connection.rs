@@ -16,14 +16,15 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use webrtc::peer_connection::{PeerConnection, StatsSelector};
 
 use super::{
-    config::{self, PeerConfig, PeerRole},
+    config::{self, IcePolicy, PeerConfig, PeerRole},
     control::ChannelRef,
     event::{PeerError, PeerEvent, Timings},
-    gathering::{GatherResult, Watcher},
+    gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
     stats::{self, CandidateStats, Snapshot},
+    streams::StreamServers,
     tap::{Tap, TapCounters},
     video::{self, SentAccessUnit, VideoSender},
 };
@@ -40,10 +41,14 @@ const QUEUE_EVENTS: usize = 1024;
 /// Time given to a clean close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// From the last answer of a server to the candidate that the crate makes of it, with room.
+const LAST_CANDIDATES: Duration = Duration::from_millis(200);
+
 /// One peer connection.
 pub struct Peer {
     connection: Arc<dyn PeerConnection>,
     runtime: Arc<PeerRuntime>,
+    streams: Arc<StreamServers>,
     watcher: Arc<Watcher>,
     shared: Arc<Shared>,
     counters: Arc<TapCounters>,
@@ -65,11 +70,20 @@ impl Peer {
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
         let (tap, outputs) = Tap::new();
-        let watcher = Watcher::new(&config.ice_servers);
+        let streams = Arc::new(StreamServers::new(
+            &config.ice_servers,
+            config.trust.clone(),
+            config.gateway.clone(),
+        ));
+        // The phone offers, so it is the controlling side (RFC 8445 §6.1.1).
+        let holds = config.role == PeerRole::Sender && config.ice_policy == IcePolicy::All;
+        let (watcher, losses) = Watcher::new(&config.ice_servers, &streams, holds);
         let shared = Shared::new(events, config.candidates.clone(), Arc::clone(&watcher));
-        let runtime = PeerRuntime::new(Arc::clone(&watcher));
+        let runtime =
+            PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
+        let rtc = config::rtc_configuration(&config, &streams);
         let connection =
-            Box::pin(build(&config, addresses, tap, Arc::clone(&runtime), &shared)).await?;
+            Box::pin(build(&config, rtc, addresses, tap, Arc::clone(&runtime), &shared)).await?;
         shared.control.open(&shared, connection.as_ref()).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
@@ -80,11 +94,13 @@ impl Peer {
             tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared))),
         ];
         if watcher.is_active() {
-            tasks.push(tokio::spawn(tell_failures(Arc::clone(&watcher), Arc::clone(&shared))));
+            let (watcher, shared) = (Arc::clone(&watcher), Arc::clone(&shared));
+            tasks.push(tokio::spawn(tell_failures(watcher, losses, shared)));
         }
         let peer = Self {
             connection,
             runtime,
+            streams,
             watcher,
             shared,
             counters: outputs.counters,
@@ -160,6 +176,9 @@ impl Peer {
 
     async fn set_remote(&self, description: RTCSessionDescription) -> Result<(), PeerError> {
         let mut early = self.remote_described.lock().await;
+        let lines = description.sdp.lines().filter_map(|line| line.strip_prefix("a="));
+        let candidates = lines.filter(|line| line.starts_with("candidate:"));
+        candidates.for_each(|candidate| self.watcher.unannounced.told(candidate));
         self.connection
             .set_remote_description(description)
             .await
@@ -194,9 +213,11 @@ impl Peer {
     }
 
     async fn add(&self, candidate: RTCIceCandidateInit) {
+        let words = candidate.candidate.clone();
         if let Err(error) = self.connection.add_ice_candidate(candidate).await {
             tracing::warn!("a candidate of the other side was not taken: {error}");
         }
+        self.watcher.unannounced.told(&words);
         self.runtime.wake();
     }
 
@@ -220,7 +241,14 @@ impl Peer {
         rtp_timestamp: u32,
     ) -> Result<SentAccessUnit, PeerError> {
         let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
-        video.send(unit, rtp_timestamp).await
+        video.send(unit, rtp_timestamp, self.may_be_relayed().await).await
+    }
+
+    /// A remote candidate that was not signaled yet is peer reflexive, also when it is a relay's.
+    async fn may_be_relayed(&self) -> bool {
+        let through =
+            |c: &CandidateStats| matches!(c.kind, CandidateType::Relay | CandidateType::Prflx);
+        self.selected_pair().await.is_some_and(|pair| pair.iter().any(through))
     }
 
     /// Takes the RTP timestamp for the next access unit, so that it can be told before the access
@@ -279,7 +307,8 @@ impl Peer {
                 _ => ExtraPasses::Direct,
             });
         }
-        stats::snapshot(&report, selected, &self.counters, self.shared.control.counters())
+        let counters = self.shared.control.counters();
+        stats::snapshot(&report, selected, &self.streams, &self.counters, counters)
     }
 
     /// The selected pair, which the crate's report names but does not always describe.
@@ -304,16 +333,22 @@ impl Peer {
     }
 }
 
-async fn tell_failures(watcher: Arc<Watcher>, shared: Arc<Shared>) {
-    watcher
-        .follow(|failure| {
-            shared.emit(PeerEvent::CandidateError {
-                url: failure.url,
-                code: failure.code,
-                text: failure.text,
-            });
-        })
-        .await;
+/// Tells which servers fail while candidates are gathered, when that has its end, and which
+/// allocations are lost later.
+async fn tell_failures(
+    watcher: Arc<Watcher>,
+    mut losses: mpsc::UnboundedReceiver<ServerFailure>,
+    shared: Arc<Shared>,
+) {
+    let tell = |ServerFailure { url, code, text }| {
+        shared.emit(PeerEvent::CandidateError { url, code, text });
+    };
+    watcher.follow(tell).await;
+    tokio::time::sleep(LAST_CANDIDATES).await;
+    shared.end_of_candidates();
+    while let Some(lost) = losses.recv().await {
+        tell(lost);
+    }
 }
 
 impl Drop for Peer {

@@ -6,9 +6,10 @@
 //! the network's.
 //!
 //! `rtc` 0.21.1 sends reliably and in order on a channel it *accepted*, whatever the other side
-//! asked for (webrtc-rs/rtc#117). So that answers on such a channel do not queue up behind a lost
-//! one, an answer is left out while an earlier one still waits for its acknowledgement after the
-//! channel's life time.
+//! asked for (webrtc-rs/rtc#117). A peer of this project is known by its channel's protocol, and is
+//! answered on the channel we opened, which is as it should be. So that answers to others do not queue
+//! up behind a lost one, an answer is left out while an earlier one still waits for its acknowledgement
+//! after the channel's life time.
 
 use std::sync::{
     Arc, OnceLock,
@@ -42,6 +43,8 @@ const MAX_OUTSTANDING: usize = 256 * 1024;
 pub struct ChannelRef {
     channel: Arc<dyn DataChannel>,
     accepted: bool,
+    /// Whether a peer of this project opened it.
+    of_our_kind: bool,
     last_answer: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
@@ -90,6 +93,7 @@ impl ControlChannels {
         let init = RTCDataChannelInit {
             ordered: false,
             max_packet_life_time: Some(control::MAX_PACKET_LIFE_TIME_MS),
+            protocol: control::PROTOCOL.to_owned(),
             ..RTCDataChannelInit::default()
         };
         let channel = connection
@@ -113,8 +117,13 @@ impl ControlChannels {
     }
 
     fn spawn(&self, shared: &Arc<Shared>, channel: Arc<dyn DataChannel>, accepted: bool) {
-        let reference = ChannelRef { channel, accepted, last_answer: Arc::default() };
-        tokio::spawn(read(Arc::clone(shared), Arc::clone(&self.counters), reference));
+        let (shared, counters) = (Arc::clone(shared), Arc::clone(&self.counters));
+        tokio::spawn(async move {
+            let of_our_kind = channel.protocol().await.is_ok_and(|name| name == control::PROTOCOL);
+            let last_answer = Arc::default();
+            read(shared, counters, ChannelRef { channel, accepted, of_our_kind, last_answer })
+                .await;
+        });
     }
 
     pub(super) async fn send(&self, message: &ControlMessage) -> Result<(), PeerError> {
@@ -129,6 +138,9 @@ impl ControlChannels {
 
     pub(super) async fn answer(&self, message: &ControlMessage, reference: &ChannelRef) {
         let life_time = Duration::from_millis(control::MAX_PACKET_LIFE_TIME_MS.into());
+        if reference.accepted && reference.of_our_kind && self.send(message).await.is_ok() {
+            return;
+        }
         if reference.accepted {
             let waiting = reference.channel.outstanding_bytes().await.unwrap_or(0) > 0;
             let mut last = reference.last_answer.lock().expect("no holder of this lock panics");

@@ -12,15 +12,17 @@ mod watcher;
 
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
-use rtc::ice::url::{SchemeType, Url};
-
 pub use result::{GatherOutcome, GatherResult, refusal_remedy};
 pub(super) use watcher::{WatchedSocket, Watcher};
 
-use super::config::is_spoken;
+use super::{config::read_url, streams::StreamServers};
 use crate::{
     proto::token::IceServer,
-    stun::message::{Class, Message, TransactionId, attr, method},
+    stun::{
+        message::{Class, Message, TransactionId, attr, method},
+        stream::DialError,
+        uri::UriError,
+    },
 };
 
 /// A server without an answer by then has failed; it may still answer later.
@@ -45,27 +47,26 @@ pub(super) struct ServerFailure {
 struct Server {
     url: String,
     username: Option<String>,
-    /// Host and port as they are looked up, or why there are none.
+    /// Host and port as the crate looks them up, or why there are none.
     endpoint: Result<String, String>,
     /// The method whose answer gives a candidate: Binding or Allocate.
     needs: u16,
+    /// Not one of the kinds we do not speak: `stuns:` and TURN over DTLS.
     spoken: bool,
     told: bool,
 }
 
 impl Server {
-    fn new(url: &str, username: Option<&str>) -> Self {
-        let spoken = is_spoken(url);
-        // RFC 7064 knows no query on `stun:`; the crate ignores it, too.
-        let plain = if url.starts_with("stun") { url.split('?').next() } else { None };
-        let parsed = Url::parse_url(plain.unwrap_or(url)).map_err(|error| error.to_string());
-        let needs = match &parsed {
-            Ok(url) if url.scheme == SchemeType::Stun => method::BINDING,
-            _ => method::ALLOCATE,
+    fn new(url: &str, username: Option<&str>, streams: &StreamServers) -> Self {
+        let read = read_url(url);
+        let spoken = !matches!(read, Err(UriError::Stuns | UriError::Dtls));
+        let turn = read.as_ref().map_or(url.starts_with("turn"), |uri| uri.turn);
+        let endpoint = match read {
+            Ok(uri) => Ok(streams.stand_in(url).unwrap_or_else(|| uri.endpoint())),
+            Err(error) => Err(error.to_string()),
         };
-        let endpoint =
-            parsed.map(|url| bracketed(&format!("{}:{}", url.host, url.port)).into_owned());
-        let username = username.map(str::to_owned).filter(|_| needs == method::ALLOCATE);
+        let needs = if turn { method::ALLOCATE } else { method::BINDING };
+        let username = username.map(str::to_owned).filter(|_| turn);
         Self { url: url.to_owned(), username, endpoint, needs, spoken, told: false }
     }
 }
@@ -87,9 +88,19 @@ struct Lookup {
     found: Option<Result<Vec<SocketAddr>, String>>,
 }
 
+/// A connection to a server over TCP or TLS that could not be made, or is gone.
+#[derive(Debug)]
+struct Unconnected {
+    local: SocketAddr,
+    server: SocketAddr,
+    at: Duration,
+    error: DialError,
+}
+
 #[derive(Debug)]
 struct Transaction {
     id: TransactionId,
+    local: SocketAddr,
     server: SocketAddr,
     method: u16,
     username: Option<String>,
@@ -112,18 +123,37 @@ pub(super) struct Watch {
     servers: Vec<Server>,
     lookups: Vec<Lookup>,
     transactions: Vec<Transaction>,
+    unconnected: Vec<Unconnected>,
+    /// Connections that are not begun yet, for UDP goes first: what waits for them has not been asked.
+    put_off: Vec<(SocketAddr, SocketAddr)>,
 }
 
 impl Watch {
     /// A watch over these servers; their credentials are not kept.
-    pub(super) fn new(servers: &[IceServer]) -> Self {
+    pub(super) fn new(servers: &[IceServer], streams: &StreamServers) -> Self {
         let servers = servers
             .iter()
             .flat_map(|server| {
-                server.urls.iter().map(|url| Server::new(url, server.username.as_deref()))
+                server.urls.iter().map(|url| Server::new(url, server.username.as_deref(), streams))
             })
             .collect();
-        Self { servers, lookups: Vec::new(), transactions: Vec::new() }
+        Self {
+            servers,
+            lookups: Vec::new(),
+            transactions: Vec::new(),
+            unconnected: Vec::new(),
+            put_off: Vec::new(),
+        }
+    }
+
+    /// A connection from that local address to that server is to be begun, but not yet.
+    pub(super) fn put_off(&mut self, local: SocketAddr, server: SocketAddr) {
+        self.put_off.push((local, server));
+    }
+
+    /// It is begun now.
+    pub(super) fn begun(&mut self, local: SocketAddr, server: SocketAddr) {
+        self.put_off.retain(|pair| *pair != (local, server));
     }
 
     /// The name of a server is being looked up.
@@ -147,6 +177,7 @@ impl Watch {
     pub(super) fn sent(
         &mut self,
         now: Duration,
+        local: SocketAddr,
         to: SocketAddr,
         datagram: &[u8],
         error: Option<String>,
@@ -176,6 +207,7 @@ impl Watch {
         if self.transactions.len() < MAX_TRANSACTIONS {
             self.transactions.push(Transaction {
                 id: message.transaction,
+                local,
                 server: to,
                 method: message.method,
                 username,
@@ -197,6 +229,45 @@ impl Watch {
         let Some(message) = Message::parse(datagram) else { return false };
         transaction.answer = read_answer(&message, transaction).map(|answer| (now, answer));
         transaction.answer.is_some()
+    }
+
+    /// A server cannot be connected to from that local address, or not any more. Returns what is to
+    /// be told now: the loss of an allocation.
+    pub(super) fn unconnected(
+        &mut self,
+        now: Duration,
+        local: SocketAddr,
+        server: SocketAddr,
+        error: DialError,
+    ) -> Option<ServerFailure> {
+        let allocated = self.transactions.iter().any(|t| {
+            (t.local, t.server) == (local, server)
+                && matches!(t.answer, Some((_, Answer::Given(GatherOutcome::Allocated { .. }))))
+        });
+        let lost = self
+            .servers
+            .iter()
+            .filter(|_| allocated)
+            .find(|known| self.addresses(known).contains(&server))
+            .map(|known| ServerFailure {
+                url: known.url.clone(),
+                code: UNREACHABLE,
+                text: format!("its relayed address is lost: {error}"),
+            });
+        self.unconnected.push(Unconnected { local, server, at: now, error });
+        lost
+    }
+
+    fn addresses(&self, server: &Server) -> &[SocketAddr] {
+        let endpoint = server.endpoint.as_ref().ok();
+        let lookup = self.lookups.iter().find(|lookup| Some(&lookup.endpoint) == endpoint);
+        lookup.map_or(&[], Lookup::addresses)
+    }
+
+    /// Whether a TURN server of that kind has answered.
+    pub(super) fn relay_answers(&self, is_meant: impl Fn(SocketAddr) -> bool) -> bool {
+        let answered = |t: &&Transaction| t.method == method::ALLOCATE && t.answer.is_some();
+        self.transactions.iter().filter(answered).any(|t| is_meant(t.server))
     }
 
     /// What became of each server so far, in the order of the configured URLs.
@@ -240,6 +311,7 @@ impl Watch {
             self.transactions.iter().filter(|t| {
                 t.method == server.needs
                     && addresses.contains(&t.server)
+                    && !self.put_off.contains(&(t.local, t.server))
                     && (t.username.is_none() || t.username == server.username)
             })
         };
@@ -256,7 +328,21 @@ impl Watch {
         if let Some((at, outcome)) = given(false).or_else(|| given(true)) {
             return (outcome.clone(), first, first.map(|first| at.saturating_sub(first)));
         }
-        let unanswered: Vec<_> = mine().filter(|t| t.answer.is_none()).collect();
+        let ended = |t: &Transaction| {
+            self.unconnected.iter().find(|gone| (gone.local, gone.server) == (t.local, t.server))
+        };
+        let mut unanswered: Vec<_> = mine().filter(|t| t.answer.is_none()).collect();
+        // A server that cannot be reached from one local address may be from another: the rest counts
+        // first, then the reason that says most.
+        let gone = unanswered
+            .iter()
+            .filter_map(|t| ended(t))
+            .min_by_key(|gone| (matches!(gone.error, DialError::Unreachable { .. }), gone.at));
+        unanswered.retain(|t| ended(t).is_none());
+        if let (true, Some(gone)) = (unanswered.is_empty(), gone) {
+            let took = first.map(|first| gone.at.saturating_sub(first));
+            return (GatherOutcome::NotConnected(gone.error.clone()), first, took);
+        }
         let sent = unanswered.iter().filter(|t| t.send_error.is_none());
         let outcome = match (sent.map(|t| t.requests).sum(), unanswered.first()) {
             // Not asked, or asked with another server's user name after the challenge.
@@ -295,7 +381,7 @@ impl Watch {
 
     fn has_failed(&self, server: &Server, result: &GatherResult, now: Duration) -> bool {
         match &result.outcome {
-            GatherOutcome::Refused { .. } => true,
+            GatherOutcome::Refused { .. } | GatherOutcome::NotConnected(_) => true,
             GatherOutcome::Unresolved(_) if !self.is_being_looked_up(server) => true,
             GatherOutcome::Unresolved(_)
             | GatherOutcome::Unreachable(_)

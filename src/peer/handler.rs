@@ -2,12 +2,15 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use rtc::ice::mdns::MulticastDnsMode;
+use rtc::{ice::mdns::MulticastDnsMode, peer_connection::configuration::RTCConfiguration};
 use tokio::sync::mpsc;
 use webrtc::{
     data_channel::DataChannel,
@@ -38,6 +41,7 @@ pub(super) struct Shared {
     candidates: Vec<CandidateType>,
     pub(super) payload_types: Mutex<Vec<u8>>,
     watcher: Arc<Watcher>,
+    no_more_candidates: AtomicBool,
 }
 
 impl Shared {
@@ -55,6 +59,7 @@ impl Shared {
             candidates,
             payload_types: Mutex::default(),
             watcher,
+            no_more_candidates: AtomicBool::new(false),
         })
     }
 
@@ -74,6 +79,14 @@ impl Shared {
     pub(super) fn mark_channel_open(&self) {
         self.mark(|t| &mut t.data_channel);
         self.watcher.finish();
+    }
+
+    /// Says once that there are no more candidates. The crate says it when the last of its requests
+    /// has been given up, which may be never; the watch over the servers ends before.
+    pub(super) fn end_of_candidates(&self) {
+        if !self.no_more_candidates.swap(true, Ordering::Relaxed) {
+            self.emit(PeerEvent::LocalCandidate(None));
+        }
     }
 
     /// For events raised inside the crate's driver, which must not wait.
@@ -114,7 +127,7 @@ impl PeerConnectionEventHandler for Handler {
 
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
         if state == RTCIceGatheringState::Complete {
-            self.0.emit(PeerEvent::LocalCandidate(None));
+            self.0.end_of_candidates();
         }
     }
 
@@ -160,17 +173,22 @@ impl PeerConnectionEventHandler for Handler {
 /// Builds the connection, without mDNS where multicast cannot be joined.
 pub(super) async fn build(
     config: &PeerConfig,
+    rtc: RTCConfiguration,
     addresses: Vec<SocketAddr>,
     tap: Tap,
     runtime: Arc<PeerRuntime>,
     shared: &Arc<Shared>,
 ) -> Result<Arc<dyn PeerConnection>, PeerError> {
-    let mdns =
-        if multicast_works() { MulticastDnsMode::QueryOnly } else { MulticastDnsMode::Disabled };
+    // A name of mDNS is of no use behind a NAT.
+    let mdns = if config.gateway.is_none() && multicast_works() {
+        MulticastDnsMode::QueryOnly
+    } else {
+        MulticastDnsMode::Disabled
+    };
     let building = PeerConnectionBuilder::new()
-        .with_configuration(config::rtc_configuration(config))
+        .with_configuration(rtc)
         .with_media_engine(config::media_engine(config)?)
-        .with_setting_engine(config::setting_engine(mdns))
+        .with_setting_engine(config::setting_engine(config, mdns))
         .with_interceptor_registry(config::interceptors(tap))
         .with_runtime(runtime)
         .with_handler(Arc::new(Handler(Arc::clone(shared))))

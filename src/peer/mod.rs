@@ -7,11 +7,13 @@
 //! - `runtime`: the crate's driver without its stalls
 //! - [`event`]: what happens on it, and what can go wrong
 //! - [`gathering`]: what passes between it and its STUN and TURN servers
+//! - `streams`: TURN over TCP and TLS
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - [`video`]: the tasks around them
 //! - [`tap`]: what passes through the RTP and RTCP chain
+//! - `unannounced`: checks that come before their candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or left out
 
 pub mod assembler;
@@ -25,7 +27,9 @@ pub mod packetizer;
 pub(crate) mod runtime;
 pub mod sdp;
 pub mod stats;
+mod streams;
 pub mod tap;
+mod unannounced;
 pub mod video;
 
 pub use config::{IcePolicy, PeerConfig, PeerRole};

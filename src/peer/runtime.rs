@@ -7,7 +7,8 @@
 //! sleeps after a real one end at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
 //! does not wake its driver for a remote candidate, which would be checked only at the next tick.
 //!
-//! Its sockets and look-ups are watched (see [`super::gathering`]).
+//! Its sockets and look-ups are watched (see [`super::gathering`]), and its sockets carry TURN over TCP
+//! and TLS (see `super::streams`).
 
 use std::{
     fmt,
@@ -30,7 +31,11 @@ use webrtc::runtime::{
     TokioRuntime,
 };
 
-use super::gathering::{self, WatchedSocket, Watcher};
+use super::{
+    gathering::{self, WatchedSocket, Watcher},
+    streams::{StreamServers, StreamSocket},
+};
+use crate::lab::Gateway;
 
 /// Kernel buffer asked for each UDP socket and direction, bytes. The usual default of 208 KiB
 /// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.
@@ -56,13 +61,27 @@ pub(crate) struct PeerRuntime {
     passes: AtomicU8,
     woken: Arc<Notify>,
     watcher: Arc<Watcher>,
+    streams: Arc<StreamServers>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 impl PeerRuntime {
-    /// A runtime for one peer connection, on the Tokio runtime of the caller.
-    pub(super) fn new(watcher: Arc<Watcher>) -> Arc<Self> {
+    /// A runtime for one peer connection, on the Tokio runtime of the caller; its UDP sockets are
+    /// behind the gateway.
+    pub(super) fn new(
+        watcher: Arc<Watcher>,
+        streams: Arc<StreamServers>,
+        gateway: Option<Arc<Gateway>>,
+    ) -> Arc<Self> {
         let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
-        Arc::new(Self { owed: Arc::default(), passes, woken: Arc::default(), watcher })
+        Arc::new(Self {
+            owed: Arc::default(),
+            passes,
+            woken: Arc::default(),
+            watcher,
+            streams,
+            gateway,
+        })
     }
 
     /// Says how many extra passes each wake needs from now on.
@@ -115,11 +134,18 @@ impl Runtime for PeerRuntime {
         // The kernel grants what `net.core.{r,w}mem_max` allows; less than asked is no failure.
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-        let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        let mut socket = match &self.gateway {
+            Some(gateway) => gateway.wrap(socket)?,
+            None => TokioRuntime.wrap_udp_socket(socket)?,
+        };
+        if !self.streams.is_empty() {
+            let (streams, watcher) = (Arc::clone(&self.streams), Arc::clone(&self.watcher));
+            socket = Arc::new(StreamSocket::new(socket, streams, watcher)?);
+        }
         if !self.watcher.is_active() {
             return Ok(socket);
         }
-        Ok(Arc::new(WatchedSocket::new(socket, Arc::clone(&self.watcher))))
+        Ok(Arc::new(WatchedSocket::new(socket, Arc::clone(&self.watcher))?))
     }
 
     fn wrap_tcp_listener(
@@ -143,11 +169,16 @@ impl Runtime for PeerRuntime {
         Box::pin(async move {
             let endpoint = gathering::bracketed(host);
             self.watcher.lookup_begun(&endpoint);
-            let lookup = TokioRuntime.resolve_host(&endpoint);
-            let found = tokio::time::timeout(RESOLVE_WITHIN, lookup).await.unwrap_or_else(|_| {
-                let words = format!("no answer within {} s", RESOLVE_WITHIN.as_secs());
-                Err(io::Error::new(io::ErrorKind::TimedOut, words))
-            });
+            let behind = self.streams.endpoint(&endpoint);
+            let lookup = TokioRuntime.resolve_host(behind.as_deref().unwrap_or(&endpoint));
+            let mut found =
+                tokio::time::timeout(RESOLVE_WITHIN, lookup).await.unwrap_or_else(|_| {
+                    let words = format!("no answer within {} s", RESOLVE_WITHIN.as_secs());
+                    Err(io::Error::new(io::ErrorKind::TimedOut, words))
+                });
+            if behind.is_some() {
+                found = found.map(|real| self.streams.resolved(&endpoint, &real));
+            }
             self.watcher.lookup_ended(&endpoint, &found);
             found
         })

@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::Ordering};
 use rtc::statistics::report::RTCStatsReport;
 use serde_json::{Map, Value, json};
 
-use super::{control::ControlCounters, tap::TapCounters};
+use super::{control::ControlCounters, streams::StreamServers, tap::TapCounters};
 use crate::types::{CandidateType, ConnectionType, RelayTransport};
 
 /// RTP clock of H.264 (RFC 6184 §5.1), Hz.
@@ -83,13 +83,14 @@ impl CandidateStats {
 pub(super) fn snapshot(
     report: &RTCStatsReport,
     selected: Option<[CandidateStats; 2]>,
+    streams: &StreamServers,
     tap: &Arc<TapCounters>,
     control: ControlCounters,
 ) -> Snapshot {
     let mut entries = Map::new();
     for entry in report.iter() {
         let Some(mut value) = to_json(entry) else { continue };
-        mend(&mut value, tap);
+        mend(&mut value, streams, tap);
         if let Some(id) = value.get("id").and_then(Value::as_str).map(str::to_owned) {
             entries.insert(id, value);
         }
@@ -126,7 +127,7 @@ fn to_json(entry: &rtc::statistics::report::RTCStatsReportEntry) -> Option<Value
 }
 
 /// Puts right what the crate writes in its own way, by type.
-fn mend(value: &mut Value, tap: &TapCounters) {
+fn mend(value: &mut Value, streams: &StreamServers, tap: &TapCounters) {
     let Some(kind) = value.get("type").and_then(Value::as_str).map(str::to_owned) else { return };
     let Some(stats) = value.as_object_mut() else { return };
     for (key, time) in stats.iter_mut().filter(|(key, _)| is_time(key)) {
@@ -150,7 +151,7 @@ fn mend(value: &mut Value, tap: &TapCounters) {
             stats.remove("priority");
             stats.remove("relayProtocol");
             if kind == "local-candidate" && stats.get("candidateType") == Some(&json!("relay")) {
-                stats.insert("relayProtocol".into(), json!("udp"));
+                name_relay(stats, streams);
             }
             drop_empty(stats, &["url", "relatedAddress", "tcpType", "usernameFragment"]);
         }
@@ -181,6 +182,16 @@ fn mend(value: &mut Value, tap: &TapCounters) {
         }
         _ => {}
     }
+}
+
+/// Writes the URL of a relayed candidate's server as configured, and the transport to it.
+fn name_relay(stats: &mut Map<String, Value>, streams: &StreamServers) {
+    let told = stats.get("url").and_then(Value::as_str).and_then(|url| streams.configured(url));
+    let transport = told.map_or(RelayTransport::Udp, |(_, transport)| transport);
+    if let Some((url, _)) = told {
+        stats.insert("url".into(), json!(url));
+    }
+    stats.insert("relayProtocol".into(), json!(transport));
 }
 
 fn is_time(key: &str) -> bool {
@@ -307,8 +318,9 @@ fn selected_pair(
     }
     local.kind = true_kind(entries, "local-candidate", &local);
     remote.kind = true_kind(entries, "remote-candidate", &remote);
+    let relay = relay_transport(entries, &local);
     Some(SelectedPair {
-        connection: ConnectionType::judge(local.kind, remote.kind, Some(RelayTransport::Udp)),
+        connection: ConnectionType::judge(local.kind, remote.kind, relay),
         local: local.kind,
         remote: remote.kind,
         local_address: local.socket(),
@@ -317,9 +329,48 @@ fn selected_pair(
     })
 }
 
+/// The transport to the server that relays our candidate.
+fn relay_transport(
+    entries: &Map<String, Value>,
+    candidate: &CandidateStats,
+) -> Option<RelayTransport> {
+    entries_of(entries, "local-candidate")
+        .find(|c| {
+            c["candidateType"] == json!("relay")
+                && c["address"] == json!(candidate.address)
+                && c["port"] == json!(candidate.port)
+        })
+        .and_then(|c| serde_json::from_value(c["relayProtocol"].clone()).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{proto::token::IceServer, stun::stream::Trust};
+
+    #[test]
+    fn a_relayed_candidate_has_its_servers_url_and_transport() {
+        let urls = ["turn:t:3478", "turn:t:80?transport=tcp", "turns:t"].map(str::to_owned);
+        let server = IceServer { urls: urls.to_vec(), username: None, credential: None };
+        let streams = StreamServers::new(&[server], Trust::web(), None);
+        let mut entries = Map::new();
+        let told = [
+            ("turn:t:3478?transport=udp", "udp", "turn:t:3478?transport=udp"),
+            ("turn:relay-1.invalid:80?transport=udp", "tcp", &urls[1]),
+            ("turn:relay-2.invalid:5349?transport=udp", "tls", &urls[2]),
+        ];
+        for (port, (url, protocol, meant)) in (5000..).zip(told) {
+            let mut value = json!({"id": protocol, "type": "local-candidate", "url": url,
+                "candidateType": "relay", "address": "192.0.2.1", "port": port});
+            mend(&mut value, &streams, &TapCounters::default());
+            assert_eq!((&value["url"], &value["relayProtocol"]), (&json!(meant), &json!(protocol)));
+            entries.insert(protocol.into(), value);
+        }
+        let ours = candidate(CandidateType::Relay, "192.0.2.1", 5002);
+        let theirs = candidate(CandidateType::Host, "10.0.0.2", 6000);
+        let pair = selected_pair(&mut entries, Some([ours, theirs])).unwrap();
+        assert_eq!(pair.connection, ConnectionType::Relay(Some(RelayTransport::Tls)));
+    }
 
     fn candidate(kind: CandidateType, address: &str, port: u16) -> CandidateStats {
         CandidateStats { kind, address: address.into(), port }
@@ -354,7 +405,7 @@ mod tests {
     fn uncounted_zeros_are_left_out_and_jitter_is_in_seconds() {
         let mut value = json!({"id": "i", "type": "inbound-rtp", "ssrc": 5, "jitter": 900.0,
             "framesReceived": 0, "packetsLost": 0, "packetsReceived": 12});
-        mend(&mut value, &TapCounters::default());
+        mend(&mut value, &StreamServers::new(&[], Trust::web(), None), &TapCounters::default());
         assert_eq!(value["jitter"], json!(0.01));
         assert!(value.get("framesReceived").is_none());
         assert_eq!(value["packetsLost"], json!(0));

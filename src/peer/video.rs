@@ -64,6 +64,13 @@ pub struct ReceivedAccessUnit {
     pub received_at: SystemTime,
 }
 
+/// Packets sent at once through a relay: coturn's sockets have buffers of 64 KB, which hold 57 packets
+/// as the kernel counts them.
+const PACED_BURST: usize = 24;
+
+/// Time between such bursts; 100 KB take three of them.
+const PACED_PAUSE: Duration = Duration::from_millis(2);
+
 /// The sender's side of the video track.
 pub(super) struct VideoSender {
     track: Arc<TrackLocalStaticRTP>,
@@ -136,16 +143,21 @@ impl VideoSender {
         timestamp
     }
 
+    /// Sends an access unit; `paced` leaves pauses that a relay with small buffers needs.
     pub(super) async fn send(
         &self,
         unit: &AccessUnit,
         rtp_timestamp: u32,
+        paced: bool,
     ) -> Result<SentAccessUnit, PeerError> {
         let payloads = packetizer::packetize(&unit.data);
         let packets = payloads.len();
         let first = self.sequence.fetch_add(packets as u16, Ordering::Relaxed);
         let begun = Instant::now();
         for (index, payload) in payloads.into_iter().enumerate() {
+            if paced && index > 0 && index % PACED_BURST == 0 {
+                tokio::time::sleep(PACED_PAUSE).await;
+            }
             let packet = rtp::Packet {
                 header: rtp::header::Header {
                     version: 2,

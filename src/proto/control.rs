@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// Label of the data channel.
 pub const LABEL: &str = "control";
 
+/// `protocol` of a data channel that a peer of this project opens (RFC 8832 §5.1); apps leave it empty.
+/// Answers to what comes on such a channel may go back on the answerer's own one.
+pub const PROTOCOL: &str = "orion-peer";
+
 /// `maxPacketLifeTime` of the data channel, ms.
 pub const MAX_PACKET_LIFE_TIME_MS: u16 = 100;
 

@@ -20,7 +20,7 @@ pub(super) use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
 pub(super) use clock::{clock_skew, with_clock};
-pub use dial::DialTimings;
+pub use dial::{DialTimings, Look, look};
 pub(super) use dial::{error_body, rustls_error};
 pub use endpoint::endpoint;
 pub(super) use endpoint::redacted;
@@ -31,6 +31,7 @@ use crate::{
         signaling::{Body, Message},
         token::IceServer,
     },
+    stun::stream::Trust,
     types::PairId,
 };
 
@@ -44,6 +45,8 @@ pub struct ClientConfig {
     pub url: String,
     /// Where tokens come from.
     pub tokens: Arc<dyn TokenProvider>,
+    /// The certificates that a `wss://` server is believed by.
+    pub trust: Trust,
     /// Whether the first connect is retried like a lost socket, instead of failing at once.
     pub retry_first: bool,
     /// Pauses between attempts.
@@ -65,6 +68,7 @@ impl ClientConfig {
         Self {
             url: url.into(),
             tokens,
+            trust: Trust::web(),
             retry_first: false,
             backoff: Backoff::default(),
             connect_within: Duration::from_secs(10),

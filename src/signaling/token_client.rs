@@ -15,6 +15,7 @@ use super::client::{
 };
 use crate::{
     proto::token::{ErrorBody, TokenAnswer, TokenRequest},
+    stun::stream::Trust,
     types::{DeviceId, PairId, Stage, is_loopback},
 };
 
@@ -151,7 +152,9 @@ impl TokenError {
                 format!("give {plain} (or --signal ws://), or the port where it speaks TLS")
             }
             Self::Unreachable { stage: Stage::Tls, .. } => {
-                "check the certificate's name and issuer and this machine's clock".into()
+                "check the certificate's name and issuer (--ca FILE names a CA of your own) and this \
+                 machine's clock"
+                    .into()
             }
             Self::Unreachable { url, .. } => format!("is `orion-peer serve` running at {url}?"),
             Self::Refused { status, retry_after, clock_skew, .. } => {
@@ -211,18 +214,18 @@ impl TokenClient {
     ) -> Result<Self, TokenError> {
         install_crypto();
         let url = token_url(url)?;
-        let builder =
-            reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
-        // A proxy cannot reach this machine's loopback.
-        let builder = if is_loopback(&url) { builder.no_proxy() } else { builder };
-        let http = builder.build().map_err(|error| TokenError::Unreachable {
-            url: redacted(&url),
-            stage: Stage::Tls,
-            code: "tls-failed",
-            reason: causes(&error),
-        })?;
+        let http = http_client(&url, &Trust::web())?;
         let request = TokenRequest { device_id: device, pair_id: pair };
         Ok(Self { url, access_token: access_token.into(), request, http })
+    }
+
+    /// The same client, which believes these certificates, too.
+    ///
+    /// # Errors
+    /// [`TokenError::Unreachable`] when TLS does not take them.
+    pub fn trusting(self, trust: &Trust) -> Result<Self, TokenError> {
+        let http = http_client(&self.url, trust)?;
+        Ok(Self { http, ..self })
     }
 
     /// Asks for a token.
@@ -286,6 +289,25 @@ impl TokenProvider for TokenClient {
             clock_skew,
         })
     }
+}
+
+fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> {
+    let cannot = |error: reqwest::Error| TokenError::Unreachable {
+        url: redacted(url),
+        stage: Stage::Tls,
+        code: "tls-failed",
+        reason: causes(&error),
+    };
+    let added = trust.added().iter().map(|der| reqwest::Certificate::from_der(der));
+    let added = added.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
+    let mut builder =
+        reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
+    if !added.is_empty() {
+        builder = builder.tls_certs_merge(added);
+    }
+    // A proxy cannot reach this machine's loopback.
+    let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
+    builder.build().map_err(cannot)
 }
 
 fn token_url(given: &str) -> Result<Url, TokenError> {

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hmac::{Hmac, KeyInit, Mac};
+use md5::{Digest, Md5};
 use sha1::Sha1;
 
 /// Magic cookie (RFC 8489 §5).
@@ -35,6 +36,10 @@ pub mod method {
 
 /// Attribute types (RFC 8489 §18.3, RFC 8656 §18). Below 0x8000 they must be understood.
 pub mod attr {
+    /// MAPPED-ADDRESS, of servers that know no XOR-MAPPED-ADDRESS
+    pub const MAPPED_ADDRESS: u16 = 0x0001;
+    /// CHANGE-REQUEST (RFC 5780 §7.2)
+    pub const CHANGE_REQUEST: u16 = 0x0003;
     /// USERNAME
     pub const USERNAME: u16 = 0x0006;
     /// MESSAGE-INTEGRITY
@@ -73,8 +78,14 @@ pub mod attr {
     pub const PRIORITY: u16 = 0x0024;
     /// USE-CANDIDATE (RFC 8445)
     pub const USE_CANDIDATE: u16 = 0x0025;
+    /// RESPONSE-PORT (RFC 5780 §7.5)
+    pub const RESPONSE_PORT: u16 = 0x0027;
     /// FINGERPRINT
     pub const FINGERPRINT: u16 = 0x8028;
+    /// RESPONSE-ORIGIN (RFC 5780 §7.3)
+    pub const RESPONSE_ORIGIN: u16 = 0x802B;
+    /// OTHER-ADDRESS (RFC 5780 §7.4)
+    pub const OTHER_ADDRESS: u16 = 0x802C;
 }
 
 /// Message class (RFC 8489 §5).
@@ -89,6 +100,18 @@ pub enum Class {
     /// Answer: refused.
     Error,
 }
+
+/// CHANGE-REQUEST (RFC 5780 §7.2): from where the answer shall come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct ChangeRequest {
+    /// From the server's other IP address.
+    pub ip: bool,
+    /// From its other port.
+    pub port: bool,
+}
+
+const CHANGE_IP: u32 = 0x4;
+const CHANGE_PORT: u32 = 0x2;
 
 /// A STUN message, read from one datagram or one TCP frame.
 #[derive(Debug, Clone, Copy)]
@@ -197,6 +220,25 @@ impl<'a> Message<'a> {
         read_xor_address(self.get(kind)?, &self.transaction)
     }
 
+    /// The first address of a type that is not put through XOR, such as OTHER-ADDRESS.
+    #[must_use]
+    pub fn plain_address(&self, kind: u16) -> Option<SocketAddr> {
+        read_plain_address(self.get(kind)?)
+    }
+
+    /// Our address as the server sees it: XOR-MAPPED-ADDRESS, else MAPPED-ADDRESS.
+    #[must_use]
+    pub fn mapped_address(&self) -> Option<SocketAddr> {
+        self.address(attr::XOR_MAPPED_ADDRESS).or_else(|| self.plain_address(attr::MAPPED_ADDRESS))
+    }
+
+    /// What CHANGE-REQUEST asks for: another address, another port (RFC 5780 §7.2).
+    #[must_use]
+    pub fn change_request(&self) -> Option<ChangeRequest> {
+        let flags = self.number(attr::CHANGE_REQUEST)?;
+        Some(ChangeRequest { ip: flags & CHANGE_IP != 0, port: flags & CHANGE_PORT != 0 })
+    }
+
     /// The code of ERROR-CODE.
     #[must_use]
     pub fn error_code(&self) -> Option<u16> {
@@ -230,6 +272,18 @@ pub fn read_xor_address(value: &[u8], transaction: &TransactionId) -> Option<Soc
             let bits = u128::from_be_bytes(value[4..].try_into().ok()?);
             IpAddr::V6(Ipv6Addr::from(bits ^ xor_mask(transaction)))
         }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Reads an address that is not put through XOR (RFC 8489 §14.1).
+#[must_use]
+pub fn read_plain_address(value: &[u8]) -> Option<SocketAddr> {
+    let port = read_u16(value, 2)?;
+    let ip = match (value.get(1)?, value.len()) {
+        (1, 8) => IpAddr::V4(Ipv4Addr::from(read_u32(value, 4)?)),
+        (2, 20) => IpAddr::V6(Ipv6Addr::from(u128::from_be_bytes(value[4..].try_into().ok()?))),
         _ => return None,
     };
     Some(SocketAddr::new(ip, port))
@@ -299,6 +353,27 @@ impl Builder {
         self.attribute(kind, &value)
     }
 
+    /// Adds an address that is not put through XOR.
+    #[must_use]
+    pub fn plain_address(self, kind: u16, address: SocketAddr) -> Self {
+        let mut value = Vec::with_capacity(20);
+        value.extend_from_slice(&[0, if address.is_ipv4() { 1 } else { 2 }]);
+        value.extend_from_slice(&address.port().to_be_bytes());
+        match address.ip() {
+            IpAddr::V4(ip) => value.extend(ip.octets()),
+            IpAddr::V6(ip) => value.extend(ip.octets()),
+        }
+        self.attribute(kind, &value)
+    }
+
+    /// Adds CHANGE-REQUEST.
+    #[must_use]
+    pub fn change_request(self, change: ChangeRequest) -> Self {
+        let ip = if change.ip { CHANGE_IP } else { 0 };
+        let port = if change.port { CHANGE_PORT } else { 0 };
+        self.attribute(attr::CHANGE_REQUEST, &(ip | port).to_be_bytes())
+    }
+
     /// Adds ERROR-CODE.
     #[must_use]
     pub fn error(self, code: u16, reason: &str) -> Self {
@@ -365,6 +440,19 @@ fn fingerprint(before: &[u8]) -> u32 {
     let crc =
         before.iter().fold(u32::MAX, |crc, byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)]);
     !crc ^ 0x5354_554E
+}
+
+/// Key of MESSAGE-INTEGRITY with long-term credentials (RFC 8489 §9.2.2):
+/// MD5(username ":" realm ":" password).
+#[must_use]
+pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
+    let mut md5 = Md5::new();
+    md5.update(username);
+    md5.update(b":");
+    md5.update(realm);
+    md5.update(b":");
+    md5.update(password);
+    md5.finalize().into()
 }
 
 /// Rounds up to the next multiple of four: attributes and `ChannelData` over TCP are padded to it.
@@ -437,6 +525,25 @@ mod tests {
             assert_eq!(message.address(attr::XOR_PEER_ADDRESS), Some(address));
             assert_eq!(message.error_code(), Some(486));
             assert!(message.verify(b"key"));
+        }
+    }
+
+    #[test]
+    fn attributes_of_behaviour_discovery_can_be_read() {
+        for address in ["192.0.2.7:4000", "[2001:db8::1]:4001"] {
+            let address = address.parse().unwrap();
+            let change = ChangeRequest { ip: true, port: false };
+            let raw = Builder::new(Class::Request, method::BINDING, [9; 12])
+                .plain_address(attr::OTHER_ADDRESS, address)
+                .plain_address(attr::MAPPED_ADDRESS, address)
+                .change_request(change)
+                .finish();
+            let message = Message::parse(&raw).unwrap();
+            assert_eq!(message.plain_address(attr::OTHER_ADDRESS), Some(address));
+            assert_eq!(message.mapped_address(), Some(address));
+            assert_eq!(message.change_request(), Some(change));
+            // RFC 5780 §7.2: 0x4 is "change IP", 0x2 "change port".
+            assert_eq!(message.get(attr::CHANGE_REQUEST), Some(&[0, 0, 0, 4][..]));
         }
     }
 

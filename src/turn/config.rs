@@ -17,6 +17,11 @@ pub struct TurnConfig {
     pub udp: Option<SocketAddr>,
     /// TCP address to listen on; port 0 takes the port of `udp`.
     pub tcp: Option<SocketAddr>,
+    /// Another address and port, UDP: with it clients can find out how their NAT behaves (RFC 5780).
+    /// Port 0 takes a free one.
+    pub alternate: Option<SocketAddr>,
+    /// Where to listen for TLS over TCP.
+    pub tls: Option<TlsListener>,
     /// The IP told to clients in XOR-RELAYED-ADDRESS. Relays are IPv4 or IPv6, as this is.
     pub relay_address: IpAddr,
     /// The IP relay sockets are bound on, where it differs from `relay_address` (behind 1:1 NAT).
@@ -41,6 +46,8 @@ impl TurnConfig {
         Self {
             udp: Some(here),
             tcp: Some(here),
+            alternate: None,
+            tls: None,
             relay_address: here.ip(),
             relay_bind: None,
             relay_ports: 49152..=65535,
@@ -52,12 +59,22 @@ impl TurnConfig {
     }
 }
 
+/// A listener for TLS over TCP (RFC 8656 §3.1).
+#[derive(Clone)]
+pub struct TlsListener {
+    /// Where; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Certificate and key.
+    pub server: Arc<rustls::ServerConfig>,
+}
+
 /// Upper bounds.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Allocations at one time; beyond it 508 (Insufficient Capacity).
     pub allocations: usize,
-    /// Allocations of one user at one time; beyond it 486 (Allocation Quota Reached).
+    /// Allocations of one user at one time; beyond it 486 (Allocation Quota Reached). A client makes one
+    /// for each of its addresses and each transport.
     pub allocations_per_user: usize,
     /// Permissions, and channels, of one allocation; beyond it 508.
     pub peers_per_allocation: usize,
@@ -75,7 +92,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             allocations: 1000,
-            allocations_per_user: 10,
+            allocations_per_user: 30,
             peers_per_allocation: 64,
             tcp_connections: 1024,
             bytes_per_second: None,
@@ -91,15 +108,23 @@ pub enum TurnError {
     /// A listening socket could not be bound.
     #[error("cannot listen for TURN on {transport} {address}: {source}")]
     Listen {
-        /// `udp` or `tcp`.
+        /// `udp`, `tcp` or `tls`.
         transport: &'static str,
         /// Where.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
+    /// The alternate address does not go with the first one.
+    #[error("cannot use {alternate} as alternate address of the STUN server: {reason}")]
+    Alternate {
+        /// As configured.
+        alternate: SocketAddr,
+        /// Why not.
+        reason: &'static str,
+    },
     /// Nothing to listen on.
-    #[error("the TURN server has neither a UDP nor a TCP address to listen on")]
+    #[error("the TURN server has no address to listen on")]
     NoListener,
     /// Relay sockets cannot be bound there.
     #[error("cannot relay on {address}: {source}")]
@@ -123,7 +148,10 @@ impl TurnError {
                 "another server holds this port: stop it, or choose another TURN port"
             }
             Self::Listen { .. } => "choose an address of this machine and a port above 1023",
-            Self::NoListener => "give a UDP or a TCP address for TURN",
+            Self::Alternate { .. } => {
+                "give the server two addresses of this machine and two ports, or no alternate one"
+            }
+            Self::NoListener => "give a UDP, TCP or TLS address for TURN",
             Self::Relay { .. } => "choose a relay address that this machine has",
             Self::NoRelayPorts(_) => "give a relay port range whose end is not below its start",
         }

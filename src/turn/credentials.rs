@@ -1,9 +1,8 @@
-//! Whose allocations are served: the trait the server asks, and the key of the long-term credential
-//! mechanism (RFC 8489 §9.2.2).
+//! Whose allocations are served: the trait the server asks.
 
 use std::time::SystemTime;
 
-use md5::{Digest, Md5};
+pub use crate::stun::message::long_term_key;
 
 /// Says which passwords a user name has.
 pub trait Credentials: Send + Sync {
@@ -16,18 +15,6 @@ pub trait Credentials: Send + Sync {
     fn quota_key<'a>(&self, username: &'a str) -> &'a str {
         username
     }
-}
-
-/// Key of MESSAGE-INTEGRITY: MD5(username ":" realm ":" password).
-#[must_use]
-pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
-    let mut md5 = Md5::new();
-    md5.update(username);
-    md5.update(b":");
-    md5.update(realm);
-    md5.update(b":");
-    md5.update(password);
-    md5.finalize().into()
 }
 
 #[cfg(test)]

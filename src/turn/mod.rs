@@ -1,4 +1,5 @@
-//! Embedded STUN and TURN server (RFC 8489, RFC 8656) over UDP and TCP, relaying UDP.
+//! Embedded STUN and TURN server (RFC 8489, RFC 8656) over UDP, TCP and TLS,
+//! relaying UDP.
 //!
 //! Ours rather than a library's, because a relay is only as safe as its refusals: 403 by the peer
 //! filter, 486 by the quota and 438 by bounded nonces have to be decided inside the request handling,
@@ -7,12 +8,14 @@
 //! - `nonce`: nonces without a table
 //! - `credentials`, `rest`: who may allocate · `filter`: where may be relayed to
 //! - `allocation`, `protocol`, `requests`: the protocol without sockets, time passed in
+//! - `behaviour`: the other address, for clients that want to know their NAT (RFC 5780)
 //! - `server`, `tcp`: the sockets around it · `stats`: what `/metrics` shows
 //!
-//! Left out: TLS and DTLS listeners, relaying TCP (RFC 6062), port reservation, DONT-FRAGMENT (both
+//! Left out: DTLS, relaying TCP (RFC 6062), port reservation, DONT-FRAGMENT (both
 //! are refused with the code their section asks for), ICMP, mobility.
 
 mod allocation;
+mod behaviour;
 mod config;
 mod credentials;
 mod filter;
@@ -24,7 +27,7 @@ mod server;
 mod stats;
 mod tcp;
 
-pub use config::{Limits, TurnConfig, TurnError};
+pub use config::{Limits, TlsListener, TurnConfig, TurnError};
 pub use credentials::{Credentials, long_term_key};
 pub use filter::{IpNet, IpNetError, PeerFilter};
 pub use server::TurnServer;

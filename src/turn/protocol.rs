@@ -12,15 +12,14 @@ use std::{
 
 use super::{
     allocation::{Allocation, Bucket},
+    behaviour::{self, Route},
     config::TurnConfig,
     credentials::long_term_key,
     nonce::Nonces,
     requests::Pending,
     stats::{Counters, Refusal},
 };
-use crate::stun::message::{
-    Builder, Class, HEADER_BYTES, MAGIC_COOKIE, Message, attr, method, padded,
-};
+use crate::stun::message::{Builder, Class, Message, attr, method, padded};
 
 /// Transport between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +64,8 @@ pub enum Action<R> {
     Drop,
     /// Send this back.
     Reply(Vec<u8>),
+    /// Send this by that route.
+    ReplyBy(Vec<u8>, Route),
     /// Send that part of the datagram to a peer.
     ToPeer {
         /// From this relay socket.
@@ -184,7 +185,7 @@ impl<R: Clone> Protocol<R> {
 
     /// RFC 8489 §6.3.1; answered without credentials.
     fn binding(&self, tuple: FiveTuple, request: &Message<'_>) -> Action<R> {
-        const KNOWN: [u16; 7] = [
+        const KNOWN: [u16; 9] = [
             attr::USERNAME,
             attr::MESSAGE_INTEGRITY,
             attr::MESSAGE_INTEGRITY_SHA256,
@@ -192,16 +193,28 @@ impl<R: Clone> Protocol<R> {
             attr::NONCE,
             attr::PRIORITY,
             attr::USE_CANDIDATE,
+            attr::CHANGE_REQUEST,
+            attr::RESPONSE_PORT,
         ];
-        let unknown = request.unknown(&KNOWN);
+        let route = behaviour::route(&self.config, tuple, request);
+        let known = if route.is_some() { &KNOWN[..] } else { &KNOWN[..7] };
+        let unknown = request.unknown(known);
         if !unknown.is_empty() {
             return self.unknown_attributes(request, &unknown, None);
         }
         self.counters.bindings.fetch_add(1, Relaxed);
         let answer = Builder::answer(Class::Success, request)
-            .address(attr::XOR_MAPPED_ADDRESS, canonical(tuple.client))
-            .fingerprint();
-        Action::Reply(answer.finish())
+            .address(attr::XOR_MAPPED_ADDRESS, canonical(tuple.client));
+        match route {
+            None => Action::Reply(answer.fingerprint().finish()),
+            Some(route) => {
+                let answer = answer
+                    .plain_address(attr::RESPONSE_ORIGIN, route.origin)
+                    .plain_address(attr::OTHER_ADDRESS, route.other)
+                    .fingerprint();
+                Action::ReplyBy(answer.finish(), route)
+            }
+        }
     }
 
     fn send(&mut self, tuple: FiveTuple, message: &Message<'_>, now: Instant) -> Action<R> {
@@ -333,23 +346,3 @@ fn signed(answer: Builder, key: Option<&[u8; 16]>) -> Vec<u8> {
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
-
-/// Length of the frame a TCP stream starts with, and of its padding (RFC 8656 §12.5): `None` when
-/// more bytes are needed, `Err` when it is neither STUN nor `ChannelData`.
-pub(super) fn frame(stream: &[u8]) -> Result<Option<(usize, usize)>, NotAFrame> {
-    let &[first, _, l0, l1, ..] = stream else { return Ok(None) };
-    let length = usize::from(u16::from_be_bytes([l0, l1]));
-    let cookie = MAGIC_COOKIE.to_be_bytes();
-    let stun = stream.iter().skip(4).zip(cookie).all(|(byte, expected)| *byte == expected);
-    let length = match first {
-        0x00..=0x3F if length % 4 == 0 && stun => HEADER_BYTES + length,
-        0x40..=0x7F => 4 + length,
-        _ => return Err(NotAFrame),
-    };
-    let padding = padded(length) - length;
-    Ok((stream.len() >= length + padding).then_some((length, padding)))
-}
-
-/// A TCP stream that is not TURN.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotAFrame;

@@ -8,9 +8,7 @@ use std::{
 use crate::auth::turn_rest::TurnSecrets;
 
 use super::*;
-use crate::turn::{
-    TurnConfig, config::Limits, credentials::long_term_key, protocol::frame, stats::Counters,
-};
+use crate::turn::{TurnConfig, config::Limits, credentials::long_term_key, stats::Counters};
 
 const SECRET: &str = "secret";
 const PEER: &str = "127.0.0.1:9";
@@ -74,7 +72,7 @@ impl Rig {
 
     fn raw(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
         match self.server.client_datagram(self.tuple, raw, self.now) {
-            Action::Reply(answer) => Some(answer),
+            Action::Reply(answer) | Action::ReplyBy(answer, _) => Some(answer),
             Action::Bind(pending) => {
                 assert_eq!(pending.tuple, self.tuple);
                 self.next_port += 2;
@@ -399,26 +397,27 @@ fn bandwidth_is_bounded_each_way() {
     assert_eq!(rig.server.counters.snapshot(0).dropped, 1);
 }
 
-#[test]
-fn frames_of_a_stream_are_found() {
-    assert_eq!(frame(b"\x00\x01\x00"), Ok(None));
-    let binding = Builder::new(Class::Request, method::BINDING, [0; 12]).finish();
-    assert_eq!(frame(&binding[..19]), Ok(None));
-    assert_eq!(frame(&binding), Ok(Some((20, 0))));
-    assert!(frame(&[0; 8]).is_err(), "no magic cookie");
-    assert_eq!(frame(b"\x40\x00\x00\x01x"), Ok(None), "the padding belongs to the frame");
-    assert_eq!(frame(b"\x40\x00\x00\x01x\0\0\0"), Ok(Some((5, 3))));
-    assert!(frame(b"\x00\x01\x00\x03").is_err());
-    assert!(frame(b"GET / HTTP/1.1").is_ok(), "G is in the range of channels");
-    assert!(frame(b"\x80\x00\x00\x00").is_err());
-    assert!(frame(b"\x16\x03\x01\x02\x00\x01").is_err(), "a TLS handshake");
-}
-
 proptest::proptest! {
     #[test]
     fn no_datagram_breaks_the_server(data in proptest::collection::vec(0u8.., 0..200)) {
         let mut rig = rig();
         let _ = rig.server.client_datagram(rig.tuple, &data, rig.now);
-        let _ = frame(&data);
     }
+}
+
+#[test]
+fn without_an_alternate_address_behaviour_discovery_is_refused() {
+    let asking =
+        |kind| Builder::new(Class::Request, method::BINDING, [8; 12]).attribute(kind, &[0; 4]);
+    for kind in [attr::CHANGE_REQUEST, attr::RESPONSE_PORT] {
+        let mut rig = Rig::new(Limits::default());
+        let answer = rig.raw(&asking(kind).finish()).unwrap();
+        let answer = Message::parse(&answer).unwrap();
+        assert_eq!(answer.error_code(), Some(420));
+        assert_eq!(answer.get(attr::UNKNOWN_ATTRIBUTES), Some(&kind.to_be_bytes()[..]));
+    }
+    let mut rig = Rig::new(Limits::default());
+    let plain = Builder::new(Class::Request, method::BINDING, [8; 12]).finish();
+    let answer = rig.raw(&plain).unwrap();
+    assert_eq!(Message::parse(&answer).unwrap().get(attr::OTHER_ADDRESS), None);
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -14,9 +14,11 @@ use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
-    config::{TurnConfig, TurnError},
+    behaviour,
+    config::{TlsListener, TurnConfig, TurnError},
     protocol::{Action, FiveTuple, Now, Protocol, Transport, canonical},
     stats::{Counters, TurnStats},
     tcp,
@@ -38,6 +40,7 @@ pub struct TurnServer {
     done: mpsc::Receiver<()>,
     udp: Option<SocketAddr>,
     tcp: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
 }
 
 impl TurnServer {
@@ -45,9 +48,13 @@ impl TurnServer {
     ///
     /// # Errors
     /// [`TurnError`] when an address cannot be bound or the configuration gives none.
-    pub async fn start(config: TurnConfig) -> Result<Self, TurnError> {
-        let (udp, tcp) = bind_listeners(&config).await?;
+    pub async fn start(mut config: TurnConfig) -> Result<Self, TurnError> {
+        let Listeners { udp, tcp, tls } = bind_listeners(&config).await?;
         check_relay(&config)?;
+        let udp = udp.map(|(socket, address)| (Arc::new(socket), address));
+        config.udp = udp.as_ref().map(|(_, address)| *address);
+        let mut sockets = behaviour::bind(&mut config).await?;
+        sockets.extend(udp.iter().map(|(socket, address)| (*address, Arc::clone(socket))));
         let counters = Arc::new(Counters::default());
         let protocol = Protocol::new(config.clone(), Arc::clone(&counters), Instant::now());
         let (stop, stopped) = watch::channel(false);
@@ -55,6 +62,7 @@ impl TurnServer {
         let shared = Arc::new(Shared {
             config,
             counters,
+            sockets: sockets.iter().map(|(at, socket)| (*at, Arc::downgrade(socket))).collect(),
             protocol: Mutex::new(protocol),
             stopped,
             running: Mutex::new(Some(running)),
@@ -62,15 +70,20 @@ impl TurnServer {
         let server = Self {
             udp: udp.as_ref().map(|(_, address)| *address),
             tcp: tcp.as_ref().map(|(_, address)| *address),
+            tls: tls.as_ref().map(|(_, address)| *address),
             stop,
             done,
             shared: Arc::clone(&shared),
         };
-        if let Some((socket, address)) = udp {
-            shared.spawn(serve_udp(Arc::clone(&shared), Arc::new(socket), address));
+        for (address, socket) in sockets {
+            shared.spawn(serve_udp(Arc::clone(&shared), socket, address));
         }
         if let Some((listener, address)) = tcp {
-            shared.spawn(tcp::serve(Arc::clone(&shared), listener, address));
+            shared.spawn(tcp::serve(Arc::clone(&shared), listener, address, None));
+        }
+        if let (Some((listener, address)), Some(tls)) = (tls, &shared.config.tls) {
+            let acceptor = Some(TlsAcceptor::from(Arc::clone(&tls.server)));
+            shared.spawn(tcp::serve(Arc::clone(&shared), listener, address, acceptor));
         }
         shared.spawn(sweep(Arc::clone(&shared)));
         Ok(server)
@@ -82,10 +95,22 @@ impl TurnServer {
         self.udp
     }
 
+    /// The other UDP address it listens on, with the other port.
+    #[must_use]
+    pub fn alternate_address(&self) -> Option<SocketAddr> {
+        self.shared.config.alternate
+    }
+
     /// The TCP address it listens on.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.tcp
+    }
+
+    /// The address it listens on for TLS over TCP.
+    #[must_use]
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls
     }
 
     /// The counters now.
@@ -122,6 +147,8 @@ impl Drop for TurnServer {
 pub(super) struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
+    /// The UDP sockets, one or four, by their addresses; their tasks own them.
+    sockets: Vec<(SocketAddr, Weak<UdpSocket>)>,
     protocol: Mutex<Protocol<Arc<Relay>>>,
     stopped: watch::Receiver<bool>,
     running: Mutex<Option<mpsc::Sender<()>>>,
@@ -162,6 +189,13 @@ impl Shared {
         match action {
             Action::Drop => {}
             Action::Reply(answer) => client.answer(answer).await,
+            Action::ReplyBy(answer, route) => {
+                let from = self.sockets.iter().find(|(address, _)| *address == route.origin);
+                if let Some(socket) = from.and_then(|(_, socket)| socket.upgrade()) {
+                    // A client that is gone needs no answer.
+                    drop(socket.send_to(&answer, route.to).await);
+                }
+            }
             Action::ToPeer { relay, peer, payload } => {
                 if let Err(error) = relay.socket.send_to(&data[payload], peer).await {
                     self.counters.dropped.fetch_add(1, Relaxed);
@@ -286,9 +320,13 @@ async fn sweep(shared: Arc<Shared>) {
 
 type Listener<T> = Option<(T, SocketAddr)>;
 
-async fn bind_listeners(
-    config: &TurnConfig,
-) -> Result<(Listener<UdpSocket>, Listener<TcpListener>), TurnError> {
+struct Listeners {
+    udp: Listener<UdpSocket>,
+    tcp: Listener<TcpListener>,
+    tls: Listener<TcpListener>,
+}
+
+async fn bind_listeners(config: &TurnConfig) -> Result<Listeners, TurnError> {
     // A port that the system gave for UDP may be taken for TCP: then another one is tried.
     let free = |address: Option<SocketAddr>| address.is_some_and(|address| address.port() == 0);
     let mut tries = if free(config.udp) && free(config.tcp) { 16 } else { 1 };
@@ -302,9 +340,7 @@ async fn bind_listeners(
     }
 }
 
-async fn bind_once(
-    config: &TurnConfig,
-) -> Result<(Listener<UdpSocket>, Listener<TcpListener>), TurnError> {
+async fn bind_once(config: &TurnConfig) -> Result<Listeners, TurnError> {
     let failed =
         |transport, address| move |source| TurnError::Listen { transport, address, source };
     let mut udp = None;
@@ -319,14 +355,26 @@ async fn bind_once(
         if let (0, Some((_, bound))) = (address.port(), &udp) {
             address.set_port(bound.port());
         }
-        let listener = TcpListener::bind(address).await.map_err(failed("tcp", address))?;
-        let bound = listener.local_addr().map_err(failed("tcp", address))?;
-        tcp = Some((listener, bound));
+        tcp = Some(listen("tcp", address).await?);
     }
-    if udp.is_none() && tcp.is_none() {
+    let mut tls = None;
+    if let Some(TlsListener { address, .. }) = &config.tls {
+        tls = Some(listen("tls", *address).await?);
+    }
+    if udp.is_none() && tcp.is_none() && tls.is_none() {
         return Err(TurnError::NoListener);
     }
-    Ok((udp, tcp))
+    Ok(Listeners { udp, tcp, tls })
+}
+
+async fn listen(
+    transport: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), TurnError> {
+    let failed = |source| TurnError::Listen { transport, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 /// Fails now rather than at the first allocation.

@@ -1,5 +1,5 @@
-//! Clients over TCP (RFC 8656 §3.1): STUN messages and padded `ChannelData` one after the other on a
-//! stream (§12.5). The relayed side stays UDP.
+//! Clients over TCP and TLS (RFC 8656 §3.1): STUN messages and padded `ChannelData` one after the other
+//! on a stream (§12.5). The relayed side stays UDP.
 
 use std::{
     net::SocketAddr,
@@ -10,30 +10,39 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
+use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::{
-    protocol::{FiveTuple, Transport, frame},
+    protocol::{FiveTuple, Transport},
     server::{Client, Shared, pause},
 };
+use crate::stun::stream::{FrameReader, FrameWriter, Stream};
 
 /// How long a client may take to read an answer before its connection is given up.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Frames waiting for a client that reads slowly; what comes on top is dropped.
-const WRITE_QUEUE: usize = 512;
+/// How long a client may take for its part of the TLS handshake.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Frames waiting for a client that reads slowly; what comes on top is dropped. Several keyframes of
+/// 100 KB, about 90 frames each, have room.
+const WRITE_QUEUE: usize = 1024;
+
+/// Bytes written at one time, about: a TLS record holds 16 KiB.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// Accepts connections until the server stops.
-pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, server: SocketAddr) {
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    server: SocketAddr,
+    tls: Option<TlsAcceptor>,
+) {
     let places = Arc::new(Semaphore::new(shared.config.limits.tcp_connections));
     loop {
         let (stream, client) = match listener.accept().await {
@@ -48,7 +57,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, server: So
             continue;
         };
         let tuple = FiveTuple { transport: Transport::Tcp, client, server };
-        let connection = connection(Arc::clone(&shared), stream, tuple);
+        let connection = connection(Arc::clone(&shared), stream, tuple, tls.clone());
         shared.spawn(async move {
             connection.await;
             drop(place);
@@ -56,10 +65,26 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, server: So
     }
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, tuple: FiveTuple) {
+async fn connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    tuple: FiveTuple,
+    tls: Option<TlsAcceptor>,
+) {
     // Without it small packets wait for acknowledgements; a failure only costs speed.
     let _ = stream.set_nodelay(true);
     let _open = Open::new(Arc::clone(&shared), tuple);
+    let stream = match tls {
+        None => Stream::from(stream),
+        Some(tls) => match timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
+            Ok(Ok(stream)) => Stream::from(TlsStream::from(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(client = %tuple.client, %error, "TLS handshake for TURN");
+                return;
+            }
+            Err(_) => return,
+        },
+    };
     let (reader, writer) = stream.into_split();
     let (frames, queue) = mpsc::channel(WRITE_QUEUE);
     tokio::select! {
@@ -89,31 +114,26 @@ impl Drop for Open {
     }
 }
 
-async fn read(shared: &Arc<Shared>, mut reader: OwnedReadHalf, tuple: FiveTuple, client: Client) {
-    let mut buffer = BytesMut::with_capacity(16 * 1024);
+async fn read(shared: &Arc<Shared>, mut frames: FrameReader, tuple: FiveTuple, client: Client) {
     loop {
-        loop {
-            match frame(&buffer) {
-                Ok(Some((length, padding))) => {
-                    shared.client_datagram(tuple, &buffer[..length], &client).await;
-                    buffer.advance(length + padding);
-                }
-                Ok(None) => break,
-                Err(_) => return,
-            }
-        }
-        buffer.reserve(4096);
-        match timeout(shared.config.limits.tcp_idle, reader.read_buf(&mut buffer)).await {
-            Ok(Ok(1..)) => {}
+        match timeout(shared.config.limits.tcp_idle, frames.next()).await {
+            Ok(Ok(Some(frame))) => shared.client_datagram(tuple, &frame, &client).await,
             Err(_) if shared.protocol().has(tuple) => {}
             _ => return,
         }
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
+async fn write(mut writer: FrameWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = queue.recv().await {
-        match timeout(WRITE_TIMEOUT, writer.write_all(&frame)).await {
+        writer.push(&frame);
+        // What waits already goes with it: one call, and one TLS record, for many frames.
+        while writer.waiting() < WRITE_BYTES
+            && let Ok(frame) = queue.try_recv()
+        {
+            writer.push(&frame);
+        }
+        match timeout(WRITE_TIMEOUT, writer.flush()).await {
             Ok(Ok(())) => {}
             _ => return,
         }

@@ -106,6 +106,21 @@ async function views(browser, title, file, leastPlots) {
   }
 }
 
+/** A field of the lab's map tells more when it has the focus, in sight and only then. */
+async function fields(browser) {
+  const page = await browser.newPage({ viewport: { width: 360, height: 700 } });
+  await page.goto(pathToFileURL(path.join(scratch, "lab.html")).href);
+  const field = page.locator(".map td").nth(6);
+  const tip = field.locator(".tip");
+  check("a field keeps quiet", !(await tip.isVisible()));
+  await field.focus();
+  const box = await tip.boundingBox();
+  check("a field tells more", (await tip.textContent()).includes("port and sym"), await tip.textContent());
+  check("and that is in sight", box.x >= 0 && box.y >= 0 && box.x + box.width <= 360 && box.y + box.height <= 700,
+    JSON.stringify(box));
+  await page.close();
+}
+
 let browser;
 try {
   const load = ["--connections", "8", "--pings", "400", "--ping-interval", "5ms", "--keyframes", "8"];
@@ -118,6 +133,8 @@ try {
     "--ice-server", "turn:127.0.0.1:9", "--turn-secret", "x", "--html", "failed.html").catch((error) => {
     check("a run without connections fails", error.code === 1, error.stderr);
   });
+  const lab = ["lab", "-q", "--matrix", "--profiles", "none,port,sym,udp-blocked", "--html", "lab.html"];
+  await run(...lab);
   const result = JSON.parse(await readFile(path.join(scratch, "new.json"), "utf8"));
   check("the run passed", result.pass === true);
   browser = await chromium.launch({
@@ -126,6 +143,8 @@ try {
   await views(browser, "one run", "one.html", 6);
   await views(browser, "two runs", "two.html", 3);
   await views(browser, "a failed run", "failed.html", 3);
+  await views(browser, "a lab", "lab.html", 0);
+  await fields(browser);
 } catch (error) {
   check("the test itself", false, error.stack);
 } finally {

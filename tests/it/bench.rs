@@ -473,7 +473,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
     let cases: [(&[&str], &str); 26] = [
         (&["--connections", "0"], "--connections"),
         (&["--parallel", "0"], "--parallel"),
-        (&["--rate", "1Mbit"], "rate"),
+        (&["--rate", "0Mbit"], "rate"),
         (&["--ping-size", "10"], "--ping-size"),
         (&["--ping-interval", "0"], "--ping-interval"),
         (&["--interval", "1us"], "--interval"),

@@ -91,7 +91,7 @@ async fn one_port_gives_a_reflexive_and_a_relayed_address() {
     ];
     let gathering = Gathering::start(vec![login(SECRET, &urls)]).await;
     let results =
-        gathering.results(|results| results[..2].iter().all(|result| result.took.is_some())).await;
+        gathering.results(|results| results.iter().all(|result| result.took.is_some())).await;
     assert_eq!(
         results.iter().map(|result| &result.url).collect::<Vec<_>>(),
         [&urls[0], &urls[1], &urls[2]]
@@ -100,12 +100,13 @@ async fn one_port_gives_a_reflexive_and_a_relayed_address() {
         matches!(results[0].outcome, GatherOutcome::Reflexive(mapped) if mapped.ip().is_loopback()),
         "{results:?}"
     );
-    let GatherOutcome::Allocated { relayed, lifetime } = results[1].outcome else {
-        panic!("{results:?}")
-    };
-    assert!(relayed.ip().is_loopback() && relayed.port() >= 49152, "{relayed}");
-    assert_eq!(lifetime, Duration::from_mins(10));
-    assert_eq!(results[2].outcome, GatherOutcome::Unused);
+    for result in &results[1..] {
+        let GatherOutcome::Allocated { relayed, lifetime } = result.outcome else {
+            panic!("{results:?}")
+        };
+        assert!(relayed.ip().is_loopback() && relayed.port() >= 49152, "{relayed}");
+        assert_eq!(lifetime, Duration::from_mins(10));
+    }
     assert!(results.iter().all(|result| result.failure().is_none() && result.code().is_none()));
     gathering.peer.close().await;
     server.close().await;

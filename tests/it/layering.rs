@@ -5,22 +5,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 21] = [
     ("types", 0),
     ("stats", 0),
+    ("units", 0),
     ("proto", 1),
     ("media", 1),
-    ("stun", 1),
+    ("stun", 2),
+    ("nat", 1),
     ("auth", 2),
     ("pairs", 2),
-    ("peer", 2),
-    ("signaling", 3),
-    ("turn", 3),
-    ("session", 4),
-    ("server", 4),
-    ("report", 5),
-    ("bench", 6),
-    ("cli", 7),
+    ("lab", 2),
+    ("kernel", 3),
+    ("peer", 3),
+    ("signaling", 4),
+    ("turn", 4),
+    ("session", 5),
+    ("server", 5),
+    ("report", 6),
+    ("bench", 7),
+    ("doctor", 7),
+    ("matrix", 8),
+    ("cli", 9),
 ];
 
 fn floor(module: &str) -> u8 {

@@ -3,10 +3,17 @@
 mod auth;
 mod bad_input;
 mod bench;
+mod certificates;
 mod cli;
+mod doctor;
+mod doctor_in_lab;
 mod gathering;
+#[cfg(target_os = "linux")]
+mod kernel;
+mod lab;
 mod layering;
 mod main_job;
+mod matrix;
 mod media;
 mod peer;
 mod raw_http;
@@ -14,5 +21,7 @@ mod report;
 mod run;
 mod signaling_client;
 mod signaling_server;
+mod tls;
 mod token_api;
 mod turn;
+mod turn_transports;

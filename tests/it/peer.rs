@@ -41,13 +41,14 @@ fn config(role: PeerRole) -> PeerConfig {
 }
 
 /// One of the two: its events without the candidates, which go to the other one.
-struct End {
-    peer: Arc<Peer>,
+pub struct End {
+    pub peer: Arc<Peer>,
     events: mpsc::Receiver<PeerEvent>,
 }
 
 impl End {
-    async fn event<T>(&mut self, mut found: impl FnMut(PeerEvent) -> Option<T>) -> T {
+    /// The first event in which something is found.
+    pub async fn event<T>(&mut self, mut found: impl FnMut(PeerEvent) -> Option<T>) -> T {
         let wait = async {
             loop {
                 let event = self.events.recv().await.expect("the peer has stopped");
@@ -86,8 +87,13 @@ fn pump(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) -> mpsc::Receiv
 
 /// A sender and a receiver whose control channels are open.
 async fn pair() -> (End, End) {
-    let (sender, sender_events) = Peer::new(config(PeerRole::Sender)).await.unwrap();
-    let (receiver, receiver_events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
+    pair_of(config(PeerRole::Sender), config(PeerRole::Receiver)).await
+}
+
+/// The same, made from these.
+pub async fn pair_of(sender: PeerConfig, receiver: PeerConfig) -> (End, End) {
+    let (sender, sender_events) = Peer::new(sender).await.unwrap();
+    let (receiver, receiver_events) = Peer::new(receiver).await.unwrap();
     let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
     let offer = sender.create_offer().await.unwrap();
     // Candidates come before the description they belong to: they are kept.
@@ -109,6 +115,22 @@ async fn pair() -> (End, End) {
         .await;
     }
     ends
+}
+
+/// A keyframe with a slice of this many bytes.
+pub fn keyframe(bytes: u32) -> AccessUnit {
+    // Parameter sets of a real stream, and a slice of bytes that need no emulation prevention.
+    let real = Stream::new(64, 64).next(true);
+    let mut data = Vec::new();
+    for nal in h264::nal_units(&real) {
+        match h264::nal_type(nal) {
+            h264::NalType::Sps | h264::NalType::Pps => h264::append_nal(&mut data, nal),
+            _ => {}
+        }
+    }
+    let slice: Vec<u8> = (0..bytes).map(|at| (at % 251 + 4) as u8).collect();
+    h264::append_nal(&mut data, &[&[0x65, 0x88][..], &slice].concat());
+    unit(data)
 }
 
 fn unit(data: impl Into<Bytes>) -> AccessUnit {
@@ -168,19 +190,8 @@ async fn a_ping_is_answered_by_the_peer_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_keyframe_of_300_kb_comes_whole_and_a_pli_goes_back() {
     let (mut sender, mut receiver) = pair().await;
-    // Parameter sets of a real stream, and a slice of bytes that need no emulation prevention.
-    let real = Stream::new(64, 64).next(true);
-    let mut data = Vec::new();
-    for nal in h264::nal_units(&real) {
-        match h264::nal_type(nal) {
-            h264::NalType::Sps | h264::NalType::Pps => h264::append_nal(&mut data, nal),
-            _ => {}
-        }
-    }
-    let slice: Vec<u8> = (0..300_000_u32).map(|at| (at % 251 + 4) as u8).collect();
-    h264::append_nal(&mut data, &[&[0x65, 0x88][..], &slice].concat());
     for round in 0..3 {
-        let sent = unit(data.clone());
+        let sent = keyframe(300_000);
         let packets = sender.peer.send_access_unit(&sent).await.unwrap().packets;
         let came = receiver
             .event(|event| match event {

@@ -123,6 +123,7 @@ fn server_record(result: &GatherResult) -> IceServerRecord {
         GatherOutcome::Silent { .. } => "silent",
         GatherOutcome::Unresolved(_) => "unresolved",
         GatherOutcome::Unreachable(_) => "unreachable",
+        GatherOutcome::NotConnected(_) => "not-connected",
         GatherOutcome::Unused => "unused",
     };
     let (code, reason) = result.failure().unzip();

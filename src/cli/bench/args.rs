@@ -4,7 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     bench::plan::Plan,
-    cli::{connect::ConnectArgs, exports::ExportArgs, failure::Failure, send, units},
+    cli::{
+        connect::ConnectArgs,
+        exports::ExportArgs,
+        failure::Failure,
+        network::{self, NetworkArgs, Sides},
+        send, units,
+    },
     media::source::SourceSpec,
     peer::PeerRole,
     report::bench::gates::{Gates, RequiredType},
@@ -37,6 +43,9 @@ pub struct BenchArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub network: NetworkArgs,
 }
 
 /// What is measured.
@@ -49,9 +58,9 @@ pub struct LoadArgs {
     /// Connections open at once
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub parallel: u64,
-    /// Connections to begin a second, at most; default: one as soon as another has ended
-    #[arg(long, value_name = "N/s", value_parser = rate)]
-    pub rate: Option<f64>,
+    /// Connections to begin a second, at most (5/s); or the rate of the simulated link (2Mbit)
+    #[arg(long, value_name = "N/s|BITS", value_parser = rate)]
+    pub rate: Vec<Rate>,
     /// Pings over the data channel, shared out over the connections
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub pings: u64,
@@ -175,11 +184,28 @@ pub struct ResultArgs {
     pub exports: ExportArgs,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+/// One of the two rates there are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rate {
+    /// Connections begun a second.
+    Connections(f64),
+    /// Bits a second of the simulated link.
+    Link(Sides<u64>),
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    if let Ok(rate) = network::link_rate(text) {
+        return Ok(Rate::Link(rate));
+    }
     let number = text.trim().strip_suffix("/s").unwrap_or(text).trim();
     match number.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate > 0.0 && rate <= 10_000.0 => Ok(rate),
-        _ => Err(format!("`{text}` is no rate of connections: write 5/s or 0.5/s")),
+        Ok(rate) if rate.is_finite() && rate > 0.0 && rate <= 10_000.0 => {
+            Ok(Rate::Connections(rate))
+        }
+        _ => Err(format!(
+            "`{text}` is no rate: write 5/s or 0.5/s for connections begun, 2Mbit or 500kbit for \
+             the link"
+        )),
     }
 }
 
@@ -195,6 +221,24 @@ fn regression(text: &str) -> Result<f64, String> {
 }
 
 impl LoadArgs {
+    /// Connections to begin a second; the last one given counts.
+    #[must_use]
+    pub fn connection_rate(&self) -> Option<f64> {
+        self.rate.iter().rev().find_map(|rate| match rate {
+            Rate::Connections(rate) => Some(*rate),
+            Rate::Link(_) => None,
+        })
+    }
+
+    /// The rate of the simulated link; the last one given counts.
+    #[must_use]
+    pub fn link_rate(&self) -> Option<&Sides<u64>> {
+        self.rate.iter().rev().find_map(|rate| match rate {
+            Rate::Connections(_) => None,
+            Rate::Link(rate) => Some(rate),
+        })
+    }
+
     /// What there is to do.
     ///
     /// # Errors
@@ -222,7 +266,7 @@ impl LoadArgs {
         Ok(Plan {
             connections: self.connections,
             warmup: self.warmup,
-            rate: self.rate,
+            rate: self.connection_rate(),
             pings: self.pings,
             ping_interval: self.ping_interval,
             ping_bytes: usize::try_from(self.ping_size).unwrap_or(usize::MAX),
@@ -274,10 +318,12 @@ mod tests {
 
     #[test]
     fn rates_and_regressions() {
-        assert_eq!(rate("5/s"), Ok(5.0));
-        assert_eq!(rate("0.5"), Ok(0.5));
+        assert_eq!(rate("5/s"), Ok(Rate::Connections(5.0)));
+        assert_eq!(rate("0.5"), Ok(Rate::Connections(0.5)));
+        assert!(matches!(rate("2Mbit"), Ok(Rate::Link(_))));
+        assert!(matches!(rate("2Mbit,500kbit"), Ok(Rate::Link(_))));
         assert_eq!(regression("150%"), Ok(1.5));
-        for text in ["", "0", "-1/s", "1Mbit", "NaN", "inf"] {
+        for text in ["", "0", "-1/s", "0Mbit", "NaN", "inf"] {
             assert!(rate(text).is_err(), "{text}");
         }
         assert!(regression("-5%").is_err());

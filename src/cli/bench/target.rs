@@ -2,7 +2,6 @@
 
 use std::{
     net::IpAddr,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -11,22 +10,18 @@ use tokio::net::TcpListener;
 
 use super::args::BenchArgs;
 use crate::{
-    auth::{
-        login::{DEV_TOKEN, DEV_USER},
-        unix_now,
-    },
-    bench::Slot,
+    auth::{login::DEV_USER, unix_now},
+    bench::{Slot, embedded},
     cli::{
         connect::ConnectConfig,
         failure::Failure,
+        network::{self, Networks},
         observe,
         serve::{self, Served},
     },
     pairs::Pair,
     peer::{self, PeerRole, config::local_addresses},
-    session::LinkConfig,
-    signaling::{client::ClientConfig, token_client::TokenClient},
-    types::{DeviceId, Stage},
+    types::Stage,
 };
 
 /// A set-up that takes longer is given up.
@@ -40,6 +35,8 @@ pub struct Target {
     pub timeout: Duration,
     /// Only relay candidates may be used.
     pub connect: ConnectConfig,
+    /// What the networks of the peers here are like.
+    pub networks: Option<Networks>,
     /// The server in this process.
     pub served: Option<Served>,
 }
@@ -60,9 +57,11 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     }
     let connect = args.connect.resolve(default_device, SystemTime::now())?;
     let timeout = connect.timeout.unwrap_or(TIMEOUT);
+    let rate = args.load.link_rate();
     if embedded {
-        let (slots, served) = start(args, &connect).await?;
-        return Ok(Target { slots, timeout, connect, served: Some(served) });
+        let networks = args.network.both(rate)?;
+        let (slots, served) = start(args, &connect, networks.as_ref()).await?;
+        return Ok(Target { slots, timeout, connect, networks, served: Some(served) });
     }
     if args.load.parallel > 1 {
         return Err(Failure::usage(
@@ -70,9 +69,11 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
             "leave --parallel out, or leave --signal out to measure within this process",
         ));
     }
-    let measuring = observe::link(&connect, role)?;
+    let mut measuring = observe::link(&connect, role)?;
+    let networks = args.network.one(rate)?;
+    network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, partner: None }];
-    Ok(Target { slots, timeout, connect, served: None })
+    Ok(Target { slots, timeout, connect, networks, served: None })
 }
 
 fn check_embedded(args: &BenchArgs) -> Result<(), Failure> {
@@ -95,7 +96,11 @@ fn check_embedded(args: &BenchArgs) -> Result<(), Failure> {
     }
 }
 
-async fn start(args: &BenchArgs, connect: &ConnectConfig) -> Result<(Vec<Slot>, Served), Failure> {
+async fn start(
+    args: &BenchArgs,
+    connect: &ConnectConfig,
+    networks: Option<&Networks>,
+) -> Result<(Vec<Slot>, Served), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -113,22 +118,16 @@ async fn start(args: &BenchArgs, connect: &ConnectConfig) -> Result<(Vec<Slot>, 
     let served = serve::dev(listener, &pairs).await?;
     let mut slots = Vec::new();
     for pair in &pairs {
-        let link = |device: &DeviceId, role| -> Result<LinkConfig, Failure> {
-            let url = served.server.token_url();
-            let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))
-                .map_err(|error| {
-                Failure::new(error.stage(), error.to_string(), error.remedy())
-            })?;
-            let signal = served.server.signal_url();
-            Ok(LinkConfig {
-                signaling: ClientConfig::new(signal, Arc::new(tokens)),
-                peer: peer_config(connect, role)?,
-            })
-        };
-        slots.push(Slot {
-            measuring: link(&pair.ios, PeerRole::Sender)?,
-            partner: Some(link(&pair.mac, PeerRole::Receiver)?),
-        });
+        let peers =
+            [peer_config(connect, PeerRole::Sender)?, peer_config(connect, PeerRole::Receiver)?];
+        let mut slot = embedded::slot(&served.server, pair, peers)
+            .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
+        let nth = slots.len() as u64;
+        network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
+        if let Some(partner) = &mut slot.partner {
+            network::put_under(networks, &mut partner.peer, 1, nth)?;
+        }
+        slots.push(slot);
     }
     Ok((slots, served))
 }
@@ -150,7 +149,11 @@ fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConf
 
 /// The flags that say what is measured and how, for the result; no secrets.
 #[must_use]
-pub fn described(args: &BenchArgs, connect: &ConnectConfig) -> Map<String, Value> {
+pub fn described(
+    args: &BenchArgs,
+    connect: &ConnectConfig,
+    networks: Option<&Networks>,
+) -> Map<String, Value> {
     let load = &args.load;
     let ms = |time: Duration| match time.as_secs_f64() * 1e3 {
         whole if whole.fract() == 0.0 => json!(whole as u64),
@@ -167,7 +170,7 @@ pub fn described(args: &BenchArgs, connect: &ConnectConfig) -> Map<String, Value
         "role": if PeerRole::from(load.role) == PeerRole::Sender { "send" } else { "recv" },
         "connections": load.connections,
         "parallel": load.parallel,
-        "ratePerS": load.rate,
+        "ratePerS": load.connection_rate(),
         "warmup": load.warmup,
         "pings": (load.duration.is_none() || load.pings == 0).then_some(load.pings),
         "pingIntervalMs": ms(load.ping_interval),
@@ -187,6 +190,7 @@ pub fn described(args: &BenchArgs, connect: &ConnectConfig) -> Map<String, Value
         "interface": connect.interface,
         "iceServers": (!urls.is_empty()).then_some(urls),
         "timeoutMs": ms(connect.timeout.unwrap_or(TIMEOUT)),
+        "simulated": networks.map(|networks| networks.described(embedded)),
     });
     let Value::Object(mut all) = all else { return Map::new() };
     all.retain(|_, value| !value.is_null());

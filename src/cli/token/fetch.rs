@@ -33,8 +33,10 @@ struct Fetched<'a> {
 pub async fn run(args: &FetchArgs, output: Output) -> Result<(), Failure> {
     let endpoint = args.endpoint.endpoint("phone")?;
     let (url, access_token) = args.endpoint.token_api()?;
+    let trust = args.endpoint.trust()?;
     let answer =
         match TokenClient::new(url.as_str(), access_token.expose(), endpoint.device, endpoint.pair)
+            .and_then(|client| client.trusting(&trust))
         {
             Ok(client) => client.fetch().await,
             Err(error) => Err(error),

@@ -6,7 +6,11 @@ use std::{
 };
 
 use super::UNREACHABLE;
-use crate::types::{clock_skew_words, rough_duration};
+use crate::{
+    peer::config::read_url,
+    stun::{stream::DialError, uri::Transport},
+    types::{clock_skew_words, rough_duration},
+};
 
 /// What became of one configured server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +32,11 @@ pub struct GatherResult {
 pub enum GatherOutcome {
     /// Its name has no address, or not yet; why.
     Unresolved(String),
-    /// Never asked: the `webrtc` crate does not speak to it (TURN over TCP or TLS), the ICE policy
+    /// Never asked: it is of a kind that is not spoken here (`stuns:`, TURN over DTLS), the ICE policy
     /// leaves it out, or no local address is of its family.
     Unused,
+    /// TURN over TCP or TLS: no connection, or it ended before the answer; why.
+    NotConnected(DialError),
     /// No request could be sent; why.
     Unreachable(String),
     /// Asked, but no answer came, or not yet.
@@ -69,6 +75,7 @@ impl GatherResult {
             GatherOutcome::Unreachable(reason) => {
                 Some((UNREACHABLE, format!("it cannot be reached: {reason}")))
             }
+            GatherOutcome::NotConnected(error) => Some((UNREACHABLE, error.to_string())),
             GatherOutcome::Silent { requests: 1 } => {
                 Some((UNREACHABLE, "it did not answer the request".into()))
             }
@@ -82,7 +89,8 @@ impl GatherResult {
     }
 
     /// The failure in kebab case, for programs: `turn-401`, `turn-silent`, `stun-unresolved`,
-    /// `stun-unreachable`; `None` as for [`GatherResult::failure`].
+    /// `stun-unreachable`, `turn-tcp-refused`, `turn-tls-name` and others of [`DialError::code`];
+    /// `None` as for [`GatherResult::failure`].
     #[must_use]
     pub fn code(&self) -> Option<String> {
         let what = match &self.outcome {
@@ -90,10 +98,15 @@ impl GatherResult {
             GatherOutcome::Unresolved(_) => "unresolved".into(),
             GatherOutcome::Unreachable(_) => "unreachable".into(),
             GatherOutcome::Silent { .. } => "silent".into(),
+            GatherOutcome::NotConnected(error) => error.code().into(),
             _ => return None,
         };
         let kind = if self.url.starts_with("stun") { "stun" } else { "turn" };
         Some(format!("{kind}-{what}"))
+    }
+
+    fn is_stream(&self) -> bool {
+        read_url(&self.url).is_ok_and(|uri| uri.transport != Transport::Udp)
     }
 
     /// What to try about the failure; empty without one. `clock_skew` is how far this machine's
@@ -108,6 +121,11 @@ impl GatherResult {
                 "check the spelling of the host and this machine's name server".into()
             }
             GatherOutcome::Unreachable(_) => "check this machine's network and routes".into(),
+            GatherOutcome::NotConnected(error) => error.remedy(),
+            GatherOutcome::Silent { .. } if self.is_stream() => {
+                "the server takes the connection and says nothing: is it a TURN server? See its log"
+                    .into()
+            }
             GatherOutcome::Silent { .. } => {
                 "check host and port, that the server runs, and whether a firewall between blocks UDP"
                     .into()

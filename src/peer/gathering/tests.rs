@@ -1,7 +1,7 @@
 //! The watch over ICE servers against datagrams made by hand.
 
 use super::*;
-use crate::stun::message::Builder;
+use crate::stun::{message::Builder, stream::Trust};
 
 const STUN: &str = "stun:ice.example:3478";
 const TURN: &str = "turn:ice.example:3478?transport=udp";
@@ -15,12 +15,20 @@ fn server() -> SocketAddr {
     "192.0.2.1:3478".parse().unwrap()
 }
 
+fn local() -> SocketAddr {
+    "10.0.0.2:5000".parse().unwrap()
+}
+
 fn watch(urls: &[&str]) -> Watch {
-    Watch::new(&[IceServer {
+    watch_over(&[IceServer {
         urls: urls.iter().map(|&url| url.to_owned()).collect(),
         username: Some("phone".into()),
         credential: Some("hush".into()),
     }])
+}
+
+fn watch_over(servers: &[IceServer]) -> Watch {
+    Watch::new(servers, &StreamServers::new(servers, Trust::web(), None))
 }
 
 /// A watch whose server's name is known.
@@ -66,17 +74,17 @@ fn mapped(id: u8) -> Vec<u8> {
 
 /// Asks for an allocation, is challenged, asks again as `phone`.
 fn ask_for_allocation(watch: &mut Watch, from: u64, id: u8) {
-    assert!(watch.sent(at(from), server(), &request(method::ALLOCATE, id, None), None));
+    assert!(watch.sent(at(from), local(), server(), &request(method::ALLOCATE, id, None), None));
     assert!(watch.received(at(from + 10), &refusal(method::ALLOCATE, id, 401)));
     let again = request(method::ALLOCATE, id + 1, Some("phone"));
-    assert!(watch.sent(at(from + 10), server(), &again, None));
+    assert!(watch.sent(at(from + 10), local(), server(), &again, None));
 }
 
 #[test]
 fn stun_and_turn_on_one_port_are_told_apart() {
     let mut watch = resolved(&[STUN, TURN]);
     assert_eq!(outcomes(&watch), [GatherOutcome::Unused, GatherOutcome::Unused]);
-    watch.sent(at(5), server(), &request(method::BINDING, 1, None), None);
+    watch.sent(at(5), local(), server(), &request(method::BINDING, 1, None), None);
     ask_for_allocation(&mut watch, 6, 2);
     watch.received(at(17), &mapped(1));
     assert_eq!(watch.settled(at(20)), Err(Some(at(5006))));
@@ -112,13 +120,13 @@ fn a_refused_login_is_told_at_once_and_once() {
 fn other_refusals_need_no_login() {
     for code in [300, 403, 486, 508] {
         let mut watch = resolved(&[TURN]);
-        watch.sent(at(0), server(), &request(method::ALLOCATE, 1, None), None);
+        watch.sent(at(0), local(), server(), &request(method::ALLOCATE, 1, None), None);
         watch.received(at(9), &refusal(method::ALLOCATE, 1, code));
         assert_eq!(watch.failures(at(9))[0].code, code);
     }
     // A 401 that gives nothing to log in with leads nowhere.
     let mut watch = resolved(&[TURN]);
-    watch.sent(at(0), server(), &request(method::ALLOCATE, 1, None), None);
+    watch.sent(at(0), local(), server(), &request(method::ALLOCATE, 1, None), None);
     let bare = Builder::new(Class::Error, method::ALLOCATE, [1; 12]).error(401, "").finish();
     watch.received(at(9), &bare);
     assert_eq!(watch.failures(at(9))[0].code, 401);
@@ -139,8 +147,8 @@ fn an_allocation_on_one_address_outweighs_a_refusal_on_another() {
 fn silence_is_told_after_five_seconds() {
     let mut watch = resolved(&[STUN]);
     let binding = request(method::BINDING, 1, None);
-    assert!(watch.sent(at(100), server(), &binding, None));
-    assert!(!watch.sent(at(600), server(), &binding, None), "a repetition is no news");
+    assert!(watch.sent(at(100), local(), server(), &binding, None));
+    assert!(!watch.sent(at(600), local(), server(), &binding, None), "a repetition is no news");
     assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 2 }]);
     assert_eq!(watch.failures(at(5099)), []);
     assert_eq!(watch.settled(at(5099)), Err(Some(at(5100))));
@@ -154,7 +162,7 @@ fn silence_is_told_after_five_seconds() {
 
 #[test]
 fn names_without_an_address_are_told_when_it_is_known() {
-    let mut watch = watch(&[STUN, "turns:ice.example", "stun:"]);
+    let mut watch = watch(&[STUN, "stuns:ice.example", "stun:"]);
     assert_eq!(watch.failures(at(0)).len(), 1, "what is no URL is known at once");
     assert_eq!(watch.settled(at(0)), Err(None));
     watch.lookup_begun(at(0), ENDPOINT);
@@ -162,7 +170,7 @@ fn names_without_an_address_are_told_when_it_is_known() {
     watch.lookup_ended(ENDPOINT, Err("no such name".into()));
     assert_eq!(watch.failures(at(4999))[0].text, "its name cannot be resolved: no such name");
     assert_eq!(watch.settled(at(4999)), Ok(()));
-    assert_eq!(outcomes(&watch)[1], GatherOutcome::Unused, "not spoken by the crate");
+    assert_eq!(outcomes(&watch)[1], GatherOutcome::Unused, "not spoken here");
     watch.lookup_ended(ENDPOINT, Ok(Vec::new()));
     assert!(matches!(&outcomes(&watch)[0], GatherOutcome::Unresolved(why) if why.contains("no")));
 }
@@ -171,10 +179,10 @@ fn names_without_an_address_are_told_when_it_is_known() {
 fn requests_that_cannot_be_sent_are_no_silence() {
     let mut watch = resolved(&[STUN]);
     let error = || Some("Network is unreachable".to_owned());
-    watch.sent(at(0), server(), &request(method::BINDING, 1, None), error());
+    watch.sent(at(0), local(), server(), &request(method::BINDING, 1, None), error());
     assert_eq!(outcomes(&watch), [GatherOutcome::Unreachable("Network is unreachable".into())]);
     // Another local address can.
-    watch.sent(at(1), server(), &request(method::BINDING, 2, None), None);
+    watch.sent(at(1), local(), server(), &request(method::BINDING, 2, None), None);
     assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 1 }]);
 }
 
@@ -182,15 +190,15 @@ fn requests_that_cannot_be_sent_are_no_silence() {
 fn what_others_send_is_not_counted() {
     let mut watch = resolved(&[STUN, TURN]);
     let elsewhere = "192.0.2.2:3478".parse().unwrap();
-    assert!(!watch.sent(at(0), elsewhere, &request(method::BINDING, 1, None), None));
+    assert!(!watch.sent(at(0), local(), elsewhere, &request(method::BINDING, 1, None), None));
     // Connectivity checks, refreshes, media.
-    assert!(!watch.sent(at(0), server(), &request(method::BINDING, 2, Some("a:b")), None));
-    assert!(!watch.sent(at(0), server(), &request(method::REFRESH, 3, None), None));
-    assert!(!watch.sent(at(0), server(), &[0x80; 100], None));
+    assert!(!watch.sent(at(0), local(), server(), &request(method::BINDING, 2, Some("a:b")), None));
+    assert!(!watch.sent(at(0), local(), server(), &request(method::REFRESH, 3, None), None));
+    assert!(!watch.sent(at(0), local(), server(), &[0x80; 100], None));
     assert!(!watch.received(at(0), &mapped(9)));
     assert!(!watch.received(at(0), &[]));
     // An answer to another question, and one that is cut short.
-    watch.sent(at(0), server(), &request(method::BINDING, 4, None), None);
+    watch.sent(at(0), local(), server(), &request(method::BINDING, 4, None), None);
     assert!(!watch.received(at(1), &allocated(4)));
     assert!(!watch.received(at(1), &mapped(4)[..28]));
     assert!(watch.received(at(1), &mapped(4)));
@@ -205,7 +213,7 @@ fn a_login_for_another_url_is_not_this_ones() {
         username: Some(name.into()),
         credential: None,
     };
-    let mut watch = Watch::new(&[login("phone"), login("mac")]);
+    let mut watch = watch_over(&[login("phone"), login("mac")]);
     watch.lookup_begun(at(0), ENDPOINT);
     watch.lookup_ended(ENDPOINT, Ok(vec![server()]));
     ask_for_allocation(&mut watch, 0, 1);
@@ -222,4 +230,61 @@ fn ipv6_literals_get_their_brackets() {
     for good in ["[2001:db8::1]:3478", "192.0.2.1:3478", ENDPOINT] {
         assert_eq!(bracketed(good), good);
     }
+}
+
+const TLS: &str = "turns:ice.example";
+
+/// A watch over a server behind a stand-in.
+fn over_tls() -> (Watch, SocketAddr) {
+    let mut watch = watch(&[TLS]);
+    let (name, stand_in) = ("relay-1.invalid:5349", "240.0.0.1:5349".parse().unwrap());
+    watch.lookup_begun(at(0), name);
+    watch.lookup_ended(name, Ok(vec![stand_in]));
+    (watch, stand_in)
+}
+
+#[test]
+fn a_connection_that_cannot_be_made_is_told_at_once_and_by_its_own_url() {
+    let (mut watch, stand_in) = over_tls();
+    watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
+    let error = DialError::UnknownCa("ice.example".into());
+    assert_eq!(watch.unconnected(at(9), local(), stand_in, error.clone()), None);
+    let failure = &watch.failures(at(9))[0];
+    assert_eq!((failure.url.as_str(), failure.code), (TLS, 701));
+    assert!(failure.text.contains("the certificate of ice.example"), "{}", failure.text);
+    let result = &watch.results()[0];
+    assert_eq!(result.outcome, GatherOutcome::NotConnected(error));
+    assert_eq!(result.code().as_deref(), Some("turn-tls-unknown-ca"));
+    assert_eq!(result.took, Some(at(8)));
+    assert_eq!(watch.settled(at(9)), Ok(()));
+}
+
+#[test]
+fn a_connection_from_another_local_address_is_waited_for() {
+    let (mut watch, stand_in) = over_tls();
+    let other: SocketAddr = "127.0.0.1:5001".parse().unwrap();
+    let no_route = |address| DialError::Unreachable { address, reason: "no route".into() };
+    // The failure may be known before the request is.
+    watch.unconnected(at(1), other, stand_in, no_route(stand_in));
+    watch.sent(at(1), other, stand_in, &request(method::ALLOCATE, 1, None), None);
+    watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 2, None), None);
+    assert_eq!(watch.failures(at(2)), []);
+    assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 1 }]);
+    watch.unconnected(at(3), local(), stand_in, DialError::Refused(stand_in));
+    assert_eq!(outcomes(&watch), [GatherOutcome::NotConnected(DialError::Refused(stand_in))]);
+    assert_eq!(watch.failures(at(3)).len(), 1);
+}
+
+#[test]
+fn the_loss_of_an_allocation_is_told() {
+    let (mut watch, stand_in) = over_tls();
+    let ended = || DialError::Ended { address: server(), reason: "closed".into() };
+    watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
+    watch.received(at(2), &allocated(1));
+    let other = "10.0.0.3:5000".parse().unwrap();
+    assert_eq!(watch.unconnected(at(3), other, stand_in, ended()), None);
+    let lost = watch.unconnected(at(3), local(), stand_in, ended()).unwrap();
+    assert_eq!(lost.url, TLS);
+    assert!(lost.text.contains("its relayed address is lost"), "{}", lost.text);
+    assert!(matches!(outcomes(&watch)[..], [GatherOutcome::Allocated { .. }]), "it was there");
 }

@@ -12,11 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::sleep,
+};
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use super::{GatherResult, PATIENCE, ServerFailure, Watch};
-use crate::{proto::token::IceServer, stun::message::MAGIC_COOKIE};
+use crate::{
+    peer::{streams::StreamServers, unannounced::Unannounced},
+    proto::token::IceServer,
+    stun::{message::MAGIC_COOKIE, stream::DialError},
+};
 
 /// A [`Watch`] with a clock. Once nothing more is awaited, a packet costs one relaxed load.
 pub(in crate::peer) struct Watcher {
@@ -26,6 +33,9 @@ pub(in crate::peer) struct Watcher {
     /// When the watch ends at the latest, once that is known.
     end: Mutex<Option<Duration>>,
     news: Notify,
+    losses: mpsc::UnboundedSender<ServerFailure>,
+    /// What the sockets do not let through yet.
+    pub(in crate::peer) unannounced: Unannounced,
 }
 
 impl fmt::Debug for Watcher {
@@ -35,16 +45,25 @@ impl fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// Begins to watch, when there is a server to watch.
-    pub(in crate::peer) fn new(servers: &[IceServer]) -> Arc<Self> {
-        let watch = Watch::new(servers);
-        Arc::new(Self {
+    /// Begins to watch, when there is a server to watch. Allocations that are lost later come out of
+    /// the receiver. `holds` says whether checks from addresses not told of are held back.
+    pub(in crate::peer) fn new(
+        servers: &[IceServer],
+        streams: &StreamServers,
+        holds: bool,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<ServerFailure>) {
+        let watch = Watch::new(servers, streams);
+        let (losses, lost) = mpsc::unbounded_channel();
+        let watcher = Arc::new(Self {
             begun: Instant::now(),
             active: AtomicBool::new(!watch.is_empty()),
             watch: Mutex::new(watch),
             end: Mutex::default(),
             news: Notify::new(),
-        })
+            losses,
+            unannounced: Unannounced::new(holds),
+        });
+        (watcher, lost)
     }
 
     fn watch(&self) -> MutexGuard<'_, Watch> {
@@ -63,6 +82,22 @@ impl Watcher {
     /// What became of each server so far.
     pub(in crate::peer) fn results(&self) -> Vec<GatherResult> {
         self.watch().results()
+    }
+
+    /// A connection is to be begun, but not yet.
+    pub(in crate::peer) fn put_off(&self, local: SocketAddr, server: SocketAddr) {
+        self.watch().put_off(local, server);
+    }
+
+    /// It is begun now.
+    pub(in crate::peer) fn begun(&self, local: SocketAddr, server: SocketAddr) {
+        self.watch().begun(local, server);
+        self.news.notify_one();
+    }
+
+    /// Whether a TURN server over UDP has answered.
+    pub(in crate::peer) fn udp_relay_answers(&self, streams: &StreamServers) -> bool {
+        self.watch().relay_answers(|server| !streams.stands_in(server))
     }
 
     /// The name of a server is being looked up.
@@ -85,9 +120,23 @@ impl Watcher {
         self.news.notify_one();
     }
 
-    fn sent(&self, to: SocketAddr, datagram: &[u8], error: Option<&io::Error>) {
+    /// A server cannot be connected to, or not any more.
+    pub(in crate::peer) fn unconnected(
+        &self,
+        local: SocketAddr,
+        server: SocketAddr,
+        error: DialError,
+    ) {
+        if let Some(lost) = self.watch().unconnected(self.now(), local, server, error) {
+            // Nobody listens once the peer is closed.
+            let _ = self.losses.send(lost);
+        }
+        self.news.notify_one();
+    }
+
+    fn sent(&self, local: SocketAddr, to: SocketAddr, datagram: &[u8], error: Option<&io::Error>) {
         let error = error.map(ToString::to_string);
-        if self.watch().sent(self.now(), to, datagram, error) {
+        if self.watch().sent(self.now(), local, to, datagram, error) {
             self.news.notify_one();
         }
     }
@@ -100,6 +149,7 @@ impl Watcher {
 
     /// The connection is up: what is not known soon is not waited for.
     pub(in crate::peer) fn finish(&self) {
+        self.unannounced.finish();
         if self.is_active() {
             let end = self.now() + PATIENCE;
             *self.end.lock().expect("no holder of this lock panics") = Some(end);
@@ -148,18 +198,24 @@ fn is_asking(datagram: &[u8]) -> bool {
 #[derive(Debug)]
 pub(in crate::peer) struct WatchedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
+    local: SocketAddr,
     watcher: Arc<Watcher>,
 }
 
 impl WatchedSocket {
-    pub(in crate::peer) fn new(inner: Arc<dyn AsyncUdpSocket>, watcher: Arc<Watcher>) -> Self {
-        Self { inner, watcher }
+    /// # Errors
+    /// The socket has no local address.
+    pub(in crate::peer) fn new(
+        inner: Arc<dyn AsyncUdpSocket>,
+        watcher: Arc<Watcher>,
+    ) -> io::Result<Self> {
+        Ok(Self { local: inner.local_addr()?, inner, watcher })
     }
 }
 
 impl AsyncUdpSocket for WatchedSocket {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
+        Ok(self.local)
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
@@ -171,7 +227,8 @@ impl AsyncUdpSocket for WatchedSocket {
             // Several datagrams of one length may go at once (GSO).
             let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
             for datagram in transmit.contents.chunks(length) {
-                self.watcher.sent(transmit.destination, datagram, sent.as_ref().err());
+                let error = sent.as_ref().err();
+                self.watcher.sent(self.local, transmit.destination, datagram, error);
             }
         }
         polled
@@ -184,6 +241,14 @@ impl AsyncUdpSocket for WatchedSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_recv(cx, bufs, meta);
+        if let (true, Poll::Ready(Ok(count))) = (self.watcher.unannounced.is_active(), &polled) {
+            for (buffer, meta) in bufs.iter_mut().zip(meta.iter()).take(*count) {
+                let length = meta.len.min(buffer.len());
+                for datagram in buffer[..length].chunks_mut(meta.stride.max(1)) {
+                    self.watcher.unannounced.hold(meta.addr, datagram, Instant::now());
+                }
+            }
+        }
         if self.watcher.is_active()
             && let Poll::Ready(Ok(count)) = polled
         {

@@ -10,7 +10,7 @@
 mod head;
 mod keyframes;
 mod links;
-mod markup;
+pub(crate) mod markup;
 mod points;
 mod rtt;
 mod scale;
@@ -29,14 +29,19 @@ use markup::{esc, nothing};
 #[must_use]
 pub fn html(runs: &[Named]) -> String {
     match runs {
-        [] => document("no results", &nothing("There are no results to show.")),
-        [run] => document(&single::title(run), &single::body(run)),
-        several => document(&versus::title(several), &versus::body(several)),
+        [] => bench("no results", &nothing("There are no results to show.")),
+        [run] => bench(&single::title(run), &single::body(run)),
+        several => bench(&versus::title(several), &versus::body(several)),
     }
 }
 
-fn document(title: &str, body: &str) -> String {
-    let style = include_str!("html/style.css");
+fn bench(title: &str, body: &str) -> String {
+    document(&format!("orion-peer bench: {title}"), "", body)
+}
+
+/// A whole page of this look: `title` is text, `style` is CSS beyond the common one, `body` is HTML.
+pub(crate) fn document(title: &str, style: &str, body: &str) -> String {
+    let common = include_str!("html/style.css");
     let patterns = include_str!("html/patterns.svg");
     // Should markup ever slip in from a result, the policy keeps it from loading or running anything.
     format!(
@@ -45,7 +50,7 @@ fn document(title: &str, body: &str) -> String {
          <meta http-equiv=\"Content-Security-Policy\" \
          content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>orion-peer bench: {}</title>\n<style>\n{style}</style>\n</head>\n\
+         <title>{}</title>\n<style>\n{common}{style}</style>\n</head>\n\
          <body>\n{patterns}<main>\n{body}</main>\n</body>\n</html>\n",
         esc(title)
     )

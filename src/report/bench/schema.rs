@@ -259,8 +259,8 @@ pub struct KeyframeRecord {
 pub struct IceServerRecord {
     /// Its URL.
     pub url: String,
-    /// `reflexive`, `allocated`, `refused`, `silent`, `unresolved`, `unreachable`, or `unused` when it
-    /// was never asked.
+    /// `reflexive`, `allocated`, `refused`, `silent`, `unresolved`, `unreachable`,
+    /// `not-connected` (TURN over TCP or TLS), or `unused` when it was never asked.
     pub result: String,
     /// STUN error code (RFC 8489 §14.8) when it refused, 701 when it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    sync::{Arc, LazyLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -23,10 +22,15 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use super::{clock::clock_skew, endpoint::redacted, error::ClientError};
+use super::{
+    clock::clock_skew,
+    endpoint::{endpoint, redacted},
+    error::ClientError,
+};
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
-    signaling::token_client::{TokenError, retry_after},
+    signaling::token_client::{TokenError, install_crypto, retry_after},
+    stun::stream::Trust,
 };
 
 /// A socket to the server.
@@ -61,16 +65,19 @@ pub(super) struct Dialed {
 pub(super) async fn dial(
     url: &Url,
     token: &str,
+    trust: &Trust,
     within: Duration,
     timings: &mut DialTimings,
 ) -> Result<Dialed, ClientError> {
     timeout(within, async {
-        match upgrade(url, token, true, timings).await? {
+        match upgrade(url, token, trust, true, timings).await? {
             Ok(dialed) => Ok(dialed),
             // A server that knows no subprotocols is a server all the same.
             Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
                 SubProtocolError::NoSubProtocol,
-            ))) => upgrade(url, token, false, timings).await?.map_err(|error| explain(url, error)),
+            ))) => upgrade(url, token, trust, false, timings)
+                .await?
+                .map_err(|error| explain(url, error)),
             Err(error) => Err(explain(url, error)),
         }
     })
@@ -78,15 +85,42 @@ pub(super) async fn dial(
     .unwrap_or_else(|_| Err(ClientError::Timeout { url: redacted(url), after: within }))
 }
 
+/// What shows of a server without joining a room.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Look {
+    /// How long each step took.
+    pub timings: DialTimings,
+    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    pub clock_skew: Option<f64>,
+}
+
+/// Connects as far as the WebSocket upgrade, with what is no token: a signaling server refuses that
+/// with 401 or 403, which shows that it is there and leaves its rooms alone.
+///
+/// # Errors
+/// [`ClientError`] when no signaling server answers there.
+pub async fn look(url: &str, trust: &Trust, within: Duration) -> Result<Look, ClientError> {
+    install_crypto();
+    let url = endpoint(url)?;
+    let mut timings = DialTimings::default();
+    let clock_skew = match dial(&url, "no-token", trust, within, &mut timings).await {
+        Ok(dialed) => dialed.clock_skew,
+        Err(ClientError::Refused { status: 401 | 403, clock_skew, .. }) => clock_skew,
+        Err(error) => return Err(error),
+    };
+    Ok(Look { timings, clock_skew })
+}
+
 async fn upgrade(
     url: &Url,
     token: &str,
+    trust: &Trust,
     subprotocol: bool,
     timings: &mut DialTimings,
 ) -> Result<Result<Dialed, tungstenite::Error>, ClientError> {
     let request = request(url, token, subprotocol)?;
     let stream = connect(url, timings).await?;
-    let stream = secure(url, stream, timings).await?;
+    let stream = secure(url, stream, trust, timings).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
@@ -140,17 +174,13 @@ async fn connect(url: &Url, timings: &mut DialTimings) -> Result<TcpStream, Clie
     Err(ClientError::Connect { url: redacted(url), source: last })
 }
 
-/// TLS with the roots of Mozilla's list, for `wss://`.
+/// TLS, for `wss://`.
 async fn secure(
     url: &Url,
     stream: TcpStream,
+    trust: &Trust,
     timings: &mut DialTimings,
 ) -> Result<MaybeTlsStream<TcpStream>, ClientError> {
-    static CONFIG: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
-        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
-        Arc::new(config.with_no_client_auth())
-    });
     if url.scheme() != "wss" {
         return Ok(MaybeTlsStream::Plain(stream));
     }
@@ -158,7 +188,7 @@ async fn secure(
     let name = ServerName::try_from(host(url).to_owned())
         .map_err(|_| failed("no certificate can be for a host of that name".into()))?;
     let begun = Instant::now();
-    let connector = TlsConnector::from(Arc::clone(&CONFIG));
+    let connector = TlsConnector::from(trust.client());
     let stream = Box::pin(connector.connect(name, stream)).await.map_err(|error| {
         match rustls_error(&error) {
             // What is no TLS record at all, such as the start of an HTTP answer.

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use crate::types::printable;
 
 /// Text made [`printable`] and safe between tags and inside quoted attributes.
-pub(super) fn esc(text: &str) -> String {
+pub(crate) fn esc(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     // Line breaks are white space in HTML as they are in text.
     for c in printable(&text.replace(['\r', '\n', '\t'], " ")).chars() {
@@ -28,23 +28,23 @@ pub(super) fn esc(text: &str) -> String {
 }
 
 /// Text in code face.
-pub(super) fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     format!("<code>{}</code>", esc(text))
 }
 
 /// A sentence in a cell, which breaks into lines but not after every word.
-pub(super) fn long(text: &str) -> String {
+pub(crate) fn long(text: &str) -> String {
     format!("<span class=\"long\">{}</span>", esc(text))
 }
 
 /// A word that says how something went, told by its shape and colour too.
-pub(super) fn badge(good: bool, word: &str) -> String {
+pub(crate) fn badge(good: bool, word: &str) -> String {
     let (class, sign) = if good { ("good", "✓") } else { ("bad", "✗") };
     format!(r#"<span class="badge {class}"><span aria-hidden="true">{sign}</span> {word}</span>"#)
 }
 
 /// `camelCase` as words: `pingIntervalMs` becomes `ping interval`, its unit being told by the value.
-pub(super) fn words(name: &str) -> String {
+pub(crate) fn words(name: &str) -> String {
     let mut text = String::new();
     for c in name.strip_suffix("Ms").unwrap_or(name).chars() {
         if c.is_uppercase() && !text.is_empty() {
@@ -60,7 +60,7 @@ pub(super) fn words(name: &str) -> String {
 }
 
 /// A section with its heading.
-pub(super) fn section(id: &str, heading: &str, body: &str) -> String {
+pub(crate) fn section(id: &str, heading: &str, body: &str) -> String {
     format!(
         "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{}</h2>\n{body}</section>\n",
         esc(heading)
@@ -68,7 +68,7 @@ pub(super) fn section(id: &str, heading: &str, body: &str) -> String {
 }
 
 /// A paragraph in place of something there is no data for.
-pub(super) fn nothing(sentence: &str) -> String {
+pub(crate) fn nothing(sentence: &str) -> String {
     format!("<p class=\"none\">{}</p>\n", esc(sentence))
 }
 
@@ -126,7 +126,7 @@ pub(super) fn plots(rows: Vec<Vec<Vec<Plot>>>) -> String {
 }
 
 /// A table whose first column names its rows.
-pub(super) struct Table {
+pub(crate) struct Table {
     caption: String,
     head: String,
     right: Vec<bool>,
@@ -135,7 +135,7 @@ pub(super) struct Table {
 
 impl Table {
     /// An empty table. A column whose head begins with `#` holds numbers and is set to the right.
-    pub(super) fn new(caption: &str, columns: &[&str]) -> Self {
+    pub(crate) fn new(caption: &str, columns: &[&str]) -> Self {
         let mut table = Self {
             caption: esc(caption),
             head: String::new(),
@@ -149,7 +149,7 @@ impl Table {
     }
 
     /// Adds a column; before the first row.
-    pub(super) fn column(&mut self, head: &str) {
+    pub(crate) fn column(&mut self, head: &str) {
         let text = head.strip_prefix('#');
         let class = if text.is_some() { " class=\"n\"" } else { "" };
         let _ = write!(self.head, "<th scope=\"col\"{class}>{}</th>", esc(text.unwrap_or(head)));
@@ -157,7 +157,7 @@ impl Table {
     }
 
     /// Adds a row of cells that are HTML already.
-    pub(super) fn row(&mut self, cells: &[String]) {
+    pub(crate) fn row(&mut self, cells: &[String]) {
         self.rows.push_str("<tr>");
         for (index, cell) in cells.iter().enumerate() {
             let class = match self.right.get(index) {
@@ -174,7 +174,7 @@ impl Table {
 
     /// The table in a box that scrolls by itself where the page is narrow. What is seen of the caption
     /// stands outside, where it does not scroll away.
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let Self { caption, head, rows, .. } = self;
         format!(
             "<p class=\"caption\" aria-hidden=\"true\">{caption}</p>\n\

@@ -1,4 +1,4 @@
-//! Durations, sizes, picture sizes and percentages the way people write them.
+//! Durations, sizes, picture sizes, percentages and rates the way people write them.
 //!
 //! Each function is a clap value parser: its error says what was wrong and which forms are accepted.
 
@@ -21,6 +21,9 @@ pub enum UnitError {
     /// Not a share of a hundred.
     #[error("`{0}` is no percentage: write 5% or 5, from 0 to 100")]
     Percentage(String),
+    /// Not a number of bits a second.
+    #[error("`{0}` is no link rate: write 2Mbit, 500kbit or 1Gbit (a second, 1000 each)")]
+    BitRate(String),
 }
 
 /// A picture size in pixels, both sides at least 1.
@@ -141,6 +144,28 @@ pub fn percentage(text: &str) -> Result<f64, UnitError> {
     }
 }
 
+/// Reads a link rate in bits a second: `2Mbit`, `500kbit`, `1.5Mbit/s`, `2Mbps`.
+///
+/// # Errors
+/// Another unit or none, or less than 1 kbit/s or more than 100 Gbit/s.
+pub fn bit_rate(text: &str) -> Result<u64, UnitError> {
+    parse_bit_rate(text.trim()).ok_or_else(|| UnitError::BitRate(text.to_owned()))
+}
+
+fn parse_bit_rate(text: &str) -> Option<u64> {
+    let (number, unit, rest) = number_and_unit(text)?;
+    let unit = unit.to_ascii_lowercase();
+    let factor = match unit.strip_suffix("bit").or_else(|| unit.strip_suffix("bps"))? {
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "" => 1.0,
+        _ => return None,
+    };
+    let rate = (number * factor).round();
+    (matches!(rest, "" | "/s") && (1e3..=1e11).contains(&rate)).then_some(rate as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +230,22 @@ mod tests {
         assert_eq!(percentage("0.5 %"), Ok(0.005));
         for text in ["", "%", "-1%", "101%", "five", "NaN"] {
             assert_eq!(percentage(text), Err(UnitError::Percentage(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn bit_rates() {
+        for (text, rate) in [
+            ("2Mbit", 2_000_000),
+            ("500 kbit/s", 500_000),
+            ("1.5mbps", 1_500_000),
+            ("1Gbit", 1_000_000_000),
+            ("64000bit/s", 64_000),
+        ] {
+            assert_eq!(bit_rate(text), Ok(rate), "{text}");
+        }
+        for text in ["", "2", "2M", "2MB", "0Mbit", "-1Mbit", "1Tbit", "2Mbit/h", "Mbit"] {
+            assert_eq!(bit_rate(text), Err(UnitError::BitRate(text.into())), "{text}");
         }
     }
 

@@ -1,0 +1,173 @@
+//! `orion-peer lab`: peers behind given NATs and links, and whether they connect as theory says.
+//!
+//! - [`args`]: its flags, made into pairs to measure · [`list`]: what `--nat` takes
+//! - `show`: progress, and the result for people
+//! - [`shell`]: a shell behind a NAT made by the kernel · `wire`: the link of the kernel's lab
+
+pub mod args;
+pub mod list;
+pub mod shell;
+mod show;
+mod wire;
+
+use std::{path::Path, sync::Arc};
+
+use self::{
+    args::{Fallback, LabArgs},
+    list::ListArgs,
+    show::Show,
+};
+use super::{exports, exports::ExportArgs, failure::Failure, output::Output, stop};
+use crate::{
+    kernel::KernelError,
+    matrix::{self, InKernel, LabResult, Layer, Simulated, run::Job, table},
+    report::{bench::schema::FailureRecord, whole_file},
+    types::Stage,
+};
+
+/// What follows `lab`.
+#[derive(Debug, clap::Subcommand)]
+pub enum LabCommand {
+    /// List the NAT profiles and the networks that have a name
+    List(ListArgs),
+    /// Run a shell, or any command, behind a NAT made by the kernel (Linux)
+    Shell(Box<shell::ShellArgs>),
+    /// Be the link between two interfaces: the kernel lab starts this for itself
+    #[command(hide = true)]
+    Wire(wire::WireArgs),
+}
+
+/// Measures, or does what the subcommand says.
+///
+/// # Errors
+/// Exit code 2 for flags and files that mean nothing, 1 when the lab cannot be had or the run was cut
+/// short, 3 when a pair did not come out as expected.
+pub async fn run(args: LabArgs, output: Output) -> Result<(), Failure> {
+    match args.command {
+        Some(LabCommand::List(args)) => list::run(&args, output),
+        Some(LabCommand::Shell(args)) => shell::run(*args, output).await,
+        Some(LabCommand::Wire(args)) => wire::run(args),
+        None => measure(&args, output).await,
+    }
+}
+
+/// What makes the NATs and links.
+enum Lab {
+    Simulated(Arc<Simulated>),
+    InKernel(Arc<InKernel>),
+}
+
+impl Lab {
+    /// The one that was asked for, or the simulated one where that is allowed to take its place.
+    async fn start(args: &LabArgs, output: Output) -> Result<Self, Failure> {
+        if args.kernel {
+            match InKernel::start(None).await {
+                Ok(lab) => return Ok(Self::InKernel(lab)),
+                Err(error) if args.fallback == Some(Fallback::Simulated) => {
+                    output.line(format!("{}; simulating the networks instead", error.message));
+                }
+                Err(error) => {
+                    let remedy = format!("{}; or give --fallback simulated", error.remedy);
+                    return Err(failed(FailureRecord { remedy, ..error }));
+                }
+            }
+        }
+        Simulated::start().await.map(Self::Simulated).map_err(failed)
+    }
+
+    fn layer(&self) -> Arc<dyn Layer> {
+        match self {
+            Self::Simulated(lab) => Arc::clone(lab) as Arc<dyn Layer>,
+            Self::InKernel(lab) => Arc::clone(lab) as Arc<dyn Layer>,
+        }
+    }
+
+    async fn close(self) {
+        if let Self::Simulated(lab) = self {
+            lab.close().await;
+        }
+    }
+}
+
+async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
+    let job = args.job()?;
+    check_files(args)?;
+    let lab = Lab::start(args, output).await?;
+    let one = job.plans.len() == 1;
+    let mut show = Show::new(output, job.plans.len());
+    show.start(&job);
+    let mut tell = |cell: &matrix::Cell| show.cell(cell);
+    let result = matrix::run(job, lab.layer(), stop::asked(), &mut tell).await;
+    lab.close().await;
+    show.end(&result, one)?;
+    write(args, &result)?;
+    conclude(&result)
+}
+
+/// Finds out before the work whether the results can be written.
+fn check_files(args: &LabArgs) -> Result<(), Failure> {
+    let asked = [("--out", &args.out), ("--html", &args.html)];
+    let asked: Vec<(&'static str, &Path)> =
+        asked.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
+    ExportArgs::default().check(&asked)
+}
+
+/// Writes the result everywhere it was asked for.
+fn write(args: &LabArgs, result: &LabResult) -> Result<(), Failure> {
+    let write = |flag, path: &Path, text: String| {
+        whole_file::write(path, text.as_bytes())
+            .map_err(|error| exports::unwritable(flag, path, &error))
+    };
+    if let Some(out) = &args.out {
+        write("--out", out, format!("{}\n", serde_json::json!(result)))?;
+    }
+    if let Some(html) = &args.html {
+        write("--html", html, matrix::html(result))?;
+    }
+    Ok(())
+}
+
+/// Whether all came out as expected.
+fn conclude(result: &LabResult) -> Result<(), Failure> {
+    if result.partial {
+        let message = format!("stopped: {}", table::verdict(result));
+        let remedy = "let it run to its end; what was measured until then is in the result";
+        return Err(Failure::new(Stage::Config, message, remedy).told());
+    }
+    if result.all_agree() {
+        return Ok(());
+    }
+    let wrong: Vec<&matrix::Cell> = result.cells.iter().filter(|cell| !cell.agree).collect();
+    let first = wrong.first().and_then(|cell| cell.reason.as_ref());
+    let stage = first.map_or(Stage::Ice, |reason| reason.stage);
+    let message = match wrong.as_slice() {
+        [cell] => {
+            format!("{}: expected {}, measured {}", cell.pair(), cell.expected, cell.measured)
+        }
+        wrong => format!("{} of {} pairs are not as expected", wrong.len(), result.total),
+    };
+    let remedy = first.map_or_else(String::new, |reason| reason.remedy.clone());
+    Err(Failure::requirement(stage, message, remedy).told())
+}
+
+fn failed(failure: FailureRecord) -> Failure {
+    let FailureRecord { stage, code, message, remedy } = failure;
+    Failure { code: Some(code), ..Failure::new(stage, message, remedy) }
+}
+
+/// Pairs that are measured at once when nobody says how many: most of the time of each is waiting.
+fn parallel(job: &Job) -> usize {
+    job.parallel.min(job.plans.len())
+}
+
+/// A lab of the kernel that could not be had: exit code 2 for what no machine could do, else 1.
+#[must_use]
+pub fn kernel_failure(error: &KernelError) -> Failure {
+    let (message, remedy) = (error.to_string(), error.remedy());
+    match error {
+        KernelError::Unsupported(_) | KernelError::TwoProfiles { .. } => {
+            Failure::usage(message, remedy)
+        }
+        _ => Failure::new(Stage::Config, message, remedy),
+    }
+}

@@ -1,0 +1,331 @@
+//! Flags of `lab`, and the pairs that they mean.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::LabCommand;
+use crate::{
+    cli::{failure::Failure, network::LinkArgs, units},
+    matrix::{CellPlan, Effort, Scenario, Transports, in_kernel, run::Job, scenario::Overrides},
+    nat::{NamedNetwork, network, profile::MATRIX},
+};
+
+/// The seed when none is given.
+const SEED: u64 = 1;
+
+/// Most pairs measured at once.
+const MAX_PARALLEL: u64 = 64;
+
+/// Flags of `lab`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, mut_arg("nat", |arg| arg.help(
+    "Networks of the two peers, A,B: a profile as in port+sym, a name as in home-router, or FILE.toml; \
+     `lab list` shows them. One is for both"
+).value_name("A,B")))]
+pub struct LabArgs {
+    #[allow(missing_docs)]
+    #[command(subcommand)]
+    pub command: Option<LabCommand>,
+    /// Measure every pair of profiles
+    #[arg(long)]
+    pub matrix: bool,
+    /// Profiles or networks of --matrix; default: nine that differ in what they can reach
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub profiles: Vec<String>,
+    /// Measure what a scenario file describes; repeatable
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub scenario: Vec<PathBuf>,
+    /// Put both peers behind one and the same NAT
+    #[arg(long)]
+    pub same_nat: bool,
+    /// NATs and links by the kernel, in network namespaces (Linux), instead of simulated ones
+    #[arg(long)]
+    pub kernel: bool,
+    /// What to do where the kernel's lab cannot be had; default: end
+    #[arg(long, value_name = "LAYER", value_enum)]
+    pub fallback: Option<Fallback>,
+    /// TURN transports to offer: udp,tcp,tls, or none; default all, with --kernel udp,tcp
+    #[arg(long, value_name = "LIST")]
+    pub turn: Option<Transports>,
+    /// Connections to make for each pair
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub connections: u64,
+    /// Pings over each connection
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub pings: u64,
+    /// Give a connection up that is not set up by then
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "15s")]
+    pub timeout: Duration,
+    /// Pairs to measure at once; default: three for each processor
+    #[arg(long, value_name = "N")]
+    pub parallel: Option<u64>,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write a page with the matrix as a map, whole in one file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub network: LinkArgs,
+}
+
+/// What takes the place of the kernel's lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fallback {
+    /// Simulated NATs and links.
+    Simulated,
+}
+
+impl LabArgs {
+    /// What is to be measured.
+    ///
+    /// # Errors
+    /// Exit code 2: a network or a scenario that means nothing, or flags that do not go together.
+    pub fn job(&self) -> Result<Job, Failure> {
+        self.check()?;
+        let seed = self.network.network.seed.unwrap_or(SEED);
+        let plans = if self.matrix {
+            self.matrix_plans(seed)?
+        } else if self.scenario.is_empty() {
+            vec![self.one_plan(seed)?]
+        } else {
+            self.scenario_plans()?
+        };
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+        let parallel = self.parallel.unwrap_or(3 * cpus).min(MAX_PARALLEL);
+        Ok(Job {
+            plans,
+            effort: Effort {
+                connections: self.connections,
+                pings: self.pings,
+                timeout: self.timeout,
+            },
+            parallel: parallel as usize,
+            seed,
+        })
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let nat = self.network.network.nat.is_some();
+        let ways =
+            [("--nat", nat), ("--matrix", self.matrix), ("--scenario", !self.scenario.is_empty())];
+        let given: Vec<&str> =
+            ways.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+        let (message, remedy) = match given.as_slice() {
+            [] => (
+                "nothing says what to put the peers behind".to_owned(),
+                "give --nat A,B as in --nat port,sym, or --matrix, or --scenario FILE; `orion-peer lab \
+                 list` shows what there is",
+            ),
+            [_, _, ..] => {
+                (format!("{} do not go together", given.join(" and ")), "give one of them")
+            }
+            _ if !self.profiles.is_empty() && !self.matrix => {
+                ("--profiles is about --matrix".into(), "give --matrix, too, or --nat A,B")
+            }
+            _ if self.same_nat && !self.scenario.is_empty() => (
+                "--same-nat with --scenario: the file says who is behind what".into(),
+                "write [same-nat] in the file in place of [a] and [b]",
+            ),
+            _ if self.fallback.is_some() && !self.kernel => {
+                ("--fallback is about --kernel".into(), "give --kernel, too, or leave it out")
+            }
+            _ if self.kernel && self.turn.is_some_and(|turn| turn.tls) => (
+                "--turn tls with --kernel: the server in that lab speaks UDP and TCP".into(),
+                "leave tls out, or leave --kernel out",
+            ),
+            _ if self.connections == 0 => {
+                ("--connections 0 measures nothing".into(), "give at least 1")
+            }
+            _ if self.parallel == Some(0) => {
+                ("--parallel 0 measures nothing".into(), "give at least 1")
+            }
+            _ if self.timeout.is_zero() => ("--timeout 0 leaves no time".into(), "give 5s or more"),
+            _ => return Ok(()),
+        };
+        Err(Failure::usage(message, remedy))
+    }
+
+    /// The network of that name with the link that the flags say, of the first (0) or second (1) peer.
+    fn end(&self, flag: &str, name: &str, side: usize) -> Result<NamedNetwork, Failure> {
+        let mut network = network(name).map_err(|error| {
+            Failure::usage(format!("{flag}: {error}"), "`orion-peer lab list` shows what there is")
+        })?;
+        network.link = self.network.changes(side).apply(network.link);
+        Ok(network)
+    }
+
+    fn plan(&self, a: NamedNetwork, b: NamedNetwork, seed: u64) -> Result<CellPlan, Failure> {
+        let all = if self.kernel { in_kernel::TRANSPORTS } else { Transports::ALL };
+        let turn = self.turn.unwrap_or(all);
+        if !self.same_nat {
+            return Ok(CellPlan::new(a, b, turn, seed));
+        }
+        CellPlan::same_nat(a, b, turn, seed).map_err(|error| {
+            Failure::usage(format!("--same-nat: {error}"), "as in --same-nat --nat port:hairpin")
+        })
+    }
+
+    fn one_plan(&self, seed: u64) -> Result<CellPlan, Failure> {
+        let [a, b] = self.network.names().unwrap_or_default();
+        self.plan(self.end("--nat", &a, 0)?, self.end("--nat", &b, 1)?, seed)
+    }
+
+    fn matrix_plans(&self, seed: u64) -> Result<Vec<CellPlan>, Failure> {
+        let names: Vec<String> = if self.profiles.is_empty() {
+            MATRIX.iter().map(|name| (*name).to_owned()).collect()
+        } else {
+            self.profiles.clone()
+        };
+        if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name))
+        {
+            let message = format!("--profiles names `{}` twice", twice.1);
+            return Err(Failure::usage(message, "name each once"));
+        }
+        let mut plans = Vec::new();
+        for a in &names {
+            for b in &names {
+                // Behind one NAT are two of the same.
+                if self.same_nat && a != b {
+                    continue;
+                }
+                let (a, b) = (self.end("--profiles", a, 0)?, self.end("--profiles", b, 1)?);
+                let behind_one = a.profile.translates() || !a.profile.passes_udp();
+                if !self.same_nat || behind_one {
+                    plans.push(self.plan(a, b, seed)?);
+                }
+            }
+        }
+        if plans.is_empty() {
+            let message = "--same-nat: none of the profiles is a NAT that two can be behind";
+            return Err(Failure::usage(message, "as in --profiles port,port:hairpin"));
+        }
+        Ok(plans)
+    }
+
+    fn scenario_plans(&self) -> Result<Vec<CellPlan>, Failure> {
+        let overrides = Overrides {
+            links: [self.network.changes(0), self.network.changes(1)],
+            turn: self.turn,
+            seed: self.network.network.seed,
+        };
+        let read = |path: &PathBuf| {
+            let mut scenario = Scenario::read(path, &overrides).map_err(|error| {
+                Failure::usage(
+                    format!("--scenario: {error}"),
+                    "samples/scenarios/ has examples of every key; `orion-peer lab list` shows networks",
+                )
+            })?;
+            let turn = &mut scenario.plan.turn;
+            if self.kernel && turn.tls && !turn.tcp {
+                let name = path.display();
+                return Err(Failure::usage(
+                    format!(
+                        "`{name}` offers TURN over TLS, and the server of --kernel speaks UDP and TCP"
+                    ),
+                    "leave it out, or leave --kernel out",
+                ));
+            }
+            // What is over TLS is over TCP as well: nothing else is to be expected.
+            turn.tls &= !self.kernel;
+            Ok(scenario.plan)
+        };
+        self.scenario.iter().map(read).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::nat::Path;
+
+    #[derive(Debug, Parser)]
+    struct Words {
+        #[command(flatten)]
+        lab: LabArgs,
+    }
+
+    fn job(words: &str) -> Result<Job, Failure> {
+        let words = std::iter::once("x").chain(words.split_whitespace());
+        Words::try_parse_from(words)
+            .map_err(|error| Failure::usage(error.to_string(), ""))?
+            .lab
+            .job()
+    }
+
+    #[test]
+    fn a_pair_is_what_the_flags_say() {
+        let job = job("--nat lte,sym --delay 40ms --loss 0,2% --turn udp --seed 7").unwrap();
+        let [plan] = job.plans.as_slice() else { panic!() };
+        assert_eq!((plan.a.name.as_str(), plan.b.name.as_str()), ("lte", "sym"));
+        assert_eq!((plan.a.link.delay.as_millis(), plan.b.link.delay.as_millis()), (40, 40));
+        assert_eq!((plan.a.link.loss, plan.b.link.loss), (0.0, 0.02));
+        assert_eq!(plan.a.link.jitter.as_millis(), 15, "the network's own");
+        assert_eq!((plan.turn.to_string(), job.seed), ("udp".into(), 7));
+    }
+
+    #[test]
+    fn the_matrix_is_every_pair_in_order() {
+        let whole = job("--matrix").unwrap();
+        assert_eq!(whole.plans.len(), 81);
+        let few = job("--matrix --profiles port,sym,home-router").unwrap();
+        let names: Vec<String> =
+            few.plans.iter().map(|plan| format!("{} {}", plan.a.name, plan.b.name)).collect();
+        assert_eq!(names[..4], ["port port", "port sym", "port home-router", "sym port"]);
+        assert_eq!(names.len(), 9);
+        let same = job("--matrix --same-nat").unwrap();
+        assert!(same.plans.iter().all(|plan| plan.same_nat));
+        assert_eq!(same.plans.len(), 7, "all but none and firewall");
+    }
+
+    #[test]
+    fn a_scenario_keeps_its_transports_in_the_kernel_but_tls() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/scenarios");
+        let turn = |name: &str, more: &str| {
+            job(&format!("--scenario {dir}/{name}.toml {more}"))
+                .map(|job| job.plans[0].turn.to_string())
+        };
+        assert_eq!(turn("home-both", "").unwrap(), "udp,tcp,tls");
+        assert_eq!(turn("home-both", "--kernel").unwrap(), "udp,tcp");
+        assert_eq!(turn("udp-blocked-turn-udp-only", "--kernel").unwrap(), "udp");
+        assert_eq!(turn("udp-blocked-turn-udp-only", "--turn none").unwrap(), "none");
+        let failure = turn("udp-blocked-tls-only", "--kernel").unwrap_err();
+        assert!(failure.message.contains("offers TURN over TLS"), "{failure}");
+    }
+
+    #[test]
+    fn one_profile_is_for_both() {
+        let job = job("--nat port:hairpin --same-nat --turn none").unwrap();
+        assert_eq!((job.plans[0].same_nat, job.plans[0].expected), (true, Path::Direct));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for (words, message) in [
+            ("", "nothing says what"),
+            ("--nat port --matrix", "--nat and --matrix do not go together"),
+            ("--nat symetric,port", "did you mean `sym`"),
+            ("--nat port,home-ruter", "did you mean `home-router`"),
+            ("--nat port+udp-blocked,port", "write `udp-blocked` alone"),
+            ("--nat port --profiles sym", "--profiles is about --matrix"),
+            ("--matrix --profiles port,port", "`port` twice"),
+            ("--nat port,sym --same-nat", "not the same NAT"),
+            ("--nat none --same-nat", "does not translate"),
+            ("--matrix --same-nat --profiles none", "none of the profiles is a NAT"),
+            ("--scenario x.toml --same-nat", "the file says"),
+            ("--scenario /nowhere/x.toml", "cannot read `/nowhere/x.toml`"),
+            ("--nat port --turn sctp", "no TURN transport"),
+            ("--nat port --connections 0", "measures nothing"),
+            ("--nat port --parallel 0", "measures nothing"),
+            ("--nat port --fallback simulated", "--fallback is about --kernel"),
+            ("--nat port --kernel --turn tls", "speaks UDP and TCP"),
+            ("--nat port --timeout 0", "leaves no time"),
+        ] {
+            let failure = job(words).unwrap_err();
+            assert!(failure.message.contains(message), "{words}: {failure}");
+            assert_eq!(failure.exit, 2);
+        }
+    }
+}

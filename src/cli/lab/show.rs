@@ -1,0 +1,60 @@
+//! What `lab` shows: what is measured, how far it has come, and the result for people.
+
+use crate::{
+    cli::{failure::Failure, output::Output},
+    matrix::{Cell, LabResult, run::Job, table, words},
+    report::live::{LiveMode, Progress},
+};
+
+/// Shows a run.
+pub(super) struct Show {
+    output: Output,
+    progress: Progress,
+    terminal: bool,
+    done: u64,
+    pairs: usize,
+}
+
+impl Show {
+    /// For so many pairs.
+    pub(super) fn new(output: Output, pairs: usize) -> Self {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let mode = LiveMode::choose(terminal, output.quiet, output.color);
+        Self { output, progress: Progress::new(mode, pairs as u64), terminal, done: 0, pairs }
+    }
+
+    /// What is going to be measured.
+    pub(super) fn start(&self, job: &Job) {
+        match job.plans.as_slice() {
+            [plan] => self.output.line(words::before(plan)),
+            plans => {
+                let at_once = super::parallel(job);
+                self.output.line(format!("{} pairs, {at_once} at once", plans.len()));
+            }
+        }
+    }
+
+    /// A pair is done.
+    pub(super) fn cell(&mut self, cell: &Cell) {
+        self.done += 1;
+        let kind = cell.connection_type.as_deref().unwrap_or("not connected");
+        let text = format!("{}: {kind}", cell.pair());
+        self.progress.update(self.done, &text);
+        if !cell.agree {
+            let (expected, measured) = (cell.expected, cell.measured);
+            self.output.line(format!("{text}: expected {expected}, measured {measured}"));
+        } else if !self.terminal && self.pairs > 1 {
+            self.output.line(format!("{}/{} {text}", self.done, self.pairs));
+        }
+    }
+
+    /// All that was measured, on stdout.
+    pub(super) fn end(self, result: &LabResult, one: bool) -> Result<(), Failure> {
+        drop(self.progress);
+        self.output.event(result)?;
+        match result.cells.as_slice() {
+            [cell] if one => self.output.result(words::after(cell)),
+            _ => self.output.result(table::table(result).trim_end()),
+        }
+    }
+}

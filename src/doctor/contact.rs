@@ -1,0 +1,168 @@
+//! The token API and the signaling server: reachable, how fast, and how far the clocks are apart.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::{
+    Contact,
+    report::{Contacted, Problem, millis},
+};
+use crate::{
+    proto::token::IceServer,
+    signaling::client::{
+        self, Access, ClientConfig, ClientError, ClientEvent, DialTimings, Look, StaticToken, look,
+    },
+    types::{clock_skew_words, printable},
+};
+
+/// Longest time for each.
+const WITHIN: Duration = Duration::from_secs(6);
+
+/// A clock that is wrong by this much breaks tokens and credentials sooner or later, seconds.
+const TOO_MUCH_SKEW: f64 = 30.0;
+
+/// What was found about both.
+#[derive(Debug, Default)]
+pub(super) struct Contacts {
+    pub(super) token: Option<Contacted>,
+    pub(super) signaling: Option<Contacted>,
+    pub(super) clock_skew: Option<f64>,
+    access: Option<Access>,
+}
+
+impl Contacts {
+    /// Fetches a token, and takes its ICE servers when there are no others.
+    pub(super) async fn token(
+        &mut self,
+        contact: &Contact,
+        until: Instant,
+        ice_servers: &mut Vec<IceServer>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let begun = Instant::now();
+        let fetched = timeout(left(until), contact.tokens.access()).await;
+        let mut token = Contacted {
+            url: contact.token_url.clone(),
+            total_ms: Some(millis(begun.elapsed())),
+            ..Contacted::default()
+        };
+        match fetched {
+            Ok(Ok(access)) => {
+                token.ok = true;
+                token.ice_servers = Some(access.ice_servers.len());
+                self.clock_skew = access.clock_skew;
+                if ice_servers.is_empty() {
+                    ice_servers.clone_from(&access.ice_servers);
+                }
+                self.access = Some(access);
+            }
+            Ok(Err(error)) => problems.push(Problem::error(
+                error.code(),
+                contact.token_url.as_deref(),
+                printable(&error.to_string()),
+                error.remedy(),
+            )),
+            Err(_) => problems.push(Problem::error(
+                "timeout",
+                contact.token_url.as_deref(),
+                format!("no token within {} s", begun.elapsed().as_secs()),
+                "check the port, firewalls between, and whether the server is overloaded",
+            )),
+        }
+        self.token = Some(token);
+    }
+
+    /// Takes what was found about signaling.
+    pub(super) fn take(&mut self, found: Option<Signaling>, problems: &mut Vec<Problem>) {
+        let Some(Signaling { contacted, clock_skew, problem }) = found else { return };
+        self.clock_skew = self.clock_skew.or(clock_skew);
+        self.signaling = Some(contacted);
+        problems.extend(problem);
+        if let Some(skew) = self.clock_skew {
+            let wrong = Problem::error(
+                "clock-skew",
+                None,
+                clock_skew_words(skew),
+                "put this machine's clock right: switch NTP on",
+            );
+            problems.push(if skew.abs() < TOO_MUCH_SKEW { wrong.warning() } else { wrong });
+        }
+    }
+}
+
+/// What was found about signaling.
+pub(super) struct Signaling {
+    contacted: Contacted,
+    clock_skew: Option<f64>,
+    problem: Option<Problem>,
+}
+
+/// Looks at the signaling server, or joins the room.
+pub(super) async fn signaling(
+    contact: Option<&Contact>,
+    contacts: &Contacts,
+    until: Instant,
+) -> Option<Signaling> {
+    let contact = contact?;
+    let mut contacted = Contacted {
+        url: Some(contact.signal.clone()),
+        joined: Some(false),
+        ..Contacted::default()
+    };
+    let result = match (&contacts.access, contact.join) {
+        (Some(access), true) => {
+            let joined = join(contact, access, until).await;
+            contacted.joined = Some(joined.is_ok());
+            joined
+        }
+        _ => look(&contact.signal, &contact.trust, left(until)).await,
+    };
+    Some(match result {
+        Ok(Look { timings, clock_skew }) => {
+            let DialTimings { dns, tcp, tls, upgrade, .. } = timings;
+            contacted.ok = true;
+            contacted.dns_ms = Some(millis(dns));
+            contacted.tcp_ms = Some(millis(tcp));
+            contacted.tls_ms = tls.map(millis);
+            contacted.upgrade_ms = Some(millis(upgrade));
+            contacted.total_ms = Some(millis(dns + tcp + tls.unwrap_or_default() + upgrade));
+            Signaling { contacted, clock_skew, problem: None }
+        }
+        Err(error) => {
+            let problem = Problem::error(
+                error.code(),
+                Some(&contact.signal),
+                printable(&error.to_string()),
+                error.remedy(),
+            );
+            Signaling { contacted, clock_skew: None, problem: Some(problem) }
+        }
+    })
+}
+
+/// Joins with the token that was fetched, and leaves.
+async fn join(contact: &Contact, access: &Access, until: Instant) -> Result<Look, ClientError> {
+    let token = StaticToken::new(&access.token)?;
+    let config = ClientConfig {
+        connect_within: left(until),
+        trust: contact.trust.clone(),
+        ..ClientConfig::new(contact.signal.clone(), std::sync::Arc::new(token))
+    };
+    let (handle, mut events) = client::connect(config);
+    while let Some(event) = events.recv().await {
+        match event {
+            ClientEvent::Connected { timings, clock_skew, .. } => {
+                handle.close().await;
+                return Ok(Look { timings, clock_skew });
+            }
+            ClientEvent::Closed { error: Some(error), .. } => return Err(error),
+            _ => {}
+        }
+    }
+    Err(ClientError::Timeout { url: contact.signal.clone(), after: WITHIN })
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(100), WITHIN)
+}

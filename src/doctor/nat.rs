@@ -1,0 +1,225 @@
+//! How the NAT behaves: by RFC 5780 where a server has another address, else mapping by several servers
+//! and filtering with the help of a TURN server.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::UdpSocket,
+    task::{AbortHandle, JoinHandle},
+    time::timeout_at,
+};
+
+use super::{
+    DoctorConfig,
+    interfaces::scope,
+    relayed,
+    report::Nat,
+    servers::{Target, seen_from},
+};
+use crate::stun::{
+    discovery::{
+        Findings,
+        driver::{binding_lifetime, discover},
+        judge,
+        lifetime::Lives,
+    },
+    uri::Transport,
+};
+
+/// Most servers asked for the mapping.
+const MAX_SERVERS: usize = 8;
+
+/// The address of this machine that packets to there leave from; `None` without a route, or when the
+/// wanted interface has no such address.
+pub(super) fn local_towards(config: &DoctorConfig, server: SocketAddr) -> Option<IpAddr> {
+    if let Some(name) = &config.interface {
+        let all = if_addrs::get_if_addrs().unwrap_or_default();
+        return all
+            .into_iter()
+            .filter(|found| found.name == *name && !found.is_link_local())
+            .map(|found| found.ip())
+            .find(|ip| ip.is_ipv4() == server.is_ipv4());
+    }
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = std::net::UdpSocket::bind(any).ok()?;
+    socket.connect(server).ok()?;
+    socket.local_addr().ok().map(|local| local.ip())
+}
+
+/// What was found, and where to look for the life time of a binding: from where, and by which server.
+pub(super) async fn look(
+    config: &DoctorConfig,
+    targets: &[Target],
+    until: Instant,
+    progress: &(dyn Fn(&str) + Sync),
+) -> (Nat, Option<(IpAddr, SocketAddr)>) {
+    let by_udp = |v4: bool| {
+        let udp = targets.iter().filter(move |target| {
+            target.local.is_some_and(|local| local.is_ipv4() == v4)
+                && target.uri.as_ref().is_some_and(|uri| uri.transport == Transport::Udp)
+        });
+        udp.collect::<Vec<_>>()
+    };
+    let (v4, v6) = (by_udp(true), by_udp(false));
+    let has_v6 = !v6.is_empty();
+    let (main, other) = if v4.is_empty() { (v6, Vec::new()) } else { (v4, v6) };
+    let (found, v6) =
+        tokio::join!(one_family(config, targets, &main, until), answers(&other, until));
+    let Some((local, found)) = found else { return (Nat::default(), None) };
+    progress("the rest");
+    let (mut nat, reference) = found;
+    nat.ipv6 = match (local.is_ipv6(), has_v6) {
+        (true, _) => nat.udp,
+        (false, true) => v6,
+        (false, false) => None,
+    };
+    (nat, reference.map(|server| (local, server)))
+}
+
+/// Whether any of these answers.
+async fn answers(targets: &[&Target], until: Instant) -> Option<bool> {
+    let local = targets.first()?.local?;
+    let servers: Vec<_> = targets.iter().filter_map(|target| target.address).collect();
+    let found = discover(local, &servers, left(until)).await.ok()?;
+    Some(found.udp_answers())
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+/// Servers that are reached from the same address of this machine, those of the internet first.
+fn from_one_address(targets: &[&Target]) -> Option<(IpAddr, Vec<SocketAddr>)> {
+    let rank = |target: &&&Target| match target.address.map(|address| scope(address.ip())) {
+        Some("public") => 0,
+        Some("loopback") | None => 2,
+        Some(_) => 1,
+    };
+    let local = targets.iter().min_by_key(rank)?.local?;
+    let mut servers = Vec::new();
+    for target in targets.iter().filter(|target| target.local == Some(local)) {
+        for address in &target.all {
+            if !servers.contains(address) && servers.len() < MAX_SERVERS {
+                servers.push(*address);
+            }
+        }
+    }
+    Some((local, servers))
+}
+
+type Looked = (IpAddr, (Nat, Option<SocketAddr>));
+
+async fn one_family(
+    config: &DoctorConfig,
+    all: &[Target],
+    targets: &[&Target],
+    until: Instant,
+) -> Option<Looked> {
+    let (local, servers) = from_one_address(targets)?;
+    let found = match discover(local, &servers, left(until)).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%local, %error, "no socket to look at the NAT with");
+            return None;
+        }
+    };
+    let mut nat = nat_of(local, &servers, &found);
+    let mapping_known = nat.translated != Some(true) || found.mapping.exact().is_some();
+    if found.udp_answers() && !(mapping_known && found.filtering.exact().is_some()) {
+        let helped = relayed::look(config, all, local, &found, until).await;
+        take_help(&mut nat, &found, helped);
+    }
+    let reference = found.observed.first().map(|one| one.server);
+    // Servers with another address know RESPONSE-PORT, too.
+    let reference = found.filtering_test.other.map(|(server, _)| server).or(reference);
+    Some((local, (nat, reference)))
+}
+
+fn nat_of(local: IpAddr, servers: &[SocketAddr], found: &Findings) -> Nat {
+    let mapped: BTreeSet<IpAddr> = found.observed.iter().map(|one| one.mapped.ip()).collect();
+    let nat = found.translated == Some(true);
+    let by_other = found.filtering_test.other.is_some();
+    Nat {
+        udp: Some(found.udp_answers()),
+        translated: found.translated,
+        local: Some(local),
+        mapped: mapped.first().copied(),
+        pool: if mapped.len() > 1 { mapped.into_iter().collect() } else { Vec::new() },
+        mapping: nat.then_some(found.mapping),
+        filtering: found.udp_answers().then_some(found.filtering),
+        mapping_by: nat.then_some(if by_other { "rfc5780" } else { "servers" }),
+        filtering_by: found.filtering.exact().map(|_| "rfc5780"),
+        filtering_unknown: found.filtering_test.obstacle().map(str::to_owned),
+        ports: found.ports,
+        hairpinning: found.hairpinning,
+        seen_from: seen_from(servers),
+        ..Nat::default()
+    }
+}
+
+fn take_help(nat: &mut Nat, found: &Findings, helped: Result<relayed::Seen, String>) {
+    match helped {
+        Ok(seen) => {
+            if nat.translated == Some(true) {
+                let before = found.mapping;
+                let together = before.and(judge::mapping(&seen.observed));
+                if together != before {
+                    nat.mapping_by = Some("turn");
+                }
+                nat.mapping = Some(together);
+            }
+            if nat.filtering.is_some_and(|known| known.exact().is_none()) {
+                nat.filtering = Some(found.filtering.and(seen.filtering));
+                if seen.filtering.exact().is_some() {
+                    nat.filtering_by = Some("turn");
+                    nat.filtering_unknown = None;
+                }
+            }
+        }
+        Err(why) => {
+            if let Some(unknown) = &mut nat.filtering_unknown {
+                unknown.push_str(", and ");
+                unknown.push_str(&why);
+            }
+        }
+    }
+}
+
+/// Looks for the life time of a binding.
+pub(super) async fn lifetime(nat: &mut Nat, local: IpAddr, server: SocketAddr, longest: Duration) {
+    let seconds = |length: Duration| Some(length.as_secs_f64());
+    nat.binding_lifetime_s = Some(match binding_lifetime(local, server, longest).await {
+        Ok(Lives::AtLeast(alive)) => [seconds(alive), None],
+        Ok(Lives::Between(alive, gone)) => [seconds(alive), seconds(gone)],
+        Ok(Lives::Unknown) | Err(_) => [None, None],
+    });
+}
+
+/// A socket that sends everything back that comes from there; until something does, it sends so that
+/// NATs let that in.
+pub(super) async fn mirror(local: IpAddr, relayed: SocketAddr) -> io::Result<AbortHandle> {
+    let socket = UdpSocket::bind((local, 0)).await?;
+    let task: JoinHandle<()> = tokio::spawn(async move {
+        let mut buffer = vec![0; 2048];
+        let mut met = false;
+        loop {
+            let next = Instant::now() + Duration::from_millis(100);
+            match timeout_at(next.into(), socket.recv_from(&mut buffer)).await {
+                Ok(Ok((length, from))) if from == relayed => {
+                    met = true;
+                    let _ = socket.send_to(&buffer[..length], from).await;
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) if met => {}
+                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(_) => drop(socket.send_to(b"open", relayed).await),
+            }
+        }
+    });
+    Ok(task.abort_handle())
+}

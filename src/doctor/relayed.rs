@@ -1,0 +1,243 @@
+//! Mapping and filtering with the help of a TURN server, for servers without another address (most).
+//!
+//! The relayed address is one more remote endpoint: it tells the address it sees our packets come from,
+//! and it sends to sockets of ours that have (a) never sent to its IP address, (b) sent to another port
+//! of it, (c) sent to it. What comes in tells endpoint-independent, address-dependent and
+//! address-and-port-dependent filtering apart; without (c) nothing is known.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::UdpSocket,
+    time::{timeout, timeout_at},
+};
+
+use super::{DoctorConfig, servers::Target};
+use crate::{
+    nat::Behaviour,
+    stun::{
+        client::{self, Client, ClientError},
+        discovery::{Bounds, Findings, Observed},
+        message::{Builder, Class, Message, method},
+    },
+};
+
+/// When a packet is sent, and when it is given up.
+const SENT_AT: [u64; 4] = [0, 200, 500, 1000];
+const GIVEN_UP: u64 = 1600;
+
+/// Longest time for all of it.
+const WITHIN: Duration = Duration::from_secs(7);
+
+/// What was seen.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    /// External addresses of one socket, as servers and the relayed address saw it.
+    pub(super) observed: Vec<Observed>,
+    /// The filtering, as far as it is known.
+    pub(super) filtering: Bounds,
+}
+
+/// Looks with the first TURN server that lets itself be used; else says why not.
+pub(super) async fn look(
+    config: &DoctorConfig,
+    targets: &[Target],
+    local: IpAddr,
+    found: &Findings,
+    until: Instant,
+) -> Result<Seen, String> {
+    let family = local.is_ipv4();
+    let mut why = "there is no TURN server to help".to_owned();
+    for target in targets {
+        let (Some(uri), Some(address)) = (&target.uri, target.address) else { continue };
+        if !uri.turn || address.is_ipv4() != family {
+            continue;
+        }
+        let server = client::Server {
+            address,
+            host: uri.host.clone(),
+            transport: uri.transport,
+            bind: config.interface.as_ref().and(target.local),
+            trust: config.trust.clone(),
+            login: target.login.clone(),
+        };
+        let until = until.min(Instant::now() + WITHIN);
+        match timeout_at(until.into(), with(&server, local, found)).await {
+            Ok(Ok(seen)) => return Ok(seen),
+            Ok(Err(ClientError::Refused { code: 403, .. })) => {
+                "the TURN server does not relay to this machine's address".clone_into(&mut why);
+            }
+            Ok(Err(error)) => why = format!("the TURN server did not help: {error}"),
+            Err(_) => "the TURN server did not help in time".clone_into(&mut why),
+        }
+    }
+    Err(why)
+}
+
+async fn with(
+    server: &client::Server,
+    local: IpAddr,
+    found: &Findings,
+) -> Result<Seen, ClientError> {
+    let mut client = Client::connect(server).await?;
+    let allocation = client.allocate().await?;
+    let seen = through(&mut client, allocation.relayed, local, found).await;
+    // What stays would count against the user's quota until it expires.
+    let _ = client.release().await;
+    seen
+}
+
+async fn through(
+    client: &mut Client,
+    relayed: SocketAddr,
+    local: IpAddr,
+    found: &Findings,
+) -> Result<Seen, ClientError> {
+    let ours: BTreeSet<IpAddr> = found.observed.iter().map(|one| one.mapped.ip()).collect();
+    for ip in ours {
+        client.permit(ip).await?;
+    }
+    let answering: Vec<SocketAddr> = found.observed.iter().map(|one| one.server).collect();
+    let elsewhere = answering.iter().find(|server| server.ip() != relayed.ip()).copied();
+    let beside = answering.iter().find(|server| server.ip() == relayed.ip()).copied();
+
+    let (met, observed) = meet(client, relayed, local, &answering).await?;
+    let Some((socket, peer)) = met else {
+        return Ok(Seen { observed, filtering: Bounds::UNKNOWN });
+    };
+    if !arrives(client, &socket, peer, relayed).await? {
+        return Ok(Seen { observed, filtering: Bounds::UNKNOWN });
+    }
+    let mut came = [None, None];
+    for (came, server) in came.iter_mut().zip([elsewhere, beside]) {
+        let Some(server) = server else { continue };
+        let socket = UdpSocket::bind((local, 0)).await?;
+        if let Some(mapped) = mapped_by(&socket, server).await {
+            *came = Some(arrives(client, &socket, mapped, relayed).await?);
+        }
+        if *came == Some(true) {
+            break;
+        }
+    }
+    Ok(Seen { observed, filtering: filtering(came) })
+}
+
+/// What follows from what came to a socket that never sent to that address, and to one that sent to
+/// another port of it; `None` where it could not be tried.
+fn filtering(came: [Option<bool>; 2]) -> Bounds {
+    use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
+    match came {
+        [Some(true), _] => Bounds::exactly(EndpointIndependent),
+        [_, Some(false)] => Bounds::exactly(AddressAndPortDependent),
+        [Some(false), Some(true)] => Bounds::exactly(AddressDependent),
+        [Some(false), None] => Bounds { at_least: AddressDependent, ..Bounds::UNKNOWN },
+        [None, Some(true)] => Bounds { at_most: AddressDependent, ..Bounds::UNKNOWN },
+        [None, None] => Bounds::UNKNOWN,
+    }
+}
+
+/// A socket, and its address as the relayed one sees it.
+type Met = Option<(UdpSocket, SocketAddr)>;
+
+/// A socket that has sent to the relayed address and to the servers, and how each saw it.
+async fn meet(
+    client: &mut Client,
+    relayed: SocketAddr,
+    local: IpAddr,
+    servers: &[SocketAddr],
+) -> Result<(Met, Vec<Observed>), ClientError> {
+    let socket = UdpSocket::bind((local, 0)).await?;
+    let mut observed = Vec::new();
+    for &server in servers {
+        if let Some(mapped) = mapped_by(&socket, server).await {
+            observed.push(Observed { server, mapped, took: None });
+        }
+    }
+    let begun = Instant::now();
+    for (sent, next) in schedule(begun) {
+        debug_assert!(sent <= next);
+        socket.send_to(b"orion-peer doctor", relayed).await?;
+        if let Some((peer, _)) = client.receive(next).await? {
+            observed.push(Observed { server: relayed, mapped: peer, took: None });
+            return Ok((Some((socket, peer)), observed));
+        }
+    }
+    Ok((None, observed))
+}
+
+/// When a packet goes and until when an answer to it is awaited.
+fn schedule(begun: Instant) -> impl Iterator<Item = (Instant, Instant)> {
+    let at = move |ms: u64| begun + Duration::from_millis(ms);
+    let ends = SENT_AT.into_iter().skip(1).chain([GIVEN_UP]);
+    SENT_AT.into_iter().zip(ends).map(move |(sent, next)| (at(sent), at(next)))
+}
+
+/// The external address of a socket, as that server sees it.
+async fn mapped_by(socket: &UdpSocket, server: SocketAddr) -> Option<SocketAddr> {
+    let id = rand::random();
+    let request = Builder::new(Class::Request, method::BINDING, id).fingerprint().finish();
+    let mut buffer = [0; 1500];
+    for (_, next) in schedule(Instant::now()) {
+        socket.send_to(&request, server).await.ok()?;
+        while let Ok(Ok((length, from))) =
+            timeout_at(next.into(), socket.recv_from(&mut buffer)).await
+        {
+            let answer = Message::parse(&buffer[..length]).filter(|m| m.transaction == id);
+            if let Some(mapped) = answer.and_then(|answer| answer.mapped_address())
+                && from == server
+            {
+                return Some(mapped);
+            }
+        }
+    }
+    None
+}
+
+/// Whether something the relayed address sends to `mapped` comes to the socket.
+async fn arrives(
+    client: &mut Client,
+    socket: &UdpSocket,
+    mapped: SocketAddr,
+    relayed: SocketAddr,
+) -> Result<bool, ClientError> {
+    let mut buffer = [0; 1500];
+    for (_, next) in schedule(Instant::now()) {
+        client.send_to(mapped, b"orion-peer doctor").await?;
+        loop {
+            let wait = next.saturating_duration_since(Instant::now());
+            match timeout(wait, socket.recv_from(&mut buffer)).await {
+                Ok(Ok((_, from))) if from == relayed => return Ok(true),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Behaviour::{
+        AddressAndPortDependent as Apd, AddressDependent as Ad, EndpointIndependent as Ei,
+    };
+
+    #[test]
+    fn what_comes_in_tells_the_filtering() {
+        for (came, expected) in [
+            ([Some(true), None], Bounds::exactly(Ei)),
+            ([Some(false), Some(true)], Bounds::exactly(Ad)),
+            ([Some(false), Some(false)], Bounds::exactly(Apd)),
+            ([None, Some(false)], Bounds::exactly(Apd)),
+            ([None, Some(true)], Bounds { at_least: Ei, at_most: Ad }),
+            ([Some(false), None], Bounds { at_least: Ad, at_most: Apd }),
+            ([None, None], Bounds::UNKNOWN),
+        ] {
+            assert_eq!(filtering(came), expected, "{came:?}");
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! Each STUN and TURN server by each transport and address family: resolved, reachable, authenticated,
+//! allocated, and what goes through the allocation.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{StreamExt, future::join_all, stream};
+use tokio::time::{timeout, timeout_at};
+
+use super::{
+    DoctorConfig,
+    interfaces::scope,
+    nat::{local_towards, mirror},
+    report::{Burst, Problem, Rtt, Server, millis},
+};
+use crate::{
+    peer::gathering::refusal_remedy,
+    proto::token::IceServer,
+    stun::{
+        client::{self, Client, ClientError, Login},
+        uri::{ServerUri, Transport},
+    },
+    types::printable,
+};
+
+/// Longest time for a name.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
+
+/// Round trips through an allocation.
+const ROUND_TRIPS: u32 = 10;
+
+/// Transports of one machine asked at once: its user may hold only so many allocations, and bursts are
+/// not to meet each other.
+const AT_ONCE: usize = 2;
+
+/// Credentials that end sooner than this are told.
+const SOON: i64 = 600;
+
+/// A server to ask: a URL and one of its addresses, or why there is none.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) uri: Option<ServerUri>,
+    pub(super) login: Option<Login>,
+    pub(super) address: Option<SocketAddr>,
+    /// The local address to speak from.
+    pub(super) local: Option<IpAddr>,
+    /// All its addresses: a NAT is judged by as many as there are.
+    pub(super) all: Vec<SocketAddr>,
+    row: Server,
+}
+
+impl Target {
+    fn without_address(row: Server) -> Self {
+        Self { uri: None, login: None, address: None, local: None, all: Vec::new(), row }
+    }
+}
+
+/// Looks every name up once, and gives a target for each URL and address family.
+pub(super) async fn resolve(
+    config: &DoctorConfig,
+    servers: &[IceServer],
+    until: Instant,
+) -> Vec<Target> {
+    let listed = servers.iter().flat_map(|server| {
+        let login = server.username.clone().zip(server.credential.clone());
+        let login = login.map(|(username, password)| Login { username, password });
+        server.urls.iter().map(move |url| (url.as_str(), login.clone()))
+    });
+    let mut urls: Vec<(&str, Option<Login>)> = Vec::new();
+    for (url, login) in listed {
+        if !urls.iter().any(|(known, _)| *known == url) {
+            urls.push((url, login));
+        }
+    }
+    let each = urls.into_iter().map(|(url, login)| resolve_one(config, url, login, until));
+    join_all(each).await.into_iter().flatten().collect()
+}
+
+async fn resolve_one(
+    config: &DoctorConfig,
+    url: &str,
+    login: Option<Login>,
+    until: Instant,
+) -> Vec<Target> {
+    let turn = url.starts_with("turn");
+    let mut row = Server { url: url.to_owned(), turn, ..Server::default() };
+    let uri: ServerUri = match url.parse() {
+        Ok(uri) => uri,
+        Err(error) => {
+            let message = format!("no URL of an ICE server: {error}");
+            let remedy =
+                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST";
+            row.problem = Some(Problem::error(code(&row, "bad-url"), Some(url), message, remedy));
+            return vec![Target::without_address(row)];
+        }
+    };
+    row.transport = match uri.transport {
+        Transport::Udp => "udp",
+        Transport::Tcp => "tcp",
+        Transport::Tls => "tls",
+    };
+    let begun = Instant::now();
+    let found = look_up(&uri, until).await;
+    row.resolve_ms = Some(millis(begun.elapsed()));
+    let found = found.map(|all| all.into_iter().filter(|one| config.takes(one.ip())).collect());
+    match found.map(|found: Vec<_>| by_family(config, &uri, login.as_ref(), &row, &found)) {
+        Ok(targets) if !targets.is_empty() => targets,
+        other => {
+            let (message, remedy) = match other {
+                Err(why) => (why, "check the spelling of the host and this machine's name server"),
+                Ok(_) => ("it has no address of the wanted family".to_owned(), "check --network"),
+            };
+            let problem = Problem::error(code(&row, "unresolved"), Some(url), message, remedy);
+            row.problem = Some(problem);
+            vec![Target::without_address(row)]
+        }
+    }
+}
+
+async fn look_up(uri: &ServerUri, until: Instant) -> Result<Vec<SocketAddr>, String> {
+    let within = RESOLVE_WITHIN.min(until.saturating_duration_since(Instant::now()));
+    match timeout(within, tokio::net::lookup_host(uri.endpoint())).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(error)) => Err(format!("its name cannot be resolved: {error}")),
+        Err(_) => Err(format!("no answer about its name within {} s", within.as_secs())),
+    }
+}
+
+/// A target for the first address of each family that there is a way to.
+fn by_family(
+    config: &DoctorConfig,
+    uri: &ServerUri,
+    login: Option<&Login>,
+    row: &Server,
+    found: &[SocketAddr],
+) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for v4 in [true, false] {
+        let all: Vec<_> = found.iter().copied().filter(|one| one.is_ipv4() == v4).collect();
+        let Some(&address) = all.first() else { continue };
+        let local = local_towards(config, address);
+        // A name with addresses of both families is no problem where one has a route.
+        let elsewhere =
+            || found.iter().any(|one| one.is_ipv4() != v4 && local_towards(config, *one).is_some());
+        if local.is_none() && elsewhere() {
+            continue;
+        }
+        targets.push(Target {
+            uri: Some(uri.clone()),
+            login: login.cloned(),
+            address: Some(address),
+            local,
+            all,
+            row: Server { address: Some(address), ..row.clone() },
+        });
+    }
+    targets
+}
+
+/// Asks all servers, [`AT_ONCE`] transports of one machine at a time.
+pub(super) async fn probe(
+    config: &DoctorConfig,
+    targets: &[Target],
+    clock_skew: Option<f64>,
+    until: Instant,
+) -> Vec<Server> {
+    let mut groups: BTreeMap<Option<IpAddr>, Vec<usize>> = BTreeMap::new();
+    for (index, target) in targets.iter().enumerate() {
+        groups.entry(target.address.map(|address| address.ip())).or_default().push(index);
+    }
+    let each = groups.into_values().map(|indexes| {
+        stream::iter(indexes)
+            .map(async |index| (index, probe_one(config, &targets[index], clock_skew, until).await))
+            .buffer_unordered(AT_ONCE)
+            .collect::<Vec<_>>()
+    });
+    let mut rows: Vec<_> = join_all(each).await.into_iter().flatten().collect();
+    rows.sort_by_key(|(index, _)| *index);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+async fn probe_one(
+    config: &DoctorConfig,
+    target: &Target,
+    clock_skew: Option<f64>,
+    until: Instant,
+) -> Server {
+    let mut row = target.row.clone();
+    let (Some(uri), Some(address)) = (&target.uri, target.address) else { return row };
+    let now = SystemTime::now();
+    row.credential_expires_in_s = target.login.as_ref().and_then(|login| expires_in(login, now));
+    let server = client::Server {
+        address,
+        host: uri.host.clone(),
+        transport: uri.transport,
+        bind: target.local.filter(|_| config.interface.is_some()),
+        trust: config.trust.clone(),
+        login: target.login.clone().filter(|_| uri.turn),
+    };
+    let result = if target.local.is_none() {
+        Ok(Err(ClientError::Io(std::io::Error::other("no route from this machine"))))
+    } else {
+        timeout_at(until.into(), converse(&server, uri.turn, target.local, &mut row)).await
+    };
+    let login = server.login.as_ref().map(|login| login.username.as_str());
+    row.problem = match result {
+        Ok(Ok(())) => expiring(&row),
+        Ok(Err(error)) => Some(describe(&row, &error, login, now, clock_skew)),
+        Err(_) if row.works() => {
+            row.not_measured.get_or_insert_with(|| "there was no time left".to_owned());
+            expiring(&row)
+        }
+        Err(_) => Some(Problem::error(
+            code(&row, "timeout"),
+            Some(&row.url),
+            "no time was left for it",
+            "try again with a longer --timeout",
+        )),
+    };
+    row
+}
+
+/// The conversation; what it finds is in `row` also when it is cut short.
+async fn converse(
+    server: &client::Server,
+    turn: bool,
+    local: Option<IpAddr>,
+    row: &mut Server,
+) -> Result<(), ClientError> {
+    let begun = Instant::now();
+    let mut client = Client::connect(server).await?;
+    if server.transport != Transport::Udp {
+        row.connect_ms = Some(millis(begun.elapsed()));
+    }
+    let asked = Instant::now();
+    if !turn {
+        client.binding().await?;
+        row.reachable = true;
+        row.answer_ms = Some(millis(asked.elapsed()));
+        return Ok(());
+    }
+    let allocated = client.allocate().await;
+    match &allocated {
+        Ok(_) => (row.reachable, row.authenticated) = (true, Some(true)),
+        Err(ClientError::Refused { code, .. }) => {
+            row.reachable = true;
+            // Whatever comes after 401 and 438 was refused to a known user.
+            row.authenticated = Some(!matches!(code, 400 | 401 | 420 | 438));
+        }
+        Err(_) => {}
+    }
+    let allocation = allocated?;
+    row.answer_ms = Some(millis(asked.elapsed()));
+    row.relayed = Some(allocation.relayed);
+    row.lifetime_s = Some(allocation.lifetime.as_secs());
+    let measured = measure(&mut client, &allocation, local, row).await;
+    // What stays would count against the user's quota until it expires.
+    let _ = client.release().await;
+    match measured {
+        Err(ClientError::Refused { code, reason }) => {
+            row.not_measured = Some(format!(
+                "the server relays neither to itself nor to this machine ({code} {reason})"
+            ));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Round trips and a burst: from the relayed address to itself, or where that is forbidden to a socket
+/// of this machine that sends everything back.
+async fn measure(
+    client: &mut Client,
+    allocation: &client::Allocation,
+    local: Option<IpAddr>,
+    row: &mut Server,
+) -> Result<(), ClientError> {
+    let own = allocation.relayed;
+    if client.permit(own.ip()).await.is_ok() && through(client, own, row).await? {
+        return Ok(());
+    }
+    let (Some(local), Some(mapped)) = (local, allocation.mapped) else {
+        row.not_measured = Some("nothing came back through the relayed address".to_owned());
+        return Ok(());
+    };
+    client.permit(mapped.ip()).await?;
+    let Ok(mirror) = mirror(local, own).await else { return Ok(()) };
+    // Its first packets open the NAT, and show the address it has towards the relayed one.
+    let seen = client.receive(Instant::now() + Duration::from_millis(1500)).await?;
+    let came_back = match seen {
+        Some((peer, _)) => through(client, peer, row).await?,
+        None => false,
+    };
+    mirror.abort();
+    if !came_back {
+        row.not_measured = Some("nothing came back through the relayed address".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether anything came back.
+async fn through(
+    client: &mut Client,
+    peer: SocketAddr,
+    row: &mut Server,
+) -> Result<bool, ClientError> {
+    let first = client.round_trips(peer, 3).await?;
+    if first.is_empty() {
+        return Ok(false);
+    }
+    let mut times = client.round_trips(peer, ROUND_TRIPS).await?;
+    times.sort_unstable();
+    if let (Some(min), Some(max)) = (times.first(), times.last()) {
+        row.rtt_ms = Some(Rtt {
+            sent: ROUND_TRIPS,
+            lost: ROUND_TRIPS.saturating_sub(times.len() as u32),
+            min: millis(*min),
+            p50: millis(times[times.len() / 2]),
+            max: millis(*max),
+        });
+    }
+    let burst = client.burst(peer).await?;
+    row.burst = Some(Burst {
+        sent: burst.sent,
+        received: burst.received,
+        took_ms: millis(burst.took),
+        bits_per_second: burst.bits_per_second().round(),
+    });
+    Ok(true)
+}
+
+/// Seconds until TURN REST credentials end: their user name says when.
+fn expires_in(login: &Login, now: SystemTime) -> Option<i64> {
+    let expiry: u64 = login.username.split(':').next()?.parse().ok()?;
+    // A user name of few digits is a name.
+    let plausible = expiry > 1_000_000_000;
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    plausible.then_some(expiry as i64 - now as i64)
+}
+
+fn expiring(row: &Server) -> Option<Problem> {
+    let left = row.credential_expires_in_s.filter(|left| *left < SOON && row.turn)?;
+    let message = format!("its credential is good for {left} s more");
+    let remedy = "fetch a fresh token answer before each connection, or make its TURN credentials last longer";
+    Some(Problem::error("credential-expires-soon", Some(&row.url), message, remedy).warning())
+}
+
+fn code(row: &Server, what: &str) -> String {
+    format!("{}-{what}", if row.turn { "turn" } else { "stun" })
+}
+
+fn describe(
+    row: &Server,
+    error: &ClientError,
+    username: Option<&str>,
+    now: SystemTime,
+    clock_skew: Option<f64>,
+) -> Problem {
+    let (what, remedy) = match error {
+        ClientError::Dial(dial) => {
+            let message = printable(&dial.to_string());
+            return Problem::error(dial.code(), Some(&row.url), message, dial.remedy());
+        }
+        ClientError::Refused { code, .. } => {
+            (code.to_string(), refusal_remedy(*code, username, now, clock_skew))
+        }
+        ClientError::Closed => {
+            ("closed".to_owned(), "is the server running, and on this port?".to_owned())
+        }
+        ClientError::Io(_) => {
+            ("unreachable".to_owned(), "check this machine's network and routes".to_owned())
+        }
+        ClientError::HungUp | ClientError::Answer(_) => {
+            ("no-answer".to_owned(), "is it a STUN or TURN server of RFC 8489 and 8656?".to_owned())
+        }
+        ClientError::Silent { .. } if row.transport == "udp" => (
+            "silent".to_owned(),
+            "check host and port, that the server runs, and whether a firewall between blocks UDP"
+                .to_owned(),
+        ),
+        ClientError::Silent { .. } => {
+            ("silent".to_owned(), "does the server speak TURN on this port?".to_owned())
+        }
+    };
+    let message = printable(&error.to_string());
+    let message = match error {
+        ClientError::Refused { .. } => format!("it refuses: {message}"),
+        _ => message,
+    };
+    Problem::error(code(row, &what), Some(&row.url), message, remedy)
+}
+
+/// Where the farthest of these servers is, when none is on the internet.
+pub(super) fn seen_from(servers: &[SocketAddr]) -> Option<&'static str> {
+    let scopes: Vec<_> = servers.iter().map(|server| scope(server.ip())).collect();
+    if scopes.is_empty() || scopes.contains(&"public") {
+        return None;
+    }
+    let here = scopes.iter().all(|scope| *scope == "loopback");
+    Some(if here { "this-machine" } else { "this-network" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_expiry_of_a_credential_is_in_its_name() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let left = |username: &str| {
+            expires_in(&Login { username: username.into(), password: String::new() }, now)
+        };
+        assert_eq!(left("1700000060:phone"), Some(60));
+        assert_eq!(left("1699999940"), Some(-60));
+        assert_eq!(left("phone"), None);
+        assert_eq!(left("42:phone"), None);
+    }
+
+    #[test]
+    fn servers_of_this_machine_see_no_nat_of_the_internet() {
+        let of = |all: &[&str]| {
+            let all: Vec<_> = all.iter().map(|one| one.parse().unwrap()).collect();
+            seen_from(&all)
+        };
+        assert_eq!(of(&["127.0.0.1:1", "[::1]:1"]), Some("this-machine"));
+        assert_eq!(of(&["127.0.0.1:1", "192.168.0.1:1"]), Some("this-network"));
+        assert_eq!(of(&["192.168.0.1:1", "203.0.113.1:1"]), None);
+        assert_eq!(of(&[]), None);
+    }
+}

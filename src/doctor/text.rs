@@ -1,0 +1,270 @@
+//! All of it for people: sections with aligned columns, a tick or cross before each line, and the
+//! verdict at the end.
+
+use std::fmt::Write;
+
+use super::report::{Contacted, Nat, Report, Server, Severity};
+use crate::{
+    report::human,
+    types::{clock_skew_words, printable, rough_duration},
+};
+
+/// Columns of the text.
+const WIDTH: usize = 96;
+
+/// Marks of good, bad and neither.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks {
+    good: &'static str,
+    bad: &'static str,
+    note: &'static str,
+}
+
+impl Marks {
+    /// With or without colors.
+    #[must_use]
+    pub fn new(color: bool) -> Self {
+        if color {
+            Self { good: "\x1b[32m✓\x1b[0m", bad: "\x1b[31m✗\x1b[0m", note: "\x1b[33m!\x1b[0m" }
+        } else {
+            Self { good: "✓", bad: "✗", note: "!" }
+        }
+    }
+
+    fn of(self, good: bool) -> &'static str {
+        if good { self.good } else { self.bad }
+    }
+}
+
+/// The text, without a line end after the last line.
+#[must_use]
+pub fn text(report: &Report, marks: Marks) -> String {
+    let mut lines = Vec::new();
+    network(&mut lines, report);
+    nat(&mut lines, &report.nat, marks);
+    servers(&mut lines, &report.servers, marks);
+    contacts(&mut lines, report, marks);
+    problems(&mut lines, report, marks);
+    lines.push(String::new());
+    lines.push("verdict".to_owned());
+    wrap(&mut lines, &report.verdict.text, "  ");
+    lines.join("\n")
+}
+
+fn row(lines: &mut Vec<String>, mark: &str, label: &str, value: &str) {
+    lines.push(format!("  {mark} {label:<13} {value}").trim_end().to_owned());
+}
+
+fn network(lines: &mut Vec<String>, report: &Report) {
+    lines.push("network".to_owned());
+    let named =
+        report.interfaces.iter().filter(|one| !matches!(one.scope, "loopback" | "link-local"));
+    let mut any = false;
+    for one in named.take(6) {
+        any = true;
+        let vpn = if one.vpn { ", looks like a VPN" } else { "" };
+        row(lines, " ", &printable(&one.name), &format!("{} ({}{vpn})", one.address, one.scope));
+    }
+    if !any {
+        row(lines, " ", "interfaces", "none but loopback");
+    }
+    let answer = |ipv6| match ipv6 {
+        Some(true) => "reaches the servers",
+        Some(false) => "does not reach the servers",
+        None => "not tried: no server has an IPv6 address that this machine can reach",
+    };
+    row(lines, " ", "IPv6", answer(report.nat.ipv6));
+}
+
+fn nat(lines: &mut Vec<String>, nat: &Nat, marks: Marks) {
+    lines.push(String::new());
+    lines.push("NAT".to_owned());
+    match nat.udp {
+        Some(udp) => row(lines, marks.of(udp), "UDP", if udp { "passes" } else { "is blocked" }),
+        None => row(lines, marks.note, "UDP", "not known: no server answered"),
+    }
+    let Some(translated) = nat.translated else { return };
+    let address = |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
+    let seen = format!("{} as {}", address(nat.local), address(nat.mapped));
+    row(
+        lines,
+        " ",
+        "seen",
+        &if translated { seen } else { format!("{}: no NAT", address(nat.local)) },
+    );
+    if !nat.pool.is_empty() {
+        let pool: Vec<_> = nat.pool.iter().map(ToString::to_string).collect();
+        row(lines, marks.note, "pool", &pool.join(", "));
+    }
+    let by = |by: Option<&str>| match by {
+        Some("rfc5780") => " (RFC 5780)",
+        Some("turn") => " (with the help of TURN)",
+        Some("servers") => " (by several servers)",
+        _ => "",
+    };
+    if let Some(mapping) = nat.mapping {
+        row(lines, " ", "mapping", &format!("{mapping}{}", by(nat.mapping_by)));
+    }
+    if let Some(filtering) = nat.filtering {
+        let unknown =
+            nat.filtering_unknown.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        row(lines, " ", "filtering", &format!("{filtering}{}{unknown}", by(nat.filtering_by)));
+    }
+    if let Some(ports) = nat.ports {
+        row(lines, " ", "ports", ports.as_str());
+    }
+    if let Some(hairpinning) = nat.hairpinning {
+        row(lines, " ", "hairpinning", if hairpinning { "yes" } else { "no" });
+    }
+    if let Some([alive, gone]) = nat.binding_lifetime_s {
+        let life = match (alive, gone) {
+            (Some(alive), None) => format!("longer than {alive} s"),
+            (Some(alive), Some(gone)) => format!("between {alive} s and {gone} s"),
+            (None, _) => "not known: the server cannot answer to another port".to_owned(),
+        };
+        row(lines, " ", "binding lives", &life);
+    }
+    if let Some(profile) = &nat.profile {
+        row(lines, " ", "profile", profile);
+    }
+}
+
+fn servers(lines: &mut Vec<String>, servers: &[Server], marks: Marks) {
+    if servers.is_empty() {
+        return;
+    }
+    lines.push(String::new());
+    lines.push("ICE servers".to_owned());
+    let width = servers.iter().map(|one| one.url.chars().count()).max().unwrap_or(0).min(48);
+    for server in servers {
+        let url = printable(&server.url);
+        let v6 = server.address.is_some_and(|address| address.is_ipv6()) && !url.contains('[');
+        let family = if v6 { " (IPv6)" } else { "" };
+        let text =
+            format!("  {} {url:<width$}{family}  {}", marks.of(server.works()), gives(server));
+        lines.push(text.trim_end().to_owned());
+    }
+}
+
+/// What a server gives, in a line.
+fn gives(server: &Server) -> String {
+    let mut parts = Vec::new();
+    if let Some(problem) = server.problem.as_ref().filter(|_| !server.works()) {
+        return problem.message.clone();
+    }
+    if server.relayed.is_some() {
+        parts.push("relays".to_owned());
+    } else if let Some(answer) = server.answer_ms {
+        parts.push(format!("answers in {}", human::millis(answer)));
+    }
+    if let Some(rtt) = server.rtt_ms {
+        parts.push(format!("rtt {}", human::millis(rtt.p50)));
+    }
+    if let Some(burst) = server.burst {
+        let lost = 1.0 - f64::from(burst.received) / f64::from(burst.sent.max(1));
+        parts.push(format!(
+            "100 KB in {}, {} lost",
+            human::millis(burst.took_ms),
+            human::share(lost)
+        ));
+    }
+    if let Some(why) = &server.not_measured {
+        parts.push(format!("not measured: {why}"));
+    }
+    if let Some(left) = server.credential_expires_in_s.filter(|left| server.turn && *left < 3600) {
+        parts.push(format!("login for {}", rough_duration(left as f64)));
+    }
+    parts.join(" · ")
+}
+
+fn contacts(lines: &mut Vec<String>, report: &Report, marks: Marks) {
+    if report.token.is_none() && report.signaling.is_none() {
+        return;
+    }
+    lines.push(String::new());
+    lines.push("signaling".to_owned());
+    for (label, one) in [("token", &report.token), ("signaling", &report.signaling)] {
+        if let Some(one) = one {
+            row(lines, marks.of(one.ok), label, &contact(one));
+        }
+    }
+    if let Some(skew) = report.clock_skew_s {
+        row(lines, marks.note, "clock", &clock_skew_words(skew));
+    }
+}
+
+fn contact(one: &Contacted) -> String {
+    let mut text = one.url.as_deref().map_or_else(|| "as given".to_owned(), printable);
+    if let Some(total) = one.total_ms.filter(|_| one.ok && one.url.is_some()) {
+        text.push_str("  ");
+        text.push_str(&human::millis(total));
+    }
+    let steps = [
+        ("name", one.dns_ms),
+        ("TCP", one.tcp_ms),
+        ("TLS", one.tls_ms),
+        ("upgrade", one.upgrade_ms),
+    ];
+    let steps: Vec<String> = steps
+        .into_iter()
+        .filter_map(|(name, ms)| Some(format!("{name} {}", human::millis(ms?))))
+        .collect();
+    if !steps.is_empty() {
+        let _ = write!(text, " ({})", steps.join(", "));
+    }
+    if one.joined == Some(true) {
+        text.push_str(", joined");
+    }
+    text
+}
+
+fn problems(lines: &mut Vec<String>, report: &Report, marks: Marks) {
+    if report.problems.is_empty() {
+        return;
+    }
+    lines.push(String::new());
+    lines.push("to do".to_owned());
+    for problem in &report.problems {
+        let mark = if problem.severity == Severity::Error { marks.bad } else { marks.note };
+        let subject =
+            problem.subject.as_ref().map(|subject| format!("{subject}: ")).unwrap_or_default();
+        let before = lines.len();
+        wrap(
+            lines,
+            &printable(&format!("{subject}{} [{}]", problem.message, problem.code)),
+            "    ",
+        );
+        if let Some(first) = lines.get_mut(before) {
+            first.replace_range(..4, &format!("  {mark} "));
+        }
+        wrap(lines, &format!("try: {}", printable(&problem.remedy)), "      ");
+    }
+}
+
+/// Breaks text at spaces.
+fn wrap(lines: &mut Vec<String>, text: &str, indent: &str) {
+    let mut line = indent.to_owned();
+    for word in text.split_whitespace() {
+        if line.len() > indent.len() && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(std::mem::replace(&mut line, indent.to_owned()));
+        }
+        if line.len() > indent.len() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_broken_at_spaces() {
+        let mut lines = Vec::new();
+        wrap(&mut lines, &"word ".repeat(40), "  ");
+        assert!(lines.len() == 3 && lines.iter().all(|line| line.len() <= WIDTH), "{lines:?}");
+        assert!(lines.iter().all(|line| line.starts_with("  word")));
+    }
+}

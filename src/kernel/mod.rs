@@ -1,0 +1,29 @@
+//! NATs and links made by the kernel: netfilter in network namespaces, with programs of this machine
+//! inside. Linux only; as root, or as any user where the system lets users make namespaces.
+//!
+//! - [`plan`]: what a lab is to be · [`lab`]: one that runs
+//! - [`rules`]: a layer as a ruleset of nftables · [`topology`]: the namespaces and their addresses
+//! - `holder`: the process that holds the namespaces, and ends all that runs in them
+//! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: ours · [`coturn`]: another's
+//!
+//! Nothing outlives the program: no namespace has a name outside, and when the program ends, however it
+//! ends, the holder sees its standard input end, kills what runs inside, and ends too.
+//!
+//! Known limits: IPv4 only; the filter of a NAT for TCP is always address-and-port-dependent.
+
+pub mod coturn;
+pub mod error;
+mod holder;
+pub mod lab;
+pub mod plan;
+pub mod rules;
+pub mod server;
+pub mod topology;
+pub mod wire;
+
+pub use coturn::{Coturn, CoturnOptions};
+pub use error::KernelError;
+pub use lab::Lab;
+pub use plan::{LabPlan, Network, Place};
+pub use server::LabServer;
+pub use topology::{OTHER_SERVER, SERVER};

@@ -1,0 +1,136 @@
+//! One socket behind a gateway: the real sockets that packets for it come in by, what has come, and
+//! who waits.
+
+use std::{
+    collections::VecDeque,
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Wake, Waker},
+};
+
+use tokio::runtime::Handle;
+
+/// Bytes that may wait to be read: as much as the kernel keeps for a socket of a peer.
+const INBOX_BYTES: usize = 4 << 20;
+
+/// Tasks that may wait at one time; of more, the first is woken and asks again.
+const MAX_WAKERS: usize = 32;
+
+/// A real socket that the outside sees.
+#[derive(Debug)]
+pub(super) struct External {
+    pub(super) address: SocketAddr,
+    pub(super) socket: tokio::net::UdpSocket,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    datagrams: VecDeque<(Vec<u8>, SocketAddr)>,
+    bytes: usize,
+}
+
+/// The inside end.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub(super) address: SocketAddr,
+    pub(super) runtime: Handle,
+    /// The peer's own socket when packets do not come in by it: it keeps the port, and what reaches it
+    /// directly is never read.
+    _unread: Option<UdpSocket>,
+    externals: Mutex<Arc<[Arc<External>]>>,
+    inbox: Mutex<Inbox>,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of this lock panics")
+}
+
+impl Inside {
+    pub(super) fn new(address: SocketAddr, runtime: Handle, unread: Option<UdpSocket>) -> Self {
+        let externals = Mutex::new(Arc::new([]) as Arc<[_]>);
+        Self {
+            address,
+            runtime,
+            _unread: unread,
+            externals,
+            inbox: Mutex::default(),
+            wakers: Mutex::default(),
+        }
+    }
+
+    /// The sockets to read, as they are now.
+    pub(super) fn externals(&self) -> Arc<[Arc<External>]> {
+        Arc::clone(&locked(&self.externals))
+    }
+
+    /// One more to read. Whoever waits must look at it, too.
+    pub(super) fn add(&self, external: Arc<External>) {
+        let mut externals = locked(&self.externals);
+        *externals = externals.iter().cloned().chain([external]).collect();
+        drop(externals);
+        self.wake_all();
+    }
+
+    /// Its mapping has ended.
+    pub(super) fn remove(&self, address: SocketAddr) {
+        let mut externals = locked(&self.externals);
+        *externals = externals.iter().filter(|e| e.address != address).cloned().collect();
+    }
+
+    /// Hands it a datagram; false when too much waits to be read.
+    pub(super) fn deliver(&self, datagram: Vec<u8>, from: SocketAddr) -> bool {
+        let mut inbox = locked(&self.inbox);
+        if inbox.bytes + datagram.len() > INBOX_BYTES {
+            return false;
+        }
+        inbox.bytes += datagram.len();
+        inbox.datagrams.push_back((datagram, from));
+        drop(inbox);
+        self.wake_all();
+        true
+    }
+
+    /// The next datagram that was handed to it.
+    pub(super) fn take(&self) -> Option<(Vec<u8>, SocketAddr)> {
+        let mut inbox = locked(&self.inbox);
+        let (datagram, from) = inbox.datagrams.pop_front()?;
+        inbox.bytes -= datagram.len();
+        Some((datagram, from))
+    }
+
+    /// Remembers who waits for a datagram.
+    pub(super) fn wait(&self, waker: &Waker) {
+        let mut wakers = locked(&self.wakers);
+        if wakers.iter().any(|known| known.will_wake(waker)) {
+            return;
+        }
+        let crowded_out = (wakers.len() >= MAX_WAKERS).then(|| wakers.remove(0));
+        wakers.push(waker.clone());
+        drop(wakers);
+        if let Some(waker) = crowded_out {
+            waker.wake();
+        }
+    }
+
+    /// It has got one.
+    pub(super) fn wait_no_more(&self, waker: &Waker) {
+        locked(&self.wakers).retain(|known| !known.will_wake(waker));
+    }
+
+    fn wake_all(&self) {
+        let wakers = std::mem::take(&mut *locked(&self.wakers));
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A real socket has something to read: everybody who waits looks.
+impl Wake for Inside {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}

@@ -1,0 +1,104 @@
+//! One direction of a link: says of each packet when it comes out, or that it does not. It does no
+//! input or output and is told the time, which never goes back.
+//!
+//! In order: loss, each packet on its own; a queue that is emptied at the rate; the way itself, with
+//! its delay and jitter. As in `tc netem`, a lost packet takes no place in the queue, and jitter lets
+//! packets overtake each other. Every packet takes two random numbers whatever the settings are, so
+//! that the same packets are lost when only the delay is changed.
+
+use std::time::Duration;
+
+use super::random::Random;
+use crate::nat::Link;
+
+/// IPv4 and UDP headers: the rate counts IP packets.
+const HEADER_BYTES: u64 = 28;
+
+/// The queue holds what the rate carries in this time: what home routers and modems are built with.
+const QUEUE_TIME: Duration = Duration::from_millis(100);
+
+/// The least room in the queue, bytes: a keyframe of 100 KB comes at once, and the modems of slow links have
+/// room for it.
+const MIN_QUEUE_BYTES: u64 = 262_144;
+
+/// TCP payload in one packet.
+const SEGMENT_BYTES: usize = 1460;
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It comes out at this time.
+    Due(Duration),
+    /// It is lost on the way.
+    Lost,
+    /// The queue is full.
+    Overflow,
+}
+
+/// One direction of a [`Link`] at work.
+#[derive(Debug, Clone)]
+pub struct LinkQueue {
+    link: Link,
+    random: Random,
+    /// When the last packet of the queue has left it.
+    free_at: Duration,
+}
+
+impl LinkQueue {
+    /// An idle link; `direction` gives the two directions of one seed their own losses.
+    #[must_use]
+    pub fn new(link: Link, seed: u64, direction: &str) -> Self {
+        Self { link, random: Random::new(seed, direction), free_at: Duration::ZERO }
+    }
+
+    /// What becomes of a datagram with this many bytes of payload.
+    pub fn send(&mut self, now: Duration, bytes: usize) -> Fate {
+        let (loss, jitter) = (self.random.share(), self.random.share());
+        if loss < self.link.loss {
+            return Fate::Lost;
+        }
+        match self.enqueue(now, bytes, true) {
+            Some(sent) => Fate::Due(sent + self.link.delay + self.link.jitter.mul_f64(jitter)),
+            None => Fate::Overflow,
+        }
+    }
+
+    /// When this many bytes of a TCP stream come out. TCP repairs loss and keeps order: a lost segment
+    /// costs one more round trip of this link, and the writer waits instead of losing to a full queue.
+    pub fn send_stream(&mut self, now: Duration, bytes: usize) -> Duration {
+        let segments = bytes.div_ceil(SEGMENT_BYTES);
+        let (mut lost, mut jitter) = (false, 0.0_f64);
+        for _ in 0..segments {
+            lost |= self.random.share() < self.link.loss;
+            jitter = jitter.max(self.random.share());
+        }
+        let sent = self.enqueue(now, bytes, false).unwrap_or(now);
+        let repair = if lost { 2 * self.link.delay } else { Duration::ZERO };
+        sent + self.link.delay + repair + self.link.jitter.mul_f64(jitter)
+    }
+
+    /// When the last bit has left the queue; none when there is no room.
+    fn enqueue(&mut self, now: Duration, bytes: usize, bounded: bool) -> Option<Duration> {
+        let Some(rate) = self.link.rate else { return Some(now) };
+        let rate = rate.max(1) as f64;
+        let size = bytes as u64 + HEADER_BYTES;
+        let begin = self.free_at.max(now);
+        let waiting = begin.saturating_sub(now).as_secs_f64() * rate / 8.0;
+        if bounded && waiting + size as f64 > self.capacity() as f64 {
+            return None;
+        }
+        self.free_at = begin + Duration::from_secs_f64(size as f64 * 8.0 / rate);
+        Some(self.free_at)
+    }
+
+    /// Room in the queue, bytes.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        let rate = self.link.rate.unwrap_or_default() as f64;
+        MIN_QUEUE_BYTES.max((rate * QUEUE_TIME.as_secs_f64() / 8.0) as u64)
+    }
+}
+
+#[cfg(test)]
+#[path = "link/tests.rs"]
+mod tests;

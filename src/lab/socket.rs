@@ -1,0 +1,216 @@
+//! The socket of whoever is behind a gateway: for the `webrtc` crate an
+//! [`AsyncUdpSocket`], for probes and tests `send_to` and `recv_from`.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use socket2::SockRef;
+use tokio::{io::Interest, io::ReadBuf};
+use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
+
+use super::{
+    Gateway,
+    gateway::Sent,
+    inside::{External, Inside},
+};
+
+/// Datagrams read in one go that were for nobody; then other tasks have their turn.
+const MAX_DROPPED: usize = 64;
+
+/// A UDP socket behind a [`Gateway`].
+#[derive(Debug)]
+pub struct GatewaySocket {
+    gateway: Arc<Gateway>,
+    /// Whose real sockets are read: the gateway itself, or the carrier it is behind.
+    outermost: Arc<Gateway>,
+    inside: Arc<Inside>,
+}
+
+impl GatewaySocket {
+    pub(super) fn new(gateway: Arc<Gateway>, outermost: Arc<Gateway>, inside: Arc<Inside>) -> Self {
+        Self { gateway, outermost, inside }
+    }
+
+    /// The gateway it is behind.
+    #[must_use]
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Its address inside, as its own host sees it.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inside.address
+    }
+
+    /// Sends a datagram. That it went does not say that it will arrive.
+    ///
+    /// # Errors
+    /// What the system says of the real socket.
+    pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_send_one(cx, datagram, to)).await?;
+        Ok(datagram.len())
+    }
+
+    /// Receives a datagram: its length, cut to `buffer`, and who sent it.
+    ///
+    /// # Errors
+    /// What the system says of the real socket.
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        poll_fn(|cx| {
+            let mut meta = [RecvMeta::default()];
+            let polled = self.poll_recv(cx, &mut [IoSliceMut::new(buffer)], &mut meta);
+            polled.map_ok(|_| (meta[0].len, meta[0].addr))
+        })
+        .await
+    }
+
+    fn poll_send_one(
+        &self,
+        cx: &mut Context<'_>,
+        datagram: &[u8],
+        to: SocketAddr,
+    ) -> Poll<io::Result<()>> {
+        match self.gateway.send(&self.inside, self.inside.address, to, datagram) {
+            Ok(Sent::Done) => Poll::Ready(Ok(())),
+            Ok(Sent::NoRoom(external)) => poll_room(&external, cx, datagram, to),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// What was handed over by others: packets that were delayed or turned back.
+    fn take(&self, buffer: &mut [u8]) -> Option<RecvMeta> {
+        let (datagram, from) = self.inside.take()?;
+        let length = datagram.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&datagram[..length]);
+        Some(meta(length, from))
+    }
+
+    /// Reads one real socket until a datagram for us comes.
+    fn read(
+        &self,
+        external: &External,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Option<RecvMeta> {
+        for _ in 0..MAX_DROPPED {
+            let mut read = ReadBuf::new(buffer);
+            let from = match external.socket.poll_recv_from(cx, &mut read) {
+                Poll::Pending => return None,
+                // Such as a port that is closed at the other end: no datagram, and no end.
+                Poll::Ready(Err(_)) => continue,
+                Poll::Ready(Ok(from)) => from,
+            };
+            let length = read.filled().len();
+            let datagram = &buffer[..length];
+            let Some(inside) = self.outermost.receive(external.address, from, datagram) else {
+                continue;
+            };
+            if Arc::ptr_eq(&inside, &self.inside) {
+                return Some(meta(length, from));
+            }
+            inside.deliver(datagram.to_vec(), from);
+        }
+        cx.waker().wake_by_ref();
+        None
+    }
+
+    fn fill(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
+        let room = bufs.len().min(metas.len());
+        let mut filled = 0;
+        // All who wait are woken by each real socket: Tokio itself keeps only the last.
+        let waker = Waker::from(Arc::clone(&self.inside));
+        let mut cx = Context::from_waker(&waker);
+        while filled < room
+            && let Some(meta) = self.take(&mut bufs[filled])
+        {
+            metas[filled] = meta;
+            filled += 1;
+        }
+        for external in self.inside.externals().iter() {
+            while filled < room
+                && let Some(meta) = self.read(external, &mut cx, &mut bufs[filled])
+            {
+                metas[filled] = meta;
+                filled += 1;
+            }
+        }
+        filled
+    }
+}
+
+fn meta(length: usize, from: SocketAddr) -> RecvMeta {
+    let mut meta = RecvMeta::default();
+    meta.addr = from;
+    meta.len = length;
+    meta.stride = length.max(1);
+    meta
+}
+
+/// Waits for room in the real socket and sends.
+fn poll_room(
+    external: &External,
+    cx: &mut Context<'_>,
+    datagram: &[u8],
+    to: SocketAddr,
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(external.socket.poll_send_ready(cx))?;
+        let send = || SockRef::from(&external.socket).send_to(datagram, &to.into());
+        match external.socket.try_io(Interest::WRITABLE, send) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent.map(|_| ())),
+        }
+    }
+}
+
+impl AsyncUdpSocket for GatewaySocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.inside.address)
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        // Several datagrams of one length may go at once (GSO); the link decides on each.
+        let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        if transmit.contents.is_empty() {
+            return self.poll_send_one(cx, &[], transmit.destination).map_ok(|()| 0);
+        }
+        for (index, datagram) in transmit.contents.chunks(length).enumerate() {
+            match self.poll_send_one(cx, datagram, transmit.destination) {
+                Poll::Ready(sent) => sent?,
+                // What has gone must not go again: the rest is dropped, as by a full queue.
+                Poll::Pending if index > 0 => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(transmit.contents.len()))
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        // First, so that nothing that comes from now on is missed.
+        self.inside.wait(cx.waker());
+        match self.fill(bufs, meta) {
+            0 => Poll::Pending,
+            filled => {
+                self.inside.wait_no_more(cx.waker());
+                Poll::Ready(Ok(filled))
+            }
+        }
+    }
+}
+
+impl Drop for GatewaySocket {
+    fn drop(&mut self) {
+        self.gateway.detach(&self.inside);
+    }
+}

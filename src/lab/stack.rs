@@ -1,0 +1,148 @@
+//! The layers of a profile one behind the other, as a packet meets them.
+//!
+//! Hairpinning (RFC 4787 §6) is decided here: a packet from inside to the external address of a layer
+//! turns back at that layer, with its external source address and port (REQ-9 a), when the layer
+//! hairpins, and is dropped otherwise.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use super::translator::{EveryPort, PortSpace, Refused, Translator};
+use crate::nat::{Layer, Profile};
+
+/// Where a packet from inside goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routed {
+    /// Out, from this source address.
+    Out(SocketAddr),
+    /// Back to another inside address.
+    Hairpin {
+        /// Whom it is for.
+        inside: SocketAddr,
+        /// The source it shows there: the external address of who sent it.
+        from: SocketAddr,
+    },
+}
+
+/// Several layers, from the peer outwards.
+#[derive(Debug)]
+pub struct Stack {
+    layers: Vec<Translator>,
+    /// The outermost that translates: its external addresses are seen outside.
+    outermost: Option<usize>,
+}
+
+impl Stack {
+    /// The layers of a profile; the outermost NAT has the address `outside`, those behind it private
+    /// ones that nothing else sees.
+    #[must_use]
+    pub fn new(profile: &Profile, outside: Ipv4Addr, seed: u64) -> Self {
+        let outermost = profile.layers.iter().rposition(|layer| matches!(layer, Layer::Nat(_)));
+        let layer = |(index, layer): (usize, &Layer)| {
+            let inner = Ipv4Addr::new(10, 64, 0, index as u8 + 1);
+            let external = if Some(index) == outermost { outside } else { inner };
+            Translator::new(*layer, external, seed.wrapping_add(index as u64))
+        };
+        Self { layers: profile.layers.iter().enumerate().map(layer).collect(), outermost }
+    }
+
+    /// A packet from inside; `ports` is asked for what the outermost NAT needs.
+    ///
+    /// # Errors
+    /// [`Refused`] by the layer it does not pass.
+    pub fn outbound(
+        &mut self,
+        now: Duration,
+        inside: SocketAddr,
+        to: SocketAddr,
+        ports: &mut dyn PortSpace,
+    ) -> Result<Routed, Refused> {
+        let mut from = inside;
+        for index in 0..self.layers.len() {
+            let layer = &mut self.layers[index];
+            from = if Some(index) == self.outermost {
+                layer.outbound(now, from, to, ports)?
+            } else {
+                layer.outbound(now, from, to, &mut EveryPort)?
+            };
+            if layer.external() == Some(to.ip()) {
+                if !layer.hairpins() {
+                    return Err(Refused::NoHairpinning);
+                }
+                let inside = self.inward(now, to, from, index)?;
+                return Ok(Routed::Hairpin { inside, from });
+            }
+        }
+        Ok(Routed::Out(from))
+    }
+
+    /// A packet from outside; gives the inside address it is for.
+    ///
+    /// # Errors
+    /// [`Refused`] by the layer it does not pass.
+    pub fn inbound(
+        &mut self,
+        now: Duration,
+        at: SocketAddr,
+        from: SocketAddr,
+    ) -> Result<SocketAddr, Refused> {
+        match self.layers.len() {
+            0 => Ok(at),
+            layers => self.inward(now, at, from, layers - 1),
+        }
+    }
+
+    /// Through the layers from `outer` inwards.
+    fn inward(
+        &mut self,
+        now: Duration,
+        at: SocketAddr,
+        from: SocketAddr,
+        outer: usize,
+    ) -> Result<SocketAddr, Refused> {
+        self.layers[..=outer]
+            .iter_mut()
+            .rev()
+            .try_fold(at, |at, layer| layer.inbound(now, at, from))
+    }
+
+    /// Ends mappings whose time is over.
+    pub fn expire(&mut self, now: Duration, ports: &mut dyn PortSpace) {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            if Some(index) == self.outermost {
+                layer.expire(now, ports);
+            } else {
+                layer.expire(now, &mut EveryPort);
+            }
+        }
+    }
+
+    /// Ends all mappings of an inside address that is gone. Gives the addresses it had outside.
+    pub fn forget(&mut self, inside: SocketAddr, ports: &mut dyn PortSpace) -> Vec<SocketAddr> {
+        let mut ended = vec![inside];
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let ports: &mut dyn PortSpace =
+                if Some(index) == self.outermost { &mut *ports } else { &mut EveryPort };
+            ended = ended.into_iter().flat_map(|inside| layer.forget(inside, ports)).collect();
+        }
+        ended
+    }
+
+    /// The address seen outside; none when no layer translates.
+    #[must_use]
+    pub fn external(&self) -> Option<IpAddr> {
+        self.layers[self.outermost?].external()
+    }
+
+    /// Mappings of the outermost NAT.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        self.outermost.map_or(0, |index| self.layers[index].mappings())
+    }
+}
+
+#[cfg(test)]
+#[path = "stack/tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+//! What a link does to packets.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+/// What a link does to the packets of each direction. The default does nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Link {
+    /// Share of packets lost, 0 to 1, each on its own.
+    pub loss: f64,
+    /// One way.
+    pub delay: Duration,
+    /// Up to this much more delay, evenly distributed; packets may overtake each other.
+    pub jitter: Duration,
+    /// Bits a second; what comes faster waits in a queue, and is dropped when that is full.
+    pub rate: Option<u64>,
+}
+
+impl Link {
+    /// Whether it does nothing.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if self.loss > 0.0 {
+            parts.push(format!("{} % loss", self.loss * 100.0));
+        }
+        if !self.delay.is_zero() {
+            parts.push(format!("{:?} delay", self.delay));
+        }
+        if !self.jitter.is_zero() {
+            parts.push(format!("{:?} jitter", self.jitter));
+        }
+        if let Some(rate) = self.rate {
+            parts.push(match rate {
+                1_000_000.. => format!("{} Mbit/s", rate as f64 / 1e6),
+                _ => format!("{} kbit/s", rate as f64 / 1e3),
+            });
+        }
+        if parts.is_empty() {
+            return f.write_str("clear");
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_in_words() {
+        let link = Link {
+            loss: 0.02,
+            delay: Duration::from_millis(40),
+            jitter: Duration::from_millis(5),
+            rate: Some(2_000_000),
+        };
+        assert_eq!(link.to_string(), "2 % loss, 40ms delay, 5ms jitter, 2 Mbit/s");
+        assert_eq!(Link::default().to_string(), "clear");
+        assert!(Link::default().is_clear() && !link.is_clear());
+        assert_eq!(Link { rate: Some(64_000), ..Link::default() }.to_string(), "64 kbit/s");
+    }
+}

@@ -1,0 +1,313 @@
+//! Networks by name: a profile, a network of `samples/networks.toml`, or a file that describes one.
+//!
+//! A network is NATs and a link together: a home router with 8 ms, a carrier's NAT with 60 ms and
+//! jitter. Its file has the keys `nat` (a profile, or the name of another network), `loss`, `delay`,
+//! `jitter`, `rate`, `name`, `description`, `source`.
+
+use std::{path::Path, str::FromStr, sync::LazyLock, time::Duration};
+
+use serde::{Deserialize, Deserializer};
+
+use super::{
+    Link, Profile, ProfileError,
+    file::{self, FileError},
+};
+use crate::{types::edit_distance, units};
+
+/// Networks that come with the program.
+const BUILT_IN: &str = include_str!("../../samples/networks.toml");
+
+/// What lies between a peer and the internet, all of it, under a name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedNetwork {
+    /// As it was asked for: `port+sym`, `home-router`, or the name that a file gives itself.
+    pub name: String,
+    /// What it is, a sentence; empty for a bare profile.
+    pub description: String,
+    /// Where its behaviour is described; empty for a bare profile.
+    pub source: String,
+    /// NATs and firewalls.
+    pub profile: Profile,
+    /// Loss, delay, jitter and rate.
+    pub link: Link,
+}
+
+/// Text that names no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// Neither a profile nor a known network nor a file.
+    #[error("{profile}{}", by_name(suggestion.as_deref()))]
+    Unknown {
+        /// Why it is no profile.
+        profile: Box<ProfileError>,
+        /// The nearest known network.
+        suggestion: Option<String>,
+    },
+    /// A profile, but no possible one.
+    #[error(transparent)]
+    Profile(Box<ProfileError>),
+    /// A file that cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Changes to a link: what is not given stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkChanges {
+    /// Share of packets lost, from 0 to 1.
+    #[serde(default, deserialize_with = "percentage")]
+    pub loss: Option<f64>,
+    /// One way.
+    #[serde(default, deserialize_with = "duration")]
+    pub delay: Option<Duration>,
+    /// Up to this much more delay.
+    #[serde(default, deserialize_with = "duration")]
+    pub jitter: Option<Duration>,
+    /// Bits a second.
+    #[serde(default, deserialize_with = "bit_rate")]
+    pub rate: Option<u64>,
+}
+
+impl LinkChanges {
+    /// The link with these changes.
+    #[must_use]
+    pub fn apply(&self, link: Link) -> Link {
+        Link {
+            loss: self.loss.unwrap_or(link.loss),
+            delay: self.delay.unwrap_or(link.delay),
+            jitter: self.jitter.unwrap_or(link.jitter),
+            rate: self.rate.or(link.rate),
+        }
+    }
+}
+
+fn percentage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    file::quantity(deserializer, units::percentage)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    file::quantity(deserializer, units::duration)
+}
+
+fn bit_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    file::quantity(deserializer, units::bit_rate)
+}
+
+/// A network as a file describes it. Link keys stand among the others: `flatten` would lose the check
+/// for unknown keys.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkFile {
+    nat: String,
+    name: Option<String>,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    source: String,
+    #[serde(default, deserialize_with = "percentage")]
+    loss: Option<f64>,
+    #[serde(default, deserialize_with = "duration")]
+    delay: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    jitter: Option<Duration>,
+    #[serde(default, deserialize_with = "bit_rate")]
+    rate: Option<u64>,
+}
+
+impl NetworkFile {
+    /// The network it describes, called `name` when it does not name itself.
+    ///
+    /// # Errors
+    /// `nat` is neither a profile nor a network that comes with the program.
+    pub fn network(&self, name: &str) -> Result<NamedNetwork, NetworkError> {
+        let base = known(&self.nat)?;
+        let changes = LinkChanges {
+            loss: self.loss,
+            delay: self.delay,
+            jitter: self.jitter,
+            rate: self.rate,
+        };
+        let or = |text: &str, other: String| if text.is_empty() { other } else { text.to_owned() };
+        Ok(NamedNetwork {
+            name: self.name.clone().unwrap_or_else(|| name.to_owned()),
+            description: or(&self.description, base.description),
+            source: or(&self.source, base.source),
+            profile: base.profile,
+            link: changes.apply(base.link),
+        })
+    }
+
+    /// What it calls `nat`.
+    #[must_use]
+    pub fn nat(&self) -> &str {
+        &self.nat
+    }
+}
+
+/// The networks that come with the program, in the order of their file.
+#[must_use]
+pub fn built_in() -> &'static [NamedNetwork] {
+    static ALL: LazyLock<Vec<NamedNetwork>> = LazyLock::new(|| {
+        let files: toml::Table = toml::from_str(BUILT_IN).expect("samples/networks.toml is TOML");
+        let one = |(name, value): (&String, &toml::Value)| {
+            let file: NetworkFile = value.clone().try_into().expect("a test reads each network");
+            let profile = file.nat.parse().expect("a test reads each network");
+            let link = LinkChanges {
+                loss: file.loss,
+                delay: file.delay,
+                jitter: file.jitter,
+                rate: file.rate,
+            };
+            NamedNetwork {
+                name: name.clone(),
+                description: file.description,
+                source: file.source,
+                profile,
+                link: link.apply(Link::default()),
+            }
+        };
+        let mut all: Vec<NamedNetwork> = files.iter().map(one).collect();
+        // A table forgets the order of its file.
+        all.sort_by_key(|network| BUILT_IN.find(&format!("\n[{}]", network.name)));
+        all
+    });
+    &ALL
+}
+
+/// The names there are, for who wrote another one.
+fn by_name(suggestion: Option<&str>) -> String {
+    match suggestion {
+        Some(name) => format!(". Networks by name: did you mean `{name}`?"),
+        None => format!(". Networks by name: {}", names().join(", ")),
+    }
+}
+
+/// Their names.
+fn names() -> Vec<&'static str> {
+    built_in().iter().map(|network| network.name.as_str()).collect()
+}
+
+/// The network that `text` names: a profile first, then a network that comes with the program, then a
+/// file (a name with a `/` or ending in `.toml`).
+///
+/// # Errors
+/// [`NetworkError`], with the nearest name.
+pub fn network(text: &str) -> Result<NamedNetwork, NetworkError> {
+    let path = Path::new(text);
+    let is_file = path.extension().is_some_and(|end| end == "toml") || text.contains('/');
+    if !is_file {
+        return known(text);
+    }
+    let stem = path.file_stem().map_or_else(|| text.into(), |stem| stem.to_string_lossy());
+    file::read::<NetworkFile>(path)?.network(&stem)
+}
+
+fn known(text: &str) -> Result<NamedNetwork, NetworkError> {
+    let profile = match Profile::from_str(text) {
+        Ok(profile) => {
+            return Ok(NamedNetwork {
+                name: text.to_owned(),
+                description: String::new(),
+                source: String::new(),
+                profile,
+                link: Link::default(),
+            });
+        }
+        Err(error) => error,
+    };
+    if let Some(network) = built_in().iter().find(|network| network.name == text) {
+        return Ok(network.clone());
+    }
+    if !matches!(profile, ProfileError::Unknown { .. }) {
+        return Err(NetworkError::Profile(profile.into()));
+    }
+    let near = names().into_iter().min_by_key(|name| edit_distance(text, name));
+    let near = near.filter(|name| edit_distance(text, name) <= 1 + text.len() / 4);
+    match (&profile, near) {
+        // One of the two did suggest something.
+        (ProfileError::Unknown { suggestion: Some(_), .. }, None) => {
+            Err(NetworkError::Profile(profile.into()))
+        }
+        _ => Err(NetworkError::Unknown {
+            profile: profile.into(),
+            suggestion: near.map(str::to_owned),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_network_that_comes_along_says_what_it_is_and_where_that_is_from() {
+        let count = BUILT_IN.lines().filter(|line| line.starts_with('[')).count();
+        assert_eq!(built_in().len(), count);
+        assert!(count >= 12, "{count}");
+        for network in built_in() {
+            assert!(!network.description.is_empty(), "{}", network.name);
+            assert!(!network.source.is_empty(), "{}", network.name);
+            assert!(network.name.parse::<Profile>().is_err(), "{} hides a profile", network.name);
+            assert_eq!(super::network(&network.name).as_ref(), Ok(network));
+        }
+        let mut sorted: Vec<usize> = built_in()
+            .iter()
+            .map(|network| BUILT_IN.find(&format!("\n[{}]", network.name)).unwrap())
+            .collect();
+        let found = sorted.clone();
+        sorted.sort_unstable();
+        assert_eq!(found, sorted, "in the order of the file");
+    }
+
+    #[test]
+    fn a_profile_goes_before_a_name() {
+        let bare = network("port+sym").unwrap();
+        assert_eq!(bare.profile, "port+sym".parse().unwrap());
+        assert!(bare.link.is_clear() && bare.description.is_empty());
+        let lte = network("lte-symmetric").unwrap();
+        assert_eq!(lte.profile.to_string(), "sym");
+        assert_eq!(lte.link.delay, Duration::from_millis(30));
+    }
+
+    #[test]
+    fn what_is_none_is_told_with_what_is_near() {
+        for (text, words) in [
+            ("home-ruter", "did you mean `home-router`"),
+            ("symetric", "did you mean `sym`"),
+            ("wormhole-drive", "Networks by name: "),
+            ("port:nope", "hairpin, no-hairpin"),
+            ("none+port", "leave it out"),
+            ("nowhere/x.toml", "cannot read `nowhere/x.toml`"),
+        ] {
+            let error = network(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_builds_on_another_network() {
+        let text = "nat = 'lte-symmetric'\nloss = '3%'\nrate = '2Mbit'\nname = 'train'";
+        let file: NetworkFile = file::parse("train.toml", text).unwrap();
+        let train = file.network("x").unwrap();
+        assert_eq!(train.name, "train");
+        assert_eq!(train.profile.to_string(), "sym");
+        let link = train.link;
+        assert_eq!((link.loss, link.rate), (0.03, Some(2_000_000)));
+        assert_eq!(link.delay, Duration::from_millis(30), "what is not given stays");
+    }
+
+    #[test]
+    fn values_are_checked_where_they_stand() {
+        for (text, words) in [
+            ("nat = 'port'\nloss = '120%'", "line 2: `120%` is no percentage"),
+            ("nat = 'port'\nrate = 'fast'", "line 2: `fast` is no link rate"),
+            ("nat = 'port'\ndelya = '3ms'", "did you mean `delay`"),
+            ("delay = '3ms'", "missing field `nat`"),
+            ("nat = 'port'\ndelay = 3", "line 2: invalid type: integer `3`, expected a string"),
+        ] {
+            let error = file::parse::<NetworkFile>("x.toml", text).unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+}

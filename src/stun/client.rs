@@ -1,0 +1,284 @@
+//! One conversation with a STUN or TURN server over UDP, TCP or TLS, step by step: Binding (RFC 8489),
+//! and an allocation with long-term credentials and what goes through it (RFC 8656). For finding out
+//! what a server gives; a peer connection has a client of its own.
+//!
+//! - `error`: what can go wrong · `wire`: the transports
+//! - [`measure`]: round trips and a burst of a keyframe's size through an allocation
+
+mod error;
+pub mod measure;
+mod wire;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+pub use error::ClientError;
+use wire::Wire;
+
+use super::{
+    message::{Builder, Class, Message, TransactionId, attr, long_term_key, method},
+    stream::Trust,
+    uri::Transport,
+};
+
+/// When a request is sent over UDP, counted from the first time.
+const SENT_AT: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(250),
+    Duration::from_millis(750),
+    Duration::from_millis(1600),
+];
+
+/// How long an answer is awaited.
+pub const PATIENCE: Duration = Duration::from_millis(3500);
+
+/// Protocol number of UDP, for REQUESTED-TRANSPORT.
+const UDP: u8 = 17;
+
+/// How often a request may be answered with a new nonce.
+const MAX_CHALLENGES: usize = 3;
+
+/// A user name and its password. `Debug` leaves the password out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// What an Allocate request was answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocation {
+    /// XOR-RELAYED-ADDRESS.
+    pub relayed: SocketAddr,
+    /// Our address as the server sees it; over TCP that of the connection.
+    pub mapped: Option<SocketAddr>,
+    /// LIFETIME.
+    pub lifetime: Duration,
+}
+
+/// What the server asks for to authenticate (RFC 8489 §9.2.5).
+#[derive(Debug)]
+struct Challenge {
+    realm: String,
+    nonce: Vec<u8>,
+    key: [u8; 16],
+}
+
+/// A conversation with a server.
+#[derive(Debug)]
+pub struct Client {
+    wire: Wire,
+    login: Option<Login>,
+    challenge: Option<Challenge>,
+    /// Data that came while something else was awaited.
+    waiting: VecDeque<(SocketAddr, Vec<u8>)>,
+}
+
+/// Where a server is and how to speak to it.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its name, which its certificate must be for.
+    pub host: String,
+    /// How to speak to it.
+    pub transport: Transport,
+    /// The local address to speak from; none means the system's choice.
+    pub bind: Option<IpAddr>,
+    /// Which certificates are believed.
+    pub trust: Trust,
+    /// User name and password for TURN.
+    pub login: Option<Login>,
+}
+
+impl Client {
+    /// Connects; over UDP nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn connect(server: &Server) -> Result<Self, ClientError> {
+        let wire = Wire::open(server).await?;
+        let login = server.login.clone();
+        Ok(Self { wire, login, challenge: None, waiting: VecDeque::new() })
+    }
+
+    /// Our address as the server sees it.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn binding(&mut self) -> Result<SocketAddr, ClientError> {
+        let answer = self.ask(method::BINDING, |builder| builder).await?;
+        read(&answer)?.mapped_address().ok_or(ClientError::Answer("XOR-MAPPED-ADDRESS"))
+    }
+
+    /// Allocates a relayed address of that family.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn allocate(&mut self) -> Result<Allocation, ClientError> {
+        let answer = self
+            .ask(method::ALLOCATE, |builder| {
+                builder.attribute(attr::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0])
+            })
+            .await?;
+        let answer = read(&answer)?;
+        let relayed = answer.address(attr::XOR_RELAYED_ADDRESS);
+        let lifetime = answer.number(attr::LIFETIME).ok_or(ClientError::Answer("LIFETIME"))?;
+        Ok(Allocation {
+            relayed: relayed.ok_or(ClientError::Answer("XOR-RELAYED-ADDRESS"))?,
+            mapped: answer.mapped_address(),
+            lifetime: Duration::from_secs(lifetime.into()),
+        })
+    }
+
+    /// Lets a peer's address send to the relayed address, and be sent to.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn permit(&mut self, peer: IpAddr) -> Result<(), ClientError> {
+        let peer = SocketAddr::new(peer, 0);
+        let with = |builder: Builder| builder.address(attr::XOR_PEER_ADDRESS, peer);
+        self.ask(method::CREATE_PERMISSION, with).await.map(drop)
+    }
+
+    /// Gives the allocation back.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn release(&mut self) -> Result<(), ClientError> {
+        let with = |builder: Builder| builder.attribute(attr::LIFETIME, &[0; 4]);
+        self.ask(method::REFRESH, with).await.map(drop)
+    }
+
+    /// Sends data from the relayed address to a peer that is permitted.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`]
+    pub async fn send_to(&mut self, peer: SocketAddr, data: &[u8]) -> Result<(), ClientError> {
+        let indication = Builder::new(Class::Indication, method::SEND, rand::random())
+            .address(attr::XOR_PEER_ADDRESS, peer)
+            .attribute(attr::DATA, data)
+            .finish();
+        self.wire.send(&indication).await
+    }
+
+    /// The next data of a peer, and which peer; `None` when there is none by then.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`]
+    pub async fn receive(
+        &mut self,
+        until: Instant,
+    ) -> Result<Option<(SocketAddr, Vec<u8>)>, ClientError> {
+        loop {
+            if let Some(data) = self.waiting.pop_front() {
+                return Ok(Some(data));
+            }
+            let Some(datagram) = self.wire.receive(until).await? else { return Ok(None) };
+            self.waiting.extend(data(&datagram));
+        }
+    }
+
+    /// Asks until the answer is a success, with credentials once the server wants them.
+    async fn ask(
+        &mut self,
+        method: u16,
+        with: impl Fn(Builder) -> Builder,
+    ) -> Result<Vec<u8>, ClientError> {
+        for _ in 0..=MAX_CHALLENGES {
+            let id: TransactionId = rand::random();
+            let builder = with(Builder::new(Class::Request, method, id));
+            let authenticates = method != method::BINDING;
+            let challenge = self.challenge.as_ref().filter(|_| authenticates);
+            let key = challenge.map(|challenge| challenge.key);
+            let request = match (&self.login, challenge) {
+                (Some(login), Some(challenge)) => builder
+                    .attribute(attr::USERNAME, login.username.as_bytes())
+                    .attribute(attr::REALM, challenge.realm.as_bytes())
+                    .attribute(attr::NONCE, &challenge.nonce)
+                    .integrity(&challenge.key),
+                _ => builder,
+            };
+            let raw = self.exchange(id, &request.fingerprint().finish()).await?;
+            let answer = read(&raw)?;
+            if answer.class == Class::Success {
+                if key.is_some_and(|key| !answer.verify(&key)) {
+                    return Err(ClientError::Answer("MESSAGE-INTEGRITY of the right key"));
+                }
+                return Ok(raw);
+            }
+            let code = answer.error_code().unwrap_or_default();
+            let again = match (code, key) {
+                (401, None) | (438, _) => self.take_challenge(&answer),
+                _ => false,
+            };
+            if !again {
+                return Err(ClientError::refused(&answer));
+            }
+        }
+        Err(ClientError::Refused { code: 438, reason: "Stale Nonce, again and again".into() })
+    }
+
+    /// Keeps realm and nonce for the next request; whether there can be one.
+    fn take_challenge(&mut self, answer: &Message<'_>) -> bool {
+        let (Some(realm), Some(nonce), Some(login)) =
+            (answer.text(attr::REALM), answer.get(attr::NONCE), &self.login)
+        else {
+            return false;
+        };
+        self.challenge = Some(Challenge {
+            realm: realm.to_owned(),
+            nonce: nonce.to_vec(),
+            key: long_term_key(&login.username, realm, &login.password),
+        });
+        true
+    }
+
+    /// Sends a request, again where that helps, until its answer comes.
+    async fn exchange(&mut self, id: TransactionId, raw: &[u8]) -> Result<Vec<u8>, ClientError> {
+        let begun = Instant::now();
+        let times = if self.wire.is_reliable() { &SENT_AT[..1] } else { &SENT_AT };
+        for (index, _) in times.iter().enumerate() {
+            self.wire.send(raw).await?;
+            let next = times.get(index + 1).copied().unwrap_or(PATIENCE);
+            while let Some(datagram) = self.wire.receive(begun + next).await? {
+                match Message::parse(&datagram) {
+                    Some(message)
+                        if message.transaction == id
+                            && matches!(message.class, Class::Success | Class::Error) =>
+                    {
+                        return Ok(datagram);
+                    }
+                    _ => self.waiting.extend(data(&datagram)),
+                }
+            }
+        }
+        Err(ClientError::Silent { requests: times.len() as u32, within: PATIENCE })
+    }
+}
+
+fn read(raw: &[u8]) -> Result<Message<'_>, ClientError> {
+    Message::parse(raw).ok_or(ClientError::Answer("the form of a STUN message"))
+}
+
+/// What a Data indication carries, and from which peer.
+fn data(raw: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+    let message = Message::parse(raw)?;
+    if (message.class, message.method) != (Class::Indication, method::DATA) {
+        return None;
+    }
+    let peer = message.address(attr::XOR_PEER_ADDRESS)?;
+    Some((peer, message.get(attr::DATA)?.to_vec()))
+}

@@ -1,0 +1,198 @@
+//! How long a NAT keeps a binding without traffic (RFC 5780 §4.6). A second socket asks the server to
+//! answer to the external port of a first one that has been idle (RESPONSE-PORT): while the binding
+//! lives, the answer comes in.
+//!
+//! RFC 5780 searches one time after the other. Here every idle time has a socket of its own and all wait
+//! at once, so that the test takes as long as the longest of them.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::Transmit;
+use crate::stun::message::{Builder, Class, Message, TransactionId, attr, method};
+
+/// Idle times that are tried, seconds, as far as the longest wanted: closer where usual time-outs are
+/// (30 s of conntrack, 2 min the least of RFC 4787 §4.3, 5 min its advice).
+const IDLE_S: [u64; 15] = [0, 5, 10, 15, 20, 29, 35, 45, 59, 75, 90, 119, 150, 179, 240];
+
+/// When a request is sent, counted from the first time, and when it has failed.
+const SENT_AT: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(250),
+    Duration::from_millis(700),
+    Duration::from_millis(1300),
+];
+const PATIENCE: Duration = Duration::from_millis(2200);
+
+/// How long the binding lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lives {
+    /// Not known: the server cannot answer to another port, or nothing answers.
+    Unknown,
+    /// At least that long: longer was not tried.
+    AtLeast(Duration),
+    /// It was alive after the first time without traffic, and gone after the second.
+    Between(Duration, Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Asking for the external address.
+    Opening,
+    /// Idle since then.
+    Idle(Instant, u16),
+    /// Asking for an answer to the idle socket, since then.
+    Asking(Instant, u16),
+    Alive,
+    Gone,
+    /// No answer to the first request, or the server does not know RESPONSE-PORT.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Probe {
+    idle: Duration,
+    state: State,
+    begun: Instant,
+    sent: usize,
+}
+
+/// Finds the life time of a binding. Sockets `0..sockets() - 1` are idle, the last one asks.
+#[derive(Debug)]
+pub struct Lifetime {
+    server: SocketAddr,
+    probes: Vec<Probe>,
+    id_base: u32,
+}
+
+impl Lifetime {
+    /// A search up to `longest`.
+    #[must_use]
+    pub fn new(server: SocketAddr, longest: Duration, id: u32, now: Instant) -> Self {
+        let mut idle: Vec<Duration> = if longest < Duration::from_secs(20) {
+            (0..8).map(|n| longest * n / 8).collect()
+        } else {
+            IDLE_S.map(Duration::from_secs).into_iter().filter(|idle| *idle < longest).collect()
+        };
+        idle.push(longest);
+        let probe = |idle| Probe { idle, state: State::Opening, begun: now, sent: 0 };
+        Self { server, probes: idle.into_iter().map(probe).collect(), id_base: id }
+    }
+
+    /// How many sockets it uses.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.probes.len() + 1
+    }
+
+    fn id(&self, index: usize, asking: bool) -> TransactionId {
+        let mut id = TransactionId::default();
+        id[..4].copy_from_slice(&self.id_base.to_be_bytes());
+        id[4..8].copy_from_slice(&(index as u32).to_be_bytes());
+        id[11] = asking.into();
+        id
+    }
+
+    /// The next datagram that is due; `None` when none is.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        let asker = self.probes.len();
+        for index in 0..asker {
+            let probe = &self.probes[index];
+            let (since, port) = match probe.state {
+                State::Opening => (probe.begun, None),
+                State::Asking(since, port) => (since, Some(port)),
+                _ => continue,
+            };
+            if SENT_AT.get(probe.sent).is_none_or(|at| since + *at > now) {
+                continue;
+            }
+            self.probes[index].sent += 1;
+            let id = self.id(index, port.is_some());
+            let mut request = Builder::new(Class::Request, method::BINDING, id);
+            if let Some(port) = port {
+                let [high, low] = port.to_be_bytes();
+                request = request.attribute(attr::RESPONSE_PORT, &[high, low, 0, 0]);
+            }
+            let socket = if port.is_some() { asker } else { index };
+            let datagram = request.fingerprint().finish();
+            return Some(Transmit { socket, to: self.server, datagram });
+        }
+        None
+    }
+
+    /// When something is due again; `None` when all is done.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = |probe: &Probe| {
+            let next = |since| since + SENT_AT.get(probe.sent).copied().unwrap_or(PATIENCE);
+            match probe.state {
+                State::Opening => Some(next(probe.begun)),
+                State::Idle(since, _) => Some(since + probe.idle),
+                State::Asking(since, _) => Some(next(since)),
+                _ => None,
+            }
+        };
+        self.probes.iter().filter_map(due).min()
+    }
+
+    /// Goes on with what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let broken = self.is_broken();
+        for probe in &mut self.probes {
+            match probe.state {
+                // What does not work at once will not work later: nothing more is waited for.
+                State::Opening | State::Idle(..) if broken => probe.state = State::Failed,
+                State::Opening if now >= probe.begun + PATIENCE => probe.state = State::Failed,
+                State::Idle(since, port) if now >= since + probe.idle => {
+                    probe.state = State::Asking(now, port);
+                    probe.sent = 0;
+                }
+                State::Asking(since, _) if now >= since + PATIENCE => probe.state = State::Gone,
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the way does not work at all: not even without any idle time.
+    fn is_broken(&self) -> bool {
+        matches!(self.probes.first().map(|probe| probe.state), Some(State::Gone | State::Failed))
+    }
+
+    /// Takes a datagram that came to one of the sockets.
+    pub fn handle_datagram(&mut self, now: Instant, socket: usize, datagram: &[u8]) {
+        let Some(message) = Message::parse(datagram) else { return };
+        let asker = self.probes.len();
+        for index in 0..asker {
+            let opened = message.transaction == self.id(index, false) && socket == index;
+            let asked = message.transaction == self.id(index, true);
+            let probe = &mut self.probes[index];
+            match probe.state {
+                State::Opening if opened => {
+                    probe.state = match message.mapped_address() {
+                        Some(mapped) => State::Idle(now, mapped.port()),
+                        None => State::Failed,
+                    };
+                }
+                State::Asking(..) if asked && socket == index => probe.state = State::Alive,
+                // The answer came to the one who asked: the server does not know RESPONSE-PORT.
+                State::Asking(..) if asked && socket == asker => probe.state = State::Failed,
+                _ => {}
+            }
+        }
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn result(&self) -> Lives {
+        let with = |state| self.probes.iter().filter(move |p| p.state == state).map(|p| p.idle);
+        let gone = with(State::Gone).min();
+        let alive = with(State::Alive).filter(|idle| gone.is_none_or(|gone| *idle < gone)).max();
+        match (alive, gone) {
+            (None, _) => Lives::Unknown,
+            (Some(alive), None) => Lives::AtLeast(alive),
+            (Some(alive), Some(gone)) => Lives::Between(alive, gone),
+        }
+    }
+}

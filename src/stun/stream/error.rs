@@ -1,0 +1,207 @@
+//! Why there is no connection to a server over TCP or TLS, and what to try.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use rustls::CertificateError;
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// Nothing listens there.
+    #[error("TCP port {} of {} is closed", .0.port(), .0.ip())]
+    Refused(SocketAddr),
+    /// No way there.
+    #[error("TCP to {address}: {reason}")]
+    Unreachable {
+        /// The server.
+        address: SocketAddr,
+        /// The system's words.
+        reason: String,
+    },
+    /// No answer.
+    #[error("no {step} with {address} within {} s", .within.as_secs())]
+    Timeout {
+        /// The server.
+        address: SocketAddr,
+        /// `TCP connection` or `TLS handshake`.
+        step: &'static str,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// The port answers, but not in TLS.
+    #[error("{0} answers in plain text, not TLS")]
+    PlainText(SocketAddr),
+    /// It closed the connection where its part of TLS was due.
+    #[error("{0} closed the connection during the TLS handshake")]
+    Closed(SocketAddr),
+    /// It was there, and is gone.
+    #[error("the connection to {address} has ended: {reason}")]
+    Ended {
+        /// The server.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// A certificate cannot be for such a host.
+    #[error("no certificate can be for a host named `{host}`")]
+    NoName {
+        /// The host.
+        host: String,
+    },
+    /// The certificate is for other hosts.
+    #[error("the certificate is not for {host}{}", names(.presented))]
+    Name {
+        /// The host that was asked for.
+        host: String,
+        /// The hosts it is for, as far as they are known.
+        presented: Vec<String>,
+    },
+    /// The certificate's time is over.
+    #[error("the certificate of {0} has expired")]
+    Expired(String),
+    /// The certificate's time has not begun.
+    #[error("the certificate of {0} is not valid yet")]
+    NotYet(String),
+    /// Nobody believed has signed it.
+    #[error("the certificate of {0} is signed by a CA that is not known here")]
+    UnknownCa(String),
+    /// A CA's own certificate stands where a server's should.
+    #[error("{0} shows the certificate of a CA, not one of a server")]
+    CaAsServer(String),
+    /// The rest.
+    #[error("TLS with {host}: {reason}")]
+    Tls {
+        /// The host.
+        host: String,
+        /// What rustls says.
+        reason: String,
+    },
+}
+
+fn names(presented: &[String]) -> String {
+    if presented.is_empty() { String::new() } else { format!(", but for {}", presented.join(", ")) }
+}
+
+impl DialError {
+    pub(super) fn from_tcp(address: SocketAddr, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused(address),
+            io::ErrorKind::TimedOut => {
+                Self::Timeout { address, step: "TCP connection", within: super::DIAL_WITHIN }
+            }
+            _ => Self::Unreachable { address, reason: error.to_string() },
+        }
+    }
+
+    pub(super) fn from_tls(address: SocketAddr, host: &str, error: &io::Error) -> Self {
+        let host = host.to_owned();
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            None if error.kind() == io::ErrorKind::UnexpectedEof
+                || error.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                Self::Closed(address)
+            }
+            Some(rustls::Error::InvalidMessage(_)) => Self::PlainText(address),
+            Some(rustls::Error::InvalidCertificate(wrong)) => Self::from_certificate(host, wrong),
+            _ => Self::Tls { host, reason: error.to_string() },
+        }
+    }
+
+    fn from_certificate(host: String, wrong: &CertificateError) -> Self {
+        match wrong {
+            CertificateError::NotValidForName => Self::Name { host, presented: Vec::new() },
+            CertificateError::NotValidForNameContext { presented, .. } => {
+                Self::Name { host, presented: presented.iter().map(|name| plain(name)).collect() }
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                Self::Expired(host)
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Self::NotYet(host)
+            }
+            CertificateError::UnknownIssuer => Self::UnknownCa(host),
+            CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+                Self::CaAsServer(host)
+            }
+            wrong => Self::Tls { host, reason: wrong.to_string() },
+        }
+    }
+
+    /// The failure in kebab case, for programs: stable from version to version.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "tcp-refused",
+            Self::Unreachable { .. } => "tcp-unreachable",
+            Self::Timeout { step: "TLS handshake", .. } => "tls-timeout",
+            Self::Timeout { .. } => "tcp-timeout",
+            Self::PlainText(_) => "tls-plain-text",
+            Self::Closed(_) => "tls-closed",
+            Self::Ended { .. } => "tcp-ended",
+            Self::NoName { .. } | Self::Name { .. } => "tls-name",
+            Self::Expired(_) => "tls-expired",
+            Self::NotYet(_) => "tls-not-yet-valid",
+            Self::UnknownCa(_) | Self::CaAsServer(_) => "tls-unknown-ca",
+            Self::Tls { .. } => "tls-failed",
+        }
+    }
+
+    /// Whether the port could be connected to: what failed then is TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.code().starts_with("tls")
+    }
+
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Refused(address) => {
+                format!("is the server running, and does it listen on TCP port {}?", address.port())
+            }
+            Self::Unreachable { .. } => "check this machine's network and routes".into(),
+            Self::Timeout { step: "TLS handshake", .. } | Self::Closed(_) => {
+                "does the server speak TLS on this port? For TCP without TLS give \
+                 turn:HOST:PORT?transport=tcp"
+                    .into()
+            }
+            Self::Timeout { address, .. } => format!(
+                "check the host, and whether a firewall between blocks TCP port {}",
+                address.port()
+            ),
+            Self::PlainText(_) => {
+                "give the port where the server speaks TLS, or turn:HOST:PORT?transport=tcp".into()
+            }
+            Self::Ended { .. } => {
+                "see the server's log, and whether something between ends idle or long connections"
+                    .into()
+            }
+            Self::NoName { .. } | Self::Name { .. } => {
+                "give the host by a name the certificate is for, or the server a certificate for \
+                 this name"
+                    .into()
+            }
+            Self::Expired(_) => {
+                "renew the server's certificate, or put this machine's clock right".into()
+            }
+            Self::NotYet(_) => "put this machine's clock right, or the server's".into(),
+            Self::UnknownCa(_) => {
+                "give the CA's certificate with --ca FILE; else the server leaves out the \
+                 certificates between its own and the CA's"
+                    .into()
+            }
+            Self::CaAsServer(_) => "let the server show a certificate signed by its CA, not the \
+                                    CA's own (openssl req -x509 makes one without \
+                                    -addext basicConstraints=CA:FALSE)"
+                .into(),
+            Self::Tls { .. } => "check the server's certificate and TLS versions".into(),
+        }
+    }
+}
+
+/// `DnsName("a.example")` and `IpAddress(192.0.2.1)`, as rustls writes them, without the wrapping.
+fn plain(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"').chars().filter(|c| !c.is_control()).collect()
+}
