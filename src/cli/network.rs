@@ -68,13 +68,7 @@ impl LinkArgs {
     /// What the flags change of a link, of the first (0) or the second (1) peer.
     #[must_use]
     pub fn changes(&self, side: usize) -> LinkChanges {
-        let Self { network, rate } = self;
-        LinkChanges {
-            loss: network.loss.as_ref().map(|loss| *loss.of(side)),
-            delay: network.delay.as_ref().map(|delay| *delay.of(side)),
-            jitter: network.jitter.as_ref().map(|jitter| *jitter.of(side)),
-            rate: rate.as_ref().map(|rate| *rate.of(side)),
-        }
+        self.network.changes(side, self.rate.as_ref())
     }
 }
 
@@ -187,11 +181,7 @@ impl NetworkArgs {
     /// # Errors
     /// An unknown profile: exit code 2.
     pub fn both(&self, rate: Option<&Sides<u64>>) -> Result<Option<Networks>, Failure> {
-        let nothing = self.nat.is_none()
-            && self.loss.is_none()
-            && self.delay.is_none()
-            && self.jitter.is_none()
-            && rate.is_none();
+        let nothing = self.nat.is_none() && self.changes(0, rate) == LinkChanges::default();
         if nothing {
             return match self.seed {
                 None => Ok(None),
@@ -205,15 +195,21 @@ impl NetworkArgs {
         Ok(Some(Networks { sides, seed: self.seed.unwrap_or(1) }))
     }
 
+    fn changes(&self, side: usize, rate: Option<&Sides<u64>>) -> LinkChanges {
+        LinkChanges {
+            loss: self.loss.as_ref().map(|loss| *loss.of(side)),
+            delay: self.delay.as_ref().map(|delay| *delay.of(side)),
+            jitter: self.jitter.as_ref().map(|jitter| *jitter.of(side)),
+            rate: rate.map(|rate| *rate.of(side)),
+        }
+    }
+
     fn side(&self, side: usize, rate: Option<&Sides<u64>>) -> Result<SimulatedNetwork, Failure> {
-        let (nat, mut link) = match &self.nat {
+        let (nat, link) = match &self.nat {
             None => (Profile::default(), Link::default()),
             Some(names) => network(names.of(side))?,
         };
-        link.loss = self.loss.as_ref().map_or(link.loss, |loss| *loss.of(side));
-        link.delay = self.delay.as_ref().map_or(link.delay, |delay| *delay.of(side));
-        link.jitter = self.jitter.as_ref().map_or(link.jitter, |jitter| *jitter.of(side));
-        link.rate = rate.map(|rate| *rate.of(side)).or(link.rate);
+        let link = self.changes(side, rate).apply(link);
         Ok(SimulatedNetwork { nat, link })
     }
 }
