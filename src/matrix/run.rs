@@ -142,7 +142,8 @@ fn unpanicked<T>(ended: Result<T, JoinError>) -> Option<T> {
     }
 }
 
-async fn measure(layer: &dyn Layer, plan: &CellPlan, effort: &Effort) -> Cell {
+/// Measures one pair.
+pub(super) async fn measure(layer: &dyn Layer, plan: &CellPlan, effort: &Effort) -> Cell {
     let deadline = effort.deadline();
     let measured = tokio::time::timeout(deadline, layer.measure(plan, effort)).await;
     let measured = measured.unwrap_or_else(|_| {
