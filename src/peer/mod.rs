@@ -12,6 +12,7 @@
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - [`video`]: the tasks around them
+//! - [`rate`]: how fast packets may leave
 //! - [`tap`]: what passes through the RTP and RTCP chain
 //! - `unannounced`: checks that come before their candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or left out
@@ -24,6 +25,7 @@ pub mod event;
 pub mod gathering;
 mod handler;
 pub mod packetizer;
+pub mod rate;
 pub(crate) mod runtime;
 pub mod sdp;
 pub mod stats;

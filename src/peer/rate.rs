@@ -1,0 +1,39 @@
+//! How fast packets may leave: what pacing found out, for all who send.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// What is sent at before anything is known of the way, bits a second: fast enough for a keyframe of
+/// 100 KB in 80 ms, slow enough for the buffers on most ways.
+pub const INITIAL_RATE: u64 = 10_000_000;
+
+/// The rate that RTP is sent at, retransmissions included. Clones share it.
+#[derive(Debug, Clone)]
+pub struct SendRate(Arc<AtomicU64>);
+
+impl SendRate {
+    /// A rate in bits a second.
+    #[must_use]
+    pub fn new(bits_per_second: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bits_per_second)))
+    }
+
+    /// Bits a second, as they go over the wire.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sets it, bits a second.
+    pub fn set(&self, bits_per_second: u64) {
+        self.0.store(bits_per_second, Ordering::Relaxed);
+    }
+}
+
+impl Default for SendRate {
+    fn default() -> Self {
+        Self::new(INITIAL_RATE)
+    }
+}
