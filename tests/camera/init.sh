@@ -18,5 +18,5 @@ for module in /modules/*.ko; do
     *) insmod "$module" ;;
     esac
 done
-sh /checks.sh
+sh /checks.sh 2>&1
 poweroff -f

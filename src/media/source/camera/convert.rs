@@ -64,12 +64,18 @@ fn swap(bgr: &[u8]) -> Vec<u8> {
     bgr.chunks_exact(3).flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]).collect()
 }
 
+/// Grey is of full range (0 to 255), a frame of limited range (16 to 235).
 fn grey(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, FrameError> {
     let (half_width, half_height) = (raw.width.div_ceil(2), raw.height.div_ceil(2));
     let chroma = vec![128; half_width as usize * half_height as usize];
-    let stride = raw.stride.max(raw.width) as usize;
     let chroma = (&chroma[..], half_width as usize);
-    Frame::from_planes((raw.width, raw.height), [(&raw.data, stride), chroma, chroma], captured_at)
+    let luma = (&raw.data[..], raw.stride.max(raw.width) as usize);
+    let mut frame =
+        Frame::from_planes((raw.width, raw.height), [luma, chroma, chroma], captured_at)?;
+    for luma in &mut frame.y {
+        *luma = (16 + (u32::from(*luma) * 219 + 127) / 255) as u8;
+    }
+    Ok(frame)
 }
 
 #[cfg(test)]
@@ -93,7 +99,8 @@ mod tests {
         assert_eq!((&yuyv.y[..], yuyv.u[0], yuyv.v[0]), (&[9; 4][..], 7, 8));
         assert_eq!(convert(PixelFormat::Nv12, 0, &[9, 9, 9, 9, 7, 8]).unwrap(), yuyv);
         assert_eq!(convert(PixelFormat::Yu12, 0, &[9, 9, 9, 9, 7, 8]).unwrap(), yuyv);
-        assert_eq!(convert(PixelFormat::Grey, 0, &[5; 4]).unwrap().u, [128]);
+        let grey = convert(PixelFormat::Grey, 0, &[0, 255, 0, 255]).unwrap();
+        assert_eq!((&grey.y[..], grey.u[0]), (&[16, 235, 16, 235][..], 128));
         let red = convert(PixelFormat::Rgb3, 0, &[255, 0, 0].repeat(4)).unwrap();
         assert_eq!(convert(PixelFormat::Bgr3, 0, &[0, 0, 255].repeat(4)).unwrap(), red);
     }
@@ -106,7 +113,7 @@ mod tests {
         assert_eq!(convert(PixelFormat::Nv12, 4, &nv12).unwrap(), yuyv);
         let yu12 = [9, 9, 0, 0, 9, 9, 0, 0, 7, 0, 8, 0];
         assert_eq!(convert(PixelFormat::Yu12, 4, &yu12).unwrap(), yuyv);
-        assert_eq!(convert(PixelFormat::Grey, 3, &[5, 5, 0, 5, 5, 0]).unwrap().y, [5; 4]);
+        assert_eq!(convert(PixelFormat::Grey, 3, &[0, 0, 9, 0, 0, 9]).unwrap().y, [16; 4]);
     }
 
     #[test]
