@@ -56,12 +56,12 @@ fn format_value(format: &CameraFormat) -> Value {
 
 /// A line for the camera, one for each size and pixel format, one for what `send` takes of them.
 fn table(device: &Device) -> String {
-    let mut text = format!("camera:{}  {}  {}\n", device.index, device.name, device.path);
+    let mut lines = vec![format!("camera:{}  {}  {}", device.index, device.name, device.path)];
     if let Some(error) = &device.error {
-        text.push_str(&format!("    {error}\n"));
+        lines.push(error.clone());
     }
     if !device.used_by.is_empty() {
-        text.push_str(&format!("    open in {}\n", device.used_by.join(", ")));
+        lines.push(format!("open in {}", device.used_by.join(", ")));
     }
     let alike = |a: &CameraFormat, b: &CameraFormat| {
         (a.width, a.height, a.pixels) == (b.width, b.height, b.pixels)
@@ -69,14 +69,14 @@ fn table(device: &Device) -> String {
     for group in device.formats.chunk_by(alike) {
         let size = format!("{}x{}", group[0].width, group[0].height);
         let rates: Vec<String> = group.iter().map(|format| format.fps().to_string()).collect();
-        text.push_str(&format!("    {size:<10} {}  {} fps\n", group[0].pixels, rates.join(", ")));
+        lines.push(format!("{size:<10} {}  {} fps", group[0].pixels, rates.join(", ")));
     }
     match device.usual_format() {
-        Some(format) => text.push_str(&format!("    without --size: {format}\n")),
-        None if device.error.is_none() => text.push_str("    no format that can be used here\n"),
+        Some(format) => lines.push(format!("without --size: {format}")),
+        None if device.error.is_none() => lines.push("no format that can be used here".to_owned()),
         None => {}
     }
-    text
+    lines.join("\n    ") + "\n"
 }
 
 #[cfg(test)]
