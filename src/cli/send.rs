@@ -55,7 +55,7 @@ pub struct SendArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Pictures")]
 pub struct PictureArgs {
-    /// `camera[:N]`, `pattern[:WxH]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264, or - for stdin
+    /// `camera[:N[:FORMAT]]`, `pattern[:WxH]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264, or - for stdin
     #[arg(long, value_name = "SOURCE", default_value = "camera")]
     pub source: SourceSpec,
     /// Time between keyframes, 100ms to 24h

@@ -13,7 +13,7 @@ mod spec;
 mod stdin;
 mod y4m;
 
-pub use camera::{CameraFormat, Device, list_devices};
+pub use camera::{CameraFormat, CameraSpec, Device, PixelFormat, list_devices};
 pub use error::SourceError;
 pub use h264_file::H264Source;
 pub use mjpeg::MjpegSource;
@@ -86,7 +86,7 @@ impl SourceOptions {
 /// It is not there, or what it holds is no picture. A camera is opened when its first frame is there.
 pub fn open(spec: &SourceSpec, options: SourceOptions) -> Result<Box<dyn Source>, SourceError> {
     Ok(match spec {
-        SourceSpec::Camera(index) => Box::new(camera::CameraSource::open(*index, options)?),
+        SourceSpec::Camera(spec) => Box::new(camera::CameraSource::open(*spec, options)?),
         SourceSpec::Pattern { width, height } => {
             let (width, height) = options.size.unwrap_or((*width, *height));
             Box::new(PatternSource::new(width, height)?)

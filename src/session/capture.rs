@@ -172,7 +172,9 @@ fn may_recover(error: &SourceError) -> bool {
     matches!(
         error,
         SourceError::CameraBusy { .. }
+            | SourceError::CameraDenied { .. }
             | SourceError::CameraGone { .. }
+            | SourceError::ListCameras { .. }
             | SourceError::CameraSilent { .. }
             | SourceError::Camera { .. }
     )

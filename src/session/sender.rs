@@ -2,6 +2,7 @@
 
 mod keyframe;
 mod settings;
+mod trouble;
 
 use std::{
     path::PathBuf,
@@ -10,8 +11,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use self::keyframe::save_error;
 pub(crate) use self::keyframe::transmit;
+use self::{keyframe::save_error, trouble::Trouble};
 
 use super::{
     Report, SessionError,
@@ -123,6 +124,7 @@ struct Sender<'a> {
     greeting: bool,
     end: Option<(SenderEnd, Instant)>,
     waiting_since: Option<Instant>,
+    trouble: Trouble,
 }
 
 /// What is left of the configuration once link and capture have begun.
@@ -181,6 +183,7 @@ pub async fn run(
         greeting: false,
         end: None,
         waiting_since: Some(Instant::now()),
+        trouble: Trouble::default(),
     };
     let result = sender.work(stop, texts).await;
     sender.report().await;
@@ -274,9 +277,16 @@ impl Sender<'_> {
     async fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
         self.asked = false;
         match result {
-            CaptureResult::Keyframe(keyframe) => self.send_keyframe(*keyframe).await,
+            CaptureResult::Keyframe(keyframe) => {
+                if let Some(line) = self.trouble.over(Instant::now()) {
+                    self.line(line);
+                }
+                self.send_keyframe(*keyframe).await
+            }
             CaptureResult::Retry(error) => {
-                self.line(format!("{}: {}; trying again", error.stage, error.message));
+                if let Some(line) = self.trouble.failed(&error, Instant::now()) {
+                    self.line(line);
+                }
                 self.due = Some(Instant::now() + RETRY_SOURCE);
                 Ok(())
             }

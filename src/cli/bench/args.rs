@@ -91,7 +91,7 @@ pub struct LoadArgs {
     /// Be the other side of a bench that runs elsewhere, until Ctrl-C
     #[arg(long)]
     pub respond: bool,
-    /// Pictures to send: `pattern[:WxH]`, `camera[:N]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264
+    /// Pictures to send: `pattern[:WxH]`, `camera[:N[:FORMAT]]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264
     #[arg(long, value_name = "SOURCE", default_value = "pattern")]
     pub source: SourceSpec,
     /// Box that pictures are fitted into, aspect kept; default: their own size
