@@ -26,7 +26,7 @@ use rtc::{
 use super::{event::PeerError, streams::StreamServers, tap::Tap};
 use crate::{
     lab::Gateway,
-    proto::token::IceServer,
+    proto::{control::MAX_PACKET_LIFE_TIME_MS, token::IceServer},
     stun::{
         stream::Trust,
         uri::{ServerUri, Transport, UriError},
@@ -79,6 +79,9 @@ pub struct PeerConfig {
     pub addresses: Vec<IpAddr>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
+    /// How long a message on the control channel is sent again before it is given up
+    /// (`maxPacketLifeTime`, at most 65 s); none means never. It stays unordered.
+    pub control_life_time: Option<Duration>,
     /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
     pub gateway: Option<Arc<Gateway>>,
 }
@@ -95,6 +98,7 @@ impl PeerConfig {
             candidates: Vec::new(),
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
+            control_life_time: Some(Duration::from_millis(MAX_PACKET_LIFE_TIME_MS.into())),
             gateway: None,
         }
     }

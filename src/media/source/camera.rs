@@ -35,6 +35,8 @@ pub(super) struct CameraSource {
     options: SourceOptions,
     /// Number of the frame given last.
     given: u64,
+    /// Time the conversion of that one took.
+    convert_time: Duration,
     description: String,
 }
 
@@ -87,7 +89,14 @@ impl CameraSource {
             .name(format!("camera {index}"))
             .spawn(move || capture(index, wanted, &thread_shared))
             .map_err(|e| SourceError::Camera { index, cause: e.to_string() })?;
-        let mut source = Self { index, shared, options, given: 0, description: String::new() };
+        let mut source = Self {
+            index,
+            shared,
+            options,
+            given: 0,
+            convert_time: Duration::ZERO,
+            description: String::new(),
+        };
         let mut state = source.shared.wait(WAIT, |s| s.newest.is_some() || s.failure.is_some());
         if let Some(failure) = state.failure.take() {
             return Err(failure);
@@ -125,8 +134,15 @@ impl Source for CameraSource {
         let arrived = state.newest.take().expect("a fresh frame is there");
         drop(state);
         self.given = arrived.number;
+        let begun = Instant::now();
         let frame = convert::to_frame(self.index, &arrived.buffer, arrived.captured_at)?;
-        Ok(Some(Captured::Frame(self.options.apply(frame)?)))
+        let frame = self.options.apply(frame)?;
+        self.convert_time = begun.elapsed();
+        Ok(Some(Captured::Frame(frame)))
+    }
+
+    fn convert_time(&self) -> Duration {
+        self.convert_time
     }
 }
 
@@ -221,6 +237,7 @@ mod tests {
             shared: Arc::clone(shared),
             options: SourceOptions::default(),
             given: 0,
+            convert_time: Duration::ZERO,
             description: String::new(),
         }
     }
