@@ -101,7 +101,8 @@ fn h264_streams() {
         let again = h264::normalize(input);
         assert_eq!(h264::normalize(&again), again);
         if let Some((width, height)) = h264::dimensions(input) {
-            assert!((1..=16_384).contains(&width) && (1..=16_384).contains(&height));
+            // Level 6.2 ends there.
+            assert!((1..=16_888).contains(&width) && (1..=16_888).contains(&height));
         }
         let _ = (h264::is_keyframe(input), h264::idr_pic_id(input));
         for nal in h264::nal_units(input) {
