@@ -26,6 +26,7 @@ test_needs=(
     "busybox busybox-static"
     "cpio cpio"
     "v4l2-ctl v4l-utils"
+    "jq jq"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -26,7 +26,7 @@ use rtc::{
 use super::{event::PeerError, streams::StreamServers, tap::Tap};
 use crate::{
     lab::Gateway,
-    proto::token::IceServer,
+    proto::{control::MAX_PACKET_LIFE_TIME_MS, token::IceServer},
     stun::{
         stream::Trust,
         uri::{ServerUri, Transport, UriError},
@@ -83,6 +83,9 @@ pub struct PeerConfig {
     /// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates
     /// the first pair that works and keeps it. Nothing is waited for when only relays may be used.
     pub relay_wait: Duration,
+    /// How long a message on the control channel is sent again before it is given up
+    /// (`maxPacketLifeTime`, at most 65 s); none means never. It stays unordered.
+    pub control_life_time: Option<Duration>,
     /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
     pub gateway: Option<Arc<Gateway>>,
 }
@@ -100,6 +103,7 @@ impl PeerConfig {
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
             relay_wait: RELAY_WAIT,
+            control_life_time: Some(Duration::from_millis(MAX_PACKET_LIFE_TIME_MS.into())),
             gateway: None,
         }
     }
