@@ -2,17 +2,16 @@
 # Many keyframes and pings over one connection with loss: nothing may get lost that need not, and
 # memory must stay flat.
 #
-#   scripts/soak.sh            2,000 keyframes and 20,000 pings at 2 % loss, about 10 minutes
-#   scripts/soak.sh --short    100 keyframes and 1,000 pings, about 40 seconds
+#   scripts/soak.sh            2,000 keyframes and 20,000 pings at 2 % loss, about 15 minutes
+#   scripts/soak.sh --short    100 keyframes and 1,000 pings, about 50 seconds
 #
 # Loss is that of the simulated link, 2 % of the packets each way. Two runs of `orion-peer bench`:
 #
 #  1. Keyframes and pings. Every keyframe must arrive intact. Its memory is sampled, and a straight line
 #     is fitted (least squares) to what comes after the first quarter, while buffers still fill.
 #  2. Pings alone over the same link, with no life time: the channel sends each again until it gets
-#     through, and none may be lost. The channel loses nothing else, so what is lost in the first run is
-#     what its life time of 100 ms gave up. How many of the second run took longer than 100 ms shows how
-#     many such pings there are.
+#     through, and none may be lost. That is all that differs, so what is lost in the first run is what
+#     the channel's life time of 100 ms gave up; it must not be more than met a loss on the link.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,10 +30,22 @@ dir=$(mktemp -d)
 bench=
 trap '[[ -z $bench ]] || kill "$bench" 2>/dev/null || true; rm -rf "$dir"' EXIT
 
-# run NAME FLAG…: a bench over one connection at 2 % loss; its memory goes to NAME.rss as "TIME BYTES" (Linux).
+# run NAME FLAG…: a bench over one connection at 2 % loss; its memory goes to NAME.rss as "TIME BYTES"
+# (Linux). A connection that does not come about is another matter: it is tried again.
 run() {
+    local try
+    for try in 1 2 3; do
+        once "$@" && return
+        printf 'try %s: no connection\n' "$try" >&2
+    done
+    return 1
+}
+
+# Fails without a connection, and ends everything when the bench itself fails.
+once() {
     local name=$1
     shift
+    rm -f "$dir/$name.rss"
     "$orion_peer" --quiet bench --connections 1 --warmup 0 --pings "$pings" --loss 2% --delay 10ms \
         --out "$dir/$name.json" "$@" >"$dir/$name.txt" 2>&1 &
     bench=$!
@@ -46,20 +57,24 @@ run() {
     local code=0
     wait "$bench" || code=$?
     bench=
-    # 3: a gate was not met; the checks below say which.
-    if [[ $code -ne 0 && $code -ne 3 ]]; then
+    if [[ ! -s $dir/$name.json ]]; then
         cat "$dir/$name.txt" >&2
-        return 1
+        exit 1
     fi
+    [[ $code -eq 0 ]] && return
+    # What was measured is judged below.
+    grep -A3 '^error' "$dir/$name.txt" >&2 || true
+    [[ $(field "$name" .rttMs.sent) -gt 0 ]]
 }
 
 # field NAME FILTER: a value of a result.
 field() { jq -r "$2" "$dir/$1.json"; }
+ms() { field "$1" "$2 | . * 10 | round / 10"; }
 
 printf '%s keyframes and %s pings at 2 %% loss …\n' "$keyframes" "$pings" >&2
 run both --keyframes "$keyframes" --interval 200ms --ping-interval 20ms
 printf '%s pings that are never given up …\n' "$pings" >&2
-run reliable --keyframes 0 --ping-interval 10ms --ping-lifetime 0
+run reliable --keyframes 0 --ping-interval 20ms --ping-lifetime 0
 
 failed=0
 # check WORDS CONDITION…
@@ -78,18 +93,20 @@ intact=$(field both .keyframes.intact)
 sent=$(field both .keyframes.sent)
 check "keyframes: $intact of $sent intact" test "$intact" -eq "$keyframes"
 printf '        latency p50 %s ms, p99 %s ms, max %s ms\n' \
-    "$(field both .keyframes.latencyMs.p50)" "$(field both .keyframes.latencyMs.p99)" \
-    "$(field both .keyframes.latencyMs.max)"
-# Of a long run the result keeps every n-th round trip only: a share is right all the same.
-late=$(field reliable '[.connections.records[0].rtt[][1]] |
-    ([.[] | select(. > 140)] | length) * 1e4 / length | round / 100')
+    "$(ms both .keyframes.latencyMs.p50)" "$(ms both .keyframes.latencyMs.p99)" \
+    "$(ms both .keyframes.latencyMs.max)"
 lost=$(field reliable .rttMs.lost)
-check "pings without a life time: $lost of $(field reliable .rttMs.sent) lost" test "$lost" -eq 0
-printf '        of them %s %% took over 100 ms longer than the 40 ms of the link, at most %s ms\n' \
-    "$late" "$(field reliable .rttMs.max)"
+check "pings that are never given up: $lost of $(field reliable .rttMs.sent) lost" test "$lost" -eq 0
+printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms reliable .rttMs.p50)" \
+    "$(ms reliable .rttMs.p99)" "$(ms reliable .rttMs.max)"
+# Ping and pong each go over two links: 1 - 0.98^4 of the round trips meet a loss. Three standard
+# deviations more are chance.
 lost=$(field both .rttMs.lost)
-printf '        pings with a life time of 100 ms: %s of %s given up, the others took at most %s ms\n' \
-    "$lost" "$(field both .rttMs.sent)" "$(field both .rttMs.max)"
+sent=$(field both .rttMs.sent)
+most=$(awk -v n="$sent" 'BEGIN { p = 1 - 0.98 ^ 4; print int(n * p + 3 * sqrt(n * p * (1 - p))) }')
+check "pings given up after 100 ms: $lost of $sent; $most may have met a loss" test "$lost" -le "$most"
+printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms both .rttMs.p50)" \
+    "$(ms both .rttMs.p99)" "$(ms both .rttMs.max)"
 
 # The line through what comes after the first quarter.
 awk '

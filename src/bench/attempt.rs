@@ -126,7 +126,12 @@ impl<'r> Connection<'r> {
             open: None,
             pair: None,
             other: None,
-            pinging: Pinging::new(share.pings, plan.ping_interval, plan.ping_bytes),
+            pinging: Pinging::new(
+                share.pings,
+                plan.ping_interval,
+                plan.ping_bytes,
+                plan.ping_life_time,
+            ),
             video: Video::new(share.keyframes, plan.interval),
             sending: None,
             matching: Matching::default(),

@@ -26,7 +26,7 @@ use rtc::{
 use super::{event::PeerError, streams::StreamServers, tap::Tap};
 use crate::{
     lab::Gateway,
-    proto::{control::MAX_PACKET_LIFE_TIME_MS, token::IceServer},
+    proto::{control::CONTROL_LIFE_TIME, token::IceServer},
     stun::{
         stream::Trust,
         uri::{ServerUri, Transport, UriError},
@@ -103,7 +103,7 @@ impl PeerConfig {
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
             relay_wait: RELAY_WAIT,
-            control_life_time: Some(Duration::from_millis(MAX_PACKET_LIFE_TIME_MS.into())),
+            control_life_time: Some(CONTROL_LIFE_TIME),
             gateway: None,
         }
     }

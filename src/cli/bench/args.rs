@@ -279,6 +279,7 @@ impl LoadArgs {
             pings: self.pings,
             ping_interval: self.ping_interval,
             ping_bytes: usize::try_from(self.ping_size).unwrap_or(usize::MAX),
+            ping_life_time: self.control_life_time(),
             keyframes: self.keyframes,
             interval: self.interval,
             duration: self.duration,
