@@ -51,8 +51,8 @@ pub enum CaptureResult {
 pub struct CapturedKeyframe {
     /// The access unit.
     pub access_unit: AccessUnit,
-    /// QP chosen; none for a stream that was encoded before.
-    pub qp: Option<u8>,
+    /// Mean QP of the macroblocks; none for a stream that was encoded before.
+    pub qp: Option<f64>,
     /// Encoder passes it took.
     pub passes: u32,
     /// Time the source took.
