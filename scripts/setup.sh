@@ -22,6 +22,7 @@ test_needs=(
     "chromium chromium"
     "node nodejs"
     "npm npm"
+    "ffmpeg ffmpeg"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }
