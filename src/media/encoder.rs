@@ -90,8 +90,8 @@ pub struct EncodedKeyframe {
 pub struct KeyframeEncoder {
     config: EncoderConfig,
     running: Option<Running>,
-    /// The QP to begin with: what fitted last.
-    start: Option<u8>,
+    /// What was estimated for the picture before, and the QP that fitted.
+    last: Option<(f64, u8)>,
     /// 0 and 1 in turn.
     idr_pic_id: u32,
     shrunk: Option<Shrunk>,
@@ -133,7 +133,7 @@ impl KeyframeEncoder {
     /// The budget is below [`MIN_BUDGET`].
     pub fn new(config: EncoderConfig) -> Result<Self, EncodeError> {
         check_budget(config.max_bytes)?;
-        Ok(Self { config, running: None, start: None, idr_pic_id: 0, shrunk: None })
+        Ok(Self { config, running: None, last: None, idr_pic_id: 0, shrunk: None })
     }
 
     /// The budget in bytes.
@@ -164,18 +164,17 @@ impl KeyframeEncoder {
         let begin = Instant::now();
         check_size(frame.width, frame.height)?;
         let full = (frame.width, frame.height);
-        let mut size = self.planned_size(full);
+        let (mut size, mut begin_at) = self.planned_size(full);
         let mut passes = 0;
         let (mixed, size) = loop {
             let scaled = (size != full).then(|| frame.resize(size.0, size.1)).transpose()?;
-            let found = self.search(scaled.as_ref().unwrap_or(frame))?;
+            let found = self.search(scaled.as_ref().unwrap_or(frame), begin_at)?;
             passes += found.passes;
             if let Some((mixed, qp)) = found.best {
-                self.start = Some(qp);
                 self.note_size(full, size, qp);
                 break (mixed, size);
             }
-            (size, self.start) = self.next_size(full, size, found.smallest)?;
+            (size, begin_at) = self.next_size(full, size, found.smallest)?;
         };
         self.idr_pic_id ^= 1;
         Ok(EncodedKeyframe {
@@ -193,9 +192,14 @@ impl KeyframeEncoder {
     }
 
     /// Encodes at several QPs, and mixes the two on both sides of the budget.
-    fn search(&mut self, frame: &Frame) -> Result<Found, EncodeError> {
-        let start = self.start.unwrap_or_else(|| self.first_qp(frame));
-        let mut search = Search::new(self.config.max_bytes, start);
+    fn search(&mut self, frame: &Frame, begin_at: Option<u8>) -> Result<Found, EncodeError> {
+        let estimate = search::estimate(frame, self.config.max_bytes);
+        let start = match self.last {
+            // The same scene.
+            Some((before, qp)) if (estimate - before).abs() < 1.0 => qp,
+            _ => estimate.round() as u8,
+        };
+        let mut search = Search::new(self.config.max_bytes, begin_at.unwrap_or(start));
         let (mut fits, mut over): (Option<Pass>, Option<Pass>) = (None, None);
         while let Some(qp) = search.next() {
             let pass = self.encode_at(frame, qp)?;
@@ -208,6 +212,7 @@ impl KeyframeEncoder {
         let smallest = over.as_ref().filter(|over| over.qp == search::MAX_QP).map(Pass::len);
         let macroblocks = self.running.as_ref().map_or(&[][..], |running| &running.slices);
         let best = fits.map(|fits| {
+            self.last = Some((estimate, fits.qp));
             let mixed = slices::mix(&fits, over.as_ref(), self.config.max_bytes, macroblocks);
             (mixed, fits.qp)
         });
@@ -229,23 +234,18 @@ impl KeyframeEncoder {
         Ok(pass)
     }
 
-    /// Where to begin with the first picture: by how many bytes there are for a pixel.
-    fn first_qp(&self, frame: &Frame) -> u8 {
-        let pixels = f64::from(frame.width) * f64::from(frame.height);
-        let bits_per_pixel = self.config.max_bytes as f64 * 8.0 / pixels;
-        (28.0 - 8.0 * bits_per_pixel.ln()).clamp(8.0, 48.0) as u8
-    }
-
-    /// The picture size to begin with: the frame's, or the one it had to shrink to lately.
-    fn planned_size(&mut self, full: (u32, u32)) -> (u32, u32) {
-        let Some(shrunk) = self.shrunk.filter(|shrunk| shrunk.from == full) else { return full };
+    /// The picture size to begin with, the frame's or the one it had to shrink to lately, and the QP
+    /// unless it is to be estimated.
+    fn planned_size(&self, full: (u32, u32)) -> ((u32, u32), Option<u8>) {
+        let Some(shrunk) = self.shrunk.filter(|shrunk| shrunk.from == full) else {
+            return (full, None);
+        };
         let easier = shrunk.qp_now + GROW_STEPS <= shrunk.qp_then;
         if shrunk.keyframes < GROW_AFTER && !easier {
-            return shrunk.to;
+            return (shrunk.to, None);
         }
         // One pass at the largest QP tells whether the whole size fits again.
-        self.start = Some(search::MAX_QP);
-        full
+        (full, Some(search::MAX_QP))
     }
 
     /// The picture size to try when `size` does not fit, and where to begin: the size it shrank to
