@@ -27,6 +27,7 @@ test_needs=(
     "cpio cpio"
     "v4l2-ctl v4l-utils"
     "jq jq"
+    "ffmpeg ffmpeg"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -171,7 +171,7 @@ pub fn known(keyframe: &SentKeyframe) -> Value {
         "height": info.height,
         "sha256": info.sha256,
         "packets": sent.packets,
-        "qp": captured.qp,
+        "qp": captured.qp.map(|qp| (qp * 1e2).round() / 1e2),
         "passes": captured.passes,
         "captureMs": millis(captured.capture_time),
         "encodeMs": millis(captured.encode_time),
@@ -188,7 +188,7 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
         Some(qp) => {
             let passes = if captured.passes == 1 { "pass" } else { "passes" };
             format!(
-                ", QP {qp} in {} {passes}, {:.1} ms",
+                ", QP {qp:.1} in {} {passes}, {:.1} ms",
                 captured.passes,
                 millis(captured.encode_time)
             )

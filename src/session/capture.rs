@@ -54,8 +54,8 @@ pub struct CapturedKeyframe {
     pub access_unit: AccessUnit,
     /// SHA-256 of it, lower-case hex.
     pub sha256: String,
-    /// QP chosen; none for a stream that was encoded before.
-    pub qp: Option<u8>,
+    /// Mean QP of the macroblocks; none for a stream that was encoded before.
+    pub qp: Option<f64>,
     /// Encoder passes it took.
     pub passes: u32,
     /// Time the source took.
