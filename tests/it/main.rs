@@ -18,6 +18,7 @@ mod matrix;
 mod media;
 mod peer;
 mod raw_http;
+mod repair;
 mod report;
 mod run;
 mod signaling_client;
