@@ -318,6 +318,11 @@ impl Receiver<'_> {
     async fn hand_over(&mut self, Pending { received, after_loss, .. }: Pending) {
         let unit = received.unit;
         let info = self.infos.remove(&unit.timestamp);
+        let taken = self.keyframes + self.underway.len() as u64;
+        if self.count.is_some_and(|count| taken >= count) {
+            // As many as were asked for are on their way to the disk.
+            return;
+        }
         let received_at = epoch_seconds(received.received_at);
         let capture_time = info.as_ref().map(|info| info.capture_time);
         let record = FrameRecord {
