@@ -24,6 +24,7 @@ pub mod control;
 pub mod event;
 pub mod gathering;
 mod handler;
+mod handshake;
 pub mod packetizer;
 pub mod rate;
 pub(crate) mod runtime;
