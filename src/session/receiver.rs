@@ -18,7 +18,7 @@ use super::{
     epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
     pings,
-    store::{self, Received, Store, Stored},
+    store::{self, OnDisk, Received, Store, Stored},
     until,
 };
 use crate::{
@@ -349,14 +349,9 @@ impl Receiver<'_> {
 
     async fn on_stored(&mut self, stored: Option<Stored>) -> Result<(), SessionError> {
         match stored {
-            Some(Stored::Written {
-                written,
-                decode_time,
-                write_time,
-                stages,
-                written_at,
-                undecoded,
-            }) => {
+            Some(Stored::Written(stored)) => {
+                let OnDisk { written, decode_time, write_time, stages, written_at, undecoded } =
+                    *stored;
                 let underway = self.underway.pop_front().unwrap_or_default();
                 let offset = self.talk.clock_offset();
                 let stages = underway.complete(stages, &written.record, written_at, offset);

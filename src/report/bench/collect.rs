@@ -102,6 +102,6 @@ pub fn keyframes<'r>(
     sum.latency_ms = latency.spread();
     sum.encode_ms = encode.spread();
     sum.psnr_db = psnr.spread();
-    sum.stages_ms = stages.spreads();
+    sum.stages_ms = Box::new(stages.spreads());
     sum
 }

@@ -324,7 +324,7 @@ pub struct Keyframes {
     pub psnr_db: Spread,
     /// See [`KeyframeRecord::stages_ms`].
     #[serde(default)]
-    pub stages_ms: Stages<Spread>,
+    pub stages_ms: Box<Stages<Spread>>,
     /// Keyframes larger than the budget.
     pub over_limit: u64,
 }
