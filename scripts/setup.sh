@@ -26,6 +26,8 @@ test_needs=(
     "busybox busybox-static"
     "cpio cpio"
     "v4l2-ctl v4l-utils"
+    "jq jq"
+    "ffmpeg ffmpeg"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -66,6 +66,19 @@ bench() {
         --min-success 100% --min-keyframes-intact 100%
 }
 
+# Every parser of what comes from outside, for about a minute; see tests/it/fuzz.rs.
+fuzz() {
+    export ORION_FUZZ_SECONDS=12
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast --success-output immediate -E 'test(/^fuzz::/)'
+    else
+        cargo test --release --test it fuzz:: -- --nocapture
+    fi
+}
+
+# Loss over a longer time: nothing is lost that need not be, and memory stays flat.
+soak() { scripts/soak.sh --short; }
+
 # Two real peers behind every pair of NATs, simulated in the process: all as theory says.
 matrix() {
     local target=${CARGO_TARGET_DIR:-target}
@@ -118,7 +131,9 @@ step clippy cargo clippy --release --all-targets -- -D warnings
 step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
+    step fuzz in_shell fuzz
     step bench in_shell bench
+    step soak in_shell soak
     step matrix in_shell matrix
     step kernel in_shell kernel_matrix
     step chromium in_shell browser

@@ -125,12 +125,15 @@ async fn run_pair(
             match telling {
                 // One live line and one summary: those of the receiver.
                 Told::Sender(sender::SenderEvent::Report(_)) => {}
-                Told::Sender(sender::SenderEvent::Sent(sent)) => observer.line(&format!(
-                    "send: keyframe {}, {} bytes, QP {}",
-                    sent.info.seq,
-                    sent.info.bytes,
-                    sent.captured.qp.map_or("as it was".to_owned(), |qp| qp.to_string())
-                )),
+                Told::Sender(sender::SenderEvent::Sent(sent)) => {
+                    observer.line(&format!(
+                        "send: keyframe {}, {} bytes, QP {}",
+                        sent.info.seq,
+                        sent.info.bytes,
+                        sent.captured.qp.map_or("as it was".to_owned(), |qp| qp.to_string())
+                    ));
+                    observer.stages(&sent.stages, &send::known(&sent));
+                }
                 Told::Sender(event) => send::show(observer, "send: ", event),
                 Told::Receiver(event) => recv::show(observer, "recv: ", event),
             }

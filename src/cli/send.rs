@@ -5,13 +5,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     connect::ConnectArgs,
     failure::Failure,
     network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, millis},
+    observe::{self, ObserveArgs, Observer, Observing, millis, stages_json},
     output::Output,
     stop, units,
 };
@@ -140,10 +140,10 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());
     }
-    let result =
-        sender::run(config, stop::asked(), &mut |event| show(&mut observer, "", event), &mut texts)
-            .await;
-    observer.finish(result.map(|_| ()))
+    let observing = Observing::start(observer, |observer, event| show(observer, "", event));
+    let mut tell = |event| observing.tell(event);
+    let result = sender::run(config, stop::asked(), &mut tell, &mut texts).await;
+    observing.end().await.finish(result.map(|_| ()))
 }
 
 /// Shows what a sender tells; `who` goes before each line.
@@ -156,26 +156,13 @@ pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
     }
 }
 
-fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
-    let SentKeyframe { info, captured, sent, saved } = keyframe;
-    let encoded = match captured.qp {
-        Some(qp) => {
-            let passes = if captured.passes == 1 { "pass" } else { "passes" };
-            format!(
-                ", QP {qp} in {} {passes}, {:.1} ms",
-                captured.passes,
-                millis(captured.encode_time)
-            )
-        }
-        None => String::new(),
-    };
-    observer.keyframe(info.bytes);
-    observer.line(&format!(
-        "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
-        info.seq, info.width, info.height, info.bytes, sent.packets
-    ));
-    observer.event(&json!({
+/// What is known of a keyframe that was sent.
+#[must_use]
+pub fn known(keyframe: &SentKeyframe) -> Value {
+    let SentKeyframe { info, captured, sent, stages, saved } = keyframe;
+    json!({
         "kind": "keyframe",
+        "role": "send",
         "seq": info.seq,
         "rtpTimestamp": info.rtp_timestamp,
         "captureTime": info.capture_time,
@@ -184,12 +171,33 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
         "height": info.height,
         "sha256": info.sha256,
         "packets": sent.packets,
-        "qp": captured.qp,
+        "qp": captured.qp.map(|qp| (qp * 1e2).round() / 1e2),
         "passes": captured.passes,
         "captureMs": millis(captured.capture_time),
         "encodeMs": millis(captured.encode_time),
         "sendMs": millis(sent.send_time),
         "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
         "saved": saved,
-    }));
+        "stagesMs": stages_json(stages),
+    })
+}
+
+fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
+    let SentKeyframe { info, captured, sent, stages, .. } = keyframe;
+    let encoded = match captured.qp {
+        Some(qp) => {
+            let passes = if captured.passes == 1 { "pass" } else { "passes" };
+            format!(
+                ", QP {qp:.1} in {} {passes}, {:.1} ms",
+                captured.passes,
+                millis(captured.encode_time)
+            )
+        }
+        None => String::new(),
+    };
+    observer.line(&format!(
+        "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
+        info.seq, info.width, info.height, info.bytes, sent.packets
+    ));
+    observer.keyframe(info.bytes, stages, &known(keyframe));
 }

@@ -45,7 +45,7 @@ use ports::{RealPorts, open};
 pub struct GatewayConfig {
     /// NATs and firewalls.
     pub profile: Profile,
-    /// What the link does to each direction.
+    /// What the link does to each direction, at first (see [`Gateway::set_link`]).
     pub link: Link,
     /// Decides ports, losses and jitter: the same seed and packets give the same.
     pub seed: u64,
@@ -84,6 +84,7 @@ pub struct GatewayStats {
 #[derive(Debug)]
 struct Core {
     stack: Stack,
+    link: Link,
     up: LinkQueue,
     down: LinkQueue,
     stats: GatewayStats,
@@ -116,7 +117,7 @@ impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gateway")
             .field("profile", &self.config.profile.to_string())
-            .field("link", &self.config.link.to_string())
+            .field("link", &self.link().to_string())
             .field("outside", &self.outside)
             .finish_non_exhaustive()
     }
@@ -180,6 +181,7 @@ impl Gateway {
         };
         let core = Core {
             stack: Stack::new(&config.profile, address, config.seed),
+            link: config.link,
             up: LinkQueue::new(config.link, config.seed, "up"),
             down: LinkQueue::new(config.link, config.seed, "down"),
             stats: GatewayStats::default(),
@@ -211,7 +213,16 @@ impl Gateway {
     /// What the link does.
     #[must_use]
     pub fn link(&self) -> Link {
-        self.config.link
+        self.core().link
+    }
+
+    /// Changes what the link does to packets from now on, in both directions: for outages, or a link
+    /// that gets worse. Packets on their way keep their time.
+    pub fn set_link(&self, link: Link) {
+        let mut core = self.core();
+        core.link = link;
+        core.up.set_link(link);
+        core.down.set_link(link);
     }
 
     /// The address packets leave by.

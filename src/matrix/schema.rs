@@ -108,6 +108,9 @@ pub struct Cell {
     pub agree: bool,
     /// Why it did not connect, or does not agree.
     pub reason: Option<FailureRecord>,
+    /// Times it was measured; one that does not agree is measured once more, with nothing beside it.
+    #[serde(default)]
+    pub attempts: u32,
     /// Both peers were behind the same boxes.
     pub same_nat: bool,
     /// The profiles, spelt out where `a` and `b` are names of networks.
@@ -153,6 +156,9 @@ pub struct KeyframeRecord {
 pub struct LinkRecord {
     /// Share of packets lost.
     pub loss: f64,
+    /// How many in a row; 0 and 1 mean each on its own.
+    #[serde(default)]
+    pub loss_burst: u32,
     /// One way.
     pub delay_ms: f64,
     /// Up to this much more.
@@ -165,6 +171,7 @@ impl From<&Link> for LinkRecord {
     fn from(link: &Link) -> Self {
         Self {
             loss: link.loss,
+            loss_burst: link.loss_burst,
             delay_ms: link.delay.as_secs_f64() * 1e3,
             jitter_ms: link.jitter.as_secs_f64() * 1e3,
             rate: link.rate,
@@ -186,6 +193,7 @@ impl Cell {
             rtt_ms: None,
             agree: false,
             reason: None,
+            attempts: 0,
             same_nat: plan.same_nat,
             nat: Ends { a: plan.a.profile.to_string(), b: plan.b.profile.to_string() },
             link: Ends { a: (&plan.a.link).into(), b: (&plan.b.link).into() },

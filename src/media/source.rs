@@ -23,6 +23,8 @@ pub use spec::{SourceSpec, SpecError};
 pub use stdin::open_stream;
 pub use y4m::Y4mSource;
 
+use std::time::Duration;
+
 use super::{
     frame::{Frame, fitted},
     h264::AccessUnit,
@@ -47,6 +49,12 @@ pub trait Source: Send {
     /// # Errors
     /// The source failed. A camera may be asked again: it is opened anew when it comes back.
     fn next(&mut self) -> Result<Option<Captured>, SourceError>;
+
+    /// How much of the last [`Source::next`] went into making a frame of what a camera gave. Reading
+    /// a picture from a file counts as taking it.
+    fn convert_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// How pictures are wanted.

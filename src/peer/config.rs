@@ -8,10 +8,7 @@ use std::{
 
 use rtc::{
     ice::mdns::MulticastDnsMode,
-    interceptor::{
-        NackGeneratorBuilder, NackResponderBuilder, ReceiverReportBuilder, Registry,
-        SenderReportBuilder, Slot,
-    },
+    interceptor::{Registry, SenderReportBuilder, Slot},
     peer_connection::{
         configuration::{
             RTCConfiguration, RTCConfigurationBuilder, RTCIceTransportPolicy,
@@ -23,10 +20,16 @@ use rtc::{
     rtp_transceiver::rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind},
 };
 
-use super::{event::PeerError, streams::StreamServers, tap::Tap};
+use super::{
+    event::PeerError,
+    rate::SendRate,
+    repair::{self, RepairReceiver, RepairSender, RoundTripHint},
+    streams::StreamServers,
+    tap::Tap,
+};
 use crate::{
     lab::Gateway,
-    proto::token::IceServer,
+    proto::{control::CONTROL_LIFE_TIME, token::IceServer},
     stun::{
         stream::Trust,
         uri::{ServerUri, Transport, UriError},
@@ -37,10 +40,8 @@ use crate::{
 /// RTP payload type we offer for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
 
-/// Packets remembered for repair, in each direction (a keyframe of 100 KB is about 85).
-const NACK_WINDOW: u16 = 1024;
-
-/// See [`relay_wait`]: what a check from a symmetric NAT is held back, a round trip, and then some.
+/// Default of [`PeerConfig::relay_wait`]: what a check from a symmetric NAT is held back, a round trip,
+/// and then some.
 const RELAY_WAIT: Duration = Duration::from_millis(400);
 
 /// Which side of the pair a peer plays.
@@ -79,8 +80,16 @@ pub struct PeerConfig {
     pub addresses: Vec<IpAddr>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
+    /// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates
+    /// the first pair that works and keeps it. Nothing is waited for when only relays may be used.
+    pub relay_wait: Duration,
+    /// How long a message on the control channel is sent again before it is given up
+    /// (`maxPacketLifeTime`, at most 65 s); none means never. It stays unordered.
+    pub control_life_time: Option<Duration>,
     /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
     pub gateway: Option<Arc<Gateway>>,
+    /// Whether lost packets are repaired. Without it NACK is neither offered nor taken: for comparison.
+    pub repair: bool,
 }
 
 impl PeerConfig {
@@ -95,7 +104,10 @@ impl PeerConfig {
             candidates: Vec::new(),
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
+            relay_wait: RELAY_WAIT,
+            control_life_time: Some(CONTROL_LIFE_TIME),
             gateway: None,
+            repair: true,
         }
     }
 }
@@ -153,6 +165,7 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
         typ: typ.to_owned(),
         parameter: parameter.to_owned(),
     };
+    let nack = config.repair.then(|| feedback("nack", "")).into_iter();
     RTCRtpCodecParameters {
         rtp_codec: RTCRtpCodec {
             mime_type: MIME_TYPE_H264.to_owned(),
@@ -162,11 +175,7 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
                 "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id={}",
                 profile_level_id(config.picture_size)
             ),
-            rtcp_feedback: vec![
-                feedback("nack", ""),
-                feedback("nack", "pli"),
-                feedback("ccm", "fir"),
-            ],
+            rtcp_feedback: nack.chain([feedback("nack", "pli"), feedback("ccm", "fir")]).collect(),
         },
         payload_type: PAYLOAD_TYPE,
     }
@@ -180,19 +189,19 @@ pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError
     Ok(engine)
 }
 
-pub(crate) fn interceptors(tap: Tap) -> Registry {
+/// The chain that RTP and RTCP pass. The crate's own NACK and receiver reports are left out for ours.
+pub(crate) fn interceptors(
+    config: &PeerConfig,
+    tap: Tap,
+    rate: &SendRate,
+    hint: &RoundTripHint,
+) -> Registry {
+    let answers = RepairSender::new(config.repair, rate.clone(), hint.clone());
+    let asks = RepairReceiver::new(config.repair, hint.clone());
     Registry::new()
         .with(Slot::Custom(500), tap)
-        .with(Slot::NackResponder, NackResponderBuilder::new().with_size(NACK_WINDOW).build())
-        .with(
-            Slot::NackGenerator,
-            NackGeneratorBuilder::new()
-                .with_size(NACK_WINDOW)
-                .with_interval(Duration::from_millis(50))
-                .with_max_nacks_per_packet(10)
-                .build(),
-        )
-        .with(Slot::ReceiverReport, ReceiverReportBuilder::new().build())
+        .with(Slot::NackResponder, answers)
+        .with(Slot::NackGenerator, asks)
         .with(Slot::SenderReport, SenderReportBuilder::new().build())
 }
 
@@ -201,7 +210,7 @@ pub(crate) fn interceptors(tap: Tap) -> Registry {
 pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
         // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
-        .with_srtp_replay_protection_window(2048)
+        .with_srtp_replay_protection_window(repair::WINDOW.into())
         // 0.5 to 2 s by default, spent even when a pair has long been found.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
@@ -220,12 +229,11 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
         .build()
 }
 
-/// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates the
-/// first pair that works and keeps it. Nothing is waited for when only relays may be used.
+/// See [`PeerConfig::relay_wait`].
 fn relay_wait(config: &PeerConfig) -> Duration {
     let relays_only = config.ice_policy == IcePolicy::Relay
         || matches!(config.candidates.as_slice(), [CandidateType::Relay]);
-    if relays_only { Duration::ZERO } else { RELAY_WAIT }
+    if relays_only { Duration::ZERO } else { config.relay_wait }
 }
 
 pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) -> RTCConfiguration {

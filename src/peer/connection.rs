@@ -21,6 +21,8 @@ use super::{
     event::{PeerError, PeerEvent, Timings},
     gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
+    rate::SendRate,
+    repair::RoundTripHint,
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
     stats::{self, CandidateStats, Snapshot},
@@ -52,6 +54,7 @@ pub struct Peer {
     watcher: Arc<Watcher>,
     shared: Arc<Shared>,
     counters: Arc<TapCounters>,
+    round_trip: RoundTripHint,
     video: Option<VideoSender>,
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     tasks: Vec<JoinHandle<()>>,
@@ -82,16 +85,19 @@ impl Peer {
         let runtime =
             PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
         let rtc = config::rtc_configuration(&config, &streams);
-        let connection =
-            Box::pin(build(&config, rtc, addresses, tap, Arc::clone(&runtime), &shared)).await?;
-        shared.control.open(&shared, connection.as_ref()).await?;
+        let round_trip = RoundTripHint::default();
+        let chain = config::interceptors(&config, tap, &SendRate::default(), &round_trip);
+        let building = build(&config, rtc, addresses, chain, Arc::clone(&runtime), &shared);
+        let connection = Box::pin(building).await?;
+        shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
             PeerRole::Receiver => None,
         };
+        let patience = if config.repair { video::PATIENCE } else { video::PATIENCE_UNREPAIRED };
         let mut tasks = vec![
             tokio::spawn(video::forward_requests(outputs.requests, shared.events.clone())),
-            tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared))),
+            tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared), patience)),
         ];
         if watcher.is_active() {
             let (watcher, shared) = (Arc::clone(&watcher), Arc::clone(&shared));
@@ -104,6 +110,7 @@ impl Peer {
             watcher,
             shared,
             counters: outputs.counters,
+            round_trip,
             video,
             remote_described: tokio::sync::Mutex::default(),
             tasks,
@@ -308,7 +315,12 @@ impl Peer {
             });
         }
         let counters = self.shared.control.counters();
-        stats::snapshot(&report, selected, &self.streams, &self.counters, counters)
+        let snapshot = stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        let round_trip = snapshot.pair.as_ref().and_then(|pair| pair.current_round_trip_time);
+        if let Some(Ok(round_trip)) = round_trip.map(Duration::try_from_secs_f64) {
+            self.round_trip.set(round_trip);
+        }
+        snapshot
     }
 
     /// The selected pair, which the crate's report names but does not always describe.

@@ -13,6 +13,7 @@
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - [`video`]: the tasks around them
 //! - [`rate`]: how fast packets may leave
+//! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
 //! - [`tap`]: what passes through the RTP and RTCP chain
 //! - `unannounced`: checks that come before their candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or left out
@@ -26,8 +27,10 @@ pub mod gathering;
 mod handler;
 pub mod packetizer;
 pub mod rate;
+pub mod repair;
 pub(crate) mod runtime;
 pub mod sdp;
+mod sequence;
 pub mod stats;
 mod streams;
 pub mod tap;

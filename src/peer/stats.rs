@@ -166,7 +166,7 @@ fn mend(value: &mut Value, streams: &StreamServers, tap: &TapCounters) {
             stats.insert("nackCount".into(), json!(get(&tap.nacks_received)));
             stats.insert("pliCount".into(), json!(get(&tap.plis_received)));
             stats.insert("firCount".into(), json!(get(&tap.firs_received)));
-            stats.insert("retransmittedPacketsSent".into(), json!(get(&tap.packets_nacked)));
+            stats.insert("retransmittedPacketsSent".into(), json!(get(&tap.retransmissions_sent)));
             drop_zero_numbers(stats);
         }
         "transport" => {

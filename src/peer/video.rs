@@ -37,9 +37,12 @@ use super::{
 };
 use crate::media::h264::AccessUnit;
 
-/// How long an access unit may go without a new packet before it is given up: several rounds of
-/// NACK at the round-trip times we aim for.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long an access unit may go without a new packet before it is given up: longer than an outage
+/// that repair gets over. It holds nothing up: what comes after it is handed out when it is whole.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The same where nothing is repaired: no packet is so late.
+pub(super) const PATIENCE_UNREPAIRED: Duration = Duration::from_millis(500);
 
 /// RTP streams kept at a time; a sender that restarts takes a new one.
 const MAX_STREAMS: usize = 4;
@@ -51,6 +54,8 @@ pub struct SentAccessUnit {
     pub rtp_timestamp: u32,
     /// RTP packets it was cut into.
     pub packets: u32,
+    /// When the first packet was handed to the connection.
+    pub first_packet: Instant,
     /// Time from the first packet handed to the connection to the last.
     pub send_time: Duration,
 }
@@ -175,7 +180,12 @@ impl VideoSender {
                 .await
                 .map_err(|_| PeerError::NotOpen("the video track"))?;
         }
-        Ok(SentAccessUnit { rtp_timestamp, packets: packets as u32, send_time: begun.elapsed() })
+        Ok(SentAccessUnit {
+            rtp_timestamp,
+            packets: packets as u32,
+            first_packet: begun,
+            send_time: begun.elapsed(),
+        })
     }
 }
 
@@ -197,7 +207,11 @@ pub(super) async fn forward_requests(
 }
 
 /// Assembles what the tap hands over.
-pub(super) async fn receive(mut packets: mpsc::Receiver<InboundRtp>, shared: Arc<Shared>) {
+pub(super) async fn receive(
+    mut packets: mpsc::Receiver<InboundRtp>,
+    shared: Arc<Shared>,
+    patience: Duration,
+) {
     let mut streams: HashMap<u32, Assembler> = HashMap::new();
     loop {
         let expiry = streams.values().filter_map(Assembler::next_expiry).min();
@@ -218,7 +232,7 @@ pub(super) async fn receive(mut packets: mpsc::Receiver<InboundRtp>, shared: Arc
                 }
                 streams
                     .entry(inbound.ssrc)
-                    .or_insert_with(|| Assembler::new(PATIENCE))
+                    .or_insert_with(|| Assembler::new(patience))
                     .push(inbound.packet)
             }
             () = wait => {

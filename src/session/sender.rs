@@ -25,6 +25,7 @@ use crate::{
     media::sink::{FrameWriter, PictureFormat},
     peer::{PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
+    stats::Stages,
 };
 
 /// Shortest and longest interval that can be set.
@@ -86,6 +87,8 @@ pub struct SentKeyframe {
     pub captured: CapturedKeyframe,
     /// How it was cut and handed over.
     pub sent: SentAccessUnit,
+    /// The stages on this side, ms.
+    pub stages: Stages<Option<f64>>,
     /// Where it was saved.
     pub saved: Option<PathBuf>,
 }
@@ -267,6 +270,8 @@ impl Sender<'_> {
         if let Some(mut held) = self.held.take() {
             // Of a file: it is as new as the moment it is sent.
             held.access_unit.captured_at = SystemTime::now();
+            held.stages = Stages { capture_age: Some(0.0), ..Stages::default() };
+            held.encoded_at = std::time::Instant::now();
             return self.send_keyframe(held).await;
         }
         self.asked = true;

@@ -350,7 +350,8 @@ fn ctrl_c_half_way_gives_the_part_that_was_measured() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json-stream", "--connections", "1000", "--pings", "5000"];
     let bench = start(dir.path(), &[&words[..], &["--keyframes", "0", "--out", "b.json"]].concat());
-    bench.event("connection", 2);
+    // One of them is to warm up.
+    bench.event("connection", 3);
     bench.signal(Signal::INT);
     let ended = bench.end();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);

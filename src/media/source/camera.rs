@@ -60,6 +60,8 @@ pub(super) struct CameraSource {
     options: SourceOptions,
     /// Number of the frame given last.
     given: u64,
+    /// Time the conversion of that one took.
+    convert_time: Duration,
 }
 
 /// Lists the cameras of this machine with their formats; empty when there is none. Devices that give
@@ -78,7 +80,7 @@ impl CameraSource {
         let shared = Arc::new(Shared::default());
         let wanted = Wanted { size: options.size.unwrap_or(USUAL_SIZE), pixels: spec.pixels };
         reader::start(spec, wanted, &shared)?;
-        let source = Self { shared, options, given: 0 };
+        let source = Self { shared, options, given: 0, convert_time: Duration::ZERO };
         let mut state = source.shared.wait(WAIT, |s| s.newest.is_some() || s.failure.is_some());
         if let Some(failure) = state.failure.take() {
             return Err(failure);
@@ -124,8 +126,13 @@ impl Source for CameraSource {
         let mut tries = 0;
         loop {
             let arrived = self.newest()?;
+            let begun = Instant::now();
             match converted(&arrived) {
-                Ok(frame) => return Ok(Some(Captured::Frame(self.options.apply(frame)?))),
+                Ok(frame) => {
+                    let frame = self.options.apply(frame)?;
+                    self.convert_time = begun.elapsed();
+                    return Ok(Some(Captured::Frame(frame)));
+                }
                 Err(cause) if tries + 1 == BROKEN => {
                     let index = self.shared.lock().index;
                     return Err(SourceError::Camera { index, cause });
@@ -134,6 +141,10 @@ impl Source for CameraSource {
             }
             tries += 1;
         }
+    }
+
+    fn convert_time(&self) -> Duration {
+        self.convert_time
     }
 }
 
@@ -170,7 +181,12 @@ mod tests {
     use super::{stream::RawFrame, *};
 
     fn source(shared: &Arc<Shared>) -> CameraSource {
-        CameraSource { shared: Arc::clone(shared), options: SourceOptions::default(), given: 0 }
+        CameraSource {
+            shared: Arc::clone(shared),
+            options: SourceOptions::default(),
+            given: 0,
+            convert_time: Duration::ZERO,
+        }
     }
 
     fn raw(luma: u8, age: Duration) -> RawFrame {

@@ -6,7 +6,7 @@ use super::schema::{
     ConnectionRecord, Connections, FailureGroup, KeyframeRecord, Keyframes, Setup,
 };
 use crate::stats::{
-    Histogram, Spread,
+    Histogram, Spread, StageHistograms,
     interval::{Z95, wilson},
 };
 
@@ -72,6 +72,7 @@ pub fn keyframes<'r>(
 ) -> Keyframes {
     let [mut bytes, mut latency, mut encode, mut psnr] =
         [const { None::<Histogram> }; 4].map(Option::unwrap_or_default);
+    let mut stages = StageHistograms::default();
     let mut sum = Keyframes::default();
     let (mut sent, mut received, mut intact) = (0, 0, 0);
     let (mut told, mut hashed) = (false, false);
@@ -83,6 +84,7 @@ pub fn keyframes<'r>(
         intact += u64::from(record.intact == Some(true));
         sum.over_limit += u64::from(budget.is_some_and(|budget| record.bytes > budget));
         bytes.record(record.bytes as f64);
+        stages.record(&record.stages_ms);
         for (histogram, value) in [
             (&mut latency, record.latency_ms),
             (&mut encode, record.encode_ms),
@@ -100,5 +102,6 @@ pub fn keyframes<'r>(
     sum.latency_ms = latency.spread();
     sum.encode_ms = encode.spread();
     sum.psnr_db = psnr.spread();
+    sum.stages_ms = stages.spreads();
     sum
 }
