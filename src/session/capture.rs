@@ -180,6 +180,7 @@ fn may_recover(error: &SourceError) -> bool {
         error,
         SourceError::CameraBusy { .. }
             | SourceError::CameraDenied { .. }
+            | SourceError::CameraFormat { .. }
             | SourceError::CameraGone { .. }
             | SourceError::ListCameras { .. }
             | SourceError::CameraSilent { .. }
