@@ -23,6 +23,11 @@ test_needs=(
     "node nodejs"
     "npm npm"
     "ffmpeg ffmpeg"
+    "qemu-system-x86_64 qemu-system-x86"
+    "busybox busybox-static"
+    "cpio cpio"
+    "v4l2-ctl v4l-utils"
+    "jq jq"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -84,7 +84,7 @@ impl Peer {
         let rtc = config::rtc_configuration(&config, &streams);
         let connection =
             Box::pin(build(&config, rtc, addresses, tap, Arc::clone(&runtime), &shared)).await?;
-        shared.control.open(&shared, connection.as_ref()).await?;
+        shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
             PeerRole::Receiver => None,

@@ -89,10 +89,12 @@ impl ControlChannels {
         &self,
         shared: &Arc<Shared>,
         connection: &dyn PeerConnection,
+        life_time: Option<Duration>,
     ) -> Result<(), PeerError> {
+        let millis = |time: Duration| u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
         let init = RTCDataChannelInit {
             ordered: false,
-            max_packet_life_time: Some(control::MAX_PACKET_LIFE_TIME_MS),
+            max_packet_life_time: life_time.map(millis),
             protocol: control::PROTOCOL.to_owned(),
             ..RTCDataChannelInit::default()
         };

@@ -140,6 +140,10 @@ pub struct KeyframeInfo {
     pub width: u32,
     /// Picture height, pixels.
     pub height: u32,
+    /// When its sending began, seconds since 1970 on the sender's clock. An addition to the contract:
+    /// it tells the network's part of the latency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<f64>,
 }
 
 /// Fields of `set`; what is absent stays as it is.

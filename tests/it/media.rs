@@ -15,7 +15,7 @@ use orion_peer::media::{
         NalType, append_nal, dimensions, idr_pic_id, nal_type, nal_units, normalize,
         profile_level_id,
     },
-    source::{list_devices, open, open_stream, read_picture},
+    source::{CameraSpec, list_devices, open, open_stream, read_picture},
 };
 
 const BUDGET: usize = 100_000;
@@ -512,7 +512,8 @@ fn a_stream_is_told_by_its_first_bytes() {
 
 #[test]
 fn a_camera_that_is_not_there_is_an_error() {
-    let error = open(&SourceSpec::Camera(Some(4711)), SourceOptions::default()).err().unwrap();
+    let spec = SourceSpec::Camera(CameraSpec { index: Some(4711), pixels: None });
+    let error = open(&spec, SourceOptions::default()).err().unwrap();
     assert!(matches!(error, SourceError::NoCamera { index: Some(4711) }), "{error}");
     assert!(error.remedy().contains("pattern"));
     // With or without cameras, listing them is no failure.
