@@ -42,7 +42,7 @@ const RATE_WINDOW: usize = 8;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Statistics")]
 pub struct ObserveArgs {
-    /// Write getStats to DIR/stats.jsonl, and the stages of each keyframe to DIR/keyframes.jsonl
+    /// Write getStats to DIR/stats.jsonl, and what is known of each keyframe to DIR/keyframes.jsonl
     #[arg(long, value_name = "DIR")]
     pub stats: Option<PathBuf>,
     /// Time between two of them
@@ -143,6 +143,12 @@ impl Observer {
         if self.times.len() > RATE_WINDOW {
             self.times.pop_front();
         }
+    }
+
+    /// Whether more is to be known of keyframes than a session needs: `--stats` was given.
+    #[must_use]
+    pub fn has_stats(&self) -> bool {
+        self.keyframes.is_some()
     }
 
     /// Counts the stages of a keyframe, and writes what is known of it to `--stats`.

@@ -16,11 +16,11 @@ use super::{
     stop, units,
 };
 use crate::{
-    media::source::SourceSpec,
+    media::{Quality, source::SourceSpec},
     peer::PeerRole,
     report::summary::Role,
     session::{
-        capture::CaptureConfig,
+        capture::{CaptureConfig, CapturedKeyframe},
         sender::{self, INTERVAL_RANGE, SenderConfig, SenderEvent, SentKeyframe},
     },
 };
@@ -156,11 +156,11 @@ pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
     }
 }
 
-/// What is known of a keyframe that was sent.
+/// What is known of a keyframe that was sent; its quality where that was measured.
 #[must_use]
-pub fn known(keyframe: &SentKeyframe) -> Value {
+pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
     let SentKeyframe { info, captured, sent, stages, saved } = keyframe;
-    json!({
+    let mut known = json!({
         "kind": "keyframe",
         "role": "send",
         "seq": info.seq,
@@ -171,7 +171,7 @@ pub fn known(keyframe: &SentKeyframe) -> Value {
         "height": info.height,
         "sha256": info.sha256,
         "packets": sent.packets,
-        "qp": captured.qp.map(|qp| (qp * 1e2).round() / 1e2),
+        "qp": captured.qp.map(|qp| rounded(qp, 2)),
         "passes": captured.passes,
         "captureMs": millis(captured.capture_time),
         "encodeMs": millis(captured.encode_time),
@@ -179,7 +179,27 @@ pub fn known(keyframe: &SentKeyframe) -> Value {
         "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
         "saved": saved,
         "stagesMs": stages_json(stages),
-    })
+    });
+    if let Some(quality) = quality {
+        known["maxBytes"] = captured.max_bytes.into();
+        known["fill"] = rounded(info.bytes as f64 / captured.max_bytes as f64, 4).into();
+        known["psnrDb"] = rounded(quality.psnr_y, 2).into();
+        known["ssim"] = rounded(quality.ssim_y, 5).into();
+    }
+    known
+}
+
+fn rounded(value: f64, places: i32) -> f64 {
+    let unit = 10f64.powi(places);
+    (value * unit).round() / unit
+}
+
+/// How near the keyframe comes to its frame: a decoder's work, for the observer's thread.
+fn quality(captured: &CapturedKeyframe) -> Option<Quality> {
+    let original = captured.original.as_ref()?;
+    Quality::of_keyframe(original, &captured.access_unit.data)
+        .inspect_err(|error| tracing::warn!("the quality of a keyframe is not known: {error}"))
+        .ok()?
 }
 
 fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
@@ -199,5 +219,6 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
         "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
         info.seq, info.width, info.height, info.bytes, sent.packets
     ));
-    observer.keyframe(info.bytes, stages, &known(keyframe));
+    let quality = if observer.has_stats() { quality(captured) } else { None };
+    observer.keyframe(info.bytes, stages, &known(keyframe, quality));
 }

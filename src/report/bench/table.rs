@@ -246,6 +246,7 @@ fn keyframes(page: &mut Page, result: &BenchResult) {
         ("latency", &keyframes.latency_ms, "ms"),
         ("encoding", &keyframes.encode_ms, "ms"),
         ("PSNR", &keyframes.psnr_db, "dB"),
+        ("SSIM", &keyframes.ssim, ""),
     ] {
         if spread.count > 0 {
             let mut cells = numbers(label, [spread.min, spread.p50, spread.p95, spread.max], unit);

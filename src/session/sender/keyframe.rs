@@ -58,7 +58,9 @@ impl Sender<'_> {
         self.seq += 1;
         self.greeting = false;
         let saved = self.save(&info, &captured).await?;
-        self.last = Some((info.clone(), captured.clone()));
+        // Sent again it is not measured again.
+        let again = CapturedKeyframe { original: None, ..captured.clone() };
+        self.last = Some((info.clone(), again));
         let stages = stages(&captured, &sent);
         let sent = SentKeyframe { info, captured, sent, stages, saved };
         (self.tell)(SenderEvent::Sent(Box::new(sent)));
