@@ -187,6 +187,7 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    link.peer.control_life_time = args.load.control_life_time();
     let networks = args.network.one(args.load.link_rate())?;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     if let Some(networks) = &networks {

@@ -13,12 +13,12 @@ use tokio::{
 
 use super::{
     plan::{CellPlan, Effort, PICTURE, PING_INTERVAL, Transports},
-    run::{Layer, Measurement},
+    run::{self, Layer, Measurement},
     schema::LayerName,
 };
 use crate::{
-    kernel::{KernelError, Lab, LabPlan, LabServer, Network, Place},
-    nat::NamedNetwork,
+    kernel::{self, KernelError, Lab, LabPlan, LabServer, Network, Place},
+    nat::{self, NamedNetwork},
     proto::token::IceServer,
     report::bench::schema::{BenchResult, FailureRecord},
     types::Stage,
@@ -33,15 +33,103 @@ pub struct InKernel {
 }
 
 impl InKernel {
-    /// Finds out whether labs can be had on this machine, by making one.
+    /// Finds out whether labs can be had on this machine, and whether their NATs are what they are meant
+    /// to be. Takes about 3 s.
     ///
     /// # Errors
-    /// They cannot: no Linux, no namespaces allowed, a program missing.
+    /// They cannot: no Linux, no namespaces allowed, a program missing; or they are not.
     pub async fn start(orion_peer: Option<PathBuf>) -> Result<Arc<Self>, FailureRecord> {
         let plan = LabPlan { orion_peer: orion_peer.clone(), ..LabPlan::default() };
         blocking(move || Lab::start(&plan).map(Lab::stop)).await?;
-        Ok(Arc::new(Self { orion_peer }))
+        let lab = Self { orion_peer };
+        tokio::try_join!(lab.check_behaviour(), lab.check_ice())?;
+        Ok(Arc::new(lab))
     }
+
+    /// An RFC 5780 probe behind each of two NATs.
+    async fn check_behaviour(&self) -> Result<(), FailureRecord> {
+        let named = |name| nat::network(name).map_err(|error| unlike(name, &error.to_string()));
+        let (a, b) = (named(CHECKED.0)?, named(CHECKED.1)?);
+        let (lab, server) = self.build(network(&a), network(&b)).await?;
+        let found =
+            tokio::try_join!(probe(&lab, &server, Place::A), probe(&lab, &server, Place::B));
+        drop(server);
+        let _ = tokio::task::spawn_blocking(move || lab.stop()).await;
+        let (at_a, at_b) = found?;
+        for (wanted, found) in [(CHECKED.0, at_a), (CHECKED.1, at_b)] {
+            if found.profile.as_deref() != Some(wanted) {
+                let name = found.profile.unwrap_or_else(|| "no NAT with a name".into());
+                return Err(unlike(wanted, &format!("an RFC 5780 probe found {name}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Two peers behind NATs of the first kind: a conntrack entry that an early packet leaves moves the
+    /// mapping, which no probe sees.
+    async fn check_ice(&self) -> Result<(), FailureRecord> {
+        let name = CHECKED.0;
+        let named = || nat::network(name).map_err(|error| unlike(name, &error.to_string()));
+        let plan = CellPlan::new(named()?, named()?, TRANSPORTS, 1);
+        let effort = Effort { connections: 1, pings: 1, ..Effort::default() };
+        let cell = run::measure(self, &plan, &effort).await;
+        match cell.reason {
+            _ if cell.measured == plan.expected => Ok(()),
+            Some(reason) if cell.by_type.is_empty() => Err(reason),
+            _ => Err(unlike(name, &format!("two peers behind it connect as {}", cell.measured))),
+        }
+    }
+
+    /// A lab with its server; not one of the cells.
+    async fn build(&self, a: Network, b: Network) -> Result<(Lab, LabServer), FailureRecord> {
+        let plan = LabPlan { a, b, orion_peer: self.orion_peer.clone(), ..LabPlan::default() };
+        blocking(move || {
+            let lab = Lab::start(&plan)?;
+            let server = lab.serve()?;
+            Ok((lab, server))
+        })
+        .await
+    }
+}
+
+/// NATs that every lab is checked with before it is used.
+const CHECKED: (&str, &str) = ("port", "sym");
+
+fn unlike(name: &str, found: &str) -> FailureRecord {
+    failure(
+        "lab-unlike-profile",
+        &format!("the lab does not do what `{name}` says: {found}"),
+        "use the simulated lab (without --kernel); a firewall or module of this kernel may interfere: \
+         compare `orion-peer lab shell --nat port -- orion-peer doctor`",
+    )
+}
+
+/// What `doctor` says of the NAT in front of it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Probed {
+    profile: Option<String>,
+}
+
+/// Asks the lab's server by RFC 5780 from a place of the lab.
+async fn probe(lab: &Lab, server: &LabServer, place: Place) -> Result<Probed, FailureRecord> {
+    #[derive(Deserialize)]
+    struct Report {
+        nat: Probed,
+    }
+    let mut command = orion_peer(lab, server, place);
+    command.args([
+        "doctor",
+        "--no-signal",
+        "--ice-server",
+        &format!("stun:{}:3478", kernel::SERVER),
+    ]);
+    let output = command.output().await.map_err(|error| not_run(&error))?;
+    serde_json::from_slice::<Report>(&output.stdout).map(|report| report.nat).map_err(|error| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let message = format!("no RFC 5780 probe in the lab: {error}: {}", said.trim());
+        failure("no-probe", &message, "run with -v for the details")
+    })
 }
 
 #[async_trait]

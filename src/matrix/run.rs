@@ -1,6 +1,13 @@
-//! Measures all pairs, several at once, over whichever layer makes the NATs.
+//! Measures all pairs, several at once, over whichever layer makes the NATs. A pair that does not come
+//! out as expected is measured once more with nothing beside it: on a machine that is overloaded the
+//! checks of a direct way may come after the relay was taken.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    sync::Arc,
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use tokio::task::{JoinError, JoinSet};
@@ -62,7 +69,7 @@ pub struct Job {
 }
 
 /// Measures all pairs; `stop` ends the run early, with those that are done. `tell` hears of each pair
-/// when it is done; the result has them in the order of the job.
+/// when it is done, once; the result has them in the order of the job.
 pub async fn run(
     job: Job,
     layer: Arc<dyn Layer>,
@@ -76,21 +83,31 @@ pub async fn run(
     {
         tokio::pin!(stop);
         let mut running: JoinSet<(usize, Cell)> = JoinSet::new();
-        let mut waiting = job.plans.into_iter().enumerate();
+        let mut waiting: VecDeque<usize> = (0..total).collect();
+        let mut again = VecDeque::new();
         loop {
+            if waiting.is_empty() && running.is_empty() {
+                waiting.extend(again.pop_front());
+            }
             while running.len() < job.parallel.max(1)
-                && let Some((index, plan)) = waiting.next()
+                && let Some(index) = waiting.pop_front()
             {
                 let (layer, effort) = (Arc::clone(&layer), job.effort);
+                let plan = job.plans[index].clone();
                 running.spawn(async move { (index, measure(&*layer, &plan, &effort).await) });
             }
             tokio::select! {
                 ended = running.join_next() => match ended {
                     Some(ended) => {
-                        if let Some((index, cell)) = unpanicked(ended) {
+                        let Some((index, mut cell)) = unpanicked(ended) else { continue };
+                        let before = done.get(&index).map_or(0, |cell| cell.attempts);
+                        cell.attempts += before;
+                        if cell.agree || before > 0 || job.parallel < 2 || total < 2 {
                             tell(&cell);
-                            done.insert(index, cell);
+                        } else {
+                            again.push_back(index);
                         }
+                        done.insert(index, cell);
                     }
                     None => break,
                 },
@@ -125,7 +142,8 @@ fn unpanicked<T>(ended: Result<T, JoinError>) -> Option<T> {
     }
 }
 
-async fn measure(layer: &dyn Layer, plan: &CellPlan, effort: &Effort) -> Cell {
+/// Measures one pair.
+pub(super) async fn measure(layer: &dyn Layer, plan: &CellPlan, effort: &Effort) -> Cell {
     let deadline = effort.deadline();
     let measured = tokio::time::timeout(deadline, layer.measure(plan, effort)).await;
     let measured = measured.unwrap_or_else(|_| {
@@ -142,6 +160,7 @@ async fn measure(layer: &dyn Layer, plan: &CellPlan, effort: &Effort) -> Cell {
 /// What came of one pair.
 fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
     let mut cell = Cell::unmeasured(plan);
+    cell.attempts = 1;
     let measured = match measured {
         Ok(measured) => measured,
         Err(reason) => {

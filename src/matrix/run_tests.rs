@@ -141,6 +141,49 @@ async fn no_more_run_at_once_than_allowed() {
     assert_eq!(*layer.asked.borrow(), 81);
 }
 
+/// The second of two pairs is relayed the first time it is measured, the first one every time.
+#[tokio::test]
+async fn what_does_not_agree_is_measured_again_by_itself() {
+    #[derive(Default)]
+    struct Overloaded {
+        asked: std::sync::Mutex<Vec<String>>,
+        running: AtomicUsize,
+    }
+    #[async_trait]
+    impl Layer for Overloaded {
+        fn name(&self) -> LayerName {
+            LayerName::Simulated
+        }
+        async fn measure(&self, plan: &CellPlan, _: &Effort) -> Result<Measurement, FailureRecord> {
+            let beside = self.running.fetch_add(1, Ordering::SeqCst);
+            let nth = {
+                let mut asked = self.asked.lock().unwrap();
+                asked.push(plan.a.name.clone());
+                asked.iter().filter(|name| **name == plan.a.name).count()
+            };
+            assert!(nth == 1 || beside == 0, "beside {beside} others");
+            tokio::task::yield_now().await;
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            Ok(measurement(if nth == 1 || plan.a.name == "port" {
+                &["relay/udp"]
+            } else {
+                &["host"]
+            }))
+        }
+    }
+    let plans = vec![plan("port", "none"), plan("addr", "none"), plan("sym", "sym")];
+    let layer = Arc::new(Overloaded::default());
+    let mut told = Vec::new();
+    let result = run(Job { plans, ..job(3) }, layer.clone(), std::future::pending(), &mut |cell| {
+        told.push((cell.a.clone(), cell.agree));
+    })
+    .await;
+    let seen: Vec<_> = result.cells.iter().map(|cell| (cell.agree, cell.attempts)).collect();
+    assert_eq!(seen, [(false, 2), (true, 2), (true, 1)]);
+    told.sort();
+    assert_eq!(told, [("addr".into(), true), ("port".into(), false), ("sym".into(), true)]);
+}
+
 #[tokio::test]
 async fn a_stop_leaves_what_is_there() {
     let layer = theory(Ends::Only(20));

@@ -108,6 +108,9 @@ pub struct Cell {
     pub agree: bool,
     /// Why it did not connect, or does not agree.
     pub reason: Option<FailureRecord>,
+    /// Times it was measured; one that does not agree is measured once more, with nothing beside it.
+    #[serde(default)]
+    pub attempts: u32,
     /// Both peers were behind the same boxes.
     pub same_nat: bool,
     /// The profiles, spelt out where `a` and `b` are names of networks.
@@ -190,6 +193,7 @@ impl Cell {
             rtt_ms: None,
             agree: false,
             reason: None,
+            attempts: 0,
             same_nat: plan.same_nat,
             nat: Ends { a: plan.a.profile.to_string(), b: plan.b.profile.to_string() },
             link: Ends { a: (&plan.a.link).into(), b: (&plan.b.link).into() },

@@ -19,6 +19,7 @@ use crate::{
     media::source::SourceSpec,
     nat::NamedNetwork,
     peer::{PeerConfig, PeerRole},
+    proto::control::CONTROL_LIFE_TIME,
     report::bench::schema::FailureRecord,
     session::capture::CaptureConfig,
 };
@@ -121,6 +122,7 @@ fn bench_plan(effort: &Effort) -> Plan {
         pings: effort.pings * effort.connections,
         ping_interval: PING_INTERVAL,
         ping_bytes: 64,
+        ping_life_time: Some(CONTROL_LIFE_TIME),
         keyframes: effort.connections,
         interval: std::time::Duration::from_secs(1),
         duration: None,

@@ -84,9 +84,13 @@ pub fn verdict(result: &LabResult) -> String {
         done if result.partial => format!(", stopped after {done}"),
         _ => String::new(),
     };
+    let again = match result.cells.iter().filter(|cell| cell.attempts > 1).count() {
+        0 => String::new(),
+        twice => format!(", {twice} of them measured twice"),
+    };
     let layer = layer.as_str();
     format!(
-        "{agree} of {total} {pairs} as expected{stopped} ({layer}, seed {seed}, {duration_s:.0} s)"
+        "{agree} of {total} {pairs} as expected{again}{stopped} ({layer}, seed {seed}, {duration_s:.0} s)"
     )
 }
 

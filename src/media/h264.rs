@@ -1,5 +1,7 @@
 //! Access units and NAL units in Annex B byte streams (ITU-T H.264 §7.3.1, §7.4.1, Annex B).
 
+mod bits;
+mod slice;
 mod split;
 mod sps;
 
@@ -7,8 +9,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+pub use slice::{idr_pic_id, with_idr_pic_id};
 pub use split::AccessUnitSplitter;
-pub use sps::{idr_pic_id, profile_level_id, sps_colour, sps_dimensions};
+pub use sps::{profile_level_id, sps_colour, sps_dimensions};
 
 /// The start code written everywhere here.
 pub const START_CODE: [u8; 4] = [0, 0, 0, 1];

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     lab::Gateway,
-    proto::token::IceServer,
+    proto::{control::CONTROL_LIFE_TIME, token::IceServer},
     stun::{
         stream::Trust,
         uri::{ServerUri, Transport, UriError},
@@ -40,7 +40,8 @@ use crate::{
 /// RTP payload type we offer for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
 
-/// See [`relay_wait`]: what a check from a symmetric NAT is held back, a round trip, and then some.
+/// Default of [`PeerConfig::relay_wait`]: what a check from a symmetric NAT is held back, a round trip,
+/// and then some.
 const RELAY_WAIT: Duration = Duration::from_millis(400);
 
 /// Which side of the pair a peer plays.
@@ -79,6 +80,12 @@ pub struct PeerConfig {
     pub addresses: Vec<IpAddr>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
+    /// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates
+    /// the first pair that works and keeps it. Nothing is waited for when only relays may be used.
+    pub relay_wait: Duration,
+    /// How long a message on the control channel is sent again before it is given up
+    /// (`maxPacketLifeTime`, at most 65 s); none means never. It stays unordered.
+    pub control_life_time: Option<Duration>,
     /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
     pub gateway: Option<Arc<Gateway>>,
     /// Whether lost packets are repaired. Without it NACK is neither offered nor taken: for comparison.
@@ -97,6 +104,8 @@ impl PeerConfig {
             candidates: Vec::new(),
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
+            relay_wait: RELAY_WAIT,
+            control_life_time: Some(CONTROL_LIFE_TIME),
             gateway: None,
             repair: true,
         }
@@ -220,12 +229,11 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
         .build()
 }
 
-/// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates the
-/// first pair that works and keeps it. Nothing is waited for when only relays may be used.
+/// See [`PeerConfig::relay_wait`].
 fn relay_wait(config: &PeerConfig) -> Duration {
     let relays_only = config.ice_policy == IcePolicy::Relay
         || matches!(config.candidates.as_slice(), [CandidateType::Relay]);
-    if relays_only { Duration::ZERO } else { RELAY_WAIT }
+    if relays_only { Duration::ZERO } else { config.relay_wait }
 }
 
 pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) -> RTCConfiguration {

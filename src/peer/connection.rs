@@ -89,7 +89,7 @@ impl Peer {
         let chain = config::interceptors(&config, tap, &SendRate::default(), &round_trip);
         let building = build(&config, rtc, addresses, chain, Arc::clone(&runtime), &shared);
         let connection = Box::pin(building).await?;
-        shared.control.open(&shared, connection.as_ref()).await?;
+        shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
             PeerRole::Receiver => None,

@@ -25,6 +25,7 @@ pub mod control;
 pub mod event;
 pub mod gathering;
 mod handler;
+mod handshake;
 pub mod packetizer;
 pub mod rate;
 pub mod repair;

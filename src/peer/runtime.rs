@@ -7,6 +7,9 @@
 //! sleeps after a real one end at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
 //! does not wake its driver for a remote candidate, which would be checked only at the next tick.
 //!
+//! Its sockets do not hear a DTLS flight again that was answered (see `super::handshake`): the crate's
+//! handshake would stand still.
+//!
 //! Its sockets and look-ups are watched (see [`super::gathering`]), and its sockets carry TURN over TCP
 //! and TLS (see `super::streams`).
 
@@ -33,6 +36,7 @@ use webrtc::runtime::{
 
 use super::{
     gathering::{self, WatchedSocket, Watcher},
+    handshake::{Handshake, HandshakeSocket},
     streams::{StreamServers, StreamSocket},
 };
 use crate::lab::Gateway;
@@ -63,6 +67,7 @@ pub(crate) struct PeerRuntime {
     watcher: Arc<Watcher>,
     streams: Arc<StreamServers>,
     gateway: Option<Arc<Gateway>>,
+    handshake: Arc<Handshake>,
 }
 
 impl PeerRuntime {
@@ -81,6 +86,7 @@ impl PeerRuntime {
             watcher,
             streams,
             gateway,
+            handshake: Arc::default(),
         })
     }
 
@@ -142,6 +148,7 @@ impl Runtime for PeerRuntime {
             let (streams, watcher) = (Arc::clone(&self.streams), Arc::clone(&self.watcher));
             socket = Arc::new(StreamSocket::new(socket, streams, watcher)?);
         }
+        socket = Arc::new(HandshakeSocket::new(socket, Arc::clone(&self.handshake)));
         if !self.watcher.is_active() {
             return Ok(socket);
         }

@@ -54,6 +54,8 @@ pub struct SentAccessUnit {
     pub rtp_timestamp: u32,
     /// RTP packets it was cut into.
     pub packets: u32,
+    /// When the first packet was handed to the connection.
+    pub first_packet: Instant,
     /// Time from the first packet handed to the connection to the last.
     pub send_time: Duration,
 }
@@ -178,7 +180,12 @@ impl VideoSender {
                 .await
                 .map_err(|_| PeerError::NotOpen("the video track"))?;
         }
-        Ok(SentAccessUnit { rtp_timestamp, packets: packets as u32, send_time: begun.elapsed() })
+        Ok(SentAccessUnit {
+            rtp_timestamp,
+            packets: packets as u32,
+            first_packet: begun,
+            send_time: begun.elapsed(),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod keyframe;
 mod settings;
+mod trouble;
 
 use std::{
     path::PathBuf,
@@ -10,8 +11,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use self::keyframe::save_error;
 pub(crate) use self::keyframe::transmit;
+use self::{keyframe::save_error, trouble::Trouble};
 
 use super::{
     Report, SessionError,
@@ -24,6 +25,7 @@ use crate::{
     media::sink::{FrameWriter, PictureFormat},
     peer::{PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
+    stats::Stages,
 };
 
 /// Shortest and longest interval that can be set.
@@ -85,6 +87,8 @@ pub struct SentKeyframe {
     pub captured: CapturedKeyframe,
     /// How it was cut and handed over.
     pub sent: SentAccessUnit,
+    /// The stages on this side, ms.
+    pub stages: Stages<Option<f64>>,
     /// Where it was saved.
     pub saved: Option<PathBuf>,
 }
@@ -123,6 +127,7 @@ struct Sender<'a> {
     greeting: bool,
     end: Option<(SenderEnd, Instant)>,
     waiting_since: Option<Instant>,
+    trouble: Trouble,
 }
 
 /// What is left of the configuration once link and capture have begun.
@@ -181,6 +186,7 @@ pub async fn run(
         greeting: false,
         end: None,
         waiting_since: Some(Instant::now()),
+        trouble: Trouble::default(),
     };
     let result = sender.work(stop, texts).await;
     sender.report().await;
@@ -264,6 +270,8 @@ impl Sender<'_> {
         if let Some(mut held) = self.held.take() {
             // Of a file: it is as new as the moment it is sent.
             held.access_unit.captured_at = SystemTime::now();
+            held.stages = Stages { capture_age: Some(0.0), ..Stages::default() };
+            held.encoded_at = std::time::Instant::now();
             return self.send_keyframe(held).await;
         }
         self.asked = true;
@@ -274,9 +282,16 @@ impl Sender<'_> {
     async fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
         self.asked = false;
         match result {
-            CaptureResult::Keyframe(keyframe) => self.send_keyframe(*keyframe).await,
+            CaptureResult::Keyframe(keyframe) => {
+                if let Some(line) = self.trouble.over(Instant::now()) {
+                    self.line(line);
+                }
+                self.send_keyframe(*keyframe).await
+            }
             CaptureResult::Retry(error) => {
-                self.line(format!("{}: {}; trying again", error.stage, error.message));
+                if let Some(line) = self.trouble.failed(&error, Instant::now()) {
+                    self.line(line);
+                }
                 self.due = Some(Instant::now() + RETRY_SOURCE);
                 Ok(())
             }

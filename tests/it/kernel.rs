@@ -21,6 +21,7 @@ use orion_peer::{
         rules::{self, rules},
         topology::Topology,
     },
+    matrix::InKernel,
     nat::{Behaviour, Layer, Link, Profile},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -432,6 +433,28 @@ fn a_missing_program_is_named_with_its_package() {
     let stderr = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("install the package `"), "{stderr}");
+}
+
+/// A program whose `doctor` finds the given NAT everywhere, and which is `orion-peer` otherwise.
+fn one_whose_doctor_finds(dir: &Path, profile: &str) -> std::path::PathBuf {
+    let program = dir.join("orion-peer");
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in\n*' doctor '*) echo '{{\"nat\":{{\"profile\":\"{profile}\"}}}}' ;;\n\
+         *) exec {ORION_PEER} \"$@\" ;;\nesac\n"
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[tokio::test]
+async fn a_lab_checks_itself_before_it_is_used() {
+    InKernel::start(Some(ORION_PEER.into())).await.unwrap_or_else(|error| panic!("{error:?}"));
+    let dir = tempfile::tempdir().unwrap();
+    let program = one_whose_doctor_finds(dir.path(), "port");
+    let refused = InKernel::start(Some(program)).await.err().expect("`sym` is no `port`");
+    assert_eq!(refused.code, "lab-unlike-profile");
+    assert!(refused.message.contains("`sym`"), "{}", refused.message);
 }
 
 #[test]

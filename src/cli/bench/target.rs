@@ -71,6 +71,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     }
     let mut measuring = observe::link(&connect, role)?;
     let networks = args.network.one(rate)?;
+    measuring.peer.control_life_time = args.load.control_life_time();
     network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, partner: None }];
     Ok(Target { slots, timeout, connect, networks, served: None })
@@ -122,9 +123,11 @@ async fn start(
             [peer_config(connect, PeerRole::Sender)?, peer_config(connect, PeerRole::Receiver)?];
         let mut slot = embedded::slot(&served.server, pair, peers)
             .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
+        slot.measuring.peer.control_life_time = args.load.control_life_time();
         let nth = slots.len() as u64;
         network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
         if let Some(partner) = &mut slot.partner {
+            partner.peer.control_life_time = args.load.control_life_time();
             network::put_under(networks, &mut partner.peer, 1, nth)?;
         }
         slots.push(slot);
@@ -175,6 +178,7 @@ pub fn described(
         "pings": (load.duration.is_none() || load.pings == 0).then_some(load.pings),
         "pingIntervalMs": ms(load.ping_interval),
         "pingBytes": load.ping_size,
+        "pingLifetimeMs": ms(load.ping_lifetime),
         "keyframes": (load.duration.is_none() || load.keyframes == 0).then_some(load.keyframes),
         "intervalMs": ms(load.interval),
         "durationMs": load.duration.map(ms),

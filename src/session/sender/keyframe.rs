@@ -1,6 +1,6 @@
 //! One keyframe on its way: told of on the control channel, sent, saved.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
 use tokio::time::Instant;
 
@@ -12,7 +12,8 @@ use crate::{
     },
     peer::{Peer, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
-    session::{SessionError, capture::CapturedKeyframe, epoch_seconds, sha256},
+    session::{SessionError, capture::CapturedKeyframe, epoch_seconds, millis},
+    stats::Stages,
     types::Stage,
 };
 
@@ -57,8 +58,12 @@ impl Sender<'_> {
         self.seq += 1;
         self.greeting = false;
         let saved = self.save(&info, &captured).await?;
-        self.last = Some((info.clone(), captured.clone()));
-        (self.tell)(SenderEvent::Sent(Box::new(SentKeyframe { info, captured, sent, saved })));
+        // Sent again it is not measured again.
+        let again = CapturedKeyframe { original: None, ..captured.clone() };
+        self.last = Some((info.clone(), again));
+        let stages = stages(&captured, &sent);
+        let sent = SentKeyframe { info, captured, sent, stages, saved };
+        (self.tell)(SenderEvent::Sent(Box::new(sent)));
         if self.config.count.is_some_and(|count| self.seq >= count) {
             self.end = Some((SenderEnd::Count, now + LINGER));
         }
@@ -102,9 +107,20 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
         rtp_timestamp: peer.next_rtp_timestamp(unit).unwrap_or_default(),
         capture_time: epoch_seconds(unit.captured_at),
         bytes: unit.data.len() as u64,
-        sha256: sha256(&unit.data),
+        sha256: captured.sha256.clone(),
         width: unit.width,
         height: unit.height,
+        sent_at: None,
+    }
+}
+
+/// The stages on this side.
+fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f64>> {
+    let packetize = sent.first_packet.saturating_duration_since(captured.encoded_at);
+    Stages {
+        packetize: Some(millis(packetize)),
+        send: Some(millis(sent.send_time)),
+        ..captured.stages
     }
 }
 
@@ -123,10 +139,13 @@ pub(crate) async fn transmit(
     info: &KeyframeInfo,
     unit: &AccessUnit,
 ) -> Option<SentAccessUnit> {
-    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info.clone())).await {
+    let sent_at = Some(epoch_seconds(SystemTime::now()));
+    let info = KeyframeInfo { sent_at, ..info.clone() };
+    let rtp_timestamp = info.rtp_timestamp;
+    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info)).await {
         tracing::debug!("keyframe message: {error}");
     }
-    match peer.send_access_unit_at(unit, info.rtp_timestamp).await {
+    match peer.send_access_unit_at(unit, rtp_timestamp).await {
         Ok(sent) => Some(sent),
         Err(error) => {
             tracing::debug!("keyframe: {error}");
