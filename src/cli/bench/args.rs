@@ -106,6 +106,9 @@ pub struct LoadArgs {
     /// Largest keyframe
     #[arg(long, value_name = "BYTES", value_parser = send::budget, default_value = "100KB")]
     pub max_bytes: u64,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
 }
 
 /// Which side of a pair.
