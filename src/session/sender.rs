@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 pub(crate) use self::keyframe::transmit;
-use self::{keyframe::save_error, trouble::Trouble};
+use self::{keyframe::writer, trouble::Trouble};
 
 use super::{
     Report, SessionError,
@@ -22,7 +22,7 @@ use super::{
     pings, until,
 };
 use crate::{
-    media::sink::{FrameWriter, PictureFormat},
+    media::sink::FrameWriter,
     peer::{PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     stats::Stages,
@@ -150,12 +150,10 @@ pub async fn run(
     tell: &mut (dyn FnMut(SenderEvent) + Send),
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<SenderEnd, SessionError> {
-    let save = config
-        .save
-        .as_deref()
-        .map(|dir| FrameWriter::new(dir, &[PictureFormat::H264]))
-        .transpose()
-        .map_err(|error| save_error(&error))?;
+    let save = match config.save.take() {
+        Some(dir) => Some(writer(dir).await?),
+        None => None,
+    };
     tokio::pin!(stop);
     // A camera may take seconds to wake, and standard input may stay silent for ever.
     let (capture, first) = tokio::select! {

@@ -8,7 +8,7 @@ use super::{LINGER, Sender, SenderEnd, SenderEvent, SentKeyframe};
 use crate::{
     media::{
         h264::AccessUnit,
-        sink::{FrameRecord, SinkError},
+        sink::{FrameRecord, FrameWriter, PictureFormat, SinkError},
     },
     peer::{Peer, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
@@ -91,9 +91,7 @@ impl Sender<'_> {
             (writer, written)
         })
         .await
-        .map_err(|error| {
-            SessionError::new(Stage::Output, "thread-failed", error.to_string(), "")
-        })?;
+        .map_err(|error| thread_failed(&error))?;
         self.save = Some(writer);
         let written = written.map_err(|error| save_error(&error))?;
         Ok(written.files.into_iter().next())
@@ -124,7 +122,23 @@ fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f
     }
 }
 
-pub(super) fn save_error(error: &SinkError) -> SessionError {
+/// Opens the directory of `--save`, off the async threads.
+pub(super) async fn writer(dir: PathBuf) -> Result<FrameWriter, SessionError> {
+    let open = move || FrameWriter::new(&dir, &[PictureFormat::H264]);
+    let opened = tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
+    opened.map_err(|error| save_error(&error))
+}
+
+fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        "thread-failed",
+        error.to_string(),
+        "run with -v for the details",
+    )
+}
+
+fn save_error(error: &SinkError) -> SessionError {
     SessionError::new(
         Stage::Output,
         "write-failed",
