@@ -185,6 +185,7 @@ pub fn described(
         "source": load.source.to_string(),
         "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
         "maxBytes": load.max_bytes,
+        "pace": load.pace.to_string(),
         "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
         "candidates": candidates.then(|| {
             connect.candidates.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()
