@@ -26,7 +26,7 @@ const DELAY: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_millis(600);
 const OUTAGE: Duration = Duration::from_secs(1);
 
-/// Waited after the last keyframe.
+/// Waited after the last keyframe, where there is something to wait for.
 const AFTER: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy)]
@@ -181,7 +181,9 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
         outcome.packets += u64::from(sent.packets);
         sleep(INTERVAL).await;
     }
-    sleep(AFTER).await;
+    if repair {
+        sleep(AFTER).await;
+    }
     outcome.sent_again = sent_again(&sender).await;
     sender.close().await;
     receiver.close().await;
@@ -216,8 +218,8 @@ async fn pairs(condition: Condition, repair: bool, count: usize, keyframes: usiz
 
 fn main() {
     let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let count = numbers.first().copied().unwrap_or(10);
-    let keyframes = numbers.get(1).copied().unwrap_or(20);
+    let count = numbers.first().copied().unwrap_or(20);
+    let keyframes = numbers.get(1).copied().unwrap_or(10);
     println!(
         "{} keyframes of {BYTES} bytes each, round trip {} ms, {count} pairs at a time\n",
         count * keyframes,

@@ -41,6 +41,9 @@ pub struct SendArgs {
     /// Save each sent keyframe in DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
@@ -124,6 +127,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let connect = args.connect.resolve("phone", SystemTime::now())?;
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Sender)?;
+    link.peer.repair = !args.no_repair;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     link.peer.pace = args.picture.pace;
     let config = SenderConfig {
