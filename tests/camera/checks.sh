@@ -315,15 +315,14 @@ recovery() {
 
     # Something keeps the old device: the camera comes back under another number.
     begin 'unplugged, its number kept'
-    sleep 1000 <$camera &
-    local keeper=$!
+    exec 9<$camera
     echo $device >$driver/unbind
     told 'camera 0 is gone'
     begin 'plugged in under another number'
     echo $device >$driver/bind
     told 'source: back after'
     more_keyframes recovery
-    kill $keeper
+    exec 9<&-
     orion-peer devices | grep '^camera:' >recovery/devices
     says '^camera:[1-9]' recovery/devices || wrong "it did not move: $(cat recovery/devices)"
 
