@@ -154,7 +154,7 @@ fn with_rtx(offer: &str) -> String {
     let ssrc = lines[source]["a=ssrc:".len()..].split(' ').next().unwrap().to_owned();
     lines.insert(source, format!("a=ssrc-group:FID {ssrc} 4242"));
     lines.insert(source + 1, "a=ssrc:4242 cname:rtx".into());
-    lines.iter().map(|line| format!("{line}\r\n")).collect()
+    lines.join("\r\n") + "\r\n"
 }
 
 /// What is sent again comes on the stream itself, for which nothing more has to be agreed on.

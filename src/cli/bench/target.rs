@@ -191,7 +191,7 @@ pub fn described(
         "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
         "maxBytes": load.max_bytes,
         "pace": load.pace.to_string(),
-        "repair": !load.no_repair,
+        "repair": load.no_repair.then_some(false),
         "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
         "candidates": candidates.then(|| {
             connect.candidates.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()
