@@ -206,7 +206,7 @@ pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError
 }
 
 /// The chain that RTP and RTCP pass. The crate's own NACK and receiver reports are left out for ours.
-pub(crate) fn interceptors(
+pub(super) fn interceptors(
     config: &PeerConfig,
     tap: Tap,
     pacing: &Arc<Pacing>,

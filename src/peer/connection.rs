@@ -318,7 +318,11 @@ impl Peer {
             });
         }
         let counters = self.shared.control.counters();
-        let snapshot = stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        let mut snapshot =
+            stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        if let Some(bitrate) = self.pacing.estimate() {
+            snapshot.set_outgoing_bitrate(bitrate);
+        }
         let round_trip = snapshot.pair.as_ref().and_then(|pair| pair.current_round_trip_time);
         if let Some(Ok(round_trip)) = round_trip.map(Duration::try_from_secs_f64) {
             self.round_trip.set(round_trip);

@@ -12,7 +12,7 @@ use crate::{
         send, units,
     },
     media::source::SourceSpec,
-    peer::PeerRole,
+    peer::{PeerRole, pacing::Pace},
     report::bench::gates::{Gates, RequiredType},
     session::capture::CaptureConfig,
 };

@@ -72,6 +72,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     let mut measuring = observe::link(&connect, role)?;
     let networks = args.network.one(rate)?;
     measuring.peer.control_life_time = args.load.control_life_time();
+    measuring.peer.pace = args.load.pace;
     network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, partner: None }];
     Ok(Target { slots, timeout, connect, networks, served: None })
@@ -124,6 +125,7 @@ async fn start(
         let mut slot = embedded::slot(&served.server, pair, peers)
             .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
         slot.measuring.peer.control_life_time = args.load.control_life_time();
+        slot.measuring.peer.pace = args.load.pace;
         let nth = slots.len() as u64;
         network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
         if let Some(partner) = &mut slot.partner {
