@@ -23,8 +23,8 @@ use super::{
 };
 use crate::peer::rate::INITIAL_RATE;
 
-/// The highest rate, bits a second: in a timer's 2 to 3 ms that is 30 packets, which fit into the
-/// 64 KB buffers of browsers' and relays' sockets.
+/// The highest rate, bits a second: in the 2 ms that timers may be late that is 20 packets, which fit
+/// into the 64 KB buffers of browsers' and relays' sockets.
 pub const MAX_RATE: u64 = 100_000_000;
 
 /// The lowest rate, bits a second.
@@ -304,15 +304,15 @@ impl Controller {
         let Some(base) = self.base else { return };
         let end = self.train.probe.map_or(self.sent.next(), |(first, _)| first);
         let body = self.sent.samples(self.settled, end);
-        let Some(Queueing { queue, rate }) = estimate::queueing(&body, base, WINDOW) else {
-            return;
-        };
+        let Some(seen) = estimate::queueing(&body, base, WINDOW) else { return };
+        let Queueing { queue, rate, falling } = seen;
         let early = &samples[..samples.len().min(WINDOW)];
         let uneven = estimate::unevenness(early, base).min(2.0 * QUEUE_LIMIT);
         let packet = self.packet_time();
         let full = queue > QUEUE_LIMIT.max(2.0 * packet) + uneven;
         let lost = self.sent.lost(self.settled, end) >= QUEUE_LOSS;
-        if full || lost && queue > 2.0 * QUEUE_SHORT + packet + uneven {
+        let full = full || lost && queue > 2.0 * QUEUE_SHORT + packet + uneven;
+        if full && !falling {
             self.set_rate(self.rate.min(BACK_OFF * rate));
             self.growing = false;
             self.probe = PROBE.0;
@@ -333,13 +333,17 @@ impl Controller {
         let body = self.sent.samples(self.train.first, first);
         let uneven = estimate::unevenness(&body, base);
         let limit = QUEUE_SHORT + self.packet_time() / 2.0 + uneven;
-        if seen.queue > limit {
-            let found = SHARE * seen.rate.min(rate);
+        let lost = self.sent.lost(first, end);
+        // Sent faster, more gets lost: then a queue was too small to show.
+        let overflow = lost > self.sent.lost(self.train.first, first) + QUEUE_LOSS;
+        if seen.queue > limit && !seen.falling || overflow {
+            let carried = estimate::arrival_rate(&samples).unwrap_or(rate);
+            let found = SHARE * if overflow { carried } else { seen.rate }.min(rate);
             let step = if self.growing { found } else { f64::midpoint(self.rate, found) };
             self.set_rate(step.max(0.7 * self.rate));
             self.growing = false;
             self.probe = PROBE.0;
-        } else if self.sent.lost(first, end) < QUEUE_LOSS {
+        } else if lost < QUEUE_LOSS && !seen.falling {
             let carried = estimate::send_rate(&samples).unwrap_or(rate).min(rate);
             self.set_rate(self.rate.max(SHARE * carried));
             if seen.queue < limit / 2.0 {

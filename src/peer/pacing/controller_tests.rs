@@ -20,6 +20,8 @@ struct Way {
     /// The other clock against ours, and how much faster it is.
     clock: f64,
     drift: f64,
+    /// The receiver stands still: how often, and for how long.
+    stalls: Option<(f64, f64)>,
     free: f64,
     random: u64,
     dropped: usize,
@@ -36,6 +38,7 @@ impl Way {
             loss: 0.0,
             clock: 5000.0,
             drift: 0.0,
+            stalls: None,
             free: 0.0,
             random: 1,
             dropped: 0,
@@ -61,7 +64,11 @@ impl Way {
         }
         self.free = at.max(self.free) + BYTES as f64 * 8.0 / self.rate;
         self.longest_queue = self.longest_queue.max(self.free - at);
-        Some(self.free + self.delay + self.jitter * jitter)
+        let arrived = self.free + self.delay + self.jitter * jitter;
+        Some(match self.stalls {
+            Some((every, long)) => arrived.max((arrived / every).floor() * every + long),
+            None => arrived,
+        })
     }
 }
 
@@ -217,6 +224,19 @@ fn loss_alone_does_not_slow_down() {
 }
 
 #[test]
+fn a_receiver_that_stands_still_now_and_then_does_not_slow_down() {
+    for rate in [2e6, 5e6, 20e6] {
+        let mut run = Run::new(Way { stalls: Some((0.173, 0.030)), ..Way::new(rate) });
+        steady(&mut run, 0);
+        for _ in 0..10 {
+            run.keyframe(85);
+            let share = run.controller.rate() as f64 / rate;
+            assert!((0.6..1.3).contains(&share), "{share} of {rate}");
+        }
+    }
+}
+
+#[test]
 fn without_feedback_the_initial_rate_is_kept() {
     let begin = Instant::now();
     let mut controller = Controller::new(Pace::Auto, begin);
@@ -263,7 +283,7 @@ fn off_has_no_limit_but_that_of_relays() {
     assert!((0..500).all(|_| controller.poll(now, BYTES).is_none()));
     controller.begin(now, 500, true);
     let at_once = (0..500).take_while(|_| controller.poll(now, BYTES).is_none()).count();
-    assert!((1..=40).contains(&at_once), "{at_once}");
+    assert!((1..=26).contains(&at_once), "{at_once}");
 }
 
 proptest! {
@@ -283,7 +303,7 @@ proptest! {
         for _ in 0..5 {
             let outcome = run.keyframe(85);
             let share = run.controller.rate() as f64 / rate;
-            prop_assert!(share > 0.75, "{share} of {rate}: {outcome:?}");
+            prop_assert!(share > 0.7, "{share} of {rate}: {outcome:?}");
             // Too fast is what builds a queue before the keyframe is over.
             let limit = 0.025 + 4.0 * BYTES as f64 * 8.0 / rate;
             prop_assert!(outcome.longest_queue < limit, "{share} of {rate}: {outcome:?}");

@@ -38,6 +38,8 @@ pub struct Queueing {
     /// The rate of arrivals since the queue began to grow, bits a second; where `queue` is clearly above
     /// zero that is what the way carries.
     pub rate: f64,
+    /// Packets arrive much faster than they were sent: a receiver or a link that stood still goes on.
+    pub falling: bool,
 }
 
 /// Looks at the last `window` packets, in the order they were sent, against the `base`.
@@ -55,7 +57,14 @@ pub fn queueing(samples: &[Sample], base: f64, window: usize) -> Option<Queueing
         since = last.saturating_sub(window);
     }
     let rate = arrival_rate(&samples[since..=last])?;
-    Some(Queueing { queue, rate })
+    let (early, late) = samples[recent..].split_at(window / 2);
+    let passed = mean(late, |sample| sample.sent) - mean(early, |sample| sample.sent);
+    let falling = mean(late, queue_of) < mean(early, queue_of) - passed / 2.0;
+    Some(Queueing { queue, rate, falling })
+}
+
+fn mean(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
+    samples.iter().map(of).sum::<f64>() / samples.len().max(1) as f64
 }
 
 fn lowest(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Option<(usize, f64)> {
@@ -127,7 +136,7 @@ mod tests {
             samples.push(sample);
         }
         let seen = queueing(&samples, base(&samples).unwrap(), 8).unwrap();
-        assert!((0.060..0.080).contains(&seen.queue), "{seen:?}");
+        assert!((0.060..0.080).contains(&seen.queue) && !seen.falling, "{seen:?}");
         assert!((2.4e6..2.6e6).contains(&seen.rate), "{seen:?}");
     }
 
@@ -151,6 +160,9 @@ mod tests {
         }
         let base = base(&samples).unwrap();
         assert!(queueing(&samples[..41], base, 8).unwrap().queue < 1e-3);
+        // It may have told of the first ones before it read the others.
+        let seen = queueing(&samples[..24], base, 8).unwrap();
+        assert!(seen.queue > 0.015 && seen.falling, "{seen:?}");
     }
 
     #[test]

@@ -136,6 +136,7 @@ impl Pacing {
         let mut controller = self.lock();
         if change(&mut controller) {
             self.rate.set(controller.rate());
+            tracing::debug!(carries = controller.estimate(), "pacing: bits a second");
             self.changed.notify_one();
         }
     }

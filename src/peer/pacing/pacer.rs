@@ -9,14 +9,11 @@ use std::time::{Duration, Instant};
 /// Bytes on the wire of a full packet.
 pub const PACKET_BYTES: f64 = 1250.0;
 
-/// Time that is caught up with whatever the rate is: two wakes of a timer and some.
-const LEAST_SLACK: Duration = Duration::from_millis(3);
-
 /// Time that is caught up with at most: what a ping waits for behind it.
 const MOST_SLACK: Duration = Duration::from_millis(10);
 
-/// Packets that may be caught up with at low rates.
-const BURST_PACKETS: f64 = 10.0;
+/// Packets that are caught up with at most: 30 KB. The 64 KB of a socket hold 57, as Linux counts them.
+const BURST_PACKETS: f64 = 24.0;
 
 /// Lets packets leave at a rate.
 #[derive(Debug, Clone)]
@@ -55,7 +52,7 @@ pub fn time(bytes: f64, rate: f64) -> Duration {
 }
 
 fn slack(rate: f64) -> Duration {
-    time(BURST_PACKETS * PACKET_BYTES, rate).clamp(LEAST_SLACK, MOST_SLACK)
+    time(BURST_PACKETS * PACKET_BYTES, rate).min(MOST_SLACK)
 }
 
 #[cfg(test)]
@@ -103,7 +100,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_burst_is_large_and_no_second_too_full(
-            rate in 1e5..1e8_f64,
+            rate in 1e5..1e9_f64,
             gaps in prop::collection::vec(0..40_000_u64, 1..400),
         ) {
             let mut at = 0;
@@ -112,7 +109,7 @@ mod tests {
             let most = (slack(rate).as_secs_f64() * rate / 10_000.0).ceil() as usize + 1;
             for burst in left.chunk_by(|a, b| a == b) {
                 prop_assert!(burst.len() <= most, "{} at once, {most} allowed", burst.len());
-                prop_assert!(burst.len() <= 40, "{} packets do not fit into 64 KB", burst.len());
+                prop_assert!(burst.len() <= 26, "{} packets may not fit into 64 KB", burst.len());
             }
             let carried = at as f64 / 1e6 * rate / 10_000.0 + most as f64;
             prop_assert!(left.len() as f64 <= carried + 1.0, "{} of {carried}", left.len());
