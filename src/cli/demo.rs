@@ -83,8 +83,10 @@ async fn run_pair(
     observer: &mut Observer,
 ) -> Result<(), SessionError> {
     let (stop, stopped) = watch::channel(false);
+    let mut sender_link = link(server, "phone", PeerRole::Sender)?;
+    sender_link.peer.pace = args.picture.pace;
     let sender_config = SenderConfig {
-        link: link(server, "phone", PeerRole::Sender)?,
+        link: sender_link,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
         interval: args.picture.interval,

@@ -280,6 +280,7 @@ impl Networks {
             link: network.link,
             seed,
             outside: (!address.is_loopback()).then_some(address),
+            queue: None,
         });
         peer.gateway =
             Some(gateway.map_err(|error| Failure::usage(error.to_string(), error.remedy()))?);

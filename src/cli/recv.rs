@@ -8,7 +8,8 @@ use super::{
     connect::ConnectArgs,
     failure::Failure,
     network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, Observing, millis, stages_json},
+    observe::{self, ObserveArgs, Observer, millis, stages_json},
+    observing::Observing,
     output::Output,
     stop,
 };

@@ -11,13 +11,14 @@ use super::{
     connect::ConnectArgs,
     failure::Failure,
     network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, Observing, millis, stages_json},
+    observe::{self, ObserveArgs, Observer, millis, stages_json},
+    observing::Observing,
     output::Output,
     stop, units,
 };
 use crate::{
     media::{Quality, source::SourceSpec},
-    peer::PeerRole,
+    peer::{PeerRole, pacing::Pace},
     report::summary::Role,
     session::{
         capture::{CaptureConfig, CapturedKeyframe},
@@ -70,6 +71,9 @@ pub struct PictureArgs {
     /// Largest keyframe
     #[arg(long, value_name = "BYTES", value_parser = budget, default_value = "100KB")]
     pub max_bytes: u64,
+    /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
+    #[arg(long, value_name = "PACE", default_value = "auto")]
+    pub pace: Pace,
 }
 
 impl PictureArgs {
@@ -125,6 +129,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let mut link = observe::link(&connect, PeerRole::Sender)?;
     link.peer.repair = !args.no_repair;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
+    link.peer.pace = args.picture.pace;
     let config = SenderConfig {
         link,
         capture: args.picture.capture(),

@@ -44,13 +44,22 @@ pub struct LinkQueue {
     burst_left: u32,
     /// When the last packet of the queue has left it.
     free_at: Duration,
+    /// Room in the queue, bytes, when it is given.
+    room: Option<u64>,
 }
 
 impl LinkQueue {
     /// An idle link; `direction` gives the two directions of one seed their own losses.
     #[must_use]
     pub fn new(link: Link, seed: u64, direction: &str) -> Self {
-        Self { link, random: Random::new(seed, direction), burst_left: 0, free_at: Duration::ZERO }
+        let random = Random::new(seed, direction);
+        Self { link, random, burst_left: 0, free_at: Duration::ZERO, room: None }
+    }
+
+    /// The same with a queue of so many bytes; none is what [`LinkQueue::capacity`] says.
+    #[must_use]
+    pub fn with_queue(self, room: Option<u64>) -> Self {
+        Self { room, ..self }
     }
 
     /// Changes what the link does to the packets that come from now on.
@@ -116,9 +125,12 @@ impl LinkQueue {
         Some(self.free_at)
     }
 
-    /// Room in the queue, bytes.
+    /// Room in the queue, bytes: as given, or 100 ms of the rate and 256 KiB at least.
     #[must_use]
     pub fn capacity(&self) -> u64 {
+        if let Some(room) = self.room {
+            return room;
+        }
         let rate = self.link.rate.unwrap_or_default() as f64;
         MIN_QUEUE_BYTES.max((rate * QUEUE_TIME.as_secs_f64() / 8.0) as u64)
     }

@@ -108,8 +108,12 @@ impl Layer for Simulated {
 }
 
 fn gateway(network: &NamedNetwork, seed: u64) -> Result<Arc<Gateway>, FailureRecord> {
-    let config =
-        GatewayConfig { profile: network.profile.clone(), link: network.link, seed, outside: None };
+    let config = GatewayConfig {
+        profile: network.profile.clone(),
+        link: network.link,
+        seed,
+        ..GatewayConfig::default()
+    };
     Gateway::new(config).map_err(|error| failure("no-gateway", &error.to_string(), &error.remedy()))
 }
 

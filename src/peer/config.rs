@@ -17,12 +17,15 @@ use rtc::{
         },
         transport::RTCIceServer,
     },
-    rtp_transceiver::rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind},
+    rtp_transceiver::rtp_sender::{
+        RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability,
+        RtpCodecKind,
+    },
 };
 
 use super::{
     event::PeerError,
-    rate::SendRate,
+    pacing::{Pace, Pacing, TRANSPORT_CC_URI, TransportCc},
     repair::{self, RepairReceiver, RepairSender, RoundTripHint},
     streams::StreamServers,
     tap::Tap,
@@ -90,6 +93,8 @@ pub struct PeerConfig {
     pub gateway: Option<Arc<Gateway>>,
     /// Whether lost packets are repaired. Without it NACK is neither offered nor taken: for comparison.
     pub repair: bool,
+    /// How fast the packets of a keyframe may leave.
+    pub pace: Pace,
 }
 
 impl PeerConfig {
@@ -108,6 +113,7 @@ impl PeerConfig {
             control_life_time: Some(CONTROL_LIFE_TIME),
             gateway: None,
             repair: true,
+            pace: Pace::Auto,
         }
     }
 }
@@ -175,7 +181,13 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
                 "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id={}",
                 profile_level_id(config.picture_size)
             ),
-            rtcp_feedback: nack.chain([feedback("nack", "pli"), feedback("ccm", "fir")]).collect(),
+            rtcp_feedback: nack
+                .chain([
+                    feedback("nack", "pli"),
+                    feedback("ccm", "fir"),
+                    feedback("transport-cc", ""),
+                ])
+                .collect(),
         },
         payload_type: PAYLOAD_TYPE,
     }
@@ -186,20 +198,26 @@ pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError
     engine
         .register_codec(h264_codec(config), RtpCodecKind::Video)
         .map_err(PeerError::crate_error("register the H.264 codec"))?;
+    let numbers = RTCRtpHeaderExtensionCapability { uri: TRANSPORT_CC_URI.to_owned() };
+    engine
+        .register_header_extension(numbers, RtpCodecKind::Video, None)
+        .map_err(PeerError::crate_error("register transport-wide sequence numbers"))?;
     Ok(engine)
 }
 
 /// The chain that RTP and RTCP pass. The crate's own NACK and receiver reports are left out for ours.
-pub(crate) fn interceptors(
+pub(super) fn interceptors(
     config: &PeerConfig,
     tap: Tap,
-    rate: &SendRate,
+    pacing: &Arc<Pacing>,
     hint: &RoundTripHint,
 ) -> Registry {
-    let answers = RepairSender::new(config.repair, rate.clone(), hint.clone());
+    let answers = RepairSender::new(config.repair, pacing.rate().clone(), hint.clone());
     let asks = RepairReceiver::new(config.repair, hint.clone());
     Registry::new()
         .with(Slot::Custom(500), tap)
+        // Nearer to the wire than all who send.
+        .with(Slot::Custom(1500), TransportCc::new(Arc::clone(pacing)))
         .with(Slot::NackResponder, answers)
         .with(Slot::NackGenerator, asks)
         .with(Slot::SenderReport, SenderReportBuilder::new().build())

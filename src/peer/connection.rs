@@ -21,7 +21,7 @@ use super::{
     event::{PeerError, PeerEvent, Timings},
     gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
-    rate::SendRate,
+    pacing::Pacing,
     repair::RoundTripHint,
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
@@ -55,6 +55,7 @@ pub struct Peer {
     shared: Arc<Shared>,
     counters: Arc<TapCounters>,
     round_trip: RoundTripHint,
+    pacing: Arc<Pacing>,
     video: Option<VideoSender>,
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     tasks: Vec<JoinHandle<()>>,
@@ -86,7 +87,8 @@ impl Peer {
             PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
         let rtc = config::rtc_configuration(&config, &streams);
         let round_trip = RoundTripHint::default();
-        let chain = config::interceptors(&config, tap, &SendRate::default(), &round_trip);
+        let pacing = Pacing::new(config.pace);
+        let chain = config::interceptors(&config, tap, &pacing, &round_trip);
         let building = build(&config, rtc, addresses, chain, Arc::clone(&runtime), &shared);
         let connection = Box::pin(building).await?;
         shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
@@ -111,6 +113,7 @@ impl Peer {
             shared,
             counters: outputs.counters,
             round_trip,
+            pacing,
             video,
             remote_described: tokio::sync::Mutex::default(),
             tasks,
@@ -248,7 +251,7 @@ impl Peer {
         rtp_timestamp: u32,
     ) -> Result<SentAccessUnit, PeerError> {
         let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
-        video.send(unit, rtp_timestamp, self.may_be_relayed().await).await
+        video.send(unit, rtp_timestamp, &self.pacing, self.may_be_relayed().await).await
     }
 
     /// A remote candidate that was not signaled yet is peer reflexive, also when it is a relay's.
@@ -315,7 +318,11 @@ impl Peer {
             });
         }
         let counters = self.shared.control.counters();
-        let snapshot = stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        let mut snapshot =
+            stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        if let Some(bitrate) = self.pacing.estimate() {
+            snapshot.set_outgoing_bitrate(bitrate);
+        }
         let round_trip = snapshot.pair.as_ref().and_then(|pair| pair.current_round_trip_time);
         if let Some(Ok(round_trip)) = round_trip.map(Duration::try_from_secs_f64) {
             self.round_trip.set(round_trip);

@@ -12,7 +12,7 @@
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - `incoming`: the streams of the other side; [`video`]: the tasks around them
-//! - [`rate`]: how fast packets may leave
+//! - [`pacing`]: when packets may leave; [`rate`]: how fast
 //! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
 //! - [`tap`]: what passes through the RTP and RTCP chain
 //! - `unannounced`: checks that come before their candidate
@@ -27,6 +27,7 @@ pub mod gathering;
 mod handler;
 mod handshake;
 mod incoming;
+pub mod pacing;
 pub mod packetizer;
 pub mod rate;
 pub mod repair;

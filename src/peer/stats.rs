@@ -67,6 +67,14 @@ impl Snapshot {
         types.dedup();
         types
     }
+
+    /// Says what the way of the selected pair was found to carry, bits a second.
+    pub(super) fn set_outgoing_bitrate(&mut self, bits_per_second: u64) {
+        let pair = selected_id(&self.report).and_then(|id| self.report.get_mut(&id));
+        if let Some(pair) = pair {
+            pair["availableOutgoingBitrate"] = json!(bits_per_second);
+        }
+    }
 }
 
 impl CandidateStats {

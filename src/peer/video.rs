@@ -32,6 +32,7 @@ use super::{
     event::{PeerError, PeerEvent},
     handler::Shared,
     incoming::Incoming,
+    pacing::Pacing,
     packetizer,
     tap::{InboundRtp, KeyframeRequest},
 };
@@ -65,13 +66,6 @@ pub struct ReceivedAccessUnit {
     /// Wall-clock time at which it became whole.
     pub received_at: SystemTime,
 }
-
-/// Packets sent at once through a relay: coturn's sockets have buffers of 64 KB, which hold 57 packets
-/// as the kernel counts them.
-const PACED_BURST: usize = 24;
-
-/// Time between such bursts; 100 KB take three of them.
-const PACED_PAUSE: Duration = Duration::from_millis(2);
 
 /// The sender's side of the video track.
 pub(super) struct VideoSender {
@@ -145,21 +139,21 @@ impl VideoSender {
         timestamp
     }
 
-    /// Sends an access unit; `paced` leaves pauses that a relay with small buffers needs.
+    /// Sends an access unit, as fast as `pacing` lets it; `relayed` says that it may go through a relay.
     pub(super) async fn send(
         &self,
         unit: &AccessUnit,
         rtp_timestamp: u32,
-        paced: bool,
+        pacing: &Pacing,
+        relayed: bool,
     ) -> Result<SentAccessUnit, PeerError> {
         let payloads = packetizer::packetize(&unit.data);
         let packets = payloads.len();
         let first = self.sequence.fetch_add(packets as u16, Ordering::Relaxed);
+        pacing.begin(packets, relayed);
         let begun = Instant::now();
         for (index, payload) in payloads.into_iter().enumerate() {
-            if paced && index > 0 && index % PACED_BURST == 0 {
-                tokio::time::sleep(PACED_PAUSE).await;
-            }
+            pacing.wait(payload.len()).await;
             let packet = rtp::Packet {
                 header: rtp::header::Header {
                     version: 2,

@@ -211,27 +211,30 @@ boot_time() {
     awk -v s=$((second + 1)) '{ printf "%.2f", s - $1 }' /proc/uptime
 }
 
-# ages BOOT SET PICTURES: for each picture (brightness, time of capture, time of arrival) how old it was
-# by its brightness when it arrived, at least, and how far off its time of capture is, at least, in ms.
-ages() {
+# off BOOT SET PICTURES: for each picture (brightness, time of capture) how far its time of capture is
+# from the time at which the camera can have seen its brightness, at least, in ms.
+off() {
     awk -v boot="$1" '
         # What was set, and the span of time in which it can have been seen.
         FNR == NR { level[FNR] = $1; from[FNR] = $2 + boot; until[FNR - 1] = $3 + boot; n = FNR; next }
         {
-            # The last span with its brightness that began before it came.
-            found = 0
-            for (i = 1; i < n; i++)
-                if (level[i] == $1 && from[i] - 0.05 <= $3) found = i
-            if (!found) { print 99999, 99999; next }
-            old = $3 - until[found]
-            off = from[found] - $2 > $2 - until[found] ? from[found] - $2 : $2 - until[found]
-            printf "%d %d\n", (old > 0 ? old * 1000 : 0), (off > 0 ? off * 1000 : 0)
+            best = 99999
+            for (i = 1; i < n; i++) {
+                if (level[i] != $1) continue
+                away = from[i] > $2 ? from[i] - $2 : ($2 > until[i] ? $2 - until[i] : 0)
+                if (away * 1000 < best) best = away * 1000
+            }
+            printf "%d\n", best
         }' "$2" "$3"
 }
 
-# After 3.5 s in which nobody wanted a picture, what is sent is what the camera sees: its brightness
-# is one that was set at most 200 ms ago, and its time of capture is true. One picture of five may have
-# been held up by the machine, which is slow.
+# most LIMIT FILE: four of the five numbers are within the limit; one picture may have been held up by the
+# machine, which is slow.
+most() { awk -v limit="$1" '$1 <= limit { n++ } END { exit n < 4 }' "$2"; }
+
+# After 3.5 s in which nobody wanted a picture, what is sent is what the camera sees now: the encoder gets
+# it at most 200 ms after its time of capture, and that time is true, for the picture has the brightness
+# that was set then.
 fresh() {
     control test_pattern=5,osd_text_mode=2
     local boot frames=fresh/frames/frames.jsonl picture
@@ -239,30 +242,28 @@ fresh() {
     mkdir -p fresh
     flicker >fresh/set &
     local flicker=$!
-    start_pipeline fresh --size 320x180 --interval 3.5s --count 6
+    start_pipeline fresh --size 320x180 --interval 3.5s --count 6 --json
     at_exit "$flicker $send $recv $serve"
     wait $send || wrong "send: $(tail -n 5 fresh/send.log)"
     within 10 has_received fresh 6 || wrong "recv: $(tail -n 5 fresh/recv.log)"
     kill $flicker
-    for picture in fresh/frames/*.y4m; do
+    # The first is sent on connecting, not after silence.
+    for picture in fresh/frames/00000[2-6].y4m; do
         tail -c 70000 "$picture" | head -c 1000 | mean
         echo
     done >fresh/luma
-    field captureTime $frames >fresh/captured
-    field receivedAt $frames >fresh/received
-    # The first is sent on connecting, not after silence.
-    paste fresh/luma fresh/captured fresh/received | tail -n +2 >fresh/pictures
-    ages "$boot" fresh/set fresh/pictures >fresh/ages
-    cat fresh/pictures fresh/ages
-    local old off latency
-    old=$(cut -d ' ' -f 1 fresh/ages | sort -n | tr '\n' ' ')
-    off=$(cut -d ' ' -f 2 fresh/ages | sort -n | tail -n 1)
-    latency=$(field latencyMs $frames | tail -n +2 | sort -n | tr '\n' ' ')
-    [ "$(echo "$old" | cut -d ' ' -f 4)" -le 200 ] || wrong "by their brightness the pictures are $old ms old, or more"
-    [ "$off" -le 100 ] || wrong "the times of capture are up to $off ms off, or more"
-    # Encoding and network are in it, too, on an emulated processor: the best one counts.
-    [ "${latency%%.*}" -le 200 ] || wrong "from capture to arrival it takes $latency ms"
-    echo "by their brightness at least $old ms old on arrival, times of capture at least $off ms off; from capture to arrival $latency ms"
+    field captureTime $frames | tail -n +2 | paste fresh/luma - >fresh/pictures
+    off "$boot" fresh/set fresh/pictures >fresh/off
+    grep '"kind":"keyframe"' fresh/send.log >fresh/sent
+    field captureAge fresh/sent | tail -n +2 | awk '{ printf "%.0f\n", $1 }' >fresh/ages
+    cat fresh/set fresh/pictures
+    local ages off latency
+    ages=$(tr '\n' ' ' <fresh/ages)
+    off=$(tr '\n' ' ' <fresh/off)
+    latency=$(field latencyMs $frames | tail -n +2 | cut -d . -f 1 | tr '\n' ' ')
+    most 200 fresh/ages || wrong "the encoder gets pictures of an age of $ages ms"
+    most 100 fresh/off || wrong "the times of capture are off by $off ms, at least"
+    echo "age at the encoder $ages ms; time of capture off by $off ms, at least; capture to arrival $latency ms"
 }
 
 # Puts what the sender said so far aside.
@@ -314,15 +315,14 @@ recovery() {
 
     # Something keeps the old device: the camera comes back under another number.
     begin 'unplugged, its number kept'
-    sleep 1000 <$camera &
-    local keeper=$!
+    exec 9<$camera
     echo $device >$driver/unbind
     told 'camera 0 is gone'
     begin 'plugged in under another number'
     echo $device >$driver/bind
     told 'source: back after'
     more_keyframes recovery
-    kill $keeper
+    exec 9<&-
     orion-peer devices | grep '^camera:' >recovery/devices
     says '^camera:[1-9]' recovery/devices || wrong "it did not move: $(cat recovery/devices)"
 

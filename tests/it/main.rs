@@ -16,6 +16,7 @@ mod layering;
 mod main_job;
 mod matrix;
 mod media;
+mod pacing;
 mod peer;
 mod raw_http;
 mod repair;

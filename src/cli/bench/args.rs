@@ -12,7 +12,7 @@ use crate::{
         send, units,
     },
     media::source::SourceSpec,
-    peer::PeerRole,
+    peer::{PeerRole, pacing::Pace},
     report::bench::gates::{Gates, RequiredType},
     session::capture::CaptureConfig,
 };
@@ -106,6 +106,9 @@ pub struct LoadArgs {
     /// Largest keyframe
     #[arg(long, value_name = "BYTES", value_parser = send::budget, default_value = "100KB")]
     pub max_bytes: u64,
+    /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
+    #[arg(long, value_name = "PACE", default_value = "auto")]
+    pub pace: Pace,
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,

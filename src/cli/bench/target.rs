@@ -72,6 +72,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     let mut measuring = observe::link(&connect, role)?;
     let networks = args.network.one(rate)?;
     measuring.peer.control_life_time = args.load.control_life_time();
+    measuring.peer.pace = args.load.pace;
     measuring.peer.repair = !args.load.no_repair;
     network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, partner: None }];
@@ -125,6 +126,7 @@ async fn start(
         let mut slot = embedded::slot(&served.server, pair, peers)
             .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
         slot.measuring.peer.control_life_time = args.load.control_life_time();
+        slot.measuring.peer.pace = args.load.pace;
         slot.measuring.peer.repair = !args.load.no_repair;
         let nth = slots.len() as u64;
         network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
@@ -188,6 +190,7 @@ pub fn described(
         "source": load.source.to_string(),
         "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
         "maxBytes": load.max_bytes,
+        "pace": load.pace.to_string(),
         "repair": load.no_repair.then_some(false),
         "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
         "candidates": candidates.then(|| {

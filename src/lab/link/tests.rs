@@ -60,6 +60,14 @@ fn a_link_changes_while_it_is_used() {
 }
 
 #[test]
+fn a_queue_can_be_small() {
+    let link = Link { rate: Some(1_000_000), ..Link::default() };
+    let mut queue = LinkQueue::new(link, 1, "up").with_queue(Some(32_768));
+    let fates = (0..40).map(|_| queue.send(Duration::ZERO, 1222)).collect::<Vec<_>>();
+    assert_eq!(fates.iter().filter(|fate| **fate != Fate::Overflow).count(), 32_768 / 1250);
+}
+
+#[test]
 fn each_is_lost_on_its_own() {
     // After a lost packet the next is as likely lost as any.
     let fates = fates(Link { loss: 0.2, ..Link::default() }, 9, 50_000, MS);

@@ -435,9 +435,9 @@ mod tests {
         let full = || example::named("a.json", example::full());
         let pages = [
             (table_of_width(&[full()], 0), 80),
-            (table_of_width(&[full(), full(), full(), full(), full()], 0), 80),
+            (table_of_width(&std::iter::repeat_with(full).take(5).collect::<Vec<_>>(), 0), 80),
             (table_of_width(&[hostile()], 1000), 100),
-            (table_of_width(&[hostile(), full(), hostile(), hostile()], 1000), 100),
+            (table_of_width(&[hostile(), full(), hostile()], 1000), 100),
         ];
         for (page, width) in pages {
             for line in page.lines() {

@@ -1,14 +1,14 @@
 //! One keyframe on its way: told of on the control channel, sent, saved.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
-use super::{LINGER, Sender, SenderEnd, SenderEvent, SentKeyframe};
+use super::{LINGER, REQUEST_GAP, Sender, SenderEnd, SenderEvent, SentKeyframe};
 use crate::{
     media::{
         h264::AccessUnit,
-        sink::{FrameRecord, SinkError},
+        sink::{FrameRecord, FrameWriter, PictureFormat, SinkError},
     },
     peer::{Peer, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
@@ -16,6 +16,47 @@ use crate::{
     stats::Stages,
     types::Stage,
 };
+
+/// A keyframe that leaves in a task of its own: over a slow link that takes a second, in which control
+/// messages are sent and answered.
+pub(super) struct Sending {
+    task: JoinHandle<Option<SentAccessUnit>>,
+    info: KeyframeInfo,
+    captured: CapturedKeyframe,
+    /// It has been sent before.
+    again: bool,
+    /// The other side asked for a keyframe while it left.
+    pub(super) asked_meanwhile: bool,
+}
+
+impl Sending {
+    pub(super) fn start(
+        peer: Arc<Peer>,
+        info: KeyframeInfo,
+        captured: CapturedKeyframe,
+        again: bool,
+    ) -> Self {
+        let (told, unit) = (info.clone(), captured.access_unit.clone());
+        let task = tokio::spawn(async move { transmit(&peer, &told, &unit).await });
+        Self { task, info, captured, again, asked_meanwhile: false }
+    }
+}
+
+/// A keyframe that has left; none for one that could not.
+pub(super) struct Done {
+    sending: Sending,
+    sent: Option<SentAccessUnit>,
+}
+
+/// Waits until the keyframe under way has left; for ever when there is none.
+pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
+    let Some(under_way) = sending else { return std::future::pending().await };
+    let sent = (&mut under_way.task).await.ok().flatten();
+    match sending.take() {
+        Some(sending) => Done { sending, sent },
+        None => std::future::pending().await,
+    }
+}
 
 impl Sender<'_> {
     pub(super) async fn send_keyframe(
@@ -48,7 +89,23 @@ impl Sender<'_> {
             }
             _ => now + self.config.interval,
         });
-        let Some(sent) = transmit(&peer, &info, &captured.access_unit).await else {
+        self.sending = Some(Sending::start(peer, info, captured, false));
+        Ok(())
+    }
+
+    /// The keyframe under way has left.
+    pub(super) async fn on_sent(&mut self, done: Done) -> Result<(), SessionError> {
+        let Done { sending: Sending { info, captured, again, asked_meanwhile, .. }, sent } = done;
+        let now = Instant::now();
+        self.last_sent = Some(now);
+        if again {
+            self.end = self.end.map(|(end, _)| (end, now + LINGER));
+            return Ok(());
+        }
+        if asked_meanwhile {
+            self.due = self.due.map(|due| due.min(now + REQUEST_GAP));
+        }
+        let Some(sent) = sent else {
             self.line(format!("keyframe {} could not be sent: the connection is gone", info.seq));
             if !self.config.live {
                 self.held = Some(captured);
@@ -91,9 +148,7 @@ impl Sender<'_> {
             (writer, written)
         })
         .await
-        .map_err(|error| {
-            SessionError::new(Stage::Output, "thread-failed", error.to_string(), "")
-        })?;
+        .map_err(|error| thread_failed(&error))?;
         self.save = Some(writer);
         let written = written.map_err(|error| save_error(&error))?;
         Ok(written.files.into_iter().next())
@@ -124,7 +179,23 @@ fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f
     }
 }
 
-pub(super) fn save_error(error: &SinkError) -> SessionError {
+/// Opens the directory of `--save`, off the async threads.
+pub(super) async fn writer(dir: PathBuf) -> Result<FrameWriter, SessionError> {
+    let open = move || FrameWriter::new(&dir, &[PictureFormat::H264]);
+    let opened = tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
+    opened.map_err(|error| save_error(&error))
+}
+
+fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        "thread-failed",
+        error.to_string(),
+        "run with -v for the details",
+    )
+}
+
+fn save_error(error: &SinkError) -> SessionError {
     SessionError::new(
         Stage::Output,
         "write-failed",
