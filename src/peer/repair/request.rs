@@ -21,7 +21,7 @@ const LATENESS: (Duration, Duration) = (Duration::from_millis(2), Duration::from
 /// Packets asked for before the first one that came, when that is in the middle of a picture.
 const BEFORE_FIRST: u64 = 128;
 
-/// What is before the oldest one that came may never have been: it is asked for only so often.
+/// They may never have been: each is asked for only so often.
 const BEFORE_FIRST_TRIES: u32 = 12;
 
 /// A request is said again after this time.
@@ -29,6 +29,9 @@ const SAID_AGAIN: Duration = Duration::from_millis(10);
 
 /// But only where it is short against the round trip.
 const SAID_AGAIN_FROM: Duration = Duration::from_millis(40);
+
+/// As many unclear answers in a row make the wait longer.
+const UNCLEAR: u32 = 4;
 
 /// What is due this soon is asked for in the same message.
 const TOGETHER: Duration = Duration::from_millis(2);
@@ -61,6 +64,9 @@ pub(super) struct Requests {
     missing: BTreeMap<u64, Missing>,
     lateness: Duration,
     round_trip: RoundTrip,
+    /// Answers in a row of which it is not clear what they answer, and when that last made the wait
+    /// longer.
+    unclear: u32,
     backed_off: Option<Instant>,
 }
 
@@ -73,6 +79,7 @@ impl Requests {
             missing: BTreeMap::new(),
             lateness: LATENESS.0,
             round_trip,
+            unclear: 0,
             backed_off: None,
         }
     }
@@ -144,37 +151,34 @@ impl Requests {
     /// Learns from a packet that was missing how late packets are, or how long an answer takes.
     fn learn(&mut self, missing: &Missing, now: Instant) {
         let since = |time: Instant| now.saturating_duration_since(time);
-        let late = match (missing.first_asked, missing.last_asked) {
-            (Some(first), Some(last)) => {
-                let too_soon = since(first) < self.round_trip.smoothed() / 2;
-                match missing.tries {
-                    1 if too_soon && self.round_trip.is_measured() => true,
-                    1 => {
-                        self.round_trip.sample(since(first));
-                        false
-                    }
-                    _ => {
-                        self.unclear(since(first), since(last), now);
-                        false
-                    }
-                }
+        let late = match missing.first_asked {
+            None => true,
+            Some(first) if missing.tries == 1 => {
+                // It came by itself, or the way has become shorter: believed by half.
+                let soonest = self.round_trip.smoothed() / 2;
+                let known = self.round_trip.is_known();
+                self.unclear = 0;
+                self.round_trip.sample(since(first).max(soonest));
+                known && since(first) < soonest
             }
-            _ => true,
+            Some(first) => {
+                self.unclear_answer(since(first), now);
+                false
+            }
         };
-        if late {
-            let seen = since(missing.since).max(self.lateness * 15 / 16);
-            self.lateness = seen.clamp(LATENESS.0, LATENESS.1);
-        }
+        let seen = if late { since(missing.since) } else { Duration::ZERO };
+        self.lateness = seen.max(self.lateness * 15 / 16).clamp(LATENESS.0, LATENESS.1);
     }
 
-    /// The answer to one of several requests, nobody knows which. When it comes soon after the last
-    /// one, an earlier one was answered: then the wait was too short.
-    fn unclear(&mut self, first: Duration, last: Duration, now: Instant) {
-        let timeout = self.round_trip.timeout();
-        let lately = self.backed_off.is_some_and(|at| now < at + timeout * 2);
-        if last < self.round_trip.smoothed() / 2 && !lately {
-            self.round_trip.back_off(first);
+    /// An answer to one of several requests, nobody knows which (Karn's problem). Where there are only
+    /// such, the wait is too short.
+    fn unclear_answer(&mut self, since_first: Duration, now: Instant) {
+        self.unclear += 1;
+        let lately = self.backed_off.is_some_and(|at| now < at + self.round_trip.timeout());
+        if self.unclear >= UNCLEAR && !lately {
+            self.round_trip.back_off(since_first);
             self.backed_off = Some(now);
+            self.unclear = 0;
         }
     }
 
@@ -190,7 +194,8 @@ impl Requests {
         }
         let oldest = self.oldest;
         self.missing.retain(|&sequence, missing| {
-            let over = sequence < oldest && missing.tries >= BEFORE_FIRST_TRIES;
+            // The one right before the oldest was sent, for that one begins nothing.
+            let over = sequence + 1 < oldest && missing.tries >= BEFORE_FIRST_TRIES;
             !(over || now.saturating_duration_since(missing.since) >= WORTH)
         });
         let timeout = self.round_trip.timeout();

@@ -80,12 +80,14 @@ fn what_may_never_have_been_is_not_asked_for_long() {
     let now = Instant::now();
     let mut requests = requests(20 * MS);
     requests.arrived(3, false, now);
-    let mut times = Vec::new();
+    let mut last = [now; 2];
     while let Some(due) = requests.due() {
-        requests.take(due);
-        times.push(due - now);
+        for sequence in requests.take(due) {
+            last[usize::from(sequence == 2)] = due;
+        }
     }
-    assert!(*times.last().unwrap() < Duration::from_secs(3), "{times:?}");
+    assert!(last[0] < now + Duration::from_secs(4), "{:?}", last[0] - now);
+    assert!(last[1] > now + Duration::from_secs(9), "what came last cannot have been the first");
 }
 
 #[test]
@@ -123,6 +125,21 @@ fn only_so_many_are_remembered() {
         requests.arrived(sequence, true, now);
     }
     assert!(requests.missing.len() <= usize::from(WINDOW), "{}", requests.missing.len());
+}
+
+#[test]
+fn what_comes_by_itself_is_no_fast_answer() {
+    let now = Instant::now();
+    let mut requests = Requests::new(RoundTrip::default());
+    requests.arrived(1, true, now);
+    come(&mut requests, [3], now);
+    assert_eq!(requests.take(now + 2 * MS), [2]);
+    come(&mut requests, [2, 5], now + 3 * MS);
+    let asked = requests.due().unwrap();
+    assert_eq!(requests.take(asked), [4]);
+    requests.take(asked + 10 * MS);
+    let again = requests.due().unwrap() - asked;
+    assert!(again > 70 * MS, "{again:?} is less than any round trip that was seen");
 }
 
 #[test]

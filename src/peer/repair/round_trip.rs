@@ -17,6 +17,10 @@ const MARGIN: Duration = Duration::from_millis(10);
 /// Longest wait for an answer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A wait is made longer without a measurement only up to this: on a way that loses nearly everything
+/// unclear answers are all there is.
+const MAX_GUESS: Duration = Duration::from_millis(300);
+
 /// A round-trip time measured elsewhere (by ICE), for as long as repair has no measurement of its own.
 /// Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -49,8 +53,14 @@ impl RoundTrip {
         Self { hint, measured: None }
     }
 
+    /// Whether repair has measured it itself.
     pub(super) fn is_measured(&self) -> bool {
         self.measured.is_some()
+    }
+
+    /// Whether it is more than a guess.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_measured() || self.hint.get().is_some()
     }
 
     /// Takes a measurement.
@@ -67,7 +77,7 @@ impl RoundTrip {
 
     /// No answer came in time although there was one: twice as long, but not longer than `at_most`.
     pub(super) fn back_off(&mut self, at_most: Duration) {
-        let longer = (self.smoothed() * 2).min(at_most).max(self.smoothed());
+        let longer = (self.smoothed() * 2).min(at_most).min(MAX_GUESS).max(self.smoothed());
         self.measured = Some((longer, longer / 8));
     }
 
