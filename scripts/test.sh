@@ -107,6 +107,9 @@ camera() {
     ORION_PEER=$(realpath "$target/release/orion-peer") tests/camera/run.sh
 }
 
+# Keyframes against x264 on photos from Debian packages: fill, passes, PSNR.
+quality() { scripts/quality.sh; }
+
 bash_syntax() {
     local script
     for script in scripts/*.sh tests/*/run.sh .ci/run; do
@@ -134,6 +137,7 @@ if ! $fast; then
     step fuzz in_shell fuzz
     step bench in_shell bench
     step soak in_shell soak
+    step quality in_shell quality
     step matrix in_shell matrix
     step kernel in_shell kernel_matrix
     step chromium in_shell browser

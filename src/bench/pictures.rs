@@ -1,8 +1,8 @@
 //! Keyframes to send, encoded ahead on a thread of their own, so that the encoder takes no time from
 //! what is measured.
 //!
-//! Each is measured: how long encoder, decoder and disk took, and its PSNR against the picture that
-//! went in.
+//! Each is measured: how long encoder, decoder and disk took, and its PSNR and SSIM against the picture
+//! that went in.
 
 use std::{
     path::PathBuf,
@@ -18,6 +18,7 @@ use crate::{
         decoder::Decoder,
         encoder::{EncoderConfig, KeyframeEncoder},
         h264::AccessUnit,
+        quality::Quality,
         sink::{FrameRecord, FrameWriter, PictureFormat},
         source::{self, Captured, Source, SourceOptions},
     },
@@ -42,8 +43,8 @@ pub(super) struct Picture {
     pub(super) sha256: String,
     /// The stages that were measured ahead, ms; no encoder when it was encoded already.
     pub(super) stages: Stages<Option<f64>>,
-    /// PSNR of luma, dB; none when it cannot be compared.
-    pub(super) psnr_db: Option<f64>,
+    /// How near it comes to what was encoded; none when it cannot be compared.
+    pub(super) quality: Option<Quality>,
 }
 
 /// Gives keyframes to all connections of a run.
@@ -98,7 +99,7 @@ impl Pictures {
             }
             Ok(Err(error)) => Err(error),
             Err(_) => {
-                Ok(Picture { stages: Stages::default(), psnr_db: None, ..queue.last.clone() })
+                Ok(Picture { stages: Stages::default(), quality: None, ..queue.last.clone() })
             }
         }
     }
@@ -176,7 +177,7 @@ fn next(
         SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
     })?;
     let mut stages = Stages::default();
-    let (access_unit, psnr_db) = match captured {
+    let (access_unit, quality) = match captured {
         None => return Ok(None),
         Some(Captured::AccessUnit(unit)) => (unit, None),
         Some(Captured::Frame(frame)) => {
@@ -189,12 +190,12 @@ fn next(
             let begun = Instant::now();
             let decoded = decoder.decode(&encoded.access_unit.data).map_err(video)?;
             stages.decode = Some(millis(begun.elapsed()));
-            (encoded.access_unit, frame.psnr_y(&decoded))
+            (encoded.access_unit, Quality::between(&frame, &decoded))
         }
     };
     stages.write = disk.write(&access_unit.data);
     let sha256 = sha256(&access_unit.data);
-    Ok(Some(Picture { access_unit, sha256, stages, psnr_db }))
+    Ok(Some(Picture { access_unit, sha256, stages, quality }))
 }
 
 /// A directory of its own among the temporary files, to see how long writing takes; gone at the end.

@@ -92,7 +92,8 @@ impl Video {
                 bytes: picture.access_unit.data.len() as u64,
                 encode_ms: picture.stages.encode,
                 stages_ms: picture.stages,
-                psnr_db: picture.psnr_db.map(|db| (db * 1e2).round() / 1e2),
+                psnr_db: picture.quality.map(|quality| (quality.psnr_y * 1e2).round() / 1e2),
+                ssim: picture.quality.map(|quality| (quality.ssim_y * 1e5).round() / 1e5),
                 ..KeyframeRecord::default()
             },
         });
@@ -190,7 +191,7 @@ mod tests {
             },
             sha256: "ab".into(),
             stages: Stages { encode: Some(1.0), ..Stages::default() },
-            psnr_db: None,
+            quality: None,
         }
     }
 

@@ -132,9 +132,9 @@ async fn run_pair(
                         "send: keyframe {}, {} bytes, QP {}",
                         sent.info.seq,
                         sent.info.bytes,
-                        sent.captured.qp.map_or("as it was".to_owned(), |qp| qp.to_string())
+                        sent.captured.qp.map_or("as it was".to_owned(), |qp| format!("{qp:.1}"))
                     ));
-                    observer.stages(&sent.stages, &send::known(&sent));
+                    observer.stages(&sent.stages, &send::known(&sent, None));
                 }
                 Told::Sender(event) => send::show(observer, "send: ", event),
                 Told::Receiver(event) => recv::show(observer, "recv: ", event),

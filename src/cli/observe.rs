@@ -42,7 +42,7 @@ const RATE_WINDOW: usize = 8;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Statistics")]
 pub struct ObserveArgs {
-    /// Write getStats to DIR/stats.jsonl, and the stages of each keyframe to DIR/keyframes.jsonl
+    /// Write getStats to DIR/stats.jsonl, and what is known of each keyframe to DIR/keyframes.jsonl
     #[arg(long, value_name = "DIR")]
     pub stats: Option<PathBuf>,
     /// Time between two of them
@@ -143,6 +143,12 @@ impl Observer {
         if self.times.len() > RATE_WINDOW {
             self.times.pop_front();
         }
+    }
+
+    /// Whether more is to be known of keyframes than a session needs: `--stats` was given.
+    #[must_use]
+    pub fn has_stats(&self) -> bool {
+        self.keyframes.is_some()
     }
 
     /// Counts the stages of a keyframe, and writes what is known of it to `--stats`.
@@ -287,44 +293,6 @@ fn unwritable(error: String) -> Failure {
 pub fn stages_json(stages: &Stages<Option<f64>>) -> Value {
     let measured = stages.named().into_iter().filter_map(|(name, time)| Some((name, (*time)?)));
     measured.map(|(name, time)| (name.to_owned(), Value::from(time))).collect::<Map<_, _>>().into()
-}
-
-/// An observer on a thread of its own: terminals, pipes and files may block, and what is observed
-/// must not wait for them.
-pub struct Observing<E> {
-    told: std::sync::mpsc::Sender<E>,
-    thread: std::thread::JoinHandle<Observer>,
-}
-
-impl<E: Send + 'static> Observing<E> {
-    /// Starts the thread; `show` shows one thing that was told.
-    pub fn start(mut observer: Observer, show: impl Fn(&mut Observer, E) + Send + 'static) -> Self {
-        let (told, tellings) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            for event in tellings {
-                show(&mut observer, event);
-            }
-            observer
-        });
-        Self { told, thread }
-    }
-
-    /// Has it shown.
-    pub fn tell(&self, event: E) {
-        // The thread ends only when it panics, which `end` passes on.
-        let _ = self.told.send(event);
-    }
-
-    /// Waits until all is shown.
-    pub async fn end(self) -> Observer {
-        let Self { told, thread } = self;
-        drop(told);
-        match tokio::task::spawn_blocking(move || thread.join()).await {
-            Ok(Ok(observer)) => observer,
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
 }
 
 /// A time for JSON and messages: milliseconds, to a hundredth.

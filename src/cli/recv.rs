@@ -8,7 +8,8 @@ use super::{
     connect::ConnectArgs,
     failure::Failure,
     network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, Observing, millis, stages_json},
+    observe::{self, ObserveArgs, Observer, millis, stages_json},
+    observing::Observing,
     output::Output,
     stop,
 };
@@ -31,6 +32,9 @@ pub struct RecvArgs {
     /// Keyframes to receive; default: no end
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
@@ -56,6 +60,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let connect = args.connect.resolve("mac", SystemTime::now())?;
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    link.peer.repair = !args.no_repair;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     let config = ReceiverConfig {
         link,

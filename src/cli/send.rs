@@ -11,16 +11,17 @@ use super::{
     connect::ConnectArgs,
     failure::Failure,
     network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, Observing, millis, stages_json},
+    observe::{self, ObserveArgs, Observer, millis, stages_json},
+    observing::Observing,
     output::Output,
     stop, units,
 };
 use crate::{
-    media::source::SourceSpec,
+    media::{Quality, source::SourceSpec},
     peer::{PeerRole, pacing::Pace},
     report::summary::Role,
     session::{
-        capture::CaptureConfig,
+        capture::{CaptureConfig, CapturedKeyframe},
         sender::{self, INTERVAL_RANGE, SenderConfig, SenderEvent, SentKeyframe},
     },
 };
@@ -40,6 +41,9 @@ pub struct SendArgs {
     /// Save each sent keyframe in DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
@@ -123,6 +127,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let connect = args.connect.resolve("phone", SystemTime::now())?;
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Sender)?;
+    link.peer.repair = !args.no_repair;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     link.peer.pace = args.picture.pace;
     let config = SenderConfig {
@@ -160,11 +165,11 @@ pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
     }
 }
 
-/// What is known of a keyframe that was sent.
+/// What is known of a keyframe that was sent; its quality where that was measured.
 #[must_use]
-pub fn known(keyframe: &SentKeyframe) -> Value {
+pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
     let SentKeyframe { info, captured, sent, stages, saved } = keyframe;
-    json!({
+    let mut known = json!({
         "kind": "keyframe",
         "role": "send",
         "seq": info.seq,
@@ -175,7 +180,7 @@ pub fn known(keyframe: &SentKeyframe) -> Value {
         "height": info.height,
         "sha256": info.sha256,
         "packets": sent.packets,
-        "qp": captured.qp.map(|qp| (qp * 1e2).round() / 1e2),
+        "qp": captured.qp.map(|qp| rounded(qp, 2)),
         "passes": captured.passes,
         "captureMs": millis(captured.capture_time),
         "encodeMs": millis(captured.encode_time),
@@ -183,7 +188,27 @@ pub fn known(keyframe: &SentKeyframe) -> Value {
         "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
         "saved": saved,
         "stagesMs": stages_json(stages),
-    })
+    });
+    if let Some(quality) = quality {
+        known["maxBytes"] = captured.max_bytes.into();
+        known["fill"] = rounded(info.bytes as f64 / captured.max_bytes as f64, 4).into();
+        known["psnrDb"] = rounded(quality.psnr_y, 2).into();
+        known["ssim"] = rounded(quality.ssim_y, 5).into();
+    }
+    known
+}
+
+fn rounded(value: f64, places: i32) -> f64 {
+    let unit = 10f64.powi(places);
+    (value * unit).round() / unit
+}
+
+/// How near the keyframe comes to its frame: a decoder's work, for the observer's thread.
+fn quality(captured: &CapturedKeyframe) -> Option<Quality> {
+    let original = captured.original.as_ref()?;
+    Quality::of_keyframe(original, &captured.access_unit.data)
+        .inspect_err(|error| tracing::warn!("the quality of a keyframe is not known: {error}"))
+        .ok()?
 }
 
 fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
@@ -203,5 +228,6 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
         "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
         info.seq, info.width, info.height, info.bytes, sent.packets
     ));
-    observer.keyframe(info.bytes, stages, &known(keyframe));
+    let quality = if observer.has_stats() { quality(captured) } else { None };
+    observer.keyframe(info.bytes, stages, &known(keyframe, quality));
 }

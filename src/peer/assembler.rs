@@ -89,6 +89,8 @@ pub enum BrokenReason {
     Malformed,
     /// Too many packets or too many pictures at once.
     Overflow,
+    /// Its stream is over.
+    Ended,
 }
 
 impl BrokenReason {
@@ -99,6 +101,7 @@ impl BrokenReason {
             Self::Incomplete => "packets missing",
             Self::Malformed => "malformed payload",
             Self::Overflow => "too many packets",
+            Self::Ended => "another stream has begun",
         }
     }
 }
@@ -183,6 +186,12 @@ impl Assembler {
             .collect();
         self.complete(&mut made);
         made
+    }
+
+    /// Gives up everything: the stream is over.
+    pub(super) fn end(&mut self) -> Vec<Assembled> {
+        let open: Vec<u64> = self.open.keys().copied().collect();
+        open.into_iter().map(|timestamp| self.give_up(timestamp, BrokenReason::Ended)).collect()
     }
 
     /// When [`Assembler::expire`] wants to be called next.

@@ -11,7 +11,7 @@
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
-//! - [`video`]: the tasks around them
+//! - `incoming`: the streams of the other side; [`video`]: the tasks around them
 //! - [`pacing`]: when packets may leave; [`rate`]: how fast
 //! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
 //! - [`tap`]: what passes through the RTP and RTCP chain
@@ -25,6 +25,8 @@ pub mod control;
 pub mod event;
 pub mod gathering;
 mod handler;
+mod handshake;
+mod incoming;
 pub mod pacing;
 pub mod packetizer;
 pub mod rate;
@@ -42,3 +44,4 @@ pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
 pub use gathering::{GatherOutcome, GatherResult};
+pub use runtime::small_receive_buffer;

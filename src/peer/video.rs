@@ -1,7 +1,6 @@
 //! The tasks around packetizer and assembler: video out, video in.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
@@ -28,10 +27,11 @@ use webrtc::{
 };
 
 use super::{
-    assembler::{Assembled, Assembler, WholeAccessUnit},
+    assembler::{Assembled, WholeAccessUnit},
     config::{self, PeerConfig},
     event::{PeerError, PeerEvent},
     handler::Shared,
+    incoming::Incoming,
     pacing::Pacing,
     packetizer,
     tap::{InboundRtp, KeyframeRequest},
@@ -44,9 +44,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The same where nothing is repaired: no packet is so late.
 pub(super) const PATIENCE_UNREPAIRED: Duration = Duration::from_millis(500);
-
-/// RTP streams kept at a time; a sender that restarts takes a new one.
-const MAX_STREAMS: usize = 4;
 
 /// An access unit on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,9 +203,9 @@ pub(super) async fn receive(
     shared: Arc<Shared>,
     patience: Duration,
 ) {
-    let mut streams: HashMap<u32, Assembler> = HashMap::new();
+    let mut incoming = Incoming::new(patience);
     loop {
-        let expiry = streams.values().filter_map(Assembler::next_expiry).min();
+        let expiry = incoming.next_expiry();
         let wait = async {
             match expiry {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -221,18 +218,9 @@ pub(super) async fn receive(
                 if !is_ours(&shared, inbound.payload_type) {
                     continue;
                 }
-                if streams.len() >= MAX_STREAMS && !streams.contains_key(&inbound.ssrc) {
-                    streams.clear();
-                }
-                streams
-                    .entry(inbound.ssrc)
-                    .or_insert_with(|| Assembler::new(patience))
-                    .push(inbound.packet)
+                incoming.push(inbound)
             }
-            () = wait => {
-                let now = Instant::now();
-                streams.values_mut().flat_map(|stream| stream.expire(now)).collect()
-            }
+            () = wait => incoming.expire(Instant::now()),
         };
         for one in made {
             let event = match one {

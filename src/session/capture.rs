@@ -4,6 +4,7 @@
 //! can give it, and nothing on the async threads blocks.
 
 use std::{
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -54,6 +55,10 @@ pub struct CapturedKeyframe {
     pub access_unit: AccessUnit,
     /// SHA-256 of it, lower-case hex.
     pub sha256: String,
+    /// The frame it was encoded from; none for a stream that was encoded before.
+    pub original: Option<Arc<Frame>>,
+    /// The budget it had, bytes.
+    pub max_bytes: usize,
     /// Mean QP of the macroblocks; none for a stream that was encoded before.
     pub qp: Option<f64>,
     /// Encoder passes it took.
@@ -180,6 +185,7 @@ fn may_recover(error: &SourceError) -> bool {
         error,
         SourceError::CameraBusy { .. }
             | SourceError::CameraDenied { .. }
+            | SourceError::CameraFormat { .. }
             | SourceError::CameraGone { .. }
             | SourceError::ListCameras { .. }
             | SourceError::CameraSilent { .. }
@@ -254,6 +260,8 @@ fn keyframe(
                     ..Stages::default()
                 },
                 access_unit,
+                original: None,
+                max_bytes: encoder.max_bytes(),
                 qp: None,
                 passes: 0,
                 encode_time: Duration::ZERO,
@@ -300,6 +308,8 @@ fn keyframe(
             sha256: sha256(&encoded.access_unit.data),
             stages: Stages { encode: Some(millis(encoded.encode_time)), ..stages },
             access_unit: encoded.access_unit,
+            original: Some(Arc::new(frame)),
+            max_bytes: encoder.max_bytes(),
             qp: Some(encoded.qp),
             passes: encoded.passes,
             capture_time,

@@ -18,7 +18,7 @@ use super::{
     epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
     pings,
-    store::{self, Received, Store, Stored},
+    store::{self, OnDisk, Received, Store, Stored},
     until,
 };
 use crate::{
@@ -318,6 +318,11 @@ impl Receiver<'_> {
     async fn hand_over(&mut self, Pending { received, after_loss, .. }: Pending) {
         let unit = received.unit;
         let info = self.infos.remove(&unit.timestamp);
+        let taken = self.keyframes + self.underway.len() as u64;
+        if self.count.is_some_and(|count| taken >= count) {
+            // As many as were asked for are on their way to the disk.
+            return;
+        }
         let received_at = epoch_seconds(received.received_at);
         let capture_time = info.as_ref().map(|info| info.capture_time);
         let record = FrameRecord {
@@ -344,14 +349,9 @@ impl Receiver<'_> {
 
     async fn on_stored(&mut self, stored: Option<Stored>) -> Result<(), SessionError> {
         match stored {
-            Some(Stored::Written {
-                written,
-                decode_time,
-                write_time,
-                stages,
-                written_at,
-                undecoded,
-            }) => {
+            Some(Stored::Written(stored)) => {
+                let OnDisk { written, decode_time, write_time, stages, written_at, undecoded } =
+                    *stored;
                 let underway = self.underway.pop_front().unwrap_or_default();
                 let offset = self.talk.clock_offset();
                 let stages = underway.complete(stages, &written.record, written_at, offset);

@@ -46,26 +46,30 @@ pub struct Received {
 #[derive(Debug)]
 pub enum Stored {
     /// A keyframe is on disk.
-    Written {
-        /// Its files and its line.
-        written: Written,
-        /// Time the decoder took.
-        decode_time: Duration,
-        /// Time writing took, syncing included.
-        write_time: Duration,
-        /// The stages from its last packet to the disk, ms.
-        stages: Stages<Option<f64>>,
-        /// When it was on the disk.
-        written_at: SystemTime,
-        /// Why there is no picture beside it, when there is none.
-        undecoded: Option<String>,
-    },
+    Written(Box<OnDisk>),
     /// A picture between keyframes was decoded; such are not written.
     Passed,
     /// A picture between keyframes that cannot be decoded: a keyframe is wanted.
     Broken(String),
     /// The disk failed.
     Failed(SessionError),
+}
+
+/// A keyframe on disk.
+#[derive(Debug)]
+pub struct OnDisk {
+    /// Its files and its line.
+    pub written: Written,
+    /// Time the decoder took.
+    pub decode_time: Duration,
+    /// Time writing took, syncing included.
+    pub write_time: Duration,
+    /// The stages from its last packet to the disk, ms.
+    pub stages: Stages<Option<f64>>,
+    /// When it was on the disk.
+    pub written_at: SystemTime,
+    /// Why there is no picture beside it, when there is none.
+    pub undecoded: Option<String>,
 }
 
 /// The asking end of the thread.
@@ -215,14 +219,14 @@ fn keyframe_stored(writer: &mut FrameWriter, decoder: &mut Decoder, received: Re
                 write: Some(millis(write_time)),
                 ..Stages::default()
             };
-            Stored::Written {
+            Stored::Written(Box::new(OnDisk {
                 written,
                 decode_time,
                 write_time,
                 stages,
                 written_at: SystemTime::now(),
                 undecoded: decoded.err().map(|error| error.to_string()),
-            }
+            }))
         }
         Err(error) => Stored::Failed(sink_error(&error)),
     }

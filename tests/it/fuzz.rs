@@ -8,7 +8,11 @@
 mod keyframes;
 mod mutate;
 
-use std::{mem::discriminant, str};
+use std::{
+    mem::discriminant,
+    net::{IpAddr, Ipv4Addr},
+    str,
+};
 
 use orion_peer::{
     auth::jwt::{Policy, check_unverified, inspect_unverified},
@@ -20,12 +24,16 @@ use orion_peer::{
         source::PatternSource,
     },
     nat::Profile,
-    peer::sdp,
-    proto::{control::ControlMessage, signaling::Message, token::TokenAnswer},
+    peer::{Peer, PeerConfig, PeerRole, sdp},
+    proto::{
+        control::ControlMessage,
+        signaling::{IceCandidateInit, Message},
+        token::TokenAnswer,
+    },
     stun::{message, stream},
 };
 
-use self::mutate::fuzz;
+use self::mutate::{fuzz, fuzz_some};
 
 #[test]
 fn control_messages() {
@@ -62,6 +70,35 @@ fn session_descriptions() {
             assert!(sdp::video_codecs(&text).iter().any(|c| c.eq_ignore_ascii_case("H264")));
         }
         let _ = sdp::video_codecs(&text);
+    });
+}
+
+/// An offer goes through the parser and the state of the `rtc` crate: whatever it is, the peer takes it or
+/// says why not.
+#[test]
+fn offers() {
+    let words =
+        ["m=video 9 ", "a=rtpmap:", "a=fmtp:", "a=candidate:", "\r\n", "a=ssrc:1 ", "=", "a=mid:"];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = PeerConfig {
+        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        ..PeerConfig::new(PeerRole::Receiver)
+    };
+    fuzz_some("offer", 100, &words, |input| {
+        let offer = String::from_utf8_lossy(input).into_owned();
+        runtime.block_on(async {
+            let (peer, _events) = Peer::new(config.clone()).await.unwrap();
+            let candidate = offer.lines().find_map(|line| line.strip_prefix("a=candidate:"));
+            let candidate = candidate.map(|rest| IceCandidateInit {
+                candidate: format!("candidate:{rest}"),
+                sdp_mid: Some("0".into()),
+                sdp_mline_index: Some(0),
+                username_fragment: None,
+            });
+            let _ = peer.accept_offer(offer).await;
+            peer.add_candidate(candidate).await;
+            peer.close().await;
+        });
     });
 }
 

@@ -19,6 +19,7 @@ mod media;
 mod pacing;
 mod peer;
 mod raw_http;
+mod repair;
 mod report;
 mod run;
 mod signaling_client;

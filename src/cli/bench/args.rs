@@ -109,6 +109,9 @@ pub struct LoadArgs {
     /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
     #[arg(long, value_name = "PACE", default_value = "auto")]
     pub pace: Pace,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
 }
 
 /// Which side of a pair.

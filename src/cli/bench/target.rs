@@ -73,6 +73,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     let networks = args.network.one(rate)?;
     measuring.peer.control_life_time = args.load.control_life_time();
     measuring.peer.pace = args.load.pace;
+    measuring.peer.repair = !args.load.no_repair;
     network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, partner: None }];
     Ok(Target { slots, timeout, connect, networks, served: None })
@@ -126,10 +127,12 @@ async fn start(
             .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
         slot.measuring.peer.control_life_time = args.load.control_life_time();
         slot.measuring.peer.pace = args.load.pace;
+        slot.measuring.peer.repair = !args.load.no_repair;
         let nth = slots.len() as u64;
         network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
         if let Some(partner) = &mut slot.partner {
             partner.peer.control_life_time = args.load.control_life_time();
+            partner.peer.repair = !args.load.no_repair;
             network::put_under(networks, &mut partner.peer, 1, nth)?;
         }
         slots.push(slot);
@@ -188,6 +191,7 @@ pub fn described(
         "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
         "maxBytes": load.max_bytes,
         "pace": load.pace.to_string(),
+        "repair": load.no_repair.then_some(false),
         "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
         "candidates": candidates.then(|| {
             connect.candidates.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()

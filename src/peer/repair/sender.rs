@@ -8,8 +8,10 @@ use std::{
 use rtc::{
     interceptor::{Attribute, AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket},
     rtcp::{
-        receiver_report::ReceiverReport, reception_report::ReceptionReport,
-        sender_report::SenderReport, transport_feedbacks::transport_layer_nack::TransportLayerNack,
+        receiver_report::ReceiverReport,
+        reception_report::ReceptionReport,
+        sender_report::SenderReport,
+        transport_feedbacks::transport_layer_nack::{NackPair, TransportLayerNack},
     },
     rtp,
     sansio::Protocol,
@@ -45,7 +47,7 @@ impl Stream {
     }
 
     fn on_nack(&mut self, nack: &TransportLayerNack, now: Instant) {
-        let asked = nack.nacks.iter().flat_map(|pair| pair.packet_list());
+        let asked = nack.nacks.iter().flat_map(NackPair::packet_list);
         self.resend.asked(asked, &self.round_trip, now);
     }
 

@@ -95,7 +95,8 @@ mod tests {
     fn the_last_packet_is_repeated_until_it_is_told_of() {
         let (now, way) = (Instant::now(), known(100 * MS));
         let mut tail = Tail::default();
-        tail.sent(65_536, &way, now - MS);
+        tail.sent(65_536, &way, now);
+        let now = now + MS;
         tail.sent(65_537, &way, now);
         assert_eq!(tail.take(&way, now + 100 * MS), None);
         let first = way.timeout().as_millis();

@@ -70,8 +70,8 @@ pub fn keyframes<'r>(
     records: impl IntoIterator<Item = &'r KeyframeRecord>,
     budget: Option<u64>,
 ) -> Keyframes {
-    let [mut bytes, mut latency, mut encode, mut psnr] =
-        [const { None::<Histogram> }; 4].map(Option::unwrap_or_default);
+    let [mut bytes, mut latency, mut encode, mut psnr, mut ssim] =
+        [const { None::<Histogram> }; 5].map(Option::unwrap_or_default);
     let mut stages = StageHistograms::default();
     let mut sum = Keyframes::default();
     let (mut sent, mut received, mut intact) = (0, 0, 0);
@@ -89,6 +89,7 @@ pub fn keyframes<'r>(
             (&mut latency, record.latency_ms),
             (&mut encode, record.encode_ms),
             (&mut psnr, record.psnr_db),
+            (&mut ssim, record.ssim),
         ] {
             if let Some(value) = value {
                 histogram.record(value);
@@ -102,6 +103,7 @@ pub fn keyframes<'r>(
     sum.latency_ms = latency.spread();
     sum.encode_ms = encode.spread();
     sum.psnr_db = psnr.spread();
-    sum.stages_ms = stages.spreads();
+    sum.ssim = ssim.spread();
+    sum.stages_ms = Box::new(stages.spreads());
     sum
 }

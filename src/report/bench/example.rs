@@ -123,6 +123,7 @@ fn connection(index: u64) -> ConnectionRecord {
         latency_ms: Some(1.5),
         encode_ms: Some(30.0),
         psnr_db: Some(40.5),
+        ssim: Some(0.96),
         stages_ms: Stages { encode: Some(30.0), network: Some(1.4), ..Stages::default() },
     };
     let mut setup = Setup::<()>::default().map(|()| Some(1.0 + index as f64));

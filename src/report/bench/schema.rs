@@ -254,6 +254,9 @@ pub struct KeyframeRecord {
     pub encode_ms: Option<f64>,
     /// PSNR of luma against the picture that was encoded, dB.
     pub psnr_db: Option<f64>,
+    /// SSIM of luma against the picture that was encoded, 1 when equal.
+    #[serde(default)]
+    pub ssim: Option<f64>,
     /// How long each stage of its way took; null for those that were not measured. Encoder, decoder
     /// and disk are measured before it is sent, so that they take no time from the connection.
     #[serde(default)]
@@ -322,9 +325,12 @@ pub struct Keyframes {
     pub encode_ms: Spread,
     /// See [`KeyframeRecord::psnr_db`].
     pub psnr_db: Spread,
+    /// See [`KeyframeRecord::ssim`].
+    #[serde(default)]
+    pub ssim: Spread,
     /// See [`KeyframeRecord::stages_ms`].
     #[serde(default)]
-    pub stages_ms: Stages<Spread>,
+    pub stages_ms: Box<Stages<Spread>>,
     /// Keyframes larger than the budget.
     pub over_limit: u64,
 }

@@ -8,7 +8,7 @@ use super::{LINGER, REQUEST_GAP, Sender, SenderEnd, SenderEvent, SentKeyframe};
 use crate::{
     media::{
         h264::AccessUnit,
-        sink::{FrameRecord, SinkError},
+        sink::{FrameRecord, FrameWriter, PictureFormat, SinkError},
     },
     peer::{Peer, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
@@ -59,16 +59,13 @@ pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
 }
 
 impl Sender<'_> {
-    pub(super) async fn send_keyframe(
-        &mut self,
-        captured: CapturedKeyframe,
-    ) -> Result<(), SessionError> {
+    pub(super) fn send_keyframe(&mut self, captured: CapturedKeyframe) {
         let Some(peer) = self.talk.link.peer().filter(|_| self.talk.connected) else {
             // The connection went while the picture was made.
             if !self.config.live {
                 self.held = Some(captured);
             }
-            return Ok(());
+            return;
         };
         if let Some((width, height)) = captured.scaled_from {
             let unit = &captured.access_unit;
@@ -90,7 +87,6 @@ impl Sender<'_> {
             _ => now + self.config.interval,
         });
         self.sending = Some(Sending::start(peer, info, captured, false));
-        Ok(())
     }
 
     /// The keyframe under way has left.
@@ -115,7 +111,9 @@ impl Sender<'_> {
         self.seq += 1;
         self.greeting = false;
         let saved = self.save(&info, &captured).await?;
-        self.last = Some((info.clone(), captured.clone()));
+        // Sent again it is not measured again.
+        let again = CapturedKeyframe { original: None, ..captured.clone() };
+        self.last = Some((info.clone(), again));
         let stages = stages(&captured, &sent);
         let sent = SentKeyframe { info, captured, sent, stages, saved };
         (self.tell)(SenderEvent::Sent(Box::new(sent)));
@@ -146,9 +144,7 @@ impl Sender<'_> {
             (writer, written)
         })
         .await
-        .map_err(|error| {
-            SessionError::new(Stage::Output, "thread-failed", error.to_string(), "")
-        })?;
+        .map_err(|error| thread_failed(&error))?;
         self.save = Some(writer);
         let written = written.map_err(|error| save_error(&error))?;
         Ok(written.files.into_iter().next())
@@ -179,7 +175,23 @@ fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f
     }
 }
 
-pub(super) fn save_error(error: &SinkError) -> SessionError {
+/// Opens the directory of `--save`, off the async threads.
+pub(super) async fn writer(dir: PathBuf) -> Result<FrameWriter, SessionError> {
+    let open = move || FrameWriter::new(&dir, &[PictureFormat::H264]);
+    let opened = tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
+    opened.map_err(|error| save_error(&error))
+}
+
+fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        "thread-failed",
+        error.to_string(),
+        "run with -v for the details",
+    )
+}
+
+fn save_error(error: &SinkError) -> SessionError {
     SessionError::new(
         Stage::Output,
         "write-failed",

@@ -25,6 +25,11 @@ const NUMBERS: [u16; 8] = [0, 1, 3, 4, 0x7fff, 0x8000, 0xfffe, 0xffff];
 ///
 /// An input that panics is kept, and named: put into the corpus it is tried for ever.
 pub fn fuzz(target: &str, words: &[&str], check: impl Fn(&[u8])) {
+    fuzz_some(target, INPUTS, words, check);
+}
+
+/// The same with fewer inputs when no time is given.
+pub fn fuzz_some(target: &str, inputs: u32, words: &[&str], check: impl Fn(&[u8])) {
     let corpus = corpus(target);
     assert!(!corpus.is_empty(), "no corpus of {target}");
     for (path, input) in &corpus {
@@ -36,7 +41,7 @@ pub fn fuzz(target: &str, words: &[&str], check: impl Fn(&[u8])) {
     let mut random = StdRng::seed_from_u64(seed);
     let until = time.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
     let mut tried = 0;
-    while until.map_or(tried < INPUTS, |until| Instant::now() < until) {
+    while until.map_or(tried < inputs, |until| Instant::now() < until) {
         let mut input = pick(&corpus, &mut random).to_vec();
         for _ in 0..random.random_range(1..=6) {
             mutate(&mut input, &corpus, words, &mut random);

@@ -191,16 +191,20 @@ fn open(
     }))
 }
 
-/// The cameras worth opening, the best first.
+/// The cameras worth opening, the best first. One that was open before may be plugged in elsewhere now,
+/// but where a camera was chosen by its index, another one of the same kind is not taken for it.
 fn candidates(devices: Vec<Device>, spec: CameraSpec, seen: Option<&Device>) -> Vec<Device> {
     let fits = |device: &Device| match (seen, spec.index) {
-        (Some(seen), _) => seen.is_same(device),
+        (Some(seen), Some(_)) => (&seen.name, &seen.bus) == (&device.name, &device.bus),
+        (Some(seen), None) => seen.name == device.name,
         (None, Some(index)) => device.index == index,
         (None, None) => true,
     };
     let mut fitting: Vec<Device> = devices.into_iter().filter(|device| fits(device)).collect();
     // A webcam may have several nodes with one name.
-    fitting.sort_by_key(|device| seen.is_some_and(|seen| seen.index != device.index));
+    fitting.sort_by_key(|device| {
+        seen.map(|seen| (seen.bus != device.bus, seen.index != device.index))
+    });
     fitting
 }
 
@@ -236,7 +240,14 @@ mod tests {
     #[test]
     fn a_camera_that_comes_back_is_found_under_another_index() {
         assert_eq!(indices(Some(5), Some(&device(5, "usb-1"))), [0]);
-        assert_eq!(indices(None, Some(&device(3, "usb-2"))), [3, 1]);
-        assert_eq!(indices(None, Some(&device(3, "usb-9"))), [0; 0]);
+        assert_eq!(indices(None, Some(&device(3, "usb-2"))), [3, 1, 0]);
+    }
+
+    #[test]
+    fn another_camera_of_the_same_kind_is_taken_only_when_any_will_do() {
+        assert_eq!(indices(None, Some(&device(3, "usb-9"))), [3, 0, 1]);
+        assert_eq!(indices(Some(3), Some(&device(3, "usb-9"))), [0; 0]);
+        let other = Device { name: "Other".into(), ..device(3, "usb-2") };
+        assert_eq!(indices(None, Some(&other)), [0; 0]);
     }
 }

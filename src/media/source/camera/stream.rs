@@ -35,11 +35,6 @@ impl Device {
     pub fn usual_format(&self) -> Option<super::CameraFormat> {
         super::format::choose(&self.formats, USUAL_SIZE, None)
     }
-
-    /// Whether it is the same camera, perhaps under another index.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        (&self.name, &self.bus) == (&other.name, &other.bus)
-    }
 }
 
 /// What is wanted of a camera.
