@@ -173,7 +173,9 @@ async fn row(mbit: f64, pace: Pace, keyframes: usize) {
     let pinging = tokio::spawn(ping_for_ever(Arc::clone(&pair.sender), Arc::clone(&pair.pings)));
     let idle = Instant::now();
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let idle = pair.pings.within(&[(idle, Instant::now() - Duration::from_millis(200))]);
+    let until = Instant::now();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let idle = pair.pings.within(&[(idle, until)]);
     let before = gateway.stats().up.overflowed;
     let first = keyframe(&mut pair).await;
     let first_dropped = gateway.stats().up.overflowed - before;
@@ -188,7 +190,9 @@ async fn row(mbit: f64, pace: Pace, keyframes: usize) {
     let dropped = gateway.stats().up.overflowed - before;
     pinging.abort();
     let mut took = Histogram::new();
-    times.iter().for_each(|(begun, whole)| took.record(ms(*whole - *begun)));
+    for (begun, whole) in &times {
+        took.record(ms(*whole - *begun));
+    }
     let least = BYTES as f64 * 8.0 / (mbit * 1e3) + ms(DELAY);
     let spread = took.spread();
     println!(

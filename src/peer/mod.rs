@@ -44,3 +44,4 @@ pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
 pub use gathering::{GatherOutcome, GatherResult};
+pub use runtime::small_receive_buffer;

@@ -218,7 +218,7 @@ impl Sender<'_> {
             tokio::select! {
                 () = &mut stop => return Ok(SenderEnd::Stopped),
                 event = self.talk.link.next() => self.on_link(event).await?,
-                result = self.capture.result(), if self.asked => self.on_capture(result).await?,
+                result = self.capture.result(), if self.asked => self.on_capture(result)?,
                 sent = done(&mut self.sending) => self.on_sent(sent).await?,
                 _ = second.tick() => self.on_second().await,
                 text = texts.recv(), if texts_open => match text {
@@ -229,7 +229,7 @@ impl Sender<'_> {
                     }
                     None => texts_open = false,
                 },
-                () = until(wake) => self.on_wake().await?,
+                () = until(wake) => self.on_wake()?,
             }
             if let Some((end, at)) = self.end
                 && (Instant::now() >= at || self.talk.link.peer().is_none())
@@ -250,7 +250,7 @@ impl Sender<'_> {
         [timeout, over, due, end].into_iter().flatten().min()
     }
 
-    async fn on_wake(&mut self) -> Result<(), SessionError> {
+    fn on_wake(&mut self) -> Result<(), SessionError> {
         let now = Instant::now();
         if self.end.is_some() {
             return Ok(());
@@ -268,33 +268,33 @@ impl Sender<'_> {
         }
         let busy = self.asked || self.sending.is_some();
         if self.due.is_some_and(|due| now >= due) && !busy {
-            self.begin_keyframe().await?;
+            self.begin_keyframe();
         }
         Ok(())
     }
 
     /// Asks for a picture, or sends the one that waits.
-    async fn begin_keyframe(&mut self) -> Result<(), SessionError> {
+    fn begin_keyframe(&mut self) {
         if let Some(mut held) = self.held.take() {
             // Of a file: it is as new as the moment it is sent.
             held.access_unit.captured_at = SystemTime::now();
             held.stages = Stages { capture_age: Some(0.0), ..Stages::default() };
             held.encoded_at = std::time::Instant::now();
-            return self.send_keyframe(held).await;
+            return self.send_keyframe(held);
         }
         self.asked = true;
         self.capture.ask(CaptureRequest::Keyframe);
-        Ok(())
     }
 
-    async fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
+    fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
         self.asked = false;
         match result {
             CaptureResult::Keyframe(keyframe) => {
                 if let Some(line) = self.trouble.over(Instant::now()) {
                     self.line(line);
                 }
-                self.send_keyframe(*keyframe).await
+                self.send_keyframe(*keyframe);
+                Ok(())
             }
             CaptureResult::Retry(error) => {
                 if let Some(line) = self.trouble.failed(&error, Instant::now()) {

@@ -95,6 +95,17 @@ struct Train {
     judged: bool,
 }
 
+/// What is known of the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Nothing.
+    New,
+    /// The rate, which it may exceed by far.
+    Measured,
+    /// It has been seen to be full.
+    Full,
+}
+
 /// Decides on the rate of one connection.
 #[derive(Debug)]
 pub struct Controller {
@@ -103,9 +114,7 @@ pub struct Controller {
     feedback: bool,
     relayed: bool,
     rate: f64,
-    measured: bool,
-    /// The way has not been seen to be full yet.
-    growing: bool,
+    way: Way,
     probe: f64,
     pacer: Pacer,
     hold: Option<Instant>,
@@ -129,8 +138,7 @@ impl Controller {
             feedback: false,
             relayed: false,
             rate: INITIAL_RATE as f64,
-            measured: false,
-            growing: true,
+            way: Way::New,
             probe: PROBE.1,
             pacer: Pacer::new(now),
             hold: None,
@@ -164,7 +172,7 @@ impl Controller {
     /// What the way was found to carry, bits a second; none when nothing was measured.
     #[must_use]
     pub fn estimate(&self) -> Option<u64> {
-        self.measured.then_some((self.rate / SHARE) as u64)
+        (self.way != Way::New).then_some((self.rate / SHARE) as u64)
     }
 
     /// Whether the other side tells when packets arrived.
@@ -218,7 +226,7 @@ impl Controller {
             Pace::Off => self.relayed.then_some(MAX_RATE as f64),
             Pace::Rate(rate) => Some(rate as f64),
             Pace::Auto if !self.feedback => Some(self.rate),
-            Pace::Auto if !self.measured => self.first_rate(now),
+            Pace::Auto if self.way == Way::New => self.first_rate(now),
             Pace::Auto => Some(self.train_rate()),
         }
     }
@@ -268,11 +276,10 @@ impl Controller {
         let Some(least) = estimate::base(&samples) else { return false };
         self.silent_units = 0;
         self.base = Some(self.base.map_or(least, |base| base.min(least)));
-        let before = (self.rate, self.hold, self.measured);
-        if self.measured {
-            self.check_body(now, &samples);
-        } else {
-            self.take_first(now, &samples);
+        let before = (self.rate, self.hold, self.way);
+        match self.way {
+            Way::New => self.take_first(now, &samples),
+            Way::Measured | Way::Full => self.check_body(now, &samples),
         }
         let train = &self.train;
         let complete =
@@ -280,7 +287,7 @@ impl Controller {
         if complete {
             self.judge_probe();
         }
-        before != (self.rate, self.hold, self.measured)
+        before != (self.rate, self.hold, self.way)
     }
 
     /// The first packets at once: how far apart they arrive is the rate of the way.
@@ -294,7 +301,7 @@ impl Controller {
             _ => true,
         };
         let Some(rate) = estimate::arrival_rate(samples).filter(|_| enough) else { return };
-        self.measured = true;
+        self.way = Way::Measured;
         self.set_rate((BACK_OFF * rate).min(MAX_FIRST_RATE));
         self.drain(now, samples, rate.min(MAX_FIRST_RATE));
     }
@@ -314,7 +321,7 @@ impl Controller {
         let full = full || lost && queue > 2.0 * QUEUE_SHORT + packet + uneven;
         if full && !falling {
             self.set_rate(self.rate.min(BACK_OFF * rate));
-            self.growing = false;
+            self.way = Way::Full;
             self.probe = PROBE.0;
             self.drain(now, samples, rate);
         }
@@ -322,7 +329,7 @@ impl Controller {
 
     /// The last part of the train was sent faster: what came of it?
     fn judge_probe(&mut self) {
-        if std::mem::replace(&mut self.train.judged, true) || !self.measured {
+        if std::mem::replace(&mut self.train.judged, true) || self.way == Way::New {
             return;
         }
         let (Some(base), Some((first, rate))) = (self.base, self.train.probe) else { return };
@@ -339,9 +346,12 @@ impl Controller {
         if seen.queue > limit && !seen.falling || overflow {
             let carried = estimate::arrival_rate(&samples).unwrap_or(rate);
             let found = SHARE * if overflow { carried } else { seen.rate }.min(rate);
-            let step = if self.growing { found } else { f64::midpoint(self.rate, found) };
+            let step = match self.way {
+                Way::Full => f64::midpoint(self.rate, found),
+                Way::New | Way::Measured => found,
+            };
             self.set_rate(step.max(0.7 * self.rate));
-            self.growing = false;
+            self.way = Way::Full;
             self.probe = PROBE.0;
         } else if lost < QUEUE_LOSS && !seen.falling {
             let carried = estimate::send_rate(&samples).unwrap_or(rate).min(rate);

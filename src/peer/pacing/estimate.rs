@@ -75,22 +75,22 @@ fn lowest(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Option<(usize, f64
 #[must_use]
 pub fn arrival_rate(samples: &[Sample]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
-    rate(rest, rest.last()?.arrived - first.arrived)
+    Some(rate(rest, rest.last()?.arrived - first.arrived))
 }
 
 /// The rate packets were sent at after the first of them, bits a second.
 #[must_use]
 pub fn send_rate(samples: &[Sample]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
-    rate(rest, rest.last()?.sent - first.sent)
+    Some(rate(rest, rest.last()?.sent - first.sent))
 }
 
 /// Arrivals are told to a quarter of a millisecond: what takes less has no rate.
 const RESOLUTION: f64 = 250e-6;
 
-fn rate(samples: &[Sample], span: f64) -> Option<f64> {
+fn rate(samples: &[Sample], span: f64) -> f64 {
     let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
-    Some(bytes * 8.0 / span.max(RESOLUTION))
+    bytes * 8.0 / span.max(RESOLUTION)
 }
 
 /// How uneven arrivals are where there is no queue: the middle of the times in queues, seconds.

@@ -59,16 +59,13 @@ pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
 }
 
 impl Sender<'_> {
-    pub(super) async fn send_keyframe(
-        &mut self,
-        captured: CapturedKeyframe,
-    ) -> Result<(), SessionError> {
+    pub(super) fn send_keyframe(&mut self, captured: CapturedKeyframe) {
         let Some(peer) = self.talk.link.peer().filter(|_| self.talk.connected) else {
             // The connection went while the picture was made.
             if !self.config.live {
                 self.held = Some(captured);
             }
-            return Ok(());
+            return;
         };
         if let Some((width, height)) = captured.scaled_from {
             let unit = &captured.access_unit;
@@ -90,7 +87,6 @@ impl Sender<'_> {
             _ => now + self.config.interval,
         });
         self.sending = Some(Sending::start(peer, info, captured, false));
-        Ok(())
     }
 
     /// The keyframe under way has left.
