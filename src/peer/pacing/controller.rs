@@ -108,6 +108,7 @@ enum Way {
 
 /// Decides on the rate of one connection.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub struct Controller {
     pace: Pace,
     /// The other side tells when packets arrived.
