@@ -14,7 +14,7 @@
 //! - `feedback` and `arrivals`: the RTCP message read and written
 //! - `transport_cc`: the interceptor of the `rtc` crate around them
 //!
-//! These know no clock but what they are told; [`Pacing`] is what the sending task shares with the
+//! These know no clock but what they are told; `Pacing` is what the sending task shares with the
 //! interceptor.
 
 mod arrivals;

@@ -3,11 +3,11 @@
 //! One keyframe every few seconds is hard on repair: after its last packet nothing comes for
 //! seconds that would show what is missing. So both sides act by their own timers:
 //!
-//! - [`request`]: the receiver asks for what is missing, at once, and again after a round trip;
-//! - [`report`]: and tells at once, not only each second, up to where it has received;
-//! - [`resend`]: the sender keeps what it sent, and sends again what is asked for, not faster than
+//! - `request`: the receiver asks for what is missing, at once, and again after a round trip;
+//! - `report`: and tells at once, not only each second, up to where it has received;
+//! - `resend`: the sender keeps what it sent, and sends again what is asked for, not faster than
 //!   [`super::rate::SendRate`];
-//! - [`tail`]: and repeats its last packet until it knows that this has arrived, for the loss of the
+//! - `tail`: and repeats its last packet until it knows that this has arrived, for the loss of the
 //!   last packets, or of all, shows in nothing else.
 //!
 //! These know no input, output or clock. `receiver` and `sender` make interceptors of the `rtc` crate of
