@@ -26,6 +26,9 @@ const DELAY: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_millis(600);
 const OUTAGE: Duration = Duration::from_secs(1);
 
+/// From the end of an outage to the next keyframe.
+const AFTER_OUTAGE: Duration = Duration::from_secs(2);
+
 /// Waited after the last keyframe, where there is something to wait for.
 const AFTER: Duration = Duration::from_secs(3);
 
@@ -179,7 +182,7 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
         };
         let (sent, ()) = tokio::join!(send, dark);
         outcome.packets += u64::from(sent.packets);
-        sleep(INTERVAL).await;
+        sleep(if condition.outage { AFTER_OUTAGE } else { INTERVAL }).await;
     }
     if repair {
         sleep(AFTER).await;

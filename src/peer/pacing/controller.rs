@@ -39,6 +39,9 @@ const HEAD_PACKETS: usize = 10;
 /// Rate until feedback tells of them: it does not fill a slow uplink's queue within a round trip.
 const TRICKLE_RATE: f64 = 1.5e6;
 
+/// Packets sent less than this much faster than they arrive do not show what the way carries.
+const TRICKLED: f64 = 1.3;
+
 /// Without feedback for so long, sending goes on at the initial rate.
 const FEEDBACK_WITHIN: Duration = Duration::from_millis(300);
 
@@ -302,6 +305,11 @@ impl Controller {
             _ => true,
         };
         let Some(rate) = estimate::arrival_rate(samples).filter(|_| enough) else { return };
+        // The first ones were lost, and what came then trickled: it arrives as slowly as it was sent.
+        let sent = estimate::send_rate(samples).unwrap_or(rate);
+        if sent < TRICKLED * rate && rate < self.rate {
+            return;
+        }
         self.way = Way::Measured;
         self.set_rate((BACK_OFF * rate).min(MAX_FIRST_RATE));
         self.drain(now, samples, rate.min(MAX_FIRST_RATE));

@@ -22,6 +22,8 @@ struct Way {
     drift: f64,
     /// The receiver stands still: how often, and for how long.
     stalls: Option<(f64, f64)>,
+    /// Until then everything is lost.
+    dark_until: f64,
     free: f64,
     random: u64,
     dropped: usize,
@@ -39,6 +41,7 @@ impl Way {
             clock: 5000.0,
             drift: 0.0,
             stalls: None,
+            dark_until: 0.0,
             free: 0.0,
             random: 1,
             dropped: 0,
@@ -54,7 +57,7 @@ impl Way {
     /// When a packet arrives.
     fn send(&mut self, at: f64) -> Option<f64> {
         let (loss, jitter) = (self.share(), self.share());
-        if loss < self.loss {
+        if loss < self.loss || at < self.dark_until {
             return None;
         }
         let waits = (self.free - at).max(0.0);
@@ -211,6 +214,19 @@ fn a_way_that_changes_is_followed() {
         run.keyframe(85);
     }
     assert!(run.controller.rate() > 35_000_000, "{}", run.controller.rate());
+}
+
+#[test]
+fn an_outage_at_the_beginning_says_nothing_of_the_way() {
+    let undisturbed = Run::new(Way::new(20e6)).keyframe(85);
+    for dark_until in [0.05, 0.15, 0.25, 1.0] {
+        let mut run = Run::new(Way { dark_until, ..Way::new(20e6) });
+        run.keyframe(85);
+        assert!(run.controller.rate() >= INITIAL_RATE, "{dark_until}: {}", run.controller.rate());
+        // The next one is as good as a first one can be.
+        let outcome = run.keyframe(85);
+        assert!(outcome.ratio < 1.05 * undisturbed.ratio, "{dark_until}: {outcome:?}");
+    }
 }
 
 #[test]
