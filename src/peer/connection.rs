@@ -254,11 +254,13 @@ impl Peer {
         video.send(unit, rtp_timestamp, &self.pacing, self.may_be_relayed().await).await
     }
 
-    /// A remote candidate that was not signaled yet is peer reflexive, also when it is a relay's.
+    /// A remote candidate whose check came before it was signaled is peer reflexive, also when it is a
+    /// relay's; the statistics know better once it has been signaled.
     async fn may_be_relayed(&self) -> bool {
-        let through =
-            |c: &CandidateStats| matches!(c.kind, CandidateType::Relay | CandidateType::Prflx);
-        self.selected_pair().await.is_some_and(|pair| pair.iter().any(through))
+        let may_be = |kind| matches!(kind, CandidateType::Relay | CandidateType::Prflx);
+        let Some(pair) = self.selected_pair().await else { return false };
+        pair.iter().any(|candidate| may_be(candidate.kind))
+            && self.stats().await.pair.is_none_or(|pair| may_be(pair.local) || may_be(pair.remote))
     }
 
     /// Takes the RTP timestamp for the next access unit, so that it can be told before the access
