@@ -11,7 +11,7 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use orion_peer::{
     media::h264::AccessUnit,
-    peer::{Peer, PeerConfig, PeerEvent, PeerRole},
+    peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
     proto::control::{ControlMessage, Id},
 };
 use tokio::sync::mpsc::Receiver;
@@ -25,7 +25,9 @@ struct Pair {
 }
 
 fn config(role: PeerRole) -> PeerConfig {
-    PeerConfig { addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..PeerConfig::new(role) }
+    let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    // What the stack itself takes; `benches/pacing.rs` is about the pace.
+    PeerConfig { addresses, pace: Pace::Off, ..PeerConfig::new(role) }
 }
 
 async fn connect() -> Pair {

@@ -163,6 +163,7 @@ async fn ours(pings: usize) -> orion_peer::stats::Spread {
             pings: pings as u64,
             ping_interval: PACE,
             ping_bytes: BYTES,
+            ping_life_time: Some(Duration::from_millis(100)),
             keyframes: 0,
             interval: Duration::from_secs(1),
             duration: None,

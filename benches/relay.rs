@@ -211,6 +211,7 @@ async fn pings(
             pings: pings as u64,
             ping_interval: PACE,
             ping_bytes: 64,
+            ping_life_time: Some(Duration::from_millis(100)),
             keyframes: 0,
             interval: Duration::from_secs(1),
             duration: None,

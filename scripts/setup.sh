@@ -22,6 +22,12 @@ test_needs=(
     "chromium chromium"
     "node nodejs"
     "npm npm"
+    "ffmpeg ffmpeg"
+    "qemu-system-x86_64 qemu-system-x86"
+    "busybox busybox-static"
+    "cpio cpio"
+    "v4l2-ctl v4l-utils"
+    "jq jq"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

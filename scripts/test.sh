@@ -2,7 +2,7 @@
 # Runs every check of the project, each as a named step, and counts them.
 #
 #   scripts/test.sh          everything
-#   scripts/test.sh --fast   without the steps that need a browser or build the documentation
+#   scripts/test.sh --fast   without the steps that need a browser or a virtual machine, or build the documentation
 #
 # A step whose component is missing fails: nothing is left out silently.
 set -euo pipefail
@@ -66,6 +66,19 @@ bench() {
         --min-success 100% --min-keyframes-intact 100%
 }
 
+# Every parser of what comes from outside, for about a minute; see tests/it/fuzz.rs.
+fuzz() {
+    export ORION_FUZZ_SECONDS=12
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast --success-output immediate -E 'test(/^fuzz::/)'
+    else
+        cargo test --release --test it fuzz:: -- --nocapture
+    fi
+}
+
+# Loss over a longer time: nothing is lost that need not be, and memory stays flat.
+soak() { scripts/soak.sh --short; }
+
 # Two real peers behind every pair of NATs, simulated in the process: all as theory says.
 matrix() {
     local target=${CARGO_TARGET_DIR:-target}
@@ -88,10 +101,22 @@ kernel_matrix() {
         lab --matrix --kernel --profiles none,port,sym,udp-blocked
 }
 
+# A V4L2 camera in a virtual machine: Debian's kernel with its driver `vivid`.
+camera() {
+    local target=${CARGO_TARGET_DIR:-target}
+    ORION_PEER=$(realpath "$target/release/orion-peer") tests/camera/run.sh
+}
+
+# Keyframes against x264 on photos from Debian packages: fill, passes, PSNR.
+quality() { scripts/quality.sh; }
+
 bash_syntax() {
     local script
-    for script in scripts/*.sh .ci/run; do
+    for script in scripts/*.sh tests/*/run.sh .ci/run; do
         bash -n "$script"
+    done
+    for script in tests/camera/init.sh tests/camera/checks.sh; do
+        sh -n "$script"
     done
     if command -v shellcheck >/dev/null 2>&1; then
         shellcheck scripts/*.sh .ci/run
@@ -109,10 +134,14 @@ step clippy cargo clippy --release --all-targets -- -D warnings
 step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
+    step fuzz in_shell fuzz
     step bench in_shell bench
+    step soak in_shell soak
+    step quality in_shell quality
     step matrix in_shell matrix
     step kernel in_shell kernel_matrix
     step chromium in_shell browser
+    step camera in_shell camera
 fi
 
 for name in ${failures[@]+"${failures[@]}"}; do

@@ -27,6 +27,7 @@ use crate::{
         ConnectionState, IcePolicy, Peer, PeerEvent, PeerRole,
         gathering::{GatherOutcome, GatherResult},
         stats::{SelectedPair, Snapshot},
+        video::SentAccessUnit,
     },
     proto::control::ControlMessage,
     report::bench::schema::ConnectionRecord,
@@ -91,7 +92,7 @@ struct Connection<'r> {
     other: Option<ConnectionType>,
     pinging: Pinging,
     video: Video,
-    sending: Option<JoinHandle<()>>,
+    sending: Option<JoinHandle<Option<SentAccessUnit>>>,
     matching: Matching,
     stats_due: Option<Instant>,
     /// When the measuring ends, with a duration.
@@ -103,7 +104,7 @@ struct Connection<'r> {
 enum Step {
     Link(LinkEvent),
     Told(Told),
-    Sent,
+    Sent(Option<SentAccessUnit>),
     Wake,
 }
 
@@ -125,7 +126,12 @@ impl<'r> Connection<'r> {
             open: None,
             pair: None,
             other: None,
-            pinging: Pinging::new(share.pings, plan.ping_interval, plan.ping_bytes),
+            pinging: Pinging::new(
+                share.pings,
+                plan.ping_interval,
+                plan.ping_bytes,
+                plan.ping_life_time,
+            ),
             video: Video::new(share.keyframes, plan.interval),
             sending: None,
             matching: Matching::default(),
@@ -144,7 +150,7 @@ impl<'r> Connection<'r> {
                 biased;
                 event = link.next() => Step::Link(event),
                 told = next_told(self.partner.as_mut()) => Step::Told(told),
-                () = sent(&mut self.sending) => Step::Sent,
+                sent = sent(&mut self.sending) => Step::Sent(sent),
                 () = until(wake.map(Into::into)) => Step::Wake,
             };
             if let Some(peer) = link.peer() {
@@ -153,7 +159,12 @@ impl<'r> Connection<'r> {
             match step {
                 Step::Link(event) => self.on_link(event).await,
                 Step::Told(told) => self.on_told(told),
-                Step::Sent => self.sending = None,
+                Step::Sent(sent) => {
+                    self.sending = None;
+                    if let Some(sent) = sent {
+                        self.video.handed_over(&sent);
+                    }
+                }
                 Step::Wake => {}
             }
             self.on_time().await;
@@ -252,7 +263,7 @@ impl<'r> Connection<'r> {
             PeerEvent::Control(ControlMessage::Keyframe(info), ..)
                 if self.role == PeerRole::Receiver =>
             {
-                if let Some(verified) = self.matching.info(info) {
+                if let Some(verified) = self.matching.info(info).await {
                     self.keyframe(verified);
                 }
             }
@@ -263,7 +274,7 @@ impl<'r> Connection<'r> {
             PeerEvent::AccessUnit(received)
                 if self.role == PeerRole::Receiver && h264::is_keyframe(&received.unit.data) =>
             {
-                if let Some(verified) = self.matching.unit(received) {
+                if let Some(verified) = self.matching.unit(received).await {
                     self.keyframe(verified);
                 }
             }
@@ -321,12 +332,10 @@ async fn next_told(partner: Option<&mut Partner>) -> Told {
     }
 }
 
-async fn sent(sending: &mut Option<JoinHandle<()>>) {
+async fn sent(sending: &mut Option<JoinHandle<Option<SentAccessUnit>>>) -> Option<SentAccessUnit> {
     match sending {
-        Some(sending) => {
-            // What became of it shows at the other side.
-            let _ = sending.await;
-        }
+        // What became of one that could not be sent shows at the other side.
+        Some(sending) => sending.await.ok().flatten(),
         None => std::future::pending().await,
     }
 }

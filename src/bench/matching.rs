@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use crate::{peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sha256};
 
 /// How long an access unit waits for what its sender says of it: apps may say nothing.
@@ -32,20 +34,20 @@ pub(super) struct Verified {
 
 impl Matching {
     /// The sender says something of a keyframe.
-    pub(super) fn info(&mut self, info: KeyframeInfo) -> Option<Verified> {
+    pub(super) async fn info(&mut self, info: KeyframeInfo) -> Option<Verified> {
         let timestamp = info.rtp_timestamp;
         if let Some(unit) = self.units.remove(&timestamp) {
-            return Some(verified(info, unit));
+            return Some(verified(info, unit).await);
         }
         keep(&mut self.infos, timestamp, info);
         None
     }
 
     /// An access unit came whole.
-    pub(super) fn unit(&mut self, received: ReceivedAccessUnit) -> Option<Verified> {
+    pub(super) async fn unit(&mut self, received: ReceivedAccessUnit) -> Option<Verified> {
         let timestamp = received.unit.timestamp;
         if let Some(info) = self.infos.remove(&timestamp) {
-            return Some(verified(info, received));
+            return Some(verified(info, received).await);
         }
         keep(&mut self.units, timestamp, received);
         None
@@ -71,8 +73,15 @@ fn keep<T>(map: &mut BTreeMap<u32, T>, timestamp: u32, value: T) {
     }
 }
 
-fn verified(info: KeyframeInfo, received: ReceivedAccessUnit) -> Verified {
-    let sha256 = sha256(&received.unit.data);
+async fn verified(info: KeyframeInfo, received: ReceivedAccessUnit) -> Verified {
+    let sha256 = hash(received.unit.data.clone()).await;
     let intact = sha256.eq_ignore_ascii_case(&info.sha256);
     Verified { info, received, intact }
+}
+
+/// SHA-256, hex, computed off the async threads: it takes as long as a hundred packets.
+pub(super) async fn hash(data: Bytes) -> String {
+    let computed = tokio::task::spawn_blocking(move || sha256(&data)).await;
+    // It fails only when the runtime ends.
+    computed.unwrap_or_default()
 }

@@ -8,12 +8,13 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::matching::hash;
 use crate::{
     peer::{
         Peer, PeerEvent,
         stats::{SelectedPair, Snapshot},
     },
-    session::{Link, LinkConfig, LinkEvent, SessionError, sha256},
+    session::{Link, LinkConfig, LinkEvent, SessionError},
     types::{CandidateType, Stage},
 };
 
@@ -43,6 +44,8 @@ pub(super) struct Arrived {
     pub(super) packets: u64,
     /// When the last of them came.
     pub(super) completed: Instant,
+    /// When it was joined, and its hash computed.
+    pub(super) verified: Instant,
 }
 
 /// The measuring side's end of it.
@@ -122,12 +125,16 @@ async fn run(
                 pair = selected(&link).await.or(pair);
                 continue;
             }
-            LinkEvent::Peer(PeerEvent::AccessUnit(received)) => Told::Arrived(Arrived {
-                rtp_timestamp: received.unit.timestamp,
-                sha256: sha256(&received.unit.data),
-                packets: received.unit.packets.into(),
-                completed: received.unit.completed,
-            }),
+            LinkEvent::Peer(PeerEvent::AccessUnit(received)) => {
+                let unit = received.unit;
+                Told::Arrived(Arrived {
+                    rtp_timestamp: unit.timestamp,
+                    sha256: hash(unit.data).await,
+                    packets: unit.packets.into(),
+                    completed: unit.completed,
+                    verified: Instant::now(),
+                })
+            }
             LinkEvent::Peer(PeerEvent::Broken(broken)) => {
                 Told::Broken(format!("{}, {} packets came", broken.reason.as_str(), broken.packets))
             }

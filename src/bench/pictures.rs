@@ -1,9 +1,15 @@
 //! Keyframes to send, encoded ahead on a thread of their own, so that the encoder takes no time from
 //! what is measured.
 //!
-//! Each is measured: how long the encoder took, and its PSNR against the picture that went in.
+//! Each is measured: how long encoder, decoder and disk took, and its PSNR and SSIM against the picture
+//! that went in.
 
-use std::{sync::Mutex, thread, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 
@@ -12,9 +18,16 @@ use crate::{
         decoder::Decoder,
         encoder::{EncoderConfig, KeyframeEncoder},
         h264::AccessUnit,
+        quality::Quality,
+        sink::{FrameRecord, FrameWriter, PictureFormat},
         source::{self, Captured, Source, SourceOptions},
     },
-    session::{SessionError, capture::CaptureConfig, sha256},
+    session::{
+        SessionError,
+        capture::{CaptureConfig, age},
+        millis, sha256,
+    },
+    stats::Stages,
     types::Stage,
 };
 
@@ -28,10 +41,10 @@ pub(super) struct Picture {
     pub(super) access_unit: AccessUnit,
     /// SHA-256 of it, hex.
     pub(super) sha256: String,
-    /// Time the encoder took, ms; none when it was not encoded for this.
-    pub(super) encode_ms: Option<f64>,
-    /// PSNR of luma, dB; none when it cannot be compared.
-    pub(super) psnr_db: Option<f64>,
+    /// The stages that were measured ahead, ms; no encoder when it was encoded already.
+    pub(super) stages: Stages<Option<f64>>,
+    /// How near it comes to what was encoded; none when it cannot be compared.
+    pub(super) quality: Option<Quality>,
 }
 
 /// Gives keyframes to all connections of a run.
@@ -85,7 +98,9 @@ impl Pictures {
                 Ok(picture)
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Ok(Picture { encode_ms: None, psnr_db: None, ..queue.last.clone() }),
+            Err(_) => {
+                Ok(Picture { stages: Stages::default(), quality: None, ..queue.last.clone() })
+            }
         }
     }
 }
@@ -104,10 +119,11 @@ fn produce(
     made: &mpsc::Sender<Result<Picture, SessionError>>,
     left: &mut u64,
 ) {
+    let mut disk = Disk::new();
     loop {
         let mut count = 0;
         let result = open(config).and_then(|(mut source, mut encoder)| {
-            while let Some(picture) = next(source.as_mut(), &mut encoder)? {
+            while let Some(picture) = next(source.as_mut(), &mut encoder, &mut disk)? {
                 count += 1;
                 *left -= 1;
                 if made.blocking_send(Ok(picture)).is_err() || *left == 0 {
@@ -155,22 +171,66 @@ fn video(error: impl std::fmt::Display) -> SessionError {
 fn next(
     source: &mut dyn Source,
     encoder: &mut KeyframeEncoder,
+    disk: &mut Disk,
 ) -> Result<Option<Picture>, SessionError> {
     let captured = source.next().map_err(|error| {
         SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
     })?;
-    let (access_unit, encode_ms, psnr_db) = match captured {
+    let mut stages = Stages::default();
+    let (access_unit, quality) = match captured {
         None => return Ok(None),
-        Some(Captured::AccessUnit(unit)) => (unit, None, None),
+        Some(Captured::AccessUnit(unit)) => (unit, None),
         Some(Captured::Frame(frame)) => {
+            let convert = millis(source.convert_time());
+            stages.convert = Some(convert);
+            stages.capture_age = Some((age(frame.captured_at) - convert).max(0.0));
             let encoded = encoder.encode(&frame).map_err(video)?;
-            let decoded = Decoder::new()
-                .and_then(|mut decoder| decoder.decode(&encoded.access_unit.data))
-                .map_err(video)?;
-            let took = encoded.encode_time.as_secs_f64() * 1e3;
-            (encoded.access_unit, Some(took), frame.psnr_y(&decoded))
+            stages.encode = Some(millis(encoded.encode_time));
+            let mut decoder = Decoder::new().map_err(video)?;
+            let begun = Instant::now();
+            let decoded = decoder.decode(&encoded.access_unit.data).map_err(video)?;
+            stages.decode = Some(millis(begun.elapsed()));
+            (encoded.access_unit, Quality::between(&frame, &decoded))
         }
     };
+    stages.write = disk.write(&access_unit.data);
     let sha256 = sha256(&access_unit.data);
-    Ok(Some(Picture { access_unit, sha256, encode_ms, psnr_db }))
+    Ok(Some(Picture { access_unit, sha256, stages, quality }))
+}
+
+/// A directory of its own among the temporary files, to see how long writing takes; gone at the end.
+struct Disk {
+    dir: PathBuf,
+    writer: Option<FrameWriter>,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let name = format!("orion-peer-bench-{:016x}", rand::random::<u64>());
+        let dir = std::env::temp_dir().join(name);
+        // Without room for temporary files there is no such time: everything else is measured.
+        let writer = FrameWriter::new(&dir, &[PictureFormat::H264]).ok();
+        Self { dir, writer }
+    }
+
+    /// Writes an access unit as `recv` does; the time it took, ms.
+    fn write(&mut self, access_unit: &[u8]) -> Option<f64> {
+        let writer = self.writer.as_mut()?;
+        let begun = Instant::now();
+        let Ok(written) = writer.write(access_unit, None, FrameRecord::default()) else {
+            self.writer = None;
+            return None;
+        };
+        let took = millis(begun.elapsed());
+        for file in written.files {
+            let _ = std::fs::remove_file(file);
+        }
+        Some(took)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }

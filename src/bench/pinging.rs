@@ -21,9 +21,12 @@ use crate::{
 /// A send that is later than this is this process's fault, not its timers' resolution (1 ms).
 const LATE: Duration = Duration::from_millis(2);
 
-/// How long the answers to the last pings are waited for: both ways are given up after 100 ms by
-/// the channel, so that only a round trip of most of a second could come later.
-const STRAGGLERS: Duration = Duration::from_secs(1);
+/// How long the answers to the last pings are waited for after both ways were given up by the channel.
+const STRAGGLERS: Duration = Duration::from_millis(800);
+
+/// The same when the channel never gives up: several of its retransmission timers (RFC 9260 §6.3.1,
+/// doubled each time from 1 s).
+const LATE_STRAGGLERS: Duration = Duration::from_secs(20);
 
 /// So many unanswered pings at the end, over so long a time, mean that nobody is there.
 const SILENT_PINGS: u64 = 10;
@@ -37,6 +40,8 @@ const MOST_SAMPLES: usize = 20_000;
 pub(super) struct Pinging {
     interval: Duration,
     bytes: usize,
+    /// How long the answers to the last pings are waited for.
+    patience: Duration,
     /// The newest ping that was answered, and when it was sent.
     newest: Option<(i64, Instant)>,
     left: u64,
@@ -72,11 +77,18 @@ pub(super) struct Sample {
 }
 
 impl Pinging {
-    /// `count` pings of `bytes` bytes, one each `interval`.
-    pub(super) fn new(count: u64, interval: Duration, bytes: usize) -> Self {
+    /// `count` pings of `bytes` bytes, one each `interval`; the channel gives each up after
+    /// `life_time`.
+    pub(super) fn new(
+        count: u64,
+        interval: Duration,
+        bytes: usize,
+        life_time: Option<Duration>,
+    ) -> Self {
         Self {
             interval,
             bytes,
+            patience: life_time.map_or(LATE_STRAGGLERS, |life_time| STRAGGLERS + 2 * life_time),
             newest: None,
             left: count,
             next: 0,
@@ -105,7 +117,7 @@ impl Pinging {
     pub(super) fn wake(&self) -> Option<Instant> {
         self.due.or_else(|| {
             let waits = !self.waiting.is_empty();
-            self.last_sent.filter(|_| waits).map(|sent| sent + STRAGGLERS)
+            self.last_sent.filter(|_| waits).map(|sent| sent + self.patience)
         })
     }
 
@@ -225,11 +237,12 @@ mod tests {
     }
 
     const MS: Duration = Duration::from_millis(1);
+    const LIFE_TIME: Option<Duration> = Some(Duration::from_millis(100));
 
     #[test]
     fn the_pace_is_the_clocks_and_late_pings_count_from_their_slot() {
         let begin = Instant::now();
-        let mut pinging = Pinging::new(3, 10 * MS, 0);
+        let mut pinging = Pinging::new(3, 10 * MS, 0, LIFE_TIME);
         assert!(!pinging.is_done(begin));
         pinging.start(begin);
         let first = pinging.ping(begin, SystemTime::now()).unwrap();
@@ -246,7 +259,8 @@ mod tests {
         assert_eq!(rtts, [26.0, 16.0]);
         assert_eq!((pinging.sent(), pinging.answered()), (3, 2));
         assert!(!pinging.is_done(late));
-        assert!(pinging.is_done(late + STRAGGLERS), "the first one is given up");
+        assert!(!pinging.is_done(late + STRAGGLERS));
+        assert!(pinging.is_done(late + STRAGGLERS + 200 * MS), "the first one is given up");
         pinging.pong(&id(&first), None, late + 3 * MS);
         assert!(pinging.is_done(late + 3 * MS));
     }
@@ -254,7 +268,7 @@ mod tests {
     #[test]
     fn messages_have_the_size_asked_for() {
         for bytes in [0, 80, 81, 1200] {
-            let mut pinging = Pinging::new(1, MS, bytes);
+            let mut pinging = Pinging::new(1, MS, bytes, LIFE_TIME);
             let now = Instant::now();
             pinging.start(now);
             let length = pinging.ping(now, SystemTime::now()).unwrap().to_json().len();
@@ -264,7 +278,7 @@ mod tests {
 
     #[test]
     fn clocks_are_compared_by_the_fastest_answer() {
-        let mut pinging = Pinging::new(2, MS, 0);
+        let mut pinging = Pinging::new(2, MS, 0, LIFE_TIME);
         let begin = Instant::now();
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         pinging.start(begin);
@@ -281,7 +295,7 @@ mod tests {
     #[test]
     fn an_end_without_answers_is_no_bad_luck() {
         let begin = Instant::now();
-        let mut pinging = Pinging::new(u64::MAX, 100 * MS, 0);
+        let mut pinging = Pinging::new(u64::MAX, 100 * MS, 0, LIFE_TIME);
         pinging.start(begin);
         for step in 0..20 {
             let now = begin + 100 * MS * step;
@@ -295,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_long_run_keeps_few_samples_and_counts_all() {
-        let mut pinging = Pinging::new(u64::MAX, MS, 0);
+        let mut pinging = Pinging::new(u64::MAX, MS, 0, LIFE_TIME);
         let begin = Instant::now();
         pinging.start(begin);
         for step in 0..3 * MOST_SAMPLES as u32 {

@@ -17,6 +17,8 @@ pub struct Plan {
     pub ping_interval: Duration,
     /// Size of a ping message, bytes.
     pub ping_bytes: usize,
+    /// How long the channel goes on with a ping or pong that does not get through; none: for ever.
+    pub ping_life_time: Option<Duration>,
     /// Keyframes over all connections.
     pub keyframes: u64,
     /// Time between the keyframes of a connection.
@@ -89,6 +91,7 @@ mod tests {
             pings,
             ping_interval: Duration::from_millis(20),
             ping_bytes: 64,
+            ping_life_time: Some(Duration::from_millis(100)),
             keyframes,
             interval: Duration::from_secs(1),
             duration: None,

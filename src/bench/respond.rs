@@ -106,8 +106,10 @@ impl Current {
                 self.look(link).await;
                 None
             }
-            PeerEvent::AccessUnit(received) => self.matching.unit(received),
-            PeerEvent::Control(ControlMessage::Keyframe(info), ..) => self.matching.info(info),
+            PeerEvent::AccessUnit(received) => self.matching.unit(received).await,
+            PeerEvent::Control(ControlMessage::Keyframe(info), ..) => {
+                self.matching.info(info).await
+            }
             PeerEvent::Control(ControlMessage::BenchReportRequest, channel, _) => {
                 if let Some(peer) = link.peer() {
                     let report = ControlMessage::BenchReport(self.report());

@@ -77,7 +77,11 @@ impl Sums {
             add("keyframes", "no keyframes were asked for (--keyframes 0)");
         } else if run.role() == PeerRole::Receiver {
             add("keyframes.sent", "the other side sends, and does not tell how many");
-            add("keyframes.encodeMs, keyframes.psnrDb", "the other side encodes");
+            add("keyframes.encodeMs, keyframes.psnrDb, keyframes.ssim", "the other side encodes");
+            add(
+                "keyframes.stagesMs",
+                "but network and reassemble: the other side encodes, and nothing is written here",
+            );
             let silent = |record: &ConnectionRecord| {
                 record.keyframes.iter().any(|keyframe| keyframe.intact.is_none())
             };

@@ -5,12 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    milestones::{micros, ms},
-    partner::Arrived,
-    pictures::Picture,
-};
-use crate::report::bench::schema::KeyframeRecord;
+use super::{milestones::ms, partner::Arrived, pictures::Picture};
+use crate::{peer::video::SentAccessUnit, report::bench::schema::KeyframeRecord};
 
 /// How long a keyframe may take to arrive before it counts as lost: several rounds of repair.
 pub(super) const WITHIN: Duration = Duration::from_secs(3);
@@ -94,11 +90,21 @@ impl Video {
             sha256: picture.sha256.clone(),
             record: KeyframeRecord {
                 bytes: picture.access_unit.data.len() as u64,
-                encode_ms: picture.encode_ms.map(micros),
-                psnr_db: picture.psnr_db.map(|db| (db * 1e2).round() / 1e2),
+                encode_ms: picture.stages.encode,
+                stages_ms: picture.stages,
+                psnr_db: picture.quality.map(|quality| (quality.psnr_y * 1e2).round() / 1e2),
+                ssim: picture.quality.map(|quality| (quality.ssim_y * 1e5).round() / 1e5),
                 ..KeyframeRecord::default()
             },
         });
+    }
+
+    /// The last one that was sent is handed over to the connection.
+    pub(super) fn handed_over(&mut self, sent: &SentAccessUnit) {
+        let Some(entry) = self.entries.last_mut() else { return };
+        let stages = &mut entry.record.stages_ms;
+        stages.packetize = Some(ms(sent.first_packet.saturating_duration_since(entry.at)));
+        stages.send = Some(ms(sent.send_time));
     }
 
     fn taken(&mut self, now: Instant) {
@@ -115,6 +121,8 @@ impl Video {
         entry.record.intact = Some(entry.sha256 == arrived.sha256);
         entry.record.packets = Some(arrived.packets);
         entry.record.latency_ms = Some(ms(arrived.completed.saturating_duration_since(entry.at)));
+        entry.record.stages_ms.reassemble =
+            Some(ms(arrived.verified.saturating_duration_since(arrived.completed)));
     }
 
     /// One came in pieces.
@@ -171,7 +179,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::media::h264::AccessUnit;
+    use crate::{media::h264::AccessUnit, stats::Stages};
 
     fn picture() -> Picture {
         Picture {
@@ -182,8 +190,8 @@ mod tests {
                 captured_at: SystemTime::UNIX_EPOCH,
             },
             sha256: "ab".into(),
-            encode_ms: Some(1.0),
-            psnr_db: None,
+            stages: Stages { encode: Some(1.0), ..Stages::default() },
+            quality: None,
         }
     }
 
@@ -204,6 +212,7 @@ mod tests {
             sha256: sha256.into(),
             packets: 85,
             completed: begin + second * rtp_timestamp + Duration::from_millis(2),
+            verified: begin + second * rtp_timestamp + Duration::from_millis(3),
         };
         video.arrived(&arrived(1, "cd"));
         video.arrived(&arrived(2, "ab"));
@@ -214,7 +223,9 @@ mod tests {
         assert!(video.is_done());
         let intact: Vec<_> = video.entries().iter().map(|entry| entry.record.intact).collect();
         assert_eq!(intact, [Some(false), Some(false), Some(true)]);
-        assert_eq!(video.entries()[2].record.latency_ms, Some(2.0));
+        let record = &video.entries()[2].record;
+        assert_eq!(record.latency_ms, Some(2.0));
+        assert_eq!((record.stages_ms.encode, record.stages_ms.reassemble), (Some(1.0), Some(1.0)));
         assert_eq!(video.first_whole(), Some(begin + second + Duration::from_millis(2)));
     }
 

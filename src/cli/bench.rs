@@ -187,7 +187,9 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    link.peer.control_life_time = args.load.control_life_time();
     let networks = args.network.one(args.load.link_rate())?;
+    link.peer.repair = !args.load.no_repair;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     if let Some(networks) = &networks {
         output.line(networks.sides[0].words());

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     media::{
         sink::PictureFormat,
-        source::{SourceSpec, list_devices},
+        source::{CameraSpec, SourceSpec, list_devices},
     },
     peer::{PeerConfig, PeerRole, config::local_addresses},
     report::summary::Role,
@@ -58,7 +58,7 @@ pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
     if args.count == 0 {
         return Err(Failure::usage("--count 0 sends nothing", "give at least 1"));
     }
-    if args.picture.source == SourceSpec::Camera(None)
+    if args.picture.source == SourceSpec::Camera(CameraSpec::default())
         && list_devices().is_ok_and(|devices| devices.is_empty())
     {
         output.line("no camera here: showing the test pattern; --source names something else");
@@ -83,8 +83,10 @@ async fn run_pair(
     observer: &mut Observer,
 ) -> Result<(), SessionError> {
     let (stop, stopped) = watch::channel(false);
+    let mut sender_link = link(server, "phone", PeerRole::Sender)?;
+    sender_link.peer.pace = args.picture.pace;
     let sender_config = SenderConfig {
-        link: link(server, "phone", PeerRole::Sender)?,
+        link: sender_link,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
         interval: args.picture.interval,
@@ -125,12 +127,15 @@ async fn run_pair(
             match telling {
                 // One live line and one summary: those of the receiver.
                 Told::Sender(sender::SenderEvent::Report(_)) => {}
-                Told::Sender(sender::SenderEvent::Sent(sent)) => observer.line(&format!(
-                    "send: keyframe {}, {} bytes, QP {}",
-                    sent.info.seq,
-                    sent.info.bytes,
-                    sent.captured.qp.map_or("as it was".to_owned(), |qp| qp.to_string())
-                )),
+                Told::Sender(sender::SenderEvent::Sent(sent)) => {
+                    observer.line(&format!(
+                        "send: keyframe {}, {} bytes, QP {}",
+                        sent.info.seq,
+                        sent.info.bytes,
+                        sent.captured.qp.map_or("as it was".to_owned(), |qp| format!("{qp:.1}"))
+                    ));
+                    observer.stages(&sent.stages, &send::known(&sent, None));
+                }
                 Told::Sender(event) => send::show(observer, "send: ", event),
                 Told::Receiver(event) => recv::show(observer, "recv: ", event),
             }

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 use crate::{
-    media::source::{Device, list_devices},
+    media::source::{CameraFormat, Device, list_devices},
     types::Stage,
 };
 
@@ -33,46 +33,100 @@ pub fn run(_args: &DevicesArgs, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn line(device: &Device) -> serde_json::Value {
-    let formats: Vec<_> = device
-        .formats
-        .iter()
-        .map(|f| json!({"fourcc": f.fourcc, "width": f.width, "height": f.height, "fps": f.fps}))
-        .collect();
-    json!({"index": device.index, "name": device.name, "path": device.path, "formats": formats})
+fn line(device: &Device) -> Value {
+    json!({
+        "index": device.index,
+        "name": device.name,
+        "path": device.path,
+        "bus": device.bus,
+        "formats": device.formats.iter().map(format_value).collect::<Vec<_>>(),
+        "usual": device.usual_format().as_ref().map(format_value),
+        "usedBy": device.used_by,
+        "error": device.error,
+    })
 }
 
+fn format_value(format: &CameraFormat) -> Value {
+    let fps = format.fps();
+    // JSON writes 30.0 otherwise.
+    let fps = if fps.fract() == 0.0 { json!(fps as u64) } else { json!(fps) };
+    let (width, height) = (format.width, format.height);
+    json!({"fourcc": format.pixels.fourcc(), "width": width, "height": height, "fps": fps})
+}
+
+/// A line for the camera, one for each size and pixel format, one for what `send` takes of them.
 fn table(device: &Device) -> String {
-    let mut text = format!("camera:{}  {}  {}\n", device.index, device.name, device.path);
-    if device.formats.is_empty() {
-        text.push_str("    in use by another program, or not permitted\n");
+    let mut lines = vec![format!("camera:{}  {}  {}", device.index, device.name, device.path)];
+    if let Some(error) = &device.error {
+        lines.push(error.clone());
     }
-    let lines = device.formats.iter().map(|f| {
-        let size = format!("{}x{}", f.width, f.height);
-        format!("    {size:<10} {:<7} {} fps\n", f.fourcc, f.fps)
-    });
-    text.extend(lines);
-    text
+    if !device.used_by.is_empty() {
+        lines.push(format!("open in {}", device.used_by.join(", ")));
+    }
+    let alike = |a: &CameraFormat, b: &CameraFormat| {
+        (a.width, a.height, a.pixels) == (b.width, b.height, b.pixels)
+    };
+    for group in device.formats.chunk_by(alike) {
+        let size = format!("{}x{}", group[0].width, group[0].height);
+        let rates: Vec<String> = group.iter().map(|format| format.fps().to_string()).collect();
+        lines.push(format!("{size:<10} {}  {} fps", group[0].pixels, rates.join(", ")));
+    }
+    match device.usual_format() {
+        Some(format) => lines.push(format!("without --size: {format}")),
+        None if device.error.is_none() => lines.push("no format that can be used here".to_owned()),
+        None => {}
+    }
+    lines.join("\n    ") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::source::CameraFormat;
+    use crate::media::source::PixelFormat;
 
     #[test]
     fn one_device_in_both_forms() {
-        let format = CameraFormat { width: 1280, height: 720, fourcc: "YUYV".into(), fps: 30 };
+        let format = |interval| CameraFormat {
+            width: 1280,
+            height: 720,
+            pixels: PixelFormat::Yuyv,
+            interval,
+        };
         let device = Device {
             index: 2,
             name: "Cam".into(),
             path: "/dev/video2".into(),
-            formats: vec![format],
+            bus: "usb-1".into(),
+            formats: vec![format((1, 30)), format((2, 25))],
+            used_by: vec!["cheese (process 7)".into()],
+            error: None,
         };
-        assert_eq!(table(&device), "camera:2  Cam  /dev/video2\n    1280x720   YUYV    30 fps\n");
         assert_eq!(
-            line(&device).to_string(),
-            r#"{"formats":[{"fourcc":"YUYV","fps":30,"height":720,"width":1280}],"index":2,"name":"Cam","path":"/dev/video2"}"#
+            table(&device),
+            "camera:2  Cam  /dev/video2\n    open in cheese (process 7)\n    \
+             1280x720   YUYV  30, 12.5 fps\n    without --size: 1280x720 YUYV at 30 fps\n"
         );
+        let value = line(&device);
+        assert_eq!(
+            value["formats"].to_string(),
+            r#"[{"fourcc":"YUYV","fps":30,"height":720,"width":1280},{"fourcc":"YUYV","fps":12.5,"height":720,"width":1280}]"#
+        );
+        assert_eq!(value["usual"], value["formats"][0]);
+        assert_eq!((&value["path"], &value["error"]), (&json!("/dev/video2"), &Value::Null));
+    }
+
+    #[test]
+    fn a_camera_that_cannot_be_looked_at_says_why() {
+        let device = Device {
+            index: 0,
+            name: "Cam".into(),
+            path: "/dev/video0".into(),
+            bus: String::new(),
+            formats: Vec::new(),
+            used_by: Vec::new(),
+            error: Some("no permission to open camera 0".into()),
+        };
+        let expected = "camera:0  Cam  /dev/video0\n    no permission to open camera 0\n";
+        assert_eq!(table(&device), expected);
     }
 }

@@ -25,6 +25,7 @@ pub mod logging;
 pub mod man;
 pub mod network;
 pub mod observe;
+pub mod observing;
 pub mod output;
 pub mod recv;
 pub mod relay;

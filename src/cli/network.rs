@@ -16,6 +16,9 @@ use crate::{
 /// Longest delay and jitter: beyond it no connection would come about.
 const MAX_DELAY: Duration = Duration::from_secs(10);
 
+/// Longest burst: with more, no connection would come about.
+const MAX_BURST: u32 = 1000;
+
 /// Flags that say what lies between the peer and the internet.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Simulated network")]
@@ -26,6 +29,9 @@ pub struct NetworkArgs {
     /// Share of packets that get lost, each way; TCP repairs that and takes longer
     #[arg(long, value_name = "PERCENT", value_parser = sides(units::percentage))]
     pub loss: Option<Sides<f64>>,
+    /// Packets lost in a row; `--loss` stays their share. Default 1: each on its own
+    #[arg(long, value_name = "PACKETS", value_parser = sides(burst))]
+    pub loss_burst: Option<Sides<u32>>,
     /// Delay, each way
     #[arg(long, value_name = "TIME", value_parser = sides(delay))]
     pub delay: Option<Sides<Duration>>,
@@ -112,6 +118,13 @@ fn sides<T: Clone + Send + Sync + 'static, E: ToString + 'static>(
     move |text: &str| Sides::parse(text, one)
 }
 
+fn burst(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(packets @ 1..=MAX_BURST) => Ok(packets),
+        _ => Err(format!("from 1 to {MAX_BURST} packets")),
+    }
+}
+
 fn delay(text: &str) -> Result<Duration, String> {
     let delay = units::duration(text).map_err(|error| error.to_string())?;
     if delay <= MAX_DELAY { Ok(delay) } else { Err("at most 10s".to_owned()) }
@@ -163,6 +176,7 @@ impl NetworkArgs {
         let two = [
             ("--nat", self.nat.as_ref().is_some_and(|sides| sides.second.is_some())),
             ("--loss", self.loss.as_ref().is_some_and(|sides| sides.second.is_some())),
+            ("--loss-burst", self.loss_burst.as_ref().is_some_and(|sides| sides.second.is_some())),
             ("--delay", self.delay.as_ref().is_some_and(|sides| sides.second.is_some())),
             ("--jitter", self.jitter.as_ref().is_some_and(|sides| sides.second.is_some())),
             ("--rate", rate.is_some_and(|sides| sides.second.is_some())),
@@ -198,6 +212,7 @@ impl NetworkArgs {
     fn changes(&self, side: usize, rate: Option<&Sides<u64>>) -> LinkChanges {
         LinkChanges {
             loss: self.loss.as_ref().map(|loss| *loss.of(side)),
+            loss_burst: self.loss_burst.as_ref().map(|burst| *burst.of(side)),
             delay: self.delay.as_ref().map(|delay| *delay.of(side)),
             jitter: self.jitter.as_ref().map(|jitter| *jitter.of(side)),
             rate: rate.map(|rate| *rate.of(side)),
@@ -265,6 +280,7 @@ impl Networks {
             link: network.link,
             seed,
             outside: (!address.is_loopback()).then_some(address),
+            queue: None,
         });
         peer.gateway =
             Some(gateway.map_err(|error| Failure::usage(error.to_string(), error.remedy()))?);
@@ -306,11 +322,14 @@ mod tests {
 
     #[test]
     fn one_value_is_for_both_and_two_are_one_each() {
-        let networks = both("--nat sym,port+port --delay 40ms --loss 0,2% --rate 2Mbit").unwrap();
+        let networks =
+            both("--nat sym,port+port --delay 40ms --loss 0,2% --loss-burst 10 --rate 2Mbit")
+                .unwrap();
         let [a, b] = networks.unwrap().sides;
         assert_eq!((a.nat.to_string(), b.nat.to_string()), ("sym".into(), "port+port".into()));
         assert_eq!((a.link.delay, b.link.delay), (Duration::from_millis(40), a.link.delay));
         assert_eq!((a.link.loss, b.link.loss), (0.0, 0.02));
+        assert_eq!((a.link.loss_burst, b.link.loss_burst), (10, 10));
         assert_eq!((a.link.rate, b.link.rate), (Some(2_000_000), Some(2_000_000)));
         assert_eq!(both("").unwrap(), None);
         assert!(a.words().contains("`sym`") && b.words().contains("2 % loss"));
@@ -329,6 +348,7 @@ mod tests {
             ("--nat port,", "unknown NAT profile ``"),
             ("--loss 101%", "no percentage"),
             ("--delay 11s", "at most 10s"),
+            ("--loss-burst 0", "from 1 to 1000 packets"),
             ("--delay 1s,soon", "no duration"),
             ("--rate 5/s", "no link rate"),
             ("--seed 7", "decides nothing"),

@@ -4,11 +4,12 @@
 use std::{
     collections::VecDeque,
     io::{BufRead, IsTerminal},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{
@@ -22,7 +23,7 @@ use crate::{
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
-        stats::StatsWriter,
+        stats::{StatsError, StatsWriter},
         summary::{Role, Summary},
     },
     session::{LinkConfig, Report, SessionError},
@@ -30,6 +31,7 @@ use crate::{
         client::{ClientConfig, StaticToken, TokenProvider},
         token_client::TokenClient,
     },
+    stats::Stages,
     types::{Stage, is_loopback},
 };
 
@@ -40,7 +42,7 @@ const RATE_WINDOW: usize = 8;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Statistics")]
 pub struct ObserveArgs {
-    /// Write getStats to DIR/stats.jsonl
+    /// Write getStats to DIR/stats.jsonl, and what is known of each keyframe to DIR/keyframes.jsonl
     #[arg(long, value_name = "DIR")]
     pub stats: Option<PathBuf>,
     /// Time between two of them
@@ -57,6 +59,7 @@ pub struct Observer {
     live: LiveLine,
     live_stats: LiveStats,
     stats: Option<StatsWriter>,
+    keyframes: Option<StatsWriter>,
     stats_interval: Duration,
     stats_due: Instant,
     dump: Option<DumpWriter>,
@@ -81,12 +84,11 @@ impl Observer {
         let cannot = |error: String| {
             Failure::new(Stage::Output, error, "check the path, its permissions and the room there")
         };
-        let stats = args
-            .stats
-            .as_deref()
-            .map(StatsWriter::create)
-            .transpose()
-            .map_err(|error| cannot(error.to_string()))?;
+        let open = |create: fn(&Path) -> Result<StatsWriter, StatsError>| {
+            let file = args.stats.as_deref().map(create).transpose();
+            file.map_err(|error| cannot(error.to_string()))
+        };
+        let (stats, keyframes) = (open(StatsWriter::create)?, open(StatsWriter::of_keyframes)?);
         let dump = args
             .dump
             .as_deref()
@@ -99,6 +101,7 @@ impl Observer {
             live: LiveLine::new(mode),
             live_stats: LiveStats::default(),
             stats,
+            keyframes,
             stats_interval: args.stats_interval,
             stats_due: Instant::now(),
             dump,
@@ -131,12 +134,29 @@ impl Observer {
         }
     }
 
-    /// Counts a keyframe sent or received.
-    pub fn keyframe(&mut self, bytes: u64) {
+    /// Counts a keyframe sent or received, and writes what is known of it, an object, where JSON goes.
+    pub fn keyframe(&mut self, bytes: u64, stages: &Stages<Option<f64>>, known: &Value) {
+        self.event(known);
+        self.stages(stages, known);
         self.summary.frame_bytes.record(bytes as f64);
         self.times.push_back(Instant::now());
         if self.times.len() > RATE_WINDOW {
             self.times.pop_front();
+        }
+    }
+
+    /// Whether more is to be known of keyframes than a session needs: `--stats` was given.
+    #[must_use]
+    pub fn has_stats(&self) -> bool {
+        self.keyframes.is_some()
+    }
+
+    /// Counts the stages of a keyframe, and writes what is known of it to `--stats`.
+    pub fn stages(&mut self, stages: &Stages<Option<f64>>, known: &Value) {
+        self.summary.stages_ms.record(stages);
+        let written = self.keyframes.as_mut().map(|file| file.keyframe(SystemTime::now(), known));
+        if let Some(Err(error)) = written {
+            self.failed.get_or_insert(unwritable(error.to_string()));
         }
     }
 
@@ -224,24 +244,19 @@ impl Observer {
     }
 
     fn record(&mut self, report: &Report) -> Result<(), Failure> {
-        let cannot = |error: String| {
-            Failure::new(
-                Stage::Output,
-                error,
-                "make room on the disk, or leave --stats and --dump out",
-            )
-        };
         let (now, wall) = (Instant::now(), SystemTime::now());
         if now < self.stats_due || report.stats.report.is_empty() {
             return Ok(());
         }
         self.stats_due = now + self.stats_interval;
         if let Some(stats) = &mut self.stats {
-            stats.write(wall, &report.stats.report).map_err(|error| cannot(error.to_string()))?;
+            stats
+                .write(wall, &report.stats.report)
+                .map_err(|error| unwritable(error.to_string()))?;
         }
         if let Some(dump) = &mut self.dump {
             dump.stats(wall, &report.stats.report);
-            dump.write_if_due(wall).map_err(|error| cannot(error.to_string()))?;
+            dump.write_if_due(wall).map_err(|error| unwritable(error.to_string()))?;
         }
         Ok(())
     }
@@ -266,6 +281,18 @@ impl Observer {
         result.map_err(failure)?;
         shown.and(dumped).and(self.failed.map_or(Ok(()), Err))
     }
+}
+
+fn unwritable(error: String) -> Failure {
+    let remedy = "make room on the disk, or leave --stats and --dump out";
+    Failure::new(Stage::Output, error, remedy)
+}
+
+/// Stages as they stand in JSON: those that were measured.
+#[must_use]
+pub fn stages_json(stages: &Stages<Option<f64>>) -> Value {
+    let measured = stages.named().into_iter().filter_map(|(name, time)| Some((name, (*time)?)));
+    measured.map(|(name, time)| (name.to_owned(), Value::from(time))).collect::<Map<_, _>>().into()
 }
 
 /// A time for JSON and messages: milliseconds, to a hundredth.

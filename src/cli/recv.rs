@@ -8,7 +8,8 @@ use super::{
     connect::ConnectArgs,
     failure::Failure,
     network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, millis},
+    observe::{self, ObserveArgs, Observer, millis, stages_json},
+    observing::Observing,
     output::Output,
     stop,
 };
@@ -31,6 +32,9 @@ pub struct RecvArgs {
     /// Keyframes to receive; default: no end
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
@@ -56,6 +60,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let connect = args.connect.resolve("mac", SystemTime::now())?;
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    link.peer.repair = !args.no_repair;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     let config = ReceiverConfig {
         link,
@@ -75,14 +80,10 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());
     }
-    let result = receiver::run(
-        config,
-        stop::asked(),
-        &mut |event| show(&mut observer, "", event),
-        &mut texts,
-    )
-    .await;
-    observer.finish(result.map(|_| ()))
+    let observing = Observing::start(observer, |observer, event| show(observer, "", event));
+    let mut tell = |event| observing.tell(event);
+    let result = receiver::run(config, stop::asked(), &mut tell, &mut texts).await;
+    observing.end().await.finish(result.map(|_| ()))
 }
 
 /// Shows what a receiver tells; `who` goes before each line.
@@ -97,7 +98,6 @@ pub fn show(observer: &mut Observer, who: &str, event: ReceiverEvent) {
 
 fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) {
     let record = &keyframe.written.record;
-    observer.keyframe(record.bytes as u64);
     let verified = match record.verified {
         Some(true) => ", verified",
         Some(false) => ", HASH DIFFERS",
@@ -112,10 +112,12 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let Some(fields) = line.as_object_mut() {
         fields.insert("kind".into(), json!("keyframe"));
+        fields.insert("role".into(), json!("recv"));
         fields.insert("networkMs".into(), json!(millis(keyframe.network_time)));
         fields.insert("decodeMs".into(), json!(millis(keyframe.decode_time)));
         fields.insert("writeMs".into(), json!(millis(keyframe.write_time)));
         fields.insert("undecoded".into(), json!(keyframe.undecoded));
+        fields.insert("stagesMs".into(), stages_json(&keyframe.stages));
     }
-    observer.event(&line);
+    observer.keyframe(record.bytes as u64, &keyframe.stages, &line);
 }

@@ -5,22 +5,23 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     connect::ConnectArgs,
     failure::Failure,
     network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, millis},
+    observe::{self, ObserveArgs, Observer, millis, stages_json},
+    observing::Observing,
     output::Output,
     stop, units,
 };
 use crate::{
-    media::source::SourceSpec,
-    peer::PeerRole,
+    media::{Quality, source::SourceSpec},
+    peer::{PeerRole, pacing::Pace},
     report::summary::Role,
     session::{
-        capture::CaptureConfig,
+        capture::{CaptureConfig, CapturedKeyframe},
         sender::{self, INTERVAL_RANGE, SenderConfig, SenderEvent, SentKeyframe},
     },
 };
@@ -40,6 +41,9 @@ pub struct SendArgs {
     /// Save each sent keyframe in DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
@@ -55,7 +59,7 @@ pub struct SendArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Pictures")]
 pub struct PictureArgs {
-    /// `camera[:N]`, `pattern[:WxH]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264, or - for stdin
+    /// `camera[:N[:FORMAT]]`, `pattern[:WxH]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264, or - for stdin
     #[arg(long, value_name = "SOURCE", default_value = "camera")]
     pub source: SourceSpec,
     /// Time between keyframes, 100ms to 24h
@@ -67,6 +71,9 @@ pub struct PictureArgs {
     /// Largest keyframe
     #[arg(long, value_name = "BYTES", value_parser = budget, default_value = "100KB")]
     pub max_bytes: u64,
+    /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
+    #[arg(long, value_name = "PACE", default_value = "auto")]
+    pub pace: Pace,
 }
 
 impl PictureArgs {
@@ -120,7 +127,9 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let connect = args.connect.resolve("phone", SystemTime::now())?;
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Sender)?;
+    link.peer.repair = !args.no_repair;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
+    link.peer.pace = args.picture.pace;
     let config = SenderConfig {
         link,
         capture: args.picture.capture(),
@@ -140,10 +149,10 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());
     }
-    let result =
-        sender::run(config, stop::asked(), &mut |event| show(&mut observer, "", event), &mut texts)
-            .await;
-    observer.finish(result.map(|_| ()))
+    let observing = Observing::start(observer, |observer, event| show(observer, "", event));
+    let mut tell = |event| observing.tell(event);
+    let result = sender::run(config, stop::asked(), &mut tell, &mut texts).await;
+    observing.end().await.finish(result.map(|_| ()))
 }
 
 /// Shows what a sender tells; `who` goes before each line.
@@ -156,26 +165,13 @@ pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
     }
 }
 
-fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
-    let SentKeyframe { info, captured, sent, saved } = keyframe;
-    let encoded = match captured.qp {
-        Some(qp) => {
-            let passes = if captured.passes == 1 { "pass" } else { "passes" };
-            format!(
-                ", QP {qp} in {} {passes}, {:.1} ms",
-                captured.passes,
-                millis(captured.encode_time)
-            )
-        }
-        None => String::new(),
-    };
-    observer.keyframe(info.bytes);
-    observer.line(&format!(
-        "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
-        info.seq, info.width, info.height, info.bytes, sent.packets
-    ));
-    observer.event(&json!({
+/// What is known of a keyframe that was sent; its quality where that was measured.
+#[must_use]
+pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
+    let SentKeyframe { info, captured, sent, stages, saved } = keyframe;
+    let mut known = json!({
         "kind": "keyframe",
+        "role": "send",
         "seq": info.seq,
         "rtpTimestamp": info.rtp_timestamp,
         "captureTime": info.capture_time,
@@ -184,12 +180,54 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
         "height": info.height,
         "sha256": info.sha256,
         "packets": sent.packets,
-        "qp": captured.qp,
+        "qp": captured.qp.map(|qp| rounded(qp, 2)),
         "passes": captured.passes,
         "captureMs": millis(captured.capture_time),
         "encodeMs": millis(captured.encode_time),
         "sendMs": millis(sent.send_time),
         "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
         "saved": saved,
-    }));
+        "stagesMs": stages_json(stages),
+    });
+    if let Some(quality) = quality {
+        known["maxBytes"] = captured.max_bytes.into();
+        known["fill"] = rounded(info.bytes as f64 / captured.max_bytes as f64, 4).into();
+        known["psnrDb"] = rounded(quality.psnr_y, 2).into();
+        known["ssim"] = rounded(quality.ssim_y, 5).into();
+    }
+    known
+}
+
+fn rounded(value: f64, places: i32) -> f64 {
+    let unit = 10f64.powi(places);
+    (value * unit).round() / unit
+}
+
+/// How near the keyframe comes to its frame: a decoder's work, for the observer's thread.
+fn quality(captured: &CapturedKeyframe) -> Option<Quality> {
+    let original = captured.original.as_ref()?;
+    Quality::of_keyframe(original, &captured.access_unit.data)
+        .inspect_err(|error| tracing::warn!("the quality of a keyframe is not known: {error}"))
+        .ok()?
+}
+
+fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
+    let SentKeyframe { info, captured, sent, stages, .. } = keyframe;
+    let encoded = match captured.qp {
+        Some(qp) => {
+            let passes = if captured.passes == 1 { "pass" } else { "passes" };
+            format!(
+                ", QP {qp:.1} in {} {passes}, {:.1} ms",
+                captured.passes,
+                millis(captured.encode_time)
+            )
+        }
+        None => String::new(),
+    };
+    observer.line(&format!(
+        "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
+        info.seq, info.width, info.height, info.bytes, sent.packets
+    ));
+    let quality = if observer.has_stats() { quality(captured) } else { None };
+    observer.keyframe(info.bytes, stages, &known(keyframe, quality));
 }

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{DoctorConfig, report::Interface};
+use super::{
+    DoctorConfig,
+    report::{Interface, Problem},
+};
 
 /// How names of interfaces begin that belong to VPNs.
 const VPN_NAMES: [&str; 9] =
@@ -24,6 +27,17 @@ pub(super) fn list(config: &DoctorConfig) -> Vec<Interface> {
         .collect();
     all.sort_by_key(|one| (one.scope == "loopback", one.scope == "link-local"));
     all
+}
+
+/// Sockets of this machine that lose packets of keyframes before they are read; `granted` are bytes.
+pub(super) fn small_buffer(granted: Option<usize>) -> Option<Problem> {
+    let granted = granted?;
+    let message = format!(
+        "the receive buffer of a socket is {} KB: it may overflow while a keyframe arrives",
+        granted / 1000
+    );
+    let remedy = "as root: sysctl -w net.core.rmem_max=4194304 (macOS: kern.ipc.maxsockbuf)";
+    Some(Problem::error("small-receive-buffer", None, message, remedy).warning())
 }
 
 /// What kind of address it is (RFC 6890).
@@ -51,6 +65,13 @@ fn looks_like_vpn(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_buffer_is_warned_of() {
+        assert_eq!(small_buffer(None), None);
+        let problem = small_buffer(Some(163_840)).unwrap();
+        assert!(problem.message.contains("163 KB") && problem.remedy.contains("rmem_max"));
+    }
 
     #[test]
     fn addresses_have_a_scope() {

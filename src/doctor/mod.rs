@@ -25,7 +25,7 @@ use std::{
 
 pub use report::Report;
 
-use crate::{proto::token::IceServer, signaling::client::TokenProvider, stun::stream::Trust};
+use crate::{peer, proto::token::IceServer, signaling::client::TokenProvider, stun::stream::Trust};
 
 /// Longest time for everything but the life time of a binding.
 pub const WITHIN: Duration = Duration::from_secs(15);
@@ -92,7 +92,8 @@ pub async fn run(config: &DoctorConfig, progress: &(dyn Fn(&str) + Sync)) -> Rep
     let (started, begun) = (SystemTime::now(), Instant::now());
     let until = begun + config.within;
     let interfaces = interfaces::list(config);
-    let mut problems = Vec::new();
+    let mut problems: Vec<_> =
+        interfaces::small_buffer(peer::small_receive_buffer()).into_iter().collect();
     let mut ice_servers = config.ice_servers.clone();
     let mut contacts = contact::Contacts::default();
     if let Some(contact) = &config.contact {

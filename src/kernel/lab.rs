@@ -159,6 +159,7 @@ impl Lab {
         let link = wire.link;
         let mut command = self.own(&wire.namespace);
         command.args(["lab", "wire", "inner", "outer"]).arg(link.loss.to_string());
+        command.arg(link.loss_burst.to_string());
         command.args([link.delay.as_nanos().to_string(), link.jitter.as_nanos().to_string()]);
         command.arg(link.rate.unwrap_or(0).to_string()).arg(seed.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -45,8 +45,10 @@ use ports::{RealPorts, open};
 pub struct GatewayConfig {
     /// NATs and firewalls.
     pub profile: Profile,
-    /// What the link does to each direction.
+    /// What the link does to each direction, at first (see [`Gateway::set_link`]).
     pub link: Link,
+    /// Room in the queue of a link with a rate, bytes; none is 100 ms of the rate, and 256 KiB at least.
+    pub queue: Option<u64>,
     /// Decides ports, losses and jitter: the same seed and packets give the same.
     pub seed: u64,
     /// An address of this machine for the outside, such as the one that leads to the internet. Without
@@ -84,6 +86,7 @@ pub struct GatewayStats {
 #[derive(Debug)]
 struct Core {
     stack: Stack,
+    link: Link,
     up: LinkQueue,
     down: LinkQueue,
     stats: GatewayStats,
@@ -116,7 +119,7 @@ impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gateway")
             .field("profile", &self.config.profile.to_string())
-            .field("link", &self.config.link.to_string())
+            .field("link", &self.link().to_string())
             .field("outside", &self.outside)
             .finish_non_exhaustive()
     }
@@ -180,8 +183,9 @@ impl Gateway {
         };
         let core = Core {
             stack: Stack::new(&config.profile, address, config.seed),
-            up: LinkQueue::new(config.link, config.seed, "up"),
-            down: LinkQueue::new(config.link, config.seed, "down"),
+            link: config.link,
+            up: LinkQueue::new(config.link, config.seed, "up").with_queue(config.queue),
+            down: LinkQueue::new(config.link, config.seed, "down").with_queue(config.queue),
             stats: GatewayStats::default(),
             externals: HashMap::new(),
             insides: HashMap::new(),
@@ -211,7 +215,16 @@ impl Gateway {
     /// What the link does.
     #[must_use]
     pub fn link(&self) -> Link {
-        self.config.link
+        self.core().link
+    }
+
+    /// Changes what the link does to packets from now on, in both directions: for outages, or a link
+    /// that gets worse. Packets on their way keep their time.
+    pub fn set_link(&self, link: Link) {
+        let mut core = self.core();
+        core.link = link;
+        core.up.set_link(link);
+        core.down.set_link(link);
     }
 
     /// The address packets leave by.

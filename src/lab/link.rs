@@ -1,7 +1,7 @@
 //! One direction of a link: says of each packet when it comes out, or that it does not. It does no
 //! input or output and is told the time, which never goes back.
 //!
-//! In order: loss, each packet on its own; a queue that is emptied at the rate; the way itself, with
+//! In order: loss, each packet on its own or in bursts; a queue that is emptied at the rate; the way itself, with
 //! its delay and jitter. As in `tc netem`, a lost packet takes no place in the queue, and jitter lets
 //! packets overtake each other. Every packet takes two random numbers whatever the settings are, so
 //! that the same packets are lost when only the delay is changed.
@@ -40,21 +40,55 @@ pub enum Fate {
 pub struct LinkQueue {
     link: Link,
     random: Random,
+    /// Packets that the burst under way still takes.
+    burst_left: u32,
     /// When the last packet of the queue has left it.
     free_at: Duration,
+    /// Room in the queue, bytes, when it is given.
+    room: Option<u64>,
 }
 
 impl LinkQueue {
     /// An idle link; `direction` gives the two directions of one seed their own losses.
     #[must_use]
     pub fn new(link: Link, seed: u64, direction: &str) -> Self {
-        Self { link, random: Random::new(seed, direction), free_at: Duration::ZERO }
+        let random = Random::new(seed, direction);
+        Self { link, random, burst_left: 0, free_at: Duration::ZERO, room: None }
+    }
+
+    /// The same with a queue of so many bytes; none is what [`LinkQueue::capacity`] says.
+    #[must_use]
+    pub fn with_queue(self, room: Option<u64>) -> Self {
+        Self { room, ..self }
+    }
+
+    /// Changes what the link does to the packets that come from now on.
+    pub fn set_link(&mut self, link: Link) {
+        self.link = link;
+        self.burst_left = 0;
+    }
+
+    /// Whether the next packet is lost. A burst begins so often that the share is kept: of every
+    /// `N + (1 - p) / p` packets, where `p` is how likely one begins, `N` are lost.
+    fn loses(&mut self) -> bool {
+        let chance = self.random.share();
+        if self.burst_left > 0 {
+            self.burst_left -= 1;
+            return true;
+        }
+        let (loss, burst) = (self.link.loss, self.link.loss_burst.max(1));
+        let begins = loss / (loss + f64::from(burst) * (1.0 - loss));
+        let lost = chance < begins;
+        if lost {
+            self.burst_left = burst - 1;
+        }
+        lost
     }
 
     /// What becomes of a datagram with this many bytes of payload.
     pub fn send(&mut self, now: Duration, bytes: usize) -> Fate {
-        let (loss, jitter) = (self.random.share(), self.random.share());
-        if loss < self.link.loss {
+        let (lost, jitter) = (self.loses(), self.random.share());
+        if lost {
             return Fate::Lost;
         }
         match self.enqueue(now, bytes, true) {
@@ -69,7 +103,7 @@ impl LinkQueue {
         let segments = bytes.div_ceil(SEGMENT_BYTES);
         let (mut lost, mut jitter) = (false, 0.0_f64);
         for _ in 0..segments {
-            lost |= self.random.share() < self.link.loss;
+            lost |= self.loses();
             jitter = jitter.max(self.random.share());
         }
         let sent = self.enqueue(now, bytes, false).unwrap_or(now);
@@ -91,9 +125,12 @@ impl LinkQueue {
         Some(self.free_at)
     }
 
-    /// Room in the queue, bytes.
+    /// Room in the queue, bytes: as given, or 100 ms of the rate and 256 KiB at least.
     #[must_use]
     pub fn capacity(&self) -> u64 {
+        if let Some(room) = self.room {
+            return room;
+        }
         let rate = self.link.rate.unwrap_or_default() as f64;
         MIN_QUEUE_BYTES.max((rate * QUEUE_TIME.as_secs_f64() / 8.0) as u64)
     }

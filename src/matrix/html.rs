@@ -85,7 +85,10 @@ fn link_words(link: &LinkRecord) -> String {
         words.push(format!("up to {} ms jitter", link.jitter_ms));
     }
     if link.loss > 0.0 {
-        words.push(format!("{} % loss", link.loss * 100.0));
+        words.push(match link.loss_burst {
+            0 | 1 => format!("{} % loss", link.loss * 100.0),
+            burst => format!("{} % loss in bursts of {burst}", link.loss * 100.0),
+        });
     }
     if let Some(rate) = link.rate {
         words.push(format!("{} Mbit/s", rate as f64 / 1e6));

@@ -9,7 +9,7 @@
 //! expect = "direct"
 //! [a]
 //! nat = "lte"          # a profile, or a network of `orion-peer lab list`
-//! loss = "2%"          # delay, jitter, rate
+//! loss = "2%"          # loss-burst, delay, jitter, rate
 //! [b]
 //! nat = "home-router"
 //! ```

@@ -156,6 +156,9 @@ pub struct KeyframeRecord {
 pub struct LinkRecord {
     /// Share of packets lost.
     pub loss: f64,
+    /// How many in a row; 0 and 1 mean each on its own.
+    #[serde(default)]
+    pub loss_burst: u32,
     /// One way.
     pub delay_ms: f64,
     /// Up to this much more.
@@ -168,6 +171,7 @@ impl From<&Link> for LinkRecord {
     fn from(link: &Link) -> Self {
         Self {
             loss: link.loss,
+            loss_burst: link.loss_burst,
             delay_ms: link.delay.as_secs_f64() * 1e3,
             jitter_ms: link.jitter.as_secs_f64() * 1e3,
             rate: link.rate,

@@ -19,6 +19,7 @@ use crate::{
     media::source::SourceSpec,
     nat::NamedNetwork,
     peer::{PeerConfig, PeerRole},
+    proto::control::CONTROL_LIFE_TIME,
     report::bench::schema::FailureRecord,
     session::capture::CaptureConfig,
 };
@@ -107,8 +108,12 @@ impl Layer for Simulated {
 }
 
 fn gateway(network: &NamedNetwork, seed: u64) -> Result<Arc<Gateway>, FailureRecord> {
-    let config =
-        GatewayConfig { profile: network.profile.clone(), link: network.link, seed, outside: None };
+    let config = GatewayConfig {
+        profile: network.profile.clone(),
+        link: network.link,
+        seed,
+        ..GatewayConfig::default()
+    };
     Gateway::new(config).map_err(|error| failure("no-gateway", &error.to_string(), &error.remedy()))
 }
 
@@ -121,6 +126,7 @@ fn bench_plan(effort: &Effort) -> Plan {
         pings: effort.pings * effort.connections,
         ping_interval: PING_INTERVAL,
         ping_bytes: 64,
+        ping_life_time: Some(CONTROL_LIFE_TIME),
         keyframes: effort.connections,
         interval: std::time::Duration::from_secs(1),
         duration: None,

@@ -1,13 +1,14 @@
 //! The encoder: every frame becomes a keyframe within a budget of bytes (`OpenH264`).
 //!
 //! Rate control cannot aim at the size of single IDR pictures, so the picture is encoded a few times at
-//! chosen QPs and the largest within the budget is taken (see `search`). One persistent encoder writes
-//! all of them: consecutive IDR pictures differ in `idr_pic_id`, as §7.4.3 demands, and each access unit
-//! is exactly one SPS, one PPS and the slice.
+//! chosen QPs (see `search`), and the two nearest the budget are mixed (see `slices`). One persistent
+//! encoder writes all of them. Each access unit is exactly one SPS, one PPS and the slices; consecutive
+//! IDR pictures differ in `idr_pic_id`, as §7.4.3 demands.
 
 mod error;
-mod qp;
+mod option;
 mod search;
+mod slices;
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,13 @@ use openh264::{
 };
 
 pub use self::error::EncodeError;
-use self::search::{Memory, Search};
+use self::{
+    search::Search,
+    slices::{Mixed, Pass},
+};
 use super::{
     frame::{Frame, fitted},
-    h264::{AccessUnit, idr_pic_id},
+    h264::AccessUnit,
 };
 
 /// Smallest side `OpenH264` encodes, in pixels.
@@ -70,10 +74,10 @@ impl Default for EncoderConfig {
 /// A keyframe and how it came about.
 #[derive(Debug, Clone)]
 pub struct EncodedKeyframe {
-    /// The access unit: SPS, PPS, IDR slice.
+    /// The access unit: SPS, PPS, IDR slices.
     pub access_unit: AccessUnit,
-    /// The QP chosen, 0 to 51.
-    pub qp: u8,
+    /// Mean QP of the macroblocks, 0 to 51.
+    pub qp: f64,
     /// How often the picture was encoded.
     pub passes: u32,
     /// Time all of it took.
@@ -86,8 +90,10 @@ pub struct EncodedKeyframe {
 pub struct KeyframeEncoder {
     config: EncoderConfig,
     running: Option<Running>,
-    memory: Option<Memory>,
-    last_idr_pic_id: Option<u32>,
+    /// What was estimated for the picture before, and the QP that fitted.
+    last: Option<(f64, u8)>,
+    /// 0 and 1 in turn.
+    idr_pic_id: u32,
     shrunk: Option<Shrunk>,
 }
 
@@ -95,6 +101,8 @@ pub struct KeyframeEncoder {
 struct Running {
     encoder: Encoder,
     size: (u32, u32),
+    /// Macroblocks of each slice.
+    slices: Vec<u32>,
 }
 
 /// Pictures are smaller than their frames for now.
@@ -107,13 +115,15 @@ struct Shrunk {
     /// QP of the smaller picture when the whole size was last tried, and now.
     qp_then: u8,
     qp_now: u8,
-    memory: Option<Memory>,
 }
 
-/// The best of a search.
-struct Best {
-    data: Vec<u8>,
-    qp: u8,
+/// What came of a search.
+struct Found {
+    /// The picture, and the QP that fitted.
+    best: Option<(Mixed, u8)>,
+    passes: u32,
+    /// Size at QP 51, if that was over the budget.
+    smallest: Option<usize>,
 }
 
 impl KeyframeEncoder {
@@ -123,7 +133,7 @@ impl KeyframeEncoder {
     /// The budget is below [`MIN_BUDGET`].
     pub fn new(config: EncoderConfig) -> Result<Self, EncodeError> {
         check_budget(config.max_bytes)?;
-        Ok(Self { config, running: None, memory: None, last_idr_pic_id: None, shrunk: None })
+        Ok(Self { config, running: None, last: None, idr_pic_id: 0, shrunk: None })
     }
 
     /// The budget in bytes.
@@ -141,7 +151,6 @@ impl KeyframeEncoder {
         if max_bytes != self.config.max_bytes {
             self.config.max_bytes = max_bytes;
             self.shrunk = None;
-            self.memory = self.memory.map(|memory| Memory::of_qp(memory.qp));
         }
         Ok(())
     }
@@ -155,98 +164,88 @@ impl KeyframeEncoder {
         let begin = Instant::now();
         check_size(frame.width, frame.height)?;
         let full = (frame.width, frame.height);
-        let mut size = self.planned_size(full);
+        let (mut size, mut begin_at) = self.planned_size(full);
         let mut passes = 0;
-        let (best, size) = loop {
+        let (mixed, size) = loop {
             let scaled = (size != full).then(|| frame.resize(size.0, size.1)).transpose()?;
-            let (found, used, smallest) = self.search(scaled.as_ref().unwrap_or(frame))?;
-            passes += used;
-            if let Some(best) = found {
-                break (best, size);
+            let found = self.search(scaled.as_ref().unwrap_or(frame), begin_at)?;
+            passes += found.passes;
+            if let Some((mixed, qp)) = found.best {
+                self.note_size(full, size, qp);
+                break (mixed, size);
             }
-            (size, self.memory) = self.next_size(full, size, smallest)?;
+            (size, begin_at) = self.next_size(full, size, found.smallest)?;
         };
-        self.note_size(full, size, best.qp);
+        self.idr_pic_id ^= 1;
         Ok(EncodedKeyframe {
             access_unit: AccessUnit {
-                data: Bytes::from(best.data),
+                data: Bytes::from(mixed.data),
                 width: size.0,
                 height: size.1,
                 captured_at: frame.captured_at,
             },
-            qp: best.qp,
+            qp: mixed.qp,
             passes,
             encode_time: begin.elapsed(),
             scaled_from: (size != full).then_some(full),
         })
     }
 
-    /// Encodes at several QPs: the best that fits, how many passes it took, and the size at QP 51 if
-    /// that was over the budget.
-    fn search(&mut self, frame: &Frame) -> Result<(Option<Best>, u32, Option<usize>), EncodeError> {
-        let mut search = Search::new(self.config.max_bytes, self.memory, self.first_qp(frame));
-        let mut best: Option<Best> = None;
-        let mut smallest = None;
+    /// Encodes at several QPs, and mixes the two on both sides of the budget.
+    fn search(&mut self, frame: &Frame, begin_at: Option<u8>) -> Result<Found, EncodeError> {
+        let estimate = search::estimate(frame, self.config.max_bytes);
+        let start = match self.last {
+            // The same scene.
+            Some((before, qp)) if (estimate - before).abs() < 1.0 => qp,
+            _ => estimate.round() as u8,
+        };
+        let mut search = Search::new(self.config.max_bytes, begin_at.unwrap_or(start));
+        let (mut fits, mut over): (Option<Pass>, Option<Pass>) = (None, None);
         while let Some(qp) = search.next() {
-            let data = self.encode_at(frame, qp)?;
-            search.record(qp, data.as_ref().map(Vec::len));
-            match data {
-                Some(data) if data.len() <= self.config.max_bytes => best = Some(Best { data, qp }),
-                Some(data) if qp == search::MAX_QP => smallest = Some(data.len()),
-                _ => {}
+            let pass = self.encode_at(frame, qp)?;
+            search.record(qp, pass.as_ref().map(Pass::len));
+            match pass {
+                Some(pass) if pass.len() <= self.config.max_bytes => fits = Some(pass),
+                pass => over = pass,
             }
         }
-        debug_assert_eq!(search.chosen(), best.as_ref().map(|best| best.qp));
-        let mut passes = search.passes();
-        self.memory = search.memory();
-        if let Some(chosen) = &best
-            && idr_pic_id(&chosen.data) == self.last_idr_pic_id
-        {
-            // A restarted encoder counts from the beginning: once more, for another number.
-            passes += 1;
-            let again = self.encode_at(frame, chosen.qp.saturating_add(1).min(search::MAX_QP))?;
-            if let Some(data) = again.filter(|data| data.len() <= self.config.max_bytes) {
-                best = Some(Best { data, qp: (chosen.qp + 1).min(search::MAX_QP) });
-            }
-        }
-        if let Some(best) = &best {
-            self.last_idr_pic_id = idr_pic_id(&best.data);
-        }
-        Ok((best, passes, smallest))
+        let smallest = over.as_ref().filter(|over| over.qp == search::MAX_QP).map(Pass::len);
+        let macroblocks = self.running.as_ref().map_or(&[][..], |running| &running.slices);
+        let best = fits.map(|fits| {
+            self.last = Some((estimate, fits.qp));
+            let mixed = slices::mix(&fits, over.as_ref(), self.config.max_bytes, macroblocks);
+            (mixed, fits.qp)
+        });
+        Ok(Found { best, passes: search.passes(), smallest })
     }
 
     /// One pass; `None` when the picture is too large for `OpenH264`'s own buffers.
-    fn encode_at(&mut self, frame: &Frame, qp: u8) -> Result<Option<Vec<u8>>, EncodeError> {
+    fn encode_at(&mut self, frame: &Frame, qp: u8) -> Result<Option<Pass>, EncodeError> {
         let size = (frame.width, frame.height);
         let mut running = match self.running.take() {
             Some(running) if running.size == size => running,
             other => Running::start(other, size, self.config.complexity)?,
         };
-        qp::set(&mut running.encoder, qp).map_err(|code| EncodeError::SetQp { qp, code })?;
+        option::set_qp(&mut running.encoder, qp).map_err(|code| EncodeError::SetQp { qp, code })?;
         // After an error OpenH264 has given up its state: `running` is dropped with it.
-        let Ok(stream) = running.encoder.encode(&slices(frame)) else { return Ok(None) };
-        let data = stream.to_vec();
+        let Ok(stream) = running.encoder.encode(&planes(frame)) else { return Ok(None) };
+        let pass = Pass::read(&stream.to_vec(), qp, self.idr_pic_id);
         self.running = Some(running);
-        Ok(Some(data))
+        Ok(pass)
     }
 
-    /// Where to begin without a memory: by how many bytes there are for a pixel.
-    fn first_qp(&self, frame: &Frame) -> u8 {
-        let pixels = f64::from(frame.width) * f64::from(frame.height);
-        let bits_per_pixel = self.config.max_bytes as f64 * 8.0 / pixels;
-        (28.0 - 8.0 * bits_per_pixel.ln()).clamp(8.0, 48.0) as u8
-    }
-
-    /// The picture size to begin with: the frame's, or the one it had to shrink to lately.
-    fn planned_size(&mut self, full: (u32, u32)) -> (u32, u32) {
-        let Some(shrunk) = self.shrunk.filter(|shrunk| shrunk.from == full) else { return full };
+    /// The picture size to begin with, the frame's or the one it had to shrink to lately, and the QP
+    /// unless it is to be estimated.
+    fn planned_size(&self, full: (u32, u32)) -> ((u32, u32), Option<u8>) {
+        let Some(shrunk) = self.shrunk.filter(|shrunk| shrunk.from == full) else {
+            return (full, None);
+        };
         let easier = shrunk.qp_now + GROW_STEPS <= shrunk.qp_then;
         if shrunk.keyframes < GROW_AFTER && !easier {
-            return shrunk.to;
+            return (shrunk.to, None);
         }
         // One pass at the largest QP tells whether the whole size fits again.
-        self.memory = Some(Memory::of_qp(search::MAX_QP));
-        full
+        (full, Some(search::MAX_QP))
     }
 
     /// The picture size to try when `size` does not fit, and where to begin: the size it shrank to
@@ -256,19 +255,19 @@ impl KeyframeEncoder {
         full: (u32, u32),
         size: (u32, u32),
         smallest: Option<usize>,
-    ) -> Result<((u32, u32), Option<Memory>), EncodeError> {
+    ) -> Result<((u32, u32), Option<u8>), EncodeError> {
         let (width, height) = full;
         if let Some(shrunk) = &mut self.shrunk
             && shrunk.from == full
             && size == full
         {
             (shrunk.keyframes, shrunk.qp_then) = (0, shrunk.qp_now);
-            return Ok((shrunk.to, shrunk.memory));
+            return Ok((shrunk.to, Some(shrunk.qp_now)));
         }
         let max_bytes = self.config.max_bytes;
         let size = self.smaller(full, size, smallest);
         let size = size.ok_or(EncodeError::DoesNotFit { width, height, max_bytes })?;
-        Ok((size, Some(Memory::of_qp(search::MAX_QP - SHRINK_STEPS))))
+        Ok((size, Some(search::MAX_QP - SHRINK_STEPS)))
     }
 
     /// A smaller size that should fit, given the size in bytes at QP 51.
@@ -295,32 +294,37 @@ impl KeyframeEncoder {
             keyframes: before.map_or(0, |shrunk| shrunk.keyframes + 1),
             qp_then: before.map_or(qp, |shrunk| shrunk.qp_then),
             qp_now: qp,
-            memory: self.memory,
         });
     }
 }
 
 impl Running {
-    /// Sets `OpenH264` to a picture size and has it encode a grey picture, after which QP can be set.
-    /// An encoder that runs already goes on counting `idr_pic_id`.
+    /// Sets `OpenH264` to a picture size and its slices, and has it encode a grey picture before:
+    /// only then it takes options.
     fn start(
         running: Option<Self>,
         size: (u32, u32),
         complexity: Complexity,
     ) -> Result<Self, EncodeError> {
-        let wrong = |cause| EncodeError::Start { width: size.0, height: size.1, cause };
+        let (width, height) = size;
+        let wrong = |cause| EncodeError::Start { width, height, cause };
         let mut encoder = match running {
             Some(running) => running.encoder,
             None => Encoder::with_api_config(OpenH264API::from_source(), settings(complexity))
                 .map_err(wrong)?,
         };
-        let pixels = size.0 as usize * size.1 as usize;
-        let grey = vec![128; pixels];
-        let chroma = &grey[..pixels / 4];
-        let (w, h) = (size.0 as usize, size.1 as usize);
+        let (w, h) = (width as usize, height as usize);
+        let grey = vec![128; w * h];
+        let chroma = &grey[..w * h / 4];
         let grey = YUVSlices::new((&grey, chroma, chroma), (w, h), (w, w / 2, w / 2));
         encoder.encode(&grey).map_err(wrong)?;
-        Ok(Self { encoder, size })
+        let slices = slices::layout(size);
+        option::set_slices(&mut encoder, &slices).map_err(|code| EncodeError::SetSlices {
+            width,
+            height,
+            code,
+        })?;
+        Ok(Self { encoder, size, slices })
     }
 }
 
@@ -340,7 +344,7 @@ fn settings(complexity: Complexity) -> openh264::encoder::EncoderConfig {
         })
 }
 
-fn slices(frame: &Frame) -> YUVSlices<'_> {
+fn planes(frame: &Frame) -> YUVSlices<'_> {
     let (w, h) = (frame.width as usize, frame.height as usize);
     YUVSlices::new((&frame.y, &frame.u, &frame.v), (w, h), (w, w / 2, w / 2))
 }

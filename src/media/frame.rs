@@ -306,19 +306,6 @@ impl Frame {
             captured_at: self.captured_at,
         })
     }
-
-    /// Peak signal-to-noise ratio of the luma against `other`, in dB; infinite when equal, `None` when
-    /// the sizes differ.
-    #[must_use]
-    pub fn psnr_y(&self, other: &Self) -> Option<f64> {
-        if (self.width, self.height) != (other.width, other.height) || self.y.is_empty() {
-            return None;
-        }
-        let squares: u64 =
-            self.y.iter().zip(&other.y).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
-        let mean = squares as f64 / self.y.len() as f64;
-        Some(10.0 * (255.0 * 255.0 / mean).log10())
-    }
 }
 
 /// The largest even sides with `from`'s aspect that fit into `to`.
@@ -439,15 +426,5 @@ mod tests {
         assert_eq!(fitted((1080, 1920), (1280, 720)).unwrap(), (406, 720));
         assert_eq!(fitted((100, 100), (33, 77)).unwrap(), (32, 32));
         assert!(fitted((100, 100), (1, 77)).is_err());
-    }
-
-    #[test]
-    fn psnr_knows_equal_and_different() {
-        let a = Frame::from_rgb8(4, 4, &[100; 48], T).unwrap();
-        let mut b = a.clone();
-        assert_eq!(a.psnr_y(&b), Some(f64::INFINITY));
-        b.y.iter_mut().for_each(|y| *y += 1);
-        assert!((a.psnr_y(&b).unwrap() - 48.13).abs() < 0.01);
-        assert_eq!(a.psnr_y(&a.resize(2, 2).unwrap()), None);
     }
 }

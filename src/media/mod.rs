@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod encoder;
 pub mod frame;
 pub mod h264;
+pub mod quality;
 pub mod sink;
 pub mod source;
 
@@ -17,5 +18,6 @@ pub use decoder::{DecodeError, Decoder};
 pub use encoder::{Complexity, EncodeError, EncodedKeyframe, EncoderConfig, KeyframeEncoder};
 pub use frame::{Frame, FrameError};
 pub use h264::AccessUnit;
+pub use quality::Quality;
 pub use sink::{FrameRecord, FrameWriter, PictureFormat, SinkError, Written};
 pub use source::{Captured, Source, SourceError, SourceOptions, SourceSpec};

@@ -13,7 +13,7 @@ mod spec;
 mod stdin;
 mod y4m;
 
-pub use camera::{CameraFormat, Device, list_devices};
+pub use camera::{CameraFormat, CameraSpec, Device, PixelFormat, list_devices};
 pub use error::SourceError;
 pub use h264_file::H264Source;
 pub use mjpeg::MjpegSource;
@@ -22,6 +22,8 @@ pub use picture::{PictureSource, read_picture};
 pub use spec::{SourceSpec, SpecError};
 pub use stdin::open_stream;
 pub use y4m::Y4mSource;
+
+use std::time::Duration;
 
 use super::{
     frame::{Frame, fitted},
@@ -47,6 +49,12 @@ pub trait Source: Send {
     /// # Errors
     /// The source failed. A camera may be asked again: it is opened anew when it comes back.
     fn next(&mut self) -> Result<Option<Captured>, SourceError>;
+
+    /// How much of the last [`Source::next`] went into making a frame of what a camera gave. Reading
+    /// a picture from a file counts as taking it.
+    fn convert_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// How pictures are wanted.
@@ -86,7 +94,7 @@ impl SourceOptions {
 /// It is not there, or what it holds is no picture. A camera is opened when its first frame is there.
 pub fn open(spec: &SourceSpec, options: SourceOptions) -> Result<Box<dyn Source>, SourceError> {
     Ok(match spec {
-        SourceSpec::Camera(index) => Box::new(camera::CameraSource::open(*index, options)?),
+        SourceSpec::Camera(spec) => Box::new(camera::CameraSource::open(*spec, options)?),
         SourceSpec::Pattern { width, height } => {
             let (width, height) = options.size.unwrap_or((*width, *height));
             Box::new(PatternSource::new(width, height)?)

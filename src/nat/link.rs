@@ -8,8 +8,10 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Link {
-    /// Share of packets lost, 0 to 1, each on its own.
+    /// Share of packets lost, 0 to 1.
     pub loss: f64,
+    /// How many packets are lost in a row; 0 and 1 mean each on its own.
+    pub loss_burst: u32,
     /// One way.
     pub delay: Duration,
     /// Up to this much more delay, evenly distributed; packets may overtake each other.
@@ -30,7 +32,10 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         if self.loss > 0.0 {
-            parts.push(format!("{} % loss", self.loss * 100.0));
+            parts.push(match self.loss_burst {
+                0 | 1 => format!("{} % loss", self.loss * 100.0),
+                burst => format!("{} % loss in bursts of {burst}", self.loss * 100.0),
+            });
         }
         if !self.delay.is_zero() {
             parts.push(format!("{:?} delay", self.delay));
@@ -59,11 +64,14 @@ mod tests {
     fn it_is_told_in_words() {
         let link = Link {
             loss: 0.02,
+            loss_burst: 0,
             delay: Duration::from_millis(40),
             jitter: Duration::from_millis(5),
             rate: Some(2_000_000),
         };
         assert_eq!(link.to_string(), "2 % loss, 40ms delay, 5ms jitter, 2 Mbit/s");
+        let bursts = Link { loss: 0.05, loss_burst: 10, ..Link::default() };
+        assert_eq!(bursts.to_string(), "5 % loss in bursts of 10");
         assert_eq!(Link::default().to_string(), "clear");
         assert!(Link::default().is_clear() && !link.is_clear());
         assert_eq!(Link { rate: Some(64_000), ..Link::default() }.to_string(), "64 kbit/s");

@@ -1,8 +1,8 @@
 //! Networks by name: a profile, a network of `samples/networks.toml`, or a file that describes one.
 //!
 //! A network is NATs and a link together: a home router with 8 ms, a carrier's NAT with 60 ms and
-//! jitter. Its file has the keys `nat` (a profile, or the name of another network), `loss`, `delay`,
-//! `jitter`, `rate`, `name`, `description`, `source`.
+//! jitter. Its file has the keys `nat` (a profile, or the name of another network), `loss`,
+//! `loss-burst`, `delay`, `jitter`, `rate`, `name`, `description`, `source`.
 
 use std::{path::Path, str::FromStr, sync::LazyLock, time::Duration};
 
@@ -53,11 +53,13 @@ pub enum NetworkError {
 
 /// Changes to a link: what is not given stays as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LinkChanges {
     /// Share of packets lost, from 0 to 1.
     #[serde(default, deserialize_with = "percentage")]
     pub loss: Option<f64>,
+    /// Packets lost in a row.
+    pub loss_burst: Option<u32>,
     /// One way.
     #[serde(default, deserialize_with = "duration")]
     pub delay: Option<Duration>,
@@ -75,6 +77,7 @@ impl LinkChanges {
     pub fn apply(&self, link: Link) -> Link {
         Link {
             loss: self.loss.unwrap_or(link.loss),
+            loss_burst: self.loss_burst.unwrap_or(link.loss_burst),
             delay: self.delay.unwrap_or(link.delay),
             jitter: self.jitter.unwrap_or(link.jitter),
             rate: self.rate.or(link.rate),
@@ -97,7 +100,7 @@ fn bit_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
 /// A network as a file describes it. Link keys stand among the others: `flatten` would lose the check
 /// for unknown keys.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NetworkFile {
     nat: String,
     name: Option<String>,
@@ -107,6 +110,7 @@ pub struct NetworkFile {
     source: String,
     #[serde(default, deserialize_with = "percentage")]
     loss: Option<f64>,
+    loss_burst: Option<u32>,
     #[serde(default, deserialize_with = "duration")]
     delay: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
@@ -122,12 +126,7 @@ impl NetworkFile {
     /// `nat` is neither a profile nor a network that comes with the program.
     pub fn network(&self, name: &str) -> Result<NamedNetwork, NetworkError> {
         let base = known(&self.nat)?;
-        let changes = LinkChanges {
-            loss: self.loss,
-            delay: self.delay,
-            jitter: self.jitter,
-            rate: self.rate,
-        };
+        let changes = self.changes();
         let or = |text: &str, other: String| if text.is_empty() { other } else { text.to_owned() };
         Ok(NamedNetwork {
             name: self.name.clone().unwrap_or_else(|| name.to_owned()),
@@ -136,6 +135,16 @@ impl NetworkFile {
             profile: base.profile,
             link: changes.apply(base.link),
         })
+    }
+
+    fn changes(&self) -> LinkChanges {
+        LinkChanges {
+            loss: self.loss,
+            loss_burst: self.loss_burst,
+            delay: self.delay,
+            jitter: self.jitter,
+            rate: self.rate,
+        }
     }
 
     /// What it calls `nat`.
@@ -153,12 +162,7 @@ pub fn built_in() -> &'static [NamedNetwork] {
         let one = |(name, value): (&String, &toml::Value)| {
             let file: NetworkFile = value.clone().try_into().expect("a test reads each network");
             let profile = file.nat.parse().expect("a test reads each network");
-            let link = LinkChanges {
-                loss: file.loss,
-                delay: file.delay,
-                jitter: file.jitter,
-                rate: file.rate,
-            };
+            let link = file.changes();
             NamedNetwork {
                 name: name.clone(),
                 description: file.description,
@@ -287,13 +291,14 @@ mod tests {
 
     #[test]
     fn a_file_builds_on_another_network() {
-        let text = "nat = 'lte-symmetric'\nloss = '3%'\nrate = '2Mbit'\nname = 'train'";
+        let text =
+            "nat = 'lte-symmetric'\nloss = '3%'\nloss-burst = 5\nrate = '2Mbit'\nname = 'train'";
         let file: NetworkFile = file::parse("train.toml", text).unwrap();
         let train = file.network("x").unwrap();
         assert_eq!(train.name, "train");
         assert_eq!(train.profile.to_string(), "sym");
         let link = train.link;
-        assert_eq!((link.loss, link.rate), (0.03, Some(2_000_000)));
+        assert_eq!((link.loss, link.loss_burst, link.rate), (0.03, 5, Some(2_000_000)));
         assert_eq!(link.delay, Duration::from_millis(30), "what is not given stays");
     }
 

@@ -13,6 +13,8 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::sequence::extend;
+
 /// Access units kept open at a time; more means the oldest is given up.
 const MAX_OPEN: usize = 16;
 
@@ -87,6 +89,8 @@ pub enum BrokenReason {
     Malformed,
     /// Too many packets or too many pictures at once.
     Overflow,
+    /// Its stream is over.
+    Ended,
 }
 
 impl BrokenReason {
@@ -97,6 +101,7 @@ impl BrokenReason {
             Self::Incomplete => "packets missing",
             Self::Malformed => "malformed payload",
             Self::Overflow => "too many packets",
+            Self::Ended => "another stream has begun",
         }
     }
 }
@@ -183,6 +188,12 @@ impl Assembler {
         made
     }
 
+    /// Gives up everything: the stream is over.
+    pub(super) fn end(&mut self) -> Vec<Assembled> {
+        let open: Vec<u64> = self.open.keys().copied().collect();
+        open.into_iter().map(|timestamp| self.give_up(timestamp, BrokenReason::Ended)).collect()
+    }
+
     /// When [`Assembler::expire`] wants to be called next.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
@@ -214,7 +225,7 @@ impl Assembler {
             && last - first + 1 == open.packets.len() as u64
             && match self.expected {
                 Some(expected) if expected == first => true,
-                Some(_) => matches!(first_nal_type(&head.payload), 7 | 9),
+                Some(_) => begins_access_unit(&head.payload),
                 // An IDR picture without its parameter sets could not be decoded: they are on their way.
                 None => {
                     matches!(first_nal_type(&head.payload), 6 | 7 | 9)
@@ -250,30 +261,20 @@ impl Assembler {
     }
 }
 
-/// Extends a counter of `bits` bits to the value nearest to the newest one seen.
-fn extend(newest: &mut Option<u64>, value: u64, bits: u32) -> u64 {
-    let modulus = 1u64 << bits;
-    let Some(last) = *newest else {
-        // One turn up, so that packets from before the first one seen do not go below zero.
-        *newest = Some(value + modulus);
-        return value + modulus;
-    };
-    let ahead = value.wrapping_sub(last) & (modulus - 1);
-    let extended =
-        if ahead < modulus / 2 { last + ahead } else { (last + ahead).saturating_sub(modulus) };
-    *newest = Some(last.max(extended));
-    extended
-}
-
 /// Type of the first NAL unit in a payload, also of one that is aggregated or begins in an FU-A;
 /// 0 when there is none.
 fn first_nal_type(payload: &[u8]) -> u8 {
-    let header = match payload[0] & 0x1f {
+    let header = match payload.first().map_or(0, |header| header & 0x1f) {
         24 => payload.get(3),
         28 => payload.get(1).filter(|fu| *fu & 0x80 != 0),
         _ => payload.first(),
     };
     header.map_or(0, |header| header & 0x1f)
+}
+
+/// Whether a payload is surely the first of an access unit: it begins with an SPS or a delimiter.
+pub(super) fn begins_access_unit(payload: &[u8]) -> bool {
+    matches!(first_nal_type(payload), 7 | 9)
 }
 
 /// Whether a payload begins with the first macroblock of a picture that is not IDR

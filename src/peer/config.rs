@@ -8,10 +8,7 @@ use std::{
 
 use rtc::{
     ice::mdns::MulticastDnsMode,
-    interceptor::{
-        NackGeneratorBuilder, NackResponderBuilder, ReceiverReportBuilder, Registry,
-        SenderReportBuilder, Slot,
-    },
+    interceptor::{Registry, SenderReportBuilder, Slot},
     peer_connection::{
         configuration::{
             RTCConfiguration, RTCConfigurationBuilder, RTCIceTransportPolicy,
@@ -20,13 +17,22 @@ use rtc::{
         },
         transport::RTCIceServer,
     },
-    rtp_transceiver::rtp_sender::{RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind},
+    rtp_transceiver::rtp_sender::{
+        RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability,
+        RtpCodecKind,
+    },
 };
 
-use super::{event::PeerError, streams::StreamServers, tap::Tap};
+use super::{
+    event::PeerError,
+    pacing::{Pace, Pacing, TRANSPORT_CC_URI, TransportCc},
+    repair::{self, RepairReceiver, RepairSender, RoundTripHint},
+    streams::StreamServers,
+    tap::Tap,
+};
 use crate::{
     lab::Gateway,
-    proto::token::IceServer,
+    proto::{control::CONTROL_LIFE_TIME, token::IceServer},
     stun::{
         stream::Trust,
         uri::{ServerUri, Transport, UriError},
@@ -36,9 +42,6 @@ use crate::{
 
 /// RTP payload type we offer for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
-
-/// Packets remembered for repair, in each direction (a keyframe of 100 KB is about 85).
-const NACK_WINDOW: u16 = 1024;
 
 /// Default of [`PeerConfig::relay_wait`]: what a check from a symmetric NAT is held back, a round trip,
 /// and then some.
@@ -83,8 +86,15 @@ pub struct PeerConfig {
     /// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates
     /// the first pair that works and keeps it. Nothing is waited for when only relays may be used.
     pub relay_wait: Duration,
+    /// How long a message on the control channel is sent again before it is given up
+    /// (`maxPacketLifeTime`, at most 65 s); none means never. It stays unordered.
+    pub control_life_time: Option<Duration>,
     /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
     pub gateway: Option<Arc<Gateway>>,
+    /// Whether lost packets are repaired. Without it NACK is neither offered nor taken: for comparison.
+    pub repair: bool,
+    /// How fast the packets of a keyframe may leave.
+    pub pace: Pace,
 }
 
 impl PeerConfig {
@@ -100,7 +110,10 @@ impl PeerConfig {
             addresses: local_addresses(None, true, true, true),
             picture_size: (1280, 720),
             relay_wait: RELAY_WAIT,
+            control_life_time: Some(CONTROL_LIFE_TIME),
             gateway: None,
+            repair: true,
+            pace: Pace::Auto,
         }
     }
 }
@@ -158,6 +171,7 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
         typ: typ.to_owned(),
         parameter: parameter.to_owned(),
     };
+    let nack = config.repair.then(|| feedback("nack", "")).into_iter();
     RTCRtpCodecParameters {
         rtp_codec: RTCRtpCodec {
             mime_type: MIME_TYPE_H264.to_owned(),
@@ -167,11 +181,13 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
                 "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id={}",
                 profile_level_id(config.picture_size)
             ),
-            rtcp_feedback: vec![
-                feedback("nack", ""),
-                feedback("nack", "pli"),
-                feedback("ccm", "fir"),
-            ],
+            rtcp_feedback: nack
+                .chain([
+                    feedback("nack", "pli"),
+                    feedback("ccm", "fir"),
+                    feedback("transport-cc", ""),
+                ])
+                .collect(),
         },
         payload_type: PAYLOAD_TYPE,
     }
@@ -182,22 +198,28 @@ pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError
     engine
         .register_codec(h264_codec(config), RtpCodecKind::Video)
         .map_err(PeerError::crate_error("register the H.264 codec"))?;
+    let numbers = RTCRtpHeaderExtensionCapability { uri: TRANSPORT_CC_URI.to_owned() };
+    engine
+        .register_header_extension(numbers, RtpCodecKind::Video, None)
+        .map_err(PeerError::crate_error("register transport-wide sequence numbers"))?;
     Ok(engine)
 }
 
-pub(crate) fn interceptors(tap: Tap) -> Registry {
+/// The chain that RTP and RTCP pass. The crate's own NACK and receiver reports are left out for ours.
+pub(super) fn interceptors(
+    config: &PeerConfig,
+    tap: Tap,
+    pacing: &Arc<Pacing>,
+    hint: &RoundTripHint,
+) -> Registry {
+    let answers = RepairSender::new(config.repair, pacing.rate().clone(), hint.clone());
+    let asks = RepairReceiver::new(config.repair, hint.clone());
     Registry::new()
         .with(Slot::Custom(500), tap)
-        .with(Slot::NackResponder, NackResponderBuilder::new().with_size(NACK_WINDOW).build())
-        .with(
-            Slot::NackGenerator,
-            NackGeneratorBuilder::new()
-                .with_size(NACK_WINDOW)
-                .with_interval(Duration::from_millis(50))
-                .with_max_nacks_per_packet(10)
-                .build(),
-        )
-        .with(Slot::ReceiverReport, ReceiverReportBuilder::new().build())
+        // Nearer to the wire than all who send.
+        .with(Slot::Custom(1500), TransportCc::new(Arc::clone(pacing)))
+        .with(Slot::NackResponder, answers)
+        .with(Slot::NackGenerator, asks)
         .with(Slot::SenderReport, SenderReportBuilder::new().build())
 }
 
@@ -206,7 +228,7 @@ pub(crate) fn interceptors(tap: Tap) -> Registry {
 pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
         // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
-        .with_srtp_replay_protection_window(2048)
+        .with_srtp_replay_protection_window(repair::WINDOW.into())
         // 0.5 to 2 s by default, spent even when a pair has long been found.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))

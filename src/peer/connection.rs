@@ -21,6 +21,8 @@ use super::{
     event::{PeerError, PeerEvent, Timings},
     gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
+    pacing::Pacing,
+    repair::RoundTripHint,
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
     stats::{self, CandidateStats, Snapshot},
@@ -52,6 +54,8 @@ pub struct Peer {
     watcher: Arc<Watcher>,
     shared: Arc<Shared>,
     counters: Arc<TapCounters>,
+    round_trip: RoundTripHint,
+    pacing: Arc<Pacing>,
     video: Option<VideoSender>,
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     tasks: Vec<JoinHandle<()>>,
@@ -82,16 +86,20 @@ impl Peer {
         let runtime =
             PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
         let rtc = config::rtc_configuration(&config, &streams);
-        let connection =
-            Box::pin(build(&config, rtc, addresses, tap, Arc::clone(&runtime), &shared)).await?;
-        shared.control.open(&shared, connection.as_ref()).await?;
+        let round_trip = RoundTripHint::default();
+        let pacing = Pacing::new(config.pace);
+        let chain = config::interceptors(&config, tap, &pacing, &round_trip);
+        let building = build(&config, rtc, addresses, chain, Arc::clone(&runtime), &shared);
+        let connection = Box::pin(building).await?;
+        shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
             PeerRole::Receiver => None,
         };
+        let patience = if config.repair { video::PATIENCE } else { video::PATIENCE_UNREPAIRED };
         let mut tasks = vec![
             tokio::spawn(video::forward_requests(outputs.requests, shared.events.clone())),
-            tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared))),
+            tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared), patience)),
         ];
         if watcher.is_active() {
             let (watcher, shared) = (Arc::clone(&watcher), Arc::clone(&shared));
@@ -104,6 +112,8 @@ impl Peer {
             watcher,
             shared,
             counters: outputs.counters,
+            round_trip,
+            pacing,
             video,
             remote_described: tokio::sync::Mutex::default(),
             tasks,
@@ -241,14 +251,16 @@ impl Peer {
         rtp_timestamp: u32,
     ) -> Result<SentAccessUnit, PeerError> {
         let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
-        video.send(unit, rtp_timestamp, self.may_be_relayed().await).await
+        video.send(unit, rtp_timestamp, &self.pacing, self.may_be_relayed().await).await
     }
 
-    /// A remote candidate that was not signaled yet is peer reflexive, also when it is a relay's.
+    /// A remote candidate whose check came before it was signaled is peer reflexive, also when it is a
+    /// relay's; the statistics know better once it has been signaled.
     async fn may_be_relayed(&self) -> bool {
-        let through =
-            |c: &CandidateStats| matches!(c.kind, CandidateType::Relay | CandidateType::Prflx);
-        self.selected_pair().await.is_some_and(|pair| pair.iter().any(through))
+        let may_be = |kind| matches!(kind, CandidateType::Relay | CandidateType::Prflx);
+        let Some(pair) = self.selected_pair().await else { return false };
+        pair.iter().any(|candidate| may_be(candidate.kind))
+            && self.stats().await.pair.is_none_or(|pair| may_be(pair.local) || may_be(pair.remote))
     }
 
     /// Takes the RTP timestamp for the next access unit, so that it can be told before the access
@@ -308,7 +320,16 @@ impl Peer {
             });
         }
         let counters = self.shared.control.counters();
-        stats::snapshot(&report, selected, &self.streams, &self.counters, counters)
+        let mut snapshot =
+            stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        if let Some(bitrate) = self.pacing.estimate() {
+            snapshot.set_outgoing_bitrate(bitrate);
+        }
+        let round_trip = snapshot.pair.as_ref().and_then(|pair| pair.current_round_trip_time);
+        if let Some(Ok(round_trip)) = round_trip.map(Duration::try_from_secs_f64) {
+            self.round_trip.set(round_trip);
+        }
+        snapshot
     }
 
     /// The selected pair, which the crate's report names but does not always describe.

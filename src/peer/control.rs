@@ -89,10 +89,12 @@ impl ControlChannels {
         &self,
         shared: &Arc<Shared>,
         connection: &dyn PeerConnection,
+        life_time: Option<Duration>,
     ) -> Result<(), PeerError> {
+        let millis = |time: Duration| u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
         let init = RTCDataChannelInit {
             ordered: false,
-            max_packet_life_time: Some(control::MAX_PACKET_LIFE_TIME_MS),
+            max_packet_life_time: life_time.map(millis),
             protocol: control::PROTOCOL.to_owned(),
             ..RTCDataChannelInit::default()
         };
@@ -137,14 +139,13 @@ impl ControlChannels {
     }
 
     pub(super) async fn answer(&self, message: &ControlMessage, reference: &ChannelRef) {
-        let life_time = Duration::from_millis(control::MAX_PACKET_LIFE_TIME_MS.into());
         if reference.accepted && reference.of_our_kind && self.send(message).await.is_ok() {
             return;
         }
         if reference.accepted {
             let waiting = reference.channel.outstanding_bytes().await.unwrap_or(0) > 0;
             let mut last = reference.last_answer.lock().expect("no holder of this lock panics");
-            if waiting && last.is_some_and(|sent| sent.elapsed() > life_time) {
+            if waiting && last.is_some_and(|sent| sent.elapsed() > control::CONTROL_LIFE_TIME) {
                 return;
             }
             if !waiting || last.is_none() {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rtc::{ice::mdns::MulticastDnsMode, peer_connection::configuration::RTCConfiguration};
+use rtc::{
+    ice::mdns::MulticastDnsMode, interceptor::Registry,
+    peer_connection::configuration::RTCConfiguration,
+};
 use tokio::sync::mpsc;
 use webrtc::{
     data_channel::DataChannel,
@@ -27,7 +30,6 @@ use super::{
     event::{ConnectionState, PeerError, PeerEvent, Timings},
     gathering::Watcher,
     runtime::PeerRuntime,
-    tap::Tap,
 };
 use crate::{proto::signaling::IceCandidateInit, types::CandidateType};
 
@@ -175,7 +177,7 @@ pub(super) async fn build(
     config: &PeerConfig,
     rtc: RTCConfiguration,
     addresses: Vec<SocketAddr>,
-    tap: Tap,
+    chain: Registry,
     runtime: Arc<PeerRuntime>,
     shared: &Arc<Shared>,
 ) -> Result<Arc<dyn PeerConnection>, PeerError> {
@@ -189,7 +191,7 @@ pub(super) async fn build(
         .with_configuration(rtc)
         .with_media_engine(config::media_engine(config)?)
         .with_setting_engine(config::setting_engine(config, mdns))
-        .with_interceptor_registry(config::interceptors(tap))
+        .with_interceptor_registry(chain)
         .with_runtime(runtime)
         .with_handler(Arc::new(Handler(Arc::clone(shared))))
         .with_udp_addrs(addresses)

@@ -11,8 +11,9 @@
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
-//! - [`video`]: the tasks around them
-//! - [`rate`]: how fast packets may leave
+//! - `incoming`: the streams of the other side; [`video`]: the tasks around them
+//! - [`pacing`]: when packets may leave; [`rate`]: how fast
+//! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
 //! - [`tap`]: what passes through the RTP and RTCP chain
 //! - `unannounced`: checks that come before their candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or left out
@@ -24,10 +25,15 @@ pub mod control;
 pub mod event;
 pub mod gathering;
 mod handler;
+mod handshake;
+mod incoming;
+pub mod pacing;
 pub mod packetizer;
 pub mod rate;
+pub mod repair;
 pub(crate) mod runtime;
 pub mod sdp;
+mod sequence;
 pub mod stats;
 mod streams;
 pub mod tap;
@@ -38,3 +44,4 @@ pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
 pub use gathering::{GatherOutcome, GatherResult};
+pub use runtime::small_receive_buffer;

@@ -7,6 +7,9 @@
 //! sleeps after a real one end at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
 //! does not wake its driver for a remote candidate, which would be checked only at the next tick.
 //!
+//! Its sockets do not hear a DTLS flight again that was answered (see `super::handshake`): the crate's
+//! handshake would stand still.
+//!
 //! Its sockets and look-ups are watched (see [`super::gathering`]), and its sockets carry TURN over TCP
 //! and TLS (see `super::streams`).
 
@@ -33,6 +36,7 @@ use webrtc::runtime::{
 
 use super::{
     gathering::{self, WatchedSocket, Watcher},
+    handshake::{Handshake, HandshakeSocket},
     streams::{StreamServers, StreamSocket},
 };
 use crate::lab::Gateway;
@@ -40,6 +44,26 @@ use crate::lab::Gateway;
 /// Kernel buffer asked for each UDP socket and direction, bytes. The usual default of 208 KiB
 /// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// What two keyframes of 100 KB take in a receive buffer, as Linux counts their 170 packets (2304 bytes
+/// each) and tells the size of the buffer.
+const KEYFRAME_BUFFER_BYTES: usize = 170 * 2304;
+
+/// The receive buffer that this machine grants a UDP socket, bytes, when two keyframes do not fit into
+/// it: packets are lost before they are read.
+#[must_use]
+pub fn small_receive_buffer() -> Option<usize> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").ok()?;
+    granted_buffer(&SockRef::from(&socket)).filter(|granted| *granted < KEYFRAME_BUFFER_BYTES)
+}
+
+/// Asks for large buffers. Gives the receive buffer that was granted.
+fn granted_buffer(socket: &SockRef<'_>) -> Option<usize> {
+    // The kernel grants what `net.core.{r,w}mem_max` allows; less than asked is no failure.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    socket.recv_buffer_size().ok()
+}
 
 /// The crate's driver stands still while a name is looked up, so that has an end.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
@@ -63,6 +87,7 @@ pub(crate) struct PeerRuntime {
     watcher: Arc<Watcher>,
     streams: Arc<StreamServers>,
     gateway: Option<Arc<Gateway>>,
+    handshake: Arc<Handshake>,
 }
 
 impl PeerRuntime {
@@ -81,6 +106,7 @@ impl PeerRuntime {
             watcher,
             streams,
             gateway,
+            handshake: Arc::default(),
         })
     }
 
@@ -130,10 +156,13 @@ impl Runtime for PeerRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        let options = SockRef::from(&socket);
-        // The kernel grants what `net.core.{r,w}mem_max` allows; less than asked is no failure.
-        let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-        let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        let granted = granted_buffer(&SockRef::from(&socket));
+        tracing::debug!(bytes = granted, "receive buffer of a socket");
+        if granted.is_some_and(|granted| granted < KEYFRAME_BUFFER_BYTES) {
+            tracing::info!(
+                "a socket's receive buffer is small: `orion-peer doctor` says what to do"
+            );
+        }
         let mut socket = match &self.gateway {
             Some(gateway) => gateway.wrap(socket)?,
             None => TokioRuntime.wrap_udp_socket(socket)?,
@@ -142,6 +171,7 @@ impl Runtime for PeerRuntime {
             let (streams, watcher) = (Arc::clone(&self.streams), Arc::clone(&self.watcher));
             socket = Arc::new(StreamSocket::new(socket, streams, watcher)?);
         }
+        socket = Arc::new(HandshakeSocket::new(socket, Arc::clone(&self.handshake)));
         if !self.watcher.is_active() {
             return Ok(socket);
         }

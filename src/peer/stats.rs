@@ -67,6 +67,14 @@ impl Snapshot {
         types.dedup();
         types
     }
+
+    /// Says what the way of the selected pair was found to carry, bits a second.
+    pub(super) fn set_outgoing_bitrate(&mut self, bits_per_second: u64) {
+        let pair = selected_id(&self.report).and_then(|id| self.report.get_mut(&id));
+        if let Some(pair) = pair {
+            pair["availableOutgoingBitrate"] = json!(bits_per_second);
+        }
+    }
 }
 
 impl CandidateStats {
@@ -166,7 +174,7 @@ fn mend(value: &mut Value, streams: &StreamServers, tap: &TapCounters) {
             stats.insert("nackCount".into(), json!(get(&tap.nacks_received)));
             stats.insert("pliCount".into(), json!(get(&tap.plis_received)));
             stats.insert("firCount".into(), json!(get(&tap.firs_received)));
-            stats.insert("retransmittedPacketsSent".into(), json!(get(&tap.packets_nacked)));
+            stats.insert("retransmittedPacketsSent".into(), json!(get(&tap.retransmissions_sent)));
             drop_zero_numbers(stats);
         }
         "transport" => {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rtc::{
-    interceptor::{Interceptor, Packet, StreamInfo, TaggedPacket},
+    interceptor::{Attribute, Interceptor, Packet, StreamInfo, TaggedPacket},
     rtcp::{
         payload_feedbacks::{
             full_intra_request::FullIntraRequest, picture_loss_indication::PictureLossIndication,
@@ -47,6 +47,8 @@ pub struct TapCounters {
     pub rtp_bytes_sent: AtomicU64,
     /// RTP packets sent, retransmissions included.
     pub rtp_packets_sent: AtomicU64,
+    /// RTP packets sent again: asked for, or the last one without news of it.
+    pub retransmissions_sent: AtomicU64,
     /// NACK messages received.
     pub nacks_received: AtomicU64,
     /// Packets asked for again by the other side.
@@ -211,6 +213,8 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
             Packet::Rtp(packet) => {
                 add(&self.counters.rtp_packets_sent, 1);
                 add(&self.counters.rtp_bytes_sent, 12 + packet.payload.len() as u64);
+                let again = message.message.has(&Attribute::Retransmission);
+                add(&self.counters.retransmissions_sent, u64::from(again));
             }
             Packet::Rtcp(packets) => self.on_rtcp_out(packets),
             _ => {}

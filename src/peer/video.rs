@@ -1,7 +1,6 @@
 //! The tasks around packetizer and assembler: video out, video in.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
@@ -28,21 +27,23 @@ use webrtc::{
 };
 
 use super::{
-    assembler::{Assembled, Assembler, WholeAccessUnit},
+    assembler::{Assembled, WholeAccessUnit},
     config::{self, PeerConfig},
     event::{PeerError, PeerEvent},
     handler::Shared,
+    incoming::Incoming,
+    pacing::Pacing,
     packetizer,
     tap::{InboundRtp, KeyframeRequest},
 };
 use crate::media::h264::AccessUnit;
 
-/// How long an access unit may go without a new packet before it is given up: several rounds of
-/// NACK at the round-trip times we aim for.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long an access unit may go without a new packet before it is given up: longer than an outage
+/// that repair gets over. It holds nothing up: what comes after it is handed out when it is whole.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
-/// RTP streams kept at a time; a sender that restarts takes a new one.
-const MAX_STREAMS: usize = 4;
+/// The same where nothing is repaired: no packet is so late.
+pub(super) const PATIENCE_UNREPAIRED: Duration = Duration::from_millis(500);
 
 /// An access unit on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct SentAccessUnit {
     pub rtp_timestamp: u32,
     /// RTP packets it was cut into.
     pub packets: u32,
+    /// When the first packet was handed to the connection.
+    pub first_packet: Instant,
     /// Time from the first packet handed to the connection to the last.
     pub send_time: Duration,
 }
@@ -63,13 +66,6 @@ pub struct ReceivedAccessUnit {
     /// Wall-clock time at which it became whole.
     pub received_at: SystemTime,
 }
-
-/// Packets sent at once through a relay: coturn's sockets have buffers of 64 KB, which hold 57 packets
-/// as the kernel counts them.
-const PACED_BURST: usize = 24;
-
-/// Time between such bursts; 100 KB take three of them.
-const PACED_PAUSE: Duration = Duration::from_millis(2);
 
 /// The sender's side of the video track.
 pub(super) struct VideoSender {
@@ -143,21 +139,21 @@ impl VideoSender {
         timestamp
     }
 
-    /// Sends an access unit; `paced` leaves pauses that a relay with small buffers needs.
+    /// Sends an access unit, as fast as `pacing` lets it; `relayed` says that it may go through a relay.
     pub(super) async fn send(
         &self,
         unit: &AccessUnit,
         rtp_timestamp: u32,
-        paced: bool,
+        pacing: &Pacing,
+        relayed: bool,
     ) -> Result<SentAccessUnit, PeerError> {
         let payloads = packetizer::packetize(&unit.data);
         let packets = payloads.len();
         let first = self.sequence.fetch_add(packets as u16, Ordering::Relaxed);
+        pacing.begin(packets, relayed);
         let begun = Instant::now();
         for (index, payload) in payloads.into_iter().enumerate() {
-            if paced && index > 0 && index % PACED_BURST == 0 {
-                tokio::time::sleep(PACED_PAUSE).await;
-            }
+            pacing.wait(payload.len()).await;
             let packet = rtp::Packet {
                 header: rtp::header::Header {
                     version: 2,
@@ -175,7 +171,12 @@ impl VideoSender {
                 .await
                 .map_err(|_| PeerError::NotOpen("the video track"))?;
         }
-        Ok(SentAccessUnit { rtp_timestamp, packets: packets as u32, send_time: begun.elapsed() })
+        Ok(SentAccessUnit {
+            rtp_timestamp,
+            packets: packets as u32,
+            first_packet: begun,
+            send_time: begun.elapsed(),
+        })
     }
 }
 
@@ -197,10 +198,14 @@ pub(super) async fn forward_requests(
 }
 
 /// Assembles what the tap hands over.
-pub(super) async fn receive(mut packets: mpsc::Receiver<InboundRtp>, shared: Arc<Shared>) {
-    let mut streams: HashMap<u32, Assembler> = HashMap::new();
+pub(super) async fn receive(
+    mut packets: mpsc::Receiver<InboundRtp>,
+    shared: Arc<Shared>,
+    patience: Duration,
+) {
+    let mut incoming = Incoming::new(patience);
     loop {
-        let expiry = streams.values().filter_map(Assembler::next_expiry).min();
+        let expiry = incoming.next_expiry();
         let wait = async {
             match expiry {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -213,18 +218,9 @@ pub(super) async fn receive(mut packets: mpsc::Receiver<InboundRtp>, shared: Arc
                 if !is_ours(&shared, inbound.payload_type) {
                     continue;
                 }
-                if streams.len() >= MAX_STREAMS && !streams.contains_key(&inbound.ssrc) {
-                    streams.clear();
-                }
-                streams
-                    .entry(inbound.ssrc)
-                    .or_insert_with(|| Assembler::new(PATIENCE))
-                    .push(inbound.packet)
+                incoming.push(inbound)
             }
-            () = wait => {
-                let now = Instant::now();
-                streams.values_mut().flat_map(|stream| stream.expire(now)).collect()
-            }
+            () = wait => incoming.expire(Instant::now()),
         };
         for one in made {
             let event = match one {

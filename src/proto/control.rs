@@ -3,6 +3,8 @@
 //! The channel is unordered with a packet life time of 100 ms (RFC 8832 §5.1), so any message may
 //! be lost or overtaken. A `t` that is not known here must be ignored.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Label of the data channel.
@@ -12,8 +14,8 @@ pub const LABEL: &str = "control";
 /// Answers to what comes on such a channel may go back on the answerer's own one.
 pub const PROTOCOL: &str = "orion-peer";
 
-/// `maxPacketLifeTime` of the data channel, ms.
-pub const MAX_PACKET_LIFE_TIME_MS: u16 = 100;
+/// `maxPacketLifeTime` of the data channel.
+pub const CONTROL_LIFE_TIME: Duration = Duration::from_millis(100);
 
 /// Longest control message accepted, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -140,6 +142,10 @@ pub struct KeyframeInfo {
     pub width: u32,
     /// Picture height, pixels.
     pub height: u32,
+    /// When its sending began, seconds since 1970 on the sender's clock. An addition to the contract:
+    /// it tells the network's part of the latency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<f64>,
 }
 
 /// Fields of `set`; what is absent stays as it is.

@@ -1,7 +1,10 @@
-//! `--stats DIR`: statistics reports as JSON Lines, one a moment, with W3C webrtc-stats names.
+//! `--stats DIR`: statistics as JSON Lines.
 //!
-//! A line is `{"time": MS, "report": {ID: {…}}}`; `time` counts milliseconds since 1970 like the
-//! `timestamp` of a stats object.
+//! - `stats.jsonl`: statistics reports, one a moment, with W3C webrtc-stats names. A line is
+//!   `{"time": MS, "report": {ID: {…}}}`; `time` counts milliseconds since 1970 like the `timestamp` of
+//!   a stats object.
+//! - `keyframes.jsonl`: a line a keyframe, with the `time` it was sent, or was on the disk, and
+//!   `stagesMs`: how long each stage of its way took (see [`crate::stats::Stages`]).
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -36,7 +39,7 @@ pub enum StatsError {
     },
 }
 
-/// Appends statistics reports to the file of this run.
+/// Appends lines to a file of this run.
 #[derive(Debug)]
 pub struct StatsWriter {
     path: PathBuf,
@@ -49,18 +52,37 @@ struct Line<'r, R> {
     report: &'r R,
 }
 
+#[derive(Serialize)]
+struct Timed<'r, R> {
+    time: f64,
+    #[serde(flatten)]
+    fields: &'r R,
+}
+
 impl StatsWriter {
-    /// Makes the directory where needed and a new file in it: `stats.jsonl`, or `stats-2.jsonl` and so
-    /// on when earlier runs, or another process, have left theirs there.
+    /// Makes the directory where needed and a new file for statistics reports in it: `stats.jsonl`, or
+    /// `stats-2.jsonl` and so on when earlier runs, or another process, have left theirs there.
     ///
     /// # Errors
     /// [`StatsError::Create`].
     pub fn create(dir: &Path) -> Result<Self, StatsError> {
+        Self::named(dir, "stats")
+    }
+
+    /// The same for keyframes: `keyframes.jsonl`.
+    ///
+    /// # Errors
+    /// [`StatsError::Create`].
+    pub fn of_keyframes(dir: &Path) -> Result<Self, StatsError> {
+        Self::named(dir, "keyframes")
+    }
+
+    fn named(dir: &Path, stem: &str) -> Result<Self, StatsError> {
         let failed = |source| StatsError::Create { dir: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(failed)?;
         for run in 1..=MOST_RUNS {
             let name =
-                if run == 1 { "stats.jsonl".to_owned() } else { format!("stats-{run}.jsonl") };
+                if run == 1 { format!("{stem}.jsonl") } else { format!("{stem}-{run}.jsonl") };
             let path = dir.join(name);
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => return Ok(Self { path, file: BufWriter::new(file) }),
@@ -82,9 +104,24 @@ impl StatsWriter {
     /// # Errors
     /// [`StatsError::Write`].
     pub fn write(&mut self, time: SystemTime, report: &impl Serialize) -> Result<(), StatsError> {
-        let line = Line { time: millis(time), report };
+        self.line(&Line { time: millis(time), report })
+    }
+
+    /// Writes what is known of a keyframe at `time`: an object.
+    ///
+    /// # Errors
+    /// [`StatsError::Write`].
+    pub fn keyframe(
+        &mut self,
+        time: SystemTime,
+        fields: &impl Serialize,
+    ) -> Result<(), StatsError> {
+        self.line(&Timed { time: millis(time), fields })
+    }
+
+    fn line(&mut self, line: &impl Serialize) -> Result<(), StatsError> {
         let failed = |source| StatsError::Write { path: self.path.clone(), source };
-        serde_json::to_writer(&mut self.file, &line).map_err(|error| failed(error.into()))?;
+        serde_json::to_writer(&mut self.file, line).map_err(|error| failed(error.into()))?;
         self.file.write_all(b"\n").and_then(|()| self.file.flush()).map_err(failed)
     }
 }
@@ -118,6 +155,10 @@ mod tests {
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines[0], json!({"time": 1500.0, "report": {"T1": {"type": "transport"}}}));
         assert_eq!(lines[1], json!({"time": 2500.0, "report": {}}));
+        let mut keyframes = StatsWriter::of_keyframes(&dir).unwrap();
+        keyframes.keyframe(at(1_500), &json!({"seq": 1, "stagesMs": {"encode": 30.5}})).unwrap();
+        let text = fs::read_to_string(dir.join("keyframes.jsonl")).unwrap();
+        assert_eq!(text, "{\"time\":1500.0,\"seq\":1,\"stagesMs\":{\"encode\":30.5}}\n");
     }
 
     #[test]

@@ -5,7 +5,10 @@ use std::{fmt, time::Duration};
 use serde::{Serialize, Serializer};
 
 use super::human;
-use crate::{stats::Histogram, types::ConnectionType};
+use crate::{
+    stats::{Histogram, StageHistograms, stages::stage_words},
+    types::ConnectionType,
+};
 
 /// Which end of the video a run was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,6 +75,8 @@ pub struct Summary {
     pub frame_bytes: Histogram,
     /// Keyframes a second over the run.
     pub frame_rate: f64,
+    /// How long the stages of keyframes took, ms.
+    pub stages_ms: StageHistograms,
 }
 
 fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -93,6 +98,7 @@ impl Summary {
             keyframes: Keyframes::default(),
             frame_bytes: Histogram::new(),
             frame_rate: 0.0,
+            stages_ms: StageHistograms::default(),
         }
     }
 }
@@ -116,8 +122,27 @@ impl fmt::Display for Summary {
         }
         let size = |size: f64| human::bytes(size.round() as u64);
         writeln!(f, "  frame size  {}", spread(&self.frame_bytes, Third::Max, size))?;
-        write!(f, "  frame rate  {}", human::rate(self.frame_rate))
+        write!(f, "  frame rate  {}", human::rate(self.frame_rate))?;
+        write!(f, "{}", stages(&self.stages_ms))
     }
+}
+
+/// Half of the keyframes took no longer: lines of four stages; nothing when none was measured.
+fn stages(times: &StageHistograms) -> String {
+    let spreads = times.spreads();
+    let known: Vec<String> = spreads
+        .named()
+        .into_iter()
+        .filter(|(name, _)| *name != "send")
+        .filter_map(|(name, spread)| {
+            Some(format!("{} {}", stage_words(name), human::millis(spread.p50?)))
+        })
+        .collect();
+    let lines = known.chunks(4).enumerate().map(|(line, stages)| {
+        let label = if line == 0 { "stages p50" } else { "" };
+        format!("\n  {label:<10}  {}", stages.join(", "))
+    });
+    lines.collect()
 }
 
 fn traffic(traffic: Traffic) -> String {
@@ -149,7 +174,7 @@ fn spread(histogram: &Histogram, third: Third, text: impl Fn(f64) -> String) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::RelayTransport;
+    use crate::{stats::Stages, types::RelayTransport};
 
     fn summary(role: Role) -> Summary {
         let mut summary = Summary::new(role);
@@ -165,6 +190,14 @@ mod tests {
             summary.frame_bytes.record(size);
         }
         summary.frame_rate = 0.2857;
+        summary.stages_ms.record(&Stages {
+            network: Some(1.6),
+            reassemble: Some(0.4),
+            decode: Some(6.6),
+            write: Some(9.0),
+            total: Some(48.0),
+            ..Stages::default()
+        });
         summary
     }
 
@@ -178,7 +211,9 @@ recv for 1 min 10 s
   data        3.0 KB out, 2.9 KB in
   keyframes   20 received, 19 verified, 1 broken
   frame size  min 98.0 KB, mean 98.7 KB, max 99.4 KB
-  frame rate  0.29/s";
+  frame rate  0.29/s
+  stages p50  network 1.60 ms, reassemble 0.40 ms, decode 6.60 ms, write 9.00 ms
+              capture to disk 48.0 ms";
         assert_eq!(summary(Role::Recv).to_string(), expected);
     }
 
@@ -203,5 +238,6 @@ recv for 1 min 10 s
         assert_eq!(json["keyframes"]["verified"], 19);
         assert_eq!(json["frameBytes"]["min"], 98_000.0);
         assert_eq!(json["frameRate"], 0.2857);
+        assert_eq!(json["stagesMs"]["decode"]["p50"], 6.6);
     }
 }

@@ -4,13 +4,14 @@
 //! can give it, and nothing on the async threads blocks.
 
 use std::{
+    sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::mpsc;
 
-use super::SessionError;
+use super::{SessionError, millis, sha256};
 use crate::{
     media::{
         decoder::{DecodeError, Decoder},
@@ -19,6 +20,7 @@ use crate::{
         h264::AccessUnit,
         source::{self, Captured, Source, SourceError, SourceOptions, SourceSpec},
     },
+    stats::Stages,
     types::Stage,
 };
 
@@ -51,14 +53,24 @@ pub enum CaptureResult {
 pub struct CapturedKeyframe {
     /// The access unit.
     pub access_unit: AccessUnit,
-    /// QP chosen; none for a stream that was encoded before.
-    pub qp: Option<u8>,
+    /// SHA-256 of it, lower-case hex.
+    pub sha256: String,
+    /// The frame it was encoded from; none for a stream that was encoded before.
+    pub original: Option<Arc<Frame>>,
+    /// The budget it had, bytes.
+    pub max_bytes: usize,
+    /// Mean QP of the macroblocks; none for a stream that was encoded before.
+    pub qp: Option<f64>,
     /// Encoder passes it took.
     pub passes: u32,
     /// Time the source took.
     pub capture_time: Duration,
     /// Time the encoder took.
     pub encode_time: Duration,
+    /// Its stages until it was encoded, ms.
+    pub stages: Stages<Option<f64>>,
+    /// When it was encoded.
+    pub encoded_at: Instant,
     /// Size before the picture was made smaller to fit the budget.
     pub scaled_from: Option<(u32, u32)>,
 }
@@ -172,7 +184,10 @@ fn may_recover(error: &SourceError) -> bool {
     matches!(
         error,
         SourceError::CameraBusy { .. }
+            | SourceError::CameraDenied { .. }
+            | SourceError::CameraFormat { .. }
             | SourceError::CameraGone { .. }
+            | SourceError::ListCameras { .. }
             | SourceError::CameraSilent { .. }
             | SourceError::Camera { .. }
     )
@@ -237,10 +252,18 @@ fn keyframe(
     let frame = match captured {
         Captured::AccessUnit(access_unit) if access_unit.data.len() <= encoder.max_bytes() => {
             return CaptureResult::Keyframe(Box::new(CapturedKeyframe {
+                capture_time: begun.elapsed(),
+                encoded_at: Instant::now(),
+                sha256: sha256(&access_unit.data),
+                stages: Stages {
+                    capture_age: Some(age(access_unit.captured_at)),
+                    ..Stages::default()
+                },
                 access_unit,
+                original: None,
+                max_bytes: encoder.max_bytes(),
                 qp: None,
                 passes: 0,
-                capture_time: begun.elapsed(),
                 encode_time: Duration::ZERO,
                 scaled_from: None,
             }));
@@ -263,6 +286,7 @@ fn keyframe(
         },
         Captured::Frame(frame) => frame,
     };
+    let fitting = Instant::now();
     let frame = match size.map(|(width, height)| frame.fit(width, height)) {
         Some(Ok(fitted)) => fitted,
         Some(Err(error)) => {
@@ -272,9 +296,20 @@ fn keyframe(
         None => frame,
     };
     let capture_time = begun.elapsed();
+    let convert = millis(source.convert_time() + fitting.elapsed());
+    let stages = Stages {
+        capture_age: Some((age(frame.captured_at) - convert).max(0.0)),
+        convert: Some(convert),
+        ..Stages::default()
+    };
     match encoder.encode(&frame) {
         Ok(encoded) => CaptureResult::Keyframe(Box::new(CapturedKeyframe {
+            encoded_at: Instant::now(),
+            sha256: sha256(&encoded.access_unit.data),
+            stages: Stages { encode: Some(millis(encoded.encode_time)), ..stages },
             access_unit: encoded.access_unit,
+            original: Some(Arc::new(frame)),
+            max_bytes: encoder.max_bytes(),
             qp: Some(encoded.qp),
             passes: encoded.passes,
             capture_time,
@@ -283,6 +318,11 @@ fn keyframe(
         })),
         Err(error) => CaptureResult::Failed(encode_error(&error)),
     }
+}
+
+/// How old a picture is, ms.
+pub(crate) fn age(captured_at: SystemTime) -> f64 {
+    millis(captured_at.elapsed().unwrap_or_default())
 }
 
 /// The picture of a keyframe, as the encoder takes it.

@@ -167,8 +167,8 @@ impl Conversation {
         read_at: Instant,
     ) -> (Option<String>, Said) {
         match message {
-            ControlMessage::Pong { id, .. } => {
-                self.pings.pong(&id, read_at);
+            ControlMessage::Pong { id, at, .. } => {
+                self.pings.pong(&id, at, read_at);
                 (None, Said::Nothing)
             }
             ControlMessage::Text { id, text } => {
@@ -249,6 +249,11 @@ impl Conversation {
     /// The selected pair of the current or last peer connection.
     pub(super) fn pair(&self) -> Option<&SelectedPair> {
         self.totals.pair()
+    }
+
+    /// The other side's clock less ours, s, when its answers tell.
+    pub(super) fn clock_offset(&self) -> Option<f64> {
+        self.pings.clock_offset()
     }
 
     /// What is common to the reports of both sides.

@@ -78,6 +78,11 @@ pub struct Report {
     pub last_bytes: Option<u64>,
 }
 
+/// A time as it is told: ms, to the microsecond.
+pub(crate) fn millis(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
 /// SHA-256 of an access unit as `keyframe` tells it: lower-case hex.
 pub(crate) fn sha256(data: &[u8]) -> String {
     Sha256::digest(data).iter().fold(String::with_capacity(64), |mut text, byte| {

@@ -14,41 +14,72 @@ pub const INTERVAL: Duration = Duration::from_secs(1);
 /// A ping without an answer by then is lost.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
+/// Answers the clocks' offset is taken from: clocks drift apart, about 50 us a second at most.
+const CLOCK_WINDOW: usize = 60;
+
 /// Pings of one side. Sans-IO: the time is an argument.
 #[derive(Debug, Default)]
 pub struct Pings {
     next: i64,
-    waiting: VecDeque<(i64, Instant)>,
+    waiting: VecDeque<Waiting>,
     times: Vec<f64>,
+    /// Of the last answers that carried the other side's clock: round-trip time, s; the clocks' offset
+    /// if both ways were equally long, s.
+    clock: VecDeque<(f64, f64)>,
     lost: u64,
+}
+
+/// A ping on its way.
+#[derive(Debug)]
+struct Waiting {
+    number: i64,
+    sent: Instant,
+    wall: SystemTime,
 }
 
 impl Pings {
     /// The next ping to send.
     pub fn ping(&mut self, now: Instant, wall: SystemTime) -> ControlMessage {
-        while self.waiting.front().is_some_and(|(_, sent)| now.duration_since(*sent) > GIVE_UP) {
+        while self.waiting.front().is_some_and(|ping| now.duration_since(ping.sent) > GIVE_UP) {
             self.waiting.pop_front();
             self.lost += 1;
         }
         self.next += 1;
-        self.waiting.push_back((self.next, now));
+        self.waiting.push_back(Waiting { number: self.next, sent: now, wall });
         let ts = serde_json::Number::from_f64(epoch_seconds(wall)).unwrap_or_else(|| 0.into());
         ControlMessage::Ping { id: Id::Number(self.next), ts, pad: None }
     }
 
-    /// Takes the answer to a ping of ours, which was read at `read_at`.
-    pub fn pong(&mut self, id: &Id, read_at: Instant) {
+    /// Takes the answer to a ping of ours, which was read at `read_at`; `at` is the other side's clock
+    /// when it answered, s since 1970.
+    pub fn pong(&mut self, id: &Id, at: Option<f64>, read_at: Instant) {
         let Id::Number(number) = id else { return };
-        if let Some(at) = self.waiting.iter().position(|(waiting, _)| waiting == number)
-            && let Some((_, sent)) = self.waiting.remove(at)
+        if let Some(position) = self.waiting.iter().position(|ping| ping.number == *number)
+            && let Some(ping) = self.waiting.remove(position)
         {
-            self.times.push(read_at.duration_since(sent).as_secs_f64() * 1e3);
+            let rtt = read_at.saturating_duration_since(ping.sent).as_secs_f64();
+            self.times.push(rtt * 1e3);
+            if let Some(at) = at {
+                self.clock.push_back((rtt, at - epoch_seconds(ping.wall) - rtt / 2.0));
+                if self.clock.len() > CLOCK_WINDOW {
+                    self.clock.pop_front();
+                }
+            }
         }
+    }
+
+    /// The other side's clock less ours, s, by the fastest of the last answers (RFC 5905 §8); none
+    /// when they do not tell.
+    #[must_use]
+    pub fn clock_offset(&self) -> Option<f64> {
+        let fastest = self.clock.iter().min_by(|a, b| a.0.total_cmp(&b.0));
+        fastest.map(|(_, offset)| *offset)
     }
 
     /// Forgets the pings on their way: the connection they were on is gone.
     pub fn reset(&mut self) {
         self.waiting.clear();
+        self.clock.clear();
     }
 
     /// Round-trip times since the last call, ms.
@@ -77,15 +108,32 @@ mod tests {
         };
         let first = id(pings.ping(begin, SystemTime::now()));
         let second = id(pings.ping(begin + INTERVAL, SystemTime::now()));
-        pings.pong(&second, begin + INTERVAL + Duration::from_millis(7));
-        pings.pong(&second, begin + INTERVAL + Duration::from_millis(9));
-        pings.pong(&Id::Text("x".into()), begin);
+        pings.pong(&second, None, begin + INTERVAL + Duration::from_millis(7));
+        pings.pong(&second, None, begin + INTERVAL + Duration::from_millis(9));
+        pings.pong(&Id::Text("x".into()), None, begin);
         let times = pings.take_times();
         assert_eq!(times.len(), 1);
         assert!((times[0] - 7.0).abs() < 1e-6);
         pings.ping(begin + GIVE_UP * 2, SystemTime::now());
         assert_eq!(pings.lost(), 1);
-        pings.pong(&first, begin + GIVE_UP * 2);
+        pings.pong(&first, None, begin + GIVE_UP * 2);
         assert!(pings.take_times().is_empty());
+        assert_eq!(pings.clock_offset(), None);
+    }
+
+    #[test]
+    fn the_fastest_answer_tells_the_offset_of_the_clocks() {
+        let mut pings = Pings::default();
+        let begin = Instant::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        // The other clock is 7 s ahead; the ways take 5 ms and 45 ms, then 5 ms each.
+        for (number, back) in [(1, 45), (2, 5)] {
+            pings.ping(begin, wall);
+            let read = begin + Duration::from_millis(5 + back);
+            pings.pong(&Id::Number(number), Some(1007.005), read);
+        }
+        assert!((pings.clock_offset().unwrap() - 7.0).abs() < 1e-6);
+        pings.reset();
+        assert_eq!(pings.clock_offset(), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The Mac: receives keyframes, verifies them, and has them written.
 
+mod underway;
+
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
@@ -8,14 +10,15 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::underway::Underway;
 use super::{
     Report, SessionError,
     command::command,
     conversation::{Conversation, Said},
     epoch_seconds,
     link::{Link, LinkConfig, LinkEvent},
-    pings, sha256,
-    store::{Received, Store, Stored},
+    pings,
+    store::{self, OnDisk, Received, Store, Stored},
     until,
 };
 use crate::{
@@ -25,6 +28,7 @@ use crate::{
     },
     peer::{PeerEvent, video::ReceivedAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
+    stats::Stages,
     types::Stage,
 };
 
@@ -79,6 +83,8 @@ pub struct StoredKeyframe {
     pub decode_time: Duration,
     /// Time writing took, syncing included.
     pub write_time: Duration,
+    /// The stages on this side, and the sum of both sides when the sender's clock is known, ms.
+    pub stages: Stages<Option<f64>>,
     /// Why there is no picture beside it, when there is none.
     pub undecoded: Option<String>,
 }
@@ -113,15 +119,14 @@ struct Receiver<'a> {
     arrived: u32,
     pending: VecDeque<Pending>,
     after_loss: bool,
-    network_times: VecDeque<Duration>,
+    /// Handed to the disk and not yet reported back, oldest first.
+    underway: VecDeque<Underway>,
     last_request: Option<Instant>,
     /// A keyframe was asked for and has not come.
     wanted: bool,
     /// Since when nothing has come, for the time-out.
     quiet_since: Instant,
     keyframes: u64,
-    /// Handed to the disk and not yet reported back.
-    writing: u64,
     verified: u64,
     broken: u64,
     last_bytes: Option<u64>,
@@ -138,7 +143,7 @@ pub async fn run(
     tell: &mut (dyn FnMut(ReceiverEvent) + Send),
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<ReceiverEnd, SessionError> {
-    let store = Store::start(&config.out, &config.formats)?;
+    let store = Store::start(&config.out, &config.formats).await?;
     let mut receiver = Receiver {
         talk: Conversation::new(Link::start(config.link), "sender"),
         store: Some(store),
@@ -151,12 +156,11 @@ pub async fn run(
         arrived: 0,
         pending: VecDeque::new(),
         after_loss: false,
-        network_times: VecDeque::new(),
+        underway: VecDeque::new(),
         last_request: None,
         wanted: false,
         quiet_since: Instant::now(),
         keyframes: 0,
-        writing: 0,
         verified: 0,
         broken: 0,
         last_bytes: None,
@@ -314,7 +318,11 @@ impl Receiver<'_> {
     async fn hand_over(&mut self, Pending { received, after_loss, .. }: Pending) {
         let unit = received.unit;
         let info = self.infos.remove(&unit.timestamp);
-        let sha256 = sha256(&unit.data);
+        let taken = self.keyframes + self.underway.len() as u64;
+        if self.count.is_some_and(|count| taken >= count) {
+            // As many as were asked for are on their way to the disk.
+            return;
+        }
         let received_at = epoch_seconds(received.received_at);
         let capture_time = info.as_ref().map(|info| info.capture_time);
         let record = FrameRecord {
@@ -325,24 +333,28 @@ impl Receiver<'_> {
             latency_ms: capture_time.map(|captured| ((received_at - captured) * 1e6).round() / 1e3),
             packets: unit.packets,
             retransmitted: unit.retransmitted,
-            verified: info.as_ref().map(|info| info.sha256.eq_ignore_ascii_case(&sha256)),
-            sha256,
             candidate_type: self.talk.pair().map(|pair| pair.local.to_string()),
             ..FrameRecord::default()
         };
         if h264::is_keyframe(&unit.data) {
-            self.network_times.push_back(unit.completed.duration_since(unit.first_packet));
-            self.writing += 1;
+            self.underway.push_back(Underway::new(&unit, info.as_ref()));
         }
+        let told_sha256 = info.map(|info| info.sha256);
+        let completed = unit.completed;
         if let Some(store) = &self.store {
-            store.put(Received { data: unit.data, record, after_loss }).await;
+            let received = Received { data: unit.data, record, told_sha256, completed, after_loss };
+            store.put(received).await;
         }
     }
 
     async fn on_stored(&mut self, stored: Option<Stored>) -> Result<(), SessionError> {
         match stored {
-            Some(Stored::Written { written, decode_time, write_time, undecoded }) => {
-                self.writing = self.writing.saturating_sub(1);
+            Some(Stored::Written(stored)) => {
+                let OnDisk { written, decode_time, write_time, stages, written_at, undecoded } =
+                    *stored;
+                let underway = self.underway.pop_front().unwrap_or_default();
+                let offset = self.talk.clock_offset();
+                let stages = underway.complete(stages, &written.record, written_at, offset);
                 self.keyframes += 1;
                 self.last_bytes = Some(written.record.bytes as u64);
                 let verified = written.record.verified;
@@ -361,9 +373,10 @@ impl Receiver<'_> {
                 }
                 (self.tell)(ReceiverEvent::Keyframe(Box::new(StoredKeyframe {
                     written,
-                    network_time: self.network_times.pop_front().unwrap_or_default(),
+                    network_time: underway.network_time,
                     decode_time,
                     write_time,
+                    stages,
                     undecoded,
                 })));
                 Ok(())
@@ -376,12 +389,7 @@ impl Receiver<'_> {
                 Ok(())
             }
             Some(Stored::Failed(error)) => Err(error),
-            None => Err(SessionError::new(
-                Stage::Output,
-                "thread-failed",
-                "the writing thread has stopped",
-                "run with -v for the details",
-            )),
+            None => Err(store::stopped()),
         }
     }
 

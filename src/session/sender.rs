@@ -2,6 +2,7 @@
 
 mod keyframe;
 mod settings;
+mod trouble;
 
 use std::{
     path::PathBuf,
@@ -10,8 +11,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use self::keyframe::save_error;
 pub(crate) use self::keyframe::transmit;
+use self::{
+    keyframe::{Sending, done, writer},
+    trouble::Trouble,
+};
 
 use super::{
     Report, SessionError,
@@ -21,9 +25,10 @@ use super::{
     pings, until,
 };
 use crate::{
-    media::sink::{FrameWriter, PictureFormat},
+    media::sink::FrameWriter,
     peer::{PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
+    stats::Stages,
 };
 
 /// Shortest and longest interval that can be set.
@@ -85,6 +90,8 @@ pub struct SentKeyframe {
     pub captured: CapturedKeyframe,
     /// How it was cut and handed over.
     pub sent: SentAccessUnit,
+    /// The stages on this side, ms.
+    pub stages: Stages<Option<f64>>,
     /// Where it was saved.
     pub saved: Option<PathBuf>,
 }
@@ -115,6 +122,8 @@ struct Sender<'a> {
     last_sent: Option<Instant>,
     /// A capture is under way.
     asked: bool,
+    /// A keyframe is leaving, which may take a second over a slow link.
+    sending: Option<Sending>,
     /// Kept for when it can be sent: the first keyframe of a source that ends.
     held: Option<CapturedKeyframe>,
     last: Option<(KeyframeInfo, CapturedKeyframe)>,
@@ -123,6 +132,7 @@ struct Sender<'a> {
     greeting: bool,
     end: Option<(SenderEnd, Instant)>,
     waiting_since: Option<Instant>,
+    trouble: Trouble,
 }
 
 /// What is left of the configuration once link and capture have begun.
@@ -145,12 +155,10 @@ pub async fn run(
     tell: &mut (dyn FnMut(SenderEvent) + Send),
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<SenderEnd, SessionError> {
-    let save = config
-        .save
-        .as_deref()
-        .map(|dir| FrameWriter::new(dir, &[PictureFormat::H264]))
-        .transpose()
-        .map_err(|error| save_error(&error))?;
+    let save = match config.save.take() {
+        Some(dir) => Some(writer(dir).await?),
+        None => None,
+    };
     tokio::pin!(stop);
     // A camera may take seconds to wake, and standard input may stay silent for ever.
     let (capture, first) = tokio::select! {
@@ -175,12 +183,14 @@ pub async fn run(
         due: None,
         last_sent: None,
         asked: false,
+        sending: None,
         held: (!config.live).then_some(first),
         last: None,
         seq: 0,
         greeting: false,
         end: None,
         waiting_since: Some(Instant::now()),
+        trouble: Trouble::default(),
     };
     let result = sender.work(stop, texts).await;
     sender.report().await;
@@ -208,7 +218,8 @@ impl Sender<'_> {
             tokio::select! {
                 () = &mut stop => return Ok(SenderEnd::Stopped),
                 event = self.talk.link.next() => self.on_link(event).await?,
-                result = self.capture.result(), if self.asked => self.on_capture(result).await?,
+                result = self.capture.result(), if self.asked => self.on_capture(result)?,
+                sent = done(&mut self.sending) => self.on_sent(sent).await?,
                 _ = second.tick() => self.on_second().await,
                 text = texts.recv(), if texts_open => match text {
                     Some(text) => {
@@ -218,10 +229,11 @@ impl Sender<'_> {
                     }
                     None => texts_open = false,
                 },
-                () = until(wake) => self.on_wake().await?,
+                () = until(wake) => self.on_wake()?,
             }
             if let Some((end, at)) = self.end
                 && (Instant::now() >= at || self.talk.link.peer().is_none())
+                && self.sending.is_none()
             {
                 return Ok(end);
             }
@@ -231,13 +243,14 @@ impl Sender<'_> {
     fn next_wake(&self) -> Option<Instant> {
         let timeout = self.waiting_since.zip(self.config.timeout).map(|(since, t)| since + t);
         let duration = self.begun.zip(self.config.duration).map(|(at, d)| at + d);
-        let due = if self.asked || self.end.is_some() { None } else { self.due };
-        let end = self.end.map(|(_, at)| at);
+        let busy = self.asked || self.sending.is_some();
+        let due = if busy || self.end.is_some() { None } else { self.due };
+        let end = self.end.filter(|_| self.sending.is_none()).map(|(_, at)| at);
         let over = if self.end.is_some() { None } else { duration };
         [timeout, over, due, end].into_iter().flatten().min()
     }
 
-    async fn on_wake(&mut self) -> Result<(), SessionError> {
+    fn on_wake(&mut self) -> Result<(), SessionError> {
         let now = Instant::now();
         if self.end.is_some() {
             return Ok(());
@@ -253,30 +266,40 @@ impl Sender<'_> {
             self.end = Some((SenderEnd::Duration, now + LINGER));
             return Ok(());
         }
-        if self.due.is_some_and(|due| now >= due) && !self.asked {
-            self.begin_keyframe().await?;
+        let busy = self.asked || self.sending.is_some();
+        if self.due.is_some_and(|due| now >= due) && !busy {
+            self.begin_keyframe();
         }
         Ok(())
     }
 
     /// Asks for a picture, or sends the one that waits.
-    async fn begin_keyframe(&mut self) -> Result<(), SessionError> {
+    fn begin_keyframe(&mut self) {
         if let Some(mut held) = self.held.take() {
             // Of a file: it is as new as the moment it is sent.
             held.access_unit.captured_at = SystemTime::now();
-            return self.send_keyframe(held).await;
+            held.stages = Stages { capture_age: Some(0.0), ..Stages::default() };
+            held.encoded_at = std::time::Instant::now();
+            return self.send_keyframe(held);
         }
         self.asked = true;
         self.capture.ask(CaptureRequest::Keyframe);
-        Ok(())
     }
 
-    async fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
+    fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
         self.asked = false;
         match result {
-            CaptureResult::Keyframe(keyframe) => self.send_keyframe(*keyframe).await,
+            CaptureResult::Keyframe(keyframe) => {
+                if let Some(line) = self.trouble.over(Instant::now()) {
+                    self.line(line);
+                }
+                self.send_keyframe(*keyframe);
+                Ok(())
+            }
             CaptureResult::Retry(error) => {
-                self.line(format!("{}: {}; trying again", error.stage, error.message));
+                if let Some(line) = self.trouble.failed(&error, Instant::now()) {
+                    self.line(line);
+                }
                 self.due = Some(Instant::now() + RETRY_SOURCE);
                 Ok(())
             }
@@ -309,7 +332,7 @@ impl Sender<'_> {
             }
             Said::Text(text) => (self.tell)(SenderEvent::Text(text)),
             Said::Control(ControlMessage::KeyframeRequest { .. }, _)
-            | Said::Peer(PeerEvent::KeyframeRequested(_)) => self.on_request().await,
+            | Said::Peer(PeerEvent::KeyframeRequested(_)) => self.on_request(),
             Said::Control(ControlMessage::Set { id, settings }, channel) => {
                 let answer = ControlMessage::Ack { id, error: self.set(&settings).err() };
                 self.talk.answer(&answer, &channel).await;
@@ -322,7 +345,8 @@ impl Sender<'_> {
     fn disconnected(&mut self) {
         self.due = None;
         self.waiting_since = Some(Instant::now());
-        if !self.config.live && self.held.is_none() && !self.asked && self.end.is_none() {
+        let busy = self.asked || self.sending.is_some();
+        if !self.config.live && self.held.is_none() && !busy && self.end.is_none() {
             // A receiver that has got everything leaves: only a look at the source tells whether
             // there is a reason to wait for the next one.
             self.asked = true;
@@ -331,8 +355,13 @@ impl Sender<'_> {
     }
 
     /// The other side wants a keyframe: now, but not more often than makes sense.
-    async fn on_request(&mut self) {
+    fn on_request(&mut self) {
         let now = Instant::now();
+        if let Some(sending) = &mut self.sending {
+            // Perhaps it is the answer already, perhaps it is what got lost.
+            sending.asked_meanwhile = true;
+            return;
+        }
         let earliest = self.last_sent.map_or(now, |sent| now.max(sent + REQUEST_GAP));
         if self.end.is_some() {
             if earliest > now {
@@ -354,8 +383,7 @@ impl Sender<'_> {
                     rtp_timestamp: rtp_timestamp.unwrap_or(info.rtp_timestamp),
                     ..info
                 };
-                transmit(&peer, &info, &captured.access_unit).await;
-                self.end = self.end.map(|(end, _)| (end, now + LINGER));
+                self.sending = Some(Sending::start(peer, info, captured, true));
             }
         } else if self.talk.connected {
             self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));

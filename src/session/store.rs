@@ -2,24 +2,25 @@
 //!
 //! Access units go in in the order they came; what became of each comes out. The queue is bounded:
 //! when the disk is slower than the stream, the network side waits, and nothing that was received
-//! is thrown away.
+//! is thrown away. The hash is compared here, too: it takes time like the decoder.
 
 use std::{
     path::Path,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::SessionError;
+use super::{SessionError, millis, sha256};
 use crate::{
     media::{
         decoder::Decoder,
         h264,
         sink::{FrameRecord, FrameWriter, PictureFormat, Written},
     },
+    stats::Stages,
     types::Stage,
 };
 
@@ -31,8 +32,12 @@ const QUEUE: usize = 64;
 pub struct Received {
     /// Annex B form.
     pub data: Bytes,
-    /// What is known of it; size and picture come from the decoder.
+    /// What is known of it; size and picture come from the decoder, and the hash is computed here.
     pub record: FrameRecord,
+    /// The hash its sender told, if it told one.
+    pub told_sha256: Option<String>,
+    /// When its last packet came.
+    pub completed: Instant,
     /// Whether it came right after packets that were lost for good.
     pub after_loss: bool,
 }
@@ -41,22 +46,30 @@ pub struct Received {
 #[derive(Debug)]
 pub enum Stored {
     /// A keyframe is on disk.
-    Written {
-        /// Its files and its line.
-        written: Written,
-        /// Time the decoder took.
-        decode_time: Duration,
-        /// Time writing took, syncing included.
-        write_time: Duration,
-        /// Why there is no picture beside it, when there is none.
-        undecoded: Option<String>,
-    },
+    Written(Box<OnDisk>),
     /// A picture between keyframes was decoded; such are not written.
     Passed,
     /// A picture between keyframes that cannot be decoded: a keyframe is wanted.
     Broken(String),
     /// The disk failed.
     Failed(SessionError),
+}
+
+/// A keyframe on disk.
+#[derive(Debug)]
+pub struct OnDisk {
+    /// Its files and its line.
+    pub written: Written,
+    /// Time the decoder took.
+    pub decode_time: Duration,
+    /// Time writing took, syncing included.
+    pub write_time: Duration,
+    /// The stages from its last packet to the disk, ms.
+    pub stages: Stages<Option<f64>>,
+    /// When it was on the disk.
+    pub written_at: SystemTime,
+    /// Why there is no picture beside it, when there is none.
+    pub undecoded: Option<String>,
 }
 
 /// The asking end of the thread.
@@ -67,33 +80,34 @@ pub struct Store {
 }
 
 impl Store {
-    /// Checks the directory and starts the thread.
+    /// Starts the thread, which checks the directory first.
     ///
     /// # Errors
     /// The directory cannot be made or written to, or the decoder cannot start.
-    pub fn start(dir: &Path, formats: &[PictureFormat]) -> Result<Self, SessionError> {
-        let writer = FrameWriter::new(dir, formats).map_err(|error| sink_error(&error))?;
-        let decoder = Decoder::new().map_err(|error| {
-            SessionError::new(
-                Stage::Video,
-                "decoder-failed",
-                error.to_string(),
-                "run with -v for the details",
-            )
-        })?;
+    pub async fn start(dir: &Path, formats: &[PictureFormat]) -> Result<Self, SessionError> {
         let (input, input_out) = mpsc::channel(QUEUE);
         let (output_in, output) = mpsc::unbounded_channel();
-        thread::Builder::new()
-            .name("store".into())
-            .spawn(move || run(writer, decoder, input_out, &output_in))
-            .map_err(|error| {
-                SessionError::new(
-                    Stage::Output,
-                    "thread-failed",
-                    format!("cannot start the writing thread: {error}"),
-                    "raise the limit on threads (ulimit -u)",
-                )
-            })?;
+        let (ready_in, ready) = tokio::sync::oneshot::channel();
+        let (dir, formats) = (dir.to_owned(), formats.to_vec());
+        let body = move || match open(&dir, &formats) {
+            Ok((writer, decoder)) => {
+                if ready_in.send(Ok(())).is_ok() {
+                    run(writer, decoder, input_out, &output_in);
+                }
+            }
+            Err(error) => {
+                let _ = ready_in.send(Err(error));
+            }
+        };
+        thread::Builder::new().name("store".into()).spawn(body).map_err(|error| {
+            SessionError::new(
+                Stage::Output,
+                "thread-failed",
+                format!("cannot start the writing thread: {error}"),
+                "raise the limit on threads (ulimit -u)",
+            )
+        })?;
+        ready.await.map_err(|_| stopped())??;
         Ok(Self { input, output })
     }
 
@@ -118,6 +132,25 @@ impl Store {
         }
         left
     }
+}
+
+/// The thread is gone without a word.
+pub(super) fn stopped() -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        "thread-failed",
+        "the writing thread has stopped",
+        "run with -v for the details",
+    )
+}
+
+fn open(dir: &Path, formats: &[PictureFormat]) -> Result<(FrameWriter, Decoder), SessionError> {
+    let writer = FrameWriter::new(dir, formats).map_err(|error| sink_error(&error))?;
+    let decoder = Decoder::new().map_err(|error| {
+        let remedy = "run with -v for the details";
+        SessionError::new(Stage::Video, "decoder-failed", error.to_string(), remedy)
+    })?;
+    Ok((writer, decoder))
 }
 
 fn sink_error(error: &crate::media::sink::SinkError) -> SessionError {
@@ -164,10 +197,13 @@ fn run(
 }
 
 fn keyframe_stored(writer: &mut FrameWriter, decoder: &mut Decoder, received: Received) -> Stored {
+    let mut record = received.record;
+    record.sha256 = sha256(&received.data);
+    record.verified = received.told_sha256.map(|told| told.eq_ignore_ascii_case(&record.sha256));
     let begun = Instant::now();
+    let reassemble = begun.saturating_duration_since(received.completed);
     let decoded = decoder.decode(&received.data);
     let decode_time = begun.elapsed();
-    let mut record = received.record;
     if let Ok(frame) = &decoded {
         (record.width, record.height) = (frame.width, frame.height);
     } else if let Some((width, height)) = h264::dimensions(&received.data) {
@@ -175,12 +211,23 @@ fn keyframe_stored(writer: &mut FrameWriter, decoder: &mut Decoder, received: Re
     }
     let begun = Instant::now();
     match writer.write(&received.data, decoded.as_ref().ok(), record) {
-        Ok(written) => Stored::Written {
-            written,
-            decode_time,
-            write_time: begun.elapsed(),
-            undecoded: decoded.err().map(|error| error.to_string()),
-        },
+        Ok(written) => {
+            let write_time = begun.elapsed();
+            let stages = Stages {
+                reassemble: Some(millis(reassemble)),
+                decode: Some(millis(decode_time)),
+                write: Some(millis(write_time)),
+                ..Stages::default()
+            };
+            Stored::Written(Box::new(OnDisk {
+                written,
+                decode_time,
+                write_time,
+                stages,
+                written_at: SystemTime::now(),
+                undecoded: decoded.err().map(|error| error.to_string()),
+            }))
+        }
         Err(error) => Stored::Failed(sink_error(&error)),
     }
 }

@@ -461,6 +461,7 @@ fn garbage() -> Vec<ControlMessage> {
         ControlMessage::Text { id: Id::Number(1), text: "x".repeat(70_000) },
         // Not a number in JSON: `null`, where a number must be.
         ControlMessage::Keyframe(KeyframeInfo {
+            sent_at: None,
             seq: u64::MAX,
             rtp_timestamp: 0,
             capture_time: f64::NAN,

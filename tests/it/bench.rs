@@ -96,11 +96,13 @@ fn alone_it_measures_everything_and_writes_nothing() {
     let keyframes = &result["keyframes"];
     assert_eq!([&keyframes["sent"], &keyframes["received"], &keyframes["intact"]], [3, 3, 3]);
     assert_eq!(keyframes["overLimit"], 0);
-    for key in ["bytes", "latencyMs", "encodeMs", "psnrDb"] {
+    for key in ["bytes", "latencyMs", "encodeMs", "psnrDb", "ssim"] {
         assert_eq!(keyframes[key]["count"], 3, "{key}");
         assert!(keyframes[key]["min"].as_f64().unwrap() > 0.0, "{key}");
     }
     assert!(keyframes["psnrDb"]["min"].as_f64().unwrap() > 25.0);
+    let ssim = keyframes["ssim"]["min"].as_f64().unwrap();
+    assert!(ssim > 0.7 && ssim <= 1.0, "{ssim}");
     assert!(result["resources"]["cpuSeconds"].as_f64().unwrap() > 0.0);
     assert!(result["resources"]["maxRssBytes"].as_u64().unwrap() > 1_000_000);
 }
@@ -350,7 +352,8 @@ fn ctrl_c_half_way_gives_the_part_that_was_measured() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json-stream", "--connections", "1000", "--pings", "5000"];
     let bench = start(dir.path(), &[&words[..], &["--keyframes", "0", "--out", "b.json"]].concat());
-    bench.event("connection", 2);
+    // One of them is to warm up.
+    bench.event("connection", 3);
     bench.signal(Signal::INT);
     let ended = bench.end();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);

@@ -289,7 +289,7 @@ async fn an_expired_mapping_closes_its_socket() {
 async fn arrivals(seed: u64, count: u32) -> (Vec<u32>, u16) {
     let outside = outsider("127.0.0.1").await;
     let link = Link { loss: 0.2, ..Link::default() };
-    let config = GatewayConfig { profile: profile("sym"), link, seed, outside: None };
+    let config = GatewayConfig { profile: profile("sym"), link, seed, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).unwrap();
     let socket = gateway.bind().unwrap();
     let to = outside.local_addr().unwrap();

@@ -7,6 +7,7 @@ mod certificates;
 mod cli;
 mod doctor;
 mod doctor_in_lab;
+mod fuzz;
 mod gathering;
 #[cfg(target_os = "linux")]
 mod kernel;
@@ -15,8 +16,10 @@ mod layering;
 mod main_job;
 mod matrix;
 mod media;
+mod pacing;
 mod peer;
 mod raw_http;
+mod repair;
 mod report;
 mod run;
 mod signaling_client;

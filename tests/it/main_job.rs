@@ -322,6 +322,18 @@ fn statistics_and_dumps_are_written() {
         rig.send("pattern:320x240", &for_send.iter().map(String::as_str).collect::<Vec<_>>());
     send.end().well();
     recv.end().well();
+    let sent = fs::read_to_string(rig.path("send-stats/keyframes.jsonl")).unwrap();
+    assert_eq!(sent.lines().count(), 15, "{sent}");
+    for line in sent.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let number = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key}: {line}"));
+        assert!(number("psnrDb") > 30.0 && number("ssim") > 0.8 && number("ssim") <= 1.0, "{line}");
+        assert!(number("fill") <= 1.0 && number("fill") * number("maxBytes") > 1e3, "{line}");
+        assert!(
+            number("qp") <= 51.0 && number("passes") >= 1.0 && number("encodeMs") > 0.0,
+            "{line}"
+        );
+    }
     for (name, rtp) in [("recv", "inbound-rtp"), ("send", "outbound-rtp")] {
         let text = fs::read_to_string(rig.path(&format!("{name}-stats/stats.jsonl"))).unwrap();
         let lines: Vec<Value> =

@@ -9,13 +9,13 @@ use std::{
 
 use orion_peer::media::{
     Captured, DecodeError, Decoder, EncodeError, EncodedKeyframe, EncoderConfig, Frame,
-    FrameRecord, FrameWriter, KeyframeEncoder, PictureFormat, Source, SourceError, SourceOptions,
-    SourceSpec,
+    FrameRecord, FrameWriter, KeyframeEncoder, PictureFormat, Quality, Source, SourceError,
+    SourceOptions, SourceSpec,
     h264::{
         NalType, append_nal, dimensions, idr_pic_id, nal_type, nal_units, normalize,
         profile_level_id,
     },
-    source::{list_devices, open, open_stream, read_picture},
+    source::{CameraSpec, list_devices, open, open_stream, read_picture},
 };
 
 const BUDGET: usize = 100_000;
@@ -64,12 +64,13 @@ fn photos_fill_the_budget_and_never_more() {
             let EncodedKeyframe { access_unit, qp, passes, scaled_from, .. } = keyframe;
             let data = &access_unit.data;
             let size = data.len();
-            println!("round {round}: {size} bytes at QP {qp} in {passes} passes");
+            println!("round {round}: {size} bytes at QP {qp:.1} in {passes} passes");
             assert!(size <= BUDGET, "{size} bytes are over the budget");
-            assert!(size >= BUDGET * 87 / 100, "{size} bytes leave the budget unused");
+            assert!(size >= BUDGET * 96 / 100, "{size} bytes leave the budget unused");
             assert!(passes <= 7, "{passes} passes");
             assert_eq!(scaled_from, None);
-            assert_eq!(types(data), [NalType::Sps, NalType::Pps, NalType::Idr]);
+            assert_eq!(types(data)[..2], [NalType::Sps, NalType::Pps]);
+            assert_eq!(types(data)[2..], [NalType::Idr; 4]);
             assert_eq!(data, &normalize(data));
             assert_eq!(dimensions(data), Some((photo.width, photo.height)));
             let id = idr_pic_id(data);
@@ -83,12 +84,106 @@ fn photos_fill_the_budget_and_never_more() {
 
 #[test]
 fn a_steady_scene_takes_two_passes_at_most() {
+    for photo in photos() {
+        let mut encoder = encoder(BUDGET);
+        encoder.encode(photo).unwrap();
+        let mut passes: Vec<u32> = (0..9)
+            .map(|seed| encoder.encode(&grainy(photo, seed)).unwrap())
+            .inspect(|keyframe| {
+                let size = keyframe.access_unit.data.len();
+                assert!((BUDGET * 96 / 100..=BUDGET).contains(&size), "{size}");
+            })
+            .map(|keyframe| keyframe.passes)
+            .collect();
+        passes.sort_unstable();
+        assert!(passes[passes.len() / 2] <= 2, "{passes:?}");
+    }
+}
+
+/// The picture as a camera gives it the next time: every pixel off by one at most.
+fn grainy(frame: &Frame, seed: u64) -> Frame {
+    let grain = noise(frame.width, frame.height, seed);
+    let luma = frame.y.iter().zip(&grain.y);
+    Frame {
+        y: luma.map(|(y, grain)| y.saturating_add(grain % 3).max(1) - 1).collect(),
+        ..frame.clone()
+    }
+}
+
+/// Pictures that are hard in ways of their own: plain, steep, fine, half and half, random.
+fn extremes(width: u32, height: u32) -> Vec<(&'static str, Frame)> {
+    let drawn = |luma: &dyn Fn(u32, u32) -> u8| {
+        let pixels = width * height;
+        let mut data: Vec<u8> = (0..pixels).map(|i| luma(i % width, i / width)).collect();
+        data.extend(vec![128; pixels as usize / 2]);
+        Frame::from_i420(width, height, &data, SystemTime::UNIX_EPOCH).unwrap()
+    };
+    let random = noise(width, height, 11);
+    let grain = |x: u32, y: u32| random.y[(y * width + x) as usize];
+    vec![
+        ("black", drawn(&|_, _| 16)),
+        ("white", drawn(&|_, _| 235)),
+        ("checks of a pixel", drawn(&|x, y| if (x + y) % 2 == 0 { 16 } else { 235 })),
+        ("checks of 5 pixels", drawn(&|x, y| if (x / 5 + y / 5) % 2 == 0 { 16 } else { 235 })),
+        ("ramp", drawn(&|x, _| (x * 255 / width) as u8)),
+        (
+            "noise in the lower third",
+            drawn(&|x, y| if y * 3 > height * 2 { grain(x, y) } else { 90 }),
+        ),
+        ("noise in the upper third", drawn(&|x, y| if y * 3 < height { grain(x, y) } else { 90 })),
+        ("grain", drawn(&|x, y| 100 + grain(x, y) % 16)),
+        ("noise", drawn(&grain)),
+    ]
+}
+
+#[test]
+fn nothing_is_over_the_budget_whatever_comes_after_what() {
     let mut encoder = encoder(BUDGET);
-    let sizes: Vec<(usize, u32)> = (0..5)
-        .map(|_| encoder.encode(&photos()[0]).unwrap())
-        .map(|keyframe| (keyframe.access_unit.data.len(), keyframe.passes))
-        .collect();
-    assert!(sizes[1..].iter().all(|(_, passes)| *passes <= 2), "{sizes:?}");
+    let mut decoder = Decoder::new().unwrap();
+    for (width, height) in [(1280, 720), (1920, 1080)] {
+        let mut scenes = extremes(width, height);
+        // A photo after each: what was hard before must not spoil it.
+        let mut between = photos().iter().cycle();
+        while let Some((name, scene)) = scenes.pop() {
+            let photo = between.next().unwrap().resize(width, height).unwrap();
+            for (name, frame) in [(name, scene), ("a photo after it", photo)] {
+                let EncodedKeyframe { access_unit, passes, scaled_from, .. } =
+                    encoder.encode(&frame).unwrap();
+                let size = access_unit.data.len();
+                println!("{width}x{height} {name}: {size} bytes, {passes} passes, {scaled_from:?}");
+                assert!(size <= BUDGET, "{name}: {size} bytes");
+                let decoded = decoder.decode(&access_unit.data).unwrap();
+                assert_eq!(
+                    (decoded.width, decoded.height),
+                    (access_unit.width, access_unit.height)
+                );
+                if scaled_from.is_none() {
+                    let psnr = decoded.psnr_y(&frame).unwrap();
+                    assert!(psnr > 12.0, "{name}: {psnr} dB");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_to_another_scene_is_filled_at_once() {
+    let mut encoder = encoder(BUDGET);
+    let mut decoder = Decoder::new().unwrap();
+    let plain = Frame::from_rgb8(1280, 720, &vec![99; 1280 * 720 * 3], SystemTime::now()).unwrap();
+    for round in 0..2 {
+        for photo in photos() {
+            assert!(encoder.encode(&plain).unwrap().access_unit.data.len() < 10_000);
+            let keyframe = encoder.encode(photo).unwrap();
+            let size = keyframe.access_unit.data.len();
+            assert!((BUDGET * 96 / 100..=BUDGET).contains(&size), "round {round}: {size}");
+            assert!(keyframe.passes <= 6, "{} passes", keyframe.passes);
+            let quality = Quality::of_keyframe(photo, &keyframe.access_unit.data).unwrap().unwrap();
+            let decoded = decoder.decode(&keyframe.access_unit.data).unwrap();
+            assert_eq!(Quality::between(photo, &decoded), Some(quality));
+            assert!(quality.psnr_y > 30.0 && quality.ssim_y > 0.85, "{quality:?}");
+        }
+    }
 }
 
 #[test]
@@ -159,7 +254,7 @@ fn extreme_frames_are_encoded_or_refused() {
         let keyframe = encoder.encode(&grey(w, h)).unwrap();
         let frame = decoder.decode(&keyframe.access_unit.data).unwrap();
         assert_eq!((frame.width, frame.height), (w & !1, h & !1));
-        assert_eq!(keyframe.qp, 0, "a plain picture fits at the best quality");
+        assert!(keyframe.qp < 0.1, "a plain picture fits at the best quality");
     }
     assert!(matches!(encoder.encode(&grey(14, 200)), Err(EncodeError::TooSmall { .. })));
     assert!(matches!(encoder.encode(&grey(3842, 20)), Err(EncodeError::TooLarge { .. })));
@@ -417,7 +512,8 @@ fn a_stream_is_told_by_its_first_bytes() {
 
 #[test]
 fn a_camera_that_is_not_there_is_an_error() {
-    let error = open(&SourceSpec::Camera(Some(4711)), SourceOptions::default()).err().unwrap();
+    let spec = SourceSpec::Camera(CameraSpec { index: Some(4711), pixels: None });
+    let error = open(&spec, SourceOptions::default()).err().unwrap();
     assert!(matches!(error, SourceError::NoCamera { index: Some(4711) }), "{error}");
     assert!(error.remedy().contains("pattern"));
     // With or without cameras, listing them is no failure.
@@ -540,7 +636,7 @@ fn the_pattern_encodes_like_a_picture() {
     let Ok(Some(Captured::Frame(frame))) = source.next() else { panic!() };
     let keyframe = encoder.encode(&frame).unwrap();
     println!("pattern: {} bytes at QP {}", keyframe.access_unit.data.len(), keyframe.qp);
-    assert!((15..45).contains(&keyframe.qp), "QP {}", keyframe.qp);
+    assert!((15.0..45.0).contains(&keyframe.qp), "QP {}", keyframe.qp);
     assert_eq!(keyframe.access_unit.captured_at, frame.captured_at);
     assert!(keyframe.encode_time > Duration::ZERO);
 }

@@ -133,7 +133,8 @@ pub fn keyframe(bytes: u32) -> AccessUnit {
     unit(data)
 }
 
-fn unit(data: impl Into<Bytes>) -> AccessUnit {
+/// An access unit of these bytes.
+pub fn unit(data: impl Into<Bytes>) -> AccessUnit {
     let data = data.into();
     let (width, height) = h264::dimensions(&data).unwrap_or_default();
     AccessUnit { data, width, height, captured_at: SystemTime::now() }
@@ -236,7 +237,7 @@ async fn nothing_is_sent_before_there_is_a_connection() {
 }
 
 /// An ordinary encoder: one keyframe, then pictures that build on it.
-struct Stream {
+pub struct Stream {
     encoder: Encoder,
     width: usize,
     height: usize,
@@ -244,7 +245,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(width: usize, height: usize) -> Self {
+    pub fn new(width: usize, height: usize) -> Self {
         let config = EncoderConfig::new()
             .bitrate(BitRate::from_bps(2_000_000))
             .rate_control_mode(RateControlMode::Off)
@@ -255,7 +256,7 @@ impl Stream {
     }
 
     /// The next picture, Annex B.
-    fn next(&mut self, keyframe: bool) -> Vec<u8> {
+    pub fn next(&mut self, keyframe: bool) -> Vec<u8> {
         if keyframe {
             self.encoder.force_intra_frame();
         }
@@ -272,7 +273,8 @@ impl Stream {
     }
 }
 
-async fn server() -> RunningServer {
+/// A server for the two sessions.
+pub async fn server() -> RunningServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     Server::start(ServerConfig::dev().await.unwrap(), listener).await.unwrap()
 }
@@ -285,13 +287,13 @@ fn link(server: &RunningServer, device: &str, role: PeerRole) -> LinkConfig {
 
 /// What a receiving session told.
 #[derive(Default)]
-struct Told {
-    keyframes: Vec<StoredKeyframe>,
-    broken: u64,
+pub struct Told {
+    pub keyframes: Vec<StoredKeyframe>,
+    pub broken: u64,
 }
 
 /// Runs a receiving session until `count` keyframes are on disk.
-async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
+pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
     let config = ReceiverConfig {
         link: link(server, "mac", PeerRole::Receiver),
         out: out.to_owned(),
@@ -312,7 +314,7 @@ async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
 }
 
 /// A sender in the room, connected.
-async fn sending(server: &RunningServer) -> (Link, Arc<Peer>) {
+pub async fn sending(server: &RunningServer) -> (Link, Arc<Peer>) {
     let mut link = Link::start(link(server, "phone", PeerRole::Sender));
     loop {
         match link.next().await {

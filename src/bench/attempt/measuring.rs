@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    super::{matching::Verified, video},
+    super::{matching::Verified, milestones::ms, video},
     Connection,
 };
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     proto::control::{ControlMessage, KeyframeInfo},
     report::bench::schema::KeyframeRecord,
     session::{epoch_seconds, sender::transmit},
+    stats::Stages,
 };
 
 impl Connection<'_> {
@@ -33,8 +34,9 @@ impl Connection<'_> {
     /// A keyframe came from the other side.
     pub(super) fn keyframe(&mut self, Verified { info, received, intact }: Verified) {
         // The clocks' offset is taken out at the end, when it is known best.
-        let latency = (epoch_seconds(received.received_at) - info.capture_time) * 1e3;
-        self.came(&received, Some(intact), Some(latency));
+        let since = |theirs: f64| (epoch_seconds(received.received_at) - theirs) * 1e3;
+        let network = info.sent_at.map(since);
+        self.came(&received, Some(intact), Some(since(info.capture_time)), network);
     }
 
     fn came(
@@ -42,6 +44,7 @@ impl Connection<'_> {
         received: &ReceivedAccessUnit,
         intact: Option<bool>,
         latency_ms: Option<f64>,
+        network_ms: Option<f64>,
     ) {
         let record = KeyframeRecord {
             bytes: received.unit.data.len() as u64,
@@ -49,6 +52,11 @@ impl Connection<'_> {
             received: Some(true),
             intact,
             latency_ms,
+            stages_ms: Stages {
+                network: network_ms,
+                reassemble: Some(ms(received.unit.completed.elapsed())),
+                ..Stages::default()
+            },
             ..KeyframeRecord::default()
         };
         self.video.received(received.unit.completed, record);
@@ -71,12 +79,11 @@ impl Connection<'_> {
             sha256: picture.sha256.clone(),
             width: unit.width,
             height: unit.height,
+            sent_at: None,
         };
         self.video.sent(&picture, rtp_timestamp, Instant::now(), self.told);
         // On a task of its own: pings keep their pace.
-        self.sending = Some(tokio::spawn(async move {
-            transmit(&peer, &info, &unit).await;
-        }));
+        self.sending = Some(tokio::spawn(async move { transmit(&peer, &info, &unit).await }));
     }
 
     /// Does what is due.
@@ -106,7 +113,7 @@ impl Connection<'_> {
         match self.role {
             PeerRole::Receiver => {
                 while let Some(received) = self.matching.overdue(now) {
-                    self.came(&received, None, None);
+                    self.came(&received, None, None, None);
                 }
                 self.ask_for_keyframe(now).await;
             }

@@ -21,6 +21,9 @@ impl Connection<'_> {
     pub(super) fn finish(mut self) -> Attempted {
         let offset = self.pinging.clock_offset();
         let untold = self.complete_keyframes(offset);
+        if self.role == PeerRole::Sender {
+            self.video.entries_mut().iter_mut().for_each(|entry| complete(&mut entry.record));
+        }
         self.marks.first_keyframe = self.video.first_whole();
         let wanted = self.share.keyframes > 0;
         let whole = self.marks.first_keyframe.is_some() || untold;
@@ -86,9 +89,11 @@ impl Connection<'_> {
         if self.role == PeerRole::Receiver {
             for entry in self.video.entries_mut() {
                 // Without the other clock a difference of the two says nothing.
-                let latency = entry.record.latency_ms.zip(offset);
-                entry.record.latency_ms =
-                    latency.map(|(seen, offset)| micros((seen + offset * 1e3).max(0.0)));
+                let true_time = |seen: Option<f64>| {
+                    seen.zip(offset).map(|(seen, offset)| micros((seen + offset * 1e3).max(0.0)))
+                };
+                entry.record.latency_ms = true_time(entry.record.latency_ms);
+                entry.record.stages_ms.network = true_time(entry.record.stages_ms.network);
             }
             return false;
         }
@@ -113,6 +118,14 @@ impl Connection<'_> {
         }
         false
     }
+}
+
+/// What the stages of a sent keyframe tell together.
+fn complete(record: &mut KeyframeRecord) {
+    let stages = &mut record.stages_ms;
+    let network = record.latency_ms.zip(stages.packetize);
+    stages.network = network.map(|(latency, packetize)| micros((latency - packetize).max(0.0)));
+    stages.total = stages.sum().map(micros);
 }
 
 fn server_record(result: &GatherResult) -> IceServerRecord {

@@ -12,7 +12,7 @@ use crate::{
         send, units,
     },
     media::source::SourceSpec,
-    peer::PeerRole,
+    peer::{PeerRole, pacing::Pace},
     report::bench::gates::{Gates, RequiredType},
     session::capture::CaptureConfig,
 };
@@ -22,6 +22,9 @@ const PING_BYTES: (u64, u64) = (64, 16_000);
 
 /// Most connections open at once: each takes some ten sockets and two relayed addresses.
 const MAX_PARALLEL: u64 = 256;
+
+/// What fits the 16 bits of `maxPacketLifeTime` (RFC 8832 §5.1), about.
+const LONGEST_LIFE_TIME: Duration = Duration::from_secs(65);
 
 /// Flags of `bench`.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,6 +73,9 @@ pub struct LoadArgs {
     /// Size of a ping message, 64 to 16000 bytes
     #[arg(long, value_name = "BYTES", value_parser = units::size, default_value = "64")]
     pub ping_size: u64,
+    /// Give a ping or pong up when it did not get through in this time, as the apps do; 0: never
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "100ms")]
+    pub ping_lifetime: Duration,
     /// Keyframes, shared out over the connections
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub keyframes: u64,
@@ -91,7 +97,7 @@ pub struct LoadArgs {
     /// Be the other side of a bench that runs elsewhere, until Ctrl-C
     #[arg(long)]
     pub respond: bool,
-    /// Pictures to send: `pattern[:WxH]`, `camera[:N]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264
+    /// Pictures to send: `pattern[:WxH]`, `camera[:N[:FORMAT]]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264
     #[arg(long, value_name = "SOURCE", default_value = "pattern")]
     pub source: SourceSpec,
     /// Box that pictures are fitted into, aspect kept; default: their own size
@@ -100,6 +106,12 @@ pub struct LoadArgs {
     /// Largest keyframe
     #[arg(long, value_name = "BYTES", value_parser = send::budget, default_value = "100KB")]
     pub max_bytes: u64,
+    /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
+    #[arg(long, value_name = "PACE", default_value = "auto")]
+    pub pace: Pace,
+    /// Do not repair lost packets: for comparison
+    #[arg(long)]
+    pub no_repair: bool,
 }
 
 /// Which side of a pair.
@@ -257,6 +269,9 @@ impl LoadArgs {
         if !(PING_BYTES.0..=PING_BYTES.1).contains(&self.ping_size) {
             return wrong("--ping-size is from 64 to 16000 bytes", "give a size in that range");
         }
+        if self.ping_lifetime > LONGEST_LIFE_TIME {
+            return wrong("--ping-lifetime is from 1ms to 65s, or 0", "give a time in that range");
+        }
         if self.interval < Duration::from_millis(10) || self.interval > Duration::from_hours(24) {
             return wrong("--interval is from 10ms to 24h", "give the time between two keyframes");
         }
@@ -270,10 +285,17 @@ impl LoadArgs {
             pings: self.pings,
             ping_interval: self.ping_interval,
             ping_bytes: usize::try_from(self.ping_size).unwrap_or(usize::MAX),
+            ping_life_time: self.control_life_time(),
             keyframes: self.keyframes,
             interval: self.interval,
             duration: self.duration,
         })
+    }
+
+    /// [`PeerConfig::control_life_time`](crate::peer::PeerConfig::control_life_time).
+    #[must_use]
+    pub fn control_life_time(&self) -> Option<Duration> {
+        (!self.ping_lifetime.is_zero()).then_some(self.ping_lifetime)
     }
 
     /// How to capture.

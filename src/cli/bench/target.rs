@@ -71,6 +71,9 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     }
     let mut measuring = observe::link(&connect, role)?;
     let networks = args.network.one(rate)?;
+    measuring.peer.control_life_time = args.load.control_life_time();
+    measuring.peer.pace = args.load.pace;
+    measuring.peer.repair = !args.load.no_repair;
     network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, partner: None }];
     Ok(Target { slots, timeout, connect, networks, served: None })
@@ -122,9 +125,14 @@ async fn start(
             [peer_config(connect, PeerRole::Sender)?, peer_config(connect, PeerRole::Receiver)?];
         let mut slot = embedded::slot(&served.server, pair, peers)
             .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
+        slot.measuring.peer.control_life_time = args.load.control_life_time();
+        slot.measuring.peer.pace = args.load.pace;
+        slot.measuring.peer.repair = !args.load.no_repair;
         let nth = slots.len() as u64;
         network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
         if let Some(partner) = &mut slot.partner {
+            partner.peer.control_life_time = args.load.control_life_time();
+            partner.peer.repair = !args.load.no_repair;
             network::put_under(networks, &mut partner.peer, 1, nth)?;
         }
         slots.push(slot);
@@ -175,12 +183,15 @@ pub fn described(
         "pings": (load.duration.is_none() || load.pings == 0).then_some(load.pings),
         "pingIntervalMs": ms(load.ping_interval),
         "pingBytes": load.ping_size,
+        "pingLifetimeMs": ms(load.ping_lifetime),
         "keyframes": (load.duration.is_none() || load.keyframes == 0).then_some(load.keyframes),
         "intervalMs": ms(load.interval),
         "durationMs": load.duration.map(ms),
         "source": load.source.to_string(),
         "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
         "maxBytes": load.max_bytes,
+        "pace": load.pace.to_string(),
+        "repair": load.no_repair.then_some(false),
         "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
         "candidates": candidates.then(|| {
             connect.candidates.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()

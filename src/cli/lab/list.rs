@@ -59,7 +59,7 @@ fn text(profiles: &[(&str, Profile)]) -> String {
         let _ = writeln!(text, "  {name:<width$}{profile}, {link}\n  {:width$}{description}", "");
     }
     text.push_str(
-        "\nA network of your own: a file with nat, delay, jitter, loss, rate, as --nat FILE.toml",
+        "\nA network of your own: a file with nat, delay, jitter, loss, loss-burst, rate, as --nat FILE.toml",
     );
     text
 }

@@ -18,6 +18,8 @@ pub struct WireArgs {
     outer: String,
     /// Share of packets lost, 0 to 1
     loss: f64,
+    /// Packets lost in a row
+    loss_burst: u32,
     /// Delay in nanoseconds
     delay: u64,
     /// Jitter in nanoseconds
@@ -35,6 +37,7 @@ pub struct WireArgs {
 pub fn run(args: WireArgs) -> Result<(), Failure> {
     let link = Link {
         loss: args.loss,
+        loss_burst: args.loss_burst,
         delay: Duration::from_nanos(args.delay),
         jitter: Duration::from_nanos(args.jitter),
         rate: (args.rate > 0).then_some(args.rate),

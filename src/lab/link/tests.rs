@@ -34,6 +34,40 @@ fn as_many_are_lost_as_is_said() {
 }
 
 #[test]
+fn bursts_are_as_long_as_is_said_and_keep_the_share() {
+    for (loss, loss_burst, seed) in [(0.05, 10, 1), (0.1, 4, 2), (0.5, 3, 3)] {
+        let count = 100_000;
+        let fates = fates(Link { loss, loss_burst, ..Link::default() }, seed, count, MS);
+        let share = lost(&fates) as f64 / f64::from(count);
+        assert!((share - loss).abs() < 0.1 * loss, "{loss} in bursts of {loss_burst}: {share}");
+        let rows = fates.chunk_by(|a, b| (a.1 == Fate::Lost) == (b.1 == Fate::Lost));
+        let lost_rows: Vec<usize> =
+            rows.filter(|row| row[0].1 == Fate::Lost).map(<[_]>::len).collect();
+        // Two may follow each other at once; the last one may be cut by the end.
+        let (_, whole) = lost_rows.split_last().unwrap();
+        assert!(whole.iter().all(|row| row % loss_burst as usize == 0), "{loss_burst}");
+    }
+}
+
+#[test]
+fn a_link_changes_while_it_is_used() {
+    let mut queue = LinkQueue::new(Link { delay: MS, ..Link::default() }, 1, "up");
+    assert_eq!(queue.send(Duration::ZERO, 100), Fate::Due(MS));
+    queue.set_link(Link { loss: 1.0, ..Link::default() });
+    assert_eq!(queue.send(MS, 100), Fate::Lost);
+    queue.set_link(Link { delay: 3 * MS, ..Link::default() });
+    assert_eq!(queue.send(2 * MS, 100), Fate::Due(5 * MS));
+}
+
+#[test]
+fn a_queue_can_be_small() {
+    let link = Link { rate: Some(1_000_000), ..Link::default() };
+    let mut queue = LinkQueue::new(link, 1, "up").with_queue(Some(32_768));
+    let fates = (0..40).map(|_| queue.send(Duration::ZERO, 1222)).collect::<Vec<_>>();
+    assert_eq!(fates.iter().filter(|fate| **fate != Fate::Overflow).count(), 32_768 / 1250);
+}
+
+#[test]
 fn each_is_lost_on_its_own() {
     // After a lost packet the next is as likely lost as any.
     let fates = fates(Link { loss: 0.2, ..Link::default() }, 9, 50_000, MS);
@@ -127,11 +161,12 @@ fn a_stream_waits_instead_of_losing() {
 prop_compose! {
     fn links()(
         loss in 0.0..0.5_f64,
+        loss_burst in 0..20_u32,
         delay in 0..200_u64,
         jitter in 0..50_u64,
         rate in prop::option::of(10_000..100_000_000_u64),
     ) -> Link {
-        Link { loss, delay: Duration::from_millis(delay), jitter: Duration::from_millis(jitter), rate }
+        Link { loss, loss_burst, delay: Duration::from_millis(delay), jitter: Duration::from_millis(jitter), rate }
     }
 }
 

@@ -61,6 +61,16 @@ pub enum EncodeError {
         /// `OpenH264`'s return code.
         code: i32,
     },
+    /// `OpenH264` did not take the slices.
+    #[error("cannot divide {width}x{height} into slices: OpenH264 returned {code}")]
+    SetSlices {
+        /// Width of the picture.
+        width: u32,
+        /// Height of the picture.
+        height: u32,
+        /// `OpenH264`'s return code.
+        code: i32,
+    },
     /// The picture could not be made smaller.
     #[error("cannot scale the frame: {0}")]
     Scale(#[from] FrameError),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{NalType, append_nal, find_start_code, nal_type, sps::first_mb_in_slice, trim_zeros};
+use super::{NalType, append_nal, find_start_code, nal_type, slice::first_mb_in_slice, trim_zeros};
 
 /// Cuts a byte stream into access units. An access unit begins at a delimiter, a parameter set, an SEI
 /// or a slice with `first_mb_in_slice` 0, if the one before has a slice already.

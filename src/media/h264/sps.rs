@@ -1,7 +1,11 @@
-//! The few fields read from parameter sets and slice headers (§7.3.2.1, §7.3.3): picture size,
-//! profile and level, colour, `idr_pic_id`. Reading stops with `None` at the first thing that makes no sense.
+//! The few fields read from a sequence parameter set (§7.3.2.1): picture size, profile and level, colour.
+//! Reading stops with `None` at the first thing that makes no sense.
 
-use super::{NalType, nal_type, nal_units};
+use super::{
+    NalType,
+    bits::{Bits, unescape},
+    nal_type,
+};
 use crate::media::colour::Colour;
 
 /// Largest side believed; level 6.2 ends at 16,888.
@@ -31,44 +35,17 @@ pub fn sps_colour(sps: &[u8]) -> Colour {
     Sps::read(sps).map(|sps| sps.colour).unwrap_or_default()
 }
 
-/// `idr_pic_id` of the first IDR slice of an access unit that brings its own SPS. Two IDR pictures in
-/// a row must differ in it (§7.4.3).
-#[must_use]
-pub fn idr_pic_id(annex_b: &[u8]) -> Option<u32> {
-    let sps = Sps::read(nal_units(annex_b).find(|nal| nal_type(nal) == NalType::Sps)?)?;
-    let slice = nal_units(annex_b).find(|nal| nal_type(nal) == NalType::Idr)?;
-    let rbsp = unescape(slice.get(1..)?, 64);
-    let mut bits = Bits::new(&rbsp);
-    bits.ue()?; // first_mb_in_slice
-    bits.ue()?; // slice_type
-    bits.ue()?; // pic_parameter_set_id
-    if sps.separate_colour_planes {
-        bits.skip(2)?;
-    }
-    bits.skip(sps.frame_num_bits)?;
-    if !sps.frame_mbs_only && bits.bit()? == 1 {
-        bits.skip(1)?; // bottom_field_flag
-    }
-    bits.ue()
-}
-
-/// First field of a slice header: 0 where a new picture begins.
-pub(super) fn first_mb_in_slice(slice: &[u8]) -> Option<u32> {
-    let rbsp = unescape(slice.get(1..)?, 8);
-    Bits::new(&rbsp).ue()
-}
-
-struct Sps {
+pub(super) struct Sps {
     width: u32,
     height: u32,
-    frame_num_bits: u32,
-    frame_mbs_only: bool,
-    separate_colour_planes: bool,
+    pub(super) frame_num_bits: u32,
+    pub(super) frame_mbs_only: bool,
+    pub(super) separate_colour_planes: bool,
     colour: Colour,
 }
 
 impl Sps {
-    fn read(nal: &[u8]) -> Option<Self> {
+    pub(super) fn read(nal: &[u8]) -> Option<Self> {
         if nal_type(nal) != NalType::Sps {
             return None;
         }
@@ -194,68 +171,6 @@ fn vui_colour(bits: &mut Bits<'_>) -> Option<Colour> {
         None
     };
     Some(Colour::coded(full_range, matrix))
-}
-
-/// The payload without emulation prevention bytes (§7.4.1), at most `limit` bytes of it.
-fn unescape(payload: &[u8], limit: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(payload.len().min(limit));
-    let mut zeros = 0;
-    for &byte in payload {
-        if out.len() == limit {
-            break;
-        }
-        if zeros >= 2 && byte == 3 {
-            zeros = 0;
-            continue;
-        }
-        zeros = if byte == 0 { zeros + 1 } else { 0 };
-        out.push(byte);
-    }
-    out
-}
-
-/// Bits of an RBSP, most significant first, with Exp-Golomb codes (§9.1).
-struct Bits<'a> {
-    data: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Bits<'a> {
-    fn new(data: &'a [u8]) -> Self {
-        Self { data, at: 0 }
-    }
-
-    fn bit(&mut self) -> Option<u32> {
-        let byte = *self.data.get(self.at / 8)?;
-        let bit = byte >> (7 - self.at % 8) & 1;
-        self.at += 1;
-        Some(u32::from(bit))
-    }
-
-    fn read(&mut self, count: u32) -> Option<u32> {
-        (0..count).try_fold(0, |value: u32, _| Some(value << 1 | self.bit()?))
-    }
-
-    fn skip(&mut self, count: u32) -> Option<()> {
-        (0..count).try_for_each(|_| self.bit().map(drop))
-    }
-
-    fn ue(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while self.bit()? == 0 {
-            zeros += 1;
-            if zeros > 31 {
-                return None;
-            }
-        }
-        let rest = self.read(zeros)?;
-        ((1u64 << zeros) - 1 + u64::from(rest)).try_into().ok()
-    }
-
-    fn se(&mut self) -> Option<i64> {
-        let code = i64::from(self.ue()?);
-        Some(if code % 2 == 1 { (code + 1) / 2 } else { -code / 2 })
-    }
 }
 
 #[cfg(test)]

@@ -1,132 +1,150 @@
-//! A camera (V4L2, `AVFoundation`, Media Foundation through `nokhwa`).
+//! A camera: V4L2 on Linux, `AVFoundation` and Media Foundation elsewhere.
 //!
-//! Drivers queue frames: one that is asked only now and then hands out old ones. So a thread of its own
-//! takes every frame as it comes and keeps the newest; the conversion to I420 happens only for frames
-//! that are asked for. The thread opens the camera anew, with growing pauses, whenever it fails.
+//! What is given is as fresh as the camera allows: a thread reads it all the time ([`reader`]), and
+//! a frame that is not new when it is asked for is passed over for the next one. Conversion to I420
+//! happens only for frames that are asked for.
 
 mod convert;
-mod device;
+mod format;
+#[cfg(target_os = "linux")]
+mod holders;
+#[cfg(any(not(target_os = "linux"), test))]
+mod nokhwa;
+mod reader;
+mod stream;
+#[cfg(target_os = "linux")]
+mod v4l2;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use nokhwa::{Buffer, Camera};
-
-pub use self::device::{CameraFormat, Device, list_devices};
+#[cfg(not(target_os = "linux"))]
+use self::nokhwa as system;
+#[cfg(target_os = "linux")]
+use self::v4l2 as system;
+pub use self::{
+    format::{CameraFormat, PixelFormat},
+    stream::Device,
+};
+use self::{
+    reader::{Arrived, Shared, State},
+    stream::{FIRST_FRAME, USUAL_SIZE, Wanted},
+};
 use super::{Captured, Source, SourceError, SourceOptions};
+use crate::media::frame::Frame;
 
-/// How long a call waits for a frame.
-const WAIT: Duration = Duration::from_secs(5);
-/// A frame older than this is not given, a newer one is waited for.
-const MAX_AGE: Duration = Duration::from_secs(2);
-/// Pauses between attempts to open the camera anew.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
-/// Picture size asked for when none is wanted.
-const USUAL_SIZE: (u32, u32) = (1280, 720);
+/// How long a call waits for a frame: longer than the driver is given, for it says why.
+const WAIT: Duration = FIRST_FRAME.saturating_add(Duration::from_secs(1));
+/// A frame older than this is passed over for the next one.
+const FRESH: Duration = Duration::from_millis(100);
+/// How long a frame as fresh as that is waited for; then any that came since the call will do.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Frames in turn that may be broken.
+const BROKEN: u32 = 3;
+
+/// Which camera, and what of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CameraSpec {
+    /// Its index as `devices` lists it, or the first that can be opened.
+    pub index: Option<u32>,
+    /// The only pixel format to take, or the best.
+    pub pixels: Option<PixelFormat>,
+}
 
 /// The newest frames of a camera.
 pub(super) struct CameraSource {
-    index: u32,
     shared: Arc<Shared>,
     options: SourceOptions,
     /// Number of the frame given last.
     given: u64,
-    description: String,
+    /// Time the conversion of that one took.
+    convert_time: Duration,
 }
 
-/// What the capture thread and its user share.
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    newest: Option<Arrived>,
-    frames: u64,
-    /// Why there are no frames, until there are some.
-    failure: Option<SourceError>,
-    description: String,
-    stop: bool,
-}
-
-struct Arrived {
-    buffer: Buffer,
-    number: u64,
-    at: Instant,
-    captured_at: SystemTime,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until `done` or the time is over.
-    fn wait(&self, time: Duration, done: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
-        self.changed
-            .wait_timeout_while(self.lock(), time, |state| !done(state))
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-    }
+/// Lists the cameras of this machine with their formats; empty when there is none. Devices that give
+/// no pictures, such as metadata nodes, are left out.
+///
+/// # Errors
+/// The system's list cannot be read.
+pub fn list_devices() -> Result<Vec<Device>, SourceError> {
+    catch_unwind(AssertUnwindSafe(system::list))
+        .unwrap_or_else(|panic| Err(SourceError::ListCameras { cause: panic_text(panic.as_ref()) }))
 }
 
 impl CameraSource {
     /// Starts capturing and waits for the first frame.
-    pub(super) fn open(index: Option<u32>, options: SourceOptions) -> Result<Self, SourceError> {
-        let index = device::choose(index)?;
+    pub(super) fn open(spec: CameraSpec, options: SourceOptions) -> Result<Self, SourceError> {
         let shared = Arc::new(Shared::default());
-        let thread_shared = Arc::clone(&shared);
-        let wanted = options.size.unwrap_or(USUAL_SIZE);
-        thread::Builder::new()
-            .name(format!("camera {index}"))
-            .spawn(move || capture(index, wanted, &thread_shared))
-            .map_err(|e| SourceError::Camera { index, cause: e.to_string() })?;
-        let mut source = Self { index, shared, options, given: 0, description: String::new() };
+        let wanted = Wanted { size: options.size.unwrap_or(USUAL_SIZE), pixels: spec.pixels };
+        reader::start(spec, wanted, &shared)?;
+        let source = Self { shared, options, given: 0, convert_time: Duration::ZERO };
         let mut state = source.shared.wait(WAIT, |s| s.newest.is_some() || s.failure.is_some());
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
         if state.newest.is_none() {
-            return Err(SourceError::CameraSilent { index, waited_s: WAIT.as_secs() });
+            return Err(silent(&state));
         }
-        let description = state.description.clone();
         drop(state);
-        source.description = description;
         Ok(source)
+    }
+
+    /// The newest frame, or the next when that is not fresh.
+    fn newest(&mut self) -> Result<Arrived, SourceError> {
+        let (begun, given) = (Instant::now(), self.given);
+        let before = self.shared.lock().frames;
+        let fresh = |state: &State| {
+            state.newest.as_ref().is_some_and(|new| {
+                let is_new = new.captured.elapsed() <= FRESH;
+                // A camera whose frames are all old when they come.
+                let will_do = new.number > before && begun.elapsed() >= PATIENCE;
+                new.number > given && (is_new || will_do)
+            })
+        };
+        let mut state = self.shared.wait(WAIT, |state| fresh(state) || state.failure.is_some());
+        if !fresh(&state) {
+            // Taken, so that the next call waits for the camera to come back.
+            let failure = state.failure.take();
+            return Err(failure.unwrap_or_else(|| silent(&state)));
+        }
+        let arrived = state.newest.take().expect("a fresh frame is there");
+        drop(state);
+        self.given = arrived.number;
+        Ok(arrived)
     }
 }
 
 impl Source for CameraSource {
     fn describe(&self) -> String {
-        self.description.clone()
+        self.shared.lock().description.clone()
     }
 
     fn next(&mut self) -> Result<Option<Captured>, SourceError> {
-        let given = self.given;
-        let fresh = |state: &State| {
-            state
-                .newest
-                .as_ref()
-                .is_some_and(|new| new.number > given && new.at.elapsed() < MAX_AGE)
-        };
-        let mut state = self.shared.wait(WAIT, |state| fresh(state) || state.failure.is_some());
-        if !fresh(&state) {
-            let index = self.index;
-            let silent = SourceError::CameraSilent { index, waited_s: WAIT.as_secs() };
-            // Taken, so that the next call waits for the camera to come back.
-            return Err(state.failure.take().unwrap_or(silent));
+        let mut tries = 0;
+        loop {
+            let arrived = self.newest()?;
+            let begun = Instant::now();
+            match converted(&arrived) {
+                Ok(frame) => {
+                    let frame = self.options.apply(frame)?;
+                    self.convert_time = begun.elapsed();
+                    return Ok(Some(Captured::Frame(frame)));
+                }
+                Err(cause) if tries + 1 == BROKEN => {
+                    let index = self.shared.lock().index;
+                    return Err(SourceError::Camera { index, cause });
+                }
+                Err(cause) => tracing::debug!("a broken frame: {cause}"),
+            }
+            tries += 1;
         }
-        let arrived = state.newest.take().expect("a fresh frame is there");
-        drop(state);
-        self.given = arrived.number;
-        let frame = convert::to_frame(self.index, &arrived.buffer, arrived.captured_at)?;
-        Ok(Some(Captured::Frame(self.options.apply(frame)?)))
+    }
+
+    fn convert_time(&self) -> Duration {
+        self.convert_time
     }
 }
 
@@ -138,67 +156,14 @@ impl Drop for CameraSource {
     }
 }
 
-/// Body of the capture thread.
-fn capture(index: u32, wanted: (u32, u32), shared: &Shared) {
-    let mut pause = BACK_OFF.0;
-    while !shared.lock().stop {
-        let before = shared.lock().frames;
-        // The library panics on some devices and data; that must not take the program with it.
-        let run = catch_unwind(AssertUnwindSafe(|| run_once(index, wanted, shared)));
-        let failure = match run {
-            Ok(Ok(())) => return,
-            Ok(Err(failure)) => failure,
-            Err(panic) => SourceError::Camera { index, cause: panic_text(panic.as_ref()) },
-        };
-        let mut state = shared.lock();
-        tracing::debug!("{failure}");
-        state.failure = Some(failure);
-        if state.frames > before {
-            pause = BACK_OFF.0;
-        }
-        drop(state);
-        shared.changed.notify_all();
-        drop(shared.wait(pause, |state| state.stop));
-        pause = (pause * 2).min(BACK_OFF.1);
-    }
+fn silent(state: &State) -> SourceError {
+    SourceError::CameraSilent { index: state.index, waited_s: WAIT.as_secs() }
 }
 
-/// Opens the camera and takes frames until it fails (`Err`) or nobody wants them (`Ok`).
-fn run_once(index: u32, wanted: (u32, u32), shared: &Shared) -> Result<(), SourceError> {
-    let mut camera = device::open(index, wanted)?;
-    let wrong = |e: nokhwa::NokhwaError| device::classify(index, &e);
-    camera.open_stream().map_err(wrong)?;
-    shared.lock().description = describe(index, &camera);
-    loop {
-        let buffer = camera.frame().map_err(wrong)?;
-        let captured_at = capture_time(&buffer);
-        let mut state = shared.lock();
-        if state.stop {
-            return Ok(());
-        }
-        state.frames += 1;
-        state.failure = None;
-        let number = state.frames;
-        state.newest = Some(Arrived { buffer, number, at: Instant::now(), captured_at });
-        drop(state);
-        shared.changed.notify_all();
-    }
-}
-
-/// The driver's time of capture when it makes sense, else now.
-fn capture_time(buffer: &Buffer) -> SystemTime {
-    let now = SystemTime::now();
-    buffer
-        .capture_timestamp()
-        .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since))
-        .filter(|at| now.duration_since(*at).is_ok_and(|age| age < MAX_AGE))
-        .unwrap_or(now)
-}
-
-fn describe(index: u32, camera: &Camera) -> String {
-    let (name, format) = (camera.info().human_name(), camera.camera_format());
-    let (width, height) = (format.width(), format.height());
-    format!("camera {index} ({name}) at {width}x{height} {}", format.format())
+/// Decoders of pictures may panic on what a camera makes up.
+fn converted(arrived: &Arrived) -> Result<Frame, String> {
+    let convert = || convert::to_frame(&arrived.raw, arrived.captured_at);
+    catch_unwind(AssertUnwindSafe(convert)).unwrap_or_else(|panic| Err(panic_text(panic.as_ref())))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -211,26 +176,31 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nokhwa::utils::{FrameFormat, Resolution};
+    use std::thread;
 
-    use super::*;
+    use super::{stream::RawFrame, *};
 
     fn source(shared: &Arc<Shared>) -> CameraSource {
         CameraSource {
-            index: 7,
             shared: Arc::clone(shared),
             options: SourceOptions::default(),
             given: 0,
-            description: String::new(),
+            convert_time: Duration::ZERO,
         }
     }
 
+    fn raw(luma: u8, age: Duration) -> RawFrame {
+        let data = [luma, 128].repeat(4);
+        RawFrame { width: 2, height: 2, pixels: PixelFormat::Yuyv, stride: 0, data, age }
+    }
+
     fn arrive(shared: &Shared, luma: u8) {
-        let buffer = Buffer::new(Resolution::new(2, 2), &[luma, 128].repeat(4), FrameFormat::YUYV);
-        let mut state = shared.lock();
-        state.frames += 1;
-        let (number, at, captured_at) = (state.frames, Instant::now(), SystemTime::now());
-        state.newest = Some(Arrived { buffer, number, at, captured_at });
+        shared.arrive(raw(luma, Duration::ZERO));
+    }
+
+    fn luma(camera: &mut CameraSource) -> u8 {
+        let Ok(Some(Captured::Frame(frame))) = camera.next() else { panic!("no frame") };
+        frame.y[0]
     }
 
     #[test]
@@ -239,15 +209,63 @@ mod tests {
         let mut camera = source(&shared);
         arrive(&shared, 1);
         arrive(&shared, 2);
-        let Ok(Some(Captured::Frame(frame))) = camera.next() else { panic!() };
-        assert_eq!(frame.y, [2; 4]);
+        assert_eq!(luma(&mut camera), 2);
+        let later = Arc::clone(&shared);
+        let thread = thread::spawn(move || arrive(&later, 3));
+        assert_eq!(luma(&mut camera), 3);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn an_old_frame_is_passed_over_for_the_next() {
+        let shared = Arc::new(Shared::default());
+        let mut camera = source(&shared);
+        shared.arrive(raw(1, 2 * FRESH));
         let later = Arc::clone(&shared);
         let thread = thread::spawn(move || {
-            arrive(&later, 3);
-            later.changed.notify_all();
+            thread::sleep(Duration::from_millis(20));
+            arrive(&later, 2);
         });
-        let Ok(Some(Captured::Frame(frame))) = camera.next() else { panic!() };
-        assert_eq!(frame.y, [3; 4]);
+        assert_eq!(luma(&mut camera), 2);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_camera_with_old_frames_only_gives_one_that_came_since() {
+        let shared = Arc::new(Shared::default());
+        let mut camera = source(&shared);
+        let later = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            for number in 1..=13 {
+                later.arrive(raw(number, 2 * FRESH));
+                thread::sleep(FRESH);
+            }
+        });
+        assert!(luma(&mut camera) > 1);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_broken_frame_is_passed_over_and_many_are_a_failure() {
+        let shared = Arc::new(Shared::default());
+        let mut camera = source(&shared);
+        let broken = || RawFrame { data: vec![1], ..raw(0, Duration::ZERO) };
+        let later = Arc::clone(&shared);
+        shared.arrive(broken());
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            arrive(&later, 9);
+        });
+        assert_eq!(luma(&mut camera), 9);
+        thread.join().unwrap();
+        let later = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            for _ in 0..2 * BROKEN {
+                later.arrive(broken());
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert!(matches!(camera.next(), Err(SourceError::Camera { .. })));
         thread.join().unwrap();
     }
 
@@ -258,6 +276,6 @@ mod tests {
         shared.lock().failure = Some(SourceError::CameraGone { index: 7 });
         assert!(matches!(camera.next(), Err(SourceError::CameraGone { index: 7 })));
         arrive(&shared, 4);
-        assert!(matches!(camera.next(), Ok(Some(_))));
+        assert_eq!(luma(&mut camera), 4);
     }
 }

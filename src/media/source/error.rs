@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::super::frame::FrameError;
+use super::{super::frame::FrameError, camera::PixelFormat};
 
 /// Why a source gives no picture. `name` is a path, or `standard input`.
 #[derive(Debug, thiserror::Error)]
@@ -121,10 +121,15 @@ pub enum SourceError {
         index: Option<u32>,
     },
     /// Another program has the camera (EBUSY).
-    #[error("camera {index} is busy")]
+    #[error(
+        "camera {index} is busy{}",
+        if holders.is_empty() { String::new() } else { format!(": {} has it open", holders.join(", ")) }
+    )]
     CameraBusy {
         /// The camera.
         index: u32,
+        /// The programs that have it open, as far as may be seen.
+        holders: Vec<String>,
     },
     /// The camera may not be opened (EACCES).
     #[error("no permission to open camera {index}")]
@@ -147,10 +152,15 @@ pub enum SourceError {
         waited_s: u64,
     },
     /// The camera has no format that can be used here.
-    #[error("camera {index} offers none of YUYV, NV12, MJPEG, RGB, BGR and grey")]
+    #[error(
+        "camera {index} does not offer {}",
+        wanted.map_or("YUYV, NV12, YU12, MJPG, RGB3, BGR3 or GREY", PixelFormat::fourcc)
+    )]
     CameraFormat {
         /// The camera.
         index: u32,
+        /// The only format that was to be taken.
+        wanted: Option<PixelFormat>,
     },
     /// The camera's driver or library failed otherwise.
     #[error("camera {index} failed: {cause}")]
@@ -199,12 +209,25 @@ impl SourceError {
             Self::NoCamera { .. } => {
                 "see `orion-peer devices`; without a camera use `--source pattern` or a picture"
             }
-            Self::CameraBusy { .. } => "close the program that uses the camera, or choose another",
+            Self::CameraBusy { index, holders } if holders.is_empty() => {
+                return format!(
+                    "close the program that uses the camera (`sudo fuser -v /dev/video{index}` names \
+                     it on Linux), or choose another with `--source camera:N`"
+                );
+            }
+            Self::CameraBusy { .. } => {
+                "close that program, or choose another camera with `--source camera:N`"
+            }
             Self::CameraDenied { .. } => {
                 "allow camera access in the system settings; on Linux join the group `video`"
             }
             Self::CameraGone { .. } => "plug it in again: it is opened as soon as it is back",
-            Self::CameraSilent { .. } => "unplug the camera and plug it in again; check its cover",
+            Self::CameraSilent { .. } => {
+                "check the camera's switch or cover; unplug it and plug it in again"
+            }
+            Self::CameraFormat { wanted: Some(_), .. } => {
+                "see `orion-peer devices` for the formats of each camera"
+            }
             Self::CameraFormat { .. } => "use another camera",
             Self::Camera { .. } | Self::ListCameras { .. } => {
                 "see `orion-peer devices`; unplug the camera and plug it in again"

@@ -7,14 +7,14 @@ use std::{
     str::FromStr,
 };
 
-use super::SourceError;
+use super::{CameraSpec, SourceError};
 
 /// A source by name:
-/// `camera[:N]`, `pattern[:WxH]`, `FILE.y4m`, `FILE.jpg`, `FILE.png`, `DIR`, `FILE.h264` or `-`.
+/// `camera[:N[:FORMAT]]`, `pattern[:WxH]`, `FILE.y4m`, `FILE.jpg`, `FILE.png`, `DIR`, `FILE.h264` or `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
-    /// A camera by index, or the first that works.
-    Camera(Option<u32>),
+    /// A camera.
+    Camera(CameraSpec),
     /// The moving test pattern.
     Pattern {
         /// Width in pixels.
@@ -39,7 +39,7 @@ pub enum SourceSpec {
 pub enum SpecError {
     /// Not a camera index.
     #[error(
-        "`{0}` is no camera: write `camera` or `camera:N` with N as `orion-peer devices` lists it"
+        "`{0}` is no camera: write `camera`, `camera:N` or `camera:N:FORMAT` with N and FORMAT, such as NV12, as `orion-peer devices` lists them"
     )]
     Camera(String),
     /// Not a picture size.
@@ -47,7 +47,7 @@ pub enum SpecError {
     Pattern(String),
     /// Neither a known word, nor a directory, nor a known kind of file.
     #[error(
-        "`{0}` is no source: known are camera[:N], pattern[:WxH], a directory, - for standard input, and files named .y4m, .jpg, .jpeg, .png or .h264"
+        "`{0}` is no source: known are camera[:N[:FORMAT]], pattern[:WxH], a directory, - for standard input, and files named .y4m, .jpg, .jpeg, .png or .h264"
     )]
     Unknown(String),
 }
@@ -70,11 +70,10 @@ impl FromStr for SourceSpec {
         };
         match (word, argument) {
             ("-", None) => Ok(Self::Stdin),
-            ("camera", None) => Ok(Self::Camera(None)),
-            ("camera", Some(index)) => index
-                .parse()
-                .map(|index| Self::Camera(Some(index)))
-                .map_err(|_| SpecError::Camera(text.to_owned())),
+            ("camera", None) => Ok(Self::Camera(CameraSpec::default())),
+            ("camera", Some(camera)) => parse_camera(camera)
+                .map(Self::Camera)
+                .ok_or_else(|| SpecError::Camera(text.to_owned())),
             ("pattern", None) => Ok(Self::Pattern { width: 1280, height: 720 }),
             ("pattern", Some(size)) => parse_size(size)
                 .map(|(width, height)| Self::Pattern { width, height })
@@ -87,8 +86,13 @@ impl FromStr for SourceSpec {
 impl fmt::Display for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Camera(None) => f.write_str("camera"),
-            Self::Camera(Some(index)) => write!(f, "camera:{index}"),
+            Self::Camera(CameraSpec { index: None, .. }) => f.write_str("camera"),
+            Self::Camera(CameraSpec { index: Some(index), pixels: None }) => {
+                write!(f, "camera:{index}")
+            }
+            Self::Camera(CameraSpec { index: Some(index), pixels: Some(pixels) }) => {
+                write!(f, "camera:{index}:{pixels}")
+            }
             Self::Pattern { width, height } => write!(f, "pattern:{width}x{height}"),
             Self::Y4m(path) | Self::Picture(path) | Self::Directory(path) | Self::H264(path) => {
                 write!(f, "{}", path.display())
@@ -132,6 +136,14 @@ fn path_spec(text: &str) -> Result<SourceSpec, SpecError> {
     }
 }
 
+fn parse_camera(text: &str) -> Option<CameraSpec> {
+    let (index, pixels) = match text.split_once(':') {
+        Some((index, pixels)) => (index, Some(pixels.parse().ok()?)),
+        None => (text, None),
+    };
+    Some(CameraSpec { index: Some(index.parse().ok()?), pixels })
+}
+
 fn parse_size(text: &str) -> Option<(u32, u32)> {
     let (width, height) = text.split_once('x')?;
     let (width, height): (u32, u32) = (width.parse().ok()?, height.parse().ok()?);
@@ -141,13 +153,17 @@ fn parse_size(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::PixelFormat, *};
 
     #[test]
     fn words_and_files() {
         let parse = |text: &str| text.parse::<SourceSpec>();
-        assert_eq!(parse("camera"), Ok(SourceSpec::Camera(None)));
-        assert_eq!(parse("camera:2"), Ok(SourceSpec::Camera(Some(2))));
+        let camera = |index, pixels| Ok(SourceSpec::Camera(CameraSpec { index, pixels }));
+        assert_eq!(parse("camera"), camera(None, None));
+        assert_eq!(parse("camera:2"), camera(Some(2), None));
+        assert_eq!(parse("camera:2:nv12"), camera(Some(2), Some(PixelFormat::Nv12)));
+        assert_eq!(parse("camera:2:nv12").unwrap().to_string(), "camera:2:NV12");
+        assert_eq!(parse("camera:2:H264"), Err(SpecError::Camera("camera:2:H264".into())));
         assert_eq!(parse("camera:x"), Err(SpecError::Camera("camera:x".into())));
         assert_eq!(parse("pattern"), Ok(SourceSpec::Pattern { width: 1280, height: 720 }));
         assert_eq!(parse("pattern:64x48"), Ok(SourceSpec::Pattern { width: 64, height: 48 }));

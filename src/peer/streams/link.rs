@@ -3,7 +3,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::StreamServers;
@@ -28,7 +28,11 @@ pub(super) type Arrival = (SocketAddr, Bytes);
 
 /// What is to be sent; dropping it sends what waits and closes the connection.
 #[derive(Debug)]
-pub(super) struct Link(mpsc::Sender<Bytes>);
+pub(super) struct Link {
+    messages: mpsc::Sender<Bytes>,
+    /// Many messages share its memory, which is used again once they are written.
+    storage: BytesMut,
+}
 
 /// Between which addresses.
 #[derive(Debug, Clone, Copy)]
@@ -56,12 +60,16 @@ impl Link {
                 watcher.unconnected(ends.local, ends.stand_in, error);
             }
         });
-        Self(messages)
+        Self { messages, storage: BytesMut::new() }
     }
 
     /// Queues a message; an error once the connection is gone.
-    pub(super) fn send(&self, message: &[u8]) -> io::Result<()> {
-        match self.0.try_send(Bytes::copy_from_slice(message)) {
+    pub(super) fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        if self.storage.capacity() < message.len() {
+            self.storage.reserve(WRITE_BYTES.max(message.len()));
+        }
+        self.storage.extend_from_slice(message);
+        match self.messages.try_send(self.storage.split().freeze()) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 tracing::debug!("a packet is dropped: the connection to the TURN server is stuck");

@@ -6,7 +6,7 @@ use super::schema::{
     ConnectionRecord, Connections, FailureGroup, KeyframeRecord, Keyframes, Setup,
 };
 use crate::stats::{
-    Histogram, Spread,
+    Histogram, Spread, StageHistograms,
     interval::{Z95, wilson},
 };
 
@@ -70,8 +70,9 @@ pub fn keyframes<'r>(
     records: impl IntoIterator<Item = &'r KeyframeRecord>,
     budget: Option<u64>,
 ) -> Keyframes {
-    let [mut bytes, mut latency, mut encode, mut psnr] =
-        [const { None::<Histogram> }; 4].map(Option::unwrap_or_default);
+    let [mut bytes, mut latency, mut encode, mut psnr, mut ssim] =
+        [const { None::<Histogram> }; 5].map(Option::unwrap_or_default);
+    let mut stages = StageHistograms::default();
     let mut sum = Keyframes::default();
     let (mut sent, mut received, mut intact) = (0, 0, 0);
     let (mut told, mut hashed) = (false, false);
@@ -83,10 +84,12 @@ pub fn keyframes<'r>(
         intact += u64::from(record.intact == Some(true));
         sum.over_limit += u64::from(budget.is_some_and(|budget| record.bytes > budget));
         bytes.record(record.bytes as f64);
+        stages.record(&record.stages_ms);
         for (histogram, value) in [
             (&mut latency, record.latency_ms),
             (&mut encode, record.encode_ms),
             (&mut psnr, record.psnr_db),
+            (&mut ssim, record.ssim),
         ] {
             if let Some(value) = value {
                 histogram.record(value);
@@ -100,5 +103,7 @@ pub fn keyframes<'r>(
     sum.latency_ms = latency.spread();
     sum.encode_ms = encode.spread();
     sum.psnr_db = psnr.spread();
+    sum.ssim = ssim.spread();
+    sum.stages_ms = Box::new(stages.spreads());
     sum
 }

@@ -13,8 +13,8 @@ const HEADER: &str = "run,connection,at_s,metric,value,unit,detail\r\n";
 
 /// One row for each value of each connection. `at_s` is in seconds since the start of the run. Metrics:
 /// `ok` and `keyframe.intact` (1 or 0), `setup.STAGE`, `pings.sent`, `pings.lost`, `rtt`,
-/// `keyframe.bytes`, `keyframe.latency`, `keyframe.encode`, `keyframe.psnr`, and `ice-server`, whose
-/// value is the time to its answer. What was not measured has no row; an ICE server that did not answer
+/// `keyframe.bytes`, `keyframe.latency`, `keyframe.encode`, `keyframe.psnr`, `keyframe.ssim`, `keyframe.stage.STAGE`, and
+/// `ice-server`, whose value is the time to its answer. What was not measured has no row; an ICE server that did not answer
 /// has one without a value.
 #[must_use]
 pub fn csv(runs: &[Named]) -> String {
@@ -79,6 +79,10 @@ fn keyframe_rows(rows: &mut Rows, keyframe: &KeyframeRecord) {
     rows.maybe(at, "keyframe.latency", keyframe.latency_ms, "ms");
     rows.maybe(at, "keyframe.encode", keyframe.encode_ms, "ms");
     rows.maybe(at, "keyframe.psnr", keyframe.psnr_db, "dB");
+    rows.maybe(at, "keyframe.ssim", keyframe.ssim, "");
+    for (stage, time) in keyframe.stages_ms.named() {
+        rows.maybe(at, &format!("keyframe.stage.{stage}"), *time, "ms");
+    }
     let intact = keyframe.intact.map(|intact| f64::from(u8::from(intact)));
     rows.maybe(at, "keyframe.intact", intact, "bool");
 }

@@ -10,7 +10,7 @@ use super::{
     },
 };
 use crate::{
-    stats::{Histogram, Spread},
+    stats::{Histogram, Spread, Stages},
     types::Stage,
 };
 
@@ -123,6 +123,8 @@ fn connection(index: u64) -> ConnectionRecord {
         latency_ms: Some(1.5),
         encode_ms: Some(30.0),
         psnr_db: Some(40.5),
+        ssim: Some(0.96),
+        stages_ms: Stages { encode: Some(30.0), network: Some(1.4), ..Stages::default() },
     };
     let mut setup = Setup::<()>::default().map(|()| Some(1.0 + index as f64));
     (setup.dns, setup.total) = (Some(0.001), Some(22.0 + index as f64));

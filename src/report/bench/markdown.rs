@@ -269,6 +269,10 @@ fn details(result: &BenchResult) -> String {
     let keyframes = &result.keyframes;
     rows.extend(spread_row("encoding of a keyframe", &keyframes.encode_ms, "ms"));
     rows.extend(spread_row("PSNR of a keyframe", &keyframes.psnr_db, "dB"));
+    for (name, spread) in keyframes.stages_ms.named() {
+        let name = format!("keyframe: {}", wording::keyframe_stage(name));
+        rows.extend(spread_row(&name, spread, "ms"));
+    }
     if let Some(one_way) = &result.one_way_ms {
         rows.extend(spread_row("one way, out", &one_way.out, "ms"));
         rows.extend(spread_row("one way, back", &one_way.back, "ms"));

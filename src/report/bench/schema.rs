@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{stats::Spread, types::Stage};
+use crate::{
+    stats::{Spread, Stages},
+    types::Stage,
+};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "orion-peer/bench/1";
@@ -251,6 +254,13 @@ pub struct KeyframeRecord {
     pub encode_ms: Option<f64>,
     /// PSNR of luma against the picture that was encoded, dB.
     pub psnr_db: Option<f64>,
+    /// SSIM of luma against the picture that was encoded, 1 when equal.
+    #[serde(default)]
+    pub ssim: Option<f64>,
+    /// How long each stage of its way took; null for those that were not measured. Encoder, decoder
+    /// and disk are measured before it is sent, so that they take no time from the connection.
+    #[serde(default)]
+    pub stages_ms: Stages<Option<f64>>,
 }
 
 /// What a STUN or TURN server answered while candidates were gathered.
@@ -315,6 +325,12 @@ pub struct Keyframes {
     pub encode_ms: Spread,
     /// See [`KeyframeRecord::psnr_db`].
     pub psnr_db: Spread,
+    /// See [`KeyframeRecord::ssim`].
+    #[serde(default)]
+    pub ssim: Spread,
+    /// See [`KeyframeRecord::stages_ms`].
+    #[serde(default)]
+    pub stages_ms: Box<Stages<Spread>>,
     /// Keyframes larger than the budget.
     pub over_limit: u64,
 }

@@ -24,12 +24,13 @@ fn value(result: &BenchResult) -> Value {
 #[test]
 fn results_are_valid() {
     let validator = validator();
-    for (name, result) in [
-        ("full", example::full()),
-        ("minimal", example::minimal()),
-        ("empty", example::empty()),
-        ("partial", example::partial()),
+    for (name, example) in [
+        ("full", example::full as fn() -> _),
+        ("minimal", example::minimal),
+        ("empty", example::empty),
+        ("partial", example::partial),
     ] {
+        let result = example();
         let json = value(&result);
         let errors: Vec<_> =
             validator.iter_errors(&json).map(|e| format!("{}: {e}", e.instance_path())).collect();

@@ -200,6 +200,7 @@ fn keyframes() -> Vec<Metric> {
         metric("latency, p95", "ms", |r, _| r.keyframes.latency_ms.p95),
         metric("encoding, p50", "ms", |r, _| r.keyframes.encode_ms.p50),
         metric("PSNR, p50", "dB", |r, _| r.keyframes.psnr_db.p50),
+        metric("capture to disk, p50", "ms", |r, _| r.keyframes.stages_ms.total.p50),
     ]
 }
 

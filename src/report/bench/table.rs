@@ -9,7 +9,11 @@ use super::{
     side_by_side::side_by_side,
     wording::{self, NOTHING, Outcome, number},
 };
-use crate::{report::human, stats::Spread, types::printable};
+use crate::{
+    report::human,
+    stats::{Spread, Stages},
+    types::printable,
+};
 
 /// Columns of a terminal whose width nobody told.
 pub const USUAL_WIDTH: usize = 80;
@@ -242,6 +246,7 @@ fn keyframes(page: &mut Page, result: &BenchResult) {
         ("latency", &keyframes.latency_ms, "ms"),
         ("encoding", &keyframes.encode_ms, "ms"),
         ("PSNR", &keyframes.psnr_db, "dB"),
+        ("SSIM", &keyframes.ssim, ""),
     ] {
         if spread.count > 0 {
             let mut cells = numbers(label, [spread.min, spread.p50, spread.p95, spread.max], unit);
@@ -252,6 +257,24 @@ fn keyframes(page: &mut Page, result: &BenchResult) {
     page.line("");
     page.rows(&NUMBERS, &rows);
     page.say(2, &counts);
+    keyframe_stages(page, &keyframes.stages_ms);
+}
+
+fn keyframe_stages(page: &mut Page, stages: &Stages<Spread>) {
+    let mut rows = vec![row(["keyframe stages", "count", "p50", "p95", "p99", "max"])];
+    for (name, spread) in stages.named() {
+        if spread.count > 0 {
+            let values = [spread.p50, spread.p95, spread.p99, spread.max];
+            let mut cells = numbers(wording::keyframe_stage(name), values, "ms");
+            cells.insert(1, spread.count.to_string());
+            rows.push(cells);
+        }
+    }
+    if rows.len() > 1 {
+        page.line("");
+        page.rows(&NUMBERS, &rows);
+        page.say(2, "send is a part of network");
+    }
 }
 
 fn failures(page: &mut Page, result: &BenchResult) {
@@ -412,9 +435,9 @@ mod tests {
         let full = || example::named("a.json", example::full());
         let pages = [
             (table_of_width(&[full()], 0), 80),
-            (table_of_width(&[full(), full(), full(), full(), full()], 0), 80),
+            (table_of_width(&std::iter::repeat_with(full).take(5).collect::<Vec<_>>(), 0), 80),
             (table_of_width(&[hostile()], 1000), 100),
-            (table_of_width(&[hostile(), full(), hostile(), hostile()], 1000), 100),
+            (table_of_width(&[hostile(), full(), hostile()], 1000), 100),
         ];
         for (page, width) in pages {
             for line in page.lines() {

@@ -131,6 +131,8 @@ pub(super) fn stage(name: &'static str) -> &'static str {
     }
 }
 
+pub(super) use crate::stats::stages::stage_words as keyframe_stage;
+
 /// A stage and a code as one word: `ice/no-pair`.
 pub(super) fn failure(stage: Stage, code: &str) -> String {
     format!("{stage}/{}", printable(code))

@@ -1,32 +1,71 @@
 //! One keyframe on its way: told of on the control channel, sent, saved.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
-use super::{LINGER, Sender, SenderEnd, SenderEvent, SentKeyframe};
+use super::{LINGER, REQUEST_GAP, Sender, SenderEnd, SenderEvent, SentKeyframe};
 use crate::{
     media::{
         h264::AccessUnit,
-        sink::{FrameRecord, SinkError},
+        sink::{FrameRecord, FrameWriter, PictureFormat, SinkError},
     },
     peer::{Peer, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
-    session::{SessionError, capture::CapturedKeyframe, epoch_seconds, sha256},
+    session::{SessionError, capture::CapturedKeyframe, epoch_seconds, millis},
+    stats::Stages,
     types::Stage,
 };
 
-impl Sender<'_> {
-    pub(super) async fn send_keyframe(
-        &mut self,
+/// A keyframe that leaves in a task of its own: over a slow link that takes a second, in which control
+/// messages are sent and answered.
+pub(super) struct Sending {
+    task: JoinHandle<Option<SentAccessUnit>>,
+    info: KeyframeInfo,
+    captured: CapturedKeyframe,
+    /// It has been sent before.
+    again: bool,
+    /// The other side asked for a keyframe while it left.
+    pub(super) asked_meanwhile: bool,
+}
+
+impl Sending {
+    pub(super) fn start(
+        peer: Arc<Peer>,
+        info: KeyframeInfo,
         captured: CapturedKeyframe,
-    ) -> Result<(), SessionError> {
+        again: bool,
+    ) -> Self {
+        let (told, unit) = (info.clone(), captured.access_unit.clone());
+        let task = tokio::spawn(async move { transmit(&peer, &told, &unit).await });
+        Self { task, info, captured, again, asked_meanwhile: false }
+    }
+}
+
+/// A keyframe that has left; none for one that could not.
+pub(super) struct Done {
+    sending: Sending,
+    sent: Option<SentAccessUnit>,
+}
+
+/// Waits until the keyframe under way has left; for ever when there is none.
+pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
+    let Some(under_way) = sending else { return std::future::pending().await };
+    let sent = (&mut under_way.task).await.ok().flatten();
+    match sending.take() {
+        Some(sending) => Done { sending, sent },
+        None => std::future::pending().await,
+    }
+}
+
+impl Sender<'_> {
+    pub(super) fn send_keyframe(&mut self, captured: CapturedKeyframe) {
         let Some(peer) = self.talk.link.peer().filter(|_| self.talk.connected) else {
             // The connection went while the picture was made.
             if !self.config.live {
                 self.held = Some(captured);
             }
-            return Ok(());
+            return;
         };
         if let Some((width, height)) = captured.scaled_from {
             let unit = &captured.access_unit;
@@ -47,7 +86,22 @@ impl Sender<'_> {
             }
             _ => now + self.config.interval,
         });
-        let Some(sent) = transmit(&peer, &info, &captured.access_unit).await else {
+        self.sending = Some(Sending::start(peer, info, captured, false));
+    }
+
+    /// The keyframe under way has left.
+    pub(super) async fn on_sent(&mut self, done: Done) -> Result<(), SessionError> {
+        let Done { sending: Sending { info, captured, again, asked_meanwhile, .. }, sent } = done;
+        let now = Instant::now();
+        self.last_sent = Some(now);
+        if again {
+            self.end = self.end.map(|(end, _)| (end, now + LINGER));
+            return Ok(());
+        }
+        if asked_meanwhile {
+            self.due = self.due.map(|due| due.min(now + REQUEST_GAP));
+        }
+        let Some(sent) = sent else {
             self.line(format!("keyframe {} could not be sent: the connection is gone", info.seq));
             if !self.config.live {
                 self.held = Some(captured);
@@ -57,8 +111,12 @@ impl Sender<'_> {
         self.seq += 1;
         self.greeting = false;
         let saved = self.save(&info, &captured).await?;
-        self.last = Some((info.clone(), captured.clone()));
-        (self.tell)(SenderEvent::Sent(Box::new(SentKeyframe { info, captured, sent, saved })));
+        // Sent again it is not measured again.
+        let again = CapturedKeyframe { original: None, ..captured.clone() };
+        self.last = Some((info.clone(), again));
+        let stages = stages(&captured, &sent);
+        let sent = SentKeyframe { info, captured, sent, stages, saved };
+        (self.tell)(SenderEvent::Sent(Box::new(sent)));
         if self.config.count.is_some_and(|count| self.seq >= count) {
             self.end = Some((SenderEnd::Count, now + LINGER));
         }
@@ -86,9 +144,7 @@ impl Sender<'_> {
             (writer, written)
         })
         .await
-        .map_err(|error| {
-            SessionError::new(Stage::Output, "thread-failed", error.to_string(), "")
-        })?;
+        .map_err(|error| thread_failed(&error))?;
         self.save = Some(writer);
         let written = written.map_err(|error| save_error(&error))?;
         Ok(written.files.into_iter().next())
@@ -102,13 +158,40 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
         rtp_timestamp: peer.next_rtp_timestamp(unit).unwrap_or_default(),
         capture_time: epoch_seconds(unit.captured_at),
         bytes: unit.data.len() as u64,
-        sha256: sha256(&unit.data),
+        sha256: captured.sha256.clone(),
         width: unit.width,
         height: unit.height,
+        sent_at: None,
     }
 }
 
-pub(super) fn save_error(error: &SinkError) -> SessionError {
+/// The stages on this side.
+fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f64>> {
+    let packetize = sent.first_packet.saturating_duration_since(captured.encoded_at);
+    Stages {
+        packetize: Some(millis(packetize)),
+        send: Some(millis(sent.send_time)),
+        ..captured.stages
+    }
+}
+
+/// Opens the directory of `--save`, off the async threads.
+pub(super) async fn writer(dir: PathBuf) -> Result<FrameWriter, SessionError> {
+    let open = move || FrameWriter::new(&dir, &[PictureFormat::H264]);
+    let opened = tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
+    opened.map_err(|error| save_error(&error))
+}
+
+fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        "thread-failed",
+        error.to_string(),
+        "run with -v for the details",
+    )
+}
+
+fn save_error(error: &SinkError) -> SessionError {
     SessionError::new(
         Stage::Output,
         "write-failed",
@@ -123,10 +206,13 @@ pub(crate) async fn transmit(
     info: &KeyframeInfo,
     unit: &AccessUnit,
 ) -> Option<SentAccessUnit> {
-    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info.clone())).await {
+    let sent_at = Some(epoch_seconds(SystemTime::now()));
+    let info = KeyframeInfo { sent_at, ..info.clone() };
+    let rtp_timestamp = info.rtp_timestamp;
+    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info)).await {
         tracing::debug!("keyframe message: {error}");
     }
-    match peer.send_access_unit_at(unit, info.rtp_timestamp).await {
+    match peer.send_access_unit_at(unit, rtp_timestamp).await {
         Ok(sent) => Some(sent),
         Err(error) => {
             tracing::debug!("keyframe: {error}");

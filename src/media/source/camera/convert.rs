@@ -1,74 +1,168 @@
-//! A camera's buffer becomes a frame: YUYV and NV12 directly, the rest through RGB.
+//! A camera's buffer becomes a frame: YUV directly, the rest through RGB.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
-use nokhwa::{Buffer, utils::FrameFormat};
-
-use super::SourceError;
+use super::{PixelFormat, stream::RawFrame};
 use crate::media::{
     frame::{Frame, FrameError},
     source::picture::decode_picture,
 };
 
-/// Converts a buffer.
-pub(super) fn to_frame(
-    index: u32,
-    buffer: &Buffer,
-    captured_at: SystemTime,
-) -> Result<Frame, SourceError> {
-    let (width, height) = (buffer.resolution().width(), buffer.resolution().height());
-    let data = buffer.buffer();
-    let frame = match buffer.source_frame_format() {
-        FrameFormat::YUYV => Frame::from_yuyv(width, height, data, captured_at),
-        FrameFormat::NV12 => Frame::from_nv12(width, height, data, captured_at),
-        FrameFormat::RAWRGB => Frame::from_rgb8(width, height, data, captured_at),
-        FrameFormat::RAWBGR => Frame::from_rgb8(width, height, &swap(data), captured_at),
-        FrameFormat::GRAY => grey(width, height, data, captured_at),
-        FrameFormat::MJPEG => {
-            let frame = decode_picture(data, &format!("of camera {index}"))?;
+/// Converts a buffer; the error is the cause in words.
+pub(super) fn to_frame(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, String> {
+    let (width, height) = (raw.width, raw.height);
+    let frame = match raw.pixels {
+        PixelFormat::Yuyv => {
+            let data = tight(raw, width.next_multiple_of(2) as usize * 2);
+            Frame::from_yuyv(width, height, &data, captured_at)
+        }
+        PixelFormat::Nv12 => {
+            let data = tight(raw, width.next_multiple_of(2) as usize);
+            Frame::from_nv12(width, height, &data, captured_at)
+        }
+        PixelFormat::Yu12 => planar(raw, captured_at),
+        PixelFormat::Rgb3 => {
+            Frame::from_rgb8(width, height, &tight(raw, width as usize * 3), captured_at)
+        }
+        PixelFormat::Bgr3 => {
+            let data = swap(&tight(raw, width as usize * 3));
+            Frame::from_rgb8(width, height, &data, captured_at)
+        }
+        PixelFormat::Grey => grey(raw, captured_at),
+        PixelFormat::Mjpg => {
+            let jpeg = with_huffman_tables(&raw.data);
+            let frame = decode_picture(&jpeg, "of the camera").map_err(|e| e.to_string())?;
             return Ok(Frame { captured_at, ..frame });
         }
     };
-    frame.map_err(|e| SourceError::Camera { index, cause: e.to_string() })
+    frame.map_err(|e| e.to_string())
+}
+
+/// The rows without what lies between them; all planes of the formats this is for have equal rows.
+fn tight(raw: &RawFrame, row: usize) -> Cow<'_, [u8]> {
+    let stride = raw.stride as usize;
+    if stride <= row {
+        return Cow::Borrowed(&raw.data);
+    }
+    Cow::Owned(
+        raw.data.chunks(stride).flat_map(|line| &line[..row.min(line.len())]).copied().collect(),
+    )
+}
+
+/// I420: rows of the chroma planes are half as long, what lies between them included.
+fn planar(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, FrameError> {
+    let (width, height) = (raw.width as usize, raw.height as usize);
+    let stride = if raw.stride == 0 { width } else { raw.stride as usize };
+    let chroma = stride.div_ceil(2);
+    let cut = |at: usize| raw.data.split_at_checked(at).map_or(&[][..], |(_, rest)| rest);
+    let u = stride * height;
+    let v = u + chroma * height.div_ceil(2);
+    let planes = [(&raw.data[..], stride), (cut(u), chroma), (cut(v), chroma)];
+    Frame::from_planes((raw.width, raw.height), planes, captured_at)
+}
+
+/// Some cameras leave out the Huffman tables (DHT, ITU-T T.81 B.2.4.2) and mean those of T.81 K.3, as
+/// MJPEG in AVI does. The decoder takes these when the header says that it is such a picture.
+fn with_huffman_tables(jpeg: &[u8]) -> Cow<'_, [u8]> {
+    const START: [u8; 2] = [0xff, 0xd8];
+    const TABLES: u8 = 0xc4;
+    const SCAN: u8 = 0xda;
+    const AVI_HEADER: &[u8] = b"\xff\xe0\x00\x08AVI1\0\0";
+    let Some(mut rest) = jpeg.strip_prefix(&START) else { return Cow::Borrowed(jpeg) };
+    // Segments up to the scan: FF, marker, length of what follows, these two bytes included.
+    while let [0xff, marker, high, low, ..] = *rest {
+        match marker {
+            TABLES => return Cow::Borrowed(jpeg),
+            SCAN => return Cow::Owned([&START, AVI_HEADER, &jpeg[START.len()..]].concat()),
+            _ => {}
+        }
+        let length = 2 + usize::from(u16::from_be_bytes([high, low]));
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Cow::Borrowed(jpeg)
 }
 
 fn swap(bgr: &[u8]) -> Vec<u8> {
     bgr.chunks_exact(3).flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]).collect()
 }
 
-fn grey(w: u32, h: u32, data: &[u8], captured_at: SystemTime) -> Result<Frame, FrameError> {
-    let chroma = vec![128; w.div_ceil(2) as usize * h.div_ceil(2) as usize];
-    let stride = w.div_ceil(2) as usize;
-    let planes = [(data, w as usize), (&chroma[..], stride), (&chroma[..], stride)];
-    Frame::from_planes((w, h), planes, captured_at)
+/// Grey is of full range (0 to 255), a frame of limited range (16 to 235).
+fn grey(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, FrameError> {
+    let (half_width, half_height) = (raw.width.div_ceil(2), raw.height.div_ceil(2));
+    let chroma = vec![128; half_width as usize * half_height as usize];
+    let chroma = (&chroma[..], half_width as usize);
+    let luma = (&raw.data[..], raw.stride.max(raw.width) as usize);
+    let mut frame =
+        Frame::from_planes((raw.width, raw.height), [luma, chroma, chroma], captured_at)?;
+    for luma in &mut frame.y {
+        *luma = (16 + (u32::from(*luma) * 219 + 127) / 255) as u8;
+    }
+    Ok(frame)
 }
 
 #[cfg(test)]
 mod tests {
-    use nokhwa::utils::Resolution;
+    use std::time::Duration;
 
     use super::*;
 
-    fn convert(format: FrameFormat, data: &[u8]) -> Result<Frame, SourceError> {
-        to_frame(0, &Buffer::new(Resolution::new(2, 2), data, format), SystemTime::UNIX_EPOCH)
+    fn raw(pixels: PixelFormat, stride: u32, data: &[u8]) -> RawFrame {
+        let data = data.to_vec();
+        RawFrame { width: 2, height: 2, pixels, stride, data, age: Duration::ZERO }
+    }
+
+    fn convert(pixels: PixelFormat, stride: u32, data: &[u8]) -> Result<Frame, String> {
+        to_frame(&raw(pixels, stride, data), SystemTime::UNIX_EPOCH)
     }
 
     #[test]
     fn every_format_becomes_a_frame() {
-        assert_eq!(convert(FrameFormat::YUYV, &[9, 128].repeat(4)).unwrap().y, [9; 4]);
-        assert_eq!(convert(FrameFormat::NV12, &[9, 9, 9, 9, 7, 8]).unwrap().v, [8]);
-        assert_eq!(convert(FrameFormat::GRAY, &[5; 4]).unwrap().u, [128]);
-        let red = convert(FrameFormat::RAWRGB, &[255, 0, 0].repeat(4)).unwrap();
-        assert_eq!(convert(FrameFormat::RAWBGR, &[0, 0, 255].repeat(4)).unwrap(), red);
+        let yuyv = convert(PixelFormat::Yuyv, 0, &[9, 7, 9, 8].repeat(2)).unwrap();
+        assert_eq!((&yuyv.y[..], yuyv.u[0], yuyv.v[0]), (&[9; 4][..], 7, 8));
+        assert_eq!(convert(PixelFormat::Nv12, 0, &[9, 9, 9, 9, 7, 8]).unwrap(), yuyv);
+        assert_eq!(convert(PixelFormat::Yu12, 0, &[9, 9, 9, 9, 7, 8]).unwrap(), yuyv);
+        let grey = convert(PixelFormat::Grey, 0, &[0, 255, 0, 255]).unwrap();
+        assert_eq!((&grey.y[..], grey.u[0]), (&[16, 235, 16, 235][..], 128));
+        let red = convert(PixelFormat::Rgb3, 0, &[255, 0, 0].repeat(4)).unwrap();
+        assert_eq!(convert(PixelFormat::Bgr3, 0, &[0, 0, 255].repeat(4)).unwrap(), red);
+    }
+
+    #[test]
+    fn what_lies_between_rows_is_left_out() {
+        let yuyv = convert(PixelFormat::Yuyv, 6, &[9, 7, 9, 8, 0, 0].repeat(2)).unwrap();
+        assert_eq!((&yuyv.y[..], yuyv.u[0], yuyv.v[0]), (&[9; 4][..], 7, 8));
+        let nv12 = [9, 9, 0, 0, 9, 9, 0, 0, 7, 8, 0, 0];
+        assert_eq!(convert(PixelFormat::Nv12, 4, &nv12).unwrap(), yuyv);
+        let yu12 = [9, 9, 0, 0, 9, 9, 0, 0, 7, 0, 8, 0];
+        assert_eq!(convert(PixelFormat::Yu12, 4, &yu12).unwrap(), yuyv);
+        assert_eq!(convert(PixelFormat::Grey, 3, &[0, 0, 9, 0, 0, 9]).unwrap().y, [16; 4]);
+    }
+
+    #[test]
+    fn a_picture_without_huffman_tables_is_decoded() {
+        let mut jpeg = Vec::new();
+        let pixels: Vec<u8> = (0..16 * 16 * 3).map(|n| (n / 3) as u8).collect();
+        image::codecs::jpeg::JpegEncoder::new(&mut jpeg)
+            .encode(&pixels, 16, 16, image::ExtendedColorType::Rgb8)
+            .unwrap();
+        assert!(matches!(with_huffman_tables(&jpeg), Cow::Borrowed(_)));
+        // The tables are the standard's: without them the picture is the same.
+        let mut without = jpeg.clone();
+        while let Some(at) = without.windows(2).position(|pair| pair == [0xff, 0xc4]) {
+            let length = usize::from(u16::from_be_bytes([without[at + 2], without[at + 3]]));
+            without.drain(at..at + 2 + length);
+        }
+        assert!(without.len() < jpeg.len());
+        let frame = convert(PixelFormat::Mjpg, 0, &without).unwrap();
+        assert_eq!(frame, convert(PixelFormat::Mjpg, 0, &jpeg).unwrap());
     }
 
     #[test]
     fn short_and_broken_buffers_are_errors() {
-        for format in
-            [FrameFormat::YUYV, FrameFormat::NV12, FrameFormat::RAWRGB, FrameFormat::MJPEG]
-        {
-            let error = convert(format, &[0; 5]).unwrap_err();
-            assert!(error.to_string().contains("camera 0"), "{error}");
+        for pixels in PixelFormat::ALL {
+            for length in [0, 1, 3] {
+                convert(pixels, 0, &vec![0; length]).unwrap_err();
+            }
         }
     }
 }

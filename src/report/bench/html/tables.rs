@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     report::{
-        bench::schema::{BenchResult, ConnectionRecord, FailureGroup, IceServerRecord},
+        bench::{
+            schema::{BenchResult, ConnectionRecord, FailureGroup, IceServerRecord},
+            wording::keyframe_stage,
+        },
         human,
     },
     stats::Spread,
@@ -58,6 +61,9 @@ pub(super) fn numbers(result: &BenchResult) -> String {
     rows.push(("keyframe latency".into(), &keyframes.latency_ms, "ms"));
     rows.push(("keyframe encoding".into(), &keyframes.encode_ms, "ms"));
     rows.push(("keyframe PSNR".into(), &keyframes.psnr_db, "dB"));
+    for (name, spread) in keyframes.stages_ms.named() {
+        rows.push((format!("keyframe: {}", keyframe_stage(name)), spread, "ms"));
+    }
     rows.retain(|(_, spread, _)| spread.count > 0);
     if rows.is_empty() {
         return section("numbers", "All numbers", &nothing("Nothing was measured."));

@@ -149,7 +149,8 @@ fn text_of_a_result_never_becomes_markup() {
 fn nothing_and_next_to_nothing_are_said_in_sentences() {
     check(&html(&[]).replace("<p class=\"none\">", "<h1>x</h1><p class=\"none\">"));
     assert!(html(&[]).contains("There are no results to show."));
-    for result in [empty(), minimal(), partial(), full()] {
+    for example in [empty, minimal, partial, full] {
+        let result = example();
         check(&page(result.clone()));
         check(&html(&[named("a", result), named("b", empty())]));
     }

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Many keyframes and pings over one connection with loss: nothing may get lost that need not, and
+# memory must stay flat.
+#
+#   scripts/soak.sh            2,000 keyframes and 20,000 pings at 2 % loss, about 15 minutes
+#   scripts/soak.sh --short    100 keyframes and 1,000 pings, about 50 seconds
+#
+# Loss is that of the simulated link, 2 % of the packets each way. Two runs of `orion-peer bench`:
+#
+#  1. Keyframes and pings. Every keyframe must arrive intact. Its memory is sampled, and a straight line
+#     is fitted (least squares) to what comes after the first quarter, while buffers still fill.
+#  2. Pings alone over the same link, with no life time: the channel sends each again until it gets
+#     through, and none may be lost. That is all that differs, so what is lost in the first run is what
+#     the channel's life time of 100 ms gave up; it must not be more than met a loss on the link.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+keyframes=2000 pings=20000 every=1
+case ${1:-} in
+'') ;;
+--short) keyframes=100 pings=1000 every=0.25 ;;
+*)
+    printf 'usage: %s [--short]\n' "$0" >&2
+    exit 2
+    ;;
+esac
+
+orion_peer=${ORION_PEER:-${CARGO_TARGET_DIR:-target}/release/orion-peer}
+dir=$(mktemp -d)
+bench=
+trap '[[ -z $bench ]] || kill "$bench" 2>/dev/null || true; rm -rf "$dir"' EXIT
+
+# run NAME FLAG…: a bench over one connection at 2 % loss; its memory goes to NAME.rss as "TIME BYTES"
+# (Linux). A connection that does not come about is another matter: it is tried again.
+run() {
+    local try
+    for try in 1 2 3; do
+        once "$@" && return
+        printf 'try %s: no connection\n' "$try" >&2
+    done
+    return 1
+}
+
+# Fails without a connection, and ends everything when the bench itself fails.
+once() {
+    local name=$1
+    shift
+    rm -f "$dir/$name.rss"
+    "$orion_peer" --quiet bench --connections 1 --warmup 0 --pings "$pings" --loss 2% --delay 10ms \
+        --out "$dir/$name.json" "$@" >"$dir/$name.txt" 2>&1 &
+    bench=$!
+    # As long as it is there, and no zombie.
+    while rss=$(awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$bench/status" 2>/dev/null) && [[ -n $rss ]]; do
+        printf '%s %s\n' "$EPOCHREALTIME" "$rss" >>"$dir/$name.rss"
+        sleep "$every"
+    done
+    local code=0
+    wait "$bench" || code=$?
+    bench=
+    if [[ ! -s $dir/$name.json ]]; then
+        cat "$dir/$name.txt" >&2
+        exit 1
+    fi
+    [[ $code -eq 0 ]] && return
+    # What was measured is judged below.
+    grep -A3 '^error' "$dir/$name.txt" >&2 || true
+    [[ $(field "$name" .rttMs.sent) -gt 0 ]]
+}
+
+# field NAME FILTER: a value of a result.
+field() { jq -r "$2" "$dir/$1.json"; }
+ms() { field "$1" "$2 | . * 10 | round / 10"; }
+
+printf '%s keyframes and %s pings at 2 %% loss …\n' "$keyframes" "$pings" >&2
+run both --keyframes "$keyframes" --interval 200ms --ping-interval 20ms
+printf '%s pings that are never given up …\n' "$pings" >&2
+run reliable --keyframes 0 --ping-interval 20ms --ping-lifetime 0
+
+failed=0
+# check WORDS CONDITION…
+check() {
+    local words=$1
+    shift
+    if "$@"; then
+        printf 'ok      %s\n' "$words"
+    else
+        printf 'FAILED  %s\n' "$words"
+        failed=1
+    fi
+}
+
+intact=$(field both .keyframes.intact)
+sent=$(field both .keyframes.sent)
+check "keyframes: $intact of $sent intact" test "$intact" -eq "$keyframes"
+printf '        latency p50 %s ms, p99 %s ms, max %s ms\n' \
+    "$(ms both .keyframes.latencyMs.p50)" "$(ms both .keyframes.latencyMs.p99)" \
+    "$(ms both .keyframes.latencyMs.max)"
+lost=$(field reliable .rttMs.lost)
+check "pings that are never given up: $lost of $(field reliable .rttMs.sent) lost" test "$lost" -eq 0
+printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms reliable .rttMs.p50)" \
+    "$(ms reliable .rttMs.p99)" "$(ms reliable .rttMs.max)"
+# Ping and pong each go over two links: 1 - 0.98^4 of the round trips meet a loss. Three standard
+# deviations more are chance.
+lost=$(field both .rttMs.lost)
+sent=$(field both .rttMs.sent)
+most=$(awk -v n="$sent" 'BEGIN { p = 1 - 0.98 ^ 4; print int(n * p + 3 * sqrt(n * p * (1 - p))) }')
+check "pings given up after 100 ms: $lost of $sent; $most may have met a loss" test "$lost" -le "$most"
+printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms both .rttMs.p50)" \
+    "$(ms both .rttMs.p99)" "$(ms both .rttMs.max)"
+
+# The line through what comes after the first quarter.
+awk '
+    NR == 1 { begun = $1 }
+    { t[NR] = $1 - begun; m[NR] = $2; if ($2 > max) max = $2 }
+    END {
+        from = int(NR / 4) + 1
+        for (i = from; i <= NR; i++) { n++; st += t[i]; sm += m[i]; stt += t[i] * t[i]; stm += t[i] * m[i] }
+        slope = (n * stt == st * st) ? 0 : (n * stm - st * sm) / (n * stt - st * st)
+        printf "memory: first %.1f MB, after the first quarter %.1f MB, last %.1f MB, most %.1f MB, slope %.1f KB a minute\n",
+            m[1] / 1e6, m[from] / 1e6, m[NR] / 1e6, max / 1e6, slope * 60 / 1e3
+        # Growth of the whole rest by that slope.
+        printf "%d\n", slope * (t[NR] - t[from]) > "/dev/stderr"
+    }' "$dir/both.rss" >"$dir/memory" 2>"$dir/growth"
+growth=$(<"$dir/growth")
+check "$(<"$dir/memory")" test "$growth" -lt 4000000
+exit "$failed"

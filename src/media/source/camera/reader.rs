@@ -1,0 +1,253 @@
+//! The thread that reads a camera, and what it shares with its user.
+//!
+//! Drivers queue frames: a camera that is read only now and then hands out old ones. So the thread
+//! takes every frame as it comes and keeps the newest. When the camera fails, the thread opens it anew,
+//! with growing pauses, also when it comes back under another index.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    CameraSpec, SourceError,
+    stream::{Device, RawFrame, Stream, Wanted},
+    system,
+};
+
+/// Pauses between attempts to open the camera anew.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+
+/// What the thread and its user share.
+#[derive(Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    pub(super) changed: Condvar,
+}
+
+/// How the camera is doing.
+#[derive(Default)]
+pub(super) struct State {
+    /// The newest frame, until somebody takes it.
+    pub(super) newest: Option<Arrived>,
+    /// Frames that came.
+    pub(super) frames: u64,
+    /// Why there are no frames, until there are some or somebody takes it.
+    pub(super) failure: Option<SourceError>,
+    /// Index of the camera, once it was opened or when it was asked for.
+    pub(super) index: u32,
+    /// Name and format of the open camera.
+    pub(super) description: String,
+    /// Tells the thread to end.
+    pub(super) stop: bool,
+}
+
+/// A frame that came.
+pub(super) struct Arrived {
+    /// The frame.
+    pub(super) raw: RawFrame,
+    /// Its number, from 1.
+    pub(super) number: u64,
+    /// When it was captured.
+    pub(super) captured: Instant,
+    /// The same on the wall clock.
+    pub(super) captured_at: SystemTime,
+}
+
+impl Arrived {
+    fn new(raw: RawFrame, number: u64) -> Self {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let captured = now.checked_sub(raw.age).unwrap_or(now);
+        let captured_at = wall.checked_sub(raw.age).unwrap_or(wall);
+        Self { raw, number, captured, captured_at }
+    }
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done` or the time is over.
+    pub(super) fn wait(
+        &self,
+        time: Duration,
+        done: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'_, State> {
+        self.changed
+            .wait_timeout_while(self.lock(), time, |state| !done(state))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// Puts a frame in the place of the one before, whose memory is given back.
+    pub(super) fn arrive(&self, raw: RawFrame) -> Vec<u8> {
+        let mut state = self.lock();
+        state.frames += 1;
+        state.failure = None;
+        let arrived = Arrived::new(raw, state.frames);
+        let before = state.newest.replace(arrived);
+        drop(state);
+        self.changed.notify_all();
+        before.map(|before| before.raw.data).unwrap_or_default()
+    }
+
+    fn fail(&self, failure: SourceError) {
+        tracing::debug!("{failure}");
+        self.lock().failure = Some(failure);
+        self.changed.notify_all();
+    }
+}
+
+/// Starts the thread. It ends by itself soon after `stop` was set.
+pub(super) fn start(
+    spec: CameraSpec,
+    wanted: Wanted,
+    shared: &Arc<Shared>,
+) -> Result<(), SourceError> {
+    let index = spec.index.unwrap_or_default();
+    shared.lock().index = index;
+    let shared = Arc::clone(shared);
+    thread::Builder::new()
+        .name("camera".to_owned())
+        .spawn(move || read(spec, wanted, &shared))
+        .map(drop)
+        .map_err(|e| SourceError::Camera { index, cause: format!("cannot start a thread: {e}") })
+}
+
+fn read(spec: CameraSpec, wanted: Wanted, shared: &Shared) {
+    let mut pause = BACK_OFF.0;
+    let mut seen = None;
+    while !shared.lock().stop {
+        let before = shared.lock().frames;
+        // Drivers and libraries panic on some devices; that must not take the program with it.
+        let run =
+            catch_unwind(AssertUnwindSafe(|| read_until_it_fails(spec, wanted, &mut seen, shared)));
+        match run {
+            Ok(Ok(())) => return,
+            Ok(Err(failure)) => shared.fail(failure),
+            Err(panic) => {
+                let index = shared.lock().index;
+                let cause = super::panic_text(panic.as_ref());
+                shared.fail(SourceError::Camera { index, cause });
+            }
+        }
+        if shared.lock().frames > before {
+            pause = BACK_OFF.0;
+        }
+        drop(shared.wait(pause, |state| state.stop));
+        pause = (pause * 2).min(BACK_OFF.1);
+    }
+}
+
+/// Opens the camera and takes frames until it fails (`Err`) or nobody wants them (`Ok`).
+fn read_until_it_fails(
+    spec: CameraSpec,
+    wanted: Wanted,
+    seen: &mut Option<Device>,
+    shared: &Shared,
+) -> Result<(), SourceError> {
+    let (index, mut stream) = open(spec, wanted, seen)?;
+    let description = stream.describe();
+    tracing::debug!("open: {description}");
+    {
+        let mut state = shared.lock();
+        (state.index, state.description) = (index, description);
+    }
+    let mut spare = Vec::new();
+    loop {
+        let raw = stream.next(spare)?;
+        if shared.lock().stop {
+            return Ok(());
+        }
+        spare = shared.arrive(raw);
+    }
+}
+
+/// Opens the camera asked for, or else the first that can be opened; after that, the one that was open
+/// before, wherever it is now.
+fn open(
+    spec: CameraSpec,
+    wanted: Wanted,
+    seen: &mut Option<Device>,
+) -> Result<(u32, Box<dyn Stream>), SourceError> {
+    let devices = system::list()?;
+    let mut first_error = None;
+    for device in candidates(devices, spec, seen.as_ref()) {
+        match system::open(device.index, wanted) {
+            Ok(stream) => {
+                let index = device.index;
+                *seen = Some(device);
+                return Ok((index, stream));
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or(match seen {
+        Some(device) => SourceError::CameraGone { index: device.index },
+        None => SourceError::NoCamera { index: spec.index },
+    }))
+}
+
+/// The cameras worth opening, the best first. One that was open before may be plugged in elsewhere now,
+/// but where a camera was chosen by its index, another one of the same kind is not taken for it.
+fn candidates(devices: Vec<Device>, spec: CameraSpec, seen: Option<&Device>) -> Vec<Device> {
+    let fits = |device: &Device| match (seen, spec.index) {
+        (Some(seen), Some(_)) => (&seen.name, &seen.bus) == (&device.name, &device.bus),
+        (Some(seen), None) => seen.name == device.name,
+        (None, Some(index)) => device.index == index,
+        (None, None) => true,
+    };
+    let mut fitting: Vec<Device> = devices.into_iter().filter(|device| fits(device)).collect();
+    // A webcam may have several nodes with one name.
+    fitting.sort_by_key(|device| {
+        seen.map(|seen| (seen.bus != device.bus, seen.index != device.index))
+    });
+    fitting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: u32, bus: &str) -> Device {
+        Device {
+            index,
+            name: "Cam".into(),
+            path: format!("/dev/video{index}"),
+            bus: bus.into(),
+            formats: Vec::new(),
+            used_by: Vec::new(),
+            error: None,
+        }
+    }
+
+    fn indices(spec: Option<u32>, seen: Option<&Device>) -> Vec<u32> {
+        let devices = vec![device(0, "usb-1"), device(1, "usb-2"), device(3, "usb-2")];
+        let spec = CameraSpec { index: spec, pixels: None };
+        candidates(devices, spec, seen).iter().map(|device| device.index).collect()
+    }
+
+    #[test]
+    fn the_camera_asked_for_or_the_first() {
+        assert_eq!(indices(None, None), [0, 1, 3]);
+        assert_eq!(indices(Some(1), None), [1]);
+        assert_eq!(indices(Some(2), None), [0; 0]);
+    }
+
+    #[test]
+    fn a_camera_that_comes_back_is_found_under_another_index() {
+        assert_eq!(indices(Some(5), Some(&device(5, "usb-1"))), [0]);
+        assert_eq!(indices(None, Some(&device(3, "usb-2"))), [3, 1, 0]);
+    }
+
+    #[test]
+    fn another_camera_of_the_same_kind_is_taken_only_when_any_will_do() {
+        assert_eq!(indices(None, Some(&device(3, "usb-9"))), [3, 0, 1]);
+        assert_eq!(indices(Some(3), Some(&device(3, "usb-9"))), [0; 0]);
+        let other = Device { name: "Other".into(), ..device(3, "usb-2") };
+        assert_eq!(indices(None, Some(&other)), [0; 0]);
+    }
+}

@@ -1,0 +1,139 @@
+//! The RTP streams of the other side, each with an assembler of its own.
+//!
+//! There is one as a rule. A sender that restarts takes a new SSRC (RFC 3550 §8), and packets of a
+//! stranger must not harm the stream that is there. Sans-IO, as the assembler is.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::{
+    assembler::{Assembled, Assembler},
+    tap::InboundRtp,
+};
+
+/// Streams kept at a time; one more ends the one that was silent longest.
+const MAX_STREAMS: usize = 4;
+
+struct Stream {
+    assembler: Assembler,
+    last_arrival: Instant,
+}
+
+/// The streams, by SSRC.
+pub(super) struct Incoming {
+    patience: Duration,
+    streams: HashMap<u32, Stream>,
+}
+
+impl Incoming {
+    /// `patience` is that of [`Assembler::new`].
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { patience, streams: HashMap::new() }
+    }
+
+    /// Takes one packet. What a stream that ends for it had begun comes out as broken.
+    pub(super) fn push(&mut self, inbound: InboundRtp) -> Vec<Assembled> {
+        let (ssrc, arrived) = (inbound.ssrc, inbound.packet.arrived);
+        let mut made = Vec::new();
+        if self.streams.len() >= MAX_STREAMS && !self.streams.contains_key(&ssrc) {
+            let silent = self.streams.iter().min_by_key(|(_, stream)| stream.last_arrival);
+            if let Some(mut ended) =
+                silent.map(|(&ssrc, _)| ssrc).and_then(|ssrc| self.streams.remove(&ssrc))
+            {
+                made = ended.assembler.end();
+            }
+        }
+        let stream = self.streams.entry(ssrc).or_insert_with(|| Stream {
+            assembler: Assembler::new(self.patience),
+            last_arrival: arrived,
+        });
+        stream.last_arrival = arrived;
+        made.extend(stream.assembler.push(inbound.packet));
+        made
+    }
+
+    /// Gives up what has waited too long at `now`.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Assembled> {
+        self.streams.values_mut().flat_map(|stream| stream.assembler.expire(now)).collect()
+    }
+
+    /// When [`Incoming::expire`] wants to be called next.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.streams.values().filter_map(|stream| stream.assembler.next_expiry()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::peer::assembler::{BrokenReason, RtpPacket};
+
+    const PATIENCE: Duration = Duration::from_secs(4);
+
+    /// A packet of a picture of three: SPS, then two more.
+    fn packet(ssrc: u32, timestamp: u32, index: u16, arrived: Instant) -> InboundRtp {
+        let kind = if index == 0 { 0x67 } else { 0x65 };
+        InboundRtp {
+            ssrc,
+            payload_type: 102,
+            packet: RtpPacket {
+                sequence: timestamp as u16 * 3 + index,
+                timestamp,
+                marker: index == 2,
+                payload: Bytes::from(vec![kind, ssrc as u8, timestamp as u8, index as u8]),
+                arrived,
+                retransmitted: false,
+            },
+        }
+    }
+
+    fn picture(incoming: &mut Incoming, ssrc: u32, timestamp: u32, now: Instant) -> Vec<Assembled> {
+        (0..3).flat_map(|index| incoming.push(packet(ssrc, timestamp, index, now))).collect()
+    }
+
+    #[test]
+    fn a_stranger_does_not_touch_the_stream_that_is_there() {
+        let now = Instant::now();
+        let mut incoming = Incoming::new(PATIENCE);
+        incoming.push(packet(1, 1, 0, now));
+        // The same sequence numbers and timestamps, other bytes.
+        assert_eq!(picture(&mut incoming, 2, 1, now).len(), 1);
+        incoming.push(packet(1, 1, 1, now));
+        let made = incoming.push(packet(1, 1, 2, now));
+        let [Assembled::Whole(unit)] = &made[..] else { panic!("{made:?}") };
+        assert!(unit.data.chunks(8).all(|nal| nal[5] == 1), "bytes of the other stream");
+    }
+
+    #[test]
+    fn of_too_many_streams_the_silent_one_ends_and_is_counted() {
+        let begun = Instant::now();
+        let mut incoming = Incoming::new(PATIENCE);
+        incoming.push(packet(1, 7, 0, begun));
+        for ssrc in 2..10 {
+            let now = begun + Duration::from_millis(u64::from(ssrc));
+            let made = picture(&mut incoming, ssrc, 1, now);
+            let broken = made.iter().filter(|one| matches!(one, Assembled::Broken(_))).count();
+            assert_eq!((made.len() - broken, broken), (1, usize::from(ssrc == 5)), "{ssrc}");
+            if let Some(Assembled::Broken(broken)) = made.first() {
+                assert_eq!((broken.timestamp, broken.reason), (7, BrokenReason::Ended));
+            }
+        }
+        assert!(incoming.streams.len() <= MAX_STREAMS);
+        assert_eq!(incoming.next_expiry(), None);
+    }
+
+    #[test]
+    fn what_waits_too_long_is_given_up_in_every_stream() {
+        let now = Instant::now();
+        let mut incoming = Incoming::new(PATIENCE);
+        incoming.push(packet(1, 1, 0, now));
+        incoming.push(packet(2, 1, 0, now + Duration::from_secs(1)));
+        assert_eq!(incoming.next_expiry(), Some(now + PATIENCE));
+        assert_eq!(incoming.expire(now + PATIENCE).len(), 1);
+        assert_eq!(incoming.expire(now + 2 * PATIENCE).len(), 1);
+    }
+}

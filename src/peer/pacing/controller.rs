@@ -1,0 +1,416 @@
+//! Which rate to send at now, and what follows from feedback.
+//!
+//! Each access unit is a train of packets:
+//!
+//! - The very first one begins with a few packets at once. How far apart they arrive tells the rate of
+//!   the way within a round trip; until then packets only trickle.
+//! - The body of a train leaves a little slower than the way is known to carry, so that no queue builds
+//!   up. If one does, the way has become slower: sending stops until the queue has drained, and goes on
+//!   at the rate packets arrived at.
+//! - The last part is sent faster than that. Either it arrives as fast, and then the way has room for
+//!   more; or it arrives slower, and then that is what the way carries. The small queue this makes
+//!   drains after the train, when nothing waits for it. BBR probes for bandwidth in the same way.
+//!
+//! Packets lost without a queue do not count: radio loses packets at any rate.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Pace,
+    estimate::{self, Queueing, Sample},
+    pacer::{self, PACKET_BYTES, Pacer},
+    sent::SentLog,
+};
+use crate::peer::rate::INITIAL_RATE;
+
+/// The highest rate, bits a second: in the 2 ms that timers may be late that is 20 packets, which fit
+/// into the 64 KB buffers of browsers' and relays' sockets.
+pub const MAX_RATE: u64 = 100_000_000;
+
+/// The lowest rate, bits a second.
+pub const MIN_RATE: u64 = 100_000;
+
+/// The highest rate that a few packets at once can show: on a radio link they may share one transmission.
+const MAX_FIRST_RATE: f64 = 50e6;
+
+/// Packets at once at the beginning.
+const HEAD_PACKETS: usize = 10;
+
+/// Rate until feedback tells of them: it does not fill a slow uplink's queue within a round trip.
+const TRICKLE_RATE: f64 = 1.5e6;
+
+/// Packets sent less than this much faster than they arrive do not show what the way carries.
+const TRICKLED: f64 = 1.3;
+
+/// Without feedback for so long, sending goes on at the initial rate.
+const FEEDBACK_WITHIN: Duration = Duration::from_millis(300);
+
+/// After so many access units without feedback none is waited for.
+const SILENT_UNITS: u32 = 2;
+
+/// Share of what the way carries that is sent at.
+const SHARE: f64 = 0.95;
+
+/// The same after a queue has built up.
+const BACK_OFF: f64 = 0.92;
+
+/// How much faster the last part of a train is.
+const PROBE: (f64, f64) = (1.25, 2.0);
+
+/// The last part takes this long, and has so many packets at least.
+const PROBE_TIME: Duration = Duration::from_millis(20);
+const PROBE_PACKETS: usize = 20;
+
+/// The queue in a body that is too much, seconds; a few packets may always meet.
+const QUEUE_LIMIT: f64 = 0.010;
+
+/// The queue that counts where packets are lost, too, or in the part that is sent faster.
+const QUEUE_SHORT: f64 = 0.001;
+
+/// Loss that a queue explains, and loss that is too much by itself.
+const QUEUE_LOSS: f64 = 0.1;
+const HEAVY_LOSS: f64 = 0.2;
+
+/// Heavy loss alone does not lower the rate below this.
+const HEAVY_LOSS_RATE: f64 = 1e6;
+
+/// Packets that a verdict on a body needs.
+const WINDOW: usize = 8;
+
+/// After a pause of this length no queue of ours is left.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Longest wait for a queue to drain.
+const MAX_DRAIN: Duration = Duration::from_secs(5);
+
+/// The packets of one access unit.
+#[derive(Debug)]
+struct Train {
+    begun: Instant,
+    /// Number of its first packet.
+    first: u64,
+    packets: usize,
+    /// Packets that were let go.
+    taken: usize,
+    last_taken: Instant,
+    /// Number of the first packet that was sent faster, and at which rate.
+    probe: Option<(u64, f64)>,
+    judged: bool,
+}
+
+/// What is known of the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Nothing.
+    New,
+    /// The rate, which it may exceed by far.
+    Measured,
+    /// It has been seen to be full.
+    Full,
+}
+
+/// Decides on the rate of one connection.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
+pub struct Controller {
+    pace: Pace,
+    /// The other side tells when packets arrived.
+    feedback: bool,
+    relayed: bool,
+    rate: f64,
+    way: Way,
+    probe: f64,
+    pacer: Pacer,
+    hold: Option<Instant>,
+    sent: SentLog,
+    train: Train,
+    /// Packets before this number have been acted upon.
+    settled: u64,
+    base: Option<f64>,
+    silent_units: u32,
+    lossy_units: u32,
+}
+
+impl Controller {
+    /// A controller for a new connection.
+    #[must_use]
+    pub fn new(pace: Pace, now: Instant) -> Self {
+        let sent = SentLog::new(now);
+        let first = sent.next();
+        Self {
+            pace,
+            feedback: false,
+            relayed: false,
+            rate: INITIAL_RATE as f64,
+            way: Way::New,
+            probe: PROBE.1,
+            pacer: Pacer::new(now),
+            hold: None,
+            train: Train {
+                begun: now,
+                first,
+                packets: 0,
+                taken: 0,
+                last_taken: now,
+                probe: None,
+                judged: true,
+            },
+            settled: first,
+            sent,
+            base: None,
+            silent_units: 0,
+            lossy_units: 0,
+        }
+    }
+
+    /// The rate of what is sent now besides access units, bits a second.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        match self.pace {
+            Pace::Auto => self.rate as u64,
+            Pace::Off => MAX_RATE,
+            Pace::Rate(rate) => rate,
+        }
+    }
+
+    /// What the way was found to carry, bits a second; none when nothing was measured.
+    #[must_use]
+    pub fn estimate(&self) -> Option<u64> {
+        (self.way != Way::New).then_some((self.rate / SHARE) as u64)
+    }
+
+    /// Whether the other side tells when packets arrived.
+    pub fn set_feedback(&mut self, feedback: bool) {
+        self.feedback = feedback;
+    }
+
+    /// An access unit of so many packets follows.
+    pub fn begin(&mut self, now: Instant, packets: usize, relayed: bool) {
+        self.end_train();
+        if now.saturating_duration_since(self.train.last_taken) >= IDLE {
+            self.base = None;
+        }
+        let first = self.sent.next();
+        self.relayed = relayed;
+        self.settled = self.settled.max(first);
+        self.pacer.reset(now.max(self.hold.unwrap_or(now)));
+        self.train = Train {
+            begun: now,
+            first,
+            packets,
+            taken: 0,
+            last_taken: now,
+            probe: None,
+            judged: false,
+        };
+    }
+
+    /// Takes a packet with that many bytes on the wire, or says when to ask again.
+    pub fn poll(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
+        if let Some(hold) = self.hold {
+            if now < hold {
+                return Some(hold);
+            }
+            self.hold = None;
+            self.pacer.reset(now);
+        }
+        if let Some(rate) = self.rate_now(now)
+            && let Some(until) = self.pacer.poll(now, bytes, rate)
+        {
+            return Some(until);
+        }
+        self.train.taken += 1;
+        self.train.last_taken = now;
+        None
+    }
+
+    /// The rate of the next packet; none is without limit.
+    fn rate_now(&mut self, now: Instant) -> Option<f64> {
+        match self.pace {
+            Pace::Off => self.relayed.then_some(MAX_RATE as f64),
+            Pace::Rate(rate) => Some(rate as f64),
+            Pace::Auto if !self.feedback => Some(self.rate),
+            Pace::Auto if self.way == Way::New => self.first_rate(now),
+            Pace::Auto => Some(self.train_rate()),
+        }
+    }
+
+    fn first_rate(&self, now: Instant) -> Option<f64> {
+        if self.train.taken < HEAD_PACKETS {
+            return None;
+        }
+        let waited = now.saturating_duration_since(self.train.begun);
+        let silent = self.silent_units >= SILENT_UNITS || waited >= FEEDBACK_WITHIN;
+        Some(if silent { self.rate } else { TRICKLE_RATE })
+    }
+
+    fn train_rate(&mut self) -> f64 {
+        if let Some((_, rate)) = self.train.probe {
+            return rate;
+        }
+        let in_time = PROBE_TIME.as_secs_f64() * self.rate / 8.0 / PACKET_BYTES;
+        let last = (in_time as usize).max(PROBE_PACKETS).min(self.train.packets / 2);
+        if self.train.taken + last < self.train.packets {
+            return self.rate;
+        }
+        let rate = (self.rate * self.probe).min(MAX_RATE as f64);
+        self.train.probe = Some((self.sent.next(), rate));
+        rate
+    }
+
+    /// A packet leaves. Gives its transport-wide number.
+    pub fn sent(&mut self, now: Instant, bytes: usize) -> u16 {
+        self.sent.sent(now, bytes)
+    }
+
+    /// The other side tells what became of packets: when they arrived, in seconds on its clock. True
+    /// when that changes when the next packet leaves.
+    pub fn feedback(
+        &mut self,
+        now: Instant,
+        reports: impl IntoIterator<Item = (u16, Option<f64>)>,
+    ) -> bool {
+        for (number, arrived) in reports {
+            self.sent.report(number, arrived);
+        }
+        if self.pace != Pace::Auto {
+            return false;
+        }
+        let samples = self.sent.samples(self.train.first, self.sent.next());
+        let Some(least) = estimate::base(&samples) else { return false };
+        self.silent_units = 0;
+        self.base = Some(self.base.map_or(least, |base| base.min(least)));
+        let before = (self.rate, self.hold, self.way);
+        match self.way {
+            Way::New => self.take_first(now, &samples),
+            Way::Measured | Way::Full => self.check_body(now, &samples),
+        }
+        let train = &self.train;
+        let complete =
+            train.taken == train.packets && self.sent.told() >= train.first + train.packets as u64;
+        if complete {
+            self.judge_probe();
+        }
+        before != (self.rate, self.hold, self.way)
+    }
+
+    /// The first packets at once: how far apart they arrive is the rate of the way.
+    fn take_first(&mut self, now: Instant, samples: &[Sample]) {
+        let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
+        let span = last.arrived - first.arrived;
+        let enough = match samples.len() {
+            0..=2 => false,
+            3 => span >= 0.05,
+            4..=5 => span >= 0.02,
+            _ => true,
+        };
+        let Some(rate) = estimate::arrival_rate(samples).filter(|_| enough) else { return };
+        // The first ones were lost, and what came then trickled: it arrives as slowly as it was sent.
+        let sent = estimate::send_rate(samples).unwrap_or(rate);
+        if sent < TRICKLED * rate && rate < self.rate {
+            return;
+        }
+        self.way = Way::Measured;
+        self.set_rate((BACK_OFF * rate).min(MAX_FIRST_RATE));
+        self.drain(now, samples, rate.min(MAX_FIRST_RATE));
+    }
+
+    /// Whether a queue builds up although the rate was thought to be right.
+    fn check_body(&mut self, now: Instant, samples: &[Sample]) {
+        let Some(base) = self.base else { return };
+        let end = self.train.probe.map_or(self.sent.next(), |(first, _)| first);
+        let body = self.sent.samples(self.settled, end);
+        let Some(seen) = estimate::queueing(&body, base, WINDOW) else { return };
+        let Queueing { queue, rate, falling } = seen;
+        let early = &samples[..samples.len().min(WINDOW)];
+        let uneven = estimate::unevenness(early, base).min(2.0 * QUEUE_LIMIT);
+        let packet = self.packet_time();
+        let full = queue > QUEUE_LIMIT.max(2.0 * packet) + uneven;
+        let lost = self.sent.lost(self.settled, end) >= QUEUE_LOSS;
+        let full = full || lost && queue > 2.0 * QUEUE_SHORT + packet + uneven;
+        if full && !falling {
+            self.set_rate(self.rate.min(BACK_OFF * rate));
+            self.way = Way::Full;
+            self.probe = PROBE.0;
+            self.drain(now, samples, rate);
+        }
+    }
+
+    /// The last part of the train was sent faster: what came of it?
+    fn judge_probe(&mut self) {
+        if std::mem::replace(&mut self.train.judged, true) || self.way == Way::New {
+            return;
+        }
+        let (Some(base), Some((first, rate))) = (self.base, self.train.probe) else { return };
+        let end = self.train.first + self.train.packets as u64;
+        let samples = self.sent.samples(first.max(self.settled), end);
+        let window = (samples.len() / 4).max(4);
+        let Some(seen) = estimate::queueing(&samples, base, window) else { return };
+        let body = self.sent.samples(self.train.first, first);
+        let uneven = estimate::unevenness(&body, base);
+        let limit = QUEUE_SHORT + self.packet_time() / 2.0 + uneven;
+        let lost = self.sent.lost(first, end);
+        // Sent faster, more gets lost: then a queue was too small to show.
+        let overflow = lost > self.sent.lost(self.train.first, first) + QUEUE_LOSS;
+        if seen.queue > limit && !seen.falling || overflow {
+            let carried = estimate::arrival_rate(&samples).unwrap_or(rate);
+            let found = SHARE * if overflow { carried } else { seen.rate }.min(rate);
+            let step = match self.way {
+                Way::Full => f64::midpoint(self.rate, found),
+                Way::New | Way::Measured => found,
+            };
+            self.set_rate(step.max(0.7 * self.rate));
+            self.way = Way::Full;
+            self.probe = PROBE.0;
+        } else if lost < QUEUE_LOSS && !seen.falling {
+            let carried = estimate::send_rate(&samples).unwrap_or(rate).min(rate);
+            self.set_rate(self.rate.max(SHARE * carried));
+            if seen.queue < limit / 2.0 {
+                self.probe = (self.probe * PROBE.0).min(PROBE.1);
+            }
+        }
+    }
+
+    /// Looks back at a train when the next one begins.
+    fn end_train(&mut self) {
+        if self.train.packets == 0 || self.pace != Pace::Auto {
+            return;
+        }
+        self.judge_probe();
+        let end = self.train.first + self.train.packets as u64;
+        if self.sent.told() <= self.train.first {
+            self.silent_units += 1;
+        }
+        // What polices traffic drops without a queue. An outage looks like that, too, but only once.
+        let heavy = self.sent.lost(self.train.first, end) > HEAVY_LOSS;
+        self.lossy_units = if heavy { self.lossy_units + 1 } else { 0 };
+        if self.lossy_units >= 2 && self.rate > HEAVY_LOSS_RATE {
+            self.set_rate((0.7 * self.rate).max(HEAVY_LOSS_RATE));
+            self.probe = PROBE.0;
+        }
+    }
+
+    /// Nothing leaves until the queue is empty that was built so far.
+    fn drain(&mut self, now: Instant, samples: &[Sample], rate: f64) {
+        self.settled = self.sent.next();
+        self.pacer.reset(now);
+        let (Some(base), Some(last)) = (self.base, samples.last()) else { return };
+        let recent = &samples[samples.len().saturating_sub(3)..];
+        let queue = estimate::base(recent).map_or(0.0, |least| least - base).max(0.0);
+        let empty = last.sent + queue + self.sent.untold_bytes() * 8.0 / rate.max(1.0);
+        let empty = self.sent.instant(empty).min(now + MAX_DRAIN);
+        self.hold = (empty > now).then_some(empty);
+    }
+
+    fn packet_time(&self) -> f64 {
+        pacer::time(PACKET_BYTES, self.rate).as_secs_f64()
+    }
+
+    fn set_rate(&mut self, rate: f64) {
+        self.rate = rate.clamp(MIN_RATE as f64, MAX_RATE as f64);
+    }
+}
+
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

@@ -1,0 +1,335 @@
+//! The controller against a simulated way, in virtual time.
+
+use std::collections::BTreeMap;
+
+use proptest::{prelude::*, test_runner::RngSeed};
+
+use super::*;
+
+const BYTES: usize = 1250;
+const MS: Duration = Duration::from_millis(1);
+
+/// A bottleneck with a queue, then a way with delay, jitter and loss, and a receiver that tells of what
+/// has come every ten packets and every 20 ms.
+struct Way {
+    rate: f64,
+    queue_bytes: f64,
+    delay: f64,
+    jitter: f64,
+    loss: f64,
+    /// The other clock against ours, and how much faster it is.
+    clock: f64,
+    drift: f64,
+    /// The receiver stands still: how often, and for how long.
+    stalls: Option<(f64, f64)>,
+    /// Until then everything is lost.
+    dark_until: f64,
+    free: f64,
+    random: u64,
+    dropped: usize,
+    longest_queue: f64,
+}
+
+impl Way {
+    fn new(rate: f64) -> Self {
+        Self {
+            rate,
+            queue_bytes: 32_768.0,
+            delay: 0.025,
+            jitter: 0.0,
+            loss: 0.0,
+            clock: 5000.0,
+            drift: 0.0,
+            stalls: None,
+            dark_until: 0.0,
+            free: 0.0,
+            random: 1,
+            dropped: 0,
+            longest_queue: 0.0,
+        }
+    }
+
+    fn share(&mut self) -> f64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.random >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// When a packet arrives.
+    fn send(&mut self, at: f64) -> Option<f64> {
+        let (loss, jitter) = (self.share(), self.share());
+        if loss < self.loss || at < self.dark_until {
+            return None;
+        }
+        let waits = (self.free - at).max(0.0);
+        if (waits * self.rate / 8.0) + BYTES as f64 > self.queue_bytes {
+            self.dropped += 1;
+            return None;
+        }
+        self.free = at.max(self.free) + BYTES as f64 * 8.0 / self.rate;
+        self.longest_queue = self.longest_queue.max(self.free - at);
+        let arrived = self.free + self.delay + self.jitter * jitter;
+        Some(match self.stalls {
+            Some((every, long)) => arrived.max((arrived / every).floor() * every + long),
+            None => arrived,
+        })
+    }
+}
+
+/// What one keyframe came to.
+#[derive(Debug)]
+struct Outcome {
+    /// From the first packet to the last arrival, against the least possible.
+    ratio: f64,
+    dropped: usize,
+    longest_queue: f64,
+}
+
+struct Run {
+    controller: Controller,
+    way: Way,
+    epoch: Instant,
+    now: f64,
+}
+
+impl Run {
+    fn new(way: Way) -> Self {
+        let epoch = Instant::now();
+        let mut controller = Controller::new(Pace::Auto, epoch);
+        controller.set_feedback(true);
+        Self { controller, way, epoch, now: 0.0 }
+    }
+
+    fn at(&self) -> Instant {
+        self.epoch + Duration::from_secs_f64(self.now)
+    }
+
+    /// Sends a keyframe of so many packets, then waits until 3.5 s after its beginning.
+    fn keyframe(&mut self, packets: usize) -> Outcome {
+        let begun = self.now;
+        (self.way.dropped, self.way.longest_queue) = (0, 0.0);
+        let mut arrivals: Vec<(f64, u16)> = Vec::new();
+        let mut left = packets;
+        self.controller.begin(self.at(), packets, false);
+        // Messages under way to us.
+        let mut messages: BTreeMap<u64, Vec<(u16, Option<f64>)>> = BTreeMap::new();
+        let mut untold: Vec<(f64, u16)> = Vec::new();
+        let mut told = None;
+        let mut last_arrival = 0.0_f64;
+        while self.now < begun + 3.5 || left > 0 {
+            let now = self.at();
+            while left > 0 && self.controller.poll(now, BYTES).is_none() {
+                left -= 1;
+                let number = self.controller.sent(now, BYTES);
+                if let Some(arrived) = self.way.send(self.now) {
+                    arrivals.push((arrived, number));
+                    last_arrival = last_arrival.max(arrived);
+                }
+            }
+            arrivals.sort_by(|a, b| b.0.total_cmp(&a.0));
+            while arrivals.last().is_some_and(|(arrived, _)| *arrived <= self.now) {
+                untold.extend(arrivals.pop());
+            }
+            let due = untold.len() >= 10
+                || untold.first().is_some_and(|(arrived, _)| self.now >= arrived + 0.020);
+            if due {
+                let back = ((self.now + self.way.delay) * 1e6) as u64;
+                messages.insert(back, self.message(&mut untold, &mut told));
+            }
+            while let Some(first) = messages.first_entry()
+                && *first.key() as f64 / 1e6 <= self.now
+            {
+                let message = first.remove();
+                self.controller.feedback(now, message);
+            }
+            self.now += 0.0005;
+        }
+        let least = packets as f64 * BYTES as f64 * 8.0 / self.way.rate + self.way.delay;
+        Outcome {
+            ratio: (last_arrival - begun) / least,
+            dropped: self.way.dropped,
+            longest_queue: self.way.longest_queue,
+        }
+    }
+
+    fn message(
+        &self,
+        untold: &mut Vec<(f64, u16)>,
+        told: &mut Option<u16>,
+    ) -> Vec<(u16, Option<f64>)> {
+        let mut reports: BTreeMap<u16, Option<f64>> = BTreeMap::new();
+        let newest = untold.iter().map(|(_, number)| *number).max().unwrap_or_default();
+        let from = told.map_or(0, |told| told + 1);
+        for number in from..=newest {
+            reports.insert(number, None);
+        }
+        for (arrived, number) in untold.drain(..) {
+            let theirs = self.way.clock + arrived * (1.0 + self.way.drift);
+            reports.insert(number, Some((theirs / 250e-6).round() * 250e-6));
+        }
+        *told = Some(told.map_or(newest, |told| told.max(newest)));
+        reports.into_iter().collect()
+    }
+}
+
+fn steady(run: &mut Run, keyframes: usize) -> Vec<Outcome> {
+    for _ in 0..12 {
+        run.keyframe(85);
+    }
+    (0..keyframes).map(|_| run.keyframe(85)).collect()
+}
+
+#[test]
+fn a_slow_uplink_is_found_within_the_first_keyframe() {
+    for rate in [1e6, 2e6, 5e6] {
+        let mut run = Run::new(Way::new(rate));
+        let first = run.keyframe(85);
+        assert_eq!(first.dropped, 0, "{rate}");
+        assert!(first.ratio < 1.35, "{rate}: {first:?}");
+    }
+}
+
+#[test]
+fn keyframes_take_little_more_than_they_must() {
+    for rate in [0.5e6, 1e6, 2e6, 5e6, 20e6, 50e6] {
+        let mut run = Run::new(Way::new(rate));
+        for outcome in steady(&mut run, 10) {
+            assert!(outcome.ratio < 1.2, "{rate}: {outcome:?}");
+            assert_eq!(outcome.dropped, 0, "{rate}: {outcome:?}");
+            let limit = 0.025 + 3.0 * BYTES as f64 * 8.0 / rate;
+            assert!(outcome.longest_queue < limit, "{rate}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_way_that_changes_is_followed() {
+    let mut run = Run::new(Way::new(20e6));
+    steady(&mut run, 1);
+    run.way.rate = 2e6;
+    run.keyframe(85);
+    assert!(run.controller.rate() < 2_000_000, "{}", run.controller.rate());
+    assert_eq!(run.keyframe(85).dropped, 0);
+    run.way.rate = 50e6;
+    for _ in 0..10 {
+        run.keyframe(85);
+    }
+    assert!(run.controller.rate() > 35_000_000, "{}", run.controller.rate());
+}
+
+#[test]
+fn an_outage_at_the_beginning_says_nothing_of_the_way() {
+    let undisturbed = Run::new(Way::new(20e6)).keyframe(85);
+    for dark_until in [0.05, 0.15, 0.25, 1.0] {
+        let mut run = Run::new(Way { dark_until, ..Way::new(20e6) });
+        run.keyframe(85);
+        assert!(run.controller.rate() >= INITIAL_RATE, "{dark_until}: {}", run.controller.rate());
+        // The next one is as good as a first one can be.
+        let outcome = run.keyframe(85);
+        assert!(outcome.ratio < 1.05 * undisturbed.ratio, "{dark_until}: {outcome:?}");
+    }
+}
+
+#[test]
+fn loss_alone_does_not_slow_down() {
+    for loss in [0.02, 0.1] {
+        let mut run = Run::new(Way { loss, ..Way::new(5e6) });
+        steady(&mut run, 1);
+        let rate = run.controller.rate();
+        assert!((3_750_000..5_250_000).contains(&rate), "{loss}: {rate}");
+    }
+}
+
+#[test]
+fn a_receiver_that_stands_still_now_and_then_does_not_slow_down() {
+    for rate in [2e6, 5e6, 20e6] {
+        let mut run = Run::new(Way { stalls: Some((0.173, 0.030)), ..Way::new(rate) });
+        steady(&mut run, 0);
+        for _ in 0..10 {
+            run.keyframe(85);
+            let share = run.controller.rate() as f64 / rate;
+            assert!((0.6..1.3).contains(&share), "{share} of {rate}");
+        }
+    }
+}
+
+#[test]
+fn without_feedback_the_initial_rate_is_kept() {
+    let begin = Instant::now();
+    let mut controller = Controller::new(Pace::Auto, begin);
+    controller.begin(begin, 85, false);
+    let mut left = 0;
+    for ms in 0..40 {
+        while controller.poll(begin + ms * MS, BYTES).is_none() {
+            left += 1;
+        }
+    }
+    // One packet each millisecond.
+    assert!((38..=42).contains(&left), "{left}");
+    assert_eq!(controller.estimate(), None);
+}
+
+#[test]
+fn feedback_that_does_not_come_is_waited_for_once() {
+    let begin = Instant::now();
+    let mut controller = Controller::new(Pace::Auto, begin);
+    controller.set_feedback(true);
+    let mut now = begin;
+    let mut took = Vec::new();
+    for _ in 0..4 {
+        let unit = now;
+        controller.begin(now, 85, false);
+        for _ in 0..85 {
+            while let Some(until) = controller.poll(now, BYTES) {
+                now = until.max(now + MS);
+            }
+            controller.sent(now, BYTES);
+        }
+        took.push(now - unit);
+        now += 3000 * MS;
+    }
+    assert!(took[0] < 400 * MS, "{took:?}");
+    assert!(took[3] < 90 * MS, "{took:?}");
+}
+
+#[test]
+fn off_has_no_limit_but_that_of_relays() {
+    let now = Instant::now();
+    let mut controller = Controller::new(Pace::Off, now);
+    controller.begin(now, 500, false);
+    assert!((0..500).all(|_| controller.poll(now, BYTES).is_none()));
+    controller.begin(now, 500, true);
+    let at_once = (0..500).take_while(|_| controller.poll(now, BYTES).is_none()).count();
+    assert!((1..=26).contains(&at_once), "{at_once}");
+}
+
+proptest! {
+    // An estimate is right for nearly all ways: the same ones each time.
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_rate_of_any_way_is_found_and_not_exceeded(
+        rate in 3e5..1e8_f64,
+        delay in 0.0..0.15_f64,
+        jitter in 0.0..0.002_f64,
+        loss in 0.0..0.05_f64,
+        drift in -1e-4..1e-4_f64,
+        random in 1..u64::MAX,
+    ) {
+        let mut run = Run::new(Way { delay, jitter, loss, drift, random, ..Way::new(rate) });
+        steady(&mut run, 0);
+        for _ in 0..5 {
+            let outcome = run.keyframe(85);
+            let share = run.controller.rate() as f64 / rate;
+            prop_assert!(share > 0.7, "{share} of {rate}: {outcome:?}");
+            // Too fast is what builds a queue before the keyframe is over.
+            let limit = 0.025 + 5.0 * BYTES as f64 * 8.0 / rate;
+            prop_assert!(outcome.longest_queue < limit, "{share} of {rate}: {outcome:?}");
+            prop_assert!(share < 1.2 || rate > 2e7, "{share} of {rate}: {outcome:?}");
+        }
+    }
+}

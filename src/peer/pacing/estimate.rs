@@ -1,0 +1,175 @@
+//! What the arrival times of packets say of the way they took.
+//!
+//! A packet's time on the way, less the least time of any of them, is the time it spent in queues. Only
+//! differences of arrival times count, so the other side's clock may be any. Single packets may be late by
+//! chance; a queue makes all of them late. So the least of several is looked at, and where that has
+//! grown, the way was busy all the time, and packets arrived at the very rate it carries.
+
+/// A packet that arrived. Both times in seconds, each on its side's clock.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// When it was sent.
+    pub sent: f64,
+    /// When it arrived.
+    pub arrived: f64,
+    /// Its size on the wire.
+    pub bytes: f64,
+}
+
+impl Sample {
+    /// Time on the way plus the unknown difference of the clocks.
+    #[must_use]
+    pub fn transit(&self) -> f64 {
+        self.arrived - self.sent
+    }
+}
+
+/// The least transit of packets, the time an idle way takes.
+#[must_use]
+pub fn base(samples: &[Sample]) -> Option<f64> {
+    samples.iter().map(Sample::transit).min_by(f64::total_cmp)
+}
+
+/// What the last packets of several say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Queueing {
+    /// The least time that one of the last packets spent in queues, seconds.
+    pub queue: f64,
+    /// The rate of arrivals since the queue began to grow, bits a second; where `queue` is clearly above
+    /// zero that is what the way carries.
+    pub rate: f64,
+    /// Packets arrive much faster than they were sent: a receiver or a link that stood still goes on.
+    pub falling: bool,
+}
+
+/// Looks at the last `window` packets, in the order they were sent, against the `base`.
+#[must_use]
+pub fn queueing(samples: &[Sample], base: f64, window: usize) -> Option<Queueing> {
+    let queue_of = |sample: &Sample| sample.transit() - base;
+    let recent = samples.len().checked_sub(window.max(1))?;
+    let (last, queue) = lowest(&samples[recent..], queue_of)?;
+    let last = recent + last;
+    // Since then there was a queue without a break.
+    let since = samples[..last].iter().rposition(|sample| queue_of(sample) <= queue / 3.0);
+    let mut since = since.unwrap_or(0);
+    if last - since < 4 {
+        // Too few for a rate.
+        since = last.saturating_sub(window);
+    }
+    let rate = arrival_rate(&samples[since..=last])?;
+    let (early, late) = samples[recent..].split_at(window / 2);
+    let passed = mean(late, |sample| sample.sent) - mean(early, |sample| sample.sent);
+    let falling = mean(late, queue_of) < mean(early, queue_of) - passed / 2.0;
+    Some(Queueing { queue, rate, falling })
+}
+
+fn mean(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
+    samples.iter().map(of).sum::<f64>() / samples.len().max(1) as f64
+}
+
+fn lowest(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Option<(usize, f64)> {
+    samples.iter().map(of).enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// The rate packets arrived at after the first of them, bits a second.
+#[must_use]
+pub fn arrival_rate(samples: &[Sample]) -> Option<f64> {
+    let (first, rest) = samples.split_first()?;
+    Some(rate(rest, rest.last()?.arrived - first.arrived))
+}
+
+/// The rate packets were sent at after the first of them, bits a second.
+#[must_use]
+pub fn send_rate(samples: &[Sample]) -> Option<f64> {
+    let (first, rest) = samples.split_first()?;
+    Some(rate(rest, rest.last()?.sent - first.sent))
+}
+
+/// Arrivals are told to a quarter of a millisecond: what takes less has no rate.
+const RESOLUTION: f64 = 250e-6;
+
+fn rate(samples: &[Sample], span: f64) -> f64 {
+    let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
+    bytes * 8.0 / span.max(RESOLUTION)
+}
+
+/// How uneven arrivals are where there is no queue: the middle of the times in queues, seconds.
+#[must_use]
+pub fn unevenness(samples: &[Sample], base: f64) -> f64 {
+    let mut queues: Vec<f64> = samples.iter().map(|sample| sample.transit() - base).collect();
+    queues.sort_by(f64::total_cmp);
+    queues.get(queues.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Packets sent one each `gap` ms through a link that needs `service` ms for each.
+    fn through(count: usize, gap: f64, service: f64) -> Vec<Sample> {
+        let mut free = 0.0_f64;
+        (0..count)
+            .map(|n| {
+                let sent = n as f64 * gap / 1e3;
+                free = free.max(sent) + service / 1e3;
+                // The other clock is an hour ahead; 20 ms on the way.
+                Sample { sent, arrived: free + 3600.02, bytes: 1250.0 }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_way_that_is_fast_enough_has_no_queue() {
+        let samples = through(50, 5.0, 4.0);
+        let seen = queueing(&samples, base(&samples).unwrap(), 8).unwrap();
+        assert!(seen.queue.abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_slow_way_shows_its_rate() {
+        // First there is no queue, then packets are sent twice as fast as they are carried.
+        let mut samples = through(40, 5.0, 4.0);
+        let begin = 0.2;
+        for mut sample in through(40, 2.0, 4.0) {
+            sample.sent += begin;
+            sample.arrived += begin;
+            samples.push(sample);
+        }
+        let seen = queueing(&samples, base(&samples).unwrap(), 8).unwrap();
+        assert!((0.060..0.080).contains(&seen.queue) && !seen.falling, "{seen:?}");
+        assert!((2.4e6..2.6e6).contains(&seen.rate), "{seen:?}");
+    }
+
+    #[test]
+    fn single_late_packets_are_no_queue() {
+        let mut samples = through(50, 5.0, 4.0);
+        for sample in samples.iter_mut().skip(1).step_by(2) {
+            sample.arrived += 0.030;
+        }
+        let base = base(&samples).unwrap();
+        assert!(queueing(&samples, base, 8).unwrap().queue < 1e-9);
+        assert!(unevenness(&samples, base) >= 0.029);
+    }
+
+    #[test]
+    fn a_receiver_that_slept_shows_no_queue_when_it_is_awake_again() {
+        let mut samples = through(50, 1.0, 0.5);
+        // It read everything at 40 ms.
+        for sample in &mut samples[10..41] {
+            sample.arrived = sample.arrived.max(3600.02 + 0.040);
+        }
+        let base = base(&samples).unwrap();
+        assert!(queueing(&samples[..41], base, 8).unwrap().queue < 1e-3);
+        // It may have told of the first ones before it read the others.
+        let seen = queueing(&samples[..24], base, 8).unwrap();
+        assert!(seen.queue > 0.015 && seen.falling, "{seen:?}");
+    }
+
+    #[test]
+    fn few_packets_say_nothing() {
+        assert_eq!(queueing(&[], 0.0, 8), None);
+        assert_eq!(queueing(&through(7, 1.0, 1.0), 3600.0, 8), None);
+        assert_eq!(arrival_rate(&[]), None);
+        assert_eq!(arrival_rate(&through(1, 1.0, 1.0)), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! The interceptor: numbers the packets that leave, tells when packets came, and reads what the other
+//! side tells. The crate's own interceptors for this tell every 100 ms for ever, also while the track is
+//! silent, and hand what is told to nobody.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use rtc::{
+    interceptor::{AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket},
+    rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc,
+    rtp,
+    sansio::Protocol,
+    shared::{TransportContext, error::Error},
+};
+
+use super::{Pacing, TRANSPORT_CC_URI, WIRE_OVERHEAD, arrivals::Arrivals, feedback::Reader};
+
+/// See the module.
+pub(in crate::peer) struct TransportCc {
+    pacing: Arc<Pacing>,
+    /// Our streams, and the id of the header extension.
+    local: HashMap<u32, u8>,
+    /// The other side's streams.
+    remote: HashMap<u32, u8>,
+    reader: Reader,
+    arrivals: Arrivals,
+    /// The stream that a packet came of last.
+    media_ssrc: u32,
+    /// The source of our RTCP.
+    ssrc: u32,
+    read_queue: VecDeque<TaggedPacket>,
+    write_queue: VecDeque<TaggedPacket>,
+}
+
+impl TransportCc {
+    pub(in crate::peer) fn new(pacing: Arc<Pacing>) -> Self {
+        Self {
+            pacing,
+            local: HashMap::new(),
+            remote: HashMap::new(),
+            reader: Reader::default(),
+            arrivals: Arrivals::new(Instant::now()),
+            media_ssrc: 0,
+            ssrc: rand::random(),
+            read_queue: VecDeque::new(),
+            write_queue: VecDeque::new(),
+        }
+    }
+
+    fn on_rtp(&mut self, packet: &rtp::Packet, now: Instant) {
+        let header = &packet.header;
+        let Some(id) = self.remote.get(&header.ssrc) else { return };
+        let Some(extension) = header.get_extension(*id) else { return };
+        let Some(number) = extension.first_chunk::<2>() else { return };
+        self.media_ssrc = header.ssrc;
+        self.arrivals.arrived(u16::from_be_bytes(*number), header.marker, now);
+        self.tell(now);
+    }
+
+    fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>], now: Instant) {
+        for packet in packets {
+            let Some(message) = packet.as_any().downcast_ref::<TransportLayerCc>() else {
+                continue;
+            };
+            let reports = self.reader.read(message);
+            self.pacing.change(|controller| controller.feedback(now, reports));
+        }
+    }
+
+    /// Sends the feedback that is due.
+    fn tell(&mut self, now: Instant) {
+        let Some(message) = self.arrivals.take(now) else { return };
+        let message =
+            TransportLayerCc { sender_ssrc: self.ssrc, media_ssrc: self.media_ssrc, ..message };
+        self.write_queue.push_back(TaggedPacket {
+            now,
+            transport: TransportContext::default(),
+            message: AttributedPacket::new(Packet::Rtcp(vec![Box::new(message)])),
+        });
+    }
+
+    fn number(&self, packet: &mut rtp::Packet, now: Instant) {
+        let Some(id) = self.local.get(&packet.header.ssrc) else { return };
+        let number = self.pacing.lock().sent(now, packet.payload.len() + WIRE_OVERHEAD);
+        let extension = Bytes::copy_from_slice(&number.to_be_bytes());
+        if let Err(error) = packet.header.set_extension(*id, extension) {
+            tracing::debug!("transport-wide number: {error}");
+        }
+    }
+}
+
+/// The id of the header extension, when both sides agreed on it and on the feedback.
+fn extension_id(info: &StreamInfo) -> Option<u8> {
+    let feedback = info.rtcp_feedback.iter().any(|one| one.typ == "transport-cc");
+    let extension = info.rtp_header_extensions.iter().find(|one| one.uri == TRANSPORT_CC_URI)?;
+    u8::try_from(extension.id).ok().filter(|id| feedback && *id > 0)
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for TransportCc {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = Error;
+    type Time = Instant;
+
+    fn handle_read(&mut self, message: TaggedPacket) -> Result<(), Error> {
+        match &message.message.packet {
+            Packet::Rtp(packet) => self.on_rtp(packet, message.now),
+            Packet::Rtcp(packets) => self.on_rtcp(packets, message.now),
+            _ => {}
+        }
+        self.read_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.read_queue.pop_front()
+    }
+
+    fn handle_write(&mut self, mut message: TaggedPacket) -> Result<(), Error> {
+        let now = message.now;
+        if let Packet::Rtp(packet) = &mut message.message.packet {
+            self.number(packet, now);
+        }
+        self.write_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.write_queue.pop_front()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
+        self.tell(now);
+        Ok(())
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.arrivals.due()
+    }
+}
+
+impl Interceptor for TransportCc {
+    fn bind_local_stream(&mut self, info: &StreamInfo) {
+        let id = extension_id(info);
+        self.pacing.lock().set_feedback(id.is_some());
+        match id {
+            Some(id) => self.local.insert(info.ssrc, id),
+            None => self.local.remove(&info.ssrc),
+        };
+    }
+
+    fn unbind_local_stream(&mut self, info: &StreamInfo) {
+        self.local.remove(&info.ssrc);
+    }
+
+    fn bind_remote_stream(&mut self, info: &StreamInfo) {
+        if let Some(id) = extension_id(info) {
+            self.remote.insert(info.ssrc, id);
+        }
+    }
+
+    fn unbind_remote_stream(&mut self, info: &StreamInfo) {
+        self.remote.remove(&info.ssrc);
+    }
+}

@@ -1,0 +1,173 @@
+//! The receiver's side: asks for missing packets and reports what has come.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
+
+use rtc::{
+    interceptor::{AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket},
+    rtcp::{
+        receiver_report::ReceiverReport, sender_report::SenderReport,
+        transport_feedbacks::transport_layer_nack::TransportLayerNack,
+    },
+    rtp,
+    sansio::Protocol,
+    shared::{TransportContext, error::Error},
+};
+
+use super::{
+    RoundTripHint, has_nack,
+    report::Reception,
+    request::{Requests, pack},
+    round_trip::RoundTrip,
+};
+use crate::peer::assembler::begins_access_unit;
+
+/// One stream of the other side.
+struct Stream {
+    reception: Reception,
+    /// None where there is no repair.
+    requests: Option<Requests>,
+}
+
+/// The interceptor. It stands where the crate's NACK generator would, and sends receiver reports, too.
+pub(in crate::peer) struct RepairReceiver {
+    /// Whether to ask for missing packets.
+    asks: bool,
+    hint: RoundTripHint,
+    /// The source of our RTCP.
+    ssrc: u32,
+    streams: HashMap<u32, Stream>,
+    read_queue: VecDeque<TaggedPacket>,
+    write_queue: VecDeque<TaggedPacket>,
+}
+
+impl RepairReceiver {
+    pub(in crate::peer) fn new(asks: bool, hint: RoundTripHint) -> Self {
+        Self {
+            asks,
+            hint,
+            ssrc: rand::random(),
+            streams: HashMap::new(),
+            read_queue: VecDeque::new(),
+            write_queue: VecDeque::new(),
+        }
+    }
+
+    fn on_rtp(&mut self, packet: &rtp::Packet, now: Instant) {
+        let header = &packet.header;
+        let Some(stream) = self.streams.get_mut(&header.ssrc) else { return };
+        stream.reception.arrived(header.sequence_number, header.timestamp, header.marker, now);
+        if let Some(requests) = &mut stream.requests {
+            requests.arrived(header.sequence_number, begins_access_unit(&packet.payload), now);
+        }
+    }
+
+    fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>], now: Instant) {
+        for packet in packets {
+            if let Some(report) = packet.as_any().downcast_ref::<SenderReport>()
+                && let Some(stream) = self.streams.get_mut(&report.ssrc)
+            {
+                stream.reception.sender_report(report, now);
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn due(&self) -> Option<Instant> {
+        let request = self.requests.as_ref().and_then(Requests::due);
+        [request, self.reception.due()].into_iter().flatten().min()
+    }
+
+    /// The RTCP that is due: a NACK goes with a report before it (RFC 4585 §3.1).
+    fn take(
+        &mut self,
+        ssrc: u32,
+        media_ssrc: u32,
+        now: Instant,
+    ) -> Vec<Box<dyn rtc::rtcp::Packet>> {
+        let asked = self.requests.as_mut().map(|requests| requests.take(now)).unwrap_or_default();
+        if asked.is_empty() && self.reception.due().is_none_or(|due| now < due) {
+            return Vec::new();
+        }
+        let report = ReceiverReport {
+            ssrc,
+            reports: vec![self.reception.report(now)],
+            ..Default::default()
+        };
+        let mut packets: Vec<Box<dyn rtc::rtcp::Packet>> = vec![Box::new(report)];
+        if !asked.is_empty() {
+            let nacks = pack(&asked);
+            packets.push(Box::new(TransportLayerNack { sender_ssrc: ssrc, media_ssrc, nacks }));
+        }
+        packets
+    }
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for RepairReceiver {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = Error;
+    type Time = Instant;
+
+    fn handle_read(&mut self, message: TaggedPacket) -> Result<(), Error> {
+        match &message.message.packet {
+            Packet::Rtp(packet) => self.on_rtp(packet, message.now),
+            Packet::Rtcp(packets) => self.on_rtcp(packets, message.now),
+            _ => {}
+        }
+        self.read_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.read_queue.pop_front()
+    }
+
+    fn handle_write(&mut self, message: TaggedPacket) -> Result<(), Error> {
+        self.write_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.write_queue.pop_front()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
+        for (&media_ssrc, stream) in &mut self.streams {
+            let packets = stream.take(self.ssrc, media_ssrc, now);
+            if packets.is_empty() {
+                continue;
+            }
+            self.write_queue.push_back(TaggedPacket {
+                now,
+                transport: TransportContext::default(),
+                message: AttributedPacket::new(Packet::Rtcp(packets)),
+            });
+        }
+        Ok(())
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.streams.values().filter_map(Stream::due).min()
+    }
+}
+
+impl Interceptor for RepairReceiver {
+    fn bind_local_stream(&mut self, _info: &StreamInfo) {}
+    fn unbind_local_stream(&mut self, _info: &StreamInfo) {}
+
+    fn bind_remote_stream(&mut self, info: &StreamInfo) {
+        let asks = self.asks && has_nack(info);
+        let requests = asks.then(|| Requests::new(RoundTrip::new(self.hint.clone())));
+        let reception = Reception::new(info.ssrc, info.clock_rate);
+        self.streams.insert(info.ssrc, Stream { reception, requests });
+    }
+
+    fn unbind_remote_stream(&mut self, info: &StreamInfo) {
+        self.streams.remove(&info.ssrc);
+    }
+}

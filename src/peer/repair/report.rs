@@ -1,0 +1,191 @@
+//! What has come of an RTP stream, as a receiver report tells it (RFC 3550 §6.4.1, appendix A.3 and A.8).
+//!
+//! One a second, and more at the end of each picture: what the sender needs most to know is that its
+//! last packet has arrived. That is told twice, for it may get lost.
+
+use std::time::{Duration, Instant};
+
+use rtc::rtcp::{reception_report::ReceptionReport, sender_report::SenderReport};
+
+use crate::peer::sequence::extend;
+
+/// Time between reports without a reason.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// From the last packet of a picture to the reports about it.
+const AFTER_MARKER: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(30)];
+
+/// RTP timestamps begin anew after so many ticks.
+const TIMESTAMPS: f64 = 4_294_967_296.0;
+
+/// The one turn that `extend` adds.
+const TURN: u64 = 1 << 16;
+
+/// The packets of one stream, counted.
+#[derive(Debug)]
+pub(super) struct Reception {
+    ssrc: u32,
+    /// Ticks of its clock in a second.
+    clock_rate: f64,
+    newest: Option<u64>,
+    first: u64,
+    received: u64,
+    /// Expected and received at the last report.
+    before: (u64, u64),
+    /// Arrival less RTP timestamp of the newest packet, in ticks.
+    transit: Option<f64>,
+    jitter: f64,
+    began: Option<Instant>,
+    /// The middle of the NTP time of the last sender report, and when that came.
+    sender_report: Option<(u32, Instant)>,
+    next: Option<Instant>,
+    early: [Option<Instant>; 2],
+}
+
+impl Reception {
+    pub(super) fn new(ssrc: u32, clock_rate: u32) -> Self {
+        Self {
+            ssrc,
+            clock_rate: f64::from(clock_rate),
+            newest: None,
+            first: 0,
+            received: 0,
+            before: (0, 0),
+            transit: None,
+            jitter: 0.0,
+            began: None,
+            sender_report: None,
+            next: None,
+            early: [None; 2],
+        }
+    }
+
+    /// A packet came.
+    pub(super) fn arrived(&mut self, sequence: u16, timestamp: u32, marker: bool, now: Instant) {
+        let before = self.newest;
+        let sequence = extend(&mut self.newest, u64::from(sequence), 16);
+        self.received += 1;
+        if before.is_none() {
+            self.first = sequence;
+            self.began = Some(now);
+            self.next = Some(now + INTERVAL);
+        }
+        self.first = self.first.min(sequence);
+        if self.newest == before {
+            return;
+        }
+        if marker {
+            self.early = AFTER_MARKER.map(|after| Some(now + after));
+        }
+        // Packets that come late say nothing of how evenly packets come.
+        let ticks = now.saturating_duration_since(self.began.unwrap_or(now)).as_secs_f64();
+        let transit = (ticks * self.clock_rate - f64::from(timestamp)).rem_euclid(TIMESTAMPS);
+        if let Some(last) = self.transit.replace(transit) {
+            let off = (transit - last).abs();
+            self.jitter += (off.min(TIMESTAMPS - off) - self.jitter) / 16.0;
+        }
+    }
+
+    /// A sender report came.
+    pub(super) fn sender_report(&mut self, report: &SenderReport, now: Instant) {
+        self.sender_report = Some(((report.ntp_time >> 16) as u32, now));
+    }
+
+    /// When a report is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.early.iter().flatten().chain(&self.next).min().copied()
+    }
+
+    /// The report block, which settles what was due.
+    pub(super) fn report(&mut self, now: Instant) -> ReceptionReport {
+        for early in &mut self.early {
+            *early = early.filter(|due| now < *due);
+        }
+        self.next = self.next.map(|next| if now < next { next } else { now + INTERVAL });
+        let newest = self.newest.unwrap_or_default();
+        let expected = if self.newest.is_some() { newest - self.first + 1 } else { 0 };
+        let since = (expected - self.before.0, self.received - self.before.1);
+        self.before = (expected, self.received);
+        let lost = since.0.saturating_sub(since.1);
+        let (last_sender_report, delay) = self.sender_report.map_or((0, 0), |(middle, came)| {
+            (middle, (now.saturating_duration_since(came).as_secs_f64() * 65_536.0) as u32)
+        });
+        ReceptionReport {
+            ssrc: self.ssrc,
+            fraction_lost: (lost * 256).checked_div(since.0).unwrap_or(0).min(255) as u8,
+            total_lost: expected.saturating_sub(self.received).min(0x7f_ffff) as u32,
+            last_sequence_number: newest.saturating_sub(TURN) as u32,
+            jitter: self.jitter as u32,
+            last_sender_report,
+            delay,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_end_of_a_picture_is_told_at_once_and_again() {
+        let now = Instant::now();
+        let mut reception = Reception::new(7, 90_000);
+        assert_eq!(reception.due(), None);
+        reception.arrived(10, 0, false, now);
+        assert_eq!(reception.due(), Some(now + INTERVAL));
+        reception.arrived(11, 0, true, now);
+        assert_eq!(reception.due(), Some(now + MS));
+        assert_eq!(reception.report(now + MS).last_sequence_number, 11);
+        assert_eq!(reception.due(), Some(now + 30 * MS));
+        reception.report(now + 30 * MS);
+        assert_eq!(reception.due(), Some(now + INTERVAL));
+        reception.report(now + INTERVAL);
+        assert_eq!(reception.due(), Some(now + 2 * INTERVAL));
+    }
+
+    #[test]
+    fn losses_are_counted_until_they_are_repaired() {
+        let now = Instant::now();
+        let mut reception = Reception::new(7, 90_000);
+        for sequence in [65_534, 65_535, 1, 2] {
+            reception.arrived(sequence, 0, false, now);
+        }
+        let report = reception.report(now);
+        assert_eq!((report.total_lost, report.fraction_lost), (1, 51));
+        assert_eq!(report.last_sequence_number, 65_536 + 2);
+        reception.arrived(0, 0, false, now);
+        let report = reception.report(now);
+        assert_eq!((report.total_lost, report.fraction_lost), (0, 0));
+        assert_eq!(report.ssrc, 7);
+    }
+
+    #[test]
+    fn the_delay_since_the_sender_report_is_told() {
+        let now = Instant::now();
+        let mut reception = Reception::new(7, 90_000);
+        reception.arrived(1, 0, false, now);
+        assert_eq!(reception.report(now).last_sender_report, 0);
+        let report = SenderReport { ntp_time: 0x1122_3344_5566_7788, ..SenderReport::default() };
+        reception.sender_report(&report, now);
+        let block = reception.report(now + 500 * MS);
+        assert_eq!((block.last_sender_report, block.delay), (0x3344_5566, 32_768));
+    }
+
+    #[test]
+    fn jitter_follows_the_spacing() {
+        let now = Instant::now();
+        let mut reception = Reception::new(7, 90_000);
+        for packet in 0..100_u32 {
+            reception.arrived(packet as u16, packet * 900, false, now + packet * 10 * MS);
+        }
+        assert_eq!(reception.report(now).jitter, 0);
+        for packet in 100..400_u32 {
+            let late = (packet % 2) * 4 * MS;
+            reception.arrived(packet as u16, packet * 900, false, now + packet * 10 * MS + late);
+        }
+        // 4 ms of 90 kHz.
+        assert!((350..=360).contains(&reception.report(now).jitter));
+    }
+}

@@ -1,0 +1,269 @@
+//! What the receiver asks for again: which packets are missing, and when to ask (RFC 4585 §6.2.1).
+//!
+//! A gap is asked for as soon as its packets can no longer be just late, and again after each round trip.
+//! A request that gets lost costs a round trip like a lost packet, and is small: over a long way each
+//! is said twice.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rtc::rtcp::transport_feedbacks::transport_layer_nack::NackPair;
+
+use super::{WINDOW, WORTH, round_trip::RoundTrip};
+use crate::peer::sequence::{extend, near};
+
+/// How late a packet may be before it is asked for: what was seen of packets that overtook each other,
+/// within these.
+const LATENESS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(40));
+
+/// Packets asked for before the first one that came, when that is in the middle of a picture.
+const BEFORE_FIRST: u64 = 128;
+
+/// They may never have been: each is asked for only so often.
+const BEFORE_FIRST_TRIES: u32 = 12;
+
+/// A request is said again after this time.
+const SAID_AGAIN: Duration = Duration::from_millis(10);
+
+/// But only where it is short against the round trip.
+const SAID_AGAIN_FROM: Duration = Duration::from_millis(40);
+
+/// As many unclear answers in a row make the wait longer.
+const UNCLEAR: u32 = 4;
+
+/// What is due this soon is asked for in the same message.
+const TOGETHER: Duration = Duration::from_millis(2);
+
+/// After this many tries the time between them grows.
+const QUICK_TRIES: u32 = 5;
+
+/// Longest time between two tries. After an outage it is waited for once.
+const MAX_PAUSE: Duration = Duration::from_millis(400);
+
+/// A packet that is missing.
+#[derive(Debug, Clone, Copy)]
+struct Missing {
+    since: Instant,
+    due: Instant,
+    tries: u32,
+    first_asked: Option<Instant>,
+    last_asked: Option<Instant>,
+    /// The last request is to be said once more.
+    again: bool,
+}
+
+/// The missing packets of one RTP stream.
+#[derive(Debug)]
+pub(super) struct Requests {
+    newest: Option<u64>,
+    /// The first packet that came, and the oldest one.
+    first: u64,
+    oldest: u64,
+    /// From here on every packet came or is missing.
+    known: u64,
+    missing: BTreeMap<u64, Missing>,
+    lateness: Duration,
+    round_trip: RoundTrip,
+    /// Answers in a row of which it is not clear what they answer, and when that last made the wait
+    /// longer.
+    unclear: u32,
+    backed_off: Option<Instant>,
+}
+
+impl Requests {
+    pub(super) fn new(round_trip: RoundTrip) -> Self {
+        Self {
+            newest: None,
+            first: 0,
+            oldest: 0,
+            known: 0,
+            missing: BTreeMap::new(),
+            lateness: LATENESS.0,
+            round_trip,
+            unclear: 0,
+            backed_off: None,
+        }
+    }
+
+    /// A packet came. `begins` says that it is the first of an access unit.
+    pub(super) fn arrived(&mut self, sequence: u16, begins: bool, now: Instant) {
+        let Some(newest) = self.newest else {
+            let first = extend(&mut self.newest, u64::from(sequence), 16);
+            self.join(first, begins, now);
+            return;
+        };
+        let sequence = near(newest, u64::from(sequence), 16);
+        if sequence > newest + u64::from(WINDOW) {
+            // Too far to be a gap: the sender has begun anew.
+            self.missing.clear();
+            self.newest = Some(sequence);
+            self.join(sequence, begins, now);
+            return;
+        }
+        if sequence > newest {
+            self.newest = Some(sequence);
+            self.miss(newest + 1..sequence, now);
+            self.forget_before(sequence.saturating_sub(u64::from(WINDOW)));
+            return;
+        }
+        if let Some(missing) = self.missing.remove(&sequence) {
+            self.learn(&missing, now);
+        }
+        if sequence < self.first {
+            self.before_first(sequence, begins, now);
+        }
+    }
+
+    fn join(&mut self, sequence: u64, begins: bool, now: Instant) {
+        (self.first, self.oldest, self.known) = (sequence, sequence, sequence);
+        if !begins {
+            self.miss_before(sequence, now);
+        }
+    }
+
+    /// A packet from before the first one came: is there more before it?
+    fn before_first(&mut self, sequence: u64, begins: bool, now: Instant) {
+        if sequence + u64::from(WINDOW) <= self.first {
+            return;
+        }
+        if sequence < self.known {
+            self.miss(sequence + 1..self.known, now);
+            self.known = sequence;
+        }
+        if begins {
+            self.forget_before(sequence);
+        } else if sequence < self.oldest {
+            self.miss_before(sequence, now);
+        }
+        self.oldest = self.oldest.min(sequence);
+    }
+
+    fn miss_before(&mut self, sequence: u64, now: Instant) {
+        let from = sequence.saturating_sub(BEFORE_FIRST);
+        self.miss(from..sequence, now);
+        self.known = self.known.min(from);
+    }
+
+    fn miss(&mut self, sequences: std::ops::Range<u64>, now: Instant) {
+        let missing = Missing {
+            since: now,
+            due: now + self.lateness,
+            tries: 0,
+            first_asked: None,
+            last_asked: None,
+            again: false,
+        };
+        for sequence in sequences {
+            self.missing.entry(sequence).or_insert(missing);
+        }
+    }
+
+    fn forget_before(&mut self, sequence: u64) {
+        self.missing = self.missing.split_off(&sequence);
+    }
+
+    /// Learns from a packet that was missing how late packets are, or how long an answer takes.
+    fn learn(&mut self, missing: &Missing, now: Instant) {
+        let since = |time: Instant| now.saturating_duration_since(time);
+        let late = match missing.first_asked {
+            None => true,
+            Some(first) if missing.tries == 1 => {
+                // It came by itself, or the way has become shorter: believed by half.
+                let soonest = self.round_trip.smoothed() / 2;
+                let known = self.round_trip.is_known();
+                self.unclear = 0;
+                self.round_trip.sample(since(first).max(soonest));
+                known && since(first) < soonest
+            }
+            Some(first) => {
+                self.unclear_answer(since(first), now);
+                false
+            }
+        };
+        let seen = if late { since(missing.since) } else { Duration::ZERO };
+        self.lateness = seen.max(self.lateness * 15 / 16).clamp(LATENESS.0, LATENESS.1);
+    }
+
+    /// An answer to one of several requests, nobody knows which (Karn's problem). Where there are only
+    /// such, the wait is too short.
+    fn unclear_answer(&mut self, since_first: Duration, now: Instant) {
+        self.unclear += 1;
+        let lately = self.backed_off.is_some_and(|at| now < at + self.round_trip.timeout());
+        if self.unclear >= UNCLEAR && !lately {
+            self.round_trip.back_off(since_first);
+            self.backed_off = Some(now);
+            self.unclear = 0;
+        }
+    }
+
+    /// When [`Requests::take`] wants to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.missing.values().map(|missing| missing.due).min()
+    }
+
+    /// The sequence numbers to ask for now, in order.
+    pub(super) fn take(&mut self, now: Instant) -> Vec<u16> {
+        if self.due().is_none_or(|due| now < due) {
+            return Vec::new();
+        }
+        let oldest = self.oldest;
+        self.missing.retain(|&sequence, missing| {
+            // The one right before the oldest was sent, for that one begins nothing.
+            let over = sequence + 1 < oldest && missing.tries >= BEFORE_FIRST_TRIES;
+            !(over || now.saturating_duration_since(missing.since) >= WORTH)
+        });
+        let timeout = self.round_trip.timeout();
+        let again = timeout >= SAID_AGAIN_FROM;
+        let mut asked = Vec::new();
+        for (&sequence, missing) in &mut self.missing {
+            if missing.due <= now + TOGETHER {
+                missing.ask(now, timeout, again);
+                asked.push(sequence as u16);
+            }
+        }
+        asked
+    }
+}
+
+impl Missing {
+    fn ask(&mut self, now: Instant, timeout: Duration, again: bool) {
+        if self.again {
+            self.again = false;
+            self.due = self.last_asked.unwrap_or(now) + pause(timeout, self.tries);
+            return;
+        }
+        self.tries += 1;
+        self.first_asked.get_or_insert(now);
+        self.last_asked = Some(now);
+        self.again = again;
+        self.due = now + if again { SAID_AGAIN } else { pause(timeout, self.tries) };
+    }
+}
+
+/// Time from one try to the next.
+fn pause(timeout: Duration, tries: u32) -> Duration {
+    let longer = timeout * (1 + tries.saturating_sub(QUICK_TRIES).min(8));
+    longer.min(MAX_PAUSE.max(timeout))
+}
+
+/// Packs sequence numbers, which are in order, as the FCI of a generic NACK (RFC 4585 §6.2.1).
+pub(super) fn pack(sequences: &[u16]) -> Vec<NackPair> {
+    let mut pairs: Vec<NackPair> = Vec::new();
+    for &sequence in sequences {
+        if let Some(pair) = pairs.last_mut() {
+            let distance = sequence.wrapping_sub(pair.packet_id);
+            if (1..=16).contains(&distance) {
+                pair.lost_packets |= 1 << (distance - 1);
+                continue;
+            }
+        }
+        pairs.push(NackPair::new(sequence));
+    }
+    pairs
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

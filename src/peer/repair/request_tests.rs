@@ -1,0 +1,191 @@
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn requests(round_trip: Duration) -> Requests {
+    let mut known = RoundTrip::default();
+    known.sample(round_trip);
+    Requests::new(known)
+}
+
+fn come(requests: &mut Requests, sequences: impl IntoIterator<Item = u16>, now: Instant) {
+    for sequence in sequences {
+        requests.arrived(sequence, false, now);
+    }
+}
+
+/// Stream that begins at its first packet.
+fn begun(round_trip: Duration, first: u16, now: Instant) -> Requests {
+    let mut requests = requests(round_trip);
+    requests.arrived(first, true, now);
+    requests
+}
+
+#[test]
+fn a_gap_is_asked_for_at_once_and_again_after_a_round_trip() {
+    let now = Instant::now();
+    let mut requests = begun(100 * MS, 65_534, now);
+    come(&mut requests, [65_535, 3], now);
+    assert_eq!(requests.take(now), [] as [u16; 0], "they may only be late");
+    assert_eq!(requests.due(), Some(now + 2 * MS));
+    assert_eq!(requests.take(now + 2 * MS), [0, 1, 2]);
+    // The request may have been lost: it is said twice.
+    assert_eq!(requests.due(), Some(now + 12 * MS));
+    assert_eq!(requests.take(now + 12 * MS), [0, 1, 2]);
+    come(&mut requests, [1], now + 105 * MS);
+    let second = requests.due().unwrap();
+    assert!((now + 110 * MS..now + 200 * MS).contains(&second));
+    assert_eq!(requests.take(second), [0, 2]);
+    come(&mut requests, [0, 2], second + 100 * MS);
+    assert_eq!(requests.due(), None);
+}
+
+#[test]
+fn what_is_only_late_is_not_asked_for() {
+    let now = Instant::now();
+    let mut requests = begun(100 * MS, 10, now);
+    come(&mut requests, [12, 11, 11, 14, 13, 15], now);
+    assert_eq!(requests.due(), None);
+    // Packets that overtake each other by 20 ms are soon given that time.
+    let mut now = now;
+    let mut asked = 0;
+    for sequence in (16..400).step_by(2) {
+        requests.arrived(sequence + 1, false, now);
+        asked += requests.take(now + 10 * MS).len();
+        requests.arrived(sequence, false, now + 20 * MS);
+        now += 30 * MS;
+    }
+    assert!(asked <= 2, "{asked}");
+}
+
+#[test]
+fn a_stream_that_is_joined_late_is_asked_for_its_beginning() {
+    let now = Instant::now();
+    let mut requests = requests(20 * MS);
+    requests.arrived(300, false, now);
+    let asked = requests.take(now + 2 * MS);
+    assert_eq!((asked.len(), asked[0], *asked.last().unwrap()), (128, 172, 299));
+    // The picture is larger still.
+    come(&mut requests, asked, now + 25 * MS);
+    let before = requests.take(requests.due().unwrap());
+    assert_eq!((before[0], *before.last().unwrap()), (44, 171));
+    for sequence in 100..172 {
+        requests.arrived(sequence, sequence == 100, now + 60 * MS);
+    }
+    assert_eq!(requests.due(), None, "before the beginning there is nothing");
+}
+
+#[test]
+fn a_gap_further_back_than_was_asked_for_is_seen() {
+    let now = Instant::now();
+    for begins in [false, true] {
+        let mut requests = requests(20 * MS);
+        // It overtook all of the picture but four packets, the last of which is lost.
+        requests.arrived(300, false, now);
+        come(&mut requests, 172..300, now);
+        requests.arrived(168, begins, now);
+        come(&mut requests, [169, 170], now);
+        let asked = requests.take(now + 2 * MS);
+        let asked: Vec<u16> = asked.into_iter().filter(|sequence| *sequence > 168).collect();
+        assert_eq!(asked, [171]);
+    }
+}
+
+#[test]
+fn what_may_never_have_been_is_not_asked_for_long() {
+    let now = Instant::now();
+    let mut requests = requests(20 * MS);
+    requests.arrived(3, false, now);
+    let mut last = [now; 2];
+    while let Some(due) = requests.due() {
+        for sequence in requests.take(due) {
+            last[usize::from(sequence == 2)] = due;
+        }
+    }
+    assert!(last[0] < now + Duration::from_secs(4), "{:?}", last[0] - now);
+    assert!(last[1] > now + Duration::from_secs(9), "what came last cannot have been the first");
+}
+
+#[test]
+fn a_packet_is_given_up_when_it_is_worth_nothing_any_more() {
+    let now = Instant::now();
+    let mut requests = begun(100 * MS, 1, now);
+    come(&mut requests, [3], now);
+    let mut times = Vec::new();
+    while let Some(due) = requests.due() {
+        if !requests.take(due).is_empty() {
+            times.push(due - now);
+        }
+    }
+    let last = *times.last().unwrap();
+    assert!((9 * WORTH / 10..WORTH).contains(&last), "{last:?}");
+    assert!(times.len() < 80, "{}", times.len());
+}
+
+#[test]
+fn a_restart_is_no_gap() {
+    let now = Instant::now();
+    let mut requests = begun(100 * MS, 1, now);
+    come(&mut requests, [3], now);
+    requests.arrived(20_000, true, now);
+    assert_eq!(requests.due(), None);
+    come(&mut requests, [20_002], now);
+    assert_eq!(requests.take(now + 2 * MS), [20_001]);
+}
+
+#[test]
+fn only_so_many_are_remembered() {
+    let now = Instant::now();
+    let mut requests = begun(100 * MS, 0, now);
+    for sequence in (0..=u16::MAX).step_by(2) {
+        requests.arrived(sequence, true, now);
+    }
+    assert!(requests.missing.len() <= usize::from(WINDOW), "{}", requests.missing.len());
+}
+
+#[test]
+fn what_comes_by_itself_is_no_fast_answer() {
+    let now = Instant::now();
+    let mut requests = Requests::new(RoundTrip::default());
+    requests.arrived(1, true, now);
+    come(&mut requests, [3], now);
+    assert_eq!(requests.take(now + 2 * MS), [2]);
+    come(&mut requests, [2, 5], now + 3 * MS);
+    let asked = requests.due().unwrap();
+    assert_eq!(requests.take(asked), [4]);
+    requests.take(asked + 10 * MS);
+    let again = requests.due().unwrap() - asked;
+    assert!(again > 70 * MS, "{again:?} is less than any round trip that was seen");
+}
+
+#[test]
+fn a_wait_that_is_too_short_grows() {
+    let mut now = Instant::now();
+    let mut requests = begun(50 * MS, 0, now);
+    // The true round trip is 300 ms.
+    let mut asked_for_one = 0;
+    for gap in 1..30_u16 {
+        requests.arrived(gap * 2, false, now);
+        asked_for_one = 0;
+        let answer = loop {
+            let due = requests.due().unwrap();
+            if asked_for_one > 0 && due > now + 302 * MS {
+                break now + 302 * MS;
+            }
+            asked_for_one += requests.take(due).len();
+        };
+        requests.arrived(gap * 2 - 1, false, answer);
+        now = answer + 1000 * MS;
+    }
+    assert_eq!(asked_for_one, 2, "one request, said twice");
+}
+
+#[test]
+fn sequence_numbers_are_packed_by_seventeen() {
+    let pairs = pack(&[65_535, 0, 15, 16, 40]);
+    let unpacked: Vec<u16> = pairs.iter().flat_map(NackPair::packet_list).collect();
+    assert_eq!(unpacked, [65_535, 0, 15, 16, 40]);
+    assert_eq!(pairs.len(), 3);
+    let all: Vec<u16> = (0..WINDOW).collect();
+    assert_eq!(pack(&all).len(), all.len().div_ceil(17));
+}

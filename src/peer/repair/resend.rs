@@ -1,0 +1,225 @@
+//! What was sent, kept to be sent again, and what is to be sent again now.
+//!
+//! Packets asked for leave one after another at the send rate: a keyframe lost as a whole must not flood the
+//! way that lost it. Who asks again for a packet has lost one answer already, a whole round trip, so it
+//! gets two.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use rtc::rtp;
+
+use super::{WINDOW, round_trip::RoundTrip};
+use crate::peer::{
+    rate::SendRate,
+    sequence::{extend, near},
+};
+
+/// Bytes kept at most.
+const MAX_BYTES: usize = 8 << 20;
+
+/// RTP, SRTP, UDP and IP headers of a packet.
+const HEADERS: usize = 12 + 16 + 8 + 28;
+
+/// Packets may leave together when they are less than this apart: timers are not finer.
+const BURST: Duration = Duration::from_millis(4);
+
+/// Least time between two answers to requests for one packet; a request may be said twice.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
+
+/// A packet that was sent.
+#[derive(Debug)]
+struct Kept {
+    packet: rtp::Packet,
+    resent: Option<Instant>,
+    /// Times it stands in the queue.
+    queued: u8,
+}
+
+/// The packets of one RTP stream.
+#[derive(Debug)]
+pub(super) struct Resend {
+    newest: Option<u64>,
+    kept: BTreeMap<u64, Kept>,
+    bytes: usize,
+    queue: VecDeque<u64>,
+    rate: SendRate,
+    /// When the next packet may leave.
+    free: Option<Instant>,
+}
+
+impl Resend {
+    pub(super) fn new(rate: SendRate) -> Self {
+        Self {
+            newest: None,
+            kept: BTreeMap::new(),
+            bytes: 0,
+            queue: VecDeque::new(),
+            rate,
+            free: None,
+        }
+    }
+
+    /// A packet is sent for the first time. Gives its extended sequence number.
+    pub(super) fn sent(&mut self, packet: &rtp::Packet) -> u64 {
+        let sequence = extend(&mut self.newest, u64::from(packet.header.sequence_number), 16);
+        self.bytes += packet.payload.len();
+        let kept = Kept { packet: packet.clone(), resent: None, queued: 0 };
+        if let Some(before) = self.kept.insert(sequence, kept) {
+            self.bytes -= before.packet.payload.len();
+        }
+        let oldest = self.newest.unwrap_or_default().saturating_sub(u64::from(WINDOW));
+        while let Some(entry) = self.kept.first_entry()
+            && (*entry.key() <= oldest || self.bytes > MAX_BYTES)
+        {
+            self.bytes -= entry.remove().packet.payload.len();
+        }
+        sequence
+    }
+
+    /// The other side asks for these.
+    pub(super) fn asked(
+        &mut self,
+        sequences: impl Iterator<Item = u16>,
+        round_trip: &RoundTrip,
+        now: Instant,
+    ) {
+        let Some(newest) = self.newest else { return };
+        self.free.get_or_insert(now.checked_sub(BURST).unwrap_or(now));
+        let pause = MIN_PAUSE.max(round_trip.smoothed() / 2);
+        let mut twice = Vec::new();
+        for sequence in sequences {
+            let sequence = near(newest, u64::from(sequence), 16);
+            let Some(kept) = self.kept.get_mut(&sequence) else { continue };
+            let just_sent = kept.resent.is_some_and(|at| now < at + pause);
+            if kept.queued > 0 || just_sent {
+                continue;
+            }
+            kept.queued += 1;
+            self.queue.push_back(sequence);
+            if kept.resent.is_some() {
+                kept.queued += 1;
+                twice.push(sequence);
+            }
+        }
+        // Apart from the first copies: what is lost together was close together.
+        self.queue.extend(twice);
+    }
+
+    /// When [`Resend::take`] may give something.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.free.filter(|_| !self.queue.is_empty())
+    }
+
+    /// The next packet to send again.
+    pub(super) fn take(&mut self, now: Instant) -> Option<rtp::Packet> {
+        let free = self.free.unwrap_or(now);
+        if now < free {
+            return None;
+        }
+        while let Some(sequence) = self.queue.pop_front() {
+            let Some(kept) = self.kept.get_mut(&sequence) else { continue };
+            kept.queued -= 1;
+            kept.resent = Some(now);
+            let bits = (kept.packet.payload.len() + HEADERS) as f64 * 8.0;
+            let time = Duration::from_secs_f64(bits / self.rate.get().max(1) as f64);
+            let begin = now.checked_sub(BURST).map_or(free, |earliest| free.max(earliest));
+            self.free = Some(begin + time);
+            return Some(kept.packet.clone());
+        }
+        None
+    }
+
+    /// A packet as it was sent.
+    pub(super) fn packet(&self, sequence: u64) -> Option<rtp::Packet> {
+        self.kept.get(&sequence).map(|kept| kept.packet.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn packet(sequence: u16, bytes: usize) -> rtp::Packet {
+        rtp::Packet {
+            header: rtp::header::Header {
+                sequence_number: sequence,
+                ..rtp::header::Header::default()
+            },
+            payload: vec![7; bytes].into(),
+        }
+    }
+
+    fn way() -> RoundTrip {
+        let mut way = RoundTrip::default();
+        way.sample(100 * MS);
+        way
+    }
+
+    fn taken(resend: &mut Resend, now: Instant) -> Vec<u16> {
+        std::iter::from_fn(|| resend.take(now)).map(|p| p.header.sequence_number).collect()
+    }
+
+    #[test]
+    fn a_request_is_answered_once_and_the_second_one_twice() {
+        let now = Instant::now();
+        let mut resend = Resend::new(SendRate::new(1_000_000_000));
+        for sequence in [65_534, 65_535, 0, 1] {
+            resend.sent(&packet(sequence, 1000));
+        }
+        resend.asked([65_535, 0, 9].into_iter(), &way(), now);
+        resend.asked([65_535].into_iter(), &way(), now);
+        assert_eq!(taken(&mut resend, now), [65_535, 0], "what it never sent it cannot repeat");
+        resend.asked([65_535].into_iter(), &way(), now + 10 * MS);
+        assert_eq!(taken(&mut resend, now + 10 * MS), [] as [u16; 0], "on its way");
+        resend.asked([65_535, 0].into_iter(), &way(), now + 110 * MS);
+        assert_eq!(taken(&mut resend, now + 110 * MS), [65_535, 0, 65_535, 0]);
+    }
+
+    #[test]
+    fn a_whole_keyframe_leaves_at_the_rate() {
+        let begun = Instant::now();
+        let rate = SendRate::new(8_000_000);
+        let mut resend = Resend::new(rate.clone());
+        for sequence in 0..100 {
+            resend.sent(&packet(sequence, 1000 - HEADERS));
+        }
+        resend.asked(0..100, &way(), begun);
+        let mut now = begun;
+        let mut left = Vec::new();
+        while let Some(due) = resend.due() {
+            now = now.max(due);
+            left.extend(taken(&mut resend, now));
+            if left.len() == 50 {
+                rate.set(16_000_000);
+            }
+            now += MS;
+        }
+        assert_eq!(left, (0..100).collect::<Vec<_>>());
+        // 100 packets of 1 ms each, and of half a millisecond from the middle on.
+        let took = now - begun;
+        assert!((66 * MS..80 * MS).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut resend = Resend::new(SendRate::default());
+        for sequence in 0..10_000_u16 {
+            resend.sent(&packet(sequence, 1100));
+        }
+        assert_eq!(resend.kept.len(), usize::from(WINDOW));
+        assert!(resend.packet(65_536 + 9999).is_some() && resend.packet(65_536).is_none());
+        for sequence in 10_000..10_300_u16 {
+            resend.sent(&packet(sequence, 60_000));
+        }
+        assert!(resend.bytes <= MAX_BYTES, "{}", resend.bytes);
+        assert_eq!(
+            resend.bytes,
+            resend.kept.values().map(|k| k.packet.payload.len()).sum::<usize>()
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! What the network took of a keyframe, kept until it is on the disk.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    media::sink::FrameRecord, peer::assembler::WholeAccessUnit, proto::control::KeyframeInfo,
+    session::epoch_seconds, stats::Stages,
+};
+
+/// A keyframe that is being written.
+#[derive(Debug, Default)]
+pub(super) struct Underway {
+    /// Time from its first packet to its last.
+    pub(super) network_time: Duration,
+    /// When its sender began to send it, s since 1970 on the sender's clock.
+    sent_at: Option<f64>,
+}
+
+impl Underway {
+    pub(super) fn new(unit: &WholeAccessUnit, info: Option<&KeyframeInfo>) -> Self {
+        Self {
+            network_time: unit.completed.duration_since(unit.first_packet),
+            sent_at: info.and_then(|info| info.sent_at),
+        }
+    }
+
+    /// Adds to the stages what only both clocks together tell; `offset` is the sender's clock less
+    /// ours, s.
+    pub(super) fn complete(
+        &self,
+        stages: Stages<Option<f64>>,
+        record: &FrameRecord,
+        written_at: SystemTime,
+        offset: Option<f64>,
+    ) -> Stages<Option<f64>> {
+        let since = |theirs: Option<f64>, ours: f64| {
+            let (theirs, offset) = theirs.zip(offset)?;
+            Some((((ours - theirs + offset) * 1e6).round() / 1e3).max(0.0))
+        };
+        Stages {
+            network: since(self.sent_at, record.received_at),
+            total: since(record.capture_time, epoch_seconds(written_at)),
+            ..stages
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clocks_offset_is_taken_out() {
+        let underway = Underway { sent_at: Some(1007.010), ..Underway::default() };
+        let record = FrameRecord {
+            capture_time: Some(1006.970),
+            received_at: 1000.012,
+            ..FrameRecord::default()
+        };
+        let written_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_030);
+        let complete = |offset| underway.complete(Stages::default(), &record, written_at, offset);
+        // The sender's clock is 7 s ahead.
+        assert_eq!(complete(Some(7.0)).network, Some(2.0));
+        assert_eq!(complete(Some(7.0)).total, Some(60.0));
+        assert_eq!(complete(None), Stages::default());
+    }
+}

@@ -1,0 +1,54 @@
+//! A source that fails for a while: told once, and once more when it is over.
+
+use tokio::time::Instant;
+
+use crate::session::SessionError;
+
+/// Trouble with the source, if there is any.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// Since when, and what was told last.
+    now: Option<(Instant, String)>,
+}
+
+impl Trouble {
+    /// The source failed: a line about it, unless the same was told already.
+    pub(super) fn failed(&mut self, error: &SessionError, now: Instant) -> Option<String> {
+        let since = match &self.now {
+            Some((_, told)) if *told == error.message => return None,
+            Some((since, _)) => *since,
+            None => now,
+        };
+        self.now = Some((since, error.message.clone()));
+        Some(format!("{}: {}; trying again: {}", error.stage, error.message, error.remedy))
+    }
+
+    /// The source works: a line about it, if it did not before.
+    pub(super) fn over(&mut self, now: Instant) -> Option<String> {
+        let (since, _) = self.now.take()?;
+        Some(format!("source: back after {:.1} s", (now - since).as_secs_f64()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::types::Stage;
+
+    #[test]
+    fn told_once_each() {
+        let error =
+            |message: &str| SessionError::new(Stage::Source, "source-failed", message, "wait");
+        let (begun, mut trouble) = (Instant::now(), Trouble::default());
+        assert_eq!(trouble.over(begun), None);
+        let told = trouble.failed(&error("gone"), begun);
+        assert_eq!(told.as_deref(), Some("source: gone; trying again: wait"));
+        assert_eq!(trouble.failed(&error("gone"), begun), None);
+        assert!(trouble.failed(&error("busy"), begun).is_some());
+        let later = begun + Duration::from_millis(2500);
+        assert_eq!(trouble.over(later).as_deref(), Some("source: back after 2.5 s"));
+        assert_eq!(trouble.over(later), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! What comes from outside, by chance and by malice: no parser panics on it, and what a parser takes
+//! is what it says it is.
+//!
+//! Each target has a corpus in `data/corpus`: inputs as they are meant, and those that broke something
+//! once. `ORION_FUZZ_SECONDS=20 cargo nextest run --release -E 'test(/^fuzz::/)'` goes on for longer
+//! than the usual run of all tests.
+
+mod keyframes;
+mod mutate;
+
+use std::{
+    mem::discriminant,
+    net::{IpAddr, Ipv4Addr},
+    str,
+};
+
+use orion_peer::{
+    auth::jwt::{Policy, check_unverified, inspect_unverified},
+    matrix::scenario::{Overrides, Scenario},
+    media::{
+        decoder::Decoder,
+        encoder::{EncoderConfig, KeyframeEncoder},
+        h264::{self, AccessUnitSplitter},
+        source::PatternSource,
+    },
+    nat::Profile,
+    peer::{Peer, PeerConfig, PeerRole, sdp},
+    proto::{
+        control::ControlMessage,
+        signaling::{IceCandidateInit, Message},
+        token::TokenAnswer,
+    },
+    stun::{message, stream},
+};
+
+use self::mutate::{fuzz, fuzz_some};
+
+#[test]
+fn control_messages() {
+    let words = ["\"t\":\"ping\"", "\"id\":", "1e999", "-0", "[[[[[[[[", "\\ud800", "\"ts\":", "{"];
+    fuzz("control", &words, |input| {
+        let Ok(message) = ControlMessage::parse(input) else { return };
+        let again = ControlMessage::parse(message.to_json().as_bytes());
+        let same = matches!(&again, Ok(again) if discriminant(again) == discriminant(&message));
+        assert!(same || message == ControlMessage::Unknown, "{message:?} became {again:?}");
+    });
+}
+
+#[test]
+fn signaling_messages() {
+    let words =
+        ["\"t\":\"offer\"", "\"pairId\":", "\"sdp\":", "\\u0000", "[[[[[[", "null", "1e999"];
+    fuzz("signaling", &words, |input| {
+        let Ok(text) = str::from_utf8(input) else { return };
+        let _ = serde_json::from_str::<TokenAnswer>(text);
+        let Ok(message) = Message::parse(text) else { return };
+        let again = Message::parse(&message.to_json()).expect("its own JSON is read");
+        assert_eq!(again, message);
+    });
+}
+
+#[test]
+fn session_descriptions() {
+    let words =
+        ["m=video 9 ", "m=", "a=rtpmap:", "a=mid:", " H264/90000", "\r\n", "\u{fffd}", "102"];
+    fuzz("sdp", &words, |input| {
+        let text = String::from_utf8_lossy(input);
+        if let Some(media) = sdp::h264_media(&text) {
+            assert!(!media.payload_types.is_empty());
+            assert!(sdp::video_codecs(&text).iter().any(|c| c.eq_ignore_ascii_case("H264")));
+        }
+        let _ = sdp::video_codecs(&text);
+    });
+}
+
+/// An offer goes through the parser and the state of the `rtc` crate: whatever it is, the peer takes it or
+/// says why not.
+#[test]
+fn offers() {
+    let words =
+        ["m=video 9 ", "a=rtpmap:", "a=fmtp:", "a=candidate:", "\r\n", "a=ssrc:1 ", "=", "a=mid:"];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = PeerConfig {
+        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        ..PeerConfig::new(PeerRole::Receiver)
+    };
+    fuzz_some("offer", 100, &words, |input| {
+        let offer = String::from_utf8_lossy(input).into_owned();
+        runtime.block_on(async {
+            let (peer, _events) = Peer::new(config.clone()).await.unwrap();
+            let candidate = offer.lines().find_map(|line| line.strip_prefix("a=candidate:"));
+            let candidate = candidate.map(|rest| IceCandidateInit {
+                candidate: format!("candidate:{rest}"),
+                sdp_mid: Some("0".into()),
+                sdp_mline_index: Some(0),
+                username_fragment: None,
+            });
+            let _ = peer.accept_offer(offer).await;
+            peer.add_candidate(candidate).await;
+            peer.close().await;
+        });
+    });
+}
+
+#[test]
+fn tokens() {
+    let words = ["eyJhbGciOiJub25lIn0", ".", "..", "=", "eyJhbGciOiJIUzI1NiIsImNyaXQiOltdfQ"];
+    let policy = Policy::default();
+    fuzz("token", &words, |input| {
+        let text = String::from_utf8_lossy(input);
+        let _ = inspect_unverified(&text);
+        let _ = check_unverified(&text, &policy, 1_700_000_000);
+    });
+}
+
+#[test]
+fn stun_messages() {
+    fuzz("stun", &[], |input| {
+        if let Ok(Some((length, padding))) = stream::frame(input) {
+            assert!(length + padding <= input.len());
+        }
+        let Some(message) = message::Message::parse(input) else { return };
+        let bytes: usize = message.attributes().map(|attribute| attribute.value.len()).sum();
+        assert!(bytes <= input.len());
+        for attribute in message.attributes() {
+            let _ = (message.get(attribute.kind), message.text(attribute.kind));
+            let _ = (message.number(attribute.kind), message.address(attribute.kind));
+            let _ = message.plain_address(attribute.kind);
+        }
+        let _ = (message.mapped_address(), message.change_request(), message.error_code());
+        let _ = (message.unknown(&[0x0020]), message.verify(b"key"));
+    });
+}
+
+#[test]
+fn h264_streams() {
+    fuzz("h264", &[], |input| {
+        let again = h264::normalize(input);
+        assert_eq!(h264::normalize(&again), again);
+        if let Some((width, height)) = h264::dimensions(input) {
+            // Level 6.2 ends there.
+            assert!((1..=16_888).contains(&width) && (1..=16_888).contains(&height));
+        }
+        let _ = (h264::is_keyframe(input), h264::idr_pic_id(input));
+        for nal in h264::nal_units(input) {
+            let _ = (h264::profile_level_id(nal), h264::sps_colour(nal));
+        }
+        // However the stream is cut, the access units are the same.
+        let split = |piece: usize| {
+            let mut splitter = AccessUnitSplitter::default();
+            input.chunks(piece).for_each(|data| splitter.push(data));
+            splitter.finish();
+            std::iter::from_fn(|| splitter.pop()).collect::<Vec<_>>()
+        };
+        assert_eq!(split(1), split(7_919));
+    });
+}
+
+/// The decoder is C: whatever it makes of broken pictures, the next clean one is decoded by the same
+/// `Decoder`.
+#[test]
+fn pictures() {
+    let frame = PatternSource::new(64, 48).unwrap().render(1, std::time::SystemTime::UNIX_EPOCH);
+    let config = EncoderConfig { max_bytes: 3_000, ..EncoderConfig::default() };
+    let clean = KeyframeEncoder::new(config).unwrap().encode(&frame).unwrap().access_unit.data;
+    let decoder = std::cell::RefCell::new(Decoder::new().unwrap());
+    fuzz("picture", &[], |input| {
+        let mut decoder = decoder.borrow_mut();
+        let _ = decoder.decode(input);
+        let decoded = decoder.decode(&clean).expect("a clean keyframe after a broken one");
+        assert_eq!((decoded.width, decoded.height), (64, 48));
+    });
+}
+
+#[test]
+fn scenarios() {
+    let words = ["[", "]", "=", "\"", "nat = ", "delay = \"", "1e99", "-1", "ms", "loss = ", "\n"];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("scenario.toml");
+    fuzz("scenario", &words, |input| {
+        let _ = String::from_utf8_lossy(input).trim().parse::<Profile>();
+        std::fs::write(&path, input).unwrap();
+        if let Err(error) = Scenario::read(&path, &Overrides::default()) {
+            assert!(!error.to_string().is_empty());
+        }
+    });
+}

@@ -1,0 +1,279 @@
+//! Keyframes over links that lose packets, and packets that are not what they should be.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use orion_peer::{
+    lab::{Gateway, GatewayConfig},
+    media::h264::{self, AccessUnit, NalType},
+    nat::Link,
+    peer::{Peer, PeerConfig, PeerEvent, PeerRole},
+    proto::control::{ControlMessage, KeyframeInfo},
+    types::epoch_seconds,
+};
+use tokio::time::timeout;
+
+use crate::{
+    peer::{self, End, Stream, keyframe, pair_of, unit},
+    run::{HANG, sha256},
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn gateway(link: Link, seed: u64) -> Arc<Gateway> {
+    Gateway::new(GatewayConfig { link, seed, ..GatewayConfig::default() }).unwrap()
+}
+
+/// A pair, the sender behind a link with half this round trip each way, which loses nothing yet.
+async fn pair(round_trip: Duration, seed: u64, repair: bool) -> (End, End, Arc<Gateway>) {
+    let near = gateway(Link { delay: round_trip / 2, ..Link::default() }, seed);
+    let far = gateway(Link::default(), seed);
+    let config = |role, gateway| PeerConfig { gateway, repair, ..PeerConfig::new(role) };
+    let (sender, receiver) = pair_of(
+        config(PeerRole::Sender, Some(Arc::clone(&near))),
+        config(PeerRole::Receiver, Some(far)),
+    )
+    .await;
+    (sender, receiver, near)
+}
+
+/// The next access unit, which must be this one.
+async fn comes(receiver: &mut End, sent: &AccessUnit, what: &str) -> u32 {
+    receiver
+        .event(|event| match event {
+            PeerEvent::AccessUnit(came) => {
+                assert!(came.unit.data == sent.data, "{what}: other bytes came");
+                Some(came.unit.retransmitted)
+            }
+            PeerEvent::Broken(broken) => panic!("{what}: {broken:?}"),
+            _ => None,
+        })
+        .await
+}
+
+async fn close(ends: (End, End)) {
+    ends.0.peer.close().await;
+    ends.1.peer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_keyframe_comes_over_links_that_lose() {
+    let bursts = Link { loss: 0.05, loss_burst: 10, ..Link::default() };
+    for (link, seed) in [(Link { loss: 0.1, ..Link::default() }, 1), (bursts, 2)] {
+        let (sender, mut receiver, near) = pair(40 * MS, seed, true).await;
+        near.set_link(Link { delay: 20 * MS, ..link });
+        let mut repaired = 0;
+        for number in 0..20 {
+            let sent = keyframe(50_000 + number);
+            sender.peer.send_access_unit(&sent).await.unwrap();
+            repaired += comes(&mut receiver, &sent, &format!("{link}, {number}")).await;
+        }
+        assert!(repaired > 10, "{link}: {repaired} packets repaired");
+        close((sender, receiver)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_keyframe_sent_into_an_outage_comes_after_it() {
+    let (sender, mut receiver, near) = pair(20 * MS, 1, true).await;
+    let clear = near.link();
+    let first = keyframe(30_000);
+    sender.peer.send_access_unit(&first).await.unwrap();
+    comes(&mut receiver, &first, "before").await;
+    near.set_link(Link { loss: 1.0, ..clear });
+    let sent = keyframe(100_000);
+    sender.peer.send_access_unit(&sent).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    near.set_link(clear);
+    let repaired = comes(&mut receiver, &sent, "through the outage").await;
+    assert!(repaired > 70, "{repaired}: it was lost as a whole");
+    close((sender, receiver)).await;
+}
+
+/// The very first keyframe is lost from its first packet on: the receiver knows of no stream yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_keyframe_comes_although_all_of_it_was_lost() {
+    let (sender, mut receiver, near) = pair(20 * MS, 1, true).await;
+    let clear = near.link();
+    near.set_link(Link { loss: 1.0, ..clear });
+    let sent = keyframe(200_000);
+    sender.peer.send_access_unit(&sent).await.unwrap();
+    tokio::time::sleep(200 * MS).await;
+    near.set_link(clear);
+    comes(&mut receiver, &sent, "the first").await;
+    close((sender, receiver)).await;
+}
+
+/// The comparison of the benchmark is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_repair_a_lost_packet_breaks_its_keyframe() {
+    let (sender, mut receiver, near) = pair(20 * MS, 1, false).await;
+    near.set_link(Link { loss: 0.2, ..near.link() });
+    let begun = Instant::now();
+    sender.peer.send_access_unit(&keyframe(200_000)).await.unwrap();
+    let packets = receiver
+        .event(|event| match event {
+            PeerEvent::Broken(broken) => Some(broken.packets),
+            PeerEvent::AccessUnit(_) => panic!("170 packets came at 20 % loss"),
+            _ => None,
+        })
+        .await;
+    assert!((50..170).contains(&packets), "{packets}");
+    let stats = sender.peer.stats().await.report;
+    let again = stats.values().find(|entry| entry["type"] == "outbound-rtp");
+    assert_eq!(again.unwrap()["retransmittedPacketsSent"], 0, "{:?}", begun.elapsed());
+    close((sender, receiver)).await;
+}
+
+/// More packets than the replay window of the crate's default (64), and than one NACK's bitmask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_packet_lost_far_behind_the_newest_is_repaired() {
+    let (sender, mut receiver, near) = pair(100 * MS, 3, true).await;
+    near.set_link(Link { loss: 0.3, ..near.link() });
+    let sent = keyframe(1_000_000);
+    sender.peer.send_access_unit(&sent).await.unwrap();
+    let repaired = comes(&mut receiver, &sent, "a megabyte").await;
+    assert!(repaired > 150, "{repaired}");
+    close((sender, receiver)).await;
+}
+
+/// An offer as libwebrtc's, with retransmissions as a stream of their own (RFC 4588).
+fn with_rtx(offer: &str) -> String {
+    let mut lines: Vec<String> = offer.lines().map(str::to_owned).collect();
+    for line in &mut lines {
+        if line.starts_with("m=video") {
+            line.push_str(" 103");
+        }
+    }
+    let map = lines.iter().position(|line| line.starts_with("a=rtpmap:102")).unwrap();
+    lines.insert(map + 1, "a=fmtp:103 apt=102".into());
+    lines.insert(map + 1, "a=rtpmap:103 rtx/90000".into());
+    let source = lines.iter().position(|line| line.starts_with("a=ssrc:")).unwrap();
+    let ssrc = lines[source]["a=ssrc:".len()..].split(' ').next().unwrap().to_owned();
+    lines.insert(source, format!("a=ssrc-group:FID {ssrc} 4242"));
+    lines.insert(source + 1, "a=ssrc:4242 cname:rtx".into());
+    lines.join("\r\n") + "\r\n"
+}
+
+/// What is sent again comes on the stream itself, for which nothing more has to be agreed on.
+#[tokio::test]
+async fn retransmission_as_a_stream_of_its_own_is_left_out_of_the_answer() {
+    let (sender, _sent) = Peer::new(PeerConfig::new(PeerRole::Sender)).await.unwrap();
+    let (receiver, _received) = Peer::new(PeerConfig::new(PeerRole::Receiver)).await.unwrap();
+    let offer = sender.create_offer().await.unwrap();
+    assert!(offer.contains("a=rtcp-fb:102 nack\r\n"), "{offer}");
+    assert!(!offer.contains("rtx"), "{offer}");
+    let answer = receiver.accept_offer(with_rtx(&offer)).await.unwrap();
+    let media = answer.lines().find(|line| line.starts_with("m=video")).unwrap();
+    assert!(media.ends_with(" 102"), "{media}");
+    assert!(!answer.contains("rtx") && !answer.contains(":103 "), "{answer}");
+    assert!(answer.contains("a=rtcp-fb:102 nack\r\n"), "{answer}");
+    // Without repair, NACK is not spoken of either.
+    let config = PeerConfig { repair: false, ..PeerConfig::new(PeerRole::Receiver) };
+    let (unrepaired, _events) = Peer::new(config).await.unwrap();
+    let answer = unrepaired.accept_offer(with_rtx(&offer)).await.unwrap();
+    assert!(!answer.contains("a=rtcp-fb:102 nack\r\n"), "{answer}");
+    assert!(answer.contains("a=rtcp-fb:102 nack pli\r\n"), "{answer}");
+    for peer in [sender, receiver, unrepaired] {
+        peer.close().await;
+    }
+}
+
+/// Only the NAL units of an access unit that are wanted.
+fn only(data: &[u8], wanted: impl Fn(NalType) -> bool) -> Vec<u8> {
+    let mut left = Vec::new();
+    for nal in h264::nal_units(data).filter(|nal| wanted(h264::nal_type(nal))) {
+        h264::append_nal(&mut left, nal);
+    }
+    left
+}
+
+fn is_set(kind: NalType) -> bool {
+    matches!(kind, NalType::Sps | NalType::Pps)
+}
+
+/// Keyframes that are not as they should be, all of whose packets come.
+fn damaged(clean: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let mut flipped = clean.to_vec();
+    for at in (clean.len() / 3..clean.len()).step_by(97) {
+        flipped[at] ^= 0x10;
+    }
+    let mut zeroed = clean.to_vec();
+    let slice = clean.len() - only(clean, |kind| kind == NalType::Idr).len();
+    zeroed[slice + 5..slice + 40].fill(0x80);
+    let sets_of_another = only(&Stream::new(64, 48).next(true), is_set);
+    let picture = only(clean, |kind| !is_set(kind));
+    vec![
+        ("bits flipped", flipped),
+        ("slice header overwritten", zeroed),
+        ("cut in half", clean[..clean.len() / 2].to_vec()),
+        ("parameter sets of another size", [sets_of_another, picture].concat()),
+        ("parameter sets alone", only(clean, is_set)),
+    ]
+}
+
+/// Sends an access unit, and says that its hash is that of `told`.
+async fn send_as(peer: &Peer, seq: u64, data: &[u8], told: &[u8]) {
+    let unit = unit(data.to_vec());
+    let rtp_timestamp = peer.next_rtp_timestamp(&unit).unwrap();
+    let info = KeyframeInfo {
+        seq,
+        rtp_timestamp,
+        capture_time: epoch_seconds(SystemTime::now()),
+        bytes: told.len() as u64,
+        sha256: sha256(told),
+        width: unit.width,
+        height: unit.height,
+        sent_at: None,
+    };
+    peer.send_control(&ControlMessage::Keyframe(info)).await.unwrap();
+    peer.send_access_unit_at(&unit, rtp_timestamp).await.unwrap();
+    tokio::time::sleep(50 * MS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_every_damaged_keyframe_the_next_clean_one_is_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = peer::server().await;
+    let (mut small, mut large) = (Stream::new(320, 240), Stream::new(640, 480));
+    let first = small.next(true);
+    let bad = damaged(&first);
+    // What is no keyframe is not written; the size changes with each clean one.
+    let keyframes = bad.iter().filter(|(_, data)| h264::is_keyframe(data)).count();
+    let clean: Vec<Vec<u8>> = std::iter::once(first.clone())
+        .chain((0..bad.len()).map(|n| if n % 2 == 0 { large.next(true) } else { small.next(true) }))
+        .collect();
+    // The last one has no parameter sets: they are known from the one before it.
+    let bare = only(clean.last().unwrap(), |kind| !is_set(kind));
+    let count = (clean.len() + keyframes + 1) as u64;
+    let (told, ()) =
+        tokio::join!(timeout(HANG, peer::receive(&server, dir.path(), count)), async {
+            let (link, peer) = peer::sending(&server).await;
+            send_as(&peer, 1, &clean[0], &clean[0]).await;
+            for ((_, bad), clean) in bad.iter().zip(&clean[1..]) {
+                send_as(&peer, 2, bad, &first).await;
+                send_as(&peer, 3, clean, clean).await;
+            }
+            send_as(&peer, 4, &bare, &bare).await;
+            tokio::time::sleep(500 * MS).await;
+            link.close("done").await;
+        });
+    let told = told.expect("a clean keyframe never came");
+    let verified: Vec<&Vec<u8>> = clean.iter().chain([&bare]).collect();
+    let good: Vec<_> =
+        told.keyframes.iter().filter(|one| one.written.record.verified == Some(true)).collect();
+    assert_eq!(good.len(), verified.len());
+    for (keyframe, sent) in good.iter().zip(&verified) {
+        assert_eq!(keyframe.undecoded, None);
+        assert!(std::fs::read(dir.path().join(&keyframe.written.record.file)).unwrap() == **sent);
+    }
+    let sizes: Vec<_> = good.iter().map(|one| one.written.record.width).collect();
+    assert!(sizes.contains(&640) && sizes.contains(&320), "{sizes:?}");
+    for keyframe in &told.keyframes {
+        assert!(keyframe.written.record.verified.is_some());
+    }
+    assert_eq!(told.broken, bad.len() as u64, "each damaged one is counted");
+    server.shutdown().await;
+}
