@@ -17,6 +17,8 @@ build_needs=(
 )
 test_needs=(
     "turnserver coturn"
+    "pg_ctlcluster postgresql"
+    "/usr/sbin/pgbouncer pgbouncer"
     "ip iproute2"
     "nft nftables"
     "chromium chromium"

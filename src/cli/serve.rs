@@ -3,13 +3,15 @@
 //! Without a signing secret it is a dev server, on loopback only.
 
 pub(super) mod configure;
+mod pairs;
+mod store;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use self::configure::configure;
+use self::{configure::configure, store::StoreArgs};
 use super::{
     failure::Failure,
     output::Output,
@@ -29,13 +31,16 @@ const DEV_ADDRESS: &str = "127.0.0.1:8787";
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ServeArgs {
+    #[command(subcommand)]
+    command: Option<ServeCommand>,
     /// Address to listen on; without a signing secret a loopback address only
     #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS)]
     pub listen: SocketAddr,
-    /// Database file with the pairs, made when it is not there; needed with a signing secret
-    #[arg(long, value_name = "FILE")]
-    pub db: Option<PathBuf>,
+    /// Where the pairs are.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Pair to add at the start, as ID:PHONE:MAC:USER (a dev server fills in the user); repeatable
     #[arg(long = "add-pair", value_name = "PAIR", value_delimiter = ',')]
     pub add_pairs: Vec<String>,
@@ -69,6 +74,13 @@ pub struct ServeArgs {
     pub turn: TurnArgs,
 }
 
+/// What to do instead of serving.
+#[derive(Debug, Clone, Subcommand)]
+enum ServeCommand {
+    /// Add, list or revoke pairs of devices
+    Pairs(pairs::PairsArgs),
+}
+
 /// A server with its relay.
 pub struct Served {
     /// Signaling, token API, health, metrics.
@@ -86,11 +98,14 @@ impl Served {
     }
 }
 
-/// Runs the server until Ctrl-C or SIGTERM.
+/// Runs the server until Ctrl-C or SIGTERM, or the subcommand.
 ///
 /// # Errors
 /// Exit code 2 for flags that do not go together, 1 when the server cannot start.
 pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
+    if let Some(ServeCommand::Pairs(pairs)) = args.command {
+        return pairs::run(pairs, output).await;
+    }
     let (mut config, dev) = configure(&args).await?;
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(

@@ -17,7 +17,10 @@ use axum::{
     routing::get,
 };
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::MissedTickBehavior,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::protocol::{Role as Side, WebSocketConfig},
@@ -34,7 +37,7 @@ use super::{
 };
 use crate::{
     auth::jwt::Verifier,
-    pairs::{PairStore, Role},
+    pairs::{Hint, PairStore, Role},
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
 };
@@ -42,6 +45,9 @@ use crate::{
 /// Messages up to this size are read before they are refused: closing with unread data in the
 /// kernel would reset the connection, and the client would not see 1009.
 const READ_LIMIT: usize = 1024 * 1024;
+
+/// Hints of the pair store looked at together.
+const HINTS_AT_ONCE: usize = 256;
 
 /// How the signaling server behaves.
 #[derive(Debug, Clone, Default)]
@@ -220,26 +226,42 @@ impl Signaling {
         locked(&self.0.rooms).len()
     }
 
-    /// Looks again and again whether the pairs of live sockets are still active, and closes the
-    /// sockets of those that are not. Runs until it is dropped. While the store is down, sockets
-    /// stay.
+    /// Looks again and again whether the pairs of live sockets are still active, and at once at
+    /// those the store hints at; closes the sockets of those that are not. Runs until it is dropped.
+    /// While the store is down, sockets stay.
     pub async fn watch_revocations(self) {
+        let mut hints = self.0.store.hints();
+        let mut poll = tokio::time::interval(self.0.config.timings.revocation_poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(self.0.config.timings.revocation_poll).await;
+            let hinted = tokio::select! {
+                _ = poll.tick() => None,
+                hinted = hinted(&mut hints) => hinted,
+            };
+            if let Some(pairs) = hinted {
+                self.end_revoked(pairs).await;
+                continue;
+            }
             if let Some(handshakes) = &self.0.handshakes {
                 handshakes.forget_idle();
             }
-            let pairs: Vec<PairId> = locked(&self.0.rooms).keys().cloned().collect();
-            for pair in pairs {
-                match self.0.store.active_pair(&pair).await {
-                    Ok(Some(_)) => {}
-                    Ok(None) => {
-                        tracing::info!(%pair, "pair revoked");
-                        self.0.revoke(&pair);
-                    }
-                    Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),
+            let live = locked(&self.0.rooms).keys().cloned().collect();
+            self.end_revoked(live).await;
+        }
+    }
+
+    async fn end_revoked(&self, pairs: Vec<PairId>) {
+        if pairs.is_empty() {
+            return;
+        }
+        match self.0.store.still_active(&pairs).await {
+            Ok(active) => {
+                for pair in pairs.iter().filter(|pair| !active.contains(*pair)) {
+                    tracing::info!(%pair, "pair revoked");
+                    self.0.revoke(pair);
                 }
             }
+            Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),
         }
     }
 
@@ -264,6 +286,24 @@ impl Signaling {
             }
         }
     }
+}
+
+/// The pairs of the next hints; none when it may be any pair.
+async fn hinted(hints: &mut Option<mpsc::Receiver<Hint>>) -> Option<Vec<PairId>> {
+    let mut heard = Vec::new();
+    if let Some(hints) = hints {
+        hints.recv_many(&mut heard, HINTS_AT_ONCE).await;
+    }
+    if heard.is_empty() {
+        // No hints, or none any more: this never ends, and the poll goes on.
+        *hints = None;
+        return std::future::pending().await;
+    }
+    let pair = |hint| match hint {
+        Hint::Pair(pair) => Some(pair),
+        Hint::Any => None,
+    };
+    heard.into_iter().map(pair).collect()
 }
 
 /// `GET /api/signal`.
