@@ -247,7 +247,7 @@ fn over_tls() -> (Watch, SocketAddr) {
 fn a_connection_that_cannot_be_made_is_told_at_once_and_by_its_own_url() {
     let (mut watch, stand_in) = over_tls();
     watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
-    let error = DialError::UnknownCa("ice.example".into());
+    let error = DialError::Expired("ice.example".into());
     assert_eq!(watch.unconnected(at(9), local(), stand_in, error.clone()), None);
     let failure = &watch.failures(at(9))[0];
     assert_eq!((failure.url.as_str(), failure.code), (TLS, 701));
