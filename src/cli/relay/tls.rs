@@ -188,6 +188,6 @@ mod tests {
         let foreign = other.args.turn_tls_key.clone();
         wrong(&TurnTlsArgs { turn_tls_key: foreign, ..good.args.clone() }, "cannot be used");
         let missing = Some(good.dir.path().join("nothing.pem"));
-        wrong(&TurnTlsArgs { turn_tls_cert: missing, ..good.args.clone() }, "cannot read");
+        wrong(&TurnTlsArgs { turn_tls_cert: missing, ..good.args.clone() }, "cannot be read");
     }
 }

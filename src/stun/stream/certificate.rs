@@ -1,7 +1,7 @@
 //! What a server presents, and whether it is believed: by a chain to a known CA (RFC 5280 §6), or by
 //! the fingerprint of its certificate (a pin), where there is no CA to ask.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
@@ -91,7 +91,9 @@ pub fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {
 /// `DnsName("a.example")` and `IpAddress(192.0.2.1)`, as rustls writes them, without the wrapping.
 pub(super) fn plain(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
-    inner.trim_matches('"').chars().filter(|c| !c.is_control()).collect()
+    let bare: String = inner.trim_matches('"').chars().filter(|c| !c.is_control()).collect();
+    // rustls writes `0::1`.
+    bare.parse::<IpAddr>().map_or(bare, |ip| ip.to_string())
 }
 
 /// What is wrong with a certificate.
@@ -229,7 +231,7 @@ mod tests {
     #[test]
     fn names_of_a_certificate_are_told() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let listed = ["a.example", "*.b.example", "192.0.2.1", "2001:db8::1"];
+        let listed = ["a.example", "*.b.example", "192.0.2.1", "2001:db8::1", "::1"];
         let parameters = rcgen::CertificateParams::new(listed.map(str::to_owned).to_vec()).unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
         assert_eq!(names(certificate.der()), listed);
