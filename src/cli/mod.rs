@@ -159,14 +159,24 @@ fn start(argv: &[OsString]) -> ExitCode {
     };
     let output = Output {
         json: cli.global.json,
-        quiet: cli.global.quiet,
+        // Lines for people would stand between those for a program.
+        quiet: cli.global.quiet || log_format(&cli.command) == Some(logging::LogFormat::Json),
         color: cli.global.color.resolve(),
     };
     exit_of(run_in_runtime(cli, output), output)
 }
 
+/// How a command logs; none is for people, on demand.
+fn log_format(command: &Command) -> Option<logging::LogFormat> {
+    match command {
+        Command::Serve(args) => args.operation.log_format,
+        _ => None,
+    }
+}
+
 fn run_in_runtime(cli: Cli, output: Output) -> Result<(), Failure> {
-    logging::start(cli.global.verbose, output.quiet, output.color)?;
+    let format = log_format(&cli.command);
+    logging::start(cli.global.verbose, cli.global.quiet, output.color, format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()

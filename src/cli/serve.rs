@@ -3,15 +3,21 @@
 //! Without a signing secret it is a dev server, on loopback only.
 
 pub(super) mod configure;
+pub mod limits;
+pub mod operation;
 mod pairs;
 mod store;
+pub mod tls;
 
 use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use self::{configure::configure, store::StoreArgs};
+use self::{
+    configure::configure, limits::LimitArgs, operation::OperationArgs, store::StoreArgs,
+    tls::TlsArgs,
+};
 use super::{
     failure::Failure,
     output::Output,
@@ -21,7 +27,7 @@ use super::{
 use crate::{
     auth::login::DEV_TOKEN,
     pairs::Pair,
-    server::{self, RunningServer, Server, ServerConfig},
+    server::{self, RunningServer, Server, ServerConfig, tls::Tls},
     turn::TurnServer,
     types::Stage,
 };
@@ -69,6 +75,15 @@ pub struct ServeArgs {
     /// Let a live socket outlast its token
     #[arg(long)]
     pub connect_only: bool,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Operation.
+    #[command(flatten)]
+    pub operation: OperationArgs,
     /// TURN.
     #[command(flatten)]
     pub turn: TurnArgs,
@@ -115,9 +130,12 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         )
     })?;
     let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
+    let tls = config.front.tls.clone();
     let served = Served { server: start(config, listener).await?, relay };
-    announce(&args, &served, dev, output)?;
+    announce(&args, &served, tls.as_ref(), dev, output)?;
+    tls::reload_on_hangup(tls);
     stop::asked().await;
+    tracing::info!("stopping");
     output.line("stopping: sockets are asked to reconnect elsewhere");
     served.shutdown().await;
     Ok(())
@@ -150,7 +168,13 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
     })
 }
 
-fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Result<(), Failure> {
+fn announce(
+    args: &ServeArgs,
+    served: &Served,
+    certificate: Option<&Tls>,
+    dev: bool,
+    output: Output,
+) -> Result<(), Failure> {
     let server = &served.server;
     let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
     let tls = served.relay.as_ref().and_then(TurnServer::tls_address);
@@ -166,6 +190,19 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
         }
         None => "  STUN/TURN  not here".to_owned(),
     });
+    if let Some(certificate) = certificate {
+        output.line(format!("  TLS        SHA-256 {}", certificate.fingerprint()));
+    }
+    if let Some(address) = server.metrics_addr() {
+        output.line(format!("  metrics    http://{address}/metrics"));
+    }
+    tracing::info!(
+        address = %server.local_addr(),
+        signal = server.signal_url(),
+        version = env!("CARGO_PKG_VERSION"),
+        dev,
+        "listening"
+    );
     if dev {
         output.line(format!(
             "dev server: pair `{}`, devices `{}` and `{}`, login token `{DEV_TOKEN}`",
@@ -184,6 +221,8 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
         "tokenUrl": token_api.then(|| server.token_url()),
         "turn": relay.map(|address| address.to_string()),
         "turnTls": tls.map(|address| address.to_string()),
+        "tlsSha256": certificate.map(|certificate| certificate.fingerprint().to_string()),
+        "metrics": server.metrics_addr().map(|address| address.to_string()),
         "dev": dev,
     }))
 }

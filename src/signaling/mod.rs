@@ -2,10 +2,13 @@
 
 pub mod client;
 pub mod counters;
+mod gate;
 pub mod handshake;
 pub mod limits;
+pub mod meter;
 mod outbox;
 pub mod room;
 pub mod server;
+pub mod slots;
 mod socket;
 pub mod token_client;

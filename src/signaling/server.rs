@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -26,11 +25,12 @@ use tokio_tungstenite::{
     tungstenite::protocol::{Role as Side, WebSocketConfig},
 };
 
-pub use super::handshake::{ClientAddr, Origins};
+pub use super::handshake::{ClientAddr, Origins, RequestId};
 use super::{
     counters::Counters,
+    gate::{Gate, Places},
     handshake::{self, Admitted},
-    limits::{KeyedRate, Limits, Timings},
+    limits::{Limits, Timings},
     outbox::{End, Outbox},
     room::{Action, Room},
     socket::{self, Member},
@@ -103,7 +103,14 @@ impl Occupied {
         text: super::room::Text,
     ) -> (super::room::Relayed, bool) {
         let (outcome, action) = self.room.relay(role, conn, kind, text);
-        self.apply(action);
+        match action {
+            Some(Action::Send { to, text }) => {
+                if let Some(outbox) = self.outboxes.get(&to) {
+                    outbox.push_relayed(text);
+                }
+            }
+            action => self.apply(action),
+        }
         let peers = self.outboxes.iter().filter(|(other, _)| *other != conn);
         (outcome, peers.into_iter().any(|(_, outbox)| outbox.is_half_full()))
     }
@@ -122,7 +129,7 @@ pub(super) struct Shared {
     pub(super) verifier: Arc<Verifier>,
     pub(super) store: Arc<dyn PairStore>,
     pub(super) counters: Counters,
-    pub(super) handshakes: Option<KeyedRate<IpAddr>>,
+    pub(super) gate: Gate,
     pub(super) draining: watch::Sender<bool>,
     /// Locked before any room's own lock.
     rooms: Mutex<HashMap<PairId, RoomLock>>,
@@ -192,7 +199,7 @@ impl Signaling {
     ) -> Self {
         let sockets = Arc::new(Semaphore::new(config.limits.sockets as usize));
         Self(Arc::new(Shared {
-            handshakes: config.limits.handshakes.map(KeyedRate::new),
+            gate: Gate::new(&config.limits),
             config,
             verifier,
             store,
@@ -242,9 +249,6 @@ impl Signaling {
                 self.end_revoked(pairs).await;
                 continue;
             }
-            if let Some(handshakes) = &self.0.handshakes {
-                handshakes.forget_idle();
-            }
             let live = locked(&self.0.rooms).keys().cloned().collect();
             self.end_revoked(live).await;
         }
@@ -254,7 +258,7 @@ impl Signaling {
         if pairs.is_empty() {
             return;
         }
-        match self.0.store.still_active(&pairs).await {
+        match self.0.counters.store.watch(self.0.store.still_active(&pairs)).await {
             Ok(active) => {
                 for pair in pairs.iter().filter(|pair| !active.contains(*pair)) {
                     tracing::info!(%pair, "pair revoked");
@@ -263,6 +267,17 @@ impl Signaling {
             }
             Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),
         }
+    }
+
+    /// Forgets addresses, pairs and users that have gone quiet.
+    pub fn forget_idle(&self) {
+        self.0.gate.forget_idle();
+    }
+
+    /// Whether new sockets are refused because the server is about to stop.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
     }
 
     /// Refuses new sockets from now on, closes the live ones with 1012 over the drain jitter, and
@@ -312,27 +327,41 @@ async fn upgrade(State(signaling): State<Signaling>, mut request: Request) -> Re
     let on_upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
     let admitted = match handshake::admit(&shared, &parts).await {
-        Ok(admitted) => Arc::clone(&shared.sockets)
-            .try_acquire_owned()
-            .map(|permit| (admitted, permit))
-            .map_err(|_| handshake::overloaded()),
+        Ok(admitted) => seats(&shared, &parts.extensions, &admitted).map(|seats| (admitted, seats)),
         Err(refusal) => Err(refusal),
     };
-    let (admitted, permit) = match admitted {
+    let (admitted, seats) = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
             shared.counters.refused.count(refusal.code);
+            tracing::info!(code = refusal.code, "handshake refused");
             return refusal.into_response();
         }
     };
+    let request = parts.extensions.get::<RequestId>().cloned();
     let response = admitted.response();
     tokio::spawn(async move {
         match on_upgrade.await {
-            Ok(upgraded) => serve(shared, TokioIo::new(upgraded), admitted, permit).await,
+            Ok(upgraded) => {
+                serve(shared, TokioIo::new(upgraded), admitted, request).await;
+                drop(seats);
+            }
             Err(error) => tracing::debug!(%error, "a handshake was not finished"),
         }
     });
     response
+}
+
+/// A socket's place among all, among those of its address, and among those of its user.
+fn seats(
+    shared: &Shared,
+    request: &axum::http::Extensions,
+    admitted: &Admitted,
+) -> Result<(OwnedSemaphorePermit, Places), handshake::Refusal> {
+    let places = shared.gate.places(request.get(), &admitted.user)?;
+    let permit =
+        Arc::clone(&shared.sockets).try_acquire_owned().map_err(|_| handshake::overloaded())?;
+    Ok((permit, places))
 }
 
 /// Runs one socket to its end.
@@ -340,7 +369,7 @@ async fn serve(
     shared: Arc<Shared>,
     io: TokioIo<hyper::upgrade::Upgraded>,
     admitted: Admitted,
-    permit: OwnedSemaphorePermit,
+    request: Option<RequestId>,
 ) {
     let config = WebSocketConfig::default()
         .read_buffer_size(4096)
@@ -355,9 +384,11 @@ async fn serve(
         outbox: Arc::new(Outbox::new(&shared.config.limits)),
     };
     let (pair, exp) = (admitted.claims.pair_id, admitted.claims.exp);
-    tracing::info!(%pair, device = %identity.device, conn = %identity.conn, "socket opened");
+    let request = request.as_ref().map(|request| &*request.0);
+    tracing::info!(
+        %pair, device = %identity.device, conn = %identity.conn, request, "socket opened"
+    );
     shared.counters.opened.fetch_add(1, Ordering::Relaxed);
     let room = shared.join(&pair, &identity, exp);
     Member::new(shared, room, pair, identity, exp).run(websocket).await;
-    drop(permit);
 }

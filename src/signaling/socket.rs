@@ -4,7 +4,7 @@
 //! waits for the other device, and writing never holds up reading.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -36,7 +36,7 @@ use super::{
 use crate::{
     auth::unix_now,
     pairs::Role,
-    proto::signaling::{Body, LeaveReason, MAX_MESSAGE_BYTES, Message, ParseError, close},
+    proto::signaling::{Body, LeaveReason, Message, ParseError, close},
     types::{ConnId, DeviceId, PairId},
 };
 
@@ -196,7 +196,8 @@ impl Member {
 
     /// Takes one message; `Ok(true)` when the peer's queue is filling up.
     fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
-        if text.len() > MAX_MESSAGE_BYTES {
+        self.shared.counters.bytes_in.fetch_add(text.len() as u64, Ordering::Relaxed);
+        if text.len() > self.shared.config.limits.message_bytes {
             return Err(too_big());
         }
         if !self.meter(meters)? {
@@ -302,12 +303,19 @@ impl Member {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            let frame = match self.identity.outbox.next().await {
-                Item::Text(text) => Frame::Text(text),
-                Item::Ping(number) => Frame::Ping(number.to_be_bytes().to_vec().into()),
+            let (frame, since) = match self.identity.outbox.next().await {
+                Item::Text(text) => (Frame::Text(text), None),
+                Item::Relayed(text, since) => (Frame::Text(text), Some(since)),
+                Item::Ping(number) => (Frame::Ping(number.to_be_bytes().to_vec().into()), None),
             };
+            let bytes = if frame.is_text() { frame.len() as u64 } else { 0 };
             if let Err(error) = sink.send(frame).await {
                 return broken(&error);
+            }
+            let counters = &self.shared.counters;
+            counters.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+            if let Some(since) = since {
+                counters.relay.observe(since.elapsed());
             }
         }
     }
@@ -362,7 +370,11 @@ fn gone(reason: &'static str) -> End {
 }
 
 fn too_big() -> End {
-    End::with(close::TOO_BIG, "messages are at most 64 KiB", LeaveReason::Closed)
+    End::with(
+        close::TOO_BIG,
+        "the message is over the limit of 64 KiB, or of this server",
+        LeaveReason::Closed,
+    )
 }
 
 /// The close code for a frame that could not be read.

@@ -7,6 +7,7 @@ mod certificates;
 mod cli;
 mod doctor;
 mod doctor_in_lab;
+mod front;
 mod fuzz;
 mod gathering;
 #[cfg(target_os = "linux")]
