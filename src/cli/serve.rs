@@ -2,6 +2,7 @@
 //!
 //! Without a signing secret it is a dev server, on loopback only.
 
+mod bus;
 pub(super) mod configure;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -19,7 +20,8 @@ use super::{
 use crate::{
     auth::login::DEV_TOKEN,
     pairs::Pair,
-    server::{self, RunningServer, Server, ServerConfig},
+    server::{self, RunningServer, Server, ServerConfig, ServerError},
+    signaling::bus::BusError,
     turn::TurnServer,
     types::Stage,
 };
@@ -67,6 +69,9 @@ pub struct ServeArgs {
     /// TURN.
     #[command(flatten)]
     pub turn: TurnArgs,
+    /// Several nodes.
+    #[command(flatten)]
+    pub bus: bus::BusArgs,
 }
 
 /// A server with its relay.
@@ -131,7 +136,14 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
 
 async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
     Server::start(config, listener).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
+        let remedy = match &error {
+            ServerError::Bus(BusError::Connect { login: true, .. }) => {
+                "check the user in --bus and ORION_BUS_PASSWORD"
+            }
+            ServerError::Bus(_) => "check --bus, and that Redis runs there",
+            _ => "check --db and the signing secret",
+        };
+        Failure::new(Stage::Server, error.to_string(), remedy)
     })
 }
 

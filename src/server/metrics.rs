@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Parts;
+use super::{Parts, bus_metrics};
 use crate::signaling::counters::Family;
 
 /// The route.
@@ -45,6 +45,7 @@ fn render(parts: &Parts) -> String {
     }
     let answers = &parts.tokens.answers;
     labelled(&mut text, "orion_token_answers_total", "status", "Token API answers.", answers);
+    bus_metrics::render(&mut text, signaling);
     if let Some(extra) = &parts.config.extra_metrics {
         extra(&mut text);
     }

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `GET /api/signal` | the WebSocket ([`crate::signaling::server`]) |
 //! | `POST /api/auth/webrtc-token` | a signaling JWT and ICE servers ([`token_api`]) |
-//! | `GET /healthz` | 200 while the pair store answers, else 503 |
+//! | `GET /healthz` | 200 while the pair store and the bus answer, else 503 |
 //! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]) |
 //!
 //! The caller binds the listener, so a test has its server on port 0 in a line.
 
+mod bus_metrics;
 pub mod http;
 pub mod metrics;
 pub mod token_api;
@@ -39,6 +40,7 @@ use crate::{
     pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
     proto::{signaling, token::ErrorBody},
     signaling::{
+        bus::{self, BusError, BusState},
         limits::{Limits, Rate},
         server::{Origins, Signaling, SignalingConfig},
     },
@@ -193,6 +195,9 @@ pub enum ServerError {
     /// A signing key is not usable.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The bus between the nodes is not usable.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 /// Starts servers.
@@ -200,16 +205,19 @@ pub enum ServerError {
 pub struct Server;
 
 impl Server {
-    /// Starts serving on `listener`. Nothing is accepted before the pair store answers.
+    /// Starts serving on `listener`. Nothing is accepted before the pair store and the bus answer.
     ///
     /// # Errors
-    /// When the listener or the pair store is not usable.
+    /// When the listener, the pair store or the bus is not usable.
     pub async fn start(
         config: ServerConfig,
         listener: TcpListener,
     ) -> Result<RunningServer, ServerError> {
         let addr = listener.local_addr()?;
         config.store.ready().await?;
+        if let Some(bus) = &config.signaling.bus {
+            bus::check(bus).await?;
+        }
         let parts = Parts::new(config);
         let stop = watch::Sender::new(false);
         let connections = Arc::new(Semaphore::new(parts.config.max_connections));
@@ -235,7 +243,8 @@ async fn watch_over(parts: Arc<Parts>) {
             parts.tokens.forget_idle();
         }
     };
-    tokio::join!(parts.signaling.clone().watch_revocations(), forgetting);
+    let signaling = &parts.signaling;
+    tokio::join!(signaling.clone().watch_revocations(), signaling.clone().run_bus(), forgetting);
 }
 
 /// Starts a dev server with a store of its own: [`ServerConfig::dev`].
@@ -280,6 +289,10 @@ async fn not_found() -> impl IntoResponse {
 }
 
 async fn health(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
+        let down = Json(serde_json::json!({"status": "bus-down"}));
+        return (StatusCode::SERVICE_UNAVAILABLE, down);
+    }
     match parts.config.store.ready().await {
         Ok(()) => (StatusCode::OK, Json(serde_json::json!({"status": "ok"}))),
         Err(error) => {

@@ -153,6 +153,10 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     if *shared.draining.borrow() {
         return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
     }
+    if !shared.is_bus_up() {
+        let message = "the bus between the servers is not available; try again";
+        return Err(Refusal::unavailable("bus-down", message));
+    }
     if let (Some(rate), Some(ClientAddr(address))) = (&shared.handshakes, request.extensions.get())
     {
         rate.take(&metered(address.ip())).map_err(|wait| {

@@ -46,6 +46,7 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), 
     config.signaling.origins = origins(&args.allow_origin, dev);
     config.signaling.allow_query_token = args.allow_query_token;
     config.signaling.connect_only = args.connect_only;
+    config.signaling.bus = super::bus::configure(&args.bus)?;
     for pair in parse_pairs(&args.add_pairs, dev)? {
         add_once(config.store.as_ref(), &pair).await?;
     }
