@@ -30,6 +30,7 @@ test_needs=(
     "cpio cpio"
     "v4l2-ctl v4l-utils"
     "jq jq"
+    "redis-server redis-server"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -2,6 +2,7 @@
 //!
 //! Without a signing secret it is a dev server, on loopback only.
 
+mod bus;
 pub(super) mod configure;
 pub mod limits;
 pub mod operation;
@@ -27,7 +28,8 @@ use super::{
 use crate::{
     auth::login::DEV_TOKEN,
     pairs::Pair,
-    server::{self, RunningServer, Server, ServerConfig, tls::Tls},
+    server::{self, RunningServer, Server, ServerConfig, ServerError, tls::Tls},
+    signaling::bus::BusError,
     turn::TurnServer,
     types::Stage,
 };
@@ -87,6 +89,9 @@ pub struct ServeArgs {
     /// TURN.
     #[command(flatten)]
     pub turn: TurnArgs,
+    /// Several nodes.
+    #[command(flatten)]
+    pub bus: bus::BusArgs,
 }
 
 /// What to do instead of serving.
@@ -164,7 +169,14 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
 
 async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
     Server::start(config, listener).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
+        let remedy = match &error {
+            ServerError::Bus(BusError::Connect { login: true, .. }) => {
+                "check the user in --bus and ORION_BUS_PASSWORD"
+            }
+            ServerError::Bus(_) => "check --bus, and that Redis runs there",
+            _ => "check --db and the signing secret",
+        };
+        Failure::new(Stage::Server, error.to_string(), remedy)
     })
 }
 

@@ -49,6 +49,7 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), 
     config.front.tls = args.tls.read(args.listen)?;
     args.limits.apply(&mut config)?;
     args.operation.apply(args.listen, &mut config)?;
+    config.signaling.bus = super::bus::configure(&args.bus)?;
     for pair in parse_pairs(&args.add_pairs, dev)? {
         add_once(config.store.as_ref(), &pair).await?;
     }
