@@ -9,6 +9,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod bench;
+pub mod check;
 pub mod completions;
 pub mod config;
 pub mod connect;
@@ -120,6 +121,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Say what this network and these ICE servers can do
     Doctor(Box<doctor::DoctorArgs>),
+    /// Hold a signaling and token server against the wire contract
+    Check(Box<check::CheckArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
     /// Print a shell completion script
@@ -139,6 +142,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
         Command::Doctor(args) => doctor::run(*args, output).await,
+        Command::Check(args) => check::run(*args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
