@@ -50,11 +50,19 @@ macro_rules! select {
 }
 
 /// Pairs in a `PostgreSQL` database.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PostgresPairs {
     pool: PgPool,
     /// For connections that listen; none behind a transaction-mode pooler.
     listening: Option<PgConnectOptions>,
+}
+
+impl std::fmt::Debug for PostgresPairs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The options hold the password.
+        let connections = self.pool.size();
+        f.debug_struct("PostgresPairs").field("connections", &connections).finish_non_exhaustive()
+    }
 }
 
 type Prepared<'q> = Query<'q, Postgres, PgArguments>;

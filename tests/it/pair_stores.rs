@@ -135,7 +135,7 @@ async fn sqlite_in_memory_and_in_a_file() {
     suite(&SqlitePairs::open(&dir.path().join("pairs.db")).await.unwrap()).await;
 }
 
-/// `serve pairs` on the store that `db` names: `before` are the flags that name it.
+/// `serve pairs` on the store that the flags `db` name.
 fn command_line(dir: &Path, db: &[&str]) {
     let pairs = |words: &[&str]| {
         let words = [&["--json", "serve", "pairs"], words, db].concat();
@@ -167,6 +167,11 @@ fn command_line(dir: &Path, db: &[&str]) {
 fn the_command_line_keeps_pairs_in_a_file() {
     let dir = tempfile::tempdir().unwrap();
     command_line(dir.path(), &["--db", "pairs.db"]);
+    let config = "[serve]\ndb = 'pairs.db'\nlisten = '127.0.0.1:1'\ndb-cache = '1s'\n";
+    std::fs::write(dir.path().join("orion-peer.toml"), config).unwrap();
+    let listed = run(dir.path(), &["--json", "serve", "pairs", "list"]);
+    assert_eq!((listed.code, listed.stdout.len()), (Some(0), 1), "{}", listed.stderr);
+    std::fs::remove_file(dir.path().join("orion-peer.toml")).unwrap();
     let printed = run(dir.path(), &["serve", "pairs", "migrate"]);
     assert_eq!(printed.code, Some(0), "{}", printed.stderr);
     assert!(printed.stdout.iter().any(|line| line.contains("ENABLE ROW LEVEL SECURITY")));
@@ -174,6 +179,7 @@ fn the_command_line_keeps_pairs_in_a_file() {
         (&["list"][..], "--db is missing"),
         (&["migrate", "--apply", "--db", "pairs.db"], "--apply needs"),
         (&["list", "--db", "https://x.example"], "--db-key"),
+        (&["list", "--db", "https://u:hush@x.example", "--db-key", "k"], "--db-key"),
         (&["list", "--db", "mysql://u:hush@h"], "postgres://"),
         (&["add", "--phone", "", "--mac", "m", "--user", "u", "--db", "pairs.db"], "--phone"),
     ] {

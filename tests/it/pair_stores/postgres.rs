@@ -2,14 +2,17 @@
 
 mod daemon;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use orion_peer::pairs::{Hint, PairStore, StoreError, cache::Cached};
 use tokio::time::timeout;
 
 use self::daemon::{PASSWORD, PgBouncer, Postgres};
 use super::{command_line, open, pair, sockets::Rig, suite, uuid};
-use crate::{raw_http::HANG, run::run};
+use crate::{
+    raw_http::HANG,
+    run::{run, start},
+};
 
 /// Nobody looks for revoked pairs within a test.
 const NEVER: Duration = Duration::from_hours(1);
@@ -52,6 +55,26 @@ async fn the_owner_may_everything_and_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("pw"), PASSWORD).unwrap();
     command_line(dir.path(), &["--db", &postgres.url("owner"), "--db-key", "@pw"]);
+    served(dir.path(), postgres);
+}
+
+/// The binary serves as the reading role, and does not start without a database.
+fn served(dir: &Path, mut postgres: Postgres) {
+    std::fs::write(dir.join("reader"), "pw\n").unwrap();
+    std::fs::write(dir.join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
+    let url = postgres.url("orion_signaling");
+    let words = ["--json", "serve", "--listen", "127.0.0.1:0", "--no-turn"];
+    let words = [&words[..], &["--jwt-secret", "@secret", "--db", &url, "--db-key", "@reader"]];
+    let words = words.concat();
+    assert_eq!(start(dir, &words).event("listening", 1)["dev"], false);
+    let new = format!("{}:p-1:m-1:{}", uuid(700), uuid(1000));
+    let ended = run(dir, &[&words[..], &["--add-pair", &new]].concat());
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("this role may not"), "{}", ended.stderr);
+    postgres.kill();
+    let ended = run(dir, &words);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("refused") && ended.stderr.contains("--db"), "{}", ended.stderr);
 }
 
 /// The role of `serve`: active pairs, the columns it needs, nothing else.
