@@ -7,7 +7,7 @@
 mod listen;
 mod target;
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, io, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -125,7 +125,7 @@ impl PostgresPairs {
         asked.unwrap_or_else(|_| {
             // Its answer may still come: nobody else may get it.
             connection.close_on_drop();
-            Err(sqlx::Error::PoolTimedOut)
+            Err(io::Error::from(io::ErrorKind::TimedOut).into())
         })
     }
 
@@ -159,7 +159,12 @@ fn late(within: Duration) -> String {
 /// (`PostgreSQL`'s appendix A).
 fn failed(operation: &'static str, error: &sqlx::Error) -> StoreError {
     let cause = match error {
-        sqlx::Error::PoolTimedOut => late(WITHIN),
+        // A refused connection is tried again until then.
+        sqlx::Error::PoolTimedOut => format!(
+            "no connection within {} s: check the address in --db, and that the database runs",
+            WITHIN.as_secs()
+        ),
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => late(WITHIN),
         sqlx::Error::Database(error) => {
             let remedy = match error.code().as_deref() {
                 Some("42501") => "; this role may not: use the table's owner",

@@ -1,4 +1,4 @@
-//! Pair stores: one suite of cases for each of them, who may do what in PostgreSQL, outages, and
+//! Pair stores: one suite of cases for each of them, who may do what in `PostgreSQL`, outages, and
 //! revocations that reach live sockets.
 
 mod postgres;
@@ -44,7 +44,7 @@ async fn finding(store: &dyn PairStore) {
     assert_eq!(store.active_pair(&uuid(3).as_str().into()).await.unwrap(), None, "pending");
     let of = async |user: &str, device: &str| store.pairs_of(user, &device.into()).await.unwrap();
     assert_eq!(of(&user, "phone").await, [first.clone(), second.clone()]);
-    assert_eq!(of(&user, "mac").await, [first.clone()]);
+    assert_eq!(of(&user, "mac").await, std::slice::from_ref(&first));
     assert_eq!(of(&user, "mac-3").await, [], "pending");
     assert_eq!(of(&uuid(1001), "phone").await, [], "another user");
 
@@ -58,7 +58,7 @@ async fn finding(store: &dyn PairStore) {
     assert!(!store.revoke(&first.id, 1_800_000_001).await.unwrap(), "revoked already");
     assert!(!store.revoke(&uuid(9).as_str().into(), 1).await.unwrap(), "unknown");
     assert_eq!(store.active_pair(&first.id).await.unwrap(), None);
-    assert_eq!(of(&user, "phone").await, [second.clone()]);
+    assert_eq!(of(&user, "phone").await, std::slice::from_ref(&second));
     assert_eq!(store.still_active(&ids).await.unwrap(), HashSet::from([second.id]));
     let revoked =
         Pair { status: Status::Revoked, revoked_at: Some(1_800_000_000), ..first.clone() };

@@ -1,4 +1,4 @@
-//! Starts, stops, freezes and ends the daemons. PostgreSQL refuses to run as root: it then runs as
+//! Starts, stops, freezes and ends the daemons. `PostgreSQL` refuses to run as root: it then runs as
 //! the user of Debian's package.
 
 use std::{
@@ -65,7 +65,7 @@ fn command(program: &Path, dir: &Path) -> Command {
     command
 }
 
-/// The newest PostgreSQL of Debian's packages.
+/// The newest `PostgreSQL` of Debian's packages.
 fn program(name: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<_> = versions.map(|version| version.path().join("bin").join(name)).collect();
@@ -201,7 +201,7 @@ fn signal(pid: u32, what: Signal) {
 }
 
 pub struct PgBouncer {
-    _dir: TempDir,
+    dir: TempDir,
     port: u16,
     child: Child,
 }
@@ -225,13 +225,19 @@ impl PgBouncer {
         let path = Path::new("/usr/sbin/pgbouncer");
         assert!(path.exists(), "there is no pgbouncer: scripts/setup.sh installs it");
         let child = command(path, dir.path()).arg("pgbouncer.ini").spawn().unwrap();
+        let pooler = Self { dir, port, child };
+        pooler.wait();
+        pooler
+    }
+
+    fn wait(&self) {
         for _ in 0..300 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { _dir: dir, port, child };
+            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        panic!("{}", fs::read_to_string(dir.path().join("log")).unwrap());
+        panic!("{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
     }
 
     pub fn url(&self, role: &str) -> String {
