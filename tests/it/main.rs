@@ -19,6 +19,7 @@ mod main_job;
 mod matrix;
 mod media;
 mod pacing;
+mod pair_stores;
 mod peer;
 mod raw_http;
 mod repair;
