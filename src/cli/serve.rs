@@ -4,6 +4,7 @@
 
 pub(super) mod configure;
 pub mod limits;
+mod open_files;
 pub mod operation;
 pub mod tls;
 
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     auth::login::DEV_TOKEN,
     pairs::Pair,
-    server::{self, RunningServer, Server, ServerConfig, tls::Tls},
+    server::{self, RunningServer, Server, ServerConfig, ServerError, tls::Tls},
     turn::TurnServer,
     types::Stage,
 };
@@ -104,6 +105,7 @@ impl Served {
 /// Exit code 2 for flags that do not go together, 1 when the server cannot start.
 pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     let (mut config, dev) = configure(&args).await?;
+    open_files::allow(config.max_connections as u64 + u64::from(config.signaling.limits.sockets));
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -146,7 +148,11 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
 
 async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
     Server::start(config, listener).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
+        let remedy = match &error {
+            ServerError::Metrics { .. } => "give another address with --metrics-listen",
+            _ => "check --db and the signing secret",
+        };
+        Failure::new(Stage::Server, error.to_string(), remedy)
     })
 }
 

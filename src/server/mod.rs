@@ -202,6 +202,14 @@ pub enum ServerError {
     /// The listener has no address, or cannot be used.
     #[error("cannot listen: {0}")]
     Listen(#[from] io::Error),
+    /// The listener of `/metrics` cannot be used.
+    #[error("cannot listen for /metrics on {address}: {source}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The pair store is not usable.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -226,7 +234,10 @@ impl Server {
         let addr = listener.local_addr()?;
         config.store.ready().await?;
         let metrics = match config.front.metrics_listen {
-            Some(address) => Some(TcpListener::bind(address).await?),
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.map_err(|source| ServerError::Metrics { address, source })?)
+            }
             None => None,
         };
         let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -267,6 +278,7 @@ fn options(parts: &Parts) -> http::Options {
 fn plain(parts: &Parts) -> http::Options {
     http::Options {
         header_within: parts.config.header_within,
+        connection_within: parts.config.front.connection_within,
         tls: None,
         connections: Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
         addresses: None,
