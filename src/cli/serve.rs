@@ -2,18 +2,24 @@
 //!
 //! Without a signing secret it is a dev server, on loopback only.
 
+mod bus;
 pub(super) mod configure;
 pub mod limits;
 mod open_files;
 pub mod operation;
+mod pairs;
+mod store;
 pub mod tls;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use self::{configure::configure, limits::LimitArgs, operation::OperationArgs, tls::TlsArgs};
+use self::{
+    configure::configure, limits::LimitArgs, operation::OperationArgs, store::StoreArgs,
+    tls::TlsArgs,
+};
 use super::{
     failure::Failure,
     output::Output,
@@ -24,6 +30,7 @@ use crate::{
     auth::login::DEV_TOKEN,
     pairs::Pair,
     server::{self, RunningServer, Server, ServerConfig, ServerError, tls::Tls},
+    signaling::bus::BusError,
     turn::TurnServer,
     types::Stage,
 };
@@ -33,13 +40,16 @@ const DEV_ADDRESS: &str = "127.0.0.1:8787";
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ServeArgs {
+    #[command(subcommand)]
+    command: Option<ServeCommand>,
     /// Address to listen on; without a signing secret a loopback address only
     #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS)]
     pub listen: SocketAddr,
-    /// Database file with the pairs, made when it is not there; needed with a signing secret
-    #[arg(long, value_name = "FILE")]
-    pub db: Option<PathBuf>,
+    /// Where the pairs are.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Pair to add at the start, as ID:PHONE:MAC:USER (a dev server fills in the user); repeatable
     #[arg(long = "add-pair", value_name = "PAIR", value_delimiter = ',')]
     pub add_pairs: Vec<String>,
@@ -80,6 +90,16 @@ pub struct ServeArgs {
     /// TURN.
     #[command(flatten)]
     pub turn: TurnArgs,
+    /// Several nodes.
+    #[command(flatten)]
+    pub bus: bus::BusArgs,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, Subcommand)]
+enum ServeCommand {
+    /// Add, list or revoke pairs of devices
+    Pairs(pairs::PairsArgs),
 }
 
 /// A server with its relay.
@@ -99,11 +119,14 @@ impl Served {
     }
 }
 
-/// Runs the server until Ctrl-C or SIGTERM.
+/// Runs the server until Ctrl-C or SIGTERM, or the subcommand.
 ///
 /// # Errors
 /// Exit code 2 for flags that do not go together, 1 when the server cannot start.
 pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
+    if let Some(ServeCommand::Pairs(pairs)) = args.command {
+        return pairs::run(pairs, output).await;
+    }
     let (mut config, dev) = configure(&args).await?;
     open_files::allow(config.max_connections as u64 + u64::from(config.signaling.limits.sockets));
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
@@ -150,6 +173,10 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
     Server::start(config, listener).await.map_err(|error| {
         let remedy = match &error {
             ServerError::Metrics { .. } => "give another address with --metrics-listen",
+            ServerError::Bus(BusError::Connect { login: true, .. }) => {
+                "check the user in --bus and ORION_BUS_PASSWORD"
+            }
+            ServerError::Bus(_) => "check --bus, and that Redis runs there",
             _ => "check --db and the signing secret",
         };
         Failure::new(Stage::Server, error.to_string(), remedy)

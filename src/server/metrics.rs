@@ -12,7 +12,7 @@ use axum::{
 
 pub use super::exposition::{counter, gauge};
 use super::{
-    Parts,
+    Parts, bus_metrics,
     exposition::{head, histogram, labelled, line},
 };
 
@@ -101,6 +101,7 @@ fn signaling(text: &mut String, parts: &Parts) {
     }
     let help = "From a message's being queued for the other device to its being written there.";
     histogram(text, "orion_signaling_relay_seconds", "", help, [("", &counters.relay)]);
+    bus_metrics::render(text, signaling);
 }
 
 fn store(text: &mut String, parts: &Parts) {

@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `GET /api/signal` | the WebSocket ([`crate::signaling::server`]) |
 //! | `POST /api/auth/webrtc-token` | a signaling JWT and ICE servers ([`token_api`]) |
-//! | `GET /healthz` | 200 while the pair store answers, else 503: is it alive |
+//! | `GET /healthz` | 200 while the pair store and the bus answer, else 503: is it alive |
 //! | `GET /readyz` | the same, but 503 while it drains, too: may it get new clients |
 //! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]), here or on a listener of its own |
 //!
 //! The caller binds the listener, so a test has its server on port 0 in a line.
 
+mod bus_metrics;
 pub mod exposition;
 pub mod front;
 pub mod http;
@@ -46,6 +47,7 @@ use crate::{
     pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
     proto::{signaling, token::ErrorBody},
     signaling::{
+        bus::{self, BusError, BusState},
         limits::{Limits, Rate},
         server::{Origins, Signaling, SignalingConfig},
         slots::Slots,
@@ -216,6 +218,9 @@ pub enum ServerError {
     /// A signing key is not usable.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The bus between the nodes is not usable.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 /// Starts servers.
@@ -223,10 +228,10 @@ pub enum ServerError {
 pub struct Server;
 
 impl Server {
-    /// Starts serving on `listener`. Nothing is accepted before the pair store answers.
+    /// Starts serving on `listener`. Nothing is accepted before the pair store and the bus answer.
     ///
     /// # Errors
-    /// When the listener or the pair store is not usable.
+    /// When the listener, the pair store or the bus is not usable.
     pub async fn start(
         config: ServerConfig,
         listener: TcpListener,
@@ -241,6 +246,9 @@ impl Server {
             None => None,
         };
         let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+        if let Some(bus) = &config.signaling.bus {
+            bus::check(bus).await?;
+        }
         let parts = Parts::new(config);
         let stop = watch::Sender::new(false);
         let options = options(&parts);
@@ -296,7 +304,8 @@ async fn watch_over(parts: Arc<Parts>) {
             parts.signaling.forget_idle();
         }
     };
-    tokio::join!(parts.signaling.clone().watch_revocations(), forgetting);
+    let signaling = &parts.signaling;
+    tokio::join!(signaling.clone().watch_revocations(), signaling.clone().run_bus(), forgetting);
 }
 
 /// Starts a dev server with a store of its own: [`ServerConfig::dev`].
@@ -363,6 +372,9 @@ async fn health(parts: &Parts, draining: StatusCode) -> (StatusCode, Json<serde_
     let said = |status, word| (status, Json(serde_json::json!({"status": word})));
     if parts.signaling.is_draining() {
         return said(draining, "draining");
+    }
+    if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
+        return said(StatusCode::SERVICE_UNAVAILABLE, "bus-down");
     }
     let store = &parts.signaling.counters().store;
     match store.watch(parts.config.store.ready()).await {

@@ -85,6 +85,7 @@ impl Default for Counters {
                 "draining",
                 "overloaded",
                 "store-down",
+                "bus-down",
                 "other",
             ]),
             errors: Family::new(&[

@@ -161,6 +161,10 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     if *shared.draining.borrow() {
         return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
     }
+    if !shared.is_bus_up() {
+        let message = "the bus between the servers is not available; try again";
+        return Err(Refusal::unavailable("bus-down", message));
+    }
     shared.gate.address(request.extensions.get())?;
     let protocols = subprotocols(&request.headers);
     let token = find_token(request, &protocols, shared.config.allow_query_token)?;

@@ -1,5 +1,6 @@
-//! The signaling service: client, room, relay.
+//! The signaling service: client, room, relay, and the bus between several nodes.
 
+pub mod bus;
 pub mod client;
 pub mod counters;
 mod gate;

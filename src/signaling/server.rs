@@ -16,7 +16,10 @@ use axum::{
     routing::get,
 };
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::MissedTickBehavior,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::protocol::{Role as Side, WebSocketConfig},
@@ -24,6 +27,7 @@ use tokio_tungstenite::{
 
 pub use super::handshake::{ClientAddr, Origins, RequestId};
 use super::{
+    bus::{self, BusConfig, BusCounters, BusState, Command, Link, SharedRoom},
     counters::Counters,
     gate::{Gate, Places},
     handshake::{self, Admitted},
@@ -34,7 +38,7 @@ use super::{
 };
 use crate::{
     auth::jwt::Verifier,
-    pairs::{PairStore, Role},
+    pairs::{Hint, PairStore, Role},
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
 };
@@ -42,6 +46,9 @@ use crate::{
 /// Messages up to this size are read before they are refused: closing with unread data in the
 /// kernel would reset the connection, and the client would not see 1009.
 const READ_LIMIT: usize = 1024 * 1024;
+
+/// Hints of the pair store looked at together.
+const HINTS_AT_ONCE: usize = 256;
 
 /// How the signaling server behaves.
 #[derive(Debug, Clone, Default)]
@@ -56,17 +63,20 @@ pub struct SignalingConfig {
     pub timings: Timings,
     /// How much it takes.
     pub limits: Limits,
+    /// The bus to the other nodes, when there are several.
+    pub bus: Option<BusConfig>,
 }
 
 /// The room of a pair, and the sockets in it.
 #[derive(Debug)]
 pub(super) struct Occupied {
-    room: Room,
+    pub(super) room: SharedRoom,
     outboxes: HashMap<ConnId, Arc<Outbox>>,
+    bus: Option<Arc<Link>>,
 }
 
 impl Occupied {
-    fn apply(&self, actions: impl IntoIterator<Item = Action>) {
+    pub(super) fn apply(&self, actions: impl IntoIterator<Item = Action>) {
         for action in actions {
             match action {
                 Action::Send { to, text } => {
@@ -84,6 +94,10 @@ impl Occupied {
                         outbox.kick(End::with(code, reason, LeaveReason::Closed));
                     }
                 }
+                Action::Bus(command) => {
+                    self.bus.iter().for_each(|bus| bus.send(command.clone()));
+                }
+                Action::Note(note) => self.bus.iter().for_each(|bus| bus.note(note)),
             }
         }
     }
@@ -96,7 +110,7 @@ impl Occupied {
         kind: super::room::Kind,
         text: super::room::Text,
     ) -> (super::room::Relayed, bool) {
-        let (outcome, action) = self.room.relay(role, conn, kind, text);
+        let (outcome, action) = self.room.room.relay(role, conn, kind, text);
         match action {
             Some(Action::Send { to, text }) => {
                 if let Some(outbox) = self.outboxes.get(&to) {
@@ -106,7 +120,8 @@ impl Occupied {
             action => self.apply(action),
         }
         let peers = self.outboxes.iter().filter(|(other, _)| *other != conn);
-        (outcome, peers.into_iter().any(|(_, outbox)| outbox.is_half_full()))
+        let filling = peers.into_iter().any(|(_, outbox)| outbox.is_half_full());
+        (outcome, filling || self.room.room.is_congested(role, conn))
     }
 }
 
@@ -128,24 +143,67 @@ pub(super) struct Shared {
     /// Locked before any room's own lock.
     rooms: Mutex<HashMap<PairId, RoomLock>>,
     sockets: Arc<Semaphore>,
+    bus: Option<Arc<Link>>,
+    /// Taken by the task that carries them out.
+    bus_commands: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
 
 impl Shared {
-    /// Seats a socket, and says to everybody what there is to say.
-    fn join(&self, pair: &PairId, member: &socket::Identity, exp: u64) -> RoomLock {
+    /// Seats a socket, and says to everybody what there is to say. None when the bus between the
+    /// nodes went away meanwhile.
+    async fn join(&self, pair: &PairId, member: &socket::Identity, exp: u64) -> Option<RoomLock> {
+        let Some(bus) = &self.bus else {
+            return Some(self.enter(pair, member, |room| {
+                room.room.join(member.role, &member.device, &member.conn, exp)
+            }));
+        };
+        let answer = bus.await_claim(&member.conn);
+        let room = self.enter(pair, member, |room| {
+            let (role, device, conn) = (member.role, &member.device, &member.conn);
+            vec![Action::Bus(room.claim(role, device, conn, exp))]
+        });
+        if answer.await.is_ok() {
+            return Some(room);
+        }
+        self.leave(pair, member, LeaveReason::Closed);
+        None
+    }
+
+    /// Puts a socket into the room of its pair, which is made when it is the first.
+    fn enter(
+        &self,
+        pair: &PairId,
+        member: &socket::Identity,
+        enter: impl FnOnce(&mut SharedRoom) -> Vec<Action>,
+    ) -> RoomLock {
         let mut rooms = locked(&self.rooms);
         let room = rooms.entry(pair.clone()).or_insert_with(|| {
+            let room = Room::new(pair.clone(), self.config.limits.clone());
             Arc::new(Mutex::new(Occupied {
-                room: Room::new(pair.clone(), self.config.limits.clone()),
+                room: SharedRoom::new(pair.clone(), room),
                 outboxes: HashMap::new(),
+                bus: self.bus.clone(),
             }))
         });
         let mut occupied = locked(room);
         occupied.outboxes.insert(member.conn.clone(), Arc::clone(&member.outbox));
-        let actions = occupied.room.join(member.role, &member.device, &member.conn, exp);
+        let actions = enter(&mut occupied.room);
         occupied.apply(actions);
         drop(occupied);
         Arc::clone(room)
+    }
+
+    pub(super) fn room_of(&self, pair: &PairId) -> Option<RoomLock> {
+        locked(&self.rooms).get(pair).cloned()
+    }
+
+    pub(super) fn every_room(&self) -> Vec<RoomLock> {
+        locked(&self.rooms).values().cloned().collect()
+    }
+
+    /// Whether sockets may join as far as the bus between the nodes is concerned.
+    pub(super) fn is_bus_up(&self) -> bool {
+        self.bus.as_ref().is_none_or(|bus| bus.state() == BusState::Up)
     }
 
     /// Unseats a socket; the room goes with the last one.
@@ -153,8 +211,8 @@ impl Shared {
         let mut rooms = locked(&self.rooms);
         let Some(room) = rooms.get(pair) else { return };
         let mut occupied = locked(room);
-        let action = occupied.room.leave(member.role, &member.conn, reason);
-        occupied.apply(action);
+        let actions = occupied.room.leave(member.role, &member.conn, reason);
+        occupied.apply(actions);
         occupied.outboxes.remove(&member.conn);
         let empty = occupied.outboxes.is_empty();
         drop(occupied);
@@ -167,7 +225,7 @@ impl Shared {
         let room = locked(&self.rooms).get(pair).cloned();
         if let Some(room) = room {
             let mut occupied = locked(&room);
-            let actions = occupied.room.revoke();
+            let actions = occupied.room.room.revoke();
             occupied.apply(actions);
         }
     }
@@ -192,6 +250,7 @@ impl Signaling {
         store: Arc<dyn PairStore>,
     ) -> Self {
         let sockets = Arc::new(Semaphore::new(config.limits.sockets as usize));
+        let (bus, bus_commands) = config.bus.as_ref().map(|_| Link::new()).unzip();
         Self(Arc::new(Shared {
             gate: Gate::new(&config.limits),
             config,
@@ -201,6 +260,8 @@ impl Signaling {
             draining: watch::Sender::new(false),
             rooms: Mutex::default(),
             sockets,
+            bus: bus.map(Arc::new),
+            bus_commands: Mutex::new(bus_commands),
         }))
     }
 
@@ -227,23 +288,56 @@ impl Signaling {
         locked(&self.0.rooms).len()
     }
 
-    /// Looks again and again whether the pairs of live sockets are still active, and closes the
-    /// sockets of those that are not. Runs until it is dropped. While the store is down, sockets
-    /// stay.
+    /// State of the bus between the nodes, and what was counted of it; none on a single node.
+    #[must_use]
+    pub fn bus(&self) -> Option<(BusState, &BusCounters)> {
+        self.0.bus.as_ref().map(|bus| (bus.state(), &bus.counters))
+    }
+
+    /// Keeps in touch with the other nodes. Runs until it is dropped; does nothing on a single node.
+    /// To be called once.
+    pub async fn run_bus(self) {
+        let commands = locked(&self.0.bus_commands).take();
+        if let (Some(link), Some(config), Some(commands)) =
+            (&self.0.bus, &self.0.config.bus, commands)
+        {
+            bus::drive(Arc::clone(&self.0), Arc::clone(link), config.clone(), commands).await;
+        }
+    }
+
+    /// Looks again and again whether the pairs of live sockets are still active, and at once at
+    /// those the store hints at; closes the sockets of those that are not. Runs until it is dropped.
+    /// While the store is down, sockets stay.
     pub async fn watch_revocations(self) {
+        let mut hints = self.0.store.hints();
+        let mut poll = tokio::time::interval(self.0.config.timings.revocation_poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(self.0.config.timings.revocation_poll).await;
-            let pairs: Vec<PairId> = locked(&self.0.rooms).keys().cloned().collect();
-            for pair in pairs {
-                match self.0.counters.store.watch(self.0.store.active_pair(&pair)).await {
-                    Ok(Some(_)) => {}
-                    Ok(None) => {
-                        tracing::info!(%pair, "pair revoked");
-                        self.0.revoke(&pair);
-                    }
-                    Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),
+            let hinted = tokio::select! {
+                _ = poll.tick() => None,
+                hinted = hinted(&mut hints) => hinted,
+            };
+            if let Some(pairs) = hinted {
+                self.end_revoked(pairs).await;
+                continue;
+            }
+            let live = locked(&self.0.rooms).keys().cloned().collect();
+            self.end_revoked(live).await;
+        }
+    }
+
+    async fn end_revoked(&self, pairs: Vec<PairId>) {
+        if pairs.is_empty() {
+            return;
+        }
+        match self.0.counters.store.watch(self.0.store.still_active(&pairs)).await {
+            Ok(active) => {
+                for pair in pairs.iter().filter(|pair| !active.contains(*pair)) {
+                    tracing::info!(%pair, "pair revoked");
+                    self.0.revoke(pair);
                 }
             }
+            Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),
         }
     }
 
@@ -268,6 +362,9 @@ impl Signaling {
         if tokio::time::timeout(patience, gone).await.is_err() {
             tracing::warn!(left = self.sockets(), "sockets were left when the drain ended");
         }
+        if let Some(bus) = &self.0.bus {
+            bus.flush().await;
+        }
     }
 
     /// Closes every socket with 1012 at once, without waiting.
@@ -279,6 +376,24 @@ impl Signaling {
             }
         }
     }
+}
+
+/// The pairs of the next hints; none when it may be any pair.
+async fn hinted(hints: &mut Option<mpsc::Receiver<Hint>>) -> Option<Vec<PairId>> {
+    let mut heard = Vec::new();
+    if let Some(hints) = hints {
+        hints.recv_many(&mut heard, HINTS_AT_ONCE).await;
+    }
+    if heard.is_empty() {
+        // No hints, or none any more: this never ends, and the poll goes on.
+        *hints = None;
+        return std::future::pending().await;
+    }
+    let pair = |hint| match hint {
+        Hint::Pair(pair) => Some(pair),
+        Hint::Any => None,
+    };
+    heard.into_iter().map(pair).collect()
 }
 
 /// `GET /api/signal`.
@@ -349,6 +464,9 @@ async fn serve(
         %pair, device = %identity.device, conn = %identity.conn, request, "socket opened"
     );
     shared.counters.opened.fetch_add(1, Ordering::Relaxed);
-    let room = shared.join(&pair, &identity, exp);
+    let Some(room) = shared.join(&pair, &identity, exp).await else {
+        socket::turn_away(&shared, websocket).await;
+        return;
+    };
     Member::new(shared, room, pair, identity, exp).run(websocket).await;
 }

@@ -118,7 +118,10 @@ impl Member {
             end = self.expire() => end,
             end = self.drain() => end,
         };
-        self.shared.leave(&self.pair, &self.identity, end.left);
+        // Another node has its own look at the pair later; it can as well hear of it now.
+        let revoked = end.code == Some(close::PAIR_REVOKED);
+        let left = if revoked { LeaveReason::Revoked } else { end.left };
+        self.shared.leave(&self.pair, &self.identity, left);
         let code = end.code.map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.shared.counters.closed.count(&code);
         tracing::info!(
@@ -169,10 +172,18 @@ impl Member {
             // A burst must not fill the peer's queue before the peer's task had its turn.
             if pause {
                 sleep(FULL_PEER_PAUSE).await;
+                while self.is_congested() {
+                    sleep(FULL_PEER_PAUSE).await;
+                }
             } else {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Whether the bus between the nodes is behind with this socket's messages.
+    fn is_congested(&self) -> bool {
+        locked(&self.room).room.room.is_congested(self.identity.role, &self.identity.conn)
     }
 
     fn on_pong(&self, payload: &[u8]) {
@@ -362,6 +373,22 @@ impl Member {
             sleep(self.shared.config.timings.drain_jitter.mul_f64(rand::random())).await;
         }
         End::with(close::RESTART, "the server restarts", LeaveReason::Closed)
+    }
+}
+
+/// Closes a socket that could not be seated because the bus between the nodes went away.
+pub(super) async fn turn_away<S>(shared: &Shared, websocket: WebSocketStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let reason = "the bus between the nodes is away";
+    let end = End::with(close::TRY_AGAIN_LATER, reason, LeaveReason::Closed);
+    shared.counters.closed.count(&close::TRY_AGAIN_LATER.to_string());
+    let (sink, stream) = websocket.split();
+    let outbox = Outbox::new(&shared.config.limits);
+    let farewell = say_goodbye(sink, stream, &outbox, end);
+    if timeout(shared.config.timings.close_within, farewell).await.is_err() {
+        tracing::debug!("the client did not answer the close");
     }
 }
 
