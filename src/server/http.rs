@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use super::{
+    Parts,
     proxies::Proxies,
     traffic::{Route, Traffic},
 };
@@ -34,6 +35,9 @@ use crate::signaling::{
 
 /// Wait after a failed accept: it mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections of the listener of `/metrics`.
+const METRICS_CONNECTIONS: usize = 64;
 
 /// Longest header of a request, bytes; a token is a tenth of it.
 const MAX_HEADER: usize = 32 * 1024;
@@ -114,6 +118,32 @@ pub(super) async fn accept(
 }
 
 impl Options {
+    /// For the main listener.
+    pub(super) fn of_all_routes(parts: &Parts) -> Self {
+        let front = &parts.config.front;
+        let acceptor = front.tls.as_ref().map(|tls| TlsAcceptor::from(tls.http()));
+        Self {
+            tls: acceptor.map(|acceptor| (acceptor, front.tls_within)),
+            connections: Arc::new(Semaphore::new(parts.config.max_connections)),
+            addresses: front.connections_per_address.map(Slots::new),
+            proxies: Arc::new(front.proxies.clone()),
+            ..Self::of_metrics(parts)
+        }
+    }
+
+    /// For the listener of `/metrics`.
+    pub(super) fn of_metrics(parts: &Parts) -> Self {
+        Self {
+            header_within: parts.config.header_within,
+            connection_within: parts.config.front.connection_within,
+            tls: None,
+            connections: Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
+            addresses: None,
+            proxies: Arc::default(),
+            traffic: Arc::clone(&parts.traffic),
+        }
+    }
+
     /// A place for a connection from `address`, if it needs one; an error when it has too many.
     fn place(&self, address: IpAddr) -> Result<Option<Slot<IpAddr>>, ()> {
         let Some(slots) = &self.addresses else { return Ok(None) };
