@@ -231,6 +231,7 @@ impl Server {
             stop.subscribe(),
         ));
         let watching = tokio::spawn(watch_over(Arc::clone(&parts)));
+        parts.signaling.await_bus().await;
         Ok(RunningServer { addr, parts, stop, accepting, watching, connections })
     }
 }

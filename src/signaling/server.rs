@@ -292,6 +292,13 @@ impl Signaling {
         }
     }
 
+    /// Waits until the bus is up, but not for long: then sockets are refused until it is.
+    pub async fn await_bus(&self) {
+        if let Some(bus) = &self.0.bus {
+            bus.await_up().await;
+        }
+    }
+
     /// Looks again and again whether the pairs of live sockets are still active, and closes the
     /// sockets of those that are not. Runs until it is dropped. While the store is down, sockets
     /// stay.

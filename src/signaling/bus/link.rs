@@ -20,11 +20,20 @@ use crate::{
     types::ConnId,
 };
 
-/// Between looks whether all commands were carried out.
-const FLUSH_LOOK: Duration = Duration::from_millis(10);
+/// Between looks, at the start and at the end of a server.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How many looks.
-const FLUSH_LOOKS: u32 = 100;
+const LOOKS: u32 = 100;
+
+async fn patiently(done: impl Fn() -> bool) {
+    for _ in 0..LOOKS {
+        if done() {
+            return;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
 
 /// State of the bus as this node sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,12 +137,12 @@ impl Link {
 
     /// Waits until what was queued is carried out, but not for long.
     pub(in crate::signaling) async fn flush(&self) {
-        for _ in 0..FLUSH_LOOKS {
-            if self.unfinished.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            sleep(FLUSH_LOOK).await;
-        }
+        patiently(|| self.unfinished.load(Ordering::Acquire) == 0).await;
+    }
+
+    /// Waits until sockets may join, but not for long.
+    pub(in crate::signaling) async fn await_up(&self) {
+        patiently(|| self.state() == BusState::Up).await;
     }
 
     /// Waits for the answer to a claim, which is yet to be sent; an error when there will be none.
