@@ -3,7 +3,10 @@
 //! A refusal is an HTTP answer with a JSON body, so that a client can tell a bad token from a server
 //! that is down. The token comes by `Authorization`, by subprotocol for browsers, or by query.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -117,6 +120,8 @@ impl IntoResponse for Refusal {
 pub(super) struct Admitted {
     pub claims: Claims,
     pub role: Role,
+    /// When it came.
+    pub at: Instant,
     accept: String,
     echo_protocol: bool,
 }
@@ -140,6 +145,7 @@ impl Admitted {
 
 /// Checks a request, cheapest checks first.
 pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, Refusal> {
+    let at = Instant::now();
     let accept = websocket_key(request)?;
     if let Some(origin) = request.headers.get(header::ORIGIN)
         && !origin.to_str().is_ok_and(|origin| shared.config.origins.allow(origin))
@@ -171,7 +177,7 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
         .verify(&token, unix_now())
         .map_err(|e| Refusal::new(StatusCode::UNAUTHORIZED, e.code(), e.to_string()))?;
     let role = role_in_pair(shared, &claims).await?;
-    Ok(Admitted { claims, role, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+    Ok(Admitted { claims, role, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
 }
 
 /// The answer to `Sec-WebSocket-Key`.

@@ -234,6 +234,9 @@ impl Driver {
     }
 
     fn replied(&self, command: Command, reply: Reply) {
+        if let Reply::Time(time) = reply {
+            self.link.set_time(time, Instant::now());
+        }
         let Some((pair, conn)) = command.subject() else { return };
         let Some(room) = self.shared.room_of(pair) else {
             if let Command::Claim { pair, role, conn, .. } = command {
@@ -243,7 +246,7 @@ impl Driver {
             return;
         };
         let conn = conn.clone();
-        let claimed = matches!(reply, Reply::Claimed(_));
+        let claimed = matches!(reply, Reply::Claimed(_) | Reply::Late);
         let mut occupied = locked(&room);
         let actions = self.actions(&mut occupied.room, command, reply);
         occupied.apply(actions);
@@ -259,6 +262,7 @@ impl Driver {
             (Command::Claim { role, conn, .. }, Reply::Claimed(claimed)) => {
                 room.claimed(node, role, &conn, claimed, Instant::now())
             }
+            (Command::Claim { conn, .. }, Reply::Late) => room.late(&conn),
             (Command::Renew { role, conn, peer_epoch, .. }, Reply::Renewed(renewed)) => {
                 room.renewed(node, role, &conn, peer_epoch, renewed)
             }

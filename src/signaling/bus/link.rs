@@ -6,7 +6,7 @@ use std::{
         Mutex,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Command, NodeId};
+use super::{Command, LOST_AFTER, NodeId};
 use crate::{
     signaling::{counters::Family, room::Note, server::locked},
     types::ConnId,
@@ -51,7 +51,7 @@ pub enum BusState {
 pub struct BusCounters {
     /// Messages to and from other nodes; `stray` came for a socket that is gone.
     pub messages: Family,
-    /// Sockets closed because of the bus: `gap`, `takeover`, `lease-lost`, `break`, `lost`.
+    /// Sockets closed because of the bus: `gap`, `takeover`, `late`, `lease-lost`, `break`, `lost`.
     pub closed: Family,
     /// Peers given up because their node is gone.
     pub unreachable: AtomicU64,
@@ -63,7 +63,7 @@ impl Default for BusCounters {
     fn default() -> Self {
         Self {
             messages: Family::new(&["sent", "received", "stray"]),
-            closed: Family::new(&["gap", "takeover", "lease-lost", "break", "lost"]),
+            closed: Family::new(&["gap", "takeover", "late", "lease-lost", "break", "lost"]),
             unreachable: AtomicU64::new(0),
             broken: AtomicU64::new(0),
         }
@@ -80,6 +80,8 @@ pub(in crate::signaling) struct Link {
     state: AtomicU8,
     /// Commands queued and not yet carried out.
     unfinished: AtomicUsize,
+    /// The bus's clock, µs since 1970, at a moment here.
+    time: Mutex<Option<(u64, Instant)>>,
     /// Who waits for a seat.
     claims: Mutex<HashMap<ConnId, oneshot::Sender<()>>>,
 }
@@ -93,6 +95,7 @@ impl Link {
             commands,
             state: AtomicU8::new(0),
             unfinished: AtomicUsize::new(0),
+            time: Mutex::default(),
             claims: Mutex::default(),
         };
         (link, queue)
@@ -104,6 +107,25 @@ impl Link {
             1 => BusState::Connected,
             _ => BusState::Up,
         }
+    }
+
+    /// Whether sockets may join. A node that was stopped has not looked at the clock yet.
+    pub(in crate::signaling) fn is_up(&self) -> bool {
+        let fresh = |(_, at): (u64, Instant)| at.elapsed() < LOST_AFTER;
+        self.state() == BusState::Up && locked(&self.time).is_some_and(fresh)
+    }
+
+    /// The bus told its time.
+    pub(super) fn set_time(&self, time: u64, now: Instant) {
+        *locked(&self.time) = Some((time, now));
+    }
+
+    /// The bus's time at the moment `then`, µs since 1970; 0 before it told it.
+    pub(in crate::signaling) fn time_at(&self, then: Instant) -> u64 {
+        let Some((time, at)) = *locked(&self.time) else { return 0 };
+        let after = then.saturating_duration_since(at).as_micros() as u64;
+        let before = at.saturating_duration_since(then).as_micros() as u64;
+        time.saturating_add(after).saturating_sub(before)
     }
 
     pub(super) fn set_state(&self, state: BusState) {
@@ -142,7 +164,7 @@ impl Link {
 
     /// Waits until sockets may join, but not for long.
     pub(in crate::signaling) async fn await_up(&self) {
-        patiently(|| self.state() == BusState::Up).await;
+        patiently(|| self.is_up()).await;
     }
 
     /// Waits for the answer to a claim, which is yet to be sent; an error when there will be none.

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::{
-    Claimed, Command, Envelope, Health, Judged, LEASE, Lease, NodeId, Own, Renewed, Reply, Say,
-    SharedRoom,
+    CLAIM_SLACK, Claimed, Command, Envelope, Health, Judged, LEASE, Lease, NodeId, Own, Renewed,
+    Reply, Say, SharedRoom,
 };
 use crate::{
     pairs::Role,
@@ -81,7 +81,7 @@ struct World {
     faults: Faults,
     nodes: Vec<Node>,
     leases: [Option<(Lease, Instant)>; 2],
-    epoch: u64,
+    start: Instant,
     clients: [Client; 2],
     /// On the way to sockets: texts, and close codes.
     on_the_way: VecDeque<(usize, ConnId, Result<Text, u16>)>,
@@ -122,7 +122,7 @@ impl World {
             faults,
             nodes: (0..3).map(|number| new_node(number, now)).collect(),
             leases: [None, None],
-            epoch: 0,
+            start: now,
             clients: ROLES.map(client),
             on_the_way: VecDeque::new(),
             conns: 100,
@@ -253,6 +253,7 @@ impl World {
                     }
                     actions
                 }
+                (Command::Claim { conn, .. }, Reply::Late) => room.late(&conn),
                 (Command::Renew { role, conn, peer_epoch, .. }, Reply::Renewed(renewed)) => {
                     room.renewed(id, role, &conn, peer_epoch, renewed)
                 }
@@ -342,9 +343,13 @@ impl World {
     fn carry_out(&mut self, at: usize, command: &Command) -> Reply {
         let node = self.nodes[at].id.clone();
         match command.clone() {
-            Command::Claim { role, device, conn, .. } => {
-                self.epoch += 1;
-                let (own, epoch, until) = (self.lease(role), self.epoch, self.now + LEASE);
+            Command::Claim { role, device, conn, since, .. } => {
+                let (own, until) = (self.lease(role), self.now + LEASE);
+                let latest = own.as_ref().map_or(0, |own| own.epoch);
+                if since + CLAIM_SLACK.as_micros() as u64 <= latest {
+                    return Reply::Late;
+                }
+                let epoch = since.max(latest + 1);
                 let (node, device) = (node.clone(), device.clone());
                 let lease = Lease { node: node.clone(), conn: conn.clone(), device, epoch };
                 let joined =
@@ -385,7 +390,7 @@ impl World {
             }
             Command::Echo(number) => {
                 self.publish(&node, Heard::Echo(number));
-                Reply::Done
+                Reply::Time(0)
             }
         }
     }
@@ -414,7 +419,7 @@ impl World {
 
     /// The socket ends, and its node does not notice.
     fn socket_lost(&mut self, role: Role) {
-        let pause = Duration::from_millis(self.random.random_range(50..1000));
+        let pause = Duration::from_millis(self.random.random_range(200..1000));
         let client = &mut self.clients[index(role)];
         client.socket = None;
         client.back_at = self.now + pause;
@@ -445,6 +450,7 @@ impl World {
             return;
         }
         self.conns += 1;
+        let since = 1_000_000 + (self.now - self.start).as_micros() as u64;
         let conn = ConnId(format!("conn-{}", self.conns));
         let client = &mut self.clients[index(role)];
         *client = Client {
@@ -458,7 +464,7 @@ impl World {
             heard: None,
             ..*client
         };
-        let claim = self.nodes[at].room.claim(role, &"device".into(), &conn, 9);
+        let claim = self.nodes[at].room.claim(role, &"device".into(), &conn, 9, since);
         self.nodes[at].commands.push_back(claim);
     }
 
