@@ -67,6 +67,13 @@ impl Nodes {
 
     /// Joins; returns the `hello`, too.
     async fn join_with(&self, node: usize, device: &str, buffer: Option<u32>) -> (Client, Value) {
+        let mut client = self.open(node, device, buffer).await;
+        let hello = client.receive().await;
+        assert_eq!(hello["t"], "hello", "hello comes first");
+        (client, hello)
+    }
+
+    async fn open(&self, node: usize, device: &str, buffer: Option<u32>) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = buffer {
             socket.set_recv_buffer_size(bytes).unwrap();
@@ -77,10 +84,7 @@ impl Nodes {
         let bearer = format!("Bearer {}", token(device)).parse().unwrap();
         request.headers_mut().insert("Authorization", bearer);
         let (ws, _) = timeout(HANG, client_async(request, stream)).await.unwrap().unwrap();
-        let mut client = Client(ws);
-        let hello = client.receive().await;
-        assert_eq!(hello["t"], "hello", "hello comes first");
-        (client, hello)
+        Client(ws)
     }
 
     /// The phone on the first node, the Mac on the second.
@@ -305,4 +309,18 @@ async fn a_gap_in_the_messages_closes_the_receiver_with_1012() {
     assert_eq!(phone.receive().await["t"], "peer-left");
     let (_, counters) = nodes.servers[1].signaling().bus().unwrap();
     assert_eq!(counters.closed.get("gap"), 1);
+}
+
+/// A claim that was held up must not end the socket that the device has elsewhere by now.
+#[tokio::test]
+async fn a_claim_that_comes_late_is_refused_with_1012() {
+    let nodes = Nodes::two(|_| {}).await;
+    // As if a socket had come a long time after this one.
+    let key = "orion:pair:{demo}:ios";
+    nodes.redis.ask(&format!("HSET {key} node n conn newer device phone epoch 8000000000000000"));
+    let mut phone = nodes.open(0, "phone", None).await;
+    assert_eq!(phone.ending().await, (1012, vec![]), "it may come again, unlike after 4502");
+    assert!(nodes.redis.ask(&format!("HGET {key} conn")).contains("newer"));
+    let (_, counters) = nodes.servers[0].signaling().bus().unwrap();
+    assert_eq!(counters.closed.get("late"), 1);
 }
