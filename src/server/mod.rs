@@ -261,6 +261,7 @@ impl Server {
             tasks.push(tokio::spawn(tls.watch()));
         }
         tasks.push(tokio::spawn(watch_over(Arc::clone(&parts))));
+        parts.signaling.await_bus().await;
         Ok(RunningServer { addr, metrics_addr, parts, stop, tasks, connections })
     }
 }

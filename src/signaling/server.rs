@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -151,7 +151,13 @@ pub(super) struct Shared {
 impl Shared {
     /// Seats a socket, and says to everybody what there is to say. None when the bus between the
     /// nodes went away meanwhile.
-    async fn join(&self, pair: &PairId, member: &socket::Identity, exp: u64) -> Option<RoomLock> {
+    async fn join(
+        &self,
+        pair: &PairId,
+        member: &socket::Identity,
+        exp: u64,
+        came: Instant,
+    ) -> Option<RoomLock> {
         let Some(bus) = &self.bus else {
             return Some(self.enter(pair, member, |room| {
                 room.room.join(member.role, &member.device, &member.conn, exp)
@@ -160,7 +166,7 @@ impl Shared {
         let answer = bus.await_claim(&member.conn);
         let room = self.enter(pair, member, |room| {
             let (role, device, conn) = (member.role, &member.device, &member.conn);
-            vec![Action::Bus(room.claim(role, device, conn, exp))]
+            vec![Action::Bus(room.claim(role, device, conn, exp, bus.time_at(came)))]
         });
         if answer.await.is_ok() {
             return Some(room);
@@ -203,7 +209,7 @@ impl Shared {
 
     /// Whether sockets may join as far as the bus between the nodes is concerned.
     pub(super) fn is_bus_up(&self) -> bool {
-        self.bus.as_ref().is_none_or(|bus| bus.state() == BusState::Up)
+        self.bus.as_ref().is_none_or(|bus| bus.is_up())
     }
 
     /// Unseats a socket; the room goes with the last one.
@@ -302,6 +308,13 @@ impl Signaling {
             (&self.0.bus, &self.0.config.bus, commands)
         {
             bus::drive(Arc::clone(&self.0), Arc::clone(link), config.clone(), commands).await;
+        }
+    }
+
+    /// Waits until the bus is up, but not for long: then sockets are refused until it is.
+    pub async fn await_bus(&self) {
+        if let Some(bus) = &self.0.bus {
+            bus.await_up().await;
         }
     }
 
@@ -464,7 +477,7 @@ async fn serve(
         %pair, device = %identity.device, conn = %identity.conn, request, "socket opened"
     );
     shared.counters.opened.fetch_add(1, Ordering::Relaxed);
-    let Some(room) = shared.join(&pair, &identity, exp).await else {
+    let Some(room) = shared.join(&pair, &identity, exp, admitted.at).await else {
         socket::turn_away(&shared, websocket).await;
         return;
     };
