@@ -34,10 +34,6 @@ const REACH_WITHIN: Duration = Duration::from_secs(10);
     mut_arg("pair", |arg| arg.help("Pair of both, made for tests: peers of it that run are thrown out; default: the phone's one active pair"))
 )]
 pub struct CheckArgs {
-    #[command(flatten)]
-    endpoint: EndpointArgs,
-    #[command(flatten)]
-    parties: PartyArgs,
     /// production: what the site must do; strict: everything
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     level: LevelArg,
@@ -62,6 +58,10 @@ pub struct CheckArgs {
     /// Write `JUnit` XML for a CI server
     #[arg(long, value_name = "FILE", help = "Write JUnit XML for a CI server")]
     junit: Option<PathBuf>,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
+    parties: PartyArgs,
 }
 
 /// Who is asking, and what is known of the server.

@@ -4,6 +4,7 @@ mod auth;
 mod bad_input;
 mod bench;
 mod certificates;
+mod check;
 mod cli;
 mod doctor;
 mod doctor_in_lab;
