@@ -135,7 +135,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
-        Command::Serve(args) => serve::run(args, output).await,
+        Command::Serve(args) => Box::pin(serve::run(args, output)).await,
         Command::Bench(args) => bench::run(*args, output).await,
         Command::Lab(args) => lab::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
@@ -163,14 +163,24 @@ fn start(argv: &[OsString]) -> ExitCode {
     };
     let output = Output {
         json: cli.global.json,
-        quiet: cli.global.quiet,
+        // Lines for people would stand between those for a program.
+        quiet: cli.global.quiet || log_format(&cli.command) == Some(logging::LogFormat::Json),
         color: cli.global.color.resolve(),
     };
     exit_of(run_in_runtime(cli, output), output)
 }
 
+/// How a command logs; none is for people, on demand.
+fn log_format(command: &Command) -> Option<logging::LogFormat> {
+    match command {
+        Command::Serve(args) => args.operation.log_format,
+        _ => None,
+    }
+}
+
 fn run_in_runtime(cli: Cli, output: Output) -> Result<(), Failure> {
-    logging::start(cli.global.verbose, output.quiet, output.color)?;
+    let format = log_format(&cli.command);
+    logging::start(cli.global.verbose, cli.global.quiet, output.color, format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()

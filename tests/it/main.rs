@@ -3,11 +3,13 @@
 mod auth;
 mod bad_input;
 mod bench;
+mod bus;
 mod certificates;
 mod check;
 mod cli;
 mod doctor;
 mod doctor_in_lab;
+mod front;
 mod fuzz;
 mod gathering;
 #[cfg(target_os = "linux")]
