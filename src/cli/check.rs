@@ -244,7 +244,7 @@ async fn reach(config: &CheckConfig) -> Result<(), Failure> {
             "cannot connect to {host}, port {}: {reason}",
             url.port_or_known_default().unwrap_or(80)
         ),
-        "is the server running? `orion-peer doctor` says what is in the way; --ca FILE names a CA of your own",
+        "is the server running? `orion-peer doctor` says what is in the way; --cacert FILE names a CA of your own",
     ))
 }
 

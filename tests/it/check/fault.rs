@@ -139,6 +139,7 @@ pub const QUICK: &[Row] = &[
     (F::DropsAnswers, "", &["signal.answer"]),
     (F::LosesUfrag, "", &[
         "held.candidates", "signal.candidate-before-offer", "signal.ice", "signal.order",
+        "signal.unchanged",
     ]),
     (F::DropsNull, "", &["signal.end-of-candidates"]),
     (F::SwapsTwo, "", &["signal.order"]),

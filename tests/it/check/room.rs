@@ -243,7 +243,9 @@ pub async fn run(shared: Arc<Shared>, stream: Stream, claims: Value) {
                         return over;
                     }
                     // A burst must not fill the peer's queue before it had its turn.
-                    sleep(Duration::from_millis(1)).await;
+                    if connection.peer_is_behind() {
+                        sleep(Duration::from_millis(1)).await;
+                    }
                 }
                 Some(Err(error)) => return connection.broken(&error),
                 None => return None,
@@ -281,6 +283,14 @@ impl Connection {
             what["pairId"] = json!(self.pair);
             let _ = self.tx.send(Out::Text(what.to_string()));
         }
+    }
+
+    fn peer_is_behind(&self) -> bool {
+        let rooms = self.shared.rooms.lock().unwrap();
+        let others = rooms.get(&self.pair).into_iter().flat_map(|room| &room.members);
+        others
+            .filter(|member| member.id != self.id)
+            .any(|member| 2 * member.queued.load(Ordering::Relaxed) > QUEUE)
     }
 
     fn join(&self, queued: Arc<AtomicUsize>) {
