@@ -119,6 +119,36 @@ bus() {
     fi
 }
 
+# Our own server keeps every rule of the wire contract in real time, a restart and a revocation included.
+contract() {
+    local target=${CARGO_TARGET_DIR:-target}
+    peer=$(realpath "$target/release/orion-peer")
+    dir=$(mktemp -d)
+    trap 'kill "$(cat "$dir/pid")"; rm -rf "$dir"' EXIT
+    export peer dir
+    export secret=a-secret-for-the-contract-step-only
+    address=127.0.0.1:18787
+    cat >"$dir/serve" <<END
+"$peer" --quiet serve --listen $address --no-turn --db "$dir/pairs.db" --add-pair demo:phone:mac:user \
+    --add-pair two:phone2:mac2:user --jwt-secret $secret --login-secret $secret >"$dir/log" 2>&1 &
+echo \$! >"$dir/pid"
+END
+    cat >"$dir/restart" <<END
+kill "\$(cat "$dir/pid")"
+while kill -0 "\$(cat "$dir/pid")" 2>/dev/null; do sleep 0.1; done
+. "$dir/serve"
+END
+    sh "$dir/serve"
+    login=$("$peer" token mint --secret $secret --device user --pair none --audience authenticated)
+    for _ in $(seq 50); do
+        (: </dev/tcp/${address/://}) 2>/dev/null && break
+        sleep 0.2
+    done
+    "$peer" --quiet check --slow --signal "ws://$address" --access-token "$login" --jwt-secret $secret \
+        --pair demo --other-pair two --other-device phone2 --restart-command "sh $dir/restart" \
+        --revoke-command "$peer serve pairs revoke demo --db $dir/pairs.db"
+}
+
 bash_syntax() {
     local script
     for script in scripts/*.sh tests/*/run.sh .ci/run; do
@@ -145,6 +175,7 @@ if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
     step fuzz in_shell fuzz
     step bus in_shell bus
+    step contract in_shell contract
     step bench in_shell bench
     step soak in_shell soak
     step quality in_shell quality

@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod bus;
 mod certificates;
+mod check;
 mod cli;
 mod doctor;
 mod doctor_in_lab;
