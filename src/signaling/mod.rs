@@ -9,3 +9,4 @@ pub mod room;
 pub mod server;
 mod socket;
 pub mod token_client;
+pub mod websocket;
