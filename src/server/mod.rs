@@ -12,6 +12,7 @@
 pub mod http;
 pub mod metrics;
 pub mod token_api;
+mod wellformed;
 
 use std::{
     io,
@@ -271,7 +272,11 @@ fn router(parts: &Arc<Parts>) -> Router {
     if parts.config.login.is_some() {
         router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
     }
-    router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found)
+    router
+        .with_state(Arc::clone(parts))
+        .merge(parts.signaling.router())
+        .fallback(not_found)
+        .layer(axum::middleware::from_fn(wellformed::check))
 }
 
 async fn not_found() -> impl IntoResponse {
