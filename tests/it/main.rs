@@ -9,6 +9,8 @@ mod doctor;
 mod doctor_in_lab;
 mod fuzz;
 mod gathering;
+mod hostile;
+mod jose_vectors;
 #[cfg(target_os = "linux")]
 mod kernel;
 mod lab;
@@ -16,6 +18,7 @@ mod layering;
 mod main_job;
 mod matrix;
 mod media;
+mod openapi;
 mod pacing;
 mod peer;
 mod raw_http;
