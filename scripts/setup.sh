@@ -17,6 +17,8 @@ build_needs=(
 )
 test_needs=(
     "turnserver coturn"
+    "pg_ctlcluster postgresql"
+    "/usr/sbin/pgbouncer pgbouncer"
     "ip iproute2"
     "nft nftables"
     "chromium chromium"
@@ -31,6 +33,7 @@ test_needs=(
     "curl curl"
     "openssl openssl"
     "python3 python3"
+    "redis-server redis-server"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -115,6 +115,15 @@ autobahn() { tests/suites/autobahn.sh; }
 turn_client() { tests/suites/turn.sh; }
 openapi() { tests/suites/openapi.sh; }
 
+# Nodes that are stopped for longer than a lease on the bus between them lasts.
+bus() {
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast --run-ignored only -E 'test(/^bus::/)'
+    else
+        cargo test --release --test it bus:: -- --ignored
+    fi
+}
+
 bash_syntax() {
     local script
     for script in scripts/*.sh tests/*/run.sh tests/suites/*.sh .ci/run; do
@@ -140,6 +149,7 @@ step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
     step fuzz in_shell fuzz
+    step bus in_shell bus
     step bench in_shell bench
     step soak in_shell soak
     step quality in_shell quality

@@ -89,7 +89,7 @@ async fn answers_are_as_described() {
     ] {
         assert_eq!(ask(&server, login, body).await, status, "{body}");
     }
-    for path in ["/healthz", "/metrics"] {
+    for path in ["/healthz", "/readyz", "/metrics"] {
         let answer = request(server.local_addr(), &format!("GET {path}"), &[], "").await;
         assert_described(path, "get", &answer);
     }
