@@ -48,17 +48,21 @@ client() {
 
 said() { grep -Eq "$1" "$work/client"; }
 
-# relayed NAME PORT FLAG…: 40 packets of 200 bytes go and come back, and the server counts as many.
+# relayed NAME LEAST PORT FLAG…: 40 packets of 200 bytes go and come back, the server counts as many each way, and
+# the client at least LEAST.
 relayed() {
-    local name=$1 before after
-    shift
-    before=$(metric orion_turn_bytes_to_peers_total)
+    local name=$1 least=$2 out back received
+    shift 2
+    out=$(metric orion_turn_bytes_to_peers_total)
+    back=$(metric orion_turn_bytes_to_clients_total)
     client "$@" -n 40 -l 200 -z 5
-    after=$(metric orion_turn_bytes_to_peers_total)
-    if said 'tot_recv_msgs=40' && said 'Total lost packets 0' && ((after - before == 8000)); then
-        row "$name" ok '40 packets back, 8000 bytes counted'
+    out=$(($(metric orion_turn_bytes_to_peers_total) - out))
+    back=$(($(metric orion_turn_bytes_to_clients_total) - back))
+    received=$(grep -Eo 'tot_recv_msgs=[0-9]+' "$work/client" | tail -n 1 | cut -d = -f 2)
+    if ((out == 8000 && back == 8000 && ${received:-0} >= least)); then
+        row "$name" ok "$received packets back, 8000 bytes counted each way"
     else
-        row "$name" WRONG "$((after - before)) bytes counted; $(tail -n 1 "$work/client")"
+        row "$name" WRONG "${received:-0} packets back, $out bytes counted out and $back back"
     fi
 }
 
@@ -78,7 +82,7 @@ refused() {
 }
 
 login "$secret" 600
-relayed 'udp, channels' "$port"
+relayed 'udp, channels' 40 "$port"
 addresses=$(grep -Eo 'relay addr: 127.0.0.1:[0-9]+' "$work/client" | grep -Eo '[0-9]+$' | sort -u)
 outside=$(awk '$1 < 50000 || $1 > 50199' <<<"$addresses")
 if [[ -n $addresses && -z $outside ]]; then
@@ -87,17 +91,18 @@ else
     row 'relay ports' WRONG "outside of 50000-50199: ${outside:-none was seen}"
 fi
 login "$secret" 600
-relayed 'udp, indications' "$port" -s
+relayed 'udp, indications' 40 "$port" -s
 login "$secret" 600
-relayed 'tcp, channels' "$port" -t
+relayed 'tcp, channels' 40 "$port" -t
 login "$secret" 600
-relayed 'tcp, indications' "$port" -t -s
+relayed 'tcp, indications' 40 "$port" -t -s
+# Over TLS the client takes the first message of a record only; where packets wait the server puts several into one.
 login "$secret" 600
-relayed 'tls, channels' "$tls_port" -t -S
+relayed 'tls, channels' 20 "$tls_port" -t -S
 login "$secret" 600
-relayed 'tls, indications' "$tls_port" -t -S -s
+relayed 'tls, indications' 20 "$tls_port" -t -S -s
 login "$older" 600
-relayed 'udp, the secret before' "$port"
+relayed 'udp, the secret before' 40 "$port"
 
 login "$secret" 600
 password=guess
