@@ -141,11 +141,11 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         short @ ..=125 => raw.push(0x80 | short as u8),
         medium @ ..=0xffff => {
-            raw.push(0x80 | 126);
+            raw.push(0xfe);
             raw.extend_from_slice(&(medium as u16).to_be_bytes());
         }
         long => {
-            raw.push(0x80 | 127);
+            raw.push(0xff);
             raw.extend_from_slice(&(long as u64).to_be_bytes());
         }
     }
@@ -221,7 +221,7 @@ async fn a_frame_that_never_ends_is_a_dead_peer() {
     })
     .await;
     let mut phone = rig.join("phone").await;
-    let whole = frame(0x81, &[b' '; 60_000]);
+    let whole = frame(0x81, &b" ".repeat(60_000));
     let (mut reader, mut writer) = tokio::io::split(phone.get_mut());
     let mut sent = 0;
     let write = async {
@@ -281,7 +281,8 @@ async fn frames_that_break_the_protocol_close_with_their_code() {
     let text = offer("x");
     let compressed = frame(0xc1, &text);
     let two_halves = [frame(0x01, b"\xe2\x82"), frame(0x80, b"\x28")].concat();
-    let big = [frame(0x01, &[b'x'; 600_000]), frame(0x80, &[b'x'; 600_000])].concat();
+    let half = b"x".repeat(600_000);
+    let big = [frame(0x01, &half), frame(0x80, &half)].concat();
     for (what, raw, code) in [
         ("an unmasked frame", unmasked, 1002),
         ("a ping in fragments", frame(0x09, b"half"), 1002),
