@@ -110,6 +110,11 @@ camera() {
 # Keyframes against x264 on photos from Debian packages: fill, passes, PSNR.
 quality() { scripts/quality.sh; }
 
+# The test suites of others against our servers.
+autobahn() { tests/suites/autobahn.sh; }
+turn_client() { tests/suites/turn.sh; }
+openapi() { tests/suites/openapi.sh; }
+
 # Nodes that are stopped for longer than a lease on the bus between them lasts.
 bus() {
     if command -v cargo-nextest >/dev/null 2>&1; then
@@ -151,7 +156,7 @@ END
 
 bash_syntax() {
     local script
-    for script in scripts/*.sh tests/*/run.sh .ci/run; do
+    for script in scripts/*.sh tests/*/run.sh tests/suites/*.sh .ci/run; do
         bash -n "$script"
     done
     for script in tests/camera/init.sh tests/camera/checks.sh; do
@@ -179,6 +184,9 @@ if ! $fast; then
     step bench in_shell bench
     step soak in_shell soak
     step quality in_shell quality
+    step autobahn in_shell autobahn
+    step turnutils in_shell turn_client
+    step openapi in_shell openapi
     step matrix in_shell matrix
     step kernel in_shell kernel_matrix
     step chromium in_shell browser

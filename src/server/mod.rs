@@ -20,6 +20,7 @@ mod routes;
 pub mod tls;
 pub mod token_api;
 mod traffic;
+mod wellformed;
 
 use std::{
     io,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 
-use super::{Parts, TOKEN_PATH, metrics, token_api};
+use super::{Parts, TOKEN_PATH, metrics, token_api, wellformed};
 use crate::{
     proto::{signaling, token::ErrorBody},
     signaling::bus::BusState,
@@ -16,7 +16,11 @@ pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
     if parts.config.login.is_some() {
         router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
     }
-    router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found)
+    router
+        .with_state(Arc::clone(parts))
+        .merge(parts.signaling.router())
+        .fallback(not_found)
+        .layer(axum::middleware::from_fn(wellformed::check))
 }
 
 /// The routes of the metrics' own listener.

@@ -1,7 +1,8 @@
 //! The signaling server: `GET /api/signal`, the rooms, revocation, draining.
 //!
 //! The upgrade is done by hand rather than by the web framework: a socket must answer an oversize
-//! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers.
+//! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers
+//! ([`super::websocket`]).
 
 use std::{
     collections::HashMap,
@@ -20,10 +21,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::MissedTickBehavior,
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::protocol::{Role as Side, WebSocketConfig},
-};
 
 pub use super::handshake::{ClientAddr, Origins, RequestId};
 use super::{
@@ -35,6 +32,7 @@ use super::{
     outbox::{End, Outbox},
     room::{Action, Room},
     socket::{self, Member},
+    websocket,
 };
 use crate::{
     auth::jwt::Verifier,
@@ -42,10 +40,6 @@ use crate::{
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
 };
-
-/// Messages up to this size are read before they are refused: closing with unread data in the
-/// kernel would reset the connection, and the client would not see 1009.
-const READ_LIMIT: usize = 1024 * 1024;
 
 /// Hints of the pair store looked at together.
 const HINTS_AT_ONCE: usize = 256;
@@ -459,12 +453,7 @@ async fn serve(
     admitted: Admitted,
     request: Option<RequestId>,
 ) {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(4096)
-        .write_buffer_size(0)
-        .max_message_size(Some(READ_LIMIT))
-        .max_frame_size(Some(READ_LIMIT));
-    let websocket = WebSocketStream::from_raw_socket(io, Side::Server, Some(config)).await;
+    let websocket = websocket::accept(io).await;
     let identity = socket::Identity {
         device: admitted.claims.sub,
         role: admitted.role,

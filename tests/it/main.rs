@@ -12,6 +12,8 @@ mod doctor_in_lab;
 mod front;
 mod fuzz;
 mod gathering;
+mod hostile;
+mod jose_vectors;
 #[cfg(target_os = "linux")]
 mod kernel;
 mod lab;
@@ -19,6 +21,7 @@ mod layering;
 mod main_job;
 mod matrix;
 mod media;
+mod openapi;
 mod pacing;
 mod pair_stores;
 mod peer;
