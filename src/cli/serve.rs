@@ -3,13 +3,15 @@
 //! Without a signing secret it is a dev server, on loopback only.
 
 pub(super) mod configure;
+pub mod ice;
+pub mod login;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use tokio::net::TcpListener;
 
-use self::configure::configure;
+use self::{configure::configure, ice::IceArgs, login::LoginArgs};
 use super::{
     failure::Failure,
     output::Output,
@@ -64,6 +66,12 @@ pub struct ServeArgs {
     /// Let a live socket outlast its token
     #[arg(long)]
     pub connect_only: bool,
+    /// Login and keys.
+    #[command(flatten)]
+    pub login: LoginArgs,
+    /// ICE servers.
+    #[command(flatten)]
+    pub ice: IceArgs,
     /// TURN.
     #[command(flatten)]
     pub turn: TurnArgs,
@@ -100,8 +108,10 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         )
     })?;
     let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
+    args.ice.apply(&mut config).await?;
     let served = Served { server: start(config, listener).await?, relay };
     announce(&args, &served, dev, output)?;
+    login::reload_on_hangup(&args, served.server.verifier());
     stop::asked().await;
     output.line("stopping: sockets are asked to reconnect elsewhere");
     served.shutdown().await;
@@ -139,8 +149,9 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
     let server = &served.server;
     let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
     let tls = served.relay.as_ref().and_then(TurnServer::tls_address);
-    let token_api = dev || args.login_secret.is_some();
-    let token_url = if token_api { server.token_url() } else { "off: no --login-secret".into() };
+    let token_api = login::has_token_api(args, dev);
+    let off = || "off: no --login-jwks or --login-secret".into();
+    let token_url = if token_api { server.token_url() } else { off() };
     output.line(format!("listening on {}", server.local_addr()));
     output.line(format!("  signaling  {}", server.signal_url()));
     output.line(format!("  token API  {token_url}"));

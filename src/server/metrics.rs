@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::Parts;
-use crate::signaling::counters::Family;
+use crate::{auth::unix_now, signaling::counters::Family};
 
 /// The route.
 pub(super) async fn metrics(State(parts): State<Arc<Parts>>) -> Response {
@@ -45,6 +45,9 @@ fn render(parts: &Parts) -> String {
     }
     let answers = &parts.tokens.answers;
     labelled(&mut text, "orion_token_answers_total", "status", "Token API answers.", answers);
+    if let Some(twilio) = &parts.config.twilio {
+        twilio.metrics(&mut text, unix_now());
+    }
     if let Some(extra) = &parts.config.extra_metrics {
         extra(&mut text);
     }

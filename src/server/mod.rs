@@ -6,12 +6,14 @@
 //! | `POST /api/auth/webrtc-token` | a signaling JWT and ICE servers ([`token_api`]) |
 //! | `GET /healthz` | 200 while the pair store answers, else 503 |
 //! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]) |
+//! | `GET /.well-known/jwks.json` | public keys of signaling tokens (RFC 7517) |
 //!
 //! The caller binds the listener, so a test has its server on port 0 in a line.
 
 pub mod http;
 pub mod metrics;
 pub mod token_api;
+pub mod twilio;
 
 use std::{
     io,
@@ -46,6 +48,9 @@ use crate::{
 
 /// Path of the token API.
 pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
+
+/// Path of the public keys of signaling tokens.
+pub const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 /// Pair of the dev server.
 pub const DEV_PAIR: &str = "demo";
@@ -127,6 +132,8 @@ pub struct ServerConfig {
     pub ice_servers: Vec<crate::proto::token::IceServer>,
     /// TURN with credentials of its own for each answer.
     pub turn: Option<TurnAdvert>,
+    /// Twilio's ICE servers, in every token answer.
+    pub twilio: Option<Arc<twilio::TwilioServers>>,
     /// How often tokens may be asked for; `None` is no limit.
     pub token_rates: Option<TokenRates>,
     /// How long a client may take for the header of a request (contract: 5 s).
@@ -148,6 +155,7 @@ impl ServerConfig {
             login: None,
             ice_servers: Vec::new(),
             turn: None,
+            twilio: None,
             token_rates: Some(TokenRates::default()),
             header_within: Duration::from_secs(5),
             max_connections: 4096,
@@ -235,7 +243,12 @@ async fn watch_over(parts: Arc<Parts>) {
             parts.tokens.forget_idle();
         }
     };
-    tokio::join!(parts.signaling.clone().watch_revocations(), forgetting);
+    let renewing = async {
+        if let Some(twilio) = &parts.config.twilio {
+            twilio.keep_renewed().await;
+        }
+    };
+    tokio::join!(parts.signaling.clone().watch_revocations(), forgetting, renewing);
 }
 
 /// Starts a dev server with a store of its own: [`ServerConfig::dev`].
@@ -268,10 +281,17 @@ impl Parts {
 fn router(parts: &Arc<Parts>) -> Router {
     let mut router =
         Router::new().route("/healthz", get(health)).route("/metrics", get(metrics::metrics));
+    router = router.route(JWKS_PATH, get(public_keys));
     if parts.config.login.is_some() {
         router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
     }
     router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found)
+}
+
+/// The keys that signaling tokens of this server can be checked with elsewhere.
+async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    let caching = [(axum::http::header::CACHE_CONTROL, "public, max-age=300")];
+    (caching, Json(parts.config.verifier.keys().public_jwks()))
 }
 
 async fn not_found() -> impl IntoResponse {

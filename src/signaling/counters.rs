@@ -69,6 +69,7 @@ impl Default for Counters {
                 "token-missing",
                 "token-expired",
                 "bad-token",
+                "keys-unavailable",
                 "not-in-pair",
                 "rate-limited",
                 "draining",

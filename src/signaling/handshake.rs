@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{limits::metered, server::Shared};
 use crate::{
-    auth::unix_now,
+    auth::{jwt::TokenError, unix_now},
     pairs::Role,
     proto::{
         claims::Claims,
@@ -162,12 +162,18 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     }
     let protocols = subprotocols(&request.headers);
     let token = find_token(request, &protocols, shared.config.allow_query_token)?;
-    let claims = shared
-        .verifier
-        .verify(&token, unix_now())
-        .map_err(|e| Refusal::new(StatusCode::UNAUTHORIZED, e.code(), e.to_string()))?;
+    let claims = shared.verifier.check(&token, unix_now()).await.map_err(token_refused)?;
     let role = role_in_pair(shared, &claims).await?;
     Ok(Admitted { claims, role, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+}
+
+/// A token that is no good, or that cannot be checked now.
+fn token_refused(error: TokenError) -> Refusal {
+    if matches!(error, TokenError::KeysUnavailable(_)) {
+        tracing::error!(%error, "a socket was refused");
+        return Refusal::unavailable(error.code(), "tokens cannot be checked now; try again");
+    }
+    Refusal::new(StatusCode::UNAUTHORIZED, error.code(), error.to_string())
 }
 
 /// The answer to `Sec-WebSocket-Key`.

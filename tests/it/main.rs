@@ -13,6 +13,7 @@ mod gathering;
 mod kernel;
 mod lab;
 mod layering;
+mod login;
 mod main_job;
 mod matrix;
 mod media;
