@@ -150,7 +150,7 @@ impl Jwks {
     /// # Errors
     /// [`JwksError::Unavailable`] when there are none that may be used.
     pub async fn keys(&self, kid: Option<&str>, now: u64) -> Result<Arc<SigningKeys>, JwksError> {
-        let mut next = self.0.next(kid, now);
+        let mut next = self.0.next(kid, now, false);
         if matches!(next, Next::Fetch) {
             let (inner, wanted) = (Arc::clone(&self.0), kid.map(str::to_owned));
             // In a task of its own: a client that goes away does not cut it off for the others.
@@ -158,7 +158,7 @@ impl Jwks {
             if let Err(error) = fetch.await {
                 next = Next::Fail(error.to_string());
             } else {
-                next = self.0.next(kid, now);
+                next = self.0.next(kid, now, true);
             }
         }
         let unavailable = |reason| JwksError::Unavailable { url: self.0.url.to_string(), reason };
@@ -175,13 +175,14 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self, kid: Option<&str>, now: u64) -> Next {
+    /// What to do now; `tried` when it was just tried.
+    fn next(&self, kid: Option<&str>, now: u64, tried: bool) -> Next {
         let (state, times) = (self.state(), &self.times);
         let pause = |failed: bool| if failed { times.retry_after } else { times.refetch_after };
         let recent = state
             .tried
             .as_ref()
-            .filter(|(at, failure)| now.abs_diff(*at) < pause(failure.is_some()));
+            .filter(|(at, failure)| tried || now.abs_diff(*at) < pause(failure.is_some()));
         let Some((keys, at)) = &state.keys else {
             return match recent {
                 Some((_, Some(failure))) => Next::Fail(failure.clone()),
@@ -203,7 +204,7 @@ impl Inner {
 
     async fn fetch_unless_done(&self, kid: Option<String>, now: u64) {
         let _one = self.fetching.lock().await;
-        if !matches!(self.next(kid.as_deref(), now), Next::Fetch) {
+        if !matches!(self.next(kid.as_deref(), now, false), Next::Fetch) {
             return;
         }
         let fetched = self.fetch().await;

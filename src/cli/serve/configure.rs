@@ -200,6 +200,12 @@ mod tests {
             (&["--jwt-secret", "@/nonexistent/secret"], "cannot read"),
             (&["--jwt-secret", ""], "empty"),
             (&["--login-secret", "short"], "too short"),
+            (&["--login-issuer", "x"], "without keys"),
+            (&["--login-jwks", "http://login.example/x"], "this machine only"),
+            (&["--login-jwks", "http://127.0.0.1:1/keys"], "not known"),
+            (&["--jwt-previous-secret", SECRET], "without a present one"),
+            (&["--jwt-keys", "/nonexistent/keys"], "cannot be read"),
+            (&["--jwt-jwks", "http://127.0.0.1:1/j", "--login-secret", SECRET], "no key to sign"),
             (&["--add-pair", "only-an-id"], "not understood"),
         ] {
             let failure = failure(flags).await;

@@ -276,7 +276,7 @@ async fn commands_say_what_is_wrong_with_the_account() {
         (vec!["serve", "--twilio-key", KEY, "--no-turn"], 2, "--twilio-account"),
         (doctor, 1, "HTTP 401, error 20003"),
         (vec!["doctor", "--no-signal", "--twilio", "--twilio-account", "x"], 2, "no Twilio"),
-        (vec!["recv", "--out", "x", "--twilio"], 2, "ORION_TWILIO_ACCOUNT"),
+        (vec!["recv", "--out", "x", "--twilio"], 2, "--twilio-account"),
     ] {
         let (status, text) = run(&words).await;
         assert_eq!(status, Some(code), "{words:?}: {text}");
