@@ -17,6 +17,8 @@ build_needs=(
 )
 test_needs=(
     "turnserver coturn"
+    "pg_ctlcluster postgresql"
+    "/usr/sbin/pgbouncer pgbouncer"
     "ip iproute2"
     "nft nftables"
     "chromium chromium"
@@ -28,6 +30,7 @@ test_needs=(
     "cpio cpio"
     "v4l2-ctl v4l-utils"
     "jq jq"
+    "redis-server redis-server"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

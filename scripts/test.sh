@@ -110,6 +110,15 @@ camera() {
 # Keyframes against x264 on photos from Debian packages: fill, passes, PSNR.
 quality() { scripts/quality.sh; }
 
+# Nodes that are stopped for longer than a lease on the bus between them lasts.
+bus() {
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast --run-ignored only -E 'test(/^bus::/)'
+    else
+        cargo test --release --test it bus:: -- --ignored
+    fi
+}
+
 bash_syntax() {
     local script
     for script in scripts/*.sh tests/*/run.sh .ci/run; do
@@ -135,6 +144,7 @@ step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
     step fuzz in_shell fuzz
+    step bus in_shell bus
     step bench in_shell bench
     step soak in_shell soak
     step quality in_shell quality

@@ -12,7 +12,7 @@ use url::Url;
 use super::{failure::Failure, ice, secret::SecretText, twilio::TwilioArgs, units};
 use crate::{
     proto::token::IceServer,
-    stun::stream::Trust,
+    stun::stream::{Trust, certificate::Fingerprint, certificates},
     types::{CandidateType, DeviceId, PairId, is_loopback},
 };
 
@@ -47,9 +47,13 @@ pub struct EndpointArgs {
     /// Pair to join; default: the device's one active pair
     #[arg(long, value_name = "ID")]
     pub pair: Option<String>,
-    /// Certificates to believe besides the web's, PEM: of wss://, https:// and turns: servers
-    #[arg(long, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
+    /// Certificates to believe besides the web's, PEM: of wss://, https:// and turns: servers;
+    /// repeatable
+    #[arg(long, alias = "ca", value_name = "FILE")]
+    pub cacert: Vec<PathBuf>,
+    /// SHA-256 of the only server certificate to believe, whatever its name and CA; repeatable
+    #[arg(long, value_name = "SHA256")]
+    pub tls_pin: Vec<Fingerprint>,
 }
 
 /// Flags that say where and how to connect to the peer.
@@ -227,16 +231,24 @@ impl EndpointArgs {
     /// The certificates that servers are believed by.
     ///
     /// # Errors
-    /// The file of `--ca` cannot be read, or holds no certificate that can be used.
+    /// A file of `--cacert` cannot be read, or holds no certificate that can be used.
     pub fn trust(&self) -> Result<Trust, Failure> {
-        let Some(path) = &self.ca else { return Ok(Trust::web()) };
-        let wrong = |error: String, remedy: &str| {
-            Failure::usage(format!("--ca {}: {error}", path.display()), remedy)
-        };
-        let pem = std::fs::read(path).map_err(|error| {
-            wrong(format!("cannot be read: {error}"), "check the path and its permissions")
-        })?;
-        Trust::with(&pem).map_err(|error| wrong(error.to_string(), error.remedy()))
+        let mut added = Vec::new();
+        for path in &self.cacert {
+            let wrong = |error: String, remedy: &str| {
+                Failure::usage(format!("--cacert {}: {error}", path.display()), remedy)
+            };
+            let pem = std::fs::read(path).map_err(|error| {
+                wrong(format!("cannot be read: {error}"), "check the path and its permissions")
+            })?;
+            let found =
+                certificates(&pem).map_err(|error| wrong(error.to_string(), error.remedy()))?;
+            added.extend(found);
+        }
+        if added.is_empty() && self.tls_pin.is_empty() {
+            return Ok(Trust::web());
+        }
+        Ok(Trust::of(&added, &self.tls_pin))
     }
 
     /// The token API to ask, and the login token for it.

@@ -9,6 +9,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod bench;
+pub mod check;
 pub mod completions;
 pub mod config;
 pub mod connect;
@@ -121,6 +122,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Say what this network and these ICE servers can do
     Doctor(Box<doctor::DoctorArgs>),
+    /// Hold a signaling and token server against the wire contract
+    Check(Box<check::CheckArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
     /// Print a shell completion script
@@ -133,13 +136,14 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
-        Command::Serve(args) => serve::run(args, output).await,
+        Command::Serve(args) => Box::pin(serve::run(args, output)).await,
         Command::Bench(args) => bench::run(*args, output).await,
         Command::Lab(args) => lab::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
         Command::Doctor(args) => doctor::run(*args, output).await,
+        Command::Check(args) => check::run(*args, output).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
@@ -160,14 +164,24 @@ fn start(argv: &[OsString]) -> ExitCode {
     };
     let output = Output {
         json: cli.global.json,
-        quiet: cli.global.quiet,
+        // Lines for people would stand between those for a program.
+        quiet: cli.global.quiet || log_format(&cli.command) == Some(logging::LogFormat::Json),
         color: cli.global.color.resolve(),
     };
     exit_of(run_in_runtime(cli, output), output)
 }
 
+/// How a command logs; none is for people, on demand.
+fn log_format(command: &Command) -> Option<logging::LogFormat> {
+    match command {
+        Command::Serve(args) => args.operation.log_format,
+        _ => None,
+    }
+}
+
 fn run_in_runtime(cli: Cli, output: Output) -> Result<(), Failure> {
-    logging::start(cli.global.verbose, output.quiet, output.color)?;
+    let format = log_format(&cli.command);
+    logging::start(cli.global.verbose, cli.global.quiet, output.color, format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()

@@ -2,16 +2,25 @@
 //!
 //! Without a signing secret it is a dev server, on loopback only.
 
+mod bus;
 pub(super) mod configure;
 pub mod ice;
+pub mod limits;
 pub mod login;
+pub mod operation;
+mod pairs;
+mod store;
+pub mod tls;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use self::{configure::configure, ice::IceArgs, login::LoginArgs};
+use self::{
+    configure::configure, ice::IceArgs, limits::LimitArgs, login::LoginArgs,
+    operation::OperationArgs, store::StoreArgs, tls::TlsArgs,
+};
 use super::{
     failure::Failure,
     output::Output,
@@ -21,7 +30,8 @@ use super::{
 use crate::{
     auth::login::DEV_TOKEN,
     pairs::Pair,
-    server::{self, RunningServer, Server, ServerConfig},
+    server::{self, RunningServer, Server, ServerConfig, ServerError, tls::Tls},
+    signaling::bus::BusError,
     turn::TurnServer,
     types::Stage,
 };
@@ -31,13 +41,16 @@ const DEV_ADDRESS: &str = "127.0.0.1:8787";
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ServeArgs {
+    #[command(subcommand)]
+    command: Option<ServeCommand>,
     /// Address to listen on; without a signing secret a loopback address only
     #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS)]
     pub listen: SocketAddr,
-    /// Database file with the pairs, made when it is not there; needed with a signing secret
-    #[arg(long, value_name = "FILE")]
-    pub db: Option<PathBuf>,
+    /// Where the pairs are.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Pair to add at the start, as ID:PHONE:MAC:USER (a dev server fills in the user); repeatable
     #[arg(long = "add-pair", value_name = "PAIR", value_delimiter = ',')]
     pub add_pairs: Vec<String>,
@@ -72,9 +85,28 @@ pub struct ServeArgs {
     /// ICE servers.
     #[command(flatten)]
     pub ice: IceArgs,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Operation.
+    #[command(flatten)]
+    pub operation: OperationArgs,
     /// TURN.
     #[command(flatten)]
     pub turn: TurnArgs,
+    /// Several nodes.
+    #[command(flatten)]
+    pub bus: bus::BusArgs,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, Subcommand)]
+enum ServeCommand {
+    /// Add, list or revoke pairs of devices
+    Pairs(pairs::PairsArgs),
 }
 
 /// A server with its relay.
@@ -94,11 +126,14 @@ impl Served {
     }
 }
 
-/// Runs the server until Ctrl-C or SIGTERM.
+/// Runs the server until Ctrl-C or SIGTERM, or the subcommand.
 ///
 /// # Errors
 /// Exit code 2 for flags that do not go together, 1 when the server cannot start.
 pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
+    if let Some(ServeCommand::Pairs(pairs)) = args.command {
+        return pairs::run(pairs, output).await;
+    }
     let (mut config, dev) = configure(&args).await?;
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(
@@ -109,10 +144,13 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     })?;
     let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
     args.ice.apply(&mut config).await?;
+    let tls = config.front.tls.clone();
     let served = Served { server: start(config, listener).await?, relay };
-    announce(&args, &served, dev, output)?;
+    announce(&args, &served, tls.as_ref(), dev, output)?;
+    tls::reload_on_hangup(tls);
     login::reload_on_hangup(&args, served.server.verifier());
     stop::asked().await;
+    tracing::info!("stopping");
     output.line("stopping: sockets are asked to reconnect elsewhere");
     served.shutdown().await;
     Ok(())
@@ -141,11 +179,24 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
 
 async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
     Server::start(config, listener).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
+        let remedy = match &error {
+            ServerError::Bus(BusError::Connect { login: true, .. }) => {
+                "check the user in --bus and ORION_BUS_PASSWORD"
+            }
+            ServerError::Bus(_) => "check --bus, and that Redis runs there",
+            _ => "check --db and the signing secret",
+        };
+        Failure::new(Stage::Server, error.to_string(), remedy)
     })
 }
 
-fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Result<(), Failure> {
+fn announce(
+    args: &ServeArgs,
+    served: &Served,
+    certificate: Option<&Tls>,
+    dev: bool,
+    output: Output,
+) -> Result<(), Failure> {
     let server = &served.server;
     let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
     let tls = served.relay.as_ref().and_then(TurnServer::tls_address);
@@ -162,6 +213,19 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
         }
         None => "  STUN/TURN  not here".to_owned(),
     });
+    if let Some(certificate) = certificate {
+        output.line(format!("  TLS        SHA-256 {}", certificate.fingerprint()));
+    }
+    if let Some(address) = server.metrics_addr() {
+        output.line(format!("  metrics    http://{address}/metrics"));
+    }
+    tracing::info!(
+        address = %server.local_addr(),
+        signal = server.signal_url(),
+        version = env!("CARGO_PKG_VERSION"),
+        dev,
+        "listening"
+    );
     if dev {
         output.line(format!(
             "dev server: pair `{}`, devices `{}` and `{}`, login token `{DEV_TOKEN}`",
@@ -180,6 +244,8 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
         "tokenUrl": token_api.then(|| server.token_url()),
         "turn": relay.map(|address| address.to_string()),
         "turnTls": tls.map(|address| address.to_string()),
+        "tlsSha256": certificate.map(|certificate| certificate.fingerprint().to_string()),
+        "metrics": server.metrics_addr().map(|address| address.to_string()),
         "dev": dev,
     }))
 }

@@ -1,6 +1,6 @@
 //! Pairs in `SQLite`: a file, or memory for the dev server and tests.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -79,11 +79,7 @@ fn query(operation: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
 }
 
 fn pair(row: &SqliteRow) -> Result<Pair, sqlx::Error> {
-    let status = match row.try_get::<String, _>("status")?.as_str() {
-        "pending" => Status::Pending,
-        "active" => Status::Active,
-        _ => Status::Revoked,
-    };
+    let status = Status::parse(row.try_get("status")?).unwrap_or(Status::Revoked);
     Ok(Pair {
         id: PairId(row.try_get("id")?),
         user_id: row.try_get("user_id")?,
@@ -123,6 +119,25 @@ impl PairStore for SqlitePairs {
         .map_err(&failed)?
         .iter()
         .map(pair)
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+    }
+
+    async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
+        let failed = query("check live pairs");
+        let ids = serde_json::to_string(ids).map_err(|error| {
+            StoreError::query("check live pairs", format!("the ids cannot be written: {error}"))
+        })?;
+        sqlx::query(
+            "SELECT id FROM device_pairs WHERE status = 'active' \
+             AND id IN (SELECT value FROM json_each(?))",
+        )
+        .bind(ids)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(&failed)?
+        .iter()
+        .map(|row| row.try_get("id").map(PairId))
         .collect::<Result<_, _>>()
         .map_err(failed)
     }

@@ -4,15 +4,22 @@
 //! |---|---|
 //! | `GET /api/signal` | the WebSocket ([`crate::signaling::server`]) |
 //! | `POST /api/auth/webrtc-token` | a signaling JWT and ICE servers ([`token_api`]) |
-//! | `GET /healthz` | 200 while the pair store answers, else 503 |
-//! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]) |
+//! | `GET /healthz` | 200 while the pair store and the bus answer, else 503: is it alive |
+//! | `GET /readyz` | the same, but 503 while it drains, too: may it get new clients |
+//! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]), here or on a listener of its own |
 //! | `GET /.well-known/jwks.json` | public keys of signaling tokens (RFC 7517) |
 //!
 //! The caller binds the listener, so a test has its server on port 0 in a line.
 
+mod bus_metrics;
+pub mod exposition;
+pub mod front;
 pub mod http;
 pub mod metrics;
+pub mod proxies;
+pub mod tls;
 pub mod token_api;
+mod traffic;
 pub mod twilio;
 
 use std::{
@@ -29,6 +36,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+use self::{front::Front, traffic::Traffic};
 use crate::{
     auth::{
         jws::{Key, KeyError, SigningKeys},
@@ -41,8 +49,10 @@ use crate::{
     pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
     proto::{signaling, token::ErrorBody},
     signaling::{
+        bus::{self, BusError, BusState},
         limits::{Limits, Rate},
         server::{Origins, Signaling, SignalingConfig},
+        slots::Slots,
     },
 };
 
@@ -63,6 +73,9 @@ pub const DEV_MAC: &str = "mac";
 
 /// Shortest life of TURN credentials: they must outlast the token, and long calls.
 pub const MIN_TURN_TTL: Duration = Duration::from_hours(1);
+
+/// HTTP connections of the listener of `/metrics`.
+const METRICS_CONNECTIONS: usize = 64;
 
 /// Between looks for clients whose rates need not be remembered.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
@@ -140,6 +153,8 @@ pub struct ServerConfig {
     pub header_within: Duration,
     /// HTTP connections at once, sockets not counted.
     pub max_connections: usize,
+    /// What stands between the network and the routes.
+    pub front: Front,
     /// More metrics, such as those of an embedded TURN server.
     pub extra_metrics: Option<ExtraMetrics>,
 }
@@ -159,6 +174,7 @@ impl ServerConfig {
             token_rates: Some(TokenRates::default()),
             header_within: Duration::from_secs(5),
             max_connections: 4096,
+            front: Front::default(),
             extra_metrics: None,
         }
     }
@@ -177,7 +193,8 @@ impl ServerConfig {
         config.login = Some(Arc::new(DevLogin::default()));
         config.token_rates = None;
         config.signaling.origins = Origins::Loopback(Vec::new());
-        config.signaling.limits = Limits { handshakes: None, ..Limits::default() };
+        config.signaling.limits = Limits::for_one_machine();
+        config.front.connections_per_address = None;
         config.signaling.timings.drain_jitter = Duration::ZERO;
         Ok(config)
     }
@@ -201,6 +218,9 @@ pub enum ServerError {
     /// A signing key is not usable.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The bus between the nodes is not usable.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 /// Starts servers.
@@ -208,30 +228,66 @@ pub enum ServerError {
 pub struct Server;
 
 impl Server {
-    /// Starts serving on `listener`. Nothing is accepted before the pair store answers.
+    /// Starts serving on `listener`. Nothing is accepted before the pair store and the bus answer.
     ///
     /// # Errors
-    /// When the listener or the pair store is not usable.
+    /// When the listener, the pair store or the bus is not usable.
     pub async fn start(
         config: ServerConfig,
         listener: TcpListener,
     ) -> Result<RunningServer, ServerError> {
         let addr = listener.local_addr()?;
         config.store.ready().await?;
+        let metrics = match config.front.metrics_listen {
+            Some(address) => Some(TcpListener::bind(address).await?),
+            None => None,
+        };
+        let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+        if let Some(bus) = &config.signaling.bus {
+            bus::check(bus).await?;
+        }
         let parts = Parts::new(config);
         let stop = watch::Sender::new(false);
-        let connections = Arc::new(Semaphore::new(parts.config.max_connections));
-        let accepting = tokio::spawn(http::accept(
-            listener,
-            router(&parts),
-            http::Options {
-                header_within: parts.config.header_within,
-                connections: Arc::clone(&connections),
-            },
-            stop.subscribe(),
-        ));
-        let watching = tokio::spawn(watch_over(Arc::clone(&parts)));
-        Ok(RunningServer { addr, parts, stop, accepting, watching, connections })
+        let options = options(&parts);
+        let connections = Arc::clone(&options.connections);
+        let router = router(&parts, metrics_addr.is_none());
+        let mut tasks =
+            vec![tokio::spawn(http::accept(listener, router, options, stop.subscribe()))];
+        if let Some(listener) = metrics {
+            let options = plain(&parts);
+            let router = operation(true).fallback(not_found).with_state(Arc::clone(&parts));
+            tasks.push(tokio::spawn(http::accept(listener, router, options, stop.subscribe())));
+        }
+        if let Some(tls) = parts.config.front.tls.clone().filter(tls::Tls::has_files) {
+            tasks.push(tokio::spawn(tls.watch()));
+        }
+        tasks.push(tokio::spawn(watch_over(Arc::clone(&parts))));
+        Ok(RunningServer { addr, metrics_addr, parts, stop, tasks, connections })
+    }
+}
+
+/// How the main listener serves.
+fn options(parts: &Parts) -> http::Options {
+    let front = &parts.config.front;
+    let acceptor = front.tls.as_ref().map(|tls| tokio_rustls::TlsAcceptor::from(tls.http()));
+    http::Options {
+        tls: acceptor.map(|acceptor| (acceptor, front.tls_within)),
+        connections: Arc::new(Semaphore::new(parts.config.max_connections)),
+        addresses: front.connections_per_address.map(Slots::new),
+        proxies: Arc::new(front.proxies.clone()),
+        ..plain(parts)
+    }
+}
+
+/// How the listener of `/metrics` serves.
+fn plain(parts: &Parts) -> http::Options {
+    http::Options {
+        header_within: parts.config.header_within,
+        tls: None,
+        connections: Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
+        addresses: None,
+        proxies: Arc::default(),
+        traffic: Arc::clone(&parts.traffic),
     }
 }
 
@@ -241,6 +297,7 @@ async fn watch_over(parts: Arc<Parts>) {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
             parts.tokens.forget_idle();
+            parts.signaling.forget_idle();
         }
     };
     let renewing = async {
@@ -248,7 +305,9 @@ async fn watch_over(parts: Arc<Parts>) {
             twilio.keep_renewed().await;
         }
     };
-    tokio::join!(parts.signaling.clone().watch_revocations(), forgetting, renewing);
+    let signaling = &parts.signaling;
+    let revocations = signaling.clone().watch_revocations();
+    tokio::join!(revocations, signaling.clone().run_bus(), forgetting, renewing);
 }
 
 /// Starts a dev server with a store of its own: [`ServerConfig::dev`].
@@ -264,6 +323,9 @@ struct Parts {
     config: ServerConfig,
     signaling: Signaling,
     tokens: token_api::TokenApi,
+    traffic: Arc<Traffic>,
+    /// Seconds since 1970.
+    started: u64,
 }
 
 impl Parts {
@@ -274,14 +336,13 @@ impl Parts {
             Arc::clone(&config.store),
         );
         let tokens = token_api::TokenApi::new(config.token_rates);
-        Arc::new(Self { config, signaling, tokens })
+        let traffic = Arc::default();
+        Arc::new(Self { config, signaling, tokens, traffic, started: unix_now() })
     }
 }
 
-fn router(parts: &Arc<Parts>) -> Router {
-    let mut router =
-        Router::new().route("/healthz", get(health)).route("/metrics", get(metrics::metrics));
-    router = router.route(JWKS_PATH, get(public_keys));
+fn router(parts: &Arc<Parts>, with_metrics: bool) -> Router {
+    let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
     if parts.config.login.is_some() {
         router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
     }
@@ -294,17 +355,41 @@ async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
     (caching, Json(parts.config.verifier.keys().public_jwks()))
 }
 
+/// The routes for those who run the server.
+fn operation(with_metrics: bool) -> Router<Arc<Parts>> {
+    let router = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    if with_metrics { router.route("/metrics", get(metrics::metrics)) } else { router }
+}
+
 async fn not_found() -> impl IntoResponse {
-    let message = format!("the routes are {}, {TOKEN_PATH}, /healthz, /metrics", signaling::PATH);
+    let message =
+        format!("the routes are {}, {TOKEN_PATH}, /healthz, /readyz, /metrics", signaling::PATH);
     (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
 }
 
-async fn health(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    match parts.config.store.ready().await {
-        Ok(()) => (StatusCode::OK, Json(serde_json::json!({"status": "ok"}))),
+async fn healthz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    health(&parts, StatusCode::OK).await
+}
+
+async fn readyz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    health(&parts, StatusCode::SERVICE_UNAVAILABLE).await
+}
+
+/// How the server is; `draining` is the status while it drains.
+async fn health(parts: &Parts, draining: StatusCode) -> (StatusCode, Json<serde_json::Value>) {
+    let said = |status, word| (status, Json(serde_json::json!({"status": word})));
+    if parts.signaling.is_draining() {
+        return said(draining, "draining");
+    }
+    if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
+        return said(StatusCode::SERVICE_UNAVAILABLE, "bus-down");
+    }
+    let store = &parts.signaling.counters().store;
+    match store.watch(parts.config.store.ready()).await {
+        Ok(()) => said(StatusCode::OK, "ok"),
         Err(error) => {
             tracing::error!(%error, "not healthy");
-            (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({"status": "store-down"})))
+            said(StatusCode::SERVICE_UNAVAILABLE, "store-down")
         }
     }
 }
@@ -312,10 +397,10 @@ async fn health(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
 /// A server that is running; dropping it stops it at once.
 pub struct RunningServer {
     addr: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
     parts: Arc<Parts>,
     stop: watch::Sender<bool>,
-    accepting: JoinHandle<()>,
-    watching: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
     connections: Arc<Semaphore>,
 }
 
@@ -344,16 +429,39 @@ impl RunningServer {
         addr
     }
 
+    /// The address of the listener of `/metrics`, if it has one of its own.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
+    /// Host and port for URLs: with TLS, a name that the certificate is for.
+    fn authority(&self) -> String {
+        let addr = self.reachable_addr();
+        let Some(tls) = self.parts.config.front.tls.as_ref() else { return addr.to_string() };
+        let named = tls.names().into_iter().find(|name| {
+            !name.contains('*') && !name.contains(':') && name.parse::<IpAddr>().is_err()
+        });
+        match named {
+            Some(name) if !tls.is_for(&addr.ip().to_string()) => {
+                format!("{name}:{}", addr.port())
+            }
+            _ => addr.to_string(),
+        }
+    }
+
     /// URL of the WebSocket.
     #[must_use]
     pub fn signal_url(&self) -> String {
-        format!("ws://{}{}", self.reachable_addr(), signaling::PATH)
+        let scheme = if self.parts.config.front.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.authority(), signaling::PATH)
     }
 
     /// URL of the token API.
     #[must_use]
     pub fn token_url(&self) -> String {
-        format!("http://{}{TOKEN_PATH}", self.reachable_addr())
+        let scheme = if self.parts.config.front.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{TOKEN_PATH}", self.authority())
     }
 
     /// The signaling server.
@@ -390,8 +498,9 @@ impl RunningServer {
 impl Drop for RunningServer {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        self.accepting.abort();
-        self.watching.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
         self.parts.signaling.close_all();
     }
 }

@@ -21,7 +21,7 @@ pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
 pub(super) use clock::{clock_skew, with_clock};
 pub use dial::{DialTimings, Look, look};
-pub(super) use dial::{error_body, rustls_error};
+pub(super) use dial::{error_body, rustls_error, tls_reason};
 pub use endpoint::endpoint;
 pub(super) use endpoint::redacted;
 pub use error::ClientError;

@@ -13,7 +13,7 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{limits::metered, server::Shared};
+use super::server::Shared;
 use crate::{
     auth::{jwt::TokenError, unix_now},
     pairs::Role,
@@ -25,9 +25,15 @@ use crate::{
     types::is_loopback,
 };
 
-/// The remote address of a connection, put into each request's extensions by the HTTP server.
+/// The address of a client, put into each request's extensions by the HTTP server: that of the
+/// connection, or what a trusted proxy says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
+
+/// The id of a request, put into its extensions by the HTTP server: ties a socket to its handshake in
+/// the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(pub std::sync::Arc<str>);
 
 /// Which `Origin`s may open a socket. Requests without the header (native apps) always may.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,11 +79,11 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), retry_after: None }
     }
 
-    fn later(mut self, after: Duration) -> Self {
+    pub(super) fn later(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
@@ -117,6 +123,8 @@ impl IntoResponse for Refusal {
 pub(super) struct Admitted {
     pub claims: Claims,
     pub role: Role,
+    /// Whose pair it is.
+    pub user: String,
     accept: String,
     echo_protocol: bool,
 }
@@ -153,18 +161,18 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     if *shared.draining.borrow() {
         return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
     }
-    if let (Some(rate), Some(ClientAddr(address))) = (&shared.handshakes, request.extensions.get())
-    {
-        rate.take(&metered(address.ip())).map_err(|wait| {
-            let message = "too many handshakes from this address";
-            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).later(wait)
-        })?;
+    if !shared.is_bus_up() {
+        let message = "the bus between the servers is not available; try again";
+        return Err(Refusal::unavailable("bus-down", message));
     }
+    shared.gate.address(request.extensions.get())?;
     let protocols = subprotocols(&request.headers);
     let token = find_token(request, &protocols, shared.config.allow_query_token)?;
     let claims = shared.verifier.check(&token, unix_now()).await.map_err(token_refused)?;
-    let role = role_in_pair(shared, &claims).await?;
-    Ok(Admitted { claims, role, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+    shared.gate.pair(&claims.pair_id)?;
+    let (role, user) = role_in_pair(shared, &claims).await?;
+    shared.gate.user(&user)?;
+    Ok(Admitted { claims, role, user, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
 }
 
 /// A token that is no good, or that cannot be checked now.
@@ -245,14 +253,15 @@ pub fn bearer(value: &HeaderValue) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// The role of the token's device, if the pair is active and the device one of its two. An unknown
-/// pair, a revoked one and a third device are answered alike.
-async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<Role, Refusal> {
-    let pair = shared.store.active_pair(&claims.pair_id).await.map_err(|error| {
+/// The role of the token's device and the user, if the pair is active and the device one of its two.
+/// An unknown pair, a revoked one and a third device are answered alike.
+async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<(Role, String), Refusal> {
+    let found = shared.counters.store.watch(shared.store.active_pair(&claims.pair_id)).await;
+    let pair = found.map_err(|error| {
         tracing::error!(%error, "handshake refused");
         Refusal::unavailable("store-down", "the pair store is not available; try again")
     })?;
-    pair.and_then(|pair| pair.role(&claims.sub)).ok_or_else(|| {
+    pair.and_then(|pair| Some((pair.role(&claims.sub)?, pair.user_id))).ok_or_else(|| {
         let message = "the device does not belong to an active pair of this id";
         Refusal::new(StatusCode::FORBIDDEN, "not-in-pair", message)
     })

@@ -4,9 +4,14 @@
 //! devices offering at once (glare) needs no rule here: both offers are relayed, and the roles of
 //! `hello` decide between the clients.
 
+mod remote;
+
 use std::collections::VecDeque;
 
-use super::limits::Limits;
+use super::{
+    bus::{Command, NodeId},
+    limits::Limits,
+};
 use crate::{
     pairs::Role,
     proto::signaling::{Body, LeaveReason, Message, close},
@@ -42,6 +47,21 @@ pub enum Action {
         /// Close reason, for people.
         reason: &'static str,
     },
+    /// Ask something of the bus between the nodes.
+    Bus(Command),
+    /// Count something.
+    Note(Note),
+}
+
+/// Something to be counted that the bus between the nodes brought about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// A socket was closed, and why.
+    Closed(&'static str),
+    /// Something came for a socket that is gone.
+    Stray,
+    /// The other device's node is gone.
+    Unreachable,
 }
 
 /// What became of a relayed message.
@@ -89,7 +109,40 @@ impl Kind {
 struct Seat {
     device: DeviceId,
     conn: ConnId,
+    /// Of its lease; 0 without a bus.
+    epoch: u64,
     held: Held,
+    place: Place,
+}
+
+impl Seat {
+    fn is_here(&self) -> bool {
+        matches!(self.place, Place::Here(_))
+    }
+}
+
+/// Where the socket of a seat is.
+#[derive(Debug)]
+enum Place {
+    /// On this node.
+    Here(Flight),
+    /// On another one.
+    There(Remote),
+}
+
+/// Messages of a socket of this node that the bus has not taken yet.
+#[derive(Debug, Default)]
+struct Flight {
+    messages: usize,
+    bytes: usize,
+}
+
+/// The other device on another node, and the messages between it and the device on this one.
+#[derive(Debug)]
+struct Remote {
+    node: NodeId,
+    sent: u64,
+    received: u64,
 }
 
 /// What a device sent before the other one came: the latest offer, and candidates.
@@ -138,13 +191,15 @@ pub struct Room {
     limits: Limits,
     ios: Option<Seat>,
     mac: Option<Seat>,
+    /// The latest epochs known of the phone and the Mac.
+    latest: [u64; 2],
 }
 
 impl Room {
     /// An empty room.
     #[must_use]
     pub fn new(pair: PairId, limits: Limits) -> Self {
-        Self { pair, limits, ios: None, mac: None }
+        Self { pair, limits, ios: None, mac: None, latest: [0; 2] }
     }
 
     /// Whether nobody is in.
@@ -172,39 +227,68 @@ impl Room {
         Action::Send { to: to.clone(), text }
     }
 
+    /// Says something to the device in `role`, if its socket is on this node.
+    fn say_here(&self, role: Role, body: Body) -> Option<Action> {
+        let seat = self.seat(role).filter(|seat| seat.is_here())?;
+        Some(self.say(&seat.conn, body))
+    }
+
     /// A socket came. An older one of the same device is replaced by it.
     pub fn join(&mut self, role: Role, device: &DeviceId, conn: &ConnId, exp: u64) -> Vec<Action> {
+        let mut actions = self.unseat(role, LeaveReason::Replaced);
+        actions.extend(self.take_seat(role, device, conn, exp, 0));
+        actions
+    }
+
+    /// Empties a seat whose device has a newer socket, or none any more.
+    fn unseat(&mut self, role: Role, reason: LeaveReason) -> Vec<Action> {
+        let Some(old) = self.seat_mut(role).take() else { return Vec::new() };
         let mut actions = Vec::new();
-        if let Some(old) = self.seat_mut(role).take() {
+        if old.is_here() {
             actions.push(Action::Close {
                 conn: old.conn,
                 code: close::REPLACED,
                 reason: "a newer socket of this device took over",
             });
-            actions.extend(self.tell_left(role, &old.device, LeaveReason::Replaced));
         }
-        let peer = self.seat(role.other());
-        actions.push(self.say(
-            conn,
-            Body::Hello {
-                conn_id: conn.clone(),
-                device_id: device.clone(),
-                polite: role == Role::Mac,
-                peer_present: peer.is_some(),
-                exp,
-            },
-        ));
-        if let Some(peer) = peer {
-            let joined = Body::PeerJoined { device_id: device.clone(), conn_id: conn.clone() };
-            actions.push(self.say(&peer.conn, joined));
-        }
+        actions.extend(self.tell_left(role, &old.device, reason));
+        actions
+    }
+
+    /// Seats a socket of this node on an empty seat.
+    fn take_seat(
+        &mut self,
+        role: Role,
+        device: &DeviceId,
+        conn: &ConnId,
+        exp: u64,
+        epoch: u64,
+    ) -> Vec<Action> {
+        let hello = Body::Hello {
+            conn_id: conn.clone(),
+            device_id: device.clone(),
+            polite: role == Role::Mac,
+            peer_present: self.seat(role.other()).is_some(),
+            exp,
+        };
+        let mut actions = vec![self.say(conn, hello)];
+        let joined = Body::PeerJoined { device_id: device.clone(), conn_id: conn.clone() };
+        actions.extend(self.say_here(role.other(), joined));
         if let Some(peer) = self.seat_mut(role.other()) {
+            if let Place::There(remote) = &mut peer.place {
+                (remote.sent, remote.received) = (0, 0);
+            }
             let held = std::mem::take(&mut peer.held);
             let flush = |text| Action::Flush { to: conn.clone(), text };
             actions.extend(held.texts.into_iter().map(flush));
         }
-        *self.seat_mut(role) =
-            Some(Seat { device: device.clone(), conn: conn.clone(), held: Held::default() });
+        *self.seat_mut(role) = Some(Seat {
+            device: device.clone(),
+            conn: conn.clone(),
+            epoch,
+            held: Held::default(),
+            place: Place::Here(Flight::default()),
+        });
         actions
     }
 
@@ -220,7 +304,12 @@ impl Room {
             return (Relayed::Stale, None);
         }
         if let Some(peer) = self.seat(role.other()) {
-            return (Relayed::Delivered, Some(Action::Send { to: peer.conn.clone(), text }));
+            let action = if peer.is_here() {
+                Some(Action::Send { to: peer.conn.clone(), text })
+            } else {
+                self.forward(role, text, false)
+            };
+            return (Relayed::Delivered, action);
         }
         let limits = self.limits.clone();
         let Some(seat) = self.seat_mut(role) else { return (Relayed::Stale, None) };
@@ -250,7 +339,7 @@ impl Room {
             .filter_map(|role| self.seat_mut(role).take().map(|seat| (role, seat)))
             .collect();
         let mut actions = Vec::new();
-        for (role, seat) in &gone {
+        for (role, seat) in gone.iter().filter(|(_, seat)| seat.is_here()) {
             for (_, other) in gone.iter().filter(|(other, _)| other != role) {
                 let reason = LeaveReason::Revoked;
                 let left = Body::PeerLeft { device_id: other.device.clone(), reason };
@@ -266,8 +355,7 @@ impl Room {
     }
 
     fn tell_left(&self, role: Role, device: &DeviceId, reason: LeaveReason) -> Option<Action> {
-        let peer = self.seat(role.other())?;
-        Some(self.say(&peer.conn, Body::PeerLeft { device_id: device.clone(), reason }))
+        self.say_here(role.other(), Body::PeerLeft { device_id: device.clone(), reason })
     }
 }
 
@@ -304,6 +392,8 @@ mod tests {
             }
             Action::Flush { to, text } => format!("{to}: held {text}"),
             Action::Close { conn, code, .. } => format!("{conn}: close {code}"),
+            Action::Bus(command) => panic!("there is no bus here: {command:?}"),
+            Action::Note(note) => panic!("there is no bus here: {note:?}"),
         };
         actions.iter().map(show).collect()
     }

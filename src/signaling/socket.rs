@@ -4,7 +4,7 @@
 //! waits for the other device, and writing never holds up reading.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -36,7 +36,7 @@ use super::{
 use crate::{
     auth::{jwt::TokenError, unix_now},
     pairs::Role,
-    proto::signaling::{Body, LeaveReason, MAX_MESSAGE_BYTES, Message, ParseError, close},
+    proto::signaling::{Body, LeaveReason, Message, ParseError, close},
     types::{ConnId, DeviceId, PairId},
 };
 
@@ -118,7 +118,10 @@ impl Member {
             end = self.expire() => end,
             end = self.drain() => end,
         };
-        self.shared.leave(&self.pair, &self.identity, end.left);
+        // Another node has its own look at the pair later; it can as well hear of it now.
+        let revoked = end.code == Some(close::PAIR_REVOKED);
+        let left = if revoked { LeaveReason::Revoked } else { end.left };
+        self.shared.leave(&self.pair, &self.identity, left);
         let code = end.code.map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.shared.counters.closed.count(&code);
         tracing::info!(
@@ -169,10 +172,18 @@ impl Member {
             // A burst must not fill the peer's queue before the peer's task had its turn.
             if pause {
                 sleep(FULL_PEER_PAUSE).await;
+                while self.is_congested() {
+                    sleep(FULL_PEER_PAUSE).await;
+                }
             } else {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Whether the bus between the nodes is behind with this socket's messages.
+    fn is_congested(&self) -> bool {
+        locked(&self.room).room.room.is_congested(self.identity.role, &self.identity.conn)
     }
 
     fn on_pong(&self, payload: &[u8]) {
@@ -196,7 +207,8 @@ impl Member {
 
     /// Takes one message; `Ok(true)` when the peer's queue is filling up.
     async fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
-        if text.len() > MAX_MESSAGE_BYTES {
+        self.shared.counters.bytes_in.fetch_add(text.len() as u64, Ordering::Relaxed);
+        if text.len() > self.shared.config.limits.message_bytes {
             return Err(too_big());
         }
         if !self.meter(meters)? {
@@ -307,12 +319,19 @@ impl Member {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            let frame = match self.identity.outbox.next().await {
-                Item::Text(text) => Frame::Text(text),
-                Item::Ping(number) => Frame::Ping(number.to_be_bytes().to_vec().into()),
+            let (frame, since) = match self.identity.outbox.next().await {
+                Item::Text(text) => (Frame::Text(text), None),
+                Item::Relayed(text, since) => (Frame::Text(text), Some(since)),
+                Item::Ping(number) => (Frame::Ping(number.to_be_bytes().to_vec().into()), None),
             };
+            let bytes = if frame.is_text() { frame.len() as u64 } else { 0 };
             if let Err(error) = sink.send(frame).await {
                 return broken(&error);
+            }
+            let counters = &self.shared.counters;
+            counters.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+            if let Some(since) = since {
+                counters.relay.observe(since.elapsed());
             }
         }
     }
@@ -362,12 +381,32 @@ impl Member {
     }
 }
 
+/// Closes a socket that could not be seated because the bus between the nodes went away.
+pub(super) async fn turn_away<S>(shared: &Shared, websocket: WebSocketStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let reason = "the bus between the nodes is away";
+    let end = End::with(close::TRY_AGAIN_LATER, reason, LeaveReason::Closed);
+    shared.counters.closed.count(&close::TRY_AGAIN_LATER.to_string());
+    let (sink, stream) = websocket.split();
+    let outbox = Outbox::new(&shared.config.limits);
+    let farewell = say_goodbye(sink, stream, &outbox, end);
+    if timeout(shared.config.timings.close_within, farewell).await.is_err() {
+        tracing::debug!("the client did not answer the close");
+    }
+}
+
 fn gone(reason: &'static str) -> End {
     End { code: None, reason, left: LeaveReason::Closed }
 }
 
 fn too_big() -> End {
-    End::with(close::TOO_BIG, "messages are at most 64 KiB", LeaveReason::Closed)
+    End::with(
+        close::TOO_BIG,
+        "the message is over the limit of 64 KiB, or of this server",
+        LeaveReason::Closed,
+    )
 }
 
 /// The close code for a frame that could not be read.

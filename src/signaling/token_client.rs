@@ -11,7 +11,8 @@ use reqwest::{Response, header};
 use url::Url;
 
 use super::client::{
-    Access, TokenProvider, clock_skew, error_body, read_claims, redacted, rustls_error, with_clock,
+    Access, TokenProvider, clock_skew, error_body, read_claims, redacted, rustls_error, tls_reason,
+    with_clock,
 };
 use crate::{
     proto::token::{ErrorBody, TokenAnswer, TokenRequest},
@@ -152,8 +153,8 @@ impl TokenError {
                 format!("give {plain} (or --signal ws://), or the port where it speaks TLS")
             }
             Self::Unreachable { stage: Stage::Tls, .. } => {
-                "check the certificate's name and issuer (--ca FILE names a CA of your own) and this \
-                 machine's clock"
+                "check the certificate's name and issuer (--cacert FILE names a CA of your own, \
+                 --tls-pin SHA256 one certificate) and this machine's clock"
                     .into()
             }
             Self::Unreachable { url, .. } => format!("is `orion-peer serve` running at {url}?"),
@@ -298,15 +299,14 @@ fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> 
         code: "tls-failed",
         reason: causes(&error),
     };
-    let added = trust.added().iter().map(|der| reqwest::Certificate::from_der(der));
-    let added = added.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
     let mut builder =
         reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
+    // No redirect leads to TLS, so plain HTTP needs no certificates. The others are those that a
+    // wss:// server is believed by, whatever this machine's own list holds.
     if url.scheme() == "http" {
-        // No redirect leads to TLS, so a machine without certificates of its own will do.
         builder = builder.tls_certs_only([]);
-    } else if !added.is_empty() {
-        builder = builder.tls_certs_merge(added);
+    } else {
+        builder = builder.tls_backend_preconfigured(trust.client().as_ref().clone());
     }
     // A proxy cannot reach this machine's loopback.
     let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
@@ -344,27 +344,22 @@ fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
     let reason = match code {
         "timeout" => "no answer within 10 s".to_owned(),
         PLAIN_TEXT => "it answered in plain text, not TLS".to_owned(),
-        _ => causes(error),
+        _ => tls_error(error).map_or_else(|| causes(error), tls_reason),
     };
     TokenError::Unreachable { url: url.to_owned(), stage, code, reason }
 }
 
 /// Where a request failed, and the code for it.
 fn failed_step(error: &reqwest::Error) -> (Stage, &'static str) {
-    let io_errors = || chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
-    let tls = chain(error)
-        .filter_map(|cause| cause.downcast_ref::<rustls::Error>())
-        .chain(io_errors().filter_map(rustls_error))
-        .next();
     if chain(error).any(|cause| cause.to_string().contains("dns error")) {
         return (Stage::Dns, "dns-failed");
     }
-    match tls {
+    match tls_error(error) {
         Some(rustls::Error::InvalidMessage(_)) => return (Stage::Tls, PLAIN_TEXT),
         Some(_) => return (Stage::Tls, "tls-failed"),
         None => {}
     }
-    let refused = io_errors().any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let refused = io_errors(error).any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     let code = match () {
         () if error.is_timeout() => "timeout",
         () if refused => "tcp-refused",
@@ -372,6 +367,18 @@ fn failed_step(error: &reqwest::Error) -> (Stage, &'static str) {
         () => "token-unreachable",
     };
     (Stage::Token, code)
+}
+
+fn io_errors(error: &reqwest::Error) -> impl Iterator<Item = &io::Error> {
+    chain(error).filter_map(|cause| cause.downcast_ref())
+}
+
+/// The TLS failure behind a failed request.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    chain(error)
+        .filter_map(|cause| cause.downcast_ref())
+        .chain(io_errors(error).filter_map(rustls_error))
+        .next()
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -3,9 +3,7 @@
 //!
 //! [`turn_advert`] is the one place where TURN comes in.
 
-use std::sync::Arc;
-
-use super::{DEV_ADDRESS, ServeArgs, login};
+use super::{DEV_ADDRESS, ServeArgs, login, store};
 use crate::{
     auth::{
         jws::{Key, MIN_SECRET_BYTES, SigningKeys},
@@ -15,7 +13,7 @@ use crate::{
         unix_now,
     },
     cli::failure::Failure,
-    pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
+    pairs::{Pair, PairStore, StoreError},
     server::{self, ServerConfig},
     signaling::server::Origins,
     types::Stage,
@@ -31,7 +29,7 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), 
     let mut config = match verifier {
         Some(verifier) => {
             let login = login::login(access_tokens, &verifier)?;
-            let mut config = ServerConfig::new(verifier, open_pairs(args).await?);
+            let mut config = ServerConfig::new(verifier, store::required(&args.store).await?);
             config.login = login;
             config
         }
@@ -40,6 +38,10 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), 
     config.signaling.origins = origins(&args.allow_origin, dev);
     config.signaling.allow_query_token = args.allow_query_token;
     config.signaling.connect_only = args.connect_only;
+    config.front.tls = args.tls.read(args.listen)?;
+    args.limits.apply(&mut config)?;
+    args.operation.apply(args.listen, &mut config)?;
+    config.signaling.bus = super::bus::configure(&args.bus)?;
     for pair in parse_pairs(&args.add_pairs, dev)? {
         add_once(config.store.as_ref(), &pair).await?;
     }
@@ -69,8 +71,8 @@ async fn dev_config(
         .map_err(|error| failed(error.into()))?;
     config.verifier = Verifier::new(keys, policy);
     config.login = Some(login::dev_login(access_tokens));
-    if args.db.is_some() {
-        config.store = open_pairs(args).await?;
+    if let Some(file) = store::dev_file(&args.store).await? {
+        config.store = file;
         add_once(config.store.as_ref(), &server::dev_pair()).await?;
     }
     Ok(config)
@@ -96,19 +98,6 @@ pub(in crate::cli) fn read_secret(
         return Err(Failure::usage(format!("{flag} is empty"), "give a secret, or leave it out"));
     }
     Ok(Some(Secret::from(text)))
-}
-
-async fn open_pairs(args: &ServeArgs) -> Result<Arc<dyn PairStore>, Failure> {
-    let Some(path) = &args.db else {
-        return Err(Failure::usage(
-            "with a signing secret there must be a file with pairs",
-            "give it with --db FILE, and add pairs with --add-pair ID:PHONE:MAC:USER",
-        ));
-    };
-    let store = SqlitePairs::open(path).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check the path and its permissions")
-    })?;
-    Ok(Arc::new(store))
 }
 
 /// Reads the pairs to add; only the dev server has a user of its own to add them for.
@@ -196,7 +185,13 @@ mod tests {
             (&["--listen", "192.0.2.1:1"], "not loopback"),
             (&["--listen", "[::]:1"], "not loopback"),
             (&["--jwt-secret", "short", "--db", "x"], "too short"),
-            (&["--jwt-secret", SECRET], "file with pairs"),
+            (&["--jwt-secret", SECRET], "nowhere to find pairs"),
+            (&["--db", "postgres://h/d"], "signing secret"),
+            (&["--jwt-secret", SECRET, "--db", "mysql://h"], "postgres://"),
+            (&["--jwt-secret", SECRET, "--db", "http://h.example"], "plain text"),
+            (&["--jwt-secret", SECRET, "--db", "https://h.example"], "--db-key"),
+            (&["--jwt-secret", SECRET, "--db", "postgres://u:hush@h/d?sslmode=no"], "no URL"),
+            (&["--jwt-secret", SECRET, "--db", "x", "--db-cache", "31s"], "30 s"),
             (&["--jwt-secret", "@/nonexistent/secret"], "cannot read"),
             (&["--jwt-secret", ""], "empty"),
             (&["--login-secret", "short"], "too short"),

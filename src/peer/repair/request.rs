@@ -61,6 +61,8 @@ pub(super) struct Requests {
     /// The first packet that came, and the oldest one.
     first: u64,
     oldest: u64,
+    /// From here on every packet came or is missing.
+    known: u64,
     missing: BTreeMap<u64, Missing>,
     lateness: Duration,
     round_trip: RoundTrip,
@@ -76,6 +78,7 @@ impl Requests {
             newest: None,
             first: 0,
             oldest: 0,
+            known: 0,
             missing: BTreeMap::new(),
             lateness: LATENESS.0,
             round_trip,
@@ -114,20 +117,33 @@ impl Requests {
     }
 
     fn join(&mut self, sequence: u64, begins: bool, now: Instant) {
-        (self.first, self.oldest) = (sequence, sequence);
+        (self.first, self.oldest, self.known) = (sequence, sequence, sequence);
         if !begins {
-            self.miss(sequence - BEFORE_FIRST..sequence, now);
+            self.miss_before(sequence, now);
         }
     }
 
     /// A packet from before the first one came: is there more before it?
     fn before_first(&mut self, sequence: u64, begins: bool, now: Instant) {
+        if sequence + u64::from(WINDOW) <= self.first {
+            return;
+        }
+        if sequence < self.known {
+            self.miss(sequence + 1..self.known, now);
+            self.known = sequence;
+        }
         if begins {
             self.forget_before(sequence);
-        } else if sequence < self.oldest && sequence + u64::from(WINDOW) > self.first {
-            self.miss(sequence.saturating_sub(BEFORE_FIRST)..sequence, now);
+        } else if sequence < self.oldest {
+            self.miss_before(sequence, now);
         }
         self.oldest = self.oldest.min(sequence);
+    }
+
+    fn miss_before(&mut self, sequence: u64, now: Instant) {
+        let from = sequence.saturating_sub(BEFORE_FIRST);
+        self.miss(from..sequence, now);
+        self.known = self.known.min(from);
     }
 
     fn miss(&mut self, sequences: std::ops::Range<u64>, now: Instant) {

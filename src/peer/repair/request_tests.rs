@@ -76,6 +76,22 @@ fn a_stream_that_is_joined_late_is_asked_for_its_beginning() {
 }
 
 #[test]
+fn a_gap_further_back_than_was_asked_for_is_seen() {
+    let now = Instant::now();
+    for begins in [false, true] {
+        let mut requests = requests(20 * MS);
+        // It overtook all of the picture but four packets, the last of which is lost.
+        requests.arrived(300, false, now);
+        come(&mut requests, 172..300, now);
+        requests.arrived(168, begins, now);
+        come(&mut requests, [169, 170], now);
+        let asked = requests.take(now + 2 * MS);
+        let asked: Vec<u16> = asked.into_iter().filter(|sequence| *sequence > 168).collect();
+        assert_eq!(asked, [171]);
+    }
+}
+
+#[test]
 fn what_may_never_have_been_is_not_asked_for_long() {
     let now = Instant::now();
     let mut requests = requests(20 * MS);

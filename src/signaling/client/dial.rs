@@ -30,7 +30,7 @@ use super::{
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
     signaling::token_client::{TokenError, install_crypto, retry_after},
-    stun::stream::Trust,
+    stun::stream::{Trust, certificate::Presented},
 };
 
 /// A socket to the server.
@@ -193,7 +193,8 @@ async fn secure(
         match rustls_error(&error) {
             // What is no TLS record at all, such as the start of an HTTP answer.
             Some(rustls::Error::InvalidMessage(_)) => ClientError::PlainText { url: redacted(url) },
-            _ => failed(error.to_string()),
+            Some(tls) => failed(tls_reason(tls)),
+            None => failed(error.to_string()),
         }
     })?;
     *timings.tls.get_or_insert_default() += begun.elapsed();
@@ -213,6 +214,11 @@ fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
         tungstenite::Error::Url(error) => ClientError::Url { url, reason: error.to_string() },
         error => ClientError::NotWebSocket { url, reason: error.to_string() },
     }
+}
+
+/// Why TLS failed; of a certificate that is not believed, which one it is.
+pub(in crate::signaling) fn tls_reason(error: &rustls::Error) -> String {
+    Presented::in_error(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The TLS failure an I/O error stands for; the HTTP client wraps it twice.

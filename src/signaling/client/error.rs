@@ -150,8 +150,8 @@ impl ClientError {
                 "check the port, firewalls between, and whether the server is overloaded".into()
             }
             Self::Tls { .. } => {
-                "check the certificate's name and issuer (--ca FILE names a CA of your own) and this \
-                 machine's clock; a server without TLS is given as http:// or ws://"
+                "check the certificate's name and issuer (--cacert FILE names a CA of your own, \
+                 --tls-pin SHA256 one certificate) and this machine's clock; a server without TLS is given as http:// or ws://"
                     .into()
             }
             Self::PlainText { url } => {
