@@ -9,7 +9,7 @@ use std::{
 
 use url::Url;
 
-use super::{failure::Failure, ice, secret::SecretText, units};
+use super::{failure::Failure, ice, secret::SecretText, twilio::TwilioArgs, units};
 use crate::{
     proto::token::IceServer,
     stun::stream::{Trust, certificate::Fingerprint, certificates},
@@ -79,6 +79,12 @@ pub struct ConnectArgs {
     /// Shared secret of the TURN servers of --ice-server, to make user name and password from
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub turn_secret: Option<SecretText>,
+    /// ICE servers of the Twilio account below, instead of those from the token API
+    #[arg(long)]
+    pub twilio: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub twilio_account: TwilioArgs,
     /// Candidates to use: all, or only those of TURN servers
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub ice_policy: IcePolicy,
@@ -153,6 +159,8 @@ pub struct ConnectConfig {
     pub pair: Option<PairId>,
     /// ICE servers given by flag; none means those of the token API.
     pub ice_servers: Vec<IceServer>,
+    /// The Twilio account whose ICE servers are still to be fetched.
+    pub twilio: Option<TwilioArgs>,
     /// Which candidates may be used.
     pub ice_policy: IcePolicy,
     /// Candidate types to offer, none twice; never empty.
@@ -165,6 +173,19 @@ pub struct ConnectConfig {
     pub timeout: Option<Duration>,
     /// The certificates that servers are believed by.
     pub trust: Trust,
+}
+
+impl ConnectConfig {
+    /// Fetches the ICE servers of `--twilio`.
+    ///
+    /// # Errors
+    /// No account is named (exit code 2); Twilio gives none (exit code 1).
+    pub async fn with_twilio(mut self) -> Result<Self, Failure> {
+        if let Some(account) = self.twilio.take() {
+            self.ice_servers.extend(account.ice_servers().await?);
+        }
+        Ok(self)
+    }
 }
 
 impl fmt::Display for Network {
@@ -292,6 +313,7 @@ impl ConnectArgs {
             device: endpoint.device,
             pair: endpoint.pair,
             ice_servers: ice::servers(&self.ice_server, &login, now)?,
+            twilio: self.twilio.then(|| self.twilio_account.clone()),
             ice_policy: self.ice_policy,
             candidates,
             network,

@@ -36,6 +36,7 @@ pub mod send;
 pub mod serve;
 pub mod stop;
 pub mod token;
+pub mod twilio;
 pub use crate::units;
 
 use self::{

@@ -4,7 +4,9 @@
 
 mod bus;
 pub(super) mod configure;
+pub mod ice;
 pub mod limits;
+pub mod login;
 mod open_files;
 pub mod operation;
 mod pairs;
@@ -17,8 +19,8 @@ use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
 use self::{
-    configure::configure, limits::LimitArgs, operation::OperationArgs, store::StoreArgs,
-    tls::TlsArgs,
+    configure::configure, ice::IceArgs, limits::LimitArgs, login::LoginArgs,
+    operation::OperationArgs, store::StoreArgs, tls::TlsArgs,
 };
 use super::{
     failure::Failure,
@@ -78,6 +80,12 @@ pub struct ServeArgs {
     /// Let a live socket outlast its token
     #[arg(long)]
     pub connect_only: bool,
+    /// Login and keys.
+    #[command(flatten)]
+    pub login: LoginArgs,
+    /// ICE servers.
+    #[command(flatten)]
+    pub ice: IceArgs,
     /// TLS.
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -137,10 +145,12 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         )
     })?;
     let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
+    args.ice.apply(&mut config).await?;
     let tls = config.front.tls.clone();
     let served = Served { server: start(config, listener).await?, relay };
     announce(&args, &served, tls.as_ref(), dev, output)?;
     tls::reload_on_hangup(tls);
+    login::reload_on_hangup(&args, served.server.verifier());
     stop::asked().await;
     tracing::info!("stopping");
     output.line("stopping: sockets are asked to reconnect elsewhere");
@@ -193,8 +203,9 @@ fn announce(
     let server = &served.server;
     let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
     let tls = served.relay.as_ref().and_then(TurnServer::tls_address);
-    let token_api = dev || args.login_secret.is_some();
-    let token_url = if token_api { server.token_url() } else { "off: no --login-secret".into() };
+    let token_api = login::has_token_api(args, dev);
+    let off = || "off: no --login-jwks or --login-secret".into();
+    let token_url = if token_api { server.token_url() } else { off() };
     output.line(format!("listening on {}", server.local_addr()));
     output.line(format!("  signaling  {}", server.signal_url()));
     output.line(format!("  token API  {token_url}"));

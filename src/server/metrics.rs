@@ -15,6 +15,7 @@ use super::{
     Parts, bus_metrics,
     exposition::{head, histogram, labelled, line},
 };
+use crate::auth::unix_now;
 
 /// The route.
 pub(super) async fn metrics(State(parts): State<Arc<Parts>>) -> Response {
@@ -30,6 +31,9 @@ fn render(parts: &Parts) -> String {
     store(&mut text, parts);
     let answers = &parts.tokens.answers;
     labelled(&mut text, "orion_token_answers_total", "status", "Token API answers.", answers);
+    if let Some(twilio) = &parts.config.twilio {
+        twilio.metrics(&mut text, unix_now());
+    }
     if let Some(extra) = &parts.config.extra_metrics {
         extra(&mut text);
     }

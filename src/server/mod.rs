@@ -7,6 +7,7 @@
 //! | `GET /healthz` | 200 while the pair store and the bus answer, else 503: is it alive |
 //! | `GET /readyz` | the same, but 503 while it drains, too: may it get new clients |
 //! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]), here or on a listener of its own |
+//! | `GET /.well-known/jwks.json` | public keys of signaling tokens (RFC 7517) |
 //!
 //! The caller binds the listener, so a test has its server on port 0 in a line.
 
@@ -20,6 +21,7 @@ mod routes;
 pub mod tls;
 pub mod token_api;
 mod traffic;
+pub mod twilio;
 mod wellformed;
 
 use std::{
@@ -56,6 +58,9 @@ use crate::{
 
 /// Path of the token API.
 pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
+
+/// Path of the public keys of signaling tokens.
+pub const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 /// Pair of the dev server.
 pub const DEV_PAIR: &str = "demo";
@@ -137,6 +142,8 @@ pub struct ServerConfig {
     pub ice_servers: Vec<crate::proto::token::IceServer>,
     /// TURN with credentials of its own for each answer.
     pub turn: Option<TurnAdvert>,
+    /// Twilio's ICE servers, in every token answer.
+    pub twilio: Option<Arc<twilio::TwilioServers>>,
     /// How often tokens may be asked for; `None` is no limit.
     pub token_rates: Option<TokenRates>,
     /// How long a client may take for the header of a request (contract: 5 s).
@@ -160,6 +167,7 @@ impl ServerConfig {
             login: None,
             ice_servers: Vec::new(),
             turn: None,
+            twilio: None,
             token_rates: Some(TokenRates::default()),
             header_within: Duration::from_secs(5),
             max_connections: 4096,
@@ -276,8 +284,14 @@ async fn watch_over(parts: Arc<Parts>) {
             parts.signaling.forget_idle();
         }
     };
+    let renewing = async {
+        if let Some(twilio) = &parts.config.twilio {
+            twilio.keep_renewed().await;
+        }
+    };
     let signaling = &parts.signaling;
-    tokio::join!(signaling.clone().watch_revocations(), signaling.clone().run_bus(), forgetting);
+    let revocations = signaling.clone().watch_revocations();
+    tokio::join!(revocations, signaling.clone().run_bus(), forgetting, renewing);
 }
 
 /// Starts a dev server with a store of its own: [`ServerConfig::dev`].

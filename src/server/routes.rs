@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 
-use super::{Parts, TOKEN_PATH, metrics, token_api, wellformed};
+use super::{JWKS_PATH, Parts, TOKEN_PATH, metrics, token_api, wellformed};
 use crate::{
     proto::{signaling, token::ErrorBody},
     signaling::bus::BusState,
@@ -12,7 +12,7 @@ use crate::{
 
 /// All routes; those of the metrics only when there is no other listener for them.
 pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
-    let mut router = operation(with_metrics);
+    let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
     if parts.config.login.is_some() {
         router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
     }
@@ -21,6 +21,12 @@ pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
         .merge(parts.signaling.router())
         .fallback(not_found)
         .layer(axum::middleware::from_fn(wellformed::check))
+}
+
+/// The keys that signaling tokens of this server can be checked with elsewhere.
+async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    let caching = [(axum::http::header::CACHE_CONTROL, "public, max-age=300")];
+    (caching, Json(parts.config.verifier.keys().public_jwks()))
 }
 
 /// The routes of the metrics' own listener.

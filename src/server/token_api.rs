@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{MIN_TURN_TTL, Parts, ServerConfig, TokenRates, front::Front};
+use super::{MIN_TURN_TTL, Parts, ServerConfig, TokenRates, TurnAdvert, front::Front};
 use crate::{
     auth::{login::LoginError, unix_now},
     pairs::{Pair, StoreError},
@@ -204,10 +204,20 @@ async fn choose_pair(parts: &Parts, user: &str, wanted: &TokenRequest) -> Result
     pair.filter(|pair| pair.user_id == user && pair.role(device).is_some()).ok_or_else(forbidden)
 }
 
-/// The static servers, then STUN, then TURN with credentials for `device`.
+/// The static servers, then STUN, then TURN with credentials for `device`, then Twilio's.
 fn ice_servers(config: &ServerConfig, device: &DeviceId, now: u64) -> Vec<IceServer> {
     let mut servers = config.ice_servers.clone();
-    let Some(turn) = &config.turn else { return servers };
+    if let Some(turn) = &config.turn {
+        servers.extend(turn_servers(turn, device, now));
+    }
+    if let Some(twilio) = &config.twilio {
+        servers.extend(twilio.servers(now));
+    }
+    servers
+}
+
+fn turn_servers(turn: &TurnAdvert, device: &DeviceId, now: u64) -> Vec<IceServer> {
+    let mut servers = Vec::new();
     let (stun, relay): (Vec<String>, Vec<String>) =
         turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
     if !stun.is_empty() {

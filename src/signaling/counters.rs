@@ -79,6 +79,7 @@ impl Default for Counters {
                 "token-missing",
                 "token-expired",
                 "bad-token",
+                "keys-unavailable",
                 "not-in-pair",
                 "rate-limited",
                 "too-many-sockets",

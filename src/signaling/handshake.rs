@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::server::Shared;
 use crate::{
-    auth::unix_now,
+    auth::{jwt::TokenError, unix_now},
     pairs::Role,
     proto::{
         claims::Claims,
@@ -174,14 +174,20 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     shared.gate.address(request.extensions.get())?;
     let protocols = subprotocols(&request.headers);
     let token = find_token(request, &protocols, shared.config.allow_query_token)?;
-    let claims = shared
-        .verifier
-        .verify(&token, unix_now())
-        .map_err(|e| Refusal::new(StatusCode::UNAUTHORIZED, e.code(), e.to_string()))?;
+    let claims = shared.verifier.check(&token, unix_now()).await.map_err(token_refused)?;
     shared.gate.pair(&claims.pair_id)?;
     let (role, user) = role_in_pair(shared, &claims).await?;
     shared.gate.user(&user)?;
     Ok(Admitted { claims, role, user, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+}
+
+/// A token that is no good, or that cannot be checked now.
+fn token_refused(error: TokenError) -> Refusal {
+    if matches!(error, TokenError::KeysUnavailable(_)) {
+        tracing::error!(%error, "a socket was refused");
+        return Refusal::unavailable(error.code(), "tokens cannot be checked now; try again");
+    }
+    Refusal::new(StatusCode::UNAUTHORIZED, error.code(), error.to_string())
 }
 
 /// The answer to `Sec-WebSocket-Key`.

@@ -31,7 +31,7 @@ use super::{
     websocket,
 };
 use crate::{
-    auth::unix_now,
+    auth::{jwt::TokenError, unix_now},
     pairs::Role,
     proto::signaling::{Body, LeaveReason, Message, ParseError, close},
     types::{ConnId, DeviceId, PairId},
@@ -151,7 +151,7 @@ impl Member {
             let mut pause = false;
             let end = match frame {
                 Frame::Text(text) => {
-                    let taken = self.on_text(text, &mut meters);
+                    let taken = self.on_text(text, &mut meters).await;
                     pause = matches!(taken, Ok(true));
                     taken.err()
                 }
@@ -208,7 +208,7 @@ impl Member {
     }
 
     /// Takes one message; `Ok(true)` when the peer's queue is filling up.
-    fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
+    async fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
         self.shared.counters.bytes_in.fetch_add(text.len() as u64, Ordering::Relaxed);
         if text.len() > self.shared.config.limits.message_bytes {
             return Err(too_big());
@@ -228,7 +228,7 @@ impl Member {
             Err(error) => return self.schema_error(meters, "malformed", &error.to_string(), None),
         }
         match Message::parse(&text) {
-            Ok(Message { body: Body::Auth { token }, .. }) => self.on_auth(&token),
+            Ok(Message { body: Body::Auth { token }, .. }) => self.on_auth(&token).await,
             Ok(message) => {
                 let t = message.body.t();
                 if let Some(kind) = Kind::of(&message.body) {
@@ -265,9 +265,9 @@ impl Member {
     }
 
     /// `auth`: a fresh token for the same device and pair.
-    fn on_auth(&self, token: &str) -> Result<bool, End> {
+    async fn on_auth(&self, token: &str) -> Result<bool, End> {
         let bad = |reason| Err(End::with(close::BAD_TOKEN, reason, LeaveReason::Closed));
-        match self.shared.verifier.verify(token, unix_now()) {
+        match self.shared.verifier.check(token, unix_now()).await {
             Ok(claims) if claims.sub != self.identity.device || claims.pair_id != self.pair => {
                 bad("the fresh token is for another device or pair")
             }
@@ -275,6 +275,11 @@ impl Member {
                 self.exp.send_replace(claims.exp);
                 let text = self.text(Body::AuthOk { exp: claims.exp });
                 self.identity.outbox.push(text);
+                Ok(false)
+            }
+            Err(error @ TokenError::KeysUnavailable(_)) => {
+                tracing::warn!(conn = %self.identity.conn, %error, "a fresh token was not checked");
+                self.refuse(error.code(), "the token cannot be checked now", Some("auth"));
                 Ok(false)
             }
             Err(error) => {

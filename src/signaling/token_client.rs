@@ -197,7 +197,7 @@ fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) 
             || "wait before asking again".into(),
             |after| format!("wait {} s before asking again", after.as_secs()),
         ),
-        503 => "the pair store is down: try again later".into(),
+        503 => "the pair store or the login service is down: try again later".into(),
         _ => "see the server's log".into(),
     }
 }

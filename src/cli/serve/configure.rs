@@ -3,14 +3,12 @@
 //!
 //! [`turn_advert`] is the one place where TURN comes in.
 
-use std::sync::Arc;
-
-use super::{DEV_ADDRESS, ServeArgs, store};
+use super::{DEV_ADDRESS, ServeArgs, login, store};
 use crate::{
     auth::{
         jws::{Key, MIN_SECRET_BYTES, SigningKeys},
         jwt::{Policy, Verifier},
-        login::{AccessTokens, DEV_USER, DevLogin, LoginCheck},
+        login::{AccessTokens, DEV_USER},
         secret::Secret,
         unix_now,
     },
@@ -24,24 +22,18 @@ use crate::{
 /// Turns flags into a configuration; true when it is the dev server's.
 pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), Failure> {
     let policy = Policy { issuer: args.issuer.clone(), audience: args.audience.clone() };
-    let signing = read_secret("--jwt-secret", args.jwt_secret.as_deref())?;
-    let login = match read_secret("--login-secret", args.login_secret.as_deref())? {
-        Some(secret) => Some(AccessTokens::new(&secret, None).map_err(|e| {
-            Failure::usage(format!("--login-secret: {e}"), "give the secret of the login service")
-        })?),
-        None => None,
-    };
-    let dev = signing.is_none();
-    let mut config = match signing {
-        Some(secret) => {
-            let previous =
-                read_secret("--jwt-previous-secret", args.jwt_previous_secret.as_deref())?;
-            let verifier = Verifier::new(signing_keys(&secret, previous.as_ref())?, policy);
+    let verifier = login::verifier(args, policy.clone())?;
+    let access_tokens = login::access_tokens(args)?;
+    login::warm_up(verifier.as_ref(), access_tokens.as_ref()).await;
+    let dev = verifier.is_none();
+    let mut config = match verifier {
+        Some(verifier) => {
+            let login = login::login(access_tokens, &verifier)?;
             let mut config = ServerConfig::new(verifier, store::required(&args.store).await?);
-            config.login = login.map(|tokens| Arc::new(tokens) as Arc<dyn LoginCheck>);
+            config.login = login;
             config
         }
-        None => dev_config(args, policy, login).await?,
+        None => dev_config(args, policy, access_tokens).await?,
     };
     config.signaling.origins = origins(&args.allow_origin, dev);
     config.signaling.allow_query_token = args.allow_query_token;
@@ -78,27 +70,12 @@ async fn dev_config(
         .and_then(|key| SigningKeys::new(vec![key]))
         .map_err(|error| failed(error.into()))?;
     config.verifier = Verifier::new(keys, policy);
-    config.login = Some(Arc::new(DevLogin { access_tokens }));
+    config.login = Some(login::dev_login(access_tokens));
     if let Some(file) = store::dev_file(&args.store).await? {
         config.store = file;
         add_once(config.store.as_ref(), &server::dev_pair()).await?;
     }
     Ok(config)
-}
-
-fn signing_keys(secret: &Secret, previous: Option<&Secret>) -> Result<SigningKeys, Failure> {
-    [Some(secret), previous]
-        .into_iter()
-        .flatten()
-        .map(Key::from_secret_or_pem)
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(SigningKeys::new)
-        .map_err(|error| {
-            Failure::usage(
-                format!("the signing secret is refused: {error}"),
-                "make one with `openssl rand -hex 32`",
-            )
-        })
 }
 
 /// Reads a secret given as text or as `@FILE`; a final line end of the file is not part of it.
@@ -218,6 +195,12 @@ mod tests {
             (&["--jwt-secret", "@/nonexistent/secret"], "cannot read"),
             (&["--jwt-secret", ""], "empty"),
             (&["--login-secret", "short"], "too short"),
+            (&["--login-issuer", "x"], "without keys"),
+            (&["--login-jwks", "http://login.example/x"], "this machine only"),
+            (&["--login-jwks", "http://127.0.0.1:1/keys"], "not known"),
+            (&["--jwt-previous-secret", SECRET], "without a present one"),
+            (&["--jwt-keys", "/nonexistent/keys"], "cannot be read"),
+            (&["--jwt-jwks", "http://127.0.0.1:1/j", "--login-secret", SECRET], "no key to sign"),
             (&["--add-pair", "only-an-id"], "not understood"),
         ] {
             let failure = failure(flags).await;
