@@ -359,7 +359,8 @@ async fn huge_headers_are_refused_and_hung_up_on() {
     }
     let path = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(100_000));
     let answer = rig.exchange(path.as_bytes()).await;
-    assert!(answer.is_empty() || statuses(&answer) == ["414"], "{answer}");
+    // A target that is longer than the whole header may be is the second.
+    assert!(answer.is_empty() || ["414", "431"].contains(&statuses(&answer)[0]), "{answer}");
     rig.is_well().await;
 }
 
