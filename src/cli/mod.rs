@@ -109,7 +109,7 @@ enum Command {
     /// Be the Mac: receive keyframes and write each to disk
     Recv(recv::RecvArgs),
     /// Serve signaling, tokens, STUN and TURN
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Connect again and again, measure, gate, report
     Bench(Box<bench::args::BenchArgs>),
     /// Run peers behind given NATs and links, and compare with theory
@@ -136,7 +136,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
-        Command::Serve(args) => Box::pin(serve::run(args, output)).await,
+        Command::Serve(args) => Box::pin(serve::run(*args, output)).await,
         Command::Bench(args) => bench::run(*args, output).await,
         Command::Lab(args) => lab::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,

@@ -168,7 +168,8 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     shared.gate.address(request.extensions.get())?;
     let protocols = subprotocols(&request.headers);
     let token = find_token(request, &protocols, shared.config.allow_query_token)?;
-    let claims = shared.verifier.check(&token, unix_now()).await.map_err(token_refused)?;
+    let claims =
+        shared.verifier.check(&token, unix_now()).await.map_err(|error| token_refused(&error))?;
     shared.gate.pair(&claims.pair_id)?;
     let (role, user) = role_in_pair(shared, &claims).await?;
     shared.gate.user(&user)?;
@@ -176,7 +177,7 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
 }
 
 /// A token that is no good, or that cannot be checked now.
-fn token_refused(error: TokenError) -> Refusal {
+fn token_refused(error: &TokenError) -> Refusal {
     if matches!(error, TokenError::KeysUnavailable(_)) {
         tracing::error!(%error, "a socket was refused");
         return Refusal::unavailable(error.code(), "tokens cannot be checked now; try again");
