@@ -34,10 +34,6 @@ const REACH_WITHIN: Duration = Duration::from_secs(10);
     mut_arg("pair", |arg| arg.help("Pair of both, made for tests: peers of it that run are thrown out; default: the phone's one active pair"))
 )]
 pub struct CheckArgs {
-    #[command(flatten)]
-    endpoint: EndpointArgs,
-    #[command(flatten)]
-    parties: PartyArgs,
     /// production: what the site must do; strict: everything
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     level: LevelArg,
@@ -62,6 +58,10 @@ pub struct CheckArgs {
     /// Write `JUnit` XML for a CI server
     #[arg(long, value_name = "FILE", help = "Write JUnit XML for a CI server")]
     junit: Option<PathBuf>,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
+    parties: PartyArgs,
 }
 
 /// Who is asking, and what is known of the server.
@@ -244,7 +244,7 @@ async fn reach(config: &CheckConfig) -> Result<(), Failure> {
             "cannot connect to {host}, port {}: {reason}",
             url.port_or_known_default().unwrap_or(80)
         ),
-        "is the server running? `orion-peer doctor` says what is in the way; --ca FILE names a CA of your own",
+        "is the server running? `orion-peer doctor` says what is in the way; --cacert FILE names a CA of your own",
     ))
 }
 

@@ -7,6 +7,7 @@ pub(super) mod configure;
 pub mod ice;
 pub mod limits;
 pub mod login;
+mod open_files;
 pub mod operation;
 mod pairs;
 mod store;
@@ -135,6 +136,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         return pairs::run(pairs, output).await;
     }
     let (mut config, dev) = configure(&args).await?;
+    open_files::allow(config.max_connections as u64 + u64::from(config.signaling.limits.sockets));
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -180,6 +182,7 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
 async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
     Server::start(config, listener).await.map_err(|error| {
         let remedy = match &error {
+            ServerError::Metrics { .. } => "give another address with --metrics-listen",
             ServerError::Bus(BusError::Connect { login: true, .. }) => {
                 "check the user in --bus and ORION_BUS_PASSWORD"
             }

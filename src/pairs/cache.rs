@@ -225,3 +225,6 @@ impl PairStore for Cached {
         self.store.hints()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use super::{
 use crate::types::is_loopback;
 
 /// A store that has a name, but is not opened yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Place {
     /// An `SQLite` file.
     File(PathBuf),
@@ -21,6 +21,16 @@ pub enum Place {
     Postgres(Url),
     /// A `PostgREST` interface.
     Rest(Url),
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Postgres(url) => f.debug_tuple("Postgres").field(&redacted(url)).finish(),
+            Self::Rest(url) => f.debug_tuple("Rest").field(&redacted(url)).finish(),
+        }
+    }
 }
 
 impl Place {
@@ -88,6 +98,19 @@ mod tests {
         for rest in ["https://x.supabase.co", "http://127.0.0.1:3000/"] {
             assert!(matches!(Place::parse(rest).unwrap(), Place::Rest(_)), "{rest}");
         }
+    }
+
+    #[tokio::test]
+    async fn secrets_are_not_shown() {
+        for text in ["postgres://u:hush@h/d?password=hush", "https://h.example/?key=hush"] {
+            let place = Place::parse(text).unwrap();
+            assert!(!format!("{place:?}").contains("hush"), "{place:?}");
+        }
+        let url = "postgres://u:hush@h/d".parse().unwrap();
+        let store = PostgresPairs::new(Target::parse(&url, Some("hush")).unwrap());
+        assert!(!format!("{store:?}").contains("hush"), "{store:?}");
+        let store = RestPairs::new(&"https://h.example".parse().unwrap(), "hush").unwrap();
+        assert!(!format!("{store:?}").contains("hush"), "{store:?}");
     }
 
     #[test]

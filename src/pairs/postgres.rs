@@ -7,7 +7,7 @@
 mod listen;
 mod target;
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, io, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -50,11 +50,19 @@ macro_rules! select {
 }
 
 /// Pairs in a `PostgreSQL` database.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PostgresPairs {
     pool: PgPool,
     /// For connections that listen; none behind a transaction-mode pooler.
     listening: Option<PgConnectOptions>,
+}
+
+impl std::fmt::Debug for PostgresPairs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The options hold the password.
+        let connections = self.pool.size();
+        f.debug_struct("PostgresPairs").field("connections", &connections).finish_non_exhaustive()
+    }
 }
 
 type Prepared<'q> = Query<'q, Postgres, PgArguments>;
@@ -117,7 +125,7 @@ impl PostgresPairs {
         asked.unwrap_or_else(|_| {
             // Its answer may still come: nobody else may get it.
             connection.close_on_drop();
-            Err(sqlx::Error::PoolTimedOut)
+            Err(io::Error::from(io::ErrorKind::TimedOut).into())
         })
     }
 
@@ -151,7 +159,12 @@ fn late(within: Duration) -> String {
 /// (`PostgreSQL`'s appendix A).
 fn failed(operation: &'static str, error: &sqlx::Error) -> StoreError {
     let cause = match error {
-        sqlx::Error::PoolTimedOut => late(WITHIN),
+        // A refused connection is tried again until then.
+        sqlx::Error::PoolTimedOut => format!(
+            "no connection within {} s: check the address in --db, and that the database runs",
+            WITHIN.as_secs()
+        ),
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => late(WITHIN),
         sqlx::Error::Database(error) => {
             let remedy = match error.code().as_deref() {
                 Some("42501") => "; this role may not: use the table's owner",

@@ -76,6 +76,9 @@ impl RestPairs {
         if key.is_empty() {
             return Err(open("it needs the service key: give it by --db-key @FILE"));
         }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(open("a key in the URL is not taken: give it by --db-key @FILE"));
+        }
         let secret = |text: String| {
             let mut value = HeaderValue::from_str(&text)
                 .map_err(|_| open("the key has characters that no key has: check --db-key"))?;

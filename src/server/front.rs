@@ -13,6 +13,9 @@ pub struct Front {
     pub tls_within: Duration,
     /// For the body of a request, after its header.
     pub body_within: Duration,
+    /// For all requests of a connection: then it is asked to end, and soon after it is cut off, so that
+    /// clients that do not read their answers go, too. Sockets stay.
+    pub connection_within: Duration,
     /// Longest body of a request, bytes.
     pub max_body: usize,
     /// HTTP connections from one address at once, sockets not counted; `None` is no limit. Trusted
@@ -31,6 +34,7 @@ impl Default for Front {
             tls: None,
             tls_within: Duration::from_secs(5),
             body_within: Duration::from_secs(5),
+            connection_within: Duration::from_mins(2),
             max_body: 16 * 1024,
             connections_per_address: Some(256),
             proxies: Proxies::default(),

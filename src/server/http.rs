@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use super::{
+    Parts,
     proxies::Proxies,
     traffic::{Route, Traffic},
 };
@@ -34,6 +35,18 @@ use crate::signaling::{
 
 /// Wait after a failed accept: it mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections of the listener of `/metrics`.
+const METRICS_CONNECTIONS: usize = 64;
+
+/// Longest header of a request, bytes; a token is a tenth of it.
+const MAX_HEADER: usize = 32 * 1024;
+
+/// Most lines of a header.
+const MAX_HEADER_LINES: usize = 64;
+
+/// How long a connection that is asked to end may take for it.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// First byte of a TLS connection: a record of type handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -54,6 +67,8 @@ const SPEAK_TLS: &str = concat!(
 pub(super) struct Options {
     /// For the header of a request.
     pub header_within: Duration,
+    /// For all requests of a connection.
+    pub connection_within: Duration,
     /// TLS, if it is spoken, and the time for its handshake.
     pub tls: Option<(TlsAcceptor, Duration)>,
     /// One permit a connection.
@@ -103,6 +118,32 @@ pub(super) async fn accept(
 }
 
 impl Options {
+    /// For the main listener.
+    pub(super) fn of_all_routes(parts: &Parts) -> Self {
+        let front = &parts.config.front;
+        let acceptor = front.tls.as_ref().map(|tls| TlsAcceptor::from(tls.http()));
+        Self {
+            tls: acceptor.map(|acceptor| (acceptor, front.tls_within)),
+            connections: Arc::new(Semaphore::new(parts.config.max_connections)),
+            addresses: front.connections_per_address.map(Slots::new),
+            proxies: Arc::new(front.proxies.clone()),
+            ..Self::of_metrics(parts)
+        }
+    }
+
+    /// For the listener of `/metrics`.
+    pub(super) fn of_metrics(parts: &Parts) -> Self {
+        Self {
+            header_within: parts.config.header_within,
+            connection_within: parts.config.front.connection_within,
+            tls: None,
+            connections: Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
+            addresses: None,
+            proxies: Arc::default(),
+            traffic: Arc::clone(&parts.traffic),
+        }
+    }
+
     /// A place for a connection from `address`, if it needs one; an error when it has too many.
     fn place(&self, address: IpAddr) -> Result<Option<Slot<IpAddr>>, ()> {
         let Some(slots) = &self.addresses else { return Ok(None) };
@@ -121,7 +162,7 @@ impl Options {
         let so_far = self.traffic.refused.get(limit);
         // A flood of connections is no flood of log lines.
         if so_far.is_power_of_two() {
-            tracing::warn!(client = %address.ip(), limit, so_far, "too many connections: dropped");
+            tracing::warn!(client = %address.ip().to_canonical(), limit, so_far, "too many connections: dropped");
         }
     }
 }
@@ -144,11 +185,11 @@ async fn connection(
     let result = match timeout(within, secure(stream, &acceptor)).await {
         Err(_) => "timeout",
         Ok(Err(error)) => {
-            tracing::info!(client = %address.ip(), %error, "TLS handshake failed");
+            tracing::info!(client = %address.ip().to_canonical(), %error, "TLS handshake failed");
             "failed"
         }
         Ok(Ok(None)) => {
-            tracing::info!(client = %address.ip(), "plain HTTP on the TLS port was answered 400");
+            tracing::info!(client = %address.ip().to_canonical(), "plain HTTP on the TLS port was answered 400");
             "plain-http"
         }
         Ok(Ok(Some(stream))) => {
@@ -193,21 +234,28 @@ async fn requests(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_within)
+        .max_buf_size(MAX_HEADER)
+        .max_headers(MAX_HEADER_LINES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stopped(&mut stop) => None,
+        () = tokio::time::sleep(options.connection_within) => None,
     };
     let ended = if let Some(ended) = ended {
-        ended
+        Ok(ended)
     } else {
         connection.as_mut().graceful_shutdown();
-        connection.await
+        timeout(END_WITHIN, connection).await
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
+        Err(_) => {
+            tracing::info!(client = %address.ip().to_canonical(), "a slow connection was cut off");
+        }
     }
 }
 
@@ -242,7 +290,7 @@ async fn answer(
     traffic.answered(route, status, took);
     let _entered = logged.entered();
     let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
-    tracing::info!(client = %client.ip(), method, route = route.name(), status, ms, "answered");
+    tracing::info!(client = %client.ip().to_canonical(), method, route = route.name(), status, ms, "answered");
     Ok(response)
 }
 

@@ -17,10 +17,12 @@ pub mod front;
 pub mod http;
 pub mod metrics;
 pub mod proxies;
+mod routes;
 pub mod tls;
 pub mod token_api;
 mod traffic;
 pub mod twilio;
+mod wellformed;
 
 use std::{
     io,
@@ -29,7 +31,6 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -47,12 +48,11 @@ use crate::{
         unix_now,
     },
     pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
-    proto::{signaling, token::ErrorBody},
+    proto::signaling,
     signaling::{
-        bus::{self, BusError, BusState},
+        bus::{self, BusError},
         limits::{Limits, Rate},
         server::{Origins, Signaling, SignalingConfig},
-        slots::Slots,
     },
 };
 
@@ -73,9 +73,6 @@ pub const DEV_MAC: &str = "mac";
 
 /// Shortest life of TURN credentials: they must outlast the token, and long calls.
 pub const MIN_TURN_TTL: Duration = Duration::from_hours(1);
-
-/// HTTP connections of the listener of `/metrics`.
-const METRICS_CONNECTIONS: usize = 64;
 
 /// Between looks for clients whose rates need not be remembered.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
@@ -212,6 +209,14 @@ pub enum ServerError {
     /// The listener has no address, or cannot be used.
     #[error("cannot listen: {0}")]
     Listen(#[from] io::Error),
+    /// The listener of `/metrics` cannot be used.
+    #[error("cannot listen for /metrics on {address}: {source}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The pair store is not usable.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -239,7 +244,10 @@ impl Server {
         let addr = listener.local_addr()?;
         config.store.ready().await?;
         let metrics = match config.front.metrics_listen {
-            Some(address) => Some(TcpListener::bind(address).await?),
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.map_err(|source| ServerError::Metrics { address, source })?)
+            }
             None => None,
         };
         let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -248,46 +256,22 @@ impl Server {
         }
         let parts = Parts::new(config);
         let stop = watch::Sender::new(false);
-        let options = options(&parts);
+        let options = http::Options::of_all_routes(&parts);
         let connections = Arc::clone(&options.connections);
-        let router = router(&parts, metrics_addr.is_none());
+        let router = routes::all(&parts, metrics_addr.is_none());
         let mut tasks =
             vec![tokio::spawn(http::accept(listener, router, options, stop.subscribe()))];
         if let Some(listener) = metrics {
-            let options = plain(&parts);
-            let router = operation(true).fallback(not_found).with_state(Arc::clone(&parts));
+            let options = http::Options::of_metrics(&parts);
+            let router = routes::metrics_only(&parts);
             tasks.push(tokio::spawn(http::accept(listener, router, options, stop.subscribe())));
         }
         if let Some(tls) = parts.config.front.tls.clone().filter(tls::Tls::has_files) {
             tasks.push(tokio::spawn(tls.watch()));
         }
         tasks.push(tokio::spawn(watch_over(Arc::clone(&parts))));
+        parts.signaling.await_bus().await;
         Ok(RunningServer { addr, metrics_addr, parts, stop, tasks, connections })
-    }
-}
-
-/// How the main listener serves.
-fn options(parts: &Parts) -> http::Options {
-    let front = &parts.config.front;
-    let acceptor = front.tls.as_ref().map(|tls| tokio_rustls::TlsAcceptor::from(tls.http()));
-    http::Options {
-        tls: acceptor.map(|acceptor| (acceptor, front.tls_within)),
-        connections: Arc::new(Semaphore::new(parts.config.max_connections)),
-        addresses: front.connections_per_address.map(Slots::new),
-        proxies: Arc::new(front.proxies.clone()),
-        ..plain(parts)
-    }
-}
-
-/// How the listener of `/metrics` serves.
-fn plain(parts: &Parts) -> http::Options {
-    http::Options {
-        header_within: parts.config.header_within,
-        tls: None,
-        connections: Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
-        addresses: None,
-        proxies: Arc::default(),
-        traffic: Arc::clone(&parts.traffic),
     }
 }
 
@@ -338,59 +322,6 @@ impl Parts {
         let tokens = token_api::TokenApi::new(config.token_rates);
         let traffic = Arc::default();
         Arc::new(Self { config, signaling, tokens, traffic, started: unix_now() })
-    }
-}
-
-fn router(parts: &Arc<Parts>, with_metrics: bool) -> Router {
-    let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
-    if parts.config.login.is_some() {
-        router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
-    }
-    router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found)
-}
-
-/// The keys that signaling tokens of this server can be checked with elsewhere.
-async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    let caching = [(axum::http::header::CACHE_CONTROL, "public, max-age=300")];
-    (caching, Json(parts.config.verifier.keys().public_jwks()))
-}
-
-/// The routes for those who run the server.
-fn operation(with_metrics: bool) -> Router<Arc<Parts>> {
-    let router = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
-    if with_metrics { router.route("/metrics", get(metrics::metrics)) } else { router }
-}
-
-async fn not_found() -> impl IntoResponse {
-    let message =
-        format!("the routes are {}, {TOKEN_PATH}, /healthz, /readyz, /metrics", signaling::PATH);
-    (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
-}
-
-async fn healthz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    health(&parts, StatusCode::OK).await
-}
-
-async fn readyz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    health(&parts, StatusCode::SERVICE_UNAVAILABLE).await
-}
-
-/// How the server is; `draining` is the status while it drains.
-async fn health(parts: &Parts, draining: StatusCode) -> (StatusCode, Json<serde_json::Value>) {
-    let said = |status, word| (status, Json(serde_json::json!({"status": word})));
-    if parts.signaling.is_draining() {
-        return said(draining, "draining");
-    }
-    if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
-        return said(StatusCode::SERVICE_UNAVAILABLE, "bus-down");
-    }
-    let store = &parts.signaling.counters().store;
-    match store.watch(parts.config.store.ready()).await {
-        Ok(()) => said(StatusCode::OK, "ok"),
-        Err(error) => {
-            tracing::error!(%error, "not healthy");
-            said(StatusCode::SERVICE_UNAVAILABLE, "store-down")
-        }
     }
 }
 

@@ -3,7 +3,10 @@
 //! A refusal is an HTTP answer with a JSON body, so that a client can tell a bad token from a server
 //! that is down. The token comes by `Authorization`, by subprotocol for browsers, or by query.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -125,6 +128,8 @@ pub(super) struct Admitted {
     pub role: Role,
     /// Whose pair it is.
     pub user: String,
+    /// When it came.
+    pub at: Instant,
     accept: String,
     echo_protocol: bool,
 }
@@ -148,6 +153,7 @@ impl Admitted {
 
 /// Checks a request, cheapest checks first.
 pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, Refusal> {
+    let at = Instant::now();
     let accept = websocket_key(request)?;
     if let Some(origin) = request.headers.get(header::ORIGIN)
         && !origin.to_str().is_ok_and(|origin| shared.config.origins.allow(origin))
@@ -173,7 +179,7 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     shared.gate.pair(&claims.pair_id)?;
     let (role, user) = role_in_pair(shared, &claims).await?;
     shared.gate.user(&user)?;
-    Ok(Admitted { claims, role, user, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+    Ok(Admitted { claims, role, user, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
 }
 
 /// A token that is no good, or that cannot be checked now.

@@ -13,3 +13,4 @@ pub mod server;
 pub mod slots;
 mod socket;
 pub mod token_client;
+pub mod websocket;

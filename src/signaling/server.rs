@@ -1,12 +1,13 @@
 //! The signaling server: `GET /api/signal`, the rooms, revocation, draining.
 //!
 //! The upgrade is done by hand rather than by the web framework: a socket must answer an oversize
-//! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers.
+//! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers
+//! ([`super::websocket`]).
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -20,10 +21,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::MissedTickBehavior,
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::protocol::{Role as Side, WebSocketConfig},
-};
 
 pub use super::handshake::{ClientAddr, Origins, RequestId};
 use super::{
@@ -35,6 +32,7 @@ use super::{
     outbox::{End, Outbox},
     room::{Action, Room},
     socket::{self, Member},
+    websocket,
 };
 use crate::{
     auth::jwt::Verifier,
@@ -42,10 +40,6 @@ use crate::{
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
 };
-
-/// Messages up to this size are read before they are refused: closing with unread data in the
-/// kernel would reset the connection, and the client would not see 1009.
-const READ_LIMIT: usize = 1024 * 1024;
 
 /// Hints of the pair store looked at together.
 const HINTS_AT_ONCE: usize = 256;
@@ -151,7 +145,13 @@ pub(super) struct Shared {
 impl Shared {
     /// Seats a socket, and says to everybody what there is to say. None when the bus between the
     /// nodes went away meanwhile.
-    async fn join(&self, pair: &PairId, member: &socket::Identity, exp: u64) -> Option<RoomLock> {
+    async fn join(
+        &self,
+        pair: &PairId,
+        member: &socket::Identity,
+        exp: u64,
+        came: Instant,
+    ) -> Option<RoomLock> {
         let Some(bus) = &self.bus else {
             return Some(self.enter(pair, member, |room| {
                 room.room.join(member.role, &member.device, &member.conn, exp)
@@ -160,7 +160,7 @@ impl Shared {
         let answer = bus.await_claim(&member.conn);
         let room = self.enter(pair, member, |room| {
             let (role, device, conn) = (member.role, &member.device, &member.conn);
-            vec![Action::Bus(room.claim(role, device, conn, exp))]
+            vec![Action::Bus(room.claim(role, device, conn, exp, bus.time_at(came)))]
         });
         if answer.await.is_ok() {
             return Some(room);
@@ -203,7 +203,7 @@ impl Shared {
 
     /// Whether sockets may join as far as the bus between the nodes is concerned.
     pub(super) fn is_bus_up(&self) -> bool {
-        self.bus.as_ref().is_none_or(|bus| bus.state() == BusState::Up)
+        self.bus.as_ref().is_none_or(|bus| bus.is_up())
     }
 
     /// Unseats a socket; the room goes with the last one.
@@ -302,6 +302,13 @@ impl Signaling {
             (&self.0.bus, &self.0.config.bus, commands)
         {
             bus::drive(Arc::clone(&self.0), Arc::clone(link), config.clone(), commands).await;
+        }
+    }
+
+    /// Waits until the bus is up, but not for long: then sockets are refused until it is.
+    pub async fn await_bus(&self) {
+        if let Some(bus) = &self.0.bus {
+            bus.await_up().await;
         }
     }
 
@@ -446,12 +453,7 @@ async fn serve(
     admitted: Admitted,
     request: Option<RequestId>,
 ) {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(4096)
-        .write_buffer_size(0)
-        .max_message_size(Some(READ_LIMIT))
-        .max_frame_size(Some(READ_LIMIT));
-    let websocket = WebSocketStream::from_raw_socket(io, Side::Server, Some(config)).await;
+    let websocket = websocket::accept(io).await;
     let identity = socket::Identity {
         device: admitted.claims.sub,
         role: admitted.role,
@@ -464,7 +466,7 @@ async fn serve(
         %pair, device = %identity.device, conn = %identity.conn, request, "socket opened"
     );
     shared.counters.opened.fetch_add(1, Ordering::Relaxed);
-    let Some(room) = shared.join(&pair, &identity, exp).await else {
+    let Some(room) = shared.join(&pair, &identity, exp, admitted.at).await else {
         socket::turn_away(&shared, websocket).await;
         return;
     };

@@ -14,17 +14,13 @@ use futures_util::{
 };
 use serde::Deserialize;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     sync::watch,
     time::{sleep, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message as Frame,
-        error::ProtocolError,
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
+    tungstenite::{Error as WsError, Message as Frame},
 };
 
 use super::{
@@ -32,6 +28,7 @@ use super::{
     outbox::{End, Item, Outbox},
     room::{Kind, Relayed, Text},
     server::{RoomLock, Shared, locked},
+    websocket,
 };
 use crate::{
     auth::{jwt::TokenError, unix_now},
@@ -129,7 +126,12 @@ impl Member {
             code, reason = end.reason, "socket closed"
         );
         let patience = self.shared.config.timings.close_within;
-        let farewell = say_goodbye(sink, stream, &self.identity.outbox, end);
+        let rest = match end.code {
+            None | Some(close::SLOW_CONSUMER) => Vec::new(),
+            Some(_) => self.identity.outbox.rest(),
+        };
+        let farewell =
+            websocket::say_goodbye(sink, stream, rest, end.code.map(|code| (code, end.reason)));
         if timeout(patience, farewell).await.is_err() {
             tracing::debug!(conn = %self.identity.conn, "the client did not answer the close");
         }
@@ -387,11 +389,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let reason = "the bus between the nodes is away";
-    let end = End::with(close::TRY_AGAIN_LATER, reason, LeaveReason::Closed);
     shared.counters.closed.count(&close::TRY_AGAIN_LATER.to_string());
     let (sink, stream) = websocket.split();
-    let outbox = Outbox::new(&shared.config.limits);
-    let farewell = say_goodbye(sink, stream, &outbox, end);
+    let end = Some((close::TRY_AGAIN_LATER, reason));
+    let farewell = websocket::say_goodbye(sink, stream, Vec::new(), end);
     if timeout(shared.config.timings.close_within, farewell).await.is_err() {
         tracing::debug!("the client did not answer the close");
     }
@@ -409,58 +410,14 @@ fn too_big() -> End {
     )
 }
 
-/// The close code for a frame that could not be read.
+/// The end for a frame that could not be read.
 fn broken(error: &WsError) -> End {
     let with = |code, reason| End::with(code, reason, LeaveReason::Closed);
-    match error {
-        WsError::Capacity(_) => too_big(),
-        WsError::Utf8(_) => with(close::INVALID_UTF8, "a text frame is not UTF-8"),
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            gone("the connection was reset")
-        }
-        WsError::Protocol(_) | WsError::AttackAttempt => {
-            with(close::PROTOCOL_ERROR, "a frame breaks the protocol")
-        }
-        _ => gone("the connection is broken"),
-    }
-}
-
-/// Sends what is still queued and the close frame, then reads until the client has closed, too:
-/// closing with unread data would reset the connection before the client has read the close frame.
-async fn say_goodbye<S>(
-    mut sink: SplitSink<WebSocketStream<S>, Frame>,
-    mut stream: SplitStream<WebSocketStream<S>>,
-    outbox: &Outbox,
-    end: End,
-) where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    if let Some(code) = end.code {
-        if code != close::SLOW_CONSUMER {
-            for text in outbox.rest() {
-                if sink.send(Frame::Text(text)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        let frame = CloseFrame { code: CloseCode::from(code), reason: end.reason.into() };
-        if sink.send(Frame::Close(Some(frame))).await.is_err() {
-            return;
-        }
-    }
-    let mut answered = end.code.is_none();
-    while let Some(Ok(frame)) = stream.next().await {
-        answered |= frame.is_close();
-    }
-    if answered {
-        return;
-    }
-    // What came could not be read as frames, and neither can the rest.
-    let Ok(mut websocket) = sink.reunite(stream) else { return };
-    let io = websocket.get_mut();
-    if io.shutdown().await.is_ok() {
-        let mut rest = [0; 4096];
-        while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
+    match websocket::close_code(error) {
+        Some(close::TOO_BIG) => too_big(),
+        Some(close::INVALID_UTF8) => with(close::INVALID_UTF8, "a text frame is not UTF-8"),
+        Some(code) => with(code, "a frame breaks the protocol"),
+        None => gone("the connection is broken"),
     }
 }
 

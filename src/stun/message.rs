@@ -486,6 +486,18 @@ mod tests {
         \x00\x08\x00\x14\x2b\x91\xf5\x99\xfd\x9e\x90\xc3\x8c\x74\x89\xf9\x2a\xf9\xba\x53\xf0\x6b\xe7\xd7\
         \x80\x28\x00\x04\xc0\x7d\x4c\x96";
 
+    /// RFC 5769 §2.3: sample IPv6 response.
+    const SAMPLE_IPV6_RESPONSE: &[u8] = b"\x01\x01\x00\x48\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
+        \x80\x22\x00\x0btest vector \x00\x20\x00\x14\x00\x02\xa1\x47\x01\x13\xa9\xfa\xa5\xd3\xf1\x79\xbc\x25\xf4\xb5\xbe\xd2\xb9\xd9\
+        \x00\x08\x00\x14\xa3\x82\x95\x4e\x4b\xe6\x7b\xf1\x17\x84\xc9\x7c\x82\x92\xc2\x75\xbf\xe3\xed\x41\
+        \x80\x28\x00\x04\xc8\xfb\x0b\x4c";
+
+    /// RFC 5769 §2.4: sample request with long-term authentication, user name in Katakana.
+    const SAMPLE_LONG_TERM: &[u8] = b"\x00\x01\x00\x60\x21\x12\xa4\x42\x78\xad\x34\x33\xc6\xad\x72\xc0\x29\xda\x41\x2e\
+        \x00\x06\x00\x12\xe3\x83\x9e\xe3\x83\x88\xe3\x83\xaa\xe3\x83\x83\xe3\x82\xaf\xe3\x82\xb9\x00\x00\
+        \x00\x15\x00\x1cf//499k954d6OL34oL9FSTvy64sA\x00\x14\x00\x0bexample.org\x00\
+        \x00\x08\x00\x14\xf6\x70\x24\x65\x6d\xd6\x4a\x3e\x02\xb8\xe0\x71\x2e\x85\xc9\xa2\x8c\xa8\x96\x66";
+
     const SAMPLE_PASSWORD: &[u8] = b"VOkJxbRl1RmTxUk/WvJxBt";
 
     #[test]
@@ -507,6 +519,41 @@ mod tests {
             Some("192.0.2.1:32853".parse().unwrap())
         );
         assert!(message.verify(SAMPLE_PASSWORD));
+    }
+
+    #[test]
+    fn rfc_5769_ipv6_response() {
+        let message = Message::parse(SAMPLE_IPV6_RESPONSE).unwrap();
+        assert_eq!(message.class, Class::Success);
+        assert_eq!(
+            message.address(attr::XOR_MAPPED_ADDRESS),
+            Some("[2001:db8:1234:5678:11:2233:4455:6677]:32853".parse().unwrap())
+        );
+        assert!(message.verify(SAMPLE_PASSWORD));
+    }
+
+    #[test]
+    fn rfc_5769_long_term_request() {
+        let message = Message::parse(SAMPLE_LONG_TERM).unwrap();
+        let username = message.text(attr::USERNAME).unwrap();
+        assert_eq!(username, "\u{30de}\u{30c8}\u{30ea}\u{30c3}\u{30af}\u{30b9}");
+        assert_eq!(message.text(attr::REALM), Some("example.org"));
+        assert_eq!(message.text(attr::NONCE), Some("f//499k954d6OL34oL9FSTvy64sA"));
+        assert!(message.verify(&long_term_key(username, "example.org", "TheMatrIX")));
+        assert!(!message.verify(&long_term_key(username, "example.org", "TheMatrix")));
+    }
+
+    #[test]
+    fn a_changed_bit_of_an_rfc_5769_sample_is_seen() {
+        for sample in [SAMPLE_REQUEST, SAMPLE_RESPONSE, SAMPLE_IPV6_RESPONSE] {
+            // All that MESSAGE-INTEGRITY covers, and itself; FINGERPRINT comes after it.
+            for bit in 0..(sample.len() - 8) * 8 {
+                let mut raw = sample.to_vec();
+                raw[bit / 8] ^= 1 << (bit % 8);
+                let good = Message::parse(&raw).is_some_and(|it| it.verify(SAMPLE_PASSWORD));
+                assert!(!good, "bit {bit}");
+            }
+        }
     }
 
     #[test]

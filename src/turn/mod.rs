@@ -31,4 +31,4 @@ pub use config::{Limits, TlsListener, TurnConfig, TurnError};
 pub use credentials::{Credentials, long_term_key};
 pub use filter::{IpNet, IpNetError, PeerFilter};
 pub use server::TurnServer;
-pub use stats::{Refusal, TurnStats};
+pub use stats::{DropReason, Refusal, TurnStats};

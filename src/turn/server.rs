@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use super::{
     behaviour,
     config::{TlsListener, TurnConfig, TurnError},
     protocol::{Action, FiveTuple, Now, Protocol, Transport, canonical},
-    stats::{Counters, TurnStats},
+    stats::{Counters, DropReason, TurnStats},
     tcp,
 };
 
@@ -198,7 +198,7 @@ impl Shared {
             }
             Action::ToPeer { relay, peer, payload } => {
                 if let Err(error) = relay.socket.send_to(&data[payload], peer).await {
-                    self.counters.dropped.fetch_add(1, Relaxed);
+                    self.counters.count_drop(DropReason::NotSent);
                     tracing::debug!(%peer, %error, "relayed packet not sent");
                 }
             }
@@ -296,7 +296,7 @@ async fn relay(shared: Arc<Shared>, socket: Arc<UdpSocket>, tuple: FiveTuple, cl
                 if let Some(framed) = framed
                     && !client.data(framed).await
                 {
-                    shared.counters.dropped.fetch_add(1, Relaxed);
+                    shared.counters.count_drop(DropReason::SlowClient);
                 }
             }
             Err(error) => pause(&error).await,

@@ -1,6 +1,7 @@
 //! Several nodes: a real Redis, three real `serve` processes, and the real client on both sides,
 //! which must be connected again whatever is lost.
 
+mod contract;
 mod nodes;
 mod peers;
 
@@ -10,10 +11,11 @@ use orion_peer::proto::signaling::{Body, LeaveReason};
 use rustix::process::Signal;
 
 use self::{
-    nodes::{Node, Redis},
+    nodes::{Balancer, Node, Redis},
     peers::{Device, connected},
 };
 use crate::{
+    certificates::Certificates,
     raw_http::request,
     run::{HANG, run, sample, start},
 };
@@ -231,6 +233,32 @@ async fn a_node_that_loses_its_subscription_alone_is_not_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_from_redis_closes_its_sockets() {
+    let mut rig = Rig::new();
+    let redis = SocketAddr::from(([127, 0, 0, 1], rig.redis.port));
+    let wire = Balancer::to(vec![redis]).await;
+    let cut_off = Node::start(rig.dir.path(), &format!("redis://{}", wire.address), &[]);
+    rig.nodes[1] = cut_off;
+    let (mut phone, mut mac) = pair(&rig).await;
+    // Nothing is closed: packets just go nowhere.
+    wire.freeze(true);
+    let lost = mac.wait("the end of the socket", |known| !known.codes.is_empty()).await;
+    assert_eq!(lost.codes, [Some(1013)]);
+    // As its health check tells a load balancer.
+    mac.balancer.direct(rig.addresses([2, 0, 1]));
+    connected(&mut phone, &mut mac, "while it is cut off").await;
+    assert_eq!(phone.now().codes, [], "the other nodes go on");
+    assert_eq!(phone.now().left, [LeaveReason::Replaced]);
+    assert_eq!(health(rig.nodes[1].address, "bus-down"), 503);
+    let before = (phone.now().conn, mac.now().conn);
+    // What was held up comes through after all, and is of no interest to anybody.
+    wire.freeze(false);
+    assert_eq!(health(rig.nodes[1].address, "ok"), 200);
+    connected(&mut phone, &mut mac, "when it is back").await;
+    assert_eq!((phone.now().conn, mac.now().conn), before, "nobody was disturbed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drained_node_gives_its_leases_up() {
     let mut rig = Rig::new();
     let (mut phone, mut mac) = pair(&rig).await;
@@ -293,6 +321,33 @@ fn a_bus_that_is_not_there_or_refuses_the_password_is_refused_at_the_start() {
     health(address, "ok");
 }
 
+#[test]
+fn a_bus_with_tls_is_believed_by_its_certificate_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificates = Certificates::for_names(&["127.0.0.1"]);
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let ca = file("ca.pem", &certificates.ca);
+    let (cert, key) = (file("cert.pem", &certificates.server), file("key.pem", &certificates.key));
+    let redis = Redis::with_tls(&[
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let url = format!("rediss://127.0.0.1:{}", redis.port);
+    let words = ["serve", "--json", "--listen", "127.0.0.1:0", "--no-turn", "--bus", &url];
+    run(dir.path(), &words).failed(1, "server");
+    let server = start(dir.path(), &[&words[..], &["--bus-ca", &ca]].concat());
+    let address = server.event("listening", 1)["address"].as_str().unwrap().parse().unwrap();
+    health(address, "ok");
+}
+
 /// A node that is stopped for longer than a lease must close its sockets before all else when it
 /// goes on: by then they are another node's. Takes as long.
 #[tokio::test(flavor = "multi_thread")]
@@ -303,6 +358,7 @@ async fn a_node_that_was_stopped_gives_up_its_sockets() {
     rig.nodes[1].process.signal(Signal::STOP);
     // The balancer's health check takes it out, and its clients notice by their pings.
     mac.balancer.direct(vec![rig.nodes[2].address]);
+    mac.wait("the end of the socket", |known| !known.codes.is_empty()).await;
     connected(&mut phone, &mut mac, "while it is stopped").await;
     let before = (phone.now().conn, mac.now().conn);
     tokio::time::sleep(Duration::from_secs(35)).await;

@@ -68,7 +68,8 @@ pub const RULES: &[Rule] = &[
         ],
         |site| Box::pin(async { site.refused(&Knock::default(), 401).await }),
     )
-    .production(),
+    .production()
+    .lane(Lane::Room),
     Rule::new(
         "handshake.401-garbage",
         [
@@ -78,7 +79,8 @@ pub const RULES: &[Rule] = &[
         ],
         |site| Box::pin(garbage(site)),
     )
-    .production(),
+    .production()
+    .lane(Lane::Room),
     Rule::new(
         "handshake.403-origin",
         [

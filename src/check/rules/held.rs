@@ -63,7 +63,7 @@ async fn offer(site: &Site) -> Seen {
     let mut phone = site.join(Who::Phone).await?;
     let text = offer_text(&site.pair().await?, &site.mark());
     phone.send(&text).await?;
-    phone.read_for(site.config.patience.quiet / 4).await;
+    phone.read_for(site.config.patience.quiet).await;
     let mut mac = site.join(Who::Mac).await?;
     let came = mac.relayed().await?;
     leave(phone, mac).await;
@@ -76,7 +76,7 @@ async fn latest(site: &Site) -> Seen {
     let second = offer_text(&pair, &site.mark());
     phone.send(&offer_text(&pair, &site.mark())).await?;
     phone.send(&second).await?;
-    phone.read_for(site.config.patience.quiet / 4).await;
+    phone.read_for(site.config.patience.quiet).await;
     let mut mac = site.join(Who::Mac).await?;
     if mac.relayed().await? != second {
         return broken("the older offer came");
@@ -94,7 +94,7 @@ async fn candidates(site: &Site) -> Seen {
     for text in &texts {
         phone.send(text).await?;
     }
-    phone.read_for(site.config.patience.quiet / 4).await;
+    phone.read_for(site.config.patience.quiet).await;
     let mut mac = site.join(Who::Mac).await?;
     for (at, text) in texts.iter().enumerate() {
         if mac.relayed().await? != *text {
@@ -112,7 +112,7 @@ async fn at_most_64(site: &Site) -> Seen {
     for port in 1..=70 {
         phone.send(&candidate_text(&pair, port)).await?;
     }
-    phone.read_for(site.config.patience.quiet / 4).await;
+    phone.read_for(site.config.patience.quiet).await;
     let mut mac = site.join(Who::Mac).await?;
     mac.relayed().await?;
     let mut held = 0;

@@ -1,11 +1,11 @@
 //! A `postgres://` URL (libpq's connection URIs), and what it says of how to talk.
 
-use std::str::FromStr;
+use std::{net::IpAddr, str::FromStr};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
-use crate::{pairs::StoreError, types::is_loopback};
+use crate::pairs::StoreError;
 
 /// Supabase's port for its pooler in transaction mode.
 const TRANSACTION_MODE_PORT: u16 = 6543;
@@ -56,7 +56,7 @@ impl Target {
                     .to_owned(),
             })?;
         let unsaid = known("sslmode").is_none() && known("ssl-mode").is_none();
-        let local = is_loopback(url) || options.get_socket().is_some();
+        let local = options.get_socket().is_some() || is_this_machine(options.get_host());
         if unsaid && !local && matches!(options.get_ssl_mode(), PgSslMode::Prefer) {
             options = options.ssl_mode(PgSslMode::Require);
         }
@@ -70,6 +70,12 @@ impl Target {
         }
         Ok(Self { options, pooled })
     }
+}
+
+/// Whether a host is loopback; an address in a `postgres://` URL is a text like any other.
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -99,7 +105,10 @@ mod tests {
             ("postgres://u@db.example/d", true),
             ("postgres://u@db.example/d?sslmode=disable", false),
             ("postgres://u@127.0.0.1/d", false),
+            ("postgres://u@[::1]:5432/d", false),
             ("postgres://u@localhost/d", false),
+            ("postgres://u@localhost.example/d", true),
+            ("postgres://u@127.0.0.1/d?host=192.0.2.1", true),
             ("postgres:///d?host=/run/postgresql", false),
         ] {
             let mode = target(url).options.get_ssl_mode();

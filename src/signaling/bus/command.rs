@@ -37,7 +37,7 @@ pub struct Lease {
     pub conn: ConnId,
     /// The device.
     pub device: DeviceId,
-    /// Grows with every claim of the pair, on whatever node.
+    /// When the socket came, µs since 1970 by the bus's clock, and more than that of the socket before.
     pub epoch: u64,
 }
 
@@ -54,6 +54,8 @@ pub enum Command {
         device: DeviceId,
         /// The new socket.
         conn: ConnId,
+        /// When it came, µs since 1970 by the bus's clock.
+        since: u64,
     },
     /// Keep a lease, and look at that of the other device.
     Renew {
@@ -88,7 +90,7 @@ pub enum Command {
         /// What to send.
         envelope: Envelope,
     },
-    /// Send a number to this node itself.
+    /// Send a number to this node itself, and tell the time.
     Echo(u64),
 }
 
@@ -109,10 +111,14 @@ impl Command {
 pub enum Reply {
     /// [`Command::Claim`]
     Claimed(Claimed),
+    /// [`Command::Claim`]: the device has a lease for a socket that came later.
+    Late,
     /// [`Command::Renew`]
     Renewed(Renewed),
-    /// [`Command::Release`] and [`Command::Echo`]
+    /// [`Command::Release`]
     Done,
+    /// [`Command::Echo`]: µs since 1970 by the bus's clock.
+    Time(u64),
     /// [`Command::Publish`]: how many nodes got it; none when the node is gone.
     Published(u64),
 }

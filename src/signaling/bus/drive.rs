@@ -29,6 +29,9 @@ use crate::{
 /// Between looks at the clock.
 const TICK: Duration = Duration::from_millis(250);
 
+/// Between looks for leases that are to be renewed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Between attempts to connect.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -46,7 +49,8 @@ pub(in crate::signaling) async fn drive(
 ) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut driver = Driver { shared, link, health: Health::new(Instant::now()), was_up: false };
+    let now = Instant::now();
+    let mut driver = Driver { shared, link, health: Health::new(now), was_up: false, looked: now };
     let mut complained = false;
     loop {
         match driver.connect(&config, &mut ticks).await {
@@ -70,6 +74,8 @@ struct Driver {
     health: Health,
     /// Whether the bus was up before.
     was_up: bool,
+    /// When leases were last looked through.
+    looked: Instant,
 }
 
 impl Driver {
@@ -125,7 +131,11 @@ impl Driver {
                     }
                 }
                 message = connected.messages.next() => match message {
-                    Some(message) => self.heard(message.get_payload_bytes()),
+                    Some(message) => {
+                        self.heard(message.get_payload_bytes());
+                        // A burst must not fill a socket's queue before its task had its turn.
+                        tokio::task::yield_now().await;
+                    }
                     None => return "the subscription was closed".to_owned(),
                 },
                 taken = commands.recv_many(&mut batch, BATCH), if busy == 0 => {
@@ -167,7 +177,8 @@ impl Driver {
                 }
             }
         }
-        if self.health.is_up() {
+        if self.health.is_up() && now.saturating_duration_since(self.looked) >= LOOK_EVERY {
+            self.looked = now;
             self.renew(now);
         }
         true
@@ -223,6 +234,9 @@ impl Driver {
     }
 
     fn replied(&self, command: Command, reply: Reply) {
+        if let Reply::Time(time) = reply {
+            self.link.set_time(time, Instant::now());
+        }
         let Some((pair, conn)) = command.subject() else { return };
         let Some(room) = self.shared.room_of(pair) else {
             if let Command::Claim { pair, role, conn, .. } = command {
@@ -232,7 +246,7 @@ impl Driver {
             return;
         };
         let conn = conn.clone();
-        let claimed = matches!(reply, Reply::Claimed(_));
+        let claimed = matches!(reply, Reply::Claimed(_) | Reply::Late);
         let mut occupied = locked(&room);
         let actions = self.actions(&mut occupied.room, command, reply);
         occupied.apply(actions);
@@ -248,6 +262,7 @@ impl Driver {
             (Command::Claim { role, conn, .. }, Reply::Claimed(claimed)) => {
                 room.claimed(node, role, &conn, claimed, Instant::now())
             }
+            (Command::Claim { conn, .. }, Reply::Late) => room.late(&conn),
             (Command::Renew { role, conn, peer_epoch, .. }, Reply::Renewed(renewed)) => {
                 room.renewed(node, role, &conn, peer_epoch, renewed)
             }

@@ -6,7 +6,7 @@ use std::{
         Mutex,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,17 +14,26 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Command, NodeId};
+use super::{Command, LOST_AFTER, NodeId};
 use crate::{
     signaling::{counters::Family, room::Note, server::locked},
     types::ConnId,
 };
 
-/// Between looks whether all commands were carried out.
-const FLUSH_LOOK: Duration = Duration::from_millis(10);
+/// Between looks, at the start and at the end of a server.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How many looks.
-const FLUSH_LOOKS: u32 = 100;
+const LOOKS: u32 = 100;
+
+async fn patiently(done: impl Fn() -> bool) {
+    for _ in 0..LOOKS {
+        if done() {
+            return;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
 
 /// State of the bus as this node sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +51,7 @@ pub enum BusState {
 pub struct BusCounters {
     /// Messages to and from other nodes; `stray` came for a socket that is gone.
     pub messages: Family,
-    /// Sockets closed because of the bus: `gap`, `takeover`, `lease-lost`, `break`, `lost`.
+    /// Sockets closed because of the bus: `gap`, `takeover`, `late`, `lease-lost`, `break`, `lost`.
     pub closed: Family,
     /// Peers given up because their node is gone.
     pub unreachable: AtomicU64,
@@ -54,7 +63,7 @@ impl Default for BusCounters {
     fn default() -> Self {
         Self {
             messages: Family::new(&["sent", "received", "stray"]),
-            closed: Family::new(&["gap", "takeover", "lease-lost", "break", "lost"]),
+            closed: Family::new(&["gap", "takeover", "late", "lease-lost", "break", "lost"]),
             unreachable: AtomicU64::new(0),
             broken: AtomicU64::new(0),
         }
@@ -71,6 +80,8 @@ pub(in crate::signaling) struct Link {
     state: AtomicU8,
     /// Commands queued and not yet carried out.
     unfinished: AtomicUsize,
+    /// The bus's clock, µs since 1970, at a moment here.
+    time: Mutex<Option<(u64, Instant)>>,
     /// Who waits for a seat.
     claims: Mutex<HashMap<ConnId, oneshot::Sender<()>>>,
 }
@@ -84,6 +95,7 @@ impl Link {
             commands,
             state: AtomicU8::new(0),
             unfinished: AtomicUsize::new(0),
+            time: Mutex::default(),
             claims: Mutex::default(),
         };
         (link, queue)
@@ -95,6 +107,25 @@ impl Link {
             1 => BusState::Connected,
             _ => BusState::Up,
         }
+    }
+
+    /// Whether sockets may join. A node that was stopped has not looked at the clock yet.
+    pub(in crate::signaling) fn is_up(&self) -> bool {
+        let fresh = |(_, at): (u64, Instant)| at.elapsed() < LOST_AFTER;
+        self.state() == BusState::Up && locked(&self.time).is_some_and(fresh)
+    }
+
+    /// The bus told its time.
+    pub(super) fn set_time(&self, time: u64, now: Instant) {
+        *locked(&self.time) = Some((time, now));
+    }
+
+    /// The bus's time at the moment `then`, µs since 1970; 0 before it told it.
+    pub(in crate::signaling) fn time_at(&self, then: Instant) -> u64 {
+        let Some((time, at)) = *locked(&self.time) else { return 0 };
+        let after = then.saturating_duration_since(at).as_micros() as u64;
+        let before = at.saturating_duration_since(then).as_micros() as u64;
+        time.saturating_add(after).saturating_sub(before)
     }
 
     pub(super) fn set_state(&self, state: BusState) {
@@ -128,12 +159,12 @@ impl Link {
 
     /// Waits until what was queued is carried out, but not for long.
     pub(in crate::signaling) async fn flush(&self) {
-        for _ in 0..FLUSH_LOOKS {
-            if self.unfinished.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            sleep(FLUSH_LOOK).await;
-        }
+        patiently(|| self.unfinished.load(Ordering::Acquire) == 0).await;
+    }
+
+    /// Waits until sockets may join, but not for long.
+    pub(in crate::signaling) async fn await_up(&self) {
+        patiently(|| self.is_up()).await;
     }
 
     /// Waits for the answer to a claim, which is yet to be sent; an error when there will be none.

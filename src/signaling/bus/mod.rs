@@ -9,15 +9,20 @@
 //!
 //! | event | what happens |
 //! |---|---|
-//! | a socket joins | its node, subscribed before, claims the lease; the older socket of the device is kicked (4502) on whatever node; the other device's node is told, and flushes what it held |
+//! | a socket joins | its node, subscribed before, claims the lease for the time the socket came at; the older socket of the device is kicked (4502) on whatever node; the other device's node is told, and flushes what it held |
 //! | a message | PUBLISH with a number per sender and receiver; a gap closes the receiver's socket (1012) |
 //! | every 10 s | the lease is renewed for 30 s, the other one looked at, and the count of messages compared |
 //! | a node is gone | PUBLISH finds no subscriber, or the lease runs out: peer-left (timeout) |
 //! | the connection to Redis broke | messages may be lost: sockets whose peer is on another node are closed (1012) as soon as it is back |
 //! | it is not back, or silent, for 5 s | every socket is closed (1013), joins are refused (503), as the other nodes will soon give its leases away |
 //!
-//! A node sends itself an echo each second. Only while echoes return is it sure of its leases, so a
-//! node that was stopped for long closes its sockets before it does anything else.
+//! A claim may be carried out late, when a node was stopped or the network held it up: it must not take
+//! the lease of a socket that came after. So the epoch is the time the socket came at, by the clock of
+//! Redis.
+//!
+//! A node sends itself an echo each second, and learns the time of Redis by it. Only while echoes
+//! return is it sure of its leases, so a node that was stopped for long closes its sockets before it
+//! does anything else.
 //!
 //! # Layout
 //!
@@ -53,6 +58,10 @@ pub const LEASE: Duration = Duration::from_secs(30);
 
 /// Between renewals of a lease.
 pub const RENEW_EVERY: Duration = Duration::from_secs(10);
+
+/// A claim is refused when the device has a lease from a socket that came so much later. As much as
+/// the nodes' ideas of the clock of Redis may differ.
+pub const CLAIM_SLACK: Duration = Duration::from_millis(100);
 
 /// Between echoes of a node to itself.
 pub const ECHO_EVERY: Duration = Duration::from_secs(1);

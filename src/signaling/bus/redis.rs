@@ -14,7 +14,7 @@ use redis::{
 use tokio::time::timeout;
 
 use super::{
-    Claimed, Command, Envelope, LEASE, LOST_AFTER, Lease, NodeId, Own, Renewed, Reply,
+    CLAIM_SLACK, Claimed, Command, Envelope, LEASE, LOST_AFTER, Lease, NodeId, Own, Renewed, Reply,
     envelope::role_word,
 };
 use crate::{
@@ -29,6 +29,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const CLAIM: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/claim.lua"));
 const RENEW: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/renew.lua"));
 const RELEASE: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/release.lua"));
+const SEND_ECHO: &str = include_str!("lua/echo.lua");
 
 /// What an echo begins with; an envelope begins with a brace.
 const ECHO: &str = "echo ";
@@ -136,15 +137,15 @@ impl BusConfig {
             let mut commands =
                 client.get_multiplexed_async_connection_with_config(&settings).await?;
             let mut scripts = Vec::new();
-            for script in [CLAIM, RENEW, RELEASE] {
+            for script in [CLAIM, RENEW, RELEASE, SEND_ECHO] {
                 let mut load = redis::cmd("SCRIPT");
                 load.arg("LOAD").arg(script);
                 scripts.push(load.query_async::<String>(&mut commands).await?);
             }
             let mut subscription = client.get_async_pubsub().await?;
             subscription.subscribe(format!("{}{node}", self.channels())).await?;
-            let [claim, renew, release] =
-                <[String; 3]>::try_from(scripts).expect("three scripts were loaded");
+            let [claim, renew, release, echo] =
+                <[String; 4]>::try_from(scripts).expect("four scripts were loaded");
             let wire = Wire {
                 node: node.clone(),
                 prefix: self.prefix.clone(),
@@ -152,6 +153,7 @@ impl BusConfig {
                 claim,
                 renew,
                 release,
+                echo,
             };
             Ok(Connected { commands, messages: subscription.into_on_message(), wire })
         };
@@ -214,6 +216,7 @@ pub(super) struct Wire {
     claim: String,
     renew: String,
     release: String,
+    echo: String,
 }
 
 impl Wire {
@@ -238,9 +241,9 @@ impl Wire {
 
     fn write(&self, command: &Command) -> Cmd {
         match command {
-            Command::Claim { pair, role, device, conn } => {
+            Command::Claim { pair, role, device, conn, since } => {
                 let mut script = self.script(&self.claim, pair, *role, conn);
-                script.arg(device.as_str());
+                script.arg(device.as_str()).arg(*since).arg(CLAIM_SLACK.as_micros() as u64);
                 script
             }
             Command::Renew { pair, role, conn, peer, sent, .. } => {
@@ -254,15 +257,22 @@ impl Wire {
                 script.arg(reason.as_str().unwrap_or("closed"));
                 script
             }
-            Command::Publish { node, envelope } => self.publish(node, &envelope.to_bytes()),
-            Command::Echo(number) => self.publish(&self.node, format!("{ECHO}{number}").as_bytes()),
+            Command::Publish { node, envelope } => {
+                let mut publish = redis::cmd("PUBLISH");
+                publish.arg(self.channel(node)).arg(envelope.to_bytes());
+                publish
+            }
+            Command::Echo(number) => {
+                let mut script = redis::cmd("EVALSHA");
+                let echo = format!("{ECHO}{number}");
+                script.arg(&self.echo).arg(0).arg(self.channel(&self.node)).arg(echo);
+                script
+            }
         }
     }
 
-    fn publish(&self, node: &NodeId, payload: &[u8]) -> Cmd {
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(format!("{}{node}", self.channels)).arg(payload);
-        publish
+    fn channel(&self, node: &NodeId) -> String {
+        format!("{}{node}", self.channels)
     }
 
     fn script(&self, script: &str, pair: &PairId, role: Role, conn: &ConnId) -> Cmd {
@@ -287,6 +297,9 @@ fn read(command: &Command, answer: Value) -> Option<Reply> {
     Some(match command {
         Command::Claim { .. } => {
             let (epoch, peer) = first_and_lease(answer)?;
+            if epoch == "late" {
+                return Some(Reply::Late);
+            }
             Reply::Claimed(Claimed { epoch: epoch.parse().ok()?, peer })
         }
         Command::Renew { .. } => {
@@ -298,7 +311,11 @@ fn read(command: &Command, answer: Value) -> Option<Reply> {
             };
             Reply::Renewed(Renewed { own, peer })
         }
-        Command::Release { .. } | Command::Echo(_) => Reply::Done,
+        Command::Release { .. } => Reply::Done,
+        Command::Echo(_) => {
+            let (seconds, micros): (u64, u64) = taken(answer)?;
+            Reply::Time(seconds * 1_000_000 + micros)
+        }
         Command::Publish { .. } => Reply::Published(taken(answer)?),
     })
 }

@@ -43,13 +43,23 @@ impl SharedRoom {
     }
 
     /// A socket came, and needs a lease.
-    pub fn claim(&mut self, role: Role, device: &DeviceId, conn: &ConnId, exp: u64) -> Command {
+    ///
+    /// `since` is when it came, µs since 1970 by the bus's clock.
+    pub fn claim(
+        &mut self,
+        role: Role,
+        device: &DeviceId,
+        conn: &ConnId,
+        exp: u64,
+        since: u64,
+    ) -> Command {
         let (device, conn) = (device.clone(), conn.clone());
         let command = Command::Claim {
             pair: self.pair.clone(),
             role,
             device: device.clone(),
             conn: conn.clone(),
+            since,
         };
         self.waiting.push(Waiting { device, conn, exp, early: Vec::new() });
         command
@@ -75,6 +85,12 @@ impl SharedRoom {
             actions.extend(self.receive(envelope));
         }
         actions
+    }
+
+    /// The claim came too late: the device has a socket that is newer than this one.
+    pub fn late(&mut self, conn: &ConnId) -> Vec<Action> {
+        self.waiting.retain(|waiting| waiting.conn != *conn);
+        self.room.interrupt(conn, "late", "a newer socket of this device was faster").into()
     }
 
     /// A socket is gone; its lease is to be given up.

@@ -10,8 +10,12 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -36,15 +40,24 @@ pub struct Redis {
 impl Redis {
     /// Starts it, with more words of its command line.
     pub fn start(more: &[&str]) -> Self {
-        let more: Vec<String> = more.iter().map(|&word| word.to_owned()).collect();
         let port = free_port();
+        Self::on(port, &[&["--port", &port.to_string()], more].concat())
+    }
+
+    /// Starts one with TLS only.
+    pub fn with_tls(more: &[&str]) -> Self {
+        let port = free_port();
+        Self::on(port, &[&["--port", "0", "--tls-port", &port.to_string()], more].concat())
+    }
+
+    fn on(port: u16, more: &[&str]) -> Self {
+        let more: Vec<String> = more.iter().map(|&word| word.to_owned()).collect();
         Self { child: Self::spawn(port, &more), port, more }
     }
 
     fn spawn(port: u16, more: &[String]) -> Child {
         let mut child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/"])
-            .args(["--port", &port.to_string()])
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -124,6 +137,7 @@ impl Node {
 pub struct Balancer {
     pub address: SocketAddr,
     targets: Arc<Mutex<Vec<SocketAddr>>>,
+    frozen: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -132,8 +146,14 @@ impl Balancer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let targets = Arc::new(Mutex::new(targets));
-        let task = tokio::spawn(accept(listener, Arc::clone(&targets)));
-        Self { address, targets, task }
+        let frozen = watch::Sender::new(false);
+        let task = tokio::spawn(accept(listener, Arc::clone(&targets), frozen.clone()));
+        Self { address, targets, frozen, task }
+    }
+
+    /// Holds up all that goes through, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        self.frozen.send_replace(frozen);
     }
 
     /// From now on.
@@ -148,19 +168,42 @@ impl Drop for Balancer {
     }
 }
 
-async fn accept(listener: TcpListener, targets: Arc<Mutex<Vec<SocketAddr>>>) {
+async fn accept(
+    listener: TcpListener,
+    targets: Arc<Mutex<Vec<SocketAddr>>>,
+    frozen: watch::Sender<bool>,
+) {
     loop {
-        let Ok((mut client, _)) = listener.accept().await else { return };
-        let targets = targets.lock().unwrap().clone();
+        let Ok((client, _)) = listener.accept().await else { return };
+        let (targets, frozen) = (targets.lock().unwrap().clone(), frozen.subscribe());
         tokio::spawn(async move {
             for target in targets {
                 let connecting = TcpStream::connect(target);
                 let connected = tokio::time::timeout(Duration::from_secs(2), connecting).await;
-                if let Ok(Ok(mut node)) = connected {
-                    let _broken = copy_bidirectional(&mut client, &mut node).await;
+                if let Ok(Ok(node)) = connected {
+                    let (from_client, to_client) = client.into_split();
+                    let (from_node, to_node) = node.into_split();
+                    tokio::select! {
+                        () = copy(from_client, to_node, frozen.clone()) => {}
+                        () = copy(from_node, to_client, frozen) => {}
+                    }
                     return;
                 }
             }
         });
+    }
+}
+
+/// Copies to the end of either.
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut frozen: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let Ok(read) = from.read(&mut buffer).await else { return };
+        if frozen.wait_for(|frozen| !frozen).await.is_err() || read == 0 {
+            return;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
     }
 }

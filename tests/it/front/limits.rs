@@ -138,6 +138,40 @@ async fn a_body_that_does_not_come_is_given_up() {
 }
 
 #[tokio::test]
+async fn long_headers_are_refused() {
+    let server = server(|_| {}).await;
+    let long = format!("X-Long: {}", "x".repeat(100 * 1024));
+    let many: Vec<String> = (0..100).map(|at| format!("X-{at}: y")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for headers in [&[long.as_str()][..], &many] {
+        let answer = ask(server.local_addr(), None, "GET /healthz", headers, "").await;
+        assert_eq!(answer.status, 431, "{answer:?}");
+    }
+    let token = format!("X-Token: {}", "x".repeat(20 * 1024));
+    assert_eq!(ask(server.local_addr(), None, "GET /healthz", &[&token], "").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_does_not_read_answers_is_cut_off() {
+    use tokio::io::AsyncWriteExt;
+    let server = server(|config| config.front.connection_within = Duration::from_millis(200)).await;
+    let address = server.local_addr();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    // Until it is cut off; the answers fill the way back long before.
+    while stream.write_all(request.as_bytes()).await.is_ok() {}
+    let open = async || {
+        let page = ask(address, None, "GET /metrics", &[], "").await.text;
+        page.contains("\norion_http_connections 1\n")
+    };
+    while !open().await {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_draining_server_says_so_and_lets_sockets_go_with_1012() {
     let server = server(|config| {
         config.signaling.timings.close_within = HANG;
@@ -215,5 +249,50 @@ fn bad_limits_are_refused_at_the_start_with_their_name() {
         assert_eq!(ended.code, Some(2), "{flag}: {}", ended.stderr);
         assert!(ended.stderr.contains(flag), "{flag}: {}", ended.stderr);
         assert!(ended.stderr.contains(word), "{flag}: {}", ended.stderr);
+    }
+}
+
+/// The limit on open files that a shell gives its children.
+#[test]
+fn too_few_open_files_are_told_and_enough_are_taken() {
+    use std::io::{BufRead, BufReader};
+    for (limit, told) in [("ulimit -n 300", true), ("ulimit -Sn 300", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let line = format!(
+            "{limit}; exec {} serve --listen 127.0.0.1:0 --no-turn --max-sockets 400 \
+             --max-connections 100",
+            env!("CARGO_BIN_EXE_orion-peer")
+        );
+        let mut child = std::process::Command::new("bash")
+            .args(["-c", &line])
+            .current_dir(dir.path())
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        for line in lines {
+            let line = line.unwrap();
+            let listening = line.contains("listening on");
+            said.push(line);
+            if listening {
+                break;
+            }
+        }
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let said = said.join("\n");
+        assert_eq!(said.contains("open files"), told, "{limit}: {said}");
+        #[cfg(target_os = "linux")]
+        {
+            let limits = limits.unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+            let soft = line.split_whitespace().nth(3).unwrap();
+            assert_eq!(soft, if told { "300" } else { "756" }, "{limit}: {line}");
+        }
+        #[cfg(not(target_os = "linux"))]
+        drop(limits);
     }
 }

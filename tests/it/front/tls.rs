@@ -40,6 +40,8 @@ fn serve(dir: &Path, more: &[&str]) -> (Running, Value) {
     (server, listening)
 }
 
+const TURN_SECRET: &str = "turn-secret-0123456789";
+
 fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_else(|| panic!("no {key}: {value}")).to_owned()
 }
@@ -200,6 +202,31 @@ async fn turn_takes_the_same_certificate() {
     let answer = fetch(text(&listening, "address").parse().unwrap(), Some(&trust), "phone").await;
     let urls = answer["iceServers"].to_string();
     assert!(urls.contains(&format!("turns:127.0.0.1:{}", turn.port())), "{urls}");
+}
+
+#[test]
+fn peers_meet_over_wss_and_turns_by_one_fingerprint() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = ["--turn-secret", TURN_SECRET];
+    let (_served, listening) =
+        serve(dir.path(), &[&["--tls-self-signed", "--turn-tls-port", "0"], &secret[..]].concat());
+    let (signal, pin) = (text(&listening, "signalUrl"), text(&listening, "tlsSha256"));
+    let turns = format!("turns:{}", text(&listening, "turnTls"));
+    let connect = ["--json", "--signal", &signal, "--tls-pin", &pin];
+    let _other = start(dir.path(), &[&["bench", "--respond"], &connect[..]].concat());
+    let words = ["--connections", "1", "--warmup", "0", "--keyframes", "1", "--pings", "1"];
+    let relayed = ["--ice-policy", "relay", "--require-type", "relay/tls", "--ice-server", &turns];
+    let ended = run(dir.path(), &[&["bench"], &connect[..], &words, &relayed, &secret].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+
+    let looked = run(dir.path(), &[&["doctor"], &connect[..]].concat());
+    let seen = looked.stdout.join("\n");
+    assert!(seen.contains(&turns), "{seen}\n{}", looked.stderr);
+    assert!(!seen.contains("tls-pin") && !seen.contains("tls-failed"), "{seen}");
+    let wrong = ["doctor", "--json", "--signal", &signal, "--tls-pin", &"0".repeat(64)];
+    let wrong = run(dir.path(), &wrong);
+    assert_ne!(wrong.code, Some(0));
+    assert!(wrong.stdout.join("\n").contains("none of those pinned"), "{:?}", wrong.stdout);
 }
 
 fn secured(config: &mut ServerConfig) -> Trust {

@@ -1,12 +1,14 @@
--- ARGV 7: device. Answers the epoch and the other device's lease.
-local device = ARGV[7]
+-- ARGV 7 to 9: device; when the socket came, and how much later another one must have come, in µs.
+-- Answers the epoch and the other device's lease, or `late`.
+local device, since, slack = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local own, other = lease(KEYS[1]), lease(KEYS[2])
 
--- The clock, but always more than before: it may have been set, and Redis may have lost its data.
-local time = redis.call('TIME')
-local epoch = tonumber(time[1]) * 1000000 + tonumber(time[2])
-if own then epoch = math.max(epoch, tonumber(own.epoch) + 1) end
-if other then epoch = math.max(epoch, tonumber(other.epoch) + 1) end
+local epoch = since
+if own then
+  local latest = tonumber(own.epoch)
+  if since + slack < latest then return {'late'} end
+  epoch = math.max(since, latest + 1)
+end
 epoch = string.format('%.0f', epoch)
 
 redis.call('HSET', KEYS[1], 'node', node, 'conn', conn, 'device', device, 'epoch', epoch)

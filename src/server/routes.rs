@@ -1,0 +1,74 @@
+//! The routes, and those that say how the server is.
+
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+
+use super::{JWKS_PATH, Parts, TOKEN_PATH, metrics, token_api, wellformed};
+use crate::{
+    proto::{signaling, token::ErrorBody},
+    signaling::bus::BusState,
+};
+
+/// All routes; those of the metrics only when there is no other listener for them.
+pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
+    let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
+    if parts.config.login.is_some() {
+        router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
+    }
+    router
+        .with_state(Arc::clone(parts))
+        .merge(parts.signaling.router())
+        .fallback(not_found)
+        .layer(axum::middleware::from_fn(wellformed::check))
+}
+
+/// The keys that signaling tokens of this server can be checked with elsewhere.
+async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    let caching = [(axum::http::header::CACHE_CONTROL, "public, max-age=300")];
+    (caching, Json(parts.config.verifier.keys().public_jwks()))
+}
+
+/// The routes of the metrics' own listener.
+pub(super) fn metrics_only(parts: &Arc<Parts>) -> Router {
+    operation(true).with_state(Arc::clone(parts)).fallback(not_found)
+}
+
+/// The routes for those who run the server.
+fn operation(with_metrics: bool) -> Router<Arc<Parts>> {
+    let router = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    if with_metrics { router.route("/metrics", get(metrics::metrics)) } else { router }
+}
+
+async fn not_found() -> impl IntoResponse {
+    let message =
+        format!("the routes are {}, {TOKEN_PATH}, /healthz, /readyz, /metrics", signaling::PATH);
+    (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
+}
+
+async fn healthz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    health(&parts, StatusCode::OK).await
+}
+
+async fn readyz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    health(&parts, StatusCode::SERVICE_UNAVAILABLE).await
+}
+
+/// How the server is; `draining` is the status while it drains.
+async fn health(parts: &Parts, draining: StatusCode) -> (StatusCode, Json<serde_json::Value>) {
+    let said = |status, word| (status, Json(serde_json::json!({"status": word})));
+    if parts.signaling.is_draining() {
+        return said(draining, "draining");
+    }
+    if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
+        return said(StatusCode::SERVICE_UNAVAILABLE, "bus-down");
+    }
+    let store = &parts.signaling.counters().store;
+    match store.watch(parts.config.store.ready()).await {
+        Ok(()) => said(StatusCode::OK, "ok"),
+        Err(error) => {
+            tracing::error!(%error, "not healthy");
+            said(StatusCode::SERVICE_UNAVAILABLE, "store-down")
+        }
+    }
+}
