@@ -36,15 +36,16 @@ impl Coturn {
         let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = free.local_addr().unwrap();
         drop(free);
-        let mut text = format!(
+        let secrets: Vec<String> =
+            secrets.iter().map(|secret| format!("static-auth-secret={secret}")).collect();
+        let text = format!(
             "listening-ip=127.0.0.1\nrelay-ip=127.0.0.1\nlistening-port={}\nrealm=test\n\
              use-auth-secret\nallow-loopback-peers\nno-cli\nno-tls\nno-dtls\nlog-file=stdout\n\
-             pidfile={2}/pid\nuserdb={2}/db\n{1}",
+             pidfile={2}/pid\nuserdb={2}/db\n{1}\ncli-port=0\n",
             addr.port(),
-            secrets.iter().map(|s| format!("static-auth-secret={s}\n")).collect::<String>(),
+            secrets.join("\n"),
             dir.display()
         );
-        text.push_str("cli-port=0\n");
         let (file, log) = (dir.join("turnserver.conf"), dir.join("log"));
         fs::write(&file, text).unwrap();
         let child = Command::new("turnserver")

@@ -66,7 +66,7 @@ async fn service() -> (Stub, TwilioServers) {
 #[tokio::test]
 async fn the_request_and_the_answer_are_twilios() {
     let (stub, _) = service().await;
-    let lease = twilio(&stub).fetch(Duration::from_secs(7200)).await.unwrap();
+    let lease = twilio(&stub).fetch(Duration::from_hours(2)).await.unwrap();
     assert_eq!(lease.ttl, MAX_TTL, "what Twilio says counts");
     assert_eq!(lease.servers.len(), 4);
     assert_eq!(lease.servers[0].urls, ["stun:global.stun.twilio.com:3478"]);

@@ -25,6 +25,7 @@ pub struct Said {
 }
 
 impl Said {
+    #[allow(clippy::needless_pass_by_value)] // The calls read better.
     pub fn new(status: u16, body: impl ToString) -> Self {
         Self { status, headers: Vec::new(), body: body.to_string(), pause: Duration::ZERO }
     }
