@@ -255,8 +255,8 @@ fn measured(seen: &Seen) -> FailureRecord {
         stage: Stage::Video,
         code: "no-keyframe".into(),
         message: format!("no keyframe arrived whole{why}"),
-        remedy: "a keyframe is sent in one burst, which may overrun a buffer on the way (a relay's, a slow \
-                 uplink's): see whether it arrives with --max-bytes 30KB; else look at the loss between"
+        remedy: "look at the loss between the two (simulated by --loss, kept by --no-repair), and whether it \
+                 arrives with --pace 1Mbit or --max-bytes 30KB: a buffer on the way may be too small"
             .into(),
     }
 }

@@ -206,6 +206,12 @@ impl NetworkArgs {
             };
         }
         let sides = [self.side(0, rate)?, self.side(1, rate)?];
+        if self.loss_burst.is_some() && sides.iter().all(|side| side.link.loss <= 0.0) {
+            return Err(Failure::usage(
+                "--loss-burst without loss changes nothing",
+                "say how much is lost with --loss, such as --loss 5%",
+            ));
+        }
         Ok(Some(Networks { sides, seed: self.seed.unwrap_or(1) }))
     }
 
@@ -349,6 +355,8 @@ mod tests {
             ("--loss 101%", "no percentage"),
             ("--delay 11s", "at most 10s"),
             ("--loss-burst 0", "from 1 to 1000 packets"),
+            ("--loss-burst 10", "without loss"),
+            ("--loss-burst 10 --loss 0", "without loss"),
             ("--delay 1s,soon", "no duration"),
             ("--rate 5/s", "no link rate"),
             ("--seed 7", "decides nothing"),

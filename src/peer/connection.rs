@@ -251,7 +251,14 @@ impl Peer {
         rtp_timestamp: u32,
     ) -> Result<SentAccessUnit, PeerError> {
         let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
+        self.heard().await;
         video.send(unit, rtp_timestamp, &self.pacing, self.may_be_relayed().await).await
+    }
+
+    /// Waits until the other side has shown that it has keys; an access unit sent before that would be
+    /// lost. Not for ever, and after that no more: it may have nothing to say.
+    pub async fn heard(&self) {
+        self.runtime.heard().await;
     }
 
     /// A remote candidate whose check came before it was signaled is peer reflexive, also when it is a

@@ -7,7 +7,9 @@
 //! flight that was answered is not heard again.
 //!
 //! The last flight is another matter: its sender is done, and sends it again only when the other side
-//! repeats the one before. That is heard.
+//! repeats the one before. That is heard. When it is lost, its sender has keys a second before the other
+//! side has: what it sends meanwhile, nobody can read. So the first media waits for data or media of the
+//! other side, which show that it has keys.
 
 use std::{
     io::{self, IoSliceMut},
@@ -17,8 +19,10 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
+use tokio::sync::watch;
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use crate::stun::message::{Class, Message, attr};
@@ -34,6 +38,10 @@ const APPLICATION_DATA: u8 = 23;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_HELLO: u8 = 2;
 const CLIENT_KEY_EXCHANGE: u8 = 16;
+
+/// How long the other side's first data is waited for: when our last flight is lost, it repeats its own
+/// after a second, and its first message may get lost, too.
+pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
 /// Length of a record's header: type, version, epoch, sequence number, length (RFC 6347 §4.1).
 const RECORD_HEADER: usize = 13;
@@ -52,16 +60,30 @@ enum Sent {
 
 /// The handshake of one peer connection, as its sockets see it.
 #[derive(Debug, Default)]
-pub(super) struct Handshake(AtomicU8);
+pub(super) struct Handshake {
+    sent: AtomicU8,
+    /// The other side has sent data or media: it has keys.
+    heard: watch::Sender<bool>,
+}
 
 impl Handshake {
+    /// Waits until the other side has shown that it has keys; not for ever, for it may have nothing to
+    /// say.
+    pub(super) async fn heard(&self, within: Duration) {
+        let mut heard = self.heard.subscribe();
+        if tokio::time::timeout(within, heard.wait_for(|heard| *heard)).await.is_err() {
+            tracing::debug!("the other side has sent nothing yet: media is sent all the same");
+            self.heard.send_replace(true);
+        }
+    }
+
     fn is_over(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == Sent::Data as u8
+        self.sent.load(Ordering::Relaxed) == Sent::Data as u8 && *self.heard.borrow()
     }
 
     /// A datagram of ours.
     fn sent(&self, datagram: &[u8]) {
-        let Some(dtls) = dtls(datagram) else { return };
+        let Some(dtls) = inner(datagram).filter(|inner| is_dtls(inner)) else { return };
         for record in records(dtls) {
             let sent = match record {
                 (HANDSHAKE, Some(SERVER_HELLO)) => Sent::ServerHello,
@@ -69,15 +91,19 @@ impl Handshake {
                 (APPLICATION_DATA, _) => Sent::Data,
                 _ => continue,
             };
-            self.0.fetch_max(sent as u8, Ordering::Relaxed);
+            self.sent.fetch_max(sent as u8, Ordering::Relaxed);
         }
     }
 
     /// Makes a datagram unreadable whose flight was answered already.
     fn received(&self, datagram: &mut [u8]) {
-        let first = dtls(datagram).and_then(|dtls| records(dtls).next());
+        let Some(inner) = inner(datagram) else { return };
+        let first = records(inner).next().filter(|_| is_dtls(inner));
+        if is_media(inner) || matches!(first, Some((APPLICATION_DATA, _))) {
+            self.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
+        }
         let Some((HANDSHAKE, Some(kind))) = first else { return };
-        let sent = self.0.load(Ordering::Relaxed);
+        let sent = self.sent.load(Ordering::Relaxed);
         let answered = match kind {
             CLIENT_HELLO => sent == Sent::ServerHello as u8,
             // Before encryption the server sends nothing but flight 4 after its first hello.
@@ -90,17 +116,24 @@ impl Handshake {
     }
 }
 
-/// The DTLS in a datagram, also in one from or to a relay (RFC 7983 §7, RFC 8656 §11 and §12).
-fn dtls(datagram: &[u8]) -> Option<&[u8]> {
+/// What a datagram holds, also one from or to a relay (RFC 7983 §7, RFC 8656 §11 and §12).
+fn inner(datagram: &[u8]) -> Option<&[u8]> {
     match datagram.first()? {
-        20..=63 => Some(datagram),
-        0x40..=0x4F => datagram.get(4..).filter(|data| matches!(data.first(), Some(20..=63))),
-        0..=3 => {
-            let message = Message::parse(datagram).filter(|m| m.class == Class::Indication)?;
-            message.get(attr::DATA).filter(|data| matches!(data.first(), Some(20..=63)))
-        }
-        _ => None,
+        0x40..=0x4F => datagram.get(4..),
+        0..=3 => Message::parse(datagram)
+            .filter(|message| message.class == Class::Indication)?
+            .get(attr::DATA),
+        _ => Some(datagram),
     }
+}
+
+fn is_dtls(datagram: &[u8]) -> bool {
+    matches!(datagram.first(), Some(20..=63))
+}
+
+/// SRTP or SRTCP.
+fn is_media(datagram: &[u8]) -> bool {
+    matches!(datagram.first(), Some(128..=191))
 }
 
 /// Content type of each record, and its handshake type when that is not encrypted (epoch 0).
@@ -225,8 +258,28 @@ mod tests {
         for other in [&[][..], &[22], &[22; 14], &[0x80; 40], &[0, 1, 0, 0]] {
             assert!(is_heard(&handshake, other), "{other:?}");
         }
+        assert!(!Handshake::default().is_over());
         handshake.sent(&datagram(&[(APPLICATION_DATA, 1, 9)]));
         assert!(handshake.is_over());
+    }
+
+    #[tokio::test]
+    async fn data_or_media_shows_that_the_other_side_has_keys() {
+        let (data, media) = (datagram(&[(APPLICATION_DATA, 1, 9)]), [0x80; 40].to_vec());
+        let channel = |data: &[u8]| [&[0x40, 0, 0, data.len() as u8][..], data].concat();
+        for shows in [&data, &media, &channel(&data), &channel(&media)] {
+            let handshake = Handshake::default();
+            for other in [&flight_5(), &datagram(&[(HANDSHAKE, 1, 9)]), &vec![0, 1, 0, 0]] {
+                handshake.received(&mut other.clone());
+                assert!(!*handshake.heard.borrow(), "{other:?}");
+            }
+            handshake.received(&mut shows.clone());
+            handshake.heard(Duration::MAX).await;
+        }
+        // Who has nothing to say is waited for once.
+        let silent = Handshake::default();
+        silent.heard(Duration::from_millis(1)).await;
+        silent.heard(Duration::MAX).await;
     }
 
     #[test]

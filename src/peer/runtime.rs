@@ -36,7 +36,7 @@ use webrtc::runtime::{
 
 use super::{
     gathering::{self, WatchedSocket, Watcher},
-    handshake::{Handshake, HandshakeSocket},
+    handshake::{HEARD_WITHIN, Handshake, HandshakeSocket},
     streams::{StreamServers, StreamSocket},
 };
 use crate::lab::Gateway;
@@ -113,6 +113,11 @@ impl PeerRuntime {
     /// Says how many extra passes each wake needs from now on.
     pub(crate) fn set_passes(&self, passes: ExtraPasses) {
         self.passes.store(passes as u8, Ordering::Release);
+    }
+
+    /// Waits until the other side has shown that it can read what is encrypted.
+    pub(super) async fn heard(&self) {
+        self.handshake.heard(HEARD_WITHIN).await;
     }
 
     /// Ends the driver's sleep, now or the next one.

@@ -189,6 +189,18 @@ impl Conversation {
     /// Why there is no connection after `timeout`.
     pub(super) fn nobody(&self, timeout: Duration) -> SessionError {
         let other = self.other;
+        let timings = self.link.peer().map(|peer| peer.timings());
+        if timings.is_some_and(|timings| timings.ice.is_some() && timings.dtls.is_none()) {
+            return SessionError::new(
+                Stage::Dtls,
+                "no-connection",
+                format!(
+                    "a way to the {other} was found, but they did not agree on keys in {timeout:?}"
+                ),
+                "packets may get lost on the way, or the other side hangs: try again with a longer \
+                 --timeout, and look at its messages",
+            );
+        }
         if self.present {
             return SessionError::new(
                 Stage::Ice,

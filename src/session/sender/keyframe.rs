@@ -206,17 +206,22 @@ pub(crate) async fn transmit(
     info: &KeyframeInfo,
     unit: &AccessUnit,
 ) -> Option<SentAccessUnit> {
+    peer.heard().await;
     let sent_at = Some(epoch_seconds(SystemTime::now()));
-    let info = KeyframeInfo { sent_at, ..info.clone() };
-    let rtp_timestamp = info.rtp_timestamp;
-    if let Err(error) = peer.send_control(&ControlMessage::Keyframe(info)).await {
-        tracing::debug!("keyframe message: {error}");
-    }
-    match peer.send_access_unit_at(unit, rtp_timestamp).await {
-        Ok(sent) => Some(sent),
+    let message = ControlMessage::Keyframe(KeyframeInfo { sent_at, ..info.clone() });
+    let told = peer.send_control(&message).await;
+    let sent = match peer.send_access_unit_at(unit, info.rtp_timestamp).await {
+        Ok(sent) => sent,
         Err(error) => {
             tracing::debug!("keyframe: {error}");
-            None
+            return None;
         }
+    };
+    // Over a way that loses packets the channel may open after the video.
+    if told.is_err()
+        && let Err(error) = peer.send_control(&message).await
+    {
+        tracing::debug!("keyframe message: {error}");
     }
+    Some(sent)
 }

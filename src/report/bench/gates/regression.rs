@@ -47,11 +47,16 @@ fn one(metric: &MetricComparison, limit: f64, alike: bool) -> Check {
 
 fn told(metric: &MetricComparison, points: bool) -> String {
     let unit = if points { "points" } else { "%" };
-    let change = metric
-        .change
-        .map_or_else(String::new, |change| format!("change {} {unit}", signed(change)));
+    let change = match metric.change {
+        None => String::new(),
+        Some(change) if signed(change) == "0" => "no change".to_owned(),
+        Some(change) => {
+            let way = if change > 0.0 { "worse" } else { "better" };
+            format!("{way} by {} {unit}", signed(change.abs()).trim_start_matches('+'))
+        }
+    };
     let interval = metric.interval.map_or_else(String::new, |[low, high]| {
-        format!(", surely between {} and {}", signed(low), signed(high))
+        format!(", surely between {} and {} (+ is worse)", signed(low), signed(high))
     });
     let verdict = match metric.verdict {
         Verdict::Regressed => "more than is allowed",

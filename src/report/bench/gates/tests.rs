@@ -156,8 +156,8 @@ fn a_regression_is_one_check_a_metric() {
     assert_eq!(failed, times.map(|name| format!("max-regression {name}")));
     assert_eq!(checks.len(), 8);
     let note = checks[1].note.as_deref().unwrap();
-    assert!(note.starts_with("change +") && note.ends_with("more than is allowed"), "{note}");
-    assert_eq!(checks[0].note.as_deref().unwrap().split(',').next(), Some("change 0 points"));
+    assert!(note.starts_with("worse by ") && note.ends_with("more than is allowed"), "{note}");
+    assert_eq!(checks[0].note.as_deref().unwrap().split(',').next(), Some("no change"));
     let again = Sample { seed: 3, ..Sample::default() }.result();
     assert!(regression(&old, again, 0.1).iter().all(|check| check.pass));
 }
