@@ -225,6 +225,7 @@ fn announce(
     tracing::info!(
         address = %server.local_addr(),
         signal = server.signal_url(),
+        tls_sha256 = certificate.map(|certificate| certificate.fingerprint().to_string()),
         version = env!("CARGO_PKG_VERSION"),
         dev,
         "listening"

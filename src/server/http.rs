@@ -289,7 +289,7 @@ async fn answer(
     let (status, took) = (response.status(), begun.elapsed());
     traffic.answered(route, status, took);
     let _entered = logged.entered();
-    let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
+    let (status, ms) = (status.as_u16(), took.as_micros() as f64 / 1e3);
     tracing::info!(client = %client.ip().to_canonical(), method, route = route.name(), status, ms, "answered");
     Ok(response)
 }

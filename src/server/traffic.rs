@@ -7,7 +7,7 @@ use std::{
 
 use axum::http::StatusCode;
 
-use super::TOKEN_PATH;
+use super::{JWKS_PATH, TOKEN_PATH};
 use crate::{
     proto::signaling,
     signaling::{counters::Family, meter::Durations},
@@ -18,6 +18,7 @@ use crate::{
 pub(super) enum Route {
     Signal,
     Token,
+    Jwks,
     Healthz,
     Readyz,
     Metrics,
@@ -26,13 +27,21 @@ pub(super) enum Route {
 
 impl Route {
     /// All of them.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Signal, Self::Token, Self::Healthz, Self::Readyz, Self::Metrics, Self::Other];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Signal,
+        Self::Token,
+        Self::Jwks,
+        Self::Healthz,
+        Self::Readyz,
+        Self::Metrics,
+        Self::Other,
+    ];
 
     pub(super) fn of(path: &str) -> Self {
         match path {
             signaling::PATH => Self::Signal,
             TOKEN_PATH => Self::Token,
+            JWKS_PATH => Self::Jwks,
             "/healthz" => Self::Healthz,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
@@ -44,6 +53,7 @@ impl Route {
         match self {
             Self::Signal => "signal",
             Self::Token => "token",
+            Self::Jwks => "jwks",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -74,7 +84,7 @@ pub(super) struct Traffic {
     /// How long those that went well took.
     pub tls_handshake: Durations,
     /// In the order of [`Route::ALL`].
-    pub routes: [Answers; 6],
+    pub routes: [Answers; Route::ALL.len()],
 }
 
 impl Default for Traffic {

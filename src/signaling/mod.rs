@@ -3,12 +3,14 @@
 pub mod bus;
 pub mod client;
 pub mod counters;
+mod end;
 mod gate;
 pub mod handshake;
 pub mod limits;
 pub mod meter;
 mod outbox;
 pub mod room;
+mod rooms;
 pub mod server;
 pub mod slots;
 mod socket;

@@ -9,25 +9,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{limits::Limits, room::Text};
+use super::{end::End, limits::Limits, room::Text};
 use crate::proto::signaling::{LeaveReason, close};
-
-/// How a socket ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct End {
-    /// Close code to send; none when the connection is broken, or the client closed it.
-    pub code: Option<u16>,
-    /// Close reason, for people.
-    pub reason: &'static str,
-    /// What the other device is told.
-    pub left: LeaveReason,
-}
-
-impl End {
-    pub(super) fn with(code: u16, reason: &'static str, left: LeaveReason) -> Self {
-        Self { code: Some(code), reason, left }
-    }
-}
 
 /// What the socket's writer does next.
 #[derive(Debug)]

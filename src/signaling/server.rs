@@ -5,8 +5,7 @@
 //! ([`super::websocket`]).
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -24,19 +23,21 @@ use tokio::{
 
 pub use super::handshake::{ClientAddr, Origins, RequestId};
 use super::{
-    bus::{self, BusConfig, BusCounters, BusState, Command, Link, SharedRoom},
+    bus::{self, BusConfig, BusCounters, BusState, Command, Link},
     counters::Counters,
+    end::End,
     gate::{Gate, Places},
     handshake::{self, Admitted},
     limits::{Limits, Timings},
-    outbox::{End, Outbox},
-    room::{Action, Room},
+    outbox::Outbox,
+    room::Action,
+    rooms::{RoomLock, Rooms, locked},
     socket::{self, Member},
     websocket,
 };
 use crate::{
     auth::jwt::Verifier,
-    pairs::{Hint, PairStore, Role},
+    pairs::{Hint, PairStore},
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
 };
@@ -61,71 +62,6 @@ pub struct SignalingConfig {
     pub bus: Option<BusConfig>,
 }
 
-/// The room of a pair, and the sockets in it.
-#[derive(Debug)]
-pub(super) struct Occupied {
-    pub(super) room: SharedRoom,
-    outboxes: HashMap<ConnId, Arc<Outbox>>,
-    bus: Option<Arc<Link>>,
-}
-
-impl Occupied {
-    pub(super) fn apply(&self, actions: impl IntoIterator<Item = Action>) {
-        for action in actions {
-            match action {
-                Action::Send { to, text } => {
-                    if let Some(outbox) = self.outboxes.get(&to) {
-                        outbox.push(text);
-                    }
-                }
-                Action::Flush { to, text } => {
-                    if let Some(outbox) = self.outboxes.get(&to) {
-                        outbox.push_held(text);
-                    }
-                }
-                Action::Close { conn, code, reason } => {
-                    if let Some(outbox) = self.outboxes.get(&conn) {
-                        outbox.kick(End::with(code, reason, LeaveReason::Closed));
-                    }
-                }
-                Action::Bus(command) => {
-                    self.bus.iter().for_each(|bus| bus.send(command.clone()));
-                }
-                Action::Note(note) => self.bus.iter().for_each(|bus| bus.note(note)),
-            }
-        }
-    }
-
-    /// Relays a message; see [`Room::relay`]. True when the peer's queue is filling up.
-    pub(super) fn relay(
-        &mut self,
-        role: Role,
-        conn: &ConnId,
-        kind: super::room::Kind,
-        text: super::room::Text,
-    ) -> (super::room::Relayed, bool) {
-        let (outcome, action) = self.room.room.relay(role, conn, kind, text);
-        match action {
-            Some(Action::Send { to, text }) => {
-                if let Some(outbox) = self.outboxes.get(&to) {
-                    outbox.push_relayed(text);
-                }
-            }
-            action => self.apply(action),
-        }
-        let peers = self.outboxes.iter().filter(|(other, _)| *other != conn);
-        let filling = peers.into_iter().any(|(_, outbox)| outbox.is_half_full());
-        (outcome, filling || self.room.room.is_congested(role, conn))
-    }
-}
-
-pub(super) type RoomLock = Arc<Mutex<Occupied>>;
-
-/// Locks `mutex`; what it guards is whole after any panic, as it changes in single steps.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What all sockets share.
 pub(super) struct Shared {
     pub(super) config: SignalingConfig,
@@ -134,8 +70,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     pub(super) gate: Gate,
     pub(super) draining: watch::Sender<bool>,
-    /// Locked before any room's own lock.
-    rooms: Mutex<HashMap<PairId, RoomLock>>,
+    pub(super) rooms: Rooms,
     sockets: Arc<Semaphore>,
     bus: Option<Arc<Link>>,
     /// Taken by the task that carries them out.
@@ -153,52 +88,20 @@ impl Shared {
         came: Instant,
     ) -> Option<RoomLock> {
         let Some(bus) = &self.bus else {
-            return Some(self.enter(pair, member, |room| {
+            return Some(self.rooms.enter(pair, member, |room| {
                 room.room.join(member.role, &member.device, &member.conn, exp)
             }));
         };
         let answer = bus.await_claim(&member.conn);
-        let room = self.enter(pair, member, |room| {
+        let room = self.rooms.enter(pair, member, |room| {
             let (role, device, conn) = (member.role, &member.device, &member.conn);
             vec![Action::Bus(room.claim(role, device, conn, exp, bus.time_at(came)))]
         });
         if answer.await.is_ok() {
             return Some(room);
         }
-        self.leave(pair, member, LeaveReason::Closed);
+        self.rooms.leave(pair, member, LeaveReason::Closed);
         None
-    }
-
-    /// Puts a socket into the room of its pair, which is made when it is the first.
-    fn enter(
-        &self,
-        pair: &PairId,
-        member: &socket::Identity,
-        enter: impl FnOnce(&mut SharedRoom) -> Vec<Action>,
-    ) -> RoomLock {
-        let mut rooms = locked(&self.rooms);
-        let room = rooms.entry(pair.clone()).or_insert_with(|| {
-            let room = Room::new(pair.clone(), self.config.limits.clone());
-            Arc::new(Mutex::new(Occupied {
-                room: SharedRoom::new(pair.clone(), room),
-                outboxes: HashMap::new(),
-                bus: self.bus.clone(),
-            }))
-        });
-        let mut occupied = locked(room);
-        occupied.outboxes.insert(member.conn.clone(), Arc::clone(&member.outbox));
-        let actions = enter(&mut occupied.room);
-        occupied.apply(actions);
-        drop(occupied);
-        Arc::clone(room)
-    }
-
-    pub(super) fn room_of(&self, pair: &PairId) -> Option<RoomLock> {
-        locked(&self.rooms).get(pair).cloned()
-    }
-
-    pub(super) fn every_room(&self) -> Vec<RoomLock> {
-        locked(&self.rooms).values().cloned().collect()
     }
 
     /// Whether sockets may join as far as the bus between the nodes is concerned.
@@ -206,24 +109,8 @@ impl Shared {
         self.bus.as_ref().is_none_or(|bus| bus.is_up())
     }
 
-    /// Unseats a socket; the room goes with the last one.
-    pub(super) fn leave(&self, pair: &PairId, member: &socket::Identity, reason: LeaveReason) {
-        let mut rooms = locked(&self.rooms);
-        let Some(room) = rooms.get(pair) else { return };
-        let mut occupied = locked(room);
-        let actions = occupied.room.leave(member.role, &member.conn, reason);
-        occupied.apply(actions);
-        occupied.outboxes.remove(&member.conn);
-        let empty = occupied.outboxes.is_empty();
-        drop(occupied);
-        if empty {
-            rooms.remove(pair);
-        }
-    }
-
     fn revoke(&self, pair: &PairId) {
-        let room = locked(&self.rooms).get(pair).cloned();
-        if let Some(room) = room {
+        if let Some(room) = self.rooms.of(pair) {
             let mut occupied = locked(&room);
             let actions = occupied.room.room.revoke();
             occupied.apply(actions);
@@ -251,17 +138,18 @@ impl Signaling {
     ) -> Self {
         let sockets = Arc::new(Semaphore::new(config.limits.sockets as usize));
         let (bus, bus_commands) = config.bus.as_ref().map(|_| Link::new()).unzip();
+        let bus = bus.map(Arc::new);
         Self(Arc::new(Shared {
             gate: Gate::new(&config.limits),
-            config,
             verifier,
             store,
             counters: Counters::default(),
             draining: watch::Sender::new(false),
-            rooms: Mutex::default(),
+            rooms: Rooms::new(config.limits.clone(), bus.clone()),
             sockets,
-            bus: bus.map(Arc::new),
+            bus,
             bus_commands: Mutex::new(bus_commands),
+            config,
         }))
     }
 
@@ -285,7 +173,7 @@ impl Signaling {
     /// Rooms with somebody in them.
     #[must_use]
     pub fn rooms(&self) -> usize {
-        locked(&self.0.rooms).len()
+        self.0.rooms.len()
     }
 
     /// State of the bus between the nodes, and what was counted of it; none on a single node.
@@ -328,8 +216,7 @@ impl Signaling {
                 self.end_revoked(pairs).await;
                 continue;
             }
-            let live = locked(&self.0.rooms).keys().cloned().collect();
-            self.end_revoked(live).await;
+            self.end_revoked(self.0.rooms.pairs()).await;
         }
     }
 
@@ -377,10 +264,8 @@ impl Signaling {
     /// Closes every socket with 1012 at once, without waiting.
     pub fn close_all(&self) {
         self.0.draining.send_replace(true);
-        for room in locked(&self.0.rooms).values() {
-            for outbox in locked(room).outboxes.values() {
-                outbox.kick(End::with(close::RESTART, "the server stops", LeaveReason::Closed));
-            }
+        for room in self.0.rooms.every() {
+            locked(&room).kick(End::with(close::RESTART, "the server stops", LeaveReason::Closed));
         }
     }
 }

@@ -18,16 +18,15 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Error as WsError, Message as Frame},
-};
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message as Frame};
 
 use super::{
+    end::End,
     limits::{Limits, TokenBucket},
-    outbox::{End, Item, Outbox},
+    outbox::{Item, Outbox},
     room::{Kind, Relayed, Text},
-    server::{RoomLock, Shared, locked},
+    rooms::{RoomLock, locked},
+    server::Shared,
     websocket,
 };
 use crate::{
@@ -118,7 +117,7 @@ impl Member {
         // Another node has its own look at the pair later; it can as well hear of it now.
         let revoked = end.code == Some(close::PAIR_REVOKED);
         let left = if revoked { LeaveReason::Revoked } else { end.left };
-        self.shared.leave(&self.pair, &self.identity, left);
+        self.shared.rooms.leave(&self.pair, &self.identity, left);
         let code = end.code.map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.shared.counters.closed.count(&code);
         tracing::info!(
@@ -132,7 +131,7 @@ impl Member {
         };
         let farewell =
             websocket::say_goodbye(sink, stream, rest, end.code.map(|code| (code, end.reason)));
-        if timeout(patience, farewell).await.is_err() {
+        if timeout(patience, Box::pin(farewell)).await.is_err() {
             tracing::debug!(conn = %self.identity.conn, "the client did not answer the close");
         }
     }
@@ -145,8 +144,8 @@ impl Member {
         loop {
             let frame = match stream.next().await {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return broken(&error),
-                None => return gone("the connection is closed"),
+                Some(Err(error)) => return End::of_broken(&error),
+                None => return End::gone("the connection is closed"),
             };
             let mut pause = false;
             let end = match frame {
@@ -165,7 +164,7 @@ impl Member {
                     self.on_pong(&payload);
                     self.meter(&mut meters).err()
                 }
-                Frame::Close(_) => Some(gone("the client closed the socket")),
+                Frame::Close(_) => Some(End::gone("the client closed the socket")),
                 Frame::Frame(_) => None,
             };
             if let Some(end) = end {
@@ -211,7 +210,7 @@ impl Member {
     async fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
         self.shared.counters.bytes_in.fetch_add(text.len() as u64, Ordering::Relaxed);
         if text.len() > self.shared.config.limits.message_bytes {
-            return Err(too_big());
+            return Err(End::too_big());
         }
         if !self.meter(meters)? {
             return Ok(false);
@@ -228,7 +227,7 @@ impl Member {
             Err(error) => return self.schema_error(meters, "malformed", &error.to_string(), None),
         }
         match Message::parse(&text) {
-            Ok(Message { body: Body::Auth { token }, .. }) => self.on_auth(&token).await,
+            Ok(Message { body: Body::Auth { token }, .. }) => Box::pin(self.on_auth(&token)).await,
             Ok(message) => {
                 let t = message.body.t();
                 if let Some(kind) = Kind::of(&message.body) {
@@ -328,7 +327,7 @@ impl Member {
             };
             let bytes = if frame.is_text() { frame.len() as u64 } else { 0 };
             if let Err(error) = sink.send(frame).await {
-                return broken(&error);
+                return End::of_broken(&error);
             }
             let counters = &self.shared.counters;
             counters.bytes_out.fetch_add(bytes, Ordering::Relaxed);
@@ -395,29 +394,6 @@ where
     let farewell = websocket::say_goodbye(sink, stream, Vec::new(), end);
     if timeout(shared.config.timings.close_within, farewell).await.is_err() {
         tracing::debug!("the client did not answer the close");
-    }
-}
-
-fn gone(reason: &'static str) -> End {
-    End { code: None, reason, left: LeaveReason::Closed }
-}
-
-fn too_big() -> End {
-    End::with(
-        close::TOO_BIG,
-        "the message is over the limit of 64 KiB, or of this server",
-        LeaveReason::Closed,
-    )
-}
-
-/// The end for a frame that could not be read.
-fn broken(error: &WsError) -> End {
-    let with = |code, reason| End::with(code, reason, LeaveReason::Closed);
-    match websocket::close_code(error) {
-        Some(close::TOO_BIG) => too_big(),
-        Some(close::INVALID_UTF8) => with(close::INVALID_UTF8, "a text frame is not UTF-8"),
-        Some(code) => with(code, "a frame breaks the protocol"),
-        None => gone("the connection is broken"),
     }
 }
 

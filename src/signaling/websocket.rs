@@ -22,13 +22,16 @@ use crate::proto::signaling::close;
 /// kernel would reset the connection, and the client would not see 1009.
 pub const READ_LIMIT: usize = 1024 * 1024;
 
+/// Read at once, bytes; each socket has as much for good. Most messages are candidates of some 250 bytes.
+const READ_BUFFER: usize = 1024;
+
 /// The server's side of a WebSocket on a connection that was upgraded.
 pub async fn accept<S>(io: S) -> WebSocketStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let config = WebSocketConfig::default()
-        .read_buffer_size(4096)
+        .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_message_size(Some(READ_LIMIT))
         .max_frame_size(Some(READ_LIMIT));
@@ -80,7 +83,8 @@ pub async fn say_goodbye<S>(
     let Ok(mut websocket) = sink.reunite(stream) else { return };
     let io = websocket.get_mut();
     if io.shutdown().await.is_ok() {
-        let mut rest = [0; 4096];
+        // On the heap: every socket's task is as large as what it may hold across an await.
+        let mut rest = vec![0; 4096];
         while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
     }
 }

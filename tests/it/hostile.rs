@@ -5,23 +5,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::StreamExt;
-use orion_peer::{
-    auth::{
-        jws::{Key, SigningKeys},
-        jwt::{Policy, Verifier, mint},
-        login::DEV_TOKEN,
-        secret::Secret,
-        unix_now,
-    },
-    proto::claims::Claims,
-    server::{RunningServer, Server, ServerConfig, TOKEN_PATH},
-    signaling::limits::Timings,
-};
+use orion_peer::{auth::login::DEV_TOKEN, server::TOKEN_PATH, signaling::limits::Timings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -29,46 +18,15 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-use crate::raw_http::{HANG, request};
-
-struct Rig {
-    server: RunningServer,
-    keys: SigningKeys,
-}
-
-/// A dev server with a known key, changed by `change`.
-async fn rig(change: impl FnOnce(&mut ServerConfig)) -> Rig {
-    let keys = SigningKeys::new(vec![Key::hs256("k", &Secret::random()).unwrap()]).unwrap();
-    let mut config = ServerConfig::dev().await.unwrap();
-    config.verifier = Verifier::new(keys.clone(), Policy::default());
-    change(&mut config);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Rig { server: Server::start(config, listener).await.unwrap(), keys }
-}
+use crate::{
+    raw_http::{HANG, request},
+    rig::{Rig, rig},
+};
 
 type Socket = WebSocketStream<TcpStream>;
 
 impl Rig {
-    fn address(&self) -> SocketAddr {
-        self.server.local_addr()
-    }
-
-    fn token(&self, device: &str) -> String {
-        let now = unix_now();
-        let claims = Claims {
-            sub: device.into(),
-            pair_id: "demo".into(),
-            exp: now + 200,
-            iat: Some(now),
-            nbf: None,
-            iss: None,
-            aud: None,
-            jti: None,
-        };
-        mint(&self.keys, &claims).unwrap()
-    }
-
-    async fn join(&self, device: &str) -> Socket {
+    async fn open(&self, device: &str) -> Socket {
         let mut request = self.server.signal_url().into_client_request().unwrap();
         let bearer = format!("Bearer {}", self.token(device)).parse().unwrap();
         request.headers_mut().insert("Authorization", bearer);
@@ -78,8 +36,8 @@ impl Rig {
 
     /// The phone, and the Mac, which has seen nothing but its own `hello`.
     async fn both(&self) -> (Socket, Socket) {
-        let phone = self.join("phone").await;
-        let mut mac = self.join("mac").await;
+        let phone = self.open("phone").await;
+        let mut mac = self.open("mac").await;
         assert!(next_text(&mut mac).await.contains("hello"));
         (phone, mac)
     }
@@ -220,7 +178,7 @@ async fn a_frame_that_never_ends_is_a_dead_peer() {
         };
     })
     .await;
-    let mut phone = rig.join("phone").await;
+    let mut phone = rig.open("phone").await;
     let whole = frame(0x81, &b" ".repeat(60_000));
     let (mut reader, mut writer) = tokio::io::split(phone.get_mut());
     let mut sent = 0;
@@ -249,7 +207,7 @@ async fn a_socket_closed_on_one_side_is_told_to_the_peer() {
     let (mut phone, mut mac) = rig.both().await;
     phone.get_mut().shutdown().await.unwrap();
     assert!(next_text(&mut mac).await.contains("peer-left"));
-    let mut again = rig.join("phone").await;
+    let mut again = rig.open("phone").await;
     assert!(next_text(&mut again).await.contains("hello"));
 }
 

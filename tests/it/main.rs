@@ -29,6 +29,7 @@ mod peer;
 mod raw_http;
 mod repair;
 mod report;
+mod rig;
 mod run;
 mod signaling_client;
 mod signaling_server;

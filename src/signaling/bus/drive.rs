@@ -22,7 +22,8 @@ use crate::{
     proto::signaling::LeaveReason,
     signaling::{
         room::{Action, Note},
-        server::{Shared, locked},
+        rooms::locked,
+        server::Shared,
     },
 };
 
@@ -170,7 +171,7 @@ impl Driver {
                     self.link.set_state(BusState::Connected);
                 }
                 self.link.fail_claims();
-                for room in self.shared.every_room() {
+                for room in self.shared.rooms.every() {
                     let occupied = locked(&room);
                     let actions = occupied.room.lost();
                     occupied.apply(actions);
@@ -185,7 +186,7 @@ impl Driver {
     }
 
     fn renew(&self, now: Instant) {
-        for room in self.shared.every_room() {
+        for room in self.shared.rooms.every() {
             let commands = locked(&room).room.renew(now);
             for command in commands {
                 self.link.send(command);
@@ -207,7 +208,7 @@ impl Driver {
 
     fn came_up(&mut self) {
         let now = Instant::now();
-        for room in self.shared.every_room() {
+        for room in self.shared.rooms.every() {
             let mut occupied = locked(&room);
             let actions = occupied.room.back(now);
             occupied.apply(actions);
@@ -219,7 +220,7 @@ impl Driver {
 
     fn received(&self, envelope: Envelope) {
         self.link.counters.messages.count("received");
-        if let Some(room) = self.shared.room_of(&envelope.pair) {
+        if let Some(room) = self.shared.rooms.of(&envelope.pair) {
             let mut occupied = locked(&room);
             let actions = occupied.room.receive(envelope);
             occupied.apply(actions);
@@ -238,7 +239,7 @@ impl Driver {
             self.link.set_time(time, Instant::now());
         }
         let Some((pair, conn)) = command.subject() else { return };
-        let Some(room) = self.shared.room_of(pair) else {
+        let Some(room) = self.shared.rooms.of(pair) else {
             if let Command::Claim { pair, role, conn, .. } = command {
                 let reason = LeaveReason::Closed;
                 self.link.send(Command::Release { pair, role, conn, reason });

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Command, LOST_AFTER, NodeId};
 use crate::{
-    signaling::{counters::Family, room::Note, server::locked},
+    signaling::{counters::Family, room::Note, rooms::locked},
     types::ConnId,
 };
 

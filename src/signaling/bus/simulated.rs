@@ -16,10 +16,7 @@ use super::{
 use crate::{
     pairs::Role,
     proto::signaling::{Body, LeaveReason, Message, close},
-    signaling::{
-        limits::Limits,
-        room::{Action, Kind, Relayed, Room, Text},
-    },
+    signaling::room::{Action, Kind, Relayed, Room, Text},
     types::ConnId,
 };
 
@@ -91,7 +88,7 @@ struct World {
 fn new_node(number: u64, now: Instant) -> Node {
     Node {
         id: NodeId(format!("node-{number}")),
-        room: SharedRoom::new("p".into(), Room::new("p".into(), Limits::default())),
+        room: SharedRoom::new("p".into(), Room::new("p".into(), std::sync::Arc::default())),
         health: Health::new(now),
         connected: false,
         stopped_until: now,
