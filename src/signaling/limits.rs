@@ -205,6 +205,24 @@ pub fn metered(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What is counted against a socket.
+pub(super) struct Meters {
+    pub messages: TokenBucket,
+    pub floods: TokenBucket,
+    pub schema_errors: TokenBucket,
+}
+
+impl Meters {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            messages: TokenBucket::new(limits.messages, now),
+            floods: TokenBucket::new(limits.floods, now),
+            schema_errors: TokenBucket::new(limits.schema_errors, now),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

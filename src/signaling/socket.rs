@@ -12,7 +12,6 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -22,7 +21,7 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::Message as Frame};
 
 use super::{
     end::End,
-    limits::{Limits, TokenBucket},
+    limits::Meters,
     outbox::{Item, Outbox},
     room::{Kind, Relayed, Text},
     rooms::{RoomLock, locked},
@@ -38,6 +37,9 @@ use crate::{
 
 /// Longest piece of a client's text quoted back to it, characters.
 const QUOTE: usize = 120;
+
+/// Frames read before other tasks have their turn; a quarter of what may wait for the peer.
+const FRAMES_A_TURN: u32 = 16;
 
 /// How long a socket is not read from after a message to a peer whose queue is filling up.
 const FULL_PEER_PAUSE: Duration = Duration::from_millis(1);
@@ -60,31 +62,6 @@ pub(super) struct Member {
     exp: watch::Sender<u64>,
     /// Number of the latest pong.
     pong: watch::Sender<u64>,
-}
-
-/// What is counted against a socket.
-struct Meters {
-    messages: TokenBucket,
-    floods: TokenBucket,
-    schema_errors: TokenBucket,
-}
-
-impl Meters {
-    fn new(limits: &Limits) -> Self {
-        let now = Instant::now();
-        Self {
-            messages: TokenBucket::new(limits.messages, now),
-            floods: TokenBucket::new(limits.floods, now),
-            schema_errors: TokenBucket::new(limits.schema_errors, now),
-        }
-    }
-}
-
-/// The part of a message that is checked before all else.
-#[derive(Deserialize)]
-struct Envelope {
-    #[serde(rename = "pairId")]
-    pair_id: PairId,
 }
 
 impl Member {
@@ -141,6 +118,7 @@ impl Member {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut meters = Meters::new(&self.shared.config.limits);
+        let mut frames = 0_u32;
         loop {
             let frame = match stream.next().await {
                 Some(Ok(frame)) => frame,
@@ -176,7 +154,10 @@ impl Member {
                 while self.is_congested() {
                     sleep(FULL_PEER_PAUSE).await;
                 }
-            } else {
+                continue;
+            }
+            frames = (frames + 1) % FRAMES_A_TURN;
+            if frames == 0 {
                 tokio::task::yield_now().await;
             }
         }
@@ -215,18 +196,7 @@ impl Member {
         if !self.meter(meters)? {
             return Ok(false);
         }
-        match serde_json::from_str::<Envelope>(&text) {
-            Ok(envelope) if envelope.pair_id != self.pair => {
-                return Err(End::with(
-                    close::WRONG_PAIR,
-                    "the message's pairId is not the token's",
-                    LeaveReason::Closed,
-                ));
-            }
-            Ok(_) => {}
-            Err(error) => return self.schema_error(meters, "malformed", &error.to_string(), None),
-        }
-        match Message::parse(&text) {
+        match Message::parse_of(&text, Some(&self.pair)) {
             Ok(Message { body: Body::Auth { token }, .. }) => Box::pin(self.on_auth(&token)).await,
             Ok(message) => {
                 let t = message.body.t();
@@ -235,6 +205,11 @@ impl Member {
                 }
                 self.schema_error(meters, "server-only", "only the server sends this", Some(t))
             }
+            Err(ParseError::OtherPair) => Err(End::with(
+                close::WRONG_PAIR,
+                "the message's pairId is not the token's",
+                LeaveReason::Closed,
+            )),
             Err(ParseError::UnknownType(t)) => {
                 let what = format!("unknown message type `{}`", quote(&t));
                 self.schema_error(meters, "unknown-type", &what, Some(&t))
