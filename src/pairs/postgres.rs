@@ -177,12 +177,23 @@ fn failed(operation: &'static str, error: &sqlx::Error) -> StoreError {
             };
             format!("{}{remedy}", error.message())
         }
-        sqlx::Error::Tls(error) => {
-            format!("TLS: {error}; `?sslmode=disable` at the end of --db does without it")
-        }
+        sqlx::Error::Tls(error) => no_tls(error),
+        sqlx::Error::Io(error) if is_tls(error) => no_tls(error),
         error => error.to_string(),
     };
     StoreError::query(operation, cause)
+}
+
+/// Whether TLS is what broke a connection.
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
+}
+
+fn no_tls(error: &dyn std::fmt::Display) -> String {
+    format!(
+        "TLS: {error}; `?sslmode=verify-full&sslrootcert=FILE` at the end of --db names the CA of its \
+         certificate, `?sslmode=disable` does without TLS"
+    )
 }
 
 fn pair(row: &PgRow) -> Result<Pair, sqlx::Error> {

@@ -46,29 +46,36 @@ async fn not_found() -> impl IntoResponse {
     (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
 }
 
+/// Is it alive: whatever it says of itself, the answer is yes.
 async fn healthz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    health(&parts, StatusCode::OK).await
+    status(health(&parts).await, StatusCode::OK)
 }
 
+/// May it get new clients.
 async fn readyz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    health(&parts, StatusCode::SERVICE_UNAVAILABLE).await
+    status(health(&parts).await, StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// How the server is; `draining` is the status while it drains.
-async fn health(parts: &Parts, draining: StatusCode) -> (StatusCode, Json<serde_json::Value>) {
-    let said = |status, word| (status, Json(serde_json::json!({"status": word})));
+/// The answer that says `word`, with 200 when that is `ok`, and else with `otherwise`.
+fn status(word: &str, otherwise: StatusCode) -> (StatusCode, Json<serde_json::Value>) {
+    let status = if word == "ok" { StatusCode::OK } else { otherwise };
+    (status, Json(serde_json::json!({"status": word})))
+}
+
+/// How the server is, in a word.
+async fn health(parts: &Parts) -> &'static str {
     if parts.signaling.is_draining() {
-        return said(draining, "draining");
+        return "draining";
     }
     if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
-        return said(StatusCode::SERVICE_UNAVAILABLE, "bus-down");
+        return "bus-down";
     }
     let store = &parts.signaling.counters().store;
     match store.watch(parts.config.store.ready()).await {
-        Ok(()) => said(StatusCode::OK, "ok"),
+        Ok(()) => "ok",
         Err(error) => {
-            tracing::error!(%error, "not healthy");
-            said(StatusCode::SERVICE_UNAVAILABLE, "store-down")
+            tracing::error!(%error, "not ready");
+            "store-down"
         }
     }
 }

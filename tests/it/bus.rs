@@ -68,7 +68,7 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
 /// Waits until a node's health is `status`.
 fn health(address: SocketAddr, status: &str) -> u16 {
     for _ in 0..400 {
-        let (code, body) = get(address, "GET /healthz");
+        let (code, body) = get(address, "GET /readyz");
         if body.contains(&format!("\"{status}\"")) {
             return code;
         }

@@ -12,6 +12,7 @@ use crate::{
 
 /// Flags of the bus.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Several nodes")]
 pub struct BusArgs {
     /// Redis 7 or Valkey that makes several servers one: `redis://[USER@]HOST:PORT`, or `rediss://`
     /// for TLS; `@FILE` reads it from a file

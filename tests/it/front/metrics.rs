@@ -241,9 +241,18 @@ async fn the_dashboard_names_metrics_that_there_are() {
     let ids: Vec<&Value> =
         dashboard["panels"].as_array().unwrap().iter().map(|p| &p["id"]).collect();
     assert!(ids.iter().enumerate().all(|(at, id)| !ids[..at].contains(id)), "{ids:?}");
+    let source = ["server/bus_metrics.rs", "server/twilio.rs", "cli/relay/metrics.rs"];
+    let source: String = source
+        .map(|file| std::fs::read_to_string(format!("{}/src/{file}", env!("CARGO_MANIFEST_DIR"))))
+        .map(Result::unwrap)
+        .concat();
     for metric in &metrics {
+        // Those of a part that this server does not have are written in the source.
+        let elsewhere = ["orion_turn_", "orion_bus_", "orion_twilio_"]
+            .iter()
+            .any(|part| metric.starts_with(part) && source.contains(&format!("\"{metric}\"")));
         assert!(
-            series.contains(metric.as_str()) || metric.starts_with("orion_turn_"),
+            series.contains(metric.as_str()) || elsewhere,
             "{metric} is on the dashboard and not on the page"
         );
     }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use self::daemon::{PASSWORD, PgBouncer, Postgres};
 use super::{command_line, open, pair, sockets::Rig, suite, uuid};
 use crate::{
+    certificates::Certificates,
     raw_http::HANG,
     run::{run, start},
 };
@@ -141,6 +142,41 @@ async fn wrong_passwords(postgres: &Postgres) {
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("password"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("hush"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_the_database_must_be_the_one_meant() {
+    let postgres = migrated().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let certificates = Certificates::for_names(&["127.0.0.1"]);
+    let ca = file("ca.pem", &certificates.ca);
+    let other = file("other.pem", &Certificates::for_names(&["127.0.0.1"]).ca);
+    postgres.only_tls(&certificates).await;
+    let at = |query: &str| format!("{}?{query}", postgres.url("orion_signaling"));
+    let ready = async |query: &str| open(&at(query), "pw").await.ready().await;
+    let trusted = format!("sslmode=verify-full&sslrootcert={ca}");
+    // The server reads its files a moment after it was told to.
+    for _ in 0..100 {
+        if ready(&trusted).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(OFTEN).await;
+    }
+    ready(&trusted).await.unwrap();
+    ready("sslmode=require").await.expect("TLS with whomever");
+    for (query, cause) in [
+        (format!("sslmode=verify-full&sslrootcert={other}"), "sslrootcert=FILE"),
+        ("sslmode=verify-full".to_owned(), "sslrootcert=FILE"),
+        ("sslmode=disable".to_owned(), "no encryption"),
+    ] {
+        let error = ready(&query).await.unwrap_err().to_string();
+        assert!(error.contains(cause), "{query}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,7 +75,7 @@ impl Rig {
     }
 
     async fn health(&self) -> u16 {
-        request(self.server.local_addr(), "GET /healthz", &[], "").await.status
+        request(self.server.local_addr(), "GET /readyz", &[], "").await.status
     }
 
     /// Waits until the store is seen to be down, or up: tokens, handshakes and health say so.

@@ -15,7 +15,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::raw_http::HANG;
+use crate::{certificates::Certificates, raw_http::HANG};
 
 /// Of the role `owner`.
 pub const PASSWORD: &str = "owner's pass:word@/?%";
@@ -112,6 +112,26 @@ impl Postgres {
             std::thread::sleep(Duration::from_millis(100));
         }
         panic!("{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
+    }
+
+    /// Speaks TLS from now on, and nothing else.
+    pub async fn only_tls(&self, certificates: &Certificates) {
+        use std::os::unix::fs::PermissionsExt;
+        let data = self.dir.path().join("data");
+        let hba = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
+        let files = [
+            ("server.crt", certificates.server.as_str()),
+            ("server.key", &certificates.key),
+            ("pg_hba.conf", hba),
+        ];
+        for (name, text) in files {
+            let path = data.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            own(&path);
+        }
+        self.sql("owner", "ALTER SYSTEM SET ssl = on").await.unwrap();
+        self.sql("owner", "SELECT pg_reload_conf()").await.unwrap();
     }
 
     /// URL of its database for a role, without a password.
