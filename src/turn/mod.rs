@@ -19,6 +19,7 @@ mod behaviour;
 mod config;
 mod credentials;
 mod filter;
+mod listen;
 mod nonce;
 mod protocol;
 mod requests;
