@@ -115,6 +115,9 @@ autobahn() { tests/suites/autobahn.sh; }
 turn_client() { tests/suites/turn.sh; }
 openapi() { tests/suites/openapi.sh; }
 
+# Many sockets and messages on the signaling server and on a minimal relay: none may fail or get lost.
+load() { scripts/load.sh --short; }
+
 # Nodes that are stopped for longer than a lease on the bus between them lasts.
 bus() {
     if command -v cargo-nextest >/dev/null 2>&1; then
@@ -183,6 +186,7 @@ if ! $fast; then
     step contract in_shell contract
     step bench in_shell bench
     step soak in_shell soak
+    step load in_shell load
     step quality in_shell quality
     step autobahn in_shell autobahn
     step turnutils in_shell turn_client

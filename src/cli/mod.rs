@@ -22,6 +22,7 @@ pub mod github_actions;
 pub mod ice;
 pub mod lab;
 pub mod layers;
+pub mod load;
 pub mod logging;
 pub mod man;
 pub mod network;
@@ -124,6 +125,8 @@ enum Command {
     Doctor(Box<doctor::DoctorArgs>),
     /// Hold a signaling and token server against the wire contract
     Check(Box<check::CheckArgs>),
+    /// Open many rooms on a signaling server, relay, and measure
+    Load(Box<load::LoadArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
     /// Print a shell completion script
@@ -144,6 +147,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Token(args) => token::run(args, output).await,
         Command::Doctor(args) => doctor::run(*args, output).await,
         Command::Check(args) => check::run(*args, output).await,
+        Command::Load(args) => Box::pin(load::run(*args, output)).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),

@@ -7,10 +7,10 @@ pub(super) mod configure;
 pub mod ice;
 pub mod limits;
 pub mod login;
-mod open_files;
+pub(super) mod open_files;
 pub mod operation;
 mod pairs;
-mod store;
+pub(super) mod store;
 pub mod tls;
 
 use std::net::SocketAddr;

@@ -20,7 +20,7 @@ pub(super) use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
 pub(super) use clock::{clock_skew, with_clock};
-pub use dial::{DialTimings, Look, look};
+pub use dial::{DialTimings, Look, Socket, look, open};
 pub(super) use dial::{error_body, rustls_error, tls_reason};
 pub use endpoint::endpoint;
 pub(super) use endpoint::redacted;

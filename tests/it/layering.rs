@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 22] = [
+const FLOORS: [(&str, u8); 23] = [
     ("types", 0),
     ("stats", 0),
     ("units", 0),
@@ -25,6 +25,7 @@ const FLOORS: [(&str, u8); 22] = [
     ("report", 6),
     ("bench", 7),
     ("check", 7),
+    ("load", 7),
     ("doctor", 7),
     ("matrix", 8),
     ("cli", 9),

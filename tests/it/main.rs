@@ -18,6 +18,7 @@ mod jose_vectors;
 mod kernel;
 mod lab;
 mod layering;
+mod load;
 mod login;
 mod main_job;
 mod matrix;

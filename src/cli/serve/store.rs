@@ -34,7 +34,7 @@ pub struct StoreArgs {
 
 impl DbArgs {
     /// Where the store is; none when none is named.
-    pub(super) fn place(&self) -> Result<Option<Place>, Failure> {
+    pub(in crate::cli) fn place(&self) -> Result<Option<Place>, Failure> {
         self.db
             .as_ref()
             .map(|db| Place::parse(db.expose()).map_err(|error| usage(&error)))
@@ -42,7 +42,7 @@ impl DbArgs {
     }
 
     /// Opens the store at `place`; nothing need answer there yet.
-    pub(super) async fn open(&self, place: &Place) -> Result<Arc<dyn PairStore>, Failure> {
+    pub(in crate::cli) async fn open(&self, place: &Place) -> Result<Arc<dyn PairStore>, Failure> {
         let key = self.key()?;
         if key.is_none() && matches!(place, Place::Rest(_)) {
             return Err(Failure::usage(
@@ -105,7 +105,7 @@ fn usage(error: &StoreError) -> Failure {
 }
 
 /// A store that could not do it.
-pub(super) fn failure(error: &StoreError) -> Failure {
+pub(in crate::cli) fn failure(error: &StoreError) -> Failure {
     let remedy = match error {
         StoreError::Open { .. } => "check the path and its permissions",
         StoreError::Query { .. } => "check --db and --db-key, and that the database answers",
