@@ -36,12 +36,14 @@ impl TwilioArgs {
     /// Flags that do not go together: exit code 2.
     pub fn account(&self) -> Result<Option<Twilio>, Failure> {
         let Some(account) = self.twilio_account.as_deref().map(str::trim) else {
-            return match (&self.twilio_key, &self.twilio_secret) {
-                (None, None) => Ok(None),
-                _ => Err(Failure::usage(
-                    "--twilio-key or --twilio-secret without --twilio-account",
-                    "give --twilio-account AC…, too",
-                )),
+            let alone = [
+                ("--twilio-key", self.twilio_key.is_some()),
+                ("--twilio-secret", self.twilio_secret.is_some()),
+                ("--twilio-url", self.twilio_url.is_some()),
+            ];
+            return match alone.into_iter().find(|(_, given)| *given) {
+                None => Ok(None),
+                Some((flag, _)) => Err(without_account(flag)),
             };
         };
         let Some(secret) = &self.twilio_secret else {
@@ -76,4 +78,10 @@ impl TwilioArgs {
 /// What Twilio did not give.
 pub(super) fn failed(error: &TwilioError) -> Failure {
     Failure::new(Stage::Gathering, error.to_string(), error.remedy())
+}
+
+/// The failure of a flag that says more of an account that is not there.
+#[must_use]
+pub fn without_account(flag: &str) -> Failure {
+    Failure::usage(format!("{flag} without --twilio-account"), "give --twilio-account AC…, too")
 }

@@ -158,6 +158,10 @@ impl TokenError {
                     .into()
             }
             Self::Unreachable { url, .. } => format!("is `orion-peer serve` running at {url}?"),
+            Self::Refused { url, code, .. } if code == "tls-required" => {
+                let secure = url.replacen("http:", "https:", 1);
+                format!("give {secure} (or --signal wss://): the port speaks TLS")
+            }
             Self::Refused { status, retry_after, clock_skew, .. } => {
                 refused(*status, *retry_after, *clock_skew)
             }
@@ -425,6 +429,19 @@ mod tests {
         assert_eq!(retry_after(Some(" 7 ")), Some(Duration::from_secs(7)));
         assert_eq!(retry_after(Some("Wed, 21 Oct 2015 07:28:00 GMT")), None);
         assert_eq!(retry_after(None), None);
+    }
+
+    #[test]
+    fn a_port_that_speaks_tls_is_told_as_one() {
+        let error = TokenError::Refused {
+            url: "http://h:1/api".into(),
+            status: 400,
+            code: "tls-required".into(),
+            message: String::new(),
+            retry_after: None,
+            clock_skew: None,
+        };
+        assert!(error.remedy().contains("https://h:1/api"), "{}", error.remedy());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Integration tests, one module a subject.
 
 mod auth;
+mod bad_configuration;
 mod bad_input;
 mod bench;
 mod bus;

@@ -16,7 +16,7 @@ use crate::{
         failure::Failure,
         ice::{self, TurnLogin},
         secret::SecretText,
-        twilio::TwilioArgs,
+        twilio::{TwilioArgs, without_account},
         units,
     },
     server::{MIN_TURN_TTL, ServerConfig, twilio::TwilioServers},
@@ -96,7 +96,10 @@ impl IceArgs {
         let ttl = self.twilio_ttl.unwrap_or(MAX_TTL);
         // Renewed after half of it: what is given away is good for another hour at least.
         let ttl = in_range("--twilio-ttl", ttl, 2 * MIN_TURN_TTL, MAX_TTL)?;
-        let Some(account) = self.twilio.account()? else { return Ok(None) };
+        let Some(account) = self.twilio.account()? else {
+            let ttl = self.twilio_ttl.map(|_| Err(without_account("--twilio-ttl")));
+            return ttl.unwrap_or(Ok(None));
+        };
         let servers = TwilioServers::new(account, ttl);
         match servers.renew_if_due(unix_now()).await {
             Err(error @ TwilioError::Refused { .. }) => {

@@ -158,6 +158,9 @@ impl ClientError {
                 let plain = url.replacen("wss:", "ws:", 1);
                 format!("give {plain}, or the port where the server speaks TLS")
             }
+            Self::Refused { url, code, .. } if code == "tls-required" => {
+                format!("give {}: the port speaks TLS", url.replacen("ws:", "wss:", 1))
+            }
             Self::Refused { status, retry_after, clock_skew, .. } => {
                 refused(*status, *retry_after, *clock_skew)
             }

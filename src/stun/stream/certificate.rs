@@ -144,6 +144,11 @@ impl fmt::Display for Presented {
             Wrong::Certificate(CertificateError::UnknownIssuer) => {
                 f.write_str("the certificate is signed by a CA that is not known here")?;
             }
+            // What `openssl req -x509` makes.
+            Wrong::Certificate(wrong) if format!("{wrong:?}").contains("CaUsedAsEndEntity") => f.write_str(
+                "it is a CA's certificate, which cannot be a server's own: take it by its SHA-256, or have \
+                 it sign one for the server",
+            )?,
             Wrong::Certificate(wrong) => write!(f, "{wrong}")?,
         }
         write!(f, "; presented was one {}", self.certificate())
@@ -238,5 +243,23 @@ mod tests {
         assert!(is_for(certificate.der(), "x.b.example") && is_for(certificate.der(), "192.0.2.1"));
         assert!(!is_for(certificate.der(), "b.example") && !is_for(certificate.der(), "[::1]"));
         assert_eq!(names(&CertificateDer::from(vec![1, 2, 3])), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_ca_that_serves_is_told_as_one() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = parameters.self_signed(&key).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let judge = Judge { chains: chains.build().unwrap(), pins: Arc::new([]) };
+        let name = ServerName::try_from("a.example").unwrap();
+        let error =
+            judge.verify_server_cert(ca.der(), &[], &name, &[], UnixTime::now()).unwrap_err();
+        let said = Presented::in_error(&error).unwrap().to_string();
+        assert!(said.contains("a CA's certificate"), "{said}");
     }
 }
