@@ -82,7 +82,9 @@ fn wrong_settings_are_refused_with_their_name_and_leave_nothing() {
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
         if !left.is_empty() {
             unlike.push(format!("{words}: {left:?} was made"));
-            left.iter().for_each(|file| fs::remove_file(file.path()).unwrap());
+            for file in left {
+                fs::remove_file(file.path()).unwrap();
+            }
         }
         assert!(!said.contains(SECRET), "{words}: {said}");
     }
