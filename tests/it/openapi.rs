@@ -107,8 +107,11 @@ async fn refusals_for_now_are_as_described() {
     store.close().await;
     assert_eq!(ask(&down, "dev", r#"{"deviceId":"phone"}"#).await, 503);
     let health = request(down.local_addr(), "GET /healthz", &[], "").await;
-    assert_eq!(health.status, 503);
+    assert_eq!(health.status, 200);
     assert_described("/healthz", "get", &health);
+    let health = request(down.local_addr(), "GET /readyz", &[], "").await;
+    assert_eq!(health.status, 503);
+    assert_described("/readyz", "get", &health);
 }
 
 #[test]
