@@ -44,7 +44,7 @@ secret=a-secret-for-the-load-script-only-0123
 of_ours() {
     local name=$1
     shift
-    "$peer" --json load "$@" >"$dir/$name.json"
+    "$peer" --quiet --json load "$@" >"$dir/$name.json"
 }
 
 # of_baseline NAME FLAG…: the same run against the minimal relay.
@@ -58,7 +58,7 @@ of_baseline() {
         sleep 0.1
     done
     local status=0
-    "$peer" --json load --signal "$(cat "$dir/url")" --jwt-secret "$secret" --server-pid "$pid" "$@" \
+    "$peer" --quiet --json load --signal "$(cat "$dir/url")" --jwt-secret "$secret" --server-pid "$pid" "$@" \
         >"$dir/$name.json" || status=$?
     kill "$pid"
     wait "$pid" 2>/dev/null || true
