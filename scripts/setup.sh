@@ -17,6 +17,8 @@ build_needs=(
 )
 test_needs=(
     "turnserver coturn"
+    "pg_ctlcluster postgresql"
+    "/usr/sbin/pgbouncer pgbouncer"
     "ip iproute2"
     "nft nftables"
     "chromium chromium"
@@ -28,6 +30,10 @@ test_needs=(
     "cpio cpio"
     "v4l2-ctl v4l-utils"
     "jq jq"
+    "curl curl"
+    "openssl openssl"
+    "python3 python3"
+    "redis-server redis-server"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -44,6 +50,9 @@ has_libclang() {
     found=$(compgen -G '/usr/lib/llvm-*/lib/libclang[.-][0-9s]*so*' || true)
     [[ -n $found || -n ${LIBCLANG_PATH:-} ]]
 }
+
+# Debian's python3 comes without what makes a virtual environment.
+has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 as_root() {
     if [[ $(id -u) -eq 0 ]]; then
@@ -71,6 +80,7 @@ main() {
     local missing
     mapfile -t missing < <(missing_packages "${needs[@]}")
     has_libclang || missing+=(libclang-dev)
+    [[ ${1:-} == --build ]] || has_venv || missing+=(python3-venv)
     if ((${#missing[@]} > 0)); then
         if ! command -v apt-get >/dev/null 2>&1; then
             say "no apt-get here; install by hand what these Debian packages hold: ${missing[*]}"

@@ -110,9 +110,56 @@ camera() {
 # Keyframes against x264 on photos from Debian packages: fill, passes, PSNR.
 quality() { scripts/quality.sh; }
 
+# The test suites of others against our servers.
+autobahn() { tests/suites/autobahn.sh; }
+turn_client() { tests/suites/turn.sh; }
+openapi() { tests/suites/openapi.sh; }
+
+# Many sockets and messages on the signaling server and on a minimal relay: none may fail or get lost.
+load() { scripts/load.sh --short; }
+
+# Nodes that are stopped for longer than a lease on the bus between them lasts.
+bus() {
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast --run-ignored only -E 'test(/^bus::/)'
+    else
+        cargo test --release --test it bus:: -- --ignored
+    fi
+}
+
+# Our own server keeps every rule of the wire contract in real time, a restart and a revocation included.
+contract() {
+    local target=${CARGO_TARGET_DIR:-target}
+    peer=$(realpath "$target/release/orion-peer")
+    dir=$(mktemp -d)
+    trap 'kill "$(cat "$dir/pid")"; rm -rf "$dir"' EXIT
+    export peer dir
+    export secret=a-secret-for-the-contract-step-only
+    address=127.0.0.1:18787
+    cat >"$dir/serve" <<END
+"$peer" --quiet serve --listen $address --no-turn --db "$dir/pairs.db" --add-pair demo:phone:mac:user \
+    --add-pair two:phone2:mac2:user --jwt-secret $secret --login-secret $secret >"$dir/log" 2>&1 &
+echo \$! >"$dir/pid"
+END
+    cat >"$dir/restart" <<END
+kill "\$(cat "$dir/pid")"
+while kill -0 "\$(cat "$dir/pid")" 2>/dev/null; do sleep 0.1; done
+. "$dir/serve"
+END
+    sh "$dir/serve"
+    login=$("$peer" token mint --secret $secret --device user --pair none --audience authenticated)
+    for _ in $(seq 50); do
+        (: </dev/tcp/${address/://}) 2>/dev/null && break
+        sleep 0.2
+    done
+    "$peer" --quiet check --slow --signal "ws://$address" --access-token "$login" --jwt-secret $secret \
+        --pair demo --other-pair two --other-device phone2 --restart-command "sh $dir/restart" \
+        --revoke-command "$peer serve pairs revoke demo --db $dir/pairs.db"
+}
+
 bash_syntax() {
     local script
-    for script in scripts/*.sh tests/*/run.sh .ci/run; do
+    for script in scripts/*.sh tests/*/run.sh tests/suites/*.sh .ci/run; do
         bash -n "$script"
     done
     for script in tests/camera/init.sh tests/camera/checks.sh; do
@@ -135,9 +182,15 @@ step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
     step fuzz in_shell fuzz
+    step bus in_shell bus
+    step contract in_shell contract
     step bench in_shell bench
     step soak in_shell soak
+    step load in_shell load
     step quality in_shell quality
+    step autobahn in_shell autobahn
+    step turnutils in_shell turn_client
+    step openapi in_shell openapi
     step matrix in_shell matrix
     step kernel in_shell kernel_matrix
     step chromium in_shell browser

@@ -14,16 +14,18 @@
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
 //! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results |
-//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do |
+//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do · [`check`] a server held against the wire contract · [`load`] many rooms on a signaling server |
 //! | 8 | [`matrix`] pairs of networks, expected and measured |
 //! | 9 | [`cli`] one thin file a command |
 
 pub mod auth;
 pub mod bench;
+pub mod check;
 pub mod cli;
 pub mod doctor;
 pub mod kernel;
 pub mod lab;
+pub mod load;
 pub mod matrix;
 pub mod media;
 pub mod nat;

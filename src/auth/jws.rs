@@ -1,173 +1,17 @@
-//! Compact JWS (RFC 7515 §3.1): signing keys with their ids, signing, and checking a signature.
+//! Compact JWS (RFC 7515 §3.1): signing, and checking a signature with several keys at once.
 //!
-//! Each key is bound to one algorithm when it is configured. The `alg` of a token is only compared
-//! with it, never obeyed (RFC 8725 §3.1): a token cannot choose `none`, nor have a public key used
-//! as an HMAC secret.
-
-use std::fmt;
+//! The `alg` of a token is only compared with that of its key, never obeyed (RFC 8725 §3.1): a token
+//! cannot choose `none`, nor have a public key used as an HMAC secret.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{DecodingKey, EncodingKey, crypto, jwk::Jwk};
+use jsonwebtoken::crypto;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
-use super::{jwt::TokenError, secret::Secret};
-
-/// Shortest HMAC secret accepted, bytes (RFC 7518 §3.2: no shorter than the hash).
-pub const MIN_SECRET_BYTES: usize = 32;
+use super::jwt::TokenError;
+pub use super::key::{Algorithm, Key, KeyError, MIN_SECRET_BYTES};
 
 /// Longest token looked at, bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
-
-/// Signature algorithm a key is bound to (RFC 7518 §3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// HMAC with SHA-256.
-    Hs256,
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    Rs256,
-}
-
-impl Algorithm {
-    /// As in the header's `alg`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Es256 => "ES256",
-            Self::Rs256 => "RS256",
-        }
-    }
-
-    fn native(self) -> jsonwebtoken::Algorithm {
-        match self {
-            Self::Hs256 => jsonwebtoken::Algorithm::HS256,
-            Self::Es256 => jsonwebtoken::Algorithm::ES256,
-            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
-        }
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A key that could not be taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// Shorter than [`MIN_SECRET_BYTES`].
-    #[error("an HS256 secret of {0} bytes is too short: it needs at least {MIN_SECRET_BYTES}")]
-    ShortSecret(usize),
-    /// Neither an EC P-256 nor an RSA key in PEM form.
-    #[error(
-        "the PEM text holds no P-256 or RSA key (PKCS#8 private or SubjectPublicKeyInfo public)"
-    )]
-    BadPem,
-    /// Two keys with the same id.
-    #[error("two keys have the id `{0}`")]
-    DuplicateKid(String),
-    /// There is no key at all.
-    #[error("no signing key was given")]
-    NoKey,
-}
-
-/// One key: its id, its algorithm, and its verifying and perhaps its signing half.
-#[derive(Clone)]
-pub struct Key {
-    kid: String,
-    algorithm: Algorithm,
-    decoding: DecodingKey,
-    encoding: Option<EncodingKey>,
-}
-
-impl Key {
-    /// An HMAC key from a shared secret.
-    ///
-    /// # Errors
-    /// [`KeyError::ShortSecret`] below [`MIN_SECRET_BYTES`].
-    pub fn hs256(kid: impl Into<String>, secret: &Secret) -> Result<Self, KeyError> {
-        if secret.len() < MIN_SECRET_BYTES {
-            return Err(KeyError::ShortSecret(secret.len()));
-        }
-        Ok(Self {
-            kid: kid.into(),
-            algorithm: Algorithm::Hs256,
-            decoding: DecodingKey::from_secret(secret.expose()),
-            encoding: Some(EncodingKey::from_secret(secret.expose())),
-        })
-    }
-
-    /// An ES256 or RS256 key from PEM text: a PKCS#8 private key, or a public key that only
-    /// verifies. The kind of the key decides the algorithm.
-    ///
-    /// # Errors
-    /// [`KeyError::BadPem`] when it is neither.
-    pub fn pem(kid: impl Into<String>, pem: &[u8]) -> Result<Self, KeyError> {
-        let kid = kid.into();
-        let private = [
-            (Algorithm::Es256, EncodingKey::from_ec_pem(pem)),
-            (Algorithm::Rs256, EncodingKey::from_rsa_pem(pem)),
-        ];
-        for (algorithm, key) in private {
-            let Ok(encoding) = key else { continue };
-            let public = Jwk::from_encoding_key(&encoding, algorithm.native())
-                .and_then(|jwk| DecodingKey::from_jwk(&jwk));
-            if let Ok(decoding) = public {
-                return Ok(Self { kid, algorithm, decoding, encoding: Some(encoding) });
-            }
-        }
-        let public = [
-            (Algorithm::Es256, DecodingKey::from_ec_pem(pem)),
-            (Algorithm::Rs256, DecodingKey::from_rsa_pem(pem)),
-        ];
-        for (algorithm, key) in public {
-            if let Ok(decoding) = key {
-                return Ok(Self { kid, algorithm, decoding, encoding: None });
-            }
-        }
-        Err(KeyError::BadPem)
-    }
-
-    /// A key from what an operator gives: PEM text, or else a shared secret. Its id is taken from
-    /// its SHA-256, so that the same key has the same id everywhere.
-    ///
-    /// # Errors
-    /// As [`Key::hs256`] and [`Key::pem`].
-    pub fn from_secret_or_pem(secret: &Secret) -> Result<Self, KeyError> {
-        let digest = Sha256::digest(secret.expose());
-        let kid = format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
-        if secret.expose().trim_ascii_start().starts_with(b"-----BEGIN") {
-            Self::pem(kid, secret.expose())
-        } else {
-            Self::hs256(kid, secret)
-        }
-    }
-
-    /// The header's `kid` of tokens by this key.
-    #[must_use]
-    pub fn kid(&self) -> &str {
-        &self.kid
-    }
-
-    /// The one algorithm of this key.
-    #[must_use]
-    pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("kid", &self.kid)
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The keys in use: the first that can sign signs, all verify. Several at once let keys rotate.
 #[derive(Debug, Clone)]
@@ -183,11 +27,36 @@ impl SigningKeys {
             return Err(KeyError::NoKey);
         }
         for (at, key) in keys.iter().enumerate() {
-            if keys[..at].iter().any(|earlier| earlier.kid == key.kid) {
-                return Err(KeyError::DuplicateKid(key.kid.clone()));
+            if keys[..at].iter().any(|earlier| earlier.kid() == key.kid()) {
+                return Err(KeyError::DuplicateKid(key.kid().to_owned()));
             }
         }
         Ok(Self(keys))
+    }
+
+    /// No key at all, where tokens are signed and checked by keys of another place.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Whether one of the keys has this id.
+    #[must_use]
+    pub fn has(&self, kid: &str) -> bool {
+        self.0.iter().any(|key| key.kid() == kid)
+    }
+
+    /// Whether one of the keys has its private half.
+    #[must_use]
+    pub fn can_sign(&self) -> bool {
+        self.0.iter().any(|key| key.encoding.is_some())
+    }
+
+    /// The public halves as a JWK Set (RFC 7517 §5); secrets are left out.
+    #[must_use]
+    pub fn public_jwks(&self) -> serde_json::Value {
+        let keys: Vec<_> = self.0.iter().filter_map(Key::public_jwk).collect();
+        serde_json::json!({ "keys": keys })
     }
 
     /// All keys, the signing one first.
@@ -207,12 +76,12 @@ impl SigningKeys {
             .find_map(|key| key.encoding.as_ref().map(|encoding| (key, encoding)))
             .ok_or(TokenError::CannotSign)?;
         let header = serde_json::json!({
-            "alg": key.algorithm.as_str(), "typ": "JWT", "kid": key.kid,
+            "alg": key.algorithm().as_str(), "typ": "JWT", "kid": key.kid(),
         });
         let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        let signature = crypto::sign(token.as_bytes(), encoding, key.algorithm.native())
+        let signature = crypto::sign(token.as_bytes(), encoding, key.algorithm().native())
             .map_err(|_| TokenError::CannotSign)?;
         token.push('.');
         token.push_str(&signature);
@@ -228,21 +97,23 @@ impl SigningKeys {
         jws.refuse_unsafe_header()?;
         let candidates: Vec<&Key> = match &jws.header.kid {
             Some(kid) => {
-                let key = self.0.iter().find(|key| key.kid == *kid);
+                let key = self.0.iter().find(|key| key.kid() == kid);
                 vec![key.ok_or_else(|| TokenError::UnknownKey(kid.clone()))?]
             }
             None => self.0.iter().collect(),
         };
-        let pinned = candidates[0].algorithm;
+        let Some(pinned) = candidates.first().map(|key| key.algorithm()) else {
+            return Err(TokenError::UnknownKey(String::new()));
+        };
         let mut tried = false;
         for key in candidates {
-            if key.algorithm.as_str() != jws.header.alg {
+            if key.algorithm().as_str() != jws.header.alg {
                 continue;
             }
             tried = true;
             let message = jws.signing_input.as_bytes();
             let good =
-                crypto::verify(jws.signature, message, &key.decoding, key.algorithm.native());
+                crypto::verify(jws.signature, message, &key.decoding, key.algorithm().native());
             if matches!(good, Ok(true)) {
                 return Ok(());
             }
@@ -320,6 +191,7 @@ impl<'a> Jws<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::secret::Secret;
 
     /// RFC 7515 appendix A.1.
     const A1: &str = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";

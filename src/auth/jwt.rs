@@ -4,10 +4,15 @@
 //! there; `iss` and `aud` must be there and right when they are configured; `nbf` and `iat` are
 //! checked; a lifetime over [`MAX_LIFETIME_S`] is refused; clocks may differ by [`LEEWAY_S`].
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use serde::Serialize;
 use serde_json::Value;
 
-use super::jws::{Algorithm, Jws, SigningKeys};
+use super::{
+    jwks::Jwks,
+    jws::{Algorithm, Jws, SigningKeys},
+};
 use crate::{
     proto::claims::{Audience, Claims, LEEWAY_S, MAX_LIFETIME_S},
     types::{DeviceId, PairId},
@@ -74,6 +79,9 @@ pub enum TokenError {
         /// The configured one.
         expected: String,
     },
+    /// The keys are published elsewhere, and cannot be fetched now: nothing is said about the token.
+    #[error("the token cannot be checked now: {0}")]
+    KeysUnavailable(String),
     /// There is no private key, or signing failed.
     #[error("no key that can sign")]
     CannotSign,
@@ -86,6 +94,7 @@ impl TokenError {
         match self {
             Self::Expired(_) => "token-expired",
             Self::CannotSign => "cannot-sign",
+            Self::KeysUnavailable(_) => "keys-unavailable",
             _ => "bad-token",
         }
     }
@@ -104,10 +113,11 @@ pub struct Policy {
     pub audience: Option<String>,
 }
 
-/// Checks signaling tokens.
+/// Checks and mints signaling tokens; clones share the keys.
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    keys: SigningKeys,
+    keys: Arc<RwLock<Arc<SigningKeys>>>,
+    elsewhere: Option<Jwks>,
     policy: Policy,
 }
 
@@ -115,16 +125,61 @@ impl Verifier {
     /// A verifier for tokens by any of `keys`.
     #[must_use]
     pub fn new(keys: SigningKeys, policy: Policy) -> Self {
-        Self { keys, policy }
+        Self { keys: Arc::new(RwLock::new(Arc::new(keys))), elsewhere: None, policy }
     }
 
-    /// Checks signature and claims of `token` at the time `now`, seconds since 1970.
+    /// Takes tokens that are signed elsewhere, too, by keys published there.
+    #[must_use]
+    pub fn or_by(self, elsewhere: Jwks) -> Self {
+        Self { elsewhere: Some(elsewhere), ..self }
+    }
+
+    /// The keys published elsewhere.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&Jwks> {
+        self.elsewhere.as_ref()
+    }
+
+    /// The keys of this server now.
+    #[must_use]
+    pub fn keys(&self) -> Arc<SigningKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses other keys from now on, in every clone.
+    pub fn replace_keys(&self, keys: SigningKeys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Checks signature and claims of `token` by this server's own keys at the time `now`, seconds
+    /// since 1970.
     ///
     /// # Errors
     /// The first reason to refuse it.
     pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
         let jws = Jws::parse(token)?;
-        self.keys.verify(&jws)?;
+        self.keys().verify(&jws)?;
+        check_claims(&jws.payload, &self.policy, now)
+    }
+
+    /// As [`Verifier::verify`], by the keys published elsewhere, too.
+    ///
+    /// # Errors
+    /// The first reason to refuse it; [`TokenError::KeysUnavailable`] when nobody can tell now.
+    pub async fn check(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
+        let Some(elsewhere) = &self.elsewhere else { return self.verify(token, now) };
+        let jws = Jws::parse(token)?;
+        let keys = self.keys();
+        let ours = match &jws.header.kid {
+            Some(kid) if keys.has(kid) => return self.verify(token, now),
+            Some(_) => false,
+            None => keys.verify(&jws).is_ok(),
+        };
+        if !ours {
+            // Nothing is fetched for a token that would be refused anyway.
+            check_claims(&jws.payload, &self.policy, now)?;
+            elsewhere.verify(&jws, now).await?;
+        }
         check_claims(&jws.payload, &self.policy, now)
     }
 
@@ -149,7 +204,7 @@ impl Verifier {
             aud: self.policy.audience.clone().map(Audience::One),
             jti: Some(uuid::Uuid::new_v4().to_string()),
         };
-        Ok((mint(&self.keys, &claims)?, claims))
+        Ok((mint(&self.keys(), &claims)?, claims))
     }
 }
 

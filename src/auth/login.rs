@@ -1,13 +1,15 @@
 //! The login token of the token API: which user is asking.
 //!
-//! In production it is a Supabase access token; here HS256 with the project's secret. The dev
-//! server also takes the fixed token [`DEV_TOKEN`]; it listens on loopback only.
+//! In production it is a Supabase access token: ES256 or RS256 by the project's published keys, or
+//! HS256 by its secret, or either while the project changes over. The dev server also takes the fixed
+//! token [`DEV_TOKEN`]; it listens on loopback only.
 
 use async_trait::async_trait;
 use serde::Deserialize;
 
 use super::{
-    jws::{Jws, Key, KeyError, SigningKeys},
+    jwks::Jwks,
+    jws::{Algorithm, Jws, Key, KeyError, SigningKeys},
     jwt::{TokenError, check_window},
     secret::Secret,
 };
@@ -43,10 +45,11 @@ pub trait LoginCheck: Send + Sync {
     async fn user(&self, token: &str, now: u64) -> Result<String, LoginError>;
 }
 
-/// Access tokens as Supabase issues them: HS256, `sub` is the user, `aud` is `authenticated`.
+/// Access tokens as Supabase issues them: `sub` is the user, `aud` is `authenticated`.
 #[derive(Debug, Clone)]
 pub struct AccessTokens {
-    keys: SigningKeys,
+    secret: Option<SigningKeys>,
+    published: Option<Jwks>,
     issuer: Option<String>,
 }
 
@@ -66,20 +69,60 @@ struct AccessClaims {
 }
 
 impl AccessTokens {
-    /// Takes tokens signed with `secret`, and by `issuer` when it is given.
+    /// Takes tokens signed with `secret` (HS256), and by `issuer` when it is given.
     ///
     /// # Errors
     /// [`KeyError::ShortSecret`] when the secret is too short.
     pub fn new(secret: &Secret, issuer: Option<String>) -> Result<Self, KeyError> {
         // A token's own `kid` is the issuer's business: there is one key, tried for any.
-        Ok(Self { keys: SigningKeys::new(vec![Key::hs256("login", secret)?])?, issuer })
+        let keys = SigningKeys::new(vec![Key::hs256("login", secret)?])?;
+        Ok(Self { secret: Some(keys), published: None, issuer })
     }
 
-    fn check(&self, token: &str, now: u64) -> Result<String, TokenError> {
+    /// Takes tokens by the keys that `issuer` publishes (ES256 and RS256).
+    #[must_use]
+    pub fn published(keys: Jwks, issuer: String) -> Self {
+        Self { secret: None, published: Some(keys), issuer: Some(issuer) }
+    }
+
+    /// Takes tokens by the keys that the issuer publishes, too.
+    #[must_use]
+    pub fn or_by(self, keys: Jwks) -> Self {
+        Self { published: Some(keys), ..self }
+    }
+
+    /// The keys that the issuer publishes.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&Jwks> {
+        self.published.as_ref()
+    }
+
+    /// The public keys of the two kinds and the secret share no algorithm: `alg` only tells which of
+    /// them to ask.
+    async fn check_signature(&self, jws: &mut Jws<'_>, now: u64) -> Result<(), TokenError> {
+        match (&self.secret, &self.published) {
+            (Some(secret), published)
+                if published.is_none() || jws.header.alg == Algorithm::Hs256.as_str() =>
+            {
+                jws.header.kid = None;
+                secret.verify(jws)
+            }
+            (_, Some(published)) => published.verify(jws, now).await,
+            (_, None) => Err(TokenError::UnknownKey(String::new())),
+        }
+    }
+
+    async fn check(&self, token: &str, now: u64) -> Result<String, TokenError> {
         let mut jws = Jws::parse(token)?;
-        jws.header.kid = None;
-        self.keys.verify(&jws)?;
-        let claims: AccessClaims = serde_json::from_slice(&jws.payload)
+        // Nothing is fetched for a token that would be refused anyway.
+        jws.refuse_unsafe_header()?;
+        let user = self.check_claims(&jws.payload, now)?;
+        self.check_signature(&mut jws, now).await?;
+        Ok(user)
+    }
+
+    fn check_claims(&self, payload: &[u8], now: u64) -> Result<String, TokenError> {
+        let claims: AccessClaims = serde_json::from_slice(payload)
             .map_err(|error| TokenError::BadClaims(error.to_string()))?;
         check_window(claims.exp, claims.nbf, claims.iat, now)?;
         if claims.sub.is_empty() {
@@ -100,7 +143,10 @@ impl AccessTokens {
 #[async_trait]
 impl LoginCheck for AccessTokens {
     async fn user(&self, token: &str, now: u64) -> Result<String, LoginError> {
-        Ok(self.check(token, now)?)
+        self.check(token, now).await.map_err(|error| match error {
+            TokenError::KeysUnavailable(cause) => LoginError::Unavailable(cause),
+            error => error.into(),
+        })
     }
 }
 

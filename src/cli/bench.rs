@@ -185,7 +185,7 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     if args.load.role == args::Role::Recv {
         output.line("--role is that of the other side: a responder receives");
     }
-    let connect = args.connect.resolve("mac", SystemTime::now())?;
+    let connect = args.connect.resolve("mac", SystemTime::now())?.with_twilio().await?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
     link.peer.control_life_time = args.load.control_life_time();
     let networks = args.network.one(args.load.link_rate())?;

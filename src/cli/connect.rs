@@ -9,10 +9,10 @@ use std::{
 
 use url::Url;
 
-use super::{failure::Failure, ice, secret::SecretText, units};
+use super::{failure::Failure, ice, secret::SecretText, twilio::TwilioArgs, units};
 use crate::{
     proto::token::IceServer,
-    stun::stream::Trust,
+    stun::stream::{Trust, certificate::Fingerprint, certificates},
     types::{CandidateType, DeviceId, PairId, is_loopback},
 };
 
@@ -47,9 +47,13 @@ pub struct EndpointArgs {
     /// Pair to join; default: the device's one active pair
     #[arg(long, value_name = "ID")]
     pub pair: Option<String>,
-    /// Certificates to believe besides the web's, PEM: of wss://, https:// and turns: servers
-    #[arg(long, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
+    /// Certificates to believe besides the web's, PEM: of wss://, https:// and turns: servers;
+    /// repeatable
+    #[arg(long, alias = "ca", value_name = "FILE")]
+    pub cacert: Vec<PathBuf>,
+    /// SHA-256 of the only server certificate to believe, whatever its name and CA; repeatable
+    #[arg(long, value_name = "SHA256")]
+    pub tls_pin: Vec<Fingerprint>,
 }
 
 /// Flags that say where and how to connect to the peer.
@@ -75,6 +79,12 @@ pub struct ConnectArgs {
     /// Shared secret of the TURN servers of --ice-server, to make user name and password from
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub turn_secret: Option<SecretText>,
+    /// ICE servers of the Twilio account below, instead of those from the token API
+    #[arg(long)]
+    pub twilio: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub twilio_account: TwilioArgs,
     /// Candidates to use: all, or only those of TURN servers
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub ice_policy: IcePolicy,
@@ -149,6 +159,8 @@ pub struct ConnectConfig {
     pub pair: Option<PairId>,
     /// ICE servers given by flag; none means those of the token API.
     pub ice_servers: Vec<IceServer>,
+    /// The Twilio account whose ICE servers are still to be fetched.
+    pub twilio: Option<TwilioArgs>,
     /// Which candidates may be used.
     pub ice_policy: IcePolicy,
     /// Candidate types to offer, none twice; never empty.
@@ -161,6 +173,19 @@ pub struct ConnectConfig {
     pub timeout: Option<Duration>,
     /// The certificates that servers are believed by.
     pub trust: Trust,
+}
+
+impl ConnectConfig {
+    /// Fetches the ICE servers of `--twilio`.
+    ///
+    /// # Errors
+    /// No account is named (exit code 2); Twilio gives none (exit code 1).
+    pub async fn with_twilio(mut self) -> Result<Self, Failure> {
+        if let Some(account) = self.twilio.take() {
+            self.ice_servers.extend(account.ice_servers().await?);
+        }
+        Ok(self)
+    }
 }
 
 impl fmt::Display for Network {
@@ -206,16 +231,24 @@ impl EndpointArgs {
     /// The certificates that servers are believed by.
     ///
     /// # Errors
-    /// The file of `--ca` cannot be read, or holds no certificate that can be used.
+    /// A file of `--cacert` cannot be read, or holds no certificate that can be used.
     pub fn trust(&self) -> Result<Trust, Failure> {
-        let Some(path) = &self.ca else { return Ok(Trust::web()) };
-        let wrong = |error: String, remedy: &str| {
-            Failure::usage(format!("--ca {}: {error}", path.display()), remedy)
-        };
-        let pem = std::fs::read(path).map_err(|error| {
-            wrong(format!("cannot be read: {error}"), "check the path and its permissions")
-        })?;
-        Trust::with(&pem).map_err(|error| wrong(error.to_string(), error.remedy()))
+        let mut added = Vec::new();
+        for path in &self.cacert {
+            let wrong = |error: String, remedy: &str| {
+                Failure::usage(format!("--cacert {}: {error}", path.display()), remedy)
+            };
+            let pem = std::fs::read(path).map_err(|error| {
+                wrong(format!("cannot be read: {error}"), "check the path and its permissions")
+            })?;
+            let found =
+                certificates(&pem).map_err(|error| wrong(error.to_string(), error.remedy()))?;
+            added.extend(found);
+        }
+        if added.is_empty() && self.tls_pin.is_empty() {
+            return Ok(Trust::web());
+        }
+        Ok(Trust::of(&added, &self.tls_pin))
     }
 
     /// The token API to ask, and the login token for it.
@@ -280,6 +313,7 @@ impl ConnectArgs {
             device: endpoint.device,
             pair: endpoint.pair,
             ice_servers: ice::servers(&self.ice_server, &login, now)?,
+            twilio: self.twilio.then(|| self.twilio_account.clone()),
             ice_policy: self.ice_policy,
             candidates,
             network,
@@ -393,110 +427,4 @@ fn network(text: &str) -> Result<Network, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Words {
-        #[command(flatten)]
-        connect: ConnectArgs,
-    }
-
-    fn resolve(words: &str) -> Result<ConnectConfig, Failure> {
-        let words = std::iter::once("x").chain(words.split_whitespace());
-        Words::try_parse_from(words)
-            .map_err(|error| Failure::usage(error.to_string(), ""))?
-            .connect
-            .resolve("phone", SystemTime::UNIX_EPOCH)
-    }
-
-    #[test]
-    fn nothing_given_means_the_dev_server() {
-        let config = resolve("").unwrap();
-        assert_eq!(config.signal.as_str(), "ws://127.0.0.1:8787/api/signal");
-        let TokenSource::Api { url, access_token } = &config.token else { panic!("{config:?}") };
-        assert_eq!(url.as_str(), "http://127.0.0.1:8787/api/auth/webrtc-token");
-        assert_eq!(access_token.expose(), "dev");
-        assert_eq!(config.device.as_str(), "phone");
-        assert_eq!(config.pair, None);
-        assert!(config.ice_servers.is_empty());
-        assert_eq!(config.candidates.len(), 3);
-        assert_eq!(config.network, [Network::Udp4, Network::Udp6]);
-        assert_eq!(config.timeout, None);
-    }
-
-    #[test]
-    fn a_path_given_is_kept_and_the_token_api_is_on_the_same_host() {
-        let config =
-            resolve("--signal wss://o.example/sig?x=1 --access-token a --device mac").unwrap();
-        assert_eq!(config.signal.as_str(), "wss://o.example/sig?x=1");
-        let TokenSource::Api { url, .. } = &config.token else { panic!("{config:?}") };
-        assert_eq!(url.as_str(), "https://o.example/api/auth/webrtc-token");
-        assert_eq!(config.device.as_str(), "mac");
-    }
-
-    #[test]
-    fn dev_login_is_for_this_machine_only() {
-        for host in ["localhost:1", "127.0.0.9", "[::1]:8787"] {
-            assert!(resolve(&format!("--signal ws://{host}")).is_ok(), "{host}");
-        }
-        for host in ["192.168.0.2", "o.example", "localhost.example", "[::2]"] {
-            let failure = resolve(&format!("--signal ws://{host}")).unwrap_err();
-            assert!(failure.remedy.contains("--access-token"), "{failure}");
-        }
-        let elsewhere = resolve("--token-url https://o.example/t").unwrap_err();
-        assert!(elsewhere.message.contains("o.example"), "{elsewhere}");
-        assert!(resolve("--signal wss://o.example --token a.b.c").is_ok());
-    }
-
-    #[test]
-    fn wrong_words_are_refused_with_a_remedy() {
-        for (words, in_message) in [
-            ("--signal 127.0.0.1:8787", "--signal"),
-            ("--signal http://127.0.0.1", "scheme `http`"),
-            ("--signal ws://u:p@127.0.0.1", "user name"),
-            ("--token-url ftp://x", "scheme `ftp`"),
-            ("--device=", "--device"),
-            ("--turn-username u", "--turn-username without"),
-            ("--turn-credential c", "--turn-credential without"),
-            ("--turn-secret s --turn-username u", "--turn-secret together"),
-            ("--ice-policy relay --candidates host", "--candidates"),
-        ] {
-            let failure = resolve(words).unwrap_err();
-            assert!(failure.message.contains(in_message), "{words}: {failure}");
-            assert!(!failure.remedy.is_empty(), "{words}");
-            assert_eq!(failure.exit, 2, "{words}");
-        }
-        for (words, in_message) in [
-            ("--network tcp", "where UDP is blocked"),
-            ("--network udp5", "udp4 or udp6"),
-            ("--candidates prflx", "cannot be asked for"),
-            ("--candidates all", "host, srflx"),
-            ("--timeout soon", "500ms"),
-            ("--turn-credential @/nowhere/at/all", "/nowhere/at/all"),
-        ] {
-            let failure = resolve(words).unwrap_err();
-            assert!(failure.message.contains(in_message), "{words}: {failure}");
-        }
-    }
-
-    #[test]
-    fn lists_are_kept_in_order_without_repeats() {
-        let config = resolve("--candidates relay,host,relay --network udp6 --timeout 1m").unwrap();
-        assert_eq!(config.candidates, [CandidateType::Relay, CandidateType::Host]);
-        assert_eq!(config.network, [Network::Udp6]);
-        assert_eq!(config.timeout, Some(Duration::from_mins(1)));
-    }
-
-    #[test]
-    fn debug_of_the_flags_shows_no_secret() {
-        let words = "--token hush --access-token hush --turn-username u --turn-credential hush \
-                     --ice-server turn:t.example";
-        let words = std::iter::once("x").chain(words.split_whitespace());
-        let args = Words::try_parse_from(words).unwrap();
-        let config = args.connect.resolve("phone", SystemTime::UNIX_EPOCH).unwrap();
-        assert!(!format!("{args:?}{config:?}").contains("hush"));
-    }
-}
+mod tests;

@@ -52,7 +52,7 @@ const LONGEST_LIFETIME: Duration = Duration::from_mins(10);
 /// Exit code 1 when nothing works or a server fails, 2 for flags that do not go together, 3 when some
 /// peers cannot be reached.
 pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
-    let config = configure(&args)?;
+    let config = configure(&args).await?;
     let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
     let progress = Progress::new(mode, 1);
     let tell = |what: &str| progress.update(0, &format!("looking at {what} …"));
@@ -75,7 +75,7 @@ pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
     conclude(&report)
 }
 
-fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
+async fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
     let connect = if args.no_signal {
         // No login is needed where nobody is asked for a token.
         let mut offline = args.connect.clone();
@@ -85,6 +85,7 @@ fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
     } else {
         args.connect.resolve("phone", SystemTime::now())?
     };
+    let connect = connect.with_twilio().await?;
     if args.no_signal && connect.ice_servers.is_empty() {
         return Err(Failure::usage(
             "--no-signal leaves nothing to ask",

@@ -9,6 +9,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod bench;
+pub mod check;
 pub mod completions;
 pub mod config;
 pub mod connect;
@@ -21,6 +22,7 @@ pub mod github_actions;
 pub mod ice;
 pub mod lab;
 pub mod layers;
+pub mod load;
 pub mod logging;
 pub mod man;
 pub mod network;
@@ -35,6 +37,7 @@ pub mod send;
 pub mod serve;
 pub mod stop;
 pub mod token;
+pub mod twilio;
 pub use crate::units;
 
 use self::{
@@ -107,7 +110,7 @@ enum Command {
     /// Be the Mac: receive keyframes and write each to disk
     Recv(recv::RecvArgs),
     /// Serve signaling, tokens, STUN and TURN
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Connect again and again, measure, gate, report
     Bench(Box<bench::args::BenchArgs>),
     /// Run peers behind given NATs and links, and compare with theory
@@ -120,6 +123,10 @@ enum Command {
     Token(token::TokenArgs),
     /// Say what this network and these ICE servers can do
     Doctor(Box<doctor::DoctorArgs>),
+    /// Hold a signaling and token server against the wire contract
+    Check(Box<check::CheckArgs>),
+    /// Open many rooms on a signaling server, relay, and measure
+    Load(Box<load::LoadArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
     /// Print a shell completion script
@@ -132,13 +139,15 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Send(args) => send::run(args, output).await,
         Command::Recv(args) => recv::run(args, output).await,
-        Command::Serve(args) => serve::run(args, output).await,
+        Command::Serve(args) => Box::pin(serve::run(*args, output)).await,
         Command::Bench(args) => bench::run(*args, output).await,
         Command::Lab(args) => lab::run(*args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Report(args) => report::run(&args, output),
         Command::Token(args) => token::run(args, output).await,
         Command::Doctor(args) => doctor::run(*args, output).await,
+        Command::Check(args) => check::run(*args, output).await,
+        Command::Load(args) => Box::pin(load::run(*args, output)).await,
         Command::Devices(args) => devices::run(&args, output.json),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
@@ -159,14 +168,24 @@ fn start(argv: &[OsString]) -> ExitCode {
     };
     let output = Output {
         json: cli.global.json,
-        quiet: cli.global.quiet,
+        // Lines for people would stand between those for a program.
+        quiet: cli.global.quiet || log_format(&cli.command) == Some(logging::LogFormat::Json),
         color: cli.global.color.resolve(),
     };
     exit_of(run_in_runtime(cli, output), output)
 }
 
+/// How a command logs; none is for people, on demand.
+fn log_format(command: &Command) -> Option<logging::LogFormat> {
+    match command {
+        Command::Serve(args) => args.operation.log_format,
+        _ => None,
+    }
+}
+
 fn run_in_runtime(cli: Cli, output: Output) -> Result<(), Failure> {
-    logging::start(cli.global.verbose, output.quiet, output.color)?;
+    let format = log_format(&cli.command);
+    logging::start(cli.global.verbose, cli.global.quiet, output.color, format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()

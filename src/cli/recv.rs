@@ -57,7 +57,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
             "give at least 1, or leave it out",
         ));
     }
-    let connect = args.connect.resolve("mac", SystemTime::now())?;
+    let connect = args.connect.resolve("mac", SystemTime::now())?.with_twilio().await?;
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
     link.peer.repair = !args.no_repair;

@@ -1,5 +1,7 @@
 //! STUN and TURN of `serve`: the embedded relay, or an external one named in token answers.
 
+mod limits;
+mod metrics;
 mod tls;
 
 use std::{
@@ -12,12 +14,8 @@ use clap::Args;
 use super::{failure::Failure, serve::configure::read_secret};
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
-    peer::config::local_addresses,
-    server::{
-        self, ServerConfig, TurnAdvert,
-        metrics::{counter, gauge},
-    },
-    turn::{IpNet, Limits, PeerFilter, TurnConfig, TurnError, TurnServer, TurnStats},
+    server::{self, ServerConfig, TurnAdvert},
+    turn::{TurnConfig, TurnError, TurnServer},
     types::Stage,
 };
 
@@ -43,18 +41,18 @@ pub struct TurnArgs {
     /// Second address to answer STUN on, another IP and port: shows clients how their NAT behaves
     #[arg(long, value_name = "ADDR")]
     pub turn_alternate: Option<SocketAddr>,
-    /// Networks that may be relayed to although they are private, such as 192.168.0.0/16; repeatable
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
-    pub turn_allow: Vec<IpNet>,
-    /// Allocations one device may hold at a time; default 30
-    #[arg(long, value_name = "N")]
-    pub turn_quota: Option<usize>,
     /// External STUN or TURN server to name in token answers, instead of the embedded one; repeatable
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub turn_url: Vec<String>,
     /// Secret for TURN REST credentials, shared with an external server; `@FILE` reads it from a file
     #[arg(long, value_name = "SECRET")]
     pub turn_secret: Option<String>,
+    /// Secret used before: the embedded server still takes credentials made with it
+    #[arg(long, value_name = "SECRET")]
+    pub turn_previous_secret: Option<String>,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: limits::TurnLimitArgs,
     /// TLS.
     #[command(flatten)]
     pub tls: tls::TurnTlsArgs,
@@ -93,7 +91,7 @@ pub async fn start(
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     };
-    let tls = args.tls.read(wanted, &host)?;
+    let tls = args.tls.read(wanted, &host, config.front.tls.as_ref())?;
     let turn_config = TurnConfig {
         tls: tls.as_ref().map(|tls| tls.listener.clone()),
         ..plain_config(args, wanted, address, dev, &secret)?
@@ -114,7 +112,7 @@ pub async fn start(
     }
     config.turn = Some(advert);
     let read = relay.stats_reader();
-    config.extra_metrics = Some(Arc::new(move |text| metrics(text, &read())));
+    config.extra_metrics = Some(Arc::new(move |text| metrics::append(text, &read())));
     Ok(Some(relay))
 }
 
@@ -126,39 +124,22 @@ fn plain_config(
     dev: bool,
     secret: &Secret,
 ) -> Result<TurnConfig, Failure> {
-    let secrets = TurnSecrets { current: secret.clone(), previous: None };
+    let previous = read_secret("--turn-previous-secret", args.turn_previous_secret.as_deref())?;
+    let secrets = TurnSecrets { current: secret.clone(), previous };
+    let relay_address = args.turn_relay_address.unwrap_or(address);
+    let default = TurnConfig::loopback(wanted.port(), Arc::new(secrets));
     Ok(TurnConfig {
-        relay_address: args.turn_relay_address.unwrap_or(address),
+        relay_address,
         relay_bind: (args.turn_relay_address.is_none() && address != wanted.ip())
             .then_some(wanted.ip()),
         udp: Some(wanted),
         tcp: Some(wanted),
         alternate: args.turn_alternate,
-        peers: PeerFilter {
-            allow_loopback: dev,
-            allow: allowed(args, dev)?,
-            ..PeerFilter::default()
-        },
-        limits: Limits {
-            allocations_per_user: args.turn_quota.unwrap_or(Limits::default().allocations_per_user),
-            ..Limits::default()
-        },
-        ..TurnConfig::loopback(wanted.port(), Arc::new(secrets))
+        relay_ports: args.limits.turn_ports.clone().unwrap_or(default.relay_ports.clone()),
+        peers: args.limits.peers(dev, &[relay_address, address])?,
+        limits: args.limits.limits()?,
+        ..default
     })
-}
-
-/// Networks relayed to although they are private; a dev server relays to this machine's addresses.
-fn allowed(args: &TurnArgs, dev: bool) -> Result<Vec<IpNet>, Failure> {
-    let mut allowed = args.turn_allow.clone();
-    if dev {
-        for address in local_addresses(None, true, true, true) {
-            let host = address.to_string().parse::<IpNet>().map_err(|error| {
-                Failure::new(Stage::Server, error.to_string(), "give --no-turn")
-            })?;
-            allowed.push(host);
-        }
-    }
-    Ok(allowed)
 }
 
 /// The address clients are told to relay on; it cannot be a wildcard.
@@ -200,32 +181,6 @@ fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failu
     Ok(TurnAdvert { urls: urls.to_vec(), secret, ttl: server::MIN_TURN_TTL * 2 })
 }
 
-fn metrics(text: &mut String, stats: &TurnStats) {
-    let now = usize::try_from(stats.allocations_active).unwrap_or(usize::MAX);
-    gauge(text, "orion_turn_allocations", "TURN allocations now", now);
-    let totals = [
-        ("allocations", stats.allocations_total),
-        ("bindings", stats.bindings),
-        ("bytes_to_peers", stats.bytes_to_peers),
-        ("bytes_to_clients", stats.bytes_to_clients),
-        ("packets_to_peers", stats.packets_to_peers),
-        ("packets_to_clients", stats.packets_to_clients),
-        ("dropped_packets", stats.dropped),
-    ];
-    for (name, value) in totals {
-        let help = format!("TURN {} since the start", name.replace('_', " "));
-        counter(text, &format!("orion_turn_{name}_total"), "", &help, [("", value)]);
-    }
-    let refused: Vec<(String, u64)> =
-        stats.refused.iter().map(|(reason, count)| (reason.code().0.to_string(), *count)).collect();
-    counter(
-        text,
-        "orion_turn_refused_total",
-        "code",
-        "TURN requests refused, by STUN error code",
-        refused.iter().map(|(code, count)| (code.as_str(), *count)),
-    );
-}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,7 +225,7 @@ mod tests {
     async fn the_embedded_relay_is_told_of_in_token_answers() {
         let mut config = ServerConfig::dev().await.unwrap();
         let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let args = TurnArgs { turn_listen: Some(here), turn_quota: Some(3), ..TurnArgs::default() };
+        let args = TurnArgs { turn_listen: Some(here), ..TurnArgs::default() };
         let relay = start(&args, here, true, &mut config).await.unwrap().unwrap();
         let port = relay.udp_address().unwrap().port();
         assert_eq!(relay.tcp_address().unwrap().port(), port);

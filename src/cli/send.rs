@@ -124,7 +124,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     if args.count == Some(0) {
         return Err(Failure::usage("--count 0 sends nothing", "give at least 1, or leave it out"));
     }
-    let connect = args.connect.resolve("phone", SystemTime::now())?;
+    let connect = args.connect.resolve("phone", SystemTime::now())?.with_twilio().await?;
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Sender)?;
     link.peer.repair = !args.no_repair;

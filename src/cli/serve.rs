@@ -2,14 +2,26 @@
 //!
 //! Without a signing secret it is a dev server, on loopback only.
 
+mod bus;
 pub(super) mod configure;
+pub mod ice;
+pub mod limits;
+pub mod login;
+pub(super) mod open_files;
+pub mod operation;
+mod pairs;
+pub(super) mod store;
+pub mod tls;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use self::configure::configure;
+use self::{
+    configure::configure, ice::IceArgs, limits::LimitArgs, login::LoginArgs,
+    operation::OperationArgs, store::StoreArgs, tls::TlsArgs,
+};
 use super::{
     failure::Failure,
     output::Output,
@@ -19,7 +31,8 @@ use super::{
 use crate::{
     auth::login::DEV_TOKEN,
     pairs::Pair,
-    server::{self, RunningServer, Server, ServerConfig},
+    server::{self, RunningServer, Server, ServerConfig, ServerError, tls::Tls},
+    signaling::bus::BusError,
     turn::TurnServer,
     types::Stage,
 };
@@ -29,13 +42,16 @@ const DEV_ADDRESS: &str = "127.0.0.1:8787";
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ServeArgs {
+    #[command(subcommand)]
+    command: Option<ServeCommand>,
     /// Address to listen on; without a signing secret a loopback address only
     #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS)]
     pub listen: SocketAddr,
-    /// Database file with the pairs, made when it is not there; needed with a signing secret
-    #[arg(long, value_name = "FILE")]
-    pub db: Option<PathBuf>,
+    /// Where the pairs are.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Pair to add at the start, as ID:PHONE:MAC:USER (a dev server fills in the user); repeatable
     #[arg(long = "add-pair", value_name = "PAIR", value_delimiter = ',')]
     pub add_pairs: Vec<String>,
@@ -64,9 +80,34 @@ pub struct ServeArgs {
     /// Let a live socket outlast its token
     #[arg(long)]
     pub connect_only: bool,
+    /// Login and keys.
+    #[command(flatten)]
+    pub login: LoginArgs,
+    /// ICE servers.
+    #[command(flatten)]
+    pub ice: IceArgs,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Operation.
+    #[command(flatten)]
+    pub operation: OperationArgs,
     /// TURN.
     #[command(flatten)]
     pub turn: TurnArgs,
+    /// Several nodes.
+    #[command(flatten)]
+    pub bus: bus::BusArgs,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, Subcommand)]
+enum ServeCommand {
+    /// Add, list or revoke pairs of devices
+    Pairs(pairs::PairsArgs),
 }
 
 /// A server with its relay.
@@ -86,12 +127,16 @@ impl Served {
     }
 }
 
-/// Runs the server until Ctrl-C or SIGTERM.
+/// Runs the server until Ctrl-C or SIGTERM, or the subcommand.
 ///
 /// # Errors
 /// Exit code 2 for flags that do not go together, 1 when the server cannot start.
 pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
+    if let Some(ServeCommand::Pairs(pairs)) = args.command {
+        return pairs::run(pairs, output).await;
+    }
     let (mut config, dev) = configure(&args).await?;
+    open_files::allow(config.max_connections as u64 + u64::from(config.signaling.limits.sockets));
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -100,9 +145,14 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         )
     })?;
     let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
+    args.ice.apply(&mut config).await?;
+    let tls = config.front.tls.clone();
     let served = Served { server: start(config, listener).await?, relay };
-    announce(&args, &served, dev, output)?;
+    announce(&args, &served, tls.as_ref(), dev, output)?;
+    tls::reload_on_hangup(tls);
+    login::reload_on_hangup(&args, served.server.verifier());
     stop::asked().await;
+    tracing::info!("stopping");
     output.line("stopping: sockets are asked to reconnect elsewhere");
     served.shutdown().await;
     Ok(())
@@ -131,16 +181,31 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
 
 async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
     Server::start(config, listener).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check --db and the signing secret")
+        let remedy = match &error {
+            ServerError::Metrics { .. } => "give another address with --metrics-listen",
+            ServerError::Bus(BusError::Connect { login: true, .. }) => {
+                "check the user in --bus and ORION_BUS_PASSWORD"
+            }
+            ServerError::Bus(_) => "check --bus, and that Redis runs there",
+            _ => "check --db and the signing secret",
+        };
+        Failure::new(Stage::Server, error.to_string(), remedy)
     })
 }
 
-fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Result<(), Failure> {
+fn announce(
+    args: &ServeArgs,
+    served: &Served,
+    certificate: Option<&Tls>,
+    dev: bool,
+    output: Output,
+) -> Result<(), Failure> {
     let server = &served.server;
     let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
     let tls = served.relay.as_ref().and_then(TurnServer::tls_address);
-    let token_api = dev || args.login_secret.is_some();
-    let token_url = if token_api { server.token_url() } else { "off: no --login-secret".into() };
+    let token_api = login::has_token_api(args, dev);
+    let off = || "off: no --login-jwks or --login-secret".into();
+    let token_url = if token_api { server.token_url() } else { off() };
     output.line(format!("listening on {}", server.local_addr()));
     output.line(format!("  signaling  {}", server.signal_url()));
     output.line(format!("  token API  {token_url}"));
@@ -151,6 +216,20 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
         }
         None => "  STUN/TURN  not here".to_owned(),
     });
+    if let Some(certificate) = certificate {
+        output.line(format!("  TLS        SHA-256 {}", certificate.fingerprint()));
+    }
+    if let Some(address) = server.metrics_addr() {
+        output.line(format!("  metrics    http://{address}/metrics"));
+    }
+    tracing::info!(
+        address = %server.local_addr(),
+        signal = server.signal_url(),
+        tls_sha256 = certificate.map(|certificate| certificate.fingerprint().to_string()),
+        version = env!("CARGO_PKG_VERSION"),
+        dev,
+        "listening"
+    );
     if dev {
         output.line(format!(
             "dev server: pair `{}`, devices `{}` and `{}`, login token `{DEV_TOKEN}`",
@@ -169,6 +248,8 @@ fn announce(args: &ServeArgs, served: &Served, dev: bool, output: Output) -> Res
         "tokenUrl": token_api.then(|| server.token_url()),
         "turn": relay.map(|address| address.to_string()),
         "turnTls": tls.map(|address| address.to_string()),
+        "tlsSha256": certificate.map(|certificate| certificate.fingerprint().to_string()),
+        "metrics": server.metrics_addr().map(|address| address.to_string()),
         "dev": dev,
     }))
 }

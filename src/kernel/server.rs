@@ -57,7 +57,7 @@ impl LabServer {
         let mut command = lab.own_in(Place::Internet);
         command
             .args(["--json", "serve", "--listen", &format!("{SERVER}:{PORT}")])
-            .args(["--add-pair", PAIR, "--turn-allow", PUBLIC])
+            .args(["--add-pair", PAIR, "--turn-allow-peer", PUBLIC])
             .args(["--turn-relay-address", &RELAY.to_string()])
             .args(["--turn-alternate", &format!("{OTHER_SERVER}:{OTHER_PORT}")])
             .arg("--db")

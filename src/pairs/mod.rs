@@ -1,8 +1,23 @@
 //! The `device_pairs` store: which phone and which Mac may meet, and whose they are.
+//!
+//! | store | where | told of revocations |
+//! |---|---|---|
+//! | [`sqlite`] | a file, or memory | by looking |
+//! | [`postgres`] | a `PostgreSQL` server, directly or through a pooler | at once, by `LISTEN`; by looking through a transaction-mode pooler |
+//! | [`postgrest`] | Supabase's REST interface | by looking |
+//!
+//! [`cache`] goes before those that are over a network; [`open`] chooses by URL.
 
+pub mod cache;
+pub mod open;
+pub mod postgres;
+pub mod postgrest;
 pub mod sqlite;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use crate::types::{DeviceId, PairId};
 
@@ -46,6 +61,12 @@ impl Status {
             Self::Active => "active",
             Self::Revoked => "revoked",
         }
+    }
+
+    /// From the table; none when it is none of the three.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Pending, Self::Active, Self::Revoked].into_iter().find(|one| one.as_str() == text)
     }
 }
 
@@ -103,7 +124,7 @@ impl Pair {
 }
 
 /// An operation of the store that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store could not be opened.
     #[error("cannot open the pair store {subject}: {cause}")]
@@ -131,7 +152,24 @@ pub enum StoreError {
     },
 }
 
-/// Where pairs are kept. Reads always see the newest state: nothing is cached.
+impl StoreError {
+    /// A query that failed.
+    #[must_use]
+    pub fn query(operation: &'static str, cause: impl Into<String>) -> Self {
+        Self::Query { operation, cause: cause.into() }
+    }
+}
+
+/// That something may have happened to pairs; the table tells what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// To this pair.
+    Pair(PairId),
+    /// To any: the store could not be heard for a while.
+    Any,
+}
+
+/// Where pairs are kept. Reads see the newest state, but for those of [`cache::Cached`].
 #[async_trait]
 pub trait PairStore: Send + Sync {
     /// The pair, if it is active.
@@ -139,6 +177,9 @@ pub trait PairStore: Send + Sync {
 
     /// The active pairs of a user that `device` belongs to, oldest first.
     async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError>;
+
+    /// Those of `ids` whose pairs are still active: never from a cache.
+    async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError>;
 
     /// Adds a pair.
     async fn add(&self, pair: &Pair) -> Result<(), StoreError>;
@@ -151,4 +192,28 @@ pub trait PairStore: Send + Sync {
 
     /// Whether the store answers.
     async fn ready(&self) -> Result<(), StoreError>;
+
+    /// Hints at pairs that ended, for as long as the receiver lives; none when this store gives
+    /// none.
+    fn hints(&self) -> Option<mpsc::Receiver<Hint>> {
+        None
+    }
+}
+
+/// Whether `id` is a UUID in the one form that databases write it (RFC 9562 §4: hexadecimal, lower
+/// case, hyphens). Another form of the same UUID would be another room.
+#[must_use]
+pub fn is_uuid(id: &str) -> bool {
+    uuid::Uuid::parse_str(id).is_ok_and(|uuid| uuid.hyphenated().to_string() == id)
+}
+
+/// Refuses a pair whose id or user is no UUID.
+fn require_uuids(pair: &Pair) -> Result<(), StoreError> {
+    for (what, id) in [("id", pair.id.as_str()), ("user", &pair.user_id)] {
+        if !is_uuid(id) {
+            let rule = format!("in this store its {what} must be a UUID in lower case, not `{id}`");
+            return Err(StoreError::Rule { id: pair.id.clone(), rule });
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,8 @@
 //! and `bye` are relayed between the two devices of a pair. Everything else is between one client
 //! and the server, and a client must work without it. Unknown fields are ignored everywhere.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::types::{ConnId, DeviceId, PairId};
@@ -176,6 +178,9 @@ pub enum ParseError {
     /// A JSON object whose `t` is not known here: a client ignores it, a server refuses it.
     #[error("unknown message type `{0}`")]
     UnknownType(String),
+    /// Of another pair.
+    #[error("the message's pairId is another one")]
+    OtherPair,
     /// Not JSON of a known form.
     #[error("message is not understood: {0}")]
     Malformed(serde_json::Error),
@@ -207,19 +212,40 @@ impl Message {
     /// # Errors
     /// [`ParseError`] when it is too long, of an unknown `t`, or malformed.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
+        Self::parse_of(text, None)
+    }
+
+    /// Reads one text frame, which must be of `pair`, if that is given: that is looked at before all else.
+    ///
+    /// # Errors
+    /// As [`Message::parse`], and [`ParseError::OtherPair`].
+    pub fn parse_of(text: &str, pair: Option<&PairId>) -> Result<Self, ParseError> {
+        // An `Option<Cow>` would always be a copy.
         #[derive(Deserialize)]
-        struct Tag<'a> {
+        struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
+        #[derive(Deserialize)]
+        struct Envelope<'a> {
             #[serde(borrow)]
-            t: std::borrow::Cow<'a, str>,
+            t: Option<Word<'a>>,
+            #[serde(borrow, rename = "pairId")]
+            pair: Option<Word<'a>>,
         }
         if text.len() > MAX_MESSAGE_BYTES {
             return Err(ParseError::TooLong(text.len()));
         }
-        let tag: Tag<'_> = serde_json::from_str(text).map_err(ParseError::Malformed)?;
-        if !TYPES.contains(&tag.t.as_ref()) {
-            return Err(ParseError::UnknownType(tag.t.into_owned()));
+        let envelope: Envelope<'_> = serde_json::from_str(text).map_err(ParseError::Malformed)?;
+        if let (Some(pair), Some(Word(named))) = (pair, &envelope.pair)
+            && pair.as_str() != named
+        {
+            return Err(ParseError::OtherPair);
         }
-        serde_json::from_str(text).map_err(ParseError::Malformed)
+        match envelope.t {
+            Some(Word(t)) if !TYPES.contains(&t.as_ref()) => {
+                Err(ParseError::UnknownType(t.into_owned()))
+            }
+            // What is missing is found missing here.
+            _ => serde_json::from_str(text).map_err(ParseError::Malformed),
+        }
     }
 
     /// The message as JSON text.

@@ -1,29 +1,84 @@
-//! The HTTP/1.1 listener: a client that is slow with its header is cut off, and connections are
-//! bounded and end with the server.
+//! The HTTP/1.1 listener, with TLS or without: a client that is slow with its handshake or its header is
+//! cut off, connections are bounded, in all and for each address, and end with the server.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::{Router, body::Body, extract::Request, http::HeaderValue, response::Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
+    time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
+use tracing::Instrument;
 
-use crate::signaling::server::ClientAddr;
+use super::{
+    Parts,
+    proxies::Proxies,
+    traffic::{Route, Traffic},
+};
+use crate::signaling::{
+    limits::metered,
+    server::{ClientAddr, RequestId},
+    slots::{Slot, Slots},
+};
 
 /// Wait after a failed accept: it mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections of the listener of `/metrics`.
+const METRICS_CONNECTIONS: usize = 64;
+
+/// Longest header of a request, bytes; a token is a tenth of it.
+const MAX_HEADER: usize = 32 * 1024;
+
+/// Most lines of a header.
+const MAX_HEADER_LINES: usize = 64;
+
+/// How long a connection that is asked to end may take for it.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// First byte of a TLS connection: a record of type handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Header of a request's id, in answers, and in requests of trusted proxies.
+const REQUEST_ID: &str = "x-request-id";
+
+/// Answer to a client that speaks plain HTTP where TLS is spoken.
+const SPEAK_TLS: &str = concat!(
+    "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n",
+    "Content-Length: 81\r\n\r\n",
+    r#"{"code":"tls-required","message":"this port speaks TLS: use https:// or wss://"}"#,
+    "\n"
+);
+
 /// How connections are served.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Options {
     /// For the header of a request.
     pub header_within: Duration,
+    /// For all requests of a connection.
+    pub connection_within: Duration,
+    /// TLS, if it is spoken, and the time for its handshake.
+    pub tls: Option<(TlsAcceptor, Duration)>,
     /// One permit a connection.
     pub connections: Arc<Semaphore>,
+    /// Connections of each address.
+    pub addresses: Option<Slots<IpAddr>>,
+    /// Who is believed when it names a client's address.
+    pub proxies: Arc<Proxies>,
+    /// Counts.
+    pub traffic: Arc<Traffic>,
 }
 
 /// Accepts connections until `stop` turns true.
@@ -46,15 +101,69 @@ pub(super) async fn accept(
                 continue;
             }
         };
+        let Ok(place) = options.place(address.ip()) else { continue };
         let Ok(permit) = Arc::clone(&options.connections).try_acquire_owned() else {
-            tracing::warn!(%address, "too many connections: one was dropped");
+            options.refuse("all", address);
             continue;
         };
-        let (router, stop, within) = (router.clone(), stop.clone(), options.header_within);
+        let (router, options, stop) = (router.clone(), options.clone(), stop.clone());
         tokio::spawn(async move {
-            connection(stream, address, router, within, stop).await;
-            drop(permit);
+            let traffic = Arc::clone(&options.traffic);
+            traffic.open.fetch_add(1, Ordering::Relaxed);
+            connection(stream, address, router, options, stop).await;
+            traffic.open.fetch_sub(1, Ordering::Relaxed);
+            drop((permit, place));
         });
+    }
+}
+
+impl Options {
+    /// For the main listener.
+    pub(super) fn of_all_routes(parts: &Parts) -> Self {
+        let front = &parts.config.front;
+        let acceptor = front.tls.as_ref().map(|tls| TlsAcceptor::from(tls.http()));
+        Self {
+            tls: acceptor.map(|acceptor| (acceptor, front.tls_within)),
+            connections: Arc::new(Semaphore::new(parts.config.max_connections)),
+            addresses: front.connections_per_address.map(Slots::new),
+            proxies: Arc::new(front.proxies.clone()),
+            ..Self::of_metrics(parts)
+        }
+    }
+
+    /// For the listener of `/metrics`.
+    pub(super) fn of_metrics(parts: &Parts) -> Self {
+        Self {
+            header_within: parts.config.header_within,
+            connection_within: parts.config.front.connection_within,
+            tls: None,
+            connections: Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
+            addresses: None,
+            proxies: Arc::default(),
+            traffic: Arc::clone(&parts.traffic),
+        }
+    }
+
+    /// A place for a connection from `address`, if it needs one; an error when it has too many.
+    fn place(&self, address: IpAddr) -> Result<Option<Slot<IpAddr>>, ()> {
+        let Some(slots) = &self.addresses else { return Ok(None) };
+        if self.proxies.trust(address) {
+            return Ok(None);
+        }
+        let place = slots.take(metered(address));
+        if place.is_none() {
+            self.refuse("address", SocketAddr::new(address, 0));
+        }
+        place.map(Some).ok_or(())
+    }
+
+    fn refuse(&self, limit: &'static str, address: SocketAddr) {
+        self.traffic.refused.count(limit);
+        let so_far = self.traffic.refused.get(limit);
+        // A flood of connections is no flood of log lines.
+        if so_far.is_power_of_two() {
+            tracing::warn!(client = %address.ip().to_canonical(), limit, so_far, "too many connections: dropped");
+        }
     }
 }
 
@@ -62,34 +171,91 @@ async fn connection(
     stream: TcpStream,
     address: SocketAddr,
     router: Router,
-    header_within: Duration,
-    mut stop: watch::Receiver<bool>,
+    options: Options,
+    stop: watch::Receiver<bool>,
 ) {
     // Signaling messages are small and few: none should wait for the next.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    let Some((acceptor, within)) = options.tls.clone() else {
+        return requests(stream, address, router, options, stop).await;
+    };
+    let begun = Instant::now();
+    let result = match timeout(within, secure(stream, &acceptor)).await {
+        Err(_) => "timeout",
+        Ok(Err(error)) => {
+            tracing::info!(client = %address.ip().to_canonical(), %error, "TLS handshake failed");
+            "failed"
+        }
+        Ok(Ok(None)) => {
+            tracing::info!(client = %address.ip().to_canonical(), "plain HTTP on the TLS port was answered 400");
+            "plain-http"
+        }
+        Ok(Ok(Some(stream))) => {
+            options.traffic.tls_handshake.observe(begun.elapsed());
+            options.traffic.tls.count("ok");
+            return requests(*stream, address, router, options, stop).await;
+        }
+    };
+    options.traffic.tls.count(result);
+}
+
+type Secured = Box<tokio_rustls::server::TlsStream<TcpStream>>;
+
+/// The TLS handshake; `None` when the client speaks plain HTTP, which is then answered.
+async fn secure(mut stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Option<Secured>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if first[0] == TLS_HANDSHAKE || !first[0].is_ascii_alphabetic() {
+        return Box::pin(acceptor.accept(stream)).await.map(|stream| Some(Box::new(stream)));
+    }
+    stream.write_all(SPEAK_TLS.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closing with unread data would reset the connection before the client has read the answer.
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(None)
+}
+
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: SocketAddr,
+    router: Router,
+    options: Options,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (proxies, traffic) = (options.proxies, options.traffic);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        answer(router.clone(), address, request)
+        answer(router.clone(), address, Arc::clone(&proxies), Arc::clone(&traffic), request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_within)
+        .header_read_timeout(options.header_within)
+        .max_buf_size(MAX_HEADER)
+        .max_headers(MAX_HEADER_LINES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stopped(&mut stop) => None,
+        () = tokio::time::sleep(options.connection_within) => None,
     };
     let ended = if let Some(ended) = ended {
-        ended
+        Ok(ended)
     } else {
         connection.as_mut().graceful_shutdown();
-        connection.await
+        timeout(END_WITHIN, connection).await
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
+        Err(_) => {
+            tracing::info!(client = %address.ip().to_canonical(), "a slow connection was cut off");
+        }
     }
 }
 
@@ -98,12 +264,54 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _gone = stop.wait_for(|stop| *stop).await.is_err();
 }
 
+/// Answers one request, counts it and logs it: its route, never its path or query, where a token may be.
 async fn answer(
     router: Router,
     address: SocketAddr,
+    proxies: Arc<Proxies>,
+    traffic: Arc<Traffic>,
     request: hyper::Request<Incoming>,
 ) -> Result<Response, Infallible> {
+    let begun = Instant::now();
+    let client = proxies.client(address, request.headers());
+    let id = request_id(&request, proxies.trust(address.ip()));
+    let route = Route::of(request.uri().path());
+    let method = method(request.method());
     let mut request: Request = request.map(Body::new);
-    request.extensions_mut().insert(ClientAddr(address));
-    router.oneshot(request).await
+    request.extensions_mut().insert(ClientAddr(client));
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", request = &*id.0);
+    let logged = span.clone();
+    let mut response = router.oneshot(request).instrument(span).await?;
+    if let Ok(id) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    let (status, took) = (response.status(), begun.elapsed());
+    traffic.answered(route, status, took);
+    let _entered = logged.entered();
+    let (status, ms) = (status.as_u16(), took.as_micros() as f64 / 1e3);
+    tracing::info!(client = %client.ip().to_canonical(), method, route = route.name(), status, ms, "answered");
+    Ok(response)
+}
+
+/// The id that a trusted proxy gave a request, or a new one.
+fn request_id<B>(request: &hyper::Request<B>, trusted: bool) -> RequestId {
+    let sane = |id: &&str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        (1..=64).contains(&id.len()) && id.chars().all(plain)
+    };
+    let given = request.headers().get(REQUEST_ID).filter(|_| trusted);
+    let given = given.and_then(|id| id.to_str().ok()).filter(sane);
+    RequestId(given.map_or_else(|| uuid::Uuid::new_v4().simple().to_string().into(), Into::into))
+}
+
+/// Methods by name, those of no route in one word.
+fn method(method: &hyper::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
 }

@@ -1,9 +1,8 @@
-//! `GET /metrics`: counters and gauges in the Prometheus text format, version 0.0.4.
+//! `GET /metrics`: counters, gauges and histograms in the Prometheus text format, version 0.0.4.
+//!
+//! Every label has a fixed list of values: no client can make the page grow.
 
-use std::{
-    fmt::Write,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
     extract::State,
@@ -11,8 +10,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Parts;
-use crate::signaling::counters::Family;
+pub use super::exposition::{counter, gauge};
+use super::{
+    Parts, bus_metrics,
+    exposition::{head, histogram, labelled, line},
+};
+use crate::auth::unix_now;
 
 /// The route.
 pub(super) async fn metrics(State(parts): State<Arc<Parts>>) -> Response {
@@ -21,14 +24,71 @@ pub(super) async fn metrics(State(parts): State<Arc<Parts>>) -> Response {
 }
 
 fn render(parts: &Parts) -> String {
-    let mut text = String::with_capacity(4096);
+    let mut text = String::with_capacity(16 * 1024);
+    process(&mut text, parts);
+    http(&mut text, parts);
+    signaling(&mut text, parts);
+    store(&mut text, parts);
+    let answers = &parts.tokens.answers;
+    labelled(&mut text, "orion_token_answers_total", "status", "Token API answers.", answers);
+    if let Some(twilio) = &parts.config.twilio {
+        twilio.metrics(&mut text, unix_now());
+    }
+    if let Some(extra) = &parts.config.extra_metrics {
+        extra(&mut text);
+    }
+    text
+}
+
+fn process(text: &mut String, parts: &Parts) {
+    head(text, "orion_build_info", "Which build runs; always 1.", "gauge");
+    line(text, format_args!("orion_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+    let help = "When the server started, seconds since 1970.";
+    let started = usize::try_from(parts.started).unwrap_or(usize::MAX);
+    gauge(text, "orion_start_time_seconds", help, started);
+    let draining = usize::from(parts.signaling.is_draining());
+    gauge(text, "orion_draining", "1 while sockets are asked to go, else 0.", draining);
+}
+
+fn http(text: &mut String, parts: &Parts) {
+    let traffic = &parts.traffic;
+    let open = usize::try_from(traffic.open()).unwrap_or(usize::MAX);
+    gauge(text, "orion_http_connections", "HTTP connections now, sockets not counted.", open);
+    let help = "HTTP connections dropped at once, by the limit they were over.";
+    labelled(text, "orion_http_connections_refused_total", "limit", help, &traffic.refused);
+    let name = "orion_http_requests_total";
+    head(text, name, "Requests answered, by route and class of status.", "counter");
+    for answers in &traffic.routes {
+        let route = answers.route.name();
+        for (code, count) in answers.statuses.read() {
+            line(text, format_args!("{name}{{route=\"{route}\",code=\"{code}\"}} {count}"));
+        }
+    }
+    let help = "From a request's header to its answer; of route signal, the whole handshake.";
+    let routes = traffic.routes.iter().map(|answers| (answers.route.name(), &answers.durations));
+    histogram(text, "orion_http_request_seconds", "route", help, routes);
+    labelled(text, "orion_tls_handshakes_total", "result", "TLS handshakes.", &traffic.tls);
+    let help = "How long TLS handshakes took that went well.";
+    histogram(text, "orion_tls_handshake_seconds", "", help, [("", &traffic.tls_handshake)]);
+    if let Some(tls) = &parts.config.front.tls {
+        let help = "TLS certificates read again because the files had changed.";
+        labelled(text, "orion_tls_reloads_total", "result", help, tls.reloads());
+    }
+}
+
+fn signaling(text: &mut String, parts: &Parts) {
     let signaling = &parts.signaling;
     let counters = signaling.counters();
-    gauge(&mut text, "orion_signaling_sockets", "Sockets open now.", signaling.sockets());
-    gauge(&mut text, "orion_signaling_rooms", "Pairs with a socket open now.", signaling.rooms());
-    let opened = [("", counters.opened.load(Ordering::Relaxed))];
-    let name = "orion_signaling_sockets_opened_total";
-    counter(&mut text, name, "", "Sockets opened.", opened);
+    gauge(text, "orion_signaling_sockets", "Sockets open now.", signaling.sockets());
+    gauge(text, "orion_signaling_rooms", "Pairs with a socket open now.", signaling.rooms());
+    for (name, help, count) in [
+        ("sockets_opened_total", "Sockets opened.", &counters.opened),
+        ("received_bytes_total", "Bytes of messages from sockets.", &counters.bytes_in),
+        ("sent_bytes_total", "Bytes of messages to sockets.", &counters.bytes_out),
+    ] {
+        let count = [("", count.load(Ordering::Relaxed))];
+        counter(text, &format!("orion_signaling_{name}"), "", help, count);
+    }
     for (name, label, help, family) in [
         ("messages_relayed_total", "type", "Messages relayed or held.", &counters.relayed),
         (
@@ -41,43 +101,19 @@ fn render(parts: &Parts) -> String {
         ("handshakes_refused_total", "reason", "Handshakes refused.", &counters.refused),
         ("sockets_closed_total", "code", "Sockets closed, by close code.", &counters.closed),
     ] {
-        labelled(&mut text, &format!("orion_signaling_{name}"), label, help, family);
+        labelled(text, &format!("orion_signaling_{name}"), label, help, family);
     }
-    let answers = &parts.tokens.answers;
-    labelled(&mut text, "orion_token_answers_total", "status", "Token API answers.", answers);
-    if let Some(extra) = &parts.config.extra_metrics {
-        extra(&mut text);
-    }
-    text
+    let help = "From a message's being queued for the other device to its being written there.";
+    histogram(text, "orion_signaling_relay_seconds", "", help, [("", &counters.relay)]);
+    bus_metrics::render(text, signaling);
 }
 
-fn labelled(text: &mut String, name: &str, label: &str, help: &str, family: &Family) {
-    counter(text, name, label, help, family.read());
-}
-
-/// Appends one counter for each value of its label; an empty label means there is just one.
-pub fn counter<'a>(
-    text: &mut String,
-    name: &str,
-    label: &str,
-    help: &str,
-    values: impl IntoIterator<Item = (&'a str, u64)>,
-) {
-    write_line(text, format_args!("# HELP {name} {help}\n# TYPE {name} counter"));
-    for (value, count) in values {
-        if label.is_empty() {
-            write_line(text, format_args!("{name} {count}"));
-        } else {
-            write_line(text, format_args!("{name}{{{label}=\"{value}\"}} {count}"));
-        }
-    }
-}
-
-/// Appends one gauge.
-pub fn gauge(text: &mut String, name: &str, help: &str, value: usize) {
-    write_line(text, format_args!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}"));
-}
-
-fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(text, "{line}").expect("writing to a string does not fail");
+fn store(text: &mut String, parts: &Parts) {
+    let store = &parts.signaling.counters().store;
+    let up = usize::from(store.is_up());
+    gauge(text, "orion_store_up", "Whether the pair store answered the latest question.", up);
+    let errors = [("", store.errors.load(Ordering::Relaxed))];
+    counter(text, "orion_store_errors_total", "", "Questions the pair store failed.", errors);
+    let help = "How long the pair store took for a question, as the server sees it.";
+    histogram(text, "orion_store_seconds", "", help, [("", &store.durations)]);
 }

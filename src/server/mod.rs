@@ -4,29 +4,33 @@
 //! |---|---|
 //! | `GET /api/signal` | the WebSocket ([`crate::signaling::server`]) |
 //! | `POST /api/auth/webrtc-token` | a signaling JWT and ICE servers ([`token_api`]) |
-//! | `GET /healthz` | 200 while the pair store answers, else 503 |
-//! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]) |
+//! | `GET /healthz` | 200: it is alive |
+//! | `GET /readyz` | may it get new clients: 503 while it drains, or the pair store or the bus does not answer |
+//! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]), here or on a listener of its own |
+//! | `GET /.well-known/jwks.json` | public keys of signaling tokens (RFC 7517) |
 //!
 //! The caller binds the listener, so a test has its server on port 0 in a line.
 
+mod bus_metrics;
+pub mod exposition;
+pub mod front;
 pub mod http;
 pub mod metrics;
+pub mod proxies;
+mod routes;
+mod running;
+pub mod tls;
 pub mod token_api;
+mod traffic;
+pub mod twilio;
+mod wellformed;
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::watch};
 
+pub use self::running::RunningServer;
+use self::{front::Front, traffic::Traffic};
 use crate::{
     auth::{
         jws::{Key, KeyError, SigningKeys},
@@ -37,8 +41,8 @@ use crate::{
         unix_now,
     },
     pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
-    proto::{signaling, token::ErrorBody},
     signaling::{
+        bus::{self, BusError},
         limits::{Limits, Rate},
         server::{Origins, Signaling, SignalingConfig},
     },
@@ -46,6 +50,9 @@ use crate::{
 
 /// Path of the token API.
 pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
+
+/// Path of the public keys of signaling tokens.
+pub const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 /// Pair of the dev server.
 pub const DEV_PAIR: &str = "demo";
@@ -127,12 +134,16 @@ pub struct ServerConfig {
     pub ice_servers: Vec<crate::proto::token::IceServer>,
     /// TURN with credentials of its own for each answer.
     pub turn: Option<TurnAdvert>,
+    /// Twilio's ICE servers, in every token answer.
+    pub twilio: Option<Arc<twilio::TwilioServers>>,
     /// How often tokens may be asked for; `None` is no limit.
     pub token_rates: Option<TokenRates>,
     /// How long a client may take for the header of a request (contract: 5 s).
     pub header_within: Duration,
     /// HTTP connections at once, sockets not counted.
     pub max_connections: usize,
+    /// What stands between the network and the routes.
+    pub front: Front,
     /// More metrics, such as those of an embedded TURN server.
     pub extra_metrics: Option<ExtraMetrics>,
 }
@@ -148,9 +159,11 @@ impl ServerConfig {
             login: None,
             ice_servers: Vec::new(),
             turn: None,
+            twilio: None,
             token_rates: Some(TokenRates::default()),
             header_within: Duration::from_secs(5),
             max_connections: 4096,
+            front: Front::default(),
             extra_metrics: None,
         }
     }
@@ -169,7 +182,8 @@ impl ServerConfig {
         config.login = Some(Arc::new(DevLogin::default()));
         config.token_rates = None;
         config.signaling.origins = Origins::Loopback(Vec::new());
-        config.signaling.limits = Limits { handshakes: None, ..Limits::default() };
+        config.signaling.limits = Limits::for_one_machine();
+        config.front.connections_per_address = None;
         config.signaling.timings.drain_jitter = Duration::ZERO;
         Ok(config)
     }
@@ -187,12 +201,23 @@ pub enum ServerError {
     /// The listener has no address, or cannot be used.
     #[error("cannot listen: {0}")]
     Listen(#[from] io::Error),
+    /// The listener of `/metrics` cannot be used.
+    #[error("cannot listen for /metrics on {address}: {source}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The pair store is not usable.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A signing key is not usable.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The bus between the nodes is not usable.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 /// Starts servers.
@@ -200,30 +225,45 @@ pub enum ServerError {
 pub struct Server;
 
 impl Server {
-    /// Starts serving on `listener`. Nothing is accepted before the pair store answers.
+    /// Starts serving on `listener`. Nothing is accepted before the pair store and the bus answer.
     ///
     /// # Errors
-    /// When the listener or the pair store is not usable.
+    /// When the listener, the pair store or the bus is not usable.
     pub async fn start(
         config: ServerConfig,
         listener: TcpListener,
     ) -> Result<RunningServer, ServerError> {
         let addr = listener.local_addr()?;
         config.store.ready().await?;
+        let metrics = match config.front.metrics_listen {
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.map_err(|source| ServerError::Metrics { address, source })?)
+            }
+            None => None,
+        };
+        let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+        if let Some(bus) = &config.signaling.bus {
+            bus::check(bus).await?;
+        }
         let parts = Parts::new(config);
         let stop = watch::Sender::new(false);
-        let connections = Arc::new(Semaphore::new(parts.config.max_connections));
-        let accepting = tokio::spawn(http::accept(
-            listener,
-            router(&parts),
-            http::Options {
-                header_within: parts.config.header_within,
-                connections: Arc::clone(&connections),
-            },
-            stop.subscribe(),
-        ));
-        let watching = tokio::spawn(watch_over(Arc::clone(&parts)));
-        Ok(RunningServer { addr, parts, stop, accepting, watching, connections })
+        let options = http::Options::of_all_routes(&parts);
+        let connections = Arc::clone(&options.connections);
+        let router = routes::all(&parts, metrics_addr.is_none());
+        let mut tasks =
+            vec![tokio::spawn(http::accept(listener, router, options, stop.subscribe()))];
+        if let Some(listener) = metrics {
+            let options = http::Options::of_metrics(&parts);
+            let router = routes::metrics_only(&parts);
+            tasks.push(tokio::spawn(http::accept(listener, router, options, stop.subscribe())));
+        }
+        if let Some(tls) = parts.config.front.tls.clone().filter(tls::Tls::has_files) {
+            tasks.push(tokio::spawn(tls.watch()));
+        }
+        tasks.push(tokio::spawn(watch_over(Arc::clone(&parts))));
+        parts.signaling.await_bus().await;
+        Ok(RunningServer { addr, metrics_addr, parts, stop, tasks, connections })
     }
 }
 
@@ -233,9 +273,17 @@ async fn watch_over(parts: Arc<Parts>) {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
             parts.tokens.forget_idle();
+            parts.signaling.forget_idle();
         }
     };
-    tokio::join!(parts.signaling.clone().watch_revocations(), forgetting);
+    let renewing = async {
+        if let Some(twilio) = &parts.config.twilio {
+            twilio.keep_renewed().await;
+        }
+    };
+    let signaling = &parts.signaling;
+    let revocations = signaling.clone().watch_revocations();
+    tokio::join!(revocations, signaling.clone().run_bus(), forgetting, renewing);
 }
 
 /// Starts a dev server with a store of its own: [`ServerConfig::dev`].
@@ -251,6 +299,9 @@ struct Parts {
     config: ServerConfig,
     signaling: Signaling,
     tokens: token_api::TokenApi,
+    traffic: Arc<Traffic>,
+    /// Seconds since 1970.
+    started: u64,
 }
 
 impl Parts {
@@ -261,117 +312,7 @@ impl Parts {
             Arc::clone(&config.store),
         );
         let tokens = token_api::TokenApi::new(config.token_rates);
-        Arc::new(Self { config, signaling, tokens })
-    }
-}
-
-fn router(parts: &Arc<Parts>) -> Router {
-    let mut router =
-        Router::new().route("/healthz", get(health)).route("/metrics", get(metrics::metrics));
-    if parts.config.login.is_some() {
-        router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
-    }
-    router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found)
-}
-
-async fn not_found() -> impl IntoResponse {
-    let message = format!("the routes are {}, {TOKEN_PATH}, /healthz, /metrics", signaling::PATH);
-    (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
-}
-
-async fn health(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    match parts.config.store.ready().await {
-        Ok(()) => (StatusCode::OK, Json(serde_json::json!({"status": "ok"}))),
-        Err(error) => {
-            tracing::error!(%error, "not healthy");
-            (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({"status": "store-down"})))
-        }
-    }
-}
-
-/// A server that is running; dropping it stops it at once.
-pub struct RunningServer {
-    addr: SocketAddr,
-    parts: Arc<Parts>,
-    stop: watch::Sender<bool>,
-    accepting: JoinHandle<()>,
-    watching: JoinHandle<()>,
-    connections: Arc<Semaphore>,
-}
-
-impl std::fmt::Debug for RunningServer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunningServer").field("addr", &self.addr).finish_non_exhaustive()
-    }
-}
-
-impl RunningServer {
-    /// The address it listens on.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    /// An address a client of this machine can connect to: loopback when it listens on all.
-    #[must_use]
-    pub fn reachable_addr(&self) -> SocketAddr {
-        let mut addr = self.addr;
-        if addr.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
-            addr.set_ip(Ipv4Addr::LOCALHOST.into());
-        } else if addr.ip().is_unspecified() {
-            addr.set_ip(std::net::Ipv6Addr::LOCALHOST.into());
-        }
-        addr
-    }
-
-    /// URL of the WebSocket.
-    #[must_use]
-    pub fn signal_url(&self) -> String {
-        format!("ws://{}{}", self.reachable_addr(), signaling::PATH)
-    }
-
-    /// URL of the token API.
-    #[must_use]
-    pub fn token_url(&self) -> String {
-        format!("http://{}{TOKEN_PATH}", self.reachable_addr())
-    }
-
-    /// The signaling server.
-    #[must_use]
-    pub fn signaling(&self) -> &Signaling {
-        &self.parts.signaling
-    }
-
-    /// The pair store.
-    #[must_use]
-    pub fn store(&self) -> &Arc<dyn PairStore> {
-        &self.parts.config.store
-    }
-
-    /// Mints and checks signaling tokens.
-    #[must_use]
-    pub fn verifier(&self) -> &Verifier {
-        &self.parts.config.verifier
-    }
-
-    /// Stops gracefully: new sockets are refused, live ones closed with 1012 over the drain jitter,
-    /// requests under way answered.
-    pub async fn shutdown(self) {
-        self.parts.signaling.drain().await;
-        self.stop.send_replace(true);
-        let all = u32::try_from(self.parts.config.max_connections).unwrap_or(u32::MAX);
-        let done = self.connections.acquire_many(all);
-        if tokio::time::timeout(Duration::from_secs(2), done).await.is_err() {
-            tracing::warn!("HTTP connections were left when the server stopped");
-        }
-    }
-}
-
-impl Drop for RunningServer {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        self.accepting.abort();
-        self.watching.abort();
-        self.parts.signaling.close_all();
+        let traffic = Arc::default();
+        Arc::new(Self { config, signaling, tokens, traffic, started: unix_now() })
     }
 }

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{MIN_TURN_TTL, Parts, ServerConfig, TokenRates};
+use super::{MIN_TURN_TTL, Parts, ServerConfig, TokenRates, TurnAdvert, front::Front};
 use crate::{
     auth::{login::LoginError, unix_now},
     pairs::{Pair, StoreError},
@@ -27,12 +27,6 @@ use crate::{
     },
     types::{DeviceId, PairId},
 };
-
-/// Longest request body, bytes.
-const MAX_BODY: usize = 16 * 1024;
-
-/// How long a client may take for the body.
-const BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Longest device or pair id, bytes.
 const MAX_ID: usize = 256;
@@ -131,8 +125,8 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
     if let Some(rate) = &parts.tokens.users {
         rate.take(&user).map_err(|wait| Refusal::too_often("user", wait))?;
     }
-    let wanted = read(body).await?;
-    let pair = choose_pair(&parts.config, &user, &wanted).await?;
+    let wanted = read(body, &parts.config.front).await?;
+    let pair = choose_pair(parts, &user, &wanted).await?;
     let device = wanted.device_id;
     let minted = parts.config.verifier.mint(device.clone(), pair.id.clone(), now, MAX_LIFETIME_S);
     let (token, claims) = minted.map_err(|error| {
@@ -170,11 +164,14 @@ async fn user(parts: &Parts, headers: &HeaderMap, now: u64) -> Result<String, Re
     })
 }
 
-async fn read(body: Body) -> Result<TokenRequest, Refusal> {
-    let bytes = tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY))
+async fn read(body: Body, front: &Front) -> Result<TokenRequest, Refusal> {
+    let bytes = tokio::time::timeout(front.body_within, to_bytes(body, front.max_body))
         .await
         .map_err(|_| Refusal::malformed("the body took too long"))?
-        .map_err(|_| Refusal::malformed(format!("the body is cut off or over {MAX_BODY} bytes")))?;
+        .map_err(|_| {
+            let most = front.max_body;
+            Refusal::malformed(format!("the body is cut off or over {most} bytes"))
+        })?;
     let request: TokenRequest = serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::malformed(format!("the body is not understood: {error}")))?;
     let ids = [Some(request.device_id.as_str()), request.pair_id.as_ref().map(PairId::as_str)];
@@ -186,18 +183,15 @@ async fn read(body: Body) -> Result<TokenRequest, Refusal> {
 
 /// The pair asked for, or the one active pair of this user and device. An unknown pair, another
 /// user's and one without this device are answered alike.
-async fn choose_pair(
-    config: &ServerConfig,
-    user: &str,
-    wanted: &TokenRequest,
-) -> Result<Pair, Refusal> {
+async fn choose_pair(parts: &Parts, user: &str, wanted: &TokenRequest) -> Result<Pair, Refusal> {
+    let (store, meter) = (&parts.config.store, &parts.signaling.counters().store);
     let device = &wanted.device_id;
     let forbidden = || {
         let message = "this user has no active pair of this id with this device";
         Refusal::new(StatusCode::FORBIDDEN, "no-pair", message)
     };
     let Some(id) = &wanted.pair_id else {
-        let mut pairs = config.store.pairs_of(user, device).await?;
+        let mut pairs = meter.watch(store.pairs_of(user, device)).await?;
         return match (pairs.pop(), pairs.is_empty()) {
             (Some(only), true) => Ok(only),
             (Some(_), false) => {
@@ -206,14 +200,24 @@ async fn choose_pair(
             (None, _) => Err(forbidden()),
         };
     };
-    let pair = config.store.active_pair(id).await?;
+    let pair = meter.watch(store.active_pair(id)).await?;
     pair.filter(|pair| pair.user_id == user && pair.role(device).is_some()).ok_or_else(forbidden)
 }
 
-/// The static servers, then STUN, then TURN with credentials for `device`.
+/// The static servers, then STUN, then TURN with credentials for `device`, then Twilio's.
 fn ice_servers(config: &ServerConfig, device: &DeviceId, now: u64) -> Vec<IceServer> {
     let mut servers = config.ice_servers.clone();
-    let Some(turn) = &config.turn else { return servers };
+    if let Some(turn) = &config.turn {
+        servers.extend(turn_servers(turn, device, now));
+    }
+    if let Some(twilio) = &config.twilio {
+        servers.extend(twilio.servers(now));
+    }
+    servers
+}
+
+fn turn_servers(turn: &TurnAdvert, device: &DeviceId, now: u64) -> Vec<IceServer> {
+    let mut servers = Vec::new();
     let (stun, relay): (Vec<String>, Vec<String>) =
         turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
     if !stun.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::meter::{Durations, StoreMeter};
+
 /// Counters under a fixed list of labels; what is not in the list counts under the last one.
 #[derive(Debug)]
 pub struct Family {
@@ -53,6 +55,14 @@ pub struct Counters {
     pub errors: Family,
     /// Sockets closed, by close code; `none` is a broken connection.
     pub closed: Family,
+    /// From a message's being queued for a socket to its being written there.
+    pub relay: Durations,
+    /// Bytes of messages that came, without the frames around them.
+    pub bytes_in: AtomicU64,
+    /// Bytes of messages that were written, without the frames around them.
+    pub bytes_out: AtomicU64,
+    /// The pair store.
+    pub store: StoreMeter,
 }
 
 impl Default for Counters {
@@ -69,11 +79,14 @@ impl Default for Counters {
                 "token-missing",
                 "token-expired",
                 "bad-token",
+                "keys-unavailable",
                 "not-in-pair",
                 "rate-limited",
+                "too-many-sockets",
                 "draining",
                 "overloaded",
                 "store-down",
+                "bus-down",
                 "other",
             ]),
             errors: Family::new(&[
@@ -85,9 +98,13 @@ impl Default for Counters {
                 "other",
             ]),
             closed: Family::new(&[
-                "1000", "1001", "1002", "1003", "1007", "1009", "1012", "4001", "4002", "4003",
-                "4004", "4500", "4501", "4502", "4503", "4504", "none", "other",
+                "1000", "1001", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4001",
+                "4002", "4003", "4004", "4500", "4501", "4502", "4503", "4504", "none", "other",
             ]),
+            relay: Durations::default(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            store: StoreMeter::default(),
         }
     }
 }

@@ -3,7 +3,10 @@
 //! A refusal is an HTTP answer with a JSON body, so that a client can tell a bad token from a server
 //! that is down. The token comes by `Authorization`, by subprotocol for browsers, or by query.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -13,9 +16,9 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{limits::metered, server::Shared};
+use super::server::Shared;
 use crate::{
-    auth::unix_now,
+    auth::{jwt::TokenError, unix_now},
     pairs::Role,
     proto::{
         claims::Claims,
@@ -25,9 +28,15 @@ use crate::{
     types::is_loopback,
 };
 
-/// The remote address of a connection, put into each request's extensions by the HTTP server.
+/// The address of a client, put into each request's extensions by the HTTP server: that of the
+/// connection, or what a trusted proxy says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
+
+/// The id of a request, put into its extensions by the HTTP server: ties a socket to its handshake in
+/// the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(pub std::sync::Arc<str>);
 
 /// Which `Origin`s may open a socket. Requests without the header (native apps) always may.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,11 +82,11 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), retry_after: None }
     }
 
-    fn later(mut self, after: Duration) -> Self {
+    pub(super) fn later(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
@@ -117,6 +126,10 @@ impl IntoResponse for Refusal {
 pub(super) struct Admitted {
     pub claims: Claims,
     pub role: Role,
+    /// Whose pair it is.
+    pub user: String,
+    /// When it came.
+    pub at: Instant,
     accept: String,
     echo_protocol: bool,
 }
@@ -140,6 +153,7 @@ impl Admitted {
 
 /// Checks a request, cheapest checks first.
 pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, Refusal> {
+    let at = Instant::now();
     let accept = websocket_key(request)?;
     if let Some(origin) = request.headers.get(header::ORIGIN)
         && !origin.to_str().is_ok_and(|origin| shared.config.origins.allow(origin))
@@ -153,21 +167,28 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     if *shared.draining.borrow() {
         return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
     }
-    if let (Some(rate), Some(ClientAddr(address))) = (&shared.handshakes, request.extensions.get())
-    {
-        rate.take(&metered(address.ip())).map_err(|wait| {
-            let message = "too many handshakes from this address";
-            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).later(wait)
-        })?;
+    if !shared.is_bus_up() {
+        let message = "the bus between the servers is not available; try again";
+        return Err(Refusal::unavailable("bus-down", message));
     }
+    shared.gate.address(request.extensions.get())?;
     let protocols = subprotocols(&request.headers);
     let token = find_token(request, &protocols, shared.config.allow_query_token)?;
-    let claims = shared
-        .verifier
-        .verify(&token, unix_now())
-        .map_err(|e| Refusal::new(StatusCode::UNAUTHORIZED, e.code(), e.to_string()))?;
-    let role = role_in_pair(shared, &claims).await?;
-    Ok(Admitted { claims, role, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+    let claims =
+        shared.verifier.check(&token, unix_now()).await.map_err(|error| token_refused(&error))?;
+    shared.gate.pair(&claims.pair_id)?;
+    let (role, user) = role_in_pair(shared, &claims).await?;
+    shared.gate.user(&user)?;
+    Ok(Admitted { claims, role, user, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+}
+
+/// A token that is no good, or that cannot be checked now.
+fn token_refused(error: &TokenError) -> Refusal {
+    if matches!(error, TokenError::KeysUnavailable(_)) {
+        tracing::error!(%error, "a socket was refused");
+        return Refusal::unavailable(error.code(), "tokens cannot be checked now; try again");
+    }
+    Refusal::new(StatusCode::UNAUTHORIZED, error.code(), error.to_string())
 }
 
 /// The answer to `Sec-WebSocket-Key`.
@@ -239,14 +260,15 @@ pub fn bearer(value: &HeaderValue) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// The role of the token's device, if the pair is active and the device one of its two. An unknown
-/// pair, a revoked one and a third device are answered alike.
-async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<Role, Refusal> {
-    let pair = shared.store.active_pair(&claims.pair_id).await.map_err(|error| {
+/// The role of the token's device and the user, if the pair is active and the device one of its two.
+/// An unknown pair, a revoked one and a third device are answered alike.
+async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<(Role, String), Refusal> {
+    let found = shared.counters.store.watch(shared.store.active_pair(&claims.pair_id)).await;
+    let pair = found.map_err(|error| {
         tracing::error!(%error, "handshake refused");
         Refusal::unavailable("store-down", "the pair store is not available; try again")
     })?;
-    pair.and_then(|pair| pair.role(&claims.sub)).ok_or_else(|| {
+    pair.and_then(|pair| Some((pair.role(&claims.sub)?, pair.user_id))).ok_or_else(|| {
         let message = "the device does not belong to an active pair of this id";
         Refusal::new(StatusCode::FORBIDDEN, "not-in-pair", message)
     })

@@ -12,6 +12,8 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
+use crate::proto::signaling::MAX_MESSAGE_BYTES;
+
 /// How long the server waits for what. The defaults are those of the wire contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
@@ -84,6 +86,31 @@ pub struct Limits {
     pub sockets: u32,
     /// Handshakes from one address; `None` is no limit.
     pub handshakes: Option<Rate>,
+    /// Handshakes for one pair; `None` is no limit.
+    pub pair_handshakes: Option<Rate>,
+    /// Handshakes of one user; `None` is no limit.
+    pub user_handshakes: Option<Rate>,
+    /// Sockets from one address at once; `None` is no limit.
+    pub sockets_per_address: Option<u32>,
+    /// Sockets of one user at once; `None` is no limit.
+    pub sockets_per_user: Option<u32>,
+    /// Longest message, bytes (contract: 64 KiB, which is the most it can be).
+    pub message_bytes: usize,
+}
+
+impl Limits {
+    /// The limits of a server whose clients are all of one machine and one user.
+    #[must_use]
+    pub fn for_one_machine() -> Self {
+        Self {
+            handshakes: None,
+            pair_handshakes: None,
+            user_handshakes: None,
+            sockets_per_address: None,
+            sockets_per_user: None,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -98,6 +125,11 @@ impl Default for Limits {
             held_bytes: 256 * 1024,
             sockets: 20_000,
             handshakes: Some(Rate::new(60, Duration::from_millis(500))),
+            pair_handshakes: Some(Rate::new(60, Duration::from_secs(1))),
+            user_handshakes: Some(Rate::new(120, Duration::from_millis(500))),
+            sockets_per_address: Some(1000),
+            sockets_per_user: Some(50),
+            message_bytes: MAX_MESSAGE_BYTES,
         }
     }
 }
@@ -170,6 +202,24 @@ pub fn metered(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
         v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// What is counted against a socket.
+pub(super) struct Meters {
+    pub messages: TokenBucket,
+    pub floods: TokenBucket,
+    pub schema_errors: TokenBucket,
+}
+
+impl Meters {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            messages: TokenBucket::new(limits.messages, now),
+            floods: TokenBucket::new(limits.floods, now),
+            schema_errors: TokenBucket::new(limits.schema_errors, now),
+        }
     }
 }
 

@@ -1,11 +1,18 @@
-//! The signaling service: client, room, relay.
+//! The signaling service: client, room, relay, and the bus between several nodes.
 
+pub mod bus;
 pub mod client;
 pub mod counters;
+mod end;
+mod gate;
 pub mod handshake;
 pub mod limits;
+pub mod meter;
 mod outbox;
 pub mod room;
+mod rooms;
 pub mod server;
+pub mod slots;
 mod socket;
 pub mod token_client;
+pub mod websocket;

@@ -4,41 +4,36 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::Notify;
 
-use super::{limits::Limits, room::Text};
+use super::{end::End, limits::Limits, room::Text};
 use crate::proto::signaling::{LeaveReason, close};
-
-/// How a socket ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct End {
-    /// Close code to send; none when the connection is broken, or the client closed it.
-    pub code: Option<u16>,
-    /// Close reason, for people.
-    pub reason: &'static str,
-    /// What the other device is told.
-    pub left: LeaveReason,
-}
-
-impl End {
-    pub(super) fn with(code: u16, reason: &'static str, left: LeaveReason) -> Self {
-        Self { code: Some(code), reason, left }
-    }
-}
 
 /// What the socket's writer does next.
 #[derive(Debug)]
 pub(super) enum Item {
     Text(Text),
+    /// One from the other device, and when it was queued.
+    Relayed(Text, Instant),
     Ping(u64),
+}
+
+/// A frame that waits.
+#[derive(Debug)]
+struct Waiting {
+    text: Text,
+    /// Whether it counts against the limits.
+    counts: bool,
+    /// When it came, if it is from the other device.
+    relayed: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Frames, and whether each counts against the limits.
-    queue: VecDeque<(Text, bool)>,
+    queue: VecDeque<Waiting>,
     counted: usize,
     bytes: usize,
     ping: Option<u64>,
@@ -70,8 +65,17 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a frame; the socket is closed when the queue is full.
+    /// Queues a frame of the server; the socket is closed when the queue is full.
     pub(super) fn push(&self, text: Text) {
+        self.enqueue(text, None);
+    }
+
+    /// Queues a frame of the other device; the socket is closed when the queue is full.
+    pub(super) fn push_relayed(&self, text: Text) {
+        self.enqueue(text, Some(Instant::now()));
+    }
+
+    fn enqueue(&self, text: Text, relayed: Option<Instant>) {
         let mut state = self.state();
         if state.kick.is_some() {
             return;
@@ -87,14 +91,15 @@ impl Outbox {
         }
         state.counted += 1;
         state.bytes += text.len();
-        state.queue.push_back((text, true));
+        state.queue.push_back(Waiting { text, counts: true, relayed });
         drop(state);
         self.ready.notify_one();
     }
 
     /// Queues a frame that was held, whatever the limits: their holder bounded it.
     pub(super) fn push_held(&self, text: Text) {
-        self.state().queue.push_back((text, false));
+        let waiting = Waiting { text, counts: false, relayed: None };
+        self.state().queue.push_back(waiting);
         self.ready.notify_one();
     }
 
@@ -148,17 +153,20 @@ impl Outbox {
         if let Some(number) = state.ping.take() {
             return Some(Item::Ping(number));
         }
-        let (text, counts) = state.queue.pop_front()?;
+        let Waiting { text, counts, relayed } = state.queue.pop_front()?;
         if counts {
             state.counted -= 1;
             state.bytes -= text.len();
         }
-        Some(Item::Text(text))
+        Some(match relayed {
+            Some(since) => Item::Relayed(text, since),
+            None => Item::Text(text),
+        })
     }
 
     /// Takes out all that waits, for the last words before a close.
     pub(super) fn rest(&self) -> Vec<Text> {
-        self.state().queue.drain(..).map(|(text, _)| text).collect()
+        self.state().queue.drain(..).map(|waiting| waiting.text).collect()
     }
 }
 

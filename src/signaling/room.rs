@@ -4,9 +4,14 @@
 //! devices offering at once (glare) needs no rule here: both offers are relayed, and the roles of
 //! `hello` decide between the clients.
 
-use std::collections::VecDeque;
+mod remote;
 
-use super::limits::Limits;
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{
+    bus::{Command, NodeId},
+    limits::Limits,
+};
 use crate::{
     pairs::Role,
     proto::signaling::{Body, LeaveReason, Message, close},
@@ -42,6 +47,21 @@ pub enum Action {
         /// Close reason, for people.
         reason: &'static str,
     },
+    /// Ask something of the bus between the nodes.
+    Bus(Command),
+    /// Count something.
+    Note(Note),
+}
+
+/// Something to be counted that the bus between the nodes brought about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// A socket was closed, and why.
+    Closed(&'static str),
+    /// Something came for a socket that is gone.
+    Stray,
+    /// The other device's node is gone.
+    Unreachable,
 }
 
 /// What became of a relayed message.
@@ -89,7 +109,40 @@ impl Kind {
 struct Seat {
     device: DeviceId,
     conn: ConnId,
+    /// Of its lease; 0 without a bus.
+    epoch: u64,
     held: Held,
+    place: Place,
+}
+
+impl Seat {
+    fn is_here(&self) -> bool {
+        matches!(self.place, Place::Here(_))
+    }
+}
+
+/// Where the socket of a seat is.
+#[derive(Debug)]
+enum Place {
+    /// On this node.
+    Here(Flight),
+    /// On another one.
+    There(Remote),
+}
+
+/// Messages of a socket of this node that the bus has not taken yet.
+#[derive(Debug, Default)]
+struct Flight {
+    messages: usize,
+    bytes: usize,
+}
+
+/// The other device on another node, and the messages between it and the device on this one.
+#[derive(Debug)]
+struct Remote {
+    node: NodeId,
+    sent: u64,
+    received: u64,
 }
 
 /// What a device sent before the other one came: the latest offer, and candidates.
@@ -135,16 +188,18 @@ impl Held {
 #[derive(Debug)]
 pub struct Room {
     pair: PairId,
-    limits: Limits,
+    limits: Arc<Limits>,
     ios: Option<Seat>,
     mac: Option<Seat>,
+    /// The latest epochs known of the phone and the Mac.
+    latest: [u64; 2],
 }
 
 impl Room {
     /// An empty room.
     #[must_use]
-    pub fn new(pair: PairId, limits: Limits) -> Self {
-        Self { pair, limits, ios: None, mac: None }
+    pub fn new(pair: PairId, limits: Arc<Limits>) -> Self {
+        Self { pair, limits, ios: None, mac: None, latest: [0; 2] }
     }
 
     /// Whether nobody is in.
@@ -172,39 +227,68 @@ impl Room {
         Action::Send { to: to.clone(), text }
     }
 
+    /// Says something to the device in `role`, if its socket is on this node.
+    fn say_here(&self, role: Role, body: Body) -> Option<Action> {
+        let seat = self.seat(role).filter(|seat| seat.is_here())?;
+        Some(self.say(&seat.conn, body))
+    }
+
     /// A socket came. An older one of the same device is replaced by it.
     pub fn join(&mut self, role: Role, device: &DeviceId, conn: &ConnId, exp: u64) -> Vec<Action> {
+        let mut actions = self.unseat(role, LeaveReason::Replaced);
+        actions.extend(self.take_seat(role, device, conn, exp, 0));
+        actions
+    }
+
+    /// Empties a seat whose device has a newer socket, or none any more.
+    fn unseat(&mut self, role: Role, reason: LeaveReason) -> Vec<Action> {
+        let Some(old) = self.seat_mut(role).take() else { return Vec::new() };
         let mut actions = Vec::new();
-        if let Some(old) = self.seat_mut(role).take() {
+        if old.is_here() {
             actions.push(Action::Close {
                 conn: old.conn,
                 code: close::REPLACED,
                 reason: "a newer socket of this device took over",
             });
-            actions.extend(self.tell_left(role, &old.device, LeaveReason::Replaced));
         }
-        let peer = self.seat(role.other());
-        actions.push(self.say(
-            conn,
-            Body::Hello {
-                conn_id: conn.clone(),
-                device_id: device.clone(),
-                polite: role == Role::Mac,
-                peer_present: peer.is_some(),
-                exp,
-            },
-        ));
-        if let Some(peer) = peer {
-            let joined = Body::PeerJoined { device_id: device.clone(), conn_id: conn.clone() };
-            actions.push(self.say(&peer.conn, joined));
-        }
+        actions.extend(self.tell_left(role, &old.device, reason));
+        actions
+    }
+
+    /// Seats a socket of this node on an empty seat.
+    fn take_seat(
+        &mut self,
+        role: Role,
+        device: &DeviceId,
+        conn: &ConnId,
+        exp: u64,
+        epoch: u64,
+    ) -> Vec<Action> {
+        let hello = Body::Hello {
+            conn_id: conn.clone(),
+            device_id: device.clone(),
+            polite: role == Role::Mac,
+            peer_present: self.seat(role.other()).is_some(),
+            exp,
+        };
+        let mut actions = vec![self.say(conn, hello)];
+        let joined = Body::PeerJoined { device_id: device.clone(), conn_id: conn.clone() };
+        actions.extend(self.say_here(role.other(), joined));
         if let Some(peer) = self.seat_mut(role.other()) {
+            if let Place::There(remote) = &mut peer.place {
+                (remote.sent, remote.received) = (0, 0);
+            }
             let held = std::mem::take(&mut peer.held);
             let flush = |text| Action::Flush { to: conn.clone(), text };
             actions.extend(held.texts.into_iter().map(flush));
         }
-        *self.seat_mut(role) =
-            Some(Seat { device: device.clone(), conn: conn.clone(), held: Held::default() });
+        *self.seat_mut(role) = Some(Seat {
+            device: device.clone(),
+            conn: conn.clone(),
+            epoch,
+            held: Held::default(),
+            place: Place::Here(Flight::default()),
+        });
         actions
     }
 
@@ -220,9 +304,14 @@ impl Room {
             return (Relayed::Stale, None);
         }
         if let Some(peer) = self.seat(role.other()) {
-            return (Relayed::Delivered, Some(Action::Send { to: peer.conn.clone(), text }));
+            let action = if peer.is_here() {
+                Some(Action::Send { to: peer.conn.clone(), text })
+            } else {
+                self.forward(role, text, false)
+            };
+            return (Relayed::Delivered, action);
         }
-        let limits = self.limits.clone();
+        let limits = Arc::clone(&self.limits);
         let Some(seat) = self.seat_mut(role) else { return (Relayed::Stale, None) };
         let outcome = match kind {
             Kind::Offer => seat.held.offer(text, &limits),
@@ -250,7 +339,7 @@ impl Room {
             .filter_map(|role| self.seat_mut(role).take().map(|seat| (role, seat)))
             .collect();
         let mut actions = Vec::new();
-        for (role, seat) in &gone {
+        for (role, seat) in gone.iter().filter(|(_, seat)| seat.is_here()) {
             for (_, other) in gone.iter().filter(|(other, _)| other != role) {
                 let reason = LeaveReason::Revoked;
                 let left = Body::PeerLeft { device_id: other.device.clone(), reason };
@@ -266,139 +355,9 @@ impl Room {
     }
 
     fn tell_left(&self, role: Role, device: &DeviceId, reason: LeaveReason) -> Option<Action> {
-        let peer = self.seat(role.other())?;
-        Some(self.say(&peer.conn, Body::PeerLeft { device_id: device.clone(), reason }))
+        self.say_here(role.other(), Body::PeerLeft { device_id: device.clone(), reason })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn room() -> Room {
-        Room::new("p".into(), Limits::default())
-    }
-
-    fn join(room: &mut Room, role: Role, conn: &str) -> Vec<String> {
-        let device = if role == Role::Ios { "phone" } else { "mac" };
-        shown(&room.join(role, &device.into(), &conn.into(), 9))
-    }
-
-    fn relay(room: &mut Room, role: Role, conn: &str, kind: Kind, text: &str) -> Relayed {
-        room.relay(role, &conn.into(), kind, text.into()).0
-    }
-
-    /// `conn: what` for each action, short enough to compare.
-    fn shown(actions: &[Action]) -> Vec<String> {
-        let show = |action: &Action| match action {
-            Action::Send { to, text } => {
-                let message = Message::parse(text).unwrap();
-                match message.body {
-                    Body::Hello { polite, peer_present, .. } => {
-                        format!("{to}: hello polite={polite} peer={peer_present}")
-                    }
-                    Body::PeerLeft { reason, .. } => format!("{to}: left {reason:?}"),
-                    Body::PeerJoined { conn_id, .. } => format!("{to}: joined {conn_id}"),
-                    body => format!("{to}: {}", body.t()),
-                }
-            }
-            Action::Flush { to, text } => format!("{to}: held {text}"),
-            Action::Close { conn, code, .. } => format!("{conn}: close {code}"),
-        };
-        actions.iter().map(show).collect()
-    }
-
-    #[test]
-    fn the_phone_is_impolite_and_each_hears_of_the_other() {
-        let mut room = room();
-        assert_eq!(join(&mut room, Role::Ios, "a"), ["a: hello polite=false peer=false"]);
-        assert_eq!(
-            join(&mut room, Role::Mac, "b"),
-            ["b: hello polite=true peer=true", "a: joined b"]
-        );
-        let left = room.leave(Role::Ios, &"a".into(), LeaveReason::Timeout);
-        assert_eq!(shown(&[left.unwrap()]), ["b: left Timeout"]);
-        assert!(room.leave(Role::Mac, &"b".into(), LeaveReason::Closed).is_none());
-        assert!(room.is_empty());
-    }
-
-    #[test]
-    fn a_newer_socket_takes_over_and_the_old_ones_end_is_ignored() {
-        let mut room = room();
-        join(&mut room, Role::Ios, "a");
-        join(&mut room, Role::Mac, "b");
-        assert_eq!(
-            join(&mut room, Role::Ios, "c"),
-            ["a: close 4502", "b: left Replaced", "c: hello polite=false peer=true", "b: joined c"]
-        );
-        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, "late"), Relayed::Stale);
-        assert!(room.leave(Role::Ios, &"a".into(), LeaveReason::Closed).is_none());
-        assert_eq!(relay(&mut room, Role::Ios, "c", Kind::Offer, "now"), Relayed::Delivered);
-    }
-
-    #[test]
-    fn the_latest_offer_and_its_candidates_are_held() {
-        let mut room = room();
-        join(&mut room, Role::Ios, "a");
-        for (kind, text) in [
-            (Kind::Ice, "early"),
-            (Kind::Offer, "first"),
-            (Kind::Ice, "of-first"),
-            (Kind::Offer, "second"),
-            (Kind::Ice, "of-second"),
-        ] {
-            assert_eq!(relay(&mut room, Role::Ios, "a", kind, text), Relayed::Held);
-        }
-        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Answer, "x"), Relayed::Dropped);
-        let joined = join(&mut room, Role::Mac, "b");
-        assert_eq!(joined[2..], ["b: held second", "b: held of-second"]);
-        room.leave(Role::Mac, &"b".into(), LeaveReason::Closed);
-        assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "nothing is flushed twice");
-    }
-
-    #[test]
-    fn candidates_before_the_first_offer_stay_before_it() {
-        let mut room = room();
-        join(&mut room, Role::Ios, "a");
-        relay(&mut room, Role::Ios, "a", Kind::Ice, "early");
-        relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
-        assert_eq!(join(&mut room, Role::Mac, "b")[2..], ["b: held early", "b: held offer"]);
-    }
-
-    #[test]
-    fn holding_is_bounded_and_ends_with_the_offerer() {
-        let mut room = room();
-        join(&mut room, Role::Ios, "a");
-        relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
-        let held = (0..100)
-            .filter(|_| relay(&mut room, Role::Ios, "a", Kind::Ice, "c") == Relayed::Held)
-            .count();
-        assert_eq!(held, 64);
-        let big = "x".repeat(200 * 1024);
-        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, &big), Relayed::Held);
-        assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Ice, &big), Relayed::Dropped);
-        join(&mut room, Role::Ios, "b");
-        assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "the new socket offered nothing");
-    }
-
-    #[test]
-    fn bye_takes_a_held_offer_back() {
-        let mut room = room();
-        join(&mut room, Role::Ios, "a");
-        relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
-        relay(&mut room, Role::Ios, "a", Kind::Bye, "bye");
-        assert_eq!(join(&mut room, Role::Mac, "b").len(), 2);
-    }
-
-    #[test]
-    fn revocation_tells_both_and_closes_both() {
-        let mut room = room();
-        join(&mut room, Role::Ios, "a");
-        join(&mut room, Role::Mac, "b");
-        assert_eq!(
-            shown(&room.revoke()),
-            ["a: left Revoked", "a: close 4503", "b: left Revoked", "b: close 4503"]
-        );
-        assert!(room.is_empty());
-    }
-}
+mod tests;

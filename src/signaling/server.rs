@@ -1,13 +1,12 @@
 //! The signaling server: `GET /api/signal`, the rooms, revocation, draining.
 //!
 //! The upgrade is done by hand rather than by the web framework: a socket must answer an oversize
-//! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers.
+//! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers
+//! ([`super::websocket`]).
 
 use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Duration,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -17,31 +16,34 @@ use axum::{
     routing::get,
 };
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::protocol::{Role as Side, WebSocketConfig},
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::MissedTickBehavior,
 };
 
-pub use super::handshake::{ClientAddr, Origins};
+pub use super::handshake::{ClientAddr, Origins, RequestId};
 use super::{
+    bus::{self, BusConfig, BusCounters, BusState, Command, Link},
     counters::Counters,
+    end::End,
+    gate::{Gate, Places},
     handshake::{self, Admitted},
-    limits::{KeyedRate, Limits, Timings},
-    outbox::{End, Outbox},
-    room::{Action, Room},
+    limits::{Limits, Timings},
+    outbox::Outbox,
+    room::Action,
+    rooms::{RoomLock, Rooms, locked},
     socket::{self, Member},
+    websocket,
 };
 use crate::{
     auth::jwt::Verifier,
-    pairs::{PairStore, Role},
+    pairs::{Hint, PairStore},
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
 };
 
-/// Messages up to this size are read before they are refused: closing with unread data in the
-/// kernel would reset the connection, and the client would not see 1009.
-const READ_LIMIT: usize = 1024 * 1024;
+/// Hints of the pair store looked at together.
+const HINTS_AT_ONCE: usize = 256;
 
 /// How the signaling server behaves.
 #[derive(Debug, Clone, Default)]
@@ -56,58 +58,8 @@ pub struct SignalingConfig {
     pub timings: Timings,
     /// How much it takes.
     pub limits: Limits,
-}
-
-/// The room of a pair, and the sockets in it.
-#[derive(Debug)]
-pub(super) struct Occupied {
-    room: Room,
-    outboxes: HashMap<ConnId, Arc<Outbox>>,
-}
-
-impl Occupied {
-    fn apply(&self, actions: impl IntoIterator<Item = Action>) {
-        for action in actions {
-            match action {
-                Action::Send { to, text } => {
-                    if let Some(outbox) = self.outboxes.get(&to) {
-                        outbox.push(text);
-                    }
-                }
-                Action::Flush { to, text } => {
-                    if let Some(outbox) = self.outboxes.get(&to) {
-                        outbox.push_held(text);
-                    }
-                }
-                Action::Close { conn, code, reason } => {
-                    if let Some(outbox) = self.outboxes.get(&conn) {
-                        outbox.kick(End::with(code, reason, LeaveReason::Closed));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Relays a message; see [`Room::relay`]. True when the peer's queue is filling up.
-    pub(super) fn relay(
-        &mut self,
-        role: Role,
-        conn: &ConnId,
-        kind: super::room::Kind,
-        text: super::room::Text,
-    ) -> (super::room::Relayed, bool) {
-        let (outcome, action) = self.room.relay(role, conn, kind, text);
-        self.apply(action);
-        let peers = self.outboxes.iter().filter(|(other, _)| *other != conn);
-        (outcome, peers.into_iter().any(|(_, outbox)| outbox.is_half_full()))
-    }
-}
-
-pub(super) type RoomLock = Arc<Mutex<Occupied>>;
-
-/// Locks `mutex`; what it guards is whole after any panic, as it changes in single steps.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The bus to the other nodes, when there are several.
+    pub bus: Option<BusConfig>,
 }
 
 /// What all sockets share.
@@ -116,51 +68,51 @@ pub(super) struct Shared {
     pub(super) verifier: Arc<Verifier>,
     pub(super) store: Arc<dyn PairStore>,
     pub(super) counters: Counters,
-    pub(super) handshakes: Option<KeyedRate<IpAddr>>,
+    pub(super) gate: Gate,
     pub(super) draining: watch::Sender<bool>,
-    /// Locked before any room's own lock.
-    rooms: Mutex<HashMap<PairId, RoomLock>>,
+    pub(super) rooms: Rooms,
     sockets: Arc<Semaphore>,
+    bus: Option<Arc<Link>>,
+    /// Taken by the task that carries them out.
+    bus_commands: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
 
 impl Shared {
-    /// Seats a socket, and says to everybody what there is to say.
-    fn join(&self, pair: &PairId, member: &socket::Identity, exp: u64) -> RoomLock {
-        let mut rooms = locked(&self.rooms);
-        let room = rooms.entry(pair.clone()).or_insert_with(|| {
-            Arc::new(Mutex::new(Occupied {
-                room: Room::new(pair.clone(), self.config.limits.clone()),
-                outboxes: HashMap::new(),
-            }))
+    /// Seats a socket, and says to everybody what there is to say. None when the bus between the
+    /// nodes went away meanwhile.
+    async fn join(
+        &self,
+        pair: &PairId,
+        member: &socket::Identity,
+        exp: u64,
+        came: Instant,
+    ) -> Option<RoomLock> {
+        let Some(bus) = &self.bus else {
+            return Some(self.rooms.enter(pair, member, |room| {
+                room.room.join(member.role, &member.device, &member.conn, exp)
+            }));
+        };
+        let answer = bus.await_claim(&member.conn);
+        let room = self.rooms.enter(pair, member, |room| {
+            let (role, device, conn) = (member.role, &member.device, &member.conn);
+            vec![Action::Bus(room.claim(role, device, conn, exp, bus.time_at(came)))]
         });
-        let mut occupied = locked(room);
-        occupied.outboxes.insert(member.conn.clone(), Arc::clone(&member.outbox));
-        let actions = occupied.room.join(member.role, &member.device, &member.conn, exp);
-        occupied.apply(actions);
-        drop(occupied);
-        Arc::clone(room)
+        if answer.await.is_ok() {
+            return Some(room);
+        }
+        self.rooms.leave(pair, member, LeaveReason::Closed);
+        None
     }
 
-    /// Unseats a socket; the room goes with the last one.
-    pub(super) fn leave(&self, pair: &PairId, member: &socket::Identity, reason: LeaveReason) {
-        let mut rooms = locked(&self.rooms);
-        let Some(room) = rooms.get(pair) else { return };
-        let mut occupied = locked(room);
-        let action = occupied.room.leave(member.role, &member.conn, reason);
-        occupied.apply(action);
-        occupied.outboxes.remove(&member.conn);
-        let empty = occupied.outboxes.is_empty();
-        drop(occupied);
-        if empty {
-            rooms.remove(pair);
-        }
+    /// Whether sockets may join as far as the bus between the nodes is concerned.
+    pub(super) fn is_bus_up(&self) -> bool {
+        self.bus.as_ref().is_none_or(|bus| bus.is_up())
     }
 
     fn revoke(&self, pair: &PairId) {
-        let room = locked(&self.rooms).get(pair).cloned();
-        if let Some(room) = room {
+        if let Some(room) = self.rooms.of(pair) {
             let mut occupied = locked(&room);
-            let actions = occupied.room.revoke();
+            let actions = occupied.room.room.revoke();
             occupied.apply(actions);
         }
     }
@@ -185,15 +137,19 @@ impl Signaling {
         store: Arc<dyn PairStore>,
     ) -> Self {
         let sockets = Arc::new(Semaphore::new(config.limits.sockets as usize));
+        let (bus, bus_commands) = config.bus.as_ref().map(|_| Link::new()).unzip();
+        let bus = bus.map(Arc::new);
         Self(Arc::new(Shared {
-            handshakes: config.limits.handshakes.map(KeyedRate::new),
-            config,
+            gate: Gate::new(&config.limits),
             verifier,
             store,
             counters: Counters::default(),
             draining: watch::Sender::new(false),
-            rooms: Mutex::default(),
+            rooms: Rooms::new(config.limits.clone(), bus.clone()),
             sockets,
+            bus,
+            bus_commands: Mutex::new(bus_commands),
+            config,
         }))
     }
 
@@ -217,30 +173,77 @@ impl Signaling {
     /// Rooms with somebody in them.
     #[must_use]
     pub fn rooms(&self) -> usize {
-        locked(&self.0.rooms).len()
+        self.0.rooms.len()
     }
 
-    /// Looks again and again whether the pairs of live sockets are still active, and closes the
-    /// sockets of those that are not. Runs until it is dropped. While the store is down, sockets
-    /// stay.
+    /// State of the bus between the nodes, and what was counted of it; none on a single node.
+    #[must_use]
+    pub fn bus(&self) -> Option<(BusState, &BusCounters)> {
+        self.0.bus.as_ref().map(|bus| (bus.state(), &bus.counters))
+    }
+
+    /// Keeps in touch with the other nodes. Runs until it is dropped; does nothing on a single node.
+    /// To be called once.
+    pub async fn run_bus(self) {
+        let commands = locked(&self.0.bus_commands).take();
+        if let (Some(link), Some(config), Some(commands)) =
+            (&self.0.bus, &self.0.config.bus, commands)
+        {
+            bus::drive(Arc::clone(&self.0), Arc::clone(link), config.clone(), commands).await;
+        }
+    }
+
+    /// Waits until the bus is up, but not for long: then sockets are refused until it is.
+    pub async fn await_bus(&self) {
+        if let Some(bus) = &self.0.bus {
+            bus.await_up().await;
+        }
+    }
+
+    /// Looks again and again whether the pairs of live sockets are still active, and at once at
+    /// those the store hints at; closes the sockets of those that are not. Runs until it is dropped.
+    /// While the store is down, sockets stay.
     pub async fn watch_revocations(self) {
+        let mut hints = self.0.store.hints();
+        let mut poll = tokio::time::interval(self.0.config.timings.revocation_poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(self.0.config.timings.revocation_poll).await;
-            if let Some(handshakes) = &self.0.handshakes {
-                handshakes.forget_idle();
+            let hinted = tokio::select! {
+                _ = poll.tick() => None,
+                hinted = hinted(&mut hints) => hinted,
+            };
+            if let Some(pairs) = hinted {
+                self.end_revoked(pairs).await;
+                continue;
             }
-            let pairs: Vec<PairId> = locked(&self.0.rooms).keys().cloned().collect();
-            for pair in pairs {
-                match self.0.store.active_pair(&pair).await {
-                    Ok(Some(_)) => {}
-                    Ok(None) => {
-                        tracing::info!(%pair, "pair revoked");
-                        self.0.revoke(&pair);
-                    }
-                    Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),
+            self.end_revoked(self.0.rooms.pairs()).await;
+        }
+    }
+
+    async fn end_revoked(&self, pairs: Vec<PairId>) {
+        if pairs.is_empty() {
+            return;
+        }
+        match self.0.counters.store.watch(self.0.store.still_active(&pairs)).await {
+            Ok(active) => {
+                for pair in pairs.iter().filter(|pair| !active.contains(*pair)) {
+                    tracing::info!(%pair, "pair revoked");
+                    self.0.revoke(pair);
                 }
             }
+            Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),
         }
+    }
+
+    /// Forgets addresses, pairs and users that have gone quiet.
+    pub fn forget_idle(&self) {
+        self.0.gate.forget_idle();
+    }
+
+    /// Whether new sockets are refused because the server is about to stop.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
     }
 
     /// Refuses new sockets from now on, closes the live ones with 1012 over the drain jitter, and
@@ -253,17 +256,36 @@ impl Signaling {
         if tokio::time::timeout(patience, gone).await.is_err() {
             tracing::warn!(left = self.sockets(), "sockets were left when the drain ended");
         }
+        if let Some(bus) = &self.0.bus {
+            bus.flush().await;
+        }
     }
 
     /// Closes every socket with 1012 at once, without waiting.
     pub fn close_all(&self) {
         self.0.draining.send_replace(true);
-        for room in locked(&self.0.rooms).values() {
-            for outbox in locked(room).outboxes.values() {
-                outbox.kick(End::with(close::RESTART, "the server stops", LeaveReason::Closed));
-            }
+        for room in self.0.rooms.every() {
+            locked(&room).kick(End::with(close::RESTART, "the server stops", LeaveReason::Closed));
         }
     }
+}
+
+/// The pairs of the next hints; none when it may be any pair.
+async fn hinted(hints: &mut Option<mpsc::Receiver<Hint>>) -> Option<Vec<PairId>> {
+    let mut heard = Vec::new();
+    if let Some(hints) = hints {
+        hints.recv_many(&mut heard, HINTS_AT_ONCE).await;
+    }
+    if heard.is_empty() {
+        // No hints, or none any more: this never ends, and the poll goes on.
+        *hints = None;
+        return std::future::pending().await;
+    }
+    let pair = |hint| match hint {
+        Hint::Pair(pair) => Some(pair),
+        Hint::Any => None,
+    };
+    heard.into_iter().map(pair).collect()
 }
 
 /// `GET /api/signal`.
@@ -272,27 +294,41 @@ async fn upgrade(State(signaling): State<Signaling>, mut request: Request) -> Re
     let on_upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
     let admitted = match handshake::admit(&shared, &parts).await {
-        Ok(admitted) => Arc::clone(&shared.sockets)
-            .try_acquire_owned()
-            .map(|permit| (admitted, permit))
-            .map_err(|_| handshake::overloaded()),
+        Ok(admitted) => seats(&shared, &parts.extensions, &admitted).map(|seats| (admitted, seats)),
         Err(refusal) => Err(refusal),
     };
-    let (admitted, permit) = match admitted {
+    let (admitted, seats) = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
             shared.counters.refused.count(refusal.code);
+            tracing::info!(code = refusal.code, "handshake refused");
             return refusal.into_response();
         }
     };
+    let request = parts.extensions.get::<RequestId>().cloned();
     let response = admitted.response();
     tokio::spawn(async move {
         match on_upgrade.await {
-            Ok(upgraded) => serve(shared, TokioIo::new(upgraded), admitted, permit).await,
+            Ok(upgraded) => {
+                serve(shared, TokioIo::new(upgraded), admitted, request).await;
+                drop(seats);
+            }
             Err(error) => tracing::debug!(%error, "a handshake was not finished"),
         }
     });
     response
+}
+
+/// A socket's place among all, among those of its address, and among those of its user.
+fn seats(
+    shared: &Shared,
+    request: &axum::http::Extensions,
+    admitted: &Admitted,
+) -> Result<(OwnedSemaphorePermit, Places), handshake::Refusal> {
+    let places = shared.gate.places(request.get(), &admitted.user)?;
+    let permit =
+        Arc::clone(&shared.sockets).try_acquire_owned().map_err(|_| handshake::overloaded())?;
+    Ok((permit, places))
 }
 
 /// Runs one socket to its end.
@@ -300,14 +336,9 @@ async fn serve(
     shared: Arc<Shared>,
     io: TokioIo<hyper::upgrade::Upgraded>,
     admitted: Admitted,
-    permit: OwnedSemaphorePermit,
+    request: Option<RequestId>,
 ) {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(4096)
-        .write_buffer_size(0)
-        .max_message_size(Some(READ_LIMIT))
-        .max_frame_size(Some(READ_LIMIT));
-    let websocket = WebSocketStream::from_raw_socket(io, Side::Server, Some(config)).await;
+    let websocket = websocket::accept(io).await;
     let identity = socket::Identity {
         device: admitted.claims.sub,
         role: admitted.role,
@@ -315,9 +346,14 @@ async fn serve(
         outbox: Arc::new(Outbox::new(&shared.config.limits)),
     };
     let (pair, exp) = (admitted.claims.pair_id, admitted.claims.exp);
-    tracing::info!(%pair, device = %identity.device, conn = %identity.conn, "socket opened");
+    let request = request.as_ref().map(|request| &*request.0);
+    tracing::info!(
+        %pair, device = %identity.device, conn = %identity.conn, request, "socket opened"
+    );
     shared.counters.opened.fetch_add(1, Ordering::Relaxed);
-    let room = shared.join(&pair, &identity, exp);
+    let Some(room) = shared.join(&pair, &identity, exp, admitted.at).await else {
+        socket::turn_away(&shared, websocket).await;
+        return;
+    };
     Member::new(shared, room, pair, identity, exp).run(websocket).await;
-    drop(permit);
 }

@@ -4,7 +4,7 @@
 //! waits for the other device, and writing never holds up reading.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,36 +12,34 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use serde::Deserialize;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message as Frame,
-        error::ProtocolError,
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
-};
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message as Frame};
 
 use super::{
-    limits::{Limits, TokenBucket},
-    outbox::{End, Item, Outbox},
+    end::End,
+    limits::Meters,
+    outbox::{Item, Outbox},
     room::{Kind, Relayed, Text},
-    server::{RoomLock, Shared, locked},
+    rooms::{RoomLock, locked},
+    server::Shared,
+    websocket,
 };
 use crate::{
-    auth::unix_now,
+    auth::{jwt::TokenError, unix_now},
     pairs::Role,
-    proto::signaling::{Body, LeaveReason, MAX_MESSAGE_BYTES, Message, ParseError, close},
+    proto::signaling::{Body, LeaveReason, Message, ParseError, close},
     types::{ConnId, DeviceId, PairId},
 };
 
 /// Longest piece of a client's text quoted back to it, characters.
 const QUOTE: usize = 120;
+
+/// Frames read before other tasks have their turn; a quarter of what may wait for the peer.
+const FRAMES_A_TURN: u32 = 16;
 
 /// How long a socket is not read from after a message to a peer whose queue is filling up.
 const FULL_PEER_PAUSE: Duration = Duration::from_millis(1);
@@ -64,31 +62,6 @@ pub(super) struct Member {
     exp: watch::Sender<u64>,
     /// Number of the latest pong.
     pong: watch::Sender<u64>,
-}
-
-/// What is counted against a socket.
-struct Meters {
-    messages: TokenBucket,
-    floods: TokenBucket,
-    schema_errors: TokenBucket,
-}
-
-impl Meters {
-    fn new(limits: &Limits) -> Self {
-        let now = Instant::now();
-        Self {
-            messages: TokenBucket::new(limits.messages, now),
-            floods: TokenBucket::new(limits.floods, now),
-            schema_errors: TokenBucket::new(limits.schema_errors, now),
-        }
-    }
-}
-
-/// The part of a message that is checked before all else.
-#[derive(Deserialize)]
-struct Envelope {
-    #[serde(rename = "pairId")]
-    pair_id: PairId,
 }
 
 impl Member {
@@ -118,7 +91,10 @@ impl Member {
             end = self.expire() => end,
             end = self.drain() => end,
         };
-        self.shared.leave(&self.pair, &self.identity, end.left);
+        // Another node has its own look at the pair later; it can as well hear of it now.
+        let revoked = end.code == Some(close::PAIR_REVOKED);
+        let left = if revoked { LeaveReason::Revoked } else { end.left };
+        self.shared.rooms.leave(&self.pair, &self.identity, left);
         let code = end.code.map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.shared.counters.closed.count(&code);
         tracing::info!(
@@ -126,8 +102,13 @@ impl Member {
             code, reason = end.reason, "socket closed"
         );
         let patience = self.shared.config.timings.close_within;
-        let farewell = say_goodbye(sink, stream, &self.identity.outbox, end);
-        if timeout(patience, farewell).await.is_err() {
+        let rest = match end.code {
+            None | Some(close::SLOW_CONSUMER) => Vec::new(),
+            Some(_) => self.identity.outbox.rest(),
+        };
+        let farewell =
+            websocket::say_goodbye(sink, stream, rest, end.code.map(|code| (code, end.reason)));
+        if timeout(patience, Box::pin(farewell)).await.is_err() {
             tracing::debug!(conn = %self.identity.conn, "the client did not answer the close");
         }
     }
@@ -137,16 +118,17 @@ impl Member {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut meters = Meters::new(&self.shared.config.limits);
+        let mut frames = 0_u32;
         loop {
             let frame = match stream.next().await {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return broken(&error),
-                None => return gone("the connection is closed"),
+                Some(Err(error)) => return End::of_broken(&error),
+                None => return End::gone("the connection is closed"),
             };
             let mut pause = false;
             let end = match frame {
                 Frame::Text(text) => {
-                    let taken = self.on_text(text, &mut meters);
+                    let taken = self.on_text(text, &mut meters).await;
                     pause = matches!(taken, Ok(true));
                     taken.err()
                 }
@@ -160,7 +142,7 @@ impl Member {
                     self.on_pong(&payload);
                     self.meter(&mut meters).err()
                 }
-                Frame::Close(_) => Some(gone("the client closed the socket")),
+                Frame::Close(_) => Some(End::gone("the client closed the socket")),
                 Frame::Frame(_) => None,
             };
             if let Some(end) = end {
@@ -169,10 +151,21 @@ impl Member {
             // A burst must not fill the peer's queue before the peer's task had its turn.
             if pause {
                 sleep(FULL_PEER_PAUSE).await;
-            } else {
+                while self.is_congested() {
+                    sleep(FULL_PEER_PAUSE).await;
+                }
+                continue;
+            }
+            frames = (frames + 1) % FRAMES_A_TURN;
+            if frames == 0 {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Whether the bus between the nodes is behind with this socket's messages.
+    fn is_congested(&self) -> bool {
+        locked(&self.room).room.room.is_congested(self.identity.role, &self.identity.conn)
     }
 
     fn on_pong(&self, payload: &[u8]) {
@@ -195,26 +188,16 @@ impl Member {
     }
 
     /// Takes one message; `Ok(true)` when the peer's queue is filling up.
-    fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
-        if text.len() > MAX_MESSAGE_BYTES {
-            return Err(too_big());
+    async fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
+        self.shared.counters.bytes_in.fetch_add(text.len() as u64, Ordering::Relaxed);
+        if text.len() > self.shared.config.limits.message_bytes {
+            return Err(End::too_big());
         }
         if !self.meter(meters)? {
             return Ok(false);
         }
-        match serde_json::from_str::<Envelope>(&text) {
-            Ok(envelope) if envelope.pair_id != self.pair => {
-                return Err(End::with(
-                    close::WRONG_PAIR,
-                    "the message's pairId is not the token's",
-                    LeaveReason::Closed,
-                ));
-            }
-            Ok(_) => {}
-            Err(error) => return self.schema_error(meters, "malformed", &error.to_string(), None),
-        }
-        match Message::parse(&text) {
-            Ok(Message { body: Body::Auth { token }, .. }) => self.on_auth(&token),
+        match Message::parse_of(&text, Some(&self.pair)) {
+            Ok(Message { body: Body::Auth { token }, .. }) => Box::pin(self.on_auth(&token)).await,
             Ok(message) => {
                 let t = message.body.t();
                 if let Some(kind) = Kind::of(&message.body) {
@@ -222,6 +205,11 @@ impl Member {
                 }
                 self.schema_error(meters, "server-only", "only the server sends this", Some(t))
             }
+            Err(ParseError::OtherPair) => Err(End::with(
+                close::WRONG_PAIR,
+                "the message's pairId is not the token's",
+                LeaveReason::Closed,
+            )),
             Err(ParseError::UnknownType(t)) => {
                 let what = format!("unknown message type `{}`", quote(&t));
                 self.schema_error(meters, "unknown-type", &what, Some(&t))
@@ -251,9 +239,9 @@ impl Member {
     }
 
     /// `auth`: a fresh token for the same device and pair.
-    fn on_auth(&self, token: &str) -> Result<bool, End> {
+    async fn on_auth(&self, token: &str) -> Result<bool, End> {
         let bad = |reason| Err(End::with(close::BAD_TOKEN, reason, LeaveReason::Closed));
-        match self.shared.verifier.verify(token, unix_now()) {
+        match self.shared.verifier.check(token, unix_now()).await {
             Ok(claims) if claims.sub != self.identity.device || claims.pair_id != self.pair => {
                 bad("the fresh token is for another device or pair")
             }
@@ -261,6 +249,11 @@ impl Member {
                 self.exp.send_replace(claims.exp);
                 let text = self.text(Body::AuthOk { exp: claims.exp });
                 self.identity.outbox.push(text);
+                Ok(false)
+            }
+            Err(error @ TokenError::KeysUnavailable(_)) => {
+                tracing::warn!(conn = %self.identity.conn, %error, "a fresh token was not checked");
+                self.refuse(error.code(), "the token cannot be checked now", Some("auth"));
                 Ok(false)
             }
             Err(error) => {
@@ -302,12 +295,19 @@ impl Member {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            let frame = match self.identity.outbox.next().await {
-                Item::Text(text) => Frame::Text(text),
-                Item::Ping(number) => Frame::Ping(number.to_be_bytes().to_vec().into()),
+            let (frame, since) = match self.identity.outbox.next().await {
+                Item::Text(text) => (Frame::Text(text), None),
+                Item::Relayed(text, since) => (Frame::Text(text), Some(since)),
+                Item::Ping(number) => (Frame::Ping(number.to_be_bytes().to_vec().into()), None),
             };
+            let bytes = if frame.is_text() { frame.len() as u64 } else { 0 };
             if let Err(error) = sink.send(frame).await {
-                return broken(&error);
+                return End::of_broken(&error);
+            }
+            let counters = &self.shared.counters;
+            counters.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+            if let Some(since) = since {
+                counters.relay.observe(since.elapsed());
             }
         }
     }
@@ -357,66 +357,18 @@ impl Member {
     }
 }
 
-fn gone(reason: &'static str) -> End {
-    End { code: None, reason, left: LeaveReason::Closed }
-}
-
-fn too_big() -> End {
-    End::with(close::TOO_BIG, "messages are at most 64 KiB", LeaveReason::Closed)
-}
-
-/// The close code for a frame that could not be read.
-fn broken(error: &WsError) -> End {
-    let with = |code, reason| End::with(code, reason, LeaveReason::Closed);
-    match error {
-        WsError::Capacity(_) => too_big(),
-        WsError::Utf8(_) => with(close::INVALID_UTF8, "a text frame is not UTF-8"),
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            gone("the connection was reset")
-        }
-        WsError::Protocol(_) | WsError::AttackAttempt => {
-            with(close::PROTOCOL_ERROR, "a frame breaks the protocol")
-        }
-        _ => gone("the connection is broken"),
-    }
-}
-
-/// Sends what is still queued and the close frame, then reads until the client has closed, too:
-/// closing with unread data would reset the connection before the client has read the close frame.
-async fn say_goodbye<S>(
-    mut sink: SplitSink<WebSocketStream<S>, Frame>,
-    mut stream: SplitStream<WebSocketStream<S>>,
-    outbox: &Outbox,
-    end: End,
-) where
+/// Closes a socket that could not be seated because the bus between the nodes went away.
+pub(super) async fn turn_away<S>(shared: &Shared, websocket: WebSocketStream<S>)
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if let Some(code) = end.code {
-        if code != close::SLOW_CONSUMER {
-            for text in outbox.rest() {
-                if sink.send(Frame::Text(text)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        let frame = CloseFrame { code: CloseCode::from(code), reason: end.reason.into() };
-        if sink.send(Frame::Close(Some(frame))).await.is_err() {
-            return;
-        }
-    }
-    let mut answered = end.code.is_none();
-    while let Some(Ok(frame)) = stream.next().await {
-        answered |= frame.is_close();
-    }
-    if answered {
-        return;
-    }
-    // What came could not be read as frames, and neither can the rest.
-    let Ok(mut websocket) = sink.reunite(stream) else { return };
-    let io = websocket.get_mut();
-    if io.shutdown().await.is_ok() {
-        let mut rest = [0; 4096];
-        while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
+    let reason = "the bus between the nodes is away";
+    shared.counters.closed.count(&close::TRY_AGAIN_LATER.to_string());
+    let (sink, stream) = websocket.split();
+    let end = Some((close::TRY_AGAIN_LATER, reason));
+    let farewell = websocket::say_goodbye(sink, stream, Vec::new(), end);
+    if timeout(shared.config.timings.close_within, farewell).await.is_err() {
+        tracing::debug!("the client did not answer the close");
     }
 }
 

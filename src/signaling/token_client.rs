@@ -1,5 +1,7 @@
 //! Client of the token API, `POST /api/auth/webrtc-token`.
 
+mod error;
+
 use std::{
     error::Error,
     fmt, io,
@@ -10,8 +12,9 @@ use async_trait::async_trait;
 use reqwest::{Response, header};
 use url::Url;
 
+pub use self::error::TokenError;
 use super::client::{
-    Access, TokenProvider, clock_skew, error_body, read_claims, redacted, rustls_error, with_clock,
+    Access, TokenProvider, clock_skew, error_body, read_claims, redacted, rustls_error, tls_reason,
 };
 use crate::{
     proto::token::{ErrorBody, TokenAnswer, TokenRequest},
@@ -46,158 +49,6 @@ impl fmt::Debug for TokenClient {
             .field("url", &redacted(&self.url))
             .field("request", &self.request)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why there is no token. No variant shows a token.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The address is not usable.
-    #[error("token URL `{url}`: {reason}")]
-    Url {
-        /// As given, without its query.
-        url: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// What was given as a token is none.
-    #[error("the token cannot be read: {0}")]
-    Unreadable(String),
-    /// The given token is over.
-    #[error("the token expired {ago_s} s ago")]
-    Expired {
-        /// Seconds since then.
-        ago_s: u64,
-    },
-    /// No answer.
-    #[error("cannot fetch a token from {url}: {reason}")]
-    Unreachable {
-        /// The token API.
-        url: String,
-        /// Where it failed.
-        stage: Stage,
-        /// What failed, in kebab case: see [`TokenError::code`].
-        code: &'static str,
-        /// Why.
-        reason: String,
-    },
-    /// An error answer.
-    #[error("{url} gave no token: HTTP {status} {code}: {message}")]
-    Refused {
-        /// The token API.
-        url: String,
-        /// HTTP status.
-        status: u16,
-        /// `code` of the body, or the status' name.
-        code: String,
-        /// `message` of the body, or the start of the body.
-        message: String,
-        /// `Retry-After`.
-        retry_after: Option<Duration>,
-        /// How far this machine's clock is ahead of the server's, seconds, when it shows.
-        clock_skew: Option<f64>,
-    },
-    /// An answer that is not the token API's.
-    #[error("{url} answered what is no token answer: {reason}")]
-    Answer {
-        /// The token API.
-        url: String,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-impl TokenError {
-    /// Where it failed.
-    #[must_use]
-    pub fn stage(&self) -> Stage {
-        match self {
-            Self::Url { .. } => Stage::Config,
-            Self::Unreachable { stage, .. } => *stage,
-            _ => Stage::Token,
-        }
-    }
-
-    /// The failure in kebab case, for programs: stable from version to version.
-    #[must_use]
-    pub fn code(&self) -> String {
-        match self {
-            Self::Url { .. } => "bad-token-url".into(),
-            Self::Unreadable(_) => "token-unreadable".into(),
-            Self::Expired { .. } => "token-expired".into(),
-            Self::Unreachable { code, .. } => (*code).into(),
-            Self::Refused { status, .. } => format!("token-http-{status}"),
-            Self::Answer { .. } => "not-a-token-answer".into(),
-        }
-    }
-
-    /// What to try.
-    #[must_use]
-    pub fn remedy(&self) -> String {
-        match self {
-            Self::Url { .. } => format!("give a URL like https://example.org{PATH}"),
-            Self::Unreadable(_) => {
-                "give the whole JWT, three parts with dots, or @file that holds it".into()
-            }
-            Self::Expired { .. } => {
-                "fetch a fresh one with `orion-peer token`, or give --token-url so that it is \
-                 fetched by itself"
-                    .into()
-            }
-            Self::Unreachable { stage: Stage::Dns, .. } => {
-                "check the spelling of the host and this machine's network".into()
-            }
-            Self::Unreachable { code: PLAIN_TEXT, url, .. } => {
-                let plain = url.replacen("https:", "http:", 1);
-                format!("give {plain} (or --signal ws://), or the port where it speaks TLS")
-            }
-            Self::Unreachable { stage: Stage::Tls, .. } => {
-                "check the certificate's name and issuer (--ca FILE names a CA of your own) and this \
-                 machine's clock"
-                    .into()
-            }
-            Self::Unreachable { url, .. } => format!("is `orion-peer serve` running at {url}?"),
-            Self::Refused { status, retry_after, clock_skew, .. } => {
-                refused(*status, *retry_after, *clock_skew)
-            }
-            Self::Answer { .. } => format!("check host, port and path: the token API is {PATH}"),
-        }
-    }
-
-    /// Whether trying again cannot help.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Url { .. } | Self::Unreadable(_) | Self::Expired { .. } => true,
-            Self::Refused { status, .. } => matches!(status, 400 | 401 | 403),
-            Self::Unreachable { .. } | Self::Answer { .. } => false,
-        }
-    }
-
-    /// The pause the server asked for.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Refused { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-}
-
-fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) -> String {
-    match status {
-        400 => "check --device and --pair: the server does not understand the request".into(),
-        401 => {
-            with_clock("log in again: the access token is missing, wrong or expired", clock_skew)
-        }
-        403 => "check that the device is in an active pair of the logged-in user".into(),
-        404 | 405 => format!("check the path of the token URL: it is {PATH}"),
-        429 => retry_after.map_or_else(
-            || "wait before asking again".into(),
-            |after| format!("wait {} s before asking again", after.as_secs()),
-        ),
-        503 => "the pair store is down: try again later".into(),
-        _ => "see the server's log".into(),
     }
 }
 
@@ -298,15 +149,14 @@ fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> 
         code: "tls-failed",
         reason: causes(&error),
     };
-    let added = trust.added().iter().map(|der| reqwest::Certificate::from_der(der));
-    let added = added.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
     let mut builder =
         reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
+    // No redirect leads to TLS, so plain HTTP needs no certificates. The others are those that a
+    // wss:// server is believed by, whatever this machine's own list holds.
     if url.scheme() == "http" {
-        // No redirect leads to TLS, so a machine without certificates of its own will do.
         builder = builder.tls_certs_only([]);
-    } else if !added.is_empty() {
-        builder = builder.tls_certs_merge(added);
+    } else {
+        builder = builder.tls_backend_preconfigured(trust.client().as_ref().clone());
     }
     // A proxy cannot reach this machine's loopback.
     let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
@@ -344,27 +194,22 @@ fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
     let reason = match code {
         "timeout" => "no answer within 10 s".to_owned(),
         PLAIN_TEXT => "it answered in plain text, not TLS".to_owned(),
-        _ => causes(error),
+        _ => tls_error(error).map_or_else(|| causes(error), tls_reason),
     };
     TokenError::Unreachable { url: url.to_owned(), stage, code, reason }
 }
 
 /// Where a request failed, and the code for it.
 fn failed_step(error: &reqwest::Error) -> (Stage, &'static str) {
-    let io_errors = || chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
-    let tls = chain(error)
-        .filter_map(|cause| cause.downcast_ref::<rustls::Error>())
-        .chain(io_errors().filter_map(rustls_error))
-        .next();
     if chain(error).any(|cause| cause.to_string().contains("dns error")) {
         return (Stage::Dns, "dns-failed");
     }
-    match tls {
+    match tls_error(error) {
         Some(rustls::Error::InvalidMessage(_)) => return (Stage::Tls, PLAIN_TEXT),
         Some(_) => return (Stage::Tls, "tls-failed"),
         None => {}
     }
-    let refused = io_errors().any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let refused = io_errors(error).any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     let code = match () {
         () if error.is_timeout() => "timeout",
         () if refused => "tcp-refused",
@@ -372,6 +217,18 @@ fn failed_step(error: &reqwest::Error) -> (Stage, &'static str) {
         () => "token-unreachable",
     };
     (Stage::Token, code)
+}
+
+fn io_errors(error: &reqwest::Error) -> impl Iterator<Item = &io::Error> {
+    chain(error).filter_map(|cause| cause.downcast_ref())
+}
+
+/// The TLS failure behind a failed request.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    chain(error)
+        .filter_map(|cause| cause.downcast_ref())
+        .chain(io_errors(error).filter_map(rustls_error))
+        .next()
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

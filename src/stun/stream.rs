@@ -1,8 +1,9 @@
 //! STUN and TURN over TCP and TLS (RFC 8489 §6.2.2 and §6.2.3, RFC 8656 §3.1): connecting, and whole
 //! messages on a stream. The client, the embedded server and whoever asks a server use it.
 //!
-//! - `trust`: which certificates are believed · `error`: why there is no connection
+//! - `trust`, `certificate`: which certificates are believed · `error`: why there is no connection
 
+pub mod certificate;
 mod error;
 mod trust;
 
@@ -23,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, TlsStream};
-pub use trust::{Trust, TrustError};
+pub use trust::{Trust, TrustError, certificates};
 
 use super::message::{HEADER_BYTES, MAGIC_COOKIE, padded};
 

@@ -38,8 +38,7 @@ pub struct Allocation<R> {
     permissions: HashMap<IpAddr, Instant>,
     channels: HashMap<u16, Channel>,
     numbers: HashMap<SocketAddr, u16>,
-    /// Bandwidth towards peers and towards the client.
-    pub(super) buckets: Option<[Bucket; 2]>,
+    pub(super) bandwidth: Bandwidth,
 }
 
 #[derive(Debug)]
@@ -76,7 +75,7 @@ impl<R> Allocation<R> {
             permissions: HashMap::new(),
             channels: HashMap::new(),
             numbers: HashMap::new(),
-            buckets: None,
+            bandwidth: Bandwidth::default(),
         }
     }
 
@@ -140,21 +139,45 @@ impl<R> Allocation<R> {
     }
 }
 
+/// Bandwidth towards peers and towards the client; without buckets there is no limit.
+#[derive(Debug, Default)]
+pub(super) struct Bandwidth(Option<[Bucket; 2]>);
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the client to a peer.
+    ToPeer,
+    /// From a peer to the client.
+    ToClient,
+}
+
+impl Bandwidth {
+    /// As many bytes a second, each way.
+    pub fn new(rate: Option<u64>, now: Instant) -> Self {
+        Self(rate.map(|rate| [Bucket::new(rate, now), Bucket::new(rate, now)]))
+    }
+
+    /// Takes `bytes` if they are there.
+    pub fn take(&mut self, way: Way, bytes: usize, now: Instant) -> bool {
+        self.0.as_mut().is_none_or(|buckets| buckets[way as usize].take(bytes, now))
+    }
+}
+
 /// Token bucket that holds one second's worth of bytes.
 #[derive(Debug)]
-pub(super) struct Bucket {
+struct Bucket {
     rate: u64,
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
-    pub fn new(rate: u64, now: Instant) -> Self {
+    fn new(rate: u64, now: Instant) -> Self {
         Self { rate, tokens: rate as f64, filled: now }
     }
 
-    /// Takes `bytes` if they are there.
-    pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
+    fn take(&mut self, bytes: usize, now: Instant) -> bool {
         let rate = self.rate as f64;
         let grown = now.saturating_duration_since(self.filled).as_secs_f64() * rate;
         self.tokens = (self.tokens + grown).min(rate);

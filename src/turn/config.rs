@@ -80,8 +80,10 @@ pub struct Limits {
     pub peers_per_allocation: usize,
     /// TCP connections at one time; beyond it they are closed at once.
     pub tcp_connections: usize,
-    /// Bytes a second through one allocation, each way; what is beyond it is dropped.
+    /// Bytes of payload a second through one allocation, each way; what is beyond it is dropped.
     pub bytes_per_second: Option<u64>,
+    /// The same for all allocations together.
+    pub total_bytes_per_second: Option<u64>,
     /// How long a nonce holds; then 438 (Stale Nonce).
     pub nonce_lifetime: Duration,
     /// How long a TCP connection may stay without an allocation.
@@ -96,6 +98,7 @@ impl Default for Limits {
             peers_per_allocation: 64,
             tcp_connections: 1024,
             bytes_per_second: None,
+            total_bytes_per_second: None,
             nonce_lifetime: Duration::from_hours(1),
             tcp_idle: Duration::from_mins(1),
         }

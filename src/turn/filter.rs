@@ -1,6 +1,7 @@
 //! Which peers may be relayed to. An open relay lets its users reach the relay's own network (RFC
 //! 8656 §21.2, §21.4), so everything that is not a public unicast address is refused unless it is
-//! allowed by name.
+//! allowed by name. An IPv6 address that stands for an IPv4 one (mapped, NAT64, 6to4, …) is only as
+//! good as that: allowing `64:ff9b::/96` opens no way to 127.0.0.1.
 
 use std::{
     fmt,
@@ -119,18 +120,65 @@ pub struct PeerFilter {
     pub allow: Vec<IpNet>,
     /// Refused although they are public; stronger than `allow`.
     pub deny: Vec<IpNet>,
+    /// The server's own addresses: refused, even public ones, unless they are in `allow`.
+    pub own: Vec<IpAddr>,
 }
 
 impl PeerFilter {
     /// Whether `peer` may be relayed to.
     #[must_use]
     pub fn allows(&self, peer: IpAddr) -> bool {
+        let inner = match peer {
+            IpAddr::V4(_) => Vec::new(),
+            IpAddr::V6(ip) => embedded(ip),
+        };
+        self.admits(peer) && inner.into_iter().all(|ip| self.admits(ip.into()))
+    }
+
+    /// Whether `peer` is refused by name.
+    #[must_use]
+    pub fn denies(&self, peer: IpAddr) -> bool {
+        self.deny.iter().any(|net| net.contains(peer))
+    }
+
+    fn admits(&self, peer: IpAddr) -> bool {
         let any = |nets: &[IpNet]| nets.iter().any(|net| net.contains(peer));
         if any(&self.deny) {
             return false;
         }
-        (self.allow_loopback && peer.is_loopback()) || any(&self.allow) || !any(&DENIED)
+        (self.allow_loopback && peer.is_loopback())
+            || any(&self.allow)
+            || (!self.own.contains(&peer) && !any(&DENIED))
     }
+}
+
+/// The IPv4 addresses that packets to `ip` may end at: IPv4-mapped and -compatible (RFC 4291 §2.5.5),
+/// NAT64 (RFC 6052 §2.2, RFC 8215), 6to4 (RFC 3056), Teredo's server and client (RFC 4380 §4), ISATAP
+/// (RFC 5214 §6.1). Several when it cannot be told which one is meant.
+fn embedded(ip: Ipv6Addr) -> Vec<Ipv4Addr> {
+    let bytes = ip.octets();
+    let at = |places: [usize; 4]| Ipv4Addr::from(places.map(|place| bytes[place]));
+    let last = at([12, 13, 14, 15]);
+    let mut found = match ip.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..] => vec![last],
+        // Which of RFC 6052's prefix lengths the network uses is its own affair: all are looked at.
+        // A zero in front is no address but the mark of another length.
+        [0x64, 0xff9b, 1, ..] => [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12])]
+            .into_iter()
+            .filter(|ip| ip.octets()[0] != 0)
+            .chain([last])
+            .collect(),
+        [0x2001, 0, ..] => vec![at([4, 5, 6, 7]), Ipv4Addr::from_bits(!last.to_bits())],
+        [0x2002, ..] => vec![at([2, 3, 4, 5])],
+        _ => Vec::new(),
+    };
+    if matches!(ip.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, ..]) {
+        found.push(last);
+    }
+    found
 }
 
 #[cfg(test)]
@@ -200,6 +248,7 @@ mod tests {
             allow_loopback: true,
             allow: vec!["192.168.7.0/24".parse().unwrap(), "fd00::1".parse().unwrap()],
             deny: vec!["8.8.8.8".parse().unwrap(), "127.0.0.53".parse().unwrap()],
+            own: Vec::new(),
         };
         for peer in ["127.0.0.1", "::1", "192.168.7.9", "fd00::1"] {
             assert!(allows(&filter, peer), "{peer}");
@@ -207,6 +256,57 @@ mod tests {
         for peer in ["192.168.8.1", "8.8.8.8", "127.0.0.53", "fd00::2", "::ffff:127.0.0.1"] {
             assert!(!allows(&filter, peer), "{peer}");
         }
+    }
+
+    #[test]
+    fn an_embedded_address_is_held_against_the_same_lists() {
+        let all_ipv6 = PeerFilter {
+            allow: vec!["::/0".parse().unwrap()],
+            deny: vec!["8.8.4.4".parse().unwrap()],
+            ..PeerFilter::default()
+        };
+        // 10.1.2.3 or 127.0.0.1, and the denied 8.8.4.4, in each embedding.
+        for inner in [
+            "::ffff:10.1.2.3",
+            "::10.1.2.3",
+            "::ffff:0:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::10.1.2.3",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b:1::10.1.2.3",
+            "64:ff9b:1:a01:2:300::",
+            "64:ff9b:1:a:1:203::",
+            "64:ff9b:1:0:a:102:300:0",
+            "2002:a01:203::1",
+            "2002:7f00:1::",
+            "2001:0:a01:203::",
+            "2001:0:808:808::f5fe:fdfc",
+            "2606:4700::5efe:10.1.2.3",
+            "2606:4700::200:5efe:10.1.2.3",
+            "::ffff:8.8.4.4",
+            "64:ff9b::8.8.4.4",
+            "2002:808:404::",
+        ] {
+            assert!(!allows(&all_ipv6, inner), "{inner}");
+        }
+        for inner in
+            ["::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1", "2606:4700::1", "::1"]
+        {
+            assert!(allows(&all_ipv6, inner), "{inner}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_are_refused_unless_named() {
+        let own = vec!["203.0.114.7".parse().unwrap(), "2606:4700::7".parse().unwrap()];
+        let filter = PeerFilter { own: own.clone(), ..PeerFilter::default() };
+        for peer in ["203.0.114.7", "2606:4700::7"] {
+            assert!(!allows(&filter, peer), "{peer}");
+        }
+        assert!(allows(&filter, "203.0.114.8"));
+        let named = PeerFilter { allow: vec!["203.0.114.7".parse().unwrap()], ..filter };
+        assert!(allows(&named, "203.0.114.7"));
+        assert!(!allows(&named, "2606:4700::7"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! allocations are here, the requests in [`super::requests`].
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -11,13 +11,13 @@ use std::{
 };
 
 use super::{
-    allocation::{Allocation, Bucket},
+    allocation::{Allocation, Bandwidth, Way},
     behaviour::{self, Route},
     config::TurnConfig,
     credentials::long_term_key,
     nonce::Nonces,
     requests::Pending,
-    stats::{Counters, Refusal},
+    stats::{Counters, DropReason, Refusal},
 };
 use crate::stun::message::{Builder, Class, Message, attr, method, padded};
 
@@ -88,6 +88,9 @@ pub struct Protocol<R> {
     pub(super) counters: Arc<Counters>,
     pub(super) allocations: HashMap<FiveTuple, Allocation<R>>,
     pub(super) users: HashMap<String, usize>,
+    /// The relayed addresses of all allocations.
+    pub(super) relayed: HashSet<SocketAddr>,
+    bandwidth: Bandwidth,
     nonces: Nonces,
 }
 
@@ -95,7 +98,16 @@ impl<R: Clone> Protocol<R> {
     /// A server without allocations.
     pub fn new(config: TurnConfig, counters: Arc<Counters>, now: Instant) -> Self {
         let nonces = Nonces::new(now, config.limits.nonce_lifetime);
-        Self { config, counters, allocations: HashMap::new(), users: HashMap::new(), nonces }
+        let bandwidth = Bandwidth::new(config.limits.total_bytes_per_second, now);
+        Self {
+            config,
+            counters,
+            allocations: HashMap::new(),
+            users: HashMap::new(),
+            relayed: HashSet::new(),
+            bandwidth,
+            nonces,
+        }
     }
 
     /// Takes one datagram, or one frame of a TCP connection, from a client.
@@ -121,9 +133,10 @@ impl<R: Clone> Protocol<R> {
         now: Instant,
     ) -> Option<Vec<u8>> {
         let allocation = self.allocations.get_mut(&tuple).filter(|a| a.expires > now)?;
-        let within = |bucket: &mut [Bucket; 2]| bucket[1].take(payload.len(), now);
-        if !allocation.permits(peer.ip(), now) || !allocation.buckets.as_mut().is_none_or(within) {
-            self.counters.dropped.fetch_add(1, Relaxed);
+        if let Err(reason) =
+            passes(allocation, &mut self.bandwidth, Way::ToClient, peer, payload.len(), now)
+        {
+            self.counters.count_drop(reason);
             return None;
         }
         self.counters.packets_to_clients.fetch_add(1, Relaxed);
@@ -158,6 +171,7 @@ impl<R: Clone> Protocol<R> {
     /// Ends an allocation, and with it its relay socket.
     pub fn remove(&mut self, tuple: FiveTuple) {
         let Some(allocation) = self.allocations.remove(&tuple) else { return };
+        self.relayed.remove(&allocation.relayed);
         let user = self.config.credentials.quota_key(&allocation.username);
         if let Some(count) = self.users.get_mut(user) {
             *count -= 1;
@@ -171,6 +185,7 @@ impl<R: Clone> Protocol<R> {
     pub fn clear(&mut self) {
         self.allocations.clear();
         self.users.clear();
+        self.relayed.clear();
     }
 
     /// How many allocations there are.
@@ -248,9 +263,18 @@ impl<R: Clone> Protocol<R> {
     ) -> Action<R> {
         let allocation = self.allocations.get_mut(&tuple).filter(|a| a.expires > now);
         let Some(allocation) = allocation else { return Action::Drop };
-        let within = |bucket: &mut [Bucket; 2]| bucket[0].take(payload.len(), now);
-        if !allocation.permits(peer.ip(), now) || !allocation.buckets.as_mut().is_none_or(within) {
-            self.counters.dropped.fetch_add(1, Relaxed);
+        let config = &self.config;
+        // Another client's relay may be reached there, but no other service of this machine.
+        let own = peer.ip() == config.relay_address
+            && !self.relayed.contains(&peer)
+            && !config.peers.allows(peer.ip());
+        let passed = if own {
+            Err(DropReason::OwnAddress)
+        } else {
+            passes(allocation, &mut self.bandwidth, Way::ToPeer, peer, payload.len(), now)
+        };
+        if let Err(reason) = passed {
+            self.counters.count_drop(reason);
             return Action::Drop;
         }
         self.counters.packets_to_peers.fetch_add(1, Relaxed);
@@ -332,6 +356,26 @@ impl<R: Clone> Protocol<R> {
             .error(code, phrase)
             .attribute(attr::UNKNOWN_ATTRIBUTES, &list);
         Action::Reply(signed(answer, key))
+    }
+}
+
+/// Whether a packet may go through an allocation now; if so it is counted against the bandwidth.
+fn passes<R>(
+    allocation: &mut Allocation<R>,
+    all: &mut Bandwidth,
+    way: Way,
+    peer: SocketAddr,
+    bytes: usize,
+    now: Instant,
+) -> Result<(), DropReason> {
+    if !allocation.permits(peer.ip(), now) {
+        Err(DropReason::NoPermission)
+    } else if !allocation.bandwidth.take(way, bytes, now) {
+        Err(DropReason::Bandwidth)
+    } else if !all.take(way, bytes, now) {
+        Err(DropReason::TotalBandwidth)
+    } else {
+        Ok(())
     }
 }
 

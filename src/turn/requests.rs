@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
-    allocation::{Allocation, Bucket, DEFAULT_LIFETIME, MAX_LIFETIME, Refused},
+    allocation::{Allocation, Bandwidth, DEFAULT_LIFETIME, MAX_LIFETIME, Refused},
     protocol::{Action, FiveTuple, Now, Protocol, Transport, User, canonical},
     stats::Refusal,
 };
@@ -165,11 +165,8 @@ impl<R: Clone> Protocol<R> {
         *self.users.entry(quota_key).or_default() += 1;
         let expires = now.instant + lifetime;
         let mut allocation = Allocation::new(relay, relayed, user, transaction, expires);
-        allocation.buckets = self
-            .config
-            .limits
-            .bytes_per_second
-            .map(|rate| [Bucket::new(rate, now.instant), Bucket::new(rate, now.instant)]);
+        allocation.bandwidth = Bandwidth::new(self.config.limits.bytes_per_second, now.instant);
+        self.relayed.insert(relayed);
         self.allocations.insert(tuple, allocation);
         self.counters.allocations_total.fetch_add(1, Relaxed);
         answer
@@ -254,7 +251,12 @@ impl<R: Clone> Protocol<R> {
         if peer.is_ipv4() != self.config.relay_address.is_ipv4() {
             return Err(Refusal::PeerFamily);
         }
-        if self.config.peers.allows(peer.ip()) { Ok(()) } else { Err(Refusal::Forbidden) }
+        let peers = &self.config.peers;
+        // Two clients of this server meet where their relays are; see the data path for the other ports.
+        let at_relays = peer.ip() == self.config.relay_address
+            && self.relayed.len() > 1
+            && !peers.denies(peer.ip());
+        if at_relays || peers.allows(peer.ip()) { Ok(()) } else { Err(Refusal::Forbidden) }
     }
 }
 

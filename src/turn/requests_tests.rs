@@ -8,7 +8,12 @@ use std::{
 use crate::auth::turn_rest::TurnSecrets;
 
 use super::*;
-use crate::turn::{TurnConfig, config::Limits, credentials::long_term_key, stats::Counters};
+use crate::turn::{
+    PeerFilter, TurnConfig,
+    config::Limits,
+    credentials::long_term_key,
+    stats::{Counters, DropReason},
+};
 
 const SECRET: &str = "secret";
 const PEER: &str = "127.0.0.1:9";
@@ -141,6 +146,10 @@ impl Rig {
         self.now.instant += Duration::from_secs(seconds);
         self.now.wall += Duration::from_secs(seconds);
         self.server.expire(self.now.instant);
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.server.counters.snapshot(0).dropped[&reason]
     }
 
     fn refused(&self, reason: Refusal) -> u64 {
@@ -394,7 +403,75 @@ fn bandwidth_is_bounded_each_way() {
     assert!(rig.server.peer_datagram(tuple, peer, &[0; 1], now).is_none());
     let later = now + Duration::from_secs(1);
     assert!(rig.server.peer_datagram(tuple, peer, &[0; 10], later).is_some());
-    assert_eq!(rig.server.counters.snapshot(0).dropped, 1);
+    assert_eq!(rig.dropped(DropReason::Bandwidth), 1);
+}
+
+#[test]
+fn bandwidth_of_all_allocations_is_bounded() {
+    let limits = Limits {
+        bytes_per_second: Some(10),
+        total_bytes_per_second: Some(15),
+        ..Limits::default()
+    };
+    let mut rig = Rig::new(limits);
+    let now = rig.now.instant;
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let mut tuples = Vec::new();
+    for port in [1, 2] {
+        rig.tuple.client.set_port(port);
+        rig.login(SECRET, "phone");
+        assert_eq!(rig.allocate(), 0);
+        assert_eq!(rig.bind(0x4001, PEER), 0);
+        tuples.push(rig.tuple);
+    }
+    let ten = [&b"\x40\x01\x00\x0a"[..], &[0; 10]].concat();
+    let mut passed = |tuple, raw: &[u8]| {
+        let action = rig.server.client_datagram(tuple, raw, rig.now);
+        matches!(action, Action::ToPeer { .. })
+    };
+    assert!(passed(tuples[0], &ten));
+    assert!(!passed(tuples[1], &ten), "ten of its own are there, but five of all");
+    assert!(rig.server.peer_datagram(tuples[0], peer, &[0; 10], now).is_some(), "the other way");
+    assert!(rig.server.peer_datagram(tuples[1], peer, &[0; 5], now).is_some());
+    assert!(rig.server.peer_datagram(tuples[1], peer, &[0; 5], now).is_none());
+    assert_eq!(rig.dropped(DropReason::TotalBandwidth), 2);
+    assert_eq!(rig.dropped(DropReason::Bandwidth), 0);
+}
+
+#[test]
+fn relays_reach_each_other_and_no_other_port_of_the_server() {
+    let mut rig = Rig::new(Limits::default());
+    let here = rig.server.config.relay_address;
+    rig.server.config.peers = PeerFilter { own: vec![here], ..PeerFilter::default() };
+    assert_eq!(rig.allocate(), 0);
+    let first = *rig.server.relayed.iter().next().unwrap();
+    rig.tuple.client.set_port(2);
+    rig.login(SECRET, "mac");
+    assert_eq!(rig.allocate(), 0);
+    assert_eq!(rig.permit(&first.to_string()), 0);
+    let mut reaches = |peer: SocketAddr| {
+        let raw = Builder::new(Class::Indication, method::SEND, [1; 12])
+            .address(attr::XOR_PEER_ADDRESS, peer)
+            .attribute(attr::DATA, b"x")
+            .finish();
+        matches!(rig.server.client_datagram(rig.tuple, &raw, rig.now), Action::ToPeer { .. })
+    };
+    assert!(reaches(first));
+    assert!(!reaches(SocketAddr::new(here, 22)), "another service of the server");
+    assert!(!reaches(SocketAddr::new(here, 3478)), "the listener itself");
+    assert_eq!(rig.dropped(DropReason::OwnAddress), 2);
+    let others: Vec<_> = rig.server.allocations.keys().copied().collect();
+    for tuple in others.into_iter().filter(|tuple| tuple.client.port() != 2) {
+        rig.server.remove(tuple);
+    }
+    let gone = Builder::new(Class::Indication, method::SEND, [1; 12])
+        .address(attr::XOR_PEER_ADDRESS, first)
+        .attribute(attr::DATA, b"x")
+        .finish();
+    let action = rig.server.client_datagram(rig.tuple, &gone, rig.now);
+    assert!(matches!(action, Action::Drop), "its port may be anybody's now");
+    rig.server.config.peers.deny.push(format!("{here}").parse().unwrap());
+    assert_eq!(rig.permit(&first.to_string()), 403);
 }
 
 proptest::proptest! {

@@ -18,7 +18,7 @@ pub(super) struct Counters {
     pub bytes_to_clients: AtomicU64,
     pub packets_to_peers: AtomicU64,
     pub packets_to_clients: AtomicU64,
-    pub dropped: AtomicU64,
+    dropped: [AtomicU64; DropReason::ALL.len()],
     refused: Mutex<BTreeMap<Refusal, u64>>,
 }
 
@@ -26,6 +26,11 @@ impl Counters {
     pub fn refuse(&self, reason: Refusal) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() +=
             1;
+    }
+
+    /// Counts a packet that is not relayed.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.dropped[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub fn snapshot(&self, allocations_active: usize) -> TurnStats {
@@ -38,7 +43,9 @@ impl Counters {
             bytes_to_clients: self.bytes_to_clients.load(Relaxed),
             packets_to_peers: self.packets_to_peers.load(Relaxed),
             packets_to_clients: self.packets_to_clients.load(Relaxed),
-            dropped: self.dropped.load(Relaxed),
+            dropped: DropReason::ALL
+                .map(|reason| (reason, self.dropped[reason as usize].load(Relaxed)))
+                .into(),
             refused: self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -113,6 +120,49 @@ impl Refusal {
     }
 }
 
+/// Why a packet was not relayed. Nothing is ever kept for later: a relay is to be no slower than the
+/// network, and packets that wait help nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DropReason {
+    /// The client has no permission for the peer.
+    NoPermission,
+    /// One of the server's own addresses, where no client's relay is.
+    OwnAddress,
+    /// Over the bandwidth of the allocation.
+    Bandwidth,
+    /// Over the bandwidth of the server.
+    TotalBandwidth,
+    /// The client, or the network towards it, does not take packets fast enough.
+    SlowClient,
+    /// The operating system did not send it to the peer.
+    NotSent,
+}
+
+impl DropReason {
+    /// All of them, in order.
+    pub const ALL: [Self; 6] = [
+        Self::NoPermission,
+        Self::OwnAddress,
+        Self::Bandwidth,
+        Self::TotalBandwidth,
+        Self::SlowClient,
+        Self::NotSent,
+    ];
+
+    /// As in metrics labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPermission => "no_permission",
+            Self::OwnAddress => "own_address",
+            Self::Bandwidth => "bandwidth",
+            Self::TotalBandwidth => "total_bandwidth",
+            Self::SlowClient => "slow_client",
+            Self::NotSent => "not_sent",
+        }
+    }
+}
+
 /// The counters at one moment. Bytes and packets are payload relayed, without TURN's framing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TurnStats {
@@ -132,8 +182,8 @@ pub struct TurnStats {
     pub packets_to_peers: u64,
     /// Packets from peers to clients.
     pub packets_to_clients: u64,
-    /// Packets dropped: over the bandwidth limit, no permission, or a client that reads too slowly.
-    pub dropped: u64,
+    /// Packets dropped, by reason; every reason is there.
+    pub dropped: BTreeMap<DropReason, u64>,
     /// Requests refused, by reason.
     pub refused: BTreeMap<Refusal, u64>,
 }

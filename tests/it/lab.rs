@@ -111,7 +111,8 @@ async fn every_pair_of_profiles_connects_as_the_theory_says() {
         names.iter().flat_map(|&a| names.iter().map(move |&b| (a, b))).collect();
     assert_eq!(cells.len(), 64);
     let mut running = JoinSet::new();
-    let mut wrong = Vec::new();
+    let theory = |a, b| expected(&profile(a), &profile(b), Relays { udp: true, stream: false });
+    let mut unlike = Vec::new();
     let mut done = 0;
     while done < 64 {
         while running.len() < AT_ONCE
@@ -122,9 +123,16 @@ async fn every_pair_of_profiles_connects_as_the_theory_says() {
         }
         let (a, b, measured) = running.join_next().await.unwrap().unwrap();
         done += 1;
-        let theory = expected(&profile(a), &profile(b), Relays { udp: true, stream: false });
-        if measured != theory {
-            wrong.push(format!("{a} and {b}: {theory} expected, {measured} measured"));
+        if measured != theory(a, b) {
+            unlike.push((a, b));
+        }
+    }
+    // On a busy machine a direct pair may come too late: once more, one at a time.
+    let mut wrong = Vec::new();
+    for (a, b) in unlike {
+        let measured = connect(gateway(a), gateway(b), &ice).await;
+        if measured != theory(a, b) {
+            wrong.push(format!("{a} and {b}: {} expected, {measured} measured", theory(a, b)));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

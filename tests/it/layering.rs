@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 21] = [
+const FLOORS: [(&str, u8); 23] = [
     ("types", 0),
     ("stats", 0),
     ("units", 0),
@@ -24,6 +24,8 @@ const FLOORS: [(&str, u8); 21] = [
     ("server", 5),
     ("report", 6),
     ("bench", 7),
+    ("check", 7),
+    ("load", 7),
     ("doctor", 7),
     ("matrix", 8),
     ("cli", 9),

@@ -1,26 +1,37 @@
 //! Integration tests, one module a subject.
 
 mod auth;
+mod bad_configuration;
 mod bad_input;
 mod bench;
+mod bus;
 mod certificates;
+mod check;
 mod cli;
 mod doctor;
 mod doctor_in_lab;
+mod front;
 mod fuzz;
 mod gathering;
+mod hostile;
+mod jose_vectors;
 #[cfg(target_os = "linux")]
 mod kernel;
 mod lab;
 mod layering;
+mod load;
+mod login;
 mod main_job;
 mod matrix;
 mod media;
+mod openapi;
 mod pacing;
+mod pair_stores;
 mod peer;
 mod raw_http;
 mod repair;
 mod report;
+mod rig;
 mod run;
 mod signaling_client;
 mod signaling_server;

@@ -7,16 +7,11 @@ use futures_util::{SinkExt, StreamExt};
 use orion_peer::{
     auth::{
         jws::{Key, SigningKeys},
-        jwt::{Policy, Verifier, mint},
         secret::Secret,
         unix_now,
     },
     pairs::sqlite::SqlitePairs,
-    proto::{
-        claims::Claims,
-        signaling::{MAX_MESSAGE_BYTES, Message},
-    },
-    server::{RunningServer, Server, ServerConfig},
+    proto::signaling::{MAX_MESSAGE_BYTES, Message},
     signaling::{
         limits::{Limits, Rate, Timings},
         server::Origins,
@@ -25,7 +20,7 @@ use orion_peer::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -35,7 +30,10 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::raw_http::{Answer, HANG, request};
+use crate::{
+    raw_http::{Answer, HANG, request},
+    rig::{Rig, rig},
+};
 
 const PATH: &str = "GET /api/signal";
 
@@ -47,40 +45,7 @@ const UPGRADE: [&str; 4] = [
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 ];
 
-struct Rig {
-    server: RunningServer,
-    keys: SigningKeys,
-}
-
-/// A dev server with a known key, changed by `change`.
-async fn rig(change: impl FnOnce(&mut ServerConfig)) -> Rig {
-    let keys = SigningKeys::new(vec![Key::hs256("k", &Secret::random()).unwrap()]).unwrap();
-    let mut config = ServerConfig::dev().await.unwrap();
-    config.verifier = Verifier::new(keys.clone(), Policy::default());
-    change(&mut config);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Rig { server: Server::start(config, listener).await.unwrap(), keys }
-}
-
 impl Rig {
-    fn token(&self, device: &str) -> String {
-        self.token_until(device, "demo", unix_now() + 200)
-    }
-
-    fn token_until(&self, device: &str, pair: &str, exp: u64) -> String {
-        let claims = Claims {
-            sub: device.into(),
-            pair_id: pair.into(),
-            exp,
-            iat: Some(exp - 200),
-            nbf: None,
-            iss: None,
-            aud: None,
-            jti: None,
-        };
-        mint(&self.keys, &claims).unwrap()
-    }
-
     async fn join(&self, device: &str) -> Client {
         let (client, hello) = self.join_with(&self.token(device), None).await;
         assert_eq!(hello["deviceId"], device);

@@ -135,10 +135,11 @@ async fn too_many_requests_are_429_by_user_and_by_address() {
 async fn a_store_that_is_down_is_503() {
     let store = SqlitePairs::in_memory().await.unwrap();
     let server = server(|config| config.store = Arc::new(store.clone())).await;
-    let health = async || request(server.local_addr(), "GET /healthz", &[], "").await.status;
-    assert_eq!(health().await, 200);
+    let status = async |line| request(server.local_addr(), line, &[], "").await.status;
+    assert_eq!(status("GET /readyz").await, 200);
     store.close().await;
-    assert_eq!(health().await, 503);
+    assert_eq!(status("GET /readyz").await, 503);
+    assert_eq!(status("GET /healthz").await, 200, "alive all the same: a restart would not help");
     for body in [r#"{"deviceId":"phone","pairId":"demo"}"#, r#"{"deviceId":"phone"}"#] {
         let answer = ask(&server, "dev", body).await;
         assert_eq!(answer.status, 503);

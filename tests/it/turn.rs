@@ -163,7 +163,7 @@ async fn coturns_client_is_refused_over_the_quota() {
 #[tokio::test]
 async fn coturns_client_may_not_reach_a_denied_peer() {
     let config = TurnConfig { peers: PeerFilter::default(), ..config() };
-    let output = refused(config, fresh(SECRET), Ipv4Addr::LOCALHOST).await;
+    let output = refused(config, fresh(SECRET), Ipv4Addr::new(127, 0, 0, 2)).await;
     assert!(output.starts_with("[Forbidden] "), "{output}");
     assert!(output.contains("403"), "{output}");
 }

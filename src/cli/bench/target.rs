@@ -55,7 +55,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     if embedded {
         check_embedded(args)?;
     }
-    let connect = args.connect.resolve(default_device, SystemTime::now())?;
+    let connect = args.connect.resolve(default_device, SystemTime::now())?.with_twilio().await?;
     let timeout = connect.timeout.unwrap_or(TIMEOUT);
     let rate = args.load.link_rate();
     if embedded {

@@ -1,18 +1,12 @@
 //! TLS of the embedded TURN server: certificate and key from files, and the name clients are told.
 
-use std::{net::SocketAddr, path::Path, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
-use rustls::{
-    ServerConfig,
-    client::verify_server_name,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    server::ParsedCertificate,
-};
 
 use crate::{
-    cli::failure::Failure,
+    cli::{failure::Failure, serve::tls::unusable},
+    server::tls::Tls as Certificate,
     stun::uri::{ServerUri, TLS_PORT, Transport},
     turn::TlsListener,
 };
@@ -23,7 +17,8 @@ use crate::{
 // The fields are the flags' names.
 #[allow(clippy::struct_field_names)]
 pub struct TurnTlsArgs {
-    /// Certificate for TURN over TLS, PEM, with those between it and its CA; without it there is no TLS
+    /// Certificate for TURN over TLS, PEM, with those between it and its CA; default: the one of
+    /// --tls-cert, when --turn-tls-port or --turn-tls-name is given
     #[arg(long, value_name = "FILE")]
     pub turn_tls_cert: Option<PathBuf>,
     /// Key of that certificate, PEM
@@ -54,44 +49,48 @@ impl Tls {
 }
 
 impl TurnTlsArgs {
-    /// Reads the files; `listen` is where TURN over UDP listens, `host` what clients are told for it.
+    /// Reads the files; `listen` is where TURN over UDP listens, `host` what clients are told for it,
+    /// `shared` the certificate of the signaling server. Files of its own are looked at as long as
+    /// the runtime lasts.
     ///
     /// # Errors
     /// Exit code 2: one flag without another, a file that cannot be used, a certificate for other names.
-    pub fn read(&self, listen: SocketAddr, host: &str) -> Result<Option<Tls>, Failure> {
-        let (cert, key) = match (&self.turn_tls_cert, &self.turn_tls_key) {
-            (Some(cert), Some(key)) => (cert, key),
-            (None, None) if self.turn_tls_port.is_none() && self.turn_tls_name.is_none() => {
-                return Ok(None);
+    pub fn read(
+        &self,
+        listen: SocketAddr,
+        host: &str,
+        shared: Option<&Certificate>,
+    ) -> Result<Option<Tls>, Failure> {
+        let wanted = self.turn_tls_port.is_some() || self.turn_tls_name.is_some();
+        let certificate = match (&self.turn_tls_cert, &self.turn_tls_key, shared) {
+            (Some(cert), Some(key), _) => {
+                let own = Certificate::from_files(cert, key)
+                    .map_err(|error| unusable(("--turn-tls-cert", "--turn-tls-key"), &error))?;
+                if tokio::runtime::Handle::try_current().is_ok() {
+                    tokio::spawn(own.clone().watch());
+                }
+                own
             }
+            (None, None, _) if !wanted => return Ok(None),
+            (None, None, Some(shared)) => shared.clone(),
             _ => {
                 return Err(Failure::usage(
                     "TURN over TLS needs a certificate and its key",
-                    "give both --turn-tls-cert FILE and --turn-tls-key FILE",
+                    "give both --turn-tls-cert FILE and --turn-tls-key FILE, or --tls-cert and \
+                     --tls-key for signaling and TURN alike",
                 ));
             }
         };
-        let chain = CertificateDer::pem_slice_iter(&file("--turn-tls-cert", cert)?)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| unusable("--turn-tls-cert", cert, &error))?;
-        let Some(first) = chain.first() else {
-            return Err(unusable("--turn-tls-cert", cert, &"there is no certificate in it"));
-        };
         let host = self.turn_tls_name.as_deref().unwrap_or(host).trim_matches(['[', ']']);
-        check_name(first, host).map_err(|error| {
-            Failure::usage(
-                format!("the certificate of --turn-tls-cert is not for {host}: {error}"),
+        if !certificate.is_for(host) {
+            let names = certificate.names().join(", ");
+            return Err(Failure::usage(
+                format!("the certificate for TURN over TLS is not for {host}, but for {names}"),
                 "give --turn-tls-name with a name it is for, or a certificate for this one",
-            )
-        })?;
-        let key_der = PrivateKeyDer::from_pem_slice(&file("--turn-tls-key", key)?)
-            .map_err(|error| unusable("--turn-tls-key", key, &error))?;
-        let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
-            .map_err(|error| unusable("--turn-tls-key", key, &error))?;
+            ));
+        }
         let address = SocketAddr::new(listen.ip(), self.turn_tls_port.unwrap_or(TLS_PORT));
-        let listener = TlsListener { address, server: Arc::new(server) };
+        let listener = TlsListener { address, server: certificate.turn() };
         Ok(Some(Tls { listener, host: host.to_owned() }))
     }
 
@@ -107,28 +106,6 @@ impl TurnTlsArgs {
         .into_iter()
         .find_map(|(flag, given)| given.then_some(flag))
     }
-}
-
-fn check_name(certificate: &CertificateDer<'_>, host: &str) -> Result<(), String> {
-    let parsed = ParsedCertificate::try_from(certificate).map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-    verify_server_name(&parsed, &name).map_err(|error| error.to_string())
-}
-
-fn file(flag: &str, path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| {
-        Failure::usage(
-            format!("cannot read the file of {flag}, {}: {error}", path.display()),
-            "check the path and its permissions",
-        )
-    })
-}
-
-fn unusable(flag: &str, path: &Path, error: &impl std::fmt::Display) -> Failure {
-    Failure::usage(
-        format!("{flag} {} cannot be used: {error}", path.display()),
-        "give PEM files of a certificate for servers and of the key that belongs to it",
-    )
 }
 
 #[cfg(test)]
@@ -161,27 +138,41 @@ mod tests {
 
     #[test]
     fn clients_are_told_a_name_that_the_certificate_is_for() {
-        assert!(TurnTlsArgs::default().read(listen(), "h").unwrap().is_none());
-        let tls = files("192.0.2.7").args.read(listen(), "192.0.2.7").unwrap().unwrap();
+        assert!(TurnTlsArgs::default().read(listen(), "h", None).unwrap().is_none());
+        let tls = files("192.0.2.7").args.read(listen(), "192.0.2.7", None).unwrap().unwrap();
         assert_eq!(tls.listener.address.to_string(), "192.0.2.7:5349");
         assert_eq!(tls.url(5349), "turns:192.0.2.7:5349?transport=tcp");
         let named = files("relay.example");
-        let failure = named.args.read(listen(), "192.0.2.7").err().unwrap();
+        let failure = named.args.read(listen(), "192.0.2.7", None).err().unwrap();
         assert!(failure.remedy.contains("--turn-tls-name"), "{failure}");
         let args = TurnTlsArgs {
             turn_tls_name: Some("relay.example".into()),
             turn_tls_port: Some(443),
             ..named.args
         };
-        let tls = args.read(listen(), "192.0.2.7").unwrap().unwrap();
+        let tls = args.read(listen(), "192.0.2.7", None).unwrap().unwrap();
         assert_eq!(tls.listener.address.port(), 443);
         assert_eq!(tls.url(443), "turns:relay.example:443?transport=tcp");
     }
 
     #[test]
+    fn the_signaling_servers_certificate_will_do() {
+        let shared = Certificate::self_signed(&["relay.example".to_owned()]).unwrap();
+        let off = TurnTlsArgs::default().read(listen(), "192.0.2.7", Some(&shared)).unwrap();
+        assert!(off.is_none(), "TLS for TURN is asked for");
+        let named =
+            TurnTlsArgs { turn_tls_name: Some("relay.example".into()), ..TurnTlsArgs::default() };
+        let tls = named.read(listen(), "192.0.2.7", Some(&shared)).unwrap().unwrap();
+        assert_eq!(tls.url(5349), "turns:relay.example:5349?transport=tcp");
+        let port = TurnTlsArgs { turn_tls_port: Some(443), ..TurnTlsArgs::default() };
+        let failure = port.read(listen(), "192.0.2.7", Some(&shared)).err().unwrap();
+        assert!(failure.message.contains("relay.example"), "{failure}");
+    }
+
+    #[test]
     fn files_that_cannot_be_used_are_usage_errors() {
         let wrong = |args: &TurnTlsArgs, words: &str| {
-            let failure = args.read(listen(), "192.0.2.7").err().unwrap();
+            let failure = args.read(listen(), "192.0.2.7", None).err().unwrap();
             assert_eq!(failure.exit, 2);
             assert!(failure.message.contains(words), "{failure}");
         };
@@ -197,6 +188,6 @@ mod tests {
         let foreign = other.args.turn_tls_key.clone();
         wrong(&TurnTlsArgs { turn_tls_key: foreign, ..good.args.clone() }, "cannot be used");
         let missing = Some(good.dir.path().join("nothing.pem"));
-        wrong(&TurnTlsArgs { turn_tls_cert: missing, ..good.args.clone() }, "cannot read");
+        wrong(&TurnTlsArgs { turn_tls_cert: missing, ..good.args.clone() }, "cannot be read");
     }
 }

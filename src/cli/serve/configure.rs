@@ -3,19 +3,17 @@
 //!
 //! [`turn_advert`] is the one place where TURN comes in.
 
-use std::sync::Arc;
-
-use super::{DEV_ADDRESS, ServeArgs};
+use super::{DEV_ADDRESS, ServeArgs, login, store};
 use crate::{
     auth::{
         jws::{Key, MIN_SECRET_BYTES, SigningKeys},
         jwt::{Policy, Verifier},
-        login::{AccessTokens, DEV_USER, DevLogin, LoginCheck},
+        login::{AccessTokens, DEV_USER},
         secret::Secret,
         unix_now,
     },
     cli::failure::Failure,
-    pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
+    pairs::{Pair, PairStore, StoreError},
     server::{self, ServerConfig},
     signaling::server::Origins,
     types::Stage,
@@ -24,28 +22,26 @@ use crate::{
 /// Turns flags into a configuration; true when it is the dev server's.
 pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), Failure> {
     let policy = Policy { issuer: args.issuer.clone(), audience: args.audience.clone() };
-    let signing = read_secret("--jwt-secret", args.jwt_secret.as_deref())?;
-    let login = match read_secret("--login-secret", args.login_secret.as_deref())? {
-        Some(secret) => Some(AccessTokens::new(&secret, None).map_err(|e| {
-            Failure::usage(format!("--login-secret: {e}"), "give the secret of the login service")
-        })?),
-        None => None,
-    };
-    let dev = signing.is_none();
-    let mut config = match signing {
-        Some(secret) => {
-            let previous =
-                read_secret("--jwt-previous-secret", args.jwt_previous_secret.as_deref())?;
-            let verifier = Verifier::new(signing_keys(&secret, previous.as_ref())?, policy);
-            let mut config = ServerConfig::new(verifier, open_pairs(args).await?);
-            config.login = login.map(|tokens| Arc::new(tokens) as Arc<dyn LoginCheck>);
+    let verifier = login::verifier(args, policy.clone())?;
+    let access_tokens = login::access_tokens(args)?;
+    login::warm_up(verifier.as_ref(), access_tokens.as_ref()).await;
+    let dev = verifier.is_none();
+    let mut config = match verifier {
+        Some(verifier) => {
+            let login = login::login(access_tokens, &verifier)?;
+            let mut config = ServerConfig::new(verifier, store::required(&args.store).await?);
+            config.login = login;
             config
         }
-        None => dev_config(args, policy, login).await?,
+        None => dev_config(args, policy, access_tokens).await?,
     };
     config.signaling.origins = origins(&args.allow_origin, dev);
     config.signaling.allow_query_token = args.allow_query_token;
     config.signaling.connect_only = args.connect_only;
+    config.front.tls = args.tls.read(args.listen)?;
+    args.limits.apply(&mut config)?;
+    args.operation.apply(args.listen, &mut config)?;
+    config.signaling.bus = super::bus::configure(&args.bus)?;
     for pair in parse_pairs(&args.add_pairs, dev)? {
         add_once(config.store.as_ref(), &pair).await?;
     }
@@ -74,27 +70,12 @@ async fn dev_config(
         .and_then(|key| SigningKeys::new(vec![key]))
         .map_err(|error| failed(error.into()))?;
     config.verifier = Verifier::new(keys, policy);
-    config.login = Some(Arc::new(DevLogin { access_tokens }));
-    if args.db.is_some() {
-        config.store = open_pairs(args).await?;
+    config.login = Some(login::dev_login(access_tokens));
+    if let Some(file) = store::dev_file(&args.store).await? {
+        config.store = file;
         add_once(config.store.as_ref(), &server::dev_pair()).await?;
     }
     Ok(config)
-}
-
-fn signing_keys(secret: &Secret, previous: Option<&Secret>) -> Result<SigningKeys, Failure> {
-    [Some(secret), previous]
-        .into_iter()
-        .flatten()
-        .map(Key::from_secret_or_pem)
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(SigningKeys::new)
-        .map_err(|error| {
-            Failure::usage(
-                format!("the signing secret is refused: {error}"),
-                "make one with `openssl rand -hex 32`",
-            )
-        })
 }
 
 /// Reads a secret given as text or as `@FILE`; a final line end of the file is not part of it.
@@ -117,19 +98,6 @@ pub(in crate::cli) fn read_secret(
         return Err(Failure::usage(format!("{flag} is empty"), "give a secret, or leave it out"));
     }
     Ok(Some(Secret::from(text)))
-}
-
-async fn open_pairs(args: &ServeArgs) -> Result<Arc<dyn PairStore>, Failure> {
-    let Some(path) = &args.db else {
-        return Err(Failure::usage(
-            "with a signing secret there must be a file with pairs",
-            "give it with --db FILE, and add pairs with --add-pair ID:PHONE:MAC:USER",
-        ));
-    };
-    let store = SqlitePairs::open(path).await.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check the path and its permissions")
-    })?;
-    Ok(Arc::new(store))
 }
 
 /// Reads the pairs to add; only the dev server has a user of its own to add them for.
@@ -217,10 +185,22 @@ mod tests {
             (&["--listen", "192.0.2.1:1"], "not loopback"),
             (&["--listen", "[::]:1"], "not loopback"),
             (&["--jwt-secret", "short", "--db", "x"], "too short"),
-            (&["--jwt-secret", SECRET], "file with pairs"),
+            (&["--jwt-secret", SECRET], "nowhere to find pairs"),
+            (&["--db", "postgres://h/d"], "signing secret"),
+            (&["--jwt-secret", SECRET, "--db", "mysql://h"], "postgres://"),
+            (&["--jwt-secret", SECRET, "--db", "http://h.example"], "plain text"),
+            (&["--jwt-secret", SECRET, "--db", "https://h.example"], "--db-key"),
+            (&["--jwt-secret", SECRET, "--db", "postgres://u:hush@h/d?sslmode=no"], "no URL"),
+            (&["--jwt-secret", SECRET, "--db", "x", "--db-cache", "31s"], "30 s"),
             (&["--jwt-secret", "@/nonexistent/secret"], "cannot read"),
             (&["--jwt-secret", ""], "empty"),
             (&["--login-secret", "short"], "too short"),
+            (&["--login-issuer", "x"], "without keys"),
+            (&["--login-jwks", "http://login.example/x"], "this machine only"),
+            (&["--login-jwks", "http://127.0.0.1:1/keys"], "not known"),
+            (&["--jwt-previous-secret", SECRET], "without a present one"),
+            (&["--jwt-keys", "/nonexistent/keys"], "cannot be read"),
+            (&["--jwt-jwks", "http://127.0.0.1:1/j", "--login-secret", SECRET], "no key to sign"),
             (&["--add-pair", "only-an-id"], "not understood"),
         ] {
             let failure = failure(flags).await;

@@ -247,14 +247,14 @@ fn over_tls() -> (Watch, SocketAddr) {
 fn a_connection_that_cannot_be_made_is_told_at_once_and_by_its_own_url() {
     let (mut watch, stand_in) = over_tls();
     watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
-    let error = DialError::UnknownCa("ice.example".into());
+    let error = DialError::Expired("ice.example".into());
     assert_eq!(watch.unconnected(at(9), local(), stand_in, error.clone()), None);
     let failure = &watch.failures(at(9))[0];
     assert_eq!((failure.url.as_str(), failure.code), (TLS, 701));
     assert!(failure.text.contains("the certificate of ice.example"), "{}", failure.text);
     let result = &watch.results()[0];
     assert_eq!(result.outcome, GatherOutcome::NotConnected(error));
-    assert_eq!(result.code().as_deref(), Some("turn-tls-unknown-ca"));
+    assert_eq!(result.code().as_deref(), Some("turn-tls-expired"));
     assert_eq!(result.took, Some(at(8)));
     assert_eq!(watch.settled(at(9)), Ok(()));
 }

@@ -3,11 +3,15 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant, SystemTime},
 };
 
 use rustls::pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, client_async_with_config,
@@ -30,14 +34,17 @@ use super::{
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
     signaling::token_client::{TokenError, install_crypto, retry_after},
-    stun::stream::Trust,
+    stun::stream::{Trust, certificate::Presented},
 };
 
 /// A socket to the server.
-pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Largest message read at all; those over the contract's 64 KiB are then ignored, not fatal.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Read at once, bytes; the default of 128 KiB is for sockets that are seldom idle.
+const READ_BUFFER: usize = 4096;
 
 /// How long each step to a socket took; the sum, where a step was needed twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,16 +73,17 @@ pub(super) async fn dial(
     url: &Url,
     token: &str,
     trust: &Trust,
+    source: Option<IpAddr>,
     within: Duration,
     timings: &mut DialTimings,
 ) -> Result<Dialed, ClientError> {
     timeout(within, async {
-        match upgrade(url, token, trust, true, timings).await? {
+        match upgrade(url, token, trust, source, true, timings).await? {
             Ok(dialed) => Ok(dialed),
             // A server that knows no subprotocols is a server all the same.
             Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
                 SubProtocolError::NoSubProtocol,
-            ))) => upgrade(url, token, trust, false, timings)
+            ))) => upgrade(url, token, trust, source, false, timings)
                 .await?
                 .map_err(|error| explain(url, error)),
             Err(error) => Err(explain(url, error)),
@@ -83,6 +91,23 @@ pub(super) async fn dial(
     })
     .await
     .unwrap_or_else(|_| Err(ClientError::Timeout { url: redacted(url), after: within }))
+}
+
+/// A socket to the server at `url` ([`endpoint`]) and nothing around it: no reconnect, no renewal, and 4 KiB to
+/// read into. `source` is the address of this machine to connect from.
+///
+/// # Errors
+/// [`ClientError`] as an attempt of [`super::connect`].
+pub async fn open(
+    url: &Url,
+    token: &str,
+    trust: &Trust,
+    source: Option<IpAddr>,
+    within: Duration,
+) -> Result<Socket, ClientError> {
+    install_crypto();
+    let mut timings = DialTimings::default();
+    dial(url, token, trust, source, within, &mut timings).await.map(|dialed| dialed.socket)
 }
 
 /// What shows of a server without joining a room.
@@ -103,7 +128,7 @@ pub async fn look(url: &str, trust: &Trust, within: Duration) -> Result<Look, Cl
     install_crypto();
     let url = endpoint(url)?;
     let mut timings = DialTimings::default();
-    let clock_skew = match dial(&url, "no-token", trust, within, &mut timings).await {
+    let clock_skew = match dial(&url, "no-token", trust, None, within, &mut timings).await {
         Ok(dialed) => dialed.clock_skew,
         Err(ClientError::Refused { status: 401 | 403, clock_skew, .. }) => clock_skew,
         Err(error) => return Err(error),
@@ -115,13 +140,16 @@ async fn upgrade(
     url: &Url,
     token: &str,
     trust: &Trust,
+    source: Option<IpAddr>,
     subprotocol: bool,
     timings: &mut DialTimings,
 ) -> Result<Result<Dialed, tungstenite::Error>, ClientError> {
     let request = request(url, token, subprotocol)?;
-    let stream = connect(url, timings).await?;
+    let stream = connect(url, source, timings).await?;
     let stream = secure(url, stream, trust, timings).await?;
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
     let begun = Instant::now();
@@ -151,7 +179,11 @@ fn host(url: &Url) -> &str {
     url.host_str().unwrap_or_default().trim_matches(['[', ']'])
 }
 
-async fn connect(url: &Url, timings: &mut DialTimings) -> Result<TcpStream, ClientError> {
+async fn connect(
+    url: &Url,
+    source: Option<IpAddr>,
+    timings: &mut DialTimings,
+) -> Result<TcpStream, ClientError> {
     let host = host(url);
     let port = url.port_or_known_default().unwrap_or(80);
     let failed = |source| ClientError::Dns { host: host.to_owned(), source };
@@ -161,7 +193,7 @@ async fn connect(url: &Url, timings: &mut DialTimings) -> Result<TcpStream, Clie
     timings.dns += resolved - begun;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match TcpStream::connect(address).await {
+        match open_tcp(address, source).await {
             Ok(stream) => {
                 timings.tcp += resolved.elapsed();
                 // Without it small messages wait for acknowledgements; a failure only costs speed.
@@ -172,6 +204,13 @@ async fn connect(url: &Url, timings: &mut DialTimings) -> Result<TcpStream, Clie
         }
     }
     Err(ClientError::Connect { url: redacted(url), source: last })
+}
+
+async fn open_tcp(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(address).await };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(address).await
 }
 
 /// TLS, for `wss://`.
@@ -193,7 +232,8 @@ async fn secure(
         match rustls_error(&error) {
             // What is no TLS record at all, such as the start of an HTTP answer.
             Some(rustls::Error::InvalidMessage(_)) => ClientError::PlainText { url: redacted(url) },
-            _ => failed(error.to_string()),
+            Some(tls) => failed(tls_reason(tls)),
+            None => failed(error.to_string()),
         }
     })?;
     *timings.tls.get_or_insert_default() += begun.elapsed();
@@ -213,6 +253,11 @@ fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
         tungstenite::Error::Url(error) => ClientError::Url { url, reason: error.to_string() },
         error => ClientError::NotWebSocket { url, reason: error.to_string() },
     }
+}
+
+/// Why TLS failed; of a certificate that is not believed, which one it is.
+pub(in crate::signaling) fn tls_reason(error: &rustls::Error) -> String {
+    Presented::in_error(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The TLS failure an I/O error stands for; the HTTP client wraps it twice.

@@ -150,13 +150,16 @@ impl ClientError {
                 "check the port, firewalls between, and whether the server is overloaded".into()
             }
             Self::Tls { .. } => {
-                "check the certificate's name and issuer (--ca FILE names a CA of your own) and this \
-                 machine's clock; a server without TLS is given as http:// or ws://"
+                "check the certificate's name and issuer (--cacert FILE names a CA of your own, \
+                 --tls-pin SHA256 one certificate) and this machine's clock; a server without TLS is given as http:// or ws://"
                     .into()
             }
             Self::PlainText { url } => {
                 let plain = url.replacen("wss:", "ws:", 1);
                 format!("give {plain}, or the port where the server speaks TLS")
+            }
+            Self::Refused { url, code, .. } if code == "tls-required" => {
+                format!("give {}: the port speaks TLS", url.replacen("ws:", "wss:", 1))
             }
             Self::Refused { status, retry_after, clock_skew, .. } => {
                 refused(*status, *retry_after, *clock_skew)

@@ -177,10 +177,10 @@ async fn establish(config: &ClientConfig, url: &Url) -> Result<Established, Clie
     let mut timings = DialTimings::default();
     let mut access = ask(config, &mut timings).await?;
     let within = config.connect_within;
-    let mut attempt = dial(url, &access.token, &config.trust, within, &mut timings).await;
+    let mut attempt = dial(url, &access.token, &config.trust, None, within, &mut timings).await;
     if matches!(attempt, Err(ClientError::Refused { status: 401, .. })) && config.tokens.renews() {
         access = ask(config, &mut timings).await?;
-        attempt = dial(url, &access.token, &config.trust, within, &mut timings).await;
+        attempt = dial(url, &access.token, &config.trust, None, within, &mut timings).await;
     }
     Ok(Established { dialed: attempt?, access, timings })
 }

@@ -4,6 +4,8 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use rustls::CertificateError;
 
+use super::certificate::{Presented, Wrong, plain};
+
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
@@ -63,8 +65,23 @@ pub enum DialError {
     #[error("the certificate of {0} is not valid yet")]
     NotYet(String),
     /// Nobody believed has signed it.
-    #[error("the certificate of {0} is signed by a CA that is not known here")]
-    UnknownCa(String),
+    #[error(
+        "the certificate of {host} is signed by a CA that is not known here; it is one {presented}"
+    )]
+    UnknownCa {
+        /// The host.
+        host: String,
+        /// Which certificate: its hosts and its fingerprint.
+        presented: String,
+    },
+    /// It is none of those pinned.
+    #[error("the certificate of {host} is none of those pinned; it is one {presented}")]
+    Pin {
+        /// The host.
+        host: String,
+        /// Which certificate: its hosts and its fingerprint.
+        presented: String,
+    },
     /// A CA's own certificate stands where a server's should.
     #[error("{0} shows the certificate of a CA, not one of a server")]
     CaAsServer(String),
@@ -103,12 +120,18 @@ impl DialError {
                 Self::Closed(address)
             }
             Some(rustls::Error::InvalidMessage(_)) => Self::PlainText(address),
-            Some(rustls::Error::InvalidCertificate(wrong)) => Self::from_certificate(host, wrong),
-            _ => Self::Tls { host, reason: error.to_string() },
+            _ => match tls.and_then(Presented::in_error) {
+                Some(presented) => Self::from_certificate(host, presented),
+                None => Self::Tls { host, reason: error.to_string() },
+            },
         }
     }
 
-    fn from_certificate(host: String, wrong: &CertificateError) -> Self {
+    fn from_certificate(host: String, presented: &Presented) -> Self {
+        let wrong = match &presented.wrong {
+            Wrong::Pin => return Self::Pin { host, presented: presented.certificate() },
+            Wrong::Certificate(wrong) => wrong,
+        };
         match wrong {
             CertificateError::NotValidForName => Self::Name { host, presented: Vec::new() },
             CertificateError::NotValidForNameContext { presented, .. } => {
@@ -120,7 +143,9 @@ impl DialError {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 Self::NotYet(host)
             }
-            CertificateError::UnknownIssuer => Self::UnknownCa(host),
+            CertificateError::UnknownIssuer => {
+                Self::UnknownCa { host, presented: presented.certificate() }
+            }
             CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
                 Self::CaAsServer(host)
             }
@@ -142,7 +167,8 @@ impl DialError {
             Self::NoName { .. } | Self::Name { .. } => "tls-name",
             Self::Expired(_) => "tls-expired",
             Self::NotYet(_) => "tls-not-yet-valid",
-            Self::UnknownCa(_) | Self::CaAsServer(_) => "tls-unknown-ca",
+            Self::UnknownCa { .. } | Self::CaAsServer(_) => "tls-unknown-ca",
+            Self::Pin { .. } => "tls-pin",
             Self::Tls { .. } => "tls-failed",
         }
     }
@@ -186,11 +212,14 @@ impl DialError {
                 "renew the server's certificate, or put this machine's clock right".into()
             }
             Self::NotYet(_) => "put this machine's clock right, or the server's".into(),
-            Self::UnknownCa(_) => {
-                "give the CA's certificate with --ca FILE; else the server leaves out the \
-                 certificates between its own and the CA's"
+            Self::UnknownCa { .. } => {
+                "give the CA's certificate with --cacert FILE, or this one's SHA-256 with --tls-pin; \
+                 else the server leaves out the certificates between its own and the CA's"
                     .into()
             }
+            Self::Pin { .. } => "if the server has a new certificate, give --tls-pin its SHA-256; if \
+                                 not, somebody stands between"
+                .into(),
             Self::CaAsServer(_) => "let the server show a certificate signed by its CA, not the \
                                     CA's own (openssl req -x509 makes one without \
                                     -addext basicConstraints=CA:FALSE)"
@@ -198,10 +227,4 @@ impl DialError {
             Self::Tls { .. } => "check the server's certificate and TLS versions".into(),
         }
     }
-}
-
-/// `DnsName("a.example")` and `IpAddress(192.0.2.1)`, as rustls writes them, without the wrapping.
-fn plain(name: &str) -> String {
-    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
-    inner.trim_matches('"').chars().filter(|c| !c.is_control()).collect()
 }

@@ -111,7 +111,9 @@ async fn what_is_wrong_with_a_certificate_is_told() {
     let text = wrong.to_string();
     assert!(text.contains("not for other.example, but for relay.example"), "{text}");
     let wrong = dial(address, "relay.example", Some(&Trust::web()), None).await.unwrap_err();
-    assert_eq!(wrong, DialError::UnknownCa("relay.example".into()));
+    let DialError::UnknownCa { host, presented } = &wrong else { panic!("{wrong:?}") };
+    assert_eq!(host, "relay.example");
+    assert!(presented.contains("relay.example, SHA-256 "), "{presented}");
     assert!(wrong.remedy().contains("--ca"));
     let wrong = dial(address, "under_score..", Some(&trust), None).await.unwrap_err();
     assert_eq!(wrong.code(), "tls-name");

@@ -1,5 +1,5 @@
 //! Which certificates are believed: those of the web (Mozilla's list), and more of a PEM file
-//! (RFC 7468).
+//! (RFC 7468), or only those with a given fingerprint.
 
 use std::{
     fmt,
@@ -8,15 +8,19 @@ use std::{
 
 use rustls::{
     ClientConfig, RootCertStore,
+    client::WebPkiServerVerifier,
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject},
 };
+
+use super::certificate::{Fingerprint, Judge};
 
 /// The certificates a client believes. Cheap to clone.
 #[derive(Clone)]
 pub struct Trust {
     client: Arc<ClientConfig>,
     added: Arc<[CertificateDer<'static>]>,
+    pins: Arc<[Fingerprint]>,
 }
 
 /// What is wrong with a PEM file of certificates.
@@ -50,7 +54,7 @@ impl Trust {
     /// Mozilla's list, as browsers have it.
     #[must_use]
     pub fn web() -> Self {
-        static WEB: LazyLock<Trust> = LazyLock::new(|| Trust::of(web_roots(), Vec::new()));
+        static WEB: LazyLock<Trust> = LazyLock::new(|| Trust::of(&[], &[]));
         WEB.clone()
     }
 
@@ -59,41 +63,33 @@ impl Trust {
     /// # Errors
     /// [`TrustError`] when there is none, or one that cannot be used.
     pub fn with(pem: &[u8]) -> Result<Self, TrustError> {
-        let added = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| TrustError::Pem(error.to_string()))?;
-        if added.is_empty() {
-            return Err(TrustError::Empty);
-        }
-        let mut roots = web_roots();
-        for (index, certificate) in added.iter().enumerate() {
-            roots.add(certificate.clone()).map_err(|error| TrustError::Certificate {
-                number: index + 1,
-                reason: error.to_string(),
-            })?;
-        }
-        Ok(Self::of(roots, added))
+        Ok(Self::of(&certificates(pem)?, &[]))
     }
 
-    fn of(roots: RootCertStore, added: Vec<CertificateDer<'static>>) -> Self {
-        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    /// Mozilla's list and more certificates, of [`certificates`]; or, when there are pins, only
+    /// server certificates with one of these fingerprints, whatever their names and their CA.
+    #[must_use]
+    pub fn of(added: &[CertificateDer<'static>], pins: &[Fingerprint]) -> Self {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = web_roots();
+        roots.add_parsable_certificates(added.iter().cloned());
+        let chains = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone())
+            .build()
+            .expect("Mozilla's list is not empty");
+        let pins: Arc<[Fingerprint]> = pins.into();
+        let client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("ring speaks the default versions")
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Judge { chains, pins: pins.clone() }))
             .with_no_client_auth();
-        Self { client: Arc::new(client), added: added.into() }
+        Self { client: Arc::new(client), added: added.into(), pins }
     }
 
     /// For TLS connections.
     #[must_use]
     pub fn client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.client)
-    }
-
-    /// The certificates beyond Mozilla's list, DER.
-    #[must_use]
-    pub fn added(&self) -> &[CertificateDer<'static>] {
-        &self.added
     }
 }
 
@@ -105,18 +101,43 @@ impl Default for Trust {
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Trust(web + {})", self.added.len())
+        if self.pins.is_empty() {
+            write!(f, "Trust(web + {})", self.added.len())
+        } else {
+            write!(f, "Trust({} pinned)", self.pins.len())
+        }
     }
 }
 
 /// Two are equal when they believe the same certificates.
 impl PartialEq for Trust {
     fn eq(&self, other: &Self) -> bool {
-        self.added == other.added
+        self.added == other.added && self.pins == other.pins
     }
 }
 
 impl Eq for Trust {}
+
+/// The certificates of a PEM text, each fit to believe others by.
+///
+/// # Errors
+/// [`TrustError`] when there is none, or one that cannot be used.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let found = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TrustError::Pem(error.to_string()))?;
+    if found.is_empty() {
+        return Err(TrustError::Empty);
+    }
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in found.iter().enumerate() {
+        roots.add(certificate.clone()).map_err(|error| TrustError::Certificate {
+            number: index + 1,
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(found)
+}
 
 fn web_roots() -> RootCertStore {
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }

@@ -1,0 +1,270 @@
+//! ICE servers of Twilio's Network Traversal Service: `POST /2010-04-01/Accounts/{AC}/Tokens.json`.
+//!
+//! Its answer is 201 with `ttl` as a string and `ice_servers`, one URL each, under `urls` and again
+//! under the older `url`. The account's list and credentials are secrets: none of it is logged.
+
+use std::{fmt, time::Duration};
+
+use reqwest::{Client, Response, StatusCode, header};
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use super::{http, secret::Secret};
+use crate::proto::token::IceServer;
+
+/// Where Twilio's API is.
+pub const API: &str = "https://api.twilio.com";
+
+/// Longest life Twilio gives credentials, and its default.
+pub const MAX_TTL: Duration = Duration::from_hours(24);
+
+/// Longest answer read, bytes.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// The longest one request may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Wait after a 429 that names none.
+const LIMITED_FOR: Duration = Duration::from_mins(1);
+
+/// Why there are no ICE servers. No variant shows a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TwilioError {
+    /// The account id is none.
+    #[error("`{0}` is no Twilio account: that is AC and 32 hexadecimal digits")]
+    Account(String),
+    /// The API's address is not usable.
+    #[error("the address of Twilio's API is not usable: {0}")]
+    Url(String),
+    /// 401, 403 or 404: the account, the key or its secret is wrong.
+    #[error("Twilio refuses the account or key: HTTP {status}{}", code_of(*.code))]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Twilio's error code.
+        code: Option<u64>,
+    },
+    /// 429: asked too often.
+    #[error("Twilio was asked too often; it wants a pause of {} s", .0.as_secs())]
+    Limited(Duration),
+    /// Another status.
+    #[error("Twilio answered HTTP {status}{}", code_of(*.code))]
+    Failed {
+        /// HTTP status.
+        status: u16,
+        /// Twilio's error code.
+        code: Option<u64>,
+    },
+    /// No answer.
+    #[error("Twilio cannot be asked: {0}")]
+    Unreachable(String),
+    /// An answer that is none of the service, or an empty list.
+    #[error("Twilio's answer is not usable: {0}")]
+    Answer(String),
+}
+
+fn code_of(code: Option<u64>) -> String {
+    code.map_or_else(String::new, |code| format!(", error {code}"))
+}
+
+impl TwilioError {
+    /// Short name for programs and counters.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Account(_) | Self::Url(_) => "config",
+            Self::Refused { .. } => "refused",
+            Self::Limited(_) => "limited",
+            Self::Failed { .. } => "failed",
+            Self::Unreachable(_) => "unreachable",
+            Self::Answer(_) => "garbage",
+        }
+    }
+
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Account(_) => "give --twilio-account AC…, as the Twilio console shows it",
+            Self::Url(_) => "leave --twilio-url out, or write https://HOST",
+            Self::Refused { .. } => {
+                "check --twilio-account, --twilio-key and --twilio-secret; without a key the secret \
+                 is the account's auth token"
+            }
+            Self::Limited(_) => "wait, and ask less often",
+            Self::Failed { .. } => "look at https://status.twilio.com and try again",
+            Self::Unreachable(_) => "check this machine's way to the internet, and try again",
+            Self::Answer(_) => "check --twilio-url: is that Twilio's API?",
+        }
+    }
+}
+
+/// ICE servers, and how long their credentials are good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// As Twilio lists them.
+    pub servers: Vec<IceServer>,
+    /// From the request on.
+    pub ttl: Duration,
+}
+
+/// An account at Twilio. `Debug` shows no secret.
+#[derive(Clone)]
+pub struct Twilio {
+    url: Url,
+    user: String,
+    secret: Secret,
+    http: Client,
+}
+
+impl fmt::Debug for Twilio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Twilio").field("url", &self.url.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Twilio {
+    /// The account `account` (`AC…`) at the API at `base`, with an API key `key` (`SK…`) and its
+    /// secret; without a key `secret` is the account's auth token.
+    ///
+    /// # Errors
+    /// [`TwilioError::Account`] and [`TwilioError::Url`].
+    pub fn new(
+        base: &str,
+        account: &str,
+        key: Option<&str>,
+        secret: Secret,
+    ) -> Result<Self, TwilioError> {
+        let digits = account.strip_prefix("AC").unwrap_or_default();
+        if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(TwilioError::Account(account.to_owned()));
+        }
+        let mut url = http::service_url(base).map_err(TwilioError::Url)?;
+        let path = url.path().trim_end_matches('/');
+        url.set_path(&format!("{path}/2010-04-01/Accounts/{account}/Tokens.json"));
+        let http = http::client(&url, WITHIN).map_err(TwilioError::Url)?;
+        Ok(Self { url, user: key.unwrap_or(account).to_owned(), secret, http })
+    }
+
+    /// The same account, with less patience; for tests.
+    ///
+    /// # Errors
+    /// [`TwilioError::Url`]
+    pub fn within(self, within: Duration) -> Result<Self, TwilioError> {
+        let http = http::client(&self.url, within).map_err(TwilioError::Url)?;
+        Ok(Self { http, ..self })
+    }
+
+    /// Asks for ICE servers whose credentials are good for `ttl`.
+    ///
+    /// # Errors
+    /// [`TwilioError`]
+    pub async fn fetch(&self, ttl: Duration) -> Result<Lease, TwilioError> {
+        let response = self
+            .http
+            .post(self.url.clone())
+            .basic_auth(&self.user, Some(String::from_utf8_lossy(self.secret.expose())))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(format!("Ttl={}", ttl.as_secs()))
+            .send()
+            .await
+            .map_err(|error| TwilioError::Unreachable(http::cause(&error)))?;
+        if response.status() == StatusCode::CREATED {
+            let body = http::body(response, MAX_BYTES).await.map_err(TwilioError::Answer)?;
+            return read(&body);
+        }
+        Err(refusal(response).await)
+    }
+}
+
+/// An error answer; of its text only the number of the error is taken.
+async fn refusal(response: Response) -> TwilioError {
+    let status = response.status();
+    let pause = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .map_or(LIMITED_FOR, Duration::from_secs);
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return TwilioError::Limited(pause);
+    }
+    let body = http::body(response, MAX_BYTES).await.unwrap_or_default();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let (code, status) = (body.get("code").and_then(Value::as_u64), status.as_u16());
+    match status {
+        401 | 403 | 404 => TwilioError::Refused { status, code },
+        _ => TwilioError::Failed { status, code },
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    ttl: Ttl,
+    ice_servers: Vec<Server>,
+}
+
+/// A number in a string, by the documentation and in fact.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Ttl {
+    Text(String),
+    Number(u64),
+}
+
+#[derive(Deserialize)]
+struct Server {
+    #[serde(default)]
+    urls: Option<Urls>,
+    /// The older name of `urls`.
+    #[serde(default)]
+    url: Option<String>,
+    #[serde(default)]
+    username: Option<String>,
+    #[serde(default)]
+    credential: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Urls {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn read(body: &[u8]) -> Result<Lease, TwilioError> {
+    // serde's own message could quote the answer, which holds credentials.
+    let wrong = |what: &str| TwilioError::Answer(what.to_owned());
+    let answer: Answer = serde_json::from_slice(body)
+        .map_err(|_| wrong("it is no JSON with `ttl` and `ice_servers`"))?;
+    let seconds = match answer.ttl {
+        Ttl::Text(text) => text.trim().parse().ok(),
+        Ttl::Number(number) => Some(number),
+    };
+    let most = MAX_TTL.as_secs();
+    let ttl = seconds
+        .filter(|seconds| (1..=most).contains(seconds))
+        .ok_or_else(|| wrong("its `ttl` is no number of seconds up to a day"))?;
+    let servers: Vec<IceServer> = answer.ice_servers.into_iter().filter_map(usable).collect();
+    if servers.is_empty() {
+        return Err(wrong("its list of ICE servers is empty"));
+    }
+    Ok(Lease { servers, ttl: Duration::from_secs(ttl) })
+}
+
+/// One entry; none when no URL of it is an ICE server's, or a TURN server has no credentials.
+fn usable(server: Server) -> Option<IceServer> {
+    let mut urls = match (server.urls, server.url) {
+        (Some(Urls::One(one)), _) | (None, Some(one)) => vec![one],
+        (Some(Urls::Many(many)), _) => many,
+        (None, None) => Vec::new(),
+    };
+    let complete = server.username.is_some() && server.credential.is_some();
+    urls.retain(|url| match url.split_once(':') {
+        Some(("stun" | "stuns", host)) => !host.is_empty(),
+        Some(("turn" | "turns", host)) => !host.is_empty() && complete,
+        _ => false,
+    });
+    let (username, credential) = (server.username, server.credential);
+    (!urls.is_empty()).then_some(IceServer { urls, username, credential })
+}

@@ -1,0 +1,235 @@
+//! What to check, and as whom.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::rule::{Level, Need, Rule};
+use crate::{
+    auth::secret::Secret,
+    stun::stream::Trust,
+    types::{DeviceId, PairId},
+};
+
+/// How a token is shown to the signaling server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenIn {
+    /// `Authorization: Bearer`.
+    #[default]
+    Header,
+    /// Subprotocol `bearer.<jwt>`.
+    Subprotocol,
+    /// `?token=`.
+    Query,
+}
+
+/// A device of the pair and its login.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its id: the claim `sub`.
+    pub id: DeviceId,
+    /// Login token for the token API.
+    pub login: Option<Secret>,
+}
+
+/// A device of another pair.
+#[derive(Debug, Clone)]
+pub struct OtherPair {
+    /// The pair.
+    pub pair: PairId,
+    /// One of its devices.
+    pub device: Device,
+}
+
+/// How long is waited for what.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// For something that must come.
+    pub answer: Duration,
+    /// For something that must not come.
+    pub quiet: Duration,
+    /// For a slow handshake to be cut off (contract: 5 s).
+    pub handshake: Duration,
+    /// For a dead peer to be noticed (contract: a ping every 25 s, 10 s for the pong).
+    pub dead: Duration,
+    /// From a token's expiry to the end of its socket (contract: 25 s of grace).
+    pub grace: Duration,
+    /// For a revocation to reach live sockets (contract: 30 s).
+    pub revocation: Duration,
+    /// For a restarted server to be back.
+    pub restart: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(5),
+            quiet: Duration::from_secs(1),
+            handshake: Duration::from_secs(8),
+            dead: Duration::from_secs(40),
+            grace: Duration::from_secs(30),
+            revocation: Duration::from_secs(33),
+            restart: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What to check.
+#[derive(Debug, Clone)]
+pub struct CheckConfig {
+    /// The WebSocket, `ws:` or `wss:`.
+    pub signal: Url,
+    /// The token API.
+    pub token_url: Url,
+    /// Certificates believed.
+    pub trust: Trust,
+    /// The phone.
+    pub phone: Device,
+    /// The Mac.
+    pub mac: Device,
+    /// The pair of both; none: what the token API says.
+    pub pair: Option<PairId>,
+    /// A device of another pair.
+    pub other: Option<OtherPair>,
+    /// Signs signaling tokens: HS256 secret or PEM key.
+    pub jwt_secret: Option<Secret>,
+    /// The issuer that tokens must name.
+    pub issuer: Option<String>,
+    /// The audience that tokens must name.
+    pub audience: Option<String>,
+    /// How tokens are shown.
+    pub token_in: TokenIn,
+    /// The server checks tokens at connect only.
+    pub connect_only: bool,
+    /// Shell command that revokes the pair; its id is in `ORION_CHECK_PAIR`.
+    pub revoke_command: Option<String>,
+    /// Shell command that restarts the server.
+    pub restart_command: Option<String>,
+    /// How much is checked.
+    pub level: Level,
+    /// Run rules that take long, too.
+    pub slow: bool,
+    /// Which rules, by id.
+    pub selection: Selection,
+    /// Cases at once.
+    pub parallel: usize,
+    /// Longest time for a case that is not slow.
+    pub within: Duration,
+    /// How long is waited for what.
+    pub patience: Patience,
+}
+
+impl CheckConfig {
+    /// All of the contract, against a server at `signal` and `token_url`, as two devices.
+    #[must_use]
+    pub fn new(signal: Url, token_url: Url, phone: Device, mac: Device) -> Self {
+        Self {
+            signal,
+            token_url,
+            trust: Trust::web(),
+            phone,
+            mac,
+            pair: None,
+            other: None,
+            jwt_secret: None,
+            issuer: None,
+            audience: None,
+            token_in: TokenIn::Header,
+            connect_only: false,
+            revoke_command: None,
+            restart_command: None,
+            level: Level::Strict,
+            slow: false,
+            selection: Selection::default(),
+            parallel: 4,
+            within: Duration::from_secs(30),
+            patience: Patience::default(),
+        }
+    }
+
+    /// Whether there is what a rule needs.
+    #[must_use]
+    pub fn has(&self, need: Need) -> bool {
+        match need {
+            Need::TokenApi => self.phone.login.is_some() && self.mac.login.is_some(),
+            Need::JwtSecret => self.jwt_secret.is_some(),
+            Need::OtherPair => self.other.is_some(),
+            Need::RevokeCommand => self.revoke_command.is_some(),
+            Need::RestartCommand => self.restart_command.is_some(),
+            Need::Tls => self.signal.scheme() == "wss",
+            Need::LiveExpiry => !self.connect_only,
+            Need::Policy => self.issuer.is_some() || self.audience.is_some(),
+        }
+    }
+
+    /// The rules of this level that are selected.
+    #[must_use]
+    pub fn rules(&self) -> Vec<&'static Rule> {
+        super::rules::all()
+            .filter(|rule| rule.level <= self.level && self.selection.takes(rule.id))
+            .collect()
+    }
+}
+
+/// Rules by id; `*` stands for any text.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Only these; all when empty.
+    pub only: Vec<String>,
+    /// Not these.
+    pub skip: Vec<String>,
+}
+
+impl Selection {
+    /// Whether a rule of this id is run.
+    #[must_use]
+    pub fn takes(&self, id: &str) -> bool {
+        let among = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, id));
+        (self.only.is_empty() || among(&self.only)) && !among(&self.skip)
+    }
+
+    /// A pattern that no rule has.
+    #[must_use]
+    pub fn unknown(&self) -> Option<&str> {
+        let known = |pattern: &&String| super::rules::all().any(|rule| matches(pattern, rule.id));
+        self.only.iter().chain(&self.skip).find(|pattern| !known(pattern)).map(String::as_str)
+    }
+}
+
+/// Whether `pattern` with `*` for any text is the whole of `id`.
+fn matches(pattern: &str, id: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == id };
+    let Some(left) = id.strip_prefix(start) else { return false };
+    (0..=left.len()).any(|at| left.is_char_boundary(at) && matches(rest, &left[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_matched_whole() {
+        for (pattern, id, taken) in [
+            ("token.200", "token.200", true),
+            ("token.*", "token.200", true),
+            ("*.4502-*", "close.4502-replaced", true),
+            ("*", "anything", true),
+            ("token", "token.200", false),
+            ("*.40", "token.401", false),
+            ("a*b*c", "a-c-b", false),
+        ] {
+            assert_eq!(matches(pattern, id), taken, "{pattern} {id}");
+        }
+    }
+
+    #[test]
+    fn what_is_skipped_goes_before_what_is_asked_for() {
+        let selection = Selection { only: vec!["token.*".into()], skip: vec!["*.200".into()] };
+        assert!(selection.takes("token.claims"));
+        assert!(!selection.takes("token.200"));
+        assert!(!selection.takes("close.1003-binary"));
+        assert_eq!(selection.unknown(), None);
+        let selection = Selection { only: vec!["token.nothing".into()], ..Selection::default() };
+        assert_eq!(selection.unknown(), Some("token.nothing"));
+    }
+}

@@ -1,0 +1,101 @@
+//! A run for people: what failed first, with what to do; then every group; then what was not run.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{
+    result::{CaseResult, Outcome, Report},
+    rule::Rule,
+};
+use crate::report::human;
+
+/// Marks of outcomes, colored or not.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks {
+    colored: bool,
+}
+
+impl Marks {
+    /// Marks with colors, or plain ones.
+    #[must_use]
+    pub fn new(colored: bool) -> Self {
+        Self { colored }
+    }
+
+    fn of(self, outcome: Outcome) -> String {
+        let (word, color) = match outcome {
+            Outcome::Pass => ("pass", 32),
+            Outcome::Fail => ("FAIL", 31),
+            Outcome::NotRun => ("  – ", 33),
+        };
+        if self.colored { format!("\x1b[{color}m{word}\x1b[0m") } else { word.to_owned() }
+    }
+}
+
+/// The run as a page of text, without a line end at its end.
+#[must_use]
+pub fn text(report: &Report, marks: Marks) -> String {
+    let mut page = String::new();
+    // Writing to a String does not fail.
+    let _ = writeln!(page, "{}, level {}", report.signal, report.level.as_str());
+    for case in report.with(Outcome::Fail) {
+        failure(&mut page, case, marks);
+    }
+    let _ = writeln!(page);
+    let width = report.cases.iter().map(|case| case.id.len()).max().unwrap_or_default();
+    for case in report.with(Outcome::Pass) {
+        let took = human::millis(case.duration_ms);
+        let mark = marks.of(case.outcome);
+        let _ = writeln!(page, "{mark}  {:<width$}  {took:>8}  {}", case.id, case.seen);
+    }
+    not_run(&mut page, report, marks);
+    let counts = report.counts;
+    let _ = write!(
+        page,
+        "\n{} passed, {} failed, {} not run, in {:.1} s",
+        counts.passed, counts.failed, counts.not_run, report.duration_s
+    );
+    if report.partial {
+        page.push_str("; stopped before the end");
+    }
+    page
+}
+
+fn failure(page: &mut String, case: &CaseResult, marks: Marks) {
+    let mark = marks.of(case.outcome);
+    let _ = writeln!(page, "\n{mark}  {}: {}", case.id, case.rule);
+    let _ = writeln!(page, "      expected: {}", case.expected);
+    let _ = writeln!(page, "      seen:     {}", case.seen);
+    if let Some(remedy) = &case.remedy {
+        let _ = writeln!(page, "      try:      {remedy}");
+    }
+}
+
+/// What was not run, by reason.
+fn not_run(page: &mut String, report: &Report, marks: Marks) {
+    let mut reasons = BTreeMap::<&str, Vec<&str>>::new();
+    for case in report.with(Outcome::NotRun) {
+        reasons.entry(&case.seen).or_default().push(&case.id);
+    }
+    for (reason, ids) in reasons {
+        let _ =
+            writeln!(page, "{}  not run, {reason}: {}", marks.of(Outcome::NotRun), ids.join(", "));
+    }
+}
+
+/// The rules as a page of text.
+#[must_use]
+pub fn list(rules: &[&'static Rule]) -> String {
+    let mut page = String::new();
+    let mut group = "";
+    for rule in rules {
+        if rule.group() != group {
+            group = rule.group();
+            let _ = writeln!(page, "{}{group}", if page.is_empty() { "" } else { "\n" });
+        }
+        let slow = if rule.slow { ", slow" } else { "" };
+        let _ =
+            writeln!(page, "  {} ({}{slow})\n      {}", rule.id, rule.level.as_str(), rule.rule);
+    }
+    page.truncate(page.trim_end().len());
+    page
+}

@@ -1,0 +1,329 @@
+//! HTTP/1.1 (RFC 9112) over TCP or TLS, with nothing added to what a rule sends, and every answer read
+//! within bounds.
+
+use std::{fmt::Write as _, io};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use super::rule::{Miss, broken};
+use crate::{stun::stream::Trust, types::printable};
+
+/// Longest head of an answer, bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Longest body of an answer, bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// A connection, with TLS or without.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// A connection of either kind.
+pub type Stream = Box<dyn Io>;
+
+fn host(url: &Url) -> &str {
+    url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+}
+
+/// Connects to the server of `url`, without TLS. A small `receive_buffer` (bytes) lets what is not read
+/// fill the server's queue.
+///
+/// # Errors
+/// The name has no address, or none can be connected to.
+pub async fn connect_tcp(url: &Url, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
+    let port = url.port_or_known_default().unwrap_or(80);
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host((host(url), port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(bytes) = receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        match socket.connect(address).await {
+            Ok(stream) => {
+                // Small messages must not wait for acknowledgements; a failure only costs speed.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Whether a URL asks for TLS.
+#[must_use]
+pub fn is_secure(url: &Url) -> bool {
+    matches!(url.scheme(), "wss" | "https")
+}
+
+/// Connects to the server of `url`, with TLS for `wss:` and `https:`.
+///
+/// # Errors
+/// No TCP connection, or no TLS.
+pub async fn connect(url: &Url, trust: &Trust, receive_buffer: Option<u32>) -> io::Result<Stream> {
+    let stream = connect_tcp(url, receive_buffer).await?;
+    if !is_secure(url) {
+        return Ok(Box::new(stream));
+    }
+    let name = ServerName::try_from(host(url).to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let stream = Box::pin(TlsConnector::from(trust.client()).connect(name, stream)).await?;
+    Ok(Box::new(stream))
+}
+
+/// An HTTP answer.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// Status.
+    pub status: u16,
+    headers: Vec<(String, String)>,
+    /// Body; after 101 what already came of the next protocol.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The first value of a header, named in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether `text` stands in any header or in the body.
+    #[must_use]
+    pub fn holds(&self, text: &str) -> bool {
+        let body = String::from_utf8_lossy(&self.body);
+        body.contains(text) || self.headers.iter().any(|(_, value)| value.contains(text))
+    }
+
+    /// The body as JSON; null when it is none.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// Status and `code` of the error, for people; never the body.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let json = self.json();
+        let code: String = json["code"].as_str().unwrap_or_default().chars().take(60).collect();
+        format!("HTTP {} {}", self.status, printable(&code)).trim_end().to_owned()
+    }
+
+    /// `Retry-After` in seconds.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        self.header("retry-after")?.trim().parse().ok()
+    }
+}
+
+/// A request: method, target, header lines and a body.
+#[derive(Debug)]
+pub struct Request {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Request {
+    /// A request for the path and query of `url`, with `Host` and `User-Agent`.
+    #[must_use]
+    pub fn new(method: &str, url: &Url) -> Self {
+        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let head = format!(
+            "{method} {}{query} HTTP/1.1\r\nHost: {}{port}\r\nUser-Agent: orion-peer/{}\r\n",
+            url.path(),
+            url.host_str().unwrap_or_default(),
+            env!("CARGO_PKG_VERSION"),
+        );
+        Self { head, body: Vec::new() }
+    }
+
+    /// With one more header line. Line ends in `value` are left out.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let value: String = value.chars().filter(|c| !c.is_control()).collect();
+        // Writing to a String does not fail.
+        let _ = write!(self.head, "{name}: {value}\r\n");
+        self
+    }
+
+    /// With a JSON body.
+    #[must_use]
+    pub fn json(self, body: &str) -> Self {
+        let length = body.len().to_string();
+        let mut request =
+            self.header("Content-Type", "application/json").header("Content-Length", &length);
+        request.body = body.as_bytes().to_vec();
+        request
+    }
+
+    /// Sends it, and reads the answer.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is no HTTP answer.
+    pub async fn exchange(&self, stream: &mut Stream) -> Result<Answer, Miss> {
+        let lost = |error: io::Error| Miss::Broken(format!("the connection broke: {error}"));
+        let mut bytes = format!("{}\r\n", self.head).into_bytes();
+        bytes.extend_from_slice(&self.body);
+        stream.write_all(&bytes).await.map_err(lost)?;
+        stream.flush().await.map_err(lost)?;
+        loop {
+            let answer = read_answer(stream).await?;
+            // Interim answers (RFC 9110 §15.2) but for the switch of protocols are passed over.
+            if answer.status >= 200 || answer.status == 101 {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+async fn more(stream: &mut Stream, into: &mut Vec<u8>) -> Result<usize, Miss> {
+    let read = stream.read_buf(into).await;
+    read.map_err(|error| Miss::Broken(format!("the connection broke before the answer: {error}")))
+}
+
+async fn read_answer(stream: &mut Stream) -> Result<Answer, Miss> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at;
+        }
+        if bytes.len() > MAX_HEAD {
+            return broken("an HTTP head without an end");
+        }
+        if more(stream, &mut bytes).await? == 0 {
+            return broken(if bytes.is_empty() {
+                "the connection was closed without an answer"
+            } else {
+                "the connection was closed within the answer's head, or it is no HTTP answer"
+            });
+        }
+    };
+    let rest = bytes.split_off(end + 4);
+    let mut answer = parse_head(&String::from_utf8_lossy(&bytes))?;
+    answer.body = if answer.status == 101 || matches!(answer.status, 100..200 | 204 | 304) {
+        rest
+    } else {
+        read_body(stream, &answer, rest).await?
+    };
+    Ok(answer)
+}
+
+fn parse_head(head: &str) -> Result<Answer, Miss> {
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .filter(|line| line.starts_with("HTTP/1."))
+        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let Some(status) = status else { return broken("what came is no HTTP answer") };
+    let headers = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    Ok(Answer { status, headers, body: Vec::new() })
+}
+
+async fn read_body(
+    stream: &mut Stream,
+    answer: &Answer,
+    mut body: Vec<u8>,
+) -> Result<Vec<u8>, Miss> {
+    let chunked = answer
+        .header("transfer-encoding")
+        .is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+    let length = answer.header("content-length").and_then(|value| value.parse::<usize>().ok());
+    loop {
+        if body.len() > MAX_BODY {
+            return broken("an answer of more than 1 MiB");
+        }
+        let whole = match (chunked, length) {
+            (true, _) => match unchunk(&body)? {
+                Some(whole) => return Ok(whole),
+                None => false,
+            },
+            (false, Some(length)) => body.len() >= length,
+            (false, None) => false,
+        };
+        if whole {
+            body.truncate(length.unwrap_or(body.len()));
+            return Ok(body);
+        }
+        if more(stream, &mut body).await? == 0 {
+            if chunked || length.is_some() {
+                return broken("the connection was closed within the answer's body");
+            }
+            return Ok(body);
+        }
+    }
+}
+
+/// A body in chunks (RFC 9112 §7.1) put together; none while its end is missing.
+fn unchunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Miss> {
+    let mut whole = Vec::new();
+    loop {
+        let Some(at) = bytes.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
+        let line = String::from_utf8_lossy(&bytes[..at]);
+        let size = line.split(';').next().unwrap_or_default().trim();
+        let Ok(size) = usize::from_str_radix(size, 16) else {
+            return broken("a chunked body that is none");
+        };
+        if size == 0 {
+            return Ok(Some(whole));
+        }
+        if size > MAX_BODY {
+            return broken("an answer of more than 1 MiB");
+        }
+        let Some(chunk) = bytes.get(at + 2..at + 2 + size) else { return Ok(None) };
+        whole.extend_from_slice(chunk);
+        let Some(rest) = bytes.get(at + 2 + size + 2..) else { return Ok(None) };
+        bytes = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(bytes: &'static [u8]) -> Result<Answer, Miss> {
+        let (mut there, here) = tokio::io::duplex(1 << 16);
+        there.write_all(bytes).await.unwrap();
+        drop(there);
+        let mut stream: Stream = Box::new(here);
+        read_answer(&mut stream).await
+    }
+
+    #[tokio::test]
+    async fn bodies_end_as_their_heads_say() {
+        for (bytes, body) in [
+            (&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc"[..], "ab"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n1\r\nc\r\n0\r\n\r\n", "abc"),
+            (b"HTTP/1.0 200 OK\r\n\r\nall of it", "all of it"),
+            (b"HTTP/1.1 101 Switching\r\n\r\nframe", "frame"),
+        ] {
+            assert_eq!(read(bytes).await.unwrap().body, body.as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn garbage_is_a_broken_rule_and_never_a_panic() {
+        for bytes in [
+            &b""[..],
+            b"\0\0\0\0\r\n\r\n",
+            b"HTTP/1.1 \r\n\r\n",
+            b"HTTP/1.1 9999999 x\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n",
+        ] {
+            assert!(matches!(read(bytes).await, Err(Miss::Broken(_))), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `orion-peer check`: holds somebody's signaling and token server against the wire contract.
+
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    connect::EndpointArgs, failure::Failure, output::Output, secret::SecretText, stop, units,
+};
+use crate::{
+    auth::{jws::Key, secret::Secret},
+    check::{
+        junit::junit,
+        plan::{CheckConfig, Device, OtherPair, Selection, TokenIn},
+        result::{List, Outcome, Report},
+        rule::Level,
+        run, text, wire,
+    },
+    report::{
+        live::{LiveMode, Progress},
+        whole_file,
+    },
+    types::Stage,
+};
+
+/// How long a first connection may take.
+const REACH_WITHIN: Duration = Duration::from_secs(10);
+
+/// Flags of `check`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    mut_arg("device", |arg| arg.help("Device that is the phone; default: phone")),
+    mut_arg("access_token", |arg| arg.help("Login token of the phone for the token API; default `dev` when that is on this machine")),
+    mut_arg("pair", |arg| arg.help("Pair of both, made for tests: peers of it that run are thrown out; default: the phone's one active pair"))
+)]
+pub struct CheckArgs {
+    /// production: what the site must do; strict: everything
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
+    level: LevelArg,
+    /// Only rules of these ids; `*` stands for any text; repeatable
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Not the rules of these ids; `*` stands for any text; repeatable
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    skip: Vec<String>,
+    /// Rules that take long, too: dead peers, expiry, revocation; some minutes
+    #[arg(long)]
+    slow: bool,
+    /// List the rules instead
+    #[arg(long)]
+    list: bool,
+    /// Cases at once
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=64))]
+    parallel: u8,
+    /// Longest time for one case; those of --slow have longer
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    case_timeout: Duration,
+    /// Write `JUnit` XML for a CI server
+    #[arg(long, value_name = "FILE", help = "Write JUnit XML for a CI server")]
+    junit: Option<PathBuf>,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
+    parties: PartyArgs,
+}
+
+/// Who is asking, and what is known of the server.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Devices and server")]
+struct PartyArgs {
+    /// Device that is the Mac
+    #[arg(long, value_name = "ID", default_value = "mac")]
+    mac_device: String,
+    /// Login token of the Mac; default: that of the phone
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    mac_access_token: Option<SecretText>,
+    /// Another pair, to see that pairs are apart
+    #[arg(long, value_name = "ID", requires = "other_device")]
+    other_pair: Option<String>,
+    /// A device of the other pair
+    #[arg(long, value_name = "ID", requires = "other_pair")]
+    other_device: Option<String>,
+    /// Login token of that device; default: that of the phone
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    other_access_token: Option<SecretText>,
+    /// The server's key for signaling tokens, to make tokens that it must refuse
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    jwt_secret: Option<SecretText>,
+    /// Issuer (iss) that signaling tokens must name
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// Audience (aud) that signaling tokens must name
+    #[arg(long, value_name = "NAME")]
+    audience: Option<String>,
+    /// How tokens are shown to the signaling server
+    #[arg(long, value_name = "PLACE", value_enum, default_value_t)]
+    token_in: TokenInArg,
+    /// The server checks tokens at connect only
+    #[arg(long)]
+    connect_only: bool,
+    /// Shell command that revokes the pair `$ORION_CHECK_PAIR`; run at the very end
+    #[arg(long, value_name = "COMMAND")]
+    revoke_command: Option<String>,
+    /// Shell command that restarts the server; run near the end
+    #[arg(long, value_name = "COMMAND")]
+    restart_command: Option<String>,
+}
+
+/// `--level`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum LevelArg {
+    Production,
+    #[default]
+    Strict,
+}
+
+/// `--token-in`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum TokenInArg {
+    #[default]
+    Header,
+    Subprotocol,
+    Query,
+}
+
+/// Checks a server, shows what came of it and writes reports.
+///
+/// # Errors
+/// Exit code 2 for flags that do not go together, 1 for a server that cannot be reached and a run that
+/// was stopped, 3 for a rule that is broken.
+pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
+    let config = configure(&args)?;
+    if args.list {
+        let rules = config.rules();
+        output.event(&List::of(&rules))?;
+        return output.result(text::list(&rules));
+    }
+    if let Some(path) = &args.junit {
+        whole_file::check(path).map_err(|error| cannot_write(path, &error))?;
+    }
+    reach(&config).await?;
+    let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
+    let progress = Progress::new(mode, config.rules().len() as u64);
+    let tell = |done: usize, id: &str| progress.update(done as u64, id);
+    let report = run::run(config, &tell, stop::asked()).await;
+    drop(progress);
+    let report = report.map_err(|error| bad_secret(&error.to_string()))?;
+    let colors = std::io::stdout().is_terminal() && output.color;
+    output.event(&report)?;
+    output.result(text::text(&report, text::Marks::new(colors)))?;
+    if let Some(path) = &args.junit {
+        let written = whole_file::write(path, junit(&report).as_bytes());
+        written.map_err(|error| cannot_write(path, &error))?;
+    }
+    conclude(&report)
+}
+
+fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
+    let endpoint = args.endpoint.endpoint("phone")?;
+    let parties = &args.parties;
+    let secret = parties.jwt_secret.as_ref().map(|secret| Secret::from(secret.expose()));
+    if let Some(secret) = &secret {
+        Key::from_secret_or_pem(secret).map_err(|error| bad_secret(&error.to_string()))?;
+    }
+    // With the secret there are tokens without a login.
+    let loginless = secret.is_some() || args.list;
+    let (token_url, login) = match args.endpoint.token_api() {
+        Ok((url, login)) => (url, Some(login)),
+        Err(_) if loginless => {
+            let mut with_any_login = args.endpoint.clone();
+            with_any_login.access_token = Some(SecretText::new("none"));
+            (with_any_login.token_api()?.0, None)
+        }
+        Err(failure) => return Err(failure),
+    };
+    let device = |id: &str, own: &Option<SecretText>| Device {
+        id: id.into(),
+        login: own.as_ref().or(login.as_ref()).map(|login| Secret::from(login.expose())),
+    };
+    let phone = device(endpoint.device.as_str(), &None);
+    let mac = device(&parties.mac_device, &parties.mac_access_token);
+    if phone.id == mac.id {
+        let message = format!("phone and Mac are both `{}`", mac.id);
+        return Err(Failure::usage(message, "name two: --device ID and --mac-device ID"));
+    }
+    let mut config = CheckConfig::new(endpoint.signal, token_url, phone, mac);
+    config.other =
+        parties.other_pair.as_ref().zip(parties.other_device.as_ref()).map(|(pair, id)| {
+            OtherPair {
+                pair: pair.as_str().into(),
+                device: device(id, &parties.other_access_token),
+            }
+        });
+    config.trust = args.endpoint.trust()?;
+    config.pair = endpoint.pair;
+    config.jwt_secret = secret;
+    config.issuer.clone_from(&parties.issuer);
+    config.audience.clone_from(&parties.audience);
+    config.token_in = match parties.token_in {
+        TokenInArg::Header => TokenIn::Header,
+        TokenInArg::Subprotocol => TokenIn::Subprotocol,
+        TokenInArg::Query => TokenIn::Query,
+    };
+    config.connect_only = parties.connect_only;
+    config.revoke_command.clone_from(&parties.revoke_command);
+    config.restart_command.clone_from(&parties.restart_command);
+    config.level = match args.level {
+        LevelArg::Production => Level::Production,
+        LevelArg::Strict => Level::Strict,
+    };
+    config.slow = args.slow;
+    config.parallel = args.parallel.into();
+    config.within = args.case_timeout;
+    config.selection = Selection { only: args.only.clone(), skip: args.skip.clone() };
+    if let Some(pattern) = config.selection.unknown() {
+        return Err(Failure::usage(
+            format!("no rule is named `{pattern}`"),
+            "`orion-peer check --list` lists them; `*` stands for any text",
+        ));
+    }
+    Ok(config)
+}
+
+fn bad_secret(error: &str) -> Failure {
+    let remedy =
+        "give the secret that the server signs with: 32 bytes or more, or a PEM private key";
+    Failure::usage(format!("--jwt-secret: {error}"), remedy)
+}
+
+/// Connects once: a server that is not there breaks no rule.
+async fn reach(config: &CheckConfig) -> Result<(), Failure> {
+    let url = &config.signal;
+    let host = url.host_str().unwrap_or_default();
+    let connected =
+        tokio::time::timeout(REACH_WITHIN, wire::connect(url, &config.trust, None)).await;
+    let reason = match connected {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", REACH_WITHIN.as_secs()),
+    };
+    Err(Failure::new(
+        Stage::Signaling,
+        format!(
+            "cannot connect to {host}, port {}: {reason}",
+            url.port_or_known_default().unwrap_or(80)
+        ),
+        "is the server running? `orion-peer doctor` says what is in the way; --cacert FILE names a CA of your own",
+    ))
+}
+
+fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    let message = format!("cannot write `{}`: {error}", path.display());
+    Failure::new(Stage::Output, message, "give a file in a directory that can be written to")
+}
+
+/// The failure a report stands for; the JSON has said it already.
+fn conclude(report: &Report) -> Result<(), Failure> {
+    let failed: Vec<&str> = report.with(Outcome::Fail).map(|case| case.id.as_str()).collect();
+    let failure = match failed[..] {
+        [first, ..] => Failure::requirement(
+            Stage::Server,
+            format!("{} of the contract's rules are broken: {}", failed.len(), failed.join(", ")),
+            format!("look at one alone: orion-peer check --only {first}"),
+        ),
+        [] if report.partial => Failure::new(
+            Stage::Server,
+            "stopped before the end, by Ctrl-C or SIGTERM",
+            "let it run to its end, or select rules with --only",
+        ),
+        [] if report.counts.passed == 0 => Failure::new(
+            Stage::Config,
+            "no rule was run",
+            "the table says what each of them needs; --list lists all",
+        ),
+        [] => return Ok(()),
+    };
+    Err(failure.told())
+}

@@ -1,0 +1,391 @@
+//! `orion-peer load`: many rooms on a signaling server.
+
+use std::{io::IsTerminal, net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{
+    connect::EndpointArgs,
+    failure::Failure,
+    output::Output,
+    secret::SecretText,
+    serve::{
+        open_files,
+        store::{self, DbArgs},
+    },
+    stop, units,
+};
+use crate::{
+    auth::{
+        jws::{Key, SigningKeys},
+        secret::Secret,
+    },
+    load::{
+        embedded::{Embedded, EmbeddedError},
+        plan::{self, Pace, Plan, Relay, Tokens},
+        result::{Gates, LoadResult},
+        run::{self, Progress},
+    },
+    pairs::StoreError,
+    report::{
+        live::{self, LiveMode},
+        whole_file,
+    },
+    stun::stream::certificate::Fingerprint,
+    types::Stage,
+};
+
+/// Messages that each side of a room has under way with `--message-rate max`.
+const WINDOW: u32 = 8;
+
+/// Connections from one address: a port each of the range Linux gives out by default.
+const PORTS: u64 = 28_000;
+
+/// Flags of `load`.
+#[derive(Debug, Clone, Args)]
+pub struct LoadArgs {
+    /// Signaling server, ws:// or wss://; default: one started for this run
+    #[arg(long, value_name = "URL", requires = "jwt_secret")]
+    signal: Option<String>,
+    /// The key that the server checks signaling tokens with: a secret, or a PEM private key
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse, requires = "signal")]
+    jwt_secret: Option<SecretText>,
+    /// Issuer (iss) that signaling tokens must name
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// Audience (aud) that signaling tokens must name
+    #[arg(long, value_name = "NAME")]
+    audience: Option<String>,
+    #[command(flatten)]
+    db: DbArgs,
+    /// Process of the server, for its memory and CPU time
+    #[arg(long, value_name = "PID", requires = "signal")]
+    server_pid: Option<u32>,
+    /// TLS to the server started for this run
+    #[arg(long, conflicts_with = "signal")]
+    tls: bool,
+    /// Certificates to believe besides the web's, PEM; repeatable
+    #[arg(long, alias = "ca", value_name = "FILE")]
+    cacert: Vec<PathBuf>,
+    /// SHA-256 of the only server certificate to believe; repeatable
+    #[arg(long, value_name = "SHA256")]
+    tls_pin: Vec<Fingerprint>,
+    /// Addresses of this machine to connect from, in turn
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    source_address: Vec<IpAddr>,
+    #[command(flatten)]
+    amount: AmountArgs,
+    #[command(flatten)]
+    gates: GateArgs,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// How much.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Load")]
+struct AmountArgs {
+    /// Rooms, two sockets each
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rooms: u32,
+    /// Handshakes to begin a second; default: as fast as they are answered
+    #[arg(long, value_name = "N/s", value_parser = per_second)]
+    open_rate: Option<f64>,
+    /// Handshakes at once
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    parallel: u16,
+    /// Longest time for one handshake
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    open_timeout: Duration,
+    /// Rest with all sockets open, before the first message
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::duration)]
+    idle: Duration,
+    /// Messages a second, all rooms together; max: as fast as they are relayed; off: none
+    #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = message_rate)]
+    message_rate: MessageRate,
+    /// Length of a message
+    #[arg(long, value_name = "SIZE", default_value = "300", value_parser = units::size)]
+    message_size: u64,
+    /// How long to send messages
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    duration: Duration,
+}
+
+/// What must hold.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Gates (exit code 3)")]
+struct GateArgs {
+    /// Largest 99th percentile of the relay's latency
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    max_relay_p99: Option<Duration>,
+    /// Least handshakes a second
+    #[arg(long, value_name = "N/s", value_parser = per_second)]
+    min_handshakes: Option<f64>,
+    /// Least messages a second
+    #[arg(long, value_name = "N/s", value_parser = per_second)]
+    min_messages: Option<f64>,
+    /// Most memory that an idle socket takes of the server
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    max_socket_memory: Option<u64>,
+}
+
+/// `--message-rate`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum MessageRate {
+    Off,
+    Max,
+    PerSecond(f64),
+}
+
+fn per_second(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix("/s").unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
+        _ => Err(format!("`{text}` is no rate: write 500/s or 0.5/s, at most 1000000/s")),
+    }
+}
+
+fn message_rate(text: &str) -> Result<MessageRate, String> {
+    match text {
+        "off" => Ok(MessageRate::Off),
+        "max" => Ok(MessageRate::Max),
+        text => {
+            per_second(text).map(MessageRate::PerSecond).map_err(|error| error + ", max or off")
+        }
+    }
+}
+
+/// Loads a server, shows what came of it and writes the result.
+///
+/// # Errors
+/// Exit code 2 for flags that do not go together, 1 when something went wrong or the run was stopped, 3
+/// when a gate is not met.
+pub async fn run(args: LoadArgs, output: Output) -> Result<(), Failure> {
+    let gates = args.gates();
+    let mut plan = args.plan()?;
+    if let Some(path) = &args.out {
+        whole_file::check(path).map_err(|error| cannot_write(path, &error))?;
+    }
+    enough_files(u64::from(plan.rooms) * 2)?;
+    let embedded = if args.signal.is_some() {
+        args.add_pairs(plan.rooms).await?;
+        None
+    } else {
+        Some(args.embed(&mut plan, output).await?)
+    };
+    output.line(format!("{} rooms on {}", plan.rooms, plan.signal));
+    let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
+    let progress = live::Progress::new(mode, 0);
+    let tell = |now: Progress| match now {
+        Progress::Opening(opened, asked) => {
+            progress.update(0, &format!("{opened} of {asked} sockets open"));
+        }
+        Progress::Idle => progress.update(0, "idle"),
+        Progress::Relaying(sent, came) => {
+            progress.update(0, &format!("{came} of {sent} messages came"));
+        }
+    };
+    let mut result = run::run(plan, &tell, stop::asked()).await;
+    drop(progress);
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    result.checks = gates.check(&result);
+    output.event(&result)?;
+    output.result(result.text())?;
+    if let Some(path) = &args.out {
+        let json = serde_json::to_vec_pretty(&result).unwrap_or_default();
+        whole_file::write(path, &json).map_err(|error| cannot_write(path, &error))?;
+    }
+    conclude(&result)
+}
+
+impl LoadArgs {
+    fn gates(&self) -> Gates {
+        let gates = self.gates;
+        Gates {
+            max_relay_p99: gates.max_relay_p99.map(|limit| limit.as_secs_f64() * 1e3),
+            min_handshakes: gates.min_handshakes,
+            min_messages: gates.min_messages,
+            max_socket_memory: gates.max_socket_memory.map(|limit| limit as f64),
+        }
+    }
+
+    fn plan(&self) -> Result<Plan, Failure> {
+        let amount = &self.amount;
+        let endpoint = EndpointArgs {
+            signal: self.signal.clone(),
+            token_url: None,
+            access_token: None,
+            device: None,
+            pair: None,
+            cacert: self.cacert.clone(),
+            tls_pin: self.tls_pin.clone(),
+        };
+        let keys = match &self.jwt_secret {
+            Some(secret) => signing(&Secret::from(secret.expose()))?,
+            None => signing(&fresh_secret())?,
+        };
+        let relay = match amount.message_rate {
+            MessageRate::Off => None,
+            MessageRate::Max => Some(Pace::Window(WINDOW)),
+            MessageRate::PerSecond(rate) => Some(Pace::PerSecond(rate)),
+        };
+        let bytes = usize::try_from(amount.message_size).unwrap_or(usize::MAX);
+        if !plan::message_bytes().contains(&bytes) {
+            let (least, most) = plan::message_bytes().into_inner();
+            return Err(Failure::usage(
+                format!("--message-size {bytes} is not from {least} to {most} bytes"),
+                "most messages of signaling are 250 to 4000 bytes long",
+            ));
+        }
+        if relay.is_some() && amount.duration.is_zero() {
+            return Err(Failure::usage(
+                "--duration 0 sends no messages",
+                "give a longer one, or --message-rate off",
+            ));
+        }
+        self.enough_ports()?;
+        Ok(Plan {
+            signal: endpoint.endpoint("load")?.signal,
+            trust: endpoint.trust()?,
+            tokens: Tokens { keys, issuer: self.issuer.clone(), audience: self.audience.clone() },
+            rooms: amount.rooms,
+            open_rate: amount.open_rate,
+            parallel: amount.parallel.into(),
+            open_within: amount.open_timeout,
+            idle: amount.idle,
+            relay: relay.map(|pace| Relay { pace, duration: amount.duration, bytes }),
+            sources: self.source_address.clone(),
+            server_pid: self.server_pid,
+        })
+    }
+
+    fn enough_ports(&self) -> Result<(), Failure> {
+        let sockets = u64::from(self.amount.rooms) * 2;
+        let sources = self.source_address.len().max(1) as u64;
+        if sockets <= sources * PORTS {
+            return Ok(());
+        }
+        Err(Failure::usage(
+            format!("{sockets} sockets need more ports than {sources} addresses have"),
+            format!(
+                "connect from {} addresses of this machine, such as --source-address \
+                 127.0.0.2,127.0.0.3 to a server on loopback",
+                sockets.div_ceil(PORTS)
+            ),
+        ))
+    }
+
+    /// Adds the pairs to the store that `--db` names, if it names one.
+    async fn add_pairs(&self, rooms: u32) -> Result<(), Failure> {
+        let Some(place) = self.db.place()? else { return Ok(()) };
+        let store = self.db.open(&place).await?;
+        for index in 0..rooms {
+            match store.add(&plan::pair(index)).await {
+                // Of an earlier run.
+                Ok(()) | Err(StoreError::Rule { .. }) => {}
+                Err(error) => return Err(store::failure(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a server for this run, and plans to load it.
+    async fn embed(&self, plan: &mut Plan, output: Output) -> Result<Embedded, Failure> {
+        if self.db.place()?.is_some() {
+            return Err(Failure::usage(
+                "--db without --signal: the server started for this run has pairs of its own",
+                "leave --db out, or name a server with --signal",
+            ));
+        }
+        let secret = fresh_secret();
+        let embedded = Embedded::start(plan.rooms, &secret, self.tls).await.map_err(|error| {
+            let remedy = match error {
+                EmbeddedError::Files { .. } | EmbeddedError::Pairs(_) => {
+                    "give a directory that can be written to with TMPDIR"
+                }
+                _ => "start a server with `orion-peer serve`, and name it with --signal",
+            };
+            Failure::new(Stage::Server, error.to_string(), remedy)
+        })?;
+        let endpoint = EndpointArgs {
+            signal: Some(embedded.signal.clone()),
+            token_url: None,
+            access_token: None,
+            device: None,
+            pair: None,
+            cacert: Vec::new(),
+            tls_pin: embedded.tls_pin.iter().filter_map(|pin| pin.parse().ok()).collect(),
+        };
+        plan.signal = endpoint.endpoint("load")?.signal;
+        plan.trust = endpoint.trust()?;
+        plan.tokens.keys = signing(&secret)?;
+        plan.server_pid = embedded.pid();
+        output.line("started a server for this run, without its limits of rates");
+        Ok(embedded)
+    }
+}
+
+fn fresh_secret() -> Secret {
+    let half = || uuid::Uuid::new_v4().simple().to_string();
+    Secret::from(half() + &half())
+}
+
+fn signing(secret: &Secret) -> Result<SigningKeys, Failure> {
+    let keys = Key::from_secret_or_pem(secret).and_then(|key| SigningKeys::new(vec![key]));
+    match keys {
+        Ok(keys) if keys.can_sign() => Ok(keys),
+        Ok(_) => Err(bad_secret("it is a public key, which signs nothing")),
+        Err(error) => Err(bad_secret(&error.to_string())),
+    }
+}
+
+fn bad_secret(error: &str) -> Failure {
+    let remedy = "give what the server signs with: 32 bytes or more, or a PEM private key";
+    Failure::usage(format!("--jwt-secret: {error}"), remedy)
+}
+
+/// Raises the limit on open files as far as this run needs it.
+fn enough_files(sockets: u64) -> Result<(), Failure> {
+    let Err(allowed) = open_files::raise(sockets) else { return Ok(()) };
+    Err(Failure::usage(
+        format!("{sockets} sockets need as many open files, and {allowed} are allowed"),
+        "raise the limit (ulimit -n, LimitNOFILE=), or lower --rooms",
+    ))
+}
+
+fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    let message = format!("cannot write `{}`: {error}", path.display());
+    Failure::new(Stage::Output, message, "give a file in a directory that can be written to")
+}
+
+/// The failure a result stands for; the JSON has said it already.
+fn conclude(result: &LoadResult) -> Result<(), Failure> {
+    let missed: Vec<&str> =
+        result.checks.iter().filter(|check| !check.pass).map(|check| check.name.as_str()).collect();
+    let failure = if result.partial {
+        let message = "stopped before the end, by Ctrl-C or SIGTERM";
+        Failure::new(Stage::Signaling, message, "let it run to its end")
+    } else if !result.is_clean() {
+        let sockets = &result.sockets;
+        let lost = result.relay.as_ref().map_or(0, |relay| relay.lost);
+        let message = format!(
+            "{} sockets failed, {} were lost, and {lost} messages did not come",
+            sockets.failed, sockets.lost
+        );
+        let remedy = result.errors.first().map_or("see the server's log", |error| &error.remedy);
+        Failure::new(Stage::Signaling, message, remedy)
+    } else if !missed.is_empty() {
+        let message = format!("gates not met: {}", missed.join(", "));
+        Failure::requirement(
+            Stage::Signaling,
+            message,
+            "the lines above have limit and measurement",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(failure.told())
+}

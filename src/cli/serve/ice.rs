@@ -1,0 +1,128 @@
+//! ICE servers in the token answers of `serve`, besides its own relay: a fixed list, and Twilio's.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+
+use crate::{
+    auth::{
+        twilio::{MAX_TTL, TwilioError},
+        unix_now,
+    },
+    cli::{
+        failure::Failure,
+        ice::{self, TurnLogin},
+        secret::SecretText,
+        twilio::{TwilioArgs, without_account},
+        units,
+    },
+    server::{MIN_TURN_TTL, ServerConfig, twilio::TwilioServers},
+};
+
+/// Longest life of TURN credentials made from a shared secret.
+const MAX_TURN_TTL: Duration = Duration::from_hours(7 * 24);
+
+/// Flags of `serve` for ICE servers.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "ICE servers of token answers")]
+pub struct IceArgs {
+    /// stun:, turn: or turns: server to name in token answers, besides the others; repeatable
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub ice_server: Vec<String>,
+    /// User name for the TURN servers of --ice-server
+    #[arg(long, value_name = "NAME")]
+    pub ice_username: Option<String>,
+    /// Password for the TURN servers of --ice-server
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    pub ice_credential: Option<SecretText>,
+    /// Life of TURN credentials made from --turn-secret, 1h to 7 days; default 2h
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub turn_ttl: Option<Duration>,
+    /// Twilio.
+    #[command(flatten)]
+    pub twilio: TwilioArgs,
+    /// Life of Twilio's credentials, 2h to 24h; default 24h; renewed after half of it
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub twilio_ttl: Option<Duration>,
+}
+
+impl IceArgs {
+    /// Has token answers name the servers; Twilio is asked once.
+    ///
+    /// # Errors
+    /// Flags that do not go together, and credentials that Twilio refuses: exit code 2.
+    pub(super) async fn apply(&self, config: &mut ServerConfig) -> Result<(), Failure> {
+        config.ice_servers = self.listed()?;
+        if let Some(ttl) = self.turn_ttl {
+            let ttl = in_range("--turn-ttl", ttl, MIN_TURN_TTL, MAX_TURN_TTL)?;
+            let Some(turn) = &mut config.turn else {
+                return Err(Failure::usage(
+                    "--turn-ttl without TURN",
+                    "leave --no-turn out, or give --turn-url and --turn-secret",
+                ));
+            };
+            turn.ttl = ttl;
+        }
+        config.twilio = self.twilio().await?;
+        Ok(())
+    }
+
+    fn listed(&self) -> Result<Vec<crate::proto::token::IceServer>, Failure> {
+        let login = match (&self.ice_username, &self.ice_credential) {
+            (None, None) => TurnLogin::None,
+            (Some(username), Some(credential)) => {
+                TurnLogin::Fixed(username.clone(), credential.clone())
+            }
+            _ => {
+                return Err(Failure::usage(
+                    "--ice-username and --ice-credential go together",
+                    "give both, or none of them",
+                ));
+            }
+        };
+        ice::servers(&self.ice_server, &login, SystemTime::now()).map_err(|failure| Failure {
+            remedy: "write stun:HOST[:PORT], or turn:HOST[:PORT] with --ice-username and \
+                     --ice-credential @FILE; for a shared secret there are --turn-url and \
+                     --turn-secret"
+                .into(),
+            ..failure
+        })
+    }
+
+    async fn twilio(&self) -> Result<Option<Arc<TwilioServers>>, Failure> {
+        let ttl = self.twilio_ttl.unwrap_or(MAX_TTL);
+        // Renewed after half of it: what is given away is good for another hour at least.
+        let ttl = in_range("--twilio-ttl", ttl, 2 * MIN_TURN_TTL, MAX_TTL)?;
+        let Some(account) = self.twilio.account()? else {
+            let ttl = self.twilio_ttl.map(|_| Err(without_account("--twilio-ttl")));
+            return ttl.unwrap_or(Ok(None));
+        };
+        let servers = TwilioServers::new(account, ttl);
+        match servers.renew_if_due(unix_now()).await {
+            Err(error @ TwilioError::Refused { .. }) => {
+                Err(Failure::usage(error.to_string(), error.remedy()))
+            }
+            // Anything else may pass: it has been logged, and is tried again.
+            _ => Ok(Some(Arc::new(servers))),
+        }
+    }
+}
+
+fn in_range(
+    flag: &str,
+    given: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<Duration, Failure> {
+    if (least..=most).contains(&given) {
+        return Ok(given);
+    }
+    let hours = |time: Duration| time.as_secs() / 3600;
+    Err(Failure::usage(
+        format!("{flag} of {} s is out of range: calls would outlive it", given.as_secs()),
+        format!("give {}h to {}h", hours(least), hours(most)),
+    ))
+}

@@ -1,0 +1,170 @@
+//! What a run does, and the pairs it does it with.
+
+use std::{net::IpAddr, time::Duration};
+
+use url::Url;
+
+use crate::{
+    auth::{
+        jws::SigningKeys,
+        jwt::{TokenError, mint},
+        unix_now,
+    },
+    pairs::Pair,
+    proto::{
+        claims::{Audience, Claims},
+        signaling::MAX_MESSAGE_BYTES,
+    },
+    stun::stream::Trust,
+    types::{DeviceId, PairId},
+};
+
+/// Life of a token, seconds: the contract's.
+const TOKEN_LIFE: u64 = 300;
+
+/// What a message is made of besides its filling, bytes, at most.
+const MESSAGE_FRAME: usize = 200;
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The server.
+    pub signal: Url,
+    /// The certificates that a `wss://` server is believed by.
+    pub trust: Trust,
+    /// Signs the tokens.
+    pub tokens: Tokens,
+    /// Rooms; each has two sockets.
+    pub rooms: u32,
+    /// Handshakes to begin a second; none is as fast as they are answered.
+    pub open_rate: Option<f64>,
+    /// Handshakes at once.
+    pub parallel: usize,
+    /// Longest time for one handshake.
+    pub open_within: Duration,
+    /// Rest between the last handshake and the first message.
+    pub idle: Duration,
+    /// What is relayed; none is nothing.
+    pub relay: Option<Relay>,
+    /// Addresses of this machine to connect from, in turn; none is the system's choice.
+    pub sources: Vec<IpAddr>,
+    /// The server's process, when it is on this machine.
+    pub server_pid: Option<u32>,
+}
+
+/// What is relayed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Relay {
+    /// How fast.
+    pub pace: Pace,
+    /// For how long.
+    pub duration: Duration,
+    /// Length of a message, bytes.
+    pub bytes: usize,
+}
+
+/// How fast messages are sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pace {
+    /// So many a second, all rooms together, whatever the server does.
+    PerSecond(f64),
+    /// The next one when one has come: each side of each room has so many under way.
+    Window(u32),
+}
+
+/// Signs tokens for any device of any pair.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    /// The server's keys.
+    pub keys: SigningKeys,
+    /// `iss`
+    pub issuer: Option<String>,
+    /// `aud`
+    pub audience: Option<String>,
+}
+
+impl Tokens {
+    /// A token for a device.
+    ///
+    /// # Errors
+    /// There is no private key.
+    pub fn of(&self, pair: &PairId, device: &DeviceId) -> Result<String, TokenError> {
+        let now = unix_now();
+        let claims = Claims {
+            sub: device.clone(),
+            pair_id: pair.clone(),
+            exp: now + TOKEN_LIFE,
+            iat: Some(now),
+            nbf: None,
+            iss: self.issuer.clone(),
+            aud: self.audience.clone().map(Audience::One),
+            jti: None,
+        };
+        mint(&self.keys, &claims)
+    }
+}
+
+/// The pair of room `index`. Its ids are UUIDs, so that any store takes them; each has a user of its own,
+/// for servers limit the sockets of one.
+#[must_use]
+pub fn pair(index: u32) -> Pair {
+    let number = u64::from(index) + 1;
+    Pair::active(
+        format!("00000000-0000-4000-8000-{number:012x}"),
+        format!("00000000-0000-4000-9000-{number:012x}"),
+        format!("load-{number}-phone"),
+        format!("load-{number}-mac"),
+        unix_now(),
+    )
+}
+
+/// Shortest and longest message that can be asked for, bytes.
+#[must_use]
+pub fn message_bytes() -> std::ops::RangeInclusive<usize> {
+    MESSAGE_FRAME..=MAX_MESSAGE_BYTES
+}
+
+/// A candidate that carries its number, the time it was due at (ns), and filling up to `bytes`.
+pub(super) fn message(pair: &PairId, number: u64, due: u64, bytes: usize) -> String {
+    let mut text =
+        format!(r#"{{"t":"ice","pairId":"{pair}","candidate":{{"candidate":"load {number} {due} "#);
+    let tail = r#"","sdpMid":"0","sdpMLineIndex":0}}"#;
+    let filling = bytes.saturating_sub(text.len() + tail.len());
+    text.extend(std::iter::repeat_n('x', filling));
+    text.push_str(tail);
+    text
+}
+
+/// Number and due time of a message made by [`message`]; none when it is another one.
+pub(super) fn read(text: &str) -> Option<(u64, u64)> {
+    let (_, rest) = text.split_once(r#""load "#)?;
+    let mut words = rest.splitn(3, ' ');
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{pairs::is_uuid, proto::signaling::Message};
+
+    #[test]
+    fn messages_are_candidates_of_the_length_asked_for() {
+        let pair = pair(4_000_000_000).id;
+        for bytes in [*message_bytes().start(), 300, *message_bytes().end()] {
+            let text = message(&pair, u64::MAX, u64::MAX, bytes);
+            assert_eq!(text.len(), bytes);
+            assert_eq!(Message::parse(&text).unwrap().body.t(), "ice");
+            assert_eq!(read(&text), Some((u64::MAX, u64::MAX)));
+        }
+        assert_eq!(read(r#"{"t":"hello"}"#), None);
+    }
+
+    #[test]
+    fn every_store_takes_the_pairs() {
+        let (first, second) = (pair(0), pair(1));
+        assert!(is_uuid(first.id.as_str()) && is_uuid(&first.user_id));
+        assert!(
+            first.id != second.id && first.ios != second.ios && first.user_id != second.user_id
+        );
+    }
+}

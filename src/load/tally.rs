@@ -1,0 +1,147 @@
+//! What is counted on the way, in shards: thousands of rooms count at once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::result::Errors;
+use crate::{signaling::client::ClientError, stats::Histogram, types::Stage};
+
+/// Shards: more than threads, so that they seldom meet.
+const SHARDS: usize = 16;
+
+/// Counts of some rooms.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Sockets that were opened.
+    pub opened: u64,
+    /// Handshakes that failed.
+    pub failed: u64,
+    /// Sockets that ended by themselves.
+    pub lost: u64,
+    /// When the last handshake was done.
+    pub last_opened: Option<Instant>,
+    /// Handshakes, ms.
+    pub handshakes: Histogram,
+    /// Messages.
+    pub sent: u64,
+    pub received: u64,
+    /// Messages that came before one sent earlier.
+    pub disordered: u64,
+    /// From when a message was due until it came, ms.
+    pub relay: Histogram,
+    /// When the last message came.
+    pub last_received: Option<Instant>,
+    pub errors: BTreeMap<(Stage, String), Errors>,
+}
+
+impl Tally {
+    pub(super) fn handshake(&mut self, took: Duration) {
+        self.opened += 1;
+        self.last_opened = Some(Instant::now());
+        self.handshakes.record(took.as_secs_f64() * 1e3);
+    }
+
+    pub(super) fn refused(&mut self, error: &ClientError) {
+        self.failed += 1;
+        let remedy = remedy(error);
+        self.error(error.stage(), error.code(), &error.to_string(), &remedy);
+    }
+
+    pub(super) fn relayed(&mut self, took: Duration) {
+        self.received += 1;
+        self.last_received = Some(Instant::now());
+        self.relay.record(took.as_secs_f64() * 1e3);
+    }
+
+    /// Counts an error; the first of its kind stands for all.
+    pub(super) fn error(&mut self, stage: Stage, code: String, message: &str, remedy: &str) {
+        let errors = self.errors.entry((stage, code.clone())).or_insert_with(|| Errors {
+            stage,
+            code,
+            count: 0,
+            message: message.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+        errors.count += 1;
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.failed += other.failed;
+        self.lost += other.lost;
+        self.last_opened = self.last_opened.max(other.last_opened);
+        self.handshakes.add(&other.handshakes);
+        self.sent += other.sent;
+        self.received += other.received;
+        self.disordered += other.disordered;
+        self.relay.add(&other.relay);
+        self.last_received = self.last_received.max(other.last_received);
+        for (key, errors) in &other.errors {
+            let sum = self
+                .errors
+                .entry(key.clone())
+                .or_insert_with(|| Errors { count: 0, ..errors.clone() });
+            sum.count += errors.count;
+        }
+    }
+}
+
+/// What to try: some answers mean something else to a load than to a device.
+fn remedy(error: &ClientError) -> String {
+    match error {
+        ClientError::Refused { status: 401, .. } => {
+            "give the key that the server checks signaling tokens with: --jwt-secret, and --issuer and \
+             --audience if it asks for them"
+                .into()
+        }
+        ClientError::Refused { status: 403, .. } => {
+            "the server must know the pairs: --db, as the server has it, adds them".into()
+        }
+        ClientError::Refused { status: 429, .. } => {
+            "the server limits handshakes and sockets of an address: raise --ip-rate and \
+             --max-sockets-per-ip of `serve`, or give --open-rate or --source-address here"
+                .into()
+        }
+        error => error.remedy(),
+    }
+}
+
+/// Counts of all rooms.
+#[derive(Debug)]
+pub(super) struct Tallies([Mutex<Tally>; SHARDS]);
+
+impl Tallies {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+
+    /// The counts of a room, and of others.
+    pub(super) fn of(&self, room: u32) -> MutexGuard<'_, Tally> {
+        locked(&self.0[room as usize % SHARDS])
+    }
+
+    /// All together.
+    pub(super) fn sum(&self) -> Tally {
+        let mut sum = Tally::default();
+        for tally in &self.0 {
+            sum.add(&locked(tally));
+        }
+        sum
+    }
+
+    /// Sockets opened, messages sent and messages received so far.
+    pub(super) fn so_far(&self) -> [u64; 3] {
+        self.0.iter().fold([0; 3], |[opened, sent, received], tally| {
+            let tally = locked(tally);
+            [opened + tally.opened, sent + tally.sent, received + tally.received]
+        })
+    }
+}
+
+fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    // Counts are whole after every step.
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,147 @@
+//! The cache before a store that counts its questions and fails when told to.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::*;
+use crate::pairs::sqlite::SqlitePairs;
+
+struct Counted {
+    store: SqlitePairs,
+    questions: AtomicUsize,
+    down: AtomicBool,
+}
+
+impl Counted {
+    async fn new() -> Arc<Self> {
+        let store = SqlitePairs::in_memory().await.unwrap();
+        store.add(&demo()).await.unwrap();
+        Arc::new(Self { store, questions: AtomicUsize::new(0), down: AtomicBool::new(false) })
+    }
+
+    fn question(&self) -> Result<(), StoreError> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) {
+            return Err(StoreError::query("ask", "down"));
+        }
+        Ok(())
+    }
+
+    fn asked(&self) -> usize {
+        self.questions.swap(0, Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl PairStore for Counted {
+    async fn active_pair(&self, id: &PairId) -> Result<Option<Pair>, StoreError> {
+        self.question()?;
+        // Others that ask meanwhile wait for this answer.
+        tokio::task::yield_now().await;
+        self.store.active_pair(id).await
+    }
+
+    async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
+        self.question()?;
+        self.store.pairs_of(user_id, device).await
+    }
+
+    async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
+        self.question()?;
+        self.store.still_active(ids).await
+    }
+
+    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
+        self.store.add(pair).await
+    }
+
+    async fn list(&self) -> Result<Vec<Pair>, StoreError> {
+        self.store.list().await
+    }
+
+    async fn revoke(&self, id: &PairId, now: u64) -> Result<bool, StoreError> {
+        self.store.revoke(id, now).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.question()
+    }
+}
+
+fn demo() -> Pair {
+    Pair::active("demo", "user", "phone", "mac", 7)
+}
+
+fn id() -> PairId {
+    "demo".into()
+}
+
+#[tokio::test]
+async fn a_pair_is_asked_for_once() {
+    let store = Counted::new().await;
+    let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
+    let id = id();
+    let answers = futures_util::future::join_all((0..50).map(|_| cached.active_pair(&id))).await;
+    assert!(answers.into_iter().all(|answer| answer.unwrap() == Some(demo())));
+    for _ in 0..50 {
+        assert_eq!(cached.pairs_of("user", &"mac".into()).await.unwrap(), [demo()]);
+    }
+    assert_eq!(store.asked(), 2);
+}
+
+#[tokio::test]
+async fn what_is_revoked_elsewhere_is_forgotten_when_it_is_looked_for() {
+    let store = Counted::new().await;
+    let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
+    assert!(cached.active_pair(&id()).await.unwrap().is_some());
+    assert_eq!(cached.pairs_of("user", &"mac".into()).await.unwrap().len(), 1);
+    store.store.revoke(&id(), 9).await.unwrap();
+    assert!(cached.active_pair(&id()).await.unwrap().is_some(), "it is a cache");
+    assert!(cached.still_active(&[id()]).await.unwrap().is_empty());
+    assert_eq!(cached.active_pair(&id()).await.unwrap(), None);
+    assert_eq!(cached.pairs_of("user", &"mac".into()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn own_changes_are_seen_at_once() {
+    let store = Counted::new().await;
+    let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
+    assert!(cached.active_pair(&id()).await.unwrap().is_some());
+    assert!(cached.revoke(&id(), 9).await.unwrap());
+    assert_eq!(cached.active_pair(&id()).await.unwrap(), None);
+    let second = Pair { id: "second".into(), ..demo() };
+    assert_eq!(cached.active_pair(&second.id).await.unwrap(), None);
+    cached.add(&second).await.unwrap();
+    assert_eq!(cached.active_pair(&second.id).await.unwrap(), Some(second));
+}
+
+#[tokio::test]
+async fn nothing_is_believed_for_longer_than_it_may() {
+    let store = Counted::new().await;
+    let age = Duration::from_millis(20);
+    let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, age);
+    assert!(cached.active_pair(&id()).await.unwrap().is_some());
+    store.store.revoke(&id(), 9).await.unwrap();
+    while cached.active_pair(&id()).await.unwrap().is_some() {
+        tokio::time::sleep(age).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_not_covered_up_and_not_stormed() {
+    let store = Counted::new().await;
+    let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
+    assert!(cached.active_pair(&id()).await.unwrap().is_some());
+    store.down.store(true, Ordering::SeqCst);
+    assert!(cached.still_active(&[id()]).await.is_err());
+    store.asked();
+    for _ in 0..100 {
+        assert!(cached.active_pair(&id()).await.is_err(), "not from the cache");
+        assert!(cached.pairs_of("user", &"mac".into()).await.is_err());
+    }
+    assert!(store.asked() < 10, "most are refused without a question");
+    store.down.store(false, Ordering::SeqCst);
+    while cached.active_pair(&id()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(cached.pairs_of("user", &"mac".into()).await.unwrap(), [demo()]);
+}

@@ -1,0 +1,83 @@
+-- The pairs of phones and Macs in PostgreSQL, as `orion-peer serve` reads them. For a Supabase
+-- project or a PostgreSQL of one's own; safe to apply again, and in one transaction.
+--
+-- Who may do what:
+--   the table's owner, Supabase's service_role   everything
+--   orion_signaling (for `serve --db`)           reads active pairs, in the columns below only
+--   authenticated                                reads its own pairs
+--   anon                                         nothing
+
+CREATE TABLE IF NOT EXISTS public.device_pairs (
+    id            uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_id       uuid        NOT NULL,
+    mac_device_id text        NOT NULL CHECK (mac_device_id <> ''),
+    ios_device_id text        NOT NULL CHECK (ios_device_id <> ''),
+    status        text        NOT NULL DEFAULT 'pending'
+                              CHECK (status IN ('pending', 'active', 'revoked')),
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    revoked_at    timestamptz,
+    CHECK (mac_device_id <> ios_device_id),
+    CHECK ((status = 'revoked') = (revoked_at IS NOT NULL))
+);
+
+CREATE UNIQUE INDEX IF NOT EXISTS one_active_pair_of_two_devices
+    ON public.device_pairs (mac_device_id, ios_device_id) WHERE status = 'active';
+
+CREATE INDEX IF NOT EXISTS pairs_of_a_user ON public.device_pairs (user_id);
+
+-- The role of `serve`. Give it a login: ALTER ROLE orion_signaling LOGIN PASSWORD '…';
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orion_signaling') THEN
+        CREATE ROLE orion_signaling NOLOGIN;
+    END IF;
+END
+$$;
+
+ALTER TABLE public.device_pairs ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON public.device_pairs FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA public TO orion_signaling;
+GRANT SELECT (id, user_id, mac_device_id, ios_device_id, status, created_at, revoked_at)
+    ON public.device_pairs TO orion_signaling;
+
+DROP POLICY IF EXISTS signaling_reads_active_pairs ON public.device_pairs;
+CREATE POLICY signaling_reads_active_pairs ON public.device_pairs
+    FOR SELECT TO orion_signaling USING (status = 'active');
+
+-- Supabase's roles, where they are. Its default privileges grant them everything on a new table.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'anon') THEN
+        REVOKE ALL ON public.device_pairs FROM anon;
+    END IF;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'authenticated') THEN
+        REVOKE ALL ON public.device_pairs FROM authenticated;
+        GRANT SELECT ON public.device_pairs TO authenticated;
+        DROP POLICY IF EXISTS users_read_their_own_pairs ON public.device_pairs;
+        -- What auth.uid() returns, once for a query and not once for a row.
+        CREATE POLICY users_read_their_own_pairs ON public.device_pairs
+            FOR SELECT TO authenticated
+            USING (user_id = (SELECT (nullif(current_setting('request.jwt.claims', true), '')
+                                      ::jsonb ->> 'sub')::uuid));
+    END IF;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') THEN
+        GRANT SELECT, INSERT, UPDATE, DELETE ON public.device_pairs TO service_role;
+    END IF;
+END
+$$;
+
+-- Tells `serve` at once that a pair has ended. The message is the id and no more: a hint to look.
+CREATE OR REPLACE FUNCTION public.device_pair_ended() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR NEW.status <> 'active' OR NEW.id <> OLD.id THEN
+        PERFORM pg_catalog.pg_notify('orion_pair_ended', OLD.id::text);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+DROP TRIGGER IF EXISTS device_pair_ended ON public.device_pairs;
+CREATE TRIGGER device_pair_ended AFTER UPDATE OR DELETE ON public.device_pairs
+    FOR EACH ROW WHEN (OLD.status = 'active') EXECUTE FUNCTION public.device_pair_ended();

@@ -1,0 +1,81 @@
+//! The routes, and those that say how the server is.
+
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+
+use super::{JWKS_PATH, Parts, TOKEN_PATH, metrics, token_api, wellformed};
+use crate::{
+    proto::{signaling, token::ErrorBody},
+    signaling::bus::BusState,
+};
+
+/// All routes; those of the metrics only when there is no other listener for them.
+pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
+    let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
+    if parts.config.login.is_some() {
+        router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
+    }
+    router
+        .with_state(Arc::clone(parts))
+        .merge(parts.signaling.router())
+        .fallback(not_found)
+        .layer(axum::middleware::from_fn(wellformed::check))
+}
+
+/// The keys that signaling tokens of this server can be checked with elsewhere.
+async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    let caching = [(axum::http::header::CACHE_CONTROL, "public, max-age=300")];
+    (caching, Json(parts.config.verifier.keys().public_jwks()))
+}
+
+/// The routes of the metrics' own listener.
+pub(super) fn metrics_only(parts: &Arc<Parts>) -> Router {
+    operation(true).with_state(Arc::clone(parts)).fallback(not_found)
+}
+
+/// The routes for those who run the server.
+fn operation(with_metrics: bool) -> Router<Arc<Parts>> {
+    let router = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    if with_metrics { router.route("/metrics", get(metrics::metrics)) } else { router }
+}
+
+async fn not_found() -> impl IntoResponse {
+    let message =
+        format!("the routes are {}, {TOKEN_PATH}, /healthz, /readyz, /metrics", signaling::PATH);
+    (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
+}
+
+/// Is it alive: whatever it says of itself, the answer is yes.
+async fn healthz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    status(health(&parts).await, StatusCode::OK)
+}
+
+/// May it get new clients.
+async fn readyz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
+    status(health(&parts).await, StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// The answer that says `word`, with 200 when that is `ok`, and else with `otherwise`.
+fn status(word: &str, otherwise: StatusCode) -> (StatusCode, Json<serde_json::Value>) {
+    let status = if word == "ok" { StatusCode::OK } else { otherwise };
+    (status, Json(serde_json::json!({"status": word})))
+}
+
+/// How the server is, in a word.
+async fn health(parts: &Parts) -> &'static str {
+    if parts.signaling.is_draining() {
+        return "draining";
+    }
+    if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
+        return "bus-down";
+    }
+    let store = &parts.signaling.counters().store;
+    match store.watch(parts.config.store.ready()).await {
+        Ok(()) => "ok",
+        Err(error) => {
+            tracing::error!(%error, "not ready");
+            "store-down"
+        }
+    }
+}

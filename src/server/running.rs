@@ -1,0 +1,128 @@
+//! A server that runs: its addresses, and its end.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+
+use super::{Parts, TOKEN_PATH};
+use crate::{
+    auth::jwt::Verifier, pairs::PairStore, proto::signaling, signaling::server::Signaling,
+};
+
+/// A server that is running; dropping it stops it at once.
+pub struct RunningServer {
+    pub(super) addr: SocketAddr,
+    pub(super) metrics_addr: Option<SocketAddr>,
+    pub(super) parts: Arc<Parts>,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) tasks: Vec<JoinHandle<()>>,
+    pub(super) connections: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for RunningServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningServer").field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+impl RunningServer {
+    /// The address it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// An address a client of this machine can connect to: loopback when it listens on all.
+    #[must_use]
+    pub fn reachable_addr(&self) -> SocketAddr {
+        let mut addr = self.addr;
+        if addr.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+            addr.set_ip(Ipv4Addr::LOCALHOST.into());
+        } else if addr.ip().is_unspecified() {
+            addr.set_ip(std::net::Ipv6Addr::LOCALHOST.into());
+        }
+        addr
+    }
+
+    /// The address of the listener of `/metrics`, if it has one of its own.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
+    /// Host and port for URLs: with TLS, a name that the certificate is for.
+    fn authority(&self) -> String {
+        let addr = self.reachable_addr();
+        let Some(tls) = self.parts.config.front.tls.as_ref() else { return addr.to_string() };
+        let named = tls.names().into_iter().find(|name| {
+            !name.contains('*') && !name.contains(':') && name.parse::<IpAddr>().is_err()
+        });
+        match named {
+            Some(name) if !tls.is_for(&addr.ip().to_string()) => {
+                format!("{name}:{}", addr.port())
+            }
+            _ => addr.to_string(),
+        }
+    }
+
+    /// URL of the WebSocket.
+    #[must_use]
+    pub fn signal_url(&self) -> String {
+        let scheme = if self.parts.config.front.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.authority(), signaling::PATH)
+    }
+
+    /// URL of the token API.
+    #[must_use]
+    pub fn token_url(&self) -> String {
+        let scheme = if self.parts.config.front.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{TOKEN_PATH}", self.authority())
+    }
+
+    /// The signaling server.
+    #[must_use]
+    pub fn signaling(&self) -> &Signaling {
+        &self.parts.signaling
+    }
+
+    /// The pair store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn PairStore> {
+        &self.parts.config.store
+    }
+
+    /// Mints and checks signaling tokens.
+    #[must_use]
+    pub fn verifier(&self) -> &Verifier {
+        &self.parts.config.verifier
+    }
+
+    /// Stops gracefully: new sockets are refused, live ones closed with 1012 over the drain jitter,
+    /// requests under way answered.
+    pub async fn shutdown(self) {
+        self.parts.signaling.drain().await;
+        self.stop.send_replace(true);
+        let all = u32::try_from(self.parts.config.max_connections).unwrap_or(u32::MAX);
+        let done = self.connections.acquire_many(all);
+        if tokio::time::timeout(Duration::from_secs(2), done).await.is_err() {
+            tracing::warn!("HTTP connections were left when the server stopped");
+        }
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.parts.signaling.close_all();
+    }
+}

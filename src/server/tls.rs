@@ -1,0 +1,402 @@
+//! TLS of the server (RFC 8446, RFC 5246): certificate and key from PEM files (RFC 7468), read again
+//! while it runs, or made for this run and signed by itself.
+//!
+//! The listener for HTTP and the one for TURN each have a configuration of their own; both ask the same
+//! [`Tls`] for the certificate, so that a new one counts for both from the next handshake on. Connections
+//! that are there stay as they are.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+use crate::{
+    signaling::counters::Family,
+    stun::stream::certificate::{self, Fingerprint},
+};
+
+/// Protocol of the HTTP listener in ALPN (RFC 7301 §6).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Why there is no certificate to serve with.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{} cannot be read: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// No certificate in the file, or one that is damaged.
+    #[error("{} cannot be used: {cause}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// No key in the file, one that cannot be used, or one of another certificate.
+    #[error("{} cannot be used: {cause}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// A certificate could not be made.
+    #[error("a certificate cannot be made for {names}: {cause}")]
+    SelfSigned {
+        /// The names it was to be for.
+        names: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl TlsError {
+    /// What to try.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "check the path and its permissions",
+            Self::Certificate { .. } => {
+                "give a PEM file with the server's certificate first, then those between it and its CA"
+            }
+            Self::Key { .. } => {
+                "give the PEM file of the certificate's own key (PKCS#8, SEC1 or PKCS#1), without a \
+                 passphrase: `openssl pkey -in KEY -out PLAIN.pem` takes it off"
+            }
+            Self::SelfSigned { .. } => "listen on an address of this machine",
+        }
+    }
+}
+
+/// The files a certificate comes from.
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// Both files as they were read last, whether they were good or not.
+type Texts = (Vec<u8>, Vec<u8>);
+
+#[derive(Debug)]
+struct Shared {
+    current: RwLock<Arc<CertifiedKey>>,
+    files: Option<Files>,
+    read: Mutex<Texts>,
+    reloads: Family,
+}
+
+/// Certificate and key of a server; clones share them.
+#[derive(Debug, Clone)]
+pub struct Tls(Arc<Shared>);
+
+impl Tls {
+    /// Reads a chain of certificates, the server's own first, and its key.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file and what is wrong with it.
+    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
+        let texts = files.read()?;
+        let certified = files.certified(&texts)?;
+        Ok(Self::of(certified, Some(files), texts))
+    }
+
+    /// Makes a certificate for these names and addresses, signed by itself: for runs on one machine or
+    /// one network, with clients that know its fingerprint.
+    ///
+    /// # Errors
+    /// [`TlsError::SelfSigned`] for a name that no certificate can be for.
+    pub fn self_signed(names: &[String]) -> Result<Self, TlsError> {
+        let failed = |cause: String| TlsError::SelfSigned { names: names.join(", "), cause };
+        let made = || {
+            let key = rcgen::KeyPair::generate()?;
+            let mut parameters = rcgen::CertificateParams::new(names.to_vec())?;
+            parameters.distinguished_name.push(rcgen::DnType::CommonName, "orion-peer");
+            let certificate = parameters.self_signed(&key)?;
+            Ok((certificate.der().clone(), key.serialize_der()))
+        };
+        let (certificate, key) = made().map_err(|e: rcgen::Error| failed(e.to_string()))?;
+        let key = PrivateKeyDer::try_from(key).map_err(|error| failed(error.to_owned()))?;
+        let certified = CertifiedKey::from_der(vec![certificate], key, &ring::default_provider())
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self::of(certified, None, Texts::default()))
+    }
+
+    fn of(certified: CertifiedKey, files: Option<Files>, texts: Texts) -> Self {
+        Self(Arc::new(Shared {
+            current: RwLock::new(Arc::new(certified)),
+            files,
+            read: Mutex::new(texts),
+            reloads: Family::new(&["ok", "failed"]),
+        }))
+    }
+
+    /// For the HTTP listener.
+    #[must_use]
+    pub fn http(&self) -> Arc<ServerConfig> {
+        self.server(&[HTTP_1_1])
+    }
+
+    /// For TURN over TLS.
+    #[must_use]
+    pub fn turn(&self) -> Arc<ServerConfig> {
+        self.server(&[])
+    }
+
+    fn server(&self, protocols: &[&[u8]]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks the default versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&self.0) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        // Without a table of sessions: it would grow to some MiB, and a client connects rarely.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Arc::new(config)
+    }
+
+    /// The fingerprint of the certificate, for clients that pin it.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.leaf())
+    }
+
+    /// The names and addresses the certificate is for.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        certificate::names(&self.leaf())
+    }
+
+    /// Whether the certificate is for a host: a DNS name, or an IP address without brackets.
+    #[must_use]
+    pub fn is_for(&self, host: &str) -> bool {
+        certificate::is_for(&self.leaf(), host)
+    }
+
+    /// Whether it comes from files, and can change.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.0.files.is_some()
+    }
+
+    /// How often the files were read again, by result.
+    #[must_use]
+    pub fn reloads(&self) -> &Family {
+        &self.0.reloads
+    }
+
+    fn leaf(&self) -> CertificateDer<'static> {
+        let current = self.0.current();
+        current.cert.first().expect("a chain that was taken is not empty").clone()
+    }
+
+    /// Reads the files again, if they changed; true when there is another certificate or key now.
+    ///
+    /// # Errors
+    /// [`TlsError`] when they cannot be used: then the certificate and key stay as they are.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(files) = &self.0.files else { return Ok(false) };
+        let mut read = locked(&self.0.read);
+        let texts = files.read()?;
+        if *read == texts {
+            return Ok(false);
+        }
+        let certified = files.certified(&texts);
+        // What was bad once need not be told again before it changes.
+        *read = texts;
+        drop(read);
+        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certified?);
+        Ok(true)
+    }
+
+    /// Reads the files again, and says in the log and the counters what came of it.
+    pub fn refresh(&self) {
+        match self.reload() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.0.reloads.count("ok");
+                tracing::info!(sha256 = %self.fingerprint(), "a new TLS certificate is in use");
+            }
+            Err(error) => {
+                self.0.reloads.count("failed");
+                let remedy = error.remedy();
+                tracing::error!(%error, remedy, "the TLS certificate stays the old one");
+            }
+        }
+    }
+
+    /// Looks at the files again and again. Runs until it is dropped.
+    pub async fn watch(self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let tls = self.clone();
+            // Files may lie on a slow disk.
+            if let Err(error) = tokio::task::spawn_blocking(move || tls.refresh()).await {
+                tracing::error!(%error, "cannot look at the TLS files");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn current(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ResolvesServerCert for Shared {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+impl Files {
+    fn read(&self) -> Result<Texts, TlsError> {
+        let read = |path: &PathBuf| {
+            fs::read(path).map_err(|cause| TlsError::Read { path: path.clone(), cause })
+        };
+        Ok((read(&self.certificate)?, read(&self.key)?))
+    }
+
+    fn certified(&self, (certificate, key): &Texts) -> Result<CertifiedKey, TlsError> {
+        let unusable =
+            |cause: String| TlsError::Certificate { path: self.certificate.clone(), cause };
+        let bad_key = |cause: String| TlsError::Key { path: self.key.clone(), cause };
+        let chain = CertificateDer::pem_slice_iter(certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| unusable(error.to_string()))?;
+        let Some(leaf) = chain.first() else {
+            return Err(unusable("there is no certificate in it".into()));
+        };
+        rustls::server::ParsedCertificate::try_from(leaf)
+            .map_err(|error| unusable(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            rustls::pki_types::pem::Error::NoItemsFound => {
+                bad_key("there is no key in it that is free of a passphrase".into())
+            }
+            error => bad_key(error.to_string()),
+        })?;
+        CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                let certificate = self.certificate.display();
+                bad_key(format!("it is not the key of the certificate in {certificate}"))
+            }
+            error => bad_key(error.to_string()),
+        })
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pair {
+        dir: tempfile::TempDir,
+    }
+
+    impl Pair {
+        fn new(name: &str) -> Self {
+            let pair = Self { dir: tempfile::tempdir().unwrap() };
+            pair.renew(name);
+            pair
+        }
+
+        fn renew(&self, name: &str) {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let made = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            fs::write(self.certificate(), made.self_signed(&key).unwrap().pem()).unwrap();
+            fs::write(self.key(), key.serialize_pem()).unwrap();
+        }
+
+        fn certificate(&self) -> PathBuf {
+            self.dir.path().join("cert.pem")
+        }
+
+        fn key(&self) -> PathBuf {
+            self.dir.path().join("key.pem")
+        }
+
+        fn read(&self) -> Result<Tls, TlsError> {
+            Tls::from_files(&self.certificate(), &self.key())
+        }
+    }
+
+    #[test]
+    fn changed_files_are_read_again_and_bad_ones_leave_the_old_pair() {
+        let pair = Pair::new("a.example");
+        let tls = pair.read().unwrap();
+        assert_eq!(tls.names(), ["a.example"]);
+        assert!(!tls.reload().unwrap(), "nothing changed");
+        let first = tls.fingerprint();
+
+        fs::write(pair.certificate(), Pair::new("b.example").certificate_text()).unwrap();
+        let error = tls.reload().unwrap_err();
+        assert!(error.to_string().contains("not the key of the certificate"), "{error}");
+        assert_eq!(tls.fingerprint(), first, "a certificate without its key is not taken");
+        assert!(!tls.reload().unwrap(), "said once");
+
+        fs::remove_file(pair.key()).unwrap();
+        assert!(matches!(tls.reload(), Err(TlsError::Read { .. })));
+        pair.renew("c.example");
+        assert!(tls.reload().unwrap());
+        assert_eq!(tls.names(), ["c.example"]);
+        tls.refresh();
+        assert_eq!(tls.reloads().get("ok"), 0, "nothing changed");
+    }
+
+    impl Pair {
+        fn certificate_text(&self) -> String {
+            fs::read_to_string(self.certificate()).unwrap()
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_say_why() {
+        let pair = Pair::new("a.example");
+        let encrypted =
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        for (key, words) in [("", "passphrase"), (encrypted, "passphrase")] {
+            fs::write(pair.key(), key).unwrap();
+            let error = pair.read().unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        fs::write(pair.certificate(), "nothing").unwrap();
+        assert!(pair.read().unwrap_err().to_string().contains("no certificate"));
+        let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        fs::write(pair.certificate(), damaged).unwrap();
+        assert!(matches!(pair.read().unwrap_err(), TlsError::Certificate { .. }));
+    }
+
+    #[test]
+    fn a_certificate_is_made_for_names_and_addresses() {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let tls = Tls::self_signed(&names).unwrap();
+        assert!(names.iter().all(|name| tls.is_for(name)));
+        assert!(!tls.is_for("192.0.2.1") && !tls.has_files());
+        assert_ne!(tls.fingerprint(), Tls::self_signed(&names).unwrap().fingerprint());
+    }
+}

@@ -1,0 +1,276 @@
+//! The task between the rooms and Redis: carries commands out in order, hands on what comes, and
+//! connects again.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt, StreamExt, future::OptionFuture};
+use tokio::{
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    BusConfig, Command, Envelope, Health, Judged, Reply,
+    link::{BusState, Link},
+    redis::{Connected, Heard, Wire},
+};
+use crate::{
+    proto::signaling::LeaveReason,
+    signaling::{
+        room::{Action, Note},
+        rooms::locked,
+        server::Shared,
+    },
+};
+
+/// Between looks at the clock.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Between looks for leases that are to be renewed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between attempts to connect.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Commands sent together, at most.
+const BATCH: usize = 64;
+
+type Batch = Pin<Box<dyn Future<Output = Result<Vec<(Command, Reply)>, String>> + Send>>;
+
+/// Runs until it is dropped.
+pub(in crate::signaling) async fn drive(
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    config: BusConfig,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let now = Instant::now();
+    let mut driver = Driver { shared, link, health: Health::new(now), was_up: false, looked: now };
+    let mut complained = false;
+    loop {
+        match driver.connect(&config, &mut ticks).await {
+            Ok(connected) => {
+                complained = false;
+                let why = driver.serve(connected, &mut commands, &mut ticks).await;
+                driver.disconnect(&mut commands);
+                tracing::warn!(bus = config.address(), why, "the bus between the nodes is away");
+            }
+            // Once, not four times a second.
+            Err(error) if !std::mem::replace(&mut complained, true) => tracing::warn!(%error),
+            Err(_) => {}
+        }
+        driver.pause(&mut ticks).await;
+    }
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    health: Health,
+    /// Whether the bus was up before.
+    was_up: bool,
+    /// When leases were last looked through.
+    looked: Instant,
+}
+
+impl Driver {
+    async fn connect(
+        &mut self,
+        config: &BusConfig,
+        ticks: &mut Interval,
+    ) -> Result<Connected, super::BusError> {
+        let node = self.link.node.clone();
+        let mut connecting = std::pin::pin!(config.connect(&node));
+        loop {
+            tokio::select! {
+                connected = &mut connecting => return connected,
+                _ = ticks.tick() => { self.tick(); }
+            }
+        }
+    }
+
+    async fn pause(&mut self, ticks: &mut Interval) {
+        let mut pause = std::pin::pin!(sleep(RETRY));
+        loop {
+            tokio::select! {
+                () = &mut pause => return,
+                _ = ticks.tick() => { self.tick(); }
+            }
+        }
+    }
+
+    /// Serves one connection to its end; returns why it ended.
+    async fn serve(
+        &mut self,
+        mut connected: Connected,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        ticks: &mut Interval,
+    ) -> String {
+        self.link.set_state(BusState::Connected);
+        self.link.send(self.health.connected(Instant::now()));
+        let mut running: OptionFuture<Batch> = None.into();
+        let mut busy = 0;
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                // First: a node that was stopped must not act on what came meanwhile.
+                _ = ticks.tick() => if !self.tick() {
+                    return "it does not answer".to_owned();
+                },
+                Some(done) = &mut running, if busy > 0 => {
+                    self.link.finished(std::mem::take(&mut busy));
+                    match done {
+                        Ok(replies) => replies.into_iter().for_each(|(c, r)| self.replied(c, r)),
+                        Err(error) => return error,
+                    }
+                }
+                message = connected.messages.next() => match message {
+                    Some(message) => {
+                        self.heard(message.get_payload_bytes());
+                        // A burst must not fill a socket's queue before its task had its turn.
+                        tokio::task::yield_now().await;
+                    }
+                    None => return "the subscription was closed".to_owned(),
+                },
+                taken = commands.recv_many(&mut batch, BATCH), if busy == 0 => {
+                    let wire: Wire = connected.wire.clone();
+                    let batch = std::mem::take(&mut batch);
+                    running = Some(wire.run(connected.commands.clone(), batch).boxed()).into();
+                    busy = taken;
+                }
+            }
+        }
+    }
+
+    fn disconnect(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        self.health.disconnected();
+        self.link.set_state(BusState::Down);
+        self.link.counters.broken.fetch_add(1, Ordering::Relaxed);
+        while commands.try_recv().is_ok() {}
+        self.link.forget_unfinished();
+        self.link.fail_claims();
+    }
+
+    /// A look at the clock; false when the connection is to be given up.
+    fn tick(&mut self) -> bool {
+        let now = Instant::now();
+        match self.health.tick(now) {
+            Judged::Same(echo) => echo.into_iter().for_each(|echo| self.link.send(echo)),
+            Judged::Hung => return false,
+            Judged::Lost => {
+                let silence = self.health.silence(now).as_secs();
+                tracing::error!(silence, "the bus between the nodes is lost: sockets are closed");
+                if self.link.state() == BusState::Up {
+                    self.link.set_state(BusState::Connected);
+                }
+                self.link.fail_claims();
+                for room in self.shared.rooms.every() {
+                    let occupied = locked(&room);
+                    let actions = occupied.room.lost();
+                    occupied.apply(actions);
+                }
+            }
+        }
+        if self.health.is_up() && now.saturating_duration_since(self.looked) >= LOOK_EVERY {
+            self.looked = now;
+            self.renew(now);
+        }
+        true
+    }
+
+    fn renew(&self, now: Instant) {
+        for room in self.shared.rooms.every() {
+            let commands = locked(&room).room.renew(now);
+            for command in commands {
+                self.link.send(command);
+            }
+        }
+    }
+
+    fn heard(&mut self, payload: &[u8]) {
+        match Heard::parse(payload) {
+            Heard::Echo(number) => {
+                if self.health.echoed(number) {
+                    self.came_up();
+                }
+            }
+            Heard::Envelope(envelope) => self.received(envelope),
+            Heard::Unknown => tracing::debug!("something else came over the bus"),
+        }
+    }
+
+    fn came_up(&mut self) {
+        let now = Instant::now();
+        for room in self.shared.rooms.every() {
+            let mut occupied = locked(&room);
+            let actions = occupied.room.back(now);
+            occupied.apply(actions);
+        }
+        self.link.set_state(BusState::Up);
+        let again = std::mem::replace(&mut self.was_up, true);
+        tracing::info!(node = %self.link.node, again, "the bus between the nodes is up");
+    }
+
+    fn received(&self, envelope: Envelope) {
+        self.link.counters.messages.count("received");
+        if let Some(room) = self.shared.rooms.of(&envelope.pair) {
+            let mut occupied = locked(&room);
+            let actions = occupied.room.receive(envelope);
+            occupied.apply(actions);
+        } else {
+            self.link.note(Note::Stray);
+            if envelope.say != super::Say::Kick {
+                let (pair, role, conn) = (envelope.pair, envelope.role.other(), envelope.to);
+                let reason = LeaveReason::Closed;
+                self.link.send(Command::Release { pair, role, conn, reason });
+            }
+        }
+    }
+
+    fn replied(&self, command: Command, reply: Reply) {
+        if let Reply::Time(time) = reply {
+            self.link.set_time(time, Instant::now());
+        }
+        let Some((pair, conn)) = command.subject() else { return };
+        let Some(room) = self.shared.rooms.of(pair) else {
+            if let Command::Claim { pair, role, conn, .. } = command {
+                let reason = LeaveReason::Closed;
+                self.link.send(Command::Release { pair, role, conn, reason });
+            }
+            return;
+        };
+        let conn = conn.clone();
+        let claimed = matches!(reply, Reply::Claimed(_) | Reply::Late);
+        let mut occupied = locked(&room);
+        let actions = self.actions(&mut occupied.room, command, reply);
+        occupied.apply(actions);
+        drop(occupied);
+        if claimed {
+            self.link.answer_claim(&conn);
+        }
+    }
+
+    fn actions(&self, room: &mut super::SharedRoom, command: Command, reply: Reply) -> Vec<Action> {
+        let node = &self.link.node;
+        match (command, reply) {
+            (Command::Claim { role, conn, .. }, Reply::Claimed(claimed)) => {
+                room.claimed(node, role, &conn, claimed, Instant::now())
+            }
+            (Command::Claim { conn, .. }, Reply::Late) => room.late(&conn),
+            (Command::Renew { role, conn, peer_epoch, .. }, Reply::Renewed(renewed)) => {
+                room.renewed(node, role, &conn, peer_epoch, renewed)
+            }
+            (Command::Publish { envelope, .. }, Reply::Published(receivers)) => {
+                room.published(&envelope, receivers)
+            }
+            _ => Vec::new(),
+        }
+    }
+}

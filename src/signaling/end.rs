@@ -1,0 +1,48 @@
+//! How a socket ends: close code, reason, and what the other device is told.
+
+use tokio_tungstenite::tungstenite::Error as WsError;
+
+use super::websocket;
+use crate::proto::signaling::{LeaveReason, close};
+
+/// How a socket ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// Close code to send; none when the connection is broken, or the client closed it.
+    pub code: Option<u16>,
+    /// Close reason, for people.
+    pub reason: &'static str,
+    /// What the other device is told.
+    pub left: LeaveReason,
+}
+
+impl End {
+    pub(super) fn with(code: u16, reason: &'static str, left: LeaveReason) -> Self {
+        Self { code: Some(code), reason, left }
+    }
+
+    /// The connection is gone, and nobody is left to be told.
+    pub(super) fn gone(reason: &'static str) -> Self {
+        Self { code: None, reason, left: LeaveReason::Closed }
+    }
+
+    /// A message was too long.
+    pub(super) fn too_big() -> Self {
+        Self::with(
+            close::TOO_BIG,
+            "the message is over the limit of 64 KiB, or of this server",
+            LeaveReason::Closed,
+        )
+    }
+
+    /// The end for a frame that could not be read.
+    pub(super) fn of_broken(error: &WsError) -> Self {
+        let with = |code, reason| Self::with(code, reason, LeaveReason::Closed);
+        match websocket::close_code(error) {
+            Some(close::TOO_BIG) => Self::too_big(),
+            Some(close::INVALID_UTF8) => with(close::INVALID_UTF8, "a text frame is not UTF-8"),
+            Some(code) => with(code, "a frame breaks the protocol"),
+            None => Self::gone("the connection is broken"),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! How long things take: histograms with fixed bounds, and the state of the pair store.
+
+use std::{
+    future::Future,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::pairs::StoreError;
+
+/// Upper bounds of the buckets, seconds; what is over the last one counts in `+Inf` only.
+pub const BOUNDS: [f64; 12] =
+    [0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// Durations in buckets, as a Prometheus histogram has them.
+#[derive(Debug, Default)]
+pub struct Durations {
+    buckets: [AtomicU64; BOUNDS.len()],
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+/// What [`Durations`] hold at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DurationsRead {
+    /// How many were at most as long as the bound of [`BOUNDS`] at the same place.
+    pub cumulative: [u64; BOUNDS.len()],
+    /// How many there were.
+    pub count: u64,
+    /// Their sum, seconds.
+    pub sum: f64,
+}
+
+impl Durations {
+    /// Counts one.
+    pub fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        if let Some(at) = BOUNDS.iter().position(|bound| seconds <= *bound) {
+            self.buckets[at].fetch_add(1, Ordering::Relaxed);
+        }
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is in it now.
+    #[must_use]
+    pub fn read(&self) -> DurationsRead {
+        let mut total = 0;
+        let cumulative = std::array::from_fn(|at| {
+            total += self.buckets[at].load(Ordering::Relaxed);
+            total
+        });
+        DurationsRead {
+            cumulative,
+            // One observed meanwhile may be in a bucket and not yet in the count.
+            count: self.count.load(Ordering::Relaxed).max(total),
+            sum: self.nanos.load(Ordering::Relaxed) as f64 / 1e9,
+        }
+    }
+}
+
+/// Latency and state of the pair store, as its callers see them.
+#[derive(Debug, Default)]
+pub struct StoreMeter {
+    /// How long operations took, failed ones included.
+    pub durations: Durations,
+    /// Operations that failed.
+    pub errors: AtomicU64,
+    down: AtomicBool,
+}
+
+impl StoreMeter {
+    /// Runs an operation of the store, and counts it.
+    ///
+    /// # Errors
+    /// As the operation.
+    pub async fn watch<T>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let begun = Instant::now();
+        let result = operation.await;
+        self.durations.observe(begun.elapsed());
+        if result.is_err() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        let was_down = self.down.swap(result.is_err(), Ordering::Relaxed);
+        match (&result, was_down) {
+            (Err(error), false) => tracing::error!(%error, "the pair store is down"),
+            (Ok(_), true) => tracing::info!("the pair store is up again"),
+            _ => {}
+        }
+        result
+    }
+
+    /// Whether the latest operation went well.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_count_up_to_their_bound_and_beyond() {
+        let durations = Durations::default();
+        for ms in [0, 1, 3, 60_000] {
+            durations.observe(Duration::from_millis(ms));
+        }
+        let read = durations.read();
+        assert_eq!(read.count, 4);
+        assert_eq!(read.cumulative[0], 1);
+        assert_eq!(read.cumulative[2], 2, "a bound belongs to its bucket");
+        assert_eq!(read.cumulative[BOUNDS.len() - 1], 3);
+        assert!((read.sum - 60.004).abs() < 1e-6, "{}", read.sum);
+    }
+
+    #[tokio::test]
+    async fn the_store_is_up_again_after_one_good_answer() {
+        let meter = StoreMeter::default();
+        let broken = StoreError::Query { operation: "read", cause: "gone".into() };
+        assert!(meter.watch(async { Err::<(), _>(broken) }).await.is_err());
+        assert!(!meter.is_up());
+        assert_eq!(meter.watch(async { Ok(7) }).await.unwrap(), 7);
+        assert!(meter.is_up());
+        assert_eq!((meter.durations.read().count, meter.errors.load(Ordering::Relaxed)), (2, 1));
+    }
+}

@@ -1,0 +1,129 @@
+//! What each event means to a room.
+
+use super::*;
+
+fn room() -> Room {
+    Room::new("p".into(), Arc::default())
+}
+
+fn join(room: &mut Room, role: Role, conn: &str) -> Vec<String> {
+    let device = if role == Role::Ios { "phone" } else { "mac" };
+    shown(&room.join(role, &device.into(), &conn.into(), 9))
+}
+
+fn relay(room: &mut Room, role: Role, conn: &str, kind: Kind, text: &str) -> Relayed {
+    room.relay(role, &conn.into(), kind, text.into()).0
+}
+
+/// `conn: what` for each action, short enough to compare.
+fn shown(actions: &[Action]) -> Vec<String> {
+    let show = |action: &Action| match action {
+        Action::Send { to, text } => {
+            let message = Message::parse(text).unwrap();
+            match message.body {
+                Body::Hello { polite, peer_present, .. } => {
+                    format!("{to}: hello polite={polite} peer={peer_present}")
+                }
+                Body::PeerLeft { reason, .. } => format!("{to}: left {reason:?}"),
+                Body::PeerJoined { conn_id, .. } => format!("{to}: joined {conn_id}"),
+                body => format!("{to}: {}", body.t()),
+            }
+        }
+        Action::Flush { to, text } => format!("{to}: held {text}"),
+        Action::Close { conn, code, .. } => format!("{conn}: close {code}"),
+        Action::Bus(command) => panic!("there is no bus here: {command:?}"),
+        Action::Note(note) => panic!("there is no bus here: {note:?}"),
+    };
+    actions.iter().map(show).collect()
+}
+
+#[test]
+fn the_phone_is_impolite_and_each_hears_of_the_other() {
+    let mut room = room();
+    assert_eq!(join(&mut room, Role::Ios, "a"), ["a: hello polite=false peer=false"]);
+    assert_eq!(join(&mut room, Role::Mac, "b"), ["b: hello polite=true peer=true", "a: joined b"]);
+    let left = room.leave(Role::Ios, &"a".into(), LeaveReason::Timeout);
+    assert_eq!(shown(&[left.unwrap()]), ["b: left Timeout"]);
+    assert!(room.leave(Role::Mac, &"b".into(), LeaveReason::Closed).is_none());
+    assert!(room.is_empty());
+}
+
+#[test]
+fn a_newer_socket_takes_over_and_the_old_ones_end_is_ignored() {
+    let mut room = room();
+    join(&mut room, Role::Ios, "a");
+    join(&mut room, Role::Mac, "b");
+    assert_eq!(
+        join(&mut room, Role::Ios, "c"),
+        ["a: close 4502", "b: left Replaced", "c: hello polite=false peer=true", "b: joined c"]
+    );
+    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, "late"), Relayed::Stale);
+    assert!(room.leave(Role::Ios, &"a".into(), LeaveReason::Closed).is_none());
+    assert_eq!(relay(&mut room, Role::Ios, "c", Kind::Offer, "now"), Relayed::Delivered);
+}
+
+#[test]
+fn the_latest_offer_and_its_candidates_are_held() {
+    let mut room = room();
+    join(&mut room, Role::Ios, "a");
+    for (kind, text) in [
+        (Kind::Ice, "early"),
+        (Kind::Offer, "first"),
+        (Kind::Ice, "of-first"),
+        (Kind::Offer, "second"),
+        (Kind::Ice, "of-second"),
+    ] {
+        assert_eq!(relay(&mut room, Role::Ios, "a", kind, text), Relayed::Held);
+    }
+    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Answer, "x"), Relayed::Dropped);
+    let joined = join(&mut room, Role::Mac, "b");
+    assert_eq!(joined[2..], ["b: held second", "b: held of-second"]);
+    room.leave(Role::Mac, &"b".into(), LeaveReason::Closed);
+    assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "nothing is flushed twice");
+}
+
+#[test]
+fn candidates_before_the_first_offer_stay_before_it() {
+    let mut room = room();
+    join(&mut room, Role::Ios, "a");
+    relay(&mut room, Role::Ios, "a", Kind::Ice, "early");
+    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+    assert_eq!(join(&mut room, Role::Mac, "b")[2..], ["b: held early", "b: held offer"]);
+}
+
+#[test]
+fn holding_is_bounded_and_ends_with_the_offerer() {
+    let mut room = room();
+    join(&mut room, Role::Ios, "a");
+    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+    let held = (0..100)
+        .filter(|_| relay(&mut room, Role::Ios, "a", Kind::Ice, "c") == Relayed::Held)
+        .count();
+    assert_eq!(held, 64);
+    let big = "x".repeat(200 * 1024);
+    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, &big), Relayed::Held);
+    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Ice, &big), Relayed::Dropped);
+    join(&mut room, Role::Ios, "b");
+    assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "the new socket offered nothing");
+}
+
+#[test]
+fn bye_takes_a_held_offer_back() {
+    let mut room = room();
+    join(&mut room, Role::Ios, "a");
+    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+    relay(&mut room, Role::Ios, "a", Kind::Bye, "bye");
+    assert_eq!(join(&mut room, Role::Mac, "b").len(), 2);
+}
+
+#[test]
+fn revocation_tells_both_and_closes_both() {
+    let mut room = room();
+    join(&mut room, Role::Ios, "a");
+    join(&mut room, Role::Mac, "b");
+    assert_eq!(
+        shown(&room.revoke()),
+        ["a: left Revoked", "a: close 4503", "b: left Revoked", "b: close 4503"]
+    );
+    assert!(room.is_empty());
+}

@@ -1,0 +1,109 @@
+//! `serve` with settings that cannot be: refused at the start, with the name of the key and what to write,
+//! before anything is made or listened on.
+
+use std::fs;
+
+use crate::run::run;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// What follows `serve --listen 127.0.0.1:0`, and a word that the refusal must have.
+const WRONG: [(&str, &str); 55] = [
+    ("--jwt-secret short", "32"),
+    ("--jwt-secret @nofile", "--jwt-secret"),
+    ("--jwt-secret SECRET", "--db"),
+    ("--jwt-previous-secret SECRET", "--jwt-secret"),
+    ("--jwt-keys /nowhere --db p.db", "--jwt-keys"),
+    ("--jwt-jwks ftp://x", "--jwt-jwks"),
+    ("--jwt-secret SECRET --db https://x.supabase.co", "--db-key"),
+    ("--jwt-secret SECRET --db http://x.example --db-key k", "https://"),
+    ("--jwt-secret SECRET --db mysql://x", "--db"),
+    ("--jwt-secret SECRET --db p.db --db-cache 31s", "--db-cache"),
+    ("--jwt-secret SECRET --db p.db --db-cache abc", "--db-cache"),
+    ("--db postgres://u@h/d", "ORION_JWT_SECRET"),
+    ("--login-jwks ftp://x", "--login-jwks"),
+    ("--login-jwks https://x/y --jwt-secret SECRET --db p.db", "--login-issuer"),
+    ("--login-issuer https://x", "--login-jwks"),
+    ("--login-secret SECRET --jwt-jwks https://x/j --db p.db", "--jwt-secret"),
+    ("--tls-cert a.pem", "--tls-key"),
+    ("--tls-key a.pem", "--tls-cert"),
+    ("--tls-cert a.pem --tls-key b.pem", "a.pem"),
+    ("--tls-self-signed --tls-cert a.pem --tls-key b.pem", "--tls-self-signed"),
+    ("--max-message 65KiB", "--max-message"),
+    ("--max-message 1", "--max-message"),
+    ("--max-sockets 0", "--max-sockets"),
+    ("--max-connections 0", "--max-connections"),
+    ("--max-body 1", "--max-body"),
+    ("--queue-messages 0", "--queue-messages"),
+    ("--queue-bytes 1", "--queue-bytes"),
+    ("--socket-rate off", "--socket-rate"),
+    ("--socket-rate 0:1/s", "--socket-rate"),
+    ("--ip-rate 5", "--ip-rate"),
+    ("--pair-rate 1:1/day", "--pair-rate"),
+    ("--user-rate 1", "--user-rate"),
+    ("--token-ip-rate 1:0/s", "--token-ip-rate"),
+    ("--token-user-rate x", "--token-user-rate"),
+    ("--header-timeout 0", "--header-timeout"),
+    ("--tls-timeout 1d", "--tls-timeout"),
+    ("--body-timeout soon", "--body-timeout"),
+    ("--trusted-proxy 10.0.0.0/33", "--trusted-proxy"),
+    ("--proxy-header forwarded", "--trusted-proxy"),
+    ("--metrics-listen 127.0.0.1", "--metrics-listen"),
+    ("--drain 1d", "--drain"),
+    ("--log-format xml", "--log-format"),
+    ("--bus http://x", "--bus"),
+    ("--bus-password x", "--bus"),
+    ("--bus redis://127.0.0.1:1 --bus-ca ca.pem", "--bus-ca"),
+    ("--ice-server foo", "--ice-server"),
+    ("--ice-server turn:x:1", "--ice-credential"),
+    ("--ice-username u", "--ice-credential"),
+    ("--twilio-account AC1", "--twilio-secret"),
+    ("--twilio-ttl 1h", "--twilio-ttl"),
+    ("--twilio-ttl 5h", "--twilio-account"),
+    ("--twilio-url https://x", "--twilio-account"),
+    ("--ice-username u --ice-credential c", "turn:HOST"),
+    ("--turn-ttl 5m", "--turn-ttl"),
+    ("--turn-quota many", "--turn-quota"),
+];
+
+#[test]
+fn wrong_settings_are_refused_with_their_name_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut unlike = Vec::new();
+    for (words, named) in WRONG {
+        let more = words.replace("SECRET", SECRET);
+        let mut line = vec!["serve", "--listen", "127.0.0.1:0", "--no-turn"];
+        line.extend(more.split(' '));
+        let ended = run(dir.path(), &line);
+        let said = &ended.stderr;
+        if ended.code != Some(2) || !said.contains(named) || said.contains("listening") {
+            unlike.push(format!("{words}: {:?}, `{named}` expected: {said}", ended.code));
+        }
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        if !left.is_empty() {
+            unlike.push(format!("{words}: {left:?} was made"));
+            for file in left {
+                fs::remove_file(file.path()).unwrap();
+            }
+        }
+        assert!(!said.contains(SECRET), "{words}: {said}");
+    }
+    assert!(unlike.is_empty(), "{}", unlike.join("\n"));
+}
+
+#[test]
+fn the_file_is_refused_like_the_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, named) in [
+        ("[serve]\nmax-sockets = 0\n", "max-sockets"),
+        ("[serve]\nmax-socket = 5\n", "max-sockets"),
+        ("[serve]\nip-rate = \"5\"\n", "ip-rate"),
+        ("[serve]\nbus = \"http://x\"\n", "bus"),
+        ("[serve]\ntls-cert = \"a.pem\"\n", "tls-key"),
+    ] {
+        fs::write(dir.path().join("orion-peer.toml"), text).unwrap();
+        let ended = run(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--no-turn"]);
+        assert_eq!(ended.code, Some(2), "{text}: {}", ended.stderr);
+        assert!(ended.stderr.contains(named), "{text}: {}", ended.stderr);
+    }
+}
