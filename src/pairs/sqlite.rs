@@ -1,21 +1,31 @@
 //! Pairs in `SQLite`: a file, or memory for the dev server and tests.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use sqlx::{
     Row, Sqlite, SqlitePool,
+    migrate::MigrateError,
     query::Query,
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
     },
 };
 
+use tokio::time::sleep;
+
 use super::{Pair, PairStore, Status, StoreError};
 use crate::types::{DeviceId, PairId};
 
 /// How long a query waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between attempts to open a database that is busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a query waits for a connection before the store counts as down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -60,14 +70,16 @@ impl SqlitePairs {
             .max_connections(connections)
             .idle_timeout(None)
             .max_lifetime(None)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(|error| open(error.to_string()))?;
-        sqlx::migrate!("src/pairs/migrations")
-            .run(&pool)
-            .await
-            .map_err(|error| open(error.to_string()))?;
+            .acquire_timeout(ACQUIRE_TIMEOUT);
+        let opened = patiently(async || pool.clone().connect_with(options.clone()).await).await;
+        let pool = opened.map_err(|error| open(error.to_string()))?;
+        let migrated = patiently(async || {
+            sqlx::migrate!("src/pairs/migrations").run(&pool).await.map_err(|error| match error {
+                MigrateError::Execute(error) => error,
+                error => sqlx::Error::Migrate(Box::new(error)),
+            })
+        });
+        migrated.await.map_err(|error| open(error.to_string()))?;
         Ok(Self { pool })
     }
 
@@ -88,6 +100,26 @@ impl SqlitePairs {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Tries again while another process has just opened or is closing the database: for that `SQLite` itself
+/// does not wait, as it does for a write.
+async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if is_busy(&error) && begun.elapsed() < BUSY_TIMEOUT => {
+                sleep(BUSY_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// `SQLITE_BUSY`, in the low byte of the extended code.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 fn query(operation: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
@@ -244,6 +276,25 @@ mod tests {
         assert_eq!(store.pairs_of("user", &"mac".into()).await.unwrap(), []);
         let revoked = Pair { status: Status::Revoked, revoked_at: Some(9), ..demo() };
         assert_eq!(store.list().await.unwrap(), [revoked]);
+    }
+
+    /// A server that starts while the one before it stops, and commands beside both.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_that_others_open_and_close_can_be_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.db");
+        SqlitePairs::open(&path).await.unwrap().close().await;
+        for _ in 0..10 {
+            let opened = (0..8).map(|_| async {
+                let store = SqlitePairs::open(&path).await?;
+                let ready = store.ready().await;
+                store.close().await;
+                ready
+            });
+            for result in futures_util::future::join_all(opened).await {
+                result.unwrap();
+            }
+        }
     }
 
     #[tokio::test]
