@@ -13,7 +13,7 @@ mod pairs;
 pub(super) mod store;
 pub mod tls;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
@@ -23,6 +23,7 @@ use self::{
     operation::OperationArgs, store::StoreArgs, tls::TlsArgs,
 };
 use super::{
+    connect::{DEV_SIGNAL, SIGNAL_PATH},
     failure::Failure,
     output::Output,
     relay::{self, TurnArgs},
@@ -72,7 +73,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
     /// Web origin that may connect, such as `https://example.org`, or `*`; repeatable
-    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = configure::origin)]
     pub allow_origin: Vec<String>,
     /// Take the token from `?token=`, too
     #[arg(long)]
@@ -120,7 +121,10 @@ pub struct Served {
 impl Served {
     /// Asks sockets to go, and stops everything.
     pub async fn shutdown(self) {
+        let store = Arc::clone(self.server.store());
         self.server.shutdown().await;
+        // A file is then whole by itself, without its log beside it.
+        store.close().await;
         if let Some(relay) = self.relay {
             relay.close().await;
         }
@@ -237,9 +241,19 @@ fn announce(
             server::DEV_PHONE,
             server::DEV_MAC
         ));
-        output.line(
-            "connect with `orion-peer recv --out frames/` and `orion-peer send --source pattern`",
-        );
+        let own = server.signal_url();
+        let mut at = String::new();
+        if own != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
+            at.push_str(" --signal ");
+            at.push_str(&own);
+        }
+        if let Some(certificate) = certificate {
+            at.push_str(" --tls-pin ");
+            at.push_str(&certificate.fingerprint().to_string());
+        }
+        output.line(format!(
+            "connect with `orion-peer recv --out frames/{at}` and `orion-peer send --source pattern{at}`"
+        ));
     }
     output.event(&serde_json::json!({
         "event": "listening",

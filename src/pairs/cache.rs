@@ -217,6 +217,10 @@ impl PairStore for Cached {
         Ok(revoked)
     }
 
+    async fn close(&self) {
+        self.store.close().await;
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         self.noted(self.store.ready().await)
     }

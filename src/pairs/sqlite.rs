@@ -3,12 +3,13 @@
 use std::{
     collections::HashSet,
     path::Path,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use sqlx::{
-    Row, Sqlite, SqlitePool,
+    ConnectOptions, Row, Sqlite, SqliteConnection, SqlitePool,
     migrate::MigrateError,
     query::Query,
     sqlite::{
@@ -34,6 +35,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct SqlitePairs {
     pool: SqlitePool,
+    /// Keeps a database in memory alive.
+    _keeper: Option<Arc<Mutex<SqliteConnection>>>,
 }
 
 impl SqlitePairs {
@@ -55,8 +58,16 @@ impl SqlitePairs {
     /// # Errors
     /// [`StoreError::Open`] when it cannot be made.
     pub async fn in_memory() -> Result<Self, StoreError> {
-        // Each connection would have a memory of its own: there is one, and it is never closed.
-        Self::connect(SqliteConnectOptions::new().in_memory(true), 1, "in memory").await
+        let open = |error: sqlx::Error| StoreError::Open {
+            subject: "in memory".to_owned(),
+            cause: error.to_string(),
+        };
+        // All connections with this URL share one database, which lives as long as any of them. The
+        // pool may lose its own: a request that is given up in the middle of a query ends it.
+        let options: SqliteConnectOptions = "sqlite::memory:".parse().map_err(open)?;
+        let keeper = options.connect().await.map_err(open)?;
+        let store = Self::connect(options, 1, "in memory").await?;
+        Ok(Self { _keeper: Some(Arc::new(Mutex::new(keeper))), ..store })
     }
 
     async fn connect(
@@ -71,16 +82,16 @@ impl SqlitePairs {
             .idle_timeout(None)
             .max_lifetime(None)
             .acquire_timeout(ACQUIRE_TIMEOUT);
-        let opened = patiently(async || pool.clone().connect_with(options.clone()).await).await;
+        let opened = patiently(|| pool.clone().connect_with(options.clone())).await;
         let pool = opened.map_err(|error| open(error.to_string()))?;
-        let migrated = patiently(async || {
-            sqlx::migrate!("src/pairs/migrations").run(&pool).await.map_err(|error| match error {
-                MigrateError::Execute(error) => error,
-                error => sqlx::Error::Migrate(Box::new(error)),
-            })
-        });
+        let migrated = patiently(|| migrate(pool.clone()));
         migrated.await.map_err(|error| open(error.to_string()))?;
-        Ok(Self { pool })
+        Ok(Self { pool, _keeper: None })
+    }
+
+    /// Closes the database; every later operation fails.
+    pub async fn close(&self) {
+        self.pool.close().await;
     }
 
     /// Adds pairs in one transaction: thousands of them in less than a second.
@@ -95,11 +106,13 @@ impl SqlitePairs {
         }
         transaction.commit().await.map_err(failed)
     }
+}
 
-    /// Closes the database; every later operation fails.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
+async fn migrate(pool: SqlitePool) -> Result<(), sqlx::Error> {
+    sqlx::migrate!("src/pairs/migrations").run(&pool).await.map_err(|error| match error {
+        MigrateError::Execute(error) => error,
+        error => sqlx::Error::Migrate(Box::new(error)),
+    })
 }
 
 /// Tries again while another process has just opened or is closing the database: for that `SQLite` itself
@@ -243,6 +256,10 @@ impl PairStore for SqlitePairs {
         .map_err(query("revoke a pair"))
     }
 
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1 FROM device_pairs LIMIT 1")
             .fetch_optional(&self.pool)
@@ -278,23 +295,41 @@ mod tests {
         assert_eq!(store.list().await.unwrap(), [revoked]);
     }
 
+    #[tokio::test]
+    async fn a_query_given_up_in_the_middle_loses_no_pair_in_memory() {
+        let store = SqlitePairs::in_memory().await.unwrap();
+        store.add(&demo()).await.unwrap();
+        for steps in 0..200 {
+            // Dropped after so many polls, as a handler is when its client goes.
+            let mut query = std::pin::pin!(store.list());
+            for _ in 0..steps % 8 {
+                if futures_util::poll!(query.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(store.list().await.unwrap(), [demo()]);
+    }
+
     /// A server that starts while the one before it stops, and commands beside both.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_file_that_others_open_and_close_can_be_opened() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pairs.db");
-        SqlitePairs::open(&path).await.unwrap().close().await;
-        for _ in 0..10 {
-            let opened = (0..8).map(|_| async {
-                let store = SqlitePairs::open(&path).await?;
-                let ready = store.ready().await;
+        // Each that closes last empties the log and removes it, which the next to open runs into.
+        let path = &path;
+        let others = (0..3_u32).map(|other| async move {
+            for number in 0..40 {
+                let store = SqlitePairs::open(path).await.unwrap();
+                let id = format!("{other}-{number}");
+                let pair = Pair::active(id.as_str(), "user", id.as_str(), "mac", 7);
+                store.add(&pair).await.unwrap();
                 store.close().await;
-                ready
-            });
-            for result in futures_util::future::join_all(opened).await {
-                result.unwrap();
             }
-        }
+        });
+        futures_util::future::join_all(others).await;
+        assert_eq!(SqlitePairs::open(path).await.unwrap().list().await.unwrap().len(), 120);
     }
 
     #[tokio::test]

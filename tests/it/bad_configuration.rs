@@ -8,7 +8,7 @@ use crate::run::run;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// What follows `serve --listen 127.0.0.1:0`, and a word that the refusal must have.
-const WRONG: [(&str, &str); 55] = [
+const WRONG: [(&str, &str); 60] = [
     ("--jwt-secret short", "32"),
     ("--jwt-secret @nofile", "--jwt-secret"),
     ("--jwt-secret SECRET", "--db"),
@@ -25,6 +25,11 @@ const WRONG: [(&str, &str); 55] = [
     ("--login-jwks https://x/y --jwt-secret SECRET --db p.db", "--login-issuer"),
     ("--login-issuer https://x", "--login-jwks"),
     ("--login-secret SECRET --jwt-jwks https://x/j --db p.db", "--jwt-secret"),
+    ("--allow-origin https://a.example/", "--allow-origin"),
+    ("--allow-origin HTTPS://A.example", "--allow-origin"),
+    ("--allow-origin a.example", "--allow-origin"),
+    ("--allow-origin https://*.example", "--allow-origin"),
+    ("--allow-origin https://a.example:443", "--allow-origin"),
     ("--tls-cert a.pem", "--tls-key"),
     ("--tls-key a.pem", "--tls-cert"),
     ("--tls-cert a.pem --tls-key b.pem", "a.pem"),

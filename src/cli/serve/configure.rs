@@ -134,6 +134,28 @@ async fn add_once(store: &dyn PairStore, pair: &Pair) -> Result<(), Failure> {
     store.add(pair).await.map_err(broken)
 }
 
+/// An origin as browsers write it (RFC 6454 §6.2), or `*`.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text);
+    let written = url.as_ref().map(|url| (url.origin(), url.origin().ascii_serialization()));
+    let host_alone = text.split_once("://").is_some_and(|(_, host)| {
+        !host.is_empty() && !host.contains(['/', '?', '#', '*', '@', ' '])
+    });
+    let as_browsers = match written {
+        Ok((url::Origin::Tuple(..), written)) => written == text,
+        // Of apps: `capacitor://localhost`.
+        Ok((url::Origin::Opaque(_), _)) => text == text.to_lowercase(),
+        Err(_) => false,
+    };
+    if text == "*" || (host_alone && as_browsers) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{text}` is no origin as browsers write it: scheme://host, in lower case, with a port other than \
+         the usual one and nothing after it"
+    ))
+}
+
 fn origins(listed: &[String], dev: bool) -> Origins {
     if listed.iter().any(|origin| origin == "*") {
         Origins::Any
