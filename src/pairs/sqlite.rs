@@ -84,8 +84,11 @@ impl SqlitePairs {
             .acquire_timeout(ACQUIRE_TIMEOUT);
         let opened = patiently(|| pool.clone().connect_with(options.clone())).await;
         let pool = opened.map_err(|error| open(error.to_string()))?;
-        let migrated = patiently(|| migrate(pool.clone()));
-        migrated.await.map_err(|error| open(error.to_string()))?;
+        if patiently(|| migrate(pool.clone())).await.is_err() {
+            // Another process may have made the table at the same moment: now it is there.
+            let migrated = patiently(|| migrate(pool.clone())).await;
+            migrated.map_err(|error| open(error.to_string()))?;
+        }
         Ok(Self { pool, _keeper: None })
     }
 
