@@ -27,7 +27,7 @@ use super::{
     failure::Failure,
     output::Output,
     relay::{self, TurnArgs},
-    stop,
+    stop, units,
 };
 use crate::{
     auth::login::DEV_TOKEN,
@@ -48,7 +48,7 @@ pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
     /// Address to listen on; without a signing secret a loopback address only
-    #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS)]
+    #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS, value_parser = units::address)]
     pub listen: SocketAddr,
     /// Where the pairs are.
     #[command(flatten)]
@@ -188,7 +188,7 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
         let remedy = match &error {
             ServerError::Metrics { .. } => "give another address with --metrics-listen",
             ServerError::Bus(BusError::Connect { login: true, .. }) => {
-                "check the user in --bus and ORION_BUS_PASSWORD"
+                "check the user in --bus, and --bus-password @FILE or ORION_BUS_PASSWORD"
             }
             ServerError::Bus(_) => "check --bus, and that Redis runs there",
             _ => "check --db and the signing secret",
@@ -218,7 +218,8 @@ fn announce(
             let tls = tls.map(|tls| format!("; TLS on port {}", tls.port())).unwrap_or_default();
             format!("  STUN/TURN  {address}, UDP and TCP{tls}")
         }
-        None => "  STUN/TURN  not here".to_owned(),
+        None if args.turn.turn_url.is_empty() => "  STUN/TURN  off".to_owned(),
+        None => format!("  STUN/TURN  {}", args.turn.turn_url.join(", ")),
     });
     if let Some(certificate) = certificate {
         output.line(format!("  TLS        SHA-256 {}", certificate.fingerprint()));

@@ -133,14 +133,10 @@ impl Cached {
         match &answer {
             Err(StoreError::Rule { .. }) => {}
             Err(error) => {
-                if outage.is_none() {
-                    tracing::error!(%error, "the pair store is down");
-                }
                 *outage = Some(Outage { error: error.clone(), again: Instant::now() + PAUSE });
             }
             Ok(_) => {
                 if outage.take().is_some() {
-                    tracing::info!("the pair store answers again");
                     self.pairs.invalidate_all();
                     self.devices.invalidate_all();
                 }

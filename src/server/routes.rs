@@ -31,6 +31,7 @@ async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
 
 /// The routes of the metrics' own listener.
 pub(super) fn metrics_only(parts: &Arc<Parts>) -> Router {
+    let not_found = || async { refused("the routes are /metrics, /healthz and /readyz".into()) };
     operation(true).with_state(Arc::clone(parts)).fallback(not_found)
 }
 
@@ -41,8 +42,11 @@ fn operation(with_metrics: bool) -> Router<Arc<Parts>> {
 }
 
 async fn not_found() -> impl IntoResponse {
-    let message =
-        format!("the routes are {}, {TOKEN_PATH}, /healthz, /readyz, /metrics", signaling::PATH);
+    let message = format!("the routes are {}, {TOKEN_PATH}, /healthz and /readyz", signaling::PATH);
+    refused(message)
+}
+
+fn refused(message: String) -> impl IntoResponse {
     (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
 }
 
@@ -75,7 +79,7 @@ async fn health(parts: &Parts) -> &'static str {
     match store.watch(parts.config.store.ready()).await {
         Ok(()) => "ok",
         Err(error) => {
-            tracing::error!(%error, "not ready");
+            tracing::debug!(%error, "not ready");
             "store-down"
         }
     }

@@ -21,6 +21,12 @@ use crate::{
 
 /// Turns flags into a configuration; true when it is the dev server's.
 pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), Failure> {
+    for (flag, name) in [("--issuer", &args.issuer), ("--audience", &args.audience)] {
+        if name.as_ref().is_some_and(String::is_empty) {
+            let remedy = format!("name what tokens must name, or leave {flag} out");
+            return Err(Failure::usage(format!("{flag} is empty"), remedy));
+        }
+    }
     let policy = Policy { issuer: args.issuer.clone(), audience: args.audience.clone() };
     let verifier = login::verifier(args, policy.clone())?;
     let access_tokens = login::access_tokens(args)?;
@@ -109,14 +115,16 @@ fn parse_pairs(given: &[String], dev: bool) -> Result<Vec<Pair>, Failure> {
             [id, ios, mac, user] => Some((id, ios, mac, user)),
             _ => None,
         };
-        pair.map(|(id, ios, mac, user)| Pair::active(id, user, ios, mac, unix_now())).ok_or_else(
-            || {
-                Failure::usage(
-                    format!("--add-pair {text} is not understood"),
-                    "write ID:PHONE:MAC:USER (a dev server fills in the user)",
-                )
-            },
-        )
+        let filled = |(id, ios, mac, user): &(&str, &str, &str, &str)| {
+            ios != mac && [id, ios, mac, user].iter().all(|part| !part.is_empty())
+        };
+        match pair.filter(filled) {
+            Some((id, ios, mac, user)) => Ok(Pair::active(id, user, ios, mac, unix_now())),
+            None => Err(Failure::usage(
+                format!("--add-pair {text} is not understood"),
+                "write ID:PHONE:MAC:USER with two devices (a dev server fills in the user)",
+            )),
+        }
     };
     given.iter().map(parse).collect()
 }
@@ -224,6 +232,10 @@ mod tests {
             (&["--jwt-keys", "/nonexistent/keys"], "cannot be read"),
             (&["--jwt-jwks", "http://127.0.0.1:1/j", "--login-secret", SECRET], "no key to sign"),
             (&["--add-pair", "only-an-id"], "not understood"),
+            (&["--add-pair", "p:one:one"], "not understood"),
+            (&["--add-pair", "p::mac"], "not understood"),
+            (&["--issuer", ""], "--issuer is empty"),
+            (&["--audience", ""], "--audience is empty"),
         ] {
             let failure = failure(flags).await;
             assert_eq!(failure.exit, 2, "{flags:?}: {failure}");
