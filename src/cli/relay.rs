@@ -60,17 +60,11 @@ pub struct TurnArgs {
 }
 
 impl TurnArgs {
-    /// A flag that is given and has a meaning for the embedded server only.
+    /// A flag that is given and would promise what only the embedded server does. Its addresses are
+    /// none: a configuration file may have them, and a command line leave the server out.
     fn embedded(&self) -> Option<&'static str> {
-        let own = [
-            ("--turn-listen", self.turn_listen.is_some()),
-            ("--public-address", self.public_address.is_some()),
-            ("--turn-relay-address", self.turn_relay_address.is_some()),
-            ("--turn-alternate", self.turn_alternate.is_some()),
-            ("--turn-previous-secret", self.turn_previous_secret.is_some()),
-        ];
-        let own = own.into_iter().find_map(|(flag, given)| given.then_some(flag));
-        own.or_else(|| self.limits.given()).or_else(|| self.tls.given())
+        let previous = self.turn_previous_secret.is_some().then_some("--turn-previous-secret");
+        previous.or_else(|| self.limits.given()).or_else(|| self.tls.given())
     }
 }
 
