@@ -2,7 +2,7 @@
 //!
 //! Each function is a clap value parser: its error says what was wrong and which forms are accepted.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 /// Text that is not a quantity of the asked kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +21,11 @@ pub enum UnitError {
     /// Not a share of a hundred.
     #[error("`{0}` is no percentage: write 5% or 5, from 0 to 100")]
     Percentage(String),
+    /// Not an IP address with a port.
+    #[error(
+        "`{0}` is no address: write IP:PORT, as in 127.0.0.1:8787 or [::1]:8787; port 0 is any"
+    )]
+    Address(String),
     /// Not a number of bits a second.
     #[error("`{0}` is no link rate: write 2Mbit, 500kbit or 1Gbit (a second, 1000 each)")]
     BitRate(String),
@@ -112,6 +117,14 @@ fn parse_size(text: &str) -> Option<u64> {
     };
     let bytes = (number * factor).round();
     (rest.is_empty() && bytes <= 9_007_199_254_740_992.0).then_some(bytes as u64)
+}
+
+/// Reads an address to listen on: `127.0.0.1:8787`, `[::1]:0`.
+///
+/// # Errors
+/// A host name, or an IP address without a port.
+pub fn address(text: &str) -> Result<SocketAddr, UnitError> {
+    text.trim().parse().map_err(|_| UnitError::Address(text.to_owned()))
 }
 
 /// Reads a picture size: `1280x720`.

@@ -69,6 +69,17 @@ pub enum KeyError {
         "the PEM text holds no P-256 or RSA key (PKCS#8 private or SubjectPublicKeyInfo public)"
     )]
     BadPem,
+    /// An EC key in its own form (SEC 1, RFC 5915) instead of PKCS#8.
+    #[error(
+        "the PEM text holds a key in SEC 1 form: `openssl pkcs8 -topk8 -nocrypt -in KEY -out KEY.pem` \
+         makes it PKCS#8"
+    )]
+    Sec1,
+    /// A private key behind a passphrase.
+    #[error(
+        "the PEM text holds a key with a passphrase: `openssl pkey -in KEY -out KEY.pem` takes it off"
+    )]
+    Encrypted,
     /// An RSA key below 2048 bits.
     #[error("an RSA key of {0} bits is too short: it needs at least 2048")]
     ShortRsa(usize),
@@ -141,7 +152,14 @@ impl Key {
                 return Self::asymmetric(kid.into(), algorithm, decoding, None, public);
             }
         }
-        Err(KeyError::BadPem)
+        let says = |label: &[u8]| pem.windows(label.len()).any(|window| window == label);
+        Err(if says(b"-----BEGIN EC PRIVATE KEY") {
+            KeyError::Sec1
+        } else if says(b"-----BEGIN ENCRYPTED") || says(b"Proc-Type: 4,ENCRYPTED") {
+            KeyError::Encrypted
+        } else {
+            KeyError::BadPem
+        })
     }
 
     fn asymmetric(

@@ -87,19 +87,25 @@ pub fn read(origins: &[KeyOrigin]) -> Result<SigningKeys, KeySourceError> {
     Ok(SigningKeys::new(keys)?)
 }
 
-/// The files of a directory, the last by name first; names that begin with a dot are left out.
+/// The key files of a directory, the last by name first. Others are left out: a README is no key.
 fn files(dir: &Path) -> Result<Vec<PathBuf>, KeySourceError> {
     let unread = |source| KeySourceError::Read { path: dir.to_owned(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(unread)? {
         let entry = entry.map_err(unread)?;
+        let path = entry.path();
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if !hidden && entry.path().is_file() {
-            found.push(entry.path());
+        if hidden || !path.is_file() {
+            continue;
+        }
+        if path.extension().is_some_and(|end| end == "pem" || end == "key") {
+            found.push(path);
+        } else {
+            tracing::warn!(file = %path.display(), "not a key file: *.pem and *.key are");
         }
     }
     if found.is_empty() {
-        let reason = "holds no key file";
+        let reason = "holds no key file: *.pem or *.key";
         return Err(KeySourceError::Directory { path: dir.to_owned(), reason });
     }
     found.sort_unstable_by(|a, b| b.cmp(a));

@@ -1,6 +1,9 @@
 //! A run as `JUnit` XML: a suite a group, a case a rule.
 
-use super::result::{CaseResult, Outcome, Report};
+use super::{
+    result::{CaseResult, Outcome, Report},
+    run::shown,
+};
 use crate::report::junit::{Case, Outcome as Became, Suite, document};
 
 /// The run as a document.
@@ -16,6 +19,24 @@ pub fn junit(report: &Report) -> String {
         suites[at].cases.push(written(case));
     }
     document("orion-peer check", report.duration_s, &suites)
+}
+
+/// A run that did not begin, for `reason`: one case, with an error.
+#[must_use]
+pub fn unreached(signal: &url::Url, reason: &str) -> String {
+    let case = Case {
+        class: "orion-peer.check.reach".to_owned(),
+        name: "reach".to_owned(),
+        seconds: 0.0,
+        outcome: Became::Error(["unreachable".into(), reason.into(), reason.into()]),
+    };
+    let suite = Suite {
+        name: "reach".to_owned(),
+        timestamp: jiff::Timestamp::now().to_string(),
+        properties: vec![("signal".to_owned(), shown(signal))],
+        cases: vec![case],
+    };
+    document("orion-peer check", 0.0, &[suite])
 }
 
 fn suite(report: &Report, group: &str) -> Suite {

@@ -29,6 +29,8 @@ impl Level {
 /// Beside what a case may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
+    /// Nothing, and before all others: what those cannot do without.
+    First,
     /// Anything: it joins no room.
     Free,
     /// Free cases: it needs the pair's room to itself.

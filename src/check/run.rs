@@ -1,5 +1,6 @@
-//! Which rule runs when: cases that need no room side by side, those of the room one after the other,
-//! then floods alone, and at the end what leaves the server changed.
+//! Which rule runs when: first what the others cannot do without, then cases that need no room side by
+//! side, those of the room one after the other, then floods alone, and at the end what leaves the server
+//! changed.
 
 use std::{
     collections::BTreeMap,
@@ -83,7 +84,7 @@ pub async fn run(
 }
 
 /// A URL without its query, which may hold a secret.
-fn shown(url: &Url) -> String {
+pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.to_string()
@@ -98,6 +99,11 @@ impl Run<'_> {
         let lane = |lane: Lane| {
             rules.iter().copied().enumerate().filter(move |(_, rule)| rule.lane == lane)
         };
+        for (at, rule) in lane(Lane::First) {
+            if self.one(at, rule).await == Outcome::Fail {
+                self.site.without(rule.id);
+            }
+        }
         let parallel = self.site.config.parallel.max(1);
         if parallel == 1 {
             self.serial(lane(Lane::Free).chain(lane(Lane::Room))).await;

@@ -1,6 +1,7 @@
 //! The server under test, and tokens for it: from its API, or made with its secret.
 
 mod commands;
+mod endpoint;
 mod joining;
 
 use std::{
@@ -16,6 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::endpoint::Endpoint;
 use super::{
     forge::{Signer, Template},
     plan::{CheckConfig, Device},
@@ -73,6 +75,10 @@ pub struct Site {
     greeting: AtomicU8,
     marks: AtomicU64,
     revoked: Mutex<bool>,
+    token_api: Endpoint,
+    signaling: Endpoint,
+    /// Rules that were broken first: what else needs them cannot be looked at.
+    without: std::sync::Mutex<Vec<&'static str>>,
 }
 
 impl Site {
@@ -90,7 +96,24 @@ impl Site {
             greeting: AtomicU8::new(UNKNOWN),
             marks: AtomicU64::new(0),
             revoked: Mutex::new(false),
+            token_api: Endpoint::new("the token API"),
+            signaling: Endpoint::new("the signaling server"),
+            without: std::sync::Mutex::default(),
         })
+    }
+
+    /// Told that a rule is broken which others cannot do without.
+    pub fn without(&self, rule: &'static str) {
+        locked(&self.without).push(rule);
+    }
+
+    /// # Errors
+    /// The rule is broken, which has been told: what needs it cannot be looked at.
+    fn needs(&self, rule: &str) -> Result<(), Miss> {
+        if locked(&self.without).contains(&rule) {
+            return Err(Miss::NotRun(format!("{rule} is broken")));
+        }
+        Ok(())
     }
 
     /// The device, if the run has it.
@@ -126,13 +149,14 @@ impl Site {
             request = request.header("Authorization", &format!("Bearer {login}"));
         }
         let request = request.header("Accept", "application/json").json(body);
-        self.in_time(async {
+        self.token_api.worth_asking()?;
+        let answer = self.in_time(async {
             let mut stream = connect(url, &self.config.trust, None)
                 .await
                 .map_err(|error| no_connection(&error))?;
             request.exchange(&mut stream).await
-        })
-        .await
+        });
+        self.token_api.note(answer.await)
     }
 
     /// The same; waits as long as the server asks for.
@@ -153,8 +177,9 @@ impl Site {
     /// The login of a device, as it goes over the wire.
     ///
     /// # Errors
-    /// The run has none.
+    /// The run has none, or gets no token with it.
     pub fn login(&self, who: Who) -> Result<String, Miss> {
+        self.needs("token.200")?;
         let login = self.device(who).and_then(|device| device.login.as_ref());
         let login = login.ok_or_else(|| Miss::NotRun(Need::TokenApi.reason().into()))?;
         Ok(String::from_utf8_lossy(login.expose()).into_owned())
@@ -309,6 +334,10 @@ impl Site {
             _ => Ok(answer.summary()),
         }
     }
+}
+
+fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn no_connection(error: &io::Error) -> Miss {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     auth::{jws::Key, secret::Secret},
     check::{
-        junit::junit,
+        junit::{junit, unreached},
         plan::{CheckConfig, Device, OtherPair, Selection, TokenIn},
         result::{List, Outcome, Report},
         rule::Level,
@@ -53,7 +53,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: u8,
     /// Longest time for one case; those of --slow have longer
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = some_time)]
     case_timeout: Duration,
     /// Write `JUnit` XML for a CI server
     #[arg(long, value_name = "FILE", help = "Write JUnit XML for a CI server")]
@@ -138,7 +138,13 @@ pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
     if let Some(path) = &args.junit {
         whole_file::check(path).map_err(|error| cannot_write(path, &error))?;
     }
-    reach(&config).await?;
+    if let Err(failure) = reach(&config).await {
+        if let Some(path) = &args.junit {
+            // A CI server reads the file of this run, not that of the one before.
+            write(path, &unreached(&config.signal, &failure.to_string()))?;
+        }
+        return Err(failure);
+    }
     let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
     let progress = Progress::new(mode, config.rules().len() as u64);
     let tell = |done: usize, id: &str| progress.update(done as u64, id);
@@ -149,8 +155,7 @@ pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
     output.event(&report)?;
     output.result(text::text(&report, text::Marks::new(colors)))?;
     if let Some(path) = &args.junit {
-        let written = whole_file::write(path, junit(&report).as_bytes());
-        written.map_err(|error| cannot_write(path, &error))?;
+        write(path, &junit(&report))?;
     }
     conclude(&report)
 }
@@ -238,14 +243,28 @@ async fn reach(config: &CheckConfig) -> Result<(), Failure> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", REACH_WITHIN.as_secs()),
     };
-    Err(Failure::new(
+    let failure = Failure::new(
         Stage::Signaling,
         format!(
             "cannot connect to {host}, port {}: {reason}",
             url.port_or_known_default().unwrap_or(80)
         ),
         "is the server running? `orion-peer doctor` says what is in the way; --cacert FILE names a CA of your own",
-    ))
+    );
+    Err(Failure { code: Some("unreachable".into()), ..failure })
+}
+
+fn write(path: &std::path::Path, text: &str) -> Result<(), Failure> {
+    whole_file::write(path, text.as_bytes()).map_err(|error| cannot_write(path, &error))
+}
+
+/// A duration that is not 0.
+fn some_time(text: &str) -> Result<Duration, String> {
+    match units::duration(text) {
+        Ok(Duration::ZERO) => Err("no case ends within no time: write 30s".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
@@ -259,7 +278,10 @@ fn conclude(report: &Report) -> Result<(), Failure> {
     let failure = match failed[..] {
         [first, ..] => Failure::requirement(
             Stage::Server,
-            format!("{} of the contract's rules are broken: {}", failed.len(), failed.join(", ")),
+            match failed.len() {
+                1 => format!("one of the contract's rules is broken: {first}"),
+                many => format!("{many} of the contract's rules are broken: {}", failed.join(", ")),
+            },
             format!("look at one alone: orion-peer check --only {first}"),
         ),
         [] if report.partial => Failure::new(

@@ -17,6 +17,7 @@ use crate::{
     server::{self, ServerConfig, TurnAdvert},
     turn::{TurnConfig, TurnError, TurnServer},
     types::Stage,
+    units,
 };
 
 /// Port of STUN and TURN (RFC 8656 §19).
@@ -27,7 +28,7 @@ const PORT: u16 = 3478;
 #[command(next_help_heading = "STUN and TURN")]
 pub struct TurnArgs {
     /// Address of the embedded STUN and TURN server, UDP and TCP; default: port 3478 beside --listen
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub turn_listen: Option<SocketAddr>,
     /// No embedded STUN and TURN server
     #[arg(long)]
@@ -39,7 +40,7 @@ pub struct TurnArgs {
     #[arg(long, value_name = "IP")]
     pub turn_relay_address: Option<IpAddr>,
     /// Second address to answer STUN on, another IP and port: shows clients how their NAT behaves
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub turn_alternate: Option<SocketAddr>,
     /// External STUN or TURN server to name in token answers, instead of the embedded one; repeatable
     #[arg(long, value_name = "URL", value_delimiter = ',')]
@@ -58,6 +59,15 @@ pub struct TurnArgs {
     pub tls: tls::TurnTlsArgs,
 }
 
+impl TurnArgs {
+    /// A flag that is given and would promise what only the embedded server does. Its addresses are
+    /// none: a configuration file may have them, and a command line leave the server out.
+    fn embedded(&self) -> Option<&'static str> {
+        let previous = self.turn_previous_secret.is_some().then_some("--turn-previous-secret");
+        previous.or_else(|| self.limits.given()).or_else(|| self.tls.given())
+    }
+}
+
 /// Starts the relay that the flags ask for, and has token answers and metrics tell of it.
 ///
 /// # Errors
@@ -69,12 +79,25 @@ pub async fn start(
     config: &mut ServerConfig,
 ) -> Result<Option<TurnServer>, Failure> {
     let secret = read_secret("--turn-secret", args.turn_secret.as_deref())?;
-    if let (Some(flag), true) = (args.tls.given(), args.no_turn || !args.turn_url.is_empty()) {
+    if let (Some(flag), true) = (args.embedded(), args.no_turn || !args.turn_url.is_empty()) {
         return Err(Failure::usage(
             format!(
                 "{flag} is for the embedded TURN server, which --no-turn and --turn-url leave out"
             ),
             "leave one of them out",
+        ));
+    }
+    if args.no_turn && (secret.is_some() || !args.turn_url.is_empty()) {
+        let flag = if secret.is_some() { "--turn-secret" } else { "--turn-url" };
+        return Err(Failure::usage(
+            format!("{flag} is for a TURN server, and --no-turn says there is none"),
+            format!("leave --no-turn or {flag} out"),
+        ));
+    }
+    if args.turn_previous_secret.is_some() && secret.is_none() {
+        return Err(Failure::usage(
+            "--turn-previous-secret without a present one",
+            "give --turn-secret, too",
         ));
     }
     if !args.turn_url.is_empty() {
@@ -213,6 +236,27 @@ mod tests {
                 },
                 "127.0.0.1:0",
                 "--turn-tls-port",
+            ),
+            (
+                TurnArgs { turn_secret: Some("s".into()), no_turn: true, ..TurnArgs::default() },
+                "127.0.0.1:0",
+                "--turn-secret",
+            ),
+            (
+                TurnArgs { turn_previous_secret: Some("s".into()), ..TurnArgs::default() },
+                "127.0.0.1:0",
+                "without a present one",
+            ),
+            (
+                TurnArgs {
+                    limits: limits::TurnLimitArgs {
+                        turn_quota: Some(1),
+                        ..limits::TurnLimitArgs::default()
+                    },
+                    ..urls("stun:h:1")
+                },
+                "127.0.0.1:0",
+                "--turn-quota",
             ),
         ] {
             let failure = refused(args, listen).await;

@@ -13,7 +13,7 @@ mod pairs;
 pub(super) mod store;
 pub mod tls;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
@@ -23,10 +23,11 @@ use self::{
     operation::OperationArgs, store::StoreArgs, tls::TlsArgs,
 };
 use super::{
+    connect::{DEV_SIGNAL, SIGNAL_PATH},
     failure::Failure,
     output::Output,
     relay::{self, TurnArgs},
-    stop,
+    stop, units,
 };
 use crate::{
     auth::login::DEV_TOKEN,
@@ -47,7 +48,7 @@ pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
     /// Address to listen on; without a signing secret a loopback address only
-    #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS)]
+    #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS, value_parser = units::address)]
     pub listen: SocketAddr,
     /// Where the pairs are.
     #[command(flatten)]
@@ -72,7 +73,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
     /// Web origin that may connect, such as `https://example.org`, or `*`; repeatable
-    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = configure::origin)]
     pub allow_origin: Vec<String>,
     /// Take the token from `?token=`, too
     #[arg(long)]
@@ -120,7 +121,10 @@ pub struct Served {
 impl Served {
     /// Asks sockets to go, and stops everything.
     pub async fn shutdown(self) {
+        let store = Arc::clone(self.server.store());
         self.server.shutdown().await;
+        // A file is then whole by itself, without its log beside it.
+        store.close().await;
         if let Some(relay) = self.relay {
             relay.close().await;
         }
@@ -184,7 +188,7 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
         let remedy = match &error {
             ServerError::Metrics { .. } => "give another address with --metrics-listen",
             ServerError::Bus(BusError::Connect { login: true, .. }) => {
-                "check the user in --bus and ORION_BUS_PASSWORD"
+                "check the user in --bus, and --bus-password @FILE or ORION_BUS_PASSWORD"
             }
             ServerError::Bus(_) => "check --bus, and that Redis runs there",
             _ => "check --db and the signing secret",
@@ -214,7 +218,8 @@ fn announce(
             let tls = tls.map(|tls| format!("; TLS on port {}", tls.port())).unwrap_or_default();
             format!("  STUN/TURN  {address}, UDP and TCP{tls}")
         }
-        None => "  STUN/TURN  not here".to_owned(),
+        None if args.turn.turn_url.is_empty() => "  STUN/TURN  off".to_owned(),
+        None => format!("  STUN/TURN  {}", args.turn.turn_url.join(", ")),
     });
     if let Some(certificate) = certificate {
         output.line(format!("  TLS        SHA-256 {}", certificate.fingerprint()));
@@ -237,9 +242,19 @@ fn announce(
             server::DEV_PHONE,
             server::DEV_MAC
         ));
-        output.line(
-            "connect with `orion-peer recv --out frames/` and `orion-peer send --source pattern`",
-        );
+        let own = server.signal_url();
+        let mut at = String::new();
+        if own != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
+            at.push_str(" --signal ");
+            at.push_str(&own);
+        }
+        if let Some(certificate) = certificate {
+            at.push_str(" --tls-pin ");
+            at.push_str(&certificate.fingerprint().to_string());
+        }
+        output.line(format!(
+            "connect with `orion-peer recv --out frames/{at}` and `orion-peer send --source pattern{at}`"
+        ));
     }
     output.event(&serde_json::json!({
         "event": "listening",

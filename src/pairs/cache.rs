@@ -133,14 +133,10 @@ impl Cached {
         match &answer {
             Err(StoreError::Rule { .. }) => {}
             Err(error) => {
-                if outage.is_none() {
-                    tracing::error!(%error, "the pair store is down");
-                }
                 *outage = Some(Outage { error: error.clone(), again: Instant::now() + PAUSE });
             }
             Ok(_) => {
                 if outage.take().is_some() {
-                    tracing::info!("the pair store answers again");
                     self.pairs.invalidate_all();
                     self.devices.invalidate_all();
                 }
@@ -215,6 +211,10 @@ impl PairStore for Cached {
         self.pairs.invalidate(id).await;
         self.devices.invalidate_all();
         Ok(revoked)
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

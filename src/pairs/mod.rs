@@ -190,6 +190,9 @@ pub trait PairStore: Send + Sync {
     /// Revokes a pair at the time `now`; false when there was none to revoke.
     async fn revoke(&self, id: &PairId, now: u64) -> Result<bool, StoreError>;
 
+    /// Closes the store, as far as it is of this process; every later operation may fail.
+    async fn close(&self) {}
+
     /// Whether the store answers.
     async fn ready(&self) -> Result<(), StoreError>;
 

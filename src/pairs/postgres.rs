@@ -161,7 +161,7 @@ fn failed(operation: &'static str, error: &sqlx::Error) -> StoreError {
     let cause = match error {
         // A refused connection is tried again until then.
         sqlx::Error::PoolTimedOut => format!(
-            "no connection within {} s: check the address in --db, and that the database runs",
+            "refused or unanswered for {} s: check the address in --db, and that the database runs",
             WITHIN.as_secs()
         ),
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => late(WITHIN),

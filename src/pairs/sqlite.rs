@@ -1,21 +1,32 @@
 //! Pairs in `SQLite`: a file, or memory for the dev server and tests.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use sqlx::{
-    Row, Sqlite, SqlitePool,
+    ConnectOptions, Row, Sqlite, SqliteConnection, SqlitePool,
+    migrate::MigrateError,
     query::Query,
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
     },
 };
 
+use tokio::time::sleep;
+
 use super::{Pair, PairStore, Status, StoreError};
 use crate::types::{DeviceId, PairId};
 
 /// How long a query waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between attempts to open a database that is busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a query waits for a connection before the store counts as down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,6 +35,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct SqlitePairs {
     pool: SqlitePool,
+    /// Keeps a database in memory alive.
+    _keeper: Option<Arc<Mutex<SqliteConnection>>>,
 }
 
 impl SqlitePairs {
@@ -45,8 +58,16 @@ impl SqlitePairs {
     /// # Errors
     /// [`StoreError::Open`] when it cannot be made.
     pub async fn in_memory() -> Result<Self, StoreError> {
-        // Each connection would have a memory of its own: there is one, and it is never closed.
-        Self::connect(SqliteConnectOptions::new().in_memory(true), 1, "in memory").await
+        let open = |error: sqlx::Error| StoreError::Open {
+            subject: "in memory".to_owned(),
+            cause: error.to_string(),
+        };
+        // All connections with this URL share one database, which lives as long as any of them. The
+        // pool may lose its own: a request that is given up in the middle of a query ends it.
+        let options: SqliteConnectOptions = "sqlite::memory:".parse().map_err(open)?;
+        let keeper = options.connect().await.map_err(open)?;
+        let store = Self::connect(options, 1, "in memory").await?;
+        Ok(Self { _keeper: Some(Arc::new(Mutex::new(keeper))), ..store })
     }
 
     async fn connect(
@@ -60,15 +81,20 @@ impl SqlitePairs {
             .max_connections(connections)
             .idle_timeout(None)
             .max_lifetime(None)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(|error| open(error.to_string()))?;
-        sqlx::migrate!("src/pairs/migrations")
-            .run(&pool)
-            .await
-            .map_err(|error| open(error.to_string()))?;
-        Ok(Self { pool })
+            .acquire_timeout(ACQUIRE_TIMEOUT);
+        let opened = patiently(|| pool.clone().connect_with(options.clone())).await;
+        let pool = opened.map_err(|error| open(error.to_string()))?;
+        if patiently(|| migrate(pool.clone())).await.is_err() {
+            // Another process may have made the table at the same moment: now it is there.
+            let migrated = patiently(|| migrate(pool.clone())).await;
+            migrated.map_err(|error| open(error.to_string()))?;
+        }
+        Ok(Self { pool, _keeper: None })
+    }
+
+    /// Closes the database; every later operation fails.
+    pub async fn close(&self) {
+        self.pool.close().await;
     }
 
     /// Adds pairs in one transaction: thousands of them in less than a second.
@@ -83,11 +109,33 @@ impl SqlitePairs {
         }
         transaction.commit().await.map_err(failed)
     }
+}
 
-    /// Closes the database; every later operation fails.
-    pub async fn close(&self) {
-        self.pool.close().await;
+async fn migrate(pool: SqlitePool) -> Result<(), sqlx::Error> {
+    sqlx::migrate!("src/pairs/migrations").run(&pool).await.map_err(|error| match error {
+        MigrateError::Execute(error) => error,
+        error => sqlx::Error::Migrate(Box::new(error)),
+    })
+}
+
+/// Tries again while another process has just opened or is closing the database: for that `SQLite` itself
+/// does not wait, as it does for a write.
+async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if is_busy(&error) && begun.elapsed() < BUSY_TIMEOUT => {
+                sleep(BUSY_PAUSE).await;
+            }
+            result => return result,
+        }
     }
+}
+
+/// `SQLITE_BUSY`, in the low byte of the extended code.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 fn query(operation: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
@@ -211,6 +259,10 @@ impl PairStore for SqlitePairs {
         .map_err(query("revoke a pair"))
     }
 
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1 FROM device_pairs LIMIT 1")
             .fetch_optional(&self.pool)
@@ -244,6 +296,43 @@ mod tests {
         assert_eq!(store.pairs_of("user", &"mac".into()).await.unwrap(), []);
         let revoked = Pair { status: Status::Revoked, revoked_at: Some(9), ..demo() };
         assert_eq!(store.list().await.unwrap(), [revoked]);
+    }
+
+    #[tokio::test]
+    async fn a_query_given_up_in_the_middle_loses_no_pair_in_memory() {
+        let store = SqlitePairs::in_memory().await.unwrap();
+        store.add(&demo()).await.unwrap();
+        for steps in 0..200 {
+            // Dropped after so many polls, as a handler is when its client goes.
+            let mut query = std::pin::pin!(store.list());
+            for _ in 0..steps % 8 {
+                if futures_util::poll!(query.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(store.list().await.unwrap(), [demo()]);
+    }
+
+    /// A server that starts while the one before it stops, and commands beside both.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_that_others_open_and_close_can_be_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.db");
+        // Each that closes last empties the log and removes it, which the next to open runs into.
+        let path = &path;
+        let others = (0..3_u32).map(|other| async move {
+            for number in 0..40 {
+                let store = SqlitePairs::open(path).await.unwrap();
+                let id = format!("{other}-{number}");
+                let pair = Pair::active(id.as_str(), "user", id.as_str(), "mac", 7);
+                store.add(&pair).await.unwrap();
+                store.close().await;
+            }
+        });
+        futures_util::future::join_all(others).await;
+        assert_eq!(SqlitePairs::open(path).await.unwrap().list().await.unwrap().len(), 120);
     }
 
     #[tokio::test]

@@ -73,6 +73,11 @@ fn http(text: &mut String, parts: &Parts) {
     if let Some(tls) = &parts.config.front.tls {
         let help = "TLS certificates read again because the files had changed.";
         labelled(text, "orion_tls_reloads_total", "result", help, tls.reloads());
+        if let Some(end) = tls.expires() {
+            let name = "orion_tls_certificate_expires_seconds";
+            head(text, name, "When the TLS certificate expires, seconds since 1970.", "gauge");
+            line(text, format_args!("{name} {end}"));
+        }
     }
 }
 

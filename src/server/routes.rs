@@ -31,6 +31,7 @@ async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
 
 /// The routes of the metrics' own listener.
 pub(super) fn metrics_only(parts: &Arc<Parts>) -> Router {
+    let not_found = || async { refused("the routes are /metrics, /healthz and /readyz".into()) };
     operation(true).with_state(Arc::clone(parts)).fallback(not_found)
 }
 
@@ -41,14 +42,18 @@ fn operation(with_metrics: bool) -> Router<Arc<Parts>> {
 }
 
 async fn not_found() -> impl IntoResponse {
-    let message =
-        format!("the routes are {}, {TOKEN_PATH}, /healthz, /readyz, /metrics", signaling::PATH);
+    let message = format!("the routes are {}, {TOKEN_PATH}, /healthz and /readyz", signaling::PATH);
+    refused(message)
+}
+
+fn refused(message: String) -> impl IntoResponse {
     (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
 }
 
-/// Is it alive: whatever it says of itself, the answer is yes.
+/// Is it alive: it answers at once, without asking anybody.
 async fn healthz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
-    status(health(&parts).await, StatusCode::OK)
+    let word = if parts.signaling.is_draining() { "draining" } else { "ok" };
+    status(word, StatusCode::OK)
 }
 
 /// May it get new clients.
@@ -74,7 +79,7 @@ async fn health(parts: &Parts) -> &'static str {
     match store.watch(parts.config.store.ready()).await {
         Ok(()) => "ok",
         Err(error) => {
-            tracing::error!(%error, "not ready");
+            tracing::debug!(%error, "not ready");
             "store-down"
         }
     }

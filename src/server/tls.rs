@@ -31,6 +31,9 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// How long before its end a certificate is told to expire, seconds: a week.
+const EXPIRES_SOON_S: i64 = 7 * 24 * 3600;
+
 /// Why there is no certificate to serve with.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -193,6 +196,37 @@ impl Tls {
         certificate::is_for(&self.leaf(), host)
     }
 
+    /// Until when the certificate is valid, seconds since 1970.
+    #[must_use]
+    pub fn expires(&self) -> Option<i64> {
+        certificate::validity(&self.leaf()).map(|(_, end)| end)
+    }
+
+    /// What is wrong with the certificate's times at `now`, seconds since 1970; none when nothing is.
+    #[must_use]
+    pub fn untimely(&self, now: i64) -> Option<String> {
+        let (begin, end) = certificate::validity(&self.leaf())?;
+        let date = |at| {
+            jiff::Timestamp::from_second(at).map_or_else(|_| at.to_string(), |at| at.to_string())
+        };
+        match now {
+            now if now < begin => Some(format!("is valid from {} only", date(begin))),
+            now if now > end => Some(format!("has expired at {}", date(end))),
+            now if now > end - EXPIRES_SOON_S => Some(format!("expires at {}", date(end))),
+            _ => None,
+        }
+    }
+
+    /// Says in the log when clients do not believe the certificate, or soon will not.
+    pub fn tell_untimely(&self) {
+        if let Some(trouble) = self.untimely(jiff::Timestamp::now().as_second()) {
+            let names = self.names().join(", ");
+            tracing::warn!(
+                "the TLS certificate for {names} {trouble}: renew its files, they are read again"
+            );
+        }
+    }
+
     /// Whether it comes from files, and can change.
     #[must_use]
     pub fn has_files(&self) -> bool {
@@ -236,6 +270,7 @@ impl Tls {
             Ok(true) => {
                 self.0.reloads.count("ok");
                 tracing::info!(sha256 = %self.fingerprint(), "a new TLS certificate is in use");
+                self.tell_untimely();
             }
             Err(error) => {
                 self.0.reloads.count("failed");
@@ -247,6 +282,7 @@ impl Tls {
 
     /// Looks at the files again and again. Runs until it is dropped.
     pub async fn watch(self) {
+        self.tell_untimely();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let tls = self.clone();
@@ -372,6 +408,25 @@ mod tests {
         fn certificate_text(&self) -> String {
             fs::read_to_string(self.certificate()).unwrap()
         }
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_valid_now_is_told() {
+        let pair = Pair::new("a.example");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut made = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        made.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        made.not_after = rcgen::date_time_ymd(2020, 3, 1);
+        fs::write(pair.certificate(), made.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(pair.key(), key.serialize_pem()).unwrap();
+        let tls = pair.read().unwrap();
+        let end = 1_583_020_800;
+        assert_eq!(tls.expires(), Some(end));
+        let told = |at: i64| tls.untimely(at).unwrap_or_default();
+        assert_eq!(told(end - EXPIRES_SOON_S), "");
+        assert_eq!(told(end - 60), "expires at 2020-03-01T00:00:00Z");
+        assert_eq!(told(end + 1), "has expired at 2020-03-01T00:00:00Z");
+        assert_eq!(told(1_577_836_799), "is valid from 2020-01-01T00:00:00Z only");
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "no token given");
+        tracing::warn!(%error, "no token given");
         Self::unavailable("store-down", "the pair store is not available; try again")
     }
 }
@@ -130,7 +130,7 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
     let device = wanted.device_id;
     let minted = parts.config.verifier.mint(device.clone(), pair.id.clone(), now, MAX_LIFETIME_S);
     let (token, claims) = minted.map_err(|error| {
-        tracing::error!(%error, "no token given");
+        tracing::warn!(%error, "no token given");
         Refusal::unavailable("cannot-sign", "the server cannot sign tokens now")
     })?;
     tracing::info!(pair = %pair.id, %device, "token given");
@@ -158,7 +158,7 @@ async fn user(parts: &Parts, headers: &HeaderMap, now: u64) -> Result<String, Re
     login.user(token, now).await.map_err(|error| match error {
         LoginError::Refused(reason) => refused(format!("the login token is refused: {reason}")),
         LoginError::Unavailable(cause) => {
-            tracing::error!(cause, "no token given");
+            tracing::warn!(cause, "no token given");
             Refusal::unavailable("login-down", "the login service is not available; try again")
         }
     })

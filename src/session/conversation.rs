@@ -119,7 +119,7 @@ impl Conversation {
                 self.present = false;
                 format!("the {other} left the room ({reason:?})").to_lowercase()
             }
-            LinkEvent::SignalingLost(cause) => format!("signaling: {cause}; trying again"),
+            LinkEvent::SignalingLost(cause) => format!("signaling: {cause} (trying again)"),
             LinkEvent::CandidateError { url, code, text, remedy } => {
                 format!("ice server {url}: {code} {text}; {remedy}")
             }

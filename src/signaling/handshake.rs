@@ -265,7 +265,7 @@ pub fn bearer(value: &HeaderValue) -> Option<&str> {
 async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<(Role, String), Refusal> {
     let found = shared.counters.store.watch(shared.store.active_pair(&claims.pair_id)).await;
     let pair = found.map_err(|error| {
-        tracing::error!(%error, "handshake refused");
+        tracing::warn!(%error, "handshake refused");
         Refusal::unavailable("store-down", "the pair store is not available; try again")
     })?;
     pair.and_then(|pair| Some((pair.role(&claims.sub)?, pair.user_id))).ok_or_else(|| {

@@ -8,7 +8,7 @@ use crate::run::run;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// What follows `serve --listen 127.0.0.1:0`, and a word that the refusal must have.
-const WRONG: [(&str, &str); 55] = [
+const WRONG: [(&str, &str); 66] = [
     ("--jwt-secret short", "32"),
     ("--jwt-secret @nofile", "--jwt-secret"),
     ("--jwt-secret SECRET", "--db"),
@@ -25,6 +25,11 @@ const WRONG: [(&str, &str); 55] = [
     ("--login-jwks https://x/y --jwt-secret SECRET --db p.db", "--login-issuer"),
     ("--login-issuer https://x", "--login-jwks"),
     ("--login-secret SECRET --jwt-jwks https://x/j --db p.db", "--jwt-secret"),
+    ("--allow-origin https://a.example/", "--allow-origin"),
+    ("--allow-origin HTTPS://A.example", "--allow-origin"),
+    ("--allow-origin a.example", "--allow-origin"),
+    ("--allow-origin https://*.example", "--allow-origin"),
+    ("--allow-origin https://a.example:443", "--allow-origin"),
     ("--tls-cert a.pem", "--tls-key"),
     ("--tls-key a.pem", "--tls-cert"),
     ("--tls-cert a.pem --tls-key b.pem", "a.pem"),
@@ -64,6 +69,12 @@ const WRONG: [(&str, &str); 55] = [
     ("--ice-username u --ice-credential c", "turn:HOST"),
     ("--turn-ttl 5m", "--turn-ttl"),
     ("--turn-quota many", "--turn-quota"),
+    ("--turn-quota 5", "--no-turn"),
+    ("--turn-secret SECRET", "--no-turn"),
+    ("--turn-listen 127.0.0.1", "IP:PORT"),
+    ("--metrics-listen localhost:1", "IP:PORT"),
+    ("--add-pair p:a:a", "two devices"),
+    ("--issuer=", "--issuer"),
 ];
 
 #[test]
@@ -106,4 +117,33 @@ fn the_file_is_refused_like_the_flags() {
         assert_eq!(ended.code, Some(2), "{text}: {}", ended.stderr);
         assert!(ended.stderr.contains(named), "{text}: {}", ended.stderr);
     }
+}
+
+#[test]
+fn a_pair_store_that_is_not_there_is_not_made_by_asking() {
+    let dir = tempfile::tempdir().unwrap();
+    for line in [&["list"][..], &["revoke", "p"]] {
+        let line = [&["serve", "pairs"], line, &["--db", "typo.db"]].concat();
+        let ended = run(dir.path(), &line);
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        assert!(ended.stderr.contains("no pair store typo.db"), "{}", ended.stderr);
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_in_the_junit_file_of_check() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("c.xml"), "of the run before").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/api/signal", listener.local_addr().unwrap());
+    drop(listener);
+    let ended = run(dir.path(), &["check", "--signal", &url, "--junit", "c.xml", "--json"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let line: serde_json::Value = serde_json::from_str(&ended.stdout.join("")).unwrap();
+    assert_eq!(line["error"]["code"], "unreachable", "{line}");
+    let written = fs::read_to_string(dir.path().join("c.xml")).unwrap();
+    let document = roxmltree::Document::parse(&written).unwrap();
+    let error = document.descendants().find(|node| node.has_tag_name("error")).unwrap();
+    assert!(error.attribute("message").unwrap().contains("cannot connect"), "{written}");
 }

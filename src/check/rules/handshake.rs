@@ -27,7 +27,7 @@ pub const RULES: &[Rule] = &[
         |site| Box::pin(upgraded(site)),
     )
     .production()
-    .lane(Lane::Room),
+    .lane(Lane::First),
     Rule::new(
         "handshake.subprotocol",
         [

@@ -6,7 +6,7 @@ use crate::{
     auth::unix_now,
     check::{
         forge::{Template, with_bad_signature},
-        rule::{Miss, Need, Rule, Seen, broken},
+        rule::{Lane, Miss, Need, Rule, Seen, broken},
         site::{Site, Who},
     },
     proto::claims::{LEEWAY_S, MAX_LIFETIME_S},
@@ -26,6 +26,7 @@ pub const RULES: &[Rule] = &[
         |site| Box::pin(given(site)),
     )
     .production()
+    .lane(Lane::First)
     .needs(API),
     Rule::new(
         "token.claims",

@@ -72,13 +72,14 @@ impl Site {
                 request = request.header(name, value);
             }
         }
-        self.in_time(async {
+        self.signaling.worth_asking()?;
+        let answer = self.in_time(async {
             let connected = connect(&url, &self.config.trust, knock.receive_buffer).await;
             let mut stream = connected.map_err(|error| no_connection(&error))?;
             let answer = request.exchange(&mut stream).await?;
             Ok((answer, stream))
-        })
-        .await
+        });
+        self.signaling.note(answer.await)
     }
 
     /// Asks for the upgrade; waits as long as the server asks for.
@@ -124,6 +125,7 @@ impl Site {
     pub async fn join_with(&self, knock: &Knock) -> Result<Socket, Miss> {
         let (answer, stream) = self.knock(knock).await?;
         if answer.status != 101 {
+            self.needs("handshake.101")?;
             return broken(format!("a good token was not let in: {}", answer.summary()));
         }
         let patience = self.config.patience.clone();

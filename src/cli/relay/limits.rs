@@ -47,6 +47,20 @@ pub struct TurnLimitArgs {
 }
 
 impl TurnLimitArgs {
+    /// The first flag of these that is given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--turn-allow-peer", !self.turn_allow_peer.is_empty()),
+            ("--turn-deny-peer", !self.turn_deny_peer.is_empty()),
+            ("--turn-quota", self.turn_quota.is_some()),
+            ("--turn-max-allocations", self.turn_max_allocations.is_some()),
+            ("--turn-bandwidth", self.turn_bandwidth.is_some()),
+            ("--turn-total-bandwidth", self.turn_total_bandwidth.is_some()),
+            ("--turn-ports", self.turn_ports.is_some()),
+        ];
+        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+    }
+
     /// How much of everything; for what is not given, the default.
     ///
     /// # Errors

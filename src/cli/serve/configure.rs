@@ -21,6 +21,12 @@ use crate::{
 
 /// Turns flags into a configuration; true when it is the dev server's.
 pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), Failure> {
+    for (flag, name) in [("--issuer", &args.issuer), ("--audience", &args.audience)] {
+        if name.as_ref().is_some_and(String::is_empty) {
+            let remedy = format!("name what tokens must name, or leave {flag} out");
+            return Err(Failure::usage(format!("{flag} is empty"), remedy));
+        }
+    }
     let policy = Policy { issuer: args.issuer.clone(), audience: args.audience.clone() };
     let verifier = login::verifier(args, policy.clone())?;
     let access_tokens = login::access_tokens(args)?;
@@ -109,14 +115,16 @@ fn parse_pairs(given: &[String], dev: bool) -> Result<Vec<Pair>, Failure> {
             [id, ios, mac, user] => Some((id, ios, mac, user)),
             _ => None,
         };
-        pair.map(|(id, ios, mac, user)| Pair::active(id, user, ios, mac, unix_now())).ok_or_else(
-            || {
-                Failure::usage(
-                    format!("--add-pair {text} is not understood"),
-                    "write ID:PHONE:MAC:USER (a dev server fills in the user)",
-                )
-            },
-        )
+        let filled = |(id, ios, mac, user): &(&str, &str, &str, &str)| {
+            ios != mac && [id, ios, mac, user].iter().all(|part| !part.is_empty())
+        };
+        match pair.filter(filled) {
+            Some((id, ios, mac, user)) => Ok(Pair::active(id, user, ios, mac, unix_now())),
+            None => Err(Failure::usage(
+                format!("--add-pair {text} is not understood"),
+                "write ID:PHONE:MAC:USER with two devices (a dev server fills in the user)",
+            )),
+        }
     };
     given.iter().map(parse).collect()
 }
@@ -132,6 +140,28 @@ async fn add_once(store: &dyn PairStore, pair: &Pair) -> Result<(), Failure> {
         return Ok(());
     }
     store.add(pair).await.map_err(broken)
+}
+
+/// An origin as browsers write it (RFC 6454 §6.2), or `*`.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text);
+    let written = url.as_ref().map(|url| (url.origin(), url.origin().ascii_serialization()));
+    let host_alone = text.split_once("://").is_some_and(|(_, host)| {
+        !host.is_empty() && !host.contains(['/', '?', '#', '*', '@', ' '])
+    });
+    let as_browsers = match written {
+        Ok((url::Origin::Tuple(..), written)) => written == text,
+        // Of apps: `capacitor://localhost`.
+        Ok((url::Origin::Opaque(_), _)) => text == text.to_lowercase(),
+        Err(_) => false,
+    };
+    if text == "*" || (host_alone && as_browsers) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{text}` is no origin as browsers write it: scheme://host, in lower case, with a port other than \
+         the usual one and nothing after it"
+    ))
 }
 
 fn origins(listed: &[String], dev: bool) -> Origins {
@@ -202,6 +232,10 @@ mod tests {
             (&["--jwt-keys", "/nonexistent/keys"], "cannot be read"),
             (&["--jwt-jwks", "http://127.0.0.1:1/j", "--login-secret", SECRET], "no key to sign"),
             (&["--add-pair", "only-an-id"], "not understood"),
+            (&["--add-pair", "p:one:one"], "not understood"),
+            (&["--add-pair", "p::mac"], "not understood"),
+            (&["--issuer", ""], "--issuer is empty"),
+            (&["--audience", ""], "--audience is empty"),
         ] {
             let failure = failure(flags).await;
             assert_eq!(failure.exit, 2, "{flags:?}: {failure}");

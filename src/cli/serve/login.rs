@@ -24,8 +24,8 @@ const JWKS_PATH: &str = "/.well-known/jwks.json";
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Login and keys")]
 pub struct LoginArgs {
-    /// Key file of signaling tokens, or directory of such files, as [KID=]PATH; read again on SIGHUP;
-    /// repeatable. The first that can sign signs, of a directory the last by name; all verify
+    /// Key file of signaling tokens, or directory of files *.pem and *.key, as [KID=]PATH; read again on
+    /// SIGHUP; repeatable. The first that can sign signs, of a directory the last by name; all verify
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub jwt_keys: Vec<String>,
     /// Public keys (JWKS) of signaling tokens that are signed elsewhere

@@ -28,7 +28,7 @@ pub struct OperationArgs {
     #[arg(long, value_name = "NAME", value_enum)]
     pub proxy_header: Option<ProxyHeaderName>,
     /// Answer /metrics here, in plain HTTP, instead of on --listen; /healthz and /readyz, too
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub metrics_listen: Option<SocketAddr>,
     /// Log every request and socket on stderr, an event a line
     #[arg(long, value_name = "FORMAT", value_enum)]

@@ -133,6 +133,19 @@ fn named(db: &DbArgs) -> Result<Place, Failure> {
     })
 }
 
+/// The store that is named; a file must be there, for there is nothing in one that is made now.
+fn there(db: &DbArgs) -> Result<Place, Failure> {
+    let place = named(db)?;
+    match &place {
+        Place::File(path) if !path.exists() => Err(Failure::new(
+            Stage::Server,
+            format!("there is no pair store {}", path.display()),
+            "check --db; `orion-peer serve pairs add` makes a new one",
+        )),
+        _ => Ok(place),
+    }
+}
+
 async fn add(args: AddArgs, output: Output) -> Result<(), Failure> {
     let given = [("--phone", &args.phone), ("--mac", &args.mac), ("--user", &args.user)];
     let empty = given.into_iter().chain(args.id.as_ref().map(|id| ("--id", id)));
@@ -152,7 +165,7 @@ async fn add(args: AddArgs, output: Output) -> Result<(), Failure> {
 }
 
 async fn list(args: ListArgs, output: Output) -> Result<(), Failure> {
-    let store = args.db.open(&named(&args.db)?).await?;
+    let store = args.db.open(&there(&args.db)?).await?;
     let pairs = store.list().await.map_err(|error| failure(&error))?;
     for pair in &pairs {
         output.event(&Line::of(pair))?;
@@ -194,7 +207,7 @@ fn table(pairs: &[Pair]) -> String {
 }
 
 async fn revoke(args: RevokeArgs, output: Output) -> Result<(), Failure> {
-    let store = args.db.open(&named(&args.db)?).await?;
+    let store = args.db.open(&there(&args.db)?).await?;
     let id = PairId(args.id);
     let revoked = store.revoke(&id, unix_now()).await.map_err(|error| failure(&error))?;
     if !revoked {

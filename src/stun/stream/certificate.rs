@@ -77,6 +77,15 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     }
 }
 
+/// The seconds since 1970 from which and until which a certificate is valid (RFC 5280 §4.1.2.5); none
+/// when it cannot be read.
+#[must_use]
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let validity = parsed.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
 /// Whether a certificate is for a host: a DNS name, or an IP address without brackets.
 #[must_use]
 pub fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {

@@ -44,6 +44,8 @@ fn of_a_directory_the_last_private_key_signs_and_all_verify() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("2026-11.pem"), EC).unwrap();
     fs::write(dir.path().join(".hidden"), "not a key").unwrap();
+    // The last by name, and long enough for a secret.
+    fs::write(dir.path().join("README"), "Ask operations before you touch these keys.").unwrap();
     let before = read(&[path(dir.path())]).unwrap();
     // First the public half is put there, so that all nodes know it.
     fs::write(dir.path().join("2026-12.pem"), RSA_PUBLIC).unwrap();
