@@ -41,6 +41,10 @@ pub struct SendArgs {
     /// Save each sent keyframe in DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
+    /// End when the receiver says goodbye (exit code 0) or the connection is lost for good (1), instead of
+    /// waiting for it to come back
+    #[arg(long)]
+    pub once: bool,
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,
@@ -139,10 +143,11 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
         duration: args.duration,
         save: args.save.clone(),
         timeout: connect.timeout,
+        once: args.once,
     };
     let mut texts = match args.picture.source {
         SourceSpec::Stdin => observe::no_lines(),
-        _ => observe::stdin_lines(),
+        _ => observe::stdin_lines().1,
     };
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
     observer.line(&format!("joining {} as {}", connect.signal, connect.device));
