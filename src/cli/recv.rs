@@ -69,6 +69,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
     link.peer.repair = !args.no_repair;
+    link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     let config = ReceiverConfig {
         link,

@@ -132,6 +132,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Sender)?;
     link.peer.repair = !args.no_repair;
+    link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     link.peer.pace = args.picture.pace;
     let config = SenderConfig {

@@ -6,7 +6,9 @@
 //! | `main.js` | asks `mode` where it is, and begins |
 //! | `view.js`, `plot.js` | what is shown |
 //! | `recv.js` | what a receiver tells ([`crate::view`]) |
-//! | `pair.js` | this browser as the phone or the Mac, by the wire contract |
+//! | `pair.js` | this browser as the phone or the Mac: the form, and what holds the rest together |
+//! | `signaling.js`, `call.js`, `control.js` | the wire contract: socket, peer connection, control messages |
+//! | `pictures.js`, `stats.js` | pictures that come and go, and getStats in short |
 
 use axum::{
     Router,

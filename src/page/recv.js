@@ -33,7 +33,8 @@ function listen(view) {
     const { version, pair, device, signal, out } = hello;
     view.reset();
     view.enable(true);
-    view.about(`recv ${version}, pair ${pair} as ${device}, at ${signal}; pictures are kept in ${out}`);
+    const as = pair ? `${device} of pair ${pair}` : device;
+    view.about(`recv ${version}, ${as}, at ${signal}; keyframes are kept in ${out}`);
     view.limit(hello.maxBytes);
     view.state("waiting for what it tells");
   });

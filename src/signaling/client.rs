@@ -47,9 +47,10 @@ pub struct ClientConfig {
     pub tokens: Arc<dyn TokenProvider>,
     /// The certificates that a `wss://` server is believed by.
     pub trust: Trust,
-    /// Whether the first connect is retried like a lost socket, instead of failing at once. Where the
-    /// server asks to come back later (HTTP 429, 503) it is in any case.
+    /// Whether the first connect is retried like a lost socket, instead of failing at once.
     pub retry_first: bool,
+    /// The same where the server asks to come back later (HTTP 429, 503).
+    pub retry_busy: bool,
     /// Pauses between attempts.
     pub backoff: Backoff,
     /// Longest time for one attempt: name, TCP, TLS and upgrade.
@@ -73,6 +74,7 @@ impl ClientConfig {
             tokens,
             trust: Trust::web(),
             retry_first: false,
+            retry_busy: false,
             backoff: Backoff::default(),
             connect_within: Duration::from_secs(10),
             renew_before: Duration::from_mins(1),

@@ -1,5 +1,6 @@
 //! The task behind a link: follows signaling and one peer connection, and decides when to offer.
 
+mod describing;
 mod moving;
 
 use std::{
@@ -66,7 +67,8 @@ struct Current {
 impl Current {
     /// Its offer waits for an answer, and is not so old that its candidates may be stale.
     fn is_unanswered(&self) -> bool {
-        self.local_sdp.is_some() && self.remote_sdp.is_none() && self.begun.elapsed() < OFFER_LIFE
+        let fresh = self.restarting.is_some() || self.begun.elapsed() < OFFER_LIFE;
+        fresh && self.local_sdp.is_some() && self.remote_sdp.is_none()
     }
 }
 
@@ -346,114 +348,6 @@ impl Worker {
         Some(counted)
     }
 
-    async fn offer(&mut self) -> bool {
-        if !self.in_room {
-            // Offers that pile up would be answered one after the other: there is one once there is a socket.
-            return true;
-        }
-        if self.new_peer().await.is_none() {
-            return false;
-        }
-        let Some(current) = &mut self.current else { return true };
-        match current.peer.create_offer().await {
-            Ok(sdp) => {
-                current.local_sdp = Some(sdp.clone());
-                current.deadline = Some(Instant::now() + OFFER_AGAIN);
-                self.send(Body::Offer { sdp });
-                true
-            }
-            Err(error) => {
-                self.tell(LinkEvent::Failed(peer_error(&error))).await;
-                false
-            }
-        }
-    }
-
-    async fn on_offer(&mut self, sdp: String) -> bool {
-        if self.template.role == PeerRole::Sender {
-            // Glare: the sender is the impolite side (W3C perfect negotiation).
-            tracing::info!("an offer of the other side is ignored: this side offers");
-            return true;
-        }
-        if let Some(current) = &self.current
-            && current.remote_sdp.as_ref() == Some(&sdp)
-        {
-            self.describe_again();
-            return true;
-        }
-        let renegotiation = self.current.as_ref().is_some_and(|current| {
-            current.remote_sdp.as_deref().is_some_and(|old| fingerprint(old) == fingerprint(&sdp))
-        });
-        if !renegotiation && self.new_peer().await.is_none() {
-            return false;
-        }
-        let servers = self.ice_servers();
-        let Some(current) = &mut self.current else { return true };
-        let peer = Arc::clone(&current.peer);
-        if renegotiation {
-            current.local_candidates.clear();
-            if let Err(error) = peer.set_ice_servers(&servers).await {
-                tracing::warn!(%error, "ICE goes on with the servers it has");
-            }
-        }
-        let described = std::time::Instant::now();
-        match peer.accept_offer(sdp.clone()).await {
-            Ok(answer) => {
-                current.remote_sdp = Some(sdp);
-                current.local_sdp = Some(answer.clone());
-                if !current.connected {
-                    current.deadline = Some(current.begun + CONNECT_WITHIN);
-                }
-                self.send(Body::Answer { sdp: answer });
-                for candidate in std::mem::take(&mut self.early) {
-                    peer.add_candidate(candidate).await;
-                }
-                self.tell(LinkEvent::Described(described)).await
-            }
-            Err(error) => {
-                self.drop_peer().await;
-                self.tell(LinkEvent::Refused(peer_error(&error))).await
-            }
-        }
-    }
-
-    async fn on_answer(&mut self, sdp: String) -> bool {
-        let Some(current) = &mut self.current else { return true };
-        if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
-            return true;
-        }
-        if let Some(certificate) = current.restarting.as_deref()
-            && fingerprint(&sdp) != Some(certificate)
-        {
-            // The other device has begun anew meanwhile: so do we.
-            return self.offer().await;
-        }
-        let described = std::time::Instant::now();
-        match current.peer.accept_answer(sdp.clone()).await {
-            Ok(()) => {
-                current.remote_sdp = Some(sdp);
-                current.conn.clone_from(&self.remote_conn);
-                let restarting = current.restarting.is_some();
-                let within = if restarting { RESTART_WITHIN } else { CONNECT_WITHIN };
-                current.deadline = Some(Instant::now() + within);
-                self.tell(LinkEvent::Described(described)).await
-            }
-            Err(error) => {
-                self.drop_peer().await;
-                self.tell(LinkEvent::Refused(peer_error(&error))).await
-            }
-        }
-    }
-
-    async fn on_candidate(&mut self, candidate: Option<IceCandidateInit>) -> bool {
-        match &self.current {
-            Some(current) => current.peer.add_candidate(candidate).await,
-            None if self.early.len() < MAX_EARLY => self.early.push(candidate),
-            None => {}
-        }
-        true
-    }
-
     async fn on_peer(&mut self, event: PeerEvent) -> bool {
         match event {
             PeerEvent::LocalCandidate(candidate) => {
@@ -527,29 +421,10 @@ impl Worker {
         };
         self.lose(why).await
     }
-
-    /// Sends our description and candidates once more.
-    fn describe_again(&self) {
-        let Some(current) = &self.current else { return };
-        let Some(sdp) = current.local_sdp.clone() else { return };
-        let body = match self.template.role {
-            PeerRole::Sender => Body::Offer { sdp },
-            PeerRole::Receiver => Body::Answer { sdp },
-        };
-        self.send(body);
-        for candidate in &current.local_candidates {
-            self.send(Body::Ice { candidate: candidate.clone() });
-        }
-    }
 }
 
 fn peer_error(error: &PeerError) -> SessionError {
     SessionError::new(error.stage(), error.code(), error.to_string(), error.remedy())
-}
-
-/// The DTLS fingerprint in a description: the same one means the same peer connection.
-fn fingerprint(sdp: &str) -> Option<&str> {
-    sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=fingerprint:"))
 }
 
 async fn or_never<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> Option<T> {

@@ -163,7 +163,8 @@ impl Client {
                     (end, None)
                 }
                 Err(error) => {
-                    let retry = connected_before || config.retry_first || error.is_for_now();
+                    let busy = config.retry_busy && error.is_for_now();
+                    let retry = connected_before || config.retry_first || busy;
                     if error.is_final() || !retry {
                         return Err(error);
                     }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{LinkEvent, NetworkWatch, OFFER_AGAIN, Worker, fingerprint};
+use super::{LinkEvent, NetworkWatch, OFFER_AGAIN, Worker, describing::fingerprint};
 use crate::{
     peer::PeerRole,
     proto::{signaling::Body, token::IceServer},
