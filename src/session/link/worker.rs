@@ -259,7 +259,7 @@ impl Worker {
                 self.tell(LinkEvent::PeerLeft(reason)).await
             }
             Body::Offer { sdp } => self.on_offer(sdp).await,
-            Body::Answer { sdp } => self.on_answer(sdp).await,
+            Body::Answer { sdp, offer } => self.on_answer(sdp, offer).await,
             Body::Ice { candidate } => self.on_candidate(candidate).await,
             Body::Bye { reason } => {
                 let counted = self.drop_peer().await;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     peer::PeerRole,
-    proto::signaling::{Body, IceCandidateInit},
+    proto::signaling::{Body, IceCandidateInit, offer_digest},
 };
 
 impl Worker {
@@ -66,12 +66,13 @@ impl Worker {
         let described = std::time::Instant::now();
         match peer.accept_offer(sdp.clone()).await {
             Ok(answer) => {
+                let of = offer_digest(&sdp);
                 current.remote_sdp = Some(sdp);
                 current.local_sdp = Some(answer.clone());
                 if !current.connected {
                     current.deadline = Some(current.begun + CONNECT_WITHIN);
                 }
-                self.send(Body::Answer { sdp: answer });
+                self.send(Body::Answer { sdp: answer, offer: Some(of) });
                 for candidate in std::mem::take(&mut self.early) {
                     peer.add_candidate(candidate).await;
                 }
@@ -84,8 +85,13 @@ impl Worker {
         }
     }
 
-    pub(super) async fn on_answer(&mut self, sdp: String) -> bool {
+    pub(super) async fn on_answer(&mut self, sdp: String, offer: Option<String>) -> bool {
         let Some(current) = &mut self.current else { return true };
+        let ours = current.local_sdp.as_deref().map(offer_digest);
+        if offer.is_some() && offer != ours {
+            tracing::debug!("an answer to an earlier offer is left aside");
+            return true;
+        }
         if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
             return true;
         }
@@ -127,7 +133,9 @@ impl Worker {
         let Some(sdp) = current.local_sdp.clone() else { return };
         let body = match self.template.role {
             PeerRole::Sender => Body::Offer { sdp },
-            PeerRole::Receiver => Body::Answer { sdp },
+            PeerRole::Receiver => {
+                Body::Answer { sdp, offer: current.remote_sdp.as_deref().map(offer_digest) }
+            }
         };
         self.send(body);
         for candidate in &current.local_candidates {
