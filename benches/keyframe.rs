@@ -129,6 +129,7 @@ async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
         duration: None,
         save: None,
         timeout: Some(Duration::from_secs(20)),
+        once: false,
     };
     let receiving = ReceiverConfig {
         link: link("b", PeerRole::Receiver),
@@ -136,6 +137,7 @@ async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
         formats: vec![PictureFormat::H264],
         count: Some(keyframes),
         timeout: Some(Duration::from_secs(20)),
+        once: false,
     };
     let (told, mut stages) = mpsc::unbounded_channel();
     let sender = tokio::spawn({

@@ -7,13 +7,13 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences |
+//! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences · [`page`] what browsers are shown |
 //! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`nat`] what lies between a peer and the internet |
 //! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
 //! | 3 | [`peer`] the WebRTC peer · [`kernel`] NATs and links by netfilter in network namespaces |
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
-//! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results |
+//! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results · [`view`] the page of `recv --view` |
 //! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do · [`check`] a server held against the wire contract · [`load`] many rooms on a signaling server |
 //! | 8 | [`matrix`] pairs of networks, expected and measured |
 //! | 9 | [`cli`] one thin file a command |
@@ -29,6 +29,7 @@ pub mod load;
 pub mod matrix;
 pub mod media;
 pub mod nat;
+pub mod page;
 pub mod pairs;
 pub mod peer;
 pub mod proto;
@@ -41,3 +42,4 @@ pub mod stun;
 pub mod turn;
 pub mod types;
 pub mod units;
+pub mod view;

@@ -94,6 +94,7 @@ async fn run_pair(
         duration: None,
         save: None,
         timeout: Some(args.timeout),
+        once: false,
     };
     let receiver_config = ReceiverConfig {
         link: link(server, "mac", PeerRole::Receiver)?,
@@ -101,6 +102,7 @@ async fn run_pair(
         formats: args.format.clone(),
         count: Some(args.count),
         timeout: Some(args.timeout + args.picture.interval),
+        once: false,
     };
     // Both tell from their own tasks; one place shows it.
     let (told, mut tellings) = tokio::sync::mpsc::unbounded_channel();
@@ -168,7 +170,7 @@ async fn run_pair(
     sent.unwrap_or(Ok(()))?;
     match received {
         Some(Ok(ReceiverEnd::Count)) | None => Ok(()),
-        Some(Ok(ReceiverEnd::Stopped)) => Err(SessionError {
+        Some(Ok(ReceiverEnd::Stopped | ReceiverEnd::PeerLeft)) => Err(SessionError {
             stage: Stage::Video,
             code: "stopped".into(),
             message: "stopped before all keyframes were there".into(),

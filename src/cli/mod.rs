@@ -38,6 +38,7 @@ pub mod serve;
 pub mod stop;
 pub mod token;
 pub mod twilio;
+pub mod view;
 pub use crate::units;
 
 use self::{

@@ -19,7 +19,7 @@ use super::{
     units,
 };
 use crate::{
-    peer::{self, PeerConfig, PeerRole, config::local_addresses, event::Timings},
+    peer::{self, PeerConfig, PeerRole, config::LocalNetwork, event::Timings},
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
@@ -143,6 +143,12 @@ impl Observer {
         if self.times.len() > RATE_WINDOW {
             self.times.pop_front();
         }
+    }
+
+    /// What the live line shows.
+    #[must_use]
+    pub fn live_stats(&self) -> &LiveStats {
+        &self.live_stats
     }
 
     /// Whether more is to be known of keyframes than a session needs: `--stats` was given.
@@ -331,7 +337,8 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
     let loopback = is_loopback(&config.signal);
     let (v4, v6) =
         (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
-    let addresses = local_addresses(config.interface.as_deref(), v4, v6, loopback);
+    let network = LocalNetwork { interface: config.interface.clone(), v4, v6, loopback };
+    let addresses = network.addresses();
     if addresses.is_empty() {
         let interface = config.interface.as_deref().unwrap_or("any interface");
         return Err(Failure::usage(
@@ -348,6 +355,7 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
         },
         candidates: config.candidates.clone(),
         addresses,
+        network: Some(network),
         ..PeerConfig::new(role)
     };
     let signaling = ClientConfig {
@@ -357,10 +365,11 @@ pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failur
     Ok(LinkConfig { signaling, peer })
 }
 
-/// Lines typed on stdin, until it ends.
+/// Lines typed on stdin, until it ends, and a way to add others.
 #[must_use]
-pub fn stdin_lines() -> mpsc::Receiver<String> {
-    let (lines, receiver) = mpsc::channel(16);
+pub fn stdin_lines() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
+    let (others, receiver) = mpsc::channel(16);
+    let lines = others.clone();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             let Ok(line) = line else { return };
@@ -369,7 +378,7 @@ pub fn stdin_lines() -> mpsc::Receiver<String> {
             }
         }
     });
-    receiver
+    (others, receiver)
 }
 
 /// No lines at all.

@@ -1,6 +1,6 @@
 //! `orion-peer recv`: be the Mac.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use serde_json::json;
 
@@ -12,6 +12,7 @@ use super::{
     observing::Observing,
     output::Output,
     stop,
+    view::{self, ViewArgs},
 };
 use crate::{
     media::sink::PictureFormat,
@@ -32,9 +33,16 @@ pub struct RecvArgs {
     /// Keyframes to receive; default: no end
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+    /// End when the sender says goodbye (exit code 0) or the connection is lost for good (1), instead of
+    /// waiting for it to come back
+    #[arg(long)]
+    pub once: bool,
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub view: ViewArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connect: ConnectArgs,
@@ -61,6 +69,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Receiver)?;
     link.peer.repair = !args.no_repair;
+    link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     let config = ReceiverConfig {
         link,
@@ -68,8 +77,14 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         formats: args.format.clone(),
         count: args.count,
         timeout: connect.timeout,
+        once: args.once,
     };
-    let mut texts = observe::stdin_lines();
+    let (lines, mut texts) = observe::stdin_lines();
+    let hello = json!({
+        "role": "recv", "version": env!("CARGO_PKG_VERSION"), "pair": connect.pair,
+        "device": connect.device, "signal": connect.signal.as_str(), "out": args.out,
+    });
+    let viewer = args.view.start(&args.format, &hello, lines).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
     observer.line(&format!(
         "joining {} as {}, writing to {}",
@@ -80,10 +95,27 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());
     }
-    let observing = Observing::start(observer, |observer, event| show(observer, "", event));
+    if let Some(viewer) = &viewer {
+        observer.line(&format!("page at {}", viewer.url()));
+        observer.event(&json!({"kind": "page", "url": viewer.url()}));
+    }
+    let hub = viewer.as_ref().map(|viewer| Arc::clone(&viewer.hub));
+    let observing = Observing::start(observer, move |observer, event| match &hub {
+        None => show(observer, "", event),
+        Some(hub) => {
+            let told = event.clone();
+            show(observer, "", event);
+            view::tell(hub, &told, observer.live_stats());
+        }
+    });
     let mut tell = |event| observing.tell(event);
     let result = receiver::run(config, stop::asked(), &mut tell, &mut texts).await;
-    observing.end().await.finish(result.map(|_| ()))
+    let observer = observing.end().await;
+    if let Some(viewer) = viewer {
+        let reason = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
+        viewer.close(&reason).await;
+    }
+    observer.finish(result.map(|_| ()))
 }
 
 /// Shows what a receiver tells; `who` goes before each line.

@@ -41,6 +41,10 @@ pub struct SendArgs {
     /// Save each sent keyframe in DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
+    /// End when the receiver says goodbye (exit code 0) or the connection is lost for good (1), instead of
+    /// waiting for it to come back
+    #[arg(long)]
+    pub once: bool,
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,
@@ -128,6 +132,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let networks = args.network.one()?;
     let mut link = observe::link(&connect, PeerRole::Sender)?;
     link.peer.repair = !args.no_repair;
+    link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     link.peer.pace = args.picture.pace;
     let config = SenderConfig {
@@ -139,10 +144,11 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
         duration: args.duration,
         save: args.save.clone(),
         timeout: connect.timeout,
+        once: args.once,
     };
     let mut texts = match args.picture.source {
         SourceSpec::Stdin => observe::no_lines(),
-        _ => observe::stdin_lines(),
+        _ => observe::stdin_lines().1,
     };
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
     observer.line(&format!("joining {} as {}", connect.signal, connect.device));

@@ -78,6 +78,9 @@ pub struct ServeArgs {
     /// Take the token from `?token=`, too
     #[arg(long)]
     pub allow_query_token: bool,
+    /// Serve the page at / with which a browser joins as the phone or the Mac; a dev server does anyway
+    #[arg(long)]
+    pub page: bool,
     /// Let a live socket outlast its token
     #[arg(long)]
     pub connect_only: bool,
@@ -221,6 +224,10 @@ fn announce(
         None if args.turn.turn_url.is_empty() => "  STUN/TURN  off".to_owned(),
         None => format!("  STUN/TURN  {}", args.turn.turn_url.join(", ")),
     });
+    if dev || args.page {
+        let page = server.token_url().replace(server::TOKEN_PATH, "/");
+        output.line(format!("  page       {page}"));
+    }
     if let Some(certificate) = certificate {
         output.line(format!("  TLS        SHA-256 {}", certificate.fingerprint()));
     }

@@ -1,7 +1,8 @@
 //! What a peer is made from, and the settings of the `rtc` crate that follow from it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -81,6 +82,9 @@ pub struct PeerConfig {
     pub candidates: Vec<CandidateType>,
     /// Local addresses to gather host candidates on, see [`local_addresses`].
     pub addresses: Vec<IpAddr>,
+    /// How to find the addresses again at an ICE restart, for the network may have changed; none: they
+    /// stay.
+    pub network: Option<LocalNetwork>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
     /// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates
@@ -108,6 +112,7 @@ impl PeerConfig {
             ice_policy: IcePolicy::All,
             candidates: Vec::new(),
             addresses: local_addresses(None, true, true, true),
+            network: None,
             picture_size: (1280, 720),
             relay_wait: RELAY_WAIT,
             control_life_time: Some(CONTROL_LIFE_TIME),
@@ -115,6 +120,56 @@ impl PeerConfig {
             repair: true,
             pace: Pace::Auto,
         }
+    }
+}
+
+/// Which addresses of this machine can be host candidates, at any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalNetwork {
+    /// Of this interface only.
+    pub interface: Option<String>,
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+    /// Loopback, too.
+    pub loopback: bool,
+}
+
+impl LocalNetwork {
+    /// Those there are now, see [`local_addresses`].
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        local_addresses(self.interface.as_deref(), self.v4, self.v6, self.loopback)
+    }
+}
+
+/// Where the crate binds its sockets: asked again at each ICE restart.
+#[derive(Debug, Clone)]
+pub(super) struct Binding {
+    first: Vec<SocketAddr>,
+    network: Option<LocalNetwork>,
+}
+
+impl Binding {
+    pub(super) fn new(config: &PeerConfig) -> Self {
+        let network = config.network.clone().filter(|_| config.gateway.is_none());
+        Self { first: socket_addresses(config), network }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+}
+
+impl ToSocketAddrs for Binding {
+    type Iter = std::vec::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        let now = self.network.as_ref().map(LocalNetwork::addresses).unwrap_or_default();
+        let now: Vec<_> = now.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+        // Between two networks there may be none; without any the connection would end for good.
+        Ok(if now.is_empty() { self.first.clone() } else { now }.into_iter())
     }
 }
 
@@ -159,7 +214,7 @@ pub fn profile_level_id((width, height): (u32, u32)) -> &'static str {
     }
 }
 
-pub(crate) fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
+fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
     if let Some(gateway) = &config.gateway {
         return vec![SocketAddr::new(gateway.inside(), 0)];
     }
@@ -243,6 +298,8 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
             Some(Duration::from_secs(2)),
         )
         .with_sctp_max_receive_buffer_size(4 << 20)
+        // An ICE restart binds new sockets, on the addresses the machine has then.
+        .with_discard_local_candidates_during_ice_restart(true)
         .with_multicast_dns_mode(mdns)
         .build()
 }

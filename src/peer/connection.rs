@@ -9,6 +9,7 @@ use std::{
 };
 
 use rtc::peer_connection::{
+    configuration::RTCOfferOptions,
     sdp::RTCSessionDescription,
     transport::{RTCIceCandidate, RTCIceCandidateInit},
 };
@@ -16,7 +17,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use webrtc::peer_connection::{PeerConnection, StatsSelector};
 
 use super::{
-    config::{self, IcePolicy, PeerConfig, PeerRole},
+    config::{self, Binding, IcePolicy, PeerConfig, PeerRole},
     control::ChannelRef,
     event::{PeerError, PeerEvent, Timings},
     gathering::{GatherResult, ServerFailure, Watcher},
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     media::h264::AccessUnit,
-    proto::{control::ControlMessage, signaling::IceCandidateInit},
+    proto::{control::ControlMessage, signaling::IceCandidateInit, token::IceServer},
     types::CandidateType,
 };
 
@@ -48,6 +49,7 @@ const LAST_CANDIDATES: Duration = Duration::from_millis(200);
 
 /// One peer connection.
 pub struct Peer {
+    config: PeerConfig,
     connection: Arc<dyn PeerConnection>,
     runtime: Arc<PeerRuntime>,
     streams: Arc<StreamServers>,
@@ -68,8 +70,8 @@ impl Peer {
     /// # Errors
     /// [`PeerError`] when there is no usable local address or the crate refuses a setting.
     pub async fn new(config: PeerConfig) -> Result<(Self, mpsc::Receiver<PeerEvent>), PeerError> {
-        let addresses = config::socket_addresses(&config);
-        if addresses.is_empty() {
+        let binding = Binding::new(&config);
+        if binding.is_empty() {
             return Err(PeerError::NoAddress("none is left after the filters".into()));
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
@@ -89,7 +91,7 @@ impl Peer {
         let round_trip = RoundTripHint::default();
         let pacing = Pacing::new(config.pace);
         let chain = config::interceptors(&config, tap, &pacing, &round_trip);
-        let building = build(&config, rtc, addresses, chain, Arc::clone(&runtime), &shared);
+        let building = build(&config, rtc, binding, chain, Arc::clone(&runtime), &shared);
         let connection = Box::pin(building).await?;
         shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
         let video = match config.role {
@@ -106,6 +108,7 @@ impl Peer {
             tasks.push(tokio::spawn(tell_failures(watcher, losses, shared)));
         }
         let peer = Self {
+            config,
             connection,
             runtime,
             streams,
@@ -138,6 +141,41 @@ impl Peer {
             .await
             .map_err(PeerError::crate_error("set the offer"))?;
         Ok(sdp)
+    }
+
+    /// Begins ICE anew on this connection (RFC 8445 §9): an offer with new credentials, new sockets on the
+    /// addresses this machine has now, and `ice_servers`. What was sent meanwhile is repaired.
+    ///
+    /// # Errors
+    /// [`PeerError::Crate`].
+    pub async fn restart_ice(&self, ice_servers: &[IceServer]) -> Result<String, PeerError> {
+        self.set_ice_servers(ice_servers).await?;
+        let failed = PeerError::crate_error;
+        let options = RTCOfferOptions { ice_restart: true };
+        let offer = self
+            .connection
+            .create_offer(Some(options))
+            .await
+            .map_err(failed("create an offer that restarts ICE"))?;
+        let sdp = offer.sdp.clone();
+        self.connection
+            .set_local_description(offer)
+            .await
+            .map_err(failed("set the offer that restarts ICE"))?;
+        Ok(sdp)
+    }
+
+    /// Gathers with these servers at the next ICE restart.
+    ///
+    /// # Errors
+    /// [`PeerError::Crate`].
+    pub async fn set_ice_servers(&self, ice_servers: &[IceServer]) -> Result<(), PeerError> {
+        let config = PeerConfig { ice_servers: ice_servers.to_vec(), ..self.config.clone() };
+        self.shared.gathers_again();
+        self.connection
+            .set_configuration(config::rtc_configuration(&config, &self.streams))
+            .await
+            .map_err(PeerError::crate_error("set the ICE servers"))
     }
 
     /// Takes an offer and gives the answer.

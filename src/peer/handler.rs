@@ -1,7 +1,6 @@
 //! The crate's callbacks, turned into events; and the building of the crate's connection.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +24,7 @@ use webrtc::{
 };
 
 use super::{
-    config::{self, PeerConfig},
+    config::{self, Binding, PeerConfig},
     control::ControlChannels,
     event::{ConnectionState, PeerError, PeerEvent, Timings},
     gathering::Watcher,
@@ -89,6 +88,11 @@ impl Shared {
         if !self.no_more_candidates.swap(true, Ordering::Relaxed) {
             self.emit(PeerEvent::LocalCandidate(None));
         }
+    }
+
+    /// There will be candidates again, and another end of them.
+    pub(super) fn gathers_again(&self) {
+        self.no_more_candidates.store(false, Ordering::Relaxed);
     }
 
     /// For events raised inside the crate's driver, which must not wait.
@@ -176,7 +180,7 @@ impl PeerConnectionEventHandler for Handler {
 pub(super) async fn build(
     config: &PeerConfig,
     rtc: RTCConfiguration,
-    addresses: Vec<SocketAddr>,
+    binding: Binding,
     chain: Registry,
     runtime: Arc<PeerRuntime>,
     shared: &Arc<Shared>,
@@ -194,7 +198,7 @@ pub(super) async fn build(
         .with_interceptor_registry(chain)
         .with_runtime(runtime)
         .with_handler(Arc::new(Handler(Arc::clone(shared))))
-        .with_udp_addrs(addresses)
+        .with_udp_addrs(vec![binding])
         .with_data_channel_send_buffer_limit(4 << 20)
         .build();
     let connection =

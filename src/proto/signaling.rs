@@ -4,9 +4,10 @@
 //! and `bye` are relayed between the two devices of a pair. Everything else is between one client
 //! and the server, and a client must work without it. Unknown fields are ignored everywhere.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write};
 
 use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::types::{ConnId, DeviceId, PairId};
 
@@ -33,6 +34,16 @@ pub struct Message {
     pub body: Body,
 }
 
+/// Names an offer: the first 16 hexadecimal digits of the SHA-256 of its `sdp`.
+#[must_use]
+pub fn offer_digest(sdp: &str) -> String {
+    Sha256::digest(sdp).iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// What a message says, told apart by `t`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "kebab-case", rename_all_fields = "camelCase")]
@@ -46,6 +57,10 @@ pub enum Body {
     Answer {
         /// SDP text (RFC 8866).
         sdp: String,
+        /// Which offer it answers: [`offer_digest`] of that offer's `sdp`. An addition to the contract, for
+        /// those who offer anew before the answer is there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offer: Option<String>,
     },
     /// Relayed: one trickled candidate, or null for end of candidates (RFC 8838).
     Ice {
@@ -306,6 +321,14 @@ fn present_or_null<'de, D: Deserializer<'de>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_may_name_its_offer() {
+        let body = Body::Answer { sdp: "v=0".into(), offer: Some(offer_digest("v=1")) };
+        let text = Message::new("p".into(), body.clone()).to_json();
+        assert_eq!(text, r#"{"pairId":"p","t":"answer","sdp":"v=0","offer":"a798de8ee75aeb55"}"#);
+        assert_eq!(Message::parse(&text).unwrap().body, body);
+    }
 
     #[test]
     fn candidate_must_be_there_but_may_be_null() {

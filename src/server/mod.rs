@@ -146,6 +146,8 @@ pub struct ServerConfig {
     pub front: Front,
     /// More metrics, such as those of an embedded TURN server.
     pub extra_metrics: Option<ExtraMetrics>,
+    /// The page for browsers at `/`: what it is told of this server; `None`: there is none.
+    pub page: Option<serde_json::Value>,
 }
 
 impl ServerConfig {
@@ -165,6 +167,7 @@ impl ServerConfig {
             max_connections: 4096,
             front: Front::default(),
             extra_metrics: None,
+            page: None,
         }
     }
 

@@ -6,6 +6,7 @@ use axum::{Json, Router, extract::State, http::StatusCode, response::IntoRespons
 
 use super::{JWKS_PATH, Parts, TOKEN_PATH, metrics, token_api, wellformed};
 use crate::{
+    page,
     proto::{signaling, token::ErrorBody},
     signaling::bus::BusState,
 };
@@ -15,6 +16,11 @@ pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
     let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
     if parts.config.login.is_some() {
         router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
+    }
+    if let Some(mode) = parts.config.page.clone() {
+        let answer = get(async move || Json(mode));
+        let page = page::routes().route("/mode", answer);
+        router = router.merge(page.layer(axum::middleware::from_fn(page::headers)));
     }
     router
         .with_state(Arc::clone(parts))

@@ -22,18 +22,20 @@ pub(super) enum Route {
     Healthz,
     Readyz,
     Metrics,
+    Page,
     Other,
 }
 
 impl Route {
     /// All of them.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Signal,
         Self::Token,
         Self::Jwks,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
+        Self::Page,
         Self::Other,
     ];
 
@@ -45,6 +47,7 @@ impl Route {
             "/healthz" => Self::Healthz,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
+            "/" | "/mode" => Self::Page,
             _ => Self::Other,
         }
     }
@@ -57,6 +60,7 @@ impl Route {
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
+            Self::Page => "page",
             Self::Other => "other",
         }
     }

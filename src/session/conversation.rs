@@ -40,8 +40,12 @@ pub(super) enum Said {
     Nothing,
     /// A peer connection is up.
     Connected,
-    /// The peer connection is gone.
-    Disconnected,
+    /// The peer connection is gone; why, unless the other side said goodbye.
+    Disconnected(Option<String>),
+    /// There is no way to the other side for now.
+    Silent,
+    /// There is one again, on the same peer connection.
+    Back,
     /// The control channel can be used.
     ControlOpen,
     /// A line of text came.
@@ -99,14 +103,15 @@ impl Conversation {
             }
             LinkEvent::Lost(why, counted) => {
                 self.disconnected(*counted);
-                return Ok((Some(why), Said::Disconnected));
+                return Ok((Some(why.clone()), Said::Disconnected(Some(why))));
             }
             LinkEvent::Bye(reason, counted) => {
                 self.disconnected(*counted);
                 self.present = false;
                 let reason =
                     reason.map_or(String::new(), |reason| format!(": {}", printable(&reason)));
-                return Ok((Some(format!("the {other} said goodbye{reason}")), Said::Disconnected));
+                let line = format!("the {other} said goodbye{reason}");
+                return Ok((Some(line), Said::Disconnected(None)));
             }
             LinkEvent::Described(_) => return Ok((None, Said::Nothing)),
             LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
@@ -118,6 +123,11 @@ impl Conversation {
             LinkEvent::PeerLeft(reason) => {
                 self.present = false;
                 format!("the {other} left the room ({reason:?})").to_lowercase()
+            }
+            LinkEvent::Restarting(why) => {
+                self.state = "restarting ICE".into();
+                let line = format!("{why}: looking for another way to the {other}");
+                return Ok((Some(line), Said::Silent));
             }
             LinkEvent::SignalingLost(cause) => format!("signaling: {cause} (trying again)"),
             LinkEvent::CandidateError { url, code, text, remedy } => {
@@ -151,10 +161,14 @@ impl Conversation {
             }
             PeerEvent::State(state) => {
                 tracing::debug!(%state, "peer connection");
-                if matches!(state, ConnectionState::Disconnected | ConnectionState::Connected) {
-                    self.state = state.to_string();
-                }
-                (None, Said::Nothing)
+                let said = match state {
+                    ConnectionState::Disconnected => Said::Silent,
+                    ConnectionState::Connected => Said::Back,
+                    _ => return (None, Said::Nothing),
+                };
+                let before = std::mem::replace(&mut self.state, state.to_string());
+                let back = state == ConnectionState::Connected && before != self.state;
+                (back.then(|| format!("connected to the {} again", self.other)), said)
             }
             event => (None, Said::Peer(event)),
         }
@@ -184,6 +198,17 @@ impl Conversation {
             }
             message => (None, Said::Control(message, channel)),
         }
+    }
+
+    /// The end of a run that is for one connection only: none after a goodbye.
+    pub(super) fn once(&self, lost: Option<String>) -> Result<(), SessionError> {
+        let Some(why) = lost else { return Ok(()) };
+        Err(SessionError::new(
+            Stage::Ice,
+            "connection-lost",
+            format!("the connection to the {} is gone: {why}", self.other),
+            "without --once it is made anew",
+        ))
     }
 
     /// Why there is no connection after `timeout`.

@@ -5,7 +5,12 @@
 //! The receiver answers. An offer that comes twice is answered the same way again; an offer of the
 //! same DTLS fingerprint is a renegotiation, any other one a new connection. Losing the signaling
 //! socket leaves the connection alone.
+//!
+//! When the peer connection hears nothing for 4 s, the sender restarts ICE on it. When this machine's
+//! network changes, each side takes a new signaling socket at once, for the old one is dead; the sender
+//! restarts ICE on new sockets, and offers anew when it was the receiver that moved.
 
+mod network;
 mod worker;
 
 use std::{
@@ -67,6 +72,8 @@ pub enum LinkEvent {
     /// The peer connection is gone, with what was counted on it; another one is made when the other
     /// device is there.
     Lost(String, Box<Option<Snapshot>>),
+    /// ICE begins anew on the peer connection that is there, and why.
+    Restarting(String),
     /// The other side's description cannot be used.
     Refused(SessionError),
     /// A STUN or TURN server failed.

@@ -4,6 +4,7 @@ mod underway;
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     path::PathBuf,
     time::Duration,
 };
@@ -57,10 +58,12 @@ pub struct ReceiverConfig {
     pub count: Option<u64>,
     /// How long to wait for the other device and for each keyframe; none means for ever.
     pub timeout: Option<Duration>,
+    /// End with the first connection, instead of waiting for the other device to come back.
+    pub once: bool,
 }
 
 /// What a receiver tells.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ReceiverEvent {
     /// A line worth reading.
     Line(String),
@@ -73,7 +76,7 @@ pub enum ReceiverEvent {
 }
 
 /// A keyframe on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StoredKeyframe {
     /// Its files and its line.
     pub written: Written,
@@ -94,8 +97,20 @@ pub struct StoredKeyframe {
 pub enum ReceiverEnd {
     /// `count` keyframes are on disk.
     Count,
+    /// The sender said goodbye, and that was to be the end.
+    PeerLeft,
     /// It was told to stop.
     Stopped,
+}
+
+impl fmt::Display for ReceiverEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Count => "all keyframes that were asked for are here",
+            Self::PeerLeft => "the sender said goodbye",
+            Self::Stopped => "stopped",
+        })
+    }
 }
 
 /// A keyframe that waits for its message on the control channel.
@@ -105,12 +120,17 @@ struct Pending {
     after_loss: bool,
 }
 
+// Facts that come and go on their own, not one state.
+#[allow(clippy::struct_excessive_bools)]
 struct Receiver<'a> {
     talk: Conversation,
     store: Option<Store>,
     tell: &'a mut (dyn FnMut(ReceiverEvent) + Send),
     count: Option<u64>,
     timeout: Option<Duration>,
+    once: bool,
+    /// The one connection is over.
+    over: bool,
     infos: HashMap<u32, KeyframeInfo>,
     info_order: VecDeque<u32>,
     /// The sender tells of its keyframes.
@@ -150,6 +170,8 @@ pub async fn run(
         tell,
         count: config.count,
         timeout: config.timeout,
+        once: config.once,
+        over: false,
         infos: HashMap::new(),
         info_order: VecDeque::new(),
         informed: false,
@@ -174,7 +196,7 @@ pub async fn run(
     receiver.report().await;
     let reason = match &result {
         Ok(ReceiverEnd::Stopped) => "stopped",
-        Ok(ReceiverEnd::Count) => "done",
+        Ok(ReceiverEnd::Count | ReceiverEnd::PeerLeft) => "done",
         Err(_) => "failed",
     };
     receiver.talk.link.close(reason).await;
@@ -218,6 +240,9 @@ impl Receiver<'_> {
             if self.count.is_some_and(|count| self.keyframes >= count) {
                 return Ok(ReceiverEnd::Count);
             }
+            if self.over {
+                return Ok(ReceiverEnd::PeerLeft);
+            }
         }
     }
 
@@ -255,7 +280,13 @@ impl Receiver<'_> {
         }
         match said {
             Said::Connected => self.quiet_since = Instant::now(),
-            Said::Disconnected => self.disconnected().await,
+            Said::Disconnected(lost) => {
+                self.disconnected().await;
+                if self.once {
+                    self.talk.once(lost)?;
+                    self.over = true;
+                }
+            }
             Said::Text(text) => (self.tell)(ReceiverEvent::Text(text)),
             Said::Control(ControlMessage::Keyframe(info), _) => self.on_info(info).await,
             Said::Control(ControlMessage::Set { id, .. }, channel) => {

@@ -66,6 +66,8 @@ pub struct SenderConfig {
     pub save: Option<PathBuf>,
     /// How long to wait for the other device; none means for ever.
     pub timeout: Option<Duration>,
+    /// End with the first connection, instead of waiting for the other device to come back.
+    pub once: bool,
 }
 
 /// What a sender tells.
@@ -105,6 +107,8 @@ pub enum SenderEnd {
     Duration,
     /// The source has ended.
     SourceEnded,
+    /// The other device said goodbye, and that was to be the end.
+    PeerLeft,
     /// It was told to stop.
     Stopped,
 }
@@ -128,6 +132,8 @@ struct Sender<'a> {
     held: Option<CapturedKeyframe>,
     last: Option<(KeyframeInfo, CapturedKeyframe)>,
     seq: u64,
+    /// There is no way to the other side for now: what leaves would be lost.
+    silent: bool,
     /// The connection is new: its first keyframe waits for the control channel.
     greeting: bool,
     end: Option<(SenderEnd, Instant)>,
@@ -142,6 +148,7 @@ struct Settled {
     count: Option<u64>,
     duration: Option<Duration>,
     timeout: Option<Duration>,
+    once: bool,
 }
 
 /// Sends until the count, the duration, the source or `stop` ends it.
@@ -176,6 +183,7 @@ pub async fn run(
             count: config.count,
             duration: config.duration,
             timeout: config.timeout,
+            once: config.once,
         },
         tell,
         save,
@@ -187,6 +195,7 @@ pub async fn run(
         held: (!config.live).then_some(first),
         last: None,
         seq: 0,
+        silent: false,
         greeting: false,
         end: None,
         waiting_since: Some(Instant::now()),
@@ -243,7 +252,7 @@ impl Sender<'_> {
     fn next_wake(&self) -> Option<Instant> {
         let timeout = self.waiting_since.zip(self.config.timeout).map(|(since, t)| since + t);
         let duration = self.begun.zip(self.config.duration).map(|(at, d)| at + d);
-        let busy = self.asked || self.sending.is_some();
+        let busy = self.asked || self.sending.is_some() || self.silent;
         let due = if busy || self.end.is_some() { None } else { self.due };
         let end = self.end.filter(|_| self.sending.is_none()).map(|(_, at)| at);
         let over = if self.end.is_some() { None } else { duration };
@@ -266,7 +275,7 @@ impl Sender<'_> {
             self.end = Some((SenderEnd::Duration, now + LINGER));
             return Ok(());
         }
-        let busy = self.asked || self.sending.is_some();
+        let busy = self.asked || self.sending.is_some() || self.silent;
         if self.due.is_some_and(|due| now >= due) && !busy {
             self.begin_keyframe();
         }
@@ -321,11 +330,21 @@ impl Sender<'_> {
                 let now = Instant::now();
                 self.begun.get_or_insert(now);
                 self.waiting_since = None;
+                self.silent = false;
                 self.greeting = true;
                 let wait = if self.talk.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
                 self.due = Some(now + wait);
             }
-            Said::Disconnected => self.disconnected(),
+            Said::Disconnected(lost) if self.config.once => {
+                self.talk.once(lost)?;
+                self.end = Some((SenderEnd::PeerLeft, Instant::now()));
+            }
+            Said::Disconnected(_) => self.disconnected(),
+            Said::Silent => self.silent = true,
+            Said::Back if self.silent => {
+                self.silent = false;
+                self.due = Some(Instant::now());
+            }
             Said::ControlOpen if self.greeting => {
                 let now = Instant::now();
                 self.due = self.due.map(|due| due.min(now));

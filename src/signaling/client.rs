@@ -14,7 +14,7 @@ mod run;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub(super) use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
@@ -49,6 +49,8 @@ pub struct ClientConfig {
     pub trust: Trust,
     /// Whether the first connect is retried like a lost socket, instead of failing at once.
     pub retry_first: bool,
+    /// The same where the server asks to come back later (HTTP 429, 503).
+    pub retry_busy: bool,
     /// Pauses between attempts.
     pub backoff: Backoff,
     /// Longest time for one attempt: name, TCP, TLS and upgrade.
@@ -59,6 +61,8 @@ pub struct ClientConfig {
     pub ping_every: Duration,
     /// How soon after a ping something must come, or the socket is given up.
     pub pong_within: Duration,
+    /// How soon after a ping out of turn: when there is reason to think that the network has changed.
+    pub probe_within: Duration,
 }
 
 impl ClientConfig {
@@ -70,11 +74,13 @@ impl ClientConfig {
             tokens,
             trust: Trust::web(),
             retry_first: false,
+            retry_busy: false,
             backoff: Backoff::default(),
             connect_within: Duration::from_secs(10),
             renew_before: Duration::from_mins(1),
             ping_every: Duration::from_secs(25),
             pong_within: Duration::from_secs(10),
+            probe_within: Duration::from_secs(2),
         }
     }
 }
@@ -141,6 +147,8 @@ pub enum SendError {
 pub struct ClientHandle {
     messages: mpsc::Sender<Body>,
     stop: watch::Sender<bool>,
+    again: Arc<Notify>,
+    probe: Arc<Notify>,
 }
 
 impl ClientHandle {
@@ -153,6 +161,18 @@ impl ClientHandle {
             mpsc::error::TrySendError::Full(_) => SendError::QueueFull,
             mpsc::error::TrySendError::Closed(_) => SendError::Closed,
         })
+    }
+
+    /// Leaves the socket and makes another one at once: the machine's network has changed, and the old
+    /// socket would show it only after half a minute.
+    pub fn reconnect(&self) {
+        self.again.notify_one();
+    }
+
+    /// Pings the server out of turn, and gives the socket up when nothing comes within
+    /// [`ClientConfig::probe_within`].
+    pub fn probe(&self) {
+        self.probe.notify_one();
     }
 
     /// Sends what is queued if the socket is up, closes it, and waits for the end.
@@ -169,6 +189,8 @@ pub fn connect(config: ClientConfig) -> (ClientHandle, mpsc::Receiver<ClientEven
     let (messages, queue) = mpsc::channel(QUEUE);
     let (stop, stopped) = watch::channel(false);
     let (events, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(run::run(config, queue, stopped, events));
-    (ClientHandle { messages, stop }, receiver)
+    let (again, probe) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let asked = run::Asked { again: Arc::clone(&again), probe: Arc::clone(&probe), stopped };
+    tokio::spawn(run::run(config, queue, asked, events));
+    (ClientHandle { messages, stop, again, probe }, receiver)
 }

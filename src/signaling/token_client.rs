@@ -151,6 +151,9 @@ fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> 
     };
     let mut builder =
         reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
+    // A token is fetched every few minutes. A connection kept from the last time would, after a change of
+    // network, only show that it is dead when the time is up.
+    builder = builder.pool_max_idle_per_host(0);
     // No redirect leads to TLS, so plain HTTP needs no certificates. The others are those that a
     // wss:// server is believed by, whatever this machine's own list holds.
     if url.scheme() == "http" {

@@ -344,6 +344,52 @@ async function chromiumIsMeasured() {
     });
 }
 
+/** Our side hears nothing for 4 s and restarts ICE on the same connection; here it was asleep. */
+async function iceRestartByUs() {
+  const peer = ["send", "--source", "pattern:320x240", "--interval", "0.3s"];
+  await scenario("ICE restart by send", { page: ["mac"], peer }, async (page, send) => {
+    await page.call("beMac", { iceServers: page.iceServers });
+    await page.join();
+    const decoded = async () => (await page.call("stats", "inbound-rtp", ["framesDecoded"])).framesDecoded;
+    await until("2 decoded keyframes", async () => (await decoded()) >= 2);
+    const before = await page.call("ice");
+    send.child.kill("SIGSTOP");
+    await new Promise((resolve) => setTimeout(resolve, 6000));
+    send.child.kill("SIGCONT");
+    await until("the restart", () => /looking for another way/.test(send.stderr));
+    await until("its end", () => /connected to the receiver again/.test(send.stderr));
+    const count = await decoded();
+    await until("2 more decoded keyframes", async () => (await decoded()) >= count + 2);
+    const after = await page.call("ice");
+    check("both have new credentials on the same connection",
+      after.local !== before.local && after.remote !== before.remote && after.connectionState === "connected",
+      JSON.stringify({ before, after }));
+  });
+}
+
+async function iceRestartByChromium() {
+  const peer = ["recv", "--out", path.join(scratch, "restarted")];
+  await scenario("ICE restart by Chromium", { page: ["phone"], peer }, async (page, recv) => {
+    await page.join();
+    await page.call("bePhone", { iceServers: page.iceServers, codec: "video/H264", ...PHONE_SIZE, colours: COLOURS });
+    await until("the first keyframe", () => recv.events("keyframe").length >= 1);
+    const before = await page.call("ice");
+    await page.call("restartIce");
+    await until("new credentials", async () => (await page.call("ice")).remote !== before.remote);
+    const stored = recv.events("keyframe").length;
+    let polls = 0;
+    await until("2 more keyframes", () => {
+      if (polls++ % 20 === 0) recv.type("/keyframe");
+      return recv.events("keyframe").length >= stored + 2;
+    });
+    const after = await page.call("ice");
+    check("the connection goes on with new credentials",
+      after.local !== before.local && after.connectionState === "connected", JSON.stringify({ before, after }));
+    check("recv has kept it", !/starts a new connection/.test(recv.stderr));
+    check("recv ends with 0", (await recv.stop()) === 0);
+  });
+}
+
 /** A picture that never comes: recv asks for a keyframe by itself. */
 async function loss(page, recv) {
   const names = ["pliCount", "keyFramesEncoded", "framesEncoded"];
@@ -414,7 +460,8 @@ let server;
 try {
   server = await startServe();
   const only = process.env.ONLY;
-  for (const one of [chromiumAsMac, chromiumAsPhone, chromiumIsMeasured, defaultCandidates, withoutH264]) {
+  for (const one of [chromiumAsMac, chromiumAsPhone, chromiumIsMeasured, iceRestartByUs, iceRestartByChromium,
+    defaultCandidates, withoutH264]) {
     if (!only || one.name === only) await one();
   }
   check("serve ends with 0 on Ctrl-C", (await server.serve.stop()) === 0);

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Holds orion-peer against headless Chromium, as the Mac and as the phone: one line a check;
-# then has it open the HTML reports of real bench runs.
+# then has it open the HTML reports of real bench runs, and use the viewer page.
 #
 #   tests/browser/run.sh            builds the binary first
 #   ORION_PEER=FILE tests/browser/run.sh
 #
 # CHROMIUM names another browser than /usr/bin/chromium; SCREENSHOT=FILE keeps a picture of the
-# receiving page; KEEP=1 keeps what was received; ONLY=chromiumAsPhone runs that one scenario of main.js.
+# receiving page; KEEP=1 keeps what was received; ONLY=chromiumAsPhone runs that one scenario of main.js. VIEW_SCREENSHOTS=DIR keeps
+# pictures of the viewer page.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -34,4 +35,5 @@ fi
 node main.js
 if [[ -z ${ONLY:-} ]]; then
     node report.js
+    node view.js
 fi

@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 23] = [
+const FLOORS: [(&str, u8); 25] = [
     ("types", 0),
     ("stats", 0),
     ("units", 0),
+    ("page", 0),
     ("proto", 1),
     ("media", 1),
     ("stun", 2),
@@ -23,6 +24,7 @@ const FLOORS: [(&str, u8); 23] = [
     ("session", 5),
     ("server", 5),
     ("report", 6),
+    ("view", 6),
     ("bench", 7),
     ("check", 7),
     ("load", 7),

@@ -300,6 +300,7 @@ pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
         formats: vec![PictureFormat::H264, PictureFormat::Png],
         count: Some(count),
         timeout: Some(HANG / 2),
+        once: false,
     };
     let mut told = Told::default();
     let mut tell = |event| match event {

@@ -58,11 +58,14 @@ pub struct Ended {
 
 /// Starts `orion-peer` with these words in `dir`; its stdin stays open.
 pub fn start(dir: &Path, words: &[&str]) -> Running {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_orion-peer"))
-        .args(words)
-        .current_dir(dir)
-        .env_clear()
-        .env("HOME", dir)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orion-peer"));
+    command.args(words).current_dir(dir).env_clear().env("HOME", dir);
+    follow(words.join(" "), command)
+}
+
+/// Starts a command and follows what it says; its stdin stays open.
+pub fn follow(name: String, mut command: Command) -> Running {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -74,7 +77,7 @@ pub fn start(dir: &Path, words: &[&str]) -> Running {
         read(child.stderr.take().unwrap(), Arc::clone(&stderr)),
     ];
     let stdin = child.stdin.take();
-    Running { name: words.join(" "), child, stdin, stdout, stderr, readers }
+    Running { name, child, stdin, stdout, stderr, readers }
 }
 
 /// Runs `orion-peer` to its end, with an empty stdin.

@@ -251,8 +251,8 @@ async fn messages_go_both_ways_and_garbage_is_ignored() {
         .await;
     socket.frames.send(Frame::binary(vec![0xFF; 100])).await.unwrap();
     socket.frames.send(Frame::Ping("are you there".into())).await.unwrap();
-    socket.say(Body::Answer { sdp: "v=1".into() }).await;
-    assert_eq!(message(&mut events).await, Body::Answer { sdp: "v=1".into() });
+    socket.say(Body::Answer { sdp: "v=1".into(), offer: None }).await;
+    assert_eq!(message(&mut events).await, Body::Answer { sdp: "v=1".into(), offer: None });
     assert_eq!(socket.frames.next().await.unwrap().unwrap(), Frame::Pong("are you there".into()));
 }
 

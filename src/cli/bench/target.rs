@@ -143,6 +143,7 @@ async fn start(
 /// Both peers are here: loopback is enough, unless an outward address is asked for.
 fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConfig, Failure> {
     let mut config = observe::link(connect, role)?.peer;
+    config.network = None;
     if connect.interface.is_none() && connect.ice_servers.is_empty() {
         let all = std::mem::take(&mut config.addresses);
         let (v4, v6) = (all.iter().any(IpAddr::is_ipv4), all.iter().any(IpAddr::is_ipv6));

@@ -48,10 +48,27 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), 
     args.limits.apply(&mut config)?;
     args.operation.apply(args.listen, &mut config)?;
     config.signaling.bus = super::bus::configure(&args.bus)?;
+    config.page = (dev || args.page).then(|| page(dev));
     for pair in parse_pairs(&args.add_pairs, dev)? {
         add_once(config.store.as_ref(), &pair).await?;
     }
     Ok((config, dev))
+}
+
+/// What the page at `/` is told; the pair of the dev server is no secret.
+fn page(dev: bool) -> serde_json::Value {
+    let mut mode = serde_json::json!({
+        "mode": "pair",
+        "signal": crate::proto::signaling::PATH,
+        "tokenUrl": server::TOKEN_PATH,
+        "dev": dev,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    if dev {
+        mode["pair"] = server::DEV_PAIR.into();
+        mode["devices"] = serde_json::json!({"phone": server::DEV_PHONE, "mac": server::DEV_MAC});
+    }
+    mode
 }
 
 async fn dev_config(

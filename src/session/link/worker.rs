@@ -1,5 +1,8 @@
 //! The task behind a link: follows signaling and one peer connection, and decides when to offer.
 
+mod describing;
+mod moving;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -7,10 +10,13 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 
-use super::LinkEvent;
+use super::{
+    LinkEvent,
+    network::{Move, NetworkWatch},
+};
 use crate::{
     peer::{ConnectionState, Peer, PeerConfig, PeerError, PeerEvent, PeerRole, stats::Snapshot},
     proto::{
@@ -28,6 +34,15 @@ const OFFER_AGAIN: Duration = Duration::from_secs(4);
 /// A connection that is not up by then is given up, and made anew by the sender.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
+/// An offer that has waited for longer is not sent once more, but made anew.
+const OFFER_LIFE: Duration = Duration::from_mins(10);
+
+/// A restart of ICE that has not led anywhere by then is given up for a new connection.
+const RESTART_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often the addresses of this machine are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// Remote candidates kept while there is no peer connection to give them to.
 const MAX_EARLY: usize = 256;
 
@@ -40,11 +55,21 @@ struct Current {
     remote_sdp: Option<String>,
     local_candidates: Vec<Option<IceCandidateInit>>,
     connected: bool,
+    /// ICE begins anew; the other side's certificate has to stay what it was.
+    restarting: Option<String>,
     /// When to offer again (no answer yet) or to give up (answered but not connected).
     deadline: Option<Instant>,
     begun: Instant,
     /// Socket of the other device this connection is with.
     conn: Option<ConnId>,
+}
+
+impl Current {
+    /// Its offer waits for an answer, and is not so old that its candidates may be stale.
+    fn is_unanswered(&self) -> bool {
+        let fresh = self.restarting.is_some() || self.begun.elapsed() < OFFER_LIFE;
+        fresh && self.local_sdp.is_some() && self.remote_sdp.is_none()
+    }
 }
 
 pub(super) struct Worker {
@@ -63,9 +88,16 @@ pub(super) struct Worker {
     remote_conn: Option<ConnId>,
     /// The other device was in the room with this socket, and went.
     remote_left: bool,
+    /// Where the addresses of this machine may change.
+    network: Option<NetworkWatch>,
+    /// There is a socket; without one offers would only pile up.
+    in_room: bool,
+    /// Why ICE has to begin anew once there is a socket.
+    restart_due: Option<String>,
 }
 
 enum Happened {
+    Moved(Move),
     Client(Option<ClientEvent>),
     Peer(Option<PeerEvent>),
     Deadline,
@@ -79,8 +111,12 @@ impl Worker {
         events: mpsc::Sender<LinkEvent>,
         published: watch::Sender<Option<Arc<Peer>>>,
     ) -> Self {
+        let network = template.network.clone().filter(|_| template.gateway.is_none());
         Self {
             client,
+            network: network.map(NetworkWatch::new),
+            in_room: false,
+            restart_due: None,
             ice_servers: Vec::new(),
             clock_skew: None,
             template,
@@ -99,6 +135,8 @@ impl Worker {
         mut client_events: mpsc::Receiver<ClientEvent>,
         mut close: oneshot::Receiver<String>,
     ) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reason = loop {
             let happened = {
                 let (peer_events, deadline) = match &mut self.current {
@@ -110,6 +148,10 @@ impl Worker {
                     event = client_events.recv() => Happened::Client(event),
                     event = or_never(peer_events) => Happened::Peer(event),
                     () = until(deadline) => Happened::Deadline,
+                    _ = look.tick() => match self.network.as_mut().and_then(NetworkWatch::look) {
+                        Some(moved) => Happened::Moved(moved),
+                        None => continue,
+                    },
                 }
             };
             let goes_on = match happened {
@@ -119,6 +161,8 @@ impl Worker {
                 Happened::Peer(Some(event)) => self.on_peer(event).await,
                 Happened::Peer(None) => self.lose("the peer connection has stopped").await,
                 Happened::Deadline => self.on_deadline().await,
+                Happened::Moved(Move::To(addresses)) => self.on_moved(&addresses).await,
+                Happened::Moved(Move::Nowhere) => self.on_nowhere().await,
             };
             if !goes_on {
                 break None;
@@ -143,10 +187,21 @@ impl Worker {
                 // What was seen on the socket before says nothing about the room now.
                 self.remote_conn = None;
                 self.remote_left = false;
-                if self.current.as_ref().is_none_or(|current| !current.connected) {
-                    self.begin(timings).await
-                } else {
-                    true
+                self.in_room = true;
+                if let Some(why) = self.restart_due.take()
+                    && !self.restart(why).await
+                {
+                    return false;
+                }
+                match &self.current {
+                    Some(current) if current.is_unanswered() => {
+                        // The offer may have been written to the socket that is gone, or may still wait to
+                        // be written. Another one beside it would get its answer.
+                        self.describe_again();
+                        self.joined(None, Some(timings)).await
+                    }
+                    Some(current) if current.connected => true,
+                    _ => self.begin(timings).await,
                 }
             }
             ClientEvent::Renewed { ice_servers, .. } => {
@@ -155,6 +210,7 @@ impl Worker {
             }
             ClientEvent::Message(message) => self.on_message(message).await,
             ClientEvent::Disconnected { reason, .. } => {
+                self.in_room = false;
                 self.tell(LinkEvent::SignalingLost(reason)).await
             }
             ClientEvent::Closed { reason, error, .. } => {
@@ -203,7 +259,7 @@ impl Worker {
                 self.tell(LinkEvent::PeerLeft(reason)).await
             }
             Body::Offer { sdp } => self.on_offer(sdp).await,
-            Body::Answer { sdp } => self.on_answer(sdp).await,
+            Body::Answer { sdp, offer } => self.on_answer(sdp, offer).await,
             Body::Ice { candidate } => self.on_candidate(candidate).await,
             Body::Bye { reason } => {
                 let counted = self.drop_peer().await;
@@ -250,10 +306,7 @@ impl Worker {
                 return None;
             }
         }
-        let mut config = self.template.clone();
-        if config.ice_servers.is_empty() {
-            config.ice_servers.clone_from(&self.ice_servers);
-        }
+        let config = PeerConfig { ice_servers: self.ice_servers(), ..self.template.clone() };
         match Peer::new(config).await {
             Ok((peer, events)) => {
                 let peer = Arc::new(peer);
@@ -265,6 +318,7 @@ impl Worker {
                     remote_sdp: None,
                     local_candidates: Vec::new(),
                     connected: false,
+                    restarting: None,
                     deadline: None,
                     begun: Instant::now(),
                     conn: self.remote_conn.clone(),
@@ -294,95 +348,6 @@ impl Worker {
         Some(counted)
     }
 
-    async fn offer(&mut self) -> bool {
-        if self.new_peer().await.is_none() {
-            return false;
-        }
-        let Some(current) = &mut self.current else { return true };
-        match current.peer.create_offer().await {
-            Ok(sdp) => {
-                current.local_sdp = Some(sdp.clone());
-                current.deadline = Some(Instant::now() + OFFER_AGAIN);
-                self.send(Body::Offer { sdp });
-                true
-            }
-            Err(error) => {
-                self.tell(LinkEvent::Failed(peer_error(&error))).await;
-                false
-            }
-        }
-    }
-
-    async fn on_offer(&mut self, sdp: String) -> bool {
-        if self.template.role == PeerRole::Sender {
-            // Glare: the sender is the impolite side (W3C perfect negotiation).
-            tracing::info!("an offer of the other side is ignored: this side offers");
-            return true;
-        }
-        if let Some(current) = &self.current
-            && current.remote_sdp.as_ref() == Some(&sdp)
-        {
-            self.describe_again();
-            return true;
-        }
-        let renegotiation = self.current.as_ref().is_some_and(|current| {
-            current.remote_sdp.as_deref().is_some_and(|old| fingerprint(old) == fingerprint(&sdp))
-        });
-        if !renegotiation && self.new_peer().await.is_none() {
-            return false;
-        }
-        let Some(current) = &mut self.current else { return true };
-        let peer = Arc::clone(&current.peer);
-        let described = std::time::Instant::now();
-        match peer.accept_offer(sdp.clone()).await {
-            Ok(answer) => {
-                current.remote_sdp = Some(sdp);
-                current.local_sdp = Some(answer.clone());
-                if !current.connected {
-                    current.deadline = Some(current.begun + CONNECT_WITHIN);
-                }
-                self.send(Body::Answer { sdp: answer });
-                for candidate in std::mem::take(&mut self.early) {
-                    peer.add_candidate(candidate).await;
-                }
-                self.tell(LinkEvent::Described(described)).await
-            }
-            Err(error) => {
-                self.drop_peer().await;
-                self.tell(LinkEvent::Refused(peer_error(&error))).await
-            }
-        }
-    }
-
-    async fn on_answer(&mut self, sdp: String) -> bool {
-        let Some(current) = &mut self.current else { return true };
-        if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
-            return true;
-        }
-        let described = std::time::Instant::now();
-        match current.peer.accept_answer(sdp.clone()).await {
-            Ok(()) => {
-                current.remote_sdp = Some(sdp);
-                current.conn.clone_from(&self.remote_conn);
-                current.deadline = Some(Instant::now() + CONNECT_WITHIN);
-                self.tell(LinkEvent::Described(described)).await
-            }
-            Err(error) => {
-                self.drop_peer().await;
-                self.tell(LinkEvent::Refused(peer_error(&error))).await
-            }
-        }
-    }
-
-    async fn on_candidate(&mut self, candidate: Option<IceCandidateInit>) -> bool {
-        match &self.current {
-            Some(current) => current.peer.add_candidate(candidate).await,
-            None if self.early.len() < MAX_EARLY => self.early.push(candidate),
-            None => {}
-        }
-        true
-    }
-
     async fn on_peer(&mut self, event: PeerEvent) -> bool {
         match event {
             PeerEvent::LocalCandidate(candidate) => {
@@ -395,10 +360,16 @@ impl Worker {
             PeerEvent::State(ConnectionState::Connected) => {
                 let Some(current) = &mut self.current else { return true };
                 current.deadline = None;
-                if std::mem::replace(&mut current.connected, true) {
-                    return true;
-                }
-                self.tell(LinkEvent::Connected).await
+                current.restarting = None;
+                let event = if std::mem::replace(&mut current.connected, true) {
+                    LinkEvent::Peer(event)
+                } else {
+                    LinkEvent::Connected
+                };
+                self.tell(event).await
+            }
+            PeerEvent::State(ConnectionState::Disconnected) => {
+                self.tell(LinkEvent::Peer(event)).await && self.on_silence().await
             }
             PeerEvent::State(ConnectionState::Failed) => {
                 self.lose("the peer connection failed: no answer from the other device").await
@@ -434,39 +405,26 @@ impl Worker {
         let Some(current) = &mut self.current else { return true };
         if current.remote_sdp.is_none() {
             current.deadline = Some(Instant::now() + OFFER_AGAIN);
+            let restarting = current.restarting.is_some();
             // A server that said hello holds the offer itself; sending it again would only be
             // noise while the other device is away.
-            if !self.told_hello || self.remote_conn.is_some() {
+            if self.in_room && (restarting || !self.told_hello || self.remote_conn.is_some()) {
                 self.describe_again();
             }
             return true;
         }
-        self.lose("no connection within 30 s: the candidates of both sides do not reach each other")
-            .await
-    }
-
-    /// Sends our description and candidates once more.
-    fn describe_again(&self) {
-        let Some(current) = &self.current else { return };
-        let Some(sdp) = current.local_sdp.clone() else { return };
-        let body = match self.template.role {
-            PeerRole::Sender => Body::Offer { sdp },
-            PeerRole::Receiver => Body::Answer { sdp },
+        let why = match current.restarting {
+            Some(_) => "no other way was found within 10 s",
+            None => {
+                "no connection within 30 s: the candidates of both sides do not reach each other"
+            }
         };
-        self.send(body);
-        for candidate in &current.local_candidates {
-            self.send(Body::Ice { candidate: candidate.clone() });
-        }
+        self.lose(why).await
     }
 }
 
 fn peer_error(error: &PeerError) -> SessionError {
     SessionError::new(error.stage(), error.code(), error.to_string(), error.remedy())
-}
-
-/// The DTLS fingerprint in a description: the same one means the same peer connection.
-fn fingerprint(sdp: &str) -> Option<&str> {
-    sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=fingerprint:"))
 }
 
 async fn or_never<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> Option<T> {

@@ -479,7 +479,7 @@ impl World {
         let sdp = format!("{conn} {} {number}", client.sent);
         let body = match kind {
             Kind::Offer => Body::Offer { sdp },
-            Kind::Answer => Body::Answer { sdp },
+            Kind::Answer => Body::Answer { sdp, offer: None },
             Kind::Ice | Kind::Bye => Body::Bye { reason: Some(sdp) },
         };
         let text = Message::new("p".into(), body).to_json().into();
@@ -526,7 +526,7 @@ impl World {
                 self.clients[1].offer = number;
                 self.say(Role::Mac, Kind::Answer, number);
             }
-            Body::Answer { sdp } => {
+            Body::Answer { sdp, .. } => {
                 let number = self.relayed(role, &sdp);
                 self.clients[0].answer = number;
             }

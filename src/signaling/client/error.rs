@@ -182,6 +182,17 @@ impl ClientError {
         }
     }
 
+    /// Whether the server itself says that it is only for now.
+    #[must_use]
+    pub fn is_for_now(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } | Self::Token(TokenError::Refused { status, .. }) => {
+                matches!(status, 429 | 503)
+            }
+            _ => false,
+        }
+    }
+
     /// The pause the server asked for.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

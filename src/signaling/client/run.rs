@@ -3,12 +3,13 @@
 use std::{
     future::pending,
     pin::Pin,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::{
@@ -47,18 +48,32 @@ const RENEW_AGAIN: Duration = Duration::from_secs(5);
 enum End {
     /// This side closed.
     Closed,
+    /// Another socket is wanted at once.
+    Left,
     /// The server closed, or the network did.
     Lost { code: Option<u16>, reason: String },
+}
+
+/// What the handle asks for besides messages.
+pub(super) struct Asked {
+    /// Another socket at once.
+    pub(super) again: Arc<Notify>,
+    /// A ping out of turn.
+    pub(super) probe: Arc<Notify>,
+    /// The end.
+    pub(super) stopped: watch::Receiver<bool>,
 }
 
 /// The task of [`super::connect`].
 pub(super) async fn run(
     config: ClientConfig,
     queue: mpsc::Receiver<Body>,
-    stopped: watch::Receiver<bool>,
+    asked: Asked,
     events: mpsc::Sender<ClientEvent>,
 ) {
-    let mut client = Client { queue, unsent: None, outlet: Outlet { events, stopped } };
+    let Asked { again, probe, stopped } = asked;
+    let outlet = Outlet { events, stopped };
+    let mut client = Client { queue, unsent: None, again, probe, outlet };
     let (code, reason, error) = match client.connect_until_closed(&config).await {
         Ok(()) => (None, "closed by this side".to_owned(), None),
         Err(ClientError::Closed { code, reason, url }) => {
@@ -76,6 +91,10 @@ struct Client {
     queue: mpsc::Receiver<Body>,
     /// Taken from the queue, but not written before the socket went.
     unsent: Option<Body>,
+    /// Notified when another socket is wanted at once.
+    again: Arc<Notify>,
+    /// Notified when the socket may be dead.
+    probe: Arc<Notify>,
     outlet: Outlet,
 }
 
@@ -121,6 +140,7 @@ impl Client {
         loop {
             let attempt = tokio::select! {
                 attempt = establish(config, &url) => attempt,
+                () = self.again.notified() => continue,
                 () = self.outlet.closing() => return Ok(()),
             };
             let (end, asked) = match attempt {
@@ -143,13 +163,26 @@ impl Client {
                     (end, None)
                 }
                 Err(error) => {
-                    if error.is_final() || !(connected_before || config.retry_first) {
+                    let busy = config.retry_busy && error.is_for_now();
+                    let retry = connected_before || config.retry_first || busy;
+                    if error.is_final() || !retry {
                         return Err(error);
                     }
                     (End::Lost { code: None, reason: error.to_string() }, error.retry_after())
                 }
             };
-            let End::Lost { code, reason } = end else { return Ok(()) };
+            let (code, reason) = match end {
+                End::Closed => return Ok(()),
+                End::Left => {
+                    backoff.reset();
+                    let reason = "this machine's network has changed".to_owned();
+                    let will_retry_in = Duration::ZERO;
+                    let left = ClientEvent::Disconnected { code: None, reason, will_retry_in };
+                    self.outlet.tell(left).await;
+                    continue;
+                }
+                End::Lost { code, reason } => (code, reason),
+            };
             if let Some(code) = code.filter(|code| !close::should_reconnect(*code)) {
                 return Err(ClientError::Closed { url: redacted(&url), code, reason });
             }
@@ -159,6 +192,7 @@ impl Client {
             self.outlet.tell(lost).await;
             tokio::select! {
                 () = sleep(pause) => {}
+                () = self.again.notified() => backoff.reset(),
                 () = self.outlet.closing() => return Ok(()),
             }
         }
@@ -232,15 +266,18 @@ impl<'a> Link<'a> {
         {
             return end;
         }
+        let (again, probe) = (Arc::clone(&client.again), Arc::clone(&client.probe));
         loop {
             let step = tokio::select! {
                 () = client.outlet.closing() => {
                     self.finish(client).await;
                     return End::Closed;
                 }
+                () = again.notified() => Err(End::Left),
                 frame = self.socket.next() => self.received(frame, &mut client.outlet).await,
                 Some(body) = client.queue.recv() => self.send_from(client, body).await,
-                () = sleep_until(self.ping_at) => self.ping().await,
+                () = sleep_until(self.ping_at) => self.ping(self.config.pong_within).await,
+                () = probe.notified() => self.ping(self.config.probe_within).await,
                 () = at(self.pong_by) => Err(lost("the server does not answer pings")),
                 () = at(self.renew_at) => {
                     self.renew_at = None;
@@ -328,10 +365,10 @@ impl<'a> Link<'a> {
         }
     }
 
-    async fn ping(&mut self) -> Result<(), End> {
+    async fn ping(&mut self, within: Duration) -> Result<(), End> {
         let now = Instant::now();
         self.ping_at = now + self.config.ping_every;
-        self.pong_by.get_or_insert(now + self.config.pong_within);
+        self.pong_by = Some(self.pong_by.map_or(now + within, |by| by.min(now + within)));
         self.write(Frame::Ping(Bytes::new())).await
     }
 

@@ -48,6 +48,7 @@ function signal(t, fields) {
 }
 
 let early = [];
+let lastOffer = null;
 let answerCodec = null;
 
 /** Only candidates with a `.local` name are told, and none of theirs is taken. */
@@ -57,7 +58,9 @@ async function onSignal(message) {
   peer.signals.push(message);
   const { pc } = peer;
   if (message.t === "offer") {
-    if (pc.remoteDescription) return;
+    // The same one may come twice; another one restarts ICE.
+    if (message.sdp === lastOffer) return;
+    lastOffer = message.sdp;
     await pc.setRemoteDescription({ type: "offer", sdp: message.sdp });
     if (answerCodec) preferOnly(pc.getTransceivers()[0], answerCodec, RTCRtpReceiver);
     await pc.setLocalDescription();
@@ -132,6 +135,19 @@ peer.say = (on, message) => {
   if (channel?.readyState !== "open") return false;
   channel.send(JSON.stringify(message));
   return true;
+};
+
+/** Begins ICE anew on the connection that is there. */
+peer.restartIce = async () => {
+  await peer.pc.setLocalDescription(await peer.pc.createOffer({ iceRestart: true }));
+  signal("offer", { sdp: peer.pc.localDescription.sdp });
+};
+
+/** The user name fragments of both sides (RFC 8445 §5.3), and how the connection is. */
+peer.ice = () => {
+  const fragment = (description) => /a=ice-ufrag:(\S+)/.exec(description?.sdp ?? "")?.[1];
+  const { currentLocalDescription, currentRemoteDescription, connectionState } = peer.pc;
+  return { local: fragment(currentLocalDescription), remote: fragment(currentRemoteDescription), connectionState };
 };
 
 /** What is known of their channel. */

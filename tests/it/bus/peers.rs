@@ -175,10 +175,10 @@ fn happened(
         Body::Offer { sdp } => {
             (known.offer, known.answer) = (sdp.parse().unwrap(), sdp.parse().unwrap());
             known.candidates = 0;
-            handle.send(Body::Answer { sdp }).unwrap();
+            handle.send(Body::Answer { sdp, offer: None }).unwrap();
             handle.send(Body::Ice { candidate: None }).unwrap();
         }
-        Body::Answer { sdp } => known.answer = sdp.parse().unwrap(),
+        Body::Answer { sdp, .. } => known.answer = sdp.parse().unwrap(),
         Body::Ice { .. } => known.candidates += 1,
         Body::Bye { .. } => known.bye = true,
         _ => {}

@@ -1,0 +1,191 @@
+// This browser as the Mac or the phone of a pair: the form to join, and what connects signaling, the
+// call and the pictures with the view.
+
+import { Call } from "./call.js";
+import { Made, Shown } from "./pictures.js";
+import { Signaling } from "./signaling.js";
+import { summary } from "./stats.js";
+
+const DEV_LOGIN = "dev";
+
+/** The frame rate is a mean over this time, seconds. */
+const RATE_OVER = 30;
+
+const byId = (id) => document.getElementById(id);
+
+/** Shows the form; what it joins is shown by the view. */
+export function start(view, mode) {
+  const form = byId("join");
+  const { role, device, login } = form.elements;
+  let joined = null;
+
+  view.about(`serve ${mode.version}${mode.dev ? `, pair ${mode.pair}, development mode` : ""}`);
+  view.state("not joined");
+  byId("joining").hidden = false;
+
+  const adapt = () => {
+    for (const element of form.querySelectorAll(".phone")) element.hidden = role.value !== "phone";
+    if (mode.dev) device.value = mode.devices[role.value];
+  };
+  for (const choice of role) choice.onchange = adapt;
+  if (mode.dev) Object.assign(login, { type: "text", value: DEV_LOGIN });
+  adapt();
+
+  const occupied = (busy) => {
+    const [join, leaving] = [byId("join-button"), byId("leave-button")];
+    const focused = [join, leaving].includes(document.activeElement);
+    for (const element of form.elements) element.disabled = busy;
+    leaving.disabled = !busy;
+    if (focused) (busy ? leaving : join).focus();
+  };
+  const leave = (reason, tone) => {
+    joined?.leave();
+    joined = null;
+    occupied(false);
+    view.enable(false);
+    view.state(reason, tone);
+  };
+
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    byId("join-result").textContent = "";
+    view.reset();
+    const settings = {
+      role: role.value,
+      deviceId: device.value.trim(),
+      login: login.value.trim(),
+      source: form.elements.source.value,
+      intervalMs: Math.round(1e3 * form.elements.interval.valueAsNumber),
+    };
+    occupied(true);
+    view.state("joining");
+    const mine = new Joined(view, mode, settings, (reason) => {
+      if (joined !== mine) return;
+      leave("ended", "bad");
+      view.line(reason);
+      view.banner(reason);
+    });
+    joined = mine;
+    try {
+      await mine.begin();
+    } catch (error) {
+      if (joined !== mine) return;
+      leave("not joined", "bad");
+      byId("join-result").textContent = error.message;
+    }
+  };
+  byId("leave-button").onclick = () => leave("left");
+  addEventListener("pagehide", () => joined && leave("left"));
+}
+
+/** One stay in a room. */
+class Joined {
+  constructor(view, mode, settings, ended) {
+    Object.assign(this, { view, mode, settings, ended });
+    this.phone = settings.role === "phone";
+    this.state = "joining";
+    this.seen = [];
+    view.other = this.phone ? "Mac" : "phone";
+  }
+
+  async begin() {
+    const { view, settings } = this;
+    this.pictures = this.phone
+      ? new Made(byId("canvas"), this.watched(), settings)
+      : new Shown(byId("video"), this.watched(), () => this.call.control.clockOffset?.seconds ?? null);
+    if (this.phone) await this.pictures.open();
+    if (this.over) {
+      this.pictures.end();
+      return;
+    }
+    this.signaling = new Signaling(this.mode, settings, {
+      opened: () => this.call.opened(),
+      message: (message) => this.call.onMessage(message),
+      line: (text) => view.line(text),
+      ended: (reason) => this.ended(reason),
+    });
+    this.call = new Call({
+      offers: this.phone,
+      other: this.phone ? "Mac" : "phone",
+      send: (t, fields) => this.signaling.send(t, fields),
+      iceServers: () => this.signaling.iceServers,
+      on: this.handlers(),
+    });
+    view.on.say = (text) => this.call.control.say(text);
+    view.on.keyframeNow = async () => {
+      if (this.phone) await this.pictures.now();
+      else this.call.control.send({ t: "keyframe-request", reason: "asked on the page" });
+      return this.phone ? "sent" : "asked";
+    };
+    this.reporting = setInterval(() => this.report(), 1000);
+    this.signaling.run();
+  }
+
+  /** The view, with what was shown counted. */
+  watched() {
+    return {
+      keyframe: (keyframe) => {
+        if (this.over) return;
+        if (keyframe.url !== undefined) this.seen.push(keyframe.receivedAt);
+        this.view.keyframe(keyframe);
+      },
+    };
+  }
+
+  handlers() {
+    const { view } = this;
+    return {
+      line: (text) => view.line(text),
+      text: (text) => view.text(text),
+      state: (text) => {
+        if (text !== this.state) view.line(text);
+        if (text === "connected" && this.phone) this.pictures.begin();
+        this.state = text;
+        view.state(text);
+      },
+      pc: (pc) => this.pictures.follow(pc),
+      dropped: () => {
+        if (this.phone) this.pictures.pause();
+        view.enable(false);
+      },
+      channel: (open) => view.enable(open),
+      keyframe: (message) => {
+        if (!this.phone) this.pictures.announce(message);
+      },
+      keyframeRequest: () => {
+        if (this.phone) this.pictures.now().catch((error) => view.line(error.message));
+      },
+      set: (message) => {
+        if (!this.phone) throw new Error("only the phone has settings");
+        this.pictures.set(message);
+      },
+    };
+  }
+
+  async report() {
+    const { pc } = this.call;
+    const counted = await summary(pc);
+    if (this.over || pc !== this.call.pc) return;
+    this.pictures.poll(counted);
+    const at = Date.now() / 1e3;
+    const { connectionType, rttMs, video, data } = counted;
+    this.view.report({
+      at, connectionType, video, data,
+      state: this.state,
+      rttMs: this.call.control.rttMs ?? rttMs,
+      frameRate: this.seen.filter((time) => time > at - RATE_OVER).length / RATE_OVER,
+      keyframes: this.seen.length,
+      verified: null,
+      broken: null,
+    });
+  }
+
+  leave() {
+    if (this.over) return;
+    this.over = true;
+    clearInterval(this.reporting);
+    this.signaling?.leave("left");
+    this.call?.close();
+    this.pictures?.end();
+  }
+}

@@ -1,0 +1,150 @@
+//! Descriptions and candidates of both sides: offers made and sent again, offers and answers taken.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    CONNECT_WITHIN, LinkEvent, MAX_EARLY, OFFER_AGAIN, RESTART_WITHIN, Worker, peer_error,
+};
+use crate::{
+    peer::PeerRole,
+    proto::signaling::{Body, IceCandidateInit, offer_digest},
+};
+
+impl Worker {
+    pub(super) async fn offer(&mut self) -> bool {
+        if !self.in_room {
+            // Offers that pile up would be answered one after the other: there is one once there is a socket.
+            return true;
+        }
+        if self.new_peer().await.is_none() {
+            return false;
+        }
+        let Some(current) = &mut self.current else { return true };
+        match current.peer.create_offer().await {
+            Ok(sdp) => {
+                current.local_sdp = Some(sdp.clone());
+                current.deadline = Some(Instant::now() + OFFER_AGAIN);
+                self.send(Body::Offer { sdp });
+                true
+            }
+            Err(error) => {
+                self.tell(LinkEvent::Failed(peer_error(&error))).await;
+                false
+            }
+        }
+    }
+
+    pub(super) async fn on_offer(&mut self, sdp: String) -> bool {
+        if self.template.role == PeerRole::Sender {
+            // Glare: the sender is the impolite side (W3C perfect negotiation).
+            tracing::info!("an offer of the other side is ignored: this side offers");
+            return true;
+        }
+        if let Some(current) = &self.current
+            && current.remote_sdp.as_ref() == Some(&sdp)
+        {
+            self.describe_again();
+            return true;
+        }
+        let renegotiation = self.current.as_ref().is_some_and(|current| {
+            current.remote_sdp.as_deref().is_some_and(|old| fingerprint(old) == fingerprint(&sdp))
+        });
+        if !renegotiation && self.new_peer().await.is_none() {
+            return false;
+        }
+        let servers = self.ice_servers();
+        let Some(current) = &mut self.current else { return true };
+        let peer = Arc::clone(&current.peer);
+        if renegotiation {
+            current.local_candidates.clear();
+            if let Err(error) = peer.set_ice_servers(&servers).await {
+                tracing::warn!(%error, "ICE goes on with the servers it has");
+            }
+        }
+        let described = std::time::Instant::now();
+        match peer.accept_offer(sdp.clone()).await {
+            Ok(answer) => {
+                let of = offer_digest(&sdp);
+                current.remote_sdp = Some(sdp);
+                current.local_sdp = Some(answer.clone());
+                if !current.connected {
+                    current.deadline = Some(current.begun + CONNECT_WITHIN);
+                }
+                self.send(Body::Answer { sdp: answer, offer: Some(of) });
+                for candidate in std::mem::take(&mut self.early) {
+                    peer.add_candidate(candidate).await;
+                }
+                self.tell(LinkEvent::Described(described)).await
+            }
+            Err(error) => {
+                self.drop_peer().await;
+                self.tell(LinkEvent::Refused(peer_error(&error))).await
+            }
+        }
+    }
+
+    pub(super) async fn on_answer(&mut self, sdp: String, offer: Option<String>) -> bool {
+        let Some(current) = &mut self.current else { return true };
+        let ours = current.local_sdp.as_deref().map(offer_digest);
+        if offer.is_some() && offer != ours {
+            tracing::debug!("an answer to an earlier offer is left aside");
+            return true;
+        }
+        if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
+            return true;
+        }
+        if let Some(certificate) = current.restarting.as_deref()
+            && fingerprint(&sdp) != Some(certificate)
+        {
+            // The other device has begun anew meanwhile: so do we.
+            return self.offer().await;
+        }
+        let described = std::time::Instant::now();
+        match current.peer.accept_answer(sdp.clone()).await {
+            Ok(()) => {
+                current.remote_sdp = Some(sdp);
+                current.conn.clone_from(&self.remote_conn);
+                let restarting = current.restarting.is_some();
+                let within = if restarting { RESTART_WITHIN } else { CONNECT_WITHIN };
+                current.deadline = Some(Instant::now() + within);
+                self.tell(LinkEvent::Described(described)).await
+            }
+            Err(error) => {
+                self.drop_peer().await;
+                self.tell(LinkEvent::Refused(peer_error(&error))).await
+            }
+        }
+    }
+
+    pub(super) async fn on_candidate(&mut self, candidate: Option<IceCandidateInit>) -> bool {
+        match &self.current {
+            Some(current) => current.peer.add_candidate(candidate).await,
+            None if self.early.len() < MAX_EARLY => self.early.push(candidate),
+            None => {}
+        }
+        true
+    }
+
+    /// Sends our description and candidates once more.
+    pub(super) fn describe_again(&self) {
+        let Some(current) = &self.current else { return };
+        let Some(sdp) = current.local_sdp.clone() else { return };
+        let body = match self.template.role {
+            PeerRole::Sender => Body::Offer { sdp },
+            PeerRole::Receiver => {
+                Body::Answer { sdp, offer: current.remote_sdp.as_deref().map(offer_digest) }
+            }
+        };
+        self.send(body);
+        for candidate in &current.local_candidates {
+            self.send(Body::Ice { candidate: candidate.clone() });
+        }
+    }
+}
+
+/// The DTLS fingerprint in a description: the same one means the same peer connection.
+pub(super) fn fingerprint(sdp: &str) -> Option<&str> {
+    sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=fingerprint:"))
+}

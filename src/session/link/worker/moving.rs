@@ -1,0 +1,81 @@
+//! When the way between the two is gone: ICE begins anew on the connection that is there (RFC 8445 §9).
+
+use std::{net::IpAddr, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::{LinkEvent, NetworkWatch, OFFER_AGAIN, Worker, describing::fingerprint};
+use crate::{
+    peer::PeerRole,
+    proto::{signaling::Body, token::IceServer},
+};
+
+impl Worker {
+    /// The servers to gather with: those of the flags, or of the last token answer.
+    pub(super) fn ice_servers(&self) -> Vec<IceServer> {
+        if self.template.ice_servers.is_empty() {
+            self.ice_servers.clone()
+        } else {
+            self.template.ice_servers.clone()
+        }
+    }
+
+    /// Nothing has come from the other side for 4 s: its network or a NAT between may have changed. Only
+    /// the sender offers; the receiver waits for that.
+    pub(super) async fn on_silence(&mut self) -> bool {
+        // What ended the one may have ended the other: then it is better known now than in half a minute.
+        self.client.probe();
+        let restarting = self.current.as_ref().is_some_and(|current| current.restarting.is_some());
+        restarting || self.restart("nothing has come for 4 s".into()).await
+    }
+
+    /// This machine has other addresses now: the signaling socket is dead, and perhaps the media's are.
+    pub(super) async fn on_moved(&mut self, addresses: &[IpAddr]) -> bool {
+        self.client.reconnect();
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        tracing::info!(addresses = addresses.join(", "), "this machine's network has changed");
+        self.in_room = false;
+        self.restart("this machine's network has changed".into()).await
+    }
+
+    /// This machine has no address for now: nothing can be done before there is one.
+    pub(super) async fn on_nowhere(&mut self) -> bool {
+        let connected = self.current.as_ref().is_some_and(|current| current.connected);
+        !connected || self.tell(LinkEvent::Restarting("this machine has no network".into())).await
+    }
+
+    /// Begins ICE anew, now or when there is a socket to tell the other side by.
+    pub(super) async fn restart(&mut self, why: String) -> bool {
+        // The crate's driver ends for good when it finds no network to bind to.
+        let homeless = self.network.as_ref().is_some_and(NetworkWatch::is_homeless);
+        if !self.in_room || homeless {
+            self.restart_due = Some(why);
+            return true;
+        }
+        let servers = self.ice_servers();
+        let Some(current) = &mut self.current else { return true };
+        if self.template.role == PeerRole::Receiver || !current.connected {
+            return true;
+        }
+        let certificate = current.remote_sdp.as_deref().and_then(fingerprint).map(str::to_owned);
+        let Some(certificate) = certificate.or_else(|| current.restarting.clone()) else {
+            return true;
+        };
+        let peer = Arc::clone(&current.peer);
+        match peer.restart_ice(&servers).await {
+            Ok(sdp) => {
+                current.restarting = Some(certificate);
+                current.local_sdp = Some(sdp.clone());
+                current.local_candidates.clear();
+                current.remote_sdp = None;
+                current.deadline = Some(Instant::now() + OFFER_AGAIN);
+                self.send(Body::Offer { sdp });
+                self.tell(LinkEvent::Restarting(why)).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, "ICE cannot be begun anew");
+                self.lose(&why).await
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The page of `recv --view`: what a receiver tells, in a browser, while it runs.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`hub`] | what there is to show: to those who watch now, and to those who come later |
+//! | [`gate`] | who may look |
+//! | [`routes`] | events out, texts and requests in, pictures from the disk |
+//!
+//! The page itself is in [`crate::page`]; it is fed by Server-Sent Events (WHATWG HTML §9.2).
+
+pub mod gate;
+pub mod hub;
+pub mod routes;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use self::{gate::Gate, hub::Hub, routes::Room};
+
+use crate::peer::config::local_addresses;
+
+/// How long those who watch may take to hear of the end.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
+/// A page that is served.
+pub struct Viewer {
+    /// Where what is to be shown goes.
+    pub hub: Arc<Hub>,
+    address: SocketAddr,
+    gate: Gate,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Viewer {
+    /// Serves the page on a listener. Whoever opens it may send texts and ask for keyframes, by `lines`,
+    /// as if typed; on an address that is not loopback only with the token of [`Viewer::url`].
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub fn start(
+        listener: TcpListener,
+        hub: Arc<Hub>,
+        lines: mpsc::Sender<String>,
+    ) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let gate = Gate::new(address.ip());
+        let room = Arc::new(Room::new(Arc::clone(&hub), lines, gate.clone()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = axum::serve(listener, routes::all(room)).with_graceful_shutdown(async {
+            // Dropped is stopped, too.
+            let _ = stopped.await;
+        });
+        let task = tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the viewer page is gone");
+            }
+        });
+        Ok(Self { hub, address, gate, stop: Some(stop), task })
+    }
+
+    /// The URL to open; with the token, where one is needed.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let query = self.gate.token().map(|token| format!("?token={token}")).unwrap_or_default();
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            // Of all addresses the first: nobody can open `0.0.0.0` from elsewhere.
+            let (v4, v6) = (address.is_ipv4(), address.is_ipv6());
+            if let Some(ip) = local_addresses(None, v4, v6, false).first() {
+                address.set_ip(*ip);
+            }
+        }
+        format!("http://{address}/{query}")
+    }
+
+    /// Says that it is over, and closes.
+    pub async fn close(mut self, reason: &str) {
+        self.hub.end(reason);
+        drop(self.stop.take());
+        if tokio::time::timeout(END_WITHIN, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}

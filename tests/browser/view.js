@@ -1,0 +1,249 @@
+// The page of `recv --view`, and that of `serve` as the Mac and as the phone, in headless Chromium: what is
+// shown, what is asked for there, light and dark, wide and narrow. VIEW_SCREENSHOTS=DIR keeps pictures.
+
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+import { chromium } from "playwright-core";
+
+import { Peer, killAll, until } from "./process.js";
+
+const BINARY = process.env.ORION_PEER;
+const SAMPLES = path.resolve(import.meta.dirname, "../../samples");
+const FLAGS = [
+  "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync",
+  "--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns",
+];
+const VIEWS = [
+  { name: "wide-light", width: 1280, colorScheme: "light" },
+  { name: "wide-dark", width: 1280, colorScheme: "dark" },
+  { name: "narrow-light", width: 360, colorScheme: "light" },
+  { name: "narrow-dark", width: 360, colorScheme: "dark" },
+];
+
+let passed = 0;
+let failed = 0;
+
+function check(name, ok, detail = "") {
+  if (ok) passed += 1;
+  else failed += 1;
+  console.log(`${ok ? "pass" : "FAIL"}  ${name}${detail === "" ? "" : `: ${detail}`}`);
+}
+
+const scratch = await mkdtemp(path.join(tmpdir(), "orion-view-"));
+
+/** A page that must not complain: of nothing but what `allowed` lets pass. */
+async function open(browser, url, { width = 1280, colorScheme = "light" } = {}) {
+  const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
+  const page = await context.newPage();
+  page.complaints = [];
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) page.complaints.push(message.text());
+  });
+  page.on("pageerror", (error) => page.complaints.push(error.message));
+  await page.goto(url);
+  return page;
+}
+
+const text = (page, id) => page.locator(`#${id}`).textContent();
+
+async function picture(page, name, { fullPage = true } = {}) {
+  const folder = process.env.VIEW_SCREENSHOTS;
+  if (folder) await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage });
+}
+
+/** What can be wrong with a page, asked inside it. */
+function look() {
+  const luminance = (colour) => {
+    const parts = colour.match(/[\d.]+/g).slice(0, 3).map((part) => part / 255)
+      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+  };
+  const style = getComputedStyle(document.body);
+  const [a, b] = [luminance(style.color), luminance(style.backgroundColor)];
+  const unnamed = [...document.querySelectorAll("button, input, select, img, canvas, svg")].filter((element) => {
+    if (element.closest("[aria-hidden=true]") || !element.checkVisibility()) return false;
+    const words = element.ariaLabel || element.alt || element.textContent.trim() ||
+      element.labels?.[0]?.textContent.trim() || element.closest("[aria-label], button")?.textContent ||
+      element.closest("[aria-label]")?.ariaLabel;
+    return !words;
+  });
+  return {
+    sideways: document.scrollingElement.scrollWidth - window.innerWidth,
+    headings: document.querySelectorAll("h1").length,
+    lang: document.documentElement.lang,
+    unnamed: unnamed.map((element) => element.outerHTML.slice(0, 80)),
+    contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05),
+    dark: b < 0.2,
+  };
+}
+
+async function looks(browser, url, name, ready) {
+  for (const view of VIEWS) {
+    const page = await open(browser, url, view);
+    await ready(page);
+    // The plots are drawn once a second.
+    await page.waitForTimeout(1500);
+    const seen = await page.evaluate(look);
+    const what = `${name}, ${view.name}`;
+    check(`${what}: does not scroll sideways`, seen.sideways <= 0, `${seen.sideways} px over`);
+    check(`${what}: one h1, a language, everything has a name`,
+      seen.headings === 1 && seen.lang !== "" && seen.unnamed.length === 0, seen.unnamed.join(" | "));
+    check(`${what}: text can be read`, seen.contrast >= 7, `contrast ${seen.contrast.toFixed(1)}`);
+    check(`${what}: background as asked for`, seen.dark === (view.colorScheme === "dark"));
+    check(`${what}: no complaint`, page.complaints.length === 0, page.complaints.join(" | "));
+    await picture(page, `${name.replaceAll(" ", "-")}-${view.name}`);
+    await page.context().close();
+  }
+}
+
+/** The width of the large picture as it was received. */
+const shown = (page) => page.evaluate(() => {
+  const large = document.querySelector("#large");
+  return !large.hidden && large.complete && large.naturalWidth;
+});
+
+async function receiverPage(browser, server) {
+  const recv = new Peer(BINARY, ["recv", "--json", "--signal", server.signal, "--view", "127.0.0.1:0",
+    "--out", path.join(scratch, "frames")]);
+  const url = await until("the page's address", () => recv.events("page")[0]?.url);
+  const page = await open(browser, url);
+  await until("a state", async () => /waiting/.test(await text(page, "state")));
+  check("before the first keyframe the page says so", /No keyframe yet/.test(await text(page, "placeholder")),
+    await text(page, "placeholder"));
+  await picture(page, "recv-waiting");
+
+  const send = new Peer(BINARY, ["send", "--json", "--signal", server.signal, "--source", SAMPLES, "--interval", "1s"]);
+  const width = await until("a picture", () => shown(page));
+  check("the newest keyframe is shown in its size", [1280, 1920, 960, 720, 1024].includes(width) || width > 300, `${width} px`);
+  check("with its hash", (await text(page, "verified")) === "verified", await text(page, "verified"));
+  const ages = [];
+  for (let i = 0; i < 4; i += 1) {
+    ages.push(await text(page, "age"));
+    await page.waitForTimeout(150);
+  }
+  check("its age ticks", new Set(ages).size > 1, ages.join(", "));
+  await until("more keyframes in the strip", async () => (await page.locator("#strip button").count()) >= 4);
+  await until("a connection", async () => (await text(page, "state")) === "connected");
+  check("the way is told", (await text(page, "type")) === "host", await text(page, "type"));
+  check("and the round trip time", /ms/.test(await text(page, "rtt")), await text(page, "rtt"));
+
+  const thumb = page.locator("#strip button").nth(2);
+  const number = await thumb.getAttribute("data-seq");
+  await thumb.focus();
+  await page.keyboard.press("Enter");
+  check("an earlier one opens by the keyboard", (await text(page, "picture-title")) === `Keyframe ${number}`,
+    await text(page, "picture-title"));
+  await page.locator("#newest").click();
+  check("and back to the newest", (await text(page, "picture-title")) === "Newest keyframe");
+
+  await page.locator("#say-text").fill("Grüße <b>from</b> the page");
+  await page.keyboard.press("Enter");
+  const heard = await until("the text", () => send.events("text")[0]?.text);
+  check("a text from the page arrives", heard === "Grüße <b>from</b> the page", heard);
+  send.type("back <i>to</i> it");
+  await until("the text on the page", async () => /back <i>to<\/i> it/.test(await text(page, "texts")));
+  check("a text to the page is text", (await page.locator("#texts i").count()) === 0);
+
+  const before = recv.events("keyframe").length;
+  await page.locator("#keyframe-now").click();
+  await until("the keyframe asked for", () => recv.events("keyframe").length > before);
+  check("a keyframe that is asked for comes", true, await text(page, "keyframe-result"));
+
+  await page.waitForTimeout(3000);
+  await looks(browser, url, "recv", (other) => until("a picture", () => shown(other)));
+  check("send ends with 0", (await send.stop()) === 0);
+  check("recv ends with 0", (await recv.stop()) === 0);
+  await until("the end on the page", () => page.locator("#banner").isVisible());
+  check("the page says that it is over", /ended/.test(await text(page, "banner")), await text(page, "banner"));
+  await picture(page, "recv-ended");
+  check("no complaint", page.complaints.length === 0, page.complaints.join(" | "));
+  await page.context().close();
+}
+
+/** Joins with the form of serve's page. */
+async function join(browser, server, role) {
+  const page = await open(browser, server.page);
+  await until("the form", () => page.locator("#join-button").isEnabled());
+  await page.locator(`input[name=role][value=${role}]`).check();
+  return page;
+}
+
+async function pageAsMac(browser, server) {
+  const page = await join(browser, server, "mac");
+  await page.locator("#join-button").click();
+  const send = new Peer(BINARY, ["send", "--json", "--signal", server.signal, "--source", SAMPLES, "--interval", "1s"]);
+  await until("a picture on the Mac's page", () => shown(page));
+  await until("three of them", async () => (await page.locator("#strip button").count()) >= 3);
+  await until("a connection", async () => (await text(page, "state")) === "connected");
+  check("the page as the Mac shows keyframes of send", true, await text(page, "dimensions"));
+  await page.locator("#say-text").fill("from the browser");
+  await page.locator("#say-button").click();
+  const heard = await until("its text", () => send.events("text")[0]?.text);
+  check("and sends texts", heard === "from the browser");
+  const before = send.events("keyframe").length;
+  await page.locator("#keyframe-now").click();
+  await until("the keyframe asked for", () => send.events("keyframe").length > before);
+  await page.waitForTimeout(1500);
+  await picture(page, "mac");
+  await page.locator("#leave-button").click();
+  await until("its goodbye", () => /said goodbye/.test(send.stderr));
+  check("leaving says goodbye", true);
+  await page.locator("#join-button").click();
+  await until("a picture again", async () => (await text(page, "state")) === "connected" && shown(page));
+  check("and it can join again", true);
+  check("send ends with 0", (await send.stop()) === 0);
+  check("no complaint", page.complaints.length === 0, page.complaints.join(" | "));
+  await page.context().close();
+}
+
+async function pageAsPhone(browser, server) {
+  const out = path.join(scratch, "phone");
+  const recv = new Peer(BINARY, ["recv", "--json", "--signal", server.signal, "--out", out, "--count", "3"]);
+  const page = await join(browser, server, "phone");
+  await page.locator("input[name=interval]").fill("0.8");
+  await page.locator("#join-button").click();
+  check("recv gets three keyframes of the page's pattern and ends with 0", (await recv.ended()) === 0,
+    recv.stderr.split("\n").at(-2));
+  const lines = (await readFile(path.join(out, "frames.jsonl"), "utf8")).trim().split("\n").map(JSON.parse);
+  check("each with its size", lines.length === 3 && lines.every(({ width, bytes }) => width > 0 && bytes > 0),
+    lines.map(({ width, height, bytes }) => `${width}x${height} ${bytes}`).join(", "));
+  await picture(page, "phone");
+  check("no complaint", page.complaints.length === 0, page.complaints.join(" | "));
+  await page.context().close();
+}
+
+/** The form before anything is joined, and a login that is refused. */
+async function form(browser, server) {
+  await looks(browser, server.page, "form", (page) => until("the form", () => page.locator("#join-button").isEnabled()));
+  const page = await join(browser, server, "mac");
+  await page.locator("input[name=login]").fill("wrong");
+  await page.locator("#join-button").click();
+  const said = await until("the refusal", async () => await text(page, "join-result") || text(page, "banner"));
+  check("a refused login is told", /login/i.test(said), said);
+  check("and it can be tried again", await page.locator("#join-button").isEnabled());
+  await page.context().close();
+}
+
+let browser;
+try {
+  const serve = new Peer(BINARY, ["serve", "--json", "--listen", "127.0.0.1:0", "--turn-listen", "127.0.0.1:0"]);
+  const address = await until("serve to listen", () => /listening on (\S+)/.exec(serve.stderr)?.[1]);
+  const server = { signal: `ws://${address}`, page: `http://${address}/` };
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, headless: false, args: FLAGS });
+  for (const one of [receiverPage, pageAsMac, pageAsPhone, form]) {
+    console.log(`-- ${one.name}`);
+    if (!process.env.ONLY || process.env.ONLY === one.name) await one(browser, server);
+  }
+  check("serve ends with 0 on Ctrl-C", (await serve.stop()) === 0);
+} catch (error) {
+  check("the test itself", false, error.stack);
+} finally {
+  await browser?.close();
+  killAll();
+  await rm(scratch, { recursive: true, force: true });
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;

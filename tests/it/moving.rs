@@ -1,0 +1,226 @@
+//! Staying up when the ground moves: other addresses, another NAT, a machine that sleeps, a server that is
+//! too busy. The outage of each is printed, from the times at which keyframes came. Network namespaces of
+//! Linux, but for the last ones.
+
+use std::{fs, path::Path, time::Duration};
+
+#[cfg(target_os = "linux")]
+use orion_peer::kernel::{Lab, LabPlan, LabServer, Network, Place};
+use rustix::process::Signal;
+use serde_json::Value;
+
+#[cfg(target_os = "linux")]
+use crate::run::follow;
+use crate::run::{Rig, Running, run, serve};
+
+/// Waits until `recv` has so many keyframes more than it had.
+fn more_keyframes(recv: &Running, more: usize) {
+    recv.event("keyframe", recv.events("keyframe").len() + more);
+}
+
+/// Longest time between two keyframes that came one after the other, and how many of those sent came.
+fn tell(name: &str, dir: &Path, sent: &[Value]) {
+    let text = fs::read_to_string(dir.join("frames.jsonl")).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let times: Vec<f64> = lines.iter().map(|line| line["receivedAt"].as_f64().unwrap()).collect();
+    let longest = times.windows(2).map(|two| two[1] - two[0]).fold(0.0, f64::max);
+    let (came, sent) = (lines.len(), sent.len());
+    println!("{name}: longest gap {longest:.2} s; {came} of {sent} keyframes came");
+}
+
+#[cfg(target_os = "linux")]
+struct Moving {
+    lab: Lab,
+    _server: LabServer,
+    dir: tempfile::TempDir,
+    send: Running,
+    recv: Running,
+}
+
+#[cfg(target_os = "linux")]
+impl Moving {
+    /// Keyframes flow between two peers behind NATs of these profiles.
+    fn new(a: &str, b: &str) -> Self {
+        let network = |text: &str| Network { profile: text.parse().unwrap(), ..Network::default() };
+        let orion_peer = Some(env!("CARGO_BIN_EXE_orion-peer").into());
+        let plan = LabPlan { a: network(a), b: network(b), orion_peer, ..LabPlan::default() };
+        let lab = Lab::start(&plan).unwrap_or_else(|error| panic!("{error}"));
+        let server = lab.serve().unwrap_or_else(|error| panic!("{error}"));
+        let dir = tempfile::tempdir().unwrap();
+        let start = |place, words: &[&str]| {
+            let mut command = lab.orion_peer(place);
+            command.args(words).current_dir(dir.path()).envs(server.variables());
+            follow(words.join(" "), command)
+        };
+        let recv = start(Place::B, &["recv", "--json", "--out", "frames"]);
+        let words = ["send", "--json", "--source", "pattern:320x240", "--interval", "0.3s"];
+        let send = start(Place::A, &words);
+        recv.event("keyframe", 3);
+        Self { lab, _server: server, dir, send, recv }
+    }
+
+    /// Runs shell commands with a peer.
+    fn shell(&self, place: Place, script: &str) {
+        let mut command = self.lab.command(place, "sh");
+        let output = command.args(["-ec", script]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {said}");
+    }
+
+    /// Runs shell commands in the NAT next to a peer.
+    fn shell_in_nat(&self, place: Place, script: &str) {
+        let mut command = self.lab.command_at_layer(place, 0, "sh");
+        let output = command.args(["-ec", script]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {said}");
+    }
+
+    /// Keyframes flow again, without anybody's help.
+    fn goes_on(self, name: &str) {
+        more_keyframes(&self.recv, 5);
+        self.send.signal(Signal::INT);
+        let sent = self.send.end();
+        sent.well();
+        self.recv.says("said goodbye");
+        self.recv.signal(Signal::INT);
+        self.recv.end().well();
+        let sent: Vec<Value> =
+            sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect();
+        tell(name, &self.dir.path().join("frames"), &sent);
+    }
+}
+
+/// Another address in the same network, and the old one gone.
+#[cfg(target_os = "linux")]
+fn another_address(net: &str) -> String {
+    format!(
+        "ip addr del {net}.2/24 dev eth0; ip addr add {net}.77/24 dev eth0; \
+         ip route replace default via {net}.1"
+    )
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_phone_gets_another_address() {
+    let moving = Moving::new("port", "port");
+    moving.shell(Place::A, &another_address("192.168.1"));
+    moving.send.says("this machine's network has changed");
+    moving.goes_on("the phone's address changes");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_mac_gets_another_address() {
+    let moving = Moving::new("port", "port");
+    moving.shell(Place::B, &another_address("192.168.2"));
+    moving.goes_on("the Mac's address changes");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_phone_is_without_a_network_for_a_while() {
+    let moving = Moving::new("port", "port");
+    moving.shell(Place::A, "ip addr del 192.168.1.2/24 dev eth0");
+    moving.send.says("this machine has no network");
+    std::thread::sleep(Duration::from_secs(6));
+    moving.shell(
+        Place::A,
+        "ip addr add 192.168.1.99/24 dev eth0; ip route replace default via 192.168.1.1",
+    );
+    moving.goes_on("6 s without any address");
+}
+
+/// The NAT gets another address of its provider, and is of another kind: what it knew leads nowhere.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_nat_of_the_phone_starts_anew_as_another_kind() {
+    let moving = Moving::new("port", "port");
+    let layer = "sym".parse::<orion_peer::nat::Profile>().unwrap().layers[0];
+    let rules = orion_peer::kernel::rules::rules(&layer, "203.0.113.4".parse().unwrap()).unwrap();
+    let file = moving.dir.path().join("sym.nft");
+    fs::write(&file, format!("flush ruleset\n{}", rules.loadable())).unwrap();
+    moving.shell_in_nat(
+        Place::A,
+        &format!(
+            "ip addr flush dev wan; ip link set wan down; ip link set wan address 02:00:00:00:04:04; \
+             ip link set wan up; nft -f {}; ip addr add 203.0.113.4/24 dev wan; \
+             ip route replace default via 203.0.113.1",
+            file.display()
+        ),
+    );
+    // What leaves still arrives; what comes back does not.
+    moving.send.says("nothing has come for 4 s: looking for another way");
+    moving.send.says("connected to the receiver again");
+    moving.goes_on("another NAT");
+}
+
+fn asleep(name: &str, long: Duration, who: impl Fn(&Running, &Running) -> u32) {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &[]);
+    let send = rig.send("pattern:320x240", &["--interval", "0.3s"]);
+    recv.event("keyframe", 3);
+    let process = rustix::process::Pid::from_raw(who(&send, &recv).cast_signed()).unwrap();
+    rustix::process::kill_process(process, Signal::STOP).unwrap();
+    std::thread::sleep(long);
+    rustix::process::kill_process(process, Signal::CONT).unwrap();
+    more_keyframes(&recv, 5);
+    send.signal(Signal::INT);
+    let sent = send.end();
+    sent.well();
+    recv.says("said goodbye: stopped");
+    recv.signal(Signal::INT);
+    recv.end().well();
+    let sent: Vec<Value> =
+        sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect();
+    tell(name, &rig.path("frames"), &sent);
+}
+
+#[test]
+fn the_mac_sleeps_for_a_minute() {
+    asleep("the Mac sleeps for 60 s", Duration::from_mins(1), |_, recv| recv.pid());
+}
+
+#[test]
+fn the_phone_sleeps_for_a_minute() {
+    asleep("the phone sleeps for 60 s", Duration::from_mins(1), |send, _| send.pid());
+}
+
+#[test]
+fn the_mac_nods_off_for_some_seconds() {
+    asleep("the Mac sleeps for 8 s", Duration::from_secs(8), |_, recv| recv.pid());
+}
+
+#[test]
+fn a_server_that_asks_to_come_back_later_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["--ip-rate", "1:30/min"];
+    let (server, signal, _) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", &more);
+    let signal = format!("ws://{signal}");
+    let words = |command| vec![command, "--json", "--signal", signal.as_str()];
+    let start = |words: Vec<&str>| crate::run::start(dir.path(), &words);
+    let recv = start([words("recv"), vec!["--count", "2"]].concat());
+    let source = ["--source", "pattern:320x240", "--interval", "0.3s", "--count", "2"];
+    let send = start([words("send"), source.to_vec()].concat());
+    let (sent, received) = (send.end(), recv.end());
+    sent.well();
+    received.well();
+    assert!(sent.stderr.contains("429") || received.stderr.contains("429"), "nobody had to wait");
+    server.signal(Signal::TERM);
+    server.end().well();
+}
+
+#[test]
+fn once_ends_with_the_first_connection() {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &["--once"]);
+    let send = rig.send("pattern:320x240", &["--count", "2"]);
+    send.end().well();
+    let received = recv.end();
+    received.well();
+    assert_eq!(received.summary()["keyframes"]["received"], 2);
+    let recv = rig.recv("more", &["--count", "2"]);
+    let send = rig.send("pattern:320x240", &["--once"]);
+    recv.end().well();
+    send.end().well();
+    assert_eq!(run(&rig.path(""), &["recv", "--once", "--count", "0"]).code, Some(2));
+}
