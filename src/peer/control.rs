@@ -108,8 +108,14 @@ impl ControlChannels {
     }
 
     pub(super) fn accept(&self, shared: &Arc<Shared>, channel: Arc<dyn DataChannel>) {
-        if self.accepted.fetch_add(1, Ordering::Relaxed) >= MAX_ACCEPTED {
-            tracing::warn!("the other side opened more than {MAX_ACCEPTED} data channels: closed");
+        let before = self.accepted.fetch_add(1, Ordering::Relaxed);
+        if before >= MAX_ACCEPTED {
+            // Once: who opens a thousand is not told of a thousand times.
+            if before == MAX_ACCEPTED {
+                tracing::warn!(
+                    "the other side opened more than {MAX_ACCEPTED} data channels: the rest is closed"
+                );
+            }
             tokio::spawn(async move {
                 let _ = channel.close().await;
             });

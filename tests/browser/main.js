@@ -390,6 +390,52 @@ async function iceRestartByChromium() {
   });
 }
 
+/** An app may offer more than a video: what recv has no use for is refused, and the video comes. */
+async function extraLines() {
+  const out = path.join(scratch, "extra");
+  await scenario("Chromium offers sound and a second video, too", { page: ["phone"], peer: ["recv", "--out", out] },
+    async (page, recv) => {
+      await page.join();
+      await page.call("bePhone", {
+        iceServers: page.iceServers, codec: "video/H264", ...PHONE_SIZE, colours: COLOURS, extra: true,
+      });
+      await until("the first keyframe", () => recv.events("keyframe").length >= 1);
+      const lines = await page.call("answered");
+      check("the video is taken, sound is refused",
+        lines.some((line) => /^m=video [1-9]/.test(line)) && lines.some((line) => line === "m=audio 0"), lines.join(", "));
+      await pingBoth(page);
+      check("recv ends with 0", (await recv.stop()) === 0);
+    });
+}
+
+/** Memory of a process, bytes. */
+const memory = async (peer) =>
+  1024 * Number(/VmRSS:\s*(\d+)/.exec(await readFile(`/proc/${peer.child.pid}/status`, "utf8"))[1]);
+
+/** A peer that opens a thousand channels and sends long messages: keyframes go on, memory does not grow. */
+async function floods() {
+  const out = path.join(scratch, "flooded");
+  await scenario("Chromium floods data channels", { page: ["phone"], peer: ["recv", "--out", out] },
+    async (page, recv) => {
+      await page.join();
+      await page.call("bePhone", { iceServers: page.iceServers, codec: "video/H264", ...PHONE_SIZE, colours: COLOURS });
+      await until("the first keyframe", () => recv.events("keyframe").length >= 1);
+      const before = await memory(recv);
+      const sent = await page.call("flood", { channels: 1000, messages: 400, bytes: 60_000 });
+      const stored = recv.events("keyframe").length;
+      let polls = 0;
+      await until("2 more keyframes", () => {
+        if (polls++ % 20 === 0) recv.type("/keyframe");
+        return recv.events("keyframe").length >= stored + 2;
+      });
+      const grown = (await memory(recv)) - before;
+      check("keyframes go on and memory stays", grown < 64e6,
+        `${(grown / 1e6).toFixed(1)} MB more after ${JSON.stringify(sent)}`);
+      check("it is told once", recv.stderr.split("more than 16 data channels").length === 2);
+      check("recv ends with 0", (await recv.stop()) === 0);
+    });
+}
+
 /** A picture that never comes: recv asks for a keyframe by itself. */
 async function loss(page, recv) {
   const names = ["pliCount", "keyFramesEncoded", "framesEncoded"];
@@ -461,7 +507,7 @@ try {
   server = await startServe();
   const only = process.env.ONLY;
   for (const one of [chromiumAsMac, chromiumAsPhone, chromiumIsMeasured, iceRestartByUs, iceRestartByChromium,
-    defaultCandidates, withoutH264]) {
+    extraLines, floods, defaultCandidates, withoutH264]) {
     if (!only || one.name === only) await one();
   }
   check("serve ends with 0 on Ctrl-C", (await server.serve.stop()) === 0);

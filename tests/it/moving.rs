@@ -224,3 +224,46 @@ fn once_ends_with_the_first_connection() {
     send.end().well();
     assert_eq!(run(&rig.path(""), &["recv", "--once", "--count", "0"]).code, Some(2));
 }
+
+/// Media has no need of signaling: nothing is lost or late while it is away.
+#[test]
+fn the_server_is_away_for_some_seconds() {
+    let mut rig = Rig::new();
+    let recv = rig.recv("frames", &[]);
+    let send = rig.send("pattern:320x240", &["--interval", "0.3s"]);
+    recv.event("keyframe", 3);
+    rig.server.signal(Signal::TERM);
+    recv.says("signaling: ");
+    std::thread::sleep(Duration::from_secs(3));
+    let address = rig.signal.trim_start_matches("ws://").to_owned();
+    let (server, ..) = serve(rig.dir.path(), &address, &rig.turn, &[]);
+    std::mem::replace(&mut rig.server, server).end().well();
+    more_keyframes(&recv, 20);
+    send.signal(Signal::INT);
+    let sent = send.end();
+    sent.well();
+    recv.says("said goodbye: stopped");
+    recv.signal(Signal::INT);
+    recv.end().well();
+    let sent: Vec<Value> =
+        sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect();
+    tell("the server is away for 3 s", &rig.path("frames"), &sent);
+    let text = fs::read_to_string(rig.path("frames").join("frames.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), sent.len(), "a keyframe was lost");
+}
+
+/// The newer socket of a device wins; the sender offers to it, and the older one says why it ends.
+#[test]
+fn a_second_mac_takes_over() {
+    let rig = Rig::new();
+    let first = rig.recv("first", &[]);
+    let send = rig.send("pattern:320x240", &["--interval", "0.3s"]);
+    first.event("keyframe", 3);
+    let second = rig.recv("second", &["--count", "5"]);
+    let ended = first.end();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("4502"), "{}", ended.stderr);
+    second.end().well();
+    send.signal(Signal::INT);
+    send.end().well();
+}

@@ -188,10 +188,9 @@ impl Worker {
                 self.remote_conn = None;
                 self.remote_left = false;
                 self.in_room = true;
-                if let Some(why) = self.restart_due.take()
-                    && !self.restart(why).await
-                {
-                    return false;
+                let connected = self.current.as_ref().is_some_and(|current| current.connected);
+                if let Some(why) = self.restart_due.take().filter(|_| connected) {
+                    return self.restart(why).await;
                 }
                 match &self.current {
                     Some(current) if current.is_unanswered() => {

@@ -143,6 +143,29 @@ peer.restartIce = async () => {
   signal("offer", { sdp: peer.pc.localDescription.sdp });
 };
 
+/** Opens many channels, and sends long messages on a reliable one; tells how many could be sent. */
+peer.flood = async ({ channels, messages, bytes }) => {
+  const long = peer.pc.createDataChannel("long");
+  await new Promise((resolve) => (long.onopen = resolve));
+  for (let i = 0; i < channels; i += 1) peer.pc.createDataChannel(`channel ${i}`).onerror = () => {};
+  let sent = 0;
+  for (; sent < messages && long.readyState === "open"; sent += 1) {
+    try {
+      long.send("x".repeat(bytes));
+    } catch (error) {
+      return { sent, error: error.name };
+    }
+    while (long.readyState === "open" && long.bufferedAmount > 4 * bytes) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+  return { sent };
+};
+
+/** Each m-line of the answer: its kind, and whether it was taken. */
+peer.answered = () => peer.pc.currentRemoteDescription.sdp.split("\r\n")
+  .filter((line) => line.startsWith("m=")).map((line) => line.split(" ").slice(0, 2).join(" "));
+
 /** The user name fragments of both sides (RFC 8445 §5.3), and how the connection is. */
 peer.ice = () => {
   const fragment = (description) => /a=ice-ufrag:(\S+)/.exec(description?.sdp ?? "")?.[1];
@@ -167,10 +190,12 @@ peer.beMac = ({ iceServers, codec, hidden }) => {
   };
 };
 
-/** Offers a canvas of four colours with something moving on it. */
-peer.bePhone = async ({ iceServers, codec, width, height, colours }) => {
+/** Offers a canvas of four colours with something moving on it; with `extra` also sound before it and
+ * another video after it. */
+peer.bePhone = async ({ iceServers, codec, width, height, colours, extra }) => {
   const pc = newConnection(iceServers);
   peer.openControl();
+  if (extra) pc.addTransceiver("audio");
   canvas.width = width;
   canvas.height = height;
   paint(colours, 0);
@@ -181,6 +206,7 @@ peer.bePhone = async ({ iceServers, codec, width, height, colours }) => {
     direction: "sendonly", streams: [stream],
   });
   preferOnly(transceiver, codec, RTCRtpSender);
+  if (extra) pc.addTransceiver("video", { direction: "recvonly" });
   if (codec === "video/H264") {
     peer.worker = new Worker("transform.js");
     peer.worker.onmessage = ({ data }) => peer.transformed.push(data);
