@@ -25,6 +25,7 @@ test_needs=(
     "node nodejs"
     "npm npm"
     "ffmpeg ffmpeg"
+    "faketime faketime"
     "qemu-system-x86_64 qemu-system-x86"
     "busybox busybox-static"
     "cpio cpio"

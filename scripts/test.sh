@@ -101,6 +101,17 @@ kernel_matrix() {
         lab --matrix --kernel --profiles none,port,sym,udp-blocked
 }
 
+# What happens to a call over time, in network namespaces; two at a time, for they mostly wait.
+outages() {
+    local target=${CARGO_TARGET_DIR:-target}
+    mapfile -t files < <(grep -l '^timeline' samples/scenarios/*.toml)
+    half=$(((${#files[@]} + 1) / 2))
+    "$target/release/orion-peer" --quiet lab --scenario "${files[@]:0:half}" &
+    other=$!
+    "$target/release/orion-peer" --quiet lab --scenario "${files[@]:half}"
+    wait "$other"
+}
+
 # A V4L2 camera in a virtual machine: Debian's kernel with its driver `vivid`.
 camera() {
     local target=${CARGO_TARGET_DIR:-target}
@@ -193,6 +204,7 @@ if ! $fast; then
     step openapi in_shell openapi
     step matrix in_shell matrix
     step kernel in_shell kernel_matrix
+    step outages in_shell outages
     step chromium in_shell browser
     step camera in_shell camera
 fi

@@ -14,7 +14,7 @@
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
 //! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results · [`view`] the page of `recv --view` |
-//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do · [`check`] a server held against the wire contract · [`load`] many rooms on a signaling server |
+//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do · [`check`] a server held against the wire contract · [`load`] many rooms on a signaling server · [`timeline`] what is done to two peers while keyframes flow, and the outages |
 //! | 8 | [`matrix`] pairs of networks, expected and measured |
 //! | 9 | [`cli`] one thin file a command |
 
@@ -39,6 +39,7 @@ pub mod session;
 pub mod signaling;
 pub mod stats;
 pub mod stun;
+pub mod timeline;
 pub mod turn;
 pub mod types;
 pub mod units;

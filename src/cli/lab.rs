@@ -10,7 +10,11 @@ pub mod shell;
 mod show;
 mod wire;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use self::{
     args::{Fallback, LabArgs},
@@ -22,6 +26,7 @@ use crate::{
     kernel::KernelError,
     matrix::{self, InKernel, LabResult, Layer, Simulated, run::Job, table},
     report::{bench::schema::FailureRecord, whole_file},
+    timeline::{self, Timeline},
     types::Stage,
 };
 
@@ -90,22 +95,56 @@ impl Lab {
 }
 
 async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
-    let job = args.job()?;
+    let (job, timelines) = (args.job()?, args.timelines()?);
     check_files(args)?;
-    let lab = Lab::start(args, output).await?;
-    let one = job.plans.len() == 1;
+    let one = job.plans.len() == 1 && timelines.is_empty();
     let mut show = Show::new(output, job.plans.len());
-    show.start(&job);
-    let mut tell = |cell: &matrix::Cell| show.cell(cell);
-    let result = matrix::run(job, lab.layer(), stop::asked(), &mut tell).await;
-    lab.close().await;
+    let mut result = if job.plans.is_empty() {
+        matrix::run::no_pairs(job.seed)
+    } else {
+        let lab = Lab::start(args, output).await?;
+        show.start(&job);
+        let mut tell = |cell: &matrix::Cell| show.cell(cell);
+        let result = matrix::run(job, lab.layer(), stop::asked(), &mut tell).await;
+        lab.close().await;
+        result
+    };
+    play(&timelines, args.logs.as_ref(), &mut result, output).await;
     show.end(&result, one)?;
     write(args, &result)?;
     conclude(&result)
 }
 
+/// Plays time lines, one after the other: each has the machine for itself.
+async fn play(
+    timelines: &[Timeline],
+    logs: Option<&PathBuf>,
+    result: &mut LabResult,
+    output: Output,
+) {
+    let options = timeline::Options { orion_peer: None, logs: logs.cloned() };
+    for timeline in timelines {
+        if result.partial {
+            // What was not played was to be measured, too.
+            result.total += 1;
+            continue;
+        }
+        let (name, seconds) = (&timeline.name, timeline.duration.as_secs_f64());
+        output.line(format!("{name}: {} ({seconds:.0} s)", timeline.description));
+        let mut tell = |at: Duration, what: &str| {
+            output.line(format!("{:>8.1} s  {what}", at.as_secs_f64()));
+        };
+        let played = timeline::run(timeline, options.clone(), stop::asked(), &mut tell).await;
+        result.partial = played.reason.as_ref().is_some_and(|reason| reason.code == "stopped");
+        result.add(played);
+    }
+}
+
 /// Finds out before the work whether the results can be written.
 fn check_files(args: &LabArgs) -> Result<(), Failure> {
+    if let Some(dir) = &args.logs {
+        std::fs::create_dir_all(dir).map_err(|error| exports::unwritable("--logs", dir, &error))?;
+    }
     let asked = [("--out", &args.out), ("--html", &args.html)];
     let asked: Vec<(&'static str, &Path)> =
         asked.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
@@ -136,6 +175,15 @@ fn conclude(result: &LabResult) -> Result<(), Failure> {
     }
     if result.all_agree() {
         return Ok(());
+    }
+    let mut reasons =
+        result.timelines.iter().filter_map(|one| Some((&one.name, one.reason.as_ref()?)));
+    if let Some((name, reason)) = reasons.next() {
+        if reason.code == "no-kernel-lab" {
+            return Err(failed(reason.clone()));
+        }
+        let message = format!("{name}: {}", reason.message);
+        return Err(Failure::requirement(reason.stage, message, reason.remedy.clone()).told());
     }
     let wrong: Vec<&matrix::Cell> = result.cells.iter().filter(|cell| !cell.agree).collect();
     let first = wrong.first().and_then(|cell| cell.reason.as_ref());

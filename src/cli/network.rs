@@ -250,7 +250,12 @@ impl Networks {
     #[must_use]
     pub fn plan(&self) -> (kernel::Network, u64) {
         let network = &self.sides[0];
-        (kernel::Network { profile: network.nat.clone(), link: network.link }, self.seed)
+        let network = kernel::Network {
+            profile: network.nat.clone(),
+            link: network.link,
+            ..kernel::Network::default()
+        };
+        (network, self.seed)
     }
 
     /// For the result of a run: a network for each peer that is in this process.

@@ -173,7 +173,7 @@ impl Observer {
         if self.live_stats.state != report.state
             && let Some(dump) = &mut self.dump
         {
-            dump.event(SystemTime::now(), "connectionstatechange", &report.state);
+            dump.state(SystemTime::now(), &report.state);
         }
         for rtt in &report.rtt_ms {
             self.summary.rtt_ms.record(*rtt);

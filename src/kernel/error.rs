@@ -33,6 +33,9 @@ pub enum KernelError {
         /// Of the second one.
         b: String,
     },
+    /// More networks to move to than there are addresses for.
+    #[error("at most {} networks to move to fit into one lab", super::topology::MOST_ELSEWHERE)]
+    TooManyNetworks,
     /// A step of building the lab failed.
     #[error("cannot build the kernel lab: {step} in `{namespace}`: {cause}")]
     Build {
@@ -69,25 +72,38 @@ impl KernelError {
     /// What to try.
     #[must_use]
     pub fn remedy(&self) -> String {
-        const SIMULATED: &str = "or use the simulated lab, without --kernel: it needs nothing";
+        const SIMULATED: &str = ", or use the simulated lab, without --kernel: it needs nothing";
+        self.remedy_or(SIMULATED)
+    }
+
+    /// What to try where nothing else can take its place.
+    #[must_use]
+    pub fn own_remedy(&self) -> String {
+        self.remedy_or("")
+    }
+
+    fn remedy_or(&self, simulated: &str) -> String {
         match self {
+            Self::NotLinux if simulated.is_empty() => "run it on Linux".to_owned(),
             Self::NotLinux => "use the simulated lab, without --kernel".to_owned(),
             Self::Missing { program } => match package(program) {
-                Some(package) => format!("install the package `{package}`, {SIMULATED}"),
+                Some(package) => format!("install the package `{package}`{simulated}"),
                 None => "check the name, and the PATH".to_owned(),
             },
             Self::NotAllowed { settings, .. } if settings.is_empty() => {
-                format!("run it as root (in a container: with CAP_SYS_ADMIN), {SIMULATED}")
+                format!("run it as root (in a container: with CAP_SYS_ADMIN){simulated}")
             }
             Self::NotAllowed { settings, .. } => {
-                format!("as root: sysctl -w {}, {SIMULATED}", settings.join(" "))
+                format!("as root: sysctl -w {}{simulated}", settings.join(" "))
             }
+            Self::Unsupported(_) if simulated.is_empty() => "choose another NAT".to_owned(),
             Self::Unsupported(_) => {
                 "use the simulated lab, without --kernel: it has every NAT".to_owned()
             }
             Self::TwoProfiles { .. } => "give one profile for both".to_owned(),
+            Self::TooManyNetworks => "leave some out".to_owned(),
             Self::Build { step, .. } => format!(
-                "check that this kernel has what that step needs ({}), {SIMULATED}",
+                "check that this kernel has what that step needs ({}){simulated}",
                 needs(step)
             ),
             Self::Start { .. } => "run the program by itself to see why".to_owned(),

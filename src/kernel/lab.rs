@@ -1,8 +1,9 @@
 //! A lab that runs.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write as _},
     net::Ipv4Addr,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -14,9 +15,11 @@ use super::{
     error::KernelError,
     holder::{Holder, not_started, require},
     plan::{LabPlan, Place},
-    server::LabServer,
-    topology::{INTERNET, Namespace, Topology, Wire},
+    rules::{firewall6, rules},
+    server::{LabServer, ServerOptions},
+    topology::{GATEWAY, INTERNET, Namespace, Spot, Topology, Wire},
 };
+use crate::nat::{Layer, Link};
 
 /// A new interface drops what is sent until the kernel has seen its cable, which it looks for in the
 /// background.
@@ -33,14 +36,25 @@ echo "these stay down: $waiting" >&2
 exit 1
 "#;
 
+/// Addresses on the internet that are given to machines later, from this one on.
+const LATER_ADDRESSES: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+
 /// Two peers behind their NATs, and an internet with servers. It is gone when this is dropped, and when
 /// this process is gone.
 pub struct Lab {
     holder: Holder,
     orion_peer: PathBuf,
-    /// The programs that are the links.
-    wires: Vec<Child>,
+    /// The programs that are the links, with the peer each is of.
+    wires: Vec<(usize, Child)>,
+    /// Where A and B can be, where they are, and their addresses there.
+    spots: [Vec<Spot>; 2],
+    at: [usize; 2],
     peers: [Ipv4Addr; 2],
+    /// Addresses given since the start.
+    given: u32,
+    /// What machines lose of IPv6 when they get another address.
+    wan6: BTreeMap<String, String>,
+    has_v6: bool,
 }
 
 impl Lab {
@@ -66,10 +80,13 @@ impl Lab {
         configure(&holder, &topology.namespaces)?;
         holder.run("links", "all", &["sh", "-s"], WAIT_FOR_LINKS)?;
         holder.run("ip", INTERNET, &["ip", "-n", INTERNET, "-batch", "-"], &topology.bridge)?;
-        let mut lab = Self { holder, orion_peer, wires: Vec::new(), peers: topology.peers };
+        let peers = [topology.spots[0][0].address, topology.spots[1][0].address];
+        let (wires, spots, at) = (Vec::new(), topology.spots, [0, 0]);
+        let (wan6, has_v6) = (topology.wan6, plan.has_v6());
+        let mut lab = Self { holder, orion_peer, wires, spots, at, peers, given: 0, wan6, has_v6 };
         for (index, wire) in topology.wires.iter().enumerate() {
-            let wire = lab.start_wire(wire, plan.seed.wrapping_add(index as u64))?;
-            lab.wires.push(wire);
+            let child = lab.start_wire(wire, plan.seed.wrapping_add(index as u64))?;
+            lab.wires.push((wire.peer, child));
         }
         Ok(lab)
     }
@@ -97,8 +114,7 @@ impl Lab {
     /// The machine of layer `layer` (0 is next to the peer) of peer A's or B's profile.
     #[must_use]
     pub fn command_at_layer(&self, place: Place, layer: usize, program: &str) -> Command {
-        let letter = if place == Place::B { 'b' } else { 'a' };
-        self.holder.command(&format!("{letter}{}", layer + 1), program)
+        self.holder.command(&self.router(place, layer), program)
     }
 
     /// A file in memory that is gone with the lab; programs inside find it by this path, too.
@@ -117,6 +133,108 @@ impl Lab {
         }
     }
 
+    /// Changes what the links of a peer do, in whatever network it is; the lab was planned as one that
+    /// changes.
+    ///
+    /// # Errors
+    /// The program of a link is gone.
+    pub fn set_link(&mut self, place: Place, link: &Link) -> Result<(), KernelError> {
+        let peer = place.peer();
+        for (_, wire) in self.wires.iter_mut().filter(|(of, _)| *of == peer) {
+            let Some(stdin) = &mut wire.stdin else { continue };
+            writeln!(stdin, "{}", words(link)).map_err(|error| KernelError::Start {
+                program: "orion-peer lab wire".to_owned(),
+                cause: format!("it is gone: {error}"),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a peer out of its network: it has no address until it is somewhere again.
+    ///
+    /// # Errors
+    /// The interface could not be configured.
+    pub fn unplug(&self, place: Place) -> Result<(), KernelError> {
+        self.ip(namespace(place), &self.spot(place).leave())
+    }
+
+    /// Puts a peer back into the network that it was taken out of.
+    ///
+    /// # Errors
+    /// The interface could not be configured.
+    pub fn plug(&self, place: Place) -> Result<(), KernelError> {
+        self.ip(namespace(place), &self.spot(place).arrive(self.address(place)))
+    }
+
+    /// Moves a peer to another network: 0 is home, others are those it was planned with.
+    ///
+    /// # Errors
+    /// The interfaces could not be configured.
+    pub fn move_to(&mut self, place: Place, network: usize) -> Result<(), KernelError> {
+        let from = self.spot(place).leave();
+        let peer = place.peer();
+        self.at[peer] = network;
+        self.peers[peer] = self.spot(place).address;
+        self.ip(namespace(place), &(from + &self.spot(place).arrive(self.peers[peer])))
+    }
+
+    /// Gives a peer another address in the network where it is.
+    ///
+    /// # Errors
+    /// The interface could not be configured.
+    pub fn renumber(&mut self, place: Place) -> Result<(), KernelError> {
+        let peer = place.peer();
+        let spot = &mut self.spots[peer][self.at[peer]];
+        let address = spot.another(self.given);
+        let text = format!("addr flush dev {}\n{}", spot.interface, spot.arrive(address));
+        self.given += 1;
+        self.peers[peer] = address;
+        self.ip(namespace(place), &text)
+    }
+
+    /// Makes the outermost machine in front of a peer another one, with another address on the internet,
+    /// that knows nothing of what the old one knew.
+    ///
+    /// # Errors
+    /// A NAT that netfilter cannot be, or it could not be configured.
+    pub fn replace_nat(&mut self, place: Place, layer: &Layer) -> Result<(), KernelError> {
+        let name = self.router(place, 0);
+        let address = Ipv4Addr::from_bits(LATER_ADDRESSES.to_bits() + self.given % 200);
+        let mac = format!("02:00:00:00:04:{:02x}", self.given % 200);
+        self.given += 1;
+        let rules = rules(layer, address)?;
+        let leave = format!("addr flush dev wan\nlink set wan down\nlink set wan address {mac}\n");
+        self.ip(&name, &leave)?;
+        let wan6 = self.wan6.get(&name).map_or("", String::as_str);
+        let v6 = if wan6.is_empty() { String::new() } else { firewall6(layer) };
+        let nft = format!("flush ruleset\n{}{v6}", rules.loadable());
+        self.holder.run("nft", &name, &["ip", "netns", "exec", &name, "nft", "-f", "-"], &nft)?;
+        let arrive = format!(
+            "link set wan up\naddr add {address}/24 dev wan\nroute replace default via {GATEWAY}\n{wan6}"
+        );
+        self.ip(&name, &arrive)
+    }
+
+    fn spot(&self, place: Place) -> &Spot {
+        let peer = place.peer();
+        &self.spots[peer][self.at[peer]]
+    }
+
+    /// Name of the machine of that layer in front of a peer, where it is now.
+    fn router(&self, place: Place, layer: usize) -> String {
+        format!("{}{}", self.spot(place).letter, layer + 1)
+    }
+
+    fn ip(&self, name: &str, batch: &str) -> Result<(), KernelError> {
+        self.holder.run("ip", name, &["ip", "-n", name, "-batch", "-"], batch)
+    }
+
+    /// Whether any of its networks has IPv6.
+    #[must_use]
+    pub fn has_v6(&self) -> bool {
+        self.has_v6
+    }
+
     /// Starts coturn on both server addresses, and waits until it listens.
     ///
     /// # Errors
@@ -131,10 +249,20 @@ impl Lab {
     /// # Errors
     /// It does not start.
     pub fn serve(&self) -> Result<LabServer, KernelError> {
-        LabServer::start(self)
+        LabServer::start(self, ServerOptions::default())
     }
 
-    pub(super) fn own_in(&self, place: Place) -> Command {
+    /// The same with tokens or credentials that live shorter.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn serve_with(&self, options: ServerOptions) -> Result<LabServer, KernelError> {
+        LabServer::start(self, options)
+    }
+
+    /// `orion-peer` in a place of the lab without the variables and settings of who started the lab.
+    #[must_use]
+    pub fn own_in(&self, place: Place) -> Command {
         self.own(namespace(place))
     }
 
@@ -156,13 +284,10 @@ impl Lab {
     }
 
     fn start_wire(&self, wire: &Wire, seed: u64) -> Result<Child, KernelError> {
-        let link = wire.link;
         let mut command = self.own(&wire.namespace);
-        command.args(["lab", "wire", "inner", "outer"]).arg(link.loss.to_string());
-        command.arg(link.loss_burst.to_string());
-        command.args([link.delay.as_nanos().to_string(), link.jitter.as_nanos().to_string()]);
-        command.arg(link.rate.unwrap_or(0).to_string()).arg(seed.to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["lab", "wire", "inner", "outer", &seed.to_string()]);
+        command.args(words(&wire.link).split(' '));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| not_started("nsenter", &error))?;
         match first_line(&mut child) {
             Some(line) if line == "ready" => Ok(child),
@@ -177,11 +302,18 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.holder.stop();
-        for wire in &mut self.wires {
+        for (_, wire) in &mut self.wires {
             // The holder has killed it.
             let _ = wire.wait();
         }
     }
+}
+
+/// What a link does, as words of `lab wire`, and as a line of its standard input.
+fn words(link: &Link) -> String {
+    let Link { loss, loss_burst, .. } = link;
+    let (delay, jitter) = (link.delay.as_nanos(), link.jitter.as_nanos());
+    format!("{loss} {loss_burst} {delay} {jitter} {}", link.rate.unwrap_or(0))
 }
 
 fn namespace(place: Place) -> &'static str {

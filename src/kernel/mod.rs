@@ -9,7 +9,8 @@
 //! Nothing outlives the program: no namespace has a name outside, and when the program ends, however it
 //! ends, the holder sees its standard input end, kills what runs inside, and ends too.
 //!
-//! Known limits: IPv4 only; the filter of a NAT for TCP is always address-and-port-dependent.
+//! Known limits: the filter of a NAT for TCP, and that of a firewall for IPv6, is always
+//! address-and-port-dependent.
 
 pub mod coturn;
 pub mod error;
@@ -25,5 +26,5 @@ pub use coturn::{Coturn, CoturnOptions};
 pub use error::KernelError;
 pub use lab::Lab;
 pub use plan::{LabPlan, Network, Place};
-pub use server::LabServer;
+pub use server::{LabServer, ServerOptions, Service};
 pub use topology::{OTHER_SERVER, SERVER};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::nat::{Link, Profile};
+use crate::nat::{IpVersions, Link, Profile};
 
 /// What lies between a peer and the internet.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -11,6 +11,11 @@ pub struct Network {
     pub profile: Profile,
     /// The peer's own link, between it and the first of them.
     pub link: Link,
+    /// Its versions of IP. IPv6 is never translated: what translates IPv4 is a firewall for IPv6 (RFC 6092).
+    pub ip: IpVersions,
+    /// Largest packets on the outermost way, bytes; larger ones are dropped without a word, as in a tunnel
+    /// whose messages of ICMP get lost.
+    pub mtu: Option<u16>,
 }
 
 /// A lab to build.
@@ -23,6 +28,10 @@ pub struct LabPlan {
     /// Both peers are behind the same machines, on two LANs that do not see each other; both have the
     /// same profile.
     pub shared: bool,
+    /// Other networks that A and B can move to while it runs; at most six together.
+    pub elsewhere: [Vec<Network>; 2],
+    /// Links can be changed while it runs, those too that do nothing at first.
+    pub changing: bool,
     /// Of what the links lose.
     pub seed: u64,
     /// Makes a user namespace even where it is not needed, as root.
@@ -40,4 +49,21 @@ pub enum Place {
     B,
     /// Among the servers, at 203.0.113.10 and .11.
     Internet,
+}
+
+impl Place {
+    /// 0 is A, 1 is B; the servers are no peer, have no link and do not move.
+    #[must_use]
+    pub fn peer(self) -> usize {
+        usize::from(self == Self::B)
+    }
+}
+
+impl LabPlan {
+    /// Whether any network has IPv6.
+    #[must_use]
+    pub fn has_v6(&self) -> bool {
+        let elsewhere = self.elsewhere.iter().flatten();
+        [&self.a, &self.b].into_iter().chain(elsewhere).any(|network| network.ip.has_v6())
+    }
 }

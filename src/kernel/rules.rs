@@ -292,6 +292,23 @@ fn no_udp() -> String {
     )
 }
 
+/// What a layer is for IPv6, which is not translated: a firewall that lets in what belongs to what went
+/// out, and `ICMPv6` (RFC 6092 and RFC 4890).
+#[must_use]
+pub fn firewall6(layer: &Layer) -> String {
+    let blocked =
+        if matches!(layer, Layer::UdpBlocked) { "\t\tmeta l4proto udp drop\n" } else { "" };
+    let chain = |hook: &str, more: &str| {
+        format!(
+            "\tchain {hook} {{\n\t\ttype filter hook {hook} priority filter; policy accept;\n{more}\
+             \t\tiifname \"wan\" ct state established,related accept\n\
+             \t\tiifname \"wan\" meta l4proto ipv6-icmp accept\n\
+             \t\tiifname \"wan\" drop\n\t}}\n"
+        )
+    };
+    format!("table ip6 firewall {{\n{}{}}}\n", chain("input", ""), chain("forward", blocked))
+}
+
 /// Nothing from the internet reaches the machine itself.
 fn closed_input() -> String {
     "\tchain input {\n\t\ttype filter hook input priority filter; policy accept;\n\

@@ -15,7 +15,7 @@ use super::{
     holder::not_started,
     lab::{Lab, first_line, last_words},
     plan::Place,
-    topology::{OTHER_SERVER, RELAY, SERVER},
+    topology::{OTHER_SERVER, RELAY, SERVER, SERVER6},
 };
 use crate::auth::{
     jws::{Key, SigningKeys},
@@ -34,37 +34,95 @@ const PAIR: &str = "demo:phone:mac:lab";
 const LOGIN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// Addresses that are public inside, although nobody has them outside (RFC 5737).
-const PUBLIC: &str = "203.0.113.0/24,198.51.100.0/24,192.0.2.0/24";
+const PUBLIC: &str = "203.0.113.0/24,198.51.100.0/24,192.0.2.0/24,198.18.0.0/15";
 
-/// A running server; it is killed when this is dropped, and with the lab.
+/// Port of the HTTP server that processes for STUN and TURN have, too.
+const TURN_HTTP_PORT: u16 = 8780;
+
+/// The parts of a server, each with a process of its own; TURN has one more for IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Signaling and the token API.
+    Signaling,
+    /// STUN and TURN.
+    Turn,
+}
+
+/// What a server gives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Life of signaling tokens, when not the usual one.
+    pub token_ttl: Option<Duration>,
+    /// Life of TURN credentials, when not the usual one.
+    pub turn_ttl: Option<Duration>,
+}
+
+/// A running server: one process for signaling and tokens, and others for STUN and TURN, so that either
+/// can end and begin anew by itself. They are killed when this is dropped, and with the lab.
 pub struct LabServer {
-    process: Child,
+    signaling: Vec<Child>,
+    turn: Vec<Child>,
+    jwt_secret: String,
+    login_secret: String,
+    turn_secret: String,
     access_token: String,
+    options: ServerOptions,
 }
 
 impl fmt::Debug for LabServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LabServer").field("process", &self.process.id()).finish_non_exhaustive()
+        let ids = |all: &[Child]| all.iter().map(Child::id).collect::<Vec<_>>();
+        f.debug_struct("LabServer")
+            .field("signaling", &ids(&self.signaling))
+            .field("turn", &ids(&self.turn))
+            .finish_non_exhaustive()
     }
 }
 
 impl LabServer {
-    pub(super) fn start(lab: &Lab) -> Result<Self, KernelError> {
-        let failed =
-            |cause: String| KernelError::Start { program: "orion-peer serve".into(), cause };
-        let login = hex_secret();
-        let access_token = sign_in(&login).map_err(failed)?;
+    pub(super) fn start(lab: &Lab, options: ServerOptions) -> Result<Self, KernelError> {
+        let login_secret = hex_secret();
+        let access_token = sign_in(&login_secret).map_err(failed)?;
+        let (signaling, turn) = (Vec::new(), Vec::new());
+        let (jwt_secret, turn_secret) = (hex_secret(), hex_secret());
+        let mut server =
+            Self { signaling, turn, jwt_secret, login_secret, turn_secret, access_token, options };
+        server.start_again(lab, Service::Turn)?;
+        server.start_again(lab, Service::Signaling)?;
+        Ok(server)
+    }
+
+    /// Starts one of its parts anew, with what it knew.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_again(&mut self, lab: &Lab, service: Service) -> Result<(), KernelError> {
+        self.kill(service);
+        let words = match service {
+            Service::Signaling => vec![signaling(lab.has_v6(), self.options)],
+            Service::Turn if lab.has_v6() => vec![turn(), turn6()],
+            Service::Turn => vec![turn()],
+        };
+        for words in words {
+            let process = self.run(lab, &words)?;
+            self.processes(service).push(process);
+        }
+        Ok(())
+    }
+
+    /// Starts a `serve`, and waits until it listens.
+    fn run(&self, lab: &Lab, words: &[String]) -> Result<Child, KernelError> {
         let mut command = lab.own_in(Place::Internet);
         command
-            .args(["--json", "serve", "--listen", &format!("{SERVER}:{PORT}")])
-            .args(["--add-pair", PAIR, "--turn-allow-peer", PUBLIC])
-            .args(["--turn-relay-address", &RELAY.to_string()])
-            .args(["--turn-alternate", &format!("{OTHER_SERVER}:{OTHER_PORT}")])
+            .args(["--json", "serve"])
+            .args(words)
             .arg("--db")
-            .arg(lab.file("pairs.sqlite"))
+            // Each has its own.
+            .arg(lab.file(&format!("{}.sqlite", words[1].replace([':', '[', ']'], "-"))))
             // argv can be read by everybody on this machine.
-            .env("ORION_JWT_SECRET", hex_secret())
-            .env("ORION_LOGIN_SECRET", login)
+            .env("ORION_JWT_SECRET", &self.jwt_secret)
+            .env("ORION_LOGIN_SECRET", &self.login_secret)
+            .env("ORION_TURN_SECRET", &self.turn_secret)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -73,10 +131,44 @@ impl LabServer {
             Some(line) if line.contains("\"listening\"") => {
                 // Nobody reads on: what it says must not make it wait.
                 drop((process.stdout.take(), process.stderr.take()));
-                Ok(Self { process, access_token })
+                Ok(process)
             }
             _ => Err(failed(last_words(process))),
         }
+    }
+
+    /// Kills one of its parts, as a crash would.
+    pub fn kill(&mut self, service: Service) {
+        for mut process in self.processes(service).drain(..) {
+            // It has ended already: nothing to do.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Asks one of its parts to end, which tells its clients first, and waits until it has.
+    pub fn drain(&mut self, service: Service) {
+        for mut process in self.processes(service).drain(..) {
+            #[cfg(unix)]
+            if let Some(pid) = rustix::process::Pid::from_raw(process.id().cast_signed()) {
+                // It has ended already: nobody to ask.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+            let _ = process.wait();
+        }
+    }
+
+    fn processes(&mut self, service: Service) -> &mut Vec<Child> {
+        match service {
+            Service::Signaling => &mut self.signaling,
+            Service::Turn => &mut self.turn,
+        }
+    }
+
+    /// The same over IPv6.
+    #[must_use]
+    pub fn signal_url_v6(&self) -> String {
+        format!("ws://[{SERVER6}]:{PORT}")
     }
 
     /// WebSocket of signaling.
@@ -92,12 +184,59 @@ impl LabServer {
     }
 }
 
+/// Words of the `serve` for signaling and tokens.
+fn signaling(v6: bool, options: ServerOptions) -> Vec<String> {
+    let mut hosts = vec![SERVER.to_string()];
+    let listen = if v6 {
+        hosts.push(format!("[{SERVER6}]"));
+        format!("[::]:{PORT}")
+    } else {
+        format!("{SERVER}:{PORT}")
+    };
+    let mut words = vec!["--listen".to_owned(), listen, "--add-pair".to_owned(), PAIR.to_owned()];
+    for host in hosts {
+        for (scheme, end) in [("stun", ""), ("turn", "?transport=udp"), ("turn", "?transport=tcp")]
+        {
+            words.extend(["--turn-url".to_owned(), format!("{scheme}:{host}:3478{end}")]);
+        }
+    }
+    for (flag, ttl) in [("--token-ttl", options.token_ttl), ("--turn-ttl", options.turn_ttl)] {
+        words.extend(ttl.iter().flat_map(|ttl| [flag.to_owned(), format!("{}s", ttl.as_secs())]));
+    }
+    words
+}
+
+/// Words of the `serve` for STUN and TURN.
+fn turn() -> Vec<String> {
+    let mut words = vec!["--listen".to_owned(), format!("{SERVER}:{TURN_HTTP_PORT}")];
+    words.extend(["--turn-listen".to_owned(), format!("{SERVER}:3478")]);
+    words.extend(["--turn-alternate".to_owned(), format!("{OTHER_SERVER}:{OTHER_PORT}")]);
+    words.extend(relaying());
+    words
+}
+
+/// Words of the one that listens on IPv6; it relays to IPv4 all the same, which is what a client gets that
+/// asks for no address family (RFC 8656 §7.1).
+fn turn6() -> Vec<String> {
+    let mut words = vec!["--listen".to_owned(), format!("[{SERVER6}]:{TURN_HTTP_PORT}")];
+    words.extend(["--turn-listen".to_owned(), format!("[{SERVER6}]:3478")]);
+    words.extend(relaying());
+    words
+}
+
+fn relaying() -> [String; 4] {
+    ["--turn-allow-peer", PUBLIC, "--turn-relay-address", &RELAY.to_string()].map(str::to_owned)
+}
+
 impl Drop for LabServer {
     fn drop(&mut self) {
-        // It has ended already: nothing to do.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill(Service::Signaling);
+        self.kill(Service::Turn);
     }
+}
+
+fn failed(cause: String) -> KernelError {
+    KernelError::Start { program: "orion-peer serve".into(), cause }
 }
 
 fn hex_secret() -> String {

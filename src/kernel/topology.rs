@@ -9,15 +9,27 @@
 //! The layers of peer A are a1, a2, … from the peer outwards. LANs are 192.168.1.0/24 (A) and
 //! 192.168.2.0/24 (B), networks between NATs lie in 100.64.0.0/10 (RFC 6598), what is behind a firewall
 //! without translation has public addresses of 198.51.100.0/24 (A) and 192.0.2.0/24 (B) (RFC 5737).
+//!
+//! IPv6, where a network has it, has public addresses everywhere (RFC 3849): the internet is
+//! `2001:db8:0:ff::/64` with the servers at `::10`, the networks of peer A are `2001:db8:1:0::/64` next to
+//! it, `2001:db8:1:1::/64` one layer further out, and so on.
 
-use std::{fmt::Write, net::Ipv4Addr};
+mod side;
 
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+pub use self::side::Spot;
+use self::side::{Segment, Side};
 use super::{
     error::KernelError,
-    plan::{LabPlan, Network},
-    rules::rules,
+    plan::LabPlan,
+    rules::{firewall6, rules},
 };
-use crate::nat::{Layer, Link};
+use crate::nat::{IpVersions, Layer, Link};
 
 /// First address of the servers.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -30,15 +42,31 @@ pub const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 /// then be the first that arrives, and the pair would be relayed without need.
 pub const RELAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 12);
 
+/// Address of the servers for IPv6.
+pub const SERVER6: Ipv6Addr = internet6(0x10);
+
+/// The router between the outermost machines, for IPv6.
+const GATEWAY6: Ipv6Addr = internet6(1);
+
+const fn internet6(host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0xff, 0, 0, 0, host)
+}
+
 /// Name of the namespace with the servers.
 pub const INTERNET: &str = "internet";
 
 /// The router between the outermost machines.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// Where packets to nowhere go. Without a default route a server's socket would fail when it sends to
 /// the private address of a peer, and coturn would close the allocation.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+
+/// Number in a network from which a peer gets other addresses.
+const FIRST_HOST: u32 = 5;
+
+/// Most networks that peers can move to.
+pub const MOST_ELSEWHERE: usize = 6;
 
 /// Numbers of interfaces begin here; those below are the kernel's own.
 const FIRST_INTERFACE: usize = 100;
@@ -61,6 +89,8 @@ pub struct Namespace {
 pub struct Wire {
     /// Its name.
     pub namespace: String,
+    /// Whose it is: 0 is A, 1 is B.
+    pub peer: usize,
     /// What it does.
     pub link: Link,
 }
@@ -77,79 +107,12 @@ pub struct Topology {
     pub namespaces: Vec<Namespace>,
     /// The links that do something.
     pub wires: Vec<Wire>,
-    /// Addresses of the peers, A and B.
-    pub peers: [Ipv4Addr; 2],
-}
-
-/// A network between two machines: the one nearer to the internet has the first address, the other
-/// one the second.
-#[derive(Debug, Clone, Copy)]
-struct Segment {
-    base: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Segment {
-    fn host(self, number: u32) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.base.to_bits() + number)
-    }
-
-    /// `side` 0 is A, `depth` counts layers from the peer outwards.
-    fn new(public: bool, side: u8, depth: u8) -> Self {
-        match (public, side) {
-            (true, 0) => Self { base: Ipv4Addr::new(198, 51, 100, depth * 16), prefix: 28 },
-            (true, _) => Self { base: Ipv4Addr::new(192, 0, 2, depth * 16), prefix: 28 },
-            (false, _) if depth == 0 => {
-                Self { base: Ipv4Addr::new(192, 168, side + 1, 0), prefix: 24 }
-            }
-            (false, _) => Self { base: Ipv4Addr::new(100, 64, side * 16 + depth, 0), prefix: 24 },
-        }
-    }
-}
-
-/// One peer's side while it is laid out.
-struct Side<'p> {
-    number: u8,
-    letter: char,
-    layers: &'p [Layer],
-    /// On the peer's side of each layer.
-    segments: Vec<Segment>,
-}
-
-impl<'p> Side<'p> {
-    fn new(number: u8, network: &'p Network) -> Self {
-        let layers = &network.profile.layers[..];
-        let public = |depth: usize| !layers[depth..].iter().any(|l| matches!(l, Layer::Nat(_)));
-        let segments =
-            (0..layers.len()).map(|k| Segment::new(public(k), number, k as u8)).collect();
-        Self { number, letter: if number == 0 { 'a' } else { 'b' }, layers, segments }
-    }
-
-    /// Address on the internet's network.
-    fn outermost(&self) -> Ipv4Addr {
-        Ipv4Addr::new(203, 0, 113, 2 + self.number)
-    }
-
-    /// Address, prefix and gateway on the internet's side of layer `k`.
-    fn wan(&self, k: usize) -> (Ipv4Addr, u8, Ipv4Addr) {
-        match self.segments.get(k + 1) {
-            Some(segment) => (segment.host(2), segment.prefix, segment.host(1)),
-            None => (self.outermost(), 24, GATEWAY),
-        }
-    }
-
-    fn router(&self, k: usize) -> String {
-        format!("{}{}", self.letter, k + 1)
-    }
-
-    /// The namespace on the internet's side of layer `k`, and its interface.
-    fn above(&self, k: usize) -> (String, String) {
-        if k + 1 < self.layers.len() {
-            (self.router(k + 1), "lan0".to_owned())
-        } else {
-            (INTERNET.to_owned(), self.letter.to_string())
-        }
-    }
+    /// Where the peers can be, A and B: first at home.
+    pub spots: [Vec<Spot>; 2],
+    /// What a machine loses of IPv6 when its interface `wan` goes down, for `ip -batch -`, by its name.
+    pub wan6: BTreeMap<String, String>,
+    /// IPv6 is on.
+    has_v6: bool,
 }
 
 impl Topology {
@@ -169,16 +132,38 @@ impl Topology {
                 "link set br0 up\nneigh add {NOWHERE} lladdr 02:00:00:00:00:fe dev br0\n\
                  route add default via {NOWHERE}\n"
             ),
-            namespaces: vec![internet()],
+            namespaces: vec![internet(plan.has_v6())],
             wires: Vec::new(),
-            peers: [sides[0].outermost(), sides[1].outermost()],
+            spots: [vec![sides[0].spot(0)], vec![sides[1].spot(1)]],
+            wan6: BTreeMap::new(),
+            has_v6: plan.has_v6(),
         };
         lab.routers(&sides[0])?;
         if !plan.shared {
             lab.routers(&sides[1])?;
         }
-        for (side, network) in sides.iter().zip([&plan.a, &plan.b]) {
-            lab.peer(side, network, plan.shared && side.number == 1);
+        for (peer, (side, network)) in sides.iter().zip([&plan.a, &plan.b]).enumerate() {
+            let home = &lab.spots[peer][0];
+            let ip = home.arrive(home.address);
+            let name = side.letter.to_string();
+            lab.add(Namespace { name, ip, ..Namespace::default() });
+            let link = (plan.changing || !network.link.is_clear()).then_some(network.link);
+            lab.peer(peer, side, link, plan.shared && peer == 1);
+        }
+        let elsewhere = plan.elsewhere.iter().enumerate();
+        let elsewhere = elsewhere.flat_map(|(peer, all)| all.iter().map(move |one| (peer, one)));
+        for (number, (peer, network)) in (2..).zip(elsewhere) {
+            if usize::from(number) >= 2 + MOST_ELSEWHERE {
+                return Err(KernelError::TooManyNetworks);
+            }
+            let side = Side::new(number, network);
+            lab.routers(&side)?;
+            let spot = side.spot(peer);
+            let up = format!("link set {} up\n", spot.interface);
+            lab.namespace(["a", "b"][peer]).ip += &up;
+            lab.spots[peer].push(spot);
+            let link = (plan.changing || !network.link.is_clear()).then_some(network.link);
+            lab.peer(peer, &side, link, false);
         }
         Ok(lab)
     }
@@ -186,7 +171,7 @@ impl Topology {
     fn add(&mut self, mut namespace: Namespace) {
         let _ = writeln!(self.create, "netns add {}", namespace.name);
         namespace.ip.insert_str(0, "link set lo up\n");
-        namespace.sysctls.extend(no_ipv6());
+        namespace.sysctls.extend(ipv6(self.has_v6));
         self.namespaces.push(namespace);
     }
 
@@ -216,29 +201,63 @@ impl Topology {
             let (address, prefix, gateway) = side.wan(k);
             let rules = rules(layer, address)?;
             let lan = side.segments[k];
-            let nft = Some(rules.loadable());
-            let mut sysctls = forwarding();
+            let mut nft = rules.loadable();
+            let mut sysctls = forwarding(self.has_v6);
             sysctls.extend(rules.sysctls);
             let name = side.router(k);
-            self.add(Namespace {
-                name: name.clone(),
-                ip: format!(
-                    "addr add {address}/{prefix} dev wan\nlink set wan up\n\
-                     addr add {}/{} dev lan0\nlink set lan0 up\nroute add default via {gateway}\n",
-                    lan.host(1),
-                    lan.prefix
-                ),
-                sysctls,
-                nft,
-            });
+            let mut ip = format!(
+                "addr add {address}/{prefix} dev wan\nlink set wan up\n\
+                 addr add {}/{} dev lan0\nlink set lan0 up\nroute add default via {gateway}\n",
+                lan.host(1),
+                lan.prefix
+            );
+            if side.ip.has_v6() {
+                nft += &firewall6(layer);
+                let (address6, gateway6) = side.wan6(k);
+                let wan6 = format!(
+                    "addr add {address6}/64 dev wan nodad\n\
+                     route replace default via {gateway6} dev wan\n"
+                );
+                ip += &wan6;
+                let _ = writeln!(ip, "addr add {}/64 dev lan0 nodad", side.host6(k, 1));
+                self.wan6.insert(name.clone(), wan6);
+            }
+            self.add(Namespace { name: name.clone(), ip, sysctls, nft: Some(nft) });
             let (above, interface) = side.above(k);
             self.cable((&name, "wan"), (&above, &interface));
+            if above == INTERNET {
+                self.narrow(side.mtu, (&name, "wan"), &interface);
+            }
+            if side.ip.has_v6() {
+                self.routes6_to(side, k);
+            }
             if above == INTERNET {
                 self.plug_in(&interface);
             }
             self.routes_to(side, k, lan);
         }
         Ok(())
+    }
+
+    /// Lets only packets of some size through the cable between the internet and a machine.
+    fn narrow(&mut self, mtu: Option<u16>, machine: (&str, &str), interface: &str) {
+        let Some(mtu) = mtu else { return };
+        for (name, interface) in [machine, (INTERNET, interface)] {
+            let _ = writeln!(self.namespace(name).ip, "link set dev {interface} mtu {mtu}");
+        }
+    }
+
+    /// Routes to the IPv6 network below layer `k`, on every machine above it.
+    fn routes6_to(&mut self, side: &Side, k: usize) {
+        for j in k..side.layers.len() {
+            let line = format!("route add {}/64 via {}\n", side.host6(k, 0), side.wan6(j).0);
+            let (above, _) = side.above(j);
+            if above == INTERNET {
+                self.bridge += &line;
+            } else {
+                self.namespace(&above).ip += &line;
+            }
+        }
     }
 
     /// Puts an interface of the internet on its bridge.
@@ -264,74 +283,75 @@ impl Topology {
         }
     }
 
-    /// A peer, with its link when that does something. `second` is one on another LAN of A's NAT.
-    fn peer(&mut self, side: &Side, network: &Network, second: bool) {
-        let name = side.letter.to_string();
-        let (address, prefix, gateway) = match side.segments.first() {
-            Some(lan) => (lan.host(2), lan.prefix, lan.host(1)),
-            None => (side.outermost(), 24, GATEWAY),
-        };
-        self.peers[usize::from(side.number)] = address;
+    /// Connects a peer to a network, over a link when there is one. `second` is a peer on another LAN of
+    /// A's NAT.
+    fn peer(&mut self, peer: usize, side: &Side, link: Option<Link>, second: bool) {
+        let name = ["a", "b"][peer];
+        let spot = side.spot(peer);
         let (above, interface) = match (second, side.layers.is_empty()) {
             (true, _) => ("a1".to_owned(), "lan1".to_owned()),
-            (false, true) => (INTERNET.to_owned(), name.clone()),
+            (false, true) => (INTERNET.to_owned(), side.letter.to_string()),
             (false, false) => (side.router(0), "lan0".to_owned()),
         };
-        let mut ip = format!("addr add {address}/{prefix} dev eth0\nlink set eth0 up\n");
-        let _ = writeln!(ip, "route add default via {gateway}");
-        self.add(Namespace { name: name.clone(), ip, ..Namespace::default() });
-        if network.link.is_clear() {
-            self.cable((&name, "eth0"), (&above, &interface));
-        } else {
-            self.wire(&name, (&above, &interface), network.link);
+        let own = (name, spot.interface.as_str());
+        match link {
+            None => self.cable(own, (&above, &interface)),
+            Some(link) => {
+                self.wire(own, (&above, &interface), &format!("{}link", side.letter));
+                self.wires.push(Wire { namespace: format!("{}link", side.letter), peer, link });
+            }
         }
         if above == INTERNET {
             self.plug_in(&interface);
+            self.narrow(side.mtu, own, &interface);
         }
         if second {
+            let Spot { gateway, prefix, .. } = spot;
             let line = format!("addr add {gateway}/{prefix} dev lan1\nlink set lan1 up\n");
             self.namespace("a1").ip += &line;
             let lan = side.segments[0];
             let segments = side.segments.clone();
-            let shared = Side { letter: 'a', number: 0, layers: side.layers, segments };
+            let (ip, mtu) = (IpVersions::V4, None);
+            let shared = Side { letter: 'a', number: 0, layers: side.layers, segments, ip, mtu };
             self.routes_to(&shared, 0, lan);
         }
     }
 
     /// The link of a peer: two cables, and packets one by one, for a large one would be lost whole.
-    fn wire(&mut self, peer: &str, above: (&str, &str), link: Link) {
-        let name = format!("{peer}link");
+    fn wire(&mut self, peer: (&str, &str), above: (&str, &str), name: &str) {
         let single = "gso_max_segs 1";
         self.add(Namespace {
-            name: name.clone(),
+            name: name.to_owned(),
             ip: "link set inner up\nlink set outer up\n".to_owned(),
             ..Namespace::default()
         });
-        self.cable((peer, "eth0"), (&name, "inner"));
-        self.cable((&name, "outer"), above);
-        for (name, interface) in [(peer, "eth0"), above] {
+        self.cable(peer, (name, "inner"));
+        self.cable((name, "outer"), above);
+        for (name, interface) in [peer, above] {
             let _ = writeln!(self.namespace(name).ip, "link set dev {interface} {single}");
         }
-        self.wires.push(Wire { namespace: name, link });
     }
 }
 
-fn internet() -> Namespace {
-    let mut sysctls = forwarding();
-    sysctls.extend(no_ipv6());
-    Namespace {
-        name: INTERNET.to_owned(),
-        ip: format!(
-            "link set lo up\nlink add br0 type bridge\naddr add {GATEWAY}/24 dev br0\n\
-             addr add {SERVER}/24 dev br0\naddr add {OTHER_SERVER}/24 dev br0\n\
-             addr add {RELAY}/24 dev br0\n"
-        ),
-        sysctls,
-        nft: None,
+fn internet(has_v6: bool) -> Namespace {
+    let mut sysctls = forwarding(has_v6);
+    sysctls.extend(ipv6(has_v6));
+    let mut ip = format!(
+        "link set lo up\nlink add br0 type bridge\naddr add {GATEWAY}/24 dev br0\n\
+         addr add {SERVER}/24 dev br0\naddr add {OTHER_SERVER}/24 dev br0\n\
+         addr add {RELAY}/24 dev br0\n"
+    );
+    if has_v6 {
+        for address in [GATEWAY6, SERVER6] {
+            let _ = writeln!(ip, "addr add {address}/64 dev br0 nodad");
+        }
     }
+    // It would be as narrow as its narrowest port otherwise, and so would be the servers.
+    ip += "link set dev br0 mtu 1500\n";
+    Namespace { name: INTERNET.to_owned(), ip, sysctls, nft: None }
 }
 
-fn forwarding() -> Vec<(String, String)> {
+fn forwarding(has_v6: bool) -> Vec<(String, String)> {
     let all = [
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv4/conf/all/send_redirects", "0"),
@@ -339,12 +359,23 @@ fn forwarding() -> Vec<(String, String)> {
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
     ];
-    all.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    let v6 = has_v6.then_some(("net/ipv6/conf/all/forwarding", "1"));
+    all.into_iter().chain(v6).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// The lab is IPv4: link-local addresses would go round the NATs.
-fn no_ipv6() -> Vec<(String, String)> {
-    ["all", "default"]
-        .map(|which| (format!("net/ipv6/conf/{which}/disable_ipv6"), "1".to_owned()))
-        .to_vec()
+/// A lab without IPv6 has none at all. One with it has the addresses it is given: no others by
+/// announcements of routers, and at once, without a look for duplicates.
+fn ipv6(on: bool) -> Vec<(String, String)> {
+    let settings: &[(&str, &str)] = if on {
+        &[("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")]
+    } else {
+        &[("disable_ipv6", "1")]
+    };
+    let both = ["all", "default"].into_iter();
+    both.flat_map(|which| {
+        settings.iter().map(move |(name, value)| {
+            (format!("net/ipv6/conf/{which}/{name}"), (*value).to_owned())
+        })
+    })
+    .collect()
 }

@@ -4,7 +4,8 @@
 //!
 //! Frames are copied with the header of their unfinished checksums and segments
 //! (`struct virtio_net_hdr`, as the virtio specification §5.1.6 has it), so the kernel finishes them
-//! where they arrive. Only IPv4 is delayed or lost: address resolution would add seconds of its own.
+//! where they arrive. Only IP is delayed or lost: address resolution, ARP or that of `ICMPv6`, would add
+//! seconds of its own.
 
 use std::time::Duration;
 
@@ -42,7 +43,11 @@ pub use self::linux::run;
 /// # Errors
 /// Always: there are no packet sockets here.
 #[cfg(not(target_os = "linux"))]
-pub fn run(config: &WireConfig, _ready: impl FnOnce()) -> Result<(), KernelError> {
+pub fn run(
+    config: &WireConfig,
+    _ready: impl FnOnce(),
+    _changes: impl Iterator<Item = Link>,
+) -> Result<(), KernelError> {
     let _ = (IDLE, config.failed("open", &"Linux only"));
     Err(KernelError::NotLinux)
 }
@@ -68,7 +73,10 @@ mod linux {
     use socket2::{Domain, Protocol, Socket, Type};
 
     use super::{IDLE, KernelError, WireConfig};
-    use crate::lab::link::{Fate, LinkQueue};
+    use crate::{
+        lab::link::{Fate, LinkQueue},
+        nat::Link,
+    };
 
     nix::setsockopt_impl!(
         PacketVnetHdr,
@@ -88,6 +96,9 @@ mod linux {
     /// Bytes of an Ethernet header.
     const ETHERNET_HEADER: usize = 14;
 
+    /// Next header number of `ICMPv6`.
+    const ICMPV6: u8 = 58;
+
     /// Bytes of the IPv4 and UDP headers, which [`LinkQueue`] adds to a payload.
     const IP_UDP_HEADERS: usize = 28;
 
@@ -103,35 +114,45 @@ mod linux {
     /// A packet on its way: when it is due, its number, its bytes.
     type Waiting = Reverse<(Duration, u64, Vec<u8>)>;
 
-    /// Packets on the way in one direction.
-    #[derive(Default)]
+    /// One direction: what the link does to packets, and those on the way.
     struct Way {
+        queue: Mutex<LinkQueue>,
         packets: Mutex<BinaryHeap<Waiting>>,
         changed: Condvar,
     }
 
-    impl Way {
-        fn lock(&self) -> MutexGuard<'_, BinaryHeap<Waiting>> {
-            self.packets.lock().unwrap_or_else(PoisonError::into_inner)
-        }
+    fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the link until the process is killed; `ready` is called once it carries packets.
+    /// Runs the link until the process is killed; `ready` is called once it carries packets, and what
+    /// `changes` gives is what it does from then on.
     ///
     /// # Errors
     /// An interface is not there, or packet sockets cannot be had.
-    pub fn run(config: &WireConfig, ready: impl FnOnce()) -> Result<(), KernelError> {
+    pub fn run(
+        config: &WireConfig,
+        ready: impl FnOnce(),
+        changes: impl Iterator<Item = Link>,
+    ) -> Result<(), KernelError> {
         let inner = open(config, &config.inner)?;
         let outer = open(config, &config.outer)?;
         ready();
         let start = Instant::now();
-        let ways = [Way::default(), Way::default()];
+        let ways = ["out", "in"].map(|direction| {
+            let queue = LinkQueue::new(config.link, config.seed, direction);
+            Way { queue: queue.into(), packets: Mutex::default(), changed: Condvar::new() }
+        });
         thread::scope(|scope| {
-            let ends = [(&inner, &outer, "out"), (&outer, &inner, "in")];
-            for ((from, to, direction), way) in ends.into_iter().zip(&ways) {
-                let queue = LinkQueue::new(config.link, config.seed, direction);
-                scope.spawn(move || receive(from, to, queue, way, start));
+            let ends = [(&inner, &outer), (&outer, &inner)];
+            for ((from, to), way) in ends.into_iter().zip(&ways) {
+                scope.spawn(move || receive(from, to, way, start));
                 scope.spawn(move || deliver(to, way, start));
+            }
+            for link in changes {
+                for way in &ways {
+                    locked(&way.queue).set_link(link);
+                }
             }
         });
         Ok(())
@@ -171,20 +192,21 @@ mod linux {
         socket.set_nonblocking(false)
     }
 
-    fn receive(mut from: &Socket, to: &Socket, mut queue: LinkQueue, way: &Way, start: Instant) {
+    fn receive(mut from: &Socket, to: &Socket, way: &Way, start: Instant) {
         let mut frame = vec![0; LARGEST];
         for number in 0.. {
             // The interface is down for a moment, or the frame was larger than any should be.
             let Ok(length) = io::Read::read(&mut from, &mut frame) else { continue };
             let frame = &frame[..length];
             let headers = VNET_HEADER + ETHERNET_HEADER + IP_UDP_HEADERS;
-            if !is_ipv4(frame) {
+            if !is_ip(frame) {
                 send(to, frame);
                 continue;
             }
             let now = start.elapsed();
-            let Fate::Due(due) = queue.send(now, length.saturating_sub(headers)) else { continue };
-            let mut packets = way.lock();
+            let fate = locked(&way.queue).send(now, length.saturating_sub(headers));
+            let Fate::Due(due) = fate else { continue };
+            let mut packets = locked(&way.packets);
             if due <= now && packets.is_empty() {
                 drop(packets);
                 send(to, frame);
@@ -196,7 +218,7 @@ mod linux {
     }
 
     fn deliver(to: &Socket, way: &Way, start: Instant) {
-        let mut packets = way.lock();
+        let mut packets = locked(&way.packets);
         loop {
             let wait = match packets.peek() {
                 Some(Reverse((due, ..))) => due.saturating_sub(start.elapsed()),
@@ -206,7 +228,7 @@ mod linux {
                 if let Some(Reverse((_, _, frame))) = packets.pop() {
                     drop(packets);
                     send(to, &frame);
-                    packets = way.lock();
+                    packets = locked(&way.packets);
                 }
                 continue;
             }
@@ -215,8 +237,18 @@ mod linux {
         }
     }
 
-    fn is_ipv4(frame: &[u8]) -> bool {
-        frame.get(VNET_HEADER + 12..VNET_HEADER + 14) == Some(&[0x08, 0x00])
+    /// IPv4, or IPv6 that is not about neighbours and routers (RFC 4861).
+    fn is_ip(frame: &[u8]) -> bool {
+        let Some(packet) = frame.get(VNET_HEADER + ETHERNET_HEADER..) else { return false };
+        let ether_type = &frame[VNET_HEADER + 12..VNET_HEADER + 14];
+        match ether_type {
+            [0x08, 0x00] => true,
+            [0x86, 0xdd] => {
+                let icmp = packet.get(6) == Some(&ICMPV6);
+                !(icmp && packet.get(40).is_some_and(|kind| (133..=137).contains(kind)))
+            }
+            _ => false,
+        }
     }
 
     /// As on a cable: what the other end does not take is lost.

@@ -69,6 +69,7 @@ pub(super) fn result(cells: Vec<Cell>) -> LabResult {
         agree: cells.iter().filter(|cell| cell.agree).count() as u64,
         total: cells.len() as u64,
         cells,
+        timelines: Vec::new(),
         layer: LayerName::Simulated,
         seed: 1,
         started_at: "2026-01-02T03:04:05.678Z".into(),

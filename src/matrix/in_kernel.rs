@@ -167,7 +167,7 @@ impl Layer for InKernel {
 }
 
 fn network(network: &NamedNetwork) -> Network {
-    Network { profile: network.profile.clone(), link: network.link }
+    Network { profile: network.profile.clone(), link: network.link, ..Network::default() }
 }
 
 /// Runs what waits for the kernel on a thread for that.
@@ -193,15 +193,9 @@ fn failure(code: &str, message: &str, remedy: &str) -> FailureRecord {
 
 /// `orion-peer` in a place of the lab, with the lab's server in its environment.
 fn orion_peer(lab: &Lab, server: &LabServer, place: Place) -> Command {
-    let mut command = Command::from(lab.orion_peer(place));
-    for (name, _) in std::env::vars_os() {
-        // What is set for this process is not meant for those inside.
-        if name.to_string_lossy().starts_with("ORION_") {
-            command.env_remove(name);
-        }
-    }
+    let mut command = Command::from(lab.own_in(place));
     command
-        .args(["--config", "/dev/null", "--json"])
+        .arg("--json")
         .envs(server.variables())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -125,10 +125,29 @@ pub async fn run(
         total: total as u64,
         partial: cells.len() < total,
         cells,
+        timelines: Vec::new(),
         layer: name,
         seed: job.seed,
         started_at: format!("{started_at:.3}"),
         duration_s: (begun.elapsed().as_secs_f64() * 1e3).round() / 1e3,
+        versions: versions(),
+    }
+}
+
+/// A result without pairs, for time lines to be added to.
+#[must_use]
+pub fn no_pairs(seed: u64) -> LabResult {
+    LabResult {
+        schema: SCHEMA.to_owned(),
+        agree: 0,
+        total: 0,
+        partial: false,
+        cells: Vec::new(),
+        timelines: Vec::new(),
+        layer: LayerName::Kernel,
+        seed,
+        started_at: format!("{:.3}", jiff::Timestamp::now()),
+        duration_s: 0.0,
         versions: versions(),
     }
 }

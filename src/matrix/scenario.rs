@@ -14,7 +14,8 @@
 //! nat = "home-router"
 //! ```
 //!
-//! With `[same-nat]` in place of `[a]` and `[b]` both peers are behind that one.
+//! With `[same-nat]` in place of `[a]` and `[b]` both peers are behind that one. A file with a `timeline`
+//! is one of [`crate::timeline`].
 
 use std::path::Path as FilePath;
 
@@ -98,8 +99,7 @@ struct ScenarioFile {
 }
 
 fn transports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Transports>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
+    file::quantity(deserializer, str::parse)
 }
 
 impl Scenario {
@@ -122,8 +122,11 @@ impl Scenario {
         let turn = overrides.turn.or(scenario.turn).unwrap_or_default();
         let seed = overrides.seed.or(scenario.seed).unwrap_or_default();
         let network = |end: &'static str, side: usize, network: &NetworkFile| {
-            let mut found = network.network(network.nat()).map_err(|error| {
-                ScenarioError::Network { file: file.to_owned(), end, error: error.into() }
+            let found = network.clone().plain().and_then(|plain| plain.network(network.nat()));
+            let mut found = found.map_err(|error| ScenarioError::Network {
+                file: file.to_owned(),
+                end,
+                error: error.into(),
             })?;
             found.link = overrides.links[side].apply(found.link);
             Ok::<_, ScenarioError>(found)
@@ -154,7 +157,7 @@ mod tests {
     use std::{collections::BTreeSet, fs};
 
     use super::*;
-    use crate::nat::expected;
+    use crate::{nat::expected, timeline::file::is_timeline};
 
     fn scenario(text: &str) -> Result<Scenario, String> {
         let file =
@@ -169,6 +172,9 @@ mod tests {
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
+            if is_timeline(&path) {
+                continue;
+            }
             let read = Scenario::read(&path, &Overrides::default());
             let scenario = read.unwrap_or_else(|error| panic!("{error}"));
             let plan = &scenario.plan;
@@ -234,6 +240,10 @@ mod tests {
                 "`x.toml`, [b]: unknown NAT profile",
             ),
             ("[same-nat]\nnat = 'none'".into(), "does not translate"),
+            (
+                "[a]\nnat = 'port'\nip = 'ipv6'\n[b]\nnat = 'sym'".into(),
+                "`ip` is for scenarios with a time line",
+            ),
             ("[a]\nnat = 'port+udp-blocked'\n[b]\nnat = 'sym'".into(), "write `udp-blocked` alone"),
         ] {
             let error = scenario(&text).unwrap_err();

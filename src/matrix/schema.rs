@@ -11,6 +11,7 @@ use super::plan::CellPlan;
 use crate::{
     nat::{Link, Path},
     report::bench::schema::{FailureRecord, Setup},
+    timeline::TimelineResult,
 };
 
 /// Name and version of the schema.
@@ -27,9 +28,12 @@ pub struct LabResult {
     pub schema: String,
     /// One a pair of networks, in the order asked for.
     pub cells: Vec<Cell>,
-    /// Cells that agree with what was expected.
+    /// One a scenario with a time line, in the order asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timelines: Vec<TimelineResult>,
+    /// Cells and time lines that agree with what was expected.
     pub agree: u64,
-    /// Cells that were to be measured; more than there are when the run was stopped.
+    /// Cells and time lines that were to be measured; more than there are when the run was stopped.
     pub total: u64,
     /// What NATs and links were made with.
     pub layer: LayerName,
@@ -46,6 +50,14 @@ pub struct LabResult {
 }
 
 impl LabResult {
+    /// Adds a time line that was played.
+    pub fn add(&mut self, timeline: TimelineResult) {
+        self.total += 1;
+        self.agree += u64::from(timeline.agree);
+        self.duration_s += timeline.duration_s;
+        self.timelines.push(timeline);
+    }
+
     /// Whether every cell was measured and came out as expected.
     #[must_use]
     pub fn all_agree(&self) -> bool {

@@ -6,7 +6,7 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::matrix::example;
+use crate::{matrix::example, timeline};
 
 fn root() -> Value {
     serde_json::from_str(JSON_SCHEMA).unwrap()
@@ -22,6 +22,7 @@ fn full() -> LabResult {
     let mut result = example::matrix();
     result.cells[0].scenario = Some("x".into());
     result.cells[0].link.a.rate = Some(2_000_000);
+    result.timelines.push(timeline::schema::example());
     result
 }
 

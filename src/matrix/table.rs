@@ -4,7 +4,12 @@
 use std::fmt::Write;
 
 use super::schema::{Cell, LabResult};
-use crate::{nat::Path, types::printable};
+use crate::{
+    nat::Path,
+    report::layout::{self, Align},
+    timeline,
+    types::printable,
+};
 
 /// Pairs told as the slowest.
 const SLOWEST: usize = 5;
@@ -62,6 +67,10 @@ pub(super) fn letter(path: Path) -> &'static str {
 /// The whole text.
 #[must_use]
 pub fn table(result: &LabResult) -> String {
+    let played = result.timelines.iter().map(timeline::table::table).collect::<Vec<_>>();
+    if result.cells.is_empty() && !played.is_empty() {
+        return format!("{}\n\n{}\n", played.join("\n\n"), verdict(result));
+    }
     let mut text = match Grid::of(result) {
         Some(grid) => grid_text(&grid),
         None => list(&result.cells),
@@ -72,6 +81,9 @@ pub fn table(result: &LabResult) -> String {
         let _ = write!(text, "\n  {}: {}", printable(&cell.pair()), difference(cell));
     }
     text.push_str(&slowest(&result.cells));
+    for played in played {
+        let _ = write!(text, "\n{played}\n");
+    }
     text
 }
 
@@ -79,8 +91,13 @@ pub fn table(result: &LabResult) -> String {
 #[must_use]
 pub fn verdict(result: &LabResult) -> String {
     let LabResult { agree, total, layer, seed, duration_s, .. } = result;
-    let pairs = if *total == 1 { "pair is" } else { "pairs are" };
-    let stopped = match result.cells.len() as u64 {
+    let what = match (result.cells.is_empty(), result.timelines.is_empty()) {
+        (_, true) => "pair",
+        (true, false) => "time line",
+        (false, false) => "scenario",
+    };
+    let pairs = if *total == 1 { format!("{what} is") } else { format!("{what}s are") };
+    let stopped = match (result.cells.len() + result.timelines.len()) as u64 {
         done if result.partial => format!(", stopped after {done}"),
         _ => String::new(),
     };
@@ -169,27 +186,13 @@ fn slowest(cells: &[Cell]) -> String {
     format!("\n{}", columns(["slowest", "type", "set-up", "RTT"], &rows.collect::<Vec<_>>()))
 }
 
-/// Columns, the last two of them numbers.
+/// Columns, the last two of them numbers; a line each.
 fn columns<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let width = |index: usize| {
-        let cells = rows.iter().map(|row| row[index].chars().count());
-        cells.chain([head[index].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in [head.map(str::to_owned)].iter().chain(rows) {
-        for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            let gap = if index == 0 { "" } else { "  " };
-            let _ = if index + 2 >= N {
-                write!(text, "{gap}{cell:>width$}")
-            } else {
-                write!(text, "{gap}{cell:<width$}")
-            };
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
+    let align: [_; N] =
+        std::array::from_fn(|at| (if at + 2 >= N { Align::Right } else { Align::Left }, 0));
+    let head = head.map(str::to_owned).to_vec();
+    let rows: Vec<_> = [head].into_iter().chain(rows.iter().map(|row| row.to_vec())).collect();
+    layout::columns(&align, &rows).into_iter().map(|line| line + "\n").collect()
 }
 
 /// `84 ms`, `–`.

@@ -42,8 +42,11 @@ pub struct FrameRecord {
     pub capture_time: Option<f64>,
     /// When it was complete here.
     pub received_at: f64,
-    /// From capture to complete, in milliseconds, if both clocks are known.
+    /// From capture to complete, in milliseconds, with the difference of the clocks taken out when that is
+    /// known.
     pub latency_ms: Option<f64>,
+    /// The sender's clock less ours, in milliseconds, if its answers to pings tell.
+    pub clock_offset_ms: Option<f64>,
     /// RTP packets it came in.
     pub packets: u32,
     /// How many of them came by retransmission.
@@ -54,6 +57,8 @@ pub struct FrameRecord {
     pub verified: Option<bool>,
     /// Type of the local candidate it came through, if known.
     pub candidate_type: Option<String>,
+    /// How the peers were connected, judged from both ends, if known.
+    pub connection_type: Option<String>,
 }
 
 /// What was written for one keyframe.

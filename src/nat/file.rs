@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::{types::edit_distance, units};
+use crate::types::edit_distance;
 
 /// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,10 +71,13 @@ fn nearest_key(problem: &str) -> Option<String> {
     (edit_distance(unknown, near) <= 1 + unknown.len() / 3).then(|| near.to_owned())
 }
 
-/// A field written the way people write it, read by one of [`crate::units`].
-pub(super) fn quantity<'de, D: Deserializer<'de>, T>(
+/// A field written the way people write it, read by one of [`crate::units`] or its like.
+///
+/// # Errors
+/// What `read` says of it.
+pub fn quantity<'de, D: Deserializer<'de>, T, E: std::fmt::Display>(
     deserializer: D,
-    read: fn(&str) -> Result<T, units::UnitError>,
+    read: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
     read(&text).map(Some).map_err(serde::de::Error::custom)

@@ -1,6 +1,6 @@
 //! What a link does to packets.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Serialize;
 
@@ -53,6 +53,50 @@ impl fmt::Display for Link {
             return f.write_str("clear");
         }
         f.write_str(&parts.join(", "))
+    }
+}
+
+/// Which versions of IP a network has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum IpVersions {
+    /// IPv4 alone.
+    #[default]
+    V4,
+    /// IPv6 alone, as many carriers have it.
+    V6,
+    /// Both.
+    Both,
+}
+
+impl IpVersions {
+    /// Whether IPv4 is one of them.
+    #[must_use]
+    pub fn has_v4(self) -> bool {
+        self != Self::V6
+    }
+
+    /// Whether IPv6 is one of them.
+    #[must_use]
+    pub fn has_v6(self) -> bool {
+        self != Self::V4
+    }
+}
+
+/// Text that is no [`IpVersions`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` are no versions of IP: write ipv4, ipv6 or ipv4+ipv6")]
+pub struct IpVersionsError(String);
+
+impl FromStr for IpVersions {
+    type Err = IpVersionsError;
+
+    fn from_str(text: &str) -> Result<Self, IpVersionsError> {
+        match text {
+            "ipv4" => Ok(Self::V4),
+            "ipv6" => Ok(Self::V6),
+            "ipv4+ipv6" | "ipv6+ipv4" => Ok(Self::Both),
+            _ => Err(IpVersionsError(text.to_owned())),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! the link. Vocabulary only; [`crate::lab`] and [`crate::kernel`] make it real.
 //!
 //! - [`profile`]: a stack of them by name, `port+sym`
-//! - [`link`]: loss, delay, jitter, rate
+//! - [`link`]: loss, delay, jitter, rate; versions of IP
 //! - [`named`]: both together under a name, `home-router`; [`mod@file`]: those in files
 //! - [`theory`]: whether two peers can reach each other directly
 
@@ -14,7 +14,7 @@ pub mod theory;
 
 use std::{fmt, time::Duration};
 
-pub use link::Link;
+pub use link::{IpVersions, Link};
 pub use named::{LinkChanges, NamedNetwork, NetworkError, network};
 pub use profile::{Profile, ProfileError};
 pub use theory::{Path, expected};

@@ -2,14 +2,15 @@
 //!
 //! A network is NATs and a link together: a home router with 8 ms, a carrier's NAT with 60 ms and
 //! jitter. Its file has the keys `nat` (a profile, or the name of another network), `loss`,
-//! `loss-burst`, `delay`, `jitter`, `rate`, `name`, `description`, `source`.
+//! `loss-burst`, `delay`, `jitter`, `rate`, `name`, `description`, `source`; beside a time line also `ip` and
+//! `mtu`.
 
 use std::{path::Path, str::FromStr, sync::LazyLock, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    Link, Profile, ProfileError,
+    IpVersions, Link, Profile, ProfileError,
     file::{self, FileError},
 };
 use crate::{types::edit_distance, units};
@@ -49,6 +50,9 @@ pub enum NetworkError {
     /// A file that cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A key that means something only beside a time line.
+    #[error("`{0}` is for scenarios with a time line")]
+    TimelinesOnly(&'static str),
 }
 
 /// Changes to a link: what is not given stays as it is.
@@ -81,6 +85,30 @@ impl LinkChanges {
             delay: self.delay.unwrap_or(link.delay),
             jitter: self.jitter.unwrap_or(link.jitter),
             rate: self.rate.or(link.rate),
+        }
+    }
+
+    /// These, and of `others` what these say nothing of.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            loss: self.loss.or(others.loss),
+            loss_burst: self.loss_burst.or(others.loss_burst),
+            delay: self.delay.or(others.delay),
+            jitter: self.jitter.or(others.jitter),
+            rate: self.rate.or(others.rate),
+        }
+    }
+
+    /// These, without what `others` say something of.
+    #[must_use]
+    pub fn without(self, others: Self) -> Self {
+        Self {
+            loss: self.loss.filter(|_| others.loss.is_none()),
+            loss_burst: self.loss_burst.filter(|_| others.loss_burst.is_none()),
+            delay: self.delay.filter(|_| others.delay.is_none()),
+            jitter: self.jitter.filter(|_| others.jitter.is_none()),
+            rate: self.rate.filter(|_| others.rate.is_none()),
         }
     }
 }
@@ -117,6 +145,13 @@ pub struct NetworkFile {
     jitter: Option<Duration>,
     #[serde(default, deserialize_with = "bit_rate")]
     rate: Option<u64>,
+    #[serde(default, deserialize_with = "ip_versions")]
+    ip: Option<IpVersions>,
+    mtu: Option<u16>,
+}
+
+fn ip_versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpVersions>, D::Error> {
+    file::quantity(deserializer, str::parse)
 }
 
 impl NetworkFile {
@@ -144,6 +179,25 @@ impl NetworkFile {
             delay: self.delay,
             jitter: self.jitter,
             rate: self.rate,
+        }
+    }
+
+    /// Its versions of IP, IPv4 when it says nothing, and the largest packets its way to the internet
+    /// carries, bytes. Only the kernel's lab with a time line has these.
+    #[must_use]
+    pub fn ip_and_mtu(&self) -> (IpVersions, Option<u16>) {
+        (self.ip.unwrap_or_default(), self.mtu)
+    }
+
+    /// Where only IPv4 and packets of any size are to be had.
+    ///
+    /// # Errors
+    /// It says `ip` or `mtu`.
+    pub fn plain(self) -> Result<Self, NetworkError> {
+        match (self.ip, self.mtu) {
+            (None, None) => Ok(self),
+            (Some(_), _) => Err(NetworkError::TimelinesOnly("ip")),
+            (None, Some(_)) => Err(NetworkError::TimelinesOnly("mtu")),
         }
     }
 
@@ -204,7 +258,7 @@ pub fn network(text: &str) -> Result<NamedNetwork, NetworkError> {
         return known(text);
     }
     let stem = path.file_stem().map_or_else(|| text.into(), |stem| stem.to_string_lossy());
-    file::read::<NetworkFile>(path)?.network(&stem)
+    file::read::<NetworkFile>(path)?.plain()?.network(&stem)
 }
 
 fn known(text: &str) -> Result<NamedNetwork, NetworkError> {

@@ -21,6 +21,9 @@ const MAX_OPEN: usize = 16;
 /// Finished access units remembered, so that their late packets do not open them again.
 const MAX_CLOSED: usize = 64;
 
+/// Sequence numbers of padding remembered.
+const MAX_PADDING: usize = 1024;
+
 /// Packets kept of one access unit: about 20 MB of payload.
 const MAX_PACKETS: usize = 16 * 1024;
 
@@ -120,6 +123,8 @@ pub struct Assembler {
     newest: Option<u64>,
     /// Extended sequence number right after the last access unit that ended here.
     expected: Option<u64>,
+    /// Extended sequence numbers of padding from `expected` on.
+    padding: BTreeSet<u64>,
     /// By RTP timestamp, extended.
     open: BTreeMap<u64, Open>,
     newest_timestamp: Option<u64>,
@@ -135,6 +140,7 @@ impl Assembler {
             patience,
             newest: None,
             expected: None,
+            padding: BTreeSet::new(),
             open: BTreeMap::new(),
             newest_timestamp: None,
             closed: BTreeSet::new(),
@@ -145,12 +151,14 @@ impl Assembler {
     pub fn push(&mut self, packet: RtpPacket) -> Vec<Assembled> {
         let sequence = extend(&mut self.newest, u64::from(packet.sequence), 16);
         let timestamp = extend(&mut self.newest_timestamp, u64::from(packet.timestamp), 32);
-        if packet.payload.is_empty() && self.expected == Some(sequence) {
-            // Padding between access units (libwebrtc's probing) takes a sequence number.
-            self.expected = Some(sequence + 1);
+        let mut made = Vec::new();
+        if packet.payload.is_empty() {
+            self.pad(sequence);
+            self.complete(&mut made);
+            return made;
         }
-        if packet.payload.is_empty() || self.is_closed(timestamp) {
-            return Vec::new();
+        if self.is_closed(timestamp) {
+            return made;
         }
         let arrived = packet.arrived;
         let open = self.open.entry(timestamp).or_insert_with(|| Open {
@@ -163,13 +171,34 @@ impl Assembler {
         if open.packets.len() > MAX_PACKETS {
             return vec![self.give_up(timestamp, BrokenReason::Overflow)];
         }
-        let mut made = Vec::new();
         if self.open.len() > MAX_OPEN {
             let oldest = *self.open.keys().next().expect("more than MAX_OPEN are open");
             made.push(self.give_up(oldest, BrokenReason::Overflow));
         }
         self.complete(&mut made);
         made
+    }
+
+    /// Padding between access units (libwebrtc's probing) takes a sequence number. It may come before what is
+    /// missing ahead of it.
+    fn pad(&mut self, sequence: u64) {
+        if self.expected.is_none_or(|expected| expected <= sequence) {
+            self.padding.insert(sequence);
+        }
+        if self.padding.len() > MAX_PADDING {
+            self.padding.pop_first();
+        }
+        self.skip_padding();
+    }
+
+    fn skip_padding(&mut self) {
+        let Some(expected) = &mut self.expected else { return };
+        while let Some(&first) = self.padding.first()
+            && first <= *expected
+        {
+            *expected = (*expected).max(first + 1);
+            self.padding.pop_first();
+        }
     }
 
     /// Gives up what has waited too long at `now`.
@@ -253,6 +282,7 @@ impl Assembler {
             && tail.marker
         {
             self.expected = self.expected.max(Some(last + 1));
+            self.skip_padding();
         }
         self.closed.insert(timestamp);
         if self.closed.len() > MAX_CLOSED {
@@ -462,6 +492,49 @@ mod tests {
             assert!(whole(&assembler.push(packet)).is_empty());
         }
         assert_eq!(whole(&assembler.push(parameter_sets)).len(), 1);
+    }
+
+    /// A picture in one packet that refers to the one before it; an empty one is padding.
+    fn packet(sequence: u16, timestamp: u32, payload: &'static [u8], now: Instant) -> RtpPacket {
+        let (payload, marker) = (Bytes::from_static(payload), !payload.is_empty());
+        RtpPacket { sequence, timestamp, marker, payload, arrived: now, retransmitted: false }
+    }
+
+    #[test]
+    fn padding_may_come_before_what_is_missing_ahead_of_it() {
+        let now = Instant::now();
+        let mut assembler = Assembler::new(PATIENCE);
+        let unit = keyframe(20_000, 3);
+        let first = packets(&unit, 0, 0, now);
+        let mut sent = packets(&unit, first.len() as u16, 3000, now);
+        let next = (first.len() + sent.len()) as u16;
+        let made: Vec<_> = first.into_iter().flat_map(|p| assembler.push(p)).collect();
+        assert_eq!(whole(&made), [&unit]);
+        let late = sent.remove(4);
+        sent.push(packet(next, 3000, &[], now));
+        sent.push(packet(next + 2, 6000, &[0x41, 0x9a], now));
+        for packet in sent {
+            assert!(assembler.push(packet).is_empty());
+        }
+        assert_eq!(whole(&assembler.push(late)), [&unit]);
+        // The last of the padding shows that the picture after it is whole.
+        assert_eq!(whole(&assembler.push(packet(next + 1, 3000, &[], now))).len(), 1);
+        assert_eq!(assembler.next_expiry(), None);
+    }
+
+    #[test]
+    fn a_flood_of_padding_is_not_kept() {
+        let now = Instant::now();
+        let mut assembler = Assembler::new(PATIENCE);
+        for sequence in 0..60_000 {
+            assembler.push(packet(sequence, 0, &[], now));
+        }
+        assert_eq!(assembler.padding.len(), MAX_PADDING);
+        let unit = keyframe(20_000, 3);
+        let made: Vec<_> =
+            packets(&unit, 60_000, 3000, now).into_iter().flat_map(|p| assembler.push(p)).collect();
+        assert_eq!(whole(&made), [&unit]);
+        assert!(assembler.padding.is_empty());
     }
 
     #[test]

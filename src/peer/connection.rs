@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -21,8 +21,9 @@ use super::{
     control::ChannelRef,
     event::{PeerError, PeerEvent, Timings},
     gathering::{GatherResult, ServerFailure, Watcher},
-    handler::{Shared, build},
+    handler::{Shared, build, multicast_works},
     pacing::Pacing,
+    remote_candidates::RemoteCandidates,
     repair::RoundTripHint,
     runtime::{ExtraPasses, PeerRuntime},
     sdp,
@@ -60,6 +61,8 @@ pub struct Peer {
     pacing: Arc<Pacing>,
     video: Option<VideoSender>,
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
+    with_mdns: bool,
+    remote_candidates: Mutex<RemoteCandidates>,
     tasks: Vec<JoinHandle<()>>,
     closed: AtomicBool,
 }
@@ -92,7 +95,7 @@ impl Peer {
         let pacing = Pacing::new(config.pace);
         let chain = config::interceptors(&config, tap, &pacing, &round_trip);
         let building = build(&config, rtc, binding, chain, Arc::clone(&runtime), &shared);
-        let connection = Box::pin(building).await?;
+        let (connection, with_mdns) = Box::pin(building).await?;
         shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
@@ -119,6 +122,8 @@ impl Peer {
             pacing,
             video,
             remote_described: tokio::sync::Mutex::default(),
+            with_mdns,
+            remote_candidates: Mutex::default(),
             tasks,
             closed: AtomicBool::new(false),
         };
@@ -141,6 +146,13 @@ impl Peer {
             .await
             .map_err(PeerError::crate_error("set the offer"))?;
         Ok(sdp)
+    }
+
+    /// Whether ICE can begin anew on this connection in the networks there are now. It cannot where mDNS was
+    /// of use and is not any more: on the way from a network with IPv4 to one without.
+    #[must_use]
+    pub fn can_restart(&self) -> bool {
+        !self.with_mdns || multicast_works()
     }
 
     /// Begins ICE anew on this connection (RFC 8445 §9): an offer with new credentials, new sockets on the
@@ -181,11 +193,12 @@ impl Peer {
     /// Takes an offer and gives the answer.
     ///
     /// # Errors
-    /// [`PeerError::NoH264`] when the offer has no H.264 video, [`PeerError::Crate`] when it is not
-    /// understood.
+    /// [`PeerError::NoH264`] when the offer has no H.264 video, [`PeerError::NotTaken`] when it has and it
+    /// cannot be taken, [`PeerError::Crate`] when it is not understood.
     pub async fn accept_offer(&self, offer: String) -> Result<String, PeerError> {
         self.check_video(&offer, "offer")?;
-        let description = RTCSessionDescription::offer(offer)
+        let bundled = offer.contains("a=group:BUNDLE ");
+        let description = RTCSessionDescription::offer(self.remote_candidates().describe(&offer))
             .map_err(PeerError::crate_error("read the offer"))?;
         self.set_remote(description).await?;
         let answer = self
@@ -194,6 +207,13 @@ impl Peer {
             .await
             .map_err(PeerError::crate_error("create an answer"))?;
         let sdp = answer.sdp.clone();
+        if sdp::h264_media(&sdp).is_none() {
+            return Err(PeerError::NotTaken(if bundled {
+                "not in a form that this side takes"
+            } else {
+                "not in a BUNDLE group: this side has one transport for all m-lines"
+            }));
+        }
         self.check_video(&sdp, "offer")?;
         self.connection
             .set_local_description(answer)
@@ -209,7 +229,7 @@ impl Peer {
     /// understood.
     pub async fn accept_answer(&self, answer: String) -> Result<(), PeerError> {
         self.check_video(&answer, "answer")?;
-        let description = RTCSessionDescription::answer(answer)
+        let description = RTCSessionDescription::answer(self.remote_candidates().describe(&answer))
             .map_err(PeerError::crate_error("read the answer"))?;
         self.set_remote(description).await
     }
@@ -260,10 +280,17 @@ impl Peer {
         self.add(init).await;
     }
 
+    fn remote_candidates(&self) -> MutexGuard<'_, RemoteCandidates> {
+        self.remote_candidates.lock().expect("no holder of this lock panics")
+    }
+
     async fn add(&self, candidate: RTCIceCandidateInit) {
         let words = candidate.candidate.clone();
+        if !self.remote_candidates().takes(&words) {
+            return;
+        }
         if let Err(error) = self.connection.add_ice_candidate(candidate).await {
-            tracing::warn!("a candidate of the other side was not taken: {error}");
+            self.remote_candidates().complain(&error.to_string());
         }
         self.watcher.unannounced.told(&words);
         self.runtime.wake();

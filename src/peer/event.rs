@@ -97,6 +97,9 @@ pub enum PeerError {
         /// What it has instead.
         codecs: Vec<String>,
     },
+    /// The offer has H.264 video, but our answer would refuse it; why.
+    #[error("the other side's offer has H.264 video, but {0}")]
+    NotTaken(&'static str),
     /// Nothing can be sent yet or any more.
     #[error("{0} is not open")]
     NotOpen(&'static str),
@@ -116,7 +119,7 @@ impl PeerError {
     pub fn stage(&self) -> Stage {
         match self {
             Self::NoAddress(_) => Stage::Gathering,
-            Self::NoH264 { .. } => Stage::Video,
+            Self::NoH264 { .. } | Self::NotTaken(_) => Stage::Video,
             Self::NotOpen(_) => Stage::Datachannel,
             Self::Crate { .. } => Stage::Ice,
         }
@@ -128,6 +131,7 @@ impl PeerError {
         match self {
             Self::NoAddress(_) => "no-address",
             Self::NoH264 { .. } => "no-h264",
+            Self::NotTaken(_) => "video-not-taken",
             Self::NotOpen(_) => "not-open",
             Self::Crate { .. } => "webrtc-failed",
         }
@@ -141,6 +145,9 @@ impl PeerError {
                 "check --interface and --network, and that the machine has an address"
             }
             Self::NoH264 { .. } => "let the other side offer H.264 with packetization-mode=1",
+            Self::NotTaken(_) => {
+                "let the other side offer one bundled connection, and H.264 with packetization-mode=1"
+            }
             Self::NotOpen(_) => "wait until the connection is up",
             Self::Crate { .. } => "run with -v for the details",
         }

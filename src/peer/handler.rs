@@ -176,7 +176,7 @@ impl PeerConnectionEventHandler for Handler {
     }
 }
 
-/// Builds the connection, without mDNS where multicast cannot be joined.
+/// Builds the connection, without mDNS where multicast cannot be joined; says whether it is with it.
 pub(super) async fn build(
     config: &PeerConfig,
     rtc: RTCConfiguration,
@@ -184,13 +184,10 @@ pub(super) async fn build(
     chain: Registry,
     runtime: Arc<PeerRuntime>,
     shared: &Arc<Shared>,
-) -> Result<Arc<dyn PeerConnection>, PeerError> {
+) -> Result<(Arc<dyn PeerConnection>, bool), PeerError> {
     // A name of mDNS is of no use behind a NAT.
-    let mdns = if config.gateway.is_none() && multicast_works() {
-        MulticastDnsMode::QueryOnly
-    } else {
-        MulticastDnsMode::Disabled
-    };
+    let with_mdns = config.gateway.is_none() && multicast_works();
+    let mdns = if with_mdns { MulticastDnsMode::QueryOnly } else { MulticastDnsMode::Disabled };
     let building = PeerConnectionBuilder::new()
         .with_configuration(rtc)
         .with_media_engine(config::media_engine(config)?)
@@ -203,11 +200,12 @@ pub(super) async fn build(
         .build();
     let connection =
         Box::pin(building).await.map_err(PeerError::crate_error("build the peer connection"))?;
-    Ok(Arc::new(connection))
+    Ok((Arc::new(connection), with_mdns))
 }
 
-/// Whether the mDNS group can be joined; the crate's `build` fails where it cannot.
-fn multicast_works() -> bool {
+/// Whether the mDNS group can be joined; the crate's `build` fails where it cannot, and so does its rebind
+/// at an ICE restart, after which its driver is gone.
+pub(super) fn multicast_works() -> bool {
     std::net::UdpSocket::bind("0.0.0.0:0").is_ok_and(|socket| {
         socket
             .join_multicast_v4(

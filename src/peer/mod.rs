@@ -13,6 +13,7 @@
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - `incoming`: the streams of the other side; [`video`]: the tasks around them
 //! - [`pacing`]: when packets may leave; [`rate`]: how fast
+//! - `remote_candidates`: which of the other side's are taken
 //! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
 //! - [`tap`]: what passes through the RTP and RTCP chain
 //! - `unannounced`: checks that come before their candidate
@@ -30,6 +31,7 @@ mod incoming;
 pub mod pacing;
 pub mod packetizer;
 pub mod rate;
+mod remote_candidates;
 pub mod repair;
 pub(crate) mod runtime;
 pub mod sdp;

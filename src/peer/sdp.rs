@@ -19,10 +19,7 @@ pub fn h264_media(sdp: &str) -> Option<H264Media> {
             if !found.payload_types.is_empty() {
                 break;
             }
-            let mut words = media.split(' ');
-            let video = words.next() == Some("video");
-            let rejected = words.next() == Some("0");
-            in_video = video && !rejected;
+            in_video = is_video(media);
             found.mid = None;
         } else if !in_video {
         } else if let Some(mid) = line.strip_prefix("a=mid:") {
@@ -38,17 +35,30 @@ pub fn h264_media(sdp: &str) -> Option<H264Media> {
     (!found.payload_types.is_empty()).then_some(found)
 }
 
-/// What a session description offers as video codecs, for messages.
+/// The user fragment of ICE in a session description: another one is another generation (RFC 8839 §5.4).
+#[must_use]
+pub fn ufrag(sdp: &str) -> Option<&str> {
+    sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=ice-ufrag:"))
+}
+
+/// Whether what follows `m=` is of a video that is not rejected, which port 0 says.
+fn is_video(media: &str) -> bool {
+    let mut words = media.split(' ');
+    words.next() == Some("video") && words.next() != Some("0")
+}
+
+/// What a session description offers as video codecs in m-lines that are not rejected, for messages.
 #[must_use]
 pub fn video_codecs(sdp: &str) -> Vec<String> {
     let mut in_video = false;
     let mut codecs = Vec::new();
     for line in sdp.lines().map(str::trim_end) {
         if let Some(media) = line.strip_prefix("m=") {
-            in_video = media.starts_with("video");
+            in_video = is_video(media);
         } else if in_video
-            && let Some((_, codec)) =
+            && let Some((number, codec)) =
                 line.strip_prefix("a=rtpmap:").and_then(|map| map.split_once(' '))
+            && number.parse::<u8>().is_ok()
         {
             let name = codec.split('/').next().unwrap_or(codec).to_owned();
             if !codecs.contains(&name) {
@@ -77,8 +87,14 @@ mod tests {
 
     #[test]
     fn rejected_or_other_video_is_none() {
-        assert_eq!(h264_media(&OFFER.replace("m=video 9", "m=video 0")), None);
+        let rejected = OFFER.replace("m=video 9", "m=video 0");
+        assert_eq!(h264_media(&rejected), None);
+        assert!(video_codecs(&rejected).is_empty());
+        assert_eq!(video_codecs(&OFFER.replace("102 H264", "1020 H264")), ["VP8", "h264"]);
         assert_eq!(h264_media("m=video 9 X 96\r\na=rtpmap:96 VP8/90000\r\n"), None);
         assert_eq!(h264_media("\u{0}garbage"), None);
+        // Both read an m-line alike, however short it is.
+        let short = "m=video\r\na=rtpmap:96 H264/90000\r\n";
+        assert!(h264_media(short).is_some() && video_codecs(short) == ["H264"]);
     }
 }

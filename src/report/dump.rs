@@ -96,6 +96,13 @@ impl DumpWriter {
         self.events.push_back(json!({ "time": iso(millis(time)), "type": kind, "value": value }));
     }
 
+    /// Logs the state of the connection; only those of `RTCPeerConnectionState` are states to importers.
+    pub fn state(&mut self, time: SystemTime, state: &str) {
+        let known = ["new", "connecting", "connected", "disconnected", "failed", "closed"];
+        let kind = if known.contains(&state) { "connectionstatechange" } else { "log" };
+        self.event(time, kind, state);
+    }
+
     /// Adds a statistics report: W3C stats objects by their id.
     pub fn stats(&mut self, time: SystemTime, report: &Map<String, Value>) {
         for (id, object) in report {
@@ -176,6 +183,12 @@ impl Samples {
             let values = self.properties.entry(name.clone()).or_default();
             values.resize(before, Value::Null);
             values.push(value.clone());
+        }
+        // Chromium's own name for the side of a candidate, which importers go by.
+        if matches!(self.kind.as_str(), "local-candidate" | "remote-candidate") {
+            let values = self.properties.entry("isRemote".to_owned()).or_default();
+            values.resize(before, Value::Null);
+            values.push((self.kind == "remote-candidate").into());
         }
         for values in self.properties.values_mut() {
             values.resize(self.times.len(), Value::Null);

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod dump;
 pub mod human;
 pub mod junit;
+pub mod layout;
 pub mod live;
 pub mod stats;
 pub mod summary;

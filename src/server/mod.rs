@@ -63,7 +63,10 @@ pub const DEV_PHONE: &str = "phone";
 /// The Mac of [`DEV_PAIR`].
 pub const DEV_MAC: &str = "mac";
 
-/// Shortest life of TURN credentials: they must outlast the token, and long calls.
+/// Shortest life of tokens and TURN credentials: clients renew them at half of it.
+pub const SHORTEST_TTL: Duration = Duration::from_secs(10);
+
+/// Shortest life of TURN credentials outside tests: they must outlast the token, and long calls.
 pub const MIN_TURN_TTL: Duration = Duration::from_hours(1);
 
 /// Between looks for clients whose rates need not be remembered.
@@ -76,7 +79,7 @@ pub struct TurnAdvert {
     pub urls: Vec<String>,
     /// Makes the credentials of each answer.
     pub secret: Secret,
-    /// How long credentials are good; at least [`MIN_TURN_TTL`].
+    /// How long credentials are good; below [`MIN_TURN_TTL`] only in tests.
     pub ttl: Duration,
 }
 
@@ -136,6 +139,8 @@ pub struct ServerConfig {
     pub turn: Option<TurnAdvert>,
     /// Twilio's ICE servers, in every token answer.
     pub twilio: Option<Arc<twilio::TwilioServers>>,
+    /// How long signaling tokens are good, seconds; the contract says 300, less is for tests of renewal.
+    pub token_ttl_s: u64,
     /// How often tokens may be asked for; `None` is no limit.
     pub token_rates: Option<TokenRates>,
     /// How long a client may take for the header of a request (contract: 5 s).
@@ -162,6 +167,7 @@ impl ServerConfig {
             ice_servers: Vec::new(),
             turn: None,
             twilio: None,
+            token_ttl_s: crate::proto::claims::MAX_LIFETIME_S,
             token_rates: Some(TokenRates::default()),
             header_within: Duration::from_secs(5),
             max_connections: 4096,

@@ -11,14 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{MIN_TURN_TTL, Parts, ServerConfig, TokenRates, TurnAdvert, front::Front};
+use super::{Parts, ServerConfig, TokenRates, TurnAdvert, front::Front};
 use crate::{
     auth::{login::LoginError, unix_now},
     pairs::{Pair, StoreError},
-    proto::{
-        claims::MAX_LIFETIME_S,
-        token::{ErrorBody, IceServer, TokenAnswer, TokenRequest},
-    },
+    proto::token::{ErrorBody, IceServer, TokenAnswer, TokenRequest},
     signaling::{
         counters::Family,
         handshake::bearer,
@@ -128,7 +125,8 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
     let wanted = read(body, &parts.config.front).await?;
     let pair = choose_pair(parts, &user, &wanted).await?;
     let device = wanted.device_id;
-    let minted = parts.config.verifier.mint(device.clone(), pair.id.clone(), now, MAX_LIFETIME_S);
+    let life = parts.config.token_ttl_s;
+    let minted = parts.config.verifier.mint(device.clone(), pair.id.clone(), now, life);
     let (token, claims) = minted.map_err(|error| {
         tracing::warn!(%error, "no token given");
         Refusal::unavailable("cannot-sign", "the server cannot sign tokens now")
@@ -137,7 +135,7 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
     Ok(TokenAnswer {
         token,
         expires_at: rfc3339(claims.exp),
-        expires_in: MAX_LIFETIME_S,
+        expires_in: life,
         pair_id: pair.id,
         ice_servers: ice_servers(&parts.config, &device, now),
     })
@@ -224,7 +222,7 @@ fn turn_servers(turn: &TurnAdvert, device: &DeviceId, now: u64) -> Vec<IceServer
         servers.push(IceServer { urls: stun, username: None, credential: None });
     }
     if !relay.is_empty() {
-        let expires_at = now + turn.ttl.max(MIN_TURN_TTL).as_secs();
+        let expires_at = now + turn.ttl.as_secs();
         let made = turn.secrets().mint(device.as_str(), expires_at);
         servers.push(IceServer {
             urls: relay,

@@ -356,15 +356,18 @@ impl Receiver<'_> {
         }
         let received_at = epoch_seconds(received.received_at);
         let capture_time = info.as_ref().map(|info| info.capture_time);
+        let offset = self.talk.clock_offset();
         let record = FrameRecord {
             rtp_timestamp: unit.timestamp,
             capture_time,
             received_at,
-            // To the microsecond: the rest is noise of the clocks.
-            latency_ms: capture_time.map(|captured| ((received_at - captured) * 1e6).round() / 1e3),
+            latency_ms: capture_time
+                .map(|captured| millis(received_at - captured + offset.unwrap_or_default())),
+            clock_offset_ms: offset.map(millis),
             packets: unit.packets,
             retransmitted: unit.retransmitted,
             candidate_type: self.talk.pair().map(|pair| pair.local.to_string()),
+            connection_type: self.talk.pair().map(|pair| pair.connection.to_string()),
             ..FrameRecord::default()
         };
         if h264::is_keyframe(&unit.data) {
@@ -493,4 +496,9 @@ async fn next_stored(store: &mut Option<Store>) -> Option<Stored> {
         Some(store) => store.next().await,
         None => std::future::pending().await,
     }
+}
+
+/// Seconds as milliseconds, to the microsecond: the rest is noise of the clocks.
+fn millis(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e3
 }

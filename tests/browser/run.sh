@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Holds orion-peer against headless Chromium, as the Mac and as the phone: one line a check;
-# then has it open the HTML reports of real bench runs, and use the viewer page.
+# Holds orion-peer against headless Chromium, as the Mac and as the phone: one line a check; then against
+# whatever else libwebrtc may do, and the tables in README against that; then has Chromium open the HTML reports
+# of real bench runs, and use the viewer page.
 #
 #   tests/browser/run.sh            builds the binary first
+#   tests/browser/run.sh --table    writes the tables into README
 #   ORION_PEER=FILE tests/browser/run.sh
 #
 # CHROMIUM names another browser than /usr/bin/chromium; SCREENSHOT=FILE keeps a picture of the
-# receiving page; KEEP=1 keeps what was received; ONLY=chromiumAsPhone runs that one scenario of main.js. VIEW_SCREENSHOTS=DIR keeps
-# pictures of the viewer page.
+# receiving page; KEEP=1 keeps what was received; ONLY=chromiumAsPhone runs that one scenario of main.js,
+# ONLY=relay,ipv6 the rows of interop.js whose names begin so. VIEW_SCREENSHOTS=DIR keeps pictures of the viewer page.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -32,7 +34,11 @@ if ! cmp -s package-lock.json node_modules/.of-this-lock; then
     PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund --loglevel=error >&2
     cp package-lock.json node_modules/.of-this-lock
 fi
+if [[ ${1:-} == --table ]]; then
+    exec node interop.js --table
+fi
 node main.js
+node interop.js
 if [[ -z ${ONLY:-} ]]; then
     node report.js
     node view.js

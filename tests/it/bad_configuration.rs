@@ -8,7 +8,7 @@ use crate::run::run;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// What follows `serve --listen 127.0.0.1:0`, and a word that the refusal must have.
-const WRONG: [(&str, &str); 66] = [
+const WRONG: [(&str, &str); 67] = [
     ("--jwt-secret short", "32"),
     ("--jwt-secret @nofile", "--jwt-secret"),
     ("--jwt-secret SECRET", "--db"),
@@ -67,7 +67,8 @@ const WRONG: [(&str, &str); 66] = [
     ("--twilio-ttl 5h", "--twilio-account"),
     ("--twilio-url https://x", "--twilio-account"),
     ("--ice-username u --ice-credential c", "turn:HOST"),
-    ("--turn-ttl 5m", "--turn-ttl"),
+    ("--turn-ttl 5s", "--turn-ttl"),
+    ("--token-ttl 6m", "--token-ttl"),
     ("--turn-quota many", "--turn-quota"),
     ("--turn-quota 5", "--no-turn"),
     ("--turn-secret SECRET", "--no-turn"),

@@ -5,7 +5,7 @@ use std::{process::Stdio, thread};
 
 use orion_peer::{
     kernel::{CoturnOptions, Lab, LabPlan, Network, Place, SERVER},
-    nat::{Link, Path, Profile, expected, profile::MATRIX, theory::Relays},
+    nat::{Path, Profile, expected, profile::MATRIX, theory::Relays},
 };
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ fn profile(text: &str) -> Profile {
 
 /// What `doctor --json` says behind this NAT, and its exit code.
 fn examine(nat: &str, user_namespace: bool) -> (Value, Option<i32>) {
-    let network = Network { profile: profile(nat), link: Link::default() };
+    let network = Network { profile: profile(nat), ..Network::default() };
     let plan = LabPlan {
         a: network,
         user_namespace,

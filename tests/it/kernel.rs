@@ -39,7 +39,7 @@ fn layer(text: &str) -> Layer {
 }
 
 fn plan(a: &str, b: &str) -> LabPlan {
-    let network = |text| Network { profile: profile(text), link: Link::default() };
+    let network = |text| Network { profile: profile(text), ..Network::default() };
     let orion_peer = Some(ORION_PEER.into());
     LabPlan { a: network(a), b: network(b), seed: 1, orion_peer, ..LabPlan::default() }
 }
@@ -135,8 +135,9 @@ fn what_netfilter_cannot_be_is_told_exactly() {
 
 #[test]
 fn networks_lie_where_they_would() {
-    let peers =
-        |a: &str, b: &str| Topology::new(&plan(a, b)).unwrap().peers.map(|ip| ip.to_string());
+    let peers = |a: &str, b: &str| {
+        Topology::new(&plan(a, b)).unwrap().spots.map(|spots| spots[0].address.to_string())
+    };
     assert_eq!(peers("port", "sym"), ["192.168.1.2", "192.168.2.2"]);
     assert_eq!(peers("none", "none"), ["203.0.113.2", "203.0.113.3"]);
     assert_eq!(peers("firewall", "udp-blocked"), ["198.51.100.2", "192.0.2.2"]);

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 25] = [
+const FLOORS: [(&str, u8); 26] = [
     ("types", 0),
     ("stats", 0),
     ("units", 0),
@@ -29,6 +29,7 @@ const FLOORS: [(&str, u8); 25] = [
     ("check", 7),
     ("load", 7),
     ("doctor", 7),
+    ("timeline", 7),
     ("matrix", 8),
     ("cli", 9),
 ];

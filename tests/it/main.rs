@@ -14,6 +14,7 @@ mod front;
 mod fuzz;
 mod gathering;
 mod hostile;
+mod hostile_peer;
 mod jose_vectors;
 #[cfg(target_os = "linux")]
 mod kernel;
@@ -36,6 +37,7 @@ mod rig;
 mod run;
 mod signaling_client;
 mod signaling_server;
+mod timeline;
 mod tls;
 mod token_api;
 mod turn;

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::run::{HANG, Rig, Running, run, sample, serve, sha256};
 
-/// Fields of a line of `frames.jsonl`, as the contract names them.
-const FIELDS: [&str; 14] = [
+/// Fields of a line of `frames.jsonl`: those the contract names, and two more.
+const FIELDS: [&str; 16] = [
     "seq",
     "file",
     "bytes",
@@ -28,6 +28,8 @@ const FIELDS: [&str; 14] = [
     "sha256",
     "verified",
     "candidateType",
+    "clockOffsetMs",
+    "connectionType",
 ];
 
 fn journal(dir: &Path) -> Vec<Value> {
@@ -355,7 +357,34 @@ fn statistics_and_dumps_are_written() {
         assert!(dump["UserAgentData"].is_array() || dump["UserAgentData"].is_object(), "{dump}");
         let connections = dump["PeerConnections"].as_object().unwrap();
         let stats = connections.values().next().unwrap()["stats"].as_object().unwrap();
-        assert!(stats.keys().any(|key| key.ends_with("-timestamp")), "{:?}", stats.keys());
+        as_an_importer_reads_it(stats);
+    }
+}
+
+/// The way from the transport over the selected pair to its two candidates; all series of an object as long as
+/// its times.
+fn as_an_importer_reads_it(stats: &serde_json::Map<String, Value>) {
+    let series = |id: &str, name: &str| -> Vec<Value> {
+        let one = &stats[&format!("{id}-{name}")];
+        serde_json::from_str(one["values"].as_str().unwrap()).unwrap()
+    };
+    let last = |id: &str, name: &str| series(id, name).pop().unwrap();
+    for (key, one) in stats {
+        // Neither names nor properties hold a dash.
+        let (id, property) = key.rsplit_once('-').unwrap();
+        assert_eq!(series(id, property).len(), series(id, "timestamp").len(), "{key}");
+        assert!(one["startTime"].as_str().unwrap().ends_with('Z'), "{key}: {one}");
+    }
+    let transport = stats.iter().find(|(_, one)| one["statsType"] == "transport").unwrap();
+    let transport = transport.0.rsplit_once('-').unwrap().0;
+    let pair = last(transport, "selectedCandidatePairId");
+    let pair = pair.as_str().unwrap();
+    assert_eq!(last(pair, "transportId"), transport);
+    for (end, is_remote) in [("localCandidateId", false), ("remoteCandidateId", true)] {
+        let candidate = last(pair, end);
+        let candidate = candidate.as_str().unwrap();
+        assert_eq!(last(candidate, "isRemote"), is_remote, "{candidate}");
+        assert_eq!(last(candidate, "candidateType"), "host");
     }
 }
 

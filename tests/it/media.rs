@@ -559,7 +559,7 @@ fn the_sink_writes_every_format_and_a_line() {
     let lines = fs::read_to_string(out.join("frames.jsonl")).unwrap();
     let first: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     let keys: Vec<&str> = first.as_object().unwrap().keys().map(String::as_str).collect();
-    let mut wanted = "seq file bytes width height rtpTimestamp captureTime receivedAt latencyMs packets retransmitted sha256 verified candidateType"
+    let mut wanted = "seq file bytes width height rtpTimestamp captureTime receivedAt latencyMs clockOffsetMs packets retransmitted sha256 verified candidateType connectionType"
         .split(' ').collect::<Vec<_>>();
     wanted.sort_unstable();
     let mut sorted = keys.clone();

@@ -18,6 +18,17 @@ fn more_keyframes(recv: &Running, more: usize) {
     recv.event("keyframe", recv.events("keyframe").len() + more);
 }
 
+/// Ends both, the sender first; what it sent.
+fn sent_when_both_end(send: Running, recv: Running) -> Vec<Value> {
+    send.signal(Signal::INT);
+    let sent = send.end();
+    sent.well();
+    recv.says("said goodbye: stopped");
+    recv.signal(Signal::INT);
+    recv.end().well();
+    sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect()
+}
+
 /// Longest time between two keyframes that came one after the other, and how many of those sent came.
 fn tell(name: &str, dir: &Path, sent: &[Value]) {
     let text = fs::read_to_string(dir.join("frames.jsonl")).unwrap();
@@ -164,14 +175,7 @@ fn asleep(name: &str, long: Duration, who: impl Fn(&Running, &Running) -> u32) {
     std::thread::sleep(long);
     rustix::process::kill_process(process, Signal::CONT).unwrap();
     more_keyframes(&recv, 5);
-    send.signal(Signal::INT);
-    let sent = send.end();
-    sent.well();
-    recv.says("said goodbye: stopped");
-    recv.signal(Signal::INT);
-    recv.end().well();
-    let sent: Vec<Value> =
-        sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect();
+    let sent = sent_when_both_end(send, recv);
     tell(name, &rig.path("frames"), &sent);
 }
 
@@ -239,14 +243,7 @@ fn the_server_is_away_for_some_seconds() {
     let (server, ..) = serve(rig.dir.path(), &address, &rig.turn, &[]);
     std::mem::replace(&mut rig.server, server).end().well();
     more_keyframes(&recv, 20);
-    send.signal(Signal::INT);
-    let sent = send.end();
-    sent.well();
-    recv.says("said goodbye: stopped");
-    recv.signal(Signal::INT);
-    recv.end().well();
-    let sent: Vec<Value> =
-        sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect();
+    let sent = sent_when_both_end(send, recv);
     tell("the server is away for 3 s", &rig.path("frames"), &sent);
     let text = fs::read_to_string(rig.path("frames").join("frames.jsonl")).unwrap();
     assert_eq!(text.lines().count(), sent.len(), "a keyframe was lost");

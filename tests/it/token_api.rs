@@ -153,11 +153,13 @@ async fn turn_comes_with_credentials_that_outlast_the_token() {
     let turn = TurnAdvert::at("[::1]", 3478, Secret::from("shared"));
     let server = server(|config| {
         config.ice_servers = vec![listed.clone()];
-        config.turn = Some(TurnAdvert { ttl: Duration::from_secs(1), ..turn });
+        config.turn = Some(turn);
+        config.token_ttl_s = 20;
     })
     .await;
     let answer = ask(&server, "dev", r#"{"deviceId":"phone"}"#).await.json();
     let answer: TokenAnswer = serde_json::from_value(answer).unwrap();
+    assert_eq!(answer.expires_in, 20);
     let [first, stun, turn] = answer.ice_servers.as_slice() else { panic!("{answer:?}") };
     assert_eq!(*first, listed);
     assert_eq!((&stun.urls[..], &stun.username), (&["stun:[::1]:3478".to_owned()][..], &None));

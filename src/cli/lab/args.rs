@@ -7,6 +7,7 @@ use crate::{
     cli::{failure::Failure, network::LinkArgs, units},
     matrix::{CellPlan, Effort, Scenario, Transports, in_kernel, run::Job, scenario::Overrides},
     nat::{NamedNetwork, network, profile::MATRIX},
+    timeline::{Timeline, file::is_timeline},
 };
 
 /// The seed when none is given.
@@ -31,7 +32,8 @@ pub struct LabArgs {
     /// Profiles or networks of --matrix; default: nine that differ in what they can reach
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub profiles: Vec<String>,
-    /// Measure what a scenario file describes; repeatable
+    /// Measure what a scenario file describes: a pair, or with a time line (Linux) what happens to two
+    /// peers while keyframes flow; repeatable
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub scenario: Vec<PathBuf>,
     /// Put both peers behind one and the same NAT
@@ -64,6 +66,9 @@ pub struct LabArgs {
     /// Write a page with the matrix as a map, whole in one file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Write what the peers of a time line say, in detail, to DIR/NAME-send.log and DIR/NAME-recv.log
+    #[arg(long, value_name = "DIR")]
+    pub logs: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub network: LinkArgs,
@@ -230,7 +235,42 @@ impl LabArgs {
             turn.tls &= !self.kernel;
             Ok(scenario.plan)
         };
-        self.scenario.iter().map(read).collect()
+        self.scenario.iter().filter(|path| !is_timeline(path)).map(read).collect()
+    }
+
+    /// The scenarios with a time line.
+    ///
+    /// # Errors
+    /// Exit code 2: one that means nothing, or flags that do not go with it.
+    pub fn timelines(&self) -> Result<Vec<Timeline>, Failure> {
+        let links = [self.network.changes(0), self.network.changes(1)];
+        let read = |path: &PathBuf| {
+            Timeline::read(path, links, self.network.network.seed).map_err(|error| {
+                Failure::usage(
+                    format!("--scenario: {error}"),
+                    "samples/scenarios/ has examples; `orion-peer lab list` shows networks",
+                )
+            })
+        };
+        let paths = self.scenario.iter().filter(|path| is_timeline(path));
+        let timelines: Vec<Timeline> = paths.map(read).collect::<Result<_, _>>()?;
+        let refused = [
+            ("--turn", self.turn.is_some(), "the lab's server has STUN, and TURN over UDP and TCP"),
+            ("--html", self.html.is_some(), "there is no map of what happens over time"),
+        ];
+        if timelines.is_empty() && self.logs.is_some() {
+            return Err(Failure::usage(
+                "--logs is for scenarios with a time line",
+                "give --scenario FILE with one, or leave it out",
+            ));
+        }
+        match refused.iter().find(|(_, given, _)| *given && !timelines.is_empty()) {
+            Some((flag, _, why)) => Err(Failure::usage(
+                format!("{flag} is not for scenarios with a time line: {why}"),
+                "leave it out",
+            )),
+            None => Ok(timelines),
+        }
     }
 }
 

@@ -16,18 +16,12 @@ pub struct WireArgs {
     inner: String,
     /// Interface towards the internet
     outer: String,
-    /// Share of packets lost, 0 to 1
-    loss: f64,
-    /// Packets lost in a row
-    loss_burst: u32,
-    /// Delay in nanoseconds
-    delay: u64,
-    /// Jitter in nanoseconds
-    jitter: u64,
-    /// Bits a second; 0 is no limit
-    rate: u64,
     /// Of what is lost
     seed: u64,
+    /// Share of packets lost (0 to 1), how many in a row, delay and jitter in nanoseconds, bits a second
+    /// (0 is no limit); lines of standard input with the same words change it
+    #[arg(num_args = 5)]
+    link: Vec<String>,
 }
 
 /// Runs the link until it is killed.
@@ -35,15 +29,28 @@ pub struct WireArgs {
 /// # Errors
 /// The interfaces are not there, or packet sockets cannot be had.
 pub fn run(args: WireArgs) -> Result<(), Failure> {
-    let link = Link {
-        loss: args.loss,
-        loss_burst: args.loss_burst,
-        delay: Duration::from_nanos(args.delay),
-        jitter: Duration::from_nanos(args.jitter),
-        rate: (args.rate > 0).then_some(args.rate),
-    };
-    let config = WireConfig { inner: args.inner, outer: args.outer, link, seed: args.seed };
+    let words: Vec<&str> = args.link.iter().map(String::as_str).collect();
+    let at_first = link(&words).ok_or_else(|| {
+        let message = format!("`{}` is no link", args.link.join(" "));
+        Failure::usage(message, "the kernel lab starts this for itself")
+    })?;
+    let config =
+        WireConfig { inner: args.inner, outer: args.outer, link: at_first, seed: args.seed };
     // A line that does not get out shows in the lab, which waits for it.
     let ready = || println!("ready");
-    wire::run(&config, ready).map_err(|error| super::kernel_failure(&error))
+    let changes = std::io::stdin().lines().map_while(Result::ok);
+    let changes = changes.filter_map(|line| link(&line.split(' ').collect::<Vec<_>>()));
+    wire::run(&config, ready, changes).map_err(|error| super::kernel_failure(&error))
+}
+
+fn link(words: &[&str]) -> Option<Link> {
+    let [loss, loss_burst, delay, jitter, rate] = words else { return None };
+    let rate: u64 = rate.parse().ok()?;
+    Some(Link {
+        loss: loss.parse().ok()?,
+        loss_burst: loss_burst.parse().ok()?,
+        delay: Duration::from_nanos(delay.parse().ok()?),
+        jitter: Duration::from_nanos(jitter.parse().ok()?),
+        rate: (rate > 0).then_some(rate),
+    })
 }

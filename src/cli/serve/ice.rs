@@ -19,7 +19,8 @@ use crate::{
         twilio::{TwilioArgs, without_account},
         units,
     },
-    server::{MIN_TURN_TTL, ServerConfig, twilio::TwilioServers},
+    proto::claims::MAX_LIFETIME_S,
+    server::{MIN_TURN_TTL, SHORTEST_TTL, ServerConfig, twilio::TwilioServers},
 };
 
 /// Longest life of TURN credentials made from a shared secret.
@@ -38,7 +39,11 @@ pub struct IceArgs {
     /// Password for the TURN servers of --ice-server
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub ice_credential: Option<SecretText>,
-    /// Life of TURN credentials made from --turn-secret, 1h to 7 days; default 2h
+    /// Life of signaling tokens, 10s to 5m; default 5m. Short ones show whether an app renews them
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub token_ttl: Option<Duration>,
+    /// Life of TURN credentials made from --turn-secret, 10s to 7 days; default 2h. Below 1h is for tests:
+    /// calls outlive it
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub turn_ttl: Option<Duration>,
     /// Twilio.
@@ -56,8 +61,15 @@ impl IceArgs {
     /// Flags that do not go together, and credentials that Twilio refuses: exit code 2.
     pub(super) async fn apply(&self, config: &mut ServerConfig) -> Result<(), Failure> {
         config.ice_servers = self.listed()?;
+        if let Some(ttl) = self.token_ttl {
+            let most = Duration::from_secs(MAX_LIFETIME_S);
+            config.token_ttl_s = in_range("--token-ttl", ttl, SHORTEST_TTL, most)?.as_secs();
+        }
         if let Some(ttl) = self.turn_ttl {
-            let ttl = in_range("--turn-ttl", ttl, MIN_TURN_TTL, MAX_TURN_TTL)?;
+            let ttl = in_range("--turn-ttl", ttl, SHORTEST_TTL, MAX_TURN_TTL)?;
+            if ttl < MIN_TURN_TTL {
+                tracing::warn!("--turn-ttl is below an hour: calls outlive their TURN credentials");
+            }
             let Some(turn) = &mut config.turn else {
                 return Err(Failure::usage(
                     "--turn-ttl without TURN",
@@ -120,9 +132,12 @@ fn in_range(
     if (least..=most).contains(&given) {
         return Ok(given);
     }
-    let hours = |time: Duration| time.as_secs() / 3600;
+    let words = |time: Duration| match time.as_secs() {
+        seconds if seconds >= 3600 => format!("{}h", seconds / 3600),
+        seconds => format!("{seconds}s"),
+    };
     Err(Failure::usage(
-        format!("{flag} of {} s is out of range: calls would outlive it", given.as_secs()),
-        format!("give {}h to {}h", hours(least), hours(most)),
+        format!("{flag} of {} s is out of range", given.as_secs()),
+        format!("give {} to {}", words(least), words(most)),
     ))
 }

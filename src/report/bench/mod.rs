@@ -12,7 +12,7 @@
 //! - [`csv`]: for spreadsheets and data frames
 //! - [`github`]: for the log and the outputs of a GitHub Actions step
 //!
-//! `wording` and `layout` hold what the formats share.
+//! `wording` holds what the formats share, besides [`super::layout`].
 
 pub mod collect;
 pub mod compare;
@@ -23,7 +23,6 @@ pub mod gates;
 pub mod github;
 pub mod html;
 pub mod junit;
-mod layout;
 pub mod load;
 pub mod markdown;
 mod metrics;
@@ -36,6 +35,7 @@ pub mod side_by_side;
 pub mod table;
 mod wording;
 
+use super::layout;
 pub use schema::BenchResult;
 
 /// A result and where it came from.

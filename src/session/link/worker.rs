@@ -86,8 +86,8 @@ pub(super) struct Worker {
     told_hello: bool,
     /// Socket of the other device, when it came after this one.
     remote_conn: Option<ConnId>,
-    /// The other device was in the room with this socket, and went.
-    remote_left: bool,
+    /// The other device was in the room at some time since this socket is.
+    remote_seen: bool,
     /// Where the addresses of this machine may change.
     network: Option<NetworkWatch>,
     /// There is a socket; without one offers would only pile up.
@@ -126,7 +126,7 @@ impl Worker {
             early: Vec::new(),
             told_hello: false,
             remote_conn: None,
-            remote_left: false,
+            remote_seen: false,
         }
     }
 
@@ -186,7 +186,7 @@ impl Worker {
                 self.clock_skew = clock_skew;
                 // What was seen on the socket before says nothing about the room now.
                 self.remote_conn = None;
-                self.remote_left = false;
+                self.remote_seen = false;
                 self.in_room = true;
                 let connected = self.current.as_ref().is_some_and(|current| current.connected);
                 if let Some(why) = self.restart_due.take().filter(|_| connected) {
@@ -250,11 +250,12 @@ impl Worker {
         match message.body {
             Body::Hello { peer_present, .. } => {
                 self.told_hello = true;
+                self.remote_seen |= peer_present;
                 self.joined(Some(peer_present), None).await
             }
             Body::PeerJoined { conn_id, .. } => self.on_peer_joined(conn_id).await,
             Body::PeerLeft { reason, .. } => {
-                self.remote_left = true;
+                self.remote_seen = true;
                 self.tell(LinkEvent::PeerLeft(reason)).await
             }
             Body::Offer { sdp } => self.on_offer(sdp).await,
@@ -278,7 +279,8 @@ impl Worker {
         if !self.tell(LinkEvent::PeerJoined).await {
             return false;
         }
-        let known = self.remote_conn.replace(conn.clone()).is_some() || self.remote_left;
+        self.remote_conn = Some(conn.clone());
+        let known = std::mem::replace(&mut self.remote_seen, true);
         if self.template.role == PeerRole::Receiver {
             return true;
         }

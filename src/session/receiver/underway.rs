@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::millis;
 use crate::{
     media::sink::FrameRecord, peer::assembler::WholeAccessUnit, proto::control::KeyframeInfo,
     session::epoch_seconds, stats::Stages,
@@ -35,7 +36,7 @@ impl Underway {
     ) -> Stages<Option<f64>> {
         let since = |theirs: Option<f64>, ours: f64| {
             let (theirs, offset) = theirs.zip(offset)?;
-            Some((((ours - theirs + offset) * 1e6).round() / 1e3).max(0.0))
+            Some(millis(ours - theirs + offset).max(0.0))
         };
         Stages {
             network: since(self.sent_at, record.received_at),

@@ -242,6 +242,8 @@ struct Link<'a> {
     renewal: Option<Renewal<'a>>,
     /// ICE servers of the token sent by `auth`.
     renewed: Vec<IceServer>,
+    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    clock_skew: Option<f64>,
 }
 
 impl<'a> Link<'a> {
@@ -255,6 +257,7 @@ impl<'a> Link<'a> {
             renew_at: None,
             renewal: None,
             renewed: Vec::new(),
+            clock_skew: access.clock_skew,
         };
         link.expires(access.exp);
         link
@@ -376,7 +379,7 @@ impl<'a> Link<'a> {
     fn expires(&mut self, exp: Option<u64>) {
         let exp = exp.filter(|_| self.config.tokens.renews());
         self.renew_at = exp.map(|exp| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = server_time(SystemTime::now(), self.clock_skew);
             Instant::now() + renew_in(exp, now, self.config.renew_before)
         });
     }
@@ -384,6 +387,7 @@ impl<'a> Link<'a> {
     async fn renew(&mut self, fetched: Result<Access, TokenError>) -> Result<(), End> {
         match fetched {
             Ok(access) => {
+                self.clock_skew = access.clock_skew;
                 self.expires(access.exp);
                 self.renewed = access.ice_servers;
                 self.send(Body::Auth { token: access.token }).await
@@ -423,6 +427,12 @@ fn lost(reason: &str) -> End {
     End::Lost { code: None, reason: reason.to_owned() }
 }
 
+/// What the server's clock shows, since 1970: `exp` is a time of that clock.
+fn server_time(now: SystemTime, clock_skew: Option<f64>) -> Duration {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Duration::try_from_secs_f64(now - clock_skew.unwrap_or_default()).unwrap_or_default()
+}
+
 /// How long until a token with that `exp` is renewed; for one that is too short-lived, half its time.
 fn renew_in(exp: u64, now: Duration, before: Duration) -> Duration {
     let left = Duration::from_secs(exp).saturating_sub(now);
@@ -456,5 +466,14 @@ mod tests {
         assert_eq!(renew(61), seconds(1));
         assert_eq!(renew(40), seconds(20));
         assert_eq!(renew(0), seconds(1));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_does_not_renew_early_or_late() {
+        let now = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(server_time(now(1000), None), Duration::from_secs(1000));
+        assert_eq!(server_time(now(4600), Some(3600.0)), Duration::from_secs(1000));
+        assert_eq!(server_time(now(1000), Some(-3600.0)), Duration::from_secs(4600));
+        assert_eq!(server_time(now(10), Some(3600.0)), Duration::ZERO);
     }
 }

@@ -1,6 +1,9 @@
 // The foreign peer: the wire contract in plain browser JavaScript, sharing no code with orion-peer.
 // The test calls what is put on `window.peer`.
 
+import { paint, quarters, watch } from "./pictures.js";
+import { incoming, outgoing, setWire, takes, tells } from "./wire.js";
+
 const video = document.querySelector("#video");
 const canvas = document.querySelector("#canvas");
 
@@ -10,6 +13,8 @@ const peer = {
   socket: null,
   /** Every signaling message that came. */
   signals: [],
+  /** Their last description, as it came. */
+  theirSdp: null,
   /** Every control message that came: `{on, ...message}`, where `on` tells whose channel. */
   controls: [],
   /** Candidates found here. */
@@ -17,6 +22,7 @@ const peer = {
   /** What the encoder's worker told. */
   transformed: [],
   problems: [],
+  /** By name: `own` and `theirs` are the control channels. */
   channels: { own: null, theirs: null },
   /** Best match of the shown picture with each sample, dB. */
   matches: {},
@@ -51,25 +57,25 @@ let early = [];
 let lastOffer = null;
 let answerCodec = null;
 
-/** Only candidates with a `.local` name are told, and none of theirs is taken. */
-let namesOnly = false;
-
 async function onSignal(message) {
   peer.signals.push(message);
+  if (message.sdp) peer.theirSdp = message.sdp;
   const { pc } = peer;
   if (message.t === "offer") {
     // The same one may come twice; another one restarts ICE.
     if (message.sdp === lastOffer) return;
     lastOffer = message.sdp;
-    await pc.setRemoteDescription({ type: "offer", sdp: message.sdp });
+    await pc.setRemoteDescription({ type: "offer", sdp: incoming(message.sdp) });
     if (answerCodec) preferOnly(pc.getTransceivers()[0], answerCodec, RTCRtpReceiver);
     await pc.setLocalDescription();
-    signal("answer", { sdp: pc.localDescription.sdp });
+    signal("answer", { sdp: await outgoing(pc) });
     await addEarly();
   } else if (message.t === "answer") {
-    await pc.setRemoteDescription({ type: "answer", sdp: message.sdp });
+    // An answer to an offer that was rolled back is none.
+    if (pc.signalingState !== "have-local-offer") return;
+    await pc.setRemoteDescription({ type: "answer", sdp: incoming(message.sdp) });
     await addEarly();
-  } else if (message.t === "ice" && !namesOnly) {
+  } else if (message.t === "ice" && takes(message.candidate?.candidate ?? "")) {
     if (pc.remoteDescription) await pc.addIceCandidate(message.candidate ?? undefined);
     else early.push(message.candidate);
   }
@@ -80,23 +86,29 @@ async function addEarly() {
   early = [];
 }
 
-function preferOnly(transceiver, mimeType, kind) {
-  const same = kind.getCapabilities("video").codecs.filter(
-    (codec) => codec.mimeType.toLowerCase() === mimeType.toLowerCase(),
-  );
+/** Codecs of one MIME type, narrowed by a regular expression on their parameters; with `repair` also those that
+ * repair losses (RFC 4588, RFC 2198, RFC 5109). */
+function preferOnly(transceiver, { codec: mimeType, fmtp = "", repair = false }, kind) {
+  const { codecs } = kind.getCapabilities("video");
+  const same = codecs.filter((codec) => codec.mimeType === mimeType && RegExp(fmtp).test(codec.sdpFmtpLine ?? ""));
   // Constrained baseline with packetization mode 1 first, as the contract has it.
-  const rank = (codec) => (/packetization-mode=1/.test(codec.sdpFmtpLine ?? "") &&
-    /profile-level-id=42e01f/.test(codec.sdpFmtpLine ?? "") ? 0 : 1);
-  transceiver.setCodecPreferences(same.sort((a, b) => rank(a) - rank(b)));
+  const rank = (codec) => (/packetization-mode=1;profile-level-id=42e01f/.test(codec.sdpFmtpLine ?? "") ? 0 : 1);
+  const repairs = repair ? codecs.filter((codec) => /\/(rtx|red|ulpfec)$/.test(codec.mimeType)) : [];
+  transceiver.setCodecPreferences([...same.sort((a, b) => rank(a) - rank(b)), ...repairs]);
 }
 
-function newConnection(iceServers) {
-  const pc = new RTCPeerConnection({ iceServers });
+function newConnection(options) {
+  const { policy: iceTransportPolicy, bundle: bundlePolicy, servers = "" } = options;
+  // Servers whose URLs do not fit are left out.
+  const iceServers = options.iceServers
+    .map((server) => ({ ...server, urls: [server.urls].flat().filter((url) => RegExp(servers).test(url)) }))
+    .filter(({ urls }) => urls.length > 0);
+  setWire(options);
+  const pc = new RTCPeerConnection({ iceServers, iceTransportPolicy, bundlePolicy });
   peer.pc = pc;
   pc.onicecandidate = ({ candidate }) => {
-    if (namesOnly && candidate && !candidate.candidate.includes(".local")) return;
     if (candidate) peer.candidates.push(candidate.candidate);
-    signal("ice", { candidate: candidate ? candidate.toJSON() : null });
+    if (tells(candidate?.candidate ?? "")) signal("ice", { candidate: candidate ? candidate.toJSON() : null });
   };
   pc.ondatachannel = ({ channel }) => {
     peer.channels.theirs = channel;
@@ -105,11 +117,11 @@ function newConnection(iceServers) {
   return pc;
 }
 
-/** Opens a control channel of this page's own. */
-peer.openControl = () => {
-  const channel = peer.pc.createDataChannel("control", { ordered: false, maxPacketLifeTime: 100 });
-  peer.channels.own = channel;
-  listen(channel, "own");
+/** Opens a channel of this page's own: the control channel of the contract, unless it is told otherwise. */
+peer.openChannel = ({ name = "own", label = "control", init = { ordered: false, maxPacketLifeTime: 100 } } = {}) => {
+  const channel = peer.pc.createDataChannel(label, init);
+  peer.channels[name] = channel;
+  listen(channel, name);
 };
 
 function listen(channel, on) {
@@ -119,28 +131,40 @@ function listen(channel, on) {
     const answer = (fields) => channel.send(JSON.stringify(fields));
     if (message.t === "ping") answer({ t: "pong", id: message.id, ts: message.ts });
     if (message.t === "text") answer({ t: "ack", id: message.id });
-    if (message.t === "keyframe-request") keyframe();
+    if (message.t === "keyframe-request") peer.keyframe();
   };
 }
 
 /** Makes the encoder begin anew: a keyframe at the next picture. */
-async function keyframe() {
+peer.keyframe = async () => {
   const sender = peer.pc.getSenders()[0];
   await sender.setParameters(sender.getParameters(), { encodingOptions: [{ keyFrame: true }] });
-}
+};
 
 /** Sends a control message on the channel `on`; false while that is not open. */
-peer.say = (on, message) => {
+peer.say = (on, message) => peer.sayRaw(on, JSON.stringify(message));
+
+/** Sends a text as it is, or as bytes. */
+peer.sayRaw = (on, text, { binary = false } = {}) => {
   const channel = peer.channels[on];
   if (channel?.readyState !== "open") return false;
-  channel.send(JSON.stringify(message));
+  channel.send(binary ? new TextEncoder().encode(text) : text);
   return true;
+};
+
+/** How the channel `on` is. */
+peer.channelState = (on) => peer.channels[on]?.readyState;
+
+/** The lines of their description that begin so, below its first m-line of `kind`. */
+peer.described = (kind, start) => {
+  const media = peer.theirSdp.split("\r\nm=").find((part) => part.startsWith(kind)) ?? "";
+  return media.split("\r\n").filter((line) => line.startsWith(start));
 };
 
 /** Begins ICE anew on the connection that is there. */
 peer.restartIce = async () => {
   await peer.pc.setLocalDescription(await peer.pc.createOffer({ iceRestart: true }));
-  signal("offer", { sdp: peer.pc.localDescription.sdp });
+  signal("offer", { sdp: await outgoing(peer.pc) });
 };
 
 /** Opens many channels, and sends long messages on a reliable one; tells how many could be sent. */
@@ -163,14 +187,14 @@ peer.flood = async ({ channels, messages, bytes }) => {
 };
 
 /** Each m-line of the answer: its kind, and whether it was taken. */
-peer.answered = () => peer.pc.currentRemoteDescription.sdp.split("\r\n")
+peer.answered = () => peer.theirSdp.split("\r\n")
   .filter((line) => line.startsWith("m=")).map((line) => line.split(" ").slice(0, 2).join(" "));
 
 /** The user name fragments of both sides (RFC 8445 §5.3), and how the connection is. */
 peer.ice = () => {
   const fragment = (description) => /a=ice-ufrag:(\S+)/.exec(description?.sdp ?? "")?.[1];
-  const { currentLocalDescription, currentRemoteDescription, connectionState } = peer.pc;
-  return { local: fragment(currentLocalDescription), remote: fragment(currentRemoteDescription), connectionState };
+  const { currentLocalDescription, currentRemoteDescription, connectionState, iceConnectionState } = peer.pc;
+  return { local: fragment(currentLocalDescription), remote: fragment(currentRemoteDescription), connectionState, iceConnectionState };
 };
 
 /** What is known of their channel. */
@@ -181,51 +205,54 @@ peer.theirChannel = () => {
   };
 };
 
-/** Waits for offers; with `codec` only that one is accepted in the answer. */
-peer.beMac = ({ iceServers, codec, hidden }) => {
-  answerCodec = codec ?? null;
-  namesOnly = hidden ?? false;
-  newConnection(iceServers).ontrack = ({ track }) => {
+/** Waits for offers; with `codec` only that one is accepted in the answer, with `offers` it makes one itself. */
+peer.beMac = async (options) => {
+  answerCodec = options.codec ? options : null;
+  const pc = newConnection(options);
+  pc.ontrack = ({ track }) => {
     video.srcObject = new MediaStream([track]);
   };
+  if (!options.offers) return;
+  pc.addTransceiver("video", { direction: "recvonly" });
+  peer.openChannel();
+  await pc.setLocalDescription();
+  signal("offer", { sdp: await outgoing(pc) });
 };
 
-/** Offers a canvas of four colours with something moving on it; with `extra` also sound before it and
- * another video after it. */
-peer.bePhone = async ({ iceServers, codec, width, height, colours, extra }) => {
-  const pc = newConnection(iceServers);
-  peer.openControl();
-  if (extra) pc.addTransceiver("audio");
-  canvas.width = width;
-  canvas.height = height;
-  paint(colours, 0);
-  const stream = canvas.captureStream(5);
+/** A canvas of four colours with something moving on it, or the camera. */
+async function source({ width, height, colours, fps = 5, camera = false }) {
+  if (camera) return navigator.mediaDevices.getUserMedia({ video: { width, height, frameRate: fps } });
+  Object.assign(canvas, { width, height });
+  paint(canvas, colours, 0);
   let step = 0;
-  setInterval(() => paint(colours, step += 1), 200);
+  setInterval(() => paint(canvas, colours, step += 1), 1000 / fps);
+  return canvas.captureStream(fps);
+}
+
+/** Offers the canvas or the camera, and the `channels`; with `extra` also sound before it and another video after
+ * it, with `tell` a message of each keyframe. */
+peer.bePhone = async (options) => {
+  const { codec, extra = false, tell = false, channels = [{}] } = options;
+  const pc = newConnection(options);
+  channels.forEach(peer.openChannel);
+  if (extra) pc.addTransceiver("audio");
+  const stream = await source(options);
   const transceiver = pc.addTransceiver(stream.getVideoTracks()[0], {
     direction: "sendonly", streams: [stream],
   });
-  preferOnly(transceiver, codec, RTCRtpSender);
+  preferOnly(transceiver, options, RTCRtpSender);
   if (extra) pc.addTransceiver("video", { direction: "recvonly" });
   if (codec === "video/H264") {
     peer.worker = new Worker("transform.js");
-    peer.worker.onmessage = ({ data }) => peer.transformed.push(data);
+    peer.worker.onmessage = ({ data }) => {
+      peer.transformed.push(data);
+      if (tell && data.keyframe) peer.say("own", { t: "keyframe", seq: peer.transformed.length, ...data.keyframe });
+    };
     transceiver.sender.transform = new RTCRtpScriptTransform(peer.worker, {});
   }
   await pc.setLocalDescription();
-  signal("offer", { sdp: pc.localDescription.sdp });
+  signal("offer", { sdp: await outgoing(pc) });
 };
-
-function paint(colours, step) {
-  const context = canvas.getContext("2d");
-  const [w, h] = [canvas.width / 2, canvas.height / 2];
-  colours.forEach((colour, index) => {
-    context.fillStyle = `rgb(${colour.join(" ")})`;
-    context.fillRect((index % 2) * w, Math.floor(index / 2) * h, w, h);
-  });
-  context.fillStyle = step % 2 ? "#fff" : "#222";
-  context.fillRect(w - 24 + (step % 6) * 4, h - 24, 48, 48);
-}
 
 /** Sums the numbers `names` over the statistics of one `type`. */
 peer.stats = async (type, names) => {
@@ -237,75 +264,25 @@ peer.stats = async (type, names) => {
   return sums;
 };
 
-/** The nominated pair's candidate types, as `local/remote`. */
-peer.pair = async () => {
+/** The nominated pair: local and remote candidate. */
+peer.selected = async () => {
   const stats = await peer.pc.getStats();
   for (const entry of stats.values()) {
     if (entry.type !== "transport" || !entry.selectedCandidatePairId) continue;
     const pair = stats.get(entry.selectedCandidatePairId);
-    const side = (id) => stats.get(id)?.candidateType;
-    return `${side(pair.localCandidateId)}/${side(pair.remoteCandidateId)}`;
+    return [pair.localCandidateId, pair.remoteCandidateId].map((id) => {
+      const { candidateType, address, relayProtocol } = stats.get(id) ?? {};
+      return { candidateType, address, relayProtocol };
+    });
   }
   return null;
 };
 
-async function pixels(url) {
-  const picture = await createImageBitmap(await (await fetch(url)).blob());
-  return draw(picture, picture.width, picture.height);
-}
+/** Its candidate types, as `local/remote`. */
+peer.pair = async () => (await peer.selected())?.map((one) => one.candidateType).join("/") ?? null;
 
-function draw(picture, width, height) {
-  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  context.drawImage(picture, 0, 0);
-  return context.getImageData(0, 0, width, height);
-}
-
-/** Peak signal-to-noise ratio over red, green and blue, dB. */
-function psnr(a, b) {
-  let sum = 0;
-  for (let at = 0; at < a.data.length; at += 1) {
-    if (at % 4 === 3) continue;
-    const difference = a.data[at] - b.data[at];
-    sum += difference * difference;
-  }
-  const mean = sum / (a.width * a.height * 3);
-  return 10 * Math.log10((255 * 255) / Math.max(mean, 1e-9));
-}
-
-/** Compares what the video shows with the samples from now on, told apart by their sizes. */
-peer.watch = async (urls) => {
-  const samples = await Promise.all(urls.map(async (url) => [url, await pixels(url)]));
-  for (const [url] of samples) peer.matches[url] = null;
-  const look = () => {
-    const [width, height] = [video.videoWidth, video.videoHeight];
-    const shown = width > 0 ? draw(video, width, height) : null;
-    for (const [url, sample] of samples) {
-      if (shown && sample.width === width && sample.height === height) {
-        peer.matches[url] = Math.max(peer.matches[url] ?? 0, psnr(shown, sample));
-      }
-    }
-    setTimeout(look, 150);
-  };
-  look();
-};
-
-/** Size of a picture and the mean colour of the middle of each of its quarters. */
-peer.quarters = async (url) => {
-  const { data, width, height } = await pixels(url);
-  const means = [[0, 0], [1, 0], [0, 1], [1, 1]].map(([column, row]) => {
-    const sum = [0, 0, 0];
-    let count = 0;
-    const [left, top] = [Math.floor(width * (column + 0.25) / 2), Math.floor(height * (row + 0.25) / 2)];
-    for (let y = top; y < top + height / 4; y += 1) {
-      for (let x = left; x < left + width / 4; x += 1) {
-        for (let c = 0; c < 3; c += 1) sum[c] += data[(y * width + x) * 4 + c];
-        count += 1;
-      }
-    }
-    return sum.map((total) => Math.round(total / count));
-  });
-  return { width, height, means };
-};
+peer.watch = (urls) => watch(video, urls, peer.matches);
+peer.quarters = quarters;
 
 /** Leaves the room and closes the connection. */
 peer.leave = (reason) => {

@@ -9,7 +9,7 @@ onrtctransform = async ({ transformer }) => {
   for (;;) {
     const { value: frame, done } = await reader.read();
     if (done) return;
-    if (frame.type === "key") postMessage({ keyframe: frame.data.byteLength });
+    if (frame.type === "key") postMessage({ keyframe: await keyframe(frame) });
     if (frame.type === "delta" && lose > 0) {
       lose -= 1;
       postMessage({ lost: frame.data.byteLength });
@@ -18,6 +18,14 @@ onrtctransform = async ({ transformer }) => {
     }
   }
 };
+
+/** What a control message says of a keyframe. */
+async function keyframe(frame) {
+  const { rtpTimestamp, width, height } = frame.getMetadata();
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", frame.data));
+  const sha256 = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return { rtpTimestamp, captureTime: Date.now() / 1000, bytes: frame.data.byteLength, sha256, width, height };
+}
 
 onmessage = ({ data }) => {
   lose = data.lose;

@@ -8,7 +8,7 @@ use super::{
     CONNECT_WITHIN, LinkEvent, MAX_EARLY, OFFER_AGAIN, RESTART_WITHIN, Worker, peer_error,
 };
 use crate::{
-    peer::PeerRole,
+    peer::{PeerRole, sdp::ufrag},
     proto::signaling::{Body, IceCandidateInit, offer_digest},
 };
 
@@ -38,9 +38,7 @@ impl Worker {
 
     pub(super) async fn on_offer(&mut self, sdp: String) -> bool {
         if self.template.role == PeerRole::Sender {
-            // Glare: the sender is the impolite side (W3C perfect negotiation).
-            tracing::info!("an offer of the other side is ignored: this side offers");
-            return true;
+            return self.on_their_offer(&sdp).await;
         }
         if let Some(current) = &self.current
             && current.remote_sdp.as_ref() == Some(&sdp)
@@ -83,6 +81,24 @@ impl Worker {
                 self.tell(LinkEvent::Refused(peer_error(&error))).await
             }
         }
+    }
+
+    /// The sender is the impolite side (W3C perfect negotiation): its own offers take the place of others. One
+    /// that begins ICE anew says that the other side wants another way, so this side offers one.
+    async fn on_their_offer(&mut self, sdp: &str) -> bool {
+        let restarts = self.current.as_ref().is_some_and(|current| {
+            let known = current.remote_sdp.as_deref();
+            current.connected
+                && current.restarting.is_none()
+                && known.is_some_and(|known| {
+                    fingerprint(known) == fingerprint(sdp) && ufrag(known) != ufrag(sdp)
+                })
+        });
+        if restarts {
+            return self.restart("the other side asks for it".into()).await;
+        }
+        tracing::info!("an offer of the other side is ignored: this side offers");
+        true
     }
 
     pub(super) async fn on_answer(&mut self, sdp: String, offer: Option<String>) -> bool {

@@ -62,6 +62,9 @@ impl Worker {
             return true;
         };
         let peer = Arc::clone(&current.peer);
+        if !peer.can_restart() {
+            return self.lose(&why).await;
+        }
         match peer.restart_ice(&servers).await {
             Ok(sdp) => {
                 current.restarting = Some(certificate);

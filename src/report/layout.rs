@@ -2,19 +2,22 @@
 
 /// Where the text of a column stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Align {
+pub enum Align {
+    /// At its left end.
     Left,
+    /// At its right end, as numbers.
     Right,
 }
 
 /// A column: where its text stands, and how wide it is at least.
-pub(super) type Column = (Align, usize);
+pub type Column = (Align, usize);
 
 /// Characters between two columns.
 const GAP: &str = "  ";
 
 /// Lays out rows; a column is as wide as its widest cell. Lines have no white space at their end.
-pub(super) fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
+#[must_use]
+pub fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     let width = |index: usize, least: usize| {
         let cells = rows.iter().filter_map(|row| row.get(index));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(least)
@@ -34,7 +37,8 @@ pub(super) fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
 
 /// Breaks `text` between words into lines of at most `width` characters, each after `indent` spaces,
 /// which are within the width; a word longer than a line is cut.
-pub(super) fn wrap(text: &str, indent: usize, width: usize) -> Vec<String> {
+#[must_use]
+pub fn wrap(text: &str, indent: usize, width: usize) -> Vec<String> {
     let room = width.saturating_sub(indent).max(10);
     let mut lines = Vec::new();
     let mut line = String::new();

@@ -1,0 +1,35 @@
+// The tables in README: made of what the rows found, and compared with what stands there.
+
+import { readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
+
+const README = path.resolve(import.meta.dirname, "../../../README.md");
+const BEGIN = "<!-- written by `tests/browser/run.sh --table` -->\n";
+const END = "<!-- end of what is written -->";
+
+const line = (cells) => `| ${cells.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`;
+const rowLine = ({ does, ours, seen, result }) => line([does, `\`${ours}\``, seen, result]);
+
+/** Text of README before, between and after the two marks. */
+async function parts() {
+  const readme = await readFile(README, "utf8");
+  const [from, to] = [readme.indexOf(BEGIN), readme.indexOf(END)];
+  if (from < 0 || to < from) throw new Error("README.md lacks the two marks for these tables");
+  return [readme.slice(0, from + BEGIN.length), readme.slice(from + BEGIN.length, to), readme.slice(to)];
+}
+
+/** Writes the tables: `[head, rows]` each. */
+export async function write(tables) {
+  const [before, , after] = await parts();
+  const made = tables.map(([head, rows]) =>
+    [line([head, "against", "what is looked at", "result"]), "|---|---|---|---|", ...rows.map(rowLine), ""].join("\n"));
+  await writeFile(README, `${before}\n${made.join("\n")}\n${after}`);
+}
+
+/** Rows that README does not have, and how many it has. Heads do not count: another version is no other result. */
+export async function compare(rows) {
+  const [, tables] = await parts();
+  const lines = tables.split("\n").filter((text) => text.startsWith("| "));
+  const count = lines.filter((text) => !text.includes("| what is looked at |")).length;
+  return { missing: rows.map(rowLine).filter((text) => !lines.includes(text)), count };
+}

@@ -1,0 +1,417 @@
+//! Descriptions and candidates that mean no good, or are written badly, through real signaling: a peer refuses
+//! them in words or bounds what they cost, and meets a good peer afterwards.
+
+use std::{fmt::Write as _, sync::Arc, time::SystemTime};
+
+use futures_util::{SinkExt, StreamExt};
+use orion_peer::{
+    media::{
+        encoder::{EncoderConfig, KeyframeEncoder},
+        frame::Frame,
+    },
+    peer::{PeerConfig, PeerEvent, PeerRole},
+    session::{Link, LinkConfig, LinkEvent},
+    signaling::{client::ClientConfig, token_client::TokenClient},
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
+
+use crate::run::{HANG, Running, serve, start};
+
+/// Most memory that one hostile description, or a flood of candidates, may cost for good, bytes.
+const MAX_GROWN: u64 = 32_000_000;
+
+/// A server that relays whatever comes at once, as somebody else's may.
+struct Rig {
+    dir: tempfile::TempDir,
+    _server: Running,
+    address: String,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let lax = [
+            "--socket-rate",
+            "100000:100000/s",
+            "--ip-rate",
+            "off",
+            "--pair-rate",
+            "off",
+            "--user-rate",
+            "off",
+            "--token-ip-rate",
+            "off",
+            "--token-user-rate",
+            "off",
+        ];
+        let (server, address, _) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", &lax);
+        Self { dir, _server: server, address }
+    }
+
+    fn start(&self, words: &[&str]) -> Running {
+        let signal = format!("ws://{}", self.address);
+        let known = ["--json", "--signal", &signal, "--network", "udp4"];
+        start(self.dir.path(), &[&words[..1], &known, &words[1..]].concat())
+    }
+
+    fn tokens(&self, device: &str) -> TokenClient {
+        TokenClient::new(&format!("http://{}", self.address), "dev", device.into(), None).unwrap()
+    }
+
+    /// A bare socket in the room.
+    async fn socket(&self, device: &str) -> Socket {
+        let jwt = self.tokens(device).fetch().await.unwrap().token;
+        let url = format!("ws://{}/api/signal", self.address);
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("authorization", format!("Bearer {jwt}").parse().unwrap());
+        let stream = TcpStream::connect(&self.address).await.unwrap();
+        Socket(client_async(request, stream).await.unwrap().0)
+    }
+
+    /// A good peer.
+    fn link(&self, device: &str, role: PeerRole) -> Link {
+        let mut peer = PeerConfig::new(role);
+        peer.addresses.retain(std::net::IpAddr::is_loopback);
+        let signal = format!("ws://{}", self.address);
+        let signaling = ClientConfig::new(&signal, Arc::new(self.tokens(device)));
+        Link::start(LinkConfig { signaling, peer })
+    }
+}
+
+struct Socket(WebSocketStream<TcpStream>);
+
+impl Socket {
+    async fn say(&mut self, mut message: Value) {
+        message["pairId"] = "demo".into();
+        self.0.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    /// The next message with one of these `t`.
+    async fn hears(&mut self, wanted: &[&str]) -> Value {
+        loop {
+            let next = timeout(HANG, self.0.next()).await;
+            let next = next.unwrap_or_else(|_| panic!("none of {wanted:?} comes"));
+            let Some(Ok(Message::Text(text))) = next else { panic!("{wanted:?}, not {next:?}") };
+            let message: Value = serde_json::from_str(&text).unwrap();
+            if wanted.contains(&message["t"].as_str().unwrap()) {
+                return message;
+            }
+        }
+    }
+
+    /// Whether the phone offers anew; not when it is not there, or goes.
+    async fn is_offered(&mut self, seen: &mut Vec<Value>) -> bool {
+        loop {
+            let heard = self.hears(&["hello", "offer", "bye", "peer-left"]).await;
+            match heard["t"].as_str() {
+                Some("hello") if heard["peerPresent"] == true => {}
+                // The server may hold one for the newcomer that another has had.
+                Some("offer") if seen.contains(&heard["sdp"]) => {}
+                Some("offer") => {
+                    seen.push(heard["sdp"].clone());
+                    return true;
+                }
+                _ => return false,
+            }
+        }
+    }
+
+    async fn candidate(&mut self, candidate: &str) {
+        let candidate = json!({"candidate": candidate, "sdpMid": "0", "sdpMLineIndex": 0});
+        self.say(json!({"t": "ice", "candidate": candidate})).await;
+    }
+}
+
+/// An offer of H.264 and a data channel as libwebrtc writes it; `number` makes it another connection.
+fn offer(number: u32) -> String {
+    let rest = ":AB".repeat(28);
+    let transport = format!(
+        "c=IN IP4 0.0.0.0\r\na=ice-ufrag:uf{number:02}\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\n\
+         a=ice-options:trickle\r\na=fingerprint:sha-256 {:02X}:{:02X}:00:00{rest}\r\na=setup:actpass\r\n",
+        number >> 8 & 0xff,
+        number & 0xff,
+    );
+    format!(
+        "v=0\r\no=- {number} 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n\
+         m=video 9 UDP/TLS/RTP/SAVPF 102\r\n{transport}a=mid:0\r\na=sendonly\r\na=rtcp-mux\r\n\
+         a=rtpmap:102 H264/90000\r\na=rtcp-fb:102 nack\r\na=rtcp-fb:102 nack pli\r\n\
+         a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n\
+         m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n{transport}a=mid:1\r\na=sctp-port:5000\r\n"
+    )
+}
+
+fn candidate(address: &str, port: u32) -> String {
+    format!("candidate:{port} 1 udp 2122260223 {address} {port} typ host generation 0")
+}
+
+/// What becomes of a description.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    /// It is answered, and the peer waits for what comes of it.
+    Answered,
+    /// The peer ends with 1, and names why.
+    Refused,
+}
+use Fate::{Answered, Refused};
+
+/// Descriptions that are not as they should be, and what becomes of each as an offer and as an answer.
+fn descriptions() -> Vec<(&'static str, String, [Fate; 2])> {
+    let good = offer(1);
+    let lines = |name: &str| {
+        good.split_inclusive("\r\n").filter(|line| !line.contains(name)).collect::<String>()
+    };
+    let mut many = String::new();
+    for port in 1..=700 {
+        write!(many, "a={}\r\n", candidate("198.51.100.7", port)).unwrap();
+    }
+    let noise = "a=noise:0123456789012345678901234567890123456789\r\n".repeat(1200);
+    let swap = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from}");
+        good.replace(from, to)
+    };
+    let media = good.find("m=video").unwrap();
+    let lines_of_media =
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:9\r\na=rtpmap:111 opus/48000/2\r\n".repeat(600);
+    vec![
+        ("as it should be", good.clone(), [Answered; 2]),
+        ("60 KB of attributes that nobody knows", format!("{good}{noise}"), [Answered; 2]),
+        ("700 candidates", format!("{good}{many}"), [Answered; 2]),
+        (
+            "an m-line of 60 KB",
+            swap("SAVPF 102", &format!("SAVPF 102{}", " 103".repeat(15_000))),
+            [Refused; 2],
+        ),
+        ("600 m-lines", format!("{good}{lines_of_media}"), [Answered; 2]),
+        ("line feeds alone", good.replace("\r\n", "\n"), [Answered; 2]),
+        ("line feeds and carriage returns mixed", swap("a=mid:0\r\n", "a=mid:0\n"), [Answered; 2]),
+        ("carriage returns alone", good.replace("\r\n", "\r"), [Refused; 2]),
+        ("no end of the last line", good.trim_end().to_owned(), [Answered; 2]),
+        ("empty lines between", good.replace("\r\n", "\r\n\r\n"), [Answered; 2]),
+        ("a zero byte", swap("a=mid:0", "a=mid:0\0"), [Refused; 2]),
+        ("no fingerprint", lines("a=fingerprint"), [Refused; 2]),
+        (
+            "a fingerprint that is none",
+            swap("a=fingerprint:sha-256 ", "a=fingerprint:sha-256 zz"),
+            [Answered; 2],
+        ),
+        ("a fingerprint by a hash that nobody knows", swap("sha-256", "rot-13"), [Answered; 2]),
+        ("no user name fragment", lines("a=ice-ufrag"), [Refused; 2]),
+        ("no password", lines("a=ice-pwd"), [Refused; 2]),
+        (
+            "a user name fragment of 50 KB",
+            swap("a=ice-ufrag:uf01", &format!("a=ice-ufrag:{}", "u".repeat(25_000))),
+            [Answered; 2],
+        ),
+        ("a role in DTLS that is none", swap("a=setup:actpass", "a=setup:whatever"), [Answered; 2]),
+        ("no role in DTLS", lines("a=setup"), [Answered; 2]),
+        ("no m-line", good[..media].to_owned(), [Refused; 2]),
+        (
+            "m-lines of port 0 alone",
+            good.replace("m=video 9", "m=video 0").replace("m=application 9", "m=application 0"),
+            [Refused; 2],
+        ),
+        ("a payload type over 127", good.replace("102", "1020"), [Refused; 2]),
+        ("one mid twice", swap("a=mid:1", "a=mid:0"), [Answered; 2]),
+        ("a BUNDLE group of others", swap("BUNDLE 0 1", "BUNDLE 7 8"), [Refused, Answered]),
+        ("nothing", String::new(), [Refused; 2]),
+        ("no description", "\u{1}\u{2}garbage".into(), [Refused; 2]),
+    ]
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work)
+}
+
+/// Resident memory of a process, bytes.
+fn memory(peer: &Running) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", peer.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+/// The peer ends by itself, and says why and what to try.
+fn refused(what: &str, peer: Running) {
+    let ended = tokio::task::block_in_place(|| peer.end());
+    assert_eq!(ended.code, Some(1), "{what}: {}", ended.stderr);
+    assert!(ended.stderr.contains("\n  try: "), "{what}: {}", ended.stderr);
+}
+
+/// Its memory does not grow by much over what it was at first.
+fn bounded(what: &str, peer: &Running, before: &mut Option<u64>) {
+    let grown = memory(peer).saturating_sub(*before.get_or_insert_with(|| memory(peer)));
+    assert!(grown < MAX_GROWN, "{what}: {grown} bytes more");
+}
+
+async fn connected(link: &mut Link) {
+    loop {
+        match timeout(HANG, link.next()).await.expect("the good peer does not connect") {
+            LinkEvent::Peer(PeerEvent::ControlOpen) => return,
+            LinkEvent::Failed(error) | LinkEvent::Refused(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+}
+
+/// A good phone comes, and its keyframe is stored; then recv ends well.
+async fn stores_a_keyframe(rig: &Rig, recv: Running) {
+    let mut link = rig.link("phone", PeerRole::Sender);
+    connected(&mut link).await;
+    let pixels = vec![90; 320 * 240 * 3 / 2];
+    let frame = Frame::from_i420(320, 240, &pixels, SystemTime::now()).unwrap();
+    let unit =
+        KeyframeEncoder::new(EncoderConfig::default()).unwrap().encode(&frame).unwrap().access_unit;
+    link.peer().unwrap().send_access_unit(&unit).await.unwrap();
+    tokio::task::block_in_place(|| recv.event("keyframe", 1));
+    link.close("done").await;
+    recv.signal(Signal::INT);
+    tokio::task::block_in_place(|| recv.end()).well();
+}
+
+#[test]
+fn hostile_offers_are_answered_or_refused_and_a_good_one_works() {
+    let rig = Rig::new();
+    block_on(async {
+        let run = || rig.start(&["recv", "--out", "frames"]);
+        let mut recv = run();
+        let mut phone = rig.socket("phone").await;
+        let mut before = None;
+        let mut wrong = Vec::new();
+        for (what, sdp, [fate, _]) in descriptions() {
+            assert!(sdp.len() < 64_000, "{what}: the server would not take it");
+            phone.say(json!({"t": "offer", "sdp": sdp})).await;
+            let heard = phone.hears(&["answer", "bye"]).await;
+            let found = if heard["t"] == "answer" { Answered } else { Refused };
+            if found != fate {
+                wrong.push(format!("{what}: {found:?}"));
+            }
+            if found == Refused {
+                refused(what, recv);
+                // It must not find the offer that the server still holds.
+                phone = rig.socket("phone").await;
+                recv = run();
+                before = None;
+            } else {
+                bounded(what, &recv, &mut before);
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        drop(phone);
+        stores_a_keyframe(&rig, recv).await;
+    });
+}
+
+/// Candidates of nobody, of many, of private networks, and names that nobody has.
+fn odd_candidates() -> Vec<String> {
+    let addresses = [
+        "10.255.255.1",
+        "192.168.255.1",
+        "224.0.0.1",
+        "239.255.255.250",
+        "255.255.255.255",
+        "0.0.0.0",
+        "169.254.7.7",
+        "::",
+        "ff02::1",
+        "fe80::1",
+        "nobody-has-this-name.local",
+        "orion-peer.invalid",
+        "1.2.3.4.5",
+        "127.0.0.1",
+    ];
+    let mut odd: Vec<String> = addresses.iter().map(|address| candidate(address, 9)).collect();
+    odd.extend([
+        candidate("192.0.2.1", 0),
+        candidate("192.0.2.1", 70_000),
+        "candidate:".into(),
+        "garbage".into(),
+    ]);
+    odd.push(format!("candidate:{}", "x".repeat(20_000)));
+    odd
+}
+
+#[test]
+fn floods_of_candidates_are_bounded_and_a_good_phone_works() {
+    let rig = Rig::new();
+    block_on(async {
+        let recv = rig.start(&["recv", "--out", "frames"]);
+        let mut phone = rig.socket("phone").await;
+        phone.say(json!({"t": "offer", "sdp": offer(7)})).await;
+        phone.hears(&["answer"]).await;
+        let before = memory(&recv);
+        for one in odd_candidates() {
+            phone.candidate(&one).await;
+        }
+        for number in 1..=5000 {
+            phone.candidate(&candidate("127.0.0.1", 20_000 + number)).await;
+            if number % 50 == 0 {
+                // An offer that comes again is answered again, after all that came before.
+                phone.say(json!({"t": "offer", "sdp": offer(7)})).await;
+                phone.hears(&["answer"]).await;
+            }
+        }
+        let grown = memory(&recv).saturating_sub(before);
+        assert!(grown < MAX_GROWN, "{grown} bytes more");
+        let from = recv.said();
+        assert!(from < 100, "each of 5000 candidates is told of");
+        recv.says("a candidate of the other side is left out");
+        drop(phone);
+        stores_a_keyframe(&rig, recv).await;
+    });
+}
+
+#[test]
+fn hostile_answers_are_taken_or_refused_and_a_good_one_works() {
+    let rig = Rig::new();
+    block_on(async {
+        let run = || rig.start(&["send", "--source", "pattern:320x240", "--interval", "0.2s"]);
+        let mut send = run();
+        let mut seen = Vec::new();
+        let mut before = None;
+        let mut mac = rig.socket("mac").await;
+        while !mac.is_offered(&mut seen).await {}
+        for (what, sdp, [_, fate]) in descriptions() {
+            let sdp = sdp.replace("actpass", "passive").replace("sendonly", "recvonly");
+            mac.say(json!({"t": "answer", "sdp": sdp})).await;
+            for one in odd_candidates() {
+                mac.candidate(&one).await;
+            }
+            if fate == Refused {
+                mac.hears(&["bye"]).await;
+                refused(what, send);
+                mac = rig.socket("mac").await;
+                send = run();
+                while !mac.is_offered(&mut seen).await {}
+                before = None;
+                continue;
+            }
+            // The server answers what it does not know, after it has relayed what came before.
+            mac.say(json!({"t": "later"})).await;
+            mac.hears(&["error"]).await;
+            // To another Mac send offers anew.
+            mac = rig.socket("mac").await;
+            assert!(mac.is_offered(&mut seen).await && !send.said_after(0, "error:"), "{what}");
+            bounded(what, &send, &mut before);
+        }
+        drop(mac);
+        let mut link = rig.link("mac", PeerRole::Receiver);
+        connected(&mut link).await;
+        let keyframe = async {
+            while !matches!(link.next().await, LinkEvent::Peer(PeerEvent::AccessUnit(_))) {}
+        };
+        timeout(HANG, keyframe).await.expect("no keyframe comes");
+        link.close("done").await;
+        send.signal(Signal::INT);
+        tokio::task::block_in_place(|| send.end()).well();
+    });
+}
