@@ -45,9 +45,12 @@ function listen(view) {
   });
   on("line", ({ text, at }) => view.line(text, at));
   on("text", ({ text, at }) => view.text(text, at));
-  on("end", ({ reason }) => {
-    events.close();
+  on("end", async ({ reason }) => {
+    // It stays until the last pictures are here, or does not want to wait any longer.
+    events.onerror = () => events.close();
     view.end(`orion-peer has ended: ${reason}`);
+    await view.pictures();
+    events.close();
   });
   events.onerror = () => {
     view.enable(false);

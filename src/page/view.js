@@ -247,6 +247,15 @@ export class View {
     else large.src = url;
   }
 
+  /** When no picture is on its way any more. */
+  pictures() {
+    const settled = [...document.images].filter((image) => !image.complete).map((image) => new Promise((done) => {
+      image.addEventListener("load", done);
+      image.addEventListener("error", done);
+    }));
+    return Promise.all(settled);
+  }
+
   facts(keyframe) {
     const { seq, width, height, receivedAt } = keyframe;
     const dimensions = width && height ? `${width} × ${height}` : NONE;

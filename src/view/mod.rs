@@ -20,12 +20,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::{gate::Gate, hub::Hub, routes::Room};
+use self::{
+    gate::Gate,
+    hub::Hub,
+    routes::{Room, Watchers},
+};
 
 use crate::peer::config::local_addresses;
 
-/// How long those who watch may take to hear of the end.
-const END_WITHIN: Duration = Duration::from_secs(1);
+/// How long those who watch may take to hear of the end and to fetch the last pictures.
+const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// A page that is served.
 pub struct Viewer {
@@ -33,6 +37,7 @@ pub struct Viewer {
     pub hub: Arc<Hub>,
     address: SocketAddr,
     gate: Gate,
+    watchers: Watchers,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -50,18 +55,20 @@ impl Viewer {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let gate = Gate::new(address.ip());
-        let room = Arc::new(Room::new(Arc::clone(&hub), lines, gate.clone()));
+        let watchers = Watchers::default();
+        let room = Room::new(Arc::clone(&hub), lines, gate.clone(), watchers.clone());
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = axum::serve(listener, routes::all(room)).with_graceful_shutdown(async {
-            // Dropped is stopped, too.
-            let _ = stopped.await;
-        });
+        let serving =
+            axum::serve(listener, routes::all(Arc::new(room))).with_graceful_shutdown(async {
+                // Dropped is stopped, too.
+                let _ = stopped.await;
+            });
         let task = tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the viewer page is gone");
             }
         });
-        Ok(Self { hub, address, gate, stop: Some(stop), task })
+        Ok(Self { hub, address, gate, watchers, stop: Some(stop), task })
     }
 
     /// The URL to open; with the token, where one is needed.
@@ -79,11 +86,15 @@ impl Viewer {
         format!("http://{address}/{query}")
     }
 
-    /// Says that it is over, and closes.
+    /// Says that it is over, and closes once those who watch have what they still wanted.
     pub async fn close(mut self, reason: &str) {
         self.hub.end(reason);
-        drop(self.stop.take());
-        if tokio::time::timeout(END_WITHIN, &mut self.task).await.is_err() {
+        let ended = async {
+            self.watchers.gone().await;
+            drop(self.stop.take());
+            (&mut self.task).await
+        };
+        if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
             self.task.abort();
         }
     }

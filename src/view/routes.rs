@@ -13,7 +13,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
 
 use super::{
     gate::Gate,
@@ -22,7 +22,7 @@ use super::{
 use crate::{page, proto::token::ErrorBody};
 
 /// Those who may watch at once.
-const WATCHERS: usize = 16;
+const WATCHERS: u16 = 16;
 
 /// Longest text, bytes: one message of the control channel.
 const MAX_TEXT: usize = 16 * 1024;
@@ -30,17 +30,44 @@ const MAX_TEXT: usize = 16 * 1024;
 /// Longest body of a request, bytes: a text in JSON.
 const MAX_BODY: usize = 8 * MAX_TEXT;
 
+/// Those who watch; a permit each.
+#[derive(Clone)]
+pub(super) struct Watchers(Arc<Semaphore>);
+
+impl Default for Watchers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(WATCHERS.into())))
+    }
+}
+
+impl Watchers {
+    fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_owned().ok()
+    }
+
+    /// When nobody watches; nobody can come any more.
+    pub(super) async fn gone(&self) {
+        // An error would be that it is closed already.
+        let _ = self.0.acquire_many(WATCHERS.into()).await.map(SemaphorePermit::forget);
+    }
+}
+
 /// What the routes share.
-pub struct Room {
+pub(super) struct Room {
     hub: Arc<Hub>,
     lines: mpsc::Sender<String>,
     gate: Gate,
-    watchers: Arc<Semaphore>,
+    watchers: Watchers,
 }
 
 impl Room {
-    pub(super) fn new(hub: Arc<Hub>, lines: mpsc::Sender<String>, gate: Gate) -> Self {
-        Self { hub, lines, gate, watchers: Arc::new(Semaphore::new(WATCHERS)) }
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        lines: mpsc::Sender<String>,
+        gate: Gate,
+        watchers: Watchers,
+    ) -> Self {
+        Self { hub, lines, gate, watchers }
     }
 }
 
@@ -82,14 +109,15 @@ async fn guard(State(room): State<Arc<Room>>, request: Request, next: Next) -> R
 
 /// Everything as it happens.
 async fn events(State(room): State<Arc<Room>>) -> Response {
-    let Ok(permit) = Arc::clone(&room.watchers).try_acquire_owned() else {
+    let Some(permit) = room.watchers.enter() else {
         let message = "too many pages watch already: close one";
         return refused(StatusCode::SERVICE_UNAVAILABLE, "too-many-watchers", message);
     };
     Sse::new(stream(room.hub.watch(), permit)).keep_alive(sse::KeepAlive::new()).into_response()
 }
 
-/// What there is, then what comes; ends for one who is too far behind, who then begins anew.
+/// What there is, then what comes; ends for one who is too far behind, who then begins anew. After the end
+/// it is up to the page to go: it fetches the last pictures first.
 fn stream(
     watching: Watching,
     permit: OwnedSemaphorePermit,
@@ -98,7 +126,7 @@ fn stream(
     let state = (before.into_iter(), next, false, permit);
     stream::unfold(state, |(mut before, mut next, over, permit)| async move {
         if over {
-            return None;
+            return std::future::pending().await;
         }
         let Event { name, data } = match before.next() {
             Some(event) => event,

@@ -123,6 +123,10 @@ async fn what_a_receiver_tells_is_shown_and_what_is_asked_there_is_done() {
     assert_eq!(later.next("keyframe").await["seq"], 1);
     recv.signal(Signal::INT);
     assert_eq!(events.next("end").await["reason"], "stopped");
+    // The last pictures are there until those who watch have gone, on new connections, too.
+    let other = Page::of(&recv);
+    assert_eq!(other.get("frames/2").await.status(), StatusCode::OK);
+    drop((events, later, page, other));
     recv.end().well();
     send.signal(Signal::INT);
     send.end().well();
