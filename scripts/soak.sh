@@ -11,7 +11,8 @@
 #     is fitted (least squares) to what comes after the first quarter, while buffers still fill.
 #  2. Pings alone over the same link, with no life time: the channel sends each again until it gets
 #     through, and none may be lost. That is all that differs, so what is lost in the first run is what
-#     the channel's life time of 100 ms gave up; it must not be more than met a loss on the link.
+#     the channel's life time of 100 ms gave up; it must not be more than met a loss on the link. They go
+#     over 20 connections, so that losses also meet channels that are being opened.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,7 +31,7 @@ dir=$(mktemp -d)
 bench=
 trap '[[ -z $bench ]] || kill "$bench" 2>/dev/null || true; rm -rf "$dir"' EXIT
 
-# run NAME FLAG…: a bench over one connection at 2 % loss; its memory goes to NAME.rss as "TIME BYTES"
+# run NAME CONNECTIONS FLAG…: a bench over connections at 2 % loss; its memory goes to NAME.rss as "TIME BYTES"
 # (Linux). A connection that does not come about is another matter: it is tried again.
 run() {
     local try
@@ -43,10 +44,10 @@ run() {
 
 # Fails without a connection, and ends everything when the bench itself fails.
 once() {
-    local name=$1
-    shift
+    local name=$1 connections=$2
+    shift 2
     rm -f "$dir/$name.rss"
-    "$orion_peer" --quiet bench --connections 1 --warmup 0 --pings "$pings" --loss 2% --delay 10ms \
+    "$orion_peer" --quiet bench --connections "$connections" --warmup 0 --pings "$pings" --loss 2% --delay 10ms \
         --out "$dir/$name.json" "$@" >"$dir/$name.txt" 2>&1 &
     bench=$!
     # As long as it is there, and no zombie.
@@ -72,9 +73,9 @@ field() { jq -r "$2" "$dir/$1.json"; }
 ms() { field "$1" "$2 | . * 10 | round / 10"; }
 
 printf '%s keyframes and %s pings at 2 %% loss …\n' "$keyframes" "$pings" >&2
-run both --keyframes "$keyframes" --interval 200ms --ping-interval 20ms
+run both 1 --keyframes "$keyframes" --interval 200ms --ping-interval 20ms
 printf '%s pings that are never given up …\n' "$pings" >&2
-run reliable --keyframes 0 --ping-interval 20ms --ping-lifetime 0
+run reliable 20 --keyframes 0 --ping-interval 20ms --ping-lifetime 0
 
 failed=0
 # check WORDS CONDITION…

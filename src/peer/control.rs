@@ -7,9 +7,9 @@
 //!
 //! `rtc` 0.21.1 sends reliably and in order on a channel it *accepted*, whatever the other side
 //! asked for (webrtc-rs/rtc#117). A peer of this project is known by its channel's protocol, and is
-//! answered on the channel we opened, which is as it should be. So that answers to others do not queue
-//! up behind a lost one, an answer is left out while an earlier one still waits for its acknowledgement
-//! after the channel's life time.
+//! answered on the channel we opened once that is open, which is as it should be. So that answers to others
+//! do not queue up behind a lost one, an answer is left out while an earlier one still waits for its
+//! acknowledgement after the channel's life time.
 
 use std::sync::{
     Arc, OnceLock,
@@ -148,7 +148,7 @@ impl ControlChannels {
         if reference.accepted && reference.of_our_kind && self.send(message).await.is_ok() {
             return;
         }
-        if reference.accepted {
+        if reference.accepted && !reference.of_our_kind {
             let waiting = reference.channel.outstanding_bytes().await.unwrap_or(0) > 0;
             let mut last = reference.last_answer.lock().expect("no holder of this lock panics");
             if waiting && last.is_some_and(|sent| sent.elapsed() > control::CONTROL_LIFE_TIME) {
