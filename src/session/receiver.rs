@@ -1,17 +1,16 @@
 //! The Mac: receives keyframes, verifies them, and has them written.
 
 mod underway;
+mod waiting;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, path::PathBuf, time::Duration};
 
 use tokio::time::Instant;
 
-use self::underway::Underway;
+use self::{
+    underway::Underway,
+    waiting::{Ready, Waiting},
+};
 use super::{
     Report, SessionError,
     command::command,
@@ -28,20 +27,10 @@ use crate::{
         sink::{FrameRecord, PictureFormat, Written},
     },
     peer::{PeerEvent, video::ReceivedAccessUnit},
-    proto::control::{ControlMessage, KeyframeInfo},
+    proto::control::ControlMessage,
     stats::Stages,
     types::Stage,
 };
-
-/// How long a keyframe waits for what the control channel says of it.
-const INFO_WITHIN: Duration = Duration::from_millis(200);
-
-/// Keyframes of a connection that wait for it although the sender has not yet said anything: RTP may
-/// be faster than the data channel.
-const WAIT_ANYWAY: u32 = 2;
-
-/// Keyframe messages kept for access units still on their way.
-const MAX_INFOS: usize = 64;
 
 /// Requests for a keyframe are at least this far apart: one loss often breaks several pictures.
 const REQUEST_GAP: Duration = Duration::from_millis(500);
@@ -113,13 +102,6 @@ impl fmt::Display for ReceiverEnd {
     }
 }
 
-/// A keyframe that waits for its message on the control channel.
-struct Pending {
-    received: ReceivedAccessUnit,
-    until: Instant,
-    after_loss: bool,
-}
-
 // Facts that come and go on their own, not one state.
 #[allow(clippy::struct_excessive_bools)]
 struct Receiver<'a> {
@@ -131,14 +113,8 @@ struct Receiver<'a> {
     once: bool,
     /// The one connection is over.
     over: bool,
-    infos: HashMap<u32, KeyframeInfo>,
-    info_order: VecDeque<u32>,
-    /// The sender tells of its keyframes.
-    informed: bool,
-    /// Keyframes of this connection.
-    arrived: u32,
-    pending: VecDeque<Pending>,
-    after_loss: bool,
+    /// For what the control channel says of them.
+    waiting: Waiting,
     /// Handed to the disk and not yet reported back, oldest first.
     underway: VecDeque<Underway>,
     last_request: Option<Instant>,
@@ -172,12 +148,7 @@ pub async fn run(
         timeout: config.timeout,
         once: config.once,
         over: false,
-        infos: HashMap::new(),
-        info_order: VecDeque::new(),
-        informed: false,
-        arrived: 0,
-        pending: VecDeque::new(),
-        after_loss: false,
+        waiting: Waiting::default(),
         underway: VecDeque::new(),
         last_request: None,
         wanted: false,
@@ -214,7 +185,7 @@ impl Receiver<'_> {
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut texts_open = true;
         loop {
-            let info_due = self.pending.front().map(|pending| pending.until);
+            let info_due = self.waiting.due();
             let quiet = self.timeout.map(|timeout| self.quiet_since + timeout);
             tokio::select! {
                 () = &mut stop => return Ok(ReceiverEnd::Stopped),
@@ -288,14 +259,17 @@ impl Receiver<'_> {
                 }
             }
             Said::Text(text) => (self.tell)(ReceiverEvent::Text(text)),
-            Said::Control(ControlMessage::Keyframe(info), _) => self.on_info(info).await,
+            Said::Control(ControlMessage::Keyframe(info), _) => {
+                self.waiting.info(info);
+                self.flush(false).await;
+            }
             Said::Control(ControlMessage::Set { id, .. }, channel) => {
                 let error = Some("this side receives: it has nothing to set".into());
                 self.talk.answer(&ControlMessage::Ack { id, error }, &channel).await;
             }
             Said::Peer(PeerEvent::AccessUnit(received)) => self.on_access_unit(received).await,
             Said::Peer(PeerEvent::Broken(broken)) => {
-                self.after_loss = true;
+                self.waiting.broken();
                 self.broken += 1;
                 self.line(format!(
                     "a picture is broken: {} ({} packets came); asking for a keyframe",
@@ -311,44 +285,29 @@ impl Receiver<'_> {
 
     async fn disconnected(&mut self) {
         self.flush(true).await;
-        self.informed = false;
-        self.arrived = 0;
+        self.waiting.reset();
         self.wanted = false;
-        self.infos.clear();
-        self.info_order.clear();
         self.quiet_since = Instant::now();
     }
 
     async fn on_access_unit(&mut self, received: ReceivedAccessUnit) {
-        self.quiet_since = Instant::now();
-        let keyframe = h264::is_keyframe(&received.unit.data);
-        let known = self.infos.contains_key(&received.unit.timestamp);
-        self.arrived += u32::from(keyframe);
+        let now = Instant::now();
+        self.quiet_since = now;
+        let keyframe = self.waiting.unit(received, now);
         self.wanted &= !keyframe;
-        let expected = keyframe && (self.informed || self.arrived <= WAIT_ANYWAY);
-        let wait = if expected && !known { INFO_WITHIN } else { Duration::ZERO };
-        let after_loss = std::mem::take(&mut self.after_loss);
-        self.pending.push_back(Pending { received, until: Instant::now() + wait, after_loss });
         self.flush(false).await;
     }
 
     /// Hands over what has waited long enough, in order; with `all`, everything.
     async fn flush(&mut self, all: bool) {
         let now = Instant::now();
-        while let Some(pending) = self.pending.front() {
-            let known = self.infos.contains_key(&pending.received.unit.timestamp);
-            if !all && !known && now < pending.until {
-                break;
-            }
-            if let Some(pending) = self.pending.pop_front() {
-                self.hand_over(pending).await;
-            }
+        while let Some(ready) = self.waiting.next(now, all) {
+            self.hand_over(ready).await;
         }
     }
 
-    async fn hand_over(&mut self, Pending { received, after_loss, .. }: Pending) {
+    async fn hand_over(&mut self, Ready { received, info, after_loss }: Ready) {
         let unit = received.unit;
-        let info = self.infos.remove(&unit.timestamp);
         let taken = self.keyframes + self.underway.len() as u64;
         if self.count.is_some_and(|count| taken >= count) {
             // As many as were asked for are on their way to the disk.
@@ -442,18 +401,6 @@ impl Receiver<'_> {
                 tracing::debug!("keyframe request: {error}");
             }
         }
-    }
-
-    async fn on_info(&mut self, info: KeyframeInfo) {
-        self.informed = true;
-        self.info_order.push_back(info.rtp_timestamp);
-        self.infos.insert(info.rtp_timestamp, info);
-        if self.info_order.len() > MAX_INFOS
-            && let Some(oldest) = self.info_order.pop_front()
-        {
-            self.infos.remove(&oldest);
-        }
-        self.flush(false).await;
     }
 
     /// Sends a typed line: as a command when it is one, else as text.

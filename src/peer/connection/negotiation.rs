@@ -1,0 +1,188 @@
+//! Descriptions and candidates of both sides: the offer/answer exchange (RFC 9429), trickled candidates (RFC
+//! 8840), and ICE restarts.
+
+use std::sync::MutexGuard;
+
+use rtc::peer_connection::{
+    configuration::RTCOfferOptions, sdp::RTCSessionDescription, transport::RTCIceCandidateInit,
+};
+
+use super::Peer;
+use crate::{
+    peer::{
+        config::{self, PeerConfig},
+        event::PeerError,
+        handler::multicast_works,
+        remote_candidates::RemoteCandidates,
+        sdp,
+    },
+    proto::{signaling::IceCandidateInit, token::IceServer},
+};
+
+impl Peer {
+    /// Creates and sets an offer; its candidates follow as events.
+    ///
+    /// # Errors
+    /// [`PeerError::Crate`].
+    pub async fn create_offer(&self) -> Result<String, PeerError> {
+        let offer = self
+            .connection
+            .create_offer(None)
+            .await
+            .map_err(PeerError::crate_error("create an offer"))?;
+        let sdp = offer.sdp.clone();
+        self.connection
+            .set_local_description(offer)
+            .await
+            .map_err(PeerError::crate_error("set the offer"))?;
+        Ok(sdp)
+    }
+
+    /// Whether ICE can begin anew on this connection in the networks there are now. It cannot where mDNS was
+    /// of use and is not any more: on the way from a network with IPv4 to one without.
+    #[must_use]
+    pub fn can_restart(&self) -> bool {
+        !self.with_mdns || multicast_works()
+    }
+
+    /// Begins ICE anew on this connection (RFC 8445 §9): an offer with new credentials, new sockets on the
+    /// addresses this machine has now, and `ice_servers`. What was sent meanwhile is repaired.
+    ///
+    /// # Errors
+    /// [`PeerError::Crate`].
+    pub async fn restart_ice(&self, ice_servers: &[IceServer]) -> Result<String, PeerError> {
+        self.set_ice_servers(ice_servers).await?;
+        let failed = PeerError::crate_error;
+        let options = RTCOfferOptions { ice_restart: true };
+        let offer = self
+            .connection
+            .create_offer(Some(options))
+            .await
+            .map_err(failed("create an offer that restarts ICE"))?;
+        let sdp = offer.sdp.clone();
+        self.connection
+            .set_local_description(offer)
+            .await
+            .map_err(failed("set the offer that restarts ICE"))?;
+        Ok(sdp)
+    }
+
+    /// Gathers with these servers at the next ICE restart.
+    ///
+    /// # Errors
+    /// [`PeerError::Crate`].
+    pub async fn set_ice_servers(&self, ice_servers: &[IceServer]) -> Result<(), PeerError> {
+        let config = PeerConfig { ice_servers: ice_servers.to_vec(), ..self.config.clone() };
+        self.shared.gathers_again();
+        self.connection
+            .set_configuration(config::rtc_configuration(&config, &self.streams))
+            .await
+            .map_err(PeerError::crate_error("set the ICE servers"))
+    }
+
+    /// Takes an offer and gives the answer.
+    ///
+    /// # Errors
+    /// [`PeerError::NoH264`] when the offer has no H.264 video, [`PeerError::NotTaken`] when it has and it
+    /// cannot be taken, [`PeerError::Crate`] when it is not understood.
+    pub async fn accept_offer(&self, offer: String) -> Result<String, PeerError> {
+        self.check_video(&offer, "offer")?;
+        let bundled = offer.contains("a=group:BUNDLE ");
+        let description = RTCSessionDescription::offer(self.remote_candidates().describe(&offer))
+            .map_err(PeerError::crate_error("read the offer"))?;
+        self.set_remote(description).await?;
+        let answer = self
+            .connection
+            .create_answer(None)
+            .await
+            .map_err(PeerError::crate_error("create an answer"))?;
+        let sdp = answer.sdp.clone();
+        if sdp::h264_media(&sdp).is_none() {
+            return Err(PeerError::NotTaken(if bundled {
+                "not in a form that this side takes"
+            } else {
+                "not in a BUNDLE group: this side has one transport for all m-lines"
+            }));
+        }
+        self.check_video(&sdp, "offer")?;
+        self.connection
+            .set_local_description(answer)
+            .await
+            .map_err(PeerError::crate_error("set the answer"))?;
+        Ok(sdp)
+    }
+
+    /// Takes the answer to our offer.
+    ///
+    /// # Errors
+    /// [`PeerError::NoH264`] when the answer refuses the video, [`PeerError::Crate`] when it is not
+    /// understood.
+    pub async fn accept_answer(&self, answer: String) -> Result<(), PeerError> {
+        self.check_video(&answer, "answer")?;
+        let description = RTCSessionDescription::answer(self.remote_candidates().describe(&answer))
+            .map_err(PeerError::crate_error("read the answer"))?;
+        self.set_remote(description).await
+    }
+
+    fn check_video(&self, sdp: &str, kind: &'static str) -> Result<(), PeerError> {
+        let media = sdp::h264_media(sdp)
+            .ok_or_else(|| PeerError::NoH264 { kind, codecs: sdp::video_codecs(sdp) })?;
+        *self.shared.payload_types.lock().expect("no holder of this lock panics") =
+            media.payload_types;
+        Ok(())
+    }
+
+    async fn set_remote(&self, description: RTCSessionDescription) -> Result<(), PeerError> {
+        let mut early = self.remote_described.lock().await;
+        let lines = description.sdp.lines().filter_map(|line| line.strip_prefix("a="));
+        let candidates = lines.filter(|line| line.starts_with("candidate:"));
+        candidates.for_each(|candidate| self.watcher.unannounced.told(candidate));
+        self.connection
+            .set_remote_description(description)
+            .await
+            .map_err(PeerError::crate_error("set the other side's description"))?;
+        for candidate in early.drain(..) {
+            self.add(candidate).await;
+        }
+        Ok(())
+    }
+
+    /// Takes a candidate of the other side, also before its description; `None` says there are no
+    /// more.
+    pub async fn add_candidate(&self, candidate: Option<IceCandidateInit>) {
+        let Some(candidate) = candidate.filter(|c| !c.candidate.is_empty()) else { return };
+        let init = RTCIceCandidateInit {
+            candidate: candidate.candidate,
+            sdp_mid: candidate.sdp_mid,
+            sdp_mline_index: candidate.sdp_mline_index,
+            username_fragment: candidate.username_fragment,
+            url: None,
+        };
+        let mut early = self.remote_described.lock().await;
+        if self.connection.remote_description().await.is_none() {
+            // A few hundred are plenty; a flood is not kept.
+            if early.len() < 256 {
+                early.push(init);
+            }
+            return;
+        }
+        drop(early);
+        self.add(init).await;
+    }
+
+    fn remote_candidates(&self) -> MutexGuard<'_, RemoteCandidates> {
+        self.remote_candidates.lock().expect("no holder of this lock panics")
+    }
+
+    async fn add(&self, candidate: RTCIceCandidateInit) {
+        let words = candidate.candidate.clone();
+        if !self.remote_candidates().takes(&words) {
+            return;
+        }
+        if let Err(error) = self.connection.add_ice_candidate(candidate).await {
+            self.remote_candidates().complain(&error.to_string());
+        }
+        self.watcher.unannounced.told(&words);
+        self.runtime.wake();
+    }
+}

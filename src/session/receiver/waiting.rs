@@ -1,0 +1,191 @@
+//! Access units that wait, in their order, for what the control channel says of them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{media::h264, peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo};
+
+/// How long a keyframe waits for what the control channel says of it.
+const INFO_WITHIN: Duration = Duration::from_millis(200);
+
+/// Keyframes of a connection that wait for it although the sender has not yet said anything: RTP may
+/// be faster than the data channel.
+const WAIT_ANYWAY: u32 = 2;
+
+/// Keyframe messages kept for access units still on their way.
+const MAX_INFOS: usize = 64;
+
+/// Those of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    units: VecDeque<(ReceivedAccessUnit, Instant, bool)>,
+    infos: HashMap<u32, KeyframeInfo>,
+    info_order: VecDeque<u32>,
+    /// The sender tells of its keyframes.
+    informed: bool,
+    /// Keyframes that came.
+    arrived: u32,
+    /// The next one follows a picture that is broken.
+    after_loss: bool,
+}
+
+/// An access unit that waits no longer.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) received: ReceivedAccessUnit,
+    /// What its sender said of it, if that came.
+    pub(super) info: Option<KeyframeInfo>,
+    /// A picture before it is broken.
+    pub(super) after_loss: bool,
+}
+
+impl Waiting {
+    /// A picture could not be had.
+    pub(super) fn broken(&mut self) {
+        self.after_loss = true;
+    }
+
+    /// An access unit came; whether it is a keyframe.
+    pub(super) fn unit(&mut self, received: ReceivedAccessUnit, now: Instant) -> bool {
+        let keyframe = h264::is_keyframe(&received.unit.data);
+        self.arrived += u32::from(keyframe);
+        let waits = keyframe && (self.informed || self.arrived <= WAIT_ANYWAY);
+        let until = if waits { now + INFO_WITHIN } else { now };
+        self.units.push_back((received, until, std::mem::take(&mut self.after_loss)));
+        keyframe
+    }
+
+    /// The sender says something of a keyframe.
+    pub(super) fn info(&mut self, info: KeyframeInfo) {
+        self.informed = true;
+        self.info_order.push_back(info.rtp_timestamp);
+        self.infos.insert(info.rtp_timestamp, info);
+        if self.info_order.len() > MAX_INFOS
+            && let Some(oldest) = self.info_order.pop_front()
+        {
+            self.infos.remove(&oldest);
+        }
+    }
+
+    /// When the first one has waited long enough.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.units.front().map(|(_, until, _)| *until)
+    }
+
+    /// The first one if it need not wait any longer; with `all`, in any case.
+    pub(super) fn next(&mut self, now: Instant, all: bool) -> Option<Ready> {
+        let (received, until, _) = self.units.front()?;
+        if !all && now < *until && !self.infos.contains_key(&received.unit.timestamp) {
+            return None;
+        }
+        let (received, _, after_loss) = self.units.pop_front()?;
+        let info = self.infos.remove(&received.unit.timestamp);
+        Some(Ready { received, info, after_loss })
+    }
+
+    /// The connection is over, and all that waited was taken.
+    pub(super) fn reset(&mut self) {
+        *self = Self { after_loss: self.after_loss, ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::peer::assembler::WholeAccessUnit;
+
+    /// An IDR slice (H.264 table 7-1), or another slice.
+    fn unit(timestamp: u32, keyframe: bool) -> ReceivedAccessUnit {
+        let now = std::time::Instant::now();
+        let data = [0, 0, 0, 1, if keyframe { 0x65 } else { 0x41 }, 0x88, 0x84].to_vec().into();
+        let unit = WholeAccessUnit {
+            data,
+            timestamp,
+            packets: 1,
+            retransmitted: 0,
+            first_packet: now,
+            completed: now,
+        };
+        ReceivedAccessUnit { unit, received_at: SystemTime::now() }
+    }
+
+    fn info(rtp_timestamp: u32) -> KeyframeInfo {
+        KeyframeInfo {
+            seq: 1,
+            rtp_timestamp,
+            capture_time: 0.0,
+            bytes: 7,
+            sha256: String::new(),
+            width: 16,
+            height: 16,
+            sent_at: None,
+        }
+    }
+
+    /// Timestamps of what is ready, each with whether something was said of it.
+    fn ready(waiting: &mut Waiting, now: Instant) -> Vec<(u32, bool)> {
+        std::iter::from_fn(|| waiting.next(now, false))
+            .map(|ready| (ready.received.unit.timestamp, ready.info.is_some()))
+            .collect()
+    }
+
+    #[test]
+    fn keyframes_wait_for_their_message_and_hold_up_what_follows() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        assert!(waiting.unit(unit(1, true), now));
+        assert!(!waiting.unit(unit(2, false), now));
+        assert_eq!(ready(&mut waiting, now), []);
+        assert_eq!(waiting.due(), Some(now + INFO_WITHIN));
+        waiting.info(info(1));
+        assert_eq!(ready(&mut waiting, now), [(1, true), (2, false)]);
+        // A message that was first.
+        waiting.info(info(3));
+        waiting.unit(unit(3, true), now);
+        assert_eq!(ready(&mut waiting, now), [(3, true)]);
+        // One that was lost.
+        waiting.unit(unit(4, true), now);
+        assert_eq!(ready(&mut waiting, now), []);
+        assert_eq!(ready(&mut waiting, now + INFO_WITHIN), [(4, false)]);
+    }
+
+    #[test]
+    fn a_sender_that_says_nothing_is_soon_not_waited_for() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        for timestamp in 1..=WAIT_ANYWAY {
+            waiting.unit(unit(timestamp, true), now);
+            assert_eq!(ready(&mut waiting, now), []);
+            assert_eq!(ready(&mut waiting, now + INFO_WITHIN), [(timestamp, false)]);
+        }
+        waiting.unit(unit(100, true), now);
+        assert_eq!(ready(&mut waiting, now), [(100, false)]);
+        waiting.reset();
+        waiting.unit(unit(101, true), now);
+        assert_eq!(ready(&mut waiting, now), []);
+        assert!(waiting.next(now, true).is_some(), "at the end nothing is held back");
+    }
+
+    #[test]
+    fn messages_of_keyframes_that_never_come_go() {
+        let mut waiting = Waiting::default();
+        for timestamp in 0..1000 {
+            waiting.info(info(timestamp));
+        }
+        assert_eq!((waiting.infos.len(), waiting.info_order.len()), (MAX_INFOS, MAX_INFOS));
+    }
+
+    #[test]
+    fn only_the_next_one_is_after_a_loss() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        waiting.broken();
+        waiting.unit(unit(1, false), now);
+        waiting.unit(unit(2, false), now);
+        let after: Vec<_> = std::iter::from_fn(|| waiting.next(now, false)).collect();
+        assert_eq!(after.iter().map(|one| one.after_loss).collect::<Vec<_>>(), [true, false]);
+    }
+}
