@@ -113,7 +113,7 @@ async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
         let tokens = TokenClient::new(&url, DEV_TOKEN, device.into(), Some(pair.id.clone()));
         let tokens = Arc::new(tokens.expect("token client"));
         let signaling = ClientConfig::new(server.signal_url(), tokens);
-        LinkConfig { signaling, peer: loopback(role) }
+        LinkConfig::new(signaling, loopback(role))
     };
     let dir = tempfile::tempdir().expect("directory");
     let sending = SenderConfig {

@@ -137,8 +137,8 @@ async fn ours(pings: usize) -> orion_peer::stats::Spread {
     config.store.add(&pair).await.expect("pair");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let server = Server::start(config, listener).await.expect("server");
-    let link = |device: &str, role| LinkConfig {
-        signaling: ClientConfig::new(
+    let link = |device: &str, role| {
+        let signaling = ClientConfig::new(
             server.signal_url(),
             Arc::new(
                 TokenClient::new(
@@ -149,11 +149,12 @@ async fn ours(pings: usize) -> orion_peer::stats::Spread {
                 )
                 .expect("token client"),
             ),
-        ),
-        peer: PeerConfig {
+        );
+        let peer = PeerConfig {
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             ..PeerConfig::new(role)
-        },
+        };
+        LinkConfig::new(signaling, peer)
     };
     let config = BenchConfig {
         plan: Plan {

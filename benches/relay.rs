@@ -182,8 +182,8 @@ async fn pings(
     config.store.add(&pair).await.expect("pair");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let server = Server::start(config, listener).await.expect("server");
-    let link = |device: &str, role| LinkConfig {
-        signaling: ClientConfig::new(
+    let link = |device: &str, role| {
+        let signaling = ClientConfig::new(
             server.signal_url(),
             Arc::new(
                 TokenClient::new(
@@ -194,14 +194,15 @@ async fn pings(
                 )
                 .expect("token client"),
             ),
-        ),
-        peer: PeerConfig {
+        );
+        let peer = PeerConfig {
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             ice_policy: if ice_servers.is_empty() { IcePolicy::All } else { IcePolicy::Relay },
             ice_servers: ice_servers.clone(),
             trust: trust.clone(),
             ..PeerConfig::new(role)
-        },
+        };
+        LinkConfig::new(signaling, peer)
     };
     let config = BenchConfig {
         plan: Plan {

@@ -29,7 +29,7 @@ pub fn slot(
     let link = |device: &DeviceId, peer: PeerConfig| -> Result<LinkConfig, TokenError> {
         let url = server.token_url();
         let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))?;
-        Ok(LinkConfig { signaling: ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer })
+        Ok(LinkConfig::new(ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer))
     };
     let [measuring, partner] = peers;
     Ok(Slot { measuring: link(&pair.ios, measuring)?, partner: Some(link(&pair.mac, partner)?) })

@@ -14,7 +14,7 @@ use self::{
     target::{Target, described, target},
 };
 use super::{
-    exports, failure::Failure, github_actions, network, observe, output::Output, report, stop,
+    exports, failure::Failure, github_actions, link, network, observe, output::Output, report, stop,
 };
 use crate::{
     bench::{self, BenchConfig, Measured, respond::RespondEvent},
@@ -186,7 +186,7 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
         output.line("--role is that of the other side: a responder receives");
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?.with_twilio().await?;
-    let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    let mut link = link::config(&connect, PeerRole::Receiver)?;
     link.peer.control_life_time = args.load.control_life_time();
     let networks = args.network.one(args.load.link_rate())?;
     link.peer.repair = !args.load.no_repair;

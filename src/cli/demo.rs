@@ -96,8 +96,10 @@ async fn run_pair(
         timeout: Some(args.timeout),
         once: false,
     };
+    let mut receiver_link = link(server, "mac", PeerRole::Receiver)?;
+    receiver_link.negotiated = observer.negotiations();
     let receiver_config = ReceiverConfig {
-        link: link(server, "mac", PeerRole::Receiver)?,
+        link: receiver_link,
         out: args.out.clone(),
         formats: args.format.clone(),
         count: Some(args.count),
@@ -211,7 +213,7 @@ fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<LinkConf
     let mut peer = PeerConfig::new(role);
     peer.addresses = local_addresses(None, true, true, true);
     peer.addresses.retain(std::net::IpAddr::is_loopback);
-    Ok(LinkConfig { signaling: ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer })
+    Ok(LinkConfig::new(ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer))
 }
 
 async fn wait(mut stopped: watch::Receiver<bool>) {

@@ -22,6 +22,7 @@ pub mod github_actions;
 pub mod ice;
 pub mod lab;
 pub mod layers;
+pub mod link;
 pub mod load;
 pub mod logging;
 pub mod man;

@@ -5,34 +5,27 @@ use std::{
     collections::VecDeque,
     io::{BufRead, IsTerminal},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::{
-    connect::{ConnectConfig, IcePolicy, Network, TokenSource},
-    failure::Failure,
-    output::Output,
-    units,
-};
+use super::{failure::Failure, output::Output, units};
 use crate::{
-    peer::{self, PeerConfig, PeerRole, config::LocalNetwork, event::Timings},
+    peer::event::Timings,
     report::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
         stats::{StatsError, StatsWriter},
         summary::{Role, Summary},
     },
-    session::{LinkConfig, Report, SessionError},
-    signaling::{
-        client::{ClientConfig, StaticToken, TokenProvider},
-        token_client::TokenClient,
+    session::{
+        Report, SessionError,
+        negotiation::{Negotiated, NegotiationLog},
     },
     stats::Stages,
-    types::{Stage, is_loopback},
+    types::Stage,
 };
 
 /// Keyframes over which the frame rate is taken.
@@ -63,6 +56,7 @@ pub struct Observer {
     stats_interval: Duration,
     stats_due: Instant,
     dump: Option<DumpWriter>,
+    negotiated: Option<mpsc::Receiver<Negotiated>>,
     summary: Summary,
     begun: Instant,
     times: VecDeque<Instant>,
@@ -92,7 +86,7 @@ impl Observer {
         let dump = args
             .dump
             .as_deref()
-            .map(|path| DumpWriter::create(path, name, serde_json::json!({}), SystemTime::now()))
+            .map(|path| DumpWriter::create(path, name, SystemTime::now()))
             .transpose()
             .map_err(|error| cannot(error.to_string()))?;
         let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
@@ -105,6 +99,7 @@ impl Observer {
             stats_interval: args.stats_interval,
             stats_due: Instant::now(),
             dump,
+            negotiated: None,
             summary: Summary::new(role),
             begun: Instant::now(),
             times: VecDeque::new(),
@@ -113,11 +108,32 @@ impl Observer {
         })
     }
 
+    /// Where a link tells of its negotiations: to the dump, if there is one.
+    #[must_use]
+    pub fn negotiations(&mut self) -> NegotiationLog {
+        if self.dump.is_none() {
+            return NegotiationLog::default();
+        }
+        let (log, negotiated) = NegotiationLog::new();
+        self.negotiated = Some(negotiated);
+        log
+    }
+
+    /// Puts what was negotiated meanwhile into the dump.
+    fn follow(&mut self) {
+        if let (Some(dump), Some(negotiated)) = (&mut self.dump, &mut self.negotiated) {
+            while let Ok(step) = negotiated.try_recv() {
+                dump.negotiated(&step);
+            }
+        }
+    }
+
     /// A line for people.
     pub fn line(&mut self, text: &str) {
         self.output.line(text);
+        self.follow();
         if let Some(dump) = &mut self.dump {
-            dump.event(SystemTime::now(), "log", text);
+            dump.line(SystemTime::now(), text);
         }
     }
 
@@ -170,11 +186,7 @@ impl Observer {
     pub fn report(&mut self, report: &Report) {
         let stats = &report.stats;
         let connection = stats.pair.as_ref().map(|pair| pair.connection);
-        if self.live_stats.state != report.state
-            && let Some(dump) = &mut self.dump
-        {
-            dump.state(SystemTime::now(), &report.state);
-        }
+        self.follow();
         for rtt in &report.rtt_ms {
             self.summary.rtt_ms.record(*rtt);
         }
@@ -271,7 +283,8 @@ impl Observer {
     ///
     /// # Errors
     /// `result` when it is one, else the first thing that could not be written.
-    pub fn finish(self, result: Result<(), SessionError>) -> Result<(), Failure> {
+    pub fn finish(mut self, result: Result<(), SessionError>) -> Result<(), Failure> {
+        self.follow();
         drop(self.live);
         // Nothing to sum up when it failed before there was a connection.
         if result.is_ok() || self.summary.connection_type.is_some() {
@@ -311,58 +324,6 @@ pub fn millis(time: Duration) -> f64 {
 #[must_use]
 pub fn failure(error: SessionError) -> Failure {
     Failure { code: Some(error.code), ..Failure::new(error.stage, error.message, error.remedy) }
-}
-
-/// Turns checked flags into a room and a peer.
-///
-/// # Errors
-/// The token API's URL cannot be used, or no local address is left.
-pub fn link(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failure> {
-    let tokens: Arc<dyn TokenProvider> = match &config.token {
-        TokenSource::Fixed(token) => Arc::new(
-            StaticToken::new(token.expose())
-                .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?,
-        ),
-        TokenSource::Api { url, access_token } => Arc::new(
-            TokenClient::new(
-                url.as_str(),
-                access_token.expose(),
-                config.device.clone(),
-                config.pair.clone(),
-            )
-            .and_then(|client| client.trusting(&config.trust))
-            .map_err(|error| Failure::usage(error.to_string(), error.remedy()))?,
-        ),
-    };
-    let loopback = is_loopback(&config.signal);
-    let (v4, v6) =
-        (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
-    let network = LocalNetwork { interface: config.interface.clone(), v4, v6, loopback };
-    let addresses = network.addresses();
-    if addresses.is_empty() {
-        let interface = config.interface.as_deref().unwrap_or("any interface");
-        return Err(Failure::usage(
-            format!("no usable address on {interface}"),
-            "see `ip address` for names; --network chooses between udp4 and udp6",
-        ));
-    }
-    let peer = PeerConfig {
-        ice_servers: config.ice_servers.clone(),
-        trust: config.trust.clone(),
-        ice_policy: match config.ice_policy {
-            IcePolicy::All => peer::IcePolicy::All,
-            IcePolicy::Relay => peer::IcePolicy::Relay,
-        },
-        candidates: config.candidates.clone(),
-        addresses,
-        network: Some(network),
-        ..PeerConfig::new(role)
-    };
-    let signaling = ClientConfig {
-        trust: config.trust.clone(),
-        ..ClientConfig::new(config.signal.as_str(), tokens)
-    };
-    Ok(LinkConfig { signaling, peer })
 }
 
 /// Lines typed on stdin, until it ends, and a way to add others.

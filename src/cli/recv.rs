@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     connect::ConnectArgs,
     failure::Failure,
+    link,
     network::{self, LinkArgs},
     observe::{self, ObserveArgs, Observer, millis, stages_json},
     observing::Observing,
@@ -67,11 +68,11 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?.with_twilio().await?;
     let networks = args.network.one()?;
-    let mut link = observe::link(&connect, PeerRole::Receiver)?;
+    let mut link = link::config(&connect, PeerRole::Receiver)?;
     link.peer.repair = !args.no_repair;
     link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
-    let config = ReceiverConfig {
+    let mut config = ReceiverConfig {
         link,
         out: args.out.clone(),
         formats: args.format.clone(),
@@ -86,6 +87,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     });
     let viewer = args.view.start(&args.format, &hello, lines).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
+    config.link.negotiated = observer.negotiations();
     observer.line(&format!(
         "joining {} as {}, writing to {}",
         connect.signal,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     connect::ConnectArgs,
     failure::Failure,
+    link,
     network::{self, LinkArgs},
     observe::{self, ObserveArgs, Observer, millis, stages_json},
     observing::Observing,
@@ -130,12 +131,12 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     }
     let connect = args.connect.resolve("phone", SystemTime::now())?.with_twilio().await?;
     let networks = args.network.one()?;
-    let mut link = observe::link(&connect, PeerRole::Sender)?;
+    let mut link = link::config(&connect, PeerRole::Sender)?;
     link.peer.repair = !args.no_repair;
     link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     link.peer.pace = args.picture.pace;
-    let config = SenderConfig {
+    let mut config = SenderConfig {
         link,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
@@ -151,6 +152,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
         _ => observe::stdin_lines().1,
     };
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
+    config.link.negotiated = observer.negotiations();
     observer.line(&format!("joining {} as {}", connect.signal, connect.device));
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());

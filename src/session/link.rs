@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::worker::Worker;
-use super::SessionError;
+use super::{SessionError, negotiation::NegotiationLog};
 use crate::{
     peer::{Peer, PeerConfig, PeerEvent, stats::Snapshot},
     proto::signaling::LeaveReason,
@@ -42,6 +42,16 @@ pub struct LinkConfig {
     pub signaling: ClientConfig,
     /// The peer; its ICE servers, when any, take the place of those of the token answer.
     pub peer: PeerConfig,
+    /// Where the steps of its negotiations go.
+    pub negotiated: NegotiationLog,
+}
+
+impl LinkConfig {
+    /// A link whose negotiations nobody asks for.
+    #[must_use]
+    pub fn new(signaling: ClientConfig, peer: PeerConfig) -> Self {
+        Self { signaling, peer, negotiated: NegotiationLog::default() }
+    }
 }
 
 /// What happens on a link.
@@ -109,7 +119,7 @@ impl Link {
         let (events_in, events) = mpsc::channel(QUEUE);
         let (peer_in, peer) = watch::channel(None);
         let (close, close_out) = oneshot::channel();
-        let worker = Worker::new(client, config.peer, events_in, peer_in);
+        let worker = Worker::new(client, config.peer, config.negotiated, events_in, peer_in);
         let task = tokio::spawn(worker.run(client_events, close_out));
         Self { events, peer, close: Some(close), task }
     }

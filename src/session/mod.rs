@@ -13,6 +13,7 @@ pub mod capture;
 mod command;
 mod conversation;
 pub mod link;
+pub mod negotiation;
 pub mod pings;
 pub mod receiver;
 pub mod sender;

@@ -440,7 +440,7 @@ fn test_peer(rig: &Rig, device: &str, role: PeerRole) -> Link {
     let tokens = TokenClient::new(&http(rig), "dev", device.into(), None).unwrap();
     let mut peer = PeerConfig::new(role);
     peer.addresses.retain(std::net::IpAddr::is_loopback);
-    Link::start(LinkConfig { signaling: ClientConfig::new(&rig.signal, Arc::new(tokens)), peer })
+    Link::start(LinkConfig::new(ClientConfig::new(&rig.signal, Arc::new(tokens)), peer))
 }
 
 /// Waits until the test peer's control channel is open.

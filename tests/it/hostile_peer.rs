@@ -80,7 +80,7 @@ impl Rig {
         peer.addresses.retain(std::net::IpAddr::is_loopback);
         let signal = format!("ws://{}", self.address);
         let signaling = ClientConfig::new(&signal, Arc::new(self.tokens(device)));
-        Link::start(LinkConfig { signaling, peer })
+        Link::start(LinkConfig::new(signaling, peer))
     }
 }
 

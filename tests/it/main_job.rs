@@ -356,9 +356,44 @@ fn statistics_and_dumps_are_written() {
         let dump: Value = serde_json::from_slice(&dump).unwrap();
         assert!(dump["UserAgentData"].is_array() || dump["UserAgentData"].is_object(), "{dump}");
         let connections = dump["PeerConnections"].as_object().unwrap();
-        let stats = connections.values().next().unwrap()["stats"].as_object().unwrap();
-        as_an_importer_reads_it(stats);
+        let connection = connections.values().next().unwrap();
+        as_an_importer_reads_it(connection["stats"].as_object().unwrap());
+        negotiation(name, connection);
     }
+}
+
+/// The whole negotiation in the log, in its order.
+fn negotiation(name: &str, connection: &Value) {
+    let configuration = connection["rtcConfiguration"].as_str().unwrap();
+    assert!(configuration.contains(r#""iceServers":[{"urls":["#), "{configuration}");
+    assert!(!configuration.contains("credential"), "{configuration}");
+    let log: Vec<(&str, &str)> = connection["updateLog"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["type"].as_str().unwrap(), entry["value"].as_str().unwrap()))
+        .collect();
+    let at = |kind: &str, begin: &str| {
+        let found = log.iter().position(|(k, value)| *k == kind && value.starts_with(begin));
+        found.unwrap_or_else(|| panic!("{name} has no {kind} {begin}: {log:#?}"))
+    };
+    let (first, second) = match name {
+        "send" => ("setLocalDescription", "setRemoteDescription"),
+        _ => ("setRemoteDescription", "setLocalDescription"),
+    };
+    let order = [
+        at(first, "type: offer, sdp: v=0\r\n"),
+        at(second, "type: answer, sdp: v=0\r\n"),
+        at("connectionstatechange", "connected"),
+        at("close", ""),
+    ];
+    assert!(order.is_sorted(), "{name}: {log:#?}");
+    let [_, _, connected, closed] = order;
+    for kind in ["icecandidate", "addIceCandidate"] {
+        let candidate = at(kind, "sdpMid: 0, sdpMLineIndex: 0, candidate: candidate:");
+        assert!(candidate < closed, "{name}: {log:#?}");
+    }
+    assert!(at("connectionstatechange", "connecting") < connected, "{name}: {log:#?}");
 }
 
 /// The way from the transport over the selected pair to its two candidates; all series of an object as long as

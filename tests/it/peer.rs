@@ -282,7 +282,7 @@ pub async fn server() -> RunningServer {
 fn link(server: &RunningServer, device: &str, role: PeerRole) -> LinkConfig {
     let tokens = TokenClient::new(&server.token_url(), "dev", device.into(), None).unwrap();
     let signaling = ClientConfig::new(server.signal_url(), Arc::new(tokens));
-    LinkConfig { signaling, peer: config(role) }
+    LinkConfig::new(signaling, config(role))
 }
 
 /// What a receiving session told.
@@ -326,6 +326,40 @@ pub async fn sending(server: &RunningServer) -> (Link, Arc<Peer>) {
     }
     let peer = link.peer().unwrap();
     (link, peer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goodbye_is_said_by_one_that_is_behind_with_its_events() {
+    let server = server().await;
+    let mut mac = Link::start(link(&server, "mac", PeerRole::Receiver));
+    let met = async {
+        loop {
+            if let LinkEvent::Peer(PeerEvent::ControlOpen) = mac.next().await {
+                return;
+            }
+        }
+    };
+    let ((phone, _peer), ()) = tokio::join!(sending(&server), met);
+    // More than wait in its queue: its task hangs on telling the next one.
+    let peer = mac.peer().unwrap();
+    for number in 0..600 {
+        let text = ControlMessage::Text { id: Id::Number(number), text: number.to_string() };
+        peer.send_control(&text).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    phone.close("enough").await;
+    let said = async {
+        loop {
+            match mac.next().await {
+                LinkEvent::Bye(reason, _) => return reason,
+                LinkEvent::Failed(error) => panic!("{error}"),
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(timeout(HANG, said).await.unwrap().as_deref(), Some("enough"));
+    mac.close("done").await;
+    server.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,8 +15,8 @@ use crate::{
     cli::{
         connect::ConnectConfig,
         failure::Failure,
+        link,
         network::{self, Networks},
-        observe,
         serve::{self, Served},
     },
     pairs::Pair,
@@ -69,7 +69,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
             "leave --parallel out, or leave --signal out to measure within this process",
         ));
     }
-    let mut measuring = observe::link(&connect, role)?;
+    let mut measuring = link::config(&connect, role)?;
     let networks = args.network.one(rate)?;
     measuring.peer.control_life_time = args.load.control_life_time();
     measuring.peer.pace = args.load.pace;
@@ -142,7 +142,7 @@ async fn start(
 
 /// Both peers are here: loopback is enough, unless an outward address is asked for.
 fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConfig, Failure> {
-    let mut config = observe::link(connect, role)?.peer;
+    let mut config = link::config(connect, role)?.peer;
     config.network = None;
     if connect.interface.is_none() && connect.ice_servers.is_empty() {
         let all = std::mem::take(&mut config.addresses);

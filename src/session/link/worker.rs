@@ -1,29 +1,28 @@
 //! The task behind a link: follows signaling and one peer connection, and decides when to offer.
 
+mod connection;
 mod describing;
 mod moving;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
 
+use self::connection::Current;
 use super::{
     LinkEvent,
     network::{Move, NetworkWatch},
 };
 use crate::{
-    peer::{ConnectionState, Peer, PeerConfig, PeerError, PeerEvent, PeerRole, stats::Snapshot},
+    peer::{Peer, PeerConfig, PeerError, PeerEvent, PeerRole},
     proto::{
         signaling::{Body, IceCandidateInit, Message},
         token::IceServer,
     },
-    session::{SessionError, until},
+    session::{SessionError, negotiation::NegotiationLog, until},
     signaling::client::{ClientEvent, ClientHandle, DialTimings},
     types::{ConnId, Stage},
 };
@@ -46,32 +45,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Remote candidates kept while there is no peer connection to give them to.
 const MAX_EARLY: usize = 256;
 
-/// One peer connection of a link.
-struct Current {
-    peer: Arc<Peer>,
-    events: mpsc::Receiver<PeerEvent>,
-    /// Our description, to be sent again when it went astray.
-    local_sdp: Option<String>,
-    remote_sdp: Option<String>,
-    local_candidates: Vec<Option<IceCandidateInit>>,
-    connected: bool,
-    /// ICE begins anew; the other side's certificate has to stay what it was.
-    restarting: Option<String>,
-    /// When to offer again (no answer yet) or to give up (answered but not connected).
-    deadline: Option<Instant>,
-    begun: Instant,
-    /// Socket of the other device this connection is with.
-    conn: Option<ConnId>,
-}
-
-impl Current {
-    /// Its offer waits for an answer, and is not so old that its candidates may be stale.
-    fn is_unanswered(&self) -> bool {
-        let fresh = self.restarting.is_some() || self.begun.elapsed() < OFFER_LIFE;
-        fresh && self.local_sdp.is_some() && self.remote_sdp.is_none()
-    }
-}
-
 pub(super) struct Worker {
     client: ClientHandle,
     /// Of the last token answer.
@@ -80,6 +53,7 @@ pub(super) struct Worker {
     clock_skew: Option<f64>,
     template: PeerConfig,
     events: mpsc::Sender<LinkEvent>,
+    negotiated: NegotiationLog,
     published: watch::Sender<Option<Arc<Peer>>>,
     current: Option<Current>,
     early: Vec<Option<IceCandidateInit>>,
@@ -108,6 +82,7 @@ impl Worker {
     pub(super) fn new(
         client: ClientHandle,
         template: PeerConfig,
+        negotiated: NegotiationLog,
         events: mpsc::Sender<LinkEvent>,
         published: watch::Sender<Option<Arc<Peer>>>,
     ) -> Self {
@@ -121,6 +96,7 @@ impl Worker {
             clock_skew: None,
             template,
             events,
+            negotiated,
             published,
             current: None,
             early: Vec::new(),
@@ -144,7 +120,7 @@ impl Worker {
                     None => (None, None),
                 };
                 tokio::select! {
-                    reason = &mut close => Happened::Close(reason.unwrap_or_else(|_| "stopped".into())),
+                    reason = &mut close => Happened::Close(closing(reason)),
                     event = client_events.recv() => Happened::Client(event),
                     event = or_never(peer_events) => Happened::Peer(event),
                     () = until(deadline) => Happened::Deadline,
@@ -165,7 +141,9 @@ impl Worker {
                 Happened::Moved(Move::Nowhere) => self.on_nowhere().await,
             };
             if !goes_on {
-                break None;
+                // Nobody listens any more: it is about to be closed, and the reason is on its way.
+                let closed = self.events.is_closed();
+                break if closed { Some(closing((&mut close).await)) } else { None };
             }
         };
         if let Some(reason) = reason {
@@ -297,131 +275,11 @@ impl Worker {
             _ => self.offer().await,
         }
     }
+}
 
-    async fn new_peer(&mut self) -> Option<()> {
-        let replaced = self.current.as_ref().is_some_and(|current| current.connected);
-        let counted = self.drop_peer().await;
-        if replaced {
-            let why = "the other device starts a new connection".to_owned();
-            if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
-                return None;
-            }
-        }
-        let config = PeerConfig { ice_servers: self.ice_servers(), ..self.template.clone() };
-        match Peer::new(config).await {
-            Ok((peer, events)) => {
-                let peer = Arc::new(peer);
-                self.published.send_replace(Some(Arc::clone(&peer)));
-                self.current = Some(Current {
-                    peer,
-                    events,
-                    local_sdp: None,
-                    remote_sdp: None,
-                    local_candidates: Vec::new(),
-                    connected: false,
-                    restarting: None,
-                    deadline: None,
-                    begun: Instant::now(),
-                    conn: self.remote_conn.clone(),
-                });
-                Some(())
-            }
-            Err(error) => {
-                self.tell(LinkEvent::Failed(peer_error(&error))).await;
-                None
-            }
-        }
-    }
-
-    /// Closes the connection and gives what was counted on it. What came over it and was not yet
-    /// told is told first: a goodbye by signaling may overtake a keyframe that is already here.
-    async fn drop_peer(&mut self) -> Option<Snapshot> {
-        self.published.send_replace(None);
-        let mut current = self.current.take()?;
-        while let Ok(event) = current.events.try_recv() {
-            let came = matches!(event, PeerEvent::AccessUnit(_) | PeerEvent::Control(..));
-            if came && !self.tell(LinkEvent::Peer(event)).await {
-                break;
-            }
-        }
-        let counted = current.peer.stats().await;
-        current.peer.close().await;
-        Some(counted)
-    }
-
-    async fn on_peer(&mut self, event: PeerEvent) -> bool {
-        match event {
-            PeerEvent::LocalCandidate(candidate) => {
-                if let Some(current) = &mut self.current {
-                    current.local_candidates.push(candidate.clone());
-                }
-                self.send(Body::Ice { candidate });
-                true
-            }
-            PeerEvent::State(ConnectionState::Connected) => {
-                let Some(current) = &mut self.current else { return true };
-                current.deadline = None;
-                current.restarting = None;
-                let event = if std::mem::replace(&mut current.connected, true) {
-                    LinkEvent::Peer(event)
-                } else {
-                    LinkEvent::Connected
-                };
-                self.tell(event).await
-            }
-            PeerEvent::State(ConnectionState::Disconnected) => {
-                self.tell(LinkEvent::Peer(event)).await && self.on_silence().await
-            }
-            PeerEvent::State(ConnectionState::Failed) => {
-                self.lose("the peer connection failed: no answer from the other device").await
-            }
-            PeerEvent::CandidateError { url, code, text } => {
-                let remedy = self.server_remedy(&url);
-                self.tell(LinkEvent::CandidateError { url, code, text, remedy }).await
-            }
-            event => self.tell(LinkEvent::Peer(event)).await,
-        }
-    }
-
-    /// What to try about a STUN or TURN server that failed.
-    fn server_remedy(&self, url: &str) -> String {
-        let results = self.current.as_ref().map(|current| current.peer.gathering());
-        results
-            .and_then(|results| results.into_iter().find(|result| result.url == url))
-            .map(|result| result.remedy(SystemTime::now(), self.clock_skew))
-            .unwrap_or_default()
-    }
-
-    /// The connection is gone: the sender makes another one, the receiver waits for its offer.
-    async fn lose(&mut self, why: &str) -> bool {
-        let counted = self.drop_peer().await;
-        self.early.clear();
-        if !self.tell(LinkEvent::Lost(why.to_owned(), Box::new(counted))).await {
-            return false;
-        }
-        self.template.role == PeerRole::Receiver || self.offer().await
-    }
-
-    async fn on_deadline(&mut self) -> bool {
-        let Some(current) = &mut self.current else { return true };
-        if current.remote_sdp.is_none() {
-            current.deadline = Some(Instant::now() + OFFER_AGAIN);
-            let restarting = current.restarting.is_some();
-            // A server that said hello holds the offer itself; sending it again would only be
-            // noise while the other device is away.
-            if self.in_room && (restarting || !self.told_hello || self.remote_conn.is_some()) {
-                self.describe_again();
-            }
-            return true;
-        }
-        let why = match current.restarting {
-            Some(_) => "no other way was found within 10 s",
-            None => {
-                "no connection within 30 s: the candidates of both sides do not reach each other"
-            }
-        };
-        self.lose(why).await
-    }
+/// The reason for the goodbye; one that was just dropped gave none.
+fn closing(told: Result<String, oneshot::error::RecvError>) -> String {
+    told.unwrap_or_else(|_| "stopped".into())
 }
 
 fn peer_error(error: &PeerError) -> SessionError {

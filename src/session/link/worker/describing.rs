@@ -10,6 +10,7 @@ use super::{
 use crate::{
     peer::{PeerRole, sdp::ufrag},
     proto::signaling::{Body, IceCandidateInit, offer_digest},
+    session::negotiation::{SdpType, Step},
 };
 
 impl Worker {
@@ -24,6 +25,7 @@ impl Worker {
         let Some(current) = &mut self.current else { return true };
         match current.peer.create_offer().await {
             Ok(sdp) => {
+                self.negotiated.step(|| Step::Local(SdpType::Offer, sdp.clone()));
                 current.local_sdp = Some(sdp.clone());
                 current.deadline = Some(Instant::now() + OFFER_AGAIN);
                 self.send(Body::Offer { sdp });
@@ -62,8 +64,10 @@ impl Worker {
             }
         }
         let described = std::time::Instant::now();
+        self.negotiated.step(|| Step::Remote(SdpType::Offer, sdp.clone()));
         match peer.accept_offer(sdp.clone()).await {
             Ok(answer) => {
+                self.negotiated.step(|| Step::Local(SdpType::Answer, answer.clone()));
                 let of = offer_digest(&sdp);
                 current.remote_sdp = Some(sdp);
                 current.local_sdp = Some(answer.clone());
@@ -72,11 +76,13 @@ impl Worker {
                 }
                 self.send(Body::Answer { sdp: answer, offer: Some(of) });
                 for candidate in std::mem::take(&mut self.early) {
+                    self.negotiated.step(|| Step::RemoteCandidate(candidate.clone()));
                     peer.add_candidate(candidate).await;
                 }
                 self.tell(LinkEvent::Described(described)).await
             }
             Err(error) => {
+                self.negotiated.step(|| Step::RemoteRefused(error.to_string()));
                 self.drop_peer().await;
                 self.tell(LinkEvent::Refused(peer_error(&error))).await
             }
@@ -118,6 +124,7 @@ impl Worker {
             return self.offer().await;
         }
         let described = std::time::Instant::now();
+        self.negotiated.step(|| Step::Remote(SdpType::Answer, sdp.clone()));
         match current.peer.accept_answer(sdp.clone()).await {
             Ok(()) => {
                 current.remote_sdp = Some(sdp);
@@ -128,6 +135,7 @@ impl Worker {
                 self.tell(LinkEvent::Described(described)).await
             }
             Err(error) => {
+                self.negotiated.step(|| Step::RemoteRefused(error.to_string()));
                 self.drop_peer().await;
                 self.tell(LinkEvent::Refused(peer_error(&error))).await
             }
@@ -136,7 +144,10 @@ impl Worker {
 
     pub(super) async fn on_candidate(&mut self, candidate: Option<IceCandidateInit>) -> bool {
         match &self.current {
-            Some(current) => current.peer.add_candidate(candidate).await,
+            Some(current) => {
+                self.negotiated.step(|| Step::RemoteCandidate(candidate.clone()));
+                current.peer.add_candidate(candidate).await;
+            }
             None if self.early.len() < MAX_EARLY => self.early.push(candidate),
             None => {}
         }

@@ -8,6 +8,7 @@ use super::{LinkEvent, NetworkWatch, OFFER_AGAIN, Worker, describing::fingerprin
 use crate::{
     peer::PeerRole,
     proto::{signaling::Body, token::IceServer},
+    session::negotiation::{SdpType, Step},
 };
 
 impl Worker {
@@ -67,6 +68,7 @@ impl Worker {
         }
         match peer.restart_ice(&servers).await {
             Ok(sdp) => {
+                self.negotiated.step(|| Step::Local(SdpType::Offer, sdp.clone()));
                 current.restarting = Some(certificate);
                 current.local_sdp = Some(sdp.clone());
                 current.local_candidates.clear();

@@ -1,0 +1,245 @@
+//! One peer connection of a dump: what it was made with, what was negotiated, its statistics.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::SystemTime,
+};
+
+use serde_json::{Map, Value, json};
+
+use super::{iso, samples::Samples};
+use crate::{
+    peer::IcePolicy,
+    proto::{signaling::IceCandidateInit, token::IceServer},
+    report::stats::millis,
+    session::negotiation::{SdpType, Step},
+};
+
+/// Stats objects kept; later ones are left out.
+const MOST_OBJECTS: usize = 500;
+
+/// Length of a log as far as it is kept, bytes; the oldest entries go.
+const MOST_LOG_BYTES: usize = 1 << 20;
+
+/// What is kept of one entry, bytes: descriptions of either side are shorter.
+const MOST_ENTRY_BYTES: usize = 64 << 10;
+
+/// Words of a candidate that has all it must have (RFC 8839 §5.1).
+const CANDIDATE_PARTS: usize = 8;
+
+/// What an entry takes besides its text, bytes, about.
+const ENTRY_BYTES: usize = 100;
+
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    configuration: Value,
+    log: VecDeque<Entry>,
+    log_bytes: usize,
+    pub(super) objects: BTreeMap<String, Samples>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    time: String,
+    kind: &'static str,
+    value: String,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.value.len()
+    }
+}
+
+impl Connection {
+    /// Logs an event: `kind` as in webrtc-internals, `value` as text.
+    pub(super) fn log(&mut self, time: SystemTime, kind: &'static str, value: &str) {
+        let value = value[..value.floor_char_boundary(MOST_ENTRY_BYTES)].to_owned();
+        let entry = Entry { time: iso(millis(time)), kind, value };
+        self.log_bytes += entry.bytes();
+        self.log.push_back(entry);
+        while self.log_bytes > MOST_LOG_BYTES {
+            let Some(oldest) = self.log.pop_front() else { return };
+            self.log_bytes -= oldest.bytes();
+        }
+    }
+
+    /// Logs a step of the negotiation as webrtc-internals would.
+    pub(super) fn step(&mut self, time: SystemTime, step: &Step) {
+        match step {
+            Step::Created { ice_servers, ice_policy } => {
+                self.configuration = configuration(ice_servers, *ice_policy);
+            }
+            Step::Local(kind, sdp) => {
+                self.log(time, "setLocalDescription", &description(*kind, sdp));
+                self.log(time, "signalingstatechange", signaling_state(*kind, "have-local-offer"));
+                self.log(time, "icegatheringstatechange", "gathering");
+            }
+            Step::Remote(kind, sdp) => {
+                self.log(time, "setRemoteDescription", &description(*kind, sdp));
+                self.log(time, "signalingstatechange", signaling_state(*kind, "have-remote-offer"));
+            }
+            Step::RemoteRefused(why) => self.log(time, "setRemoteDescriptionOnFailure", why),
+            Step::LocalCandidate(Some(candidate)) => {
+                self.log(time, "icecandidate", &words(candidate));
+            }
+            Step::LocalCandidate(None) => self.log(time, "icegatheringstatechange", "complete"),
+            Step::RemoteCandidate(Some(candidate)) => {
+                // Importers take the parts of every other one for granted.
+                let whole = candidate.candidate.split(' ').count() >= CANDIDATE_PARTS;
+                let kind = if whole { "addIceCandidate" } else { "addIceCandidateOnFailure" };
+                self.log(time, kind, &words(candidate));
+            }
+            Step::RemoteCandidate(None) => self.log(time, "addIceCandidate", ""),
+            Step::State(state) => self.log(time, "connectionstatechange", &state.to_string()),
+            Step::Closed => {
+                self.log(time, "close", "");
+                self.log(time, "connectionstatechange", "closed");
+            }
+        }
+    }
+
+    /// Adds a statistics report: W3C stats objects by their id.
+    pub(super) fn stats(&mut self, time: SystemTime, report: &Map<String, Value>) {
+        for (id, object) in report {
+            let Value::Object(object) = object else { continue };
+            if self.objects.contains_key(id) || self.objects.len() < MOST_OBJECTS {
+                self.objects.entry(id.clone()).or_default().add(millis(time), object);
+            }
+        }
+    }
+
+    pub(super) fn to_json(&self, pid: u32, url: &str) -> Value {
+        let mut series = Map::new();
+        for (id, samples) in &self.objects {
+            samples.add_series(id, &mut series);
+        }
+        let entry = |Entry { time, kind, value }: &Entry| json!({"time": time, "type": kind, "value": value});
+        json!({
+            "pid": pid,
+            "url": url,
+            "rtcConfiguration": self.configuration.to_string(),
+            "constraints": "",
+            "updateLog": self.log.iter().map(entry).collect::<Vec<_>>(),
+            "stats": series,
+        })
+    }
+}
+
+/// A W3C `RTCConfiguration`, without what lets one in.
+fn configuration(ice_servers: &[IceServer], ice_policy: IcePolicy) -> Value {
+    let servers: Vec<_> = ice_servers.iter().map(|server| json!({"urls": server.urls})).collect();
+    let policy = match ice_policy {
+        IcePolicy::All => "all",
+        IcePolicy::Relay => "relay",
+    };
+    json!({"iceServers": servers, "iceTransportPolicy": policy})
+}
+
+fn description(kind: SdpType, sdp: &str) -> String {
+    let kind = match kind {
+        SdpType::Offer => "offer",
+        SdpType::Answer => "answer",
+    };
+    format!("type: {kind}, sdp: {sdp}")
+}
+
+/// W3C `RTCSignalingState` after a description.
+fn signaling_state(kind: SdpType, offered: &'static str) -> &'static str {
+    match kind {
+        SdpType::Offer => offered,
+        SdpType::Answer => "stable",
+    }
+}
+
+fn words(candidate: &IceCandidateInit) -> String {
+    let mid = candidate.sdp_mid.as_deref().unwrap_or("");
+    let index = candidate.sdp_mline_index.map(|index| index.to_string()).unwrap_or_default();
+    format!("sdpMid: {mid}, sdpMLineIndex: {index}, candidate: {}", candidate.candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn log(connection: &Connection) -> Vec<(&str, &str)> {
+        connection.log.iter().map(|entry| (entry.kind, entry.value.as_str())).collect()
+    }
+
+    #[test]
+    fn steps_are_told_as_chromium_does() {
+        let candidate = IceCandidateInit {
+            candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".into(),
+            sdp_mid: Some("0".into()),
+            sdp_mline_index: Some(0),
+            username_fragment: None,
+        };
+        let garbage = IceCandidateInit { candidate: "candidate:".into(), ..candidate.clone() };
+        let mut connection = Connection::default();
+        let server = IceServer {
+            urls: vec!["turn:turn.example:3478".into()],
+            username: Some("name".into()),
+            credential: Some("secret".into()),
+        };
+        for step in [
+            Step::Created { ice_servers: vec![server], ice_policy: IcePolicy::Relay },
+            Step::Local(SdpType::Offer, "v=0\r\n".into()),
+            Step::LocalCandidate(Some(candidate.clone())),
+            Step::LocalCandidate(None),
+            Step::Remote(SdpType::Answer, "v=0\r\n".into()),
+            Step::RemoteCandidate(Some(candidate)),
+            Step::RemoteCandidate(Some(garbage)),
+            Step::RemoteCandidate(None),
+            Step::Closed,
+        ] {
+            connection.step(at(1), &step);
+        }
+        let words =
+            "sdpMid: 0, sdpMLineIndex: 0, candidate: candidate:1 1 udp 1 192.0.2.1 9 typ host";
+        assert_eq!(
+            log(&connection),
+            [
+                ("setLocalDescription", "type: offer, sdp: v=0\r\n"),
+                ("signalingstatechange", "have-local-offer"),
+                ("icegatheringstatechange", "gathering"),
+                ("icecandidate", words),
+                ("icegatheringstatechange", "complete"),
+                ("setRemoteDescription", "type: answer, sdp: v=0\r\n"),
+                ("signalingstatechange", "stable"),
+                ("addIceCandidate", words),
+                ("addIceCandidateOnFailure", "sdpMid: 0, sdpMLineIndex: 0, candidate: candidate:"),
+                ("addIceCandidate", ""),
+                ("close", ""),
+                ("connectionstatechange", "closed"),
+            ]
+        );
+        let servers = json!([{"urls": ["turn:turn.example:3478"]}]);
+        assert_eq!(
+            connection.configuration,
+            json!({"iceServers": servers, "iceTransportPolicy": "relay"})
+        );
+    }
+
+    #[test]
+    fn a_log_is_bounded_whatever_the_other_side_says() {
+        let mut connection = Connection::default();
+        for second in 0..40_000 {
+            connection.log(at(second), "log", "tick");
+        }
+        assert!((5_000..20_000).contains(&connection.log.len()));
+        assert_eq!(connection.log.back().unwrap().time, iso(39_999e3));
+        for _ in 0..100 {
+            let huge = Step::Remote(SdpType::Offer, "ä".repeat(1 << 20));
+            connection.step(at(40_000), &huge);
+        }
+        let kept: usize = connection.log.iter().map(|entry| entry.value.len()).sum();
+        assert!(kept <= MOST_LOG_BYTES, "{kept}");
+        assert_eq!(connection.log_bytes, connection.log.iter().map(Entry::bytes).sum::<usize>());
+    }
+}

@@ -1,0 +1,175 @@
+//! The peer connection of a link: how it is made, followed and dropped.
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{LinkEvent, OFFER_AGAIN, OFFER_LIFE, Worker, peer_error};
+use crate::{
+    peer::{ConnectionState, Peer, PeerConfig, PeerEvent, PeerRole, stats::Snapshot},
+    proto::signaling::{Body, IceCandidateInit},
+    session::negotiation::Step,
+    types::ConnId,
+};
+
+/// One peer connection of a link.
+pub(super) struct Current {
+    pub(super) peer: Arc<Peer>,
+    pub(super) events: mpsc::Receiver<PeerEvent>,
+    /// Our description, to be sent again when it went astray.
+    pub(super) local_sdp: Option<String>,
+    pub(super) remote_sdp: Option<String>,
+    pub(super) local_candidates: Vec<Option<IceCandidateInit>>,
+    pub(super) connected: bool,
+    /// ICE begins anew; the other side's certificate has to stay what it was.
+    pub(super) restarting: Option<String>,
+    /// When to offer again (no answer yet) or to give up (answered but not connected).
+    pub(super) deadline: Option<Instant>,
+    pub(super) begun: Instant,
+    /// Socket of the other device this connection is with.
+    pub(super) conn: Option<ConnId>,
+}
+
+impl Current {
+    /// Its offer waits for an answer, and is not so old that its candidates may be stale.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let fresh = self.restarting.is_some() || self.begun.elapsed() < OFFER_LIFE;
+        fresh && self.local_sdp.is_some() && self.remote_sdp.is_none()
+    }
+}
+
+impl Worker {
+    pub(super) async fn new_peer(&mut self) -> Option<()> {
+        let replaced = self.current.as_ref().is_some_and(|current| current.connected);
+        let counted = self.drop_peer().await;
+        if replaced {
+            let why = "the other device starts a new connection".to_owned();
+            if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
+                return None;
+            }
+        }
+        let config = PeerConfig { ice_servers: self.ice_servers(), ..self.template.clone() };
+        self.negotiated.step(|| Step::Created {
+            ice_servers: config.ice_servers.clone(),
+            ice_policy: config.ice_policy,
+        });
+        match Peer::new(config).await {
+            Ok((peer, events)) => {
+                let peer = Arc::new(peer);
+                self.published.send_replace(Some(Arc::clone(&peer)));
+                self.current = Some(Current {
+                    peer,
+                    events,
+                    local_sdp: None,
+                    remote_sdp: None,
+                    local_candidates: Vec::new(),
+                    connected: false,
+                    restarting: None,
+                    deadline: None,
+                    begun: Instant::now(),
+                    conn: self.remote_conn.clone(),
+                });
+                Some(())
+            }
+            Err(error) => {
+                self.tell(LinkEvent::Failed(peer_error(&error))).await;
+                None
+            }
+        }
+    }
+
+    /// Closes the connection and gives what was counted on it. What came over it and was not yet
+    /// told is told first: a goodbye by signaling may overtake a keyframe that is already here.
+    pub(super) async fn drop_peer(&mut self) -> Option<Snapshot> {
+        self.published.send_replace(None);
+        let mut current = self.current.take()?;
+        while let Ok(event) = current.events.try_recv() {
+            let came = matches!(event, PeerEvent::AccessUnit(_) | PeerEvent::Control(..));
+            if came && !self.tell(LinkEvent::Peer(event)).await {
+                break;
+            }
+        }
+        let counted = current.peer.stats().await;
+        current.peer.close().await;
+        self.negotiated.step(|| Step::Closed);
+        Some(counted)
+    }
+
+    pub(super) async fn on_peer(&mut self, event: PeerEvent) -> bool {
+        if let PeerEvent::State(state) = event {
+            self.negotiated.step(|| Step::State(state));
+        }
+        match event {
+            PeerEvent::LocalCandidate(candidate) => {
+                self.negotiated.step(|| Step::LocalCandidate(candidate.clone()));
+                if let Some(current) = &mut self.current {
+                    current.local_candidates.push(candidate.clone());
+                }
+                self.send(Body::Ice { candidate });
+                true
+            }
+            PeerEvent::State(ConnectionState::Connected) => {
+                let Some(current) = &mut self.current else { return true };
+                current.deadline = None;
+                current.restarting = None;
+                let event = if std::mem::replace(&mut current.connected, true) {
+                    LinkEvent::Peer(event)
+                } else {
+                    LinkEvent::Connected
+                };
+                self.tell(event).await
+            }
+            PeerEvent::State(ConnectionState::Disconnected) => {
+                self.tell(LinkEvent::Peer(event)).await && self.on_silence().await
+            }
+            PeerEvent::State(ConnectionState::Failed) => {
+                self.lose("the peer connection failed: no answer from the other device").await
+            }
+            PeerEvent::CandidateError { url, code, text } => {
+                let remedy = self.server_remedy(&url);
+                self.tell(LinkEvent::CandidateError { url, code, text, remedy }).await
+            }
+            event => self.tell(LinkEvent::Peer(event)).await,
+        }
+    }
+
+    /// What to try about a STUN or TURN server that failed.
+    fn server_remedy(&self, url: &str) -> String {
+        let results = self.current.as_ref().map(|current| current.peer.gathering());
+        results
+            .and_then(|results| results.into_iter().find(|result| result.url == url))
+            .map(|result| result.remedy(SystemTime::now(), self.clock_skew))
+            .unwrap_or_default()
+    }
+
+    /// The connection is gone: the sender makes another one, the receiver waits for its offer.
+    pub(super) async fn lose(&mut self, why: &str) -> bool {
+        let counted = self.drop_peer().await;
+        self.early.clear();
+        if !self.tell(LinkEvent::Lost(why.to_owned(), Box::new(counted))).await {
+            return false;
+        }
+        self.template.role == PeerRole::Receiver || self.offer().await
+    }
+
+    pub(super) async fn on_deadline(&mut self) -> bool {
+        let Some(current) = &mut self.current else { return true };
+        if current.remote_sdp.is_none() {
+            current.deadline = Some(Instant::now() + OFFER_AGAIN);
+            let restarting = current.restarting.is_some();
+            // A server that said hello holds the offer itself; sending it again would only be
+            // noise while the other device is away.
+            if self.in_room && (restarting || !self.told_hello || self.remote_conn.is_some()) {
+                self.describe_again();
+            }
+            return true;
+        }
+        let why = match current.restarting {
+            Some(_) => "no other way was found within 10 s",
+            None => {
+                "no connection within 30 s: the candidates of both sides do not reach each other"
+            }
+        };
+        self.lose(why).await
+    }
+}
