@@ -25,7 +25,7 @@ use super::plan::{CellPlan, PlanError, Transports};
 use crate::nat::{
     Path,
     file::{self, FileError},
-    named::{LinkChanges, NetworkError, NetworkFile},
+    named::{EndError, LinkChanges, NetworkFile},
 };
 
 /// A scenario.
@@ -59,15 +59,8 @@ pub enum ScenarioError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A network in it.
-    #[error("`{file}`, [{end}]: {error}")]
-    Network {
-        /// The file.
-        file: String,
-        /// Which of its networks.
-        end: &'static str,
-        /// What is wrong with it.
-        error: Box<NetworkError>,
-    },
+    #[error(transparent)]
+    Network(#[from] EndError),
     /// Its networks cannot be put together.
     #[error("`{file}`: {error}")]
     Plan {
@@ -123,11 +116,7 @@ impl Scenario {
         let seed = overrides.seed.or(scenario.seed).unwrap_or_default();
         let network = |end: &'static str, side: usize, network: &NetworkFile| {
             let found = network.clone().plain().and_then(|plain| plain.network(network.nat()));
-            let mut found = found.map_err(|error| ScenarioError::Network {
-                file: file.to_owned(),
-                end,
-                error: error.into(),
-            })?;
+            let mut found = found.map_err(|error| error.of(end, file))?;
             found.link = overrides.links[side].apply(found.link);
             Ok::<_, ScenarioError>(found)
         };

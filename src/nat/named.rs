@@ -55,6 +55,26 @@ pub enum NetworkError {
     TimelinesOnly(&'static str),
 }
 
+/// A network of a scenario file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{file}`, [{end}]: {error}")]
+pub struct EndError {
+    /// The file.
+    pub file: String,
+    /// Which of its networks.
+    pub end: &'static str,
+    /// What is wrong with it.
+    pub error: Box<NetworkError>,
+}
+
+impl NetworkError {
+    /// As that of one end of a scenario file.
+    #[must_use]
+    pub fn of(self, end: &'static str, file: &str) -> EndError {
+        EndError { file: file.to_owned(), end, error: self.into() }
+    }
+}
+
 /// Changes to a link: what is not given stays as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -28,9 +28,9 @@ use super::event::{Action, Event, EventError};
 use crate::{
     kernel::{Network, Place, ServerOptions},
     nat::{
-        LinkChanges, NetworkError,
+        LinkChanges,
         file::{self, FileError},
-        named::NetworkFile,
+        named::{EndError, NetworkFile},
     },
     units::{self, PictureSize},
 };
@@ -85,15 +85,8 @@ pub enum TimelineError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A network in it.
-    #[error("`{file}`, [{end}]: {error}")]
-    Network {
-        /// The file.
-        file: String,
-        /// Which of its networks.
-        end: &'static str,
-        /// What is wrong with it.
-        error: Box<NetworkError>,
-    },
+    #[error(transparent)]
+    Network(#[from] EndError),
     /// A line of the time line.
     #[error("`{file}`: {error}")]
     Event {
@@ -172,15 +165,12 @@ impl Timeline {
     }
 
     fn from_file(from: TimelineFile, file: &str, stem: &str) -> Result<Self, TimelineError> {
-        let network =
-            |end, network: &NetworkFile| {
-                let named = network.network(network.nat()).map_err(|error| {
-                    TimelineError::Network { file: file.to_owned(), end, error: error.into() }
-                })?;
-                let (ip, mtu) = network.ip_and_mtu();
-                let home = Network { profile: named.profile, link: named.link, ip, mtu };
-                Ok::<_, TimelineError>((home, named.name))
-            };
+        let network = |end, network: &NetworkFile| {
+            let named = network.network(network.nat()).map_err(|error| error.of(end, file))?;
+            let (ip, mtu) = network.ip_and_mtu();
+            let home = Network { profile: named.profile, link: named.link, ip, mtu };
+            Ok::<_, TimelineError>((home, named.name))
+        };
         let whole = |problem: String| TimelineError::Whole { file: file.to_owned(), problem };
         let events = from.timeline.iter().map(|line| line.parse::<Event>());
         let events: Vec<Event> = events

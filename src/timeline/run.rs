@@ -11,7 +11,7 @@ use super::{
     file::Timeline,
     outages::{Keyframes, outages},
     schema::{Outage, TimelineResult},
-    stage::{Heard, Stage, What},
+    stage::{Heard, Stage, What, command_of},
 };
 use crate::{
     kernel::{KernelError, Place},
@@ -172,7 +172,7 @@ impl<'t> Play<'t> {
             What::Keyframe { sha256, .. } if place == Place::A => self.keyframes.sent(at, &sha256),
             What::Keyframe { sha256, via } => self.keyframes.came(at, &sha256, via.as_deref()),
             What::Ended { number, words } if stage.expects(place, number) => {
-                let who = if place == Place::A { "send" } else { "recv" };
+                let who = command_of(place);
                 return Err(FailureRecord {
                     stage: FailureStage::Video,
                     code: "peer-ended".into(),
@@ -200,7 +200,7 @@ impl<'t> Play<'t> {
             let deadline = Instant::now() + END_WITHIN;
             while running {
                 let Ok(Some(one)) = timeout_at(deadline, heard.recv()).await else {
-                    let who = if place == Place::A { "send" } else { "recv" };
+                    let who = command_of(place);
                     return Err(FailureRecord {
                         stage: FailureStage::Video,
                         code: "not-ended".into(),

@@ -31,6 +31,11 @@ use crate::{
 /// Lines of a peer's words that are kept, to tell why it ended.
 const LAST_WORDS: usize = 3;
 
+/// The command that a peer is: A is the phone, B the Mac.
+pub(super) fn command_of(place: Place) -> &'static str {
+    if place == Place::A { "send" } else { "recv" }
+}
+
 /// What came from a peer.
 #[derive(Debug)]
 pub(super) struct Heard {
@@ -210,8 +215,7 @@ impl Stage {
     /// The file that a peer's words go to.
     fn log(&self, place: Place) -> Result<Option<File>, KernelError> {
         let Some(dir) = &self.logs else { return Ok(None) };
-        let who = if place == Place::A { "send" } else { "recv" };
-        let path = dir.join(format!("{}-{who}.log", self.timeline.name));
+        let path = dir.join(format!("{}-{}.log", self.timeline.name, command_of(place)));
         let opened = File::options().create(true).append(true).open(&path);
         opened.map(Some).map_err(|error| KernelError::Start {
             program: "orion-peer".into(),

@@ -2,13 +2,14 @@
 // REPORT_SCREENSHOT=FILE keeps a picture of the wide light one.
 
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, rm } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 
 import { chromium } from "playwright-core";
+
+import { BINARY, check, counts, scratch } from "./rig.js";
 
 const VIEWS = [
   { name: "wide and light", width: 1280, colorScheme: "light" },
@@ -17,17 +18,7 @@ const VIEWS = [
   { name: "narrow and dark", width: 360, colorScheme: "dark" },
 ];
 
-let passed = 0;
-let failed = 0;
-
-function check(name, ok, detail = "") {
-  if (ok) passed += 1;
-  else failed += 1;
-  console.log(`${ok ? "pass" : "FAIL"}  ${name}${detail === "" ? "" : `: ${detail}`}`);
-}
-
-const scratch = await mkdtemp(path.join(tmpdir(), "orion-report-"));
-const run = (...words) => promisify(execFile)(process.env.ORION_PEER, words, { cwd: scratch });
+const run = (...words) => promisify(execFile)(BINARY, words, { cwd: scratch });
 
 /** What can be wrong with a page, asked inside it. */
 function look() {
@@ -151,5 +142,5 @@ try {
   await browser?.close();
   await rm(scratch, { recursive: true, force: true });
 }
-console.log(`${passed} passed, ${failed} failed`);
-process.exitCode = failed === 0 ? 0 : 1;
+console.log(`${counts.passed} passed, ${counts.failed} failed`);
+process.exitCode = counts.failed === 0 ? 0 : 1;

@@ -87,12 +87,14 @@ export async function fetchToken(deviceId) {
   return { signal: `${server.signal}/api/signal`, ...(await answer.json()) };
 }
 
+/** A browser of its own. */
+export const launch = (flags = LOCAL) => chromium.launch({
+  executablePath: process.env.CHROMIUM, headless: false, chromiumSandbox: false, args: [...FLAGS, ...flags],
+});
+
 /** A page in a browser of its own, in the room as `deviceId`; `ice` are its ICE servers. */
 export async function openPage(deviceId, flags = LOCAL) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM, headless: false, chromiumSandbox: false,
-    args: [...FLAGS, ...flags],
-  });
+  const browser = await launch(flags);
   version = browser.version();
   const page = await browser.newPage();
   await page.goto(`http://127.0.0.1:${pages.address().port}/`);
@@ -180,12 +182,13 @@ export async function askUntil(what, recv, enough) {
 export const memory = async (peer) =>
   1024 * Number(/VmRSS:\s*(\d+)/.exec(await readFile(`/proc/${peer.child.pid}/status`, "utf8"))[1]);
 
-/** Runs a whole suite between the start of the servers and the end of everything; sets the exit code. */
+/** Runs a whole suite, given the server, between the start of the servers and the end of everything; sets the
+ * exit code. */
 export async function suite(run) {
   pages = await servePage();
   try {
     server = await startServe();
-    await run();
+    await run(server);
     check("serve ends with 0 on Ctrl-C", (await server.serve.stop()) === 0);
   } catch (error) {
     check("the test itself", false, error.stack);

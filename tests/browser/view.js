@@ -1,21 +1,12 @@
 // The page of `recv --view`, and that of `serve` as the Mac and as the phone, in headless Chromium: what is
 // shown, what is asked for there, light and dark, wide and narrow. VIEW_SCREENSHOTS=DIR keeps pictures.
 
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 
-import { chromium } from "playwright-core";
+import { Peer, until } from "./process.js";
+import { BINARY, SAMPLES, check, launch, scratch, suite } from "./rig.js";
 
-import { Peer, killAll, until } from "./process.js";
-
-const BINARY = process.env.ORION_PEER;
-const SAMPLES = path.resolve(import.meta.dirname, "../../samples");
-const FLAGS = [
-  "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-  "--disable-background-networking", "--disable-component-update", "--disable-sync",
-  "--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns",
-];
 const VIEWS = [
   { name: "wide-light", width: 1280, colorScheme: "light" },
   { name: "wide-dark", width: 1280, colorScheme: "dark" },
@@ -23,18 +14,7 @@ const VIEWS = [
   { name: "narrow-dark", width: 360, colorScheme: "dark" },
 ];
 
-let passed = 0;
-let failed = 0;
-
-function check(name, ok, detail = "") {
-  if (ok) passed += 1;
-  else failed += 1;
-  console.log(`${ok ? "pass" : "FAIL"}  ${name}${detail === "" ? "" : `: ${detail}`}`);
-}
-
-const scratch = await mkdtemp(path.join(tmpdir(), "orion-view-"));
-
-/** A page that must not complain: of nothing but what `allowed` lets pass. */
+/** A page that must not complain. */
 async function open(browser, url, { width = 1280, colorScheme = "light" } = {}) {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
   const page = await context.newPage();
@@ -165,7 +145,7 @@ async function receiverPage(browser, server) {
 
 /** Joins with the form of serve's page. */
 async function join(browser, server, role) {
-  const page = await open(browser, server.page);
+  const page = await open(browser, server.http);
   await until("the form", () => page.locator("#join-button").isEnabled());
   await page.locator(`input[name=role][value=${role}]`).check();
   return page;
@@ -217,7 +197,7 @@ async function pageAsPhone(browser, server) {
 
 /** The form before anything is joined, and a login that is refused. */
 async function form(browser, server) {
-  await looks(browser, server.page, "form", (page) => until("the form", () => page.locator("#join-button").isEnabled()));
+  await looks(browser, server.http, "form", (page) => until("the form", () => page.locator("#join-button").isEnabled()));
   const page = await join(browser, server, "mac");
   await page.locator("input[name=login]").fill("wrong");
   await page.locator("#join-button").click();
@@ -227,23 +207,14 @@ async function form(browser, server) {
   await page.context().close();
 }
 
-let browser;
-try {
-  const serve = new Peer(BINARY, ["serve", "--json", "--listen", "127.0.0.1:0", "--turn-listen", "127.0.0.1:0"]);
-  const address = await until("serve to listen", () => /listening on (\S+)/.exec(serve.stderr)?.[1]);
-  const server = { signal: `ws://${address}`, page: `http://${address}/` };
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, headless: false, args: FLAGS });
-  for (const one of [receiverPage, pageAsMac, pageAsPhone, form]) {
-    console.log(`-- ${one.name}`);
-    if (!process.env.ONLY || process.env.ONLY === one.name) await one(browser, server);
+await suite(async (server) => {
+  const browser = await launch();
+  try {
+    for (const one of [receiverPage, pageAsMac, pageAsPhone, form]) {
+      console.log(`-- ${one.name}`);
+      if (!process.env.ONLY || process.env.ONLY === one.name) await one(browser, server);
+    }
+  } finally {
+    await browser.close();
   }
-  check("serve ends with 0 on Ctrl-C", (await serve.stop()) === 0);
-} catch (error) {
-  check("the test itself", false, error.stack);
-} finally {
-  await browser?.close();
-  killAll();
-  await rm(scratch, { recursive: true, force: true });
-}
-console.log(`${passed} passed, ${failed} failed`);
-process.exitCode = failed === 0 ? 0 : 1;
+});
