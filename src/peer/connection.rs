@@ -4,7 +4,7 @@ mod negotiation;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use webrtc::peer_connection::{PeerConnection, StatsSelector};
 use super::{
     config::{self, Binding, IcePolicy, PeerConfig, PeerRole},
     control::ChannelRef,
+    driver,
     event::{PeerError, PeerEvent, Timings},
     gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
@@ -28,6 +29,7 @@ use super::{
     streams::StreamServers,
     tap::{Tap, TapCounters},
     video::{self, SentAccessUnit, VideoSender},
+    vitals::{Monitor, Vitals},
 };
 use crate::{media::h264::AccessUnit, proto::control::ControlMessage, types::CandidateType};
 
@@ -56,6 +58,8 @@ pub struct Peer {
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     with_mdns: bool,
     remote_candidates: Mutex<RemoteCandidates>,
+    /// What counts when the connection can no longer be asked.
+    last_stats: Mutex<Snapshot>,
     tasks: Vec<JoinHandle<()>>,
     closed: AtomicBool,
 }
@@ -71,7 +75,6 @@ impl Peer {
             return Err(PeerError::NoAddress("none is left after the filters".into()));
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
-        let (tap, outputs) = Tap::new();
         let streams = Arc::new(StreamServers::new(
             &config.ice_servers,
             config.trust.clone(),
@@ -80,16 +83,24 @@ impl Peer {
         // The phone offers, so it is the controlling side (RFC 8445 §6.1.1).
         let holds = config.role == PeerRole::Sender && config.ice_policy == IcePolicy::All;
         let (watcher, losses) = Watcher::new(&config.ice_servers, &streams, holds);
-        let shared = Shared::new(events, config.candidates.clone(), Arc::clone(&watcher));
-        let runtime =
-            PeerRuntime::new(Arc::clone(&watcher), Arc::clone(&streams), config.gateway.clone());
+        let monitor = Arc::new(Monitor::new());
+        let candidates = config.candidates.clone();
+        let shared = Shared::new(events, candidates, Arc::clone(&watcher), Arc::clone(&monitor));
+        let runtime = PeerRuntime::new(
+            Arc::clone(&watcher),
+            Arc::clone(&streams),
+            config.gateway.clone(),
+            Arc::clone(&monitor),
+        );
+        let (tap, outputs) = Tap::new(Arc::clone(&monitor));
         let rtc = config::rtc_configuration(&config, &streams);
         let round_trip = RoundTripHint::default();
         let pacing = Pacing::new(config.pace);
         let chain = config::interceptors(&config, tap, &pacing, &round_trip);
         let building = build(&config, rtc, binding, chain, Arc::clone(&runtime), &shared);
         let (connection, with_mdns) = Box::pin(building).await?;
-        shared.control.open(&shared, connection.as_ref(), config.control_life_time).await?;
+        let life_time = config.control_life_time;
+        shared.control.open(&shared, connection.as_ref(), &runtime, life_time).await?;
         let video = match config.role {
             PeerRole::Sender => Some(VideoSender::new(&config, connection.as_ref()).await?),
             PeerRole::Receiver => None,
@@ -98,6 +109,8 @@ impl Peer {
         let mut tasks = vec![
             tokio::spawn(video::forward_requests(outputs.requests, shared.events.clone())),
             tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared), patience)),
+            tokio::spawn(driver::watch(Arc::clone(&monitor), Arc::downgrade(&runtime))),
+            tokio::spawn(tell_end(Arc::clone(&shared))),
         ];
         if watcher.is_active() {
             let (watcher, shared) = (Arc::clone(&watcher), Arc::clone(&shared));
@@ -117,6 +130,7 @@ impl Peer {
             remote_described: tokio::sync::Mutex::default(),
             with_mdns,
             remote_candidates: Mutex::default(),
+            last_stats: Mutex::default(),
             tasks,
             closed: AtomicBool::new(false),
         };
@@ -143,8 +157,34 @@ impl Peer {
         rtp_timestamp: u32,
     ) -> Result<SentAccessUnit, PeerError> {
         let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
-        self.heard().await;
-        video.send(unit, rtp_timestamp, &self.pacing, self.may_be_relayed().await).await
+        let sending = async {
+            self.heard().await;
+            let relayed = self.may_be_relayed().await;
+            let sent = video.send(unit, rtp_timestamp, &self.pacing, relayed).await;
+            self.shared.monitor.keyframe_sent();
+            sent
+        };
+        self.unless_stopped(sending).await
+    }
+
+    /// Whatever asks the crate for something: the answer never comes when its driver has ended or hangs.
+    async fn unless_stopped<T>(
+        &self,
+        asking: impl Future<Output = Result<T, PeerError>>,
+    ) -> Result<T, PeerError> {
+        tokio::select! {
+            biased;
+            answer = asking => answer,
+            () = self.shared.monitor.driver_is_gone() => {
+                Err(PeerError::Stopped(self.shared.monitor.driver_end().unwrap_or_default()))
+            }
+        }
+    }
+
+    /// What shows that the connection is alive.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.shared.monitor.vitals()
     }
 
     /// Waits until the other side has shown that it has keys; an access unit sent before that would be
@@ -172,7 +212,8 @@ impl Peer {
     /// Asks the other side for a keyframe by PLI; false when its track has not begun yet.
     pub async fn send_pli(&self) -> bool {
         let Some(track) = self.shared.remote_track.get() else { return false };
-        video::send_pli(track.as_ref()).await
+        let asking = async { Ok(video::send_pli(track.as_ref()).await) };
+        self.unless_stopped(asking).await.unwrap_or(false)
     }
 
     /// Sends a message of our own on the control channel.
@@ -180,12 +221,14 @@ impl Peer {
     /// # Errors
     /// [`PeerError::NotOpen`] before the channel is open.
     pub async fn send_control(&self, message: &ControlMessage) -> Result<(), PeerError> {
-        self.shared.control.send(message).await
+        self.unless_stopped(self.shared.control.send(message, &self.shared.monitor)).await
     }
 
     /// Answers a message on the channel it came on.
     pub async fn answer_control(&self, message: &ControlMessage, channel: &ChannelRef) {
-        self.shared.control.answer(message, channel).await;
+        let answering = self.shared.control.answer(message, channel, &self.shared.monitor);
+        // A connection that has stopped is reported elsewhere.
+        let _ = self.unless_stopped(async { Ok(answering.await) }).await;
     }
 
     /// When the peer connection was built: [`Peer::timings`] count from there.
@@ -206,8 +249,16 @@ impl Peer {
         self.watcher.results()
     }
 
-    /// getStats with W3C names.
+    /// getStats with W3C names; the last ones when the connection has stopped.
     pub async fn stats(&self) -> Snapshot {
+        let last = || self.last_stats.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(snapshot) = self.unless_stopped(async { Ok(self.current_stats().await) }).await {
+            *last() = snapshot;
+        }
+        last().clone()
+    }
+
+    async fn current_stats(&self) -> Snapshot {
         let report = self.connection.get_stats(Instant::now(), StatsSelector::None).await;
         let selected = self.selected_pair().await;
         if let Some([local, _]) = &selected
@@ -249,8 +300,20 @@ impl Peer {
         for task in &self.tasks {
             task.abort();
         }
-        close(Arc::clone(&self.connection)).await;
+        let closing = close(Arc::clone(&self.connection));
+        if self.shared.monitor.driver_end().is_some() {
+            tokio::spawn(closing);
+        } else {
+            closing.await;
+        }
     }
+}
+
+/// Tells that the connection has stopped.
+async fn tell_end(shared: Arc<Shared>) {
+    shared.monitor.driver_is_gone().await;
+    let why = shared.monitor.driver_end().unwrap_or_default();
+    shared.emit(PeerEvent::Stopped(why));
 }
 
 /// Tells which servers fail while candidates are gathered, when that has its end, and which

@@ -26,6 +26,8 @@ use webrtc::{
 use super::{
     event::{PeerError, PeerEvent},
     handler::Shared,
+    runtime::PeerRuntime,
+    vitals::Monitor,
 };
 use crate::{
     proto::control::{self, ControlMessage},
@@ -89,6 +91,7 @@ impl ControlChannels {
         &self,
         shared: &Arc<Shared>,
         connection: &dyn PeerConnection,
+        runtime: &PeerRuntime,
         life_time: Option<Duration>,
     ) -> Result<(), PeerError> {
         let millis = |time: Duration| u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
@@ -103,7 +106,8 @@ impl ControlChannels {
             .await
             .map_err(PeerError::crate_error("create the control channel"))?;
         let _ = self.own.set(Arc::clone(&channel));
-        self.spawn(shared, channel, false);
+        // Beside the driver, as those that are accepted: no thread is woken to answer a ping.
+        runtime.spawn_beside(self.reading(shared, channel, false));
         Ok(())
     }
 
@@ -121,20 +125,36 @@ impl ControlChannels {
             });
             return;
         }
-        self.spawn(shared, channel, true);
+        tokio::spawn(self.reading(shared, channel, true));
     }
 
-    fn spawn(&self, shared: &Arc<Shared>, channel: Arc<dyn DataChannel>, accepted: bool) {
+    fn reading(
+        &self,
+        shared: &Arc<Shared>,
+        channel: Arc<dyn DataChannel>,
+        accepted: bool,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (shared, counters) = (Arc::clone(shared), Arc::clone(&self.counters));
-        tokio::spawn(async move {
+        async move {
             let of_our_kind = channel.protocol().await.is_ok_and(|name| name == control::PROTOCOL);
             let last_answer = Arc::default();
-            read(shared, counters, ChannelRef { channel, accepted, of_our_kind, last_answer })
+            read(&shared, counters, ChannelRef { channel, accepted, of_our_kind, last_answer })
                 .await;
-        });
+            if !accepted {
+                shared.monitor.channel_closed();
+                let _ = shared.events.send(PeerEvent::ControlClosed).await;
+            }
+        }
     }
 
-    pub(super) async fn send(&self, message: &ControlMessage) -> Result<(), PeerError> {
+    pub(super) async fn send(
+        &self,
+        message: &ControlMessage,
+        monitor: &Monitor,
+    ) -> Result<(), PeerError> {
+        if matches!(message, ControlMessage::Ping { .. }) && self.open.get().is_some() {
+            monitor.ping_sent();
+        }
         let closed = || PeerError::NotOpen("the control channel");
         let channel = self.own.get().filter(|_| self.open.get().is_some()).ok_or_else(closed)?;
         if channel.outstanding_bytes().await.unwrap_or(0) > MAX_OUTSTANDING {
@@ -144,8 +164,14 @@ impl ControlChannels {
         self.write(channel.as_ref(), message).await.map_err(|_| closed())
     }
 
-    pub(super) async fn answer(&self, message: &ControlMessage, reference: &ChannelRef) {
-        if reference.accepted && reference.of_our_kind && self.send(message).await.is_ok() {
+    pub(super) async fn answer(
+        &self,
+        message: &ControlMessage,
+        reference: &ChannelRef,
+        monitor: &Monitor,
+    ) {
+        let on_own = reference.accepted && reference.of_our_kind;
+        if on_own && self.send(message, monitor).await.is_ok() {
             return;
         }
         if reference.accepted && !reference.of_our_kind {
@@ -187,7 +213,7 @@ impl ControlChannels {
 }
 
 /// Reads one channel until it closes.
-async fn read(shared: Arc<Shared>, counters: Arc<Counters>, reference: ChannelRef) {
+async fn read(shared: &Arc<Shared>, counters: Arc<Counters>, reference: ChannelRef) {
     while let Some(event) = reference.channel.poll().await {
         let event = match event {
             DataChannelEvent::OnOpen if !reference.accepted => {
@@ -199,11 +225,18 @@ async fn read(shared: Arc<Shared>, counters: Arc<Counters>, reference: ChannelRe
                 counters.messages_received.fetch_add(1, Ordering::Relaxed);
                 counters.bytes_received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
                 let read_at = Instant::now();
-                match ControlMessage::parse(&message.data) {
+                shared.monitor.data_received();
+                let message = ControlMessage::parse(&message.data);
+                match &message {
+                    Ok(ControlMessage::Pong { .. }) => shared.monitor.pong_received(),
+                    Ok(ControlMessage::Keyframe(_)) => shared.monitor.keyframe_announced(),
+                    _ => {}
+                }
+                match message {
                     Ok(ControlMessage::Ping { id, ts, .. }) => {
                         let at = Some(epoch_seconds(SystemTime::now()));
                         let pong = ControlMessage::Pong { id, ts, at };
-                        shared.control.answer(&pong, &reference).await;
+                        shared.control.answer(&pong, &reference, &shared.monitor).await;
                         continue;
                     }
                     Ok(message) => PeerEvent::Control(message, reference.clone(), read_at),

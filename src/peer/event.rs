@@ -32,6 +32,10 @@ pub enum PeerEvent {
     State(ConnectionState),
     /// The control channel we opened can be used.
     ControlOpen,
+    /// It is closed: by the peer, or with its SCTP association.
+    ControlClosed,
+    /// The connection has stopped working on this machine, and why: nothing more happens on it.
+    Stopped(String),
     /// A control message came, and when it was read. Pings do not come out: the peer answers them
     /// itself.
     Control(ControlMessage, ChannelRef, Instant),
@@ -103,6 +107,9 @@ pub enum PeerError {
     /// Nothing can be sent yet or any more.
     #[error("{0} is not open")]
     NotOpen(&'static str),
+    /// The connection has stopped working on this machine.
+    #[error("the peer connection has stopped: {0}")]
+    Stopped(String),
 }
 
 fn offered(codecs: &[String]) -> String {
@@ -121,7 +128,7 @@ impl PeerError {
             Self::NoAddress(_) => Stage::Gathering,
             Self::NoH264 { .. } | Self::NotTaken(_) => Stage::Video,
             Self::NotOpen(_) => Stage::Datachannel,
-            Self::Crate { .. } => Stage::Ice,
+            Self::Crate { .. } | Self::Stopped(_) => Stage::Ice,
         }
     }
 
@@ -134,6 +141,7 @@ impl PeerError {
             Self::NotTaken(_) => "video-not-taken",
             Self::NotOpen(_) => "not-open",
             Self::Crate { .. } => "webrtc-failed",
+            Self::Stopped(_) => "connection-stopped",
         }
     }
 
@@ -149,7 +157,7 @@ impl PeerError {
                 "let the other side offer one bundled connection, and H.264 with packetization-mode=1"
             }
             Self::NotOpen(_) => "wait until the connection is up",
-            Self::Crate { .. } => "run with -v for the details",
+            Self::Crate { .. } | Self::Stopped(_) => "run with -v for the details",
         }
     }
 }

@@ -13,7 +13,7 @@ use rtc::{
     ice::mdns::MulticastDnsMode, interceptor::Registry,
     peer_connection::configuration::RTCConfiguration,
 };
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 use webrtc::{
     data_channel::DataChannel,
     media_stream::track_remote::{TrackRemote, TrackRemoteEvent},
@@ -29,12 +29,15 @@ use super::{
     event::{ConnectionState, PeerError, PeerEvent, Timings},
     gathering::Watcher,
     runtime::PeerRuntime,
+    vitals::Monitor,
 };
 use crate::{proto::signaling::IceCandidateInit, types::CandidateType};
 
 /// What the callbacks, the tasks and the peer share.
 pub(super) struct Shared {
-    created: Instant,
+    pub(super) monitor: Arc<Monitor>,
+    /// The application's runtime: tasks that have to outlive the driver run there.
+    application: Handle,
     pub(super) events: mpsc::Sender<PeerEvent>,
     timings: Mutex<Timings>,
     pub(super) remote_track: OnceLock<Arc<dyn TrackRemote>>,
@@ -50,9 +53,11 @@ impl Shared {
         events: mpsc::Sender<PeerEvent>,
         candidates: Vec<CandidateType>,
         watcher: Arc<Watcher>,
+        monitor: Arc<Monitor>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            created: Instant::now(),
+            monitor,
+            application: Handle::current(),
             events,
             timings: Mutex::default(),
             remote_track: OnceLock::new(),
@@ -65,7 +70,7 @@ impl Shared {
     }
 
     pub(super) fn created(&self) -> Instant {
-        self.created
+        self.monitor.created()
     }
 
     pub(super) fn timings(&self) -> Timings {
@@ -74,11 +79,12 @@ impl Shared {
 
     fn mark(&self, step: impl FnOnce(&mut Timings) -> &mut Option<Duration>) {
         let mut timings = self.timings.lock().expect("no holder of this lock panics");
-        step(&mut timings).get_or_insert(self.created.elapsed());
+        step(&mut timings).get_or_insert(self.created().elapsed());
     }
 
     pub(super) fn mark_channel_open(&self) {
         self.mark(|t| &mut t.data_channel);
+        self.monitor.channel_opened();
         self.watcher.finish();
     }
 
@@ -101,7 +107,7 @@ impl Shared {
         // for ever, so it waits for its place, apart from the driver.
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             let events = self.events.clone();
-            tokio::spawn(async move {
+            self.application.spawn(async move {
                 let _ = events.send(event).await;
             });
         }
@@ -141,6 +147,7 @@ impl PeerConnectionEventHandler for Handler {
         tracing::debug!(%state, "ICE connection state");
         if matches!(state, RTCIceConnectionState::Connected | RTCIceConnectionState::Completed) {
             self.0.mark(|t| &mut t.ice);
+            self.0.monitor.ice_connected();
         }
     }
 
@@ -149,6 +156,7 @@ impl PeerConnectionEventHandler for Handler {
             RTCPeerConnectionState::Connecting => ConnectionState::Connecting,
             RTCPeerConnectionState::Connected => {
                 self.0.mark(|t| &mut t.dtls);
+                self.0.monitor.dtls_established();
                 ConnectionState::Connected
             }
             RTCPeerConnectionState::Disconnected => ConnectionState::Disconnected,
@@ -194,6 +202,8 @@ pub(super) async fn build(
         .with_setting_engine(config::setting_engine(config, mdns))
         .with_interceptor_registry(chain)
         .with_runtime(runtime)
+        // Any size: `PeerRuntime` gives each driver a thread.
+        .with_dedicated_reactor_pool_size(1)
         .with_handler(Arc::new(Handler(Arc::clone(shared))))
         .with_udp_addrs(vec![binding])
         .with_data_channel_send_buffer_limit(4 << 20)

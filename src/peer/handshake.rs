@@ -1,36 +1,38 @@
-//! DTLS flights that come again although they were answered (RFC 6347 §4.2.4).
+//! Which DTLS records reach the crate.
 //!
-//! When the answer to a flight is lost, both sides send again: the other side its flight, this side,
-//! by its own timer, the answer. In `rtc-dtls` 0.21.1 a repeated flight that brings nothing new stops that
-//! timer for good (`handshaker.rs`, `wait`), and the handshake stands still: with timers of the same length
-//! on both sides in about every second such case, with a libwebrtc that repeats after 50 ms in each. So a
-//! flight that was answered is not heard again.
+//! Flights that come again although they were answered (RFC 6347 §4.2.4): when the answer to a flight is lost,
+//! both ends retransmit, the peer its flight, this end, by its own timer, the answer. In `rtc-dtls` 0.21.1 a
+//! repeated flight that brings nothing new stops that timer for good (`handshaker.rs`, `wait`), and the
+//! handshake stands still: with timers of the same length on both ends in about every second such case, with a
+//! libwebrtc that repeats after 50 ms in each. So a flight that was answered is dropped.
 //!
-//! The last flight is another matter: its sender is done, and sends it again only when the other side
-//! repeats the one before. That is heard. When it is lost, its sender has keys a second before the other
-//! side has: what it sends meanwhile, nobody can read. So the first media waits for data or media of the
-//! other side, which show that it has keys.
+//! The last flight is another matter: its sender is done, and sends it again only when the peer repeats the one
+//! before. That passes. When it is lost, its sender has keys a second before the peer has: what it sends in the
+//! meantime, nobody can read. So the first media waits for data or media of the peer, which show that it has
+//! keys.
+//!
+//! Records that nobody authenticated: `rtc-dtls` 0.21.1 takes a `ChangeCipherSpec` of epoch 1, which is never
+//! encrypted, for the start of epoch 2 and drops every later record (`crypto/crypto_gcm.rs:109`,
+//! `conn/mod.rs:794`), and ends a handshake on any plaintext alert, undecodable record or application data of
+//! epoch 0 (`conn/mod.rs:735` to `:840`). Dropping such records is what RFC 6347 §4.1.2.7 wants. Once the peer
+//! has shown that it has keys, nothing in plaintext passes at all.
 
 use std::{
-    io::{self, IoSliceMut},
-    net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU16, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::sync::watch;
-use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
+use super::vitals::Monitor;
 use crate::stun::message::{Class, Message, attr};
 
-/// First byte of a datagram that nobody takes for anything (RFC 7983 §7).
-const NOTHING: u8 = 0xFF;
-
 /// Content types of records (RFC 5246 §6.2.1).
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
@@ -42,6 +44,10 @@ const CLIENT_KEY_EXCHANGE: u8 = 16;
 /// How long the other side's first data is waited for: when our last flight is lost, it repeats its own
 /// after a second, and its first message may get lost, too.
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
+/// Datagrams of epoch 1 that may come before this end has keys: the crate queues them without a limit
+/// (`rtc-dtls` 0.21.1, `conn/mod.rs:606`). A peer that is done first sends a few.
+const MAX_EARLY: u16 = 64;
 
 /// Length of a record's header: type, version, epoch, sequence number, length (RFC 6347 §4.1).
 const RECORD_HEADER: usize = 13;
@@ -59,60 +65,118 @@ enum Sent {
 }
 
 /// The handshake of one peer connection, as its sockets see it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handshake {
     sent: AtomicU8,
-    /// The other side has sent data or media: it has keys.
+    /// The peer has sent data or media: it has keys.
     heard: watch::Sender<bool>,
+    /// Datagrams of epoch 1 that came before this end had keys.
+    early: AtomicU16,
+    monitor: Arc<Monitor>,
 }
 
 impl Handshake {
-    /// Waits until the other side has shown that it has keys; not for ever, for it may have nothing to
-    /// say.
+    pub(super) fn new(monitor: Arc<Monitor>) -> Self {
+        Self {
+            sent: AtomicU8::default(),
+            heard: watch::Sender::new(false),
+            early: AtomicU16::default(),
+            monitor,
+        }
+    }
+
+    /// Waits until the peer has shown that it has keys; not forever, for it may have nothing to say.
     pub(super) async fn heard(&self, within: Duration) {
         let mut heard = self.heard.subscribe();
         if tokio::time::timeout(within, heard.wait_for(|heard| *heard)).await.is_err() {
-            tracing::debug!("the other side has sent nothing yet: media is sent all the same");
+            tracing::debug!("the peer has sent nothing yet: media is sent all the same");
             self.heard.send_replace(true);
         }
     }
 
-    fn is_over(&self) -> bool {
-        self.sent.load(Ordering::Relaxed) == Sent::Data as u8 && *self.heard.borrow()
-    }
-
     /// A datagram of ours.
-    fn sent(&self, datagram: &[u8]) {
+    pub(super) fn sent(&self, datagram: &[u8]) {
+        if self.sent.load(Ordering::Relaxed) == Sent::Data as u8 {
+            return;
+        }
         let Some(dtls) = inner(datagram).filter(|inner| is_dtls(inner)) else { return };
-        for record in records(dtls) {
-            let sent = match record {
+        for record in records(dtls).map_while(|record| record) {
+            let sent = match (record.content, record.handshake()) {
                 (HANDSHAKE, Some(SERVER_HELLO)) => Sent::ServerHello,
                 (HANDSHAKE, Some(CLIENT_KEY_EXCHANGE)) => Sent::KeyExchange,
                 (APPLICATION_DATA, _) => Sent::Data,
                 _ => continue,
             };
-            self.sent.fetch_max(sent as u8, Ordering::Relaxed);
+            if self.sent.fetch_max(sent as u8, Ordering::Relaxed) < sent as u8 {
+                self.monitor.handshake_advanced();
+            }
         }
     }
 
-    /// Makes a datagram unreadable whose flight was answered already.
-    fn received(&self, datagram: &mut [u8]) {
-        let Some(inner) = inner(datagram) else { return };
-        let first = records(inner).next().filter(|_| is_dtls(inner));
-        if is_media(inner) || matches!(first, Some((APPLICATION_DATA, _))) {
-            self.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
+    /// Whether a datagram that came is for the crate.
+    pub(super) fn passes(&self, datagram: &[u8]) -> bool {
+        let Some(inner) = inner(datagram) else { return true };
+        if is_media(inner) {
+            self.peer_has_keys();
         }
-        let Some((HANDSHAKE, Some(kind))) = first else { return };
+        if !is_dtls(inner) {
+            return true;
+        }
+        for record in records(inner) {
+            if !record.is_some_and(|record| self.takes(&record)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn takes(&self, record: &Record<'_>) -> bool {
+        match (record.content, record.epoch) {
+            (CHANGE_CIPHER_SPEC, 0) => record.body == [1] && !self.monitor.peer_has_keys(),
+            (ALERT, 0) => {
+                if let [level, description] = record.body {
+                    self.monitor.alert_ignored(*level, *description);
+                }
+                false
+            }
+            (HANDSHAKE, 0) => !self.monitor.peer_has_keys() && !self.is_answered(record),
+            (APPLICATION_DATA, 1) => {
+                self.peer_has_keys();
+                self.is_timely()
+            }
+            (ALERT | HANDSHAKE, 1) => self.is_timely(),
+            _ => false,
+        }
+    }
+
+    fn peer_has_keys(&self) {
+        self.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
+    }
+
+    /// Not one too many of those that the crate has to keep until it has keys.
+    fn is_timely(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) == Sent::Data as u8
+            || self.monitor.peer_has_keys()
+            || self.early.fetch_add(1, Ordering::Relaxed) < MAX_EARLY
+            || {
+                self.early.fetch_sub(1, Ordering::Relaxed);
+                false
+            }
+    }
+
+    /// The flight of this handshake message was answered already.
+    fn is_answered(&self, record: &Record<'_>) -> bool {
         let sent = self.sent.load(Ordering::Relaxed);
-        let answered = match kind {
-            CLIENT_HELLO => sent == Sent::ServerHello as u8,
+        let answered = match record.handshake() {
+            None => false,
+            Some(CLIENT_HELLO) => sent == Sent::ServerHello as u8,
             // Before encryption the server sends nothing but flight 4 after its first hello.
-            _ => sent == Sent::KeyExchange as u8,
+            Some(_) => sent == Sent::KeyExchange as u8,
         };
         if answered {
-            tracing::debug!(kind, "a DTLS flight came again: our answer is on its way or lost");
-            datagram[0] = NOTHING;
+            tracing::debug!("a DTLS flight came again: our answer is on its way or lost");
         }
+        answered
     }
 }
 
@@ -136,70 +200,40 @@ fn is_media(datagram: &[u8]) -> bool {
     matches!(datagram.first(), Some(128..=191))
 }
 
-/// Content type of each record, and its handshake type when that is not encrypted (epoch 0).
-fn records(mut dtls: &[u8]) -> impl Iterator<Item = (u8, Option<u8>)> {
+/// A record (RFC 6347 §4.1).
+#[derive(Debug, Clone, Copy)]
+struct Record<'a> {
+    content: u8,
+    epoch: u16,
+    body: &'a [u8],
+}
+
+impl Record<'_> {
+    /// The type of a handshake message in plaintext.
+    fn handshake(&self) -> Option<u8> {
+        self.body.first().copied().filter(|_| self.content == HANDSHAKE && self.epoch == 0)
+    }
+}
+
+/// The records of a datagram; ends with a `None` where one is malformed, as the crate reads them
+/// (`rtc-dtls` 0.21.1, `record_layer/mod.rs:103`: no record is empty).
+fn records(dtls: &[u8]) -> impl Iterator<Item = Option<Record<'_>>> {
+    let mut rest = Some(dtls);
     std::iter::from_fn(move || {
-        let header: &[u8; RECORD_HEADER] = dtls.first_chunk()?;
-        let plain = header[3] == 0 && header[4] == 0;
-        let length = usize::from(u16::from_be_bytes([header[11], header[12]]));
-        let body = dtls.get(RECORD_HEADER..RECORD_HEADER + length)?;
-        dtls = &dtls[RECORD_HEADER + length..];
-        let kind = body.first().copied().filter(|_| plain && header[0] == HANDSHAKE);
-        Some((header[0], kind))
+        let dtls = rest.take().filter(|dtls| !dtls.is_empty())?;
+        let record = dtls.first_chunk::<RECORD_HEADER>().and_then(|header| {
+            let length = usize::from(u16::from_be_bytes([header[11], header[12]]));
+            let body = dtls.get(RECORD_HEADER..RECORD_HEADER + length)?;
+            let epoch = u16::from_be_bytes([header[3], header[4]]);
+            // DTLS 1.0 and 1.2 (RFC 6347 §4.1).
+            let known = header[1] == 254 && !body.is_empty();
+            known.then_some(Record { content: header[0], epoch, body })
+        });
+        if let Some(record) = record {
+            rest = dtls.get(RECORD_HEADER + record.body.len()..);
+        }
+        Some(record)
     })
-}
-
-/// A UDP socket that does not hear flights again.
-#[derive(Debug)]
-pub(super) struct HandshakeSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
-    handshake: Arc<Handshake>,
-}
-
-impl HandshakeSocket {
-    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, handshake: Arc<Handshake>) -> Self {
-        Self { inner, handshake }
-    }
-}
-
-impl AsyncUdpSocket for HandshakeSocket {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        if !self.handshake.is_over() {
-            let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-            transmit.contents.chunks(length).for_each(|datagram| self.handshake.sent(datagram));
-        }
-        self.inner.poll_send(cx, transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        let polled = self.inner.poll_recv(cx, bufs, meta);
-        if let (false, Poll::Ready(Ok(count))) = (self.handshake.is_over(), &polled) {
-            for (buffer, meta) in bufs.iter_mut().zip(meta.iter()).take(*count) {
-                let length = meta.len.min(buffer.len());
-                for datagram in buffer[..length].chunks_mut(meta.stride.max(1)) {
-                    self.handshake.received(datagram);
-                }
-            }
-        }
-        polled
-    }
-
-    fn max_gso_segments(&self) -> usize {
-        self.inner.max_gso_segments()
-    }
-
-    fn max_gro_segments(&self) -> usize {
-        self.inner.max_gro_segments()
-    }
 }
 
 #[cfg(test)]
@@ -215,10 +249,8 @@ mod tests {
         records.iter().flat_map(record).collect()
     }
 
-    fn is_heard(handshake: &Handshake, datagram: &[u8]) -> bool {
-        let mut copy = datagram.to_vec();
-        handshake.received(&mut copy);
-        copy == datagram
+    fn new() -> Handshake {
+        Handshake::new(Arc::new(Monitor::new()))
     }
 
     fn hello() -> Vec<u8> {
@@ -234,50 +266,85 @@ mod tests {
     }
 
     #[test]
-    fn the_server_hears_the_hello_until_it_has_answered() {
-        let handshake = Handshake::default();
+    fn the_server_takes_the_hello_until_it_has_answered() {
+        let handshake = new();
         // HelloVerifyRequest keeps no state: the hello without a cookie may come again.
         handshake.sent(&datagram(&[(HANDSHAKE, 0, 3)]));
-        assert!(is_heard(&handshake, &hello()) && is_heard(&handshake, &hello()));
+        assert!(handshake.passes(&hello()) && handshake.passes(&hello()));
         handshake.sent(&flight_4());
-        assert!(!is_heard(&handshake, &hello()));
-        assert!(is_heard(&handshake, &flight_5()) && is_heard(&handshake, &flight_5()));
+        assert!(!handshake.passes(&hello()));
+        assert!(handshake.passes(&flight_5()) && handshake.passes(&flight_5()));
     }
 
     #[test]
-    fn the_client_hears_flight_4_until_it_has_answered() {
-        let handshake = Handshake::default();
+    fn the_client_takes_flight_4_until_it_has_answered() {
+        let handshake = new();
         handshake.sent(&hello());
-        assert!(is_heard(&handshake, &flight_4()) && is_heard(&handshake, &flight_4()));
+        assert!(handshake.passes(&flight_4()) && handshake.passes(&flight_4()));
         handshake.sent(&flight_5());
-        assert!(!is_heard(&handshake, &flight_4()));
-        assert!(!is_heard(&handshake, &datagram(&[(HANDSHAKE, 0, 11)])), "a part of it");
+        assert!(!handshake.passes(&flight_4()));
+        assert!(!handshake.passes(&datagram(&[(HANDSHAKE, 0, 11)])), "a part of it");
         // The server's last flight, and everything that is no handshake.
-        assert!(is_heard(&handshake, &datagram(&[(20, 0, 1), (HANDSHAKE, 1, 9)])));
-        assert!(is_heard(&handshake, &datagram(&[(APPLICATION_DATA, 1, 9)])));
-        for other in [&[][..], &[22], &[22; 14], &[0x80; 40], &[0, 1, 0, 0]] {
-            assert!(is_heard(&handshake, other), "{other:?}");
+        assert!(handshake.passes(&datagram(&[(20, 0, 1), (HANDSHAKE, 1, 9)])));
+        assert!(handshake.passes(&datagram(&[(APPLICATION_DATA, 1, 9)])));
+        for other in [&[][..], &[0x80; 40], &[0, 1, 0, 0]] {
+            assert!(handshake.passes(other), "{other:?}");
         }
-        assert!(!Handshake::default().is_over());
-        handshake.sent(&datagram(&[(APPLICATION_DATA, 1, 9)]));
-        assert!(handshake.is_over());
+    }
+
+    #[test]
+    fn records_that_nobody_authenticated_do_not_pass() {
+        let handshake = new();
+        let forged = [20, 254, 253, 0, 1, 0, 0, 0, 0, 7, 208, 0, 1, 1];
+        let alert = [21, 254, 253, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2, 2, 40];
+        let genuine = [20, 254, 253, 0, 0, 0, 0, 0, 0, 7, 208, 0, 1, 1];
+        let plain_data = datagram(&[(APPLICATION_DATA, 0, 9)]);
+        let later_epoch = datagram(&[(HANDSHAKE, 2, 9)]);
+        let heartbeat = datagram(&[(24, 1, 9)]);
+        let malformed = [[22; 14].to_vec(), vec![22], hello()[..15].to_vec()];
+        let empty = [[22, 254, 253].as_slice(), &[0; 10]].concat();
+        let behind = [&hello()[..], &forged].concat();
+        for refused in [&forged[..], &alert, &plain_data, &later_epoch, &heartbeat, &empty, &behind]
+            .into_iter()
+            .chain(malformed.iter().map(Vec::as_slice))
+        {
+            assert!(!handshake.passes(refused), "{refused:?}");
+        }
+        assert_eq!(handshake.monitor.vitals().alert, Some((2, 40)));
+        assert!(handshake.passes(&genuine) && handshake.passes(&hello()));
+        // Once the peer has keys, nothing in plaintext passes.
+        handshake.monitor.data_received();
+        for plain in [&genuine[..], &hello(), &flight_4(), &flight_5()] {
+            assert!(!handshake.passes(plain), "{plain:?}");
+        }
+        assert!(handshake.passes(&datagram(&[(ALERT, 1, 1), (APPLICATION_DATA, 1, 9)])));
+    }
+
+    #[test]
+    fn what_comes_before_there_are_keys_is_bounded() {
+        let handshake = new();
+        let early = datagram(&[(HANDSHAKE, 1, 9)]);
+        let passed = (0..1000).filter(|_| handshake.passes(&early)).count();
+        assert_eq!(passed, usize::from(MAX_EARLY));
+        handshake.monitor.data_received();
+        assert!(handshake.passes(&early));
     }
 
     #[tokio::test]
-    async fn data_or_media_shows_that_the_other_side_has_keys() {
+    async fn data_or_media_shows_that_the_peer_has_keys() {
         let (data, media) = (datagram(&[(APPLICATION_DATA, 1, 9)]), [0x80; 40].to_vec());
         let channel = |data: &[u8]| [&[0x40, 0, 0, data.len() as u8][..], data].concat();
         for shows in [&data, &media, &channel(&data), &channel(&media)] {
-            let handshake = Handshake::default();
+            let handshake = new();
             for other in [&flight_5(), &datagram(&[(HANDSHAKE, 1, 9)]), &vec![0, 1, 0, 0]] {
-                handshake.received(&mut other.clone());
+                handshake.passes(other);
                 assert!(!*handshake.heard.borrow(), "{other:?}");
             }
-            handshake.received(&mut shows.clone());
+            handshake.passes(shows);
             handshake.heard(Duration::MAX).await;
         }
         // Who has nothing to say is waited for once.
-        let silent = Handshake::default();
+        let silent = new();
         silent.heard(Duration::from_millis(1)).await;
         silent.heard(Duration::MAX).await;
     }
@@ -291,11 +358,11 @@ mod tests {
         };
         let channel = |data: &[u8]| [&[0x40, 0, 0, data.len() as u8][..], data].concat();
         for wrap in [&indication as &dyn Fn(&[u8]) -> Vec<u8>, &channel] {
-            let handshake = Handshake::default();
-            assert!(is_heard(&handshake, &wrap(&hello())));
+            let handshake = new();
+            assert!(handshake.passes(&wrap(&hello())));
             handshake.sent(&wrap(&flight_4()));
-            assert!(!is_heard(&handshake, &wrap(&hello())));
-            assert!(is_heard(&handshake, &wrap(&[0x80; 40])));
+            assert!(!handshake.passes(&wrap(&hello())));
+            assert!(handshake.passes(&wrap(&[0x80; 40])));
         }
     }
 }

@@ -4,7 +4,9 @@
 //! module. What happens on it comes out as [`PeerEvent`]s.
 //!
 //! - [`config`]: what a peer is made from, and the crate settings that follow
-//! - `runtime`: the crate's driver without its stalls
+//! - `runtime`: the crate's driver without its stalls; `driver`: on a thread of its own
+//! - `socket`: its UDP sockets; `guard`: datagrams of authenticated paths only; `handshake`: DTLS records
+//! - [`vitals`]: what shows that the connection is alive
 //! - [`event`]: what happens on it, and what can go wrong
 //! - [`gathering`]: what passes between it and its STUN and TURN servers
 //! - `streams`: TURN over TCP and TLS
@@ -23,8 +25,10 @@ pub mod assembler;
 pub mod config;
 pub mod connection;
 pub mod control;
+mod driver;
 pub mod event;
 pub mod gathering;
+mod guard;
 mod handler;
 mod handshake;
 mod incoming;
@@ -36,14 +40,17 @@ pub mod repair;
 pub(crate) mod runtime;
 pub mod sdp;
 mod sequence;
+mod socket;
 pub mod stats;
 mod streams;
 pub mod tap;
 mod unannounced;
 pub mod video;
+pub mod vitals;
 
 pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
 pub use gathering::{GatherOutcome, GatherResult};
 pub use runtime::small_receive_buffer;
+pub use vitals::Vitals;

@@ -7,8 +7,8 @@
 //! sleeps after a real one end at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
 //! does not wake its driver for a remote candidate, which would be checked only at the next tick.
 //!
-//! Its sockets do not hear a DTLS flight again that was answered (see `super::handshake`): the crate's
-//! handshake would stand still.
+//! Its sockets let through only what is for the connection (see `super::socket`), and its driver has a thread of
+//! its own (see `super::driver`).
 //!
 //! Its sockets and look-ups are watched (see [`super::gathering`]), and its sockets carry TURN over TCP
 //! and TLS (see `super::streams`).
@@ -20,7 +20,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
@@ -28,16 +28,19 @@ use std::{
 };
 
 use socket2::SockRef;
-use tokio::sync::Notify;
+use tokio::{runtime::Handle, sync::Notify};
 use webrtc::runtime::{
     AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime,
     TokioRuntime,
 };
 
 use super::{
+    driver,
     gathering::{self, WatchedSocket, Watcher},
-    handshake::{HEARD_WITHIN, Handshake, HandshakeSocket},
+    handshake::HEARD_WITHIN,
+    socket::{FilteredSocket, Filters},
     streams::{StreamServers, StreamSocket},
+    vitals::Monitor,
 };
 use crate::lab::Gateway;
 
@@ -87,7 +90,12 @@ pub(crate) struct PeerRuntime {
     watcher: Arc<Watcher>,
     streams: Arc<StreamServers>,
     gateway: Option<Arc<Gateway>>,
-    handshake: Arc<Handshake>,
+    filters: Arc<Filters>,
+    monitor: Arc<Monitor>,
+    /// The runtime of the driver's thread.
+    driver: Arc<OnceLock<Handle>>,
+    /// Names being looked up: the driver waits for them.
+    resolving: AtomicU8,
 }
 
 impl PeerRuntime {
@@ -97,8 +105,10 @@ impl PeerRuntime {
         watcher: Arc<Watcher>,
         streams: Arc<StreamServers>,
         gateway: Option<Arc<Gateway>>,
+        monitor: Arc<Monitor>,
     ) -> Arc<Self> {
         let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
+        let filters = Arc::new(Filters::new(Arc::clone(&watcher), Arc::clone(&monitor)));
         Arc::new(Self {
             owed: Arc::default(),
             passes,
@@ -106,8 +116,29 @@ impl PeerRuntime {
             watcher,
             streams,
             gateway,
-            handshake: Arc::default(),
+            filters,
+            monitor,
+            driver: Arc::default(),
+            resolving: AtomicU8::new(0),
         })
+    }
+
+    /// What the sockets let through.
+    pub(super) fn filters(&self) -> &Filters {
+        &self.filters
+    }
+
+    /// Runs a task beside the driver, on its thread.
+    pub(super) fn spawn_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self.driver.get() {
+            Some(driver) => drop(driver.spawn(task)),
+            None => drop(tokio::spawn(task)),
+        }
+    }
+
+    /// Whether the driver waits for a name to be looked up.
+    pub(super) fn is_resolving(&self) -> bool {
+        self.resolving.load(Ordering::Relaxed) > 0
     }
 
     /// Says how many extra passes each wake needs from now on.
@@ -117,7 +148,7 @@ impl PeerRuntime {
 
     /// Waits until the other side has shown that it can read what is encrypted.
     pub(super) async fn heard(&self) {
-        self.handshake.heard(HEARD_WITHIN).await;
+        self.filters.handshake.heard(HEARD_WITHIN).await;
     }
 
     /// Ends the driver's sleep, now or the next one.
@@ -160,6 +191,18 @@ impl Runtime for PeerRuntime {
         TokioRuntime.spawn(future)
     }
 
+    /// The driver is all that the crate gives to a reactor.
+    fn spawn_reactor(
+        &self,
+        _reactor_pool_size: usize,
+        driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ) -> Box<dyn JoinHandle> {
+        let handle = Arc::clone(&self.driver);
+        driver::start(driver, Arc::clone(&self.monitor), move |runtime| {
+            let _ = handle.set(runtime);
+        })
+    }
+
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let granted = granted_buffer(&SockRef::from(&socket));
         tracing::debug!(bytes = granted, "receive buffer of a socket");
@@ -176,7 +219,7 @@ impl Runtime for PeerRuntime {
             let (streams, watcher) = (Arc::clone(&self.streams), Arc::clone(&self.watcher));
             socket = Arc::new(StreamSocket::new(socket, streams, watcher)?);
         }
-        socket = Arc::new(HandshakeSocket::new(socket, Arc::clone(&self.handshake)));
+        socket = Arc::new(FilteredSocket::new(socket, Arc::clone(&self.filters))?);
         if !self.watcher.is_active() {
             return Ok(socket);
         }
@@ -206,11 +249,13 @@ impl Runtime for PeerRuntime {
             self.watcher.lookup_begun(&endpoint);
             let behind = self.streams.endpoint(&endpoint);
             let lookup = TokioRuntime.resolve_host(behind.as_deref().unwrap_or(&endpoint));
+            self.resolving.fetch_add(1, Ordering::Relaxed);
             let mut found =
                 tokio::time::timeout(RESOLVE_WITHIN, lookup).await.unwrap_or_else(|_| {
                     let words = format!("no answer within {} s", RESOLVE_WITHIN.as_secs());
                     Err(io::Error::new(io::ErrorKind::TimedOut, words))
                 });
+            self.resolving.fetch_sub(1, Ordering::Relaxed);
             if behind.is_some() {
                 found = found.map(|real| self.streams.resolved(&endpoint, &real));
             }
@@ -220,6 +265,7 @@ impl Runtime for PeerRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+        self.monitor.driver_turned();
         if self.owed.load(Ordering::Acquire) > 0 {
             return Box::pin(ExtraPass { owed: Arc::clone(&self.owed), yielded: false });
         }

@@ -41,6 +41,36 @@ pub fn ufrag(sdp: &str) -> Option<&str> {
     sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=ice-ufrag:"))
 }
 
+/// Short-term credentials of one ICE generation (RFC 8445 §5.3).
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct IceCredentials {
+    pub(super) ufrag: String,
+    pub(super) password: String,
+}
+
+impl std::fmt::Debug for IceCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IceCredentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
+    }
+}
+
+/// The ICE credentials in a session description, of the session or of its m-lines (RFC 8839 §5.4).
+pub(super) fn ice_credentials(sdp: &str) -> Vec<IceCredentials> {
+    let (mut found, mut ufrag, mut password) = (Vec::new(), None, None);
+    for line in sdp.lines().map(str::trim_end) {
+        if line.starts_with("m=") {
+            (ufrag, password) = (None, None);
+        }
+        ufrag = line.strip_prefix("a=ice-ufrag:").or(ufrag);
+        password = line.strip_prefix("a=ice-pwd:").or(password);
+        if let Some((name, secret)) = ufrag.zip(password) {
+            found.push(IceCredentials { ufrag: name.to_owned(), password: secret.to_owned() });
+            (ufrag, password) = (None, None);
+        }
+    }
+    found
+}
+
 /// Whether what follows `m=` is of a video that is not rejected, which port 0 says.
 fn is_video(media: &str) -> bool {
     let mut words = media.split(' ');
@@ -83,6 +113,16 @@ mod tests {
         assert_eq!(media.payload_types, [102, 125]);
         assert_eq!(media.mid.as_deref(), Some("1"));
         assert_eq!(video_codecs(OFFER), ["VP8", "H264", "h264"]);
+    }
+
+    #[test]
+    fn ice_credentials_of_session_and_media_are_found() {
+        let sdp = "v=0\r\na=ice-pwd:p0\r\na=ice-ufrag:u0\r\nm=video 9 X 96\r\na=ice-ufrag:u1\r\n\
+            a=ice-pwd:p1\r\nm=audio 9 X 0\r\na=ice-ufrag:u2\r\nm=application 9 X 0\r\na=ice-pwd:p3\r\n";
+        let found = ice_credentials(sdp);
+        let pairs: Vec<_> = found.iter().map(|c| (c.ufrag.as_str(), c.password.as_str())).collect();
+        assert_eq!(pairs, [("u0", "p0"), ("u1", "p1")]);
+        assert!(!format!("{found:?}").contains("p0"));
     }
 
     #[test]

@@ -21,14 +21,17 @@ use rtc::{
             full_intra_request::FullIntraRequest, picture_loss_indication::PictureLossIndication,
         },
         receiver_report::ReceiverReport,
-        transport_feedbacks::transport_layer_nack::TransportLayerNack,
+        sender_report::SenderReport,
+        transport_feedbacks::{
+            transport_layer_cc::TransportLayerCc, transport_layer_nack::TransportLayerNack,
+        },
     },
     sansio::Protocol,
     shared::error::Error,
 };
 use tokio::sync::mpsc;
 
-use super::assembler::RtpPacket;
+use super::{assembler::RtpPacket, vitals::Monitor};
 
 /// Packets that may wait for the assembler: a flood beyond it is dropped and counted.
 const QUEUE_PACKETS: usize = 8 * 1024;
@@ -101,13 +104,14 @@ pub(crate) struct Tap {
     packets: mpsc::Sender<InboundRtp>,
     requests: mpsc::Sender<KeyframeRequest>,
     counters: Arc<TapCounters>,
+    monitor: Arc<Monitor>,
     nacked: HashSet<(u32, u16)>,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
 }
 
 impl Tap {
-    pub(crate) fn new() -> (Self, TapOutputs) {
+    pub(crate) fn new(monitor: Arc<Monitor>) -> (Self, TapOutputs) {
         let (packets, packets_out) = mpsc::channel(QUEUE_PACKETS);
         let (requests, requests_out) = mpsc::channel(16);
         let counters = Arc::new(TapCounters::default());
@@ -115,6 +119,7 @@ impl Tap {
             packets,
             requests,
             counters: Arc::clone(&counters),
+            monitor,
             nacked: HashSet::new(),
             read_queue: VecDeque::new(),
             write_queue: VecDeque::new(),
@@ -124,6 +129,7 @@ impl Tap {
 
     fn on_rtp(&mut self, packet: &rtc::rtp::Packet, arrived: Instant) {
         let header = &packet.header;
+        self.monitor.rtp_received();
         add(&self.counters.rtp_packets_received, 1);
         add(&self.counters.rtp_bytes_received, 12 + packet.payload.len() as u64);
         let inbound = InboundRtp {
@@ -144,8 +150,10 @@ impl Tap {
     }
 
     fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>]) {
+        self.monitor.rtcp_received();
         for packet in packets {
             let packet = packet.as_any();
+            self.acknowledges(packet);
             if packet.is::<PictureLossIndication>() {
                 add(&self.counters.plis_received, 1);
                 // A full queue already asks for a keyframe.
@@ -161,6 +169,18 @@ impl Tap {
                 let lost: u64 = report.reports.iter().map(|r| u64::from(r.total_lost)).sum();
                 self.counters.remote_packets_lost.fetch_max(lost, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// What the peer reports of packets that arrived.
+    fn acknowledges(&self, packet: &dyn std::any::Any) {
+        let receiver = packet.downcast_ref::<ReceiverReport>().map(|report| &report.reports);
+        let sender = packet.downcast_ref::<SenderReport>().map(|report| &report.reports);
+        for report in receiver.or(sender).into_iter().flatten() {
+            self.monitor.packets_reported(report.last_sequence_number);
+        }
+        if packet.is::<TransportLayerCc>() {
+            self.monitor.packets_acknowledged();
         }
     }
 

@@ -25,16 +25,19 @@ impl Peer {
     /// # Errors
     /// [`PeerError::Crate`].
     pub async fn create_offer(&self) -> Result<String, PeerError> {
-        let offer = self
-            .connection
-            .create_offer(None)
-            .await
-            .map_err(PeerError::crate_error("create an offer"))?;
+        self.unless_stopped(self.new_offer(None, ["create an offer", "set the offer"])).await
+    }
+
+    async fn new_offer(
+        &self,
+        options: Option<RTCOfferOptions>,
+        [create, set]: [&'static str; 2],
+    ) -> Result<String, PeerError> {
+        let offer =
+            self.connection.create_offer(options).await.map_err(PeerError::crate_error(create))?;
         let sdp = offer.sdp.clone();
-        self.connection
-            .set_local_description(offer)
-            .await
-            .map_err(PeerError::crate_error("set the offer"))?;
+        self.runtime.filters().guard.local_description(&sdp);
+        self.connection.set_local_description(offer).await.map_err(PeerError::crate_error(set))?;
         Ok(sdp)
     }
 
@@ -52,19 +55,9 @@ impl Peer {
     /// [`PeerError::Crate`].
     pub async fn restart_ice(&self, ice_servers: &[IceServer]) -> Result<String, PeerError> {
         self.set_ice_servers(ice_servers).await?;
-        let failed = PeerError::crate_error;
         let options = RTCOfferOptions { ice_restart: true };
-        let offer = self
-            .connection
-            .create_offer(Some(options))
-            .await
-            .map_err(failed("create an offer that restarts ICE"))?;
-        let sdp = offer.sdp.clone();
-        self.connection
-            .set_local_description(offer)
-            .await
-            .map_err(failed("set the offer that restarts ICE"))?;
-        Ok(sdp)
+        let names = ["create an offer that restarts ICE", "set the offer that restarts ICE"];
+        self.unless_stopped(self.new_offer(Some(options), names)).await
     }
 
     /// Gathers with these servers at the next ICE restart.
@@ -74,10 +67,12 @@ impl Peer {
     pub async fn set_ice_servers(&self, ice_servers: &[IceServer]) -> Result<(), PeerError> {
         let config = PeerConfig { ice_servers: ice_servers.to_vec(), ..self.config.clone() };
         self.shared.gathers_again();
-        self.connection
-            .set_configuration(config::rtc_configuration(&config, &self.streams))
-            .await
-            .map_err(PeerError::crate_error("set the ICE servers"))
+        let setting = async {
+            let configured = config::rtc_configuration(&config, &self.streams);
+            let set = self.connection.set_configuration(configured).await;
+            set.map_err(PeerError::crate_error("set the ICE servers"))
+        };
+        self.unless_stopped(setting).await
     }
 
     /// Takes an offer and gives the answer.
@@ -86,6 +81,10 @@ impl Peer {
     /// [`PeerError::NoH264`] when the offer has no H.264 video, [`PeerError::NotTaken`] when it has and it
     /// cannot be taken, [`PeerError::Crate`] when it is not understood.
     pub async fn accept_offer(&self, offer: String) -> Result<String, PeerError> {
+        self.unless_stopped(self.answer_to(offer)).await
+    }
+
+    async fn answer_to(&self, offer: String) -> Result<String, PeerError> {
         self.check_video(&offer, "offer")?;
         let bundled = offer.contains("a=group:BUNDLE ");
         let description = RTCSessionDescription::offer(self.remote_candidates().describe(&offer))
@@ -105,6 +104,7 @@ impl Peer {
             }));
         }
         self.check_video(&sdp, "offer")?;
+        self.runtime.filters().guard.local_description(&sdp);
         self.connection
             .set_local_description(answer)
             .await
@@ -121,7 +121,7 @@ impl Peer {
         self.check_video(&answer, "answer")?;
         let description = RTCSessionDescription::answer(self.remote_candidates().describe(&answer))
             .map_err(PeerError::crate_error("read the answer"))?;
-        self.set_remote(description).await
+        self.unless_stopped(self.set_remote(description)).await
     }
 
     fn check_video(&self, sdp: &str, kind: &'static str) -> Result<(), PeerError> {
@@ -137,6 +137,7 @@ impl Peer {
         let lines = description.sdp.lines().filter_map(|line| line.strip_prefix("a="));
         let candidates = lines.filter(|line| line.starts_with("candidate:"));
         candidates.for_each(|candidate| self.watcher.unannounced.told(candidate));
+        self.runtime.filters().guard.remote_description(&description.sdp);
         self.connection
             .set_remote_description(description)
             .await
@@ -158,6 +159,12 @@ impl Peer {
             username_fragment: candidate.username_fragment,
             url: None,
         };
+        let adding = async { Ok(self.add_or_keep(init).await) };
+        // A connection that has stopped is reported elsewhere.
+        let _ = self.unless_stopped(adding).await;
+    }
+
+    async fn add_or_keep(&self, init: RTCIceCandidateInit) {
         let mut early = self.remote_described.lock().await;
         if self.connection.remote_description().await.is_none() {
             // A few hundred are plenty; a flood is not kept.

@@ -241,14 +241,6 @@ impl AsyncUdpSocket for WatchedSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_recv(cx, bufs, meta);
-        if let (true, Poll::Ready(Ok(count))) = (self.watcher.unannounced.is_active(), &polled) {
-            for (buffer, meta) in bufs.iter_mut().zip(meta.iter()).take(*count) {
-                let length = meta.len.min(buffer.len());
-                for datagram in buffer[..length].chunks_mut(meta.stride.max(1)) {
-                    self.watcher.unannounced.hold(meta.addr, datagram, Instant::now());
-                }
-            }
-        }
         if self.watcher.is_active()
             && let Poll::Ready(Ok(count)) = polled
         {

@@ -1,0 +1,147 @@
+//! The crate's driver on a thread of its own, and what is done when it does not go on.
+//!
+//! `rtc-sctp` 0.21.1 panics on a chunk of the paired peer whose cause is longer than the chunk
+//! (`chunk/mod.rs:149`), and walks through 2^31 sequence numbers for one FORWARD-TSN
+//! (`association/mod.rs:1567`); both happen in the task that drives the connection. Nobody in the crate
+//! notices that it is gone, and nothing can end a task that does not yield. So it has a thread, whose end is
+//! noted in the [`Monitor`] however it comes, and which is abandoned when it is unresponsive: then its
+//! connection counts as ended, and the process can end without it.
+
+use std::{
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::{runtime::Handle, sync::Notify};
+use webrtc::runtime::JoinHandle;
+
+use super::{runtime::PeerRuntime, vitals::Monitor};
+
+/// How often the driver has to show that it turns.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+
+/// Looks in a row without a turn after which a driver is unresponsive: 2 s.
+const MISSES: u32 = 5;
+
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The thread's end of a [`DriverHandle`].
+#[derive(Debug, Default)]
+struct Control {
+    abort: Notify,
+    finished: AtomicBool,
+}
+
+/// Starts the driver; `started` is given the runtime of its thread before it begins.
+pub(super) fn start(
+    driver: Driver,
+    monitor: Arc<Monitor>,
+    started: impl FnOnce(Handle) + Send + 'static,
+) -> Box<dyn JoinHandle> {
+    let control = Arc::new(Control::default());
+    let inside = Arc::clone(&control);
+    let noted = Arc::clone(&monitor);
+    let thread = std::thread::Builder::new().name("peer-driver".into()).spawn(move || {
+        let ended = run(driver, &inside, started);
+        inside.finished.store(true, Ordering::Release);
+        monitor.driver_ended(ended);
+    });
+    if let Err(error) = thread {
+        // The future is dropped with its closure, so the building of the connection fails.
+        control.finished.store(true, Ordering::Release);
+        noted.driver_ended(format!("no thread could be started for the connection: {error}"));
+    }
+    Box::new(DriverHandle(control))
+}
+
+/// Runs the driver to its end; what ended it.
+fn run(driver: Driver, control: &Control, started: impl FnOnce(Handle)) -> String {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return format!("no runtime could be started for the connection: {error}"),
+    };
+    started(runtime.handle().clone());
+    let end = runtime.block_on(async {
+        tokio::select! {
+            end = AssertUnwindSafe(driver).catch_unwind() => end,
+            () = control.abort.notified() => Ok(()),
+        }
+    });
+    match end {
+        Ok(()) => "its driver has ended".into(),
+        Err(panic) => {
+            let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+            let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
+            format!("its driver panicked: {}", words.unwrap_or_else(|| "no message".into()))
+        }
+    }
+}
+
+struct DriverHandle(Arc<Control>);
+
+impl JoinHandle for DriverHandle {
+    fn detach(&self) {}
+
+    fn abort(&self) {
+        self.0.abort.notify_one();
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.finished.load(Ordering::Acquire)
+    }
+}
+
+/// Looks after the driver until it ends, and declares it ended when it is unresponsive.
+///
+/// Looks are counted, not time: after a suspend, or on a machine that is overloaded, this task was as late as
+/// the driver.
+pub(super) async fn watch(monitor: Arc<Monitor>, runtime: Weak<PeerRuntime>) {
+    let mut misses = 0;
+    while monitor.driver_end().is_none() {
+        let before = monitor.driver_turns();
+        match runtime.upgrade() {
+            Some(runtime) if runtime.is_resolving() => misses = 0,
+            Some(runtime) => runtime.wake(),
+            None => return,
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        misses = if monitor.driver_turns() == before { misses + 1 } else { 0 };
+        if misses >= MISSES {
+            monitor.driver_ended("its driver has been unresponsive for 2 s".into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end_of(
+        driver: impl Future<Output = ()> + Send + 'static,
+    ) -> (Box<dyn JoinHandle>, Arc<Monitor>) {
+        let monitor = Arc::new(Monitor::new());
+        let handle = start(Box::pin(driver), Arc::clone(&monitor), |_| {});
+        (handle, monitor)
+    }
+
+    #[tokio::test]
+    async fn every_end_of_a_driver_is_noted() {
+        let (_, returned) = end_of(async {});
+        returned.driver_is_gone().await;
+        assert_eq!(returned.driver_end().as_deref(), Some("its driver has ended"));
+        let (_, panicked) = end_of(async { panic!("attempt to subtract with overflow") });
+        panicked.driver_is_gone().await;
+        let words = panicked.driver_end().unwrap();
+        assert_eq!(words, "its driver panicked: attempt to subtract with overflow");
+        let (handle, aborted) = end_of(std::future::pending());
+        handle.abort();
+        aborted.driver_is_gone().await;
+        assert!(handle.is_finished());
+    }
+}
