@@ -25,7 +25,7 @@ use super::{
 use crate::types::printable;
 
 /// The messages a server relays.
-const RELAYED: [&str; 4] = ["offer", "answer", "ice", "bye"];
+const RELAYED: [&str; 5] = ["offer", "answer", "ice", "bye", "state"];
 
 /// How long a closed socket is read from for the rest of the closing handshake.
 const FAREWELL: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
 //! Signaling messages: JSON text frames on the WebSocket `/api/signal`, and its close codes.
 //!
-//! `offer`, `answer` and `ice` carry W3C `RTCSessionDescription.sdp` and `RTCIceCandidateInit`; they
-//! and `bye` are relayed between the two devices of a pair. Everything else is between one client
+//! `offer`, `answer` and `ice` carry W3C `RTCSessionDescription.sdp` and `RTCIceCandidateInit`; they,
+//! `bye` and `state` are relayed between the two devices of a pair. Everything else is between one client
 //! and the server, and a client must work without it. Unknown fields are ignored everywhere.
 
 use std::{borrow::Cow, fmt::Write};
@@ -37,7 +37,19 @@ pub struct Message {
 /// Names an offer: the first 16 hexadecimal digits of the SHA-256 of its `sdp`.
 #[must_use]
 pub fn offer_digest(sdp: &str) -> String {
-    Sha256::digest(sdp).iter().take(8).fold(String::new(), |mut text, byte| {
+    short_digest(sdp)
+}
+
+/// Names a DTLS identity in [`Body::State`]: the first 16 hexadecimal digits of the SHA-256 of the value of
+/// its `a=fingerprint` (RFC 8122 §5: `sha-256 AB:CD:…`), without space around it and in lower case, as
+/// implementations differ in the case of both words.
+#[must_use]
+pub fn fingerprint_digest(fingerprint: &str) -> String {
+    short_digest(&fingerprint.trim().to_ascii_lowercase())
+}
+
+fn short_digest(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).fold(String::new(), |mut text, byte| {
         // Writing to a String does not fail.
         let _ = write!(text, "{byte:02x}");
         text
@@ -74,6 +86,15 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// Relayed: whether the sender still has its peer connection, said after it joined. An addition to the
+    /// contract, for servers whose `hello` lists it; not kept for a peer that is absent.
+    State {
+        /// What the sender has.
+        connection: ConnectionClaim,
+        /// [`fingerprint_digest`] of the sender's own `a=fingerprint`, where it has a connection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fingerprint: Option<String>,
+    },
     /// Client to server: a fresh token for the live socket, same `sub` and `pairId`.
     Auth {
         /// The new JWT.
@@ -96,6 +117,10 @@ pub enum Body {
         peer_present: bool,
         /// Expiry of the token, seconds since 1970.
         exp: u64,
+        /// Types this server relays besides those of the contract: [`RELAYED_ADDITIONS`] of this server,
+        /// none of one that does not say.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        relays: Vec<String>,
     },
     /// Server to client: the other device came, or came back on a new socket.
     PeerJoined {
@@ -132,6 +157,7 @@ impl Body {
             Self::Answer { .. } => "answer",
             Self::Ice { .. } => "ice",
             Self::Bye { .. } => "bye",
+            Self::State { .. } => "state",
             Self::Auth { .. } => "auth",
             Self::AuthOk { .. } => "auth-ok",
             Self::Hello { .. } => "hello",
@@ -146,9 +172,23 @@ impl Body {
     pub fn is_relayed(&self) -> bool {
         matches!(
             self,
-            Self::Offer { .. } | Self::Answer { .. } | Self::Ice { .. } | Self::Bye { .. }
+            Self::Offer { .. }
+                | Self::Answer { .. }
+                | Self::Ice { .. }
+                | Self::Bye { .. }
+                | Self::State { .. }
         )
     }
+}
+
+/// What a device says of its peer connection in [`Body::State`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionClaim {
+    /// It has none, and needs a fresh offer.
+    New,
+    /// It still has the one it had.
+    Alive,
 }
 
 /// Why the other device's socket is gone.
@@ -201,12 +241,17 @@ pub enum ParseError {
     Malformed(serde_json::Error),
 }
 
-/// Every `t` of the contract.
-pub const TYPES: [&str; 10] = [
+/// Types that are relayed in addition to those of the contract. A server that relays them lists them in
+/// `hello.relays`; others may refuse them.
+pub const RELAYED_ADDITIONS: [&str; 1] = ["state"];
+
+/// Every `t` of the contract, and [`RELAYED_ADDITIONS`].
+pub const TYPES: [&str; 11] = [
     "offer",
     "answer",
     "ice",
     "bye",
+    "state",
     "auth",
     "auth-ok",
     "hello",
@@ -353,12 +398,36 @@ mod tests {
                 polite: true,
                 peer_present: false,
                 exp: 1,
+                relays: Vec::new(),
             },
         );
-        assert_eq!(
-            hello.to_json(),
-            r#"{"pairId":"p","t":"hello","connId":"c","deviceId":"d","polite":true,"peerPresent":false,"exp":1}"#
-        );
+        let text = r#"{"pairId":"p","t":"hello","connId":"c","deviceId":"d","polite":true,"peerPresent":false,"exp":1}"#;
+        assert_eq!(hello.to_json(), text);
+        assert_eq!(Message::parse(text).unwrap(), hello);
+    }
+
+    #[test]
+    fn a_device_says_whether_it_has_a_connection() {
+        let body = Body::State { connection: ConnectionClaim::New, fingerprint: None };
+        let text = Message::new("p".into(), body.clone()).to_json();
+        assert_eq!(text, r#"{"pairId":"p","t":"state","connection":"new"}"#);
+        assert_eq!(Message::parse(&text).unwrap().body, body);
+        let text = r#"{"t":"state","pairId":"p","connection":"alive","fingerprint":"f1b2","x":1}"#;
+        let fingerprint = Some("f1b2".into());
+        let alive = Body::State { connection: ConnectionClaim::Alive, fingerprint };
+        assert_eq!(Message::parse(text).unwrap().body, alive);
+        for bad in ["", r#","connection":"dead""#, r#","connection":"new","fingerprint":7"#] {
+            let text = format!(r#"{{"t":"state","pairId":"p"{bad}}}"#);
+            assert!(matches!(Message::parse(&text), Err(ParseError::Malformed(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_case_of_a_fingerprint_does_not_matter() {
+        assert_eq!(fingerprint_digest(" sha-256 AB:0C\r\n"), fingerprint_digest("SHA-256 ab:0c"));
+        assert_ne!(fingerprint_digest("sha-256 ab:0c"), fingerprint_digest("sha-256 ab:0d"));
+        // printf 'sha-256 ab:0c' | sha256sum | cut -c-16
+        assert_eq!(fingerprint_digest("sha-256 AB:0C"), "f7ddde7d7f3e9a48");
     }
 
     #[test]

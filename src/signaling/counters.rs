@@ -67,7 +67,7 @@ pub struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
-        const RELAYED: &[&str] = &["offer", "answer", "ice", "bye"];
+        const RELAYED: &[&str] = &["offer", "answer", "ice", "bye", "state"];
         Self {
             opened: AtomicU64::new(0),
             relayed: Family::new(RELAYED),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     pairs::Role,
-    proto::signaling::{Body, LeaveReason, Message, close},
+    proto::signaling::{Body, LeaveReason, Message, RELAYED_ADDITIONS, close},
     types::{ConnId, DeviceId, PairId},
 };
 
@@ -88,6 +88,8 @@ pub enum Kind {
     Ice,
     /// `bye`
     Bye,
+    /// `state`
+    State,
 }
 
 impl Kind {
@@ -99,6 +101,7 @@ impl Kind {
             Body::Answer { .. } => Some(Self::Answer),
             Body::Ice { .. } => Some(Self::Ice),
             Body::Bye { .. } => Some(Self::Bye),
+            Body::State { .. } => Some(Self::State),
             _ => None,
         }
     }
@@ -270,6 +273,7 @@ impl Room {
             polite: role == Role::Mac,
             peer_present: self.seat(role.other()).is_some(),
             exp,
+            relays: RELAYED_ADDITIONS.map(str::to_owned).into(),
         };
         let mut actions = vec![self.say(conn, hello)];
         let joined = Body::PeerJoined { device_id: device.clone(), conn_id: conn.clone() };
@@ -316,7 +320,7 @@ impl Room {
         let outcome = match kind {
             Kind::Offer => seat.held.offer(text, &limits),
             Kind::Ice => seat.held.candidate(text, &limits),
-            Kind::Answer => Relayed::Dropped,
+            Kind::Answer | Kind::State => Relayed::Dropped,
             Kind::Bye => {
                 seat.held = Held::default();
                 Relayed::Dropped

@@ -229,7 +229,7 @@ impl Member {
             Relayed::Stale => {}
             Relayed::Dropped => {
                 counters.undeliverable.count(t);
-                if kind != Kind::Bye {
+                if !matches!(kind, Kind::Bye | Kind::State) {
                     let what = "the other device is away, and this was not kept for it";
                     self.refuse("peer-absent", what, Some(t));
                 }

@@ -333,6 +333,7 @@ async fn the_expiry_of_hello_counts() {
         polite: false,
         peer_present: true,
         exp: 1,
+        relays: vec!["state".into()],
     };
     socket.say(hello.clone()).await;
     assert_eq!(message(&mut events).await, hello);

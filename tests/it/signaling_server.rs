@@ -335,6 +335,7 @@ async fn messages_are_relayed_to_the_letter_and_in_order() {
         "{\"sdp\":\"v=0\\r\\n\\u00e9 é\",\"t\":\"offer\",\"pairId\":\"demo\"}",
         r#"{"t":"ice","pairId":"demo","candidate":null}"#,
         r#"{"t":"bye","pairId":"demo","reason":"done"}"#,
+        r#"{"connection":"alive","fingerprint":"a798de8ee75aeb55","pairId":"demo","t":"state"}"#,
     ];
     for text in sent {
         phone.send(text).await;
@@ -345,6 +346,28 @@ async fn messages_are_relayed_to_the_letter_and_in_order() {
     let answer = r#"{"t":"answer","pairId":"demo","sdp":"v=0"}"#;
     mac.send(answer).await;
     assert_eq!(phone.receive_text().await, answer);
+}
+
+#[tokio::test]
+async fn state_is_relayed_where_hello_says_so_and_lost_on_an_absent_peer() {
+    let rig = rig(|_| {}).await;
+    let (mut phone, hello) = rig.join_with(&rig.token("phone"), None).await;
+    assert_eq!(hello["relays"], json!(["state"]));
+    phone.send(r#"{"t":"state","pairId":"demo","connection":"alive"}"#).await;
+    phone.send(offer("after it")).await;
+    let mut mac = rig.join("mac").await;
+    assert_eq!(mac.receive().await["sdp"], "after it");
+    assert_eq!(
+        phone.receive().await["t"],
+        "peer-joined",
+        "an absent peer is no error of the sender"
+    );
+    mac.send(r#"{"t":"state","pairId":"demo","connection":"dead"}"#).await;
+    assert_eq!(mac.receive().await["code"], "malformed");
+    mac.send(r#"{"t":"state","pairId":"demo","connection":"new"}"#).await;
+    assert_eq!(phone.receive().await["connection"], "new");
+    let counters = rig.server.signaling().counters();
+    assert_eq!((counters.relayed.get("state"), counters.undeliverable.get("state")), (1, 1));
 }
 
 #[tokio::test]

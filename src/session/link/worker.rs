@@ -247,7 +247,7 @@ impl Worker {
                 tracing::warn!("signaling server: {code}: {message}");
                 true
             }
-            Body::Auth { .. } | Body::AuthOk { .. } => true,
+            Body::State { .. } | Body::Auth { .. } | Body::AuthOk { .. } => true,
         }
     }
 

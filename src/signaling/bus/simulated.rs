@@ -480,7 +480,7 @@ impl World {
         let body = match kind {
             Kind::Offer => Body::Offer { sdp },
             Kind::Answer => Body::Answer { sdp, offer: None },
-            Kind::Ice | Kind::Bye => Body::Bye { reason: Some(sdp) },
+            Kind::Ice | Kind::Bye | Kind::State => Body::Bye { reason: Some(sdp) },
         };
         let text = Message::new("p".into(), body).to_json().into();
         let (outcome, action) = self.nodes[at].room.room.relay(role, &conn, kind, text);

@@ -117,6 +117,16 @@ fn bye_takes_a_held_offer_back() {
 }
 
 #[test]
+fn state_is_for_a_peer_that_is_there() {
+    let mut room = room();
+    join(&mut room, Role::Ios, "a");
+    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::State, "state"), Relayed::Dropped);
+    assert_eq!(join(&mut room, Role::Mac, "b")[2..], ["b: held offer"]);
+    assert_eq!(relay(&mut room, Role::Mac, "b", Kind::State, "state"), Relayed::Delivered);
+}
+
+#[test]
 fn revocation_tells_both_and_closes_both() {
     let mut room = room();
     join(&mut room, Role::Ios, "a");
