@@ -217,7 +217,7 @@ impl<'r> Connection<'r> {
                     self.fail(error);
                 }
             }
-            LinkEvent::Lost(why, counted) => self.lost(why, *counted),
+            LinkEvent::Lost(why, counted) => self.lost(why.message, *counted),
             LinkEvent::Bye(reason, counted) => {
                 let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
                 self.lost(format!("the other side said goodbye{reason}"), *counted);

@@ -32,6 +32,8 @@ pub(super) struct Conversation {
     met: bool,
     pub(super) channel_open: bool,
     texts: i64,
+    /// Connections lost, and why the last one was.
+    lost: (u64, Option<SessionError>),
 }
 
 /// What is left for a side to do about an event.
@@ -70,6 +72,7 @@ impl Conversation {
             met: false,
             channel_open: false,
             texts: 0,
+            lost: (0, None),
         }
     }
 
@@ -103,7 +106,10 @@ impl Conversation {
             }
             LinkEvent::Lost(why, counted) => {
                 self.disconnected(*counted);
-                return Ok((Some(why.clone()), Said::Disconnected(Some(why))));
+                let line = format!("{} ({}, {})", why.message, why.stage, why.code);
+                self.lost.0 += 1;
+                let why = self.lost.1.insert(why);
+                return Ok((Some(line), Said::Disconnected(Some(why.message.clone()))));
             }
             LinkEvent::Bye(reason, counted) => {
                 self.disconnected(*counted);
@@ -151,6 +157,11 @@ impl Conversation {
                 self.channel_open = true;
                 self.ping().await;
                 (None, Said::ControlOpen)
+            }
+            PeerEvent::ControlClosed => {
+                self.channel_open = false;
+                let line = format!("the control channel to the {} is closed", self.other);
+                (Some(line), Said::Nothing)
             }
             PeerEvent::Control(message, channel, read_at) => {
                 self.on_control(message, channel, read_at).await
@@ -207,7 +218,7 @@ impl Conversation {
             Stage::Ice,
             "connection-lost",
             format!("the connection to the {} is gone: {why}", self.other),
-            "without --once it is made anew",
+            "without --once, orion-peer reconnects",
         ))
     }
 
@@ -302,6 +313,7 @@ impl Conversation {
             setup: self.setup,
             rtt_ms: self.pings.take_times(),
             pings_lost: self.pings.lost(),
+            lost: self.lost.clone(),
             ..Report::default()
         }
     }

@@ -1,14 +1,14 @@
 //! Joins the pair's room and keeps one peer connection to whoever is there.
 //!
-//! The sender offers as soon as it is in the room (the server holds the offer until the other device
-//! comes) and anew when the other device comes back on another socket or the connection has failed.
-//! The receiver answers. An offer that comes twice is answered the same way again; an offer of the
-//! same DTLS fingerprint is a renegotiation, any other one a new connection. Losing the signaling
-//! socket leaves the connection alone.
+//! The sender offers as soon as it is in the room (the server holds the offer until the other device comes). The
+//! receiver answers. An offer that comes twice is answered the same way again; an offer of the same DTLS
+//! fingerprint is a renegotiation, any other one a new connection. Losing a signaling socket, on either end,
+//! leaves the connection alone: see `worker::returning`.
 //!
-//! When the peer connection hears nothing for 4 s, the sender restarts ICE on it. When this machine's
-//! network changes, each side takes a new signaling socket at once, for the old one is dead; the sender
-//! restarts ICE on new sockets, and offers anew when it was the receiver that moved.
+//! A connection is watched (`super::liveness`). When nothing is heard for 4 s, the sender restarts ICE on it;
+//! when it is dead, the sender replaces it, and the receiver asks for that. When this machine's network changes,
+//! each side takes a new signaling socket at once, for the old one is dead; the sender restarts ICE on new
+//! sockets, and offers a new connection when it was the receiver that moved.
 
 mod network;
 mod worker;
@@ -81,7 +81,7 @@ pub enum LinkEvent {
     Connected,
     /// The peer connection is gone, with what was counted on it; another one is made when the other
     /// device is there.
-    Lost(String, Box<Option<Snapshot>>),
+    Lost(SessionError, Box<Option<Snapshot>>),
     /// ICE begins anew on the peer connection that is there, and why.
     Restarting(String),
     /// The other side's description cannot be used.

@@ -1,6 +1,7 @@
 //! A signaling client and a peer in one call, and what `send` and `recv` do with them.
 //!
 //! - [`link`]: joins the room, keeps one peer connection to whoever is there
+//! - `liveness`: whether a connection is alive, and if not, why
 //! - `conversation`: what both sides do alike
 //! - `command`: what can be typed at a receiver besides text
 //! - [`pings`]: a ping every second and what their answers tell
@@ -13,6 +14,7 @@ pub mod capture;
 mod command;
 mod conversation;
 pub mod link;
+mod liveness;
 pub mod negotiation;
 pub mod pings;
 pub mod receiver;
@@ -67,6 +69,8 @@ pub struct Report {
     pub setup: Timings,
     /// Round-trip times of the control channel since the last report, ms.
     pub rtt_ms: Vec<f64>,
+    /// Connections lost so far, and why the last one was.
+    pub lost: (u64, Option<SessionError>),
     /// Pings given up since the start.
     pub pings_lost: u64,
     /// Keyframes sent or received so far.

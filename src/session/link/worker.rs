@@ -3,6 +3,8 @@
 mod connection;
 mod describing;
 mod moving;
+mod recovering;
+mod returning;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +13,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use self::connection::Current;
+use self::{connection::Current, recovering::Recovery, returning::Newcomer};
 use super::{
     LinkEvent,
     network::{Move, NetworkWatch},
@@ -22,13 +24,22 @@ use crate::{
         signaling::{Body, IceCandidateInit, Message},
         token::IceServer,
     },
-    session::{SessionError, negotiation::NegotiationLog, until},
+    session::{
+        SessionError,
+        liveness::{Health, judge},
+        negotiation::NegotiationLog,
+        until,
+    },
     signaling::client::{ClientEvent, ClientHandle, DialTimings},
     types::{ConnId, Stage},
 };
 
 /// An offer without an answer is sent again after this time, for servers that do not hold offers.
 const OFFER_AGAIN: Duration = Duration::from_secs(4);
+
+/// The same where the server says who is there: it has delivered the offer, and some peers take seconds to
+/// answer.
+const OFFER_AGAIN_DELIVERED: Duration = Duration::from_secs(10);
 
 /// A connection that is not up by then is given up, and made anew by the sender.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
@@ -60,8 +71,14 @@ pub(super) struct Worker {
     told_hello: bool,
     /// Socket of the other device, when it came after this one.
     remote_conn: Option<ConnId>,
-    /// The other device was in the room at some time since this socket is.
-    remote_seen: bool,
+    /// Whether the other device is in the room, where the server says so.
+    remote_present: Option<bool>,
+    /// The server relays `state`.
+    relays_state: bool,
+    /// A new socket of the other device, of which it is not clear whether a new peer is behind it.
+    newcomer: Option<Newcomer>,
+    /// What is done about a connection that was lost.
+    recovery: Recovery,
     /// Where the addresses of this machine may change.
     network: Option<NetworkWatch>,
     /// There is a socket; without one offers would only pile up.
@@ -71,7 +88,7 @@ pub(super) struct Worker {
 }
 
 enum Happened {
-    Moved(Move),
+    Look,
     Client(Option<ClientEvent>),
     Peer(Option<PeerEvent>),
     Deadline,
@@ -102,7 +119,10 @@ impl Worker {
             early: Vec::new(),
             told_hello: false,
             remote_conn: None,
-            remote_seen: false,
+            remote_present: None,
+            relays_state: false,
+            newcomer: None,
+            recovery: Recovery::default(),
         }
     }
 
@@ -115,19 +135,14 @@ impl Worker {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reason = loop {
             let happened = {
-                let (peer_events, deadline) = match &mut self.current {
-                    Some(current) => (Some(&mut current.events), current.deadline),
-                    None => (None, None),
-                };
+                let wake = self.wake();
+                let peer_events = self.current.as_mut().map(|current| &mut current.events);
                 tokio::select! {
                     reason = &mut close => Happened::Close(closing(reason)),
                     event = client_events.recv() => Happened::Client(event),
                     event = or_never(peer_events) => Happened::Peer(event),
-                    () = until(deadline) => Happened::Deadline,
-                    _ = look.tick() => match self.network.as_mut().and_then(NetworkWatch::look) {
-                        Some(moved) => Happened::Moved(moved),
-                        None => continue,
-                    },
+                    () = until(wake) => Happened::Deadline,
+                    _ = look.tick() => Happened::Look,
                 }
             };
             let goes_on = match happened {
@@ -135,10 +150,9 @@ impl Worker {
                 Happened::Client(Some(event)) => self.on_client(event).await,
                 Happened::Client(None) => false,
                 Happened::Peer(Some(event)) => self.on_peer(event).await,
-                Happened::Peer(None) => self.lose("the peer connection has stopped").await,
-                Happened::Deadline => self.on_deadline().await,
-                Happened::Moved(Move::To(addresses)) => self.on_moved(&addresses).await,
-                Happened::Moved(Move::Nowhere) => self.on_nowhere().await,
+                Happened::Peer(None) => self.lose(stopped("its events have ended")).await,
+                Happened::Deadline => self.on_wake().await,
+                Happened::Look => self.on_look().await,
             };
             if !goes_on {
                 // Nobody listens any more: it is about to be closed, and the reason is on its way.
@@ -153,6 +167,45 @@ impl Worker {
         self.client.close().await;
     }
 
+    /// When something is due.
+    fn wake(&self) -> Option<Instant> {
+        let deadline = self.current.as_ref().and_then(|current| current.deadline);
+        let newcomer = self.newcomer.as_ref().map(|newcomer| newcomer.due);
+        [deadline, newcomer, self.recovery.due()].into_iter().flatten().min()
+    }
+
+    async fn on_wake(&mut self) -> bool {
+        let now = Instant::now();
+        if self.newcomer.as_ref().is_some_and(|newcomer| now >= newcomer.due) {
+            return self.on_newcomer_due().await;
+        }
+        if self.recovery.due().is_some_and(|due| now >= due) {
+            return self.recover().await;
+        }
+        self.on_deadline().await
+    }
+
+    /// Looks at the addresses of this machine, and at the signs of life of the peer.
+    async fn on_look(&mut self) -> bool {
+        let goes_on = match self.network.as_mut().and_then(NetworkWatch::look) {
+            Some(Move::To(addresses)) => self.on_moved(&addresses).await,
+            Some(Move::Nowhere) => self.on_nowhere().await,
+            None => true,
+        };
+        match self.health() {
+            Some(Health::Dead(cause)) if goes_on => {
+                let words = format!("the peer connection is dead: {}", cause.words());
+                self.lose(lost(cause.stage(), cause.code(), words)).await
+            }
+            _ => goes_on,
+        }
+    }
+
+    /// Of the current connection.
+    fn health(&self) -> Option<Health> {
+        self.current.as_ref().map(|current| judge(&current.peer.vitals()))
+    }
+
     async fn tell(&self, event: LinkEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
@@ -164,7 +217,9 @@ impl Worker {
                 self.clock_skew = clock_skew;
                 // What was seen on the socket before says nothing about the room now.
                 self.remote_conn = None;
-                self.remote_seen = false;
+                self.remote_present = None;
+                self.relays_state = false;
+                self.newcomer = None;
                 self.in_room = true;
                 let connected = self.current.as_ref().is_some_and(|current| current.connected);
                 if let Some(why) = self.restart_due.take().filter(|_| connected) {
@@ -226,20 +281,27 @@ impl Worker {
 
     async fn on_message(&mut self, message: Message) -> bool {
         match message.body {
-            Body::Hello { peer_present, .. } => {
+            Body::Hello { peer_present, relays, .. } => {
                 self.told_hello = true;
-                self.remote_seen |= peer_present;
+                self.remote_present = Some(peer_present);
+                self.relays_state = relays.iter().any(|relayed| relayed == "state");
+                self.claim();
                 self.joined(Some(peer_present), None).await
             }
             Body::PeerJoined { conn_id, .. } => self.on_peer_joined(conn_id).await,
             Body::PeerLeft { reason, .. } => {
-                self.remote_seen = true;
+                self.remote_present = Some(false);
+                self.newcomer = None;
                 self.tell(LinkEvent::PeerLeft(reason)).await
+            }
+            Body::State { connection, fingerprint } => {
+                self.on_claim(connection, fingerprint.as_deref()).await
             }
             Body::Offer { sdp } => self.on_offer(sdp).await,
             Body::Answer { sdp, offer } => self.on_answer(sdp, offer).await,
             Body::Ice { candidate } => self.on_candidate(candidate).await,
             Body::Bye { reason } => {
+                self.recovery = Recovery::default();
                 let counted = self.drop_peer().await;
                 self.tell(LinkEvent::Bye(reason, Box::new(counted))).await
             }
@@ -247,32 +309,7 @@ impl Worker {
                 tracing::warn!("signaling server: {code}: {message}");
                 true
             }
-            Body::State { .. } | Body::Auth { .. } | Body::AuthOk { .. } => true,
-        }
-    }
-
-    /// A new socket of the other device: the offerer offers anew, unless its offer is still waiting
-    /// for an answer, which the server hands to the newcomer itself.
-    async fn on_peer_joined(&mut self, conn: ConnId) -> bool {
-        if !self.tell(LinkEvent::PeerJoined).await {
-            return false;
-        }
-        self.remote_conn = Some(conn.clone());
-        let known = std::mem::replace(&mut self.remote_seen, true);
-        if self.template.role == PeerRole::Receiver {
-            return true;
-        }
-        match &mut self.current {
-            Some(current) if current.remote_sdp.is_none() => {
-                current.conn = Some(conn);
-                current.deadline = Some(Instant::now() + OFFER_AGAIN);
-                true
-            }
-            Some(current) if current.conn.as_ref() == Some(&conn) => true,
-            // Both are back in a room that was gone, after a restart of the server, while media
-            // flows: should its peer connection be gone, ours fails and is made anew.
-            Some(current) if current.connected && !known => true,
-            _ => self.offer().await,
+            Body::Auth { .. } | Body::AuthOk { .. } => true,
         }
     }
 }
@@ -280,6 +317,16 @@ impl Worker {
 /// The reason for the goodbye; one that was just dropped gave none.
 fn closing(told: Result<String, oneshot::error::RecvError>) -> String {
     told.unwrap_or_else(|_| "stopped".into())
+}
+
+/// A connection that was lost.
+fn lost(stage: Stage, code: &str, why: impl Into<String>) -> SessionError {
+    SessionError::new(stage, code, why, "without --once, orion-peer reconnects")
+}
+
+/// A connection that this machine cannot go on with.
+fn stopped(why: &str) -> SessionError {
+    lost(Stage::Ice, "connection-stopped", format!("the peer connection has stopped: {why}"))
 }
 
 fn peer_error(error: &PeerError) -> SessionError {

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::SystemTime};
 
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{LinkEvent, OFFER_AGAIN, OFFER_LIFE, Worker, peer_error};
+use super::{
+    LinkEvent, OFFER_AGAIN, OFFER_AGAIN_DELIVERED, OFFER_LIFE, Worker, lost, peer_error, stopped,
+};
 use crate::{
-    peer::{ConnectionState, Peer, PeerConfig, PeerEvent, PeerRole, stats::Snapshot},
+    peer::{ConnectionState, Peer, PeerConfig, PeerEvent, stats::Snapshot},
     proto::signaling::{Body, IceCandidateInit},
     session::negotiation::Step,
-    types::ConnId,
+    types::{ConnId, Stage},
 };
 
 /// One peer connection of a link.
@@ -43,11 +45,12 @@ impl Worker {
         let replaced = self.current.as_ref().is_some_and(|current| current.connected);
         let counted = self.drop_peer().await;
         if replaced {
-            let why = "the other device starts a new connection".to_owned();
+            let why = lost(Stage::Ice, "peer-replaced", "the peer starts a new connection");
             if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
                 return None;
             }
         }
+        self.recovery.begun();
         let config = PeerConfig { ice_servers: self.ice_servers(), ..self.template.clone() };
         self.negotiated.step(|| Step::Created {
             ice_servers: config.ice_servers.clone(),
@@ -112,6 +115,7 @@ impl Worker {
                 let Some(current) = &mut self.current else { return true };
                 current.deadline = None;
                 current.restarting = None;
+                self.recovery.pauses.established(std::time::Instant::now());
                 let event = if std::mem::replace(&mut current.connected, true) {
                     LinkEvent::Peer(event)
                 } else {
@@ -123,8 +127,10 @@ impl Worker {
                 self.tell(LinkEvent::Peer(event)).await && self.on_silence().await
             }
             PeerEvent::State(ConnectionState::Failed) => {
-                self.lose("the peer connection failed: no answer from the other device").await
+                let why = "the peer connection failed: no answer from the peer";
+                self.lose(lost(Stage::Ice, "ice-failed", why)).await
             }
+            PeerEvent::Stopped(why) => self.lose(stopped(&why)).await,
             PeerEvent::CandidateError { url, code, text } => {
                 let remedy = self.server_remedy(&url);
                 self.tell(LinkEvent::CandidateError { url, code, text, remedy }).await
@@ -142,20 +148,12 @@ impl Worker {
             .unwrap_or_default()
     }
 
-    /// The connection is gone: the sender makes another one, the receiver waits for its offer.
-    pub(super) async fn lose(&mut self, why: &str) -> bool {
-        let counted = self.drop_peer().await;
-        self.early.clear();
-        if !self.tell(LinkEvent::Lost(why.to_owned(), Box::new(counted))).await {
-            return false;
-        }
-        self.template.role == PeerRole::Receiver || self.offer().await
-    }
-
     pub(super) async fn on_deadline(&mut self) -> bool {
         let Some(current) = &mut self.current else { return true };
         if current.remote_sdp.is_none() {
-            current.deadline = Some(Instant::now() + OFFER_AGAIN);
+            let delivered = self.told_hello && self.remote_present == Some(true);
+            let again = if delivered { OFFER_AGAIN_DELIVERED } else { OFFER_AGAIN };
+            current.deadline = Some(Instant::now() + again);
             let restarting = current.restarting.is_some();
             // A server that said hello holds the offer itself; sending it again would only be
             // noise while the other device is away.
@@ -164,12 +162,13 @@ impl Worker {
             }
             return true;
         }
-        let why = match current.restarting {
-            Some(_) => "no other way was found within 10 s",
-            None => {
-                "no connection within 30 s: the candidates of both sides do not reach each other"
-            }
+        let (code, why) = match current.restarting {
+            Some(_) => ("restart-failed", "ICE found no other path within 10 s"),
+            None => (
+                "no-path",
+                "no connection within 30 s: the candidates of the peers do not reach each other",
+            ),
         };
-        self.lose(why).await
+        self.lose(lost(Stage::Ice, code, why)).await
     }
 }

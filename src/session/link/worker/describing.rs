@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    CONNECT_WITHIN, LinkEvent, MAX_EARLY, OFFER_AGAIN, RESTART_WITHIN, Worker, peer_error,
+    CONNECT_WITHIN, LinkEvent, MAX_EARLY, OFFER_AGAIN, OFFER_AGAIN_DELIVERED, RESTART_WITHIN,
+    Worker, peer_error,
 };
 use crate::{
     peer::{PeerRole, sdp::ufrag},
@@ -27,7 +28,9 @@ impl Worker {
             Ok(sdp) => {
                 self.negotiated.step(|| Step::Local(SdpType::Offer, sdp.clone()));
                 current.local_sdp = Some(sdp.clone());
-                current.deadline = Some(Instant::now() + OFFER_AGAIN);
+                let delivered = self.told_hello && self.remote_present == Some(true);
+                let again = if delivered { OFFER_AGAIN_DELIVERED } else { OFFER_AGAIN };
+                current.deadline = Some(Instant::now() + again);
                 self.send(Body::Offer { sdp });
                 true
             }

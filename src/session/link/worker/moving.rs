@@ -4,11 +4,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{LinkEvent, NetworkWatch, OFFER_AGAIN, Worker, describing::fingerprint};
+use super::{LinkEvent, NetworkWatch, OFFER_AGAIN, Worker, describing::fingerprint, lost};
 use crate::{
     peer::PeerRole,
     proto::{signaling::Body, token::IceServer},
     session::negotiation::{SdpType, Step},
+    types::Stage,
 };
 
 impl Worker {
@@ -26,8 +27,12 @@ impl Worker {
     pub(super) async fn on_silence(&mut self) -> bool {
         // What ended the one may have ended the other: then it is better known now than in half a minute.
         self.client.probe();
+        if self.is_doubtful() && self.template.role == PeerRole::Sender {
+            // What is behind the new socket did not keep the connection alive: it is a new peer.
+            return self.offer_to_newcomer().await;
+        }
         let restarting = self.current.as_ref().is_some_and(|current| current.restarting.is_some());
-        restarting || self.restart("nothing has come for 4 s".into()).await
+        restarting || self.restart("nothing has been received for 4 s".into()).await
     }
 
     /// This machine has other addresses now: the signaling socket is dead, and perhaps the media's are.
@@ -49,7 +54,9 @@ impl Worker {
     pub(super) async fn restart(&mut self, why: String) -> bool {
         // The crate's driver ends for good when it finds no network to bind to.
         let homeless = self.network.as_ref().is_some_and(NetworkWatch::is_homeless);
-        if !self.in_room || homeless {
+        // A peer that is away gets no offer: it may come back as a new one, which cannot use a restart.
+        let away = self.remote_present == Some(false) && self.template.role == PeerRole::Sender;
+        if !self.in_room || homeless || away {
             self.restart_due = Some(why);
             return true;
         }
@@ -64,7 +71,7 @@ impl Worker {
         };
         let peer = Arc::clone(&current.peer);
         if !peer.can_restart() {
-            return self.lose(&why).await;
+            return self.lose(lost(Stage::Ice, "restart-failed", why)).await;
         }
         match peer.restart_ice(&servers).await {
             Ok(sdp) => {
@@ -78,8 +85,8 @@ impl Worker {
                 self.tell(LinkEvent::Restarting(why)).await
             }
             Err(error) => {
-                tracing::warn!(%error, "ICE cannot be begun anew");
-                self.lose(&why).await
+                tracing::warn!(%error, "ICE cannot be restarted");
+                self.lose(lost(Stage::Ice, "restart-failed", why)).await
             }
         }
     }

@@ -1,0 +1,77 @@
+//! What is done about a connection that was lost: the sender offers a new one, the receiver asks for it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{LinkEvent, SessionError, Worker};
+use crate::{peer::PeerRole, session::liveness::Pauses};
+
+/// A sender that was asked for an offer and sends none does not know `state`: a new socket makes it look.
+const OFFERED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is due, and when.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    pub(super) pauses: Pauses,
+    next: Option<(Instant, Step)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The sender offers.
+    Offer,
+    /// The receiver says that it has no connection.
+    Ask,
+    /// It takes a new socket.
+    Rejoin,
+}
+
+impl Recovery {
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.next.map(|(at, _)| at)
+    }
+
+    /// There is a new connection.
+    pub(super) fn begun(&mut self) {
+        self.next = None;
+    }
+}
+
+impl Worker {
+    /// The connection is gone: the sender makes another one, the receiver asks for it; after a pause when the
+    /// last ones died young.
+    pub(super) async fn lose(&mut self, why: SessionError) -> bool {
+        let counted = self.drop_peer().await;
+        self.early.clear();
+        self.newcomer = None;
+        if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
+            return false;
+        }
+        let pause = self.recovery.pauses.died(std::time::Instant::now());
+        let step = match self.template.role {
+            PeerRole::Sender => Step::Offer,
+            PeerRole::Receiver => Step::Ask,
+        };
+        self.recovery.next = Some((Instant::now() + pause, step));
+        if pause.is_zero() { self.recover().await } else { true }
+    }
+
+    /// The next step is due.
+    pub(super) async fn recover(&mut self) -> bool {
+        let Some((_, step)) = self.recovery.next.take() else { return true };
+        match step {
+            Step::Offer => return self.offer().await,
+            Step::Ask => {
+                self.claim();
+                self.recovery.next = Some((Instant::now() + OFFERED_WITHIN, Step::Rejoin));
+            }
+            Step::Rejoin if self.in_room && self.remote_present != Some(false) => {
+                self.in_room = false;
+                self.client.reconnect();
+            }
+            Step::Rejoin => {}
+        }
+        true
+    }
+}
