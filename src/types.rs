@@ -59,6 +59,36 @@ text_id!(
     ConnId
 );
 
+/// Longest id of a device or a pair, bytes.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// Why a text cannot be the id of a device or a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// There is nothing in it.
+    #[error("it is empty")]
+    Empty,
+    /// Longer than [`MAX_ID_BYTES`].
+    #[error("its {0} bytes are over the limit of {MAX_ID_BYTES}")]
+    TooLong(usize),
+    /// A control character (Unicode category Cc): `PostgreSQL` holds no NUL, headers no line end.
+    #[error("it has a control character in it")]
+    Control,
+}
+
+/// Whether every store of pairs can hold `id`, and every header and log line, too.
+///
+/// # Errors
+/// [`IdError`]
+pub fn check_id(id: &str) -> Result<(), IdError> {
+    match id.len() {
+        0 => Err(IdError::Empty),
+        bytes if bytes > MAX_ID_BYTES => Err(IdError::TooLong(bytes)),
+        _ if id.contains(char::is_control) => Err(IdError::Control),
+        _ => Ok(()),
+    }
+}
+
 /// ICE candidate type (RFC 8445 §4), spelled as in SDP and in W3C `RTCIceCandidateType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -342,6 +372,19 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_is_what_every_store_can_hold() {
+        for good in ["a", "phone 1", "Gerät ☎", "x' OR '1'='1", &"x".repeat(MAX_ID_BYTES)] {
+            assert_eq!(check_id(good), Ok(()), "{good}");
+        }
+        assert_eq!(check_id(""), Err(IdError::Empty));
+        for control in ["a\u{0}b", "\n", "a\r\nb", "\u{1b}[2J", "\u{7f}", "a\u{85}"] {
+            assert_eq!(check_id(control), Err(IdError::Control), "{control:?}");
+        }
+        // Of 200 characters, and 400 bytes.
+        assert_eq!(check_id(&"é".repeat(200)), Err(IdError::TooLong(400)));
+    }
 
     #[test]
     fn edit_distances() {

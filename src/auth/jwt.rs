@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     proto::claims::{Audience, Claims, LEEWAY_S, MAX_LIFETIME_S},
-    types::{DeviceId, PairId},
+    types::{DeviceId, IdError, PairId, check_id},
 };
 
 /// Why a token is refused, or could not be made.
@@ -278,11 +278,11 @@ fn required_claims(payload: &[u8]) -> Result<Claims, TokenError> {
     }
     // Read from the text again: a doubled claim is an error there, and lost in `value`.
     let claims: Claims = serde_json::from_slice(payload).map_err(bad)?;
-    if claims.sub.as_str().is_empty() {
-        return Err(TokenError::MissingClaim("sub"));
-    }
-    if claims.pair_id.as_str().is_empty() {
-        return Err(TokenError::MissingClaim("pairId"));
+    for (name, id) in [("sub", claims.sub.as_str()), ("pairId", claims.pair_id.as_str())] {
+        check_id(id).map_err(|error| match error {
+            IdError::Empty => TokenError::MissingClaim(name),
+            error => TokenError::BadClaims(format!("`{name}` is not a valid id: {error}")),
+        })?;
     }
     Ok(claims)
 }

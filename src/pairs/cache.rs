@@ -131,11 +131,11 @@ impl Cached {
     fn noted<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         let mut outage = self.outage();
         match &answer {
-            Err(StoreError::Rule { .. }) => {}
-            Err(error) => {
+            Err(error) if error.is_outage() => {
                 *outage = Some(Outage { error: error.clone(), again: Instant::now() + PAUSE });
             }
-            Ok(_) => {
+            // A store that refuses one value answers.
+            _ => {
                 if outage.take().is_some() {
                     self.pairs.invalidate_all();
                     self.devices.invalidate_all();
@@ -195,11 +195,12 @@ impl PairStore for Cached {
         Ok(active)
     }
 
-    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
-        self.store.add(pair).await?;
+    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
+        let added = self.store.insert(pair).await?;
+        // When it was not, another process may just have added it.
         self.pairs.invalidate(&pair.id).await;
         self.devices.invalidate_all();
-        Ok(())
+        Ok(added)
     }
 
     async fn list(&self) -> Result<Vec<Pair>, StoreError> {

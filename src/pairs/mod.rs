@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::types::{DeviceId, PairId};
+use crate::types::{DeviceId, PairId, check_id};
 
 /// Which of the two devices of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -110,6 +110,32 @@ impl Pair {
         }
     }
 
+    /// Whether `other` is the same pair, whenever it was made.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        *self == Self { created_at: self.created_at, ..other.clone() }
+    }
+
+    /// Refuses a pair that not every store could hold.
+    ///
+    /// # Errors
+    /// [`StoreError::Rule`]
+    pub fn check(&self) -> Result<(), StoreError> {
+        let ids = [
+            ("id", self.id.as_str()),
+            ("user", &self.user_id),
+            ("phone", self.ios.as_str()),
+            ("Mac", self.mac.as_str()),
+        ];
+        for (what, id) in ids {
+            check_id(id).map_err(|error| {
+                let rule = format!("its {what} is not a valid id: {error}");
+                StoreError::Rule { id: self.id.clone(), rule }
+            })?;
+        }
+        Ok(())
+    }
+
     /// The role of `device` in this pair; none when it is a third device.
     #[must_use]
     pub fn role(&self, device: &DeviceId) -> Option<Role> {
@@ -134,7 +160,16 @@ pub enum StoreError {
         /// What the driver said.
         cause: String,
     },
-    /// A query failed: the store is down, or its data is damaged.
+    /// The store answered that it cannot take what it was given: the fault of one question, not of the
+    /// store (SQLSTATE classes 22 and 23, HTTP 4xx).
+    #[error("cannot {operation} in the pair store, which does not take the value: {cause}")]
+    Value {
+        /// What was to be done.
+        operation: &'static str,
+        /// What the store said.
+        cause: String,
+    },
+    /// A query failed: the store is down, refuses everything, or answers what is not understood.
     #[error("cannot {operation} in the pair store: {cause}")]
     Query {
         /// What was to be done.
@@ -157,6 +192,25 @@ impl StoreError {
     #[must_use]
     pub fn query(operation: &'static str, cause: impl Into<String>) -> Self {
         Self::Query { operation, cause: cause.into() }
+    }
+
+    /// A value that the store does not take.
+    #[must_use]
+    pub fn value(operation: &'static str, cause: impl Into<String>) -> Self {
+        Self::Value { operation, cause: cause.into() }
+    }
+
+    /// Whether the next question will fare no better, whatever it is. Where it is not, what one client
+    /// sent must not keep the others out.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Open { .. } | Self::Query { .. })
+    }
+
+    /// A pair that cannot be added because of what is there already.
+    fn taken(pair: &Pair) -> Self {
+        let rule = "its id, or its two devices, belong to another pair".to_owned();
+        Self::Rule { id: pair.id.clone(), rule }
     }
 }
 
@@ -181,8 +235,32 @@ pub trait PairStore: Send + Sync {
     /// Those of `ids` whose pairs are still active: never from a cache.
     async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError>;
 
+    /// Adds a pair unless its id, or its two devices, are taken; false when they are. One statement: of
+    /// all who try at once, in any number of processes, one adds it.
+    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError>;
+
     /// Adds a pair.
-    async fn add(&self, pair: &Pair) -> Result<(), StoreError>;
+    ///
+    /// [`StoreError::Rule`] when its id, or its two devices, are taken.
+    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
+        if self.insert(pair).await? { Ok(()) } else { Err(StoreError::taken(pair)) }
+    }
+
+    /// Adds a pair unless the same one is there, active, whenever it was made; true when it was added.
+    ///
+    /// It is tried first and looked for afterwards: what was looked for first may come meanwhile. A
+    /// role that may only read finds it, too.
+    async fn ensure(&self, pair: &Pair) -> Result<bool, StoreError> {
+        let inserted = self.insert(pair).await;
+        if matches!(inserted, Ok(true)) {
+            return Ok(true);
+        }
+        let there = self.active_pair(&pair.id).await?;
+        if there.is_some_and(|there| there.is_same(pair)) {
+            return Ok(false);
+        }
+        inserted.and(Err(StoreError::taken(pair)))
+    }
 
     /// All pairs, oldest first.
     async fn list(&self) -> Result<Vec<Pair>, StoreError>;
@@ -210,8 +288,9 @@ pub fn is_uuid(id: &str) -> bool {
     uuid::Uuid::parse_str(id).is_ok_and(|uuid| uuid.hyphenated().to_string() == id)
 }
 
-/// Refuses a pair whose id or user is no UUID.
+/// Refuses a pair whose id or user is no UUID, or that could not be held.
 fn require_uuids(pair: &Pair) -> Result<(), StoreError> {
+    pair.check()?;
     for (what, id) in [("id", pair.id.as_str()), ("user", &pair.user_id)] {
         if !is_uuid(id) {
             let rule = format!("in this store its {what} must be a UUID in lower case, not `{id}`");

@@ -18,7 +18,7 @@ use sqlx::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{Hint, Pair, PairStore, Status, StoreError, is_uuid, require_uuids};
-use crate::types::{DeviceId, PairId};
+use crate::types::{DeviceId, PairId, check_id};
 
 pub use self::target::Target;
 
@@ -33,6 +33,9 @@ const CONNECTIONS: u32 = 8;
 
 /// Ids in one query.
 const IDS_AT_ONCE: usize = 1000;
+
+/// Lets one apply the migration at a time; the number is `orion`, in ASCII.
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(478660882286)";
 
 /// How long the migration may take; it waits for queries that use the table.
 const MIGRATION_WITHIN: Duration = Duration::from_secs(30);
@@ -96,6 +99,8 @@ impl PostgresPairs {
         let apply = async {
             let mut transaction = self.pool.begin().await?;
             (&mut *transaction).execute("SET LOCAL statement_timeout = 30000").await?;
+            // `IF NOT EXISTS` looks first and acts then: of several at once all but one would fail.
+            (&mut *transaction).execute(MIGRATION_LOCK).await?;
             (&mut *transaction).execute(sqlx::raw_sql(MIGRATION)).await?;
             transaction.commit().await
         };
@@ -181,7 +186,17 @@ fn failed(operation: &'static str, error: &sqlx::Error) -> StoreError {
         sqlx::Error::Io(error) if is_tls(error) => no_tls(error),
         error => error.to_string(),
     };
+    if is_of_a_value(error) {
+        return StoreError::value(operation, cause);
+    }
     StoreError::query(operation, cause)
+}
+
+/// Whether the database is well, and did not take a value: classes 22 (data exception) and 23 (integrity
+/// constraint violation) of `PostgreSQL`'s appendix A.
+fn is_of_a_value(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 /// Whether TLS is what broke a connection.
@@ -223,7 +238,7 @@ impl PairStore for PostgresPairs {
     }
 
     async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
-        if !is_uuid(user_id) {
+        if !is_uuid(user_id) || check_id(device.as_str()).is_err() {
             return Ok(Vec::new());
         }
         let query = sqlx::query(select!(
@@ -251,12 +266,13 @@ impl PairStore for PostgresPairs {
         Ok(active)
     }
 
-    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
+    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
         require_uuids(pair)?;
         let query = sqlx::query(
             "INSERT INTO public.device_pairs \
              (id, user_id, mac_device_id, ios_device_id, status, created_at, revoked_at) \
-             VALUES ($1::uuid, $2::uuid, $3, $4, $5, to_timestamp($6), to_timestamp($7))",
+             VALUES ($1::uuid, $2::uuid, $3, $4, $5, to_timestamp($6), to_timestamp($7)) \
+             ON CONFLICT DO NOTHING RETURNING 1",
         );
         let query = query
             .bind(pair.id.as_str())
@@ -267,10 +283,8 @@ impl PairStore for PostgresPairs {
             .bind(pair.created_at as f64)
             .bind(pair.revoked_at.map(|at| at as f64));
         match self.ask(query).await {
-            Ok(_) => Ok(()),
-            Err(sqlx::Error::Database(error))
-                if error.is_unique_violation() || error.is_check_violation() =>
-            {
+            Ok(rows) => Ok(!rows.is_empty()),
+            Err(sqlx::Error::Database(error)) if error.is_check_violation() => {
                 Err(StoreError::Rule { id: pair.id.clone(), rule: error.message().to_owned() })
             }
             Err(error) => Err(failed("add a pair", &error)),

@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use self::{
-    error::{broken, refused},
+    error::{TAKEN, broken, refused},
     filter::{equal, one_of, quoted},
 };
 use super::{Pair, PairStore, Status, StoreError, is_uuid, open::redacted, require_uuids};
-use crate::types::{DeviceId, PairId, is_loopback};
+use crate::types::{DeviceId, PairId, check_id, is_loopback};
 
 /// How long a request may take.
 const WITHIN: Duration = Duration::from_secs(3);
@@ -240,7 +240,7 @@ impl PairStore for RestPairs {
     }
 
     async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
-        if !is_uuid(user_id) {
+        if !is_uuid(user_id) || check_id(device.as_str()).is_err() {
             return Ok(Vec::new());
         }
         let device = quoted(device.as_str());
@@ -261,7 +261,7 @@ impl PairStore for RestPairs {
         Ok(active)
     }
 
-    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
+    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
         require_uuids(pair)?;
         let request = self
             .request(Method::POST, &[("select", "id".to_owned())])
@@ -269,10 +269,11 @@ impl PairStore for RestPairs {
             .json(&RowJson::new(pair));
         let added: Result<Vec<IdJson>, _> = answer("add a pair", request).await;
         match added {
+            Err(StoreError::Rule { rule, .. }) if rule == TAKEN => Ok(false),
             Err(StoreError::Rule { rule, .. }) => {
                 Err(StoreError::Rule { id: pair.id.clone(), rule })
             }
-            other => other.map(|_| ()),
+            other => other.map(|_| true),
         }
     }
 

@@ -105,7 +105,11 @@ impl SqlitePairs {
         let failed = query("add pairs");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
         for pair in pairs {
-            insert(pair).execute(&mut *transaction).await.map_err(|error| refused(pair, error))?;
+            pair.check()?;
+            let added = insert(pair).execute(&mut *transaction).await;
+            if added.map_err(|error| refused(pair, error))?.rows_affected() == 0 {
+                return Err(StoreError::taken(pair));
+            }
         }
         transaction.commit().await.map_err(failed)
     }
@@ -132,14 +136,28 @@ async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, sqlx::Error>) -> Resu
     }
 }
 
-/// `SQLITE_BUSY`, in the low byte of the extended code.
-fn is_busy(error: &sqlx::Error) -> bool {
+/// Primary result codes of errors that are those of one value: `SQLITE_TOOBIG`, `SQLITE_CONSTRAINT`,
+/// `SQLITE_MISMATCH`.
+const VALUE_CODES: [i32; 3] = [18, 19, 20];
+
+/// The primary result code, the low byte of the extended one.
+fn code(error: &sqlx::Error) -> Option<i32> {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 5)
+    code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff)
+}
+
+/// `SQLITE_BUSY`.
+fn is_busy(error: &sqlx::Error) -> bool {
+    code(error) == Some(5)
 }
 
 fn query(operation: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
-    move |error| StoreError::Query { operation, cause: error.to_string() }
+    move |error| match code(&error) {
+        Some(code) if VALUE_CODES.contains(&code) => {
+            StoreError::value(operation, error.to_string())
+        }
+        _ => StoreError::query(operation, error.to_string()),
+    }
 }
 
 fn pair(row: &SqliteRow) -> Result<Pair, sqlx::Error> {
@@ -156,7 +174,7 @@ fn pair(row: &SqliteRow) -> Result<Pair, sqlx::Error> {
 }
 
 fn insert(pair: &Pair) -> Query<'_, Sqlite, SqliteArguments> {
-    sqlx::query("INSERT INTO device_pairs VALUES (?, ?, ?, ?, ?, ?, ?)")
+    sqlx::query("INSERT INTO device_pairs VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
         .bind(pair.id.as_str())
         .bind(&pair.user_id)
         .bind(pair.mac.as_str())
@@ -169,9 +187,7 @@ fn insert(pair: &Pair) -> Query<'_, Sqlite, SqliteArguments> {
 /// Why a pair was not added.
 fn refused(pair: &Pair, error: sqlx::Error) -> StoreError {
     match error {
-        sqlx::Error::Database(error)
-            if error.is_unique_violation() || error.is_check_violation() =>
-        {
+        sqlx::Error::Database(error) if error.is_check_violation() => {
             StoreError::Rule { id: pair.id.clone(), rule: error.message().to_owned() }
         }
         error => query("add a pair")(error),
@@ -229,9 +245,10 @@ impl PairStore for SqlitePairs {
         .map_err(failed)
     }
 
-    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
+    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
+        pair.check()?;
         let added = insert(pair).execute(&self.pool).await;
-        added.map(drop).map_err(|error| refused(pair, error))
+        added.map(|done| done.rows_affected() == 1).map_err(|error| refused(pair, error))
     }
 
     async fn list(&self) -> Result<Vec<Pair>, StoreError> {

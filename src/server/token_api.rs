@@ -22,11 +22,8 @@ use crate::{
         limits::{KeyedRate, metered},
         server::ClientAddr,
     },
-    types::{DeviceId, PairId},
+    types::{DeviceId, PairId, check_id},
 };
-
-/// Longest device or pair id, bytes.
-const MAX_ID: usize = 256;
 
 /// What the token API remembers.
 pub(super) struct TokenApi {
@@ -79,6 +76,9 @@ impl Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "no token given");
+        if !error.is_outage() {
+            return Self::malformed("the pair store does not take this deviceId or pairId");
+        }
         Self::unavailable("store-down", "the pair store is not available; try again")
     }
 }
@@ -172,9 +172,14 @@ async fn read(body: Body, front: &Front) -> Result<TokenRequest, Refusal> {
         })?;
     let request: TokenRequest = serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::malformed(format!("the body is not understood: {error}")))?;
-    let ids = [Some(request.device_id.as_str()), request.pair_id.as_ref().map(PairId::as_str)];
-    if ids.into_iter().flatten().any(|id| id.is_empty() || id.len() > MAX_ID) {
-        return Err(Refusal::malformed(format!("an id is empty or over {MAX_ID} bytes")));
+    let ids = [
+        ("deviceId", Some(request.device_id.as_str())),
+        ("pairId", request.pair_id.as_ref().map(PairId::as_str)),
+    ];
+    for (name, id) in ids {
+        id.map_or(Ok(()), check_id).map_err(|error| {
+            Refusal::malformed(format!("the {name} is not a valid id: {error}"))
+        })?;
     }
     Ok(request)
 }

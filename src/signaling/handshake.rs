@@ -264,10 +264,18 @@ pub fn bearer(value: &HeaderValue) -> Option<&str> {
 /// An unknown pair, a revoked one and a third device are answered alike.
 async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<(Role, String), Refusal> {
     let found = shared.counters.store.watch(shared.store.active_pair(&claims.pair_id)).await;
-    let pair = found.map_err(|error| {
-        tracing::warn!(%error, "handshake refused");
-        Refusal::unavailable("store-down", "the pair store is not available; try again")
-    })?;
+    let pair = match found {
+        Ok(pair) => pair,
+        Err(error) if error.is_outage() => {
+            tracing::warn!(%error, "handshake refused");
+            let message = "the pair store is not available; try again";
+            return Err(Refusal::unavailable("store-down", message));
+        }
+        Err(error) => {
+            tracing::info!(%error, "a pair that the store does not take is one that is not there");
+            None
+        }
+    };
     pair.and_then(|pair| Some((pair.role(&claims.sub)?, pair.user_id))).ok_or_else(|| {
         let message = "the device does not belong to an active pair of this id";
         Refusal::new(StatusCode::FORBIDDEN, "not-in-pair", message)

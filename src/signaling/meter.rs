@@ -85,16 +85,17 @@ impl StoreMeter {
         if result.is_err() {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
-        let was_down = self.down.swap(result.is_err(), Ordering::Relaxed);
-        match (&result, was_down) {
-            (Err(error), false) => tracing::error!(%error, "the pair store is down"),
-            (Ok(_), true) => tracing::info!("the pair store is up again"),
+        let outage = result.as_ref().err().filter(|error| error.is_outage());
+        let was_down = self.down.swap(outage.is_some(), Ordering::Relaxed);
+        match (outage, was_down) {
+            (Some(error), false) => tracing::error!(%error, "the pair store is down"),
+            (None, true) => tracing::info!("the pair store is up again"),
             _ => {}
         }
         result
     }
 
-    /// Whether the latest operation went well.
+    /// Whether the store answered the latest operation.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.down.load(Ordering::Relaxed)
@@ -125,8 +126,12 @@ mod tests {
         let broken = StoreError::Query { operation: "read", cause: "gone".into() };
         assert!(meter.watch(async { Err::<(), _>(broken) }).await.is_err());
         assert!(!meter.is_up());
+        assert!(
+            meter.watch(async { Err::<(), _>(StoreError::value("read", "NUL")) }).await.is_err()
+        );
+        assert!(meter.is_up(), "it answered");
         assert_eq!(meter.watch(async { Ok(7) }).await.unwrap(), 7);
         assert!(meter.is_up());
-        assert_eq!((meter.durations.read().count, meter.errors.load(Ordering::Relaxed)), (2, 1));
+        assert_eq!((meter.durations.read().count, meter.errors.load(Ordering::Relaxed)), (3, 2));
     }
 }

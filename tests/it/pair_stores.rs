@@ -1,11 +1,12 @@
 //! Pair stores: one suite of cases for each of them, who may do what in `PostgreSQL`, outages, and
 //! revocations that reach live sockets.
 
+mod at_once;
 mod postgres;
 mod postgrest;
 mod sockets;
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use orion_peer::{
     pairs::{Pair, PairStore, Status, StoreError, open::Place, sqlite::SqlitePairs},
@@ -30,6 +31,7 @@ async fn suite(store: &dyn PairStore) {
     finding(store).await;
     rules(store).await;
     odd_names(store).await;
+    unholdable_names(store).await;
     many(store).await;
 }
 
@@ -116,6 +118,28 @@ async fn odd_names(store: &dyn PairStore) {
     }
 }
 
+/// Identifiers that no store can hold are those of no pair, and no outage.
+async fn unholdable_names(store: &dyn PairStore) {
+    let long = "x".repeat(257);
+    for name in ["a\u{0}b", "\u{0}", "a\nb", "\u{85}", &long] {
+        assert_eq!(store.pairs_of(&uuid(1000), &name.into()).await.unwrap(), [], "{name:?}");
+        assert_eq!(store.active_pair(&name.into()).await.unwrap(), None, "{name:?}");
+        assert!(!store.revoke(&name.into(), 1).await.unwrap(), "{name:?}");
+        assert_eq!(store.still_active(&[name.into()]).await.unwrap(), HashSet::new(), "{name:?}");
+        let wrong = [
+            pair(40, name, "mac"),
+            pair(40, "phone", name),
+            Pair { id: name.into(), ..pair(40, "phone", "mac") },
+            Pair { user_id: name.into(), ..pair(40, "phone", "mac") },
+        ];
+        for pair in wrong {
+            for refused in [store.add(&pair).await, store.ensure(&pair).await.map(drop)] {
+                assert!(matches!(refused, Err(StoreError::Rule { .. })), "{refused:?}");
+            }
+        }
+    }
+}
+
 /// More live pairs than fit into one request.
 async fn many(store: &dyn PairStore) {
     let mut ids: Vec<PairId> = (0x1000..0x1000 + 2500).map(|n| uuid(n).as_str().into()).collect();
@@ -133,6 +157,26 @@ async fn sqlite_in_memory_and_in_a_file() {
     suite(&SqlitePairs::in_memory().await.unwrap()).await;
     let dir = tempfile::tempdir().unwrap();
     suite(&SqlitePairs::open(&dir.path().join("pairs.db")).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_on_a_file_at_once_one_does_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.db");
+    let opening = (0..8).map(|_| SqlitePairs::open(&path));
+    let mut stores: Vec<Arc<dyn PairStore>> = Vec::new();
+    for store in futures_util::future::join_all(opening).await {
+        stores.push(Arc::new(store.unwrap()));
+    }
+    at_once::suite(&stores).await;
+}
+
+#[test]
+fn servers_started_together_on_a_new_file_all_start() {
+    for round in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        at_once::servers(dir.path(), &["--db", "pairs.db"], round);
+    }
 }
 
 /// `serve pairs` on the store that the flags `db` name.
@@ -182,6 +226,7 @@ fn the_command_line_keeps_pairs_in_a_file() {
         (&["list", "--db", "https://u:hush@x.example", "--db-key", "k"], "--db-key"),
         (&["list", "--db", "mysql://u:hush@h"], "postgres://"),
         (&["add", "--phone", "", "--mac", "m", "--user", "u", "--db", "pairs.db"], "--phone"),
+        (&["add", "--phone", "a\nb", "--mac", "m", "--user", "u", "--db", "pairs.db"], "control"),
     ] {
         let ended = run(dir.path(), &[&["serve", "pairs"], words].concat());
         assert_eq!(ended.code, Some(2), "{words:?}: {}", ended.stderr);

@@ -136,7 +136,13 @@ fn parse_pairs(given: &[String], dev: bool) -> Result<Vec<Pair>, Failure> {
             ios != mac && [id, ios, mac, user].iter().all(|part| !part.is_empty())
         };
         match pair.filter(filled) {
-            Some((id, ios, mac, user)) => Ok(Pair::active(id, user, ios, mac, unix_now())),
+            Some((id, ios, mac, user)) => {
+                let pair = Pair::active(id, user, ios, mac, unix_now());
+                let usage = |error: StoreError| {
+                    Failure::usage(format!("--add-pair: {error}"), "write ID:PHONE:MAC:USER")
+                };
+                pair.check().map(|()| pair).map_err(usage)
+            }
             None => Err(Failure::usage(
                 format!("--add-pair {text} is not understood"),
                 "write ID:PHONE:MAC:USER with two devices (a dev server fills in the user)",
@@ -148,15 +154,7 @@ fn parse_pairs(given: &[String], dev: bool) -> Result<Vec<Pair>, Failure> {
 
 /// Adds a pair unless the same one is there already.
 async fn add_once(store: &dyn PairStore, pair: &Pair) -> Result<(), Failure> {
-    let broken = |error: StoreError| {
-        Failure::new(Stage::Server, error.to_string(), "give the pair another id or other devices")
-    };
-    if let Some(there) = store.active_pair(&pair.id).await.map_err(broken)?
-        && (Pair { created_at: pair.created_at, ..there }) == *pair
-    {
-        return Ok(());
-    }
-    store.add(pair).await.map_err(broken)
+    store.ensure(pair).await.map(drop).map_err(|error| store::failure(&error))
 }
 
 /// An origin as browsers write it (RFC 6454 §6.2), or `*`.

@@ -155,9 +155,14 @@ async fn add(args: AddArgs, output: Output) -> Result<(), Failure> {
             return Err(Failure::usage(message, format!("name one: {flag} ID")));
         }
     }
-    let store = args.db.open(&named(&args.db)?).await?;
+    let place = named(&args.db)?;
     let id = args.id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let pair = Pair::active(id, args.user, args.phone, args.mac, unix_now());
+    pair.check().map_err(|error| {
+        let remedy = "ids have 1 to 256 bytes and no control characters";
+        Failure::usage(error.to_string(), remedy)
+    })?;
+    let store = args.db.open(&place).await?;
     store.add(&pair).await.map_err(|error| failure(&error))?;
     output.line(format!("added pair {}: phone {}, Mac {}", pair.id, pair.ios, pair.mac));
     output.event(&Line::of(&pair))?;

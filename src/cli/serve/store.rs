@@ -109,7 +109,9 @@ pub(in crate::cli) fn failure(error: &StoreError) -> Failure {
     let remedy = match error {
         StoreError::Open { .. } => "check the path and its permissions",
         StoreError::Query { .. } => "check --db and --db-key, and that the database answers",
-        StoreError::Rule { .. } => "give the pair another id or other devices",
+        StoreError::Rule { .. } | StoreError::Value { .. } => {
+            "give the pair another id or other devices"
+        }
     };
     Failure::new(Stage::Server, error.to_string(), remedy)
 }

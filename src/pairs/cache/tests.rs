@@ -9,19 +9,25 @@ struct Counted {
     store: SqlitePairs,
     questions: AtomicUsize,
     down: AtomicBool,
+    /// It answers every question that it does not take the value.
+    refusing: AtomicBool,
 }
 
 impl Counted {
     async fn new() -> Arc<Self> {
         let store = SqlitePairs::in_memory().await.unwrap();
         store.add(&demo()).await.unwrap();
-        Arc::new(Self { store, questions: AtomicUsize::new(0), down: AtomicBool::new(false) })
+        let (down, refusing) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { store, questions: AtomicUsize::new(0), down, refusing })
     }
 
     fn question(&self) -> Result<(), StoreError> {
         self.questions.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) {
             return Err(StoreError::query("ask", "down"));
+        }
+        if self.refusing.load(Ordering::SeqCst) {
+            return Err(StoreError::value("ask", "invalid byte sequence"));
         }
         Ok(())
     }
@@ -50,8 +56,8 @@ impl PairStore for Counted {
         self.store.still_active(ids).await
     }
 
-    async fn add(&self, pair: &Pair) -> Result<(), StoreError> {
-        self.store.add(pair).await
+    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
+        self.store.insert(pair).await
     }
 
     async fn list(&self) -> Result<Vec<Pair>, StoreError> {
@@ -144,4 +150,28 @@ async fn a_store_that_is_down_is_not_covered_up_and_not_stormed() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(cached.pairs_of("user", &"mac".into()).await.unwrap(), [demo()]);
+}
+
+#[tokio::test]
+async fn a_value_that_is_not_taken_is_no_outage() {
+    let store = Counted::new().await;
+    let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
+    assert!(cached.active_pair(&id()).await.unwrap().is_some());
+    store.refusing.store(true, Ordering::SeqCst);
+    let refused = cached.pairs_of("user", &"a\u{0}b".into()).await;
+    assert!(matches!(refused, Err(StoreError::Value { .. })), "{refused:?}");
+    assert!(cached.active_pair(&id()).await.unwrap().is_some(), "what is known is still believed");
+    store.refusing.store(false, Ordering::SeqCst);
+    assert_eq!(
+        cached.pairs_of("user", &"mac".into()).await.unwrap(),
+        [demo()],
+        "and others are served"
+    );
+    // A refused value shows that the store answers again.
+    store.down.store(true, Ordering::SeqCst);
+    assert!(cached.ready().await.is_err());
+    store.down.store(false, Ordering::SeqCst);
+    store.refusing.store(true, Ordering::SeqCst);
+    assert!(cached.still_active(&[id()]).await.is_err());
+    assert!(cached.active_pair(&id()).await.is_err_and(|error| !error.is_outage()));
 }

@@ -25,12 +25,15 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_active_pair_of_two_devices
 
 CREATE INDEX IF NOT EXISTS pairs_of_a_user ON public.device_pairs (user_id);
 
--- The role of `serve`. Give it a login: ALTER ROLE orion_signaling LOGIN PASSWORD '…';
+-- The role of `serve`. Give it a login: ALTER ROLE orion_signaling LOGIN PASSWORD '...';
+-- Roles are those of all databases of a server: another one may be prepared at the same moment.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orion_signaling') THEN
         CREATE ROLE orion_signaling NOLOGIN;
     END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+    NULL;
 END
 $$;
 

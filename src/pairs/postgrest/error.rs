@@ -11,6 +11,9 @@ use crate::{pairs::StoreError, types::PairId};
 /// Longest text of a server that is passed on, characters.
 const MAX_TEXT: usize = 200;
 
+/// The rule of a row whose key is in the table already (SQLSTATE 23505).
+pub(super) const TAKEN: &str = "taken";
+
 #[derive(Debug, Default, Deserialize)]
 struct ErrorJson {
     #[serde(default)]
@@ -38,7 +41,8 @@ pub(super) fn refused(operation: &'static str, status: StatusCode, body: &[u8]) 
     let text: String = said.message.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
     // Classes 23 (broken rules) and 42 of PostgreSQL's appendix A, and PostgREST's own.
     match said.code.as_str() {
-        "23505" | "23514" | "23502" => {
+        "23505" => return StoreError::Rule { id: PairId::from(""), rule: TAKEN.to_owned() },
+        "23514" | "23502" => {
             return StoreError::Rule { id: PairId::from(""), rule: text };
         }
         "42501" => {
@@ -60,5 +64,22 @@ pub(super) fn refused(operation: &'static str, status: StatusCode, body: &[u8]) 
         _ => "check --db",
     };
     let text = if text.is_empty() { text } else { format!(" ({text})") };
-    StoreError::query(operation, format!("HTTP {}{text}: {remedy}", status.as_u16()))
+    let cause = format!("HTTP {}{text}: {remedy}", status.as_u16());
+    if is_of_a_value(status, &said.code) {
+        return StoreError::value(operation, cause);
+    }
+    StoreError::query(operation, cause)
+}
+
+/// Whether the service is well, and did not take what this one request said.
+///
+/// The database's code decides, where there is one: classes 22 and 23 are about values, the others about
+/// the table, the role or the database. Else it is any 4xx but those that are about the key, the table,
+/// the rate or the connection, whatever is asked.
+fn is_of_a_value(status: StatusCode, code: &str) -> bool {
+    let sqlstate = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if sqlstate {
+        return code.starts_with("22") || code.starts_with("23");
+    }
+    status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 404 | 407 | 408 | 425 | 429)
 }

@@ -8,7 +8,7 @@ use orion_peer::pairs::{Hint, PairStore, StoreError, cache::Cached};
 use tokio::time::timeout;
 
 use self::daemon::{PASSWORD, PgBouncer, Postgres};
-use super::{command_line, open, pair, sockets::Rig, suite, uuid};
+use super::{at_once, command_line, open, pair, sockets::Rig, suite, uuid};
 use crate::{
     certificates::Certificates,
     raw_http::HANG,
@@ -57,6 +57,73 @@ async fn the_owner_may_everything_and_nobody_else() {
     std::fs::write(dir.path().join("pw"), PASSWORD).unwrap();
     command_line(dir.path(), &["--db", &postgres.url("owner"), "--db-key", "@pw"]);
     served(dir.path(), postgres);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_cannot_hold_keeps_nobody_out() {
+    let postgres = migrated().await;
+    let owner = open(&postgres.url("owner"), PASSWORD).await;
+    owner.add(&pair(1, "phone", "mac")).await.unwrap();
+    let reader = open(&postgres.url("orion_signaling"), "pw").await;
+    let rig = Rig::start(Arc::new(Cached::new(reader, HANG)), NEVER, &uuid(1)).await;
+    rig.nobody_is_kept_out().await;
+    // What is not known to be unholdable is the database's to refuse: one of Latin-1 holds no telephone.
+    let latin =
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    postgres.sql("owner", latin).await.unwrap();
+    let url = postgres.url("owner");
+    let url = format!("{}/latin", url.trim_end_matches("/postgres"));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("pw"), PASSWORD).unwrap();
+    let apply = ["serve", "pairs", "migrate", "--apply", "--db", &url, "--db-key", "@pw"];
+    let applied = run(dir.path(), &apply);
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    let latin = open(&url, PASSWORD).await;
+    latin.add(&pair(1, "phone", "mac")).await.unwrap();
+    let refused = latin.pairs_of(&uuid(1000), &"☎".into()).await;
+    assert!(matches!(refused, Err(StoreError::Value { .. })), "{refused:?}");
+    let rig = Rig::start(Arc::new(Cached::new(latin, HANG)), NEVER, &uuid(1)).await;
+    for _ in 0..3 {
+        assert_eq!(rig.ask_with(&serde_json::json!({"deviceId": "☎"})).await, 400);
+        assert_eq!((rig.ask().await, rig.knock("tv").await), (200, 403), "at once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_at_once_one_does_it_and_all_servers_start() {
+    let postgres = Postgres::start();
+    postgres.sql("owner", "CREATE ROLE anon; CREATE ROLE authenticated").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("pw"), PASSWORD).unwrap();
+    let url = postgres.url("owner");
+    let db = ["--db", url.as_str(), "--db-key", "@pw"];
+    std::thread::scope(|scope| {
+        let applying: Vec<_> = (0..4)
+            .map(|_| {
+                let words = [&["serve", "pairs", "migrate", "--apply"][..], &db].concat();
+                let dir = dir.path();
+                scope.spawn(move || run(dir, &words))
+            })
+            .collect();
+        for applied in applying {
+            let applied = applied.join().unwrap();
+            assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+        }
+    });
+    let mut stores = Vec::new();
+    for _ in 0..8 {
+        stores.push(open(&url, PASSWORD).await);
+    }
+    at_once::suite(&stores).await;
+    for round in 0..3 {
+        at_once::servers(dir.path(), &db, round);
+    }
+    // A role that may only read finds the pair that is there.
+    postgres.sql("owner", "ALTER ROLE orion_signaling LOGIN PASSWORD 'pw'").await.unwrap();
+    let reader = open(&postgres.url("orion_signaling"), "pw").await;
+    let there = pair(0x40_0000, "together-0", "mac-0");
+    assert!(matches!(reader.ensure(&there).await, Ok(false)));
+    assert!(reader.ensure(&pair(0x50_0000, "new", "newer")).await.is_err());
 }
 
 /// The binary serves as the reading role, and does not start without a database.

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use orion_peer::pairs::{StoreError, cache::Cached};
 
 use self::stub::{Mode, READER_KEY, SERVICE_KEY, Stub};
-use super::{command_line, open, pair, sockets::Rig, suite, uuid};
+use super::{at_once, command_line, open, pair, sockets::Rig, suite, uuid};
 use crate::raw_http::HANG;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,6 +72,59 @@ async fn what_goes_wrong_is_told_and_the_key_is_not() {
     assert!(store.active_pair(&uuid(1).as_str().into()).await.unwrap().is_some());
     let error = open(&stub.url, "sb_secret_other").await.ready().await.unwrap_err().to_string();
     assert!(error.contains("check --db-key") && !error.contains("sb_secret"), "{error}");
+}
+
+/// Errors about a value are those of one request: `PostgREST`'s with the database's code, and a 4xx of
+/// whatever stands before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_client_sends_is_no_outage_for_the_others() {
+    let stub = Stub::start().await;
+    let store = open(&stub.url, SERVICE_KEY).await;
+    store.add(&pair(1, "phone", "mac")).await.unwrap();
+    let rig = Rig::start(Arc::new(Cached::new(store, HANG)), HANG, &uuid(1)).await;
+    rig.nobody_is_kept_out().await;
+    let nul = r#"{"code":"22021","message":"invalid byte sequence for encoding","details":null}"#;
+    let filter = r#"{"code":"PGRST100","message":"failed to parse filter"}"#;
+    for (number, mode) in [
+        Mode::Answer(400, nul),
+        Mode::Answer(500, nul),
+        Mode::Answer(409, r#"{"code":"23503","message":"violates"}"#),
+        Mode::Answer(400, filter),
+        Mode::Answer(400, "<html>nginx"),
+        Mode::Answer(414, ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("{mode:?}");
+        stub.set(mode);
+        let odd = serde_json::json!({"deviceId": format!("odd-{number}")});
+        assert_eq!(rig.ask_with(&odd).await, 400, "{name}");
+        stub.set(Mode::Rows);
+        // At once: there is no pause to wait for.
+        assert_eq!((rig.ask().await, rig.knock("tv").await), (200, 403), "{name}");
+    }
+    let column = r#"{"code":"42703","message":"column does not exist"}"#;
+    for mode in [Mode::Answer(400, column), Mode::Answer(401, ""), Mode::Answer(429, "")] {
+        let name = format!("{mode:?}");
+        stub.set(mode);
+        let asked = serde_json::json!({"deviceId": "another"});
+        assert_eq!(rig.ask_with(&asked).await, 503, "{name}: whatever is asked");
+        stub.set(Mode::Rows);
+        while rig.ask().await != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_at_once_one_does_it() {
+    let stub = Stub::start().await;
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(open(&stub.url, SERVICE_KEY).await);
+    }
+    at_once::suite(&stores).await;
 }
 
 /// An answer for another question must not open a room.

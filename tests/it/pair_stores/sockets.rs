@@ -68,10 +68,26 @@ impl Rig {
 
     /// The status of a request for a token.
     pub async fn ask(&self) -> u16 {
+        self.ask_with(&json!({"deviceId": "phone", "pairId": self.id})).await
+    }
+
+    /// The status of a request for a token with this body.
+    pub async fn ask_with(&self, body: &Value) -> u16 {
         let line = format!("POST {TOKEN_PATH}");
         let headers = ["Authorization: Bearer any", "Content-Type: application/json"];
-        let body = json!({"deviceId": "phone", "pairId": self.id}).to_string();
-        request(self.server.local_addr(), &line, &headers, &body).await.status
+        request(self.server.local_addr(), &line, &headers, &body.to_string()).await.status
+    }
+
+    /// Sends what no store can hold, again and again, and sees that others are served all the same.
+    pub async fn nobody_is_kept_out(&self) {
+        let there = || self.server.signaling().counters().store.is_up();
+        for _ in 0..3 {
+            assert_eq!(self.ask_with(&json!({"deviceId": "a\u{0}b"})).await, 400);
+            let named = json!({"deviceId": "phone", "pairId": "a\u{0}b"});
+            assert_eq!(self.ask_with(&named).await, 400);
+            assert_eq!(self.knock("a\u{0}b").await, 401, "a token for no device");
+            assert_eq!((self.ask().await, self.knock("tv").await, there()), (200, 403, true));
+        }
     }
 
     async fn health(&self) -> u16 {
