@@ -163,7 +163,9 @@ impl Video {
     /// When the first one was whole at the receiver.
     pub(super) fn first_whole(&self) -> Option<Instant> {
         let first = self.entries.iter().find(|entry| entry.record.received == Some(true))?;
-        Some(first.at + Duration::from_secs_f64(first.record.latency_ms.unwrap_or(0.0) / 1e3))
+        // The responder may have said any time.
+        let latency = first.record.latency_ms.unwrap_or(0.0) / 1e3;
+        first.at.checked_add(Duration::try_from_secs_f64(latency).ok()?)
     }
 
     /// Why the last one that did not come whole did not.
@@ -227,6 +229,11 @@ mod tests {
         assert_eq!(record.latency_ms, Some(2.0));
         assert_eq!((record.stages_ms.encode, record.stages_ms.reassemble), (Some(1.0), Some(1.0)));
         assert_eq!(video.first_whole(), Some(begin + second + Duration::from_millis(2)));
+        // Of the responder's report.
+        for latency in [1e300, f64::INFINITY, f64::NAN, -1.0] {
+            video.entries_mut()[2].record.latency_ms = Some(latency);
+            assert_eq!(video.first_whole(), None, "{latency}");
+        }
     }
 
     #[test]

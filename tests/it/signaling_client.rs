@@ -340,6 +340,39 @@ async fn the_expiry_of_hello_counts() {
     assert_eq!(socket.hear().await, Body::Auth { token: "token-2".into() });
 }
 
+/// Times that no clock can show, from the server and in its tokens.
+#[tokio::test]
+async fn no_number_of_the_server_ends_the_client() {
+    let server = Server::start().await;
+    for exp in [u64::MAX, u64::MAX - 1, i64::MAX as u64, 1 << 53, 0] {
+        let tokens = Tokens::lasting(300);
+        let (handle, mut events, mut socket) = start(&server, server.config_with(tokens)).await;
+        let hello = Body::Hello {
+            conn_id: "c".into(),
+            device_id: "phone".into(),
+            polite: false,
+            peer_present: true,
+            exp,
+            relays: Vec::new(),
+        };
+        socket.say(hello.clone()).await;
+        assert_eq!(message(&mut events).await, hello);
+        socket.say(Body::AuthOk { exp }).await;
+        match events.recv().await.unwrap() {
+            ClientEvent::Renewed { exp: told, .. } => assert_eq!(told, exp),
+            other => panic!("{other:?}"),
+        }
+        for number in ["18446744073709551616", "-1", "1e999", "1.5"] {
+            let text = format!(r#"{{"t":"auth-ok","pairId":"demo","exp":{number}}}"#);
+            socket.text(&text).await;
+        }
+        // It is there, and takes what comes next.
+        socket.say(Body::Offer { sdp: "v=0".into() }).await;
+        assert_eq!(message(&mut events).await, Body::Offer { sdp: "v=0".into() });
+        handle.close().await;
+    }
+}
+
 #[tokio::test]
 async fn messages_wait_for_the_next_socket_within_bounds() {
     let server = Server::start().await;

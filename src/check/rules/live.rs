@@ -14,7 +14,10 @@ use crate::{
         site::{Knock, Site, Who},
         socket::Socket,
     },
-    proto::signaling::close,
+    proto::{
+        claims::{LEEWAY_S, MAX_LIFETIME_S},
+        signaling::close,
+    },
 };
 
 /// Life of the tokens made to see them expire, seconds.
@@ -145,11 +148,20 @@ async fn short_token(site: &Site) -> Result<(String, u64), Miss> {
     Ok((token, exp.ok_or_else(|| Miss::Broken("the token has no `exp`".into()))?))
 }
 
+/// How long a token with this `exp` is good. The server may have said any number.
+fn left(exp: u64) -> Result<Duration, Miss> {
+    let seconds = exp.saturating_sub(unix_now());
+    if seconds > MAX_LIFETIME_S + LEEWAY_S {
+        return broken(format!("`exp` is {seconds} s ahead"));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
 async fn expired(site: &Site) -> Seen {
     let (token, exp) = short_token(site).await?;
     let mut phone = site.join_with(&Knock::with(token)).await?;
     let mut mac = site.join(Who::Mac).await?;
-    let left = Duration::from_secs(exp.saturating_sub(unix_now()));
+    let left = left(exp)?;
     let within = left + site.config.patience.grace;
     // Both are read from: the Mac has to answer pings meanwhile.
     let (end, told) = tokio::join!(
@@ -172,7 +184,7 @@ async fn renewed(site: &Site) -> Seen {
     let auth = json!({"t": "auth", "pairId": site.pair().await?, "token": fresh});
     phone.send(&auth.to_string()).await?;
     phone.notice("auth-ok").await?;
-    let left = Duration::from_secs(exp.saturating_sub(unix_now()));
+    let left = left(exp)?;
     phone.read_for(left + site.config.patience.grace).await;
     if let Some(end) = phone.end() {
         return broken(end.to_string());

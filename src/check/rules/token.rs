@@ -201,11 +201,12 @@ async fn claims(site: &Site) -> Seen {
         let Some(exp) = claims["exp"].as_u64() else {
             return broken("`exp` is no number of seconds");
         };
-        let latest = claims["iat"].as_u64().unwrap_or(asked_at + LEEWAY_S) + MAX_LIFETIME_S;
+        let issued = claims["iat"].as_u64().unwrap_or(asked_at + LEEWAY_S);
+        let latest = issued.saturating_add(MAX_LIFETIME_S);
         if exp > latest {
             return broken(format!("the token lives {} s too long", exp - latest));
         }
-        if exp + LEEWAY_S < asked_at {
+        if exp.saturating_add(LEEWAY_S) < asked_at {
             return broken("the token is over already: compare the clocks");
         }
         longest = longest.max(exp.saturating_sub(asked_at));

@@ -111,7 +111,10 @@ fn inspect(
         kind: "inspection",
         header: shown.header,
         claims: shown.claims,
-        remaining_s: exp.map(|exp| exp as i64 - now as i64),
+        remaining_s: exp.map(|exp| {
+            // The claim may be any number.
+            i64::try_from(exp).unwrap_or(i64::MAX).saturating_sub_unsigned(now)
+        }),
         signature_checked: keys.is_some(),
         accepted: reasons.is_empty(),
         reasons: reasons.iter().map(ToString::to_string).collect(),
@@ -271,6 +274,22 @@ mod tests {
         let found = inspect(&token, Some(&keys), &Policy::default(), NOW).unwrap();
         assert_eq!(found.reasons.len(), 3, "{:?}", found.reasons);
         assert_eq!(found.remaining_s, None);
+    }
+
+    #[test]
+    fn numbers_of_a_token_may_be_any() {
+        for (exp, left) in [
+            (u64::MAX, i64::MAX - NOW as i64),
+            (1 << 63, i64::MAX - NOW as i64),
+            (0, -(NOW as i64)),
+        ] {
+            let claims = Claims { exp, iat: Some(u64::MAX), nbf: Some(u64::MAX), ..claims() };
+            let token = mint(&keys(RIGHT), &claims).unwrap();
+            let found = inspect(&token, None, &Policy::default(), NOW).unwrap();
+            assert!(!found.accepted);
+            assert_eq!(found.remaining_s, Some(left), "{exp}");
+            assert_eq!(describe(&found).contains(" left"), left > 0, "{}", describe(&found));
+        }
     }
 
     #[test]

@@ -30,6 +30,10 @@ use crate::{
 /// Pause after a renewal that failed, while the socket is still good.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
+/// A token is renewed after so long, whatever its `exp` says: a server may say anything, up to a time
+/// that no clock can show.
+const RENEW_WITHIN: Duration = Duration::from_hours(24);
+
 type Renewal<'a> = Pin<Box<dyn Future<Output = Result<Access, TokenError>> + Send + 'a>>;
 
 /// One socket while it lives.
@@ -239,7 +243,7 @@ fn server_time(now: SystemTime, clock_skew: Option<f64>) -> Duration {
 fn renew_in(exp: u64, now: Duration, before: Duration) -> Duration {
     let left = Duration::from_secs(exp).saturating_sub(now);
     let pause = if left > before { left.saturating_sub(before) } else { left / 2 };
-    pause.max(Duration::from_secs(1))
+    pause.clamp(Duration::from_secs(1), RENEW_WITHIN)
 }
 
 async fn at(deadline: Option<Instant>) {
@@ -268,6 +272,9 @@ mod tests {
         assert_eq!(renew(61), seconds(1));
         assert_eq!(renew(40), seconds(20));
         assert_eq!(renew(0), seconds(1));
+        assert_eq!(renew(30 * 86_400), RENEW_WITHIN);
+        assert_eq!(renew_in(u64::MAX, seconds(1000), seconds(60)), RENEW_WITHIN);
+        assert_eq!(renew_in(u64::MAX, Duration::ZERO, Duration::MAX), RENEW_WITHIN);
     }
 
     #[test]
@@ -277,5 +284,7 @@ mod tests {
         assert_eq!(server_time(now(4600), Some(3600.0)), Duration::from_secs(1000));
         assert_eq!(server_time(now(1000), Some(-3600.0)), Duration::from_secs(4600));
         assert_eq!(server_time(now(10), Some(3600.0)), Duration::ZERO);
+        assert_eq!(server_time(now(10), Some(-f64::MAX)), Duration::ZERO);
+        assert_eq!(server_time(now(10), Some(f64::NAN)), Duration::ZERO);
     }
 }
