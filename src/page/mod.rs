@@ -9,6 +9,12 @@
 //! | `pair.js` | this browser as the phone or the Mac: the form, and what holds the rest together |
 //! | `signaling.js`, `call.js`, `control.js` | the wire contract: socket, peer connection, control messages |
 //! | `pictures.js`, `stats.js` | pictures that come and go, and getStats in short |
+//!
+//! `host` tells whether a request names this machine.
+
+mod host;
+
+pub use self::host::{host_address, is_loopback_host};
 
 use axum::{
     Router,

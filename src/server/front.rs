@@ -21,6 +21,9 @@ pub struct Front {
     /// HTTP connections from one address at once, sockets not counted; `None` is no limit. Trusted
     /// proxies have none.
     pub connections_per_address: Option<u32>,
+    /// Requests by another name than this machine's are refused, where there is no TLS: for a server whose
+    /// login everybody knows.
+    pub this_machine_only: bool,
     /// Proxies that are believed when they name a client's address.
     pub proxies: Proxies,
     /// Where to answer `/metrics`, `/healthz` and `/readyz` in plain HTTP; then the other listener does
@@ -37,6 +40,7 @@ impl Default for Front {
             connection_within: Duration::from_mins(2),
             max_body: 16 * 1024,
             connections_per_address: Some(256),
+            this_machine_only: false,
             proxies: Proxies::default(),
             metrics_listen: None,
         }

@@ -14,6 +14,7 @@
 mod bus_metrics;
 pub mod exposition;
 pub mod front;
+mod hosts;
 pub mod http;
 pub mod metrics;
 pub mod proxies;
@@ -179,7 +180,7 @@ impl ServerConfig {
 
     /// The dev server: a random signing secret, the pair [`DEV_PAIR`] in memory, the login token
     /// [`crate::auth::login::DEV_TOKEN`], no limits for one client, pages of this machine allowed.
-    /// For loopback addresses only.
+    /// For loopback addresses only, and by names of this machine only.
     ///
     /// # Errors
     /// [`ServerError::Store`] when there is no memory for the pairs.
@@ -193,6 +194,7 @@ impl ServerConfig {
         config.signaling.origins = Origins::Loopback(Vec::new());
         config.signaling.limits = Limits::for_one_machine();
         config.front.connections_per_address = None;
+        config.front.this_machine_only = true;
         config.signaling.timings.drain_jitter = Duration::ZERO;
         Ok(config)
     }
@@ -259,12 +261,12 @@ impl Server {
         let stop = watch::Sender::new(false);
         let options = http::Options::of_all_routes(&parts);
         let connections = Arc::clone(&options.connections);
-        let router = routes::all(&parts, metrics_addr.is_none());
+        let router = routes::all(&parts, metrics_addr.is_none(), addr.ip());
         let mut tasks =
             vec![tokio::spawn(http::accept(listener, router, options, stop.subscribe()))];
         if let Some(listener) = metrics {
             let options = http::Options::of_metrics(&parts);
-            let router = routes::metrics_only(&parts);
+            let router = routes::metrics_only(&parts, metrics_addr.map(|addr| addr.ip()));
             tasks.push(tokio::spawn(http::accept(listener, router, options, stop.subscribe())));
         }
         if let Some(tls) = parts.config.front.tls.clone().filter(tls::Tls::has_files) {

@@ -1,18 +1,21 @@
 //! The routes, and those that say how the server is.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 
-use super::{JWKS_PATH, Parts, TOKEN_PATH, metrics, token_api, wellformed};
+use super::{
+    JWKS_PATH, Parts, TOKEN_PATH, hosts, metrics, token_api, wellformed,
+};
 use crate::{
     page,
     proto::{signaling, token::ErrorBody},
     signaling::bus::BusState,
 };
 
-/// All routes; those of the metrics only when there is no other listener for them.
-pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
+/// All routes; those of the metrics only when there is no other listener for them. `listening` is the
+/// address of the listener.
+pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool, listening: IpAddr) -> Router {
     let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
     if parts.config.login.is_some() {
         router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
@@ -22,11 +25,18 @@ pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool) -> Router {
         let page = page::routes().route("/mode", answer);
         router = router.merge(page.layer(axum::middleware::from_fn(page::headers)));
     }
-    router
-        .with_state(Arc::clone(parts))
-        .merge(parts.signaling.router())
-        .fallback(not_found)
-        .layer(axum::middleware::from_fn(wellformed::check))
+    let router =
+        router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found);
+    by_own_names(router, parts, listening).layer(axum::middleware::from_fn(wellformed::check))
+}
+
+/// Refuses requests by other names, where this machine's are the only ones.
+fn by_own_names(router: Router, parts: &Parts, listening: IpAddr) -> Router {
+    let front = &parts.config.front;
+    if !front.this_machine_only || front.tls.is_some() {
+        return router;
+    }
+    router.layer(axum::middleware::from_fn_with_state(listening, hosts::check))
 }
 
 /// The keys that signaling tokens of this server can be checked with elsewhere.
@@ -35,10 +45,14 @@ async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
     (caching, Json(parts.config.verifier.keys().public_jwks()))
 }
 
-/// The routes of the metrics' own listener.
-pub(super) fn metrics_only(parts: &Arc<Parts>) -> Router {
+/// The routes of the metrics' own listener, at this address.
+pub(super) fn metrics_only(parts: &Arc<Parts>, listening: Option<IpAddr>) -> Router {
     let not_found = || async { refused("the routes are /metrics, /healthz and /readyz".into()) };
-    operation(true).with_state(Arc::clone(parts)).fallback(not_found)
+    let router = operation(true).with_state(Arc::clone(parts)).fallback(not_found);
+    match listening {
+        Some(address) if address.is_loopback() => by_own_names(router, parts, address),
+        _ => router,
+    }
 }
 
 /// The routes for those who run the server.

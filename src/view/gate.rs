@@ -7,6 +7,8 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
+use crate::page::is_loopback_host;
+
 /// Name of the cookie that holds the token.
 const COOKIE: &str = "orion-view";
 
@@ -50,7 +52,7 @@ impl Gate {
         let text =
             |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
         let host = text(header::HOST).unwrap_or_default();
-        if self.token.is_none() && !is_loopback_name(host) {
+        if self.token.is_none() && !is_loopback_host(host) {
             let message = "this page is for this machine: open it by its IP address or localhost";
             return Err((StatusCode::MISDIRECTED_REQUEST, "wrong-host", message));
         }
@@ -83,16 +85,6 @@ impl Gate {
 /// Whether two secrets are the same, in a time that does not tell how far they are.
 fn same(shown: &str, token: &str) -> bool {
     Sha256::digest(shown) == Sha256::digest(token)
-}
-
-/// `localhost` or a loopback address, with or without a port.
-fn is_loopback_name(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ async fn ask(
     let exchange = async {
         let mut stream = dial(address, "127.0.0.1", trust, None).await.unwrap();
         let length = format!("Content-Length: {}", body.len());
-        let fixed = ["Host: test", "Connection: close", length.as_str()];
+        let fixed = ["Host: localhost", "Connection: close", length.as_str()];
         let lines = [&fixed[..], headers].concat().join("\r\n");
         let text = format!("{line} HTTP/1.1\r\n{lines}\r\n\r\n{body}");
         stream.write_all(text.as_bytes()).await.unwrap();
@@ -94,7 +94,8 @@ async fn knock(server: &RunningServer, device: &str, headers: &[&str]) -> Answer
     // `Connection: close` would come first, and there would be no upgrade.
     let exchange = async {
         let mut stream = dial(server.local_addr(), "127.0.0.1", None, None).await.unwrap();
-        let text = format!("{line} HTTP/1.1\r\nHost: test\r\n{}\r\n\r\n", headers.join("\r\n"));
+        let text =
+            format!("{line} HTTP/1.1\r\nHost: localhost\r\n{}\r\n\r\n", headers.join("\r\n"));
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = vec![0; 4096];
         let read = stream.read(&mut answer).await.unwrap();

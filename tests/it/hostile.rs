@@ -148,7 +148,7 @@ async fn a_header_that_never_ends_is_cut_off_though_it_grows() {
 async fn a_body_that_never_ends_is_cut_off_though_it_grows() {
     let rig = rig(|_| {}).await;
     let head = format!(
-        "POST {TOKEN_PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
+        "POST {TOKEN_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
          Content-Length: 16000\r\n\r\n"
     );
     let answer = drip(rig.address(), &head, b' ').await;
@@ -286,7 +286,7 @@ async fn compression_is_offered_in_vain() {
 /// A handshake without its empty line.
 fn handshake(token: &str) -> String {
     format!(
-        "GET /api/signal HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET /api/signal HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Authorization: Bearer {token}\r\n"
     )
@@ -295,8 +295,8 @@ fn handshake(token: &str) -> String {
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let rig = rig(|_| {}).await;
-    let one = "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n";
-    let last = "GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let one = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let last = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let answer = rig.exchange(format!("{}{last}", one.repeat(50)).as_bytes()).await;
     let expected = [["200", "404"].repeat(50), vec!["200"]].concat();
     assert_eq!(statuses(&answer), expected);
@@ -310,12 +310,12 @@ async fn huge_headers_are_refused_and_hung_up_on() {
         "X-Many: x\r\n".repeat(2_000),
         format!("Authorization: Bearer {}\r\n", "x".repeat(600_000)),
     ] {
-        let raw = format!("GET /healthz HTTP/1.1\r\nHost: h\r\n{header}\r\n");
+        let raw = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{header}\r\n");
         let answer = rig.exchange(raw.as_bytes()).await;
         // Bytes that were still on their way may reset the connection before the answer is read.
         assert!(answer.is_empty() || statuses(&answer) == ["431"], "{answer}");
     }
-    let path = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(100_000));
+    let path = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000));
     let answer = rig.exchange(path.as_bytes()).await;
     // A target that is longer than the whole header may be is the second.
     assert!(answer.is_empty() || ["414", "431"].contains(&statuses(&answer)[0]), "{answer}");
@@ -329,7 +329,7 @@ async fn doubled_headers_are_refused() {
     for second in [
         format!("Authorization: Bearer {token}"),
         "Authorization: Bearer other".into(),
-        "Host: h".into(),
+        "Host: localhost".into(),
         "Host: other".into(),
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==".into(),
         "Sec-WebSocket-Version: 8".into(),
@@ -341,7 +341,7 @@ async fn doubled_headers_are_refused() {
     }
     let body = r#"{"deviceId":"phone"}"#;
     let raw = format!(
-        "POST {TOKEN_PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
+        "POST {TOKEN_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
          Authorization: Bearer other\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -352,13 +352,14 @@ async fn doubled_headers_are_refused() {
 }
 
 /// What follows a request and must never be taken for one.
-const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn lengths_that_can_be_read_in_two_ways_smuggle_nothing() {
     let rig = rig(|_| {}).await;
-    let post =
-        format!("POST {TOKEN_PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {DEV_TOKEN}\r\n");
+    let post = format!(
+        "POST {TOKEN_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEV_TOKEN}\r\n"
+    );
     let length = SMUGGLED.len() + 5;
     let chunked = "Transfer-Encoding: chunked\r\n";
     for lines in [
@@ -390,7 +391,7 @@ async fn chunks_that_are_none_are_refused() {
     let rig = rig(|_| {}).await;
     for chunks in ["zz\r\n", "-1\r\n", "ffffffffffffffffff\r\n", "1\r\nab\r\n", "5;\n"] {
         let raw = format!(
-            "POST {TOKEN_PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
+            "POST {TOKEN_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
              Transfer-Encoding: chunked\r\n\r\n{chunks}{SMUGGLED}"
         );
         let answer = rig.exchange(raw.as_bytes()).await;
@@ -412,14 +413,15 @@ async fn a_handshake_with_a_body_is_refused() {
 async fn targets_of_every_form_are_understood_or_refused() {
     let rig = rig(|_| {}).await;
     for (line, status) in [
-        ("GET http://other.example/healthz HTTP/1.1", "200"),
+        ("GET http://localhost/healthz HTTP/1.1", "200"),
+        ("GET http://other.example/healthz HTTP/1.1", "421"),
         ("GET /healthz?x=%zz HTTP/1.1", "200"),
-        ("GET http://other.example/ HTTP/1.1", "404"),
+        ("GET http://localhost/ HTTP/1.1", "404"),
         ("GET //healthz HTTP/1.1", "404"),
         ("GET /healthz/../metrics HTTP/1.1", "404"),
         ("GET /%68ealthz HTTP/1.1", "404"),
         ("OPTIONS * HTTP/1.1", "404"),
-        ("CONNECT other.example:443 HTTP/1.1", "404"),
+        ("CONNECT other.example:443 HTTP/1.1", "421"),
         ("DELETE /healthz HTTP/1.1", "405"),
         ("GET  /healthz HTTP/1.1", "400"),
         ("GET /health z HTTP/1.1", "400"),
@@ -429,7 +431,7 @@ async fn targets_of_every_form_are_understood_or_refused() {
         ("GET /healthz", "400"),
         ("G\u{7f}T /healthz HTTP/1.1", "400"),
     ] {
-        let raw = format!("{line}\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let raw = format!("{line}\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let answer = rig.exchange(raw.as_bytes()).await;
         assert_eq!(statuses(&answer).first(), Some(&status), "{line}: {answer}");
     }
@@ -439,12 +441,16 @@ async fn targets_of_every_form_are_understood_or_refused() {
 async fn bytes_that_are_no_text_are_refused() {
     let rig = rig(|_| {}).await;
     let token = [&b"Authorization: Bearer "[..], b"\xff\xfe\r\n\r\n"].concat();
-    let raw =
-        [b"POST ", TOKEN_PATH.as_bytes(), b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", &token];
+    let raw = [
+        b"POST ",
+        TOKEN_PATH.as_bytes(),
+        b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n",
+        &token,
+    ];
     assert_eq!(statuses(&rig.exchange(&raw.concat()).await), ["401"]);
     let body = b"{\"deviceId\":\"\xff\xfe\"}";
     let head = format!(
-        "POST {TOKEN_PATH} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
+        "POST {TOKEN_PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );

@@ -38,7 +38,10 @@ pub async fn request(addr: SocketAddr, line: &str, headers: &[&str], body: &str)
 
 async fn exchange(addr: SocketAddr, line: &str, headers: &[&str], body: &str) -> Answer {
     let mut stream = BufReader::new(TcpStream::connect(addr).await.unwrap());
-    let mut lines = vec![format!("{line} HTTP/1.1"), "Host: test".into()];
+    let mut lines = vec![format!("{line} HTTP/1.1")];
+    if !headers.iter().any(|header| header.starts_with("Host:")) {
+        lines.push("Host: localhost".into());
+    }
     lines.extend(headers.iter().map(ToString::to_string));
     if !body.is_empty() {
         lines.push(format!("Content-Length: {}", body.len()));

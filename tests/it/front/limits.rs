@@ -128,7 +128,7 @@ async fn a_body_that_does_not_come_is_given_up() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = server(|config| config.front.body_within = Duration::from_millis(200)).await;
     let mut stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
-    let head = "POST /api/auth/webrtc-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer dev\r\n\
+    let head = "POST /api/auth/webrtc-token HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer dev\r\n\
                 Content-Length: 100\r\nConnection: close\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -159,7 +159,7 @@ async fn who_does_not_read_answers_is_cut_off() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
     // Until it is cut off; the answers fill the way back long before.
     while stream.write_all(request.as_bytes()).await.is_ok() {}
     let open = async || {

@@ -1,0 +1,61 @@
+//! On a development server, whose login everybody knows, only requests that name this machine are
+//! answered: else any page, by a name that leads here (DNS rebinding), could fetch tokens and TURN
+//! credentials. With TLS the certificate does that already, as it is for no such name.
+
+use std::net::IpAddr;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    page::{host_address, is_loopback_host},
+    proto::token::ErrorBody,
+};
+
+/// Passes on what names this machine, and answers the rest with 421 (RFC 9110 §15.5.20). `listening` is
+/// the address of the listener.
+pub(super) async fn check(
+    State(listening): State<IpAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let target = request.uri().authority().map(|authority| authority.as_str());
+    // Every browser says where it thinks it is; what says nothing is none.
+    if host.into_iter().chain(target).all(|host| is_own(host, listening)) {
+        return next.run(request).await;
+    }
+    let message = "this is a development server, for this machine only: call it by localhost or its \
+                   IP address; without --jwt-secret it has no other name";
+    let body = ErrorBody { code: "wrong-host".into(), message: message.into() };
+    (StatusCode::MISDIRECTED_REQUEST, Json(body)).into_response()
+}
+
+fn is_own(host: &str, listening: IpAddr) -> bool {
+    let address = host_address(host);
+    let listens_there =
+        address.is_some_and(|ip| ip == listening.to_canonical() || listening.is_unspecified());
+    listens_there || is_loopback_host(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_others_are_refused() {
+        let own = |host: &str, listening: &str| is_own(host, listening.parse().unwrap());
+        assert!(own("localhost:1", "127.0.0.1") && own("127.0.0.1:8787", "127.0.0.1"));
+        assert!(own("10.0.0.5:8787", "10.0.0.5") && own("10.0.0.5:8787", "0.0.0.0"));
+        assert!(!own("10.0.0.5:8787", "127.0.0.1"));
+        for listening in ["127.0.0.1", "10.0.0.5", "0.0.0.0", "::"] {
+            assert!(!own("evil.example:8787", listening), "{listening}");
+            assert!(!own("", listening), "{listening}");
+        }
+    }
+}
