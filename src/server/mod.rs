@@ -18,6 +18,7 @@ mod hosts;
 pub mod http;
 pub mod metrics;
 pub mod proxies;
+mod readiness;
 mod routes;
 mod running;
 pub mod tls;
@@ -311,6 +312,7 @@ struct Parts {
     signaling: Signaling,
     tokens: token_api::TokenApi,
     traffic: Arc<Traffic>,
+    readiness: readiness::Readiness,
     /// Seconds since 1970.
     started: u64,
 }
@@ -324,6 +326,7 @@ impl Parts {
         );
         let tokens = token_api::TokenApi::new(config.token_rates);
         let traffic = Arc::default();
-        Arc::new(Self { config, signaling, tokens, traffic, started: unix_now() })
+        let readiness = readiness::Readiness::default();
+        Arc::new(Self { config, signaling, tokens, traffic, readiness, started: unix_now() })
     }
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 
 use super::{
-    JWKS_PATH, Parts, TOKEN_PATH, hosts, metrics, token_api, wellformed,
+    JWKS_PATH, Parts, TOKEN_PATH, hosts, metrics, readiness::is_store_ready, token_api, wellformed,
 };
 use crate::{
     page,
@@ -88,19 +88,12 @@ fn status(word: &str, otherwise: StatusCode) -> (StatusCode, Json<serde_json::Va
 }
 
 /// How the server is, in a word.
-async fn health(parts: &Parts) -> &'static str {
+async fn health(parts: &Arc<Parts>) -> &'static str {
     if parts.signaling.is_draining() {
         return "draining";
     }
     if parts.signaling.bus().is_some_and(|(state, _)| state != BusState::Up) {
         return "bus-down";
     }
-    let store = &parts.signaling.counters().store;
-    match store.watch(parts.config.store.ready()).await {
-        Ok(()) => "ok",
-        Err(error) => {
-            tracing::debug!(%error, "not ready");
-            "store-down"
-        }
-    }
+    if is_store_ready(parts).await { "ok" } else { "store-down" }
 }

@@ -1,17 +1,26 @@
 //! The token API: every status of the contract, and what a good answer holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use orion_peer::{
     auth::{secret::Secret, turn_rest::TurnSecrets, unix_now},
-    pairs::{Pair, sqlite::SqlitePairs},
+    pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
     proto::token::{IceServer, TokenAnswer},
     server::{RunningServer, Server, ServerConfig, TOKEN_PATH, TokenRates, TurnAdvert},
     signaling::limits::Rate,
+    types::{DeviceId, PairId},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::raw_http::{Answer, request};
+use crate::raw_http::{Answer, HANG, request};
 
 async fn server(change: impl FnOnce(&mut ServerConfig)) -> RunningServer {
     let mut config = ServerConfig::dev().await.unwrap();
@@ -58,9 +67,27 @@ async fn malformed_requests_are_400() {
     let server = server(|_| {}).await;
     let long = format!(r#"{{"deviceId":"{}"}}"#, "x".repeat(300));
     let huge = format!(r#"{{"deviceId":"phone","more":"{}"}}"#, "x".repeat(20_000));
-    for body in ["", "{", "[]", "{}", r#"{"deviceId":7}"#, r#"{"deviceId":""}"#, &long, &huge] {
+    let doubled = r#"{"deviceId":"phone","deviceId":"mac"}"#;
+    for body in [
+        "",
+        "{",
+        "[]",
+        "{}",
+        r#"{"deviceId":7}"#,
+        r#"{"deviceId":""}"#,
+        r#"{"deviceId":"a\u0000b"}"#,
+        r#"{"deviceId":"a\nb"}"#,
+        r#"{"deviceId":"\ud800"}"#,
+        r#"{"deviceId":"phone","pairId":"a\u0000b"}"#,
+        r#"{"deviceId":"phone","pairId":""}"#,
+        doubled,
+        &long,
+        &huge,
+        &"[".repeat(10_000),
+    ] {
         assert_eq!(ask(&server, "dev", body).await.status, 400, "{body}");
     }
+    assert_eq!(ask(&server, "dev", r#"{"deviceId":"phone"}"#).await.status, 200);
 }
 
 #[tokio::test]
@@ -138,7 +165,13 @@ async fn a_store_that_is_down_is_503() {
     let status = async |line| request(server.local_addr(), line, &[], "").await.status;
     assert_eq!(status("GET /readyz").await, 200);
     store.close().await;
-    assert_eq!(status("GET /readyz").await, 503);
+    // Its last answer is good for a second.
+    let noticed = async {
+        while status("GET /readyz").await != 503 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(HANG, noticed).await.expect("it stays ready");
     assert_eq!(status("GET /healthz").await, 200, "alive all the same: a restart would not help");
     for body in [r#"{"deviceId":"phone","pairId":"demo"}"#, r#"{"deviceId":"phone"}"#] {
         let answer = ask(&server, "dev", body).await;
@@ -200,4 +233,121 @@ async fn without_a_login_check_there_is_no_token_api() {
     let server = server(|config| config.login = None).await;
     let line = format!("POST {TOKEN_PATH}");
     assert_eq!(request(server.local_addr(), &line, &[], "{}").await.status, 404);
+}
+
+/// A store that counts how often it is asked whether it is ready, and takes its time for the answer.
+struct Slow {
+    store: SqlitePairs,
+    asked: AtomicUsize,
+    gate: Semaphore,
+}
+
+#[async_trait::async_trait]
+impl PairStore for Slow {
+    async fn active_pair(&self, id: &PairId) -> Result<Option<Pair>, StoreError> {
+        self.store.active_pair(id).await
+    }
+
+    async fn pairs_of(&self, user: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
+        self.store.pairs_of(user, device).await
+    }
+
+    async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
+        self.store.still_active(ids).await
+    }
+
+    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
+        self.store.insert(pair).await
+    }
+
+    async fn list(&self) -> Result<Vec<Pair>, StoreError> {
+        self.store.list().await
+    }
+
+    async fn revoke(&self, id: &PairId, now: u64) -> Result<bool, StoreError> {
+        self.store.revoke(id, now).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.gate.acquire().await.unwrap().forget();
+        self.store.ready().await
+    }
+}
+
+#[tokio::test]
+async fn readiness_is_asked_for_by_one_at_a_time() {
+    let store = SqlitePairs::in_memory().await.unwrap();
+    let (asked, gate) = (AtomicUsize::new(0), Semaphore::new(1));
+    let slow = Arc::new(Slow { store, asked, gate });
+    // The start asks, too.
+    let server = server(|config| config.store = Arc::clone(&slow) as Arc<dyn PairStore>).await;
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    let ask = async || request(server.local_addr(), "GET /readyz", &[], "").await.status;
+    let many = futures_util::future::join_all((0..50).map(|_| ask()));
+    let release = async {
+        while slow.asked.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The others are waiting by now, or come later.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let in_flight = slow.asked.load(Ordering::SeqCst);
+        slow.gate.add_permits(1000);
+        in_flight
+    };
+    let (answers, in_flight) = tokio::join!(many, release);
+    assert_eq!(in_flight, 2, "one question at a time");
+    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    let begun = tokio::time::Instant::now();
+    let before = slow.asked.load(Ordering::SeqCst);
+    for _ in 0..50 {
+        assert_eq!(ask().await, 200);
+    }
+    // However slow this machine is: one a second, and one at each end.
+    let most = begun.elapsed().as_secs() as usize + 2;
+    let more = slow.asked.load(Ordering::SeqCst) - before;
+    assert!(more <= most, "{more} questions in {most} s");
+}
+
+#[tokio::test]
+async fn a_development_server_answers_to_names_of_this_machine_only() {
+    let dev = server(|_| {}).await;
+    let addr = dev.local_addr();
+    let token = dev.verifier().mint("phone".into(), "demo".into(), unix_now(), 60).unwrap().0;
+    let bearer = format!("Authorization: Bearer {token}");
+    let upgrade = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        &bearer,
+    ];
+    let statuses = async |addr: SocketAddr, host: &str| {
+        let host = format!("Host: {host}");
+        let body = r#"{"deviceId":"phone"}"#;
+        let post = format!("POST {TOKEN_PATH}");
+        let login = ["Authorization: Bearer dev", host.as_str()];
+        let mut seen = vec![request(addr, &post, &login, body).await];
+        seen.push(request(addr, "GET /api/signal", &[&upgrade[..], &[&host]].concat(), "").await);
+        for line in ["GET /metrics", "GET /readyz", "GET /nowhere"] {
+            seen.push(request(addr, line, &[&host], "").await);
+        }
+        seen
+    };
+    let port = addr.port();
+    for own in ["localhost", &format!("localhost:{port}"), &addr.to_string(), "[::1]:9000"] {
+        let seen: Vec<u16> = statuses(addr, own).await.iter().map(|one| one.status).collect();
+        assert_eq!(seen, [200, 101, 200, 200, 404], "{own}");
+    }
+    for foreign in [&format!("rebound.example:{port}"), "localhost.evil.example", "192.0.2.1", ""] {
+        for answer in statuses(addr, foreign).await {
+            assert_eq!(answer.status, 421, "{foreign}: {answer:?}");
+            assert_eq!(answer.json()["code"], "wrong-host");
+            assert!(!answer.body.contains("example"), "{answer:?}");
+        }
+    }
+    // A server with users of its own is called by whatever name leads to it.
+    let real = server(|config| config.front.this_machine_only = false).await;
+    let answers = statuses(real.local_addr(), "signal.example").await;
+    assert_eq!(answers[0].status, 200);
 }
