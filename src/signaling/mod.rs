@@ -4,6 +4,7 @@ pub mod bus;
 pub mod client;
 pub mod counters;
 mod end;
+pub mod fragments;
 mod gate;
 pub mod handshake;
 pub mod limits;

@@ -26,6 +26,7 @@ use super::{
     bus::{self, BusConfig, BusCounters, BusState, Command, Link},
     counters::Counters,
     end::End,
+    fragments::Fragments,
     gate::{Gate, Places},
     handshake::{self, Admitted},
     limits::{Limits, Timings},
@@ -338,7 +339,7 @@ async fn serve(
     admitted: Admitted,
     request: Option<RequestId>,
 ) {
-    let websocket = websocket::accept(io).await;
+    let websocket = websocket::accept(Fragments::new(io, &shared.config.limits)).await;
     let identity = socket::Identity {
         device: admitted.claims.sub,
         role: admitted.role,

@@ -21,6 +21,7 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::Message as Frame};
 
 use super::{
     end::End,
+    fragments,
     limits::Meters,
     outbox::{Item, Outbox},
     room::{Kind, Relayed, Text},
@@ -122,6 +123,11 @@ impl Member {
         loop {
             let frame = match stream.next().await {
                 Some(Ok(frame)) => frame,
+                Some(Err(error)) if fragments::is_flood(&error) => {
+                    self.refuse("rate-limited", "too many fragments of messages", None);
+                    let reason = "too many frames";
+                    return End::with(close::RATE_LIMITED, reason, LeaveReason::Closed);
+                }
                 Some(Err(error)) => return End::of_broken(&error),
                 None => return End::gone("the connection is closed"),
             };
@@ -335,7 +341,7 @@ impl Member {
         let mut exp = self.exp.subscribe();
         loop {
             let deadline = Duration::from_secs(*exp.borrow_and_update())
-                + self.shared.config.timings.expiry_grace;
+                .saturating_add(self.shared.config.timings.expiry_grace);
             // Counted anew after each wait: the wall clock may have been set meanwhile.
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let left = deadline.saturating_sub(now);

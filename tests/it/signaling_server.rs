@@ -292,7 +292,7 @@ async fn a_full_server_and_one_without_its_store_are_503() {
 async fn a_slow_header_is_cut_off() {
     let rig = rig(|config| config.header_within = Duration::from_millis(200)).await;
     let mut stream = TcpStream::connect(rig.server.local_addr()).await.unwrap();
-    stream.write_all(b"GET /api/signal HTTP/1.1\r\nHost: t\r\n").await.unwrap();
+    stream.write_all(b"GET /api/signal HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
     let mut answer = Vec::new();
     let read = timeout(HANG, stream.read_to_end(&mut answer)).await;
     read.expect("the server waits for ever").unwrap();
@@ -534,6 +534,99 @@ async fn more_than_64_kib_is_1009() {
         // The server may close before all is written; what counts is that its reason arrives.
         let _cut_off = phone.ws.send(Frame::text(frame(bytes))).await;
         assert_eq!(phone.close_code().await, 1009, "{bytes}");
+    }
+}
+
+/// A parser that takes the first of two keys and one that takes the last read two messages: what is
+/// relayed unchanged must be read in one way only.
+#[tokio::test]
+async fn keys_that_stand_twice_and_depths_without_end_reach_nobody() {
+    let deep = |depth| {
+        let (open, shut) = ("[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"t":"offer","pairId":"demo","sdp":"deep","x":{open}{shut}}}"#)
+    };
+    let bad = [
+        r#"{"t":"offer","pairId":"demo","sdp":"a","sdp":"b"}"#.to_owned(),
+        r#"{"t":"offer","t":"offer","pairId":"demo","sdp":"a"}"#.into(),
+        r#"{"t":"hello","t":"offer","pairId":"demo","sdp":"a"}"#.into(),
+        r#"{"t":"offer","t":"peer-left","pairId":"demo","sdp":"a","deviceId":"phone"}"#.into(),
+        r#"{"t":"offer","\u0074":"bye","pairId":"demo","sdp":"a"}"#.into(),
+        r#"{"t":"offer","pairId":"other","pairId":"demo","sdp":"a"}"#.into(),
+        r#"{"t":"offer","pairId":"demo","pairId":"other","sdp":"a"}"#.into(),
+        r#"{"t":"answer","pairId":"demo","sdp":"a","offer":"1","offer":"2"}"#.into(),
+        r#"{"t":"bye","pairId":"demo","reason":"a","reason":"b"}"#.into(),
+        r#"{"t":"state","pairId":"demo","connection":"new","connection":"alive"}"#.into(),
+        r#"{"t":"ice","pairId":"demo","candidate":null,"candidate":{"candidate":"c"}}"#.into(),
+        r#"{"t":"ice","pairId":"demo","candidate":{"candidate":"a","candidate":"b"}}"#.into(),
+        r#"{"t":"ice","pairId":"demo","candidate":{"candidate":"a","sdpMid":"0","sdpMid":"1"}}"#.into(),
+        r#"{"t":"ice","pairId":"demo","candidate":{"candidate":"a","sdpMLineIndex":18446744073709551615}}"#.into(),
+        r#"{"t":"offer","pairId":"demo","sdp":"\ud800"}"#.into(),
+        r#"{"t":"offer","pairId":"demo","sdp":"a"}{"t":"bye","pairId":"demo"}"#.into(),
+        "{\"t\":\"offer\",\"pairId\":\"demo\",\"sdp\":\"a\u{1}\"}".into(),
+        deep(130),
+        deep(20_000),
+        "[".repeat(60_000),
+    ];
+    for chunk in bad.chunks(4) {
+        let rig = rig(|_| {}).await;
+        let (mut phone, mut mac) = both(&rig).await;
+        for text in chunk {
+            phone.send(text).await;
+            let error = phone.receive().await;
+            let start: String = text.chars().take(80).collect();
+            assert_eq!(
+                (&error["t"], &error["code"]),
+                (&json!("error"), &json!("malformed")),
+                "{start}"
+            );
+        }
+        phone.reaches(&mut mac).await;
+    }
+    // Numbers of any size in what is not known are nobody's business here.
+    let rig = rig(|_| {}).await;
+    let (mut phone, mut mac) = both(&rig).await;
+    let text = r#"{"t":"offer","pairId":"demo","sdp":"a","x":18446744073709551615,"y":-9223372036854775808,"z":1e308}"#;
+    phone.send(text).await;
+    assert_eq!(mac.receive_text().await, text);
+}
+
+#[tokio::test]
+async fn fragments_make_a_message_until_they_are_a_flood() {
+    let rig = rig(|_| {}).await;
+    let (mut phone, mut mac) = both(&rig).await;
+    let text = offer("in pieces");
+    let pieces: Vec<&[u8]> = text.as_bytes().chunks(10).collect();
+    for (at, piece) in pieces.iter().enumerate() {
+        let last = at + 1 == pieces.len();
+        phone.send_raw(u8::from(at == 0) | if last { 0x80 } else { 0 }, piece).await;
+        phone.send_raw(0x89, b"ping").await;
+    }
+    assert_eq!(mac.receive_text().await, text);
+
+    // `01 80 00000000`, then `00 80 00000000` again and again: not one message.
+    phone.send_raw(0x01, b"").await;
+    let empty = [0x00, 0x80, 0, 0, 0, 0].repeat(1000);
+    for _ in 0..20 {
+        if phone.ws.get_mut().write_all(&empty).await.is_err() {
+            break;
+        }
+    }
+    let (code, told) = phone.ending().await;
+    assert_eq!(code, 4004);
+    assert!(told.iter().any(|message| message["code"] == "rate-limited"), "{told:?}");
+    assert_eq!(rig.closed("4004"), 1);
+    assert_eq!(mac.receive().await["t"], "peer-left");
+}
+
+#[tokio::test]
+async fn pings_and_pongs_are_a_flood_as_well() {
+    for opcode in [0x89, 0x8a] {
+        let rig = rig(|_| {}).await;
+        let mut phone = rig.join("phone").await;
+        let frames = [opcode, 0x80, 0, 0, 0, 0].repeat(300);
+        // It may be closed before all is written.
+        let _ = phone.ws.get_mut().write_all(&frames).await;
+        assert_eq!(phone.close_code().await, 4004, "{opcode:x}");
     }
 }
 

@@ -1,0 +1,215 @@
+//! Meters the frames that the WebSocket library does not show. It reads any number of continuation frames
+//! (RFC 6455 §5.4) before it hands a message out, and an empty one is 6 bytes to send: without a limit
+//! here, a client with a token could keep a core busy and never send a message that is counted.
+//!
+//! Of tungstenite 0.30, `protocol/mod.rs`: `WebSocketContext::read` loops until a message is whole. Only
+//! the frames' headers are followed here, to find where the next one begins; whatever breaks the protocol
+//! is for the library to refuse.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::Error as WsError;
+
+use super::limits::{Limits, TokenBucket};
+
+/// Opcode of a continuation frame (RFC 6455 §5.2).
+const CONTINUATION: u8 = 0;
+
+/// Bytes of a masking key (RFC 6455 §5.2).
+const MASK: u64 = 4;
+
+/// Too many frames came.
+#[derive(Debug, thiserror::Error)]
+#[error("too many continuation frames")]
+struct Flooded;
+
+/// Whether that is why a socket cannot be read.
+#[must_use]
+pub fn is_flood(error: &WsError) -> bool {
+    let WsError::Io(error) = error else { return false };
+    error.get_ref().is_some_and(|inner| inner.is::<Flooded>())
+}
+
+/// A connection whose continuation frames are counted.
+#[derive(Debug)]
+pub struct Fragments<S> {
+    io: S,
+    frames: Frames,
+    bucket: TokenBucket,
+    /// There were too many. What comes is still read, so that the close frame is not lost in a reset.
+    flooded: bool,
+}
+
+impl<S> Fragments<S> {
+    /// Continuation frames may come as often as messages.
+    #[must_use]
+    pub fn new(io: S, limits: &Limits) -> Self {
+        let bucket = TokenBucket::new(limits.messages, Instant::now());
+        Self { io, frames: Frames::default(), bucket, flooded: false }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Fragments<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
+        if this.flooded {
+            return Poll::Ready(Ok(()));
+        }
+        let (bucket, flooded) = (&mut this.bucket, &mut this.flooded);
+        this.frames.follow(&buffer.filled()[before..], |opcode| {
+            *flooded |= opcode == CONTINUATION && !bucket.take(Instant::now());
+        });
+        if this.flooded {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(io::Error::other(Flooded)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Fragments<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+/// Finds the frames in a stream of bytes, however it is cut.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The frame's first two bytes and its extended length, as far as they have come.
+    header: [u8; 10],
+    held: usize,
+    /// Bytes of its mask and payload that are still to come.
+    left: u64,
+}
+
+impl Frames {
+    /// Takes the next bytes, and calls `on` with the opcode of each frame whose header they complete.
+    fn follow(&mut self, mut bytes: &[u8], mut on: impl FnMut(u8)) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= skipped as u64;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            self.header[self.held] = *first;
+            self.held += 1;
+            bytes = rest;
+            if let Some(payload) = self.payload() {
+                let masked = self.header[1] & 0x80 != 0;
+                self.left = payload.saturating_add(if masked { MASK } else { 0 });
+                self.held = 0;
+                on(self.header[0] & 0x0f);
+            }
+        }
+    }
+
+    /// Length of the payload, once the header has said it.
+    fn payload(&self) -> Option<u64> {
+        let h = &self.header;
+        match (self.held, h[1] & 0x7f) {
+            (0 | 1, _) => None,
+            (4, 126) => Some(u16::from_be_bytes([h[2], h[3]]).into()),
+            (10, 127) => Some(u64::from_be_bytes([h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9]])),
+            (_, 126 | 127) => None,
+            (_, short) => Some(short.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::{super::limits::Rate, *};
+
+    /// A masked frame with a mask of zeroes.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![first];
+        match payload.len() {
+            short @ 0..126 => bytes.push(0x80 | short as u8),
+            long @ 126..0x1_0000 => {
+                bytes.push(0x80 | 126);
+                bytes.extend_from_slice(&(long as u16).to_be_bytes());
+            }
+            huge => {
+                bytes.push(0x80 | 127);
+                bytes.extend_from_slice(&(huge as u64).to_be_bytes());
+            }
+        }
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    #[test]
+    fn frames_are_found_however_the_stream_is_cut() {
+        // Payloads full of bytes that look like headers of continuation frames.
+        let sent = [(0x01, 0), (0x00, 3), (0x89, 125), (0x00, 126), (0x80, 70_000), (0x81, 65_535)];
+        let stream: Vec<u8> =
+            sent.iter().flat_map(|(first, length)| frame(*first, &vec![0; *length])).collect();
+        for cut in [1, 2, 3, 7, 1024, stream.len()] {
+            let (mut frames, mut seen) = (Frames::default(), Vec::new());
+            for bytes in stream.chunks(cut) {
+                frames.follow(bytes, |opcode| seen.push(opcode));
+            }
+            assert_eq!(seen, [1, 0, 9, 0, 0, 1], "in pieces of {cut}");
+        }
+    }
+
+    #[test]
+    fn a_length_without_end_is_followed_without_a_panic() {
+        let mut frames = Frames::default();
+        let mut seen = 0;
+        let endless = [0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        frames.follow(&endless, |_| seen += 1);
+        frames.follow(&[0; 5000], |_| seen += 1);
+        assert_eq!((seen, frames.left), (1, u64::MAX - 5000));
+    }
+
+    #[tokio::test]
+    async fn empty_fragments_end_the_reading_once() {
+        let rate = Rate::new(100, Duration::from_hours(1));
+        let limits = Limits { messages: rate, ..Limits::default() };
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let mut server = Fragments::new(server, &limits);
+        let mut read = [0; 4096];
+        client.write_all(&frame(0x01, b"")).await.unwrap();
+        client.write_all(&frame(0x00, b"").repeat(100)).await.unwrap();
+        let length = 6 * 101;
+        server.read_exact(&mut read[..length]).await.unwrap();
+        client.write_all(&frame(0x00, b"")).await.unwrap();
+        let error = server.read(&mut read).await.unwrap_err();
+        assert!(is_flood(&WsError::Io(error)));
+        assert!(!is_flood(&WsError::Io(io::ErrorKind::ConnectionReset.into())));
+        client.write_all(&frame(0x00, b"").repeat(200)).await.unwrap();
+        assert!(server.read(&mut read).await.unwrap() > 0, "the rest can be read away");
+    }
+}
