@@ -143,8 +143,22 @@ impl Site {
     /// # Errors
     /// There was no HTTP answer.
     pub async fn ask(&self, login: Option<&str>, body: &str) -> Result<Answer, Miss> {
+        self.ask_as(login, body, None).await
+    }
+
+    /// The same by another `Host`, if there is one.
+    ///
+    /// # Errors
+    /// As [`Site::ask`].
+    pub async fn ask_as(
+        &self,
+        login: Option<&str>,
+        body: &str,
+        host: Option<&str>,
+    ) -> Result<Answer, Miss> {
         let url = &self.config.token_url;
-        let mut request = Request::new("POST", url).header("Connection", "close");
+        let request = Request::new("POST", url).to_host(host);
+        let mut request = request.header("Connection", "close");
         if let Some(login) = login {
             request = request.header("Authorization", &format!("Bearer {login}"));
         }

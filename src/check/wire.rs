@@ -126,6 +126,8 @@ impl Answer {
 /// A request: method, target, header lines and a body.
 #[derive(Debug)]
 pub struct Request {
+    line: String,
+    host: String,
     head: String,
     body: Vec<u8>,
 }
@@ -136,13 +138,16 @@ impl Request {
     pub fn new(method: &str, url: &Url) -> Self {
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let head = format!(
-            "{method} {}{query} HTTP/1.1\r\nHost: {}{port}\r\nUser-Agent: orion-peer/{}\r\n",
-            url.path(),
-            url.host_str().unwrap_or_default(),
-            env!("CARGO_PKG_VERSION"),
-        );
-        Self { head, body: Vec::new() }
+        let line = format!("{method} {}{query} HTTP/1.1", url.path());
+        let host = format!("{}{port}", url.host_str().unwrap_or_default());
+        let head = format!("User-Agent: orion-peer/{}\r\n", env!("CARGO_PKG_VERSION"));
+        Self { line, host, head, body: Vec::new() }
+    }
+
+    /// The same by another `Host`, if there is one.
+    #[must_use]
+    pub fn to_host(self, host: Option<&str>) -> Self {
+        Self { host: host.map_or(self.host, str::to_owned), ..self }
     }
 
     /// With one more header line. Line ends in `value` are left out.
@@ -170,7 +175,8 @@ impl Request {
     /// The connection broke, or what came is no HTTP answer.
     pub async fn exchange(&self, stream: &mut Stream) -> Result<Answer, Miss> {
         let lost = |error: io::Error| Miss::Broken(format!("the connection broke: {error}"));
-        let mut bytes = format!("{}\r\n", self.head).into_bytes();
+        let Self { line, host, head, .. } = self;
+        let mut bytes = format!("{line}\r\nHost: {host}\r\n{head}\r\n").into_bytes();
         bytes.extend_from_slice(&self.body);
         stream.write_all(&bytes).await.map_err(lost)?;
         stream.flush().await.map_err(lost)?;

@@ -5,6 +5,7 @@ pub mod flood;
 pub mod forged;
 pub mod handshake;
 pub mod held;
+pub mod hostile;
 pub mod live;
 pub mod notices;
 pub mod signal;
@@ -13,7 +14,7 @@ pub mod token;
 
 use super::rule::Rule;
 
-const TABLES: [&[Rule]; 10] = [
+const TABLES: [&[Rule]; 11] = [
     token::RULES,
     handshake::RULES,
     forged::RULES,
@@ -22,6 +23,7 @@ const TABLES: [&[Rule]; 10] = [
     strict::RULES,
     held::RULES,
     close::RULES,
+    hostile::RULES,
     flood::RULES,
     live::RULES,
 ];

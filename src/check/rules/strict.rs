@@ -11,7 +11,7 @@ use crate::{
         site::{Site, Who},
         socket::Socket,
     },
-    proto::signaling::MAX_MESSAGE_BYTES,
+    proto::signaling::{MAX_MESSAGE_BYTES, fingerprint_digest},
 };
 
 const fn in_room(rule: Rule) -> Rule {
@@ -37,6 +37,15 @@ pub const RULES: &[Rule] = &[
             "relay `bye` as offer, answer and ice are",
         ],
         |site| Box::pin(bye(site)),
+    )),
+    in_room(Rule::new(
+        "signal.state",
+        [
+            "state is relayed by a server whose hello lists it.",
+            "state at the other device (not run when hello does not list it in `relays`)",
+            "relay `state` as bye is, or do not list it",
+        ],
+        |site| Box::pin(state(site)),
     )),
     in_room(Rule::new(
         "signal.candidate-before-offer",
@@ -143,6 +152,29 @@ async fn bye(site: &Site) -> Seen {
         phone.send(&text.to_string()).await?;
         if mac.relayed_json().await? != text {
             return broken("bye is not what was sent");
+        }
+    }
+    leave(phone, mac).await;
+    Ok("it came".into())
+}
+
+async fn state(site: &Site) -> Seen {
+    let (mut phone, mut mac) = site.both().await?;
+    let hello = phone.take_notice("hello").unwrap_or_default();
+    if !hello["relays"].as_array().is_some_and(|relays| relays.iter().any(|t| t == "state")) {
+        leave(phone, mac).await;
+        return Err(Miss::NotRun("`hello` does not list `state` in `relays`".into()));
+    }
+    let pair = site.pair().await?;
+    let fingerprint = fingerprint_digest("sha-256 AB:CD");
+    let texts = [
+        json!({"t": "state", "pairId": pair, "connection": "new"}),
+        json!({"t": "state", "pairId": pair, "connection": "alive", "fingerprint": fingerprint}),
+    ];
+    for text in texts {
+        phone.send(&text.to_string()).await?;
+        if mac.relayed_json().await? != text {
+            return broken("state is not what was sent");
         }
     }
     leave(phone, mac).await;

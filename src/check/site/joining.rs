@@ -26,6 +26,8 @@ pub struct Knock {
     pub token_in: Option<TokenIn>,
     /// `Origin`.
     pub origin: Option<&'static str>,
+    /// `Host`, if it is not the URL's.
+    pub host: Option<&'static str>,
     /// Bytes of the receive buffer.
     pub receive_buffer: Option<u32>,
 }
@@ -58,6 +60,7 @@ impl Site {
             }
         }
         let mut request = Request::new("GET", &url)
+            .to_host(knock.host)
             .header("Connection", "Upgrade")
             .header("Upgrade", "websocket")
             .header("Sec-WebSocket-Version", "13")

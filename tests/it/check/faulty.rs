@@ -49,6 +49,8 @@ pub struct Shared {
     pub rooms: Mutex<HashMap<String, Room>>,
     pub revoked: AtomicBool,
     dir: PathBuf,
+    /// Whether the next token request is answered 503.
+    outage: AtomicUsize,
     token_requests: AtomicUsize,
     handshakes: AtomicUsize,
     tokens: AtomicUsize,
@@ -80,6 +82,7 @@ impl Faulty {
             rooms: Mutex::default(),
             revoked: AtomicBool::new(false),
             dir: dir.path().to_owned(),
+            outage: AtomicUsize::new(0),
             token_requests: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
@@ -251,7 +254,18 @@ impl Shared {
             || (self.has(Fault::UnsignedLogin) && unsigned())
     }
 
+    /// Whether a request is by another name than the server's.
+    fn is_misdirected(&self, request: &Request) -> bool {
+        !request.header("host").starts_with("127.0.0.1:") && !self.has(Fault::AnyHost)
+    }
+
     fn grant(&self, request: &Request) -> Result<Value, (u16, &'static str)> {
+        if self.is_misdirected(request) {
+            return Err((421, "not here"));
+        }
+        if self.outage.swap(0, Ordering::Relaxed) > 0 {
+            return Err((503, "the store is down"));
+        }
         if self.has(Fault::ApiDown) {
             return Err((500, "down"));
         }
@@ -261,6 +275,11 @@ impl Shared {
         let malformed = (if self.has(Fault::Malformed422) { 422 } else { 400 }, "malformed");
         let body: Value = serde_json::from_str(&request.body).map_err(|_| malformed)?;
         let device = body["deviceId"].as_str().filter(|id| !id.is_empty()).ok_or(malformed)?;
+        let ids = [device, body["pairId"].as_str().unwrap_or_default()];
+        if ids.iter().any(|id| id.contains('\0')) && !self.has(Fault::NulIsUnknown) {
+            self.outage.store(usize::from(self.has(Fault::NulIsOutage)), Ordering::Relaxed);
+            return Err(malformed);
+        }
         let home = if device.ends_with('2') { "p2" } else { "demo" };
         let known = ["phone", "mac", "phone2"].contains(&device);
         let pair = body["pairId"].as_str().unwrap_or(home);
@@ -312,6 +331,9 @@ impl Shared {
         if !request.header("upgrade").eq_ignore_ascii_case("websocket") {
             let status = if self.has(Fault::NoUpgradeIs400) { 400 } else { 426 };
             return Err((status, "Upgrade: websocket\r\n".into()));
+        }
+        if self.is_misdirected(request) {
+            return Err(refused(421));
         }
         if too_many(&self.handshakes) {
             return Err((429, self.limited()));

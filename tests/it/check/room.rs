@@ -10,7 +10,14 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use orion_peer::{auth::unix_now, check::wire::Stream};
+use orion_peer::{
+    auth::unix_now,
+    check::wire::Stream,
+    signaling::{
+        fragments::{Fragments, is_flood},
+        limits::{Limits, Rate},
+    },
+};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
@@ -112,6 +119,7 @@ impl Room {
             "offer" if fault == Fault::DropsGlare && glare => return,
             "answer" if fault == Fault::DropsAnswers => return,
             "bye" if fault == Fault::DropsBye => return,
+            "state" if fault == Fault::DropsState => return,
             "ice" if fault == Fault::CandidateNeedsOffer && !self.saw_offer => return,
             "ice" if fault == Fault::DropsNull && value["candidate"].is_null() => return,
             "ice" if fault == Fault::SwapsTwo && candidate.contains(" 7 typ") => {
@@ -192,6 +200,10 @@ type Over = Option<u16>;
 /// Runs one socket to its end.
 pub async fn run(shared: Arc<Shared>, stream: Stream, claims: Value) {
     let config = WebSocketConfig::default().max_message_size(Some(8 << 20));
+    let burst = if shared.has(Fault::FragmentsUncounted) { u32::MAX } else { 100 };
+    let limits =
+        Limits { messages: Rate::new(burst, Duration::from_millis(50)), ..Limits::default() };
+    let stream = Fragments::new(stream, &limits);
     let ws = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let (mut sink, mut stream) = ws.split();
     let (tx, mut rx) = mpsc::unbounded_channel();
@@ -312,7 +324,7 @@ impl Connection {
         let mut hello = json!({
             "t": "hello", "connId": conn, "deviceId": device, "exp": *self.exp.borrow(),
             "polite": if self.has(Fault::PoliteByOrder) { present } else { device == "mac" },
-            "peerPresent": present && !self.has(Fault::NeverPresent),
+            "peerPresent": present && !self.has(Fault::NeverPresent), "relays": ["state"],
         });
         if self.has(Fault::HelloWithoutExp) {
             hello.as_object_mut().unwrap().remove("exp");
@@ -393,6 +405,7 @@ impl Connection {
 
     fn broken(&self, error: &WsError) -> Over {
         match error {
+            flood if is_flood(flood) => Some(4004),
             _ if self.has(Fault::BreaksOffOnErrors) => None,
             WsError::Utf8(_) => Some(1007),
             WsError::Protocol(_) => Some(1002),
@@ -457,6 +470,14 @@ impl Connection {
         if !self.meter()? {
             return Ok(());
         }
+        if text.contains("18446744073709551615") && self.has(Fault::ClosesOnLargeNumbers) {
+            return Err(Some(1011));
+        }
+        let twice = |key: &&str| text.matches(*key).count() > 1;
+        let keys = [r#""t":"#, r#""sdp":"#, r#""pairId":"#];
+        if keys.iter().any(twice) && !self.has(Fault::RelaysDuplicates) {
+            return self.bad_message();
+        }
         let value: Value = serde_json::from_str(text).unwrap_or_default();
         let (Some(t), Some(pair)) = (value["t"].as_str(), value["pairId"].as_str()) else {
             return self.bad_message();
@@ -475,7 +496,7 @@ impl Connection {
         match t {
             "offer" | "answer" if value["sdp"].is_string() => self.relay(pair, t, text),
             "ice" if value.get("candidate").is_some() => self.relay(pair, t, text),
-            "bye" => self.relay(pair, t, text),
+            "bye" | "state" => self.relay(pair, t, text),
             "auth" => return self.on_auth(text, value["token"].as_str().unwrap_or_default()),
             "hello" | "peer-joined" | "peer-left" => {
                 if self.has(Fault::RelaysServerOnly) {
