@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(video.first_whole(), Some(begin + second + Duration::from_millis(2)));
         // Of the responder's report.
         for latency in [1e300, f64::INFINITY, f64::NAN, -1.0] {
-            video.entries_mut()[2].record.latency_ms = Some(latency);
+            video.entries_mut()[1].record.latency_ms = Some(latency);
             assert_eq!(video.first_whole(), None, "{latency}");
         }
     }
