@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use axum::{
     Json,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{StatusCode, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -25,7 +25,7 @@ pub(super) async fn check(
     next: Next,
 ) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    let target = request.uri().authority().map(|authority| authority.as_str());
+    let target = request.uri().authority().map(Authority::as_str);
     // Every browser says where it thinks it is; what says nothing is none.
     if host.into_iter().chain(target).all(|host| is_own(host, listening)) {
         return next.run(request).await;

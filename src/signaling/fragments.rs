@@ -33,7 +33,7 @@ struct Flooded;
 #[must_use]
 pub fn is_flood(error: &WsError) -> bool {
     let WsError::Io(error) = error else { return false };
-    error.get_ref().is_some_and(|inner| inner.is::<Flooded>())
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Flooded>()).is_some()
 }
 
 /// A connection whose continuation frames are counted.
@@ -133,10 +133,9 @@ impl Frames {
     fn payload(&self) -> Option<u64> {
         let h = &self.header;
         match (self.held, h[1] & 0x7f) {
-            (0 | 1, _) => None,
             (4, 126) => Some(u16::from_be_bytes([h[2], h[3]]).into()),
             (10, 127) => Some(u64::from_be_bytes([h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9]])),
-            (_, 126 | 127) => None,
+            (0 | 1, _) | (_, 126 | 127) => None,
             (_, short) => Some(short.into()),
         }
     }
