@@ -13,7 +13,6 @@ use super::{
     error::KernelError,
     holder::not_started,
     lab::Lab,
-    plan::Place,
     topology::{OTHER_SERVER, SERVER},
 };
 
@@ -50,12 +49,13 @@ pub struct Coturn {
 
 impl Coturn {
     pub(super) fn start(lab: &Lab, options: &CoturnOptions) -> Result<Self, KernelError> {
-        let (file, log) = (lab.file("turnserver.conf"), lab.file("turnserver.log"));
+        const CONFIGURATION: &str = "turnserver.conf";
+        let (file, log) = (lab.file(CONFIGURATION), lab.file("turnserver.log"));
         let failed = |cause: String| KernelError::Start { program: "turnserver".into(), cause };
-        fs::write(&file, configuration(lab, options))
+        fs::write(&file, configuration(options))
             .map_err(|error| failed(format!("{}: {error}", file.display())))?;
-        let mut command = lab.command(Place::Internet, "turnserver");
-        command.arg("-c").arg(&file).stdin(Stdio::null());
+        let mut command = lab.coturn_command();
+        command.arg("-c").arg(Lab::own_file(CONFIGURATION)).stdin(Stdio::null());
         let output = fs::File::create(&log).map_err(|error| failed(error.to_string()))?;
         let errors = output.try_clone().map_err(|error| failed(error.to_string()))?;
         command.stdout(output).stderr(errors);
@@ -86,14 +86,14 @@ impl Drop for Coturn {
 }
 
 /// Secrets stand in a file that only this user reads, not in the list of processes.
-fn configuration(lab: &Lab, options: &CoturnOptions) -> String {
+fn configuration(options: &CoturnOptions) -> String {
     let mut text = format!(
         "listening-ip={SERVER}\nlistening-ip={OTHER_SERVER}\nrelay-ip={SERVER}\n\
          listening-port={PORT}\nalt-listening-port={OTHER_PORT}\ntls-listening-port={TLS_PORT}\nfingerprint\nrealm=lab\n\
          no-cli\nverbose\nlog-file=stdout\nno-multicast-peers\nno-dtls\n"
     );
     for (key, file) in [("pidfile", "turnserver.pid"), ("userdb", "turnserver.db")] {
-        let _ = writeln!(text, "{key}={}", lab.file(file).display());
+        let _ = writeln!(text, "{key}={}", Lab::own_file(file).display());
     }
     if options.user.is_some() {
         text += "lt-cred-mech\n";

@@ -1,7 +1,12 @@
-//! The process that holds the namespaces of a lab: `unshare` with a shell in it, which waits for its
-//! standard input to end. That happens when the lab is stopped, and also when this process is killed;
-//! the shell then kills everything that runs in the lab's namespaces, and goes, and with it goes the
-//! mount namespace in which they have their names.
+//! The processes that hold the namespaces of a lab, and end all that runs in them. No namespace has a name
+//! outside, so the last of these processes takes them along.
+//!
+//! Three processes watch each other in a ring, so that whichever is killed, and even two of them at once,
+//! another one kills everything that runs in the lab's namespaces: `unshare` has become a shell (the
+//! holder) that waits for a second one (the guard), the guard waits for its standard input to end, which it
+//! does with this process, and a thread of this process waits for the holder.
+
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -9,28 +14,54 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
 };
 
 use super::error::KernelError;
 
-/// Ends what runs inside: a program may start another one while it is looked at, so several times.
-const SCRIPT: &str = r#"
-trap '' HUP INT QUIT
-mount -t tmpfs -o mode=0700 tmpfs /run && mkdir /run/netns && echo ready || exit 1
-exec >/dev/null 2>&1
-while read -r _; do :; done
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    alive=
-    for name in /run/netns/*; do
-        pids=$(ip netns pids "${name##*/}")
-        if [ -n "$pids" ]; then
-            kill -9 $pids
-            alive=yes
-        fi
+/// Directory of the lab's own files, in its mount namespace.
+const FILES: &str = "/run";
+
+/// A line by which a lab that ends in an orderly manner says so: then nothing is being started.
+const ORDERLY: &str = "orderly";
+
+/// Looks in a row that have to find nothing when a lab did not end in an orderly manner.
+const PATIENCE: &str = "10";
+
+/// Kills what runs inside until `$1` looks in a row find nothing: a program may start another one while
+/// it is looked at, or be about to enter.
+const REAP: &str = r#"
+reap() {
+    looks=$1
+    for _ in $(seq 250); do
+        looks=$((looks - 1))
+        for name in /run/netns/*; do
+            pids=$(ip netns pids "${name##*/}")
+            if [ -n "$pids" ]; then
+                kill -9 $pids
+                looks=$1
+            fi
+        done
+        [ "$looks" -gt 0 ] || return 0
+        sleep 0.02
     done
-    [ -n "$alive" ] || break
-    sleep 0.02
-done
+}
+"#;
+
+/// The guard is the part in parentheses, the holder is the rest. Without `-n` (`--no-mtab`) `mount` would
+/// make a directory of its own in the host's `/run` first.
+const HOLD: &str = r#"
+trap '' HUP INT QUIT
+mount -n -t tmpfs -o mode=0700 tmpfs /run && mkdir /run/netns && echo ready || exit 1
+exec >/dev/null 2>&1
+(
+    times=$patience
+    while read -r line; do
+        [ "$line" != orderly ] || times=1
+    done
+    reap $times
+) || reap $patience
 "#;
 
 /// Settings that keep users from making namespaces: file below /proc/sys, name, the value that does
@@ -51,7 +82,8 @@ const SETTINGS: [(&str, &str, &str, u64); 4] = [
 pub(super) struct Holder {
     process: Child,
     /// Open as long as the lab is to be there.
-    stdin: Option<ChildStdin>,
+    stdin: Arc<Mutex<Option<ChildStdin>>>,
+    watch: Option<JoinHandle<()>>,
     user_namespace: bool,
 }
 
@@ -72,19 +104,28 @@ impl Holder {
         if user_namespace {
             command.args(["--user", "--map-root-user"]);
         }
-        command.args(["--net", "--mount", "--", "sh", "-c", SCRIPT]);
+        command.args([
+            "--net",
+            "--mount",
+            "--",
+            "sh",
+            "-c",
+            &format!("patience={PATIENCE}{REAP}{HOLD}"),
+        ]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env("PATH", search_path());
         apart(&mut command);
         let mut process = command.spawn().map_err(|error| not_started("unshare", &error))?;
-        let stdin = process.stdin.take();
+        let stdin = Arc::new(Mutex::new(process.stdin.take()));
         let mut line = String::new();
         if let Some(stdout) = process.stdout.take() {
             // An error leaves the line empty: it is not ready then.
             let _ = BufReader::new(stdout).read_line(&mut line);
         }
-        let mut holder = Self { process, stdin, user_namespace };
+        let mut holder = Self { process, stdin, watch: None, user_namespace };
         if line.trim() == "ready" {
+            let watch = watch::start(&holder).map_err(|error| not_started("unshare", &error))?;
+            holder.watch = Some(watch);
             return Ok(holder);
         }
         let mut cause = String::new();
@@ -94,9 +135,16 @@ impl Holder {
         Err(KernelError::NotAllowed { cause: cause.trim().to_owned(), settings: forbidding() })
     }
 
-    /// A file that is there as long as the lab is; programs inside find it by the same name.
+    /// A file that is there as long as the lab is; programs inside find it by the same name. Not for
+    /// programs that resolve symbolic links themselves, as `SQLite` does: they would take it for a file of
+    /// the host. They are for [`Self::own_command`] and [`Self::own_file`].
     pub(super) fn file(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root/run/{name}", self.process.id()))
+        PathBuf::from(format!("/proc/{}/root{FILES}/{name}", self.process.id()))
+    }
+
+    /// The same file as a program of [`Self::own_command`] finds it.
+    pub(super) fn own_file(name: &str) -> PathBuf {
+        PathBuf::from(format!("{FILES}/{name}"))
     }
 
     /// A program in the namespace of that name; it replaces `nsenter`, so signals and exit code are its
@@ -108,7 +156,17 @@ impl Holder {
         command
     }
 
-    /// The same, as the user who started the lab. As root that is root.
+    /// A program of the lab itself in the namespace of that name: it sees the lab's own files instead of
+    /// the host's [`FILES`].
+    pub(super) fn own_command(&self, namespace: &str, program: &str) -> Command {
+        let mut command = self.enter();
+        let file = self.file(&format!("netns/{namespace}"));
+        command.arg("--mount").arg(format!("--net={}", file.display()));
+        command.arg("--").arg(program);
+        command
+    }
+
+    /// The same as [`Self::command`], as the user who started the lab. As root that is root.
     pub(super) fn command_as_user(&self, namespace: &str, program: &str) -> Command {
         let (user, group) = user_and_group();
         if !self.user_namespace || user == 0 {
@@ -158,7 +216,11 @@ impl Holder {
 
     /// Ends everything inside, and waits until it is gone.
     pub(super) fn stop(&mut self) {
-        drop(self.stdin.take());
+        close(&self.stdin);
+        if let Some(watch) = self.watch.take() {
+            // It does not panic.
+            let _ = watch.join();
+        }
         // It has ended already: nothing to wait for.
         let _ = self.process.wait();
     }
@@ -167,6 +229,13 @@ impl Holder {
 impl Drop for Holder {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Lets the guard end, which is not watching any more when this fails.
+fn close(stdin: &Mutex<Option<ChildStdin>>) {
+    if let Some(mut stdin) = stdin.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = writeln!(stdin, "{ORDERLY}");
     }
 }
 

@@ -42,7 +42,7 @@ const LATER_ADDRESSES: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 /// Two peers behind their NATs, and an internet with servers. It is gone when this is dropped, and when
 /// this process is gone.
 pub struct Lab {
-    holder: Holder,
+    pub(super) holder: Holder,
     orion_peer: PathBuf,
     /// The programs that are the links, with the peer each is of.
     wires: Vec<(usize, Child)>,
@@ -117,10 +117,16 @@ impl Lab {
         self.holder.command(&self.router(place, layer), program)
     }
 
-    /// A file in memory that is gone with the lab; programs inside find it by this path, too.
+    /// A file in memory that is gone with the lab; programs inside find it by this path, too. `SQLite`
+    /// and others that resolve symbolic links themselves take it for a file of the host.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.holder.file(name)
+    }
+
+    /// The same file as the lab's servers find it.
+    pub(super) fn own_file(name: &str) -> PathBuf {
+        Holder::own_file(name)
     }
 
     /// The peer's own address; a private one behind a NAT.
@@ -215,7 +221,7 @@ impl Lab {
         self.ip(&name, &arrive)
     }
 
-    fn spot(&self, place: Place) -> &Spot {
+    pub(super) fn spot(&self, place: Place) -> &Spot {
         let peer = place.peer();
         &self.spots[peer][self.at[peer]]
     }
@@ -271,16 +277,20 @@ impl Lab {
         drop(self);
     }
 
+    /// `orion-peer` among the servers, with the files of [`Self::own_file`].
+    pub(super) fn server_command(&self) -> Command {
+        let program = self.orion_peer.to_string_lossy();
+        without_settings(self.holder.own_command(INTERNET, &program))
+    }
+
+    /// coturn among the servers, with the same files.
+    pub(super) fn coturn_command(&self) -> Command {
+        self.holder.own_command(INTERNET, "turnserver")
+    }
+
     /// `orion-peer` as the lab itself starts it: variables are for what the user runs.
-    fn own(&self, namespace: &str) -> Command {
-        let mut command = self.holder.command(namespace, &self.orion_peer.to_string_lossy());
-        // Neither are files with settings.
-        command.args(["--config", "/dev/null"]).current_dir("/");
-        let names = std::env::vars_os().map(|(name, _)| name);
-        for name in names.filter(|name| name.to_string_lossy().starts_with("ORION_")) {
-            command.env_remove(name);
-        }
-        command
+    pub(super) fn own(&self, namespace: &str) -> Command {
+        without_settings(self.holder.command(namespace, &self.orion_peer.to_string_lossy()))
     }
 
     fn start_wire(&self, wire: &Wire, seed: u64) -> Result<Child, KernelError> {
@@ -303,10 +313,21 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.holder.stop();
         for (_, wire) in &mut self.wires {
-            // The holder has killed it.
+            // It has ended already, as a rule.
+            let _ = wire.kill();
             let _ = wire.wait();
         }
     }
+}
+
+/// Without the variables and settings of who started the lab.
+fn without_settings(mut command: Command) -> Command {
+    command.args(["--config", "/dev/null"]).current_dir("/");
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("ORION_")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// What a link does, as words of `lab wire`, and as a line of its standard input.
@@ -316,7 +337,7 @@ fn words(link: &Link) -> String {
     format!("{loss} {loss_burst} {delay} {jitter} {}", link.rate.unwrap_or(0))
 }
 
-fn namespace(place: Place) -> &'static str {
+pub(super) fn namespace(place: Place) -> &'static str {
     match place {
         Place::A => "a",
         Place::B => "b",
@@ -356,10 +377,10 @@ fn configure_one(holder: &Holder, namespace: &Namespace) -> Result<(), KernelErr
     holder.run("ip", name, &["ip", "-n", name, "-batch", "-"], &namespace.ip)
 }
 
-/// The first line of a child's standard output.
+/// The first line of a child's standard output, and nothing of the next one: others read on.
 pub(super) fn first_line(child: &mut Child) -> Option<String> {
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut()?).read_line(&mut line).ok()?;
+    BufReader::with_capacity(1, child.stdout.as_mut()?).read_line(&mut line).ok()?;
     Some(line.trim().to_owned())
 }
 

@@ -6,8 +6,9 @@
 //! - `holder`: the process that holds the namespaces, and ends all that runs in them
 //! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: ours · [`coturn`]: another's
 //!
-//! Nothing outlives the program: no namespace has a name outside, and when the program ends, however it
-//! ends, the holder sees its standard input end, kills what runs inside, and ends too.
+//! Nothing outlives the program: no namespace has a name outside, no file lies outside, and when any of the
+//! processes that hold a lab ends, however it ends, the others kill what runs inside, and end too. Programs
+//! that have left the lab's namespaces for one of their own are not found.
 //!
 //! Known limits: the filter of a NAT for TCP, and that of a firewall for IPv6, is always
 //! address-and-port-dependent.

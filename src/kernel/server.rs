@@ -14,7 +14,6 @@ use super::{
     error::KernelError,
     holder::not_started,
     lab::{Lab, first_line, last_words},
-    plan::Place,
     topology::{OTHER_SERVER, RELAY, SERVER, SERVER6},
 };
 use crate::auth::{
@@ -25,7 +24,7 @@ use crate::auth::{
 };
 
 /// Port of signaling and the token API.
-const PORT: u16 = 8787;
+pub(super) const PORT: u16 = 8787;
 
 /// The pair that is there: id, phone, mac, user.
 const PAIR: &str = "demo:phone:mac:lab";
@@ -112,13 +111,13 @@ impl LabServer {
 
     /// Starts a `serve`, and waits until it listens.
     fn run(&self, lab: &Lab, words: &[String]) -> Result<Child, KernelError> {
-        let mut command = lab.own_in(Place::Internet);
+        let mut command = lab.server_command();
         command
             .args(["--json", "serve"])
             .args(words)
             .arg("--db")
             // Each has its own.
-            .arg(lab.file(&format!("{}.sqlite", words[1].replace([':', '[', ']'], "-"))))
+            .arg(Lab::own_file(&format!("{}.sqlite", words[1].replace([':', '[', ']'], "-"))))
             // argv can be read by everybody on this machine.
             .env("ORION_JWT_SECRET", &self.jwt_secret)
             .env("ORION_LOGIN_SECRET", &self.login_secret)

@@ -428,7 +428,7 @@ fn a_machine_without_namespaces_says_which_setting() {
 
 #[test]
 fn a_missing_program_is_named_with_its_package() {
-    let script = "mount -t tmpfs tmpfs /usr/sbin && exec \"$@\"";
+    let script = "mount -n -t tmpfs tmpfs /usr/sbin && exec \"$@\"";
     let leading = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"];
     let ended = shell(&leading, "missing", &["--", "true"]).wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&ended.stderr);

@@ -18,6 +18,8 @@ mod hostile_peer;
 mod jose_vectors;
 #[cfg(target_os = "linux")]
 mod kernel;
+#[cfg(target_os = "linux")]
+mod kernel_leftovers;
 mod lab;
 mod layering;
 mod load;
