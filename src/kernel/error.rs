@@ -127,6 +127,7 @@ fn package(program: &str) -> Option<&'static str> {
 fn needs(step: &str) -> &'static str {
     match step {
         "nft" => "nf_tables, nft_nat, nft_masq, nft_numgen, nft_hash, nf_conntrack",
+        "signaling" => "nft_reject_inet, and CONFIG_INET_DIAG_DESTROY for `ss --kill`",
         "sysctl" => "nf_conntrack, and /proc/sys that can be written",
         _ => "veth, bridge",
     }

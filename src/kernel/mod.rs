@@ -4,6 +4,7 @@
 //! - [`plan`]: what a lab is to be · [`lab`]: one that runs
 //! - [`rules`]: a layer as a ruleset of nftables · [`topology`]: the namespaces and their addresses
 //! - `holder`: the process that holds the namespaces, and ends all that runs in them
+//! - `signaling`: what takes one peer's connection to the server away
 //! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: ours · [`coturn`]: another's
 //!
 //! Nothing outlives the program: no namespace has a name outside, no file lies outside, and when any of the
@@ -20,6 +21,7 @@ pub mod lab;
 pub mod plan;
 pub mod rules;
 pub mod server;
+mod signaling;
 pub mod topology;
 pub mod wire;
 

@@ -53,6 +53,9 @@ pub enum Action {
     Address(Place),
     /// A peer is without any network.
     Unplug(Place),
+    /// A peer's TCP connection to the signaling server is reset, and refused until it is over; media and TURN
+    /// are not affected.
+    SignalingOff(Place),
     /// The link of a peer, or of both, changes.
     Link(Option<Place>, LinkChanges),
 }
@@ -77,7 +80,7 @@ pub struct EventError {
 }
 
 /// What can happen, as it is written.
-const FORMS: [&str; 16] = [
+const FORMS: [&str; 17] = [
     "kill signaling|turn|a|b",
     "stop signaling|turn|a|b",
     "start signaling|turn|a|b",
@@ -88,6 +91,7 @@ const FORMS: [&str; 16] = [
     "move a|b -> NETWORK|home [over ipv4|ipv6|ipv4+ipv6]",
     "address a|b",
     "unplug a|b for TIME",
+    "signaling off a|b for TIME",
     "loss [a|b] SHARE",
     "loss-burst [a|b] PACKETS",
     "delay [a|b] TIME",
@@ -149,7 +153,7 @@ fn time(text: &str) -> Result<Duration, String> {
 
 /// Whether that can last for a time, and has to.
 fn lasts(action: &Action, lasting: Option<Duration>) -> Result<(), String> {
-    let has_to = matches!(action, Action::Sleep(_) | Action::Unplug(_));
+    let has_to = matches!(action, Action::Sleep(_) | Action::Unplug(_) | Action::SignalingOff(_));
     let cannot = matches!(
         action,
         Action::Start(_) | Action::Restart(_) | Action::Takeover(_) | Action::Address(_)
@@ -183,6 +187,10 @@ fn action(words: &[&str]) -> Result<Action, String> {
         "sleep" => one().map(Action::Sleep),
         "address" => one().map(Action::Address),
         "unplug" => one().map(Action::Unplug),
+        "signaling" => match rest {
+            ["off", name] => place(name).map(Action::SignalingOff),
+            _ => Err(form(verb)),
+        },
         "nat" => {
             let (who, name) = to(verb, rest)?;
             match one_nat(&named(name)?.profile) {
@@ -309,6 +317,9 @@ mod tests {
         let Action::Move(_, Some(lte)) = read_move.action else { panic!() };
         assert!(lte.ip == IpVersions::V6 && read_move.lasting.is_some());
         assert_eq!(read("at 1s: move a -> home").unwrap().action, Action::Move(Place::A, None));
+        let off = read("at 2s: signaling off b for 3s").unwrap();
+        assert_eq!(off.action, Action::SignalingOff(Place::B));
+        assert_eq!(off.end(), Duration::from_secs(5));
         let Action::Link(None, changes) = read("at 30s: loss 30% for 5s").unwrap().action else {
             panic!()
         };
@@ -337,6 +348,9 @@ mod tests {
             ("at 1s: kill", "write `kill signaling|turn|a|b`"),
             ("at 1s: sleep a", "how long"),
             ("at 1s: unplug b", "how long"),
+            ("at 1s: signaling off a", "how long"),
+            ("at 1s: signaling a for 1s", "write `signaling off a|b for TIME`"),
+            ("at 1s: signaling off turn for 1s", "neither a"),
             ("at 1s: sleep c for 1s", "neither a"),
             ("at 1s: restart a for 3s", "leave `for` out"),
             ("at 1s: cut for 0s", "no time"),

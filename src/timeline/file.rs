@@ -11,7 +11,7 @@
 //! token-ttl = "20s"       # life of signaling tokens; default 5m
 //! turn-ttl = "20s"        # life of TURN credentials; default 2h
 //! duration = "30s"        # default: until the last event must be over
-//! timeline = ["at 10s: kill signaling for 3s", "at 20s: nat a -> sym, within 10s"]
+//! timeline = ["at 10s: kill signaling for 3s", "at 20s: nat a -> sym, within 10s"]  # see `event`
 //! [a]                     # the phone: `send`
 //! nat = "port"            # a profile, or a network of `orion-peer lab list`; loss, delay, …
 //! ip = "ipv4+ipv6"        # default ipv4; IPv6 is never translated

@@ -273,6 +273,7 @@ impl Stage {
             }
             Action::Address(place) => self.lab.renumber(*place)?,
             Action::Unplug(place) => self.lab.unplug(*place)?,
+            Action::SignalingOff(place) => self.lab.signaling_off(*place)?,
             Action::Link(who, changes) => {
                 self.link(*who, |now| *now = changes.or(*now))?;
             }
@@ -299,6 +300,7 @@ impl Stage {
                 }
             }
             Action::Unplug(place) => self.lab.plug(*place)?,
+            Action::SignalingOff(place) => self.lab.signaling_on(*place)?,
             Action::Link(who, changes) => {
                 self.link(*who, |now| *now = now.without(*changes))?;
             }
