@@ -3,8 +3,10 @@
 //! - [`args`]: its flags, made into pairs to measure · [`list`]: what `--nat` takes
 //! - `show`: progress, and the result for people
 //! - [`shell`]: a shell behind a NAT made by the kernel · `wire`: the link of the kernel's lab
+//! · `datagrams`: an attacker in it
 
 pub mod args;
+mod datagrams;
 pub mod list;
 pub mod shell;
 mod show;
@@ -40,6 +42,12 @@ pub enum LabCommand {
     /// Be the link between two interfaces: the kernel lab starts this for itself
     #[command(hide = true)]
     Wire(wire::WireArgs),
+    /// Put datagrams on an interface: the kernel lab starts this for itself
+    #[command(hide = true)]
+    Inject(datagrams::InjectArgs),
+    /// Write the datagrams of an interface: the kernel lab starts this for itself
+    #[command(hide = true)]
+    Capture(datagrams::CaptureArgs),
 }
 
 /// Measures, or does what the subcommand says.
@@ -52,6 +60,8 @@ pub async fn run(args: LabArgs, output: Output) -> Result<(), Failure> {
         Some(LabCommand::List(args)) => list::run(&args, output),
         Some(LabCommand::Shell(args)) => shell::run(*args, output).await,
         Some(LabCommand::Wire(args)) => wire::run(args),
+        Some(LabCommand::Inject(args)) => datagrams::inject(&args),
+        Some(LabCommand::Capture(args)) => datagrams::capture(&args),
         None => measure(&args, output).await,
     }
 }

@@ -5,6 +5,7 @@
 //! - [`rules`]: a layer as a ruleset of nftables · [`topology`]: the namespaces and their addresses
 //! - `holder`: the process that holds the namespaces, and ends all that runs in them
 //! - `signaling`: what takes one peer's connection to the server away
+//! - [`datagram`]: an attacker on the path
 //! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: ours · [`coturn`]: another's
 //!
 //! Nothing outlives the program: no namespace has a name outside, no file lies outside, and when any of the
@@ -15,6 +16,7 @@
 //! address-and-port-dependent.
 
 pub mod coturn;
+pub mod datagram;
 pub mod error;
 mod holder;
 pub mod lab;
@@ -26,6 +28,7 @@ pub mod topology;
 pub mod wire;
 
 pub use coturn::{Coturn, CoturnOptions};
+pub use datagram::{Capture, Datagram, Injector};
 pub use error::KernelError;
 pub use lab::Lab;
 pub use plan::{LabPlan, Network, Place};

@@ -139,7 +139,9 @@ impl Topology {
             has_v6: plan.has_v6(),
         };
         lab.routers(&sides[0])?;
-        if !plan.shared {
+        if plan.shared {
+            lab.spots[1][0].next = ("a1".to_owned(), "lan1".to_owned());
+        } else {
             lab.routers(&sides[1])?;
         }
         for (peer, (side, network)) in sides.iter().zip([&plan.a, &plan.b]).enumerate() {
@@ -287,12 +289,8 @@ impl Topology {
     /// A's NAT.
     fn peer(&mut self, peer: usize, side: &Side, link: Option<Link>, second: bool) {
         let name = ["a", "b"][peer];
-        let spot = side.spot(peer);
-        let (above, interface) = match (second, side.layers.is_empty()) {
-            (true, _) => ("a1".to_owned(), "lan1".to_owned()),
-            (false, true) => (INTERNET.to_owned(), side.letter.to_string()),
-            (false, false) => (side.router(0), "lan0".to_owned()),
-        };
+        let spot = if second { self.spots[peer][0].clone() } else { side.spot(peer) };
+        let (above, interface) = spot.next.clone();
         let own = (name, spot.interface.as_str());
         match link {
             None => self.cable(own, (&above, &interface)),

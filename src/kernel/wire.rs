@@ -26,6 +26,13 @@ pub struct WireConfig {
 }
 
 impl WireConfig {
+    /// Of one interface.
+    #[cfg(target_os = "linux")]
+    fn alone(interface: &str) -> Self {
+        let name = || interface.to_owned();
+        Self { inner: name(), outer: name(), link: Link::default(), seed: 0 }
+    }
+
     fn failed(&self, operation: &'static str, cause: &dyn std::fmt::Display) -> KernelError {
         let (inner, outer) = (self.inner.clone(), self.outer.clone());
         KernelError::Wire { inner, outer, operation, cause: cause.to_string() }
@@ -36,7 +43,7 @@ impl WireConfig {
 const IDLE: Duration = Duration::from_hours(1);
 
 #[cfg(target_os = "linux")]
-pub use self::linux::run;
+pub use self::linux::{capture, inject, run};
 
 /// Runs the link until the process is killed; `ready` is called once it carries packets.
 ///
@@ -49,6 +56,32 @@ pub fn run(
     _changes: impl Iterator<Item = Link>,
 ) -> Result<(), KernelError> {
     let _ = (IDLE, config.failed("open", &"Linux only"));
+    Err(KernelError::NotLinux)
+}
+
+/// Puts the frames on an interface, each as it comes; `ready` is called before the first.
+///
+/// # Errors
+/// Always: there are no packet sockets here.
+#[cfg(not(target_os = "linux"))]
+pub fn inject(
+    _interface: &str,
+    _ready: impl FnOnce(),
+    _frames: impl Iterator<Item = Vec<u8>>,
+) -> Result<(), KernelError> {
+    Err(KernelError::NotLinux)
+}
+
+/// Gives each frame of an interface, until `take` is false; `ready` is called before the first.
+///
+/// # Errors
+/// Always: there are no packet sockets here.
+#[cfg(not(target_os = "linux"))]
+pub fn capture(
+    _interface: &str,
+    _ready: impl FnOnce(),
+    _take: impl FnMut(&[u8]) -> bool,
+) -> Result<(), KernelError> {
     Err(KernelError::NotLinux)
 }
 
@@ -156,6 +189,45 @@ mod linux {
             }
         });
         Ok(())
+    }
+
+    /// Puts the frames on an interface, each as it comes; `ready` is called before the first.
+    ///
+    /// # Errors
+    /// The interface is not there, or packet sockets cannot be had.
+    pub fn inject(
+        interface: &str,
+        ready: impl FnOnce(),
+        frames: impl Iterator<Item = Vec<u8>>,
+    ) -> Result<(), KernelError> {
+        let socket = open(&WireConfig::alone(interface), interface)?;
+        ready();
+        for frame in frames {
+            // Nothing is left for the kernel to finish.
+            send(&socket, &[&[0; VNET_HEADER][..], &frame].concat());
+        }
+        Ok(())
+    }
+
+    /// Gives each frame of an interface, until `take` is false; `ready` is called before the first.
+    ///
+    /// # Errors
+    /// The interface is not there, or packet sockets cannot be had.
+    pub fn capture(
+        interface: &str,
+        ready: impl FnOnce(),
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), KernelError> {
+        let socket = open(&WireConfig::alone(interface), interface)?;
+        ready();
+        let mut frame = vec![0; LARGEST];
+        loop {
+            // The interface is down for a moment.
+            let Ok(length) = io::Read::read(&mut &socket, &mut frame) else { continue };
+            if frame[..length].get(VNET_HEADER..).is_some_and(|frame| !take(frame)) {
+                return Ok(());
+            }
+        }
     }
 
     fn open(config: &WireConfig, name: &str) -> Result<Socket, KernelError> {

@@ -20,6 +20,8 @@ mod jose_vectors;
 mod kernel;
 #[cfg(target_os = "linux")]
 mod kernel_leftovers;
+#[cfg(target_os = "linux")]
+mod kernel_on_path;
 mod lab;
 mod layering;
 mod load;

@@ -26,6 +26,8 @@ pub struct Spot {
     pub(super) gateway6: Ipv6Addr,
     /// Letter of the machines between it and the internet: a1, a2, …
     pub letter: char,
+    /// The machine next to it, and that one's interface towards it.
+    pub next: (String, String),
 }
 
 impl Spot {
@@ -129,7 +131,11 @@ impl<'p> Side<'p> {
             _ => (self.host6(0, 2), self.host6(0, 1)),
         };
         let (ip, letter) = (self.ip, self.letter);
-        Spot { interface, address, prefix, gateway, ip, address6, gateway6, letter }
+        let next = match self.layers {
+            [] => (INTERNET.to_owned(), letter.to_string()),
+            _ => (self.router(0), "lan0".to_owned()),
+        };
+        Spot { interface, address, prefix, gateway, ip, address6, gateway6, letter, next }
     }
 
     /// A host on the peer's side of layer `k`, for IPv6.
