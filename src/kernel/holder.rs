@@ -4,7 +4,8 @@
 //! Three processes watch each other in a ring, so that whichever is killed, and even two of them at once,
 //! another one kills everything that runs in the lab's namespaces: `unshare` has become a shell (the
 //! holder) that waits for a second one (the guard), the guard waits for its standard input to end, which it
-//! does with this process, and a thread of this process waits for the holder.
+//! does with this process, and a thread of this process waits for the holder. All three at once, within a
+//! moment, would leave what runs inside to end by itself.
 
 mod watch;
 

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Write as _},
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
 };
@@ -280,7 +280,8 @@ impl Lab {
     /// `orion-peer` among the servers, with the files of [`Self::own_file`].
     pub(super) fn server_command(&self) -> Command {
         let program = self.orion_peer.to_string_lossy();
-        without_settings(self.holder.own_command(INTERNET, &program))
+        let command = self.holder.own_command(INTERNET, &program);
+        without_settings(command, &Holder::own_file(""))
     }
 
     /// coturn among the servers, with the same files.
@@ -290,7 +291,8 @@ impl Lab {
 
     /// `orion-peer` as the lab itself starts it: variables are for what the user runs.
     pub(super) fn own(&self, namespace: &str) -> Command {
-        without_settings(self.holder.command(namespace, &self.orion_peer.to_string_lossy()))
+        let command = self.holder.command(namespace, &self.orion_peer.to_string_lossy());
+        without_settings(command, &self.holder.file(""))
     }
 
     fn start_wire(&self, wire: &Wire, seed: u64) -> Result<Child, KernelError> {
@@ -320,9 +322,9 @@ impl Drop for Lab {
     }
 }
 
-/// Without the variables and settings of who started the lab.
-fn without_settings(mut command: Command) -> Command {
-    command.args(["--config", "/dev/null"]).current_dir("/");
+/// Without the variables and settings of who started the lab; temporary files are gone with it.
+fn without_settings(mut command: Command, temporary: &Path) -> Command {
+    command.args(["--config", "/dev/null"]).current_dir("/").env("TMPDIR", temporary);
     let names = std::env::vars_os().map(|(name, _)| name);
     for name in names.filter(|name| name.to_string_lossy().starts_with("ORION_")) {
         command.env_remove(name);

@@ -24,7 +24,7 @@ pub struct WireArgs {
     link: Vec<String>,
 }
 
-/// Runs the link until it is killed.
+/// Runs the link until it is killed, or its standard input ends.
 ///
 /// # Errors
 /// The interfaces are not there, or packet sockets cannot be had.
@@ -40,6 +40,8 @@ pub fn run(args: WireArgs) -> Result<(), Failure> {
     let ready = || println!("ready");
     let changes = std::io::stdin().lines().map_while(Result::ok);
     let changes = changes.filter_map(|line| link(&line.split(' ').collect::<Vec<_>>()));
+    // Input ends with the lab; the link must not outlive it where nobody is left to kill it.
+    let changes = changes.chain(std::iter::from_fn(|| std::process::exit(0)));
     wire::run(&config, ready, changes).map_err(|error| super::kernel_failure(&error))
 }
 
