@@ -244,7 +244,9 @@ mod tests {
     /// A datagram of records: content type, epoch, first byte.
     fn datagram(records: &[(u8, u8, u8)]) -> Vec<u8> {
         let record = |&(content, epoch, kind): &(u8, u8, u8)| {
-            [&[content, 254, 253, 0, epoch, 0, 0, 0, 0, 0, 1, 0, 3][..], &[kind, 0, 0]].concat()
+            let length = if content == CHANGE_CIPHER_SPEC { 1 } else { 3 };
+            let header = [content, 254, 253, 0, epoch, 0, 0, 0, 0, 0, 1, 0, length];
+            [&header[..], &[kind, 0, 0][..usize::from(length)]].concat()
         };
         records.iter().flat_map(record).collect()
     }

@@ -14,6 +14,9 @@ use std::{
 
 use tokio::sync::watch;
 
+/// Checks of ICE are 2 s apart; when none has come for so long, there was no path.
+const OUTAGE: Duration = Duration::from_secs(4);
+
 /// Signs of life of a peer connection. Times count from the building of the connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vitals {
@@ -186,7 +189,12 @@ impl Monitor {
     }
 
     pub(super) fn check_received(&self) {
-        self.check.set(self.now());
+        let now = self.now();
+        // While there was no path nothing could be answered: that begins to count now.
+        if self.check.get().is_some_and(|last| now.saturating_sub(last) >= OUTAGE) {
+            self.waiting().iter_mut().for_each(|waiting| waiting.count = 0);
+        }
+        self.check.set(now);
     }
 
     /// A message on a data channel.

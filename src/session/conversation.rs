@@ -43,7 +43,7 @@ pub(super) enum Said {
     /// A peer connection is up.
     Connected,
     /// The peer connection is gone; why, unless the other side said goodbye.
-    Disconnected(Option<String>),
+    Disconnected(Option<SessionError>),
     /// There is no way to the other side for now.
     Silent,
     /// There is one again, on the same peer connection.
@@ -108,8 +108,8 @@ impl Conversation {
                 self.disconnected(*counted);
                 let line = format!("{} ({}, {})", why.message, why.stage, why.code);
                 self.lost.0 += 1;
-                let why = self.lost.1.insert(why);
-                return Ok((Some(line), Said::Disconnected(Some(why.message.clone()))));
+                self.lost.1 = Some(why.clone());
+                return Ok((Some(line), Said::Disconnected(Some(why))));
             }
             LinkEvent::Bye(reason, counted) => {
                 self.disconnected(*counted);
@@ -212,14 +212,13 @@ impl Conversation {
     }
 
     /// The end of a run that is for one connection only: none after a goodbye.
-    pub(super) fn once(&self, lost: Option<String>) -> Result<(), SessionError> {
+    pub(super) fn once(&self, lost: Option<SessionError>) -> Result<(), SessionError> {
         let Some(why) = lost else { return Ok(()) };
-        Err(SessionError::new(
-            Stage::Ice,
-            "connection-lost",
-            format!("the connection to the {} is gone: {why}", self.other),
-            "without --once, orion-peer reconnects",
-        ))
+        Err(SessionError {
+            code: "connection-lost".into(),
+            message: format!("the connection to the {} is gone: {}", self.other, why.message),
+            ..why
+        })
     }
 
     /// Why there is no connection after `timeout`.

@@ -167,6 +167,11 @@ fn unanswered(vitals: &Vitals) -> Option<Cause> {
                 (count, time): (u32, Duration)| {
         waiting.filter(|w| w.count >= count && now.saturating_sub(w.since) >= time)
     };
+    // Without a path nothing can be answered; ICE restarts then.
+    let has_path = vitals.check.is_some_and(|check| now.saturating_sub(check) < SILENT_AFTER);
+    if !has_path {
+        return None;
+    }
     // Pings get lost on a poor path where other messages get through.
     let pings = over(vitals.pings, PINGS).filter(|pings| vitals.data <= Some(pings.since));
     pings
@@ -266,6 +271,9 @@ mod tests {
         assert_eq!((pings(7, 90), pings(8, 91)), (Health::Alive, Health::Alive));
         let lost = Vitals { pings: waits(20, 80), data: Some(s(99)), ..quiet.clone() };
         assert_eq!(judge(&lost), Health::Alive, "other messages come");
+        let outage = Vitals { check: Some(s(80)), ..quiet.clone() };
+        let outage = Vitals { pings: waits(20, 80), media: Some(s(80)), ..outage };
+        assert_eq!(judge(&outage), Health::Silent, "ICE restarts first");
 
         let sent =
             |count, since| judge(&Vitals { keyframes_sent: waits(count, since), ..healthy() });

@@ -53,6 +53,9 @@ const RESTART_WITHIN: Duration = Duration::from_secs(10);
 /// How often the addresses of this machine are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Looks that are further apart show that this process was suspended; so long does it get to catch up.
+const SUSPENDED: Duration = Duration::from_secs(5);
+
 /// Remote candidates kept while there is no peer connection to give them to.
 const MAX_EARLY: usize = 256;
 
@@ -79,6 +82,9 @@ pub(super) struct Worker {
     newcomer: Option<Newcomer>,
     /// What is done about a connection that was lost.
     recovery: Recovery,
+    looked: Instant,
+    /// This process was suspended until lately: what is silent may only not have been read yet.
+    resumed: Option<Instant>,
     /// Where the addresses of this machine may change.
     network: Option<NetworkWatch>,
     /// There is a socket; without one offers would only pile up.
@@ -123,6 +129,8 @@ impl Worker {
             relays_state: false,
             newcomer: None,
             recovery: Recovery::default(),
+            looked: Instant::now(),
+            resumed: None,
         }
     }
 
@@ -185,6 +193,12 @@ impl Worker {
         self.on_deadline().await
     }
 
+    /// When an offer that was just sent is sent again.
+    fn offer_again(&self) -> Instant {
+        let delivered = self.told_hello && self.remote_present == Some(true);
+        Instant::now() + if delivered { OFFER_AGAIN_DELIVERED } else { OFFER_AGAIN }
+    }
+
     /// Looks at the addresses of this machine, and at the signs of life of the peer.
     async fn on_look(&mut self) -> bool {
         let goes_on = match self.network.as_mut().and_then(NetworkWatch::look) {
@@ -192,8 +206,13 @@ impl Worker {
             Some(Move::Nowhere) => self.on_nowhere().await,
             None => true,
         };
+        let now = Instant::now();
+        if now.saturating_duration_since(std::mem::replace(&mut self.looked, now)) > SUSPENDED {
+            self.resumed = Some(now);
+        }
+        let resuming = self.resumed.is_some_and(|at| now.saturating_duration_since(at) < SUSPENDED);
         match self.health() {
-            Some(Health::Dead(cause)) if goes_on => {
+            Some(Health::Dead(cause)) if goes_on && !resuming => {
                 let words = format!("the peer connection is dead: {}", cause.words());
                 self.lose(lost(cause.stage(), cause.code(), words)).await
             }

@@ -4,9 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{
-    LinkEvent, OFFER_AGAIN, OFFER_AGAIN_DELIVERED, OFFER_LIFE, Worker, lost, peer_error, stopped,
-};
+use super::{LinkEvent, OFFER_LIFE, Worker, lost, peer_error, stopped};
 use crate::{
     peer::{ConnectionState, Peer, PeerConfig, PeerEvent, stats::Snapshot},
     proto::signaling::{Body, IceCandidateInit},
@@ -30,6 +28,8 @@ pub(super) struct Current {
     pub(super) begun: Instant,
     /// Socket of the other device this connection is with.
     pub(super) conn: Option<ConnId>,
+    /// The other device was in the room when it was offered: the server did not keep the offer.
+    pub(super) delivered: bool,
 }
 
 impl Current {
@@ -71,6 +71,7 @@ impl Worker {
                     deadline: None,
                     begun: Instant::now(),
                     conn: self.remote_conn.clone(),
+                    delivered: self.remote_present == Some(true),
                 });
                 Some(())
             }
@@ -149,11 +150,10 @@ impl Worker {
     }
 
     pub(super) async fn on_deadline(&mut self) -> bool {
+        let again = self.offer_again();
         let Some(current) = &mut self.current else { return true };
         if current.remote_sdp.is_none() {
-            let delivered = self.told_hello && self.remote_present == Some(true);
-            let again = if delivered { OFFER_AGAIN_DELIVERED } else { OFFER_AGAIN };
-            current.deadline = Some(Instant::now() + again);
+            current.deadline = Some(again);
             let restarting = current.restarting.is_some();
             // A server that said hello holds the offer itself; sending it again would only be
             // noise while the other device is away.

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{
-    CONNECT_WITHIN, LinkEvent, MAX_EARLY, OFFER_AGAIN, OFFER_AGAIN_DELIVERED, RESTART_WITHIN,
-    Worker, peer_error,
-};
+use super::{CONNECT_WITHIN, LinkEvent, MAX_EARLY, RESTART_WITHIN, Worker, peer_error};
 use crate::{
     peer::{PeerRole, sdp::ufrag},
     proto::signaling::{Body, IceCandidateInit, offer_digest},
@@ -23,14 +20,13 @@ impl Worker {
         if self.new_peer().await.is_none() {
             return false;
         }
+        let again = self.offer_again();
         let Some(current) = &mut self.current else { return true };
         match current.peer.create_offer().await {
             Ok(sdp) => {
                 self.negotiated.step(|| Step::Local(SdpType::Offer, sdp.clone()));
                 current.local_sdp = Some(sdp.clone());
-                let delivered = self.told_hello && self.remote_present == Some(true);
-                let again = if delivered { OFFER_AGAIN_DELIVERED } else { OFFER_AGAIN };
-                current.deadline = Some(Instant::now() + again);
+                current.deadline = Some(again);
                 self.send(Body::Offer { sdp });
                 true
             }

@@ -2,9 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use tokio::time::Instant;
-
-use super::{LinkEvent, NetworkWatch, OFFER_AGAIN, Worker, describing::fingerprint, lost};
+use super::{LinkEvent, NetworkWatch, Worker, describing::fingerprint, lost};
 use crate::{
     peer::PeerRole,
     proto::{signaling::Body, token::IceServer},
@@ -61,6 +59,7 @@ impl Worker {
             return true;
         }
         let servers = self.ice_servers();
+        let (again, present) = (self.offer_again(), self.remote_present == Some(true));
         let Some(current) = &mut self.current else { return true };
         if self.template.role == PeerRole::Receiver || !current.connected {
             return true;
@@ -80,7 +79,8 @@ impl Worker {
                 current.local_sdp = Some(sdp.clone());
                 current.local_candidates.clear();
                 current.remote_sdp = None;
-                current.deadline = Some(Instant::now() + OFFER_AGAIN);
+                current.deadline = Some(again);
+                current.delivered = present;
                 self.send(Body::Offer { sdp });
                 self.tell(LinkEvent::Restarting(why)).await
             }

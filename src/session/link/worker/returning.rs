@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{LinkEvent, OFFER_AGAIN, Worker, describing::fingerprint};
+use super::{LinkEvent, Worker, describing::fingerprint};
 use crate::{
     peer::PeerRole,
     proto::signaling::{Body, ConnectionClaim, fingerprint_digest},
@@ -65,15 +65,20 @@ impl Worker {
         if self.template.role == PeerRole::Receiver {
             return true;
         }
-        let health = self.health();
+        let (health, again) = (self.health(), self.offer_again());
         let Some(current) = &mut self.current else { return self.offer().await };
         if current.conn.as_ref() == Some(&conn) {
             return true;
         }
         if current.remote_sdp.is_none() && current.restarting.is_none() {
-            // The server hands the offer that waits to the newcomer itself.
+            // An offer that waited at the server is handed to the newcomer; one that was delivered went to a
+            // socket that is gone.
+            let lost = std::mem::replace(&mut current.delivered, true);
             current.conn = Some(conn);
-            current.deadline = Some(Instant::now() + OFFER_AGAIN);
+            current.deadline = Some(again);
+            if lost {
+                self.describe_again();
+            }
             return true;
         }
         let within = match health {
