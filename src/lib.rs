@@ -8,7 +8,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences · [`page`] what browsers are shown |
-//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`nat`] what lies between a peer and the internet |
+//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`http`] bounded HTTP connections · [`nat`] what lies between a peer and the internet |
 //! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`lab`] NATs and links in this process |
 //! | 3 | [`peer`] the WebRTC peer · [`kernel`] NATs and links by netfilter in network namespaces |
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
@@ -23,6 +23,7 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod doctor;
+pub mod http;
 pub mod kernel;
 pub mod lab;
 pub mod load;

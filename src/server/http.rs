@@ -10,8 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request, http::HeaderValue, response::Response};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -27,26 +26,17 @@ use super::{
     proxies::Proxies,
     traffic::{Route, Traffic},
 };
-use crate::signaling::{
-    limits::metered,
-    server::{ClientAddr, RequestId},
-    slots::{Slot, Slots},
+use crate::{
+    http::{self, Within},
+    signaling::{
+        limits::metered,
+        server::{ClientAddr, RequestId},
+        slots::{Slot, Slots},
+    },
 };
-
-/// Wait after a failed accept: it mostly means that file descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections of the listener of `/metrics`.
 const METRICS_CONNECTIONS: usize = 64;
-
-/// Longest header of a request, bytes; a token is a tenth of it.
-const MAX_HEADER: usize = 32 * 1024;
-
-/// Most lines of a header.
-const MAX_HEADER_LINES: usize = 64;
-
-/// How long a connection that is asked to end may take for it.
-const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// First byte of a TLS connection: a record of type handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -86,27 +76,15 @@ pub(super) async fn accept(
     listener: TcpListener,
     router: Router,
     options: Options,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            () = stopped(&mut stop) => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(place) = options.place(address.ip()) else { continue };
+    let stopping = stop.clone();
+    http::accept(listener, stop, |stream, address| {
+        let Ok(place) = options.place(address.ip()) else { return };
         let Ok(permit) = Arc::clone(&options.connections).try_acquire_owned() else {
-            options.refuse("all", address);
-            continue;
+            return options.refuse("all", address);
         };
-        let (router, options, stop) = (router.clone(), options.clone(), stop.clone());
+        let (router, options, stop) = (router.clone(), options.clone(), stopping.clone());
         tokio::spawn(async move {
             let traffic = Arc::clone(&options.traffic);
             traffic.open.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +92,8 @@ pub(super) async fn accept(
             traffic.open.fetch_sub(1, Ordering::Relaxed);
             drop((permit, place));
         });
-    }
+    })
+    .await;
 }
 
 impl Options {
@@ -225,43 +204,14 @@ async fn requests(
     address: SocketAddr,
     router: Router,
     options: Options,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
+    let within = Within { header: options.header_within, connection: options.connection_within };
     let (proxies, traffic) = (options.proxies, options.traffic);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    http::requests(stream, address, within, stop, move |request| {
         answer(router.clone(), address, Arc::clone(&proxies), Arc::clone(&traffic), request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_within)
-        .max_buf_size(MAX_HEADER)
-        .max_headers(MAX_HEADER_LINES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = stopped(&mut stop) => None,
-        () = tokio::time::sleep(options.connection_within) => None,
-    };
-    let ended = if let Some(ended) = ended {
-        Ok(ended)
-    } else {
-        connection.as_mut().graceful_shutdown();
-        timeout(END_WITHIN, connection).await
-    };
-    match ended {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
-        Err(_) => {
-            tracing::info!(client = %address.ip().to_canonical(), "a slow connection was cut off");
-        }
-    }
-}
-
-/// Waits until the server stops, or is gone.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _gone = stop.wait_for(|stop| *stop).await.is_err();
+    })
+    .await;
 }
 
 /// Answers one request, counts it and logs it: its route, never its path or query, where a token may be.

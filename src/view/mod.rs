@@ -4,23 +4,22 @@
 //! |---|---|
 //! | [`hub`] | what there is to show: to those who watch now, and to those who come later |
 //! | [`gate`] | who may look |
+//! | `door` | how many may come, and for how long |
 //! | [`routes`] | events out, texts and requests in, pictures from the disk |
 //!
 //! The page itself is in [`crate::page`]; it is fed by Server-Sent Events (WHATWG HTML §9.2).
 
+mod door;
 pub mod gate;
 pub mod hub;
 pub mod routes;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::mpsc};
 
 use self::{
+    door::Door,
     gate::Gate,
     hub::Hub,
     routes::{Room, Watchers},
@@ -38,8 +37,7 @@ pub struct Viewer {
     address: SocketAddr,
     gate: Gate,
     watchers: Watchers,
-    stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
+    door: Door,
 }
 
 impl Viewer {
@@ -57,18 +55,8 @@ impl Viewer {
         let gate = Gate::new(address.ip());
         let watchers = Watchers::default();
         let room = Room::new(Arc::clone(&hub), lines, gate.clone(), watchers.clone());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving =
-            axum::serve(listener, routes::all(Arc::new(room))).with_graceful_shutdown(async {
-                // Dropped is stopped, too.
-                let _ = stopped.await;
-            });
-        let task = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the viewer page is gone");
-            }
-        });
-        Ok(Self { hub, address, gate, watchers, stop: Some(stop), task })
+        let door = Door::open(listener, routes::all(Arc::new(room)));
+        Ok(Self { hub, address, gate, watchers, door })
     }
 
     /// The URL to open; with the token, where one is needed.
@@ -87,15 +75,14 @@ impl Viewer {
     }
 
     /// Says that it is over, and closes once those who watch have what they still wanted.
-    pub async fn close(mut self, reason: &str) {
+    pub async fn close(self, reason: &str) {
         self.hub.end(reason);
+        let Self { watchers, door, .. } = self;
         let ended = async {
-            self.watchers.gone().await;
-            drop(self.stop.take());
-            (&mut self.task).await
+            watchers.gone().await;
+            door.close().await;
         };
-        if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
-            self.task.abort();
-        }
+        // Who has not gone by then is cut off with the run.
+        let _late = tokio::time::timeout(END_WITHIN, ended).await.is_err();
     }
 }

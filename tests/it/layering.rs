@@ -5,13 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 27] = [
     ("types", 0),
     ("stats", 0),
     ("units", 0),
     ("page", 0),
     ("proto", 1),
     ("media", 1),
+    ("http", 1),
     ("stun", 2),
     ("nat", 1),
     ("auth", 2),

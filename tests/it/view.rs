@@ -173,6 +173,55 @@ async fn pages_of_others_may_not_look() {
     recv.end().well();
 }
 
+/// Who opens connections and leaves them idle neither keeps `recv` from its files nor the page from others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_do_no_harm() {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &["--view", "127.0.0.1:0"]);
+    let page = Page::of(&recv);
+    let address = page.url["http://".len()..].trim_end_matches('/').to_owned();
+    let files = rustix::process::Resource::Nofile;
+    let limit = rustix::process::Rlimit { current: Some(200), ..rustix::process::getrlimit(files) };
+    let pid = rustix::process::Pid::from_raw(recv.pid() as i32);
+    rustix::process::prlimit(pid, files, limit).unwrap();
+    let send = rig.send("pattern:320x240", &[]);
+    recv.event("keyframe", 1);
+    let mut idle = Vec::new();
+    for number in 0..600 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        // Some have begun a header, and never end it.
+        if number % 2 == 0 {
+            let _ = stream.write_all(b"GET /events HTTP/1.1\r\nHost: 127.0").await;
+        }
+        idle.push(stream);
+    }
+    let before = recv.events("keyframe").len();
+    recv.event("keyframe", before + 10);
+    // Some at once, for they are too many, the others in time.
+    for stream in &mut idle {
+        let closed = tokio::time::timeout(HANG, stream.read(&mut [0; 256])).await;
+        assert!(!matches!(closed.expect("still open"), Ok(1..)), "nothing was asked");
+    }
+    assert_eq!(page.get("mode").await.status(), StatusCode::OK);
+    // An answered connection is not kept for ever either.
+    let mut kept = TcpStream::connect(&address).await.unwrap();
+    let request = format!("GET /mode HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    kept.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(HANG, kept.read_to_end(&mut answer)).await;
+    closed.expect("still open").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    assert!(!recv.said_after(0, "Too many open files"), "the limits are below that of the system");
+    for running in [send, recv] {
+        running.signal(Signal::INT);
+        running.end().well();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_this_machine_there_is_a_token() {
     let rig = Rig::new();
