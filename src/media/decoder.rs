@@ -10,11 +10,18 @@ use openh264::{decoder::Decoder as OpenH264Decoder, formats::YUVSource};
 use super::{
     colour::Colour,
     frame::{Frame, FrameError},
-    h264::{NalType, append_nal, nal_type, nal_units, sps_colour, sps_dimensions},
+    h264::{Demand, NalType, append_nal, nal_type, nal_units, sps_colour, sps_demand},
 };
 
 /// Most pixels of a picture that is decoded: 4096x2304, level 5.2 of H.264.
 pub const MAX_PIXELS: u64 = 4096 * 2304;
+
+/// Macroblocks of that.
+const MAX_MACROBLOCKS: u64 = MAX_PIXELS / 256;
+
+/// Most macroblocks of all reference pictures: `MaxDpbMbs` of level 5.2 (ITU-T H.264 table A-1). `OpenH264`
+/// allocates as many pictures as an SPS names, whatever its level allows.
+const MAX_REFERENCES: u64 = 184_320;
 
 /// PPSs that come without an SPS are remembered up to this many bytes.
 const MAX_PARAMETER_SETS: usize = 4096;
@@ -39,13 +46,27 @@ pub enum DecodeError {
     },
     /// The picture is larger than [`MAX_PIXELS`].
     #[error(
-        "picture of {width}x{height} pixels is larger than is decoded here ({MAX_PIXELS} pixels)"
+        "picture of {macroblocks} macroblocks is larger than is decoded here ({MAX_MACROBLOCKS}, 4096x2304 pixels)"
     )]
     TooLarge {
-        /// Width by the SPS.
-        width: u32,
-        /// Height by the SPS.
-        height: u32,
+        /// Macroblocks by the SPS.
+        macroblocks: u64,
+    },
+    /// More memory for reference pictures than any level has.
+    #[error(
+        "{references} reference pictures of {macroblocks} macroblocks are more than any level up to 5.2 allows"
+    )]
+    TooManyReferences {
+        /// Reference pictures by the SPS.
+        references: u32,
+        /// Macroblocks of each.
+        macroblocks: u64,
+    },
+    /// An SPS that cannot be read.
+    #[error("the sequence parameter set of {bytes} bytes is not valid")]
+    ParameterSet {
+        /// Size of the SPS.
+        bytes: usize,
     },
     /// `OpenH264` called the access unit broken.
     #[error("cannot decode access unit of {bytes} bytes: {cause}")]
@@ -107,6 +128,8 @@ impl Decoder {
         if self.fresh && !seen.idr {
             return Err(DecodeError::NeedKeyframe { bytes });
         }
+        let known = seen.others.then(|| known(access_unit));
+        let access_unit = known.as_deref().unwrap_or(access_unit);
         let result = if self.fresh && !seen.sps {
             let whole = [&self.parameter_sets, access_unit].concat();
             decode_one(&mut self.inner, &whole, bytes)
@@ -137,11 +160,15 @@ fn decode_one(
     Ok(Frame::from_planes((width as u32, height as u32), planes, SystemTime::now())?)
 }
 
+// Facts of their own, not one state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Default)]
 struct Contents {
     slice: bool,
     idr: bool,
     sps: bool,
+    /// NAL units of types that are not known here.
+    others: bool,
     colour: Colour,
     parameter_sets: Vec<u8>,
 }
@@ -154,21 +181,42 @@ impl Contents {
                 NalType::Idr => (seen.slice, seen.idr) = (true, true),
                 NalType::NonIdr => seen.slice = true,
                 NalType::Sps => {
-                    if let Some((width, height)) = sps_dimensions(nal)
-                        && u64::from(width) * u64::from(height) > MAX_PIXELS
-                    {
-                        return Err(DecodeError::TooLarge { width, height });
-                    }
+                    check(nal)?;
                     seen.sps = true;
                     seen.colour = sps_colour(nal);
                     append_nal(&mut seen.parameter_sets, nal);
                 }
                 NalType::Pps => append_nal(&mut seen.parameter_sets, nal),
-                _ => {}
+                NalType::Other(_) => seen.others = true,
+                NalType::Sei | NalType::Aud => {}
             }
         }
         Ok(seen)
     }
+}
+
+/// Refuses an SPS whose pictures take too much memory, before the decoder reads it.
+fn check(sps: &[u8]) -> Result<(), DecodeError> {
+    let bytes = sps.len();
+    let Demand { macroblocks, references } =
+        sps_demand(sps).ok_or(DecodeError::ParameterSet { bytes })?;
+    if macroblocks > MAX_MACROBLOCKS {
+        return Err(DecodeError::TooLarge { macroblocks });
+    }
+    if macroblocks * u64::from(references) > MAX_REFERENCES {
+        return Err(DecodeError::TooManyReferences { references, macroblocks });
+    }
+    Ok(())
+}
+
+/// The NAL units that were looked at. `OpenH264` also reads subset SPSs and slices of scalable streams
+/// (types 14, 15 and 20), which nobody sends here.
+fn known(access_unit: &[u8]) -> Vec<u8> {
+    let mut known = Vec::with_capacity(access_unit.len());
+    nal_units(access_unit)
+        .filter(|nal| !matches!(nal_type(nal), NalType::Other(_)))
+        .for_each(|nal| append_nal(&mut known, nal));
+    known
 }
 
 #[cfg(test)]

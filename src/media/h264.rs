@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 pub use slice::{idr_pic_id, with_idr_pic_id};
 pub use split::AccessUnitSplitter;
-pub use sps::{profile_level_id, sps_colour, sps_dimensions};
+pub use sps::{Demand, profile_level_id, sps_colour, sps_demand, sps_dimensions};
 
 /// The start code written everywhere here.
 pub const START_CODE: [u8; 4] = [0, 0, 0, 1];

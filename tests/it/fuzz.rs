@@ -172,6 +172,90 @@ fn pictures() {
     });
 }
 
+/// Bits of a parameter set.
+#[derive(Default)]
+struct Fields(Vec<bool>);
+
+impl Fields {
+    fn bits(mut self, value: u64, count: u32) -> Self {
+        self.0.extend((0..count).rev().map(|i| value >> i & 1 == 1));
+        self
+    }
+
+    fn ue(self, value: u64) -> Self {
+        let length = 64 - (value + 1).leading_zeros();
+        self.bits(0, length - 1).bits(value + 1, length)
+    }
+
+    fn nal(self, header: u8) -> Vec<u8> {
+        let (mut nal, mut zeros) = (vec![0, 0, 0, 1, header], 0);
+        for chunk in self.bits(1, 1).0.chunks(8) {
+            let byte = chunk.iter().enumerate().fold(0, |b, (i, on)| b | u8::from(*on) << (7 - i));
+            if zeros >= 2 && byte <= 3 {
+                nal.push(3);
+                zeros = 0;
+            }
+            zeros = if byte == 0 { zeros + 1 } else { 0 };
+            nal.push(byte);
+        }
+        nal
+    }
+}
+
+/// Parameter sets whose syntax is right and whose values are not meant to be, as h26forge makes them
+/// (USENIX Security 2023): nothing crashes, memory stays bounded, and the next keyframe is decoded.
+#[cfg(target_os = "linux")]
+#[test]
+fn parameter_sets_with_any_values() {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    let frame = PatternSource::new(64, 48).unwrap().render(1, std::time::SystemTime::UNIX_EPOCH);
+    let config = EncoderConfig { max_bytes: 3_000, ..EncoderConfig::default() };
+    let clean = KeyframeEncoder::new(config).unwrap().encode(&frame).unwrap().access_unit.data;
+    let rest: Vec<u8> = h264::nal_units(&clean)
+        .filter(|nal| h264::nal_type(nal) != h264::NalType::Sps)
+        .flat_map(|nal| [&h264::START_CODE[..], nal].concat())
+        .collect();
+    let mut random = StdRng::seed_from_u64(16);
+    let mut decoder = Decoder::new().unwrap();
+    let (mut decoded, mut refused) = (0, 0);
+    for _ in 0..1_500 {
+        let mut any = |usual: &[u64]| match random.random_range(0..4) {
+            0 => random.random_range(0..40_000),
+            _ => usual[random.random_range(0..usual.len())],
+        };
+        let profile = [66, 77, 88, 100, 110, 244][(any(&[0, 0, 0, 3]) % 6) as usize];
+        let mut sps = Fields::default().bits(profile, 8).bits(0xc0, 8).bits(any(&[30, 52, 255]), 8);
+        sps = sps.ue(any(&[0, 0, 31]));
+        if profile >= 100 {
+            sps = sps.ue(any(&[1, 3])).ue(any(&[0, 6])).ue(any(&[0])).bits(0, 2);
+        }
+        sps = sps.ue(any(&[0, 12])).ue(2).ue(any(&[1, 4, 16])).bits(any(&[0, 1]), 1);
+        // 16k x 16k are 1,023 and 1,023.
+        sps = sps.ue(any(&[3, 255, 1_023, 4_095])).ue(any(&[2, 143, 1_023, 4_095]));
+        sps = sps.bits(0b11, 2);
+        sps = match any(&[0, 1]) % 2 {
+            0 => sps.bits(0, 1),
+            // A small picture out of a large one.
+            _ => {
+                sps.bits(1, 1).ue(any(&[0])).ue(any(&[0, 8_000])).ue(any(&[0])).ue(any(&[0, 8_000]))
+            }
+        };
+        let header = if any(&[0, 0, 1]) == 1 { 0x6f } else { 0x67 };
+        let unit = [sps.bits(0, 1).nal(header), rest.clone()].concat();
+        match decoder.decode(&unit) {
+            Ok(_) => decoded += 1,
+            Err(_) => refused += 1,
+        }
+        let good = decoder.decode(&clean).expect("a clean keyframe after a malicious one");
+        assert_eq!((good.width, good.height), (64, 48));
+    }
+    assert!(refused > 500, "{decoded} decoded, {refused} refused");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 400_000, "{peak} KB");
+}
+
 #[test]
 fn scenarios() {
     let words = ["[", "]", "=", "\"", "nat = ", "delay = \"", "1e99", "-1", "ms", "loss = ", "\n"];

@@ -430,6 +430,75 @@ fn broken_and_missing_files_are_named() {
     assert!(matches!(refused(&dir.path().join("tiny.png")), SourceError::Picture { .. }));
 }
 
+/// Most memory this process has had, bytes.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn headers_of_huge_pictures_take_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = peak_memory();
+    let file = |name: &str, data: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, data).unwrap();
+        path
+    };
+    for (width, height) in [(65_535_u32, 65_535_u32), (65_500, 16), (1 << 31, 2), (16_384, 16_384)]
+    {
+        let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+        let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[16, 6, 0, 0, 0]].concat();
+        png.extend(&header);
+        png.extend(crc32(&[b"IHDR", &header[..]].concat()).to_be_bytes());
+        // A first piece of picture data, so that the decoder begins.
+        let data = [0x78, 0x9c, 0x63, 0, 0];
+        png.extend((data.len() as u32).to_be_bytes());
+        png.extend(b"IDAT");
+        png.extend(data);
+        png.extend(crc32(&[b"IDAT", &data[..]].concat()).to_be_bytes());
+        let error = refused(&file("bomb.png", &png));
+        assert!(matches!(error, SourceError::Picture { .. }), "{width}x{height}: {error}");
+        let y4m =
+            [format!("YUV4MPEG2 W{width} H{height} C444\nFRAME\n").as_bytes(), &[7; 4096]].concat();
+        let error = refused(&file("bomb.y4m", &y4m));
+        assert!(matches!(error, SourceError::Y4mHeader { .. }), "{width}x{height}: {error}");
+    }
+    // A JPEG of 65500x65500: start, frame header, scan, end.
+    let mut jpeg = vec![0xff, 0xd8, 0xff, 0xc0, 0, 11, 8, 0xff, 0xdc, 0xff, 0xdc, 1, 1, 0x11, 0];
+    jpeg.extend([0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0, 1, 2, 3, 0xff, 0xd9]);
+    assert!(matches!(refused(&file("bomb.jpg", &jpeg)), SourceError::Picture { .. }));
+    // Headers without an end: of the stream, and of a frame after a good one.
+    let endless = |begin: &[u8]| {
+        let begin = std::io::Cursor::new(begin.to_vec());
+        let stream = std::io::Read::chain(begin, std::io::repeat(b'A'));
+        open_stream(Box::new(stream), "endless", SourceOptions::default())
+    };
+    assert!(matches!(endless(b"YUV4MPEG2 W"), Err(SourceError::Y4mHeader { .. })));
+    let good = [&b"YUV4MPEG2 W64 H48 F1:1\nFRAME\n"[..], &[9; 64 * 48 * 3 / 2], b"FRAME "].concat();
+    let mut source = endless(&good).unwrap();
+    assert!(matches!(source.next(), Ok(Some(_))));
+    let error = source.next().err().unwrap();
+    assert!(
+        matches!(error, SourceError::Y4mHeader { .. } | SourceError::Y4mTruncated { .. }),
+        "{error}"
+    );
+    let limit = 300 << 20;
+    let grown = peak_memory() - before;
+    assert!(grown < limit, "{grown} bytes");
+}
+
+/// CRC-32 of PNG chunks (ISO 3309).
+fn crc32(data: &[u8]) -> u32 {
+    !data.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
 #[test]
 fn a_y4m_that_is_cut_off_gives_what_it_has() {
     let dir = tempfile::tempdir().unwrap();
@@ -626,7 +695,9 @@ fn a_directory_that_vanishes_is_an_error_and_not_a_panic() {
     let error = writer.write(b"two", None, record(2.0)).unwrap_err();
     assert!(error.to_string().contains("000002.h264"), "{error}");
     fs::create_dir(&out).unwrap();
-    assert_eq!(writer.write(b"three", None, record(3.0)).unwrap().record.seq, 3);
+    // The number is still free, and the journal is where the directory is now.
+    assert_eq!(writer.write(b"three", None, record(3.0)).unwrap().record.seq, 2);
+    assert_eq!(fs::read_to_string(out.join("frames.jsonl")).unwrap().lines().count(), 1);
 }
 
 #[test]

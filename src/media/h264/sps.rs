@@ -35,9 +35,25 @@ pub fn sps_colour(sps: &[u8]) -> Colour {
     Sps::read(sps).map(|sps| sps.colour).unwrap_or_default()
 }
 
+/// What decoding the pictures of an SPS takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Macroblocks of a picture as it is coded, before cropping.
+    pub macroblocks: u64,
+    /// `max_num_ref_frames`.
+    pub references: u32,
+}
+
+/// What decoding the pictures of an SPS takes; `None` when the SPS makes no sense.
+#[must_use]
+pub fn sps_demand(sps: &[u8]) -> Option<Demand> {
+    Sps::read(sps).map(|sps| sps.demand)
+}
+
 pub(super) struct Sps {
     width: u32,
     height: u32,
+    demand: Demand,
     pub(super) frame_num_bits: u32,
     pub(super) frame_mbs_only: bool,
     pub(super) separate_colour_planes: bool,
@@ -62,7 +78,7 @@ impl Sps {
         };
         let frame_num_bits = bits.ue()?.checked_add(4).filter(|n| *n <= 16)?;
         picture_order_fields(&mut bits)?;
-        bits.ue()?; // max_num_ref_frames
+        let references = bits.ue()?;
         bits.skip(1)?; // gaps_in_frame_num_value_allowed_flag
         let width = (u64::from(bits.ue()?) + 1) * 16;
         let map_units = u64::from(bits.ue()?) + 1;
@@ -72,6 +88,7 @@ impl Sps {
             bits.skip(1)?; // mb_adaptive_frame_field_flag
         }
         bits.skip(1)?; // direct_8x8_inference_flag
+        let demand = Demand { macroblocks: width / 16 * (height / 16), references };
         let mut crop = [0u64; 4];
         if bits.bit()? == 1 {
             for side in &mut crop {
@@ -87,6 +104,7 @@ impl Sps {
         Some(Self {
             width: fits(width)?,
             height: fits(height)?,
+            demand,
             frame_num_bits,
             frame_mbs_only,
             separate_colour_planes,
@@ -223,7 +241,9 @@ mod tests {
     #[test]
     fn cropping_makes_1080_of_1088() {
         let sps = baseline().ue(119).ue(67).bits(0b111, 3).ue(0).ue(0).ue(0).ue(4).bits(0, 1);
-        assert_eq!(sps_dimensions(&sps.nal(0x67)), Some((1920, 1080)));
+        let sps = sps.nal(0x67);
+        assert_eq!(sps_dimensions(&sps), Some((1920, 1080)));
+        assert_eq!(sps_demand(&sps), Some(Demand { macroblocks: 120 * 68, references: 1 }));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::media::frame::Frame;
 const MAX_HEADER: u64 = 1024;
 /// Largest side of a frame, in pixels.
 const MAX_SIDE: u32 = 16_384;
+/// Most pixels of a frame: 8K UHD. A frame is held up to three times while it is read.
+const MAX_PIXELS: u32 = 7_680 * 4_320;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chroma {
@@ -150,6 +152,9 @@ fn parse_header(line: &[u8]) -> Result<(u32, u32, Chroma), String> {
         }
     }
     match (width, height) {
+        (Some(width), Some(height)) if width * height > MAX_PIXELS => {
+            Err(format!("{width}x{height} is more than {MAX_PIXELS} pixels (7680x4320)"))
+        }
         (Some(width), Some(height)) => Ok((width, height, chroma)),
         _ => Err(format!("width and height must both be given, 2 to {MAX_SIDE}")),
     }
