@@ -47,7 +47,11 @@ pub fn start(
         })?,
         None => EnvFilter::new(filter_of(verbose, quiet)),
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(AboveLiveLine);
+    let log = tracing_subscriber::fmt()
+        // The one that is on otherwise panics when stderr cannot be written, as on a full disk.
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(AboveLiveLine);
     // Only a second start in one process fails, and then the first one stays.
     let _ = match format {
         Some(LogFormat::Json) => {

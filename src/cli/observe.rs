@@ -2,7 +2,7 @@
 //! running session: live line, `--stats`, `--dump`, summary.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io::{BufRead, IsTerminal},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -60,7 +60,10 @@ pub struct Observer {
     summary: Summary,
     begun: Instant,
     times: VecDeque<Instant>,
+    /// stdout could not be written.
     failed: Option<Failure>,
+    /// What cannot be written now, and why.
+    unwritten: BTreeMap<&'static str, String>,
     setup: Timings,
 }
 
@@ -104,6 +107,7 @@ impl Observer {
             begun: Instant::now(),
             times: VecDeque::new(),
             failed: None,
+            unwritten: BTreeMap::new(),
             setup: Timings::default(),
         })
     }
@@ -177,8 +181,26 @@ impl Observer {
     pub fn stages(&mut self, stages: &Stages<Option<f64>>, known: &Value) {
         self.summary.stages_ms.record(stages);
         let written = self.keyframes.as_mut().map(|file| file.keyframe(SystemTime::now(), known));
-        if let Some(Err(error)) = written {
-            self.failed.get_or_insert(unwritable(error.to_string()));
+        if let Some(written) = written {
+            self.wrote("keyframes of --stats", written.map_err(|error| error.to_string()));
+        }
+    }
+
+    /// Takes note of whether something could be written: a line when that changes, and a count. The next
+    /// one is tried like this one.
+    fn wrote(&mut self, what: &'static str, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                if self.unwritten.remove(what).is_some() {
+                    self.line(&format!("output: {what} can be written again"));
+                }
+            }
+            Err(error) => {
+                self.summary.unwritten_statistics += 1;
+                if self.unwritten.insert(what, error.clone()).as_ref() != Some(&error) {
+                    self.line(&format!("output: {error}; trying again with the next"));
+                }
+            }
         }
     }
 
@@ -202,13 +224,12 @@ impl Observer {
             frame_rate: self.frame_rate(),
             last_frame_bytes: report.last_bytes,
             broken: report.broken,
+            unwritten: report.unwritten,
         };
         self.live.update(Instant::now(), &self.live_stats);
         self.connected(report);
         self.summarize(report, connection);
-        if let Err(failure) = self.record(report) {
-            self.failed.get_or_insert(failure);
-        }
+        self.record(report);
     }
 
     /// Tells once of each connection how long each step of its set-up took.
@@ -258,31 +279,34 @@ impl Observer {
         }
         summary.keyframes.verified = report.verified;
         summary.keyframes.broken = report.broken;
+        summary.keyframes.unwritten = report.unwritten;
+        summary.keyframes.failed = report.failed;
         summary.frame_rate = frame_rate;
     }
 
-    fn record(&mut self, report: &Report) -> Result<(), Failure> {
+    fn record(&mut self, report: &Report) {
         let (now, wall) = (Instant::now(), SystemTime::now());
         if now < self.stats_due || report.stats.report.is_empty() {
-            return Ok(());
+            return;
         }
         self.stats_due = now + self.stats_interval;
-        if let Some(stats) = &mut self.stats {
-            stats
-                .write(wall, &report.stats.report)
-                .map_err(|error| unwritable(error.to_string()))?;
+        let written = self.stats.as_mut().map(|stats| stats.write(wall, &report.stats.report));
+        if let Some(written) = written {
+            self.wrote("--stats", written.map_err(|error| error.to_string()));
         }
-        if let Some(dump) = &mut self.dump {
+        let written = self.dump.as_mut().and_then(|dump| {
             dump.stats(wall, &report.stats.report);
-            dump.write_if_due(wall).map_err(|error| unwritable(error.to_string()))?;
+            dump.write_if_due(wall).transpose()
+        });
+        if let Some(written) = written {
+            self.wrote("--dump", written.map_err(|error| error.to_string()));
         }
-        Ok(())
     }
 
     /// Shows the summary and finishes what is written.
     ///
     /// # Errors
-    /// `result` when it is one, else the first thing that could not be written.
+    /// `result` when it is one, else something that could not be written to the last.
     pub fn finish(mut self, result: Result<(), SessionError>) -> Result<(), Failure> {
         self.follow();
         drop(self.live);
@@ -298,7 +322,9 @@ impl Observer {
             None => Ok(()),
         };
         result.map_err(failure)?;
-        shown.and(dumped).and(self.failed.map_or(Ok(()), Err))
+        let unwritten = self.unwritten.into_iter().find(|(what, _)| *what != "--dump");
+        let failed = self.failed.or(unwritten.map(|(_, error)| unwritable(error)));
+        shown.and(dumped).and(failed.map_or(Ok(()), Err))
     }
 }
 

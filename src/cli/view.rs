@@ -81,6 +81,7 @@ pub fn tell(hub: &Hub, event: &ReceiverEvent, stats: &LiveStats) {
                 "keyframes": report.keyframes,
                 "verified": report.verified,
                 "broken": report.broken,
+                "unwritten": report.unwritten,
             }),
         ),
     }

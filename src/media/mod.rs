@@ -21,3 +21,29 @@ pub use h264::AccessUnit;
 pub use quality::Quality;
 pub use sink::{FrameRecord, FrameWriter, PictureFormat, SinkError, Written};
 pub use source::{Captured, Source, SourceError, SourceOptions, SourceSpec};
+
+/// Works on one picture. A panic in a library, which a picture from elsewhere may cause, is the error of
+/// that picture and not the end of the thread; what `work` was changing is to be replaced afterwards.
+///
+/// # Errors
+/// It panicked: the message.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        format!("internal error: {}", text.unwrap_or("a library panicked"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::guarded;
+
+    #[test]
+    fn a_panic_is_an_error() {
+        assert_eq!(guarded(|| 1), Ok(1));
+        let index = std::hint::black_box(5);
+        let error = guarded(|| [1, 2][index]).unwrap_err();
+        assert!(error.contains("out of bounds"), "{error}");
+    }
+}

@@ -2,22 +2,26 @@
 //!
 //! `DIR/000001.h264` is the access unit byte for byte, beside it the picture; `DIR/frames.jsonl` has one
 //! line a keyframe. A file appears under its name only when it is complete and on the disk. A new run
-//! goes on counting where the last one stopped, so nothing is ever overwritten.
+//! goes on counting where the last one stopped, so nothing is ever overwritten. What a full disk or a
+//! missing file descriptor keeps from being written is held and tried again by the [`Spool`].
 
 mod atomic;
 mod error;
 mod journal;
 mod picture;
+mod spool;
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use error::SinkError;
 pub use picture::PictureFormat;
+pub use spool::{Outcome, Spool};
 
 use self::journal::Journal;
-use super::frame::Frame;
+use super::{frame::Frame, guarded};
 
 /// Name of the file with a line a keyframe.
 pub const JOURNAL: &str = "frames.jsonl";
@@ -68,6 +72,23 @@ pub struct Written {
     pub files: Vec<PathBuf>,
     /// The line, with what the writer set in it.
     pub record: FrameRecord,
+    /// Why a picture that was asked for is not among the files, when one is not.
+    pub unmade: Option<String>,
+}
+
+/// A keyframe as it is to be written: all its files are made, none is on the disk yet.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    files: Vec<(PictureFormat, Bytes)>,
+    record: FrameRecord,
+    unmade: Option<String>,
+}
+
+impl Prepared {
+    /// Bytes of all its files.
+    fn len(&self) -> usize {
+        self.files.iter().map(|(_, data)| data.len()).sum()
+    }
 }
 
 /// Writes keyframes into a directory.
@@ -76,7 +97,8 @@ pub struct FrameWriter {
     dir: PathBuf,
     formats: Vec<PictureFormat>,
     next: u64,
-    journal: Journal,
+    /// Opened again after a failure, which may have left half a line.
+    journal: Option<Journal>,
 }
 
 impl FrameWriter {
@@ -93,7 +115,7 @@ impl FrameWriter {
         let mut formats = formats.to_vec();
         formats.sort_unstable();
         formats.dedup();
-        Ok(Self { dir: dir.to_owned(), formats, next: last + 1, journal })
+        Ok(Self { dir: dir.to_owned(), formats, next: last + 1, journal: Some(journal) })
     }
 
     /// The directory.
@@ -108,44 +130,115 @@ impl FrameWriter {
         self.next
     }
 
-    /// Writes a keyframe, its picture if it could be decoded, and its line. Without a picture the
-    /// access unit is written even when only pictures were asked for. `seq`, `file` and `bytes` of the
-    /// line are set here.
+    /// Makes the files of a keyframe: its picture if it could be decoded, and the access unit where it
+    /// was asked for or there is no picture. `seq`, `file` and `bytes` of the line are set here and when
+    /// it is written.
+    #[must_use]
+    pub fn prepare(
+        &self,
+        access_unit: &Bytes,
+        picture: Option<&Frame>,
+        line: FrameRecord,
+    ) -> Prepared {
+        let raw = PictureFormat::H264;
+        let (mut files, mut unmade) = (Vec::new(), None);
+        if let Some(frame) = picture {
+            for format in self.formats.iter().filter(|format| **format != raw) {
+                let made = guarded(|| picture::encode(*format, frame)).and_then(|made| made);
+                match made {
+                    Ok(data) => files.push((*format, Bytes::from(data))),
+                    Err(cause) => {
+                        unmade = Some(format!("the {format} picture cannot be made: {cause}"));
+                    }
+                }
+            }
+        }
+        if self.formats.contains(&raw) || files.is_empty() {
+            files.insert(0, (raw, access_unit.clone()));
+        }
+        let record = FrameRecord { bytes: access_unit.len(), ..line };
+        Prepared { files, record, unmade }
+    }
+
+    /// Writes what was prepared: all of its files and its line, or nothing. A number is used up only by
+    /// a keyframe that is on the disk.
     ///
     /// # Errors
-    /// Something could not be written; files that were are complete, and stay.
+    /// Something could not be written; it may be tried again.
+    pub fn commit(&mut self, prepared: &Prepared) -> Result<Written, SinkError> {
+        let seq = self.next;
+        let paths: Vec<PathBuf> =
+            prepared.files.iter().map(|(format, _)| self.path(seq, *format)).collect();
+        let mut written = 0;
+        match self.put(seq, prepared, &paths, &mut written) {
+            Ok(record) => {
+                self.next = seq + 1;
+                Ok(Written { files: paths, record, unmade: prepared.unmade.clone() })
+            }
+            Err(error) => {
+                self.journal = None;
+                for path in &paths[..written] {
+                    // Best effort: what stays keeps its number, see below.
+                    let _ = std::fs::remove_file(path);
+                }
+                if paths.iter().any(|path| path.exists()) {
+                    self.next = seq + 1;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The steps of [`FrameWriter::commit`]; `written` counts the files that are there.
+    fn put(
+        &mut self,
+        seq: u64,
+        prepared: &Prepared,
+        paths: &[PathBuf],
+        written: &mut usize,
+    ) -> Result<FrameRecord, SinkError> {
+        let journal = match &mut self.journal {
+            Some(journal) => journal,
+            lost => {
+                let journal = Journal::open(&self.dir.join(JOURNAL))?;
+                // A line that could not be taken back.
+                self.next = self.next.max(journal.last_seq() + 1);
+                if self.next > seq {
+                    let path = self.dir.join(JOURNAL);
+                    let cause = std::io::Error::other(format!("it has a line {seq} already"));
+                    return Err(SinkError::Write { path, cause });
+                }
+                lost.insert(journal)
+            }
+        };
+        for (path, (_, data)) in paths.iter().zip(&prepared.files) {
+            atomic::write(path, |file| std::io::Write::write_all(file, data))?;
+            *written += 1;
+        }
+        let named = paths.first().and_then(|file| file.file_name());
+        let file = named.unwrap_or_default().to_string_lossy().into_owned();
+        let record = FrameRecord { seq, file, ..prepared.record.clone() };
+        atomic::sync_directory(&self.dir)?;
+        journal.append(&record)?;
+        Ok(record)
+    }
+
+    /// Prepares and writes a keyframe at once.
+    ///
+    /// # Errors
+    /// As [`FrameWriter::commit`].
     pub fn write(
         &mut self,
         access_unit: &[u8],
         picture: Option<&Frame>,
         line: FrameRecord,
     ) -> Result<Written, SinkError> {
-        let seq = self.next;
-        // A number is used once, even when writing fails halfway.
-        self.next += 1;
-        let path =
-            |format: PictureFormat| self.dir.join(format!("{seq:06}.{}", format.extension()));
-        let mut files = Vec::new();
-        let raw = PictureFormat::H264;
-        if self.formats.contains(&raw) || picture.is_none() {
-            files.push(path(raw));
-            atomic::write(&path(raw), |file| std::io::Write::write_all(file, access_unit))?;
-        }
-        if let Some(frame) = picture {
-            for format in self.formats.iter().filter(|format| **format != raw) {
-                let path = path(*format);
-                let data = picture::encode(*format, frame)
-                    .map_err(|cause| SinkError::Encode { path: path.clone(), cause })?;
-                atomic::write(&path, |file| std::io::Write::write_all(file, &data))?;
-                files.push(path);
-            }
-        }
-        let named = files.first().and_then(|file| file.file_name());
-        let file = named.unwrap_or_default().to_string_lossy().into_owned();
-        let record = FrameRecord { seq, file, bytes: access_unit.len(), ..line };
-        atomic::sync_directory(&self.dir)?;
-        self.journal.append(&record)?;
-        Ok(Written { files, record })
+        let prepared = self.prepare(&Bytes::copy_from_slice(access_unit), picture, line);
+        self.commit(&prepared)
+    }
+
+    fn path(&self, seq: u64, format: PictureFormat) -> PathBuf {
+        self.dir.join(format!("{seq:06}.{}", format.extension()))
     }
 }
 

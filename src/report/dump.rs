@@ -97,13 +97,13 @@ impl DumpWriter {
         self.current().stats(time, report);
     }
 
-    /// Writes the file when it has not been written for a minute.
+    /// Writes the file when it has not been written for a minute; whether it was.
     ///
     /// # Errors
     /// The file cannot be written; what it held before is still there.
-    pub fn write_if_due(&mut self, now: SystemTime) -> Result<(), DumpError> {
+    pub fn write_if_due(&mut self, now: SystemTime) -> Result<Option<()>, DumpError> {
         let age = now.duration_since(self.written).unwrap_or_default();
-        if age >= WRITE_INTERVAL { self.write(now) } else { Ok(()) }
+        if age >= WRITE_INTERVAL { self.write(now).map(Some) } else { Ok(None) }
     }
 
     /// Writes the file a last time.

@@ -42,6 +42,8 @@ pub struct LiveStats {
     pub last_frame_bytes: Option<u64>,
     /// Keyframes that arrived broken.
     pub broken: u64,
+    /// Keyframes that the disk did not take.
+    pub unwritten: u64,
 }
 
 impl LiveStats {
@@ -75,6 +77,9 @@ impl LiveStats {
         ));
         if self.broken > 0 {
             part(format_args!("{} broken", self.broken));
+        }
+        if self.unwritten > 0 {
+            part(format_args!("{} unwritten", self.unwritten));
         }
         line
     }

@@ -8,7 +8,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -39,11 +39,15 @@ pub enum StatsError {
     },
 }
 
-/// Appends lines to a file of this run.
+/// Appends lines to a file of this run, each whole or not at all.
 #[derive(Debug)]
 pub struct StatsWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
+    /// Where the next line begins.
+    end: u64,
+    /// Part of a line may be behind `end`.
+    torn: bool,
 }
 
 #[derive(Serialize)]
@@ -84,8 +88,8 @@ impl StatsWriter {
             let name =
                 if run == 1 { format!("{stem}.jsonl") } else { format!("{stem}-{run}.jsonl") };
             let path = dir.join(name);
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Self { path, file: BufWriter::new(file) }),
+            match OpenOptions::new().append(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Self { path, file, end: 0, torn: false }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failed(error)),
             }
@@ -121,8 +125,21 @@ impl StatsWriter {
 
     fn line(&mut self, line: &impl Serialize) -> Result<(), StatsError> {
         let failed = |source| StatsError::Write { path: self.path.clone(), source };
-        serde_json::to_writer(&mut self.file, line).map_err(|error| failed(error.into()))?;
-        self.file.write_all(b"\n").and_then(|()| self.file.flush()).map_err(failed)
+        let mut line = serde_json::to_vec(line).map_err(|error| failed(error.into()))?;
+        line.push(b'\n');
+        if self.torn {
+            self.file.set_len(self.end).map_err(failed)?;
+            self.torn = false;
+        }
+        match self.file.write_all(&line) {
+            Ok(()) => self.end += line.len() as u64,
+            Err(error) => {
+                // Half a line would spoil the next one.
+                self.torn = self.file.set_len(self.end).is_err();
+                return Err(failed(error));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -159,6 +176,25 @@ mod tests {
         keyframes.keyframe(at(1_500), &json!({"seq": 1, "stagesMs": {"encode": 30.5}})).unwrap();
         let text = fs::read_to_string(dir.join("keyframes.jsonl")).unwrap();
         assert_eq!(text, "{\"time\":1500.0,\"seq\":1,\"stagesMs\":{\"encode\":30.5}}\n");
+    }
+
+    #[test]
+    fn a_line_that_fails_leaves_no_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stats = StatsWriter::create(dir.path()).unwrap();
+        stats.write(UNIX_EPOCH, &json!({"a": 1})).unwrap();
+        // As a disk that took part of a line and could not take it back.
+        let readable = File::open(stats.path()).unwrap();
+        let writable = std::mem::replace(&mut stats.file, readable);
+        assert!(stats.write(UNIX_EPOCH, &json!({"b": 2})).is_err() && stats.torn);
+        stats.file = writable;
+        stats.file.write_all(b"{\"time\":0,\"rep").unwrap();
+        stats.write(UNIX_EPOCH, &json!({"c": 3})).unwrap();
+        let text = fs::read_to_string(stats.path()).unwrap();
+        assert_eq!(
+            text,
+            "{\"time\":0.0,\"report\":{\"a\":1}}\n{\"time\":0.0,\"report\":{\"c\":3}}\n"
+        );
     }
 
     #[test]

@@ -49,6 +49,19 @@ pub struct Keyframes {
     pub verified: u64,
     /// Arrived incomplete, undecodable, or with another sha256.
     pub broken: u64,
+    /// Received, or sent and to be saved, but given up because the disk did not take them.
+    pub unwritten: u64,
+    /// Pictures that could not be captured or encoded.
+    pub failed: u64,
+}
+
+impl Keyframes {
+    /// What did not go well, for people; nothing where all went well.
+    fn trouble(self) -> String {
+        let count =
+            |count, what| if count > 0 { format!(", {count} {what}") } else { String::new() };
+        count(self.unwritten, "unwritten") + &count(self.failed, "failed")
+    }
 }
 
 /// A whole run. Filled while it goes on, then written once.
@@ -77,6 +90,8 @@ pub struct Summary {
     pub frame_rate: f64,
     /// How long the stages of keyframes took, ms.
     pub stages_ms: StageHistograms,
+    /// Lines of `--stats` and writings of `--dump` that failed.
+    pub unwritten_statistics: u64,
 }
 
 fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -99,6 +114,7 @@ impl Summary {
             frame_bytes: Histogram::new(),
             frame_rate: 0.0,
             stages_ms: StageHistograms::default(),
+            unwritten_statistics: 0,
         }
     }
 }
@@ -112,12 +128,13 @@ impl fmt::Display for Summary {
         writeln!(f, "  rtt         {}", spread(&self.rtt_ms, Third::P99, human::millis))?;
         writeln!(f, "  video       {}", traffic(self.video_bytes))?;
         writeln!(f, "  data        {}", traffic(self.data_bytes))?;
-        let Keyframes { sent, received, verified, broken } = self.keyframes;
+        let Keyframes { sent, received, verified, broken, .. } = self.keyframes;
+        let trouble = self.keyframes.trouble();
         match self.role {
-            Role::Send => writeln!(f, "  keyframes   {sent} sent")?,
+            Role::Send => writeln!(f, "  keyframes   {sent} sent{trouble}")?,
             Role::Recv => writeln!(
                 f,
-                "  keyframes   {received} received, {verified} verified, {broken} broken"
+                "  keyframes   {received} received, {verified} verified, {broken} broken{trouble}"
             )?,
         }
         let size = |size: f64| human::bytes(size.round() as u64);
@@ -185,7 +202,8 @@ mod tests {
         }
         summary.video_bytes = Traffic { sent: 0, received: 1_974_000 };
         summary.data_bytes = Traffic { sent: 3_000, received: 2_900 };
-        summary.keyframes = Keyframes { sent: 0, received: 20, verified: 19, broken: 1 };
+        summary.keyframes =
+            Keyframes { received: 20, verified: 19, broken: 1, ..Keyframes::default() };
         for size in [98_000.0, 98_700.0, 99_400.0] {
             summary.frame_bytes.record(size);
         }
@@ -215,6 +233,9 @@ recv for 1 min 10 s
   stages p50  network 1.60 ms, reassemble 0.40 ms, decode 6.60 ms, write 9.00 ms
               capture to disk 48.0 ms";
         assert_eq!(summary(Role::Recv).to_string(), expected);
+        let mut troubled = summary(Role::Recv);
+        (troubled.keyframes.unwritten, troubled.keyframes.failed) = (2, 3);
+        assert!(troubled.to_string().contains("1 broken, 2 unwritten, 3 failed\n"), "{troubled}");
     }
 
     #[test]
@@ -236,6 +257,9 @@ recv for 1 min 10 s
         assert_eq!(json["videoBytes"]["received"], 1_974_000);
         assert_eq!(json["dataBytes"]["sent"], 3_000);
         assert_eq!(json["keyframes"]["verified"], 19);
+        assert_eq!(json["keyframes"]["unwritten"], 0);
+        assert_eq!(json["keyframes"]["failed"], 0);
+        assert_eq!(json["unwrittenStatistics"], 0);
         assert_eq!(json["frameBytes"]["min"], 98_000.0);
         assert_eq!(json["frameRate"], 0.2857);
         assert_eq!(json["stagesMs"]["decode"]["p50"], 6.6);

@@ -9,6 +9,7 @@
 //! - [`sender`]: the phone: keyframes at their interval and on request
 //! - [`receiver`]: the Mac: keyframes to disk, verified
 //! - [`store`]: decoder and disk on a thread of their own
+//! - `trouble`: what fails for a while and is tried again
 
 pub mod capture;
 mod command;
@@ -20,6 +21,7 @@ pub mod pings;
 pub mod receiver;
 pub mod sender;
 pub mod store;
+mod trouble;
 
 use std::fmt::Write;
 
@@ -79,6 +81,10 @@ pub struct Report {
     pub verified: u64,
     /// Received keyframes that could not be used.
     pub broken: u64,
+    /// Keyframes given up because the disk would not take them.
+    pub unwritten: u64,
+    /// Pictures that gave no keyframe: the source or the encoder failed.
+    pub failed: u64,
     /// Size of the last keyframe, bytes.
     pub last_bytes: Option<u64>,
 }

@@ -19,6 +19,7 @@ use super::{
     link::{Link, LinkConfig, LinkEvent},
     pings,
     store::{self, OnDisk, Received, Store, Stored},
+    trouble::Trouble,
     until,
 };
 use crate::{
@@ -125,14 +126,18 @@ struct Receiver<'a> {
     keyframes: u64,
     verified: u64,
     broken: u64,
+    /// Keyframes that were given up because the disk did not take them.
+    unwritten: u64,
+    /// With the disk.
+    trouble: Trouble,
     last_bytes: Option<u64>,
 }
 
 /// Receives until the count or `stop` ends it.
 ///
 /// # Errors
-/// [`SessionError`] when signaling or the disk fails, or nothing comes in time. What was received
-/// before is on disk.
+/// [`SessionError`] when signaling fails, the disk cannot be used at the start or does not take everything
+/// before the end, or nothing comes in time. What was received before is on disk.
 pub async fn run(
     config: ReceiverConfig,
     stop: impl Future<Output = ()> + Send,
@@ -156,6 +161,8 @@ pub async fn run(
         keyframes: 0,
         verified: 0,
         broken: 0,
+        unwritten: 0,
+        trouble: Trouble::default(),
         last_bytes: None,
     };
     let mut result = receiver.work(stop, texts).await;
@@ -237,9 +244,11 @@ impl Receiver<'_> {
         let Some(store) = self.store.take() else { return Ok(()) };
         let mut result = Ok(());
         for stored in store.finish().await {
-            if let Err(error) = self.on_stored(Some(stored)).await {
-                result = Err(error);
+            if let Stored::Waiting(error) = &stored {
+                // There is no other try.
+                result = Err(error.clone());
             }
+            self.on_stored(Some(stored)).await?;
         }
         result
     }
@@ -265,7 +274,8 @@ impl Receiver<'_> {
             }
             Said::Control(ControlMessage::Set { id, .. }, channel) => {
                 let error = Some("this side receives: it has nothing to set".into());
-                self.talk.answer(&ControlMessage::Ack { id, error }, &channel).await;
+                let ack = ControlMessage::Ack { id, error, width: None, height: None };
+                self.talk.answer(&ack, &channel).await;
             }
             Said::Peer(PeerEvent::AccessUnit(received)) => self.on_access_unit(received).await,
             Said::Peer(PeerEvent::Broken(broken)) => {
@@ -381,7 +391,23 @@ impl Receiver<'_> {
                 self.request_keyframe("broken").await;
                 Ok(())
             }
-            Some(Stored::Failed(error)) => Err(error),
+            Some(Stored::Waiting(error)) => {
+                if let Some(line) = self.trouble.failed(&error, Instant::now()) {
+                    self.line(line);
+                }
+                Ok(())
+            }
+            Some(Stored::Recovered) => {
+                if let Some(line) = self.trouble.over(Instant::now()) {
+                    self.line(line);
+                }
+                Ok(())
+            }
+            Some(Stored::Dropped) => {
+                self.underway.pop_front();
+                self.unwritten += 1;
+                Ok(())
+            }
             None => Err(store::stopped()),
         }
     }
@@ -427,6 +453,7 @@ impl Receiver<'_> {
             keyframes: self.keyframes,
             verified: self.verified,
             broken: self.broken,
+            unwritten: self.unwritten,
             last_bytes: self.last_bytes,
             ..self.talk.report().await
         };

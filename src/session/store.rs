@@ -2,7 +2,8 @@
 //!
 //! Access units go in in the order they came; what became of each comes out. The queue is bounded:
 //! when the disk is slower than the stream, the network side waits, and nothing that was received
-//! is thrown away. The hash is compared here, too: it takes time like the decoder.
+//! is thrown away. What the disk does not take is held and tried again (see [`Spool`]), and the network
+//! side does not wait for it. The hash is compared here, too: it takes time like the decoder.
 
 use std::{
     path::Path,
@@ -17,8 +18,9 @@ use super::{SessionError, millis, sha256};
 use crate::{
     media::{
         decoder::Decoder,
-        h264,
-        sink::{FrameRecord, FrameWriter, PictureFormat, Written},
+        frame::Frame,
+        guarded, h264,
+        sink::{FrameRecord, FrameWriter, Outcome, PictureFormat, SinkError, Spool, Written},
     },
     stats::Stages,
     types::Stage,
@@ -26,6 +28,9 @@ use crate::{
 
 /// Access units that may wait for the disk.
 const QUEUE: usize = 64;
+
+/// Between looks for new access units while others wait to be tried again.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// An access unit to decode and to write.
 #[derive(Debug, Clone)]
@@ -51,8 +56,12 @@ pub enum Stored {
     Passed,
     /// A picture between keyframes that cannot be decoded: a keyframe is wanted.
     Broken(String),
-    /// The disk failed.
-    Failed(SessionError),
+    /// The disk does not take keyframes now: they wait and are tried again.
+    Waiting(SessionError),
+    /// The disk has taken all that waited.
+    Recovered,
+    /// A keyframe that waited was given up.
+    Dropped,
 }
 
 /// A keyframe on disk.
@@ -145,7 +154,9 @@ pub(super) fn stopped() -> SessionError {
 }
 
 fn open(dir: &Path, formats: &[PictureFormat]) -> Result<(FrameWriter, Decoder), SessionError> {
-    let writer = FrameWriter::new(dir, formats).map_err(|error| sink_error(&error))?;
+    let writer = FrameWriter::new(dir, formats).map_err(|error| {
+        sink_error(&error, "check the path, its permissions and the room there")
+    })?;
     let decoder = Decoder::new().map_err(|error| {
         let remedy = "run with -v for the details";
         SessionError::new(Stage::Video, "decoder-failed", error.to_string(), remedy)
@@ -153,81 +164,178 @@ fn open(dir: &Path, formats: &[PictureFormat]) -> Result<(FrameWriter, Decoder),
     Ok((writer, decoder))
 }
 
-fn sink_error(error: &crate::media::sink::SinkError) -> SessionError {
-    SessionError::new(
-        Stage::Output,
-        "write-failed",
-        error.to_string(),
-        "check the path, its permissions and the room on its disk; what was received before is complete",
-    )
+fn sink_error(error: &SinkError, remedy: impl Into<String>) -> SessionError {
+    SessionError::new(Stage::Output, "write-failed", error.to_string(), remedy)
 }
 
 fn run(
-    mut writer: FrameWriter,
-    mut decoder: Decoder,
+    writer: FrameWriter,
+    decoder: Decoder,
     mut input: mpsc::Receiver<Received>,
     output: &mpsc::UnboundedSender<Stored>,
 ) {
-    // After a loss only a keyframe can be trusted.
-    let mut waiting = true;
-    while let Some(received) = input.blocking_recv() {
-        let keyframe = h264::is_keyframe(&received.data);
-        if received.after_loss && !keyframe {
-            waiting = true;
+    let spool = Spool::new(writer);
+    let mut storing = Storing { decoder, spool, waiting: true, failing: false, output };
+    loop {
+        match next(&mut input, storing.spool.due()) {
+            Next::Received(received) => storing.take(*received),
+            Next::Due => {}
+            Next::Closed => break,
         }
-        let stored = if keyframe {
-            waiting = false;
-            keyframe_stored(&mut writer, &mut decoder, received)
-        } else if waiting {
-            Stored::Broken("a picture that builds on one that was lost".into())
-        } else {
-            match decoder.decode(&received.data) {
-                Ok(_) => Stored::Passed,
-                Err(error) => {
-                    waiting = true;
-                    Stored::Broken(error.to_string())
-                }
-            }
-        };
-        let failed = matches!(stored, Stored::Failed(_));
-        if output.send(stored).is_err() || failed {
+        let worked = storing.spool.work(Instant::now());
+        storing.report(worked);
+        if output.is_closed() {
             return;
+        }
+    }
+    let worked = storing.spool.finish();
+    storing.report(worked);
+}
+
+enum Next {
+    Received(Box<Received>),
+    /// What waits is to be tried again.
+    Due,
+    Closed,
+}
+
+/// Waits for an access unit, or until `due`.
+fn next(input: &mut mpsc::Receiver<Received>, due: Option<Instant>) -> Next {
+    let Some(due) = due else {
+        return input.blocking_recv().map_or(Next::Closed, |one| Next::Received(Box::new(one)));
+    };
+    loop {
+        match input.try_recv() {
+            Ok(received) => return Next::Received(Box::new(received)),
+            Err(mpsc::error::TryRecvError::Disconnected) => return Next::Closed,
+            Err(mpsc::error::TryRecvError::Empty) if Instant::now() >= due => return Next::Due,
+            Err(mpsc::error::TryRecvError::Empty) => thread::sleep(LOOK),
         }
     }
 }
 
-fn keyframe_stored(writer: &mut FrameWriter, decoder: &mut Decoder, received: Received) -> Stored {
-    let mut record = received.record;
-    record.sha256 = sha256(&received.data);
-    record.verified = received.told_sha256.map(|told| told.eq_ignore_ascii_case(&record.sha256));
-    let begun = Instant::now();
-    let reassemble = begun.saturating_duration_since(received.completed);
-    let decoded = decoder.decode(&received.data);
-    let decode_time = begun.elapsed();
-    if let Ok(frame) = &decoded {
-        (record.width, record.height) = (frame.width, frame.height);
-    } else if let Some((width, height)) = h264::dimensions(&received.data) {
-        (record.width, record.height) = (width, height);
-    }
-    let begun = Instant::now();
-    match writer.write(&received.data, decoded.as_ref().ok(), record) {
-        Ok(written) => {
-            let write_time = begun.elapsed();
-            let stages = Stages {
-                reassemble: Some(millis(reassemble)),
-                decode: Some(millis(decode_time)),
-                write: Some(millis(write_time)),
-                ..Stages::default()
-            };
-            Stored::Written(Box::new(OnDisk {
-                written,
-                decode_time,
-                write_time,
-                stages,
-                written_at: SystemTime::now(),
-                undecoded: decoded.err().map(|error| error.to_string()),
-            }))
+/// What goes with a keyframe while it waits for the disk.
+#[derive(Debug)]
+struct Measured {
+    reassemble: Duration,
+    decode_time: Duration,
+    /// Time the pictures took.
+    prepare_time: Duration,
+    undecoded: Option<String>,
+}
+
+struct Storing<'o> {
+    decoder: Decoder,
+    spool: Spool<Measured>,
+    /// After a loss only a keyframe can be trusted.
+    waiting: bool,
+    /// Keyframes wait for the disk.
+    failing: bool,
+    output: &'o mpsc::UnboundedSender<Stored>,
+}
+
+impl Storing<'_> {
+    fn take(&mut self, received: Received) {
+        let keyframe = h264::is_keyframe(&received.data);
+        if received.after_loss && !keyframe {
+            self.waiting = true;
         }
-        Err(error) => Stored::Failed(sink_error(&error)),
+        if keyframe {
+            self.waiting = false;
+            return self.keyframe(received);
+        }
+        let stored = if self.waiting {
+            Stored::Broken("a picture that builds on one that was lost".into())
+        } else {
+            match self.decode(&received.data) {
+                Ok(_) => Stored::Passed,
+                Err(why) => {
+                    self.waiting = true;
+                    Stored::Broken(why)
+                }
+            }
+        };
+        self.tell(stored);
     }
+
+    fn keyframe(&mut self, received: Received) {
+        let mut record = received.record;
+        record.sha256 = sha256(&received.data);
+        record.verified =
+            received.told_sha256.map(|told| told.eq_ignore_ascii_case(&record.sha256));
+        let begun = Instant::now();
+        let reassemble = begun.saturating_duration_since(received.completed);
+        let decoded = self.decode(&received.data);
+        let decode_time = begun.elapsed();
+        if let Ok(frame) = &decoded {
+            (record.width, record.height) = (frame.width, frame.height);
+        } else if let Some((width, height)) = h264::dimensions(&received.data) {
+            (record.width, record.height) = (width, height);
+        }
+        let begun = Instant::now();
+        let prepared = self.spool.writer().prepare(&received.data, decoded.as_ref().ok(), record);
+        let measured = Measured {
+            reassemble,
+            decode_time,
+            prepare_time: begun.elapsed(),
+            undecoded: decoded.err(),
+        };
+        self.spool.put(prepared, measured);
+    }
+
+    /// Decodes, with a new decoder after a panic.
+    fn decode(&mut self, access_unit: &[u8]) -> Result<Frame, String> {
+        match guarded(|| self.decoder.decode(access_unit)) {
+            Ok(decoded) => decoded.map_err(|error| error.to_string()),
+            Err(panic) => {
+                if let Ok(fresh) = Decoder::new() {
+                    self.decoder = fresh;
+                }
+                Err(panic)
+            }
+        }
+    }
+
+    /// Passes on what the spool says.
+    fn report(&mut self, (outcomes, failed): (Vec<Outcome<Measured>>, Option<SinkError>)) {
+        for outcome in outcomes {
+            let stored = match outcome {
+                Outcome::Written(written, took, measured) => on_disk(*written, took, measured),
+                Outcome::Dropped(_) => Stored::Dropped,
+            };
+            self.tell(stored);
+        }
+        if let Some(error) = failed {
+            self.failing = true;
+            self.tell(Stored::Waiting(sink_error(&error, error.remedy())));
+        } else if self.failing && self.spool.due().is_none() {
+            self.failing = false;
+            self.tell(Stored::Recovered);
+        }
+    }
+
+    fn tell(&self, stored: Stored) {
+        // Nobody listens any more: the loop ends by that.
+        let _ = self.output.send(stored);
+    }
+}
+
+fn on_disk(written: Written, took: Duration, measured: Measured) -> Stored {
+    let Measured { reassemble, decode_time, prepare_time, undecoded } = measured;
+    let write_time = prepare_time + took;
+    let stages = Stages {
+        reassemble: Some(millis(reassemble)),
+        decode: Some(millis(decode_time)),
+        write: Some(millis(write_time)),
+        ..Stages::default()
+    };
+    let undecoded = undecoded.or_else(|| written.unmade.clone());
+    Stored::Written(Box::new(OnDisk {
+        written,
+        decode_time,
+        write_time,
+        stages,
+        written_at: SystemTime::now(),
+        undecoded,
+    }))
 }

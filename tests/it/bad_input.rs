@@ -187,11 +187,17 @@ fn a_full_disk_keeps_what_was_received() {
     };
     let recv = rig.recv("disk/frames", &[]);
     let send = rig.send("pattern:640x360", &["--max-bytes", "30KB", "--save", "sent"]);
+    let line = recv.says("trying again");
+    assert!(line.contains("disk/frames") && line.contains("make room"), "{line}");
+    let written = recv.events("keyframe").len();
+    std::thread::sleep(Duration::from_secs(1));
+    recv.signal(Signal::INT);
     let received = recv.end();
     let error = received.failed(1, "output");
     assert!(message(&error).contains("disk/frames"), "{error}");
     assert!(error["remedy"].as_str().unwrap().contains("room"), "{error}");
-    send.says("the receiver said goodbye: failed");
+    assert_eq!(received.summary()["keyframes"]["received"], written, "it kept its connection");
+    assert!(received.summary()["keyframes"]["unwritten"].as_u64().unwrap() > 1);
     send.signal(Signal::INT);
     send.end().well();
 
@@ -222,6 +228,121 @@ fn a_full_disk_keeps_what_was_received() {
             other => panic!("{other:?} is left: {path:?}"),
         }
     }
+}
+
+/// Every line of the journal has its file, whole, and the numbers have no gap; gives how many there are.
+fn journal_is_whole(frames: &Path) -> usize {
+    let journal = fs::read_to_string(frames.join("frames.jsonl")).unwrap();
+    assert!(journal.ends_with('\n'), "{journal}");
+    for (index, line) in journal.lines().enumerate() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["seq"], index + 1, "{line}");
+        let data = fs::read(frames.join(line["file"].as_str().unwrap())).unwrap();
+        assert_eq!(line["sha256"], sha256(&data));
+        assert_eq!(line["verified"], true);
+    }
+    let count = journal.lines().count();
+    // The access unit, its picture, and the journal.
+    assert_eq!(fs::read_dir(frames).unwrap().count(), 2 * count + 1, "something is half-written");
+    count
+}
+
+#[test]
+fn a_full_disk_is_waited_for() {
+    let rig = Rig::new();
+    let path = rig.path("disk");
+    let Some(_disk) = SmallDisk::mount(&path, "300k") else {
+        assert!(!rustix::process::getuid().is_root(), "root could not mount a tmpfs");
+        eprintln!("SKIPPED a_full_disk_is_waited_for: only root can mount a small disk");
+        return;
+    };
+    let recv = rig.recv("disk/frames", &["--stats", "disk/stats", "--stats-interval", "100ms"]);
+    let send = rig.send(
+        "pattern:640x360",
+        &["--max-bytes", "30KB", "--save", "disk/sent", "--stats", "disk/stats"],
+    );
+    recv.says("trying again");
+    recv.says("cannot write statistics");
+    send.says("trying again");
+    let (written, sent) = (recv.events("keyframe").len(), send.events("keyframe").len());
+    let more = |running: &crate::run::Running, count| running.event("keyframe", count);
+    more(&send, sent + 5);
+    let grown = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&path).status();
+    assert!(grown.unwrap().success());
+    recv.says("output: back after");
+    recv.says("--stats can be written again");
+    // Those that waited, and new ones.
+    more(&recv, written + 10);
+    send.says("output: back after");
+    send.signal(Signal::INT);
+    let sent = send.end();
+    sent.well();
+    recv.says("the sender said goodbye");
+    recv.signal(Signal::INT);
+    let received = recv.end();
+    received.well();
+    for ended in [&sent, &received] {
+        assert_eq!(ended.summary()["keyframes"]["unwritten"], 0);
+    }
+    assert!(received.summary()["unwrittenStatistics"].as_u64().unwrap() > 0);
+    let count = journal_is_whole(&path.join("frames"));
+    assert_eq!(received.summary()["keyframes"]["verified"], count);
+    // Nothing that was received is lost: all but the last one or two, which may still have been on their way.
+    let saved = fs::read_to_string(path.join("sent/frames.jsonl")).unwrap().lines().count();
+    assert_eq!(sent.summary()["keyframes"]["sent"], saved);
+    assert!(count + 2 >= saved, "{count} of {saved}");
+    for file in ["stats.jsonl", "stats-2.jsonl", "keyframes.jsonl", "keyframes-2.jsonl"] {
+        let text = fs::read_to_string(path.join("stats").join(file)).unwrap();
+        for line in text.lines() {
+            serde_json::from_str::<Value>(line)
+                .unwrap_or_else(|error| panic!("{file}: {error}: {line}"));
+        }
+    }
+}
+
+/// Changes the limit on open files of a running command.
+fn limit_files(running: &crate::run::Running, most: u64) {
+    let pid = rustix::process::Pid::from_raw(running.pid() as i32).unwrap();
+    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let new = rustix::process::Rlimit { current: Some(most), ..limits };
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, new).unwrap();
+}
+
+#[test]
+fn without_file_descriptors_keyframes_wait() {
+    let rig = Rig::new();
+    let recv = rig.recv("frames", &["--view", "127.0.0.1:0"]);
+    let send = rig.send("pattern:320x240", &["--max-bytes", "10KB"]);
+    recv.event("keyframe", 2);
+    // Below what is open already: nothing can be opened, neither a file nor a connection.
+    limit_files(&recv, 5);
+    let line = recv.says("Too many open files");
+    assert!(line.contains("ulimit -n"), "{line}");
+    let page = recv.event("page", 1)["url"].as_str().unwrap().to_owned();
+    let page: std::net::SocketAddr = page["http://".len()..].trim_end_matches('/').parse().unwrap();
+    let waiting = std::net::TcpStream::connect(page).unwrap();
+    let written = recv.events("keyframe").len();
+    std::thread::sleep(Duration::from_secs(2));
+    limit_files(&recv, 512);
+    recv.says("output: back after");
+    recv.event("keyframe", written + 10);
+    // The page answers again, who came meanwhile, too.
+    for mut stream in [waiting, std::net::TcpStream::connect(page).unwrap()] {
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        let request = format!("GET /mode HTTP/1.1\r\nHost: {page}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    send.signal(Signal::INT);
+    send.end().well();
+    recv.says("the sender said goodbye");
+    recv.signal(Signal::INT);
+    let received = recv.end();
+    received.well();
+    assert_eq!(received.summary()["keyframes"]["unwritten"], 0);
+    assert_eq!(received.summary()["keyframes"]["received"], journal_is_whole(&rig.path("frames")));
 }
 
 #[test]
@@ -472,7 +593,12 @@ fn garbage() -> Vec<ControlMessage> {
         }),
         ControlMessage::Unknown,
         ControlMessage::Pong { id: Id::Text("nobody asked".into()), ts: number(-1e300), at: None },
-        ControlMessage::Ack { id: None, error: Some("\u{1b}[31mred\u{7}".into()) },
+        ControlMessage::Ack {
+            id: None,
+            error: Some("\u{1b}[31mred\u{7}".into()),
+            width: None,
+            height: None,
+        },
         ControlMessage::Text {
             id: Id::Text(String::new()),
             text: "\u{1b}]0;title\u{7}\r\n".into(),

@@ -32,14 +32,6 @@ pub enum SinkError {
         #[source]
         cause: io::Error,
     },
-    /// A picture cannot be made of the frame.
-    #[error("cannot encode the picture {}: {cause}", path.display())]
-    Encode {
-        /// The file it was for.
-        path: PathBuf,
-        /// What the encoder said.
-        cause: String,
-    },
 }
 
 impl SinkError {
@@ -50,9 +42,10 @@ impl SinkError {
             Self::CreateDirectory { cause, .. }
             | Self::Read { cause, .. }
             | Self::Write { cause, .. } => cause,
-            Self::Encode { .. } => return "leave this format out of `--format`".to_owned(),
         };
         match cause.kind() {
+            // `io::ErrorKind` has no name for EMFILE and ENFILE.
+            _ if out_of_files(cause) => "close connections, or raise the limit (ulimit -n)",
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 "make room on the disk; what was written before is complete"
             }
@@ -64,5 +57,19 @@ impl SinkError {
             _ => "check the disk, or choose another directory",
         }
         .to_owned()
+    }
+}
+
+/// Whether the process (EMFILE) or the system (ENFILE) has no file descriptor left.
+fn out_of_files(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+        matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = error;
+        false
     }
 }

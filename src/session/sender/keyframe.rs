@@ -1,20 +1,19 @@
 //! One keyframe on its way: told of on the control channel, sent, saved.
 
+mod saving;
+
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use tokio::{task::JoinHandle, time::Instant};
 
+pub(super) use self::saving::Saving;
 use super::{LINGER, REQUEST_GAP, Sender, SenderEnd, SenderEvent, SentKeyframe};
 use crate::{
-    media::{
-        h264::AccessUnit,
-        sink::{FrameRecord, FrameWriter, PictureFormat, SinkError},
-    },
+    media::{h264::AccessUnit, sink::FrameRecord},
     peer::{Peer, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     session::{SessionError, capture::CapturedKeyframe, epoch_seconds, millis},
     stats::Stages,
-    types::Stage,
 };
 
 /// A keyframe that leaves in a task of its own: over a slow link that takes a second, in which control
@@ -123,13 +122,13 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Saves what was sent, off the async threads.
+    /// Saves what was sent.
     async fn save(
         &mut self,
         info: &KeyframeInfo,
         captured: &CapturedKeyframe,
     ) -> Result<Option<PathBuf>, SessionError> {
-        let Some(mut writer) = self.save.take() else { return Ok(None) };
+        let Some(saving) = &mut self.save else { return Ok(None) };
         let record = FrameRecord {
             width: info.width,
             height: info.height,
@@ -138,16 +137,19 @@ impl Sender<'_> {
             sha256: info.sha256.clone(),
             ..FrameRecord::default()
         };
-        let data = captured.access_unit.data.clone();
-        let (writer, written) = tokio::task::spawn_blocking(move || {
-            let written = writer.write(&data, None, record);
-            (writer, written)
-        })
-        .await
-        .map_err(|error| thread_failed(&error))?;
-        self.save = Some(writer);
-        let written = written.map_err(|error| save_error(&error))?;
-        Ok(written.files.into_iter().next())
+        let (saved, line) = saving.save(&captured.access_unit.data, record, info.seq).await?;
+        if let Some(line) = line {
+            self.line(line);
+        }
+        Ok(saved)
+    }
+
+    /// Saves what still waits.
+    pub(super) async fn finish_saving(&mut self) -> Result<(), SessionError> {
+        match &mut self.save {
+            Some(saving) => saving.finish().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -173,31 +175,6 @@ fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f
         send: Some(millis(sent.send_time)),
         ..captured.stages
     }
-}
-
-/// Opens the directory of `--save`, off the async threads.
-pub(super) async fn writer(dir: PathBuf) -> Result<FrameWriter, SessionError> {
-    let open = move || FrameWriter::new(&dir, &[PictureFormat::H264]);
-    let opened = tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
-    opened.map_err(|error| save_error(&error))
-}
-
-fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
-    SessionError::new(
-        Stage::Output,
-        "thread-failed",
-        error.to_string(),
-        "run with -v for the details",
-    )
-}
-
-fn save_error(error: &SinkError) -> SessionError {
-    SessionError::new(
-        Stage::Output,
-        "write-failed",
-        error.to_string(),
-        "check the path of --save, its permissions and the room on its disk",
-    )
 }
 
 /// Sends what the control channel says of a keyframe, and the keyframe.

@@ -1,32 +1,33 @@
-//! A source that fails for a while: told once, and once more when it is over.
+//! Something that fails for a while and is tried again, such as a camera or a disk: reported once, and
+//! once more when it is over.
 
 use tokio::time::Instant;
 
-use crate::session::SessionError;
+use super::SessionError;
 
-/// Trouble with the source, if there is any.
+/// Trouble with a source or a disk, if there is any.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    /// Since when, and what was told last.
-    now: Option<(Instant, String)>,
+    /// Since when, and what was reported last.
+    now: Option<(Instant, SessionError)>,
 }
 
 impl Trouble {
-    /// The source failed: a line about it, unless the same was told already.
+    /// It failed: a line about it, unless the same was reported already.
     pub(super) fn failed(&mut self, error: &SessionError, now: Instant) -> Option<String> {
         let since = match &self.now {
-            Some((_, told)) if *told == error.message => return None,
+            Some((_, reported)) if reported == error => return None,
             Some((since, _)) => *since,
             None => now,
         };
-        self.now = Some((since, error.message.clone()));
+        self.now = Some((since, error.clone()));
         Some(format!("{}: {}; trying again: {}", error.stage, error.message, error.remedy))
     }
 
-    /// The source works: a line about it, if it did not before.
+    /// It works: a line about it, if it did not before.
     pub(super) fn over(&mut self, now: Instant) -> Option<String> {
-        let (since, _) = self.now.take()?;
-        Some(format!("source: back after {:.1} s", (now - since).as_secs_f64()))
+        let (since, error) = self.now.take()?;
+        Some(format!("{}: back after {:.1} s", error.stage, (now - since).as_secs_f64()))
     }
 }
 

@@ -1,0 +1,113 @@
+//! `--save`: what was sent, on the disk, off the async threads. A disk that does not take it now is tried
+//! again with the next keyframe.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    media::sink::{FrameRecord, FrameWriter, Outcome, PictureFormat, SinkError, Spool},
+    session::{SessionError, trouble::Trouble},
+    types::Stage,
+};
+
+/// What [`Spool::work`] gives.
+type Worked = (Vec<Outcome<u64>>, Option<SinkError>);
+
+/// The directory of `--save`.
+pub(in crate::session::sender) struct Saving {
+    /// None while a thread works with it.
+    spool: Option<Spool<u64>>,
+    trouble: Trouble,
+    dropped: u64,
+}
+
+impl Saving {
+    /// Opens the directory.
+    pub(in crate::session::sender) async fn start(dir: PathBuf) -> Result<Self, SessionError> {
+        let open = move || FrameWriter::new(&dir, &[PictureFormat::H264]);
+        let opened =
+            tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
+        let spool = Spool::new(opened.map_err(|error| save_error(&error))?);
+        Ok(Self { spool: Some(spool), trouble: Trouble::default(), dropped: 0 })
+    }
+
+    /// Keyframes that were given up.
+    pub(in crate::session::sender) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Saves keyframe `seq`, after those that still wait: its file, if it is there now, and a line worth
+    /// reading.
+    pub(super) async fn save(
+        &mut self,
+        data: &Bytes,
+        record: FrameRecord,
+        seq: u64,
+    ) -> Result<(Option<PathBuf>, Option<String>), SessionError> {
+        let data = data.clone();
+        let work = move |spool: &mut Spool<u64>| {
+            let prepared = spool.writer().prepare(&data, None, record);
+            spool.put(prepared, seq);
+            spool.work(std::time::Instant::now())
+        };
+        let (outcomes, failed) = self.work(work).await?;
+        let now = Instant::now();
+        let waits = self.spool.as_ref().is_some_and(|spool| spool.due().is_some());
+        let line = match failed {
+            Some(error) => self.trouble.failed(&save_error(&error), now),
+            None if waits => None,
+            None => self.trouble.over(now),
+        };
+        let saved = outcomes.into_iter().find_map(|outcome| match outcome {
+            Outcome::Written(written, _, with) if with == seq => written.files.into_iter().next(),
+            _ => None,
+        });
+        Ok((saved, line))
+    }
+
+    /// Tries a last time to save what still waits.
+    pub(super) async fn finish(&mut self) -> Result<(), SessionError> {
+        if self.spool.is_none() {
+            return Ok(());
+        }
+        let (_, failed) = self.work(Spool::finish).await?;
+        failed.map_or(Ok(()), |error| Err(save_error(&error)))
+    }
+
+    async fn work(
+        &mut self,
+        work: impl FnOnce(&mut Spool<u64>) -> Worked + Send + 'static,
+    ) -> Result<Worked, SessionError> {
+        let Some(mut spool) = self.spool.take() else { return Ok((Vec::new(), None)) };
+        let task = move || {
+            let worked = work(&mut spool);
+            (spool, worked)
+        };
+        let (spool, worked) =
+            tokio::task::spawn_blocking(task).await.map_err(|error| thread_failed(&error))?;
+        self.spool = Some(spool);
+        let dropped = worked.0.iter().filter(|outcome| matches!(outcome, Outcome::Dropped(_)));
+        self.dropped += dropped.count() as u64;
+        Ok(worked)
+    }
+}
+
+fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        "thread-failed",
+        error.to_string(),
+        "run with -v for the details",
+    )
+}
+
+fn save_error(error: &SinkError) -> SessionError {
+    SessionError::new(
+        Stage::Output,
+        "write-failed",
+        error.to_string(),
+        "check the path of --save, its permissions and the room on its disk",
+    )
+}
