@@ -25,7 +25,7 @@ use self::{
     slices::{Mixed, Pass},
 };
 use super::{
-    frame::{Frame, fitted},
+    frame::{Frame, FrameError, fitted},
     h264::AccessUnit,
 };
 
@@ -134,6 +134,14 @@ impl KeyframeEncoder {
     pub fn new(config: EncoderConfig) -> Result<Self, EncodeError> {
         check_budget(config.max_bytes)?;
         Ok(Self { config, running: None, last: None, idr_pic_id: 0, shrunk: None })
+    }
+
+    /// An encoder like this one that has seen nothing: to go on with after an error.
+    ///
+    /// # Errors
+    /// As [`KeyframeEncoder::new`].
+    pub fn fresh(&self) -> Result<Self, EncodeError> {
+        Self::new(self.config)
     }
 
     /// The budget in bytes.
@@ -349,6 +357,26 @@ fn planes(frame: &Frame) -> YUVSlices<'_> {
     YUVSlices::new((&frame.y, &frame.u, &frame.v), (w, h), (w, w / 2, w / 2))
 }
 
+/// The size at which a frame of size `from` fits both the box `to` and the encoder, aspect kept.
+///
+/// # Errors
+/// A side of the box or of the frame is less than 2 pixels.
+pub fn bounded(from: (u32, u32), to: (u32, u32)) -> Result<(u32, u32), FrameError> {
+    let (longer, shorter) = MAX_SIDES;
+    let limit = if from.0 >= from.1 { (longer, shorter) } else { (shorter, longer) };
+    fitted(from, (to.0.min(limit.0), to.1.min(limit.1)))
+}
+
+/// As [`bounded`], for a picture that is to be encoded.
+///
+/// # Errors
+/// A side of the result is below [`MIN_SIDE`].
+pub fn encodable(from: (u32, u32), to: (u32, u32)) -> Result<(u32, u32), EncodeError> {
+    let (width, height) = bounded(from, to)?;
+    check_size(width, height)?;
+    Ok((width, height))
+}
+
 fn check_budget(max_bytes: usize) -> Result<(), EncodeError> {
     if max_bytes < MIN_BUDGET {
         return Err(EncodeError::BudgetTooSmall { max_bytes });
@@ -364,4 +392,22 @@ fn check_size(width: u32, height: u32) -> Result<(), EncodeError> {
         return Err(EncodeError::TooLarge { width, height });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_fit_the_box_and_the_encoder() {
+        let size = |from, to| encodable(from, to).ok();
+        assert_eq!(size((320, 240), (3840, 3840)), Some((2880, 2160)));
+        assert_eq!(size((240, 320), (3840, 3840)), Some((2160, 2880)));
+        assert_eq!(size((100, 100), (3840, 3840)), Some((2160, 2160)));
+        assert_eq!(size((320, 240), (160, 3840)), Some((160, 120)));
+        for small in [(16, 16), (17, 17), (16, 3840), (0, 0)] {
+            assert_eq!(size((320, 240), small), None, "{small:?}");
+        }
+        assert_eq!(size((320, 240), (22, 17)), Some((22, 16)));
+    }
 }

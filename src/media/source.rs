@@ -25,10 +25,7 @@ pub use y4m::Y4mSource;
 
 use std::time::Duration;
 
-use super::{
-    frame::{Frame, fitted},
-    h264::AccessUnit,
-};
+use super::{encoder::bounded, frame::Frame, h264::AccessUnit};
 
 /// What a source gives: pixels to encode, or a picture that is encoded already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,18 +68,14 @@ impl SourceOptions {
     /// # Errors
     /// The wanted size is too small.
     pub fn apply(&self, frame: Frame) -> Result<Frame, SourceError> {
-        let (width, height) = (frame.width, frame.height);
-        let (longer, shorter) = super::encoder::MAX_SIDES;
-        let limit = if width >= height { (longer, shorter) } else { (shorter, longer) };
-        let fits = width <= limit.0 && height <= limit.1;
-        let wanted = match self.size {
-            Some(wanted) => wanted,
-            None if fits => return Ok(frame),
-            None => limit,
-        };
-        let scaled = match fitted((width, height), wanted) {
-            Ok(size) if size == (width, height) => return Ok(frame),
-            _ => frame.fit(wanted.0, wanted.1),
+        let size = (frame.width, frame.height);
+        let limit = super::encoder::MAX_SIDES.0;
+        // Frames that the encoder takes keep their size.
+        let wanted = self.size.unwrap_or((size.0.min(limit), size.1.min(limit)));
+        let scaled = match bounded(size, wanted) {
+            Ok(bounded) if bounded == size => return Ok(frame),
+            Ok(bounded) => frame.resize(bounded.0, bounded.1),
+            Err(cause) => Err(cause),
         };
         scaled.map_err(|cause| SourceError::Size { width: wanted.0, height: wanted.1, cause })
     }

@@ -205,13 +205,30 @@ pub fn local_addresses(interface: Option<&str>, v4: bool, v6: bool, loopback: bo
 /// `profile-level-id` to offer for pictures up to this size: constrained baseline at level 3.1, or
 /// the lowest of 4.0, 5.1 and 5.2 that holds the picture (ITU-T H.264 table A-1, `MaxFS`).
 #[must_use]
-pub fn profile_level_id((width, height): (u32, u32)) -> &'static str {
-    match width.div_ceil(16) * height.div_ceil(16) {
+pub fn profile_level_id(size: (u32, u32)) -> &'static str {
+    match macroblocks(size) {
         0..=3_600 => "42e01f",
         3_601..=8_192 => "42e028",
         8_193..=36_864 => "42e033",
         _ => "42e034",
     }
+}
+
+/// Whether the level that is offered for pictures of `offered` size holds a picture of `size`
+/// (ITU-T H.264 table A-1, `MaxFS`, and §A.3.1 g and h: neither side over the root of 8 `MaxFS`).
+#[must_use]
+pub fn level_holds(offered: (u32, u32), size: (u32, u32)) -> bool {
+    let most = match macroblocks(offered) {
+        0..=3_600 => 3_600,
+        3_601..=8_192 => 8_192,
+        _ => 36_864,
+    };
+    let side = size.0.max(size.1).div_ceil(16);
+    macroblocks(size) <= most && u64::from(side).pow(2) <= 8 * u64::from(most)
+}
+
+fn macroblocks((width, height): (u32, u32)) -> u32 {
+    width.div_ceil(16).saturating_mul(height.div_ceil(16))
 }
 
 fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
@@ -356,6 +373,11 @@ mod tests {
         assert_eq!(profile_level_id((1280, 720)), "42e01f");
         assert_eq!(profile_level_id((1920, 1080)), "42e028");
         assert_eq!(profile_level_id((3840, 2160)), "42e033");
+        let small = (320, 240);
+        assert!(level_holds(small, (1280, 720)) && level_holds(small, (2704, 16)));
+        assert!(!level_holds(small, (1280, 736)) && !level_holds(small, (2720, 16)));
+        assert!(level_holds((1920, 1080), (1920, 1088)));
+        assert!(level_holds((3840, 2160), (3840, 2160)));
     }
 
     #[test]

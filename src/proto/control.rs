@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Label of the data channel.
 pub const LABEL: &str = "control";
@@ -77,6 +77,13 @@ pub enum ControlMessage {
         /// Why the message could not be obeyed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+        /// Picture width from now on, pixels, after a `set` of the size. An addition to the contract, as
+        /// is `height`: the box that was asked for is filled as far as shape and encoder allow.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        width: Option<u32>,
+        /// Picture height from now on, pixels.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        height: Option<u32>,
     },
     /// Asks a bench responder for a `bench-report`; anybody else ignores it.
     BenchReportRequest,
@@ -148,22 +155,34 @@ pub struct KeyframeInfo {
     pub sent_at: Option<f64>,
 }
 
-/// Fields of `set`; what is absent stays as it is.
+/// Fields of `set`; what is absent stays as it is. A number that is no count is read as the nearest one, so
+/// that it is refused like any other value out of range instead of left without an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     /// Time between keyframes, ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "count")]
     pub interval_ms: Option<u64>,
     /// Largest keyframe, bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "count")]
     pub max_bytes: Option<u64>,
     /// Picture width, pixels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "pixels")]
     pub width: Option<u32>,
     /// Picture height, pixels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "pixels")]
     pub height: Option<u32>,
+}
+
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let number = Option::<serde_json::Number>::deserialize(deserializer)?;
+    // The cast takes what is below 0 for 0, and what is too large for the largest.
+    let nearest = |number: serde_json::Number| number.as_f64().unwrap_or_default() as u64;
+    Ok(number.map(|number| number.as_u64().unwrap_or_else(|| nearest(number))))
+}
+
+fn pixels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    Ok(count(deserializer)?.map(|count| u32::try_from(count).unwrap_or(u32::MAX)))
 }
 
 /// A message that could not be read.
@@ -227,6 +246,32 @@ mod tests {
         );
         let pong = br#"{"t":"pong","id":1,"ts":2}"#;
         assert!(matches!(ControlMessage::parse(pong), Ok(ControlMessage::Pong { at: None, .. })));
+    }
+
+    #[test]
+    fn numbers_that_are_no_counts_are_read_as_the_nearest() {
+        let set = |text: &str| {
+            let text = format!(r#"{{"t":"set","id":1,{text}}}"#);
+            let Ok(ControlMessage::Set { settings, .. }) = ControlMessage::parse(text.as_bytes())
+            else {
+                panic!("{text}")
+            };
+            settings
+        };
+        for (text, read) in [
+            ("-1", 0),
+            ("0", 0),
+            ("1.9", 1),
+            ("-1e300", 0),
+            ("1e300", u64::MAX),
+            ("18446744073709551615", u64::MAX),
+            ("18446744073709551616", u64::MAX),
+        ] {
+            assert_eq!(set(&format!(r#""intervalMs":{text}"#)).interval_ms, Some(read), "{text}");
+            assert_eq!(set(&format!(r#""maxBytes":{text}"#)).max_bytes, Some(read), "{text}");
+        }
+        assert_eq!(set(r#""width":4294967296,"height":-5"#).width, Some(u32::MAX));
+        assert_eq!(set(r#""intervalMs":null"#).interval_ms, None);
     }
 
     #[test]

@@ -15,11 +15,13 @@ use super::{SessionError, millis, sha256};
 use crate::{
     media::{
         decoder::{DecodeError, Decoder},
-        encoder::{EncodeError, EncoderConfig, KeyframeEncoder},
+        encoder::{self, EncodeError, EncoderConfig, KeyframeEncoder},
         frame::Frame,
+        guarded,
         h264::AccessUnit,
         source::{self, Captured, Source, SourceError, SourceOptions, SourceSpec},
     },
+    peer::config::level_holds,
     stats::Stages,
     types::Stage,
 };
@@ -40,11 +42,11 @@ pub enum CaptureRequest {
 pub enum CaptureResult {
     /// A keyframe.
     Keyframe(Box<CapturedKeyframe>),
-    /// The source failed but may recover; ask again.
+    /// There is no keyframe of this picture, or the source may recover; ask again.
     Retry(SessionError),
     /// The source has ended.
     Ended,
-    /// The source or the encoder failed for good.
+    /// Nothing more can come from the source.
     Failed(SessionError),
 }
 
@@ -73,6 +75,9 @@ pub struct CapturedKeyframe {
     pub encoded_at: Instant,
     /// Size before the picture was made smaller to fit the budget.
     pub scaled_from: Option<(u32, u32)>,
+    /// Size of the source's frame before it was fitted into the box; none for a stream that was encoded
+    /// before.
+    pub frame_size: Option<(u32, u32)>,
 }
 
 /// How to capture.
@@ -95,6 +100,8 @@ pub struct Capture {
     pub description: String,
     /// Size of the source's pictures once known, else a guess of 720p.
     pub picture_size: (u32, u32),
+    /// Size of the last frame, when the source gives frames.
+    frame_size: Option<(u32, u32)>,
 }
 
 impl Capture {
@@ -130,7 +137,8 @@ impl Capture {
                 )
             })?;
         let description = opened.await.map_err(|_| stopped())??;
-        let mut capture = Self { requests, results, description, picture_size: (1280, 720) };
+        let mut capture =
+            Self { requests, results, description, picture_size: (1280, 720), frame_size: None };
         capture.ask(CaptureRequest::Keyframe);
         let first = match capture.result().await {
             CaptureResult::Keyframe(keyframe) => *keyframe,
@@ -157,7 +165,28 @@ impl Capture {
 
     /// The next result. Cancel safe.
     pub async fn result(&mut self) -> CaptureResult {
-        self.results.recv().await.unwrap_or_else(|| CaptureResult::Failed(stopped()))
+        let result = self.results.recv().await;
+        if let Some(CaptureResult::Keyframe(keyframe)) = &result {
+            self.frame_size = keyframe.frame_size;
+        }
+        result.unwrap_or_else(|| CaptureResult::Failed(stopped()))
+    }
+
+    /// The size at which pictures like the last one are encoded in this box: within the limits of the
+    /// encoder and of the H.264 level that was offered.
+    ///
+    /// # Errors
+    /// There is no such size: why, for the one who asked.
+    pub fn size_in(&self, (width, height): (u32, u32)) -> Result<(u32, u32), String> {
+        let Some(from) = self.frame_size else {
+            return Err("the pictures are encoded already and keep their size".into());
+        };
+        encoder::encodable(from, level_box(from, (width, height), self.picture_size)).map_err(
+            |error| {
+                let (w, h) = from;
+                format!("pictures of {w}x{h} do not fit into {width}x{height}: {error}")
+            },
+        )
     }
 }
 
@@ -179,21 +208,18 @@ fn source_error(error: &SourceError) -> SessionError {
     SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
 }
 
-/// Whether the source is worth asking again: a camera comes back.
-fn may_recover(error: &SourceError) -> bool {
-    matches!(
-        error,
-        SourceError::CameraBusy { .. }
-            | SourceError::CameraDenied { .. }
-            | SourceError::CameraFormat { .. }
-            | SourceError::CameraGone { .. }
-            | SourceError::ListCameras { .. }
-            | SourceError::CameraSilent { .. }
-            | SourceError::Camera { .. }
-    )
+/// The box, made smaller until a picture of size `from` in it is within the level of pictures of
+/// `offered` size.
+fn level_box(from: (u32, u32), mut wanted: (u32, u32), offered: (u32, u32)) -> (u32, u32) {
+    while let Ok((width, height)) = encoder::bounded(from, wanted)
+        && !level_holds(offered, (width, height))
+    {
+        wanted = (width - width / 16 - 1, height - height / 16 - 1);
+    }
+    wanted
 }
 
-fn encode_error(error: &EncodeError) -> SessionError {
+fn encode_error(error: &dyn std::fmt::Display) -> SessionError {
     SessionError::new(
         Stage::Video,
         "encode-failed",
@@ -229,8 +255,16 @@ fn run(
                 size = Some((width, height));
                 continue;
             }
-            CaptureRequest::Keyframe => keyframe(source.as_mut(), &mut encoder, size),
+            CaptureRequest::Keyframe => {
+                let made = guarded(|| keyframe(source.as_mut(), &mut encoder, size));
+                made.unwrap_or_else(|panic| CaptureResult::Retry(encode_error(&panic)))
+            }
         };
+        if matches!(result, CaptureResult::Retry(_))
+            && let Ok(fresh) = encoder.fresh()
+        {
+            encoder = fresh;
+        }
         if results.blocking_send(result).is_err() {
             return;
         }
@@ -246,8 +280,8 @@ fn keyframe(
     let captured = match source.next() {
         Ok(Some(captured)) => captured,
         Ok(None) => return CaptureResult::Ended,
-        Err(error) if may_recover(&error) => return CaptureResult::Retry(source_error(&error)),
-        Err(error) => return CaptureResult::Failed(source_error(&error)),
+        Err(error) if error.is_final() => return CaptureResult::Failed(source_error(&error)),
+        Err(error) => return CaptureResult::Retry(source_error(&error)),
     };
     let frame = match captured {
         Captured::AccessUnit(access_unit) if access_unit.data.len() <= encoder.max_bytes() => {
@@ -266,13 +300,14 @@ fn keyframe(
                 passes: 0,
                 encode_time: Duration::ZERO,
                 scaled_from: None,
+                frame_size: None,
             }));
         }
         // One that is encoded already, but over the budget: encoded again.
         Captured::AccessUnit(unit) => match decoded(&unit.data) {
             Ok(frame) => Frame { captured_at: unit.captured_at, ..frame },
             Err(error) => {
-                return CaptureResult::Failed(SessionError::new(
+                return CaptureResult::Retry(SessionError::new(
                     Stage::Video,
                     "keyframe-over-budget",
                     format!(
@@ -287,8 +322,10 @@ fn keyframe(
         Captured::Frame(frame) => frame,
     };
     let fitting = Instant::now();
-    let frame = match size.map(|(width, height)| frame.fit(width, height)) {
-        Some(Ok(fitted)) => fitted,
+    let frame_size = (frame.width, frame.height);
+    let frame = match size.map(|size| resized(&frame, size)) {
+        Some(Ok(resized)) => resized,
+        // It was checked for the pictures before; this one has another shape.
         Some(Err(error)) => {
             tracing::warn!("the size asked for cannot be had: {error}");
             frame
@@ -315,9 +352,16 @@ fn keyframe(
             capture_time,
             encode_time: encoded.encode_time,
             scaled_from: encoded.scaled_from,
+            frame_size: Some(frame_size),
         })),
-        Err(error) => CaptureResult::Failed(encode_error(&error)),
+        Err(error) => CaptureResult::Retry(encode_error(&error)),
     }
+}
+
+/// The picture as large as box and encoder allow.
+fn resized(frame: &Frame, size: (u32, u32)) -> Result<Frame, EncodeError> {
+    let (width, height) = encoder::encodable((frame.width, frame.height), size)?;
+    Ok(frame.resize(width, height)?)
 }
 
 /// How old a picture is, ms.
@@ -328,4 +372,91 @@ pub(crate) fn age(captured_at: SystemTime) -> f64 {
 /// The picture of a keyframe, as the encoder takes it.
 fn decoded(access_unit: &[u8]) -> Result<Frame, DecodeError> {
     Ok(Decoder::new()?.decode(access_unit)?.into_bt601()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives what its list says, from the end; `None` panics.
+    struct Script(Vec<Option<Result<Option<Captured>, SourceError>>>);
+
+    impl Source for Script {
+        fn describe(&self) -> String {
+            "a script".into()
+        }
+
+        fn next(&mut self) -> Result<Option<Captured>, SourceError> {
+            self.0.pop().expect("asked too often").expect("a picture that makes a library panic")
+        }
+    }
+
+    fn grey(width: u32, height: u32) -> Captured {
+        let bytes = vec![99; (width * height * 3 / 2) as usize];
+        let frame = Frame::from_i420(width, height, &bytes, SystemTime::now()).unwrap();
+        Captured::Frame(frame)
+    }
+
+    fn unreadable() -> SourceError {
+        SourceError::Picture { name: "a.jpg".into(), cause: "cut off".into() }
+    }
+
+    #[test]
+    fn no_picture_ends_the_run_but_a_source_that_has_ended() {
+        let broken = AccessUnit {
+            data: [0, 0, 0, 1, 0x65, 0x88].repeat(1_000).into(),
+            width: 64,
+            height: 48,
+            captured_at: SystemTime::now(),
+        };
+        let gone = SourceError::Read { name: "x".into(), cause: std::io::ErrorKind::Other.into() };
+        let mut script = vec![
+            Some(Ok(Some(grey(64, 48)))),
+            Some(Err(unreadable())),
+            Some(Ok(Some(grey(64, 48)))),
+            // Too small for the encoder, and too large.
+            Some(Ok(Some(grey(8, 8)))),
+            Some(Ok(Some(grey(3000, 2400)))),
+            // Over the budget, and not to be decoded.
+            Some(Ok(Some(Captured::AccessUnit(broken)))),
+            None,
+            Some(Ok(Some(grey(64, 48)))),
+            Some(Err(gone)),
+            Some(Ok(None)),
+        ];
+        let expected =
+            ["ok", "retry", "ok", "retry", "retry", "retry", "retry", "ok", "failed", "ended"];
+        script.reverse();
+        let config = CaptureConfig {
+            source: SourceSpec::Pattern { width: 64, height: 48 },
+            size: None,
+            max_bytes: 2_000,
+        };
+        let (requests, asked) = std::sync::mpsc::channel();
+        let (given, mut results) = mpsc::channel(1);
+        let thread = thread::spawn(move || run(Box::new(Script(script)), &config, &asked, &given));
+        for expected in expected {
+            requests.send(CaptureRequest::Keyframe).unwrap();
+            let result = results.blocking_recv().unwrap();
+            let word = match &result {
+                CaptureResult::Keyframe(_) => "ok",
+                CaptureResult::Retry(_) => "retry",
+                CaptureResult::Ended => "ended",
+                CaptureResult::Failed(_) => "failed",
+            };
+            assert_eq!(word, expected, "{result:?}");
+        }
+        drop(requests);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_box_is_filled_as_far_as_the_level_allows() {
+        let size =
+            |wanted| encoder::encodable((320, 240), level_box((320, 240), wanted, (320, 240)));
+        let (width, height) = size((3840, 3840)).unwrap();
+        assert!(width > 1_000 && level_holds((320, 240), (width, height)), "{width}x{height}");
+        assert_eq!(size((640, 480)).unwrap(), (640, 480));
+        assert!(size((16, 3840)).is_err());
+    }
 }

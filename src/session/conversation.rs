@@ -197,12 +197,18 @@ impl Conversation {
                 (None, Said::Nothing)
             }
             ControlMessage::Text { id, text } => {
-                self.answer(&ControlMessage::Ack { id: Some(id), error: None }, &channel).await;
+                let ack =
+                    ControlMessage::Ack { id: Some(id), error: None, width: None, height: None };
+                self.answer(&ack, &channel).await;
                 (None, Said::Text(printable(&text)))
             }
             ControlMessage::Ack { error: Some(error), .. } => {
                 let error = printable(&error);
                 (Some(format!("the {} refused a message: {error}", self.other)), Said::Nothing)
+            }
+            ControlMessage::Ack { width: Some(width), height: Some(height), .. } => {
+                let line = format!("the {} sends pictures of {width}x{height}", self.other);
+                (Some(line), Said::Nothing)
             }
             ControlMessage::Ack { .. } | ControlMessage::Ping { .. } | ControlMessage::Unknown => {
                 (None, Said::Nothing)

@@ -2,7 +2,6 @@
 
 mod keyframe;
 mod settings;
-mod trouble;
 
 use std::{
     path::PathBuf,
@@ -12,20 +11,18 @@ use std::{
 use tokio::time::Instant;
 
 pub(crate) use self::keyframe::transmit;
-use self::{
-    keyframe::{Sending, done, writer},
-    trouble::Trouble,
-};
+use self::keyframe::{Saving, Sending, done};
 
 use super::{
     Report, SessionError,
     capture::{Capture, CaptureConfig, CaptureRequest, CaptureResult, CapturedKeyframe},
     conversation::{Conversation, Said},
     link::{Link, LinkConfig, LinkEvent},
-    pings, until,
+    pings,
+    trouble::Trouble,
+    until,
 };
 use crate::{
-    media::sink::FrameWriter,
     peer::{PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     stats::Stages,
@@ -118,7 +115,7 @@ struct Sender<'a> {
     capture: Capture,
     config: Settled,
     tell: &'a mut (dyn FnMut(SenderEvent) + Send),
-    save: Option<FrameWriter>,
+    save: Option<Saving>,
     /// When the first connection was up: `duration` counts from there.
     begun: Option<Instant>,
     /// When the next keyframe is due; none while nothing can be sent.
@@ -139,6 +136,8 @@ struct Sender<'a> {
     end: Option<(SenderEnd, Instant)>,
     waiting_since: Option<Instant>,
     trouble: Trouble,
+    /// Pictures that gave no keyframe.
+    failed: u64,
 }
 
 /// What is left of the configuration once link and capture have begun.
@@ -154,8 +153,8 @@ struct Settled {
 /// Sends until the count, the duration, the source or `stop` ends it.
 ///
 /// # Errors
-/// [`SessionError`] when the source, the encoder, signaling, or the disk of `save` fails, or the
-/// other device does not come in time.
+/// [`SessionError`] when there is no first picture, the source fails for good, signaling fails, the disk
+/// of `save` does not take everything before the end, or the other device does not come in time.
 pub async fn run(
     mut config: SenderConfig,
     stop: impl Future<Output = ()> + Send,
@@ -163,7 +162,7 @@ pub async fn run(
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<SenderEnd, SessionError> {
     let save = match config.save.take() {
-        Some(dir) => Some(writer(dir).await?),
+        Some(dir) => Some(Saving::start(dir).await?),
         None => None,
     };
     tokio::pin!(stop);
@@ -200,8 +199,14 @@ pub async fn run(
         end: None,
         waiting_since: Some(Instant::now()),
         trouble: Trouble::default(),
+        failed: 0,
     };
-    let result = sender.work(stop, texts).await;
+    let mut result = sender.work(stop, texts).await;
+    if let Err(error) = sender.finish_saving().await
+        && result.is_ok()
+    {
+        result = Err(error);
+    }
     sender.report().await;
     let reason = match &result {
         Ok(SenderEnd::Stopped) => "stopped",
@@ -306,6 +311,7 @@ impl Sender<'_> {
                 Ok(())
             }
             CaptureResult::Retry(error) => {
+                self.failed += 1;
                 if let Some(line) = self.trouble.failed(&error, Instant::now()) {
                     self.line(line);
                 }
@@ -353,7 +359,7 @@ impl Sender<'_> {
             Said::Control(ControlMessage::KeyframeRequest { .. }, _)
             | Said::Peer(PeerEvent::KeyframeRequested(_)) => self.on_request(),
             Said::Control(ControlMessage::Set { id, settings }, channel) => {
-                let answer = ControlMessage::Ack { id, error: self.set(&settings).err() };
+                let answer = self.answer_set(id, &settings);
                 self.talk.answer(&answer, &channel).await;
             }
             _ => {}
@@ -418,6 +424,8 @@ impl Sender<'_> {
         let report = Report {
             keyframes: self.seq,
             last_bytes: self.last.as_ref().map(|(info, _)| info.bytes),
+            unwritten: self.save.as_ref().map_or(0, Saving::dropped),
+            failed: self.failed,
             ..self.talk.report().await
         };
         (self.tell)(SenderEvent::Report(Box::new(report)));

@@ -293,6 +293,48 @@ fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
     send.end().well();
 }
 
+#[test]
+fn no_set_ends_the_call() {
+    let rig = Rig::new();
+    let mut recv = rig.recv("frames", &[]);
+    let send = rig.send("pattern:320x240", &["--save", "sent"]);
+    recv.event("keyframe", 1);
+    let sizes = [(3840, 3840), (16, 16), (17, 17), (16, 3840), (3840, 16), (15, 4000), (160, 120)];
+    for (width, height) in sizes {
+        let said = recv.said();
+        recv.type_line(&format!("/set width={width} height={height}"));
+        let line = recv.says_after(said, "the sender ");
+        if let Some(size) = line.split("sends pictures of ").nth(1) {
+            // What the answer names is what comes, within the level that was offered (3.1).
+            let (w, h) = size.trim().split_once('x').unwrap();
+            let (w, h): (u64, u64) = (w.parse().unwrap(), h.parse().unwrap());
+            assert!(w <= width && h <= height && w.min(h) >= 16, "{line}");
+            assert!(w.div_ceil(16) * h.div_ceil(16) <= 3_600, "{line}");
+            let frame = more_until(&recv, |frame| frame["width"] == w && frame["height"] == h);
+            assert_eq!(frame["verified"], true, "{frame}");
+        } else {
+            assert!(line.contains("refused a message: "), "{line}");
+            assert!(width.min(height) < 20, "{width}x{height} can be: {line}");
+        }
+        more_keyframes(&recv, 2);
+    }
+    assert_eq!(recv.events("keyframe").last().unwrap()["width"], 160);
+    for set in ["interval", "max-bytes"] {
+        for value in ["0", "1", "18446744073709551615"] {
+            let said = recv.said();
+            recv.type_line(&format!("/set {set}={value}"));
+            recv.says_after(said, "the sender refused a message: ");
+        }
+    }
+    more_keyframes(&recv, 2);
+    for running in [send, recv] {
+        running.signal(Signal::INT);
+        let ended = running.end();
+        ended.well();
+        assert_eq!(ended.summary()["keyframes"]["failed"], 0);
+    }
+}
+
 /// Waits for a keyframe that is so.
 fn more_until(recv: &Running, is: impl Fn(&Value) -> bool) -> Value {
     let mut count = recv.events("keyframe").len();

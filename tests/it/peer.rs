@@ -155,7 +155,12 @@ async fn control_messages_go_both_ways_and_answers_come_back() {
             _ => None,
         })
         .await;
-    let ack = ControlMessage::Ack { id: Some(Id::Text("a".into())), error: None };
+    let ack = ControlMessage::Ack {
+        id: Some(Id::Text("a".into())),
+        error: None,
+        width: None,
+        height: None,
+    };
     sender.peer.answer_control(&ack, &channel).await;
     assert_eq!(receiver.message().await, ack);
     sender.peer.close().await;

@@ -179,6 +179,20 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether nothing more can come from a source that has given pictures: its stream cannot be read on.
+    /// Everything else is about one picture, or about a camera that may come back.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Y4mHeader { .. }
+                | Self::Y4mTruncated { .. }
+                | Self::TooLong { .. }
+                | Self::NoCamera { .. }
+        )
+    }
+
     /// What to try.
     #[must_use]
     pub fn remedy(&self) -> String {

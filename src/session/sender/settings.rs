@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use super::{INTERVAL_RANGE, Sender};
-use crate::{proto::control::Settings, session::capture::CaptureRequest};
+use crate::{
+    proto::control::{ControlMessage, Id, Settings},
+    session::capture::CaptureRequest,
+};
 
 impl Sender<'_> {
-    /// Obeys a `set`, all of it or nothing.
-    pub(super) fn set(&mut self, settings: &Settings) -> Result<(), String> {
+    /// Obeys a `set`, all of it or nothing; gives the size of the pictures from now on, when one was asked
+    /// for.
+    pub(super) fn set(&mut self, settings: &Settings) -> Result<Option<(u32, u32)>, String> {
         let interval = settings.interval_ms.map(Duration::from_millis);
         if let Some(interval) = interval
             && !(INTERVAL_RANGE.0..=INTERVAL_RANGE.1).contains(&interval)
@@ -17,7 +21,7 @@ impl Sender<'_> {
         if settings.max_bytes.is_some_and(|bytes| !(1_000..=10_000_000).contains(&bytes)) {
             return Err("maxBytes must be from 1000 to 10000000".into());
         }
-        let size = match (settings.width, settings.height) {
+        let wanted = match (settings.width, settings.height) {
             (None, None) => None,
             (Some(w), Some(h)) if (16..=3840).contains(&w) && (16..=3840).contains(&h) => {
                 Some((w, h))
@@ -25,6 +29,7 @@ impl Sender<'_> {
             (Some(_), Some(_)) => return Err("width and height must be from 16 to 3840".into()),
             _ => return Err("width and height go together".into()),
         };
+        let size = wanted.map(|wanted| self.capture.size_in(wanted)).transpose()?;
         if let Some(interval) = interval {
             self.config.interval = interval;
             if let (Some(sent), Some(_)) = (self.last_sent, self.due) {
@@ -40,6 +45,16 @@ impl Sender<'_> {
             self.capture.ask(CaptureRequest::Size(width, height));
             self.line(format!("the receiver set the picture to {width}x{height}"));
         }
-        Ok(())
+        Ok(size)
+    }
+
+    /// The answer to a `set`.
+    pub(super) fn answer_set(&mut self, id: Option<Id>, settings: &Settings) -> ControlMessage {
+        let (size, error) = match self.set(settings) {
+            Ok(size) => (size, None),
+            Err(error) => (None, Some(error)),
+        };
+        let (width, height) = size.unzip();
+        ControlMessage::Ack { id, error, width, height }
     }
 }
