@@ -59,6 +59,12 @@ browser() {
     ORION_PEER=$(realpath "$target/release/orion-peer") tests/browser/run.sh
 }
 
+# Calls with other WebRTC stacks: sockets that are lost, peers that are killed.
+foreign() {
+    local target=${CARGO_TARGET_DIR:-target}
+    ORION_PEER=$(realpath "$target/release/orion-peer") tests/foreign/run.sh
+}
+
 # Many connections in one process, side by side: none may fail, none of their keyframes get lost.
 bench() {
     local target=${CARGO_TARGET_DIR:-target}
@@ -206,6 +212,7 @@ if ! $fast; then
     step kernel in_shell kernel_matrix
     step outages in_shell outages
     step chromium in_shell browser
+    step foreign in_shell foreign
     step camera in_shell camera
 fi
 

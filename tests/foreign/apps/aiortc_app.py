@@ -1,0 +1,297 @@
+"""aiortc: WebRTC written in Python. It gathers every candidate before it describes itself, and knows no ICE restart."""
+
+import argparse
+import asyncio
+import fractions
+import json
+import os
+import re
+import sys
+import time
+import urllib.request
+
+import aioice.ice
+import websockets
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
+from aiortc.rtcrtpreceiver import RTCRtpReceiver
+from aiortc.rtcrtpsender import RTCRtpSender
+from aiortc.sdp import candidate_from_sdp
+from av import VideoFrame
+
+# aioice 0.13 leaves loopback out, and these tests are to use nothing else (ice.py:98).
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+
+IDR, SPS, STAP_A, FU_A = 5, 7, 24, 28
+BACK_OFF = [0, 0.3, 1.2, 2.7, 4.8, 7]
+OVER = ("closed", "failed")
+
+
+def emit(event, **fields):
+    print(json.dumps({"t": round(time.time() * 1000), "event": event, **fields}), flush=True)
+
+
+def nal_types(payload):
+    """NAL unit types that begin in a payload (RFC 6184)."""
+    kind = payload[0] & 31
+    if kind == FU_A:
+        return [payload[1] & 31] if payload[1] & 0x80 else []
+    if kind != STAP_A:
+        return [kind]
+    found, at = [], 1
+    while at + 2 < len(payload):
+        found.append(payload[at + 2] & 31)
+        at += 2 + int.from_bytes(payload[at : at + 2], "big")
+    return found
+
+
+class KeyframeCounter:
+    """Reports every access unit with an IDR picture of which all packets came, from its SPS to the marker bit."""
+
+    def __init__(self):
+        self.units = {}
+
+    def on_packet(self, packet):
+        if not packet.payload:
+            return
+        if packet.timestamp not in self.units:
+            self.units[packet.timestamp] = {"packets": {}, "first": None, "last": None, "idr": False, "done": False}
+            if len(self.units) > 16:
+                del self.units[next(iter(self.units))]
+        unit = self.units[packet.timestamp]
+        if unit["done"]:
+            return
+        unit["packets"][packet.sequence_number] = len(packet.payload)
+        found = nal_types(packet.payload)
+        if SPS in found:
+            unit["first"] = packet.sequence_number
+        unit["idr"] |= IDR in found
+        if packet.marker:
+            unit["last"] = packet.sequence_number
+        if not unit["idr"] or unit["first"] is None or unit["last"] is None:
+            return
+        count = ((unit["last"] - unit["first"]) & 0xFFFF) + 1
+        sequence = [(unit["first"] + at) & 0xFFFF for at in range(count)]
+        if any(number not in unit["packets"] for number in sequence):
+            return
+        unit["done"] = True
+        size = sum(unit["packets"][number] for number in sequence)
+        emit("keyframe", rtpTimestamp=packet.timestamp, packets=count, bytes=size)
+
+
+# aiortc gives decoded frames to the app, each of them only when the next one comes, and without its RTP timestamp
+# (jitterbuffer.py:75, rtcrtpreceiver.py TimestampMapper): packets are counted on their way to it.
+counters = {}
+handle_packet = RTCRtpReceiver._handle_rtp_packet
+
+
+async def count_packet(receiver, packet, arrival_time_ms):
+    counters.setdefault(receiver, KeyframeCounter()).on_packet(packet)
+    await handle_packet(receiver, packet, arrival_time_ms)
+
+
+RTCRtpReceiver._handle_rtp_packet = count_packet
+
+
+class Picture(VideoStreamTrack):
+    """The phone's track: a grey picture five times a second."""
+
+    step = 0
+
+    async def recv(self):
+        await asyncio.sleep(0.2)
+        self.step += 1
+        frame = VideoFrame(320, 240, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes([(self.step * 8) % 256]) * plane.buffer_size)
+        frame.pts, frame.time_base = self.step * 18000, fractions.Fraction(1, 90000)
+        return frame
+
+
+class App:
+    def __init__(self, arguments):
+        self.api, self.role, self.answer_after = arguments.api, arguments.role, arguments.answer_after / 1000
+        self.pc = self.socket = None
+        self.away = self.leaving = False
+        self.early = []
+        self.attempt = 0
+
+    def token(self):
+        request = urllib.request.Request(
+            f"{self.api}/api/auth/webrtc-token",
+            data=json.dumps({"deviceId": self.role}).encode(),
+            headers={"Authorization": "Bearer dev", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    async def join(self):
+        """Joins, and goes on trying; returns once in the room."""
+        while not self.leaving:
+            await asyncio.sleep(BACK_OFF[min(self.attempt, len(BACK_OFF) - 1)])
+            self.attempt += 1
+            try:
+                answer = await asyncio.to_thread(self.token)
+                self.pair, self.ice_servers = answer["pairId"], answer["iceServers"]
+                self.socket = await websockets.connect(
+                    self.api.replace("http", "ws", 1) + "/api/signal", subprotocols=["orion.v1", f"bearer.{answer['token']}"]
+                )
+            except (OSError, websockets.WebSocketException) as error:
+                emit("error", message=f"signaling: {error}")
+                continue
+            self.attempt = 0
+            emit("joined")
+            self.reader = asyncio.create_task(self.read(self.socket))
+            return
+
+    async def read(self, socket):
+        queue = asyncio.Queue()
+        handler = asyncio.create_task(self.handle(queue))
+        try:
+            async for text in socket:
+                message = json.loads(text)
+                sdp = message.get("sdp") or ""
+                fields = {
+                    name: found.group(1).strip()
+                    for name, line in (("fingerprint", "fingerprint:(.*)"), ("ufrag", r"ice-ufrag:(\S+)"))
+                    if (found := re.search(f"^a={line}", sdp, re.M))
+                }
+                emit("signal", what=message["t"], **fields)
+                queue.put_nowait(message)
+        except websockets.ConnectionClosed:
+            pass
+        queue.put_nowait(None)
+        self.socket = None
+        emit("left", code=socket.close_code)
+        await handler
+        if not self.away and not self.leaving:
+            await self.join()
+
+    async def handle(self, queue):
+        while message := await queue.get():
+            try:
+                await self.on_message(message)
+            except Exception as error:  # Whatever the stack says is for the test to judge.
+                emit("error", message=f"{message['t']}: {error!r}")
+
+    async def send(self, t, **fields):
+        if self.socket is None:
+            return emit("unsent", what=t)
+        await self.socket.send(json.dumps({"t": t, "pairId": self.pair, **fields}))
+        emit("sent", what=t)
+
+    async def drop(self, milliseconds):
+        self.away = True
+        self.socket.transport.abort()
+        await asyncio.sleep(milliseconds / 1000)
+        self.away = False
+        await self.join()
+
+    def connect(self):
+        servers = [RTCIceServer(**server) for server in self.ice_servers]
+        self.pc = pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        emit("connection", state="new")
+
+        @pc.on("connectionstatechange")
+        def on_state():
+            if pc is self.pc:
+                emit("connection", state=pc.connectionState)
+
+        @pc.on("track")
+        def on_track(track):
+            asyncio.ensure_future(self.decode(track))
+
+        @pc.on("datachannel")
+        def on_channel(channel):
+            emit("channel", label=channel.label)
+            self.listen(channel)
+
+    async def decode(self, track):
+        count = 0
+        try:
+            while True:
+                await track.recv()
+                count += 1
+                emit("decoded", count=count)
+        except Exception as error:
+            emit("track-ended", message=repr(error))
+
+    def listen(self, channel):
+        @channel.on("message")
+        def on_message(text):
+            message = json.loads(text)
+            if message["t"] == "ping":
+                channel.send(json.dumps({"t": "pong", "id": message["id"], "ts": message["ts"]}))
+            elif message["t"] == "text":
+                channel.send(json.dumps({"t": "ack", "id": message["id"]}))
+            elif message["t"] == "keyframe":
+                emit("announced", seq=message["seq"])
+
+    async def on_message(self, message):
+        if message["t"] == "offer":
+            await asyncio.sleep(self.answer_after)
+            # Every offer goes to the connection there is, another fingerprint too, unless that has ended.
+            if self.pc is not None and self.pc.connectionState in OVER:
+                await self.pc.close()
+                self.pc = None
+            if self.pc is None:
+                self.connect()
+            await self.pc.setRemoteDescription(RTCSessionDescription(message["sdp"], "offer"))
+            await self.pc.setLocalDescription(await self.pc.createAnswer())
+            await self.send("answer", sdp=self.pc.localDescription.sdp)
+            await self.add_early()
+        elif message["t"] == "answer":
+            await self.pc.setRemoteDescription(RTCSessionDescription(message["sdp"], "answer"))
+            await self.add_early()
+        elif message["t"] == "ice":
+            if self.pc is not None and self.pc.remoteDescription:
+                await self.add(message["candidate"])
+            else:
+                self.early.append(message["candidate"])
+
+    async def add_early(self):
+        while self.early:
+            await self.add(self.early.pop(0))
+
+    async def add(self, init):
+        candidate = None
+        if init is not None and init["candidate"]:
+            candidate = candidate_from_sdp(init["candidate"].removeprefix("candidate:"))
+            candidate.sdpMid, candidate.sdpMLineIndex = init.get("sdpMid"), init.get("sdpMLineIndex")
+        await self.pc.addIceCandidate(candidate)
+
+    async def offer(self):
+        self.connect()
+        self.listen(self.pc.createDataChannel("control", ordered=False, maxPacketLifeTime=100))
+        transceiver = self.pc.addTransceiver(Picture(), direction="sendonly")
+        codecs = RTCRtpSender.getCapabilities("video").codecs
+        transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "video/H264"])
+        await self.pc.setLocalDescription(await self.pc.createOffer())
+        await self.send("offer", sdp=self.pc.localDescription.sdp)
+
+    async def run(self):
+        await self.join()
+        if self.role == "phone":
+            await self.offer()
+        lines = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+        while line := await lines.readline():
+            command, *argument = line.decode().split()
+            if command == "drop-signaling":
+                self.dropping = asyncio.create_task(self.drop(int(argument[0])))
+            elif command == "quit":
+                break
+        self.leaving = True
+        await self.send("bye", reason="done")
+        await self.socket.close()
+        await self.pc.close()
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--api")
+parser.add_argument("--role")
+parser.add_argument("--answer-after", type=int, default=0)
+parser.add_argument("--unit")
+try:
+    asyncio.run(App(parser.parse_args()).run())
+except KeyboardInterrupt:
+    os._exit(130)

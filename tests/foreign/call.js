@@ -1,0 +1,96 @@
+// One call: a `serve`, an `orion-peer` at one end and an app on another stack at the other, and what they counted.
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import path from "node:path";
+
+import { Child, until } from "./process.js";
+
+const BINARY = process.env.ORION_PEER;
+const LOGS = process.env.FOREIGN_LOGS;
+
+/** A peer that is to come up; ends a hung test. */
+const PATIENCE = 45_000;
+
+/** Every keyframe is a picture of its own, about 20 KB. */
+const PATTERN = ["--source", "pattern:320x240", "--interval", "1s", "--max-bytes", "20KB"];
+
+export class Call {
+  /** Processes, in the order they were started. */
+  children = [];
+  apps = [];
+
+  constructor(stack, name) {
+    Object.assign(this, { stack, name });
+  }
+
+  #start(name, command) {
+    const child = new Child(name, command);
+    this.children.push(child);
+    return child;
+  }
+
+  async serve() {
+    const serve = this.#start("serve", [BINARY, "serve", "--listen", "127.0.0.1:0", "--turn-listen", "127.0.0.1:0"]);
+    this.address = await until("serve", PATIENCE, () => {
+      if (serve.ended) throw new Error(`serve ended: ${serve.stderr}`);
+      return /listening on (\S+)/.exec(serve.stderr)?.[1];
+    });
+  }
+
+  /** The app, in the room as `role`. */
+  async app({ role = "mac", answerAfter = 0, unit = "" } = {}) {
+    const flags = ["--api", `http://${this.address}`, "--role", role, "--answer-after", String(answerAfter), "--unit", unit];
+    const app = this.#start(`${role}${this.apps.length + 1}`, [...this.stack.command, ...flags]);
+    this.apps.push(app);
+    app.events = (event) => app.said.filter((line) => line.event === event);
+    app.signals = (t) => app.events("signal").filter((line) => line.what === t);
+    await until(`${this.stack.name} in the room`, PATIENCE, () => {
+      if (app.ended) throw new Error(`${this.stack.name} ended: ${app.stderr}`);
+      return app.events("joined")[0];
+    });
+    return app;
+  }
+
+  /** Starts `send` or `recv`. */
+  orion(command, ...args) {
+    const pictures = command === "send" ? PATTERN : [];
+    this.peer = this.#start(command, [BINARY, command, "--json", "--signal", `ws://${this.address}`, ...pictures, ...args]);
+    return this.peer;
+  }
+
+  /** The first keyframe that `app` receives. */
+  keyframe(app, ms = PATIENCE) {
+    return until("keyframe", ms, () => {
+      if (this.peer.ended) throw new Error(`${this.peer.name} ended with ${this.peer.ended.code}`);
+      return app.events("keyframe")[0];
+    });
+  }
+
+  /** Keyframes sent from `from` to `to`, and what the apps received of them. */
+  count(from, to = Date.now()) {
+    const sent = this.peer.said.filter(({ kind, at }) => kind === "keyframe" && at >= from && at <= to);
+    const received = this.apps.flatMap((app) => app.events("keyframe"));
+    const whole = new Set(received.map(({ rtpTimestamp }) => rtpTimestamp));
+    const times = received.map(({ t }) => t).filter((t) => t >= from && t <= to).sort((a, b) => a - b);
+    const gaps = times.slice(1).map((t, index) => t - times[index]);
+    return {
+      sent: sent.length,
+      received: sent.filter(({ rtpTimestamp }) => whole.has(rtpTimestamp)).length,
+      lost: sent.filter(({ rtpTimestamp }) => !whole.has(rtpTimestamp)).map(({ seq }) => seq),
+      gap: Math.max(0, ...gaps) / 1000,
+    };
+  }
+
+  /** Ends everything, and keeps what was said. */
+  async end() {
+    for (const app of this.apps) await app.stop(() => app.type("quit"));
+    for (const child of this.children.toReversed()) await child.stop(() => child.process.kill("SIGINT"));
+    mkdirSync(LOGS, { recursive: true });
+    this.log = path.join(LOGS, `${this.stack.name}-${this.name}.log`);
+    const lines = this.children.flatMap((child) => child.lines.map((line) => ({ ...line, name: child.name })));
+    lines.sort((a, b) => a.t - b.t);
+    const start = lines[0]?.t ?? 0;
+    this.text = lines.map(({ t, name, from, text }) => `${((t - start) / 1000).toFixed(2).padStart(6)} ${name} ${from}: ${text}\n`);
+    writeFileSync(this.log, this.text.join(""));
+  }
+}

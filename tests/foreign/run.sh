@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Holds `orion-peer send` and `recv` against apps on other WebRTC stacks, over loopback: calls that should survive a lost
+# socket or a killed peer, and those that should end. One line a case, then a table.
+#
+#   tests/foreign/run.sh            builds the binary first
+#   ORION_PEER=FILE tests/foreign/run.sh
+#
+# ONLY=aiortc,werift/killed-8s runs these stacks and cases alone; CHROMIUM names another browser than
+# /usr/bin/chromium. What every process said is kept in target/foreign.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+root=$(cd ../.. && pwd)
+target=${CARGO_TARGET_DIR:-target}
+[[ $target == /* ]] || target=$root/$target
+if [[ -z ${ORION_PEER:-} ]]; then
+    (cd "$root" && cargo build --release --bin orion-peer)
+    ORION_PEER=$target/release/orion-peer
+fi
+export ORION_PEER
+export CHROMIUM=${CHROMIUM:-/usr/bin/chromium}
+export FOREIGN_LOGS=$target/foreign
+for needed in "$ORION_PEER" "$CHROMIUM"; do
+    if [[ ! -x $needed ]]; then
+        printf 'foreign test: %s is missing\n' "$needed" >&2
+        exit 1
+    fi
+done
+
+# npm only when what is installed is not what the lock file says.
+if ! cmp -s package-lock.json node_modules/.of-this-lock; then
+    npm ci --no-audit --no-fund --loglevel=error >&2
+    cp package-lock.json node_modules/.of-this-lock
+fi
+version=$(sed -n 's/^aiortc==//p' constraints.txt)
+PYTHON=$(../suites/venv.sh aiortc "$version" websockets --constraint "$PWD/constraints.txt")/python
+export PYTHON
+rm -rf "$FOREIGN_LOGS"
+exec node main.js
