@@ -1,4 +1,7 @@
-"""aiortc: WebRTC written in Python. It gathers every candidate before it describes itself, and knows no ICE restart."""
+"""aiortc: WebRTC written in Python. It gathers every candidate before it describes itself, and knows no ICE restart.
+
+An offer with another fingerprint or other ICE credentials on a connection that is up is answered, and changes nothing.
+"""
 
 import argparse
 import asyncio

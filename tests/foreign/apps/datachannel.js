@@ -1,4 +1,5 @@
-// libdatachannel, by its bindings for Node.js: answers by itself when it is given an offer.
+// libdatachannel, by its bindings for Node.js: answers by itself when it is given an offer. An offer with another
+// fingerprint on a connection that is up, and every restart of ICE, is refused with "Invalid ICE settings".
 
 import { readFileSync } from "node:fs";
 

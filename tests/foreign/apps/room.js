@@ -46,14 +46,12 @@ export class Room {
     this.iceServers = iceServers;
     const url = `${this.api.replace(/^http/, "ws")}/api/signal`;
     const socket = new this.WebSocket(url, ["orion.v1", `bearer.${token}`]);
-    await new Promise((resolve, reject) => {
+    // Messages may follow on the heels of the handshake: whoever listens only after `open` misses a held offer.
+    let last = new Promise((resolve, reject) => {
       socket.onopen = resolve;
       socket.onerror = () => reject(new Error("the socket was refused"));
     });
-    this.#socket = socket;
-    this.#attempt = 0;
-    this.emit("joined");
-    let last = Promise.resolve();
+    const opened = last;
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
       this.emit("signal", { what: message.t, ...described(message) });
@@ -61,6 +59,10 @@ export class Room {
         this.emit("error", { message: `${message.t}: ${error.message ?? error}` });
       });
     };
+    await opened;
+    this.#socket = socket;
+    this.#attempt = 0;
+    this.emit("joined");
     socket.onclose = ({ code }) => {
       this.#socket = null;
       this.emit("left", { code });

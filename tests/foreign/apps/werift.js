@@ -1,6 +1,8 @@
-// werift: WebRTC written in TypeScript.
+// werift 0.25.2: WebRTC written in TypeScript.
 //
-// (filled in below)
+// An offer with another fingerprint on a connection that is up is answered, and nothing more is received. As ICE
+// controlled side it waits for the other's SCTP INIT, and rtc 0.21.1 waits for that of the DTLS client, which werift is
+// when it answers: towards `send` its data channel never opens, while media flow.
 
 import { readFileSync } from "node:fs";
 

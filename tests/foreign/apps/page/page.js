@@ -1,4 +1,5 @@
-// The app on Chromium: the page tells the process that opened it what it sees, and obeys it.
+// The app on Chromium: the page tells the process that opened it what it sees, and obeys it. An offer with another
+// fingerprint on a connection that is up is accepted, with a new DTLS association on the same connection.
 
 import { Room } from "./room.js";
 import { App } from "./w3c.js";
