@@ -20,12 +20,15 @@ const { PYTHON, CHROMIUM, ORION_PEER } = process.env;
 
 const STACKS = [
   {
-    name: "aiortc", command: [PYTHON, app("aiortc_app.py")],
+    name: "aiortc", decodes: true, command: [PYTHON, app("aiortc_app.py")],
     version: text(PYTHON, "-c", "import importlib.metadata as m; print(m.version('aiortc'))"),
   },
   { name: "werift", command: [process.execPath, app("werift.js")], version: npm("werift") },
   { name: "libdatachannel", command: [process.execPath, app("datachannel.js")], version: `node-datachannel ${npm("node-datachannel")}` },
-  { name: "chromium", command: [process.execPath, app("chromium.js")], version: text(CHROMIUM, "--version") },
+  {
+    name: "chromium", decodes: true, command: [process.execPath, app("chromium.js")],
+    version: text(CHROMIUM, "--version"),
+  },
 ];
 
 const only = process.env.ONLY?.split(",");

@@ -33,7 +33,11 @@ if ! cmp -s package-lock.json node_modules/.of-this-lock; then
     cp package-lock.json node_modules/.of-this-lock
 fi
 version=$(sed -n 's/^aiortc==//p' constraints.txt)
-PYTHON=$(../suites/venv.sh aiortc "$version" websockets --constraint "$PWD/constraints.txt")/python
-export PYTHON
+bin=$(../suites/venv.sh aiortc "$version" websockets --constraint "$PWD/constraints.txt")
+export PYTHON=$bin/python
+if other=$("$bin/pip" freeze | grep -vxFf constraints.txt); then
+    printf 'foreign test: not as constraints.txt says, remove %s: %s\n' "${bin%/bin}" "$other" >&2
+    exit 1
+fi
 rm -rf "$FOREIGN_LOGS"
 exec node main.js
