@@ -35,6 +35,8 @@ const only = process.env.ONLY?.split(",");
 const chosen = (stack, name) => !only || only.some((one) => [stack.name, `${stack.name}/${name}`].includes(one));
 
 const scratch = mkdtempSync(path.join(tmpdir(), "orion-foreign-"));
+// A browser that is killed leaves its profile behind.
+process.env.TMPDIR = scratch;
 
 /** A keyframe for apps that are the phone and encode nothing themselves. */
 function accessUnit() {
@@ -77,20 +79,18 @@ function table(rows) {
   for (const row of [heads, ...cells]) console.log(row.map((cell, at) => cell.padEnd(widths[at])).join("  ").trimEnd());
 }
 
-process.on("exit", killAll);
+process.on("exit", () => {
+  killAll();
+  rmSync(scratch, { recursive: true, force: true, maxRetries: 5 });
+});
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
+const unit = accessUnit();
+const given = { unit, folder: (call) => path.join(scratch, `${call.stack.name}-${call.name}`) };
 const rows = [];
-try {
-  const unit = accessUnit();
-  const given = { unit, folder: (call) => path.join(scratch, `${call.stack.name}-${call.name}`) };
-  const lanes = STACKS.flatMap((stack) => LANES.map(async (lane) => {
-    for (const one of lane) if (chosen(stack, one.name)) rows.push(await run(stack, one, given));
-  }));
-  await Promise.all(lanes);
-} finally {
-  rmSync(scratch, { recursive: true, force: true });
-}
+await Promise.all(STACKS.flatMap((stack) => LANES.map(async (lane) => {
+  for (const one of lane) if (chosen(stack, one.name)) rows.push(await run(stack, one, given));
+})));
 
 const order = LANES.flat().map(({ name }) => name);
 const stacks = STACKS.map(({ name }) => name);
