@@ -18,7 +18,7 @@ use crate::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
         stats::{StatsError, StatsWriter},
-        summary::{Role, Summary},
+        summary::{ConnectionsLost, Loss, Role, Summary},
     },
     session::{
         Report, SessionError,
@@ -228,6 +228,7 @@ impl Observer {
         };
         self.live.update(Instant::now(), &self.live_stats);
         self.connected(report);
+        self.lost(report);
         self.summarize(report, connection);
         self.record(report);
     }
@@ -252,6 +253,22 @@ impl Observer {
             gathering = ?setup.gathering, ice = ?setup.ice, dtls = ?setup.dtls, data_channel = ?open,
             "connected"
         );
+    }
+
+    /// Tells once of each connection that was lost why it was.
+    fn lost(&mut self, report: &Report) {
+        let (count, Some(why)) = &report.lost else { return };
+        if *count == self.summary.connections_lost.count {
+            return;
+        }
+        let loss = Loss { stage: why.stage, code: why.code.clone(), message: why.message.clone() };
+        self.event(&serde_json::json!({
+            "kind": "lost",
+            "stage": loss.stage,
+            "code": loss.code,
+            "message": loss.message,
+        }));
+        self.summary.connections_lost = ConnectionsLost { count: *count, last: Some(loss) };
     }
 
     fn frame_rate(&self) -> f64 {

@@ -272,6 +272,7 @@ impl Peer {
         let counters = self.shared.control.counters();
         let mut snapshot =
             stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        snapshot.set_liveness(&self.vitals());
         if let Some(bitrate) = self.pacing.estimate() {
             snapshot.set_outgoing_bitrate(bitrate);
         }

@@ -3,12 +3,20 @@
 //! What the `rtc` crate leaves at zero is filled from our own counts or left out, and what it
 //! writes in other units is put right: times in seconds, candidate ids that can be looked up.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use rtc::statistics::report::RTCStatsReport;
 use serde_json::{Map, Value, json};
 
-use super::{control::ControlCounters, streams::StreamServers, tap::TapCounters};
+use super::{
+    control::ControlCounters,
+    streams::StreamServers,
+    tap::TapCounters,
+    vitals::{Unanswered, Vitals},
+};
 use crate::types::{CandidateType, ConnectionType, RelayTransport};
 
 /// RTP clock of H.264 (RFC 6184 §5.1), Hz.
@@ -66,6 +74,28 @@ impl Snapshot {
         types.sort();
         types.dedup();
         types
+    }
+
+    /// Adds the signs of life, which W3C has no object for: ms since each, counts of what is unanswered.
+    pub(super) fn set_liveness(&mut self, vitals: &Vitals) {
+        let ago = |then: Option<Duration>| {
+            then.map(|then| vitals.now.saturating_sub(then).as_millis() as u64)
+        };
+        let count = |waiting: Option<Unanswered>| waiting.map_or(0, |waiting| waiting.count);
+        let liveness = json!({
+            "id": "orion-liveness",
+            "type": "orion-liveness",
+            "timestamp": self.report.values().find_map(|stats| stats.get("timestamp")),
+            "checkedMsAgo": ago(vitals.check),
+            "mediaMsAgo": ago(vitals.media),
+            "dataMsAgo": ago(vitals.data),
+            "controlClosedMsAgo": ago(vitals.channel_closed),
+            "pingsUnanswered": count(vitals.pings),
+            "keyframesUnacknowledged": count(vitals.keyframes_sent),
+            "keyframesMissing": count(vitals.keyframes_announced),
+            "datagramsDropped": vitals.dropped,
+        });
+        self.report.insert("orion-liveness".into(), liveness);
     }
 
     /// Says what the way of the selected pair was found to carry, bits a second.

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::human;
 use crate::{
     stats::{Histogram, StageHistograms, stages::stage_words},
-    types::ConnectionType,
+    types::{ConnectionType, Stage},
 };
 
 /// Which end of the video a run was.
@@ -92,6 +92,28 @@ pub struct Summary {
     pub stages_ms: StageHistograms,
     /// Lines of `--stats` and writings of `--dump` that failed.
     pub unwritten_statistics: u64,
+    /// Peer connections that were lost.
+    pub connections_lost: ConnectionsLost,
+}
+
+/// Peer connections that were lost, goodbyes apart.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ConnectionsLost {
+    /// How many.
+    pub count: u64,
+    /// Why the last one was.
+    pub last: Option<Loss>,
+}
+
+/// Why a peer connection was lost.
+#[derive(Debug, Clone, Serialize)]
+pub struct Loss {
+    /// The layer at fault.
+    pub stage: Stage,
+    /// The cause in kebab case.
+    pub code: String,
+    /// The cause in a sentence.
+    pub message: String,
 }
 
 fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -115,6 +137,7 @@ impl Summary {
             frame_rate: 0.0,
             stages_ms: StageHistograms::default(),
             unwritten_statistics: 0,
+            connections_lost: ConnectionsLost::default(),
         }
     }
 }
@@ -125,6 +148,10 @@ impl fmt::Display for Summary {
         let connection = self.connection_type.map_or("none".to_owned(), |c| c.to_string());
         writeln!(f, "{} for {}", self.role, human::duration(self.duration))?;
         writeln!(f, "  connection  {connection}")?;
+        let ConnectionsLost { count, last } = &self.connections_lost;
+        if let Some(Loss { stage, code, .. }) = last {
+            writeln!(f, "  lost        {count}, the last one at {stage}: {code}")?;
+        }
         writeln!(f, "  rtt         {}", spread(&self.rtt_ms, Third::P99, human::millis))?;
         writeln!(f, "  video       {}", traffic(self.video_bytes))?;
         writeln!(f, "  data        {}", traffic(self.data_bytes))?;
@@ -236,6 +263,16 @@ recv for 1 min 10 s
         let mut troubled = summary(Role::Recv);
         (troubled.keyframes.unwritten, troubled.keyframes.failed) = (2, 3);
         assert!(troubled.to_string().contains("1 broken, 2 unwritten, 3 failed\n"), "{troubled}");
+        let last = Loss {
+            stage: Stage::Datachannel,
+            code: "pings-unanswered".into(),
+            message: "8 pings in 10 s were not answered".into(),
+        };
+        troubled.connections_lost = ConnectionsLost { count: 2, last: Some(last) };
+        let line = "  lost        2, the last one at datachannel: pings-unanswered\n";
+        assert!(troubled.to_string().contains(line), "{troubled}");
+        let json = serde_json::to_value(&troubled).unwrap();
+        assert_eq!(json["connectionsLost"]["last"]["stage"], "datachannel");
     }
 
     #[test]
