@@ -65,11 +65,7 @@ impl TurnSecrets {
     /// # Errors
     /// When the user name is malformed or expired.
     pub fn passwords(&self, username: &str, now: u64) -> Result<Vec<String>, CredentialError> {
-        let expires_at: u64 = username
-            .split(':')
-            .next()
-            .and_then(|expiry| expiry.parse().ok())
-            .ok_or(CredentialError::Malformed)?;
+        let expires_at = expires_at(username).ok_or(CredentialError::Malformed)?;
         if now >= expires_at {
             return Err(CredentialError::Expired(now - expires_at));
         }
@@ -94,6 +90,37 @@ impl TurnSecrets {
             Err(CredentialError::WrongPassword)
         }
     }
+}
+
+/// Until when a user name is good, seconds since 1970; none when it does not start with that, in digits.
+#[must_use]
+pub fn expires_at(username: &str) -> Option<u64> {
+    let expiry = username.split(':').next()?;
+    expiry.bytes().all(|byte| byte.is_ascii_digit()).then(|| expiry.parse().ok())?
+}
+
+/// Before the pair in an id.
+const PAIR: &str = ";pair=";
+
+/// Longest user name, bytes (RFC 8489 §14.3).
+const MAX_USERNAME: usize = 508;
+
+/// Bytes of a user name before its id: 20 digits and a colon.
+const EXPIRY_BYTES: usize = 21;
+
+/// The id for a device of a pair, `<device>;pair=<pair>`: the TURN server can then tell what ends with the
+/// pair. Ids that leave no room for the pair go without it.
+#[must_use]
+pub fn id_of(device: &str, pair: &str) -> String {
+    let id = format!("{device}{PAIR}{pair}");
+    let fits = EXPIRY_BYTES + id.len() <= MAX_USERNAME && !pair.contains(PAIR);
+    if fits { id } else { device.to_owned() }
+}
+
+/// The device in an id, and the pair if it is there.
+#[must_use]
+pub fn device_and_pair(id: &str) -> (&str, Option<&str>) {
+    id.rsplit_once(PAIR).map_or((id, None), |(device, pair)| (device, Some(pair)))
 }
 
 fn password(secret: &Secret, username: &str) -> String {
@@ -147,5 +174,34 @@ mod tests {
         ] {
             assert_eq!(secrets().verify(username, &made.password, 1), Err(error), "{username}");
         }
+    }
+
+    #[test]
+    fn an_expiry_is_digits_and_fits() {
+        for (username, expected) in [
+            ("1700000000:phone", Some(1_700_000_000)),
+            ("1700000000:user:x", Some(1_700_000_000)),
+            ("18446744073709551615:far", Some(u64::MAX)),
+            ("18446744073709551616:over", None),
+            ("-1:phone", None),
+            ("+1:phone", None),
+            (" 1:phone", None),
+            (":phone", None),
+            ("", None),
+        ] {
+            assert_eq!(expires_at(username), expected, "{username}");
+        }
+    }
+
+    #[test]
+    fn an_id_gives_back_its_device_and_pair() {
+        for (device, pair) in [("phone", "demo"), ("a:b;pair=c", "d:e"), ("", "")] {
+            assert_eq!(device_and_pair(&id_of(device, pair)), (device, Some(pair)));
+        }
+        assert_eq!(device_and_pair("phone"), ("phone", None));
+        assert_eq!(id_of("phone", "a;pair=b"), "phone", "it could not be told apart");
+        let (device, pair) = ("d".repeat(256), "p".repeat(256));
+        assert_eq!(id_of(&device, &pair), device);
+        assert!(id_of(&device, &pair[..200]).len() + EXPIRY_BYTES <= MAX_USERNAME);
     }
 }

@@ -60,6 +60,18 @@ pub struct TurnArgs {
 }
 
 impl TurnArgs {
+    /// Files the embedded server opens at most: a socket for each connection and for each allocation.
+    ///
+    /// # Errors
+    /// As [`limits::TurnLimitArgs::limits`].
+    pub fn open_files(&self, dev: bool) -> Result<u64, Failure> {
+        if self.no_turn || !self.turn_url.is_empty() {
+            return Ok(0);
+        }
+        let limits = self.limits.limits(dev)?;
+        Ok((limits.tcp_connections as u64).saturating_add(limits.allocations as u64))
+    }
+
     /// A flag that is given and would promise what only the embedded server does. Its addresses are
     /// none: a configuration file may have them, and a command line leave the server out.
     fn embedded(&self) -> Option<&'static str> {
@@ -129,7 +141,7 @@ pub async fn start(
     }
     .map_err(|error| Failure::new(Stage::Server, error.to_string(), error.remedy()))?;
     let port = relay.udp_address().map_or(wanted.port(), |bound| bound.port());
-    let mut advert = TurnAdvert::at(&host, port, secret);
+    let mut advert = TurnAdvert { names_pair: true, ..TurnAdvert::at(&host, port, secret) };
     if let (Some(tls), Some(bound)) = (tls, relay.tls_address()) {
         advert.urls.push(tls.url(bound.port()));
     }
@@ -137,6 +149,12 @@ pub async fn start(
     let read = relay.stats_reader();
     config.extra_metrics = Some(Arc::new(move |text| metrics::append(text, &read())));
     Ok(Some(relay))
+}
+
+/// Has the relaying for a pair end when it is revoked; called once the life of credentials is known.
+pub fn end_with_pairs(relay: Option<&TurnServer>, config: &mut ServerConfig) {
+    let ttl = config.turn.as_ref().map_or(server::MIN_TURN_TTL, |turn| turn.ttl);
+    config.in_use = relay.map(|relay| relay.in_use(ttl));
 }
 
 /// The embedded server over UDP and TCP.
@@ -160,7 +178,7 @@ fn plain_config(
         alternate: args.turn_alternate,
         relay_ports: args.limits.turn_ports.clone().unwrap_or(default.relay_ports.clone()),
         peers: args.limits.peers(dev, &[relay_address, address])?,
-        limits: args.limits.limits()?,
+        limits: args.limits.limits(dev)?,
         ..default
     })
 }
@@ -201,7 +219,7 @@ fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failu
             ));
         }
     };
-    Ok(TurnAdvert { urls: urls.to_vec(), secret, ttl: server::MIN_TURN_TTL * 2 })
+    Ok(TurnAdvert { urls: urls.to_vec(), secret, ttl: server::MIN_TURN_TTL * 2, names_pair: false })
 }
 
 #[cfg(test)]

@@ -143,7 +143,8 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         return pairs::run(pairs, output).await;
     }
     let (mut config, dev) = configure(&args).await?;
-    open_files::allow(config.max_connections as u64 + u64::from(config.signaling.limits.sockets));
+    let sockets = config.max_connections as u64 + u64::from(config.signaling.limits.sockets);
+    open_files::allow(sockets.saturating_add(args.turn.open_files(dev)?));
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(
             Stage::Server,
@@ -153,6 +154,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     })?;
     let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
     args.ice.apply(&mut config).await?;
+    relay::end_with_pairs(relay.as_ref(), &mut config);
     let tls = config.front.tls.clone();
     let served = Served { server: start(config, listener).await?, relay };
     announce(&args, &served, tls.as_ref(), dev, output)?;
@@ -183,6 +185,7 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
     let args =
         TurnArgs { turn_listen: Some(SocketAddr::new(address.ip(), 0)), ..TurnArgs::default() };
     let relay = relay::start(&args, address, true, &mut config).await?;
+    relay::end_with_pairs(relay.as_ref(), &mut config);
     Ok(Served { server: start(config, listener).await?, relay })
 }
 

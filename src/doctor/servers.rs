@@ -373,7 +373,7 @@ fn describe(
         ClientError::Io(_) => {
             ("unreachable".to_owned(), "check this machine's network and routes".to_owned())
         }
-        ClientError::HungUp | ClientError::Answer(_) => {
+        ClientError::HungUp | ClientError::Answer(_) | ClientError::TooLong => {
             ("no-answer".to_owned(), "is it a STUN or TURN server of RFC 8489 and 8656?".to_owned())
         }
         ClientError::Silent { .. } if row.transport == "udp" => (

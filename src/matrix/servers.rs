@@ -57,7 +57,11 @@ impl Servers {
             tcp: Some(any),
             tls: Some(TlsListener { address: any, server: tls }),
             relay_address: RELAY_ADDRESS,
-            limits: Limits { allocations: 10_000, allocations_per_user: 100, ..Limits::default() },
+            limits: Limits {
+                allocations: 10_000,
+                allocations_per_user: 100,
+                ..Limits::for_one_machine()
+            },
             ..TurnConfig::loopback(0, Arc::new(secrets.clone()))
         };
         let turn = TurnServer::start(config).await.map_err(|error| {

@@ -223,6 +223,16 @@ pub enum Hint {
     Any,
 }
 
+/// What is in use on behalf of pairs and ends with them, besides their sockets: the relaying of an embedded
+/// TURN server.
+pub trait InUse: Send + Sync {
+    /// The pairs it is in use for now.
+    fn pairs(&self) -> Vec<PairId>;
+
+    /// Ends what is in use for a pair that was revoked, and lets nothing of it begin again.
+    fn revoke(&self, pair: &PairId);
+}
+
 /// Where pairs are kept. Reads see the newest state, but for those of [`cache::Cached`].
 #[async_trait]
 pub trait PairStore: Send + Sync {

@@ -468,7 +468,7 @@ fn read_answer(message: &Message<'_>, transaction: &Transaction) -> Option<Answe
             if asks && transaction.username.is_none() && matches!(code, 401 | 438) {
                 return Some(Answer::Challenge);
             }
-            let reason = printable(message.get(attr::ERROR_CODE).and_then(|value| value.get(4..)));
+            let reason = printable(&message.error_reason());
             Some(Answer::Given(GatherOutcome::Refused { code, reason }))
         }
         Class::Request | Class::Indication => None,
@@ -476,9 +476,8 @@ fn read_answer(message: &Message<'_>, transaction: &Transaction) -> Option<Answe
 }
 
 /// Words of the server, safe to print.
-fn printable(reason: Option<&[u8]>) -> String {
-    let text = String::from_utf8_lossy(reason.unwrap_or_default());
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+fn printable(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 #[cfg(test)]

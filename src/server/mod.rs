@@ -42,7 +42,7 @@ use crate::{
         turn_rest::TurnSecrets,
         unix_now,
     },
-    pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
+    pairs::{InUse, Pair, PairStore, StoreError, sqlite::SqlitePairs},
     signaling::{
         bus::{self, BusError},
         limits::{Limits, Rate},
@@ -83,6 +83,9 @@ pub struct TurnAdvert {
     pub secret: Secret,
     /// How long credentials are good; below [`MIN_TURN_TTL`] only in tests.
     pub ttl: Duration,
+    /// Whether user names say which pair they are for. Only for a server that knows these pairs: it ends
+    /// what belongs to one that is revoked.
+    pub names_pair: bool,
 }
 
 impl TurnAdvert {
@@ -95,7 +98,7 @@ impl TurnAdvert {
             format!("turn:{host}:{port}?transport=udp"),
             format!("turn:{host}:{port}?transport=tcp"),
         ];
-        Self { urls, secret, ttl: 2 * MIN_TURN_TTL }
+        Self { urls, secret, ttl: 2 * MIN_TURN_TTL, names_pair: false }
     }
 
     fn secrets(&self) -> TurnSecrets {
@@ -153,6 +156,8 @@ pub struct ServerConfig {
     pub front: Front,
     /// More metrics, such as those of an embedded TURN server.
     pub extra_metrics: Option<ExtraMetrics>,
+    /// What ends with a pair besides its sockets, such as the relaying of an embedded TURN server.
+    pub in_use: Option<Arc<dyn InUse>>,
     /// The page for browsers at `/`: what it is told of this server; `None`: there is none.
     pub page: Option<serde_json::Value>,
 }
@@ -175,6 +180,7 @@ impl ServerConfig {
             max_connections: 4096,
             front: Front::default(),
             extra_metrics: None,
+            in_use: None,
             page: None,
         }
     }
@@ -294,7 +300,7 @@ async fn watch_over(parts: Arc<Parts>) {
         }
     };
     let signaling = &parts.signaling;
-    let revocations = signaling.clone().watch_revocations();
+    let revocations = signaling.clone().watch_revocations(parts.config.in_use.clone());
     tokio::join!(revocations, signaling.clone().run_bus(), forgetting, renewing);
 }
 

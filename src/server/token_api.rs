@@ -13,7 +13,7 @@ use axum::{
 
 use super::{Parts, ServerConfig, TokenRates, TurnAdvert, front::Front};
 use crate::{
-    auth::{login::LoginError, unix_now},
+    auth::{login::LoginError, turn_rest, unix_now},
     pairs::{Pair, StoreError},
     proto::token::{ErrorBody, IceServer, TokenAnswer, TokenRequest},
     signaling::{
@@ -136,8 +136,8 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
         token,
         expires_at: rfc3339(claims.exp),
         expires_in: life,
+        ice_servers: ice_servers(&parts.config, &device, &pair.id, now),
         pair_id: pair.id,
-        ice_servers: ice_servers(&parts.config, &device, now),
     })
 }
 
@@ -208,10 +208,15 @@ async fn choose_pair(parts: &Parts, user: &str, wanted: &TokenRequest) -> Result
 }
 
 /// The static servers, then STUN, then TURN with credentials for `device`, then Twilio's.
-fn ice_servers(config: &ServerConfig, device: &DeviceId, now: u64) -> Vec<IceServer> {
+fn ice_servers(
+    config: &ServerConfig,
+    device: &DeviceId,
+    pair: &PairId,
+    now: u64,
+) -> Vec<IceServer> {
     let mut servers = config.ice_servers.clone();
     if let Some(turn) = &config.turn {
-        servers.extend(turn_servers(turn, device, now));
+        servers.extend(turn_servers(turn, device, pair, now));
     }
     if let Some(twilio) = &config.twilio {
         servers.extend(twilio.servers(now));
@@ -219,7 +224,7 @@ fn ice_servers(config: &ServerConfig, device: &DeviceId, now: u64) -> Vec<IceSer
     servers
 }
 
-fn turn_servers(turn: &TurnAdvert, device: &DeviceId, now: u64) -> Vec<IceServer> {
+fn turn_servers(turn: &TurnAdvert, device: &DeviceId, pair: &PairId, now: u64) -> Vec<IceServer> {
     let mut servers = Vec::new();
     let (stun, relay): (Vec<String>, Vec<String>) =
         turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
@@ -228,7 +233,13 @@ fn turn_servers(turn: &TurnAdvert, device: &DeviceId, now: u64) -> Vec<IceServer
     }
     if !relay.is_empty() {
         let expires_at = now + turn.ttl.as_secs();
-        let made = turn.secrets().mint(device.as_str(), expires_at);
+        let device = device.as_str();
+        let id = if turn.names_pair {
+            turn_rest::id_of(device, pair.as_str())
+        } else {
+            device.to_owned()
+        };
+        let made = turn.secrets().mint(&id, expires_at);
         servers.push(IceServer {
             urls: relay,
             username: Some(made.username),

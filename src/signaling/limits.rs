@@ -1,17 +1,8 @@
 //! Timings and limits of the signaling server, and what meters messages and requests.
 
-use std::{
-    hash::Hash,
-    net::{IpAddr, Ipv6Addr},
-    num::NonZeroU32,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use governor::{
-    DefaultKeyedRateLimiter, Quota,
-    clock::{Clock, DefaultClock},
-};
-
+pub use crate::metering::{KeyedRate, Rate, TokenBucket, metered};
 use crate::proto::signaling::MAX_MESSAGE_BYTES;
 
 /// How long the server waits for what. The defaults are those of the wire contract.
@@ -41,27 +32,6 @@ impl Default for Timings {
             close_within: Duration::from_secs(2),
             drain_jitter: Duration::from_secs(5),
         }
-    }
-}
-
-/// A rate: so many at once, then one each period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// How many may come at once.
-    pub burst: NonZeroU32,
-    /// Time until one more is allowed.
-    pub period: Duration,
-}
-
-impl Rate {
-    /// `burst` at once, then one each `period`; a burst of 0 counts as 1.
-    #[must_use]
-    pub const fn new(burst: u32, period: Duration) -> Self {
-        let burst = match NonZeroU32::new(burst) {
-            Some(burst) => burst,
-            None => NonZeroU32::MIN,
-        };
-        Self { burst, period }
     }
 }
 
@@ -134,77 +104,6 @@ impl Default for Limits {
     }
 }
 
-/// A token bucket; time is an argument.
-#[derive(Debug, Clone)]
-pub struct TokenBucket {
-    rate: Rate,
-    tokens: f64,
-    last: Instant,
-}
-
-impl TokenBucket {
-    /// A full bucket at the time `now`.
-    #[must_use]
-    pub fn new(rate: Rate, now: Instant) -> Self {
-        Self { rate, tokens: f64::from(rate.burst.get()), last: now }
-    }
-
-    /// Takes one token; false when there is none.
-    pub fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.last).as_secs_f64();
-        let gained = passed / self.rate.period.as_secs_f64().max(1e-9);
-        self.tokens = (self.tokens + gained).min(f64::from(self.rate.burst.get()));
-        self.last = now;
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
-    }
-}
-
-/// A rate for each key: an address, a user.
-#[derive(Debug)]
-pub struct KeyedRate<K: Clone + Hash + Eq> {
-    limiter: DefaultKeyedRateLimiter<K>,
-    clock: DefaultClock,
-}
-
-impl<K: Clone + Hash + Eq> KeyedRate<K> {
-    /// A full bucket for every key.
-    #[must_use]
-    pub fn new(rate: Rate) -> Self {
-        // A period of nothing is no limit.
-        let quota = Quota::with_period(rate.period)
-            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
-            .allow_burst(rate.burst);
-        Self { limiter: DefaultKeyedRateLimiter::keyed(quota), clock: DefaultClock::default() }
-    }
-
-    /// Takes one for `key`.
-    ///
-    /// # Errors
-    /// How long to wait, when there is none.
-    pub fn take(&self, key: &K) -> Result<(), Duration> {
-        self.limiter.check_key(key).map_err(|not_yet| not_yet.wait_time_from(self.clock.now()))
-    }
-
-    /// Forgets the keys whose buckets are full again.
-    pub fn forget_idle(&self) {
-        self.limiter.retain_recent();
-        self.limiter.shrink_to_fit();
-    }
-}
-
-/// What an address is metered under: itself, or for IPv6 its /64, which one host has to itself.
-#[must_use]
-pub fn metered(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 /// What is counted against a socket.
 pub(super) struct Meters {
     pub messages: TokenBucket,
@@ -220,41 +119,5 @@ impl Meters {
             floods: TokenBucket::new(limits.floods, now),
             schema_errors: TokenBucket::new(limits.schema_errors, now),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bucket_gives_the_burst_and_then_the_rate() {
-        let start = Instant::now();
-        let mut bucket = TokenBucket::new(Limits::default().messages, start);
-        let taken = (0..1000).filter(|_| bucket.take(start)).count();
-        assert_eq!(taken, 100);
-        let later = start + Duration::from_millis(1010);
-        let taken = (0..1000).filter(|_| bucket.take(later)).count();
-        assert_eq!(taken, 20);
-        let much_later = start + Duration::from_hours(1);
-        let taken = (0..1000).filter(|_| bucket.take(much_later)).count();
-        assert_eq!(taken, 100, "an idle socket saves up no more than the burst");
-    }
-
-    #[test]
-    fn keys_do_not_share_a_bucket() {
-        let rate = KeyedRate::new(Rate::new(2, Duration::from_hours(1)));
-        assert_eq!(rate.take(&1), Ok(()));
-        assert_eq!(rate.take(&1), Ok(()));
-        assert!(rate.take(&1).is_err_and(|wait| wait > Duration::from_mins(50)));
-        assert_eq!(rate.take(&2), Ok(()));
-    }
-
-    #[test]
-    fn an_ipv6_host_is_metered_as_its_network() {
-        let metered = |text: &str| super::metered(text.parse().unwrap()).to_string();
-        assert_eq!(metered("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(metered("::ffff:192.0.2.1"), "192.0.2.1");
-        assert_eq!(metered("192.0.2.1"), "192.0.2.1");
     }
 }

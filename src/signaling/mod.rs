@@ -13,7 +13,8 @@ mod outbox;
 pub mod room;
 mod rooms;
 pub mod server;
-pub mod slots;
 mod socket;
 pub mod token_client;
 pub mod websocket;
+
+pub use crate::metering::slots;

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     auth::jwt::Verifier,
-    pairs::{Hint, PairStore},
+    pairs::{Hint, InUse, PairStore},
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
 };
@@ -202,9 +202,10 @@ impl Signaling {
     }
 
     /// Looks again and again whether the pairs of live sockets are still active, and at once at
-    /// those the store hints at; closes the sockets of those that are not. Runs until it is dropped.
-    /// While the store is down, sockets stay.
-    pub async fn watch_revocations(self) {
+    /// those the store hints at; closes the sockets of those that are not, and ends what else is in use
+    /// for them. Runs until it is dropped. While the store is down, everything stays.
+    pub async fn watch_revocations(self, in_use: Option<Arc<dyn InUse>>) {
+        let in_use = in_use.as_deref();
         let mut hints = self.0.store.hints();
         let mut poll = tokio::time::interval(self.0.config.timings.revocation_poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -214,14 +215,18 @@ impl Signaling {
                 hinted = hinted(&mut hints) => hinted,
             };
             if let Some(pairs) = hinted {
-                self.end_revoked(pairs).await;
+                self.end_revoked(pairs, in_use).await;
                 continue;
             }
-            self.end_revoked(self.0.rooms.pairs()).await;
+            let mut pairs = self.0.rooms.pairs();
+            pairs.extend(in_use.map(InUse::pairs).unwrap_or_default());
+            pairs.sort_unstable();
+            pairs.dedup();
+            self.end_revoked(pairs, in_use).await;
         }
     }
 
-    async fn end_revoked(&self, pairs: Vec<PairId>) {
+    async fn end_revoked(&self, pairs: Vec<PairId>, in_use: Option<&dyn InUse>) {
         if pairs.is_empty() {
             return;
         }
@@ -230,6 +235,9 @@ impl Signaling {
                 for pair in pairs.iter().filter(|pair| !active.contains(*pair)) {
                     tracing::info!(%pair, "pair revoked");
                     self.0.revoke(pair);
+                    if let Some(in_use) = in_use {
+                        in_use.revoke(pair);
+                    }
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot check for revoked pairs"),

@@ -165,12 +165,13 @@ impl Client {
     /// Sends data from the relayed address to a peer that is permitted.
     ///
     /// # Errors
-    /// [`ClientError::Io`]
+    /// [`ClientError::Io`], [`ClientError::TooLong`]
     pub async fn send_to(&mut self, peer: SocketAddr, data: &[u8]) -> Result<(), ClientError> {
         let indication = Builder::new(Class::Indication, method::SEND, rand::random())
             .address(attr::XOR_PEER_ADDRESS, peer)
             .attribute(attr::DATA, data)
-            .finish();
+            .whole()
+            .ok_or(ClientError::TooLong)?;
         self.wire.send(&indication).await
     }
 
@@ -211,7 +212,8 @@ impl Client {
                     .integrity(&challenge.key),
                 _ => builder,
             };
-            let raw = self.exchange(id, &request.fingerprint().finish()).await?;
+            let request = request.fingerprint().whole().ok_or(ClientError::TooLong)?;
+            let raw = self.exchange(id, &request).await?;
             let answer = read(&raw)?;
             if answer.class == Class::Success {
                 if key.is_some_and(|key| !answer.verify(&key)) {

@@ -186,14 +186,22 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// The attributes that count: those after MESSAGE-INTEGRITY are ignored (RFC 8489 §14.5).
+    /// The attributes that count: those after MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 are ignored
+    /// (RFC 8489 §14.5, §14.6).
     pub fn attributes(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
         let mut ended = false;
         self.every_attribute().take_while(move |attribute| {
             let take = !ended;
-            ended |= attribute.kind == attr::MESSAGE_INTEGRITY;
+            ended |=
+                matches!(attribute.kind, attr::MESSAGE_INTEGRITY | attr::MESSAGE_INTEGRITY_SHA256);
             take
         })
+    }
+
+    /// Whether it has a FINGERPRINT: then its answer has one, too (RFC 8489 §7.3).
+    #[must_use]
+    pub fn has_fingerprint(&self) -> bool {
+        self.every_attribute().any(|attribute| attribute.kind == attr::FINGERPRINT)
     }
 
     /// The value of the first attribute of that type.
@@ -246,6 +254,17 @@ impl<'a> Message<'a> {
         Some(u16::from(value.get(2)? & 7) * 100 + u16::from(*value.get(3)?))
     }
 
+    /// The reason phrase of ERROR-CODE, or the standard one when the server leaves it out. It comes from
+    /// the server as it is: escape it before it is shown.
+    #[must_use]
+    pub fn error_reason(&self) -> String {
+        let words = self.get(attr::ERROR_CODE).and_then(|value| value.get(4..)).unwrap_or_default();
+        match self.error_code() {
+            Some(code) if words.is_empty() => reason_phrase(code).to_owned(),
+            _ => String::from_utf8_lossy(words).into_owned(),
+        }
+    }
+
     /// Attributes that must be understood and are not among `known`, for a 420 answer.
     #[must_use]
     pub fn unknown(&self, known: &[u16]) -> Vec<u16> {
@@ -258,7 +277,8 @@ impl<'a> Message<'a> {
         let Some(integrity) = self.attributes().find(|a| a.kind == attr::MESSAGE_INTEGRITY) else {
             return false;
         };
-        integrity_mac(&self.raw[..integrity.offset], key).verify_slice(integrity.value).is_ok()
+        integrity_mac(&self.raw[..integrity.offset], key)
+            .is_some_and(|mac| mac.verify_slice(integrity.value).is_ok())
     }
 }
 
@@ -296,11 +316,13 @@ fn xor_mask(transaction: &TransactionId) -> u128 {
     u128::from_be_bytes(mask)
 }
 
-/// Writes one message.
+/// Writes one message. What it holds is always a whole one: an attribute that does not fit into what the
+/// 16-bit length fields can say is left out, never cut.
 #[derive(Debug)]
 pub struct Builder {
     raw: Vec<u8>,
     transaction: TransactionId,
+    left_out: bool,
 }
 
 impl Builder {
@@ -319,7 +341,7 @@ impl Builder {
         raw.extend_from_slice(&[0, 0]);
         raw.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
         raw.extend_from_slice(&transaction);
-        Self { raw, transaction }
+        Self { raw, transaction, left_out: false }
     }
 
     /// Starts the answer to `request`.
@@ -328,15 +350,25 @@ impl Builder {
         Self::new(class, request.method, request.transaction)
     }
 
-    /// Adds an attribute; `value` is at most 65535 bytes.
+    /// Adds an attribute, unless the message gets too long with it: see [`Builder::whole`].
     #[must_use]
     pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+        let (Ok(length), Some(total)) = (u16::try_from(value.len()), self.length_with(value.len()))
+        else {
+            self.left_out = true;
+            return self;
+        };
         self.raw.extend_from_slice(&kind.to_be_bytes());
-        self.raw.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        self.raw.extend_from_slice(&length.to_be_bytes());
         self.raw.extend_from_slice(value);
         self.raw.resize(padded(self.raw.len()), 0);
-        set_length(&mut self.raw, 0);
+        self.raw[2..4].copy_from_slice(&total.to_be_bytes());
         self
+    }
+
+    /// The header's length with one more attribute of so many bytes; none when it cannot say that.
+    fn length_with(&self, value: usize) -> Option<u16> {
+        u16::try_from(self.raw.len() - HEADER_BYTES + 4 + padded(value)).ok()
     }
 
     /// Adds an address in XOR form.
@@ -385,39 +417,69 @@ impl Builder {
     /// Adds MESSAGE-INTEGRITY; only FINGERPRINT may follow.
     #[must_use]
     pub fn integrity(mut self, key: &[u8]) -> Self {
-        set_length(&mut self.raw, 24);
-        let mac: [u8; 20] = integrity_mac(&self.raw, key).finalize().into_bytes().into();
+        let Some(mac) = integrity_mac(&self.raw, key) else {
+            self.left_out = true;
+            return self;
+        };
+        let mac: [u8; 20] = mac.finalize().into_bytes().into();
         self.attribute(attr::MESSAGE_INTEGRITY, &mac)
     }
 
     /// Adds FINGERPRINT, which is always last.
     #[must_use]
     pub fn fingerprint(mut self) -> Self {
-        set_length(&mut self.raw, 8);
+        let Some(total) = self.length_with(4) else {
+            self.left_out = true;
+            return self;
+        };
+        // It covers the length with itself.
+        self.raw[2..4].copy_from_slice(&total.to_be_bytes());
         let crc = fingerprint(&self.raw);
         self.attribute(attr::FINGERPRINT, &crc.to_be_bytes())
     }
 
-    /// The message as bytes.
+    /// The message as bytes, for parts of known lengths.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
         self.raw
     }
-}
 
-fn set_length(raw: &mut [u8], more: usize) {
-    let length = (raw.len() - HEADER_BYTES + more) as u16;
-    raw[2..4].copy_from_slice(&length.to_be_bytes());
+    /// The message as bytes, for parts whose lengths others choose: none when one was left out.
+    #[must_use]
+    pub fn whole(self) -> Option<Vec<u8>> {
+        (!self.left_out).then_some(self.raw)
+    }
 }
 
 /// HMAC over everything before the attribute, with the header's length counting the attribute
-/// itself and nothing after it (RFC 8489 §14.5).
-fn integrity_mac(before: &[u8], key: &[u8]) -> Hmac<Sha1> {
+/// itself and nothing after it (RFC 8489 §14.5); none when that length cannot be.
+fn integrity_mac(before: &[u8], key: &[u8]) -> Option<Hmac<Sha1>> {
+    let length = u16::try_from(before.len() - HEADER_BYTES + 24).ok()?;
     let mut mac = Hmac::<Sha1>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(&before[..2]);
-    mac.update(&((before.len() - HEADER_BYTES + 24) as u16).to_be_bytes());
+    mac.update(&length.to_be_bytes());
     mac.update(&before[4..]);
-    mac
+    Some(mac)
+}
+
+/// The standard reason phrase of an error code (RFC 8489 §14.8, RFC 8656 §19), empty for another one.
+#[must_use]
+pub const fn reason_phrase(code: u16) -> &'static str {
+    match code {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        420 => "Unknown Attribute",
+        437 => "Allocation Mismatch",
+        438 => "Stale Nonce",
+        440 => "Address Family not Supported",
+        441 => "Wrong Credentials",
+        442 => "Unsupported Transport Protocol",
+        443 => "Peer Address Family Mismatch",
+        486 => "Allocation Quota Reached",
+        508 => "Insufficient Capacity",
+        _ => "",
+    }
 }
 
 /// CRC-32 (ISO 3309) of everything before the attribute, XOR "STUN" (RFC 8489 §14.7).

@@ -1,7 +1,7 @@
 //! One allocation (RFC 8656 §6): a relayed address, who may send through it, and its channels.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -13,6 +13,12 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
 
 /// Longest lifetime given (RFC 8656 §7.2).
 pub const MAX_LIFETIME: Duration = Duration::from_hours(1);
+
+/// How long an allocation may outlast the credentials of its user: time to renew it with fresh ones.
+pub const EXPIRY_GRACE: Duration = Duration::from_mins(1);
+
+/// Peers an allocation remembers having sent to; with more of them it starts over.
+const PEERS_REMEMBERED: usize = 1024;
 
 /// Lifetime of a permission (RFC 8656 §9).
 const PERMISSION_LIFETIME: Duration = Duration::from_mins(5);
@@ -27,9 +33,10 @@ pub struct Allocation<R> {
     pub relay: R,
     /// Its address, as told to the client.
     pub relayed: SocketAddr,
-    /// Who made it: every further request must come from the same user.
+    /// Who made it, or the newest name it was refreshed with: every further request must come from the
+    /// same user.
     pub username: String,
-    /// The key it was made with. It stays good for this allocation, past the user name's expiry.
+    /// The key of that name. Past the name's expiry it is good for all but a longer life.
     pub key: [u8; 16],
     /// The Allocate request, to know its retransmission.
     pub transaction: TransactionId,
@@ -38,6 +45,9 @@ pub struct Allocation<R> {
     permissions: HashMap<IpAddr, Instant>,
     channels: HashMap<u16, Channel>,
     numbers: HashMap<SocketAddr, u16>,
+    sent_to: HashSet<SocketAddr>,
+    /// The last of those: packets mostly go where the one before went.
+    last_sent_to: Option<SocketAddr>,
     pub(super) bandwidth: Bandwidth,
 }
 
@@ -75,6 +85,8 @@ impl<R> Allocation<R> {
             permissions: HashMap::new(),
             channels: HashMap::new(),
             numbers: HashMap::new(),
+            sent_to: HashSet::new(),
+            last_sent_to: None,
             bandwidth: Bandwidth::default(),
         }
     }
@@ -125,6 +137,27 @@ impl<R> Allocation<R> {
     /// Whether data may go to and come from `peer`.
     pub fn permits(&self, peer: IpAddr, now: Instant) -> bool {
         self.permissions.get(&peer).is_some_and(|expires| *expires > now)
+    }
+
+    /// Whether something was sent to that peer before.
+    pub fn has_sent_to(&mut self, peer: SocketAddr) -> bool {
+        if self.last_sent_to == Some(peer) {
+            return true;
+        }
+        let known = self.sent_to.contains(&peer);
+        if known {
+            self.last_sent_to = Some(peer);
+        }
+        known
+    }
+
+    /// Remembers a peer.
+    pub fn note_sent_to(&mut self, peer: SocketAddr) {
+        if self.sent_to.len() >= PEERS_REMEMBERED {
+            self.sent_to.clear();
+        }
+        self.sent_to.insert(peer);
+        self.last_sent_to = Some(peer);
     }
 
     /// The peer of a channel.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{credentials::Credentials, filter::PeerFilter};
+use crate::metering::Rate;
 
 /// Settings of [`super::TurnServer`].
 #[derive(Clone)]
@@ -39,7 +40,8 @@ pub struct TurnConfig {
 }
 
 impl TurnConfig {
-    /// A server for this machine only: listens and relays on 127.0.0.1, on the given port.
+    /// A server for this machine only: listens and relays on 127.0.0.1, on the given port, with
+    /// [`Limits::for_one_machine`].
     #[must_use]
     pub fn loopback(port: u16, credentials: Arc<dyn Credentials>) -> Self {
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -54,7 +56,7 @@ impl TurnConfig {
             realm: "orion".into(),
             credentials,
             peers: PeerFilter { allow_loopback: true, ..PeerFilter::default() },
-            limits: Limits::default(),
+            limits: Limits::for_one_machine(),
         }
     }
 }
@@ -78,16 +80,39 @@ pub struct Limits {
     pub allocations_per_user: usize,
     /// Permissions, and channels, of one allocation; beyond it 508.
     pub peers_per_allocation: usize,
-    /// TCP connections at one time; beyond it they are closed at once.
+    /// TCP and TLS connections at one time; beyond it they are closed at once.
     pub tcp_connections: usize,
-    /// Bytes of payload a second through one allocation, each way; what is beyond it is dropped.
+    /// Those of one address (IPv6: of one /64); `None` is no limit.
+    pub tcp_connections_per_address: Option<u32>,
+    /// How long a TCP connection may stay without an allocation, TLS handshake included, whatever it
+    /// sends.
+    pub unauthenticated_within: Duration,
+    /// Error answers over UDP to one address (IPv6: to one /64) that has shown no login: anybody can send
+    /// a request in its name. `None` is no limit.
+    pub unauthenticated_errors: Option<Rate>,
+    /// Addresses and ports one user may send to for the first time; `None` is no limit. A relay is not to
+    /// be a port scanner.
+    pub new_peers: Option<Rate>,
+    /// Bytes a second through one allocation, each way; what is beyond it is dropped. Counted as on the
+    /// wire between client and server: IP and UDP headers and TURN's framing included.
     pub bytes_per_second: Option<u64>,
     /// The same for all allocations together.
     pub total_bytes_per_second: Option<u64>,
     /// How long a nonce holds; then 438 (Stale Nonce).
     pub nonce_lifetime: Duration,
-    /// How long a TCP connection may stay without an allocation.
-    pub tcp_idle: Duration,
+}
+
+impl Limits {
+    /// The limits of a server whose clients are all of one machine and one user.
+    #[must_use]
+    pub fn for_one_machine() -> Self {
+        Self {
+            tcp_connections_per_address: None,
+            unauthenticated_errors: None,
+            new_peers: None,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -97,10 +122,16 @@ impl Default for Limits {
             allocations_per_user: 30,
             peers_per_allocation: 64,
             tcp_connections: 1024,
+            // A sixteenth of all, as for HTTP: room for the phones behind one NAT.
+            tcp_connections_per_address: Some(64),
+            unauthenticated_within: Duration::from_secs(10),
+            // An allocation takes one. A second of it is 4 KB: not worth reflecting.
+            unauthenticated_errors: Some(Rate::new(200, Duration::from_millis(20))),
+            // A call makes some 40: four allocations to ten candidates.
+            new_peers: Some(Rate::new(512, Duration::from_millis(20))),
             bytes_per_second: None,
             total_bytes_per_second: None,
             nonce_lifetime: Duration::from_hours(1),
-            tcp_idle: Duration::from_mins(1),
         }
     }
 }

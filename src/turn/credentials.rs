@@ -11,9 +11,20 @@ pub trait Credentials: Send + Sync {
     /// by its MESSAGE-INTEGRITY.
     fn passwords(&self, username: &str, now: SystemTime) -> Vec<String>;
 
-    /// The part of the name allocations are counted by, for the quota per user.
+    /// The part of the name that stays when credentials are renewed: allocations are counted by it, for
+    /// the quota per user, and belong to it.
     fn quota_key<'a>(&self, username: &'a str) -> &'a str {
         username
+    }
+
+    /// Until when the name is good, seconds since 1970; none when it does not expire.
+    fn expires_at(&self, _username: &str) -> Option<u64> {
+        None
+    }
+
+    /// The pair of devices that the name was made for, when it says so.
+    fn pair<'a>(&self, _username: &'a str) -> Option<&'a str> {
+        None
     }
 }
 

@@ -7,7 +7,8 @@
 //!
 //! - `nonce`: nonces without a table
 //! - `credentials`, `rest`: who may allocate · `filter`: where may be relayed to
-//! - `allocation`, `protocol`, `requests`: the protocol without sockets, time passed in
+//! - `allocation`, `protocol`, `authenticate`, `requests`, `relaying`, `revoked`: the protocol without
+//!   sockets, time passed in
 //! - `behaviour`: the other address, for clients that want to know their NAT (RFC 5780)
 //! - `server`, `tcp`: the sockets around it · `stats`: what `/metrics` shows
 //!
@@ -15,6 +16,7 @@
 //! are refused with the code their section asks for), ICMP, mobility.
 
 mod allocation;
+mod authenticate;
 mod behaviour;
 mod config;
 mod credentials;
@@ -22,8 +24,10 @@ mod filter;
 mod listen;
 mod nonce;
 mod protocol;
+mod relaying;
 mod requests;
 mod rest;
+mod revoked;
 mod server;
 mod stats;
 mod tcp;

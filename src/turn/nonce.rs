@@ -1,50 +1,62 @@
 //! Nonces without a table (RFC 8489 §9.2): each carries its own expiry and a MAC over that and the
-//! client's address, so any number of askers costs no memory.
+//! client's address, so any number of askers costs no memory. They are short, since answers to strangers
+//! carry them, which must not be worth asking for in another's name.
 
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+
+/// Bytes of the MAC: with the two of the expiry they are 12 characters, which need no padding. One guess
+/// in 2^56 is right, and a nonce alone opens nothing.
+const TAG_BYTES: usize = 7;
 
 /// Makes and checks nonces; the key lives as long as the server.
 pub struct Nonces {
     key: [u8; 32],
     started: Instant,
-    lifetime: Duration,
+    /// Seconds: a nonce carries the last 16 bits of its expiry.
+    lifetime: u16,
 }
 
 impl Nonces {
-    /// Nonces that hold for `lifetime`.
+    /// Nonces that hold for `lifetime`, in whole seconds and 18 hours at most.
     #[must_use]
     pub fn new(now: Instant, lifetime: Duration) -> Self {
+        let lifetime = u16::try_from(lifetime.as_secs()).unwrap_or(u16::MAX);
         Self { key: rand::random(), started: now, lifetime }
     }
 
     /// A nonce for that client.
     #[must_use]
     pub fn issue(&self, client: SocketAddr, now: Instant) -> String {
-        let expiry = (now + self.lifetime).saturating_duration_since(self.started).as_secs();
+        let expiry = self.seconds(now) + u64::from(self.lifetime);
         let tag = self.mac(expiry, client).finalize().into_bytes();
-        format!("{expiry:016x}{}", hex(&tag[..16]))
+        let [.., high, low] = expiry.to_be_bytes();
+        BASE64.encode([&[high, low], &tag[..TAG_BYTES]].concat())
     }
 
     /// Whether the nonce is ours, for that client, and not past its time.
     #[must_use]
     pub fn holds(&self, nonce: &[u8], client: SocketAddr, now: Instant) -> bool {
-        let Some(expiry) = nonce
-            .get(..16)
-            .and_then(|text| std::str::from_utf8(text).ok())
-            .and_then(|text| u64::from_str_radix(text, 16).ok())
-        else {
-            return false;
-        };
-        let Some(tag) = unhex(&nonce[16..]) else { return false };
-        tag.len() == 16
-            && now.saturating_duration_since(self.started).as_secs() < expiry
-            && self.mac(expiry, client).verify_truncated_left(&tag).is_ok()
+        let Ok(bytes) = BASE64.decode(nonce) else { return false };
+        let [high, low, ref tag @ ..] = bytes[..] else { return false };
+        let now = self.seconds(now);
+        // The one expiry with these bits that can still be ahead.
+        let [.., now_high, now_low] = now.to_be_bytes();
+        let now_bits = u16::from_be_bytes([now_high, now_low]);
+        let left = u16::from_be_bytes([high, low]).wrapping_sub(now_bits);
+        tag.len() == TAG_BYTES
+            && (1..=self.lifetime).contains(&left)
+            && self.mac(now + u64::from(left), client).verify_truncated_left(tag).is_ok()
+    }
+
+    fn seconds(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_secs()
     }
 
     fn mac(&self, expiry: u64, client: SocketAddr) -> Hmac<Sha256> {
@@ -54,23 +66,6 @@ impl Nonces {
         mac.update(client.to_string().as_bytes());
         mac
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    text.chunks(2)
-        .map(|pair| {
-            let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
-            u8::from_str_radix(pair, 16).ok()
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -83,15 +78,31 @@ mod tests {
         let nonces = Nonces::new(now, Duration::from_mins(1));
         let client = "192.0.2.1:1".parse().unwrap();
         let nonce = nonces.issue(client, now);
+        assert_eq!(nonce.len(), 12);
         assert!(nonces.holds(nonce.as_bytes(), client, now + Duration::from_secs(59)));
         assert!(!nonces.holds(nonce.as_bytes(), client, now + Duration::from_mins(1)));
         assert!(!nonces.holds(nonce.as_bytes(), "192.0.2.1:2".parse().unwrap(), now));
         let other = Nonces::new(now, Duration::from_mins(1));
         assert!(!other.holds(nonce.as_bytes(), client, now));
-        for broken in [&b""[..], b"x", b"000000000000ffff", &nonce.as_bytes()[..30]] {
+        for broken in [&b""[..], b"x", b"AAAA", b"AAAAAAAAAAAA", &nonce.as_bytes()[..8], b"\xff\0"]
+        {
             assert!(!nonces.holds(broken, client, now));
         }
-        let later = nonce.replacen('0', "7", 1);
-        assert!(!nonces.holds(later.as_bytes(), client, now));
+        let longer = format!("{nonce}AAAA");
+        assert!(!nonces.holds(longer.as_bytes(), client, now));
+    }
+
+    #[test]
+    fn an_old_nonce_stays_stale_when_its_bits_come_again() {
+        let now = Instant::now();
+        let nonces = Nonces::new(now, Duration::from_hours(1));
+        let client = "192.0.2.1:1".parse().unwrap();
+        let nonce = nonces.issue(client, now);
+        for round in 1..4 {
+            let again = now + Duration::from_secs(round << 16);
+            assert!(!nonces.holds(nonce.as_bytes(), client, again));
+            let fresh = nonces.issue(client, again);
+            assert!(nonces.holds(fresh.as_bytes(), client, again + Duration::from_secs(3599)));
+        }
     }
 }

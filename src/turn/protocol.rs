@@ -1,25 +1,28 @@
 //! The server's side of STUN and TURN without input or output: a datagram and the time go in, what to
-//! do comes out. Authentication (RFC 8489 §9.2), the data paths (RFC 8656 §10-12) and the table of
-//! allocations are here, the requests in [`super::requests`].
+//! do comes out. The table of allocations and Binding are here, who is asking in [`super::authenticate`],
+//! the requests in [`super::requests`], the data paths in [`super::relaying`].
 
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Instant, SystemTime},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
-    allocation::{Allocation, Bandwidth, Way},
+    allocation::{Allocation, Bandwidth},
     behaviour::{self, Route},
     config::TurnConfig,
-    credentials::long_term_key,
     nonce::Nonces,
     requests::Pending,
-    stats::{Counters, DropReason, Refusal},
+    revoked::Revoked,
+    stats::Counters,
 };
-use crate::stun::message::{Builder, Class, Message, attr, method, padded};
+use crate::{
+    metering::{HashedRate, TokenBucket},
+    stun::message::{Builder, Class, Message, attr, method},
+};
 
 /// Transport between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +58,11 @@ impl Now {
     pub fn read() -> Self {
         Self { instant: Instant::now(), wall: SystemTime::now() }
     }
+
+    /// Seconds since 1970.
+    pub fn unix(self) -> u64 {
+        self.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
 }
 
 /// What to do about a datagram.
@@ -82,16 +90,28 @@ pub enum Action<R> {
 /// Who sent a request: the name, and the key that verified it.
 pub(super) type User = (String, [u8; 16]);
 
+/// What a user has of the server.
+#[derive(Debug)]
+pub(super) struct Usage {
+    pub allocations: usize,
+    /// What sending to new peers is counted against; none is no limit.
+    pub new_peers: Option<TokenBucket>,
+}
+
 /// State of the server.
 pub struct Protocol<R> {
     pub(super) config: TurnConfig,
     pub(super) counters: Arc<Counters>,
     pub(super) allocations: HashMap<FiveTuple, Allocation<R>>,
-    pub(super) users: HashMap<String, usize>,
+    /// By quota key. Users without allocations stay until nothing need be remembered of them.
+    pub(super) users: HashMap<String, Usage>,
     /// The relayed addresses of all allocations.
     pub(super) relayed: HashSet<SocketAddr>,
-    bandwidth: Bandwidth,
-    nonces: Nonces,
+    pub(super) bandwidth: Bandwidth,
+    pub(super) nonces: Nonces,
+    /// What errors for addresses without a login are counted against.
+    pub(super) errors: Option<HashedRate>,
+    pub(super) revoked: Revoked,
 }
 
 impl<R: Clone> Protocol<R> {
@@ -99,7 +119,10 @@ impl<R: Clone> Protocol<R> {
     pub fn new(config: TurnConfig, counters: Arc<Counters>, now: Instant) -> Self {
         let nonces = Nonces::new(now, config.limits.nonce_lifetime);
         let bandwidth = Bandwidth::new(config.limits.total_bytes_per_second, now);
+        let errors = config.limits.unauthenticated_errors;
         Self {
+            errors: errors.map(|rate| HashedRate::new(rate, now)),
+            revoked: Revoked::default(),
             config,
             counters,
             allocations: HashMap::new(),
@@ -117,55 +140,45 @@ impl<R: Clone> Protocol<R> {
         }
         let Some(message) = Message::parse(data) else { return Action::Drop };
         match (message.class, message.method) {
-            (Class::Request, method::BINDING) => self.binding(tuple, &message),
+            (Class::Request, method::BINDING) => self.binding(tuple, &message, now),
             (Class::Request, _) => self.request(tuple, &message, now),
-            (Class::Indication, method::SEND) => self.send(tuple, &message, now.instant),
+            (Class::Indication, method::SEND) => {
+                self.send(tuple, &message, data.len(), now.instant)
+            }
             _ => Action::Drop,
         }
     }
 
-    /// Frames what a peer sent for the client of that allocation; `None` drops it.
-    pub fn peer_datagram(
-        &mut self,
-        tuple: FiveTuple,
-        peer: SocketAddr,
-        payload: &[u8],
-        now: Instant,
-    ) -> Option<Vec<u8>> {
-        let allocation = self.allocations.get_mut(&tuple).filter(|a| a.expires > now)?;
-        if let Err(reason) =
-            passes(allocation, &mut self.bandwidth, Way::ToClient, peer, payload.len(), now)
-        {
-            self.counters.count_drop(reason);
-            return None;
-        }
-        self.counters.packets_to_clients.fetch_add(1, Relaxed);
-        self.counters.bytes_to_clients.fetch_add(payload.len() as u64, Relaxed);
-        let Some(number) = allocation.channel_of(peer, now) else {
-            return Some(
-                Builder::new(Class::Indication, method::DATA, rand::random())
-                    .address(attr::XOR_PEER_ADDRESS, peer)
-                    .attribute(attr::DATA, payload)
-                    .finish(),
-            );
-        };
-        let mut framed = Vec::with_capacity(4 + padded(payload.len()));
-        framed.extend_from_slice(&number.to_be_bytes());
-        framed.extend_from_slice(&(payload.len() as u16).to_be_bytes());
-        framed.extend_from_slice(payload);
-        if tuple.transport == Transport::Tcp {
-            framed.resize(padded(framed.len()), 0);
-        }
-        Some(framed)
+    /// Ends the allocations whose time is up, and forgets what need not be remembered.
+    pub fn expire(&mut self, now: Now) {
+        self.end(|allocation| allocation.expires <= now.instant);
+        self.users.retain(|_, user| {
+            let idle = user.new_peers.as_ref().is_none_or(|bucket| bucket.is_full(now.instant));
+            user.allocations > 0 || !idle
+        });
+        self.revoked.forget_until(now.unix());
     }
 
-    /// Ends the allocations whose time is up.
-    pub fn expire(&mut self, now: Instant) {
+    /// The pairs that allocations were made for.
+    pub fn pairs(&self) -> HashSet<String> {
+        let credentials = &self.config.credentials;
+        let names = self.allocations.values().map(|allocation| &allocation.username);
+        names.filter_map(|name| credentials.pair(name)).map(str::to_owned).collect()
+    }
+
+    /// Ends the allocations of a pair, and takes no credentials for it that expire by `until`, seconds
+    /// since 1970. Gives how many allocations there were.
+    pub fn revoke(&mut self, pair: &str, until: u64) -> usize {
+        self.revoked.insert(pair, until);
+        let credentials = Arc::clone(&self.config.credentials);
+        self.end(|allocation| credentials.pair(&allocation.username) == Some(pair))
+    }
+
+    fn end(&mut self, over: impl Fn(&Allocation<R>) -> bool) -> usize {
         let over: Vec<_> =
-            self.allocations.iter().filter(|(_, a)| a.expires <= now).map(|(t, _)| *t).collect();
-        for tuple in over {
-            self.remove(tuple);
-        }
+            self.allocations.iter().filter(|(_, a)| over(a)).map(|(tuple, _)| *tuple).collect();
+        over.iter().for_each(|tuple| self.remove(*tuple));
+        over.len()
     }
 
     /// Ends an allocation, and with it its relay socket.
@@ -173,11 +186,8 @@ impl<R: Clone> Protocol<R> {
         let Some(allocation) = self.allocations.remove(&tuple) else { return };
         self.relayed.remove(&allocation.relayed);
         let user = self.config.credentials.quota_key(&allocation.username);
-        if let Some(count) = self.users.get_mut(user) {
-            *count -= 1;
-            if *count == 0 {
-                self.users.remove(user);
-            }
+        if let Some(user) = self.users.get_mut(user) {
+            user.allocations = user.allocations.saturating_sub(1);
         }
     }
 
@@ -198,8 +208,9 @@ impl<R: Clone> Protocol<R> {
         self.allocations.contains_key(&tuple)
     }
 
-    /// RFC 8489 §6.3.1; answered without credentials.
-    fn binding(&self, tuple: FiveTuple, request: &Message<'_>) -> Action<R> {
+    /// RFC 8489 §6.3.1; answered without credentials, and with a FINGERPRINT to one only: the answer is not
+    /// to be longer than it must.
+    fn binding(&mut self, tuple: FiveTuple, request: &Message<'_>, now: Now) -> Action<R> {
         const KNOWN: [u16; 9] = [
             attr::USERNAME,
             attr::MESSAGE_INTEGRITY,
@@ -215,174 +226,22 @@ impl<R: Clone> Protocol<R> {
         let known = if route.is_some() { &KNOWN[..] } else { &KNOWN[..7] };
         let unknown = request.unknown(known);
         if !unknown.is_empty() {
-            return self.unknown_attributes(request, &unknown, None);
+            return self.unknown_attributes(tuple, request, &unknown, None, now.instant);
         }
         self.counters.bindings.fetch_add(1, Relaxed);
         let answer = Builder::answer(Class::Success, request)
             .address(attr::XOR_MAPPED_ADDRESS, canonical(tuple.client));
+        let answer = match route {
+            None => answer,
+            Some(route) => answer
+                .plain_address(attr::RESPONSE_ORIGIN, route.origin)
+                .plain_address(attr::OTHER_ADDRESS, route.other),
+        };
+        let answer = if request.has_fingerprint() { answer.fingerprint() } else { answer };
         match route {
-            None => Action::Reply(answer.fingerprint().finish()),
-            Some(route) => {
-                let answer = answer
-                    .plain_address(attr::RESPONSE_ORIGIN, route.origin)
-                    .plain_address(attr::OTHER_ADDRESS, route.other)
-                    .fingerprint();
-                Action::ReplyBy(answer.finish(), route)
-            }
+            None => Action::Reply(answer.finish()),
+            Some(route) => Action::ReplyBy(answer.finish(), route),
         }
-    }
-
-    fn send(&mut self, tuple: FiveTuple, message: &Message<'_>, now: Instant) -> Action<R> {
-        let data = message.attributes().find(|a| a.kind == attr::DATA);
-        let peer = message.address(attr::XOR_PEER_ADDRESS);
-        let (Some(data), Some(peer)) = (data, peer) else { return Action::Drop };
-        if !message.unknown(&[attr::DATA, attr::XOR_PEER_ADDRESS]).is_empty() {
-            return Action::Drop;
-        }
-        let start = data.offset + 4;
-        self.relay(tuple, peer, start..start + data.value.len(), now)
-    }
-
-    fn channel_data(&mut self, tuple: FiveTuple, data: &[u8], now: Instant) -> Action<R> {
-        let &[n0, n1, l0, l1, ref rest @ ..] = data else { return Action::Drop };
-        let length = usize::from(u16::from_be_bytes([l0, l1]));
-        let number = u16::from_be_bytes([n0, n1]);
-        let peer = self.allocations.get(&tuple).and_then(|a| a.peer_of(number, now));
-        match peer {
-            Some(peer) if length <= rest.len() => self.relay(tuple, peer, 4..4 + length, now),
-            _ => Action::Drop,
-        }
-    }
-
-    fn relay(
-        &mut self,
-        tuple: FiveTuple,
-        peer: SocketAddr,
-        payload: Range<usize>,
-        now: Instant,
-    ) -> Action<R> {
-        let allocation = self.allocations.get_mut(&tuple).filter(|a| a.expires > now);
-        let Some(allocation) = allocation else { return Action::Drop };
-        let config = &self.config;
-        // Another client's relay may be reached there, but no other service of this machine.
-        let own = peer.ip() == config.relay_address
-            && !self.relayed.contains(&peer)
-            && !config.peers.allows(peer.ip());
-        let passed = if own {
-            Err(DropReason::OwnAddress)
-        } else {
-            passes(allocation, &mut self.bandwidth, Way::ToPeer, peer, payload.len(), now)
-        };
-        if let Err(reason) = passed {
-            self.counters.count_drop(reason);
-            return Action::Drop;
-        }
-        self.counters.packets_to_peers.fetch_add(1, Relaxed);
-        self.counters.bytes_to_peers.fetch_add(payload.len() as u64, Relaxed);
-        Action::ToPeer { relay: allocation.relay.clone(), peer, payload }
-    }
-
-    /// Holds a request against its user's credentials (RFC 8489 §9.2.4).
-    pub(super) fn authenticate(
-        &self,
-        tuple: FiveTuple,
-        request: &Message<'_>,
-        now: Now,
-    ) -> Result<User, Action<R>> {
-        if request.get(attr::MESSAGE_INTEGRITY).is_none() {
-            return Err(self.challenge(tuple, request, Refusal::Unauthorized, now.instant));
-        }
-        let (Some(username), Some(realm), Some(nonce)) =
-            (request.text(attr::USERNAME), request.text(attr::REALM), request.get(attr::NONCE))
-        else {
-            return Err(self.refuse(request, Refusal::BadRequest, None));
-        };
-        if !self.nonces.holds(nonce, tuple.client, now.instant) {
-            self.counters.refuse(Refusal::StaleNonce);
-            return Err(self.challenge(tuple, request, Refusal::StaleNonce, now.instant));
-        }
-        let existing = self.allocations.get(&tuple).filter(|a| a.username == username);
-        let passwords = self.config.credentials.passwords(username, now.wall);
-        let mut keys = existing.map(|a| a.key).into_iter().chain(
-            passwords.iter().map(|password| long_term_key(username, &self.config.realm, password)),
-        );
-        if let Some(key) = keys.find(|key| realm == self.config.realm && request.verify(key)) {
-            return Ok((username.to_owned(), key));
-        }
-        self.counters.refuse(Refusal::Unauthorized);
-        Err(self.challenge(tuple, request, Refusal::Unauthorized, now.instant))
-    }
-
-    /// 401 or 438, with what the client needs to try again.
-    fn challenge(
-        &self,
-        tuple: FiveTuple,
-        request: &Message<'_>,
-        reason: Refusal,
-        now: Instant,
-    ) -> Action<R> {
-        let (code, phrase) = reason.code();
-        let answer = Builder::answer(Class::Error, request)
-            .error(code, phrase)
-            .attribute(attr::REALM, self.config.realm.as_bytes())
-            .attribute(attr::NONCE, self.nonces.issue(tuple.client, now).as_bytes());
-        Action::Reply(answer.finish())
-    }
-
-    /// An error answer, signed when the user is known.
-    pub(super) fn refuse(
-        &self,
-        request: &Message<'_>,
-        reason: Refusal,
-        key: Option<&[u8; 16]>,
-    ) -> Action<R> {
-        self.counters.refuse(reason);
-        let (code, phrase) = reason.code();
-        let answer = Builder::answer(Class::Error, request).error(code, phrase);
-        Action::Reply(signed(answer, key))
-    }
-
-    /// 420 (RFC 8489 §14.9).
-    pub(super) fn unknown_attributes(
-        &self,
-        request: &Message<'_>,
-        unknown: &[u16],
-        key: Option<&[u8; 16]>,
-    ) -> Action<R> {
-        self.counters.refuse(Refusal::UnknownAttribute);
-        let (code, phrase) = Refusal::UnknownAttribute.code();
-        let list: Vec<u8> = unknown.iter().flat_map(|kind| kind.to_be_bytes()).collect();
-        let answer = Builder::answer(Class::Error, request)
-            .error(code, phrase)
-            .attribute(attr::UNKNOWN_ATTRIBUTES, &list);
-        Action::Reply(signed(answer, key))
-    }
-}
-
-/// Whether a packet may go through an allocation now; if so it is counted against the bandwidth.
-fn passes<R>(
-    allocation: &mut Allocation<R>,
-    all: &mut Bandwidth,
-    way: Way,
-    peer: SocketAddr,
-    bytes: usize,
-    now: Instant,
-) -> Result<(), DropReason> {
-    if !allocation.permits(peer.ip(), now) {
-        Err(DropReason::NoPermission)
-    } else if !allocation.bandwidth.take(way, bytes, now) {
-        Err(DropReason::Bandwidth)
-    } else if !all.take(way, bytes, now) {
-        Err(DropReason::TotalBandwidth)
-    } else {
-        Ok(())
-    }
-}
-
-fn signed(answer: Builder, key: Option<&[u8; 16]>) -> Vec<u8> {
-    match key {
-        Some(key) => answer.integrity(key).finish(),
-        None => answer.finish(),
     }
 }
 

@@ -4,12 +4,15 @@
 use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
-    allocation::{Allocation, Bandwidth, DEFAULT_LIFETIME, MAX_LIFETIME, Refused},
-    protocol::{Action, FiveTuple, Now, Protocol, Transport, User, canonical},
+    allocation::{Allocation, Bandwidth, DEFAULT_LIFETIME, EXPIRY_GRACE, MAX_LIFETIME, Refused},
+    protocol::{Action, FiveTuple, Now, Protocol, Transport, Usage, User, canonical},
     stats::Refusal,
 };
-use crate::stun::message::{
-    Builder, Class, Message, TransactionId, attr, method, read_xor_address,
+use crate::{
+    metering::TokenBucket,
+    stun::message::{
+        Builder, Class, Message, TransactionId, attr, method, read_xor_address, reason_phrase,
+    },
 };
 
 /// Protocol number of UDP, for REQUESTED-TRANSPORT.
@@ -54,7 +57,7 @@ impl<R: Clone> Protocol<R> {
             method::REFRESH => &[attr::LIFETIME, attr::REQUESTED_ADDRESS_FAMILY],
             method::CREATE_PERMISSION => &[attr::XOR_PEER_ADDRESS],
             method::CHANNEL_BIND => &[attr::XOR_PEER_ADDRESS, attr::CHANNEL_NUMBER],
-            _ => return self.refuse(request, Refusal::BadRequest, None),
+            _ => return self.refuse(tuple, request, Refusal::BadRequest, None, now.instant),
         };
         let user = match self.authenticate(tuple, request, now) {
             Ok(user) => user,
@@ -64,18 +67,20 @@ impl<R: Clone> Protocol<R> {
         if request.method == method::ALLOCATE {
             return self.allocate(tuple, request, user, &unknown, now);
         }
+        let key = Some(&user.1);
+        let credentials = &self.config.credentials;
         let owner = self.allocations.get(&tuple).filter(|a| a.expires > now.instant);
-        match owner {
-            None => self.refuse(request, Refusal::AllocationMismatch, Some(&user.1)),
-            Some(owner) if owner.username != user.0 => {
-                self.refuse(request, Refusal::WrongCredentials, Some(&user.1))
+        let same = owner
+            .map(|owner| credentials.quota_key(&owner.username) == credentials.quota_key(&user.0));
+        match same {
+            None => self.refuse(tuple, request, Refusal::AllocationMismatch, key, now.instant),
+            Some(false) => self.refuse(tuple, request, Refusal::WrongCredentials, key, now.instant),
+            Some(true) if !unknown.is_empty() => {
+                self.unknown_attributes(tuple, request, &unknown, key, now.instant)
             }
-            Some(_) if !unknown.is_empty() => {
-                self.unknown_attributes(request, &unknown, Some(&user.1))
-            }
-            Some(_) => match self.change(tuple, request, now) {
+            Some(true) => match self.change(tuple, request, &user, now) {
                 Ok(answer) => Action::Reply(answer.integrity(&user.1).finish()),
-                Err(reason) => self.refuse(request, reason, Some(&user.1)),
+                Err(reason) => self.refuse(tuple, request, reason, key, now.instant),
             },
         }
     }
@@ -89,29 +94,42 @@ impl<R: Clone> Protocol<R> {
         now: Now,
     ) -> Action<R> {
         if let Some(existing) = self.allocations.get(&tuple).filter(|a| a.expires > now.instant) {
+            let credentials = &self.config.credentials;
             let again = tuple.transport == Transport::Udp
                 && existing.transaction == request.transaction
-                && existing.username == user.0;
+                && credentials.quota_key(&existing.username) == credentials.quota_key(&user.0);
             return if again {
                 let left = existing.expires - now.instant;
                 Action::Reply(granted(tuple, request.transaction, existing.relayed, left, &user.1))
             } else {
-                self.refuse(request, Refusal::AllocationMismatch, Some(&user.1))
+                let reason = Refusal::AllocationMismatch;
+                self.refuse(tuple, request, reason, Some(&user.1), now.instant)
             };
         }
         if !unknown.is_empty() {
-            return self.unknown_attributes(request, unknown, Some(&user.1));
+            return self.unknown_attributes(tuple, request, unknown, Some(&user.1), now.instant);
         }
         if let Err(reason) = self.may_allocate(request, &user.0) {
-            return self.refuse(request, reason, Some(&user.1));
+            return self.refuse(tuple, request, reason, Some(&user.1), now.instant);
         }
+        let lifetime = self.granted_life(request, &user.0, now);
         Action::Bind(Box::new(Pending {
             tuple,
             even_port: request.get(attr::EVEN_PORT).is_some(),
             user,
             transaction: request.transaction,
-            lifetime: lifetime(request).max(DEFAULT_LIFETIME),
+            lifetime,
         }))
+    }
+
+    /// The lifetime asked for, within the bounds of the protocol and, whatever it says, not much beyond
+    /// the expiry of the credentials.
+    fn granted_life(&self, request: &Message<'_>, username: &str, now: Now) -> Duration {
+        let lifetime = lifetime(request).max(DEFAULT_LIFETIME);
+        self.config.credentials.expires_at(username).map_or(lifetime, |at| {
+            let left = Duration::from_secs(at.saturating_sub(now.unix()));
+            lifetime.min(left.saturating_add(EXPIRY_GRACE))
+        })
     }
 
     fn may_allocate(&self, request: &Message<'_>, username: &str) -> Result<(), Refusal> {
@@ -134,8 +152,8 @@ impl<R: Clone> Protocol<R> {
             return Err(Refusal::Capacity);
         }
         let limits = &self.config.limits;
-        let used = self.users.get(self.config.credentials.quota_key(username)).copied();
-        if used.unwrap_or(0) >= limits.allocations_per_user {
+        let used = self.users.get(self.config.credentials.quota_key(username));
+        if used.map_or(0, |user| user.allocations) >= limits.allocations_per_user {
             return Err(Refusal::Quota);
         }
         if self.allocations.len() >= limits.allocations {
@@ -155,17 +173,22 @@ impl<R: Clone> Protocol<R> {
         let Pending { tuple, user, transaction, lifetime, .. } = pending;
         let Some((relay, relayed)) = relay else {
             self.counters.refuse(Refusal::Capacity);
-            let (code, phrase) = Refusal::Capacity.code();
+            let code = Refusal::Capacity.code();
             let answer = Builder::new(Class::Error, method::ALLOCATE, transaction);
-            return answer.error(code, phrase).integrity(&user.1).finish();
+            return answer.error(code, reason_phrase(code)).integrity(&user.1).finish();
         };
         let answer = granted(tuple, transaction, relayed, lifetime, &user.1);
         self.remove(tuple);
         let quota_key = self.config.credentials.quota_key(&user.0).to_owned();
-        *self.users.entry(quota_key).or_default() += 1;
+        let limits = &self.config.limits;
+        let usage = self.users.entry(quota_key).or_insert_with(|| Usage {
+            allocations: 0,
+            new_peers: limits.new_peers.map(|rate| TokenBucket::new(rate, now.instant)),
+        });
+        usage.allocations += 1;
         let expires = now.instant + lifetime;
         let mut allocation = Allocation::new(relay, relayed, user, transaction, expires);
-        allocation.bandwidth = Bandwidth::new(self.config.limits.bytes_per_second, now.instant);
+        allocation.bandwidth = Bandwidth::new(limits.bytes_per_second, now.instant);
         self.relayed.insert(relayed);
         self.allocations.insert(tuple, allocation);
         self.counters.allocations_total.fetch_add(1, Relaxed);
@@ -177,12 +200,13 @@ impl<R: Clone> Protocol<R> {
         &mut self,
         tuple: FiveTuple,
         request: &Message<'_>,
+        user: &User,
         now: Now,
     ) -> Result<Builder, Refusal> {
         let answer = Builder::answer(Class::Success, request);
         match request.method {
             method::REFRESH => {
-                let lifetime = self.refresh(tuple, request, now)?;
+                let lifetime = self.refresh(tuple, request, user, now)?;
                 Ok(answer.attribute(attr::LIFETIME, &seconds(lifetime)))
             }
             method::CREATE_PERMISSION => self.permit(tuple, request, now).map(|()| answer),
@@ -190,10 +214,13 @@ impl<R: Clone> Protocol<R> {
         }
     }
 
+    /// A Refresh with newer credentials of the same user makes them the allocation's: so a call outlives
+    /// those it began with.
     fn refresh(
         &mut self,
         tuple: FiveTuple,
         request: &Message<'_>,
+        user: &User,
         now: Now,
     ) -> Result<Duration, Refusal> {
         let family = if self.config.relay_address.is_ipv4() { 1 } else { 2 };
@@ -201,12 +228,20 @@ impl<R: Clone> Protocol<R> {
         if asked.is_some_and(|value| value.first() != Some(&family)) {
             return Err(Refusal::PeerFamily);
         }
-        let lifetime = lifetime(request);
-        if lifetime.is_zero() {
+        if lifetime(request).is_zero() {
             self.remove(tuple);
-            return Ok(lifetime);
+            return Ok(Duration::ZERO);
         }
-        let lifetime = lifetime.max(DEFAULT_LIFETIME);
+        let credentials = &self.config.credentials;
+        let end = |name: &str| credentials.expires_at(name).unwrap_or(u64::MAX);
+        if let Some(allocation) = self.allocations.get_mut(&tuple)
+            && end(&user.0) > end(&allocation.username)
+        {
+            allocation.username.clone_from(&user.0);
+            allocation.key = user.1;
+        }
+        let username = self.allocations.get(&tuple).map_or(&user.0, |a| &a.username);
+        let lifetime = self.granted_life(request, username, now);
         if let Some(allocation) = self.allocations.get_mut(&tuple) {
             allocation.expires = now.instant + lifetime;
         }
@@ -268,7 +303,7 @@ fn refusal(refused: Refused) -> Refusal {
 }
 
 /// The lifetime asked for, at most [`MAX_LIFETIME`].
-fn lifetime(request: &Message<'_>) -> Duration {
+pub(super) fn lifetime(request: &Message<'_>) -> Duration {
     request
         .number(attr::LIFETIME)
         .map_or(DEFAULT_LIFETIME, |seconds| Duration::from_secs(seconds.into()))

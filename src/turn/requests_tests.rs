@@ -145,7 +145,7 @@ impl Rig {
     fn pass(&mut self, seconds: u64) {
         self.now.instant += Duration::from_secs(seconds);
         self.now.wall += Duration::from_secs(seconds);
-        self.server.expire(self.now.instant);
+        self.server.expire(self.now);
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {

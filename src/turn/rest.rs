@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::credentials::Credentials;
-use crate::auth::turn_rest::TurnSecrets;
+use crate::auth::turn_rest::{self, TurnSecrets};
 
 impl Credentials for TurnSecrets {
     fn passwords(&self, username: &str, now: SystemTime) -> Vec<String> {
@@ -11,8 +11,19 @@ impl Credentials for TurnSecrets {
         Self::passwords(self, username, now).unwrap_or_default()
     }
 
-    /// Allocations are counted by the id: a device that fetched fresh credentials is the same one.
+    /// The id: a device that fetched fresh credentials is the same one.
     fn quota_key<'a>(&self, username: &'a str) -> &'a str {
-        username.split_once(':').map_or(username, |(_, id)| id)
+        let id = username.split_once(':').map_or(username, |(_, id)| id);
+        turn_rest::device_and_pair(id).0
+    }
+
+    /// A name that cannot be read has expired long ago.
+    fn expires_at(&self, username: &str) -> Option<u64> {
+        Some(turn_rest::expires_at(username).unwrap_or_default())
+    }
+
+    fn pair<'a>(&self, username: &'a str) -> Option<&'a str> {
+        let (_, id) = username.split_once(':')?;
+        turn_rest::device_and_pair(id).1
     }
 }

@@ -22,6 +22,7 @@ use super::{
     stats::{Counters, DropReason, TurnStats},
     tcp,
 };
+use crate::{pairs::InUse, types::PairId};
 
 /// Largest UDP datagram, bytes.
 const MAX_DATAGRAM: usize = 65_536;
@@ -50,12 +51,14 @@ impl TurnServer {
         sockets.extend(udp.iter().map(|(socket, address)| (*address, Arc::clone(socket))));
         let counters = Arc::new(Counters::default());
         let protocol = Protocol::new(config.clone(), Arc::clone(&counters), Instant::now());
+        let limits = config.limits.clone();
         let (stop, stopped) = watch::channel(false);
         let (running, done) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             config,
             counters,
             sockets: sockets.iter().map(|(at, socket)| (*at, Arc::downgrade(socket))).collect(),
+            places: tcp::Places::new(&limits),
             protocol: Mutex::new(protocol),
             stopped,
             running: Mutex::new(Some(running)),
@@ -118,6 +121,13 @@ impl TurnServer {
         move || shared.stats()
     }
 
+    /// What is relayed on behalf of pairs of devices, to end with them. `ttl` is how long credentials made
+    /// for them are good: those of a revoked pair are not taken for that long.
+    #[must_use]
+    pub fn in_use(&self, ttl: Duration) -> Arc<dyn InUse> {
+        Arc::new(Relayed { shared: Arc::clone(&self.shared), ttl })
+    }
+
     /// Stops listening, ends every allocation and connection, and waits until all sockets are closed.
     pub async fn close(mut self) {
         self.shared.halt();
@@ -136,12 +146,32 @@ impl Drop for TurnServer {
     }
 }
 
+struct Relayed {
+    shared: Arc<Shared>,
+    ttl: Duration,
+}
+
+impl InUse for Relayed {
+    fn pairs(&self) -> Vec<PairId> {
+        self.shared.protocol().pairs().into_iter().map(PairId).collect()
+    }
+
+    fn revoke(&self, pair: &PairId) {
+        let until = Now::read().unix().saturating_add(self.ttl.as_secs());
+        let ended = self.shared.protocol().revoke(pair.as_str(), until);
+        if ended > 0 {
+            tracing::info!(%pair, allocations = ended, "the relaying for a revoked pair ends");
+        }
+    }
+}
+
 /// What every task of the server sees.
 pub(super) struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
     /// The UDP sockets, one or four, by their addresses; their tasks own them.
     sockets: Vec<(SocketAddr, Weak<UdpSocket>)>,
+    pub places: tcp::Places,
     protocol: Mutex<Protocol<Arc<Relay>>>,
     stopped: watch::Receiver<bool>,
     running: Mutex<Option<mpsc::Sender<()>>>,
@@ -307,6 +337,6 @@ async fn sweep(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     loop {
         every.tick().await;
-        shared.protocol().expire(Instant::now());
+        shared.protocol().expire(Now::read());
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Counters {
     pub allocations_total: AtomicU64,
     pub bindings: AtomicU64,
     pub tcp_connections: AtomicU64,
+    pub tcp_refused: AtomicU64,
+    pub errors_withheld: AtomicU64,
     pub bytes_to_peers: AtomicU64,
     pub bytes_to_clients: AtomicU64,
     pub packets_to_peers: AtomicU64,
@@ -39,6 +41,8 @@ impl Counters {
             allocations_total: self.allocations_total.load(Relaxed),
             bindings: self.bindings.load(Relaxed),
             tcp_connections: self.tcp_connections.load(Relaxed),
+            tcp_refused: self.tcp_refused.load(Relaxed),
+            errors_withheld: self.errors_withheld.load(Relaxed),
             bytes_to_peers: self.bytes_to_peers.load(Relaxed),
             bytes_to_clients: self.bytes_to_clients.load(Relaxed),
             packets_to_peers: self.packets_to_peers.load(Relaxed),
@@ -81,22 +85,22 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// ERROR-CODE and its reason phrase (RFC 8489 §14.8, RFC 8656 §19).
+    /// ERROR-CODE (RFC 8489 §14.8, RFC 8656 §19).
     #[must_use]
-    pub const fn code(self) -> (u16, &'static str) {
+    pub const fn code(self) -> u16 {
         match self {
-            Self::BadRequest => (400, "Bad Request"),
-            Self::Unauthorized => (401, "Unauthorized"),
-            Self::Forbidden => (403, "Forbidden"),
-            Self::UnknownAttribute => (420, "Unknown Attribute"),
-            Self::AllocationMismatch => (437, "Allocation Mismatch"),
-            Self::StaleNonce => (438, "Stale Nonce"),
-            Self::AddressFamily => (440, "Address Family not Supported"),
-            Self::WrongCredentials => (441, "Wrong Credentials"),
-            Self::Transport => (442, "Unsupported Transport Protocol"),
-            Self::PeerFamily => (443, "Peer Address Family Mismatch"),
-            Self::Quota => (486, "Allocation Quota Reached"),
-            Self::Capacity => (508, "Insufficient Capacity"),
+            Self::BadRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::UnknownAttribute => 420,
+            Self::AllocationMismatch => 437,
+            Self::StaleNonce => 438,
+            Self::AddressFamily => 440,
+            Self::WrongCredentials => 441,
+            Self::Transport => 442,
+            Self::PeerFamily => 443,
+            Self::Quota => 486,
+            Self::Capacity => 508,
         }
     }
 
@@ -136,17 +140,23 @@ pub enum DropReason {
     SlowClient,
     /// The operating system did not send it to the peer.
     NotSent,
+    /// It does not fit into a datagram or a STUN message to the client.
+    TooLarge,
+    /// The user sends to new peers too often.
+    NewPeers,
 }
 
 impl DropReason {
     /// All of them, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NoPermission,
         Self::OwnAddress,
         Self::Bandwidth,
         Self::TotalBandwidth,
         Self::SlowClient,
         Self::NotSent,
+        Self::TooLarge,
+        Self::NewPeers,
     ];
 
     /// As in metrics labels.
@@ -159,6 +169,8 @@ impl DropReason {
             Self::TotalBandwidth => "total_bandwidth",
             Self::SlowClient => "slow_client",
             Self::NotSent => "not_sent",
+            Self::TooLarge => "too_large",
+            Self::NewPeers => "new_peers",
         }
     }
 }
@@ -174,6 +186,10 @@ pub struct TurnStats {
     pub bindings: u64,
     /// TCP connections now.
     pub tcp_connections: u64,
+    /// TCP connections over the limits, closed at once.
+    pub tcp_refused: u64,
+    /// Error answers over UDP that were not sent, because an address without a login had too many.
+    pub errors_withheld: u64,
     /// Bytes from clients to peers.
     pub bytes_to_peers: u64,
     /// Bytes from peers to clients.

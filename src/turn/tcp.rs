@@ -2,32 +2,36 @@
 //! on a stream (§12.5). The relayed side stays UDP.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::{
+    config::Limits,
     protocol::{FiveTuple, Transport},
     server::{Client, Shared, pause},
 };
-use crate::stun::stream::{FrameReader, FrameWriter, Stream};
+use crate::{
+    metering::{
+        metered,
+        slots::{Slot, Slots},
+    },
+    stun::stream::{FrameReader, FrameWriter, Stream},
+};
 
 /// How long a client may take to read an answer before its connection is given up.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a client may take for its part of the TLS handshake.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Frames waiting for a client that reads slowly; what comes on top is dropped. Several keyframes of
 /// 100 KB, about 90 frames each, have room.
@@ -36,6 +40,39 @@ const WRITE_QUEUE: usize = 1024;
 /// Bytes written at one time, about: a TLS record holds 16 KiB.
 const WRITE_BYTES: usize = 64 * 1024;
 
+/// Parts of the time a connection may stay without an allocation, between looks for one.
+const LOOKS: u32 = 4;
+
+/// Places of connections, those of TCP and TLS together.
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    of_address: Option<Slots<IpAddr>>,
+}
+
+/// The place of one connection, until it is dropped.
+struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_address: Option<Slot<IpAddr>>,
+}
+
+impl Places {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(limits.tcp_connections)),
+            of_address: limits.tcp_connections_per_address.map(Slots::new),
+        }
+    }
+
+    fn take(&self, client: IpAddr) -> Option<Place> {
+        let of_address = match &self.of_address {
+            Some(slots) => Some(slots.take(metered(client))?),
+            None => None,
+        };
+        let of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Place { _of_all: of_all, _of_address: of_address })
+    }
+}
+
 /// Accepts connections until the server stops.
 pub(super) async fn serve(
     shared: Arc<Shared>,
@@ -43,7 +80,6 @@ pub(super) async fn serve(
     server: SocketAddr,
     tls: Option<TlsAcceptor>,
 ) {
-    let places = Arc::new(Semaphore::new(shared.config.limits.tcp_connections));
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -52,43 +88,65 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let Some(place) = shared.places.take(client.ip()) else {
+            shared.counters.tcp_refused.fetch_add(1, Relaxed);
             tracing::debug!(%client, "TURN connection over the limit");
             continue;
         };
         let tuple = FiveTuple { transport: Transport::Tcp, client, server };
-        let connection = connection(Arc::clone(&shared), stream, tuple, tls.clone());
+        let open = Open::new(Arc::clone(&shared), tuple);
+        let (of_task, tls) = (Arc::clone(&shared), tls.clone());
         shared.spawn(async move {
-            connection.await;
+            tokio::select! {
+                () = connection(&of_task, stream, tuple, tls) => {}
+                () = without_allocation(&of_task, tuple) => {
+                    tracing::debug!(%client, "TURN connection without an allocation for too long");
+                }
+            }
+            drop(open);
             drop(place);
         });
     }
 }
 
+/// Ends once the connection has been without an allocation for too long, whatever came by it: part of a
+/// TLS handshake or of a header, or one Binding request after the other.
+async fn without_allocation(shared: &Shared, tuple: FiveTuple) {
+    let within = shared.config.limits.unauthenticated_within;
+    let mut looks = tokio::time::interval(within / LOOKS);
+    let mut had = Instant::now();
+    loop {
+        looks.tick().await;
+        if shared.protocol().has(tuple) {
+            had = Instant::now();
+        } else if had.elapsed() >= within {
+            return;
+        }
+    }
+}
+
 async fn connection(
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     stream: TcpStream,
     tuple: FiveTuple,
     tls: Option<TlsAcceptor>,
 ) {
     // Without it small packets wait for acknowledgements; a failure only costs speed.
     let _ = stream.set_nodelay(true);
-    let _open = Open::new(Arc::clone(&shared), tuple);
     let stream = match tls {
         None => Stream::from(stream),
-        Some(tls) => match timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
-            Ok(Ok(stream)) => Stream::from(TlsStream::from(stream)),
-            Ok(Err(error)) => {
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Stream::from(TlsStream::from(stream)),
+            Err(error) => {
                 tracing::debug!(client = %tuple.client, %error, "TLS handshake for TURN");
                 return;
             }
-            Err(_) => return,
         },
     };
     let (reader, writer) = stream.into_split();
     let (frames, queue) = mpsc::channel(WRITE_QUEUE);
     tokio::select! {
-        () = read(&shared, reader, tuple, Client::Tcp(frames)) => {}
+        () = read(shared, reader, tuple, Client::Tcp(frames)) => {}
         () = write(writer, queue) => {}
     }
 }
@@ -115,12 +173,8 @@ impl Drop for Open {
 }
 
 async fn read(shared: &Arc<Shared>, mut frames: FrameReader, tuple: FiveTuple, client: Client) {
-    loop {
-        match timeout(shared.config.limits.tcp_idle, frames.next()).await {
-            Ok(Ok(Some(frame))) => shared.client_datagram(tuple, &frame, &client).await,
-            Err(_) if shared.protocol().has(tuple) => {}
-            _ => return,
-        }
+    while let Ok(Some(frame)) = frames.next().await {
+        shared.client_datagram(tuple, &frame, &client).await;
     }
 }
 

@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 27] = [
+const FLOORS: [(&str, u8); 28] = [
     ("types", 0),
     ("stats", 0),
     ("units", 0),
     ("page", 0),
+    ("metering", 0),
     ("proto", 1),
     ("media", 1),
     ("http", 1),

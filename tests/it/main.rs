@@ -45,5 +45,6 @@ mod timeline;
 mod tls;
 mod token_api;
 mod turn;
+mod turn_abuse;
 mod turn_transports;
 mod view;

@@ -34,8 +34,12 @@ pub struct TurnLimitArgs {
     /// Allocations all devices may hold at a time; default 1000
     #[arg(long, value_name = "N")]
     pub turn_max_allocations: Option<usize>,
-    /// Bandwidth of one allocation each way, such as 5Mbit, with bursts of a second; what is over it is
-    /// dropped; default: no limit
+    /// TCP and TLS connections of one IP address at a time (IPv6: of one /64), 0 for no limit; default
+    /// 64
+    #[arg(long, value_name = "N")]
+    pub turn_connections_per_ip: Option<u32>,
+    /// Bandwidth of one allocation each way, such as 5Mbit, IP and UDP headers included, with bursts of
+    /// a second; what is over it is dropped; default: no limit
     #[arg(long, value_name = "RATE", value_parser = bandwidth)]
     pub turn_bandwidth: Option<u64>,
     /// Bandwidth of all allocations together each way; default: no limit
@@ -54,6 +58,7 @@ impl TurnLimitArgs {
             ("--turn-deny-peer", !self.turn_deny_peer.is_empty()),
             ("--turn-quota", self.turn_quota.is_some()),
             ("--turn-max-allocations", self.turn_max_allocations.is_some()),
+            ("--turn-connections-per-ip", self.turn_connections_per_ip.is_some()),
             ("--turn-bandwidth", self.turn_bandwidth.is_some()),
             ("--turn-total-bandwidth", self.turn_total_bandwidth.is_some()),
             ("--turn-ports", self.turn_ports.is_some()),
@@ -61,12 +66,13 @@ impl TurnLimitArgs {
         flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
     }
 
-    /// How much of everything; for what is not given, the default.
+    /// How much of everything; for what is not given, the default. A dev server has no limits for one
+    /// client.
     ///
     /// # Errors
     /// Exit code 2 for limits that let nothing through.
-    pub fn limits(&self) -> Result<Limits, Failure> {
-        let default = Limits::default();
+    pub fn limits(&self, dev: bool) -> Result<Limits, Failure> {
+        let default = if dev { Limits::for_one_machine() } else { Limits::default() };
         let allocations = self.turn_max_allocations.unwrap_or(default.allocations);
         let per_user = self.turn_quota.unwrap_or(default.allocations_per_user);
         for (flag, count) in [("--turn-quota", per_user), ("--turn-max-allocations", allocations)] {
@@ -81,6 +87,10 @@ impl TurnLimitArgs {
         Ok(Limits {
             allocations,
             allocations_per_user: per_user,
+            tcp_connections_per_address: match self.turn_connections_per_ip {
+                Some(most) => (most > 0).then_some(most),
+                None => default.tcp_connections_per_address,
+            },
             bytes_per_second: bytes(self.turn_bandwidth),
             total_bytes_per_second: bytes(self.turn_total_bandwidth),
             ..default
@@ -146,11 +156,18 @@ mod tests {
 
     #[test]
     fn limits_are_what_the_flags_say() {
-        let default = read(&[]).unwrap().limits().unwrap();
+        let default = read(&[]).unwrap().limits(false).unwrap();
         assert_eq!((default.allocations, default.allocations_per_user), (1000, 30));
+        assert_eq!(default.tcp_connections_per_address, Some(64));
+        let most = |flags: &[&str], dev| {
+            read(flags).unwrap().limits(dev).unwrap().tcp_connections_per_address
+        };
+        assert_eq!(most(&[], true), None);
+        assert_eq!(most(&["--turn-connections-per-ip", "5"], true), Some(5));
+        assert_eq!(most(&["--turn-connections-per-ip", "0"], false), None);
         assert_eq!((default.bytes_per_second, default.total_bytes_per_second), (None, None));
         let flags = ["--turn-bandwidth", "2Mbit", "--turn-total-bandwidth", "1Gbit"];
-        let limits = read(&flags).unwrap().limits().unwrap();
+        let limits = read(&flags).unwrap().limits(false).unwrap();
         assert_eq!(limits.bytes_per_second, Some(250_000));
         assert_eq!(limits.total_bytes_per_second, Some(125_000_000));
         assert_eq!(read(&["--turn-ports", "50000-50010"]).unwrap().turn_ports, Some(50000..=50010));
@@ -159,7 +176,7 @@ mod tests {
     #[test]
     fn limits_that_let_nothing_through_are_refused() {
         for flags in [["--turn-quota", "0"], ["--turn-max-allocations", "0"]] {
-            let failure = read(&flags).unwrap().limits().unwrap_err();
+            let failure = read(&flags).unwrap().limits(false).unwrap_err();
             assert!(failure.message.contains(flags[0]), "{failure}");
         }
         for flags in [

@@ -15,6 +15,8 @@ pub fn append(text: &mut String, stats: &TurnStats) {
     let totals = [
         ("allocations", stats.allocations_total),
         ("bindings", stats.bindings),
+        ("refused_connections", stats.tcp_refused),
+        ("withheld_errors", stats.errors_withheld),
         ("bytes_to_peers", stats.bytes_to_peers),
         ("bytes_to_clients", stats.bytes_to_clients),
         ("packets_to_peers", stats.packets_to_peers),
@@ -28,7 +30,7 @@ pub fn append(text: &mut String, stats: &TurnStats) {
     let dropped = stats.dropped.iter().map(|(reason, count)| (reason.as_str(), *count));
     counter(text, "orion_turn_dropped_packets_total", "reason", help, dropped);
     let refused: Vec<(String, u64)> =
-        stats.refused.iter().map(|(reason, count)| (reason.code().0.to_string(), *count)).collect();
+        stats.refused.iter().map(|(reason, count)| (reason.code().to_string(), *count)).collect();
     let refused = refused.iter().map(|(code, count)| (code.as_str(), *count));
     let help = "TURN requests refused, by STUN error code.";
     counter(text, "orion_turn_refused_total", "code", help, refused);

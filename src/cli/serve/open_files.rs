@@ -10,8 +10,9 @@ pub fn allow(connections: u64) {
         tracing::warn!(
             allowed,
             needed = connections.saturating_add(OTHERS),
-            "fewer open files are allowed than --max-sockets and --max-connections may need: raise \
-             the limit (ulimit -n, LimitNOFILE=), or lower them"
+            "fewer open files are allowed than --max-sockets, --max-connections and TURN \
+             (--turn-max-allocations) may need: raise the limit (ulimit -n, LimitNOFILE=), or lower \
+             them"
         );
     }
 }

@@ -3,10 +3,7 @@
 use std::{io, time::Duration};
 
 use crate::{
-    stun::{
-        message::{Message, attr},
-        stream::DialError,
-    },
+    stun::{message::Message, stream::DialError},
     types::printable,
 };
 
@@ -41,6 +38,10 @@ pub enum ClientError {
         /// The server's words.
         reason: String,
     },
+    /// A message is longer than STUN's 16-bit lengths can say: its data, its login, or the realm or nonce
+    /// of the server.
+    #[error("a STUN message of more than 65535 bytes cannot be sent")]
+    TooLong,
     /// An answer that cannot be used: what it lacks.
     #[error("its answer lacks {0}")]
     Answer(&'static str),
@@ -48,10 +49,9 @@ pub enum ClientError {
 
 impl ClientError {
     pub(super) fn refused(answer: &Message<'_>) -> Self {
-        let words = answer.get(attr::ERROR_CODE).and_then(|value| value.get(4..));
         Self::Refused {
             code: answer.error_code().unwrap_or_default(),
-            reason: printable(&String::from_utf8_lossy(words.unwrap_or_default())),
+            reason: printable(&answer.error_reason()),
         }
     }
 }
