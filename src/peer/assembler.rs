@@ -5,15 +5,18 @@
 //! not wait for the next picture, which may be seconds away. A first packet is known by following
 //! the end of the access unit before it, or by holding an SPS or an access unit delimiter; before
 //! anything was received, also by holding the first macroblock of a picture that is not IDR.
+//!
+//! Sequence numbers alone give the order. A timestamp only says which packets belong together: between two
+//! pictures it may jump by any amount (RFC 3550 §5.1), also back.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::sequence::extend;
+use super::sequence::extend_sequence;
 
 /// Access units kept open at a time; more means the oldest is given up.
 const MAX_OPEN: usize = 16;
@@ -26,6 +29,9 @@ const MAX_PADDING: usize = 1024;
 
 /// Packets kept of one access unit: about 20 MB of payload.
 const MAX_PACKETS: usize = 16 * 1024;
+
+/// What a kept packet costs besides its payload, bytes: itself, its place in the map, its allocation.
+const PACKET_OVERHEAD: usize = 192;
 
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
 
@@ -109,10 +115,41 @@ impl BrokenReason {
     }
 }
 
+impl RtpPacket {
+    /// Bytes that it takes while it is kept.
+    fn cost(&self) -> usize {
+        self.payload.len() + PACKET_OVERHEAD
+    }
+}
+
+/// An access unit that is not whole yet.
 struct Open {
+    timestamp: u32,
+    /// By extended sequence number.
     packets: BTreeMap<u64, RtpPacket>,
     first_arrival: Instant,
     last_arrival: Instant,
+}
+
+impl Open {
+    fn new(timestamp: u32, arrived: Instant) -> Self {
+        Self { timestamp, packets: BTreeMap::new(), first_arrival: arrived, last_arrival: arrived }
+    }
+
+    fn first(&self) -> u64 {
+        self.packets.first_key_value().map_or(0, |(&first, _)| first)
+    }
+
+    fn cost(&self) -> usize {
+        self.packets.values().map(RtpPacket::cost).sum()
+    }
+}
+
+/// An access unit that is done with.
+struct Closed {
+    timestamp: u32,
+    /// Its marker packet came, so nothing of it follows.
+    ended: bool,
 }
 
 /// Joins the packets of one RTP stream.
@@ -125,11 +162,11 @@ pub struct Assembler {
     expected: Option<u64>,
     /// Extended sequence numbers of padding from `expected` on.
     padding: BTreeSet<u64>,
-    /// By RTP timestamp, extended.
-    open: BTreeMap<u64, Open>,
-    newest_timestamp: Option<u64>,
-    /// Extended timestamps of the access units that are done with.
-    closed: BTreeSet<u64>,
+    open: Vec<Open>,
+    /// By the extended sequence number of the last packet that came.
+    closed: BTreeMap<u64, Closed>,
+    /// Bytes that the packets of `open` take.
+    held: usize,
 }
 
 impl Assembler {
@@ -141,42 +178,61 @@ impl Assembler {
             newest: None,
             expected: None,
             padding: BTreeSet::new(),
-            open: BTreeMap::new(),
-            newest_timestamp: None,
-            closed: BTreeSet::new(),
+            open: Vec::new(),
+            closed: BTreeMap::new(),
+            held: 0,
         }
+    }
+
+    /// Bytes that the packets of incomplete access units take, overhead included.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Takes one packet, in any order, duplicates included.
     pub fn push(&mut self, packet: RtpPacket) -> Vec<Assembled> {
-        let sequence = extend(&mut self.newest, u64::from(packet.sequence), 16);
-        let timestamp = extend(&mut self.newest_timestamp, u64::from(packet.timestamp), 32);
+        let sequence = extend_sequence(&mut self.newest, packet.sequence);
         let mut made = Vec::new();
         if packet.payload.is_empty() {
             self.pad(sequence);
             self.complete(&mut made);
             return made;
         }
-        if self.is_closed(timestamp) {
+        if self.is_closed(packet.timestamp, sequence) {
             return made;
         }
-        let arrived = packet.arrived;
-        let open = self.open.entry(timestamp).or_insert_with(|| Open {
-            packets: BTreeMap::new(),
-            first_arrival: arrived,
-            last_arrival: arrived,
-        });
-        open.last_arrival = arrived;
-        open.packets.entry(sequence).or_insert(packet);
+        let index = self.opened(packet.timestamp, packet.arrived);
+        let open = &mut self.open[index];
+        open.last_arrival = packet.arrived;
+        let cost = packet.cost();
+        if let Entry::Vacant(place) = open.packets.entry(sequence) {
+            place.insert(packet);
+            self.held += cost;
+        }
         if open.packets.len() > MAX_PACKETS {
-            return vec![self.give_up(timestamp, BrokenReason::Overflow)];
+            return vec![self.give_up(index, BrokenReason::Overflow)];
         }
         if self.open.len() > MAX_OPEN {
-            let oldest = *self.open.keys().next().expect("more than MAX_OPEN are open");
-            made.push(self.give_up(oldest, BrokenReason::Overflow));
+            made.extend(self.shed());
         }
         self.complete(&mut made);
         made
+    }
+
+    /// Where the access unit with this timestamp is in `open`.
+    fn opened(&mut self, timestamp: u32, arrived: Instant) -> usize {
+        let found = self.open.iter().position(|open| open.timestamp == timestamp);
+        found.unwrap_or_else(|| {
+            self.open.push(Open::new(timestamp, arrived));
+            self.open.len() - 1
+        })
+    }
+
+    /// Gives up the oldest access unit, because too much is kept.
+    pub(super) fn shed(&mut self) -> Option<Assembled> {
+        let oldest = (0..self.open.len()).min_by_key(|&index| self.open[index].first())?;
+        Some(self.give_up(oldest, BrokenReason::Overflow))
     }
 
     /// Padding between access units (libwebrtc's probing) takes a sequence number. It may come before what is
@@ -203,44 +259,33 @@ impl Assembler {
 
     /// Gives up what has waited too long at `now`.
     pub fn expire(&mut self, now: Instant) -> Vec<Assembled> {
-        let late: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, open)| now.duration_since(open.last_arrival) >= self.patience)
-            .map(|(&timestamp, _)| timestamp)
-            .collect();
-        let mut made: Vec<_> = late
-            .into_iter()
-            .map(|timestamp| self.give_up(timestamp, BrokenReason::Incomplete))
-            .collect();
+        let patience = self.patience;
+        let late = |open: &Open| now.saturating_duration_since(open.last_arrival) >= patience;
+        let mut made = self.give_up_all(BrokenReason::Incomplete, late);
         self.complete(&mut made);
         made
     }
 
     /// Gives up everything: the stream is over.
     pub(super) fn end(&mut self) -> Vec<Assembled> {
-        let open: Vec<u64> = self.open.keys().copied().collect();
-        open.into_iter().map(|timestamp| self.give_up(timestamp, BrokenReason::Ended)).collect()
+        self.give_up_all(BrokenReason::Ended, |_| true)
     }
 
     /// When [`Assembler::expire`] wants to be called next.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.open.values().map(|open| open.last_arrival + self.patience).min()
+        self.open.iter().map(|open| open.last_arrival + self.patience).min()
     }
 
     /// Hands out what is whole, oldest first; a newer picture does not wait for an older one.
     fn complete(&mut self, made: &mut Vec<Assembled>) {
-        let whole: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, open)| self.is_whole(open))
-            .map(|(&timestamp, _)| timestamp)
-            .collect();
-        for timestamp in whole {
-            let Some(open) = self.open.remove(&timestamp) else { continue };
-            self.close(timestamp, &open);
-            made.push(join(timestamp as u32, &open));
+        while let Some(index) = (0..self.open.len())
+            .filter(|&index| self.is_whole(&self.open[index]))
+            .min_by_key(|&index| self.open[index].first())
+        {
+            let open = self.open.remove(index);
+            self.close(&open);
+            made.push(join(&open));
         }
     }
 
@@ -263,28 +308,46 @@ impl Assembler {
             }
     }
 
-    fn is_closed(&self, timestamp: u64) -> bool {
-        self.closed.contains(&timestamp)
-            || (self.closed.len() == MAX_CLOSED && self.closed.first() > Some(&timestamp))
+    /// Whether a packet belongs to an access unit that is done with, or to one before all of them.
+    fn is_closed(&self, timestamp: u32, sequence: u64) -> bool {
+        let oldest = self.closed.first_key_value().map_or(0, |(&last, _)| last);
+        let follows = |last: u64, closed: &Closed| {
+            !closed.ended && sequence.saturating_sub(last) < MAX_PACKETS as u64
+        };
+        self.closed.len() == MAX_CLOSED && sequence < oldest
+            || self.closed.iter().any(|(&last, closed)| {
+                closed.timestamp == timestamp && (sequence <= last || follows(last, closed))
+            })
     }
 
-    fn give_up(&mut self, timestamp: u64, reason: BrokenReason) -> Assembled {
-        let packets = self.open.remove(&timestamp).map_or(0, |open| {
-            self.close(timestamp, &open);
-            open.packets.len() as u32
-        });
-        Assembled::Broken(BrokenAccessUnit { timestamp: timestamp as u32, packets, reason })
+    fn give_up_all(
+        &mut self,
+        reason: BrokenReason,
+        which: impl Fn(&Open) -> bool,
+    ) -> Vec<Assembled> {
+        let mut made = Vec::new();
+        while let Some(index) = self.open.iter().position(&which) {
+            made.push(self.give_up(index, reason));
+        }
+        made
+    }
+
+    fn give_up(&mut self, index: usize, reason: BrokenReason) -> Assembled {
+        let open = self.open.remove(index);
+        self.close(&open);
+        let (timestamp, packets) = (open.timestamp, open.packets.len() as u32);
+        Assembled::Broken(BrokenAccessUnit { timestamp, packets, reason })
     }
 
     /// Remembers where the next access unit begins, and not to open this one again.
-    fn close(&mut self, timestamp: u64, open: &Open) {
-        if let Some((&last, tail)) = open.packets.last_key_value()
-            && tail.marker
-        {
+    fn close(&mut self, open: &Open) {
+        self.held = self.held.saturating_sub(open.cost());
+        let Some((&last, tail)) = open.packets.last_key_value() else { return };
+        if tail.marker {
             self.expected = self.expected.max(Some(last + 1));
             self.skip_padding();
         }
-        self.closed.insert(timestamp);
+        self.closed.insert(last, Closed { timestamp: open.timestamp, ended: tail.marker });
         if self.closed.len() > MAX_CLOSED {
             self.closed.pop_first();
         }
@@ -319,8 +382,8 @@ fn begins_picture(payload: &[u8]) -> bool {
 }
 
 /// Joins the packets of a whole access unit.
-fn join(timestamp: u32, open: &Open) -> Assembled {
-    let packets = open.packets.len() as u32;
+fn join(open: &Open) -> Assembled {
+    let (timestamp, packets) = (open.timestamp, open.packets.len() as u32);
     let size: usize = open.packets.values().map(|p| p.payload.len() + START_CODE.len()).sum();
     let mut data = BytesMut::with_capacity(size);
     let mut in_fragment = false;
@@ -535,6 +598,89 @@ mod tests {
             packets(&unit, 60_000, 3000, now).into_iter().flat_map(|p| assembler.push(p)).collect();
         assert_eq!(whole(&made), [&unit]);
         assert!(assembler.padding.is_empty());
+    }
+
+    /// Whole access units of a stream: sequence number of the first packet, timestamp.
+    fn received(assembler: &mut Assembler, sent: &[(u16, u32)], now: Instant) -> usize {
+        let unit = keyframe(20_000, 3);
+        let all = sent.iter().flat_map(|&(first, timestamp)| packets(&unit, first, timestamp, now));
+        let made: Vec<_> = all.flat_map(|packet| assembler.push(packet)).collect();
+        assert!(whole(&made).iter().all(|got| **got == unit));
+        whole(&made).len()
+    }
+
+    /// 6.6 hours of silence are more than half a turn of the timestamp.
+    #[test]
+    fn pictures_come_after_any_jump_of_the_timestamp() {
+        let now = Instant::now();
+        for jump in
+            [1 << 31, (1 << 31) + 1, 0x9000_0000, u32::MAX - 90_000, 0, 1_u32.wrapping_neg()]
+        {
+            let mut assembler = Assembler::new(PATIENCE);
+            let before: Vec<_> = (0..100).map(|n| (n * 20, u32::from(n) * 315_000)).collect();
+            assert_eq!(received(&mut assembler, &before, now), 100);
+            let begin = (99 * 315_000_u32).wrapping_add(jump);
+            let after: Vec<_> =
+                (0..100).map(|n| (2000 + n * 20, begin + u32::from(n) * 315_000)).collect();
+            assert_eq!(received(&mut assembler, &after, now), 100, "{jump:#x}");
+        }
+    }
+
+    #[test]
+    fn pictures_come_after_any_jump_of_the_sequence_number() {
+        let now = Instant::now();
+        for jump in [3000, 32_767, 32_768, 40_000, 60_000, 63_000] {
+            let mut assembler = Assembler::new(PATIENCE);
+            let stream = |first: u16, timestamp: u32| {
+                let place = move |n: u16| first.wrapping_add(n * 20);
+                (0..100)
+                    .map(move |n| (place(n), timestamp + u32::from(n) * 3000))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(received(&mut assembler, &stream(500, 0), now), 100);
+            // Timestamps that begin again: a file in a loop.
+            let restarted = stream(500 + 1980_u16.wrapping_add(jump), 0);
+            assert_eq!(received(&mut assembler, &restarted, now), 100, "{jump}");
+        }
+    }
+
+    #[test]
+    fn a_late_copy_does_not_open_a_finished_picture_again() {
+        let now = Instant::now();
+        let mut assembler = Assembler::new(PATIENCE);
+        let unit = keyframe(5_000, 3);
+        for number in 0..200_u16 {
+            let sent = packets(&unit, number * 10, u32::from(number), now);
+            let made: Vec<_> = sent.iter().cloned().flat_map(|p| assembler.push(p)).collect();
+            assert_eq!(whole(&made).len(), 1);
+            if number % 7 == 0 {
+                assert!(sent.into_iter().all(|packet| assembler.push(packet).is_empty()));
+            }
+        }
+        // Late by more pictures than are remembered.
+        for packet in packets(&unit, 1000, 100, now) {
+            assert!(assembler.push(packet).is_empty());
+        }
+        assert_eq!((assembler.next_expiry(), assembler.held()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_held_is_counted_and_released() {
+        let now = Instant::now();
+        let mut assembler = Assembler::new(PATIENCE);
+        for number in 0..40_u16 {
+            for packet in
+                packets(&keyframe(20_000, 3), number * 100, u32::from(number), now).drain(1..)
+            {
+                assembler.push(packet);
+            }
+            let kept: usize = assembler.open.iter().map(Open::cost).sum();
+            assert_eq!(assembler.held(), kept);
+            assert!(assembler.open.len() <= MAX_OPEN);
+        }
+        assert!(assembler.held() > 16 * 20_000);
+        assembler.expire(now + PATIENCE);
+        assert_eq!(assembler.held(), 0);
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Peer {
             config.gateway.clone(),
             Arc::clone(&monitor),
         );
-        let (tap, outputs) = Tap::new(Arc::clone(&monitor));
+        let (tap, outputs) = Tap::new(Arc::clone(&monitor), Arc::clone(&runtime.filters().media));
         let rtc = config::rtc_configuration(&config, &streams);
         let round_trip = RoundTripHint::default();
         let pacing = Pacing::new(config.pace);

@@ -94,6 +94,11 @@ impl Handshake {
         }
     }
 
+    /// Whether there are keys: data was sent with them.
+    pub(super) fn has_keys(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) == Sent::Data as u8
+    }
+
     /// A datagram of ours.
     pub(super) fn sent(&self, datagram: &[u8]) {
         if self.sent.load(Ordering::Relaxed) == Sent::Data as u8 {
@@ -181,7 +186,7 @@ impl Handshake {
 }
 
 /// What a datagram holds, also one from or to a relay (RFC 7983 §7, RFC 8656 §11 and §12).
-fn inner(datagram: &[u8]) -> Option<&[u8]> {
+pub(super) fn inner(datagram: &[u8]) -> Option<&[u8]> {
     match datagram.first()? {
         0x40..=0x4F => datagram.get(4..),
         0..=3 => Message::parse(datagram)

@@ -16,6 +16,9 @@ use super::{
 /// Streams kept at a time; one more ends the one that was silent longest.
 const MAX_STREAMS: usize = 4;
 
+/// Bytes that all incomplete access units take together, at most: one of the largest that a sender may make.
+const MAX_HELD: usize = 24 << 20;
+
 struct Stream {
     assembler: Assembler,
     last_arrival: Instant,
@@ -51,7 +54,25 @@ impl Incoming {
         });
         stream.last_arrival = arrived;
         made.extend(stream.assembler.push(inbound.packet));
+        made.extend(self.shed());
         made
+    }
+
+    /// Gives up access units until no more is held than may be: of the stream that holds the most, so that one
+    /// stream cannot take the place of another.
+    fn shed(&mut self) -> Vec<Assembled> {
+        let mut made = Vec::new();
+        while self.held() > MAX_HELD {
+            let largest = self.streams.values_mut().max_by_key(|stream| stream.assembler.held());
+            let Some(given_up) = largest.and_then(|stream| stream.assembler.shed()) else { break };
+            made.push(given_up);
+        }
+        made
+    }
+
+    /// Bytes that incomplete access units take.
+    pub(super) fn held(&self) -> usize {
+        self.streams.values().map(|stream| stream.assembler.held()).sum()
     }
 
     /// Gives up what has waited too long at `now`.
@@ -70,7 +91,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::peer::assembler::{BrokenReason, RtpPacket};
+    use crate::peer::{
+        assembler::{BrokenReason, RtpPacket},
+        tap::Queued,
+    };
 
     const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -88,6 +112,7 @@ mod tests {
                 arrived,
                 retransmitted: false,
             },
+            _queued: Queued::default(),
         }
     }
 
@@ -135,5 +160,42 @@ mod tests {
         assert_eq!(incoming.next_expiry(), Some(now + PATIENCE));
         assert_eq!(incoming.expire(now + PATIENCE).len(), 1);
         assert_eq!(incoming.expire(now + 2 * PATIENCE).len(), 1);
+    }
+
+    /// A million packets of pictures that never become whole, of ten sources.
+    #[test]
+    fn incomplete_pictures_take_a_bounded_number_of_bytes() {
+        let begun = Instant::now();
+        let mut incoming = Incoming::new(PATIENCE);
+        let payload = Bytes::from(vec![0x65; 1188]);
+        let (mut most, mut broken) = (0, 0);
+        for number in 0..1_000_000_u32 {
+            let arrived = begun + Duration::from_micros(number.into());
+            let mut inbound = packet(1 + number / 5_000 % 10, number / 4_000, 1, arrived);
+            inbound.packet.sequence = number as u16;
+            inbound.packet.payload = payload.clone();
+            broken += incoming.push(inbound).len();
+            most = most.max(incoming.held());
+        }
+        assert!(most <= MAX_HELD && most > MAX_HELD / 2, "{most} bytes");
+        assert!(broken > 100 && incoming.streams.len() <= MAX_STREAMS, "{broken}");
+        incoming.expire(begun + Duration::from_secs(10));
+        assert_eq!(incoming.held(), 0);
+    }
+
+    #[test]
+    fn a_stream_that_holds_much_does_not_break_another() {
+        let now = Instant::now();
+        let mut incoming = Incoming::new(PATIENCE);
+        incoming.push(packet(1, 7, 0, now));
+        for number in 0..60_000_u32 {
+            let mut inbound = packet(2, number / 4_000, 1, now);
+            inbound.packet.sequence = number as u16;
+            inbound.packet.payload = Bytes::from_static(&[0x65; 1188]);
+            incoming.push(inbound);
+        }
+        incoming.push(packet(1, 7, 1, now));
+        let made = incoming.push(packet(1, 7, 2, now));
+        assert!(matches!(made[..], [Assembled::Whole(_)]), "{made:?}");
     }
 }

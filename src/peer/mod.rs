@@ -15,12 +15,15 @@
 //! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - `incoming`: the streams of the other side; [`video`]: the tasks around them
 //! - [`pacing`]: when packets may leave; [`rate`]: how fast
-//! - `remote_candidates`: which of the other side's are taken
+//! - `remote_candidates`: which of the other side's are taken; `media_gate`: which sources of media are
+//! - `allowance`: so many at once, and so many a second
 //! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
 //! - [`tap`]: what passes through the RTP and RTCP chain
+//! - `timestamps`: those of the video track
 //! - `unannounced`: checks that come before their candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or left out
 
+mod allowance;
 pub mod assembler;
 pub mod config;
 pub mod connection;
@@ -32,6 +35,7 @@ mod guard;
 mod handler;
 mod handshake;
 mod incoming;
+mod media_gate;
 pub mod pacing;
 pub mod packetizer;
 pub mod rate;
@@ -44,9 +48,13 @@ mod socket;
 pub mod stats;
 mod streams;
 pub mod tap;
+mod timestamps;
 mod unannounced;
 pub mod video;
 pub mod vitals;
+
+#[cfg(test)]
+mod long_life;
 
 pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;

@@ -1,87 +1,191 @@
-//! Which candidates of the other side are taken (RFC 8839 §5.1, RFC 8445 §5.1 and §6.1.2.5).
+//! Which candidates of the remote peer are taken (RFC 8839 §5.1, RFC 8445 §5.1, §6.1.2.5 and §19.5.1).
 //!
-//! The `rtc` crate pairs each with every local candidate and checks every pair at each tick. Whoever told of
-//! thousands, or of the address of a group, would have this machine flood others.
+//! The `rtc` crate pairs each with every local candidate and checks every pair at each tick. Whoever signals
+//! thousands, or the address of a group, would have this machine flood others.
+//!
+//! Both descriptions and trickled candidates are read with the crate's own parser: what is judged here is what the
+//! crate would use.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
-use super::sdp::ufrag;
+use rtc::ice::candidate::{Candidate, unmarshal_candidate};
+
+use super::{
+    allowance::Allowance,
+    sdp::{self, Rewritten, ufrag},
+};
 
 /// Candidates taken of one ICE generation; a device has a dozen. A signaling server holds as many with an offer.
 const MAX_TAKEN: usize = 64;
 
-/// The candidates of the other side, on one connection.
-#[derive(Debug, Default)]
+/// Of those, names of mDNS, each of which is asked for in the local network.
+const MAX_NAMES: usize = 16;
+
+/// Candidates taken of all generations: four times as many at once, and so many a second. A device that restarts
+/// ICE every few seconds needs fewer.
+const OVER_TIME: (u32, f64) = (4 * MAX_TAKEN as u32, 2.0);
+
+/// Longest candidate, bytes; one with every attribute there is has 300.
+pub(super) const MAX_BYTES: usize = 1024;
+
+/// Longest name of mDNS, bytes: a label of DNS, and `.local`.
+const MAX_NAME_BYTES: usize = 63 + 6;
+
+/// Where a candidate can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// At an address.
+    Address(SocketAddr),
+    /// Behind a name of mDNS.
+    Name,
+}
+
+/// The candidates of the remote peer, on one connection.
+#[derive(Debug)]
 pub(super) struct RemoteCandidates {
     /// Of the last description: another one is another generation.
     ufrag: Option<String>,
     taken: usize,
+    names: usize,
+    over_time: Allowance,
     complained: bool,
 }
 
+impl Default for RemoteCandidates {
+    fn default() -> Self {
+        let (most, per_second) = OVER_TIME;
+        Self {
+            ufrag: None,
+            taken: 0,
+            names: 0,
+            over_time: Allowance::new(most, per_second),
+            complained: false,
+        }
+    }
+}
+
 impl RemoteCandidates {
-    /// A description as the crate gets it: without the candidates that are not taken.
-    pub(super) fn describe(&mut self, sdp: &str) -> String {
-        let ufrag = ufrag(sdp);
+    /// A description as the crate gets it, without the candidates that are not taken; and where the others are.
+    ///
+    /// # Errors
+    /// As [`sdp::rewrite`].
+    pub(super) fn describe(
+        &mut self,
+        sdp: &str,
+        now: Instant,
+    ) -> Result<(Rewritten, Vec<Target>), String> {
+        let mut values = Vec::new();
+        let plain = sdp::rewrite(sdp, |value| {
+            values.push(value.to_owned());
+            false
+        })?;
+        let ufrag = ufrag(&plain.sdp);
         if self.ufrag.as_deref() != ufrag {
             self.ufrag = ufrag.map(str::to_owned);
-            self.taken = 0;
+            (self.taken, self.names) = (0, 0);
         }
-        let takes = |line: &&str| !line.starts_with("a=candidate:") || self.takes(line);
-        sdp.split_inclusive('\n').filter(takes).collect()
+        let mut targets = Vec::new();
+        let rewritten = sdp::rewrite(sdp, |value| {
+            let target = self.takes(value, now);
+            targets.extend(target);
+            target.is_some()
+        })?;
+        Ok((rewritten, targets))
     }
 
-    /// Whether a candidate is taken; it counts then.
-    pub(super) fn takes(&mut self, candidate: &str) -> bool {
-        let why = match unusable(candidate) {
-            None if self.taken < MAX_TAKEN => {
-                self.taken += 1;
-                return true;
+    /// Where a candidate is that is taken; it counts then.
+    pub(super) fn takes(&mut self, candidate: &str, now: Instant) -> Option<Target> {
+        match self.judge(candidate, now) {
+            Ok(target) => target,
+            Err(why) => {
+                self.complain(&why);
+                None
             }
-            None => "there are 64 already",
-            Some(why) => why,
-        };
-        self.complain(why);
-        false
+        }
+    }
+
+    /// None is one that is of no use and nothing to complain of.
+    fn judge(&mut self, candidate: &str, now: Instant) -> Result<Option<Target>, String> {
+        if candidate.len() > MAX_BYTES {
+            return Err(format!("it has more than {MAX_BYTES} bytes"));
+        }
+        // As the crate does it for trickled ones.
+        let value = candidate.strip_prefix("candidate:").unwrap_or(candidate);
+        let candidate = unmarshal_candidate(value).map_err(|error| error.to_string())?;
+        // Every browser signals its TCP candidates, too. The crate would connect to passive ones.
+        if candidate.network_type().is_tcp() {
+            return Ok(None);
+        }
+        let target = target(&candidate)?;
+        if self.taken >= MAX_TAKEN {
+            return Err(format!("there are {MAX_TAKEN} already"));
+        }
+        if target == Target::Name && self.names >= MAX_NAMES {
+            return Err(format!("there are {MAX_NAMES} names already"));
+        }
+        if !self.over_time.take(now) {
+            return Err("too many came within a short time".into());
+        }
+        self.taken += 1;
+        self.names += usize::from(target == Target::Name);
+        Ok(Some(target))
     }
 
     /// Says that a candidate was not taken: aloud once, for a flood would fill the log.
     pub(super) fn complain(&mut self, why: &str) {
         if std::mem::replace(&mut self.complained, true) {
-            tracing::debug!("a candidate of the other side is left out: {why}");
+            tracing::debug!("a candidate of the other side is left out: {why:?}");
         } else {
-            tracing::warn!("a candidate of the other side is left out: {why} (told once)");
+            tracing::warn!("a candidate of the other side is left out: {why:?} (told once)");
         }
     }
 }
 
-/// Why nobody can be reached by a candidate, when that shows.
-fn unusable(candidate: &str) -> Option<&'static str> {
-    let mut words = candidate.split_whitespace().skip(4);
-    let (address, port) = (words.next()?, words.next()?);
-    if port.parse::<u16>().is_ok_and(|port| port == 0) {
-        return Some("its port is 0");
+/// Where a candidate is, or why nobody can be reached by it.
+fn target(candidate: &Candidate) -> Result<Target, &'static str> {
+    let (address, port) = (candidate.address(), candidate.port());
+    if port == 0 {
+        return Err("its port is 0");
     }
     let Ok(ip) = address.parse::<IpAddr>() else {
-        let named = address.to_ascii_lowercase().ends_with(".local");
-        return (!named).then_some("names but those of mDNS are not looked up");
+        return if is_mdns_name(address) {
+            Ok(Target::Name)
+        } else {
+            Err("names but those of mDNS are not looked up")
+        };
     };
     let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
     let no_scope = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     match ip.to_canonical() {
-        ip if ip.is_unspecified() => Some("its address is none"),
-        ip if ip.is_multicast() || broadcast => Some("its address is that of many"),
-        _ if no_scope => Some("its address is of one link, and does not say which"),
-        _ => None,
+        ip if ip.is_unspecified() => Err("its address is none"),
+        ip if ip.is_multicast() || broadcast => Err("its address is that of many"),
+        _ if no_scope => Err("its address is of one link, and does not say which"),
+        ip => Ok(Target::Address(SocketAddr::new(ip, port))),
     }
+}
+
+/// Whether this is one label and `.local`, as draft-ietf-mmusic-mdns-ice-candidates §3.1.1 has it.
+fn is_mdns_name(address: &str) -> bool {
+    let label = address.strip_suffix(".local").unwrap_or_default();
+    let ordinary = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !label.is_empty() && address.len() <= MAX_NAME_BYTES && label.bytes().all(ordinary)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn candidate(address: &str, port: u16) -> String {
         format!("candidate:1 1 udp 2122260223 {address} {port} typ host generation 0")
+    }
+
+    fn taken(candidate: &str) -> Option<Target> {
+        RemoteCandidates::default().takes(candidate, Instant::now())
     }
 
     #[test]
@@ -90,7 +194,7 @@ mod tests {
         for good in
             ["192.0.2.7", "10.1.2.3", "127.0.0.1", "169.254.1.1", "2001:db8::1", "::1", name]
         {
-            assert_eq!(unusable(&candidate(good, 9)), None, "{good}");
+            assert!(taken(&candidate(good, 9)).is_some(), "{good}");
         }
         for bad in [
             "0.0.0.0",
@@ -103,32 +207,109 @@ mod tests {
             "255.255.255.255",
             "fe80::1",
             "example.com",
+            "attacker.example",
+            "attacker.example.local",
+            ".local",
             "local",
             "1.2.3",
         ] {
-            assert!(unusable(&candidate(bad, 9)).is_some(), "{bad}");
+            assert!(taken(&candidate(bad, 9)).is_none(), "{bad}");
         }
-        assert!(unusable(&candidate("192.0.2.7", 0)).is_some());
-        // Too short to say: the crate does.
-        assert_eq!(unusable("candidate:1 1 udp"), None);
+        assert!(taken(&candidate("192.0.2.7", 0)).is_none());
+        assert!(taken(&candidate(&format!("{}.local", "x".repeat(64)), 9)).is_none());
+        assert!(taken(&format!("{} {}", candidate("192.0.2.7", 9), "x".repeat(1024))).is_none());
+        for bad in ["", "candidate:", "candidate:1 1 udp", "garbage"] {
+            assert!(taken(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tcp_is_not_used() {
+        for tcp in [
+            "tcp 1 192.0.2.7 9 typ host tcptype active",
+            "TCP 1 192.0.2.7 9 typ host tcptype passive",
+        ] {
+            assert_eq!(taken(&format!("candidate:1 1 {tcp}")), None, "{tcp}");
+        }
+    }
+
+    /// The crate splits at any white space, so a candidate can be written in several ways.
+    #[test]
+    fn the_address_is_the_one_that_the_crate_uses() {
+        let address = Target::Address("192.0.2.7:9".parse().unwrap());
+        for good in [
+            "candidate:1 1 udp 1 192.0.2.7 9 typ host",
+            "1 1 udp 1 192.0.2.7 9 typ host",
+            "candidate: 1 1 udp 1 192.0.2.7 9 typ host",
+            "candidate:1\r\n1\tudp 1\u{a0}192.0.2.7\n9 typ host",
+        ] {
+            assert_eq!(taken(good), Some(address), "{good:?}");
+        }
+        for bad in [
+            "candidate: 1 1 udp 1 224.0.0.1 9 typ host",
+            "candidate:1 1 udp\n1 224.0.0.1 9 typ host",
+            "candidate:192.0.2.7 1 udp 1 224.0.0.1 9 typ host",
+        ] {
+            assert_eq!(taken(bad), None, "{bad:?}");
+        }
+    }
+
+    fn description(ufrag: &str, begin: &str, count: u16) -> String {
+        let many = (1..=count).map(|port| format!("{begin}{}\r\n", candidate("192.0.2.7", port)));
+        format!(
+            "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 102\r\n\
+             a=ice-ufrag:{ufrag}\r\n{}a=end-of-candidates\r\n",
+            many.collect::<String>()
+        )
+    }
+
+    fn count(candidates: &mut RemoteCandidates, sdp: &str, now: Instant) -> usize {
+        let (rewritten, targets) = candidates.describe(sdp, now).unwrap();
+        assert!(rewritten.sdp.ends_with("a=end-of-candidates\r\n"));
+        assert_eq!(rewritten.sdp.matches("candidate:").count(), targets.len());
+        targets.len()
     }
 
     #[test]
     fn a_generation_has_its_number_of_candidates() {
+        let now = Instant::now();
+        for begin in ["a=", "\ra=", "a= "] {
+            let mut candidates = RemoteCandidates::default();
+            let one = description("one", begin, 600);
+            assert_eq!(count(&mut candidates, &one, now), MAX_TAKEN, "{begin:?}");
+            assert!(candidates.takes(&candidate("192.0.2.8", 9), now).is_none());
+            assert_eq!(count(&mut candidates, &one, now), 0, "the same generation");
+            let two = description("two", begin, 600);
+            assert_eq!(count(&mut candidates, &two, now), MAX_TAKEN, "after an ICE restart");
+        }
+    }
+
+    #[test]
+    fn many_generations_have_no_more_than_a_few() {
+        let begun = Instant::now();
         let mut candidates = RemoteCandidates::default();
-        let lines = |ufrag: &str| {
-            let many = (1..=1000).map(|port| format!("a={}\r\n", candidate("192.0.2.7", port)));
-            format!(
-                "v=0\r\na=ice-ufrag:{ufrag}\r\n{}a=end-of-candidates\r\n",
-                many.collect::<String>()
-            )
-        };
-        let count = |sdp: &str| sdp.matches("a=candidate:").count();
-        let taken = candidates.describe(&lines("one"));
-        assert_eq!(count(&taken), MAX_TAKEN);
-        assert!(taken.starts_with("v=0\r\n") && taken.ends_with("\r\na=end-of-candidates\r\n"));
-        assert!(!candidates.takes(&candidate("192.0.2.8", 9)));
-        assert_eq!(count(&candidates.describe(&lines("one"))), 0, "the same generation");
-        assert_eq!(count(&candidates.describe(&lines("two"))), MAX_TAKEN, "after an ICE restart");
+        let mut taken = 0;
+        for generation in 0..600_u32 {
+            let sdp = description(&format!("u{generation}"), "a=", 64);
+            taken += count(&mut candidates, &sdp, begun + generation * Duration::from_millis(100));
+        }
+        // 256 at once, and two a second in one minute.
+        assert!((256..=256 + 120).contains(&taken), "{taken}");
+        // A device that moves about restarts ICE every four seconds.
+        let later = begun + Duration::from_hours(1);
+        for generation in 0..100_u32 {
+            let sdp = description(&format!("v{generation}"), "a=", 8);
+            let now = later + generation * Duration::from_secs(4);
+            assert_eq!(count(&mut candidates, &sdp, now), 8);
+        }
+    }
+
+    #[test]
+    fn names_are_fewer() {
+        let mut candidates = RemoteCandidates::default();
+        let now = Instant::now();
+        let names =
+            (0..64).filter_map(|n| candidates.takes(&candidate(&format!("{n}.local"), 9), now));
+        assert_eq!(names.count(), MAX_NAMES);
     }
 }

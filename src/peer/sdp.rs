@@ -1,4 +1,67 @@
-//! The few things we read from SDP text (RFC 8866) ourselves.
+//! Session descriptions (RFC 8866): what is changed in a remote one before the `rtc` crate sees it, and the few
+//! things we read from the text ourselves.
+
+use std::io::Cursor;
+
+use rtc::sdp::{
+    SessionDescription,
+    description::{
+        common::Attribute,
+        session::{ATTR_KEY_CANDIDATE, ATTR_KEY_SSRC},
+    },
+};
+
+/// What the crate is given for a remote description.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewritten {
+    /// The description.
+    pub sdp: String,
+    /// The SSRCs it names (`a=ssrc`, RFC 5576), in their order.
+    pub ssrcs: Vec<u32>,
+}
+
+/// Reads a description with the parser of the `rtc` crate, changes what that has read, and writes it again, one line
+/// for each attribute. So the crate reads nothing that was not seen here, however the text was written.
+///
+/// Candidates stay when `takes` says so of their value (RFC 8839 §5.1) and they belong to an m-line. Fingerprints
+/// (RFC 8122 §5) get the form that the crate compares byte by byte: the hash function in lower case, the digits in
+/// upper case, one space.
+///
+/// # Errors
+/// The crate's words when it cannot read the description.
+pub fn rewrite(sdp: &str, mut takes: impl FnMut(&str) -> bool) -> Result<Rewritten, String> {
+    let mut description = SessionDescription::unmarshal(&mut Cursor::new(sdp.as_bytes()))
+        .map_err(|error| error.to_string())?;
+    let mut ssrcs = Vec::new();
+    description.attributes.retain(|attribute| !attribute.is_ice_candidate());
+    description.attributes.iter_mut().for_each(unify_fingerprint);
+    for media in &mut description.media_descriptions {
+        media.attributes.retain(|attribute| {
+            attribute.key != ATTR_KEY_CANDIDATE
+                || attribute.value.as_deref().is_some_and(&mut takes)
+        });
+        media.attributes.iter_mut().for_each(unify_fingerprint);
+        let named = media.attributes.iter().filter(|attribute| attribute.key == ATTR_KEY_SSRC);
+        ssrcs.extend(named.filter_map(|attribute| ssrc(attribute.value.as_deref()?)));
+    }
+    ssrcs.dedup();
+    Ok(Rewritten { sdp: description.marshal(), ssrcs })
+}
+
+fn unify_fingerprint(attribute: &mut Attribute) {
+    if attribute.key != "fingerprint" {
+        return;
+    }
+    let Some(value) = &mut attribute.value else { return };
+    let mut words = value.split_ascii_whitespace();
+    if let (Some(hash), Some(digits), None) = (words.next(), words.next(), words.next()) {
+        *value = format!("{} {}", hash.to_ascii_lowercase(), digits.to_ascii_uppercase());
+    }
+}
+
+fn ssrc(value: &str) -> Option<u32> {
+    value.split_ascii_whitespace().next()?.parse().ok()
+}
 
 /// H.264 in a session description.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -106,6 +169,60 @@ mod tests {
     const OFFER: &str = "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=rtpmap:111 opus/48000/2\r\n\
         m=video 9 UDP/TLS/RTP/SAVPF 96 102 125\r\na=mid:1\r\na=rtpmap:96 VP8/90000\r\n\
         a=rtpmap:102 H264/90000\r\na=rtpmap:125 h264/90000\r\n";
+
+    const REST: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n\
+        m=video 9 UDP/TLS/RTP/SAVPF 102\r\na=mid:0\r\n";
+
+    /// Candidates that the callback sees, and those that the crate finds afterwards.
+    fn candidates(sdp: &str) -> (Vec<String>, usize) {
+        let mut seen = Vec::new();
+        let rewritten = rewrite(sdp, |value| {
+            seen.push(value.to_owned());
+            value.contains("192.0.2.1 ")
+        });
+        let parsed = SessionDescription::try_from(rewritten.unwrap().sdp).unwrap();
+        let media = parsed.media_descriptions.iter().flat_map(|media| &media.attributes);
+        let left = parsed.attributes.iter().chain(media).filter(|a| a.is_ice_candidate()).count();
+        (seen, left)
+    }
+
+    #[test]
+    fn candidates_are_seen_as_the_crate_sees_them() {
+        let candidate = |address: &str| format!("candidate:1 1 udp 1 {address} 9 typ host");
+        let (good, bad) = (candidate("192.0.2.1"), candidate("192.0.2.2"));
+        for begin in ["a=", "\ra=", "\r\r\na=", "a= ", "a=\t", "a=\u{a0}", "a=\u{3000} ", "a=\x0b"]
+        {
+            for end in ["\r\n", "\n", " \r\n", "\r\r\n"] {
+                let sdp = format!("{REST}{begin}{good}{end}{begin}{bad}{end}a=rtcp-mux\r\n");
+                let (seen, left) = candidates(&sdp);
+                assert_eq!((seen.len(), left), (2, 1), "{begin:?} {end:?}: {seen:?}");
+            }
+        }
+        // The crate takes none of a session.
+        let session = REST.replace("m=video", &format!("a={good}\r\nm=video"));
+        assert_eq!(candidates(&session), (Vec::new(), 0));
+        // One line is one attribute, whatever is in it.
+        let hidden = format!("{REST}a=x:y\ra={good}\r\n");
+        assert_eq!(candidates(&hidden), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn fingerprints_get_one_form() {
+        for written in ["sha-256 ab:cd", "SHA-256 AB:cd", "sha-256  AB:CD ", " sha-256 aB:Cd"] {
+            let sdp = format!("{REST}a=fingerprint:{written}\r\n");
+            let rewritten = rewrite(&sdp, |_| true).unwrap().sdp;
+            assert!(
+                rewritten.contains("a=fingerprint:sha-256 AB:CD\r\n"),
+                "{written}: {rewritten}"
+            );
+        }
+        let odd =
+            format!("{REST}a=fingerprint:none\r\na=ssrc:7 cname:x\r\na=ssrc:7\r\na=ssrc:x\r\n");
+        let rewritten = rewrite(&odd, |_| true).unwrap();
+        assert!(rewritten.sdp.contains("a=fingerprint:none\r\n"));
+        assert_eq!(rewritten.ssrcs, [7]);
+        assert!(rewrite("\u{0}garbage", |_| true).is_err());
+    }
 
     #[test]
     fn payload_types_of_h264_are_found() {

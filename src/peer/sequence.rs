@@ -25,9 +25,44 @@ pub(super) fn near(reference: u64, value: u64, bits: u32) -> u64 {
     }
 }
 
+/// Packets this far behind the newest one may still be late: as many as SRTP's replay protection lets through.
+pub(super) const LATE: u64 = 2048;
+
+/// Extends an RTP sequence number. Only the last [`LATE`] numbers are late packets; every other one is ahead,
+/// because SRTP drops what is older. So the value keeps growing after a gap of more than half a turn and after a
+/// sender that restarts with a random number, where the nearest value would lie behind for thousands of packets.
+pub(super) fn extend_sequence(newest: &mut Option<u64>, sequence: u16) -> u64 {
+    let Some(last) = *newest else { return extend(newest, sequence.into(), 16) };
+    let extended = near_sequence(last, sequence);
+    *newest = Some(last.max(extended));
+    extended
+}
+
+/// The extended sequence number that follows from the newest one, see [`extend_sequence`].
+pub(super) fn near_sequence(newest: u64, sequence: u16) -> u64 {
+    let ahead = u64::from(sequence.wrapping_sub(newest as u16));
+    if ahead + LATE < 1 << 16 { newest + ahead } else { (newest + ahead).saturating_sub(1 << 16) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sequence_number_is_late_or_ahead_and_never_stuck_behind() {
+        let mut newest = Some(100_000);
+        let low = (100_000 % 65_536) as u16;
+        assert_eq!(extend_sequence(&mut newest, low - 2048), 100_000 - 2048);
+        assert_eq!(extend_sequence(&mut newest, low - 2049), 100_000 + 65_536 - 2049);
+        let mut newest = None;
+        let first = extend_sequence(&mut newest, 10);
+        assert_eq!(extend_sequence(&mut newest, 65_535), first - 11, "before the first one");
+        // A gap of 40,000 packets, and a sender that restarts 20,000 below.
+        assert_eq!(extend_sequence(&mut newest, 40_010), first + 40_000);
+        let again = extend_sequence(&mut newest, 20_010);
+        assert!(again > first + 40_000);
+        assert_eq!(extend_sequence(&mut newest, 20_011), again + 1);
+    }
 
     #[test]
     fn a_counter_goes_on_after_its_wrap_and_back_before_it() {

@@ -17,6 +17,7 @@ use super::{
     gathering::Watcher,
     guard::{Guard, Verdict},
     handshake::Handshake,
+    media_gate::MediaGate,
     vitals::Monitor,
 };
 
@@ -31,6 +32,7 @@ const MAX_READS: usize = 32;
 pub(super) struct Filters {
     pub(super) guard: Guard,
     pub(super) handshake: Handshake,
+    pub(super) media: Arc<MediaGate>,
     watcher: Arc<Watcher>,
     monitor: Arc<Monitor>,
 }
@@ -38,7 +40,7 @@ pub(super) struct Filters {
 impl Filters {
     pub(super) fn new(watcher: Arc<Watcher>, monitor: Arc<Monitor>) -> Self {
         let handshake = Handshake::new(Arc::clone(&monitor));
-        Self { guard: Guard::default(), handshake, watcher, monitor }
+        Self { guard: Guard::default(), handshake, media: Arc::default(), watcher, monitor }
     }
 
     fn sent(&self, to: SocketAddr, datagram: &[u8]) {
@@ -54,7 +56,11 @@ impl Filters {
                 self.monitor.check_received();
                 self.watcher.unannounced.passes(from, datagram, Instant::now())
             }
-            Verdict::Data => self.handshake.passes(datagram),
+            // Without keys the crate drops media and keeps nothing of it: a flood before them uses nothing up.
+            Verdict::Data => {
+                self.handshake.passes(datagram)
+                    && (!self.handshake.has_keys() || self.media.passes(datagram, Instant::now()))
+            }
         };
         if !passes {
             self.monitor.datagram_dropped();

@@ -9,11 +9,12 @@ use std::{
     collections::{HashSet, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
+use bytes::Bytes;
 use rtc::{
     interceptor::{Attribute, Interceptor, Packet, StreamInfo, TaggedPacket},
     rtcp::{
@@ -27,14 +28,20 @@ use rtc::{
         },
     },
     sansio::Protocol,
-    shared::error::Error,
+    shared::{error::Error, marshal::MarshalSize},
 };
 use tokio::sync::mpsc;
 
-use super::{assembler::RtpPacket, vitals::Monitor};
+use super::{assembler::RtpPacket, media_gate::MediaGate, vitals::Monitor};
 
 /// Packets that may wait for the assembler: a flood beyond it is dropped and counted.
 const QUEUE_PACKETS: usize = 8 * 1024;
+
+/// Bytes that they may take together.
+const QUEUE_BYTES: usize = 16 << 20;
+
+/// A payload behind a longer header than this is copied, so that the header is not kept with it, bytes.
+const MAX_KEPT_HEADER: usize = 128;
 
 /// Sequence numbers remembered as asked for again.
 const MAX_NACKED: usize = 4096;
@@ -97,6 +104,32 @@ pub(crate) struct InboundRtp {
     pub(crate) payload_type: u8,
     /// The packet.
     pub(crate) packet: RtpPacket,
+    /// Its share of what waits.
+    pub(crate) _queued: Queued,
+}
+
+/// Bytes of one packet that waits for the assembler, counted until this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Queued {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Queued {
+    /// None when too much waits already.
+    fn new(bytes: usize, all: &Arc<AtomicUsize>) -> Option<Self> {
+        if all.load(Ordering::Relaxed) + bytes > QUEUE_BYTES {
+            return None;
+        }
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Some(Self { bytes, all: Arc::clone(all) })
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The interceptor.
@@ -105,13 +138,16 @@ pub(crate) struct Tap {
     requests: mpsc::Sender<KeyframeRequest>,
     counters: Arc<TapCounters>,
     monitor: Arc<Monitor>,
+    gate: Arc<MediaGate>,
+    queued: Arc<AtomicUsize>,
     nacked: HashSet<(u32, u16)>,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
 }
 
 impl Tap {
-    pub(crate) fn new(monitor: Arc<Monitor>) -> (Self, TapOutputs) {
+    /// `gate` learns which packets could be decrypted.
+    pub(super) fn new(monitor: Arc<Monitor>, gate: Arc<MediaGate>) -> (Self, TapOutputs) {
         let (packets, packets_out) = mpsc::channel(QUEUE_PACKETS);
         let (requests, requests_out) = mpsc::channel(16);
         let counters = Arc::new(TapCounters::default());
@@ -120,6 +156,8 @@ impl Tap {
             requests,
             counters: Arc::clone(&counters),
             monitor,
+            gate,
+            queued: Arc::default(),
             nacked: HashSet::new(),
             read_queue: VecDeque::new(),
             write_queue: VecDeque::new(),
@@ -132,6 +170,10 @@ impl Tap {
         self.monitor.rtp_received();
         add(&self.counters.rtp_packets_received, 1);
         add(&self.counters.rtp_bytes_received, 12 + packet.payload.len() as u64);
+        let retransmitted = self.nacked.remove(&(header.ssrc, header.sequence_number));
+        let Some(queued) = Queued::new(packet.payload.len(), &self.queued) else {
+            return add(&self.counters.overflow, 1);
+        };
         let inbound = InboundRtp {
             ssrc: header.ssrc,
             payload_type: header.payload_type,
@@ -139,10 +181,11 @@ impl Tap {
                 sequence: header.sequence_number,
                 timestamp: header.timestamp,
                 marker: header.marker,
-                payload: packet.payload.clone(),
+                payload: payload(packet),
                 arrived,
-                retransmitted: self.nacked.remove(&(header.ssrc, header.sequence_number)),
+                retransmitted,
             },
+            _queued: queued,
         };
         if self.packets.try_send(inbound).is_err() {
             add(&self.counters.overflow, 1);
@@ -166,7 +209,9 @@ impl Tap {
                 let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
                 add(&self.counters.packets_nacked, asked as u64);
             } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
-                let lost: u64 = report.reports.iter().map(|r| u64::from(r.total_lost)).sum();
+                // 24 bits with a sign: duplicates make it negative (RFC 3550 §6.4.1).
+                let lost = report.reports.iter().map(|r| u64::from(r.total_lost));
+                let lost: u64 = lost.filter(|lost| *lost < 1 << 23).sum();
                 self.counters.remote_packets_lost.fetch_max(lost, Ordering::Relaxed);
             }
         }
@@ -203,6 +248,15 @@ impl Tap {
     }
 }
 
+/// The payload, in memory of its own when the header before it is long: CSRCs and extensions are the sender's to
+/// fill, up to the size of a datagram.
+fn payload(packet: &rtc::rtp::Packet) -> Bytes {
+    if packet.header.marshal_size() > MAX_KEPT_HEADER {
+        return Bytes::copy_from_slice(&packet.payload);
+    }
+    packet.payload.clone()
+}
+
 fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
 }
@@ -216,7 +270,10 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
 
     fn handle_read(&mut self, message: TaggedPacket) -> Result<(), Error> {
         match &message.message.packet {
-            Packet::Rtp(packet) => self.on_rtp(packet, message.now),
+            Packet::Rtp(packet) => {
+                self.gate.read();
+                self.on_rtp(packet, message.now);
+            }
             Packet::Rtcp(packets) => self.on_rtcp(packets),
             _ => {}
         }
@@ -253,4 +310,69 @@ impl Interceptor for Tap {
     fn unbind_local_stream(&mut self, _info: &StreamInfo) {}
     fn bind_remote_stream(&mut self, _info: &StreamInfo) {}
     fn unbind_remote_stream(&mut self, _info: &StreamInfo) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use rtc::{
+        interceptor::AttributedPacket,
+        rtcp::reception_report::ReceptionReport,
+        rtp::{self, header::Header},
+        shared::TransportContext,
+    };
+
+    use super::*;
+
+    fn read(tap: &mut Tap, packet: Packet) {
+        let message = AttributedPacket::new(packet);
+        let transport = TransportContext::default();
+        tap.handle_read(TaggedPacket { now: Instant::now(), transport, message }).unwrap();
+        assert!(tap.poll_read().is_some());
+    }
+
+    fn packet(header: Header, payload: Bytes) -> Packet {
+        Packet::Rtp(rtp::Packet { header, payload })
+    }
+
+    /// A million packets that nobody reads, as large as datagrams may be.
+    #[test]
+    fn what_waits_for_the_assembler_is_bounded() {
+        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
+        let payload = Bytes::from(vec![0x65; 60_000]);
+        for _ in 0..1_000_000 {
+            read(&mut tap, packet(Header::default(), payload.clone()));
+        }
+        let waiting = outputs.packets.len() * payload.len();
+        assert!(waiting <= QUEUE_BYTES && waiting > QUEUE_BYTES / 2, "{waiting} bytes");
+        assert_eq!(tap.queued.load(Ordering::Relaxed), waiting);
+        while outputs.packets.try_recv().is_ok() {}
+        assert_eq!(tap.queued.load(Ordering::Relaxed), 0, "its place is free again");
+        read(&mut tap, packet(Header::default(), payload));
+        assert!(outputs.packets.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_long_header_is_not_kept() {
+        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
+        let datagram = Bytes::from(vec![7; 1400]);
+        for (sources, shares) in [(1, true), (15, true), (40, false)] {
+            let header = Header { csrc: vec![1; sources], ..Header::default() };
+            read(&mut tap, packet(header, datagram.slice(1390..)));
+            let kept = outputs.packets.try_recv().unwrap().packet.payload;
+            assert_eq!(kept, datagram.slice(1390..));
+            assert_eq!(datagram.as_ptr_range().contains(&kept.as_ptr()), shares, "{sources}");
+        }
+    }
+
+    #[test]
+    fn duplicates_are_no_losses() {
+        let (mut tap, outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
+        let report = |total_lost| {
+            let reports = vec![ReceptionReport { total_lost, ..ReceptionReport::default() }];
+            Packet::Rtcp(vec![Box::new(ReceiverReport { reports, ..ReceiverReport::default() })])
+        };
+        read(&mut tap, report(3));
+        read(&mut tap, report(0xff_fffe));
+        assert_eq!(outputs.counters.remote_packets_lost.load(Ordering::Relaxed), 3);
+    }
 }

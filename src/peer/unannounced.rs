@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::remote_candidates::Target;
 use crate::stun::message::{Class, Message, method};
 
 /// How long an address may take to be told of, from its first check. Less than a relayed pair waits for a
@@ -54,18 +55,16 @@ impl Unannounced {
         self.active.store(false, Ordering::Relaxed);
     }
 
-    /// The other side has told of a candidate (RFC 8839 §5.1). Of one that hides its address behind a
+    /// The remote peer has signaled a candidate (RFC 8839 §5.1). Of one that hides its address behind a
     /// name nothing can be known: then no check is held back any more.
-    pub(super) fn told(&self, candidate: &str) {
-        let mut words = candidate.split_whitespace().skip(4);
-        let (Some(address), Some(port)) = (words.next(), words.next()) else { return };
-        let (Ok(ip), Ok(port)) = (address.parse::<IpAddr>(), port.parse()) else {
+    pub(super) fn told(&self, target: Target) {
+        let Target::Address(address) = target else {
             self.finish();
             return;
         };
         let mut addresses = self.addresses();
         if addresses.told.len() < MAX_ADDRESSES {
-            addresses.told.insert(SocketAddr::new(ip.to_canonical(), port));
+            addresses.told.insert(address);
         }
     }
 
@@ -124,7 +123,7 @@ mod tests {
         );
         let other = "[::ffff:192.0.2.1]:50001";
         assert!(!is_heard(&unannounced, other, &check(), now));
-        unannounced.told("candidate:1 1 udp 1677729535 192.0.2.1 50001 typ srflx raddr 10.0.0.1");
+        unannounced.told(Target::Address("192.0.2.1:50001".parse().unwrap()));
         assert!(is_heard(&unannounced, other, &check(), now));
     }
 
@@ -137,7 +136,7 @@ mod tests {
             assert!(is_heard(&unannounced, from, datagram, now), "{datagram:?}");
         }
         assert!(is_heard(&Unannounced::new(false), from, &check(), now));
-        unannounced.told("candidate:1 1 udp 1 0b2f.local 50001 typ host");
+        unannounced.told(Target::Name);
         assert!(is_heard(&unannounced, from, &check(), now), "a hidden address may be any");
     }
 }

@@ -5,9 +5,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use rtc::{
     media_stream::MediaStreamTrack,
     rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication,
@@ -17,7 +18,7 @@ use rtc::{
         rtp_sender::{RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind},
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use webrtc::{
     media_stream::{
         track_local::{TrackLocal, static_rtp::TrackLocalStaticRTP},
@@ -27,7 +28,7 @@ use webrtc::{
 };
 
 use super::{
-    assembler::{Assembled, WholeAccessUnit},
+    assembler::{Assembled, BrokenAccessUnit, BrokenReason, WholeAccessUnit},
     config::{self, PeerConfig},
     event::{PeerError, PeerEvent},
     handler::Shared,
@@ -35,6 +36,7 @@ use super::{
     pacing::Pacing,
     packetizer,
     tap::{InboundRtp, KeyframeRequest},
+    timestamps::Timestamps,
 };
 use crate::media::h264::AccessUnit;
 
@@ -44,6 +46,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The same where nothing is repaired: no packet is so late.
 pub(super) const PATIENCE_UNREPAIRED: Duration = Duration::from_millis(500);
+
+/// Bytes of received access units that may be in use at a time, from here to the disk, in units of 1 KiB.
+const RECEIVED_KIB: usize = 64 << 10;
 
 /// An access unit on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +77,7 @@ pub(super) struct VideoSender {
     track: Arc<TrackLocalStaticRTP>,
     ssrc: u32,
     sequence: AtomicU16,
-    timestamp_offset: u32,
-    last_timestamp: Mutex<Option<u32>>,
+    timestamps: Mutex<Timestamps>,
 }
 
 impl VideoSender {
@@ -111,32 +115,15 @@ impl VideoSender {
             ssrc,
             // The top bit clear leaves room before the first wrap (RFC 3711 §3.3.1).
             sequence: AtomicU16::new(rand::random::<u16>() & 0x7fff),
-            timestamp_offset: rand::random(),
-            last_timestamp: Mutex::default(),
+            timestamps: Mutex::new(Timestamps::new(rand::random(), Instant::now())),
         })
     }
 
-    /// Wall-clock time on the track's 90 kHz clock; distances between pictures are true.
-    fn timestamp(&self, captured_at: SystemTime) -> u32 {
-        let since = captured_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let ticks = since.as_secs().wrapping_mul(90_000) as u32;
-        ticks
-            .wrapping_add((u64::from(since.subsec_nanos()) * 9 / 100_000) as u32)
-            .wrapping_add(self.timestamp_offset)
-    }
-
-    /// The timestamp to send the next access unit with. It always goes forward, also when the clock
-    /// was set back.
+    /// The timestamp to send the next access unit with, see [`Timestamps`].
     pub(super) fn next_timestamp(&self, captured_at: SystemTime) -> u32 {
-        let mut last = self.last_timestamp.lock().expect("no holder of this lock panics");
-        let mut timestamp = self.timestamp(captured_at);
-        if let Some(last) = *last
-            && timestamp.wrapping_sub(last).wrapping_sub(1) >= 1 << 31
-        {
-            timestamp = last.wrapping_add(1);
-        }
-        *last = Some(timestamp);
-        timestamp
+        let age = SystemTime::now().duration_since(captured_at).unwrap_or_default();
+        let mut timestamps = self.timestamps.lock().expect("no holder of this lock panics");
+        timestamps.next(Instant::now(), age)
     }
 
     /// Sends an access unit, as fast as `pacing` lets it; `relayed` says that it may go through a relay.
@@ -150,8 +137,8 @@ impl VideoSender {
         let payloads = packetizer::packetize(&unit.data);
         let packets = payloads.len();
         let first = self.sequence.fetch_add(packets as u16, Ordering::Relaxed);
-        pacing.begin(packets, relayed);
         let begun = Instant::now();
+        pacing.begin(begun, packets, relayed);
         for (index, payload) in payloads.into_iter().enumerate() {
             pacing.wait(payload.len()).await;
             let packet = rtp::Packet {
@@ -204,6 +191,7 @@ pub(super) async fn receive(
     patience: Duration,
 ) {
     let mut incoming = Incoming::new(patience);
+    let budget = Arc::new(Semaphore::new(RECEIVED_KIB));
     loop {
         let expiry = incoming.next_expiry();
         let wait = async {
@@ -223,9 +211,9 @@ pub(super) async fn receive(
             () = wait => incoming.expire(Instant::now()),
         };
         for one in made {
-            let event = match one {
+            let event = match one.within(&budget) {
                 Assembled::Whole(unit) => PeerEvent::AccessUnit(ReceivedAccessUnit {
-                    received_at: SystemTime::now() - unit.completed.elapsed(),
+                    received_at: wall_time(unit.completed),
                     unit,
                 }),
                 Assembled::Broken(broken) => PeerEvent::Broken(broken),
@@ -234,6 +222,44 @@ pub(super) async fn receive(
                 return;
             }
         }
+    }
+}
+
+/// Wall-clock time at a moment that has just passed.
+fn wall_time(moment: Instant) -> SystemTime {
+    let now = SystemTime::now();
+    now.checked_sub(moment.elapsed()).unwrap_or(now)
+}
+
+impl Assembled {
+    /// An access unit whose bytes count in the budget until their last reader drops them; one that does not fit is
+    /// given up.
+    fn within(self, budget: &Arc<Semaphore>) -> Self {
+        let Self::Whole(mut unit) = self else { return self };
+        let kib = unit.data.len().div_ceil(1024) as u32;
+        match Arc::clone(budget).try_acquire_many_owned(kib) {
+            Ok(permit) => {
+                unit.data = Bytes::from_owner(Counted { data: unit.data, _permit: permit });
+                Self::Whole(unit)
+            }
+            Err(_) => Self::Broken(BrokenAccessUnit {
+                timestamp: unit.timestamp,
+                packets: unit.packets,
+                reason: BrokenReason::Overflow,
+            }),
+        }
+    }
+}
+
+/// Bytes that are counted while they are in use.
+struct Counted {
+    data: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 
@@ -246,26 +272,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_go_forward_although_the_clock_does_not() {
-        let track = MediaStreamTrack::new(
-            "s".to_owned(),
-            "t".to_owned(),
-            "l".to_owned(),
-            RtpCodecKind::Video,
-            Vec::new(),
-        );
-        let sender = VideoSender {
-            track: Arc::new(TrackLocalStaticRTP::new(track)),
-            ssrc: 1,
-            sequence: AtomicU16::new(0),
-            timestamp_offset: u32::MAX - 5,
-            last_timestamp: Mutex::default(),
+    fn access_units_in_use_are_bounded_and_free_their_place() {
+        let budget = Arc::new(Semaphore::new(RECEIVED_KIB));
+        let now = Instant::now();
+        let unit = || {
+            let data = Bytes::from(vec![7; 1 << 20]);
+            let (timestamp, packets, retransmitted) = (1, 900, 0);
+            let (first_packet, completed) = (now, now);
+            Assembled::Whole(WholeAccessUnit {
+                data,
+                timestamp,
+                packets,
+                retransmitted,
+                first_packet,
+                completed,
+            })
         };
-        let noon = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let first = sender.next_timestamp(noon);
-        assert_eq!(sender.next_timestamp(noon), first.wrapping_add(1));
-        assert_eq!(sender.next_timestamp(noon - Duration::from_hours(1)), first.wrapping_add(2));
-        let later = sender.next_timestamp(noon + Duration::from_millis(3500));
-        assert_eq!(later.wrapping_sub(first), 315_000);
+        let mut used: Vec<_> = (0..70).map(|_| unit().within(&budget)).collect();
+        let whole = used.iter().filter(|one| matches!(one, Assembled::Whole(_))).count();
+        assert_eq!(whole, 64);
+        assert!(
+            matches!(used.pop(), Some(Assembled::Broken(b)) if b.reason == BrokenReason::Overflow)
+        );
+        used.clear();
+        let Assembled::Whole(again) = unit().within(&budget) else {
+            panic!("its place is not free")
+        };
+        assert!(again.data.iter().all(|byte| *byte == 7) && again.data.len() == 1 << 20);
     }
 }

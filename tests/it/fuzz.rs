@@ -73,12 +73,53 @@ fn session_descriptions() {
     });
 }
 
+/// What the `rtc` crate is given has the candidates that were taken and no others, however the text was written.
+#[test]
+fn remote_descriptions() {
+    let words = [
+        "\ra=candidate:1 1 udp 1 192.0.2.1 9 typ host",
+        "a= candidate:",
+        "candidate",
+        "a=fingerprint:SHA-256 ab:CD",
+        "a=ssrc:1 ",
+        "m=video 9 X 96",
+        "\u{a0}",
+        "\r\n",
+        "\r",
+        ":",
+    ];
+    fuzz("offer", &words, |input| {
+        let text = String::from_utf8_lossy(input);
+        let mut taken = 0;
+        let rewritten = sdp::rewrite(&text, |value| {
+            let takes = value.len() % 2 == 0;
+            taken += usize::from(takes);
+            takes
+        });
+        let Ok(rewritten) = rewritten else { return };
+        let parsed = rtc::sdp::SessionDescription::try_from(rewritten.sdp.clone());
+        let parsed = parsed.expect("what was written is read");
+        let media = parsed.media_descriptions.iter().flat_map(|media| &media.attributes);
+        let found = parsed.attributes.iter().chain(media).filter(|a| a.is_ice_candidate());
+        assert_eq!(found.count(), taken);
+        assert_eq!(sdp::rewrite(&rewritten.sdp, |_| true).as_ref(), Ok(&rewritten));
+    });
+}
+
 /// An offer goes through the parser and the state of the `rtc` crate: whatever it is, the peer takes it or
 /// says why not.
 #[test]
 fn offers() {
-    let words =
-        ["m=video 9 ", "a=rtpmap:", "a=fmtp:", "a=candidate:", "\r\n", "a=ssrc:1 ", "=", "a=mid:"];
+    let words = [
+        "m=video 9 ",
+        "a=rtpmap:",
+        "a=fmtp:",
+        "a=candidate:",
+        "\r\n",
+        "a=ssrc:1 ",
+        "\ra= ",
+        "a=mid:",
+    ];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = PeerConfig {
         addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],

@@ -1,7 +1,7 @@
 //! Descriptions and candidates of both sides: the offer/answer exchange (RFC 9429), trickled candidates (RFC
 //! 8840), and ICE restarts.
 
-use std::sync::MutexGuard;
+use std::{sync::MutexGuard, time::Instant};
 
 use rtc::peer_connection::{
     configuration::RTCOfferOptions, sdp::RTCSessionDescription, transport::RTCIceCandidateInit,
@@ -13,7 +13,7 @@ use crate::{
         config::{self, PeerConfig},
         event::PeerError,
         handler::multicast_works,
-        remote_candidates::RemoteCandidates,
+        remote_candidates::{MAX_BYTES, RemoteCandidates, Target},
         sdp,
     },
     proto::{signaling::IceCandidateInit, token::IceServer},
@@ -85,11 +85,11 @@ impl Peer {
     }
 
     async fn answer_to(&self, offer: String) -> Result<String, PeerError> {
-        self.check_video(&offer, "offer")?;
-        let bundled = offer.contains("a=group:BUNDLE ");
-        let description = RTCSessionDescription::offer(self.remote_candidates().describe(&offer))
+        let (remote, targets) = self.read_remote(&offer, "offer")?;
+        let bundled = remote.contains("a=group:BUNDLE ");
+        let description = RTCSessionDescription::offer(remote)
             .map_err(PeerError::crate_error("read the offer"))?;
-        self.set_remote(description).await?;
+        self.set_remote(description, targets).await?;
         let answer = self
             .connection
             .create_answer(None)
@@ -118,10 +118,27 @@ impl Peer {
     /// [`PeerError::NoH264`] when the answer refuses the video, [`PeerError::Crate`] when it is not
     /// understood.
     pub async fn accept_answer(&self, answer: String) -> Result<(), PeerError> {
-        self.check_video(&answer, "answer")?;
-        let description = RTCSessionDescription::answer(self.remote_candidates().describe(&answer))
+        let (remote, targets) = self.read_remote(&answer, "answer")?;
+        let description = RTCSessionDescription::answer(remote)
             .map_err(PeerError::crate_error("read the answer"))?;
-        self.unless_stopped(self.set_remote(description)).await
+        self.unless_stopped(self.set_remote(description, targets)).await
+    }
+
+    /// A remote description as the crate is given it, and where its candidates are.
+    fn read_remote(
+        &self,
+        sdp: &str,
+        kind: &'static str,
+    ) -> Result<(String, Vec<Target>), PeerError> {
+        let described = self.remote_candidates().describe(sdp, Instant::now());
+        // Everything else is read from what the crate will read.
+        let (rewritten, targets) = described.map_err(PeerError::crate_error(match kind {
+            "offer" => "read the offer",
+            _ => "read the answer",
+        }))?;
+        self.check_video(&rewritten.sdp, kind)?;
+        self.runtime.filters().media.signaled(rewritten.ssrcs.into_iter());
+        Ok((rewritten.sdp, targets))
     }
 
     fn check_video(&self, sdp: &str, kind: &'static str) -> Result<(), PeerError> {
@@ -132,12 +149,14 @@ impl Peer {
         Ok(())
     }
 
-    async fn set_remote(&self, description: RTCSessionDescription) -> Result<(), PeerError> {
+    async fn set_remote(
+        &self,
+        description: RTCSessionDescription,
+        targets: Vec<Target>,
+    ) -> Result<(), PeerError> {
         let mut early = self.remote_described.lock().await;
-        let lines = description.sdp.lines().filter_map(|line| line.strip_prefix("a="));
-        let candidates = lines.filter(|line| line.starts_with("candidate:"));
-        candidates.for_each(|candidate| self.watcher.unannounced.told(candidate));
         self.runtime.filters().guard.remote_description(&description.sdp);
+        targets.into_iter().for_each(|target| self.watcher.unannounced.told(target));
         self.connection
             .set_remote_description(description)
             .await
@@ -168,7 +187,7 @@ impl Peer {
         let mut early = self.remote_described.lock().await;
         if self.connection.remote_description().await.is_none() {
             // A few hundred are plenty; a flood is not kept.
-            if early.len() < 256 {
+            if early.len() < 256 && init.candidate.len() <= MAX_BYTES {
                 early.push(init);
             }
             return;
@@ -182,14 +201,16 @@ impl Peer {
     }
 
     async fn add(&self, candidate: RTCIceCandidateInit) {
-        let words = candidate.candidate.clone();
-        if !self.remote_candidates().takes(&words) {
-            return;
-        }
+        let taken = self.remote_candidates().takes(&candidate.candidate, Instant::now());
+        let Some(target) = taken else { return };
         if let Err(error) = self.connection.add_ice_candidate(candidate).await {
             self.remote_candidates().complain(&error.to_string());
         }
-        self.watcher.unannounced.told(&words);
+        self.watcher.unannounced.told(target);
         self.runtime.wake();
     }
 }
+
+#[cfg(test)]
+#[path = "negotiation_tests.rs"]
+mod tests;

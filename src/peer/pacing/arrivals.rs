@@ -9,7 +9,7 @@ use std::{
 use rtc::rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc;
 
 use super::feedback;
-use crate::peer::sequence::extend;
+use crate::peer::sequence::extend_sequence;
 
 /// From the first packet to the message about it.
 const WITHIN: Duration = Duration::from_millis(20);
@@ -39,7 +39,7 @@ impl Arrivals {
 
     /// A packet came; `last` is that of a picture.
     pub(super) fn arrived(&mut self, number: u16, last: bool, now: Instant) {
-        let number = extend(&mut self.newest, u64::from(number), 16);
+        let number = extend_sequence(&mut self.newest, number);
         let micros = now.saturating_duration_since(self.epoch).as_micros() as i64;
         self.waiting.entry(number).or_insert(micros);
         let soon = if last || self.waiting.len() >= TOGETHER { now } else { now + WITHIN };

@@ -114,17 +114,21 @@ impl Pacing {
     }
 
     /// An access unit of so many packets is about to leave, perhaps through a relay.
-    pub(super) fn begin(&self, packets: usize, relayed: bool) {
+    pub(super) fn begin(&self, now: Instant, packets: usize, relayed: bool) {
         let mut controller = self.lock();
-        controller.begin(Instant::now(), packets, relayed);
+        controller.begin(now, packets, relayed);
         self.rate.set(controller.rate());
+    }
+
+    /// Takes a packet with this many bytes of payload, or says when to ask again.
+    pub(super) fn poll(&self, now: Instant, payload: usize) -> Option<Instant> {
+        self.lock().poll(now, payload + WIRE_OVERHEAD)
     }
 
     /// Waits until a packet with this many bytes of payload may leave.
     pub(super) async fn wait(&self, payload: usize) {
         loop {
-            let polled = self.lock().poll(Instant::now(), payload + WIRE_OVERHEAD);
-            let Some(until) = polled else { return };
+            let Some(until) = self.poll(Instant::now(), payload) else { return };
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => {}
                 () = self.changed.notified() => {}

@@ -43,8 +43,10 @@ impl SentLog {
         at.saturating_duration_since(self.epoch).as_secs_f64()
     }
 
+    /// The same the other way round. Seconds that follow from what was received may be anything.
     pub(super) fn instant(&self, seconds: f64) -> Instant {
-        self.epoch + Duration::from_secs_f64(seconds.max(0.0))
+        let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        self.epoch.checked_add(since).unwrap_or(self.epoch)
     }
 
     /// Number of the next packet.
@@ -121,6 +123,16 @@ impl SentLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_number_of_seconds_is_too_much() {
+        let now = Instant::now();
+        let log = SentLog::new(now);
+        assert_eq!(log.instant(1.5), now + Duration::from_millis(1500));
+        for odd in [-1.0, f64::NAN, f64::INFINITY, 1e300, 1e19] {
+            assert_eq!(log.instant(odd), now, "{odd}");
+        }
+    }
 
     #[test]
     fn packets_are_found_by_their_number_also_after_its_wrap() {

@@ -19,6 +19,9 @@ use rtc::{
 
 use super::{Pacing, TRANSPORT_CC_URI, WIRE_OVERHEAD, arrivals::Arrivals, feedback::Reader};
 
+/// Remote streams that are known at a time.
+const MAX_REMOTE: usize = 64;
+
 /// See the module.
 pub(in crate::peer) struct TransportCc {
     pacing: Arc<Pacing>,
@@ -160,6 +163,9 @@ impl Interceptor for TransportCc {
 
     fn bind_remote_stream(&mut self, info: &StreamInfo) {
         if let Some(id) = extension_id(info) {
+            if self.remote.len() >= MAX_REMOTE {
+                self.remote.clear();
+            }
             self.remote.insert(info.ssrc, id);
         }
     }

@@ -24,8 +24,12 @@ use super::{
 };
 use crate::peer::assembler::begins_access_unit;
 
+/// Streams at a time; one more takes the place of the one that was silent longest.
+const MAX_STREAMS: usize = 16;
+
 /// One stream of the other side.
 struct Stream {
+    last_arrival: Option<Instant>,
     reception: Reception,
     /// None where there is no repair.
     requests: Option<Requests>,
@@ -58,6 +62,7 @@ impl RepairReceiver {
     fn on_rtp(&mut self, packet: &rtp::Packet, now: Instant) {
         let header = &packet.header;
         let Some(stream) = self.streams.get_mut(&header.ssrc) else { return };
+        stream.last_arrival = Some(now);
         stream.reception.arrived(header.sequence_number, header.timestamp, header.marker, now);
         if let Some(requests) = &mut stream.requests {
             requests.arrived(header.sequence_number, begins_access_unit(&packet.payload), now);
@@ -164,7 +169,13 @@ impl Interceptor for RepairReceiver {
         let asks = self.asks && has_nack(info);
         let requests = asks.then(|| Requests::new(RoundTrip::new(self.hint.clone())));
         let reception = Reception::new(info.ssrc, info.clock_rate);
-        self.streams.insert(info.ssrc, Stream { reception, requests });
+        if self.streams.len() >= MAX_STREAMS && !self.streams.contains_key(&info.ssrc) {
+            let silent = self.streams.iter().min_by_key(|(_, stream)| stream.last_arrival);
+            if let Some(silent) = silent.map(|(&ssrc, _)| ssrc) {
+                self.streams.remove(&silent);
+            }
+        }
+        self.streams.insert(info.ssrc, Stream { last_arrival: None, reception, requests });
     }
 
     fn unbind_remote_stream(&mut self, info: &StreamInfo) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rtc::rtcp::{reception_report::ReceptionReport, sender_report::SenderReport};
 
-use crate::peer::sequence::extend;
+use crate::peer::sequence::extend_sequence;
 
 /// Time between reports without a reason.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -17,6 +17,14 @@ const AFTER_MARKER: [Duration; 2] = [Duration::from_millis(1), Duration::from_mi
 
 /// RTP timestamps begin anew after so many ticks.
 const TIMESTAMPS: f64 = 4_294_967_296.0;
+
+/// Farther ahead than this nothing says how much is lost: the count starts again, as for a sender that restarts
+/// (RFC 3550 appendix A.1).
+const MAX_GAP: u64 = 1 << 15;
+
+/// A sender report is referred to for this long. It comes each second; the delay since an older one is mostly the
+/// drift of two clocks, or the sleep of a machine, and after 18 hours it does not fit its field.
+const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// The one turn that `extend` adds.
 const TURN: u64 = 1 << 16;
@@ -63,10 +71,12 @@ impl Reception {
     /// A packet came.
     pub(super) fn arrived(&mut self, sequence: u16, timestamp: u32, marker: bool, now: Instant) {
         let before = self.newest;
-        let sequence = extend(&mut self.newest, u64::from(sequence), 16);
+        let sequence = extend_sequence(&mut self.newest, sequence);
+        if before.is_none_or(|before| sequence > before + MAX_GAP) {
+            (self.first, self.received, self.before) = (sequence, 0, (0, 0));
+        }
         self.received += 1;
         if before.is_none() {
-            self.first = sequence;
             self.began = Some(now);
             self.next = Some(now + INTERVAL);
         }
@@ -104,12 +114,16 @@ impl Reception {
         self.next = self.next.map(|next| if now < next { next } else { now + INTERVAL });
         let newest = self.newest.unwrap_or_default();
         let expected = if self.newest.is_some() { newest - self.first + 1 } else { 0 };
-        let since = (expected - self.before.0, self.received - self.before.1);
+        let since =
+            (expected.saturating_sub(self.before.0), self.received.saturating_sub(self.before.1));
         self.before = (expected, self.received);
         let lost = since.0.saturating_sub(since.1);
-        let (last_sender_report, delay) = self.sender_report.map_or((0, 0), |(middle, came)| {
-            (middle, (now.saturating_duration_since(came).as_secs_f64() * 65_536.0) as u32)
-        });
+        let recent = self
+            .sender_report
+            .map(|(middle, came)| (middle, now.saturating_duration_since(came)))
+            .filter(|(_, delay)| *delay <= MAX_DELAY);
+        let (last_sender_report, delay) = recent
+            .map_or((0, 0), |(middle, delay)| (middle, (delay.as_secs_f64() * 65_536.0) as u32));
         ReceptionReport {
             ssrc: self.ssrc,
             fraction_lost: (lost * 256).checked_div(since.0).unwrap_or(0).min(255) as u8,
@@ -171,6 +185,35 @@ mod tests {
         reception.sender_report(&report, now);
         let block = reception.report(now + 500 * MS);
         assert_eq!((block.last_sender_report, block.delay), (0x3344_5566, 32_768));
+    }
+
+    /// DLSR wraps after 18.2 hours.
+    #[test]
+    fn an_old_sender_report_is_not_referred_to() {
+        let now = Instant::now();
+        let mut reception = Reception::new(7, 90_000);
+        reception.arrived(1, 0, false, now);
+        let report = SenderReport { ntp_time: 0x1122_3344_5566_7788, ..SenderReport::default() };
+        reception.sender_report(&report, now);
+        for hours in [1, 18, 19, 720] {
+            let block = reception.report(now + Duration::from_hours(hours));
+            assert_eq!((block.last_sender_report, block.delay), (0, 0), "{hours} h");
+        }
+    }
+
+    #[test]
+    fn a_sender_that_restarts_is_counted_from_there() {
+        let now = Instant::now();
+        for (jump, lost) in [(1_000, 999), (20_000, 19_999), (40_000, 0), (60_000, 0)] {
+            let mut reception = Reception::new(7, 90_000);
+            reception.arrived(5_000, 0, false, now);
+            reception.report(now);
+            let next = 5_000_u16.wrapping_add(jump);
+            reception.arrived(next, 0, false, now);
+            let block = reception.report(now);
+            assert_eq!(block.total_lost, lost, "{jump}");
+            assert_eq!(block.last_sequence_number as u16, next, "the sender repeats it otherwise");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use rtc::rtcp::transport_feedbacks::transport_layer_nack::NackPair;
 
 use super::{WINDOW, WORTH, round_trip::RoundTrip};
-use crate::peer::sequence::{extend, near};
+use crate::peer::sequence::{extend_sequence, near_sequence};
 
 /// How late a packet may be before it is asked for: what was seen of packets that overtook each other,
 /// within these.
@@ -90,11 +90,11 @@ impl Requests {
     /// A packet came. `begins` says that it is the first of an access unit.
     pub(super) fn arrived(&mut self, sequence: u16, begins: bool, now: Instant) {
         let Some(newest) = self.newest else {
-            let first = extend(&mut self.newest, u64::from(sequence), 16);
+            let first = extend_sequence(&mut self.newest, sequence);
             self.join(first, begins, now);
             return;
         };
-        let sequence = near(newest, u64::from(sequence), 16);
+        let sequence = near_sequence(newest, sequence);
         if sequence > newest + u64::from(WINDOW) {
             // Too far to be a gap: the sender has begun anew.
             self.missing.clear();

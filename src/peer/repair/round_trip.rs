@@ -63,8 +63,9 @@ impl RoundTrip {
         self.is_measured() || self.hint.get().is_some()
     }
 
-    /// Takes a measurement.
+    /// Takes a measurement. One that is longer than any wait says no more than that: a machine may have slept.
     pub(super) fn sample(&mut self, sample: Duration) {
+        let sample = sample.min(MAX_TIMEOUT);
         self.measured = Some(match self.measured {
             // The first deviation is a guess: half, as RFC 6298 has it, would wait for three times.
             None => (sample, sample / 8),
@@ -119,6 +120,18 @@ mod tests {
         assert_eq!((time.smoothed(), time.timeout()), (30 * MS, 40 * MS));
         time.sample(80 * MS);
         assert_eq!(time.smoothed(), 80 * MS);
+    }
+
+    #[test]
+    fn a_machine_that_slept_does_not_spoil_it() {
+        let mut time = RoundTrip::default();
+        time.sample(50 * MS);
+        time.sample(Duration::from_hours(10));
+        assert!(time.smoothed() < 300 * MS, "{:?}", time.smoothed());
+        for _ in 0..40 {
+            time.sample(50 * MS);
+        }
+        assert!(time.timeout() < 200 * MS, "{:?}", time.timeout());
     }
 
     #[test]
