@@ -354,6 +354,6 @@ async fn close(connection: Arc<dyn PeerConnection>) {
     match tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!("closing the peer connection: {error}"),
-        Err(_) => tracing::warn!("closing the peer connection took over {CLOSE_TIMEOUT:?}"),
+        Err(_) => tracing::debug!("closing the peer connection took over {CLOSE_TIMEOUT:?}"),
     }
 }

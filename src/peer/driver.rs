@@ -11,8 +11,8 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        Arc, Once, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,31 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Looks in a row without a turn after which a driver is unresponsive: 2 s.
 const MISSES: u32 = 5;
 
+/// Name of a driver's thread.
+const THREAD: &str = "peer-driver";
+
+static SILENCE_PANICS: Once = Once::new();
+
+/// Drivers that were abandoned and still run.
+static ABANDONED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many drivers were abandoned and still run: each keeps a core busy.
+pub(crate) fn abandoned() -> usize {
+    ABANDONED.load(Ordering::Relaxed)
+}
+
+/// The panic of a driver is reported in one line by whoever owns its connection, not by the panic hook.
+fn silence_panics() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() == Some(THREAD) {
+            tracing::debug!("{panic}");
+        } else {
+            others(panic);
+        }
+    }));
+}
+
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The thread's end of a [`DriverHandle`].
@@ -44,13 +69,16 @@ pub(super) fn start(
     monitor: Arc<Monitor>,
     started: impl FnOnce(Handle) + Send + 'static,
 ) -> Box<dyn JoinHandle> {
+    SILENCE_PANICS.call_once(silence_panics);
     let control = Arc::new(Control::default());
     let inside = Arc::clone(&control);
     let noted = Arc::clone(&monitor);
-    let thread = std::thread::Builder::new().name("peer-driver".into()).spawn(move || {
+    let thread = std::thread::Builder::new().name(THREAD.into()).spawn(move || {
         let ended = run(driver, &inside, started);
         inside.finished.store(true, Ordering::Release);
-        monitor.driver_ended(ended);
+        if !monitor.driver_ended(ended) {
+            ABANDONED.fetch_sub(1, Ordering::Relaxed);
+        }
     });
     if let Err(error) = thread {
         // The future is dropped with its closure, so the building of the connection fails.
@@ -113,7 +141,10 @@ pub(super) async fn watch(monitor: Arc<Monitor>, runtime: Weak<PeerRuntime>) {
         tokio::time::sleep(LOOK_EVERY).await;
         misses = if monitor.driver_turns() == before { misses + 1 } else { 0 };
         if misses >= MISSES {
-            monitor.driver_ended("its driver has been unresponsive for 2 s".into());
+            ABANDONED.fetch_add(1, Ordering::Relaxed);
+            if !monitor.driver_ended("its driver has been unresponsive for 2 s".into()) {
+                ABANDONED.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }

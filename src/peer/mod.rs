@@ -58,6 +58,7 @@ mod long_life;
 
 pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
+pub(crate) use driver::abandoned as abandoned_drivers;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
 pub use gathering::{GatherOutcome, GatherResult};
 pub use runtime::small_receive_buffer;

@@ -156,7 +156,9 @@ impl Peer {
     ) -> Result<(), PeerError> {
         let mut early = self.remote_described.lock().await;
         self.runtime.filters().guard.remote_description(&description.sdp);
-        targets.into_iter().for_each(|target| self.watcher.unannounced.told(target));
+        for target in targets {
+            self.watcher.unannounced.told(target);
+        }
         self.connection
             .set_remote_description(description)
             .await

@@ -123,7 +123,7 @@ async fn fingerprints_in_any_letters_are_taken() {
                 connects(receiver_events, Arc::clone(&sender)),
             )
         };
-        timeout(Duration::from_secs(60), both).await.expect(hash);
+        timeout(Duration::from_mins(1), both).await.expect(hash);
         sender.close().await;
         receiver.close().await;
     }

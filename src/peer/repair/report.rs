@@ -24,7 +24,7 @@ const MAX_GAP: u64 = 1 << 15;
 
 /// A sender report is referred to for this long. It comes each second; the delay since an older one is mostly the
 /// drift of two clocks, or the sleep of a machine, and after 18 hours it does not fit its field.
-const MAX_DELAY: Duration = Duration::from_secs(60);
+const MAX_DELAY: Duration = Duration::from_mins(1);
 
 /// The one turn that `extend` adds.
 const TURN: u64 = 1 << 16;

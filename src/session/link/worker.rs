@@ -345,7 +345,11 @@ fn lost(stage: Stage, code: &str, why: impl Into<String>) -> SessionError {
 
 /// A connection that this machine cannot go on with.
 fn stopped(why: &str) -> SessionError {
-    lost(Stage::Ice, "connection-stopped", format!("the peer connection has stopped: {why}"))
+    lost(
+        Stage::Datachannel,
+        "connection-stopped",
+        format!("the peer connection has stopped: {why}"),
+    )
 }
 
 fn peer_error(error: &PeerError) -> SessionError {

@@ -5,10 +5,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{LinkEvent, SessionError, Worker};
-use crate::{peer::PeerRole, session::liveness::Pauses};
+use crate::{
+    peer::{PeerRole, abandoned_drivers},
+    session::liveness::Pauses,
+};
 
 /// A sender that was asked for an offer and sends none does not know `state`: a new socket makes it look.
 const OFFERED_WITHIN: Duration = Duration::from_secs(5);
+
+/// So many abandoned threads that still run, and what comes next waits longer: each keeps a core busy.
+const MANY_ABANDONED: usize = 3;
+const WHILE_ABANDONED: Duration = Duration::from_secs(30);
 
 /// What is due, and when.
 #[derive(Debug, Default)]
@@ -48,7 +55,10 @@ impl Worker {
         if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
             return false;
         }
-        let pause = self.recovery.pauses.died(std::time::Instant::now());
+        let mut pause = self.recovery.pauses.died(std::time::Instant::now());
+        if abandoned_drivers() >= MANY_ABANDONED {
+            pause = pause.max(WHILE_ABANDONED);
+        }
         let step = match self.template.role {
             PeerRole::Sender => Step::Offer,
             PeerRole::Receiver => Step::Ask,
