@@ -6,48 +6,37 @@ use super::{
     result::{CaseResult, Outcome, Report},
     rule::Rule,
 };
-use crate::report::human;
+use crate::{report::human, types::printable};
 
-/// Marks of outcomes, colored or not.
-#[derive(Debug, Clone, Copy)]
-pub struct Marks {
-    colored: bool,
-}
+/// How a line about a case begins, by its outcome: passed, failed, neither.
+pub const MARKED: [&str; 3] = ["pass", "FAIL", "  – "];
 
-impl Marks {
-    /// Marks with colors, or plain ones.
-    #[must_use]
-    pub fn new(colored: bool) -> Self {
-        Self { colored }
-    }
-
-    fn of(self, outcome: Outcome) -> String {
-        let (word, color) = match outcome {
-            Outcome::Pass => ("pass", 32),
-            Outcome::Fail => ("FAIL", 31),
-            Outcome::NotRun => ("  – ", 33),
-        };
-        if self.colored { format!("\x1b[{color}m{word}\x1b[0m") } else { word.to_owned() }
+fn mark(outcome: Outcome) -> &'static str {
+    let [pass, fail, not_run] = MARKED;
+    match outcome {
+        Outcome::Pass => pass,
+        Outcome::Fail => fail,
+        Outcome::NotRun => not_run,
     }
 }
 
 /// The run as a page of text, without a line end at its end.
 #[must_use]
-pub fn text(report: &Report, marks: Marks) -> String {
+pub fn text(report: &Report) -> String {
     let mut page = String::new();
     // Writing to a String does not fail.
     let _ = writeln!(page, "{}, level {}", report.signal, report.level.as_str());
     for case in report.with(Outcome::Fail) {
-        failure(&mut page, case, marks);
+        failure(&mut page, case);
     }
     let _ = writeln!(page);
     let width = report.cases.iter().map(|case| case.id.len()).max().unwrap_or_default();
     for case in report.with(Outcome::Pass) {
         let took = human::millis(case.duration_ms);
-        let mark = marks.of(case.outcome);
-        let _ = writeln!(page, "{mark}  {:<width$}  {took:>8}  {}", case.id, case.seen);
+        let mark = mark(case.outcome);
+        let _ = writeln!(page, "{mark}  {:<width$}  {took:>8}  {}", case.id, printable(&case.seen));
     }
-    not_run(&mut page, report, marks);
+    not_run(&mut page, report);
     let counts = report.counts;
     let _ = write!(
         page,
@@ -60,25 +49,24 @@ pub fn text(report: &Report, marks: Marks) -> String {
     page
 }
 
-fn failure(page: &mut String, case: &CaseResult, marks: Marks) {
-    let mark = marks.of(case.outcome);
+fn failure(page: &mut String, case: &CaseResult) {
+    let mark = mark(case.outcome);
     let _ = writeln!(page, "\n{mark}  {}: {}", case.id, case.rule);
-    let _ = writeln!(page, "      expected: {}", case.expected);
-    let _ = writeln!(page, "      seen:     {}", case.seen);
+    let _ = writeln!(page, "      expected: {}", printable(&case.expected));
+    let _ = writeln!(page, "      seen:     {}", printable(&case.seen));
     if let Some(remedy) = &case.remedy {
-        let _ = writeln!(page, "      try:      {remedy}");
+        let _ = writeln!(page, "      try:      {}", printable(remedy));
     }
 }
 
 /// What was not run, by reason.
-fn not_run(page: &mut String, report: &Report, marks: Marks) {
+fn not_run(page: &mut String, report: &Report) {
     let mut reasons = BTreeMap::<&str, Vec<&str>>::new();
     for case in report.with(Outcome::NotRun) {
         reasons.entry(&case.seen).or_default().push(&case.id);
     }
     for (reason, ids) in reasons {
-        let _ =
-            writeln!(page, "{}  not run, {reason}: {}", marks.of(Outcome::NotRun), ids.join(", "));
+        let _ = writeln!(page, "{}  not run, {reason}: {}", mark(Outcome::NotRun), ids.join(", "));
     }
 }
 

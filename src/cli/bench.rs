@@ -169,7 +169,7 @@ fn write(args: &BenchArgs, output: Output, result: BenchResult) -> Result<(), Fa
     let shown = if args.results.json_stream {
         Ok(())
     } else {
-        output.event(result).and_then(|()| output.result(table(&runs).trim_end()))
+        output.event(result).and_then(|()| output.page(table(&runs).trim_end()))
     };
     let saved = match &args.results.out {
         Some(out) => whole_file::write(out, format!("{}\n", json!(result)).as_bytes())

@@ -133,7 +133,7 @@ pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
     if args.list {
         let rules = config.rules();
         output.event(&List::of(&rules))?;
-        return output.result(text::list(&rules));
+        return output.page(text::list(&rules));
     }
     if let Some(path) = &args.junit {
         whole_file::check(path).map_err(|error| cannot_write(path, &error))?;
@@ -151,9 +151,8 @@ pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
     let report = run::run(config, &tell, stop::asked()).await;
     drop(progress);
     let report = report.map_err(|error| bad_secret(&error.to_string()))?;
-    let colors = std::io::stdout().is_terminal() && output.color;
     output.event(&report)?;
-    output.result(text::text(&report, text::Marks::new(colors)))?;
+    output.marked(&text::text(&report), text::MARKED)?;
     if let Some(path) = &args.junit {
         write(path, &junit(&report))?;
     }

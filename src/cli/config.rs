@@ -26,6 +26,7 @@ pub type Accepts<'a> = &'a dyn Fn(&Arg, &[String]) -> Result<(), String>;
 pub struct ConfigFile {
     path: PathBuf,
     table: Table,
+    chance_find: bool,
 }
 
 impl ConfigFile {
@@ -37,8 +38,11 @@ impl ConfigFile {
         if let Some(path) = named {
             return Self::read(path).map(Some);
         }
-        let found = default_paths().into_iter().find(|path| path.is_file());
-        found.map(|path| Self::read(&path)).transpose()
+        let Some(path) = default_paths().into_iter().find(|path| path.is_file()) else {
+            return Ok(None);
+        };
+        let chance_find = path == Path::new(FILE_NAME);
+        Ok(Some(Self { chance_find, ..Self::read(&path)? }))
     }
 
     fn read(path: &Path) -> Result<Self, Failure> {
@@ -63,13 +67,19 @@ impl ConfigFile {
                 "write `key = \"value\"` lines, under `[command]` where they are for one command",
             )
         })?;
-        Ok(Self { path: path.to_owned(), table })
+        Ok(Self { path: path.to_owned(), table, chance_find: false })
     }
 
     /// Where the file is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether nobody named the file: it was found in the working directory.
+    #[must_use]
+    pub fn is_chance_find(&self) -> bool {
+        self.chance_find
     }
 
     /// Values for `arg` of the command at `path` (`["token", "mint"]`, empty for the program

@@ -1,35 +1,32 @@
 //! `devices`: lists cameras and their formats.
 
-use std::io::Write;
-
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use super::{failure::Failure, output::Output};
 use crate::{
     media::source::{CameraFormat, Device, list_devices},
-    types::Stage,
+    types::{Stage, printable},
 };
 
 /// List cameras and their formats.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DevicesArgs {}
 
-/// Prints a table, or with `json` one object a line; no camera is no failure.
+/// Prints a table, or with `--json` one object a line; no camera is no failure.
 ///
 /// # Errors
-/// The system's list of cameras cannot be read.
-pub fn run(_args: &DevicesArgs, json: bool) -> Result<(), Failure> {
+/// The system's list of cameras cannot be read, or stdout cannot be written.
+pub fn run(_args: &DevicesArgs, output: Output) -> Result<(), Failure> {
     let devices = list_devices()
         .map_err(|error| Failure::new(Stage::Source, error.to_string(), error.remedy()))?;
     if devices.is_empty() {
-        eprintln!(
-            "no camera found; send something else with `--source pattern`, a picture or a directory"
-        );
+        let without = "`--source pattern`, a picture or a directory";
+        output.line(format!("no camera found; send something else with {without}"));
     }
-    let form = |device| if json { format!("{}\n", line(device)) } else { table(device) };
-    let text: String = devices.iter().map(form).collect();
-    // Whoever reads may have gone, as `head` does.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    for device in &devices {
+        output.event(&line(device))?;
+        output.page(table(device))?;
+    }
     Ok(())
 }
 
@@ -76,7 +73,8 @@ fn table(device: &Device) -> String {
         None if device.error.is_none() => lines.push("no format that can be used here".to_owned()),
         None => {}
     }
-    lines.join("\n    ") + "\n"
+    let lines: Vec<_> = lines.iter().map(|line| printable(line)).collect();
+    lines.join("\n    ")
 }
 
 #[cfg(test)]
@@ -104,7 +102,7 @@ mod tests {
         assert_eq!(
             table(&device),
             "camera:2  Cam  /dev/video2\n    open in cheese (process 7)\n    \
-             1280x720   YUYV  30, 12.5 fps\n    without --size: 1280x720 YUYV at 30 fps\n"
+             1280x720   YUYV  30, 12.5 fps\n    without --size: 1280x720 YUYV at 30 fps"
         );
         let value = line(&device);
         assert_eq!(
@@ -126,7 +124,7 @@ mod tests {
             used_by: Vec::new(),
             error: Some("no permission to open camera 0".into()),
         };
-        let expected = "camera:0  Cam  /dev/video0\n    no permission to open camera 0\n";
+        let expected = "camera:0  Cam  /dev/video0\n    no permission to open camera 0";
         assert_eq!(table(&device), expected);
     }
 }

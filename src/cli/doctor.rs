@@ -69,9 +69,8 @@ pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
         report = doctor::run(&config, &tell) => report,
     };
     drop(progress);
-    let colors = std::io::stdout().is_terminal() && output.color;
     output.event(&report)?;
-    output.result(text::text(&report, text::Marks::new(colors)))?;
+    output.marked(&text::text(&report), text::MARKED)?;
     conclude(&report)
 }
 

@@ -11,7 +11,7 @@ pub fn tell(runs: &[Named], output: Output) {
     if std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true") {
         // The runner reads commands from stderr, too; stdout may be JSON.
         for line in github::annotations(runs) {
-            output.always(&line);
+            output.runner_command(&line);
         }
         append("GITHUB_STEP_SUMMARY", &markdown(runs), output);
         if let Some(run) = runs.last() {

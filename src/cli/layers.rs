@@ -5,6 +5,8 @@
 //! precedence is ours, and a new flag needs no line here. Values from outside argv are checked one by
 //! one first, because clap's message would not say that they came from a variable or a file.
 
+mod redirect;
+
 use std::{any::TypeId, ffi::OsString, path::Path};
 
 use clap::{
@@ -57,6 +59,9 @@ pub fn parse(root: &Command, argv: &[OsString]) -> Result<ArgMatches, Refusal> {
     }
     if let Some(matches) = &peeked {
         check_invoked(root, matches, &mut Vec::new(), config.as_ref())?;
+        if let Some(config) = &config {
+            redirect::check(root, matches, config)?;
+        }
     }
     let layered = layer(root.clone(), &mut Vec::new(), config.as_ref());
     layered.try_get_matches_from(argv).map_err(|error| Refusal::Clap(Box::new(error)))

@@ -193,7 +193,7 @@ pub async fn run(args: LoadArgs, output: Output) -> Result<(), Failure> {
     }
     result.checks = gates.check(&result);
     output.event(&result)?;
-    output.result(result.text())?;
+    output.page(result.text())?;
     if let Some(path) = &args.out {
         let json = serde_json::to_vec_pretty(&result).unwrap_or_default();
         whole_file::write(path, &json).map_err(|error| cannot_write(path, &error))?;

@@ -1,17 +1,33 @@
-//! Diagnostics on stderr: `-v`, `-vv`, `-vvv`, or any filter in `ORION_LOG`.
+//! Diagnostics on stderr: `-v`, `-vv`, `-vvv`, or any filter in `ORION_LOG`. What fields hold steers no
+//! terminal, and secrets are taken out ([`mod@redact`]).
 
 mod json;
+mod redact;
 
 use std::{
-    borrow::Cow,
+    fmt,
     io::{self, Write},
 };
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter,
+    field::RecordFields,
+    filter::filter_fn,
+    fmt::{
+        FormatFields, MakeWriter,
+        format::{DefaultFields, Writer},
+    },
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-use self::json::{JsonFields, JsonLine};
+use self::{
+    json::{JsonFields, JsonLine},
+    redact::redact,
+};
 use super::failure::Failure;
-use crate::report::live;
+use crate::{report::live, types::printable};
 
 /// Variable with a filter, as in `ORION_LOG=orion_peer=debug,webrtc=warn`.
 pub const VARIABLE: &str = "ORION_LOG";
@@ -51,15 +67,27 @@ pub fn start(
         // The one that is on otherwise panics when stderr cannot be written, as on a full disk.
         .log_internal_errors(false)
         .with_env_filter(filter)
-        .with_writer(AboveLiveLine);
+        .with_writer(LogWriter);
     // Only a second start in one process fails, and then the first one stays.
     let _ = match format {
         Some(LogFormat::Json) => {
-            log.with_ansi(false).event_format(JsonLine).fmt_fields(JsonFields).try_init()
+            let log = log.with_ansi(false).event_format(JsonLine).fmt_fields(JsonFields);
+            log.finish().with(filter_fn(is_readable)).try_init()
         }
-        Some(LogFormat::Text) | None => log.with_ansi(color).try_init(),
+        Some(LogFormat::Text) | None => {
+            let log = log.with_ansi(color).fmt_fields(TextFields);
+            log.finish().with(filter_fn(is_readable)).try_init()
+        }
     };
     Ok(())
+}
+
+/// Not the traces that hold secrets in forms which [`redact`] does not read: the WebSocket crates write
+/// whole frames in hexadecimal (`tungstenite` 0.30.0, `protocol/frame/mod.rs:229`), whatever the filter.
+fn is_readable(metadata: &Metadata<'_>) -> bool {
+    let websocket = ["tungstenite", "tokio_tungstenite"];
+    *metadata.level() != Level::TRACE
+        || !websocket.iter().any(|target| metadata.target().starts_with(target))
 }
 
 /// The WebRTC crates (`webrtc`, `rtc_ice`, …) warn of what is normal, such as checks before the first
@@ -71,15 +99,27 @@ fn filter_of(verbose: u8, quiet: bool) -> &'static str {
         (1, _) => "warn,orion_peer=info",
         (2, _) => "info,orion_peer=debug",
         (3, _) => "debug,orion_peer=trace",
-        // The WebSocket's own trace holds every message, and so SDP, candidates and tokens.
-        _ => "trace,tungstenite=debug,tokio_tungstenite=debug",
+        _ => "trace",
     }
 }
 
-/// stderr, with the live line out of the way.
-struct AboveLiveLine;
+/// Fields of an event or a span as text that steers no terminal and stays in its line. Without colors:
+/// those of the level and the target are put in by `tracing-subscriber` itself.
+struct TextFields;
 
-impl<'a> MakeWriter<'a> for AboveLiveLine {
+impl<'w> FormatFields<'w> for TextFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        // Line ends within a field are most often those of an error that has several lines.
+        writer.write_str(&printable::line(&text.replace(['\r', '\n'], " ")))
+    }
+}
+
+/// stderr, with the live line out of the way, and without secrets.
+struct LogWriter;
+
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -87,9 +127,12 @@ impl<'a> MakeWriter<'a> for AboveLiveLine {
     }
 }
 
-impl Write for AboveLiveLine {
+impl Write for LogWriter {
+    /// An event, which comes as a whole.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        live::above(|| io::stderr().lock().write_all(&one_line(bytes))).map(|()| bytes.len())
+        let text = String::from_utf8_lossy(bytes);
+        let safe = redact(&text);
+        live::above(|| io::stderr().lock().write_all(safe.as_bytes())).map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -97,31 +140,9 @@ impl Write for AboveLiveLine {
     }
 }
 
-/// An event, which comes as a whole, without line ends but its last: what a client wrote cannot make
-/// lines of its own.
-fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
-    let (text, end) = match event {
-        [text @ .., b'\n'] => (text, &event[text.len()..]),
-        text => (text, &[][..]),
-    };
-    let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    if !text.iter().any(breaks) {
-        return Cow::Borrowed(event);
-    }
-    let kept = text.iter().map(|byte| if breaks(byte) { b' ' } else { *byte });
-    Cow::Owned(kept.chain(end.iter().copied()).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_event_is_one_line() {
-        assert_eq!(&*one_line(b"a b\n"), b"a b\n");
-        assert_eq!(&*one_line(b"a\nb\r\nc\n"), b"a b  c\n");
-        assert_eq!(&*one_line(b""), b"");
-    }
 
     #[test]
     fn every_level_is_a_filter() {

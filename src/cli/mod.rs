@@ -150,7 +150,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(*args, output).await,
         Command::Check(args) => check::run(*args, output).await,
         Command::Load(args) => Box::pin(load::run(*args, output)).await,
-        Command::Devices(args) => devices::run(&args, output.json),
+        Command::Devices(args) => devices::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
     }

@@ -147,6 +147,15 @@ impl Observer {
         self.event(&serde_json::json!({"kind": "text", "text": text}));
     }
 
+    /// Says how much could not be shown, because stdout or stderr was not read.
+    pub fn left_out(&mut self, count: u64) {
+        let text = format!(
+            "{count} events are missing here: stdout or stderr was not read, and the call went on"
+        );
+        self.line(&text);
+        self.event(&serde_json::json!({"kind": "left-out", "count": count}));
+    }
+
     /// A JSON line about what happened.
     pub fn event(&mut self, value: &impl serde::Serialize) {
         if let Err(failure) = self.output.event(value) {
@@ -329,7 +338,7 @@ impl Observer {
         drop(self.live);
         // Nothing to sum up when it failed before there was a connection.
         if result.is_ok() || self.summary.connection_type.is_some() {
-            self.output.line(self.summary.to_string());
+            self.output.lines(self.summary.to_string());
         }
         let shown = self.output.event(&self.summary);
         let dumped = match self.dump {

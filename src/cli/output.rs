@@ -1,5 +1,9 @@
 //! Where a command writes: people's text to stderr, results and JSON Lines to stdout.
 //!
+//! The one place where text of servers, peers and files is made safe for a terminal and for the log of
+//! a CI runner ([`printable`]); colors are put in afterwards. The log does the same in `cli::logging`,
+//! the live line in `report::live`.
+//!
 //! A reader that went away (`orion-peer … | head -1`) is no error: what cannot be delivered any more
 //! is dropped. Any other write error on stdout is one, for the result would be missing.
 
@@ -8,7 +12,13 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::failure::{ErrorLine, Failure};
-use crate::{report::live, types::Stage};
+use crate::{
+    report::live,
+    types::{
+        Stage,
+        printable::{self, printable},
+    },
+};
 
 /// When to use colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -51,25 +61,54 @@ pub struct Output {
 }
 
 impl Output {
-    /// A line for people, on stderr; nothing when quiet.
+    /// A line for people, on stderr; nothing when quiet. A line end in it is shown as U+FFFD.
     pub fn line(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            stderr_line(text.as_ref());
+            stderr_line(&printable::line(&printable(text.as_ref())));
         }
     }
 
-    /// A line on stderr, also when quiet: for a program that reads it there.
-    pub fn always(&self, text: &str) {
-        stderr_line(text);
+    /// Lines for people that were laid out by this program, on stderr; nothing when quiet.
+    pub fn lines(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            stderr_line(&printable::page(text.as_ref()));
+        }
     }
 
-    /// A result for people or pipes, on stdout with a line end; nothing with `--json`, where
+    /// A command to a CI runner, on stderr, also when quiet. Whoever made it has escaped it: see
+    /// `report::bench::github`.
+    pub fn runner_command(&self, command: &str) {
+        stderr_line(command);
+    }
+
+    /// A result for people or pipes, one line on stdout; nothing with `--json`, where
     /// [`Output::event`] is the result.
     ///
     /// # Errors
     /// stdout cannot be written, unless because its reader went away.
     pub fn result(&self, text: impl AsRef<str>) -> Result<(), Failure> {
-        if self.json { Ok(()) } else { stdout_line(text.as_ref()) }
+        if self.json { Ok(()) } else { stdout_line(&printable::line(text.as_ref())) }
+    }
+
+    /// A result of lines that were laid out by this program; otherwise as [`Output::result`].
+    ///
+    /// # Errors
+    /// stdout cannot be written, unless because its reader went away.
+    pub fn page(&self, text: impl AsRef<str>) -> Result<(), Failure> {
+        if self.json { Ok(()) } else { stdout_line(&printable::page(text.as_ref())) }
+    }
+
+    /// A page whose lines may begin with a mark of good, bad or neither, which are green, red and
+    /// yellow on a terminal.
+    ///
+    /// # Errors
+    /// stdout cannot be written, unless because its reader went away.
+    pub fn marked(&self, text: &str, marks: [&str; 3]) -> Result<(), Failure> {
+        if !self.color || !io::stdout().is_terminal() || self.json {
+            return self.page(text);
+        }
+        let lines = text.split('\n').map(|line| painted(&printable::line(line), marks));
+        stdout_line(&lines.collect::<Vec<_>>().join("\n"))
     }
 
     /// A JSON line on stdout; nothing without `--json`.
@@ -83,7 +122,7 @@ impl Output {
         let text = serde_json::to_string(value).map_err(|error| {
             Failure::new(Stage::Output, format!("cannot write a result as JSON: {error}"), "")
         })?;
-        stdout_line(&text)
+        stdout_line(&printable::json(&text))
     }
 
     /// Bytes as they are on stdout, with or without `--json`: for scripts and pages that are asked
@@ -98,12 +137,27 @@ impl Output {
     /// How a command failed: on stderr, and as a JSON line on stdout with `--json`.
     pub fn failure(&self, failure: &Failure) {
         let (red, plain) = if self.color { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-        stderr_line(&format!("{red}error:{plain} {failure}"));
+        let safe = |text: &str| printable::line(&printable(text));
+        let text = safe(&format!("{}: {}", failure.stage, failure.message));
+        stderr_line(&format!("{red}error:{plain} {text}"));
+        if !failure.remedy.is_empty() {
+            stderr_line(&format!("  try: {}", safe(&failure.remedy)));
+        }
         // stdout being broken may be the failure itself; there is nobody left to tell.
         if !failure.told {
             let _ = self.event(&ErrorLine { error: failure });
         }
     }
+}
+
+/// A line whose mark, if it begins with one, is in color: green, red, yellow.
+fn painted(line: &str, marks: [&str; 3]) -> String {
+    for (mark, color) in marks.into_iter().zip([32, 31, 33]) {
+        if let Some(rest) = line.strip_prefix(mark) {
+            return format!("\x1b[{color}m{mark}\x1b[0m{rest}");
+        }
+    }
+    line.to_owned()
 }
 
 fn stderr_line(text: &str) {
@@ -133,5 +187,18 @@ fn stdout_bytes(bytes: &[u8]) -> Result<(), Failure> {
             "send stdout to a file or a disk that has room",
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_colored_at_the_beginning_of_a_line_only() {
+        let marks = ["pass", "FAIL", "  – "];
+        assert_eq!(painted("FAIL  a: FAIL", marks), "\x1b[31mFAIL\x1b[0m  a: FAIL");
+        assert_eq!(painted("  –   not run", marks), "\x1b[33m  – \x1b[0m  not run");
+        assert_eq!(painted("a pass", marks), "a pass");
     }
 }

@@ -10,7 +10,7 @@ use super::{
     link,
     network::{self, LinkArgs},
     observe::{self, ObserveArgs, Observer, millis, stages_json},
-    observing::Observing,
+    observing::{Observing, REPORT_WEIGHT, Weigh},
     output::Output,
     stop,
     view::{self, ViewArgs},
@@ -118,6 +118,16 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         viewer.close(&reason).await;
     }
     observer.finish(result.map(|_| ()))
+}
+
+impl Weigh for ReceiverEvent {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Line(text) | Self::Text(text) => 256 + text.len(),
+            Self::Keyframe(_) => 2048,
+            Self::Report(_) => REPORT_WEIGHT,
+        }
+    }
 }
 
 /// Shows what a receiver tells; `who` goes before each line.

@@ -122,7 +122,7 @@ fn show(runs: &[Named], checks: &[Vec<Check>], output: Output) -> Result<(), Fai
             pass: checks.iter().flatten().all(|check| check.pass),
         })?;
     }
-    output.result(table(runs).trim_end())
+    output.page(table(runs).trim_end())
 }
 
 fn verdict(runs: &[Named], checks: &[Vec<Check>]) -> Result<(), Failure> {

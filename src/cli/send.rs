@@ -13,7 +13,7 @@ use super::{
     link,
     network::{self, LinkArgs},
     observe::{self, ObserveArgs, Observer, millis, stages_json},
-    observing::Observing,
+    observing::{Observing, REPORT_WEIGHT, Weigh},
     output::Output,
     stop, units,
 };
@@ -161,6 +161,21 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let mut tell = |event| observing.tell(event);
     let result = sender::run(config, stop::asked(), &mut tell, &mut texts).await;
     observing.end().await.finish(result.map(|_| ()))
+}
+
+impl Weigh for SenderEvent {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Line(text) | Self::Text(text) => 256 + text.len(),
+            // The frame is shared with the encoder, but kept for as long as this waits.
+            Self::Sent(sent) => {
+                let frame = sent.captured.original.as_ref();
+                let pixels = frame.map_or(0, |frame| frame.width as usize * frame.height as usize);
+                1024 + sent.captured.access_unit.data.len() + pixels * 3 / 2
+            }
+            Self::Report(_) => REPORT_WEIGHT,
+        }
+    }
 }
 
 /// Shows what a sender tells; `who` goes before each line.

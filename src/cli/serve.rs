@@ -156,11 +156,12 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     args.ice.apply(&mut config).await?;
     relay::end_with_pairs(relay.as_ref(), &mut config);
     let tls = config.front.tls.clone();
+    let drain = config.signaling.timings.drain_jitter;
     let served = Served { server: start(config, listener).await?, relay };
     announce(&args, &served, tls.as_ref(), dev, output)?;
     tls::reload_on_hangup(tls);
     login::reload_on_hangup(&args, served.server.verifier());
-    stop::asked().await;
+    stop::draining(drain).await;
     tracing::info!("stopping");
     output.line("stopping: sockets are asked to reconnect elsewhere");
     served.shutdown().await;

@@ -1,5 +1,5 @@
 //! All of it for people: sections with aligned columns, a tick or cross before each line, and the
-//! verdict at the end.
+//! verdict at the end. Texts of servers are made printable as they are put into lines.
 
 use std::fmt::Write;
 
@@ -12,39 +12,26 @@ use crate::{
 /// Columns of the text.
 const WIDTH: usize = 96;
 
-/// Marks of good, bad and neither.
-#[derive(Debug, Clone, Copy)]
-pub struct Marks {
-    good: &'static str,
-    bad: &'static str,
-    note: &'static str,
-}
+const GOOD: &str = "✓";
+const BAD: &str = "✗";
+const NOTE: &str = "!";
 
-impl Marks {
-    /// With or without colors.
-    #[must_use]
-    pub fn new(color: bool) -> Self {
-        if color {
-            Self { good: "\x1b[32m✓\x1b[0m", bad: "\x1b[31m✗\x1b[0m", note: "\x1b[33m!\x1b[0m" }
-        } else {
-            Self { good: "✓", bad: "✗", note: "!" }
-        }
-    }
+/// How a line that is good, bad or neither begins.
+pub const MARKED: [&str; 3] = ["  ✓", "  ✗", "  !"];
 
-    fn of(self, good: bool) -> &'static str {
-        if good { self.good } else { self.bad }
-    }
+fn mark(good: bool) -> &'static str {
+    if good { GOOD } else { BAD }
 }
 
 /// The text, without a line end after the last line.
 #[must_use]
-pub fn text(report: &Report, marks: Marks) -> String {
+pub fn text(report: &Report) -> String {
     let mut lines = Vec::new();
     network(&mut lines, report);
-    nat(&mut lines, &report.nat, marks);
-    servers(&mut lines, &report.servers, marks);
-    contacts(&mut lines, report, marks);
-    problems(&mut lines, report, marks);
+    nat(&mut lines, &report.nat);
+    servers(&mut lines, &report.servers);
+    contacts(&mut lines, report);
+    problems(&mut lines, report);
     lines.push(String::new());
     lines.push("verdict".to_owned());
     wrap(&mut lines, &report.verdict.text, "  ");
@@ -52,6 +39,7 @@ pub fn text(report: &Report, marks: Marks) -> String {
 }
 
 fn row(lines: &mut Vec<String>, mark: &str, label: &str, value: &str) {
+    let (label, value) = (printable(label), printable(value));
     lines.push(format!("  {mark} {label:<13} {value}").trim_end().to_owned());
 }
 
@@ -63,7 +51,7 @@ fn network(lines: &mut Vec<String>, report: &Report) {
     for one in named.take(6) {
         any = true;
         let vpn = if one.vpn { ", looks like a VPN" } else { "" };
-        row(lines, " ", &printable(&one.name), &format!("{} ({}{vpn})", one.address, one.scope));
+        row(lines, " ", &one.name, &format!("{} ({}{vpn})", one.address, one.scope));
     }
     if !any {
         row(lines, " ", "interfaces", "none but loopback");
@@ -76,12 +64,12 @@ fn network(lines: &mut Vec<String>, report: &Report) {
     row(lines, " ", "IPv6", answer(report.nat.ipv6));
 }
 
-fn nat(lines: &mut Vec<String>, nat: &Nat, marks: Marks) {
+fn nat(lines: &mut Vec<String>, nat: &Nat) {
     lines.push(String::new());
     lines.push("NAT".to_owned());
     match nat.udp {
-        Some(udp) => row(lines, marks.of(udp), "UDP", if udp { "passes" } else { "is blocked" }),
-        None => row(lines, marks.note, "UDP", "not known: no server answered"),
+        Some(udp) => row(lines, mark(udp), "UDP", if udp { "passes" } else { "is blocked" }),
+        None => row(lines, NOTE, "UDP", "not known: no server answered"),
     }
     let Some(translated) = nat.translated else { return };
     let address = |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
@@ -94,7 +82,7 @@ fn nat(lines: &mut Vec<String>, nat: &Nat, marks: Marks) {
     );
     if !nat.pool.is_empty() {
         let pool: Vec<_> = nat.pool.iter().map(ToString::to_string).collect();
-        row(lines, marks.note, "pool", &pool.join(", "));
+        row(lines, NOTE, "pool", &pool.join(", "));
     }
     let by = |by: Option<&str>| match by {
         Some("rfc5780") => " (RFC 5780)",
@@ -129,7 +117,7 @@ fn nat(lines: &mut Vec<String>, nat: &Nat, marks: Marks) {
     }
 }
 
-fn servers(lines: &mut Vec<String>, servers: &[Server], marks: Marks) {
+fn servers(lines: &mut Vec<String>, servers: &[Server]) {
     if servers.is_empty() {
         return;
     }
@@ -140,8 +128,11 @@ fn servers(lines: &mut Vec<String>, servers: &[Server], marks: Marks) {
         let url = printable(&server.url);
         let v6 = server.address.is_some_and(|address| address.is_ipv6()) && !url.contains('[');
         let family = if v6 { " (IPv6)" } else { "" };
-        let text =
-            format!("  {} {url:<width$}{family}  {}", marks.of(server.works()), gives(server));
+        let text = format!(
+            "  {} {url:<width$}{family}  {}",
+            mark(server.works()),
+            printable(&gives(server))
+        );
         lines.push(text.trim_end().to_owned());
     }
 }
@@ -177,7 +168,7 @@ fn gives(server: &Server) -> String {
     parts.join(" · ")
 }
 
-fn contacts(lines: &mut Vec<String>, report: &Report, marks: Marks) {
+fn contacts(lines: &mut Vec<String>, report: &Report) {
     if report.token.is_none() && report.signaling.is_none() {
         return;
     }
@@ -185,16 +176,16 @@ fn contacts(lines: &mut Vec<String>, report: &Report, marks: Marks) {
     lines.push("signaling".to_owned());
     for (label, one) in [("token", &report.token), ("signaling", &report.signaling)] {
         if let Some(one) = one {
-            row(lines, marks.of(one.ok), label, &contact(one));
+            row(lines, mark(one.ok), label, &contact(one));
         }
     }
     if let Some(skew) = report.clock_skew_s {
-        row(lines, marks.note, "clock", &clock_skew_words(skew));
+        row(lines, NOTE, "clock", &clock_skew_words(skew));
     }
 }
 
 fn contact(one: &Contacted) -> String {
-    let mut text = one.url.as_deref().map_or_else(|| "as given".to_owned(), printable);
+    let mut text = one.url.clone().unwrap_or_else(|| "as given".to_owned());
     if let Some(total) = one.total_ms.filter(|_| one.ok && one.url.is_some()) {
         text.push_str("  ");
         text.push_str(&human::millis(total));
@@ -218,33 +209,29 @@ fn contact(one: &Contacted) -> String {
     text
 }
 
-fn problems(lines: &mut Vec<String>, report: &Report, marks: Marks) {
+fn problems(lines: &mut Vec<String>, report: &Report) {
     if report.problems.is_empty() {
         return;
     }
     lines.push(String::new());
     lines.push("to do".to_owned());
     for problem in &report.problems {
-        let mark = if problem.severity == Severity::Error { marks.bad } else { marks.note };
+        let mark = if problem.severity == Severity::Error { BAD } else { NOTE };
         let subject =
             problem.subject.as_ref().map(|subject| format!("{subject}: ")).unwrap_or_default();
         let before = lines.len();
-        wrap(
-            lines,
-            &printable(&format!("{subject}{} [{}]", problem.message, problem.code)),
-            "    ",
-        );
+        wrap(lines, &format!("{subject}{} [{}]", problem.message, problem.code), "    ");
         if let Some(first) = lines.get_mut(before) {
             first.replace_range(..4, &format!("  {mark} "));
         }
-        wrap(lines, &format!("try: {}", printable(&problem.remedy)), "      ");
+        wrap(lines, &format!("try: {}", problem.remedy), "      ");
     }
 }
 
-/// Breaks text at spaces.
+/// Breaks text, made printable, at spaces.
 fn wrap(lines: &mut Vec<String>, text: &str, indent: &str) {
     let mut line = indent.to_owned();
-    for word in text.split_whitespace() {
+    for word in printable(text).split_whitespace() {
         if line.len() > indent.len() && line.chars().count() + 1 + word.chars().count() > WIDTH {
             lines.push(std::mem::replace(&mut line, indent.to_owned()));
         }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use atomic::create_beside;
 pub use error::SinkError;
 pub use picture::PictureFormat;
 pub use spool::{Outcome, Spool};

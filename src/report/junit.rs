@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use crate::types::printable::steers;
+
 /// What became of a case. Texts are type, message and text.
 #[derive(Debug, Clone)]
 pub enum Outcome {
@@ -117,7 +119,7 @@ impl Case {
 }
 
 /// Text in an attribute or between tags; characters that XML 1.0 (§2.2) does not know become U+FFFD, and
-/// a line end stays one in attributes as well.
+/// a line end stays one in attributes as well. What steers a terminal is a character reference.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -130,6 +132,9 @@ fn escape(text: &str) -> String {
                 let _ = write!(escaped, "&#{};", c as u32);
             }
             '\0'..' ' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
+            c if steers(c) => {
+                let _ = write!(escaped, "&#{};", c as u32);
+            }
             c => escaped.push(c),
         }
     }
@@ -165,6 +170,12 @@ mod tests {
         assert_eq!(counts, [Some("4"), Some("1"), Some("1"), Some("1")]);
         let skipped = document.descendants().find(|node| node.has_tag_name("skipped")).unwrap();
         assert_eq!(skipped.attribute("message"), Some("needs <more>"));
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_a_reference() {
+        let text = escape("\u{9b}31m\u{7f}\u{202e}x\u{1b}");
+        assert_eq!(text, "&#155;31m&#127;&#8238;x\u{fffd}");
     }
 
     proptest::proptest! {

@@ -1,4 +1,7 @@
-//! Text laid out in columns and wrapped to a width, both counted in characters.
+//! Text laid out in columns and wrapped to a width, both counted in characters. Cells and words are
+//! made [`printable`] here: a cell has no line end, and what steers a terminal is counted as shown.
+
+use crate::types::printable;
 
 /// Where the text of a column stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +21,8 @@ const GAP: &str = "  ";
 /// Lays out rows; a column is as wide as its widest cell. Lines have no white space at their end.
 #[must_use]
 pub fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
+    let printed = |row: &Vec<String>| row.iter().map(|cell| printable(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(printed).collect();
     let width = |index: usize, least: usize| {
         let cells = rows.iter().filter_map(|row| row.get(index));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(least)
@@ -44,7 +49,7 @@ pub fn wrap(text: &str, indent: usize, width: usize) -> Vec<String> {
     let mut line = String::new();
     let mut length = 0;
     for word in text.split_whitespace() {
-        let word: Vec<char> = word.chars().collect();
+        let word: Vec<char> = printable(word).chars().collect();
         for piece in word.chunks(room) {
             if length > 0 && length + 1 + piece.len() > room {
                 lines.push(std::mem::take(&mut line));
@@ -101,6 +106,18 @@ mod tests {
     fn texts_are_cut_at_one_end() {
         assert_eq!([cut("abcdef", 4), cut("abcd", 4)], ["abc…", "abcd"]);
         assert_eq!([cut_front("abcdef", 4), cut_front("abcd", 4)], ["…def", "abcd"]);
+    }
+
+    #[test]
+    fn a_cell_and_a_word_stay_in_their_line() {
+        let hostile = "\u{1b}]0;x\u{7}\u{1b}[31m\r\n::error::x\u{202e}";
+        let rows = [vec![hostile.to_owned(), "b".to_owned()]];
+        let lines = columns(&[(Align::Left, 0), (Align::Left, 0)], &rows);
+        let wrapped = wrap(hostile, 2, 80);
+        for line in lines.iter().chain(&wrapped) {
+            assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
+        }
+        assert!(lines.len() == 1 && lines[0].ends_with("::error::x\u{fffd}  b"), "{lines:?}");
     }
 
     proptest! {

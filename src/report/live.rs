@@ -9,7 +9,10 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::human;
-use crate::types::ConnectionType;
+use crate::types::{
+    ConnectionType,
+    printable::{self, printable},
+};
 
 /// Time between two plain lines when stderr is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -129,13 +132,13 @@ impl LiveLine {
     /// Shows how things stand at `now`.
     pub fn update(&mut self, now: Instant, stats: &LiveStats) {
         if let Some(bar) = &self.bar {
-            bar.set_message(stats.render());
+            bar.set_message(printable(&stats.render()));
             bar.tick();
         }
         if let Some(line) = self.plain.as_mut().and_then(|plain| plain.due(now, stats)) {
             use std::io::Write;
             // Nobody reads stderr any more: nothing to be done about it.
-            let _ = writeln!(std::io::stderr().lock(), "{line}");
+            let _ = writeln!(std::io::stderr().lock(), "{}", printable::line(&line));
         }
     }
 }
@@ -173,7 +176,7 @@ impl Progress {
     /// So many steps are done, the last one with this result.
     pub fn update(&self, done: u64, text: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(text.to_owned());
+            bar.set_message(printable(text));
             bar.set_position(done);
         }
     }

@@ -5,10 +5,12 @@
 //! a file in its place. A symbolic link stays one; the file it leads to is replaced.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
+
+use crate::media::sink::create_beside;
 
 /// Writes a file, in place of the one that is there.
 ///
@@ -16,9 +18,10 @@ use std::{
 /// It cannot be written; what it held before is still there, and nothing is left beside it.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let Some(target) = target(path)? else { return fs::write(path, bytes) };
-    let beside = beside(&target)?;
-    let written = File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+    let (mut file, beside) = create_beside(&target)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&beside, &target));
     if written.is_err() {
         // The error to tell is the first one.
@@ -33,8 +36,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// It could not.
 pub fn check(path: &Path) -> io::Result<()> {
     let Some(target) = target(path)? else { return Ok(()) };
-    let beside = beside(&target)?;
-    File::create(&beside)?;
+    let (_, beside) = create_beside(&target)?;
     fs::remove_file(&beside)
 }
 
@@ -47,11 +49,6 @@ fn target(path: &Path) -> io::Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(path.to_owned())),
         Err(error) => Err(error),
     }
-}
-
-fn beside(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    Ok(path.with_file_name(format!(".{name}.{}.tmp", std::process::id())))
 }
 
 #[cfg(test)]
@@ -84,6 +81,22 @@ mod tests {
             assert!(check(&path).is_err() && write(&path, b"x").is_err(), "{}", path.display());
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_planted_link_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("a"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        // The name that versions before this one would open.
+        let planted = dir.path().join(format!(".a.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&victim, planted).unwrap();
+        check(&path).unwrap();
+        write(&path, b"mine").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
     }
 
     #[cfg(unix)]

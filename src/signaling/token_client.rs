@@ -17,7 +17,7 @@ use super::client::{
     Access, TokenProvider, clock_skew, error_body, read_claims, redacted, rustls_error, tls_reason,
 };
 use crate::{
-    proto::token::{ErrorBody, TokenAnswer, TokenRequest},
+    proto::token::{ErrorBody, IceServer, TokenAnswer, TokenRequest},
     stun::stream::Trust,
     types::{DeviceId, PairId, Stage, is_loopback},
 };
@@ -33,6 +33,10 @@ const PLAIN_TEXT: &str = "tls-plain-text";
 
 /// Longest answer read, bytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
+
+/// Most URLs of ICE servers taken from an answer: as many as libwebrtc takes TURN servers
+/// (`kMaxTurnServers`, `api/candidate.h`). Each is asked from every local address.
+const MAX_ICE_URLS: usize = 32;
 
 /// Fetches signaling tokens. `Debug` leaves the access token out.
 #[derive(Clone)]
@@ -115,10 +119,17 @@ impl TokenClient {
                 clock_skew,
             });
         }
-        let answer: TokenAnswer = serde_json::from_slice(&body)
+        let mut answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|error| TokenError::Answer { url: url.clone(), reason: error.to_string() })?;
         if answer.token.is_empty() {
             return Err(TokenError::Answer { url, reason: "its token is empty".into() });
+        }
+        let given: usize = answer.ice_servers.iter().map(|server| server.urls.len()).sum();
+        if given > MAX_ICE_URLS {
+            tracing::warn!(
+                "{url} names {given} URLs of ICE servers: the first {MAX_ICE_URLS} are used"
+            );
+            limit(&mut answer.ice_servers);
         }
         Ok((answer, clock_skew))
     }
@@ -140,6 +151,16 @@ impl TokenProvider for TokenClient {
             clock_skew,
         })
     }
+}
+
+/// Leaves the first [`MAX_ICE_URLS`] URLs, and the servers that have some of them.
+fn limit(servers: &mut Vec<IceServer>) {
+    let mut left = MAX_ICE_URLS;
+    for server in servers.iter_mut() {
+        server.urls.truncate(left);
+        left -= server.urls.len();
+    }
+    servers.retain(|server| !server.urls.is_empty());
 }
 
 fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> {
@@ -278,6 +299,26 @@ mod tests {
         assert_eq!(retry_after(Some(" 7 ")), Some(Duration::from_secs(7)));
         assert_eq!(retry_after(Some("Wed, 21 Oct 2015 07:28:00 GMT")), None);
         assert_eq!(retry_after(None), None);
+    }
+
+    #[test]
+    fn ice_servers_beyond_the_limit_are_left_out() {
+        let server = |urls: usize| IceServer {
+            urls: vec!["stun:127.0.0.1".into(); urls],
+            username: None,
+            credential: None,
+        };
+        for (given, left) in [
+            (vec![1; 5000], vec![1; MAX_ICE_URLS]),
+            (vec![5000], vec![MAX_ICE_URLS]),
+            (vec![30, 0, 5, 5], vec![30, 2]),
+            (vec![2, 3], vec![2, 3]),
+        ] {
+            let mut servers: Vec<_> = given.into_iter().map(server).collect();
+            limit(&mut servers);
+            let urls: Vec<_> = servers.iter().map(|server| server.urls.len()).collect();
+            assert_eq!(urls, left);
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ async fn checked(config: CheckConfig) -> Report {
         jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap();
     let errors: Vec<String> = validator.iter_errors(&json).map(|e| e.to_string()).collect();
     assert!(errors.is_empty(), "{errors:#?}");
-    let page = text::text(&report, text::Marks::new(false));
+    let page = text::text(&report);
     let xml = junit(&report);
     let document = roxmltree::Document::parse(&xml).unwrap();
     let cases = document.descendants().filter(|node| node.has_tag_name("testcase")).count();
@@ -121,7 +121,7 @@ async fn surprise(row: &Row, slow: bool) -> Option<String> {
     if failed == expected && not_run.is_empty() && !report.partial {
         return None;
     }
-    let page = text::text(&report, text::Marks::new(false));
+    let page = text::text(&report);
     Some(format!("{fault:?} broke {failed:?}, not {expected:?}; not run {not_run:?}\n{page}"))
 }
 
@@ -223,7 +223,7 @@ async fn keeps_every_rule(slow: bool, cannot_be_run: &[&str]) {
     });
     let report = checked(config).await;
     revoking.abort();
-    let page = text::text(&report, text::Marks::new(false));
+    let page = text::text(&report);
     assert_eq!(ids(&report, Outcome::Fail), BTreeSet::new(), "{page}");
     let cannot_be_run: BTreeSet<&str> = cannot_be_run.iter().copied().collect();
     assert_eq!(ids(&report, Outcome::NotRun), cannot_be_run, "{page}");

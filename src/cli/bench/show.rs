@@ -111,9 +111,10 @@ impl Show {
             // The first of a kind is told at once; all are in the result.
             if *times == 1 {
                 self.output.line(format!(
-                    "connection {} failed: {}: {}\n  try: {}",
-                    record.index, failure.stage, failure.message, failure.remedy
+                    "connection {} failed: {}: {}",
+                    record.index, failure.stage, failure.message
                 ));
+                self.output.line(format!("  try: {}", failure.remedy));
             }
         }
         for server in record.ice_servers.iter().filter(|server| server.code.is_some()) {

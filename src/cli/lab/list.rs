@@ -43,7 +43,7 @@ pub fn run(_: &ListArgs, output: Output) -> Result<(), Failure> {
             "source": network.source,
         }))?;
     }
-    output.result(text(&profiles))
+    output.page(text(&profiles))
 }
 
 fn text(profiles: &[(&str, Profile)]) -> String {

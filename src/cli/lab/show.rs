@@ -26,7 +26,7 @@ impl Show {
     /// What is going to be measured.
     pub(super) fn start(&self, job: &Job) {
         match job.plans.as_slice() {
-            [plan] => self.output.line(words::before(plan)),
+            [plan] => self.output.lines(words::before(plan)),
             plans => {
                 let at_once = super::parallel(job);
                 self.output.line(format!("{} pairs, {at_once} at once", plans.len()));
@@ -53,8 +53,8 @@ impl Show {
         drop(self.progress);
         self.output.event(result)?;
         match result.cells.as_slice() {
-            [cell] if one => self.output.result(words::after(cell)),
-            _ => self.output.result(table::table(result).trim_end()),
+            [cell] if one => self.output.page(words::after(cell)),
+            _ => self.output.page(table::table(result).trim_end()),
         }
     }
 }

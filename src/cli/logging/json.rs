@@ -14,6 +14,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use crate::types::printable;
+
 /// Writes an event as one JSON object on one line.
 #[derive(Debug, Default)]
 pub(super) struct JsonLine;
@@ -45,7 +47,7 @@ where
         line.insert("time".into(), jiff::Timestamp::now().to_string().into());
         line.insert("level".into(), event.metadata().level().as_str().into());
         line.insert("target".into(), event.metadata().target().into());
-        writeln!(writer, "{}", Value::Object(line))
+        writeln!(writer, "{}", printable::json(&Value::Object(line).to_string()))
     }
 }
 

@@ -1,7 +1,5 @@
 //! `serve pairs`: the pairs of a store, whichever it is.
 
-use std::fmt::Write;
-
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -14,6 +12,7 @@ use crate::{
         open::Place,
         postgres::{MIGRATION, PostgresPairs, Target},
     },
+    report::layout::{Align, columns},
     types::{PairId, Stage},
 };
 
@@ -179,7 +178,7 @@ async fn list(args: ListArgs, output: Output) -> Result<(), Failure> {
         output.line("there are no pairs that this key or role may see");
         return Ok(());
     }
-    output.result(table(&pairs))
+    output.page(table(&pairs))
 }
 
 fn table(pairs: &[Pair]) -> String {
@@ -195,20 +194,9 @@ fn table(pairs: &[Pair]) -> String {
             time(since.unwrap_or(pair.created_at)),
         ]
     };
-    let rows: Vec<_> = std::iter::once(head).chain(pairs.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..6).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            write!(line, "{cell:width$}  ").expect("writing to a string does not fail");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text.truncate(text.trim_end().len());
-    text
+    let rows: Vec<Vec<String>> =
+        std::iter::once(head).chain(pairs.iter().map(row)).map(Vec::from).collect();
+    columns(&[(Align::Left, 0); 6], &rows).join("\n")
 }
 
 async fn revoke(args: RevokeArgs, output: Output) -> Result<(), Failure> {

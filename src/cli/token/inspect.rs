@@ -19,6 +19,7 @@ use crate::{
     },
     cli::{failure::Failure, output::Output, secret::SecretText},
     report::human,
+    types::printable,
 };
 
 /// Most that is read from stdin, bytes.
@@ -63,7 +64,7 @@ pub fn run(args: &InspectArgs, output: Output) -> Result<(), Failure> {
     let found = inspect(token.expose(), keys.as_ref(), &args.policy.policy(), unix_now())
         .map_err(no_token)?;
     output.event(&found)?;
-    output.result(describe(&found))?;
+    output.page(describe(&found))?;
     match found.reasons.as_slice() {
         [] => Ok(()),
         [reason] => Err(refused(&format!("the token would be refused: {reason}"))),
@@ -197,7 +198,7 @@ fn describe(found: &Inspection) -> String {
         format!("signature  {signature}"),
         format!("verdict    {}", if found.accepted { "accepted" } else { "refused" }),
     ];
-    lines.extend(found.reasons.iter().map(|reason| format!("  - {reason}")));
+    lines.extend(found.reasons.iter().map(|reason| format!("  - {}", printable(reason))));
     lines.join("\n")
 }
 

@@ -16,9 +16,9 @@ pub(super) fn write(
     path: &Path,
     content: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), SinkError> {
-    let temporary = temporary_name(path);
     let wrong = |cause| SinkError::Write { path: path.to_owned(), cause };
-    let result = fill(&temporary, content).and_then(|()| {
+    let (mut file, temporary) = create_beside(path).map_err(wrong)?;
+    let result = content(&mut file).and_then(|()| file.sync_all()).and_then(|()| {
         if path.exists() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -36,9 +36,9 @@ pub(super) fn write(
 /// # Errors
 /// They cannot.
 pub(super) fn check_writable(dir: &Path) -> Result<(), SinkError> {
-    let probe = temporary_name(&dir.join("probe"));
     let wrong = |cause| SinkError::Write { path: dir.to_owned(), cause };
-    let written = fill(&probe, |file| io::Write::write_all(file, b"."));
+    let (mut file, probe) = create_beside(&dir.join("probe")).map_err(wrong)?;
+    let written = io::Write::write_all(&mut file, b".").and_then(|()| file.sync_all());
     let removed = fs::remove_file(&probe);
     written.and(removed).map_err(wrong)
 }
@@ -57,16 +57,17 @@ pub(super) fn sync_directory(dir: &Path) -> Result<(), SinkError> {
     Ok(())
 }
 
-fn fill(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-    content(&mut file)?;
-    file.sync_all()
-}
-
-/// In the same directory, hidden, and this process's own.
-fn temporary_name(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+/// A new file in the directory of `path`, to be renamed to it: hidden, with a name that nobody can
+/// foresee. What is there already, be it a symbolic link that leads elsewhere, is not opened
+/// (`O_CREAT | O_EXCL`, POSIX `open`).
+///
+/// # Errors
+/// The file cannot be made.
+pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let temporary = path.with_file_name(format!(".orion-peer-{:016x}.tmp", rand::random::<u64>()));
+    let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+    Ok((file, temporary))
 }
 
 #[cfg(test)]
@@ -86,6 +87,35 @@ mod tests {
         .unwrap_err();
         assert!(error.remedy().contains("room on the disk"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_planted_link_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, b"precious").unwrap();
+        let path = dir.path().join("a");
+        let plant = |name: String| {
+            std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
+        };
+        // The names that versions before this one would open.
+        plant(format!(".a.{}.tmp", std::process::id()));
+        plant(format!(".probe.{}.tmp", std::process::id()));
+        check_writable(dir.path()).unwrap();
+        write(&path, |file| file.write_all(b"mine")).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_name_is_used_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let names: Vec<_> = (0..8).map(|_| create_beside(&path).unwrap().1).collect();
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
     Named,
     schema::{ConnectionRecord, IceServerRecord, KeyframeRecord},
 };
+use crate::types::printable::{self, steers};
 
 /// Names of the columns.
 const HEADER: &str = "run,connection,at_s,metric,value,unit,detail\r\n";
@@ -94,13 +95,16 @@ fn answer(server: &IceServerRecord) -> String {
     parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 
-/// A cell of text. One that a spreadsheet would take for a formula gets an apostrophe in front, which
-/// makes it text (OWASP, "CSV Injection"); one with a comma, a quote or a line end is quoted.
+/// A cell of text, on one line and without what steers a terminal: the file may be one. One that a
+/// spreadsheet would take for a formula gets an apostrophe in front, which makes it text (OWASP, "CSV
+/// Injection"), whether or not it strips a replaced character; one with a comma or a quote is quoted.
 fn cell(text: &str) -> String {
-    let formula =
-        text.trim_start().starts_with(['=', '+', '-', '@']) || text.starts_with(['\t', '\r']);
-    let text = if formula { format!("'{text}") } else { text.to_owned() };
-    if text.contains([',', '"', '\r', '\n']) || text != text.trim() {
+    let formula = text
+        .trim_start_matches(|c: char| c.is_whitespace() || steers(c))
+        .starts_with(['=', '+', '-', '@']);
+    let text = printable::line(text);
+    let text = if formula { format!("'{text}") } else { text };
+    if text.contains([',', '"']) || text != text.trim() {
         return format!("\"{}\"", text.replace('"', "\"\""));
     }
     text
@@ -174,12 +178,23 @@ mod tests {
 
     #[test]
     fn text_cannot_be_a_formula_or_another_cell() {
-        for text in ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\r=1"] {
+        for text in ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\r=1", "\u{202e}=1"] {
             let read = parse(&format!("{},\r\n", cell(text)));
-            assert_eq!(read[0][0], format!("'{text}"));
+            assert_eq!(read[0][0], format!("'{}", printable::line(text)));
         }
-        for text in ["a,b", "say \"no\"", "two\r\nlines", "plain", " spaces "] {
+        for text in ["a,b", "say \"no\"", "plain", " spaces ", "a,\"b\",c"] {
             assert_eq!(parse(&format!("{},\r\n", cell(text)))[0], [text, ""]);
         }
+    }
+
+    #[test]
+    fn text_is_neither_a_line_nor_a_terminal_sequence() {
+        let rows =
+            csv(&[example::named("\u{1b}]0;x\u{7}\u{1b}[31m\r\n::error::x", example::hostile())]);
+        for line in rows.split("\r\n") {
+            assert!(!line.contains(steers), "{line:?}");
+            assert!(!line.starts_with("::"), "{line:?}");
+        }
+        assert!(parse(&rows).iter().all(|row| row.len() == 7));
     }
 }

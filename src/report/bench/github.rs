@@ -8,6 +8,7 @@ use super::{
     schema::{BenchResult, FailureGroup, Verdict},
     wording::{self, Outcome},
 };
+use crate::types::printable::steers;
 
 /// Most annotations of a kind that the runner shows of a step.
 pub const MOST: usize = 10;
@@ -96,9 +97,11 @@ fn room_for(mut annotations: Vec<Annotation>) -> Vec<Annotation> {
     annotations
 }
 
-/// Text in the message of a command.
+/// Text in the message of a command: its line ends are escaped as the runner reads them, all else that
+/// steers a terminal as anywhere.
 fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    let escaped = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    escaped.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Text in a property of a command.
@@ -178,13 +181,15 @@ mod tests {
     fn no_more_of_a_kind_than_are_shown_and_none_can_be_forged() {
         let mut result = example::full();
         let group = result.connections.failures[0].clone();
-        let message = "x\r\n::set-env name=A::B%".to_owned();
+        let message = "x\r\n::set-env name=A::B%\u{1b}]0;x\u{7}\u{202e}".to_owned();
         result.connections.failures = vec![FailureGroup { message, ..group }; 40];
         let lines = annotations(&[example::named("a", result)]);
         assert_eq!(starting(&lines, "::error").len(), MOST);
         assert!(lines.iter().any(|line| line.starts_with("::error title=and 32 more::")));
-        assert!(lines.iter().all(|line| !line.contains(['\r', '\n'])));
-        assert!(lines.iter().any(|line| line.contains("x%0D%0A::set-env name=A::B%25")));
+        assert!(lines.iter().all(|line| !line.contains(steers)), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.contains("x%0D%0A::set-env name=A::B%25\u{fffd}]0;x"))
+        );
     }
 
     #[test]

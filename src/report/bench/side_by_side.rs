@@ -7,7 +7,6 @@ use super::{
     table::{Page, comparison, stages},
     wording::{self, NOTHING, Outcome, maybe},
 };
-use crate::types::printable;
 
 /// Columns a label takes, a value, and a change, gaps included.
 const LABEL: usize = 22;
@@ -56,7 +55,7 @@ fn legend(page: &mut Page, runs: &[Named]) {
     page.line(&format!("{} side by side", wording::counted(runs.len() as u64, "run")));
     for (index, run) in runs.iter().enumerate() {
         let room = page.width - 6;
-        page.line(&format!("  {:<3} {}", letter(index), cut_front(&printable(&run.name), room)));
+        page.line(&format!("  {:<3} {}", letter(index), cut_front(&run.name, room)));
         let outcome = Outcome::of(&run.result).word();
         page.say(6, &format!("{outcome}: {}", wording::headline(&run.result)));
         page.say(6, &wording::provenance(&run.result));
@@ -128,7 +127,7 @@ fn sections(results: &[&BenchResult]) -> Vec<Section> {
     let types: std::collections::BTreeSet<_> =
         results.iter().flat_map(|r| r.connections.by_type.keys()).take(12).collect();
     connections.extend(types.into_iter().map(|kind| Metric {
-        label: cut_front(&printable(kind), LABEL - 4),
+        label: cut_front(kind, LABEL - 4),
         unit: "",
         value: |r, kind| Some(r.connections.by_type.get(kind).copied().unwrap_or(0) as f64),
         key: kind.clone(),
@@ -214,15 +213,15 @@ fn problems(page: &mut Page, name: &str, result: &BenchResult) {
     page.heading(&format!("what went wrong in {name}"));
     if let Some(ended) = &result.ended {
         let what = wording::failure(ended.stage, &ended.code);
-        page.say(2, &format!("ended early: {what}: {}", printable(&ended.message)));
+        page.say(2, &format!("ended early: {what}: {}", ended.message));
     }
     for check in not_met {
         let (limit, actual) = wording::limit_and_actual(check);
-        page.say(2, &format!("{} NOT met: {actual}, not {limit}", printable(&check.name)));
+        page.say(2, &format!("{} NOT met: {actual}, not {limit}", check.name));
     }
     for group in failures {
         let what = wording::failure(group.stage, &group.code);
-        page.say(2, &format!("{} x {what}: {}", group.count, printable(&group.message)));
-        page.say(6, &format!("try: {}", printable(&group.remedy)));
+        page.say(2, &format!("{} x {what}: {}", group.count, group.message));
+        page.say(6, &format!("try: {}", group.remedy));
     }
 }

@@ -51,6 +51,9 @@ fn one(result: &BenchResult, width: usize) -> String {
     page.text
 }
 
+/// Longest text that is said, characters: a message of another machine may have any length.
+const LONGEST_TEXT: usize = 4096;
+
 /// Text under headings.
 pub(super) struct Page {
     pub(super) text: String,
@@ -62,15 +65,9 @@ impl Page {
         Self { text: String::new(), width }
     }
 
-    /// A line as it is, but for what a CI runner that reads this would take for a command: GitHub's
-    /// `::error::` at its beginning and `##[error]` anywhere.
+    /// A line, safe on a terminal and in the log of a CI runner.
     pub(super) fn line(&mut self, line: &str) {
-        let text = line.trim_start();
-        if text.strip_prefix("::").is_some_and(|rest| rest.contains("::")) {
-            self.text.push_str(&line.replacen("::", "\u{fffd}:", 1).replace("##[", "#\u{fffd}["));
-        } else {
-            self.text.push_str(&line.replace("##[", "#\u{fffd}["));
-        }
+        self.text.push_str(&printable::line(line));
         self.text.push('\n');
     }
 
@@ -82,7 +79,7 @@ impl Page {
 
     /// Text of any length.
     pub(super) fn say(&mut self, indent: usize, text: &str) {
-        for line in wrap(text, indent, self.width) {
+        for line in wrap(&cut(text, LONGEST_TEXT), indent, self.width) {
             self.line(&line);
         }
     }
@@ -126,8 +123,8 @@ fn head(page: &mut Page, result: &BenchResult) {
     if let Some(FailureRecord { stage, code, message, remedy }) = &result.ended {
         page.line("");
         page.say(0, &format!("ended early: {}", wording::failure(*stage, code)));
-        page.say(4, &printable(message));
-        page.say(4, &format!("try: {}", printable(remedy)));
+        page.say(4, message);
+        page.say(4, &format!("try: {remedy}"));
     }
 }
 
@@ -284,8 +281,8 @@ fn failures(page: &mut Page, result: &BenchResult) {
     }
     for group in &result.connections.failures {
         page.say(2, &format!("{} x {}", group.count, wording::failure(group.stage, &group.code)));
-        page.say(6, &printable(&group.message));
-        page.say(6, &format!("try: {}", printable(&group.remedy)));
+        page.say(6, &group.message);
+        page.say(6, &format!("try: {}", group.remedy));
     }
 }
 
@@ -299,7 +296,7 @@ fn gates(page: &mut Page, result: &BenchResult) {
         let (limit, actual) = wording::limit_and_actual(check);
         let met = if check.pass { "met" } else { "NOT met" };
         let actual = if actual.chars().count() > room { "see below" } else { &actual };
-        row([&format!("  {}", cut(&printable(&check.name), 24)), met, &cut(&limit, 22), actual])
+        row([&format!("  {}", cut(&check.name, 24)), met, &cut(&limit, 22), actual])
     };
     let mut rows = vec![row(["gates", "", "limit", "measured"])];
     rows.extend(result.checks.iter().map(cells));
@@ -317,7 +314,7 @@ fn gates(page: &mut Page, result: &BenchResult) {
             page.say(6, &format!("measured: {actual}"));
         }
         if let Some(note) = &check.note {
-            page.say(6, &printable(note));
+            page.say(6, note);
         }
     }
 }
@@ -330,7 +327,7 @@ pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
     let mut rows = vec![row(["", "baseline", "this run", "change", "interval", ""])];
     for metric in &comparison.metrics {
         rows.push(row([
-            &format!("  {}", cut(&printable(&metric.name), 20)),
+            &format!("  {}", cut(&metric.name, 20)),
             &wording::maybe(metric.baseline, &metric.unit),
             &wording::maybe(metric.current, &metric.unit),
             &metric.change.map_or_else(|| NOTHING.into(), |c| cut(&wording::signed(c), 9)),
@@ -347,7 +344,7 @@ pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
         .map_or_else(String::new, |share| format!("; {} worse is allowed", human::share(share)));
     page.say(2, &format!("change and its interval: + is worse{allowed}"));
     page.say(2, "same: no difference can be told; unknown: too little was measured");
-    page.say(2, &printable(&comparison.method));
+    page.say(2, &comparison.method);
 }
 
 fn rest(page: &mut Page, result: &BenchResult) {
@@ -367,7 +364,7 @@ fn rest(page: &mut Page, result: &BenchResult) {
         page.heading("not measured");
     }
     for missing in &result.not_measured {
-        page.say(2, &format!("{}: {}", printable(&missing.what), printable(&missing.why)));
+        page.say(2, &format!("{}: {}", missing.what, missing.why));
     }
 }
 

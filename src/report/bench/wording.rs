@@ -1,4 +1,5 @@
-//! How the parts of a result are said to people: the same words in every format.
+//! How the parts of a result are said to people: the same words in every format. Text of the result is
+//! in them as it is: each format escapes what it writes.
 
 use std::time::Duration;
 
@@ -9,10 +10,7 @@ use super::{
     layout::cut,
     schema::{BenchResult, Check, MetricComparison, Verdict},
 };
-use crate::{
-    report::human,
-    types::{Stage, printable},
-};
+use crate::{report::human, types::Stage};
 
 /// What is written where nothing was measured.
 pub(super) const NOTHING: &str = "-";
@@ -90,11 +88,11 @@ pub(super) fn provenance(result: &BenchResult) -> String {
     let host = &result.host;
     format!(
         "orion-peer {} on {} {}, {}; {}, {}",
-        printable(&result.version),
-        printable(&host.os),
-        printable(&host.arch),
+        result.version,
+        host.os,
+        host.arch,
         counted(host.cpus, "CPU"),
-        printable(&result.started_at),
+        result.started_at,
         seconds(result.duration_s),
     )
 }
@@ -107,14 +105,13 @@ pub(super) fn seconds(seconds: f64) -> String {
 /// The configuration as `key value` pairs.
 pub(super) fn config(result: &BenchResult) -> Vec<(String, String)> {
     let pairs = result.config.iter();
-    pairs.map(|(key, value)| (printable(key), words(value))).collect()
+    pairs.map(|(key, value)| (key.clone(), words(value))).collect()
 }
 
 /// Connections by type: `host 12`, `relay/udp 3`; none when none succeeded.
 pub(super) fn by_type(result: &BenchResult) -> Option<String> {
     let types = &result.connections.by_type;
-    let parts: Vec<_> =
-        types.iter().map(|(kind, count)| format!("{} {count}", printable(kind))).collect();
+    let parts: Vec<_> = types.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
@@ -135,7 +132,7 @@ pub(super) use crate::stats::stages::stage_words as keyframe_stage;
 
 /// A stage and a code as one word: `ice/no-pair`.
 pub(super) fn failure(stage: Stage, code: &str) -> String {
-    format!("{stage}/{}", printable(code))
+    format!("{stage}/{code}")
 }
 
 /// A number in a unit of the schema: `share`, `ms`, `bytes`, `dB`.
@@ -146,7 +143,7 @@ pub(super) fn number(value: f64, unit: &str) -> String {
         "bytes" => human::bytes(value.max(0.0).round() as u64),
         "dB" => format!("{value:.1} dB"),
         "" => value.to_string(),
-        unit => format!("{value} {}", cut(&printable(unit), 10)),
+        unit => format!("{value} {}", cut(unit, 10)),
     };
     // A file may hold 1e300.
     if text.len() > LONGEST_NUMBER { format!("{value:.1e}") } else { text }
@@ -173,7 +170,7 @@ pub(super) fn limit_and_actual(check: &Check) -> (String, String) {
         (quantity(&check.limit, &check.unit), quantity(&check.actual, &check.unit));
     // Two numbers that differ only in digits that are not written.
     if limit == actual && !check.pass && check.limit.is_number() && check.actual.is_number() {
-        let unit = printable(&check.unit);
+        let unit = &check.unit;
         return (format!("{sense}{} {unit}", check.limit), format!("{} {unit}", check.actual));
     }
     let limit = match (check.unit.as_str(), check.limit.as_f64()) {
@@ -196,11 +193,10 @@ fn quantity(value: &Value, unit: &str) -> String {
 pub(super) fn words(value: &Value) -> String {
     match value {
         Value::Null => NOTHING.into(),
-        Value::String(text) => printable(text),
+        Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(words).collect::<Vec<_>>().join(", "),
         Value::Object(map) => {
-            let pairs =
-                map.iter().map(|(key, value)| format!("{} {}", printable(key), words(value)));
+            let pairs = map.iter().map(|(key, value)| format!("{key} {}", words(value)));
             pairs.collect::<Vec<_>>().join(", ")
         }
         Value::Bool(_) | Value::Number(_) => value.to_string(),
@@ -247,12 +243,12 @@ pub(super) fn verdict(verdict: Verdict) -> &'static str {
 
 /// Names of the baseline's runs.
 pub(super) fn baseline(names: &[String]) -> String {
-    names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ")
+    names.join(", ")
 }
 
 /// What to put before something said of one run of several: its name; nothing when it is the only one.
 pub(super) fn of_run(runs: &[Named], run: &Named) -> String {
-    if runs.len() > 1 { format!("{}: ", printable(&run.name)) } else { String::new() }
+    if runs.len() > 1 { format!("{}: ", run.name) } else { String::new() }
 }
 
 #[cfg(test)]

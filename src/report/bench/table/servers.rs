@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{Page, row};
-use crate::{
-    report::bench::{
-        layout::{Align, cut},
-        schema::{BenchResult, IceServerRecord},
-        wording::number,
-    },
-    types::printable,
+use crate::report::bench::{
+    layout::{Align, cut},
+    schema::{BenchResult, IceServerRecord},
+    wording::number,
 };
 
 /// The section; nothing when there were no servers.
@@ -28,7 +25,7 @@ pub(super) fn servers(page: &mut Page, result: &BenchResult) {
         let mut known: Vec<f64> = times.iter().copied().flatten().collect();
         known.sort_by(f64::total_cmp);
         let median = known.get(known.len() / 2).map_or_else(String::new, |ms| number(*ms, "ms"));
-        let (url, answer) = (cut(&printable(url), 40), cut(&printable(answer), 11));
+        let (url, answer) = (cut(url, 40), cut(answer, 11));
         let (count, median) = (times.len().to_string(), cut(&median, 9));
         rows.push(row([&format!("  {url}"), &answer, &count, &median]));
         if !why.is_empty() {
@@ -45,6 +42,6 @@ pub(super) fn servers(page: &mut Page, result: &BenchResult) {
 
 fn why(server: &IceServerRecord) -> String {
     let code = server.code.map(|code| code.to_string());
-    let reason = server.reason.as_deref().map(printable);
+    let reason = server.reason.clone();
     [code, reason].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
