@@ -38,8 +38,9 @@ export class Call {
   }
 
   /** The app, in the room as `role`. */
-  async app({ role = "mac", answerAfter = 0, unit = "" } = {}) {
+  async app({ role = "mac", answerAfter = 0, unit = "", renew = false } = {}) {
     const flags = ["--api", `http://${this.address}`, "--role", role, "--answer-after", String(answerAfter), "--unit", unit];
+    if (renew) flags.push("--renew");
     const app = this.#start(`${role}${this.apps.length + 1}`, [...this.stack.command, ...flags]);
     this.apps.push(app);
     app.events = (event) => app.said.filter((line) => line.event === event);

@@ -9,7 +9,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 
 import { Call } from "./call.js";
-import { LANES } from "./cases.js";
+import { LANES as SURVIVING } from "./cases.js";
+import { LANES as HOSTILE } from "./hostile.js";
 import { killAll } from "./process.js";
 
 const here = import.meta.dirname;
@@ -18,9 +19,11 @@ const npm = (name) => JSON.parse(readFileSync(path.join(here, "node_modules", na
 const text = (command, ...args) => execFileSync(command, args, { encoding: "utf8" }).trim();
 const { PYTHON, CHROMIUM, ORION_PEER } = process.env;
 
+const LANES = [...SURVIVING, ...HOSTILE];
+
 const STACKS = [
   {
-    name: "aiortc", decodes: true, command: [PYTHON, app("aiortc_app.py")],
+    name: "aiortc", decodes: true, hostile: true, command: [PYTHON, app("aiortc_app.py")],
     version: text(PYTHON, "-c", "import importlib.metadata as m; print(m.version('aiortc'))"),
   },
   { name: "werift", command: [process.execPath, app("werift.js")], version: npm("werift") },
@@ -32,6 +35,7 @@ const STACKS = [
 ];
 
 const only = process.env.ONLY?.split(",");
+const able = (stack, { hostile }) => !hostile || stack.hostile;
 const chosen = (stack, name) => !only || only.some((one) => [stack.name, `${stack.name}/${name}`].includes(one));
 
 const scratch = mkdtempSync(path.join(tmpdir(), "orion-foreign-"));
@@ -89,7 +93,7 @@ const unit = accessUnit();
 const given = { unit, folder: (call) => path.join(scratch, `${call.stack.name}-${call.name}`) };
 const rows = [];
 await Promise.all(STACKS.flatMap((stack) => LANES.map(async (lane) => {
-  for (const one of lane) if (chosen(stack, one.name)) rows.push(await run(stack, one, given));
+  for (const one of lane) if (able(stack, one) && chosen(stack, one.name)) rows.push(await run(stack, one, given));
 })));
 
 const order = LANES.flat().map(({ name }) => name);

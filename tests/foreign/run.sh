@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Holds `orion-peer send` and `recv` against apps on other WebRTC stacks, over loopback: calls that should survive a lost
-# socket or a killed peer, and those that should end. One line a case, then a table.
+# socket, a killed peer or a hostile one, and those that should end. One line a case, then a table.
 #
 #   tests/foreign/run.sh            builds the binary first
 #   ORION_PEER=FILE tests/foreign/run.sh

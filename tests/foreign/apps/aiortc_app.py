@@ -1,6 +1,7 @@
 """aiortc: WebRTC written in Python. It gathers every candidate before it describes itself, and knows no ICE restart.
 
-An offer with another fingerprint or other ICE credentials on a connection that is up is answered, and changes nothing.
+An offer with another fingerprint or other ICE credentials on a connection that is up is answered, and changes nothing;
+with `--renew` another fingerprint gets a new connection. It sends whatever chunks it is asked to, and is the hostile app.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import fractions
 import json
 import os
 import re
+import struct
 import sys
 import time
 import urllib.request
@@ -27,10 +29,16 @@ aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
 IDR, SPS, STAP_A, FU_A = 5, 7, 24, 28
 BACK_OFF = [0, 0.3, 1.2, 2.7, 4.8, 7]
 OVER = ("closed", "failed")
+SILENT_AFTER = 4
+FORWARD_TSN, FURTHEST = 192, 0x7FFFFFF0
 
 
 def emit(event, **fields):
     print(json.dumps({"t": round(time.time() * 1000), "event": event, **fields}), flush=True)
+
+
+def fingerprints(sdp):
+    return set(re.findall(r"^a=fingerprint:(.*?)\r?$", sdp, re.M))
 
 
 def nal_types(payload):
@@ -95,14 +103,36 @@ async def count_packet(receiver, packet, arrival_time_ms):
 RTCRtpReceiver._handle_rtp_packet = count_packet
 
 
+class Chunks:
+    """Chunks as they are, for `RTCSctpTransport._send_chunk` (rtcsctptransport.py:1511)."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __bytes__(self):
+        return self.data
+
+    def __repr__(self):
+        return f"Chunks({self.data.hex()})"
+
+
+def forward_tsns(first, count):
+    """FORWARD-TSN chunks (RFC 3758 section 3.2) that each go as far as serial numbers can be compared."""
+    steps = range(1, count + 1)
+    return b"".join(struct.pack("!BBHL", FORWARD_TSN, 0, 8, (first + step * FURTHEST) % 2**32) for step in steps)
+
+
 class Picture(VideoStreamTrack):
-    """The phone's track: a grey picture five times a second."""
+    """The phone's track: a grey picture five times a second, of which every fifth is to be a keyframe."""
 
     step = 0
+    sender = None
 
     async def recv(self):
         await asyncio.sleep(0.2)
         self.step += 1
+        if self.step % 5 == 0:
+            self.sender._send_keyframe()
         frame = VideoFrame(320, 240, "yuv420p")
         for plane in frame.planes:
             plane.update(bytes([(self.step * 8) % 256]) * plane.buffer_size)
@@ -113,7 +143,10 @@ class Picture(VideoStreamTrack):
 class App:
     def __init__(self, arguments):
         self.api, self.role, self.answer_after = arguments.api, arguments.role, arguments.answer_after / 1000
-        self.pc = self.socket = None
+        self.renew = arguments.renew
+        self.pc = self.socket = self.channel = None
+        self.heard = 0
+        self.closing = set()
         self.away = self.leaving = False
         self.early = []
         self.attempt = 0
@@ -189,6 +222,13 @@ class App:
         self.away = False
         await self.join()
 
+    def drop_connection(self):
+        """Closes the connection beside what goes on, for its peer may not answer any more."""
+        task = asyncio.create_task(self.pc.close())
+        self.closing.add(task)
+        task.add_done_callback(self.closing.discard)
+        self.pc = self.channel = None
+
     def connect(self):
         servers = [RTCIceServer(**server) for server in self.ice_servers]
         self.pc = pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
@@ -219,8 +259,15 @@ class App:
             emit("track-ended", message=repr(error))
 
     def listen(self, channel):
+        self.channel = channel
+
+        @channel.on("close")
+        def on_close():
+            emit("channel-closed", label=channel.label)
+
         @channel.on("message")
         def on_message(text):
+            self.heard = time.monotonic()
             message = json.loads(text)
             if message["t"] == "ping":
                 channel.send(json.dumps({"t": "pong", "id": message["id"], "ts": message["ts"]}))
@@ -232,10 +279,9 @@ class App:
     async def on_message(self, message):
         if message["t"] == "offer":
             await asyncio.sleep(self.answer_after)
-            # Every offer goes to the connection there is, another fingerprint too, unless that has ended.
-            if self.pc is not None and self.pc.connectionState in OVER:
-                await self.pc.close()
-                self.pc = None
+            # Every offer goes to the connection there is, unless that has ended; another fingerprint too, without --renew.
+            if self.pc is not None and (self.pc.connectionState in OVER or (self.renew and self.is_other(message["sdp"]))):
+                self.drop_connection()
             if self.pc is None:
                 self.connect()
             await self.pc.setRemoteDescription(RTCSessionDescription(message["sdp"], "offer"))
@@ -245,11 +291,26 @@ class App:
         elif message["t"] == "answer":
             await self.pc.setRemoteDescription(RTCSessionDescription(message["sdp"], "answer"))
             await self.add_early()
+        elif message["t"] == "state":
+            # The phone's first offer may still wait for its answer.
+            if self.role == "phone" and message["connection"] == "new" and self.pc.remoteDescription:
+                await self.offer()
+        elif message["t"] == "peer-joined":
+            if self.role == "phone" and self.pc is not None and self.pc.remoteDescription and not self.is_alive():
+                await self.offer()
         elif message["t"] == "ice":
             if self.pc is not None and self.pc.remoteDescription:
                 await self.add(message["candidate"])
             else:
                 self.early.append(message["candidate"])
+
+    def is_other(self, sdp):
+        """Whether an offer is not of the peer of this connection."""
+        known = self.pc.remoteDescription
+        return known is not None and fingerprints(known.sdp) != fingerprints(sdp)
+
+    def is_alive(self):
+        return self.pc.connectionState not in OVER and time.monotonic() - self.heard < SILENT_AFTER
 
     async def add_early(self):
         while self.early:
@@ -263,13 +324,30 @@ class App:
         await self.pc.addIceCandidate(candidate)
 
     async def offer(self):
+        if self.pc is not None:
+            self.drop_connection()
+            self.early.clear()
         self.connect()
         self.listen(self.pc.createDataChannel("control", ordered=False, maxPacketLifeTime=100))
-        transceiver = self.pc.addTransceiver(Picture(), direction="sendonly")
+        picture = Picture()
+        transceiver = self.pc.addTransceiver(picture, direction="sendonly")
+        picture.sender = transceiver.sender
         codecs = RTCRtpSender.getCapabilities("video").codecs
         transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "video/H264"])
         await self.pc.setLocalDescription(await self.pc.createOffer())
         await self.send("offer", sdp=self.pc.localDescription.sdp)
+
+    async def attack(self, command, argument):
+        """`sctp HEX [COUNT]`: chunks, all in one packet; `forward-tsn COUNT`; `close-channel`."""
+        if command == "close-channel":
+            self.channel.close()
+        elif command == "forward-tsn":
+            last = self.pc.sctp._local_tsn - 1
+            await self.pc.sctp._send_chunk(Chunks(forward_tsns(last, int(argument[0]))))
+        else:
+            count = int(argument[1]) if len(argument) > 1 else 1
+            await self.pc.sctp._send_chunk(Chunks(bytes.fromhex(argument[0]) * count))
+        emit("attacked", what=command)
 
     async def run(self):
         await self.join()
@@ -281,12 +359,18 @@ class App:
             command, *argument = line.decode().split()
             if command == "drop-signaling":
                 self.dropping = asyncio.create_task(self.drop(int(argument[0])))
+            elif command in ("sctp", "forward-tsn", "close-channel"):
+                try:
+                    await self.attack(command, argument)
+                except Exception as error:  # As above.
+                    emit("error", message=f"{command}: {error!r}")
             elif command == "quit":
                 break
         self.leaving = True
         await self.send("bye", reason="done")
         await self.socket.close()
-        await self.pc.close()
+        if self.pc is not None:
+            await self.pc.close()
 
 
 parser = argparse.ArgumentParser()
@@ -294,6 +378,7 @@ parser.add_argument("--api")
 parser.add_argument("--role")
 parser.add_argument("--answer-after", type=int, default=0)
 parser.add_argument("--unit")
+parser.add_argument("--renew", action="store_true")
 try:
     asyncio.run(App(parser.parse_args()).run())
 except KeyboardInterrupt:
