@@ -35,6 +35,8 @@ const ABORT_CAUSE = "0600000800010008";
 const ABORT = "06000004";
 
 const PANIC = /driver panicked/;
+/** What the hook of Rust's standard library writes; more of it with RUST_BACKTRACE. */
+const RAW_PANIC = /^thread '.*' .*panicked at|stack backtrace:/;
 const UNRESPONSIVE = /driver .*unresponsive/;
 const DEAD = /connection is dead: .*(control channel|pings)/;
 
@@ -99,6 +101,8 @@ async function replaced(call, given, side, { attack, within, line }) {
   const said = lines(call.peer, line, attacked);
   if (said.length === 0) faults.push(`no line says why: ${line}`);
   if (said.length > 1) faults.push(`${said.length} lines instead of one: ${said.map(({ text }) => text).join(" | ")}`);
+  const raw = lines(call.peer, RAW_PANIC, attacked);
+  if (raw.length > 0) faults.push(`the panic itself is on stderr: ${raw[0].text}`);
   const offered = side.offers(app).filter(({ t }) => t > attacked).length;
   if (offered !== 1) faults.push(`${offered} fresh offers instead of 1`);
   const before = side.keyframes(call, app).filter((t) => t < up.t).at(-1);
