@@ -14,9 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
-use super::sequence::extend_sequence;
+use super::{
+    depacketizer::{begins_access_unit, begins_picture, depacketize, first_nal_type},
+    sequence::extend_sequence,
+};
+use crate::media::h264::START_CODE;
 
 /// Access units kept open at a time; more means the oldest is given up.
 const MAX_OPEN: usize = 16;
@@ -32,8 +36,6 @@ const MAX_PACKETS: usize = 16 * 1024;
 
 /// What a kept packet costs besides its payload, bytes: itself, its place in the map, its allocation.
 const PACKET_OVERHEAD: usize = 192;
-
-const START_CODE: [u8; 4] = [0, 0, 0, 1];
 
 /// One received RTP packet, decrypted.
 #[derive(Debug, Clone)]
@@ -354,33 +356,6 @@ impl Assembler {
     }
 }
 
-/// Type of the first NAL unit in a payload, also of one that is aggregated or begins in an FU-A;
-/// 0 when there is none.
-fn first_nal_type(payload: &[u8]) -> u8 {
-    let header = match payload.first().map_or(0, |header| header & 0x1f) {
-        24 => payload.get(3),
-        28 => payload.get(1).filter(|fu| *fu & 0x80 != 0),
-        _ => payload.first(),
-    };
-    header.map_or(0, |header| header & 0x1f)
-}
-
-/// Whether a payload is surely the first of an access unit: it begins with an SPS or a delimiter.
-pub(super) fn begins_access_unit(payload: &[u8]) -> bool {
-    matches!(first_nal_type(payload), 7 | 9)
-}
-
-/// Whether a payload begins with the first macroblock of a picture that is not IDR
-/// (`first_mb_in_slice` 0, one bit).
-fn begins_picture(payload: &[u8]) -> bool {
-    let body = match payload[0] & 0x1f {
-        24 => 4,
-        28 => 2,
-        _ => 1,
-    };
-    first_nal_type(payload) == 1 && payload.get(body).is_some_and(|byte| byte & 0x80 != 0)
-}
-
 /// Joins the packets of a whole access unit.
 fn join(open: &Open) -> Assembled {
     let (timestamp, packets) = (open.timestamp, open.packets.len() as u32);
@@ -413,53 +388,9 @@ fn join(open: &Open) -> Assembled {
     })
 }
 
-/// Appends the NAL units of one payload; `None` when it breaks the rules.
-fn depacketize(payload: &[u8], data: &mut BytesMut, in_fragment: &mut bool) -> Option<()> {
-    let (&header, rest) = payload.split_first()?;
-    let kind = header & 0x1f;
-    if *in_fragment && kind != 28 {
-        return None;
-    }
-    match kind {
-        1..=23 => {
-            data.put_slice(&START_CODE);
-            data.put_slice(payload);
-        }
-        24 => stap_a(rest, data)?,
-        28 => {
-            let (&fu, body) = rest.split_first()?;
-            let start = fu & 0x80 != 0;
-            if start == *in_fragment {
-                return None;
-            }
-            if start {
-                data.put_slice(&START_CODE);
-                data.put_u8((header & 0xe0) | (fu & 0x1f));
-            }
-            data.put_slice(body);
-            *in_fragment = fu & 0x40 == 0;
-        }
-        _ => return None,
-    }
-    Some(())
-}
-
-fn stap_a(mut rest: &[u8], data: &mut BytesMut) -> Option<()> {
-    while !rest.is_empty() {
-        let size = usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
-        let unit = rest.get(2..2 + size)?;
-        // An empty aggregation unit says nothing (RFC 6184 §5.7.1): skip it.
-        if !unit.is_empty() {
-            data.put_slice(&START_CODE);
-            data.put_slice(unit);
-        }
-        rest = &rest[2 + size..];
-    }
-    Some(())
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
     use proptest::prelude::*;
 
     use super::*;

@@ -12,7 +12,7 @@
 //! - `streams`: TURN over TCP and TLS
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
-//! - [`packetizer`] and [`assembler`]: access unit to RTP and back (RFC 6184)
+//! - [`packetizer`], `depacketizer` and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - `incoming`: the streams of the other side; [`video`]: the tasks around them
 //! - [`pacing`]: when packets may leave; [`rate`]: how fast
 //! - `remote_candidates`: which of the other side's are taken; `media_gate`: which sources of media are
@@ -28,7 +28,11 @@ pub mod assembler;
 pub mod config;
 pub mod connection;
 pub mod control;
+<<<<<<< ours
 mod driver;
+=======
+mod depacketizer;
+>>>>>>> theirs
 pub mod event;
 pub mod gathering;
 mod guard;

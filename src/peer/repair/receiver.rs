@@ -22,7 +22,7 @@ use super::{
     request::{Requests, pack},
     round_trip::RoundTrip,
 };
-use crate::peer::assembler::begins_access_unit;
+use crate::peer::depacketizer::begins_access_unit;
 
 /// Streams at a time; one more takes the place of the one that was silent longest.
 const MAX_STREAMS: usize = 16;
