@@ -28,11 +28,8 @@ pub mod assembler;
 pub mod config;
 pub mod connection;
 pub mod control;
-<<<<<<< ours
-mod driver;
-=======
 mod depacketizer;
->>>>>>> theirs
+mod driver;
 pub mod event;
 pub mod gathering;
 mod guard;
