@@ -3,7 +3,7 @@
 //! - [`args`]: its flags, made into pairs to measure · [`list`]: what `--nat` takes
 //! - `show`: progress, and the result for people
 //! - [`shell`]: a shell behind a NAT made by the kernel · `wire`: the link of the kernel's lab
-//! · `datagrams`: an attacker in it
+//!   · `datagrams`: an attacker in it
 
 pub mod args;
 mod datagrams;

@@ -79,7 +79,7 @@ impl Datagram {
     #[must_use]
     pub fn from_frame(frame: &[u8]) -> Option<Self> {
         let ip = frame.get(ETHERNET..).filter(|_| frame[12..ETHERNET] == [8, 0])?;
-        let whole = ip.get(6)? & 0x3f == 0 && *ip.get(7)? == 0;
+        let whole = ip.get(6)?.trailing_zeros() >= 6 && *ip.get(7)? == 0;
         if ip[0] >> 4 != 4 || !whole || *ip.get(9)? != PROTOCOL {
             return None;
         }

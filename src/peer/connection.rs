@@ -228,7 +228,11 @@ impl Peer {
     pub async fn answer_control(&self, message: &ControlMessage, channel: &ChannelRef) {
         let answering = self.shared.control.answer(message, channel, &self.shared.monitor);
         // A connection that has stopped is reported elsewhere.
-        let _ = self.unless_stopped(async { Ok(answering.await) }).await;
+        let answering = async {
+            answering.await;
+            Ok(())
+        };
+        let _ = self.unless_stopped(answering).await;
     }
 
     /// When the peer connection was built: [`Peer::timings`] count from there.

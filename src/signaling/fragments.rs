@@ -155,11 +155,11 @@ mod tests {
         match payload.len() {
             short @ 0..126 => bytes.push(0x80 | short as u8),
             long @ 126..0x1_0000 => {
-                bytes.push(0x80 | 126);
+                bytes.push(0x80 | 0x7e);
                 bytes.extend_from_slice(&(long as u16).to_be_bytes());
             }
             huge => {
-                bytes.push(0x80 | 127);
+                bytes.push(0x80 | 0x7f);
                 bytes.extend_from_slice(&(huge as u64).to_be_bytes());
             }
         }

@@ -75,7 +75,7 @@ impl<R: Clone> Protocol<R> {
             .error(reason.code(), "")
             .attribute(attr::REALM, self.config.realm.as_bytes())
             .attribute(attr::NONCE, self.nonces.issue(tuple.client, now).as_bytes());
-        self.to_stranger(tuple, answer, now)
+        self.answer_stranger(tuple, answer, now)
     }
 
     /// An error answer, signed when the user is known.
@@ -122,14 +122,14 @@ impl<R: Clone> Protocol<R> {
         }
         match key {
             Some(key) => Action::Reply(answer.integrity(key).finish()),
-            None => self.to_stranger(tuple, answer, now),
+            None => self.answer_stranger(tuple, answer, now),
         }
     }
 
     /// An answer to somebody who has shown no login. Over TCP the address is the sender's own, and one that
     /// has an allocation has proven its own: those are not limited, so that nobody can keep a client from
     /// its answers by using up its share, whatever is sent in its name.
-    fn to_stranger(&mut self, tuple: FiveTuple, answer: Builder, now: Instant) -> Action<R> {
+    fn answer_stranger(&mut self, tuple: FiveTuple, answer: Builder, now: Instant) -> Action<R> {
         let proven = tuple.transport == Transport::Tcp || self.allocations.contains_key(&tuple);
         if let Some(errors) = &mut self.errors
             && !proven

@@ -177,7 +177,9 @@ impl<R: Clone> Protocol<R> {
     fn end(&mut self, over: impl Fn(&Allocation<R>) -> bool) -> usize {
         let over: Vec<_> =
             self.allocations.iter().filter(|(_, a)| over(a)).map(|(tuple, _)| *tuple).collect();
-        over.iter().for_each(|tuple| self.remove(*tuple));
+        for tuple in &over {
+            self.remove(*tuple);
+        }
         over.len()
     }
 

@@ -4,6 +4,8 @@
 //! [`page`] in `cli::output` and in the log, [`json`] for JSON Lines. What lays text out in columns
 //! uses [`printable`] for each cell, since only there a line end of ours and one of the content differ.
 
+use std::fmt::Write;
+
 /// Longest text that [`printable`] leaves, characters.
 const LONGEST_PRINTABLE: usize = 4096;
 
@@ -63,7 +65,8 @@ pub fn json(text: &str) -> String {
     for c in text.chars() {
         // Outside of strings there are none of these characters; none is beyond U+FFFF.
         if steers(c) {
-            safe.push_str(&format!("\\u{:04x}", c as u32));
+            // Writing to a String does not fail.
+            let _ = write!(safe, "\\u{:04x}", c as u32);
         } else {
             safe.push(c);
         }

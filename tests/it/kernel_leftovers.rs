@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 const ORION_PEER: &str = env!("CARGO_BIN_EXE_orion-peer");
 
 /// Eight labs at once are slow on a small machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Keyframes flow until it is stopped.
 const SCENARIO: &str = "picture = '320x240'\ninterval = '1s'\nduration = '20m'\n\
@@ -191,8 +191,7 @@ fn eight_labs_at_once_leave_nothing_whatever_of_them_is_killed() {
     }
     let start = Instant::now();
     labs.sort_by_key(|(at, ..)| *at);
-    for index in 0..labs.len() {
-        let (at, victims, child, mark) = &labs[index];
+    for (at, victims, child, mark) in &labs {
         std::thread::sleep(at.saturating_sub(start.elapsed()));
         kill(*victims, child, mark, &mut random);
     }

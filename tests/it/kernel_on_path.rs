@@ -156,7 +156,7 @@ fn a_forged_datagram_arrives_as_if_it_were_the_peers() {
         (at_b, &longest[..]),
     ] {
         to_a.send(&Datagram { from, to: at_a, payload: payload.to_vec() }).unwrap();
-        let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = payload.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         assert_eq!(a.line(), format!("{from} {hex}"));
     }
     let from = translated.from;

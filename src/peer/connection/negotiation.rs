@@ -180,7 +180,10 @@ impl Peer {
             username_fragment: candidate.username_fragment,
             url: None,
         };
-        let adding = async { Ok(self.add_or_keep(init).await) };
+        let adding = async {
+            self.add_or_keep(init).await;
+            Ok(())
+        };
         // A connection that has stopped is reported elsewhere.
         let _ = self.unless_stopped(adding).await;
     }

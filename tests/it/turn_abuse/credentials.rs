@@ -154,9 +154,10 @@ async fn a_revoked_pair_takes_its_allocations_along() {
             username.ends_with(&format!(":{}", turn_rest::id_of(device, "demo"))),
             "{username}"
         );
-        let mut client = match tcp {
-            false => Client::udp(turn.udp_address().unwrap()).await,
-            true => Client::tcp(turn.tcp_address().unwrap()).await,
+        let mut client = if tcp {
+            Client::tcp(turn.tcp_address().unwrap()).await
+        } else {
+            Client::udp(turn.udp_address().unwrap()).await
         };
         (client.username, client.password) = (username, password);
         clients.push(permitted(client, HERE).await);
