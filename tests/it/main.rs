@@ -41,6 +41,8 @@ mod rig;
 mod run;
 mod signaling_client;
 mod signaling_server;
+#[cfg(target_os = "linux")]
+mod stranger;
 mod timeline;
 mod tls;
 mod token_api;
