@@ -82,6 +82,16 @@ fuzz() {
     fi
 }
 
+# A million packets of strangers in a minute, of every kind; see tests/it/stranger.rs.
+stranger() {
+    export ORION_STRANGER_SECONDS=60
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast --success-output immediate -E 'test(/^stranger::a_flood_/)'
+    else
+        cargo test --release --test it stranger::a_flood_ -- --nocapture
+    fi
+}
+
 # Loss over a longer time: nothing is lost that need not be, and memory stays flat.
 soak() { scripts/soak.sh --short; }
 
@@ -199,6 +209,7 @@ step tests in_shell run_tests
 if ! $fast; then
     step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
     step fuzz in_shell fuzz
+    step stranger in_shell stranger
     step bus in_shell bus
     step contract in_shell contract
     step bench in_shell bench
