@@ -17,7 +17,7 @@ use orion_peer::{
 use super::{Call, flood::now, packets::Packets};
 use crate::run::{HANG, follow};
 
-/// The servers of a lab are in this network, and no peer behind a NAT has an address in it that ends with 10.
+/// Signaling, STUN and TURN of a lab: an attack is on what passes between the peers.
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
 /// Datagrams kept of each direction, to be sent again.

@@ -40,12 +40,11 @@ fn sockets(pid: u32) -> HashSet<String> {
 fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
-    let ip = match ip.len() {
-        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
-        _ => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
-            IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(words).ok()?))
-        }
+    let ip = if ip.len() == 8 {
+        IpAddr::V4(Ipv4Addr::from(word(0)?))
+    } else {
+        let words = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+        IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(words).ok()?))
     };
     let ip = match ip {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
