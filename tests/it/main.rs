@@ -41,6 +41,9 @@ mod rig;
 mod run;
 mod signaling_client;
 mod signaling_server;
+mod sinks;
+#[cfg(unix)]
+mod stop;
 #[cfg(target_os = "linux")]
 mod stranger;
 mod timeline;
