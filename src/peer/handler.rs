@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -114,20 +114,23 @@ impl Shared {
     }
 }
 
-struct Handler(Arc<Shared>);
+/// The crate's connection keeps its handler, and [`Shared`] keeps channels and a track that keep the connection: a
+/// strong reference here would keep them all for ever.
+struct Handler(Weak<Shared>);
 
 // `on_ice_candidate_error` is left out: `gathering` sees every failure of a server, the crate few.
 #[async_trait]
 impl PeerConnectionEventHandler for Handler {
     async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
-        self.0.mark(|t| &mut t.gathering);
-        let allowed = &self.0.candidates;
+        let Some(shared) = self.0.upgrade() else { return };
+        shared.mark(|t| &mut t.gathering);
+        let allowed = &shared.candidates;
         let kind = event.candidate.typ.to_string().parse::<CandidateType>();
         if !allowed.is_empty() && !kind.is_ok_and(|kind| allowed.contains(&kind)) {
             return;
         }
         match event.candidate.to_json() {
-            Ok(init) => self.0.emit(PeerEvent::LocalCandidate(Some(IceCandidateInit {
+            Ok(init) => shared.emit(PeerEvent::LocalCandidate(Some(IceCandidateInit {
                 candidate: init.candidate,
                 sdp_mid: init.sdp_mid.filter(|mid| !mid.is_empty()).or_else(|| Some("0".into())),
                 sdp_mline_index: init.sdp_mline_index.or(Some(0)),
@@ -138,25 +141,28 @@ impl PeerConnectionEventHandler for Handler {
     }
 
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        let Some(shared) = self.0.upgrade() else { return };
         if state == RTCIceGatheringState::Complete {
-            self.0.end_of_candidates();
+            shared.end_of_candidates();
         }
     }
 
     async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
+        let Some(shared) = self.0.upgrade() else { return };
         tracing::debug!(%state, "ICE connection state");
         if matches!(state, RTCIceConnectionState::Connected | RTCIceConnectionState::Completed) {
-            self.0.mark(|t| &mut t.ice);
-            self.0.monitor.ice_connected();
+            shared.mark(|t| &mut t.ice);
+            shared.monitor.ice_connected();
         }
     }
 
     async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        let Some(shared) = self.0.upgrade() else { return };
         let state = match state {
             RTCPeerConnectionState::Connecting => ConnectionState::Connecting,
             RTCPeerConnectionState::Connected => {
-                self.0.mark(|t| &mut t.dtls);
-                self.0.monitor.dtls_established();
+                shared.mark(|t| &mut t.dtls);
+                shared.monitor.dtls_established();
                 ConnectionState::Connected
             }
             RTCPeerConnectionState::Disconnected => ConnectionState::Disconnected,
@@ -164,15 +170,17 @@ impl PeerConnectionEventHandler for Handler {
             RTCPeerConnectionState::Closed => ConnectionState::Closed,
             _ => return,
         };
-        self.0.emit(PeerEvent::State(state));
+        shared.emit(PeerEvent::State(state));
     }
 
     async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
-        self.0.control.accept(&self.0, channel);
+        let Some(shared) = self.0.upgrade() else { return };
+        shared.control.accept(&shared, channel);
     }
 
     async fn on_track(&self, track: Arc<dyn TrackRemote>) {
-        let _ = self.0.remote_track.set(Arc::clone(&track));
+        let Some(shared) = self.0.upgrade() else { return };
+        let _ = shared.remote_track.set(Arc::clone(&track));
         // Packets are taken by the tap; the track's own queue only has to be emptied.
         tokio::spawn(async move {
             while let Some(event) = track.poll().await {
@@ -204,7 +212,7 @@ pub(super) async fn build(
         .with_runtime(runtime)
         // Any size: `PeerRuntime` gives each driver a thread.
         .with_dedicated_reactor_pool_size(1)
-        .with_handler(Arc::new(Handler(Arc::clone(shared))))
+        .with_handler(Arc::new(Handler(Arc::downgrade(shared))))
         .with_udp_addrs(vec![binding])
         .with_data_channel_send_buffer_limit(4 << 20)
         .build();

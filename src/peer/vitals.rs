@@ -1,7 +1,7 @@
 //! What shows that a peer connection is alive, noted where it is seen.
 //!
 //! ICE alone does not show it: behind a live path DTLS, SCTP, SRTP or the crate's driver may be dead.
-//! [`Monitor`] is written by the sockets, the tap, the control channels and the driver's thread; [`Vitals`] is
+//! `Monitor` is written by the sockets, the tap, the control channels and the driver's thread; [`Vitals`] is
 //! what a look at it gives. `session::liveness` judges.
 
 use std::{

@@ -70,12 +70,16 @@ impl End {
 }
 
 /// Passes candidates on, and everything else out.
-fn pump(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) -> mpsc::Receiver<PeerEvent> {
+fn pump(mut events: mpsc::Receiver<PeerEvent>, other: &Arc<Peer>) -> mpsc::Receiver<PeerEvent> {
     let (rest, out) = mpsc::channel(4096);
+    let other = Arc::downgrade(other);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             match event {
-                PeerEvent::LocalCandidate(candidate) => other.add_candidate(candidate).await,
+                PeerEvent::LocalCandidate(candidate) => {
+                    let Some(other) = other.upgrade() else { continue };
+                    other.add_candidate(candidate).await;
+                }
                 event => {
                     let _ = rest.send(event).await;
                 }
@@ -97,9 +101,9 @@ pub async fn pair_of(sender: PeerConfig, receiver: PeerConfig) -> (End, End) {
     let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
     let offer = sender.create_offer().await.unwrap();
     // Candidates come before the description they belong to: they are kept.
-    let sender_events = pump(sender_events, Arc::clone(&receiver));
+    let sender_events = pump(sender_events, &receiver);
     let answer = receiver.accept_offer(offer).await.unwrap();
-    let receiver_events = pump(receiver_events, Arc::clone(&sender));
+    let receiver_events = pump(receiver_events, &sender);
     sender.accept_answer(answer).await.unwrap();
     let mut ends = (
         End { peer: sender, events: sender_events },
@@ -138,6 +142,21 @@ pub fn unit(data: impl Into<Bytes>) -> AccessUnit {
     let data = data.into();
     let (width, height) = h264::dimensions(&data).unwrap_or_default();
     AccessUnit { data, width, height, captured_at: SystemTime::now() }
+}
+
+/// The end of its events shows that nothing is left that could raise one: no task, channel or track of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_was_used_and_closed_leaves_nothing_behind() {
+    let (sender, receiver) = pair().await;
+    sender.peer.send_access_unit(&keyframe(50_000)).await.unwrap();
+    let mut ends = [sender, receiver];
+    ends[1].event(|event| matches!(event, PeerEvent::AccessUnit(_)).then_some(())).await;
+    for End { peer, mut events } in ends {
+        peer.close().await;
+        drop(peer);
+        let ended = async { while events.recv().await.is_some() {} };
+        timeout(HANG, ended).await.expect("something of a closed peer lives on");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
