@@ -1,5 +1,5 @@
 //! Diagnostics on stderr: `-v`, `-vv`, `-vvv`, or any filter in `ORION_LOG`. What fields hold steers no
-//! terminal, and secrets are taken out ([`mod@redact`]).
+//! terminal, and secrets are taken out (`redact`).
 
 mod json;
 mod redact;

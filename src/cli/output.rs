@@ -1,7 +1,7 @@
 //! Where a command writes: people's text to stderr, results and JSON Lines to stdout.
 //!
 //! The one place where text of servers, peers and files is made safe for a terminal and for the log of
-//! a CI runner ([`printable`]); colors are put in afterwards. The log does the same in `cli::logging`,
+//! a CI runner ([`printable()`]); colors are put in afterwards. The log does the same in `cli::logging`,
 //! the live line in `report::live`.
 //!
 //! A reader that went away (`orion-peer … | head -1`) is no error: what cannot be delivered any more

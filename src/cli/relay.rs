@@ -63,7 +63,7 @@ impl TurnArgs {
     /// Files the embedded server opens at most: a socket for each connection and for each allocation.
     ///
     /// # Errors
-    /// As [`limits::TurnLimitArgs::limits`].
+    /// A limit that is not valid.
     pub fn open_files(&self, dev: bool) -> Result<u64, Failure> {
         if self.no_turn || !self.turn_url.is_empty() {
             return Ok(0);

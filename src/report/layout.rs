@@ -1,5 +1,5 @@
 //! Text laid out in columns and wrapped to a width, both counted in characters. Cells and words are
-//! made [`printable`] here: a cell has no line end, and what steers a terminal is counted as shown.
+//! made [`printable()`] here: a cell has no line end, and what steers a terminal is counted as shown.
 
 use crate::types::printable;
 
