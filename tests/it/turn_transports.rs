@@ -464,5 +464,7 @@ fn serve_listens_for_tls_and_token_answers_say_so() {
     assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
     let url = format!("turns:relay.example:{}?transport=tcp", tls.port());
     assert!(fetched.stdout.join("").contains(&url), "{:?}", fetched.stdout);
+    // So that what is relayed for the pair ends with it.
+    assert!(fetched.stdout.join("").contains(":phone;pair=demo"), "{:?}", fetched.stdout);
     server.kill();
 }

@@ -4,10 +4,20 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use orion_peer::{
-    stun::message::{Class, Message, attr, method},
+    stun::{
+        self,
+        client::{ClientError, Login, Server},
+        message::{Builder, Class, Message, attr, method},
+        stream::Trust,
+        uri::Transport,
+    },
     turn::{DropReason, IpNet, Limits, PeerFilter, Refusal, TurnConfig, TurnServer},
 };
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+    time::timeout,
+};
 
 use super::{
     client::{Client, Wire},
@@ -253,7 +263,7 @@ async fn attributes_after_an_integrity_do_not_count() {
         assert_eq!(Message::parse(&answer).unwrap().error_code(), Some(401));
     }
     // In an indication it ends what counts, too.
-    let send = orion_peer::stun::message::Builder::new(Class::Indication, method::SEND, [9; 12])
+    let send = Builder::new(Class::Indication, method::SEND, [9; 12])
         .address(attr::XOR_PEER_ADDRESS, to)
         .attribute(sha256.0, sha256.1)
         .attribute(attr::DATA, b"after");
@@ -282,4 +292,41 @@ async fn an_allocation_is_of_its_five_tuple() {
     same_place.login("mac", orion_peer::auth::unix_now() + 600);
     assert_eq!(same_place.refresh(0).await, Err(441), "another user on the same 5-tuple");
     assert_eq!(server.stats().allocations_active, 1);
+}
+
+/// Our own client, and a server whose realm and nonce are as long as they can be: the request that has to
+/// repeat them is not cut.
+#[tokio::test]
+async fn a_server_cannot_make_our_client_cut_a_length() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 20];
+        stream.read_exact(&mut head).await.unwrap();
+        let answer = Builder::new(Class::Error, method::ALLOCATE, head[8..].try_into().unwrap())
+            .error(401, "")
+            .attribute(attr::REALM, &vec![b'r'; 60_000])
+            .attribute(attr::NONCE, &[b'n'; 5400]);
+        stream.write_all(&answer.whole().unwrap()).await.unwrap();
+        let mut more = Vec::new();
+        stream.read_to_end(&mut more).await.unwrap();
+        more.len()
+    });
+    let login = Login { username: "u".repeat(100), password: "p".into() };
+    let mut client = stun::client::Client::connect(&Server {
+        address,
+        host: "127.0.0.1".into(),
+        transport: Transport::Tcp,
+        bind: None,
+        trust: Trust::web(),
+        login: Some(login),
+    })
+    .await
+    .unwrap();
+    let error = client.allocate().await.unwrap_err();
+    assert!(matches!(error, ClientError::TooLong), "{error}");
+    drop(client);
+    let rest = timeout(HANG, server).await.unwrap().unwrap();
+    assert!(rest < 100, "what is left of the first request, and nothing of a second: {rest} bytes");
 }
