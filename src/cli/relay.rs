@@ -291,7 +291,11 @@ mod tests {
         let relay = start(&args, here, true, &mut config).await.unwrap().unwrap();
         let port = relay.udp_address().unwrap().port();
         assert_eq!(relay.tcp_address().unwrap().port(), port);
-        let urls = config.turn.unwrap().urls;
+        end_with_pairs(Some(&relay), &mut config);
+        assert_eq!(config.in_use.as_ref().map(|in_use| in_use.pairs()), Some(Vec::new()));
+        let advert = config.turn.unwrap();
+        assert!(advert.names_pair, "this server knows the pairs");
+        let urls = advert.urls;
         assert!(urls.contains(&format!("turn:127.0.0.1:{port}?transport=tcp")), "{urls:?}");
         let mut text = String::new();
         config.extra_metrics.unwrap()(&mut text);

@@ -28,6 +28,7 @@ struct Rig {
     nonce: Vec<u8>,
     next_port: u16,
     transaction: u8,
+    started: Instant,
 }
 
 type Attributes<'a> = &'a [(u16, &'a [u8])];
@@ -52,6 +53,7 @@ impl Rig {
             nonce: Vec::new(),
             next_port: 50_000,
             transaction: 0,
+            started: now.instant,
         };
         rig.login(SECRET, "phone");
         rig
@@ -89,7 +91,7 @@ impl Rig {
     }
 
     fn request(&mut self, method: u16, attributes: Attributes<'_>) -> Vec<u8> {
-        self.transaction += 1;
+        self.transaction = self.transaction.wrapping_add(1);
         let mut builder = Builder::new(Class::Request, method, [self.transaction; 12]);
         for (kind, value) in attributes {
             builder = builder.attribute(*kind, value);
@@ -122,7 +124,7 @@ impl Rig {
 
     fn peer(&self, peer: &str) -> Vec<u8> {
         // The transaction of the next request is part of an IPv6 XOR address.
-        let raw = Builder::new(Class::Request, 0, [self.transaction + 1; 12])
+        let raw = Builder::new(Class::Request, 0, [self.transaction.wrapping_add(1); 12])
             .address(attr::XOR_PEER_ADDRESS, peer.parse().unwrap())
             .finish();
         raw[24..].to_vec()
@@ -232,13 +234,50 @@ fn bad_credentials_are_refused() {
 }
 
 #[test]
-fn expired_names_are_refused_for_a_live_allocation_as_well() {
+fn an_expired_name_gives_no_longer_life_but_its_allocation_ends_in_order() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
     rig.now.wall += Duration::from_hours(1);
     assert_eq!(rig.ask(method::REFRESH, &[]), 401);
-    rig.server.remove(rig.tuple);
+    assert_eq!(rig.permit(PEER), 0, "as long as the allocation lives");
+    assert_eq!(rig.ask(method::REFRESH, &[(attr::LIFETIME, &[0; 4])]), 0);
     assert_eq!(rig.allocate(), 401);
+}
+
+#[test]
+fn an_allocation_ends_a_minute_after_its_credentials_however_often_it_is_refreshed() {
+    let mut rig = rig();
+    let hour = 3600_u32.to_be_bytes();
+    assert_eq!(rig.allocate(), 0);
+    let mut refreshed = 0;
+    for _ in 0..400 {
+        rig.pass(10);
+        refreshed += u32::from(rig.ask(method::REFRESH, &[(attr::LIFETIME, &hour)]) == 0);
+        if rig.server.active() == 0 {
+            break;
+        }
+        // Nonces live as long as these credentials.
+        rig.challenge();
+    }
+    assert_eq!(refreshed, 359, "until the hour is over");
+    let lived = rig.now.instant - rig.started;
+    assert_eq!(lived, Duration::from_mins(61));
+}
+
+#[test]
+fn a_call_of_thirty_days_renews_its_credentials() {
+    let mut rig = rig();
+    let hour = 3600_u32.to_be_bytes();
+    assert_eq!(rig.allocate(), 0);
+    assert_eq!(rig.ask(method::REFRESH, &[(attr::LIFETIME, &hour)]), 0);
+    for _ in 0..30 * 24 * 2 {
+        rig.pass(1800);
+        rig.login(SECRET, "phone");
+        assert_eq!(rig.ask(method::REFRESH, &[(attr::LIFETIME, &hour)]), 0);
+        assert_eq!(rig.permit(PEER), 0);
+    }
+    assert_eq!(rig.server.active(), 1);
+    assert_eq!(rig.server.counters.snapshot(1).allocations_total, 1);
 }
 
 #[test]
@@ -394,7 +433,7 @@ fn channel_data_is_padded_on_tcp_only() {
 
 #[test]
 fn bandwidth_is_bounded_each_way() {
-    // 10 bytes in a Data indication are 48 with its header and attributes, and 76 with those of IP and UDP.
+    // 20 and 8 of headers, 36 of a Data indication with padding, 12 of payload and padding.
     let mut rig = Rig::new(Limits { bytes_per_second: Some(76), ..Limits::default() });
     assert_eq!(rig.allocate(), 0);
     assert_eq!(rig.permit(PEER), 0);
@@ -410,9 +449,9 @@ fn bandwidth_is_bounded_each_way() {
 #[test]
 fn bandwidth_of_all_allocations_is_bounded() {
     let limits = Limits {
-        // On a channel 10 bytes are 42 with the headers of the channel, UDP and IP, and 5 are 37.
-        bytes_per_second: Some(74),
-        total_bytes_per_second: Some(79),
+        // 20 and 8 of headers, 4 of ChannelData, and ten bytes are 42; with five 37.
+        bytes_per_second: Some(2 * 37),
+        total_bytes_per_second: Some(42 + 37),
         ..Limits::default()
     };
     let mut rig = Rig::new(limits);
@@ -432,7 +471,7 @@ fn bandwidth_of_all_allocations_is_bounded() {
         matches!(action, Action::ToPeer { .. })
     };
     assert!(passed(tuples[0], &ten));
-    assert!(!passed(tuples[1], &ten), "enough of its own is there, but not of all");
+    assert!(!passed(tuples[1], &ten), "as much of its own is there, but not of all");
     assert!(rig.server.peer_datagram(tuples[0], peer, &[0; 10], now).is_some(), "the other way");
     assert!(rig.server.peer_datagram(tuples[1], peer, &[0; 5], now).is_some());
     assert!(rig.server.peer_datagram(tuples[1], peer, &[0; 5], now).is_none());

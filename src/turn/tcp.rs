@@ -193,3 +193,30 @@ async fn write(mut writer: FrameWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_host_is_one_address_with_its_network() {
+        let most = Some(2);
+        let limits = Limits { tcp_connections_per_address: most, ..Limits::default() };
+        let places = Places::new(&limits);
+        let take = |text: &str| places.take(text.parse().unwrap());
+        let _two = [take("2001:db8:1:2::1").unwrap(), take("2001:db8:1:2:ffff::2").unwrap()];
+        assert!(take("2001:db8:1:2::3").is_none());
+        assert!(take("2001:db8:1:3::1").is_some());
+        let _more = [take("192.0.2.1").unwrap(), take("::ffff:192.0.2.1").unwrap()];
+        assert!(take("192.0.2.1").is_none() && take("192.0.2.2").is_some());
+    }
+
+    #[test]
+    fn tcp_and_tls_share_the_places_of_all() {
+        let places = Places::new(&Limits { tcp_connections: 1, ..Limits::default() });
+        let only = places.take("192.0.2.1".parse().unwrap());
+        assert!(only.is_some() && places.take("192.0.2.2".parse().unwrap()).is_none());
+        drop(only);
+        assert!(places.take("192.0.2.2".parse().unwrap()).is_some());
+    }
+}

@@ -144,3 +144,65 @@ fn attributes_after_the_integrity_are_ignored() {
     assert!(message.verify(b"key"));
     assert_eq!(message.get(attr::LIFETIME), None);
 }
+
+#[test]
+fn what_does_not_fit_is_left_out_and_never_cut() {
+    let build = |length: usize| {
+        Builder::new(Class::Indication, method::DATA, [1; 12])
+            .address(attr::XOR_PEER_ADDRESS, "[2001:db8::1]:9".parse().unwrap())
+            .attribute(attr::DATA, &vec![7; length])
+    };
+    // 24 of the address, 4 of the attribute's head: 65,532 is the longest length there is.
+    for (length, fits) in [
+        (65_504, true),
+        (65_505, false),
+        (65_507, false),
+        (65_527, false),
+        (65_535, false),
+        (65_536, false),
+        (65_540, false),
+        (131_072, false),
+    ] {
+        assert_eq!(build(length).whole().is_some(), fits, "{length}");
+        let raw = build(length).finish();
+        let message = Message::parse(&raw).expect("a whole message in any case");
+        let data = message.get(attr::DATA).map(<[u8]>::len);
+        assert_eq!(data, fits.then_some(length));
+    }
+    // Neither an integrity nor a fingerprint makes it longer than that, or is wrong.
+    let full = || build(65_504);
+    for more in [full().integrity(b"k"), full().fingerprint()] {
+        let raw = more.finish();
+        assert_eq!(Message::parse(&raw).unwrap().get(attr::DATA).map(<[u8]>::len), Some(65_504));
+        assert!(!Message::parse(&raw).unwrap().verify(b"k"));
+    }
+    assert!(full().integrity(b"k").whole().is_none() && full().fingerprint().whole().is_none());
+    let signed = build(65_504 - 32).integrity(b"k").fingerprint().whole().unwrap();
+    assert!(Message::parse(&signed).unwrap().verify(b"k"));
+}
+
+#[test]
+fn an_integrity_ends_what_counts() {
+    for kind in [attr::MESSAGE_INTEGRITY, attr::MESSAGE_INTEGRITY_SHA256] {
+        let raw = Builder::new(Class::Request, method::REFRESH, [1; 12])
+            .attribute(attr::REALM, b"before")
+            .attribute(kind, &[0; 20])
+            .attribute(attr::NONCE, b"after")
+            .fingerprint()
+            .finish();
+        let message = Message::parse(&raw).unwrap();
+        assert_eq!((message.text(attr::REALM), message.get(attr::NONCE)), (Some("before"), None));
+        assert!(message.has_fingerprint());
+    }
+}
+
+#[test]
+fn an_error_without_words_has_the_standard_ones() {
+    let reason = |code, words| {
+        let raw = Builder::new(Class::Error, method::ALLOCATE, [1; 12]).error(code, words).finish();
+        Message::parse(&raw).unwrap().error_reason()
+    };
+    assert_eq!(reason(401, ""), "Unauthorized");
+    assert_eq!(reason(401, "Go away"), "Go away");
+    assert_eq!(reason(499, ""), "");
+}
