@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::server::Shared;
@@ -36,7 +38,7 @@ pub struct ClientAddr(pub SocketAddr);
 /// The id of a request, put into its extensions by the HTTP server: ties a socket to its handshake in
 /// the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(pub std::sync::Arc<str>);
+pub struct RequestId(pub Arc<str>);
 
 /// Which `Origin`s may open a socket. Requests without the header (native apps) always may.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -164,9 +166,7 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
             "pages of this origin may not connect; the server has a list of those that may",
         ));
     }
-    if *shared.draining.borrow() {
-        return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
-    }
+    while_open(shared)?;
     if !shared.is_bus_up() {
         let message = "the bus between the servers is not available; try again";
         return Err(Refusal::unavailable("bus-down", message));
@@ -282,9 +282,22 @@ async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<(Role, String)
     })
 }
 
-/// For a server at its limit of sockets.
-pub(super) fn overloaded() -> Refusal {
-    Refusal::unavailable("overloaded", "the server has no room for another socket; try again")
+fn while_open(shared: &Shared) -> Result<(), Refusal> {
+    if *shared.draining.borrow() {
+        return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
+    }
+    Ok(())
+}
+
+/// A socket's place among all. A server that began to drain during the handshake keeps them all.
+pub(super) fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(&shared.sockets).try_acquire_owned().or_else(|_| {
+        while_open(shared)?;
+        Err(Refusal::unavailable(
+            "overloaded",
+            "the server has no room for another socket; try again",
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) draining: watch::Sender<bool>,
     pub(super) rooms: Rooms,
-    sockets: Arc<Semaphore>,
+    pub(super) sockets: Arc<Semaphore>,
     bus: Option<Arc<Link>>,
     /// Taken by the task that carries them out.
     bus_commands: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
@@ -335,9 +335,7 @@ fn seats(
     admitted: &Admitted,
 ) -> Result<(OwnedSemaphorePermit, Places), handshake::Refusal> {
     let places = shared.gate.places(request.get(), &admitted.user)?;
-    let permit =
-        Arc::clone(&shared.sockets).try_acquire_owned().map_err(|_| handshake::overloaded())?;
-    Ok((permit, places))
+    Ok((handshake::place(shared)?, places))
 }
 
 /// Runs one socket to its end.

@@ -42,6 +42,7 @@ mod run;
 mod signaling_client;
 mod signaling_server;
 mod sinks;
+mod slow_store;
 #[cfg(unix)]
 mod stop;
 #[cfg(target_os = "linux")]

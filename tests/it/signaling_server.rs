@@ -1,7 +1,10 @@
 //! The signaling server, over real sockets on loopback: every row of the contract's case table, and
 //! every close code.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{SinkExt, StreamExt};
 use orion_peer::{
@@ -10,7 +13,7 @@ use orion_peer::{
         secret::Secret,
         unix_now,
     },
-    pairs::sqlite::SqlitePairs,
+    pairs::{Pair, PairStore, sqlite::SqlitePairs},
     proto::signaling::{MAX_MESSAGE_BYTES, Message},
     signaling::{
         limits::{Limits, Rate, Timings},
@@ -33,6 +36,7 @@ use tokio_tungstenite::{
 use crate::{
     raw_http::{Answer, HANG, request},
     rig::{Rig, rig},
+    slow_store::Slow,
 };
 
 const PATH: &str = "GET /api/signal";
@@ -809,6 +813,35 @@ async fn a_restart_is_1012_and_new_sockets_are_503_meanwhile() {
     assert_eq!(phone.close_code().await, 1012);
     timeout(HANG, stopping).await.expect("the server does not stop").unwrap();
     assert!(TcpStream::connect(addr).await.is_err(), "nothing listens any more");
+}
+
+/// The drain takes every free place: a handshake that was under way finds none, and learns why.
+#[tokio::test]
+async fn a_drain_that_begins_during_a_handshake_is_said_in_its_answer() {
+    let slow = Slow::new(1, 1000).await;
+    slow.insert(&Pair::active("demo", "user", "phone", "mac", 7)).await.unwrap();
+    let rig = rig(|config| {
+        config.store = Arc::clone(&slow) as Arc<dyn PairStore>;
+        config.signaling.timings.close_within = HANG;
+    })
+    .await;
+    let _phone = rig.join("phone").await;
+    let (token, addr) = (rig.token("mac"), rig.server.local_addr());
+    let bearer = format!("Authorization: Bearer {token}");
+    let headers = [&UPGRADE[..], &[bearer.as_str()]].concat();
+    let drain = async {
+        while slow.pair.asked.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let stopping = tokio::spawn(rig.server.shutdown());
+        // Lets the drain begin.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        slow.pair.gate.add_permits(1);
+        stopping
+    };
+    let (answer, stopping) = tokio::join!(request(addr, PATH, &headers, ""), drain);
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("draining")));
+    stopping.abort();
 }
 
 #[tokio::test]

@@ -1,26 +1,24 @@
 //! The token API: every status of the contract, and what a good answer holds.
 
 use std::{
-    collections::HashSet,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use orion_peer::{
     auth::{secret::Secret, turn_rest::TurnSecrets, unix_now},
-    pairs::{Pair, PairStore, StoreError, sqlite::SqlitePairs},
+    pairs::{Pair, PairStore, sqlite::SqlitePairs},
     proto::token::{IceServer, TokenAnswer},
     server::{RunningServer, Server, ServerConfig, TOKEN_PATH, TokenRates, TurnAdvert},
     signaling::limits::Rate,
-    types::{DeviceId, PairId},
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
-use crate::raw_http::{Answer, HANG, request};
+use crate::{
+    raw_http::{Answer, HANG, request},
+    slow_store::Slow,
+};
 
 async fn server(change: impl FnOnce(&mut ServerConfig)) -> RunningServer {
     let mut config = ServerConfig::dev().await.unwrap();
@@ -235,77 +233,35 @@ async fn without_a_login_check_there_is_no_token_api() {
     assert_eq!(request(server.local_addr(), &line, &[], "{}").await.status, 404);
 }
 
-/// A store that counts how often it is asked whether it is ready, and takes its time for the answer.
-struct Slow {
-    store: SqlitePairs,
-    asked: AtomicUsize,
-    gate: Semaphore,
-}
-
-#[async_trait::async_trait]
-impl PairStore for Slow {
-    async fn active_pair(&self, id: &PairId) -> Result<Option<Pair>, StoreError> {
-        self.store.active_pair(id).await
-    }
-
-    async fn pairs_of(&self, user: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
-        self.store.pairs_of(user, device).await
-    }
-
-    async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
-        self.store.still_active(ids).await
-    }
-
-    async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
-        self.store.insert(pair).await
-    }
-
-    async fn list(&self) -> Result<Vec<Pair>, StoreError> {
-        self.store.list().await
-    }
-
-    async fn revoke(&self, id: &PairId, now: u64) -> Result<bool, StoreError> {
-        self.store.revoke(id, now).await
-    }
-
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.gate.acquire().await.unwrap().forget();
-        self.store.ready().await
-    }
-}
-
 #[tokio::test]
 async fn readiness_is_asked_for_by_one_at_a_time() {
-    let store = SqlitePairs::in_memory().await.unwrap();
-    let (asked, gate) = (AtomicUsize::new(0), Semaphore::new(1));
-    let slow = Arc::new(Slow { store, asked, gate });
     // The start asks, too.
+    let slow = Slow::new(1000, 1).await;
     let server = server(|config| config.store = Arc::clone(&slow) as Arc<dyn PairStore>).await;
-    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(slow.ready.asked.load(Ordering::SeqCst), 1);
     let ask = async || request(server.local_addr(), "GET /readyz", &[], "").await.status;
     let many = futures_util::future::join_all((0..50).map(|_| ask()));
     let release = async {
-        while slow.asked.load(Ordering::SeqCst) < 2 {
+        while slow.ready.asked.load(Ordering::SeqCst) < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // The others are waiting by now, or come later.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let in_flight = slow.asked.load(Ordering::SeqCst);
-        slow.gate.add_permits(1000);
+        let in_flight = slow.ready.asked.load(Ordering::SeqCst);
+        slow.ready.gate.add_permits(1000);
         in_flight
     };
     let (answers, in_flight) = tokio::join!(many, release);
     assert_eq!(in_flight, 2, "one question at a time");
     assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
     let begun = tokio::time::Instant::now();
-    let before = slow.asked.load(Ordering::SeqCst);
+    let before = slow.ready.asked.load(Ordering::SeqCst);
     for _ in 0..50 {
         assert_eq!(ask().await, 200);
     }
     // However slow this machine is: one a second, and one at each end.
     let most = begun.elapsed().as_secs() as usize + 2;
-    let more = slow.asked.load(Ordering::SeqCst) - before;
+    let more = slow.ready.asked.load(Ordering::SeqCst) - before;
     assert!(more <= most, "{more} questions in {most} s");
 }
 
