@@ -8,6 +8,7 @@
 //! connection counts as ended, and the process can end without it.
 
 use std::{
+    cell::Cell,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
@@ -32,6 +33,16 @@ const MISSES: u32 = 5;
 /// Name of a driver's thread.
 const THREAD: &str = "peer-driver";
 
+thread_local! {
+    /// This thread runs a driver.
+    static DRIVES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is the thread of a driver.
+pub(super) fn drives() -> bool {
+    DRIVES.get()
+}
+
 static SILENCE_PANICS: Once = Once::new();
 
 /// Drivers that were abandoned and still run.
@@ -46,7 +57,7 @@ pub(crate) fn abandoned() -> usize {
 fn silence_panics() {
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if std::thread::current().name() == Some(THREAD) {
+        if drives() {
             tracing::debug!("{panic}");
         } else {
             others(panic);
@@ -74,6 +85,7 @@ pub(super) fn start(
     let inside = Arc::clone(&control);
     let noted = Arc::clone(&monitor);
     let thread = std::thread::Builder::new().name(THREAD.into()).spawn(move || {
+        DRIVES.set(true);
         let ended = run(driver, &inside, started);
         inside.finished.store(true, Ordering::Release);
         if !monitor.driver_ended(ended) {

@@ -215,6 +215,12 @@ async fn relays_by_ours(transport: RelayTransport) {
     let (server, ports) = embedded(&certificates).await;
     // The very first, then several at once: neither queue nor relay may drop one of their packets.
     relays(ports, transport, &certificates, &[1, 5]).await;
+    let given_back = async {
+        while server.stats().allocations_active > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(HANG, given_back).await.expect("a closed peer keeps its allocation");
     server.close().await;
 }
 
