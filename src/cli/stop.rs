@@ -11,11 +11,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 /// How long a clean end may take after SIGTERM; then the process ends without it. Whoever sends one
 /// (systemd, Docker, Kubernetes) goes on to SIGKILL some seconds later.
 pub const CLEAN_END_WITHIN: Duration = Duration::from_millis(1500);
+
+/// What comes this soon after the first is the same wish: `timeout` signals its child, and then the group that its
+/// child is in.
+const SAME_WISH: Duration = Duration::from_millis(100);
 
 /// Exit code of an end that was not waited for: 128 + SIGINT, as shells have it.
 const FORCED: i32 = 130;
@@ -23,7 +30,7 @@ const FORCED: i32 = 130;
 /// Says that a signal came; none before anybody asks, and then the signals have their default action.
 static ASKED: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
 
-/// Completes at the first Ctrl-C or SIGTERM. The next one ends the process at once, with exit code 130,
+/// Completes at the first Ctrl-C or SIGTERM. The next one, 0.1 s later or more, ends the process at once, with exit code 130,
 /// and so does a clean end that takes longer than [`CLEAN_END_WITHIN`] after SIGTERM.
 pub async fn asked() {
     draining(Duration::ZERO).await;
@@ -60,13 +67,15 @@ async fn end_on_signals(asked: &watch::Sender<bool>, clean_end_within: Duration)
     let Some(mut signals) = Signals::new() else { return };
     let first = signals.next().await;
     asked.send_replace(true);
+    let end_by = Instant::now() + clean_end_within;
+    let doubled = timeout(SAME_WISH, signals.next()).await.is_ok();
     match first {
         // Somebody at a terminal sees what goes on, and asks again.
-        Asked::Interrupt => {
+        Asked::Interrupt if !doubled => {
             signals.next().await;
         }
-        Asked::Terminate => {
-            let _ = timeout(clean_end_within, signals.next()).await;
+        _ => {
+            let _ = timeout_at(end_by, signals.next()).await;
         }
     }
     process::exit(FORCED);

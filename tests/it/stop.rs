@@ -122,6 +122,24 @@ fn a_second_ctrl_c_ends_a_process_whose_workers_all_spin() {
     assert_eq!((status.code(), status.signal()), (Some(130), None));
 }
 
+/// `timeout` signals its child and then the group, so that the child is signaled twice.
+#[test]
+fn two_signals_at_once_are_one_wish() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let rig = crate::run::Rig::new();
+        let recv = rig.recv("frames", &[]);
+        let send = rig.send("pattern:320x240", &[]);
+        recv.event("keyframe", 1);
+        for running in [recv, send] {
+            running.signal(signal);
+            running.signal(signal);
+            let ended = running.end();
+            assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+            ended.summary();
+        }
+    }
+}
+
 /// stdout is a pipe that nobody reads, so the clean end never comes.
 #[test]
 fn sigterm_ends_a_command_that_waits_for_its_reader() {

@@ -227,6 +227,8 @@ async fn sigterm_drains_and_a_second_one_does_not_wait() {
     ];
     let refused = ask(address.parse().unwrap(), None, "GET /api/signal", &headers, "").await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "draining"));
+    // Two that come together are one wish.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     served.signal(Signal::TERM);
     let ended = tokio::task::spawn_blocking(move || served.end()).await.unwrap();
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
