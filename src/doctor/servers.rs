@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     peer::gathering::refusal_remedy,
-    proto::token::IceServer,
+    proto::token::{IceServer, expiry},
     stun::{
         client::{self, Client, ClientError, Login},
         uri::{ServerUri, Transport},
@@ -334,11 +334,8 @@ async fn through(
 
 /// Seconds until TURN REST credentials end: their user name says when.
 fn expires_in(login: &Login, now: SystemTime) -> Option<i64> {
-    let expiry: u64 = login.username.split(':').next()?.parse().ok()?;
-    // A user name of few digits is a name.
-    let plausible = expiry > 1_000_000_000;
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    plausible.then_some(expiry as i64 - now as i64)
+    Some(i64::try_from(expiry(&login.username)?).ok()?.saturating_sub_unsigned(now))
 }
 
 fn expiring(row: &Server) -> Option<Problem> {

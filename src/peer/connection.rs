@@ -195,7 +195,7 @@ impl Peer {
 
     /// A remote candidate whose check came before it was signaled is peer reflexive, also when it is a
     /// relay's; the statistics know better once it has been signaled.
-    async fn may_be_relayed(&self) -> bool {
+    pub(crate) async fn may_be_relayed(&self) -> bool {
         let may_be = |kind| matches!(kind, CandidateType::Relay | CandidateType::Prflx);
         let Some(pair) = self.selected_pair().await else { return false };
         pair.iter().any(|candidate| may_be(candidate.kind))

@@ -64,6 +64,23 @@ pub struct IceServer {
     pub credential: Option<String>,
 }
 
+impl IceServer {
+    /// When its credential expires, seconds since 1970: the user name of TURN REST credentials
+    /// (draft-uberti-behave-turn-rest-00 §2.2) begins with it.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<u64> {
+        expiry(self.username.as_deref()?)
+    }
+}
+
+/// When a credential of this user name expires, if it says so.
+#[must_use]
+pub fn expiry(username: &str) -> Option<u64> {
+    let expiry = username.split(':').next()?.parse().ok()?;
+    // A user name of few digits is a name.
+    (expiry > 1_000_000_000).then_some(expiry)
+}
+
 impl fmt::Debug for IceServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IceServer")

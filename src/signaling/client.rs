@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc, watch};
 pub(super) use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
+pub(crate) use clock::server_time;
 pub(super) use clock::{clock_skew, with_clock};
 pub use dial::{DialTimings, Look, Socket, look, open};
 pub(super) use dial::{error_body, rustls_error, tls_reason};

@@ -8,6 +8,7 @@ use std::{
 use super::UNREACHABLE;
 use crate::{
     peer::config::read_url,
+    proto::token::expiry,
     stun::{stream::DialError, uri::Transport},
     types::{clock_skew_words, rough_duration},
 };
@@ -174,8 +175,7 @@ fn login_remedy(username: Option<&str>, now: SystemTime, clock_skew: Option<f64>
                 --turn-secret"
             .into();
     };
-    let expiry = username.split(':').next().and_then(|expiry| expiry.parse::<u64>().ok());
-    let Some(expiry) = expiry else {
+    let Some(expiry) = expiry(username) else {
         return "the user name or the password differs from the server's".into();
     };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();

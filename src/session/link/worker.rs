@@ -4,6 +4,7 @@ mod connection;
 mod describing;
 mod moving;
 mod recovering;
+mod renewing;
 mod returning;
 
 use std::{sync::Arc, time::Duration};
@@ -257,7 +258,7 @@ impl Worker {
             }
             ClientEvent::Renewed { ice_servers, .. } => {
                 self.ice_servers = ice_servers;
-                true
+                self.on_renewed().await
             }
             ClientEvent::Message(message) => self.on_message(message).await,
             ClientEvent::Disconnected { reason, .. } => {

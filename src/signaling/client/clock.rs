@@ -1,7 +1,7 @@
 //! How far this machine's clock is from a server's, by the `Date` header of an answer
 //! (RFC 9110 §6.6.1).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::types::{clock_skew_words, epoch_seconds};
 
@@ -25,10 +25,14 @@ pub(in crate::signaling) fn with_clock(remedy: &str, clock_skew: Option<f64>) ->
     }
 }
 
+/// What the server's clock shows, since 1970: `exp` is a time of that clock.
+pub(crate) fn server_time(now: SystemTime, clock_skew: Option<f64>) -> Duration {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Duration::try_from_secs_f64(now - clock_skew.unwrap_or_default()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
     use super::*;
 
     #[test]
@@ -46,5 +50,16 @@ mod tests {
         for unreadable in [None, Some(""), Some("yesterday")] {
             assert_eq!(clock_skew(unreadable, at(1)), None);
         }
+    }
+
+    #[test]
+    fn the_servers_time_is_ours_without_the_difference() {
+        let now = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(server_time(now(1000), None), Duration::from_secs(1000));
+        assert_eq!(server_time(now(4600), Some(3600.0)), Duration::from_secs(1000));
+        assert_eq!(server_time(now(1000), Some(-3600.0)), Duration::from_secs(4600));
+        assert_eq!(server_time(now(10), Some(3600.0)), Duration::ZERO);
+        assert_eq!(server_time(now(10), Some(-f64::MAX)), Duration::ZERO);
+        assert_eq!(server_time(now(10), Some(f64::NAN)), Duration::ZERO);
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{LinkEvent, OFFER_LIFE, Worker, lost, peer_error, stopped};
+use super::{LinkEvent, OFFER_LIFE, Worker, lost, peer_error, renewing::Credentials, stopped};
 use crate::{
     peer::{ConnectionState, Peer, PeerConfig, PeerEvent, stats::Snapshot},
     proto::signaling::{Body, IceCandidateInit},
@@ -30,6 +30,8 @@ pub(super) struct Current {
     pub(super) conn: Option<ConnId>,
     /// The other device was in the room when it was offered: the server did not keep the offer.
     pub(super) delivered: bool,
+    /// Those it gathered with, when they expire.
+    pub(super) credentials: Option<Credentials>,
 }
 
 impl Current {
@@ -56,6 +58,7 @@ impl Worker {
             ice_servers: config.ice_servers.clone(),
             ice_policy: config.ice_policy,
         });
+        let credentials = self.credentials();
         match Peer::new(config).await {
             Ok((peer, events)) => {
                 let peer = Arc::new(peer);
@@ -72,6 +75,7 @@ impl Worker {
                     begun: Instant::now(),
                     conn: self.remote_conn.clone(),
                     delivered: self.remote_present == Some(true),
+                    credentials,
                 });
                 Some(())
             }

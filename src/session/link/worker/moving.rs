@@ -58,7 +58,7 @@ impl Worker {
             self.restart_due = Some(why);
             return true;
         }
-        let servers = self.ice_servers();
+        let (servers, credentials) = (self.ice_servers(), self.credentials());
         let (again, present) = (self.offer_again(), self.remote_present == Some(true));
         let Some(current) = &mut self.current else { return true };
         if self.template.role == PeerRole::Receiver || !current.connected {
@@ -76,6 +76,7 @@ impl Worker {
             Ok(sdp) => {
                 self.negotiated.step(|| Step::Local(SdpType::Offer, sdp.clone()));
                 current.restarting = Some(certificate);
+                current.credentials = credentials;
                 current.local_sdp = Some(sdp.clone());
                 current.local_candidates.clear();
                 current.remote_sdp = None;

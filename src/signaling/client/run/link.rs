@@ -4,7 +4,7 @@ use std::{
     future::pending,
     pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{SinkExt, StreamExt};
@@ -21,7 +21,7 @@ use crate::{
         token::IceServer,
     },
     signaling::{
-        client::{Access, ClientConfig, ClientEvent, dial::Socket},
+        client::{Access, ClientConfig, ClientEvent, dial::Socket, server_time},
         token_client::TokenError,
     },
     types::PairId,
@@ -233,12 +233,6 @@ fn lost(reason: &str) -> End {
     End::Lost { code: None, reason: reason.to_owned() }
 }
 
-/// What the server's clock shows, since 1970: `exp` is a time of that clock.
-fn server_time(now: SystemTime, clock_skew: Option<f64>) -> Duration {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    Duration::try_from_secs_f64(now - clock_skew.unwrap_or_default()).unwrap_or_default()
-}
-
 /// How long until a token with that `exp` is renewed; for one that is too short-lived, half its time.
 fn renew_in(exp: u64, now: Duration, before: Duration) -> Duration {
     let left = Duration::from_secs(exp).saturating_sub(now);
@@ -275,16 +269,5 @@ mod tests {
         assert_eq!(renew(30 * 86_400), RENEW_WITHIN);
         assert_eq!(renew_in(u64::MAX, seconds(1000), seconds(60)), RENEW_WITHIN);
         assert_eq!(renew_in(u64::MAX, Duration::ZERO, Duration::MAX), RENEW_WITHIN);
-    }
-
-    #[test]
-    fn a_clock_that_is_wrong_does_not_renew_early_or_late() {
-        let now = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
-        assert_eq!(server_time(now(1000), None), Duration::from_secs(1000));
-        assert_eq!(server_time(now(4600), Some(3600.0)), Duration::from_secs(1000));
-        assert_eq!(server_time(now(1000), Some(-3600.0)), Duration::from_secs(4600));
-        assert_eq!(server_time(now(10), Some(3600.0)), Duration::ZERO);
-        assert_eq!(server_time(now(10), Some(-f64::MAX)), Duration::ZERO);
-        assert_eq!(server_time(now(10), Some(f64::NAN)), Duration::ZERO);
     }
 }
