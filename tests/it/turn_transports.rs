@@ -19,6 +19,7 @@ use orion_peer::{
     turn::{TlsListener, TurnConfig, TurnServer},
     types::{ConnectionType, RelayTransport},
 };
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -30,7 +31,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     peer::{End, keyframe, pair_of},
-    run::{HANG, run, start},
+    run::{HANG, run, serve, start},
 };
 
 const SECRET: &str = "north";
@@ -473,4 +474,29 @@ fn serve_listens_for_tls_and_token_answers_say_so() {
     // So that what is relayed for the pair ends with it.
     assert!(fetched.stdout.join("").contains(":phone;pair=demo"), "{:?}", fetched.stdout);
     server.kill();
+}
+
+/// An allocation ends with its credentials; a call has newer ones before that.
+#[test]
+fn a_relayed_call_takes_newer_credentials_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = ["--turn-ttl", "12s", "--token-ttl", "12s"];
+    let (_server, address, _) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", &short);
+    let signal = format!("ws://{address}");
+    let relayed = ["--json", "--signal", &signal, "--ice-policy", "relay"];
+    let recv = start(dir.path(), &[&["recv", "--out", "frames"][..], &relayed].concat());
+    let source = ["send", "--source", "pattern:320x240", "--interval", "0.2s"];
+    let send = start(dir.path(), &[&source[..], &relayed].concat());
+    send.says("the TURN credentials of this call expire soon");
+    send.says("connected to the receiver again");
+    let before = recv.events("keyframe").len();
+    recv.event("keyframe", before + 5);
+    for running in [send, recv] {
+        running.signal(Signal::INT);
+        let ended = running.end();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let summary = ended.summary();
+        assert_eq!(summary["connectionsLost"]["count"], 0, "{summary}");
+        assert_eq!(summary["connectionType"], "relay/udp", "{summary}");
+    }
 }
