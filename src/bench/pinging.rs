@@ -146,6 +146,18 @@ impl Pinging {
         Some(ControlMessage::Ping { id, ts, pad: Some(".".repeat(missing)) })
     }
 
+    /// The last ping was sent at `now`, later than it was made.
+    pub(super) fn was_sent(&mut self, now: Instant) {
+        if let Some(ping) = self.waiting.get_mut(&self.next) {
+            let delay = now.saturating_duration_since(ping.sent);
+            ping.wall += delay;
+            ping.sent = now;
+            if delay > LATE {
+                ping.late += delay;
+            }
+        }
+    }
+
     /// An answer that was read at `now`; `at` is the other side's clock when it answered.
     pub(super) fn pong(&mut self, id: &Id, at: Option<f64>, now: Instant) {
         let Id::Number(number) = id else { return };
@@ -273,6 +285,19 @@ mod tests {
             pinging.start(now);
             let length = pinging.ping(now, SystemTime::now()).unwrap().to_json().len();
             assert!(length == bytes || (bytes == 0 && length < 70), "{length} for {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_ping_that_this_process_keeps_for_long_is_late() {
+        for (kept, rtt) in [(MS, 4.0), (30 * MS, 34.0)] {
+            let mut pinging = Pinging::new(1, MS, 0, LIFE_TIME);
+            let begin = Instant::now();
+            pinging.start(begin);
+            let ping = pinging.ping(begin, SystemTime::now()).unwrap();
+            pinging.was_sent(begin + kept);
+            pinging.pong(&id(&ping), None, begin + kept + 4 * MS);
+            assert!((pinging.samples()[0].rtt_ms - rtt).abs() < 1e-6, "{kept:?}");
         }
     }
 

@@ -11,7 +11,10 @@ use std::{
 };
 
 use rtc::peer_connection::transport::{RTCIceCandidate, RTCIceCandidateInit};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use webrtc::peer_connection::{PeerConnection, StatsSelector};
 
 use super::{
@@ -222,6 +225,23 @@ impl Peer {
     /// [`PeerError::NotOpen`] before the channel is open.
     pub async fn send_control(&self, message: &ControlMessage) -> Result<(), PeerError> {
         self.unless_stopped(self.shared.control.send(message, &self.shared.monitor)).await
+    }
+
+    /// Sends a ping, and gives the time at which it went to SCTP. That is on the driver's thread, as is the time at
+    /// which its answer is read: a round trip does not count how long threads take to wake.
+    ///
+    /// # Errors
+    /// As [`Peer::send_control`].
+    pub async fn send_ping(&self, ping: ControlMessage) -> Result<Instant, PeerError> {
+        let (sent, sending) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        self.runtime.spawn_beside(async move {
+            let now = Instant::now();
+            let result = shared.control.send(&ping, &shared.monitor).await;
+            let _ = sent.send(result.map(|()| now));
+        });
+        let ended = || PeerError::NotOpen("the control channel");
+        self.unless_stopped(async { sending.await.map_err(|_| ended())? }).await
     }
 
     /// Answers a message on the channel it came on.

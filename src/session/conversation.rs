@@ -283,12 +283,11 @@ impl Conversation {
 
     /// Sends a ping, when there is a channel for it.
     pub(super) async fn ping(&mut self) {
-        if !self.channel_open || self.link.peer().is_none() {
-            return;
-        }
+        let Some(peer) = self.link.peer().filter(|_| self.channel_open) else { return };
         let ping = self.pings.ping(Instant::now(), SystemTime::now());
-        if !self.send(&ping).await {
-            tracing::debug!("ping not sent");
+        match peer.send_ping(ping).await {
+            Ok(sent) => self.pings.sent(sent),
+            Err(error) => tracing::debug!("ping not sent: {error}"),
         }
     }
 

@@ -50,6 +50,14 @@ impl Pings {
         ControlMessage::Ping { id: Id::Number(self.next), ts, pad: None }
     }
 
+    /// The last ping was sent at `now`, later than it was made.
+    pub fn sent(&mut self, now: Instant) {
+        if let Some(ping) = self.waiting.back_mut() {
+            ping.wall += now.saturating_duration_since(ping.sent);
+            ping.sent = now;
+        }
+    }
+
     /// Takes the answer to a ping of ours, which was read at `read_at`; `at` is the other side's clock
     /// when it answered, s since 1970.
     pub fn pong(&mut self, id: &Id, at: Option<f64>, read_at: Instant) {
@@ -119,6 +127,19 @@ mod tests {
         pings.pong(&first, None, begin + GIVE_UP * 2);
         assert!(pings.take_times().is_empty());
         assert_eq!(pings.clock_offset(), None);
+    }
+
+    #[test]
+    fn a_round_trip_begins_when_the_ping_is_sent() {
+        let mut pings = Pings::default();
+        let begin = Instant::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let ms = Duration::from_millis;
+        pings.ping(begin, wall);
+        pings.sent(begin + ms(30));
+        pings.pong(&Id::Number(1), Some(1000.035), begin + ms(40));
+        assert!((pings.take_times()[0] - 10.0).abs() < 1e-6);
+        assert!(pings.clock_offset().unwrap().abs() < 1e-6);
     }
 
     #[test]

@@ -94,10 +94,10 @@ impl Connection<'_> {
             return;
         }
         while let Some(ping) = self.pinging.ping(now, SystemTime::now()) {
-            if let Some(peer) = &self.peer
-                && let Err(error) = peer.send_control(&ping).await
-            {
-                tracing::debug!("ping: {error}");
+            let Some(peer) = &self.peer else { continue };
+            match peer.send_ping(ping).await {
+                Ok(sent) => self.pinging.was_sent(sent),
+                Err(error) => tracing::debug!("ping: {error}"),
             }
         }
         self.video.expire(now);
