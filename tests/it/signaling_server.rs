@@ -837,7 +837,7 @@ async fn a_drain_that_begins_during_a_handshake_is_said_in_its_answer() {
         // Lets the drain begin.
         tokio::time::sleep(Duration::from_millis(50)).await;
         slow.pair.gate.add_permits(1);
-        stopping
+        stopping.abort_handle()
     };
     let (answer, stopping) = tokio::join!(request(addr, PATH, &headers, ""), drain);
     assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("draining")));
