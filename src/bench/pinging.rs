@@ -227,7 +227,8 @@ impl Pinging {
         let Some(offset) = self.clock_offset() else { return Vec::new() };
         let told = self.samples.iter().filter_map(|sample| sample.clock);
         told.map(|(seen, half)| {
-            let out = half + seen - offset;
+            // The offset is off by what the fastest answer's ways differ.
+            let out = (half + seen - offset).clamp(0.0, 2.0 * half);
             [out * 1e3, (2.0 * half - out) * 1e3]
         })
         .collect()
@@ -315,6 +316,21 @@ mod tests {
         assert!((pinging.clock_offset().unwrap() - 7.0).abs() < 1e-6);
         let one_way = pinging.one_way();
         assert!((one_way[1][0] - 5.0).abs() < 1e-3 && (one_way[1][1] - 45.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn one_way_times_stay_within_the_round_trip() {
+        let mut pinging = Pinging::new(2, MS, 0, LIFE_TIME);
+        let begin = Instant::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        pinging.start(begin);
+        // 9 ms out and 1 ms back, which looks like 5 ms each; then 1 ms out and 10 ms back.
+        let first = pinging.ping(begin, wall).unwrap();
+        pinging.pong(&id(&first), Some(1000.009), begin + 10 * MS);
+        let second = pinging.ping(begin + MS, wall + MS).unwrap();
+        pinging.pong(&id(&second), Some(1000.002), begin + 12 * MS);
+        let [out, back] = pinging.one_way()[1];
+        assert!(out.abs() < 1e-3 && (back - 11.0).abs() < 1e-3, "{out} {back}");
     }
 
     #[test]
