@@ -30,8 +30,8 @@ const FORCED: i32 = 130;
 /// Says that a signal came; none before anybody asks, and then the signals have their default action.
 static ASKED: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
 
-/// Completes at the first Ctrl-C or SIGTERM. The next one, 0.1 s later or more, ends the process at once, with exit code 130,
-/// and so does a clean end that takes longer than [`CLEAN_END_WITHIN`] after SIGTERM.
+/// Completes at the first Ctrl-C or SIGTERM. The next one, 0.1 s later or more, ends the process at once,
+/// with exit code 130, and so does a clean end that takes longer than [`CLEAN_END_WITHIN`] after SIGTERM.
 pub async fn asked() {
     draining(Duration::ZERO).await;
 }
