@@ -6,6 +6,7 @@ mod camera;
 mod directory;
 mod error;
 mod h264_file;
+mod jpeg;
 mod mjpeg;
 mod pattern;
 mod picture;

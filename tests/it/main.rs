@@ -34,6 +34,7 @@ mod openapi;
 mod pacing;
 mod pair_stores;
 mod peer;
+mod pictures;
 mod raw_http;
 mod repair;
 mod report;

@@ -1,12 +1,14 @@
 //! The pictures of a directory in the order of their names, again and again.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
 use super::{
-    Captured, Source, SourceError, SourceOptions, picture::read_picture, spec::is_picture,
+    Captured, Source, SourceError, SourceOptions,
+    picture::{Notices, read_decoded},
+    spec::is_picture,
 };
 
 /// Gives one picture after the other; what cannot be read is skipped with a warning.
@@ -15,6 +17,7 @@ pub(super) struct DirectorySource {
     pictures: Vec<PathBuf>,
     next: usize,
     warned: HashSet<PathBuf>,
+    notices: HashMap<PathBuf, Notices>,
     options: SourceOptions,
 }
 
@@ -33,8 +36,14 @@ impl DirectorySource {
             return Err(SourceError::EmptyDirectory { path: dir.to_owned() });
         }
         pictures.sort();
-        let mut source =
-            Self { dir: dir.to_owned(), pictures, next: 0, warned: HashSet::new(), options };
+        let mut source = Self {
+            dir: dir.to_owned(),
+            pictures,
+            next: 0,
+            warned: HashSet::new(),
+            notices: HashMap::new(),
+            options,
+        };
         source.advance()?;
         // The first readable one is given first.
         source.next = source.next.checked_sub(1).unwrap_or(source.pictures.len() - 1);
@@ -46,7 +55,10 @@ impl DirectorySource {
         for _ in 0..self.pictures.len() {
             let path = &self.pictures[self.next];
             self.next = (self.next + 1) % self.pictures.len();
-            match read_picture(path).and_then(|frame| self.options.apply(frame)) {
+            let notices = self.notices.entry(path.clone()).or_default();
+            let frame = read_decoded(path)
+                .map(|decoded| notices.shown(decoded, &path.display().to_string()));
+            match frame.and_then(|frame| self.options.apply(frame)) {
                 Ok(frame) => return Ok(Captured::Frame(frame)),
                 Err(error) => {
                     if self.warned.insert(path.clone()) {

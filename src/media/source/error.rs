@@ -214,7 +214,8 @@ impl SourceError {
             Self::Y4mTruncated { .. } => {
                 "the frames before it were used; write the file again, complete"
             }
-            Self::NoKeyframe { .. } | Self::TooLong { .. } => {
+            Self::TooLong { .. } => "check the program that writes it: no picture is that long",
+            Self::NoKeyframe { .. } => {
                 "write it as Annex B: `ffmpeg -i INPUT -c:v copy -bsf:v h264_mp4toannexb FILE.h264`"
             }
             Self::Empty { .. } => "check the program that writes the stream",

@@ -1,15 +1,23 @@
 //! One JPEG or PNG picture, given again and again.
 
 use std::{
-    io::{BufRead, BufReader, Cursor, Read, Seek},
+    collections::HashSet,
+    io::{BufRead, BufReader, Cursor, Seek},
     path::Path,
     time::SystemTime,
 };
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
-use super::{Captured, Source, SourceError, SourceOptions, spec::open_file};
-use crate::media::frame::Frame;
+use super::{
+    Captured, Source, SourceError, SourceOptions,
+    jpeg::{JpegReader, prepare},
+    spec::open_file,
+};
+use crate::media::frame::{Frame, FrameError};
+
+/// What a JPEG begins with: its start marker and that of its first segment.
+const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
 
 /// Largest side of a picture that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
@@ -50,11 +58,41 @@ impl Source for PictureSource {
     }
 }
 
-/// Reads a JPEG or PNG file, upright as its Exif orientation says.
+/// A picture, and what there is to say about it.
+pub(super) struct Decoded {
+    pub(super) frame: Frame,
+    /// What is wrong with it or was done to it, though it can be used.
+    notices: Vec<&'static str>,
+}
+
+/// Warns of what there is to say about pictures, of each kind once.
+#[derive(Debug, Default)]
+pub(super) struct Notices(HashSet<&'static str>);
+
+impl Notices {
+    /// The frame, after what there is to say about it.
+    pub(super) fn shown(&mut self, decoded: Decoded, name: &str) -> Frame {
+        for notice in decoded.notices {
+            if self.0.insert(notice) {
+                tracing::warn!("picture {name}: {notice}");
+            }
+        }
+        decoded.frame
+    }
+}
+
+/// Reads a JPEG or PNG file, upright as its Exif orientation says. What there is to say about it is a
+/// warning in the log.
 ///
 /// # Errors
 /// It cannot be opened or decoded, or is absurdly large.
 pub fn read_picture(path: &Path) -> Result<Frame, SourceError> {
+    let decoded = read_decoded(path)?;
+    Ok(Notices::default().shown(decoded, &path.display().to_string()))
+}
+
+/// As [`read_picture`], without the warnings.
+pub(super) fn read_decoded(path: &Path) -> Result<Decoded, SourceError> {
     let file = open_file(path)?;
     let regular = file.metadata().is_ok_and(|meta| meta.is_file());
     if !regular {
@@ -63,41 +101,40 @@ pub fn read_picture(path: &Path) -> Result<Frame, SourceError> {
     decode(BufReader::new(file), &path.display().to_string())
 }
 
-/// Decodes a JPEG or PNG picture held in memory.
-pub(super) fn decode_picture(data: &[u8], name: &str) -> Result<Frame, SourceError> {
+/// Decodes a JPEG or PNG picture held in memory; what comes after it does not matter.
+pub(super) fn decode_picture(data: &[u8], name: &str) -> Result<Decoded, SourceError> {
     decode(Cursor::new(data), name)
 }
 
-fn decode(data: impl BufRead + Seek, name: &str) -> Result<Frame, SourceError> {
+/// Decodes one whole JPEG.
+pub(super) fn decode_jpeg(data: &[u8], name: &str) -> Result<Decoded, SourceError> {
     let captured_at = SystemTime::now();
-    let wrong = |cause: &dyn std::fmt::Display| SourceError::Picture {
-        name: name.to_owned(),
-        cause: cause.to_string(),
-    };
-    let mut data = data;
-    if is_cut_off(&mut data).map_err(|e| wrong(&e))? {
-        return Err(wrong(&"the JPEG is cut off: it has no end-of-image marker"));
-    }
-    let picture = decode_upright(data).map_err(|e| wrong(&e))?;
-    let (width, height) = (picture.width(), picture.height());
-    let rgb = picture.into_rgb8();
-    Frame::from_rgb8(width, height, &rgb, captured_at).map_err(|e| wrong(&e))
+    let prepared = prepare(data).map_err(|cause| wrong(name, &cause))?;
+    let picture = decode_upright(Cursor::new(&prepared.data[..])).map_err(|e| wrong(name, &e))?;
+    let frame = to_frame(picture, captured_at).map_err(|e| wrong(name, &e))?;
+    Ok(Decoded { frame, notices: prepared.notice.into_iter().collect() })
 }
 
-/// Whether it is a JPEG (ITU-T T.81) that stops before its end: the decoder would paint the rest grey.
-/// Inside the coded picture, FF D9 can only be the end.
-fn is_cut_off(data: &mut (impl BufRead + Seek)) -> std::io::Result<bool> {
-    let mut start = [0; 2];
-    data.rewind()?;
-    let read = data.read(&mut start)?;
-    let mut bytes = Vec::new();
-    if start[..read] == [0xff, 0xd8] {
-        data.take(MAX_ALLOC).read_to_end(&mut bytes)?;
+fn decode(mut data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceError> {
+    let begin = data.fill_buf().map_err(|e| wrong(name, &e))?;
+    if begin.starts_with(&JPEG) {
+        let picture = JpegReader::new(data, name.to_owned(), MAX_ALLOC as usize).next()?;
+        let picture = picture.ok_or_else(|| wrong(name, &"it is not a valid JPEG"))?;
+        return decode_jpeg(&picture, name);
     }
-    data.rewind()?;
-    let scan = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]);
-    let end = bytes.windows(2).rposition(|pair| pair == [0xff, 0xd9]);
-    Ok(scan.is_some_and(|scan| end.is_none_or(|end| end < scan)))
+    let captured_at = SystemTime::now();
+    let picture = decode_upright(data).map_err(|e| wrong(name, &e))?;
+    let frame = to_frame(picture, captured_at).map_err(|e| wrong(name, &e))?;
+    Ok(Decoded { frame, notices: Vec::new() })
+}
+
+fn wrong(name: &str, cause: &dyn std::fmt::Display) -> SourceError {
+    SourceError::Picture { name: name.to_owned(), cause: cause.to_string() }
+}
+
+fn to_frame(picture: DynamicImage, captured_at: SystemTime) -> Result<Frame, FrameError> {
+    let (width, height) = (picture.width(), picture.height());
+    Frame::from_rgb8(width, height, &picture.into_rgb8(), captured_at)
 }
 
 fn decode_upright(data: impl BufRead + Seek) -> image::ImageResult<DynamicImage> {

@@ -4,11 +4,12 @@ use std::io::{Cursor, Read};
 
 use super::{
     H264Source, MjpegSource, PictureSource, Source, SourceError, SourceOptions, Y4mSource,
-    picture::decode_picture,
+    jpeg::JpegReader,
+    picture::{Notices, decode_jpeg, decode_picture},
 };
 
 /// Largest picture read from a stream, in bytes.
-const MAX_PICTURE: u64 = 64 << 20;
+const MAX_PICTURE: usize = 64 << 20;
 
 /// Opens a stream. One JPEG or PNG picture is given again and again; several JPEGs one after the other,
 /// each once.
@@ -31,9 +32,9 @@ pub fn open_stream(
         [0xff, 0xd8, 0xff, ..] => open_jpegs(whole, name, options),
         [0x89, b'P', b'N', b'G', ..] => {
             let mut data = Vec::new();
-            whole.take(MAX_PICTURE).read_to_end(&mut data).map_err(read_error)?;
-            let frame = options.apply(decode_picture(&data, name)?)?;
-            Ok(Box::new(PictureSource::from_frame(name, frame)))
+            whole.take(MAX_PICTURE as u64).read_to_end(&mut data).map_err(read_error)?;
+            let frame = Notices::default().shown(decode_picture(&data, name)?, name);
+            Ok(Box::new(PictureSource::from_frame(name, options.apply(frame)?)))
         }
         _ => {
             let begin =
@@ -49,13 +50,18 @@ fn open_jpegs(
     name: &str,
     options: SourceOptions,
 ) -> Result<Box<dyn Source>, SourceError> {
-    let mut pictures = MjpegSource::new(reader, name.to_owned(), options);
+    let mut reader = JpegReader::new(reader, name.to_owned(), MAX_PICTURE);
     let empty = || SourceError::Empty { name: name.to_owned() };
-    let first = pictures.next_picture()?.ok_or_else(empty)?;
-    let frame = options.apply(decode_picture(&first, name)?)?;
-    let Some(second) = pictures.next_picture()? else {
-        return Ok(Box::new(PictureSource::from_frame(name, frame)));
-    };
-    let replay = Cursor::new([first, second].concat()).chain(pictures.into_rest());
-    Ok(Box::new(MjpegSource::new(replay, name.to_owned(), options)))
+    let first = reader.next()?.ok_or_else(empty)?;
+    match reader.next() {
+        Ok(Some(second)) => {
+            Ok(Box::new(MjpegSource::new(reader, [first, second], name.to_owned(), options)))
+        }
+        // What comes behind a photo need not be pictures, however long it is.
+        Ok(None) | Err(SourceError::TooLong { .. }) => {
+            let frame = Notices::default().shown(decode_jpeg(&first, name)?, name);
+            Ok(Box::new(PictureSource::from_frame(name, options.apply(frame)?)))
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -30,9 +30,8 @@ pub(super) fn to_frame(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame,
         }
         PixelFormat::Grey => grey(raw, captured_at),
         PixelFormat::Mjpg => {
-            let jpeg = with_huffman_tables(&raw.data);
-            let frame = decode_picture(&jpeg, "of the camera").map_err(|e| e.to_string())?;
-            return Ok(Frame { captured_at, ..frame });
+            let decoded = decode_picture(&raw.data, "of the camera").map_err(|e| e.to_string())?;
+            return Ok(Frame { captured_at, ..decoded.frame });
         }
     };
     frame.map_err(|e| e.to_string())
@@ -59,27 +58,6 @@ fn planar(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, FrameError> 
     let v = u + chroma * height.div_ceil(2);
     let planes = [(&raw.data[..], stride), (cut(u), chroma), (cut(v), chroma)];
     Frame::from_planes((raw.width, raw.height), planes, captured_at)
-}
-
-/// Some cameras leave out the Huffman tables (DHT, ITU-T T.81 B.2.4.2) and mean those of T.81 K.3, as
-/// MJPEG in AVI does. The decoder takes these when the header says that it is such a picture.
-fn with_huffman_tables(jpeg: &[u8]) -> Cow<'_, [u8]> {
-    const START: [u8; 2] = [0xff, 0xd8];
-    const TABLES: u8 = 0xc4;
-    const SCAN: u8 = 0xda;
-    const AVI_HEADER: &[u8] = b"\xff\xe0\x00\x08AVI1\0\0";
-    let Some(mut rest) = jpeg.strip_prefix(&START) else { return Cow::Borrowed(jpeg) };
-    // Segments up to the scan: FF, marker, length of what follows, these two bytes included.
-    while let [0xff, marker, high, low, ..] = *rest {
-        match marker {
-            TABLES => return Cow::Borrowed(jpeg),
-            SCAN => return Cow::Owned([&START, AVI_HEADER, &jpeg[START.len()..]].concat()),
-            _ => {}
-        }
-        let length = 2 + usize::from(u16::from_be_bytes([high, low]));
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Cow::Borrowed(jpeg)
 }
 
 fn swap(bgr: &[u8]) -> Vec<u8> {
@@ -145,7 +123,6 @@ mod tests {
         image::codecs::jpeg::JpegEncoder::new(&mut jpeg)
             .encode(&pixels, 16, 16, image::ExtendedColorType::Rgb8)
             .unwrap();
-        assert!(matches!(with_huffman_tables(&jpeg), Cow::Borrowed(_)));
         // The tables are the standard's: without them the picture is the same.
         let mut without = jpeg.clone();
         while let Some(at) = without.windows(2).position(|pair| pair == [0xff, 0xc4]) {
