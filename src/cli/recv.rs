@@ -161,6 +161,15 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
         fields.insert("decodeMs".into(), json!(millis(keyframe.decode_time)));
         fields.insert("writeMs".into(), json!(millis(keyframe.write_time)));
         fields.insert("undecoded".into(), json!(keyframe.undecoded));
+        let color = keyframe.written.colour.map(|colour| {
+            json!({
+                "range": colour.range_name(),
+                "primaries": colour.primaries_name(),
+                "transfer": colour.transfer_name(),
+                "matrix": colour.matrix_name(),
+            })
+        });
+        fields.insert("color".into(), json!(color));
         fields.insert("stagesMs".into(), stages_json(&keyframe.stages));
     }
     observer.keyframe(record.bytes as u64, &keyframe.stages, &line);

@@ -106,7 +106,7 @@ impl Decoder {
     /// `OpenH264` cannot be started.
     pub fn new() -> Result<Self, DecodeError> {
         let inner = OpenH264Decoder::new().map_err(DecodeError::Start)?;
-        Ok(Self { inner, parameter_sets: Vec::new(), colour: Colour::default(), fresh: true })
+        Ok(Self { inner, parameter_sets: Vec::new(), colour: Colour::UNSPECIFIED, fresh: true })
     }
 
     /// Decodes one access unit (Annex B). The frame's `captured_at` is the time of the call.
@@ -162,7 +162,6 @@ fn decode_one(
 
 // Facts of their own, not one state.
 #[allow(clippy::struct_excessive_bools)]
-#[derive(Default)]
 struct Contents {
     slice: bool,
     idr: bool,
@@ -175,7 +174,14 @@ struct Contents {
 
 impl Contents {
     fn of(access_unit: &[u8]) -> Result<Self, DecodeError> {
-        let mut seen = Self::default();
+        let mut seen = Self {
+            slice: false,
+            idr: false,
+            sps: false,
+            others: false,
+            colour: Colour::UNSPECIFIED,
+            parameter_sets: Vec::new(),
+        };
         for nal in nal_units(access_unit) {
             match nal_type(nal) {
                 NalType::Idr => (seen.slice, seen.idr) = (true, true),

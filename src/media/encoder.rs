@@ -9,13 +9,14 @@ mod error;
 mod option;
 mod search;
 mod slices;
+mod vui;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openh264::{
     OpenH264API,
-    encoder::{Encoder, IntraFramePeriod, RateControlMode, SpsPpsStrategy, VuiConfig},
+    encoder::{Encoder, IntraFramePeriod, RateControlMode, SpsPpsStrategy},
     formats::YUVSlices,
 };
 
@@ -25,6 +26,7 @@ use self::{
     slices::{Mixed, Pass},
 };
 use super::{
+    colour::Colour,
     frame::{Frame, FrameError, fitted},
     h264::AccessUnit,
 };
@@ -97,10 +99,11 @@ pub struct KeyframeEncoder {
     shrunk: Option<Shrunk>,
 }
 
-/// `OpenH264` and the picture size it is set to.
+/// `OpenH264` and what it is set to.
 struct Running {
     encoder: Encoder,
     size: (u32, u32),
+    colour: Colour,
     /// Macroblocks of each slice.
     slices: Vec<u32>,
 }
@@ -230,9 +233,11 @@ impl KeyframeEncoder {
     /// One pass; `None` when the picture is too large for `OpenH264`'s own buffers.
     fn encode_at(&mut self, frame: &Frame, qp: u8) -> Result<Option<Pass>, EncodeError> {
         let size = (frame.width, frame.height);
-        let mut running = match self.running.take() {
+        // The colors cannot be changed later.
+        let running = self.running.take().filter(|running| running.colour == frame.colour);
+        let mut running = match running {
             Some(running) if running.size == size => running,
-            other => Running::start(other, size, self.config.complexity)?,
+            other => Running::start(other, size, self.config.complexity, frame.colour)?,
         };
         option::set_qp(&mut running.encoder, qp).map_err(|code| EncodeError::SetQp { qp, code })?;
         // After an error OpenH264 has given up its state: `running` is dropped with it.
@@ -313,13 +318,15 @@ impl Running {
         running: Option<Self>,
         size: (u32, u32),
         complexity: Complexity,
+        colour: Colour,
     ) -> Result<Self, EncodeError> {
         let (width, height) = size;
         let wrong = |cause| EncodeError::Start { width, height, cause };
-        let mut encoder = match running {
-            Some(running) => running.encoder,
-            None => Encoder::with_api_config(OpenH264API::from_source(), settings(complexity))
-                .map_err(wrong)?,
+        let mut encoder = if let Some(running) = running {
+            running.encoder
+        } else {
+            let settings = settings(complexity).vui(vui::of(colour));
+            Encoder::with_api_config(OpenH264API::from_source(), settings).map_err(wrong)?
         };
         let (w, h) = (width as usize, height as usize);
         let grey = vec![128; w * h];
@@ -332,7 +339,7 @@ impl Running {
             height,
             code,
         })?;
-        Ok(Self { encoder, size, slices })
+        Ok(Self { encoder, size, colour, slices })
     }
 }
 
@@ -345,7 +352,6 @@ fn settings(complexity: Complexity) -> openh264::encoder::EncoderConfig {
         .scene_change_detect(false)
         .background_detection(false)
         .num_threads(1)
-        .vui(VuiConfig::bt601())
         .complexity(match complexity {
             Complexity::Low => openh264::encoder::Complexity::Low,
             Complexity::Medium => openh264::encoder::Complexity::Medium,

@@ -1,5 +1,6 @@
 //! A frame: pixels of one picture as I420 (planar 4:2:0), and the conversions into and out of it.
-//! Everything made here is BT.601 of limited range; a decoded frame is what its stream says.
+//! Everything made here is sRGB with the matrix of BT.601 and limited range; a decoded frame and one of a
+//! y4m stream are what their streams say.
 //!
 //! Cameras' YUYV and NV12 are rearranged without a round trip through RGB. A frame always has an even
 //! width and height, as 4:2:0 wants; an odd last column or row of the input is left out.
@@ -10,10 +11,7 @@ use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
     images::{Image, ImageRef},
 };
-use yuv::{
-    BufferStoreMut, YuvConversionMode, YuvPlanarImage, YuvPlanarImageMut, YuvRange,
-    YuvStandardMatrix,
-};
+use yuv::{BufferStoreMut, YuvConversionMode, YuvPlanarImage, YuvPlanarImageMut};
 
 use super::colour::Colour;
 
@@ -132,6 +130,15 @@ impl Frame {
         rgb: &[u8],
         captured_at: SystemTime,
     ) -> Result<Self, FrameError> {
+        Self::from_rgb8_as(Colour::default(), (width, height), rgb, captured_at)
+    }
+
+    fn from_rgb8_as(
+        colour: Colour,
+        (width, height): (u32, u32),
+        rgb: &[u8],
+        captured_at: SystemTime,
+    ) -> Result<Self, FrameError> {
         let (w, h) = even(width, height)?;
         need("RGB", width, height, width as usize * height as usize * 3, rgb.len())?;
         let (luma, chroma) = (w as usize * h as usize, w as usize * h as usize / 4);
@@ -150,8 +157,8 @@ impl Frame {
             &mut planar,
             rows,
             width * 3,
-            YuvRange::Limited,
-            YuvStandardMatrix::Bt601,
+            colour.yuv_range(),
+            colour.yuv_matrix(),
             YuvConversionMode::Balanced,
         )
         .map_err(|e| convert_error("RGB", "I420", &e))?;
@@ -165,7 +172,7 @@ impl Frame {
             y: owned(planar.y_plane),
             u: owned(planar.u_plane),
             v: owned(planar.v_plane),
-            colour: Colour::default(),
+            colour,
             captured_at,
         })
     }
@@ -252,15 +259,16 @@ impl Frame {
         Ok(rgb)
     }
 
-    /// The same picture in BT.601 of limited range, as the encoder takes it.
+    /// The same picture with the matrix of BT.601, which is what formats without a word on it have.
     ///
     /// # Errors
     /// The planes do not have the sizes of a frame.
     pub fn into_bt601(self) -> Result<Self, FrameError> {
-        if self.colour == Colour::default() {
+        if self.colour.is_bt601() {
             return Ok(self);
         }
-        Self::from_rgb8(self.width, self.height, &self.to_rgb8()?, self.captured_at)
+        let (size, rgb) = ((self.width, self.height), self.to_rgb8()?);
+        Self::from_rgb8_as(self.colour.bt601(), size, &rgb, self.captured_at)
     }
 
     /// The same picture as large as fits into `width` x `height`, never distorted: larger or smaller
@@ -380,7 +388,7 @@ mod tests {
 
     #[test]
     fn other_colours_are_read_as_what_they_are() {
-        let colour = Colour::coded(true, Some(1));
+        let colour = Colour { full_range: true, matrix: 1, ..Colour::default() };
         let grey = Frame::from_i420(2, 2, &[255, 255, 255, 255, 128, 128], T).unwrap();
         let white = Frame { colour, ..grey };
         assert_eq!(white.to_rgb8().unwrap(), [255; 12]);
@@ -390,8 +398,10 @@ mod tests {
         let rgb = red.to_rgb8().unwrap();
         assert!(rgb[0] > 250 && rgb[1] < 5 && rgb[2] < 5, "{rgb:?}");
         let usual = red.into_bt601().unwrap();
-        assert_eq!(usual.colour, Colour::default());
-        assert!(usual.y[0].abs_diff(81) <= 1 && usual.v[0].abs_diff(240) <= 1, "{usual:?}");
+        assert_eq!(usual.colour, Colour { full_range: true, ..Colour::default() });
+        // Red by BT.601: 0.299 of full luma.
+        assert!(usual.y[0].abs_diff(76) <= 1 && usual.v[0].abs_diff(255) <= 1, "{usual:?}");
+        assert!(usual.to_rgb8().unwrap()[0] > 250);
     }
 
     #[test]

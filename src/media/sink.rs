@@ -22,7 +22,7 @@ pub use picture::PictureFormat;
 pub use spool::{Outcome, Spool};
 
 use self::journal::Journal;
-use super::{frame::Frame, guarded};
+use super::{colour::Colour, frame::Frame, guarded};
 
 /// Name of the file with a line a keyframe.
 pub const JOURNAL: &str = "frames.jsonl";
@@ -75,6 +75,8 @@ pub struct Written {
     pub record: FrameRecord,
     /// Why a picture that was asked for is not among the files, when one is not.
     pub unmade: Option<String>,
+    /// What its picture means as colors; none when it could not be decoded.
+    pub colour: Option<Colour>,
 }
 
 /// A keyframe as it is to be written: all its files are made, none is on the disk yet.
@@ -83,6 +85,7 @@ pub struct Prepared {
     files: Vec<(PictureFormat, Bytes)>,
     record: FrameRecord,
     unmade: Option<String>,
+    colour: Option<Colour>,
 }
 
 impl Prepared {
@@ -158,7 +161,7 @@ impl FrameWriter {
             files.insert(0, (raw, access_unit.clone()));
         }
         let record = FrameRecord { bytes: access_unit.len(), ..line };
-        Prepared { files, record, unmade }
+        Prepared { files, record, unmade, colour: picture.map(|frame| frame.colour) }
     }
 
     /// Writes what was prepared: all of its files and its line, or nothing. A number is used up only by
@@ -174,7 +177,8 @@ impl FrameWriter {
         match self.put(seq, prepared, &paths, &mut written) {
             Ok(record) => {
                 self.next = seq + 1;
-                Ok(Written { files: paths, record, unmade: prepared.unmade.clone() })
+                let (unmade, colour) = (prepared.unmade.clone(), prepared.colour);
+                Ok(Written { files: paths, record, unmade, colour })
             }
             Err(error) => {
                 self.journal = None;

@@ -11,6 +11,7 @@ mod mjpeg;
 mod pattern;
 mod picture;
 mod spec;
+mod srgb;
 mod stdin;
 mod y4m;
 

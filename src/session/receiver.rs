@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     media::{
+        colour::Colour,
         h264,
         sink::{FrameRecord, PictureFormat, Written},
     },
@@ -131,6 +132,8 @@ struct Receiver<'a> {
     /// With the disk.
     trouble: Trouble,
     last_bytes: Option<u64>,
+    /// What the last picture's stream says of its colors.
+    colour: Option<Colour>,
 }
 
 /// Receives until the count or `stop` ends it.
@@ -164,6 +167,7 @@ pub async fn run(
         unwritten: 0,
         trouble: Trouble::default(),
         last_bytes: None,
+        colour: None,
     };
     let mut result = receiver.work(stop, texts).await;
     if let Err(error) = receiver.finish().await
@@ -360,6 +364,11 @@ impl Receiver<'_> {
                 let stages = underway.complete(stages, &written.record, written_at, offset);
                 self.keyframes += 1;
                 self.last_bytes = Some(written.record.bytes as u64);
+                if let Some(colour) = written.colour
+                    && self.colour.replace(colour) != Some(colour)
+                {
+                    self.line(format!("colors: {colour}"));
+                }
                 let verified = written.record.verified;
                 self.verified += u64::from(verified == Some(true));
                 if verified == Some(false) || undecoded.is_some() {

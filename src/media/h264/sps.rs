@@ -28,11 +28,10 @@ pub fn sps_dimensions(sps: &[u8]) -> Option<(u32, u32)> {
     Sps::read(sps).map(|sps| (sps.width, sps.height))
 }
 
-/// What the planes of the pictures an SPS describes mean as colours (§E.1.1); the default when it does
-/// not tell.
+/// What the planes of the pictures an SPS describes mean as colours (§E.1.1).
 #[must_use]
 pub fn sps_colour(sps: &[u8]) -> Colour {
-    Sps::read(sps).map(|sps| sps.colour).unwrap_or_default()
+    Sps::read(sps).map_or(Colour::UNSPECIFIED, |sps| sps.colour)
 }
 
 /// What decoding the pictures of an SPS takes.
@@ -99,7 +98,7 @@ impl Sps {
         let unit_y = if chroma_format == 1 { 2 } else { 1 } * if frame_mbs_only { 1 } else { 2 };
         let width = width.checked_sub((crop[0] + crop[1]) * unit_x)?;
         let height = height.checked_sub((crop[2] + crop[3]) * unit_y)?;
-        let colour = vui_colour(&mut bits).unwrap_or_default();
+        let colour = vui_colour(&mut bits).unwrap_or(Colour::UNSPECIFIED);
         let fits = |side: u64| (1..=MAX_SIDE).contains(&side).then_some(side as u32);
         Some(Self {
             width: fits(width)?,
@@ -182,13 +181,13 @@ fn vui_colour(bits: &mut Bits<'_>) -> Option<Colour> {
     }
     bits.skip(3)?; // video_format
     let full_range = present(bits)?;
-    let matrix = if present(bits)? {
-        bits.skip(16)?; // colour_primaries, transfer_characteristics
-        Some(bits.read(8)?)
-    } else {
-        None
-    };
-    Some(Colour::coded(full_range, matrix))
+    let mut colour = Colour { full_range, ..Colour::UNSPECIFIED };
+    if present(bits)? {
+        for code in [&mut colour.primaries, &mut colour.transfer, &mut colour.matrix] {
+            *code = bits.read(8)? as u8;
+        }
+    }
+    Some(colour)
 }
 
 #[cfg(test)]
@@ -260,14 +259,18 @@ mod tests {
     #[test]
     fn colour_is_read_from_the_vui() {
         let size = || baseline().ue(79).ue(44).bits(0b110, 3);
-        assert_eq!(sps_colour(&size().bits(0, 1).nal(0x67)), Colour::default());
+        assert_eq!(sps_colour(&size().bits(0, 1).nal(0x67)), Colour::UNSPECIFIED);
         // Extended_SAR 4:3, overscan, full range, sRGB primaries and transfer, BT.709 matrix.
         let vui = size().bits(0b11, 2).bits(255, 8).bits(4, 16).bits(3, 16).bits(0b11, 2);
         let vui = vui.bits(1, 1).bits(5, 3).bits(0b11, 2).bits(1, 8).bits(13, 8).bits(1, 8);
-        assert_eq!(sps_colour(&vui.nal(0x67)), Colour::coded(true, Some(1)));
+        let expected = Colour { full_range: true, primaries: 1, transfer: 13, matrix: 1 };
+        assert_eq!(sps_colour(&vui.nal(0x67)), expected);
         // Range alone.
         let range = size().bits(0b1001, 4).bits(5, 3).bits(0b10, 2);
-        assert_eq!(sps_colour(&range.nal(0x67)), Colour::coded(true, None));
+        assert_eq!(
+            sps_colour(&range.nal(0x67)),
+            Colour { full_range: true, ..Colour::UNSPECIFIED }
+        );
         assert_eq!(sps_dimensions(&size().bits(0b11, 2).nal(0x67)), Some((1280, 720)));
     }
 

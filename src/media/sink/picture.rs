@@ -4,7 +4,7 @@ use std::{fmt, io::Cursor, str::FromStr};
 
 use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder, codecs::png::PngEncoder};
 
-use crate::media::frame::Frame;
+use crate::media::frame::{Frame, FrameError};
 
 /// JPEG quality, 1 to 100.
 const JPEG_QUALITY: u8 = 90;
@@ -18,7 +18,8 @@ pub enum PictureFormat {
     Jpg,
     /// PNG.
     Png,
-    /// One raw frame with its header (YUV4MPEG2): the decoded pixels without any loss.
+    /// One raw frame with its header (YUV4MPEG2): the decoded pixels without any loss, unless they have
+    /// another matrix than that of BT.601.
     Y4m,
 }
 
@@ -66,34 +67,36 @@ impl FromStr for PictureFormat {
 /// The file of a picture; `H264` has none of its own, being the access unit.
 pub(super) fn encode(format: PictureFormat, frame: &Frame) -> Result<Vec<u8>, String> {
     let mut out = Cursor::new(Vec::new());
-    let (width, height) = (frame.width, frame.height);
     match format {
         PictureFormat::H264 => return Err("an access unit is not made of pixels".to_owned()),
-        PictureFormat::Y4m => return Ok(y4m(frame)),
+        PictureFormat::Y4m => return y4m(frame).map_err(|e| e.to_string()),
         PictureFormat::Jpg => {
-            let rgb = frame.to_rgb8().map_err(|e| e.to_string())?;
-            JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY).write_image(
-                &rgb,
-                width,
-                height,
-                ExtendedColorType::Rgb8,
-            )
+            write(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY), frame)?;
         }
-        PictureFormat::Png => {
-            let rgb = frame.to_rgb8().map_err(|e| e.to_string())?;
-            PngEncoder::new(&mut out).write_image(&rgb, width, height, ExtendedColorType::Rgb8)
-        }
+        PictureFormat::Png => write(PngEncoder::new(&mut out), frame)?,
     }
-    .map_err(|e| e.to_string())?;
     Ok(out.into_inner())
 }
 
-fn y4m(frame: &Frame) -> Vec<u8> {
+/// Writes the pixels as RGB, with a profile unless they are sRGB.
+fn write(mut encoder: impl ImageEncoder, frame: &Frame) -> Result<(), String> {
+    let rgb = frame.to_rgb8().map_err(|e| e.to_string())?;
+    if let Some(profile) = frame.colour.icc_profile() {
+        encoder.set_icc_profile(profile).map_err(|e| e.to_string())?;
+    }
+    encoder
+        .write_image(&rgb, frame.width, frame.height, ExtendedColorType::Rgb8)
+        .map_err(|e| e.to_string())
+}
+
+/// The format has a word for the range, but none for the matrix, which is that of BT.601.
+fn y4m(frame: &Frame) -> Result<Vec<u8>, FrameError> {
+    let frame = frame.clone().into_bt601()?;
     let header = format!(
         "YUV4MPEG2 W{} H{} F1:1 Ip A1:1 C420jpeg XCOLORRANGE={}\nFRAME\n",
         frame.width,
         frame.height,
         if frame.colour.full_range { "FULL" } else { "LIMITED" }
     );
-    [header.as_bytes(), &frame.y, &frame.u, &frame.v].concat()
+    Ok([header.as_bytes(), &frame.y, &frame.u, &frame.v].concat())
 }

@@ -14,6 +14,7 @@ use std::{borrow::Cow, rc::Rc};
 pub(super) use reader::JpegReader;
 
 use self::{
+    end::Walk,
     header::{FrameHeader, ScanHeader, Segment, segments},
     huffman::{Huffman, STANDARD},
     interleave::{ComponentTables, interleave},
@@ -65,8 +66,11 @@ pub(super) fn dimensions(picture: &[u8]) -> Option<(usize, usize)> {
 /// # Errors
 /// A part of it is missing: what is missing, in words.
 pub(super) fn prepare(picture: &[u8]) -> Result<Prepared<'_>, String> {
-    let marked = picture.ends_with(&[0xff, marker::EOI]);
+    let marked = Walk::new().advance(picture).is_some();
     let picture = if marked { picture } else { without_padding(picture) };
+    if !marked && Walk::new().lacks(picture) {
+        return Err("the JPEG is cut off: it ends within a header".to_owned());
+    }
     let mut reading = Reading::default();
     let read = segments(picture).try_for_each(|segment| reading.segment(&segment));
     let mut notice = (!marked).then_some("it has no end marker, but all of it is there");
@@ -106,8 +110,7 @@ struct Reading<'a> {
     quantization: [Option<(u8, &'a [u8])>; 4],
     coefficients: Option<Coefficients>,
     extents: Vec<Extent>,
-    /// Tables of each component as its scan had them, when the scans are to be put into one.
-    components: Vec<Option<(Rc<Huffman>, (u8, &'a [u8]))>>,
+    components: Vec<Option<ComponentTables<'a>>>,
     others: Vec<&'a [u8]>,
 }
 
@@ -178,9 +181,10 @@ impl<'a> Reading<'a> {
             self.coefficients.get_or_insert_with(|| Coefficients::new(&frame, several));
         self.extents.push(coefficients.read(&frame, &scan, &self.tables, segment.scan)?);
         for component in &scan.components {
-            let quantization = frame.components[component.index].quantization;
+            let quantization = self.quantization[frame.components[component.index].quantization];
             let ac = self.tables.ac[component.ac].clone();
-            self.components[component.index] = ac.zip(self.quantization[quantization]);
+            self.components[component.index] =
+                ac.zip(quantization).map(|(ac, quantization)| ComponentTables { quantization, ac });
         }
         Some(())
     }
@@ -244,14 +248,7 @@ impl<'a> Reading<'a> {
         if frame.is_progressive() || self.extents.len() < 2 {
             return None;
         }
-        let tables = self
-            .components
-            .iter()
-            .map(|tables| {
-                let (ac, quantization) = tables.as_ref()?;
-                Some(ComponentTables { quantization: *quantization, ac: &ac.spec })
-            })
-            .collect::<Option<Vec<_>>>()?;
+        let tables = self.components.iter().cloned().collect::<Option<Vec<_>>>()?;
         interleave(frame, coefficients, &tables, &self.others)
     }
 }

@@ -13,8 +13,9 @@ use super::{
     Captured, Source, SourceError, SourceOptions,
     jpeg::{JpegReader, prepare},
     spec::open_file,
+    srgb::into_srgb,
 };
-use crate::media::frame::{Frame, FrameError};
+use crate::media::frame::Frame;
 
 /// What a JPEG begins with: its start marker and that of its first segment.
 const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
@@ -108,11 +109,10 @@ pub(super) fn decode_picture(data: &[u8], name: &str) -> Result<Decoded, SourceE
 
 /// Decodes one whole JPEG.
 pub(super) fn decode_jpeg(data: &[u8], name: &str) -> Result<Decoded, SourceError> {
-    let captured_at = SystemTime::now();
     let prepared = prepare(data).map_err(|cause| wrong(name, &cause))?;
-    let picture = decode_upright(Cursor::new(&prepared.data[..])).map_err(|e| wrong(name, &e))?;
-    let frame = to_frame(picture, captured_at).map_err(|e| wrong(name, &e))?;
-    Ok(Decoded { frame, notices: prepared.notice.into_iter().collect() })
+    let mut decoded = decode_any(Cursor::new(&prepared.data[..]), name)?;
+    decoded.notices.extend(prepared.notice);
+    Ok(decoded)
 }
 
 fn decode(mut data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceError> {
@@ -122,22 +122,26 @@ fn decode(mut data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceEr
         let picture = picture.ok_or_else(|| wrong(name, &"it is not a valid JPEG"))?;
         return decode_jpeg(&picture, name);
     }
+    decode_any(data, name)
+}
+
+/// Decodes what the decoders take as it is.
+fn decode_any(data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceError> {
     let captured_at = SystemTime::now();
-    let picture = decode_upright(data).map_err(|e| wrong(name, &e))?;
-    let frame = to_frame(picture, captured_at).map_err(|e| wrong(name, &e))?;
-    Ok(Decoded { frame, notices: Vec::new() })
+    let (picture, profile) = decode_upright(data).map_err(|e| wrong(name, &e))?;
+    let (rgb, notices) = into_srgb(picture, profile.as_deref());
+    let frame = Frame::from_rgb8(rgb.width(), rgb.height(), &rgb, captured_at);
+    Ok(Decoded { frame: frame.map_err(|e| wrong(name, &e))?, notices })
 }
 
 fn wrong(name: &str, cause: &dyn std::fmt::Display) -> SourceError {
     SourceError::Picture { name: name.to_owned(), cause: cause.to_string() }
 }
 
-fn to_frame(picture: DynamicImage, captured_at: SystemTime) -> Result<Frame, FrameError> {
-    let (width, height) = (picture.width(), picture.height());
-    Frame::from_rgb8(width, height, &picture.into_rgb8(), captured_at)
-}
-
-fn decode_upright(data: impl BufRead + Seek) -> image::ImageResult<DynamicImage> {
+/// The picture and its ICC profile.
+fn decode_upright(
+    data: impl BufRead + Seek,
+) -> image::ImageResult<(DynamicImage, Option<Vec<u8>>)> {
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -146,7 +150,9 @@ fn decode_upright(data: impl BufRead + Seek) -> image::ImageResult<DynamicImage>
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
     let orientation = decoder.orientation()?;
+    // One that cannot be read is one that is not there.
+    let profile = decoder.icc_profile().unwrap_or_default();
     let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);
-    Ok(picture)
+    Ok((picture, profile))
 }

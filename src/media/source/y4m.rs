@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Captured, Source, SourceError, SourceOptions};
-use crate::media::frame::Frame;
+use crate::media::{colour::Colour, frame::Frame};
 
 /// Longest header line.
 const MAX_HEADER: u64 = 1024;
@@ -23,6 +23,16 @@ enum Chroma {
     C444,
 }
 
+/// What the header line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Header {
+    width: u32,
+    height: u32,
+    chroma: Chroma,
+    /// `XCOLORRANGE=FULL`, an extension of `ffmpeg`.
+    full_range: bool,
+}
+
 /// Frames of a y4m stream, one a call; ends with the stream.
 pub struct Y4mSource<R> {
     reader: BufReader<R>,
@@ -30,6 +40,7 @@ pub struct Y4mSource<R> {
     width: u32,
     height: u32,
     chroma: Chroma,
+    full_range: bool,
     options: SourceOptions,
     frames: u64,
     /// One frame as it is in the file.
@@ -46,7 +57,7 @@ impl<R: Read> Y4mSource<R> {
         let line = read_line(&mut reader, &name)?;
         let header = parse_header(&line)
             .map_err(|cause| SourceError::Y4mHeader { name: name.clone(), cause })?;
-        let (width, height, chroma) = header;
+        let Header { width, height, chroma, full_range } = header;
         let (w, h) = (width as usize, height as usize);
         let size = w * h
             + 2 * match chroma {
@@ -55,7 +66,8 @@ impl<R: Read> Y4mSource<R> {
                 Chroma::C422 => w.div_ceil(2) * h,
                 Chroma::C444 => w * h,
             };
-        Ok(Self { reader, name, width, height, chroma, options, frames: 0, raw: vec![0; size] })
+        let raw = vec![0; size];
+        Ok(Self { reader, name, width, height, chroma, full_range, options, frames: 0, raw })
     }
 
     fn read_frame(&mut self) -> Result<bool, SourceError> {
@@ -99,8 +111,10 @@ impl<R: Read> Y4mSource<R> {
             }
         };
         let planes = [(luma, w), (&u[..], cw), (&v[..], cw)];
-        Frame::from_planes((self.width, self.height), planes, SystemTime::now())
-            .map_err(|cause| SourceError::Size { width: self.width, height: self.height, cause })
+        let frame = Frame::from_planes((self.width, self.height), planes, SystemTime::now())
+            .map_err(|cause| SourceError::Size { width: self.width, height: self.height, cause })?;
+        let colour = Colour { full_range: self.full_range, ..frame.colour };
+        Ok(Frame { colour, ..frame })
     }
 }
 
@@ -126,13 +140,13 @@ fn read_line(reader: &mut impl BufRead, name: &str) -> Result<Vec<u8>, SourceErr
     Ok(line)
 }
 
-fn parse_header(line: &[u8]) -> Result<(u32, u32, Chroma), String> {
+fn parse_header(line: &[u8]) -> Result<Header, String> {
     let text = String::from_utf8_lossy(line);
     let mut words = text.split_ascii_whitespace();
     if words.next() != Some("YUV4MPEG2") || !line.ends_with(b"\n") {
         return Err("it does not begin with a YUV4MPEG2 line".to_owned());
     }
-    let (mut width, mut height, mut chroma) = (None, None, Chroma::C420);
+    let (mut width, mut height, mut chroma, mut full_range) = (None, None, Chroma::C420, false);
     for word in words {
         let (key, value) = word.split_at(word.chars().next().map_or(0, char::len_utf8));
         let side = || value.parse().ok().filter(|side| (2..=MAX_SIDE).contains(side));
@@ -148,6 +162,7 @@ fn parse_header(line: &[u8]) -> Result<(u32, u32, Chroma), String> {
                     other => return Err(format!("colour format C{other} is not read here")),
                 }
             }
+            "X" => full_range |= value == "COLORRANGE=FULL",
             _ => {}
         }
     }
@@ -155,7 +170,7 @@ fn parse_header(line: &[u8]) -> Result<(u32, u32, Chroma), String> {
         (Some(width), Some(height)) if width * height > MAX_PIXELS => {
             Err(format!("{width}x{height} is more than {MAX_PIXELS} pixels (7680x4320)"))
         }
-        (Some(width), Some(height)) => Ok((width, height, chroma)),
+        (Some(width), Some(height)) => Ok(Header { width, height, chroma, full_range }),
         _ => Err(format!("width and height must both be given, 2 to {MAX_SIDE}")),
     }
 }
@@ -219,6 +234,20 @@ mod tests {
             assert!(error.is_none() && found.len() == 2, "{header}: {error:?}");
             let (u, v) = if chroma == 0 { (128, 128) } else { (20, 30) };
             assert_eq!((&found[1].u, &found[1].v), (&vec![u; 2], &vec![v; 2]), "{header}");
+        }
+    }
+
+    #[test]
+    fn the_range_is_read() {
+        for (header, full) in
+            [("", false), ("XCOLORRANGE=LIMITED", false), ("XCOLORRANGE=FULL", true)]
+        {
+            let mut stream =
+                format!("YUV4MPEG2 W2 H2 F1:1 {header} C420jpeg\nFRAME\n").into_bytes();
+            stream.extend([255, 0, 255, 0, 128, 128]);
+            let (found, _) = frames(&stream);
+            assert_eq!(found[0].colour, Colour { full_range: full, ..Colour::default() });
+            assert_eq!(found[0].y, [255, 0, 255, 0], "the samples are as they were");
         }
     }
 

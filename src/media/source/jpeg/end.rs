@@ -42,6 +42,11 @@ impl Walk {
         }
     }
 
+    /// Whether a picture without an end is cut off within a segment.
+    pub(super) fn lacks(mut self, picture: &[u8]) -> bool {
+        self.advance(picture).is_none() && self.at > picture.len()
+    }
+
     /// Whether no segment follows this marker.
     fn stands_alone(&self, code: u8) -> bool {
         match code {

@@ -5,9 +5,11 @@
 //! which `image` 0.25.10 cannot take. Nothing is decoded here: the codes of each block are put where they
 //! belong (ITU-T T.81 §A.2.3), with the differences of the DC coefficients that this order needs.
 
+use std::rc::Rc;
+
 use super::{
     header::FrameHeader,
-    huffman::STANDARD,
+    huffman::{Huffman, STANDARD},
     marker,
     scan::{Block, Coefficients, Plane},
 };
@@ -28,15 +30,16 @@ const DC_CODES: [(u32, u32); 12] = [
     (0b1_1111_1110, 9),
 ];
 
-/// What a component needs besides its blocks.
+/// What a component needs besides its blocks, as its scan had it.
+#[derive(Clone)]
 pub(super) struct ComponentTables<'a> {
     /// Its quantization table: precision (0 or 1) and the values, as in a DQT segment.
     pub(super) quantization: (u8, &'a [u8]),
-    /// Its AC table, as in a DHT segment.
-    pub(super) ac: &'a [u8],
+    /// Its AC table.
+    pub(super) ac: Rc<Huffman>,
 }
 
-/// Writes the picture in one scan. `others` are the segments to keep: APPn and COM. `None` for
+/// Writes the picture in one scan. `others` are the segments to keep (`APPn`, COM). `None` for
 /// coefficients that no baseline picture has.
 pub(super) fn interleave(
     frame: &FrameHeader,
@@ -45,12 +48,14 @@ pub(super) fn interleave(
     others: &[&[u8]],
 ) -> Option<Vec<u8>> {
     let mut out = vec![0xff, marker::SOI];
-    others.iter().for_each(|segment| out.extend_from_slice(segment));
+    for segment in others {
+        out.extend_from_slice(segment);
+    }
     // Each component has tables of its own, by its index, but the DC table.
     for (table, index) in tables.iter().zip(0..) {
         let (precision, values) = table.quantization;
         push_segment(&mut out, marker::DQT, &[&[precision << 4 | index], values]);
-        push_segment(&mut out, marker::DHT, &[&[0x10 | index], table.ac]);
+        push_segment(&mut out, marker::DHT, &[&[0x10 | index], &table.ac.spec]);
     }
     push_segment(&mut out, marker::DHT, &[&STANDARD[4..4 + 29]]);
     let count = [frame.components.len() as u8];
@@ -78,7 +83,9 @@ fn push_segment(out: &mut Vec<u8>, marker: u8, parts: &[&[u8]]) {
     let length = 2 + parts.iter().map(|part| part.len()).sum::<usize>();
     out.extend([0xff, marker]);
     out.extend((length as u16).to_be_bytes());
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    for part in parts {
+        out.extend_from_slice(part);
+    }
 }
 
 fn write_scan(writer: &mut Writer, frame: &FrameHeader, planes: &[Plane]) -> Option<()> {

@@ -78,7 +78,7 @@ impl<R: Read> JpegReader<R> {
         let (mut other_data, mut dropped) = (false, 0);
         loop {
             let drop = match &self.pending[..] {
-                [0xff, marker::SOI, 0xff, marker::SOI, ..] => 2,
+                [0xff, marker::SOI, 0xff, marker::SOI, ..] | [0xff, marker::EOI, ..] => 2,
                 [0xff, marker::SOI, 0xff, next, ..] if *next != 0 => return Ok(Some(other_data)),
                 [] | [0xff] | [0xff, marker::SOI] | [0xff, marker::SOI, 0xff] => {
                     if self.ended {
@@ -87,7 +87,6 @@ impl<R: Read> JpegReader<R> {
                     self.read_more()?;
                     0
                 }
-                [0xff, marker::EOI, ..] => 2,
                 [0xff, 0xff, ..] | [0 | b'\r' | b'\n' | b' ', ..] => 1,
                 data => {
                     other_data = true;

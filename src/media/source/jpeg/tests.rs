@@ -27,7 +27,7 @@ fn an_end_marker_alone_may_be_missing() {
     assert!(prepared.notice.unwrap().contains("end marker"));
     let begin = segments(&photo).find(|segment| segment.marker == marker::SOS).unwrap();
     let begin = begin.at + begin.payload.len();
-    for length in begin..photo.len() - 2 {
+    for length in (begin..photo.len() - 2).rev().step_by(29) {
         // With an end marker put behind, nothing more is there either.
         for end in [&[][..], &[0xff, 0xd9]] {
             let error = prepare(&[&photo[..length], end].concat()).err();
