@@ -8,8 +8,11 @@ use std::{net::SocketAddr, time::Duration};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a duration.
-    #[error("`{0}` is no duration: write 3.5s, 500ms, 2m, 1h30m, or a plain number of seconds")]
+    #[error("`{0}` is no duration: write 3.5s, 500ms, 2m or 1h30m")]
     Duration(String),
+    /// A number that could be seconds or milliseconds.
+    #[error("`{0}` has no unit: write {0}ms or {0}s")]
+    NoTimeUnit(String),
     /// Not a number of bytes.
     #[error(
         "`{0}` is no size: write 100KB (1000 bytes each), 64KiB (1024), 1.5MB, or a plain number of bytes"
@@ -19,8 +22,16 @@ pub enum UnitError {
     #[error("`{0}` is no picture size: write WIDTHxHEIGHT in pixels, as in 1280x720")]
     PictureSize(String),
     /// Not a share of a hundred.
-    #[error("`{0}` is no percentage: write 5% or 5, from 0 to 100")]
-    Percentage(String),
+    #[error("`{0}` is no percentage: write 5% or 5, from 0 to {1}")]
+    Percentage(String, u32),
+    /// A number that could be a share of one or of a hundred.
+    #[error("`{number}` has no unit: write {percent}% or {number}%")]
+    NoPercentSign {
+        /// The number.
+        number: String,
+        /// A hundred times as much.
+        percent: String,
+    },
     /// Not an IP address with a port.
     #[error(
         "`{0}` is no address: write IP:PORT, as in 127.0.0.1:8787 or [::1]:8787; port 0 is any"
@@ -68,12 +79,17 @@ fn number_and_unit(text: &str) -> Option<(f64, &str, &str)> {
     Some((number.parse().ok()?, unit, rest))
 }
 
-/// Reads a duration: `3.5s`, `500ms`, `2m`, `1h30m`, or a plain number of seconds.
+/// Reads a duration: `3.5s`, `500ms`, `2m`, `1h30m`, `0`.
 ///
 /// # Errors
-/// Another unit, units not from large to small, a negative number, or more than 10 000 days.
+/// No unit or an unknown one, units not from large to small, a negative number, or more than 10 000 days.
 pub fn duration(text: &str) -> Result<Duration, UnitError> {
-    parse_duration(text.trim()).ok_or_else(|| UnitError::Duration(text.to_owned()))
+    let number = text.trim();
+    match number_and_unit(number) {
+        // 100 is meant in milliseconds by one and in seconds by another.
+        Some((count, "", "")) if count > 0.0 => Err(UnitError::NoTimeUnit(number.to_owned())),
+        _ => parse_duration(number).ok_or_else(|| UnitError::Duration(text.to_owned())),
+    }
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
@@ -82,10 +98,10 @@ fn parse_duration(text: &str) -> Option<Duration> {
     let mut last = f64::INFINITY;
     while !rest.is_empty() {
         let (number, unit, after) = number_and_unit(rest)?;
-        let plain_seconds = unit.is_empty() && rest.len() == text.len() && after.is_empty();
+        let only_zero = number == 0.0 && unit.is_empty() && rest.len() == text.len();
         let nanos = match NANOS.iter().find(|(name, _)| *name == unit) {
             Some((_, nanos)) => *nanos,
-            None if plain_seconds => 1e9,
+            None if only_zero => 1e9,
             None => return None,
         };
         if nanos >= last {
@@ -147,13 +163,33 @@ fn parse_picture_size(text: &str) -> Option<PictureSize> {
 /// Reads a percentage, `5%` or `5`, and gives it as a fraction of 1: `0.05`.
 ///
 /// # Errors
-/// Not a number from 0 to 100.
+/// Not a number from 0 to 100; or one up to 1 without `%`, which could be a share of 1: `0.99`.
 pub fn percentage(text: &str) -> Result<f64, UnitError> {
+    percentage_up_to(100, text)
+}
+
+/// The same for what may more than double, up to 10 000 %.
+///
+/// # Errors
+/// See [`percentage`].
+pub fn increase(text: &str) -> Result<f64, UnitError> {
+    percentage_up_to(10_000, text)
+}
+
+fn percentage_up_to(most: u32, text: &str) -> Result<f64, UnitError> {
     let number = text.trim();
-    let number = number.strip_suffix('%').unwrap_or(number).trim_end();
+    let (number, has_sign) = match number.strip_suffix('%') {
+        Some(number) => (number.trim_end(), true),
+        None => (number, false),
+    };
     match number.parse::<f64>() {
-        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
-        _ => Err(UnitError::Percentage(text.to_owned())),
+        Ok(share) if share > 0.0 && share <= 1.0 && !has_sign => {
+            // 7 and not 7.000000000000001.
+            let percent = ((share * 1e8).round() / 1e6).to_string();
+            Err(UnitError::NoPercentSign { number: number.to_owned(), percent })
+        }
+        Ok(percent) if (0.0..=f64::from(most)).contains(&percent) => Ok(percent / 100.0),
+        _ => Err(UnitError::Percentage(text.to_owned(), most)),
     }
 }
 
@@ -194,8 +230,7 @@ mod tests {
             ("1.5h", 5_400_000),
             ("1d", 86_400_000),
             ("0", 0),
-            ("7", 7_000),
-            (" 0.25 ", 250),
+            (" 0.0 ", 0),
             ("2 s", 2_000),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
@@ -207,6 +242,12 @@ mod tests {
             assert_eq!(duration(text), Err(UnitError::Duration(text.into())), "{text}");
         }
         assert!(duration("99999999999999d").is_err());
+        for text in ["100", " 0.25 ", "007"] {
+            let error = duration(text).unwrap_err();
+            assert_eq!(error, UnitError::NoTimeUnit(text.trim().into()), "{text}");
+        }
+        let error = duration("100").unwrap_err().to_string();
+        assert_eq!(error, "`100` has no unit: write 100ms or 100s");
     }
 
     #[test]
@@ -238,12 +279,23 @@ mod tests {
 
     #[test]
     fn percentages() {
-        assert_eq!(percentage("5%"), Ok(0.05));
-        assert_eq!(percentage("100"), Ok(1.0));
-        assert_eq!(percentage("0.5 %"), Ok(0.005));
-        for text in ["", "%", "-1%", "101%", "five", "NaN"] {
-            assert_eq!(percentage(text), Err(UnitError::Percentage(text.into())), "{text}");
+        for (text, share) in
+            [("5%", 0.05), ("100", 1.0), ("0.5 %", 0.005), ("1%", 0.01), ("0", 0.0), ("2", 0.02)]
+        {
+            assert_eq!(percentage(text), Ok(share), "{text}");
         }
+        for text in ["", "%", "-1%", "101%", "five", "NaN"] {
+            assert_eq!(percentage(text), Err(UnitError::Percentage(text.into(), 100)), "{text}");
+        }
+        assert_eq!(increase("150%"), Ok(1.5));
+        for read in [percentage, increase] {
+            for (text, meant) in [("0.99", "99%"), ("0.07", "7%"), ("1", "100%"), (".5", "50%")] {
+                let error = read(text).unwrap_err().to_string();
+                assert_eq!(error, format!("`{text}` has no unit: write {meant} or {text}%"));
+            }
+        }
+        let error = increase("-5%").unwrap_err().to_string();
+        assert_eq!(error, "`-5%` is no percentage: write 5% or 5, from 0 to 10000");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct ReportArgs {
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Largest worsening against the first result that is allowed; exit code 3 above it
-    #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
+    #[arg(long, value_name = "PERCENT", value_parser = units::increase)]
     max_regression: Option<f64>,
     #[command(flatten)]
     exports: ExportArgs,

@@ -470,6 +470,36 @@ fn help(words: &[String]) -> String {
     stdout(&output)
 }
 
+/// A time or share without a unit would be one of another size than was meant, and its gate would never
+/// fail: `--max-rtt-p95 100` was 100 s, `--min-success 0.99` was 0.99 %.
+#[test]
+fn every_flag_for_a_time_or_a_share_wants_a_unit() {
+    let mut flags = Vec::new();
+    for words in commands() {
+        for line in help(&words).lines() {
+            let Some((flag, kind)) = line.trim_start().split_once(" <") else { continue };
+            let (value, wanted) = match kind.split('>').next() {
+                Some("TIME") => ("100", "`100` has no unit: write 100ms or 100s"),
+                Some("PERCENT") => ("0.99", "`0.99` has no unit: write 99% or 0.99%"),
+                _ => continue,
+            };
+            let flag = flag.rsplit(' ').next().unwrap().to_owned();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let output = Run::new().run(&[&words[..], &[&flag, value]].concat());
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{words:?} {flag}: {said}");
+            assert!(said.contains(wanted), "{words:?} {flag}: {said}");
+            flags.push(flag);
+        }
+    }
+    for gate in ["--max-rtt-p95", "--min-success", "--max-regression", "--max-relay-p99"] {
+        assert!(flags.iter().any(|flag| flag == gate), "{flags:?}");
+    }
+    let output = Run::new().config("[bench]\nmax-rtt-p95 = 100").run(&["bench"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("write 100ms or 100s"), "{}", stderr(&output));
+}
+
 #[test]
 fn help_texts_are_as_written_down() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/help");
