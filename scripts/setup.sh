@@ -35,6 +35,8 @@ test_needs=(
     "openssl openssl"
     "python3 python3"
     "redis-server redis-server"
+    "zsh zsh"
+    "fish fish"
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -182,7 +182,7 @@ fn bad_variable(name: &str, problem: &str) -> Failure {
 }
 
 /// Reads values with the parser of a flag alone, and tells what is wrong with them.
-fn check_value(arg: &Arg, values: &[String]) -> Result<(), String> {
+pub(super) fn check_value(arg: &Arg, values: &[String]) -> Result<(), String> {
     let one = values.first().map_or("", String::as_str);
     match arg.get_action() {
         ArgAction::SetTrue | ArgAction::SetFalse => BoolishValueParser::new()

@@ -63,7 +63,7 @@ fn single_page(command: &Command) -> Vec<u8> {
 }
 
 fn add_commands(above: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
-    for command in above.get_subcommands() {
+    for command in above.get_subcommands().filter(|command| !command.is_hide_set()) {
         let name =
             command.get_bin_name().unwrap_or(command.get_name()).to_uppercase().replace('-', "\\-");
         let about =

@@ -409,20 +409,6 @@ fn color_is_for_those_who_ask() {
 }
 
 #[test]
-fn completion_scripts() {
-    for (shell, said) in [
-        ("bash", "complete -F _orion__peer"),
-        ("zsh", "#compdef orion-peer"),
-        ("fish", "complete -c orion-peer"),
-    ] {
-        let output = Run::new().run(&["completions", shell]);
-        assert_eq!(output.status.code(), Some(0));
-        assert!(stdout(&output).contains(said), "{shell}");
-        assert!(stdout(&output).contains("inspect"), "{shell}");
-    }
-}
-
-#[test]
 fn man_pages() {
     let run = Run::new();
     let page = stdout(&run.run(&["man"]));

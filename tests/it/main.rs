@@ -8,6 +8,7 @@ mod bus;
 mod certificates;
 mod check;
 mod cli;
+mod completions;
 mod doctor;
 mod doctor_in_lab;
 mod front;

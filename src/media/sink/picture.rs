@@ -29,6 +29,9 @@ pub enum PictureFormat {
 pub struct UnknownFormat(pub String);
 
 impl PictureFormat {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::H264, Self::Jpg, Self::Png, Self::Y4m];
+
     /// As in file names.
     #[must_use]
     pub fn extension(self) -> &'static str {
@@ -41,9 +44,7 @@ impl PictureFormat {
     }
 
     pub(super) fn of_extension(extension: &str) -> Option<Self> {
-        [Self::H264, Self::Jpg, Self::Png, Self::Y4m]
-            .into_iter()
-            .find(|format| format.extension() == extension)
+        Self::ALL.into_iter().find(|format| format.extension() == extension)
     }
 }
 

@@ -20,21 +20,11 @@ pub struct RequiredType(pub ConnectionType);
 )]
 pub struct UnknownRequiredType(pub String);
 
-/// All that can be asked for.
-const ALL: [RequiredType; 6] = [
-    RequiredType(ConnectionType::Host),
-    RequiredType(ConnectionType::Srflx),
-    RequiredType(ConnectionType::Relay(None)),
-    RequiredType(ConnectionType::Relay(Some(RelayTransport::Udp))),
-    RequiredType(ConnectionType::Relay(Some(RelayTransport::Tcp))),
-    RequiredType(ConnectionType::Relay(Some(RelayTransport::Tls))),
-];
-
 impl FromStr for RequiredType {
     type Err = UnknownRequiredType;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let known = ALL.into_iter().find(|one| one.to_string() == text);
+        let known = Self::ALL.into_iter().find(|one| one.to_string() == text);
         known.ok_or_else(|| UnknownRequiredType(text.to_owned()))
     }
 }
@@ -46,6 +36,16 @@ impl fmt::Display for RequiredType {
 }
 
 impl RequiredType {
+    /// All that can be asked for.
+    pub const ALL: [Self; 6] = [
+        Self(ConnectionType::Host),
+        Self(ConnectionType::Srflx),
+        Self(ConnectionType::Relay(None)),
+        Self(ConnectionType::Relay(Some(RelayTransport::Udp))),
+        Self(ConnectionType::Relay(Some(RelayTransport::Tcp))),
+        Self(ConnectionType::Relay(Some(RelayTransport::Tls))),
+    ];
+
     /// Whether a type as in `byType` is what is asked for.
     fn met_by(self, kind: &str) -> bool {
         let any_relay = self.0 == ConnectionType::Relay(None) && kind.starts_with("relay/");
