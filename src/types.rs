@@ -274,6 +274,10 @@ pub enum Stage {
     Output,
     /// Running a server.
     Server,
+    /// Holding a result against what was required of it.
+    Gate,
+    /// None of the others: Ctrl-C, SIGTERM or SIGHUP came first.
+    Interrupted,
 }
 
 impl Stage {
@@ -295,6 +299,8 @@ impl Stage {
             Self::Video => "video",
             Self::Output => "output",
             Self::Server => "server",
+            Self::Gate => "gate",
+            Self::Interrupted => "interrupted",
         }
     }
 }

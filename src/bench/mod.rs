@@ -191,7 +191,7 @@ pub async fn run(
 
 fn interrupted() -> SessionError {
     SessionError {
-        stage: crate::types::Stage::Config,
+        stage: crate::types::Stage::Interrupted,
         code: "interrupted".into(),
         message: "stopped before all connections were made".into(),
         remedy: "let it run to its end; what was measured until then is in the result".into(),

@@ -154,9 +154,14 @@ fn conclude(result: &mut BenchResult, args: &BenchArgs) -> Result<(), Failure> {
     }
     if !unmet.is_empty() {
         let message = format!("not met: {}", unmet.join(", "));
-        let stage = first.map_or(Stage::Config, |failure| failure.stage);
-        let remedy = "the result says what was measured, and by how much a gate was missed";
-        return Err(Failure::requirement(stage, message, remedy).told());
+        let remedy = match first {
+            Some(failure) => format!(
+                "a connection failed at {}: {}; {}",
+                failure.stage, failure.message, failure.remedy
+            ),
+            None => "the result says what was measured, and by how much a gate was missed".into(),
+        };
+        return Err(Failure::new(Stage::Gate, message, remedy).told());
     }
     result.pass = true;
     Ok(())

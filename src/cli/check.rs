@@ -284,7 +284,7 @@ fn conclude(report: &Report) -> Result<(), Failure> {
             format!("look at one alone: orion-peer check --only {first}"),
         ),
         [] if report.partial => Failure::new(
-            Stage::Server,
+            Stage::Interrupted,
             "stopped before the end, by Ctrl-C or SIGTERM",
             "let it run to its end, or select rules with --only",
         ),

@@ -61,7 +61,7 @@ pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
         biased;
         () = stop::asked() => {
             return Err(Failure::new(
-                Stage::Gathering,
+                Stage::Interrupted,
                 "stopped before the end, by Ctrl-C or SIGTERM",
                 "let it run to its end: --timeout bounds it",
             ));

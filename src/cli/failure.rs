@@ -6,6 +6,10 @@ use serde::Serialize;
 
 use crate::types::Stage;
 
+/// Exit code of a run that was interrupted before it had done what it should: 128 + SIGINT, as shells
+/// have it.
+pub const INTERRUPTED: u8 = 130;
+
 /// A failure of a command. Printed as `error: STAGE: message`, then `  try: remedy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -18,7 +22,8 @@ pub struct Failure {
     pub message: String,
     /// What to try.
     pub remedy: String,
-    /// Exit code: 1 could not do it, 2 usage or configuration, 3 a requirement was not met.
+    /// Exit code: 1 could not do it, 2 usage or configuration, 3 a requirement was not met, 130 it was
+    /// interrupted.
     pub exit: u8,
     /// The JSON result says it already: no error line of its own.
     #[serde(skip)]
@@ -26,10 +31,15 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Could not do it: exit code 1.
+    /// Could not do it: exit code 1, or that of the stages that have one of their own.
     pub fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         let (message, remedy) = (message.into(), remedy.into());
-        Self { stage, code: None, message, remedy, exit: 1, told: false }
+        let exit = match stage {
+            Stage::Gate => 3,
+            Stage::Interrupted => INTERRUPTED,
+            _ => 1,
+        };
+        Self { stage, code: None, message, remedy, exit, told: false }
     }
 
     /// Usage or configuration: exit code 2.

@@ -145,7 +145,8 @@ async fn play(
             output.line(format!("{:>8.1} s  {what}", at.as_secs_f64()));
         };
         let played = timeline::run(timeline, options.clone(), stop::asked(), &mut tell).await;
-        result.partial = played.reason.as_ref().is_some_and(|reason| reason.code == "stopped");
+        let stage = played.reason.as_ref().map(|reason| reason.stage);
+        result.partial = stage == Some(Stage::Interrupted);
         result.add(played);
     }
 }
@@ -181,7 +182,7 @@ fn conclude(result: &LabResult) -> Result<(), Failure> {
     if result.partial {
         let message = format!("stopped: {}", table::verdict(result));
         let remedy = "let it run to its end; what was measured until then is in the result";
-        return Err(Failure::new(Stage::Config, message, remedy).told());
+        return Err(Failure::new(Stage::Interrupted, message, remedy).told());
     }
     if result.all_agree() {
         return Ok(());

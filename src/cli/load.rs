@@ -367,7 +367,7 @@ fn conclude(result: &LoadResult) -> Result<(), Failure> {
         result.checks.iter().filter(|check| !check.pass).map(|check| check.name.as_str()).collect();
     let failure = if result.partial {
         let message = "stopped before the end, by Ctrl-C or SIGTERM";
-        Failure::new(Stage::Signaling, message, "let it run to its end")
+        Failure::new(Stage::Interrupted, message, "let it run to its end")
     } else if !result.is_clean() {
         let sockets = &result.sockets;
         let lost = result.relay.as_ref().map_or(0, |relay| relay.lost);
@@ -379,11 +379,7 @@ fn conclude(result: &LoadResult) -> Result<(), Failure> {
         Failure::new(Stage::Signaling, message, remedy)
     } else if !missed.is_empty() {
         let message = format!("gates not met: {}", missed.join(", "));
-        Failure::requirement(
-            Stage::Signaling,
-            message,
-            "the lines above have limit and measurement",
-        )
+        Failure::new(Stage::Gate, message, "the lines above have limit and measurement")
     } else {
         return Ok(());
     };

@@ -59,7 +59,8 @@ Keys stand at its top for all commands, or under [COMMAND] for one. A flag goes 
 the variable before the key. Secrets may be @FILE. Times are written 3.5s, 500ms, 1h30m; sizes 100KB \
 (1000 bytes each), 64KiB (1024).
 
-Exit codes: 0 done, 1 could not do it, 2 usage or configuration, 3 a requirement was not met.";
+Exit codes: 0 done, 1 could not do it, 2 usage or configuration, 3 a requirement was not met, 130 \
+stopped by Ctrl-C before it was done.";
 
 /// Headless WebRTC peer and test harness: sends and receives H.264 keyframes the way the Orion apps do.
 #[derive(Debug, Parser)]

@@ -140,8 +140,8 @@ fn verdict(runs: &[Named], checks: &[Vec<Check>]) -> Result<(), Failure> {
     if failed.is_empty() {
         return Ok(());
     }
-    Err(Failure::requirement(
-        Stage::Config,
+    Err(Failure::new(
+        Stage::Gate,
         failed.join("\n  "),
         "look at the table for what changed, or allow more with --max-regression",
     ))

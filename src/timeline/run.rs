@@ -62,8 +62,8 @@ pub async fn run(
     let played = tokio::select! {
         played = play.play(options, tell) => played,
         () = &mut stop => Err(FailureRecord {
-            stage: FailureStage::Config,
-            code: "stopped".into(),
+            stage: FailureStage::Interrupted,
+            code: "interrupted".into(),
             message: "stopped before its end".into(),
             remedy: "let it run to its end".into(),
         }),

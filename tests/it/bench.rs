@@ -356,12 +356,13 @@ fn ctrl_c_half_way_gives_the_part_that_was_measured() {
     bench.event("connection", 3);
     bench.signal(Signal::INT);
     let ended = bench.end();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: interrupted: "), "{}", ended.stderr);
     let lines = ended.json();
     assert_eq!(lines[0]["event"], "start");
     let result = &lines[lines.len() - 1]["data"];
     assert_eq!((&result["partial"], &result["pass"]), (&json!(true), &json!(false)));
-    assert_eq!(result["ended"]["code"], "interrupted");
+    assert_eq!([&result["ended"]["stage"], &result["ended"]["code"]], ["interrupted"; 2]);
     let connections = &result["connections"];
     let attempted = connections["attempted"].as_u64().unwrap();
     assert!((2..1000).contains(&attempted), "{attempted}");
@@ -382,6 +383,7 @@ fn gates_that_are_not_met_end_with_3() {
     assert!(checks.as_array().unwrap().iter().all(|check| check["pass"] == true), "{checks}");
     let ended = small(dir.path(), &["--max-setup-p95", "1us", "--max-rtt-p95", "1us"]);
     assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: gate: not met: "), "{}", ended.stderr);
     let checks = result(&ended)["checks"].clone();
     for check in checks.as_array().unwrap() {
         assert_eq!(check["pass"], false, "{check}");

@@ -276,7 +276,7 @@ fn an_interrupt_ends_it_with_a_line() {
     silent.set_read_timeout(Some(HANG)).unwrap();
     silent.recv_from(&mut [0; 100]).unwrap();
     running.signal(Signal::INT);
-    running.end().failed(1, "gathering");
+    running.end().failed(130, "interrupted");
 }
 
 /// A coturn of this test, on two addresses; ended when dropped.

@@ -100,6 +100,7 @@ fn gates_that_are_not_met_are_exit_3() {
     let words = ["--max-relay-p99", "0s", "--min-messages", "1/s", "--min-handshakes=1000000"];
     let ended = small(dir.path(), &words);
     assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: gate: "), "{}", ended.stderr);
     let result = result(&ended);
     let passed: Vec<&Value> =
         result["checks"].as_array().unwrap().iter().map(|check| &check["pass"]).collect();
@@ -152,7 +153,8 @@ fn ctrl_c_and_a_server_that_dies_leave_what_was_measured() {
     opened(&waits, &signal, dir.path());
     waits.signal(Signal::INT);
     let ended = waits.end();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: interrupted: "), "{}", ended.stderr);
     assert_eq!(result(&ended)["partial"], true);
 
     let words = at(&signal, &["--db", "pairs.db", "--rooms", "3", "--duration", "3s"]);

@@ -191,7 +191,8 @@ fn ctrl_c_gives_what_is_there() {
     running.says("3/4 ");
     running.signal(Signal::INT);
     let ended = running.end();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: interrupted: "), "{}", ended.stderr);
     let result = result(&ended);
     assert_eq!((&result["partial"], &result["total"]), (&true.into(), &4.into()));
     let cells = result["cells"].as_array().unwrap();

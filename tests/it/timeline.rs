@@ -91,7 +91,8 @@ fn a_time_line_can_be_stopped() {
     std::thread::sleep(Duration::from_secs(1));
     lab.signal(Signal::INT);
     let ended = lab.end();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: interrupted: "), "{}", ended.stderr);
     let result = ended.json().remove(0);
     assert_eq!(result["partial"], true);
     let outages = result["timelines"][0]["outages"].as_array().unwrap();
