@@ -1,10 +1,14 @@
-//! Ctrl-C and SIGTERM: the first asks for a clean end, the second does not wait for it.
+//! Ctrl-C, SIGTERM and SIGHUP: the first asks for a clean end, the second does not wait for it.
+//!
+//! SIGHUP is what a terminal that is closed sends. Under `nohup`, which has it ignored, it stays ignored,
+//! and `serve` reads its files again at it.
 //!
 //! A thread of its own listens, with a runtime of its own, and ends the process itself. Tasks that spin
 //! keep neither it nor the end waiting: a runtime all of whose workers are busy delivers no signal and
 //! no timer.
 
 use std::{
+    io::IsTerminal,
     process,
     sync::{Mutex, PoisonError},
     thread,
@@ -16,7 +20,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-/// How long a clean end may take after SIGTERM; then the process ends without it. Whoever sends one
+use super::failure::INTERRUPTED;
+
+/// How long a clean end may take after SIGTERM and SIGHUP; then the process ends without it. Whoever sends one
 /// (systemd, Docker, Kubernetes) goes on to SIGKILL some seconds later.
 pub const CLEAN_END_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -24,21 +30,31 @@ pub const CLEAN_END_WITHIN: Duration = Duration::from_millis(1500);
 /// child is in.
 const SAME_WISH: Duration = Duration::from_millis(100);
 
-/// Exit code of an end that was not waited for: 128 + SIGINT, as shells have it.
-const FORCED: i32 = 130;
-
 /// Says that a signal came; none before anybody asks, and then the signals have their default action.
 static ASKED: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
 
-/// Completes at the first Ctrl-C or SIGTERM. The next one, 0.1 s later or more, ends the process at once,
-/// with exit code 130, and so does a clean end that takes longer than [`CLEAN_END_WITHIN`] after SIGTERM.
+/// Completes at the first Ctrl-C, SIGTERM or SIGHUP. The next one, 0.1 s later or more, ends the process at once, with
+/// exit code 130, and so does a clean end that takes longer than [`CLEAN_END_WITHIN`] after SIGTERM or SIGHUP.
 pub async fn asked() {
-    draining(Duration::ZERO).await;
+    first_of(Listening { clean_end_within: CLEAN_END_WITHIN, to_hangup: !ignores_hangup() }).await;
 }
 
-/// The same for a command whose clean end has `longer` than that. The first caller in a process decides.
+/// The same for a command whose clean end has `longer` than that, and that has a use of its own for SIGHUP. The
+/// first caller in a process decides.
 pub async fn draining(longer: Duration) {
-    let asked = listen(CLEAN_END_WITHIN + longer);
+    let clean_end_within = CLEAN_END_WITHIN + longer;
+    first_of(Listening { clean_end_within, to_hangup: false }).await;
+}
+
+/// To what, and what follows.
+#[derive(Debug, Clone, Copy)]
+struct Listening {
+    clean_end_within: Duration,
+    to_hangup: bool,
+}
+
+async fn first_of(listening: Listening) {
+    let asked = listen(listening);
     let never = match asked {
         Some(mut asked) => asked.wait_for(|asked| *asked).await.is_err(),
         None => true,
@@ -50,12 +66,12 @@ pub async fn draining(longer: Duration) {
 }
 
 /// Starts the thread, once. None when it cannot be started.
-fn listen(clean_end_within: Duration) -> Option<watch::Receiver<bool>> {
+fn listen(listening: Listening) -> Option<watch::Receiver<bool>> {
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     if asked.is_none() {
         let (sender, receiver) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        let watching = async move { end_on_signals(&sender, clean_end_within).await };
+        let watching = async move { end_on_signals(&sender, listening).await };
         let thread = thread::Builder::new().name("signals".into());
         thread.spawn(move || runtime.block_on(watching)).ok()?;
         *asked = Some(receiver);
@@ -63,11 +79,11 @@ fn listen(clean_end_within: Duration) -> Option<watch::Receiver<bool>> {
     asked.clone()
 }
 
-async fn end_on_signals(asked: &watch::Sender<bool>, clean_end_within: Duration) {
-    let Some(mut signals) = Signals::new() else { return };
+async fn end_on_signals(asked: &watch::Sender<bool>, listening: Listening) {
+    let Some(mut signals) = Signals::new(listening.to_hangup) else { return };
     let first = signals.next().await;
     asked.send_replace(true);
-    let end_by = Instant::now() + clean_end_within;
+    let end_by = Instant::now() + listening.clean_end_within;
     let doubled = timeout(SAME_WISH, signals.next()).await.is_ok();
     match first {
         // Somebody at a terminal sees what goes on, and asks again.
@@ -78,7 +94,26 @@ async fn end_on_signals(asked: &watch::Sender<bool>, clean_end_within: Duration)
             let _ = timeout_at(end_by, signals.next()).await;
         }
     }
-    process::exit(FORCED);
+    process::exit(INTERRUPTED.into());
+}
+
+/// Whether the one who started this process has SIGHUP ignored, as `nohup` does.
+fn ignores_hangup() -> bool {
+    if cfg!(target_os = "linux") {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        return ignored(&status) & 1 << (SIGHUP - 1) != 0;
+    }
+    // Nothing says so without unsafe code; `nohup` redirects what would go to the terminal.
+    !std::io::stderr().is_terminal()
+}
+
+/// POSIX gives the number.
+const SIGHUP: u32 = 1;
+
+/// The signals that a process ignores, as proc(5) has them: bit 0 is signal 1.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// What was asked with.
@@ -86,7 +121,7 @@ async fn end_on_signals(asked: &watch::Sender<bool>, clean_end_within: Duration)
 enum Asked {
     /// Ctrl-C, SIGINT.
     Interrupt,
-    /// SIGTERM.
+    /// SIGTERM, SIGHUP.
     Terminate,
 }
 
@@ -94,21 +129,30 @@ enum Asked {
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> Option<Self> {
+    fn new(to_hangup: bool) -> Option<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let interrupt = signal(SignalKind::interrupt()).ok()?;
         let terminate = signal(SignalKind::terminate()).ok()?;
-        Some(Self { interrupt, terminate })
+        let hangup = if to_hangup { Some(signal(SignalKind::hangup()).ok()?) } else { None };
+        Some(Self { interrupt, terminate, hangup })
     }
 
     async fn next(&mut self) -> Asked {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Interrupt,
             _ = self.terminate.recv() => Asked::Terminate,
+            _ = hangup => Asked::Terminate,
         }
     }
 }
@@ -118,7 +162,7 @@ struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> Option<Self> {
+    fn new(_to_hangup: bool) -> Option<Self> {
         Some(Self)
     }
 
@@ -127,5 +171,17 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         Asked::Interrupt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ignored_signals_are_read_off_the_status() {
+        let status = "Name:\torion-peer\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
+        assert_eq!(ignored(status), 0x1001);
+        assert_eq!(ignored("Name:\tx\n"), 0);
     }
 }
