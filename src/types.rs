@@ -4,6 +4,7 @@
 //! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its
 //! TURN server (RFC 8656 §3.1), as in W3C `RTCIceCandidateStats.relayProtocol`.
 
+pub mod os_error;
 pub mod printable;
 
 use std::{

@@ -35,7 +35,7 @@ use crate::{
     server::{self, RunningServer, Server, ServerConfig, ServerError, tls::Tls},
     signaling::bus::BusError,
     turn::TurnServer,
-    types::Stage,
+    types::{Stage, os_error::listen_remedy},
 };
 
 /// Address of the dev server.
@@ -146,11 +146,8 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     let sockets = config.max_connections as u64 + u64::from(config.signaling.limits.sockets);
     open_files::allow(sockets.saturating_add(args.turn.open_files(dev)?));
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
-        Failure::new(
-            Stage::Server,
-            format!("cannot listen on {}: {error}", args.listen),
-            "stop the other server there, or give another address with --listen",
-        )
+        let remedy = listen_remedy(&error, "give another address with --listen");
+        Failure::new(Stage::Server, format!("cannot listen on {}: {error}", args.listen), remedy)
     })?;
     let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
     args.ice.apply(&mut config).await?;
@@ -193,12 +190,14 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
 async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningServer, Failure> {
     Server::start(config, listener).await.map_err(|error| {
         let remedy = match &error {
-            ServerError::Metrics { .. } => "give another address with --metrics-listen",
-            ServerError::Bus(BusError::Connect { login: true, .. }) => {
-                "check the user in --bus, and --bus-password @FILE or ORION_BUS_PASSWORD"
+            ServerError::Metrics { source, .. } => {
+                listen_remedy(source, "give another address with --metrics-listen")
             }
-            ServerError::Bus(_) => "check --bus, and that Redis runs there",
-            _ => "check --db and the signing secret",
+            ServerError::Bus(BusError::Connect { login: true, .. }) => {
+                "check the user in --bus, and --bus-password @FILE or ORION_BUS_PASSWORD".into()
+            }
+            ServerError::Bus(_) => "check --bus, and that Redis runs there".into(),
+            _ => "check --db and the signing secret".into(),
         };
         Failure::new(Stage::Server, error.to_string(), remedy)
     })

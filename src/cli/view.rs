@@ -10,7 +10,7 @@ use crate::{
     media::sink::PictureFormat,
     report::live::LiveStats,
     session::receiver::{ReceiverEvent, StoredKeyframe},
-    types::Stage,
+    types::{Stage, os_error::listen_remedy},
     units,
     view::{Viewer, hub::Hub},
 };
@@ -47,10 +47,12 @@ impl ViewArgs {
             ));
         }
         let taken = |error: std::io::Error| {
+            let another =
+                "give another address, as in --view 127.0.0.1:8799; port 0 is any free one";
             Failure::new(
                 Stage::Output,
                 format!("cannot serve the page on {address}: {error}"),
-                "give another address, as in --view 127.0.0.1:8799; port 0 is any free one",
+                listen_remedy(&error, another),
             )
         };
         let listener = TcpListener::bind(address).await.map_err(taken)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{credentials::Credentials, filter::PeerFilter};
-use crate::metering::Rate;
+use crate::{metering::Rate, types::os_error::listen_remedy};
 
 /// Settings of [`super::TurnServer`].
 #[derive(Clone)]
@@ -176,18 +176,20 @@ pub enum TurnError {
 impl TurnError {
     /// What to try.
     #[must_use]
-    pub fn remedy(&self) -> &'static str {
+    pub fn remedy(&self) -> String {
         match self {
-            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                "another server holds this port: stop it, or choose another TURN port"
+            Self::Listen { source, .. } => {
+                return listen_remedy(source, "choose another address and port for TURN");
             }
-            Self::Listen { .. } => "choose an address of this machine and a port above 1023",
+            Self::Relay { source, .. } => {
+                return listen_remedy(source, "choose a relay address that this machine has");
+            }
             Self::Alternate { .. } => {
                 "give the server two addresses of this machine and two ports, or no alternate one"
             }
             Self::NoListener => "give a UDP, TCP or TLS address for TURN",
-            Self::Relay { .. } => "choose a relay address that this machine has",
             Self::NoRelayPorts(_) => "give a relay port range whose end is not below its start",
         }
+        .to_owned()
     }
 }
