@@ -8,6 +8,7 @@
 mod atomic;
 mod error;
 mod journal;
+mod lock;
 mod picture;
 mod spool;
 
@@ -21,7 +22,7 @@ pub use error::SinkError;
 pub use picture::PictureFormat;
 pub use spool::{Outcome, Spool};
 
-use self::journal::Journal;
+use self::{journal::Journal, lock::DirectoryLock};
 use super::{colour::Colour, frame::Frame, guarded};
 
 /// Name of the file with a line a keyframe.
@@ -103,23 +104,32 @@ pub struct FrameWriter {
     next: u64,
     /// Opened again after a failure, which may have left half a line.
     journal: Option<Journal>,
+    /// Keeps other runs away from the directory.
+    _lock: Option<DirectoryLock>,
 }
 
 impl FrameWriter {
     /// Makes the directory if need be, finds out that it can be written to, and where its numbers end.
     ///
     /// # Errors
-    /// It cannot be made, read or written to.
+    /// It cannot be made, read or written to, or another run writes to it.
     pub fn new(dir: &Path, formats: &[PictureFormat]) -> Result<Self, SinkError> {
         std::fs::create_dir_all(dir)
             .map_err(|cause| SinkError::CreateDirectory { path: dir.to_owned(), cause })?;
+        let lock = DirectoryLock::take(dir)?;
         atomic::check_writable(dir)?;
         let journal = Journal::open(&dir.join(JOURNAL))?;
         let last = highest_number(dir)?.max(journal.last_seq());
         let mut formats = formats.to_vec();
         formats.sort_unstable();
         formats.dedup();
-        Ok(Self { dir: dir.to_owned(), formats, next: last + 1, journal: Some(journal) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            formats,
+            next: last + 1,
+            journal: Some(journal),
+            _lock: lock,
+        })
     }
 
     /// The directory.

@@ -155,7 +155,11 @@ pub(super) fn stopped() -> SessionError {
 
 fn open(dir: &Path, formats: &[PictureFormat]) -> Result<(FrameWriter, Decoder), SessionError> {
     let writer = FrameWriter::new(dir, formats).map_err(|error| {
-        sink_error(&error, "check the path, its permissions and the room there")
+        let remedy = match &error {
+            SinkError::InUse { .. } => error.remedy(),
+            _ => "check the path, its permissions and the room there".to_owned(),
+        };
+        sink_error(&error, remedy)
     })?;
     let decoder = Decoder::new().map_err(|error| {
         let remedy = "run with -v for the details";

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::types::os_error::out_of_files;
+
 /// Why a keyframe could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
@@ -32,6 +34,12 @@ pub enum SinkError {
         #[source]
         cause: io::Error,
     },
+    /// Another run writes to the directory.
+    #[error("another run writes to {} already", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
 }
 
 impl SinkError {
@@ -42,6 +50,9 @@ impl SinkError {
             Self::CreateDirectory { cause, .. }
             | Self::Read { cause, .. }
             | Self::Write { cause, .. } => cause,
+            Self::InUse { .. } => {
+                return "give each run a directory of its own, or stop the other one".to_owned();
+            }
         };
         match cause.kind() {
             // `io::ErrorKind` has no name for EMFILE and ENFILE.
@@ -57,19 +68,5 @@ impl SinkError {
             _ => "check the disk, or choose another directory",
         }
         .to_owned()
-    }
-}
-
-/// Whether the process (EMFILE) or the system (ENFILE) has no file descriptor left.
-fn out_of_files(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    {
-        let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-        matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = error;
-        false
     }
 }

@@ -104,10 +104,9 @@ fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
 }
 
 fn save_error(error: &SinkError) -> SessionError {
-    SessionError::new(
-        Stage::Output,
-        "write-failed",
-        error.to_string(),
-        "check the path of --save, its permissions and the room on its disk",
-    )
+    let remedy = match error {
+        SinkError::InUse { .. } => error.remedy(),
+        _ => "check the path of --save, its permissions and the room on its disk".to_owned(),
+    };
+    SessionError::new(Stage::Output, "write-failed", error.to_string(), remedy)
 }
