@@ -1,8 +1,19 @@
 //! `orion-peer demo`: server, sender and receiver on this machine, over real sockets.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use super::{
     failure::Failure,
@@ -20,8 +31,8 @@ use crate::{
     server::RunningServer,
     session::{
         LinkConfig, SessionError,
-        receiver::{self, ReceiverConfig, ReceiverEnd},
-        sender::{self, SenderConfig},
+        receiver::{self, ReceiverConfig, ReceiverEnd, ReceiverEvent},
+        sender::{self, SenderConfig, SenderEnd, SenderEvent, SentKeyframe},
     },
     signaling::{client::ClientConfig, token_client::TokenClient},
     types::Stage,
@@ -33,7 +44,7 @@ pub struct DemoArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub picture: send::PictureArgs,
-    /// Keyframes to send and receive
+    /// Keyframes to send and receive, at most: a source may have fewer
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub count: u64,
     /// Directory for the keyframes; made when it is not there
@@ -50,7 +61,7 @@ pub struct DemoArgs {
     pub observe: ObserveArgs,
 }
 
-/// Runs the three until the keyframes are on disk.
+/// Runs the three until the keyframes are on disk: `--count`, or as many as the source has.
 ///
 /// # Errors
 /// Exit code 1 for what could not be done.
@@ -83,44 +94,30 @@ async fn run_pair(
     observer: &mut Observer,
 ) -> Result<(), SessionError> {
     let (stop, stopped) = watch::channel(false);
-    let mut sender_link = link(server, "phone", PeerRole::Sender)?;
-    sender_link.peer.pace = args.picture.pace;
-    let sender_config = SenderConfig {
-        link: sender_link,
-        capture: args.picture.capture(),
-        live: args.picture.source.is_live(),
-        interval: args.picture.interval,
-        count: Some(args.count),
-        duration: None,
-        save: None,
-        timeout: Some(args.timeout),
-        once: false,
-    };
-    let mut receiver_link = link(server, "mac", PeerRole::Receiver)?;
-    receiver_link.negotiated = observer.negotiations();
-    let receiver_config = ReceiverConfig {
-        link: receiver_link,
-        out: args.out.clone(),
-        formats: args.format.clone(),
-        count: Some(args.count),
-        timeout: Some(args.timeout + args.picture.interval),
-        once: false,
-    };
+    let sender_config = sender_config(args, server)?;
+    let mut receiver_config = receiver_config(args, server)?;
+    receiver_config.link.negotiated = observer.negotiations();
     // Both tell from their own tasks; one place shows it.
-    let (told, mut tellings) = tokio::sync::mpsc::unbounded_channel();
+    let (told, mut tellings) = mpsc::unbounded_channel();
+    let (sent_count, arrived) = (Arc::<AtomicU64>::default(), watch::Sender::new(0));
     let sending = tokio::spawn({
-        let (told, stopped) = (told.clone(), wait(stopped.clone()));
+        let (told, stopped, sent_count) =
+            (told.clone(), wait(stopped.clone()), Arc::clone(&sent_count));
         async move {
             let mut tell = move |event| {
+                let sent = u64::from(matches!(event, SenderEvent::Sent(_)));
+                sent_count.fetch_add(sent, Ordering::Relaxed);
                 let _ = told.send(Told::Sender(event));
             };
             sender::run(sender_config, stopped, &mut tell, &mut observe::no_lines()).await
         }
     });
     let receiving = tokio::spawn({
-        let stopped = wait(stopped);
+        let (stopped, arrived) = (wait(stopped), arrived.clone());
         async move {
             let mut tell = move |event| {
+                let keyframe = u64::from(matches!(event, ReceiverEvent::Keyframe(_)));
+                arrived.send_modify(|arrived| *arrived += keyframe);
                 let _ = told.send(Told::Receiver(event));
             };
             receiver::run(receiver_config, stopped, &mut tell, &mut observe::no_lines()).await
@@ -130,61 +127,131 @@ async fn run_pair(
         while let Some(telling) = tellings.recv().await {
             match telling {
                 // One live line and one summary: those of the receiver.
-                Told::Sender(sender::SenderEvent::Report(_)) => {}
-                Told::Sender(sender::SenderEvent::Sent(sent)) => {
-                    observer.line(&format!(
-                        "send: keyframe {}, {} bytes, QP {}",
-                        sent.info.seq,
-                        sent.info.bytes,
-                        sent.captured.qp.map_or("as it was".to_owned(), |qp| format!("{qp:.1}"))
-                    ));
-                    observer.stages(&sent.stages, &send::known(&sent, None));
-                }
+                Told::Sender(SenderEvent::Report(_)) => {}
+                Told::Sender(SenderEvent::Sent(sent)) => show_sent(observer, &sent),
                 Told::Sender(event) => send::show(observer, "send: ", event),
                 Told::Receiver(event) => recv::show(observer, "recv: ", event),
             }
         }
     };
-    let mut sending = sending;
-    let mut receiving = receiving;
-    let both = async {
-        let (mut sent, mut received) = (None, None);
-        let mut asked = Box::pin(stop::asked());
-        while sent.is_none() || received.is_none() {
-            tokio::select! {
-                result = &mut sending, if sent.is_none() => {
-                    let result = joined(result);
-                    if result.is_err() {
-                        stop.send_replace(true);
-                    }
-                    sent = Some(result.map(|_| ()));
-                }
-                result = &mut receiving, if received.is_none() => {
+    let both = follow(sending, receiving, &stop, &sent_count, &arrived);
+    let (ended, ()) = tokio::join!(both, show);
+    let ended = ended?;
+    let (sent, arrived) = (sent_count.load(Ordering::Relaxed), *arrived.borrow());
+    if ended.source_ended && arrived >= sent && arrived < args.count {
+        let pictures = if sent == 1 { "picture" } else { "pictures" };
+        observer.line(&format!("the source has {sent} {pictures}, and all of them arrived"));
+        return Ok(());
+    }
+    conclude(&ended, arrived, args.count)
+}
+
+/// How both ended without an error.
+struct Ended {
+    source_ended: bool,
+    interrupted: bool,
+}
+
+/// Waits until both have ended, and sees to it that the one does not wait for the other in vain.
+async fn follow(
+    mut sending: JoinHandle<Result<SenderEnd, SessionError>>,
+    mut receiving: JoinHandle<Result<ReceiverEnd, SessionError>>,
+    stop: &watch::Sender<bool>,
+    sent_count: &AtomicU64,
+    arrived: &watch::Sender<u64>,
+) -> Result<Ended, SessionError> {
+    let (mut sent, mut received, mut interrupted) = (None, None, false);
+    let mut asked = Box::pin(stop::asked());
+    let mut arrivals = arrived.subscribe();
+    while sent.is_none() || received.is_none() {
+        let source_ended = matches!(sent, Some(Ok(SenderEnd::SourceEnded)));
+        let going = !*stop.borrow();
+        tokio::select! {
+            result = &mut sending, if sent.is_none() => {
+                let result = joined(result);
+                if result.is_err() {
                     stop.send_replace(true);
-                    received = Some(joined(result));
                 }
-                () = &mut asked, if !*stop.borrow() => { stop.send_replace(true); }
+                sent = Some(result);
+            }
+            result = &mut receiving, if received.is_none() => {
+                stop.send_replace(true);
+                received = Some(joined(result));
+            }
+            // No other keyframe will come.
+            _ = arrivals.wait_for(|arrived| *arrived >= sent_count.load(Ordering::Relaxed)),
+                if source_ended && going => { stop.send_replace(true); }
+            () = &mut asked, if going => {
+                interrupted = true;
+                stop.send_replace(true);
             }
         }
-        (sent, received)
-    };
-    let ((sent, received), ()) = tokio::join!(both, show);
-    sent.unwrap_or(Ok(()))?;
-    match received {
-        Some(Ok(ReceiverEnd::Count)) | None => Ok(()),
-        Some(Ok(ReceiverEnd::Stopped | ReceiverEnd::PeerLeft)) => Err(SessionError {
-            stage: Stage::Video,
-            code: "stopped".into(),
-            message: "stopped before all keyframes were there".into(),
-            remedy: "let it run to its end; what came is in the directory".into(),
-        }),
-        Some(Err(error)) => Err(error),
     }
+    let sent = sent.transpose()?;
+    received.transpose()?;
+    Ok(Ended { source_ended: sent == Some(SenderEnd::SourceEnded), interrupted })
+}
+
+fn conclude(ended: &Ended, arrived: u64, count: u64) -> Result<(), SessionError> {
+    let error = |stage, code: &str, message: String, remedy: &str| {
+        Err(SessionError { stage, code: code.into(), message, remedy: remedy.into() })
+    };
+    if arrived >= count {
+        return Ok(());
+    }
+    if ended.interrupted {
+        let message = format!("stopped after {arrived} of {count} keyframes");
+        let remedy = "let it run to its end; what arrived is in the directory";
+        return error(Stage::Interrupted, "interrupted", message, remedy);
+    }
+    let message = format!("{arrived} of {count} keyframes arrived");
+    let remedy = "run with -v for the details; what arrived is in the directory";
+    error(Stage::Video, "keyframes-missing", message, remedy)
+}
+
+fn sender_config(args: &DemoArgs, server: &RunningServer) -> Result<SenderConfig, SessionError> {
+    let mut link = link(server, "phone", PeerRole::Sender)?;
+    link.peer.pace = args.picture.pace;
+    Ok(SenderConfig {
+        link,
+        capture: args.picture.capture(),
+        live: args.picture.source.is_live(),
+        interval: args.picture.interval,
+        count: Some(args.count),
+        duration: None,
+        save: None,
+        timeout: Some(args.timeout),
+        once: false,
+    })
+}
+
+fn receiver_config(
+    args: &DemoArgs,
+    server: &RunningServer,
+) -> Result<ReceiverConfig, SessionError> {
+    Ok(ReceiverConfig {
+        link: link(server, "mac", PeerRole::Receiver)?,
+        out: args.out.clone(),
+        formats: args.format.clone(),
+        count: Some(args.count),
+        timeout: Some(args.timeout + args.picture.interval),
+        once: false,
+    })
+}
+
+fn show_sent(observer: &mut Observer, sent: &SentKeyframe) {
+    observer.line(&format!(
+        "send: keyframe {}, {} bytes, QP {}",
+        sent.info.seq,
+        sent.info.bytes,
+        sent.captured.qp.map_or("as it was".to_owned(), |qp| format!("{qp:.1}"))
+    ));
+    observer.stages(&sent.stages, &send::known(sent, None));
 }
 
 enum Told {
-    Sender(sender::SenderEvent),
-    Receiver(receiver::ReceiverEvent),
+    Sender(SenderEvent),
+    Receiver(ReceiverEvent),
 }
 
 fn joined<T>(

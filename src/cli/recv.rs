@@ -34,8 +34,8 @@ pub struct RecvArgs {
     /// Keyframes to receive; default: no end
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
-    /// End when the sender says goodbye (exit code 0) or the connection is lost for good (1), instead of
-    /// waiting for it to come back
+    /// End when the sender says goodbye (exit code 0; before --count is reached 1) or the connection is
+    /// lost for good (1), instead of waiting for it to come back
     #[arg(long)]
     pub once: bool,
     /// Do not repair lost packets: for comparison

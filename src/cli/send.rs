@@ -42,8 +42,8 @@ pub struct SendArgs {
     /// Save each sent keyframe in DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
-    /// End when the receiver says goodbye (exit code 0) or the connection is lost for good (1), instead of
-    /// waiting for it to come back
+    /// End when the receiver says goodbye (exit code 0; before --count is reached 1) or the connection is
+    /// lost for good (1), instead of waiting for it to come back
     #[arg(long)]
     pub once: bool,
     /// Do not repair lost packets: for comparison

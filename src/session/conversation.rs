@@ -227,6 +227,16 @@ impl Conversation {
         })
     }
 
+    /// The end of such a run after a goodbye that came before `--count` was reached.
+    pub(super) fn left_early(&self, keyframes: u64, count: u64) -> SessionError {
+        SessionError::new(
+            Stage::Video,
+            "peer-left-early",
+            format!("the {} said goodbye after {keyframes} of {count} keyframes", self.other),
+            "look at why it ended; without --once, orion-peer waits for it to come back",
+        )
+    }
+
     /// Why there is no connection after `timeout`.
     pub(super) fn nobody(&self, timeout: Duration) -> SessionError {
         let other = self.other;

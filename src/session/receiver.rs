@@ -175,6 +175,9 @@ pub async fn run(
     {
         result = Err(error);
     }
+    if result == Ok(ReceiverEnd::PeerLeft) {
+        result = receiver.left();
+    }
     receiver.report().await;
     let reason = match &result {
         Ok(ReceiverEnd::Stopped) => "stopped",
@@ -225,6 +228,17 @@ impl Receiver<'_> {
             if self.over {
                 return Ok(ReceiverEnd::PeerLeft);
             }
+        }
+    }
+
+    /// What it means that the sender said goodbye: it may have come before its time.
+    fn left(&self) -> Result<ReceiverEnd, SessionError> {
+        match self.count {
+            Some(count) if self.keyframes < count => {
+                Err(self.talk.left_early(self.keyframes, count))
+            }
+            Some(_) => Ok(ReceiverEnd::Count),
+            None => Ok(ReceiverEnd::PeerLeft),
         }
     }
 

@@ -207,6 +207,11 @@ pub async fn run(
     {
         result = Err(error);
     }
+    if let (Ok(SenderEnd::PeerLeft), Some(count)) = (&result, sender.config.count)
+        && sender.seq < count
+    {
+        result = Err(sender.talk.left_early(sender.seq, count));
+    }
     sender.report().await;
     let reason = match &result {
         Ok(SenderEnd::Stopped) => "stopped",

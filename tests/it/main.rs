@@ -11,6 +11,8 @@ mod cli;
 mod completions;
 mod doctor;
 mod doctor_in_lab;
+#[cfg(unix)]
+mod endings;
 mod front;
 mod fuzz;
 mod gathering;
