@@ -97,6 +97,7 @@ async fn run_pair(
     let sender_config = sender_config(args, server)?;
     let mut receiver_config = receiver_config(args, server)?;
     receiver_config.link.negotiated = observer.negotiations();
+    receiver_config.link.stats_every = observer.stats_every();
     // Both tell from their own tasks; one place shows it.
     let (told, mut tellings) = mpsc::unbounded_channel();
     let (sent_count, arrived) = (Arc::<AtomicU64>::default(), watch::Sender::new(0));

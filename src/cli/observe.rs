@@ -54,7 +54,6 @@ pub struct Observer {
     stats: Option<StatsWriter>,
     keyframes: Option<StatsWriter>,
     stats_interval: Duration,
-    stats_due: Instant,
     dump: Option<DumpWriter>,
     negotiated: Option<mpsc::Receiver<Negotiated>>,
     summary: Summary,
@@ -100,7 +99,6 @@ impl Observer {
             stats,
             keyframes,
             stats_interval: args.stats_interval,
-            stats_due: Instant::now(),
             dump,
             negotiated: None,
             summary: Summary::new(role),
@@ -121,6 +119,12 @@ impl Observer {
         let (log, negotiated) = NegotiationLog::new();
         self.negotiated = Some(negotiated);
         log
+    }
+
+    /// How often statistics are to be written; `None` for never.
+    #[must_use]
+    pub fn stats_every(&self) -> Option<Duration> {
+        (self.stats.is_some() || self.dump.is_some()).then_some(self.stats_interval)
     }
 
     /// Puts what was negotiated meanwhile into the dump.
@@ -213,7 +217,7 @@ impl Observer {
         }
     }
 
-    /// Takes what a session tells every second.
+    /// Takes what a session tells every second, and when statistics are due.
     pub fn report(&mut self, report: &Report) {
         let stats = &report.stats;
         let connection = stats.pair.as_ref().map(|pair| pair.connection);
@@ -311,11 +315,10 @@ impl Observer {
     }
 
     fn record(&mut self, report: &Report) {
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        if now < self.stats_due || report.stats.report.is_empty() {
+        if !report.due || report.stats.report.is_empty() {
             return;
         }
-        self.stats_due = now + self.stats_interval;
+        let wall = SystemTime::now();
         let written = self.stats.as_mut().map(|stats| stats.write(wall, &report.stats.report));
         if let Some(written) = written {
             self.wrote("--stats", written.map_err(|error| error.to_string()));

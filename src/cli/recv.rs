@@ -88,6 +88,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let viewer = args.view.start(&args.format, &hello, lines).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
     config.link.negotiated = observer.negotiations();
+    config.link.stats_every = observer.stats_every();
     observer.line(&format!(
         "joining {} as {}, writing to {}",
         connect.signal,

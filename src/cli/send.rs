@@ -153,6 +153,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     };
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
     config.link.negotiated = observer.negotiations();
+    config.link.stats_every = observer.stats_every();
     observer.line(&format!("joining {} as {}", connect.signal, connect.device));
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());

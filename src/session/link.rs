@@ -44,13 +44,15 @@ pub struct LinkConfig {
     pub peer: PeerConfig,
     /// Where the steps of its negotiations go.
     pub negotiated: NegotiationLog,
+    /// How often statistics are wanted; `None` for never.
+    pub stats_every: Option<Duration>,
 }
 
 impl LinkConfig {
-    /// A link whose negotiations nobody asks for.
+    /// A link whose negotiations and statistics nobody asks for.
     #[must_use]
     pub fn new(signaling: ClientConfig, peer: PeerConfig) -> Self {
-        Self { signaling, peer, negotiated: NegotiationLog::default() }
+        Self { signaling, peer, negotiated: NegotiationLog::default(), stats_every: None }
     }
 }
 

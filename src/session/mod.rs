@@ -23,7 +23,10 @@ pub mod sender;
 pub mod store;
 mod trouble;
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
 use sha2::{Digest, Sha256};
 
@@ -87,6 +90,44 @@ pub struct Report {
     pub failed: u64,
     /// Size of the last keyframe, bytes.
     pub last_bytes: Option<u64>,
+    /// It is the one of an interval of [`LinkConfig::stats_every`].
+    pub due: bool,
+}
+
+/// When statistics are due: once an interval, counted from the start, so that nothing that is late moves
+/// those that follow.
+struct StatsClock(Option<tokio::time::Interval>);
+
+/// Shortest interval between two statistics reports.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
+impl StatsClock {
+    fn new(every: Option<Duration>) -> Self {
+        Self(every.map(|every| {
+            let mut interval = tokio::time::interval(every.max(SHORTEST_INTERVAL));
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            interval
+        }))
+    }
+
+    /// Waits until they are due; for ever when nobody wants them. Cancel safe.
+    async fn tick(&mut self) {
+        match &mut self.0 {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// When something that was due, once each interval, is due next: what is late does not move what follows, and what
+/// was missed is not made up for.
+pub(crate) fn next_due(due: Instant, every: Duration, now: Instant) -> Instant {
+    let every = every.max(SHORTEST_INTERVAL);
+    let missed = now.saturating_duration_since(due).as_nanos() / every.as_nanos();
+    let intervals = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
+    due + every.saturating_mul(intervals)
 }
 
 /// A time as it is told: ms, to the microsecond.
@@ -158,4 +199,24 @@ fn bytes(snapshot: &Snapshot) -> [u64; 4] {
         snapshot.data_bytes_sent,
         snapshot.data_bytes_received,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each is seen 3 ms late, and the last one after a stall.
+    #[test]
+    fn what_is_late_does_not_move_what_follows() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let every = Duration::from_secs(1);
+        let mut due = start;
+        for second in 0..340 {
+            assert_eq!(due, at(second * 1000));
+            due = next_due(due, every, due + Duration::from_millis(3));
+        }
+        assert_eq!(next_due(at(1000), every, at(3500)), at(4000));
+        assert_eq!(next_due(at(0), Duration::ZERO, at(25)), at(30));
+    }
 }

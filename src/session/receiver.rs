@@ -12,7 +12,7 @@ use self::{
     waiting::{Ready, Waiting},
 };
 use super::{
-    Report, SessionError,
+    Report, SessionError, StatsClock,
     command::command,
     conversation::{Conversation, Said},
     epoch_seconds,
@@ -148,6 +148,7 @@ pub async fn run(
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<ReceiverEnd, SessionError> {
     let store = Store::start(&config.out, &config.formats).await?;
+    let stats = StatsClock::new(config.link.stats_every);
     let mut receiver = Receiver {
         talk: Conversation::new(Link::start(config.link), "sender"),
         store: Some(store),
@@ -169,7 +170,7 @@ pub async fn run(
         last_bytes: None,
         colour: None,
     };
-    let mut result = receiver.work(stop, texts).await;
+    let mut result = receiver.work(stop, stats, texts).await;
     if let Err(error) = receiver.finish().await
         && result.is_ok()
     {
@@ -178,7 +179,7 @@ pub async fn run(
     if result == Ok(ReceiverEnd::PeerLeft) {
         result = receiver.left();
     }
-    receiver.report().await;
+    receiver.report(false).await;
     let reason = match &result {
         Ok(ReceiverEnd::Stopped) => "stopped",
         Ok(ReceiverEnd::Count | ReceiverEnd::PeerLeft) => "done",
@@ -192,6 +193,7 @@ impl Receiver<'_> {
     async fn work(
         &mut self,
         stop: impl Future<Output = ()> + Send,
+        mut stats: StatsClock,
         texts: &mut tokio::sync::mpsc::Receiver<String>,
     ) -> Result<ReceiverEnd, SessionError> {
         tokio::pin!(stop);
@@ -211,8 +213,9 @@ impl Receiver<'_> {
                         // The request, or the keyframe it brought, was lost.
                         self.request_keyframe("still missing").await;
                     }
-                    self.report().await;
+                    self.report(false).await;
                 }
+                () = stats.tick() => self.report(true).await,
                 text = texts.recv(), if texts_open => match text {
                     Some(text) => {
                         self.send_text(text).await;
@@ -471,8 +474,10 @@ impl Receiver<'_> {
         }
     }
 
-    async fn report(&mut self) {
+    /// `due`: it is one of the statistics that were asked for.
+    async fn report(&mut self, due: bool) {
         let report = Report {
+            due,
             keyframes: self.keyframes,
             verified: self.verified,
             broken: self.broken,

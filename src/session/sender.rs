@@ -14,7 +14,7 @@ pub(crate) use self::keyframe::transmit;
 use self::keyframe::{Saving, Sending, done};
 
 use super::{
-    Report, SessionError,
+    Report, SessionError, StatsClock,
     capture::{Capture, CaptureConfig, CaptureRequest, CaptureResult, CapturedKeyframe},
     conversation::{Conversation, Said},
     link::{Link, LinkConfig, LinkEvent},
@@ -173,6 +173,7 @@ pub async fn run(
     };
     tell(SenderEvent::Line(format!("source: {}", capture.description)));
     config.link.peer.picture_size = capture.picture_size;
+    let stats = StatsClock::new(config.link.stats_every);
     let mut sender = Sender {
         talk: Conversation::new(Link::start(config.link), "receiver"),
         capture,
@@ -201,7 +202,7 @@ pub async fn run(
         trouble: Trouble::default(),
         failed: 0,
     };
-    let mut result = sender.work(stop, texts).await;
+    let mut result = sender.work(stop, stats, texts).await;
     if let Err(error) = sender.finish_saving().await
         && result.is_ok()
     {
@@ -212,7 +213,7 @@ pub async fn run(
     {
         result = Err(sender.talk.left_early(sender.seq, count));
     }
-    sender.report().await;
+    sender.report(false).await;
     let reason = match &result {
         Ok(SenderEnd::Stopped) => "stopped",
         Ok(_) => "done",
@@ -226,6 +227,7 @@ impl Sender<'_> {
     async fn work(
         &mut self,
         stop: impl Future<Output = ()> + Send,
+        mut stats: StatsClock,
         texts: &mut tokio::sync::mpsc::Receiver<String>,
     ) -> Result<SenderEnd, SessionError> {
         tokio::pin!(stop);
@@ -240,6 +242,7 @@ impl Sender<'_> {
                 result = self.capture.result(), if self.asked => self.on_capture(result)?,
                 sent = done(&mut self.sending) => self.on_sent(sent).await?,
                 _ = second.tick() => self.on_second().await,
+                () = stats.tick() => self.report(true).await,
                 text = texts.recv(), if texts_open => match text {
                     Some(text) => {
                         if !self.talk.send_text(text).await {
@@ -422,11 +425,13 @@ impl Sender<'_> {
 
     async fn on_second(&mut self) {
         self.talk.ping().await;
-        self.report().await;
+        self.report(false).await;
     }
 
-    async fn report(&mut self) {
+    /// `due`: it is one of the statistics that were asked for.
+    async fn report(&mut self, due: bool) {
         let report = Report {
+            due,
             keyframes: self.seq,
             last_bytes: self.last.as_ref().map(|(info, _)| info.bytes),
             unwritten: self.save.as_ref().map_or(0, Saving::dropped),

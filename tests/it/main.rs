@@ -47,6 +47,7 @@ mod signaling_client;
 mod signaling_server;
 mod sinks;
 mod slow_store;
+mod statistics;
 #[cfg(unix)]
 mod stop;
 #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ use crate::{
     peer::{PeerRole, video::ReceivedAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     report::bench::schema::KeyframeRecord,
-    session::{epoch_seconds, sender::transmit},
+    session::{epoch_seconds, next_due, sender::transmit},
     stats::Stages,
 };
 
@@ -101,8 +101,8 @@ impl Connection<'_> {
             }
         }
         self.video.expire(now);
-        if self.stats_due.is_some_and(|due| now >= due) {
-            self.stats_due = Some(now + self.run.config.stats_interval);
+        if let Some(due) = self.stats_due.filter(|due| now >= *due) {
+            self.stats_due = Some(next_due(due, self.run.config.stats_interval, now));
             self.tell_stats().await;
         }
         if self.until.is_some_and(|until| now >= until) {
