@@ -22,6 +22,7 @@ use super::{
     control::ChannelRef,
     driver,
     event::{PeerError, PeerEvent, Timings},
+    frames::CodedFrame,
     gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
     pacing::Pacing,
@@ -165,6 +166,9 @@ impl Peer {
             let relayed = self.may_be_relayed().await;
             let sent = video.send(unit, rtp_timestamp, &self.pacing, relayed).await;
             self.shared.monitor.keyframe_sent();
+            if sent.is_ok() {
+                self.shared.frames.carried(Some((unit.width, unit.height)));
+            }
             sent
         };
         self.unless_stopped(sending).await
@@ -273,6 +277,11 @@ impl Peer {
         self.watcher.results()
     }
 
+    /// Counts a frame that was encoded for this connection, or decoded from it.
+    pub fn count_coded(&self, frame: &CodedFrame) {
+        self.shared.frames.coded(frame);
+    }
+
     /// getStats with W3C names; the last ones when the connection has stopped.
     pub async fn stats(&self) -> Snapshot {
         let last = || self.last_stats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -296,6 +305,7 @@ impl Peer {
         let counters = self.shared.control.counters();
         let mut snapshot =
             stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+        snapshot.set_frames(&self.shared.frames);
         snapshot.set_liveness(&self.vitals());
         if let Some(bitrate) = self.pacing.estimate() {
             snapshot.set_outgoing_bitrate(bitrate);

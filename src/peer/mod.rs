@@ -21,7 +21,7 @@
 //! - [`tap`]: what passes through the RTP and RTCP chain
 //! - `timestamps`: those of the video track
 //! - `unannounced`: checks that come before their candidate
-//! - [`stats`]: getStats with W3C names, gaps filled or left out
+//! - [`stats`]: getStats with W3C names, gaps filled or left out; [`frames`] and `reports`: what fills them
 
 mod allowance;
 pub mod assembler;
@@ -31,6 +31,7 @@ pub mod control;
 mod depacketizer;
 mod driver;
 pub mod event;
+pub mod frames;
 pub mod gathering;
 mod guard;
 mod handler;
@@ -42,6 +43,7 @@ pub mod packetizer;
 pub mod rate;
 mod remote_candidates;
 pub mod repair;
+mod reports;
 pub(crate) mod runtime;
 pub mod sdp;
 mod sequence;

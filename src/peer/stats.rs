@@ -1,7 +1,9 @@
 //! getStats with the names of W3C webrtc-stats, as JSON.
 //!
 //! What the `rtc` crate leaves at zero is filled from our own counts or left out, and what it
-//! writes in other units is put right: times in seconds, candidate ids that can be looked up.
+//! writes in other units is put right: see `values`.
+
+mod values;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,14 +15,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     control::ControlCounters,
+    frames::Frames,
     streams::StreamServers,
     tap::TapCounters,
     vitals::{Unanswered, Vitals},
 };
 use crate::types::{CandidateType, ConnectionType, RelayTransport};
-
-/// RTP clock of H.264 (RFC 6184 §5.1), Hz.
-const VIDEO_CLOCK: f64 = 90_000.0;
 
 /// A getStats report and the figures most asked for.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +76,22 @@ impl Snapshot {
         types
     }
 
+    /// Writes the frames into the object of the video stream: of several the one that is used now.
+    pub(super) fn set_frames(&mut self, frames: &Frames) {
+        let streams = self.report.values_mut().filter_map(Value::as_object_mut).filter(|stats| {
+            matches!(
+                stats.get("type").and_then(Value::as_str),
+                Some("outbound-rtp" | "inbound-rtp")
+            )
+        });
+        let last = |stats: &Map<String, Value>| {
+            stats.get("lastPacketReceivedTimestamp").and_then(Value::as_f64).unwrap_or_default()
+        };
+        if let Some(stats) = streams.max_by(|a, b| last(a).total_cmp(&last(b))) {
+            frames.write(stats);
+        }
+    }
+
     /// Adds the signs of life, which W3C has no object for: ms since each, counts of what is unanswered.
     pub(super) fn set_liveness(&mut self, vitals: &Vitals) {
         let ago = |then: Option<Duration>| {
@@ -128,12 +144,15 @@ pub(super) fn snapshot(
     let mut entries = Map::new();
     for entry in report.iter() {
         let Some(mut value) = to_json(entry) else { continue };
-        mend(&mut value, streams, tap);
+        if !values::correct(&mut value, streams, tap) {
+            continue;
+        }
         if let Some(id) = value.get("id").and_then(Value::as_str).map(str::to_owned) {
             entries.insert(id, value);
         }
     }
     link_candidates(&mut entries);
+    values::connect(&mut entries);
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Snapshot {
         pair: selected_pair(&mut entries, selected),
@@ -162,115 +181,6 @@ fn to_json(entry: &rtc::statistics::report::RTCStatsReportEntry) -> Option<Value
         _ => return None,
     };
     value.ok()
-}
-
-/// Puts right what the crate writes in its own way, by type.
-fn mend(value: &mut Value, streams: &StreamServers, tap: &TapCounters) {
-    let Some(kind) = value.get("type").and_then(Value::as_str).map(str::to_owned) else { return };
-    let Some(stats) = value.as_object_mut() else { return };
-    for (key, time) in stats.iter_mut().filter(|(key, _)| is_time(key)) {
-        // Seconds; W3C `DOMHighResTimeStamp` is in milliseconds.
-        if let Some(seconds) = time.as_f64() {
-            *time = json!((seconds * 1e6).round() / 1e3);
-        } else {
-            tracing::debug!("{key} is no number");
-        }
-    }
-    let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let seconds = |ticks: Option<Value>| {
-        ticks.and_then(|v| v.as_f64()).map_or(Value::Null, |v| json!(v / VIDEO_CLOCK))
-    };
-    match kind.as_str() {
-        "candidate-pair" => {
-            drop_zero(stats, &["availableOutgoingBitrate", "availableIncomingBitrate"]);
-        }
-        "local-candidate" | "remote-candidate" => {
-            // 32-bit priorities are cut to 16 bits, the relay protocol is never told.
-            stats.remove("priority");
-            stats.remove("relayProtocol");
-            if kind == "local-candidate" && stats.get("candidateType") == Some(&json!("relay")) {
-                name_relay(stats, streams);
-            }
-            drop_empty(stats, &["url", "relatedAddress", "tcpType", "usernameFragment"]);
-        }
-        "inbound-rtp" => {
-            let jitter = seconds(stats.remove("jitter"));
-            stats.insert("jitter".into(), jitter);
-            stats.insert("nackCount".into(), json!(get(&tap.nacks_sent)));
-            stats.insert("pliCount".into(), json!(get(&tap.plis_sent)));
-            drop_zero_numbers(stats);
-        }
-        "outbound-rtp" => {
-            stats.insert("nackCount".into(), json!(get(&tap.nacks_received)));
-            stats.insert("pliCount".into(), json!(get(&tap.plis_received)));
-            stats.insert("firCount".into(), json!(get(&tap.firs_received)));
-            stats.insert("retransmittedPacketsSent".into(), json!(get(&tap.retransmissions_sent)));
-            drop_zero_numbers(stats);
-        }
-        "transport" => {
-            drop_zero(stats, &["ccfbMessagesReceived", "ccfbMessagesSent"]);
-            drop_empty(stats, &["iceLocalUsernameFragment"]);
-        }
-        "remote-outbound-rtp" => drop_zero_numbers(stats),
-        "remote-inbound-rtp" => {
-            let jitter = seconds(stats.remove("jitter"));
-            stats.insert("jitter".into(), jitter);
-            stats.insert("packetsLost".into(), json!(get(&tap.remote_packets_lost)));
-            drop_zero(stats, &["roundTripTime", "totalRoundTripTime"]);
-        }
-        _ => {}
-    }
-}
-
-/// Writes the URL of a relayed candidate's server as configured, and the transport to it.
-fn name_relay(stats: &mut Map<String, Value>, streams: &StreamServers) {
-    let told = stats.get("url").and_then(Value::as_str).and_then(|url| streams.configured(url));
-    let transport = told.map_or(RelayTransport::Udp, |(_, transport)| transport);
-    if let Some((url, _)) = told {
-        stats.insert("url".into(), json!(url));
-    }
-    stats.insert("relayProtocol".into(), json!(transport));
-}
-
-fn is_time(key: &str) -> bool {
-    key == "timestamp" || key.ends_with("Timestamp")
-}
-
-/// Counts that are really zero, and so stay.
-const TRUE_ZEROS: [&str; 10] = [
-    "nackCount",
-    "pliCount",
-    "firCount",
-    "retransmittedPacketsSent",
-    "packetsLost",
-    "packetsSent",
-    "packetsReceived",
-    "bytesSent",
-    "bytesReceived",
-    "jitter",
-];
-
-/// Leaves out numbers that are zero because the crate does not count them.
-fn drop_zero_numbers(stats: &mut Map<String, Value>) {
-    stats.retain(|key, value| {
-        value.as_f64() != Some(0.0) || TRUE_ZEROS.contains(&key.as_str()) || key == "ssrc"
-    });
-}
-
-fn drop_zero(stats: &mut Map<String, Value>, keys: &[&str]) {
-    for key in keys {
-        if stats.get(*key).and_then(Value::as_f64) == Some(0.0) {
-            stats.remove(*key);
-        }
-    }
-}
-
-fn drop_empty(stats: &mut Map<String, Value>, keys: &[&str]) {
-    for key in keys {
-        if stats.get(*key).is_some_and(|v| v.is_null() || v == "" || v == "Unspecified") {
-            stats.remove(*key);
-        }
-    }
 }
 
 /// The crate's pairs name their candidates without the prefix of the candidates' own ids.
@@ -400,7 +310,7 @@ mod tests {
         for (port, (url, protocol, meant)) in (5000..).zip(told) {
             let mut value = json!({"id": protocol, "type": "local-candidate", "url": url,
                 "candidateType": "relay", "address": "192.0.2.1", "port": port});
-            mend(&mut value, &streams, &TapCounters::default());
+            assert!(values::correct(&mut value, &streams, &TapCounters::default()));
             assert_eq!((&value["url"], &value["relayProtocol"]), (&json!(meant), &json!(protocol)));
             entries.insert(protocol.into(), value);
         }
@@ -437,15 +347,5 @@ mod tests {
         let pair = selected_pair(&mut entries, Some([local, other])).unwrap();
         assert_eq!(pair.connection, ConnectionType::Srflx);
         assert_eq!(pair.remote_address, "[::1]:6000");
-    }
-
-    #[test]
-    fn uncounted_zeros_are_left_out_and_jitter_is_in_seconds() {
-        let mut value = json!({"id": "i", "type": "inbound-rtp", "ssrc": 5, "jitter": 900.0,
-            "framesReceived": 0, "packetsLost": 0, "packetsReceived": 12});
-        mend(&mut value, &StreamServers::new(&[], Trust::web(), None), &TapCounters::default());
-        assert_eq!(value["jitter"], json!(0.01));
-        assert!(value.get("framesReceived").is_none());
-        assert_eq!(value["packetsLost"], json!(0));
     }
 }

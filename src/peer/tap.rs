@@ -32,7 +32,7 @@ use rtc::{
 };
 use tokio::sync::mpsc;
 
-use super::{assembler::RtpPacket, media_gate::MediaGate, vitals::Monitor};
+use super::{assembler::RtpPacket, media_gate::MediaGate, reports::Reports, vitals::Monitor};
 
 /// Packets that may wait for the assembler: a flood beyond it is dropped and counted.
 const QUEUE_PACKETS: usize = 8 * 1024;
@@ -73,8 +73,8 @@ pub struct TapCounters {
     pub plis_sent: AtomicU64,
     /// Packets dropped because the assembler did not keep up.
     pub overflow: AtomicU64,
-    /// Cumulative packets lost as the other side reports (RFC 3550 §6.4.1).
-    pub remote_packets_lost: AtomicU64,
+    /// What RTCP reports say, ours and the peer's.
+    pub(super) reports: Reports,
 }
 
 /// A keyframe request that came by RTCP.
@@ -208,11 +208,8 @@ impl Tap {
                 add(&self.counters.nacks_received, 1);
                 let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
                 add(&self.counters.packets_nacked, asked as u64);
-            } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
-                // 24 bits with a sign: duplicates make it negative (RFC 3550 §6.4.1).
-                let lost = report.reports.iter().map(|r| u64::from(r.total_lost));
-                let lost: u64 = lost.filter(|lost| *lost < 1 << 23).sum();
-                self.counters.remote_packets_lost.fetch_max(lost, Ordering::Relaxed);
+            } else if let Some(report) = packet.downcast_ref::<SenderReport>() {
+                self.counters.reports.sender(report);
             }
         }
     }
@@ -221,7 +218,9 @@ impl Tap {
     fn acknowledges(&self, packet: &dyn std::any::Any) {
         let receiver = packet.downcast_ref::<ReceiverReport>().map(|report| &report.reports);
         let sender = packet.downcast_ref::<SenderReport>().map(|report| &report.reports);
-        for report in receiver.or(sender).into_iter().flatten() {
+        let reports = receiver.or(sender).map(Vec::as_slice).unwrap_or_default();
+        self.counters.reports.theirs(reports);
+        for report in reports {
             self.monitor.packets_reported(report.last_sequence_number);
         }
         if packet.is::<TransportLayerCc>() {
@@ -234,6 +233,8 @@ impl Tap {
             let packet = packet.as_any();
             if packet.is::<PictureLossIndication>() {
                 add(&self.counters.plis_sent, 1);
+            } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
+                self.counters.reports.ours(&report.reports);
             } else if let Some(nack) = packet.downcast_ref::<TransportLayerNack>() {
                 add(&self.counters.nacks_sent, 1);
                 if self.nacked.len() > MAX_NACKED {
@@ -316,7 +317,6 @@ impl Interceptor for Tap {
 mod tests {
     use rtc::{
         interceptor::AttributedPacket,
-        rtcp::reception_report::ReceptionReport,
         rtp::{self, header::Header},
         shared::TransportContext,
     };
@@ -362,17 +362,5 @@ mod tests {
             assert_eq!(kept, datagram.slice(1390..));
             assert_eq!(datagram.as_ptr_range().contains(&kept.as_ptr()), shares, "{sources}");
         }
-    }
-
-    #[test]
-    fn duplicates_are_no_losses() {
-        let (mut tap, outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
-        let report = |total_lost| {
-            let reports = vec![ReceptionReport { total_lost, ..ReceptionReport::default() }];
-            Packet::Rtcp(vec![Box::new(ReceiverReport { reports, ..ReceiverReport::default() })])
-        };
-        read(&mut tap, report(3));
-        read(&mut tap, report(0xff_fffe));
-        assert_eq!(outputs.counters.remote_packets_lost.load(Ordering::Relaxed), 3);
     }
 }

@@ -212,10 +212,13 @@ pub(super) async fn receive(
         };
         for one in made {
             let event = match one.within(&budget) {
-                Assembled::Whole(unit) => PeerEvent::AccessUnit(ReceivedAccessUnit {
-                    received_at: wall_time(unit.completed),
-                    unit,
-                }),
+                Assembled::Whole(unit) => {
+                    shared.frames.carried(None);
+                    PeerEvent::AccessUnit(ReceivedAccessUnit {
+                        received_at: wall_time(unit.completed),
+                        unit,
+                    })
+                }
                 Assembled::Broken(broken) => PeerEvent::Broken(broken),
             };
             if shared.events.send(event).await.is_err() {

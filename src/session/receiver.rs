@@ -28,7 +28,7 @@ use crate::{
         h264,
         sink::{FrameRecord, PictureFormat, Written},
     },
-    peer::{PeerEvent, video::ReceivedAccessUnit},
+    peer::{PeerEvent, frames::CodedFrame, video::ReceivedAccessUnit},
     proto::control::ControlMessage,
     stats::Stages,
     types::Stage,
@@ -380,6 +380,10 @@ impl Receiver<'_> {
                 let offset = self.talk.clock_offset();
                 let stages = underway.complete(stages, &written.record, written_at, offset);
                 self.keyframes += 1;
+                if undecoded.is_none() {
+                    let size = (written.record.width, written.record.height);
+                    self.count_decoded(size, true, decode_time);
+                }
                 self.last_bytes = Some(written.record.bytes as u64);
                 if let Some(colour) = written.colour
                     && self.colour.replace(colour) != Some(colour)
@@ -410,7 +414,10 @@ impl Receiver<'_> {
                 })));
                 Ok(())
             }
-            Some(Stored::Passed) => Ok(()),
+            Some(Stored::Passed(size, took)) => {
+                self.count_decoded(size, false, took);
+                Ok(())
+            }
             Some(Stored::Broken(why)) => {
                 self.broken += 1;
                 tracing::debug!("picture not decoded: {why}");
@@ -435,6 +442,13 @@ impl Receiver<'_> {
                 Ok(())
             }
             None => Err(store::stopped()),
+        }
+    }
+
+    /// Counts a frame for getStats.
+    fn count_decoded(&self, (width, height): (u32, u32), keyframe: bool, took: Duration) {
+        if let Some(peer) = self.talk.link.peer() {
+            peer.count_coded(&CodedFrame { width, height, keyframe, qp: None, took });
         }
     }
 

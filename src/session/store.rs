@@ -52,8 +52,9 @@ pub struct Received {
 pub enum Stored {
     /// A keyframe is on disk.
     Written(Box<OnDisk>),
-    /// A picture between keyframes was decoded; such are not written.
-    Passed,
+    /// A picture between keyframes was decoded; such are not written. Its size, and the time the decoder
+    /// took.
+    Passed((u32, u32), Duration),
     /// A picture between keyframes that cannot be decoded: a keyframe is wanted.
     Broken(String),
     /// The disk does not take keyframes now: they wait and are tried again.
@@ -251,8 +252,9 @@ impl Storing<'_> {
         let stored = if self.waiting {
             Stored::Broken("a picture that builds on one that was lost".into())
         } else {
+            let begun = Instant::now();
             match self.decode(&received.data) {
-                Ok(_) => Stored::Passed,
+                Ok(frame) => Stored::Passed((frame.width, frame.height), begun.elapsed()),
                 Err(why) => {
                     self.waiting = true;
                     Stored::Broken(why)

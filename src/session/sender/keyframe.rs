@@ -10,7 +10,7 @@ pub(super) use self::saving::Saving;
 use super::{LINGER, REQUEST_GAP, Sender, SenderEnd, SenderEvent, SentKeyframe};
 use crate::{
     media::{h264::AccessUnit, sink::FrameRecord},
-    peer::{Peer, video::SentAccessUnit},
+    peer::{Peer, frames::CodedFrame, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     session::{SessionError, capture::CapturedKeyframe, epoch_seconds, millis},
     stats::Stages,
@@ -74,6 +74,9 @@ impl Sender<'_> {
                 unit.width,
                 unit.height
             ));
+        }
+        if captured.qp.is_some() {
+            peer.count_coded(&coded(&captured));
         }
         let info = keyframe_info(self.seq + 1, &captured, &peer);
         let now = Instant::now();
@@ -165,6 +168,13 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
         height: unit.height,
         sent_at: None,
     }
+}
+
+/// What getStats counts of a keyframe that was encoded here.
+fn coded(captured: &CapturedKeyframe) -> CodedFrame {
+    let AccessUnit { width, height, .. } = captured.access_unit;
+    let (qp, took) = (captured.qp, captured.encode_time);
+    CodedFrame { width, height, keyframe: true, qp, took }
 }
 
 /// The stages on this side.
