@@ -90,14 +90,15 @@ fn is_readable(metadata: &Metadata<'_>) -> bool {
         || !websocket.iter().any(|target| metadata.target().starts_with(target))
 }
 
-/// The WebRTC crates (`webrtc`, `rtc_ice`, …) warn of what is normal, such as checks before the first
-/// candidate: they are heard from `-v` on.
+/// `-v`: signaling messages, states, the selected pair. `-vv`: descriptions, candidates and control messages, too.
+/// The WebRTC crates (`webrtc`, `rtc_ice`, …) warn of what is normal, such as checks before the first candidate:
+/// they are heard from `-vvv` on.
 fn filter_of(verbose: u8, quiet: bool) -> &'static str {
     match (verbose, quiet) {
         (0, true) => "error,webrtc=off,rtc=off",
         (0, false) => "warn,webrtc=off,rtc=off",
-        (1, _) => "warn,orion_peer=info",
-        (2, _) => "info,orion_peer=debug",
+        (1, _) => "warn,webrtc=off,rtc=off,orion_peer=info",
+        (2, _) => "warn,webrtc=off,rtc=off,orion_peer=debug",
         (3, _) => "debug,orion_peer=trace",
         _ => "trace",
     }

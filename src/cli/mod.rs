@@ -93,7 +93,8 @@ struct GlobalArgs {
     /// Colors on stderr; auto obeys `NO_COLOR`
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: ColorWhen,
-    /// Say more on stderr: -v, -vv, -vvv; `ORION_LOG` takes a filter
+    /// Log to stderr: -v signaling messages, states and the selected pair; -vv descriptions, candidates and control
+    /// messages, too; -vvv everything; `ORION_LOG` takes a filter
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     /// Say only errors and results

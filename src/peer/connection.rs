@@ -286,6 +286,8 @@ impl Peer {
     pub async fn stats(&self) -> Snapshot {
         let last = || self.last_stats.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(snapshot) = self.unless_stopped(async { Ok(self.current_stats().await) }).await {
+            let before = last().pair.clone();
+            stats::log_selection(before.as_ref(), snapshot.pair.as_ref());
             *last() = snapshot;
         }
         last().clone()

@@ -34,6 +34,9 @@ use crate::{
     types::epoch_seconds,
 };
 
+/// Bytes of a message that the log shows.
+const MOST_SHOWN: usize = 1000;
+
 /// Channels accepted from the other side; more are closed.
 const MAX_ACCEPTED: u64 = 16;
 
@@ -196,6 +199,7 @@ impl ControlChannels {
     ) -> Result<(), webrtc::error::Error> {
         let text = message.to_json();
         channel.send_text(&text).await?;
+        tracing::debug!("control message sent: {}", shown(text.as_bytes()));
         self.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes_sent.fetch_add(text.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -212,6 +216,13 @@ impl ControlChannels {
     }
 }
 
+/// A message for the log, which need not hold all of a long one.
+fn shown(message: &[u8]) -> String {
+    let cut = &message[..message.len().min(MOST_SHOWN)];
+    let more = if cut.len() < message.len() { "…" } else { "" };
+    String::from_utf8_lossy(cut).into_owned() + more
+}
+
 /// Reads one channel until it closes.
 async fn read(shared: &Arc<Shared>, counters: Arc<Counters>, reference: ChannelRef) {
     while let Some(event) = reference.channel.poll().await {
@@ -226,6 +237,7 @@ async fn read(shared: &Arc<Shared>, counters: Arc<Counters>, reference: ChannelR
                 counters.bytes_received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
                 let read_at = Instant::now();
                 shared.monitor.data_received();
+                tracing::debug!("control message received: {}", shown(&message.data));
                 let message = ControlMessage::parse(&message.data);
                 match &message {
                     Ok(ControlMessage::Pong { .. }) => shared.monitor.pong_received(),

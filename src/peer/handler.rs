@@ -152,7 +152,7 @@ impl PeerConnectionEventHandler for Handler {
 
     async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
         let Some(shared) = self.0.upgrade() else { return };
-        tracing::debug!(%state, "ICE connection state");
+        tracing::info!("ICE: {state}");
         if matches!(state, RTCIceConnectionState::Connected | RTCIceConnectionState::Completed) {
             shared.mark(|t| &mut t.ice);
             shared.monitor.ice_connected();

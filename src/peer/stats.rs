@@ -277,6 +277,20 @@ fn selected_pair(
     })
 }
 
+/// Says in the log which pair is selected, when that has changed.
+pub(super) fn log_selection(before: Option<&SelectedPair>, now: Option<&SelectedPair>) {
+    let ends = |pair: &SelectedPair| (pair.local_address.clone(), pair.remote_address.clone());
+    let Some(pair) = now.filter(|now| before.map(ends) != Some(ends(now))) else { return };
+    tracing::info!(
+        "selected pair: {} {} to {} {}, {}",
+        pair.local.as_str(),
+        pair.local_address,
+        pair.remote.as_str(),
+        pair.remote_address,
+        pair.connection
+    );
+}
+
 /// The transport to the server that relays our candidate.
 fn relay_transport(
     entries: &Map<String, Value>,

@@ -171,7 +171,6 @@ impl Conversation {
                 (None, Said::Nothing)
             }
             PeerEvent::State(state) => {
-                tracing::debug!(%state, "peer connection");
                 let said = match state {
                     ConnectionState::Disconnected => Said::Silent,
                     ConnectionState::Connected => Said::Back,

@@ -1,5 +1,5 @@
 //! What is negotiated on the peer connections of a link, step by step and in the words of W3C's
-//! `RTCPeerConnection`: for dumps.
+//! `RTCPeerConnection`: for dumps and for the log.
 
 use std::time::SystemTime;
 
@@ -71,9 +71,52 @@ impl NegotiationLog {
 
     /// A step was taken.
     pub(super) fn step(&self, step: impl FnOnce() -> Step) {
+        if self.0.is_none() && !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        let step = step();
+        step.log();
         if let Some(steps) = &self.0 {
             // One who does not read does not hold the negotiation up.
-            let _ = steps.try_send(Negotiated { at: SystemTime::now(), step: step() });
+            let _ = steps.try_send(Negotiated { at: SystemTime::now(), step });
         }
+    }
+}
+
+impl Step {
+    /// States for `-v`; for `-vv` descriptions, a line of the log a line, and candidates. The log leaves out what is
+    /// secret in them.
+    fn log(&self) {
+        let candidate = |who: &str, candidate: &Option<IceCandidateInit>| {
+            let shown = candidate.as_ref().map_or("no more", |init| &init.candidate);
+            tracing::debug!("{who} candidate: {shown}");
+        };
+        match self {
+            Self::Created { ice_servers, ice_policy } => {
+                let urls: Vec<&str> = ice_servers
+                    .iter()
+                    .flat_map(|server| &server.urls)
+                    .map(String::as_str)
+                    .collect();
+                tracing::info!(?ice_policy, ice_servers = urls.join(", "), "peer connection: new");
+            }
+            Self::Local(kind, sdp) => log_description("local", *kind, sdp),
+            Self::Remote(kind, sdp) => log_description("remote", *kind, sdp),
+            Self::RemoteRefused(why) => tracing::info!("the remote description is refused: {why}"),
+            Self::LocalCandidate(init) => candidate("local", init),
+            Self::RemoteCandidate(init) => candidate("remote", init),
+            Self::State(state) => tracing::info!("peer connection: {state}"),
+            Self::Closed => tracing::info!("peer connection: closed"),
+        }
+    }
+}
+
+fn log_description(who: &str, kind: SdpType, sdp: &str) {
+    let kind = match kind {
+        SdpType::Offer => "offer",
+        SdpType::Answer => "answer",
+    };
+    for line in sdp.lines() {
+        tracing::debug!("{who} {kind}: {line}");
     }
 }

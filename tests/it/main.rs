@@ -28,6 +28,7 @@ mod kernel_on_path;
 mod lab;
 mod layering;
 mod load;
+mod logging;
 mod login;
 mod main_job;
 mod matrix;

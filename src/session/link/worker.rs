@@ -169,8 +169,11 @@ impl Worker {
                 break if closed { Some(closing((&mut close).await)) } else { None };
             }
         };
-        if let Some(reason) = reason {
-            self.send(Body::Bye { reason: Some(reason) });
+        if let Some(reason) = reason
+            && let Err(error) = self.client.send(Body::Bye { reason: Some(reason) })
+        {
+            // The socket that is gone is why this ends, and has been reported.
+            tracing::debug!("bye: {error}");
         }
         self.drop_peer().await;
         self.client.close().await;

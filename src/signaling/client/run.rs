@@ -131,6 +131,7 @@ impl Client {
             };
             let (end, asked) = match attempt {
                 Ok(Established { dialed, access, timings }) => {
+                    tracing::info!(url = redacted(&url), "signaling socket open");
                     let since = Instant::now();
                     let link = Link::new(config, dialed.socket, &access);
                     let connected = ClientEvent::Connected {
@@ -173,7 +174,7 @@ impl Client {
                 return Err(ClientError::Closed { url: redacted(&url), code, reason });
             }
             let pause = backoff.pause().max(asked.unwrap_or_default().min(MAX_RETRY_AFTER));
-            tracing::debug!(?code, %reason, ?pause, "signaling socket lost");
+            tracing::info!(?code, %reason, ?pause, "signaling socket lost");
             let lost = ClientEvent::Disconnected { code, reason, will_retry_in: pause };
             self.outlet.tell(lost).await;
             tokio::select! {

@@ -132,7 +132,12 @@ impl<'a> Link<'a> {
     }
 
     async fn message(&mut self, text: &str, outlet: &mut Outlet) {
-        match Message::parse(text) {
+        let bytes = text.len();
+        let message = Message::parse(text);
+        if let Ok(message) = &message {
+            tracing::info!(message_type = message.body.t(), bytes, "signaling message received");
+        }
+        match message {
             Ok(message) if message.pair_id != self.pair_id => {
                 tracing::debug!(t = message.body.t(), "message of another pair ignored");
             }
@@ -147,8 +152,10 @@ impl<'a> Link<'a> {
                 }
                 outlet.tell(ClientEvent::Message(message)).await;
             }
-            Err(ParseError::UnknownType(t)) => tracing::debug!(%t, "unknown message ignored"),
-            Err(error) => tracing::debug!(%error, "message ignored"),
+            Err(ParseError::UnknownType(t)) => {
+                tracing::info!(message_type = %t, bytes, "unknown signaling message ignored");
+            }
+            Err(error) => tracing::info!(%error, bytes, "signaling message ignored"),
         }
     }
 
@@ -162,8 +169,12 @@ impl<'a> Link<'a> {
     }
 
     async fn send(&mut self, body: Body) -> Result<(), End> {
+        let message_type = body.t();
         let text = Message::new(self.pair_id.clone(), body).to_json();
-        self.write(Frame::text(text)).await
+        let bytes = text.len();
+        self.write(Frame::text(text)).await?;
+        tracing::info!(message_type, bytes, "signaling message sent");
+        Ok(())
     }
 
     async fn write(&mut self, frame: Frame) -> Result<(), End> {
