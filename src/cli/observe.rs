@@ -54,6 +54,8 @@ pub struct Observer {
     stats: Option<StatsWriter>,
     keyframes: Option<StatsWriter>,
     stats_interval: Duration,
+    /// The newest statistics until some are written: all there is of a run that is shorter than the interval.
+    unrecorded: Option<Map<String, Value>>,
     dump: Option<DumpWriter>,
     negotiated: Option<mpsc::Receiver<Negotiated>>,
     summary: Summary,
@@ -91,6 +93,7 @@ impl Observer {
             .map(|path| DumpWriter::create(path, name, SystemTime::now()))
             .transpose()
             .map_err(|error| cannot(error.to_string()))?;
+        let unrecorded = (stats.is_some() || dump.is_some()).then(Map::new);
         let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
         Ok(Self {
             output,
@@ -99,6 +102,7 @@ impl Observer {
             stats,
             keyframes,
             stats_interval: args.stats_interval,
+            unrecorded,
             dump,
             negotiated: None,
             summary: Summary::new(role),
@@ -315,16 +319,26 @@ impl Observer {
     }
 
     fn record(&mut self, report: &Report) {
-        if !report.due || report.stats.report.is_empty() {
+        let stats = &report.stats.report;
+        if stats.is_empty() {
             return;
         }
+        if report.due {
+            self.unrecorded = None;
+            self.write_stats(stats);
+        } else if let Some(unrecorded) = &mut self.unrecorded {
+            unrecorded.clone_from(stats);
+        }
+    }
+
+    fn write_stats(&mut self, report: &Map<String, Value>) {
         let wall = SystemTime::now();
-        let written = self.stats.as_mut().map(|stats| stats.write(wall, &report.stats.report));
+        let written = self.stats.as_mut().map(|stats| stats.write(wall, report));
         if let Some(written) = written {
             self.wrote("--stats", written.map_err(|error| error.to_string()));
         }
         let written = self.dump.as_mut().and_then(|dump| {
-            dump.stats(wall, &report.stats.report);
+            dump.stats(wall, report);
             dump.write_if_due(wall).transpose()
         });
         if let Some(written) = written {
@@ -338,6 +352,9 @@ impl Observer {
     /// `result` when it is one, else something that could not be written to the last.
     pub fn finish(mut self, result: Result<(), SessionError>) -> Result<(), Failure> {
         self.follow();
+        if let Some(stats) = self.unrecorded.take().filter(|stats| !stats.is_empty()) {
+            self.write_stats(&stats);
+        }
         drop(self.live);
         // Nothing to sum up when it failed before there was a connection.
         if result.is_ok() || self.summary.connection_type.is_some() {
