@@ -71,16 +71,24 @@ fn listen(listening: Listening) -> Option<watch::Receiver<bool>> {
     if asked.is_none() {
         let (sender, receiver) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        let watching = async move { end_on_signals(&sender, listening).await };
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let watching = async move { end_on_signals(&sender, listening, ready).await };
         let thread = thread::Builder::new().name("signals".into());
         thread.spawn(move || runtime.block_on(watching)).ok()?;
+        // A signal that comes before it listens would have its default action.
+        let _ = is_ready.recv();
         *asked = Some(receiver);
     }
     asked.clone()
 }
 
-async fn end_on_signals(asked: &watch::Sender<bool>, listening: Listening) {
+async fn end_on_signals(
+    asked: &watch::Sender<bool>,
+    listening: Listening,
+    ready: std::sync::mpsc::Sender<()>,
+) {
     let Some(mut signals) = Signals::new(listening.to_hangup) else { return };
+    let _ = ready.send(());
     let first = signals.next().await;
     asked.send_replace(true);
     let end_by = Instant::now() + listening.clean_end_within;
