@@ -19,10 +19,11 @@ use serde::{Deserialize, Serialize};
 
 pub use atomic::create_beside;
 pub use error::SinkError;
+pub use lock::Claim;
 pub use picture::PictureFormat;
 pub use spool::{Outcome, Spool};
 
-use self::{journal::Journal, lock::DirectoryLock};
+use self::journal::Journal;
 use super::{colour::Colour, frame::Frame, guarded};
 
 /// Name of the file with a line a keyframe.
@@ -104,8 +105,6 @@ pub struct FrameWriter {
     next: u64,
     /// Opened again after a failure, which may have left half a line.
     journal: Option<Journal>,
-    /// Keeps other runs away from the directory.
-    _lock: Option<DirectoryLock>,
 }
 
 impl FrameWriter {
@@ -116,20 +115,14 @@ impl FrameWriter {
     pub fn new(dir: &Path, formats: &[PictureFormat]) -> Result<Self, SinkError> {
         std::fs::create_dir_all(dir)
             .map_err(|cause| SinkError::CreateDirectory { path: dir.to_owned(), cause })?;
-        let lock = DirectoryLock::take(dir)?;
+        lock::check_free(dir)?;
         atomic::check_writable(dir)?;
         let journal = Journal::open(&dir.join(JOURNAL))?;
         let last = highest_number(dir)?.max(journal.last_seq());
         let mut formats = formats.to_vec();
         formats.sort_unstable();
         formats.dedup();
-        Ok(Self {
-            dir: dir.to_owned(),
-            formats,
-            next: last + 1,
-            journal: Some(journal),
-            _lock: lock,
-        })
+        Ok(Self { dir: dir.to_owned(), formats, next: last + 1, journal: Some(journal) })
     }
 
     /// The directory.

@@ -26,7 +26,7 @@ use crate::{
     media::{
         colour::Colour,
         h264,
-        sink::{FrameRecord, PictureFormat, Written},
+        sink::{Claim, FrameRecord, PictureFormat, Written},
     },
     peer::{PeerEvent, frames::CodedFrame, video::ReceivedAccessUnit},
     proto::control::ControlMessage,
@@ -109,6 +109,7 @@ impl fmt::Display for ReceiverEnd {
 struct Receiver<'a> {
     talk: Conversation,
     store: Option<Store>,
+    claim: Claim,
     tell: &'a mut (dyn FnMut(ReceiverEvent) + Send),
     count: Option<u64>,
     timeout: Option<Duration>,
@@ -152,6 +153,7 @@ pub async fn run(
     let mut receiver = Receiver {
         talk: Conversation::new(Link::start(config.link), "sender"),
         store: Some(store),
+        claim: Claim::new(&config.out),
         tell,
         count: config.count,
         timeout: config.timeout,
@@ -275,6 +277,9 @@ impl Receiver<'_> {
     }
 
     async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
+        if matches!(event, LinkEvent::Joined { .. }) {
+            store::claim(&mut self.claim)?;
+        }
         let (line, said) = self.talk.on_link(event).await?;
         if let Some(line) = line {
             self.line(line);

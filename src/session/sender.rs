@@ -335,6 +335,9 @@ impl Sender<'_> {
     }
 
     async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
+        if let (LinkEvent::Joined { .. }, Some(save)) = (&event, &mut self.save) {
+            save.claim()?;
+        }
         let (line, said) = self.talk.on_link(event).await?;
         if let Some(line) = line {
             self.line(line);

@@ -20,7 +20,9 @@ use crate::{
         decoder::Decoder,
         frame::Frame,
         guarded, h264,
-        sink::{FrameRecord, FrameWriter, Outcome, PictureFormat, SinkError, Spool, Written},
+        sink::{
+            Claim, FrameRecord, FrameWriter, Outcome, PictureFormat, SinkError, Spool, Written,
+        },
     },
     stats::Stages,
     types::Stage,
@@ -167,6 +169,14 @@ fn open(dir: &Path, formats: &[PictureFormat]) -> Result<(FrameWriter, Decoder),
         SessionError::new(Stage::Video, "decoder-failed", error.to_string(), remedy)
     })?;
     Ok((writer, decoder))
+}
+
+/// Keeps other runs away from the directory.
+///
+/// # Errors
+/// Another run writes to it.
+pub(super) fn claim(claim: &mut Claim) -> Result<(), SessionError> {
+    claim.take().map_err(|error| sink_error(&error, error.remedy()))
 }
 
 fn sink_error(error: &SinkError, remedy: impl Into<String>) -> SessionError {

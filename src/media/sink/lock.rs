@@ -1,32 +1,77 @@
 //! One run a directory: two would give their keyframes the same numbers.
+//!
+//! The lock is on the directory itself, so that nothing is left behind, however the process ends. A run takes
+//! it once it is in its room: before that it writes nothing, and one that never gets there keeps nobody away.
 
 use std::{
     fs::{File, TryLockError},
-    path::Path,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use super::SinkError;
 
-/// The lock of a directory, on the directory itself: nothing is left behind, however the process ends.
+/// Those who only look hold the lock for a moment: tries, and the pause between two of them.
+const TRIES: (u32, Duration) = (10, Duration::from_millis(10));
+
+/// The directory that a run writes to.
 #[derive(Debug)]
-pub(super) struct DirectoryLock {
-    _directory: File,
+pub struct Claim {
+    dir: PathBuf,
+    taken: bool,
+    /// None before it is taken, and where directories or their file system have no locks.
+    directory: Option<File>,
 }
 
-impl DirectoryLock {
-    /// Locks it; none where directories or their file system have no locks.
+impl Claim {
+    /// Not taken yet.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), taken: false, directory: None }
+    }
+
+    /// Keeps other runs away until this is dropped or the process ends. Taken again it does nothing.
     ///
     /// # Errors
     /// [`SinkError::InUse`]: another run has it.
-    pub(super) fn take(dir: &Path) -> Result<Option<Self>, SinkError> {
-        let Ok(directory) = File::open(dir) else { return Ok(None) };
-        match directory.try_lock() {
-            Ok(()) => Ok(Some(Self { _directory: directory })),
-            Err(TryLockError::WouldBlock) => Err(SinkError::InUse { path: dir.to_owned() }),
-            Err(TryLockError::Error(error)) => {
-                tracing::debug!("{} cannot be locked: {error}", dir.display());
-                Ok(None)
+    pub fn take(&mut self) -> Result<(), SinkError> {
+        if self.taken {
+            return Ok(());
+        }
+        let mut tries = TRIES.0;
+        self.directory = loop {
+            tries -= 1;
+            match locked(&self.dir, File::try_lock) {
+                Err(SinkError::InUse { .. }) if tries > 0 => thread::sleep(TRIES.1),
+                locked => break locked?,
             }
+        };
+        self.taken = true;
+        Ok(())
+    }
+}
+
+/// Finds out whether another run has the directory.
+///
+/// # Errors
+/// [`SinkError::InUse`]
+pub(super) fn check_free(dir: &Path) -> Result<(), SinkError> {
+    // Any number may look at once.
+    locked(dir, File::try_lock_shared).map(|_| ())
+}
+
+fn locked(
+    dir: &Path,
+    lock: impl Fn(&File) -> Result<(), TryLockError>,
+) -> Result<Option<File>, SinkError> {
+    let Ok(directory) = File::open(dir) else { return Ok(None) };
+    match lock(&directory) {
+        Ok(()) => Ok(Some(directory)),
+        Err(TryLockError::WouldBlock) => Err(SinkError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => {
+            tracing::debug!("{} cannot be locked: {error}", dir.display());
+            Ok(None)
         }
     }
 }
@@ -38,11 +83,20 @@ mod tests {
     #[test]
     fn a_directory_has_one_run_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = FrameWriter::new(dir.path(), &[]).unwrap();
-        let error = FrameWriter::new(dir.path(), &[]).unwrap_err();
-        assert!(matches!(error, SinkError::InUse { .. }), "{error}");
-        assert!(error.remedy().contains("directory of its own"), "{}", error.remedy());
-        drop(first);
+        let mut first = Claim::new(dir.path());
+        // Nobody is kept away by one that has not begun.
+        let others = [(); 3].map(|()| FrameWriter::new(dir.path(), &[]).unwrap());
+        first.take().unwrap();
+        first.take().unwrap();
+        for error in [
+            FrameWriter::new(dir.path(), &[]).unwrap_err(),
+            Claim::new(dir.path()).take().unwrap_err(),
+        ] {
+            assert!(matches!(error, SinkError::InUse { .. }), "{error}");
+            assert!(error.remedy().contains("directory of its own"), "{}", error.remedy());
+        }
+        drop((first, others));
         FrameWriter::new(dir.path(), &[]).unwrap();
+        Claim::new(dir.path()).take().unwrap();
     }
 }

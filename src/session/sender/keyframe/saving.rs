@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    media::sink::{FrameRecord, FrameWriter, Outcome, PictureFormat, SinkError, Spool},
+    media::sink::{Claim, FrameRecord, FrameWriter, Outcome, PictureFormat, SinkError, Spool},
     session::{SessionError, trouble::Trouble},
     types::Stage,
 };
@@ -19,6 +19,7 @@ type Worked = (Vec<Outcome<u64>>, Option<SinkError>);
 pub(in crate::session::sender) struct Saving {
     /// None while a thread works with it.
     spool: Option<Spool<u64>>,
+    claim: Claim,
     trouble: Trouble,
     dropped: u64,
 }
@@ -26,11 +27,17 @@ pub(in crate::session::sender) struct Saving {
 impl Saving {
     /// Opens the directory.
     pub(in crate::session::sender) async fn start(dir: PathBuf) -> Result<Self, SessionError> {
+        let claim = Claim::new(&dir);
         let open = move || FrameWriter::new(&dir, &[PictureFormat::H264]);
         let opened =
             tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
         let spool = Spool::new(opened.map_err(|error| save_error(&error))?);
-        Ok(Self { spool: Some(spool), trouble: Trouble::default(), dropped: 0 })
+        Ok(Self { spool: Some(spool), claim, trouble: Trouble::default(), dropped: 0 })
+    }
+
+    /// Keeps other runs away from the directory.
+    pub(in crate::session::sender) fn claim(&mut self) -> Result<(), SessionError> {
+        self.claim.take().map_err(|error| save_error(&error))
     }
 
     /// Keyframes that were given up.
