@@ -89,8 +89,8 @@ fn rtp(kind: &str, stats: &mut Map<String, Value>, tap: &TapCounters) {
             // Always `none` and false, also for a picture that was made smaller.
             drop_all(stats, &["powerEfficientEncoder", "qualityLimitationReason"]);
         }
-        // A report says what was lost, not what came.
-        "remote-inbound-rtp" => drop_all(stats, &["packetsReceived"]),
+        // A report says what was lost, not what came; the other one is `packetsLost` without its sign.
+        "remote-inbound-rtp" => drop_all(stats, &["packetsReceived", "packetsReportedAsLost"]),
         _ => {}
     }
     stats.retain(|key, value| value.as_f64() != Some(0.0) || COUNTED.contains(&key.as_str()));
