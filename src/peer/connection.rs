@@ -4,7 +4,7 @@ mod negotiation;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -29,6 +29,7 @@ use super::{
     remote_candidates::RemoteCandidates,
     repair::RoundTripHint,
     runtime::{ExtraPasses, PeerRuntime},
+    sdp::Setup,
     stats::{self, CandidateStats, Snapshot},
     streams::StreamServers,
     tap::{Tap, TapCounters},
@@ -62,6 +63,8 @@ pub struct Peer {
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     with_mdns: bool,
     remote_candidates: Mutex<RemoteCandidates>,
+    /// Our DTLS role as the first answer named it, where the offer did not leave the choice: it stays (RFC 8842 §5.3).
+    answered_setup: OnceLock<Option<Setup>>,
     /// What counts when the connection can no longer be asked.
     last_stats: Mutex<Snapshot>,
     tasks: Vec<JoinHandle<()>>,
@@ -134,6 +137,7 @@ impl Peer {
             remote_described: tokio::sync::Mutex::default(),
             with_mdns,
             remote_candidates: Mutex::default(),
+            answered_setup: OnceLock::new(),
             last_stats: Mutex::default(),
             tasks,
             closed: AtomicBool::new(false),

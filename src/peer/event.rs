@@ -101,9 +101,25 @@ pub enum PeerError {
         /// What it has instead.
         codecs: Vec<String>,
     },
-    /// The offer has H.264 video, but our answer would refuse it; why.
-    #[error("the other side's offer has H.264 video, but {0}")]
-    NotTaken(&'static str),
+    /// The description has H.264 video, but it cannot be used; why.
+    #[error("the peer's {kind} has H.264 video, but {why}")]
+    NotTaken {
+        /// Offer or answer.
+        kind: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// The peer's certificate could not be verified.
+    #[error(
+        "the peer's {kind} has no DTLS fingerprint that can be verified (it has {})",
+        .hashes.join(", ")
+    )]
+    Fingerprint {
+        /// Offer or answer.
+        kind: &'static str,
+        /// The hash functions of those it has.
+        hashes: Vec<String>,
+    },
     /// Nothing can be sent yet or any more.
     #[error("{0} is not open")]
     NotOpen(&'static str),
@@ -126,7 +142,8 @@ impl PeerError {
     pub fn stage(&self) -> Stage {
         match self {
             Self::NoAddress(_) => Stage::Gathering,
-            Self::NoH264 { .. } | Self::NotTaken(_) => Stage::Video,
+            Self::NoH264 { .. } | Self::NotTaken { .. } => Stage::Video,
+            Self::Fingerprint { .. } => Stage::Dtls,
             Self::NotOpen(_) => Stage::Datachannel,
             Self::Crate { .. } | Self::Stopped(_) => Stage::Ice,
         }
@@ -138,7 +155,8 @@ impl PeerError {
         match self {
             Self::NoAddress(_) => "no-address",
             Self::NoH264 { .. } => "no-h264",
-            Self::NotTaken(_) => "video-not-taken",
+            Self::NotTaken { .. } => "video-not-taken",
+            Self::Fingerprint { .. } => "no-fingerprint",
             Self::NotOpen(_) => "not-open",
             Self::Crate { .. } => "webrtc-failed",
             Self::Stopped(_) => "connection-stopped",
@@ -153,8 +171,11 @@ impl PeerError {
                 "check --interface and --network, and that the machine has an address"
             }
             Self::NoH264 { .. } => "let the other side offer H.264 with packetization-mode=1",
-            Self::NotTaken(_) => {
+            Self::NotTaken { .. } => {
                 "let the other side offer one bundled connection, and H.264 with packetization-mode=1"
+            }
+            Self::Fingerprint { .. } => {
+                "let the peer send a=fingerprint:sha-256 of its certificate"
             }
             Self::NotOpen(_) => "wait until the connection is up",
             Self::Crate { .. } | Self::Stopped(_) => "run with -v for the details",

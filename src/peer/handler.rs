@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) frames: Frames,
     candidates: Vec<CandidateType>,
     pub(super) payload_types: Mutex<Vec<u8>>,
+    /// The m-line that our candidates belong to: its `a=mid` and index.
+    pub(super) candidate_line: Mutex<(String, u16)>,
     watcher: Arc<Watcher>,
     no_more_candidates: AtomicBool,
 }
@@ -67,6 +69,8 @@ impl Shared {
             frames: Frames::default(),
             candidates,
             payload_types: Mutex::default(),
+            // The first of our offers.
+            candidate_line: Mutex::new(("0".into(), 0)),
             watcher,
             no_more_candidates: AtomicBool::new(false),
         })
@@ -132,11 +136,13 @@ impl PeerConnectionEventHandler for Handler {
         if !allowed.is_empty() && !kind.is_ok_and(|kind| allowed.contains(&kind)) {
             return;
         }
+        let (mid, index) =
+            shared.candidate_line.lock().expect("no holder of this lock panics").clone();
         match event.candidate.to_json() {
             Ok(init) => shared.emit(PeerEvent::LocalCandidate(Some(IceCandidateInit {
                 candidate: init.candidate,
-                sdp_mid: init.sdp_mid.filter(|mid| !mid.is_empty()).or_else(|| Some("0".into())),
-                sdp_mline_index: init.sdp_mline_index.or(Some(0)),
+                sdp_mid: Some(mid),
+                sdp_mline_index: Some(index),
                 username_fragment: init.username_fragment,
             }))),
             Err(error) => tracing::warn!("a local candidate could not be written: {error}"),

@@ -15,7 +15,7 @@ use rtc::ice::candidate::{Candidate, unmarshal_candidate};
 
 use super::{
     allowance::Allowance,
-    sdp::{self, Rewritten, ufrag},
+    sdp::{self, Rewritten, SdpError, ufrag},
 };
 
 /// Candidates taken of one ICE generation; a device has a dozen. A signaling server holds as many with an offer.
@@ -76,7 +76,7 @@ impl RemoteCandidates {
         &mut self,
         sdp: &str,
         now: Instant,
-    ) -> Result<(Rewritten, Vec<Target>), String> {
+    ) -> Result<(Rewritten, Vec<Target>), SdpError> {
         let mut values = Vec::new();
         let plain = sdp::rewrite(sdp, |value| {
             values.push(value.to_owned());
@@ -258,7 +258,7 @@ mod tests {
         let many = (1..=count).map(|port| format!("{begin}{}\r\n", candidate("192.0.2.7", port)));
         format!(
             "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 102\r\n\
-             a=ice-ufrag:{ufrag}\r\n{}a=end-of-candidates\r\n",
+             a=rtpmap:102 H264/90000\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:password\r\n{}a=end-of-candidates\r\n",
             many.collect::<String>()
         )
     }

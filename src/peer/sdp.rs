@@ -1,15 +1,21 @@
 //! Session descriptions (RFC 8866): what is changed in a remote one before the `rtc` crate sees it, and the few
 //! things we read from the text ourselves.
+//!
+//! - `lines`: the m-lines that the crate is shown
+//! - `transport`: the one transport they are on
+//! - `answer`: what becomes of the crate's answer
+
+mod answer;
+mod lines;
+mod transport;
 
 use std::io::Cursor;
 
-use rtc::sdp::{
-    SessionDescription,
-    description::{
-        common::Attribute,
-        session::{ATTR_KEY_CANDIDATE, ATTR_KEY_SSRC},
-    },
-};
+use rtc::sdp::{SessionDescription, description::session::ATTR_KEY_SSRC};
+
+pub use answer::Shape;
+pub(super) use transport::Setup;
+use transport::Transport;
 
 /// What the crate is given for a remote description.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,45 +24,57 @@ pub struct Rewritten {
     pub sdp: String,
     /// The SSRCs it names (`a=ssrc`, RFC 5576), in their order.
     pub ssrcs: Vec<u32>,
+    /// The video codecs it has, whether they can be used or not.
+    pub codecs: Vec<String>,
+    /// What our answer has to repeat of it.
+    pub shape: Shape,
+}
+
+/// Why a remote description cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SdpError {
+    /// The crate's words when it cannot read the description.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Video and data channel are to have a transport each.
+    #[error("its m-lines are not in a BUNDLE group")]
+    NotBundled,
+    /// None of its fingerprints can be verified; their hash functions.
+    #[error("none of its DTLS fingerprints can be verified: {}", .0.join(", "))]
+    Fingerprint(Vec<String>),
 }
 
 /// Reads a description with the parser of the `rtc` crate, changes what that has read, and writes it again, one line
 /// for each attribute. So the crate reads nothing that was not seen here, however the text was written.
 ///
-/// Candidates stay when `takes` says so of their value (RFC 8839 §5.1) and they belong to an m-line. Fingerprints
-/// (RFC 8122 §5) get the form that the crate compares byte by byte: the hash function in lower case, the digits in
-/// upper case, one space.
+/// The crate is shown H.264 video and a data channel on one transport, in the one form it takes. Candidates stay when
+/// `takes` says so of their value (RFC 8839 §5.1) and they belong to that transport.
 ///
 /// # Errors
-/// The crate's words when it cannot read the description.
-pub fn rewrite(sdp: &str, mut takes: impl FnMut(&str) -> bool) -> Result<Rewritten, String> {
+/// [`SdpError`].
+pub fn rewrite(sdp: &str, takes: impl FnMut(&str) -> bool) -> Result<Rewritten, SdpError> {
     let mut description = SessionDescription::unmarshal(&mut Cursor::new(sdp.as_bytes()))
-        .map_err(|error| error.to_string())?;
-    let mut ssrcs = Vec::new();
-    description.attributes.retain(|attribute| !attribute.is_ice_candidate());
-    description.attributes.iter_mut().for_each(unify_fingerprint);
-    for media in &mut description.media_descriptions {
-        media.attributes.retain(|attribute| {
-            attribute.key != ATTR_KEY_CANDIDATE
-                || attribute.value.as_deref().is_some_and(&mut takes)
-        });
-        media.attributes.iter_mut().for_each(unify_fingerprint);
-        let named = media.attributes.iter().filter(|attribute| attribute.key == ATTR_KEY_SSRC);
-        ssrcs.extend(named.filter_map(|attribute| ssrc(attribute.value.as_deref()?)));
-    }
+        .map_err(|error| SdpError::Unreadable(error.to_string()))?;
+    lines::name(&mut description.media_descriptions);
+    let group = lines::bundle(&mut description);
+    let codecs = video_codecs(&description.marshal());
+    let usable = |line| lines::is_used(line, group.as_deref());
+    let transport = if description.media_descriptions.iter().any(usable) {
+        Transport::of(&description, group.as_deref())?
+    } else {
+        Transport::default()
+    };
+    let shown = lines::hide(&mut description, group.as_deref());
+    let shape = Shape { lines: shown, bundled: group.is_some(), setup: transport.setup };
+    transport::strip(&mut description);
+    lines::regroup(&mut description, group.as_deref(), &shape.lines);
+    transport.write(&mut description, &shape.lines, takes);
+    let attributes = description.media_descriptions.iter().flat_map(|line| &line.attributes);
+    let named = attributes.filter(|attribute| attribute.key == ATTR_KEY_SSRC);
+    let mut ssrcs: Vec<u32> =
+        named.filter_map(|attribute| ssrc(attribute.value.as_deref()?)).collect();
     ssrcs.dedup();
-    Ok(Rewritten { sdp: description.marshal(), ssrcs })
-}
-
-fn unify_fingerprint(attribute: &mut Attribute) {
-    if attribute.key != "fingerprint" {
-        return;
-    }
-    let Some(value) = &mut attribute.value else { return };
-    let mut words = value.split_ascii_whitespace();
-    if let (Some(hash), Some(digits), None) = (words.next(), words.next(), words.next()) {
-        *value = format!("{} {}", hash.to_ascii_lowercase(), digits.to_ascii_uppercase());
-    }
+    Ok(Rewritten { sdp: description.marshal(), ssrcs, codecs, shape })
 }
 
 fn ssrc(value: &str) -> Option<u32> {
@@ -171,7 +189,7 @@ mod tests {
         a=rtpmap:102 H264/90000\r\na=rtpmap:125 h264/90000\r\n";
 
     const REST: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n\
-        m=video 9 UDP/TLS/RTP/SAVPF 102\r\na=mid:0\r\n";
+        m=video 9 UDP/TLS/RTP/SAVPF 102\r\na=mid:0\r\na=rtpmap:102 H264/90000\r\n";
 
     /// Candidates that the callback sees, and those that the crate finds afterwards.
     fn candidates(sdp: &str) -> (Vec<String>, usize) {
@@ -206,22 +224,134 @@ mod tests {
         assert_eq!(candidates(&hidden), (Vec::new(), 0));
     }
 
+    fn refused(sdp: &str) -> SdpError {
+        rewrite(sdp, |_| true).unwrap_err()
+    }
+
+    /// The attributes of this name in what the crate is given.
+    fn given(sdp: &str, key: &str) -> Vec<String> {
+        let rewritten = rewrite(sdp, |_| true).unwrap().sdp;
+        let found = rewritten.lines().filter_map(|line| line.strip_prefix("a=")?.strip_prefix(key));
+        found.map(|value| value.trim_start_matches(':').to_owned()).collect()
+    }
+
+    fn digest(bytes: usize, letters: &str) -> String {
+        vec![letters; bytes].join(":")
+    }
+
     #[test]
-    fn fingerprints_get_one_form() {
-        for written in ["sha-256 ab:cd", "SHA-256 AB:cd", "sha-256  AB:CD ", " sha-256 aB:Cd"] {
-            let sdp = format!("{REST}a=fingerprint:{written}\r\n");
-            let rewritten = rewrite(&sdp, |_| true).unwrap().sdp;
-            assert!(
-                rewritten.contains("a=fingerprint:sha-256 AB:CD\r\n"),
-                "{written}: {rewritten}"
-            );
+    fn one_fingerprint_that_can_be_verified_is_taken() {
+        let (good, lower) = (digest(32, "AB"), digest(32, "ab"));
+        let (longer, longest) = (digest(48, "C1"), digest(64, "C2"));
+        let wanted = [format!("sha-256 {good}")];
+        for written in [
+            format!("a=fingerprint:sha-256 {lower}\r\n"),
+            format!("a=fingerprint:SHA-256  {lower} \r\n"),
+            format!("a=fingerprint:sha-256 {good}\r\na=fingerprint:sha-384 {longer}\r\n"),
+            format!("a=fingerprint:sha-512 {longest}\r\na=fingerprint:SHA-256 {good}\r\n"),
+            format!(
+                "a=fingerprint:sha-1 {}\r\na=fingerprint:sha-256 {lower}\r\n",
+                digest(20, "01")
+            ),
+        ] {
+            assert_eq!(given(&format!("{REST}{written}"), "fingerprint"), wanted, "{written}");
+            let session = REST.replace("m=video", &format!("{written}m=video"));
+            assert_eq!(given(&session, "fingerprint"), wanted, "session: {written}");
         }
-        let odd =
-            format!("{REST}a=fingerprint:none\r\na=ssrc:7 cname:x\r\na=ssrc:7\r\na=ssrc:x\r\n");
-        let rewritten = rewrite(&odd, |_| true).unwrap();
-        assert!(rewritten.sdp.contains("a=fingerprint:none\r\n"));
-        assert_eq!(rewritten.ssrcs, [7]);
-        assert!(rewrite("\u{0}garbage", |_| true).is_err());
+        for bad in [
+            format!("sha-512 {longest}"),
+            format!("sha-512 {good}"),
+            "none".into(),
+            format!("sha-256 {}", digest(31, "AB")),
+            format!("sha-256 {}", digest(32, "ZZ")),
+        ] {
+            let hash = bad.split(' ').next().unwrap().to_owned();
+            let sdp = format!("{REST}a=fingerprint:{bad}\r\n");
+            assert_eq!(refused(&sdp), SdpError::Fingerprint(vec![hash]), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ssrcs_are_read_and_garbage_is_refused() {
+        let odd = format!("{REST}a=ssrc:7 cname:x\r\na=ssrc:7\r\na=ssrc:x\r\n");
+        assert_eq!(rewrite(&odd, |_| true).unwrap().ssrcs, [7]);
+        assert!(matches!(refused("\u{0}garbage"), SdpError::Unreadable(_)));
+    }
+
+    #[test]
+    fn what_others_leave_out_is_added() {
+        let plain = REST.replace("a=mid:0\r\n", "").replace(" 102\r", " 102 8 96\r");
+        let sdp = format!("{plain}a=rtcp-fb:* nack pli\r\n");
+        let rewritten = rewrite(&sdp, |_| true).unwrap().sdp;
+        for line in
+            ["m=video 9 UDP/TLS/RTP/SAVPF 102\r", "a=sendrecv", "a=mid:0", "a=rtcp-fb:102 nack pli"]
+        {
+            assert!(rewritten.contains(&format!("{line}")), "{line}: {rewritten}");
+        }
+        let session = plain.replace("m=video", "a=sendonly\r\nm=video");
+        assert_eq!(given(&session, "sendonly").len(), 2, "of the session and of the m-line");
+    }
+
+    #[test]
+    fn an_m_line_of_port_0_that_says_bundle_only_is_used() {
+        let grouped = REST.replace("m=video 9", "a=group:BUNDLE 0\r\nm=video 0");
+        let only = format!("{grouped}a=bundle-only\r\n");
+        assert!(h264_media(&rewrite(&only, |_| true).unwrap().sdp).is_some());
+        for rejected in [&grouped, &only.replace("BUNDLE 0", "BUNDLE 1")] {
+            assert!(h264_media(&rewrite(rejected, |_| true).unwrap().sdp).is_none());
+        }
+    }
+
+    /// As Firefox offers: each m-line of a group with credentials of its own, one of them hidden from the crate.
+    #[test]
+    fn a_group_has_the_transport_of_its_first_line_that_is_used() {
+        let line = |kind: &str, index: u32, more: &str| {
+            format!(
+                "m={kind}\r\na=mid:{index}\r\na=ice-ufrag:u{index}\r\na=ice-pwd:p{index}\r\n\
+                 a=setup:active\r\na=candidate:{index} 1 udp 1 192.0.2.1 9 typ host\r\n{more}"
+            )
+        };
+        let head = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 2 1\r\n";
+        let h264 = "a=rtpmap:102 H264/90000\r\n";
+        let sdp = [
+            head,
+            &line("audio 9 UDP/TLS/RTP/SAVPF 0 8", 0, ""),
+            &line("video 9 UDP/TLS/RTP/SAVPF 102", 1, h264),
+            &line("application 9 UDP/DTLS/SCTP webrtc-datachannel", 2, "a=sctp-port:5000\r\n"),
+        ]
+        .concat();
+        assert_eq!(given(&sdp, "ice-ufrag"), ["u2"]);
+        assert_eq!(given(&sdp, "ice-pwd"), ["p2"]);
+        assert_eq!(given(&sdp, "group"), ["BUNDLE 2 1"]);
+        assert_eq!(given(&sdp, "setup"), ["active"; 2]);
+        assert_eq!(given(&sdp, "candidate"), ["2 1 udp 1 192.0.2.1 9 typ host"]);
+        assert_eq!(refused(&sdp.replace("a=group:BUNDLE 0 2 1\r\n", "")), SdpError::NotBundled);
+        let shape = rewrite(&sdp, |_| true).unwrap().shape;
+        assert_eq!(shape.candidate_line(), Some(("1".into(), 1)));
+    }
+
+    #[test]
+    fn the_answer_rejects_what_was_hidden_and_says_the_real_role() {
+        let head = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n";
+        let sdp = format!(
+            "{head}m=audio 9 UDP/TLS/RTP/SAVPF 8 101\r\nm=image 9 udptl t38\r\na=mid:i\r\n\
+             m=video 9 UDP/TLS/RTP/SAVPF 102\r\na=setup:active\r\na=rtpmap:102 H264/90000\r\n"
+        );
+        let shape = rewrite(&sdp, |_| true).unwrap().shape;
+        assert_eq!((shape.used(), shape.setup), (1, Some(Setup::Active)));
+        let ours = format!(
+            "{head}a=group:BUNDLE 2\r\nm=video 9 UDP/TLS/RTP/SAVPF 102\r\na=mid:2\r\na=setup:active\r\n"
+        );
+        let answer = shape.finish(&ours, Some(Setup::Passive)).unwrap();
+        let lines: Vec<&str> = answer.lines().filter(|line| line.starts_with("m=")).collect();
+        let wanted = [
+            "m=audio 0 UDP/TLS/RTP/SAVPF 8 101",
+            "m=image 0 udptl t38",
+            "m=video 9 UDP/TLS/RTP/SAVPF 102",
+        ];
+        assert_eq!(lines, wanted);
+        assert!(answer.contains("a=setup:passive\r\n") && !answer.contains("active\r\na=mid:2"));
+        assert!(!answer.contains("a=group"), "the offer has none");
     }
 
     #[test]

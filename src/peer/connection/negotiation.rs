@@ -14,10 +14,12 @@ use crate::{
         event::PeerError,
         handler::multicast_works,
         remote_candidates::{MAX_BYTES, RemoteCandidates, Target},
-        sdp,
+        sdp::{self, Rewritten, SdpError, Setup},
     },
     proto::{signaling::IceCandidateInit, token::IceServer},
 };
+
+const NOT_BUNDLED: &str = "not in a BUNDLE group: this side has one transport for all m-lines";
 
 impl Peer {
     /// Creates and sets an offer; its candidates follow as events.
@@ -86,8 +88,11 @@ impl Peer {
 
     async fn answer_to(&self, offer: String) -> Result<String, PeerError> {
         let (remote, targets) = self.read_remote(&offer, "offer")?;
-        let bundled = remote.contains("a=group:BUNDLE ");
-        let description = RTCSessionDescription::offer(remote)
+        let shape = remote.shape;
+        if !shape.bundled && shape.used() > 1 {
+            return Err(PeerError::NotTaken { kind: "offer", why: NOT_BUNDLED });
+        }
+        let description = RTCSessionDescription::offer(remote.sdp)
             .map_err(PeerError::crate_error("read the offer"))?;
         self.set_remote(description, targets).await?;
         let answer = self
@@ -95,21 +100,23 @@ impl Peer {
             .create_answer(None)
             .await
             .map_err(PeerError::crate_error("create an answer"))?;
-        let sdp = answer.sdp.clone();
-        if sdp::h264_media(&sdp).is_none() {
-            return Err(PeerError::NotTaken(if bundled {
-                "not in a form that this side takes"
-            } else {
-                "not in a BUNDLE group: this side has one transport for all m-lines"
-            }));
+        if sdp::h264_media(&answer.sdp).is_none() {
+            let why = "not in a form that this side takes";
+            return Err(PeerError::NotTaken { kind: "offer", why });
         }
-        self.check_video(&sdp, "offer")?;
-        self.runtime.filters().guard.local_description(&sdp);
+        self.check_video(&answer.sdp, "offer", &[])?;
+        self.runtime.filters().guard.local_description(&answer.sdp);
+        let setup = *self.answered_setup.get_or_init(|| shape.setup.map(Setup::answer));
+        let for_peer = shape.finish(&answer.sdp, setup);
+        let for_peer = for_peer.map_err(PeerError::crate_error("write the answer"))?;
+        if let Some(line) = shape.candidate_line() {
+            *self.shared.candidate_line.lock().expect("no holder of this lock panics") = line;
+        }
         self.connection
             .set_local_description(answer)
             .await
             .map_err(PeerError::crate_error("set the answer"))?;
-        Ok(sdp)
+        Ok(for_peer)
     }
 
     /// Takes the answer to our offer.
@@ -119,7 +126,7 @@ impl Peer {
     /// understood.
     pub async fn accept_answer(&self, answer: String) -> Result<(), PeerError> {
         let (remote, targets) = self.read_remote(&answer, "answer")?;
-        let description = RTCSessionDescription::answer(remote)
+        let description = RTCSessionDescription::answer(remote.sdp)
             .map_err(PeerError::crate_error("read the answer"))?;
         self.unless_stopped(self.set_remote(description, targets)).await
     }
@@ -129,21 +136,31 @@ impl Peer {
         &self,
         sdp: &str,
         kind: &'static str,
-    ) -> Result<(String, Vec<Target>), PeerError> {
+    ) -> Result<(Rewritten, Vec<Target>), PeerError> {
         let described = self.remote_candidates().describe(sdp, Instant::now());
         // Everything else is read from what the crate will read.
-        let (rewritten, targets) = described.map_err(PeerError::crate_error(match kind {
-            "offer" => "read the offer",
-            _ => "read the answer",
-        }))?;
-        self.check_video(&rewritten.sdp, kind)?;
-        self.runtime.filters().media.signaled(rewritten.ssrcs.into_iter());
-        Ok((rewritten.sdp, targets))
+        let (rewritten, targets) = described.map_err(|error| match error {
+            SdpError::Unreadable(cause) => {
+                let operation = if kind == "offer" { "read the offer" } else { "read the answer" };
+                PeerError::Crate { operation, cause }
+            }
+            SdpError::NotBundled => PeerError::NotTaken { kind, why: NOT_BUNDLED },
+            SdpError::Fingerprint(hashes) => PeerError::Fingerprint { kind, hashes },
+        })?;
+        self.check_video(&rewritten.sdp, kind, &rewritten.codecs)?;
+        self.runtime.filters().media.signaled(rewritten.ssrcs.iter().copied());
+        Ok((rewritten, targets))
     }
 
-    fn check_video(&self, sdp: &str, kind: &'static str) -> Result<(), PeerError> {
+    /// `codecs` is what the peer has, for the message.
+    fn check_video(
+        &self,
+        sdp: &str,
+        kind: &'static str,
+        codecs: &[String],
+    ) -> Result<(), PeerError> {
         let media = sdp::h264_media(sdp)
-            .ok_or_else(|| PeerError::NoH264 { kind, codecs: sdp::video_codecs(sdp) })?;
+            .ok_or_else(|| PeerError::NoH264 { kind, codecs: codecs.to_vec() })?;
         *self.shared.payload_types.lock().expect("no holder of this lock panics") =
             media.payload_types;
         Ok(())

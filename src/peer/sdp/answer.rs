@@ -1,0 +1,61 @@
+//! Our answer as the peer gets it, from the one that the `rtc` crate wrote to what it was shown of the offer.
+
+use std::io::Cursor;
+
+use rtc::sdp::SessionDescription;
+
+use super::{lines::Line, transport::Setup};
+
+/// What the answer has to repeat of an offer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shape {
+    pub(in crate::peer) lines: Vec<Line>,
+    /// Whether the lines that are used are in a BUNDLE group.
+    pub(in crate::peer) bundled: bool,
+    /// The DTLS role that the offer takes, when it does not leave the choice.
+    pub(in crate::peer) setup: Option<Setup>,
+}
+
+impl Shape {
+    /// How many m-lines the crate sees.
+    pub(in crate::peer) fn used(&self) -> usize {
+        self.lines.iter().filter(|line| line.used).count()
+    }
+
+    /// The m-line that our candidates belong to: its `a=mid` and index.
+    pub(in crate::peer) fn candidate_line(&self) -> Option<(String, u16)> {
+        let index = self.lines.iter().position(|line| line.used)?;
+        Some((self.lines[index].mid.clone(), u16::try_from(index).ok()?))
+    }
+
+    /// The answer for the peer: m-lines that the crate did not see are rejected (RFC 3264 §6), `setup` is the role
+    /// that this end really has, and there is no group that the offer did not have (RFC 5888 §9.2).
+    ///
+    /// `rtc` 0.21.1 always writes `a=setup:active` (`peer_connection/mod.rs:1000`), although it is the server when
+    /// the offer takes the role of the client (`transport/dtls/mod.rs:160`).
+    ///
+    /// # Errors
+    /// The crate's words when it cannot read its own answer.
+    pub(in crate::peer) fn finish(
+        &self,
+        answer: &str,
+        setup: Option<Setup>,
+    ) -> Result<String, String> {
+        let mut answer = SessionDescription::unmarshal(&mut Cursor::new(answer.as_bytes()))
+            .map_err(|error| error.to_string())?;
+        if let Some(setup) = setup {
+            let lines = answer.media_descriptions.iter_mut();
+            let said = lines.flat_map(|line| &mut line.attributes).filter(|a| a.key == "setup");
+            said.for_each(|attribute| attribute.value = Some(setup.as_str().to_owned()));
+        }
+        if !self.bundled {
+            answer.attributes.retain(|attribute| attribute.key != "group");
+        }
+        let mut taken = std::mem::take(&mut answer.media_descriptions).into_iter();
+        for line in &self.lines {
+            let line = if line.used { taken.next() } else { Some(line.rejected()) };
+            answer.media_descriptions.extend(line);
+        }
+        Ok(answer.marshal())
+    }
+}
