@@ -6,6 +6,9 @@
 //! the end of the access unit before it, or by holding an SPS or an access unit delimiter; before
 //! anything was received, also by holding the first macroblock of a picture that is not IDR.
 //!
+//! Some senders never set the marker. Then an access unit ends where the next one begins, or when nothing more of it
+//! came for a while; in a stream that has markers, silence is only loss.
+//!
 //! Sequence numbers alone give the order. A timestamp only says which packets belong together: between two
 //! pictures it may jump by any amount (RFC 3550 §5.1), also back.
 
@@ -17,7 +20,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    depacketizer::{begins_access_unit, begins_picture, depacketize, first_nal_type},
+    depacketizer::{begins_access_unit, begins_slice, depacketize, ends_slice, first_nal_type},
     sequence::extend_sequence,
 };
 use crate::media::h264::START_CODE;
@@ -150,7 +153,7 @@ impl Open {
 /// An access unit that is done with.
 struct Closed {
     timestamp: u32,
-    /// Its marker packet came, so nothing of it follows.
+    /// Its last packet came, so nothing of it follows.
     ended: bool,
 }
 
@@ -169,6 +172,10 @@ pub struct Assembler {
     closed: BTreeMap<u64, Closed>,
     /// Bytes that the packets of `open` take.
     held: usize,
+    /// Whether a packet with the marker bit has come at all.
+    marked: bool,
+    /// Whether an IDR picture may come without its parameter sets, because they are known.
+    bare: bool,
 }
 
 impl Assembler {
@@ -183,7 +190,14 @@ impl Assembler {
             open: Vec::new(),
             closed: BTreeMap::new(),
             held: 0,
+            marked: false,
+            bare: false,
         }
+    }
+
+    /// Says whether the parameter sets are known without the stream (`sprop-parameter-sets`).
+    pub(super) fn set_bare(&mut self, bare: bool) {
+        self.bare = bare;
     }
 
     /// Bytes that the packets of incomplete access units take, overhead included.
@@ -195,6 +209,7 @@ impl Assembler {
     /// Takes one packet, in any order, duplicates included.
     pub fn push(&mut self, packet: RtpPacket) -> Vec<Assembled> {
         let sequence = extend_sequence(&mut self.newest, packet.sequence);
+        self.marked |= packet.marker;
         let mut made = Vec::new();
         if packet.payload.is_empty() {
             self.pad(sequence);
@@ -262,8 +277,12 @@ impl Assembler {
     /// Gives up what has waited too long at `now`.
     pub fn expire(&mut self, now: Instant) -> Vec<Assembled> {
         let patience = self.patience;
-        let late = |open: &Open| now.saturating_duration_since(open.last_arrival) >= patience;
-        let mut made = self.give_up_all(BrokenReason::Incomplete, late);
+        let silent_for =
+            |open: &Open, time| now.saturating_duration_since(open.last_arrival) >= time;
+        let settle = self.settle();
+        let mut made = Vec::new();
+        self.hand_out(&mut made, |all, open| silent_for(open, settle) && all.may_be_whole(open));
+        made.extend(self.give_up_all(BrokenReason::Incomplete, |open| silent_for(open, patience)));
         self.complete(&mut made);
         made
     }
@@ -276,37 +295,63 @@ impl Assembler {
     /// When [`Assembler::expire`] wants to be called next.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.open.iter().map(|open| open.last_arrival + self.patience).min()
+        let wait = |open| if self.may_be_whole(open) { self.settle() } else { self.patience };
+        self.open.iter().map(|open| open.last_arrival + wait(open)).min()
+    }
+
+    /// How long a stream without markers is silent after the last packet of an access unit.
+    fn settle(&self) -> Duration {
+        self.patience / 4
     }
 
     /// Hands out what is whole, oldest first; a newer picture does not wait for an older one.
     fn complete(&mut self, made: &mut Vec<Assembled>) {
+        self.hand_out(made, |all, open| all.has_ended(open) && all.has_all(open));
+    }
+
+    fn hand_out(&mut self, made: &mut Vec<Assembled>, which: impl Fn(&Self, &Open) -> bool) {
         while let Some(index) = (0..self.open.len())
-            .filter(|&index| self.is_whole(&self.open[index]))
+            .filter(|&index| which(self, &self.open[index]))
             .min_by_key(|&index| self.open[index].first())
         {
             let open = self.open.remove(index);
-            self.close(&open);
+            self.close(&open, true);
             made.push(join(&open));
         }
     }
 
-    fn is_whole(&self, open: &Open) -> bool {
-        let (Some((&first, head)), Some((&last, tail))) =
+    /// Whether nothing follows the last packet that came: it has the marker, or the next access unit follows.
+    fn has_ended(&self, open: &Open) -> bool {
+        let Some((&last, tail)) = open.packets.last_key_value() else { return false };
+        tail.marker
+            || self.open.iter().any(|other| {
+                other.timestamp != open.timestamp && other.packets.contains_key(&(last + 1))
+            })
+    }
+
+    /// Whether this could be all of an access unit of a sender without markers.
+    fn may_be_whole(&self, open: &Open) -> bool {
+        let tail = open.packets.last_key_value();
+        !self.marked
+            && tail.is_some_and(|(_, tail)| ends_slice(&tail.payload))
+            && self.has_all(open)
+    }
+
+    /// Whether all is there from the first packet of an access unit to the last that came.
+    fn has_all(&self, open: &Open) -> bool {
+        let (Some((&first, head)), Some((&last, _))) =
             (open.packets.first_key_value(), open.packets.last_key_value())
         else {
             return false;
         };
-        tail.marker
-            && last - first + 1 == open.packets.len() as u64
+        let head = &head.payload;
+        let bare = self.bare && begins_slice(head, 5);
+        last - first + 1 == open.packets.len() as u64
             && match self.expected {
                 Some(expected) if expected == first => true,
-                Some(_) => begins_access_unit(&head.payload),
+                Some(_) => begins_access_unit(head) || bare,
                 // An IDR picture without its parameter sets could not be decoded: they are on their way.
-                None => {
-                    matches!(first_nal_type(&head.payload), 6 | 7 | 9)
-                        || begins_picture(&head.payload)
-                }
+                None => matches!(first_nal_type(head), 6 | 7 | 9) || begins_slice(head, 1) || bare,
             }
     }
 
@@ -336,20 +381,21 @@ impl Assembler {
 
     fn give_up(&mut self, index: usize, reason: BrokenReason) -> Assembled {
         let open = self.open.remove(index);
-        self.close(&open);
+        let ended = open.packets.last_key_value().is_some_and(|(_, tail)| tail.marker);
+        self.close(&open, ended);
         let (timestamp, packets) = (open.timestamp, open.packets.len() as u32);
         Assembled::Broken(BrokenAccessUnit { timestamp, packets, reason })
     }
 
     /// Remembers where the next access unit begins, and not to open this one again.
-    fn close(&mut self, open: &Open) {
+    fn close(&mut self, open: &Open, ended: bool) {
         self.held = self.held.saturating_sub(open.cost());
-        let Some((&last, tail)) = open.packets.last_key_value() else { return };
-        if tail.marker {
+        let Some((&last, _)) = open.packets.last_key_value() else { return };
+        if ended {
             self.expected = self.expected.max(Some(last + 1));
             self.skip_padding();
         }
-        self.closed.insert(last, Closed { timestamp: open.timestamp, ended: tail.marker });
+        self.closed.insert(last, Closed { timestamp: open.timestamp, ended });
         if self.closed.len() > MAX_CLOSED {
             self.closed.pop_first();
         }
@@ -471,6 +517,75 @@ mod tests {
         let [Assembled::Broken(broken)] = &made[..] else { panic!("{made:?}") };
         assert_eq!(broken.reason, BrokenReason::Incomplete);
         assert_eq!(assembler.next_expiry(), None);
+    }
+
+    fn unmarked(unit: &Bytes, sequence: u16, timestamp: u32, now: Instant) -> Vec<RtpPacket> {
+        let sent = packets(unit, sequence, timestamp, now).into_iter();
+        sent.map(|packet| RtpPacket { marker: false, ..packet }).collect()
+    }
+
+    #[test]
+    fn without_markers_an_access_unit_ends_where_the_next_begins_or_after_silence() {
+        let now = Instant::now();
+        let (one, two) = (keyframe(5_000, 3), keyframe(7_000, 5));
+        let mut assembler = Assembler::new(PATIENCE);
+        let first = unmarked(&one, 65_530, 90_000, now);
+        let next = 65_530_u16.wrapping_add(first.len() as u16);
+        for packet in first {
+            assert_eq!(assembler.push(packet), []);
+        }
+        let made: Vec<_> = unmarked(&two, next, 180_000, now)
+            .into_iter()
+            .flat_map(|p| assembler.push(p))
+            .collect();
+        assert_eq!(whole(&made), [&one]);
+        // Nothing follows: it is whole after a while, and before it would be given up.
+        let at = assembler.next_expiry().unwrap();
+        assert_eq!(at, now + PATIENCE / 4);
+        assert_eq!(assembler.expire(now + PATIENCE / 5), []);
+        assert_eq!(whole(&assembler.expire(at)), [&two]);
+        assert_eq!(assembler.next_expiry(), None);
+    }
+
+    #[test]
+    fn without_markers_what_is_missing_is_still_missed() {
+        let now = Instant::now();
+        let unit = keyframe(5_000, 3);
+        for missing in [0, 2, packets(&unit, 0, 1, now).len() - 1] {
+            let mut assembler = Assembler::new(PATIENCE);
+            let mut sent = unmarked(&unit, 10, 90_000, now);
+            sent.remove(missing);
+            for packet in sent {
+                assert_eq!(assembler.push(packet), []);
+            }
+            let made = assembler.expire(now + PATIENCE);
+            assert!(matches!(made[..], [Assembled::Broken(_)]), "{missing}: {made:?}");
+        }
+        // A sender that has set the marker once sets it: silence is loss.
+        let mut assembler = Assembler::new(PATIENCE);
+        for packet in packets(&unit, 0, 1, now) {
+            assembler.push(packet);
+        }
+        let sent = unmarked(&unit, packets(&unit, 0, 1, now).len() as u16, 2, now);
+        for packet in sent {
+            assert_eq!(assembler.push(packet), []);
+        }
+        assert_eq!(assembler.expire(now + PATIENCE / 2), []);
+    }
+
+    #[test]
+    fn an_idr_picture_alone_is_whole_when_its_parameter_sets_are_known() {
+        let now = Instant::now();
+        let mut data = BytesMut::from(&START_CODE[..]);
+        data.put_slice(&[0x65, 0x88, 0x84, 1, 2, 3]);
+        let unit = data.freeze();
+        for known in [false, true] {
+            let mut assembler = Assembler::new(PATIENCE);
+            assembler.set_bare(known);
+            let made: Vec<_> =
+                packets(&unit, 7, 9, now).into_iter().flat_map(|p| assembler.push(p)).collect();
+            assert_eq!(whole(&made).len(), usize::from(known));
+        }
     }
 
     #[test]

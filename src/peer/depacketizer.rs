@@ -69,13 +69,33 @@ pub(super) fn begins_access_unit(payload: &[u8]) -> bool {
     matches!(first_nal_type(payload), 7 | 9)
 }
 
-/// Whether a payload begins with the first macroblock of a picture that is not IDR
-/// (`first_mb_in_slice` 0, one bit).
-pub(super) fn begins_picture(payload: &[u8]) -> bool {
+/// Whether a payload ends with the end of a slice: what may be the last of a picture.
+pub(super) fn ends_slice(payload: &[u8]) -> bool {
+    let is_slice = |header: u8| matches!(header & 0x1f, 1..=5);
+    match payload {
+        [header, fu, ..] if header & 0x1f == 28 => fu & 0x40 != 0 && is_slice(*fu),
+        [header, units @ ..] if header & 0x1f == 24 => {
+            let mut rest = units;
+            let mut last = None;
+            while let [high, low, tail @ ..] = rest {
+                let size = usize::from(u16::from_be_bytes([*high, *low]));
+                last = tail.first().copied().filter(|_| size > 0).or(last);
+                rest = tail.get(size..).unwrap_or_default();
+            }
+            last.is_some_and(is_slice)
+        }
+        [header, ..] => is_slice(*header),
+        [] => false,
+    }
+}
+
+/// Whether a payload begins with the first macroblock of a picture (`first_mb_in_slice` 0, one bit) whose slices are of
+/// this type: 5 is IDR, 1 is not.
+pub(super) fn begins_slice(payload: &[u8], kind: u8) -> bool {
     let body = match payload[0] & 0x1f {
         24 => 4,
         28 => 2,
         _ => 1,
     };
-    first_nal_type(payload) == 1 && payload.get(body).is_some_and(|byte| byte & 0x80 != 0)
+    first_nal_type(payload) == kind && payload.get(body).is_some_and(|byte| byte & 0x80 != 0)
 }

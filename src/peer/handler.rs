@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rtc::{
     ice::mdns::MulticastDnsMode, interceptor::Registry,
     peer_connection::configuration::RTCConfiguration,
@@ -46,6 +47,8 @@ pub(super) struct Shared {
     pub(super) frames: Frames,
     candidates: Vec<CandidateType>,
     pub(super) payload_types: Mutex<Vec<u8>>,
+    /// Parameter sets that the peer's description has, in Annex B form.
+    pub(super) parameter_sets: Mutex<Bytes>,
     /// The m-line that our candidates belong to: its `a=mid` and index.
     pub(super) candidate_line: Mutex<(String, u16)>,
     watcher: Arc<Watcher>,
@@ -69,6 +72,7 @@ impl Shared {
             frames: Frames::default(),
             candidates,
             payload_types: Mutex::default(),
+            parameter_sets: Mutex::default(),
             // The first of our offers.
             candidate_line: Mutex::new(("0".into(), 0)),
             watcher,

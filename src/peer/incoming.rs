@@ -27,13 +27,20 @@ struct Stream {
 /// The streams, by SSRC.
 pub(super) struct Incoming {
     patience: Duration,
+    bare: bool,
     streams: HashMap<u32, Stream>,
 }
 
 impl Incoming {
     /// `patience` is that of [`Assembler::new`].
     pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, streams: HashMap::new() }
+        Self { patience, bare: false, streams: HashMap::new() }
+    }
+
+    /// As [`Assembler::set_bare`], for the streams that are there and those that come.
+    pub(super) fn set_bare(&mut self, bare: bool) {
+        self.bare = bare;
+        self.streams.values_mut().for_each(|stream| stream.assembler.set_bare(bare));
     }
 
     /// Takes one packet. What a stream that ends for it had begun comes out as broken.
@@ -48,9 +55,10 @@ impl Incoming {
                 made = ended.assembler.end();
             }
         }
-        let stream = self.streams.entry(ssrc).or_insert_with(|| Stream {
-            assembler: Assembler::new(self.patience),
-            last_arrival: arrived,
+        let stream = self.streams.entry(ssrc).or_insert_with(|| {
+            let mut assembler = Assembler::new(self.patience);
+            assembler.set_bare(self.bare);
+            Stream { assembler, last_arrival: arrived }
         });
         stream.last_arrival = arrived;
         made.extend(stream.assembler.push(inbound.packet));

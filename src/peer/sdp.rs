@@ -11,6 +11,7 @@ mod transport;
 
 use std::io::Cursor;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rtc::sdp::{SessionDescription, description::session::ATTR_KEY_SSRC};
 
 pub use answer::Shape;
@@ -88,12 +89,34 @@ pub struct H264Media {
     pub payload_types: Vec<u8>,
     /// The m-line's media identification (`a=mid`), when there is one.
     pub mid: Option<String>,
+    /// SPS and PPS of the stream, as far as `sprop-parameter-sets` (RFC 6184 §8.1) of one of these payload types has
+    /// them; NAL units without start codes.
+    pub parameter_sets: Vec<Vec<u8>>,
+}
+
+/// Most bytes of parameter sets taken; those of one stream have 50.
+const MAX_PARAMETER_SETS: usize = 4096;
+
+/// Payload type and parameter sets of what follows `a=fmtp:`.
+fn parameter_sets(parameters: &str) -> Option<(u8, Vec<Vec<u8>>)> {
+    let (number, parameters) = parameters.split_once(' ')?;
+    let sets = parameters.split(';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("sprop-parameter-sets").then_some(value.trim())
+    })?;
+    let units = sets.split(',').map(|unit| STANDARD.decode(unit.trim()).unwrap_or_default());
+    let sets: Vec<Vec<u8>> = units
+        .filter(|unit| matches!(unit.first().map(|header| header & 0x1f), Some(7 | 8)))
+        .collect();
+    let bytes: usize = sets.iter().map(Vec::len).sum();
+    (!sets.is_empty() && bytes <= MAX_PARAMETER_SETS).then_some((number.parse().ok()?, sets))
 }
 
 /// Finds the first video m-line that is not rejected and speaks H.264.
 #[must_use]
 pub fn h264_media(sdp: &str) -> Option<H264Media> {
     let mut found = H264Media::default();
+    let mut sets = Vec::new();
     let mut in_video = false;
     for line in sdp.lines().map(str::trim_end) {
         if let Some(media) = line.strip_prefix("m=") {
@@ -102,6 +125,7 @@ pub fn h264_media(sdp: &str) -> Option<H264Media> {
             }
             in_video = is_video(media);
             found.mid = None;
+            sets.clear();
         } else if !in_video {
         } else if let Some(mid) = line.strip_prefix("a=mid:") {
             found.mid = Some(mid.to_owned());
@@ -111,8 +135,12 @@ pub fn h264_media(sdp: &str) -> Option<H264Media> {
             && let Ok(number) = number.parse()
         {
             found.payload_types.push(number);
+        } else if let Some(parameters) = line.strip_prefix("a=fmtp:") {
+            sets.extend(parameter_sets(parameters));
         }
     }
+    let used = sets.into_iter().find(|(number, _)| found.payload_types.contains(number));
+    found.parameter_sets = used.map(|(_, sets)| sets).unwrap_or_default();
     (!found.payload_types.is_empty()).then_some(found)
 }
 
@@ -286,10 +314,29 @@ mod tests {
         for line in
             ["m=video 9 UDP/TLS/RTP/SAVPF 102\r", "a=sendrecv", "a=mid:0", "a=rtcp-fb:102 nack pli"]
         {
-            assert!(rewritten.contains(&format!("{line}")), "{line}: {rewritten}");
+            assert!(rewritten.contains(line), "{line}: {rewritten}");
         }
         let session = plain.replace("m=video", "a=sendonly\r\nm=video");
         assert_eq!(given(&session, "sendonly").len(), 2, "of the session and of the m-line");
+    }
+
+    #[test]
+    fn constrained_baseline_has_one_name() {
+        for (written, given_as) in [
+            ("42c01f", "42e01f"),
+            ("42C028", "42e028"),
+            ("42F01F", "42e01F"),
+            ("42e01f", "42e01f"),
+            ("42001f", "42001f"),
+            ("4d001f", "4d001f"),
+            ("640c1f", "640c1f"),
+            ("42", "42"),
+        ] {
+            let sdp =
+                format!("{REST}a=fmtp:102 profile-level-id={written};packetization-mode=1\r\n");
+            let wanted = format!("102 profile-level-id={given_as};packetization-mode=1");
+            assert_eq!(given(&sdp, "fmtp"), [wanted]);
+        }
     }
 
     #[test]
@@ -360,6 +407,26 @@ mod tests {
         assert_eq!(media.payload_types, [102, 125]);
         assert_eq!(media.mid.as_deref(), Some("1"));
         assert_eq!(video_codecs(OFFER), ["VP8", "H264", "h264"]);
+    }
+
+    #[test]
+    fn parameter_sets_of_the_payload_type_are_read() {
+        let with = |number: u8, sets: &str| {
+            let fmtp = format!(
+                "a=fmtp:{number} packetization-mode=1; sprop-parameter-sets={sets};x=1\r\n"
+            );
+            // Also before the m-line's rtpmap.
+            h264_media(&OFFER.replace("a=mid:1", &format!("{fmtp}a=mid:1"))).unwrap().parameter_sets
+        };
+        let sets = with(102, "Z0LAH9oBQBbpqAgICg==,aM4yyA==");
+        assert_eq!((sets.len(), sets[0][0], sets[1][0]), (2, 0x67, 0x68));
+        assert_eq!(with(125, "Z0LAHw==, aM4yyA==").len(), 2);
+        assert_eq!(with(96, "Z0LAHw==,aM4yyA==").len(), 0, "of VP8");
+        // Neither SPS nor PPS, no base64, too long.
+        let long = STANDARD.encode(vec![0x67; 5000]);
+        for bad in ["ZYiEAA==", "!!", "", long.as_str()] {
+            assert_eq!(with(102, bad).len(), 0, "{bad}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! what the crate's getStats leaves at zero.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -43,10 +43,13 @@ const QUEUE_BYTES: usize = 16 << 20;
 /// A payload behind a longer header than this is copied, so that the header is not kept with it, bytes.
 const MAX_KEPT_HEADER: usize = 128;
 
+/// Senders of full intra requests remembered, with the sequence number of the last.
+const MAX_FIR_SENDERS: usize = 64;
+
 /// Sequence numbers remembered as asked for again.
 const MAX_NACKED: usize = 4096;
 
-/// What the tap saw, for statistics. Counters only grow.
+/// What the tap saw, for statistics. Counters of what passed only grow.
 #[derive(Debug, Default)]
 pub struct TapCounters {
     /// RTP payload and header bytes received.
@@ -141,6 +144,8 @@ pub(crate) struct Tap {
     gate: Arc<MediaGate>,
     queued: Arc<AtomicUsize>,
     nacked: HashSet<(u32, u16)>,
+    /// Sequence numbers of the last full intra request, by its sender and the stream it asks of.
+    firs: HashMap<(u32, u32), u8>,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
 }
@@ -159,6 +164,7 @@ impl Tap {
             gate,
             queued: Arc::default(),
             nacked: HashSet::new(),
+            firs: HashMap::new(),
             read_queue: VecDeque::new(),
             write_queue: VecDeque::new(),
         };
@@ -201,9 +207,11 @@ impl Tap {
                 add(&self.counters.plis_received, 1);
                 // A full queue already asks for a keyframe.
                 let _ = self.requests.try_send(KeyframeRequest::Pli);
-            } else if packet.is::<FullIntraRequest>() {
+            } else if let Some(fir) = packet.downcast_ref::<FullIntraRequest>() {
                 add(&self.counters.firs_received, 1);
-                let _ = self.requests.try_send(KeyframeRequest::Fir);
+                if self.is_new(fir) {
+                    let _ = self.requests.try_send(KeyframeRequest::Fir);
+                }
             } else if let Some(nack) = packet.downcast_ref::<TransportLayerNack>() {
                 add(&self.counters.nacks_received, 1);
                 let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
@@ -212,6 +220,20 @@ impl Tap {
                 self.counters.reports.sender(report);
             }
         }
+    }
+
+    /// Whether a full intra request is no repetition of the last one: it has another sequence number (RFC 5104
+    /// §4.3.1.2).
+    fn is_new(&mut self, request: &FullIntraRequest) -> bool {
+        if self.firs.len() > MAX_FIR_SENDERS {
+            self.firs.clear();
+        }
+        let mut new = false;
+        for entry in request.fir.iter().take(MAX_FIR_SENDERS) {
+            let key = (request.sender_ssrc, entry.ssrc);
+            new |= self.firs.insert(key, entry.sequence_number) != Some(entry.sequence_number);
+        }
+        new
     }
 
     /// What the peer reports of packets that arrived.
@@ -317,6 +339,7 @@ impl Interceptor for Tap {
 mod tests {
     use rtc::{
         interceptor::AttributedPacket,
+        rtcp::payload_feedbacks::full_intra_request::FirEntry,
         rtp::{self, header::Header},
         shared::TransportContext,
     };
@@ -362,5 +385,32 @@ mod tests {
             assert_eq!(kept, datagram.slice(1390..));
             assert_eq!(datagram.as_ptr_range().contains(&kept.as_ptr()), shares, "{sources}");
         }
+    }
+
+    #[test]
+    fn a_repeated_full_intra_request_is_answered_once() {
+        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
+        let fir = |sender_ssrc, sequence_number| {
+            let fir = vec![FirEntry { ssrc: 7, sequence_number }];
+            let request = FullIntraRequest { sender_ssrc, media_ssrc: 0, fir };
+            Packet::Rtcp(vec![Box::new(request)])
+        };
+        for (sender, sequence, asks) in [
+            (1, 9, true),
+            (1, 9, false),
+            (1, 9, false),
+            (1, 10, true),
+            (2, 10, true),
+            (1, 10, false),
+            (1, 9, true),
+        ] {
+            read(&mut tap, fir(sender, sequence));
+            assert_eq!(outputs.requests.try_recv().is_ok(), asks, "{sender} {sequence}");
+        }
+        assert_eq!(outputs.counters.firs_received.load(Ordering::Relaxed), 7);
+        for sender in 0..100_000 {
+            read(&mut tap, fir(sender, 1));
+        }
+        assert!(tap.firs.len() <= 2 * MAX_FIR_SENDERS, "{}", tap.firs.len());
     }
 }

@@ -38,7 +38,7 @@ use super::{
     tap::{InboundRtp, KeyframeRequest},
     timestamps::Timestamps,
 };
-use crate::media::h264::AccessUnit;
+use crate::media::h264::{self, AccessUnit};
 
 /// How long an access unit may go without a new packet before it is given up: longer than an outage
 /// that repair gets over. It holds nothing up: what comes after it is handed out when it is whole.
@@ -206,12 +206,13 @@ pub(super) async fn receive(
                 if !is_ours(&shared, inbound.payload_type) {
                     continue;
                 }
+                incoming.set_bare(!parameter_sets(&shared).is_empty());
                 incoming.push(inbound)
             }
             () = wait => incoming.expire(Instant::now()),
         };
         for one in made {
-            let event = match one.within(&budget) {
+            let event = match one.with(&parameter_sets(&shared)).within(&budget) {
                 Assembled::Whole(unit) => {
                     shared.frames.carried(None);
                     PeerEvent::AccessUnit(ReceivedAccessUnit {
@@ -234,7 +235,20 @@ fn wall_time(moment: Instant) -> SystemTime {
     now.checked_sub(moment.elapsed()).unwrap_or(now)
 }
 
+fn parameter_sets(shared: &Shared) -> Bytes {
+    shared.parameter_sets.lock().expect("no holder of this lock panics").clone()
+}
+
 impl Assembled {
+    /// An IDR picture that comes without parameter sets, with those of the description before it.
+    fn with(self, parameter_sets: &Bytes) -> Self {
+        let Self::Whole(mut unit) = self else { return self };
+        if !parameter_sets.is_empty() && lacks_parameter_sets(&unit.data) {
+            unit.data = [parameter_sets.clone(), unit.data].concat().into();
+        }
+        Self::Whole(unit)
+    }
+
     /// An access unit whose bytes count in the budget until their last reader drops them; one that does not fit is
     /// given up.
     fn within(self, budget: &Arc<Semaphore>) -> Self {
@@ -252,6 +266,12 @@ impl Assembled {
             }),
         }
     }
+}
+
+fn lacks_parameter_sets(annex_b: &[u8]) -> bool {
+    let types: Vec<u8> =
+        h264::nal_units(annex_b).filter_map(|unit| Some(unit.first()? & 0x1f)).collect();
+    types.contains(&5) && !types.contains(&7)
 }
 
 /// Bytes that are counted while they are in use.
@@ -273,6 +293,35 @@ fn is_ours(shared: &Shared, payload_type: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_idr_picture_gets_the_parameter_sets_of_the_description() {
+        let now = Instant::now();
+        let made = |data: &[u8], sets: &[u8]| {
+            let (timestamp, packets, retransmitted) = (1, 1, 0);
+            let (first_packet, completed) = (now, now);
+            let data = Bytes::copy_from_slice(data);
+            let unit = WholeAccessUnit {
+                data,
+                timestamp,
+                packets,
+                retransmitted,
+                first_packet,
+                completed,
+            };
+            match Assembled::Whole(unit).with(&Bytes::copy_from_slice(sets)) {
+                Assembled::Whole(unit) => unit.data.to_vec(),
+                Assembled::Broken(_) => panic!(),
+            }
+        };
+        let sets = [0, 0, 0, 1, 0x67, 1, 0, 0, 0, 1, 0x68, 2];
+        let (idr, delta) = ([0, 0, 0, 1, 0x65, 3], [0, 0, 0, 1, 0x41, 3]);
+        let whole = [&sets[..], &idr].concat();
+        assert_eq!(made(&idr, &sets), whole);
+        assert_eq!(made(&whole, &sets), whole, "those of the stream are newer");
+        assert_eq!(made(&delta, &sets), delta);
+        assert_eq!(made(&idr, &[]), idr);
+    }
 
     #[test]
     fn access_units_in_use_are_bounded_and_free_their_place() {

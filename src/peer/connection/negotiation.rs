@@ -9,6 +9,7 @@ use rtc::peer_connection::{
 
 use super::Peer;
 use crate::{
+    media::h264::START_CODE,
     peer::{
         config::{self, PeerConfig},
         event::PeerError,
@@ -163,6 +164,12 @@ impl Peer {
             .ok_or_else(|| PeerError::NoH264 { kind, codecs: codecs.to_vec() })?;
         *self.shared.payload_types.lock().expect("no holder of this lock panics") =
             media.payload_types;
+        if !media.parameter_sets.is_empty() {
+            let sets =
+                media.parameter_sets.iter().flat_map(|unit| [&START_CODE[..], unit.as_slice()]);
+            *self.shared.parameter_sets.lock().expect("no holder of this lock panics") =
+                sets.collect::<Vec<_>>().concat().into();
+        }
         Ok(())
     }
 

@@ -59,10 +59,13 @@ pub(super) fn mid(line: &MediaDescription) -> &str {
 /// Names the m-lines that have no `a=mid` (RFC 9429 §5.10) by their index, as our own offers do.
 pub(super) fn name(lines: &mut [MediaDescription]) {
     let mut taken: HashSet<String> = lines.iter().map(|line| mid(line).to_owned()).collect();
+    let most = 2 * lines.len();
     for (index, line) in lines.iter_mut().enumerate() {
         if mid(line).is_empty() {
             line.attributes.retain(|attribute| attribute.key != "mid");
-            let free = (index..).map(|n| n.to_string()).find(|name| taken.insert(name.clone()));
+            // Each line takes one name at most, so one of as many again is free.
+            let mut names = (index..=most).map(|number| number.to_string());
+            let free = names.find(|name| taken.insert(name.clone()));
             line.attributes.push(Attribute::new("mid".into(), free));
         }
     }
@@ -189,7 +192,26 @@ fn complete(line: &mut MediaDescription, direction: &str) {
         }
     };
     line.attributes = std::mem::take(&mut line.attributes).into_iter().flat_map(feedback).collect();
+    for attribute in line.attributes.iter_mut().filter(|attribute| attribute.key == "fmtp") {
+        if let Some(value) = &mut attribute.value {
+            name_profile(value);
+        }
+    }
     line.media_name.formats = formats;
+}
+
+/// Writes the Constrained Baseline profile as this side does: each of 42c0, 42d0, 42e0 and 42f0 is it (RFC 6184 §8.1,
+/// table 5), and the crate compares digits (`rtc` 0.21.1, `rtp_transceiver/fmtp/h264/mod.rs:28`).
+fn name_profile(parameters: &mut String) {
+    const KEY: &str = "profile-level-id=";
+    let Some(at) = parameters.find(KEY).map(|at| at + KEY.len()) else { return };
+    let constrained = parameters.get(at..at + 3).is_some_and(|profile| {
+        profile.starts_with("42")
+            && matches!(profile.as_bytes()[2] | 0x20, b'c' | b'd' | b'e' | b'f')
+    });
+    if constrained && parameters.as_bytes().get(at + 3) == Some(&b'0') {
+        parameters.replace_range(at..at + 3, "42e");
+    }
 }
 
 /// Payload types there can be (RFC 3551 §3).

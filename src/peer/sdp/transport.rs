@@ -76,7 +76,7 @@ impl Transport {
     ) -> Result<Self, SdpError> {
         let session = description.attributes.as_slice();
         let lines = tagged_first(description, group);
-        let first = lines.iter().find_map(own).or_else(|| credentials(session));
+        let first = lines.iter().find_map(|line| own(line)).or_else(|| credentials(session));
         if group.is_none()
             && lines.iter().any(|line| own(line).is_some_and(|own| Some(own) != first))
         {
@@ -164,7 +164,7 @@ fn tagged_first<'a>(
     found
 }
 
-fn own<'a>(line: &&'a MediaDescription) -> Option<(&'a str, &'a str)> {
+fn own(line: &MediaDescription) -> Option<(&str, &str)> {
     credentials(&line.attributes)
 }
 
