@@ -196,6 +196,11 @@ pub(super) fn inner(datagram: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Whether a datagram carries SRTP or SRTCP, also one from a relay.
+pub(super) fn carries_media(datagram: &[u8]) -> bool {
+    inner(datagram).is_some_and(is_media)
+}
+
 fn is_dtls(datagram: &[u8]) -> bool {
     matches!(datagram.first(), Some(20..=63))
 }

@@ -2,11 +2,16 @@
 //!
 //! Filters look at each datagram and pass or drop it; what is dropped is taken out of the buffers before the
 //! crate sees them, so that a flood costs no turn of its driver. [`Filters`] are one peer connection's.
+//!
+//! Media that arrives together with the end of the DTLS handshake is held back for a moment: `rtc` 0.21.1 has keys for
+//! it only after it has handled the event that says so (`peer_connection/handler/dtls.rs:286`), and drops what it read
+//! in the same turn (`handler/srtp.rs:89`, "`remote_srtp_context` is not set yet").
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSliceMut},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Instant,
 };
@@ -16,7 +21,7 @@ use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 use super::{
     gathering::Watcher,
     guard::{Guard, Verdict},
-    handshake::Handshake,
+    handshake::{Handshake, carries_media},
     media_gate::MediaGate,
     vitals::Monitor,
 };
@@ -26,6 +31,19 @@ const MDNS_PORT: u16 = 5353;
 
 /// Reads in a row of which nothing is left; then others get their turn.
 const MAX_READS: usize = 32;
+
+/// Most bytes of media held back on one socket: a keyframe of usual size. Only the peer can send them, on a path that
+/// ICE has authenticated.
+const MAX_HELD: usize = 512 << 10;
+
+/// What becomes of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Passes,
+    Dropped,
+    /// It passes when there are keys for it.
+    Held,
+}
 
 /// What the sockets of one peer connection let through.
 #[derive(Debug)]
@@ -48,7 +66,7 @@ impl Filters {
         self.handshake.sent(datagram);
     }
 
-    fn passes(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+    fn fate(&self, from: SocketAddr, datagram: &[u8]) -> Fate {
         let passes = match self.guard.verdict(from, datagram) {
             Verdict::Drop => false,
             Verdict::Server => true,
@@ -56,16 +74,20 @@ impl Filters {
                 self.monitor.check_received();
                 self.watcher.unannounced.passes(from, datagram, Instant::now())
             }
+            Verdict::Data if !self.handshake.passes(datagram) => false,
+            Verdict::Data if carries_media(datagram) && !self.monitor.is_established() => {
+                return Fate::Held;
+            }
             // Without keys the crate drops media and keeps nothing of it: a flood before them uses nothing up.
             Verdict::Data => {
-                self.handshake.passes(datagram)
-                    && (!self.handshake.has_keys() || self.media.passes(datagram, Instant::now()))
+                !self.handshake.has_keys() || self.media.passes(datagram, Instant::now())
             }
         };
-        if !passes {
-            self.monitor.datagram_dropped();
+        if passes {
+            return Fate::Passes;
         }
-        passes
+        self.monitor.datagram_dropped();
+        Fate::Dropped
     }
 }
 
@@ -76,6 +98,14 @@ pub(super) struct FilteredSocket {
     filters: Arc<Filters>,
     /// The crate's socket for multicast DNS: it is for answers of DNS only.
     mdns: bool,
+    held: Mutex<Held>,
+}
+
+/// Media that waits for its keys, oldest first.
+#[derive(Debug, Default)]
+struct Held {
+    datagrams: VecDeque<(RecvMeta, Vec<u8>)>,
+    bytes: usize,
 }
 
 impl FilteredSocket {
@@ -83,15 +113,55 @@ impl FilteredSocket {
     /// The socket has no local address.
     pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, filters: Arc<Filters>) -> io::Result<Self> {
         let mdns = inner.local_addr()?.port() == MDNS_PORT;
-        Ok(Self { inner, filters, mdns })
+        Ok(Self { inner, filters, mdns, held: Mutex::default() })
     }
 
-    fn passes(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn passes(&self, meta: &RecvMeta, datagram: &[u8]) -> bool {
         if self.mdns {
             // Multicast responses have port 5353 and id 0 (RFC 6762 §6 and §18.1).
-            return from.port() == MDNS_PORT && datagram.starts_with(&[0, 0]);
+            return meta.addr.port() == MDNS_PORT && datagram.starts_with(&[0, 0]);
         }
-        self.filters.passes(from, datagram)
+        match self.filters.fate(meta.addr, datagram) {
+            Fate::Passes => true,
+            Fate::Dropped => false,
+            Fate::Held => {
+                self.hold(meta, datagram);
+                false
+            }
+        }
+    }
+
+    fn hold(&self, meta: &RecvMeta, datagram: &[u8]) {
+        let mut held = self.held();
+        if held.bytes + datagram.len() > MAX_HELD {
+            return self.filters.monitor.datagram_dropped();
+        }
+        let mut meta = *meta;
+        (meta.len, meta.stride) = (datagram.len(), datagram.len());
+        held.bytes += datagram.len();
+        held.datagrams.push_back((meta, datagram.to_vec()));
+    }
+
+    /// Gives what was held back, once there are keys for it: how many datagrams.
+    fn release(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
+        if !self.filters.monitor.is_established() {
+            return 0;
+        }
+        let mut held = self.held();
+        let mut count = 0;
+        for (buffer, meta) in bufs.iter_mut().zip(meta) {
+            let Some((about, datagram)) = held.datagrams.pop_front() else { break };
+            held.bytes -= datagram.len();
+            let length = datagram.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&datagram[..length]);
+            *meta = about;
+            count += 1;
+        }
+        count
     }
 
     /// Takes out of a message what does not pass; what is left of it, bytes. Several datagrams of one length
@@ -101,7 +171,7 @@ impl FilteredSocket {
         let (mut read, mut kept) = (0, 0);
         while read < buffer.len() {
             let end = (read + stride).min(buffer.len());
-            if self.passes(meta.addr, &buffer[read..end]) {
+            if self.passes(meta, &buffer[read..end]) {
                 if kept != read {
                     buffer.copy_within(read..end, kept);
                 }
@@ -131,10 +201,20 @@ impl AsyncUdpSocket for FilteredSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        let released = self.release(bufs, meta);
+        if released > 0 {
+            return Poll::Ready(Ok(released));
+        }
         for _ in 0..MAX_READS {
             let count = match self.inner.poll_recv(cx, bufs, meta) {
                 Poll::Ready(Ok(count)) => count,
-                other => return other,
+                other => {
+                    let waits = !self.held().datagrams.is_empty();
+                    if waits && !self.filters.monitor.wake_when_established(cx.waker()) {
+                        cx.waker().wake_by_ref();
+                    }
+                    return other;
+                }
             };
             let mut left = false;
             for (buffer, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
@@ -228,10 +308,74 @@ mod tests {
         let media = vec![0x80; size];
         let batch = [&other[..], &check, &other, &media, &media[..10]].concat();
         let socket = socket("127.0.0.1:1", vec![(from, size, batch), (from, size, other.clone())]);
+        socket.filters.monitor.dtls_established();
         socket.filters.guard.local_description("a=ice-ufrag:u\r\na=ice-pwd:p\r\n");
         assert_eq!(received(&socket), Some([&check[..], &media, &media[..10]].concat()));
         assert_eq!(received(&socket), None);
         assert_eq!(socket.filters.monitor.vitals().dropped, 3);
+    }
+
+    /// The first keyframe of a peer that was done with DTLS before this end.
+    #[test]
+    fn media_that_arrives_with_the_end_of_dtls_waits_for_its_keys() {
+        use crate::stun::message::{Builder, Class, attr, method};
+        let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        let check = Builder::new(Class::Request, method::BINDING, [1; 12])
+            .attribute(attr::USERNAME, b"u:v")
+            .integrity(b"p")
+            .finish();
+        let media =
+            |number: u8| (from, 1200, vec![0x80 + (number & 1); 1100 + usize::from(number)]);
+        let mut given: Vec<_> = (0..88).rev().map(media).collect();
+        given.push((from, check.len(), check.clone()));
+        let socket = socket("127.0.0.1:1", given);
+        socket.filters.guard.local_description("a=ice-ufrag:u\r\na=ice-pwd:p\r\n");
+        assert_eq!(received(&socket), Some(check));
+        for _ in 0..=88 / MAX_READS {
+            assert_eq!(received(&socket), None, "there are no keys");
+        }
+        socket.filters.monitor.dtls_established();
+        for number in 0..88 {
+            assert_eq!(received(&socket), Some(media(number).2), "{number}");
+        }
+        assert_eq!(received(&socket), None);
+        assert_eq!(socket.filters.monitor.vitals().dropped, 0);
+        assert_eq!(socket.held().bytes, 0);
+    }
+
+    #[test]
+    fn what_is_held_back_is_bounded_and_its_reader_is_woken() {
+        use std::{
+            sync::atomic::{AtomicU32, Ordering},
+            task::{Wake, Waker},
+        };
+        struct Woken(AtomicU32);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let socket = socket("127.0.0.1:1", Vec::new());
+        let mut meta = RecvMeta::default();
+        (meta.addr, meta.len) = ("192.0.2.1:5000".parse().unwrap(), 1200);
+        for _ in 0..10_000 {
+            socket.hold(&meta, &[0x80; 1200]);
+        }
+        let held = socket.held().datagrams.len();
+        assert_eq!(held, MAX_HELD / 1200);
+        assert_eq!(socket.filters.monitor.vitals().dropped, 10_000 - held as u64);
+        let woken = Arc::new(Woken(AtomicU32::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut buffer = [0; 4096];
+        let mut poll = || {
+            let mut metas = [RecvMeta::default()];
+            let mut bufs = [IoSliceMut::new(&mut buffer)];
+            socket.poll_recv(&mut Context::from_waker(&waker), &mut bufs, &mut metas).is_ready()
+        };
+        assert!(!poll() && !poll());
+        socket.filters.monitor.dtls_established();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(poll());
     }
 
     #[test]

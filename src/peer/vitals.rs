@@ -9,6 +9,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    task::Waker,
     time::{Duration, Instant},
 };
 
@@ -126,6 +127,8 @@ pub(crate) struct Monitor {
     reported: AtomicU64,
     alert: AtomicU32,
     dropped: AtomicU64,
+    /// Sockets that hold media back until DTLS is done.
+    holding: Mutex<Vec<Waker>>,
     /// Turns of the driver's loop.
     turns: AtomicU64,
     driver: watch::Sender<Option<String>>,
@@ -151,6 +154,7 @@ impl Monitor {
             reported: AtomicU64::new(0),
             alert: AtomicU32::new(0),
             dropped: AtomicU64::new(0),
+            holding: Mutex::default(),
             turns: AtomicU64::new(0),
             driver: watch::Sender::new(None),
         }
@@ -174,6 +178,25 @@ impl Monitor {
 
     pub(super) fn dtls_established(&self) {
         self.dtls.set(self.now());
+        let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        holding.drain(..).for_each(Waker::wake);
+    }
+
+    /// Whether the crate has keys for media.
+    pub(super) fn is_established(&self) -> bool {
+        self.dtls.get().is_some()
+    }
+
+    /// Wakes this task when the crate has keys for media; false when it has them already.
+    pub(super) fn wake_when_established(&self, waker: &Waker) -> bool {
+        let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_established() {
+            return false;
+        }
+        if !holding.iter().any(|other| other.will_wake(waker)) {
+            holding.push(waker.clone());
+        }
+        true
     }
 
     pub(super) fn channel_opened(&self) {
