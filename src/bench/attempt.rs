@@ -239,7 +239,7 @@ impl<'r> Connection<'r> {
         let given_up = |server: &GatherResult| {
             server.failure().is_some() || server.outcome == GatherOutcome::Unused
         };
-        self.seen.no_relay = servers.iter().filter(|s| s.url.starts_with("turn")).all(given_up);
+        self.seen.no_relay = servers.iter().filter(|s| s.is_turn()).all(given_up);
         self.over |= self.seen.no_relay;
     }
 

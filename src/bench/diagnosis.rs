@@ -207,7 +207,7 @@ fn not_connected(seen: &Seen, asked: Asked) -> FailureRecord {
 
 /// Relay only, and no relay candidate: the server that should have given one says why.
 fn no_relay(seen: &Seen) -> FailureRecord {
-    let mut turn = seen.servers.iter().filter(|server| server.url.starts_with("turn")).peekable();
+    let mut turn = seen.servers.iter().filter(|server| server.is_turn()).peekable();
     let (code, message, remedy) = if turn.peek().is_none() {
         (
             "no-turn-server".to_owned(),
@@ -222,8 +222,12 @@ fn no_relay(seen: &Seen) -> FailureRecord {
     {
         (
             server.code().unwrap_or_else(|| "no-relay-candidate".into()),
-            match server.outcome {
-                GatherOutcome::Refused { .. } => {
+            match (&server.outcome, seen.servers.as_slice()) {
+                (_, [_, _, ..]) => format!(
+                    "no server gave a relayed candidate: {}",
+                    seen.servers.iter().map(GatherResult::no_relay).collect::<Vec<_>>().join("; ")
+                ),
+                (GatherOutcome::Refused { .. }, _) => {
                     format!("TURN {} answered {number} {text}", server.url)
                 }
                 _ => format!("TURN {}: {text}", server.url),

@@ -6,7 +6,7 @@ use super::{failure::Failure, secret::SecretText};
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
     proto::token::IceServer,
-    stun::uri::ServerUri,
+    stun::uri::{ServerUri, is_turn},
 };
 
 /// How long credentials made from a shared secret are good for: a day, so that a long run can
@@ -46,7 +46,7 @@ pub fn servers(
                 "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
             )
         })?;
-        if url.starts_with("stun") { stun.push(url.clone()) } else { turn.push(url.clone()) }
+        if is_turn(url) { turn.push(url.clone()) } else { stun.push(url.clone()) }
     }
     let mut servers = Vec::new();
     if !stun.is_empty() {

@@ -15,6 +15,7 @@ use super::{failure::Failure, serve::configure::read_secret};
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
     server::{self, ServerConfig, TurnAdvert},
+    stun::uri::{ServerUri, is_turn},
     turn::{TurnConfig, TurnError, TurnServer},
     types::Stage,
     units,
@@ -201,17 +202,17 @@ fn relay_address(args: &TurnArgs, listen: IpAddr) -> Result<IpAddr, Failure> {
 
 /// What token answers say about an external server.
 fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failure> {
-    let known =
-        |url: &String| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|s| url.starts_with(s));
-    if let Some(wrong) = urls.iter().find(|url| !known(url)) {
-        return Err(Failure::usage(
-            format!("--turn-url {wrong} is not understood"),
-            "write stun:HOST:PORT, turn:HOST:PORT?transport=udp or turns:HOST:PORT",
-        ));
+    for url in urls {
+        url.parse::<ServerUri>().map_err(|problem| {
+            Failure::usage(
+                format!("--turn-url `{url}`: {problem}"),
+                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
+            )
+        })?;
     }
     let secret = match secret {
         Some(secret) => secret,
-        None if urls.iter().all(|url| url.starts_with("stun")) => Secret::random(),
+        None if !urls.iter().any(|url| is_turn(url)) => Secret::random(),
         None => {
             return Err(Failure::usage(
                 "a TURN URL needs the secret that is shared with the TURN server",
@@ -238,7 +239,12 @@ mod tests {
     async fn flags_that_do_not_go_together_are_usage_errors() {
         let urls = |url: &str| TurnArgs { turn_url: vec![url.into()], ..TurnArgs::default() };
         for (args, listen, words) in [
-            (urls("http://h"), "127.0.0.1:0", "not understood"),
+            (urls("http://h"), "127.0.0.1:0", "unknown scheme"),
+            (urls("turn://h:1"), "127.0.0.1:0", "slashes"),
+            (urls("stuns:h"), "127.0.0.1:0", "not supported"),
+            (urls("turns:h?transport=udp"), "127.0.0.1:0", "DTLS"),
+            (urls("turn:h/path"), "127.0.0.1:0", "path"),
+            (urls("TURN:h:1"), "127.0.0.1:0", "secret"),
             (urls("turn:h:1"), "127.0.0.1:0", "secret"),
             (TurnArgs::default(), "0.0.0.0:0", "0.0.0.0"),
             (

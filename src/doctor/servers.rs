@@ -21,7 +21,7 @@ use crate::{
     proto::token::{IceServer, expiry},
     stun::{
         client::{self, Client, ClientError, Login},
-        uri::{ServerUri, Transport},
+        uri::{ServerUri, Transport, is_turn},
     },
     types::printable,
 };
@@ -85,7 +85,7 @@ async fn resolve_one(
     login: Option<Login>,
     until: Instant,
 ) -> Vec<Target> {
-    let turn = url.starts_with("turn");
+    let turn = is_turn(url);
     let mut row = Server { url: url.to_owned(), turn, ..Server::default() };
     let uri: ServerUri = match url.parse() {
         Ok(uri) => uri,

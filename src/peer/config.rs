@@ -331,7 +331,7 @@ fn relay_wait(config: &PeerConfig) -> Duration {
 pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) -> RTCConfiguration {
     let servers = config.ice_servers.iter().filter_map(|server| {
         let urls: Vec<String> =
-            server.urls.iter().filter_map(|url| crate_url(url, streams)).collect();
+            server.urls.iter().filter_map(|url| crate_url(url, server, streams)).collect();
         (!urls.is_empty()).then(|| RTCIceServer {
             urls,
             username: server.username.clone().unwrap_or_default(),
@@ -349,8 +349,8 @@ pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) ->
 }
 
 /// The URL the crate is given for one that is configured; none for what it would not understand.
-fn crate_url(url: &str, streams: &StreamServers) -> Option<String> {
-    let uri = read_url(url).ok()?;
+fn crate_url(url: &str, server: &IceServer, streams: &StreamServers) -> Option<String> {
+    let uri = usable(url, server).ok()?;
     if uri.transport == Transport::Udp {
         return Some(uri.to_string());
     }
@@ -360,8 +360,23 @@ fn crate_url(url: &str, streams: &StreamServers) -> Option<String> {
 /// Reads the URL of an ICE server; a query on `stun:`, which RFC 7064 does not know but some token
 /// answers have, is left out.
 pub(super) fn read_url(url: &str) -> Result<ServerUri, UriError> {
-    let plain = if url.starts_with("stun:") { url.split('?').next() } else { None };
-    plain.unwrap_or(url).parse()
+    match url.trim_start().get(..5) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("stun:") => {
+            url.split('?').next().unwrap_or_default().parse()
+        }
+        _ => url.parse(),
+    }
+}
+
+/// One URL of an ICE server, or why it cannot be used. Without credentials the crate would not build a connection
+/// with any of the servers (`rtc` 0.21.1, `transport/ice/server.rs`).
+pub(super) fn usable(url: &str, server: &IceServer) -> Result<ServerUri, String> {
+    let uri = read_url(url).map_err(|error| error.to_string())?;
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    if uri.turn && !(given(&server.username) && given(&server.credential)) {
+        return Err("a TURN server needs username and credential".into());
+    }
+    Ok(uri)
 }
 
 #[cfg(test)]
@@ -395,7 +410,7 @@ mod tests {
         let server = IceServer { urls, username: Some("u".into()), credential: Some("c".into()) };
         let streams = StreamServers::new(std::slice::from_ref(&server), Trust::web(), None);
         let given: Vec<String> =
-            server.urls.iter().filter_map(|url| crate_url(url, &streams)).collect();
+            server.urls.iter().filter_map(|url| crate_url(url, &server, &streams)).collect();
         assert_eq!(
             given,
             ["stun:s:3478", "turn:t:3478?transport=udp", "turn:relay-1.invalid:5349?transport=udp"]

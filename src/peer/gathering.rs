@@ -12,16 +12,16 @@ mod watcher;
 
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
-pub use result::{GatherOutcome, GatherResult, refusal_remedy};
+pub use result::{GatherOutcome, GatherResult, no_relay, refusal_remedy};
 pub(super) use watcher::{WatchedSocket, Watcher};
 
-use super::{config::read_url, streams::StreamServers};
+use super::{config::usable, streams::StreamServers};
 use crate::{
     proto::token::IceServer,
     stun::{
         message::{Class, Message, TransactionId, attr, method},
         stream::DialError,
-        uri::UriError,
+        uri::is_turn,
     },
 };
 
@@ -47,27 +47,21 @@ pub(super) struct ServerFailure {
 struct Server {
     url: String,
     username: Option<String>,
-    /// Host and port as the crate looks them up, or why there are none.
+    /// Host and port as the crate looks them up, or why the server cannot be used.
     endpoint: Result<String, String>,
     /// The method whose answer gives a candidate: Binding or Allocate.
     needs: u16,
-    /// Not one of the kinds we do not speak: `stuns:` and TURN over DTLS.
-    spoken: bool,
     told: bool,
 }
 
 impl Server {
-    fn new(url: &str, username: Option<&str>, streams: &StreamServers) -> Self {
-        let read = read_url(url);
-        let spoken = !matches!(read, Err(UriError::Stuns | UriError::Dtls));
-        let turn = read.as_ref().map_or(url.starts_with("turn"), |uri| uri.turn);
-        let endpoint = match read {
-            Ok(uri) => Ok(streams.stand_in(url).unwrap_or_else(|| uri.endpoint())),
-            Err(error) => Err(error.to_string()),
-        };
+    fn new(url: &str, server: &IceServer, streams: &StreamServers) -> Self {
+        let turn = is_turn(url);
+        let endpoint =
+            usable(url, server).map(|uri| streams.stand_in(url).unwrap_or_else(|| uri.endpoint()));
         let needs = if turn { method::ALLOCATE } else { method::BINDING };
-        let username = username.map(str::to_owned).filter(|_| turn);
-        Self { url: url.to_owned(), username, endpoint, needs, spoken, told: false }
+        let username = server.username.clone().filter(|_| turn);
+        Self { url: url.to_owned(), username, endpoint, needs, told: false }
     }
 }
 
@@ -133,9 +127,7 @@ impl Watch {
     pub(super) fn new(servers: &[IceServer], streams: &StreamServers) -> Self {
         let servers = servers
             .iter()
-            .flat_map(|server| {
-                server.urls.iter().map(|url| Server::new(url, server.username.as_deref(), streams))
-            })
+            .flat_map(|server| server.urls.iter().map(move |url| Server::new(url, server, streams)))
             .collect();
         Self {
             servers,
@@ -283,12 +275,9 @@ impl Watch {
             first_request: None,
             took: None,
         };
-        if !server.spoken {
-            return ended(GatherOutcome::Unused);
-        }
         let lookup = match &server.endpoint {
             Ok(endpoint) => self.lookups.iter().find(|lookup| lookup.endpoint == *endpoint),
-            Err(reason) => return ended(GatherOutcome::Unresolved(reason.clone())),
+            Err(reason) => return ended(GatherOutcome::Unusable(reason.clone())),
         };
         match lookup.map(|lookup| &lookup.found) {
             None => ended(GatherOutcome::Unused),
@@ -381,7 +370,9 @@ impl Watch {
 
     fn has_failed(&self, server: &Server, result: &GatherResult, now: Duration) -> bool {
         match &result.outcome {
-            GatherOutcome::Refused { .. } | GatherOutcome::NotConnected(_) => true,
+            GatherOutcome::Unusable(_)
+            | GatherOutcome::Refused { .. }
+            | GatherOutcome::NotConnected(_) => true,
             GatherOutcome::Unresolved(_) if !self.is_being_looked_up(server) => true,
             GatherOutcome::Unresolved(_)
             | GatherOutcome::Unreachable(_)
@@ -401,7 +392,7 @@ impl Watch {
     pub(super) fn settled(&self, now: Duration) -> Result<(), Option<Duration>> {
         let mut next: Option<Duration> = None;
         let mut open = false;
-        for server in self.servers.iter().filter(|server| server.spoken && !server.told) {
+        for server in self.servers.iter().filter(|server| server.endpoint.is_ok() && !server.told) {
             let result = self.result(server);
             if matches!(
                 result.outcome,
@@ -415,7 +406,7 @@ impl Watch {
                     open = true;
                     next = Some(next.map_or(deadline, |next| next.min(deadline)));
                 }
-                None => open |= server.endpoint.is_ok(),
+                None => open = true,
             }
         }
         if open { Err(next) } else { Ok(()) }
@@ -423,7 +414,7 @@ impl Watch {
 
     /// Whether there is a server to look after at all.
     pub(super) fn is_empty(&self) -> bool {
-        !self.servers.iter().any(|server| server.spoken)
+        !self.servers.iter().any(|server| server.endpoint.is_ok())
     }
 }
 

@@ -63,6 +63,6 @@ pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
 pub(crate) use driver::abandoned as abandoned_drivers;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
-pub use gathering::{GatherOutcome, GatherResult};
+pub use gathering::{GatherOutcome, GatherResult, no_relay};
 pub use runtime::small_receive_buffer;
 pub use vitals::Vitals;

@@ -89,7 +89,7 @@ pub enum UriError {
     #[error("only ?transport=udp or ?transport=tcp may follow")]
     Query,
     /// `stun://`.
-    #[error("no slashes after the colon (RFC 7064 §3.1)")]
+    #[error("no slashes after the colon (RFC 7064 §3.1): `turn:HOST`, not `turn://HOST`")]
     Slashes,
     /// `user@`.
     #[error("credentials do not go into the URL (RFC 7065 §3.1)")]
@@ -106,19 +106,21 @@ impl FromStr for ServerUri {
     type Err = UriError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (scheme, rest) = text.split_once(':').ok_or(UriError::NoScheme)?;
+        let (scheme, rest) = text.trim().split_once(':').ok_or(UriError::NoScheme)?;
         let (address, query) = match rest.split_once('?') {
-            Some((address, query)) => (address, Some(query)),
+            Some((address, query)) => (address, Some(query.to_ascii_lowercase())),
             None => (rest, None),
         };
-        let asked = match query.map(|query| query.strip_prefix("transport=")) {
+        let asked = match query.as_deref().map(|query| query.strip_prefix("transport=")) {
             None => None,
             Some(Some("udp")) => Some(Transport::Udp),
             Some(Some("tcp")) => Some(Transport::Tcp),
             Some(Some(other)) => return Err(UriError::UnknownTransport(other.to_owned())),
             Some(None) => return Err(UriError::Query),
         };
-        let (turn, transport) = match (scheme, asked) {
+        // Scheme and transport are words of ABNF, whose letters have no case (RFC 7064 §3.1, RFC 7065 §3.1).
+        let scheme = scheme.to_ascii_lowercase();
+        let (turn, transport) = match (scheme.as_str(), asked) {
             ("stun", None) => (false, Transport::Udp),
             ("turn", asked) => (true, asked.unwrap_or(Transport::Udp)),
             ("turns", None | Some(Transport::Tcp)) => (true, Transport::Tls),
@@ -133,12 +135,22 @@ impl FromStr for ServerUri {
     }
 }
 
+/// Whether a URL is of a TURN server, by its scheme alone.
+#[must_use]
+pub fn is_turn(url: &str) -> bool {
+    let scheme = url.trim_start().split(':').next().unwrap_or_default();
+    ["turn", "turns"].iter().any(|turn| scheme.eq_ignore_ascii_case(turn))
+}
+
 fn read_address(address: &str) -> Result<(String, Option<u16>), UriError> {
     if address.starts_with("//") {
         return Err(UriError::Slashes);
     }
     if address.contains('@') {
         return Err(UriError::Credentials);
+    }
+    if address.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Err(UriError::Address(format!("an IPv6 address stands in brackets: [{address}]")));
     }
     // `http` only lends its grammar of host and port; it leaves out its own port, 80.
     let url = Url::parse(&format!("http://{address}"))
@@ -198,6 +210,30 @@ mod tests {
                 "turn:[2001:db8::2]:80?transport=udp",
             ),
             ("stun:192.0.2.1:1", false, "192.0.2.1", 1, Transport::Udp, "stun:192.0.2.1:1"),
+            (
+                "STUN:[2001:DB8::2]",
+                false,
+                "2001:db8::2",
+                3478,
+                Transport::Udp,
+                "stun:[2001:db8::2]:3478",
+            ),
+            (
+                " Turn:t?TRANSPORT=Tcp ",
+                true,
+                "t",
+                3478,
+                Transport::Tcp,
+                "turn:t:3478?transport=tcp",
+            ),
+            (
+                "TURNS:t:443?transport=TCP",
+                true,
+                "t",
+                443,
+                Transport::Tls,
+                "turns:t:443?transport=tcp",
+            ),
         ] {
             let uri: ServerUri = text.parse().unwrap();
             assert_eq!(uri, ServerUri { turn, host: host.into(), port, transport }, "{text}");
@@ -217,6 +253,9 @@ mod tests {
             ("turn:t?transport=sctp", UriError::UnknownTransport("sctp".into())),
             ("turn:t?x=1", UriError::Query),
             ("stun://s", UriError::Slashes),
+            ("TURN://u:p@t:3478?transport=UDP", UriError::Slashes),
+            ("STUNS:s", UriError::Stuns),
+            ("turns:t?transport=UDP", UriError::Dtls),
             ("turn:u@t", UriError::Credentials),
             ("turn:t/path", UriError::Path),
             ("turn:t/", UriError::Path),
@@ -224,7 +263,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ServerUri>(), Err(wrong), "{text}");
         }
-        for text in ["stun:", "turn:t:99999", "turn:::1", "turn:[::1", "turn: t"] {
+        for text in
+            ["stun:", "turn:t:99999", "turn:::1", "turn:[::1", "turn: t", "stun:2001:db8::1"]
+        {
             let wrong = text.parse::<ServerUri>().unwrap_err();
             assert!(matches!(wrong, UriError::Address(_)), "{text}: {wrong:?}");
         }

@@ -138,6 +138,7 @@ fn server_record(result: &GatherResult) -> IceServerRecord {
         GatherOutcome::Unreachable(_) => "unreachable",
         GatherOutcome::NotConnected(_) => "not-connected",
         GatherOutcome::Unused => "unused",
+        GatherOutcome::Unusable(_) => "unusable",
     };
     let (code, reason) = result.failure().unzip();
     IceServerRecord {

@@ -9,7 +9,10 @@ use super::UNREACHABLE;
 use crate::{
     peer::config::read_url,
     proto::token::expiry,
-    stun::{stream::DialError, uri::Transport},
+    stun::{
+        stream::DialError,
+        uri::{Transport, is_turn},
+    },
     types::{clock_skew_words, rough_duration},
 };
 
@@ -33,9 +36,11 @@ pub struct GatherResult {
 pub enum GatherOutcome {
     /// Its name has no address, or not yet; why.
     Unresolved(String),
-    /// Never asked: it is of a kind that is not spoken here (`stuns:`, TURN over DTLS), the ICE policy
-    /// leaves it out, or no local address is of its family.
+    /// Never asked: the ICE policy leaves it out, or no local address is of its family.
     Unused,
+    /// Never asked: its URL is malformed or of a kind that is not supported here (`stuns:`, TURN over DTLS), or it
+    /// has no credentials; why.
+    Unusable(String),
     /// TURN over TCP or TLS: no connection, or it ended before the answer; why.
     NotConnected(DialError),
     /// No request could be sent; why.
@@ -70,6 +75,9 @@ impl GatherResult {
     pub fn failure(&self) -> Option<(u16, String)> {
         match &self.outcome {
             GatherOutcome::Refused { code, reason } => Some((*code, reason.clone())),
+            GatherOutcome::Unusable(reason) => {
+                Some((UNREACHABLE, format!("it is left out: {reason}")))
+            }
             GatherOutcome::Unresolved(reason) => {
                 Some((UNREACHABLE, format!("its name cannot be resolved: {reason}")))
             }
@@ -96,14 +104,36 @@ impl GatherResult {
     pub fn code(&self) -> Option<String> {
         let what = match &self.outcome {
             GatherOutcome::Refused { code, .. } => code.to_string(),
+            GatherOutcome::Unusable(_) => "unusable".into(),
             GatherOutcome::Unresolved(_) => "unresolved".into(),
             GatherOutcome::Unreachable(_) => "unreachable".into(),
             GatherOutcome::Silent { .. } => "silent".into(),
             GatherOutcome::NotConnected(error) => error.code().into(),
             _ => return None,
         };
-        let kind = if self.url.starts_with("stun") { "stun" } else { "turn" };
+        let kind = if self.is_turn() { "turn" } else { "stun" };
         Some(format!("{kind}-{what}"))
+    }
+
+    /// Whether it is a TURN server.
+    #[must_use]
+    pub fn is_turn(&self) -> bool {
+        is_turn(&self.url)
+    }
+
+    /// Why there is no relayed candidate of it, for a message; empty when there is one.
+    #[must_use]
+    pub fn no_relay(&self) -> String {
+        let url = &self.url;
+        match &self.outcome {
+            GatherOutcome::Allocated { .. } => String::new(),
+            _ if !self.is_turn() => format!("{url}: a STUN server relays nothing"),
+            GatherOutcome::Refused { code, reason } => format!("{url}: {code} {reason}"),
+            _ => match self.failure() {
+                Some((_, text)) => format!("{url}: {text}"),
+                None => format!("{url}: it was not asked, for no local address is of its family"),
+            },
+        }
     }
 
     fn is_stream(&self) -> bool {
@@ -117,6 +147,11 @@ impl GatherResult {
         match &self.outcome {
             GatherOutcome::Refused { code, .. } => {
                 refusal_remedy(*code, self.username.as_deref(), now, clock_skew)
+            }
+            GatherOutcome::Unusable(_) => {
+                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT], \
+                 a TURN server with username and credential"
+                    .into()
             }
             GatherOutcome::Unresolved(_) => {
                 "check the spelling of the host and this machine's name server".into()
@@ -136,6 +171,16 @@ impl GatherResult {
             | GatherOutcome::Allocated { .. } => String::new(),
         }
     }
+}
+
+/// Why no server gave a relayed candidate, server by server; `None` when one did.
+#[must_use]
+pub fn no_relay(results: &[GatherResult]) -> Option<String> {
+    if results.iter().any(|result| matches!(result.outcome, GatherOutcome::Allocated { .. })) {
+        return None;
+    }
+    let reasons: Vec<String> = results.iter().map(GatherResult::no_relay).collect();
+    Some(if reasons.is_empty() { "no TURN server is known".into() } else { reasons.join("; ") })
 }
 
 /// What to try when a STUN or TURN server answers with this error code (RFC 8489 §14.8, RFC 8656
@@ -213,6 +258,36 @@ mod tests {
         for nobody in [None, Some("")] {
             assert!(remedy(nobody, None).contains("--turn-username"));
         }
+    }
+
+    #[test]
+    fn each_server_says_why_it_relays_nothing() {
+        let server = |url: &str, outcome| GatherResult {
+            url: url.into(),
+            username: None,
+            outcome,
+            first_request: None,
+            took: None,
+        };
+        let refused = GatherOutcome::Refused { code: 401, reason: "Unauthorized".into() };
+        let mut results = vec![
+            server("stun:s", GatherOutcome::Unused),
+            server("TURN:a", refused),
+            server("turn://b", GatherOutcome::Unusable("no slashes".into())),
+            server("turn:c", GatherOutcome::Silent { requests: 7 }),
+        ];
+        assert_eq!(
+            no_relay(&results).unwrap(),
+            "stun:s: a STUN server relays nothing; TURN:a: 401 Unauthorized; \
+             turn://b: it is left out: no slashes; turn:c: it did not answer 7 requests"
+        );
+        assert_eq!(no_relay(&[]).unwrap(), "no TURN server is known");
+        let allocated = GatherOutcome::Allocated {
+            relayed: ([192, 0, 2, 1], 9).into(),
+            lifetime: Duration::ZERO,
+        };
+        results.push(server("turn:d", allocated));
+        assert_eq!(no_relay(&results), None);
     }
 
     #[test]

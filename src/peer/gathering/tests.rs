@@ -163,16 +163,47 @@ fn silence_is_told_after_five_seconds() {
 #[test]
 fn names_without_an_address_are_told_when_it_is_known() {
     let mut watch = watch(&[STUN, "stuns:ice.example", "stun:"]);
-    assert_eq!(watch.failures(at(0)).len(), 1, "what is no URL is known at once");
+    let left_out = watch.failures(at(0));
+    assert_eq!(left_out.len(), 2, "what cannot be used is known at once");
+    assert_eq!(left_out[0].text, "it is left out: stuns: is not supported");
     assert_eq!(watch.settled(at(0)), Err(None));
     watch.lookup_begun(at(0), ENDPOINT);
     assert_eq!(watch.failures(at(4999)), []);
     watch.lookup_ended(ENDPOINT, Err("no such name".into()));
     assert_eq!(watch.failures(at(4999))[0].text, "its name cannot be resolved: no such name");
     assert_eq!(watch.settled(at(4999)), Ok(()));
-    assert_eq!(outcomes(&watch)[1], GatherOutcome::Unused, "not spoken here");
     watch.lookup_ended(ENDPOINT, Ok(Vec::new()));
     assert!(matches!(&outcomes(&watch)[0], GatherOutcome::Unresolved(why) if why.contains("no")));
+}
+
+#[test]
+fn servers_that_cannot_be_used_are_told_with_the_reason() {
+    let urls = ["turn://t:3478", "TURNS:t?transport=UDP", "turn:t/path", "stun:2001:db8::1", ""];
+    let mut watch = watch(&urls);
+    assert!(watch.is_empty(), "nothing is awaited of them");
+    let reasons = ["slashes", "DTLS", "path", "brackets", "scheme"];
+    let failures = watch.failures(at(0));
+    assert_eq!(failures.len(), urls.len());
+    for (failure, reason) in failures.iter().zip(reasons) {
+        assert!(failure.text.contains(reason), "{failure:?}");
+        assert_eq!(failure.code, UNREACHABLE);
+    }
+    assert_eq!(watch.failures(at(1)), [], "each is told once");
+    for result in watch.results() {
+        assert!(
+            result.remedy(std::time::SystemTime::now(), None).contains("turns:HOST"),
+            "{result:?}"
+        );
+    }
+    let without = |username: Option<&str>, credential: Option<&str>| IceServer {
+        urls: vec!["turn:t".into()],
+        username: username.map(str::to_owned),
+        credential: credential.map(str::to_owned),
+    };
+    for server in [without(None, None), without(Some("u"), None), without(Some("u"), Some(""))] {
+        let text = &watch_over(std::slice::from_ref(&server)).failures(at(0))[0].text;
+        assert!(text.contains("credential"), "{text}");
+    }
 }
 
 #[test]
@@ -211,7 +242,7 @@ fn a_login_for_another_url_is_not_this_ones() {
     let login = |name: &str| IceServer {
         urls: vec![TURN.into()],
         username: Some(name.into()),
-        credential: None,
+        credential: Some("hush".into()),
     };
     let mut watch = watch_over(&[login("phone"), login("mac")]);
     watch.lookup_begun(at(0), ENDPOINT);

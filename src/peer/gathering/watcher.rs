@@ -79,6 +79,11 @@ impl Watcher {
         self.active.load(Ordering::Relaxed)
     }
 
+    /// Servers that cannot be used at all, each told once.
+    pub(in crate::peer) fn unusable(&self) -> Vec<ServerFailure> {
+        self.watch().failures(Duration::ZERO)
+    }
+
     /// What became of each server so far.
     pub(in crate::peer) fn results(&self) -> Vec<GatherResult> {
         self.watch().results()

@@ -270,7 +270,7 @@ pub struct IceServerRecord {
     /// Its URL.
     pub url: String,
     /// `reflexive`, `allocated`, `refused`, `silent`, `unresolved`, `unreachable`,
-    /// `not-connected` (TURN over TCP or TLS), or `unused` when it was never asked.
+    /// `not-connected` (TURN over TCP or TLS), `unusable` (its URL or credentials), or `unused` when it was never asked.
     pub result: String,
     /// STUN error code (RFC 8489 §14.8) when it refused, 701 when it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]

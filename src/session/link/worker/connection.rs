@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{LinkEvent, OFFER_LIFE, Worker, lost, peer_error, renewing::Credentials, stopped};
 use crate::{
-    peer::{ConnectionState, Peer, PeerConfig, PeerEvent, stats::Snapshot},
+    peer::{ConnectionState, IcePolicy, Peer, PeerConfig, PeerEvent, no_relay, stats::Snapshot},
     proto::signaling::{Body, IceCandidateInit},
     session::negotiation::Step,
     types::{ConnId, Stage},
@@ -166,13 +166,18 @@ impl Worker {
             }
             return true;
         }
-        let (code, why) = match current.restarting {
-            Some(_) => ("restart-failed", "ICE found no other path within 10 s"),
-            None => (
-                "no-path",
-                "no connection within 30 s: the candidates of the peers do not reach each other",
-            ),
-        };
-        self.lose(lost(Stage::Ice, code, why)).await
+        if current.restarting.is_some() {
+            let why = "ICE found no other path within 10 s";
+            return self.lose(lost(Stage::Ice, "restart-failed", why)).await;
+        }
+        if self.template.ice_policy == IcePolicy::Relay
+            && let Some(why) = no_relay(&current.peer.gathering())
+        {
+            let why =
+                format!("no connection within 30 s, for no server gave a relayed candidate: {why}");
+            return self.lose(lost(Stage::Gathering, "no-relay-candidate", &why)).await;
+        }
+        let why = "no connection within 30 s: the candidates of the peers do not reach each other";
+        self.lose(lost(Stage::Ice, "no-path", why)).await
     }
 }
