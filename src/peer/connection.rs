@@ -3,6 +3,7 @@
 mod negotiation;
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +16,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use webrtc::peer_connection::{PeerConnection, StatsSelector};
+use webrtc::peer_connection::{PeerConnection, StatsSelector, transport::DtlsTransport};
 
 use super::{
     config::{self, Binding, IcePolicy, PeerConfig, PeerRole},
@@ -119,6 +120,9 @@ impl Peer {
             tokio::spawn(driver::watch(Arc::clone(&monitor), Arc::downgrade(&runtime))),
             tokio::spawn(tell_end(Arc::clone(&shared))),
         ];
+        for failure in watcher.unusable() {
+            tell_failure(&shared, failure);
+        }
         if watcher.is_active() {
             let (watcher, shared) = (Arc::clone(&watcher), Arc::clone(&shared));
             tasks.push(tokio::spawn(tell_failures(watcher, losses, shared)));
@@ -309,8 +313,9 @@ impl Peer {
             });
         }
         let counters = self.shared.control.counters();
+        let signaled = |address| self.signaled_kind(address);
         let mut snapshot =
-            stats::snapshot(&report, selected, &self.streams, &self.counters, counters);
+            stats::snapshot(&report, selected, signaled, &self.streams, &self.counters, counters);
         snapshot.set_frames(&self.shared.frames);
         snapshot.set_liveness(&self.vitals());
         if let Some(bitrate) = self.pacing.estimate() {
@@ -325,7 +330,7 @@ impl Peer {
 
     /// The selected pair, which the crate's report names but does not always describe.
     async fn selected_pair(&self) -> Option<[CandidateStats; 2]> {
-        let dtls = self.connection.sctp().await?.transport();
+        let dtls = self.transport().await?;
         let pair = dtls.ice_transport().get_selected_candidate_pair().await.ok()??;
         let describe = |candidate: &RTCIceCandidate| CandidateStats {
             kind: candidate.typ.to_string().parse().unwrap_or(CandidateType::Prflx),
@@ -333,6 +338,30 @@ impl Peer {
             port: candidate.port,
         };
         Some([describe(pair.local()), describe(pair.remote())])
+    }
+
+    /// The transport, also of a connection without a data channel.
+    async fn transport(&self) -> Option<Arc<dyn DtlsTransport>> {
+        if let Some(sctp) = self.connection.sctp().await {
+            return Some(sctp.transport());
+        }
+        for receiver in self.connection.get_receivers().await {
+            if let Ok(Some(transport)) = receiver.transport().await {
+                return Some(transport);
+            }
+        }
+        for sender in self.connection.get_senders().await {
+            if let Ok(Some(transport)) = sender.transport().await {
+                return Some(transport);
+            }
+        }
+        None
+    }
+
+    /// The type that the peer signaled for an address.
+    fn signaled_kind(&self, address: SocketAddr) -> Option<CandidateType> {
+        let candidates = self.remote_candidates.lock().expect("no holder of this lock panics");
+        candidates.kind_of(address)
     }
 
     /// Closes the connection and everything on it.
@@ -357,6 +386,10 @@ async fn tell_end(shared: Arc<Shared>) {
     shared.emit(PeerEvent::Stopped(why));
 }
 
+fn tell_failure(shared: &Shared, ServerFailure { url, code, text }: ServerFailure) {
+    shared.emit(PeerEvent::CandidateError { url, code, text });
+}
+
 /// Tells which servers fail while candidates are gathered, when that has its end, and which
 /// allocations are lost later.
 async fn tell_failures(
@@ -364,9 +397,7 @@ async fn tell_failures(
     mut losses: mpsc::UnboundedReceiver<ServerFailure>,
     shared: Arc<Shared>,
 ) {
-    let tell = |ServerFailure { url, code, text }| {
-        shared.emit(PeerEvent::CandidateError { url, code, text });
-    };
+    let tell = |failure| tell_failure(&shared, failure);
     watcher.follow(tell).await;
     tokio::time::sleep(LAST_CANDIDATES).await;
     shared.end_of_candidates();

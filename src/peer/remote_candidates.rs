@@ -7,6 +7,7 @@
 //! crate would use.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
@@ -17,6 +18,7 @@ use super::{
     allowance::Allowance,
     sdp::{self, Rewritten, SdpError, ufrag},
 };
+use crate::types::CandidateType;
 
 /// Candidates taken of one ICE generation; a device has a dozen. A signaling server holds as many with an offer.
 const MAX_TAKEN: usize = 64;
@@ -52,6 +54,8 @@ pub(super) struct RemoteCandidates {
     names: usize,
     over_time: Allowance,
     complained: bool,
+    /// What each address was signaled as, last.
+    kinds: HashMap<SocketAddr, CandidateType>,
 }
 
 impl Default for RemoteCandidates {
@@ -63,6 +67,7 @@ impl Default for RemoteCandidates {
             names: 0,
             over_time: Allowance::new(most, per_second),
             complained: false,
+            kinds: HashMap::new(),
         }
     }
 }
@@ -130,8 +135,23 @@ impl RemoteCandidates {
             return Err("too many came within a short time".into());
         }
         self.taken += 1;
+        if let (Target::Address(address), Ok(kind)) =
+            (target, candidate.candidate_type().to_string().parse())
+        {
+            // `OVER_TIME` bounds what can come within an hour; a device that moves leaves its old addresses.
+            if self.kinds.len() >= 4 * MAX_TAKEN {
+                self.kinds.clear();
+            }
+            self.kinds.insert(address, kind);
+        }
         self.names += usize::from(target == Target::Name);
         Ok(Some(target))
+    }
+
+    /// What an address was signaled as: a check that came before its candidate makes it peer reflexive, and the crate
+    /// leaves it at that.
+    pub(super) fn kind_of(&self, address: SocketAddr) -> Option<CandidateType> {
+        self.kinds.get(&SocketAddr::new(address.ip().to_canonical(), address.port())).copied()
     }
 
     /// Says that a candidate was not taken: aloud once, for a flood would fill the log.
@@ -231,6 +251,24 @@ mod tests {
         ] {
             assert_eq!(taken(&format!("candidate:1 1 {tcp}")), None, "{tcp}");
         }
+    }
+
+    #[test]
+    fn an_address_is_what_it_was_signaled_as() {
+        let mut candidates = RemoteCandidates::default();
+        let now = Instant::now();
+        let relay = "candidate:1 1 udp 1 192.0.2.7 9 typ relay raddr 10.0.0.1 rport 8";
+        candidates.takes(relay, now);
+        candidates.takes(&candidate("2001:db8::1", 9), now);
+        let kind = |address: &str| candidates.kind_of(address.parse().unwrap());
+        assert_eq!(kind("192.0.2.7:9"), Some(CandidateType::Relay));
+        assert_eq!(kind("[::ffff:192.0.2.7]:9"), Some(CandidateType::Relay));
+        assert_eq!(kind("[2001:db8::1]:9"), Some(CandidateType::Host));
+        assert_eq!(kind("192.0.2.7:10"), None);
+        for port in 1..=10_000 {
+            candidates.takes(&candidate("192.0.2.8", port), now + Duration::from_secs(port.into()));
+        }
+        assert!(candidates.kinds.len() <= 4 * MAX_TAKEN);
     }
 
     /// The crate splits at any white space, so a candidate can be written in several ways.

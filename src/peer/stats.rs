@@ -6,6 +6,7 @@
 mod values;
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -137,6 +138,7 @@ impl CandidateStats {
 pub(super) fn snapshot(
     report: &RTCStatsReport,
     selected: Option<[CandidateStats; 2]>,
+    signaled: impl Fn(SocketAddr) -> Option<CandidateType>,
     streams: &StreamServers,
     tap: &Arc<TapCounters>,
     control: ControlCounters,
@@ -153,6 +155,15 @@ pub(super) fn snapshot(
     }
     link_candidates(&mut entries);
     values::connect(&mut entries);
+    let selected = selected.or_else(|| described(&entries)).map(|[local, mut remote]| {
+        if remote.kind == CandidateType::Prflx
+            && let Ok(address) = remote.address.parse()
+        {
+            let kind = signaled(SocketAddr::new(address, remote.port));
+            remote.kind = kind.unwrap_or(remote.kind);
+        }
+        [local, remote]
+    });
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Snapshot {
         pair: selected_pair(&mut entries, selected),
@@ -224,6 +235,21 @@ fn selected_id(entries: &Map<String, Value>) -> Option<String> {
     found.map(str::to_owned)
 }
 
+/// The selected pair as the report describes it: without a data channel the crate has no other way to it until the
+/// first packet of media.
+fn described(entries: &Map<String, Value>) -> Option<[CandidateStats; 2]> {
+    let pair = &entries[&selected_id(entries)?];
+    let candidate = |key: &str| {
+        let candidate = entries.get(pair[key].as_str()?)?;
+        Some(CandidateStats {
+            kind: candidate["candidateType"].as_str()?.parse().ok()?,
+            address: candidate["address"].as_str()?.to_owned(),
+            port: candidate["port"].as_u64()?.try_into().ok()?,
+        })
+    };
+    Some([candidate("localCandidateId")?, candidate("remoteCandidateId")?])
+}
+
 /// Type of a candidate, judged by all of its side that have its address.
 fn true_kind(
     entries: &Map<String, Value>,
@@ -236,8 +262,10 @@ fn true_kind(
     entries_of(entries, side)
         .filter(|c| c["address"] == json!(candidate.address) && c["port"] == json!(candidate.port))
         .filter_map(|c| c["candidateType"].as_str()?.parse().ok())
+        // Another peer-reflexive one says nothing new.
+        .filter(|kind| *kind != CandidateType::Prflx)
         .min()
-        .map_or(candidate.kind, |kind: CandidateType| kind.min(candidate.kind))
+        .unwrap_or(candidate.kind)
 }
 
 /// Describes the selected pair, and adds the entry of its remote candidate when the crate left it
@@ -336,6 +364,44 @@ mod tests {
 
     fn candidate(kind: CandidateType, address: &str, port: u16) -> CandidateStats {
         CandidateStats { kind, address: address.into(), port }
+    }
+
+    #[test]
+    fn a_peer_reflexive_candidate_is_what_its_address_was_signaled_as() {
+        let mut entries: Map<String, Value> = serde_json::from_value(json!({
+            "R1": {"id": "R1", "type": "remote-candidate", "candidateType": "prflx",
+                "address": "192.0.2.9", "port": 50000},
+            "R2": {"id": "R2", "type": "remote-candidate", "candidateType": "relay",
+                "address": "192.0.2.9", "port": 50000},
+        }))
+        .unwrap();
+        let ours = || candidate(CandidateType::Host, "10.0.0.1", 6000);
+        let theirs = |port| candidate(CandidateType::Prflx, "192.0.2.9", port);
+        let pair = selected_pair(&mut entries, Some([ours(), theirs(50_000)])).unwrap();
+        assert_eq!(
+            (pair.remote, pair.connection),
+            (CandidateType::Relay, ConnectionType::Relay(None))
+        );
+        let pair = selected_pair(&mut entries, Some([ours(), theirs(50_001)])).unwrap();
+        assert_eq!((pair.remote, pair.connection), (CandidateType::Prflx, ConnectionType::Srflx));
+    }
+
+    #[test]
+    fn the_report_alone_describes_the_pair() {
+        let mut entries: Map<String, Value> = serde_json::from_value(json!({
+            "P": {"id": "P", "type": "candidate-pair", "nominated": true, "state": "succeeded",
+                "localCandidateId": "L", "remoteCandidateId": "R"},
+            "L": {"id": "L", "type": "local-candidate", "candidateType": "host",
+                "address": "10.0.0.1", "port": 6000},
+            "R": {"id": "R", "type": "remote-candidate", "candidateType": "relay",
+                "address": "192.0.2.9", "port": 50000},
+        }))
+        .unwrap();
+        let ours = candidate(CandidateType::Host, "10.0.0.1", 6000);
+        let theirs = candidate(CandidateType::Relay, "192.0.2.9", 50_000);
+        assert_eq!(described(&entries), Some([ours, theirs]));
+        entries.remove("R");
+        assert_eq!(described(&entries), None);
     }
 
     #[test]

@@ -9,9 +9,13 @@ use std::{
 
 use orion_peer::{
     auth::turn_rest::TurnSecrets,
-    peer::{GatherOutcome, GatherResult, Peer, PeerConfig, PeerEvent, PeerRole},
+    peer::{
+        ConnectionState, GatherOutcome, GatherResult, IcePolicy, Peer, PeerConfig, PeerEvent,
+        PeerRole,
+    },
     proto::token::IceServer,
     turn::{Limits, TurnConfig, TurnServer},
+    types::ConnectionType,
 };
 use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
 
@@ -159,4 +163,60 @@ async fn silence_and_an_unknown_name_are_told_apart() {
     assert!(asked(&results[0].outcome), "{results:?}");
     assert!(matches!(results[1].outcome, GatherOutcome::Unresolved(_)), "{results:?}");
     gathering.peer.close().await;
+}
+
+/// The peer's relay is a peer-reflexive candidate when its check comes before the candidate; signaled later, it is
+/// what it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_of_the_peer_that_is_signaled_late_is_known_as_one() {
+    let server = turn_server(Limits::default()).await;
+    let url = format!("turn:{}", server.udp_address().unwrap());
+    let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let phone = PeerConfig {
+        addresses: addresses.clone(),
+        ice_servers: vec![login(SECRET, &[url])],
+        ice_policy: IcePolicy::Relay,
+        ..PeerConfig::new(PeerRole::Sender)
+    };
+    let mac = PeerConfig { addresses, ..PeerConfig::new(PeerRole::Receiver) };
+    let (phone, mut of_phone) = Peer::new(phone).await.unwrap();
+    let (mac, mut of_mac) = Peer::new(mac).await.unwrap();
+    let answer = mac.accept_offer(phone.create_offer().await.unwrap()).await.unwrap();
+    phone.accept_answer(answer).await.unwrap();
+    let mut withheld = Vec::new();
+    let connecting = async {
+        loop {
+            tokio::select! {
+                event = of_phone.recv() => {
+                    let event = event.expect("the phone has stopped");
+                    if let PeerEvent::LocalCandidate(candidate) = event {
+                        withheld.push(candidate);
+                    }
+                }
+                event = of_mac.recv() => match event.expect("the mac has stopped") {
+                    PeerEvent::LocalCandidate(candidate) => phone.add_candidate(candidate).await,
+                    PeerEvent::State(ConnectionState::Connected) => return,
+                    _ => {}
+                },
+            }
+        }
+    };
+    timeout(HANG, connecting).await.expect("no connection through the relay");
+    assert!(withheld.iter().flatten().any(|candidate| candidate.candidate.contains("typ relay")));
+    for candidate in withheld {
+        mac.add_candidate(candidate).await;
+    }
+    let known = async {
+        loop {
+            let pair = mac.stats().await.pair;
+            if pair.is_some_and(|pair| matches!(pair.connection, ConnectionType::Relay(_))) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HANG, known).await.unwrap_or_else(|_| panic!("the relay is not known as one"));
+    phone.close().await;
+    mac.close().await;
+    server.close().await;
 }

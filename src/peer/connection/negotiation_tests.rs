@@ -100,9 +100,39 @@ async fn connects(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) {
     panic!("the peer has stopped");
 }
 
+/// Two peers connect although each description reaches the other in another form; returns the answer as it was
+/// written.
+async fn connect(
+    what: &str,
+    offer_as: impl Fn(&str) -> String,
+    answer_as: impl Fn(&str) -> String,
+) -> String {
+    let (sender, sender_events) = Peer::new(config(PeerRole::Sender)).await.unwrap();
+    let (receiver, receiver_events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
+    let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
+    let offer = sender.create_offer().await.unwrap();
+    let changed = offer_as(&offer);
+    assert!(what == "as it is" || changed != offer, "{what}: the offer is as it was");
+    let answer = receiver.accept_offer(changed).await.unwrap();
+    sender.accept_answer(answer_as(&answer)).await.unwrap();
+    let both = async {
+        tokio::join!(
+            connects(sender_events, Arc::clone(&receiver)),
+            connects(receiver_events, Arc::clone(&sender)),
+        )
+    };
+    timeout(Duration::from_mins(1), both).await.expect(what);
+    for peer in [&sender, &receiver] {
+        assert!(peer.stats().await.pair.is_some(), "{what}: the pair is not reported");
+    }
+    sender.close().await;
+    receiver.close().await;
+    answer
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fingerprints_in_any_letters_are_taken() {
-    let rewritten = |sdp: String, hash: &str| -> String {
+    let rewritten = |sdp: &str, hash: &str| -> String {
         let line = |line: &str| match line.strip_prefix("a=fingerprint:sha-256 ") {
             Some(digits) => format!("a=fingerprint:{hash} {}\r\n", digits.trim().to_lowercase()),
             None => line.to_owned(),
@@ -110,21 +140,96 @@ async fn fingerprints_in_any_letters_are_taken() {
         sdp.split_inclusive('\n').map(line).collect()
     };
     for hash in ["sha-256", "SHA-256"] {
-        let (sender, sender_events) = Peer::new(config(PeerRole::Sender)).await.unwrap();
-        let (receiver, receiver_events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
-        let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
-        let offer = rewritten(sender.create_offer().await.unwrap(), hash);
-        assert!(offer.contains(&format!("a=fingerprint:{hash} ")));
-        let answer = receiver.accept_offer(offer).await.unwrap();
-        sender.accept_answer(rewritten(answer, hash)).await.unwrap();
-        let both = async {
-            tokio::join!(
-                connects(sender_events, Arc::clone(&receiver)),
-                connects(receiver_events, Arc::clone(&sender)),
-            )
-        };
-        timeout(Duration::from_mins(1), both).await.expect(hash);
-        sender.close().await;
-        receiver.close().await;
+        connect(hash, |offer| rewritten(offer, hash), |answer| rewritten(answer, hash)).await;
+    }
+    let first =
+        format!("a=fingerprint:sha-512 {}\r\na=fingerprint:sha-256", "AB:".repeat(63) + "AB");
+    let several = |sdp: &str| sdp.replace("a=fingerprint:sha-256", &first);
+    connect("several fingerprints", several, several).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_says_who_begins_dtls() {
+    let same = |sdp: &str| sdp.to_owned();
+    for (offered, answered) in [("active", "passive"), ("passive", "active"), ("actpass", "active")]
+    {
+        let what = if offered == "actpass" { "as it is" } else { offered };
+        let offer = |sdp: &str| sdp.replace("a=setup:actpass", &format!("a=setup:{offered}"));
+        let answer = connect(what, offer, same).await;
+        let said: Vec<_> =
+            answer.lines().filter_map(|line| line.trim_end().strip_prefix("a=setup:")).collect();
+        assert_eq!(said, [answered; 2], "{offered}");
+    }
+}
+
+/// Each form is one of the issue or of a stack in `tests/it/data/descriptions`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_forms_of_an_offer_connect() {
+    let without = |sdp: &str, names: &[&str]| -> String {
+        let kept = |line: &&str| !names.iter().any(|name| line.starts_with(name));
+        sdp.split_inclusive('\n').filter(kept).collect()
+    };
+    let data = |sdp: &str| sdp.find("m=application").unwrap();
+    let same = |sdp: &str| sdp.to_owned();
+    let no_direction = |sdp: &str| without(sdp, &["a=sendrecv", "a=sendonly"]);
+    connect("no direction", no_direction, no_direction).await;
+    let bundle_only = |sdp: &str| {
+        let (video, data) = sdp.split_at(data(sdp));
+        let data = data.replace("m=application 9", "m=application 0");
+        format!("{video}{}a=bundle-only\r\n", without(&data, &["a=ice-"]))
+    };
+    let answer = connect("port 0 and bundle-only", bundle_only, same).await;
+    assert!(answer.contains("m=application 9"), "{answer}");
+    let own = |sdp: &str| {
+        let (video, data) = sdp.split_at(data(sdp));
+        let data = without(data, &["a=ice-"]);
+        format!("{video}{data}a=ice-ufrag:own1\r\na=ice-pwd:own-password-of-24-characters\r\n")
+    };
+    connect("credentials of each line", own, same).await;
+    let audio_first = |sdp: &str| {
+        let group = sdp.replace("a=group:BUNDLE 0 1", "a=group:BUNDLE a 0 1");
+        group.replace("m=video", "m=audio 9 UDP/TLS/RTP/SAVPF 8 101\r\na=mid:a\r\nm=video")
+    };
+    // The sender's own connection knows no audio.
+    let no_audio = |sdp: &str| {
+        let (head, rest) = sdp.split_once("m=audio").unwrap();
+        format!("{head}{}", &rest[rest.find("m=video").unwrap()..])
+    };
+    let answer = connect("audio first", audio_first, no_audio).await;
+    assert!(answer.contains("m=audio 0 UDP/TLS/RTP/SAVPF 8 101"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_a_data_channel_reports_its_pair() {
+    let video_alone = |sdp: &str| {
+        let sdp = sdp.replace("a=group:BUNDLE 0 1", "a=group:BUNDLE 0");
+        sdp[..sdp.find("m=application").unwrap()].to_owned()
+    };
+    let data_rejected = |sdp: &str| {
+        assert!(!sdp.contains("m=application"), "{sdp}");
+        format!(
+            "{sdp}m=application 0 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\n"
+        )
+    };
+    connect("video alone", video_alone, data_rejected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_used_is_named() {
+    let sha_512 = format!("a=fingerprint:sha-512 {}\r\n", "AB:".repeat(63) + "AB");
+    let other = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\na=ice-ufrag:own1\r\n\
+                 a=ice-pwd:own-password-of-24-characters\r\n";
+    let good = offer(11, "");
+    let fingerprint = good.lines().find(|line| line.starts_with("a=fingerprint")).unwrap();
+    for (sdp, code, words) in [
+        (good.replace(&format!("{fingerprint}\r\n"), &sha_512), "no-fingerprint", "sha-512"),
+        (good.replace("a=group:BUNDLE 0\r\n", "") + other, "video-not-taken", "BUNDLE"),
+        (good.replace("H264", "VP8"), "no-h264", "VP8"),
+    ] {
+        let (peer, _events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
+        let error = peer.accept_offer(sdp).await.unwrap_err();
+        assert_eq!(error.code(), code);
+        assert!(error.to_string().contains(words), "{error}");
+        peer.close().await;
     }
 }
