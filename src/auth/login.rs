@@ -13,7 +13,7 @@ use super::{
     jwt::{TokenError, check_window},
     secret::Secret,
 };
-use crate::proto::claims::Audience;
+use crate::proto::claims::{Audience, seconds, some_seconds};
 
 /// Login token of the dev server.
 pub const DEV_TOKEN: &str = "dev";
@@ -57,10 +57,11 @@ pub struct AccessTokens {
 struct AccessClaims {
     #[serde(default)]
     sub: String,
+    #[serde(deserialize_with = "seconds")]
     exp: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_seconds")]
     iat: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_seconds")]
     nbf: Option<u64>,
     #[serde(default)]
     iss: Option<String>,

@@ -29,6 +29,7 @@ use crate::{
         },
         whole_file,
     },
+    signaling::client::redacted,
     types::Stage,
 };
 
@@ -199,8 +200,8 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     if let Some(networks) = &networks {
         output.line(networks.sides[0].words());
     }
-    output
-        .line(format!("responding as {} at {}; stop with Ctrl-C", connect.device, connect.signal));
+    let signal = redacted(&connect.signal);
+    output.line(format!("responding as {} at {signal}; stop with Ctrl-C", connect.device));
     let mut failed = None;
     let mut connections = 0u64;
     let mut tell = |event: RespondEvent| {

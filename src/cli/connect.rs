@@ -12,7 +12,11 @@ use url::Url;
 use super::{failure::Failure, ice, secret::SecretText, twilio::TwilioArgs, units};
 use crate::{
     proto::token::IceServer,
-    stun::stream::{Trust, certificate::Fingerprint, certificates},
+    signaling::client::redacted,
+    stun::{
+        stream::{Trust, certificate::Fingerprint, certificates},
+        uri::is_turn,
+    },
     types::{CandidateType, DeviceId, PairId, is_loopback},
 };
 
@@ -39,7 +43,7 @@ pub struct EndpointArgs {
     #[arg(long, value_name = "URL")]
     pub token_url: Option<String>,
     /// Login token for the token API; default `dev` when that is on this machine
-    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse_token)]
     pub access_token: Option<SecretText>,
     /// Device to be; default: mac for recv, phone otherwise
     #[arg(long, value_name = "ID")]
@@ -65,7 +69,7 @@ pub struct ConnectArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     /// Signaling token to present, instead of fetching one
-    #[arg(long, value_name = "JWT|@FILE", value_parser = SecretText::parse)]
+    #[arg(long, value_name = "JWT|@FILE", value_parser = SecretText::parse_token)]
     pub token: Option<SecretText>,
     /// stun:, turn: or turns: server, instead of those from the token API; repeatable
     #[arg(long, value_name = "URL")]
@@ -265,7 +269,7 @@ impl EndpointArgs {
             None if is_loopback(&url) => SecretText::new(DEV_ACCESS_TOKEN),
             None => {
                 return Err(Failure::usage(
-                    format!("no login token to ask {url} for a signaling token with"),
+                    format!("no login token to ask {} for a signaling token with", redacted(&url)),
                     "give --access-token @FILE (or ORION_ACCESS_TOKEN), or a signaling token with \
                      --token @FILE",
                 ));
@@ -295,7 +299,7 @@ impl ConnectArgs {
                 "give a longer one, or none",
             ));
         }
-        let turn = |url: &String| url.starts_with("turn");
+        let turn = |url: &String| is_turn(url);
         if self.ice_policy == IcePolicy::Relay
             && !self.ice_server.is_empty()
             && !self.ice_server.iter().any(turn)
@@ -375,10 +379,11 @@ fn without_repeats<T: Copy + PartialEq>(given: &[T], all: &[T]) -> Vec<T> {
 fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Failure> {
     let [plain, secure] = schemes;
     let remedy = format!("write {flag} {plain}://HOST:PORT or {secure}://HOST");
+    let shown = without_secrets(text);
     let url = Url::parse(text)
-        .map_err(|error| Failure::usage(format!("{flag} `{text}` is no URL: {error}"), &remedy))?;
+        .map_err(|error| Failure::usage(format!("{flag} `{shown}` is no URL: {error}"), &remedy))?;
     if !schemes.contains(&url.scheme()) {
-        let message = format!("{flag} `{text}` has scheme `{}`", url.scheme());
+        let message = format!("{flag} `{shown}` has scheme `{}`", url.scheme());
         return Err(Failure::usage(message, remedy));
     }
     if !url.username().is_empty() || url.password().is_some() {
@@ -388,11 +393,20 @@ fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Fail
     Ok(url)
 }
 
+/// What was given as a URL, without the parts that may hold secrets.
+fn without_secrets(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        _ => text.to_owned(),
+    }
+}
+
 fn derived_token_url(signal: &Url) -> Result<Url, Failure> {
     let mut url = signal.clone();
     let scheme = if signal.scheme() == "wss" { "https" } else { "http" };
     url.set_scheme(scheme).map_err(|()| {
-        let message = format!("no token API can be derived from --signal {signal}");
+        let message = format!("no token API can be derived from --signal {}", redacted(signal));
         Failure::usage(message, "give --token-url URL")
     })?;
     url.set_path(TOKEN_PATH);

@@ -31,6 +31,7 @@ use crate::{
         live::{self, LiveMode},
         whole_file,
     },
+    signaling::client::redacted,
     stun::stream::certificate::Fingerprint,
     types::Stage,
 };
@@ -174,7 +175,7 @@ pub async fn run(args: LoadArgs, output: Output) -> Result<(), Failure> {
     } else {
         Some(args.embed(&mut plan, output).await?)
     };
-    output.line(format!("{} rooms on {}", plan.rooms, plan.signal));
+    output.line(format!("{} rooms on {}", plan.rooms, redacted(&plan.signal)));
     let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
     let progress = live::Progress::new(mode, 0);
     let tell = |now: Progress| match now {

@@ -20,6 +20,7 @@ use crate::{
     peer::PeerRole,
     report::summary::Role,
     session::receiver::{self, ReceiverConfig, ReceiverEvent, StoredKeyframe},
+    signaling::client::redacted,
 };
 
 /// Flags of `recv`.
@@ -83,7 +84,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let (lines, mut texts) = observe::stdin_lines();
     let hello = json!({
         "role": "recv", "version": env!("CARGO_PKG_VERSION"), "pair": connect.pair,
-        "device": connect.device, "signal": connect.signal.as_str(), "out": args.out,
+        "device": connect.device, "signal": redacted(&connect.signal), "out": args.out,
     });
     let viewer = args.view.start(&args.format, &hello, lines).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
@@ -91,7 +92,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     config.link.stats_every = observer.stats_every();
     observer.line(&format!(
         "joining {} as {}, writing to {}",
-        connect.signal,
+        redacted(&connect.signal),
         connect.device,
         args.out.display()
     ));

@@ -1,6 +1,6 @@
 //! Secrets given by flag, environment or configuration file: readable from a file, never printed.
 
-use std::{fmt, fs};
+use std::{fmt, fs, io};
 
 /// A secret text. `@path` in its place reads the file and trims white space around it.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub enum SecretError {
     /// Nothing there, or nothing but white space.
     #[error("the secret is empty: give its text, or @FILE to read it from a file")]
     Empty,
+    /// What should be a token is something else.
+    #[error("no token: {0}; give the token alone")]
+    NotAToken(&'static str),
     /// The file after `@` holds nothing.
     #[error("the secret file `{0}` is empty")]
     EmptyFile(String),
@@ -40,7 +43,8 @@ impl SecretText {
             let secret = text.trim();
             return if secret.is_empty() { Err(SecretError::Empty) } else { Ok(Self::new(secret)) };
         };
-        let contents = fs::read_to_string(path)
+        let contents = fs::read(path)
+            .and_then(|bytes| text_of(&bytes))
             .map_err(|source| SecretError::Read { path: path.to_owned(), source })?;
         match contents.trim() {
             "" => Err(SecretError::EmptyFile(path.to_owned())),
@@ -48,11 +52,80 @@ impl SecretText {
         }
     }
 
+    /// Reads a token as given by a user: as [`SecretText::parse`], and without what tools put around one: quotes,
+    /// `Bearer `, or the JSON object of a login answer. This is a clap value parser.
+    ///
+    /// # Errors
+    /// As [`SecretText::parse`], and when what is left cannot be a token.
+    pub fn parse_token(text: &str) -> Result<Self, SecretError> {
+        Self::parse(text)?.bare()
+    }
+
+    /// The token alone, as of [`SecretText::parse_token`].
+    ///
+    /// # Errors
+    /// What is left cannot be a token.
+    pub fn bare(&self) -> Result<Self, SecretError> {
+        let text = self.0.trim();
+        if text.starts_with('{') {
+            return in_json(text);
+        }
+        let quoted = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+        if let Some(inner) = quoted('"').or_else(|| quoted('\'')) {
+            return Self::new(inner).bare();
+        }
+        if let Some((scheme, token)) = text.split_once(char::is_whitespace)
+            && scheme.trim_end_matches(':').eq_ignore_ascii_case("authorization")
+        {
+            return Self::new(token).bare();
+        }
+        if let Some((scheme, token)) = text.split_once(char::is_whitespace)
+            && scheme.eq_ignore_ascii_case("bearer")
+        {
+            return Self::new(token).bare();
+        }
+        if text.is_empty() {
+            return Err(SecretError::Empty);
+        }
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(SecretError::NotAToken("it has white space in it"));
+        }
+        Ok(Self::new(text))
+    }
+
     /// The secret itself, for the one place that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// The text of a file in UTF-8 or, as PowerShell writes it, UTF-16; without a byte order mark.
+fn text_of(bytes: &[u8]) -> io::Result<String> {
+    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> =
+            bytes.chunks(2).map(|two| unit([two[0], two[two.len() - 1]])).collect();
+        String::from_utf16(&units).map_err(|_| "it is not valid UTF-16")
+    };
+    let text = match bytes {
+        [0xFF, 0xFE, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => wide(rest, u16::from_be_bytes),
+        [0xEF, 0xBB, 0xBF, rest @ ..] | rest => {
+            String::from_utf8(rest.to_vec()).map_err(|_| "it is not valid UTF-8")
+        }
+    };
+    text.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
+}
+
+/// The token in a login answer (RFC 6749 §5.1), or in an answer of the token API.
+fn in_json(text: &str) -> Result<SecretText, SecretError> {
+    let wrong = "it is JSON without `access_token` or `token`";
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|_| SecretError::NotAToken("it is no valid JSON"))?;
+    let names = ["access_token", "accessToken", "token"];
+    let found = names.iter().find_map(|name| value.get(name)?.as_str());
+    let token = found.filter(|token| !token.trim_start().starts_with('{'));
+    SecretText::new(token.ok_or(SecretError::NotAToken(wrong))?).bare()
 }
 
 impl fmt::Debug for SecretText {
@@ -71,6 +144,47 @@ mod tests {
         fs::write(file.path(), "  hush\n").unwrap();
         let secret = SecretText::parse(&format!("@{}", file.path().display())).unwrap();
         assert_eq!(secret.expose(), "hush");
+    }
+
+    #[test]
+    fn a_token_is_taken_out_of_what_tools_put_around_it() {
+        let utf16 = |unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            "\u{feff}a.b.c\r\n".encode_utf16().flat_map(unit).collect()
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |bytes: &[u8]| {
+            fs::write(file.path(), bytes).unwrap();
+            SecretText::parse_token(&format!("@{}", file.path().display()))
+        };
+        for written in [
+            &b"a.b.c\n"[..],
+            b"\xEF\xBB\xBFa.b.c",
+            b"Bearer a.b.c\n",
+            b"bearer  a.b.c",
+            b"Authorization: Bearer a.b.c",
+            b"\"a.b.c\"\n",
+            b"'Bearer a.b.c'",
+            br#"{"access_token":"a.b.c","token_type":"bearer"}"#,
+            b"\xEF\xBB\xBF{ \"accessToken\": \"a.b.c\" }",
+            br#"{"token":"a.b.c","pairId":"p"}"#,
+            &utf16(u16::to_le_bytes),
+            &utf16(u16::to_be_bytes),
+        ] {
+            let token = read(written).unwrap_or_else(|error| panic!("{written:?}: {error}"));
+            assert_eq!(token.expose(), "a.b.c", "{written:?}");
+        }
+        for (wrong, why) in [
+            (&b"a.b.c d.e.f"[..], "white space"),
+            (b"a.b.c\nd.e.f", "white space"),
+            (br#"{"error":"hush"}"#, "access_token"),
+            (b"{hush", "JSON"),
+            (b"\"\"", "empty"),
+            (b"\xC3\x28", "UTF-8"),
+        ] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("hush"), "{error}");
+        }
+        assert_eq!(SecretText::parse_token("Bearer a.b.c").unwrap().expose(), "a.b.c");
     }
 
     #[test]

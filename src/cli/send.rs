@@ -25,6 +25,7 @@ use crate::{
         capture::{CaptureConfig, CapturedKeyframe},
         sender::{self, INTERVAL_RANGE, SenderConfig, SenderEvent, SentKeyframe},
     },
+    signaling::client::redacted,
 };
 
 /// Flags of `send`.
@@ -154,7 +155,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
     config.link.negotiated = observer.negotiations();
     config.link.stats_every = observer.stats_every();
-    observer.line(&format!("joining {} as {}", connect.signal, connect.device));
+    observer.line(&format!("joining {} as {}", redacted(&connect.signal), connect.device));
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());
     }

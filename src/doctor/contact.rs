@@ -106,7 +106,7 @@ pub(super) async fn signaling(
 ) -> Option<Signaling> {
     let contact = contact?;
     let mut contacted = Contacted {
-        url: Some(contact.signal.clone()),
+        url: Some(shown(&contact.signal)),
         joined: Some(false),
         ..Contacted::default()
     };
@@ -132,7 +132,7 @@ pub(super) async fn signaling(
         Err(error) => {
             let problem = Problem::error(
                 error.code(),
-                Some(&contact.signal),
+                Some(&shown(&contact.signal)),
                 printable(&error.to_string()),
                 error.remedy(),
             );
@@ -160,7 +160,12 @@ async fn join(contact: &Contact, access: &Access, until: Instant) -> Result<Look
             _ => {}
         }
     }
-    Err(ClientError::Timeout { url: contact.signal.clone(), after: WITHIN })
+    Err(ClientError::Timeout { url: shown(&contact.signal), after: WITHIN })
+}
+
+/// A URL without its query, which may hold secrets.
+fn shown(url: &str) -> String {
+    client::endpoint(url).map_or_else(|_| String::new(), |url| client::redacted(&url))
 }
 
 fn left(until: Instant) -> Duration {

@@ -9,6 +9,7 @@ use std::{borrow::Cow, fmt::Write};
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::claims::seconds;
 use crate::types::{ConnId, DeviceId, PairId};
 
 /// Path of the WebSocket.
@@ -103,6 +104,7 @@ pub enum Body {
     /// Server to client: the fresh token was taken.
     AuthOk {
         /// Its expiry, seconds since 1970.
+        #[serde(deserialize_with = "seconds")]
         exp: u64,
     },
     /// Server to client, first on every socket.
@@ -116,6 +118,7 @@ pub enum Body {
         /// Whether the other device is in the room.
         peer_present: bool,
         /// Expiry of the token, seconds since 1970.
+        #[serde(deserialize_with = "seconds")]
         exp: u64,
         /// Types this server relays besides those of the contract: [`RELAYED_ADDITIONS`] of this server,
         /// none of one that does not say.

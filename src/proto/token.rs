@@ -3,7 +3,9 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
+use super::claims::whole;
 use crate::types::{DeviceId, PairId};
 
 /// Body of the request.
@@ -30,8 +32,8 @@ pub struct TokenAnswer {
         skip_serializing_if = "String::is_empty"
     )]
     pub expires_at: String,
-    /// Seconds until the token expires.
-    #[serde(default)]
+    /// Seconds until the token expires; 0 when the server does not say so in a number.
+    #[serde(default, deserialize_with = "seconds_or_none")]
     pub expires_in: u64,
     /// The pair the token is for.
     pub pair_id: PairId,
@@ -119,10 +121,54 @@ fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, 
         Text(String),
         Number(serde_json::Number),
     }
-    Ok(match Instant::deserialize(deserializer)? {
-        Instant::Text(text) => text,
-        Instant::Number(number) => number.to_string(),
+    Ok(match Option::<Instant>::deserialize(deserializer)? {
+        None => String::new(),
+        Some(Instant::Text(text)) => text,
+        Some(Instant::Number(number)) => number.to_string(),
     })
+}
+
+fn seconds_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let found = match Value::deserialize(deserializer)? {
+        Value::Number(number) => whole(&number),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    Ok(found.unwrap_or_default())
+}
+
+/// The ICE servers of a token answer that can be read, and of each of the others what is wrong with it. Whether a URL
+/// can be used is another matter.
+#[must_use]
+pub fn read_ice_servers(given: &Value) -> (Vec<IceServer>, Vec<String>) {
+    let (mut servers, mut wrong) = (Vec::new(), Vec::new());
+    match given {
+        Value::Null => {}
+        Value::Array(entries) => {
+            for (number, entry) in (1..).zip(entries) {
+                match read_ice_server(entry) {
+                    Ok(server) => servers.push(server),
+                    Err(why) => wrong.push(format!("entry {number} of iceServers: {why}")),
+                }
+            }
+        }
+        _ => wrong.push("iceServers is not a list".into()),
+    }
+    (servers, wrong)
+}
+
+fn read_ice_server(entry: &Value) -> Result<IceServer, String> {
+    let Value::Object(members) = entry else {
+        return Err(if entry.is_null() { "it is null" } else { "it is not an object" }.into());
+    };
+    if !members.contains_key("urls") {
+        let legacy = members.contains_key("url");
+        return Err(
+            if legacy { "it has `url` instead of `urls`" } else { "it has no `urls`" }.into()
+        );
+    }
+    let server = IceServer::deserialize(entry).map_err(|error| error.to_string())?;
+    if server.urls.is_empty() { Err("its `urls` is empty".into()) } else { Ok(server) }
 }
 
 #[cfg(test)]
@@ -137,6 +183,44 @@ mod tests {
         .unwrap();
         assert_eq!(answer.ice_servers[0].urls, ["stun:s:3478"]);
         assert_eq!(answer.expires_at, "1700000000");
+    }
+
+    #[test]
+    fn lifetimes_in_other_forms_are_understood() {
+        for (written, meant) in
+            [("300", 300), ("299.97", 299), (r#""300""#, 300), ("null", 0), (r#""soon""#, 0)]
+        {
+            let text = format!(
+                r#"{{"token":"a.b.c","pairId":"p","expiresAt":null,"expiresIn":{written}}}"#
+            );
+            let answer: TokenAnswer = serde_json::from_str(&text).unwrap();
+            assert_eq!((answer.expires_in, answer.expires_at.as_str()), (meant, ""), "{written}");
+        }
+    }
+
+    #[test]
+    fn ice_servers_that_are_none_are_named_and_the_rest_is_read() {
+        let given = serde_json::json!([
+            null,
+            {"urls": "stun:s"},
+            {"url": "turn:old", "username": "u", "credential": "c"},
+            {"username": "u"},
+            {"urls": ["turn:t", 7]},
+            {"urls": []},
+            "stun:text",
+            {"urls": ["turn:t"], "username": "u", "credential": "c", "credentialType": "password"},
+            {"urls": "turn:t", "username": 7},
+        ]);
+        let (servers, wrong) = read_ice_servers(&given);
+        let urls: Vec<_> = servers.iter().flat_map(|server| &server.urls).collect();
+        assert_eq!(urls, ["stun:s", "turn:t"]);
+        let named = ["null", "`url`", "no `urls`", "entry 5", "empty", "not an object", "entry 9"];
+        assert_eq!(wrong.len(), named.len(), "{wrong:?}");
+        for (wrong, named) in wrong.iter().zip(named) {
+            assert!(wrong.contains(named), "{wrong}: {named}");
+        }
+        assert_eq!(read_ice_servers(&Value::Null), (Vec::new(), Vec::new()));
+        assert_eq!(read_ice_servers(&serde_json::json!({})).1.len(), 1);
     }
 
     #[test]

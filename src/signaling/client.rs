@@ -10,6 +10,7 @@ mod clock;
 mod dial;
 mod endpoint;
 mod error;
+mod proxy;
 mod run;
 
 use std::{sync::Arc, time::Duration};
@@ -22,9 +23,8 @@ pub use backoff::Backoff;
 pub(crate) use clock::server_time;
 pub(super) use clock::{clock_skew, with_clock};
 pub use dial::{DialTimings, Look, Socket, look, open};
-pub(super) use dial::{error_body, rustls_error, tls_reason};
-pub use endpoint::endpoint;
-pub(super) use endpoint::redacted;
+pub(super) use dial::{MAX_REDIRECTS, error_body, redirect, rustls_error, stays, tls_reason};
+pub use endpoint::{endpoint, redacted};
 pub use error::ClientError;
 
 use crate::{

@@ -14,12 +14,13 @@ use url::Url;
 
 pub use self::error::TokenError;
 use super::client::{
-    Access, TokenProvider, clock_skew, error_body, read_claims, redacted, rustls_error, tls_reason,
+    Access, MAX_REDIRECTS, TokenProvider, clock_skew, error_body, read_claims, redacted, redirect,
+    rustls_error, stays, tls_reason,
 };
 use crate::{
-    proto::token::{ErrorBody, IceServer, TokenAnswer, TokenRequest},
+    proto::token::{ErrorBody, IceServer, TokenAnswer, TokenRequest, read_ice_servers},
     stun::stream::Trust,
-    types::{DeviceId, PairId, Stage, is_loopback},
+    types::{DeviceId, PairId, Stage, epoch_seconds, is_loopback},
 };
 
 /// Path of the token API.
@@ -91,21 +92,39 @@ impl TokenClient {
         self.ask().await.map(|(answer, _)| answer)
     }
 
+    /// The first answer that is no redirect to another path of the same host.
+    async fn post(&self) -> Result<Response, TokenError> {
+        let mut url = self.url.clone();
+        let mut redirects = 0;
+        loop {
+            let response = self
+                .http
+                .post(url.clone())
+                .bearer_auth(self.access_token.trim())
+                .json(&self.request)
+                .send()
+                .await
+                .map_err(|error| unreachable_at(&redacted(&url), &error))?;
+            let status = response.status().as_u16();
+            let location = header_text(&response, header::LOCATION);
+            let Some(target) = redirect(&url, status, location) else { return Ok(response) };
+            if redirects == MAX_REDIRECTS || !stays(&url, &target) {
+                let (url, target) = (redacted(&url), redacted(&target));
+                return Err(TokenError::Redirected { url, status, target });
+            }
+            redirects += 1;
+            url = target;
+        }
+    }
+
     /// The answer, and how far this machine's clock is ahead of the server's, seconds.
     async fn ask(&self) -> Result<(TokenAnswer, Option<f64>), TokenError> {
-        let url = redacted(&self.url);
-        let response = self
-            .http
-            .post(self.url.clone())
-            .bearer_auth(self.access_token.trim())
-            .json(&self.request)
-            .send()
-            .await
-            .map_err(|error| unreachable_at(&url, &error))?;
-        let status = response.status();
-        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after(text(header::RETRY_AFTER));
-        let clock_skew = clock_skew(text(header::DATE), SystemTime::now());
+        let response = self.post().await?;
+        let (url, status) = (redacted(response.url()), response.status());
+        let now = SystemTime::now();
+        let date = header_text(&response, header::DATE);
+        let retry_after = retry_after(header_text(&response, header::RETRY_AFTER), date, now);
+        let clock_skew = clock_skew(date, now);
         let body = read(response, &url).await?;
         if !status.is_success() {
             let ErrorBody { code, message } = error_body(status.canonical_reason(), &body);
@@ -119,7 +138,7 @@ impl TokenClient {
                 clock_skew,
             });
         }
-        let mut answer: TokenAnswer = serde_json::from_slice(&body)
+        let mut answer = read_answer(&body, &url)
             .map_err(|error| TokenError::Answer { url: url.clone(), reason: error.to_string() })?;
         if answer.token.is_empty() {
             return Err(TokenError::Answer { url, reason: "its token is empty".into() });
@@ -133,6 +152,23 @@ impl TokenClient {
         }
         Ok((answer, clock_skew))
     }
+}
+
+/// Reads an answer. An ICE server that cannot be read is left out, with a warning.
+fn read_answer(body: &[u8], url: &str) -> serde_json::Result<TokenAnswer> {
+    let mut body: serde_json::Value = serde_json::from_slice(body)?;
+    let given = body.as_object_mut().and_then(|members| members.remove("iceServers"));
+    let mut answer: TokenAnswer = serde_json::from_value(body)?;
+    let (servers, wrong) = read_ice_servers(&given.unwrap_or_default());
+    for why in wrong {
+        tracing::warn!("{url}: an ICE server is left out: {why}");
+    }
+    answer.ice_servers = servers;
+    Ok(answer)
+}
+
+fn header_text(response: &Response, name: header::HeaderName) -> Option<&str> {
+    response.headers().get(name)?.to_str().ok()
 }
 
 #[async_trait]
@@ -175,13 +211,8 @@ fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> 
     // A token is fetched every few minutes. A connection kept from the last time would, after a change of
     // network, only show that it is dead when the time is up.
     builder = builder.pool_max_idle_per_host(0);
-    // No redirect leads to TLS, so plain HTTP needs no certificates. The others are those that a
-    // wss:// server is believed by, whatever this machine's own list holds.
-    if url.scheme() == "http" {
-        builder = builder.tls_certs_only([]);
-    } else {
-        builder = builder.tls_backend_preconfigured(trust.client().as_ref().clone());
-    }
+    // The certificates that a wss:// server is trusted by, whatever this machine's own list holds.
+    builder = builder.tls_backend_preconfigured(trust.client().as_ref().clone());
     // A proxy cannot reach this machine's loopback.
     let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
     builder.build().map_err(cannot)
@@ -264,9 +295,20 @@ fn causes(error: &reqwest::Error) -> String {
     chain(error).last().map_or_else(String::new, ToString::to_string)
 }
 
-/// Seconds of a `Retry-After` header; its date form is not used by the contract.
-pub(super) fn retry_after(header: Option<&str>) -> Option<Duration> {
-    header?.trim().parse().ok().map(Duration::from_secs)
+/// The pause of a `Retry-After` header, seconds or a date (RFC 9110 §10.2.3). A date is the server's, so it counts from
+/// the answer's own `date`, or from `now` without one.
+pub(super) fn retry_after(
+    header: Option<&str>,
+    date: Option<&str>,
+    now: SystemTime,
+) -> Option<Duration> {
+    let header = header?.trim();
+    if let Ok(seconds) = header.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let read = |date| jiff::fmt::rfc2822::parse(date).ok().map(|date| date.timestamp().as_second());
+    let seconds = date.and_then(read).unwrap_or(epoch_seconds(now) as i64);
+    Some(Duration::from_secs(read(header)?.saturating_sub(seconds).try_into().unwrap_or(0)))
 }
 
 /// Makes ring the process' cryptography for TLS, unless something else is already.
@@ -295,10 +337,18 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_in_seconds() {
-        assert_eq!(retry_after(Some(" 7 ")), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after(Some("Wed, 21 Oct 2015 07:28:00 GMT")), None);
-        assert_eq!(retry_after(None), None);
+    fn retry_after_is_in_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_450);
+        let date = Some("Wed, 21 Oct 2015 07:27:00 GMT");
+        let pause = |header, date| retry_after(header, date, now).map(|pause| pause.as_secs());
+        assert_eq!(pause(Some(" 7 "), date), Some(7));
+        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:28:00 GMT"), date), Some(60));
+        // By this machine's clock it is 07:27:30.
+        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:28:00 GMT"), None), Some(30));
+        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:26:00 GMT"), date), Some(0), "over");
+        for unreadable in [None, Some("soon"), Some("-1"), Some("")] {
+            assert_eq!(pause(unreadable, date), None);
+        }
     }
 
     #[test]

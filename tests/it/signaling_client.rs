@@ -362,10 +362,16 @@ async fn no_number_of_the_server_ends_the_client() {
             ClientEvent::Renewed { exp: told, .. } => assert_eq!(told, exp),
             other => panic!("{other:?}"),
         }
-        for number in ["18446744073709551616", "-1", "1e999", "1.5"] {
+        for number in ["18446744073709551616", "-1", "1e999", "true"] {
             let text = format!(r#"{{"t":"auth-ok","pairId":"demo","exp":{number}}}"#);
             socket.text(&text).await;
         }
+        socket.text(r#"{"t":"auth-ok","pairId":"demo","exp":4000000000.5}"#).await;
+        let renewed = events.recv().await.unwrap();
+        assert!(
+            matches!(renewed, ClientEvent::Renewed { exp: 4_000_000_000, .. }),
+            "a fraction is cut off: {renewed:?}"
+        );
         // It is there, and takes what comes next.
         socket.say(Body::Offer { sdp: "v=0".into() }).await;
         assert_eq!(message(&mut events).await, Body::Offer { sdp: "v=0".into() });
@@ -657,7 +663,14 @@ async fn refusals_of_the_token_api_are_told_apart() {
         ("429 Too Many Requests", "Retry-After: 9\r\n", said, false, "wait 9 s"),
         ("503 Service Unavailable", "", said, false, "later"),
         ("500 Internal Server Error", "", said, false, "log"),
-        ("302 Found", "Location: http://127.0.0.1:1/\r\n", said, false, "log"),
+        (
+            "429 Too Many Requests",
+            "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:50:07 GMT\r\n",
+            said,
+            false,
+            "wait 30 s",
+        ),
+        ("302 Found", "", said, false, "log"),
     ] {
         let (error, _) = tokio::join!(client.fetch(), server.answer(status, headers, body));
         let error = error.unwrap_err();
@@ -667,6 +680,71 @@ async fn refusals_of_the_token_api_are_told_apart() {
         assert!(error.remedy().contains(remedy), "{status}: {}", error.remedy());
         assert!(!error.to_string().contains("login-token"));
     }
+}
+
+#[tokio::test]
+async fn redirects_of_the_token_api_are_followed_on_its_host_and_named_elsewhere() {
+    let server = Server::start().await;
+    let client = token_client(&server);
+    let body = r#"{"token":"a.b.c","pairId":"demo"}"#;
+    for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Moved"] {
+        let moved = async {
+            server.answer(status, "Location: /v2/token?x=1\r\n", "").await;
+            server.answer("200 OK", "", body).await
+        };
+        let (answer, request) = tokio::join!(client.fetch(), moved);
+        assert_eq!(answer.unwrap().token, "a.b.c", "{status}");
+        assert!(request.starts_with("POST /v2/token?x=1 HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("authorization: Bearer login-token\r\n"), "{request}");
+    }
+    for target in ["http://127.0.0.1:1/", "https://other.example/api?secret=hush"] {
+        let headers = format!("Location: {target}\r\n");
+        let (error, _) = tokio::join!(client.fetch(), server.answer("301 Moved", &headers, ""));
+        let error = error.unwrap_err();
+        let named = target.split('?').next().unwrap();
+        assert!(error.to_string().contains(&format!("redirects to {named}")), "{error}");
+        assert!(error.remedy().contains(&format!("--token-url {named}")), "{}", error.remedy());
+        assert!(error.is_final() && !error.to_string().contains("hush"), "{error}");
+    }
+    let around = async {
+        for _ in 0..4 {
+            server.answer("301 Moved", "Location: /again\r\n", "").await;
+        }
+    };
+    let (error, ()) = tokio::join!(client.fetch(), around);
+    assert!(error.unwrap_err().to_string().contains("/again"));
+}
+
+#[tokio::test]
+async fn a_socket_that_is_redirected_says_where_to() {
+    let server = Server::start().await;
+    let elsewhere = "Location: https://other.example/api/signal?t=hush\r\n";
+    let (error, _) =
+        tokio::join!(failure(server.config()), server.answer("301 Moved", elsewhere, ""));
+    assert!(error.to_string().contains("redirects to wss://other.example/api/signal"), "{error}");
+    assert!(!error.to_string().contains("hush"), "{error}");
+    assert!(
+        error.remedy().contains("--signal wss://other.example/api/signal"),
+        "{}",
+        error.remedy()
+    );
+    let (_handle, mut events) = connect(server.config());
+    let request = server.answer("308 Permanent Redirect", "Location: /api/signal\r\n", "").await;
+    assert!(request.starts_with("GET /api/signal "), "{request}");
+    let _socket = server.accept().await;
+    assert!(!connected(&mut events).await);
+}
+
+#[tokio::test]
+async fn ice_servers_that_cannot_be_read_are_left_out() {
+    let server = Server::start().await;
+    let client = token_client(&server);
+    let body = r#"{"token":"a.b.c","pairId":"demo","expiresIn":299.5,"iceServers":[null,
+        {"url":"turn:old","username":"u","credential":"c"},{"urls":["turn:t",null]},7,{"urls":"stun:s"}]}"#;
+    let (answer, _) = tokio::join!(client.fetch(), server.answer("200 OK", "", body));
+    let answer = answer.unwrap();
+    assert_eq!((answer.ice_servers.len(), answer.expires_in), (1, 299));
+    assert_eq!(answer.ice_servers[0].urls, ["stun:s"]);
 }
 
 #[tokio::test]

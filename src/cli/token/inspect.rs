@@ -18,12 +18,18 @@ use crate::{
         unix_now,
     },
     cli::{failure::Failure, output::Output, secret::SecretText},
+    proto::claims,
     report::human,
     types::printable,
 };
 
 /// Most that is read from stdin, bytes.
 const MOST_STDIN: u64 = 64 * 1024;
+
+/// A time claim.
+fn seconds(claim: &Value) -> Option<u64> {
+    claims::whole(claim.as_number()?)
+}
 
 /// Flags of `token inspect`.
 #[derive(Debug, clap::Args)]
@@ -86,17 +92,19 @@ fn refused(message: &str) -> Failure {
 fn read_token(text: &str) -> Result<SecretText, Failure> {
     let remedy = "give the token, @FILE, or - to read it from stdin";
     if text != "-" {
-        return SecretText::parse(text)
+        return SecretText::parse_token(text)
             .map_err(|error| Failure::usage(format!("cannot read the token: {error}"), remedy));
     }
     let mut text = String::new();
     std::io::stdin().lock().take(MOST_STDIN).read_to_string(&mut text).map_err(|error| {
         Failure::usage(format!("cannot read the token from stdin: {error}"), remedy)
     })?;
-    match text.trim() {
-        "" => Err(Failure::usage("there is no token on stdin", remedy)),
-        token => Ok(SecretText::new(token)),
+    if text.trim().is_empty() {
+        return Err(Failure::usage("there is no token on stdin", remedy));
     }
+    SecretText::new(text.trim_start_matches('\u{feff}'))
+        .bare()
+        .map_err(|error| Failure::usage(format!("cannot read the token: {error}"), remedy))
 }
 
 fn inspect(
@@ -107,7 +115,7 @@ fn inspect(
 ) -> Result<Inspection, TokenError> {
     let shown = jwt::inspect_unverified(token)?;
     let reasons = reasons(token, &shown.claims, keys, policy, now)?;
-    let exp = shown.claims.get("exp").and_then(Value::as_u64);
+    let exp = shown.claims.get("exp").and_then(seconds);
     Ok(Inspection {
         kind: "inspection",
         header: shown.header,
@@ -145,8 +153,8 @@ fn reasons(
             note(Err(TokenError::MissingClaim(name)), true);
         }
     }
-    let exp = claims.get("exp").and_then(Value::as_u64).unwrap_or(now);
-    let own_time = claims.get("iat").and_then(Value::as_u64).unwrap_or(exp.saturating_sub(1));
+    let exp = claims.get("exp").and_then(seconds).unwrap_or(now);
+    let own_time = claims.get("iat").and_then(seconds).unwrap_or(exp.saturating_sub(1));
     let fresh = with_fresh_times(token, claims, now);
     let issuer = Policy { issuer: policy.issuer.clone(), audience: None };
     let audience = Policy { issuer: None, audience: policy.audience.clone() };

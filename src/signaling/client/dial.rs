@@ -30,6 +30,7 @@ use super::{
     clock::clock_skew,
     endpoint::{endpoint, redacted},
     error::ClientError,
+    proxy::proxy_of,
 };
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
@@ -42,6 +43,9 @@ pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Largest message read at all; those over the contract's 64 KiB are then ignored, not fatal.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Redirects followed, all on one host.
+pub(in crate::signaling) const MAX_REDIRECTS: usize = 3;
 
 /// Read at once, bytes; the default of 128 KiB is for sockets that are seldom idle.
 const READ_BUFFER: usize = 4096;
@@ -77,20 +81,41 @@ pub(super) async fn dial(
     within: Duration,
     timings: &mut DialTimings,
 ) -> Result<Dialed, ClientError> {
-    timeout(within, async {
-        match upgrade(url, token, trust, source, true, timings).await? {
-            Ok(dialed) => Ok(dialed),
-            // A server that knows no subprotocols is a server all the same.
-            Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
-                SubProtocolError::NoSubProtocol,
-            ))) => upgrade(url, token, trust, source, false, timings)
-                .await?
-                .map_err(|error| explain(url, error)),
-            Err(error) => Err(explain(url, error)),
+    let attempts = async {
+        let mut at = url.clone();
+        let mut redirects = 0;
+        loop {
+            let result = attempt(&at, token, trust, source, timings).await;
+            let Err(ClientError::Redirected { target, .. }) = &result else { return result };
+            if redirects == MAX_REDIRECTS || !stays(&at, target) {
+                return result;
+            }
+            redirects += 1;
+            at = target.clone();
         }
-    })
-    .await
-    .unwrap_or_else(|_| Err(ClientError::Timeout { url: redacted(url), after: within }))
+    };
+    timeout(within, attempts)
+        .await
+        .unwrap_or_else(|_| Err(ClientError::Timeout { url: redacted(url), after: within }))
+}
+
+async fn attempt(
+    url: &Url,
+    token: &str,
+    trust: &Trust,
+    source: Option<IpAddr>,
+    timings: &mut DialTimings,
+) -> Result<Dialed, ClientError> {
+    match upgrade(url, token, trust, source, true, timings).await? {
+        Ok(dialed) => Ok(dialed),
+        // A server that knows no subprotocols is a server all the same.
+        Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
+            SubProtocolError::NoSubProtocol,
+        ))) => upgrade(url, token, trust, source, false, timings)
+            .await?
+            .map_err(|error| explain(url, error)),
+        Err(error) => Err(explain(url, error)),
+    }
 }
 
 /// A socket to the server at `url` ([`endpoint`]) and nothing around it: no reconnect, no renewal, and 4 KiB to
@@ -184,8 +209,11 @@ async fn connect(
     source: Option<IpAddr>,
     timings: &mut DialTimings,
 ) -> Result<TcpStream, ClientError> {
-    let host = host(url);
-    let port = url.port_or_known_default().unwrap_or(80);
+    let proxy = proxy_of(url)?;
+    let (host, port) = match &proxy {
+        Some(proxy) => (proxy.host.as_str(), proxy.port),
+        None => (host(url), url.port_or_known_default().unwrap_or(80)),
+    };
     let failed = |source| ClientError::Dns { host: host.to_owned(), source };
     let begun = Instant::now();
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
@@ -194,7 +222,10 @@ async fn connect(
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         match open_tcp(address, source).await {
-            Ok(stream) => {
+            Ok(mut stream) => {
+                if let Some(proxy) = &proxy {
+                    proxy.tunnel(&mut stream, url).await?;
+                }
                 timings.tcp += resolved.elapsed();
                 // Without it small messages wait for acknowledgements; a failure only costs speed.
                 let _ = stream.set_nodelay(true);
@@ -203,7 +234,10 @@ async fn connect(
             Err(error) => last = error,
         }
     }
-    Err(ClientError::Connect { url: redacted(url), source: last })
+    Err(match proxy {
+        Some(proxy) => ClientError::Proxy { proxy: proxy.shown(), reason: last.to_string() },
+        None => ClientError::Connect { url: redacted(url), source: last },
+    })
 }
 
 async fn open_tcp(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
@@ -241,9 +275,10 @@ async fn secure(
 }
 
 fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
-    let url = redacted(url);
+    let at = url;
+    let url = redacted(at);
     match error {
-        tungstenite::Error::Http(response) => answered(url, &response),
+        tungstenite::Error::Http(response) => answered(at, &response),
         tungstenite::Error::Tls(error) => ClientError::Tls { url, reason: error.to_string() },
         // With TLS 1.3 a server refuses the client only after the handshake.
         tungstenite::Error::Io(error) if rustls_error(&error).is_some() => {
@@ -266,8 +301,12 @@ pub(in crate::signaling) fn rustls_error(error: &io::Error) -> Option<&rustls::E
     inner.downcast_ref().or_else(|| inner.downcast_ref().and_then(rustls_error))
 }
 
-fn answered(url: String, response: &Response) -> ClientError {
-    let status = response.status();
+fn answered(at: &Url, response: &Response) -> ClientError {
+    let (url, status) = (redacted(at), response.status());
+    let target = redirect(at, status.as_u16(), header_text(response.headers(), &header::LOCATION));
+    if let Some(target) = target.and_then(|target| endpoint(target.as_str()).ok()) {
+        return ClientError::Redirected { url, status: status.as_u16(), target };
+    }
     if !status.is_client_error() && !status.is_server_error() {
         return ClientError::NotWebSocket { url, reason: format!("it answered HTTP {status}") };
     }
@@ -279,9 +318,27 @@ fn answered(url: String, response: &Response) -> ClientError {
         status: status.as_u16(),
         code,
         message,
-        retry_after: retry_after(header_text(headers, &header::RETRY_AFTER)),
+        retry_after: retry_after(
+            header_text(headers, &header::RETRY_AFTER),
+            header_text(headers, &header::DATE),
+            SystemTime::now(),
+        ),
         clock_skew: clock_skew(header_text(headers, &header::DATE), SystemTime::now()),
     }
+}
+
+/// Where an answer with this status sends the client (RFC 9110 §15.4).
+pub(in crate::signaling) fn redirect(at: &Url, status: u16, location: Option<&str>) -> Option<Url> {
+    matches!(status, 301 | 302 | 303 | 307 | 308).then(|| at.join(location?).ok()).flatten()
+}
+
+/// Whether a redirect may be followed with the same secrets: to the same host and port, or there from plain text to
+/// TLS.
+pub(in crate::signaling) fn stays(from: &Url, to: &Url) -> bool {
+    let secured = matches!((from.scheme(), to.scheme()), ("http", "https") | ("ws", "wss"));
+    let same =
+        from.scheme() == to.scheme() && from.port_or_known_default() == to.port_or_known_default();
+    from.host() == to.host() && (secured || same)
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
@@ -296,4 +353,28 @@ pub(in crate::signaling) fn error_body(reason: Option<&str>, body: &[u8]) -> Err
         let message = if text.is_empty() { "no explanation was given".to_owned() } else { text };
         ErrorBody { code: reason.unwrap_or("Unknown").to_owned(), message }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_stay_on_one_host() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let target = |at: &str, location| redirect(&url(at), 308, Some(location));
+        for (at, location, meant, followed) in [
+            ("ws://h:1/api/signal", "/v2/signal?x=1", "ws://h:1/v2/signal?x=1", true),
+            ("http://h/api", "https://h/api", "https://h/api", true),
+            ("https://h/api", "http://h/api", "http://h/api", false),
+            ("https://h/api", "https://other/api", "https://other/api", false),
+            ("https://h/api", "https://h:8443/api", "https://h:8443/api", false),
+        ] {
+            let found = target(at, location).unwrap();
+            assert_eq!(found.as_str(), meant);
+            assert_eq!(stays(&url(at), &found), followed, "{at} {location}");
+        }
+        assert_eq!(redirect(&url("http://h"), 304, Some("/")), None);
+        assert_eq!(redirect(&url("http://h"), 301, None), None);
+    }
 }

@@ -31,7 +31,8 @@ pub fn endpoint(given: &str) -> Result<Url, ClientError> {
 }
 
 /// The URL for messages: without user, password and query, which may hold secrets.
-pub(in crate::signaling) fn redacted(url: &Url) -> String {
+#[must_use]
+pub fn redacted(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);

@@ -2,7 +2,9 @@
 
 use std::{io, time::Duration};
 
-use super::clock::with_clock;
+use url::Url;
+
+use super::{clock::with_clock, endpoint::redacted};
 use crate::{proto::signaling::close, signaling::token_client::TokenError, types::Stage};
 
 /// Why there is no signaling connection.
@@ -34,6 +36,14 @@ pub enum ClientError {
         url: String,
         /// Why.
         source: io::Error,
+    },
+    /// No way through the proxy that the environment names.
+    #[error("proxy {proxy}: {reason}")]
+    Proxy {
+        /// The proxy, without its login.
+        proxy: String,
+        /// Why.
+        reason: String,
     },
     /// The attempt took too long.
     #[error("{url} did not answer within {} s", .after.as_secs_f32())]
@@ -73,6 +83,16 @@ pub enum ClientError {
         /// How far this machine's clock is ahead of the server's, seconds, when it shows.
         clock_skew: Option<f64>,
     },
+    /// The server sends its clients elsewhere.
+    #[error("{url} redirects to {} (HTTP {status})", redacted(.target))]
+    Redirected {
+        /// The server.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// Where to.
+        target: Url,
+    },
     /// Something answers there, but not the WebSocket protocol.
     #[error("{url} is not a WebSocket server: {reason}")]
     NotWebSocket {
@@ -106,6 +126,8 @@ impl ClientError {
                 Stage::Token
             }
             Self::Connect { .. }
+            | Self::Proxy { .. }
+            | Self::Redirected { .. }
             | Self::Timeout { .. }
             | Self::Refused { .. }
             | Self::NotWebSocket { .. }
@@ -125,10 +147,13 @@ impl ClientError {
                 io::ErrorKind::TimedOut => "timeout".into(),
                 _ => "tcp-failed".into(),
             },
+            Self::Proxy { .. } => "proxy-failed".into(),
             Self::Timeout { .. } => "timeout".into(),
             Self::Tls { .. } => "tls-failed".into(),
             Self::PlainText { .. } => "tls-plain-text".into(),
-            Self::Refused { status, .. } => format!("http-{status}"),
+            Self::Refused { status, .. } | Self::Redirected { status, .. } => {
+                format!("http-{status}")
+            }
             Self::NotWebSocket { .. } => "not-websocket".into(),
             Self::Closed { code, .. } => format!("closed-{code}"),
         }
@@ -146,6 +171,12 @@ impl ClientError {
                 format!("check the spelling of `{host}` and this machine's network")
             }
             Self::Connect { url, .. } => format!("is `orion-peer serve` running at {url}?"),
+            Self::Proxy { .. } => {
+                "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or name the server in NO_PROXY".into()
+            }
+            Self::Redirected { target, .. } => {
+                format!("give --signal {}", redacted(target))
+            }
             Self::Timeout { .. } => {
                 "check the port, firewalls between, and whether the server is overloaded".into()
             }
@@ -175,7 +206,7 @@ impl ClientError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Url { .. } | Self::Closed { .. } => true,
+            Self::Url { .. } | Self::Redirected { .. } | Self::Closed { .. } => true,
             Self::Refused { status, .. } => matches!(status, 401 | 403),
             Self::Token(error) => error.is_final(),
             _ => false,

@@ -53,6 +53,16 @@ pub enum TokenError {
         /// How far this machine's clock is ahead of the server's, seconds, when it shows.
         clock_skew: Option<f64>,
     },
+    /// The token API is elsewhere.
+    #[error("{url} redirects to {target} (HTTP {status})")]
+    Redirected {
+        /// The token API as it was asked.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// Where to, without its query.
+        target: String,
+    },
     /// An answer that is not the token API's.
     #[error("{url} answered what is no token answer: {reason}")]
     Answer {
@@ -82,7 +92,9 @@ impl TokenError {
             Self::Unreadable(_) => "token-unreadable".into(),
             Self::Expired { .. } => "token-expired".into(),
             Self::Unreachable { code, .. } => (*code).into(),
-            Self::Refused { status, .. } => format!("token-http-{status}"),
+            Self::Refused { status, .. } | Self::Redirected { status, .. } => {
+                format!("token-http-{status}")
+            }
             Self::Answer { .. } => "not-a-token-answer".into(),
         }
     }
@@ -120,6 +132,9 @@ impl TokenError {
             Self::Refused { status, retry_after, clock_skew, .. } => {
                 refused(*status, *retry_after, *clock_skew)
             }
+            Self::Redirected { target, .. } => {
+                format!("give --token-url {target}, if that is the server you mean")
+            }
             Self::Answer { .. } => format!("check host, port and path: the token API is {PATH}"),
         }
     }
@@ -128,7 +143,10 @@ impl TokenError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Url { .. } | Self::Unreadable(_) | Self::Expired { .. } => true,
+            Self::Url { .. }
+            | Self::Unreadable(_)
+            | Self::Expired { .. }
+            | Self::Redirected { .. } => true,
             Self::Refused { status, .. } => matches!(status, 400 | 401 | 403),
             Self::Unreachable { .. } | Self::Answer { .. } => false,
         }
