@@ -18,7 +18,10 @@ use crate::{
 pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool, listening: IpAddr) -> Router {
     let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
     if parts.config.login.is_some() {
-        router = router.route(TOKEN_PATH, axum::routing::post(token_api::answer));
+        router = router.route(
+            TOKEN_PATH,
+            axum::routing::post(token_api::answer).options(token_api::preflight),
+        );
     }
     if let Some(mode) = parts.config.page.clone() {
         let answer = get(async move || Json(mode));

@@ -22,6 +22,7 @@ use crate::{
         limits::{KeyedRate, metered},
         server::ClientAddr,
     },
+    stun::uri::is_turn,
     types::{DeviceId, PairId, check_id},
 };
 
@@ -99,13 +100,50 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// How long a browser may keep that a page may ask, seconds: two hours, the most that Chromium keeps.
+const PREFLIGHT_LIFE: &str = "7200";
+
+/// Lets the pages that may open a signaling socket read the answer (Fetch standard, §3.3 HTTP CORS protocol).
+fn share(parts: &Parts, origin: Option<HeaderValue>, response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    let origins = &parts.config.signaling.origins;
+    let allowed = origin.filter(|origin| origin.to_str().is_ok_and(|text| origins.allow(text)));
+    if let Some(origin) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        // Without it a page cannot see how long to wait.
+        let exposed = HeaderValue::from_static("Retry-After, Date");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+}
+
+/// What a browser asks before a page may send its login token.
+pub(super) async fn preflight(State(parts): State<Arc<Parts>>, request: Request) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    share(&parts, origin, &mut response);
+    let headers = response.headers_mut();
+    if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        for (name, value) in [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"),
+            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_LIFE),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    response
+}
+
 /// The route.
 pub(super) async fn answer(State(parts): State<Arc<Parts>>, request: Request) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = match grant(&parts, request).await {
         Ok(answer) => Json(answer).into_response(),
         Err(refusal) => refusal.into_response(),
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    share(&parts, origin, &mut response);
     parts.tokens.answers.count(response.status().as_str());
     response
 }
@@ -227,7 +265,7 @@ fn ice_servers(
 fn turn_servers(turn: &TurnAdvert, device: &DeviceId, pair: &PairId, now: u64) -> Vec<IceServer> {
     let mut servers = Vec::new();
     let (stun, relay): (Vec<String>, Vec<String>) =
-        turn.urls.iter().cloned().partition(|url| url.starts_with("stun"));
+        turn.urls.iter().cloned().partition(|url| !is_turn(url));
     if !stun.is_empty() {
         servers.push(IceServer { urls: stun, username: None, credential: None });
     }

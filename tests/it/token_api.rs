@@ -11,7 +11,7 @@ use orion_peer::{
     pairs::{Pair, PairStore, sqlite::SqlitePairs},
     proto::token::{IceServer, TokenAnswer},
     server::{RunningServer, Server, ServerConfig, TOKEN_PATH, TokenRates, TurnAdvert},
-    signaling::limits::Rate,
+    signaling::{handshake::Origins, limits::Rate},
 };
 use tokio::net::TcpListener;
 
@@ -306,4 +306,40 @@ async fn a_development_server_answers_to_names_of_this_machine_only() {
     let real = server(|config| config.front.this_machine_only = false).await;
     let answers = statuses(real.local_addr(), "signal.example").await;
     assert_eq!(answers[0].status, 200);
+}
+
+/// A browser asks before it lets a page send a login token, and reads the answer only when the server says so.
+#[tokio::test]
+async fn pages_that_may_open_a_socket_may_ask_for_a_token() {
+    let page = "https://app.example";
+    let server = server(|config| {
+        config.signaling.origins = Origins::Listed(vec![page.into()]);
+    })
+    .await;
+    for (origin, allowed) in [(page, true), ("https://other.example", false), ("null", false)] {
+        let origin_line = format!("Origin: {origin}");
+        let asked = [
+            origin_line.as_str(),
+            "Access-Control-Request-Method: POST",
+            "Access-Control-Request-Headers: authorization,content-type",
+        ];
+        let line = format!("OPTIONS {TOKEN_PATH}");
+        let answer = request(server.local_addr(), &line, &asked, "").await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+        let named = allowed.then_some(origin);
+        assert_eq!(answer.header("access-control-allow-origin"), named, "{answer:?}");
+        assert_eq!(answer.header("access-control-allow-methods"), allowed.then_some("POST"));
+        let headers = answer.header("access-control-allow-headers");
+        assert_eq!(headers, allowed.then_some("authorization, content-type"));
+        assert_eq!(answer.header("vary"), Some("Origin"));
+        for (login, status) in [("dev", 200), ("wrong", 401)] {
+            let login = format!("Authorization: Bearer {login}");
+            let headers = [origin_line.as_str(), &login, "Content-Type: application/json"];
+            let line = format!("POST {TOKEN_PATH}");
+            let body = r#"{"deviceId":"phone"}"#;
+            let answer = request(server.local_addr(), &line, &headers, body).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+            assert_eq!(answer.header("access-control-allow-origin"), named, "{answer:?}");
+        }
+    }
 }
