@@ -9,6 +9,7 @@ mod certificates;
 mod check;
 mod cli;
 mod completions;
+mod descriptions;
 mod doctor;
 mod doctor_in_lab;
 #[cfg(unix)]
@@ -39,6 +40,7 @@ mod pacing;
 mod pair_stores;
 mod peer;
 mod pictures;
+mod proxied;
 mod raw_http;
 mod repair;
 mod report;
