@@ -235,8 +235,8 @@ fn selected_id(entries: &Map<String, Value>) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// The selected pair as the report describes it: without a data channel the crate has no other way to it until the
-/// first packet of media.
+/// The selected pair as the report describes it: without a data channel the crate has no other access to it until the
+/// first packet of media. A peer-reflexive candidate is not in the report.
 fn described(entries: &Map<String, Value>) -> Option<[CandidateStats; 2]> {
     let pair = &entries[&selected_id(entries)?];
     let candidate = |key: &str| {

@@ -251,7 +251,7 @@ async fn a_start_that_cannot_work_says_why() {
     let taken = TurnConfig { udp: held.local_addr().ok(), tcp: None, ..config() };
     let error = TurnServer::start(taken).await.err().unwrap();
     assert!(error.to_string().contains(&held.local_addr().unwrap().to_string()), "{error}");
-    assert!(error.remedy().contains("another server"), "{}", error.remedy());
+    assert!(error.remedy().contains("other server"), "{}", error.remedy());
     let nowhere = TurnConfig { udp: None, tcp: None, ..config() };
     assert!(matches!(TurnServer::start(nowhere).await, Err(TurnError::NoListener)));
     let foreign: IpAddr = "192.0.2.1".parse().unwrap();
