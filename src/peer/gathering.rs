@@ -143,9 +143,14 @@ impl Watch {
         self.put_off.push((local, server));
     }
 
-    /// It is begun now.
-    pub(super) fn begun(&mut self, local: SocketAddr, server: SocketAddr) {
+    /// It is begun now: requests that waited for it count from here on.
+    pub(super) fn begun(&mut self, now: Duration, local: SocketAddr, server: SocketAddr) {
         self.put_off.retain(|pair| *pair != (local, server));
+        for waited in
+            self.transactions.iter_mut().filter(|t| (t.local, t.server) == (local, server))
+        {
+            waited.first = now;
+        }
     }
 
     /// The name of a server is being looked up.

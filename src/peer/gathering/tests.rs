@@ -80,6 +80,23 @@ fn ask_for_allocation(watch: &mut Watch, from: u64, id: u8) {
     assert!(watch.sent(at(from + 10), local(), server(), &again, None));
 }
 
+/// TURN over TCP waits until UDP has had its chance, and that wait is not the server's.
+#[test]
+fn a_connection_that_was_put_off_counts_from_its_start() {
+    let mut watch = resolved(&[TURN]);
+    watch.put_off(local(), server());
+    watch.sent(at(5), local(), server(), &request(method::ALLOCATE, 1, None), None);
+    watch.sent(at(505), local(), server(), &request(method::ALLOCATE, 1, None), None);
+    assert_eq!(outcomes(&watch), [GatherOutcome::Unused]);
+    watch.begun(at(750), local(), server());
+    watch.received(at(752), &refusal(method::ALLOCATE, 1, 401));
+    let again = request(method::ALLOCATE, 2, Some("phone"));
+    watch.sent(at(752), local(), server(), &again, None);
+    watch.received(at(753), &allocated(2));
+    let result = &watch.results()[0];
+    assert_eq!((result.first_request, result.took), (Some(at(750)), Some(at(3))));
+}
+
 #[test]
 fn stun_and_turn_on_one_port_are_told_apart() {
     let mut watch = resolved(&[STUN, TURN]);

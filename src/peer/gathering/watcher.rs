@@ -96,7 +96,7 @@ impl Watcher {
 
     /// It is begun now.
     pub(in crate::peer) fn begun(&self, local: SocketAddr, server: SocketAddr) {
-        self.watch().begun(local, server);
+        self.watch().begun(self.now(), local, server);
         self.news.notify_one();
     }
 
