@@ -14,7 +14,7 @@ use super::{
     DoctorConfig,
     interfaces::scope,
     nat::{local_towards, mirror},
-    report::{Burst, Problem, Rtt, Server, millis},
+    report::{Burst, Problem, Rtt, Server, Throughput, millis},
 };
 use crate::{
     peer::gathering::refusal_remedy,
@@ -323,11 +323,13 @@ async fn through(
         });
     }
     let burst = client.burst(peer).await?;
-    row.burst = Some(Burst {
-        sent: burst.sent,
-        received: burst.received,
-        took_ms: millis(burst.took),
-        bits_per_second: burst.bits_per_second().round(),
+    row.burst =
+        Some(Burst { sent: burst.sent, received: burst.received, took_ms: millis(burst.took) });
+    let throughput = client.throughput(peer).await?;
+    row.throughput = Some(Throughput {
+        sent: throughput.sent,
+        received: throughput.received,
+        bits_per_second: throughput.bits_per_second.round(),
     });
     Ok(true)
 }

@@ -153,11 +153,10 @@ fn gives(server: &Server) -> String {
     }
     if let Some(burst) = server.burst {
         let lost = 1.0 - f64::from(burst.received) / f64::from(burst.sent.max(1));
-        parts.push(format!(
-            "100 KB in {}, {} lost",
-            human::millis(burst.took_ms),
-            human::share(lost)
-        ));
+        parts.push(format!("{} of a keyframe lost", human::share(lost)));
+    }
+    if let Some(throughput) = server.throughput {
+        parts.push(format!("carries {}", human::bitrate(throughput.bits_per_second)));
     }
     if let Some(why) = &server.not_measured {
         parts.push(format!("not measured: {why}"));

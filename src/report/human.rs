@@ -59,6 +59,16 @@ pub fn rate(per_second: f64) -> String {
     if per_second < 9.995 { format!("{per_second:.2}/s") } else { format!("{per_second:.1}/s") }
 }
 
+/// A bit rate: `850 kbit/s`, `9.4 Mbit/s`, `212 Mbit/s`.
+#[must_use]
+pub fn bitrate(bits_per_second: f64) -> String {
+    match bits_per_second {
+        rate if rate < 999.5e3 => format!("{:.0} kbit/s", rate / 1e3),
+        rate if rate < 99.95e6 => format!("{:.1} Mbit/s", rate / 1e6),
+        rate => format!("{:.0} Mbit/s", rate / 1e6),
+    }
+}
+
 /// A share of 0 to 1 (or any ratio) in percent: `99 %`, `83.9 %`. What is not all is never written as
 /// 100 %, and what is not nothing never as 0 %.
 #[must_use]
@@ -101,5 +111,9 @@ mod tests {
         let lengths = [12.34, 59.97, 245.0, 7_380.0].map(Duration::from_secs_f64).map(duration);
         assert_eq!(lengths, ["12.3 s", "1 min 00 s", "4 min 05 s", "2 h 03 min"]);
         assert_eq!([0.2857, 30.0].map(rate), ["0.29/s", "30.0/s"]);
+        let rates = [0.0, 850_400.0, 999_600.0, 9.43e6, 99.96e6, 1.2e9].map(bitrate);
+        let texts =
+            ["0 kbit/s", "850 kbit/s", "1.0 Mbit/s", "9.4 Mbit/s", "100 Mbit/s", "1200 Mbit/s"];
+        assert_eq!(rates, texts);
     }
 }

@@ -119,9 +119,28 @@ async fn every_transport_is_measured() {
         assert_eq!(turn["rttMs"]["sent"], 10);
         assert!(turn["rttMs"]["p50"].as_f64().unwrap() > 0.0, "{turn}");
         assert_eq!(turn["burst"]["sent"], 85);
+        assert!(turn["throughput"]["bitsPerSecond"].as_f64().unwrap() > 0.0, "{turn}");
         assert!(turn["credentialExpiresInS"].as_i64().unwrap() > 80_000, "{turn}");
     }
     assert_eq!(server.stats().allocations_active, 0, "allocations are given back");
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throughput_is_that_of_the_relay() {
+    const BYTES_PER_SECOND: u64 = 250_000;
+    let mut config = config(true);
+    config.limits.bytes_per_second = Some(BYTES_PER_SECOND);
+    let server = TurnServer::start(config).await.unwrap();
+    let udp = format!("turn:{}", server.udp_address().unwrap());
+    let ended = doctor(&["--ice-server", &udp, "--turn-secret", SECRET]).await;
+    let (report, _) = told(&ended);
+    let throughput = &report["servers"][0]["throughput"];
+    let measured = throughput["bitsPerSecond"].as_f64().unwrap();
+    // Headers count for the limit, and not for the throughput.
+    assert!(measured > 0.0 && measured < 8.0 * BYTES_PER_SECOND as f64, "{report}");
+    let (sent, received) = (throughput["sent"].as_u64().unwrap(), throughput["received"].as_u64());
+    assert!(received.unwrap() > 0 && received.unwrap() < sent, "{report}");
     server.close().await;
 }
 

@@ -1,4 +1,4 @@
-//! Round trips and a burst through an allocation. The relayed address sends to itself, so that nothing
+//! Round trips, a paced keyframe and throughput, through an allocation. The relayed address sends to itself, so that nothing
 //! but the way to the server and back is measured, and no NAT is in the way; a server that forbids that
 //! can be measured with a peer that sends everything back.
 
@@ -24,8 +24,20 @@ const PACKET_BYTES: usize = 1188;
 /// Bytes of a keyframe.
 pub const BURST_BYTES: usize = 100_000;
 
-/// Bits a second and bits at once the burst is sent with, as the video sender paces a keyframe.
+/// Bits a second, bits at once: how the burst is sent.
 const PACE: (f64, f64) = (8e6, 120e3);
+
+/// How long throughput is measured, and with how many bytes at most: relayed traffic costs money.
+const THROUGHPUT: (Duration, u64) = (Duration::from_millis(800), 4_000_000);
+
+/// A packet is lost when so many later ones have come back.
+const REORDERED: u32 = 16;
+
+/// Everything that is under way is lost when nothing comes back for so long.
+const STALLED: Duration = Duration::from_millis(400);
+
+/// Packets under way at the start, and at most: a round trip of 100 ms at 80 Mbit/s has 840.
+const WINDOW: (f64, f64) = (10.0, 1000.0);
 
 /// What became of the burst.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,12 +56,74 @@ impl Burst {
     pub fn loss(&self) -> f64 {
         1.0 - f64::from(self.received) / f64::from(self.sent.max(1))
     }
+}
 
-    /// Payload bits a second.
-    #[must_use]
-    pub fn bits_per_second(&self) -> f64 {
-        let bits = f64::from(self.received) * PACKET_BYTES as f64 * 8.0;
-        bits / self.took.as_secs_f64().max(1e-6)
+/// What went through and came back, with as many packets under way as the path takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Throughput {
+    /// Packets sent.
+    pub sent: u32,
+    /// Packets that came back.
+    pub received: u32,
+    /// Payload that came back within the second half of the measurement, bits a second. It is a lower bound: a path
+    /// with long round trips is not full by then.
+    pub bits_per_second: f64,
+}
+
+/// Packets under way: how many there may be, by loss and by what came back (as TCP does it, RFC 5681 §3.1).
+#[derive(Debug)]
+struct Window {
+    size: f64,
+    grows: bool,
+    sent: u32,
+    /// Those of `sent` that came back.
+    back: std::collections::BTreeSet<u32>,
+    /// All below it have come back or are lost.
+    settled: u32,
+    lost: u32,
+    /// A loss counts once for those that were under way with it.
+    recovered_at: u32,
+}
+
+impl Window {
+    fn new() -> Self {
+        let back = std::collections::BTreeSet::new();
+        Self { size: WINDOW.0, grows: true, sent: 0, back, settled: 0, lost: 0, recovered_at: 0 }
+    }
+
+    fn is_open(&self) -> bool {
+        let under_way = self.sent - self.settled - self.back.range(self.settled..).count() as u32;
+        f64::from(under_way) < self.size
+    }
+
+    /// Whether it is the first time that this packet comes back.
+    fn came_back(&mut self, number: u32) -> bool {
+        if number >= self.sent || !self.back.insert(number) {
+            return false;
+        }
+        self.size = (self.size + if self.grows { 1.0 } else { 1.0 / self.size }).min(WINDOW.1);
+        let newest = self.back.last().copied().unwrap_or_default();
+        self.settle(newest.saturating_sub(REORDERED));
+        true
+    }
+
+    /// Everything under way is given up.
+    fn stalled(&mut self) {
+        self.settle(self.sent);
+    }
+
+    fn settle(&mut self, until: u32) {
+        while self.settled < until || self.back.contains(&self.settled) {
+            if !self.back.contains(&self.settled) {
+                self.lost += 1;
+                if self.settled >= self.recovered_at {
+                    self.recovered_at = self.sent;
+                    self.grows = false;
+                    self.size = (self.size * 0.7).max(2.0);
+                }
+            }
+            self.settled += 1;
+        }
     }
 }
 
@@ -124,6 +198,57 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Keeps as many packets under way to `peer`, which sends them back, as come back without loss.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the connection breaks.
+    pub async fn throughput(&mut self, peer: SocketAddr) -> Result<Throughput, ClientError> {
+        // Above every number of a burst.
+        const FIRST: u32 = 1 << 24;
+        let (time, bytes) = THROUGHPUT;
+        let most = (bytes / PACKET_BYTES as u64) as u32;
+        let begun = Instant::now();
+        let end = begun + time;
+        let mut window = Window::new();
+        let mut arrivals = Vec::new();
+        while Instant::now() < end {
+            while window.sent < most && window.is_open() {
+                self.send_to(peer, &packet(FIRST + window.sent, PACKET_BYTES)).await?;
+                window.sent += 1;
+            }
+            if window.settled >= window.sent {
+                break;
+            }
+            match self.receive(end.min(Instant::now() + STALLED)).await? {
+                Some((_, data)) => {
+                    let back = number(&data).and_then(|number| number.checked_sub(FIRST));
+                    if back.is_some_and(|number| window.came_back(number)) {
+                        arrivals.push(begun.elapsed());
+                    }
+                }
+                None => window.stalled(),
+            }
+        }
+        Ok(Throughput {
+            sent: window.settled,
+            received: window.settled - window.lost,
+            bits_per_second: rate_of_second_half(&arrivals),
+        })
+    }
+}
+
+/// Payload bits a second of the arrivals after half of the time.
+fn rate_of_second_half(arrivals: &[Duration]) -> f64 {
+    let Some(last) = arrivals.last() else { return 0.0 };
+    let half = *last / 2;
+    let before = arrivals.partition_point(|at| *at <= half);
+    let Some(first) = arrivals.get(before.saturating_sub(1)) else { return 0.0 };
+    let time = last.saturating_sub(*first).as_secs_f64();
+    let packets = arrivals.len() - before;
+    if time > 0.0 { packets as f64 * PACKET_BYTES as f64 * 8.0 / time } else { 0.0 }
+}
+
 fn note(seen: &mut std::collections::HashSet<u32>, last: &mut Instant, data: &[u8], first: u32) {
     if let Some(number) = number(data).filter(|number| *number >= first)
         && seen.insert(number)
@@ -134,6 +259,8 @@ fn note(seen: &mut std::collections::HashSet<u32>, last: &mut Instant, data: &[u
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     #[test]
@@ -145,9 +272,62 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_told_by_loss_and_rate() {
+    fn a_burst_has_a_loss() {
         let burst = Burst { sent: 80, received: 60, took: Duration::from_millis(100) };
         assert!((burst.loss() - 0.25).abs() < 1e-9);
-        assert!((burst.bits_per_second() - 60.0 * 1188.0 * 80.0).abs() < 1.0);
+    }
+
+    /// A path that carries `rate` packets a second, with a queue, and sends them back after `delay`.
+    fn through_a_path(rate: f64, queue: usize, delay: Duration) -> (Window, f64) {
+        let mut window = Window::new();
+        let mut arrivals: Vec<Duration> = Vec::new();
+        let mut under_way = VecDeque::<(Duration, u32)>::new();
+        let (mut now, mut free_at) = (Duration::ZERO, Duration::ZERO);
+        let packet_time = Duration::from_secs_f64(1.0 / rate);
+        while now < THROUGHPUT.0 {
+            while window.is_open() && window.sent < 3367 {
+                let waiting = free_at.saturating_sub(now).as_secs_f64() * rate;
+                if waiting < queue as f64 {
+                    free_at = free_at.max(now) + packet_time;
+                    under_way.push_back((free_at + delay, window.sent));
+                }
+                window.sent += 1;
+            }
+            match under_way.pop_front() {
+                Some((at, number)) => {
+                    now = at;
+                    assert!(window.came_back(number));
+                    assert!(!window.came_back(number), "twice");
+                    arrivals.push(now);
+                }
+                None if window.settled >= window.sent => break,
+                None => {
+                    now += STALLED;
+                    window.stalled();
+                }
+            }
+        }
+        assert!(!window.came_back(u32::MAX), "never sent");
+        (window, rate_of_second_half(&arrivals))
+    }
+
+    #[test]
+    fn throughput_is_that_of_the_path() {
+        let bits = PACKET_BYTES as f64 * 8.0;
+        for (mbits, delay) in [(1.0, 5), (9.0, 1), (9.0, 40), (30.0, 20), (200.0, 1)] {
+            let rate = mbits * 1e6 / bits;
+            let (window, measured) = through_a_path(rate, 60, Duration::from_millis(delay));
+            let measured = measured / 1e6;
+            assert!((0.85 * mbits..1.05 * mbits).contains(&measured), "{mbits}: {measured}");
+            assert!(window.lost * 5 < window.sent, "{mbits}: {} of {}", window.lost, window.sent);
+        }
+    }
+
+    #[test]
+    fn a_path_that_swallows_everything_has_no_throughput() {
+        let (window, measured) = through_a_path(1e-3, 0, Duration::ZERO);
+        assert_eq!((window.lost, window.settled), (window.sent, window.sent));
+        assert!(measured.abs() < f64::EPSILON && window.sent > 0);
+        assert!(rate_of_second_half(&[Duration::ZERO; 3]).abs() < f64::EPSILON);
     }
 }
