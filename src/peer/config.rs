@@ -87,8 +87,9 @@ pub struct PeerConfig {
     pub network: Option<LocalNetwork>,
     /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
     pub picture_size: (u32, u32),
-    /// How long a relayed pair waits for a direct one, from the start of the checks: the crate nominates
-    /// the first pair that works and keeps it. Nothing is waited for when only relays may be used.
+    /// How long a relayed pair waits for a direct one at least, from the start of the checks: the crate nominates
+    /// the first pair that works and keeps it. The sender, which nominates, waits longer where round trips are
+    /// (`relay_wait`). Nothing is waited for when only relays may be used.
     pub relay_wait: Duration,
     /// How long a message on the control channel is sent again before it is given up
     /// (`maxPacketLifeTime`, at most 65 s); none means never. It stays unordered.
@@ -306,9 +307,10 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_relay_acceptance_min_wait(Some(relay_wait(config)))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
-        // Every pair is checked at each tick. 200 ms by default, which a check that crosses the
-        // other side's candidate costs in full; shorter than this would flood a slow uplink.
-        .with_ice_connection_attempts(Some(Duration::from_millis(25)), Some(56))
+        // Every pair is checked at each tick, for 4 s: as long as a relayed one may have to wait. 200 ms by default,
+        // which a check that crosses the other side's candidate costs in full; shorter than this would flood a slow
+        // uplink.
+        .with_ice_connection_attempts(Some(Duration::from_millis(25)), Some(160))
         .with_ice_timeouts(
             Some(Duration::from_secs(4)),
             Some(Duration::from_secs(25)),
@@ -322,7 +324,7 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
 }
 
 /// See [`PeerConfig::relay_wait`].
-fn relay_wait(config: &PeerConfig) -> Duration {
+pub(super) fn relay_wait(config: &PeerConfig) -> Duration {
     let relays_only = config.ice_policy == IcePolicy::Relay
         || matches!(config.candidates.as_slice(), [CandidateType::Relay]);
     if relays_only { Duration::ZERO } else { config.relay_wait }

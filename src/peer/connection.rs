@@ -27,6 +27,7 @@ use super::{
     gathering::{GatherResult, ServerFailure, Watcher},
     handler::{Shared, build},
     pacing::Pacing,
+    relay_wait::RelayWait,
     remote_candidates::RemoteCandidates,
     repair::RoundTripHint,
     runtime::{ExtraPasses, PeerRuntime},
@@ -99,6 +100,7 @@ impl Peer {
             Arc::clone(&streams),
             config.gateway.clone(),
             Arc::clone(&monitor),
+            RelayWait::new(config::relay_wait(&config)),
         );
         let (tap, outputs) = Tap::new(Arc::clone(&monitor), Arc::clone(&runtime.filters().media));
         let rtc = config::rtc_configuration(&config, &streams);

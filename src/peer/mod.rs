@@ -20,7 +20,7 @@
 //! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
 //! - [`tap`]: what passes through the RTP and RTCP chain
 //! - `timestamps`: those of the video track
-//! - `unannounced`: checks that come before their candidate
+//! - `relay_wait`: relayed pairs wait for direct ones; `unannounced`: checks that come before their candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or left out; [`frames`] and `reports`: what fills them
 
 mod allowance;
@@ -41,6 +41,7 @@ mod media_gate;
 pub mod pacing;
 pub mod packetizer;
 pub mod rate;
+mod relay_wait;
 mod remote_candidates;
 pub mod repair;
 mod reports;

@@ -39,8 +39,8 @@ const MAX_NAME_BYTES: usize = 63 + 6;
 /// Where a candidate can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
-    /// At an address.
-    Address(SocketAddr),
+    /// At an address, of the type that was signaled.
+    Address(SocketAddr, CandidateType),
     /// Behind a name of mDNS.
     Name,
 }
@@ -135,9 +135,7 @@ impl RemoteCandidates {
             return Err("too many came within a short time".into());
         }
         self.taken += 1;
-        if let (Target::Address(address), Ok(kind)) =
-            (target, candidate.candidate_type().to_string().parse())
-        {
+        if let Target::Address(address, kind) = target {
             // `OVER_TIME` bounds what can come within an hour; a device that moves leaves its old addresses.
             if self.kinds.len() >= 4 * MAX_TAKEN {
                 self.kinds.clear();
@@ -183,7 +181,11 @@ fn target(candidate: &Candidate) -> Result<Target, &'static str> {
         ip if ip.is_unspecified() => Err("its address is none"),
         ip if ip.is_multicast() || broadcast => Err("its address is that of many"),
         _ if no_scope => Err("its address is of one link, and does not say which"),
-        ip => Ok(Target::Address(SocketAddr::new(ip, port))),
+        ip => {
+            let kind =
+                candidate.candidate_type().to_string().parse().unwrap_or(CandidateType::Host);
+            Ok(Target::Address(SocketAddr::new(ip, port), kind))
+        }
     }
 }
 
@@ -274,7 +276,7 @@ mod tests {
     /// The crate splits at any white space, so a candidate can be written in several ways.
     #[test]
     fn the_address_is_the_one_that_the_crate_uses() {
-        let address = Target::Address("192.0.2.7:9".parse().unwrap());
+        let address = Target::Address("192.0.2.7:9".parse().unwrap(), CandidateType::Host);
         for good in [
             "candidate:1 1 udp 1 192.0.2.7 9 typ host",
             "1 1 udp 1 192.0.2.7 9 typ host",

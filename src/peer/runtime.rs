@@ -38,6 +38,7 @@ use super::{
     driver,
     gathering::{self, WatchedSocket, Watcher},
     handshake::HEARD_WITHIN,
+    relay_wait::RelayWait,
     socket::{FilteredSocket, Filters},
     streams::{StreamServers, StreamSocket},
     vitals::Monitor,
@@ -106,9 +107,11 @@ impl PeerRuntime {
         streams: Arc<StreamServers>,
         gateway: Option<Arc<Gateway>>,
         monitor: Arc<Monitor>,
+        relay_wait: RelayWait,
     ) -> Arc<Self> {
         let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
-        let filters = Arc::new(Filters::new(Arc::clone(&watcher), Arc::clone(&monitor)));
+        let filters =
+            Arc::new(Filters::new(Arc::clone(&watcher), Arc::clone(&monitor), relay_wait));
         Arc::new(Self {
             owed: Arc::default(),
             passes,

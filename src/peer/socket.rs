@@ -23,6 +23,7 @@ use super::{
     guard::{Guard, Verdict},
     handshake::{Handshake, carries_media},
     media_gate::MediaGate,
+    relay_wait::RelayWait,
     vitals::Monitor,
 };
 
@@ -51,19 +52,28 @@ pub(super) struct Filters {
     pub(super) guard: Guard,
     pub(super) handshake: Handshake,
     pub(super) media: Arc<MediaGate>,
+    pub(super) relay_wait: RelayWait,
     watcher: Arc<Watcher>,
     monitor: Arc<Monitor>,
 }
 
 impl Filters {
-    pub(super) fn new(watcher: Arc<Watcher>, monitor: Arc<Monitor>) -> Self {
+    pub(super) fn new(watcher: Arc<Watcher>, monitor: Arc<Monitor>, relay_wait: RelayWait) -> Self {
         let handshake = Handshake::new(Arc::clone(&monitor));
-        Self { guard: Guard::default(), handshake, media: Arc::default(), watcher, monitor }
+        Self {
+            guard: Guard::default(),
+            handshake,
+            media: Arc::default(),
+            relay_wait,
+            watcher,
+            monitor,
+        }
     }
 
     fn sent(&self, to: SocketAddr, datagram: &[u8]) {
         self.guard.sent(to, datagram);
         self.handshake.sent(datagram);
+        self.relay_wait.sent(to, datagram, Instant::now());
     }
 
     fn fate(&self, from: SocketAddr, datagram: &[u8]) -> Fate {
@@ -72,7 +82,9 @@ impl Filters {
             Verdict::Server => true,
             Verdict::Check => {
                 self.monitor.check_received();
-                self.watcher.unannounced.passes(from, datagram, Instant::now())
+                let now = Instant::now();
+                self.watcher.unannounced.passes(from, datagram, now)
+                    && self.relay_wait.passes(from, datagram, now)
             }
             Verdict::Data if !self.handshake.passes(datagram) => false,
             Verdict::Data if carries_media(datagram) && !self.monitor.is_established() => {
@@ -279,7 +291,11 @@ mod tests {
     fn socket(local: &str, given: Vec<(SocketAddr, usize, Vec<u8>)>) -> FilteredSocket {
         let streams = StreamServers::new(&[], crate::stun::stream::Trust::web(), None);
         let (watcher, _) = Watcher::new(&[], &streams, false);
-        let filters = Arc::new(Filters::new(watcher, Arc::new(Monitor::new())));
+        let filters = Arc::new(Filters::new(
+            watcher,
+            Arc::new(Monitor::new()),
+            RelayWait::new(std::time::Duration::ZERO),
+        ));
         let inner = Arc::new(Given(local.parse().unwrap(), Mutex::new(given)));
         FilteredSocket::new(inner, filters).unwrap()
     }

@@ -58,7 +58,7 @@ impl Unannounced {
     /// The remote peer has signaled a candidate (RFC 8839 §5.1). Of one that hides its address behind a
     /// name nothing can be known: then no check is held back any more.
     pub(super) fn told(&self, target: Target) {
-        let Target::Address(address) = target else {
+        let Target::Address(address, _) = target else {
             self.finish();
             return;
         };
@@ -101,7 +101,7 @@ impl Unannounced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stun::message::Builder;
+    use crate::{stun::message::Builder, types::CandidateType};
 
     fn check() -> Vec<u8> {
         Builder::new(Class::Request, method::BINDING, [7; 12]).finish()
@@ -123,7 +123,7 @@ mod tests {
         );
         let other = "[::ffff:192.0.2.1]:50001";
         assert!(!is_heard(&unannounced, other, &check(), now));
-        unannounced.told(Target::Address("192.0.2.1:50001".parse().unwrap()));
+        unannounced.told(Target::Address("192.0.2.1:50001".parse().unwrap(), CandidateType::Relay));
         assert!(is_heard(&unannounced, other, &check(), now));
     }
 

@@ -179,9 +179,11 @@ impl Peer {
         targets: Vec<Target>,
     ) -> Result<(), PeerError> {
         let mut early = self.remote_described.lock().await;
-        self.runtime.filters().guard.remote_description(&description.sdp);
+        let filters = self.runtime.filters();
+        filters.guard.remote_description(&description.sdp);
+        filters.relay_wait.remote_description(sdp::ufrag(&description.sdp), Instant::now());
         for target in targets {
-            self.watcher.unannounced.told(target);
+            self.signaled(target);
         }
         self.connection
             .set_remote_description(description)
@@ -235,8 +237,13 @@ impl Peer {
         if let Err(error) = self.connection.add_ice_candidate(candidate).await {
             self.remote_candidates().complain(&error.to_string());
         }
-        self.watcher.unannounced.told(target);
+        self.signaled(target);
         self.runtime.wake();
+    }
+
+    fn signaled(&self, target: Target) {
+        self.watcher.unannounced.told(target);
+        self.runtime.filters().relay_wait.signaled(target);
     }
 }
 

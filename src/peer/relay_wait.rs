@@ -1,0 +1,253 @@
+//! Relayed pairs wait for direct ones, for as long as the round trips of this network need.
+//!
+//! RFC 8445 §8.1.1 leaves it to the controlling agent when to nominate. `rtc-ice` 0.21.1 nominates the first pair that
+//! works and keeps it, and its own wait for relayed pairs is a fixed time, chosen before the first round trip
+//! (`agent/agent_selector.rs:57`): on a path by satellite that is over before the first direct check is answered. So
+//! answers to checks on relayed paths are dropped until direct ones have had twice the time that a relayed one needed.
+//! Checks are repeated, and a later one is answered. Without sockets and clock: `now` is an argument.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::remote_candidates::Target;
+use crate::{
+    stun::message::{Class, Message, attr, method},
+    types::CandidateType,
+};
+
+/// The longest wait, from the start of the checks. A pair is given up after 4 s without an answer.
+const LONGEST: Duration = Duration::from_secs(3);
+
+/// Relayed candidates of the peer remembered; a device has a dozen.
+const MAX_RELAYS: usize = 256;
+
+/// The wait of one peer connection, anew for each ICE generation.
+#[derive(Debug)]
+pub(super) struct RelayWait {
+    /// From the start of the checks; zero waits for nothing.
+    shortest: Duration,
+    active: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The generation: the ufrag of the peer.
+    ufrag: Option<String>,
+    start: Option<Instant>,
+    first_relayed: Option<Instant>,
+    /// How long the first answer on a relayed path took.
+    relayed_takes: Option<Duration>,
+    /// Relayed candidates of the peer.
+    relays: HashSet<SocketAddr>,
+}
+
+impl RelayWait {
+    /// Waits at least `shortest` from the start of the checks.
+    pub(super) fn new(shortest: Duration) -> Self {
+        Self { shortest, active: AtomicBool::new(false), state: Mutex::default() }
+    }
+
+    /// Checks start with the remote description of a new generation.
+    pub(super) fn remote_description(&self, ufrag: Option<&str>, now: Instant) {
+        let mut state = self.state();
+        if self.shortest.is_zero() || (state.start.is_some() && state.ufrag.as_deref() == ufrag) {
+            return;
+        }
+        let ufrag = ufrag.map(str::to_owned);
+        *state = State { ufrag, start: Some(now), ..State::default() };
+        self.active.store(true, Ordering::Relaxed);
+    }
+
+    /// The peer has signaled a candidate.
+    pub(super) fn signaled(&self, target: Target) {
+        let Target::Address(address, CandidateType::Relay) = target else { return };
+        let mut state = self.state();
+        if state.relays.len() < MAX_RELAYS {
+            state.relays.insert(address);
+        }
+    }
+
+    /// A datagram of ours.
+    pub(super) fn sent(&self, to: SocketAddr, datagram: &[u8], now: Instant) {
+        if !self.active.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.state();
+        if state.first_relayed.is_none() && state.is_relayed(to, datagram, Class::Request) {
+            state.first_relayed = Some(now);
+        }
+    }
+
+    /// Whether an authenticated check or answer is for the crate now.
+    pub(super) fn passes(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> bool {
+        if !self.active.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut state = self.state();
+        if !state.is_relayed(from, datagram, Class::Success) {
+            return true;
+        }
+        let Some(start) = state.start else { return true };
+        let since = |then| now.saturating_duration_since(then);
+        let first = state.first_relayed.unwrap_or(start);
+        let takes = *state.relayed_takes.get_or_insert_with(|| since(first));
+        if since(start) < (2 * takes).clamp(self.shortest, LONGEST.max(self.shortest)) {
+            return false;
+        }
+        self.active.store(false, Ordering::Relaxed);
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether this is a Binding message of this class on a relayed path: through a relay of ours, or to or from one
+    /// of the peer's.
+    fn is_relayed(&self, address: SocketAddr, datagram: &[u8], class: Class) -> bool {
+        let is_meant = |message: &[u8]| {
+            Message::parse(message).is_some_and(|m| m.class == class && m.method == method::BINDING)
+        };
+        match datagram {
+            // ChannelData (RFC 8656 §12.4).
+            [0x40..=0x4F, _, high, low, data @ ..] => {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                data.get(..length).is_some_and(is_meant)
+            }
+            [0..=3, ..] => Message::parse(datagram).is_some_and(|message| match message.class {
+                Class::Indication => message.get(attr::DATA).is_some_and(is_meant),
+                found if found == class && message.method == method::BINDING => {
+                    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                    self.relays.contains(&address)
+                }
+                _ => false,
+            }),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stun::message::Builder;
+
+    const SHORTEST: Duration = Duration::from_millis(400);
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
+    fn binding(class: Class) -> Vec<u8> {
+        Builder::new(class, method::BINDING, [1; 12]).finish()
+    }
+
+    fn in_channel(message: &[u8]) -> Vec<u8> {
+        [&[0x40, 1, 0, message.len() as u8], message].concat()
+    }
+
+    fn in_indication(message: &[u8]) -> Vec<u8> {
+        Builder::new(Class::Indication, method::DATA, [2; 12])
+            .attribute(attr::DATA, message)
+            .finish()
+    }
+
+    /// When the first answer on a relayed path passes that arrives every 5 ms, ms from the start of the checks.
+    fn passes_after(wait: &RelayWait, start: Instant, sent_at: u64, takes: u64) -> u64 {
+        let (turn, relay) = (at("192.0.2.9:3478"), at("192.0.2.9:50000"));
+        let time = |ms| start + Duration::from_millis(ms);
+        wait.sent(turn, &in_channel(&binding(Class::Request)), time(sent_at));
+        let answers = [
+            binding(Class::Success),
+            in_channel(&binding(Class::Success)),
+            in_indication(&binding(Class::Success)),
+        ];
+        let from = [relay, turn, turn];
+        (sent_at + takes..)
+            .step_by(5)
+            .find(|ms| {
+                let passes =
+                    answers.iter().zip(from).map(|(a, from)| wait.passes(from, a, time(*ms)));
+                let passes: Vec<bool> = passes.collect();
+                assert!(passes.iter().all(|one| *one == passes[0]), "{passes:?}");
+                passes[0]
+            })
+            .unwrap()
+    }
+
+    fn started(start: Instant) -> RelayWait {
+        let wait = RelayWait::new(SHORTEST);
+        wait.remote_description(Some("abcd"), start);
+        wait.signaled(Target::Address(at("192.0.2.9:50000"), CandidateType::Relay));
+        wait.signaled(Target::Address(at("192.0.2.1:50000"), CandidateType::Srflx));
+        wait
+    }
+
+    #[test]
+    fn the_wait_follows_the_round_trip() {
+        let start = Instant::now();
+        for (sent_at, takes, passes_at) in [
+            (0, 20, 400),
+            (0, 190, 400),
+            (5, 620, 1240),
+            (0, 1450, 2900),
+            (0, 2500, 3000),
+            // An allocation over TCP is late: direct checks have had their time.
+            (900, 60, 960),
+            (900, 600, 1500),
+        ] {
+            let wait = started(start);
+            let passed = passes_after(&wait, start, sent_at, takes);
+            assert!(passed.abs_diff(passes_at) < 5, "{sent_at} {takes}: {passed}");
+        }
+    }
+
+    #[test]
+    fn direct_paths_and_requests_wait_for_nothing() {
+        let start = Instant::now();
+        let wait = started(start);
+        let (direct, relay) = (at("192.0.2.1:50000"), at("192.0.2.9:50000"));
+        assert!(wait.passes(direct, &binding(Class::Success), start));
+        assert!(wait.passes(direct, &binding(Class::Request), start));
+        assert!(wait.passes(relay, &binding(Class::Request), start));
+        assert!(wait.passes(relay, &in_channel(&binding(Class::Request)), start));
+        assert!(wait.passes(relay, &in_channel(&[0; 3])[..5], start));
+        assert!(!wait.passes(relay, &binding(Class::Success), start));
+    }
+
+    #[test]
+    fn each_generation_waits_once() {
+        let start = Instant::now();
+        let wait = started(start);
+        let passed = passes_after(&wait, start, 0, 100);
+        let later = start + Duration::from_secs(60);
+        let relayed = in_channel(&binding(Class::Success));
+        assert_eq!(passed, 400);
+        wait.remote_description(Some("abcd"), later);
+        assert!(wait.passes(at("192.0.2.9:3478"), &relayed, later), "the same description again");
+        wait.remote_description(Some("efgh"), later);
+        assert!(!wait.passes(at("192.0.2.9:3478"), &relayed, later));
+        assert!(wait.passes(at("192.0.2.9:3478"), &relayed, later + SHORTEST));
+    }
+
+    #[test]
+    fn nothing_waits_when_only_relays_may_be_used() {
+        let wait = RelayWait::new(Duration::ZERO);
+        wait.remote_description(Some("abcd"), Instant::now());
+        assert!(wait.passes(
+            at("192.0.2.9:3478"),
+            &in_channel(&binding(Class::Success)),
+            Instant::now()
+        ));
+    }
+}
