@@ -217,6 +217,12 @@ impl Watch {
         true
     }
 
+    /// Whether this request waits for an answer.
+    pub(super) fn is_unanswered(&self, request: &[u8]) -> bool {
+        let Some(id) = request.get(8..20) else { return false };
+        self.transactions.iter().any(|t| t.id == id && t.answer.is_none())
+    }
+
     /// A datagram came. Whether it is news: the answer to a request. Answers are known by their
     /// transaction, as a server with several addresses may answer from another one.
     pub(super) fn received(&mut self, now: Duration, datagram: &[u8]) -> bool {

@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(3);
 /// Relayed candidates of the peer remembered; a device has a dozen.
 const MAX_RELAYS: usize = 256;
 
-/// The wait of one peer connection, anew for each ICE generation.
+/// The wait of one peer connection; each ICE generation waits once.
 #[derive(Debug)]
 pub(super) struct RelayWait {
     /// From the start of the checks; zero waits for nothing.

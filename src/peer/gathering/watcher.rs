@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -24,6 +24,9 @@ use crate::{
     proto::token::IceServer,
     stun::{message::MAGIC_COOKIE, stream::DialError},
 };
+
+/// When an unanswered Binding request is sent again: 60 and 160 ms after the first time.
+const REPEATED_AFTER: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(100)];
 
 /// A [`Watch`] with a clock. Once nothing more is awaited, a packet costs one relaxed load.
 pub(in crate::peer) struct Watcher {
@@ -139,11 +142,20 @@ impl Watcher {
         self.news.notify_one();
     }
 
-    fn sent(&self, local: SocketAddr, to: SocketAddr, datagram: &[u8], error: Option<&io::Error>) {
+    /// Whether it is the first request of a transaction.
+    fn sent(
+        &self,
+        local: SocketAddr,
+        to: SocketAddr,
+        datagram: &[u8],
+        error: Option<&io::Error>,
+    ) -> bool {
         let error = error.map(ToString::to_string);
-        if self.watch().sent(self.now(), local, to, datagram, error) {
+        let is_first = self.watch().sent(self.now(), local, to, datagram, error);
+        if is_first {
             self.news.notify_one();
         }
+        is_first
     }
 
     fn received(&self, datagram: &[u8]) {
@@ -189,6 +201,11 @@ impl Watcher {
     }
 }
 
+/// Whether this is a Binding request, given that it asks.
+fn is_binding(datagram: &[u8]) -> bool {
+    datagram.starts_with(&[0, 1])
+}
+
 /// Whether this can be a Binding or Allocate request or answer. Media (first byte 128 and up), DTLS
 /// (20 to 63), channel data (64 to 79) and relayed data in indications do not pass.
 fn is_asking(datagram: &[u8]) -> bool {
@@ -197,6 +214,32 @@ fn is_asking(datagram: &[u8]) -> bool {
     matches!(kind & !0x0110, 0x0001 | 0x0003)
         && kind & 0x0110 != 0x0010
         && cookie.starts_with(&MAGIC_COOKIE.to_be_bytes())
+}
+
+/// Sends a Binding request again until it is answered. The `webrtc` crate does so after 300 ms at first (`rtc-stun`
+/// 0.21.1, `client.rs:19`): by then a relayed pair can be nominated, for want of the server-reflexive candidate.
+async fn repeat(
+    watcher: Arc<Watcher>,
+    socket: Weak<dyn AsyncUdpSocket>,
+    destination: SocketAddr,
+    request: Vec<u8>,
+) {
+    for pause in REPEATED_AFTER {
+        sleep(pause).await;
+        let Some(socket) = socket.upgrade().filter(|_| watcher.watch().is_unanswered(&request))
+        else {
+            return;
+        };
+        let again = Transmit {
+            destination,
+            ecn: None,
+            contents: &request,
+            segment_size: None,
+            src_ip: None,
+        };
+        // The crate's own repetition reports what goes wrong.
+        let _ = std::future::poll_fn(|cx| socket.poll_send(cx, &again)).await;
+    }
 }
 
 /// A UDP socket that is looked at.
@@ -233,7 +276,12 @@ impl AsyncUdpSocket for WatchedSocket {
             let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
             for datagram in transmit.contents.chunks(length) {
                 let error = sent.as_ref().err();
-                self.watcher.sent(self.local, transmit.destination, datagram, error);
+                let to = transmit.destination;
+                if self.watcher.sent(self.local, to, datagram, error) && is_binding(datagram) {
+                    let socket = Arc::downgrade(&self.inner);
+                    let request = datagram.to_vec();
+                    tokio::spawn(repeat(Arc::clone(&self.watcher), socket, to, request));
+                }
             }
         }
         polled
@@ -272,6 +320,73 @@ impl AsyncUdpSocket for WatchedSocket {
 mod tests {
     use super::*;
     use crate::stun::message::{Builder, Class, method};
+
+    /// Counts what is sent.
+    #[derive(Debug, Default)]
+    struct Counting(std::sync::atomic::AtomicU32);
+
+    impl AsyncUdpSocket for Counting {
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok(SocketAddr::from(([127, 0, 0, 1], 9)))
+        }
+
+        fn poll_send(&self, _: &mut Context<'_>, sent: &Transmit<'_>) -> Poll<io::Result<usize>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Poll::Ready(Ok(sent.contents.len()))
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_binding_request_is_repeated_until_it_is_answered() {
+        const ENDPOINT: &str = "192.0.2.9:3478";
+        let server = IceServer {
+            urls: vec![format!("stun:{ENDPOINT}"), format!("turn:{ENDPOINT}")],
+            username: Some("phone".into()),
+            credential: Some("secret".into()),
+        };
+        let streams = StreamServers::new(&[], crate::stun::stream::Trust::web(), None);
+        let (watcher, _losses) = Watcher::new(&[server], &streams, false);
+        watcher.lookup_begun(ENDPOINT);
+        watcher.lookup_ended(ENDPOINT, &Ok(vec![ENDPOINT.parse().unwrap()]));
+        let inner = Arc::new(Counting::default());
+        let socket = WatchedSocket::new(Arc::clone(&inner) as _, Arc::clone(&watcher)).unwrap();
+        let send = |contents: &[u8]| {
+            let destination = ENDPOINT.parse().unwrap();
+            let transmit =
+                Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            assert!(socket.poll_send(&mut cx, &transmit).is_ready());
+        };
+        let request = |method, id| Builder::new(Class::Request, method, [id; 12]).finish();
+
+        let all = async {
+            sleep(REPEATED_AFTER.iter().sum::<Duration>() * 2).await;
+        };
+        send(&request(method::BINDING, 1));
+        watcher.received(&Builder::new(Class::Success, method::BINDING, [1; 12]).finish());
+        send(&request(method::ALLOCATE, 2));
+        all.await;
+        assert_eq!(inner.0.swap(0, Ordering::Relaxed), 2, "answered; may go over TCP");
+        send(&request(method::BINDING, 3));
+        while inner.0.load(Ordering::Relaxed) < 3 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        send(&request(method::BINDING, 4));
+        drop(socket);
+        let (weak, ()) = (Arc::downgrade(&inner), drop(inner));
+        while weak.upgrade().is_some() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
 
     #[test]
     fn only_binding_and_allocate_are_looked_at() {
