@@ -224,7 +224,10 @@ impl<'r> Connection<'r> {
             }
             LinkEvent::Peer(event) => self.on_peer(event).await,
             LinkEvent::CandidateError { .. } => self.on_candidate_error(),
-            LinkEvent::Connected | LinkEvent::SignalingLost(_) | LinkEvent::Restarting(_) => {}
+            LinkEvent::Connected
+            | LinkEvent::SignalingLost(_)
+            | LinkEvent::Restarting(_)
+            | LinkEvent::ChannelMissing(_) => {}
         }
     }
 

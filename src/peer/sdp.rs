@@ -15,6 +15,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rtc::sdp::{SessionDescription, description::session::ATTR_KEY_SSRC};
 
 pub use answer::Shape;
+pub(super) use lines::Line;
 pub(super) use transport::Setup;
 use transport::Transport;
 

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
     time::{Duration, Instant},
@@ -29,6 +29,8 @@ pub struct Vitals {
     pub dtls: Option<Duration>,
     /// Our control channel has opened.
     pub channel: Option<Duration>,
+    /// Both descriptions have a data channel.
+    pub has_data: bool,
     /// When the DTLS handshake last advanced on this side.
     pub handshake: Option<Duration>,
     /// Last authenticated connectivity check or answer.
@@ -122,6 +124,7 @@ pub(crate) struct Monitor {
     media: Stamp,
     data: Stamp,
     channel_closed: Stamp,
+    has_data: AtomicBool,
     waiting: Mutex<[Waiting; 3]>,
     /// Highest sequence number the peer reported, plus one.
     reported: AtomicU64,
@@ -150,6 +153,7 @@ impl Monitor {
             media: Stamp::default(),
             data: Stamp::default(),
             channel_closed: Stamp::default(),
+            has_data: AtomicBool::new(false),
             waiting: Mutex::default(),
             reported: AtomicU64::new(0),
             alert: AtomicU32::new(0),
@@ -197,6 +201,11 @@ impl Monitor {
             holding.push(waker.clone());
         }
         true
+    }
+
+    /// Whether the peer's description has a data channel, as ours always has.
+    pub(super) fn described(&self, has_data: bool) {
+        self.has_data.store(has_data, Relaxed);
     }
 
     pub(super) fn channel_opened(&self) {
@@ -321,6 +330,7 @@ impl Monitor {
             ice: self.ice.get(),
             dtls: self.dtls.get(),
             channel: self.channel.get(),
+            has_data: self.has_data.load(Relaxed),
             handshake: self.handshake.get(),
             check: self.check.get(),
             media: self.media.get(),

@@ -135,6 +135,9 @@ impl Conversation {
                 let line = format!("{why}: looking for another way to the {other}");
                 return Ok((Some(line), Said::Silent));
             }
+            LinkEvent::ChannelMissing(words) => {
+                format!("{words} (datachannel, channel-not-opened)")
+            }
             LinkEvent::SignalingLost(cause) => format!("signaling: {cause} (trying again)"),
             LinkEvent::CandidateError { url, code, text, remedy } => {
                 format!("ice server {url}: {code} {text}; {remedy}")

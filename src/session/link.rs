@@ -84,6 +84,8 @@ pub enum LinkEvent {
     /// The peer connection is gone, with what was counted on it; another one is made when the other
     /// device is there.
     Lost(SessionError, Box<Option<Snapshot>>),
+    /// The data channel does not open; in a sentence.
+    ChannelMissing(String),
     /// ICE begins anew on the peer connection that is there, and why.
     Restarting(String),
     /// The other side's description cannot be used.

@@ -20,6 +20,9 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(4);
 /// Nothing at all came after DTLS.
 const FIRST_SIGN_WITHIN: Duration = Duration::from_secs(10);
 
+/// A data channel that both ends have described opens by then, or it does not open.
+const CHANNEL_WITHIN: Duration = Duration::from_secs(10);
+
 /// A control channel that was in use and has closed: the peer may open another one, or say goodbye.
 const WITHOUT_CHANNEL: Duration = Duration::from_secs(3);
 
@@ -153,6 +156,19 @@ pub(super) fn judge(vitals: &Vitals) -> Health {
         silence if silence >= SILENT_AFTER => Health::Silent,
         _ => Health::Alive,
     }
+}
+
+/// Both ends have described a data channel, and it does not open: nothing that goes over it will arrive, whatever
+/// becomes of media. A sentence without its end.
+pub(super) fn without_channel(vitals: &Vitals) -> Option<String> {
+    let over = vitals.now.saturating_sub(vitals.dtls?) >= CHANNEL_WITHIN;
+    let missing = vitals.has_data && vitals.channel.is_none() && vitals.data.is_none();
+    (over && missing).then(|| {
+        let seconds = CHANNEL_WITHIN.as_secs();
+        format!(
+            "the data channel has not opened within {seconds} s after DTLS: no pings, texts and settings; video goes on"
+        )
+    })
 }
 
 /// What the peer used to answer and does not any more, although it may well be there.
@@ -289,6 +305,24 @@ mod tests {
         assert_eq!(judge(&reopened), Health::Alive);
         let unused = Vitals { data: None, ..closed(96) };
         assert_eq!(judge(&unused), Health::Alive, "the peer never used it");
+    }
+
+    #[test]
+    fn a_data_channel_that_does_not_open_is_named() {
+        let media_alone = Vitals { channel: None, data: None, has_data: true, ..healthy() };
+        let at = |now| without_channel(&Vitals { now: s(now), ..media_alone.clone() });
+        assert_eq!(at(10), None);
+        assert!(at(11).is_some_and(|words| words.contains("has not opened within 10 s")));
+        assert_eq!(judge(&media_alone), Health::Alive, "video goes on");
+        let but = |change: fn(&mut Vitals)| {
+            let mut vitals = media_alone.clone();
+            change(&mut vitals);
+            without_channel(&vitals)
+        };
+        assert_eq!(but(|vitals| vitals.has_data = false), None, "the peer has none");
+        assert_eq!(but(|vitals| vitals.channel = Some(Duration::ZERO)), None);
+        assert_eq!(but(|vitals| vitals.data = Some(Duration::ZERO)), None, "it opened one itself");
+        assert_eq!(but(|vitals| vitals.dtls = None), None);
     }
 
     #[test]

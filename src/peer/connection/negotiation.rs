@@ -15,7 +15,7 @@ use crate::{
         event::PeerError,
         handler::multicast_works,
         remote_candidates::{MAX_BYTES, RemoteCandidates, Target},
-        sdp::{self, Rewritten, SdpError, Setup},
+        sdp::{self, Line, Rewritten, SdpError, Setup},
     },
     proto::{signaling::IceCandidateInit, token::IceServer},
 };
@@ -150,6 +150,7 @@ impl Peer {
         })?;
         self.check_video(&rewritten.sdp, kind, &rewritten.codecs)?;
         self.runtime.filters().media.signaled(rewritten.ssrcs.iter().copied());
+        self.shared.monitor.described(rewritten.shape.lines.iter().any(Line::is_data));
         Ok((rewritten, targets))
     }
 

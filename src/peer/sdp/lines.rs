@@ -31,6 +31,11 @@ pub(in crate::peer) struct Line {
 }
 
 impl Line {
+    /// Whether it is the data channel that the crate sees.
+    pub(in crate::peer) fn is_data(&self) -> bool {
+        self.used && self.media == "application"
+    }
+
     /// The line of our answer that rejects it.
     pub(super) fn rejected(&self) -> MediaDescription {
         let mut line = MediaDescription::new_jsep_media_description(self.media.clone(), Vec::new())

@@ -27,7 +27,7 @@ use crate::{
     },
     session::{
         SessionError,
-        liveness::{Health, judge},
+        liveness::{Health, judge, without_channel},
         negotiation::NegotiationLog,
         until,
     },
@@ -220,8 +220,19 @@ impl Worker {
                 let words = format!("the peer connection is dead: {}", cause.words());
                 self.lose(lost(cause.stage(), cause.code(), words)).await
             }
-            _ => goes_on,
+            _ => goes_on && self.on_channel().await,
         }
+    }
+
+    /// Reports, once a connection, that its data channel does not open.
+    async fn on_channel(&mut self) -> bool {
+        let Some(current) = &mut self.current else { return true };
+        if current.channel_missed {
+            return true;
+        }
+        let Some(words) = without_channel(&current.peer.vitals()) else { return true };
+        current.channel_missed = true;
+        self.tell(LinkEvent::ChannelMissing(words)).await
     }
 
     /// Of the current connection.

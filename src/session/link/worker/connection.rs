@@ -23,6 +23,8 @@ pub(super) struct Current {
     pub(super) connected: bool,
     /// ICE begins anew; the other side's certificate has to stay what it was.
     pub(super) restarting: Option<String>,
+    /// It has been reported that the data channel does not open.
+    pub(super) channel_missed: bool,
     /// When to offer again (no answer yet) or to give up (answered but not connected).
     pub(super) deadline: Option<Instant>,
     pub(super) begun: Instant,
@@ -71,6 +73,7 @@ impl Worker {
                     local_candidates: Vec::new(),
                     connected: false,
                     restarting: None,
+                    channel_missed: false,
                     deadline: None,
                     begun: Instant::now(),
                     conn: self.remote_conn.clone(),
