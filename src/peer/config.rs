@@ -16,7 +16,7 @@ use rtc::{
             media_engine::{MIME_TYPE_H264, MediaEngine},
             setting_engine::{SettingEngine, SettingEngineBuilder},
         },
-        transport::RTCIceServer,
+        transport::{RTCDtlsRole, RTCIceServer},
     },
     rtp_transceiver::rtp_sender::{
         RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability,
@@ -320,6 +320,10 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
         // An ICE restart binds new sockets, on the addresses the machine has then.
         .with_discard_local_candidates_during_ice_restart(true)
         .with_multicast_dns_mode(mdns)
+        // Of the two ends of an association the crate has only the DTLS client send SCTP's INIT
+        // (`rtc` 0.21.1, `handler/sctp.rs:705`), where RFC 8841 §9.3 has both. werift sends it as ICE's controlling end,
+        // which is the offerer, and takes none then. The server also has its keys before media can come.
+        .with_answering_dtls_role(RTCDtlsRole::Server)
         .build()
 }
 

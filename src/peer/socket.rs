@@ -5,7 +5,9 @@
 //!
 //! Media that arrives together with the end of the DTLS handshake is held back for a moment: `rtc` 0.21.1 has keys for
 //! it only after it has handled the event that says so (`peer_connection/handler/dtls.rs:286`), and drops what it read
-//! in the same turn (`handler/srtp.rs:89`, "`remote_srtp_context` is not set yet").
+//! in the same turn (`handler/srtp.rs:89`, "`remote_srtp_context` is not set yet"). DTLS that comes before ICE has
+//! nominated a path on this end waits for that: the crate would have no path for its answer and would lose it, and the
+//! peer only tries again after a second (RFC 6347 §4.2.4.1).
 
 use std::{
     collections::VecDeque,
@@ -42,7 +44,7 @@ const MAX_HELD: usize = 512 << 10;
 enum Fate {
     Passes,
     Dropped,
-    /// It passes when there are keys for it.
+    /// It passes when there are keys for it, or a path for the answer.
     Held,
 }
 
@@ -87,9 +89,7 @@ impl Filters {
                     && self.relay_wait.passes(from, datagram, now)
             }
             Verdict::Data if !self.handshake.passes(datagram) => false,
-            Verdict::Data if carries_media(datagram) && !self.monitor.is_established() => {
-                return Fate::Held;
-            }
+            Verdict::Data if self.is_early(datagram) => return Fate::Held,
             // Without keys the crate drops media and keeps nothing of it: a flood before them uses nothing up.
             Verdict::Data => {
                 !self.handshake.has_keys() || self.media.passes(datagram, Instant::now())
@@ -100,6 +100,15 @@ impl Filters {
         }
         self.monitor.datagram_dropped();
         Fate::Dropped
+    }
+
+    /// Whether the crate could not use this datagram of the peer yet.
+    fn is_early(&self, datagram: &[u8]) -> bool {
+        if carries_media(datagram) {
+            !self.monitor.is_established()
+        } else {
+            !self.monitor.has_path()
+        }
     }
 }
 
@@ -113,7 +122,7 @@ pub(super) struct FilteredSocket {
     held: Mutex<Held>,
 }
 
-/// Media that waits for its keys, oldest first.
+/// What came too early, oldest first.
 #[derive(Debug, Default)]
 struct Held {
     datagrams: VecDeque<(RecvMeta, Vec<u8>)>,
@@ -158,14 +167,14 @@ impl FilteredSocket {
         held.datagrams.push_back((meta, datagram.to_vec()));
     }
 
-    /// Gives what was held back, once there are keys for it: how many datagrams.
+    /// Gives what was held back and is not early any more: how many datagrams.
     fn release(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
-        if !self.filters.monitor.is_established() {
-            return 0;
-        }
         let mut held = self.held();
         let mut count = 0;
         for (buffer, meta) in bufs.iter_mut().zip(meta) {
+            if !held.datagrams.front().is_some_and(|(_, front)| !self.filters.is_early(front)) {
+                break;
+            }
             let Some((about, datagram)) = held.datagrams.pop_front() else { break };
             held.bytes -= datagram.len();
             let length = datagram.len().min(buffer.len());
@@ -174,6 +183,16 @@ impl FilteredSocket {
             count += 1;
         }
         count
+    }
+
+    /// This task is woken when something that is held back is not early any more.
+    fn wake_for_held(&self, cx: &Context<'_>) {
+        let held = self.held();
+        let Some((_, front)) = held.datagrams.front() else { return };
+        self.filters.monitor.wake_later(cx.waker());
+        if !self.filters.is_early(front) {
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// Takes out of a message what does not pass; what is left of it, bytes. Several datagrams of one length
@@ -221,10 +240,7 @@ impl AsyncUdpSocket for FilteredSocket {
             let count = match self.inner.poll_recv(cx, bufs, meta) {
                 Poll::Ready(Ok(count)) => count,
                 other => {
-                    let waits = !self.held().datagrams.is_empty();
-                    if waits && !self.filters.monitor.wake_when_established(cx.waker()) {
-                        cx.waker().wake_by_ref();
-                    }
+                    self.wake_for_held(cx);
                     return other;
                 }
             };
@@ -357,6 +373,29 @@ mod tests {
         assert_eq!(received(&socket), None);
         assert_eq!(socket.filters.monitor.vitals().dropped, 0);
         assert_eq!(socket.held().bytes, 0);
+    }
+
+    /// A peer whose ICE is done first begins DTLS first.
+    #[test]
+    fn dtls_that_arrives_before_ice_has_a_path_waits_for_it() {
+        use crate::stun::message::{Builder, Class, attr, method};
+        let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        let check = Builder::new(Class::Request, method::BINDING, [1; 12])
+            .attribute(attr::USERNAME, b"u:v")
+            .integrity(b"p")
+            .finish();
+        // A record of a handshake (RFC 6347 §4.1) with a ClientHello of no content (§4.2.2).
+        let mut hello = vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 1];
+        hello.resize(13 + 12, 0);
+        let given = vec![(from, hello.len(), hello.clone()), (from, check.len(), check.clone())];
+        let socket = socket("127.0.0.1:1", given);
+        socket.filters.guard.local_description("a=ice-ufrag:u\r\na=ice-pwd:p\r\n");
+        assert_eq!(received(&socket), Some(check));
+        assert_eq!(received(&socket), None, "an answer would have no path");
+        socket.filters.monitor.ice_connected();
+        assert_eq!(received(&socket), Some(hello));
+        assert_eq!(received(&socket), None);
+        assert_eq!(socket.filters.monitor.vitals().dropped, 0);
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub(crate) struct Monitor {
     reported: AtomicU64,
     alert: AtomicU32,
     dropped: AtomicU64,
-    /// Sockets that hold media back until DTLS is done.
+    /// Sockets that hold something back until ICE has a path, or DTLS is done.
     holding: Mutex<Vec<Waker>>,
     /// Turns of the driver's loop.
     turns: AtomicU64,
@@ -178,10 +178,20 @@ impl Monitor {
 
     pub(super) fn ice_connected(&self) {
         self.ice.set(self.now());
+        self.wake();
+    }
+
+    /// Whether what the crate sends has a path.
+    pub(super) fn has_path(&self) -> bool {
+        self.ice.get().is_some()
     }
 
     pub(super) fn dtls_established(&self) {
         self.dtls.set(self.now());
+        self.wake();
+    }
+
+    fn wake(&self) {
         let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         holding.drain(..).for_each(Waker::wake);
     }
@@ -191,16 +201,12 @@ impl Monitor {
         self.dtls.get().is_some()
     }
 
-    /// Wakes this task when the crate has keys for media; false when it has them already.
-    pub(super) fn wake_when_established(&self, waker: &Waker) -> bool {
+    /// Wakes this task when ICE has a path, and when the crate has keys for media, unless that was so before.
+    pub(super) fn wake_later(&self, waker: &Waker) {
         let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_established() {
-            return false;
-        }
         if !holding.iter().any(|other| other.will_wake(waker)) {
             holding.push(waker.clone());
         }
-        true
     }
 
     /// Whether the peer's description has a data channel, as ours always has.

@@ -168,7 +168,8 @@ async fn fingerprints_in_any_letters_are_taken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_says_who_begins_dtls() {
     let same = |sdp: &str| sdp.to_owned();
-    for (offered, answered) in [("active", "passive"), ("passive", "active"), ("actpass", "active")]
+    for (offered, answered) in
+        [("active", "passive"), ("passive", "active"), ("actpass", "passive")]
     {
         let what = if offered == "actpass" { "as it is" } else { offered };
         let offer = |sdp: &str| sdp.replace("a=setup:actpass", &format!("a=setup:{offered}"));

@@ -31,8 +31,8 @@ impl Shape {
     /// The answer for the peer: m-lines that the crate did not see are rejected (RFC 3264 §6), `setup` is the role
     /// that this end really has, and there is no group that the offer did not have (RFC 5888 §9.2).
     ///
-    /// `rtc` 0.21.1 always writes `a=setup:active` (`peer_connection/mod.rs:1000`), although it is the server when
-    /// the offer takes the role of the client (`transport/dtls/mod.rs:160`).
+    /// `rtc` 0.21.1 always writes the `a=setup` it is configured with (`peer_connection/mod.rs:984`), although its role
+    /// is the other one when the offer takes one itself (`transport/dtls/mod.rs:160`).
     ///
     /// # Errors
     /// The crate's words when it cannot read its own answer.
