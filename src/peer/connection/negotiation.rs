@@ -20,6 +20,7 @@ use crate::{
     proto::{signaling::IceCandidateInit, token::IceServer},
 };
 
+const WITHOUT_ICE: &str = "no ICE credentials (a=ice-ufrag): it is not of a WebRTC peer";
 const NOT_BUNDLED: &str = "not in a BUNDLE group: this side has one transport for all m-lines";
 
 impl Peer {
@@ -149,6 +150,10 @@ impl Peer {
             SdpError::Fingerprint(hashes) => PeerError::Fingerprint { kind, hashes },
         })?;
         self.check_video(&rewritten.sdp, kind, &rewritten.codecs)?;
+        // Said here, for the crate's words are those of its own functions.
+        if !rewritten.sdp.contains("\r\na=ice-ufrag:") {
+            return Err(PeerError::NotTaken { kind, why: WITHOUT_ICE });
+        }
         self.runtime.filters().media.signaled(rewritten.ssrcs.iter().copied());
         self.shared.monitor.described(rewritten.shape.lines.iter().any(Line::is_data));
         Ok((rewritten, targets))
