@@ -22,6 +22,7 @@ test_needs=(
     "ip iproute2"
     "nft nftables"
     "chromium chromium"
+    "firefox-esr firefox-esr"
     "node nodejs"
     "npm npm"
     "ffmpeg ffmpeg"
@@ -57,6 +58,26 @@ has_libclang() {
 # Debian's python3 comes without what makes a virtual environment.
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
+# GStreamer as a WebRTC peer, for Debian's python3: what of it a package is for.
+gstreamer_packages=(
+    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-nice
+    python3-gi gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0
+)
+has_gstreamer() {
+    /usr/bin/python3 - 2>/dev/null <<'END'
+import sys
+import gi
+
+for name in ("Gst", "GstApp", "GstSdp", "GstWebRTC"):
+    gi.require_version(name, "1.0")
+from gi.repository import Gst
+
+Gst.init(None)
+needed = ("webrtcbin", "appsrc", "rtph264pay", "dtlsdec", "srtpdec", "sctpdec", "nicesrc")
+sys.exit(not all(Gst.ElementFactory.find(element) for element in needed))
+END
+}
+
 as_root() {
     if [[ $(id -u) -eq 0 ]]; then
         "$@"
@@ -83,7 +104,10 @@ main() {
     local missing
     mapfile -t missing < <(missing_packages "${needs[@]}")
     has_libclang || missing+=(libclang-dev)
-    [[ ${1:-} == --build ]] || has_venv || missing+=(python3-venv)
+    if [[ ${1:-} != --build ]]; then
+        has_venv || missing+=(python3-venv)
+        has_gstreamer || missing+=("${gstreamer_packages[@]}")
+    fi
     if ((${#missing[@]} > 0)); then
         if ! command -v apt-get >/dev/null 2>&1; then
             say "no apt-get here; install by hand what these Debian packages hold: ${missing[*]}"

@@ -59,7 +59,7 @@ browser() {
     ORION_PEER=$(realpath "$target/release/orion-peer") tests/browser/run.sh
 }
 
-# Calls with other WebRTC stacks: sockets that are lost, peers that are killed.
+# Other WebRTC stacks: the rows of tests/foreign/table.md, sockets that are lost, peers that are killed.
 foreign() {
     local target=${CARGO_TARGET_DIR:-target}
     ORION_PEER=$(realpath "$target/release/orion-peer") tests/foreign/run.sh

@@ -12,7 +12,10 @@ const LOGS = process.env.FOREIGN_LOGS;
 const PATIENCE = 45_000;
 
 /** Every keyframe is a picture of its own, about 20 KB. */
-const PATTERN = ["--source", "pattern:320x240", "--interval", "1s", "--max-bytes", "20KB"];
+const SMALL = ["--source", "pattern:320x240", "--interval", "1s", "--max-bytes", "20KB"];
+
+/** Every keyframe is as large as a phone's. */
+const LARGE = ["--source", "pattern:1280x720", "--interval", "0.5s", "--max-bytes", "100KB"];
 
 export class Call {
   /** Processes, in the order they were started. */
@@ -38,9 +41,11 @@ export class Call {
   }
 
   /** The app, in the room as `role`. */
-  async app({ role = "mac", answerAfter = 0, unit = "", renew = false } = {}) {
+  async app({ role = "mac", answerAfter = 0, unit = "", renew = false, relay = false, talk = false } = {}) {
     const flags = ["--api", `http://${this.address}`, "--role", role, "--answer-after", String(answerAfter), "--unit", unit];
     if (renew) flags.push("--renew");
+    if (relay) flags.push("--relay");
+    if (talk) flags.push("--talk");
     const app = this.#start(`${role}${this.apps.length + 1}`, [...this.stack.command, ...flags]);
     this.apps.push(app);
     app.events = (event) => app.said.filter((line) => line.event === event);
@@ -54,7 +59,15 @@ export class Call {
 
   /** Starts `send` or `recv`. */
   orion(command, ...args) {
-    const pictures = command === "send" ? PATTERN : [];
+    return this.#orion(command === "send" ? SMALL : [], command, args);
+  }
+
+  /** The same, with pictures as large as a phone's. */
+  orionLarge(command, ...args) {
+    return this.#orion(command === "send" ? LARGE : [], command, args);
+  }
+
+  #orion(pictures, command, args) {
     this.peer = this.#start(command, [BINARY, command, "--json", "--signal", `ws://${this.address}`, ...pictures, ...args]);
     return this.peer;
   }

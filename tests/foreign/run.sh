@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Holds `orion-peer send` and `recv` against apps on other WebRTC stacks, over loopback: calls that should survive a lost
-# socket, a killed peer or a hostile one, and those that should end. One line a case, then a table.
+# Holds `orion-peer send` and `recv` against apps on other WebRTC stacks, over loopback: the rows of table.md, calls that
+# should survive a lost socket, a killed peer or a hostile one, and those that should end. One line a case, then a table.
 #
 #   tests/foreign/run.sh            builds the binary first
+#   tests/foreign/run.sh --table    writes table.md
 #   ORION_PEER=FILE tests/foreign/run.sh
 #
-# ONLY=aiortc,werift/killed-8s runs these stacks and cases alone; CHROMIUM names another browser than
-# /usr/bin/chromium. What every process said is kept in target/foreign.
+# ONLY=aiortc,werift/killed-8s runs these stacks and cases alone; CHROMIUM and FIREFOX name other browsers than
+# /usr/bin/chromium and /usr/bin/firefox-esr. What every process said is kept in target/foreign.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -19,10 +20,11 @@ if [[ -z ${ORION_PEER:-} ]]; then
 fi
 export ORION_PEER
 export CHROMIUM=${CHROMIUM:-/usr/bin/chromium}
+export FIREFOX=${FIREFOX:-/usr/bin/firefox-esr}
 export FOREIGN_LOGS=$target/foreign
-for needed in "$ORION_PEER" "$CHROMIUM"; do
+for needed in "$ORION_PEER" "$CHROMIUM" "$FIREFOX"; do
     if [[ ! -x $needed ]]; then
-        printf 'foreign test: %s is missing\n' "$needed" >&2
+        printf 'foreign test: %s is missing: run scripts/setup.sh\n' "$needed" >&2
         exit 1
     fi
 done
@@ -39,5 +41,8 @@ if other=$("$bin/pip" freeze | grep -vxFf constraints.txt); then
     printf 'foreign test: not as constraints.txt says, remove %s: %s\n' "${bin%/bin}" "$other" >&2
     exit 1
 fi
+# A program of its own, with dependencies of its own.
+CARGO_TARGET_DIR=$target/foreign-str0m cargo build --quiet --release --locked --manifest-path apps/str0m/Cargo.toml >&2
+export STR0M=$target/foreign-str0m/release/orion-peer-foreign-str0m
 rm -rf "$FOREIGN_LOGS"
-exec node main.js
+exec node main.js "$@"

@@ -7,6 +7,7 @@ with `--renew` another fingerprint gets a new connection. It sends whatever chun
 import argparse
 import asyncio
 import fractions
+import hashlib
 import json
 import os
 import re
@@ -21,10 +22,10 @@ from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSession
 from aiortc.rtcrtpreceiver import RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.sdp import candidate_from_sdp
-from av import VideoFrame
+from av import Packet
 
-# aioice 0.13 leaves loopback out, and these tests are to use nothing else (ice.py:98).
-aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+# Between two pictures and two texts of the app, s.
+EVERY = SAY_EVERY = 0.5
 
 IDR, SPS, STAP_A, FU_A = 5, 7, 24, 28
 BACK_OFF = [0, 0.3, 1.2, 2.7, 4.8, 7]
@@ -55,6 +56,25 @@ def nal_types(payload):
     return found
 
 
+START_CODE = b"\0\0\0\1"
+
+
+def annex_b(payload):
+    """Bytes of a payload as they stand in an access unit with start codes of four bytes (ITU-T H.264 Annex B)."""
+    kind = payload[0] & 31
+    if kind == FU_A:
+        begins = START_CODE + bytes([payload[0] & 0xE0 | payload[1] & 31]) if payload[1] & 0x80 else b""
+        return begins + payload[2:]
+    if kind != STAP_A:
+        return START_CODE + payload
+    units, at = b"", 1
+    while at + 2 < len(payload):
+        size = int.from_bytes(payload[at : at + 2], "big")
+        units += START_CODE + payload[at + 2 : at + 2 + size]
+        at += 2 + size
+    return units
+
+
 class KeyframeCounter:
     """Reports every access unit with an IDR picture of which all packets came, from its SPS to the marker bit."""
 
@@ -71,7 +91,7 @@ class KeyframeCounter:
         unit = self.units[packet.timestamp]
         if unit["done"]:
             return
-        unit["packets"][packet.sequence_number] = len(packet.payload)
+        unit["packets"][packet.sequence_number] = packet.payload
         found = nal_types(packet.payload)
         if SPS in found:
             unit["first"] = packet.sequence_number
@@ -85,8 +105,8 @@ class KeyframeCounter:
         if any(number not in unit["packets"] for number in sequence):
             return
         unit["done"] = True
-        size = sum(unit["packets"][number] for number in sequence)
-        emit("keyframe", rtpTimestamp=packet.timestamp, packets=count, bytes=size)
+        sha256 = hashlib.sha256(b"".join(annex_b(unit["packets"][number]) for number in sequence)).hexdigest()
+        emit("keyframe", rtpTimestamp=packet.timestamp, packets=count, sha256=sha256)
 
 
 # aiortc gives decoded frames to the app, each of them only when the next one comes, and without its RTP timestamp
@@ -123,27 +143,32 @@ def forward_tsns(first, count):
 
 
 class Picture(VideoStreamTrack):
-    """The phone's track: a grey picture five times a second, of which every fifth is to be a keyframe."""
+    """The phone's track: the same access unit again and again, as it is."""
 
     step = 0
-    sender = None
+
+    def __init__(self, app, is_connected):
+        super().__init__()
+        self.app, self.is_connected = app, is_connected
 
     async def recv(self):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(EVERY)
         self.step += 1
-        if self.step % 5 == 0:
-            self.sender._send_keyframe()
-        frame = VideoFrame(320, 240, "yuv420p")
-        for plane in frame.planes:
-            plane.update(bytes([(self.step * 8) % 256]) * plane.buffer_size)
-        frame.pts, frame.time_base = self.step * 18000, fractions.Fraction(1, 90000)
-        return frame
+        if self.app.unit is None:
+            await asyncio.Event().wait()
+        picture = Packet(self.app.unit)
+        picture.pts, picture.time_base = round(self.step * EVERY * 90000), fractions.Fraction(1, 90000)
+        if self.is_connected():
+            emit("picture")
+        return picture
 
 
 class App:
     def __init__(self, arguments):
         self.api, self.role, self.answer_after = arguments.api, arguments.role, arguments.answer_after / 1000
         self.renew = arguments.renew
+        self.unit = arguments.unit and open(arguments.unit, "rb").read()
+        self.talks, self.said = arguments.talk, 0
         self.pc = self.socket = self.channel = None
         self.heard = 0
         self.closing = set()
@@ -245,8 +270,7 @@ class App:
 
         @pc.on("datachannel")
         def on_channel(channel):
-            emit("channel", label=channel.label)
-            self.listen(channel)
+            self.listen(channel, self.role == "mac")
 
     async def decode(self, track):
         count = 0
@@ -258,8 +282,25 @@ class App:
         except Exception as error:
             emit("track-ended", message=repr(error))
 
-    def listen(self, channel):
+    async def talk(self, channel):
+        while channel.readyState == "open":
+            self.said += 1
+            channel.send(json.dumps({"t": "text", "id": self.said, "text": f"text {self.said}"}))
+            emit("said", id=self.said)
+            await asyncio.sleep(SAY_EVERY)
+
+    def listen(self, channel, talks):
+        """Serves a channel; `talks` when the app's own messages go over it."""
         self.channel = channel
+
+        @channel.on("open")
+        def on_open():
+            emit("channel", label=channel.label)
+            if talks and self.talks:
+                channel.talking = asyncio.create_task(self.talk(channel))
+
+        if channel.readyState == "open":
+            on_open()
 
         @channel.on("close")
         def on_close():
@@ -273,8 +314,10 @@ class App:
                 channel.send(json.dumps({"t": "pong", "id": message["id"], "ts": message["ts"]}))
             elif message["t"] == "text":
                 channel.send(json.dumps({"t": "ack", "id": message["id"]}))
-            elif message["t"] == "keyframe":
+            if message["t"] == "keyframe":
                 emit("announced", seq=message["seq"])
+            else:
+                emit("heard", what=message["t"], id=message.get("id"))
 
     async def on_message(self, message):
         if message["t"] == "offer":
@@ -328,10 +371,9 @@ class App:
             self.drop_connection()
             self.early.clear()
         self.connect()
-        self.listen(self.pc.createDataChannel("control", ordered=False, maxPacketLifeTime=100))
-        picture = Picture()
-        transceiver = self.pc.addTransceiver(picture, direction="sendonly")
-        picture.sender = transceiver.sender
+        self.listen(self.pc.createDataChannel("control", ordered=False, maxPacketLifeTime=100), True)
+        pc = self.pc
+        transceiver = pc.addTransceiver(Picture(self, lambda: pc.connectionState == "connected"), direction="sendonly")
         codecs = RTCRtpSender.getCapabilities("video").codecs
         transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "video/H264"])
         await self.pc.setLocalDescription(await self.pc.createOffer())
@@ -364,6 +406,10 @@ class App:
                     await self.attack(command, argument)
                 except Exception as error:  # As above.
                     emit("error", message=f"{command}: {error!r}")
+            elif command == "stop":
+                self.unit = None
+            elif command == "restart":
+                emit("error", message="aiortc does not restart ICE")
             elif command == "quit":
                 break
         self.leaving = True
@@ -379,7 +425,13 @@ parser.add_argument("--role")
 parser.add_argument("--answer-after", type=int, default=0)
 parser.add_argument("--unit")
 parser.add_argument("--renew", action="store_true")
+parser.add_argument("--relay", action="store_true")
+parser.add_argument("--talk", action="store_true")
+options = parser.parse_args()
+# aioice 0.13 leaves loopback out, and these tests are to use nothing else (ice.py:98); without an address of its own
+# it has relayed candidates alone.
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [] if options.relay else ["127.0.0.1"]
 try:
-    asyncio.run(App(parser.parse_args()).run())
+    asyncio.run(App(options).run())
 except KeyboardInterrupt:
     os._exit(130)

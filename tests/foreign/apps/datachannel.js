@@ -4,19 +4,14 @@
 import { readFileSync } from "node:fs";
 
 import * as rtc from "node-datachannel";
-import WebSocket from "ws";
 
-import { emit, obey, options } from "./node.js";
-import { Room, pause } from "./room.js";
-import { KeyframeCounter } from "./rtp.js";
+import { emit, options, run } from "./node.js";
+import { EVERY, KeyframeCounter } from "./rtp.js";
 
-const { api, role, answerAfter, unit } = options();
+const { role, unit } = options();
 const PAYLOAD_TYPE = 96;
 const SSRC = 0x0e10;
 
-let pc = null;
-let state = "new";
-let early = [];
 // What is not referred to is collected, and its callbacks with it.
 const kept = [];
 
@@ -30,21 +25,80 @@ function servers(iceServers) {
   }));
 }
 
-function connect() {
-  // It leaves loopback out, unless it is bound to it.
-  const made = new rtc.PeerConnection(role, { iceServers: servers(room.iceServers), bindAddress: "127.0.0.1" });
-  pc = made;
-  state = "new";
-  emit("connection", { state });
-  made.onLocalDescription((sdp, type) => room.send(type, { sdp }));
-  made.onLocalCandidate((candidate, sdpMid) => room.send("ice", { candidate: { candidate, sdpMid, sdpMLineIndex: null } }));
-  made.onStateChange((now) => {
-    if (made !== pc) return;
-    state = now;
-    emit("connection", { state });
-  });
-  made.onTrack(watch);
-  made.onDataChannel(listen);
+/** Its data channel with the interface of W3C. */
+class Channel {
+  attach(channel) {
+    this.channel = channel;
+    this.label = channel.getLabel();
+    channel.onOpen(() => this.onopen?.());
+    channel.onClosed(() => this.onclose?.());
+    channel.onMessage((data) => this.onmessage?.({ data }));
+    kept.push(channel);
+    return this;
+  }
+
+  send(text) {
+    this.channel.sendMessage(text);
+  }
+}
+
+/** Its peer connection with the interface of W3C. It describes itself when something is added to it: all is at once,
+ * in `createOffer`. */
+class Connection {
+  connectionState = "new";
+  remoteDescription = null;
+  localDescription = null;
+  #described = () => {};
+
+  constructor(iceServers) {
+    // It leaves loopback out, unless it is bound to it.
+    this.pc = new rtc.PeerConnection(role, { iceServers: servers(iceServers), bindAddress: "127.0.0.1" });
+    this.pc.onLocalDescription((sdp, type) => {
+      this.localDescription = { type, sdp };
+      this.#described(this.localDescription);
+    });
+    this.pc.onLocalCandidate((candidate, sdpMid) => this.onicecandidate({ candidate: { candidate, sdpMid, sdpMLineIndex: null } }));
+    this.pc.onStateChange((state) => {
+      this.connectionState = state;
+      this.onconnectionstatechange();
+    });
+    this.pc.onTrack((track) => this.ontrack(track));
+    this.pc.onDataChannel((channel) => this.ondatachannel({ channel: new Channel().attach(channel) }));
+  }
+
+  createDataChannel(label, { ordered, maxPacketLifeTime }) {
+    this.channel = new Channel();
+    this.open = () => this.channel.attach(this.pc.createDataChannel(label, { unordered: !ordered, maxPacketLifeTime }));
+    return this.channel;
+  }
+
+  createOffer({ iceRestart = false } = {}) {
+    if (iceRestart) throw new Error("it restarts no ICE");
+    const described = new Promise((resolve) => (this.#described = resolve));
+    this.open();
+    return described;
+  }
+
+  async createAnswer() {
+    return this.localDescription;
+  }
+
+  async setLocalDescription() {}
+
+  async setRemoteDescription({ type, sdp }) {
+    const described = new Promise((resolve) => (this.#described = resolve));
+    this.pc.setRemoteDescription(sdp, type);
+    this.remoteDescription = { type, sdp };
+    if (type === "offer") await described;
+  }
+
+  async addIceCandidate(candidate) {
+    if (candidate?.candidate) this.pc.addRemoteCandidate(candidate.candidate, candidate.sdpMid ?? "");
+  }
+
+  close() {
+    this.pc.close();
+  }
 }
 
 function watch(track) {
@@ -54,20 +108,7 @@ function watch(track) {
   kept.push(track);
 }
 
-function listen(channel) {
-  const label = channel.getLabel();
-  channel.onOpen(() => emit("channel", { label }));
-  channel.onMessage((text) => {
-    const { t, id, ts, seq } = JSON.parse(text);
-    if (t === "ping") channel.sendMessage(JSON.stringify({ t: "pong", id, ts }));
-    if (t === "text") channel.sendMessage(JSON.stringify({ t: "ack", id }));
-    if (t === "keyframe") emit("announced", { seq });
-  });
-  kept.push(channel);
-}
-
-/** The phone's track, one picture a second. */
-function capture() {
+function capture({ pc }) {
   const video = new rtc.Video("video", "SendOnly");
   video.addH264Codec(PAYLOAD_TYPE);
   video.addSSRC(SSRC, "phone");
@@ -78,54 +119,14 @@ function capture() {
   packetizer.addToChain(new rtc.RtcpNackResponder());
   track.setMediaHandler(packetizer);
   const accessUnit = readFileSync(unit);
-  setInterval(() => {
+  const timer = setInterval(() => {
     if (!track.isOpen()) return;
     config.timestamp = Math.floor(performance.now() * 90) >>> 0;
     track.sendMessageBinary(accessUnit);
-  }, 1000);
+    emit("picture");
+  }, EVERY);
   kept.push(track, config, packetizer);
+  return () => clearInterval(timer);
 }
 
-function addEarly() {
-  for (const candidate of early.splice(0)) add(candidate);
-}
-
-function add(candidate) {
-  if (candidate?.candidate) pc.addRemoteCandidate(candidate.candidate, candidate.sdpMid ?? "");
-}
-
-async function onMessage({ t, sdp, candidate }) {
-  if (t === "offer") {
-    if (answerAfter > 0) await pause(answerAfter);
-    // Every offer goes to the connection there is, unless that has ended.
-    if (pc && ["closed", "failed"].includes(state)) {
-      pc.close();
-      pc = null;
-    }
-    if (!pc) connect();
-    pc.setRemoteDescription(sdp, "offer");
-    addEarly();
-  } else if (t === "answer") {
-    pc.setRemoteDescription(sdp, "answer");
-    addEarly();
-  } else if (t === "ice") {
-    if (pc?.remoteDescription()) add(candidate);
-    else early.push(candidate);
-  }
-}
-
-const room = new Room({ api, device: role, WebSocket, emit, cut: (socket) => socket.terminate(), onMessage });
-obey({
-  drop: (ms) => room.drop(ms),
-  quit: () => {
-    room.leave();
-    pc?.close();
-    setTimeout(() => process.exit(0), 200);
-  },
-});
-await room.join();
-if (role === "phone") {
-  connect();
-  capture();
-  listen(pc.createDataChannel("control", { unordered: true, maxPacketLifeTime: 100 }));
-}
+await run({ newConnection: (iceServers) => new Connection(iceServers), watch, capture });

@@ -1,6 +1,11 @@
 // Keyframes in RTP packets (RFC 6184): whole access units with an IDR picture, for stacks that hand packets to the app,
 // and the packets of one for an app that is the phone.
 
+import { createHash } from "node:crypto";
+
+/** Between two pictures of the phone, ms. */
+export const EVERY = 500;
+
 const [IDR, SPS, STAP_A, FU_A] = [5, 7, 24, 28];
 
 /** Access units looked at at a time; an older one is not completed any more. */
@@ -14,6 +19,23 @@ function types(payload) {
   const found = [];
   for (let at = 1; at + 2 < payload.length; at += 2 + payload.readUInt16BE(at)) found.push(payload[at + 2] & 31);
   return found;
+}
+
+const START_CODE = Buffer.from([0, 0, 0, 1]);
+
+/** Bytes of payloads as they stand in an access unit with start codes of four bytes (ITU-T H.264 Annex B). */
+function annexB(payload) {
+  const type = payload[0] & 31;
+  if (type === FU_A) {
+    const part = payload.subarray(2);
+    return payload[1] & 0x80 ? [START_CODE, Buffer.from([(payload[0] & 0xe0) | (payload[1] & 31)]), part] : [part];
+  }
+  if (type !== STAP_A) return [START_CODE, payload];
+  const parts = [];
+  for (let at = 1; at + 2 < payload.length; at += 2 + payload.readUInt16BE(at)) {
+    parts.push(START_CODE, payload.subarray(at + 2, at + 2 + payload.readUInt16BE(at)));
+  }
+  return parts;
 }
 
 /** Calls `emit` once for every whole keyframe: all packets from its SPS to the marker bit. */
@@ -41,19 +63,20 @@ export class KeyframeCounter {
     const unit = this.#unit(timestamp);
     if (unit.done) return;
     const found = types(payload);
-    unit.packets.set(sequence, payload.length);
+    unit.packets.set(sequence, Buffer.from(payload));
     if (found.includes(SPS)) unit.first = sequence;
     if (found.includes(IDR)) unit.idr = true;
     if (marker) unit.last = sequence;
     if (!unit.idr || unit.first === undefined || unit.last === undefined) return;
-    let bytes = 0;
+    const parts = [];
     for (let at = unit.first; ; at = (at + 1) & 0xffff) {
       if (!unit.packets.has(at)) return;
-      bytes += unit.packets.get(at);
+      parts.push(...annexB(unit.packets.get(at)));
       if (at === unit.last) break;
     }
     unit.done = true;
-    this.emit("keyframe", { rtpTimestamp: timestamp, packets: unit.packets.size, bytes });
+    const sha256 = createHash("sha256").update(Buffer.concat(parts)).digest("hex");
+    this.emit("keyframe", { rtpTimestamp: timestamp, packets: unit.packets.size, sha256 });
   }
 
   #unit(timestamp) {

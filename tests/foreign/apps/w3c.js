@@ -1,5 +1,7 @@
-// The app on a stack with the W3C interface (W3C webrtc-pc): Chromium's page and werift.
+// The app on a stack with the interface of RTCPeerConnection (W3C webrtc-pc): the page of a browser, werift, and
+// stacks that are wrapped to look so.
 
+import { serve } from "./control.js";
 import { pause } from "./room.js";
 
 const OVER = ["closed", "failed"];
@@ -7,70 +9,97 @@ const OVER = ["closed", "failed"];
 /** The phone's control channel, as the contract has it. */
 const CONTROL = { ordered: false, maxPacketLifeTime: 100 };
 
+const fingerprint = (sdp) => /^a=fingerprint:(.*?)\r?$/m.exec(sdp)?.[1].toUpperCase();
+
 /** One end of a call. `newConnection(iceServers)` makes a connection; `watch(event)` looks at a track that came;
- * `capture(pc)` adds the phone's track. */
+ * `capture(pc)` adds the phone's track and returns what ends it. With `renew`, an offer with another fingerprint gets
+ * a new connection; with `talk`, texts are sent. */
 export class App {
   #pc = null;
   #early = [];
+  #stop = null;
 
-  constructor({ role, answerAfter = 0, newConnection, watch, capture, emit }) {
-    Object.assign(this, { role, answerAfter, newConnection, watch, capture, emit });
+  constructor({ role, answerAfter = 0, renew = false, talk = false, newConnection, watch, capture, emit }) {
+    Object.assign(this, { role, answerAfter, renew, talk, newConnection, watch, capture, emit });
   }
 
   /** In the room: the phone offers, the Mac waits. */
   async start(room) {
     this.room = room;
     await room.join();
-    if (this.role !== "phone") return;
-    const pc = this.#connect();
-    this.#listen(pc.createDataChannel("control", CONTROL));
-    await this.capture(pc);
-    await pc.setLocalDescription(await pc.createOffer());
-    room.send("offer", { sdp: pc.localDescription.sdp });
+    if (this.role === "phone") await this.#offer();
   }
 
   #connect() {
     const pc = this.newConnection(this.room.iceServers);
     this.emit("connection", { state: "new" });
-    pc.onicecandidate = ({ candidate }) =>
-      this.room.send("ice", { candidate: candidate ? candidate.toJSON() : null });
+    pc.onicecandidate = ({ candidate }) => {
+      if (pc === this.#pc) this.room.send("ice", { candidate: candidate ? (candidate.toJSON?.() ?? candidate) : null });
+    };
     pc.onconnectionstatechange = () => {
       if (pc === this.#pc) this.emit("connection", { state: pc.connectionState });
     };
     pc.ontrack = (event) => this.watch(event);
-    pc.ondatachannel = ({ channel }) => this.#listen(channel);
+    pc.ondatachannel = ({ channel }) => serve(channel, this.emit, this.talk && this.role === "mac");
     this.#pc = pc;
     return pc;
   }
 
-  #listen(channel) {
-    channel.onopen = () => this.emit("channel", { label: channel.label });
-    channel.onmessage = ({ data }) => {
-      const { t, id, ts, seq } = JSON.parse(data);
-      if (t === "ping") channel.send(JSON.stringify({ t: "pong", id, ts }));
-      if (t === "text") channel.send(JSON.stringify({ t: "ack", id }));
-      if (t === "keyframe") this.emit("announced", { seq });
-    };
+  #drop() {
+    this.stop();
+    this.#pc?.close();
+    this.#pc = null;
+    this.#early = [];
   }
 
-  async onMessage({ t, sdp, candidate }) {
+  /** A new connection, offered. */
+  async #offer() {
+    this.#drop();
+    const pc = this.#connect();
+    serve(pc.createDataChannel("control", CONTROL), this.emit, this.talk);
+    this.#stop = await this.capture(pc);
+    await this.#describe(pc, await pc.createOffer());
+  }
+
+  /** Sends no more pictures. */
+  stop() {
+    this.#stop?.();
+    this.#stop = null;
+  }
+
+  /** Restarts ICE on the connection there is. */
+  async restart() {
+    await this.#describe(this.#pc, await this.#pc.createOffer({ iceRestart: true }));
+  }
+
+  async #describe(pc, description) {
+    await pc.setLocalDescription(description);
+    const { type, sdp } = pc.localDescription;
+    this.room.send(type, { sdp });
+  }
+
+  async onMessage({ t, sdp, candidate, connection }) {
     if (t === "offer") await this.#answer(sdp);
     else if (t === "answer") await this.#pc.setRemoteDescription({ type: "answer", sdp }).then(() => this.#addEarly());
     else if (t === "ice" && this.#pc?.remoteDescription) await this.#pc.addIceCandidate(candidate ?? undefined);
     else if (t === "ice") this.#early.push(candidate);
+    // The Mac has nothing of this connection; a first offer may still wait for its answer.
+    else if (t === "state" && this.role === "phone" && connection === "new" && this.#pc.remoteDescription) await this.#offer();
   }
 
-  /** Every offer goes to the connection there is, another fingerprint too, unless that connection has ended. */
+  /** An offer goes to the connection there is, unless that has ended. */
   async #answer(sdp) {
     if (this.answerAfter > 0) await pause(this.answerAfter);
-    if (this.#pc && OVER.includes(this.#pc.connectionState)) {
-      this.#pc.close();
-      this.#pc = null;
+    const known = this.#pc?.remoteDescription;
+    const other = this.renew && known && fingerprint(known.sdp) !== fingerprint(sdp);
+    if (this.#pc && (other || OVER.includes(this.#pc.connectionState))) {
+      const early = this.#early;
+      this.#drop();
+      this.#early = early;
     }
     const pc = this.#pc ?? this.#connect();
     await pc.setRemoteDescription({ type: "offer", sdp });
-    await pc.setLocalDescription(await pc.createAnswer());
-    this.room.send("answer", { sdp: pc.localDescription.sdp });
+    await this.#describe(pc, await pc.createAnswer());
     await this.#addEarly();
   }
 

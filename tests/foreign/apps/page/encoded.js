@@ -1,12 +1,32 @@
-// A worker between Chromium's depacketizer and its decoder: reports keyframes, and passes everything on.
+// A worker between the network and a browser's encoder or decoder. Of a receiver it reports keyframes and passes
+// everything on; of a sender it sends `unit` instead of each keyframe, and nothing else.
+
+const digits = (buffer) => Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+async function receive(frame, writer) {
+  if (frame.type === "key") {
+    const { rtpTimestamp } = frame.getMetadata();
+    postMessage({ event: "keyframe", rtpTimestamp, sha256: digits(await crypto.subtle.digest("SHA-256", frame.data)) });
+  }
+  await writer.write(frame);
+}
+
+async function send(frame, writer, unit) {
+  if (frame.type !== "key") return;
+  frame.data = unit.slice(0);
+  await writer.write(frame);
+  postMessage({ event: "picture" });
+}
 
 onrtctransform = async ({ transformer }) => {
+  const { unit } = transformer.options;
+  let stopped = false;
+  onmessage = () => (stopped = true);
   const reader = transformer.readable.getReader();
   const writer = transformer.writable.getWriter();
   for (;;) {
     const { value: frame, done } = await reader.read();
     if (done) return;
-    if (frame.type === "key") postMessage({ rtpTimestamp: frame.getMetadata().rtpTimestamp, bytes: frame.data.byteLength });
-    await writer.write(frame);
+    if (!stopped) await (unit ? send(frame, writer, unit) : receive(frame, writer));
   }
 };

@@ -1,5 +1,5 @@
-// The app on Chromium: the page tells the process that opened it what it sees, and obeys it. An offer with another
-// fingerprint on a connection that is up is accepted, with a new DTLS association on the same connection.
+// The app on a browser: the page tells the process that opened it what it sees, and obeys it. An offer with another
+// fingerprint on a connection that is up is accepted by Chromium, with a new DTLS association on the same connection.
 
 import { Room } from "./room.js";
 import { App } from "./w3c.js";
@@ -7,6 +7,10 @@ import { App } from "./w3c.js";
 const parameters = new URLSearchParams(location.search);
 const role = parameters.get("role");
 const answerAfter = Number(parameters.get("answerAfter"));
+const renew = parameters.has("renew");
+const talk = parameters.has("talk");
+/** Between two pictures of the phone, ms. */
+const EVERY = 500;
 const video = document.querySelector("video");
 const canvas = document.querySelector("canvas");
 
@@ -18,11 +22,17 @@ addEventListener("unhandledrejection", ({ reason }) => emit("error", { message: 
 
 const newConnection = (iceServers) => new RTCPeerConnection({ iceServers });
 
-/** Encoded pictures on their way to the decoder (W3C webrtc-encoded-transform), and what was decoded. */
-function watch({ track, receiver }) {
+/** Between the encoder or the decoder and the network, encoded pictures pass a worker (W3C webrtc-encoded-transform). */
+function transform(end, options) {
   const worker = new Worker("encoded.js");
-  worker.onmessage = ({ data }) => emit("keyframe", data);
-  receiver.transform = new RTCRtpScriptTransform(worker, {});
+  worker.onmessage = ({ data: { event, ...fields } }) => emit(event, fields);
+  end.transform = new RTCRtpScriptTransform(worker, options);
+  return worker;
+}
+
+/** Encoded pictures on their way to the decoder, and what was decoded. */
+function watch({ track, receiver }) {
+  transform(receiver, {});
   video.srcObject = new MediaStream([track]);
   setInterval(async () => {
     for (const entry of (await receiver.getStats()).values()) {
@@ -31,22 +41,37 @@ function watch({ track, receiver }) {
   }, 1000);
 }
 
-/** A canvas on which something moves. */
-function capture(pc) {
+/** A canvas on which something moves; the keyframes of the encoder are replaced by the picture that is to be sent, and
+ * nothing else is sent. */
+async function capture(pc) {
+  const unit = await (await fetch("/unit")).arrayBuffer();
   const context = canvas.getContext("2d");
   let step = 0;
-  setInterval(() => {
+  const timer = setInterval(() => {
     context.fillStyle = (step += 1) % 2 ? "#c82828" : "#28a03c";
     context.fillRect(0, 0, canvas.width, canvas.height);
   }, 200);
   const stream = canvas.captureStream(5);
   const transceiver = pc.addTransceiver(stream.getVideoTracks()[0], { direction: "sendonly", streams: [stream] });
   const { codecs } = RTCRtpSender.getCapabilities("video");
-  transceiver.setCodecPreferences(codecs.filter(({ mimeType, sdpFmtpLine }) =>
-    mimeType === "video/H264" && /packetization-mode=1;profile-level-id=42e0/.test(sdpFmtpLine)));
+  const h264 = codecs.filter(({ mimeType, sdpFmtpLine }) =>
+    mimeType === "video/H264" && /packetization-mode=1/.test(sdpFmtpLine) && /profile-level-id=42e0/.test(sdpFmtpLine));
+  // A browser without H.264 offers what it has.
+  if (h264.length > 0) transceiver.setCodecPreferences(h264);
+  const { sender } = transceiver;
+  const worker = transform(sender, { unit });
+  // Refused until it is negotiated (W3C webrtc-extensions).
+  const asking = setInterval(() => {
+    sender.setParameters(sender.getParameters(), { encodingOptions: [{ keyFrame: true }] }).catch(() => {});
+  }, EVERY);
+  return () => {
+    clearInterval(timer);
+    clearInterval(asking);
+    worker.postMessage("stop");
+  };
 }
 
-const app = new App({ role, answerAfter, newConnection, watch, capture, emit });
+const app = new App({ role, answerAfter, renew, talk, newConnection, watch, capture, emit });
 const room = new Room({
   api: location.origin, device: role, WebSocket, emit, cut: () => fetch("/cut"),
   onMessage: (message) => app.onMessage(message),
@@ -54,6 +79,8 @@ const room = new Room({
 rig.onmessage = ({ data }) => {
   const [command, argument] = data.split(" ");
   if (command === "drop-signaling") room.drop(Number(argument));
+  else if (command === "restart") app.restart();
+  else if (command === "stop") app.stop();
   else room.leave();
 };
 await app.start(room);

@@ -1,0 +1,70 @@
+// The stacks, how their apps are started, and what they are known not to do.
+
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import path from "node:path";
+
+const here = import.meta.dirname;
+const { PYTHON, CHROMIUM, FIREFOX, STR0M } = process.env;
+
+/** Debian's own, for PyGObject is a package of Debian. */
+const SYSTEM_PYTHON = "/usr/bin/python3";
+
+const app = (name) => path.join(here, "apps", name);
+const npm = (name) => JSON.parse(readFileSync(path.join(here, "node_modules", name, "package.json"))).version;
+const text = (command, ...args) => execFileSync(command, args, { encoding: "utf8" }).trim();
+const node = (...args) => [process.execPath, app(args[0]), ...args.slice(1)];
+
+const RTX = "it repairs with RTX alone (RFC 4588), which `orion-peer` does not have";
+
+/** `decodes`: it reports decoded pictures; `survives`, `hostile`, `relays`: it takes part in cases.js, in hostile.js and
+ * in the rows with relayed candidates alone; `refuses`: it has no H.264, as Firefox without the plugin that it
+ * downloads. `mute`: its data channel does not open as the Mac or the phone, and why; `limits`: rows of the table that
+ * fail, by their names, and why, or why `atTimes`. */
+export const STACKS = [
+  {
+    name: "aiortc", decodes: true, survives: true, hostile: true, relays: true, command: [PYTHON, app("aiortc_app.py")],
+    version: text(PYTHON, "-c", "import importlib.metadata as m; print(m.version('aiortc'))"),
+    limits: {
+      "mac-restart": "it does not restart ICE, and `send` starts a new connection",
+      "phone-restart": "it does not restart ICE",
+    },
+  },
+  {
+    name: "werift", survives: true, command: node("werift.js"), version: npm("werift"),
+    // werift's lib/index.mjs:16968 (`isServer`) and rtc's peer_connection/handler/sctp.rs:705.
+    mute: { mac: "werift 0.25.2 awaits SCTP's INIT where ICE does not control, `rtc` 0.21.1 where it is the DTLS server" },
+    limits: {},
+  },
+  {
+    name: "libdatachannel", survives: true, command: node("datachannel.js"),
+    version: `node-datachannel ${npm("node-datachannel")}`,
+    limits: {
+      "mac-loss": "it asks for no lost packet again",
+      "mac-restart": "it does not restart ICE, and `send` starts a new connection",
+      "phone-restart": "it does not restart ICE",
+    },
+  },
+  {
+    name: "gstreamer", relays: true, command: node("engine.js", SYSTEM_PYTHON, app("gstreamer_app.py")),
+    version: text(SYSTEM_PYTHON, app("gstreamer_app.py"), "--version").replace("GStreamer ", ""), limits: {
+      "mac-loss": { atTimes: "it asks for many lost packets too late, with regular RTCP" },
+      "mac-restart": { atTimes: "its SCTP is silent for more than 10 s after the outage, and `send` starts a new connection" },
+      "phone-loss": RTX,
+      "phone-restart": "it does not restart ICE",
+    },
+  },
+  {
+    name: "str0m", command: node("engine.js", STR0M),
+    version: /str0m = \{ version = "=([\d.]+)"/.exec(readFileSync(path.join(here, "apps/str0m/Cargo.toml"), "utf8"))[1],
+    limits: { "mac-loss": RTX, "phone-loss": RTX },
+  },
+  {
+    name: "chromium", decodes: true, survives: true, command: node("browser.js", "chromium"),
+    version: text(CHROMIUM, "--version").replace("Chromium ", ""), limits: {},
+  },
+  {
+    name: "firefox", refuses: true, command: node("browser.js", "firefox"),
+    version: existsSync(FIREFOX) ? text(FIREFOX, "--version").replace("Mozilla Firefox ", "") : "none", limits: {},
+  },
+];
