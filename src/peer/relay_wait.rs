@@ -230,7 +230,7 @@ mod tests {
         let start = Instant::now();
         let wait = started(start);
         let passed = passes_after(&wait, start, 0, 100);
-        let later = start + Duration::from_secs(60);
+        let later = start + Duration::from_mins(1);
         let relayed = in_channel(&binding(Class::Success));
         assert_eq!(passed, 400);
         wait.remote_description(Some("abcd"), later);

@@ -172,7 +172,7 @@ impl FilteredSocket {
         let mut held = self.held();
         let mut count = 0;
         for (buffer, meta) in bufs.iter_mut().zip(meta) {
-            if !held.datagrams.front().is_some_and(|(_, front)| !self.filters.is_early(front)) {
+            if held.datagrams.front().is_none_or(|(_, front)| self.filters.is_early(front)) {
                 break;
             }
             let Some((about, datagram)) = held.datagrams.pop_front() else { break };
