@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# How often each sample scenario does what it expects.
+#
+#   scripts/samples.sh [RUNS] [FILE...]     RUNS times each (default 50); without files all of them
+#
+# One at a time; those with a time line, which mostly wait, four at a time. Exit code 3: one did not pass every run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+runs=${1:-50}
+if [[ ! $runs =~ ^[1-9][0-9]*$ ]]; then
+    printf 'usage: %s [RUNS] [FILE...]\n' "$0" >&2
+    exit 2
+fi
+shift || true
+files=("$@")
+[[ ${#files[@]} -gt 0 ]] || files=(samples/scenarios/*.toml)
+orion_peer=${ORION_PEER:-${CARGO_TARGET_DIR:-target}/release/orion-peer}
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+# pass FILE: plays it RUNS times, says how often it passed, keeps what the others wrote.
+pass() {
+    local file=$1 name passed=0 run
+    name=$(basename "$file" .toml)
+    for ((run = 1; run <= runs; run++)); do
+        if "$orion_peer" --quiet lab --scenario "$file" >"$dir/$name.log" 2>&1; then
+            passed=$((passed + 1))
+        else
+            sed "s/^/  $name, run $run: /" "$dir/$name.log" | tail -n 5
+        fi
+    done
+    printf '%-40s %d of %d\n' "$name" "$passed" "$runs"
+    ((passed == runs)) || touch "$dir/failed"
+}
+
+under_way=0
+for file in "${files[@]}"; do
+    if grep -q '^timeline' "$file"; then
+        pass "$file" &
+        under_way=$((under_way + 1))
+        if ((under_way == 4)); then
+            wait
+            under_way=0
+        fi
+    else
+        pass "$file"
+    fi
+done
+wait
+[[ ! -e $dir/failed ]] || exit 3
