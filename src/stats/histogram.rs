@@ -1,7 +1,8 @@
 //! A histogram of a measured quantity, and its [`Spread`], the object `H` of the reports:
 //! `{count, min, mean, p50, p90, p95, p99, p999, max}`.
 //!
-//! Percentiles are right to 0.1 % of their value; smallest, largest and mean are exact.
+//! Percentiles are values that were measured, by the nearest rank, up to [`EXACT`] values; of more they are right to
+//! 0.1 % of their value. Smallest, largest and mean are always exact.
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -11,10 +12,15 @@ const PARTS: f64 = 1000.0;
 /// Largest value counted apart, in units; larger ones count as this one.
 const LARGEST: f64 = 1e12;
 
+/// Values kept one by one: 256 KB. Beyond, a histogram is as large as its range asks for, however many values there are.
+const EXACT: usize = 32_768;
+
 /// Values seen, in any unit.
 #[derive(Debug, Clone)]
 pub struct Histogram {
     counts: hdrhistogram::Histogram<u64>,
+    /// All values, while they are at most [`EXACT`].
+    values: Option<Vec<f64>>,
     min: f64,
     max: f64,
     sum: f64,
@@ -34,7 +40,7 @@ impl Histogram {
     #[must_use]
     pub fn new() -> Self {
         let counts = hdrhistogram::Histogram::new(3).expect("3 digits are between 0 and 5");
-        Self { counts, min: f64::INFINITY, max: 0.0, sum: 0.0 }
+        Self { counts, values: Some(Vec::new()), min: f64::INFINITY, max: 0.0, sum: 0.0 }
     }
 
     /// Counts a value; one that is negative or no number is left out.
@@ -47,6 +53,15 @@ impl Histogram {
             self.min = self.min.min(value);
             self.max = self.max.max(value);
             self.sum += value;
+            self.keep(&[value]);
+        }
+    }
+
+    /// Keeps values one by one, as long as there are few enough.
+    fn keep(&mut self, more: &[f64]) {
+        self.values = self.values.take().filter(|kept| kept.len() + more.len() <= EXACT);
+        if let Some(kept) = &mut self.values {
+            kept.extend_from_slice(more);
         }
     }
 
@@ -57,6 +72,10 @@ impl Histogram {
             self.min = self.min.min(other.min);
             self.max = self.max.max(other.max);
             self.sum += other.sum;
+            match &other.values {
+                Some(values) => self.keep(values),
+                None => self.values = None,
+            }
         }
     }
 
@@ -87,6 +106,24 @@ impl Histogram {
     /// The value that `quantile` of all values (0.5: half of them) do not exceed; none when empty.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        self.quantiles([quantile])[0]
+    }
+
+    /// [`Self::quantile`] of each of them.
+    fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> [Option<f64>; N] {
+        let Some(values) = &self.values else {
+            return quantiles.map(|quantile| self.approximately(quantile));
+        };
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        quantiles.map(|quantile| {
+            // A hair less: 0.95 of 20 is 19, not the 19.000000000000004 of its arithmetic.
+            let rank = (quantile * sorted.len() as f64 - 1e-9).ceil().max(1.0) as usize;
+            sorted.get(rank - 1).or(sorted.last()).copied()
+        })
+    }
+
+    fn approximately(&self, quantile: f64) -> Option<f64> {
         let parts = self.counts.value_at_quantile(quantile) as f64;
         (self.count() > 0).then(|| (parts / PARTS).clamp(self.min, self.max))
     }
@@ -96,24 +133,31 @@ impl Histogram {
     /// What the reports say of it.
     #[must_use]
     pub fn spread(&self) -> Spread {
+        let [p50, p90, p95, p99, p999] = self.quantiles([0.5, 0.9, 0.95, 0.99, 0.999]);
         Spread {
             count: self.count(),
             min: self.min(),
             mean: self.mean(),
-            p50: self.quantile(0.5),
-            p90: self.quantile(0.9),
-            p95: self.quantile(0.95),
-            p99: self.quantile(0.99),
-            p999: self.quantile(0.999),
+            p50,
+            p90,
+            p95,
+            p99,
+            p999,
             max: self.max(),
         }
+    }
+}
+
+impl Extend<f64> for Histogram {
+    fn extend<I: IntoIterator<Item = f64>>(&mut self, values: I) {
+        values.into_iter().for_each(|value| self.record(value));
     }
 }
 
 impl FromIterator<f64> for Histogram {
     fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
         let mut histogram = Self::new();
-        values.into_iter().for_each(|value| histogram.record(value));
+        histogram.extend(values);
         histogram
     }
 }
@@ -164,6 +208,31 @@ mod tests {
         close(histogram.quantile(0.99), 99.0);
         close(histogram.mean(), 50.05);
         assert_eq!((histogram.min(), histogram.max()), (Some(0.1), Some(100.0)));
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        // Sizes of keyframes: half of 99,680 parts of a byte were 99,680.255 bytes.
+        let sizes = [99_680.0, 99_676.0, 99_702.0, 99_688.0];
+        let spread = sizes.into_iter().collect::<Histogram>().spread();
+        assert_eq!((spread.p50, spread.p95), (Some(99_680.0), Some(99_702.0)));
+        let mut twenty: Histogram = (1..=10).map(f64::from).collect();
+        twenty.add(&(11..=20).map(f64::from).collect());
+        assert_eq!(twenty.quantile(0.95), Some(19.0), "the 19th of 20");
+        assert_eq!(twenty.quantile(0.0), Some(1.0));
+    }
+
+    #[test]
+    fn very_many_values_are_counted_not_kept() {
+        let mut many: Histogram = (0..EXACT).map(|value| value as f64).collect();
+        assert!(many.values.is_some());
+        many.record(5.0);
+        assert!(many.values.is_none() && many.count() == EXACT as u64 + 1);
+        let p50 = many.quantile(0.5).unwrap();
+        assert!((p50 - 16_383.0).abs() < 33.0, "{p50}");
+        let mut few: Histogram = [1.0].into_iter().collect();
+        few.add(&many);
+        assert!(few.values.is_none() && few.max() == Some(32_767.0));
     }
 
     #[test]
