@@ -75,7 +75,8 @@ fn counts<'c>(cases: impl Iterator<Item = &'c Case>) -> String {
 impl Suite {
     fn write(&self, xml: &mut String) {
         let (name, at) = (escape(&self.name), escape(&self.timestamp));
-        let time: f64 = self.cases.iter().map(|case| case.seconds).sum();
+        // The sum of nothing is -0.
+        let time = self.cases.iter().map(|case| case.seconds).fold(0.0, |sum, one| sum + one);
         let counts = counts(self.cases.iter());
         let _ = writeln!(
             xml,
