@@ -193,7 +193,8 @@ impl ConnectionType {
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Relay(ours), Self::Relay(theirs)) => Self::Relay(ours.or(theirs)),
+            // The harder of the two to get: where UDP is blocked at one end, TCP or TLS is what counts.
+            (Self::Relay(ours), Self::Relay(theirs)) => Self::Relay(ours.max(theirs)),
             (Self::Relay(transport), _) | (_, Self::Relay(transport)) => Self::Relay(transport),
             (Self::Srflx, _) | (_, Self::Srflx) => Self::Srflx,
             (Self::Host, Self::Host) => Self::Host,
