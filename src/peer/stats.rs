@@ -167,12 +167,27 @@ pub(super) fn snapshot(
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Snapshot {
         pair: selected_pair(&mut entries, selected),
+        video_bytes_sent: rtp_bytes(&entries, "outbound-rtp", ["bytesSent", "headerBytesSent"])
+            .unwrap_or_else(|| get(&tap.rtp_bytes_sent)),
+        video_bytes_received: rtp_bytes(
+            &entries,
+            "inbound-rtp",
+            ["bytesReceived", "headerBytesReceived"],
+        )
+        .unwrap_or_else(|| get(&tap.rtp_bytes_received)),
         report: entries,
-        video_bytes_sent: get(&tap.rtp_bytes_sent),
-        video_bytes_received: get(&tap.rtp_bytes_received),
         data_bytes_sent: control.bytes_sent,
         data_bytes_received: control.bytes_received,
     }
+}
+
+/// Payload and header of all streams of one direction: what is shown is what getStats says. None before there is one.
+fn rtp_bytes(entries: &Map<String, Value>, kind: &str, names: [&str; 2]) -> Option<u64> {
+    let streams = entries.values().filter(|entry| entry["type"] == kind);
+    let bytes = streams.map(|stream| {
+        names.iter().filter_map(|name| stream.get(*name)?.as_u64()).fold(0, u64::saturating_add)
+    });
+    bytes.reduce(u64::saturating_add)
 }
 
 fn to_json(entry: &rtc::statistics::report::RTCStatsReportEntry) -> Option<Value> {
