@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{iso, samples::Samples};
 use crate::{
-    peer::IcePolicy,
+    peer::{ConnectionState, IcePolicy},
     proto::{signaling::IceCandidateInit, token::IceServer},
     report::stats::millis,
     session::negotiation::{SdpType, Step},
@@ -91,7 +91,10 @@ impl Connection {
                 self.log(time, kind, &words(candidate));
             }
             Step::RemoteCandidate(None) => self.log(time, "addIceCandidate", ""),
-            Step::State(state) => self.log(time, "connectionstatechange", &state.to_string()),
+            Step::State(state) => {
+                self.log(time, "iceconnectionstatechange", ice_state(*state));
+                self.log(time, "connectionstatechange", &state.to_string());
+            }
             Step::Closed => {
                 self.log(time, "close", "");
                 self.log(time, "connectionstatechange", "closed");
@@ -123,6 +126,18 @@ impl Connection {
             "updateLog": self.log.iter().map(entry).collect::<Vec<_>>(),
             "stats": series,
         })
+    }
+}
+
+/// The state of ICE that goes with that of the connection: what of DTLS is in that one is not known apart.
+fn ice_state(state: ConnectionState) -> &'static str {
+    match state {
+        ConnectionState::New => "new",
+        ConnectionState::Connecting => "checking",
+        ConnectionState::Connected => "connected",
+        ConnectionState::Disconnected => "disconnected",
+        ConnectionState::Failed => "failed",
+        ConnectionState::Closed => "closed",
     }
 }
 
