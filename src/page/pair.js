@@ -8,7 +8,7 @@ import { summary } from "./stats.js";
 
 const DEV_LOGIN = "dev";
 
-/** The frame rate is a mean over this time, seconds. */
+/** The frame rate is that of the keyframes of this time, seconds. */
 const RATE_OVER = 30;
 
 const byId = (id) => document.getElementById(id);
@@ -85,6 +85,9 @@ class Joined {
     this.phone = settings.role === "phone";
     this.state = "joining";
     this.seen = [];
+    /** What was counted last, of which peer connection, and the sums of those before it. */
+    this.last = { pc: null, video: { sent: 0, received: 0 }, data: { sent: 0, received: 0 } };
+    this.gone = { video: this.last.video, data: this.last.data };
     view.other = this.phone ? "Mac" : "phone";
   }
 
@@ -168,16 +171,36 @@ class Joined {
     if (this.over || pc !== this.call.pc) return;
     this.pictures.poll(counted);
     const at = Date.now() / 1e3;
-    const { connectionType, rttMs, video, data } = counted;
+    const { connectionType, rttMs } = counted;
     this.view.report({
-      at, connectionType, video, data,
+      at, connectionType,
+      ...this.sums(pc, counted),
       state: this.state,
       rttMs: this.call.control.rttMs ?? rttMs,
-      frameRate: this.seen.filter((time) => time > at - RATE_OVER).length / RATE_OVER,
+      frameRate: this.frameRate(at),
+      frameRateOver: `last ${RATE_OVER} s`,
       keyframes: this.seen.length,
       verified: null,
       broken: null,
     });
+  }
+
+  /** Bytes over all peer connections of the stay: those of one that is gone stay counted. */
+  sums(pc, counted) {
+    const add = (one, other) => ({ sent: one.sent + other.sent, received: one.received + other.received });
+    const { last } = this;
+    if (pc !== last.pc) {
+      this.gone = { video: add(this.gone.video, last.video), data: add(this.gone.data, last.data) };
+    }
+    this.last = { pc, video: counted.video, data: counted.data };
+    return { video: add(this.gone.video, counted.video), data: add(this.gone.data, counted.data) };
+  }
+
+  /** Keyframes a second, of those in the window; null with fewer than two. */
+  frameRate(at) {
+    const times = this.seen.filter((time) => time > at - RATE_OVER);
+    const over = times.at(-1) - times[0];
+    return times.length > 1 && over > 0 ? (times.length - 1) / over : null;
   }
 
   leave() {

@@ -5,6 +5,9 @@ import { summary } from "./stats.js";
 
 const QUALITY = 0.9;
 
+/** After this time a picture has left, ms. */
+const SETTLED = 300;
+
 /** What a received `keyframe` message may be early by, in messages. */
 const ANNOUNCED = 16;
 
@@ -205,6 +208,10 @@ export class Made {
     if (pc !== this.pc) return;
     Object.assign(this, { before, sent: seq });
     this.view.keyframe({ seq, url, width, height, receivedAt, captureTime: receivedAt, verified: null });
+    // Its size also when nobody asks for it any more: the page may be left before the next poll.
+    setTimeout(async () => {
+      if (pc === this.pc && this.sent === seq) this.poll(await summary(pc));
+    }, SETTLED);
   }
 
   /** Once a second: what the picture that is on its way took so far. */

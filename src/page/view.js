@@ -11,6 +11,9 @@ const LINES = 200;
 const RATE_OVER = 10;
 const RATE_LEAST = 4;
 
+/** Digits of a hash that are shown; all of them are in its tooltip. */
+const HASH_SHOWN = 12;
+
 const NONE = "–";
 const byId = (id) => document.getElementById(id);
 const put = (id, text) => {
@@ -56,7 +59,7 @@ export class View {
       video: plot({ title: "Video, mean of 10 s", series: inOut, format: perSecond, least: 1000 }),
       data: plot({ title: "Data, mean of 10 s", series: inOut, format: perSecond, least: 100 }),
       size: plot({ title: "Keyframe size", series: [""], format: kilobytes, least: 1000, dots: true }),
-      latency: plot({ title: "Latency", series: [""], format: ms, least: 1, dots: true }),
+      latency: plot({ title: "Latency, capture to complete", series: [""], format: ms, least: 1, dots: true }),
     };
     this.limit(100_000);
     this.listen();
@@ -170,7 +173,9 @@ export class View {
       if (same === this.shown) this.facts(same);
       return;
     }
-    this.keyframes.push(keyframe);
+    // Pictures are made at their own pace: a later one may be there first.
+    const after = this.keyframes.findLastIndex(({ seq }) => seq < keyframe.seq) + 1;
+    this.keyframes.splice(after, 0, keyframe);
     this.thumb(keyframe);
     this.show();
     const over = this.keyframes.length - STRIP - 1;
@@ -196,7 +201,8 @@ export class View {
     button.append(number);
     item.append(button);
     const strip = byId("strip");
-    strip.prepend(item);
+    const earlier = [...strip.children].find((other) => Number(other.firstChild.dataset.seq) < keyframe.seq);
+    strip.insertBefore(item, earlier ?? null);
     while (strip.children.length > STRIP) {
       const focused = strip.lastChild.contains(document.activeElement);
       strip.lastChild.remove();
@@ -266,6 +272,8 @@ export class View {
     put("latency", known(keyframe.latencyMs, ms));
     put("verified", known(keyframe.verified, (same) => (same ? "verified" : "hash differs"))
       .replace(NONE, "not verified"));
+    put("sha256", known(keyframe.sha256, (hash) => `${hash.slice(0, HASH_SHOWN)}…`));
+    byId("sha256").title = keyframe.sha256 ?? "";
     byId("verified").dataset.tone = { true: "good", false: "bad" }[keyframe.verified] ?? "";
     put("packets", known(keyframe.packets, whole));
     put("retransmitted", known(keyframe.retransmitted, whole));
@@ -294,7 +302,8 @@ export class View {
 
     put("type", known(report.connectionType, String));
     put("rtt", known(report.rttMs, ms));
-    put("frame-rate", known(report.frameRate, (value) => `${value.toFixed(2)} per s`));
+    const over = report.frameRateOver ?? "last 8 keyframes";
+    put("frame-rate", known(report.frameRate, (value) => `${value.toFixed(2)} per s, ${over}`));
     put("keyframes", known(report.keyframes, whole));
     put("checked", [report.verified, report.broken].map((count) => known(count, whole)).join(", "));
     put("video-in", humane(video.received));
