@@ -30,6 +30,9 @@ use crate::{peer, proto::token::IceServer, signaling::client::TokenProvider, stu
 /// Longest time for everything but the life time of a binding.
 pub const WITHIN: Duration = Duration::from_secs(15);
 
+/// The schema of [`Report`] as JSON Schema, draft 2020-12.
+pub const JSON_SCHEMA: &str = include_str!("schema.json");
+
 /// Where the token API and signaling are.
 #[derive(Clone)]
 pub struct Contact {

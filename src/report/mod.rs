@@ -9,6 +9,7 @@ pub mod human;
 pub mod junit;
 pub mod layout;
 pub mod live;
+pub mod schemas;
 pub mod stats;
 pub mod summary;
 pub mod whole_file;
