@@ -72,11 +72,11 @@ quantiles() {
         END { if (NR) printf "%-34s %6d %9.2f %9.2f %9.2f %9.2f\n", name, NR, at(0.5), at(0.9), at(0.99), v[NR] }'
 }
 printf '\n%-34s %6s %9s %9s %9s %9s\n' 'per keyframe' n p50 p90 p99 max
-quantiles "$work/send.json" encodeMs 'encode, ms'
-quantiles "$work/send.json" sendMs 'handed to the connection, ms'
-quantiles "$work/recv.json" networkMs 'first to last packet, ms'
-quantiles "$work/recv.json" decodeMs 'decode, ms'
-quantiles "$work/recv.json" writeMs 'write and sync, ms'
+quantiles "$work/send.json" encode 'encode, ms'
+quantiles "$work/send.json" send 'handed to the connection, ms'
+quantiles "$work/recv.json" receiveMs 'first packet received to last, ms'
+quantiles "$work/recv.json" decode 'decode, ms'
+quantiles "$work/recv.json" write 'write and sync, ms'
 quantiles "$work/recv.json" latencyMs 'capture to complete, ms'
 quantiles "$work/recv.json" bytes 'size, bytes'
 printf '\nverified %d of %d\n' "$(grep -c '"verified":true' "$work/recv.json" || true)" "$count"

@@ -6,7 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{peer::Timings, report::bench::schema::Setup, signaling::client::DialTimings};
+use crate::{
+    peer::Timings,
+    report::bench::schema::{FirstPicture, Setup},
+    signaling::client::DialTimings,
+};
 
 /// When each step was reached.
 #[derive(Debug, Clone, Copy)]
@@ -38,15 +42,25 @@ impl Milestones {
         Some(*built + step(timings)?)
     }
 
+    /// When it was in the room. The peer is built there, and joining may be told of a moment after that.
+    fn in_the_room(&self) -> Option<Instant> {
+        let built = self.peer.map(|(built, _)| built);
+        self.joined.map(|(at, _)| built.map_or(at, |built| built.min(at)))
+    }
+
+    /// The time to the first picture, ms.
+    pub(super) fn first_picture(&self) -> FirstPicture<Option<f64>> {
+        FirstPicture {
+            from_start: span(Some(self.begun), self.first_keyframe).map(ms),
+            from_join: span(self.in_the_room(), self.first_keyframe).map(ms),
+        }
+    }
+
     /// The time each stage took, ms.
     pub(super) fn setup(&self) -> Setup<Option<f64>> {
-        let span = |from: Option<Instant>, to: Option<Instant>| -> Option<Duration> {
-            Some(to?.saturating_duration_since(from?))
-        };
         let dial = self.joined.map(|(_, timings)| timings);
         let built = self.peer.map(|(built, _)| built);
-        // The peer is built in the room: joining may be told of a moment after that.
-        let joined = self.joined.map(|(at, _)| built.map_or(at, |built| built.min(at)));
+        let joined = self.in_the_room();
         let gathered = self.at(|timings| timings.gathering);
         let gathering = self.peer.and_then(|(_, timings)| timings.gathering);
         // The offerer gathers while it waits for the answer, the answerer after it has the offer; what
@@ -76,6 +90,10 @@ impl Milestones {
         };
         stages.map(|time| time.map(ms))
     }
+}
+
+fn span(from: Option<Instant>, to: Option<Instant>) -> Option<Duration> {
+    Some(to?.saturating_duration_since(from?))
 }
 
 /// A time as it stands in a result: ms, to the microsecond.
@@ -142,6 +160,8 @@ mod tests {
         assert_eq!((setup.dtls, setup.data_channel), (Some(10.0), Some(10.0)));
         assert_eq!((setup.total, setup.first_keyframe), (Some(92.0), Some(68.0)));
         assert!((sum(&setup) - 92.0).abs() < 1e-6);
+        let first = milestones(begun, 42, 60).first_picture();
+        assert_eq!((first.from_start, first.from_join), (Some(160.0), Some(118.0)));
     }
 
     #[test]
@@ -157,5 +177,7 @@ mod tests {
     fn what_was_not_reached_is_left_out() {
         let setup = Milestones::new(Instant::now()).setup();
         assert!(setup.stages().iter().all(|(_, value)| value.is_none()));
+        let first = Milestones::new(Instant::now()).first_picture();
+        assert_eq!(first, FirstPicture::default());
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Picture {
     pub(super) sha256: String,
     /// The stages that were measured ahead, ms; no encoder when it was encoded already.
     pub(super) stages: Stages<Option<f64>>,
+    /// From the picture being taken to its being encoded.
+    pub(super) prepared: Duration,
     /// How near it comes to what was encoded; none when it cannot be compared.
     pub(super) quality: Option<Quality>,
 }
@@ -98,6 +100,7 @@ impl Pictures {
                 Ok(picture)
             }
             Ok(Err(error)) => Err(error),
+            // It took as long to prepare as it did before.
             Err(_) => {
                 Ok(Picture { stages: Stages::default(), quality: None, ..queue.last.clone() })
             }
@@ -195,7 +198,9 @@ fn next(
     };
     stages.write = disk.write(&access_unit.data);
     let sha256 = sha256(&access_unit.data);
-    Ok(Some(Picture { access_unit, sha256, stages, quality }))
+    let parts = [stages.capture_age, stages.convert, stages.encode];
+    let prepared = Duration::from_secs_f64(parts.into_iter().flatten().sum::<f64>() / 1e3);
+    Ok(Some(Picture { access_unit, sha256, stages, prepared, quality }))
 }
 
 /// A directory of its own among the temporary files, to see how long writing takes; gone at the end.

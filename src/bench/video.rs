@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{milestones::ms, partner::Arrived, pictures::Picture};
+use super::{
+    milestones::{micros, ms},
+    partner::Arrived,
+    pictures::Picture,
+};
 use crate::{peer::video::SentAccessUnit, report::bench::schema::KeyframeRecord};
 
 /// How long a keyframe may take to arrive before it counts as lost: several rounds of repair.
@@ -30,8 +34,33 @@ pub(super) struct Entry {
     /// When the first packet was handed over, or the last one came when this side receives.
     pub(super) at: Instant,
     sha256: String,
+    /// From the picture being taken to its being encoded; it was encoded ahead.
+    prepared: Duration,
+    /// From being handed over to being whole at the receiver, ms.
+    on_its_way: Option<f64>,
+    /// When it was whole at the receiver.
+    whole: Option<Instant>,
     /// What goes into the result.
     pub(super) record: KeyframeRecord,
+}
+
+impl Entry {
+    /// It was whole at the receiver so many ms after it was handed over, which may be what the other side says: any
+    /// number.
+    pub(super) fn took(&mut self, handover_to_whole: f64) {
+        let took = Duration::try_from_secs_f64(handover_to_whole / 1e3);
+        self.whole = took.ok().and_then(|took| self.at.checked_add(took));
+        self.on_its_way = Some(handover_to_whole);
+        self.record.latency_ms = Some(micros(ms(self.prepared) + handover_to_whole));
+    }
+
+    /// What the stages of a sent keyframe say together, once all are known.
+    pub(super) fn complete(&mut self) {
+        let stages = &mut self.record.stages_ms;
+        let network = self.on_its_way.zip(stages.packetize);
+        stages.network = network.map(|(all, packetize)| micros((all - packetize).max(0.0)));
+        stages.total = stages.sum().map(micros);
+    }
 }
 
 impl Video {
@@ -88,6 +117,9 @@ impl Video {
         self.entries.push(Entry {
             at: now,
             sha256: picture.sha256.clone(),
+            prepared: picture.prepared,
+            on_its_way: None,
+            whole: None,
             record: KeyframeRecord {
                 bytes: picture.access_unit.data.len() as u64,
                 encode_ms: picture.stages.encode,
@@ -120,7 +152,7 @@ impl Video {
         entry.record.received = Some(true);
         entry.record.intact = Some(entry.sha256 == arrived.sha256);
         entry.record.packets = Some(arrived.packets);
-        entry.record.latency_ms = Some(ms(arrived.completed.saturating_duration_since(entry.at)));
+        entry.took(ms(arrived.completed.saturating_duration_since(entry.at)));
         entry.record.stages_ms.reassemble =
             Some(ms(arrived.verified.saturating_duration_since(arrived.completed)));
     }
@@ -133,7 +165,14 @@ impl Video {
     /// One came whole to this side.
     pub(super) fn received(&mut self, at: Instant, record: KeyframeRecord) {
         self.taken(at);
-        self.entries.push(Entry { at, sha256: String::new(), record });
+        self.entries.push(Entry {
+            at,
+            sha256: String::new(),
+            prepared: Duration::ZERO,
+            on_its_way: None,
+            whole: Some(at),
+            record,
+        });
     }
 
     /// Those that are waited for too long are lost.
@@ -162,10 +201,7 @@ impl Video {
 
     /// When the first one was whole at the receiver.
     pub(super) fn first_whole(&self) -> Option<Instant> {
-        let first = self.entries.iter().find(|entry| entry.record.received == Some(true))?;
-        // The responder may have said any time.
-        let latency = first.record.latency_ms.unwrap_or(0.0) / 1e3;
-        first.at.checked_add(Duration::try_from_secs_f64(latency).ok()?)
+        self.entries.iter().find(|entry| entry.record.received == Some(true))?.whole
     }
 
     /// Why the last one that did not come whole did not.
@@ -193,6 +229,7 @@ mod tests {
             },
             sha256: "ab".into(),
             stages: Stages { encode: Some(1.0), ..Stages::default() },
+            prepared: Duration::from_millis(1),
             quality: None,
         }
     }
@@ -226,14 +263,24 @@ mod tests {
         let intact: Vec<_> = video.entries().iter().map(|entry| entry.record.intact).collect();
         assert_eq!(intact, [Some(false), Some(false), Some(true)]);
         let record = &video.entries()[2].record;
-        assert_eq!(record.latency_ms, Some(2.0));
+        assert_eq!(record.latency_ms, Some(3.0), "1 ms of the encoder and 2 ms on its way");
         assert_eq!((record.stages_ms.encode, record.stages_ms.reassemble), (Some(1.0), Some(1.0)));
         assert_eq!(video.first_whole(), Some(begin + second + Duration::from_millis(2)));
         // Of the responder's report.
-        for latency in [1e300, f64::INFINITY, f64::NAN, -1.0] {
-            video.entries_mut()[1].record.latency_ms = Some(latency);
-            assert_eq!(video.first_whole(), None, "{latency}");
+        for took in [1e300, f64::INFINITY, f64::NAN, -1.0] {
+            video.entries_mut()[1].took(took);
+            assert_eq!(video.first_whole(), None, "{took}");
         }
+    }
+
+    #[test]
+    fn one_that_is_received_is_whole_when_it_came_not_its_latency_later() {
+        let now = Instant::now();
+        let mut video = Video::new(1, Duration::from_secs(1));
+        let late =
+            KeyframeRecord { received: Some(true), latency_ms: Some(900.0), ..Default::default() };
+        video.received(now, late);
+        assert_eq!(video.first_whole(), Some(now));
     }
 
     #[test]

@@ -218,12 +218,14 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
         };
         output.line(line);
         let line = match event {
-            RespondEvent::Joined => json!({"event": "joined"}),
-            RespondEvent::Connected(kind) => json!({"event": "connected", "type": kind}),
-            RespondEvent::Ended { keyframes, intact } => {
-                json!({"event": "ended", "keyframes": keyframes, "intact": intact})
+            RespondEvent::Joined => json!({"kind": "joined", "event": "joined"}),
+            RespondEvent::Connected(kind) => {
+                json!({"kind": "connected", "event": "connected", "type": kind})
             }
-            RespondEvent::Line(text) => json!({"event": "line", "text": text}),
+            RespondEvent::Ended { keyframes, intact } => {
+                json!({"kind": "ended", "event": "ended", "keyframes": keyframes, "intact": intact})
+            }
+            RespondEvent::Line(text) => json!({"kind": "line", "event": "line", "text": text}),
         };
         if let Err(failure) = output.event(&line) {
             failed.get_or_insert(failure);

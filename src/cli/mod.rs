@@ -4,7 +4,7 @@
 //! default), starts a runtime, runs one command and turns its [`failure::Failure`] into an exit code.
 //! A new command is a line in `Command` and a line in `run`.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -165,6 +165,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start(argv: &[OsString]) -> ExitCode {
+    let begun = Instant::now();
     let cli = match parse(argv) {
         Ok(cli) => cli,
         Err(Refusal::Clap(error)) => return refuse(&error, early_output(argv)),
@@ -175,6 +176,7 @@ fn start(argv: &[OsString]) -> ExitCode {
         // Lines for people would stand between those for a program.
         quiet: cli.global.quiet || log_format(&cli.command) == Some(logging::LogFormat::Json),
         color: cli.global.color.resolve(),
+        begun: Some(begun),
     };
     exit_of(run_in_runtime(cli, output), output)
 }
@@ -227,6 +229,7 @@ fn early_output(argv: &[OsString]) -> Output {
         json: variable || words().any(|word| word == "--json"),
         quiet: false,
         color: if never { false } else { ColorWhen::Auto.resolve() },
+        begun: None,
     }
 }
 

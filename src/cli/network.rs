@@ -149,6 +149,8 @@ pub struct Networks {
 /// What lies between one peer and the internet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimulatedNetwork {
+    /// As it was asked for: `lte-symmetric`, `port+sym`; none when only the link was.
+    pub name: Option<String>,
     /// NATs and firewalls.
     pub nat: Profile,
     /// The link.
@@ -231,7 +233,8 @@ impl NetworkArgs {
             Some(names) => network(names.of(side))?,
         };
         let link = self.changes(side, rate).apply(link);
-        Ok(SimulatedNetwork { nat, link })
+        let name = self.nat.as_ref().map(|names| names.of(side).clone());
+        Ok(SimulatedNetwork { name, nat, link })
     }
 }
 
@@ -264,7 +267,7 @@ impl Networks {
         let sides = self.sides.iter().take(if both { 2 } else { 1 });
         let sides: Vec<Value> = sides
             .map(
-                |network| json!({"nat": network.nat.to_string(), "link": network.link.to_string()}),
+                |network| json!({"name": network.name, "nat": network.nat.to_string(), "link": network.link.to_string()}),
             )
             .collect();
         json!({"networks": sides, "seed": self.seed})

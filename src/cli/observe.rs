@@ -18,10 +18,10 @@ use crate::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
         stats::{StatsError, StatsWriter},
-        summary::{ConnectionsLost, Loss, Role, Summary},
+        summary::{ConnectionsLost, FirstPicture, Loss, Role, Summary},
     },
     session::{
-        Report, SessionError,
+        Firsts, Report, SessionError,
         negotiation::{Negotiated, NegotiationLog},
     },
     stats::Stages,
@@ -106,7 +106,7 @@ impl Observer {
             dump,
             negotiated: None,
             summary: Summary::new(role),
-            begun: Instant::now(),
+            begun: output.begun.unwrap_or_else(Instant::now),
             times: VecDeque::new(),
             failed: None,
             unwritten: BTreeMap::new(),
@@ -245,9 +245,25 @@ impl Observer {
         };
         self.live.update(Instant::now(), &self.live_stats);
         self.connected(report);
+        self.first_picture(report.first);
         self.lost(report);
         self.summarize(report, connection);
         self.record(report);
+    }
+
+    /// Says once how long the first picture took.
+    fn first_picture(&mut self, first: Firsts) {
+        let (None, Some(at)) = (self.summary.first_picture, first.picture) else { return };
+        let since = |from: Option<Instant>| from.map(|from| at.saturating_duration_since(from));
+        let took = FirstPicture {
+            from_start: since(Some(self.begun)),
+            from_join: since(first.joined),
+            from_peer: since(first.met),
+        };
+        self.summary.first_picture = Some(took);
+        let role = self.summary.role;
+        self.line(&took.words(role));
+        self.event(&serde_json::json!({"kind": took.kind(role), "role": role, "ms": took}));
     }
 
     /// Tells once of each connection how long each step of its set-up took.
@@ -256,10 +272,21 @@ impl Observer {
         let Some(open) = setup.data_channel.filter(|_| setup != self.setup) else { return };
         self.setup = setup;
         let ms = |step: Option<Duration>| step.map(millis);
+        let between = |one: Option<Duration>, next: Option<Duration>| {
+            Some(next?.saturating_sub(one.unwrap_or_default()))
+        };
         self.event(&serde_json::json!({
             "kind": "connected",
             "connectionType": report.stats.pair.as_ref().map(|pair| pair.connection),
+            // How long each step took, as `setupMs` means everywhere.
             "setupMs": {
+                "gathering": ms(setup.gathering),
+                "ice": ms(between(setup.gathering, setup.ice)),
+                "dtls": ms(between(setup.ice, setup.dtls)),
+                "dataChannel": ms(between(setup.dtls, setup.data_channel)),
+            },
+            // When each was reached, from the building of the peer connection.
+            "reachedMs": {
                 "gathering": ms(setup.gathering),
                 "ice": ms(setup.ice),
                 "dtls": ms(setup.dtls),
@@ -360,7 +387,11 @@ impl Observer {
         if result.is_ok() || self.summary.connection_type.is_some() {
             self.output.lines(self.summary.to_string());
         }
-        let shown = self.output.event(&self.summary);
+        let shown = match result.is_ok() || self.summary.connection_type.is_some() {
+            true => self.output.event(&self.summary),
+            // What was not measured is left out; the error has its own line.
+            false => self.output.event(&without_nulls(&self.summary)),
+        };
         let dumped = match self.dump {
             Some(dump) => dump.finish(SystemTime::now()).map_err(|error| {
                 Failure::new(Stage::Output, error.to_string(), "make room on the disk of --dump")
@@ -372,6 +403,22 @@ impl Observer {
         let failed = self.failed.or(unwritten.map(|(_, error)| unwritable(error)));
         shown.and(dumped).and(failed.map_or(Ok(()), Err))
     }
+}
+
+/// The summary of a run without a connection: only what there is to say.
+fn without_nulls(summary: &Summary) -> Value {
+    let mut summary = serde_json::to_value(summary).unwrap_or_default();
+    if let Some(fields) = summary.as_object_mut() {
+        fields.retain(|_, value| match value {
+            Value::Null => false,
+            Value::Object(object) => {
+                object.get("count").is_none_or(|count| *count != 0)
+                    && !object.values().all(|one| one.get("count").is_some_and(|count| *count == 0))
+            }
+            _ => true,
+        });
+    }
+    summary
 }
 
 fn unwritable(error: String) -> Failure {

@@ -7,7 +7,10 @@
 //! A reader that went away (`orion-peer … | head -1`) is no error: what cannot be delivered any more
 //! is dropped. Any other write error on stdout is one, for the result would be missing.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Instant,
+};
 
 use serde::Serialize;
 
@@ -58,6 +61,8 @@ pub struct Output {
     pub quiet: bool,
     /// Colors on stderr.
     pub color: bool,
+    /// When the command was begun; none before its flags are known.
+    pub begun: Option<Instant>,
 }
 
 impl Output {

@@ -159,9 +159,7 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
     if let Some(fields) = line.as_object_mut() {
         fields.insert("kind".into(), json!("keyframe"));
         fields.insert("role".into(), json!("recv"));
-        fields.insert("networkMs".into(), json!(millis(keyframe.network_time)));
-        fields.insert("decodeMs".into(), json!(millis(keyframe.decode_time)));
-        fields.insert("writeMs".into(), json!(millis(keyframe.write_time)));
+        fields.insert("receiveMs".into(), json!(millis(keyframe.receive_time)));
         fields.insert("undecoded".into(), json!(keyframe.undecoded));
         let color = keyframe.written.colour.map(|colour| {
             json!({

@@ -193,7 +193,7 @@ pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
 /// What is known of a keyframe that was sent; its quality where that was measured.
 #[must_use]
 pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
-    let SentKeyframe { info, captured, sent, stages, saved } = keyframe;
+    let SentKeyframe { info, captured, sent, stages, connection_type, saved } = keyframe;
     let mut known = json!({
         "kind": "keyframe",
         "role": "send",
@@ -208,9 +208,8 @@ pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
         "qp": captured.qp.map(|qp| rounded(qp, 2)),
         "passes": captured.passes,
         "captureMs": millis(captured.capture_time),
-        "encodeMs": millis(captured.encode_time),
-        "sendMs": millis(sent.send_time),
         "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
+        "connectionType": connection_type,
         "saved": saved,
         "stagesMs": stages_json(stages),
     });

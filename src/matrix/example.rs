@@ -39,10 +39,17 @@ pub(super) fn cell(a: &str, b: &str) -> Cell {
         total: Some(setup),
     };
     cell.setup_ms = Some(setup);
+    cell.first_picture_ms = Some(setup + 41.0);
+    cell.first_picture_from_join_ms = Some(setup + 31.0);
     cell.rtt_ms = Some(1.25);
     cell.ping_loss = Some(0.0);
-    cell.keyframe =
-        Some(KeyframeRecord { bytes: Some(41_000.0), latency_ms: Some(38.0), sent: 1, intact: 1 });
+    cell.keyframe = Some(KeyframeRecord {
+        bytes: Some(41_000.0),
+        latency_ms: Some(38.0),
+        network_ms: Some(5.0),
+        sent: 1,
+        intact: 1,
+    });
     cell
 }
 
@@ -51,6 +58,7 @@ pub(super) fn failed(a: &str, b: &str) -> Cell {
     let mut cell = Cell { keyframe: None, ping_loss: None, ..cell(a, b) };
     (cell.measured, cell.agree) = (Path::None, false);
     (cell.connection_type, cell.setup_ms, cell.rtt_ms) = (None, None, None);
+    (cell.first_picture_ms, cell.first_picture_from_join_ms) = (None, None);
     cell.by_type.clear();
     cell.stages = Setup::default();
     cell.reason = Some(FailureRecord {

@@ -8,12 +8,13 @@ use std::fmt::Write;
 use super::{
     schema::{Cell, LabResult, LinkRecord},
     table::{Grid, letter, ms, verdict},
+    words::PINGS_EXPIRE,
 };
 use crate::{
     nat::Path,
     report::bench::html::{
         document,
-        markup::{Table, badge, code, esc, long, nothing, section},
+        markup::{Table, badge, code, esc, long, nothing, section, words},
     },
 };
 
@@ -24,7 +25,14 @@ const SHADES: f64 = 4.0;
 #[must_use]
 pub fn html(result: &LabResult) -> String {
     let title = format!("orion-peer lab: {} of {} as expected", result.agree, result.total);
-    let body = [header(result), tiles(result), map(result), differences(result), pairs(result)];
+    let body = [
+        header(result),
+        tiles(result),
+        map(result),
+        differences(result),
+        pairs(result),
+        details(result),
+    ];
     document(&title, include_str!("html/map.css"), &body.concat())
 }
 
@@ -152,7 +160,8 @@ fn map(result: &LabResult) -> String {
     }
     let caption = "A's network down, B's across";
     let table = format!(
-        "<p class=\"caption\" aria-hidden=\"true\">{caption}</p>\n\
+        "<p class=\"caption\" aria-hidden=\"true\">{caption} <span class=\"narrow\">(scroll for more \
+         columns)</span></p>\n\
          <div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\">\
          <table class=\"map\">\n<caption>{caption}</caption>\n\
          <thead><tr><th scope=\"col\">A \\ B</th>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>\
@@ -287,9 +296,24 @@ fn pairs(result: &LabResult) -> String {
     if result.cells.is_empty() {
         return section("pairs", "Every pair", &nothing("No pair was measured."));
     }
-    let columns =
-        ["Pair", "Expected", "Measured", "Type", "#Set-up", "#RTT", "#Keyframe", "As expected"];
-    let mut table = Table::new("Every pair", &columns);
+    let columns = [
+        "Pair",
+        "Expected",
+        "Measured",
+        "Type",
+        "#Set-up",
+        "#First picture",
+        "#RTT",
+        "#Keyframe latency",
+        "As expected",
+    ];
+    let several = result.cells.iter().any(|cell| cell.connections > 1);
+    let caption = if several {
+        "Paths, types and times; times are medians of each pair's connections"
+    } else {
+        "Paths, types and times"
+    };
+    let mut table = Table::new(caption, &columns);
     for cell in &result.cells {
         let keyframe = cell.keyframe.as_ref().and_then(|keyframe| keyframe.latency_ms);
         table.row(&[
@@ -298,6 +322,7 @@ fn pairs(result: &LabResult) -> String {
             cell.measured.to_string(),
             code(cell.connection_type.as_deref().unwrap_or("–")),
             ms(cell.setup_ms),
+            ms(cell.first_picture_ms),
             ms(cell.rtt_ms),
             ms(keyframe),
             if cell.agree { badge(true, "yes") } else { badge(false, "no") },
@@ -313,6 +338,55 @@ fn pairs(result: &LabResult) -> String {
         table.render()
     );
     section("pairs", "Every pair", &body)
+}
+
+/// Most pairs that are shown in all detail.
+const MOST_DETAILED: usize = 4;
+
+/// All that is known of a few pairs: their networks, how long each stage took, and why.
+fn details(result: &LabResult) -> String {
+    if result.cells.len() > MOST_DETAILED {
+        return String::new();
+    }
+    result.cells.iter().enumerate().map(|(at, cell)| detail(at, cell)).collect()
+}
+
+fn detail(at: usize, cell: &Cell) -> String {
+    let mut table = Table::new("Networks, stages and what came out", &["What", "Value"]);
+    let mut row = |name: &str, value: String| table.row(&[esc(name), value]);
+    let end = |name: &str, nat: &str, link: &LinkRecord| {
+        let nat = if name == nat { String::new() } else { format!("{nat}; ") };
+        esc(&format!("{name} ({nat}link {})", link_words(link)))
+    };
+    row("A", end(&cell.a, &cell.nat.a, &cell.link.a));
+    row("B", end(&cell.b, &cell.nat.b, &cell.link.b));
+    row("TURN", esc(&if cell.turn.is_empty() { "none".into() } else { cell.turn.join(", ") }));
+    let kinds = cell.by_type.iter().map(|(kind, count)| format!("{count} x {kind}"));
+    row(
+        "connections",
+        esc(&format!("{}: {}", cell.connections, kinds.collect::<Vec<_>>().join(", "))),
+    );
+    for (name, time) in cell.stages.stages() {
+        if time.is_some() {
+            row(&format!("set-up: {}", words(name)), ms(*time));
+        }
+    }
+    row("first picture, from start", ms(cell.first_picture_ms));
+    row("first picture, from joining", ms(cell.first_picture_from_join_ms));
+    row("RTT", ms(cell.rtt_ms));
+    if let Some(lost) = cell.ping_loss {
+        row("pings unanswered", format!("{:.0} % ({PINGS_EXPIRE})", lost * 100.0));
+    }
+    if let Some(keyframe) = &cell.keyframe {
+        row("keyframe latency, capture to complete", ms(keyframe.latency_ms));
+        row("keyframe network, first packet to last", ms(keyframe.network_ms));
+        row("keyframes intact", format!("{} of {}", keyframe.intact, keyframe.sent));
+    }
+    if let Some(reason) = &cell.reason {
+        row("why", esc(&format!("{}: {}", reason.stage, reason.message)));
+        row("try", esc(&reason.remedy));
+    }
+    section(&format!("pair-{}", at + 1), &cell.pair(), &table.render())
 }
 
 #[cfg(test)]
@@ -371,6 +445,17 @@ mod tests {
         assert!(!page.contains("class=\"map\"") && page.contains("<code>srflx</code>"), "{page}");
         assert!(page.contains("Every pair that was measured came out as expected."));
         assert!(html(&example::result(Vec::new())).contains("No pair was measured."));
+        // What the ticket is about stands on the page of one pair.
+        let page = html(&example::result(vec![example::failed("lte-symmetric", "udp-blocked")]));
+        for words in
+            ["lte-symmetric (sym; link", "udp-blocked (link", "no pair of &lt;candidates&gt;"]
+        {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+        let mut cell = example::cell("port", "port");
+        assert!(html(&example::result(vec![cell.clone()])).contains("set-up: "));
+        cell.connections = 10;
+        assert!(html(&example::result(vec![cell])).contains("times are medians"));
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub struct CellPlan {
     pub expected: Path,
     /// The scenario it is of.
     pub scenario: Option<String>,
+    /// Largest time to the first picture of each connection that is expected to be made; none for any.
+    pub max_first_picture: Option<Duration>,
 }
 
 /// Networks that cannot be put together.
@@ -117,7 +119,16 @@ impl CellPlan {
     pub fn new(a: NamedNetwork, b: NamedNetwork, turn: Transports, seed: u64) -> Self {
         let expected = expected(&a.profile, &b.profile, turn.relays());
         let seed = cell_seed(seed, &a.name, &b.name);
-        Self { a, b, same_nat: false, turn, seed, expected, scenario: None }
+        Self {
+            a,
+            b,
+            same_nat: false,
+            turn,
+            seed,
+            expected,
+            scenario: None,
+            max_first_picture: None,
+        }
     }
 
     /// Two peers behind one and the same NAT.

@@ -18,8 +18,11 @@ use super::{
 };
 use crate::{
     nat::Path,
-    report::bench::schema::{
-        BenchResult, ConnectionRecord, Connections, FailureRecord, Keyframes, Rtt,
+    report::{
+        bench::schema::{
+            BenchResult, ConnectionRecord, Connections, FailureRecord, Keyframes, Rtt,
+        },
+        human,
     },
     types::Stage,
 };
@@ -199,11 +202,15 @@ fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
     cell.measured = records.iter().map(path).max().unwrap_or(Path::None);
     cell.stages = connections.setup_ms.map(|stage| stage.p50);
     cell.setup_ms = cell.stages.total;
+    let first_picture = &connections.first_picture_ms;
+    cell.first_picture_ms = first_picture.from_start.p50;
+    cell.first_picture_from_join_ms = first_picture.from_join.p50;
     cell.rtt_ms = rtt.spread.p50;
     cell.ping_loss = (rtt.sent > 0).then(|| rtt.lost as f64 / rtt.sent as f64);
     cell.keyframe = keyframes.sent.filter(|sent| *sent > 0).map(|sent| KeyframeRecord {
         bytes: keyframes.bytes.p50,
         latency_ms: keyframes.latency_ms.p50,
+        network_ms: keyframes.stages_ms.network.p50,
         sent,
         intact: keyframes.intact.unwrap_or_default(),
     });
@@ -211,10 +218,30 @@ fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
     let lossless = plan.expected != Path::None && lossless(plan);
     let as_expected =
         |record: &ConnectionRecord| path(record) == plan.expected && (record.ok || !lossless);
-    cell.agree = ended.is_none() && !records.is_empty() && records.iter().all(as_expected);
+    let late = late(plan, records);
+    cell.agree =
+        ended.is_none() && !records.is_empty() && records.iter().all(as_expected) && late.is_none();
     let failure = records.iter().find_map(|record| record.failure.clone());
-    cell.reason = ended.or(failure).or_else(|| difference(plan, &cell));
+    cell.reason = ended.or(failure).or(late).or_else(|| difference(plan, &cell));
     cell
+}
+
+/// Why a first picture was not in time, of the latest of them.
+fn late(plan: &CellPlan, records: &[ConnectionRecord]) -> Option<FailureRecord> {
+    let limit = plan.max_first_picture.filter(|_| plan.expected != Path::None)?;
+    let limit = limit.as_secs_f64() * 1e3;
+    let first = |record: &ConnectionRecord| record.first_picture_ms.from_start;
+    let latest = records.iter().map(|record| first(record).unwrap_or(f64::INFINITY));
+    let latest = latest.max_by(f64::total_cmp).filter(|latest| *latest > limit)?;
+    let took = if latest.is_finite() { human::millis(latest) } else { "never".to_owned() };
+    Some(FailureRecord {
+        stage: Stage::Video,
+        code: "first-picture-late".into(),
+        message: format!("first picture: {took}, at most {} is asked for", human::millis(limit)),
+        remedy: "see which stage of the set-up takes the time, or ask for a longer \
+                 max-first-picture"
+            .into(),
+    })
 }
 
 /// Whether no link of the two loses packets, by chance or by a full queue.

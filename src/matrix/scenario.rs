@@ -7,6 +7,7 @@
 //! turn = "udp,tcp,tls"
 //! seed = 7
 //! expect = "direct"
+//! max-first-picture = "2s"   # of each connection, from its start
 //! [a]
 //! nat = "lte"          # a profile, or a network of `orion-peer lab list`
 //! loss = "2%"          # loss-burst, delay, jitter, rate
@@ -17,15 +18,18 @@
 //! With `[same-nat]` in place of `[a]` and `[b]` both peers are behind that one. A file with a `timeline`
 //! is one of [`crate::timeline`].
 
-use std::path::Path as FilePath;
+use std::{path::Path as FilePath, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
 use super::plan::{CellPlan, PlanError, Transports};
-use crate::nat::{
-    Path,
-    file::{self, FileError},
-    named::{EndError, LinkChanges, NetworkFile},
+use crate::{
+    nat::{
+        Path,
+        file::{self, FileError},
+        named::{EndError, LinkChanges, NetworkFile},
+    },
+    units,
 };
 
 /// A scenario.
@@ -86,6 +90,8 @@ struct ScenarioFile {
     turn: Option<Transports>,
     seed: Option<u64>,
     expect: Option<Path>,
+    #[serde(default, deserialize_with = "time")]
+    max_first_picture: Option<Duration>,
     a: Option<NetworkFile>,
     b: Option<NetworkFile>,
     same_nat: Option<NetworkFile>,
@@ -93,6 +99,10 @@ struct ScenarioFile {
 
 fn transports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Transports>, D::Error> {
     file::quantity(deserializer, str::parse)
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    file::quantity(deserializer, units::duration)
 }
 
 impl Scenario {
@@ -137,6 +147,7 @@ impl Scenario {
             plan.expected = scenario.expect.unwrap_or(plan.expected);
         }
         plan.scenario = Some(name.clone());
+        plan.max_first_picture = scenario.max_first_picture;
         Ok(Self { name, description: scenario.description, source: scenario.source, plan })
     }
 }
@@ -183,14 +194,14 @@ mod tests {
 
     #[test]
     fn a_scenario_is_read_as_written() {
-        let text =
-            "turn = 'udp'\nseed = 3\n[a]\nnat = 'lte-symmetric'\ndelay = '40ms'\n[b]\nnat = 'port'";
+        let text = "turn = 'udp'\nseed = 3\nmax-first-picture = '2s'\n[a]\nnat = 'lte-symmetric'\ndelay = '40ms'\n[b]\nnat = 'port'";
         let read = scenario(text).unwrap();
         assert_eq!((read.name.as_str(), read.plan.expected), ("x", Path::Relay));
         assert_eq!(read.plan.a.name, "lte-symmetric");
         assert_eq!(read.plan.a.link.delay.as_millis(), 40);
         assert!(read.plan.a.link.loss > 0.0, "the network's own");
         assert_eq!(read.plan.turn.to_string(), "udp");
+        assert_eq!(read.plan.max_first_picture, Some(Duration::from_secs(2)));
         let same = scenario("[same-nat]\nnat = 'port:hairpin'").unwrap();
         assert!(same.plan.same_nat && same.plan.expected == Path::Direct);
     }
@@ -220,6 +231,7 @@ mod tests {
             (format!("sead = 3\n{ends}"), "`x.toml`, line 1: unknown field `sead`"),
             (format!("sead = 3\n{ends}"), "did you mean `seed`"),
             (format!("{ends}lost = '3%'"), "line 5: unknown field `lost`"),
+            (format!("max-first-picture = '2'\n{ends}"), "line 1: `2`"),
             (format!("turn = 'sctp'\n{ends}"), "line 1: `sctp` is no TURN transport"),
             (format!("expect = 'maybe'\n{ends}"), "line 1: unknown variant `maybe`"),
             ("[a]\nnat = 'port'".into(), "give the networks [a] and [b], or [same-nat]"),

@@ -113,9 +113,18 @@ pub struct Cell {
     pub connection_type: Option<String>,
     /// From the token request to the open data channel, the median.
     pub setup_ms: Option<f64>,
+    /// From the token request to the first keyframe being whole at the receiver, the median.
+    #[serde(default)]
+    pub first_picture_ms: Option<f64>,
+    /// From being in the room to that, the median.
+    #[serde(default)]
+    pub first_picture_from_join_ms: Option<f64>,
+    /// Largest time to the first picture that is asked for; none when it may take any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_first_picture_ms: Option<f64>,
     /// Round-trip time of pings over the data channel, the median.
     pub rtt_ms: Option<f64>,
-    /// Whether every connection came out as expected; over links that lose nothing also whether pings
+    /// Whether every connection came out as expected, with its first picture in time; over links that lose nothing also whether pings
     /// were answered and the keyframe arrived whole.
     pub agree: bool,
     /// Why it did not connect, or does not agree.
@@ -154,8 +163,11 @@ pub struct Cell {
 pub struct KeyframeRecord {
     /// Size, the median.
     pub bytes: Option<f64>,
-    /// From its first packet being sent to its last having arrived, the median.
+    /// From the picture being taken to its last packet having arrived, the median.
     pub latency_ms: Option<f64>,
+    /// From its first packet being sent to its last having arrived, the median.
+    #[serde(default)]
+    pub network_ms: Option<f64>,
     /// Sent.
     pub sent: u64,
     /// Arrived whole, with the sender's SHA-256.
@@ -202,6 +214,9 @@ impl Cell {
             measured: Path::None,
             connection_type: None,
             setup_ms: None,
+            first_picture_ms: None,
+            first_picture_from_join_ms: None,
+            max_first_picture_ms: plan.max_first_picture.map(|time| time.as_secs_f64() * 1e3),
             rtt_ms: None,
             agree: false,
             reason: None,

@@ -166,10 +166,17 @@ fn list(cells: &[Cell]) -> String {
             cell.measured.to_string(),
             cell.connection_type.clone().unwrap_or_else(|| "–".into()),
             ms(cell.setup_ms),
+            ms(cell.first_picture_ms),
             ms(cell.rtt_ms),
         ]
     });
-    columns(["pair", "expected", "measured", "type", "set-up", "RTT"], &rows.collect::<Vec<_>>())
+    let head = ["pair", "expected", "measured", "type", "set-up", "picture", "RTT"];
+    let medians = if cells.iter().any(|cell| cell.connections > 1) {
+        "times are medians of each pair's connections; picture: first one, from the start\n"
+    } else {
+        "picture: first one, from the start\n"
+    };
+    columns(head, &rows.collect::<Vec<_>>()) + medians
 }
 
 /// The pairs that took longest to connect, when there are more than a few.
@@ -181,15 +188,19 @@ fn slowest(cells: &[Cell]) -> String {
     connected.sort_by(|one, other| other.setup_ms.total_cmp(&one.setup_ms));
     let rows = connected.iter().take(SLOWEST).map(|cell| {
         let kind = cell.connection_type.clone().unwrap_or_default();
-        [printable(&cell.pair()), kind, ms(cell.setup_ms), ms(cell.rtt_ms)]
+        let (setup, picture) = (ms(cell.setup_ms), ms(cell.first_picture_ms));
+        [printable(&cell.pair()), kind, setup, picture, ms(cell.rtt_ms)]
     });
-    format!("\n{}", columns(["slowest", "type", "set-up", "RTT"], &rows.collect::<Vec<_>>()))
+    format!(
+        "\n{}",
+        columns(["slowest", "type", "set-up", "picture", "RTT"], &rows.collect::<Vec<_>>())
+    )
 }
 
-/// Columns, the last two of them numbers; a line each.
+/// Columns, the last three of them numbers; a line each.
 fn columns<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let align: [_; N] =
-        std::array::from_fn(|at| (if at + 2 >= N { Align::Right } else { Align::Left }, 0));
+        std::array::from_fn(|at| (if at + 3 >= N { Align::Right } else { Align::Left }, 0));
     let head = head.map(str::to_owned).to_vec();
     let rows: Vec<_> = [head].into_iter().chain(rows.iter().map(|row| row.to_vec())).collect();
     layout::columns(&align, &rows).into_iter().map(|line| line + "\n").collect()
@@ -241,7 +252,10 @@ mod tests {
         );
         assert!(text.contains("    try: measure again"), "{text}");
         let slowest = text.split("\nslowest").nth(1).unwrap();
-        assert!(slowest.lines().nth(1).unwrap().contains("relay/tcp  212 ms  1.2 ms"), "{text}");
+        assert!(
+            slowest.lines().nth(1).unwrap().contains("relay/tcp  212 ms   253 ms  1.2 ms"),
+            "{text}"
+        );
         assert_eq!(slowest.lines().count(), 1 + SLOWEST);
     }
 

@@ -29,6 +29,10 @@ pub fn before(plan: &CellPlan) -> String {
     text
 }
 
+/// Why pings may be unanswered although nothing else is lost.
+pub(super) const PINGS_EXPIRE: &str = "a lost ping is not repeated once it is 100 ms old (maxPacketLifeTime of the \
+                                       contract)";
+
 /// What came out.
 #[must_use]
 pub fn after(cell: &Cell) -> String {
@@ -61,16 +65,30 @@ pub fn after(cell: &Cell) -> String {
         .filter_map(|(name, time)| Some(format!("{} {}", stage(name), ms(Some((**time)?)))))
         .collect();
     let _ = writeln!(text, "  set-up    {} ({})", ms(cell.setup_ms), stages.join(", "));
+    if cell.first_picture_ms.is_some() {
+        let (start, join) = (ms(cell.first_picture_ms), ms(cell.first_picture_from_join_ms));
+        let _ = writeln!(text, "  picture   first one after {start}, {join} after joining");
+    }
     let lost = cell.ping_loss.filter(|lost| *lost > 0.0);
-    let lost = lost.map(|lost| format!(", {:.0} % lost", lost * 100.0)).unwrap_or_default();
-    let _ = writeln!(text, "  RTT       {}{lost}", ms(cell.rtt_ms));
+    let unanswered = lost.map(|lost| format!(", {:.0} % of pings unanswered *", lost * 100.0));
+    let _ = writeln!(text, "  RTT       {}{}", ms(cell.rtt_ms), unanswered.unwrap_or_default());
     if let Some(keyframe) = &cell.keyframe {
         let whole = match (keyframe.sent, keyframe.intact) {
             (1, 1) => "whole".to_owned(),
             (sent, intact) => format!("{intact} of {sent} whole"),
         };
         let bytes = keyframe.bytes.unwrap_or_default() / 1e3;
-        let _ = writeln!(text, "  keyframe  {bytes:.0} KB in {}, {whole}", ms(keyframe.latency_ms));
+        let (latency, network) = (ms(keyframe.latency_ms), ms(keyframe.network_ms));
+        let _ = writeln!(
+            text,
+            "  keyframe  {bytes:.0} KB, {latency} from capture to complete (network {network}), {whole}"
+        );
+    }
+    if lost.is_some() {
+        let _ = writeln!(text, "  * {}", PINGS_EXPIRE);
+    }
+    if cell.connections > 1 {
+        let _ = writeln!(text, "  times are medians of {} connections", cell.connections);
     }
     if !cell.agree {
         let _ = write!(text, "  {}", difference(cell));
@@ -245,7 +263,8 @@ mod tests {
             "set-up    84 ms (token 2.0 ms",
             "ICE 54 ms, DTLS 10 ms, data channel 3.0 ms)",
             "RTT       1.2 ms",
-            "keyframe  41 KB in 38 ms, whole",
+            "picture   first one after 125 ms, 115 ms after joining",
+            "keyframe  41 KB, 38 ms from capture to complete (network 5.0 ms), whole",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }

@@ -76,6 +76,9 @@ pub struct Summary {
     pub duration: Duration,
     /// Type of the selected candidate pair, with the relay transport; none when never connected.
     pub connection_type: Option<ConnectionType>,
+    /// How long the first picture took; none when there was none.
+    #[serde(rename = "firstPictureMs")]
+    pub first_picture: Option<FirstPicture>,
     /// Round trip times of the control channel's pings, ms.
     pub rtt_ms: Histogram,
     /// Bytes of video.
@@ -94,6 +97,73 @@ pub struct Summary {
     pub unwritten_statistics: u64,
     /// Peer connections that were lost.
     pub connections_lost: ConnectionsLost,
+}
+
+/// How long it took until the first keyframe was sent (by a sender, which is not told when it arrives), or was whole and
+/// decoded (by a receiver); ms in JSON.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FirstPicture {
+    /// From the start of the command.
+    #[serde(serialize_with = "optional_ms")]
+    pub from_start: Option<Duration>,
+    /// From being in the room.
+    #[serde(serialize_with = "optional_ms")]
+    pub from_join: Option<Duration>,
+    /// From the other side being there, or this side's coming when it was there before.
+    #[serde(serialize_with = "optional_ms")]
+    pub from_peer: Option<Duration>,
+}
+
+impl FirstPicture {
+    /// The kind of its JSON line.
+    #[must_use]
+    pub fn kind(&self, role: Role) -> &'static str {
+        match role {
+            Role::Send => "first-keyframe-sent",
+            Role::Recv => "first-picture",
+        }
+    }
+
+    /// The line for people.
+    #[must_use]
+    pub fn words(&self, role: Role) -> String {
+        let what = match role {
+            Role::Send => "first keyframe sent",
+            Role::Recv => "first picture decoded",
+        };
+        format!("{what} {}", self.times())
+    }
+
+    /// What stands before it in the summary.
+    fn label(&self, role: Role) -> &'static str {
+        match role {
+            Role::Send => "first sent",
+            Role::Recv => "picture",
+        }
+    }
+
+    fn summed(&self, role: Role) -> String {
+        let times = self.times();
+        if role == Role::Recv { format!("first {times}") } else { times }
+    }
+
+    fn times(&self) -> String {
+        let known = [
+            (self.from_start, "after start"),
+            (self.from_join, "after join"),
+            (self.from_peer, "after peer"),
+        ];
+        let times = known.into_iter().filter_map(|(time, since)| {
+            Some(format!("{} {since}", human::millis(time?.as_secs_f64() * 1e3)))
+        });
+        times.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn optional_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    let ms = time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3);
+    ms.serialize(serializer)
 }
 
 /// Peer connections that were lost, goodbyes apart.
@@ -129,6 +199,7 @@ impl Summary {
             role,
             duration: Duration::ZERO,
             connection_type: None,
+            first_picture: None,
             rtt_ms: Histogram::new(),
             video_bytes: Traffic::default(),
             data_bytes: Traffic::default(),
@@ -151,6 +222,9 @@ impl fmt::Display for Summary {
         let ConnectionsLost { count, last } = &self.connections_lost;
         if let Some(Loss { stage, code, .. }) = last {
             writeln!(f, "  lost        {count}, the last one at {stage}: {code}")?;
+        }
+        if let Some(first) = &self.first_picture {
+            writeln!(f, "  {:<10}  {}", first.label(self.role), first.summed(self.role))?;
         }
         writeln!(f, "  rtt         {}", spread(&self.rtt_ms, Third::P99, human::millis))?;
         writeln!(f, "  video       {}", traffic(self.video_bytes))?;
@@ -223,6 +297,9 @@ mod tests {
     fn summary(role: Role) -> Summary {
         let mut summary = Summary::new(role);
         summary.duration = Duration::from_secs(70);
+        let ms = |ms| Some(Duration::from_millis(ms));
+        summary.first_picture =
+            Some(FirstPicture { from_start: ms(1520), from_join: ms(420), from_peer: None });
         summary.connection_type = Some(ConnectionType::Relay(Some(RelayTransport::Udp)));
         for rtt in [1.5, 2.0, 30.0] {
             summary.rtt_ms.record(rtt);
@@ -251,6 +328,7 @@ mod tests {
         let expected = "\
 recv for 1 min 10 s
   connection  relay/udp
+  picture     first 1.52 s after start, 420 ms after join
   rtt         min 1.50 ms, p50 2.00 ms, p99 30.0 ms
   video       0 B out, 2.0 MB in
   data        3.0 KB out, 2.9 KB in
@@ -289,6 +367,8 @@ recv for 1 min 10 s
         assert_eq!(json["role"], "recv");
         assert_eq!(json["durationS"], 70.0);
         assert_eq!(json["connectionType"], "relay/udp");
+        assert_eq!(json["firstPictureMs"]["fromStart"], 1520.0);
+        assert!(json["firstPictureMs"]["fromPeer"].is_null());
         assert_eq!(json["rttMs"]["count"], 3);
         assert_eq!(json["rttMs"]["max"], 30.0);
         assert_eq!(json["videoBytes"]["received"], 1_974_000);

@@ -80,6 +80,18 @@ pub struct CapturedKeyframe {
     pub frame_size: Option<(u32, u32)>,
 }
 
+impl CapturedKeyframe {
+    /// It was kept until now, with its source standing still: it counts as taken that much later. What it took to
+    /// prepare it stays in its age.
+    pub(super) fn waited(&mut self) {
+        let now = Instant::now();
+        let kept = now.saturating_duration_since(self.encoded_at);
+        let captured_at = &mut self.access_unit.captured_at;
+        *captured_at = captured_at.checked_add(kept).unwrap_or(*captured_at);
+        self.encoded_at = now;
+    }
+}
+
 /// How to capture.
 #[derive(Debug, Clone)]
 pub struct CaptureConfig {

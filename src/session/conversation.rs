@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Report, SessionError, Totals,
+    Firsts, Report, SessionError, Totals,
     link::{Link, LinkEvent},
     pings::Pings,
 };
@@ -32,6 +32,7 @@ pub(super) struct Conversation {
     met: bool,
     pub(super) channel_open: bool,
     texts: i64,
+    first: Firsts,
     /// Connections lost, and why the last one was.
     lost: (u64, Option<SessionError>),
 }
@@ -72,7 +73,22 @@ impl Conversation {
             met: false,
             channel_open: false,
             texts: 0,
+            first: Firsts::default(),
             lost: (0, None),
+        }
+    }
+
+    /// There is a picture: sent, or received and decoded.
+    pub(super) fn picture(&mut self, at: Instant) {
+        self.first.picture.get_or_insert(at);
+    }
+
+    /// Whether the other side is known to be in the room.
+    fn present(&mut self, present: bool) {
+        self.present = present;
+        if self.first.picture.is_none() {
+            let since = self.first.met.unwrap_or_else(Instant::now);
+            self.first.met = present.then_some(since);
         }
     }
 
@@ -87,7 +103,8 @@ impl Conversation {
         let other = self.other;
         let line = match event {
             LinkEvent::Joined { peer_present, .. } => {
-                self.present = peer_present.unwrap_or(self.present);
+                self.first.joined.get_or_insert_with(Instant::now);
+                self.present(peer_present.unwrap_or(self.present));
                 if !self.connected {
                     self.state = format!("waiting for the {other}");
                 }
@@ -113,21 +130,24 @@ impl Conversation {
             }
             LinkEvent::Bye(reason, counted) => {
                 self.disconnected(*counted);
-                self.present = false;
+                self.present(false);
                 let reason =
                     reason.map_or(String::new(), |reason| format!(": {}", printable(&reason)));
                 let line = format!("the {other} said goodbye{reason}");
                 return Ok((Some(line), Said::Disconnected(None)));
             }
-            LinkEvent::Described(_) => return Ok((None, Said::Nothing)),
+            LinkEvent::Described(_) => {
+                self.present(true);
+                return Ok((None, Said::Nothing));
+            }
             LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
             LinkEvent::Peer(event) => return Ok(self.on_peer(event).await),
             LinkEvent::PeerJoined => {
-                self.present = true;
+                self.present(true);
                 format!("the {other} is in the room")
             }
             LinkEvent::PeerLeft(reason) => {
-                self.present = false;
+                self.present(false);
                 format!("the {other} left the room ({reason:?})").to_lowercase()
             }
             LinkEvent::Restarting(why) => {
@@ -330,6 +350,7 @@ impl Conversation {
             rtt_ms: self.pings.take_times(),
             pings_lost: self.pings.lost(),
             lost: self.lost.clone(),
+            first: self.first,
             ..Report::default()
         }
     }

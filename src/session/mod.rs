@@ -90,8 +90,21 @@ pub struct Report {
     pub failed: u64,
     /// Size of the last keyframe, bytes.
     pub last_bytes: Option<u64>,
+    /// When this side was in the room, the other side was there, and the first picture was.
+    pub first: Firsts,
     /// It is the one of an interval of [`LinkConfig::stats_every`].
     pub due: bool,
+}
+
+/// When what comes before the first picture happened, for the first time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Firsts {
+    /// This side was in the room.
+    pub joined: Option<Instant>,
+    /// The other side was there, or came there for the last time before the first picture.
+    pub met: Option<Instant>,
+    /// The first keyframe was sent, or whole and decoded.
+    pub picture: Option<Instant>,
 }
 
 /// When statistics are due: once an interval, counted from the start, so that nothing that is late moves

@@ -71,12 +71,8 @@ pub enum ReceiverEvent {
 pub struct StoredKeyframe {
     /// Its files and its line.
     pub written: Written,
-    /// Time from its first packet to its last.
-    pub network_time: Duration,
-    /// Time the decoder took.
-    pub decode_time: Duration,
-    /// Time writing took, syncing included.
-    pub write_time: Duration,
+    /// Time from its first packet received to its last; `network` of the stages begins when the first was sent.
+    pub receive_time: Duration,
     /// The stages on this side, and the sum of both sides when the sender's clock is known, ms.
     pub stages: Stages<Option<f64>>,
     /// Why there is no picture beside it, when there is none.
@@ -379,13 +375,15 @@ impl Receiver<'_> {
     async fn on_stored(&mut self, stored: Option<Stored>) -> Result<(), SessionError> {
         match stored {
             Some(Stored::Written(stored)) => {
-                let OnDisk { written, decode_time, write_time, stages, written_at, undecoded } =
-                    *stored;
+                let OnDisk { written, decoded_at, decode_time, .. } = *stored;
+                let (stages, written_at, undecoded) =
+                    (stored.stages, stored.written_at, stored.undecoded);
                 let underway = self.underway.pop_front().unwrap_or_default();
                 let offset = self.talk.clock_offset();
                 let stages = underway.complete(stages, &written.record, written_at, offset);
                 self.keyframes += 1;
                 if undecoded.is_none() {
+                    self.talk.picture(decoded_at);
                     let size = (written.record.width, written.record.height);
                     self.count_decoded(size, true, decode_time);
                 }
@@ -411,9 +409,7 @@ impl Receiver<'_> {
                 }
                 (self.tell)(ReceiverEvent::Keyframe(Box::new(StoredKeyframe {
                     written,
-                    network_time: underway.network_time,
-                    decode_time,
-                    write_time,
+                    receive_time: underway.receive_time,
                     stages,
                     undecoded,
                 })));

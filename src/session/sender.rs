@@ -3,10 +3,7 @@
 mod keyframe;
 mod settings;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, time::Duration};
 
 use tokio::time::Instant;
 
@@ -26,6 +23,7 @@ use crate::{
     peer::{PeerEvent, video::SentAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     stats::Stages,
+    types::ConnectionType,
 };
 
 /// Shortest and longest interval that can be set.
@@ -91,6 +89,8 @@ pub struct SentKeyframe {
     pub sent: SentAccessUnit,
     /// The stages on this side, ms.
     pub stages: Stages<Option<f64>>,
+    /// How this side is connected.
+    pub connection_type: Option<ConnectionType>,
     /// Where it was saved.
     pub saved: Option<PathBuf>,
 }
@@ -298,10 +298,7 @@ impl Sender<'_> {
     /// Asks for a picture, or sends the one that waits.
     fn begin_keyframe(&mut self) {
         if let Some(mut held) = self.held.take() {
-            // Of a file: it is as new as the moment it is sent.
-            held.access_unit.captured_at = SystemTime::now();
-            held.stages = Stages { capture_age: Some(0.0), ..Stages::default() };
-            held.encoded_at = std::time::Instant::now();
+            held.waited();
             return self.send_keyframe(held);
         }
         self.asked = true;
@@ -407,13 +404,8 @@ impl Sender<'_> {
             if let (Some((info, captured)), Some(peer)) = (self.last.clone(), self.talk.link.peer())
             {
                 self.last_sent = Some(now);
-                let captured = CapturedKeyframe {
-                    access_unit: crate::media::h264::AccessUnit {
-                        captured_at: SystemTime::now(),
-                        ..captured.access_unit
-                    },
-                    ..captured
-                };
+                let mut captured = captured;
+                captured.waited();
                 let rtp_timestamp = peer.next_rtp_timestamp(&captured.access_unit);
                 let info = KeyframeInfo {
                     rtp_timestamp: rtp_timestamp.unwrap_or(info.rtp_timestamp),

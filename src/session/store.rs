@@ -72,10 +72,10 @@ pub enum Stored {
 pub struct OnDisk {
     /// Its files and its line.
     pub written: Written,
+    /// When it was decoded, or could not be.
+    pub decoded_at: Instant,
     /// Time the decoder took.
     pub decode_time: Duration,
-    /// Time writing took, syncing included.
-    pub write_time: Duration,
     /// The stages from its last packet to the disk, ms.
     pub stages: Stages<Option<f64>>,
     /// When it was on the disk.
@@ -233,6 +233,7 @@ fn next(input: &mut mpsc::Receiver<Received>, due: Option<Instant>) -> Next {
 #[derive(Debug)]
 struct Measured {
     reassemble: Duration,
+    decoded_at: Instant,
     decode_time: Duration,
     /// Time the pictures took.
     prepare_time: Duration,
@@ -282,7 +283,8 @@ impl Storing<'_> {
         let begun = Instant::now();
         let reassemble = begun.saturating_duration_since(received.completed);
         let decoded = self.decode(&received.data);
-        let decode_time = begun.elapsed();
+        let decoded_at = Instant::now();
+        let decode_time = decoded_at - begun;
         if let Ok(frame) = &decoded {
             (record.width, record.height) = (frame.width, frame.height);
         } else if let Some((width, height)) = h264::dimensions(&received.data) {
@@ -292,6 +294,7 @@ impl Storing<'_> {
         let prepared = self.spool.writer().prepare(&received.data, decoded.as_ref().ok(), record);
         let measured = Measured {
             reassemble,
+            decoded_at,
             decode_time,
             prepare_time: begun.elapsed(),
             undecoded: decoded.err(),
@@ -337,7 +340,7 @@ impl Storing<'_> {
 }
 
 fn on_disk(written: Written, took: Duration, measured: Measured) -> Stored {
-    let Measured { reassemble, decode_time, prepare_time, undecoded } = measured;
+    let Measured { reassemble, decoded_at, decode_time, prepare_time, undecoded } = measured;
     let write_time = prepare_time + took;
     let stages = Stages {
         reassemble: Some(millis(reassemble)),
@@ -348,8 +351,8 @@ fn on_disk(written: Written, took: Duration, measured: Measured) -> Stored {
     let undecoded = undecoded.or_else(|| written.unmade.clone());
     Stored::Written(Box::new(OnDisk {
         written,
+        decoded_at,
         decode_time,
-        write_time,
         stages,
         written_at: SystemTime::now(),
         undecoded,

@@ -8,6 +8,7 @@
 //! picture = "1280x720"
 //! within = "5s"           # after each event keyframes flow again by then
 //! lost = 0                # keyframes that may be lost
+//! max-first-picture = "3s"  # from the start of both peers
 //! token-ttl = "20s"       # life of signaling tokens; default 5m
 //! turn-ttl = "20s"        # life of TURN credentials; default 2h
 //! duration = "30s"        # default: until the last event must be over
@@ -70,6 +71,8 @@ pub struct Timeline {
     pub within: Duration,
     /// Keyframes that may be lost.
     pub lost: u64,
+    /// How soon the first picture has to be there, from the start of both peers; none for any time.
+    pub max_first_picture: Option<Duration>,
     /// Its length.
     pub duration: Duration,
     /// Where random choices begin.
@@ -122,6 +125,8 @@ struct TimelineFile {
     within: Option<Duration>,
     #[serde(default)]
     lost: u64,
+    #[serde(default, deserialize_with = "time")]
+    max_first_picture: Option<Duration>,
     #[serde(default, deserialize_with = "time")]
     duration: Option<Duration>,
     #[serde(default, deserialize_with = "time")]
@@ -192,6 +197,7 @@ impl Timeline {
             picture,
             within,
             lost: from.lost,
+            max_first_picture: from.max_first_picture,
             duration: from.duration.unwrap_or(needed + AFTERWARDS),
             seed: from.seed,
             server: ServerOptions { token_ttl: from.token_ttl, turn_ttl: from.turn_ttl },

@@ -4,12 +4,15 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{event::Event, schema::Outage};
+use crate::types::ConnectionType;
 
 /// All keyframes of a run; times are from the start of the time line.
 #[derive(Debug, Clone, Default)]
 pub struct Keyframes {
     /// When each left the sender, and its SHA-256.
     sent: Vec<(Duration, String)>,
+    /// How the sender said it was connected, with each it sent.
+    sent_via: Vec<(Duration, String)>,
     /// When each came, in order.
     came: Vec<Arrival>,
     /// The SHA-256 of those that came.
@@ -23,9 +26,10 @@ struct Arrival {
 }
 
 impl Keyframes {
-    /// One was sent.
-    pub fn sent(&mut self, at: Duration, sha256: &str) {
+    /// One was sent, over a connection of this kind as its sender sees it.
+    pub fn sent(&mut self, at: Duration, sha256: &str, via: Option<&str>) {
         self.sent.push((at, sha256.to_owned()));
+        self.sent_via.extend(via.map(|via| (at, via.to_owned())));
     }
 
     /// One came, over a connection of this kind.
@@ -57,7 +61,11 @@ impl Keyframes {
     }
 
     fn via(&self, until: Duration) -> Option<String> {
-        self.came.iter().rfind(|one| one.at < until).and_then(|one| one.via.clone())
+        let theirs = self.came.iter().rfind(|one| one.at < until)?.via.clone()?;
+        let ours = self.sent_via.iter().rfind(|(at, _)| *at < until).map(|(_, via)| via);
+        // Each knows the transport to its own relay only.
+        let both = theirs.parse::<ConnectionType>().ok().zip(ours.and_then(|via| via.parse().ok()));
+        Some(both.map_or(theirs, |(theirs, ours)| theirs.with(ours).to_string()))
     }
 }
 
@@ -123,11 +131,11 @@ mod tests {
         let mut keyframes = Keyframes::default();
         let ms = Duration::from_millis;
         for time in times {
-            keyframes.sent(ms(*time), &time.to_string());
+            keyframes.sent(ms(*time), &time.to_string(), None);
             keyframes.came(ms(*time) + ms(20), &time.to_string(), Some("host"));
         }
         for time in lost {
-            keyframes.sent(ms(*time), &time.to_string());
+            keyframes.sent(ms(*time), &time.to_string(), None);
         }
         outages(&events, &keyframes, INTERVAL, WITHIN, ms(end))
     }

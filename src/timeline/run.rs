@@ -169,7 +169,9 @@ impl<'t> Play<'t> {
         let Heard { at, place, what } = one;
         let at = Instant::from(at).saturating_duration_since(self.start.unwrap_or(self.begun));
         match what {
-            What::Keyframe { sha256, .. } if place == Place::A => self.keyframes.sent(at, &sha256),
+            What::Keyframe { sha256, via } if place == Place::A => {
+                self.keyframes.sent(at, &sha256, via.as_deref());
+            }
             What::Keyframe { sha256, via } => self.keyframes.came(at, &sha256, via.as_deref()),
             What::Ended { number, words } if stage.expects(place, number) => {
                 let who = command_of(place);
@@ -229,7 +231,9 @@ impl<'t> Play<'t> {
         let happened: Vec<_> = happened.collect();
         let rows = outages(&happened, &keyframes, timeline.interval, timeline.within, reached);
         let (sent, lost) = keyframes.count(Duration::ZERO, Duration::MAX);
-        let reason = failed.or_else(|| disagreement(&rows, lost, timeline.lost));
+        let reason = failed
+            .or_else(|| late(self.first, timeline.max_first_picture))
+            .or_else(|| disagreement(&rows, lost, timeline.lost));
         TimelineResult {
             name: timeline.name.clone(),
             description: timeline.description.clone(),
@@ -238,6 +242,7 @@ impl<'t> Play<'t> {
             interval_s: timeline.interval.as_secs_f64(),
             duration_s: reached.as_secs_f64(),
             first_keyframe_s: self.first.map(|first| first.as_secs_f64()),
+            max_first_picture_s: timeline.max_first_picture.map(|most| most.as_secs_f64()),
             agree: reason.is_none(),
             outages: rows,
             sent,
@@ -247,6 +252,21 @@ impl<'t> Play<'t> {
             reason,
         }
     }
+}
+
+/// Why the first picture was not in time.
+fn late(first: Option<Duration>, limit: Option<Duration>) -> Option<FailureRecord> {
+    let limit = limit.filter(|limit| first.is_none_or(|first| first > *limit))?;
+    let took = first.map_or("never".to_owned(), |first| format!("{:.2} s", first.as_secs_f64()));
+    Some(FailureRecord {
+        stage: FailureStage::Video,
+        code: "first-picture-late".into(),
+        message: format!(
+            "first picture: {took}, at most {:.2} s is asked for",
+            limit.as_secs_f64()
+        ),
+        remedy: "play it once more with `--logs DIR`, and see what the peers say before it".into(),
+    })
 }
 
 /// What is not as asked for, the first of it.

@@ -25,6 +25,9 @@ pub struct TimelineResult {
     pub duration_s: f64,
     /// From the start of both peers to the first keyframe.
     pub first_keyframe_s: Option<f64>,
+    /// Largest time to it that is asked for; none when it may take any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_first_picture_s: Option<f64>,
     /// A row an event.
     pub outages: Vec<Outage>,
     /// Keyframes sent.
@@ -96,6 +99,7 @@ pub(crate) fn example() -> TimelineResult {
         interval_s: 0.5,
         duration_s: 30.0,
         first_keyframe_s: Some(0.4),
+        max_first_picture_s: None,
         outages,
         sent: 40,
         came: 40,

@@ -37,6 +37,9 @@ pub fn table(result: &TimelineResult) -> String {
             let _ = writeln!(text, "   {line}");
         }
     }
+    if let Some(first) = result.first_keyframe_s {
+        let _ = writeln!(text, "first picture {first:.2} s after the start of both peers");
+    }
     let _ = write!(text, "{came} of {sent} keyframes came");
     if *lost > 0 {
         let _ = write!(text, ", {lost} lost ({most_lost} may be)");
@@ -88,7 +91,8 @@ mod tests {
             lines[3],
             "   20.0 s  nat a -> sym            6.2 s   6.2 s !    20     0  srflx"
         );
-        assert_eq!(lines[4], "40 of 40 keyframes came; as expected");
+        assert_eq!(lines[4], "first picture 0.40 s after the start of both peers");
+        assert_eq!(lines[5], "40 of 40 keyframes came; as expected");
         (result.lost, result.came, result.outages[1].back) = (1, 39, false);
         let text = table(&result);
         assert!(

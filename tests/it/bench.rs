@@ -91,6 +91,22 @@ fn alone_it_measures_everything_and_writes_nothing() {
         let servers = record["iceServers"].as_array().unwrap();
         assert!(servers.iter().any(|server| server["result"] == "reflexive"), "{servers:?}");
     }
+    let first = &connections["firstPictureMs"];
+    assert_eq!((&first["fromStart"]["count"], &first["fromJoin"]["count"]), (&json!(3), &json!(3)));
+    for record in connections["records"].as_array().unwrap() {
+        let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{record}"));
+        let (setup, first) = (&record["setupMs"], &record["firstPictureMs"]);
+        let sum = number(&setup["total"]) + number(&setup["firstKeyframe"]);
+        assert!((number(&first["fromStart"]) - sum).abs() < 0.01, "{record}");
+        assert!(number(&first["fromJoin"]) < number(&first["fromStart"]), "{record}");
+        // From capture to complete is all of it, the encoder before it left included.
+        for keyframe in record["keyframes"].as_array().unwrap() {
+            let stages = &keyframe["stagesMs"];
+            let parts = ["captureAge", "convert", "encode", "packetize", "network"];
+            let sum: f64 = parts.iter().map(|stage| number(&stages[stage])).sum();
+            assert!((number(&keyframe["latencyMs"]) - sum).abs() < 0.01, "{keyframe}");
+        }
+    }
     assert_eq!((&result["rttMs"]["sent"], &result["rttMs"]["lost"]), (&json!(30), &json!(0)));
     assert_eq!(result["rttMs"]["count"], 30);
     let keyframes = &result["keyframes"];

@@ -53,6 +53,11 @@ async fn doctor(words: &[&str]) -> Ended {
 fn told(ended: &Ended) -> (Value, i32) {
     let [report] = &ended.json()[..] else { panic!("{:?} {}", ended.stdout, ended.stderr) };
     assert_eq!(report["schema"], "orion-peer/doctor/1");
+    let schema = serde_json::from_str(orion_peer::doctor::JSON_SCHEMA).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let wrong: Vec<String> =
+        validator.iter_errors(report).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(wrong.is_empty(), "not as schema.json says: {wrong:?}");
     assert_eq!(report["verdict"]["exit"].as_i64(), ended.code.map(i64::from), "{report}");
     for problem in report["problems"].as_array().unwrap() {
         for key in ["code", "message", "remedy"] {

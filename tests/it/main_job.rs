@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use orion_peer::report::schemas;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -64,6 +65,20 @@ fn check_frames(dir: &Path) -> Vec<Value> {
         .collect();
     assert_eq!(names.len(), 2 * lines.len() + 1, "something is half-written: {names:?}");
     lines
+}
+
+/// Each line is as the schema says.
+#[track_caller]
+fn valid(schema: &str, lines: &str) {
+    let schema = serde_json::from_str(schema).unwrap();
+    jsonschema::draft202012::meta::validate(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let wrong: Vec<String> =
+            validator.iter_errors(&line).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(wrong.is_empty(), "{line}: {wrong:?}");
+    }
 }
 
 fn verified(lines: &[Value]) {
@@ -364,8 +379,24 @@ fn statistics_and_dumps_are_written() {
     let recv = rig.recv("frames", &for_recv.iter().map(String::as_str).collect::<Vec<_>>());
     let send =
         rig.send("pattern:320x240", &for_send.iter().map(String::as_str).collect::<Vec<_>>());
-    send.end().well();
-    recv.end().well();
+    let (said_send, said_recv) = (send.end().well(), recv.end().well());
+    for said in [&said_send, &said_recv] {
+        let text: Vec<String> = said.iter().map(ToString::to_string).collect();
+        valid(schemas::LINES, &text.join("\n"));
+    }
+    for (said, kind) in [(&said_send, "first-keyframe-sent"), (&said_recv, "first-picture")] {
+        let first: Vec<_> = said.iter().filter(|line| line["kind"] == kind).collect();
+        let [first] = first.as_slice() else { panic!("{kind}: {said:?}") };
+        let ms = |key: &str| first["ms"][key].as_f64().unwrap_or_else(|| panic!("{key}: {first}"));
+        assert!(ms("fromStart") > ms("fromJoin") && ms("fromJoin") >= ms("fromPeer"), "{first}");
+        let summary = said.iter().find(|line| line["kind"] == "summary").unwrap();
+        assert_eq!(summary["firstPictureMs"], first["ms"]);
+        let connected = said.iter().find(|line| line["kind"] == "connected").unwrap();
+        let of = |key: &str, step: &str| connected[key][step].as_f64().unwrap();
+        let steps = ["gathering", "ice", "dtls", "dataChannel"].map(|step| of("setupMs", step));
+        let reached = of("reachedMs", "dataChannel");
+        assert!((steps.iter().sum::<f64>() - reached).abs() < 0.05, "{connected}");
+    }
     let sent = fs::read_to_string(rig.path("send-stats/keyframes.jsonl")).unwrap();
     assert_eq!(sent.lines().count(), 15, "{sent}");
     for line in sent.lines() {
@@ -373,16 +404,46 @@ fn statistics_and_dumps_are_written() {
         let number = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key}: {line}"));
         assert!(number("psnrDb") > 30.0 && number("ssim") > 0.8 && number("ssim") <= 1.0, "{line}");
         assert!(number("fill") <= 1.0 && number("fill") * number("maxBytes") > 1e3, "{line}");
-        assert!(
-            number("qp") <= 51.0 && number("passes") >= 1.0 && number("encodeMs") > 0.0,
-            "{line}"
-        );
+        assert!(number("qp") <= 51.0 && number("passes") >= 1.0, "{line}");
+        // Also of the first one, which was encoded while there was nobody to send it to.
+        for stage in ["captureAge", "convert", "encode", "packetize", "send"] {
+            assert!(line["stagesMs"][stage].as_f64().is_some(), "{stage}: {line}");
+        }
+    }
+    let received = fs::read_to_string(rig.path("recv-stats/keyframes.jsonl")).unwrap();
+    let frames = fs::read_to_string(rig.path("frames/frames.jsonl")).unwrap();
+    valid(schemas::KEYFRAMES, &sent);
+    valid(schemas::KEYFRAMES, &received);
+    valid(schemas::FRAMES, &frames);
+    let lines = |text: &str| -> Vec<Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for (sent, received) in lines(&sent).iter().zip(lines(&received)) {
+        assert_eq!(sent["captureTime"], received["captureTime"]);
+        let encode = sent["stagesMs"]["encode"].as_f64().unwrap();
+        let latency = received["latencyMs"].as_f64().unwrap();
+        assert!(latency >= encode, "encoding is a part of the latency: {latency} {encode}");
     }
     for (name, rtp) in [("recv", "inbound-rtp"), ("send", "outbound-rtp")] {
         let text = fs::read_to_string(rig.path(&format!("{name}-stats/stats.jsonl"))).unwrap();
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(lines.len() >= 2, "{name}: {text}");
+        // What the summary calls video is what getStats counts, header and payload.
+        let said = if name == "recv" { &said_recv } else { &said_send };
+        let summary = said.iter().find(|line| line["kind"] == "summary").unwrap();
+        let (way, keys) = match name {
+            "recv" => ("received", ["bytesReceived", "headerBytesReceived"]),
+            _ => ("sent", ["bytesSent", "headerBytesSent"]),
+        };
+        let streams = lines.last().unwrap()["report"].as_object().unwrap().values();
+        let counted: u64 = streams
+            .filter(|object| object["type"] == rtp)
+            .flat_map(|object| keys.map(|key| object[key].as_u64().unwrap()))
+            .sum();
+        let video = summary["videoBytes"][way].as_u64().unwrap();
+        // The summary is a moment younger.
+        assert!(counted <= video && video < counted + counted / 2, "{counted} {video}");
         let mut kinds = HashSet::new();
         for line in &lines {
             assert!(line["time"].as_f64().unwrap() > 1.7e12, "{line}");

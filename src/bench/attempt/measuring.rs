@@ -68,7 +68,9 @@ impl Connection<'_> {
             Ok(picture) => picture,
             Err(error) => return self.fail(error),
         };
-        picture.access_unit.captured_at = SystemTime::now();
+        // Encoded ahead, it is as old as if it had been taken for this moment.
+        let now = SystemTime::now();
+        picture.access_unit.captured_at = now.checked_sub(picture.prepared).unwrap_or(now);
         let Some(rtp_timestamp) = peer.next_rtp_timestamp(&picture.access_unit) else { return };
         let unit = picture.access_unit.clone();
         let info = KeyframeInfo {

@@ -7,6 +7,7 @@ use crate::{
     bench::{
         diagnosis::{Asked, diagnose},
         milestones::{micros, ms},
+        video::Entry,
     },
     peer::{
         PeerRole,
@@ -22,7 +23,7 @@ impl Connection<'_> {
         let offset = self.pinging.clock_offset();
         let untold = self.complete_keyframes(offset);
         if self.role == PeerRole::Sender {
-            self.video.entries_mut().iter_mut().for_each(|entry| complete(&mut entry.record));
+            self.video.entries_mut().iter_mut().for_each(Entry::complete);
         }
         self.marks.first_keyframe = self.video.first_whole();
         let wanted = self.share.keyframes > 0;
@@ -57,6 +58,7 @@ impl Connection<'_> {
             local: self.pair.as_ref().map(|pair| pair.local.to_string()),
             remote: self.pair.as_ref().map(|pair| pair.remote.to_string()),
             setup_ms: self.marks.setup(),
+            first_picture_ms: self.marks.first_picture(),
             pings_sent: self.pinging.sent(),
             pings_lost: self.pinging.sent() - self.pinging.answered(),
             rtt: self
@@ -112,20 +114,12 @@ impl Connection<'_> {
             entry.record.intact = Some(told.is_some_and(|told| told.intact));
             entry.record.packets = told.map(|told| told.packets);
             let sent = now.1 - now.0.saturating_duration_since(entry.at).as_secs_f64();
-            entry.record.latency_ms = told
-                .zip(offset)
-                .map(|(told, offset)| micros(((told.received_at - offset - sent) * 1e3).max(0.0)));
+            if let Some((told, offset)) = told.zip(offset) {
+                entry.took(micros(((told.received_at - offset - sent) * 1e3).max(0.0)));
+            }
         }
         false
     }
-}
-
-/// What the stages of a sent keyframe tell together.
-fn complete(record: &mut KeyframeRecord) {
-    let stages = &mut record.stages_ms;
-    let network = record.latency_ms.zip(stages.packetize);
-    stages.network = network.map(|(latency, packetize)| micros((latency - packetize).max(0.0)));
-    stages.total = stages.sum().map(micros);
 }
 
 fn server_record(result: &GatherResult) -> IceServerRecord {

@@ -164,13 +164,22 @@ pub struct GateArgs {
     /// No keyframe may be larger
     #[arg(long, value_name = "BYTES", value_parser = units::size)]
     pub max_frame_bytes: Option<u64>,
-    /// 95 % of the keyframes must not take longer to arrive
+    /// Every connection must have its first picture within this time of its start
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_first_picture: Option<Duration>,
+    /// 95 % of the first pictures must not take longer, from the start of the connection
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_first_picture_p95: Option<Duration>,
+    /// 95 % of the keyframes must not take longer, from capture to complete
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_keyframe_latency_p95: Option<Duration>,
+    /// 95 % of the keyframes must not take longer, from the first packet sent to the last one received
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_keyframe_network_p95: Option<Duration>,
     /// Result of an earlier run to compare with; repeatable
     #[arg(long, value_name = "FILE")]
     pub baseline: Vec<PathBuf>,
-    /// How much worse than the baseline each quantity may surely be
+    /// Largest regression of each quantity against the baseline, tested at 95 % confidence
     #[arg(long, value_name = "PERCENT", value_parser = units::increase)]
     pub max_regression: Option<f64>,
 }
@@ -318,6 +327,9 @@ impl GateArgs {
             min_keyframes_intact: self.min_keyframes_intact,
             max_frame_bytes: self.max_frame_bytes,
             max_keyframe_latency_p95: ms(self.max_keyframe_latency_p95),
+            max_keyframe_network_p95: ms(self.max_keyframe_network_p95),
+            max_first_picture: ms(self.max_first_picture),
+            max_first_picture_p95: ms(self.max_first_picture_p95),
             max_regression: self.max_regression,
         })
     }

@@ -163,7 +163,8 @@ impl Show {
 
     fn event(&mut self, name: &str, data: &Value) {
         if self.stream
-            && let Err(failure) = self.output.event(&json!({ "event": name, "data": data }))
+            && let Err(failure) =
+                self.output.event(&json!({ "kind": name, "event": name, "data": data }))
         {
             self.fail(failure);
         }

@@ -57,6 +57,9 @@ pub struct LabArgs {
     /// Give a connection up that is not set up by then
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "15s")]
     pub timeout: Duration,
+    /// Each connection must have its first picture within this time of its start; exit code 3 when one has not
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_first_picture: Option<Duration>,
     /// Pairs to measure at once; default: three for each processor
     #[arg(long, value_name = "N")]
     pub parallel: Option<u64>,
@@ -89,13 +92,16 @@ impl LabArgs {
     pub fn job(&self) -> Result<Job, Failure> {
         self.check()?;
         let seed = self.network.network.seed.unwrap_or(SEED);
-        let plans = if self.matrix {
+        let mut plans = if self.matrix {
             self.matrix_plans(seed)?
         } else if self.scenario.is_empty() {
             vec![self.one_plan(seed)?]
         } else {
             self.scenario_plans()?
         };
+        for plan in &mut plans {
+            plan.max_first_picture = self.max_first_picture.or(plan.max_first_picture);
+        }
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
         let parallel = self.parallel.unwrap_or(3 * cpus).min(MAX_PARALLEL);
         Ok(Job {
@@ -253,7 +259,10 @@ impl LabArgs {
             })
         };
         let paths = self.scenario.iter().filter(|path| is_timeline(path));
-        let timelines: Vec<Timeline> = paths.map(read).collect::<Result<_, _>>()?;
+        let mut timelines: Vec<Timeline> = paths.map(read).collect::<Result<_, _>>()?;
+        for timeline in &mut timelines {
+            timeline.max_first_picture = self.max_first_picture.or(timeline.max_first_picture);
+        }
         let refused = [
             ("--turn", self.turn.is_some(), "the lab's server has STUN, and TURN over UDP and TCP"),
             ("--html", self.html.is_some(), "there is no map of what happens over time"),
@@ -297,13 +306,17 @@ mod tests {
 
     #[test]
     fn a_pair_is_what_the_flags_say() {
-        let job = job("--nat lte,sym --delay 40ms --loss 0,2% --turn udp --seed 7").unwrap();
+        let job = job(
+            "--nat lte,sym --delay 40ms --loss 0,2% --turn udp --seed 7 --max-first-picture 2s",
+        )
+        .unwrap();
         let [plan] = job.plans.as_slice() else { panic!() };
         assert_eq!((plan.a.name.as_str(), plan.b.name.as_str()), ("lte", "sym"));
         assert_eq!((plan.a.link.delay.as_millis(), plan.b.link.delay.as_millis()), (40, 40));
         assert_eq!((plan.a.link.loss, plan.b.link.loss), (0.0, 0.02));
         assert_eq!(plan.a.link.jitter.as_millis(), 15, "the network's own");
         assert_eq!((plan.turn.to_string(), job.seed), ("udp".into(), 7));
+        assert_eq!(plan.max_first_picture, Some(Duration::from_secs(2)));
     }
 
     #[test]

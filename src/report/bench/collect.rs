@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::schema::{
-    ConnectionRecord, Connections, FailureGroup, KeyframeRecord, Keyframes, Setup,
+    ConnectionRecord, Connections, FailureGroup, FirstPicture, KeyframeRecord, Keyframes, Setup,
 };
 use crate::stats::{
     Histogram, Spread, StageHistograms,
@@ -27,6 +27,7 @@ pub fn connections(records: Vec<ConnectionRecord>) -> Connections {
         ci95: wilson(succeeded, attempted, Z95),
         by_type,
         setup_ms: setup(&records),
+        first_picture_ms: first_picture(&records),
         failures: failures(&records),
         records,
     }
@@ -43,6 +44,13 @@ fn setup(records: &[ConnectionRecord]) -> Setup<Spread> {
     }
     let mut spreads = histograms.iter().map(Histogram::spread);
     Setup::<()>::default().map(|()| spreads.next().unwrap_or_default())
+}
+
+fn first_picture(records: &[ConnectionRecord]) -> FirstPicture<Spread> {
+    let spread = |of: fn(&FirstPicture<Option<f64>>) -> Option<f64>| {
+        records.iter().filter_map(|r| of(&r.first_picture_ms)).collect::<Histogram>().spread()
+    };
+    FirstPicture { from_start: spread(|f| f.from_start), from_join: spread(|f| f.from_join) }
 }
 
 fn failures(records: &[ConnectionRecord]) -> Vec<FailureGroup> {

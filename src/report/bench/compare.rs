@@ -183,11 +183,13 @@ mod tests {
             "success",
             "setup-p50",
             "setup-p95",
+            "first-picture-p95",
             "rtt-p50",
             "rtt-p95",
             "ping-loss",
             "keyframes-intact",
             "keyframe-latency-p95",
+            "keyframe-network-p95",
         ];
         assert_eq!(names, all);
         for metric in &comparison.metrics {
@@ -196,7 +198,7 @@ mod tests {
             let change = metric.change.unwrap();
             assert!(low <= change && change <= high && low < high, "{metric:?}");
         }
-        assert!(comparison.method.contains("all 8 metrics together (99.4 % each)"));
+        assert!(comparison.method.contains("all 10 metrics together (99.5 % each)"));
         assert!(comparison.method.contains("With 1 baseline run it cannot be told"));
         assert!(!comparison.method.contains(NOT_ALIKE), "{}", comparison.method);
     }

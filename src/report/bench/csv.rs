@@ -13,7 +13,7 @@ use crate::types::printable::{self, steers};
 const HEADER: &str = "run,connection,at_s,metric,value,unit,detail\r\n";
 
 /// One row for each value of each connection. `at_s` is in seconds since the start of the run. Metrics:
-/// `ok` and `keyframe.intact` (1 or 0), `setup.STAGE`, `pings.sent`, `pings.lost`, `rtt`,
+/// `ok` and `keyframe.intact` (1 or 0), `setup.STAGE`, `first-picture.from-start`, `first-picture.from-join`, `pings.sent`, `pings.lost`, `rtt`,
 /// `keyframe.bytes`, `keyframe.latency`, `keyframe.encode`, `keyframe.psnr`, `keyframe.ssim`, `keyframe.stage.STAGE`, and
 /// `ice-server`, whose value is the time to its answer. What was not measured has no row; an ICE server that did not answer
 /// has one without a value.
@@ -61,6 +61,9 @@ fn connection(rows: &mut Rows, record: &ConnectionRecord) {
     for (stage, value) in record.setup_ms.stages() {
         rows.maybe(at, &format!("setup.{stage}"), *value, "ms");
     }
+    let first = record.first_picture_ms;
+    rows.maybe(at, "first-picture.from-start", first.from_start, "ms");
+    rows.maybe(at, "first-picture.from-join", first.from_join, "ms");
     rows.add(at, "pings.sent", Some(record.pings_sent as f64), "count", "");
     rows.add(at, "pings.lost", Some(record.pings_lost as f64), "count", "");
     for [at, ms] in &record.rtt {

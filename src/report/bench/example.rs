@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::{
     BenchResult, Named, collect,
     schema::{
-        Check, Comparison, ConnectionRecord, FailureRecord, Host, IceServerRecord, KeyframeRecord,
-        Keyframes, MetricComparison, NotMeasured, OneWay, Resources, Rtt, SCHEMA, Setup, Verdict,
+        Check, Comparison, ConnectionRecord, FailureRecord, FirstPicture, Host, IceServerRecord,
+        KeyframeRecord, Keyframes, MetricComparison, NotMeasured, OneWay, Resources, Rtt, SCHEMA,
+        Setup, Verdict,
     },
 };
 use crate::{
@@ -120,7 +121,7 @@ fn connection(index: u64) -> ConnectionRecord {
         packets: Some(85),
         received: Some(true),
         intact: Some(index != 2),
-        latency_ms: Some(1.5),
+        latency_ms: Some(31.5),
         encode_ms: Some(30.0),
         psnr_db: Some(40.5),
         ssim: Some(0.96),
@@ -136,6 +137,10 @@ fn connection(index: u64) -> ConnectionRecord {
         local: Some("host".into()),
         remote: Some("host".into()),
         setup_ms: setup,
+        first_picture_ms: FirstPicture {
+            from_start: Some(23.0 + 2.0 * index as f64),
+            from_join: Some(19.0 + index as f64),
+        },
         pings_sent: 2,
         pings_lost: 1,
         rtt: vec![[index as f64 + 0.1, 0.344]],
@@ -178,7 +183,7 @@ fn comparison() -> Comparison {
                 Some([-0.2, 0.15]),
                 Verdict::Same,
             ),
-            metric("keyframe-latency-p95", [None, Some(1.5), None], None, Verdict::Unknown),
+            metric("keyframe-latency-p95", [None, Some(31.5), None], None, Verdict::Unknown),
         ],
     }
 }

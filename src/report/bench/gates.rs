@@ -5,7 +5,10 @@
 
 use serde_json::Value;
 
-use super::{BenchResult, schema::Check};
+use super::{
+    BenchResult,
+    schema::{Check, Connections},
+};
 use crate::stats::Spread;
 
 mod contradiction;
@@ -36,8 +39,14 @@ pub struct Gates {
     pub min_keyframes_intact: Option<f64>,
     /// Largest keyframe, bytes.
     pub max_frame_bytes: Option<u64>,
-    /// Largest 95th percentile of the keyframes' latency.
+    /// Largest 95th percentile of the keyframes' latency, from the picture being taken.
     pub max_keyframe_latency_p95: Option<f64>,
+    /// Largest 95th percentile of the keyframes' time from their first packet being sent to the last having arrived.
+    pub max_keyframe_network_p95: Option<f64>,
+    /// Largest time to the first picture, of every connection.
+    pub max_first_picture: Option<f64>,
+    /// Largest 95th percentile of the times to the first picture.
+    pub max_first_picture_p95: Option<f64>,
     /// Largest worsening against the baseline that is allowed, see
     /// [`compare`](super::compare::compare).
     pub max_regression: Option<f64>,
@@ -50,7 +59,9 @@ impl Gates {
     pub fn check(&self, result: &BenchResult) -> Vec<Check> {
         let connections = &result.connections;
         let (rtt, setup) = (&result.rtt_ms, &connections.setup_ms.total);
-        let latency = &result.keyframes.latency_ms;
+        let (latency, network) =
+            (&result.keyframes.latency_ms, &result.keyframes.stages_ms.network);
+        let first_picture = &connections.first_picture_ms.from_start;
         let loss = share(Some(rtt.lost), Some(rtt.sent));
         let intact = share(result.keyframes.intact, result.keyframes.sent);
         let mut checks = Vec::new();
@@ -62,10 +73,13 @@ impl Gates {
             ("max-rtt-p50", self.max_rtt_p50, &rtt.spread, 50),
             ("max-rtt-p95", self.max_rtt_p95, &rtt.spread, 95),
             ("max-rtt-p99", self.max_rtt_p99, &rtt.spread, 99),
+            ("max-first-picture-p95", self.max_first_picture_p95, first_picture, 95),
             ("max-keyframe-latency-p95", self.max_keyframe_latency_p95, latency, 95),
+            ("max-keyframe-network-p95", self.max_keyframe_network_p95, network, 95),
         ] {
             checks.extend(limit.map(|limit| most_time(name, limit, spread, percent)));
         }
+        checks.extend(self.max_first_picture.map(|limit| every_first_picture(limit, connections)));
         checks.extend(self.max_ping_loss.map(|limit| {
             let note = format!("{} of {} pings were lost", rtt.lost, rtt.sent);
             most("max-ping-loss", "share", limit, loss, Some(note))
@@ -101,7 +115,7 @@ fn interval_note(result: &BenchResult) -> String {
     let connections = &result.connections;
     let [low, high] = connections.ci95.map(percent);
     let (succeeded, attempted) = (connections.succeeded, connections.attempted);
-    format!("{succeeded} of {attempted}; with 95 % between {low} and {high}")
+    format!("{succeeded} of {attempted}; 95 % CI {low} to {high}")
 }
 
 fn keyframes_note(result: &BenchResult) -> Option<String> {
@@ -126,6 +140,17 @@ fn most_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> Check {
     let few = (1..needed).contains(&spread.count);
     let note = few.then(|| format!("of {} values the p{percent} is the largest one", spread.count));
     most(name, "ms", limit, actual, note)
+}
+
+/// Of every connection: one that never had a picture took longer than any limit.
+fn every_first_picture(limit: f64, connections: &Connections) -> Check {
+    let spread = &connections.first_picture_ms.from_start;
+    let without = connections.attempted.saturating_sub(spread.count);
+    let note = (without > 0 && spread.count > 0)
+        .then(|| format!("{without} of {} connections had no picture", connections.attempted));
+    let mut check = most("max-first-picture", "ms", limit, spread.max, note);
+    check.pass &= without == 0;
+    check
 }
 
 fn frame_bytes(limit: u64, result: &BenchResult) -> Check {

@@ -14,6 +14,7 @@ use super::{
     BenchResult,
     schema::{Connections, SCHEMA},
 };
+use crate::stats::Histogram;
 
 /// Largest file read. A run of 10,000 connections with 1,000 pings each takes about 200 MB.
 const LARGEST: u64 = 256_000_000;
@@ -205,7 +206,35 @@ fn result(text: &str) -> Result<BenchResult, Problem> {
     let result: BenchResult =
         serde_json::from_str(text).map_err(|error| Problem::Malformed(error.to_string()))?;
     sane(&result).map_err(|what| Problem::Malformed(what.to_owned()))?;
-    Ok(result)
+    Ok(as_of_today(result))
+}
+
+/// A result of a version before `firstPictureMs`: what it calls latency is the time from the first packet to the last,
+/// unless the other side sent. Without the single keyframes the latency is not known.
+fn as_of_today(mut result: BenchResult) -> BenchResult {
+    let connections = &mut result.connections;
+    let had_a_picture = connections.setup_ms.first_keyframe.count > 0;
+    let sends = result.config.get("role").is_none_or(|role| role == "send");
+    if !had_a_picture || !sends || connections.first_picture_ms.from_start.count > 0 {
+        return result;
+    }
+    let mut latency = Histogram::new();
+    for record in &mut connections.records {
+        let setup = &record.setup_ms;
+        let first = setup.total.zip(setup.first_keyframe).map(|(total, first)| total + first);
+        record.first_picture_ms.from_start = first;
+        for keyframe in &mut record.keyframes {
+            let stages = &keyframe.stages_ms;
+            let prepared = [stages.capture_age, stages.convert, stages.encode];
+            let prepared = prepared.into_iter().flatten().sum::<f64>();
+            keyframe.latency_ms = keyframe.latency_ms.map(|network| network + prepared);
+            latency.extend(keyframe.latency_ms);
+        }
+    }
+    result.keyframes.latency_ms = latency.spread();
+    let firsts = connections.records.iter().filter_map(|r| r.first_picture_ms.from_start);
+    connections.first_picture_ms.from_start = firsts.collect::<Histogram>().spread();
+    result
 }
 
 fn newer(schema: &str) -> bool {
@@ -245,6 +274,34 @@ mod tests {
 
     fn text() -> String {
         serde_json::to_string(&sample()).unwrap()
+    }
+
+    #[test]
+    fn the_latency_of_earlier_results_is_taken_for_what_it_was() {
+        let mut old = serde_json::to_value(sample()).unwrap();
+        let connections = &mut old["connections"];
+        connections.as_object_mut().unwrap().remove("firstPictureMs");
+        connections["setupMs"]["firstKeyframe"]["count"] = json!(3);
+        for record in connections["records"].as_array_mut().unwrap() {
+            record.as_object_mut().unwrap().remove("firstPictureMs");
+            record["setupMs"]["total"] = json!(20.0);
+            record["setupMs"]["firstKeyframe"] = json!(5.0);
+            for keyframe in record["keyframes"].as_array_mut().unwrap() {
+                keyframe["latencyMs"] = json!(2.0);
+                keyframe["stagesMs"]["convert"] = json!(1.0);
+                keyframe["stagesMs"]["encode"] = json!(40.0);
+            }
+        }
+        let read = parse(&old.to_string()).unwrap();
+        assert_eq!(read.keyframes.latency_ms.p95, Some(43.0));
+        assert_eq!(read.connections.records[0].keyframes[0].latency_ms, Some(43.0));
+        assert_eq!(read.connections.first_picture_ms.from_start.p50, Some(25.0));
+        old["connections"]["records"] = json!([]);
+        let read = parse(&old.to_string()).unwrap();
+        assert_eq!(read.keyframes.latency_ms.p95, None, "not the other quantity");
+        old["config"]["role"] = json!("recv");
+        let read = parse(&old.to_string()).unwrap();
+        assert!(read.keyframes.latency_ms.p95.is_some(), "from the capture, then as now");
     }
 
     fn problem(text: &str) -> String {

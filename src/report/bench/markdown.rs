@@ -150,7 +150,7 @@ fn verdict(runs: &[Named], run: &Named) -> String {
     let _ = write!(text, "**{}**", wording::headline(result));
     if let Some(rate) = result.connections.success_rate {
         let [low, high] = result.connections.ci95.map(human::share);
-        let _ = write!(text, " · {} (95 % interval: {low} to {high})", human::share(rate));
+        let _ = write!(text, " · {} (95 % CI: {low} to {high})", human::share(rate));
     }
     if let Some(types) = wording::by_type(result) {
         let _ = write!(text, " · {}", escape(&types));
@@ -209,8 +209,9 @@ fn numbers(result: &BenchResult) -> String {
     let keyframes = &result.keyframes;
     let rows: Vec<_> = [
         spread_row("set-up, total", &result.connections.setup_ms.total, "ms"),
+        spread_row("first picture", &result.connections.first_picture_ms.from_start, "ms"),
         spread_row("round-trip time", &result.rtt_ms.spread, "ms"),
-        spread_row("keyframe latency", &keyframes.latency_ms, "ms"),
+        spread_row("keyframe latency, capture to complete", &keyframes.latency_ms, "ms"),
         spread_row("keyframe size", &keyframes.bytes, "bytes"),
     ]
     .into_iter()
@@ -267,7 +268,8 @@ fn details(result: &BenchResult) -> String {
     let mut rows: Vec<_> =
         setup.iter().filter_map(|(name, s)| spread_row(wording::stage(name), s, "ms")).collect();
     let keyframes = &result.keyframes;
-    rows.extend(spread_row("encoding of a keyframe", &keyframes.encode_ms, "ms"));
+    let from_join = &result.connections.first_picture_ms.from_join;
+    rows.extend(spread_row("first picture, from joining", from_join, "ms"));
     rows.extend(spread_row("PSNR of a keyframe", &keyframes.psnr_db, "dB"));
     for (name, spread) in keyframes.stages_ms.named() {
         let name = format!("keyframe: {}", wording::keyframe_stage(name));
@@ -283,8 +285,9 @@ fn details(result: &BenchResult) -> String {
     }
     let _ = writeln!(text, "{}\n", escape(&wording::provenance(result)));
     let config = wording::config(result).into_iter().take(40);
-    let config: Vec<_> =
-        config.map(|(k, v)| format!("{} {}", escape(&cut(&k, 40)), escape(&cut(&v, 80)))).collect();
+    let config: Vec<_> = config
+        .map(|(k, v)| format!("{} {}", escape(&cut(&k, 40)), escape(&cut(&v, 300))))
+        .collect();
     if !config.is_empty() {
         let _ = writeln!(text, "{}\n", config.join(" · "));
     }

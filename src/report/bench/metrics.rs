@@ -7,15 +7,19 @@ use super::{
 use crate::stats::difference::{Cluster, QuantileRatio, ShareDifference, Trials, pooled_quantile};
 
 /// The metrics, in the order they are shown.
-pub(super) const METRICS: [Metric; 8] = [
+pub(super) const METRICS: [Metric; 10] = [
     Metric { name: "success", kind: Kind::Share { good: true, trials: success } },
     time("setup-p50", 0.5, setup, |result| result.connections.setup_ms.total.p50),
     time("setup-p95", 0.95, setup, |result| result.connections.setup_ms.total.p95),
+    time("first-picture-p95", 0.95, first_picture, |result| {
+        result.connections.first_picture_ms.from_start.p95
+    }),
     time("rtt-p50", 0.5, rtt, |result| result.rtt_ms.spread.p50),
     time("rtt-p95", 0.95, rtt, |result| result.rtt_ms.spread.p95),
     Metric { name: "ping-loss", kind: Kind::Share { good: false, trials: pings } },
     Metric { name: "keyframes-intact", kind: Kind::Share { good: true, trials: keyframes } },
     time("keyframe-latency-p95", 0.95, latency, |result| result.keyframes.latency_ms.p95),
+    time("keyframe-network-p95", 0.95, network, |result| result.keyframes.stages_ms.network.p95),
 ];
 
 /// One metric.
@@ -199,6 +203,10 @@ fn setup(record: &ConnectionRecord) -> Cluster {
     Cluster::new(record.setup_ms.total.into_iter().collect())
 }
 
+fn first_picture(record: &ConnectionRecord) -> Cluster {
+    Cluster::new(record.first_picture_ms.from_start.into_iter().collect())
+}
+
 fn rtt(record: &ConnectionRecord) -> Cluster {
     let values: Vec<f64> = record.rtt.iter().map(|[_, ms]| *ms).collect();
     let answered = record.pings_sent.saturating_sub(record.pings_lost);
@@ -209,4 +217,9 @@ fn rtt(record: &ConnectionRecord) -> Cluster {
 
 fn latency(record: &ConnectionRecord) -> Cluster {
     Cluster::new(record.keyframes.iter().filter_map(|keyframe| keyframe.latency_ms).collect())
+}
+
+fn network(record: &ConnectionRecord) -> Cluster {
+    let keyframes = record.keyframes.iter();
+    Cluster::new(keyframes.filter_map(|keyframe| keyframe.stages_ms.network).collect())
 }

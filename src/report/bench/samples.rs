@@ -6,10 +6,14 @@ use serde_json::json;
 use super::{
     BenchResult, Named, collect,
     schema::{
-        ConnectionRecord, FailureRecord, Host, KeyframeRecord, Resources, Rtt, SCHEMA, Setup,
+        ConnectionRecord, FailureRecord, FirstPicture, Host, KeyframeRecord, Resources, Rtt,
+        SCHEMA, Setup,
     },
 };
-use crate::{stats::Histogram, types::Stage};
+use crate::{
+    stats::{Histogram, Stages},
+    types::Stage,
+};
 
 /// What a made-up run is like.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +102,8 @@ impl Sample {
         record.ok = true;
         record.connection_type = Some(self.kind.to_owned());
         record.setup_ms = Setup { total: Some(ms(20.0)), ..Setup::default() };
+        record.first_picture_ms =
+            FirstPicture { from_start: Some(ms(25.0)), from_join: Some(ms(15.0)) };
         let middle = ms(0.3) / self.slower;
         record.pings_sent = 40;
         record.pings_lost = self.lost;
@@ -107,7 +113,8 @@ impl Sample {
                 bytes: 90_000 + i as u64,
                 received: Some(true),
                 intact: Some(i >= self.torn),
-                latency_ms: Some(ms(2.0)),
+                latency_ms: Some(ms(50.0)),
+                stages_ms: Stages { network: Some(ms(2.0)), ..Stages::default() },
                 ..Default::default()
             })
             .collect();

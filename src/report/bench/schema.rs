@@ -91,6 +91,9 @@ pub struct Connections {
     pub by_type: BTreeMap<String, u64>,
     /// How long each stage took in those that got through it.
     pub setup_ms: Setup<Spread>,
+    /// How long it took until there was a picture, in those that had one.
+    #[serde(default)]
+    pub first_picture_ms: FirstPicture<Spread>,
     /// Failures by stage and code, most frequent first.
     pub failures: Vec<FailureGroup>,
     /// One record a connection, in the order they were begun.
@@ -168,6 +171,24 @@ impl<T> Setup<T> {
     }
 }
 
+/// The time to the first picture: until the first keyframe was whole at the receiver, by its clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FirstPicture<T> {
+    /// From the start of the connection, its token request: `total` and `firstKeyframe` of [`Setup`] together.
+    pub from_start: T,
+    /// From being in the room.
+    pub from_join: T,
+}
+
+impl<T> FirstPicture<T> {
+    /// Both, as people say them.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, &T); 2] {
+        [("from start", &self.from_start), ("from joining", &self.from_join)]
+    }
+}
+
 /// Why something failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {
@@ -215,6 +236,9 @@ pub struct ConnectionRecord {
     pub remote: Option<String>,
     /// How long each stage took; null for those it did not get to.
     pub setup_ms: Setup<Option<f64>>,
+    /// How long it took until there was a picture; null when there was none.
+    #[serde(default)]
+    pub first_picture_ms: FirstPicture<Option<f64>>,
     /// Pings sent on it.
     pub pings_sent: u64,
     /// Pings that were never answered.
@@ -247,8 +271,9 @@ pub struct KeyframeRecord {
     pub received: Option<bool>,
     /// Whether it arrived whole with the sender's SHA-256; null when nobody told.
     pub intact: Option<bool>,
-    /// From its first packet being sent (or the picture being taken, when this side receives) to its
-    /// last packet having arrived.
+    /// From the picture being taken to its last packet having arrived. A picture that was encoded ahead counts as
+    /// taken as long before its sending as its encoding took. From the first packet to the last is `network` of
+    /// [`stages_ms`](Self::stages_ms).
     pub latency_ms: Option<f64>,
     /// Time the encoder took, all passes.
     pub encode_ms: Option<f64>,

@@ -136,6 +136,16 @@ fn sections(results: &[&BenchResult]) -> Vec<Section> {
         ("connections", connections),
         ("set-up, p50", setup(results)),
         ("set-up, p95", vec![metric("total", "ms", |r, _| r.connections.setup_ms.total.p95)]),
+        (
+            "first picture",
+            vec![
+                metric("p50", "ms", |r, _| r.connections.first_picture_ms.from_start.p50),
+                metric("p95", "ms", |r, _| r.connections.first_picture_ms.from_start.p95),
+                metric("from joining, p50", "ms", |r, _| {
+                    r.connections.first_picture_ms.from_join.p50
+                }),
+            ],
+        ),
         ("round-trip time", round_trips()),
         ("keyframes", keyframes()),
         (
@@ -197,6 +207,8 @@ fn keyframes() -> Vec<Metric> {
         metric("size, max", "bytes", |r, _| r.keyframes.bytes.max),
         metric("latency, p50", "ms", |r, _| r.keyframes.latency_ms.p50),
         metric("latency, p95", "ms", |r, _| r.keyframes.latency_ms.p95),
+        metric("network, p50", "ms", |r, _| r.keyframes.stages_ms.network.p50),
+        metric("network, p95", "ms", |r, _| r.keyframes.stages_ms.network.p95),
         metric("encoding, p50", "ms", |r, _| r.keyframes.encode_ms.p50),
         metric("PSNR, p50", "dB", |r, _| r.keyframes.psnr_db.p50),
         metric("capture to disk, p50", "ms", |r, _| r.keyframes.stages_ms.total.p50),

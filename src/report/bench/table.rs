@@ -5,7 +5,7 @@ mod servers;
 use super::{
     Named,
     layout::{Align, Column, columns, cut, wrap},
-    schema::{BenchResult, Check, FailureRecord, Setup},
+    schema::{BenchResult, Check, FailureRecord, FirstPicture, Setup},
     side_by_side::side_by_side,
     wording::{self, NOTHING, Outcome, number},
 };
@@ -138,7 +138,7 @@ fn connections(page: &mut Page, result: &BenchResult) {
     page.say(
         2,
         &format!(
-            "succeeded: {} of {}, {} (95 % interval: {low} to {high})",
+            "succeeded: {} of {}, {} (95 % CI: {low} to {high})",
             connections.succeeded,
             connections.attempted,
             human::share(rate)
@@ -171,6 +171,21 @@ fn setup(page: &mut Page, result: &BenchResult) {
     page.rows(&NUMBERS, &rows);
     if stages.iter().any(|(name, _)| *name == "firstKeyframe") {
         page.say(2, "total: until the data channel is open; first keyframe: from then on");
+    }
+    first_picture(page, &result.connections.first_picture_ms);
+}
+
+fn first_picture(page: &mut Page, first: &FirstPicture<Spread>) {
+    let mut rows = vec![row(["first picture", "count", "p50", "p95", "p99", "max"])];
+    for (label, spread) in first.named().into_iter().filter(|(_, spread)| spread.count > 0) {
+        let mut cells = numbers(label, [spread.p50, spread.p95, spread.p99, spread.max], "ms");
+        cells.insert(1, spread.count.to_string());
+        rows.push(cells);
+    }
+    if rows.len() > 1 {
+        page.line("");
+        page.rows(&NUMBERS, &rows);
+        page.say(2, "until the first keyframe was whole at the receiver");
     }
 }
 
@@ -241,7 +256,6 @@ fn keyframes(page: &mut Page, result: &BenchResult) {
     for (label, spread, unit) in [
         ("size", &keyframes.bytes, "bytes"),
         ("latency", &keyframes.latency_ms, "ms"),
-        ("encoding", &keyframes.encode_ms, "ms"),
         ("PSNR", &keyframes.psnr_db, "dB"),
         ("SSIM", &keyframes.ssim, ""),
     ] {
@@ -270,7 +284,7 @@ fn keyframe_stages(page: &mut Page, stages: &Stages<Spread>) {
     if rows.len() > 1 {
         page.line("");
         page.rows(&NUMBERS, &rows);
-        page.say(2, "send is a part of network");
+        page.say(2, "send is a part of network; latency: from capture age to network, together");
     }
 }
 
@@ -343,7 +357,7 @@ pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
         .max_regression
         .map_or_else(String::new, |share| format!("; {} worse is allowed", human::share(share)));
     page.say(2, &format!("change and its interval: + is worse{allowed}"));
-    page.say(2, "same: no difference can be told; unknown: too little was measured");
+    page.say(2, "same: no significant difference; unknown: not enough samples");
     page.say(2, &comparison.method);
 }
 
@@ -382,7 +396,7 @@ mod tests {
         print!("{text}");
         for part in [
             "FAIL: 3 of 4 connections succeeded; 1 of 3 gates not met\n",
-            "  succeeded: 3 of 4, 75 % (95 % interval: 30.1 % to 95.4 %)\n",
+            "  succeeded: 3 of 4, 75 % (95 % CI: 30.1 % to 95.4 %)\n",
             "  DNS                    3  <0.01 ms  <0.01 ms  <0.01 ms  <0.01 ms\n",
             "  6 pings sent, 1 lost (16.7 %)\n",
             "  3 sent, 3 received, 2 intact (66.7 %), 1 over the size limit\n",

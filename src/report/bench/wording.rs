@@ -74,8 +74,7 @@ pub(super) fn headline(result: &BenchResult) -> String {
         c.metrics.iter().filter(|metric| metric.verdict == Verdict::Unknown).count()
     });
     if untold > 0 && not_met == 0 {
-        parts
-            .push(format!("{untold} against the baseline cannot be told: too little was measured"));
+        parts.push(format!("{untold} against the baseline cannot be tested: not enough samples"));
     }
     if result.partial {
         parts.push(format!("ended early, after {}", seconds(result.duration_s)));
@@ -105,7 +104,32 @@ pub(super) fn seconds(seconds: f64) -> String {
 /// The configuration as `key value` pairs.
 pub(super) fn config(result: &BenchResult) -> Vec<(String, String)> {
     let pairs = result.config.iter();
-    pairs.map(|(key, value)| (key.clone(), words(value))).collect()
+    let said = |(key, value): (&String, &Value)| {
+        let simulated = (key == "simulated").then(|| simulated(value)).flatten();
+        (key.clone(), simulated.unwrap_or_else(|| words(value)))
+    };
+    pairs.map(said).collect()
+}
+
+/// The simulated networks: `A: lte-symmetric (sym, 15 ms jitter), B: udp-blocked, seed 1`.
+pub(super) fn simulated(value: &Value) -> Option<String> {
+    let ends = value["networks"].as_array()?.iter().zip(["A", "B"]);
+    let said = ends.map(|(network, end)| {
+        let text = |key: &str| network[key].as_str().unwrap_or_default().to_owned();
+        let (name, nat, link) = (text("name"), text("nat"), text("link"));
+        let mut facts = vec![nat.clone()];
+        if name.is_empty() || name == nat {
+            facts.clear();
+        }
+        facts.extend((!matches!(link.as_str(), "" | "clear")).then_some(link));
+        let name = if name.is_empty() { nat } else { name };
+        match facts.is_empty() {
+            true => format!("{end}: {name}"),
+            false => format!("{end}: {name} ({})", facts.join("; ")),
+        }
+    });
+    let seed = value.get("seed").map(|seed| format!("seed {}", words(seed)));
+    Some(said.chain(seed).collect::<Vec<_>>().join(", "))
 }
 
 /// Connections by type: `host 12`, `relay/udp 3`; none when none succeeded.
@@ -287,6 +311,23 @@ mod tests {
     fn a_limit_missed_by_little_does_not_look_met() {
         let (limit, actual) = said("max-frame-bytes", json!(100_000), json!(100_020), "bytes");
         assert_eq!((limit.as_str(), actual.as_str()), ("at most 100000 bytes", "100020 bytes"));
+    }
+
+    #[test]
+    fn simulated_networks_are_said_by_their_names() {
+        let value = json!({
+            "networks": [
+                {"name": "lte-symmetric", "nat": "sym", "link": "0.5 % loss, 30ms delay"},
+                {"name": "udp-blocked", "nat": "udp-blocked", "link": "clear"},
+            ],
+            "seed": 1,
+        });
+        let said = "A: lte-symmetric (sym; 0.5 % loss, 30ms delay), B: udp-blocked, seed 1";
+        assert_eq!(simulated(&value).as_deref(), Some(said));
+        // Of an earlier version.
+        let value = json!({"networks": [{"nat": "port", "link": "2 % loss"}], "seed": 1});
+        assert_eq!(simulated(&value).as_deref(), Some("A: port (2 % loss), seed 1"));
+        assert_eq!(simulated(&json!("anything")), None);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::{
 /// A keyframe that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Underway {
-    /// Time from its first packet to its last.
-    pub(super) network_time: Duration,
+    /// Time from its first packet received to its last.
+    pub(super) receive_time: Duration,
     /// When its sender began to send it, s since 1970 on the sender's clock.
     sent_at: Option<f64>,
 }
@@ -20,7 +20,7 @@ pub(super) struct Underway {
 impl Underway {
     pub(super) fn new(unit: &WholeAccessUnit, info: Option<&KeyframeInfo>) -> Self {
         Self {
-            network_time: unit.completed.duration_since(unit.first_packet),
+            receive_time: unit.completed.duration_since(unit.first_packet),
             sent_at: info.and_then(|info| info.sent_at),
         }
     }

@@ -112,12 +112,14 @@ impl Sender<'_> {
         };
         self.seq += 1;
         self.greeting = false;
+        self.talk.picture(sent.first_packet + sent.send_time);
         let saved = self.save(&info, &captured).await?;
         // Sent again it is not measured again.
         let again = CapturedKeyframe { original: None, ..captured.clone() };
         self.last = Some((info.clone(), again));
         let stages = stages(&captured, &sent);
-        let sent = SentKeyframe { info, captured, sent, stages, saved };
+        let connection_type = self.talk.pair().map(|pair| pair.connection);
+        let sent = SentKeyframe { info, captured, sent, stages, connection_type, saved };
         (self.tell)(SenderEvent::Sent(Box::new(sent)));
         if self.config.count.is_some_and(|count| self.seq >= count) {
             self.end = Some((SenderEnd::Count, now + LINGER));

@@ -41,6 +41,9 @@ impl Gates {
             ("--min-keyframes-intact", self.min_keyframes_intact.is_some()),
             ("--max-frame-bytes", self.max_frame_bytes.is_some()),
             ("--max-keyframe-latency-p95", self.max_keyframe_latency_p95.is_some()),
+            ("--max-keyframe-network-p95", self.max_keyframe_network_p95.is_some()),
+            ("--max-first-picture", self.max_first_picture.is_some()),
+            ("--max-first-picture-p95", self.max_first_picture_p95.is_some()),
         ];
         let of = |gates: &[(&'static str, bool)], measured: bool, flag, things| {
             let gate = gates.iter().find(|(_, set)| *set && !measured)?.0;

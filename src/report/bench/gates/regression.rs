@@ -56,14 +56,14 @@ fn told(metric: &MetricComparison, points: bool) -> String {
         }
     };
     let interval = metric.interval.map_or_else(String::new, |[low, high]| {
-        format!(", surely between {} and {} (+ is worse)", signed(low), signed(high))
+        format!(", 95 % CI {} to {} (+ is worse)", signed(low), signed(high))
     });
     let verdict = match metric.verdict {
         Verdict::Regressed => "more than is allowed",
-        Verdict::Worse => "surely worse, maybe not by more than is allowed",
-        Verdict::Same => "no difference can be told",
-        Verdict::Better => "surely better",
-        Verdict::Unknown => "too little was measured to tell",
+        Verdict::Worse => "significantly worse, not significantly by more than is allowed",
+        Verdict::Same => "no significant difference",
+        Verdict::Better => "significantly better",
+        Verdict::Unknown => "not enough samples",
     };
     format!("{change}{interval}: {verdict}")
 }

@@ -19,6 +19,8 @@ fn result() -> BenchResult {
     result.rtt_ms.spread.p99 = Some(90.0);
     result.connections.setup_ms.total.p95 = Some(700.0);
     result.keyframes.latency_ms.p95 = Some(20.0);
+    result.keyframes.stages_ms.network.p95 = Some(4.0);
+    result.connections.first_picture_ms.from_start.p95 = Some(800.0);
     result
 }
 
@@ -58,6 +60,18 @@ fn numbers() -> Vec<(Set, &'static str, &'static str, f64)> {
             "ms",
             20.0,
         ),
+        (
+            |v| Gates { max_keyframe_network_p95: Some(v), ..Gates::default() },
+            "max-keyframe-network-p95",
+            "ms",
+            4.0,
+        ),
+        (
+            |v| Gates { max_first_picture_p95: Some(v), ..Gates::default() },
+            "max-first-picture-p95",
+            "ms",
+            800.0,
+        ),
     ]
 }
 
@@ -74,6 +88,23 @@ fn limits_are_met_up_to_themselves_and_not_beyond() {
     }
     let bytes = only(&Gates { max_frame_bytes: Some(90_001), ..Gates::default() }, &result());
     assert_eq!((bytes.limit, bytes.actual), (json!(90_001), json!(90_001)), "no 90001.0");
+}
+
+#[test]
+fn every_connection_has_its_first_picture_in_time() {
+    let gates = |limit| Gates { max_first_picture: Some(limit), ..Gates::default() };
+    let mut all = Sample::default().result();
+    let slowest = all.connections.first_picture_ms.from_start.max.unwrap();
+    assert!(only(&gates(slowest), &all).pass);
+    let late = only(&gates(slowest - 0.001), &all);
+    assert!(!late.pass && late.actual == json!(slowest) && late.name == "max-first-picture");
+    // A connection without a picture is later than any limit.
+    all.connections.attempted += 1;
+    let without = only(&gates(1e9), &all);
+    assert!(!without.pass, "{without:?}");
+    assert!(without.note.unwrap().starts_with("1 of "));
+    let none = only(&gates(1e9), &Sample { connections: 0, ..Sample::default() }.result());
+    assert!(!none.pass && none.actual.is_null() && none.note.is_some());
 }
 
 #[test]
@@ -152,9 +183,17 @@ fn a_regression_is_one_check_a_metric() {
     let slow = Sample { seed: 2, slower: 2.0, ..Sample::default() }.result();
     let checks = regression(&old, slow, 0.1);
     let failed: Vec<_> = checks.iter().filter(|c| !c.pass).map(|c| c.name.as_str()).collect();
-    let times = ["setup-p50", "setup-p95", "rtt-p50", "rtt-p95", "keyframe-latency-p95"];
+    let times = [
+        "setup-p50",
+        "setup-p95",
+        "first-picture-p95",
+        "rtt-p50",
+        "rtt-p95",
+        "keyframe-latency-p95",
+        "keyframe-network-p95",
+    ];
     assert_eq!(failed, times.map(|name| format!("max-regression {name}")));
-    assert_eq!(checks.len(), 8);
+    assert_eq!(checks.len(), 10);
     let note = checks[1].note.as_deref().unwrap();
     assert!(note.starts_with("worse by ") && note.ends_with("more than is allowed"), "{note}");
     assert_eq!(checks[0].note.as_deref().unwrap().split(',').next(), Some("no change"));
@@ -176,7 +215,7 @@ fn what_cannot_be_compared_does_not_pass_unseen() {
     let few = Sample { connections: 5, ..Sample::default() }.result();
     let checks = regression(&old, few.clone(), 0.1);
     assert!(checks.iter().all(|check| check.pass), "{checks:?}");
-    assert!(checks[1].note.as_deref().unwrap().contains("too little was measured"));
+    assert!(checks[1].note.as_deref().unwrap().contains("not enough samples"));
     // Nothing at all to compare by is one.
     let mut empty = old.clone();
     empty.connections.attempted = 0;

@@ -161,6 +161,7 @@ pub(super) fn tiles(result: &BenchResult) -> String {
         success(result),
         rtt(result),
         setup(result),
+        first_picture(result),
         intact(result),
         latency(result),
         size(result),
@@ -219,7 +220,7 @@ fn success(result: &BenchResult) -> Tile {
     let [low, high] = connections.ci95.map(human::share);
     let detail = vec![
         format!("{} connections", of(connections.succeeded, connections.attempted)),
-        format!("95 % interval {low} to {high}"),
+        format!("95 % CI {low} to {high}"),
     ];
     Tile { label, value: human::share(rate), detail }
 }
@@ -257,6 +258,18 @@ fn setup(result: &BenchResult) -> Tile {
     Tile { label, value: ms(p50), detail }
 }
 
+fn first_picture(result: &BenchResult) -> Tile {
+    let (label, first) = ("First picture p50", &result.connections.first_picture_ms.from_start);
+    let Some(p50) = first.p50 else {
+        return unmeasured(label, result, "keyframes", "no connection had a picture");
+    };
+    let detail = vec![
+        format!("p95 {}, max {}", maybe(first.p95, "ms"), maybe(first.max, "ms")),
+        "start to whole keyframe".to_owned(),
+    ];
+    Tile { label, value: ms(p50), detail }
+}
+
 fn intact(result: &BenchResult) -> Tile {
     let (label, keyframes) = ("Keyframes intact", &result.keyframes);
     let all = keyframes.sent.or(keyframes.received);
@@ -279,7 +292,7 @@ fn latency(result: &BenchResult) -> Tile {
     };
     let detail = vec![
         format!("p95 {}, max {}", maybe(latency.p95, "ms"), maybe(latency.max, "ms")),
-        "first packet to last packet".to_owned(),
+        "capture to complete".to_owned(),
     ];
     Tile { label, value: ms(p50), detail }
 }

@@ -168,7 +168,7 @@ pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot
     column_numbers(&mut svg, area.bottom, records.len());
     let untimed: Vec<_> = numbered().filter(|(_, record)| record.latency_ms.is_none()).collect();
     let mut how = points::how(gathered, "keyframe")
-        + " Up is the time from its first packet being sent to its last having arrived.";
+        + " Up is the time from the picture being taken to its last packet having arrived.";
     if !untimed.is_empty() {
         how += " Crosses are keyframes without a time: they did not arrive whole, or nobody told.";
     }

@@ -107,9 +107,9 @@ fn verdict(verdict: Verdict) -> String {
     let (class, text) = match verdict {
         Verdict::Regressed => ("bad", "✗ regressed"),
         Verdict::Worse => ("warn", "▲ worse, maybe within the limit"),
-        Verdict::Same => ("plain", "= no difference can be told"),
+        Verdict::Same => ("plain", "= no significant difference"),
         Verdict::Better => ("good", "▼ better"),
-        Verdict::Unknown => ("plain", "? too little to tell"),
+        Verdict::Unknown => ("plain", "? not enough samples"),
     };
     format!("<span class=\"badge {class}\">{text}</span>")
 }

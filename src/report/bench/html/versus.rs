@@ -92,11 +92,12 @@ fn item((run, outcome): (&Named, &Outcome)) -> String {
 type Metric = (&'static str, &'static str, fn(&BenchResult) -> Option<f64>);
 
 /// What is compared by numbers.
-const METRICS: [Metric; 16] = [
+const METRICS: [Metric; 19] = [
     ("success rate", "share", |r| r.connections.success_rate),
     ("set-up p50", "ms", |r| r.connections.setup_ms.total.p50),
     ("set-up p95", "ms", |r| r.connections.setup_ms.total.p95),
-    ("first keyframe p50", "ms", |r| r.connections.setup_ms.first_keyframe.p50),
+    ("first picture p50", "ms", |r| r.connections.first_picture_ms.from_start.p50),
+    ("first picture p95", "ms", |r| r.connections.first_picture_ms.from_start.p95),
     ("RTT p50", "ms", |r| r.rtt_ms.spread.p50),
     ("RTT p95", "ms", |r| r.rtt_ms.spread.p95),
     ("RTT p99", "ms", |r| r.rtt_ms.spread.p99),
@@ -106,6 +107,8 @@ const METRICS: [Metric; 16] = [
     }),
     ("keyframe latency p50", "ms", |r| r.keyframes.latency_ms.p50),
     ("keyframe latency p95", "ms", |r| r.keyframes.latency_ms.p95),
+    ("keyframe network p50", "ms", |r| r.keyframes.stages_ms.network.p50),
+    ("keyframe network p95", "ms", |r| r.keyframes.stages_ms.network.p95),
     ("keyframe size, mean", "bytes", |r| r.keyframes.bytes.mean),
     ("keyframe size, max", "bytes", |r| r.keyframes.bytes.max),
     ("keyframe PSNR p50", "dB", |r| r.keyframes.psnr_db.p50),
@@ -136,7 +139,7 @@ fn table(runs: &[Named]) -> String {
     facts("machine", &machine);
     facts("version", &|r| esc(&r.version));
     facts("connections", &|r| of(r.connections.succeeded, r.connections.attempted));
-    facts("95 % interval of the rate", &|r| {
+    facts("95 % CI of the rate", &|r| {
         let [low, high] = r.connections.ci95.map(human::share);
         esc(&format!("{low} to {high}"))
     });
@@ -150,9 +153,16 @@ fn table(runs: &[Named]) -> String {
             table.row(&std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>());
         }
     }
-    let note = "<p class=\"how\">Differences to the first run are between single numbers and say \
-                nothing of chance: run <code>bench --baseline</code> for a test.</p>\n";
-    table.render() + note
+    let tested = if runs.iter().any(|run| run.result.comparison.is_some()) {
+        "what is tested, with its confidence interval, stands under each run's comparison with the baseline."
+    } else {
+        "run <code>bench --baseline</code> for a test."
+    };
+    let note = format!(
+        "<p class=\"how\">Differences to the first run are between single numbers and say nothing of \
+         chance: {tested}</p>\n"
+    );
+    table.render() + &note
 }
 
 /// How far a value is from the reference: in points for shares, else as a share of the reference.
