@@ -6,7 +6,13 @@ use super::{
     result::{CaseResult, Outcome, Report},
     rule::Rule,
 };
-use crate::{report::human, types::printable};
+use crate::{
+    report::{human, layout::fold},
+    types::printable,
+};
+
+/// Columns of the list of rules.
+const WIDTH: usize = 80;
 
 /// How a line about a case begins, by its outcome: passed, failed, neither.
 pub const MARKED: [&str; 3] = ["pass", "FAIL", "  – "];
@@ -85,5 +91,5 @@ pub fn list(rules: &[&'static Rule]) -> String {
             writeln!(page, "  {} ({}{slow})\n      {}", rule.id, rule.level.as_str(), rule.rule);
     }
     page.truncate(page.trim_end().len());
-    page
+    fold(&page, WIDTH)
 }

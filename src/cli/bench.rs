@@ -27,7 +27,7 @@ use crate::{
             schema::{self, Host},
             table::table,
         },
-        whole_file,
+        human, whole_file,
     },
     signaling::client::redacted,
     types::Stage,
@@ -212,7 +212,8 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
                 format!("connection {connections}: {kind}")
             }
             RespondEvent::Ended { keyframes, intact } => format!(
-                "connection {connections} ended: {keyframes} keyframes came, {intact} intact"
+                "connection {connections} ended: {} received, {intact} intact",
+                human::counted(*keyframes, "keyframe")
             ),
             RespondEvent::Line(line) => line.clone(),
         };

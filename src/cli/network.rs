@@ -266,9 +266,10 @@ impl Networks {
     pub fn described(&self, both: bool) -> Value {
         let sides = self.sides.iter().take(if both { 2 } else { 1 });
         let sides: Vec<Value> = sides
-            .map(
-                |network| json!({"name": network.name, "nat": network.nat.to_string(), "link": network.link.to_string()}),
-            )
+            .map(|network| {
+                let (nat, link) = (network.nat.to_string(), network.link.to_string());
+                json!({"name": network.name, "nat": nat, "link": link})
+            })
             .collect();
         json!({"networks": sides, "seed": self.seed})
     }

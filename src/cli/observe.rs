@@ -229,10 +229,12 @@ impl Observer {
         for rtt in &report.rtt_ms {
             self.summary.rtt_ms.record(*rtt);
         }
+        let rtt_ms = report.rtt_ms.last().copied().or(self.live_stats.rtt_ms);
         self.live_stats = LiveStats {
             state: report.state.clone(),
-            connection,
-            rtt_ms: report.rtt_ms.last().copied().or(self.live_stats.rtt_ms),
+            // Those of a peer that has left say nothing any more.
+            connection: connection.filter(|_| report.connected),
+            rtt_ms: rtt_ms.filter(|_| report.connected),
             video_sent: stats.video_bytes_sent,
             video_received: stats.video_bytes_received,
             data_sent: stats.data_bytes_sent,

@@ -16,9 +16,9 @@ use super::{
     view::{self, ViewArgs},
 };
 use crate::{
-    media::sink::PictureFormat,
+    media::sink::{self, FrameRecord, PictureFormat},
     peer::PeerRole,
-    report::summary::Role,
+    report::{human, summary::Role},
     session::receiver::{self, ReceiverConfig, ReceiverEvent, StoredKeyframe},
     signaling::client::redacted,
 };
@@ -86,6 +86,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         "role": "recv", "version": env!("CARGO_PKG_VERSION"), "pair": connect.pair,
         "device": connect.device, "signal": redacted(&connect.signal), "out": args.out,
     });
+    let made_here = !args.out.exists();
     let viewer = args.view.start(&args.format, &hello, lines).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
     config.link.negotiated = observer.negotiations();
@@ -119,6 +120,9 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         let reason = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         viewer.close(&reason).await;
     }
+    if made_here && result.is_err() {
+        sink::discard_empty(&args.out);
+    }
     observer.finish(result.map(|_| ()))
 }
 
@@ -142,19 +146,24 @@ pub fn show(observer: &mut Observer, who: &str, event: ReceiverEvent) {
     }
 }
 
-fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) {
-    let record = &keyframe.written.record;
+/// A keyframe in a line that fits a terminal.
+fn line(record: &FrameRecord) -> String {
     let verified = match record.verified {
         Some(true) => ", verified",
         Some(false) => ", HASH DIFFERS",
         None => "",
     };
     let latency =
-        record.latency_ms.map_or(String::new(), |ms| format!(", {ms:.1} ms after capture"));
-    observer.line(&format!(
-        "{who}keyframe {}: {}x{}, {} bytes in {} packets{latency}{verified}",
-        record.file, record.width, record.height, record.bytes, record.packets
-    ));
+        record.latency_ms.map_or(String::new(), |ms| format!(", latency {}", human::millis(ms)));
+    format!(
+        "keyframe {}: {}x{}, {} B{latency}{verified}",
+        record.file, record.width, record.height, record.bytes
+    )
+}
+
+fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) {
+    let record = &keyframe.written.record;
+    observer.line(&format!("{who}{}", line(record)));
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let Some(fields) = line.as_object_mut() {
         fields.insert("kind".into(), json!("keyframe"));
@@ -173,4 +182,37 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
         fields.insert("stagesMs".into(), stages_json(&keyframe.stages));
     }
     observer.keyframe(record.bytes as u64, &keyframe.stages, &line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_keyframe_fits_a_terminal() {
+        let mut record = FrameRecord {
+            file: "000001.h264".into(),
+            width: 1280,
+            height: 720,
+            bytes: 99_680,
+            latency_ms: Some(13.3),
+            verified: Some(true),
+            ..FrameRecord::default()
+        };
+        assert_eq!(
+            line(&record),
+            "keyframe 000001.h264: 1280x720, 99680 B, latency 13.3 ms, verified"
+        );
+        record = FrameRecord {
+            file: "123456.h264".into(),
+            width: 3840,
+            height: 2160,
+            bytes: 9_999_999,
+            latency_ms: Some(12_345.6),
+            verified: Some(false),
+            ..record
+        };
+        let long = format!("recv: {}", line(&record));
+        assert!(long.chars().count() <= 80 && long.ends_with(", HASH DIFFERS"), "{long}");
+    }
 }

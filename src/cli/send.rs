@@ -20,7 +20,7 @@ use super::{
 use crate::{
     media::{Quality, source::SourceSpec},
     peer::{PeerRole, pacing::Pace},
-    report::summary::Role,
+    report::{human, summary::Role},
     session::{
         capture::{CaptureConfig, CapturedKeyframe},
         sender::{self, INTERVAL_RANGE, SenderConfig, SenderEvent, SentKeyframe},
@@ -236,21 +236,21 @@ fn quality(captured: &CapturedKeyframe) -> Option<Quality> {
 }
 
 fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
-    let SentKeyframe { info, captured, sent, stages, .. } = keyframe;
+    let SentKeyframe { info, captured, stages, .. } = keyframe;
     let encoded = match captured.qp {
         Some(qp) => {
             let passes = if captured.passes == 1 { "pass" } else { "passes" };
             format!(
-                ", QP {qp:.1} in {} {passes}, {:.1} ms",
+                ", QP {qp:.1} in {} {passes}, {}",
                 captured.passes,
-                millis(captured.encode_time)
+                human::millis(millis(captured.encode_time))
             )
         }
         None => String::new(),
     };
     observer.line(&format!(
-        "{who}sent keyframe {}: {}x{}, {} bytes in {} packets{encoded}",
-        info.seq, info.width, info.height, info.bytes, sent.packets
+        "{who}sent keyframe {}: {}x{}, {} B{encoded}",
+        info.seq, info.width, info.height, info.bytes
     ));
     let quality = if observer.has_stats() { quality(captured) } else { None };
     observer.keyframe(info.bytes, stages, &known(keyframe, quality));

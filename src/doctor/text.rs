@@ -5,12 +5,15 @@ use std::fmt::Write;
 
 use super::report::{Contacted, Nat, Report, Server, Severity};
 use crate::{
-    report::human,
+    report::{
+        human,
+        layout::{hanging, wrap},
+    },
     types::{clock_skew_words, printable, rough_duration},
 };
 
 /// Columns of the text.
-const WIDTH: usize = 96;
+const WIDTH: usize = 80;
 
 const GOOD: &str = "✓";
 const BAD: &str = "✗";
@@ -34,13 +37,13 @@ pub fn text(report: &Report) -> String {
     problems(&mut lines, report);
     lines.push(String::new());
     lines.push("verdict".to_owned());
-    wrap(&mut lines, &report.verdict.text, "  ");
+    lines.extend(wrap(&report.verdict.text, 2, WIDTH));
     lines.join("\n")
 }
 
 fn row(lines: &mut Vec<String>, mark: &str, label: &str, value: &str) {
-    let (label, value) = (printable(label), printable(value));
-    lines.push(format!("  {mark} {label:<13} {value}").trim_end().to_owned());
+    let label = printable(label);
+    lines.extend(hanging(&format!("  {mark} {label:<13} "), value, WIDTH));
 }
 
 fn network(lines: &mut Vec<String>, report: &Report) {
@@ -123,17 +126,24 @@ fn servers(lines: &mut Vec<String>, servers: &[Server]) {
     }
     lines.push(String::new());
     lines.push("ICE servers".to_owned());
-    let width = servers.iter().map(|one| one.url.chars().count()).max().unwrap_or(0).min(48);
-    for server in servers {
+    let named = |server: &Server| {
         let url = printable(&server.url);
         let v6 = server.address.is_some_and(|address| address.is_ipv6()) && !url.contains('[');
-        let family = if v6 { " (IPv6)" } else { "" };
-        let text = format!(
-            "  {} {url:<width$}{family}  {}",
-            mark(server.works()),
-            printable(&gives(server))
-        );
-        lines.push(text.trim_end().to_owned());
+        format!("  {} {url}{}", mark(server.works()), if v6 { " (IPv6)" } else { "" })
+    };
+    let heads: Vec<String> = servers.iter().map(named).collect();
+    let width = heads.iter().map(|head| head.chars().count()).max().unwrap_or(0) + 2;
+    let fit = |server: &Server| width + printable(&gives(server)).chars().count() <= WIDTH;
+    let beside = servers.iter().all(fit);
+    for (server, head) in servers.iter().zip(&heads) {
+        if beside {
+            lines
+                .push(format!("{head:<width$}{}", printable(&gives(server))).trim_end().to_owned());
+        } else {
+            // What it gives stands below: a URL alone may fill the line.
+            lines.push(head.clone());
+            lines.extend(wrap(&gives(server), 6, WIDTH));
+        }
     }
 }
 
@@ -218,39 +228,100 @@ fn problems(lines: &mut Vec<String>, report: &Report) {
         let mark = if problem.severity == Severity::Error { BAD } else { NOTE };
         let subject =
             problem.subject.as_ref().map(|subject| format!("{subject}: ")).unwrap_or_default();
-        let before = lines.len();
-        wrap(lines, &format!("{subject}{} [{}]", problem.message, problem.code), "    ");
-        if let Some(first) = lines.get_mut(before) {
-            first.replace_range(..4, &format!("  {mark} "));
-        }
-        wrap(lines, &format!("try: {}", problem.remedy), "      ");
+        let text = format!("{subject}{} [{}]", problem.message, problem.code);
+        lines.extend(hanging(&format!("  {mark} "), &text, WIDTH));
+        lines.extend(wrap(&format!("try: {}", problem.remedy), 6, WIDTH));
     }
-}
-
-/// Breaks text, made printable, at spaces.
-fn wrap(lines: &mut Vec<String>, text: &str, indent: &str) {
-    let mut line = indent.to_owned();
-    for word in printable(text).split_whitespace() {
-        if line.len() > indent.len() && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push(std::mem::replace(&mut line, indent.to_owned()));
-        }
-        if line.len() > indent.len() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    lines.push(line);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::doctor::{
+        contact::Contacts,
+        report::{Burst, Interface, Problem, Rtt},
+    };
+
+    fn server(url: &str) -> Server {
+        Server {
+            url: url.to_owned(),
+            transport: "udp",
+            turn: true,
+            relayed: "203.0.113.1:50000".parse().ok(),
+            rtt_ms: Some(Rtt { sent: 10, lost: 1, min: 1_234.5, p50: 1_234.5, max: 1_234.5 }),
+            burst: Some(Burst { sent: 100, received: 95, took_ms: 12_345.6, bits_per_second: 1e6 }),
+            credential_expires_in_s: Some(600),
+            ..Server::default()
+        }
+    }
+
+    fn report() -> Report {
+        let long = "wss://signaling.some-customer.example:8443/deeply/nested/api/signal";
+        let nat = Nat {
+            udp: Some(true),
+            translated: Some(true),
+            local: "2001:db8:1234:5678:9abc:def0:1234:5678".parse().ok(),
+            mapped: "2001:db8:8765:4321:cba9:fed0:8765:4321".parse().ok(),
+            pool: (1..9).map(|last| std::net::Ipv4Addr::new(203, 0, 113, last).into()).collect(),
+            filtering_unknown: Some("the server has no second address to answer from".into()),
+            ..Nat::default()
+        };
+        let servers = vec![
+            server("turn:relay-1.europe-west.some-provider.example:3478?transport=udp"),
+            Server {
+                problem: Some(Problem::error("timeout", None, "nothing came back", "check it")),
+                relayed: None,
+                ..server("turns:relay-1.europe-west.some-provider.example:5349?transport=tcp")
+            },
+        ];
+        let interfaces = vec![Interface {
+            name: "enx0123456789ab".into(),
+            address: "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap(),
+            scope: "public",
+            vpn: true,
+        }];
+        let contacts = Contacts::default();
+        let mut report = Report::new(SystemTime::UNIX_EPOCH, interfaces, nat, servers, contacts);
+        report.signaling = Some(Contacted {
+            url: Some(long.into()),
+            ok: true,
+            total_ms: Some(12_345.6),
+            dns_ms: Some(1_234.5),
+            tcp_ms: Some(1_234.5),
+            tls_ms: Some(1_234.5),
+            upgrade_ms: Some(1_234.5),
+            joined: Some(true),
+            ..Contacted::default()
+        });
+        let message = format!("the clock of {long} is wrong by far more than tokens allow for");
+        report.problems = vec![Problem::error("clock", Some(long), message, "set the clock")];
+        report.verdict.text = "word ".repeat(60);
+        report
+    }
 
     #[test]
-    fn text_is_broken_at_spaces() {
-        let mut lines = Vec::new();
-        wrap(&mut lines, &"word ".repeat(40), "  ");
-        assert!(lines.len() == 3 && lines.iter().all(|line| line.len() <= WIDTH), "{lines:?}");
-        assert!(lines.iter().all(|line| line.starts_with("  word")));
+    fn every_line_fits_a_terminal_and_nothing_is_cut() {
+        let report = report();
+        let text = text(&report);
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line:?}\n{text}");
+        }
+        let whole = |text: &str| text.split_whitespace().collect::<String>();
+        let servers = report.servers.iter().map(|server| server.url.as_str());
+        for part in servers.chain(["nothing came back", "login for 10 min", "203.0.113.8"]) {
+            assert!(whole(&text).contains(&whole(part)), "no {part:?} in\n{text}");
+        }
+        assert_eq!(text.matches("word").count(), 60);
+    }
+
+    #[test]
+    fn short_servers_have_one_line_each() {
+        let mut report = report();
+        report.servers =
+            vec![Server { burst: None, ..server("turn:192.0.2.7:3478?transport=udp") }];
+        let line = "  ✓ turn:192.0.2.7:3478?transport=udp  relays · rtt 1.23 s · login for 10 min";
+        assert!(text(&report).contains(line), "{}", text(&report));
     }
 }

@@ -97,6 +97,20 @@ impl Prepared {
     }
 }
 
+/// Removes a directory in which a run made nothing: an empty journal at most. Anything else in it stays, and so
+/// does the directory.
+pub fn discard_empty(dir: &Path) {
+    let journal = dir.join(JOURNAL);
+    let is_empty = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.len() == 0);
+    let only_journal = std::fs::read_dir(dir)
+        .is_ok_and(|mut found| found.all(|one| one.is_ok_and(|one| one.path() == journal)));
+    if only_journal && (is_empty(&journal) || !journal.exists()) {
+        // Whoever else is quicker keeps what is theirs: only an empty directory can be removed.
+        let _ = std::fs::remove_file(&journal);
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
 /// Writes keyframes into a directory.
 #[derive(Debug)]
 pub struct FrameWriter {

@@ -41,6 +41,12 @@ pub fn trim(number: &str) -> String {
     number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// `1 frame`, `2 frames`.
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A length of time: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
 #[must_use]
 pub fn duration(length: Duration) -> String {

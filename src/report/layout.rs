@@ -69,8 +69,44 @@ pub fn wrap(text: &str, indent: usize, width: usize) -> Vec<String> {
     lines.iter().map(|line| format!("{:indent$}{line}", "")).collect()
 }
 
+/// `text` after `head`, its further lines below its first: at most `width` characters each.
+#[must_use]
+pub fn hanging(head: &str, text: &str, width: usize) -> Vec<String> {
+    let indent = head.chars().count();
+    let mut lines = wrap(text, indent, width);
+    match lines.first_mut() {
+        Some(first) => first.replace_range(..indent, head),
+        None => lines.push(head.trim_end().to_owned()),
+    }
+    lines
+}
+
+/// Text whose lines are broken between words where they are longer than `width` characters; what follows stands
+/// four characters further in. A word longer than a line stays whole.
+#[must_use]
+pub fn fold(text: &str, width: usize) -> String {
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let indent = line.chars().take_while(|c| *c == ' ').count();
+        let further = " ".repeat(indent + 4);
+        let mut rest = line.to_owned();
+        while let Some((end, _)) = rest.char_indices().nth(width) {
+            let start = rest.len() - rest.trim_start().len();
+            // A word may end right where the line does.
+            let fits =
+                rest[end..].starts_with(' ').then_some(end).or_else(|| rest[..end].rfind(' '));
+            let Some(at) = fits.filter(|at| *at > start) else { break };
+            lines.push(rest[..at].trim_end().to_owned());
+            rest = format!("{further}{}", rest[at..].trim_start());
+        }
+        lines.push(rest);
+    }
+    lines.join("\n")
+}
+
 /// `text` in at most `longest` characters, with `…` where its end is missing.
-pub(super) fn cut(text: &str, longest: usize) -> String {
+#[must_use]
+pub fn cut(text: &str, longest: usize) -> String {
     if text.chars().count() <= longest {
         return text.to_owned();
     }
@@ -103,6 +139,19 @@ mod tests {
     }
 
     #[test]
+    fn text_hangs_below_its_first_line() {
+        assert_eq!(hanging("  a  ", "one two three", 15), ["  a  one two", "     three"]);
+        assert_eq!(hanging("  é  ", "", 15), ["  é"]);
+    }
+
+    #[test]
+    fn long_lines_are_folded_between_words() {
+        assert_eq!(fold("ab cd\n  ef gh ij", 8), "ab cd\n  ef gh\n      ij");
+        assert_eq!(fold("abcdefghij kl", 8), "abcdefghij kl");
+        assert_eq!(fold("  ab  cdéf gh", 10), "  ab  cdéf\n      gh");
+    }
+
+    #[test]
     fn texts_are_cut_at_one_end() {
         assert_eq!([cut("abcdef", 4), cut("abcd", 4)], ["abc…", "abcd"]);
         assert_eq!([cut_front("abcdef", 4), cut_front("abcd", 4)], ["…def", "abcd"]);
@@ -121,6 +170,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn folded_text_is_whole(text in "[a-zé \n]{0,300}", width in 10..90usize) {
+            let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+            prop_assert_eq!(letters(&fold(&text, width)), letters(&text));
+        }
+
         #[test]
         fn wrapped_text_fits_and_is_whole(text in "[a-zé ]{0,300}", indent in 0..8usize, width in 20..90usize) {
             let lines = wrap(&text, indent, width);

@@ -1,14 +1,13 @@
 //! The live line of a run: one line that redraws itself on a terminal, else a plain line every 10 s.
 
 use std::{
-    fmt::Write,
     sync::Mutex,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::human;
+use super::{human, layout::cut};
 use crate::types::{
     ConnectionType,
     printable::{self, printable},
@@ -49,43 +48,54 @@ pub struct LiveStats {
     pub unwritten: u64,
 }
 
+/// Columns of the line: those of a terminal of 80, less the spinner before it.
+const WIDTH: usize = 78;
+
 impl LiveStats {
-    /// The line as text.
+    /// The line as text, in at most [`WIDTH`] columns: what there is no room for is left out as a whole, what says
+    /// least first.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut line = self.state.clone();
-        let mut part = |text: std::fmt::Arguments<'_>| {
-            // Writing to a String does not fail.
-            let _ = write!(line, " · {text}");
-        };
-        if let Some(connection) = self.connection {
-            part(format_args!("{connection}"));
+        let mut parts = self.parts();
+        loop {
+            let text = parts.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>().join(" · ");
+            let least = parts.iter().map(|(rank, _)| *rank).max().filter(|rank| *rank > 0);
+            match least {
+                Some(least) if text.chars().count() > WIDTH => {
+                    parts.retain(|(rank, _)| *rank != least)
+                }
+                _ => return cut(&text, WIDTH),
+            }
         }
-        if let Some(rtt) = self.rtt_ms {
-            part(format_args!("rtt {}", human::millis(rtt)));
+    }
+
+    /// The parts of the line, each with a rank: the higher, the earlier it is left out.
+    fn parts(&self) -> Vec<(u8, String)> {
+        let mut parts = vec![(0, self.state.clone())];
+        parts.extend(self.connection.map(|connection| (3, connection.to_string())));
+        parts.extend(self.rtt_ms.map(|rtt| (6, format!("rtt {}", human::millis(rtt)))));
+        parts.push((1, human::counted(self.keyframes, "frame")));
+        if self.frame_rate > 0.0 {
+            parts.push((5, human::rate(self.frame_rate)));
         }
-        part(format_args!("{} frames {}", self.keyframes, human::rate(self.frame_rate)));
-        if let Some(size) = self.last_frame_bytes {
-            part(format_args!("last {}", human::bytes(size)));
-        }
-        part(format_args!(
-            "video ↑{} ↓{}",
-            human::bytes(self.video_sent),
-            human::bytes(self.video_received)
-        ));
-        part(format_args!(
-            "data ↑{} ↓{}",
-            human::bytes(self.data_sent),
-            human::bytes(self.data_received)
-        ));
         if self.broken > 0 {
-            part(format_args!("{} broken", self.broken));
+            parts.push((1, format!("{} broken", self.broken)));
         }
         if self.unwritten > 0 {
-            part(format_args!("{} unwritten", self.unwritten));
+            parts.push((1, format!("{} unwritten", self.unwritten)));
         }
-        line
+        parts.extend(self.last_frame_bytes.map(|size| (8, format!("last {}", human::bytes(size)))));
+        parts.extend(traffic("video", self.video_sent, self.video_received).map(|text| (2, text)));
+        parts.extend(traffic("data", self.data_sent, self.data_received).map(|text| (7, text)));
+        parts
     }
+}
+
+/// Bytes each way; none where there were none.
+fn traffic(what: &str, sent: u64, received: u64) -> Option<String> {
+    let way = |arrow, bytes| (bytes > 0).then(|| format!(" {arrow}{}", human::bytes(bytes)));
+    let ways: String = [way('↑', sent), way('↓', received)].into_iter().flatten().collect();
+    (!ways.is_empty()).then(|| format!("{what}{ways}"))
 }
 
 /// How the live line is shown.
@@ -126,7 +136,8 @@ impl LiveLine {
             LiveMode::Terminal(color) => Some(start_bar(color)),
             LiveMode::Plain | LiveMode::Quiet => None,
         };
-        Self { bar, plain: (mode == LiveMode::Plain).then(PlainLines::default) }
+        let plain = (mode == LiveMode::Plain).then(|| PlainLines::new(Instant::now()));
+        Self { bar, plain }
     }
 
     /// Shows how things stand at `now`.
@@ -191,19 +202,28 @@ impl Drop for Progress {
     }
 }
 
-/// When a plain line is due: the first time, when the state or the connection changed, and every 10 s.
-#[derive(Debug, Default)]
+/// When a plain line is due: once there is a connection, when the state or the connection changed then, and every
+/// 10 s. A run that fails at once shows its error only.
+#[derive(Debug)]
 struct PlainLines {
+    begun: Instant,
     last: Option<(Instant, String, Option<ConnectionType>)>,
 }
 
 impl PlainLines {
+    fn new(begun: Instant) -> Self {
+        Self { begun, last: None }
+    }
+
     fn due(&mut self, now: Instant, stats: &LiveStats) -> Option<String> {
-        let due = self.last.as_ref().is_none_or(|(at, state, connection)| {
-            now.duration_since(*at) >= PLAIN_INTERVAL
-                || *state != stats.state
-                || *connection != stats.connection
-        });
+        let due = match &self.last {
+            None => stats.connection.is_some() || now.duration_since(self.begun) >= PLAIN_INTERVAL,
+            Some((at, state, connection)) => {
+                now.duration_since(*at) >= PLAIN_INTERVAL
+                    || *state != stats.state
+                    || *connection != stats.connection
+            }
+        };
         due.then(|| {
             self.last = Some((now, stats.state.clone(), stats.connection));
             stats.render()
@@ -255,24 +275,66 @@ mod tests {
     }
 
     #[test]
-    fn the_line_names_everything_that_is_known() {
+    fn the_line_names_what_there_is_room_for() {
         assert_eq!(
             stats().render(),
-            "connected · relay/tcp · rtt 12.3 ms · 12 frames 0.29/s · last 98.7 KB \
-             · video ↑1.2 MB ↓0 B · data ↑3.4 KB ↓310 B"
+            "connected · relay/tcp · rtt 12.3 ms · 12 frames · 0.29/s · video ↑1.2 MB"
+        );
+        let direct = LiveStats {
+            connection: Some(ConnectionType::Host),
+            data_received: 0,
+            data_sent: 0,
+            ..stats()
+        };
+        assert_eq!(
+            direct.render(),
+            "connected · host · rtt 12.3 ms · 12 frames · 0.29/s · video ↑1.2 MB"
         );
         let new = LiveStats { state: "new".into(), broken: 2, ..LiveStats::default() };
-        assert_eq!(
-            new.render(),
-            "new · 0 frames 0.00/s · video ↑0 B ↓0 B · data ↑0 B ↓0 B · 2 broken"
-        );
+        assert_eq!(new.render(), "new · 0 frames · 2 broken");
+        let one = LiveStats { keyframes: 1, frame_rate: 0.0, ..new };
+        assert_eq!(one.render(), "new · 1 frame · 2 broken");
+    }
+
+    #[test]
+    fn the_line_fits_a_terminal_whatever_the_numbers() {
+        let large = LiveStats {
+            state: "waiting for the phone".into(),
+            rtt_ms: Some(12_345.6),
+            video_sent: 999_900_000_000,
+            video_received: 999_900_000_000,
+            data_sent: 999_900_000_000,
+            data_received: 999_900_000_000,
+            keyframes: 1_234_567,
+            frame_rate: 29.97,
+            broken: 123_456,
+            unwritten: 123_456,
+            ..stats()
+        };
+        let line = large.render();
+        assert!(line.chars().count() <= WIDTH, "{line}");
+        for whole in ["waiting for the phone", "1234567 frames", "123456 broken"] {
+            assert!(line.contains(whole), "{line}");
+        }
+        let endless = LiveStats { state: "x".repeat(200), ..large };
+        assert!(endless.render().chars().count() <= WIDTH);
+    }
+
+    #[test]
+    fn a_run_that_never_connects_shows_no_plain_line_at_first() {
+        let start = Instant::now();
+        let mut plain = PlainLines::new(start);
+        let new = LiveStats { state: "connecting to signaling".into(), ..LiveStats::default() };
+        assert_eq!(plain.due(start, &new), None);
+        assert_eq!(plain.due(start + Duration::from_secs(9), &new), None);
+        assert!(plain.due(start + Duration::from_secs(10), &new).is_some());
     }
 
     #[test]
     fn plain_lines_come_every_ten_seconds_and_on_changes() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut plain = PlainLines::default();
+        let mut plain = PlainLines::new(start);
         assert!(plain.due(after(0), &stats()).is_some());
         assert!(plain.due(after(9), &stats()).is_none());
         assert!(plain.due(after(10), &stats()).is_some());

@@ -57,10 +57,9 @@ pub struct Keyframes {
 
 impl Keyframes {
     /// What did not go well, for people; nothing where all went well.
-    fn trouble(self) -> String {
-        let count =
-            |count, what| if count > 0 { format!(", {count} {what}") } else { String::new() };
-        count(self.unwritten, "unwritten") + &count(self.failed, "failed")
+    fn trouble(self) -> impl Iterator<Item = String> {
+        let count = |count, what| (count > 0).then(|| format!("{count} {what}"));
+        [count(self.unwritten, "unwritten"), count(self.failed, "failed")].into_iter().flatten()
     }
 }
 
@@ -186,6 +185,9 @@ pub struct Loss {
     pub message: String,
 }
 
+/// Columns of the block for people.
+const WIDTH: usize = 80;
+
 fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(length.as_secs_f64())
 }
@@ -230,13 +232,17 @@ impl fmt::Display for Summary {
         writeln!(f, "  video       {}", traffic(self.video_bytes))?;
         writeln!(f, "  data        {}", traffic(self.data_bytes))?;
         let Keyframes { sent, received, verified, broken, .. } = self.keyframes;
-        let trouble = self.keyframes.trouble();
-        match self.role {
-            Role::Send => writeln!(f, "  keyframes   {sent} sent{trouble}")?,
-            Role::Recv => writeln!(
-                f,
-                "  keyframes   {received} received, {verified} verified, {broken} broken{trouble}"
-            )?,
+        let mut counts = match self.role {
+            Role::Send => vec![format!("{sent} sent")],
+            Role::Recv => vec![
+                format!("{received} received"),
+                format!("{verified} verified"),
+                format!("{broken} broken"),
+            ],
+        };
+        counts.extend(self.keyframes.trouble());
+        for line in in_lines("keyframes", &counts) {
+            writeln!(f, "{line}")?;
         }
         let size = |size: f64| human::bytes(size.round() as u64);
         writeln!(f, "  frame size  {}", spread(&self.frame_bytes, Third::Max, size))?;
@@ -245,7 +251,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Half of the keyframes took no longer: lines of four stages; nothing when none was measured.
+/// Half of the keyframes took no longer: lines of stages; nothing when none was measured.
 fn stages(times: &StageHistograms) -> String {
     let spreads = times.spreads();
     let known: Vec<String> = spreads
@@ -256,11 +262,23 @@ fn stages(times: &StageHistograms) -> String {
             Some(format!("{} {}", stage_words(name), human::millis(spread.p50?)))
         })
         .collect();
-    let lines = known.chunks(4).enumerate().map(|(line, stages)| {
-        let label = if line == 0 { "stages p50" } else { "" };
-        format!("\n  {label:<10}  {}", stages.join(", "))
-    });
-    lines.collect()
+    in_lines("stages p50", &known).iter().map(|line| format!("\n{line}")).collect()
+}
+
+/// Parts after a label, in lines of at most [`WIDTH`] columns; none when there are no parts.
+fn in_lines(label: &str, parts: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in parts {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 2 + part.chars().count() <= WIDTH => {
+                line.push_str(", ");
+                line.push_str(part);
+            }
+            Some(_) => lines.push(format!("{:14}{part}", "")),
+            None => lines.push(format!("  {label:<12}{part}")),
+        }
+    }
+    lines
 }
 
 fn traffic(traffic: Traffic) -> String {
@@ -351,6 +369,50 @@ recv for 1 min 10 s
         assert!(troubled.to_string().contains(line), "{troubled}");
         let json = serde_json::to_value(&troubled).unwrap();
         assert_eq!(json["connectionsLost"]["last"]["stage"], "datachannel");
+    }
+
+    #[test]
+    fn the_block_fits_a_terminal_whatever_the_numbers() {
+        let mut large = summary(Role::Recv);
+        large.connection_type = Some(ConnectionType::Relay(Some(RelayTransport::Tcp)));
+        let many = 1_234_567;
+        large.keyframes = Keyframes {
+            sent: many,
+            received: many,
+            verified: many,
+            broken: many,
+            unwritten: many,
+            failed: many,
+        };
+        large.video_bytes = Traffic { sent: 999_900_000_000, received: 999_900_000_000 };
+        large.data_bytes = large.video_bytes;
+        large.rtt_ms.record(123_456.7);
+        for _ in 0..9 {
+            large.stages_ms.record(&Stages {
+                capture_age: Some(1_234.5),
+                convert: Some(1_234.5),
+                encode: Some(1_234.5),
+                network: Some(12_345.6),
+                reassemble: Some(12_345.6),
+                decode: Some(12_345.6),
+                write: Some(12_345.6),
+                total: Some(123_456.7),
+                ..Stages::default()
+            });
+        }
+        let last = Loss {
+            stage: Stage::Datachannel,
+            code: "remote-description-refused".into(),
+            message: String::new(),
+        };
+        large.connections_lost = ConnectionsLost { count: many, last: Some(last) };
+        let text = large.to_string();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line:?}");
+        }
+        for whole in ["1234567 received", "1234567 unwritten", "write 12.35 s"] {
+            assert!(text.contains(whole), "no {whole:?} in\n{text}");
+        }
     }
 
     #[test]

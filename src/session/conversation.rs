@@ -345,6 +345,7 @@ impl Conversation {
         self.count().await;
         Report {
             state: self.state.clone(),
+            connected: self.connected,
             stats: self.totals.sum(),
             setup: self.setup,
             rtt_ms: self.pings.take_times(),

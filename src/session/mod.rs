@@ -68,6 +68,8 @@ impl SessionError {
 pub struct Report {
     /// State in a word or two: `waiting for mac`, `connected`.
     pub state: String,
+    /// Whether there is a peer connection now, silent or not.
+    pub connected: bool,
     /// getStats of the current or last peer connection.
     pub stats: Snapshot,
     /// When each step of the last set-up was reached, from the building of the peer connection.

@@ -1,23 +1,26 @@
 //! `orion-peer lab list`: NAT profiles, and networks by name.
 
-use std::fmt::Write;
-
 use serde_json::json;
 
 use crate::{
     cli::{failure::Failure, output::Output},
     matrix::{schema::LinkRecord, words},
     nat::{Profile, named, profile},
+    report::layout::{hanging, wrap},
 };
 
 /// Flags of `lab list`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ListArgs {}
 
+/// Columns of the text.
+const WIDTH: usize = 80;
+
 const GRAMMAR: &str = "\
-Any mapping and filtering of RFC 4787: eim-eif to apdm-apdf (ei, ad, apd: endpoint-independent, address-
-dependent, address-and-port-dependent). Options after a colon: hairpin, ports=preserving|random|sequential,
-timeout=30s. Layers from the peer outwards with a plus: port+sym is a home router behind a carrier's NAT.";
+Any mapping and filtering of RFC 4787: eim-eif to apdm-apdf (ei, ad, apd: endpoint-independent, \
+address-dependent, address-and-port-dependent). Options after a colon: hairpin, \
+ports=preserving|random|sequential, timeout=30s. Layers from the peer outwards with a plus: port+sym \
+is a home router behind a carrier's NAT.";
 
 /// Prints them.
 ///
@@ -47,19 +50,47 @@ pub fn run(_: &ListArgs, output: Output) -> Result<(), Failure> {
 }
 
 fn text(profiles: &[(&str, Profile)]) -> String {
-    let mut text = "NAT profiles\n".to_owned();
+    let mut lines = vec!["NAT profiles".to_owned()];
     for (name, profile) in profiles {
-        let _ = writeln!(text, "  {name:<16}{}", words::behaviour(profile));
+        lines.extend(hanging(&format!("  {name:<16}"), &words::behaviour(profile), WIDTH));
     }
-    let _ = writeln!(text, "\n{GRAMMAR}\n\nNetworks: a profile and a link");
+    lines.push(String::new());
+    lines.extend(wrap(GRAMMAR, 0, WIDTH));
+    lines.extend([String::new(), "Networks: a profile and a link".to_owned()]);
     let names = named::built_in().iter().map(|network| network.name.len());
     let width = names.max().unwrap_or(0) + 2;
     for network in named::built_in() {
         let named::NamedNetwork { name, profile, link, description, .. } = network;
-        let _ = writeln!(text, "  {name:<width$}{profile}, {link}\n  {:width$}{description}", "");
+        lines.extend(hanging(&format!("  {name:<width$}"), &format!("{profile}, {link}"), WIDTH));
+        lines.extend(wrap(description, width + 2, WIDTH));
     }
-    text.push_str(
-        "\nA network of your own: a file with nat, delay, jitter, loss, loss-burst, rate, as --nat FILE.toml",
-    );
-    text
+    lines.push(String::new());
+    lines.extend(wrap(
+        "A network of your own: a file with nat, delay, jitter, loss, loss-burst, rate, as --nat FILE.toml",
+        0,
+        WIDTH,
+    ));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_whole_and_fits_a_terminal() {
+        let profiles: Vec<(&str, Profile)> =
+            profile::NAMES.iter().map(|name| (*name, name.parse().unwrap())).collect();
+        let text = text(&profiles);
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line:?}");
+        }
+        let names = named::built_in().iter().map(|network| &*network.name);
+        for name in names.chain(profiles.iter().map(|(name, _)| *name)) {
+            assert!(
+                text.lines().any(|line| line.split_whitespace().next() == Some(name)),
+                "{name}"
+            );
+        }
+    }
 }

@@ -3,8 +3,14 @@
 use crate::{
     cli::{failure::Failure, output::Output},
     matrix::{Cell, LabResult, run::Job, table, words},
-    report::live::{LiveMode, Progress},
+    report::{
+        layout::fold,
+        live::{LiveMode, Progress},
+    },
 };
+
+/// Columns of texts about one pair.
+const WIDTH: usize = 80;
 
 /// Shows a run.
 pub(super) struct Show {
@@ -26,7 +32,7 @@ impl Show {
     /// What is going to be measured.
     pub(super) fn start(&self, job: &Job) {
         match job.plans.as_slice() {
-            [plan] => self.output.lines(words::before(plan)),
+            [plan] => self.output.lines(fold(&words::before(plan), WIDTH)),
             plans => {
                 let at_once = super::parallel(job);
                 self.output.line(format!("{} pairs, {at_once} at once", plans.len()));
@@ -53,7 +59,7 @@ impl Show {
         drop(self.progress);
         self.output.event(result)?;
         match result.cells.as_slice() {
-            [cell] if one => self.output.page(words::after(cell)),
+            [cell] if one => self.output.page(fold(&words::after(cell), WIDTH)),
             _ => self.output.page(table::table(result).trim_end()),
         }
     }

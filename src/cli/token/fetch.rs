@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::{
     cli::{connect::EndpointArgs, failure::Failure, output::Output},
     proto::token::IceServer,
+    report::human,
     signaling::token_client::TokenClient,
 };
 
@@ -43,10 +44,10 @@ pub async fn run(args: &FetchArgs, output: Output) -> Result<(), Failure> {
         }
         .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
     output.line(format!(
-        "token for pair {}, good for {} s, {} ICE servers",
+        "token for pair {}, good for {} s, {}",
         answer.pair_id,
         answer.expires_in,
-        answer.ice_servers.len()
+        human::counted(answer.ice_servers.len() as u64, "ICE server")
     ));
     output.event(&Fetched {
         kind: "token",

@@ -286,7 +286,7 @@ fn details(result: &BenchResult) -> String {
     let _ = writeln!(text, "{}\n", escape(&wording::provenance(result)));
     let config = wording::config(result).into_iter().take(40);
     let config: Vec<_> = config
-        .map(|(k, v)| format!("{} {}", escape(&cut(&k, 40)), escape(&cut(&v, 300))))
+        .map(|(k, v)| format!("{} {}", escape(&cut(&k, 40)), escape(&cut(&v, LONGEST_TEXT))))
         .collect();
     if !config.is_empty() {
         let _ = writeln!(text, "{}\n", config.join(" · "));

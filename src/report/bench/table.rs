@@ -48,11 +48,23 @@ fn one(result: &BenchResult, width: usize) -> String {
     gates(&mut page, result);
     comparison(&mut page, result);
     rest(&mut page, result);
+    // The last screen of a long page says how it went, too.
+    page.line("");
+    verdict(&mut page, result);
     page.text
+}
+
+/// How it went, in a line or two.
+fn verdict(page: &mut Page, result: &BenchResult) {
+    let word = Outcome::of(result).word();
+    page.say(0, &format!("{word}: {}", wording::headline(result)));
 }
 
 /// Longest text that is said, characters: a message of another machine may have any length.
 const LONGEST_TEXT: usize = 4096;
+
+/// Longest name beside its numbers in rows that are too wide, characters with its indent.
+const LONGEST_NAME: usize = 16;
 
 /// Text under headings.
 pub(super) struct Page {
@@ -82,6 +94,29 @@ impl Page {
         for line in wrap(&cut(text, LONGEST_TEXT), indent, self.width) {
             self.line(&line);
         }
+    }
+
+    /// Rows that begin with a name, each in its lines: a name stands alone in a line of its own where the rows
+    /// would otherwise be wider than the page, and is never cut.
+    fn named_rows(&self, layout: &[Column], rows: &[Vec<String>]) -> Vec<Vec<String>> {
+        let lines = columns(layout, rows);
+        if lines.iter().all(|line| line.chars().count() <= self.width) {
+            return lines.into_iter().map(|line| vec![line]).collect();
+        }
+        let mut alone = Vec::new();
+        let mut rest = rows.to_vec();
+        for row in &mut rest {
+            let long = row.first_mut().filter(|name| name.chars().count() > LONGEST_NAME);
+            alone.push(long.map(std::mem::take));
+        }
+        let lines = columns(layout, &rest).into_iter().zip(alone);
+        lines
+            .map(|(line, name)| {
+                // A name in a file may have any length.
+                let name = name.map(|name| wrap(&cut(&name, LONGEST_TEXT), 2, self.width));
+                name.into_iter().flatten().chain([line]).collect()
+            })
+            .collect()
     }
 
     /// Rows of cells.
@@ -115,8 +150,7 @@ fn numbers<const N: usize>(label: &str, values: [Option<f64>; N], unit: &str) ->
 }
 
 fn head(page: &mut Page, result: &BenchResult) {
-    let word = Outcome::of(result).word();
-    page.say(0, &format!("{word}: {}", wording::headline(result)));
+    verdict(page, result);
     page.say(2, &wording::provenance(result));
     let config: Vec<_> = wording::config(result).iter().map(|(k, v)| format!("{k}={v}")).collect();
     page.say(2, &config.join("  "));
@@ -309,17 +343,19 @@ fn gates(page: &mut Page, result: &BenchResult) {
     let cells = |check: &Check| {
         let (limit, actual) = wording::limit_and_actual(check);
         let met = if check.pass { "met" } else { "NOT met" };
-        let actual = if actual.chars().count() > room { "see below" } else { &actual };
-        row([&format!("  {}", cut(&check.name, 24)), met, &cut(&limit, 22), actual])
+        let short = |text: String, room| {
+            if text.chars().count() > room { "see below".to_owned() } else { text }
+        };
+        row([&format!("  {}", check.name), met, &short(limit, 22), &short(actual, room)])
     };
     let mut rows = vec![row(["gates", "", "limit", "measured"])];
     rows.extend(result.checks.iter().map(cells));
     let layout = [(Align::Left, 15), (Align::Left, 0), (Align::Left, 0), (Align::Left, 0)];
     page.line("");
-    let mut lines = columns(&layout, &rows).into_iter();
-    page.text.extend(lines.next().map(|line| line + "\n"));
-    for (line, check) in lines.zip(&result.checks) {
-        page.line(&line);
+    let mut lines = page.named_rows(&layout, &rows).into_iter();
+    lines.next().into_iter().flatten().for_each(|line| page.line(&line));
+    for (lines, check) in lines.zip(&result.checks) {
+        lines.iter().for_each(|line| page.line(line));
         let (limit, actual) = wording::limit_and_actual(check);
         if limit.chars().count() > 22 {
             page.say(6, &format!("limit: {limit}"));
@@ -341,7 +377,7 @@ pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
     let mut rows = vec![row(["", "baseline", "this run", "change", "interval", ""])];
     for metric in &comparison.metrics {
         rows.push(row([
-            &format!("  {}", cut(&metric.name, 20)),
+            &format!("  {}", metric.name),
             &wording::maybe(metric.baseline, &metric.unit),
             &wording::maybe(metric.current, &metric.unit),
             &metric.change.map_or_else(|| NOTHING.into(), |c| cut(&wording::signed(c), 9)),
@@ -352,7 +388,9 @@ pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
     let mut layout = [(Align::Right, 0); 6];
     layout[0] = (Align::Left, 15);
     layout[5] = (Align::Left, 0);
-    page.rows(&layout, &rows);
+    for line in page.named_rows(&layout, &rows).into_iter().flatten() {
+        page.line(&line);
+    }
     let allowed = comparison
         .max_regression
         .map_or_else(String::new, |share| format!("; {} worse is allowed", human::share(share)));
@@ -384,6 +422,8 @@ fn rest(page: &mut Page, result: &BenchResult) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::{super::example, *};
 
     fn page(result: BenchResult) -> String {
@@ -457,6 +497,40 @@ mod tests {
                 assert_eq!(line, line.trim_end());
             }
         }
+    }
+
+    #[test]
+    fn names_and_verdict_are_whole_whatever_the_numbers() {
+        let mut result = example::full();
+        let names = ["max-regression keyframe-latency-p95", "max-regression keyframe-latency-p50"];
+        for name in names {
+            result.checks.push(Check {
+                name: name.to_owned(),
+                limit: json!(0.25),
+                actual: json!({"relay/tcp": 123_456, "relay/udp": 234_567, "host": 345_678}),
+                unit: "share".into(),
+                pass: false,
+                note: None,
+            });
+        }
+        let comparison = result.comparison.as_mut().unwrap();
+        let mut metric = comparison.metrics[0].clone();
+        metric.name = "keyframe-latency-p95".into();
+        metric.interval = Some([-0.1234, 6.1659]);
+        metric.baseline = Some(12_345.6);
+        metric.verdict = super::super::schema::Verdict::Regressed;
+        comparison.metrics.push(metric);
+        let text = page(result);
+        print!("{text}");
+        for name in names.into_iter().chain(["keyframe-latency-p95"]) {
+            assert!(text.contains(&format!("  {name}  ")), "{name} in\n{text}");
+        }
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line:?}");
+        }
+        assert!(!text.contains('…'), "{text}");
+        let verdict = text.lines().next().unwrap();
+        assert!(verdict.starts_with("FAIL: ") && text.trim_end().ends_with(verdict), "{text}");
     }
 
     #[test]

@@ -47,10 +47,7 @@ impl Outcome {
     }
 }
 
-/// `1 gate`, `2 gates`.
-pub(super) fn counted(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
+pub(super) use crate::report::human::counted;
 
 /// A whole run in a line, without the verdict.
 pub(super) fn headline(result: &BenchResult) -> String {
@@ -104,32 +101,28 @@ pub(super) fn seconds(seconds: f64) -> String {
 /// The configuration as `key value` pairs.
 pub(super) fn config(result: &BenchResult) -> Vec<(String, String)> {
     let pairs = result.config.iter();
-    let said = |(key, value): (&String, &Value)| {
-        let simulated = (key == "simulated").then(|| simulated(value)).flatten();
-        (key.clone(), simulated.unwrap_or_else(|| words(value)))
-    };
-    pairs.map(said).collect()
+    let said = |value: &Value| simulated(value).unwrap_or_else(|| words(value));
+    pairs.map(|(key, value)| (key.clone(), said(value))).collect()
 }
 
-/// The simulated networks: `A: lte-symmetric (sym, 15 ms jitter), B: udp-blocked, seed 1`.
+/// Simulated networks by their names: `A: lte-symmetric (sym, 2 % loss), B: udp-blocked; seed 1`; none for other
+/// values.
 pub(super) fn simulated(value: &Value) -> Option<String> {
-    let ends = value["networks"].as_array()?.iter().zip(["A", "B"]);
-    let said = ends.map(|(network, end)| {
-        let text = |key: &str| network[key].as_str().unwrap_or_default().to_owned();
+    let networks = value.get("networks")?.as_array()?;
+    let said = networks.iter().enumerate().map(|(index, network)| {
+        let text = |key: &str| network.get(key).and_then(Value::as_str).unwrap_or_default();
         let (name, nat, link) = (text("name"), text("nat"), text("link"));
-        let mut facts = vec![nat.clone()];
-        if name.is_empty() || name == nat {
-            facts.clear();
-        }
-        facts.extend((!matches!(link.as_str(), "" | "clear")).then_some(link));
-        let name = if name.is_empty() { nat } else { name };
-        match facts.is_empty() {
-            true => format!("{end}: {name}"),
-            false => format!("{end}: {name} ({})", facts.join("; ")),
+        let says = |part: &&str| !part.is_empty() && *part != name && *part != "clear";
+        let inside: Vec<&str> = [nat, link].into_iter().filter(says).collect();
+        let side = if index == 0 { 'A' } else { 'B' };
+        match (name.is_empty(), inside.is_empty()) {
+            (true, _) => format!("{side}: {}", inside.join(", ")),
+            (false, true) => format!("{side}: {name}"),
+            (false, false) => format!("{side}: {name} ({})", inside.join(", ")),
         }
     });
-    let seed = value.get("seed").map(|seed| format!("seed {}", words(seed)));
-    Some(said.chain(seed).collect::<Vec<_>>().join(", "))
+    let seed = value.get("seed").map_or_else(String::new, |seed| format!("; seed {}", words(seed)));
+    Some(said.collect::<Vec<_>>().join(", ") + &seed)
 }
 
 /// Connections by type: `host 12`, `relay/udp 3`; none when none succeeded.
@@ -308,26 +301,23 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_missed_by_little_does_not_look_met() {
-        let (limit, actual) = said("max-frame-bytes", json!(100_000), json!(100_020), "bytes");
-        assert_eq!((limit.as_str(), actual.as_str()), ("at most 100000 bytes", "100020 bytes"));
+    fn simulated_networks_are_said_by_name() {
+        let value = json!({"networks": [
+            {"name": "lte-symmetric", "nat": "sym", "link": "0.5 % loss, 30ms delay"},
+            {"name": "udp-blocked", "nat": "udp-blocked", "link": "clear"},
+        ], "seed": 1});
+        let said = "A: lte-symmetric (sym, 0.5 % loss, 30ms delay), B: udp-blocked; seed 1";
+        assert_eq!(simulated(&value).as_deref(), Some(said));
+        // A result of an older version.
+        let older = json!({"networks": [{"nat": "sym", "link": "2 % loss"}], "seed": 7});
+        assert_eq!(simulated(&older).as_deref(), Some("A: sym, 2 % loss; seed 7"));
+        assert_eq!(simulated(&json!("host")), None);
     }
 
     #[test]
-    fn simulated_networks_are_said_by_their_names() {
-        let value = json!({
-            "networks": [
-                {"name": "lte-symmetric", "nat": "sym", "link": "0.5 % loss, 30ms delay"},
-                {"name": "udp-blocked", "nat": "udp-blocked", "link": "clear"},
-            ],
-            "seed": 1,
-        });
-        let said = "A: lte-symmetric (sym; 0.5 % loss, 30ms delay), B: udp-blocked, seed 1";
-        assert_eq!(simulated(&value).as_deref(), Some(said));
-        // Of an earlier version.
-        let value = json!({"networks": [{"nat": "port", "link": "2 % loss"}], "seed": 1});
-        assert_eq!(simulated(&value).as_deref(), Some("A: port (2 % loss), seed 1"));
-        assert_eq!(simulated(&json!("anything")), None);
+    fn a_limit_missed_by_little_does_not_look_met() {
+        let (limit, actual) = said("max-frame-bytes", json!(100_000), json!(100_020), "bytes");
+        assert_eq!((limit.as_str(), actual.as_str()), ("at most 100000 bytes", "100020 bytes"));
     }
 
     #[test]
