@@ -15,6 +15,7 @@ mod rooms;
 pub mod server;
 mod socket;
 pub mod token_client;
+mod unreachable;
 pub mod websocket;
 
 pub use crate::metering::slots;

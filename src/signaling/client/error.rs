@@ -5,7 +5,11 @@ use std::{io, time::Duration};
 use url::Url;
 
 use super::{clock::with_clock, endpoint::redacted};
-use crate::{proto::signaling::close, signaling::token_client::TokenError, types::Stage};
+use crate::{
+    proto::signaling::close,
+    signaling::{token_client::TokenError, unreachable},
+    types::Stage,
+};
 
 /// Why there is no signaling connection.
 #[derive(Debug, thiserror::Error)]
@@ -170,7 +174,7 @@ impl ClientError {
             Self::Dns { host, .. } => {
                 format!("check the spelling of `{host}` and this machine's network")
             }
-            Self::Connect { url, .. } => format!("is `orion-peer serve` running at {url}?"),
+            Self::Connect { url, .. } => unreachable::remedy(url),
             Self::Proxy { .. } => {
                 "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or name the server in NO_PROXY".into()
             }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{PATH, PLAIN_TEXT};
-use crate::{signaling::client::with_clock, types::Stage};
+use crate::{
+    signaling::{client::with_clock, unreachable},
+    types::Stage,
+};
 
 /// Why there is no token. No variant shows a token.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +127,7 @@ impl TokenError {
                  --tls-pin SHA256 one certificate) and this machine's clock"
                     .into()
             }
-            Self::Unreachable { url, .. } => format!("is `orion-peer serve` running at {url}?"),
+            Self::Unreachable { url, .. } => unreachable::remedy(url),
             Self::Refused { url, code, .. } if code == "tls-required" => {
                 let secure = url.replacen("http:", "https:", 1);
                 format!("give {secure} (or --signal wss://): the port speaks TLS")
