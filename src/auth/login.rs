@@ -2,10 +2,10 @@
 //!
 //! In production it is a Supabase access token: ES256 or RS256 by the project's published keys, or
 //! HS256 by its secret, or either while the project changes over. The dev server also takes the fixed
-//! token [`DEV_TOKEN`]; it listens on loopback only.
+//! token [`DEV_TOKEN`] when it listens on loopback only, and a random one elsewhere.
 
 use async_trait::async_trait;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     jwks::Jwks,
@@ -23,6 +23,45 @@ pub const DEV_USER: &str = "dev-user";
 
 /// The audience of a signed-in user's access token.
 pub const AUTHENTICATED: &str = "authenticated";
+
+/// Claims of a login token that [`AccessTokens`] takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoginClaims {
+    /// The user.
+    pub sub: String,
+    /// [`AUTHENTICATED`].
+    pub aud: &'static str,
+    /// Issuer, where the server demands one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iss: Option<String>,
+    /// Seconds since 1970 when it was made.
+    pub iat: u64,
+    /// Seconds since 1970 when it expires.
+    pub exp: u64,
+}
+
+impl LoginClaims {
+    /// Claims for `user`, good for `lifetime_s` from `now` on.
+    #[must_use]
+    pub fn new(user: &str, issuer: Option<&str>, now: u64, lifetime_s: u64) -> Self {
+        Self {
+            sub: user.to_owned(),
+            aud: AUTHENTICATED,
+            iss: issuer.map(str::to_owned),
+            iat: now,
+            exp: now.saturating_add(lifetime_s),
+        }
+    }
+
+    /// The token, signed with the secret that the server has as `--login-secret` (HS256).
+    ///
+    /// # Errors
+    /// [`TokenError::CannotSign`] when the claims cannot be signed.
+    pub fn sign(&self, keys: &SigningKeys) -> Result<String, TokenError> {
+        let payload = serde_json::to_vec(self).map_err(|_| TokenError::CannotSign)?;
+        keys.sign(&payload)
+    }
+}
 
 /// A login that was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,25 +190,49 @@ impl LoginCheck for AccessTokens {
     }
 }
 
-/// The dev server's login: [`DEV_TOKEN`] is [`DEV_USER`]; access tokens when a secret is set.
-#[derive(Debug, Clone, Default)]
+/// The login of a server for development: one token, which is [`DEV_USER`]; access tokens when a secret is set.
+#[derive(Debug, Clone)]
 pub struct DevLogin {
+    /// The token: [`DEV_TOKEN`] where only this machine can connect, else a random one.
+    pub token: Secret,
     /// Access tokens taken besides the fixed one.
     pub access_tokens: Option<AccessTokens>,
+}
+
+impl Default for DevLogin {
+    /// The dev server's: [`DEV_TOKEN`] and nothing else.
+    fn default() -> Self {
+        Self { token: Secret::from(DEV_TOKEN), access_tokens: None }
+    }
 }
 
 #[async_trait]
 impl LoginCheck for DevLogin {
     async fn user(&self, token: &str, now: u64) -> Result<String, LoginError> {
-        if token == DEV_TOKEN {
+        if self.token.is(token.as_bytes()) {
             return Ok(DEV_USER.to_owned());
         }
         match &self.access_tokens {
             Some(tokens) => tokens.user(token, now).await,
-            None => Err(TokenError::Malformed(format!(
+            None if self.token.is(DEV_TOKEN.as_bytes()) => Err(TokenError::Malformed(format!(
                 "a dev server takes the login token `{DEV_TOKEN}` only"
             ))
             .into()),
+            None => Err(TokenError::Malformed(
+                "it is not the login token that the server printed when it started".into(),
+            )
+            .into()),
         }
     }
+}
+
+/// A fresh login token that can be typed on a phone: 130 random bits as 26 letters and digits (the alphabet of
+/// RFC 4648 §6 in lower case, without digits that look like letters).
+#[must_use]
+pub fn random_login() -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    rand::random::<[u8; 26]>()
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect()
 }

@@ -80,6 +80,14 @@ impl Output {
         }
     }
 
+    /// A drawing of this program in light ink on a dark ground, on stderr; nothing when quiet.
+    pub fn drawing(&self, lines: &[String]) {
+        let (ink, plain) = if self.color { ("\x1b[97;40m", "\x1b[0m") } else { ("", "") };
+        if !self.quiet {
+            lines.iter().for_each(|line| stderr_line(&format!("{ink}{line}{plain}")));
+        }
+    }
+
     /// A command to a CI runner, on stderr, also when quiet. Whoever made it has escaped it: see
     /// `report::bench::github`.
     pub fn runner_command(&self, command: &str) {

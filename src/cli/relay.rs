@@ -5,13 +5,16 @@ mod metrics;
 mod tls;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
 use clap::Args;
 
-use super::{failure::Failure, serve::configure::read_secret};
+use super::{
+    failure::Failure,
+    serve::{Mode, configure::read_secret, reachable},
+};
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
     server::{self, ServerConfig, TurnAdvert},
@@ -88,7 +91,7 @@ impl TurnArgs {
 pub async fn start(
     args: &TurnArgs,
     listen: SocketAddr,
-    dev: bool,
+    mode: Mode,
     config: &mut ServerConfig,
 ) -> Result<Option<TurnServer>, Failure> {
     let secret = read_secret("--turn-secret", args.turn_secret.as_deref())?;
@@ -122,7 +125,7 @@ pub async fn start(
     }
     let secret = secret.unwrap_or_else(Secret::random);
     let wanted = args.turn_listen.unwrap_or_else(|| SocketAddr::new(listen.ip(), PORT));
-    let address = relay_address(args, wanted.ip())?;
+    let address = relay_address(args, wanted.ip(), mode)?;
     let host = match address {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
@@ -130,11 +133,11 @@ pub async fn start(
     let tls = args.tls.read(wanted, &host, config.front.tls.as_ref())?;
     let turn_config = TurnConfig {
         tls: tls.as_ref().map(|tls| tls.listener.clone()),
-        ..plain_config(args, wanted, address, dev, &secret)?
+        ..plain_config(args, wanted, address, mode, &secret)?
     };
     let relay = match TurnServer::start(turn_config.clone()).await {
-        // The usual port is taken, by a coturn perhaps: a dev server takes a free one.
-        Err(TurnError::Listen { .. }) if dev && args.turn_listen.is_none() => {
+        // The usual port is taken, by a coturn perhaps: a server for development takes a free one.
+        Err(TurnError::Listen { .. }) if mode.is_development() && args.turn_listen.is_none() => {
             let free = Some(SocketAddr::new(wanted.ip(), 0));
             TurnServer::start(TurnConfig { udp: free, tcp: free, ..turn_config }).await
         }
@@ -142,7 +145,10 @@ pub async fn start(
     }
     .map_err(|error| Failure::new(Stage::Server, error.to_string(), error.remedy()))?;
     let port = relay.udp_address().map_or(wanted.port(), |bound| bound.port());
-    let mut advert = TurnAdvert { names_pair: true, ..TurnAdvert::at(&host, port, secret) };
+    let follows_client =
+        mode == Mode::Lan && args.public_address.is_none() && wanted.ip().is_unspecified();
+    let mut advert =
+        TurnAdvert { names_pair: true, follows_client, ..TurnAdvert::at(&host, port, secret) };
     if let (Some(tls), Some(bound)) = (tls, relay.tls_address()) {
         advert.urls.push(tls.url(bound.port()));
     }
@@ -163,13 +169,19 @@ fn plain_config(
     args: &TurnArgs,
     wanted: SocketAddr,
     address: IpAddr,
-    dev: bool,
+    mode: Mode,
     secret: &Secret,
 ) -> Result<TurnConfig, Failure> {
     let previous = read_secret("--turn-previous-secret", args.turn_previous_secret.as_deref())?;
     let secrets = TurnSecrets { current: secret.clone(), previous };
     let relay_address = args.turn_relay_address.unwrap_or(address);
     let default = TurnConfig::loopback(wanted.port(), Arc::new(secrets));
+    let dev = mode == Mode::Dev;
+    let mut peers = args.limits.peers(dev, &[relay_address, address])?;
+    if mode == Mode::Lan {
+        // Who is relayed to is in the same network, which is private.
+        peers.allow.extend(reachable::networks());
+    }
     Ok(TurnConfig {
         relay_address,
         relay_bind: (args.turn_relay_address.is_none() && address != wanted.ip())
@@ -178,20 +190,23 @@ fn plain_config(
         tcp: Some(wanted),
         alternate: args.turn_alternate,
         relay_ports: args.limits.turn_ports.clone().unwrap_or(default.relay_ports.clone()),
-        peers: args.limits.peers(dev, &[relay_address, address])?,
+        peers,
         limits: args.limits.limits(dev)?,
         ..default
     })
 }
 
 /// The address clients are told to relay on; it cannot be a wildcard.
-fn relay_address(args: &TurnArgs, listen: IpAddr) -> Result<IpAddr, Failure> {
+fn relay_address(args: &TurnArgs, listen: IpAddr, mode: Mode) -> Result<IpAddr, Failure> {
     match args.public_address {
         Some(address) if address.is_unspecified() => Err(Failure::usage(
             format!("--public-address {address} is no address that clients can reach"),
             "give the address that clients reach this machine by",
         )),
         Some(address) => Ok(address),
+        None if listen.is_unspecified() && mode == Mode::Lan => {
+            Ok(reachable::first_v4().unwrap_or(Ipv4Addr::LOCALHOST.into()))
+        }
         None if listen.is_unspecified() => Err(Failure::usage(
             format!("the relay would tell clients to reach it at {listen}"),
             "give --public-address IP, or --turn-listen with an address of this machine, or --no-turn",
@@ -220,7 +235,13 @@ fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failu
             ));
         }
     };
-    Ok(TurnAdvert { urls: urls.to_vec(), secret, ttl: server::MIN_TURN_TTL * 2, names_pair: false })
+    Ok(TurnAdvert {
+        urls: urls.to_vec(),
+        secret,
+        ttl: server::MIN_TURN_TTL * 2,
+        names_pair: false,
+        follows_client: false,
+    })
 }
 
 #[cfg(test)]
@@ -229,7 +250,7 @@ mod tests {
 
     async fn refused(args: TurnArgs, listen: &str) -> Failure {
         let mut config = ServerConfig::dev().await.unwrap();
-        match start(&args, listen.parse().unwrap(), false, &mut config).await {
+        match start(&args, listen.parse().unwrap(), Mode::Production, &mut config).await {
             Ok(_) => panic!("{args:?} was taken"),
             Err(failure) => failure,
         }
@@ -294,7 +315,7 @@ mod tests {
         let mut config = ServerConfig::dev().await.unwrap();
         let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let args = TurnArgs { turn_listen: Some(here), ..TurnArgs::default() };
-        let relay = start(&args, here, true, &mut config).await.unwrap().unwrap();
+        let relay = start(&args, here, Mode::Dev, &mut config).await.unwrap().unwrap();
         let port = relay.udp_address().unwrap().port();
         assert_eq!(relay.tcp_address().unwrap().port(), port);
         end_with_pairs(Some(&relay), &mut config);

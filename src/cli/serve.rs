@@ -1,45 +1,56 @@
 //! `orion-peer serve`: signaling, token API, STUN/TURN.
 //!
-//! Without a signing secret it is a dev server, on loopback only.
+//! Without a signing secret it is a dev server, on loopback only, or with `--lan` one for a local network.
 
+mod announce;
 mod bus;
 pub(super) mod configure;
 pub mod ice;
+pub mod lan;
 pub mod limits;
 pub mod login;
 pub(super) mod open_files;
 pub mod operation;
 mod pairs;
+pub(super) mod reachable;
 pub(super) mod store;
 pub mod tls;
+mod visits;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
 use self::{
-    configure::configure, ice::IceArgs, limits::LimitArgs, login::LoginArgs,
-    operation::OperationArgs, store::StoreArgs, tls::TlsArgs,
+    announce::Announcement,
+    configure::{Configured, configure},
+    ice::IceArgs,
+    limits::LimitArgs,
+    login::LoginArgs,
+    operation::OperationArgs,
+    store::StoreArgs,
+    tls::TlsArgs,
 };
 use super::{
-    connect::{DEV_SIGNAL, SIGNAL_PATH},
     failure::Failure,
     output::Output,
     relay::{self, TurnArgs},
     stop, units,
 };
 use crate::{
-    auth::login::DEV_TOKEN,
     pairs::Pair,
-    server::{self, RunningServer, Server, ServerConfig, ServerError, tls::Tls},
+    server::{RunningServer, Server, ServerConfig, ServerError},
     signaling::bus::BusError,
     turn::TurnServer,
     types::{Stage, os_error::listen_remedy},
 };
 
 /// Address of the dev server.
-const DEV_ADDRESS: &str = "127.0.0.1:8787";
+const DEV_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787);
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -47,9 +58,10 @@ const DEV_ADDRESS: &str = "127.0.0.1:8787";
 pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
-    /// Address to listen on; without a signing secret a loopback address only
-    #[arg(long, value_name = "ADDR", default_value = DEV_ADDRESS, value_parser = units::address)]
-    pub listen: SocketAddr,
+    /// Address to listen on; without a signing secret a loopback address only; default 127.0.0.1:8787, with --lan
+    /// 0.0.0.0:8787
+    #[arg(long, value_name = "ADDR", value_parser = units::address)]
+    pub listen: Option<SocketAddr>,
     /// Where the pairs are.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -84,6 +96,10 @@ pub struct ServeArgs {
     /// Let a live socket outlast its token
     #[arg(long)]
     pub connect_only: bool,
+    // Flags after it without a heading of their own would stand under its heading.
+    /// Local network.
+    #[command(flatten)]
+    pub lan: lan::LanArgs,
     /// Login and keys.
     #[command(flatten)]
     pub login: LoginArgs,
@@ -105,6 +121,39 @@ pub struct ServeArgs {
     /// Several nodes.
     #[command(flatten)]
     pub bus: bus::BusArgs,
+}
+
+impl ServeArgs {
+    /// Where to listen.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.listen.unwrap_or(DEV_ADDRESS)
+    }
+
+    /// Whether it is said how many connections there may be; a server for development has a handful otherwise.
+    fn asks_for_many(&self) -> bool {
+        let Self { limits, turn, .. } = self;
+        limits.max_sockets.or(limits.max_connections).is_some()
+            || turn.limits.turn_max_allocations.is_some()
+    }
+}
+
+/// What kind of server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// For this machine only, with a login that everybody knows.
+    Dev,
+    /// For development in a local network: `--lan`.
+    Lan,
+    /// With the signing secret and the pairs it was given.
+    Production,
+}
+
+impl Mode {
+    /// Whether somebody watches it on a terminal, and it brings its own pair and login.
+    #[must_use]
+    pub fn is_development(self) -> bool {
+        self != Self::Production
+    }
 }
 
 /// What to do instead of serving.
@@ -142,20 +191,28 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     if let Some(ServeCommand::Pairs(pairs)) = args.command {
         return pairs::run(pairs, output).await;
     }
-    let (mut config, dev) = configure(&args).await?;
+    let args = lan::resolve(args)?;
+    let Configured { mut config, mode, access, in_memory } = configure(&args).await?;
     let sockets = config.max_connections as u64 + u64::from(config.signaling.limits.sockets);
-    open_files::allow(sockets.saturating_add(args.turn.open_files(dev)?));
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
+    let files = sockets.saturating_add(args.turn.open_files(mode == Mode::Dev)?);
+    open_files::allow(files, mode.is_development() && !args.asks_for_many());
+    let listen = args.address();
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
         let remedy = listen_remedy(&error, "give another address with --listen");
-        Failure::new(Stage::Server, format!("cannot listen on {}: {error}", args.listen), remedy)
+        Failure::new(Stage::Server, format!("cannot listen on {listen}: {error}"), remedy)
     })?;
-    let relay = relay::start(&args.turn, args.listen, dev, &mut config).await?;
+    let relay_listen = if mode == Mode::Lan { lan::relay_listen(listen) } else { listen };
+    let relay = relay::start(&args.turn, relay_listen, mode, &mut config).await?;
+    if mode.is_development() && args.operation.log_format.is_none() {
+        config.signaling.tap = visits::shown(output);
+    }
     args.ice.apply(&mut config).await?;
     relay::end_with_pairs(relay.as_ref(), &mut config);
     let tls = config.front.tls.clone();
     let drain = config.signaling.timings.drain_jitter;
     let served = Served { server: start(config, listener).await?, relay };
-    announce(&args, &served, tls.as_ref(), dev, output)?;
+    Announcement { args: &args, served: &served, tls: tls.as_ref(), mode, access, in_memory }
+        .show(output)?;
     tls::reload_on_hangup(tls);
     login::reload_on_hangup(&args, served.server.verifier());
     stop::draining(drain).await;
@@ -182,7 +239,7 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
     }
     let args =
         TurnArgs { turn_listen: Some(SocketAddr::new(address.ip(), 0)), ..TurnArgs::default() };
-    let relay = relay::start(&args, address, true, &mut config).await?;
+    let relay = relay::start(&args, address, Mode::Dev, &mut config).await?;
     relay::end_with_pairs(relay.as_ref(), &mut config);
     Ok(Served { server: start(config, listener).await?, relay })
 }
@@ -201,80 +258,4 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
         };
         Failure::new(Stage::Server, error.to_string(), remedy)
     })
-}
-
-fn announce(
-    args: &ServeArgs,
-    served: &Served,
-    certificate: Option<&Tls>,
-    dev: bool,
-    output: Output,
-) -> Result<(), Failure> {
-    let server = &served.server;
-    let relay = served.relay.as_ref().and_then(TurnServer::udp_address);
-    let tls = served.relay.as_ref().and_then(TurnServer::tls_address);
-    let token_api = login::has_token_api(args, dev);
-    let off = || "off: no --login-jwks or --login-secret".into();
-    let token_url = if token_api { server.token_url() } else { off() };
-    output.line(format!("listening on {}", server.local_addr()));
-    output.line(format!("  signaling  {}", server.signal_url()));
-    output.line(format!("  token API  {token_url}"));
-    output.line(match relay {
-        Some(address) => {
-            let tls = tls.map(|tls| format!("; TLS on port {}", tls.port())).unwrap_or_default();
-            format!("  STUN/TURN  {address}, UDP and TCP{tls}")
-        }
-        None if args.turn.turn_url.is_empty() => "  STUN/TURN  off".to_owned(),
-        None => format!("  STUN/TURN  {}", args.turn.turn_url.join(", ")),
-    });
-    if dev || args.page {
-        let page = server.token_url().replace(server::TOKEN_PATH, "/");
-        output.line(format!("  page       {page}"));
-    }
-    if let Some(certificate) = certificate {
-        output.line(format!("  TLS        SHA-256 {}", certificate.fingerprint()));
-    }
-    if let Some(address) = server.metrics_addr() {
-        output.line(format!("  metrics    http://{address}/metrics"));
-    }
-    tracing::info!(
-        address = %server.local_addr(),
-        signal = server.signal_url(),
-        tls_sha256 = certificate.map(|certificate| certificate.fingerprint().to_string()),
-        version = env!("CARGO_PKG_VERSION"),
-        dev,
-        "listening"
-    );
-    if dev {
-        output.line(format!(
-            "dev server: pair `{}`, devices `{}` and `{}`, login token `{DEV_TOKEN}`",
-            server::DEV_PAIR,
-            server::DEV_PHONE,
-            server::DEV_MAC
-        ));
-        let own = server.signal_url();
-        let mut at = String::new();
-        if own != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
-            at.push_str(" --signal ");
-            at.push_str(&own);
-        }
-        if let Some(certificate) = certificate {
-            at.push_str(" --tls-pin ");
-            at.push_str(&certificate.fingerprint().to_string());
-        }
-        output.line(format!(
-            "connect with `orion-peer recv --out frames/{at}` and `orion-peer send --source pattern{at}`"
-        ));
-    }
-    output.event(&serde_json::json!({
-        "event": "listening",
-        "address": server.local_addr().to_string(),
-        "signalUrl": server.signal_url(),
-        "tokenUrl": token_api.then(|| server.token_url()),
-        "turn": relay.map(|address| address.to_string()),
-        "turnTls": tls.map(|address| address.to_string()),
-        "tlsSha256": certificate.map(|certificate| certificate.fingerprint().to_string()),
-        "metrics": server.metrics_addr().map(|address| address.to_string()),
-        "dev": dev,
-    }))
 }

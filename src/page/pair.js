@@ -25,11 +25,12 @@ export function start(view, mode) {
 
   const adapt = () => {
     for (const element of form.querySelectorAll(".phone")) element.hidden = role.value !== "phone";
-    if (mode.dev) device.value = mode.devices[role.value];
+    if (mode.devices) device.value = mode.devices[role.value];
   };
   for (const choice of role) choice.onchange = adapt;
   if (mode.dev) Object.assign(login, { type: "text", value: DEV_LOGIN });
   adapt();
+  prefill(form, adapt);
 
   const occupied = (busy) => {
     const [join, leaving] = [byId("join-button"), byId("leave-button")];
@@ -76,6 +77,21 @@ export function start(view, mode) {
   };
   byId("leave-button").onclick = () => leave("left");
   addEventListener("pagehide", () => joined && leave("left"));
+}
+
+/**
+ * Fills the form with what a QR code of `serve --lan` has in its fragment, and takes that out of the address bar:
+ * the login is in it.
+ */
+function prefill(form, adapt) {
+  const given = new URLSearchParams(location.hash.slice(1));
+  if (!given.has("login")) return;
+  const { role, device, login } = form.elements;
+  if (["phone", "mac"].includes(given.get("device"))) role.value = given.get("device");
+  adapt();
+  if (given.has("device")) device.value = given.get("device");
+  login.value = given.get("login");
+  history.replaceState(null, "", location.pathname);
 }
 
 /** One stay in a room. */

@@ -30,7 +30,7 @@ use crate::{
     http::{self, Within},
     signaling::{
         limits::metered,
-        server::{ClientAddr, RequestId},
+        server::{Arrival, ClientAddr, RequestId},
         slots::{Slot, Slots},
     },
 };
@@ -136,6 +136,15 @@ impl Options {
         place.map(Some).ok_or(())
     }
 
+    /// How requests of a connection from `address` to `local` come.
+    fn arrival(&self, address: SocketAddr, local: Option<IpAddr>, tls: bool) -> Arrival {
+        if self.proxies.trust(address.ip()) {
+            // A proxy may have taken TLS off; what it speaks itself is in between.
+            return Arrival { local: None, secure: tls.then_some(true) };
+        }
+        Arrival { local, secure: Some(tls) }
+    }
+
     fn refuse(&self, limit: &'static str, address: SocketAddr) {
         self.traffic.refused.count(limit);
         let so_far = self.traffic.refused.get(limit);
@@ -157,8 +166,10 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    let local = stream.local_addr().ok().map(|local| local.ip().to_canonical());
     let Some((acceptor, within)) = options.tls.clone() else {
-        return requests(stream, address, router, options, stop).await;
+        let arrival = options.arrival(address, local, false);
+        return requests(stream, (address, arrival), router, options, stop).await;
     };
     let begun = Instant::now();
     let result = match timeout(within, secure(stream, &acceptor)).await {
@@ -174,7 +185,8 @@ async fn connection(
         Ok(Ok(Some(stream))) => {
             options.traffic.tls_handshake.observe(begun.elapsed());
             options.traffic.tls.count("ok");
-            return requests(*stream, address, router, options, stop).await;
+            let arrival = options.arrival(address, local, true);
+            return requests(*stream, (address, arrival), router, options, stop).await;
         }
     };
     options.traffic.tls.count(result);
@@ -201,7 +213,7 @@ async fn secure(mut stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Opt
 
 async fn requests(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    address: SocketAddr,
+    (address, arrival): (SocketAddr, Arrival),
     router: Router,
     options: Options,
     stop: watch::Receiver<bool>,
@@ -209,7 +221,8 @@ async fn requests(
     let within = Within { header: options.header_within, connection: options.connection_within };
     let (proxies, traffic) = (options.proxies, options.traffic);
     http::requests(stream, address, within, stop, move |request| {
-        answer(router.clone(), address, Arc::clone(&proxies), Arc::clone(&traffic), request)
+        let from = (address, arrival);
+        answer(router.clone(), from, Arc::clone(&proxies), Arc::clone(&traffic), request)
     })
     .await;
 }
@@ -217,7 +230,7 @@ async fn requests(
 /// Answers one request, counts it and logs it: its route, never its path or query, where a token may be.
 async fn answer(
     router: Router,
-    address: SocketAddr,
+    (address, arrival): (SocketAddr, Arrival),
     proxies: Arc<Proxies>,
     traffic: Arc<Traffic>,
     request: hyper::Request<Incoming>,
@@ -229,6 +242,7 @@ async fn answer(
     let method = method(request.method());
     let mut request: Request = request.map(Body::new);
     request.extensions_mut().insert(ClientAddr(client));
+    request.extensions_mut().insert(arrival);
     request.extensions_mut().insert(id.clone());
     let span = tracing::info_span!("request", request = &*id.0);
     let logged = span.clone();

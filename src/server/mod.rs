@@ -27,7 +27,12 @@ mod traffic;
 pub mod twilio;
 mod wellformed;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, sync::watch};
 
@@ -48,6 +53,7 @@ use crate::{
         limits::{Limits, Rate},
         server::{Origins, Signaling, SignalingConfig},
     },
+    stun::uri::{ServerUri, Transport},
 };
 
 /// Path of the token API.
@@ -86,6 +92,9 @@ pub struct TurnAdvert {
     /// Whether user names say which pair they are for. Only for a server that knows these pairs: it ends
     /// what belongs to one that is revoked.
     pub names_pair: bool,
+    /// Whether `urls` are for the address that a client connected to, whichever of this machine's it is: for an
+    /// embedded server on all of them. The host in `urls` then stands for clients of which that is not known.
+    pub follows_client: bool,
 }
 
 impl TurnAdvert {
@@ -98,12 +107,32 @@ impl TurnAdvert {
             format!("turn:{host}:{port}?transport=udp"),
             format!("turn:{host}:{port}?transport=tcp"),
         ];
-        Self { urls, secret, ttl: 2 * MIN_TURN_TTL, names_pair: false }
+        let ttl = 2 * MIN_TURN_TTL;
+        Self { urls, secret, ttl, names_pair: false, follows_client: false }
+    }
+
+    /// The URLs for a client that connected to the address `local` of this machine, where that is known.
+    #[must_use]
+    pub fn urls_at(&self, local: Option<IpAddr>) -> Vec<String> {
+        let Some(local) = local.filter(|_| self.follows_client) else { return self.urls.clone() };
+        let at_local = |url: &String| match url.parse::<ServerUri>() {
+            // The certificate of `turns:` is for the name in it.
+            Ok(uri) if uri.transport != Transport::Tls && is_of_family(&uri.host, local) => {
+                ServerUri { host: local.to_string(), ..uri }.to_string()
+            }
+            _ => url.clone(),
+        };
+        self.urls.iter().map(at_local).collect()
     }
 
     fn secrets(&self) -> TurnSecrets {
         TurnSecrets { current: self.secret.clone(), previous: None }
     }
+}
+
+/// Whether `host` is an address of the same family as `ip`: the relay listens on one family.
+fn is_of_family(host: &str, ip: IpAddr) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|host| host.is_ipv4() == ip.is_ipv4())
 }
 
 /// How often tokens may be asked for.
@@ -207,7 +236,7 @@ impl ServerConfig {
     }
 }
 
-/// The pair of the dev server.
+/// The pair of the dev server, and of one for a local network.
 #[must_use]
 pub fn dev_pair() -> Pair {
     Pair::active(DEV_PAIR, DEV_USER, DEV_PHONE, DEV_MAC, unix_now())

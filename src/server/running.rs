@@ -57,9 +57,9 @@ impl RunningServer {
         self.metrics_addr
     }
 
-    /// Host and port for URLs: with TLS, a name that the certificate is for.
-    fn authority(&self) -> String {
-        let addr = self.reachable_addr();
+    /// Host and port for URLs at an address of this machine: with TLS, a name that the certificate is for.
+    fn authority(&self, ip: IpAddr) -> String {
+        let addr = SocketAddr::new(ip, self.addr.port());
         let Some(tls) = self.parts.config.front.tls.as_ref() else { return addr.to_string() };
         let named = tls.names().into_iter().find(|name| {
             !name.contains('*') && !name.contains(':') && name.parse::<IpAddr>().is_err()
@@ -72,18 +72,39 @@ impl RunningServer {
         }
     }
 
-    /// URL of the WebSocket.
-    #[must_use]
-    pub fn signal_url(&self) -> String {
-        let scheme = if self.parts.config.front.tls.is_some() { "wss" } else { "ws" };
-        format!("{scheme}://{}{}", self.authority(), signaling::PATH)
+    fn scheme(&self, plain: &str) -> String {
+        let secure = if self.parts.config.front.tls.is_some() { "s" } else { "" };
+        format!("{plain}{secure}")
     }
 
-    /// URL of the token API.
+    /// URL of the WebSocket, for a client of this machine.
+    #[must_use]
+    pub fn signal_url(&self) -> String {
+        self.signal_url_at(self.reachable_addr().ip())
+    }
+
+    /// URL of the WebSocket at an address that clients reach this machine by.
+    #[must_use]
+    pub fn signal_url_at(&self, ip: IpAddr) -> String {
+        format!("{}://{}{}", self.scheme("ws"), self.authority(ip), signaling::PATH)
+    }
+
+    /// URL of the token API, for a client of this machine.
     #[must_use]
     pub fn token_url(&self) -> String {
-        let scheme = if self.parts.config.front.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}{TOKEN_PATH}", self.authority())
+        self.token_url_at(self.reachable_addr().ip())
+    }
+
+    /// URL of the token API at an address that clients reach this machine by.
+    #[must_use]
+    pub fn token_url_at(&self, ip: IpAddr) -> String {
+        format!("{}://{}{TOKEN_PATH}", self.scheme("http"), self.authority(ip))
+    }
+
+    /// URL of the page for browsers at an address that clients reach this machine by.
+    #[must_use]
+    pub fn page_url_at(&self, ip: IpAddr) -> String {
+        format!("{}://{}/", self.scheme("http"), self.authority(ip))
     }
 
     /// The signaling server.

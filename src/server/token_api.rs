@@ -20,7 +20,9 @@ use crate::{
         counters::Family,
         handshake::bearer,
         limits::{KeyedRate, metered},
-        server::ClientAddr,
+        origin,
+        server::{Arrival, ClientAddr},
+        tap::Visit,
     },
     stun::uri::is_turn,
     types::{DeviceId, PairId, check_id},
@@ -103,13 +105,18 @@ impl IntoResponse for Refusal {
 /// How long a browser may keep that a page may ask, seconds: two hours, the most that Chromium keeps.
 const PREFLIGHT_LIFE: &str = "7200";
 
-/// Lets the pages that may open a signaling socket read the answer (Fetch standard, §3.3 HTTP CORS protocol).
-fn share(parts: &Parts, origin: Option<HeaderValue>, response: &mut Response) {
+/// The origin of a request by a page that may open a signaling socket.
+fn page_of(parts: &Parts, request: &Request) -> Option<HeaderValue> {
+    let origin = request.headers().get(header::ORIGIN)?.clone();
+    let arrival = request.extensions().get();
+    origin::may_connect(&parts.config.signaling, request.headers(), arrival).then_some(origin)
+}
+
+/// Lets a page that may open a signaling socket read the answer (Fetch standard, §3.3 HTTP CORS protocol).
+fn share(page: Option<HeaderValue>, response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
-    let origins = &parts.config.signaling.origins;
-    let allowed = origin.filter(|origin| origin.to_str().is_ok_and(|text| origins.allow(text)));
-    if let Some(origin) = allowed {
+    if let Some(origin) = page {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         // Without it a page cannot see how long to wait.
         let exposed = HeaderValue::from_static("Retry-After, Date");
@@ -119,9 +126,8 @@ fn share(parts: &Parts, origin: Option<HeaderValue>, response: &mut Response) {
 
 /// What a browser asks before a page may send its login token.
 pub(super) async fn preflight(State(parts): State<Arc<Parts>>, request: Request) -> Response {
-    let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = StatusCode::NO_CONTENT.into_response();
-    share(&parts, origin, &mut response);
+    share(page_of(&parts, &request), &mut response);
     let headers = response.headers_mut();
     if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
         for (name, value) in [
@@ -137,13 +143,21 @@ pub(super) async fn preflight(State(parts): State<Arc<Parts>>, request: Request)
 
 /// The route.
 pub(super) async fn answer(State(parts): State<Arc<Parts>>, request: Request) -> Response {
-    let origin = request.headers().get(header::ORIGIN).cloned();
+    let page = page_of(&parts, &request);
+    let client = request.extensions().get().map(ClientAddr::ip);
     let mut response = match grant(&parts, request).await {
         Ok(answer) => Json(answer).into_response(),
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            parts.config.signaling.tap.show(|| Visit::Refused {
+                code: refusal.code,
+                message: refusal.message.clone(),
+                client,
+            });
+            refusal.into_response()
+        }
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    share(&parts, origin, &mut response);
+    share(page, &mut response);
     parts.tokens.answers.count(response.status().as_str());
     response
 }
@@ -170,11 +184,12 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
         Refusal::unavailable("cannot-sign", "the server cannot sign tokens now")
     })?;
     tracing::info!(pair = %pair.id, %device, "token given");
+    let local = head.extensions.get::<Arrival>().and_then(|arrival| arrival.local);
     Ok(TokenAnswer {
         token,
         expires_at: rfc3339(claims.exp),
         expires_in: life,
-        ice_servers: ice_servers(&parts.config, &device, &pair.id, now),
+        ice_servers: ice_servers(&parts.config, (&device, &pair.id), local, now),
         pair_id: pair.id,
     })
 }
@@ -245,16 +260,17 @@ async fn choose_pair(parts: &Parts, user: &str, wanted: &TokenRequest) -> Result
     pair.filter(|pair| pair.user_id == user && pair.role(device).is_some()).ok_or_else(forbidden)
 }
 
-/// The static servers, then STUN, then TURN with credentials for `device`, then Twilio's.
+/// The static servers, then STUN, then TURN with credentials for the device of a pair, then Twilio's. `local`
+/// is the address of this machine that the client connected to.
 fn ice_servers(
     config: &ServerConfig,
-    device: &DeviceId,
-    pair: &PairId,
+    (device, pair): (&DeviceId, &PairId),
+    local: Option<IpAddr>,
     now: u64,
 ) -> Vec<IceServer> {
     let mut servers = config.ice_servers.clone();
     if let Some(turn) = &config.turn {
-        servers.extend(turn_servers(turn, device, pair, now));
+        servers.extend(turn_servers(turn, (device, pair), local, now));
     }
     if let Some(twilio) = &config.twilio {
         servers.extend(twilio.servers(now));
@@ -262,10 +278,15 @@ fn ice_servers(
     servers
 }
 
-fn turn_servers(turn: &TurnAdvert, device: &DeviceId, pair: &PairId, now: u64) -> Vec<IceServer> {
+fn turn_servers(
+    turn: &TurnAdvert,
+    (device, pair): (&DeviceId, &PairId),
+    local: Option<IpAddr>,
+    now: u64,
+) -> Vec<IceServer> {
     let mut servers = Vec::new();
     let (stun, relay): (Vec<String>, Vec<String>) =
-        turn.urls.iter().cloned().partition(|url| !is_turn(url));
+        turn.urls_at(local).into_iter().partition(|url| !is_turn(url));
     if !stun.is_empty() {
         servers.push(IceServer { urls: stun, username: None, credential: None });
     }

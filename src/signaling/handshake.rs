@@ -4,7 +4,7 @@
 //! that is down. The token comes by `Authorization`, by subprotocol for browsers, or by query.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::server::Shared;
+use super::{origin, server::Shared};
 use crate::{
     auth::{jwt::TokenError, unix_now},
     pairs::Role,
@@ -27,7 +27,6 @@ use crate::{
         signaling::{BEARER_SUBPROTOCOL, SUBPROTOCOL},
         token::ErrorBody,
     },
-    types::is_loopback,
 };
 
 /// The address of a client, put into each request's extensions by the HTTP server: that of the
@@ -35,42 +34,26 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
+impl ClientAddr {
+    /// The address without its port, an IPv4 one as such.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.0.ip().to_canonical()
+    }
+}
+
 /// The id of a request, put into its extensions by the HTTP server: ties a socket to its handshake in
 /// the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(pub Arc<str>);
 
-/// Which `Origin`s may open a socket. Requests without the header (native apps) always may.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Origins {
-    /// No origin: only native apps.
-    #[default]
-    None,
-    /// Those named letter by letter (`https://example.org`), and pages served from this machine.
-    Loopback(Vec<String>),
-    /// Those named letter by letter.
-    Listed(Vec<String>),
-    /// All.
-    Any,
-}
-
-impl Origins {
-    /// Whether pages of `origin` may open a socket.
-    #[must_use]
-    pub fn allow(&self, origin: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::None => false,
-            Self::Listed(listed) => listed.iter().any(|one| one == origin),
-            Self::Loopback(listed) => {
-                listed.iter().any(|one| one == origin) || is_loopback_origin(origin)
-            }
-        }
-    }
-}
-
-fn is_loopback_origin(origin: &str) -> bool {
-    url::Url::parse(origin).is_ok_and(|url| is_loopback(&url))
+/// How a request came, put into its extensions by the HTTP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The address of this machine that the client connected to; none behind a trusted proxy.
+    pub local: Option<IpAddr>,
+    /// Whether the client speaks TLS; none behind a trusted proxy, which knows.
+    pub secure: Option<bool>,
 }
 
 /// Why a request does not become a socket.
@@ -79,7 +62,8 @@ pub(super) struct Refusal {
     status: StatusCode,
     /// Short name, for programs and counters.
     pub code: &'static str,
-    message: String,
+    /// Why, in a sentence.
+    pub message: String,
     retry_after: Option<Duration>,
 }
 
@@ -157,9 +141,7 @@ impl Admitted {
 pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, Refusal> {
     let at = Instant::now();
     let accept = websocket_key(request)?;
-    if let Some(origin) = request.headers.get(header::ORIGIN)
-        && !origin.to_str().is_ok_and(|origin| shared.config.origins.allow(origin))
-    {
+    if !origin::may_connect(&shared.config, &request.headers, request.extensions.get()) {
         return Err(Refusal::new(
             StatusCode::FORBIDDEN,
             "origin",
@@ -303,22 +285,6 @@ pub(super) fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn origins_are_compared_whole() {
-        let listed = Origins::Listed(vec!["https://a.example".into()]);
-        assert!(listed.allow("https://a.example"));
-        for origin in ["http://a.example", "https://a.example.evil", "null", "http://localhost"] {
-            assert!(!listed.allow(origin), "{origin}");
-        }
-        let loopback = Origins::Loopback(Vec::new());
-        for origin in ["http://localhost:8787", "http://127.0.0.1", "http://[::1]:1"] {
-            assert!(loopback.allow(origin), "{origin}");
-        }
-        for origin in ["http://localhost.evil", "http://192.0.2.1", "null", ""] {
-            assert!(!loopback.allow(origin), "{origin}");
-        }
-    }
 
     #[test]
     fn bearer_is_read_whatever_its_case() {

@@ -5,6 +5,7 @@
 //! ([`super::websocket`]).
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -21,7 +22,6 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-pub use super::handshake::{ClientAddr, Origins, RequestId};
 use super::{
     bus::{self, BusConfig, BusCounters, BusState, Command, Link},
     counters::Counters,
@@ -34,7 +34,12 @@ use super::{
     room::Action,
     rooms::{RoomLock, Rooms, locked},
     socket::{self, Member},
+    tap::{Tap, Visit},
     websocket,
+};
+pub use super::{
+    handshake::{Arrival, ClientAddr, RequestId},
+    origin::Origins,
 };
 use crate::{
     auth::jwt::Verifier,
@@ -51,6 +56,10 @@ const HINTS_AT_ONCE: usize = 256;
 pub struct SignalingConfig {
     /// Web pages that may connect.
     pub origins: Origins,
+    /// Whether there is a page of the server's own, which may connect under every name it is served by.
+    pub own_page: bool,
+    /// Who watches.
+    pub tap: Tap,
     /// Whether `?token=` is taken.
     pub allow_query_token: bool,
     /// Whether a token counts at connect only, and a live socket outlasts it.
@@ -311,15 +320,21 @@ async fn upgrade(State(signaling): State<Signaling>, mut request: Request) -> Re
         Err(refusal) => {
             shared.counters.refused.count(refusal.code);
             tracing::info!(code = refusal.code, "handshake refused");
+            shared.config.tap.show(|| Visit::Refused {
+                code: refusal.code,
+                message: refusal.message.clone(),
+                client: parts.extensions.get().map(ClientAddr::ip),
+            });
             return refusal.into_response();
         }
     };
     let request = parts.extensions.get::<RequestId>().cloned();
+    let client = parts.extensions.get().map(ClientAddr::ip);
     let response = admitted.response();
     tokio::spawn(async move {
         match on_upgrade.await {
             Ok(upgraded) => {
-                serve(shared, TokioIo::new(upgraded), admitted, request).await;
+                serve(shared, TokioIo::new(upgraded), admitted, request, client).await;
                 drop(seats);
             }
             Err(error) => tracing::debug!(%error, "a handshake was not finished"),
@@ -344,6 +359,7 @@ async fn serve(
     io: TokioIo<hyper::upgrade::Upgraded>,
     admitted: Admitted,
     request: Option<RequestId>,
+    client: Option<IpAddr>,
 ) {
     let websocket = websocket::accept(Fragments::new(io, &shared.config.limits)).await;
     let identity = socket::Identity {
@@ -362,5 +378,11 @@ async fn serve(
         socket::turn_away(&shared, websocket).await;
         return;
     };
+    shared.config.tap.show(|| Visit::Joined {
+        device: identity.device.clone(),
+        role: identity.role,
+        pair: pair.clone(),
+        client,
+    });
     Member::new(shared, room, pair, identity, exp).run(websocket).await;
 }

@@ -27,6 +27,7 @@ use super::{
     room::{Kind, Relayed, Text},
     rooms::{RoomLock, locked},
     server::Shared,
+    tap::Visit,
     websocket,
 };
 use crate::{
@@ -63,6 +64,7 @@ pub(super) struct Member {
     exp: watch::Sender<u64>,
     /// Number of the latest pong.
     pong: watch::Sender<u64>,
+    since: Instant,
 }
 
 impl Member {
@@ -74,7 +76,7 @@ impl Member {
         exp: u64,
     ) -> Self {
         let (exp, pong) = (watch::Sender::new(exp), watch::Sender::new(0));
-        Self { shared, room, pair, identity, exp, pong }
+        Self { shared, room, pair, identity, exp, pong, since: Instant::now() }
     }
 
     /// Runs the socket to its end.
@@ -102,6 +104,14 @@ impl Member {
             pair = %self.pair, device = %self.identity.device, conn = %self.identity.conn,
             code, reason = end.reason, "socket closed"
         );
+        self.shared.config.tap.show(|| Visit::Left {
+            device: self.identity.device.clone(),
+            role: self.identity.role,
+            pair: self.pair.clone(),
+            after: self.since.elapsed(),
+            code: end.code,
+            reason: end.reason,
+        });
         let patience = self.shared.config.timings.close_within;
         let rest = match end.code {
             None | Some(close::SLOW_CONSUMER) => Vec::new(),

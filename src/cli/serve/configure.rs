@@ -3,7 +3,7 @@
 //!
 //! [`turn_advert`] is the one place where TURN comes in.
 
-use super::{DEV_ADDRESS, ServeArgs, login, store};
+use super::{DEV_ADDRESS, Mode, ServeArgs, lan::Access, login, store};
 use crate::{
     auth::{
         jws::{Key, MIN_SECRET_BYTES, SigningKeys},
@@ -19,56 +19,111 @@ use crate::{
     types::Stage,
 };
 
-/// Turns flags into a configuration; true when it is the dev server's.
-pub(super) async fn configure(args: &ServeArgs) -> Result<(ServerConfig, bool), Failure> {
+/// What the flags ask for.
+pub(super) struct Configured {
+    /// For the server.
+    pub config: ServerConfig,
+    /// Which kind of server it is.
+    pub mode: Mode,
+    /// What a phone of the local network needs, with `--lan`.
+    pub access: Option<Access>,
+    /// Whether the pairs are gone when the server ends.
+    pub in_memory: bool,
+}
+
+/// Turns flags into a configuration.
+pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
     for (flag, name) in [("--issuer", &args.issuer), ("--audience", &args.audience)] {
         if name.as_ref().is_some_and(String::is_empty) {
             let remedy = format!("name what tokens must name, or leave {flag} out");
             return Err(Failure::usage(format!("{flag} is empty"), remedy));
         }
     }
+    login::check_distinct(args)?;
     let policy = Policy { issuer: args.issuer.clone(), audience: args.audience.clone() };
     let verifier = login::verifier(args, policy.clone())?;
     let access_tokens = login::access_tokens(args)?;
     login::warm_up(verifier.as_ref(), access_tokens.as_ref()).await;
-    let dev = verifier.is_none();
-    let mut config = match verifier {
-        Some(verifier) => {
+    let access = args.lan.lan.then(Access::random);
+    let mode = match (&access, &verifier) {
+        (Some(_), _) => Mode::Lan,
+        (None, Some(_)) => Mode::Production,
+        (None, None) => Mode::Dev,
+    };
+    let in_memory = !args.store.has_place();
+    let mut config = match (verifier, &access) {
+        (verifier, Some(access)) => lan_config(verifier, policy, access, access_tokens).await?,
+        (Some(verifier), None) => {
             let login = login::login(access_tokens, &verifier)?;
-            let mut config = ServerConfig::new(verifier, store::required(&args.store).await?);
+            let store = if in_memory && !args.add_pairs.is_empty() {
+                store::in_memory().await?
+            } else {
+                store::required(&args.store).await?
+            };
+            let mut config = ServerConfig::new(verifier, store);
             config.login = login;
             config
         }
-        None => dev_config(args, policy, access_tokens).await?,
+        (None, None) => dev_config(args, policy, access_tokens).await?,
     };
-    config.signaling.origins = origins(&args.allow_origin, dev);
+    config.signaling.origins = origins(&args.allow_origin, mode);
     config.signaling.allow_query_token = args.allow_query_token;
     config.signaling.connect_only = args.connect_only;
-    config.front.tls = args.tls.read(args.listen)?;
+    config.front.tls = args.tls.read(args.address())?;
     args.limits.apply(&mut config)?;
-    args.operation.apply(args.listen, &mut config)?;
+    args.operation.apply(args.address(), &mut config)?;
     config.signaling.bus = super::bus::configure(&args.bus)?;
-    config.page = (dev || args.page).then(|| page(dev));
-    for pair in parse_pairs(&args.add_pairs, dev)? {
+    config.signaling.own_page = args.page || mode.is_development();
+    config.page = config.signaling.own_page.then(|| page(mode));
+    for pair in parse_pairs(&args.add_pairs, mode.is_development())? {
         add_once(config.store.as_ref(), &pair).await?;
     }
-    Ok((config, dev))
+    Ok(Configured { config, mode, access, in_memory })
 }
 
-/// What the page at `/` is told; the pair of the dev server is no secret.
-fn page(dev: bool) -> serde_json::Value {
-    let mut mode = serde_json::json!({
+/// A server for a local network: the pair of the dev server in memory, and a login token of its own. Limits are
+/// those of a real server.
+async fn lan_config(
+    verifier: Option<Verifier>,
+    policy: Policy,
+    access: &Access,
+    access_tokens: Option<AccessTokens>,
+) -> Result<ServerConfig, Failure> {
+    let verifier = match verifier {
+        Some(verifier) => verifier,
+        None => random_verifier(policy)?,
+    };
+    let store = store::in_memory().await?;
+    add_once(store.as_ref(), &server::dev_pair()).await?;
+    let mut config = ServerConfig::new(verifier, store);
+    config.login = Some(login::lan_login(&access.login, access_tokens));
+    config.signaling.timings.drain_jitter = std::time::Duration::ZERO;
+    Ok(config)
+}
+
+/// Checks and signs with a secret that nobody knows.
+fn random_verifier(policy: Policy) -> Result<Verifier, Failure> {
+    let keys = Key::hs256("dev", &Secret::random()).and_then(|key| SigningKeys::new(vec![key]));
+    let keys = keys.map_err(|error| {
+        Failure::new(Stage::Server, error.to_string(), "check the memory of this machine")
+    })?;
+    Ok(Verifier::new(keys, policy))
+}
+
+/// What the page at `/` is told; the pair of a server for development is no secret.
+fn page(mode: Mode) -> serde_json::Value {
+    let mut told = serde_json::json!({
         "mode": "pair",
         "signal": crate::proto::signaling::PATH,
         "tokenUrl": server::TOKEN_PATH,
-        "dev": dev,
+        "dev": mode == Mode::Dev,
         "version": env!("CARGO_PKG_VERSION"),
     });
-    if dev {
-        mode["pair"] = server::DEV_PAIR.into();
-        mode["devices"] = serde_json::json!({"phone": server::DEV_PHONE, "mac": server::DEV_MAC});
+    if mode.is_development() {
+        told["pair"] = server::DEV_PAIR.into();
+        told["devices"] = serde_json::json!({"phone": server::DEV_PHONE, "mac": server::DEV_MAC});
     }
-    mode
+    told
 }
 
 async fn dev_config(
@@ -76,12 +131,13 @@ async fn dev_config(
     policy: Policy,
     access_tokens: Option<AccessTokens>,
 ) -> Result<ServerConfig, Failure> {
-    if !args.listen.ip().is_loopback() {
+    let listen = args.address();
+    if !listen.ip().is_loopback() {
         return Err(Failure::usage(
-            format!("without a signing secret {} is refused: it is not loopback", args.listen),
+            format!("without a signing secret {listen} is refused: it is not loopback"),
             format!(
-                "set ORION_JWT_SECRET to at least {MIN_SECRET_BYTES} random bytes, \
-                 or listen on {DEV_ADDRESS}"
+                "give --lan for phones of the local network, or set ORION_JWT_SECRET to at least \
+                 {MIN_SECRET_BYTES} random bytes, or listen on {DEV_ADDRESS}"
             ),
         ));
     }
@@ -89,10 +145,7 @@ async fn dev_config(
         Failure::new(Stage::Server, error.to_string(), "check the memory of this machine")
     };
     let mut config = ServerConfig::dev().await.map_err(failed)?;
-    let keys = Key::hs256("dev", &Secret::random())
-        .and_then(|key| SigningKeys::new(vec![key]))
-        .map_err(|error| failed(error.into()))?;
-    config.verifier = Verifier::new(keys, policy);
+    config.verifier = random_verifier(policy)?;
     config.login = Some(login::dev_login(access_tokens));
     if let Some(file) = store::dev_file(&args.store).await? {
         config.store = file;
@@ -124,11 +177,11 @@ pub(in crate::cli) fn read_secret(
 }
 
 /// Reads the pairs to add; only the dev server has a user of its own to add them for.
-fn parse_pairs(given: &[String], dev: bool) -> Result<Vec<Pair>, Failure> {
+fn parse_pairs(given: &[String], development: bool) -> Result<Vec<Pair>, Failure> {
     let parse = |text: &String| {
         let parts: Vec<&str> = text.split(':').collect();
         let pair = match parts[..] {
-            [id, ios, mac] if dev => Some((id, ios, mac, DEV_USER)),
+            [id, ios, mac] if development => Some((id, ios, mac, DEV_USER)),
             [id, ios, mac, user] => Some((id, ios, mac, user)),
             _ => None,
         };
@@ -179,10 +232,10 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     ))
 }
 
-fn origins(listed: &[String], dev: bool) -> Origins {
+fn origins(listed: &[String], mode: Mode) -> Origins {
     if listed.iter().any(|origin| origin == "*") {
         Origins::Any
-    } else if dev {
+    } else if mode == Mode::Dev {
         Origins::Loopback(listed.to_vec())
     } else {
         Origins::Listed(listed.to_vec())
@@ -193,7 +246,7 @@ fn origins(listed: &[String], dev: bool) -> Origins {
 mod tests {
     use clap::Parser;
 
-    use super::*;
+    use super::{super::lan, *};
 
     #[derive(Parser)]
     struct Line {
@@ -203,9 +256,10 @@ mod tests {
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-    async fn configured(flags: &[&str]) -> Result<(ServerConfig, bool), Failure> {
+    async fn configured(flags: &[&str]) -> Result<(ServerConfig, Mode), Failure> {
         let line = ["serve"].iter().chain(flags);
-        configure(&Line::try_parse_from(line).unwrap().args).await
+        let args = lan::resolve(Line::try_parse_from(line).unwrap().args)?;
+        configure(&args).await.map(|configured| (configured.config, configured.mode))
     }
 
     async fn failure(flags: &[&str]) -> Failure {
@@ -217,8 +271,8 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_configured_is_a_dev_server_with_the_demo_pair() {
-        let (config, dev) = configured(&[]).await.unwrap();
-        assert!(dev);
+        let (config, mode) = configured(&[]).await.unwrap();
+        assert_eq!(mode, Mode::Dev);
         let pair = config.store.active_pair(&"demo".into()).await.unwrap().unwrap();
         assert_eq!((pair.ios.as_str(), pair.mac.as_str()), ("phone", "mac"));
     }
@@ -251,12 +305,54 @@ mod tests {
             (&["--add-pair", "p::mac"], "not understood"),
             (&["--issuer", ""], "--issuer is empty"),
             (&["--audience", ""], "--audience is empty"),
+            (&["--jwt-secret", SECRET, "--login-secret", SECRET], "the same as --jwt-secret"),
+            (&["--lan", "--listen", "127.0.0.1:8787"], "for this one only"),
+            (&["--lan", "--db", "x"], "in memory"),
+            (&["--lan", "--login-jwks", "https://h.example/j"], "--login-jwks"),
+            (&["--lan", "--jwt-jwks", "https://h.example/j"], "--jwt-jwks"),
+            (&["--lan", "--bus", "redis://h"], "single node"),
+            (&["--lan", "--no-tls", "--tls-self-signed"], "--no-tls"),
+            (&["--no-tls"], "without --lan"),
+            (&["--qr"], "without --lan"),
         ] {
             let failure = failure(flags).await;
             assert_eq!(failure.exit, 2, "{flags:?}: {failure}");
             assert!(failure.message.contains(words), "{flags:?}: {failure}");
             assert!(!failure.remedy.is_empty(), "{flags:?}: {failure}");
         }
+    }
+
+    #[tokio::test]
+    async fn pairs_that_are_given_are_kept_in_memory_without_a_store() {
+        let flags = ["--jwt-secret", SECRET, "--add-pair", "p:i:m:u"];
+        let (config, mode) = configured(&flags).await.unwrap();
+        assert_eq!(mode, Mode::Production);
+        let pairs = config.store.list().await.unwrap();
+        assert_eq!((pairs.len(), pairs[0].id.as_str()), (1, "p"));
+        assert!(config.login.is_none(), "there is no login of its own");
+    }
+
+    #[tokio::test]
+    async fn a_server_for_the_local_network_has_secrets_of_its_own() {
+        let (config, mode) = configured(&["--lan"]).await.unwrap();
+        assert_eq!(mode, Mode::Lan);
+        assert!(config.front.tls.is_some() && config.page.is_some());
+        assert!(
+            !config.front.this_machine_only,
+            "its certificate and its login are for others, too"
+        );
+        assert!(config.token_rates.is_some(), "guessing is limited");
+        assert!(!config.signaling.origins.allow("http://localhost:8787"), "only its own page");
+        let login = config.login.unwrap();
+        assert!(
+            login.user("dev", unix_now()).await.is_err(),
+            "the dev server's token is known to all"
+        );
+        let pairs = config.store.list().await.unwrap();
+        assert_eq!((pairs.len(), pairs[0].id.as_str()), (1, "demo"));
+        let (plain, _) = configured(&["--lan", "--no-tls", "--add-pair", "p:a:b"]).await.unwrap();
+        assert!(plain.front.tls.is_none());
+        assert_eq!(plain.store.list().await.unwrap().len(), 2);
     }
 
     #[tokio::test]
@@ -276,8 +372,8 @@ mod tests {
             "p:i:m:u",
         ];
         for _ in 0..2 {
-            let (config, dev) = configured(&flags).await.unwrap();
-            assert!(!dev);
+            let (config, mode) = configured(&flags).await.unwrap();
+            assert_eq!(mode, Mode::Production);
             assert!(config.login.is_none());
             assert_eq!(config.store.list().await.unwrap().len(), 1, "added once");
         }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use super::{ServeArgs, configure::read_secret};
+use super::{Mode, ServeArgs, configure::read_secret};
 use crate::{
     auth::{
         jwks::{Jwks, JwksTimes},
@@ -31,8 +31,8 @@ pub struct LoginArgs {
     /// Public keys (JWKS) of signaling tokens that are signed elsewhere
     #[arg(long, value_name = "URL")]
     pub jwt_jwks: Option<String>,
-    /// Public keys (JWKS) of the login tokens, such as
-    /// `https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json`; beside --login-secret or instead
+    /// Public keys (JWKS) of the login tokens, beside --login-secret or instead; those of Supabase are at
+    /// `https://PROJECT.supabase.co/auth/v1` and then /.well-known/jwks.json
     #[arg(long, value_name = "URL")]
     pub login_jwks: Option<String>,
     /// Issuer (`iss`) of the login tokens; default: --login-jwks without /.well-known/jwks.json
@@ -145,12 +145,39 @@ pub(super) fn login(
 
 /// The login of the dev server.
 pub(super) fn dev_login(access_tokens: Option<AccessTokens>) -> Arc<dyn LoginCheck> {
-    Arc::new(DevLogin { access_tokens })
+    Arc::new(DevLogin { access_tokens, ..DevLogin::default() })
+}
+
+/// The login of a server for a local network: its own random token.
+pub(super) fn lan_login(token: &str, access_tokens: Option<AccessTokens>) -> Arc<dyn LoginCheck> {
+    Arc::new(DevLogin { token: token.into(), access_tokens })
+}
+
+/// Who has the login secret may log in as anybody; who has the signing secret may join any room. One secret for
+/// both would make everybody who checks logins, such as another service, one who can join.
+///
+/// # Errors
+/// Exit code 2 when `--login-secret` is a secret that signaling tokens are signed with.
+pub(super) fn check_distinct(args: &ServeArgs) -> Result<(), Failure> {
+    let Some(login) = read_secret("--login-secret", args.login_secret.as_deref())? else {
+        return Ok(());
+    };
+    for (flag, given) in
+        [("--jwt-secret", &args.jwt_secret), ("--jwt-previous-secret", &args.jwt_previous_secret)]
+    {
+        if read_secret(flag, given.as_deref())?.is_some_and(|secret| secret.is(login.expose())) {
+            return Err(Failure::usage(
+                format!("--login-secret is the same as {flag}"),
+                "give each its own secret: `openssl rand -hex 32` makes one",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether there is a token API.
-pub(super) fn has_token_api(args: &ServeArgs, dev: bool) -> bool {
-    dev || args.login_secret.is_some() || args.login.login_jwks.is_some()
+pub(super) fn has_token_api(args: &ServeArgs, mode: Mode) -> bool {
+    mode.is_development() || args.login_secret.is_some() || args.login.login_jwks.is_some()
 }
 
 /// Reads the signing keys again at each SIGHUP; bad ones change nothing.

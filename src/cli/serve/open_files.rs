@@ -4,9 +4,11 @@
 const OTHERS: u64 = 256;
 
 /// Raises this process's limit on open files as far as `connections` need it, and says when the system
-/// does not let it.
-pub fn allow(connections: u64) {
-    if let Err(allowed) = raise(connections) {
+/// does not let it, unless it `will_do` without.
+pub fn allow(connections: u64, will_do: bool) {
+    if let Err(allowed) = raise(connections)
+        && !will_do
+    {
         tracing::warn!(
             allowed,
             needed = connections.saturating_add(OTHERS),

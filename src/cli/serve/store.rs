@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     cli::{failure::Failure, secret::SecretText, units},
-    pairs::{PairStore, StoreError, cache, open::Place},
+    pairs::{PairStore, StoreError, cache, open::Place, sqlite::SqlitePairs},
     types::Stage,
 };
 
@@ -67,6 +67,21 @@ impl DbArgs {
     }
 }
 
+impl StoreArgs {
+    /// Whether a store is named.
+    pub(super) fn has_place(&self) -> bool {
+        self.at.db.is_some()
+    }
+}
+
+/// A store in memory.
+pub(super) async fn in_memory() -> Result<Arc<dyn PairStore>, Failure> {
+    let store = SqlitePairs::in_memory().await.map_err(|error| {
+        Failure::new(Stage::Server, error.to_string(), "check the memory of this machine")
+    })?;
+    Ok(Arc::new(store))
+}
+
 /// Opens the store of a real server, behind a cache when it is over a network.
 pub(super) async fn required(args: &StoreArgs) -> Result<Arc<dyn PairStore>, Failure> {
     if args.db_cache > cache::MAX_AGE {
@@ -78,7 +93,8 @@ pub(super) async fn required(args: &StoreArgs) -> Result<Arc<dyn PairStore>, Fai
     let Some(place) = args.at.place()? else {
         return Err(Failure::usage(
             "with a signing secret there must be pairs, and there is nowhere to find pairs",
-            "give --db FILE or --db URL, and add pairs with `orion-peer serve pairs add`",
+            "give --db FILE or --db URL, and add pairs with `orion-peer serve pairs add`; or give pairs for \
+             this run with --add-pair",
         ));
     };
     let store = args.at.open(&place).await?;

@@ -73,8 +73,13 @@ impl Coturn {
         let mut config = ServerConfig::dev().await.unwrap();
         let url = format!("turn:{}?transport=udp", self.addr);
         let (urls, ttl) = (vec![url], Duration::from_hours(1));
-        config.turn =
-            Some(TurnAdvert { urls, secret: Secret::from(secret), ttl, names_pair: false });
+        config.turn = Some(TurnAdvert {
+            urls,
+            secret: Secret::from(secret),
+            ttl,
+            names_pair: false,
+            follows_client: false,
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Server::start(config, listener).await.unwrap();
         let line = format!("POST {TOKEN_PATH}");

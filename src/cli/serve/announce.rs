@@ -1,0 +1,301 @@
+//! What `serve` says when it listens: where it is reached, and how to connect.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use super::{Mode, ServeArgs, Served, lan, lan::Access, login, reachable};
+use crate::{
+    auth::login::DEV_TOKEN,
+    cli::{
+        connect::{DEV_SIGNAL, SIGNAL_PATH},
+        failure::Failure,
+        output::Output,
+    },
+    proto::signaling,
+    report::layout::wrap,
+    server::{self, tls::Tls},
+    turn::TurnServer,
+};
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+
+/// A server that listens, and what it was made from.
+pub(super) struct Announcement<'a> {
+    pub args: &'a ServeArgs,
+    pub served: &'a Served,
+    pub tls: Option<&'a Tls>,
+    pub mode: Mode,
+    pub access: Option<Access>,
+    pub in_memory: bool,
+}
+
+/// URLs of the server at one address.
+struct At {
+    ip: IpAddr,
+    signal: String,
+    token: String,
+    page: String,
+}
+
+impl Announcement<'_> {
+    /// Shows it.
+    ///
+    /// # Errors
+    /// stdout cannot be written.
+    pub(super) fn show(&self, output: Output) -> Result<(), Failure> {
+        let server = &self.served.server;
+        tracing::info!(
+            address = %server.local_addr(),
+            signal = self.first().signal,
+            tls_sha256 = self.pin(),
+            version = env!("CARGO_PKG_VERSION"),
+            dev = self.mode.is_development(),
+            "listening"
+        );
+        for line in self.lines() {
+            output.line(line);
+        }
+        self.draw(output);
+        output.event(&self.event())
+    }
+
+    fn pin(&self) -> Option<String> {
+        self.tls.map(|tls| tls.fingerprint().to_string())
+    }
+
+    /// The server at each address that clients reach it by; there is at least one.
+    fn places(&self) -> Vec<At> {
+        let server = &self.served.server;
+        let listen = server.local_addr().ip();
+        let at = |ip| At {
+            ip,
+            signal: server.signal_url_at(ip),
+            token: server.token_url_at(ip),
+            page: server.page_url_at(ip),
+        };
+        let mut places: Vec<At> = reachable::addresses(listen, self.args.turn.public_address)
+            .into_iter()
+            .map(at)
+            .collect();
+        // A certificate's name stands for all addresses.
+        places.dedup_by(|one, other| one.signal == other.signal);
+        places
+    }
+
+    fn first(&self) -> At {
+        let listen = self.served.server.reachable_addr().ip();
+        self.places().into_iter().next().unwrap_or_else(|| At {
+            ip: listen,
+            signal: self.served.server.signal_url(),
+            token: self.served.server.token_url(),
+            page: self.served.server.page_url_at(listen),
+        })
+    }
+
+    fn has_page(&self) -> bool {
+        self.args.page || self.mode.is_development()
+    }
+
+    /// Where STUN and TURN are reached: over UDP and TCP, and over TLS.
+    fn relay(&self) -> [Option<SocketAddr>; 2] {
+        let relay = self.served.relay.as_ref();
+        let ip = |bound: SocketAddr| match self.args.turn.public_address {
+            Some(public) => public,
+            None if bound.ip().is_unspecified() => reachable::addresses(bound.ip(), None)[0],
+            None => bound.ip(),
+        };
+        [relay.and_then(TurnServer::udp_address), relay.and_then(TurnServer::tls_address)]
+            .map(|bound| bound.map(|bound| SocketAddr::new(ip(bound), bound.port())))
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let server = &self.served.server;
+        let places = self.places();
+        let mut lines = vec![format!("listening on {}", server.local_addr())];
+        let each = |url: fn(&At) -> &String| places.iter().map(url).cloned().collect::<Vec<_>>();
+        rows(&mut lines, "signaling", &each(|at| &at.signal));
+        if login::has_token_api(self.args, self.mode) {
+            rows(&mut lines, "token API", &each(|at| &at.token));
+        } else {
+            rows(&mut lines, "token API", &["off: no --login-jwks or --login-secret".to_owned()]);
+        }
+        rows(&mut lines, "STUN/TURN", &self.relay_words());
+        if self.has_page() {
+            rows(&mut lines, "page", &each(|at| &at.page));
+        }
+        if let Some(pin) = self.pin() {
+            rows(&mut lines, "TLS pin", &[pin]);
+        }
+        if let Some(address) = server.metrics_addr() {
+            rows(&mut lines, "metrics", &[format!("http://{address}/metrics")]);
+        }
+        if self.in_memory && self.mode == Mode::Production {
+            lines.push("pairs are in memory and end with this server: --db FILE keeps them".into());
+        }
+        match &self.access {
+            Some(access) => self.lan(&mut lines, access),
+            None if self.mode == Mode::Dev => self.dev(&mut lines),
+            None => {}
+        }
+        lines
+    }
+
+    fn relay_words(&self) -> Vec<String> {
+        match self.relay() {
+            [Some(address), tls] => {
+                let tls =
+                    tls.map(|tls| format!("; TLS on port {}", tls.port())).unwrap_or_default();
+                vec![format!("{address}, UDP and TCP{tls}")]
+            }
+            _ if self.args.turn.turn_url.is_empty() => vec!["off".to_owned()],
+            _ => self.args.turn.turn_url.clone(),
+        }
+    }
+
+    fn dev(&self, lines: &mut Vec<String>) {
+        let (pair, phone, mac) = (server::DEV_PAIR, server::DEV_PHONE, server::DEV_MAC);
+        lines.push(format!(
+            "dev server: pair `{pair}`, devices `{phone}` and `{mac}`, login token `{DEV_TOKEN}`"
+        ));
+        let own = self.first().signal;
+        let mut flags = Vec::new();
+        if own != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
+            flags.push(format!("--signal {own}"));
+        }
+        flags.extend(self.pin().map(|pin| format!("--tls-pin {pin}")));
+        lines.push("connect with".into());
+        lines.extend(commands(&flags));
+    }
+
+    fn lan(&self, lines: &mut Vec<String>, access: &Access) {
+        let at = self.first();
+        if at.ip.is_loopback() {
+            lines.push("no network interface is up: only this machine can connect".into());
+        }
+        let (pair, phone, mac) = (server::DEV_PAIR, server::DEV_PHONE, server::DEV_MAC);
+        lines.push(format!(
+            "pair `{pair}`: devices `{phone}` and `{mac}`; login token for the token API"
+        ));
+        rows(lines, "login", std::slice::from_ref(&access.login));
+        lines.push("on another machine".into());
+        let mut flags = vec![
+            format!("--signal {}", at.signal.trim_end_matches(signaling::PATH)),
+            format!("--access-token {}", access.login),
+        ];
+        flags.extend(self.pin().map(|pin| format!("--tls-pin {pin}")));
+        lines.extend(commands(&flags));
+        let text = if self.tls.is_some() {
+            "iOS refuses this certificate (App Transport Security) unless the app checks the TLS pin itself; \
+             or use --no-tls with NSAllowsLocalNetworking in its Info.plist"
+        } else {
+            "iOS refuses ws:// and http:// (App Transport Security) unless the app's Info.plist has \
+             NSAllowsLocalNetworking"
+        };
+        lines.extend(wrap(text, 0, WIDTH));
+        lines.push("the phone joins with this URL, in its browser or read by the app".into());
+        lines.push(format!("  {}", self.join_url(access, &at)));
+    }
+
+    fn join_url(&self, access: &Access, at: &At) -> String {
+        access.join_url(&at.page, self.tls.map(Tls::fingerprint))
+    }
+
+    /// The QR code of how a phone joins, where it is asked for or there is room for it.
+    fn draw(&self, output: Output) {
+        let Some(access) = &self.access else { return };
+        let Some(lines) = lan::qr(&self.join_url(access, &self.first())) else { return };
+        let width = lines.first().map_or(0, |line| line.chars().count());
+        let room = terminal_size::terminal_size_of(std::io::stderr());
+        let fits = room.is_some_and(|(columns, _)| usize::from(columns.0) >= width);
+        if fits || self.args.lan.qr {
+            output.drawing(&lines);
+        }
+    }
+
+    fn event(&self) -> Value {
+        let server = &self.served.server;
+        let token_api = login::has_token_api(self.args, self.mode);
+        let [relay, tls] = self.relay();
+        let at = self.first();
+        let urls = |at: &At| {
+            json!({
+                "address": at.ip,
+                "signalUrl": at.signal,
+                "tokenUrl": token_api.then_some(&at.token),
+                "pageUrl": self.has_page().then_some(&at.page),
+            })
+        };
+        let mut event = json!({
+            "event": "listening",
+            "address": server.local_addr().to_string(),
+            "signalUrl": at.signal,
+            "tokenUrl": token_api.then_some(&at.token),
+            "urls": self.places().iter().map(urls).collect::<Vec<_>>(),
+            "turn": relay.map(|address| address.to_string()),
+            "turnTls": tls.map(|address| address.to_string()),
+            "tlsSha256": self.pin(),
+            "metrics": server.metrics_addr().map(|address| address.to_string()),
+            "dev": self.mode == Mode::Dev,
+        });
+        if let Some(access) = &self.access {
+            event["lan"] = json!({
+                "pairId": server::DEV_PAIR,
+                "devices": {"phone": server::DEV_PHONE, "mac": server::DEV_MAC},
+                "loginToken": access.login,
+                "joinUrl": self.join_url(access, &at),
+            });
+        }
+        event
+    }
+}
+
+/// A labelled line for each value; the label stands before the first.
+fn rows(lines: &mut Vec<String>, label: &str, values: &[String]) {
+    for (index, value) in values.iter().enumerate() {
+        let label = if index == 0 { label } else { "" };
+        lines.push(format!("  {label:<10} {value}"));
+    }
+}
+
+/// The commands that join with these flags, as one pastes them into a shell.
+fn commands(flags: &[String]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for command in ["orion-peer recv --out frames/", "orion-peer send --source pattern"] {
+        let mut line = format!("  {command}");
+        for flag in flags {
+            // Room for the backslash.
+            if line.chars().count() + 1 + flag.chars().count() + 2 > WIDTH {
+                lines.push(format!("{line} \\"));
+                line = format!("    {flag}");
+            } else {
+                line = format!("{line} {flag}");
+            }
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_fit_a_terminal_and_can_be_pasted() {
+        let flags = [
+            "--signal wss://[2001:db8:1234:5678:9abc:def0:1234:5678]:65535".to_owned(),
+            format!("--access-token {}", "a".repeat(26)),
+            format!("--tls-pin {}", "0".repeat(64)),
+        ];
+        let lines = commands(&flags);
+        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH), "{lines:#?}");
+        let pasted = lines.join("\n").replace(" \\\n   ", "");
+        assert!(pasted.contains(&format!("recv --out frames/ {}", flags.join(" "))), "{pasted}");
+        assert_eq!(
+            commands(&[]),
+            ["  orion-peer recv --out frames/", "  orion-peer send --source pattern"]
+        );
+    }
+}
