@@ -165,7 +165,7 @@ contract() {
     address=127.0.0.1:18787
     cat >"$dir/serve" <<END
 "$peer" --quiet serve --listen $address --no-turn --db "$dir/pairs.db" --add-pair demo:phone:mac:user \
-    --add-pair two:phone2:mac2:user --jwt-secret $secret --login-secret $secret >"$dir/log" 2>&1 &
+    --add-pair two:phone2:mac2:user --jwt-secret $secret --login-secret login-$secret >"$dir/log" 2>&1 &
 echo \$! >"$dir/pid"
 END
     cat >"$dir/restart" <<END
@@ -174,7 +174,7 @@ while kill -0 "\$(cat "$dir/pid")" 2>/dev/null; do sleep 0.1; done
 . "$dir/serve"
 END
     sh "$dir/serve"
-    login=$("$peer" token mint --secret $secret --device user --pair none --audience authenticated)
+    login=$("$peer" token mint --login --user user --login-secret login-$secret)
     for _ in $(seq 50); do
         (: </dev/tcp/${address/://}) 2>/dev/null && break
         sleep 0.2

@@ -28,7 +28,7 @@ pub struct TokenArgs {
 enum TokenCommand {
     /// Fetch a signaling token from the token API
     Fetch(fetch::FetchArgs),
-    /// Mint a signaling token with the server's secret
+    /// Mint a signaling token, or with --login a login token, with the server's secret
     Mint(mint::MintArgs),
     /// Show a signaling token, and why it would be refused
     Inspect(inspect::InspectArgs),
