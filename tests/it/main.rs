@@ -27,6 +27,8 @@ mod kernel_leftovers;
 #[cfg(target_os = "linux")]
 mod kernel_on_path;
 mod lab;
+#[cfg(target_os = "linux")]
+mod lan;
 mod layering;
 mod load;
 mod logging;

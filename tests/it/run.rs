@@ -113,6 +113,11 @@ impl Running {
         self.stderr.all().iter().skip(from).any(|line| line.contains(words))
     }
 
+    /// The lines on stderr so far.
+    pub fn stderr_lines(&self) -> Vec<String> {
+        self.stderr.all()
+    }
+
     /// Lines on stderr so far.
     pub fn said(&self) -> usize {
         self.stderr.all().len()
