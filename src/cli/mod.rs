@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod exports;
 pub mod failure;
 pub mod github_actions;
+mod hints;
 pub mod ice;
 pub mod lab;
 pub mod layers;
@@ -71,7 +72,7 @@ stopped by Ctrl-C before it was done.";
     subcommand_required = true,
     arg_required_else_help = true,
     disable_help_flag = true,
-    max_term_width = 100
+    max_term_width = 80
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -166,6 +167,7 @@ pub fn main() -> ExitCode {
 
 fn start(argv: &[OsString]) -> ExitCode {
     let begun = Instant::now();
+    let argv = &hints::without_help_of_help(argv);
     let cli = match parse(argv) {
         Ok(cli) => cli,
         Err(Refusal::Clap(error)) => return refuse(&error, early_output(argv)),
@@ -210,7 +212,10 @@ fn run_in_runtime(cli: Cli, output: Output) -> Result<(), Failure> {
 }
 
 fn parse(argv: &[OsString]) -> Result<Cli, Refusal> {
-    let matches = layers::parse(&Cli::command(), argv)?;
+    let matches = layers::parse(&Cli::command(), argv).map_err(|refusal| match refusal {
+        Refusal::Clap(error) => Refusal::Clap(Box::new(hints::hinted(*error, argv))),
+        refusal @ Refusal::Failure(_) => refusal,
+    })?;
     Cli::from_arg_matches(&matches).map_err(|error| Refusal::Clap(Box::new(error)))
 }
 

@@ -496,6 +496,9 @@ fn help_texts_are_as_written_down() {
         let name = [&["orion-peer".to_owned()], &words[..]].concat().join("-");
         let path = dir.join(format!("{name}.txt"));
         let text = help(&words);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{name}: {line:?}");
+        }
         if update {
             fs::create_dir_all(&dir).unwrap();
             fs::write(&path, &text).unwrap();
