@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use crate::doctor::{
         contact::Contacts,
-        report::{Burst, Interface, Problem, Rtt},
+        report::{Burst, Interface, Problem, Rtt, Throughput},
     };
 
     fn server(url: &str) -> Server {
@@ -251,7 +251,8 @@ mod tests {
             turn: true,
             relayed: "203.0.113.1:50000".parse().ok(),
             rtt_ms: Some(Rtt { sent: 10, lost: 1, min: 1_234.5, p50: 1_234.5, max: 1_234.5 }),
-            burst: Some(Burst { sent: 100, received: 95, took_ms: 12_345.6, bits_per_second: 1e6 }),
+            burst: Some(Burst { sent: 100, received: 95, took_ms: 12_345.6 }),
+            throughput: Some(Throughput { sent: 1000, received: 950, bits_per_second: 123.4e6 }),
             credential_expires_in_s: Some(600),
             ..Server::default()
         }
