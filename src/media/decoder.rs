@@ -3,25 +3,21 @@
 //! A decoder that has seen a damaged picture may refuse the clean ones that follow, so it is made anew
 //! after every result that is not a frame; the parameter sets are remembered for it.
 
-use std::time::SystemTime;
+mod support;
+
+use std::{borrow::Cow, time::SystemTime};
 
 use openh264::{decoder::Decoder as OpenH264Decoder, formats::YUVSource};
 
+use self::support::{MAX_MACROBLOCKS, check_nal};
+pub use self::support::{MAX_PIXELS, check};
 use super::{
     colour::Colour,
     frame::{Frame, FrameError},
-    h264::{Demand, NalType, append_nal, nal_type, nal_units, sps_colour, sps_demand},
+    h264::{
+        Crop, NalType, append_nal, nal_type, nal_units, sps_colour, sps_format, without_cropping,
+    },
 };
-
-/// Most pixels of a picture that is decoded: 4096x2304, level 5.2 of H.264.
-pub const MAX_PIXELS: u64 = 4096 * 2304;
-
-/// Macroblocks of that.
-const MAX_MACROBLOCKS: u64 = MAX_PIXELS / 256;
-
-/// Most macroblocks of all reference pictures: `MaxDpbMbs` of level 5.2 (ITU-T H.264 table A-1). `OpenH264`
-/// allocates as many pictures as an SPS names, whatever its level allows.
-const MAX_REFERENCES: u64 = 184_320;
 
 /// PPSs that come without an SPS are remembered up to this many bytes.
 const MAX_PARAMETER_SETS: usize = 4096;
@@ -62,6 +58,14 @@ pub enum DecodeError {
         /// Macroblocks of each.
         macroblocks: u64,
     },
+    /// A kind of H.264 that `OpenH264` does not decode.
+    #[error("{what} is not supported by OpenH264 ({details})")]
+    Unsupported {
+        /// Profile or feature.
+        what: String,
+        /// Sample format, or profile.
+        details: String,
+    },
     /// An SPS that cannot be read.
     #[error("the sequence parameter set of {bytes} bytes is not valid")]
     ParameterSet {
@@ -88,6 +92,17 @@ pub enum DecodeError {
     Frame(#[from] FrameError),
 }
 
+impl DecodeError {
+    /// Whether no picture of the same stream can be decoded either: another keyframe does not help.
+    #[must_use]
+    pub fn is_of_stream(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsupported { .. } | Self::TooLarge { .. } | Self::TooManyReferences { .. }
+        )
+    }
+}
+
 /// Decodes access units, keyframes alone or a continuous stream without reordering.
 pub struct Decoder {
     inner: OpenH264Decoder,
@@ -95,6 +110,8 @@ pub struct Decoder {
     parameter_sets: Vec<u8>,
     /// As the SPS seen last has it.
     colour: Colour,
+    /// What is cut off a picture here instead of in the decoder, by the SPS seen last.
+    crop: Option<Crop>,
     /// Nothing was decoded since the decoder was made.
     fresh: bool,
 }
@@ -106,7 +123,8 @@ impl Decoder {
     /// `OpenH264` cannot be started.
     pub fn new() -> Result<Self, DecodeError> {
         let inner = OpenH264Decoder::new().map_err(DecodeError::Start)?;
-        Ok(Self { inner, parameter_sets: Vec::new(), colour: Colour::UNSPECIFIED, fresh: true })
+        let (parameter_sets, colour) = (Vec::new(), Colour::UNSPECIFIED);
+        Ok(Self { inner, parameter_sets, colour, crop: None, fresh: true })
     }
 
     /// Decodes one access unit (Annex B). The frame's `captured_at` is the time of the call.
@@ -118,7 +136,7 @@ impl Decoder {
         let seen = Contents::of(access_unit)?;
         if seen.sps {
             self.parameter_sets.clone_from(&seen.parameter_sets);
-            self.colour = seen.colour;
+            (self.colour, self.crop) = (seen.colour, seen.crop);
         } else if self.parameter_sets.len() < MAX_PARAMETER_SETS {
             self.parameter_sets.extend_from_slice(&seen.parameter_sets);
         }
@@ -128,14 +146,12 @@ impl Decoder {
         if self.fresh && !seen.idr {
             return Err(DecodeError::NeedKeyframe { bytes });
         }
-        let known = seen.others.then(|| known(access_unit));
-        let access_unit = known.as_deref().unwrap_or(access_unit);
-        let result = if self.fresh && !seen.sps {
-            let whole = [&self.parameter_sets, access_unit].concat();
-            decode_one(&mut self.inner, &whole, bytes)
-        } else {
-            decode_one(&mut self.inner, access_unit, bytes)
-        };
+        let rewritten = seen.rewritten.then(|| rewritten(access_unit));
+        let mut access_unit = Cow::Borrowed(rewritten.as_deref().unwrap_or(access_unit));
+        if self.fresh && !seen.sps {
+            access_unit = Cow::Owned([&self.parameter_sets, &access_unit[..]].concat());
+        }
+        let result = decode_one(&mut self.inner, &access_unit, bytes, self.crop);
         self.fresh = false;
         if result.is_err() {
             self.inner = OpenH264Decoder::new().map_err(DecodeError::Start)?;
@@ -149,15 +165,32 @@ fn decode_one(
     decoder: &mut OpenH264Decoder,
     annex_b: &[u8],
     bytes: usize,
+    crop: Option<Crop>,
 ) -> Result<Frame, DecodeError> {
     let picture = decoder
         .decode(annex_b)
         .map_err(|cause| DecodeError::Broken { bytes, cause })?
         .ok_or(DecodeError::NoPicture { bytes })?;
     let (width, height) = picture.dimensions();
+    let size = (width as u32, height as u32);
     let (sy, su, sv) = picture.strides();
-    let planes = [(picture.y(), sy), (picture.u(), su), (picture.v(), sv)];
-    Ok(Frame::from_planes((width as u32, height as u32), planes, SystemTime::now())?)
+    let (mut size, mut luma) = (size, picture.y());
+    let fits = |crop: &Crop| crop.left + crop.width <= size.0 && crop.top + crop.height <= size.1;
+    if let Some(crop) = crop.filter(fits) {
+        size = (crop.width, crop.height);
+        luma = &luma[crop.top as usize * sy + crop.left as usize..];
+    }
+    // Where crops are made here, the chroma is the same all over.
+    let planes = [(luma, sy), (picture.u(), su), (picture.v(), sv)];
+    Ok(Frame::from_planes(size, planes, SystemTime::now())?)
+}
+
+/// A monochrome SPS without its cropping, which is made here: `OpenH264` counts it in units of chroma
+/// samples, which such pictures do not have, and cuts off twice as much (openh264-sys2 0.9.9,
+/// `codec/decoder/core/src/decoder_core.cpp` lines 75, 76 and 220).
+fn uncropped(sps: &[u8]) -> Option<(Vec<u8>, Crop)> {
+    let monochrome = sps_format(sps).is_some_and(|format| format.chroma == 0);
+    monochrome.then(|| without_cropping(sps)).flatten()
 }
 
 // Facts of their own, not one state.
@@ -166,9 +199,10 @@ struct Contents {
     slice: bool,
     idr: bool,
     sps: bool,
-    /// NAL units of types that are not known here.
-    others: bool,
+    /// NAL units that the decoder must not see, or not as they are.
+    rewritten: bool,
     colour: Colour,
+    crop: Option<Crop>,
     parameter_sets: Vec<u8>,
 }
 
@@ -178,8 +212,9 @@ impl Contents {
             slice: false,
             idr: false,
             sps: false,
-            others: false,
+            rewritten: false,
             colour: Colour::UNSPECIFIED,
+            crop: None,
             parameter_sets: Vec::new(),
         };
         for nal in nal_units(access_unit) {
@@ -187,13 +222,19 @@ impl Contents {
                 NalType::Idr => (seen.slice, seen.idr) = (true, true),
                 NalType::NonIdr => seen.slice = true,
                 NalType::Sps => {
-                    check(nal)?;
+                    check_nal(nal)?;
                     seen.sps = true;
                     seen.colour = sps_colour(nal);
+                    let (whole, crop) = uncropped(nal).unzip();
+                    seen.rewritten |= crop.is_some();
+                    seen.crop = crop;
+                    append_nal(&mut seen.parameter_sets, whole.as_deref().unwrap_or(nal));
+                }
+                NalType::Pps => {
+                    check_nal(nal)?;
                     append_nal(&mut seen.parameter_sets, nal);
                 }
-                NalType::Pps => append_nal(&mut seen.parameter_sets, nal),
-                NalType::Other(_) => seen.others = true,
+                NalType::Other(_) => seen.rewritten = true,
                 NalType::Sei | NalType::Aud => {}
             }
         }
@@ -201,28 +242,21 @@ impl Contents {
     }
 }
 
-/// Refuses an SPS whose pictures take too much memory, before the decoder reads it.
-fn check(sps: &[u8]) -> Result<(), DecodeError> {
-    let bytes = sps.len();
-    let Demand { macroblocks, references } =
-        sps_demand(sps).ok_or(DecodeError::ParameterSet { bytes })?;
-    if macroblocks > MAX_MACROBLOCKS {
-        return Err(DecodeError::TooLarge { macroblocks });
+/// The NAL units that were looked at, as the decoder is to see them. `OpenH264` also reads subset SPSs and
+/// slices of scalable streams (types 14, 15 and 20), which nobody sends here.
+fn rewritten(access_unit: &[u8]) -> Vec<u8> {
+    let mut rewritten = Vec::with_capacity(access_unit.len());
+    for nal in nal_units(access_unit) {
+        match nal_type(nal) {
+            NalType::Other(_) => {}
+            NalType::Sps => {
+                let whole = uncropped(nal).map(|(sps, _)| sps);
+                append_nal(&mut rewritten, whole.as_deref().unwrap_or(nal));
+            }
+            _ => append_nal(&mut rewritten, nal),
+        }
     }
-    if macroblocks * u64::from(references) > MAX_REFERENCES {
-        return Err(DecodeError::TooManyReferences { references, macroblocks });
-    }
-    Ok(())
-}
-
-/// The NAL units that were looked at. `OpenH264` also reads subset SPSs and slices of scalable streams
-/// (types 14, 15 and 20), which nobody sends here.
-fn known(access_unit: &[u8]) -> Vec<u8> {
-    let mut known = Vec::with_capacity(access_unit.len());
-    nal_units(access_unit)
-        .filter(|nal| !matches!(nal_type(nal), NalType::Other(_)))
-        .for_each(|nal| append_nal(&mut known, nal));
-    known
+    rewritten
 }
 
 #[cfg(test)]

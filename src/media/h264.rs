@@ -1,6 +1,8 @@
 //! Access units and NAL units in Annex B byte streams (ITU-T H.264 §7.3.1, §7.4.1, Annex B).
 
 mod bits;
+mod format;
+mod pps;
 mod slice;
 mod split;
 mod sps;
@@ -9,9 +11,14 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-pub use slice::{idr_pic_id, with_idr_pic_id};
+pub use format::Format;
+pub use pps::slice_group_map_type;
+pub use slice::{idr_pic_id, is_intra, with_idr_pic_id};
 pub use split::AccessUnitSplitter;
-pub use sps::{Demand, profile_level_id, sps_colour, sps_demand, sps_dimensions};
+pub use sps::{
+    Crop, Demand, profile_level_id, sps_colour, sps_demand, sps_dimensions, sps_format,
+    without_cropping,
+};
 
 /// The start code written everywhere here.
 pub const START_CODE: [u8; 4] = [0, 0, 0, 1];
@@ -171,7 +178,8 @@ mod tests {
             let idr = nal_units(&data).any(|nal| nal_type(nal) == NalType::Idr);
             prop_assert_eq!(is_keyframe(&data), idr);
             let _ = (dimensions(&data), idr_pic_id(&data), sps_dimensions(&data));
-            let _ = profile_level_id(&data);
+            let _ = (profile_level_id(&data), sps_format(&data), without_cropping(&data));
+            let _ = (slice_group_map_type(&data), is_intra(&data));
         }
 
         #[test]

@@ -49,6 +49,21 @@ pub(super) fn first_mb_in_slice(slice: &[u8]) -> Option<u32> {
     Bits::new(&rbsp).ue()
 }
 
+/// Whether an access unit is a picture whose slices are all intra (`slice_type` 2 and 7, §7.4.3), IDR or
+/// not.
+#[must_use]
+pub fn is_intra(annex_b: &[u8]) -> bool {
+    let mut slices = nal_units(annex_b).filter(|nal| nal_type(nal).is_slice()).peekable();
+    slices.peek().is_some() && slices.all(|slice| matches!(slice_type(slice), Some(2 | 7)))
+}
+
+fn slice_type(slice: &[u8]) -> Option<u32> {
+    let rbsp = unescape(slice.get(1..)?, 16);
+    let mut bits = Bits::new(&rbsp);
+    bits.ue()?; // first_mb_in_slice
+    bits.ue()
+}
+
 fn skip_to_idr_pic_id(sps: &Sps, bits: &mut Bits<'_>) -> Option<()> {
     bits.ue()?; // first_mb_in_slice
     bits.ue()?; // slice_type
@@ -94,6 +109,23 @@ mod tests {
         slice.copy(data, 0, data.len() * 8);
         slice.write(1, 1);
         slice.finish()
+    }
+
+    #[test]
+    fn a_picture_is_intra_when_all_its_slices_are() {
+        let unit = |kinds: &[u32]| {
+            let mut unit = Vec::new();
+            for (first, kind) in kinds.iter().enumerate() {
+                let mut slice = BitWriter::after(&[0x41], 8);
+                slice.ue(first as u32);
+                slice.ue(*kind);
+                slice.write(0xff, 8);
+                append_nal(&mut unit, &slice.finish());
+            }
+            unit
+        };
+        assert!(is_intra(&unit(&[7])) && is_intra(&unit(&[2, 7])));
+        assert!(!is_intra(&unit(&[7, 5])) && !is_intra(&unit(&[0])) && !is_intra(&unit(&[])));
     }
 
     proptest! {

@@ -3,7 +3,8 @@
 
 use super::{
     NalType,
-    bits::{Bits, unescape},
+    bits::{BitWriter, Bits, unescape},
+    format::Format,
     nal_type,
 };
 use crate::media::colour::Colour;
@@ -25,7 +26,7 @@ pub fn profile_level_id(sps: &[u8]) -> Option<u32> {
 /// Width and height of the pictures an SPS describes, cropping applied.
 #[must_use]
 pub fn sps_dimensions(sps: &[u8]) -> Option<(u32, u32)> {
-    Sps::read(sps).map(|sps| (sps.width, sps.height))
+    Sps::read(sps).map(|sps| (sps.crop.width, sps.crop.height))
 }
 
 /// What the planes of the pictures an SPS describes mean as colours (§E.1.1).
@@ -49,10 +50,48 @@ pub fn sps_demand(sps: &[u8]) -> Option<Demand> {
     Sps::read(sps).map(|sps| sps.demand)
 }
 
+/// Profile and sample format of the pictures an SPS describes; `None` when the SPS makes no sense.
+#[must_use]
+pub fn sps_format(sps: &[u8]) -> Option<Format> {
+    Sps::read(sps).map(|sps| sps.format)
+}
+
+/// The part of a coded picture that is shown, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crop {
+    /// Pixels cut off at the left.
+    pub left: u32,
+    /// Pixels cut off at the top.
+    pub top: u32,
+    /// Width of what is left.
+    pub width: u32,
+    /// Height of what is left.
+    pub height: u32,
+}
+
+/// The same SPS for whole pictures, and what of them is to be shown; `None` for one that does not crop.
+#[must_use]
+pub fn without_cropping(sps: &[u8]) -> Option<(Vec<u8>, Crop)> {
+    let fields = Sps::read(sps)?;
+    let (begin, end) = fields.cropping?;
+    let (header, payload) = sps.split_first()?;
+    let rbsp = unescape(payload, usize::MAX);
+    // The last bit set is the stop bit of §7.3.2.11.
+    let last = rbsp.iter().rposition(|byte| *byte != 0)?;
+    let stop = last * 8 + 8 - rbsp[last].trailing_zeros() as usize;
+    let mut writer = BitWriter::after(&[*header], sps.len() + 4);
+    writer.copy(&rbsp, 0, begin);
+    writer.write(0, 1);
+    writer.copy(&rbsp, end.min(stop), stop);
+    Some((writer.finish(), fields.crop))
+}
+
 pub(super) struct Sps {
-    width: u32,
-    height: u32,
+    crop: Crop,
+    /// Bits of the RBSP from `frame_cropping_flag` to the last offset, when it is set.
+    cropping: Option<(usize, usize)>,
     demand: Demand,
+    format: Format,
     pub(super) frame_num_bits: u32,
     pub(super) frame_mbs_only: bool,
     pub(super) separate_colour_planes: bool,
@@ -66,14 +105,14 @@ impl Sps {
         }
         let rbsp = unescape(nal.get(1..)?, 1024);
         let mut bits = Bits::new(&rbsp);
-        let profile = bits.read(8)?;
-        bits.skip(16)?; // constraint flags, level_idc
+        let [profile, constraints, level] = *rbsp.first_chunk()?;
+        bits.skip(24)?;
         bits.ue()?; // seq_parameter_set_id
-        let (chroma_format, separate_colour_planes) = match profile {
-            44 | 83 | 86 | 100 | 110 | 118 | 122 | 128 | 134 | 135 | 138 | 139 | 244 => {
-                high_profile_fields(&mut bits)?
+        let samples = match profile {
+            44 | 83 | 86 | 100 | 110 | 118 | 122 | 128 | 134 | 135 | 138 | 139 | 144 | 244 => {
+                Samples::read(&mut bits)?
             }
-            _ => (1, false),
+            _ => Samples { chroma: 1, separate_planes: false, bits: 8 },
         };
         let frame_num_bits = bits.ue()?.checked_add(4).filter(|n| *n <= 16)?;
         picture_order_fields(&mut bits)?;
@@ -88,46 +127,84 @@ impl Sps {
         }
         bits.skip(1)?; // direct_8x8_inference_flag
         let demand = Demand { macroblocks: width / 16 * (height / 16), references };
-        let mut crop = [0u64; 4];
-        if bits.bit()? == 1 {
-            for side in &mut crop {
-                *side = u64::from(bits.ue()?);
+        let begin = bits.at;
+        let cropped = bits.bit()? == 1;
+        let mut offsets = [0u64; 4];
+        if cropped {
+            for offset in &mut offsets {
+                *offset = u64::from(bits.ue()?);
             }
         }
-        let unit_x = if matches!(chroma_format, 1 | 2) { 2 } else { 1 };
-        let unit_y = if chroma_format == 1 { 2 } else { 1 } * if frame_mbs_only { 1 } else { 2 };
-        let width = width.checked_sub((crop[0] + crop[1]) * unit_x)?;
-        let height = height.checked_sub((crop[2] + crop[3]) * unit_y)?;
+        let end = bits.at;
+        let (unit_x, lines) = samples.crop_unit();
+        let unit_y = lines * if frame_mbs_only { 1 } else { 2 };
+        let [left, right, top, bottom] = offsets;
+        let width = width.checked_sub((left + right) * unit_x)?;
+        let height = height.checked_sub((top + bottom) * unit_y)?;
         let colour = vui_colour(&mut bits).unwrap_or(Colour::UNSPECIFIED);
         let fits = |side: u64| (1..=MAX_SIDE).contains(&side).then_some(side as u32);
         Some(Self {
-            width: fits(width)?,
-            height: fits(height)?,
+            crop: Crop {
+                left: u32::try_from(left * unit_x).ok()?,
+                top: u32::try_from(top * unit_y).ok()?,
+                width: fits(width)?,
+                height: fits(height)?,
+            },
+            cropping: cropped.then_some((begin, end)),
             demand,
+            format: Format {
+                profile,
+                level,
+                constrained: constraints & 0x40 != 0,
+                intra: constraints & 0x10 != 0,
+                chroma: samples.chroma,
+                bits: samples.bits,
+                interlaced: !frame_mbs_only,
+            },
             frame_num_bits,
             frame_mbs_only,
-            separate_colour_planes,
+            separate_colour_planes: samples.separate_planes,
             colour,
         })
     }
 }
 
-/// `chroma_format_idc` to the scaling lists: chroma format as it counts for cropping, and whether
-/// colour planes are coded apart.
-fn high_profile_fields(bits: &mut Bits<'_>) -> Option<(u32, bool)> {
-    let chroma_format = bits.ue().filter(|format| *format <= 3)?;
-    let separate = chroma_format == 3 && bits.bit()? == 1;
-    bits.ue()?; // bit_depth_luma_minus8
-    bits.ue()?; // bit_depth_chroma_minus8
-    bits.skip(1)?; // qpprime_y_zero_transform_bypass_flag
-    if bits.bit()? == 1 {
-        for list in 0..if chroma_format == 3 { 12 } else { 8 } {
-            if bits.bit()? == 1 {
-                skip_scaling_list(bits, if list < 6 { 16 } else { 64 })?;
+/// What only the High profiles say of the samples.
+struct Samples {
+    /// `chroma_format_idc`.
+    chroma: u32,
+    /// `separate_colour_plane_flag`.
+    separate_planes: bool,
+    bits: u32,
+}
+
+impl Samples {
+    /// `chroma_format_idc` to the scaling lists.
+    fn read(bits: &mut Bits<'_>) -> Option<Self> {
+        let chroma = bits.ue().filter(|format| *format <= 3)?;
+        let separate_planes = chroma == 3 && bits.bit()? == 1;
+        let depth = |bits: &mut Bits<'_>| bits.ue().filter(|depth| *depth <= 6).map(|d| d + 8);
+        let (luma_bits, chroma_bits) = (depth(bits)?, depth(bits)?);
+        bits.skip(1)?; // qpprime_y_zero_transform_bypass_flag
+        if bits.bit()? == 1 {
+            for list in 0..if chroma == 3 { 12 } else { 8 } {
+                if bits.bit()? == 1 {
+                    skip_scaling_list(bits, if list < 6 { 16 } else { 64 })?;
+                }
             }
         }
+        Some(Self { chroma, separate_planes, bits: luma_bits.max(chroma_bits) })
     }
-    Some((if separate { 0 } else { chroma_format }, separate))
+
+    /// Pixels and lines of a cropping unit of frames (equations 7-19 to 7-22): those of a chroma sample,
+    /// and one where there is no chroma or its planes are coded apart.
+    fn crop_unit(&self) -> (u64, u64) {
+        match self.chroma {
+            1 => (2, 2),
+            2 => (2, 1),
+            _ => (1, 1),
+        }
+    }
 }
 
 fn skip_scaling_list(bits: &mut Bits<'_>, size: u32) -> Option<()> {
@@ -254,6 +331,72 @@ mod tests {
         // 960 lines as two fields of 30 map units, cropped by 4 units of 4 lines.
         let sps = sps.ue(39).ue(29).bits(0b001, 3).bits(1, 1).ue(0).ue(1).ue(0).ue(4).bits(0, 1);
         assert_eq!(sps_dimensions(&sps.nal(0x67)), Some((638, 944)));
+    }
+
+    /// High profile of 1920x1088 cropped to 1079 lines or what `crop` makes of it.
+    fn high(chroma: u64, separate: bool, frames_only: bool, crop: [u64; 4]) -> Writer {
+        let sps = Writer::default().bits(100, 8).bits(0x0028, 16).ue(0).ue(chroma);
+        let sps = if chroma == 3 { sps.bits(u64::from(separate), 1) } else { sps };
+        let sps = sps.ue(0).ue(0).bits(0, 2).ue(0).ue(2).ue(1).bits(0, 1);
+        let sps = sps.ue(119).ue(if frames_only { 67 } else { 33 });
+        let sps = if frames_only { sps.bits(1, 1) } else { sps.bits(0, 2) };
+        crop.into_iter().fold(sps.bits(0b11, 2), Writer::ue).bits(0, 1)
+    }
+
+    #[test]
+    fn the_cropping_unit_is_that_of_the_chroma_format() {
+        // Equations 7-19 to 7-22: SubWidthC and SubHeightC, 1 for ChromaArrayType 0, two lines for fields.
+        for (chroma, separate, frames_only, expected) in [
+            (0, false, true, (1917, 1081)),
+            (1, false, true, (1914, 1074)),
+            (2, false, true, (1914, 1081)),
+            (3, false, true, (1917, 1081)),
+            (3, true, true, (1917, 1081)),
+            (0, false, false, (1917, 1074)),
+            (1, false, false, (1914, 1060)),
+            (2, false, false, (1914, 1074)),
+            (3, true, false, (1917, 1074)),
+        ] {
+            let sps = high(chroma, separate, frames_only, [1, 2, 3, 4]).nal(0x67);
+            let what = format!("chroma {chroma}, apart {separate}, frames only {frames_only}");
+            assert_eq!(sps_dimensions(&sps), Some(expected), "{what}");
+        }
+    }
+
+    #[test]
+    fn cropping_can_be_taken_out() {
+        let cropped = high(0, false, true, [1, 2, 3, 4]).nal(0x67);
+        let (whole, crop) = without_cropping(&cropped).unwrap();
+        assert_eq!(crop, Crop { left: 1, top: 3, width: 1917, height: 1081 });
+        assert_eq!(sps_dimensions(&whole), Some((1920, 1088)));
+        assert_eq!(without_cropping(&whole), None);
+        // What comes after it stays: a VUI with a range.
+        let sps = Writer::default().bits(66, 8).bits(0xe01f, 16).ue(0).ue(0).ue(2).ue(1).bits(0, 1);
+        let sps = sps.ue(79).ue(44).bits(0b111, 3).ue(0).ue(1).ue(0).ue(2);
+        let sps = sps.bits(0b1001, 4).bits(5, 3).bits(0b10, 2).nal(0x67);
+        let (whole, _) = without_cropping(&sps).unwrap();
+        assert!(sps_colour(&whole).full_range && sps_colour(&sps).full_range);
+        assert_eq!(without_cropping(&[0x67, 66]), None);
+    }
+
+    #[test]
+    fn formats_have_their_names() {
+        let read = |profile: u64, constraints: u64, chroma: u64, depth: u64| {
+            let sps = Writer::default().bits(profile, 8).bits(constraints, 8).bits(40, 8).ue(0);
+            let sps = sps.ue(chroma).bits(0, u32::from(chroma == 3)).ue(depth).ue(depth).bits(0, 2);
+            let sps = sps.ue(0).ue(2).ue(1).bits(0, 1).ue(19).ue(14).bits(0b1100, 4).nal(0x67);
+            let format = sps_format(&sps).unwrap();
+            (format.profile_name(), format.to_string())
+        };
+        let named = |name: &str, format: &str| (name.to_owned(), format.to_owned());
+        assert_eq!(read(122, 0, 2, 2), named("High 4:2:2", "4:2:2, 10 bits"));
+        assert_eq!(read(122, 0x10, 2, 2), named("High 4:2:2 Intra", "4:2:2, 10 bits"));
+        assert_eq!(read(110, 0, 1, 2), named("High 10", "4:2:0, 10 bits"));
+        assert_eq!(read(244, 0, 3, 0), named("High 4:4:4 Predictive", "4:4:4, 8 bits"));
+        assert_eq!(read(100, 0, 0, 0), named("High", "grayscale, 8 bits"));
+        let interlaced = sps_format(&high(1, false, false, [0; 4]).nal(0x67)).unwrap();
+        assert_eq!(interlaced.to_string(), "4:2:0, 8 bits, interlaced");
+        assert_eq!(interlaced.level_name(), "4.0");
     }
 
     #[test]
