@@ -131,6 +131,8 @@ struct Receiver<'a> {
     last_bytes: Option<u64>,
     /// What the last picture's stream says of its colors.
     colour: Option<Colour>,
+    /// Why the stream cannot be decoded, as it was last said.
+    unsupported: Option<String>,
 }
 
 /// Receives until the count or `stop` ends it.
@@ -167,6 +169,7 @@ pub async fn run(
         trouble: Trouble::default(),
         last_bytes: None,
         colour: None,
+        unsupported: None,
     };
     let mut result = receiver.work(stop, stats, texts).await;
     if let Err(error) = receiver.finish().await
@@ -375,9 +378,8 @@ impl Receiver<'_> {
     async fn on_stored(&mut self, stored: Option<Stored>) -> Result<(), SessionError> {
         match stored {
             Some(Stored::Written(stored)) => {
-                let OnDisk { written, decoded_at, decode_time, .. } = *stored;
-                let (stages, written_at, undecoded) =
-                    (stored.stages, stored.written_at, stored.undecoded);
+                let OnDisk { written, decoded_at, decode_time, stages, written_at, .. } = *stored;
+                let OnDisk { undecoded, unsupported, .. } = *stored;
                 let underway = self.underway.pop_front().unwrap_or_default();
                 let offset = self.talk.clock_offset();
                 let stages = underway.complete(stages, &written.record, written_at, offset);
@@ -397,15 +399,9 @@ impl Receiver<'_> {
                 self.verified += u64::from(verified == Some(true));
                 if verified == Some(false) || undecoded.is_some() {
                     self.broken += 1;
-                    self.line(format!(
-                        "keyframe {}: {}; asking for another",
-                        written.record.seq,
-                        match &undecoded {
-                            Some(error) => error.as_str(),
-                            None => "its hash is not the sender's",
-                        }
-                    ));
-                    self.request_keyframe("broken").await;
+                    let why = undecoded.as_deref().unwrap_or("its hash is not the sender's");
+                    let unsupported = unsupported && verified != Some(false);
+                    self.on_broken(written.record.seq, why, unsupported).await;
                 }
                 (self.tell)(ReceiverEvent::Keyframe(Box::new(StoredKeyframe {
                     written,
@@ -419,6 +415,7 @@ impl Receiver<'_> {
                 self.count_decoded(size, false, took);
                 Ok(())
             }
+            Some(Stored::Skipped) => Ok(()),
             Some(Stored::Broken(why)) => {
                 self.broken += 1;
                 tracing::debug!("picture not decoded: {why}");
@@ -450,6 +447,21 @@ impl Receiver<'_> {
     fn count_decoded(&self, (width, height): (u32, u32), keyframe: bool, took: Duration) {
         if let Some(peer) = self.talk.link.peer() {
             peer.count_coded(&CodedFrame { width, height, keyframe, qp: None, took });
+        }
+    }
+
+    /// Says why a keyframe cannot be used, and asks for another. Of a stream that cannot be decoded at all
+    /// that is said once, and others are not asked for.
+    async fn on_broken(&mut self, seq: u64, why: &str, unsupported: bool) {
+        if !unsupported {
+            self.line(format!("keyframe {seq}: {why}; asking for another"));
+            return self.request_keyframe("broken").await;
+        }
+        if self.unsupported.as_deref() != Some(why) {
+            self.unsupported = Some(why.to_owned());
+            self.line(format!(
+                "keyframe {seq}: {why}; the keyframes of this stream are saved without pictures"
+            ));
         }
     }
 

@@ -57,6 +57,8 @@ pub enum Stored {
     /// A picture between keyframes was decoded; such are not written. Its size, and the time the decoder
     /// took.
     Passed((u32, u32), Duration),
+    /// A picture between keyframes of a stream that is known not to be decoded.
+    Skipped,
     /// A picture between keyframes that cannot be decoded: a keyframe is wanted.
     Broken(String),
     /// The disk does not take keyframes now: they wait and are tried again.
@@ -82,6 +84,8 @@ pub struct OnDisk {
     pub written_at: SystemTime,
     /// Why there is no picture beside it, when there is none.
     pub undecoded: Option<String>,
+    /// Its stream is of a kind that is not decoded here: another keyframe of it would not be either.
+    pub unsupported: bool,
 }
 
 /// The asking end of the thread.
@@ -190,7 +194,8 @@ fn run(
     output: &mpsc::UnboundedSender<Stored>,
 ) {
     let spool = Spool::new(writer);
-    let mut storing = Storing { decoder, spool, waiting: true, failing: false, output };
+    let mut storing =
+        Storing { decoder, spool, waiting: true, unsupported: false, failing: false, output };
     loop {
         match next(&mut input, storing.spool.due()) {
             Next::Received(received) => storing.take(*received),
@@ -238,6 +243,14 @@ struct Measured {
     /// Time the pictures took.
     prepare_time: Duration,
     undecoded: Option<String>,
+    unsupported: bool,
+}
+
+/// Why an access unit gave no frame.
+struct Undecoded {
+    why: String,
+    /// Nor does any other of its stream.
+    of_stream: bool,
 }
 
 struct Storing<'o> {
@@ -245,6 +258,8 @@ struct Storing<'o> {
     spool: Spool<Measured>,
     /// After a loss only a keyframe can be trusted.
     waiting: bool,
+    /// The last keyframe was of a kind that is not decoded here.
+    unsupported: bool,
     /// Keyframes wait for the disk.
     failing: bool,
     output: &'o mpsc::UnboundedSender<Stored>,
@@ -260,15 +275,18 @@ impl Storing<'_> {
             self.waiting = false;
             return self.keyframe(received);
         }
-        let stored = if self.waiting {
+        let stored = if self.unsupported {
+            // That was said of the keyframe before it.
+            Stored::Skipped
+        } else if self.waiting {
             Stored::Broken("a picture that builds on one that was lost".into())
         } else {
             let begun = Instant::now();
             match self.decode(&received.data) {
                 Ok(frame) => Stored::Passed((frame.width, frame.height), begun.elapsed()),
-                Err(why) => {
+                Err(undecoded) => {
                     self.waiting = true;
-                    Stored::Broken(why)
+                    Stored::Broken(undecoded.why)
                 }
             }
         };
@@ -292,25 +310,31 @@ impl Storing<'_> {
         }
         let begun = Instant::now();
         let prepared = self.spool.writer().prepare(&received.data, decoded.as_ref().ok(), record);
+        let undecoded = decoded.err();
+        self.unsupported = undecoded.as_ref().is_some_and(|undecoded| undecoded.of_stream);
         let measured = Measured {
             reassemble,
             decoded_at,
             decode_time,
             prepare_time: begun.elapsed(),
-            undecoded: decoded.err(),
+            undecoded: undecoded.map(|undecoded| undecoded.why),
+            unsupported: self.unsupported,
         };
         self.spool.put(prepared, measured);
     }
 
     /// Decodes, with a new decoder after a panic.
-    fn decode(&mut self, access_unit: &[u8]) -> Result<Frame, String> {
+    fn decode(&mut self, access_unit: &[u8]) -> Result<Frame, Undecoded> {
         match guarded(|| self.decoder.decode(access_unit)) {
-            Ok(decoded) => decoded.map_err(|error| error.to_string()),
+            Ok(decoded) => decoded.map_err(|error| Undecoded {
+                why: error.to_string(),
+                of_stream: error.is_of_stream(),
+            }),
             Err(panic) => {
                 if let Ok(fresh) = Decoder::new() {
                     self.decoder = fresh;
                 }
-                Err(panic)
+                Err(Undecoded { why: panic, of_stream: false })
             }
         }
     }
@@ -340,7 +364,8 @@ impl Storing<'_> {
 }
 
 fn on_disk(written: Written, took: Duration, measured: Measured) -> Stored {
-    let Measured { reassemble, decoded_at, decode_time, prepare_time, undecoded } = measured;
+    let Measured { reassemble, decoded_at, decode_time, prepare_time, undecoded, unsupported } =
+        measured;
     let write_time = prepare_time + took;
     let stages = Stages {
         reassemble: Some(millis(reassemble)),
@@ -356,5 +381,6 @@ fn on_disk(written: Written, took: Duration, measured: Measured) -> Stored {
         stages,
         written_at: SystemTime::now(),
         undecoded,
+        unsupported,
     }))
 }
