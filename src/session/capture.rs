@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use super::{SessionError, millis, sha256};
 use crate::{
     media::{
-        decoder::{DecodeError, Decoder},
         encoder::{self, EncodeError, EncoderConfig, KeyframeEncoder},
         frame::Frame,
         guarded,
@@ -59,7 +58,7 @@ pub struct CapturedKeyframe {
     pub sha256: String,
     /// The frame it was encoded from; none for a stream that was encoded before.
     pub original: Option<Arc<Frame>>,
-    /// The budget it had, bytes.
+    /// The budget it had, bytes; one that was encoded before may be over it.
     pub max_bytes: usize,
     /// Mean QP of the macroblocks; none for a stream that was encoded before.
     pub qp: Option<f64>,
@@ -99,7 +98,7 @@ pub struct CaptureConfig {
     pub source: SourceSpec,
     /// Box they are fitted into.
     pub size: Option<(u32, u32)>,
-    /// Largest keyframe, bytes.
+    /// Largest keyframe that is encoded here, bytes.
     pub max_bytes: usize,
 }
 
@@ -182,6 +181,12 @@ impl Capture {
             self.frame_size = keyframe.frame_size;
         }
         result.unwrap_or_else(|| CaptureResult::Failed(stopped()))
+    }
+
+    /// Whether the last keyframe was encoded before it came here: its size and budget cannot be changed.
+    #[must_use]
+    pub fn is_encoded(&self) -> bool {
+        self.frame_size.is_none()
     }
 
     /// The size at which pictures like the last one are encoded in this box: within the limits of the
@@ -296,7 +301,8 @@ fn keyframe(
         Err(error) => return CaptureResult::Retry(source_error(&error)),
     };
     let frame = match captured {
-        Captured::AccessUnit(access_unit) if access_unit.data.len() <= encoder.max_bytes() => {
+        // What is encoded already is sent as it is, whatever its size.
+        Captured::AccessUnit(access_unit) => {
             return CaptureResult::Keyframe(Box::new(CapturedKeyframe {
                 capture_time: begun.elapsed(),
                 encoded_at: Instant::now(),
@@ -315,22 +321,6 @@ fn keyframe(
                 frame_size: None,
             }));
         }
-        // One that is encoded already, but over the budget: encoded again.
-        Captured::AccessUnit(unit) => match decoded(&unit.data) {
-            Ok(frame) => Frame { captured_at: unit.captured_at, ..frame },
-            Err(error) => {
-                return CaptureResult::Retry(SessionError::new(
-                    Stage::Video,
-                    "keyframe-over-budget",
-                    format!(
-                        "a keyframe of {} bytes is over the budget and cannot be decoded to be \
-                         made smaller: {error}",
-                        unit.data.len()
-                    ),
-                    "give a larger --max-bytes, or another source",
-                ));
-            }
-        },
         Captured::Frame(frame) => frame,
     };
     let fitting = Instant::now();
@@ -381,11 +371,6 @@ pub(crate) fn age(captured_at: SystemTime) -> f64 {
     millis(captured_at.elapsed().unwrap_or_default())
 }
 
-/// The picture of a keyframe, as the encoder takes it.
-fn decoded(access_unit: &[u8]) -> Result<Frame, DecodeError> {
-    Ok(Decoder::new()?.decode(access_unit)?.into_bt601()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,7 +400,7 @@ mod tests {
 
     #[test]
     fn no_picture_ends_the_run_but_a_source_that_has_ended() {
-        let broken = AccessUnit {
+        let large = AccessUnit {
             data: [0, 0, 0, 1, 0x65, 0x88].repeat(1_000).into(),
             width: 64,
             height: 48,
@@ -429,15 +414,15 @@ mod tests {
             // Too small for the encoder, and too large.
             Some(Ok(Some(grey(8, 8)))),
             Some(Ok(Some(grey(3000, 2400)))),
-            // Over the budget, and not to be decoded.
-            Some(Ok(Some(Captured::AccessUnit(broken)))),
+            // Over the budget, but encoded already.
+            Some(Ok(Some(Captured::AccessUnit(large)))),
             None,
             Some(Ok(Some(grey(64, 48)))),
             Some(Err(gone)),
             Some(Ok(None)),
         ];
         let expected =
-            ["ok", "retry", "ok", "retry", "retry", "retry", "retry", "ok", "failed", "ended"];
+            ["ok", "retry", "ok", "retry", "retry", "ok", "retry", "ok", "failed", "ended"];
         script.reverse();
         let config = CaptureConfig {
             source: SourceSpec::Pattern { width: 64, height: 48 },

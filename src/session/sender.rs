@@ -138,6 +138,8 @@ struct Sender<'a> {
     trouble: Trouble,
     /// Pictures that gave no keyframe.
     failed: u64,
+    /// The budget that keyframes were reported to be over.
+    over_budget: Option<usize>,
 }
 
 /// What is left of the configuration once link and capture have begun.
@@ -201,6 +203,7 @@ pub async fn run(
         waiting_since: Some(Instant::now()),
         trouble: Trouble::default(),
         failed: 0,
+        over_budget: None,
     };
     let mut result = sender.work(stop, stats, texts).await;
     if let Err(error) = sender.finish_saving().await

@@ -78,6 +78,7 @@ impl Sender<'_> {
         if captured.qp.is_some() {
             peer.count_coded(&coded(&captured));
         }
+        self.warn_over_budget(&captured);
         let info = keyframe_info(self.seq + 1, &captured, &peer);
         let now = Instant::now();
         self.last_sent = Some(now);
@@ -89,6 +90,20 @@ impl Sender<'_> {
             _ => now + self.config.interval,
         });
         self.sending = Some(Sending::start(peer, info, captured, false));
+    }
+
+    /// Says once of each budget that keyframes of a stream are over it.
+    fn warn_over_budget(&mut self, captured: &CapturedKeyframe) {
+        let (bytes, max_bytes) = (captured.access_unit.data.len(), captured.max_bytes);
+        if bytes <= max_bytes || self.over_budget == Some(max_bytes) {
+            return;
+        }
+        self.over_budget = Some(max_bytes);
+        self.line(format!(
+            "keyframe {}: {bytes} bytes are over the budget of {max_bytes}, but H.264 from a file or \
+             stream is sent unchanged",
+            self.seq + 1
+        ));
     }
 
     /// The keyframe under way has left.

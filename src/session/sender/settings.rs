@@ -21,6 +21,9 @@ impl Sender<'_> {
         if settings.max_bytes.is_some_and(|bytes| !(1_000..=10_000_000).contains(&bytes)) {
             return Err("maxBytes must be from 1000 to 10000000".into());
         }
+        if settings.max_bytes.is_some() && self.capture.is_encoded() {
+            return Err("the keyframes are encoded already and are sent unchanged".into());
+        }
         let wanted = match (settings.width, settings.height) {
             (None, None) => None,
             (Some(w), Some(h)) if (16..=3840).contains(&w) && (16..=3840).contains(&h) => {
