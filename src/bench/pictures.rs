@@ -136,8 +136,9 @@ fn produce(
             Ok(true)
         });
         match result {
-            // A source that ends is shown again from its beginning.
-            Ok(true) if count > 0 => {}
+            // A source that ends is shown again from its beginning; of a pipe the last picture stays.
+            Ok(true) if count > 0 && config.source.is_repeatable() => {}
+            Ok(true) if count > 0 => return,
             Ok(true) => {
                 let empty = SessionError::new(
                     Stage::Source,

@@ -84,7 +84,8 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let (lines, mut texts) = observe::stdin_lines();
     let hello = json!({
         "role": "recv", "version": env!("CARGO_PKG_VERSION"), "pair": connect.pair,
-        "device": connect.device, "signal": redacted(&connect.signal), "out": args.out,
+        "device": connect.device, "signal": redacted(&connect.signal),
+        "out": args.out.to_string_lossy(),
     });
     let made_here = !args.out.exists();
     let viewer = args.view.start(&args.format, &hello, lines).await?;

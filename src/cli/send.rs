@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use super::{
@@ -65,8 +66,9 @@ pub struct SendArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Pictures")]
 pub struct PictureArgs {
-    /// `camera[:N[:FORMAT]]`, `pattern[:WxH]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264, or - for stdin
-    #[arg(long, value_name = "SOURCE", default_value = "camera")]
+    /// `camera[:N[:FORMAT]]`, `pattern[:WxH]`, a FILE (JPEG, PNG, WebP, MJPEG, y4m, H.264), a DIR of pictures,
+    /// or - for stdin
+    #[arg(long, value_name = "SOURCE", default_value = "camera", value_parser = source_parser())]
     pub source: SourceSpec,
     /// Time between keyframes, 100ms to 24h
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "3.5s")]
@@ -102,6 +104,11 @@ pub fn capture(
         size: size.map(|size| (size.width, size.height)),
         max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
     }
+}
+
+/// Reads `--source`; names of files need not be UTF-8.
+pub(super) fn source_parser() -> impl TypedValueParser<Value = SourceSpec> {
+    OsStringValueParser::new().try_map(|text| SourceSpec::from_os_str(&text))
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -210,7 +217,7 @@ pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
         "captureMs": millis(captured.capture_time),
         "scaledFrom": captured.scaled_from.map(|(width, height)| json!([width, height])),
         "connectionType": connection_type,
-        "saved": saved,
+        "saved": saved.as_ref().map(|path| path.to_string_lossy()),
         "stagesMs": stages_json(stages),
     });
     if let Some(quality) = quality {

@@ -3,8 +3,10 @@
 //! Files and streams end; a single picture, a directory, the pattern and the camera never do.
 
 mod camera;
+mod content;
 mod directory;
 mod error;
+mod foreign;
 mod h264_file;
 mod jpeg;
 mod mjpeg;
@@ -12,20 +14,21 @@ mod pattern;
 mod picture;
 mod spec;
 mod srgb;
-mod stdin;
+mod stream;
 mod y4m;
 
 pub use camera::{CameraFormat, CameraSpec, Device, PixelFormat, list_devices};
 pub use error::SourceError;
+pub use foreign::Foreign;
 pub use h264_file::H264Source;
 pub use mjpeg::MjpegSource;
 pub use pattern::PatternSource;
 pub use picture::{PictureSource, read_picture};
 pub use spec::{SourceSpec, SpecError};
-pub use stdin::open_stream;
+pub use stream::open_stream;
 pub use y4m::Y4mSource;
 
-use std::time::Duration;
+use std::{fs::File, path::Path, time::Duration};
 
 use super::{encoder::bounded, frame::Frame, h264::AccessUnit};
 
@@ -94,14 +97,18 @@ pub fn open(spec: &SourceSpec, options: SourceOptions) -> Result<Box<dyn Source>
             let (width, height) = options.size.unwrap_or((*width, *height));
             Box::new(PatternSource::new(width, height)?)
         }
-        SourceSpec::Y4m(path) => {
-            Box::new(Y4mSource::new(spec::open_file(path)?, path.display().to_string(), options)?)
-        }
-        SourceSpec::Picture(path) => Box::new(PictureSource::open(path, options)?),
+        SourceSpec::File(path) => stream::open_path(path, options)?,
         SourceSpec::Directory(path) => Box::new(directory::DirectorySource::open(path, options)?),
-        SourceSpec::H264(path) => {
-            Box::new(H264Source::new(spec::open_file(path)?, path.display().to_string())?)
-        }
         SourceSpec::Stdin => open_stream(Box::new(std::io::stdin()), "standard input", options)?,
     })
+}
+
+/// Opens a file for reading; a directory is refused.
+fn open_file(path: &Path) -> Result<File, SourceError> {
+    let wrong = |cause| SourceError::Open { path: path.to_owned(), cause };
+    let file = File::open(path).map_err(wrong)?;
+    if file.metadata().map_err(wrong)?.is_dir() {
+        return Err(SourceError::NotAFile { path: path.to_owned() });
+    }
+    Ok(file)
 }

@@ -39,16 +39,16 @@ use crate::run::{Ended, HANG, Rig, run, sample, serve, sha256, start};
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// An address of loopback where nothing listens.
-fn nobody() -> String {
+pub fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("ws://{}", listener.local_addr().unwrap())
 }
 
-fn message(error: &Value) -> &str {
+pub fn message(error: &Value) -> &str {
     error["message"].as_str().unwrap()
 }
 
-fn send(dir: &Path, source: &str) -> Ended {
+pub fn send(dir: &Path, source: &str) -> Ended {
     run(dir, &["send", "--json", "--signal", &nobody(), "--source", source])
 }
 
@@ -546,7 +546,7 @@ fn a_second_recv_of_the_same_device_takes_over() {
 }
 
 /// A runtime for the test peers.
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(HANG, work).await.expect("the test peer hangs") })
@@ -557,7 +557,7 @@ fn http(rig: &Rig) -> String {
 }
 
 /// A device of the pair that does as the test says.
-fn test_peer(rig: &Rig, device: &str, role: PeerRole) -> Link {
+pub fn test_peer(rig: &Rig, device: &str, role: PeerRole) -> Link {
     let tokens = TokenClient::new(&http(rig), "dev", device.into(), None).unwrap();
     let mut peer = PeerConfig::new(role);
     peer.addresses.retain(std::net::IpAddr::is_loopback);
@@ -565,7 +565,7 @@ fn test_peer(rig: &Rig, device: &str, role: PeerRole) -> Link {
 }
 
 /// Waits until the test peer's control channel is open.
-async fn open(link: &mut Link) {
+pub async fn open(link: &mut Link) {
     loop {
         match link.next().await {
             LinkEvent::Peer(PeerEvent::ControlOpen) => return,

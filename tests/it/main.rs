@@ -57,6 +57,7 @@ mod statistics;
 mod stop;
 #[cfg(target_os = "linux")]
 mod stranger;
+mod streams;
 mod timeline;
 mod tls;
 mod token_api;

@@ -97,8 +97,9 @@ pub struct LoadArgs {
     /// Be the other side of a bench that runs elsewhere, until Ctrl-C
     #[arg(long)]
     pub respond: bool,
-    /// Pictures to send: `pattern[:WxH]`, `camera[:N[:FORMAT]]`, FILE.y4m, FILE.jpg, FILE.png, DIR, FILE.h264
-    #[arg(long, value_name = "SOURCE", default_value = "pattern")]
+    /// Pictures to send: `pattern[:WxH]`, `camera[:N[:FORMAT]]`, a FILE (JPEG, PNG, WebP, MJPEG, y4m, H.264), or
+    /// a DIR of pictures
+    #[arg(long, value_name = "SOURCE", default_value = "pattern", value_parser = send::source_parser())]
     pub source: SourceSpec,
     /// Box that pictures are fitted into, aspect kept; default: their own size
     #[arg(long, value_name = "WxH", value_parser = units::picture_size)]

@@ -7,8 +7,7 @@ use std::{
 
 use super::{
     Captured, Source, SourceError, SourceOptions,
-    picture::{Notices, read_decoded},
-    spec::is_picture,
+    picture::{Notices, is_picture, read_decoded},
 };
 
 /// Gives one picture after the other; what cannot be read is skipped with a warning.
@@ -28,7 +27,7 @@ impl DirectorySource {
         let mut pictures = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(wrong)? {
             let path = entry.map_err(wrong)?.path();
-            if is_picture(&path) && path.is_file() {
+            if path.is_file() && (is_called_picture(&path) || is_picture(&path)) {
                 pictures.push(path);
             }
         }
@@ -77,6 +76,12 @@ impl DirectorySource {
             None => SourceError::EmptyDirectory { path: self.dir.clone() },
         })
     }
+}
+
+/// Whether a file has the name of a picture that can be read: if it is none, that is worth a word.
+fn is_called_picture(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    matches!(extension.as_str(), "jpg" | "jpeg" | "png" | "webp")
 }
 
 impl Source for DirectorySource {

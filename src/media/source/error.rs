@@ -2,7 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use super::{super::frame::FrameError, camera::PixelFormat};
+use super::{
+    super::{decoder::DecodeError, frame::FrameError},
+    camera::PixelFormat,
+    foreign::{Foreign, INSTEAD},
+};
 
 /// Why a source gives no picture. `name` is a path, or `standard input`.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +44,7 @@ pub enum SourceError {
         cause: String,
     },
     /// A directory holds no pictures.
-    #[error("no picture (.jpg, .jpeg, .png) in {}", path.display())]
+    #[error("no picture (JPEG, PNG or WebP) in {}", path.display())]
     EmptyDirectory {
         /// The directory.
         path: PathBuf,
@@ -76,10 +80,28 @@ pub enum SourceError {
         expected: usize,
     },
     /// An H.264 stream holds no IDR picture with its parameter sets.
-    #[error("no keyframe (IDR picture with SPS and PPS) in {name}")]
+    #[error(
+        "no keyframe (IDR picture with SPS and PPS) in {name}{}",
+        match intra {
+            0 => String::new(),
+            1 => ": its only intra picture is not an IDR picture (open GOP)".to_owned(),
+            _ => format!(": none of its {intra} intra pictures is an IDR picture (open GOP)"),
+        }
+    )]
     NoKeyframe {
         /// What was read.
         name: String,
+        /// Intra pictures that are not IDR pictures.
+        intra: u64,
+    },
+    /// The keyframes of an H.264 stream are of a kind that the decoder does not take.
+    #[error("{name} cannot be decoded: {cause}")]
+    Undecodable {
+        /// What was read.
+        name: String,
+        /// Why not.
+        #[source]
+        cause: DecodeError,
     },
     /// A stream holds something longer than any picture.
     #[error("{name} holds {bytes} bytes without a complete picture")]
@@ -89,18 +111,28 @@ pub enum SourceError {
         /// Bytes held when it was given up.
         bytes: usize,
     },
-    /// A stream is empty.
+    /// A file or a stream is empty.
     #[error("{name} is empty")]
     Empty {
         /// What was read.
         name: String,
     },
-    /// A stream's first bytes are those of no known format.
-    #[error("{name} begins with none of y4m, H.264 (Annex B), JPEG and PNG: {begin}")]
+    /// It is of a known format that is not read here.
+    #[error("{name} is not a picture or stream orion-peer knows: it looks like {}", format.name)]
+    Foreign {
+        /// What was read.
+        name: String,
+        /// What it looks like.
+        format: &'static Foreign,
+        /// The file, if it is one.
+        path: Option<PathBuf>,
+    },
+    /// Its first bytes are those of no known format.
+    #[error("{name} is not a picture or stream orion-peer knows: {begin}")]
     UnknownFormat {
         /// What was read.
         name: String,
-        /// The first bytes, in hexadecimal.
+        /// What it begins with, in words.
         begin: String,
     },
     /// Pictures of the wanted size cannot be made.
@@ -204,9 +236,9 @@ impl SourceError {
             Self::NotAFile { .. } => "give a file, or a directory of pictures",
             Self::Read { .. } => "check the disk or the program that writes the stream",
             Self::Picture { .. } => {
-                "open it in an image viewer; JPEG and PNG are read, other formats must be converted"
+                "open it in an image viewer, and save it again as JPEG or PNG"
             }
-            Self::EmptyDirectory { .. } => "put .jpg or .png files into it, or use `pattern`",
+            Self::EmptyDirectory { .. } => "put JPEG or PNG pictures into it, or use `pattern`",
             Self::NoReadablePicture { last, .. } => return last.remedy(),
             Self::Y4mHeader { .. } => {
                 "write it with `ffmpeg -i INPUT -pix_fmt yuv420p FILE.y4m`, 8 bits a sample"
@@ -215,11 +247,21 @@ impl SourceError {
                 "the frames before it were used; write the file again, complete"
             }
             Self::TooLong { .. } => "check the program that writes it: no picture is that long",
-            Self::NoKeyframe { .. } => {
-                "write it as Annex B: `ffmpeg -i INPUT -c:v copy -bsf:v h264_mp4toannexb FILE.h264`"
+            Self::NoKeyframe { intra: 1.., .. } => {
+                "encode it with closed GOPs: \
+                 `ffmpeg -i INPUT -c:v libx264 -x264-params open-gop=0:keyint=30 out.h264`"
             }
-            Self::Empty { .. } => "check the program that writes the stream",
-            Self::UnknownFormat { .. } => "pipe in y4m, H.264 (Annex B), JPEG, MJPEG or PNG",
+            Self::NoKeyframe { .. } => {
+                "write it as Annex B, with SPS and PPS: \
+                 `ffmpeg -i INPUT -map 0:v:0 -c copy -bsf:v dump_extra -f h264 out.h264`"
+            }
+            Self::Undecodable { .. } => {
+                "encode it as 4:2:0 with 8 bits, progressive: `ffmpeg -i INPUT -vf \
+                 bwdif=deint=interlaced,format=yuv420p -c:v libx264 -profile:v high -g 30 out.h264`"
+            }
+            Self::Empty { .. } => "check the program that writes it",
+            Self::Foreign { format, path, .. } => return format.remedy(path.as_deref()),
+            Self::UnknownFormat { .. } => INSTEAD,
             Self::Size { .. } => "ask for a size of at least 16x16",
             Self::NoCamera { .. } => {
                 "see `orion-peer devices`; without a camera use `--source pattern` or a picture"

@@ -1,15 +1,21 @@
 //! The keyframes of an H.264 byte stream (Annex B), as they are.
 //!
-//! Only IDR pictures are given, since every picture sent must stand alone; others are skipped. SPS and
-//! PPS that came earlier in the stream are put in front where an IDR picture has none of its own.
+//! Only IDR pictures are given, since every picture sent must stand alone; others are skipped, and intra
+//! pictures among them are counted: from such a picture of an open GOP a decoder can start, too, but those
+//! after it may refer to those before it. SPS and PPS that came earlier in the stream are put in front
+//! where an IDR picture has none of its own.
 
 use std::{io::Read, time::SystemTime};
 
 use bytes::Bytes;
 
 use super::{Captured, Source, SourceError};
-use crate::media::h264::{
-    AccessUnit, AccessUnitSplitter, NalType, append_nal, dimensions, nal_type, nal_units,
+use crate::media::{
+    decoder,
+    h264::{
+        AccessUnit, AccessUnitSplitter, NalType, append_nal, dimensions, is_intra, is_keyframe,
+        nal_type, nal_units,
+    },
 };
 
 /// Most bytes held for one access unit.
@@ -25,6 +31,8 @@ pub struct H264Source<R> {
     /// The first keyframe, read when the source was opened.
     first: Option<AccessUnit>,
     size: (u32, u32),
+    /// Intra pictures that were skipped, as they are no IDR pictures.
+    intra: u64,
 }
 
 #[derive(Default)]
@@ -37,7 +45,7 @@ impl<R: Read> H264Source<R> {
     /// Reads up to the first keyframe.
     ///
     /// # Errors
-    /// Reading fails, or there is no keyframe.
+    /// Reading fails, or there is no keyframe, or the first one is of a kind that cannot be decoded.
     pub fn new(reader: R, name: String) -> Result<Self, SourceError> {
         let mut source = Self {
             reader,
@@ -47,6 +55,7 @@ impl<R: Read> H264Source<R> {
             ended: false,
             first: None,
             size: (0, 0),
+            intra: 0,
         };
         match source.read_keyframe()? {
             Some(first) => {
@@ -54,14 +63,19 @@ impl<R: Read> H264Source<R> {
                 source.first = Some(first);
                 Ok(source)
             }
-            None => Err(SourceError::NoKeyframe { name: source.name }),
+            None => Err(SourceError::NoKeyframe { name: source.name, intra: source.intra }),
         }
     }
 
     fn read_keyframe(&mut self) -> Result<Option<AccessUnit>, SourceError> {
         loop {
             while let Some(unit) = self.splitter.pop() {
+                self.skip_intra(&unit);
                 if let Some(keyframe) = self.parameter_sets.complete(unit) {
+                    decoder::check(&keyframe.data).map_err(|cause| SourceError::Undecodable {
+                        name: self.name.clone(),
+                        cause,
+                    })?;
                     return Ok(Some(keyframe));
                 }
             }
@@ -69,6 +83,19 @@ impl<R: Read> H264Source<R> {
                 return Ok(None);
             }
             self.read_more()?;
+        }
+    }
+
+    fn skip_intra(&mut self, unit: &[u8]) {
+        if is_keyframe(unit) || !is_intra(unit) {
+            return;
+        }
+        self.intra += 1;
+        if self.intra == 1 {
+            tracing::warn!(
+                "{}: intra pictures that are not IDR pictures (open GOP) are skipped",
+                self.name
+            );
         }
     }
 
@@ -147,6 +174,14 @@ impl<R: Read + Send> Source for H264Source<R> {
             Some(first) => Some(AccessUnit { captured_at: SystemTime::now(), ..first }),
             None => self.read_keyframe()?,
         };
+        if keyframe.is_none() && self.intra > 0 {
+            let intra = std::mem::take(&mut self.intra);
+            let pictures = if intra == 1 { "picture" } else { "pictures" };
+            tracing::warn!(
+                "{}: {intra} non-IDR intra {pictures} (open GOP) were skipped",
+                self.name
+            );
+        }
         Ok(keyframe.map(Captured::AccessUnit))
     }
 }

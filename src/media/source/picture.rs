@@ -1,4 +1,4 @@
-//! One JPEG or PNG picture, given again and again.
+//! One JPEG, PNG or WebP picture, given again and again.
 
 use std::{
     collections::HashSet,
@@ -10,20 +10,18 @@ use std::{
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use super::{
-    Captured, Source, SourceError, SourceOptions,
+    Captured, Source, SourceError,
+    content::{self, Content},
     jpeg::{JpegReader, prepare},
-    spec::open_file,
+    open_file,
     srgb::into_srgb,
 };
 use crate::media::frame::Frame;
 
-/// What a JPEG begins with: its start marker and that of its first segment.
-const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
-
 /// Largest side of a picture that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
 /// Most memory one picture may take while it is decoded: 16 times a 12-megapixel photo.
-const MAX_ALLOC: u64 = 640 << 20;
+pub(super) const MAX_ALLOC: u64 = 640 << 20;
 
 /// The same picture every time, stamped anew.
 #[derive(Debug)]
@@ -33,15 +31,6 @@ pub struct PictureSource {
 }
 
 impl PictureSource {
-    /// Reads the picture of a file.
-    ///
-    /// # Errors
-    /// It cannot be opened or decoded.
-    pub fn open(path: &Path, options: SourceOptions) -> Result<Self, SourceError> {
-        let frame = options.apply(read_picture(path)?)?;
-        Ok(Self { name: path.display().to_string(), frame })
-    }
-
     /// A picture that is decoded already.
     pub(super) fn from_frame(name: &str, frame: Frame) -> Self {
         Self { name: name.to_owned(), frame }
@@ -82,7 +71,7 @@ impl Notices {
     }
 }
 
-/// Reads a JPEG or PNG file, upright as its Exif orientation says. What there is to say about it is a
+/// Reads a JPEG, PNG or WebP file, upright as its Exif orientation says. What there is to say about it is a
 /// warning in the log.
 ///
 /// # Errors
@@ -99,12 +88,40 @@ pub(super) fn read_decoded(path: &Path) -> Result<Decoded, SourceError> {
     if !regular {
         return Err(SourceError::NotAFile { path: path.to_owned() });
     }
-    decode(BufReader::new(file), &path.display().to_string())
+    let (mut data, name) = (BufReader::new(file), path.display().to_string());
+    let begin = data.fill_buf().map_err(|cause| SourceError::Read { name: name.clone(), cause })?;
+    match Content::of(begin, true) {
+        _ if begin.is_empty() => Err(SourceError::Empty { name }),
+        Some(Content::Jpeg) => {
+            let picture = JpegReader::new(data, name.clone(), MAX_ALLOC as usize).next()?;
+            let picture = picture.ok_or_else(|| wrong(&name, &"it is not a valid JPEG"))?;
+            decode_jpeg(&picture, &name)
+        }
+        Some(Content::Picture) => decode_any(data, &name),
+        Some(Content::Foreign(format)) => {
+            Err(SourceError::Foreign { name, format, path: Some(path.to_owned()) })
+        }
+        _ => Err(SourceError::UnknownFormat { name, begin: content::shown(begin) }),
+    }
 }
 
-/// Decodes a JPEG or PNG picture held in memory; what comes after it does not matter.
+/// Whether a file holds a picture that can be read or converted, as far as its first bytes say.
+pub(super) fn is_picture(path: &Path) -> bool {
+    let begin = open_file(path).and_then(|file| {
+        let mut data = BufReader::new(file);
+        let begin = data.fill_buf().map(|begin| Content::of(begin, true));
+        begin.map_err(|cause| SourceError::Open { path: path.to_owned(), cause })
+    });
+    match begin {
+        Ok(Some(Content::Jpeg | Content::Picture)) => true,
+        Ok(Some(Content::Foreign(format))) => format.is_picture(),
+        _ => false,
+    }
+}
+
+/// Decodes a PNG or WebP picture held in memory; what comes after it does not matter.
 pub(super) fn decode_picture(data: &[u8], name: &str) -> Result<Decoded, SourceError> {
-    decode(Cursor::new(data), name)
+    decode_any(Cursor::new(data), name)
 }
 
 /// Decodes one whole JPEG.
@@ -113,16 +130,6 @@ pub(super) fn decode_jpeg(data: &[u8], name: &str) -> Result<Decoded, SourceErro
     let mut decoded = decode_any(Cursor::new(&prepared.data[..]), name)?;
     decoded.notices.extend(prepared.notice);
     Ok(decoded)
-}
-
-fn decode(mut data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceError> {
-    let begin = data.fill_buf().map_err(|e| wrong(name, &e))?;
-    if begin.starts_with(&JPEG) {
-        let picture = JpegReader::new(data, name.to_owned(), MAX_ALLOC as usize).next()?;
-        let picture = picture.ok_or_else(|| wrong(name, &"it is not a valid JPEG"))?;
-        return decode_jpeg(&picture, name);
-    }
-    decode_any(data, name)
 }
 
 /// Decodes what the decoders take as it is.

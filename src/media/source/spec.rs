@@ -1,16 +1,16 @@
 //! `--source`: what is typed, and what it means.
 
 use std::{
+    ffi::OsStr,
     fmt,
-    fs::File,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use super::{CameraSpec, SourceError};
+use super::CameraSpec;
 
-/// A source by name:
-/// `camera[:N[:FORMAT]]`, `pattern[:WxH]`, `FILE.y4m`, `FILE.jpg`, `FILE.png`, `DIR`, `FILE.h264` or `-`.
+/// A source by name: `camera[:N[:FORMAT]]`, `pattern[:WxH]`, the path of a file, of a pipe or of a
+/// directory, or `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
     /// A camera.
@@ -22,15 +22,11 @@ pub enum SourceSpec {
         /// Height in pixels.
         height: u32,
     },
-    /// A y4m file.
-    Y4m(PathBuf),
-    /// One JPEG or PNG picture, again and again.
-    Picture(PathBuf),
+    /// A file or a pipe; what it holds is told by its first bytes.
+    File(PathBuf),
     /// The pictures of a directory in the order of their names, again and again.
     Directory(PathBuf),
-    /// The keyframes of an H.264 file (Annex B).
-    H264(PathBuf),
-    /// Standard input: y4m, H.264, JPEG, MJPEG or PNG, told apart by the first bytes.
+    /// Standard input; what it holds is told by its first bytes.
     Stdin,
 }
 
@@ -45,9 +41,9 @@ pub enum SpecError {
     /// Not a picture size.
     #[error("`{0}` is no pattern: write `pattern` or `pattern:WxH`, 16x16 to 3840x2160")]
     Pattern(String),
-    /// Neither a known word, nor a directory, nor a known kind of file.
+    /// Neither a known word nor the name of anything.
     #[error(
-        "`{0}` is no source: known are camera[:N[:FORMAT]], pattern[:WxH], a directory, - for standard input, and files named .y4m, .jpg, .jpeg, .png or .h264"
+        "`{0}` is not a valid source: give camera[:N[:FORMAT]], pattern[:WxH], the path of a file or a directory, or - for standard input"
     )]
     Unknown(String),
 }
@@ -57,6 +53,27 @@ impl SourceSpec {
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self, Self::Camera(_) | Self::Pattern { .. })
+    }
+
+    /// Whether it can be opened again and begins anew then: pipes cannot.
+    #[must_use]
+    pub fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Camera(_) | Self::Pattern { .. } | Self::Directory(_) => true,
+            Self::File(path) => path.is_file(),
+            Self::Stdin => false,
+        }
+    }
+
+    /// Reads what was typed; names of files need not be UTF-8.
+    ///
+    /// # Errors
+    /// It names no source.
+    pub fn from_os_str(text: &OsStr) -> Result<Self, SpecError> {
+        match text.to_str() {
+            Some(text) => text.parse(),
+            None => path_spec(Path::new(text)),
+        }
     }
 }
 
@@ -78,7 +95,7 @@ impl FromStr for SourceSpec {
             ("pattern", Some(size)) => parse_size(size)
                 .map(|(width, height)| Self::Pattern { width, height })
                 .ok_or_else(|| SpecError::Pattern(text.to_owned())),
-            _ => path_spec(text),
+            _ => path_spec(Path::new(text)),
         }
     }
 }
@@ -94,45 +111,44 @@ impl fmt::Display for SourceSpec {
                 write!(f, "camera:{index}:{pixels}")
             }
             Self::Pattern { width, height } => write!(f, "pattern:{width}x{height}"),
-            Self::Y4m(path) | Self::Picture(path) | Self::Directory(path) | Self::H264(path) => {
-                write!(f, "{}", path.display())
-            }
+            Self::File(path) | Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Stdin => f.write_str("-"),
         }
     }
 }
 
-/// The extensions of pictures that can be read.
-pub(super) fn is_picture(path: &Path) -> bool {
-    matches!(extension(path).as_str(), "jpg" | "jpeg" | "png")
-}
-
-/// Opens a file for reading; a directory or device is refused.
-pub(super) fn open_file(path: &Path) -> Result<File, SourceError> {
-    let wrong = |cause| SourceError::Open { path: path.to_owned(), cause };
-    let file = File::open(path).map_err(wrong)?;
-    let kind = file.metadata().map_err(wrong)?.file_type();
-    // Pipes have a name, too: `<(ffmpeg …)`.
-    if kind.is_dir() {
-        return Err(SourceError::NotAFile { path: path.to_owned() });
+fn path_spec(path: &Path) -> Result<SourceSpec, SpecError> {
+    let text = path.as_os_str().as_encoded_bytes();
+    let slash = text.ends_with(b"/");
+    match path.metadata() {
+        Ok(meta) if meta.is_dir() => Ok(SourceSpec::Directory(path.to_owned())),
+        Ok(meta) if is_stdin(&meta) => Ok(SourceSpec::Stdin),
+        _ if slash => Ok(SourceSpec::Directory(path.to_owned())),
+        // A path that is not there is an error when it is opened; a word is a misspelled one.
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound
+                && !text.iter().any(|byte| b"/.".contains(byte)) =>
+        {
+            Err(SpecError::Unknown(path.display().to_string()))
+        }
+        _ => Ok(SourceSpec::File(path.to_owned())),
     }
-    Ok(file)
 }
 
-fn extension(path: &Path) -> String {
-    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
-}
-
-fn path_spec(text: &str) -> Result<SourceSpec, SpecError> {
-    let path = PathBuf::from(text);
-    if path.is_dir() || text.ends_with('/') {
-        return Ok(SourceSpec::Directory(path));
+/// Whether a file, pipe, terminal or socket is standard input: `/dev/stdin`, or another name of it. Lines
+/// to be sent as texts would be read from it, too, and a socket cannot be opened by that name.
+fn is_stdin(meta: &std::fs::Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        rustix::fs::fstat(std::io::stdin()).is_ok_and(|stdin| {
+            (stdin.st_dev as u64, stdin.st_ino as u64) == (meta.dev(), meta.ino())
+        })
     }
-    match extension(&path).as_str() {
-        "y4m" => Ok(SourceSpec::Y4m(path)),
-        "h264" | "264" | "avc" => Ok(SourceSpec::H264(path)),
-        _ if is_picture(&path) => Ok(SourceSpec::Picture(path)),
-        _ => Err(SpecError::Unknown(text.to_owned())),
+    #[cfg(not(unix))]
+    {
+        let _ = meta;
+        false
     }
 }
 
@@ -169,14 +185,24 @@ mod tests {
         assert_eq!(parse("pattern:64x48"), Ok(SourceSpec::Pattern { width: 64, height: 48 }));
         assert!(parse("pattern:8x8").is_err() && parse("pattern:64").is_err());
         assert_eq!(parse("-"), Ok(SourceSpec::Stdin));
-        assert_eq!(parse("a/B.JPG"), Ok(SourceSpec::Picture("a/B.JPG".into())));
-        assert_eq!(parse("x.y4m"), Ok(SourceSpec::Y4m("x.y4m".into())));
-        assert_eq!(parse("x.h264"), Ok(SourceSpec::H264("x.h264".into())));
+        for path in ["a/B.JPG", "x.y4m", "x.h264", "x.mp4", "a/photo", "./camera", "Cargo.toml"] {
+            assert_eq!(parse(path), Ok(SourceSpec::File(path.into())));
+        }
         assert_eq!(parse("nowhere/"), Ok(SourceSpec::Directory("nowhere/".into())));
         assert_eq!(
             parse(env!("CARGO_MANIFEST_DIR")).unwrap().to_string(),
             env!("CARGO_MANIFEST_DIR")
         );
-        assert_eq!(parse("x.mp4"), Err(SpecError::Unknown("x.mp4".into())));
+        assert_eq!(parse("pattrn"), Err(SpecError::Unknown("pattrn".into())));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_need_not_be_utf_8() {
+        use std::os::unix::ffi::OsStrExt;
+        let name = OsStr::from_bytes(b"caf\xe9.jpg");
+        assert_eq!(SourceSpec::from_os_str(name), Ok(SourceSpec::File(name.into())));
+        assert_eq!(SourceSpec::File(name.into()).to_string(), "caf\u{fffd}.jpg");
+        assert_eq!(SourceSpec::from_os_str(OsStr::new("-")), Ok(SourceSpec::Stdin));
     }
 }
