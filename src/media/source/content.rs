@@ -134,8 +134,8 @@ mod tests {
         for padding in [&b""[..], b"\0\0\0", b"\r\n", b"\n"] {
             is(Content::Jpeg, &[padding, &jpeg].concat());
         }
-        assert_eq!(Content::of(&[0; LOOK], false), Some(Content::Unknown));
-        assert_eq!(Content::of(&[0; LOOK - 1], false), None);
+        assert_eq!(Content::of(&vec![0; LOOK], false), Some(Content::Unknown));
+        assert_eq!(Content::of(&vec![0; LOOK - 1], false), None);
         assert!(shown(&[0; 40]).contains("only zeros"));
     }
 
@@ -213,7 +213,7 @@ mod tests {
         for (lead, after) in [(0, 0), (4, 0), (0, 16)] {
             for before in [0, 1, 100] {
                 let name = format!("{before} bytes, {lead}+188+{after}");
-                let found = Content::of(&stream(before, lead, after, 5), true);
+                let found = Content::of(&stream(before, lead, after, 6), true);
                 let Some(Content::Foreign(foreign)) = found else { panic!("{name}: {found:?}") };
                 assert!(foreign.name.contains("MPEG transport stream"), "{name}");
             }

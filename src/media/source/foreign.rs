@@ -137,9 +137,7 @@ pub(super) fn by_signature(begin: &[u8]) -> Option<&'static Foreign> {
 fn by_brand(brand: &[u8]) -> &'static Foreign {
     match brand {
         [b'a', b'v', b'i', b'f' | b's', ..] => &AVIF,
-        [b'h', b'e', b'i' | b'v', _, ..]
-        | [b'm', b'i', b'f', b'1', ..]
-        | [b'm', b's', b'f', b'1', ..] => &HEIC,
+        [b'h', b'e', b'i' | b'v', _, ..] | [b'm', b'i' | b's', b'f', b'1', ..] => &HEIC,
         [b'j', b'x', b'l', ..] => &JPEG_XL,
         [b'j', b'p', b'2' | b'x', ..] => &JPEG_2000,
         [b'M', b'4', b'A', ..] => &AUDIO,
@@ -147,7 +145,7 @@ fn by_brand(brand: &[u8]) -> &'static Foreign {
     }
 }
 
-/// Older QuickTime files begin with any of these.
+/// Older `QuickTime` files begin with any of these.
 fn is_quicktime_atom(size: u8, kind: &[u8]) -> bool {
     let is_any = |atoms: &[&[u8]]| atoms.iter().any(|atom| kind.starts_with(atom));
     is_any(&[b"moov", b"mdat"]) || (size == 0 && is_any(&[b"wide", b"free", b"skip", b"pnot"]))

@@ -140,10 +140,11 @@ fn path_spec(path: &Path) -> Result<SourceSpec, SpecError> {
 fn is_stdin(meta: &std::fs::Metadata) -> bool {
     #[cfg(unix)]
     {
-        use std::os::unix::fs::MetadataExt;
-        rustix::fs::fstat(std::io::stdin()).is_ok_and(|stdin| {
-            (stdin.st_dev as u64, stdin.st_ino as u64) == (meta.dev(), meta.ino())
-        })
+        use std::os::{fd::AsFd, unix::fs::MetadataExt};
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from);
+        stdin
+            .and_then(|stdin| stdin.metadata())
+            .is_ok_and(|stdin| (stdin.dev(), stdin.ino()) == (meta.dev(), meta.ino()))
     }
     #[cfg(not(unix))]
     {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::SystemTime};
 use super::{PixelFormat, stream::RawFrame};
 use crate::media::{
     frame::{Frame, FrameError},
-    source::picture::decode_picture,
+    source::picture::decode_jpeg,
 };
 
 /// Converts a buffer; the error is the cause in words.
@@ -30,7 +30,7 @@ pub(super) fn to_frame(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame,
         }
         PixelFormat::Grey => grey(raw, captured_at),
         PixelFormat::Mjpg => {
-            let decoded = decode_picture(&raw.data, "of the camera").map_err(|e| e.to_string())?;
+            let decoded = decode_jpeg(&raw.data, "of the camera").map_err(|e| e.to_string())?;
             return Ok(Frame { captured_at, ..decoded.frame });
         }
     };
