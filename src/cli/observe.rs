@@ -389,10 +389,10 @@ impl Observer {
         if result.is_ok() || self.summary.connection_type.is_some() {
             self.output.lines(self.summary.to_string());
         }
-        let shown = match result.is_ok() || self.summary.connection_type.is_some() {
-            true => self.output.event(&self.summary),
-            // What was not measured is left out; the error has its own line.
-            false => self.output.event(&without_nulls(&self.summary)),
+        let shown = if result.is_ok() || self.summary.connection_type.is_some() {
+            self.output.event(&self.summary)
+        } else {
+            self.output.event(&without_nulls(&self.summary))
         };
         let dumped = match self.dump {
             Some(dump) => dump.finish(SystemTime::now()).map_err(|error| {

@@ -84,7 +84,9 @@ impl Output {
     pub fn drawing(&self, lines: &[String]) {
         let (ink, plain) = if self.color { ("\x1b[97;40m", "\x1b[0m") } else { ("", "") };
         if !self.quiet {
-            lines.iter().for_each(|line| stderr_line(&format!("{ink}{line}{plain}")));
+            for line in lines {
+                stderr_line(&format!("{ink}{line}{plain}"));
+            }
         }
     }
 

@@ -320,8 +320,11 @@ mod tests {
     #[test]
     fn short_servers_have_one_line_each() {
         let mut report = report();
-        report.servers =
-            vec![Server { burst: None, ..server("turn:192.0.2.7:3478?transport=udp") }];
+        report.servers = vec![Server {
+            burst: None,
+            throughput: None,
+            ..server("turn:192.0.2.7:3478?transport=udp")
+        }];
         let line = "  ✓ turn:192.0.2.7:3478?transport=udp  relays · rtt 1.23 s · login for 10 min";
         assert!(text(&report).contains(line), "{}", text(&report));
     }

@@ -22,6 +22,7 @@ fn full() -> LabResult {
     let mut result = example::matrix();
     result.cells[0].scenario = Some("x".into());
     result.cells[0].link.a.rate = Some(2_000_000);
+    result.cells[0].max_first_picture_ms = Some(2000.0);
     result.timelines.push(timeline::schema::example());
     result
 }

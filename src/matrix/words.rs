@@ -85,7 +85,7 @@ pub fn after(cell: &Cell) -> String {
         );
     }
     if lost.is_some() {
-        let _ = writeln!(text, "  * {}", PINGS_EXPIRE);
+        let _ = writeln!(text, "  * {PINGS_EXPIRE}");
     }
     if cell.connections > 1 {
         let _ = writeln!(text, "  times are medians of {} connections", cell.connections);

@@ -62,7 +62,7 @@ impl LiveStats {
             let least = parts.iter().map(|(rank, _)| *rank).max().filter(|rank| *rank > 0);
             match least {
                 Some(least) if text.chars().count() > WIDTH => {
-                    parts.retain(|(rank, _)| *rank != least)
+                    parts.retain(|(rank, _)| *rank != least);
                 }
                 _ => return cut(&text, WIDTH),
             }

@@ -134,14 +134,6 @@ impl FirstPicture {
         format!("{what} {}", self.times())
     }
 
-    /// What stands before it in the summary.
-    fn label(&self, role: Role) -> &'static str {
-        match role {
-            Role::Send => "first sent",
-            Role::Recv => "picture",
-        }
-    }
-
     fn summed(&self, role: Role) -> String {
         let times = self.times();
         if role == Role::Recv { format!("first {times}") } else { times }
@@ -160,6 +152,16 @@ impl FirstPicture {
     }
 }
 
+/// What stands before the time to the first picture in the summary.
+fn first_label(role: Role) -> &'static str {
+    match role {
+        Role::Send => "first sent",
+        Role::Recv => "picture",
+    }
+}
+
+// The signature is serde's.
+#[expect(clippy::ref_option)]
 fn optional_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     let ms = time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3);
     ms.serialize(serializer)
@@ -226,7 +228,7 @@ impl fmt::Display for Summary {
             writeln!(f, "  lost        {count}, the last one at {stage}: {code}")?;
         }
         if let Some(first) = &self.first_picture {
-            writeln!(f, "  {:<10}  {}", first.label(self.role), first.summed(self.role))?;
+            writeln!(f, "  {:<10}  {}", first_label(self.role), first.summed(self.role))?;
         }
         writeln!(f, "  rtt         {}", spread(&self.rtt_ms, Third::P99, human::millis))?;
         writeln!(f, "  video       {}", traffic(self.video_bytes))?;
@@ -262,7 +264,7 @@ fn stages(times: &StageHistograms) -> String {
             Some(format!("{} {}", stage_words(name), human::millis(spread.p50?)))
         })
         .collect();
-    in_lines("stages p50", &known).iter().map(|line| format!("\n{line}")).collect()
+    in_lines("stages p50", &known).iter().flat_map(|line| ["\n", line]).collect()
 }
 
 /// Parts after a label, in lines of at most [`WIDTH`] columns; none when there are no parts.

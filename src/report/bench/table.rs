@@ -355,7 +355,9 @@ fn gates(page: &mut Page, result: &BenchResult) {
     let mut lines = page.named_rows(&layout, &rows).into_iter();
     lines.next().into_iter().flatten().for_each(|line| page.line(&line));
     for (lines, check) in lines.zip(&result.checks) {
-        lines.iter().for_each(|line| page.line(line));
+        for line in &lines {
+            page.line(line);
+        }
         let (limit, actual) = wording::limit_and_actual(check);
         if limit.chars().count() > 22 {
             page.say(6, &format!("limit: {limit}"));

@@ -133,7 +133,7 @@ fn notes_tell_what_numbers_alone_do_not() {
     };
     let few = Sample { connections: 2, ..Sample::default() }.result();
     let notes: Vec<_> = gates.check(&few).into_iter().filter_map(|check| check.note).collect();
-    assert_eq!(notes[0], "2 of 2; with 95 % between 34.24 % and 100 %");
+    assert_eq!(notes[0], "2 of 2; 95 % CI 34.24 % to 100 %");
     assert_eq!(notes[1], "of 80 values the p99 is the largest one");
     let mut silent = few;
     silent.keyframes.intact = None;
