@@ -37,7 +37,7 @@ fi
 version=$(sed -n 's/^aiortc==//p' constraints.txt)
 bin=$(../suites/venv.sh aiortc "$version" websockets --constraint "$PWD/constraints.txt")
 export PYTHON=$bin/python
-if other=$("$bin/pip" freeze | grep -vxFf constraints.txt); then
+if other=$("$PYTHON" -m pip freeze | grep -vxFf constraints.txt); then
     printf 'foreign test: not as constraints.txt says, remove %s: %s\n' "${bin%/bin}" "$other" >&2
     exit 1
 fi
