@@ -14,6 +14,7 @@ use orion_peer::{
     nat::Behaviour,
     stun::discovery::driver::{binding_lifetime, discover},
     stun::discovery::lifetime::Lives,
+    stun::message::{Builder, Class, method},
     turn::{PeerFilter, TlsListener, TurnConfig, TurnServer},
 };
 use rustix::process::Signal;
@@ -321,8 +322,16 @@ impl Coturn {
             .spawn()
             .expect("coturn is installed");
         let coturn = Self(child);
+        // It accepts connections before it answers: that is what is waited for.
         let limit = Instant::now() + HANG;
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let client = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let binding = Builder::new(Class::Request, method::BINDING, [7; 12]).finish();
+        let answers = || {
+            client.send_to(&binding, ("127.0.0.1", port)).is_ok()
+                && client.recv(&mut [0; 1500]).is_ok()
+        };
+        while !answers() || std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < limit, "coturn does not come up");
             std::thread::sleep(Duration::from_millis(50));
         }
