@@ -52,7 +52,7 @@ pub struct LiveStats {
 const WIDTH: usize = 78;
 
 impl LiveStats {
-    /// The line as text, in at most [`WIDTH`] columns: what there is no room for is left out as a whole, what says
+    /// The line as text, in at most `WIDTH` columns: what there is no room for is left out as a whole, what says
     /// least first.
     #[must_use]
     pub fn render(&self) -> String {

@@ -1,7 +1,7 @@
 //! A histogram of a measured quantity, and its [`Spread`], the object `H` of the reports:
 //! `{count, min, mean, p50, p90, p95, p99, p999, max}`.
 //!
-//! Percentiles are values that were measured, by the nearest rank, up to [`EXACT`] values; of more they are right to
+//! Percentiles are values that were measured, by the nearest rank, up to `EXACT` values; of more they are right to
 //! 0.1 % of their value. Smallest, largest and mean are always exact.
 
 use serde::{Deserialize, Serialize, Serializer};
