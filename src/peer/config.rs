@@ -327,8 +327,16 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
         .build()
 }
 
+/// How long relayed pairs wait at least on the side that nominates.
+pub(super) fn nomination_wait(config: &PeerConfig) -> Duration {
+    match config.role {
+        PeerRole::Sender => relay_wait(config),
+        PeerRole::Receiver => Duration::ZERO,
+    }
+}
+
 /// See [`PeerConfig::relay_wait`].
-pub(super) fn relay_wait(config: &PeerConfig) -> Duration {
+fn relay_wait(config: &PeerConfig) -> Duration {
     let relays_only = config.ice_policy == IcePolicy::Relay
         || matches!(config.candidates.as_slice(), [CandidateType::Relay]);
     if relays_only { Duration::ZERO } else { config.relay_wait }
@@ -388,6 +396,15 @@ pub(super) fn usable(url: &str, server: &IceServer) -> Result<ServerUri, String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_side_that_nominates_waits_for_direct_pairs() {
+        let config = |role| PeerConfig { addresses: Vec::new(), ..PeerConfig::new(role) };
+        assert_eq!(nomination_wait(&config(PeerRole::Sender)), RELAY_WAIT);
+        assert_eq!(nomination_wait(&config(PeerRole::Receiver)), Duration::ZERO);
+        let relays = PeerConfig { ice_policy: IcePolicy::Relay, ..config(PeerRole::Sender) };
+        assert_eq!(nomination_wait(&relays), Duration::ZERO);
+    }
 
     #[test]
     fn level_follows_the_picture() {

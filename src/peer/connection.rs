@@ -100,7 +100,7 @@ impl Peer {
             Arc::clone(&streams),
             config.gateway.clone(),
             Arc::clone(&monitor),
-            RelayWait::new(config::relay_wait(&config)),
+            RelayWait::new(config::nomination_wait(&config)),
         );
         let (tap, outputs) = Tap::new(Arc::clone(&monitor), Arc::clone(&runtime.filters().media));
         let rtc = config::rtc_configuration(&config, &streams);

@@ -16,9 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::remote_candidates::Target;
+use super::{handshake::inner, remote_candidates::Target};
 use crate::{
-    stun::message::{Class, Message, attr, method},
+    stun::message::{Class, Message, method},
     types::CandidateType,
 };
 
@@ -75,20 +75,24 @@ impl RelayWait {
         }
     }
 
+    /// Whether there is something to wait for.
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
     /// A datagram of ours.
     pub(super) fn sent(&self, to: SocketAddr, datagram: &[u8], now: Instant) {
-        if !self.active.load(Ordering::Relaxed) {
-            return;
-        }
         let mut state = self.state();
-        if state.first_relayed.is_none() && state.is_relayed(to, datagram, Class::Request) {
+        if state.start.is_some_and(|start| now.saturating_duration_since(start) > self.longest()) {
+            self.active.store(false, Ordering::Relaxed);
+        } else if state.first_relayed.is_none() && state.is_relayed(to, datagram, Class::Request) {
             state.first_relayed = Some(now);
         }
     }
 
     /// Whether an authenticated check or answer is for the crate now.
     pub(super) fn passes(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> bool {
-        if !self.active.load(Ordering::Relaxed) {
+        if !self.is_active() {
             return true;
         }
         let mut state = self.state();
@@ -99,11 +103,15 @@ impl RelayWait {
         let since = |then| now.saturating_duration_since(then);
         let first = state.first_relayed.unwrap_or(start);
         let takes = *state.relayed_takes.get_or_insert_with(|| since(first));
-        if since(start) < (2 * takes).clamp(self.shortest, LONGEST.max(self.shortest)) {
+        if since(start) < (2 * takes).clamp(self.shortest, self.longest()) {
             return false;
         }
         self.active.store(false, Ordering::Relaxed);
         true
+    }
+
+    fn longest(&self) -> Duration {
+        LONGEST.max(self.shortest)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -118,29 +126,18 @@ impl State {
         let is_meant = |message: &[u8]| {
             Message::parse(message).is_some_and(|m| m.class == class && m.method == method::BINDING)
         };
-        match datagram {
-            // ChannelData (RFC 8656 §12.4).
-            [0x40..=0x4F, _, high, low, data @ ..] => {
-                let length = usize::from(u16::from_be_bytes([*high, *low]));
-                data.get(..length).is_some_and(is_meant)
-            }
-            [0..=3, ..] => Message::parse(datagram).is_some_and(|message| match message.class {
-                Class::Indication => message.get(attr::DATA).is_some_and(is_meant),
-                found if found == class && message.method == method::BINDING => {
-                    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                    self.relays.contains(&address)
-                }
-                _ => false,
-            }),
-            _ => false,
+        if let Some(relayed) = inner(datagram) {
+            return is_meant(relayed);
         }
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.relays.contains(&address) && is_meant(datagram)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stun::message::Builder;
+    use crate::stun::message::{Builder, attr};
 
     const SHORTEST: Duration = Duration::from_millis(400);
 

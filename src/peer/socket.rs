@@ -75,7 +75,9 @@ impl Filters {
     fn sent(&self, to: SocketAddr, datagram: &[u8]) {
         self.guard.sent(to, datagram);
         self.handshake.sent(datagram);
-        self.relay_wait.sent(to, datagram, Instant::now());
+        if self.relay_wait.is_active() {
+            self.relay_wait.sent(to, datagram, Instant::now());
+        }
     }
 
     fn fate(&self, from: SocketAddr, datagram: &[u8]) -> Fate {
@@ -272,7 +274,12 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::peer::streams::StreamServers;
+    use crate::{
+        peer::streams::StreamServers,
+        stun::message::{Builder, Class, attr, method},
+    };
+
+    const OURS: &str = "a=ice-ufrag:u\r\na=ice-pwd:p\r\n";
 
     /// Gives what it was given, once.
     #[derive(Debug)]
@@ -327,21 +334,25 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_does_not_pass_is_taken_out_of_a_batch() {
-        use crate::stun::message::{Builder, Class, attr, method};
-        let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
-        let check = Builder::new(Class::Request, method::BINDING, [1; 12])
+    /// A check of the peer with the credentials of [`OURS`].
+    fn check() -> Vec<u8> {
+        Builder::new(Class::Request, method::BINDING, [1; 12])
             .attribute(attr::USERNAME, b"u:v")
             .integrity(b"p")
-            .finish();
+            .finish()
+    }
+
+    #[test]
+    fn what_does_not_pass_is_taken_out_of_a_batch() {
+        let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        let check = check();
         let size = check.len();
         let other = vec![0x50; size];
         let media = vec![0x80; size];
         let batch = [&other[..], &check, &other, &media, &media[..10]].concat();
         let socket = socket("127.0.0.1:1", vec![(from, size, batch), (from, size, other.clone())]);
         socket.filters.monitor.dtls_established();
-        socket.filters.guard.local_description("a=ice-ufrag:u\r\na=ice-pwd:p\r\n");
+        socket.filters.guard.local_description(OURS);
         assert_eq!(received(&socket), Some([&check[..], &media, &media[..10]].concat()));
         assert_eq!(received(&socket), None);
         assert_eq!(socket.filters.monitor.vitals().dropped, 3);
@@ -350,18 +361,14 @@ mod tests {
     /// The first keyframe of a peer that was done with DTLS before this end.
     #[test]
     fn media_that_arrives_with_the_end_of_dtls_waits_for_its_keys() {
-        use crate::stun::message::{Builder, Class, attr, method};
         let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
-        let check = Builder::new(Class::Request, method::BINDING, [1; 12])
-            .attribute(attr::USERNAME, b"u:v")
-            .integrity(b"p")
-            .finish();
+        let check = check();
         let media =
             |number: u8| (from, 1200, vec![0x80 + (number & 1); 1100 + usize::from(number)]);
         let mut given: Vec<_> = (0..88).rev().map(media).collect();
         given.push((from, check.len(), check.clone()));
         let socket = socket("127.0.0.1:1", given);
-        socket.filters.guard.local_description("a=ice-ufrag:u\r\na=ice-pwd:p\r\n");
+        socket.filters.guard.local_description(OURS);
         assert_eq!(received(&socket), Some(check));
         for _ in 0..=88 / MAX_READS {
             assert_eq!(received(&socket), None, "there are no keys");
@@ -378,18 +385,14 @@ mod tests {
     /// A peer whose ICE is done first begins DTLS first.
     #[test]
     fn dtls_that_arrives_before_ice_has_a_path_waits_for_it() {
-        use crate::stun::message::{Builder, Class, attr, method};
         let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
-        let check = Builder::new(Class::Request, method::BINDING, [1; 12])
-            .attribute(attr::USERNAME, b"u:v")
-            .integrity(b"p")
-            .finish();
+        let check = check();
         // A record of a handshake (RFC 6347 §4.1) with a ClientHello of no content (§4.2.2).
         let mut hello = vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 1];
         hello.resize(13 + 12, 0);
         let given = vec![(from, hello.len(), hello.clone()), (from, check.len(), check.clone())];
         let socket = socket("127.0.0.1:1", given);
-        socket.filters.guard.local_description("a=ice-ufrag:u\r\na=ice-pwd:p\r\n");
+        socket.filters.guard.local_description(OURS);
         assert_eq!(received(&socket), Some(check));
         assert_eq!(received(&socket), None, "an answer would have no path");
         socket.filters.monitor.ice_connected();

@@ -122,8 +122,7 @@ impl GatherResult {
     }
 
     /// Why there is no relayed candidate of it, for a message; empty when there is one.
-    #[must_use]
-    pub fn no_relay(&self) -> String {
+    fn no_relay(&self) -> String {
         let url = &self.url;
         match &self.outcome {
             GatherOutcome::Allocated { .. } => String::new(),
