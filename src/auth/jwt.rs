@@ -208,11 +208,11 @@ impl Verifier {
     }
 }
 
-/// Signs `claims` as they are; they need not be acceptable.
+/// Signs `claims`, of a signaling or a login token, as they are; they need not be acceptable.
 ///
 /// # Errors
 /// [`TokenError::CannotSign`] when there is no private key.
-pub fn mint(keys: &SigningKeys, claims: &Claims) -> Result<String, TokenError> {
+pub fn mint(keys: &SigningKeys, claims: &impl Serialize) -> Result<String, TokenError> {
     let payload = serde_json::to_vec(claims).map_err(|_| TokenError::CannotSign)?;
     keys.sign(&payload)
 }

@@ -52,15 +52,6 @@ impl LoginClaims {
             exp: now.saturating_add(lifetime_s),
         }
     }
-
-    /// The token, signed with the secret that the server has as `--login-secret` (HS256).
-    ///
-    /// # Errors
-    /// [`TokenError::CannotSign`] when the claims cannot be signed.
-    pub fn sign(&self, keys: &SigningKeys) -> Result<String, TokenError> {
-        let payload = serde_json::to_vec(self).map_err(|_| TokenError::CannotSign)?;
-        keys.sign(&payload)
-    }
 }
 
 /// A login that was not accepted.

@@ -27,6 +27,19 @@ pub enum TurnLogin {
     Secret(SecretText),
 }
 
+/// Checks the URL of an ICE server.
+///
+/// # Errors
+/// Exit code 2: it is not a valid one.
+pub fn check_url(flag: &str, url: &str) -> Result<(), Failure> {
+    url.parse::<ServerUri>().map(drop).map_err(|problem| {
+        Failure::usage(
+            format!("{flag} `{url}`: {problem}"),
+            "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
+        )
+    })
+}
+
 /// Checks the URLs and puts credentials with those of TURN servers.
 ///
 /// # Errors
@@ -40,12 +53,7 @@ pub fn servers(
     let mut stun = Vec::new();
     let mut turn = Vec::new();
     for url in urls {
-        url.parse::<ServerUri>().map_err(|problem| {
-            Failure::usage(
-                format!("--ice-server `{url}`: {problem}"),
-                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
-            )
-        })?;
+        check_url("--ice-server", url)?;
         if is_turn(url) { turn.push(url.clone()) } else { stun.push(url.clone()) }
     }
     let mut servers = Vec::new();

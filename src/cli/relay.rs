@@ -13,12 +13,13 @@ use clap::Args;
 
 use super::{
     failure::Failure,
+    ice,
     serve::{Mode, configure::read_secret, reachable},
 };
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
     server::{self, ServerConfig, TurnAdvert},
-    stun::uri::{ServerUri, is_turn},
+    stun::uri::is_turn,
     turn::{TurnConfig, TurnError, TurnServer},
     types::Stage,
     units,
@@ -205,7 +206,7 @@ fn relay_address(args: &TurnArgs, listen: IpAddr, mode: Mode) -> Result<IpAddr, 
         )),
         Some(address) => Ok(address),
         None if listen.is_unspecified() && mode == Mode::Lan => {
-            Ok(reachable::first_v4().unwrap_or(Ipv4Addr::LOCALHOST.into()))
+            Ok(reachable::addresses(Ipv4Addr::UNSPECIFIED.into(), None)[0])
         }
         None if listen.is_unspecified() => Err(Failure::usage(
             format!("the relay would tell clients to reach it at {listen}"),
@@ -218,12 +219,7 @@ fn relay_address(args: &TurnArgs, listen: IpAddr, mode: Mode) -> Result<IpAddr, 
 /// What token answers say about an external server.
 fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failure> {
     for url in urls {
-        url.parse::<ServerUri>().map_err(|problem| {
-            Failure::usage(
-                format!("--turn-url `{url}`: {problem}"),
-                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
-            )
-        })?;
+        ice::check_url("--turn-url", url)?;
     }
     let secret = match secret {
         Some(secret) => secret,

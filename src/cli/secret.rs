@@ -21,7 +21,7 @@ pub enum SecretError {
     #[error("the secret is empty: give its text, or @FILE to read it from a file")]
     Empty,
     /// What should be a token is something else.
-    #[error("no token: {0}; give the token alone")]
+    #[error("not a token: {0}; give the token alone")]
     NotAToken(&'static str),
     /// The file after `@` holds nothing.
     #[error("the secret file `{0}` is empty")]
@@ -75,12 +75,8 @@ impl SecretText {
             return Self::new(inner).bare();
         }
         if let Some((scheme, token)) = text.split_once(char::is_whitespace)
-            && scheme.trim_end_matches(':').eq_ignore_ascii_case("authorization")
-        {
-            return Self::new(token).bare();
-        }
-        if let Some((scheme, token)) = text.split_once(char::is_whitespace)
-            && scheme.eq_ignore_ascii_case("bearer")
+            && (scheme.eq_ignore_ascii_case("bearer")
+                || scheme.trim_end_matches(':').eq_ignore_ascii_case("authorization"))
         {
             return Self::new(token).bare();
         }
@@ -121,7 +117,7 @@ fn text_of(bytes: &[u8]) -> io::Result<String> {
 fn in_json(text: &str) -> Result<SecretText, SecretError> {
     let wrong = "it is JSON without `access_token` or `token`";
     let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|_| SecretError::NotAToken("it is no valid JSON"))?;
+        serde_json::from_str(text).map_err(|_| SecretError::NotAToken("it is not valid JSON"))?;
     let names = ["access_token", "accessToken", "token"];
     let found = names.iter().find_map(|name| value.get(name)?.as_str());
     let token = found.filter(|token| !token.trim_start().starts_with('{'));

@@ -192,7 +192,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         return pairs::run(pairs, output).await;
     }
     let args = lan::resolve(args)?;
-    let Configured { mut config, mode, access, in_memory } = configure(&args).await?;
+    let Configured { mut config, mode, access } = configure(&args).await?;
     let sockets = config.max_connections as u64 + u64::from(config.signaling.limits.sockets);
     let files = sockets.saturating_add(args.turn.open_files(mode == Mode::Dev)?);
     open_files::allow(files, mode.is_development() && !args.asks_for_many());
@@ -211,8 +211,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     let tls = config.front.tls.clone();
     let drain = config.signaling.timings.drain_jitter;
     let served = Served { server: start(config, listener).await?, relay };
-    Announcement { args: &args, served: &served, tls: tls.as_ref(), mode, access, in_memory }
-        .show(output)?;
+    Announcement::new(&args, &served, tls.as_ref(), mode, access).show(output)?;
     tls::reload_on_hangup(tls);
     login::reload_on_hangup(&args, served.server.verifier());
     stop::draining(drain).await;

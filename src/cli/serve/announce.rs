@@ -13,22 +13,22 @@ use crate::{
         output::Output,
     },
     proto::signaling,
-    report::layout::wrap,
-    server::{self, tls::Tls},
+    report::layout::{WIDTH, wrap},
+    server::{self, RunningServer, tls::Tls},
     turn::TurnServer,
 };
 
-/// Columns of the text.
-const WIDTH: usize = 80;
-
 /// A server that listens, and what it was made from.
 pub(super) struct Announcement<'a> {
-    pub args: &'a ServeArgs,
-    pub served: &'a Served,
-    pub tls: Option<&'a Tls>,
-    pub mode: Mode,
-    pub access: Option<Access>,
-    pub in_memory: bool,
+    args: &'a ServeArgs,
+    served: &'a Served,
+    tls: Option<&'a Tls>,
+    mode: Mode,
+    access: Option<Access>,
+    /// The server at each address that clients reach it by, best first; there is at least one.
+    places: Vec<At>,
+    /// Where STUN and TURN are reached: over UDP and TCP, and over TLS.
+    relay: [Option<SocketAddr>; 2],
 }
 
 /// URLs of the server at one address.
@@ -39,7 +39,20 @@ struct At {
     page: String,
 }
 
-impl Announcement<'_> {
+impl<'a> Announcement<'a> {
+    /// Looks up where the server is reached.
+    pub(super) fn new(
+        args: &'a ServeArgs,
+        served: &'a Served,
+        tls: Option<&'a Tls>,
+        mode: Mode,
+        access: Option<Access>,
+    ) -> Self {
+        let public = args.turn.public_address;
+        let (places, relay) = (places(&served.server, public), relay(served, public));
+        Self { args, served, tls, mode, access, places, relay }
+    }
+
     /// Shows it.
     ///
     /// # Errors
@@ -51,7 +64,7 @@ impl Announcement<'_> {
             signal = self.first().signal,
             tls_sha256 = self.pin(),
             version = env!("CARGO_PKG_VERSION"),
-            dev = self.mode.is_development(),
+            dev = self.mode == Mode::Dev,
             "listening"
         );
         for line in self.lines() {
@@ -65,56 +78,19 @@ impl Announcement<'_> {
         self.tls.map(|tls| tls.fingerprint().to_string())
     }
 
-    /// The server at each address that clients reach it by; there is at least one.
-    fn places(&self) -> Vec<At> {
-        let server = &self.served.server;
-        let listen = server.local_addr().ip();
-        let at = |ip| At {
-            ip,
-            signal: server.signal_url_at(ip),
-            token: server.token_url_at(ip),
-            page: server.page_url_at(ip),
-        };
-        let mut places: Vec<At> = reachable::addresses(listen, self.args.turn.public_address)
-            .into_iter()
-            .map(at)
-            .collect();
-        // A certificate's name stands for all addresses.
-        places.dedup_by(|one, other| one.signal == other.signal);
-        places
-    }
-
-    fn first(&self) -> At {
-        let listen = self.served.server.reachable_addr().ip();
-        self.places().into_iter().next().unwrap_or_else(|| At {
-            ip: listen,
-            signal: self.served.server.signal_url(),
-            token: self.served.server.token_url(),
-            page: self.served.server.page_url_at(listen),
-        })
+    fn first(&self) -> &At {
+        &self.places[0]
     }
 
     fn has_page(&self) -> bool {
         self.args.page || self.mode.is_development()
     }
 
-    /// Where STUN and TURN are reached: over UDP and TCP, and over TLS.
-    fn relay(&self) -> [Option<SocketAddr>; 2] {
-        let relay = self.served.relay.as_ref();
-        let ip = |bound: SocketAddr| match self.args.turn.public_address {
-            Some(public) => public,
-            None if bound.ip().is_unspecified() => reachable::addresses(bound.ip(), None)[0],
-            None => bound.ip(),
-        };
-        [relay.and_then(TurnServer::udp_address), relay.and_then(TurnServer::tls_address)]
-            .map(|bound| bound.map(|bound| SocketAddr::new(ip(bound), bound.port())))
-    }
-
     fn lines(&self) -> Vec<String> {
         let server = &self.served.server;
-        let places = self.places();
         let mut lines = vec![format!("listening on {}", server.local_addr())];
-        let each = |url: fn(&At) -> &String| places.iter().map(url).cloned().collect::<Vec<_>>();
+        let each =
+            |url: fn(&At) -> &String| self.places.iter().map(url).cloned().collect::<Vec<_>>();
         rows(&mut lines, "signaling", &each(|at| &at.signal));
         if login::has_token_api(self.args, self.mode) {
             rows(&mut lines, "token API", &each(|at| &at.token));
@@ -131,7 +107,7 @@ impl Announcement<'_> {
         if let Some(address) = server.metrics_addr() {
             rows(&mut lines, "metrics", &[format!("http://{address}/metrics")]);
         }
-        if self.in_memory && self.mode == Mode::Production {
+        if !self.args.store.has_place() && self.mode == Mode::Production {
             lines.push("pairs are in memory and end with this server: --db FILE keeps them".into());
         }
         match &self.access {
@@ -143,7 +119,7 @@ impl Announcement<'_> {
     }
 
     fn relay_words(&self) -> Vec<String> {
-        match self.relay() {
+        match self.relay {
             [Some(address), tls] => {
                 let tls =
                     tls.map(|tls| format!("; TLS on port {}", tls.port())).unwrap_or_default();
@@ -159,9 +135,9 @@ impl Announcement<'_> {
         lines.push(format!(
             "dev server: pair `{pair}`, devices `{phone}` and `{mac}`, login token `{DEV_TOKEN}`"
         ));
-        let own = self.first().signal;
+        let own = &self.first().signal;
         let mut flags = Vec::new();
-        if own != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
+        if *own != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
             flags.push(format!("--signal {own}"));
         }
         flags.extend(self.pin().map(|pin| format!("--tls-pin {pin}")));
@@ -195,7 +171,7 @@ impl Announcement<'_> {
         };
         lines.extend(wrap(text, 0, WIDTH));
         lines.push("the phone joins with this URL, in its browser or read by the app".into());
-        lines.push(format!("  {}", self.join_url(access, &at)));
+        lines.push(format!("  {}", self.join_url(access, at)));
     }
 
     fn join_url(&self, access: &Access, at: &At) -> String {
@@ -205,7 +181,7 @@ impl Announcement<'_> {
     /// The QR code of how a phone joins, where it is asked for or there is room for it.
     fn draw(&self, output: Output) {
         let Some(access) = &self.access else { return };
-        let Some(lines) = lan::qr(&self.join_url(access, &self.first())) else { return };
+        let Some(lines) = lan::qr(&self.join_url(access, self.first())) else { return };
         let width = lines.first().map_or(0, |line| line.chars().count());
         let room = terminal_size::terminal_size_of(std::io::stderr());
         let fits = room.is_some_and(|(columns, _)| usize::from(columns.0) >= width);
@@ -217,7 +193,7 @@ impl Announcement<'_> {
     fn event(&self) -> Value {
         let server = &self.served.server;
         let token_api = login::has_token_api(self.args, self.mode);
-        let [relay, tls] = self.relay();
+        let [relay, tls] = self.relay;
         let at = self.first();
         let urls = |at: &At| {
             json!({
@@ -232,7 +208,7 @@ impl Announcement<'_> {
             "address": server.local_addr().to_string(),
             "signalUrl": at.signal,
             "tokenUrl": token_api.then_some(&at.token),
-            "urls": self.places().iter().map(urls).collect::<Vec<_>>(),
+            "urls": self.places.iter().map(urls).collect::<Vec<_>>(),
             "turn": relay.map(|address| address.to_string()),
             "turnTls": tls.map(|address| address.to_string()),
             "tlsSha256": self.pin(),
@@ -244,7 +220,7 @@ impl Announcement<'_> {
                 "pairId": server::DEV_PAIR,
                 "devices": {"phone": server::DEV_PHONE, "mac": server::DEV_MAC},
                 "loginToken": access.login,
-                "joinUrl": self.join_url(access, &at),
+                "joinUrl": self.join_url(access, at),
             });
         }
         event
@@ -252,6 +228,31 @@ impl Announcement<'_> {
 }
 
 /// A labelled line for each value; the label stands before the first.
+/// The server at each address that clients reach it by, best first; there is at least one.
+fn places(server: &RunningServer, public: Option<IpAddr>) -> Vec<At> {
+    let at = |ip| At {
+        ip,
+        signal: server.signal_url_at(ip),
+        token: server.token_url_at(ip),
+        page: server.page_url_at(ip),
+    };
+    let addresses = reachable::addresses(server.local_addr().ip(), public);
+    let mut places: Vec<At> = addresses.into_iter().map(at).collect();
+    // A certificate's name stands for all addresses.
+    places.dedup_by(|one, other| one.signal == other.signal);
+    places
+}
+
+/// Where STUN and TURN are reached: over UDP and TCP, and over TLS.
+fn relay(served: &Served, public: Option<IpAddr>) -> [Option<SocketAddr>; 2] {
+    let relay = served.relay.as_ref();
+    let at = |bound: SocketAddr| {
+        SocketAddr::new(reachable::addresses(bound.ip(), public)[0], bound.port())
+    };
+    [relay.and_then(TurnServer::udp_address), relay.and_then(TurnServer::tls_address)]
+        .map(|bound| bound.map(at))
+}
+
 fn rows(lines: &mut Vec<String>, label: &str, values: &[String]) {
     for (index, value) in values.iter().enumerate() {
         let label = if index == 0 { label } else { "" };

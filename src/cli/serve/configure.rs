@@ -27,8 +27,6 @@ pub(super) struct Configured {
     pub mode: Mode,
     /// What a phone of the local network needs, with `--lan`.
     pub access: Option<Access>,
-    /// Whether the pairs are gone when the server ends.
-    pub in_memory: bool,
 }
 
 /// Turns flags into a configuration.
@@ -39,10 +37,10 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
             return Err(Failure::usage(format!("{flag} is empty"), remedy));
         }
     }
-    login::check_distinct(args)?;
+    let secrets = login::Secrets::read(args)?;
     let policy = Policy { issuer: args.issuer.clone(), audience: args.audience.clone() };
-    let verifier = login::verifier(args, policy.clone())?;
-    let access_tokens = login::access_tokens(args)?;
+    let verifier = login::verifier(args, secrets.signing, policy.clone())?;
+    let access_tokens = login::access_tokens(args, secrets.login)?;
     login::warm_up(verifier.as_ref(), access_tokens.as_ref()).await;
     let access = args.lan.lan.then(Access::random);
     let mode = match (&access, &verifier) {
@@ -50,12 +48,11 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
         (None, Some(_)) => Mode::Production,
         (None, None) => Mode::Dev,
     };
-    let in_memory = !args.store.has_place();
     let mut config = match (verifier, &access) {
         (verifier, Some(access)) => lan_config(verifier, policy, access, access_tokens).await?,
         (Some(verifier), None) => {
             let login = login::login(access_tokens, &verifier)?;
-            let store = if in_memory && !args.add_pairs.is_empty() {
+            let store = if !args.store.has_place() && !args.add_pairs.is_empty() {
                 store::in_memory().await?
             } else {
                 store::required(&args.store).await?
@@ -69,7 +66,7 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
     config.signaling.origins = origins(&args.allow_origin, mode);
     config.signaling.allow_query_token = args.allow_query_token;
     config.signaling.connect_only = args.connect_only;
-    config.front.tls = args.tls.read(args.address())?;
+    config.front.tls = args.tls.read(args.address(), args.turn.public_address)?;
     args.limits.apply(&mut config)?;
     args.operation.apply(args.address(), &mut config)?;
     config.signaling.bus = super::bus::configure(&args.bus)?;
@@ -78,7 +75,7 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
     for pair in parse_pairs(&args.add_pairs, mode.is_development())? {
         add_once(config.store.as_ref(), &pair).await?;
     }
-    Ok(Configured { config, mode, access, in_memory })
+    Ok(Configured { config, mode, access })
 }
 
 /// A server for a local network: the pair of the dev server in memory, and a login token of its own. Limits are
@@ -110,9 +107,9 @@ fn random_verifier(policy: Policy) -> Result<Verifier, Failure> {
     Ok(Verifier::new(keys, policy))
 }
 
-/// What the page at `/` is told; the pair of a server for development is no secret.
+/// What the page at `/` gets; the pair of a server for development is no secret.
 fn page(mode: Mode) -> serde_json::Value {
-    let mut told = serde_json::json!({
+    let mut answer = serde_json::json!({
         "mode": "pair",
         "signal": crate::proto::signaling::PATH,
         "tokenUrl": server::TOKEN_PATH,
@@ -120,10 +117,10 @@ fn page(mode: Mode) -> serde_json::Value {
         "version": env!("CARGO_PKG_VERSION"),
     });
     if mode.is_development() {
-        told["pair"] = server::DEV_PAIR.into();
-        told["devices"] = serde_json::json!({"phone": server::DEV_PHONE, "mac": server::DEV_MAC});
+        answer["pair"] = server::DEV_PAIR.into();
+        answer["devices"] = serde_json::json!({"phone": server::DEV_PHONE, "mac": server::DEV_MAC});
     }
-    told
+    answer
 }
 
 async fn dev_config(
@@ -320,6 +317,30 @@ mod tests {
             assert!(failure.message.contains(words), "{flags:?}: {failure}");
             assert!(!failure.remedy.is_empty(), "{flags:?}: {failure}");
         }
+    }
+
+    /// A pipe, as of `<(command)`, has its text once.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn each_secret_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = |name: &str, secret: &'static str| {
+            let path = dir.path().join(name);
+            let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+            assert!(made.success());
+            let given = format!("@{}", path.display());
+            std::thread::spawn(move || {
+                for text in [secret, ""] {
+                    std::fs::write(&path, text).unwrap();
+                }
+            });
+            given
+        };
+        let login = pipe("login", "another-secret-of-32-characters!");
+        let flags = ["--jwt-secret", &pipe("jwt", SECRET), "--login-secret", &login];
+        let (config, _) =
+            configured(&[&flags[..], &["--add-pair", "p:i:m:u"]].concat()).await.unwrap();
+        assert!(config.login.is_some());
     }
 
     #[tokio::test]

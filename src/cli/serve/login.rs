@@ -12,6 +12,7 @@ use crate::{
         jwt::{Policy, Verifier},
         key_source::{self, KeyOrigin, KeySourceError},
         login::{AccessTokens, DevLogin, LoginCheck},
+        secret::Secret,
         unix_now,
     },
     cli::failure::Failure,
@@ -40,9 +41,53 @@ pub struct LoginArgs {
     pub login_issuer: Option<String>,
 }
 
+/// The secrets of the flags, each read once: one may come from a pipe.
+pub(super) struct Secrets {
+    /// What signs signaling tokens, and what did before.
+    pub signing: [Option<Secret>; 2],
+    /// What login tokens are signed with.
+    pub login: Option<Secret>,
+}
+
+impl Secrets {
+    /// Who has the login secret may log in as anybody; who has the signing secret may join any room. One secret for
+    /// both would make everybody who checks logins, such as another service, one who can join.
+    ///
+    /// # Errors
+    /// Exit code 2 when one cannot be read, or `--login-secret` is a secret that signaling tokens are signed with.
+    pub(super) fn read(args: &ServeArgs) -> Result<Self, Failure> {
+        let signing = signing_secrets(args)?;
+        let login = read_secret("--login-secret", args.login_secret.as_deref())?;
+        for (flag, secret) in ["--jwt-secret", "--jwt-previous-secret"].into_iter().zip(&signing) {
+            if secret
+                .as_ref()
+                .zip(login.as_ref())
+                .is_some_and(|(one, other)| one.is(other.expose()))
+            {
+                return Err(Failure::usage(
+                    format!("--login-secret is the same as {flag}"),
+                    "give each its own secret: `openssl rand -hex 32` makes one",
+                ));
+            }
+        }
+        Ok(Self { signing, login })
+    }
+}
+
+fn signing_secrets(args: &ServeArgs) -> Result<[Option<Secret>; 2], Failure> {
+    Ok([
+        read_secret("--jwt-secret", args.jwt_secret.as_deref())?,
+        read_secret("--jwt-previous-secret", args.jwt_previous_secret.as_deref())?,
+    ])
+}
+
 /// What checks and mints signaling tokens; none when nothing says so, as with the dev server.
-pub(super) fn verifier(args: &ServeArgs, policy: Policy) -> Result<Option<Verifier>, Failure> {
-    let origins = origins(args)?;
+pub(super) fn verifier(
+    args: &ServeArgs,
+    secrets: [Option<Secret>; 2],
+    policy: Policy,
+) -> Result<Option<Verifier>, Failure> {
+    let origins = origins(args, secrets)?;
     let elsewhere = jwks("--jwt-jwks", args.login.jwt_jwks.as_deref())?;
     let keys = match (origins.is_empty(), &elsewhere) {
         (true, None) => return Ok(None),
@@ -65,16 +110,18 @@ fn refused(error: &KeySourceError) -> Failure {
 }
 
 /// Where signing keys come from, the signing one first.
-fn origins(args: &ServeArgs) -> Result<Vec<KeyOrigin>, Failure> {
+fn origins(
+    args: &ServeArgs,
+    [present, previous]: [Option<Secret>; 2],
+) -> Result<Vec<KeyOrigin>, Failure> {
     let mut origins = Vec::new();
-    origins.extend(read_secret("--jwt-secret", args.jwt_secret.as_deref())?.map(KeyOrigin::Text));
+    origins.extend(present.map(KeyOrigin::Text));
     origins.extend(args.login.jwt_keys.iter().map(|given| match given.split_once('=') {
         Some((kid, path)) if !kid.is_empty() && !kid.contains('/') => {
             KeyOrigin::Path { kid: Some(kid.to_owned()), path: PathBuf::from(path) }
         }
         _ => KeyOrigin::Path { kid: None, path: PathBuf::from(given) },
     }));
-    let previous = read_secret("--jwt-previous-secret", args.jwt_previous_secret.as_deref())?;
     if previous.is_some() && origins.is_empty() {
         return Err(Failure::usage(
             "--jwt-previous-secret without a present one",
@@ -95,8 +142,10 @@ fn jwks(flag: &str, url: Option<&str>) -> Result<Option<Jwks>, Failure> {
 }
 
 /// The check of login tokens that the flags ask for.
-pub(super) fn access_tokens(args: &ServeArgs) -> Result<Option<AccessTokens>, Failure> {
-    let secret = read_secret("--login-secret", args.login_secret.as_deref())?;
+pub(super) fn access_tokens(
+    args: &ServeArgs,
+    secret: Option<Secret>,
+) -> Result<Option<AccessTokens>, Failure> {
     let published = jwks("--login-jwks", args.login.login_jwks.as_deref())?;
     let issuer = issuer(&args.login, published.as_ref());
     let weak = |error| {
@@ -153,28 +202,6 @@ pub(super) fn lan_login(token: &str, access_tokens: Option<AccessTokens>) -> Arc
     Arc::new(DevLogin { token: token.into(), access_tokens })
 }
 
-/// Who has the login secret may log in as anybody; who has the signing secret may join any room. One secret for
-/// both would make everybody who checks logins, such as another service, one who can join.
-///
-/// # Errors
-/// Exit code 2 when `--login-secret` is a secret that signaling tokens are signed with.
-pub(super) fn check_distinct(args: &ServeArgs) -> Result<(), Failure> {
-    let Some(login) = read_secret("--login-secret", args.login_secret.as_deref())? else {
-        return Ok(());
-    };
-    for (flag, given) in
-        [("--jwt-secret", &args.jwt_secret), ("--jwt-previous-secret", &args.jwt_previous_secret)]
-    {
-        if read_secret(flag, given.as_deref())?.is_some_and(|secret| secret.is(login.expose())) {
-            return Err(Failure::usage(
-                format!("--login-secret is the same as {flag}"),
-                "give each its own secret: `openssl rand -hex 32` makes one",
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// Whether there is a token API.
 pub(super) fn has_token_api(args: &ServeArgs, mode: Mode) -> bool {
     mode.is_development() || args.login_secret.is_some() || args.login.login_jwks.is_some()
@@ -205,7 +232,8 @@ pub(super) fn reload_on_hangup(_: &ServeArgs, _: &Verifier) {}
 
 /// Reads the signing keys again; when one is bad, the old ones stay.
 fn reload(args: &ServeArgs, verifier: &Verifier) {
-    let read = origins(args).and_then(|origins| {
+    let origins = signing_secrets(args).and_then(|secrets| origins(args, secrets));
+    let read = origins.and_then(|origins| {
         if origins.is_empty() {
             return Ok(None);
         }

@@ -7,8 +7,8 @@ use crate::turn::IpNet;
 /// Most addresses that are shown.
 const MOST: usize = 8;
 
-/// Addresses to print for a server on `listen`, best first: `public` alone when it is given, else those of the
-/// interfaces that it listens on.
+/// Addresses to print for a server on `listen`, best first and at least one: `public` alone when it is given, else
+/// those of the interfaces that it listens on.
 #[must_use]
 pub fn addresses(listen: IpAddr, public: Option<IpAddr>) -> Vec<IpAddr> {
     if let Some(public) = public {
@@ -24,12 +24,6 @@ pub fn addresses(listen: IpAddr, public: Option<IpAddr>) -> Vec<IpAddr> {
         usable.push(Ipv4Addr::LOCALHOST.into());
     }
     usable
-}
-
-/// The address that others most likely reach this machine by: the relay has only one.
-#[must_use]
-pub fn first_v4() -> Option<IpAddr> {
-    addresses(Ipv4Addr::UNSPECIFIED.into(), None).into_iter().find(|ip| !ip.is_loopback())
 }
 
 /// Networks that this machine is directly in, loopback apart.

@@ -1,9 +1,13 @@
 //! TLS of `serve`: certificate and key from files, or made for this run.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Args;
 
+use super::reachable;
 use crate::{
     cli::failure::Failure,
     peer::config::local_addresses,
@@ -30,14 +34,14 @@ pub struct TlsArgs {
 }
 
 impl TlsArgs {
-    /// Reads the files, or makes a certificate for a server that listens on `listen`.
+    /// Reads the files, or makes a certificate for a server that listens on `listen` and is reached at `public`.
     ///
     /// # Errors
     /// Exit code 2: one flag without another, or a file that cannot be used.
-    pub fn read(&self, listen: SocketAddr) -> Result<Option<Tls>, Failure> {
+    pub fn read(&self, listen: SocketAddr, public: Option<IpAddr>) -> Result<Option<Tls>, Failure> {
         let made = match (&self.tls_cert, &self.tls_key, self.tls_self_signed) {
             (None, None, false) => return Ok(None),
-            (None, None, true) => Tls::self_signed(&names(listen)),
+            (None, None, true) => Tls::self_signed(&names(listen.ip(), public)),
             (Some(certificate), Some(key), false) => Tls::from_files(certificate, key),
             (_, _, true) => {
                 return Err(Failure::usage(
@@ -91,9 +95,8 @@ pub fn reload_on_hangup(tls: Option<Tls>) {
 #[cfg(not(unix))]
 pub fn reload_on_hangup(_tls: Option<Tls>) {}
 
-/// What clients may call a server on `listen` by.
-fn names(listen: SocketAddr) -> Vec<String> {
-    let ip = listen.ip();
+/// What clients may call a server on `ip` by.
+fn names(ip: IpAddr, public: Option<IpAddr>) -> Vec<String> {
     let mut names = Vec::new();
     if ip.is_loopback() || ip.is_unspecified() {
         names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
@@ -103,6 +106,8 @@ fn names(listen: SocketAddr) -> Vec<String> {
     } else {
         names.push(ip.to_string());
     }
+    // Those that are printed.
+    names.extend(reachable::addresses(ip, public).iter().map(ToString::to_string));
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
@@ -127,22 +132,28 @@ mod tests {
                 "cannot be read",
             ),
         ] {
-            let failure = args.read("127.0.0.1:1".parse().unwrap()).unwrap_err();
+            let failure = args.read("127.0.0.1:1".parse().unwrap(), None).unwrap_err();
             assert_eq!(failure.exit, 2, "{failure}");
             assert!(failure.message.contains(words), "{failure}");
             assert!(!failure.remedy.is_empty());
         }
-        assert!(TlsArgs::default().read("127.0.0.1:1".parse().unwrap()).unwrap().is_none());
+        assert!(TlsArgs::default().read("127.0.0.1:1".parse().unwrap(), None).unwrap().is_none());
     }
 
     #[test]
     fn a_certificate_is_for_all_that_the_listener_is_called_by() {
-        let made = |listen: &str| {
+        let made_for = |listen: &str, public: Option<IpAddr>| {
             let args = TlsArgs { tls_self_signed: true, ..TlsArgs::default() };
-            args.read(listen.parse().unwrap()).unwrap().unwrap().names()
+            args.read(listen.parse().unwrap(), public).unwrap().unwrap().names()
         };
+        let made = |listen: &str| made_for(listen, None);
         assert_eq!(made("127.0.0.1:1"), ["localhost", "127.0.0.1", "::1"]);
         assert_eq!(made("192.0.2.7:1"), ["192.0.2.7"]);
         assert!(made("[::]:1").starts_with(&["localhost".to_owned()]));
+        let public = "203.0.113.7".parse().unwrap();
+        for listen in ["0.0.0.0:1", "192.0.2.7:1"] {
+            let names = made_for(listen, Some(public));
+            assert!(names.contains(&"203.0.113.7".to_owned()), "{names:?}");
+        }
     }
 }

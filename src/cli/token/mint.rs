@@ -9,7 +9,7 @@ use super::{PolicyArgs, token_failure};
 use crate::{
     auth::{
         jws::{Key, SigningKeys},
-        jwt::Verifier,
+        jwt::{Verifier, mint},
         login::{DEV_USER, LoginClaims},
         secret::Secret,
         unix_now,
@@ -154,7 +154,7 @@ fn login(args: &MintArgs, output: Output) -> Result<(), Failure> {
             Failure::usage(format!("--login-secret: {error}"), remedy)
         })?;
     let claims = LoginClaims::new(user, args.policy.issuer.as_deref(), unix_now(), lifetime);
-    let token = claims.sign(&keys).map_err(|error| {
+    let token = mint(&keys, &claims).map_err(|error| {
         token_failure(format!("cannot mint a login token for `{user}`: {error}"), "")
     })?;
     output.event(&MintedLogin { kind: "login-token", token: &token, user, exp: claims.exp })?;
