@@ -21,10 +21,10 @@ pub(super) use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
 pub(crate) use clock::server_time;
-pub(super) use clock::{clock_skew, with_clock};
+pub(super) use clock::{clock_skew, http_date, with_clock};
 pub use dial::{DialTimings, Look, Socket, look, open};
 pub(super) use dial::{MAX_REDIRECTS, error_body, redirect, rustls_error, stays, tls_reason};
-pub use endpoint::{endpoint, redacted};
+pub use endpoint::{endpoint, redacted, redacted_text};
 pub use error::ClientError;
 
 use crate::{

@@ -311,6 +311,7 @@ async fn upgrade(State(signaling): State<Signaling>, mut request: Request) -> Re
     let shared = signaling.0;
     let on_upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
+    let client = parts.extensions.get().map(ClientAddr::ip);
     let admitted = match handshake::admit(&shared, &parts).await {
         Ok(admitted) => seats(&shared, &parts.extensions, &admitted).map(|seats| (admitted, seats)),
         Err(refusal) => Err(refusal),
@@ -323,13 +324,12 @@ async fn upgrade(State(signaling): State<Signaling>, mut request: Request) -> Re
             shared.config.tap.show(|| Visit::Refused {
                 code: refusal.code,
                 message: refusal.message.clone(),
-                client: parts.extensions.get().map(ClientAddr::ip),
+                client,
             });
             return refusal.into_response();
         }
     };
     let request = parts.extensions.get::<RequestId>().cloned();
-    let client = parts.extensions.get().map(ClientAddr::ip);
     let response = admitted.response();
     tokio::spawn(async move {
         match on_upgrade.await {

@@ -14,8 +14,8 @@ use url::Url;
 
 pub use self::error::TokenError;
 use super::client::{
-    Access, MAX_REDIRECTS, TokenProvider, clock_skew, error_body, read_claims, redacted, redirect,
-    rustls_error, stays, tls_reason,
+    Access, MAX_REDIRECTS, TokenProvider, clock_skew, error_body, http_date, read_claims, redacted,
+    redirect, rustls_error, stays, tls_reason,
 };
 use crate::{
     proto::token::{ErrorBody, IceServer, TokenAnswer, TokenRequest, read_ice_servers},
@@ -306,9 +306,8 @@ pub(super) fn retry_after(
     if let Ok(seconds) = header.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let read = |date| jiff::fmt::rfc2822::parse(date).ok().map(|date| date.timestamp().as_second());
-    let seconds = date.and_then(read).unwrap_or(epoch_seconds(now) as i64);
-    Some(Duration::from_secs(read(header)?.saturating_sub(seconds).try_into().unwrap_or(0)))
+    let seconds = date.and_then(http_date).unwrap_or(epoch_seconds(now) as i64);
+    Some(Duration::from_secs(http_date(header)?.saturating_sub(seconds).try_into().unwrap_or(0)))
 }
 
 /// Makes ring the process' cryptography for TLS, unless something else is already.

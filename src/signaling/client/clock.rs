@@ -8,10 +8,15 @@ use crate::types::{clock_skew_words, epoch_seconds};
 /// A smaller difference is not told: the header counts whole seconds, and the answer took its time.
 const SMALLEST: f64 = 2.0;
 
+/// Seconds since 1970 of a date in a header (RFC 9110 §5.6.7).
+pub(in crate::signaling) fn http_date(text: &str) -> Option<i64> {
+    jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp().as_second())
+}
+
 /// Seconds by which this machine, whose clock says `now`, is ahead of the server (behind when
 /// negative); `None` without a readable header or when the difference is below 2 s.
 pub(in crate::signaling) fn clock_skew(date: Option<&str>, now: SystemTime) -> Option<f64> {
-    let date = jiff::fmt::rfc2822::parse(date?).ok()?.timestamp().as_second();
+    let date = http_date(date?)?;
     // The header leaves out half a second on average.
     let skew = epoch_seconds(now) - (date as f64 + 0.5);
     (skew.abs() >= SMALLEST).then_some(skew)

@@ -11,7 +11,7 @@ use crate::proto::signaling::PATH;
 /// # Errors
 /// [`ClientError::Url`] when it is not a URL of one of these schemes with a host.
 pub fn endpoint(given: &str) -> Result<Url, ClientError> {
-    let wrong = |reason: String| ClientError::Url { url: without_query(given), reason };
+    let wrong = |reason: String| ClientError::Url { url: redacted_text(given), reason };
     let mut url = Url::parse(given.trim()).map_err(|error| wrong(error.to_string()))?;
     let scheme = match url.scheme() {
         "http" | "ws" => "ws",
@@ -42,12 +42,20 @@ pub fn redacted(url: &Url) -> String {
     url.to_string()
 }
 
-/// The same for what could not be read as a URL.
-fn without_query(given: &str) -> String {
-    match Url::parse(given) {
-        Ok(url) => redacted(&url),
-        Err(_) => given.split(['?', '#']).next().unwrap_or_default().to_owned(),
+/// The same for what was given as a URL and may not be one.
+#[must_use]
+pub fn redacted_text(given: &str) -> String {
+    if let Ok(url) = Url::parse(given)
+        && url.has_host()
+    {
+        return redacted(&url);
     }
+    let text = given.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let path = rest.find('/').unwrap_or(rest.len());
+    let host = rest[..path].rfind('@').map_or(0, |at| at + 1);
+    let colon = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{colon}{}", &rest[host..])
 }
 
 #[cfg(test)]
@@ -64,6 +72,21 @@ mod tests {
             (" ws://[::1]:9 ", "ws://[::1]:9/api/signal"),
         ] {
             assert_eq!(endpoint(given).unwrap().as_str(), meant);
+        }
+    }
+
+    #[test]
+    fn secrets_are_left_out_of_what_may_not_be_a_url() {
+        for (given, shown) in [
+            ("wss://u:hush@h.example/x?token=hush#hush", "wss://h.example/x"),
+            ("user:hush@h.example", "h.example"),
+            ("ftp://u:hush@h:x/y", "ftp://h:x/y"),
+            ("wss://h.example/@x", "wss://h.example/@x"),
+            ("h.example/@x?hush", "h.example/@x"),
+            ("http://", "http://"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted_text(given), shown, "{given}");
         }
     }
 

@@ -1,7 +1,9 @@
-//! The proxy that the environment names for a signaling server, and the way through it: `CONNECT` (RFC 9110 §9.3.6).
+//! The proxy that the environment names for a signaling server, and how to connect through it: `CONNECT` (RFC 9110 §9.3.6).
 //!
 //! The variables are those of curl, and of the token API's client: `HTTPS_PROXY` for `wss:`, `HTTP_PROXY` for `ws:`,
 //! `ALL_PROXY` for both, and `NO_PROXY` for servers that are reached without. This machine's loopback always is.
+
+use std::sync::LazyLock;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use tokio::{
@@ -28,7 +30,8 @@ pub(super) struct Proxy {
 
 /// The proxy for a server, by the environment.
 pub(super) fn proxy_of(url: &Url) -> Result<Option<Proxy>, ClientError> {
-    if is_loopback(url) { Ok(None) } else { chosen(url, &Matcher::from_env()) }
+    static ENVIRONMENT: LazyLock<Matcher> = LazyLock::new(Matcher::from_env);
+    if is_loopback(url) { Ok(None) } else { chosen(url, &ENVIRONMENT) }
 }
 
 fn chosen(url: &Url, matcher: &Matcher) -> Result<Option<Proxy>, ClientError> {
