@@ -5,7 +5,7 @@
 //! Cameras' YUYV and NV12 are rearranged without a round trip through RGB. A frame always has an even
 //! width and height, as 4:2:0 wants; an odd last column or row of the input is left out.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
@@ -263,12 +263,12 @@ impl Frame {
     ///
     /// # Errors
     /// The planes do not have the sizes of a frame.
-    pub fn into_bt601(self) -> Result<Self, FrameError> {
+    pub fn to_bt601(&self) -> Result<Cow<'_, Self>, FrameError> {
         if self.colour.is_bt601() {
-            return Ok(self);
+            return Ok(Cow::Borrowed(self));
         }
         let (size, rgb) = ((self.width, self.height), self.to_rgb8()?);
-        Self::from_rgb8_as(self.colour.bt601(), size, &rgb, self.captured_at)
+        Self::from_rgb8_as(self.colour.bt601(), size, &rgb, self.captured_at).map(Cow::Owned)
     }
 
     /// The same picture as large as fits into `width` x `height`, never distorted: larger or smaller
@@ -397,7 +397,7 @@ mod tests {
         let red = Frame { colour, ..red };
         let rgb = red.to_rgb8().unwrap();
         assert!(rgb[0] > 250 && rgb[1] < 5 && rgb[2] < 5, "{rgb:?}");
-        let usual = red.into_bt601().unwrap();
+        let usual = red.to_bt601().unwrap();
         assert_eq!(usual.colour, Colour { full_range: true, ..Colour::default() });
         // Red by BT.601: 0.299 of full luma.
         assert!(usual.y[0].abs_diff(76) <= 1 && usual.v[0].abs_diff(255) <= 1, "{usual:?}");

@@ -294,25 +294,26 @@ fn is_ours(shared: &Shared, payload_type: u8) -> bool {
 mod tests {
     use super::*;
 
+    fn whole(data: Bytes) -> Assembled {
+        let (timestamp, packets, retransmitted) = (1, 1, 0);
+        let (first_packet, completed) = (Instant::now(), Instant::now());
+        Assembled::Whole(WholeAccessUnit {
+            data,
+            timestamp,
+            packets,
+            retransmitted,
+            first_packet,
+            completed,
+        })
+    }
+
     #[test]
     fn a_bare_idr_picture_gets_the_parameter_sets_of_the_description() {
-        let now = Instant::now();
-        let made = |data: &[u8], sets: &[u8]| {
-            let (timestamp, packets, retransmitted) = (1, 1, 0);
-            let (first_packet, completed) = (now, now);
-            let data = Bytes::copy_from_slice(data);
-            let unit = WholeAccessUnit {
-                data,
-                timestamp,
-                packets,
-                retransmitted,
-                first_packet,
-                completed,
-            };
-            match Assembled::Whole(unit).with(&Bytes::copy_from_slice(sets)) {
-                Assembled::Whole(unit) => unit.data.to_vec(),
-                Assembled::Broken(_) => panic!(),
-            }
+        let made = |data: &[u8], sets: &[u8]| match whole(Bytes::copy_from_slice(data))
+            .with(&Bytes::copy_from_slice(sets))
+        {
+            Assembled::Whole(unit) => unit.data.to_vec(),
+            Assembled::Broken(_) => panic!(),
         };
         let sets = [0, 0, 0, 1, 0x67, 1, 0, 0, 0, 1, 0x68, 2];
         let (idr, delta) = ([0, 0, 0, 1, 0x65, 3], [0, 0, 0, 1, 0x41, 3]);
@@ -326,20 +327,7 @@ mod tests {
     #[test]
     fn access_units_in_use_are_bounded_and_free_their_place() {
         let budget = Arc::new(Semaphore::new(RECEIVED_KIB));
-        let now = Instant::now();
-        let unit = || {
-            let data = Bytes::from(vec![7; 1 << 20]);
-            let (timestamp, packets, retransmitted) = (1, 900, 0);
-            let (first_packet, completed) = (now, now);
-            Assembled::Whole(WholeAccessUnit {
-                data,
-                timestamp,
-                packets,
-                retransmitted,
-                first_packet,
-                completed,
-            })
-        };
+        let unit = || whole(Bytes::from(vec![7; 1 << 20]));
         let mut used: Vec<_> = (0..70).map(|_| unit().within(&budget)).collect();
         let whole = used.iter().filter(|one| matches!(one, Assembled::Whole(_))).count();
         assert_eq!(whole, 64);

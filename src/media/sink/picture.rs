@@ -92,7 +92,7 @@ fn write(mut encoder: impl ImageEncoder, frame: &Frame) -> Result<(), String> {
 
 /// The format has a word for the range, but none for the matrix, which is that of BT.601.
 fn y4m(frame: &Frame) -> Result<Vec<u8>, FrameError> {
-    let frame = frame.clone().into_bt601()?;
+    let frame = frame.to_bt601()?;
     let header = format!(
         "YUV4MPEG2 W{} H{} F1:1 Ip A1:1 C420jpeg XCOLORRANGE={}\nFRAME\n",
         frame.width,

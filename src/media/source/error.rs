@@ -256,8 +256,9 @@ impl SourceError {
                  `ffmpeg -i INPUT -map 0:v:0 -c copy -bsf:v dump_extra -f h264 out.h264`"
             }
             Self::Undecodable { .. } => {
-                "encode it as 4:2:0 with 8 bits, progressive: `ffmpeg -i INPUT -vf \
-                 bwdif=deint=interlaced,format=yuv420p -c:v libx264 -profile:v high -g 30 out.h264`"
+                "encode it as 4:2:0 with 8 bits, progressive, at most 3840 pixels wide: `ffmpeg -i INPUT -vf \
+                 bwdif=deint=interlaced,scale='min(3840,iw)':-2,format=yuv420p -c:v libx264 -profile:v high -g 30 \
+                 out.h264`"
             }
             Self::Empty { .. } => "check the program that writes it",
             Self::Foreign { format, path, .. } => return format.remedy(path.as_deref()),

@@ -87,7 +87,7 @@ impl<R: Read> H264Source<R> {
     }
 
     fn skip_intra(&mut self, unit: &[u8]) {
-        if is_keyframe(unit) || !is_intra(unit) {
+        if !is_intra(unit) || is_keyframe(unit) {
             return;
         }
         self.intra += 1;

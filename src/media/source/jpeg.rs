@@ -33,6 +33,16 @@ mod marker {
     pub(super) const DRI: u8 = 0xdd;
     /// Before a marker there may be any number of these.
     pub(super) const FILL: u8 = 0xff;
+
+    /// A stuffed byte, TEM, RST0 to RST7, SOI: no segment follows.
+    pub(super) fn stands_alone(code: u8) -> bool {
+        matches!(code, 0x00 | 0x01 | 0xd0..=SOI)
+    }
+
+    /// DHT, DAC, SOS, DQT, DNL, DRI, APP0 to APP15, COM: they may stand between scans.
+    pub(super) fn is_between_scans(code: u8) -> bool {
+        matches!(code, DHT | 0xcc | SOS..=DRI | 0xe0..=0xef | 0xfe)
+    }
 }
 
 /// Most scans that are read; the decoder takes no more either.
@@ -77,7 +87,7 @@ pub(super) fn prepare(picture: &[u8]) -> Result<Prepared<'_>, String> {
     if read.is_some() {
         reading.check(marked)?;
         if reading.missing() > 0 {
-            notice = Some("it is cut off just in front of its end");
+            notice = Some("it is cut off just before its end");
         }
     }
     let mut data = reading.rewritten().map_or(Cow::Borrowed(picture), Cow::Owned);
@@ -232,7 +242,7 @@ impl<'a> Reading<'a> {
         let progressive = self.frame.as_ref().is_some_and(FrameHeader::is_progressive);
         for plane in &coefficients.planes {
             if plane.lacking[0].is_none() {
-                return Err("the JPEG is cut off: it has not all of its components".to_owned());
+                return Err("the JPEG is cut off: some of its components are missing".to_owned());
             }
             // Encoders leave scans out on purpose, but then there is an end marker.
             if !marked && progressive && plane.lacking.iter().any(|lacks| *lacks != Some(0)) {

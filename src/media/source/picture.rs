@@ -101,6 +101,9 @@ pub(super) fn read_decoded(path: &Path) -> Result<Decoded, SourceError> {
         Some(Content::Foreign(format)) => {
             Err(SourceError::Foreign { name, format, path: Some(path.to_owned()) })
         }
+        Some(Content::Y4m | Content::H264) => {
+            Err(wrong(&name, &"it is a video stream, not a picture"))
+        }
         _ => Err(SourceError::UnknownFormat { name, begin: content::shown(begin) }),
     }
 }
@@ -119,11 +122,6 @@ pub(super) fn is_picture(path: &Path) -> bool {
     }
 }
 
-/// Decodes a PNG or WebP picture held in memory; what comes after it does not matter.
-pub(super) fn decode_picture(data: &[u8], name: &str) -> Result<Decoded, SourceError> {
-    decode_any(Cursor::new(data), name)
-}
-
 /// Decodes one whole JPEG.
 pub(super) fn decode_jpeg(data: &[u8], name: &str) -> Result<Decoded, SourceError> {
     let prepared = prepare(data).map_err(|cause| wrong(name, &cause))?;
@@ -132,8 +130,8 @@ pub(super) fn decode_jpeg(data: &[u8], name: &str) -> Result<Decoded, SourceErro
     Ok(decoded)
 }
 
-/// Decodes what the decoders take as it is.
-fn decode_any(data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceError> {
+/// Decodes a PNG or WebP picture, or a JPEG that was made ready for the decoder.
+pub(super) fn decode_any(data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceError> {
     let captured_at = SystemTime::now();
     let (picture, profile) = decode_upright(data).map_err(|e| wrong(name, &e))?;
     let (rgb, notices) = into_srgb(picture, profile.as_deref());

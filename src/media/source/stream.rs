@@ -11,7 +11,7 @@ use super::{
     content::{self, Content},
     jpeg::JpegReader,
     open_file,
-    picture::{MAX_ALLOC, Notices, decode_jpeg, decode_picture},
+    picture::{MAX_ALLOC, Notices, decode_any, decode_jpeg},
 };
 
 /// Largest picture read from a stream, in bytes.
@@ -86,7 +86,8 @@ impl Stream<'_> {
         if data.len() > self.limit {
             return Err(SourceError::TooLong { name: self.name.clone(), bytes: data.len() });
         }
-        let frame = Notices::default().shown(decode_picture(&data, &self.name)?, &self.name);
+        let frame =
+            Notices::default().shown(decode_any(Cursor::new(&data[..]), &self.name)?, &self.name);
         Ok(PictureSource::from_frame(&self.name, self.options.apply(frame)?))
     }
 
@@ -117,7 +118,7 @@ impl Stream<'_> {
 }
 
 /// Reads as much of a stream as shows what it holds.
-pub(super) fn look(reader: &mut impl Read) -> std::io::Result<(Vec<u8>, Content)> {
+fn look(reader: &mut impl Read) -> std::io::Result<(Vec<u8>, Content)> {
     let mut begin = Vec::new();
     let mut chunk = [0; 4096];
     loop {

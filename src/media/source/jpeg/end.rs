@@ -49,13 +49,7 @@ impl Walk {
 
     /// Whether no segment follows this marker.
     fn stands_alone(&self, code: u8) -> bool {
-        match code {
-            // A stuffed byte, TEM, RST0 to RST7, SOI.
-            0x00 | 0x01 | 0xd0..=0xd8 => true,
-            // DHT, DAC, SOS, DQT, DNL, DRI, APP0 to APP15, COM may stand between scans.
-            0xc4 | 0xcc | 0xda..=0xdd | 0xe0..=0xef | 0xfe => false,
-            _ => self.in_scan,
-        }
+        marker::stands_alone(code) || self.in_scan && !marker::is_between_scans(code)
     }
 }
 

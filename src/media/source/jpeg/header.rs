@@ -21,7 +21,7 @@ pub(super) fn segments(picture: &[u8]) -> impl Iterator<Item = Segment<'_>> {
     let mut at = 2;
     std::iter::from_fn(move || {
         at += picture.get(at..)?.windows(2).position(|pair| {
-            pair[0] == 0xff && !matches!(pair[1], 0x00 | 0x01 | 0xd0..=0xd8 | marker::FILL)
+            pair[0] == 0xff && !marker::stands_alone(pair[1]) && pair[1] != marker::FILL
         })?;
         let marker = picture[at + 1];
         if marker == marker::EOI {
@@ -36,7 +36,7 @@ pub(super) fn segments(picture: &[u8]) -> impl Iterator<Item = Segment<'_>> {
         if marker == marker::SOS {
             scan = &picture[end..];
             let length = scan.windows(2).position(|pair| {
-                pair[0] == 0xff && matches!(pair[1], 0xc4 | 0xcc | 0xd9..=0xdd | 0xe0..=0xef | 0xfe)
+                pair[0] == 0xff && (pair[1] == marker::EOI || marker::is_between_scans(pair[1]))
             });
             scan = &scan[..length.unwrap_or(scan.len())];
             at = end + scan.len();

@@ -204,13 +204,14 @@ impl Reader<'_> {
 
     /// Reads the block at `at` of a plane; `None` when the data ends before or makes no sense.
     fn block(&mut self, coder: &Coder, plane: &mut Plane, at: usize) -> Option<()> {
-        let (first, begins) = (self.scan.approximation.0 == 0, self.scan.band.0 == 0);
+        let first = self.scan.approximation.0 == 0;
         match (&coder.dc, &coder.ac) {
             (Some(dc), Some(ac)) => self.sequential(coder.index, dc, ac, plane, at),
             (Some(dc), None) => self.dc(coder.index, dc).map(drop),
             (None, Some(ac)) if first => self.ac_first(ac, plane.nonzero.get_mut(at)?),
             (None, Some(ac)) => self.ac_refine(ac, plane.nonzero.get_mut(at)?),
-            (None, None) => begins.then(|| self.bits.take(1))?.map(drop),
+            // A refinement of DC: one bit.
+            (None, None) => self.bits.take(1).map(drop),
         }
     }
 
