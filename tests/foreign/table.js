@@ -36,12 +36,12 @@ const within = (call) => (call.stack.limits[call.name] ? BACK_WITHIN / 4 : BACK_
 const keyframes = (child) => child.said.filter(({ kind }) => kind === "keyframe");
 const last = (list) => list[list.length - 1];
 
-/** What `count` gives once everything has come, or repairs are over. */
-async function settled(count) {
+/** What `count` gives once everything has come, `least` at least, or repairs are over. */
+async function settled(count, least = 0) {
   const end = Date.now() + SETTLE;
   for (;;) {
     const found = count();
-    if (found.received >= found.sent || Date.now() > end) return found;
+    if (found.received >= Math.max(found.sent, least) || Date.now() > end) return found;
     await pause(100);
   }
 }
@@ -53,13 +53,15 @@ const MAC = {
   sent: (call) => keyframes(call.peer).map(({ at, sha256 }) => ({ t: at, sha256 })),
   answered: (call) => last(call.apps).events("sent").filter(({ what }) => what === "answer"),
   offered: (call) => call.apps.flatMap((app) => app.signals("offer")),
-  /** Pictures sent from `from` on, and how many of them came whole. */
-  async count(call, from) {
-    const sent = MAC.sent(call).filter(({ t }) => t >= from);
-    return settled(() => {
+  /** Pictures sent from `from` on, and how many of them came whole: `least`, unless they fail to come. */
+  async count(call, from, least) {
+    const until = (end) => () => {
+      const sent = MAC.sent(call).filter(({ t }) => t >= from && t <= end);
       const whole = new Set(MAC.received(call).map(({ sha256 }) => sha256));
       return { sent: sent.length, received: sent.filter(({ sha256 }) => whole.has(sha256)).length };
-    });
+    };
+    await settled(until(Infinity), least);
+    return settled(until(Date.now()));
   },
 };
 
@@ -70,12 +72,14 @@ const PHONE = {
   sent: (call) => last(call.apps).events("picture"),
   answered: (call) => last(call.apps).signals("answer"),
   offered: (call) => call.apps.flatMap((app) => app.events("sent")).filter(({ what }) => what === "offer"),
-  async count(call, from) {
+  async count(call, from, least) {
+    const count = (list) => list.filter(({ t }) => t >= from).length;
+    const found = () => ({ sent: count(PHONE.sent(call)), received: count(PHONE.received(call)) });
+    await settled(found, least);
     last(call.apps).type("stop");
     // What was asked before it is reported by then.
     await pause(200);
-    const count = (list) => list.filter(({ t }) => t >= from).length;
-    return settled(() => ({ sent: count(PHONE.sent(call)), received: count(PHONE.received(call)) }));
+    return settled(found);
   },
 };
 
@@ -109,7 +113,7 @@ async function row(call, side, { from = 0, share = 1, least = PICTURES, texts = 
   const heard = mute ? () => /data channel has not opened/.test(call.peer.stderr)
     : () => after("heard", "ack") >= texts && after("heard", "ping") > 0;
   await until(mute ? "report that there is no data channel" : "data messages", within(call), heard).catch(({ message }) => faults.push(message));
-  const { sent, received } = await side.count(call, from);
+  const { sent, received } = await side.count(call, from, least);
   if (received < least) faults.push(`${received} whole keyframes instead of ${least}`);
   if (received < Math.floor(sent * share) || received > sent) faults.push(`${received} of ${sent} keyframes`);
   const [said, acknowledged, pings] = [after("said"), after("heard", "ack"), after("heard", "ping")];
