@@ -331,6 +331,12 @@ pub fn epoch_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
+/// A length of time as results hold it: ms, to the microsecond.
+#[must_use]
+pub fn millis(length: std::time::Duration) -> f64 {
+    (length.as_secs_f64() * 1e6).round() / 1e3
+}
+
 /// A length of time as people say it, to about a tenth: `40 s`, `7 min`, `3 h`, `2 days`.
 #[must_use]
 pub fn rough_duration(seconds: f64) -> String {

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a duration.
-    #[error("`{0}` is no duration: write 3.5s, 500ms, 2m or 1h30m")]
+    #[error("`{0}` is not a valid duration: write 3.5s, 500ms, 2m or 1h30m")]
     Duration(String),
     /// A number that could be seconds or milliseconds.
     #[error("`{0}` has no unit: write {0}ms or {0}s")]
@@ -22,7 +22,7 @@ pub enum UnitError {
     #[error("`{0}` is no picture size: write WIDTHxHEIGHT in pixels, as in 1280x720")]
     PictureSize(String),
     /// Not a share of a hundred.
-    #[error("`{0}` is no percentage: write 5% or 5, from 0 to {1}")]
+    #[error("`{0}` is not a valid percentage: write 5% or 5, from 0 to {1}")]
     Percentage(String, u32),
     /// A number that could be a share of one or of a hundred.
     #[error("`{number}` has no unit: write {percent}% or {number}%")]
@@ -295,7 +295,7 @@ mod tests {
             }
         }
         let error = increase("-5%").unwrap_err().to_string();
-        assert_eq!(error, "`-5%` is no percentage: write 5% or 5, from 0 to 10000");
+        assert_eq!(error, "`-5%` is not a valid percentage: write 5% or 5, from 0 to 10000");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::{
 
 use crate::{
     peer::{
-        PeerRole, Timings,
+        self, PeerRole, Timings,
         gathering::{GatherOutcome, GatherResult},
     },
     report::bench::schema::FailureRecord,
@@ -225,7 +225,7 @@ fn no_relay(seen: &Seen) -> FailureRecord {
             match (&server.outcome, seen.servers.as_slice()) {
                 (_, [_, _, ..]) => format!(
                     "no server gave a relayed candidate: {}",
-                    seen.servers.iter().map(GatherResult::no_relay).collect::<Vec<_>>().join("; ")
+                    peer::no_relay(&seen.servers).unwrap_or_default()
                 ),
                 (GatherOutcome::Refused { .. }, _) => {
                     format!("TURN {} answered {number} {text}", server.url)

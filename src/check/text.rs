@@ -7,12 +7,12 @@ use super::{
     rule::Rule,
 };
 use crate::{
-    report::{human, layout::fold},
+    report::{
+        human,
+        layout::{WIDTH, fold},
+    },
     types::printable,
 };
-
-/// Columns of the list of rules.
-const WIDTH: usize = 80;
 
 /// How a line about a case begins, by its outcome: passed, failed, neither.
 pub const MARKED: [&str; 3] = ["pass", "FAIL", "  – "];

@@ -283,11 +283,9 @@ fn conclude(report: &Report) -> Result<(), Failure> {
             },
             format!("look at one alone: orion-peer check --only {first}"),
         ),
-        [] if report.partial => Failure::new(
-            Stage::Interrupted,
-            "stopped before the end, by Ctrl-C or SIGTERM",
-            "let it run to its end, or select rules with --only",
-        ),
+        [] if report.partial => {
+            Failure::interrupted("let it run to its end, or select rules with --only")
+        }
         [] if report.counts.passed == 0 => Failure::new(
             Stage::Config,
             "no rule was run",

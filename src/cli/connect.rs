@@ -12,7 +12,7 @@ use url::Url;
 use super::{failure::Failure, ice, secret::SecretText, twilio::TwilioArgs, units};
 use crate::{
     proto::token::IceServer,
-    signaling::client::redacted,
+    signaling::client::{redacted, redacted_text},
     stun::{
         stream::{Trust, certificate::Fingerprint, certificates},
         uri::is_turn,
@@ -379,9 +379,10 @@ fn without_repeats<T: Copy + PartialEq>(given: &[T], all: &[T]) -> Vec<T> {
 fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Failure> {
     let [plain, secure] = schemes;
     let remedy = format!("write {flag} {plain}://HOST:PORT or {secure}://HOST");
-    let shown = without_secrets(text);
-    let url = Url::parse(text)
-        .map_err(|error| Failure::usage(format!("{flag} `{shown}` is no URL: {error}"), &remedy))?;
+    let shown = redacted_text(text);
+    let url = Url::parse(text).map_err(|error| {
+        Failure::usage(format!("{flag} `{shown}` is not a valid URL: {error}"), &remedy)
+    })?;
     if !schemes.contains(&url.scheme()) {
         let message = format!("{flag} `{shown}` has scheme `{}`", url.scheme());
         return Err(Failure::usage(message, remedy));
@@ -391,15 +392,6 @@ fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Fail
         return Err(Failure::usage(message, "give secrets with --access-token @FILE"));
     }
     Ok(url)
-}
-
-/// What was given as a URL, without the parts that may hold secrets.
-fn without_secrets(text: &str) -> String {
-    let text = text.split(['?', '#']).next().unwrap_or_default();
-    match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
-        _ => text.to_owned(),
-    }
 }
 
 fn derived_token_url(signal: &Url) -> Result<Url, Failure> {

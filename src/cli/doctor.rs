@@ -60,11 +60,7 @@ pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
         // Ctrl-C is listened to before the first datagram is sent.
         biased;
         () = stop::asked() => {
-            return Err(Failure::new(
-                Stage::Interrupted,
-                "stopped before the end, by Ctrl-C or SIGTERM",
-                "let it run to its end: --timeout bounds it",
-            ));
+            return Err(Failure::interrupted("let it run to its end: --timeout bounds it"));
         }
         report = doctor::run(&config, &tell) => report,
     };

@@ -42,6 +42,11 @@ impl Failure {
         Self { stage, code: None, message, remedy, exit, told: false }
     }
 
+    /// A signal ended it before it was done: exit code 130.
+    pub fn interrupted(remedy: impl Into<String>) -> Self {
+        Self::new(Stage::Interrupted, "stopped before the end, by a signal", remedy)
+    }
+
     /// Usage or configuration: exit code 2.
     pub fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { exit: 2, ..Self::new(Stage::Config, message, remedy) }

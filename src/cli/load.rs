@@ -367,8 +367,7 @@ fn conclude(result: &LoadResult) -> Result<(), Failure> {
     let missed: Vec<&str> =
         result.checks.iter().filter(|check| !check.pass).map(|check| check.name.as_str()).collect();
     let failure = if result.partial {
-        let message = "stopped before the end, by Ctrl-C or SIGTERM";
-        Failure::new(Stage::Interrupted, message, "let it run to its end")
+        Failure::interrupted("let it run to its end")
     } else if !result.is_clean() {
         let sockets = &result.sockets;
         let lost = result.relay.as_ref().map_or(0, |relay| relay.lost);

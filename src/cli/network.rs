@@ -361,12 +361,12 @@ mod tests {
         for (words, message) in [
             ("--nat symetric", "did you mean `sym`"),
             ("--nat port,", "unknown NAT profile ``"),
-            ("--loss 101%", "no percentage"),
+            ("--loss 101%", "not a valid percentage"),
             ("--delay 11s", "at most 10s"),
             ("--loss-burst 0", "from 1 to 1000 packets"),
             ("--loss-burst 10", "without loss"),
             ("--loss-burst 10 --loss 0", "without loss"),
-            ("--delay 1s,soon", "no duration"),
+            ("--delay 1s,soon", "not a valid duration"),
             ("--rate 5/s", "no link rate"),
             ("--seed 7", "decides nothing"),
         ] {

@@ -386,10 +386,8 @@ impl Observer {
         }
         drop(self.live);
         // Nothing to sum up when it failed before there was a connection.
-        if result.is_ok() || self.summary.connection_type.is_some() {
-            self.output.lines(self.summary.to_string());
-        }
         let shown = if result.is_ok() || self.summary.connection_type.is_some() {
+            self.output.lines(self.summary.to_string());
             self.output.event(&self.summary)
         } else {
             self.output.event(&without_nulls(&self.summary))

@@ -36,14 +36,13 @@ static ASKED: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
 /// Completes at the first Ctrl-C, SIGTERM or SIGHUP. The next one, 0.1 s later or more, ends the process at once, with
 /// exit code 130, and so does a clean end that takes longer than [`CLEAN_END_WITHIN`] after SIGTERM or SIGHUP.
 pub async fn asked() {
-    first_of(Listening { clean_end_within: CLEAN_END_WITHIN, to_hangup: !ignores_hangup() }).await;
+    first_of(CLEAN_END_WITHIN, true).await;
 }
 
 /// The same for a command whose clean end has `longer` than that, and that has a use of its own for SIGHUP. The
 /// first caller in a process decides.
 pub async fn draining(longer: Duration) {
-    let clean_end_within = CLEAN_END_WITHIN + longer;
-    first_of(Listening { clean_end_within, to_hangup: false }).await;
+    first_of(CLEAN_END_WITHIN + longer, false).await;
 }
 
 /// To what, and what follows.
@@ -53,8 +52,8 @@ struct Listening {
     to_hangup: bool,
 }
 
-async fn first_of(listening: Listening) {
-    let asked = listen(listening);
+async fn first_of(clean_end_within: Duration, to_hangup: bool) {
+    let asked = listen(clean_end_within, to_hangup);
     let never = match asked {
         Some(mut asked) => asked.wait_for(|asked| *asked).await.is_err(),
         None => true,
@@ -66,9 +65,11 @@ async fn first_of(listening: Listening) {
 }
 
 /// Starts the thread, once. None when it cannot be started.
-fn listen(listening: Listening) -> Option<watch::Receiver<bool>> {
+fn listen(clean_end_within: Duration, to_hangup: bool) -> Option<watch::Receiver<bool>> {
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     if asked.is_none() {
+        let to_hangup = to_hangup && !ignores_hangup();
+        let listening = Listening { clean_end_within, to_hangup };
         let (sender, receiver) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let (ready, is_ready) = std::sync::mpsc::channel();

@@ -12,6 +12,7 @@ use super::{
     contact::Contacts,
     verdict::{self, Verdict},
 };
+pub(super) use crate::types::millis;
 use crate::{nat::Ports, stun::discovery::Bounds};
 
 /// Schema of the JSON.
@@ -338,9 +339,4 @@ fn bounds<S: Serializer>(bounds: &Option<Bounds>, serializer: S) -> Result<S::Ok
 #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde gives it so.
 fn ports<S: Serializer>(ports: &Option<Ports>, serializer: S) -> Result<S::Ok, S::Error> {
     ports.map(Ports::as_str).serialize(serializer)
-}
-
-/// Milliseconds, to the microsecond.
-pub(super) fn millis(length: Duration) -> f64 {
-    (length.as_secs_f64() * 1e6).round() / 1e3
 }

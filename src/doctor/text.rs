@@ -7,13 +7,10 @@ use super::report::{Contacted, Nat, Report, Server, Severity};
 use crate::{
     report::{
         human,
-        layout::{hanging, wrap},
+        layout::{WIDTH, hanging, wrap},
     },
     types::{clock_skew_words, printable, rough_duration},
 };
-
-/// Columns of the text.
-const WIDTH: usize = 80;
 
 const GOOD: &str = "✓";
 const BAD: &str = "✗";

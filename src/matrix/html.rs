@@ -361,11 +361,10 @@ fn detail(at: usize, cell: &Cell) -> String {
     row("A", end(&cell.a, &cell.nat.a, &cell.link.a));
     row("B", end(&cell.b, &cell.nat.b, &cell.link.b));
     row("TURN", esc(&if cell.turn.is_empty() { "none".into() } else { cell.turn.join(", ") }));
-    let kinds = cell.by_type.iter().map(|(kind, count)| format!("{count} x {kind}"));
-    row(
-        "connections",
-        esc(&format!("{}: {}", cell.connections, kinds.collect::<Vec<_>>().join(", "))),
-    );
+    let kinds: Vec<_> =
+        cell.by_type.iter().map(|(kind, count)| format!("{count} x {kind}")).collect();
+    let kinds = if kinds.is_empty() { String::new() } else { format!(": {}", kinds.join(", ")) };
+    row("connections", esc(&format!("{}{kinds}", cell.connections)));
     for (name, time) in cell.stages.stages() {
         if time.is_some() {
             row(&format!("set-up: {}", words(name)), ms(*time));
@@ -375,7 +374,8 @@ fn detail(at: usize, cell: &Cell) -> String {
     row("first picture, from joining", ms(cell.first_picture_from_join_ms));
     row("RTT", ms(cell.rtt_ms));
     if let Some(lost) = cell.ping_loss {
-        row("pings unanswered", format!("{:.0} % ({PINGS_EXPIRE})", lost * 100.0));
+        let why = if lost > 0.0 { format!(" ({PINGS_EXPIRE})") } else { String::new() };
+        row("pings unanswered", format!("{:.0} %{why}", lost * 100.0));
     }
     if let Some(keyframe) = &cell.keyframe {
         row("keyframe latency, capture to complete", ms(keyframe.latency_ms));

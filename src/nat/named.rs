@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn values_are_checked_where_they_stand() {
         for (text, words) in [
-            ("nat = 'port'\nloss = '120%'", "line 2: `120%` is no percentage"),
+            ("nat = 'port'\nloss = '120%'", "line 2: `120%` is not a valid percentage"),
             ("nat = 'port'\nrate = 'fast'", "line 2: `fast` is no link rate"),
             ("nat = 'port'\ndelya = '3ms'", "did you mean `delay`"),
             ("delay = '3ms'", "missing field `nat`"),

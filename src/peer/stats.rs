@@ -182,9 +182,8 @@ pub(super) fn snapshot(
 }
 
 /// Payload and header of all streams of one direction: what is shown is what getStats says. None before there is one.
-fn rtp_bytes(entries: &Map<String, Value>, kind: &str, names: [&str; 2]) -> Option<u64> {
-    let streams = entries.values().filter(|entry| entry["type"] == kind);
-    let bytes = streams.map(|stream| {
+fn rtp_bytes(entries: &Map<String, Value>, kind: &'static str, names: [&str; 2]) -> Option<u64> {
+    let bytes = entries_of(entries, kind).map(|stream| {
         names.iter().filter_map(|name| stream.get(*name)?.as_u64()).fold(0, u64::saturating_add)
     });
     bytes.reduce(u64::saturating_add)

@@ -3,6 +3,9 @@
 
 use crate::types::printable;
 
+/// Columns of a terminal as it opens: text for one is at most that wide.
+pub const WIDTH: usize = 80;
+
 /// Where the text of a column stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {

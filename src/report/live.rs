@@ -7,7 +7,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{human, layout::cut};
+use super::{
+    human,
+    layout::{self, cut},
+};
 use crate::types::{
     ConnectionType,
     printable::{self, printable},
@@ -48,8 +51,8 @@ pub struct LiveStats {
     pub unwritten: u64,
 }
 
-/// Columns of the line: those of a terminal of 80, less the spinner before it.
-const WIDTH: usize = 78;
+/// Columns of the line: those of a terminal, less the spinner before it.
+const WIDTH: usize = layout::WIDTH - 2;
 
 impl LiveStats {
     /// The line as text, in at most `WIDTH` columns: what there is no room for is left out as a whole, what says

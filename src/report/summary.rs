@@ -4,10 +4,10 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::human;
+use super::{human, layout::WIDTH};
 use crate::{
     stats::{Histogram, StageHistograms, stages::stage_words},
-    types::{ConnectionType, Stage},
+    types::{ConnectionType, Stage, millis},
 };
 
 /// Which end of the video a run was.
@@ -98,7 +98,7 @@ pub struct Summary {
     pub connections_lost: ConnectionsLost,
 }
 
-/// How long it took until the first keyframe was sent (by a sender, which is not told when it arrives), or was whole and
+/// How long it took until the first keyframe was sent (by a sender, which does not learn when it arrives), or was whole and
 /// decoded (by a receiver); ms in JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -109,7 +109,7 @@ pub struct FirstPicture {
     /// From being in the room.
     #[serde(serialize_with = "optional_ms")]
     pub from_join: Option<Duration>,
-    /// From the other side being there, or this side's coming when it was there before.
+    /// From the peer being in the room, or from joining when it was there already.
     #[serde(serialize_with = "optional_ms")]
     pub from_peer: Option<Duration>,
 }
@@ -163,8 +163,7 @@ fn first_label(role: Role) -> &'static str {
 // The signature is serde's.
 #[expect(clippy::ref_option)]
 fn optional_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    let ms = time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3);
-    ms.serialize(serializer)
+    time.map(millis).serialize(serializer)
 }
 
 /// Peer connections that were lost, goodbyes apart.
@@ -186,9 +185,6 @@ pub struct Loss {
     /// The cause in a sentence.
     pub message: String,
 }
-
-/// Columns of the block for people.
-const WIDTH: usize = 80;
 
 fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(length.as_secs_f64())
@@ -297,9 +293,10 @@ enum Third {
 }
 
 fn spread(histogram: &Histogram, third: Third, text: impl Fn(f64) -> String) -> String {
+    let spread = histogram.spread();
     let values = match third {
-        Third::P99 => [histogram.min(), histogram.quantile(0.5), histogram.quantile(0.99)],
-        Third::Max => [histogram.min(), histogram.mean(), histogram.max()],
+        Third::P99 => [spread.min, spread.p50, spread.p99],
+        Third::Max => [spread.min, spread.mean, spread.max],
     };
     let [Some(a), Some(b), Some(c)] = values else { return "none".to_owned() };
     let (b, c) = (text(b), text(c));

@@ -31,6 +31,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 pub use crate::types::epoch_seconds;
+pub(crate) use crate::types::millis;
 pub use link::{Link, LinkConfig, LinkEvent};
 
 use crate::{
@@ -143,11 +144,6 @@ pub(crate) fn next_due(due: Instant, every: Duration, now: Instant) -> Instant {
     let missed = now.saturating_duration_since(due).as_nanos() / every.as_nanos();
     let intervals = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
     due + every.saturating_mul(intervals)
-}
-
-/// A time as it is told: ms, to the microsecond.
-pub(crate) fn millis(time: std::time::Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// SHA-256 of an access unit as `keyframe` tells it: lower-case hex.

@@ -404,10 +404,10 @@ impl Sender<'_> {
                 return;
             }
             // Everything was sent: the last one once more, for a receiver that missed it.
-            if let (Some((info, captured)), Some(peer)) = (self.last.clone(), self.talk.link.peer())
+            if let (Some((info, mut captured)), Some(peer)) =
+                (self.last.clone(), self.talk.link.peer())
             {
                 self.last_sent = Some(now);
-                let mut captured = captured;
                 captured.waited();
                 let rtp_timestamp = peer.next_rtp_timestamp(&captured.access_unit);
                 let info = KeyframeInfo {

@@ -159,7 +159,7 @@ fn a_bad_variable_is_named_unless_argv_goes_before_it() {
     let output = mint(&run, &words);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        stderr(&output).contains("ORION_LIFETIME: `soon` is no duration"),
+        stderr(&output).contains("ORION_LIFETIME: `soon` is not a valid duration"),
         "{}",
         stderr(&output)
     );

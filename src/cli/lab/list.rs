@@ -6,15 +6,12 @@ use crate::{
     cli::{failure::Failure, output::Output},
     matrix::{schema::LinkRecord, words},
     nat::{Profile, named, profile},
-    report::layout::{hanging, wrap},
+    report::layout::{WIDTH, hanging, wrap},
 };
 
 /// Flags of `lab list`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ListArgs {}
-
-/// Columns of the text.
-const WIDTH: usize = 80;
 
 const GRAMMAR: &str = "\
 Any mapping and filtering of RFC 4787: eim-eif to apdm-apdf (ei, ad, apd: endpoint-independent, \

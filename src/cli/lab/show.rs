@@ -4,13 +4,10 @@ use crate::{
     cli::{failure::Failure, output::Output},
     matrix::{Cell, LabResult, run::Job, table, words},
     report::{
-        layout::fold,
+        layout::{WIDTH, fold},
         live::{LiveMode, Progress},
     },
 };
-
-/// Columns of texts about one pair.
-const WIDTH: usize = 80;
 
 /// Shows a run.
 pub(super) struct Show {

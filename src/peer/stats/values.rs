@@ -78,7 +78,7 @@ fn rtp(kind: &str, stats: &mut Map<String, Value>, tap: &TapCounters) {
             put("nackCount", &tap.nacks_sent);
             put("pliCount", &tap.plis_sent);
             // The present time; false and zero whatever decodes.
-            drop_all(stats, &["estimatedPlayoutTimestamp", "powerEfficientDecoder", "jitter"]);
+            drop_all(stats, &["estimatedPlayoutTimestamp", "powerEfficientDecoder"]);
             drop_unless_positive(stats, "packetsReceived", &["lastPacketReceivedTimestamp"]);
         }
         "outbound-rtp" => {

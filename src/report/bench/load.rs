@@ -210,7 +210,7 @@ fn result(text: &str) -> Result<BenchResult, Problem> {
 }
 
 /// A result of a version before `firstPictureMs`: what it calls latency is the time from the first packet to the last,
-/// unless the other side sent. Without the single keyframes the latency is not known.
+/// unless the peer was the sender. Without the single keyframes the latency is not known.
 fn as_of_today(mut result: BenchResult) -> BenchResult {
     let connections = &mut result.connections;
     let had_a_picture = connections.setup_ms.first_keyframe.count > 0;

@@ -4,7 +4,7 @@ mod servers;
 
 use super::{
     Named,
-    layout::{Align, Column, columns, cut, wrap},
+    layout::{Align, Column, WIDTH, columns, cut, wrap},
     schema::{BenchResult, Check, FailureRecord, FirstPicture, Setup},
     side_by_side::side_by_side,
     wording::{self, NOTHING, Outcome, number},
@@ -15,20 +15,17 @@ use crate::{
     types::printable,
 };
 
-/// Columns of a terminal whose width nobody told.
-pub const USUAL_WIDTH: usize = 80;
-
-/// What `bench` prints of its run, or `report` of saved ones, at most [`USUAL_WIDTH`] columns wide.
+/// What `bench` prints of its run, or `report` of saved ones, at most [`WIDTH`] columns wide.
 /// Several runs stand side by side; the first is what the others are compared with.
 #[must_use]
 pub fn table(runs: &[Named]) -> String {
-    table_of_width(runs, USUAL_WIDTH)
+    table_of_width(runs, WIDTH)
 }
 
 /// Like [`table`], for a terminal of `width` columns; less than 80 or more than 100 are not used.
 #[must_use]
 pub fn table_of_width(runs: &[Named], width: usize) -> String {
-    let width = width.clamp(USUAL_WIDTH, 100);
+    let width = width.clamp(WIDTH, 100);
     match runs {
         [] => "no results\n".into(),
         [run] => one(&run.result, width),

@@ -101,13 +101,17 @@ pub(super) fn seconds(seconds: f64) -> String {
 /// The configuration as `key value` pairs.
 pub(super) fn config(result: &BenchResult) -> Vec<(String, String)> {
     let pairs = result.config.iter();
-    let said = |value: &Value| simulated(value).unwrap_or_else(|| words(value));
     pairs.map(|(key, value)| (key.clone(), said(value))).collect()
+}
+
+/// A setting; simulated networks by their names.
+pub(super) fn said(value: &Value) -> String {
+    simulated(value).unwrap_or_else(|| words(value))
 }
 
 /// Simulated networks by their names: `A: lte-symmetric (sym, 2 % loss), B: udp-blocked; seed 1`; none for other
 /// values.
-pub(super) fn simulated(value: &Value) -> Option<String> {
+fn simulated(value: &Value) -> Option<String> {
     let networks = value.get("networks")?.as_array()?;
     let said = networks.iter().enumerate().map(|(index, network)| {
         let text = |key: &str| network.get(key).and_then(Value::as_str).unwrap_or_default();

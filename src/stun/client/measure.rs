@@ -1,6 +1,6 @@
-//! Round trips, a paced keyframe and throughput, through an allocation. The relayed address sends to itself, so that nothing
-//! but the way to the server and back is measured, and no NAT is in the way; a server that forbids that
-//! can be measured with a peer that sends everything back.
+//! Round trips, a paced keyframe and throughput, through an allocation. The relayed address sends to itself, so that
+//! nothing but the path to the server and back is measured, and no NAT is between; a server that forbids that can be
+//! measured with a peer that sends everything back.
 
 use std::{
     net::SocketAddr,
@@ -196,9 +196,7 @@ impl Client {
         }
         Ok(Burst { sent: total, received: seen.len() as u32, took: last - begun })
     }
-}
 
-impl Client {
     /// Keeps as many packets under way to `peer`, which sends them back, as come back without loss.
     ///
     /// # Errors

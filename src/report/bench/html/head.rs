@@ -8,13 +8,16 @@ use super::{
     markup::{esc, words},
     values::{NONE, budget, bytes, counted, maybe, ms, of, setting, started},
 };
-use crate::report::{
-    bench::{
-        Named,
-        schema::{BenchResult, FailureGroup, FailureRecord},
-        wording::failure,
+use crate::{
+    report::{
+        bench::{
+            Named,
+            schema::{BenchResult, FailureGroup, FailureRecord},
+            wording::failure,
+        },
+        human,
     },
-    human,
+    stats::Spread,
 };
 
 /// How a run ended.
@@ -246,28 +249,25 @@ fn rtt(result: &BenchResult) -> Tile {
     Tile { label, value: ms(p50), detail }
 }
 
+/// Times: their median, their ends and what they are of; without any why there are none.
+fn times(label: &'static str, spread: &Spread, of: &str, missing: impl FnOnce() -> Tile) -> Tile {
+    let Some(p50) = spread.p50 else { return missing() };
+    let ends = format!("p95 {}, max {}", maybe(spread.p95, "ms"), maybe(spread.max, "ms"));
+    Tile { label, value: ms(p50), detail: vec![ends, of.to_owned()] }
+}
+
 fn setup(result: &BenchResult) -> Tile {
     let (label, total) = ("Set-up p50", &result.connections.setup_ms.total);
-    let Some(p50) = total.p50 else {
-        return unmeasured(label, result, "connections.setupMs", "no connection was set up");
-    };
-    let detail = vec![
-        format!("p95 {}, max {}", maybe(total.p95, "ms"), maybe(total.max, "ms")),
-        "start to open data channel".to_owned(),
-    ];
-    Tile { label, value: ms(p50), detail }
+    times(label, total, "start to open data channel", || {
+        unmeasured(label, result, "connections.setupMs", "no connection was set up")
+    })
 }
 
 fn first_picture(result: &BenchResult) -> Tile {
     let (label, first) = ("First picture p50", &result.connections.first_picture_ms.from_start);
-    let Some(p50) = first.p50 else {
-        return unmeasured(label, result, "keyframes", "no connection had a picture");
-    };
-    let detail = vec![
-        format!("p95 {}, max {}", maybe(first.p95, "ms"), maybe(first.max, "ms")),
-        "start to whole keyframe".to_owned(),
-    ];
-    Tile { label, value: ms(p50), detail }
+    times(label, first, "start to whole keyframe", || {
+        unmeasured(label, result, "keyframes", "no connection had a picture")
+    })
 }
 
 fn intact(result: &BenchResult) -> Tile {
@@ -287,14 +287,9 @@ fn intact(result: &BenchResult) -> Tile {
 
 fn latency(result: &BenchResult) -> Tile {
     let (label, latency) = ("Keyframe latency p50", &result.keyframes.latency_ms);
-    let Some(p50) = latency.p50 else {
-        return unmeasured(label, result, "keyframes.latency", "no keyframe was timed");
-    };
-    let detail = vec![
-        format!("p95 {}, max {}", maybe(latency.p95, "ms"), maybe(latency.max, "ms")),
-        "capture to complete".to_owned(),
-    ];
-    Tile { label, value: ms(p50), detail }
+    times(label, latency, "capture to complete", || {
+        unmeasured(label, result, "keyframes.latency", "no keyframe was timed")
+    })
 }
 
 fn size(result: &BenchResult) -> Tile {

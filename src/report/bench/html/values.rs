@@ -47,10 +47,7 @@ pub(super) fn setting(key: &str, value: &Value) -> String {
     match value.as_f64() {
         Some(count) if key.ends_with("ytes") => bytes(count),
         Some(time) if key.ends_with("Ms") && time.abs() < LONGEST_MS => tick_ms(time),
-        _ if key == "simulated" => {
-            wording::simulated(value).unwrap_or_else(|| wording::words(value))
-        }
-        _ => wording::words(value),
+        _ => wording::said(value),
     }
 }
 
