@@ -13,7 +13,7 @@ use rtc::{
     peer_connection::{
         configuration::{
             RTCConfiguration, RTCConfigurationBuilder, RTCIceTransportPolicy,
-            media_engine::{MIME_TYPE_H264, MediaEngine},
+            media_engine::{MIME_TYPE_H264, MIME_TYPE_RTX, MediaEngine},
             setting_engine::{SettingEngine, SettingEngineBuilder},
         },
         transport::{RTCDtlsRole, RTCIceServer},
@@ -27,7 +27,7 @@ use rtc::{
 use super::{
     event::PeerError,
     pacing::{Pace, Pacing, TRANSPORT_CC_URI, TransportCc},
-    repair::{self, RepairReceiver, RepairSender, RoundTripHint},
+    repair::{self, RepairReceiver, RepairSender, RoundTripHint, Rtx},
     streams::StreamServers,
     tap::Tap,
 };
@@ -43,6 +43,9 @@ use crate::{
 
 /// RTP payload type we offer for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
+
+/// RTP payload type we offer for retransmissions of it (RFC 4588).
+const RTX_PAYLOAD_TYPE: u8 = 103;
 
 /// Default of [`PeerConfig::relay_wait`]: what a check from a symmetric NAT is held back, a round trip,
 /// and then some.
@@ -266,11 +269,30 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
     }
 }
 
+/// Retransmissions as a stream of their own, of which nothing but its payload type is negotiated (RFC 4588 §8.6).
+fn rtx_codec() -> RTCRtpCodecParameters {
+    RTCRtpCodecParameters {
+        rtp_codec: RTCRtpCodec {
+            mime_type: MIME_TYPE_RTX.to_owned(),
+            clock_rate: 90_000,
+            channels: 0,
+            sdp_fmtp_line: format!("apt={PAYLOAD_TYPE}"),
+            rtcp_feedback: Vec::new(),
+        },
+        payload_type: RTX_PAYLOAD_TYPE,
+    }
+}
+
 pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError> {
     let mut engine = MediaEngine::default();
     engine
         .register_codec(h264_codec(config), RtpCodecKind::Video)
         .map_err(PeerError::crate_error("register the H.264 codec"))?;
+    if config.repair {
+        engine
+            .register_codec(rtx_codec(), RtpCodecKind::Video)
+            .map_err(PeerError::crate_error("register RTX"))?;
+    }
     let numbers = RTCRtpHeaderExtensionCapability { uri: TRANSPORT_CC_URI.to_owned() };
     engine
         .register_header_extension(numbers, RtpCodecKind::Video, None)
@@ -282,15 +304,18 @@ pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError
 pub(super) fn interceptors(
     config: &PeerConfig,
     tap: Tap,
+    rtx: Rtx,
     pacing: &Arc<Pacing>,
     hint: &RoundTripHint,
 ) -> Registry {
     let answers = RepairSender::new(config.repair, pacing.rate().clone(), hint.clone());
     let asks = RepairReceiver::new(config.repair, hint.clone());
     Registry::new()
+        // Nearest to the wire: it numbers all that leaves, and reports all that comes, also padding.
+        .with(Slot::Custom(300), TransportCc::new(Arc::clone(pacing)))
+        // Whoever is farther from the wire sees no stream of retransmissions.
+        .with(Slot::Custom(400), rtx)
         .with(Slot::Custom(500), tap)
-        // Nearer to the wire than all who send.
-        .with(Slot::Custom(1500), TransportCc::new(Arc::clone(pacing)))
         .with(Slot::NackResponder, answers)
         .with(Slot::NackGenerator, asks)
         .with(Slot::SenderReport, SenderReportBuilder::new().build())

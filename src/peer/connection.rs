@@ -29,7 +29,7 @@ use super::{
     pacing::Pacing,
     relay_wait::RelayWait,
     remote_candidates::RemoteCandidates,
-    repair::RoundTripHint,
+    repair::{RoundTripHint, Rtx},
     runtime::{ExtraPasses, PeerRuntime},
     sdp::Setup,
     stats::{self, CandidateStats, Snapshot},
@@ -102,11 +102,12 @@ impl Peer {
             Arc::clone(&monitor),
             RelayWait::new(config::nomination_wait(&config)),
         );
-        let (tap, outputs) = Tap::new(Arc::clone(&monitor), Arc::clone(&runtime.filters().media));
+        let (tap, outputs) = Tap::new(Arc::clone(&monitor));
+        let rtx = Rtx::new(shared.rtx_types.clone(), Arc::clone(&runtime.filters().media));
         let rtc = config::rtc_configuration(&config, &streams);
         let round_trip = RoundTripHint::default();
         let pacing = Pacing::new(config.pace);
-        let chain = config::interceptors(&config, tap, &pacing, &round_trip);
+        let chain = config::interceptors(&config, tap, rtx, &pacing, &round_trip);
         let building = build(&config, rtc, binding, chain, Arc::clone(&runtime), &shared);
         let (connection, with_mdns) = Box::pin(building).await?;
         let life_time = config.control_life_time;

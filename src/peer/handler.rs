@@ -30,6 +30,7 @@ use super::{
     event::{ConnectionState, PeerError, PeerEvent, Timings},
     frames::Frames,
     gathering::Watcher,
+    repair::RtxTypes,
     runtime::PeerRuntime,
     vitals::Monitor,
 };
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) frames: Frames,
     candidates: Vec<CandidateType>,
     pub(super) payload_types: Mutex<Vec<u8>>,
+    pub(super) rtx_types: RtxTypes,
     /// Parameter sets that the peer's description has, in Annex B form.
     pub(super) parameter_sets: Mutex<Bytes>,
     /// The m-line that our candidates belong to: its `a=mid` and index.
@@ -72,6 +74,7 @@ impl Shared {
             frames: Frames::default(),
             candidates,
             payload_types: Mutex::default(),
+            rtx_types: RtxTypes::default(),
             parameter_sets: Mutex::default(),
             // The first of our offers.
             candidate_line: Mutex::new(("0".into(), 0)),

@@ -93,6 +93,11 @@ impl MediaGate {
         admitted
     }
 
+    #[cfg(test)]
+    pub(super) fn unread(&self) -> u32 {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().expect("no holder of this lock panics")
     }

@@ -88,6 +88,8 @@ fn ssrc(value: &str) -> Option<u32> {
 pub struct H264Media {
     /// RTP payload types mapped to `H264/90000` in video m-lines that are not rejected.
     pub payload_types: Vec<u8>,
+    /// Payload types of retransmissions (RFC 4588) of these, each with the one it retransmits.
+    pub rtx: Vec<(u8, u8)>,
     /// The m-line's media identification (`a=mid`), when there is one.
     pub mid: Option<String>,
     /// SPS and PPS of the stream, as far as `sprop-parameter-sets` (RFC 6184 §8.1) of one of these payload types has
@@ -113,11 +115,18 @@ fn parameter_sets(parameters: &str) -> Option<(u8, Vec<Vec<u8>>)> {
     (!sets.is_empty() && bytes <= MAX_PARAMETER_SETS).then_some((number.parse().ok()?, sets))
 }
 
+/// What follows `a=fmtp:` of RTX: its payload type and the one it retransmits (`apt`, RFC 4588 §8.6).
+fn associated(parameters: &str) -> Option<(u8, u8)> {
+    let (number, parameters) = parameters.split_once(' ')?;
+    let apt = parameters.split(';').find_map(|parameter| parameter.trim().strip_prefix("apt="))?;
+    Some((number.parse().ok()?, apt.trim().parse().ok()?))
+}
+
 /// Finds the first video m-line that is not rejected and speaks H.264.
 #[must_use]
 pub fn h264_media(sdp: &str) -> Option<H264Media> {
     let mut found = H264Media::default();
-    let mut sets = Vec::new();
+    let (mut sets, mut aliases, mut retransmissions) = (Vec::new(), Vec::new(), Vec::new());
     let mut in_video = false;
     for line in sdp.lines().map(str::trim_end) {
         if let Some(media) = line.strip_prefix("m=") {
@@ -127,19 +136,27 @@ pub fn h264_media(sdp: &str) -> Option<H264Media> {
             in_video = is_video(media);
             found.mid = None;
             sets.clear();
+            aliases.clear();
+            retransmissions.clear();
         } else if !in_video {
         } else if let Some(mid) = line.strip_prefix("a=mid:") {
             found.mid = Some(mid.to_owned());
         } else if let Some(map) = line.strip_prefix("a=rtpmap:")
             && let Some((number, codec)) = map.split_once(' ')
-            && codec.eq_ignore_ascii_case("H264/90000")
-            && let Ok(number) = number.parse()
+            && let Ok(number) = number.parse::<u8>()
         {
-            found.payload_types.push(number);
+            if codec.eq_ignore_ascii_case("H264/90000") {
+                found.payload_types.push(number);
+            } else if codec.eq_ignore_ascii_case("rtx/90000") {
+                retransmissions.push(number);
+            }
         } else if let Some(parameters) = line.strip_prefix("a=fmtp:") {
             sets.extend(parameter_sets(parameters));
+            aliases.extend(associated(parameters));
         }
     }
+    aliases.retain(|(rtx, of)| retransmissions.contains(rtx) && found.payload_types.contains(of));
+    found.rtx = aliases;
     let used = sets.into_iter().find(|(number, _)| found.payload_types.contains(number));
     found.parameter_sets = used.map(|(_, sets)| sets).unwrap_or_default();
     (!found.payload_types.is_empty()).then_some(found)
@@ -408,6 +425,15 @@ mod tests {
         assert_eq!(media.payload_types, [102, 125]);
         assert_eq!(media.mid.as_deref(), Some("1"));
         assert_eq!(video_codecs(OFFER), ["VP8", "H264", "h264"]);
+    }
+
+    #[test]
+    fn retransmissions_of_h264_are_found() {
+        let maps = "a=fmtp:103 rtx-time=3000; apt=102\r\na=rtpmap:103 rtx/90000\r\n\
+            a=rtpmap:97 RTX/90000\r\na=fmtp:97 apt=96\r\na=fmtp:125 apt=102\r\n\
+            a=rtpmap:104 rtx/90000\r\na=fmtp:104 apt=x\r\n";
+        assert_eq!(h264_media(&format!("{OFFER}{maps}")).unwrap().rtx, [(103, 102)]);
+        assert_eq!(h264_media(OFFER).unwrap().rtx, []);
     }
 
     #[test]

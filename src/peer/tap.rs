@@ -32,7 +32,7 @@ use rtc::{
 };
 use tokio::sync::mpsc;
 
-use super::{assembler::RtpPacket, media_gate::MediaGate, reports::Reports, vitals::Monitor};
+use super::{assembler::RtpPacket, reports::Reports, vitals::Monitor};
 
 /// Packets that may wait for the assembler: a flood beyond it is dropped and counted.
 const QUEUE_PACKETS: usize = 8 * 1024;
@@ -141,7 +141,6 @@ pub(crate) struct Tap {
     requests: mpsc::Sender<KeyframeRequest>,
     counters: Arc<TapCounters>,
     monitor: Arc<Monitor>,
-    gate: Arc<MediaGate>,
     queued: Arc<AtomicUsize>,
     nacked: HashSet<(u32, u16)>,
     /// Sequence numbers of the last full intra request, by its sender and the stream it asks of.
@@ -151,8 +150,7 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
-    /// `gate` learns which packets could be decrypted.
-    pub(super) fn new(monitor: Arc<Monitor>, gate: Arc<MediaGate>) -> (Self, TapOutputs) {
+    pub(super) fn new(monitor: Arc<Monitor>) -> (Self, TapOutputs) {
         let (packets, packets_out) = mpsc::channel(QUEUE_PACKETS);
         let (requests, requests_out) = mpsc::channel(16);
         let counters = Arc::new(TapCounters::default());
@@ -161,7 +159,6 @@ impl Tap {
             requests,
             counters: Arc::clone(&counters),
             monitor,
-            gate,
             queued: Arc::default(),
             nacked: HashSet::new(),
             firs: HashMap::new(),
@@ -293,10 +290,7 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
 
     fn handle_read(&mut self, message: TaggedPacket) -> Result<(), Error> {
         match &message.message.packet {
-            Packet::Rtp(packet) => {
-                self.gate.read();
-                self.on_rtp(packet, message.now);
-            }
+            Packet::Rtp(packet) => self.on_rtp(packet, message.now),
             Packet::Rtcp(packets) => self.on_rtcp(packets),
             _ => {}
         }
@@ -360,7 +354,7 @@ mod tests {
     /// A million packets that nobody reads, as large as datagrams may be.
     #[test]
     fn what_waits_for_the_assembler_is_bounded() {
-        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
+        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()));
         let payload = Bytes::from(vec![0x65; 60_000]);
         for _ in 0..1_000_000 {
             read(&mut tap, packet(Header::default(), payload.clone()));
@@ -376,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_long_header_is_not_kept() {
-        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
+        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()));
         let datagram = Bytes::from(vec![7; 1400]);
         for (sources, shares) in [(1, true), (15, true), (40, false)] {
             let header = Header { csrc: vec![1; sources], ..Header::default() };
@@ -389,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_repeated_full_intra_request_is_answered_once() {
-        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()), Arc::default());
+        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()));
         let fir = |sender_ssrc, sequence_number| {
             let fir = vec![FirEntry { ssrc: 7, sequence_number }];
             let request = FullIntraRequest { sender_ssrc, media_ssrc: 0, fir };

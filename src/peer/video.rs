@@ -15,7 +15,9 @@ use rtc::{
     rtp,
     rtp_transceiver::{
         RTCRtpTransceiverDirection, RTCRtpTransceiverInit,
-        rtp_sender::{RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind},
+        rtp_sender::{
+            RTCRtpCodingParameters, RTCRtpEncodingParameters, RTCRtpRtxParameters, RtpCodecKind,
+        },
     },
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -86,9 +88,12 @@ impl VideoSender {
         connection: &dyn PeerConnection,
     ) -> Result<Self, PeerError> {
         let ssrc = rand::random::<u32>().max(1);
+        // Of use only when the peer agrees; the crate leaves it out where there is no payload type for it.
+        let rtx = RTCRtpRtxParameters { ssrc: ssrc.wrapping_add(1).max(1) };
         let encoding = RTCRtpEncodingParameters {
             rtp_coding_parameters: RTCRtpCodingParameters {
                 ssrc: Some(ssrc),
+                rtx: config.repair.then_some(rtx),
                 ..RTCRtpCodingParameters::default()
             },
             codec: config::h264_codec(config).rtp_codec,

@@ -96,13 +96,22 @@ async fn pair() -> (End, End) {
 
 /// The same, made from these.
 pub async fn pair_of(sender: PeerConfig, receiver: PeerConfig) -> (End, End) {
+    pair_that_offers(sender, receiver, |offer| offer).await
+}
+
+/// The same, with the offer changed before it comes to the receiver.
+pub async fn pair_that_offers(
+    sender: PeerConfig,
+    receiver: PeerConfig,
+    change: impl FnOnce(String) -> String,
+) -> (End, End) {
     let (sender, sender_events) = Peer::new(sender).await.unwrap();
     let (receiver, receiver_events) = Peer::new(receiver).await.unwrap();
     let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
     let offer = sender.create_offer().await.unwrap();
     // Candidates come before the description they belong to: they are kept.
     let sender_events = pump(sender_events, &receiver);
-    let answer = receiver.accept_offer(offer).await.unwrap();
+    let answer = receiver.accept_offer(change(offer)).await.unwrap();
     let receiver_events = pump(receiver_events, &sender);
     sender.accept_answer(answer).await.unwrap();
     let mut ends = (

@@ -16,7 +16,7 @@ use orion_peer::{
 use tokio::time::timeout;
 
 use crate::{
-    peer::{self, End, Stream, keyframe, pair_of, unit},
+    peer::{self, End, Stream, keyframe, pair_of, pair_that_offers, unit},
     run::{HANG, sha256},
 };
 
@@ -139,42 +139,113 @@ async fn a_packet_lost_far_behind_the_newest_is_repaired() {
     close((sender, receiver)).await;
 }
 
-/// An offer as libwebrtc's, with retransmissions as a stream of their own (RFC 4588).
-fn with_rtx(offer: &str) -> String {
-    let mut lines: Vec<String> = offer.lines().map(str::to_owned).collect();
-    for line in &mut lines {
-        if line.starts_with("m=video") {
-            line.push_str(" 103");
-        }
-    }
-    let map = lines.iter().position(|line| line.starts_with("a=rtpmap:102")).unwrap();
-    lines.insert(map + 1, "a=fmtp:103 apt=102".into());
-    lines.insert(map + 1, "a=rtpmap:103 rtx/90000".into());
-    let source = lines.iter().position(|line| line.starts_with("a=ssrc:")).unwrap();
-    let ssrc = lines[source]["a=ssrc:".len()..].split(' ').next().unwrap().to_owned();
-    lines.insert(source, format!("a=ssrc-group:FID {ssrc} 4242"));
-    lines.insert(source + 1, "a=ssrc:4242 cname:rtx".into());
-    lines.join("\r\n") + "\r\n"
+/// A description of a peer that has no RTX (RFC 4588).
+fn without_rtx(sdp: &str) -> String {
+    let rtx = sdp
+        .lines()
+        .find_map(|line| line.strip_prefix("a=ssrc-group:FID ")?.split(' ').nth(1))
+        .expect("an RTX stream");
+    let of_rtx = [
+        "a=rtpmap:103 ".to_owned(),
+        "a=fmtp:103 ".to_owned(),
+        "a=ssrc-group:".to_owned(),
+        format!("a=ssrc:{rtx} "),
+    ];
+    let lines = sdp.lines().filter(|line| !of_rtx.iter().any(|begin| line.starts_with(begin)));
+    let lines = lines.map(|line| match line.strip_suffix(" 102 103") {
+        Some(media) if line.starts_with("m=video") => format!("{media} 102\r\n"),
+        _ => format!("{line}\r\n"),
+    });
+    lines.collect()
 }
 
-/// What is sent again comes on the stream itself, for which nothing more has to be agreed on.
+/// Keyframes over a link that loses; what `getStats` says of the stream on both sides.
+async fn repaired_over(change: impl FnOnce(String) -> String) -> [serde_json::Value; 2] {
+    let near = gateway(Link { delay: 10 * MS, ..Link::default() }, 4);
+    let config = |role, gateway| PeerConfig { gateway, ..PeerConfig::new(role) };
+    let (sender, mut receiver) = pair_that_offers(
+        config(PeerRole::Sender, Some(Arc::clone(&near))),
+        config(PeerRole::Receiver, Some(gateway(Link::default(), 4))),
+        change,
+    )
+    .await;
+    near.set_link(Link { loss: 0.1, ..near.link() });
+    let mut repaired = 0;
+    for number in 0..6 {
+        let sent = keyframe(100_000 + number);
+        sender.peer.send_access_unit(&sent).await.unwrap();
+        repaired += comes(&mut receiver, &sent, &format!("{number}")).await;
+    }
+    assert!(repaired > 20, "{repaired} packets repaired");
+    let stats = async |end: &End, kind: &str| {
+        let report = end.peer.stats().await.report;
+        report.values().find(|entry| entry["type"] == kind).unwrap().clone()
+    };
+    let found = [stats(&sender, "outbound-rtp").await, stats(&receiver, "inbound-rtp").await];
+    close((sender, receiver)).await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retransmissions_are_a_stream_of_their_own_where_both_peers_agree() {
+    let [sent, received] = repaired_over(|offer| offer).await;
+    for stats in [&sent, &received] {
+        assert!(stats["rtxSsrc"].as_u64() > Some(0), "{stats}");
+        assert_ne!(stats["rtxSsrc"], stats["ssrc"]);
+    }
+    let count = |stats: &serde_json::Value, key: &str| stats[key].as_u64().unwrap_or_default();
+    assert!(count(&sent, "retransmittedPacketsSent") > 20, "{sent}");
+    assert!(count(&received, "retransmittedPacketsReceived") > 20, "{received}");
+    // 85 packets of each keyframe, and what was sent again.
+    let again = count(&sent, "retransmittedPacketsSent");
+    assert!(count(&sent, "packetsSent") >= 6 * 85 + again, "{sent}");
+    assert!(count(&sent, "bytesSent") > 600_000 + 20 * 1000, "{sent}");
+}
+
+/// Then what is sent again comes on the stream itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_without_rtx_is_sent_the_packets_as_they_were() {
+    for stats in repaired_over(|offer| without_rtx(&offer)).await {
+        assert_eq!(stats["rtxSsrc"], serde_json::Value::Null, "{stats}");
+        assert_eq!(stats["retransmittedPacketsReceived"], serde_json::Value::Null, "{stats}");
+    }
+}
+
+/// An offer as libwebrtc's, which has retransmissions of more than H.264.
+fn as_libwebrtc(offer: &str) -> String {
+    let more = "a=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n";
+    let at = offer.find("a=rtpmap:102").unwrap();
+    let (head, tail) = offer.split_at(at);
+    let numbers = |text: &str, h264: &str, rtx: &str| {
+        text.replace(" 102 103", &format!(" 96 97 {h264} {rtx}"))
+            .replace(":102 ", &format!(":{h264} "))
+            .replace(":103 ", &format!(":{rtx} "))
+            .replace("apt=102", &format!("apt={h264};rtx-time=3000"))
+    };
+    numbers(&format!("{head}{more}{tail}"), "127", "121")
+}
+
 #[tokio::test]
-async fn retransmission_as_a_stream_of_its_own_is_left_out_of_the_answer() {
+async fn rtx_is_offered_and_answered_where_packets_are_repaired() {
     let (sender, _sent) = Peer::new(PeerConfig::new(PeerRole::Sender)).await.unwrap();
     let (receiver, _received) = Peer::new(PeerConfig::new(PeerRole::Receiver)).await.unwrap();
     let offer = sender.create_offer().await.unwrap();
-    assert!(offer.contains("a=rtcp-fb:102 nack\r\n"), "{offer}");
-    assert!(!offer.contains("rtx"), "{offer}");
-    let answer = receiver.accept_offer(with_rtx(&offer)).await.unwrap();
+    for line in ["a=rtcp-fb:102 nack\r\n", "a=rtpmap:103 rtx/90000\r\n", "a=fmtp:103 apt=102\r\n"] {
+        assert!(offer.contains(line), "{line} {offer}");
+    }
+    assert!(offer.contains("a=ssrc-group:FID "), "{offer}");
+    let answer = receiver.accept_offer(as_libwebrtc(&offer)).await.unwrap();
     let media = answer.lines().find(|line| line.starts_with("m=video")).unwrap();
-    assert!(media.ends_with(" 102"), "{media}");
-    assert!(!answer.contains("rtx") && !answer.contains(":103 "), "{answer}");
-    assert!(answer.contains("a=rtcp-fb:102 nack\r\n"), "{answer}");
-    // Without repair, NACK is not spoken of either.
+    assert!(media.ends_with(" 127 121"), "{media}");
+    for line in ["a=rtcp-fb:127 nack\r\n", "a=rtpmap:121 rtx/90000\r\n", "a=fmtp:121 apt=127"] {
+        assert!(answer.contains(line), "{line} {answer}");
+    }
+    assert!(!answer.contains(":97 ") && !answer.contains("VP8"), "{answer}");
+    // Without repair, neither is negotiated.
     let config = PeerConfig { repair: false, ..PeerConfig::new(PeerRole::Receiver) };
     let (unrepaired, _events) = Peer::new(config).await.unwrap();
-    let answer = unrepaired.accept_offer(with_rtx(&offer)).await.unwrap();
-    assert!(!answer.contains("a=rtcp-fb:102 nack\r\n"), "{answer}");
+    let answer = unrepaired.accept_offer(offer).await.unwrap();
+    assert!(!answer.contains("rtx") && !answer.contains("a=rtcp-fb:102 nack\r\n"), "{answer}");
     assert!(answer.contains("a=rtcp-fb:102 nack pli\r\n"), "{answer}");
     for peer in [sender, receiver, unrepaired] {
         peer.close().await;

@@ -170,6 +170,7 @@ impl Peer {
             .ok_or_else(|| PeerError::NoH264 { kind, codecs: codecs.to_vec() })?;
         *self.shared.payload_types.lock().expect("no holder of this lock panics") =
             media.payload_types;
+        self.shared.rtx_types.set(media.rtx);
         if !media.parameter_sets.is_empty() {
             let sets =
                 media.parameter_sets.iter().flat_map(|unit| [&START_CODE[..], unit.as_slice()]);

@@ -19,16 +19,13 @@ use rtc::{
 
 use super::{Pacing, TRANSPORT_CC_URI, WIRE_OVERHEAD, arrivals::Arrivals, feedback::Reader};
 
-/// Remote streams that are known at a time.
-const MAX_REMOTE: usize = 64;
-
 /// See the module.
 pub(in crate::peer) struct TransportCc {
     pacing: Arc<Pacing>,
     /// Our streams, and the id of the header extension.
     local: HashMap<u32, u8>,
-    /// The other side's streams.
-    remote: HashMap<u32, u8>,
+    /// The id in the other side's streams: they are of one m-line, also those that no description names.
+    remote: Option<u8>,
     reader: Reader,
     arrivals: Arrivals,
     /// The stream that a packet came of last.
@@ -44,7 +41,7 @@ impl TransportCc {
         Self {
             pacing,
             local: HashMap::new(),
-            remote: HashMap::new(),
+            remote: None,
             reader: Reader::default(),
             arrivals: Arrivals::new(Instant::now()),
             media_ssrc: 0,
@@ -56,8 +53,7 @@ impl TransportCc {
 
     fn on_rtp(&mut self, packet: &rtp::Packet, now: Instant) {
         let header = &packet.header;
-        let Some(id) = self.remote.get(&header.ssrc) else { return };
-        let Some(extension) = header.get_extension(*id) else { return };
+        let Some(extension) = self.remote.and_then(|id| header.get_extension(id)) else { return };
         let Some(number) = extension.first_chunk::<2>() else { return };
         self.media_ssrc = header.ssrc;
         self.arrivals.arrived(u16::from_be_bytes(*number), header.marker, now);
@@ -151,26 +147,23 @@ impl Interceptor for TransportCc {
     fn bind_local_stream(&mut self, info: &StreamInfo) {
         let id = extension_id(info);
         self.pacing.lock().set_feedback(id.is_some());
-        match id {
-            Some(id) => self.local.insert(info.ssrc, id),
-            None => self.local.remove(&info.ssrc),
-        };
-    }
-
-    fn unbind_local_stream(&mut self, info: &StreamInfo) {
-        self.local.remove(&info.ssrc);
-    }
-
-    fn bind_remote_stream(&mut self, info: &StreamInfo) {
-        if let Some(id) = extension_id(info) {
-            if self.remote.len() >= MAX_REMOTE {
-                self.remote.clear();
-            }
-            self.remote.insert(info.ssrc, id);
+        for ssrc in [Some(info.ssrc), info.ssrc_rtx].into_iter().flatten() {
+            match id {
+                Some(id) => self.local.insert(ssrc, id),
+                None => self.local.remove(&ssrc),
+            };
         }
     }
 
-    fn unbind_remote_stream(&mut self, info: &StreamInfo) {
-        self.remote.remove(&info.ssrc);
+    fn unbind_local_stream(&mut self, info: &StreamInfo) {
+        for ssrc in [Some(info.ssrc), info.ssrc_rtx].into_iter().flatten() {
+            self.local.remove(&ssrc);
+        }
     }
+
+    fn bind_remote_stream(&mut self, info: &StreamInfo) {
+        self.remote = extension_id(info).or(self.remote);
+    }
+
+    fn unbind_remote_stream(&mut self, _info: &StreamInfo) {}
 }

@@ -14,13 +14,17 @@
 //! them; the crate's driver calls them when their timers are due, also while the track is silent. All
 //! messages are those of RFC 3550 and RFC 4585, so either side may be another implementation: a
 //! receiver drops repeated packets by the replay protection that SRTP asks for (RFC 3711 §3.3.2).
-//! RTX (RFC 4588) is neither offered nor taken: a packet sent again has its own sequence number.
+//!
+//! `rtx` puts retransmissions on a stream of their own (RFC 4588) towards peers that agree on it, and restores those
+//! that come on one; the others repeat the packet as it was. `arrived` says which packets are there already.
 
+mod arrived;
 mod receiver;
 mod report;
 mod request;
 mod resend;
 mod round_trip;
+mod rtx;
 mod sender;
 mod tail;
 
@@ -30,6 +34,7 @@ use rtc::interceptor::StreamInfo;
 
 pub(super) use receiver::RepairReceiver;
 pub use round_trip::RoundTripHint;
+pub(super) use rtx::{Rtx, RtxTypes};
 pub(super) use sender::RepairSender;
 
 /// Packets that can be repaired, counted back from the newest: as many as SRTP's replay protection lets

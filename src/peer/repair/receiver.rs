@@ -25,7 +25,7 @@ use super::{
 use crate::peer::depacketizer::begins_access_unit;
 
 /// Streams at a time; one more takes the place of the one that was silent longest.
-const MAX_STREAMS: usize = 16;
+pub(super) const MAX_STREAMS: usize = 16;
 
 /// One stream of the other side.
 struct Stream {

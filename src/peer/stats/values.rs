@@ -70,6 +70,7 @@ fn in_milliseconds(stats: &mut Map<String, Value>) {
 }
 
 fn rtp(kind: &str, stats: &mut Map<String, Value>, tap: &TapCounters) {
+    retransmitted(kind, stats);
     let mut put = |key: &str, counter: &AtomicU64| {
         stats.insert(key.to_owned(), json!(counter.load(Ordering::Relaxed)));
     };
@@ -94,6 +95,30 @@ fn rtp(kind: &str, stats: &mut Map<String, Value>, tap: &TapCounters) {
         _ => {}
     }
     stats.retain(|key, value| value.as_f64() != Some(0.0) || COUNTED.contains(&key.as_str()));
+}
+
+/// Counts what was sent again on a stream of its own with the stream that it repairs, as W3C does. The crate names such
+/// a stream also when the peer did not agree on it.
+fn retransmitted(kind: &str, stats: &mut Map<String, Value>) {
+    let count = |stats: &Map<String, Value>, key: &str| {
+        stats.get(key).and_then(Value::as_u64).unwrap_or_default()
+    };
+    let direction = if kind == "outbound-rtp" { "Sent" } else { "Received" };
+    let packets = count(stats, &format!("retransmittedPackets{direction}"));
+    if packets == 0 {
+        stats.remove("rtxSsrc");
+    } else if direction == "Sent" {
+        let bytes = count(stats, "retransmittedBytesSent");
+        // The header extension is as long as that of any other packet.
+        let headers =
+            count(stats, "headerBytesSent") * packets / count(stats, "packetsSent").max(1);
+        for (key, more) in
+            [("packetsSent", packets), ("bytesSent", bytes), ("headerBytesSent", headers)]
+        {
+            let sum = count(stats, key).saturating_add(more);
+            stats.insert(key.into(), json!(sum));
+        }
+    }
 }
 
 /// The crate has no base64 and writes hexadecimal; RFC 4572 §5 has fingerprints in upper case.

@@ -63,10 +63,10 @@ const profiles = ["42e01f", "42001f", "4d001f"].flatMap((profile) => [1, 0].map(
 const RTX = {
   name: "phone_rtx", does: "H.264 with RTX, red and ulpfec",
   offer: { fmtp: "packetization-mode=1;profile-level-id=42e01f", repair: true },
-  seen: "keyframes byte for byte; the answer takes H.264 alone",
+  seen: "keyframes byte for byte; the answer takes H.264 and its RTX",
   more: async (page) => {
     const maps = await page.call("described", "video", "a=rtpmap:");
-    check("the answer has H.264 alone", maps.length === 1 && /H264/.test(maps[0]), maps.join(" | "));
+    check("the answer has H.264 and its RTX", maps.length === 2 && /H264/.test(maps[0]) && /rtx/.test(maps[1]), maps.join(" | "));
   },
 };
 
@@ -143,7 +143,7 @@ export const phoneRows = [
   phone({
     name: "phone_loss", does: "a camera, RTX offered, 5 % of the packets lost each way", args: ["--loss", "5%"], told: false,
     offer: { ...RTX.offer, camera: true, fps: 30 }, flags: CAMERA, more: repaired,
-    seen: "Chromium sends again, on the stream itself; keyframes whole",
+    seen: "Chromium sends again, by RTX; keyframes whole",
   }),
   phone({ name: "phone_half_trickle", does: "half-trickle: one offer with all candidates", offer: { halfTrickle: true } }),
   phone({ name: "phone_max_bundle", does: "BUNDLE policy max-bundle", offer: { bundle: "max-bundle" } }),

@@ -1,0 +1,110 @@
+//! Which packets of a stream have arrived, so that each is taken once, whether it came on the stream itself or as a
+//! retransmission. SRTP's replay protection (RFC 3711 §3.3.2) sees only repeats on one SSRC.
+
+use super::WINDOW;
+use crate::peer::sequence::{near, near_sequence};
+
+/// Sequence numbers in one word.
+const WORD: u64 = 64;
+
+/// The last [`WINDOW`] sequence numbers.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    newest: Option<u64>,
+    /// A bit for each, at its number modulo the window.
+    bits: [u64; (WINDOW as u64 / WORD) as usize],
+}
+
+impl Arrived {
+    /// A packet came on the stream itself; false when it had arrived before.
+    pub(super) fn is_new(&mut self, sequence: u16) -> bool {
+        let sequence =
+            self.newest.map_or(first(sequence), |newest| near_sequence(newest, sequence));
+        // SRTP lets nothing through that is older than the window.
+        self.note(sequence).unwrap_or(true)
+    }
+
+    /// A packet was restored; false when it had arrived before, or is too far from what came last to be a repair of it.
+    pub(super) fn is_missing(&mut self, sequence: u16) -> bool {
+        let Some(newest) = self.newest else { return self.is_new(sequence) };
+        let sequence = near(newest, u64::from(sequence), 16);
+        sequence <= newest + u64::from(WINDOW) && self.note(sequence).unwrap_or(false)
+    }
+
+    /// Whether a packet is the first of its number; none when it is older than the window.
+    fn note(&mut self, sequence: u64) -> Option<bool> {
+        let window = u64::from(WINDOW);
+        let newest = *self.newest.get_or_insert(sequence);
+        if sequence > newest {
+            if sequence - newest >= window {
+                self.bits.fill(0);
+            } else {
+                (newest + 1..=sequence).for_each(|one| self.clear(one));
+            }
+            self.newest = Some(sequence);
+        } else if newest - sequence >= window {
+            return None;
+        }
+        let (word, bit) = place(sequence);
+        let known = self.bits[word] & bit != 0;
+        self.bits[word] |= bit;
+        Some(!known)
+    }
+
+    fn clear(&mut self, sequence: u64) {
+        let (word, bit) = place(sequence);
+        self.bits[word] &= !bit;
+    }
+}
+
+/// One turn up, so that packets from before the first one do not go below zero.
+fn first(sequence: u16) -> u64 {
+    u64::from(sequence) + (1 << 16)
+}
+
+fn place(sequence: u64) -> (usize, u64) {
+    let at = sequence % u64::from(WINDOW);
+    ((at / WORD) as usize, 1 << (at % WORD))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_packet_is_taken_once_however_it_comes() {
+        let mut arrived = Arrived::default();
+        assert!(arrived.is_new(65_534) && arrived.is_new(1));
+        assert!(!arrived.is_missing(65_534) && !arrived.is_new(1));
+        assert!(
+            arrived.is_missing(65_535) && !arrived.is_new(65_535),
+            "late, and repaired already"
+        );
+        assert!(arrived.is_new(0) && !arrived.is_missing(0));
+        // From before the first packet that came, and the tail that is repeated.
+        assert!(arrived.is_missing(65_500) && arrived.is_missing(5) && !arrived.is_new(5));
+    }
+
+    #[test]
+    fn what_is_far_away_is_no_repair() {
+        let mut arrived = Arrived::default();
+        assert!(arrived.is_new(10_000));
+        for far in [10_000 - WINDOW, 10_001 + WINDOW, 50_000] {
+            assert!(!arrived.is_missing(far), "{far}");
+        }
+        assert!(arrived.is_new(10_001), "and it has moved nothing");
+        assert!(arrived.is_missing(10_002 - WINDOW) && !arrived.is_missing(10_002 - WINDOW));
+    }
+
+    #[test]
+    fn numbers_are_free_again_after_a_turn_and_after_a_leap() {
+        let mut arrived = Arrived::default();
+        for turn in 0..200_000_u32 {
+            assert!(arrived.is_new(turn as u16), "{turn}");
+        }
+        let newest = 199_999_u32 as u16;
+        assert!(arrived.is_new(newest.wrapping_add(30_000)));
+        assert!(arrived.is_missing(newest.wrapping_add(29_999)));
+        assert!(!arrived.is_missing(newest));
+    }
+}

@@ -1,0 +1,220 @@
+//! Retransmissions as a stream of their own (RFC 4588), where both peers have agreed on it.
+//!
+//! The interceptor stands near the wire. Inwards it restores the original packets, so that the rest of this peer sees
+//! one stream, each packet of it once; outwards it wraps what repair marks as a retransmission. Without RTX in the
+//! descriptions nothing is changed, and retransmissions repeat the packet as it was.
+//!
+//! libwebrtc probes the path with RTX: with packets that have already arrived, and with packets of padding alone. Both
+//! end here, after the transport-wide feedback has counted them. `rtc` 0.21.1 restores packets, too
+//! (`peer_connection/handler/endpoint.rs:433`), but only behind all interceptors, where NACK does not see them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use bytes::{BufMut, BytesMut};
+use rtc::{
+    interceptor::{Attribute, Interceptor, Packet, StreamInfo, TaggedPacket},
+    rtp,
+    sansio::Protocol,
+    shared::error::Error,
+};
+
+use super::{arrived::Arrived, receiver::MAX_STREAMS};
+use crate::peer::media_gate::MediaGate;
+
+/// The payload types of RTX that were negotiated, each with that of the packets it restores (`apt`, RFC 4588 §8.6).
+/// Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(in crate::peer) struct RtxTypes(Arc<Mutex<Vec<(u8, u8)>>>);
+
+impl RtxTypes {
+    /// Takes those of the last description.
+    pub(in crate::peer) fn set(&self, types: Vec<(u8, u8)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = types;
+    }
+
+    fn original(&self, payload_type: u8) -> Option<u8> {
+        let types = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        types.iter().find(|(rtx, _)| *rtx == payload_type).map(|(_, original)| *original)
+    }
+}
+
+/// An RTX stream that we send.
+#[derive(Debug)]
+struct Outgoing {
+    ssrc: u32,
+    payload_type: u8,
+    sequence: u16,
+}
+
+/// A stream that comes in.
+#[derive(Debug)]
+struct Incoming {
+    payload_type: u8,
+    /// Its RTX stream, where the description names it (`a=ssrc-group:FID`, RFC 5576 §4.2).
+    rtx: Option<u32>,
+    last_arrival: Option<Instant>,
+    arrived: Arrived,
+}
+
+/// See the module.
+pub(in crate::peer) struct Rtx {
+    types: RtxTypes,
+    gate: Arc<MediaGate>,
+    /// By the SSRC of the stream they repair.
+    outgoing: HashMap<u32, Outgoing>,
+    incoming: HashMap<u32, Incoming>,
+    read_queue: VecDeque<TaggedPacket>,
+    write_queue: VecDeque<TaggedPacket>,
+}
+
+impl Rtx {
+    /// `gate` learns which packets could be decrypted.
+    pub(in crate::peer) fn new(types: RtxTypes, gate: Arc<MediaGate>) -> Self {
+        Self {
+            types,
+            gate,
+            outgoing: HashMap::new(),
+            incoming: HashMap::new(),
+            read_queue: VecDeque::new(),
+            write_queue: VecDeque::new(),
+        }
+    }
+
+    /// Puts the original in the place of its retransmission; false for what is not passed on.
+    fn takes(&mut self, packet: &mut rtp::Packet, now: Instant) -> bool {
+        let Some(original) = self.types.original(packet.header.payload_type) else {
+            let Some(stream) = self.incoming.get_mut(&packet.header.ssrc) else { return true };
+            stream.last_arrival = Some(now);
+            return stream.arrived.is_new(packet.header.sequence_number);
+        };
+        let Some(ssrc) = self.repaired(packet.header.ssrc, original) else { return false };
+        let Some(stream) = self.incoming.get_mut(&ssrc) else { return false };
+        restore(packet, ssrc, original).is_some_and(|sequence| stream.arrived.is_missing(sequence))
+    }
+
+    /// The stream that an RTX stream repairs. Where no description names it, that is the stream of its payload type that
+    /// was heard last (RFC 4588 §5.3 goes by the packets that were asked for; there is one stream as a rule).
+    fn repaired(&self, rtx: u32, payload_type: u8) -> Option<u32> {
+        let named = self.incoming.iter().find(|(_, stream)| stream.rtx == Some(rtx));
+        let heard = || {
+            let streams = self.incoming.iter().filter(|(_, one)| one.payload_type == payload_type);
+            streams.max_by_key(|(_, stream)| stream.last_arrival)
+        };
+        named.or_else(heard).map(|(&ssrc, _)| ssrc)
+    }
+}
+
+/// Makes the original packet of a retransmission (RFC 4588 §4) and gives its sequence number; none for padding.
+fn restore(packet: &mut rtp::Packet, ssrc: u32, payload_type: u8) -> Option<u16> {
+    let sequence = u16::from_be_bytes(*packet.payload.first_chunk()?);
+    packet.payload = packet.payload.slice(2..);
+    packet.header.ssrc = ssrc;
+    packet.header.payload_type = payload_type;
+    packet.header.sequence_number = sequence;
+    // The parser has cut the padding off.
+    packet.header.padding = false;
+    Some(sequence)
+}
+
+impl Outgoing {
+    /// Makes a retransmission of a packet (RFC 4588 §4).
+    fn wrap(&mut self, packet: &mut rtp::Packet) {
+        let mut payload = BytesMut::with_capacity(2 + packet.payload.len());
+        payload.put_u16(packet.header.sequence_number);
+        payload.put_slice(&packet.payload);
+        packet.payload = payload.freeze();
+        packet.header.ssrc = self.ssrc;
+        packet.header.payload_type = self.payload_type;
+        packet.header.sequence_number = self.sequence;
+        packet.header.padding = false;
+        self.sequence = self.sequence.wrapping_add(1);
+    }
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for Rtx {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = Error;
+    type Time = Instant;
+
+    fn handle_read(&mut self, mut message: TaggedPacket) -> Result<(), Error> {
+        if let Packet::Rtp(packet) = &mut message.message.packet {
+            self.gate.read();
+            if !self.takes(packet, message.now) {
+                return Ok(());
+            }
+        }
+        self.read_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.read_queue.pop_front()
+    }
+
+    fn handle_write(&mut self, mut message: TaggedPacket) -> Result<(), Error> {
+        let again = message.message.has(&Attribute::Retransmission);
+        if let Packet::Rtp(packet) = &mut message.message.packet
+            && again
+            && let Some(stream) = self.outgoing.get_mut(&packet.header.ssrc)
+        {
+            stream.wrap(packet);
+        }
+        self.write_queue.push_back(message);
+        Ok(())
+    }
+
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.write_queue.pop_front()
+    }
+}
+
+impl Interceptor for Rtx {
+    fn bind_local_stream(&mut self, info: &StreamInfo) {
+        let negotiated = info.ssrc_rtx.zip(info.payload_type_rtx);
+        let Some((ssrc, payload_type)) = negotiated else {
+            self.outgoing.remove(&info.ssrc);
+            return;
+        };
+        // The top bit clear leaves room before the first wrap (RFC 3711 §3.3.1).
+        let sequence = rand::random::<u16>() & 0x7fff;
+        self.outgoing.insert(info.ssrc, Outgoing { ssrc, payload_type, sequence });
+    }
+
+    fn unbind_local_stream(&mut self, info: &StreamInfo) {
+        self.outgoing.remove(&info.ssrc);
+    }
+
+    fn bind_remote_stream(&mut self, info: &StreamInfo) {
+        // The crate binds an RTX stream like any other, too.
+        if self.types.original(info.payload_type).is_some() {
+            return;
+        }
+        if self.incoming.len() >= MAX_STREAMS && !self.incoming.contains_key(&info.ssrc) {
+            let silent = self.incoming.iter().min_by_key(|(_, stream)| stream.last_arrival);
+            if let Some(silent) = silent.map(|(&ssrc, _)| ssrc) {
+                self.incoming.remove(&silent);
+            }
+        }
+        let stream = Incoming {
+            payload_type: info.payload_type,
+            rtx: info.ssrc_rtx,
+            last_arrival: None,
+            arrived: Arrived::default(),
+        };
+        self.incoming.insert(info.ssrc, stream);
+    }
+
+    fn unbind_remote_stream(&mut self, info: &StreamInfo) {
+        self.incoming.remove(&info.ssrc);
+    }
+}
+
+#[cfg(test)]
+#[path = "rtx_tests.rs"]
+mod tests;
