@@ -15,8 +15,6 @@ const npm = (name) => JSON.parse(readFileSync(path.join(here, "node_modules", na
 const text = (command, ...args) => execFileSync(command, args, { encoding: "utf8" }).trim();
 const node = (...args) => [process.execPath, app(args[0]), ...args.slice(1)];
 
-const RTX = "it repairs with RTX alone (RFC 4588), which `orion-peer` does not have";
-
 /** `decodes`: it reports decoded pictures; `survives`, `hostile`, `relays`: it takes part in cases.js, in hostile.js and
  * in the rows with relayed candidates alone; `refuses`: it has no H.264, as Firefox without the plugin that it
  * downloads. `mute`: its data channel does not open as the Mac or the phone, and why; `limits`: rows of the table that
@@ -50,14 +48,13 @@ export const STACKS = [
     version: text(SYSTEM_PYTHON, app("gstreamer_app.py"), "--version").replace("GStreamer ", ""), limits: {
       "mac-loss": { atTimes: "it asks for many lost packets too late, with regular RTCP" },
       "mac-restart": { atTimes: "its SCTP is silent for more than 10 s after the outage, and `send` starts a new connection" },
-      "phone-loss": RTX,
       "phone-restart": "it does not restart ICE",
     },
   },
   {
     name: "str0m", command: node("engine.js", STR0M),
     version: /str0m = \{ version = "=([\d.]+)"/.exec(readFileSync(path.join(here, "apps/str0m/Cargo.toml"), "utf8"))[1],
-    limits: { "mac-loss": RTX, "phone-loss": RTX },
+    limits: {},
   },
   {
     name: "chromium", decodes: true, survives: true, command: node("browser.js", "chromium"),

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 use rtc::{
-    interceptor::{Attribute, Interceptor, Packet, StreamInfo, TaggedPacket},
+    interceptor::{Attribute, AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket},
     rtp,
     sansio::Protocol,
     shared::error::Error,
@@ -39,6 +39,16 @@ impl RtxTypes {
     fn original(&self, payload_type: u8) -> Option<u8> {
         let types = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         types.iter().find(|(rtx, _)| *rtx == payload_type).map(|(_, original)| *original)
+    }
+}
+
+/// Marks a retransmission that is not wrapped: the last packet, repeated without being asked for. A receiver report says
+/// that it has arrived only when it came on the stream itself.
+pub(super) struct AsSent;
+
+impl AsSent {
+    pub(super) fn mark(message: AttributedPacket) -> AttributedPacket {
+        message.with(Attribute::Custom(Arc::new(Self)))
     }
 }
 
@@ -158,7 +168,8 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Rtx {
     }
 
     fn handle_write(&mut self, mut message: TaggedPacket) -> Result<(), Error> {
-        let again = message.message.has(&Attribute::Retransmission);
+        let again = message.message.has(&Attribute::Retransmission)
+            && message.message.custom::<AsSent>().is_none();
         if let Packet::Rtp(packet) = &mut message.message.packet
             && again
             && let Some(stream) = self.outgoing.get_mut(&packet.header.ssrc)

@@ -177,6 +177,19 @@ fn what_is_sent_again_is_wrapped_and_can_be_restored() {
     }
 }
 
+/// A receiver report says of the last packet that it came only when it came as it was.
+#[test]
+fn the_last_packet_is_repeated_as_it_was_sent() {
+    let mut rtx = negotiated();
+    rtx.bind_local_stream(&info(Some((REPAIR, 103))));
+    let last = wire(0x80 | 102, 7, MEDIA, &[0x65]);
+    let packet = rtp::Packet::unmarshal(&mut Bytes::copy_from_slice(&last)).unwrap();
+    let mut message = tagged(packet);
+    message.message = AsSent::mark(message.message.with(Attribute::Retransmission));
+    rtx.handle_write(message).unwrap();
+    assert_eq!(bytes_of(&rtx.poll_write().unwrap()), last);
+}
+
 #[test]
 fn streams_are_bounded() {
     let mut rtx = receiving();

@@ -18,7 +18,9 @@ use rtc::{
     shared::{TransportContext, error::Error},
 };
 
-use super::{RoundTripHint, has_nack, resend::Resend, round_trip::RoundTrip, tail::Tail};
+use super::{
+    RoundTripHint, has_nack, resend::Resend, round_trip::RoundTrip, rtx::AsSent, tail::Tail,
+};
 use crate::peer::rate::SendRate;
 
 /// Sender reports remembered until a receiver report answers them.
@@ -51,12 +53,14 @@ impl Stream {
         self.resend.asked(asked, &self.round_trip, now);
     }
 
-    fn take(&mut self, now: Instant) -> Option<rtp::Packet> {
+    fn take(&mut self, now: Instant) -> Option<AttributedPacket> {
+        let retransmission =
+            |packet| AttributedPacket::new(Packet::Rtp(packet)).with(Attribute::Retransmission);
         if let Some(packet) = self.resend.take(now) {
-            return Some(packet);
+            return Some(retransmission(packet));
         }
         let last = self.tail.take(&self.round_trip, now)?;
-        self.resend.packet(last)
+        self.resend.packet(last).map(|packet| AsSent::mark(retransmission(packet)))
     }
 
     fn due(&self) -> Option<Instant> {
@@ -158,13 +162,9 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for RepairSender {
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
         for stream in self.streams.values_mut() {
-            while let Some(packet) = stream.take(now) {
-                let packet = Packet::Rtp(packet);
-                self.write_queue.push_back(TaggedPacket {
-                    now,
-                    transport: TransportContext::default(),
-                    message: AttributedPacket::new(packet).with(Attribute::Retransmission),
-                });
+            while let Some(message) = stream.take(now) {
+                let transport = TransportContext::default();
+                self.write_queue.push_back(TaggedPacket { now, transport, message });
             }
         }
         Ok(())

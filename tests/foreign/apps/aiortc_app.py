@@ -19,8 +19,10 @@ import urllib.request
 import aioice.ice
 import websockets
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
+from aiortc.codecs import is_rtx
 from aiortc.rtcrtpreceiver import RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
+from aiortc.rtp import unwrap_rtx
 from aiortc.sdp import candidate_from_sdp
 from av import Packet
 
@@ -115,8 +117,21 @@ counters = {}
 handle_packet = RTCRtpReceiver._handle_rtp_packet
 
 
+def restored(receiver, packet):
+    """The original of a retransmission, as aiortc makes it after this; none for padding and for a stream that it does not know."""
+    codec = receiver._RTCRtpReceiver__codecs.get(packet.payload_type)
+    if codec is None or not is_rtx(codec):
+        return packet
+    ssrc = receiver._RTCRtpReceiver__rtx_ssrc.get(packet.ssrc)
+    if ssrc is None or len(packet.payload) < 2:
+        return None
+    return unwrap_rtx(packet, payload_type=codec.parameters["apt"], ssrc=ssrc)
+
+
 async def count_packet(receiver, packet, arrival_time_ms):
-    counters.setdefault(receiver, KeyframeCounter()).on_packet(packet)
+    original = restored(receiver, packet)
+    if original is not None:
+        counters.setdefault(receiver, KeyframeCounter()).on_packet(original)
     await handle_packet(receiver, packet, arrival_time_ms)
 
 
