@@ -45,6 +45,8 @@ pub(super) const WINDOW: u16 = 2048;
 const WORTH: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
+mod loss_tests;
+#[cfg(test)]
 mod tests;
 
 /// Whether the two sides have agreed on NACK for a stream.

@@ -24,11 +24,18 @@ const BEFORE_FIRST: u64 = 128;
 /// They may never have been: each is asked for only so often.
 const BEFORE_FIRST_TRIES: u32 = 12;
 
-/// A request is said again after this time.
-const SAID_AGAIN: Duration = Duration::from_millis(10);
+/// A request is said again after this share of the round trip, within these.
+const SAID_AGAIN: (u32, Duration, Duration) =
+    (8, Duration::from_millis(3), Duration::from_millis(10));
 
-/// But only where it is short against the round trip.
-const SAID_AGAIN_FROM: Duration = Duration::from_millis(40);
+/// But only where that is short against the wait for an answer.
+const SAID_AGAIN_FROM: Duration = Duration::from_millis(30);
+
+/// How often it is said again, and where this share of the packets gets lost.
+const TIMES: (u8, u8, f64) = (1, 2, 0.03);
+
+/// Weight of the last packet in the share of packets lost.
+const WEIGHT: f64 = 1.0 / 64.0;
 
 /// As many unclear answers in a row make the wait longer.
 const UNCLEAR: u32 = 4;
@@ -50,8 +57,9 @@ struct Missing {
     tries: u32,
     first_asked: Option<Instant>,
     last_asked: Option<Instant>,
-    /// The last request is to be said once more.
-    again: bool,
+    /// So often the last request is to be said once more.
+    again: u8,
+    last_said: Option<Instant>,
 }
 
 /// The missing packets of one RTP stream.
@@ -65,6 +73,8 @@ pub(super) struct Requests {
     known: u64,
     missing: BTreeMap<u64, Missing>,
     lateness: Duration,
+    /// The share of packets that was lost lately.
+    loss: f64,
     round_trip: RoundTrip,
     /// Answers in a row of which it is not clear what they answer, and when that last made the wait
     /// longer.
@@ -81,6 +91,7 @@ impl Requests {
             known: 0,
             missing: BTreeMap::new(),
             lateness: LATENESS.0,
+            loss: 0.0,
             round_trip,
             unclear: 0,
             backed_off: None,
@@ -104,6 +115,9 @@ impl Requests {
         }
         if sequence > newest {
             self.newest = Some(sequence);
+            let missing = (sequence - newest - 1) as i32;
+            let came = (1.0 - self.loss) * (1.0 - WEIGHT).powi(missing);
+            self.loss = (1.0 - came) * (1.0 - WEIGHT);
             self.miss(newest + 1..sequence, now);
             self.forget_before(sequence.saturating_sub(u64::from(WINDOW)));
             return;
@@ -153,7 +167,8 @@ impl Requests {
             tries: 0,
             first_asked: None,
             last_asked: None,
-            again: false,
+            again: 0,
+            last_said: None,
         };
         for sequence in sequences {
             self.missing.entry(sequence).or_insert(missing);
@@ -215,11 +230,18 @@ impl Requests {
             !(over || now.saturating_duration_since(missing.since) >= WORTH)
         });
         let timeout = self.round_trip.timeout();
-        let again = timeout >= SAID_AGAIN_FROM;
+        let again = match (timeout >= SAID_AGAIN_FROM, self.loss >= TIMES.2) {
+            (false, _) => 0,
+            (true, false) => TIMES.0,
+            (true, true) => TIMES.1,
+        };
+        let (share, least, most) = SAID_AGAIN;
+        let apart = (self.round_trip.smoothed() / share).clamp(least, most);
+        let wait = Wait { timeout, again, apart };
         let mut asked = Vec::new();
         for (&sequence, missing) in &mut self.missing {
-            if missing.due <= now + TOGETHER {
-                missing.ask(now, timeout, again);
+            if missing.due <= now + TOGETHER || missing.may_go_along(now) {
+                missing.ask(now, wait);
                 asked.push(sequence as u16);
             }
         }
@@ -227,18 +249,37 @@ impl Requests {
     }
 }
 
+/// What follows a request.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    /// For the answer.
+    timeout: Duration,
+    /// So often it is said again, so far apart.
+    again: u8,
+    apart: Duration,
+}
+
 impl Missing {
-    fn ask(&mut self, now: Instant, timeout: Duration, again: bool) {
-        if self.again {
-            self.again = false;
-            self.due = self.last_asked.unwrap_or(now) + pause(timeout, self.tries);
-            return;
+    fn ask(&mut self, now: Instant, wait: Wait) {
+        self.last_said = Some(now);
+        if self.again > 0 {
+            self.again -= 1;
+        } else {
+            self.tries += 1;
+            self.first_asked.get_or_insert(now);
+            self.last_asked = Some(now);
+            self.again = wait.again;
         }
-        self.tries += 1;
-        self.first_asked.get_or_insert(now);
-        self.last_asked = Some(now);
-        self.again = again;
-        self.due = now + if again { SAID_AGAIN } else { pause(timeout, self.tries) };
+        self.due = if self.again > 0 {
+            now + wait.apart
+        } else {
+            self.last_asked.unwrap_or(now) + pause(wait.timeout, self.tries)
+        };
+    }
+
+    /// Whether what is to be said again soon goes along with a message that leaves anyway.
+    fn may_go_along(&self, now: Instant) -> bool {
+        self.again > 0 && self.last_said.is_none_or(|said| now >= said + TOGETHER)
     }
 }
 

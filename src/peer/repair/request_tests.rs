@@ -29,15 +29,34 @@ fn a_gap_is_asked_for_at_once_and_again_after_a_round_trip() {
     assert_eq!(requests.take(now), [] as [u16; 0], "they may only be late");
     assert_eq!(requests.due(), Some(now + 2 * MS));
     assert_eq!(requests.take(now + 2 * MS), [0, 1, 2]);
-    // The request may have been lost: it is said twice.
-    assert_eq!(requests.due(), Some(now + 12 * MS));
-    assert_eq!(requests.take(now + 12 * MS), [0, 1, 2]);
+    // The request may have been lost: it is said twice, and three times where much is.
+    for again in [12, 22] {
+        assert_eq!(requests.due(), Some(now + again * MS));
+        assert_eq!(requests.take(now + again * MS), [0, 1, 2]);
+    }
     come(&mut requests, [1], now + 105 * MS);
     let second = requests.due().unwrap();
     assert!((now + 110 * MS..now + 200 * MS).contains(&second));
     assert_eq!(requests.take(second), [0, 2]);
     come(&mut requests, [0, 2], second + 100 * MS);
     assert_eq!(requests.due(), None);
+}
+
+#[test]
+fn what_is_to_be_said_again_goes_along_with_other_requests() {
+    let now = Instant::now();
+    let mut requests = begun(100 * MS, 0, now);
+    come(&mut requests, (1..40).chain([41]), now);
+    assert_eq!(requests.take(now + 2 * MS), [40]);
+    come(&mut requests, (42..60).chain([61]), now + 5 * MS);
+    assert_eq!(requests.take(now + 7 * MS), [40, 60]);
+    assert_eq!(requests.take(now + 17 * MS), [60], "the first one was said twice");
+    assert_eq!(requests.due(), Some(now + 152 * MS));
+    // Over a short path the answer is there before it could be said again.
+    let mut requests = begun(10 * MS, 0, now);
+    come(&mut requests, [2], now);
+    assert_eq!(requests.take(now + 2 * MS), [1]);
+    assert_eq!(requests.due(), Some(now + 22 * MS));
 }
 
 #[test]
@@ -154,6 +173,7 @@ fn what_comes_by_itself_is_no_fast_answer() {
     let asked = requests.due().unwrap();
     assert_eq!(requests.take(asked), [4]);
     requests.take(asked + 10 * MS);
+    requests.take(asked + 20 * MS);
     let again = requests.due().unwrap() - asked;
     assert!(again > 70 * MS, "{again:?} is less than any round trip that was seen");
 }
@@ -177,7 +197,7 @@ fn a_wait_that_is_too_short_grows() {
         requests.arrived(gap * 2 - 1, false, answer);
         now = answer + 1000 * MS;
     }
-    assert_eq!(asked_for_one, 2, "one request, said twice");
+    assert_eq!(asked_for_one, 3, "one request, said three times where half is lost");
 }
 
 #[test]

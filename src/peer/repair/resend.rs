@@ -1,8 +1,8 @@
 //! What was sent, kept to be sent again, and what is to be sent again now.
 //!
 //! Packets asked for leave one after another at the send rate: a keyframe lost as a whole must not flood the
-//! way that lost it. Who asks again for a packet has lost one answer already, a whole round trip, so it
-//! gets two.
+//! way that lost it. An answer that gets lost, too, costs a whole round trip, so each is sent twice, a little apart, as
+//! long as these copies are a small share of what is sent; and once more when it was lost before.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,6 +29,21 @@ const BURST: Duration = Duration::from_millis(4);
 /// Least time between two answers to requests for one packet; a request may be said twice.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 
+/// Packets that may leave together at any rate: so few are in no queue's way.
+const FEW: f64 = 4.0;
+
+/// From one copy of a packet to the next: what is lost together was close together.
+const APART: Duration = Duration::from_millis(4);
+
+/// Copies for each packet that is sent for the first time.
+const SPARE: f64 = 0.15;
+
+/// Copies that may be spared up, and those there are from the beginning.
+const SPARED: (f64, f64) = (32.0, 12.0);
+
+/// Weight of the last packet in the share of packets asked for.
+const WEIGHT: f64 = 1.0 / 128.0;
+
 /// A packet that was sent.
 #[derive(Debug)]
 struct Kept {
@@ -45,6 +60,12 @@ pub(super) struct Resend {
     kept: BTreeMap<u64, Kept>,
     bytes: usize,
     queue: VecDeque<u64>,
+    /// Copies, and when each may leave.
+    copies: VecDeque<(Instant, u64)>,
+    /// Copies that may still be made.
+    spare: f64,
+    /// The share of packets asked for lately.
+    loss: f64,
     rate: SendRate,
     /// When the next packet may leave.
     free: Option<Instant>,
@@ -57,6 +78,9 @@ impl Resend {
             kept: BTreeMap::new(),
             bytes: 0,
             queue: VecDeque::new(),
+            copies: VecDeque::new(),
+            spare: SPARED.1,
+            loss: 0.0,
             rate,
             free: None,
         }
@@ -66,6 +90,8 @@ impl Resend {
     pub(super) fn sent(&mut self, packet: &rtp::Packet) -> u64 {
         let sequence = extend(&mut self.newest, u64::from(packet.header.sequence_number), 16);
         self.bytes += packet.payload.len();
+        self.spare = (self.spare + SPARE).min(SPARED.0);
+        self.loss -= self.loss * WEIGHT;
         let kept = Kept { packet: packet.clone(), resent: None, queued: 0 };
         if let Some(before) = self.kept.insert(sequence, kept) {
             self.bytes -= before.packet.payload.len();
@@ -89,7 +115,7 @@ impl Resend {
         let Some(newest) = self.newest else { return };
         self.free.get_or_insert(now.checked_sub(BURST).unwrap_or(now));
         let pause = MIN_PAUSE.max(round_trip.smoothed() / 2);
-        let mut twice = Vec::new();
+        let mut copies = Vec::new();
         for sequence in sequences {
             let sequence = near(newest, u64::from(sequence), 16);
             let Some(kept) = self.kept.get_mut(&sequence) else { continue };
@@ -99,18 +125,35 @@ impl Resend {
             }
             kept.queued += 1;
             self.queue.push_back(sequence);
-            if kept.resent.is_some() {
+            let lost_again = kept.resent.is_some();
+            if lost_again {
                 kept.queued += 1;
-                twice.push(sequence);
+                copies.push((now + APART, sequence));
+            } else {
+                self.loss += WEIGHT;
+            }
+            if self.spare >= 1.0 {
+                self.spare -= 1.0;
+                kept.queued += 1;
+                copies.push((now + if lost_again { 2 * APART } else { APART }, sequence));
             }
         }
-        // Apart from the first copies: what is lost together was close together.
-        self.queue.extend(twice);
+        copies.sort_unstable();
+        self.copies.extend(copies);
+    }
+
+    /// Whether packets were lost lately.
+    pub(super) fn loses(&self) -> bool {
+        self.loss > WEIGHT / 2.0
     }
 
     /// When [`Resend::take`] may give something.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.free.filter(|_| !self.queue.is_empty())
+        let free = self.free?;
+        if !self.queue.is_empty() {
+            return Some(free);
+        }
+        self.copies.front().map(|(at, _)| free.max(*at))
     }
 
     /// The next packet to send again.
@@ -119,17 +162,26 @@ impl Resend {
         if now < free {
             return None;
         }
-        while let Some(sequence) = self.queue.pop_front() {
+        while let Some(sequence) = self.next(now) {
             let Some(kept) = self.kept.get_mut(&sequence) else { continue };
             kept.queued -= 1;
             kept.resent = Some(now);
             let bits = (kept.packet.payload.len() + HEADERS) as f64 * 8.0;
             let time = Duration::from_secs_f64(bits / self.rate.get().max(1) as f64);
-            let begin = now.checked_sub(BURST).map_or(free, |earliest| free.max(earliest));
+            let burst = BURST.max(time.mul_f64(FEW));
+            let begin = now.checked_sub(burst).map_or(free, |earliest| free.max(earliest));
             self.free = Some(begin + time);
             return Some(kept.packet.clone());
         }
         None
+    }
+
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        if let Some(sequence) = self.queue.pop_front() {
+            return Some(sequence);
+        }
+        self.copies.front().filter(|(at, _)| *at <= now)?;
+        self.copies.pop_front().map(|(_, sequence)| sequence)
     }
 
     /// A packet as it was sent.
@@ -165,19 +217,43 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_answered_once_and_the_second_one_twice() {
+    fn a_request_is_answered_twice_and_the_second_one_three_times() {
         let now = Instant::now();
         let mut resend = Resend::new(SendRate::new(1_000_000_000));
         for sequence in [65_534, 65_535, 0, 1] {
             resend.sent(&packet(sequence, 1000));
         }
+        assert!(!resend.loses());
         resend.asked([65_535, 0, 9].into_iter(), &way(), now);
         resend.asked([65_535].into_iter(), &way(), now);
         assert_eq!(taken(&mut resend, now), [65_535, 0], "what it never sent it cannot repeat");
+        assert_eq!(resend.due(), Some(now + APART));
+        assert_eq!(taken(&mut resend, now + APART), [65_535, 0], "apart from the first copies");
         resend.asked([65_535].into_iter(), &way(), now + 10 * MS);
         assert_eq!(taken(&mut resend, now + 10 * MS), [] as [u16; 0], "on its way");
-        resend.asked([65_535, 0].into_iter(), &way(), now + 110 * MS);
-        assert_eq!(taken(&mut resend, now + 110 * MS), [65_535, 0, 65_535, 0]);
+        let now = now + 110 * MS;
+        resend.asked([65_535, 0].into_iter(), &way(), now);
+        for at in [now, now + APART, now + 2 * APART] {
+            assert_eq!(taken(&mut resend, at), [65_535, 0]);
+        }
+        assert!(resend.due().is_none() && resend.loses());
+    }
+
+    #[test]
+    fn copies_are_a_small_share_of_what_is_sent() {
+        let mut now = Instant::now();
+        let mut resend = Resend::new(SendRate::new(1_000_000_000));
+        let mut again = 0;
+        for first in (0..10_000_u16).step_by(100) {
+            for sequence in first..first + 100 {
+                resend.sent(&packet(sequence, 1000));
+            }
+            // All of it gets lost.
+            resend.asked(first..first + 100, &way(), now);
+            now += Duration::from_secs(1);
+            again += taken(&mut resend, now).len();
+        }
+        assert!((11_400..=11_520).contains(&again), "{again} for 10,000");
     }
 
     #[test]
@@ -188,6 +264,7 @@ mod tests {
         for sequence in 0..100 {
             resend.sent(&packet(sequence, 1000 - HEADERS));
         }
+        resend.spare = 0.0;
         resend.asked(0..100, &way(), begun);
         let mut now = begun;
         let mut left = Vec::new();

@@ -146,7 +146,8 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for RepairSender {
             Packet::Rtp(packet) => {
                 if let Some(stream) = self.streams.get_mut(&packet.header.ssrc) {
                     let sequence = stream.resend.sent(packet);
-                    stream.tail.sent(sequence, &stream.round_trip, message.now);
+                    let early = packet.header.marker && stream.resend.loses();
+                    stream.tail.sent(sequence, early, &stream.round_trip, message.now);
                 }
             }
             Packet::Rtcp(packets) => self.on_rtcp_out(packets, message.now),
