@@ -1,5 +1,6 @@
 //! Keyframes over a way that loses packets, with repair and without, side by side: how many come whole,
-//! byte for byte, and how long each takes from its first packet to its last.
+//! byte for byte, and how long each takes from its first packet to its last. The first keyframe of a pair, with
+//! which pacing finds out what the path carries, counts apart.
 //!
 //! `cargo bench --bench loss [-- PAIRS KEYFRAMES]`: pairs of peers at the same time, each behind
 //! simulated links of its own and with its own seed, and keyframes a pair. Prints a Markdown table;
@@ -55,8 +56,10 @@ const CONDITIONS: [Condition; 6] = [
 struct Outcome {
     sent: usize,
     intact: usize,
-    /// First packet to last, ms.
+    /// First packet to last, ms, of those after the first of a pair.
     times: Histogram,
+    /// The same of the first.
+    first: Histogram,
     packets: u64,
     sent_again: u64,
 }
@@ -66,15 +69,16 @@ impl Outcome {
         self.sent += other.sent;
         self.intact += other.intact;
         self.times.add(&other.times);
+        self.first.add(&other.first);
         self.packets += other.packets;
         self.sent_again += other.sent_again;
     }
 
     fn row(&self, condition: &Condition, repair: bool) {
         let ms = |value: Option<f64>| value.map_or("-".into(), |ms| format!("{ms:.0}"));
-        let spread = self.times.spread();
+        let (spread, first) = (self.times.spread(), self.first.spread());
         println!(
-            "| {} | {} | {}/{} | {:.1} % | {} | {} | {} | {:.1} % |",
+            "| {} | {} | {}/{} | {:.1} % | {} | {} | {} | {}, {} | {:.1} % |",
             condition.name,
             if repair { "on" } else { "off" },
             self.intact,
@@ -83,6 +87,8 @@ impl Outcome {
             ms(spread.p50),
             ms(spread.p95),
             ms(spread.max),
+            ms(first.p50),
+            ms(first.max),
             self.sent_again as f64 / self.packets as f64 * 100.0,
         );
     }
@@ -141,18 +147,18 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
     let lossy = Link { loss: condition.loss, loss_burst: condition.loss_burst, ..link };
     gateway.set_link(lossy);
 
-    // What was sent, by RTP timestamp, and how long what came took.
-    let seen: Arc<Mutex<(HashMap<u32, Bytes>, Histogram)>> = Arc::default();
+    // What was sent, by RTP timestamp and whether it was the first, and how long what came took.
+    let seen: Arc<Mutex<(HashMap<u32, (Bytes, bool)>, [Histogram; 2])>> = Arc::default();
     let collecting = tokio::spawn({
         let seen = Arc::clone(&seen);
         async move {
             while let Some(event) = events.recv().await {
                 let PeerEvent::AccessUnit(came) = event else { continue };
                 let (expected, times) = &mut *seen.lock().expect("no panic");
-                let sent = expected.remove(&came.unit.timestamp);
-                if sent.is_some_and(|data| data == came.unit.data) {
+                let Some((data, first)) = expected.remove(&came.unit.timestamp) else { continue };
+                if data == came.unit.data {
                     let time = came.unit.completed.duration_since(came.unit.first_packet);
-                    times.record(time.as_secs_f64() * 1e3);
+                    times[usize::from(first)].record(time.as_secs_f64() * 1e3);
                 }
             }
         }
@@ -160,10 +166,10 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
 
     let mut random = Random::new(seed, "keyframes");
     let mut outcome = Outcome { sent: keyframes, ..Outcome::default() };
-    for _ in 0..keyframes {
+    for number in 0..keyframes {
         let unit = keyframe(&mut random);
         let timestamp = sender.next_rtp_timestamp(&unit).expect("a sender");
-        seen.lock().expect("no panic").0.insert(timestamp, unit.data.clone());
+        seen.lock().expect("no panic").0.insert(timestamp, (unit.data.clone(), number == 0));
         // From 950 ms before the first packet to 50 ms after it.
         let offset = Duration::from_secs_f64(random.share());
         let send = async {
@@ -191,8 +197,10 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
     sender.close().await;
     receiver.close().await;
     collecting.abort();
-    outcome.times.add(&seen.lock().expect("no panic").1);
-    outcome.intact = outcome.times.count() as usize;
+    let [times, first] = &seen.lock().expect("no panic").1;
+    outcome.times.add(times);
+    outcome.first.add(first);
+    outcome.intact = (times.count() + first.count()) as usize;
     outcome
 }
 
@@ -228,8 +236,10 @@ fn main() {
         count * keyframes,
         2 * DELAY.as_millis()
     );
-    println!("| loss, each way | repair | intact | | p50 ms | p95 ms | max ms | sent again |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "| loss, each way | repair | intact | | p50 ms | p95 ms | max ms | first: p50, max ms | sent again |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -14,6 +14,10 @@ use crate::peer::sequence::extend_sequence;
 /// From the first packet to the message about it.
 const WITHIN: Duration = Duration::from_millis(20);
 
+/// The same where a second one followed: a sender that probes the path does so with a burst that lasts as long, and
+/// goes on from what it learns.
+const BURST_WITHIN: Duration = Duration::from_millis(10);
+
 /// Packets that are told of at once. A message about so many is a hundredth of them.
 const TOGETHER: usize = 10;
 
@@ -28,13 +32,23 @@ pub(super) struct Arrivals {
     /// The number after the newest one that was told of.
     told: Option<u64>,
     waiting: BTreeMap<u64, i64>,
+    /// When the first of them came.
+    since: Option<Instant>,
     due: Option<Instant>,
     messages: u8,
 }
 
 impl Arrivals {
     pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, newest: None, told: None, waiting: BTreeMap::new(), due: None, messages: 0 }
+        Self {
+            epoch,
+            newest: None,
+            told: None,
+            waiting: BTreeMap::new(),
+            since: None,
+            due: None,
+            messages: 0,
+        }
     }
 
     /// A packet came; `last` is that of a picture.
@@ -42,8 +56,13 @@ impl Arrivals {
         let number = extend_sequence(&mut self.newest, number);
         let micros = now.saturating_duration_since(self.epoch).as_micros() as i64;
         self.waiting.entry(number).or_insert(micros);
-        let soon = if last || self.waiting.len() >= TOGETHER { now } else { now + WITHIN };
-        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+        let since = *self.since.get_or_insert(now);
+        self.due = Some(match self.waiting.len() {
+            _ if last => now,
+            TOGETHER.. => now,
+            2.. => now.max(since + BURST_WITHIN),
+            _ => since + WITHIN,
+        });
     }
 
     /// When [`Arrivals::take`] wants to be called.
@@ -54,6 +73,7 @@ impl Arrivals {
     /// The message that is due.
     pub(super) fn take(&mut self, now: Instant) -> Option<TransportLayerCc> {
         self.due.take_if(|due| now >= *due)?;
+        self.since = None;
         let waiting = std::mem::take(&mut self.waiting);
         let (first, newest) = (*waiting.first_key_value()?.0, *waiting.last_key_value()?.0);
         // From where the last message ended, for what is missing since then; or from a packet that came
@@ -93,6 +113,23 @@ mod tests {
         assert_eq!(told(&message), [(65_534, true), (65_535, false), (0, true)]);
         assert_eq!(arrivals.due(), None);
         assert!(arrivals.take(now + 1000 * MS).is_none());
+    }
+
+    /// As libwebrtc probes: five packets of padding in 10 ms, none of which ends a picture.
+    #[test]
+    fn a_burst_of_ten_milliseconds_is_told_at_its_end() {
+        let now = Instant::now();
+        let mut arrivals = Arrivals::new(now);
+        for number in 0..5_u16 {
+            arrivals.arrived(number, false, now + u32::from(number) * 2 * MS);
+        }
+        assert_eq!(arrivals.due(), Some(now + 10 * MS));
+        assert_eq!(told(&arrivals.take(now + 10 * MS).unwrap()).len(), 5);
+        assert_eq!(arrivals.due(), None);
+        // Packets far apart, over a slow path, are told two at a time.
+        arrivals.arrived(5, false, now + 20 * MS);
+        arrivals.arrived(6, false, now + 32 * MS);
+        assert_eq!(arrivals.due(), Some(now + 32 * MS));
     }
 
     #[test]

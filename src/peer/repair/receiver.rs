@@ -67,6 +67,24 @@ impl RepairReceiver {
         if let Some(requests) = &mut stream.requests {
             requests.arrived(header.sequence_number, begins_access_unit(&packet.payload), now);
         }
+        if stream.due().is_some_and(|due| due <= now) {
+            self.tell(now);
+        }
+    }
+
+    /// Sends the RTCP that is due.
+    fn tell(&mut self, now: Instant) {
+        for (&media_ssrc, stream) in &mut self.streams {
+            let packets = stream.take(self.ssrc, media_ssrc, now);
+            if packets.is_empty() {
+                continue;
+            }
+            self.write_queue.push_back(TaggedPacket {
+                now,
+                transport: TransportContext::default(),
+                message: AttributedPacket::new(Packet::Rtcp(packets)),
+            });
+        }
     }
 
     fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>], now: Instant) {
@@ -142,17 +160,7 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for RepairReceiver {
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        for (&media_ssrc, stream) in &mut self.streams {
-            let packets = stream.take(self.ssrc, media_ssrc, now);
-            if packets.is_empty() {
-                continue;
-            }
-            self.write_queue.push_back(TaggedPacket {
-                now,
-                transport: TransportContext::default(),
-                message: AttributedPacket::new(Packet::Rtcp(packets)),
-            });
-        }
+        self.tell(now);
         Ok(())
     }
 

@@ -118,6 +118,9 @@ impl Requests {
             let missing = (sequence - newest - 1) as i32;
             let came = (1.0 - self.loss) * (1.0 - WEIGHT).powi(missing);
             self.loss = (1.0 - came) * (1.0 - WEIGHT);
+            if missing == 0 {
+                self.follows(now);
+            }
             self.miss(newest + 1..sequence, now);
             self.forget_before(sequence.saturating_sub(u64::from(WINDOW)));
             return;
@@ -127,6 +130,17 @@ impl Requests {
         }
         if sequence < self.first {
             self.before_first(sequence, begins, now);
+        }
+    }
+
+    /// A packet came right after the newest one. Where packets do not overtake each other, what is missing before those
+    /// two is lost: it is asked for one packet after the gap showed.
+    fn follows(&mut self, now: Instant) {
+        if self.lateness > LATENESS.0 {
+            return;
+        }
+        for missing in self.missing.values_mut().filter(|missing| missing.tries == 0) {
+            missing.due = missing.due.min(now);
         }
     }
 

@@ -43,6 +43,22 @@ fn a_gap_is_asked_for_at_once_and_again_after_a_round_trip() {
 }
 
 #[test]
+fn a_gap_is_asked_for_one_packet_later_where_packets_do_not_overtake_each_other() {
+    let now = Instant::now();
+    let mut requests = begun(100 * MS, 0, now);
+    come(&mut requests, [2], now);
+    let next = now + MS / 5;
+    come(&mut requests, [3], next);
+    assert_eq!(requests.due(), Some(next));
+    assert_eq!(requests.take(next), [1]);
+    // One that was late by 20 ms: then the next packet says nothing.
+    come(&mut requests, [1, 5], next);
+    come(&mut requests, [4], next + 20 * MS);
+    come(&mut requests, [7, 8], next + 20 * MS);
+    assert!(requests.due() > Some(next + 30 * MS), "{:?}", requests.due());
+}
+
+#[test]
 fn what_is_to_be_said_again_goes_along_with_other_requests() {
     let now = Instant::now();
     let mut requests = begun(100 * MS, 0, now);

@@ -13,7 +13,6 @@ use rtc::{
         sender_report::SenderReport,
         transport_feedbacks::transport_layer_nack::{NackPair, TransportLayerNack},
     },
-    rtp,
     sansio::Protocol,
     shared::{TransportContext, error::Error},
 };
