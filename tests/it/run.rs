@@ -133,6 +133,14 @@ impl Running {
         })
     }
 
+    /// The first JSON line of this kind for which `is` holds.
+    pub fn event_where(&self, kind: &str, is: impl Fn(&Value) -> bool) -> Value {
+        self.find(&self.stdout, 0, kind, |line| {
+            let value: Value = serde_json::from_str(line).unwrap();
+            (value["kind"] == kind && is(&value)).then_some(value)
+        })
+    }
+
     /// JSON lines of this kind so far.
     pub fn events(&self, kind: &str) -> Vec<Value> {
         let lines = self.stdout.all();
