@@ -95,18 +95,19 @@ impl Peer {
         let monitor = Arc::new(Monitor::new());
         let candidates = config.candidates.clone();
         let shared = Shared::new(events, candidates, Arc::clone(&watcher), Arc::clone(&monitor));
+        let pacing = Pacing::new(config.pace);
         let runtime = PeerRuntime::new(
             Arc::clone(&watcher),
             Arc::clone(&streams),
             config.gateway.clone(),
             Arc::clone(&monitor),
             RelayWait::new(config::nomination_wait(&config)),
+            Arc::clone(&pacing),
         );
         let (tap, outputs) = Tap::new(Arc::clone(&monitor));
         let rtx = Rtx::new(shared.rtx_types.clone(), Arc::clone(&runtime.filters().media));
         let rtc = config::rtc_configuration(&config, &streams);
         let round_trip = RoundTripHint::default();
-        let pacing = Pacing::new(config.pace);
         let chain = config::interceptors(&config, tap, rtx, &pacing, &round_trip);
         let building = build(&config, rtc, binding, chain, Arc::clone(&runtime), &shared);
         let (connection, with_mdns) = Box::pin(building).await?;

@@ -87,6 +87,14 @@ impl Guard {
         remember_credentials(&mut self.state().remote, sdp);
     }
 
+    /// The password of the peer that a check with this USERNAME was made with (RFC 8445 §7.2.2).
+    pub(super) fn peer_password(&self, username: &str) -> Option<String> {
+        let theirs = username.split(':').next()?;
+        let state = self.state();
+        let known = state.remote.iter().rev().find(|known| known.ufrag == theirs)?;
+        Some(known.password.clone())
+    }
+
     /// A datagram of ours: requests to servers are remembered until they are answered.
     pub(super) fn sent(&self, to: SocketAddr, datagram: &[u8]) {
         // Media and DTLS, which are most, end here.

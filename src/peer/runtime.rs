@@ -38,6 +38,7 @@ use super::{
     driver,
     gathering::{self, WatchedSocket, Watcher},
     handshake::HEARD_WITHIN,
+    pacing::Pacing,
     relay_wait::RelayWait,
     socket::{FilteredSocket, Filters},
     streams::{StreamServers, StreamSocket},
@@ -108,10 +109,11 @@ impl PeerRuntime {
         gateway: Option<Arc<Gateway>>,
         monitor: Arc<Monitor>,
         relay_wait: RelayWait,
+        pacing: Arc<Pacing>,
     ) -> Arc<Self> {
         let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
-        let filters =
-            Arc::new(Filters::new(Arc::clone(&watcher), Arc::clone(&monitor), relay_wait));
+        let (watching, monitoring) = (Arc::clone(&watcher), Arc::clone(&monitor));
+        let filters = Arc::new(Filters::new(watching, monitoring, relay_wait, pacing));
         Arc::new(Self {
             owed: Arc::default(),
             passes,

@@ -25,6 +25,7 @@ use super::{
     guard::{Guard, Verdict},
     handshake::{Handshake, carries_media},
     media_gate::MediaGate,
+    pacing::Pacing,
     relay_wait::RelayWait,
     vitals::Monitor,
 };
@@ -44,6 +45,8 @@ const MAX_HELD: usize = 512 << 10;
 enum Fate {
     Passes,
     Dropped,
+    /// An answer that is not for the crate.
+    Taken,
     /// It passes when there are keys for it, or a path for the answer.
     Held,
 }
@@ -57,10 +60,16 @@ pub(super) struct Filters {
     pub(super) relay_wait: RelayWait,
     watcher: Arc<Watcher>,
     monitor: Arc<Monitor>,
+    pacing: Arc<Pacing>,
 }
 
 impl Filters {
-    pub(super) fn new(watcher: Arc<Watcher>, monitor: Arc<Monitor>, relay_wait: RelayWait) -> Self {
+    pub(super) fn new(
+        watcher: Arc<Watcher>,
+        monitor: Arc<Monitor>,
+        relay_wait: RelayWait,
+        pacing: Arc<Pacing>,
+    ) -> Self {
         let handshake = Handshake::new(Arc::clone(&monitor));
         Self {
             guard: Guard::default(),
@@ -69,6 +78,7 @@ impl Filters {
             relay_wait,
             watcher,
             monitor,
+            pacing,
         }
     }
 
@@ -80,6 +90,12 @@ impl Filters {
         }
     }
 
+    /// What follows a datagram that has left.
+    fn echo(&self, to: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
+        let password = |username: &str| self.guard.peer_password(username);
+        self.pacing.echoes().sent(to, datagram, Instant::now(), password)
+    }
+
     fn fate(&self, from: SocketAddr, datagram: &[u8]) -> Fate {
         let passes = match self.guard.verdict(from, datagram) {
             Verdict::Drop => false,
@@ -87,6 +103,10 @@ impl Filters {
             Verdict::Check => {
                 self.monitor.check_received();
                 let now = Instant::now();
+                if let Some(echo) = self.pacing.echoes().answered(datagram, now) {
+                    self.pacing.echoed(now, echo);
+                    return Fate::Taken;
+                }
                 self.watcher.unannounced.passes(from, datagram, now)
                     && self.relay_wait.passes(from, datagram, now)
             }
@@ -150,7 +170,7 @@ impl FilteredSocket {
         }
         match self.filters.fate(meta.addr, datagram) {
             Fate::Passes => true,
-            Fate::Dropped => false,
+            Fate::Dropped | Fate::Taken => false,
             Fate::Held => {
                 self.hold(meta, datagram);
                 false
@@ -224,8 +244,16 @@ impl AsyncUdpSocket for FilteredSocket {
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
         let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let datagrams = transmit.contents.chunks(length);
-        datagrams.for_each(|datagram| self.filters.sent(transmit.destination, datagram));
-        self.inner.poll_send(cx, transmit)
+        datagrams.clone().for_each(|datagram| self.filters.sent(transmit.destination, datagram));
+        let sent = self.inner.poll_send(cx, transmit);
+        if matches!(sent, Poll::Ready(Ok(_))) {
+            for echo in datagrams.filter_map(|it| self.filters.echo(transmit.destination, it)) {
+                let transmit = Transmit { contents: &echo, segment_size: None, ..*transmit };
+                // Where the socket is full it does without.
+                let _ = self.inner.poll_send(cx, &transmit);
+            }
+        }
+        sent
     }
 
     fn poll_recv(
@@ -318,6 +346,7 @@ mod tests {
             watcher,
             Arc::new(Monitor::new()),
             RelayWait::new(std::time::Duration::ZERO),
+            Pacing::new(crate::peer::pacing::Pace::Auto),
         ));
         let inner = Arc::new(Given(local.parse().unwrap(), Mutex::new(given)));
         FilteredSocket::new(inner, filters).unwrap()

@@ -271,6 +271,26 @@ impl<'a> Message<'a> {
         self.attributes().map(|a| a.kind).filter(|k| *k < 0x8000 && !known.contains(k)).collect()
     }
 
+    /// This request as another transaction, authenticated with `key`, and as long as before. None when it has no
+    /// MESSAGE-INTEGRITY that `key` could make.
+    #[must_use]
+    pub fn renewed(&self, transaction: TransactionId, key: &[u8]) -> Option<Vec<u8>> {
+        let mut copy = Builder::new(self.class, self.method, transaction);
+        let mut authenticated = false;
+        for attribute in self.attributes() {
+            if attribute.kind == attr::MESSAGE_INTEGRITY {
+                authenticated = true;
+                copy = copy.integrity(key);
+            } else {
+                copy = copy.attribute(attribute.kind, attribute.value);
+            }
+        }
+        if self.has_fingerprint() {
+            copy = copy.fingerprint();
+        }
+        copy.whole().filter(|copy| authenticated && copy.len() == self.raw.len())
+    }
+
     /// Whether MESSAGE-INTEGRITY is there and was made with `key`; compared in constant time.
     #[must_use]
     pub fn verify(&self, key: &[u8]) -> bool {

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use super::{
     Pace,
+    echo::Echo,
     estimate::{self, Queueing, Sample},
     pacer::{self, PACKET_BYTES, Pacer},
-    sent::SentLog,
+    sent::{SentLog, Source},
 };
 use crate::peer::rate::INITIAL_RATE;
 
@@ -42,8 +43,18 @@ const TRICKLE_RATE: f64 = 1.5e6;
 /// Packets sent less than this much faster than they arrive do not show what the way carries.
 const TRICKLED: f64 = 1.3;
 
-/// Without feedback for so long, sending goes on at the initial rate.
+/// Without feedback and echoes for so long, sending goes on at the initial rate: the path answers nothing.
 const FEEDBACK_WITHIN: Duration = Duration::from_millis(300);
+
+/// Packets from one echo to the next: they are 2 % of what is sent.
+const ECHO_EVERY: u64 = 6;
+
+/// Feedback that comes so much later than an echo is too late for the train that it is about.
+const PROMPT: Duration = Duration::from_millis(30);
+
+/// Packets that one message is about, at most, of a peer that reports promptly: of a short train a message that comes by
+/// the clock may come in time, too.
+const PROMPT_PACKETS: usize = 16;
 
 /// After so many access units without feedback none is waited for.
 const SILENT_UNITS: u32 = 2;
@@ -77,6 +88,12 @@ const HEAVY_LOSS_RATE: f64 = 1e6;
 /// Packets that a verdict on a body needs.
 const WINDOW: usize = 8;
 
+/// Packets under way that say whether something stood still: so many if those are all, and so many at most.
+const DOUBT_PACKETS: (usize, usize) = (6, 16);
+
+/// They arrive so much faster then.
+const DOUBTFUL: f64 = 3.0;
+
 /// After a pause of this length no queue of ours is left.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -98,6 +115,30 @@ struct Train {
     judged: bool,
 }
 
+/// Transport-wide feedback of one train against echoes.
+#[derive(Debug, Default)]
+struct Comparison {
+    /// Echoes that were answered before feedback about their packets came: number, and when.
+    ahead: Vec<(u64, Instant)>,
+    echoes: usize,
+    messages: usize,
+    /// How much later than an echo feedback came at most.
+    lag: Duration,
+}
+
+/// A queue that was seen in the middle of a train: either the path is slower than it was, or something stood still. Then
+/// what was under way at the time arrives at once.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    /// What was known before.
+    before: (f64, Way, f64),
+    /// Rate of the arrivals that were looked at, and when the last of them came.
+    rate: f64,
+    arrived: f64,
+    /// Numbers of the packets that were under way.
+    under_way: (u64, u64),
+}
+
 /// What is known of the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -114,8 +155,12 @@ enum Way {
 #[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub struct Controller {
     pace: Pace,
-    /// The other side tells when packets arrived.
+    /// The peer sends transport-wide feedback.
     feedback: bool,
+    /// It does so in time for the train that it is about.
+    prompt: bool,
+    comparison: Comparison,
+    doubt: Option<Doubt>,
     relayed: bool,
     rate: f64,
     way: Way,
@@ -140,6 +185,9 @@ impl Controller {
         Self {
             pace,
             feedback: false,
+            prompt: false,
+            comparison: Comparison::default(),
+            doubt: None,
             relayed: false,
             rate: INITIAL_RATE as f64,
             way: Way::New,
@@ -179,7 +227,7 @@ impl Controller {
         (self.way != Way::New).then_some((self.rate / SHARE) as u64)
     }
 
-    /// Whether the other side tells when packets arrived.
+    /// Whether the peer sends transport-wide feedback.
     pub fn set_feedback(&mut self, feedback: bool) {
         self.feedback = feedback;
     }
@@ -194,6 +242,13 @@ impl Controller {
         self.relayed = relayed;
         self.settled = self.settled.max(first);
         self.pacer.reset(now.max(self.hold.unwrap_or(now)));
+        self.use_source(if self.feedback && self.prompt {
+            Source::Feedback
+        } else {
+            Source::Echoes
+        });
+        self.comparison = Comparison::default();
+        self.doubt = None;
         self.train = Train {
             begun: now,
             first,
@@ -229,7 +284,6 @@ impl Controller {
         match self.pace {
             Pace::Off => self.relayed.then_some(MAX_RATE as f64),
             Pace::Rate(rate) => Some(rate as f64),
-            Pace::Auto if !self.feedback => Some(self.rate),
             Pace::Auto if self.way == Way::New => self.first_rate(now),
             Pace::Auto => Some(self.train_rate()),
         }
@@ -258,13 +312,45 @@ impl Controller {
         rate
     }
 
-    /// A packet leaves. Gives its transport-wide number.
-    pub fn sent(&mut self, now: Instant, bytes: usize) -> u16 {
-        self.sent.sent(now, bytes)
+    /// A packet leaves, with its RTP sequence number. Gives its transport-wide number.
+    pub fn sent(&mut self, now: Instant, bytes: usize, sequence: u16) -> u16 {
+        self.sent.sent(now, bytes, sequence)
     }
 
-    /// The other side tells what became of packets: when they arrived, in seconds on its clock. True
-    /// when that changes when the next packet leaves.
+    /// The peer asks again for packets of the last train.
+    pub fn missing(&mut self, sequences: impl IntoIterator<Item = u16>) {
+        for sequence in sequences {
+            self.sent.missing(sequence, self.train.first);
+        }
+    }
+
+    /// Whether an echo is to be sent behind the packet that left last: its number.
+    #[must_use]
+    pub fn wants_echo(&self) -> Option<u64> {
+        let number = self.sent.next().checked_sub(1)?;
+        let index = number.checked_sub(self.train.first)?;
+        let last = self.train.packets as u64 - 1;
+        let due = index % ECHO_EVERY == 0 || index == HEAD_PACKETS as u64 - 1 || index == last;
+        let wanted = self.pace == Pace::Auto && self.sent.source() == Source::Echoes;
+        (wanted && due && index <= last).then_some(number)
+    }
+
+    /// An echo was answered. True when that changes when the next packet leaves.
+    pub fn echo(&mut self, now: Instant, echo: Echo) -> bool {
+        let (at, least) = (self.sent.seconds(now), echo.least.as_secs_f64());
+        self.sent.echo(echo.number, self.train.first, at, least);
+        if self.pace != Pace::Auto || self.sent.source() != Source::Echoes {
+            return false;
+        }
+        self.comparison.echoes += 1;
+        if self.sent.told_by(Source::Feedback) <= echo.number {
+            self.comparison.ahead.push((echo.number, now));
+        }
+        self.learn(now)
+    }
+
+    /// Transport-wide feedback came: when packets arrived, in seconds on the peer's clock. True when that changes when
+    /// the next packet leaves.
     pub fn feedback(
         &mut self,
         now: Instant,
@@ -276,6 +362,43 @@ impl Controller {
         if self.pace != Pace::Auto {
             return false;
         }
+        self.compare(now);
+        if self.sent.told_by(Source::Echoes) <= self.train.first {
+            self.use_source(Source::Feedback);
+        }
+        self.sent.source() == Source::Feedback && self.learn(now)
+    }
+
+    fn use_source(&mut self, source: Source) {
+        if self.sent.source() != source {
+            // Another clock.
+            self.base = None;
+            self.sent.set_source(source);
+        }
+    }
+
+    fn compare(&mut self, now: Instant) {
+        let told = self.sent.told_by(Source::Feedback);
+        let Comparison { ahead, messages, lag, .. } = &mut self.comparison;
+        *messages += 1;
+        for (_, answered) in ahead.extract_if(.., |(number, _)| *number < told) {
+            *lag = (*lag).max(now.saturating_duration_since(answered));
+        }
+    }
+
+    /// Whether feedback was as prompt as echoes in the train that is over.
+    fn judge_feedback(&mut self) {
+        let Comparison { ahead, echoes, messages, lag } = &self.comparison;
+        if self.sent.source() == Source::Feedback {
+            self.prompt &= self.sent.told() > self.train.first;
+        } else if *echoes > 0 && self.train.packets >= PROMPT_PACKETS {
+            let often = messages * PROMPT_PACKETS >= self.train.packets;
+            self.prompt = often && ahead.is_empty() && *lag <= PROMPT;
+        }
+    }
+
+    /// More is known of when packets arrived.
+    fn learn(&mut self, now: Instant) -> bool {
         let samples = self.sent.samples(self.train.first, self.sent.next());
         let Some(least) = estimate::base(&samples) else { return false };
         self.silent_units = 0;
@@ -283,7 +406,10 @@ impl Controller {
         let before = (self.rate, self.hold, self.way);
         match self.way {
             Way::New => self.take_first(now, &samples),
-            Way::Measured | Way::Full => self.check_body(now, &samples),
+            Way::Measured | Way::Full => {
+                self.resolve_doubt();
+                self.check_body(now, &samples);
+            }
         }
         let train = &self.train;
         let complete =
@@ -294,8 +420,11 @@ impl Controller {
         before != (self.rate, self.hold, self.way)
     }
 
-    /// The first packets at once: how far apart they arrive is the rate of the way.
-    fn take_first(&mut self, now: Instant, samples: &[Sample]) {
+    /// The first packets at once: how far apart they arrive is the rate of the path. Those that trickle behind them do
+    /// not count, unless the first ones were lost.
+    fn take_first(&mut self, now: Instant, all: &[Sample]) {
+        let head = self.sent.samples(self.train.first, self.train.first + HEAD_PACKETS as u64);
+        let samples = if head.len() > HEAD_PACKETS / 2 { &head } else { all };
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
         let span = last.arrived - first.arrived;
         let enough = match samples.len() {
@@ -312,7 +441,7 @@ impl Controller {
         }
         self.way = Way::Measured;
         self.set_rate((BACK_OFF * rate).min(MAX_FIRST_RATE));
-        self.drain(now, samples, rate.min(MAX_FIRST_RATE));
+        self.drain(now, all, rate.min(MAX_FIRST_RATE));
     }
 
     /// Whether a queue builds up although the rate was thought to be right.
@@ -329,10 +458,40 @@ impl Controller {
         let lost = self.sent.lost(self.settled, end) >= QUEUE_LOSS;
         let full = full || lost && queue > 2.0 * QUEUE_SHORT + packet + uneven;
         if full && !falling {
+            self.doubt = samples.last().map(|last| Doubt {
+                before: (self.rate, self.way, self.probe),
+                rate,
+                arrived: last.arrived,
+                under_way: (self.sent.told(), self.sent.next()),
+            });
+            let fell = BACK_OFF * rate < self.rate / 2.0;
             self.set_rate(self.rate.min(BACK_OFF * rate));
             self.way = Way::Full;
-            self.probe = PROBE.0;
+            // A path that was much faster may be so again, when a receiver only stood still.
+            self.probe = if fell { PROBE.1 } else { PROBE.0 };
             self.drain(now, samples, rate);
+        }
+    }
+
+    /// Takes a verdict back when what was under way then arrived much faster.
+    fn resolve_doubt(&mut self) {
+        let Some(doubt) = self.doubt else { return };
+        let (from, to) = doubt.under_way;
+        let samples = self.sent.samples(from, to);
+        let all = self.sent.told() >= to;
+        if !all && samples.len() < DOUBT_PACKETS.1 {
+            return;
+        }
+        self.doubt = None;
+        let Some(last) = samples.last().filter(|_| samples.len() >= DOUBT_PACKETS.0) else {
+            return;
+        };
+        let rate = estimate::rate(&samples, last.arrived - doubt.arrived);
+        if rate > DOUBTFUL * doubt.rate {
+            let before;
+            (before, self.way, self.probe) = doubt.before;
+            self.set_rate(before.min(rate));
+            self.hold = None;
         }
     }
 
@@ -377,15 +536,33 @@ impl Controller {
             return;
         }
         self.judge_probe();
+        self.judge_feedback();
         let end = self.train.first + self.train.packets as u64;
         if self.sent.told() <= self.train.first {
             self.silent_units += 1;
         }
+        self.judge_losses(end);
         // What polices traffic drops without a queue. An outage looks like that, too, but only once.
         let heavy = self.sent.lost(self.train.first, end) > HEAVY_LOSS;
         self.lossy_units = if heavy { self.lossy_units + 1 } else { 0 };
         if self.lossy_units >= 2 && self.rate > HEAVY_LOSS_RATE {
             self.set_rate((0.7 * self.rate).max(HEAVY_LOSS_RATE));
+            self.probe = PROBE.0;
+        }
+    }
+
+    /// A small queue overflows before it shows in the middle of a train, and requests for what it dropped come late.
+    fn judge_losses(&mut self, end: u64) {
+        let Some(base) = self.base.filter(|_| self.sent.source() == Source::Echoes) else { return };
+        let train = self.sent.samples(self.train.first, end);
+        let queue = estimate::unevenness(&train, base);
+        let lost = self.sent.lost(self.train.first, end);
+        if self.way != Way::New
+            && lost >= QUEUE_LOSS
+            && queue > 2.0 * QUEUE_SHORT + self.packet_time()
+        {
+            self.set_rate(0.7 * self.rate);
+            self.way = Way::Full;
             self.probe = PROBE.0;
         }
     }

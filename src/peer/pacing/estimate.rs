@@ -88,7 +88,9 @@ pub fn send_rate(samples: &[Sample]) -> Option<f64> {
 /// Arrivals are told to a quarter of a millisecond: what takes less has no rate.
 const RESOLUTION: f64 = 250e-6;
 
-fn rate(samples: &[Sample], span: f64) -> f64 {
+/// The rate of these packets when they took `span` seconds to arrive, bits a second.
+#[must_use]
+pub fn rate(samples: &[Sample], span: f64) -> f64 {
     let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
     bytes * 8.0 / span.max(RESOLUTION)
 }

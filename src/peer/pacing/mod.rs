@@ -7,6 +7,7 @@
 //! draft-holmer-rmcat-transport-wide-cc-extensions-01), and where they arrive slower than they were sent,
 //! the rate of their arrival is that of the way.
 //!
+//! - [`echo`]: checks of ICE that say how far packets have come, where feedback is late or not negotiated
 //! - [`controller`]: which rate to send at now, and what follows from feedback
 //! - [`estimate`]: what the arrival times of packets say of the way
 //! - [`pacer`]: when the next packet may leave
@@ -19,6 +20,7 @@
 
 mod arrivals;
 pub mod controller;
+pub mod echo;
 pub mod estimate;
 mod feedback;
 pub mod pacer;
@@ -32,11 +34,16 @@ use std::{
     time::Instant,
 };
 
+use rtc::{
+    rtcp::transport_feedbacks::transport_layer_nack::{NackPair, TransportLayerNack},
+    rtp,
+};
 use tokio::sync::Notify;
 
 use super::rate::SendRate;
 use crate::units;
 use controller::Controller;
+use echo::{Echo, Echoes};
 pub(super) use transport_cc::TransportCc;
 
 /// The header extension of transport-wide sequence numbers.
@@ -90,13 +97,25 @@ pub(super) struct Pacing {
     rate: SendRate,
     /// Feedback has changed the rate.
     changed: Notify,
+    echoes: Echoes,
+}
+
+impl fmt::Debug for Pacing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pacing").field("controller", &self.controller).finish_non_exhaustive()
+    }
 }
 
 impl Pacing {
     pub(super) fn new(pace: Pace) -> Arc<Self> {
         let controller = Controller::new(pace, Instant::now());
         let rate = SendRate::new(controller.rate());
-        Arc::new(Self { controller: Mutex::new(controller), rate, changed: Notify::new() })
+        Arc::new(Self {
+            controller: Mutex::new(controller),
+            rate,
+            changed: Notify::new(),
+            echoes: Echoes::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Controller> {
@@ -134,6 +153,33 @@ impl Pacing {
                 () = self.changed.notified() => {}
             }
         }
+    }
+
+    /// The echoes of the connection, for its sockets.
+    pub(super) fn echoes(&self) -> &Echoes {
+        &self.echoes
+    }
+
+    /// An echo was answered.
+    pub(super) fn echoed(&self, now: Instant, echo: Echo) {
+        self.change(|controller| controller.echo(now, echo));
+    }
+
+    /// The peer asks for packets again.
+    fn missing(&self, nack: &TransportLayerNack) {
+        let sequences = nack.nacks.iter().flat_map(NackPair::packet_list);
+        self.lock().missing(sequences);
+    }
+
+    /// A packet of the video leaves. Gives its transport-wide number.
+    fn sent(&self, now: Instant, packet: &rtp::Packet) -> u16 {
+        let mut controller = self.lock();
+        let bytes = packet.payload.len() + WIRE_OVERHEAD;
+        let number = controller.sent(now, bytes, packet.header.sequence_number);
+        if let Some(wanted) = controller.wants_echo() {
+            self.echoes.want(packet.header.ssrc, packet.header.sequence_number, wanted);
+        }
+        number
     }
 
     fn change(&self, change: impl FnOnce(&mut Controller) -> bool) {

@@ -11,6 +11,9 @@ use crate::peer::sequence::near;
 /// Packets remembered. Feedback comes within a round trip; a keyframe of 100 KB has 85.
 const MOST: usize = 4096;
 
+/// A first packet is not under way for so much longer than the least round trip, seconds.
+const STALL: f64 = 0.020;
+
 /// Numbers begin one turn up, so that none goes below zero.
 const FIRST: u64 = 1 << 16;
 
@@ -20,6 +23,21 @@ struct Packet {
     bytes: f64,
     /// On the other side's clock, seconds.
     arrived: Option<f64>,
+    /// When it had arrived as echoes have it: on our clock, a part of the round trip later, which is always the same.
+    echoed: Option<f64>,
+    /// RTP sequence number.
+    sequence: u16,
+    /// It was asked for again (RFC 4585 §6.2.1).
+    missing: bool,
+}
+
+/// What says when packets arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Transport-wide feedback, which also says which are lost.
+    Feedback,
+    /// Echoes behind some of them.
+    Echoes,
 }
 
 /// The packets sent last.
@@ -31,11 +49,25 @@ pub(super) struct SentLog {
     next: u64,
     /// The newest one that is told of, and what follows.
     told: u64,
+    /// The same by echoes.
+    echoed: u64,
+    source: Source,
 }
 
 impl SentLog {
     pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, packets: VecDeque::new(), next: FIRST, told: FIRST }
+        let packets = VecDeque::new();
+        Self { epoch, packets, next: FIRST, told: FIRST, echoed: FIRST, source: Source::Echoes }
+    }
+
+    /// What [`SentLog::samples`], [`SentLog::told`] and [`SentLog::untold_bytes`] go by from now on.
+    pub(super) fn set_source(&mut self, source: Source) {
+        self.source = source;
+    }
+
+    /// See [`SentLog::set_source`].
+    pub(super) fn source(&self) -> Source {
+        self.source
     }
 
     /// Seconds on our clock.
@@ -56,16 +88,26 @@ impl SentLog {
 
     /// The number after the newest packet that is told of.
     pub(super) fn told(&self) -> u64 {
-        self.told
+        self.told_by(self.source)
     }
 
-    /// A packet leaves. Gives its number.
-    pub(super) fn sent(&mut self, now: Instant, bytes: usize) -> u16 {
+    /// The same by another source than that in use.
+    pub(super) fn told_by(&self, source: Source) -> u64 {
+        match source {
+            Source::Feedback => self.told,
+            Source::Echoes => self.echoed,
+        }
+    }
+
+    /// A packet leaves, with its RTP sequence number. Gives its own number.
+    pub(super) fn sent(&mut self, now: Instant, bytes: usize, sequence: u16) -> u16 {
         if self.packets.len() == MOST {
             self.packets.pop_front();
         }
         let sent = self.seconds(now);
-        self.packets.push_back(Packet { sent, bytes: bytes as f64, arrived: None });
+        let bytes = bytes as f64;
+        let (arrived, echoed, missing) = (None, None, false);
+        self.packets.push_back(Packet { sent, bytes, arrived, echoed, sequence, missing });
         self.next += 1;
         (self.next - 1) as u16
     }
@@ -87,30 +129,72 @@ impl SentLog {
         packet.arrived = packet.arrived.or(arrived);
     }
 
+    /// The packet with this RTP sequence number, of those from number `from` on, is asked for again.
+    pub(super) fn missing(&mut self, sequence: u16, from: u64) {
+        let from = (from.clamp(self.first(), self.next) - self.first()) as usize;
+        if let Some(packet) = self.packets.range_mut(from..).find(|it| it.sequence == sequence) {
+            packet.missing = true;
+        }
+    }
+
+    /// The echo behind packet `number` came back at `now`, `least` seconds after it left if no queue was between. Packets
+    /// from `first` on that the last echo did not cover arrived in between, evenly.
+    pub(super) fn echo(&mut self, number: u64, first: u64, now: f64, least: f64) {
+        let from = self.echoed.max(first).max(self.first());
+        if number < from || number >= self.next {
+            return;
+        }
+        // Those before the first echo of a train may be lost, as their echoes are.
+        let from = if from == first { number } else { from };
+        let index = |number: u64| (number - self.first()) as usize;
+        let (start, end) = (index(from), index(number));
+        let before = start.checked_sub(1).filter(|_| from > first);
+        let before = before.and_then(|before| self.packets[before].echoed);
+        let covered = self.packets.range(start..=end);
+        let all: f64 = covered.clone().map(|packet| packet.bytes).sum();
+        let soonest = (self.packets[start].sent + least).min(now);
+        // A peer that stood still makes the first packets look as if they had met no queue.
+        let now = if number == first && now - soonest > STALL { soonest } else { now };
+        let mut then = before.unwrap_or(soonest);
+        let begin = then;
+        let mut passed = 0.0;
+        for packet in self.packets.range_mut(start..=end) {
+            passed += packet.bytes;
+            let evenly = begin + (now - begin) * passed / all.max(1.0);
+            then = evenly.max(packet.sent + least).min(now).max(then);
+            packet.echoed = Some(then);
+        }
+        self.echoed = number + 1;
+    }
+
     /// Those that arrived, of the numbers from `from` to before `to`, in the order they were sent.
     pub(super) fn samples(&self, from: u64, to: u64) -> Vec<Sample> {
         self.range(from, to)
             .filter_map(|packet| {
-                let Packet { sent, bytes, arrived } = *packet;
+                let Packet { sent, bytes, arrived, echoed, .. } = *packet;
+                let arrived = match self.source {
+                    Source::Feedback => arrived,
+                    Source::Echoes => echoed,
+                };
                 arrived.map(|arrived| Sample { sent, arrived, bytes })
             })
             .collect()
     }
 
-    /// Share of the packets from `from` on that are told of and did not arrive.
+    /// Share of the packets from `from` on that are known to be lost, of those of which anything is known.
     pub(super) fn lost(&self, from: u64, to: u64) -> f64 {
-        let to = to.min(self.told);
-        let (mut told, mut lost) = (0_u32, 0_u32);
-        for packet in self.range(from, to) {
-            told += 1;
-            lost += u32::from(packet.arrived.is_none());
+        let (mut known, mut lost) = (0_u32, 0_u32);
+        for (number, packet) in (from.max(self.first())..).zip(self.range(from, to)) {
+            let reported = number < self.told;
+            known += u32::from(reported || number < self.echoed);
+            lost += u32::from(reported && packet.arrived.is_none() || packet.missing);
         }
-        if told == 0 { 0.0 } else { f64::from(lost) / f64::from(told) }
+        if known == 0 { 0.0 } else { f64::from(lost.min(known)) / f64::from(known) }
     }
 
     /// Bytes sent after the newest packet that is told of.
     pub(super) fn untold_bytes(&self) -> f64 {
-        self.range(self.told, self.next).map(|packet| packet.bytes).sum()
+        self.range(self.told(), self.next).map(|packet| packet.bytes).sum()
     }
 
     fn range(&self, from: u64, to: u64) -> impl Iterator<Item = &Packet> {
@@ -138,8 +222,9 @@ mod tests {
     fn packets_are_found_by_their_number_also_after_its_wrap() {
         let now = Instant::now();
         let mut log = SentLog::new(now);
+        log.set_source(Source::Feedback);
         for n in 0..70_000_u32 {
-            assert_eq!(log.sent(now + Duration::from_millis(n.into()), 1000), n as u16);
+            assert_eq!(log.sent(now + Duration::from_millis(n.into()), 1000, 0), n as u16);
         }
         let newest = log.next() - 1;
         log.report(69_999_u32 as u16, Some(2.0));
@@ -157,5 +242,68 @@ mod tests {
         log.report(60_000, Some(1.0));
         assert_eq!(log.told(), newest + 1);
         assert!(log.untold_bytes() < 1e-9);
+    }
+
+    #[test]
+    fn an_echo_says_when_the_packets_before_it_arrived() {
+        let now = Instant::now();
+        let mut log = SentLog::new(now);
+        let first = log.next();
+        (0..12).for_each(|_| _ = log.sent(now, 1000, 0));
+        log.echo(first, first, 0.030, 0.020);
+        log.echo(first + 5, first, 0.080, 0.020);
+        let arrived = |log: &SentLog| -> Vec<f64> {
+            log.samples(first, log.next()).iter().map(|s| (s.arrived * 1e3).round()).collect()
+        };
+        assert_eq!(arrived(&log), [30.0, 40.0, 50.0, 60.0, 70.0, 80.0]);
+        assert_eq!(log.told(), first + 6);
+        assert!((log.untold_bytes() - 6000.0).abs() < 1e-9);
+        // One that was overtaken, and one of a packet that was never sent.
+        log.echo(first + 3, first, 0.090, 0.020);
+        log.echo(first + 12, first, 0.090, 0.020);
+        assert_eq!(arrived(&log).len(), 6);
+        log.set_source(Source::Feedback);
+        assert_eq!((arrived(&log).len(), log.told()), (0, first));
+    }
+
+    #[test]
+    fn packets_before_the_first_echo_of_a_train_may_be_lost() {
+        let now = Instant::now();
+        let mut log = SentLog::new(now);
+        let first = log.next();
+        (0..12).for_each(|_| _ = log.sent(now, 1000, 0));
+        log.echo(first + 9, first, 0.030, 0.020);
+        assert_eq!(log.samples(first, log.next()).len(), 1);
+        log.echo(first + 11, first, 0.034, 0.020);
+        assert_eq!(log.samples(first, log.next()).len(), 3);
+    }
+
+    #[test]
+    fn a_peer_that_stood_still_does_not_look_fast() {
+        let now = Instant::now();
+        let mut log = SentLog::new(now);
+        let first = log.next();
+        (0..6).for_each(|_| _ = log.sent(now, 1000, 0));
+        log.echo(first, first, 0.120, 0.020);
+        log.echo(first + 5, first, 0.120, 0.020);
+        let samples = log.samples(first, log.next());
+        assert!(samples.last().unwrap().arrived - samples[0].arrived > 0.09, "{samples:?}");
+    }
+
+    #[test]
+    fn what_is_asked_for_again_is_lost() {
+        let now = Instant::now();
+        let mut log = SentLog::new(now);
+        let first = log.next();
+        (0..10).for_each(|sequence| _ = log.sent(now, 1000, 65_530_u16.wrapping_add(sequence)));
+        log.missing(65_531, first + 2);
+        assert!(log.lost(first, log.next()) < 1e-9, "one of an earlier train");
+        for sequence in [65_534, 1, 500] {
+            log.missing(sequence, first);
+        }
+        assert!(log.lost(first, log.next()) < 1e-9, "nothing else is known yet");
+        log.echo(first, first, 0.1, 0.1);
+        log.echo(first + 9, first, 0.1, 0.1);
+        assert!((log.lost(first, log.next()) - 0.2).abs() < 1e-9);
     }
 }

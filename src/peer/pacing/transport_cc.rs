@@ -11,19 +11,21 @@ use std::{
 use bytes::Bytes;
 use rtc::{
     interceptor::{AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket},
-    rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc,
+    rtcp::transport_feedbacks::{
+        transport_layer_cc::TransportLayerCc, transport_layer_nack::TransportLayerNack,
+    },
     rtp,
     sansio::Protocol,
     shared::{TransportContext, error::Error},
 };
 
-use super::{Pacing, TRANSPORT_CC_URI, WIRE_OVERHEAD, arrivals::Arrivals, feedback::Reader};
+use super::{Pacing, TRANSPORT_CC_URI, arrivals::Arrivals, feedback::Reader};
 
 /// See the module.
 pub(in crate::peer) struct TransportCc {
     pacing: Arc<Pacing>,
-    /// Our streams, and the id of the header extension.
-    local: HashMap<u32, u8>,
+    /// Our streams, and the id of the header extension where it is negotiated.
+    local: HashMap<u32, Option<u8>>,
     /// The id in the other side's streams: they are of one m-line, also those that no description names.
     remote: Option<u8>,
     reader: Reader,
@@ -62,6 +64,11 @@ impl TransportCc {
 
     fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>], now: Instant) {
         for packet in packets {
+            if let Some(nack) = packet.as_any().downcast_ref::<TransportLayerNack>()
+                && self.local.contains_key(&nack.media_ssrc)
+            {
+                self.pacing.missing(nack);
+            }
             let Some(message) = packet.as_any().downcast_ref::<TransportLayerCc>() else {
                 continue;
             };
@@ -84,7 +91,8 @@ impl TransportCc {
 
     fn number(&self, packet: &mut rtp::Packet, now: Instant) {
         let Some(id) = self.local.get(&packet.header.ssrc) else { return };
-        let number = self.pacing.lock().sent(now, packet.payload.len() + WIRE_OVERHEAD);
+        let number = self.pacing.sent(now, packet);
+        let Some(id) = id else { return };
         let extension = Bytes::copy_from_slice(&number.to_be_bytes());
         if let Err(error) = packet.header.set_extension(*id, extension) {
             tracing::debug!("transport-wide number: {error}");
@@ -148,10 +156,7 @@ impl Interceptor for TransportCc {
         let id = extension_id(info);
         self.pacing.lock().set_feedback(id.is_some());
         for ssrc in [Some(info.ssrc), info.ssrc_rtx].into_iter().flatten() {
-            match id {
-                Some(id) => self.local.insert(ssrc, id),
-                None => self.local.remove(&ssrc),
-            };
+            self.local.insert(ssrc, id);
         }
     }
 
