@@ -22,8 +22,8 @@ export class Call {
   children = [];
   apps = [];
 
-  constructor(stack, name) {
-    Object.assign(this, { stack, name });
+  constructor(stack, name, binary = BINARY) {
+    Object.assign(this, { stack, name, binary });
   }
 
   #start(name, command) {
@@ -59,16 +59,17 @@ export class Call {
 
   /** Starts `send` or `recv`. */
   orion(command, ...args) {
-    return this.#orion(command === "send" ? SMALL : [], command, args);
+    return this.orionWith(command === "send" ? SMALL : [], command, ...args);
   }
 
   /** The same, with pictures as large as a phone's. */
   orionLarge(command, ...args) {
-    return this.#orion(command === "send" ? LARGE : [], command, args);
+    return this.orionWith(command === "send" ? LARGE : [], command, ...args);
   }
 
-  #orion(pictures, command, args) {
-    this.peer = this.#start(command, [BINARY, command, "--json", "--signal", `ws://${this.address}`, ...pictures, ...args]);
+  /** The same, with these pictures. */
+  orionWith(pictures, command, ...args) {
+    this.peer = this.#start(command, [this.binary, command, "--json", "--signal", `ws://${this.address}`, ...pictures, ...args]);
     return this.peer;
   }
 

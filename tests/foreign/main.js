@@ -2,6 +2,7 @@
 //
 //   node main.js
 //   node main.js --table                        writes table.md
+//   node main.js --pace                         see pace.js
 //   ONLY=aiortc,werift/killed-8s node main.js   these stacks and cases alone
 
 import { execFileSync } from "node:child_process";
@@ -12,6 +13,7 @@ import path from "node:path";
 import { Call } from "./call.js";
 import { LANES as SURVIVING } from "./cases.js";
 import { LANES as HOSTILE } from "./hostile.js";
+import { pace } from "./pace.js";
 import { killAll } from "./process.js";
 import { STACKS } from "./stacks.js";
 import { LANES as TABLE, judge, lines, missing, write } from "./table.js";
@@ -81,6 +83,10 @@ process.on("exit", () => {
 });
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
+if (process.argv.includes("--pace")) {
+  await pace(STACKS.filter((stack) => !stack.refuses && (!only || only.includes(stack.name))));
+  process.exit();
+}
 const small = accessUnit("small", "320x240", "20KB");
 const large = accessUnit("large", "1280x720", "100KB");
 const given = { folder: (call) => path.join(scratch, `${call.stack.name}-${call.name}`) };

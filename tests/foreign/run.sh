@@ -4,6 +4,7 @@
 #
 #   tests/foreign/run.sh            builds the binary first
 #   tests/foreign/run.sh --table    writes table.md
+#   tests/foreign/run.sh --pace     measures how long keyframes take (pace.js)
 #   ORION_PEER=FILE tests/foreign/run.sh
 #
 # ONLY=aiortc,werift/killed-8s runs these stacks and cases alone; CHROMIUM and FIREFOX name other browsers than
