@@ -143,7 +143,7 @@ enum Command {
 async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Send(args) => send::run(args, output).await,
-        Command::Recv(args) => recv::run(args, output).await,
+        Command::Recv(args) => Box::pin(recv::run(args, output)).await,
         Command::Serve(args) => Box::pin(serve::run(*args, output)).await,
         Command::Bench(args) => bench::run(*args, output).await,
         Command::Lab(args) => lab::run(*args, output).await,

@@ -2,7 +2,7 @@
 //! running session: live line, `--stats`, `--dump`, summary.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::{BufRead, IsTerminal},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -15,6 +15,7 @@ use super::{failure::Failure, output::Output, units};
 use crate::{
     peer::event::Timings,
     report::{
+        delivery::DeliveryReport,
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
         stats::{StatsError, StatsWriter},
@@ -66,6 +67,8 @@ pub struct Observer {
     /// What cannot be written now, and why.
     unwritten: BTreeMap<&'static str, String>,
     setup: Timings,
+    /// Findings of the delivery that were said.
+    found: BTreeSet<String>,
 }
 
 impl Observer {
@@ -111,6 +114,7 @@ impl Observer {
             failed: None,
             unwritten: BTreeMap::new(),
             setup: Timings::default(),
+            found: BTreeSet::new(),
         })
     }
 
@@ -249,6 +253,7 @@ impl Observer {
         self.connected(report);
         self.first_picture(report.first);
         self.lost(report);
+        self.delivery(report);
         self.summarize(report, connection);
         self.record(report);
     }
@@ -315,6 +320,28 @@ impl Observer {
             "message": loss.message,
         }));
         self.summary.connections_lost = ConnectionsLost { count: *count, last: Some(loss) };
+    }
+
+    /// Says what is found of the delivery of keyframes, each finding when it is new.
+    fn delivery(&mut self, report: &Report) {
+        let Some(delivered) = report.delivery else { return };
+        let found =
+            DeliveryReport::new(&delivered.overall, Some(delivered.budget), delivered.first_after);
+        for finding in &found.findings {
+            // What is not known may still be seen; the summary has it.
+            if finding.code != "limit-unknown" && self.found.insert(finding.code.clone()) {
+                self.line(&format!("delivery: {}", finding.message));
+                self.line(&format!("  try: {}", finding.remedy));
+                self.event(&serde_json::json!({"kind": "delivery", "finding": finding}));
+            }
+        }
+        self.summary.delivery = Some(found);
+    }
+
+    /// How the last keyframes were delivered, as far as is known.
+    #[must_use]
+    pub fn delivered(&self) -> Option<&DeliveryReport> {
+        self.summary.delivery.as_ref()
     }
 
     fn frame_rate(&self) -> f64 {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     media::sink::{self, FrameRecord, PictureFormat},
     peer::PeerRole,
-    report::{human, summary::Role},
+    report::{delivery::KeyframeDelivery, human, summary::Role},
     session::receiver::{self, ReceiverConfig, ReceiverEvent, StoredKeyframe},
     signaling::client::redacted,
 };
@@ -111,7 +111,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         Some(hub) => {
             let told = event.clone();
             show(observer, "", event);
-            view::tell(hub, &told, observer.live_stats());
+            view::tell(hub, &told, observer.live_stats(), observer.delivered());
         }
     });
     let mut tell = |event| observing.tell(event);
@@ -162,6 +162,17 @@ fn line(record: &FrameRecord) -> String {
     )
 }
 
+/// What is known of the delivery of a keyframe.
+pub(super) fn delivery(keyframe: &StoredKeyframe) -> Option<KeyframeDelivery> {
+    keyframe.delivery.as_ref().map(|(seen, judged)| KeyframeDelivery::new(seen, judged))
+}
+
+/// The share of its budget that a keyframe takes.
+fn fill(keyframe: &StoredKeyframe) -> f64 {
+    let share = keyframe.written.record.bytes as f64 / keyframe.budget.max(1) as f64;
+    (share * 1e4).round() / 1e4
+}
+
 fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) {
     let record = &keyframe.written.record;
     observer.line(&format!("{who}{}", line(record)));
@@ -170,6 +181,9 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
         fields.insert("kind".into(), json!("keyframe"));
         fields.insert("role".into(), json!("recv"));
         fields.insert("receiveMs".into(), json!(millis(keyframe.receive_time)));
+        fields.insert("delivery".into(), json!(delivery(keyframe)));
+        fields.insert("maxBytes".into(), json!(keyframe.budget));
+        fields.insert("fill".into(), json!(fill(keyframe)));
         fields.insert("undecoded".into(), json!(keyframe.undecoded));
         let color = keyframe.written.colour.map(|colour| {
             json!({

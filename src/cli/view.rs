@@ -5,10 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 
-use super::failure::Failure;
+use super::{failure::Failure, observe::millis, recv::delivery};
 use crate::{
     media::sink::PictureFormat,
-    report::live::LiveStats,
+    report::{delivery::DeliveryReport, live::LiveStats},
     session::receiver::{ReceiverEvent, StoredKeyframe},
     types::{Stage, os_error::listen_remedy},
     units,
@@ -65,8 +65,13 @@ fn shown(format: PictureFormat) -> bool {
     matches!(format, PictureFormat::Jpg | PictureFormat::Png)
 }
 
-/// Passes on to the page what a receiver tells; `stats` is the live line.
-pub fn tell(hub: &Hub, event: &ReceiverEvent, stats: &LiveStats) {
+/// Passes on to the page what a receiver tells; `stats` is the live line, `delivered` is how keyframes were delivered.
+pub fn tell(
+    hub: &Hub,
+    event: &ReceiverEvent,
+    stats: &LiveStats,
+    delivered: Option<&DeliveryReport>,
+) {
     match event {
         ReceiverEvent::Line(line) => hub.line(line),
         ReceiverEvent::Text(text) => hub.text(text),
@@ -84,6 +89,7 @@ pub fn tell(hub: &Hub, event: &ReceiverEvent, stats: &LiveStats) {
                 "verified": report.verified,
                 "broken": report.broken,
                 "unwritten": report.unwritten,
+                "findings": delivered.map(|delivered| &delivered.findings),
             }),
         ),
     }
@@ -97,5 +103,8 @@ fn tell_keyframe(hub: &Hub, keyframe: &StoredKeyframe) {
     };
     let mut known = serde_json::to_value(record).unwrap_or_default();
     known["undecoded"] = json!(keyframe.undecoded);
+    known["receiveMs"] = json!(millis(keyframe.receive_time));
+    known["delivery"] = json!(delivery(keyframe));
+    known["maxBytes"] = json!(keyframe.budget);
     hub.keyframe(record.seq, known, picture("jpg").or_else(|| picture("png")));
 }

@@ -26,6 +26,7 @@ const short = (value) => value.toLocaleString("en-US", { maximumSignificantDigit
 const ms = (value) => `${short(Number(value.toFixed(2)))} ms`;
 const kilobytes = (value) => `${short(Number((value / 1e3).toFixed(2)))} KB`;
 const perSecond = (value) => `${kilobytes(value)}/s`;
+const bitrate = (value) => (value < 999_500 ? `${whole(Math.round(value / 1e3))} kbit/s` : `${short(value / 1e6)} Mbit/s`);
 const timeOfDay = (at) => new Date(at * 1e3).toLocaleTimeString("en-GB");
 
 function humane(bytes) {
@@ -108,6 +109,7 @@ export class View {
     for (const id of ["strip", "texts", "log"]) byId(id).replaceChildren();
     for (const element of document.querySelectorAll(".facts dd")) element.textContent = NONE;
     for (const id of ["say-result", "keyframe-result"]) put(id, "");
+    this.findings([]);
     this.banner(null);
     this.show();
     this.draw();
@@ -277,7 +279,33 @@ export class View {
     byId("verified").dataset.tone = { true: "good", false: "bad" }[keyframe.verified] ?? "";
     put("packets", known(keyframe.packets, whole));
     put("retransmitted", known(keyframe.retransmitted, whole));
+    this.delivery(keyframe);
     this.tick();
+  }
+
+  /** How a keyframe was delivered, as far as the source knows. */
+  delivery({ bytes, maxBytes, receiveMs, delivery }) {
+    if (bytes && maxBytes) put("size", `${whole(bytes)} bytes, ${Math.round(bytes / maxBytes * 100)} % of ${kilobytes(maxBytes)}`);
+    put("spread", known(receiveMs, ms));
+    const { bitsPerSecond, path, limitedBy, sure } = delivery ?? {};
+    const carries = path ? ` of ${path.atLeast ? "at least " : ""}${bitrate(path.bitsPerSecond)}` : "";
+    put("rate", known(bitsPerSecond, (value) => bitrate(value) + carries));
+    const likely = sure || limitedBy === "unknown" ? "" : ", likely";
+    put("limited", known(limitedBy, (value) => (value === "none" ? "nothing" : value + likely)));
+  }
+
+  /** What is found of the delivery of keyframes, and what to try. */
+  findings(findings) {
+    const list = byId("findings");
+    const said = JSON.stringify(findings);
+    if (this.said === said) return;
+    this.said = said;
+    list.hidden = findings.length === 0;
+    list.replaceChildren(...findings.map(({ message, remedy }) => {
+      const item = document.createElement("li");
+      item.textContent = `${message}. Try: ${remedy}.`;
+      return item;
+    }));
   }
 
   /** The age goes on by itself; it is in no live region. */
@@ -300,6 +328,7 @@ export class View {
     this.reports.push({ at, report, rates });
     this.reports = this.reports.filter((other) => other.at > at - SPAN - RATE_OVER);
 
+    this.findings(report.findings ?? []);
     put("type", known(report.connectionType, String));
     put("rtt", known(report.rttMs, ms));
     const over = report.frameRateOver ?? "last 8 keyframes";

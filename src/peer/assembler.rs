@@ -21,9 +21,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     depacketizer::{begins_access_unit, begins_slice, depacketize, ends_slice, first_nal_type},
+    pacing::WIRE_OVERHEAD,
     sequence::extend_sequence,
 };
-use crate::media::h264::START_CODE;
+use crate::{
+    media::h264::START_CODE,
+    stats::delivery::{Arrival, Delivery},
+};
 
 /// Access units kept open at a time; more means the oldest is given up.
 const MAX_OPEN: usize = 16;
@@ -81,6 +85,8 @@ pub struct WholeAccessUnit {
     pub first_packet: Instant,
     /// Arrival of the packet that made it whole.
     pub completed: Instant,
+    /// How its packets arrived.
+    pub delivery: Delivery,
 }
 
 /// An access unit that cannot be had.
@@ -431,7 +437,17 @@ fn join(open: &Open) -> Assembled {
         retransmitted: open.packets.values().filter(|p| p.retransmitted).count() as u32,
         first_packet: open.first_arrival,
         completed: open.last_arrival,
+        delivery: delivery(open),
     })
+}
+
+fn delivery(open: &Open) -> Delivery {
+    let arrival = |packet: &RtpPacket| Arrival {
+        at: packet.arrived.saturating_duration_since(open.first_arrival),
+        bytes: packet.payload.len() + WIRE_OVERHEAD,
+        retransmitted: packet.retransmitted,
+    };
+    Delivery::of(open.packets.values().map(arrival).collect())
 }
 
 #[cfg(test)]

@@ -298,6 +298,7 @@ fn is_ours(shared: &Shared, payload_type: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::delivery::Delivery;
 
     fn whole(data: Bytes) -> Assembled {
         let (timestamp, packets, retransmitted) = (1, 1, 0);
@@ -309,6 +310,7 @@ mod tests {
             retransmitted,
             first_packet,
             completed,
+            delivery: Delivery::default(),
         })
     }
 

@@ -4,6 +4,7 @@
 //! an argument; nothing here measures.
 
 pub mod bench;
+pub mod delivery;
 pub mod dump;
 pub mod human;
 pub mod junit;

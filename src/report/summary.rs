@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{human, layout::WIDTH};
+use super::{delivery::DeliveryReport, human, layout::WIDTH};
 use crate::{
     stats::{Histogram, StageHistograms, stages::stage_words},
     types::{ConnectionType, Stage, millis},
@@ -92,6 +92,8 @@ pub struct Summary {
     pub frame_rate: f64,
     /// How long the stages of keyframes took, ms.
     pub stages_ms: StageHistograms,
+    /// How the last keyframes were delivered, and what limited that; none of a sender.
+    pub delivery: Option<DeliveryReport>,
     /// Lines of `--stats` and writings of `--dump` that failed.
     pub unwritten_statistics: u64,
     /// Peer connections that were lost.
@@ -207,6 +209,7 @@ impl Summary {
             frame_bytes: Histogram::new(),
             frame_rate: 0.0,
             stages_ms: StageHistograms::default(),
+            delivery: None,
             unwritten_statistics: 0,
             connections_lost: ConnectionsLost::default(),
         }
@@ -245,7 +248,8 @@ impl fmt::Display for Summary {
         let size = |size: f64| human::bytes(size.round() as u64);
         writeln!(f, "  frame size  {}", spread(&self.frame_bytes, Third::Max, size))?;
         write!(f, "  frame rate  {}", human::rate(self.frame_rate))?;
-        write!(f, "{}", stages(&self.stages_ms))
+        write!(f, "{}", stages(&self.stages_ms))?;
+        write!(f, "{}", self.delivery.as_ref().map(delivery).unwrap_or_default())
     }
 }
 
@@ -261,6 +265,15 @@ fn stages(times: &StageHistograms) -> String {
         })
         .collect();
     in_lines("stages p50", &known).iter().flat_map(|line| ["\n", line]).collect()
+}
+
+/// How keyframes were delivered: a line of figures, and one of what to know of them. When the first one came
+/// stands above.
+fn delivery(report: &DeliveryReport) -> String {
+    let findings = report.findings.iter().filter(|finding| finding.code != "first-keyframe-late");
+    let findings: Vec<String> = findings.map(|finding| finding.brief.clone()).collect();
+    let lines = [in_lines("delivery", &report.figures()), in_lines("limited by", &findings)];
+    lines.concat().iter().flat_map(|line| ["\n", line]).collect()
 }
 
 /// Parts after a label, in lines of at most [`WIDTH`] columns; none when there are no parts.
@@ -309,7 +322,31 @@ fn spread(histogram: &Histogram, third: Third, text: impl Fn(f64) -> String) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{stats::Stages, types::RelayTransport};
+    use crate::{
+        stats::{
+            Stages,
+            bottleneck::{Limit, Overall, PathRate},
+        },
+        types::RelayTransport,
+    };
+
+    fn delivery() -> DeliveryReport {
+        let overall = Overall {
+            of: 20,
+            limit: Limit::Sender,
+            count: 19,
+            sure: true,
+            spread: Duration::from_millis(818),
+            rate: Some(980_000),
+            path: Some(PathRate { bits_per_second: 20_000_000, at_least: true }),
+            least: Some(Duration::from_millis(42)),
+            repair: Duration::ZERO,
+            libwebrtc: true,
+            bytes: 4_000,
+            pixels: Some(1280 * 720),
+        };
+        DeliveryReport::new(&overall, Some(100_000), Some(Duration::from_secs(16)))
+    }
 
     fn summary(role: Role) -> Summary {
         let mut summary = Summary::new(role);
@@ -355,6 +392,14 @@ recv for 1 min 10 s
   stages p50  network 1.60 ms, reassemble 0.40 ms, decode 6.60 ms, write 9.00 ms
               capture to disk 48.0 ms";
         assert_eq!(summary(Role::Recv).to_string(), expected);
+        let mut limited = summary(Role::Recv);
+        limited.delivery = Some(delivery());
+        let expected = format!(
+            "{expected}
+  delivery    818 ms first to last packet, 980 kbit/s, path at least 20.0 Mbit/s
+  limited by  the phone's bandwidth estimate, encoder makes 4.0 KB of 100.0 KB"
+        );
+        assert_eq!(limited.to_string(), expected);
         let mut troubled = summary(Role::Recv);
         (troubled.keyframes.unwritten, troubled.keyframes.failed) = (2, 3);
         assert!(troubled.to_string().contains("1 broken, 2 unwritten, 3 failed\n"), "{troubled}");
@@ -386,6 +431,12 @@ recv for 1 min 10 s
         large.video_bytes = Traffic { sent: 999_900_000_000, received: 999_900_000_000 };
         large.data_bytes = large.video_bytes;
         large.rtt_ms.record(123_456.7);
+        large.delivery = Some(DeliveryReport {
+            spread_ms: 123_456.7,
+            bits_per_second: Some(u64::MAX),
+            path: Some(PathRate { bits_per_second: u64::MAX, at_least: true }),
+            ..delivery()
+        });
         for _ in 0..9 {
             large.stages_ms.record(&Stages {
                 capture_age: Some(1_234.5),

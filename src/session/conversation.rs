@@ -11,6 +11,7 @@ use super::{
 use crate::{
     peer::{ConnectionState, PeerEvent, Timings, control::ChannelRef, stats::SelectedPair},
     proto::control::{ControlMessage, Id},
+    stats::bottleneck::RoundTrip,
     types::{Stage, printable},
 };
 
@@ -116,6 +117,7 @@ impl Conversation {
             }
             LinkEvent::Connected => {
                 self.state = "connected".into();
+                self.pings.connected();
                 self.connected = true;
                 self.met = true;
                 self.count().await;
@@ -338,6 +340,11 @@ impl Conversation {
     /// The other side's clock less ours, s, when its answers tell.
     pub(super) fn clock_offset(&self) -> Option<f64> {
         self.pings.clock_offset()
+    }
+
+    /// The last round trips of this connection, or of the last one.
+    pub(super) fn round_trips(&mut self) -> &[RoundTrip] {
+        self.pings.recent()
     }
 
     /// What is common to the reports of both sides.

@@ -36,6 +36,7 @@ pub use link::{Link, LinkConfig, LinkEvent};
 
 use crate::{
     peer::{event::Timings, stats::Snapshot},
+    stats::bottleneck::Overall,
     types::Stage,
 };
 
@@ -95,8 +96,21 @@ pub struct Report {
     pub last_bytes: Option<u64>,
     /// When this side was in the room, the other side was there, and the first picture was.
     pub first: Firsts,
+    /// How the last keyframes were delivered; none of a sender, which does not learn it.
+    pub delivery: Option<Delivered>,
     /// It is the one of an interval of [`LinkConfig::stats_every`].
     pub due: bool,
+}
+
+/// How the last keyframes of a connection were delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    /// What they were limited by.
+    pub overall: Overall,
+    /// Their budget, bytes.
+    pub budget: u64,
+    /// From the connection being up to the first keyframe of it being whole.
+    pub first_after: Option<Duration>,
 }
 
 /// When what comes before the first picture happened, for the first time.

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::epoch_seconds;
-use crate::proto::control::{ControlMessage, Id};
+use crate::{
+    proto::control::{ControlMessage, Id},
+    stats::bottleneck::RoundTrip,
+};
 
 /// Time between pings.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -17,6 +20,9 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 /// Answers the clocks' offset is taken from: clocks drift apart, about 50 us a second at most.
 const CLOCK_WINDOW: usize = 60;
 
+/// Round trips kept with the moment they began: several minutes of them.
+const ROUND_TRIPS: usize = 512;
+
 /// Pings of one side. Sans-IO: the time is an argument.
 #[derive(Debug, Default)]
 pub struct Pings {
@@ -26,6 +32,8 @@ pub struct Pings {
     /// Of the last answers that carried the other side's clock: round-trip time, s; the clocks' offset
     /// if both ways were equally long, s.
     clock: VecDeque<(f64, f64)>,
+    /// Of this connection.
+    recent: VecDeque<RoundTrip>,
     lost: u64,
 }
 
@@ -65,7 +73,12 @@ impl Pings {
         if let Some(position) = self.waiting.iter().position(|ping| ping.number == *number)
             && let Some(ping) = self.waiting.remove(position)
         {
-            let rtt = read_at.saturating_duration_since(ping.sent).as_secs_f64();
+            let took = read_at.saturating_duration_since(ping.sent);
+            self.recent.push_back(RoundTrip { sent: ping.sent, took });
+            if self.recent.len() > ROUND_TRIPS {
+                self.recent.pop_front();
+            }
+            let rtt = took.as_secs_f64();
             self.times.push(rtt * 1e3);
             if let Some(at) = at {
                 self.clock.push_back((rtt, at - epoch_seconds(ping.wall) - rtt / 2.0));
@@ -88,6 +101,16 @@ impl Pings {
     pub fn reset(&mut self) {
         self.waiting.clear();
         self.clock.clear();
+    }
+
+    /// A new connection is established: it may take another path.
+    pub fn connected(&mut self) {
+        self.recent.clear();
+    }
+
+    /// The last round trips of this connection, or of the last one.
+    pub fn recent(&mut self) -> &[RoundTrip] {
+        self.recent.make_contiguous()
     }
 
     /// Round-trip times since the last call, ms.
@@ -122,6 +145,8 @@ mod tests {
         let times = pings.take_times();
         assert_eq!(times.len(), 1);
         assert!((times[0] - 7.0).abs() < 1e-6);
+        let trip = RoundTrip { sent: begin + INTERVAL, took: Duration::from_millis(7) };
+        assert_eq!(pings.recent(), [trip]);
         pings.ping(begin + GIVE_UP * 2, SystemTime::now());
         assert_eq!(pings.lost(), 1);
         pings.pong(&first, None, begin + GIVE_UP * 2);
@@ -156,5 +181,8 @@ mod tests {
         assert!((pings.clock_offset().unwrap() - 7.0).abs() < 1e-6);
         pings.reset();
         assert_eq!(pings.clock_offset(), None);
+        assert_eq!(pings.recent().len(), 2, "the last keyframes are still to be judged");
+        pings.connected();
+        assert!(pings.recent().is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 mod underway;
 mod waiting;
+mod watch;
 
 use std::{collections::VecDeque, fmt, path::PathBuf, time::Duration};
 
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use self::{
     underway::Underway,
     waiting::{Ready, Waiting},
+    watch::Watch,
 };
 use super::{
     Report, SessionError, StatsClock,
@@ -30,7 +32,10 @@ use crate::{
     },
     peer::{PeerEvent, frames::CodedFrame, video::ReceivedAccessUnit},
     proto::control::ControlMessage,
-    stats::Stages,
+    stats::{
+        Stages,
+        bottleneck::{Judged, Seen},
+    },
     types::Stage,
 };
 
@@ -77,6 +82,10 @@ pub struct StoredKeyframe {
     pub stages: Stages<Option<f64>>,
     /// Why there is no picture beside it, when there is none.
     pub undecoded: Option<String>,
+    /// How it was delivered, and what is known now of what limits that.
+    pub delivery: Option<(Seen, Judged)>,
+    /// Its budget, bytes: the one that is usual, or that this side has asked for.
+    pub budget: u64,
 }
 
 /// Why a receiver ended without an error.
@@ -116,6 +125,7 @@ struct Receiver<'a> {
     waiting: Waiting,
     /// Handed to the disk and not yet reported back, oldest first.
     underway: VecDeque<Underway>,
+    watch: Watch,
     last_request: Option<Instant>,
     /// A keyframe was asked for and has not come.
     wanted: bool,
@@ -159,6 +169,7 @@ pub async fn run(
         over: false,
         waiting: Waiting::default(),
         underway: VecDeque::new(),
+        watch: Watch::new(),
         last_request: None,
         wanted: false,
         quiet_since: Instant::now(),
@@ -284,7 +295,10 @@ impl Receiver<'_> {
             self.line(line);
         }
         match said {
-            Said::Connected => self.quiet_since = Instant::now(),
+            Said::Connected => {
+                self.quiet_since = Instant::now();
+                self.watch.connected(self.quiet_since.into());
+            }
             Said::Disconnected(lost) => {
                 self.disconnected().await;
                 if self.once {
@@ -403,7 +417,12 @@ impl Receiver<'_> {
                     let unsupported = unsupported && verified != Some(false);
                     self.on_broken(written.record.seq, why, unsupported).await;
                 }
+                let delivery = underway.seen.and_then(|seen| {
+                    Some((seen, self.watch.keyframe(seen, self.talk.round_trips())?))
+                });
                 (self.tell)(ReceiverEvent::Keyframe(Box::new(StoredKeyframe {
+                    delivery,
+                    budget: self.watch.budget(),
                     written,
                     receive_time: underway.receive_time,
                     stages,
@@ -493,7 +512,15 @@ impl Receiver<'_> {
                 };
                 self.talk.send(&message).await || pli
             }
-            Some(message) => self.talk.send(&message).await,
+            Some(message) => {
+                let sent = self.talk.send(&message).await;
+                if let ControlMessage::Set { settings, .. } = message
+                    && let Some(bytes) = settings.max_bytes.filter(|_| sent)
+                {
+                    self.watch.set_budget(bytes);
+                }
+                sent
+            }
             None => self.talk.send_text(line).await,
         };
         if !sent {
@@ -510,6 +537,7 @@ impl Receiver<'_> {
             broken: self.broken,
             unwritten: self.unwritten,
             last_bytes: self.last_bytes,
+            delivery: self.watch.delivered(self.talk.round_trips()),
             ..self.talk.report().await
         };
         (self.tell)(ReceiverEvent::Report(Box::new(report)));

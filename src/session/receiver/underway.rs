@@ -4,8 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use super::millis;
 use crate::{
-    media::sink::FrameRecord, peer::assembler::WholeAccessUnit, proto::control::KeyframeInfo,
-    session::epoch_seconds, stats::Stages,
+    media::{h264, sink::FrameRecord},
+    peer::assembler::WholeAccessUnit,
+    proto::control::KeyframeInfo,
+    session::epoch_seconds,
+    stats::{Stages, bottleneck::Seen},
 };
 
 /// A keyframe that is being written.
@@ -13,6 +16,8 @@ use crate::{
 pub(super) struct Underway {
     /// Time from its first packet received to its last.
     pub(super) receive_time: Duration,
+    /// How it arrived.
+    pub(super) seen: Option<Seen>,
     /// When its sender began to send it, s since 1970 on the sender's clock.
     sent_at: Option<f64>,
 }
@@ -21,6 +26,12 @@ impl Underway {
     pub(super) fn new(unit: &WholeAccessUnit, info: Option<&KeyframeInfo>) -> Self {
         Self {
             receive_time: unit.completed.duration_since(unit.first_packet),
+            seen: Some(Seen {
+                first: unit.first_packet,
+                delivery: unit.delivery,
+                bytes: unit.data.len() as u64,
+                pixels: pixels(&unit.data),
+            }),
             sent_at: info.and_then(|info| info.sent_at),
         }
     }
@@ -44,6 +55,12 @@ impl Underway {
             ..stages
         }
     }
+}
+
+/// Pixels of a picture, as its parameter sets say.
+fn pixels(annex_b: &[u8]) -> Option<u64> {
+    let (width, height) = h264::dimensions(annex_b)?;
+    Some(u64::from(width) * u64::from(height))
 }
 
 #[cfg(test)]

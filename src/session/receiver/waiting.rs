@@ -98,7 +98,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::peer::assembler::WholeAccessUnit;
+    use crate::{peer::assembler::WholeAccessUnit, stats::delivery::Delivery};
 
     /// An IDR slice (H.264 table 7-1), or another slice.
     fn unit(timestamp: u32, keyframe: bool) -> ReceivedAccessUnit {
@@ -111,6 +111,7 @@ mod tests {
             retransmitted: 0,
             first_packet: now,
             completed: now,
+            delivery: Delivery::default(),
         };
         ReceivedAccessUnit { unit, received_at: SystemTime::now() }
     }

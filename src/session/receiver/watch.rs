@@ -1,0 +1,120 @@
+//! Watches how keyframes are delivered, and judges what that is limited by.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    media::encoder::EncoderConfig,
+    session::Delivered,
+    stats::bottleneck::{Judged, PingedBy, RoundTrip, Seen, judge, sum_up},
+};
+
+/// Keyframes of a connection that are looked at together, the last ones: minutes of them.
+const MOST: usize = 64;
+
+/// The keyframes of a connection.
+#[derive(Debug)]
+pub(super) struct Watch {
+    seen: VecDeque<Seen>,
+    budget: u64,
+    connected: Option<Instant>,
+    first_after: Option<Duration>,
+    /// What was concluded last: of the connection before, until this one has keyframes.
+    last: Option<Delivered>,
+}
+
+impl Watch {
+    /// Nothing was seen; the budget is the one a sender has unless it is asked for another one.
+    pub(super) fn new() -> Self {
+        Self {
+            seen: VecDeque::new(),
+            budget: EncoderConfig::default().max_bytes as u64,
+            connected: None,
+            first_after: None,
+            last: None,
+        }
+    }
+
+    /// There is a new connection. What was concluded of the last one stays until there is more to say.
+    pub(super) fn connected(&mut self, at: Instant) {
+        self.connected = Some(at);
+        self.first_after = None;
+        self.seen.clear();
+    }
+
+    /// The sender is asked for another budget, bytes.
+    pub(super) fn set_budget(&mut self, bytes: u64) {
+        self.budget = bytes;
+    }
+
+    /// The budget of a keyframe, bytes.
+    pub(super) fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// Judges a keyframe by what is known now: a ping among its packets may still be on its way.
+    pub(super) fn keyframe(&mut self, seen: Seen, round_trips: &[RoundTrip]) -> Option<Judged> {
+        let whole = seen.first + seen.delivery.spread;
+        if self.first_after.is_none() {
+            self.first_after = self.connected.map(|at| whole.saturating_duration_since(at));
+        }
+        self.seen.push_back(seen);
+        if self.seen.len() > MOST {
+            self.seen.pop_front();
+        }
+        judge(self.seen.make_contiguous(), round_trips, PingedBy::Receiver).pop()
+    }
+
+    /// How the last keyframes were delivered.
+    pub(super) fn delivered(&mut self, round_trips: &[RoundTrip]) -> Option<Delivered> {
+        let seen = self.seen.make_contiguous();
+        let judged = judge(seen, round_trips, PingedBy::Receiver);
+        let overall = sum_up(seen.iter().zip(&judged));
+        let (budget, first_after) = (self.budget, self.first_after);
+        self.last = overall.map(|overall| Delivered { overall, budget, first_after }).or(self.last);
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::{bottleneck::Limit, delivery::Delivery};
+
+    fn seen(first: Instant) -> Seen {
+        let spread = Duration::from_millis(12);
+        let delivery = Delivery { bytes: 105_000, spread, original: spread, ..Delivery::default() };
+        Seen { first, delivery, bytes: 100_000, pixels: None }
+    }
+
+    #[test]
+    fn the_first_keyframe_of_each_connection_is_timed() {
+        let (mut watch, begin) = (Watch::new(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(watch.delivered(&[]), None);
+        watch.connected(begin);
+        let judged = watch.keyframe(seen(begin + 15 * second), &[]).unwrap();
+        assert_eq!(judged.limit, Limit::None);
+        watch.keyframe(seen(begin + 18 * second), &[]);
+        let first = Duration::from_millis(15_012);
+        let delivered = watch.delivered(&[]).unwrap();
+        assert_eq!((delivered.first_after, delivered.overall.of), (Some(first), 2));
+        watch.connected(begin + 30 * second);
+        assert_eq!(watch.delivered(&[]), Some(delivered), "there is no more to say yet");
+        watch.set_budget(50_000);
+        watch.keyframe(seen(begin + 31 * second), &[]);
+        let delivered = watch.delivered(&[]).unwrap();
+        assert_eq!((delivered.overall.of, delivered.budget), (1, 50_000));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut watch = Watch::new();
+        for nth in 0..1000 {
+            watch.keyframe(seen(Instant::now() + Duration::from_secs(nth)), &[]);
+        }
+        assert_eq!(watch.delivered(&[]).unwrap().overall.of, MOST as u64);
+    }
+}
