@@ -32,7 +32,7 @@ use crate::{
     proto::control::ControlMessage,
     report::bench::schema::ConnectionRecord,
     session::{Link, LinkEvent, SessionError, until},
-    stats::Histogram,
+    stats::{Histogram, bottleneck},
     types::ConnectionType,
 };
 
@@ -48,6 +48,8 @@ pub(super) struct Attempted {
     pub(super) clock_offset_ms: Option<f64>,
     /// The other side did not say what became of the keyframes.
     pub(super) untold: bool,
+    /// How the keyframes that arrived in this process were delivered.
+    pub(super) delivered: Vec<(bottleneck::Seen, bottleneck::Judged)>,
 }
 
 /// Makes and measures one connection; `index` is 0 for one that does not count.

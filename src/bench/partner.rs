@@ -8,13 +8,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::matching::hash;
+use super::{matching::hash, video::seen};
 use crate::{
     peer::{
         Peer, PeerEvent,
         stats::{SelectedPair, Snapshot},
     },
     session::{Link, LinkConfig, LinkEvent, SessionError},
+    stats::bottleneck::Seen,
     types::{CandidateType, Stage},
 };
 
@@ -46,6 +47,8 @@ pub(super) struct Arrived {
     pub(super) completed: Instant,
     /// When it was joined, and its hash computed.
     pub(super) verified: Instant,
+    /// How its packets arrived.
+    pub(super) seen: Seen,
 }
 
 /// The measuring side's end of it.
@@ -128,6 +131,7 @@ async fn run(
             LinkEvent::Peer(PeerEvent::AccessUnit(received)) => {
                 let unit = received.unit;
                 Told::Arrived(Arrived {
+                    seen: seen(&unit),
                     rtp_timestamp: unit.timestamp,
                     sha256: hash(unit.data).await,
                     packets: unit.packets.into(),

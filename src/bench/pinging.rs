@@ -71,6 +71,8 @@ pub(super) struct Sample {
     pub(super) sent: Instant,
     /// Round-trip time with the time added that it was sent late, ms.
     pub(super) rtt_ms: f64,
+    /// Round-trip time alone.
+    pub(super) took: Duration,
     /// The other side's clock less ours if both ways were equally long, s; and half the round-trip
     /// time, s.
     clock: Option<(f64, f64)>,
@@ -170,6 +172,7 @@ impl Pinging {
         let sample = Sample {
             sent: waiting.sent,
             rtt_ms: (rtt + waiting.late).as_secs_f64() * 1e3,
+            took: rtt,
             clock: at.map(|at| (at - epoch_seconds(waiting.wall) - half, half)),
         };
         self.histogram.record(sample.rtt_ms);

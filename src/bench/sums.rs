@@ -1,13 +1,21 @@
 //! What the connections that have ended add up to.
 
+use std::time::Duration;
+
 use super::{Measured, Run, attempt::Attempted};
 use crate::{
     peer::PeerRole,
-    report::bench::{
-        collect,
-        schema::{ConnectionRecord, FailureRecord, NotMeasured, OneWay, Rtt},
+    report::{
+        bench::{
+            collect,
+            schema::{ConnectionRecord, FailureRecord, NotMeasured, OneWay, Rtt},
+        },
+        delivery::DeliveryReport,
     },
-    stats::Histogram,
+    stats::{
+        Histogram,
+        bottleneck::{Judged, Seen, sum_up},
+    },
 };
 
 /// What the connections that have ended add up to.
@@ -19,6 +27,7 @@ pub(super) struct Sums {
     back: Histogram,
     offsets_ms: Vec<f64>,
     untold: bool,
+    delivered: Vec<(Seen, Judged)>,
 }
 
 impl Sums {
@@ -30,6 +39,7 @@ impl Sums {
         }
         self.offsets_ms.extend(attempted.clock_offset_ms);
         self.untold |= attempted.untold;
+        self.delivered.extend(attempted.delivered);
         self.records.push(attempted.record);
     }
 
@@ -45,6 +55,13 @@ impl Sums {
         if !sends {
             keyframes.sent = None;
         }
+        let connections = collect::connections(std::mem::take(&mut self.records));
+        let first_after = connections.setup_ms.first_keyframe.p50;
+        let first_after = first_after.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
+        let overall = sum_up(self.delivered.iter().map(|(seen, judged)| (seen, judged)));
+        let budget = run.config.capture.max_bytes as u64;
+        keyframes.delivery =
+            overall.map(|overall| DeliveryReport::new(&overall, Some(budget), first_after));
         self.offsets_ms.sort_by(f64::total_cmp);
         let one_way = (run.config.one_way && self.out.count() > 0).then(|| OneWay {
             out: self.out.spread(),
@@ -58,7 +75,7 @@ impl Sums {
             keyframes,
             resources: run.meter.resources(),
             not_measured,
-            connections: collect::connections(self.records),
+            connections,
             ended,
         }
     }
@@ -97,7 +114,13 @@ impl Sums {
                     "the other side's pongs do not carry its clock, and clocks may differ",
                 );
             }
-        } else if self.untold {
+        } else if self.delivered.is_empty() {
+            add(
+                "keyframes.spreadMs, keyframes.delivery",
+                "the peer receives, and does not report when each packet arrived",
+            );
+        }
+        if plan.keyframes > 0 && run.role() == PeerRole::Sender && self.untold {
             add(
                 "keyframes.received, keyframes.intact, keyframes.latencyMs",
                 "the other side does not report what arrived: it is no `orion-peer bench --respond`",

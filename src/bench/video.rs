@@ -10,10 +10,23 @@ use super::{
     partner::Arrived,
     pictures::Picture,
 };
-use crate::{peer::video::SentAccessUnit, report::bench::schema::KeyframeRecord};
+use crate::{
+    media::h264,
+    peer::{assembler::WholeAccessUnit, video::SentAccessUnit},
+    report::{bench::schema::KeyframeRecord, delivery::KeyframeDelivery},
+    stats::bottleneck::{Judged, PingedBy, RoundTrip, Seen, judge},
+};
 
 /// How long a keyframe may take to arrive before it counts as lost: several rounds of repair.
 pub(super) const WITHIN: Duration = Duration::from_secs(3);
+
+/// How an access unit arrived.
+pub(super) fn seen(unit: &WholeAccessUnit) -> Seen {
+    let pixels =
+        h264::dimensions(&unit.data).map(|(width, height)| u64::from(width) * u64::from(height));
+    let bytes = unit.data.len() as u64;
+    Seen { first: unit.first_packet, delivery: unit.delivery, bytes, pixels }
+}
 
 /// Keyframes of one connection, in the order they were sent or came.
 #[derive(Debug)]
@@ -40,6 +53,8 @@ pub(super) struct Entry {
     on_its_way: Option<f64>,
     /// When it was whole at the receiver.
     whole: Option<Instant>,
+    /// How it arrived, when it arrived in this process.
+    pub(super) seen: Option<Seen>,
     /// What goes into the result.
     pub(super) record: KeyframeRecord,
 }
@@ -120,6 +135,7 @@ impl Video {
             prepared: picture.prepared,
             on_its_way: None,
             whole: None,
+            seen: None,
             record: KeyframeRecord {
                 bytes: picture.access_unit.data.len() as u64,
                 encode_ms: picture.stages.encode,
@@ -152,6 +168,7 @@ impl Video {
         entry.record.received = Some(true);
         entry.record.intact = Some(entry.sha256 == arrived.sha256);
         entry.record.packets = Some(arrived.packets);
+        entry.seen = Some(arrived.seen);
         entry.took(ms(arrived.completed.saturating_duration_since(entry.at)));
         entry.record.stages_ms.reassemble =
             Some(ms(arrived.verified.saturating_duration_since(arrived.completed)));
@@ -163,7 +180,7 @@ impl Video {
     }
 
     /// One came whole to this side.
-    pub(super) fn received(&mut self, at: Instant, record: KeyframeRecord) {
+    pub(super) fn received(&mut self, at: Instant, record: KeyframeRecord, seen: Seen) {
         self.taken(at);
         self.entries.push(Entry {
             at,
@@ -171,6 +188,7 @@ impl Video {
             prepared: Duration::ZERO,
             on_its_way: None,
             whole: Some(at),
+            seen: Some(seen),
             record,
         });
     }
@@ -199,6 +217,27 @@ impl Video {
         &mut self.entries
     }
 
+    /// Judges how those that arrived in this process were delivered, and puts that into their records.
+    pub(super) fn judge(
+        &mut self,
+        round_trips: &[RoundTrip],
+        pinged_by: PingedBy,
+    ) -> Vec<(Seen, Judged)> {
+        let mut arrived: Vec<(&mut KeyframeRecord, Seen)> = self
+            .entries
+            .iter_mut()
+            .filter_map(|entry| Some((&mut entry.record, entry.seen?)))
+            .collect();
+        arrived.sort_by_key(|(_, seen)| seen.first);
+        let seen: Vec<Seen> = arrived.iter().map(|(_, seen)| *seen).collect();
+        let judged = judge(&seen, round_trips, pinged_by);
+        for ((record, seen), judged) in arrived.into_iter().zip(&judged) {
+            record.spread_ms = Some(ms(seen.delivery.spread));
+            record.delivery = Some(KeyframeDelivery::new(&seen, judged));
+        }
+        seen.into_iter().zip(judged).collect()
+    }
+
     /// When the first one was whole at the receiver.
     pub(super) fn first_whole(&self) -> Option<Instant> {
         self.entries.iter().find(|entry| entry.record.received == Some(true))?.whole
@@ -217,7 +256,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{media::h264::AccessUnit, stats::Stages};
+    use crate::{
+        media::h264::AccessUnit,
+        stats::{Stages, delivery::Delivery},
+    };
 
     fn picture() -> Picture {
         Picture {
@@ -232,6 +274,12 @@ mod tests {
             prepared: Duration::from_millis(1),
             quality: None,
         }
+    }
+
+    fn seen_at(first: Instant) -> Seen {
+        let spread = Duration::from_millis(2);
+        let delivery = Delivery { spread, original: spread, ..Delivery::default() };
+        Seen { first, delivery, bytes: 3, pixels: None }
     }
 
     #[test]
@@ -252,6 +300,7 @@ mod tests {
             packets: 85,
             completed: begin + second * rtp_timestamp + Duration::from_millis(2),
             verified: begin + second * rtp_timestamp + Duration::from_millis(3),
+            seen: seen_at(begin + second * rtp_timestamp),
         };
         video.arrived(&arrived(1, "cd"));
         video.arrived(&arrived(2, "ab"));
@@ -266,6 +315,9 @@ mod tests {
         assert_eq!(record.latency_ms, Some(3.0), "1 ms of the encoder and 2 ms on its way");
         assert_eq!((record.stages_ms.encode, record.stages_ms.reassemble), (Some(1.0), Some(1.0)));
         assert_eq!(video.first_whole(), Some(begin + second + Duration::from_millis(2)));
+        assert_eq!(video.judge(&[], PingedBy::Sender).len(), 2);
+        let spreads: Vec<_> = video.entries().iter().map(|one| one.record.spread_ms).collect();
+        assert_eq!(spreads, [None, Some(2.0), Some(2.0)]);
         // Of the responder's report.
         for took in [1e300, f64::INFINITY, f64::NAN, -1.0] {
             video.entries_mut()[1].took(took);
@@ -279,7 +331,7 @@ mod tests {
         let mut video = Video::new(1, Duration::from_secs(1));
         let late =
             KeyframeRecord { received: Some(true), latency_ms: Some(900.0), ..Default::default() };
-        video.received(now, late);
+        video.received(now, late, seen_at(now));
         assert_eq!(video.first_whole(), Some(now));
     }
 

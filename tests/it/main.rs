@@ -9,6 +9,7 @@ mod certificates;
 mod check;
 mod cli;
 mod completions;
+mod delivery;
 mod descriptions;
 mod doctor;
 mod doctor_in_lab;

@@ -7,6 +7,7 @@ use crate::{
     bench::{
         diagnosis::{Asked, diagnose},
         milestones::{micros, ms},
+        pinging::Sample,
         video::Entry,
     },
     peer::{
@@ -15,6 +16,7 @@ use crate::{
     },
     report::bench::schema::{ConnectionRecord, IceServerRecord, KeyframeRecord},
     session::epoch_seconds,
+    stats::bottleneck::{Judged, PingedBy, RoundTrip, Seen},
 };
 
 impl Connection<'_> {
@@ -26,6 +28,7 @@ impl Connection<'_> {
             self.video.entries_mut().iter_mut().for_each(Entry::complete);
         }
         self.marks.first_keyframe = self.video.first_whole();
+        let delivered = self.judge();
         let wanted = self.share.keyframes > 0;
         let whole = self.marks.first_keyframe.is_some() || untold;
         if let Some(unanswered) = self.pinging.silent_end() {
@@ -82,7 +85,19 @@ impl Connection<'_> {
             one_way: self.pinging.one_way(),
             clock_offset_ms: offset.map(|offset| offset * 1e3),
             untold: untold && ok,
+            delivered,
         }
+    }
+
+    /// Judges how the keyframes were delivered.
+    fn judge(&mut self) -> Vec<(Seen, Judged)> {
+        let trip = |sample: &Sample| RoundTrip { sent: sample.sent, took: sample.took };
+        let round_trips: Vec<RoundTrip> = self.pinging.samples().iter().map(trip).collect();
+        let pinged_by = match self.role {
+            PeerRole::Receiver => PingedBy::Receiver,
+            PeerRole::Sender => PingedBy::Sender,
+        };
+        self.video.judge(&round_trips, pinged_by)
     }
 
     /// Puts in what the other side reported, and takes the clocks' offset out; true when nobody told

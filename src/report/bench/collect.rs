@@ -78,8 +78,8 @@ pub fn keyframes<'r>(
     records: impl IntoIterator<Item = &'r KeyframeRecord>,
     budget: Option<u64>,
 ) -> Keyframes {
-    let [mut bytes, mut latency, mut encode, mut psnr, mut ssim] =
-        [const { None::<Histogram> }; 5].map(Option::unwrap_or_default);
+    let [mut bytes, mut latency, mut encode, mut psnr, mut ssim, mut spread] =
+        [const { None::<Histogram> }; 6].map(Option::unwrap_or_default);
     let mut stages = StageHistograms::default();
     let mut sum = Keyframes::default();
     let (mut sent, mut received, mut intact) = (0, 0, 0);
@@ -98,6 +98,7 @@ pub fn keyframes<'r>(
             (&mut encode, record.encode_ms),
             (&mut psnr, record.psnr_db),
             (&mut ssim, record.ssim),
+            (&mut spread, record.spread_ms),
         ] {
             if let Some(value) = value {
                 histogram.record(value);
@@ -112,6 +113,7 @@ pub fn keyframes<'r>(
     sum.encode_ms = encode.spread();
     sum.psnr_db = psnr.spread();
     sum.ssim = ssim.spread();
+    sum.spread_ms = spread.spread();
     sum.stages_ms = Box::new(stages.spreads());
     sum
 }

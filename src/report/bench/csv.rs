@@ -14,7 +14,8 @@ const HEADER: &str = "run,connection,at_s,metric,value,unit,detail\r\n";
 
 /// One row for each value of each connection. `at_s` is in seconds since the start of the run. Metrics:
 /// `ok` and `keyframe.intact` (1 or 0), `setup.STAGE`, `first-picture.from-start`, `first-picture.from-join`, `pings.sent`, `pings.lost`, `rtt`,
-/// `keyframe.bytes`, `keyframe.latency`, `keyframe.encode`, `keyframe.psnr`, `keyframe.ssim`, `keyframe.stage.STAGE`, and
+/// `keyframe.bytes`, `keyframe.latency`, `keyframe.encode`, `keyframe.psnr`, `keyframe.ssim`,
+/// `keyframe.spread` (first packet to last), `keyframe.rate`, `keyframe.stage.STAGE`, and
 /// `ice-server`, whose value is the time to its answer. What was not measured has no row; an ICE server that did not answer
 /// has one without a value.
 #[must_use]
@@ -84,6 +85,9 @@ fn keyframe_rows(rows: &mut Rows, keyframe: &KeyframeRecord) {
     rows.maybe(at, "keyframe.encode", keyframe.encode_ms, "ms");
     rows.maybe(at, "keyframe.psnr", keyframe.psnr_db, "dB");
     rows.maybe(at, "keyframe.ssim", keyframe.ssim, "");
+    rows.maybe(at, "keyframe.spread", keyframe.spread_ms, "ms");
+    let rate = keyframe.delivery.and_then(|delivery| delivery.bits_per_second);
+    rows.maybe(at, "keyframe.rate", rate.map(|rate| rate as f64), "bit/s");
     for (stage, time) in keyframe.stages_ms.named() {
         rows.maybe(at, &format!("keyframe.stage.{stage}"), *time, "ms");
     }

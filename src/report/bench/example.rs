@@ -1,5 +1,7 @@
 //! Results to try the formats on.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -11,7 +13,11 @@ use super::{
     },
 };
 use crate::{
-    stats::{Histogram, Spread, Stages},
+    report::delivery::{DeliveryReport, KeyframeDelivery},
+    stats::{
+        Histogram, Spread, Stages,
+        bottleneck::{Limit, Overall, PathRate},
+    },
     types::Stage,
 };
 
@@ -108,9 +114,31 @@ pub(super) fn full() -> BenchResult {
         pass: false,
         ..minimal()
     };
+    result.keyframes.delivery = Some(delivery());
     result.connections.setup_ms.total.p50 = Some(24.0);
     result.connections.setup_ms.total.p95 = Some(33.0);
     result
+}
+
+const PATH: PathRate = PathRate { bits_per_second: 20_000_000, at_least: true };
+
+fn delivery() -> DeliveryReport {
+    let ms = Duration::from_millis;
+    let overall = Overall {
+        of: 3,
+        limit: Limit::Sender,
+        count: 3,
+        sure: true,
+        spread: ms(818),
+        rate: Some(980_000),
+        path: Some(PATH),
+        least: Some(ms(42)),
+        repair: Duration::ZERO,
+        libwebrtc: true,
+        bytes: 98_800,
+        pixels: Some(1280 * 720),
+    };
+    DeliveryReport::new(&overall, Some(99_000), Some(ms(15_500)))
 }
 
 fn connection(index: u64) -> ConnectionRecord {
@@ -126,6 +154,14 @@ fn connection(index: u64) -> ConnectionRecord {
         psnr_db: Some(40.5),
         ssim: Some(0.96),
         stages_ms: Stages { encode: Some(30.0), network: Some(1.4), ..Stages::default() },
+        spread_ms: Some(818.0),
+        delivery: Some(KeyframeDelivery {
+            bits_per_second: Some(980_000),
+            path: Some(PATH),
+            least_ms: Some(42.0),
+            limited_by: Limit::Sender,
+            sure: true,
+        }),
     };
     let mut setup = Setup::<()>::default().map(|()| Some(1.0 + index as f64));
     (setup.dns, setup.total) = (Some(0.001), Some(22.0 + index as f64));
@@ -209,7 +245,7 @@ fn poison(value: &mut Value, text: &str) {
         Value::String(old) => old.push_str(text),
         Value::Array(items) => items.iter_mut().for_each(|item| poison(item, text)),
         Value::Object(map) => {
-            let fixed = ["stage", "verdict", "unit"];
+            let fixed = ["stage", "verdict", "unit", "limitedBy"];
             map.iter_mut()
                 .filter(|(k, _)| !fixed.contains(&k.as_str()))
                 .for_each(|(_, v)| poison(v, text));

@@ -4,9 +4,10 @@
 //! - one run: `single`, from the verdict (`head`) down to every connection (`tables`)
 //! - several runs side by side, the first being the reference: `versus`
 //! - plots are drawn as inline SVG: `svg` and `scale`, one file a subject (`rtt`, `setup`, `links`,
-//!   `keyframes`, `points`; `verdicts` for the intervals against a baseline)
+//!   `keyframes`, `delivery`, `points`; `verdicts` for the intervals against a baseline)
 //! - pieces of HTML, among them the escaping of all that comes from a result: `markup`
 
+mod delivery;
 mod head;
 mod keyframes;
 mod links;

@@ -212,6 +212,7 @@ fn numbers(result: &BenchResult) -> String {
         spread_row("first picture", &result.connections.first_picture_ms.from_start, "ms"),
         spread_row("round-trip time", &result.rtt_ms.spread, "ms"),
         spread_row("keyframe latency, capture to complete", &keyframes.latency_ms, "ms"),
+        spread_row("keyframe, first to last packet", &keyframes.spread_ms, "ms"),
         spread_row("keyframe size", &keyframes.bytes, "bytes"),
     ]
     .into_iter()
@@ -228,6 +229,10 @@ fn numbers(result: &BenchResult) -> String {
     };
     let counts = keyframe_counts(result);
     let _ = writeln!(text, "{pings} · keyframes: {}", counts.as_deref().unwrap_or("none"));
+    for finding in wording::findings(result) {
+        let (message, remedy) = (escape(&finding.message), escape(&finding.remedy));
+        let _ = writeln!(text, "\n- {message}. Try: {remedy}");
+    }
     text
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
+    report::delivery::{DeliveryReport, KeyframeDelivery},
     stats::{Spread, Stages},
     types::Stage,
 };
@@ -286,6 +287,12 @@ pub struct KeyframeRecord {
     /// and disk are measured before it is sent, so that they take no time from the connection.
     #[serde(default)]
     pub stages_ms: Stages<Option<f64>>,
+    /// From the first packet received to the last; null where the peer receives and does not report it.
+    #[serde(default)]
+    pub spread_ms: Option<f64>,
+    /// How it was delivered, and what limited that; null as [`spread_ms`](Self::spread_ms) is.
+    #[serde(default)]
+    pub delivery: Option<KeyframeDelivery>,
 }
 
 /// What a STUN or TURN server answered while candidates were gathered.
@@ -358,6 +365,12 @@ pub struct Keyframes {
     pub stages_ms: Box<Stages<Spread>>,
     /// Keyframes larger than the budget.
     pub over_limit: u64,
+    /// See [`KeyframeRecord::spread_ms`].
+    #[serde(default)]
+    pub spread_ms: Spread,
+    /// How they were delivered, and what limited that; null where nothing was received in this process.
+    #[serde(default)]
+    pub delivery: Option<DeliveryReport>,
 }
 
 /// What a run took of the machine: this process, both peers and the servers when they are in it.

@@ -207,6 +207,8 @@ fn keyframes() -> Vec<Metric> {
         metric("size, max", "bytes", |r, _| r.keyframes.bytes.max),
         metric("latency, p50", "ms", |r, _| r.keyframes.latency_ms.p50),
         metric("latency, p95", "ms", |r, _| r.keyframes.latency_ms.p95),
+        metric("first to last, p50", "ms", |r, _| r.keyframes.spread_ms.p50),
+        metric("first to last, p95", "ms", |r, _| r.keyframes.spread_ms.p95),
         metric("network, p50", "ms", |r, _| r.keyframes.stages_ms.network.p50),
         metric("network, p95", "ms", |r, _| r.keyframes.stages_ms.network.p95),
         metric("encoding, p50", "ms", |r, _| r.keyframes.encode_ms.p50),

@@ -287,6 +287,7 @@ fn keyframes(page: &mut Page, result: &BenchResult) {
     for (label, spread, unit) in [
         ("size", &keyframes.bytes, "bytes"),
         ("latency", &keyframes.latency_ms, "ms"),
+        ("first to last", &keyframes.spread_ms, "ms"),
         ("PSNR", &keyframes.psnr_db, "dB"),
         ("SSIM", &keyframes.ssim, ""),
     ] {
@@ -299,6 +300,13 @@ fn keyframes(page: &mut Page, result: &BenchResult) {
     page.line("");
     page.rows(&NUMBERS, &rows);
     page.say(2, &counts);
+    if let Some(delivery) = &keyframes.delivery {
+        page.say(2, &format!("delivery: {}", delivery.figures().join(", ")));
+    }
+    for finding in wording::findings(result) {
+        page.say(4, &finding.message);
+        page.say(8, &format!("try: {}", finding.remedy));
+    }
     keyframe_stages(page, &keyframes.stages_ms);
 }
 

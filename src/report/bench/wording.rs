@@ -10,7 +10,10 @@ use super::{
     layout::cut,
     schema::{BenchResult, Check, MetricComparison, Verdict},
 };
-use crate::{report::human, types::Stage};
+use crate::{
+    report::{delivery::Finding, human},
+    types::Stage,
+};
 
 /// What is written where nothing was measured.
 pub(super) const NOTHING: &str = "-";
@@ -150,6 +153,12 @@ pub(super) fn stage(name: &'static str) -> &'static str {
 }
 
 pub(super) use crate::stats::stages::stage_words as keyframe_stage;
+
+/// What was found of the delivery of keyframes: as many as are made, whatever a file holds.
+pub(super) fn findings(result: &BenchResult) -> impl Iterator<Item = &Finding> {
+    const MOST: usize = 8;
+    result.keyframes.delivery.iter().flat_map(|delivery| &delivery.findings).take(MOST)
+}
 
 /// A stage and a code as one word: `ice/no-pair`.
 pub(super) fn failure(stage: Stage, code: &str) -> String {

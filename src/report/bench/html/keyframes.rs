@@ -36,7 +36,7 @@ fn absent(result: &BenchResult, title: &str) -> Plot {
 }
 
 /// An axis of ordinal numbers from 1, each in the middle of its column.
-fn ordinals(count: usize) -> Scale {
+pub(super) fn ordinals(count: usize) -> Scale {
     Scale::span(0.5, slots(count) as f64 + 0.5, 1.0)
 }
 

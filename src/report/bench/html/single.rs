@@ -1,7 +1,7 @@
 //! The page of one run.
 
 use super::{
-    head, keyframes, links,
+    delivery, head, keyframes, links,
     markup::{plots, section},
     rtt, setup, tables, verdicts,
 };
@@ -22,6 +22,7 @@ pub(super) fn body(run: &Named) -> String {
         pair(setup::stages(result), setup::connections(result)),
         vec![vec![links::plot(result)]],
         pair(keyframes::sizes(result, &frames), keyframes::latency(result, &frames)),
+        vec![vec![delivery::plot(result, &frames)]],
     ];
     let failures = tables::failures(&result.connections.failures);
     [
@@ -30,6 +31,7 @@ pub(super) fn body(run: &Named) -> String {
         verdicts::gates(result),
         verdicts::comparison(result),
         section("failures", "Failures", &failures),
+        delivery::section(result, &frames),
         section("plots", "Plots", &plots(rows)),
         tables::numbers(result),
         tables::connections(result),

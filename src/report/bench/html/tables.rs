@@ -62,6 +62,7 @@ pub(super) fn numbers(result: &BenchResult) -> String {
     let keyframes = &result.keyframes;
     rows.push(("keyframe size".into(), &keyframes.bytes, "bytes"));
     rows.push(("keyframe latency, capture to complete".into(), &keyframes.latency_ms, "ms"));
+    rows.push(("keyframe, first to last packet".into(), &keyframes.spread_ms, "ms"));
     rows.push(("keyframe PSNR".into(), &keyframes.psnr_db, "dB"));
     for (name, spread) in keyframes.stages_ms.named() {
         rows.push((format!("keyframe: {}", keyframe_stage(name)), spread, "ms"));

@@ -239,8 +239,8 @@ fn a_full_run_has_every_part() {
     let page = page(result);
     check(&page);
     let document = Document::parse(body(&page)).unwrap();
-    // Seven plots, and the intervals against the baseline.
-    assert_eq!(elements_named(&document, "figure"), 8);
+    // Eight plots, and the intervals against the baseline.
+    assert_eq!(elements_named(&document, "figure"), 9);
     assert!(!page.contains("Not drawn:"));
     for text in [
         "not met",
@@ -257,6 +257,9 @@ fn a_full_run_has_every_part() {
         "Unauthorized",
         "host.load",
         "<summary>Every connection (4)</summary>",
+        "<summary>Every keyframe (4)</summary>",
+        "bandwidth estimate limits keyframes to 980 kbit/s; the path carries at least 20.0 Mbit/s",
+        "s rate 42.0 ms",
     ] {
         assert!(page.contains(text), "{text}\n{page}");
     }
