@@ -8,7 +8,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{matching::hash, video::seen};
+use super::matching::hash;
 use crate::{
     peer::{
         Peer, PeerEvent,
@@ -131,7 +131,7 @@ async fn run(
             LinkEvent::Peer(PeerEvent::AccessUnit(received)) => {
                 let unit = received.unit;
                 Told::Arrived(Arrived {
-                    seen: seen(&unit),
+                    seen: unit.seen(),
                     rtp_timestamp: unit.timestamp,
                     sha256: hash(unit.data).await,
                     packets: unit.packets.into(),

@@ -11,22 +11,13 @@ use super::{
     pictures::Picture,
 };
 use crate::{
-    media::h264,
-    peer::{assembler::WholeAccessUnit, video::SentAccessUnit},
+    peer::video::SentAccessUnit,
     report::{bench::schema::KeyframeRecord, delivery::KeyframeDelivery},
     stats::bottleneck::{Judged, PingedBy, RoundTrip, Seen, judge},
 };
 
 /// How long a keyframe may take to arrive before it counts as lost: several rounds of repair.
 pub(super) const WITHIN: Duration = Duration::from_secs(3);
-
-/// How an access unit arrived.
-pub(super) fn seen(unit: &WholeAccessUnit) -> Seen {
-    let pixels =
-        h264::dimensions(&unit.data).map(|(width, height)| u64::from(width) * u64::from(height));
-    let bytes = unit.data.len() as u64;
-    Seen { first: unit.first_packet, delivery: unit.delivery, bytes, pixels }
-}
 
 /// Keyframes of one connection, in the order they were sent or came.
 #[derive(Debug)]

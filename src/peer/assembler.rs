@@ -25,8 +25,11 @@ use super::{
     sequence::extend_sequence,
 };
 use crate::{
-    media::h264::START_CODE,
-    stats::delivery::{Arrival, Delivery},
+    media::h264::{self, START_CODE},
+    stats::{
+        bottleneck::Seen,
+        delivery::{Arrival, Delivery},
+    },
 };
 
 /// Access units kept open at a time; more means the oldest is given up.
@@ -87,6 +90,20 @@ pub struct WholeAccessUnit {
     pub completed: Instant,
     /// How its packets arrived.
     pub delivery: Delivery,
+}
+
+impl WholeAccessUnit {
+    /// What is needed to judge its delivery.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        let pixels = |(width, height)| u64::from(width) * u64::from(height);
+        Seen {
+            first: self.first_packet,
+            delivery: self.delivery,
+            bytes: self.data.len() as u64,
+            pixels: h264::dimensions(&self.data).map(pixels),
+        }
+    }
 }
 
 /// An access unit that cannot be had.

@@ -59,7 +59,7 @@ impl Connection<'_> {
             },
             ..KeyframeRecord::default()
         };
-        self.video.received(received.unit.completed, record, video::seen(&received.unit));
+        self.video.received(received.unit.completed, record, received.unit.seen());
     }
 
     fn send_keyframe(&mut self) {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::millis;
 use crate::{
-    media::{h264, sink::FrameRecord},
+    media::sink::FrameRecord,
     peer::assembler::WholeAccessUnit,
     proto::control::KeyframeInfo,
     session::epoch_seconds,
@@ -26,12 +26,7 @@ impl Underway {
     pub(super) fn new(unit: &WholeAccessUnit, info: Option<&KeyframeInfo>) -> Self {
         Self {
             receive_time: unit.completed.duration_since(unit.first_packet),
-            seen: Some(Seen {
-                first: unit.first_packet,
-                delivery: unit.delivery,
-                bytes: unit.data.len() as u64,
-                pixels: pixels(&unit.data),
-            }),
+            seen: Some(unit.seen()),
             sent_at: info.and_then(|info| info.sent_at),
         }
     }
@@ -55,12 +50,6 @@ impl Underway {
             ..stages
         }
     }
-}
-
-/// Pixels of a picture, as its parameter sets say.
-fn pixels(annex_b: &[u8]) -> Option<u64> {
-    let (width, height) = h264::dimensions(annex_b)?;
-    Some(u64::from(width) * u64::from(height))
 }
 
 #[cfg(test)]
