@@ -44,6 +44,10 @@ const MAX_PADDING: usize = 1024;
 /// Packets kept of one access unit: about 20 MB of payload.
 const MAX_PACKETS: usize = 16 * 1024;
 
+/// Where nobody repairs, an access unit that lacks a packet is given up after so long without another one of it: packets
+/// that overtake each other have come by then.
+const LOST_AFTER: Duration = Duration::from_millis(100);
+
 /// What a kept packet costs besides its payload, bytes: itself, its place in the map, its allocation.
 const PACKET_OVERHEAD: usize = 192;
 
@@ -199,6 +203,8 @@ pub struct Assembler {
     marked: bool,
     /// Whether an IDR picture may come without its parameter sets, because they are known.
     bare: bool,
+    /// Whether the peer sends packets again.
+    repaired: bool,
 }
 
 impl Assembler {
@@ -215,7 +221,13 @@ impl Assembler {
             held: 0,
             marked: false,
             bare: false,
+            repaired: true,
         }
+    }
+
+    /// Says whether lost packets are sent again. Where they are not, what lacks one is given up at once.
+    pub(super) fn set_repaired(&mut self, repaired: bool) {
+        self.repaired = repaired;
     }
 
     /// Says whether the parameter sets are known without the stream (`sprop-parameter-sets`).
@@ -305,7 +317,12 @@ impl Assembler {
         let settle = self.settle();
         let mut made = Vec::new();
         self.hand_out(&mut made, |all, open| silent_for(open, settle) && all.may_be_whole(open));
-        made.extend(self.give_up_all(BrokenReason::Incomplete, |open| silent_for(open, patience)));
+        let lost: Vec<u32> =
+            self.open.iter().filter(|one| self.has_lost(one)).map(|one| one.timestamp).collect();
+        made.extend(self.give_up_all(BrokenReason::Incomplete, |open| {
+            let lost = lost.contains(&open.timestamp) && silent_for(open, LOST_AFTER);
+            lost || silent_for(open, patience)
+        }));
         self.complete(&mut made);
         made
     }
@@ -318,8 +335,17 @@ impl Assembler {
     /// When [`Assembler::expire`] wants to be called next.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        let wait = |open| if self.may_be_whole(open) { self.settle() } else { self.patience };
+        let wait = |open| match open {
+            open if self.may_be_whole(open) => self.settle(),
+            open if self.has_lost(open) => LOST_AFTER.min(self.patience),
+            _ => self.patience,
+        };
         self.open.iter().map(|open| open.last_arrival + wait(open)).min()
+    }
+
+    /// Whether a packet is missing that nobody sends again.
+    fn has_lost(&self, open: &Open) -> bool {
+        !self.repaired && !self.has_all(open)
     }
 
     /// How long a stream without markers is silent after the last packet of an access unit.
@@ -513,6 +539,28 @@ mod tests {
                 Assembled::Broken(_) => None,
             })
             .collect()
+    }
+
+    #[test]
+    fn what_nobody_repairs_is_given_up_at_once() {
+        let now = Instant::now();
+        let unit = keyframe(20_000, 7);
+        for (repaired, wait) in [(true, PATIENCE), (false, LOST_AFTER)] {
+            let mut assembler = Assembler::new(PATIENCE);
+            assembler.set_repaired(repaired);
+            let mut sent = packets(&unit, 10, 90_000, now);
+            sent.remove(5);
+            assert!(sent.into_iter().all(|packet| assembler.push(packet).is_empty()));
+            assert_eq!(assembler.next_expiry(), Some(now + wait));
+            let made = assembler.expire(now + wait);
+            assert!(matches!(made[..], [Assembled::Broken(_)]), "{made:?}");
+            // The end of the next one is only late: nothing shows that a packet is lost.
+            let mut next = packets(&unit, 100, 180_000, now);
+            let last = next.pop().unwrap();
+            next.into_iter().for_each(|packet| drop(assembler.push(packet)));
+            assert!(assembler.expire(now + LOST_AFTER).is_empty());
+            assert!(matches!(assembler.push(last)[..], [Assembled::Whole(_)]));
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use rtc::{
 use super::{
     event::PeerError,
     pacing::{Pace, Pacing, TRANSPORT_CC_URI, TransportCc},
-    repair::{self, RepairReceiver, RepairSender, RoundTripHint, Rtx},
+    repair::{self, RepairReceiver, RepairSender, Repairing, RoundTripHint, Rtx},
     streams::StreamServers,
     tap::Tap,
 };
@@ -307,9 +307,10 @@ pub(super) fn interceptors(
     rtx: Rtx,
     pacing: &Arc<Pacing>,
     hint: &RoundTripHint,
+    repairing: &Repairing,
 ) -> Registry {
     let answers = RepairSender::new(config.repair, pacing.rate().clone(), hint.clone());
-    let asks = RepairReceiver::new(config.repair, hint.clone());
+    let asks = RepairReceiver::new(config.repair, hint.clone(), repairing.clone());
     Registry::new()
         // Nearest to the wire: it numbers all that leaves, and reports all that comes, also padding.
         .with(Slot::Custom(300), TransportCc::new(Arc::clone(pacing)))

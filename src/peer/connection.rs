@@ -29,7 +29,7 @@ use super::{
     pacing::Pacing,
     relay_wait::RelayWait,
     remote_candidates::RemoteCandidates,
-    repair::{RoundTripHint, Rtx},
+    repair::{Repairing, RoundTripHint, Rtx},
     runtime::{ExtraPasses, PeerRuntime},
     sdp::Setup,
     stats::{self, CandidateStats, Snapshot},
@@ -108,7 +108,8 @@ impl Peer {
         let rtx = Rtx::new(shared.rtx_types.clone(), Arc::clone(&runtime.filters().media));
         let rtc = config::rtc_configuration(&config, &streams);
         let round_trip = RoundTripHint::default();
-        let chain = config::interceptors(&config, tap, rtx, &pacing, &round_trip);
+        let repairing = Repairing::default();
+        let chain = config::interceptors(&config, tap, rtx, &pacing, &round_trip, &repairing);
         let building = build(&config, rtc, binding, chain, Arc::clone(&runtime), &shared);
         let (connection, with_mdns) = Box::pin(building).await?;
         let life_time = config.control_life_time;
@@ -120,7 +121,7 @@ impl Peer {
         let patience = if config.repair { video::PATIENCE } else { video::PATIENCE_UNREPAIRED };
         let mut tasks = vec![
             tokio::spawn(video::forward_requests(outputs.requests, shared.events.clone())),
-            tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared), patience)),
+            tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared), patience, repairing)),
             tokio::spawn(driver::watch(Arc::clone(&monitor), Arc::downgrade(&runtime))),
             tokio::spawn(tell_end(Arc::clone(&shared))),
         ];

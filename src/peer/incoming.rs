@@ -28,19 +28,26 @@ struct Stream {
 pub(super) struct Incoming {
     patience: Duration,
     bare: bool,
+    repaired: bool,
     streams: HashMap<u32, Stream>,
 }
 
 impl Incoming {
     /// `patience` is that of [`Assembler::new`].
     pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, bare: false, streams: HashMap::new() }
+        Self { patience, bare: false, repaired: true, streams: HashMap::new() }
     }
 
     /// As [`Assembler::set_bare`], for the streams that are there and those that come.
     pub(super) fn set_bare(&mut self, bare: bool) {
         self.bare = bare;
         self.streams.values_mut().for_each(|stream| stream.assembler.set_bare(bare));
+    }
+
+    /// As [`Assembler::set_repaired`], for the streams that are there and those that come.
+    pub(super) fn set_repaired(&mut self, repaired: bool) {
+        self.repaired = repaired;
+        self.streams.values_mut().for_each(|stream| stream.assembler.set_repaired(repaired));
     }
 
     /// Takes one packet. What a stream that ends for it had begun comes out as broken.
@@ -58,6 +65,7 @@ impl Incoming {
         let stream = self.streams.entry(ssrc).or_insert_with(|| {
             let mut assembler = Assembler::new(self.patience);
             assembler.set_bare(self.bare);
+            assembler.set_repaired(self.repaired);
             Stream { assembler, last_arrival: arrived }
         });
         stream.last_arrival = arrived;

@@ -37,6 +37,7 @@ use super::{
     incoming::Incoming,
     pacing::Pacing,
     packetizer,
+    repair::Repairing,
     tap::{InboundRtp, KeyframeRequest},
     timestamps::Timestamps,
 };
@@ -194,10 +195,12 @@ pub(super) async fn receive(
     mut packets: mpsc::Receiver<InboundRtp>,
     shared: Arc<Shared>,
     patience: Duration,
+    repairing: Repairing,
 ) {
     let mut incoming = Incoming::new(patience);
     let budget = Arc::new(Semaphore::new(RECEIVED_KIB));
     loop {
+        incoming.set_repaired(repairing.get());
         let expiry = incoming.next_expiry();
         let wait = async {
             match expiry {

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use rtc::interceptor::StreamInfo;
 
-pub(super) use receiver::RepairReceiver;
+pub(super) use receiver::{RepairReceiver, Repairing};
 pub use round_trip::RoundTripHint;
 pub(super) use rtx::{Rtx, RtxTypes};
 pub(super) use sender::RepairSender;

@@ -2,6 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -27,6 +31,27 @@ use crate::peer::depacketizer::begins_access_unit;
 /// Streams at a time; one more takes the place of the one that was silent longest.
 pub(super) const MAX_STREAMS: usize = 16;
 
+/// Whether the peer sends lost packets again: it agreed on NACK, and has answered one or may still do so. Clones share it.
+#[derive(Debug, Clone)]
+pub(in crate::peer) struct Repairing(Arc<AtomicBool>);
+
+impl Default for Repairing {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Repairing {
+    /// What is known now.
+    pub(in crate::peer) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, repairs: bool) {
+        self.0.store(repairs, Ordering::Relaxed);
+    }
+}
+
 /// One stream of the other side.
 struct Stream {
     last_arrival: Option<Instant>,
@@ -40,6 +65,7 @@ pub(in crate::peer) struct RepairReceiver {
     /// Whether to ask for missing packets.
     asks: bool,
     hint: RoundTripHint,
+    repairing: Repairing,
     /// The source of our RTCP.
     ssrc: u32,
     streams: HashMap<u32, Stream>,
@@ -48,10 +74,12 @@ pub(in crate::peer) struct RepairReceiver {
 }
 
 impl RepairReceiver {
-    pub(in crate::peer) fn new(asks: bool, hint: RoundTripHint) -> Self {
+    /// `repairing` learns whether the peer repairs.
+    pub(in crate::peer) fn new(asks: bool, hint: RoundTripHint, repairing: Repairing) -> Self {
         Self {
             asks,
             hint,
+            repairing,
             ssrc: rand::random(),
             streams: HashMap::new(),
             read_queue: VecDeque::new(),
@@ -66,6 +94,7 @@ impl RepairReceiver {
         stream.reception.arrived(header.sequence_number, header.timestamp, header.marker, now);
         if let Some(requests) = &mut stream.requests {
             requests.arrived(header.sequence_number, begins_access_unit(&packet.payload), now);
+            self.repairing.set(!requests.is_ignored(now));
         }
         if stream.due().is_some_and(|due| due <= now) {
             self.tell(now);
@@ -93,6 +122,9 @@ impl RepairReceiver {
                 && let Some(stream) = self.streams.get_mut(&report.ssrc)
             {
                 stream.reception.sender_report(report, now);
+                if let Some(requests) = &stream.requests {
+                    self.repairing.set(!requests.is_ignored(now));
+                }
             }
         }
     }
@@ -176,6 +208,7 @@ impl Interceptor for RepairReceiver {
     fn bind_remote_stream(&mut self, info: &StreamInfo) {
         let asks = self.asks && has_nack(info);
         let requests = asks.then(|| Requests::new(RoundTrip::new(self.hint.clone())));
+        self.repairing.set(asks);
         let reception = Reception::new(info.ssrc, info.clock_rate);
         if self.streams.len() >= MAX_STREAMS && !self.streams.contains_key(&info.ssrc) {
             let silent = self.streams.iter().min_by_key(|(_, stream)| stream.last_arrival);

@@ -49,6 +49,10 @@ const QUICK_TRIES: u32 = 5;
 /// Longest time between two tries. After an outage it is waited for once.
 const MAX_PAUSE: Duration = Duration::from_millis(400);
 
+/// A peer that has not answered any of so many requests for a packet, although something of it has come since, does not
+/// repair.
+const IGNORED: u32 = 4;
+
 /// A packet that is missing.
 #[derive(Debug, Clone, Copy)]
 struct Missing {
@@ -76,6 +80,8 @@ pub(super) struct Requests {
     /// The share of packets that was lost lately.
     loss: f64,
     round_trip: RoundTrip,
+    /// Whether a request was ever answered.
+    answered: bool,
     /// Answers in a row of which it is not clear what they answer, and when that last made the wait
     /// longer.
     unclear: u32,
@@ -93,6 +99,7 @@ impl Requests {
             lateness: LATENESS.0,
             loss: 0.0,
             round_trip,
+            answered: false,
             unclear: 0,
             backed_off: None,
         }
@@ -211,6 +218,7 @@ impl Requests {
                 false
             }
         };
+        self.answered |= !late;
         let seen = if late { since(missing.since) } else { Duration::ZERO };
         self.lateness = seen.max(self.lateness * 15 / 16).clamp(LATENESS.0, LATENESS.1);
     }
@@ -225,6 +233,17 @@ impl Requests {
             self.backed_off = Some(now);
             self.unclear = 0;
         }
+    }
+
+    /// Whether the peer answers no request. To be asked when something of it has come: nothing comes in an outage.
+    pub(super) fn is_ignored(&self, now: Instant) -> bool {
+        let wait = self.round_trip.timeout();
+        let unanswered = |missing: &Missing| {
+            missing.tries >= IGNORED && missing.last_asked.is_some_and(|asked| now >= asked + wait)
+        };
+        // What is farther before the oldest may never have been.
+        let sent = self.missing.range(self.oldest.saturating_sub(1)..);
+        !self.answered && sent.into_iter().any(|(_, missing)| unanswered(missing))
     }
 
     /// When [`Requests::take`] wants to be called.

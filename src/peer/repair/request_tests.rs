@@ -76,6 +76,26 @@ fn what_is_to_be_said_again_goes_along_with_other_requests() {
 }
 
 #[test]
+fn a_peer_that_answers_no_request_does_not_repair() {
+    let mut now = Instant::now();
+    let mut requests = begun(50 * MS, 0, now);
+    come(&mut requests, [2], now);
+    for _ in 0..20 {
+        let due = requests.due().unwrap();
+        now = due;
+        requests.take(now);
+    }
+    assert!(requests.is_ignored(now + 200 * MS));
+    come(&mut requests, [1], now + 300 * MS);
+    come(&mut requests, [4], now + 300 * MS);
+    for _ in 0..20 {
+        now = requests.due().unwrap();
+        requests.take(now);
+    }
+    assert!(!requests.is_ignored(now + 200 * MS), "it has answered one");
+}
+
+#[test]
 fn what_is_only_late_is_not_asked_for() {
     let now = Instant::now();
     let mut requests = begun(100 * MS, 10, now);

@@ -74,7 +74,7 @@ impl<W: Way> Rig<W> {
         };
         let hint = RoundTripHint::default();
         let mut sender = RepairSender::new(true, SendRate::new(1_000_000_000), hint.clone());
-        let mut receiver = RepairReceiver::new(true, hint);
+        let mut receiver = RepairReceiver::new(true, hint, Repairing::default());
         sender.bind_local_stream(&info);
         receiver.bind_remote_stream(&info);
         Self {
@@ -279,7 +279,7 @@ fn without_repair_what_is_lost_stays_lost() {
     let mut rig = Rig::new(loses(|n| n == 3 || n == 9));
     rig.sender = RepairSender::new(false, SendRate::default(), RoundTripHint::default());
     let info = StreamInfo { ssrc: SSRC, clock_rate: 90_000, ..StreamInfo::default() };
-    rig.receiver = RepairReceiver::new(false, RoundTripHint::default());
+    rig.receiver = RepairReceiver::new(false, RoundTripHint::default(), Repairing::default());
     rig.sender.bind_local_stream(&info);
     rig.receiver.bind_remote_stream(&info);
     rig.picture(0, 10, Duration::ZERO);
