@@ -1,15 +1,16 @@
 //! What the network of a peer in this process is like: the flags, and the simulated NAT and link that
 //! they mean.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
-use super::{failure::Failure, units};
+use super::{failure::Failure, observe::Observer, output::Output, units};
 use crate::{
     kernel,
-    lab::{Gateway, GatewayConfig},
-    nat::{self, Link, LinkChanges, Profile},
+    lab::{Gateway, GatewayConfig, Traffic},
+    nat::{self, Link, LinkChanges, Profile, Queue},
     peer::PeerConfig,
 };
 
@@ -38,6 +39,10 @@ pub struct NetworkArgs {
     /// Up to this much more delay, packet by packet
     #[arg(long, value_name = "TIME", value_parser = sides(delay))]
     pub jitter: Option<Sides<Duration>>,
+    /// Room in the queue in front of a link's --rate, as a size (32KB) or a time (100ms); default: a home router's,
+    /// 100 ms and at least 64 KiB
+    #[arg(long, value_name = "SIZE|TIME", value_parser = sides(str::parse::<Queue>))]
+    pub queue: Option<Sides<Queue>>,
     /// What chance decides (loss, jitter, ports) is the same for the same number; default 1
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -181,6 +186,7 @@ impl NetworkArgs {
             ("--loss-burst", self.loss_burst.as_ref().is_some_and(|sides| sides.second.is_some())),
             ("--delay", self.delay.as_ref().is_some_and(|sides| sides.second.is_some())),
             ("--jitter", self.jitter.as_ref().is_some_and(|sides| sides.second.is_some())),
+            ("--queue", self.queue.as_ref().is_some_and(|sides| sides.second.is_some())),
             ("--rate", rate.is_some_and(|sides| sides.second.is_some())),
         ];
         if let Some((flag, _)) = two.iter().find(|(_, two)| *two) {
@@ -214,6 +220,12 @@ impl NetworkArgs {
                 "say how much is lost with --loss, such as --loss 5%",
             ));
         }
+        if self.queue.is_some() && sides.iter().all(|side| side.link.rate.is_none()) {
+            return Err(Failure::usage(
+                "--queue without a link's rate never fills",
+                "say how fast the link is with --rate, such as --rate 2Mbit",
+            ));
+        }
         Ok(Some(Networks { sides, seed: self.seed.unwrap_or(1) }))
     }
 
@@ -224,6 +236,7 @@ impl NetworkArgs {
             delay: self.delay.as_ref().map(|delay| *delay.of(side)),
             jitter: self.jitter.as_ref().map(|jitter| *jitter.of(side)),
             rate: rate.map(|rate| *rate.of(side)),
+            queue: self.queue.as_ref().map(|queue| *queue.of(side)),
         }
     }
 
@@ -295,12 +308,77 @@ impl Networks {
             link: network.link,
             seed,
             outside: (!address.is_loopback()).then_some(address),
-            queue: None,
         });
         peer.gateway =
             Some(gateway.map_err(|error| Failure::usage(error.to_string(), error.remedy()))?);
         Ok(())
     }
+}
+
+/// Passes typed lines on, but for `/link KEY=VALUE …` (loss, delay, jitter, rate, queue), which changes the simulated
+/// link of this peer from now on. `output` shows what came of it.
+#[must_use]
+pub fn link_lines(
+    mut lines: mpsc::Receiver<String>,
+    gateway: Option<Arc<Gateway>>,
+    output: Output,
+) -> mpsc::Receiver<String> {
+    let Some(gateway) = gateway else { return lines };
+    let (others, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(line) = lines.recv().await {
+            let Some(words) = line.strip_prefix("/link ") else {
+                if others.send(line).await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            output.line(match typed(words) {
+                Ok(changes) => {
+                    gateway.set_link(changes.apply(gateway.link()));
+                    format!("the simulated link is now: {}", gateway.link())
+                }
+                Err(error) => format!("/link: {error}"),
+            });
+        }
+    });
+    receiver
+}
+
+/// Reads `rate=1Mbit delay=20ms`.
+fn typed(words: &str) -> Result<LinkChanges, String> {
+    let mut changes = LinkChanges::default();
+    for word in words.split_whitespace() {
+        let (key, value) = word.split_once('=').ok_or("write KEY=VALUE, as in rate=1Mbit")?;
+        let wrong = |error: units::UnitError| error.to_string();
+        match key {
+            "loss" => changes.loss = Some(units::percentage(value).map_err(wrong)?),
+            "delay" => changes.delay = Some(delay(value)?),
+            "jitter" => changes.jitter = Some(delay(value)?),
+            "rate" => changes.rate = Some(units::bit_rate(value).map_err(wrong)?),
+            "queue" => changes.queue = Some(value.parse()?),
+            _ => return Err(format!("`{key}` is not loss, delay, jitter, rate or queue")),
+        }
+    }
+    Ok(changes)
+}
+
+/// Says what a simulated link did to this peer's packets, each way.
+pub fn show_traffic(observer: &mut Observer, gateway: Option<&Gateway>) {
+    let Some(stats) = gateway.map(Gateway::stats) else { return };
+    let dropped = |traffic: &Traffic| traffic.lost + traffic.overflowed;
+    if dropped(&stats.up) + dropped(&stats.down) > 0 {
+        let words = |traffic: &Traffic| {
+            let Traffic { passed, lost, overflowed, .. } = traffic;
+            format!("{passed} passed, {lost} lost, {overflowed} dropped by a full queue")
+        };
+        let (up, down) = (words(&stats.up), words(&stats.down));
+        observer.line(&format!("simulated link: packets sent {up}; received {down}"));
+    }
+    let json = |traffic: &Traffic| json!({"passed": traffic.passed, "lost": traffic.lost, "overflowed": traffic.overflowed});
+    observer.event(
+        &json!({"kind": "simulatedLink", "sent": json(&stats.up), "received": json(&stats.down)}),
+    );
 }
 
 /// Nothing to simulate is no failure.
@@ -338,7 +416,7 @@ mod tests {
     #[test]
     fn one_value_is_for_both_and_two_are_one_each() {
         let networks =
-            both("--nat sym,port+port --delay 40ms --loss 0,2% --loss-burst 10 --rate 2Mbit")
+            both("--nat sym,port+port --delay 40ms --loss 0,2% --loss-burst 10 --rate 2Mbit --queue 32KB,100ms")
                 .unwrap();
         let [a, b] = networks.unwrap().sides;
         assert_eq!((a.nat.to_string(), b.nat.to_string()), ("sym".into(), "port+port".into()));
@@ -346,8 +424,26 @@ mod tests {
         assert_eq!((a.link.loss, b.link.loss), (0.0, 0.02));
         assert_eq!((a.link.loss_burst, b.link.loss_burst), (10, 10));
         assert_eq!((a.link.rate, b.link.rate), (Some(2_000_000), Some(2_000_000)));
+        let hundred = Queue::Time(Duration::from_millis(100));
+        assert_eq!((a.link.queue, b.link.queue), (Some(Queue::Bytes(32_000)), Some(hundred)));
         assert_eq!(both("").unwrap(), None);
         assert!(a.words().contains("`sym`") && b.words().contains("2 % loss"));
+    }
+
+    #[test]
+    fn a_typed_change_is_what_flags_would_say() {
+        let changes = typed("rate=1Mbit queue=32KB delay=20ms").unwrap();
+        let link = changes.apply(Link { loss: 0.1, ..Link::default() });
+        assert_eq!((link.rate, link.queue), (Some(1_000_000), Some(Queue::Bytes(32_000))));
+        assert_eq!((link.delay, link.loss), (Duration::from_millis(20), 0.1));
+        for (words, message) in [
+            ("rate", "KEY=VALUE"),
+            ("speed=1Mbit", "not loss, delay"),
+            ("delay=11s", "at most 10s"),
+            ("loss=200%", "not a valid percentage"),
+        ] {
+            assert!(typed(words).unwrap_err().contains(message), "{words}");
+        }
     }
 
     #[test]
@@ -367,6 +463,8 @@ mod tests {
             ("--loss-burst 10", "without loss"),
             ("--loss-burst 10 --loss 0", "without loss"),
             ("--delay 1s,soon", "not a valid duration"),
+            ("--rate 1Mbit --queue full", "not a valid queue"),
+            ("--queue 32KB", "without a link's rate"),
             ("--rate 5/s", "no link rate"),
             ("--seed 7", "decides nothing"),
         ] {

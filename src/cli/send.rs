@@ -144,6 +144,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     link.peer.pace = args.picture.pace;
+    let gateway = link.peer.gateway.clone();
     let mut config = SenderConfig {
         link,
         capture: args.picture.capture(),
@@ -155,10 +156,11 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
         timeout: connect.timeout,
         once: args.once,
     };
-    let mut texts = match args.picture.source {
+    let texts = match args.picture.source {
         SourceSpec::Stdin => observe::no_lines(),
         _ => observe::stdin_lines().1,
     };
+    let mut texts = network::link_lines(texts, gateway.clone(), output);
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
     config.link.negotiated = observer.negotiations();
     config.link.stats_every = observer.stats_every();
@@ -169,7 +171,9 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     let observing = Observing::start(observer, |observer, event| show(observer, "", event));
     let mut tell = |event| observing.tell(event);
     let result = sender::run(config, stop::asked(), &mut tell, &mut texts).await;
-    observing.end().await.finish(result.map(|_| ()))
+    let mut observer = observing.end().await;
+    network::show_traffic(&mut observer, gateway.as_deref());
+    observer.finish(result.map(|_| ()))
 }
 
 impl Weigh for SenderEvent {

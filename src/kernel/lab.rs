@@ -336,7 +336,9 @@ fn without_settings(mut command: Command, temporary: &Path) -> Command {
 fn words(link: &Link) -> String {
     let Link { loss, loss_burst, .. } = link;
     let (delay, jitter) = (link.delay.as_nanos(), link.jitter.as_nanos());
-    format!("{loss} {loss_burst} {delay} {jitter} {}", link.rate.unwrap_or(0))
+    let rate = link.rate.unwrap_or(0);
+    let queue = link.queue.map_or(0, |queue| queue.bytes(rate));
+    format!("{loss} {loss_burst} {delay} {jitter} {rate} {queue}")
 }
 
 pub(super) fn namespace(place: Place) -> &'static str {

@@ -47,8 +47,6 @@ pub struct GatewayConfig {
     pub profile: Profile,
     /// What the link does to each direction, at first (see [`Gateway::set_link`]).
     pub link: Link,
-    /// Room in the queue of a link with a rate, bytes; none is 100 ms of the rate, and 256 KiB at least.
-    pub queue: Option<u64>,
     /// Decides ports, losses and jitter: the same seed and packets give the same.
     pub seed: u64,
     /// An address of this machine for the outside, such as the one that leads to the internet. Without
@@ -184,8 +182,8 @@ impl Gateway {
         let core = Core {
             stack: Stack::new(&config.profile, address, config.seed),
             link: config.link,
-            up: LinkQueue::new(config.link, config.seed, "up").with_queue(config.queue),
-            down: LinkQueue::new(config.link, config.seed, "down").with_queue(config.queue),
+            up: LinkQueue::new(config.link, config.seed, "up"),
+            down: LinkQueue::new(config.link, config.seed, "down"),
             stats: GatewayStats::default(),
             externals: HashMap::new(),
             insides: HashMap::new(),

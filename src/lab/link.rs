@@ -9,17 +9,10 @@
 use std::time::Duration;
 
 use super::random::Random;
-use crate::nat::Link;
+use crate::nat::{Link, Queue};
 
 /// IPv4 and UDP headers: the rate counts IP packets.
 const HEADER_BYTES: u64 = 28;
-
-/// The queue holds what the rate carries in this time: what home routers and modems are built with.
-const QUEUE_TIME: Duration = Duration::from_millis(100);
-
-/// The least room in the queue, bytes: a keyframe of 100 KB comes at once, and the modems of slow links have
-/// room for it.
-const MIN_QUEUE_BYTES: u64 = 262_144;
 
 /// TCP payload in one packet.
 const SEGMENT_BYTES: usize = 1460;
@@ -44,8 +37,6 @@ pub struct LinkQueue {
     burst_left: u32,
     /// When the last packet of the queue has left it.
     free_at: Duration,
-    /// Room in the queue, bytes, when it is given.
-    room: Option<u64>,
 }
 
 impl LinkQueue {
@@ -53,13 +44,7 @@ impl LinkQueue {
     #[must_use]
     pub fn new(link: Link, seed: u64, direction: &str) -> Self {
         let random = Random::new(seed, direction);
-        Self { link, random, burst_left: 0, free_at: Duration::ZERO, room: None }
-    }
-
-    /// The same with a queue of so many bytes; none is what [`LinkQueue::capacity`] says.
-    #[must_use]
-    pub fn with_queue(self, room: Option<u64>) -> Self {
-        Self { room, ..self }
+        Self { link, random, burst_left: 0, free_at: Duration::ZERO }
     }
 
     /// Changes what the link does to the packets that come from now on.
@@ -125,14 +110,11 @@ impl LinkQueue {
         Some(self.free_at)
     }
 
-    /// Room in the queue, bytes: as given, or 100 ms of the rate and 256 KiB at least.
+    /// Room in the queue, bytes.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        if let Some(room) = self.room {
-            return room;
-        }
-        let rate = self.link.rate.unwrap_or_default() as f64;
-        MIN_QUEUE_BYTES.max((rate * QUEUE_TIME.as_secs_f64() / 8.0) as u64)
+        let rate = self.link.rate.unwrap_or_default();
+        self.link.queue.unwrap_or_else(|| Queue::of_router(rate)).bytes(rate)
     }
 }
 

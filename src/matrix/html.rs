@@ -11,7 +11,7 @@ use super::{
     words::PINGS_EXPIRE,
 };
 use crate::{
-    nat::Path,
+    nat::{Path, Queue},
     report::bench::html::{
         document,
         markup::{Table, badge, code, esc, long, nothing, section, words},
@@ -100,6 +100,9 @@ fn link_words(link: &LinkRecord) -> String {
     }
     if let Some(rate) = link.rate {
         words.push(format!("{} Mbit/s", rate as f64 / 1e6));
+    }
+    if let Some(bytes) = link.queue_bytes {
+        words.push(format!("a queue of {}", Queue::Bytes(bytes)));
     }
     if words.is_empty() { "clear".into() } else { words.join(", ") }
 }

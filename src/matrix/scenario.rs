@@ -10,7 +10,7 @@
 //! max-first-picture = "2s"   # of each connection, from its start
 //! [a]
 //! nat = "lte"          # a profile, or a network of `orion-peer lab list`
-//! loss = "2%"          # loss-burst, delay, jitter, rate
+//! loss = "2%"          # loss-burst, delay, jitter, rate, queue
 //! [b]
 //! nat = "home-router"
 //! ```

@@ -189,6 +189,9 @@ pub struct LinkRecord {
     pub jitter_ms: f64,
     /// Bits a second; null is no limit.
     pub rate: Option<u64>,
+    /// Room in the queue, bytes; none is a home router's.
+    #[serde(default)]
+    pub queue_bytes: Option<u64>,
 }
 
 impl From<&Link> for LinkRecord {
@@ -199,6 +202,7 @@ impl From<&Link> for LinkRecord {
             delay_ms: link.delay.as_secs_f64() * 1e3,
             jitter_ms: link.jitter.as_secs_f64() * 1e3,
             rate: link.rate,
+            queue_bytes: link.queue.zip(link.rate).map(|(queue, rate)| queue.bytes(rate)),
         }
     }
 }

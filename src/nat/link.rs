@@ -2,7 +2,9 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::units;
 
 /// What a link does to the packets of each direction. The default does nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -18,6 +20,77 @@ pub struct Link {
     pub jitter: Duration,
     /// Bits a second; what comes faster waits in a queue, and is dropped when that is full.
     pub rate: Option<u64>,
+    /// Room in that queue; none is [`Queue::of_router`].
+    pub queue: Option<Queue>,
+}
+
+/// How much a queue holds, one direction of a link.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Queue {
+    /// So many bytes.
+    Bytes(u64),
+    /// What the rate carries in this time.
+    Time(Duration),
+}
+
+/// A router's queue holds what the rate carries in this time, twice the 50 ms that `CableLabs` recommends for cable modems
+/// (CM-GL-Buffer, section 6).
+const ROUTER_TIME: Duration = Duration::from_millis(100);
+
+/// The least a router's queue holds, bytes: the smallest of the sizes that Kreibich et al. found to be common for
+/// uplinks (64, 128 and 256 KiB; Netalyzr, IMC 2010, section 5.2).
+const ROUTER_BYTES: u64 = 65_536;
+
+impl Queue {
+    /// The queue of a home router or modem in front of a link of this rate, bits a second: 100 ms, and at least 64 KiB.
+    #[must_use]
+    pub fn of_router(rate: u64) -> Self {
+        Self::Bytes(ROUTER_BYTES.max(Self::Time(ROUTER_TIME).bytes(rate)))
+    }
+
+    /// Its room in front of a link of this rate, bytes.
+    #[must_use]
+    pub fn bytes(self, rate: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Time(time) => (rate as f64 * time.as_secs_f64() / 8.0) as u64,
+        }
+    }
+}
+
+impl FromStr for Queue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // `0` is both, and no packet fits into either.
+        match (units::size(text), units::duration(text)) {
+            (Ok(0), _) | (_, Ok(Duration::ZERO)) => {
+                Err("a queue of 0 lets nothing pass".to_owned())
+            }
+            (Ok(bytes), _) => Ok(Self::Bytes(bytes)),
+            (_, Ok(time)) => Ok(Self::Time(time)),
+            _ => Err(format!(
+                "`{text}` is not a valid queue: write its size, as in 32KB, or its time, as in 100ms"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) if bytes % 1000 == 0 => write!(f, "{}KB", bytes / 1000),
+            Self::Bytes(bytes) if bytes % 1024 == 0 => write!(f, "{}KiB", bytes / 1024),
+            Self::Bytes(bytes) => write!(f, "{bytes}B"),
+            Self::Time(time) => write!(f, "{time:?}"),
+        }
+    }
+}
+
+impl Serialize for Queue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl Link {
@@ -48,6 +121,9 @@ impl fmt::Display for Link {
                 1_000_000.. => format!("{} Mbit/s", rate as f64 / 1e6),
                 _ => format!("{} kbit/s", rate as f64 / 1e3),
             });
+        }
+        if let Some(queue) = self.queue {
+            parts.push(format!("a queue of {queue}"));
         }
         if parts.is_empty() {
             return f.write_str("clear");
@@ -112,12 +188,31 @@ mod tests {
             delay: Duration::from_millis(40),
             jitter: Duration::from_millis(5),
             rate: Some(2_000_000),
+            queue: Some(Queue::Bytes(32_000)),
         };
-        assert_eq!(link.to_string(), "2 % loss, 40ms delay, 5ms jitter, 2 Mbit/s");
+        assert_eq!(link.to_string(), "2 % loss, 40ms delay, 5ms jitter, 2 Mbit/s, a queue of 32KB");
         let bursts = Link { loss: 0.05, loss_burst: 10, ..Link::default() };
         assert_eq!(bursts.to_string(), "5 % loss in bursts of 10");
         assert_eq!(Link::default().to_string(), "clear");
         assert!(Link::default().is_clear() && !link.is_clear());
         assert_eq!(Link { rate: Some(64_000), ..Link::default() }.to_string(), "64 kbit/s");
+    }
+
+    #[test]
+    fn a_queue_is_a_size_or_a_time() {
+        for (text, queue, bytes) in [
+            ("32KB", Queue::Bytes(32_000), 32_000),
+            ("64KiB", Queue::Bytes(65_536), 65_536),
+            ("1500B", Queue::Bytes(1500), 1500),
+            ("100ms", Queue::Time(Duration::from_millis(100)), 25_000),
+        ] {
+            let read: Queue = text.parse().unwrap();
+            assert_eq!((read, read.to_string().as_str()), (queue, text));
+            assert_eq!(read.bytes(2_000_000), bytes, "{text}");
+        }
+        assert!("0".parse::<Queue>().unwrap_err().contains("lets nothing pass"));
+        assert!("2Mbit".parse::<Queue>().unwrap_err().contains("32KB"));
+        assert_eq!(Queue::of_router(1_000_000), Queue::Bytes(65_536));
+        assert_eq!(Queue::of_router(40_000_000), Queue::Bytes(500_000));
     }
 }

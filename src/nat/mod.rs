@@ -14,7 +14,7 @@ pub mod theory;
 
 use std::{fmt, time::Duration};
 
-pub use link::{IpVersions, Link};
+pub use link::{IpVersions, Link, Queue};
 pub use named::{LinkChanges, NamedNetwork, NetworkError, network};
 pub use profile::{Profile, ProfileError};
 pub use theory::{Path, expected};

@@ -10,7 +10,7 @@ use std::{path::Path, str::FromStr, sync::LazyLock, time::Duration};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    IpVersions, Link, Profile, ProfileError,
+    IpVersions, Link, Profile, ProfileError, Queue,
     file::{self, FileError},
 };
 use crate::{types::edit_distance, units};
@@ -93,6 +93,9 @@ pub struct LinkChanges {
     /// Bits a second.
     #[serde(default, deserialize_with = "bit_rate")]
     pub rate: Option<u64>,
+    /// Room in the queue in front of it.
+    #[serde(default, deserialize_with = "queue")]
+    pub queue: Option<Queue>,
 }
 
 impl LinkChanges {
@@ -105,6 +108,7 @@ impl LinkChanges {
             delay: self.delay.unwrap_or(link.delay),
             jitter: self.jitter.unwrap_or(link.jitter),
             rate: self.rate.or(link.rate),
+            queue: self.queue.or(link.queue),
         }
     }
 
@@ -117,6 +121,7 @@ impl LinkChanges {
             delay: self.delay.or(others.delay),
             jitter: self.jitter.or(others.jitter),
             rate: self.rate.or(others.rate),
+            queue: self.queue.or(others.queue),
         }
     }
 
@@ -129,6 +134,7 @@ impl LinkChanges {
             delay: self.delay.filter(|_| others.delay.is_none()),
             jitter: self.jitter.filter(|_| others.jitter.is_none()),
             rate: self.rate.filter(|_| others.rate.is_none()),
+            queue: self.queue.filter(|_| others.queue.is_none()),
         }
     }
 }
@@ -143,6 +149,10 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 
 fn bit_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     file::quantity(deserializer, units::bit_rate)
+}
+
+fn queue<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Queue>, D::Error> {
+    file::quantity(deserializer, str::parse)
 }
 
 /// A network as a file describes it. Link keys stand among the others: `flatten` would lose the check
@@ -165,6 +175,8 @@ pub struct NetworkFile {
     jitter: Option<Duration>,
     #[serde(default, deserialize_with = "bit_rate")]
     rate: Option<u64>,
+    #[serde(default, deserialize_with = "queue")]
+    queue: Option<Queue>,
     #[serde(default, deserialize_with = "ip_versions")]
     ip: Option<IpVersions>,
     mtu: Option<u16>,
@@ -199,6 +211,7 @@ impl NetworkFile {
             delay: self.delay,
             jitter: self.jitter,
             rate: self.rate,
+            queue: self.queue,
         }
     }
 

@@ -80,7 +80,7 @@ pub struct EventError {
 }
 
 /// What can happen, as it is written.
-const FORMS: [&str; 17] = [
+const FORMS: [&str; 18] = [
     "kill signaling|turn|a|b",
     "stop signaling|turn|a|b",
     "start signaling|turn|a|b",
@@ -97,6 +97,7 @@ const FORMS: [&str; 17] = [
     "delay [a|b] TIME",
     "jitter [a|b] TIME",
     "rate [a|b] RATE",
+    "queue [a|b] SIZE|TIME",
     "cut [a|b]",
 ];
 
@@ -266,6 +267,7 @@ fn link(verb: &str, rest: &[&str]) -> Result<Action, String> {
         "delay" => changes.delay = Some(units::duration(value).map_err(wrong)?),
         "jitter" => changes.jitter = Some(units::duration(value).map_err(wrong)?),
         "rate" => changes.rate = Some(units::bit_rate(value).map_err(wrong)?),
+        "queue" => changes.queue = Some(value.parse()?),
         _ => {
             let packets =
                 value.parse().map_err(|_| format!("`{value}` is no number of packets"))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use orion_peer::{
     lab::{Gateway, GatewayConfig},
-    nat::Link,
+    nat::{Link, Queue},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
 };
 
@@ -16,8 +16,9 @@ const TRANSPORT_CC: &str =
 
 /// A link of 1 Mbit/s with a queue as in small home routers.
 fn uplink() -> Arc<Gateway> {
-    let link = Link { rate: Some(1_000_000), ..Link::default() };
-    Gateway::new(GatewayConfig { link, queue: Some(32_768), ..GatewayConfig::default() }).unwrap()
+    let queue = Some(Queue::Bytes(32_768));
+    let link = Link { rate: Some(1_000_000), queue, ..Link::default() };
+    Gateway::new(GatewayConfig { link, ..GatewayConfig::default() }).unwrap()
 }
 
 /// Sends keyframes of 60 KB over it, one after another. Gives what its queue dropped, and the bitrate

@@ -63,7 +63,7 @@ fn text(profiles: &[(&str, Profile)]) -> String {
     }
     lines.push(String::new());
     lines.extend(wrap(
-        "A network of your own: a file with nat, delay, jitter, loss, loss-burst, rate, as --nat FILE.toml",
+        "A network of your own: a file with nat, delay, jitter, loss, loss-burst, rate, queue, as --nat FILE.toml",
         0,
         WIDTH,
     ));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{
     cli::failure::Failure,
     kernel::wire::{self, WireConfig},
-    nat::Link,
+    nat::{Link, Queue},
 };
 
 /// Words of `lab wire`.
@@ -19,8 +19,8 @@ pub struct WireArgs {
     /// Of what is lost
     seed: u64,
     /// Share of packets lost (0 to 1), how many in a row, delay and jitter in nanoseconds, bits a second
-    /// (0 is no limit); lines of standard input with the same words change it
-    #[arg(num_args = 5)]
+    /// (0 is no limit), bytes in the queue (0 is a router's); lines of standard input with the same words change it
+    #[arg(num_args = 6)]
     link: Vec<String>,
 }
 
@@ -46,13 +46,14 @@ pub fn run(args: WireArgs) -> Result<(), Failure> {
 }
 
 fn link(words: &[&str]) -> Option<Link> {
-    let [loss, loss_burst, delay, jitter, rate] = words else { return None };
-    let rate: u64 = rate.parse().ok()?;
+    let [loss, loss_burst, delay, jitter, rate, queue] = words else { return None };
+    let (rate, queue): (u64, u64) = (rate.parse().ok()?, queue.parse().ok()?);
     Some(Link {
         loss: loss.parse().ok()?,
         loss_burst: loss_burst.parse().ok()?,
         delay: Duration::from_nanos(delay.parse().ok()?),
         jitter: Duration::from_nanos(jitter.parse().ok()?),
         rate: (rate > 0).then_some(rate),
+        queue: (queue > 0).then_some(Queue::Bytes(queue)),
     })
 }
