@@ -196,6 +196,7 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     link.peer.control_life_time = args.load.control_life_time();
     let networks = args.network.one(args.load.link_rate())?;
     link.peer.repair = !args.load.no_repair;
+    link.peer.phone_bitrate = args.load.phone_bitrate;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     if let Some(networks) = &networks {
         output.line(networks.sides[0].words());

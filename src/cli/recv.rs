@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     media::sink::{self, FrameRecord, PictureFormat},
-    peer::PeerRole,
+    peer::{PeerRole, PhoneBitrate},
     report::{delivery::KeyframeDelivery, human, summary::Role},
     session::receiver::{self, ReceiverConfig, ReceiverEvent, StoredKeyframe},
     signaling::client::redacted,
@@ -42,6 +42,10 @@ pub struct RecvArgs {
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,
+    /// What the phone's bandwidth estimate is told to begin with: auto (what lets a keyframe come at once), off
+    /// (nothing), or a rate such as 5Mbit
+    #[arg(long, value_name = "BITRATE", default_value = "auto")]
+    pub phone_bitrate: PhoneBitrate,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub view: ViewArgs,
@@ -71,8 +75,10 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let networks = args.network.one()?;
     let mut link = link::config(&connect, PeerRole::Receiver)?;
     link.peer.repair = !args.no_repair;
+    link.peer.phone_bitrate = args.phone_bitrate;
     link.signaling.retry_busy = true;
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
+    let gateway = link.peer.gateway.clone();
     let mut config = ReceiverConfig {
         link,
         out: args.out.clone(),
@@ -81,7 +87,8 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         timeout: connect.timeout,
         once: args.once,
     };
-    let (lines, mut texts) = observe::stdin_lines();
+    let (lines, texts) = observe::stdin_lines();
+    let mut texts = network::link_lines(texts, gateway.clone(), output);
     let hello = json!({
         "role": "recv", "version": env!("CARGO_PKG_VERSION"), "pair": connect.pair,
         "device": connect.device, "signal": redacted(&connect.signal),
@@ -116,7 +123,8 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     });
     let mut tell = |event| observing.tell(event);
     let result = receiver::run(config, stop::asked(), &mut tell, &mut texts).await;
-    let observer = observing.end().await;
+    let mut observer = observing.end().await;
+    network::show_traffic(&mut observer, gateway.as_deref());
     if let Some(viewer) = viewer {
         let reason = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         viewer.close(&reason).await;

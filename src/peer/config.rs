@@ -28,6 +28,7 @@ use super::{
     event::PeerError,
     pacing::{Pace, Pacing, TRANSPORT_CC_URI, TransportCc},
     repair::{self, RepairReceiver, RepairSender, Repairing, RoundTripHint, Rtx},
+    sdp::{PhoneBitrate, PhonePath},
     streams::StreamServers,
     tap::Tap,
 };
@@ -103,6 +104,10 @@ pub struct PeerConfig {
     pub repair: bool,
     /// How fast the packets of a keyframe may leave.
     pub pace: Pace,
+    /// What a receiver tells the phone's bandwidth estimate.
+    pub phone_bitrate: PhoneBitrate,
+    /// What was seen of the phone's path, from one connection to the next.
+    pub phone_path: PhonePath,
 }
 
 impl PeerConfig {
@@ -123,6 +128,8 @@ impl PeerConfig {
             gateway: None,
             repair: true,
             pace: Pace::Auto,
+            phone_bitrate: PhoneBitrate::Auto,
+            phone_path: PhonePath::default(),
         }
     }
 }

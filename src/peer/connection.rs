@@ -31,7 +31,7 @@ use super::{
     remote_candidates::RemoteCandidates,
     repair::{Repairing, RoundTripHint, Rtx},
     runtime::{ExtraPasses, PeerRuntime},
-    sdp::Setup,
+    sdp::{Setup, hints::Hints},
     stats::{self, CandidateStats, Snapshot},
     streams::StreamServers,
     tap::{Tap, TapCounters},
@@ -67,6 +67,8 @@ pub struct Peer {
     remote_candidates: Mutex<RemoteCandidates>,
     /// Our DTLS role as the first answer named it, where the offer did not leave the choice: it stays (RFC 8842 §5.3).
     answered_setup: OnceLock<Option<Setup>>,
+    /// What the first answer said to the phone's estimate: others would make libwebrtc estimate from the beginning.
+    answered_hints: OnceLock<Option<Hints>>,
     /// What counts when the connection can no longer be asked.
     last_stats: Mutex<Snapshot>,
     tasks: Vec<JoinHandle<()>>,
@@ -121,7 +123,13 @@ impl Peer {
         let patience = if config.repair { video::PATIENCE } else { video::PATIENCE_UNREPAIRED };
         let mut tasks = vec![
             tokio::spawn(video::forward_requests(outputs.requests, shared.events.clone())),
-            tokio::spawn(video::receive(outputs.packets, Arc::clone(&shared), patience, repairing)),
+            tokio::spawn(video::receive(
+                outputs.packets,
+                Arc::clone(&shared),
+                patience,
+                repairing,
+                config.phone_path.clone(),
+            )),
             tokio::spawn(driver::watch(Arc::clone(&monitor), Arc::downgrade(&runtime))),
             tokio::spawn(tell_end(Arc::clone(&shared))),
         ];
@@ -147,6 +155,7 @@ impl Peer {
             with_mdns,
             remote_candidates: Mutex::default(),
             answered_setup: OnceLock::new(),
+            answered_hints: OnceLock::new(),
             last_stats: Mutex::default(),
             tasks,
             closed: AtomicBool::new(false),

@@ -66,4 +66,5 @@ pub(crate) use driver::abandoned as abandoned_drivers;
 pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
 pub use gathering::{GatherOutcome, GatherResult, no_relay};
 pub use runtime::small_receive_buffer;
+pub use sdp::PhoneBitrate;
 pub use vitals::Vitals;

@@ -3,9 +3,10 @@
 //!
 //! - `lines`: the m-lines that the crate is shown
 //! - `transport`: the one transport they are on
-//! - `answer`: what becomes of the crate's answer
+//! - `answer`: what becomes of the crate's answer · [`hints`]: what it says to libwebrtc's estimate
 
 mod answer;
+pub mod hints;
 mod lines;
 mod transport;
 
@@ -15,6 +16,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rtc::sdp::{SessionDescription, description::session::ATTR_KEY_SSRC};
 
 pub use answer::Shape;
+pub use hints::{PhoneBitrate, PhonePath};
 pub(super) use lines::Line;
 pub(super) use transport::Setup;
 use transport::Transport;
@@ -407,7 +409,7 @@ mod tests {
         let ours = format!(
             "{head}a=group:BUNDLE 2\r\nm=video 9 UDP/TLS/RTP/SAVPF 102\r\na=mid:2\r\na=setup:active\r\n"
         );
-        let answer = shape.finish(&ours, Some(Setup::Passive)).unwrap();
+        let answer = shape.finish(&ours, Some(Setup::Passive), None).unwrap();
         let lines: Vec<&str> = answer.lines().filter(|line| line.starts_with("m=")).collect();
         let wanted = [
             "m=audio 0 UDP/TLS/RTP/SAVPF 8 101",

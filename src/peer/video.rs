@@ -38,6 +38,7 @@ use super::{
     pacing::Pacing,
     packetizer,
     repair::Repairing,
+    sdp::PhonePath,
     tap::{InboundRtp, KeyframeRequest},
     timestamps::Timestamps,
 };
@@ -190,12 +191,13 @@ pub(super) async fn forward_requests(
     }
 }
 
-/// Assembles what the tap hands over.
+/// Assembles what the tap hands over; what keyframes show of the `path` is kept.
 pub(super) async fn receive(
     mut packets: mpsc::Receiver<InboundRtp>,
     shared: Arc<Shared>,
     patience: Duration,
     repairing: Repairing,
+    path: PhonePath,
 ) {
     let mut incoming = Incoming::new(patience);
     let budget = Arc::new(Semaphore::new(RECEIVED_KIB));
@@ -223,6 +225,8 @@ pub(super) async fn receive(
             let event = match one.with(&parameter_sets(&shared)).within(&budget) {
                 Assembled::Whole(unit) => {
                     shared.frames.carried(None);
+                    let spread = unit.completed.duration_since(unit.first_packet);
+                    path.arrived(unit.data.len(), unit.packets, unit.retransmitted, spread);
                     PeerEvent::AccessUnit(ReceivedAccessUnit {
                         received_at: wall_time(unit.completed),
                         unit,

@@ -12,7 +12,7 @@ use crate::{
         send, units,
     },
     media::source::SourceSpec,
-    peer::{PeerRole, pacing::Pace},
+    peer::{PeerRole, PhoneBitrate, pacing::Pace},
     report::bench::gates::{Gates, RequiredType},
     session::capture::CaptureConfig,
 };
@@ -113,6 +113,10 @@ pub struct LoadArgs {
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,
+    /// What the phone's bandwidth estimate is told to begin with: auto (what lets a keyframe come at once), off
+    /// (nothing), or a rate such as 5Mbit
+    #[arg(long, value_name = "BITRATE", default_value = "auto")]
+    pub phone_bitrate: PhoneBitrate,
 }
 
 /// Which side of a pair.

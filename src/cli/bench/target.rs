@@ -74,6 +74,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     measuring.peer.control_life_time = args.load.control_life_time();
     measuring.peer.pace = args.load.pace;
     measuring.peer.repair = !args.load.no_repair;
+    measuring.peer.phone_bitrate = args.load.phone_bitrate;
     network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, partner: None }];
     Ok(Target { slots, timeout, connect, networks, served: None })
@@ -133,6 +134,7 @@ async fn start(
         if let Some(partner) = &mut slot.partner {
             partner.peer.control_life_time = args.load.control_life_time();
             partner.peer.repair = !args.load.no_repair;
+            partner.peer.phone_bitrate = args.load.phone_bitrate;
             network::put_under(networks, &mut partner.peer, 1, nth)?;
         }
         slots.push(slot);
@@ -192,6 +194,7 @@ pub fn described(
         "size": load.size.map(|size| format!("{}x{}", size.width, size.height)),
         "maxBytes": load.max_bytes,
         "pace": load.pace.to_string(),
+        "phoneBitrate": load.phone_bitrate.to_string(),
         "repair": load.no_repair.then_some(false),
         "icePolicy": format!("{:?}", connect.ice_policy).to_lowercase(),
         "candidates": candidates.then(|| {

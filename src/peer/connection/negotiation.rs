@@ -15,7 +15,7 @@ use crate::{
         event::PeerError,
         handler::multicast_works,
         remote_candidates::{MAX_BYTES, RemoteCandidates, Target},
-        sdp::{self, Line, Rewritten, SdpError, Setup},
+        sdp::{self, Line, Rewritten, SdpError, Setup, hints::Hints},
     },
     proto::{signaling::IceCandidateInit, token::IceServer},
 };
@@ -102,14 +102,17 @@ impl Peer {
             .create_answer(None)
             .await
             .map_err(PeerError::crate_error("create an answer"))?;
-        if sdp::h264_media(&answer.sdp).is_none() {
+        let Some(media) = sdp::h264_media(&answer.sdp) else {
             let why = "not in a form that this side takes";
             return Err(PeerError::NotTaken { kind: "offer", why });
-        }
+        };
         self.check_video(&answer.sdp, "offer", &[])?;
         self.runtime.filters().guard.local_description(&answer.sdp);
         let setup = *self.answered_setup.get_or_init(|| shape.setup.map(Setup::answer));
-        let for_peer = shape.finish(&answer.sdp, setup);
+        let PeerConfig { phone_bitrate, phone_path, .. } = &self.config;
+        let hints = || Hints::of(*phone_bitrate, !media.rtx.is_empty(), phone_path);
+        let hints = *self.answered_hints.get_or_init(hints);
+        let for_peer = shape.finish(&answer.sdp, setup, hints);
         let for_peer = for_peer.map_err(PeerError::crate_error("write the answer"))?;
         if let Some(line) = shape.candidate_line() {
             *self.shared.candidate_line.lock().expect("no holder of this lock panics") = line;

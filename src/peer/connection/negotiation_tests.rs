@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, time::timeout};
 use super::*;
 use crate::{
     media::h264::AccessUnit,
-    peer::{ConnectionState, PeerConfig, PeerEvent, PeerRole},
+    peer::{ConnectionState, PeerConfig, PeerEvent, PeerRole, PhoneBitrate},
 };
 
 /// Candidates of the attack in the issue.
@@ -52,6 +52,49 @@ fn offer(number: u32, candidates: &str) -> String {
          a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n\
          {candidates}"
     )
+}
+
+/// The H.264 format that a receiver answers this offer with.
+async fn answered(config: PeerConfig, offer: String) -> String {
+    let (peer, _events) = Peer::new(config).await.unwrap();
+    let answer = peer.accept_offer(offer).await.unwrap();
+    peer.close().await;
+    let format = answer.lines().find(|line| line.starts_with("a=fmtp:102 "));
+    format.unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_hints_the_phones_estimate() {
+    let receiver = config(PeerRole::Receiver);
+    let plain = "profile-level-id=42e01f";
+    let hinted =
+        |start: u64| format!("{plain};x-google-start-bitrate={start};x-google-max-bitrate=13000");
+    let off = PeerConfig { phone_bitrate: PhoneBitrate::Off, ..receiver.clone() };
+    let format = answered(off, offer(21, "")).await;
+    assert!(format.ends_with(plain), "{format}");
+    let format = answered(receiver.clone(), offer(22, "")).await;
+    assert!(format.ends_with(&hinted(3000)), "{format}");
+    let rate = PeerConfig { phone_bitrate: PhoneBitrate::Rate(7_000_000), ..receiver.clone() };
+    let format = answered(rate, offer(23, "")).await;
+    assert!(format.ends_with(&hinted(7000)), "{format}");
+    // What one connection saw of the path, the next begins with.
+    receiver.phone_path.arrived(100_000, 85, 0, Duration::from_millis(166));
+    let format = answered(receiver.clone(), offer(24, "")).await;
+    let start = receiver.phone_path.rate().unwrap() / 3000;
+    assert!(format.ends_with(&hinted(start)), "{format}");
+}
+
+/// A renegotiation does not make the phone estimate from the beginning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hints_of_a_connection_stay() {
+    let receiver = config(PeerRole::Receiver);
+    let (peer, _events) = Peer::new(receiver.clone()).await.unwrap();
+    let first = peer.accept_offer(offer(25, "")).await.unwrap();
+    receiver.phone_path.arrived(100_000, 85, 0, Duration::from_millis(166));
+    let again = peer.accept_offer(offer(25, "")).await.unwrap();
+    let hints = |answer: &str| answer.lines().find(|l| l.contains("x-google")).map(str::to_owned);
+    assert!(hints(&first).is_some() && hints(&first) == hints(&again), "{first}\n{again}");
+    peer.close().await;
 }
 
 /// The ways of the issue past a filter that reads lines, and the straight one.

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use rtc::sdp::SessionDescription;
 
-use super::{lines::Line, transport::Setup};
+use super::{hints::Hints, lines::Line, transport::Setup};
 
 /// What the answer has to repeat of an offer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,7 +29,7 @@ impl Shape {
     }
 
     /// The answer for the peer: m-lines that the crate did not see are rejected (RFC 3264 §6), `setup` is the role
-    /// that this end really has, and there is no group that the offer did not have (RFC 5888 §9.2).
+    /// that this end really has, and there is no group that the offer did not have (RFC 5888 §9.2). `hints` are added to it.
     ///
     /// `rtc` 0.21.1 always writes the `a=setup` it is configured with (`peer_connection/mod.rs:984`), although its role
     /// is the other one when the offer takes one itself (`transport/dtls/mod.rs:160`).
@@ -40,6 +40,7 @@ impl Shape {
         &self,
         answer: &str,
         setup: Option<Setup>,
+        hints: Option<Hints>,
     ) -> Result<String, String> {
         let mut answer = SessionDescription::unmarshal(&mut Cursor::new(answer.as_bytes()))
             .map_err(|error| error.to_string())?;
@@ -47,6 +48,9 @@ impl Shape {
             let lines = answer.media_descriptions.iter_mut();
             let said = lines.flat_map(|line| &mut line.attributes).filter(|a| a.key == "setup");
             said.for_each(|attribute| attribute.value = Some(setup.as_str().to_owned()));
+        }
+        if let Some(hints) = hints {
+            answer.media_descriptions.iter_mut().for_each(|line| hints.write(line));
         }
         if !self.bundled {
             answer.attributes.retain(|attribute| attribute.key != "group");
