@@ -41,7 +41,7 @@ export const scratch = await mkdtemp(path.join(tmpdir(), "orion-browser-"));
 
 /** Serves the page, the sample photos, and below `/scratch/` what the test has made. */
 async function servePage() {
-  const types = { ".html": "text/html", ".js": "text/javascript", ".jpg": "image/jpeg", ".png": "image/png" };
+  const types = { ".html": "text/html", ".js": "text/javascript", ".jpg": "image/jpeg", ".png": "image/png", ".h264": "video/h264" };
   const folder = (url) => {
     if (url.startsWith("/samples/")) return SAMPLES;
     if (url.startsWith("/scratch/")) return path.join(scratch, path.basename(path.dirname(url)));

@@ -5,6 +5,7 @@
 #
 #   tests/browser/run.sh            builds the binary first
 #   tests/browser/run.sh --table    writes the tables into README
+#   tests/browser/run.sh --phone …  what scripts/phone.sh does
 #   ORION_PEER=FILE tests/browser/run.sh
 #
 # CHROMIUM names another browser than /usr/bin/chromium; SCREENSHOT=FILE keeps a picture of the
@@ -15,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 root=$(cd ../.. && pwd)
 if [[ -z ${ORION_PEER:-} ]]; then
-    (cd "$root" && cargo build --release --bin orion-peer)
+    (cd "$root" && cargo build --release --bin orion-peer >&2)
     target=${CARGO_TARGET_DIR:-target}
     [[ $target == /* ]] || target=$root/$target
     ORION_PEER=$target/release/orion-peer
@@ -36,6 +37,10 @@ if ! cmp -s package-lock.json node_modules/.of-this-lock; then
 fi
 if [[ ${1:-} == --table ]]; then
     exec node interop.js --table
+fi
+if [[ ${1:-} == --phone ]]; then
+    shift
+    exec node phone.js "$@"
 fi
 node main.js
 node interop.js

@@ -2,6 +2,7 @@
 // The test calls what is put on `window.peer`.
 
 import { paint, quarters, watch } from "./pictures.js";
+import { pinging, still } from "./still.js";
 import { incoming, outgoing, setWire, takes, tells } from "./wire.js";
 
 const video = document.querySelector("#video");
@@ -19,6 +20,8 @@ const peer = {
   controls: [],
   /** Candidates found here. */
   candidates: [],
+  /** When each keyframe of a photographer went to the packetizer, and its size. */
+  sent: [],
   /** What the encoder's worker told. */
   transformed: [],
   problems: [],
@@ -250,6 +253,34 @@ peer.bePhone = async (options) => {
     };
     transceiver.sender.transform = new RTCRtpScriptTransform(peer.worker, {});
   }
+  await pc.setLocalDescription();
+  signal("offer", { sdp: await outgoing(pc) });
+};
+
+/** Offers a photo as a keyframe at connection and then every `every` ms, the `unit` at that address in place of what the
+ * encoder makes of it, and pings. `peer.sent` tells when each keyframe went to the packetizer. */
+peer.bePhotographer = async (options) => {
+  const { unit, every, pingEvery } = options;
+  const { stream, next } = await still(canvas, options);
+  const bytes = unit ? await (await fetch(unit)).arrayBuffer() : null;
+  const pc = newConnection(options);
+  peer.openChannel();
+  const transceiver = pc.addTransceiver(stream.getVideoTracks()[0], { direction: "sendonly", streams: [stream] });
+  peer.worker = new Worker("transform.js");
+  peer.worker.onmessage = ({ data }) => data.sent && peer.sent.push(data.sent);
+  // Chromium takes it in the task that made the sender, or never.
+  transceiver.sender.transform = new RTCRtpScriptTransform(peer.worker, { unit: bytes, times: true });
+  pc.onconnectionstatechange = () => {
+    if (pc.connectionState !== "connected" || peer.connectedAt) return;
+    peer.connectedAt = performance.timeOrigin + performance.now();
+    peer.pings = pinging(peer.channels.own, pingEvery);
+    const picture = async () => {
+      await peer.keyframe();
+      next();
+    };
+    picture();
+    setInterval(picture, every);
+  };
   await pc.setLocalDescription();
   signal("offer", { sdp: await outgoing(pc) });
 };

@@ -1,14 +1,23 @@
 // A worker between Chromium's encoder and its packetizer (W3C RTCRtpScriptTransform): loses pictures on
-// request, as a network beyond repair would, and tells of each keyframe.
+// request, as a network beyond repair would, and tells of each keyframe. With a `unit` that goes out in place of each
+// keyframe, and nothing else; with `times` it tells when each goes out.
 
 let lose = 0;
 
 onrtctransform = async ({ transformer }) => {
   const reader = transformer.readable.getReader();
   const writer = transformer.writable.getWriter();
+  const { unit, times } = transformer.options ?? {};
   for (;;) {
     const { value: frame, done } = await reader.read();
     if (done) return;
+    if (times) {
+      if (unit && frame.type !== "key") continue;
+      if (unit) frame.data = unit.slice(0);
+      if (frame.type === "key") postMessage({ sent: { at: performance.timeOrigin + performance.now(), bytes: frame.data.byteLength } });
+      await writer.write(frame);
+      continue;
+    }
     if (frame.type === "key") postMessage({ keyframe: await keyframe(frame) });
     if (frame.type === "delta" && lose > 0) {
       lose -= 1;
