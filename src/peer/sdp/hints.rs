@@ -113,15 +113,13 @@ impl Hints {
                 let value = attribute.value.as_deref().unwrap_or_default();
                 attribute.key == "fmtp" && value.split_whitespace().next() == Some(&format)
             };
-            match line.attributes.iter_mut().find(is_its) {
-                Some(Attribute { value: Some(value), .. }) => {
-                    value.push(';');
-                    value.push_str(&self.words());
-                }
-                _ => {
-                    let value = Some(format!("{format} {}", self.words()));
-                    line.attributes.push(Attribute { key: "fmtp".to_owned(), value });
-                }
+            let its = line.attributes.iter_mut().find(is_its);
+            if let Some(value) = its.and_then(|attribute| attribute.value.as_mut()) {
+                value.push(';');
+                value.push_str(&self.words());
+            } else {
+                let value = Some(format!("{format} {}", self.words()));
+                line.attributes.push(Attribute { key: "fmtp".to_owned(), value });
             }
         }
     }
