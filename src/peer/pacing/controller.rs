@@ -82,6 +82,9 @@ const QUEUE_SHORT: f64 = 0.001;
 const QUEUE_LOSS: f64 = 0.1;
 const HEAVY_LOSS: f64 = 0.2;
 
+/// A lower rate has helped when less than this share of the loss is left.
+const HELPED: f64 = 0.85;
+
 /// Heavy loss alone does not lower the rate below this.
 const HEAVY_LOSS_RATE: f64 = 1e6;
 
@@ -174,6 +177,10 @@ pub struct Controller {
     base: Option<f64>,
     silent_units: u32,
     lossy_units: u32,
+    /// The rate before it was lowered because of heavy loss, and the loss that was seen last.
+    lowered: Option<(f64, f64)>,
+    /// Loss that a lower rate did not change.
+    random_loss: f64,
 }
 
 impl Controller {
@@ -208,6 +215,8 @@ impl Controller {
             base: None,
             silent_units: 0,
             lossy_units: 0,
+            lowered: None,
+            random_loss: 0.0,
         }
     }
 
@@ -542,13 +551,29 @@ impl Controller {
             self.silent_units += 1;
         }
         self.judge_losses(end);
-        // What polices traffic drops without a queue. An outage looks like that, too, but only once.
-        let heavy = self.sent.lost(self.train.first, end) > HEAVY_LOSS;
+        self.judge_heavy_loss(self.sent.lost(self.train.first, end));
+    }
+
+    /// What polices traffic drops without a queue, and less when less is sent. An outage looks like that, too, but only
+    /// once; and on a bad radio link the rate makes no difference.
+    fn judge_heavy_loss(&mut self, lost: f64) {
+        let heavy = lost > HEAVY_LOSS + self.random_loss;
         self.lossy_units = if heavy { self.lossy_units + 1 } else { 0 };
-        if self.lossy_units >= 2 && self.rate > HEAVY_LOSS_RATE {
-            self.set_rate((0.7 * self.rate).max(HEAVY_LOSS_RATE));
-            self.probe = PROBE.0;
+        if self.lossy_units < 2 || self.rate <= HEAVY_LOSS_RATE {
+            return;
         }
+        self.lossy_units = 0;
+        match self.lowered.take() {
+            Some((rate, before)) if lost > HELPED * before => {
+                self.random_loss = lost.min(0.5);
+                self.set_rate(rate);
+            }
+            lowered => {
+                self.lowered = Some(lowered.map_or((self.rate, lost), |(rate, _)| (rate, lost)));
+                self.set_rate((0.7 * self.rate).max(HEAVY_LOSS_RATE));
+            }
+        }
+        self.probe = PROBE.0;
     }
 
     /// A small queue overflows before it shows in the middle of a train, and requests for what it dropped come late.

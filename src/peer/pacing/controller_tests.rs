@@ -351,12 +351,25 @@ fn an_outage_at_the_beginning_says_nothing_of_the_way() {
 
 #[test]
 fn loss_alone_does_not_slow_down() {
-    for loss in [0.02, 0.1] {
+    for loss in [0.02, 0.1, 0.3] {
         let mut run = Run::new(Way { loss, ..Way::new(5e6) });
         steady(&mut run, 1);
-        let rate = run.controller.rate();
-        assert!((3_750_000..5_250_000).contains(&rate), "{loss}: {rate}");
+        for _ in 0..10 {
+            run.keyframe(85);
+            let rate = run.controller.rate();
+            assert!((2_500_000..5_750_000).contains(&rate), "{loss}: {rate}");
+        }
     }
+}
+
+/// A policer drops what is above its rate, and has hardly a queue.
+#[test]
+fn what_polices_traffic_is_obeyed() {
+    let queue_bytes = 4.0 * BYTES as f64;
+    let mut run = Run::new(Way { queue_bytes, ..Way::new(3e6) });
+    steady(&mut run, 0);
+    let dropped: usize = (0..10).map(|_| run.keyframe(85).dropped).sum();
+    assert!(dropped < 10 * 85 / 5, "{dropped}");
 }
 
 #[test]
