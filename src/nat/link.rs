@@ -38,7 +38,7 @@ pub enum Queue {
 const ROUTER_TIME: Duration = Duration::from_millis(100);
 
 /// The least a router's queue holds, bytes: the smallest of the sizes that Kreibich et al. found to be common for
-/// uplinks (64, 128 and 256 KiB; Netalyzr, IMC 2010, section 5.2).
+/// uplinks (64, 128 and 256 KiB; Netalyzr, IMC 2010).
 const ROUTER_BYTES: u64 = 65_536;
 
 impl Queue {

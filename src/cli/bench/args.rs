@@ -181,6 +181,9 @@ pub struct GateArgs {
     /// 95 % of the keyframes must not take longer, from the first packet sent to the last one received
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_keyframe_network_p95: Option<Duration>,
+    /// No keyframe may take longer from its first packet to its last one, as they arrive
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_keyframe_spread: Option<Duration>,
     /// Result of an earlier run to compare with; repeatable
     #[arg(long, value_name = "FILE")]
     pub baseline: Vec<PathBuf>,
@@ -333,6 +336,7 @@ impl GateArgs {
             max_frame_bytes: self.max_frame_bytes,
             max_keyframe_latency_p95: ms(self.max_keyframe_latency_p95),
             max_keyframe_network_p95: ms(self.max_keyframe_network_p95),
+            max_keyframe_spread: ms(self.max_keyframe_spread),
             max_first_picture: ms(self.max_first_picture),
             max_first_picture_p95: ms(self.max_first_picture_p95),
             max_regression: self.max_regression,

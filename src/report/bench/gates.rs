@@ -43,6 +43,8 @@ pub struct Gates {
     pub max_keyframe_latency_p95: Option<f64>,
     /// Largest 95th percentile of the keyframes' time from their first packet being sent to the last having arrived.
     pub max_keyframe_network_p95: Option<f64>,
+    /// Largest time from the first packet of a keyframe to the last one, both as they arrived, of every keyframe.
+    pub max_keyframe_spread: Option<f64>,
     /// Largest time to the first picture, of every connection.
     pub max_first_picture: Option<f64>,
     /// Largest 95th percentile of the times to the first picture.
@@ -79,6 +81,9 @@ impl Gates {
         ] {
             checks.extend(limit.map(|limit| most_time(name, limit, spread, percent)));
         }
+        checks.extend(self.max_keyframe_spread.map(|limit| {
+            most("max-keyframe-spread", "ms", limit, result.keyframes.spread_ms.max, None)
+        }));
         checks.extend(self.max_first_picture.map(|limit| every_first_picture(limit, connections)));
         checks.extend(self.max_ping_loss.map(|limit| {
             let note = format!("{} of {} pings were lost", rtt.lost, rtt.sent);

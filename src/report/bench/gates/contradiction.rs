@@ -42,6 +42,7 @@ impl Gates {
             ("--max-frame-bytes", self.max_frame_bytes.is_some()),
             ("--max-keyframe-latency-p95", self.max_keyframe_latency_p95.is_some()),
             ("--max-keyframe-network-p95", self.max_keyframe_network_p95.is_some()),
+            ("--max-keyframe-spread", self.max_keyframe_spread.is_some()),
             ("--max-first-picture", self.max_first_picture.is_some()),
             ("--max-first-picture-p95", self.max_first_picture_p95.is_some()),
         ];

@@ -21,6 +21,7 @@ fn result() -> BenchResult {
     result.keyframes.latency_ms.p95 = Some(20.0);
     result.keyframes.stages_ms.network.p95 = Some(4.0);
     result.connections.first_picture_ms.from_start.p95 = Some(800.0);
+    result.keyframes.spread_ms.max = Some(120.0);
     result
 }
 
@@ -65,6 +66,12 @@ fn numbers() -> Vec<(Set, &'static str, &'static str, f64)> {
             "max-keyframe-network-p95",
             "ms",
             4.0,
+        ),
+        (
+            |v| Gates { max_keyframe_spread: Some(v), ..Gates::default() },
+            "max-keyframe-spread",
+            "ms",
+            120.0,
         ),
         (
             |v| Gates { max_first_picture_p95: Some(v), ..Gates::default() },
