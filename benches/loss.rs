@@ -138,6 +138,9 @@ async fn connect(near: &Arc<Gateway>, repair: bool) -> (Peer, Peer, Receiver<Pee
     (sender, receiver, receiver_events)
 }
 
+/// What was sent, by RTP timestamp and whether it was the first; and how long what came took.
+type Seen = (HashMap<u32, (Bytes, bool)>, [Histogram; 2]);
+
 /// The keyframes of one pair.
 async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) -> Outcome {
     let link = Link { delay: DELAY, ..Link::default() };
@@ -147,8 +150,7 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
     let lossy = Link { loss: condition.loss, loss_burst: condition.loss_burst, ..link };
     gateway.set_link(lossy);
 
-    // What was sent, by RTP timestamp and whether it was the first, and how long what came took.
-    let seen: Arc<Mutex<(HashMap<u32, (Bytes, bool)>, [Histogram; 2])>> = Arc::default();
+    let seen: Arc<Mutex<Seen>> = Arc::default();
     let collecting = tokio::spawn({
         let seen = Arc::clone(&seen);
         async move {

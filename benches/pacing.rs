@@ -14,7 +14,7 @@ use bytes::{BufMut, BytesMut};
 use orion_peer::{
     lab::{Gateway, GatewayConfig},
     media::h264::AccessUnit,
-    nat::Link,
+    nat::{Link, Queue},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
     proto::control::{ControlMessage, Id},
     stats::Histogram,
@@ -165,9 +165,10 @@ fn pair_of_numbers(histogram: &Histogram) -> String {
 }
 
 async fn row(mbit: f64, pace: Pace, keyframes: usize) {
-    let link = Link { rate: Some((mbit * 1e6) as u64), delay: DELAY, ..Link::default() };
-    let queue = Some(QUEUE.max((mbit * 2500.0) as u64));
-    let config = GatewayConfig { link, queue, ..GatewayConfig::default() };
+    let queue = Some(Queue::Bytes(QUEUE.max((mbit * 2500.0) as u64)));
+    let rate = Some((mbit * 1e6) as u64);
+    let link = Link { rate, delay: DELAY, queue, ..Link::default() };
+    let config = GatewayConfig { link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).expect("a gateway");
     let mut pair = connect(&gateway, pace).await;
     let pinging = tokio::spawn(ping_for_ever(Arc::clone(&pair.sender), Arc::clone(&pair.pings)));

@@ -56,7 +56,7 @@ fn a_sender_that_paces_on_loopback() {
 
 #[test]
 fn a_slow_path_with_a_queue() {
-    let link = ["--rate", "2Mbit", "--delay", "20ms", "--pace", "off"];
+    let link = ["--rate", "2Mbit", "--queue", "256KB", "--delay", "20ms", "--pace", "off"];
     let delivery = &bench(&link)["delivery"];
     assert_eq!((&delivery["limitedBy"], &delivery["sure"]), (&"path".into(), &true.into()));
     assert_eq!(delivery["path"]["atLeast"], false, "{delivery:#}");

@@ -38,7 +38,7 @@ fn over(way: impl Way, keyframes: u16) -> Outcome {
         let mut came = std::mem::take(&mut rig.run.came);
         came.retain(|sequence, _| sequence.wrapping_sub(first) < PACKETS);
         assert_eq!(came.len(), usize::from(PACKETS), "keyframe {number}");
-        times.push(*came.values().max().unwrap() - *came.values().min().unwrap());
+        times.push(came.values().max().unwrap().saturating_sub(*came.values().min().unwrap()));
     }
     times.sort();
     let all = f64::from(keyframes) * f64::from(PACKETS);

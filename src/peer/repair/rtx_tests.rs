@@ -1,3 +1,5 @@
+//! Retransmissions over RTX on the bytes of the wire.
+
 use bytes::Bytes;
 use rtc::{
     interceptor::{AttributedPacket, RTCPFeedback},
@@ -11,6 +13,9 @@ use super::*;
 
 const MEDIA: u32 = 0x1111_2222;
 const REPAIR: u32 = 0xdead_beef;
+
+/// The marker bit, before the payload type.
+const MARKER: u8 = 0x80;
 
 /// RTP header and payload as they are on the wire (RFC 3550 §5.1): marker and payload type, sequence number, SSRC.
 fn wire(second: u8, sequence: u16, ssrc: u32, payload: &[u8]) -> Vec<u8> {
@@ -87,10 +92,10 @@ fn a_retransmission_becomes_the_packet_that_was_lost() {
     let mut rtx = receiving();
     let wire_media = wire(102, 0x1233, MEDIA, &[0x67, 1, 2]);
     assert_eq!(reads(&mut rtx, &wire_media).as_deref(), Some(&wire_media[..]));
-    let retransmitted = wire(0x80 | 103, 42, REPAIR, &[0x12, 0x34, 0x65, 3, 4]);
-    let original = wire(0x80 | 102, 0x1234, MEDIA, &[0x65, 3, 4]);
+    let retransmitted = wire(MARKER + 103, 42, REPAIR, &[0x12, 0x34, 0x65, 3, 4]);
+    let original = wire(MARKER + 102, 0x1234, MEDIA, &[0x65, 3, 4]);
     assert_eq!(reads(&mut rtx, &retransmitted), Some(original.clone()));
-    let again = wire(0x80 | 103, 43, REPAIR, &[0x12, 0x34, 0x65, 3, 4]);
+    let again = wire(MARKER + 103, 43, REPAIR, &[0x12, 0x34, 0x65, 3, 4]);
     assert_eq!(reads(&mut rtx, &again), None, "a probe with what has arrived");
     assert_eq!(reads(&mut rtx, &original), None, "it was only late");
 }
@@ -165,9 +170,9 @@ fn what_is_sent_again_is_wrapped_and_can_be_restored() {
     reads(&mut receiver, &first);
     let mut last = None;
     for (number, sequence) in [0xffff, 0, 1].into_iter().enumerate() {
-        let media = wire(0x80 | 102, sequence, MEDIA, &[0x65, number as u8]);
+        let media = wire(MARKER + 102, sequence, MEDIA, &[0x65, number as u8]);
         let wrapped = writes(&mut sender, &media, true);
-        assert_eq!(wrapped[1], 0x80 | 103, "the marker stays");
+        assert_eq!(wrapped[1], MARKER + 103, "the marker stays");
         assert_eq!((&wrapped[4..8], &wrapped[8..12]), (&media[4..8], &REPAIR.to_be_bytes()[..]));
         assert_eq!((&wrapped[12..14], &wrapped[14..]), (&media[2..4], &media[12..]));
         let number = u16::from_be_bytes([wrapped[2], wrapped[3]]);
@@ -182,7 +187,7 @@ fn what_is_sent_again_is_wrapped_and_can_be_restored() {
 fn the_last_packet_is_repeated_as_it_was_sent() {
     let mut rtx = negotiated();
     rtx.bind_local_stream(&info(Some((REPAIR, 103))));
-    let last = wire(0x80 | 102, 7, MEDIA, &[0x65]);
+    let last = wire(MARKER + 102, 7, MEDIA, &[0x65]);
     let packet = rtp::Packet::unmarshal(&mut Bytes::copy_from_slice(&last)).unwrap();
     let mut message = tagged(packet);
     message.message = AsSent::mark(message.message.with(Attribute::Retransmission));
