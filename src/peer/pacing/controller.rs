@@ -339,7 +339,9 @@ impl Controller {
         let number = self.sent.next().checked_sub(1)?;
         let index = number.checked_sub(self.train.first)?;
         let last = self.train.packets as u64 - 1;
-        let due = index % ECHO_EVERY == 0 || index == HEAD_PACKETS as u64 - 1 || index == last;
+        // In the middle and at the end of the head, too: see `estimate::between_stalls`.
+        let due = [0, HEAD_PACKETS as u64 / 2, HEAD_PACKETS as u64 - 1, last].contains(&index);
+        let due = due || index % ECHO_EVERY == ECHO_EVERY - 1;
         let wanted = self.pace == Pace::Auto && self.sent.source() == Source::Echoes;
         (wanted && due && index <= last).then_some(number)
     }
@@ -433,6 +435,10 @@ impl Controller {
     /// not count, unless the first ones were lost.
     fn take_first(&mut self, now: Instant, all: &[Sample]) {
         let head = self.sent.samples(self.train.first, self.train.first + HEAD_PACKETS as u64);
+        if self.sent.source() == Source::Echoes && (2..HEAD_PACKETS).contains(&head.len()) {
+            // One more echo shows whether something stood still between two.
+            return;
+        }
         let samples = if head.len() > HEAD_PACKETS / 2 { &head } else { all };
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
         let span = last.arrived - first.arrived;
@@ -448,6 +454,11 @@ impl Controller {
         if sent < TRICKLED * rate && rate < self.rate {
             return;
         }
+        // Where something stood still, the path is not known yet.
+        let rate = match estimate::between_stalls(samples) {
+            Some(faster) => rate.max(faster.min(INITIAL_RATE as f64)),
+            None => rate,
+        };
         self.way = Way::Measured;
         self.set_rate((BACK_OFF * rate).min(MAX_FIRST_RATE));
         self.drain(now, all, rate.min(MAX_FIRST_RATE));

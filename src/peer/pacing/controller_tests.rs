@@ -390,6 +390,22 @@ fn a_receiver_that_stands_still_now_and_then_does_not_slow_down() {
     }
 }
 
+/// Without it a keyframe took seconds on a machine that was busy when the first one was sent.
+#[test]
+fn a_stall_in_the_first_packets_says_nothing_of_the_path() {
+    for reports in [Reports::Promptly, Reports::Never] {
+        for step in 1..9 {
+            let mut run = Run::new(Way { reports, ..Way::new(50e6) });
+            run.now = 10.0;
+            let begin = run.now + run.way.delay + f64::from(step) * 0.0002;
+            run.way.stalls = Some((begin, 0.4));
+            run.keyframe(85);
+            let rate = run.controller.rate();
+            assert!(rate as f64 > 0.6 * INITIAL_RATE as f64, "{reports:?} {step}: {rate}");
+        }
+    }
+}
+
 /// As a busy machine has it: 70 ms in which nothing is read, anywhere in a keyframe, on a fast path.
 #[test]
 fn a_single_long_stall_does_not_slow_down() {

@@ -85,6 +85,9 @@ pub fn send_rate(samples: &[Sample]) -> Option<f64> {
     Some(rate(rest, rest.last()?.sent - first.sent))
 }
 
+/// How much longer than the other a half takes in which something stood still.
+const STALLED: f64 = 4.0;
+
 /// Arrivals are told to a quarter of a millisecond: what takes less has no rate.
 const RESOLUTION: f64 = 250e-6;
 
@@ -93,6 +96,18 @@ const RESOLUTION: f64 = 250e-6;
 pub fn rate(samples: &[Sample], span: f64) -> f64 {
     let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
     bytes * 8.0 / span.max(RESOLUTION)
+}
+
+/// Of packets that were sent at once and of which one half took much longer than the other, because a receiver stood
+/// still: the rate of the other half, bits a second. A path that is slow is so for both.
+#[must_use]
+pub fn between_stalls(samples: &[Sample]) -> Option<f64> {
+    let middle = samples.get(samples.len() / 2)?;
+    let (first, last) = (samples.first()?, samples.last()?);
+    let halves = [middle.arrived - first.arrived, last.arrived - middle.arrived];
+    let [short, long] = [halves[0].min(halves[1]), halves[0].max(halves[1])];
+    let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
+    (long > STALLED * short.max(RESOLUTION)).then(|| bytes / 2.0 * 8.0 / short.max(RESOLUTION))
 }
 
 /// How uneven arrivals are where there is no queue: the middle of the times in queues, seconds.
