@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::certificates::Certificates;
-use crate::run::{Ended, HANG, Rig, run, start};
+use crate::run::{Ended, HANG, Rig, reserved_port, run, start};
 
 const SECRET: &str = "north";
 
@@ -349,7 +349,7 @@ impl Drop for Coturn {
 #[tokio::test(flavor = "multi_thread")]
 async fn coturn_is_understood() {
     let dir = tempfile::tempdir().unwrap();
-    let port = closed_port();
+    let port = reserved_port();
     let _coturn = Coturn::start(dir.path(), port);
     let (udp, tcp) =
         (format!("turn:127.0.0.1:{port}"), format!("turn:127.0.0.1:{port}?transport=tcp"));

@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -350,4 +351,15 @@ pub fn sha256(data: &[u8]) -> String {
         std::fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}")).unwrap();
         text
     })
+}
+
+/// A port for a server of another program, which may take the one after it, too. Below the range from which the kernel
+/// gives ports to others (`net.ipv4.ip_local_port_range`): nobody takes it before the server has it.
+pub fn reserved_port() -> u16 {
+    let is_free = |port: u16| {
+        UdpSocket::bind(("127.0.0.1", port)).is_ok()
+            && TcpListener::bind(("127.0.0.1", port)).is_ok()
+    };
+    let mut ports = std::iter::repeat_with(|| rand::random_range(20_000..32_000_u16));
+    ports.find(|port| is_free(*port) && is_free(port + 1)).unwrap()
 }

@@ -31,7 +31,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     peer::{End, keyframe, pair_of},
-    run::{HANG, run, serve, start},
+    run::{HANG, reserved_port, run, serve, start},
 };
 
 const SECRET: &str = "north";
@@ -76,7 +76,7 @@ async fn coturn(certificates: &Certificates) -> Coturn {
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("cert.pem"), &certificates.server).unwrap();
     std::fs::write(path("key.pem"), &certificates.key).unwrap();
-    let ports = Ports { plain: free_port().await, tls: free_port().await };
+    let ports = Ports { plain: reserved_port(), tls: reserved_port() };
     let process = Command::new("turnserver")
         .args(["-n", "--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", "--realm=orion"])
         .args([
@@ -108,17 +108,6 @@ async fn coturn(certificates: &Certificates) -> Coturn {
     };
     timeout(HANG, up).await.expect("coturn does not listen");
     Coturn { _process: process, _files: files, ports }
-}
-
-/// A port that UDP and TCP have free now.
-async fn free_port() -> u16 {
-    loop {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        if TcpListener::bind(address).await.is_ok() {
-            return address.port();
-        }
-    }
 }
 
 /// A login for these URLs, made with `secret`.
@@ -366,7 +355,7 @@ async fn a_closed_port_and_one_that_says_nothing_are_told_apart() {
             open.push(accepted);
         }
     });
-    let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().await));
+    let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, reserved_port()));
     let silent_tcp = format!("turn:{silent}?transport=tcp");
     let silent_tls = format!("turns:{silent}");
     let [closed, silent_tcp, silent_tls] =

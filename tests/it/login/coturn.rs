@@ -16,7 +16,7 @@ use orion_peer::{
 };
 use tokio::net::TcpListener;
 
-use crate::raw_http::request;
+use crate::{raw_http::request, run::reserved_port};
 
 /// A coturn on loopback; ended by its id.
 struct Coturn {
@@ -33,9 +33,7 @@ impl Drop for Coturn {
 
 impl Coturn {
     fn start(dir: &Path, secrets: &[&str]) -> Self {
-        let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let addr = free.local_addr().unwrap();
-        drop(free);
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, reserved_port()));
         let secrets: Vec<String> =
             secrets.iter().map(|secret| format!("static-auth-secret={secret}")).collect();
         let text = format!(
