@@ -439,7 +439,8 @@ impl Controller {
             // One more echo shows whether something stood still between two.
             return;
         }
-        let samples = if head.len() > HEAD_PACKETS / 2 { &head } else { all };
+        let has_head = head.len() > HEAD_PACKETS / 2;
+        let samples = if has_head { &head } else { all };
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
         let span = last.arrived - first.arrived;
         let enough = match samples.len() {
@@ -451,7 +452,7 @@ impl Controller {
         let Some(rate) = estimate::arrival_rate(samples).filter(|_| enough) else { return };
         // The first ones were lost, and what came then trickled: it arrives as slowly as it was sent.
         let sent = estimate::send_rate(samples).unwrap_or(rate);
-        if sent < TRICKLED * rate && rate < self.rate {
+        if !has_head && sent < TRICKLED * rate && rate < self.rate {
             return;
         }
         // Where something stood still, the path is not known yet.

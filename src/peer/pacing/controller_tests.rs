@@ -406,6 +406,25 @@ fn a_stall_in_the_first_packets_says_nothing_of_the_path() {
     }
 }
 
+/// The path carries at least what arrived as fast as it was sent: nothing more is waited for.
+#[test]
+fn first_packets_of_a_slow_sender_are_enough() {
+    let epoch = Instant::now();
+    let mut controller = Controller::new(Pace::Auto, epoch);
+    controller.begin(epoch, 85, false);
+    let (mut echoes, round_trip) = (Vec::new(), 20 * MS);
+    for number in 0..10_u16 {
+        let now = epoch + u32::from(number) * 2 * MS;
+        assert_eq!(controller.poll(now, BYTES), None);
+        controller.sent(now, BYTES, number);
+        echoes.extend(controller.wants_echo().map(|number| (now + round_trip, number)));
+    }
+    for (now, number) in echoes {
+        controller.echo(now, Echo { number, round_trip, least: round_trip });
+    }
+    assert!(controller.estimate().is_some_and(|rate| rate > 4_000_000), "{controller:?}");
+}
+
 /// As a busy machine has it: 70 ms in which nothing is read, anywhere in a keyframe, on a fast path.
 #[test]
 fn a_single_long_stall_does_not_slow_down() {
