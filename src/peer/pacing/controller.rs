@@ -338,7 +338,7 @@ impl Controller {
     pub fn wants_echo(&self) -> Option<u64> {
         let number = self.sent.next().checked_sub(1)?;
         let index = number.checked_sub(self.train.first)?;
-        let last = self.train.packets as u64 - 1;
+        let last = (self.train.packets as u64).checked_sub(1)?;
         // In the middle and at the end of the head, too: see `estimate::between_stalls`.
         let due = [0, HEAD_PACKETS as u64 / 2, HEAD_PACKETS as u64 - 1, last].contains(&index);
         let due = due || index % ECHO_EVERY == ECHO_EVERY - 1;
@@ -562,8 +562,9 @@ impl Controller {
         if self.sent.told() <= self.train.first {
             self.silent_units += 1;
         }
-        self.judge_losses(end);
-        self.judge_heavy_loss(self.sent.lost(self.train.first, end));
+        let lost = self.sent.lost(self.train.first, end);
+        self.judge_losses(end, lost);
+        self.judge_heavy_loss(lost);
     }
 
     /// What polices traffic drops without a queue, and less when less is sent. An outage looks like that, too, but only
@@ -589,11 +590,10 @@ impl Controller {
     }
 
     /// A small queue overflows before it shows in the middle of a train, and requests for what it dropped come late.
-    fn judge_losses(&mut self, end: u64) {
+    fn judge_losses(&mut self, end: u64, lost: f64) {
         let Some(base) = self.base.filter(|_| self.sent.source() == Source::Echoes) else { return };
         let train = self.sent.samples(self.train.first, end);
         let queue = estimate::unevenness(&train, base);
-        let lost = self.sent.lost(self.train.first, end);
         if self.way != Way::New
             && lost >= QUEUE_LOSS
             && queue > 2.0 * QUEUE_SHORT + self.packet_time()

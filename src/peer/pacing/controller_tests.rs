@@ -293,6 +293,14 @@ fn a_peer_that_answers_no_echo_is_followed_by_its_reports() {
 }
 
 #[test]
+fn a_packet_outside_of_any_access_unit_has_no_echo() {
+    let now = Instant::now();
+    let mut controller = Controller::new(Pace::Auto, now);
+    controller.sent(now, BYTES, 1);
+    assert_eq!(controller.wants_echo(), None);
+}
+
+#[test]
 fn a_peer_that_reports_promptly_is_asked_for_no_echo() {
     let mut run = Run::new(Way::new(5e6));
     run.keyframe(85);
