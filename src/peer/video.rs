@@ -225,8 +225,7 @@ pub(super) async fn receive(
             let event = match one.with(&parameter_sets(&shared)).within(&budget) {
                 Assembled::Whole(unit) => {
                     shared.frames.carried(None);
-                    let spread = unit.completed.duration_since(unit.first_packet);
-                    path.arrived(unit.data.len(), unit.packets, unit.retransmitted, spread);
+                    path.arrived(unit.packets, &unit.delivery);
                     PeerEvent::AccessUnit(ReceivedAccessUnit {
                         received_at: wall_time(unit.completed),
                         unit,

@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     media::h264::AccessUnit,
     peer::{ConnectionState, PeerConfig, PeerEvent, PeerRole, PhoneBitrate},
+    stats::delivery::Delivery,
 };
 
 /// Candidates of the attack in the issue.
@@ -78,10 +79,15 @@ async fn the_answer_hints_the_phones_estimate() {
     let format = answered(rate, offer(23, "")).await;
     assert!(format.ends_with(&hinted(7000)), "{format}");
     // What one connection saw of the path, the next begins with.
-    receiver.phone_path.arrived(100_000, 85, 0, Duration::from_millis(166));
+    receiver.phone_path.arrived(85, &at_5_mbit());
     let format = answered(receiver.clone(), offer(24, "")).await;
     let start = receiver.phone_path.rate().unwrap() / 3000;
     assert!(format.ends_with(&hinted(start)), "{format}");
+}
+
+/// A keyframe at 5 Mbit/s.
+fn at_5_mbit() -> Delivery {
+    Delivery { rate: Some(5_000_000), ..Delivery::default() }
 }
 
 /// A renegotiation does not make the phone estimate from the beginning.
@@ -90,7 +96,7 @@ async fn the_hints_of_a_connection_stay() {
     let receiver = config(PeerRole::Receiver);
     let (peer, _events) = Peer::new(receiver.clone()).await.unwrap();
     let first = peer.accept_offer(offer(25, "")).await.unwrap();
-    receiver.phone_path.arrived(100_000, 85, 0, Duration::from_millis(166));
+    receiver.phone_path.arrived(85, &at_5_mbit());
     let again = peer.accept_offer(offer(25, "")).await.unwrap();
     let hints = |answer: &str| answer.lines().find(|l| l.contains("x-google")).map(str::to_owned);
     assert!(hints(&first).is_some() && hints(&first) == hints(&again), "{first}\n{again}");

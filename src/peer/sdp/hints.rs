@@ -9,14 +9,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use rtc::sdp::description::{common::Attribute, media::MediaDescription};
 
-use crate::{peer::pacing::WIRE_OVERHEAD, units};
+use crate::{stats::delivery::Delivery, units};
 
-/// What a phone's estimate is told to begin with.
+/// What a phone's bandwidth estimate starts with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PhoneBitrate {
     /// What lets keyframes of 100 KB come at once and at full size, see [`Hints::of`].
@@ -139,23 +138,15 @@ impl PhonePath {
         Some(self.0.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
     }
 
-    /// A keyframe of so many bytes came in so many packets, `spread` from the first to the last. Packets that were sent
-    /// again came at another time than the path's, so such a keyframe says nothing.
-    pub(in crate::peer) fn arrived(
-        &self,
-        bytes: usize,
-        packets: u32,
-        resent: u32,
-        spread: Duration,
-    ) {
-        if packets < TELLING || resent > 0 || spread.is_zero() {
-            return;
+    /// A keyframe arrived in so many packets. Retransmissions arrive later than the path needs, so a keyframe that has
+    /// some says nothing.
+    pub(in crate::peer) fn arrived(&self, packets: u32, delivery: &Delivery) {
+        if let Some(rate) = delivery.rate
+            && packets >= TELLING
+            && delivery.retransmitted == 0
+        {
+            self.0.store(rate, Ordering::Relaxed);
         }
-        let overhead = f64::from(packets) * WIRE_OVERHEAD as f64;
-        // The first one arrives at the beginning of the time, not within it.
-        let share = f64::from(packets - 1) / f64::from(packets);
-        let rate = (bytes as f64 + overhead) * share * 8.0 / spread.as_secs_f64();
-        self.0.store(rate as u64, Ordering::Relaxed);
     }
 }
 
@@ -169,11 +160,12 @@ fn h264_format(attribute: &Attribute) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
+    use std::{io::Cursor, time::Duration};
 
     use rtc::sdp::SessionDescription;
 
     use super::*;
+    use crate::{peer::pacing::WIRE_OVERHEAD, stats::delivery::Arrival};
 
     #[test]
     fn a_setting_is_a_word_or_a_rate() {
@@ -190,24 +182,33 @@ mod tests {
     #[test]
     fn the_start_follows_what_was_seen_of_the_path() {
         let path = PhonePath::default();
+        // Evenly, so many of them, the first of which may be a retransmission.
+        let arrived = |bytes: usize, packets: u32, resent: u32, spread: Duration| {
+            let arrival = |number| Arrival {
+                at: spread * number / (packets - 1),
+                bytes: bytes / packets as usize + WIRE_OVERHEAD,
+                retransmitted: number < resent,
+            };
+            path.arrived(packets, &Delivery::of((0..packets).map(arrival).collect()));
+        };
         let start = |setting, padding| Hints::of(setting, padding, &path).map(|hints| hints.start);
         assert_eq!(start(PhoneBitrate::Auto, true), Some(START_WITH_PADDING));
         assert_eq!(start(PhoneBitrate::Auto, false), Some(START));
         assert_eq!(start(PhoneBitrate::Off, true), None);
         assert_eq!(start(PhoneBitrate::Rate(5_000_000), true), Some(5_000));
         // 85 packets over 5 Mbit/s.
-        path.arrived(100_000, 85, 0, Duration::from_millis(166));
+        arrived(100_000, 85, 0, Duration::from_millis(166));
         assert_eq!(path.rate().unwrap() / 100_000, 50);
         assert_eq!(start(PhoneBitrate::Auto, true), Some(path.rate().unwrap() / 3000));
         // Neither repaired nor small ones count.
-        path.arrived(100_000, 85, 1, Duration::from_secs(9));
-        path.arrived(30_000, 26, 0, Duration::from_secs(9));
-        path.arrived(100_000, 85, 0, Duration::ZERO);
+        arrived(100_000, 85, 1, Duration::from_secs(9));
+        arrived(30_000, 26, 0, Duration::from_secs(9));
+        arrived(100_000, 85, 0, Duration::ZERO);
         assert_eq!(path.rate().unwrap() / 100_000, 50);
         // Neither so slow that pictures are dropped, nor above what is probed.
-        path.arrived(100_000, 85, 0, Duration::from_secs(1));
+        arrived(100_000, 85, 0, Duration::from_secs(1));
         assert_eq!(start(PhoneBitrate::Auto, true), Some(LEAST));
-        path.arrived(100_000, 85, 0, Duration::from_millis(1));
+        arrived(100_000, 85, 0, Duration::from_millis(1));
         let fast = Hints::of(PhoneBitrate::Auto, true, &path).unwrap();
         assert_eq!((fast.start, fast.max), (MOST / 3, MOST));
         let above = Hints::of(PhoneBitrate::Rate(40_000_000), true, &path).unwrap();
