@@ -42,7 +42,7 @@ pub struct RecvArgs {
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,
-    /// What the phone's bandwidth estimate is told to begin with: auto (what lets a keyframe come at once), off
+    /// What the phone's bandwidth estimate starts with: auto (what lets a keyframe come at once), off
     /// (nothing), or a rate such as 5Mbit
     #[arg(long, value_name = "BITRATE", default_value = "auto")]
     pub phone_bitrate: PhoneBitrate,

@@ -18,7 +18,7 @@ const PAUSE_RATIO: f64 = 1.6;
 /// Fewer gaps within bursts do not say what the path carries.
 const FEWEST_GAPS: usize = 8;
 
-/// Bursts are told from uneven arrival by pauses that take this share of the time.
+/// Bursts differ from uneven arrival by pauses that take this share of the time.
 const PAUSED_SHARE: f64 = 0.2;
 
 /// One packet of an access unit.

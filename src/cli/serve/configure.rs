@@ -107,7 +107,7 @@ fn random_verifier(policy: Policy) -> Result<Verifier, Failure> {
     Ok(Verifier::new(keys, policy))
 }
 
-/// What the page at `/` gets; the pair of a server for development is no secret.
+/// What the page at `/` gets; the pair of a development server is not a secret.
 fn page(mode: Mode) -> serde_json::Value {
     let mut answer = serde_json::json!({
         "mode": "pair",

@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(arrivals.due(), Some(now + 10 * MS));
         assert_eq!(told(&arrivals.take(now + 10 * MS).unwrap()).len(), 5);
         assert_eq!(arrivals.due(), None);
-        // Packets far apart, over a slow path, are told two at a time.
+        // Packets far apart, over a slow path, are reported two at a time.
         arrivals.arrived(5, false, now + 20 * MS);
         arrivals.arrived(6, false, now + 32 * MS);
         assert_eq!(arrivals.due(), Some(now + 32 * MS));

@@ -26,7 +26,7 @@ pub(in crate::peer) struct TransportCc {
     pacing: Arc<Pacing>,
     /// Our streams, and the id of the header extension where it is negotiated.
     local: HashMap<u32, Option<u8>>,
-    /// The id in the other side's streams: they are of one m-line, also those that no description names.
+    /// The id in the peer's streams: they are of one m-line, also those that no description names.
     remote: Option<u8>,
     reader: Reader,
     arrivals: Arrivals,

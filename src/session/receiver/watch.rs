@@ -102,7 +102,7 @@ mod tests {
         let delivered = watch.delivered(&[]).unwrap();
         assert_eq!((delivered.first_after, delivered.overall.of), (Some(first), 2));
         watch.connected(begin + 30 * second);
-        assert_eq!(watch.delivered(&[]), Some(delivered), "there is no more to say yet");
+        assert_eq!(watch.delivered(&[]), Some(delivered), "nothing more is known yet");
         watch.set_budget(50_000);
         watch.keyframe(seen(begin + 31 * second), &[]);
         let delivered = watch.delivered(&[]).unwrap();

@@ -1,5 +1,5 @@
 // A worker between Chromium's encoder and its packetizer (W3C RTCRtpScriptTransform): loses pictures on
-// request, as a network beyond repair would, and tells of each keyframe. With a `unit` that goes out in place of each
+// request, as a network beyond repair would, and reports each keyframe. With a `unit` that goes out in place of each
 // keyframe, and nothing else; with `times` it tells when each goes out.
 
 let lose = 0;
