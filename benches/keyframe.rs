@@ -42,7 +42,7 @@ use orion_peer::{
         receiver::{self, ReceiverConfig, ReceiverEvent},
         sender::{self, SenderConfig, SenderEvent},
     },
-    signaling::{client::ClientConfig, token_client::TokenClient},
+    signaling::{client::ClientConfig, client::token_client::TokenClient},
     stats::{StageHistograms, stages::stage_words},
 };
 use tokio::sync::mpsc;

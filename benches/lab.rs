@@ -12,8 +12,8 @@ use std::{
 };
 
 use orion_peer::{
-    lab::{Gateway, GatewayConfig},
     nat::Link,
+    netsim::{Gateway, GatewayConfig},
     stats::{Histogram, Spread},
 };
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Runtime, TokioRuntime, Transmit};

@@ -14,9 +14,9 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use orion_peer::{
-    lab::{Gateway, GatewayConfig, random::Random},
     media::h264::AccessUnit,
     nat::Link,
+    netsim::{Gateway, GatewayConfig, random::Random},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     stats::Histogram,
 };

@@ -12,9 +12,9 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 use orion_peer::{
-    lab::{Gateway, GatewayConfig},
     media::h264::AccessUnit,
     nat::{Link, Queue},
+    netsim::{Gateway, GatewayConfig},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
     proto::control::{ControlMessage, Id},
     stats::Histogram,

@@ -21,7 +21,7 @@ use orion_peer::{
     peer::{PeerConfig, PeerRole},
     server::{Server, ServerConfig},
     session::{LinkConfig, capture::CaptureConfig},
-    signaling::{client::ClientConfig, token_client::TokenClient},
+    signaling::{client::ClientConfig, client::token_client::TokenClient},
     stats::Histogram,
 };
 use rtc::{

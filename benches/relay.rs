@@ -25,7 +25,7 @@ use orion_peer::{
     proto::token::IceServer,
     server::{Server, ServerConfig},
     session::{LinkConfig, capture::CaptureConfig},
-    signaling::{client::ClientConfig, token_client::TokenClient},
+    signaling::{client::ClientConfig, client::token_client::TokenClient},
     stats::Histogram,
     stun::{
         message::{Builder, Class, method},

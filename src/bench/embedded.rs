@@ -11,7 +11,7 @@ use crate::{
     session::LinkConfig,
     signaling::{
         client::ClientConfig,
-        token_client::{TokenClient, TokenError},
+        client::token_client::{TokenClient, TokenError},
     },
     types::DeviceId,
 };

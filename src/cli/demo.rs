@@ -34,7 +34,7 @@ use crate::{
         receiver::{self, ReceiverConfig, ReceiverEnd, ReceiverEvent},
         sender::{self, SenderConfig, SenderEnd, SenderEvent, SentKeyframe},
     },
-    signaling::{client::ClientConfig, token_client::TokenClient},
+    signaling::{client::ClientConfig, client::token_client::TokenClient},
     types::Stage,
 };
 

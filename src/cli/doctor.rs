@@ -16,8 +16,8 @@ use crate::{
     doctor::{self, Contact, DoctorConfig, Report, report::Severity, text, verdict::Class},
     report::live::{LiveMode, Progress},
     signaling::{
+        client::token_client::{TokenClient, TokenError},
         client::{StaticToken, TokenProvider},
-        token_client::{TokenClient, TokenError},
     },
     types::Stage,
 };

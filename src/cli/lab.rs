@@ -25,10 +25,10 @@ use self::{
 };
 use super::{exports, exports::ExportArgs, failure::Failure, output::Output, stop};
 use crate::{
-    kernel::KernelError,
-    matrix::{self, InKernel, LabResult, Layer, Simulated, run::Job, table},
+    lab::matrix::{self, InKernel, LabResult, Layer, Simulated, run::Job, table},
+    lab::timeline::{self, Timeline},
+    netns::KernelError,
     report::{bench::schema::FailureRecord, whole_file},
-    timeline::{self, Timeline},
     types::Stage,
 };
 

@@ -10,8 +10,8 @@ use crate::{
     peer::{self, PeerConfig, PeerRole, config::LocalNetwork},
     session::LinkConfig,
     signaling::{
+        client::token_client::TokenClient,
         client::{ClientConfig, StaticToken, TokenProvider},
-        token_client::TokenClient,
     },
     types::is_loopback,
 };

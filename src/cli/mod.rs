@@ -32,7 +32,6 @@ pub mod observe;
 pub mod observing;
 pub mod output;
 pub mod recv;
-pub mod relay;
 pub mod report;
 pub mod secret;
 pub mod send;

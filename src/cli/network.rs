@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 
 use super::{failure::Failure, observe::Observer, output::Output, units};
 use crate::{
-    kernel,
-    lab::{Gateway, GatewayConfig, Traffic},
     nat::{self, Link, LinkChanges, Profile, Queue},
+    netns,
+    netsim::{Gateway, GatewayConfig, Traffic},
     peer::PeerConfig,
 };
 
@@ -264,12 +264,12 @@ pub fn network(name: &str) -> Result<(Profile, Link), Failure> {
 impl Networks {
     /// The first network and the seed, for the kernel lab.
     #[must_use]
-    pub fn plan(&self) -> (kernel::Network, u64) {
+    pub fn plan(&self) -> (netns::Network, u64) {
         let network = &self.sides[0];
-        let network = kernel::Network {
+        let network = netns::Network {
             profile: network.nat.clone(),
             link: network.link,
-            ..kernel::Network::default()
+            ..netns::Network::default()
         };
         (network, self.seed)
     }

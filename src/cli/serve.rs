@@ -15,6 +15,7 @@ mod pairs;
 pub(super) mod reachable;
 pub(super) mod store;
 pub mod tls;
+mod turn;
 mod visits;
 
 use std::{
@@ -34,13 +35,9 @@ use self::{
     operation::OperationArgs,
     store::StoreArgs,
     tls::TlsArgs,
+    turn::TurnArgs,
 };
-use super::{
-    failure::Failure,
-    output::Output,
-    relay::{self, TurnArgs},
-    stop, units,
-};
+use super::{failure::Failure, output::Output, stop, units};
 use crate::{
     pairs::Pair,
     server::{RunningServer, Server, ServerConfig, ServerError},
@@ -202,12 +199,12 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
         Failure::new(Stage::Server, format!("cannot listen on {listen}: {error}"), remedy)
     })?;
     let relay_listen = if mode == Mode::Lan { lan::relay_listen(listen) } else { listen };
-    let relay = relay::start(&args.turn, relay_listen, mode, &mut config).await?;
+    let relay = turn::start(&args.turn, relay_listen, mode, &mut config).await?;
     if mode.is_development() && args.operation.log_format.is_none() {
         config.signaling.tap = visits::shown(output);
     }
     args.ice.apply(&mut config).await?;
-    relay::end_with_pairs(relay.as_ref(), &mut config);
+    turn::end_with_pairs(relay.as_ref(), &mut config);
     let tls = config.front.tls.clone();
     let drain = config.signaling.timings.drain_jitter;
     let served = Served { server: start(config, listener).await?, relay };
@@ -238,8 +235,8 @@ pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failur
     }
     let args =
         TurnArgs { turn_listen: Some(SocketAddr::new(address.ip(), 0)), ..TurnArgs::default() };
-    let relay = relay::start(&args, address, Mode::Dev, &mut config).await?;
-    relay::end_with_pairs(relay.as_ref(), &mut config);
+    let relay = turn::start(&args, address, Mode::Dev, &mut config).await?;
+    turn::end_with_pairs(relay.as_ref(), &mut config);
     Ok(Served { server: start(config, listener).await?, relay })
 }
 

@@ -1,5 +1,5 @@
 //! What lies between a peer and the internet: NATs and firewalls by their behaviour (RFC 4787), and
-//! the link. Vocabulary only; [`crate::lab`] and [`crate::kernel`] make it real.
+//! the link. Vocabulary only; [`crate::netsim`] and [`crate::netns`] make it real.
 //!
 //! - [`profile`]: a stack of them by name, `port+sym`
 //! - [`link`]: loss, delay, jitter, rate; versions of IP

@@ -33,7 +33,7 @@ use super::{
     tap::Tap,
 };
 use crate::{
-    lab::Gateway,
+    netsim::Gateway,
     proto::{control::CONTROL_LIFE_TIME, token::IceServer},
     stun::{
         stream::Trust,

@@ -44,7 +44,7 @@ use super::{
     streams::{StreamServers, StreamSocket},
     vitals::Monitor,
 };
-use crate::lab::Gateway;
+use crate::netsim::Gateway;
 
 /// Kernel buffer asked for each UDP socket and direction, bytes. The usual default of 208 KiB
 /// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.

@@ -24,7 +24,7 @@ pub(super) use socket::StreamSocket;
 
 use super::config::read_url;
 use crate::{
-    lab::{Direction, Gateway},
+    netsim::{Direction, Gateway},
     proto::token::IceServer,
     stun::{
         stream::{DialError, Stream, Trust, dial},

@@ -2,7 +2,7 @@
 
 use std::fmt::{Arguments, Write};
 
-use crate::signaling::{
+use crate::signaling::server::{
     counters::Family,
     meter::{BOUNDS, Durations},
 };

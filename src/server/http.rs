@@ -28,10 +28,10 @@ use super::{
 };
 use crate::{
     http::{self, Within},
+    metering::slots::{Slot, Slots},
     signaling::{
-        limits::metered,
+        server::limits::metered,
         server::{Arrival, ClientAddr, RequestId},
-        slots::{Slot, Slots},
     },
 };
 

@@ -50,7 +50,7 @@ use crate::{
     pairs::{InUse, Pair, PairStore, StoreError, sqlite::SqlitePairs},
     signaling::{
         bus::{self, BusError},
-        limits::{Limits, Rate},
+        server::limits::{Limits, Rate},
         server::{Origins, Signaling, SignalingConfig},
     },
     stun::uri::{ServerUri, Transport},

@@ -21,7 +21,7 @@ use rustls::{
 };
 
 use crate::{
-    signaling::counters::Family,
+    signaling::server::counters::Family,
     stun::stream::certificate::{self, Fingerprint},
 };
 

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use super::{JWKS_PATH, TOKEN_PATH};
 use crate::{
     proto::signaling,
-    signaling::{counters::Family, meter::Durations},
+    signaling::{server::counters::Family, server::meter::Durations},
 };
 
 /// A route, as counters and logs name it.

@@ -20,7 +20,7 @@ use crate::{
         unix_now,
     },
     proto::{claims::MAX_LIFETIME_S, token::IceServer},
-    signaling::counters::Family,
+    signaling::server::counters::Family,
 };
 
 /// Between looks whether it is time to renew.

@@ -12,18 +12,20 @@ mod endpoint;
 mod error;
 mod proxy;
 mod run;
+pub mod token_client;
+mod unreachable;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-pub(super) use access::read_claims;
+use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
 pub(crate) use clock::server_time;
-pub(super) use clock::{clock_skew, http_date, with_clock};
+use clock::{clock_skew, http_date, with_clock};
 pub use dial::{DialTimings, Look, Socket, look, open};
-pub(super) use dial::{MAX_REDIRECTS, error_body, redirect, rustls_error, stays, tls_reason};
+use dial::{MAX_REDIRECTS, error_body, redirect, rustls_error, stays, tls_reason};
 pub use endpoint::{endpoint, redacted, redacted_text};
 pub use error::ClientError;
 
@@ -186,7 +188,7 @@ impl ClientHandle {
 /// Starts the client. Its events end with [`ClientEvent::Closed`].
 #[must_use]
 pub fn connect(config: ClientConfig) -> (ClientHandle, mpsc::Receiver<ClientEvent>) {
-    super::token_client::install_crypto();
+    token_client::install_crypto();
     let (messages, queue) = mpsc::channel(QUEUE);
     let (stop, stopped) = watch::channel(false);
     let (events, receiver) = mpsc::channel(QUEUE);

@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     bus::{Command, NodeId},
-    limits::Limits,
+    server::limits::Limits,
 };
 use crate::{
     pairs::Role,

@@ -4,6 +4,20 @@
 //! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers
 //! ([`super::websocket`]).
 
+pub mod counters;
+pub(super) mod end;
+pub mod fragments;
+mod gate;
+pub mod handshake;
+pub mod limits;
+pub mod meter;
+pub mod origin;
+pub(super) mod outbox;
+pub(super) mod rooms;
+mod socket;
+pub mod tap;
+pub mod websocket;
+
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex, atomic::Ordering},
@@ -22,24 +36,25 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{
-    bus::{self, BusConfig, BusCounters, BusState, Command, Link},
+use self::{
     counters::Counters,
     end::End,
     fragments::Fragments,
     gate::{Gate, Places},
-    handshake::{self, Admitted},
+    handshake::Admitted,
     limits::{Limits, Timings},
     outbox::Outbox,
-    room::Action,
     rooms::{RoomLock, Rooms, locked},
-    socket::{self, Member},
+    socket::Member,
     tap::{Tap, Visit},
-    websocket,
 };
-pub use super::{
+pub use self::{
     handshake::{Arrival, ClientAddr, RequestId},
     origin::Origins,
+};
+use super::{
+    bus::{self, BusConfig, BusCounters, BusState, Command, Link},
+    room::Action,
 };
 use crate::{
     auth::jwt::Verifier,
@@ -78,7 +93,7 @@ pub(super) struct Shared {
     pub(super) verifier: Arc<Verifier>,
     pub(super) store: Arc<dyn PairStore>,
     pub(super) counters: Counters,
-    pub(super) gate: Gate,
+    gate: Gate,
     pub(super) draining: watch::Sender<bool>,
     pub(super) rooms: Rooms,
     pub(super) sockets: Arc<Semaphore>,

@@ -16,10 +16,8 @@ use tower::ServiceExt;
 
 use crate::{
     http::{self, Within},
-    signaling::{
-        limits::metered,
-        slots::{Slot, Slots},
-    },
+    metering::slots::{Slot, Slots},
+    signaling::server::limits::metered,
 };
 
 /// Connections at once: a fifth of the usual limit on open files.

@@ -28,7 +28,7 @@ use orion_peer::{
         control::{ControlMessage, Id, KeyframeInfo, Settings},
     },
     session::{Link, LinkConfig, LinkEvent},
-    signaling::{client::ClientConfig, token_client::TokenClient},
+    signaling::{client::ClientConfig, client::token_client::TokenClient},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -20,7 +20,7 @@ use orion_peer::{
     },
     pairs::Pair,
     server::{Server, ServerConfig, TokenRates},
-    signaling::limits::{Limits, Rate, Timings},
+    signaling::server::limits::{Limits, Rate, Timings},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

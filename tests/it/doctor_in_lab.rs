@@ -4,8 +4,8 @@
 use std::{process::Stdio, thread};
 
 use orion_peer::{
-    kernel::{CoturnOptions, Lab, LabPlan, Network, Place, SERVER},
     nat::{Path, Profile, expected, profile::MATRIX, theory::Relays},
+    netns::{CoturnOptions, Lab, LabPlan, Network, Place, SERVER},
 };
 use serde_json::Value;
 

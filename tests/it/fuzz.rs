@@ -16,7 +16,7 @@ use std::{
 
 use orion_peer::{
     auth::jwt::{Policy, check_unverified, inspect_unverified},
-    matrix::scenario::{Overrides, Scenario},
+    lab::matrix::scenario::{Overrides, Scenario},
     media::{
         decoder::Decoder,
         encoder::{EncoderConfig, KeyframeEncoder},

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::StreamExt;
-use orion_peer::{auth::login::DEV_TOKEN, server::TOKEN_PATH, signaling::limits::Timings};
+use orion_peer::{auth::login::DEV_TOKEN, server::TOKEN_PATH, signaling::server::limits::Timings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::{

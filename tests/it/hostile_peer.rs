@@ -11,7 +11,7 @@ use orion_peer::{
     },
     peer::{PeerConfig, PeerEvent, PeerRole},
     session::{Link, LinkConfig, LinkEvent},
-    signaling::{client::ClientConfig, token_client::TokenClient},
+    signaling::{client::ClientConfig, client::token_client::TokenClient},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};

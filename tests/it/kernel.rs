@@ -16,13 +16,13 @@ use std::{
 };
 
 use orion_peer::{
-    kernel::{
+    lab::matrix::InKernel,
+    nat::{Behaviour, Layer, Link, Profile},
+    netns::{
         CoturnOptions, KernelError, Lab, LabPlan, Network, Place, SERVER,
         rules::{self, rules},
         topology::Topology,
     },
-    matrix::InKernel,
-    nat::{Behaviour, Layer, Link, Profile},
 };
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use orion_peer::{
-    kernel::{Datagram, Lab, LabPlan, Network, Place, datagram::MAX_PAYLOAD},
     nat::Link,
+    netns::{Datagram, Lab, LabPlan, Network, Place, datagram::MAX_PAYLOAD},
 };
 
 /// Sends a datagram from its first address to its second one, then prints from where others come and

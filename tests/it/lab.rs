@@ -10,8 +10,8 @@ use std::{
 
 use orion_peer::{
     auth::turn_rest::TurnSecrets,
-    lab::{Direction, Gateway, GatewayConfig, GatewaySocket, LabError},
     nat::{Behaviour, Link, Path, Profile, expected, profile, theory::Relays},
+    netsim::{Direction, Gateway, GatewayConfig, GatewaySocket, LabError},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     proto::token::IceServer,
     turn::{TurnConfig, TurnServer},

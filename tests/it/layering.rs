@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FLOORS: [(&str, u8); 28] = [
+const FLOORS: [(&str, u8); 27] = [
     ("types", 0),
     ("stats", 0),
     ("units", 0),
@@ -18,8 +18,8 @@ const FLOORS: [(&str, u8); 28] = [
     ("nat", 1),
     ("auth", 2),
     ("pairs", 2),
-    ("lab", 2),
-    ("kernel", 3),
+    ("netsim", 2),
+    ("netns", 3),
     ("peer", 3),
     ("signaling", 4),
     ("turn", 4),
@@ -31,9 +31,8 @@ const FLOORS: [(&str, u8); 28] = [
     ("check", 7),
     ("load", 7),
     ("doctor", 7),
-    ("timeline", 7),
-    ("matrix", 8),
-    ("cli", 9),
+    ("lab", 7),
+    ("cli", 8),
 ];
 
 fn floor(module: &str) -> u8 {

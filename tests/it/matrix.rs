@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use orion_peer::matrix::schema::JSON_SCHEMA;
+use orion_peer::lab::matrix::schema::JSON_SCHEMA;
 use rustix::process::Signal;
 use serde_json::Value;
 

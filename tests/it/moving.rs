@@ -5,7 +5,7 @@
 use std::{fs, path::Path, time::Duration};
 
 #[cfg(target_os = "linux")]
-use orion_peer::kernel::{Lab, LabPlan, LabServer, Network, Place};
+use orion_peer::netns::{Lab, LabPlan, LabServer, Network, Place};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -147,7 +147,7 @@ fn the_phone_is_without_a_network_for_a_while() {
 fn the_nat_of_the_phone_starts_anew_as_another_kind() {
     let moving = Moving::new("port", "port");
     let layer = "sym".parse::<orion_peer::nat::Profile>().unwrap().layers[0];
-    let rules = orion_peer::kernel::rules::rules(&layer, "203.0.113.4".parse().unwrap()).unwrap();
+    let rules = orion_peer::netns::rules::rules(&layer, "203.0.113.4".parse().unwrap()).unwrap();
     let file = moving.dir.path().join("sym.nft");
     fs::write(&file, format!("flush ruleset\n{}", rules.loadable())).unwrap();
     moving.shell_in_nat(

@@ -7,7 +7,7 @@ use orion_peer::{
     auth::secret::Secret,
     pairs::sqlite::SqlitePairs,
     server::{RunningServer, Server, ServerConfig, TOKEN_PATH, TokenRates, TurnAdvert},
-    signaling::limits::Rate,
+    signaling::server::limits::Rate,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use orion_peer::{
-    lab::{Gateway, GatewayConfig},
     nat::{Link, Queue},
+    netsim::{Gateway, GatewayConfig},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
 };
 

@@ -27,7 +27,7 @@ use orion_peer::{
         Link, LinkConfig, LinkEvent,
         receiver::{self, ReceiverConfig, ReceiverEnd, ReceiverEvent, StoredKeyframe},
     },
-    signaling::{client::ClientConfig, token_client::TokenClient},
+    signaling::{client::ClientConfig, client::token_client::TokenClient},
     types::epoch_seconds,
 };
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};

@@ -6,9 +6,9 @@ use std::{
 };
 
 use orion_peer::{
-    lab::{Gateway, GatewayConfig},
     media::h264::{self, AccessUnit, NalType},
     nat::Link,
+    netsim::{Gateway, GatewayConfig},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     proto::control::{ControlMessage, KeyframeInfo},
     types::epoch_seconds,

@@ -13,11 +13,11 @@ use futures_util::{SinkExt, StreamExt};
 use orion_peer::{
     proto::signaling::{Body, Message},
     signaling::{
+        client::token_client::{TokenClient, TokenError},
         client::{
             Access, Backoff, ClientConfig, ClientError, ClientEvent, ClientHandle, SendError,
             TokenProvider, connect,
         },
-        token_client::{TokenClient, TokenError},
     },
     types::Stage,
 };

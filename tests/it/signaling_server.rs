@@ -16,8 +16,8 @@ use orion_peer::{
     pairs::{Pair, PairStore, sqlite::SqlitePairs},
     proto::signaling::{MAX_MESSAGE_BYTES, Message},
     signaling::{
-        limits::{Limits, Rate, Timings},
         server::Origins,
+        server::limits::{Limits, Rate, Timings},
     },
 };
 use serde_json::{Value, json};

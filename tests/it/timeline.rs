@@ -32,7 +32,7 @@ fn media_does_not_notice_that_signaling_is_away() {
     assert_eq!((&outages[0]["lost"], &outages[0]["back"]), (&0.into(), &true.into()), "{timeline}");
     assert_eq!(outages[0]["untilS"], 3.0);
     assert!(timeline["sent"].as_u64().unwrap() > 20, "{timeline}");
-    let schema: Value = serde_json::from_str(orion_peer::matrix::schema::JSON_SCHEMA).unwrap();
+    let schema: Value = serde_json::from_str(orion_peer::lab::matrix::schema::JSON_SCHEMA).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     assert!(validator.is_valid(&result), "{result}");
     let written = fs::read_to_string(dir.path().join("out.json")).unwrap();

@@ -6,8 +6,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use orion_peer::{
     server::{RunningServer, Server, ServerConfig},
     signaling::{
+        client::token_client::TokenClient,
         client::{self, ClientConfig, ClientEvent},
-        token_client::TokenClient,
     },
     stun::stream::Trust,
     types::Stage,

@@ -11,7 +11,7 @@ use orion_peer::{
     pairs::{Pair, PairStore, sqlite::SqlitePairs},
     proto::token::{IceServer, TokenAnswer},
     server::{RunningServer, Server, ServerConfig, TOKEN_PATH, TokenRates, TurnAdvert},
-    signaling::{limits::Rate, server::Origins},
+    signaling::{server::Origins, server::limits::Rate},
 };
 use tokio::net::TcpListener;
 

@@ -14,7 +14,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use orion_peer::signaling::websocket;
+use orion_peer::signaling::server::websocket;
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::{Message, handshake::derive_accept_key};
 

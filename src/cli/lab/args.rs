@@ -5,9 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use super::LabCommand;
 use crate::{
     cli::{failure::Failure, network::LinkArgs, units},
-    matrix::{CellPlan, Effort, Scenario, Transports, in_kernel, run::Job, scenario::Overrides},
+    lab::matrix::{
+        CellPlan, Effort, Scenario, Transports, in_kernel, run::Job, scenario::Overrides,
+    },
+    lab::timeline::{Timeline, file::is_timeline},
     nat::{NamedNetwork, network, profile::MATRIX},
-    timeline::{Timeline, file::is_timeline},
 };
 
 /// The seed when none is given.

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use crate::{
     cli::failure::Failure,
-    kernel::{Datagram, wire},
+    netns::{Datagram, wire},
 };
 
 /// Words of `lab inject`.

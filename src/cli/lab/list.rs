@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     cli::{failure::Failure, output::Output},
-    matrix::{schema::LinkRecord, words},
+    lab::matrix::{schema::LinkRecord, words},
     nat::{Profile, named, profile},
     report::layout::{WIDTH, hanging, wrap},
 };

@@ -7,7 +7,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     cli::{failure::Failure, network::LinkArgs, output::Output},
-    kernel::{self, Lab, LabPlan, LabServer, Network, OTHER_SERVER, Place, SERVER},
+    netns::{self, Lab, LabPlan, LabServer, Network, OTHER_SERVER, Place, SERVER},
     types::Stage,
 };
 
@@ -43,7 +43,7 @@ pub async fn run(args: ShellArgs, output: Output) -> Result<(), Failure> {
     let network = args.network.one()?.map(|networks| networks.plan()).unwrap_or_default();
     let plan = LabPlan { a: network.0, seed: network.1, ..LabPlan::default() };
     let name = plan.a.profile.to_string();
-    let failed = |error: kernel::KernelError| super::kernel_failure(&error);
+    let failed = |error: netns::KernelError| super::kernel_failure(&error);
     let serve = !args.no_serve;
     let started = tokio::task::spawn_blocking(move || {
         let lab = Lab::start(&plan)?;

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{failure::Failure, output::Output},
-    matrix::{Cell, LabResult, run::Job, table, words},
+    lab::matrix::{Cell, LabResult, run::Job, table, words},
     report::{
         layout::{WIDTH, fold},
         live::{LiveMode, Progress},

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::{
     cli::failure::Failure,
-    kernel::wire::{self, WireConfig},
     nat::{Link, Queue},
+    netns::wire::{self, WireConfig},
 };
 
 /// Words of `lab wire`.

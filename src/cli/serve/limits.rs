@@ -9,7 +9,7 @@ use crate::{
     cli::{failure::Failure, units},
     proto::signaling::MAX_MESSAGE_BYTES,
     server::{ServerConfig, TokenRates},
-    signaling::limits::Rate,
+    signaling::server::limits::Rate,
 };
 
 /// Most of anything that is counted.

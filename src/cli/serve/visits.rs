@@ -18,7 +18,7 @@ use crate::{
     metering::{Rate, TokenBucket},
     pairs::Role,
     report::{human, layout::cut},
-    signaling::tap::{Tap, Visit},
+    signaling::server::tap::{Tap, Visit},
     types::printable,
 };
 

@@ -6,7 +6,7 @@ use crate::{
     cli::{connect::EndpointArgs, failure::Failure, output::Output},
     proto::token::IceServer,
     report::human,
-    signaling::token_client::TokenClient,
+    signaling::client::token_client::TokenClient,
 };
 
 /// Flags of `token fetch`.

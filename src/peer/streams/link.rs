@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::StreamServers;
 use crate::{
-    lab::{Direction, StreamLink},
+    netsim::{Direction, StreamLink},
     peer::gathering::Watcher,
     stun::stream::{DialError, FrameReader, FrameWriter},
 };

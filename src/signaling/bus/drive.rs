@@ -22,8 +22,8 @@ use crate::{
     proto::signaling::LeaveReason,
     signaling::{
         room::{Action, Note},
-        rooms::locked,
         server::Shared,
+        server::rooms::locked,
     },
 };
 

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Command, LOST_AFTER, NodeId};
 use crate::{
-    signaling::{counters::Family, room::Note, rooms::locked},
+    signaling::{room::Note, server::counters::Family, server::rooms::locked},
     types::ConnId,
 };
 

@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
     proto::{claims::Claims, token::IceServer},
-    signaling::token_client::TokenError,
+    signaling::client::token_client::TokenError,
     types::{DeviceId, PairId},
 };
 

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
-    signaling::token_client::{TokenError, install_crypto, retry_after},
+    signaling::client::token_client::{TokenError, install_crypto, retry_after},
     stun::stream::{Trust, certificate::Presented},
 };
 

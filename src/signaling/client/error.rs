@@ -7,7 +7,7 @@ use url::Url;
 use super::{clock::with_clock, endpoint::redacted};
 use crate::{
     proto::signaling::close,
-    signaling::{token_client::TokenError, unreachable},
+    signaling::{client::token_client::TokenError, client::unreachable},
     types::Stage,
 };
 

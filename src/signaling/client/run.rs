@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     proto::signaling::{Body, close},
-    signaling::token_client::TokenError,
+    signaling::client::token_client::TokenError,
 };
 
 /// A socket that held this long starts the back-off over.

@@ -14,8 +14,8 @@ use orion_peer::{
     auth::unix_now,
     check::wire::Stream,
     signaling::{
-        fragments::{Fragments, is_flood},
-        limits::{Limits, Rate},
+        server::fragments::{Fragments, is_flood},
+        server::limits::{Limits, Rate},
     },
 };
 use serde_json::{Value, json};

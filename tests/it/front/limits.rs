@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orion_peer::{
     server::proxies::{Proxies, ProxyHeader},
-    signaling::limits::Rate,
+    signaling::server::limits::Rate,
 };
 use rustix::process::Signal;
 use serde_json::json;

@@ -10,8 +10,8 @@ use std::{
 };
 
 use orion_peer::{
-    kernel::{Capture, Datagram, Injector, Lab, LabPlan, LabServer, Network, Place},
     nat::Link,
+    netns::{Capture, Datagram, Injector, Lab, LabPlan, LabServer, Network, Place},
 };
 
 use super::{Call, flood::now, packets::Packets};

@@ -21,8 +21,8 @@ use crate::{
         token::IceServer,
     },
     signaling::{
+        client::token_client::TokenError,
         client::{Access, ClientConfig, ClientEvent, dial::Socket, server_time},
-        token_client::TokenError,
     },
     types::PairId,
 };

@@ -1,0 +1,275 @@
+//! One pair told in sentences: who is behind what, what theory says and why, what came out.
+
+use std::fmt::Write;
+
+use super::{
+    plan::CellPlan,
+    schema::Cell,
+    table::{difference, ms},
+};
+use crate::{
+    nat::{Behaviour, Layer, NamedNetwork, Path, Profile},
+    types::printable,
+};
+
+/// What is to be measured, and what theory says of it.
+#[must_use]
+pub fn before(plan: &CellPlan) -> String {
+    let mut text = String::new();
+    let ends = [("A", &plan.a), ("B", &plan.b)];
+    for (end, network) in &ends[..if plan.same_nat { 1 } else { 2 }] {
+        let end = if plan.same_nat { "A and B" } else { end };
+        let _ = writeln!(text, "{end}: {}", described(network));
+    }
+    let turn = match plan.turn.names().as_slice() {
+        [] => "no TURN server".to_owned(),
+        names => format!("TURN over {}", names.join(", ")),
+    };
+    let _ = write!(text, "{turn}. Expected: {} - {}", plan.expected, why(plan));
+    text
+}
+
+/// Why pings may be unanswered although nothing else is lost.
+pub(super) const PINGS_EXPIRE: &str = "a lost ping is not repeated once it is 100 ms old (maxPacketLifeTime of the \
+                                       contract)";
+
+/// What came out.
+#[must_use]
+pub fn after(cell: &Cell) -> String {
+    if cell.measured == Path::None {
+        let verdict = if cell.agree { ", as expected" } else { "" };
+        let mut text = format!("Not connected{verdict}");
+        if let Some(reason) = &cell.reason {
+            let _ = write!(text, ": {}: {}", reason.stage, printable(&reason.message));
+            if !cell.agree && !reason.remedy.is_empty() {
+                let _ = write!(text, "\n  try: {}", printable(&reason.remedy));
+            }
+        }
+        return text;
+    }
+    let kinds: Vec<String> = cell
+        .by_type
+        .iter()
+        .map(|(kind, count)| match cell.connections {
+            1 => kind.clone(),
+            _ => format!("{count} x {kind}"),
+        })
+        .collect();
+    let verdict = if cell.agree { ", as expected" } else { "" };
+    let mut text = format!("Connected {} ({}){verdict}\n", cell.measured, kinds.join(", "));
+    let stages: Vec<String> = cell
+        .stages
+        .stages()
+        .iter()
+        .filter(|(name, _)| !matches!(*name, "total" | "firstKeyframe" | "dns"))
+        .filter_map(|(name, time)| Some(format!("{} {}", stage(name), ms(Some((**time)?)))))
+        .collect();
+    let _ = writeln!(text, "  set-up    {} ({})", ms(cell.setup_ms), stages.join(", "));
+    if cell.first_picture_ms.is_some() {
+        let (start, join) = (ms(cell.first_picture_ms), ms(cell.first_picture_from_join_ms));
+        let _ = writeln!(text, "  picture   first one after {start}, {join} after joining");
+    }
+    let lost = cell.ping_loss.filter(|lost| *lost > 0.0);
+    let unanswered = lost.map(|lost| format!(", {:.0} % of pings unanswered *", lost * 100.0));
+    let _ = writeln!(text, "  RTT       {}{}", ms(cell.rtt_ms), unanswered.unwrap_or_default());
+    if let Some(keyframe) = &cell.keyframe {
+        let whole = match (keyframe.sent, keyframe.intact) {
+            (1, 1) => "whole".to_owned(),
+            (sent, intact) => format!("{intact} of {sent} whole"),
+        };
+        let bytes = keyframe.bytes.unwrap_or_default() / 1e3;
+        let (latency, network) = (ms(keyframe.latency_ms), ms(keyframe.network_ms));
+        let _ = writeln!(
+            text,
+            "  keyframe  {bytes:.0} KB, {latency} from capture to complete (network {network}), {whole}"
+        );
+    }
+    if lost.is_some() {
+        let _ = writeln!(text, "  * {PINGS_EXPIRE}");
+    }
+    if cell.connections > 1 {
+        let _ = writeln!(text, "  times are medians of {} connections", cell.connections);
+    }
+    if !cell.agree {
+        let _ = write!(text, "  {}", difference(cell));
+    } else if let Some(reason) = &cell.reason {
+        let _ = write!(text, "  but {}: {}", reason.stage, printable(&reason.message));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn stage(name: &str) -> &str {
+    match name {
+        "ice" => "ICE",
+        "dtls" => "DTLS",
+        "tls" => "TLS",
+        "dataChannel" => "data channel",
+        name => name,
+    }
+}
+
+/// `home-router (port): A Linux home router … Link: 8ms delay.`
+#[must_use]
+pub fn described(network: &NamedNetwork) -> String {
+    let profile = network.profile.to_string();
+    let mut text = printable(&network.name);
+    if profile != network.name {
+        let _ = write!(text, " = {profile}");
+    }
+    let _ = write!(text, ": {}", behaviour(&network.profile));
+    if !network.link.is_clear() {
+        let _ = write!(text, "; {}", network.link);
+    }
+    text
+}
+
+/// What a profile does, in the words of RFC 4787, from the peer outwards.
+#[must_use]
+pub fn behaviour(profile: &Profile) -> String {
+    let layers: Vec<String> = profile.layers.iter().map(layer).collect();
+    match layers.as_slice() {
+        [] => "public address, no NAT".into(),
+        layers => layers.join(", behind "),
+    }
+}
+
+fn layer(layer: &Layer) -> String {
+    match layer {
+        Layer::UdpBlocked => "firewall that lets no UDP through".into(),
+        Layer::Firewall { filtering, .. } => format!("firewall without NAT, {filtering} filtering"),
+        Layer::Nat(nat) => {
+            let hairpin = if nat.hairpinning { ", hairpinning" } else { "" };
+            format!("NAT with {} mapping, {} filtering{hairpin}", nat.mapping, nat.filtering)
+        }
+    }
+}
+
+/// Why theory expects that.
+#[must_use]
+pub fn why(plan: &CellPlan) -> String {
+    let (a, b) = (&plan.a.profile, &plan.b.profile);
+    let blocked: Vec<&str> = [("A", a), ("B", b)]
+        .into_iter()
+        .filter(|(_, profile)| !profile.passes_udp())
+        .map(|(end, _)| end)
+        .collect();
+    if !blocked.is_empty() {
+        let who = blocked.join(" and ");
+        return match plan.expected {
+            Path::None => format!("no UDP gets out at {who}, and no TURN server speaks TCP or TLS"),
+            _ => format!("no UDP gets out at {who}, but TURN over TCP or TLS does"),
+        };
+    }
+    let no_way = match (plan.same_nat, plan.expected) {
+        (true, Path::Direct) => return "the NAT turns packets to its own outside back in".into(),
+        (false, Path::Direct) => return direct(a, b),
+        (true, _) => {
+            "the NAT does not turn packets to its own outside back in, or takes a new port \
+                      for them"
+                .to_owned()
+        }
+        (false, _) => mismatch(a, b),
+    };
+    match plan.expected {
+        Path::None => format!("{no_way}, and there is no relay"),
+        _ => no_way,
+    }
+}
+
+fn direct(a: &Profile, b: &Profile) -> String {
+    match (a.filtering(), b.filtering()) {
+        (None, _) | (_, None) => {
+            "one side is open to everybody and sees where the other comes from"
+        }
+        (Some(Behaviour::EndpointIndependent), _) | (_, Some(Behaviour::EndpointIndependent)) => {
+            "one side lets everybody in and sees where the other comes from"
+        }
+        _ => "each side's checks open its own filter for the other's",
+    }
+    .to_owned()
+}
+
+fn mismatch(a: &Profile, b: &Profile) -> String {
+    let endpoint = Some(Behaviour::EndpointIndependent);
+    let changing = |profile: &Profile| profile.mapping() > endpoint;
+    match (changing(a), changing(b)) {
+        (true, true) => {
+            "both take a new port for every destination, so neither knows where to send"
+        }
+        (true, false) => {
+            "A takes a new port for every destination, and B lets in only ports it knows"
+        }
+        (false, true) => {
+            "B takes a new port for every destination, and A lets in only ports it knows"
+        }
+        (false, false) => "no check gets through both filters",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        lab::matrix::{example, plan::Transports},
+        nat::network,
+    };
+
+    fn plan(a: &str, b: &str, turn: &str) -> CellPlan {
+        CellPlan::new(network(a).unwrap(), network(b).unwrap(), turn.parse().unwrap(), 1)
+    }
+
+    #[test]
+    fn before_says_what_is_there_and_why_that_is_expected() {
+        let text = before(&plan("lte-symmetric", "port", "udp,tcp"));
+        for words in [
+            "A: lte-symmetric = sym: NAT with address-and-port-dependent mapping",
+            "30ms delay, 15ms jitter",
+            "B: port: NAT with endpoint-independent mapping",
+            "TURN over udp, tcp. Expected: relay - A takes a new port for every destination",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_expectation_has_its_reason() {
+        for (a, b, turn, words) in [
+            ("none", "sym", "none", "open to everybody"),
+            ("fullcone", "sym", "udp", "lets everybody in"),
+            ("port", "port", "udp", "open its own filter"),
+            ("sym", "sym", "udp", "neither knows"),
+            ("sym", "sym", "none", "and there is no relay"),
+            ("port", "sym", "udp", "B takes a new port"),
+            ("udp-blocked", "port", "tls", "no UDP gets out at A, but TURN over TCP"),
+            ("udp-blocked", "udp-blocked", "udp", "A and B, and no TURN server speaks TCP"),
+        ] {
+            let text = why(&plan(a, b, turn));
+            assert!(text.contains(words), "{a} {b}: {text}");
+        }
+        let both = network("port:hairpin").unwrap();
+        let same = CellPlan::same_nat(both.clone(), both, Transports::ALL, 1).unwrap();
+        let text = before(&same);
+        assert!(text.starts_with("A and B: port:hairpin: NAT with"), "{text}");
+        assert!(text.contains("Expected: direct - the NAT turns packets"), "{text}");
+    }
+
+    #[test]
+    fn after_says_how_it_went() {
+        let text = after(&example::cell("port", "port"));
+        for words in [
+            "Connected direct (srflx), as expected",
+            "set-up    84 ms (token 2.0 ms",
+            "ICE 54 ms, DTLS 10 ms, data channel 3.0 ms)",
+            "RTT       1.2 ms",
+            "picture   first one after 125 ms, 115 ms after joining",
+            "keyframe  41 KB, 38 ms from capture to complete (network 5.0 ms), whole",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        let text = after(&example::failed("port", "sym"));
+        assert!(text.starts_with("Not connected: ice: no pair"), "{text}");
+        assert!(text.contains("\n  try: give a TURN server"), "{text}");
+    }
+}

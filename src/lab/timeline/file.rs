@@ -1,0 +1,309 @@
+//! A scenario with a time line, as a TOML file has it.
+//!
+//! ```toml
+//! name = "server-restarts"
+//! description = "The server restarts while keyframes flow"
+//! source = "..."
+//! interval = "500ms"      # between keyframes
+//! picture = "1280x720"
+//! within = "5s"           # after each event keyframes flow again by then
+//! lost = 0                # keyframes that may be lost
+//! max-first-picture = "3s"  # from the start of both peers
+//! token-ttl = "20s"       # life of signaling tokens; default 5m
+//! turn-ttl = "20s"        # life of TURN credentials; default 2h
+//! duration = "30s"        # default: until the last event must be over
+//! timeline = ["at 10s: kill signaling for 3s", "at 20s: nat a -> sym, within 10s"]  # see `event`
+//! [a]                     # the phone: `send`
+//! nat = "port"            # a profile, or a network of `orion-peer lab list`; loss, delay, …
+//! ip = "ipv4+ipv6"        # default ipv4; IPv6 is never translated
+//! [b]                     # the Mac: `recv`
+//! nat = "home-router"
+//! mtu = 1280              # larger packets vanish between the outermost machine and the internet
+//! ```
+
+use std::{path::Path as FilePath, time::Duration};
+
+use serde::{Deserialize, Deserializer};
+
+use super::event::{Action, Event, EventError};
+use crate::{
+    nat::{
+        LinkChanges,
+        file::{self, FileError},
+        named::{EndError, NetworkFile},
+    },
+    netns::{Network, Place, ServerOptions},
+    units::{self, PictureSize},
+};
+
+/// Time between keyframes when the file says nothing: an outage is known to that.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How soon keyframes have to flow again when neither file nor event says so.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Time after the last event must be over, to see that keyframes go on.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+
+/// Pictures when the file says nothing.
+const PICTURE: &str = "1280x720";
+
+/// A scenario with a time line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timeline {
+    /// Its name.
+    pub name: String,
+    /// What it is about, a sentence.
+    pub description: String,
+    /// Where a claim about a carrier or a router comes from.
+    pub source: String,
+    /// Home of the phone and of the Mac.
+    pub homes: [Network; 2],
+    /// What the file calls them.
+    pub home_names: [String; 2],
+    /// What happens, in order.
+    pub events: Vec<Event>,
+    /// Time between keyframes.
+    pub interval: Duration,
+    /// Size of the pictures.
+    pub picture: PictureSize,
+    /// How soon keyframes have to flow again.
+    pub within: Duration,
+    /// Keyframes that may be lost.
+    pub lost: u64,
+    /// How soon the first picture has to be there, from the start of both peers; none for any time.
+    pub max_first_picture: Option<Duration>,
+    /// Its length.
+    pub duration: Duration,
+    /// Where random choices begin.
+    pub seed: u64,
+    /// What the server gives.
+    pub server: ServerOptions,
+}
+
+/// A time line that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TimelineError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A network in it.
+    #[error(transparent)]
+    Network(#[from] EndError),
+    /// A line of the time line.
+    #[error("`{file}`: {error}")]
+    Event {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        error: EventError,
+    },
+    /// All of it.
+    #[error("`{file}`: {problem}")]
+    Whole {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct TimelineFile {
+    name: Option<String>,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    seed: u64,
+    #[serde(default, deserialize_with = "time")]
+    interval: Option<Duration>,
+    picture: Option<String>,
+    #[serde(default, deserialize_with = "time")]
+    within: Option<Duration>,
+    #[serde(default)]
+    lost: u64,
+    #[serde(default, deserialize_with = "time")]
+    max_first_picture: Option<Duration>,
+    #[serde(default, deserialize_with = "time")]
+    duration: Option<Duration>,
+    #[serde(default, deserialize_with = "time")]
+    token_ttl: Option<Duration>,
+    #[serde(default, deserialize_with = "time")]
+    turn_ttl: Option<Duration>,
+    timeline: Vec<String>,
+    a: NetworkFile,
+    b: NetworkFile,
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    file::quantity(deserializer, units::duration)
+}
+
+/// Whether a file is a scenario with a time line; one that cannot be read is not.
+#[must_use]
+pub fn is_timeline(path: &FilePath) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("timeline"))
+}
+
+impl Timeline {
+    /// Reads a file. Links and the seed that flags gave go before those of the file.
+    ///
+    /// # Errors
+    /// [`TimelineError`], with the file, and how it is written.
+    pub fn read(
+        path: &FilePath,
+        links: [LinkChanges; 2],
+        seed: Option<u64>,
+    ) -> Result<Self, TimelineError> {
+        let file = path.display().to_string();
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let mut timeline = Self::from_file(file::read(path)?, &file, &stem.unwrap_or_default())?;
+        for (home, changes) in timeline.homes.iter_mut().zip(links) {
+            home.link = changes.apply(home.link);
+        }
+        timeline.seed = seed.unwrap_or(timeline.seed);
+        Ok(timeline)
+    }
+
+    fn from_file(from: TimelineFile, file: &str, stem: &str) -> Result<Self, TimelineError> {
+        let network = |end, network: &NetworkFile| {
+            let named = network.network(network.nat()).map_err(|error| error.of(end, file))?;
+            let (ip, mtu) = network.ip_and_mtu();
+            let home = Network { profile: named.profile, link: named.link, ip, mtu };
+            Ok::<_, TimelineError>((home, named.name))
+        };
+        let whole = |problem: String| TimelineError::Whole { file: file.to_owned(), problem };
+        let events = from.timeline.iter().map(|line| line.parse::<Event>());
+        let events: Vec<Event> = events
+            .collect::<Result<_, _>>()
+            .map_err(|error| TimelineError::Event { file: file.to_owned(), error })?;
+        let picture = from.picture.as_deref().unwrap_or(PICTURE);
+        let picture = units::picture_size(picture).map_err(|error| whole(error.to_string()))?;
+        let within = from.within.unwrap_or(WITHIN);
+        let over = |event: &Event| event.end() + event.within.unwrap_or(within);
+        let needed = events.iter().map(over).max().unwrap_or_default();
+        let ((a, a_name), (b, b_name)) = (network("a", &from.a)?, network("b", &from.b)?);
+        let timeline = Self {
+            name: from.name.unwrap_or_else(|| stem.to_owned()),
+            description: from.description,
+            source: from.source,
+            homes: [a, b],
+            home_names: [a_name, b_name],
+            interval: from.interval.unwrap_or(INTERVAL),
+            picture,
+            within,
+            lost: from.lost,
+            max_first_picture: from.max_first_picture,
+            duration: from.duration.unwrap_or(needed + AFTERWARDS),
+            seed: from.seed,
+            server: ServerOptions { token_ttl: from.token_ttl, turn_ttl: from.turn_ttl },
+            events,
+        };
+        timeline.check(needed).map_err(whole)?;
+        Ok(timeline)
+    }
+
+    /// The networks that a peer moves to, in the order of the events.
+    #[must_use]
+    pub fn elsewhere(&self, place: Place) -> Vec<Network> {
+        let moves = self.events.iter().filter_map(|event| match &event.action {
+            Action::Move(who, Some(network)) if *who == place => Some((**network).clone()),
+            _ => None,
+        });
+        moves.collect()
+    }
+
+    /// Whether a peer speaks with the server over IPv6, which all its networks have to have.
+    ///
+    /// # Errors
+    /// Its networks have no version of IP in common.
+    pub fn signals_over(&self, place: Place) -> Result<bool, String> {
+        let home = &self.homes[place.peer()];
+        let elsewhere = self.elsewhere(place);
+        let versions: Vec<_> = elsewhere.iter().chain([home]).map(|one| one.ip).collect();
+        match (versions.iter().all(|ip| ip.has_v4()), versions.iter().all(|ip| ip.has_v6())) {
+            (true, _) => Ok(false),
+            (false, true) => Ok(true),
+            (false, false) => Err(format!(
+                "the networks of {} have no version of IP in common, and the server it was told of has one \
+                 address",
+                if place == Place::A { "a" } else { "b" }
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ENDS: &str = "\n[a]\nnat = 'port'\n[b]\nnat = 'home-router'\n";
+
+    fn timeline(text: &str) -> Result<Timeline, String> {
+        let read =
+            file::parse::<TimelineFile>("x.toml", text).map_err(|error| error.to_string())?;
+        Timeline::from_file(read, "x.toml", "x").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_is_read_as_written() {
+        let text = "within = '3s'\nlost = 2\ntimeline = ['at 1s: kill turn for 2s', 'at 4s: nat a -> sym, \
+                    within 9s', 'at 5s: move b -> lte']";
+        let read = timeline(&format!("{text}{ENDS}")).unwrap();
+        assert_eq!((read.name.as_str(), read.lost, read.events.len()), ("x", 2, 3));
+        assert_eq!(read.interval, INTERVAL);
+        assert_eq!(
+            read.duration,
+            Duration::from_secs(4 + 9 + 2),
+            "until the last one must be over"
+        );
+        assert_eq!(read.elsewhere(Place::A), []);
+        assert_eq!(read.elsewhere(Place::B).len(), 1);
+        assert!(!read.homes[1].link.is_clear(), "the network's own link");
+    }
+
+    #[test]
+    fn every_sample_can_be_run() {
+        let dir = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("samples/scenarios");
+        let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let mut found = 0;
+        for path in paths.filter(|path| is_timeline(path)) {
+            let read = Timeline::read(&path, [LinkChanges::default(); 2], None);
+            let timeline = read.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(path.file_stem().unwrap().to_str().unwrap(), timeline.name);
+            assert!(timeline.description.len() > 20, "{}", timeline.name);
+            assert!(!timeline.source.is_empty(), "{}", timeline.name);
+            found += 1;
+        }
+        assert!(found >= 12, "{found}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (lines, words) in [
+            ("timeline = []", "has no event"),
+            ("timeline = ['at 1s: kil a']", "did you mean `kill"),
+            ("timeline = ['at 3s: kill a', 'at 1s: start a']", "write them in order"),
+            ("timeline = ['at 1s: start signaling']", "it runs"),
+            ("timeline = ['at 1s: kill a', 'at 2s: kill a']", "ended already"),
+            ("timeline = ['at 1s: move a -> udp-blocked', 'at 1s: nat a -> sym']", "write `move`"),
+            ("timeline = ['at 1s: move a -> lte over ipv6']", "no version of IP in common"),
+            ("timeline = ['at 1s: kill a']\nduration = '3s'", "must be, which is 6s"),
+            ("timeline = ['at 1s: kill a']\ninterval = '10ms'", "at least 0.1s"),
+            ("timeline = ['at 1s: kill a']\npicture = 'big'", "big"),
+            ("timeline = ['at 1s: kill a']\nexpect = 'direct'", "unknown field `expect`"),
+            ("timeline = ['at 48h: address a']", "a day"),
+        ] {
+            let error = timeline(&format!("{lines}{ENDS}")).unwrap_err();
+            assert!(error.starts_with("`x.toml`") && error.contains(words), "{lines}: {error}");
+        }
+        let error = timeline("timeline = ['at 1s: kill a']\n[a]\nnat = 'prt'\n[b]\nnat = 'sym'");
+        assert!(error.unwrap_err().contains("`x.toml`, [a]: unknown NAT profile"));
+    }
+}

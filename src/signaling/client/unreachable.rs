@@ -1,0 +1,42 @@
+//! What to try when nobody answers at a server's address.
+
+use url::Url;
+
+use crate::types::is_loopback;
+
+/// The question to ask: of this machine, whether the server runs; of another one, what lies between, too. The
+/// server is named without the route and what else may be in the URL.
+pub(in crate::signaling) fn remedy(url: &str) -> String {
+    let Some(url) = Url::parse(url).ok().filter(Url::has_host) else {
+        return "check the URL of the server".into();
+    };
+    let host = url.host_str().unwrap_or_default();
+    let server =
+        url.port_or_known_default().map_or(host.to_owned(), |port| format!("{host}:{port}"));
+    if is_loopback(&url) {
+        format!("is `orion-peer serve` running at {server}?")
+    } else {
+        format!(
+            "check the host and the port of {server}, that the server runs, and firewalls between"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_named_and_not_its_route() {
+        let here = "is `orion-peer serve` running at 127.0.0.1:8787?";
+        assert_eq!(remedy("http://127.0.0.1:8787/api/auth/webrtc-token"), here);
+        assert_eq!(remedy("ws://127.0.0.1:8787/api/signal?token=hush"), here);
+        assert_eq!(remedy("ws://[::1]/api/signal"), "is `orion-peer serve` running at [::1]:80?");
+        let elsewhere = remedy("https://signal.example/api/auth/webrtc-token");
+        assert!(
+            elsewhere.contains("signal.example:443") && !elsewhere.contains("orion-peer"),
+            "{elsewhere}"
+        );
+        assert!(!elsewhere.contains("/api"), "{elsewhere}");
+    }
+}

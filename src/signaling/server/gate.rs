@@ -1,0 +1,111 @@
+//! How often and how many: what a handshake is counted against besides its own checks.
+//!
+//! An IPv6 host is counted with its /64 ([`metered`]).
+
+use std::{net::IpAddr, time::Duration};
+
+use axum::http::StatusCode;
+
+use super::{
+    handshake::{ClientAddr, Refusal},
+    limits::{KeyedRate, Limits, metered},
+};
+use crate::metering::slots::{Slot, Slots};
+use crate::types::PairId;
+
+/// How long a client that has too many sockets is told to wait.
+const SOCKETS_LATER: Duration = Duration::from_secs(10);
+
+/// What handshakes are counted against.
+#[derive(Debug)]
+pub(super) struct Gate {
+    addresses: Option<KeyedRate<IpAddr>>,
+    pairs: Option<KeyedRate<PairId>>,
+    users: Option<KeyedRate<String>>,
+    sockets_of_address: Option<Slots<IpAddr>>,
+    sockets_of_user: Option<Slots<String>>,
+}
+
+/// The places of one socket, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Places {
+    _address: Option<Slot<IpAddr>>,
+    _user: Option<Slot<String>>,
+}
+
+impl Gate {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            addresses: limits.handshakes.map(KeyedRate::new),
+            pairs: limits.pair_handshakes.map(KeyedRate::new),
+            users: limits.user_handshakes.map(KeyedRate::new),
+            sockets_of_address: limits.sockets_per_address.map(Slots::new),
+            sockets_of_user: limits.sockets_per_user.map(Slots::new),
+        }
+    }
+
+    /// Counts a handshake against its address.
+    pub(super) fn address(&self, client: Option<&ClientAddr>) -> Result<(), Refusal> {
+        let (Some(rate), Some(ClientAddr(address))) = (&self.addresses, client) else {
+            return Ok(());
+        };
+        rate.take(&metered(address.ip())).map_err(|wait| too_often("from this address", wait))
+    }
+
+    /// Counts a handshake against its pair.
+    pub(super) fn pair(&self, pair: &PairId) -> Result<(), Refusal> {
+        let Some(rate) = &self.pairs else { return Ok(()) };
+        rate.take(pair).map_err(|wait| too_often("for this pair", wait))
+    }
+
+    /// Counts a handshake against its user.
+    pub(super) fn user(&self, user: &str) -> Result<(), Refusal> {
+        let Some(rate) = &self.users else { return Ok(()) };
+        rate.take(&user.to_owned()).map_err(|wait| too_often("of this user", wait))
+    }
+
+    /// Takes the places that a socket needs.
+    pub(super) fn places(
+        &self,
+        client: Option<&ClientAddr>,
+        user: &str,
+    ) -> Result<Places, Refusal> {
+        let address = match (&self.sockets_of_address, client) {
+            (Some(slots), Some(ClientAddr(address))) => {
+                let place = slots.take(metered(address.ip()));
+                Some(place.ok_or_else(|| too_many("from this address"))?)
+            }
+            _ => None,
+        };
+        let user = match &self.sockets_of_user {
+            Some(slots) => {
+                Some(slots.take(user.to_owned()).ok_or_else(|| too_many("of this user"))?)
+            }
+            None => None,
+        };
+        Ok(Places { _address: address, _user: user })
+    }
+
+    /// Forgets addresses, pairs and users that have gone quiet.
+    pub(super) fn forget_idle(&self) {
+        if let Some(rate) = &self.addresses {
+            rate.forget_idle();
+        }
+        if let Some(rate) = &self.pairs {
+            rate.forget_idle();
+        }
+        if let Some(rate) = &self.users {
+            rate.forget_idle();
+        }
+    }
+}
+
+fn too_often(whose: &str, wait: Duration) -> Refusal {
+    let message = format!("too many handshakes {whose}");
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).later(wait)
+}
+
+fn too_many(whose: &str) -> Refusal {
+    let message = format!("too many sockets {whose} are open: close one, or try again later");
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too-many-sockets", message).later(SOCKETS_LATER)
+}

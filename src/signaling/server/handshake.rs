@@ -1,0 +1,298 @@
+//! Everything that is checked before a request becomes a WebSocket (RFC 6455 §4.2.1).
+//!
+//! A refusal is an HTTP answer with a JSON body, so that a client can tell a bad token from a server
+//! that is down. The token comes by `Authorization`, by subprotocol for browsers, or by query.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::{Shared, origin};
+use crate::{
+    auth::{jwt::TokenError, unix_now},
+    pairs::Role,
+    proto::{
+        claims::Claims,
+        signaling::{BEARER_SUBPROTOCOL, SUBPROTOCOL},
+        token::ErrorBody,
+    },
+};
+
+/// The address of a client, put into each request's extensions by the HTTP server: that of the
+/// connection, or what a trusted proxy says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddr(pub SocketAddr);
+
+impl ClientAddr {
+    /// The address without its port, an IPv4 one as such.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.0.ip().to_canonical()
+    }
+}
+
+/// The id of a request, put into its extensions by the HTTP server: ties a socket to its handshake in
+/// the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(pub Arc<str>);
+
+/// How a request came, put into its extensions by the HTTP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The address of this machine that the client connected to; none behind a trusted proxy.
+    pub local: Option<IpAddr>,
+    /// Whether the client speaks TLS; none behind a trusted proxy, which knows.
+    pub secure: Option<bool>,
+}
+
+/// Why a request does not become a socket.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    /// Short name, for programs and counters.
+    pub code: &'static str,
+    /// Why, in a sentence.
+    pub message: String,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    pub(super) fn later(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    fn unavailable(code: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).later(Duration::from_secs(2))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { code: self.code.to_owned(), message: self.message };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
+        }
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// A request that may become a socket.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub claims: Claims,
+    pub role: Role,
+    /// Whose pair it is.
+    pub user: String,
+    /// When it came.
+    pub at: Instant,
+    accept: String,
+    echo_protocol: bool,
+}
+
+impl Admitted {
+    /// `101 Switching Protocols`; of the subprotocols only `orion.v1` is echoed.
+    pub(super) fn response(&self) -> Response {
+        let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if self.echo_protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        }
+        response
+    }
+}
+
+/// Checks a request, cheapest checks first.
+pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, Refusal> {
+    let at = Instant::now();
+    let accept = websocket_key(request)?;
+    if !origin::may_connect(&shared.config, &request.headers, request.extensions.get()) {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "origin",
+            "pages of this origin may not connect; the server has a list of those that may",
+        ));
+    }
+    while_open(shared)?;
+    if !shared.is_bus_up() {
+        let message = "the bus between the servers is not available; try again";
+        return Err(Refusal::unavailable("bus-down", message));
+    }
+    shared.gate.address(request.extensions.get())?;
+    let protocols = subprotocols(&request.headers);
+    let token = find_token(request, &protocols, shared.config.allow_query_token)?;
+    let claims =
+        shared.verifier.check(&token, unix_now()).await.map_err(|error| token_refused(&error))?;
+    shared.gate.pair(&claims.pair_id)?;
+    let (role, user) = role_in_pair(shared, &claims).await?;
+    shared.gate.user(&user)?;
+    Ok(Admitted { claims, role, user, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
+}
+
+/// A token that is no good, or that cannot be checked now.
+fn token_refused(error: &TokenError) -> Refusal {
+    if matches!(error, TokenError::KeysUnavailable(_)) {
+        tracing::error!(%error, "a socket was refused");
+        return Refusal::unavailable(error.code(), "tokens cannot be checked now; try again");
+    }
+    Refusal::new(StatusCode::UNAUTHORIZED, error.code(), error.to_string())
+}
+
+/// The answer to `Sec-WebSocket-Key`.
+fn websocket_key(request: &Parts) -> Result<String, Refusal> {
+    let headers = &request.headers;
+    let upgrade = request.method == Method::GET
+        && has_token(headers, &header::CONNECTION, "upgrade")
+        && has_token(headers, &header::UPGRADE, "websocket");
+    if !upgrade || headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+        let message = "this is a WebSocket, version 13: connect with ws:// or wss://";
+        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade-required", message));
+    }
+    headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .filter(|key| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16))
+        .map(|key| derive_accept_key(key.as_bytes()))
+        .ok_or_else(|| {
+            let message = "Sec-WebSocket-Key must be 16 bytes in base64";
+            Refusal::new(StatusCode::BAD_REQUEST, "bad-handshake", message)
+        })
+}
+
+/// Items of a comma-separated header, which may come on several lines (RFC 9110 §5.6.1).
+fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    items(headers, name).any(|item| item.eq_ignore_ascii_case(token))
+}
+
+fn subprotocols(headers: &HeaderMap) -> Vec<&str> {
+    items(headers, &header::SEC_WEBSOCKET_PROTOCOL).collect()
+}
+
+/// The token of a request: `Authorization`, else the subprotocol, else the query.
+fn find_token(request: &Parts, protocols: &[&str], allow_query: bool) -> Result<String, Refusal> {
+    let refuse =
+        |message: &str| Err(Refusal::new(StatusCode::UNAUTHORIZED, "token-missing", message));
+    if let Some(value) = request.headers.get(header::AUTHORIZATION) {
+        return match bearer(value) {
+            Some(token) => Ok(token.to_owned()),
+            None => refuse("Authorization must be `Bearer <token>`"),
+        };
+    }
+    if let Some(token) = protocols.iter().find_map(|p| p.strip_prefix(BEARER_SUBPROTOCOL)) {
+        return Ok(token.to_owned());
+    }
+    let query = request.uri.query().unwrap_or_default();
+    let queried = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "token");
+    match queried {
+        Some((_, token)) if allow_query => Ok(token.into_owned()),
+        Some(_) => refuse("this server takes no token in the query: use Authorization"),
+        None => refuse("there is no token: use `Authorization: Bearer <token>`"),
+    }
+}
+
+/// The token of `Bearer <token>` (RFC 6750 §2.1); the scheme may be written in any case.
+#[must_use]
+pub fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The role of the token's device and the user, if the pair is active and the device one of its two.
+/// An unknown pair, a revoked one and a third device are answered alike.
+async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<(Role, String), Refusal> {
+    let found = shared.counters.store.watch(shared.store.active_pair(&claims.pair_id)).await;
+    let pair = match found {
+        Ok(pair) => pair,
+        Err(error) if error.is_outage() => {
+            tracing::warn!(%error, "handshake refused");
+            let message = "the pair store is not available; try again";
+            return Err(Refusal::unavailable("store-down", message));
+        }
+        Err(error) => {
+            tracing::info!(%error, "a pair that the store does not take is one that is not there");
+            None
+        }
+    };
+    pair.and_then(|pair| Some((pair.role(&claims.sub)?, pair.user_id))).ok_or_else(|| {
+        let message = "the device does not belong to an active pair of this id";
+        Refusal::new(StatusCode::FORBIDDEN, "not-in-pair", message)
+    })
+}
+
+fn while_open(shared: &Shared) -> Result<(), Refusal> {
+    if *shared.draining.borrow() {
+        return Err(Refusal::unavailable("draining", "the server is restarting; try again"));
+    }
+    Ok(())
+}
+
+/// A socket's place among all. A server that began to drain during the handshake keeps them all.
+pub(super) fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(&shared.sockets).try_acquire_owned().or_else(|_| {
+        while_open(shared)?;
+        Err(Refusal::unavailable(
+            "overloaded",
+            "the server has no room for another socket; try again",
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bearer_is_read_whatever_its_case() {
+        let read = |text: &'static str| bearer(&HeaderValue::from_static(text)).map(str::to_owned);
+        assert_eq!(read("Bearer a.b.c"), Some("a.b.c".into()));
+        assert_eq!(read("bearer  a.b.c"), Some("a.b.c".into()));
+        for text in ["Basic a", "Bearer", "Bearer ", "a.b.c", ""] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

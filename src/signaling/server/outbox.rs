@@ -1,0 +1,240 @@
+//! The bounded queue in front of one socket. Filling it never waits: a socket that reads too slowly
+//! is closed, and nobody else notices.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use super::{end::End, limits::Limits};
+use crate::proto::signaling::{LeaveReason, close};
+use crate::signaling::room::Text;
+
+/// What the socket's writer does next.
+#[derive(Debug)]
+pub(super) enum Item {
+    Text(Text),
+    /// One from the other device, and when it was queued.
+    Relayed(Text, Instant),
+    Ping(u64),
+}
+
+/// A frame that waits.
+#[derive(Debug)]
+struct Waiting {
+    text: Text,
+    /// Whether it counts against the limits.
+    counts: bool,
+    /// When it came, if it is from the other device.
+    relayed: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Waiting>,
+    counted: usize,
+    bytes: usize,
+    ping: Option<u64>,
+    kick: Option<End>,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    state: Mutex<State>,
+    max_messages: usize,
+    max_bytes: usize,
+    ready: Notify,
+    kicked: Notify,
+}
+
+impl Outbox {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            state: Mutex::default(),
+            max_messages: limits.queue_messages,
+            max_bytes: limits.queue_bytes,
+            ready: Notify::new(),
+            kicked: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a frame of the server; the socket is closed when the queue is full.
+    pub(super) fn push(&self, text: Text) {
+        self.enqueue(text, None);
+    }
+
+    /// Queues a frame of the other device; the socket is closed when the queue is full.
+    pub(super) fn push_relayed(&self, text: Text) {
+        self.enqueue(text, Some(Instant::now()));
+    }
+
+    fn enqueue(&self, text: Text, relayed: Option<Instant>) {
+        let mut state = self.state();
+        if state.kick.is_some() {
+            return;
+        }
+        if state.counted >= self.max_messages || state.bytes + text.len() > self.max_bytes {
+            drop(state);
+            self.kick(End::with(
+                close::SLOW_CONSUMER,
+                "too many messages are waiting",
+                LeaveReason::Closed,
+            ));
+            return;
+        }
+        state.counted += 1;
+        state.bytes += text.len();
+        state.queue.push_back(Waiting { text, counts: true, relayed });
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// Queues a frame that was held, whatever the limits: their holder bounded it.
+    pub(super) fn push_held(&self, text: Text) {
+        let waiting = Waiting { text, counts: false, relayed: None };
+        self.state().queue.push_back(waiting);
+        self.ready.notify_one();
+    }
+
+    /// Queues a frame that may as well be lost: it is dropped when the queue is half full.
+    pub(super) fn push_advisory(&self, text: Text) {
+        if !self.is_half_full() {
+            self.push(text);
+        }
+    }
+
+    /// Whether the socket has fallen behind so far that its peer should send more slowly.
+    pub(super) fn is_half_full(&self) -> bool {
+        let state = self.state();
+        2 * state.counted >= self.max_messages || 2 * state.bytes >= self.max_bytes
+    }
+
+    /// Asks the writer for a ping.
+    pub(super) fn ping(&self, number: u64) {
+        self.state().ping = Some(number);
+        self.ready.notify_one();
+    }
+
+    /// Ends the socket; the first reason stands.
+    pub(super) fn kick(&self, end: End) {
+        self.state().kick.get_or_insert(end);
+        self.kicked.notify_one();
+    }
+
+    /// Waits for [`Outbox::kick`].
+    pub(super) async fn kicked(&self) -> End {
+        loop {
+            if let Some(end) = self.state().kick {
+                return end;
+            }
+            self.kicked.notified().await;
+        }
+    }
+
+    /// Waits for something to write.
+    pub(super) async fn next(&self) -> Item {
+        loop {
+            if let Some(item) = self.pop() {
+                return item;
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    fn pop(&self) -> Option<Item> {
+        let mut state = self.state();
+        if let Some(number) = state.ping.take() {
+            return Some(Item::Ping(number));
+        }
+        let Waiting { text, counts, relayed } = state.queue.pop_front()?;
+        if counts {
+            state.counted -= 1;
+            state.bytes -= text.len();
+        }
+        Some(match relayed {
+            Some(since) => Item::Relayed(text, since),
+            None => Item::Text(text),
+        })
+    }
+
+    /// Takes out all that waits, for the last words before a close.
+    pub(super) fn rest(&self) -> Vec<Text> {
+        self.state().queue.drain(..).map(|waiting| waiting.text).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(outbox: &Outbox) -> Option<u16> {
+        outbox.state().kick.and_then(|end| end.code)
+    }
+
+    #[test]
+    fn the_65th_message_and_the_257th_kibibyte_are_too_much() {
+        let limits = Limits::default();
+        let outbox = Outbox::new(&limits);
+        for _ in 0..64 {
+            outbox.push("m".into());
+        }
+        assert_eq!(code(&outbox), None);
+        outbox.push("m".into());
+        assert_eq!(code(&outbox), Some(4003));
+
+        let outbox = Outbox::new(&limits);
+        for _ in 0..4 {
+            outbox.push("x".repeat(64 * 1024).into());
+        }
+        assert_eq!(code(&outbox), None);
+        outbox.push("x".into());
+        assert_eq!(code(&outbox), Some(4003));
+    }
+
+    #[test]
+    fn what_was_held_does_not_count() {
+        let outbox = Outbox::new(&Limits::default());
+        for _ in 0..65 {
+            outbox.push_held("m".into());
+        }
+        outbox.push("m".into());
+        assert_eq!(code(&outbox), None);
+        assert_eq!(outbox.rest().len(), 66);
+    }
+
+    #[test]
+    fn advice_never_fills_the_queue() {
+        let outbox = Outbox::new(&Limits::default());
+        for _ in 0..1000 {
+            outbox.push_advisory("m".into());
+        }
+        assert_eq!(code(&outbox), None);
+        assert_eq!(outbox.rest().len(), 32);
+    }
+
+    #[test]
+    fn room_comes_back_as_messages_are_written() {
+        let outbox = Outbox::new(&Limits::default());
+        for _ in 0..1000 {
+            outbox.push("m".into());
+            assert!(matches!(outbox.pop(), Some(Item::Text(_))));
+        }
+        assert_eq!(code(&outbox), None);
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_to_end_stands() {
+        let outbox = Outbox::new(&Limits::default());
+        outbox.kick(End::with(4502, "", LeaveReason::Replaced));
+        outbox.kick(End::with(1012, "", LeaveReason::Closed));
+        assert_eq!(outbox.kicked().await.code, Some(4502));
+    }
+}

@@ -1,0 +1,160 @@
+//! The rooms of this node with sockets in them: what [`Room`] decides reaches the sockets here.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{end::End, limits::Limits, outbox::Outbox, socket::Identity};
+use crate::signaling::{
+    bus::{Link, SharedRoom},
+    room::{Action, Kind, Relayed, Room, Text},
+};
+use crate::{
+    pairs::Role,
+    proto::signaling::LeaveReason,
+    types::{ConnId, PairId},
+};
+
+/// The room of a pair, and the sockets in it.
+#[derive(Debug)]
+pub(in crate::signaling) struct Occupied {
+    pub(in crate::signaling) room: SharedRoom,
+    outboxes: HashMap<ConnId, Arc<Outbox>>,
+    bus: Option<Arc<Link>>,
+}
+
+impl Occupied {
+    pub(in crate::signaling) fn apply(&self, actions: impl IntoIterator<Item = Action>) {
+        for action in actions {
+            match action {
+                Action::Send { to, text } => {
+                    if let Some(outbox) = self.outboxes.get(&to) {
+                        outbox.push(text);
+                    }
+                }
+                Action::Flush { to, text } => {
+                    if let Some(outbox) = self.outboxes.get(&to) {
+                        outbox.push_held(text);
+                    }
+                }
+                Action::Close { conn, code, reason } => {
+                    if let Some(outbox) = self.outboxes.get(&conn) {
+                        outbox.kick(End::with(code, reason, LeaveReason::Closed));
+                    }
+                }
+                Action::Bus(command) => {
+                    self.bus.iter().for_each(|bus| bus.send(command.clone()));
+                }
+                Action::Note(note) => self.bus.iter().for_each(|bus| bus.note(note)),
+            }
+        }
+    }
+
+    /// Relays a message; see [`Room::relay`]. True when the peer's queue is filling up.
+    pub(in crate::signaling) fn relay(
+        &mut self,
+        role: Role,
+        conn: &ConnId,
+        kind: Kind,
+        text: Text,
+    ) -> (Relayed, bool) {
+        let (outcome, action) = self.room.room.relay(role, conn, kind, text);
+        match action {
+            Some(Action::Send { to, text }) => {
+                if let Some(outbox) = self.outboxes.get(&to) {
+                    outbox.push_relayed(text);
+                }
+            }
+            action => self.apply(action),
+        }
+        let peers = self.outboxes.iter().filter(|(other, _)| *other != conn);
+        let filling = peers.into_iter().any(|(_, outbox)| outbox.is_half_full());
+        (outcome, filling || self.room.room.is_congested(role, conn))
+    }
+
+    /// Ends every socket in it.
+    pub(super) fn kick(&self, end: End) {
+        for outbox in self.outboxes.values() {
+            outbox.kick(end);
+        }
+    }
+}
+
+pub(in crate::signaling) type RoomLock = Arc<Mutex<Occupied>>;
+
+/// Locks `mutex`; what it guards is whole after any panic, as it changes in single steps.
+pub(in crate::signaling) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All rooms with somebody in them.
+pub(in crate::signaling) struct Rooms {
+    /// Locked before any room's own lock.
+    live: Mutex<HashMap<PairId, RoomLock>>,
+    limits: Arc<Limits>,
+    bus: Option<Arc<Link>>,
+}
+
+impl Rooms {
+    pub(in crate::signaling) fn new(limits: Limits, bus: Option<Arc<Link>>) -> Self {
+        Self { live: Mutex::default(), limits: Arc::new(limits), bus }
+    }
+
+    pub(in crate::signaling) fn len(&self) -> usize {
+        locked(&self.live).len()
+    }
+
+    /// Whose they are.
+    pub(in crate::signaling) fn pairs(&self) -> Vec<PairId> {
+        locked(&self.live).keys().cloned().collect()
+    }
+
+    /// Puts a socket into the room of its pair, which is made when it is the first.
+    pub(super) fn enter(
+        &self,
+        pair: &PairId,
+        member: &Identity,
+        enter: impl FnOnce(&mut SharedRoom) -> Vec<Action>,
+    ) -> RoomLock {
+        let mut rooms = locked(&self.live);
+        let room = rooms.entry(pair.clone()).or_insert_with(|| {
+            let room = Room::new(pair.clone(), Arc::clone(&self.limits));
+            Arc::new(Mutex::new(Occupied {
+                room: SharedRoom::new(pair.clone(), room),
+                outboxes: HashMap::new(),
+                bus: self.bus.clone(),
+            }))
+        });
+        let mut occupied = locked(room);
+        occupied.outboxes.insert(member.conn.clone(), Arc::clone(&member.outbox));
+        let actions = enter(&mut occupied.room);
+        occupied.apply(actions);
+        drop(occupied);
+        Arc::clone(room)
+    }
+
+    /// The room of a pair with somebody in it.
+    pub(in crate::signaling) fn of(&self, pair: &PairId) -> Option<RoomLock> {
+        locked(&self.live).get(pair).cloned()
+    }
+
+    pub(in crate::signaling) fn every(&self) -> Vec<RoomLock> {
+        locked(&self.live).values().cloned().collect()
+    }
+
+    /// Unseats a socket; the room goes with the last one.
+    pub(super) fn leave(&self, pair: &PairId, member: &Identity, reason: LeaveReason) {
+        let mut rooms = locked(&self.live);
+        let Some(room) = rooms.get(pair) else { return };
+        let mut occupied = locked(room);
+        let actions = occupied.room.leave(member.role, &member.conn, reason);
+        occupied.apply(actions);
+        occupied.outboxes.remove(&member.conn);
+        let empty = occupied.outboxes.is_empty();
+        drop(occupied);
+        if empty {
+            rooms.remove(pair);
+        }
+    }
+}
