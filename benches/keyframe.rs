@@ -37,7 +37,7 @@ use orion_peer::{
     },
     server::{Server, ServerConfig},
     session::{
-        LinkConfig,
+        CallConfig,
         capture::CaptureConfig,
         receiver::{self, ReceiverConfig, ReceiverEvent},
         sender::{self, SenderConfig, SenderEvent},
@@ -113,11 +113,11 @@ async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
         let tokens = TokenClient::new(&url, DEV_TOKEN, device.into(), Some(pair.id.clone()));
         let tokens = Arc::new(tokens.expect("token client"));
         let signaling = ClientConfig::new(server.signal_url(), tokens);
-        LinkConfig::new(signaling, loopback(role))
+        CallConfig::new(signaling, loopback(role))
     };
     let dir = tempfile::tempdir().expect("directory");
     let sending = SenderConfig {
-        link: link("a", PeerRole::Sender),
+        call: link("a", PeerRole::Sender),
         capture: CaptureConfig {
             source: SourceSpec::Pattern { width, height },
             size: None,
@@ -132,7 +132,7 @@ async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
         once: false,
     };
     let receiving = ReceiverConfig {
-        link: link("b", PeerRole::Receiver),
+        call: link("b", PeerRole::Receiver),
         out: dir.path().to_owned(),
         formats: vec![PictureFormat::H264],
         count: Some(keyframes),

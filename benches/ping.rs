@@ -20,7 +20,7 @@ use orion_peer::{
     pairs::Pair,
     peer::{PeerConfig, PeerRole},
     server::{Server, ServerConfig},
-    session::{LinkConfig, capture::CaptureConfig},
+    session::{CallConfig, capture::CaptureConfig},
     signaling::{client::ClientConfig, client::token_client::TokenClient},
     stats::Histogram,
 };
@@ -154,7 +154,7 @@ async fn ours(pings: usize) -> orion_peer::stats::Spread {
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             ..PeerConfig::new(role)
         };
-        LinkConfig::new(signaling, peer)
+        CallConfig::new(signaling, peer)
     };
     let config = BenchConfig {
         plan: Plan {

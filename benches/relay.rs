@@ -24,7 +24,7 @@ use orion_peer::{
     peer::{IcePolicy, PeerConfig, PeerRole},
     proto::token::IceServer,
     server::{Server, ServerConfig},
-    session::{LinkConfig, capture::CaptureConfig},
+    session::{CallConfig, capture::CaptureConfig},
     signaling::{client::ClientConfig, client::token_client::TokenClient},
     stats::Histogram,
     stun::{
@@ -202,7 +202,7 @@ async fn pings(
             trust: trust.clone(),
             ..PeerConfig::new(role)
         };
-        LinkConfig::new(signaling, peer)
+        CallConfig::new(signaling, peer)
     };
     let config = BenchConfig {
         plan: Plan {

@@ -31,7 +31,7 @@ use crate::{
     },
     proto::control::ControlMessage,
     report::bench::schema::ConnectionRecord,
-    session::{Link, LinkEvent, SessionError, until},
+    session::{Call, CallEvent, SessionError, until},
     stats::{Histogram, bottleneck},
     types::ConnectionType,
 };
@@ -63,7 +63,7 @@ pub(super) async fn attempt(run: &Run, slot: &Slot, index: u64, share: Share) ->
     }
     connection.marks = Milestones::new(Instant::now());
     if connection.seen.error.is_none() {
-        let mut link = Link::start(slot.measuring.clone());
+        let mut link = Call::start(slot.measuring.clone());
         connection.follow(&mut link).await;
         connection.last_look().await;
         if let Some(partner) = connection.partner.take() {
@@ -104,7 +104,7 @@ struct Connection<'r> {
 }
 
 enum Step {
-    Link(LinkEvent),
+    Link(CallEvent),
     Told(Told),
     Sent(Option<SentAccessUnit>),
     Wake,
@@ -145,7 +145,7 @@ impl<'r> Connection<'r> {
     }
 
     /// Follows everything until all is measured, or nothing more can be.
-    async fn follow(&mut self, link: &mut Link) {
+    async fn follow(&mut self, link: &mut Call) {
         while !self.over {
             let wake = self.wake();
             let step = tokio::select! {
@@ -197,9 +197,9 @@ impl<'r> Connection<'r> {
         .min()
     }
 
-    async fn on_link(&mut self, event: LinkEvent) {
+    async fn on_link(&mut self, event: CallEvent) {
         match event {
-            LinkEvent::Joined { peer_present, timings, clock_skew } => {
+            CallEvent::Joined { peer_present, timings, clock_skew } => {
                 self.seen.joined = true;
                 self.seen.clock_skew = clock_skew;
                 self.seen.present = peer_present.or(self.seen.present);
@@ -207,29 +207,29 @@ impl<'r> Connection<'r> {
                     self.marks.joined.get_or_insert((Instant::now(), timings));
                 }
             }
-            LinkEvent::PeerJoined => self.seen.present = Some(true),
-            LinkEvent::PeerLeft(_) => self.seen.present = Some(false),
-            LinkEvent::Described(at) => {
+            CallEvent::PeerJoined => self.seen.present = Some(true),
+            CallEvent::PeerLeft(_) => self.seen.present = Some(false),
+            CallEvent::Described(at) => {
                 self.seen.described = true;
                 self.marks.described.get_or_insert(at);
             }
-            LinkEvent::Refused(error) | LinkEvent::Failed(error) => {
+            CallEvent::Refused(error) | CallEvent::Failed(error) => {
                 // A socket that is gone leaves the connection alone, once there is one.
                 if self.open.is_none() {
                     self.fail(error);
                 }
             }
-            LinkEvent::Lost(why, counted) => self.lost(why.message, *counted),
-            LinkEvent::Bye(reason, counted) => {
+            CallEvent::Lost(why, counted) => self.lost(why.message, *counted),
+            CallEvent::Bye(reason, counted) => {
                 let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
                 self.lost(format!("the other side said goodbye{reason}"), *counted);
             }
-            LinkEvent::Peer(event) => self.on_peer(event).await,
-            LinkEvent::CandidateError { .. } => self.on_candidate_error(),
-            LinkEvent::Connected
-            | LinkEvent::SignalingLost(_)
-            | LinkEvent::Restarting(_)
-            | LinkEvent::ChannelMissing(_) => {}
+            CallEvent::Peer(event) => self.on_peer(event).await,
+            CallEvent::CandidateError { .. } => self.on_candidate_error(),
+            CallEvent::Connected
+            | CallEvent::SignalingLost(_)
+            | CallEvent::Restarting(_)
+            | CallEvent::ChannelMissing(_) => {}
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     pairs::Pair,
     peer::PeerConfig,
     server::RunningServer,
-    session::LinkConfig,
+    session::CallConfig,
     signaling::{
         client::ClientConfig,
         client::token_client::{TokenClient, TokenError},
@@ -26,10 +26,10 @@ pub fn slot(
     pair: &Pair,
     peers: [PeerConfig; 2],
 ) -> Result<Slot, TokenError> {
-    let link = |device: &DeviceId, peer: PeerConfig| -> Result<LinkConfig, TokenError> {
+    let link = |device: &DeviceId, peer: PeerConfig| -> Result<CallConfig, TokenError> {
         let url = server.token_url();
         let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))?;
-        Ok(LinkConfig::new(ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer))
+        Ok(CallConfig::new(ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer))
     };
     let [measuring, partner] = peers;
     Ok(Slot { measuring: link(&pair.ios, measuring)?, partner: Some(link(&pair.mac, partner)?) })

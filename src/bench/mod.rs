@@ -50,7 +50,7 @@ use crate::{
         ConnectionRecord, Connections, FailureRecord, Keyframes, NotMeasured, OneWay, Resources,
         Rtt,
     },
-    session::{LinkConfig, SessionError, capture::CaptureConfig, until},
+    session::{CallConfig, SessionError, capture::CaptureConfig, until},
 };
 
 /// What is measured, and between whom.
@@ -73,9 +73,9 @@ pub struct BenchConfig {
 #[derive(Clone)]
 pub struct Slot {
     /// The side that measures.
-    pub measuring: LinkConfig,
+    pub measuring: CallConfig,
     /// The other side, when it is in this process, too.
-    pub partner: Option<LinkConfig>,
+    pub partner: Option<CallConfig>,
 }
 
 /// What a run tells while it goes on.

@@ -14,7 +14,7 @@ use crate::{
         Peer, PeerEvent,
         stats::{SelectedPair, Snapshot},
     },
-    session::{Link, LinkConfig, LinkEvent, SessionError},
+    session::{Call, CallConfig, CallEvent, SessionError},
     stats::bottleneck::Seen,
     types::{CandidateType, Stage},
 };
@@ -60,13 +60,13 @@ pub(super) struct Partner {
 
 impl Partner {
     /// Joins the room, and gives the partner when it is in.
-    pub(super) async fn join(config: LinkConfig, within: Duration) -> Result<Self, SessionError> {
-        let mut link = Link::start(config);
+    pub(super) async fn join(config: CallConfig, within: Duration) -> Result<Self, SessionError> {
+        let mut link = Call::start(config);
         let joined = async {
             loop {
                 match link.next().await {
-                    LinkEvent::Joined { .. } => return Ok(()),
-                    LinkEvent::Failed(error) => return Err(error),
+                    CallEvent::Joined { .. } => return Ok(()),
+                    CallEvent::Failed(error) => return Err(error),
                     _ => {}
                 }
             }
@@ -112,7 +112,7 @@ impl Partner {
 }
 
 async fn run(
-    mut link: Link,
+    mut link: Call,
     tell: mpsc::UnboundedSender<Told>,
     mut stop: oneshot::Receiver<()>,
 ) -> Option<SelectedPair> {
@@ -123,12 +123,12 @@ async fn run(
             _ = &mut stop => break,
         };
         let told = match event {
-            LinkEvent::Peer(PeerEvent::ControlOpen) => {
+            CallEvent::Peer(PeerEvent::ControlOpen) => {
                 // A look at the pair also tells the driver how many passes it needs from now on.
                 pair = selected(&link).await.or(pair);
                 continue;
             }
-            LinkEvent::Peer(PeerEvent::AccessUnit(received)) => {
+            CallEvent::Peer(PeerEvent::AccessUnit(received)) => {
                 let unit = received.unit;
                 Told::Arrived(Arrived {
                     seen: unit.seen(),
@@ -139,14 +139,14 @@ async fn run(
                     verified: Instant::now(),
                 })
             }
-            LinkEvent::Peer(PeerEvent::Broken(broken)) => {
+            CallEvent::Peer(PeerEvent::Broken(broken)) => {
                 Told::Broken(format!("{}, {} packets came", broken.reason.as_str(), broken.packets))
             }
-            LinkEvent::Lost(_, counted) | LinkEvent::Bye(_, counted) => {
+            CallEvent::Lost(_, counted) | CallEvent::Bye(_, counted) => {
                 pair = counted.and_then(|counted| counted.pair).or(pair);
                 continue;
             }
-            LinkEvent::Refused(error) | LinkEvent::Failed(error) => Told::Failed(error),
+            CallEvent::Refused(error) | CallEvent::Failed(error) => Told::Failed(error),
             _ => continue,
         };
         let over = matches!(told, Told::Failed(_));
@@ -161,7 +161,7 @@ async fn run(
     pair
 }
 
-async fn selected(link: &Link) -> Option<SelectedPair> {
+async fn selected(link: &Call) -> Option<SelectedPair> {
     link.peer()?.stats().await.pair
 }
 

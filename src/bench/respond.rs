@@ -8,7 +8,7 @@ use super::matching::{Matching, Verified};
 use crate::{
     peer::PeerEvent,
     proto::control::{BenchReport, ControlMessage, ReportedKeyframe},
-    session::{Link, LinkConfig, LinkEvent, SessionError, epoch_seconds},
+    session::{Call, CallConfig, CallEvent, SessionError, epoch_seconds},
 };
 
 /// Keyframes told in one report, the newest: more would not fit a control message.
@@ -37,12 +37,12 @@ pub enum RespondEvent {
 /// # Errors
 /// Signaling cannot be reached, or refuses this device.
 pub async fn run(
-    config: LinkConfig,
+    config: CallConfig,
     stop: impl Future<Output = ()> + Send,
     tell: &mut (dyn FnMut(RespondEvent) + Send),
 ) -> Result<(), SessionError> {
     tokio::pin!(stop);
-    let mut link = Link::start(config);
+    let mut link = Call::start(config);
     let mut current = Current::default();
     let result = loop {
         let event = tokio::select! {
@@ -50,22 +50,22 @@ pub async fn run(
             () = &mut stop => break Ok(()),
         };
         match event {
-            LinkEvent::Failed(error) => break Err(error),
-            LinkEvent::Joined { peer_present: Some(_), .. } => tell(RespondEvent::Joined),
-            LinkEvent::Connected => {
+            CallEvent::Failed(error) => break Err(error),
+            CallEvent::Joined { peer_present: Some(_), .. } => tell(RespondEvent::Joined),
+            CallEvent::Connected => {
                 current = Current { connected: true, ..Current::default() };
                 current.look(&link).await;
                 let kind = current.kind.clone().unwrap_or_else(|| "connected".into());
                 tell(RespondEvent::Connected(kind));
             }
-            LinkEvent::Lost(..) | LinkEvent::Bye(..) if current.connected => {
+            CallEvent::Lost(..) | CallEvent::Bye(..) if current.connected => {
                 tell(current.ended());
                 current = Current::default();
             }
-            LinkEvent::Peer(event) => current.on_peer(event, &link).await,
-            LinkEvent::SignalingLost(why) => tell(RespondEvent::Line(format!("signaling: {why}"))),
-            LinkEvent::Refused(error) => tell(RespondEvent::Line(error.to_string())),
-            LinkEvent::CandidateError { url, code, text, .. } => {
+            CallEvent::Peer(event) => current.on_peer(event, &link).await,
+            CallEvent::SignalingLost(why) => tell(RespondEvent::Line(format!("signaling: {why}"))),
+            CallEvent::Refused(error) => tell(RespondEvent::Line(error.to_string())),
+            CallEvent::CandidateError { url, code, text, .. } => {
                 tell(RespondEvent::Line(format!("ice server {url}: {code} {text}")));
             }
             _ => {}
@@ -90,7 +90,7 @@ struct Current {
 }
 
 impl Current {
-    async fn look(&mut self, link: &Link) {
+    async fn look(&mut self, link: &Call) {
         if let Some(peer) = link.peer() {
             self.kind = peer.stats().await.pair.map(|pair| pair.connection.to_string());
         }
@@ -100,7 +100,7 @@ impl Current {
         RespondEvent::Ended { keyframes: self.count, intact: self.intact }
     }
 
-    async fn on_peer(&mut self, event: PeerEvent, link: &Link) {
+    async fn on_peer(&mut self, event: PeerEvent, link: &Call) {
         let verified = match event {
             PeerEvent::ControlOpen => {
                 self.look(link).await;

@@ -30,7 +30,7 @@ use crate::{
     report::summary::Role,
     server::RunningServer,
     session::{
-        LinkConfig, SessionError,
+        CallConfig, SessionError,
         receiver::{self, ReceiverConfig, ReceiverEnd, ReceiverEvent},
         sender::{self, SenderConfig, SenderEnd, SenderEvent, SentKeyframe},
     },
@@ -96,8 +96,8 @@ async fn run_pair(
     let (stop, stopped) = watch::channel(false);
     let sender_config = sender_config(args, server)?;
     let mut receiver_config = receiver_config(args, server)?;
-    receiver_config.link.negotiated = observer.negotiations();
-    receiver_config.link.stats_every = observer.stats_every();
+    receiver_config.call.negotiation_log = observer.negotiations();
+    receiver_config.call.stats_every = observer.stats_every();
     // Both tell from their own tasks; one place shows it.
     let (told, mut tellings) = mpsc::unbounded_channel();
     let (sent_count, arrived) = (Arc::<AtomicU64>::default(), watch::Sender::new(0));
@@ -214,7 +214,7 @@ fn sender_config(args: &DemoArgs, server: &RunningServer) -> Result<SenderConfig
     let mut link = link(server, "phone", PeerRole::Sender)?;
     link.peer.pace = args.picture.pace;
     Ok(SenderConfig {
-        link,
+        call: link,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
         interval: args.picture.interval,
@@ -231,7 +231,7 @@ fn receiver_config(
     server: &RunningServer,
 ) -> Result<ReceiverConfig, SessionError> {
     Ok(ReceiverConfig {
-        link: link(server, "mac", PeerRole::Receiver)?,
+        call: link(server, "mac", PeerRole::Receiver)?,
         out: args.out.clone(),
         formats: args.format.clone(),
         count: Some(args.count),
@@ -268,7 +268,7 @@ fn joined<T>(
     })
 }
 
-fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<LinkConfig, SessionError> {
+fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<CallConfig, SessionError> {
     let tokens =
         TokenClient::new(&server.token_url(), "dev", device.into(), None).map_err(|error| {
             SessionError {
@@ -281,7 +281,7 @@ fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<LinkConf
     let mut peer = PeerConfig::new(role);
     peer.addresses = local_addresses(None, true, true, true);
     peer.addresses.retain(std::net::IpAddr::is_loopback);
-    Ok(LinkConfig::new(ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer))
+    Ok(CallConfig::new(ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer))
 }
 
 async fn wait(mut stopped: watch::Receiver<bool>) {

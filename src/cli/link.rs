@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     peer::{self, PeerConfig, PeerRole, config::LocalNetwork},
-    session::LinkConfig,
+    session::CallConfig,
     signaling::{
         client::token_client::TokenClient,
         client::{ClientConfig, StaticToken, TokenProvider},
@@ -20,7 +20,7 @@ use crate::{
 ///
 /// # Errors
 /// The token API's URL cannot be used, or no local address is left.
-pub fn config(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Failure> {
+pub fn config(config: &ConnectConfig, role: PeerRole) -> Result<CallConfig, Failure> {
     let tokens: Arc<dyn TokenProvider> = match &config.token {
         TokenSource::Fixed(token) => Arc::new(
             StaticToken::new(token.expose())
@@ -65,5 +65,5 @@ pub fn config(config: &ConnectConfig, role: PeerRole) -> Result<LinkConfig, Fail
         trust: config.trust.clone(),
         ..ClientConfig::new(config.signal.as_str(), tokens)
     };
-    Ok(LinkConfig::new(signaling, peer))
+    Ok(CallConfig::new(signaling, peer))
 }

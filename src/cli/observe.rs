@@ -22,8 +22,8 @@ use crate::{
         summary::{ConnectionsLost, FirstPicture, Loss, Role, Summary},
     },
     session::{
-        Firsts, Report, SessionError,
-        negotiation::{Negotiated, NegotiationLog},
+        Firsts, SessionError, SessionReport,
+        negotiation::{NegotiationLog, NegotiationRecord},
     },
     stats::Stages,
     types::Stage,
@@ -58,7 +58,7 @@ pub struct Observer {
     /// The newest statistics until some are written: all there is of a run that is shorter than the interval.
     unrecorded: Option<Map<String, Value>>,
     dump: Option<DumpWriter>,
-    negotiated: Option<mpsc::Receiver<Negotiated>>,
+    negotiated: Option<mpsc::Receiver<NegotiationRecord>>,
     summary: Summary,
     begun: Instant,
     times: VecDeque<Instant>,
@@ -226,7 +226,7 @@ impl Observer {
     }
 
     /// Takes what a session tells every second, and when statistics are due.
-    pub fn report(&mut self, report: &Report) {
+    pub fn report(&mut self, report: &SessionReport) {
         let stats = &report.stats;
         let connection = stats.pair.as_ref().map(|pair| pair.connection);
         self.follow();
@@ -274,7 +274,7 @@ impl Observer {
     }
 
     /// Tells once of each connection how long each step of its set-up took.
-    fn connected(&mut self, report: &Report) {
+    fn connected(&mut self, report: &SessionReport) {
         let setup = report.setup;
         let Some(open) = setup.data_channel.filter(|_| setup != self.setup) else { return };
         self.setup = setup;
@@ -307,7 +307,7 @@ impl Observer {
     }
 
     /// Tells once of each connection that was lost why it was.
-    fn lost(&mut self, report: &Report) {
+    fn lost(&mut self, report: &SessionReport) {
         let (count, Some(why)) = &report.lost else { return };
         if *count == self.summary.connections_lost.count {
             return;
@@ -323,7 +323,7 @@ impl Observer {
     }
 
     /// Says what is found of the delivery of keyframes, each finding when it is new.
-    fn delivery(&mut self, report: &Report) {
+    fn delivery(&mut self, report: &SessionReport) {
         let Some(delivered) = report.delivery else { return };
         let found =
             DeliveryReport::new(&delivered.overall, Some(delivered.budget), delivered.first_after);
@@ -353,7 +353,11 @@ impl Observer {
         }
     }
 
-    fn summarize(&mut self, report: &Report, connection: Option<crate::types::ConnectionType>) {
+    fn summarize(
+        &mut self,
+        report: &SessionReport,
+        connection: Option<crate::types::ConnectionType>,
+    ) {
         let stats = &report.stats;
         let frame_rate = self.frame_rate();
         let summary = &mut self.summary;
@@ -374,7 +378,7 @@ impl Observer {
         summary.frame_rate = frame_rate;
     }
 
-    fn record(&mut self, report: &Report) {
+    fn record(&mut self, report: &SessionReport) {
         let stats = &report.stats.report;
         if stats.is_empty() {
             return;

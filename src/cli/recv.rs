@@ -80,7 +80,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
     let gateway = link.peer.gateway.clone();
     let mut config = ReceiverConfig {
-        link,
+        call: link,
         out: args.out.clone(),
         formats: args.format.clone(),
         count: args.count,
@@ -97,8 +97,8 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     let made_here = !args.out.exists();
     let viewer = args.view.start(&args.format, &hello, lines).await?;
     let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
-    config.link.negotiated = observer.negotiations();
-    config.link.stats_every = observer.stats_every();
+    config.call.negotiation_log = observer.negotiations();
+    config.call.stats_every = observer.stats_every();
     observer.line(&format!(
         "joining {} as {}, writing to {}",
         redacted(&connect.signal),

@@ -146,7 +146,7 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     link.peer.pace = args.picture.pace;
     let gateway = link.peer.gateway.clone();
     let mut config = SenderConfig {
-        link,
+        call: link,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
         interval: args.picture.interval,
@@ -162,8 +162,8 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     };
     let mut texts = network::link_lines(texts, gateway.clone(), output);
     let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
-    config.link.negotiated = observer.negotiations();
-    config.link.stats_every = observer.stats_every();
+    config.call.negotiation_log = observer.negotiations();
+    config.call.stats_every = observer.stats_every();
     observer.line(&format!("joining {} as {}", redacted(&connect.signal), connect.device));
     if let Some(networks) = &networks {
         observer.line(&networks.sides[0].words());

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use self::connection::Connection;
 use super::whole_file;
-use crate::session::negotiation::{Negotiated, Step};
+use crate::session::negotiation::{NegotiationRecord, NegotiationStep};
 
 /// Peer connections kept; the oldest ones go.
 const MOST_CONNECTIONS: usize = 10;
@@ -79,8 +79,8 @@ impl DumpWriter {
     }
 
     /// Logs a step of the negotiation; a new peer connection has a log and statistics of its own.
-    pub fn negotiated(&mut self, Negotiated { at, step }: &Negotiated) {
-        if let Step::Created { .. } = step {
+    pub fn negotiated(&mut self, NegotiationRecord { at, step }: &NegotiationRecord) {
+        if let NegotiationStep::Created { .. } = step {
             self.made += 1;
             if self.made > 1 {
                 self.connections.push_back(Connection::default());
@@ -158,9 +158,9 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn created(seconds: u64) -> Negotiated {
-        let step = Step::Created { ice_servers: Vec::new(), ice_policy: IcePolicy::All };
-        Negotiated { at: at(seconds), step }
+    fn created(seconds: u64) -> NegotiationRecord {
+        let step = NegotiationStep::Created { ice_servers: Vec::new(), ice_policy: IcePolicy::All };
+        NegotiationRecord { at: at(seconds), step }
     }
 
     fn report(rtt: &Value) -> Map<String, Value> {

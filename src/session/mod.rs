@@ -1,27 +1,27 @@
 //! A signaling client and a peer in one call, and what `send` and `recv` do with them.
 //!
-//! - [`link`]: joins the room, keeps one peer connection to whoever is there
+//! - [`call`]: joins the room, keeps one peer connection to whoever is there
 //! - `liveness`: whether a connection is alive, and if not, why
-//! - `conversation`: what both sides do alike
+//! - `call_follower`: what both sides do alike
 //! - `command`: what can be typed at a receiver besides text
 //! - [`pings`]: a ping every second and what their answers tell
 //! - [`capture`]: source and encoder on a thread of their own
 //! - [`sender`]: the phone: keyframes at their interval and on request
 //! - [`receiver`]: the Mac: keyframes to disk, verified
 //! - [`store`]: decoder and disk on a thread of their own
-//! - `trouble`: what fails for a while and is tried again
+//! - `outage`: what fails for a while and is tried again
 
+pub mod call;
+mod call_follower;
 pub mod capture;
 mod command;
-mod conversation;
-pub mod link;
 mod liveness;
 pub mod negotiation;
+mod outage;
 pub mod pings;
 pub mod receiver;
 pub mod sender;
 pub mod store;
-mod trouble;
 
 use std::{
     fmt::Write,
@@ -32,7 +32,7 @@ use sha2::{Digest, Sha256};
 
 pub use crate::types::epoch_seconds;
 pub(crate) use crate::types::millis;
-pub use link::{Link, LinkConfig, LinkEvent};
+pub use call::{Call, CallConfig, CallEvent};
 
 use crate::{
     peer::{event::Timings, stats::Snapshot},
@@ -67,7 +67,7 @@ impl SessionError {
 
 /// What a running session tells about itself, once a second and at its end.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct SessionReport {
     /// State in a word or two: `waiting for mac`, `connected`.
     pub state: String,
     /// Whether there is a peer connection now, silent or not.
@@ -98,7 +98,7 @@ pub struct Report {
     pub first: Firsts,
     /// How the last keyframes were delivered; none of a sender, which does not learn it.
     pub delivery: Option<Delivered>,
-    /// It is the one of an interval of [`LinkConfig::stats_every`].
+    /// It is the one of an interval of [`CallConfig::stats_every`].
     pub due: bool,
 }
 

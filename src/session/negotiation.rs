@@ -1,4 +1,4 @@
-//! What is negotiated on the peer connections of a link, step by step and in the words of W3C's
+//! What is negotiated on the peer connections of a call, step by step and in the words of W3C's
 //! `RTCPeerConnection`: for dumps and for the log.
 
 use std::time::SystemTime;
@@ -15,11 +15,11 @@ const QUEUE: usize = 4096;
 
 /// A step, and when it was taken.
 #[derive(Debug)]
-pub struct Negotiated {
+pub struct NegotiationRecord {
     /// Wall clock time.
     pub at: SystemTime,
     /// The step.
-    pub step: Step,
+    pub step: NegotiationStep,
 }
 
 /// A description's place in the offer/answer exchange (W3C `RTCSdpType`).
@@ -33,7 +33,7 @@ pub enum SdpType {
 
 /// One step of a negotiation.
 #[derive(Debug)]
-pub enum Step {
+pub enum NegotiationStep {
     /// A new peer connection: what follows belongs to it.
     Created {
         /// Its STUN and TURN servers.
@@ -57,20 +57,20 @@ pub enum Step {
     Closed,
 }
 
-/// Where the steps of a link go: nowhere unless somebody asked for them.
+/// Where the steps of a call go: nowhere unless somebody asked for them.
 #[derive(Debug, Clone, Default)]
-pub struct NegotiationLog(Option<mpsc::Sender<Negotiated>>);
+pub struct NegotiationLog(Option<mpsc::Sender<NegotiationRecord>>);
 
 impl NegotiationLog {
     /// A log, and its reading end.
     #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<Negotiated>) {
+    pub fn new() -> (Self, mpsc::Receiver<NegotiationRecord>) {
         let (steps, read) = mpsc::channel(QUEUE);
         (Self(Some(steps)), read)
     }
 
     /// A step was taken.
-    pub(super) fn step(&self, step: impl FnOnce() -> Step) {
+    pub(super) fn step(&self, step: impl FnOnce() -> NegotiationStep) {
         if self.0.is_none() && !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
@@ -78,12 +78,12 @@ impl NegotiationLog {
         step.log();
         if let Some(steps) = &self.0 {
             // One who does not read does not hold the negotiation up.
-            let _ = steps.try_send(Negotiated { at: SystemTime::now(), step });
+            let _ = steps.try_send(NegotiationRecord { at: SystemTime::now(), step });
         }
     }
 }
 
-impl Step {
+impl NegotiationStep {
     /// States for `-v`; for `-vv` descriptions, a line of the log a line, and candidates. The log leaves out what is
     /// secret in them.
     fn log(&self) {

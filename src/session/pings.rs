@@ -27,7 +27,7 @@ const ROUND_TRIPS: usize = 512;
 #[derive(Debug, Default)]
 pub struct Pings {
     next: i64,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingPing>,
     times: Vec<f64>,
     /// Of the last answers that carried the other side's clock: round-trip time, s; the clocks' offset
     /// if both ways were equally long, s.
@@ -39,7 +39,7 @@ pub struct Pings {
 
 /// A ping on its way.
 #[derive(Debug)]
-struct Waiting {
+struct PendingPing {
     number: i64,
     sent: Instant,
     wall: SystemTime,
@@ -53,7 +53,7 @@ impl Pings {
             self.lost += 1;
         }
         self.next += 1;
-        self.waiting.push_back(Waiting { number: self.next, sent: now, wall });
+        self.waiting.push_back(PendingPing { number: self.next, sent: now, wall });
         let ts = serde_json::Number::from_f64(epoch_seconds(wall)).unwrap_or_else(|| 0.into());
         ControlMessage::Ping { id: Id::Number(self.next), ts, pad: None }
     }

@@ -1,27 +1,27 @@
 //! The Mac: receives keyframes, verifies them, and has them written.
 
-mod underway;
-mod waiting;
-mod watch;
+mod delivery;
+mod in_flight;
+mod joiner;
 
 use std::{collections::VecDeque, fmt, path::PathBuf, time::Duration};
 
 use tokio::time::Instant;
 
 use self::{
-    underway::Underway,
-    waiting::{Ready, Waiting},
-    watch::Watch,
+    delivery::DeliveryMonitor,
+    in_flight::InFlightKeyframe,
+    joiner::{KeyframeJoiner, Ready},
 };
 use super::{
-    Report, SessionError, StatsClock,
+    SessionError, SessionReport, StatsClock,
+    call::{Call, CallConfig, CallEvent},
+    call_follower::{CallFollower, CallInput},
     command::command,
-    conversation::{Conversation, Said},
     epoch_seconds,
-    link::{Link, LinkConfig, LinkEvent},
+    outage::Outage,
     pings,
-    store::{self, OnDisk, Received, Store, Stored},
-    trouble::Trouble,
+    store::{self, OnDisk, Received, Store, StoreEvent},
     until,
 };
 use crate::{
@@ -45,7 +45,7 @@ const REQUEST_GAP: Duration = Duration::from_millis(500);
 /// What a receiver does.
 pub struct ReceiverConfig {
     /// Room and peer.
-    pub link: LinkConfig,
+    pub call: CallConfig,
     /// Directory for the keyframes.
     pub out: PathBuf,
     /// What to write of each.
@@ -68,7 +68,7 @@ pub enum ReceiverEvent {
     /// A line of text came.
     Text(String),
     /// Once a second, and at the end.
-    Report(Box<Report>),
+    Report(Box<SessionReport>),
 }
 
 /// A keyframe on disk.
@@ -112,7 +112,7 @@ impl fmt::Display for ReceiverEnd {
 // Facts that come and go on their own, not one state.
 #[allow(clippy::struct_excessive_bools)]
 struct Receiver<'a> {
-    talk: Conversation,
+    follower: CallFollower,
     store: Option<Store>,
     claim: Claim,
     tell: &'a mut (dyn FnMut(ReceiverEvent) + Send),
@@ -122,10 +122,10 @@ struct Receiver<'a> {
     /// The one connection is over.
     over: bool,
     /// For what the control channel says of them.
-    waiting: Waiting,
+    joiner: KeyframeJoiner,
     /// Handed to the disk and not yet reported back, oldest first.
-    underway: VecDeque<Underway>,
-    watch: Watch,
+    in_flight: VecDeque<InFlightKeyframe>,
+    delivery: DeliveryMonitor,
     last_request: Option<Instant>,
     /// A keyframe was asked for and has not come.
     wanted: bool,
@@ -137,7 +137,7 @@ struct Receiver<'a> {
     /// Keyframes that were given up because the disk did not take them.
     unwritten: u64,
     /// With the disk.
-    trouble: Trouble,
+    outage: Outage,
     last_bytes: Option<u64>,
     /// What the last picture's stream says of its colors.
     colour: Option<Colour>,
@@ -157,9 +157,9 @@ pub async fn run(
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<ReceiverEnd, SessionError> {
     let store = Store::start(&config.out, &config.formats).await?;
-    let stats = StatsClock::new(config.link.stats_every);
+    let stats = StatsClock::new(config.call.stats_every);
     let mut receiver = Receiver {
-        talk: Conversation::new(Link::start(config.link), "sender"),
+        follower: CallFollower::new(Call::start(config.call), "sender"),
         store: Some(store),
         claim: Claim::new(&config.out),
         tell,
@@ -167,9 +167,9 @@ pub async fn run(
         timeout: config.timeout,
         once: config.once,
         over: false,
-        waiting: Waiting::default(),
-        underway: VecDeque::new(),
-        watch: Watch::new(),
+        joiner: KeyframeJoiner::default(),
+        in_flight: VecDeque::new(),
+        delivery: DeliveryMonitor::new(),
         last_request: None,
         wanted: false,
         quiet_since: Instant::now(),
@@ -177,7 +177,7 @@ pub async fn run(
         verified: 0,
         broken: 0,
         unwritten: 0,
-        trouble: Trouble::default(),
+        outage: Outage::default(),
         last_bytes: None,
         colour: None,
         unsupported: None,
@@ -197,7 +197,7 @@ pub async fn run(
         Ok(ReceiverEnd::Count | ReceiverEnd::PeerLeft) => "done",
         Err(_) => "failed",
     };
-    receiver.talk.link.close(reason).await;
+    receiver.follower.call.close(reason).await;
     result
 }
 
@@ -213,14 +213,14 @@ impl Receiver<'_> {
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut texts_open = true;
         loop {
-            let info_due = self.waiting.due();
+            let info_due = self.joiner.due();
             let quiet = self.timeout.map(|timeout| self.quiet_since + timeout);
             tokio::select! {
                 () = &mut stop => return Ok(ReceiverEnd::Stopped),
-                event = self.talk.link.next() => self.on_link(event).await?,
+                event = self.follower.call.next() => self.on_call(event).await?,
                 stored = next_stored(&mut self.store) => self.on_stored(stored).await?,
                 _ = second.tick() => {
-                    self.talk.ping().await;
+                    self.follower.ping().await;
                     if self.wanted {
                         // The request, or the keyframe it brought, was lost.
                         self.request_keyframe("still missing").await;
@@ -250,7 +250,7 @@ impl Receiver<'_> {
     fn left(&self) -> Result<ReceiverEnd, SessionError> {
         match self.count {
             Some(count) if self.keyframes < count => {
-                Err(self.talk.left_early(self.keyframes, count))
+                Err(self.follower.left_early(self.keyframes, count))
             }
             Some(_) => Ok(ReceiverEnd::Count),
             None => Ok(ReceiverEnd::PeerLeft),
@@ -259,7 +259,7 @@ impl Receiver<'_> {
 
     fn quiet(&self) -> SessionError {
         let timeout = self.timeout.unwrap_or_default();
-        if self.talk.connected {
+        if self.follower.connected {
             SessionError::new(
                 Stage::Video,
                 "no-keyframe",
@@ -267,7 +267,7 @@ impl Receiver<'_> {
                 "look at the sender: its source, its --interval; or give a longer --timeout",
             )
         } else {
-            self.talk.nobody(timeout)
+            self.follower.nobody(timeout)
         }
     }
 
@@ -277,7 +277,7 @@ impl Receiver<'_> {
         let Some(store) = self.store.take() else { return Ok(()) };
         let mut result = Ok(());
         for stored in store.finish().await {
-            if let Stored::Waiting(error) = &stored {
+            if let StoreEvent::Waiting(error) = &stored {
                 // There is no other try.
                 result = Err(error.clone());
             }
@@ -286,39 +286,39 @@ impl Receiver<'_> {
         result
     }
 
-    async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
-        if matches!(event, LinkEvent::Joined { .. }) {
+    async fn on_call(&mut self, event: CallEvent) -> Result<(), SessionError> {
+        if matches!(event, CallEvent::Joined { .. }) {
             store::claim(&mut self.claim)?;
         }
-        let (line, said) = self.talk.on_link(event).await?;
+        let (line, said) = self.follower.on_call(event).await?;
         if let Some(line) = line {
             self.line(line);
         }
         match said {
-            Said::Connected => {
+            CallInput::Connected => {
                 self.quiet_since = Instant::now();
-                self.watch.connected(self.quiet_since.into());
+                self.delivery.connected(self.quiet_since.into());
             }
-            Said::Disconnected(lost) => {
+            CallInput::Disconnected(lost) => {
                 self.disconnected().await;
                 if self.once {
-                    self.talk.once(lost)?;
+                    self.follower.once(lost)?;
                     self.over = true;
                 }
             }
-            Said::Text(text) => (self.tell)(ReceiverEvent::Text(text)),
-            Said::Control(ControlMessage::Keyframe(info), _) => {
-                self.waiting.info(info);
+            CallInput::Text(text) => (self.tell)(ReceiverEvent::Text(text)),
+            CallInput::Control(ControlMessage::Keyframe(info), _) => {
+                self.joiner.info(info);
                 self.flush(false).await;
             }
-            Said::Control(ControlMessage::Set { id, .. }, channel) => {
+            CallInput::Control(ControlMessage::Set { id, .. }, channel) => {
                 let error = Some("this side receives: it has nothing to set".into());
                 let ack = ControlMessage::Ack { id, error, width: None, height: None };
-                self.talk.answer(&ack, &channel).await;
+                self.follower.answer(&ack, &channel).await;
             }
-            Said::Peer(PeerEvent::AccessUnit(received)) => self.on_access_unit(received).await,
-            Said::Peer(PeerEvent::Broken(broken)) => {
-                self.waiting.broken();
+            CallInput::Peer(PeerEvent::AccessUnit(received)) => self.on_access_unit(received).await,
+            CallInput::Peer(PeerEvent::Broken(broken)) => {
+                self.joiner.broken();
                 self.broken += 1;
                 self.line(format!(
                     "a picture is broken: {} ({} packets came); asking for a keyframe",
@@ -334,7 +334,7 @@ impl Receiver<'_> {
 
     async fn disconnected(&mut self) {
         self.flush(true).await;
-        self.waiting.reset();
+        self.joiner.reset();
         self.wanted = false;
         self.quiet_since = Instant::now();
     }
@@ -342,7 +342,7 @@ impl Receiver<'_> {
     async fn on_access_unit(&mut self, received: ReceivedAccessUnit) {
         let now = Instant::now();
         self.quiet_since = now;
-        let keyframe = self.waiting.unit(received, now);
+        let keyframe = self.joiner.unit(received, now);
         self.wanted &= !keyframe;
         self.flush(false).await;
     }
@@ -350,21 +350,21 @@ impl Receiver<'_> {
     /// Hands over what has waited long enough, in order; with `all`, everything.
     async fn flush(&mut self, all: bool) {
         let now = Instant::now();
-        while let Some(ready) = self.waiting.next(now, all) {
+        while let Some(ready) = self.joiner.next(now, all) {
             self.hand_over(ready).await;
         }
     }
 
     async fn hand_over(&mut self, Ready { received, info, after_loss }: Ready) {
         let unit = received.unit;
-        let taken = self.keyframes + self.underway.len() as u64;
+        let taken = self.keyframes + self.in_flight.len() as u64;
         if self.count.is_some_and(|count| taken >= count) {
             // As many as were asked for are on their way to the disk.
             return;
         }
         let received_at = epoch_seconds(received.received_at);
         let capture_time = info.as_ref().map(|info| info.capture_time);
-        let offset = self.talk.clock_offset();
+        let offset = self.follower.clock_offset();
         let record = FrameRecord {
             rtp_timestamp: unit.timestamp,
             capture_time,
@@ -374,32 +374,33 @@ impl Receiver<'_> {
             clock_offset_ms: offset.map(millis),
             packets: unit.packets,
             retransmitted: unit.retransmitted,
-            candidate_type: self.talk.pair().map(|pair| pair.local.to_string()),
-            connection_type: self.talk.pair().map(|pair| pair.connection.to_string()),
+            candidate_type: self.follower.pair().map(|pair| pair.local.to_string()),
+            connection_type: self.follower.pair().map(|pair| pair.connection.to_string()),
             ..FrameRecord::default()
         };
         if h264::is_keyframe(&unit.data) {
-            self.underway.push_back(Underway::new(&unit, info.as_ref()));
+            self.in_flight.push_back(InFlightKeyframe::new(&unit, info.as_ref()));
         }
-        let told_sha256 = info.map(|info| info.sha256);
+        let announced_sha256 = info.map(|info| info.sha256);
         let completed = unit.completed;
         if let Some(store) = &self.store {
-            let received = Received { data: unit.data, record, told_sha256, completed, after_loss };
+            let received =
+                Received { data: unit.data, record, announced_sha256, completed, after_loss };
             store.put(received).await;
         }
     }
 
-    async fn on_stored(&mut self, stored: Option<Stored>) -> Result<(), SessionError> {
+    async fn on_stored(&mut self, stored: Option<StoreEvent>) -> Result<(), SessionError> {
         match stored {
-            Some(Stored::Written(stored)) => {
+            Some(StoreEvent::Written(stored)) => {
                 let OnDisk { written, decoded_at, decode_time, stages, written_at, .. } = *stored;
                 let OnDisk { undecoded, unsupported, .. } = *stored;
-                let underway = self.underway.pop_front().unwrap_or_default();
-                let offset = self.talk.clock_offset();
+                let underway = self.in_flight.pop_front().unwrap_or_default();
+                let offset = self.follower.clock_offset();
                 let stages = underway.complete(stages, &written.record, written_at, offset);
                 self.keyframes += 1;
                 if undecoded.is_none() {
-                    self.talk.picture(decoded_at);
+                    self.follower.picture(decoded_at);
                     let size = (written.record.width, written.record.height);
                     self.count_decoded(size, true, decode_time);
                 }
@@ -418,11 +419,11 @@ impl Receiver<'_> {
                     self.on_broken(written.record.seq, why, unsupported).await;
                 }
                 let delivery = underway.seen.and_then(|seen| {
-                    Some((seen, self.watch.keyframe(seen, self.talk.round_trips())?))
+                    Some((seen, self.delivery.keyframe(seen, self.follower.round_trips())?))
                 });
                 (self.tell)(ReceiverEvent::Keyframe(Box::new(StoredKeyframe {
                     delivery,
-                    budget: self.watch.budget(),
+                    budget: self.delivery.budget(),
                     written,
                     receive_time: underway.receive_time,
                     stages,
@@ -430,31 +431,31 @@ impl Receiver<'_> {
                 })));
                 Ok(())
             }
-            Some(Stored::Passed(size, took)) => {
+            Some(StoreEvent::Passed(size, took)) => {
                 self.count_decoded(size, false, took);
                 Ok(())
             }
-            Some(Stored::Skipped) => Ok(()),
-            Some(Stored::Broken(why)) => {
+            Some(StoreEvent::Skipped) => Ok(()),
+            Some(StoreEvent::Broken(why)) => {
                 self.broken += 1;
                 tracing::debug!("picture not decoded: {why}");
                 self.request_keyframe("broken").await;
                 Ok(())
             }
-            Some(Stored::Waiting(error)) => {
-                if let Some(line) = self.trouble.failed(&error, Instant::now()) {
+            Some(StoreEvent::Waiting(error)) => {
+                if let Some(line) = self.outage.failed(&error, Instant::now()) {
                     self.line(line);
                 }
                 Ok(())
             }
-            Some(Stored::Recovered) => {
-                if let Some(line) = self.trouble.over(Instant::now()) {
+            Some(StoreEvent::Recovered) => {
+                if let Some(line) = self.outage.over(Instant::now()) {
                     self.line(line);
                 }
                 Ok(())
             }
-            Some(Stored::Dropped) => {
-                self.underway.pop_front();
+            Some(StoreEvent::Dropped) => {
+                self.in_flight.pop_front();
                 self.unwritten += 1;
                 Ok(())
             }
@@ -464,7 +465,7 @@ impl Receiver<'_> {
 
     /// Counts a frame for getStats.
     fn count_decoded(&self, (width, height): (u32, u32), keyframe: bool, took: Duration) {
-        if let Some(peer) = self.talk.link.peer() {
+        if let Some(peer) = self.follower.call.peer() {
             peer.count_coded(&CodedFrame { width, height, keyframe, qp: None, took });
         }
     }
@@ -492,7 +493,7 @@ impl Receiver<'_> {
         }
         self.last_request = Some(now);
         self.wanted = true;
-        let Some(peer) = self.talk.link.peer() else { return };
+        let Some(peer) = self.follower.call.peer() else { return };
         if !peer.send_pli().await {
             let request = ControlMessage::KeyframeRequest { reason: Some(reason.to_owned()) };
             if let Err(error) = peer.send_control(&request).await {
@@ -506,22 +507,22 @@ impl Receiver<'_> {
         let sent = match command(&line) {
             Some(message @ ControlMessage::KeyframeRequest { .. }) => {
                 // By RTCP, too: a sender need not know the message.
-                let pli = match self.talk.link.peer() {
+                let pli = match self.follower.call.peer() {
                     Some(peer) => peer.send_pli().await,
                     None => false,
                 };
-                self.talk.send(&message).await || pli
+                self.follower.send(&message).await || pli
             }
             Some(message) => {
-                let sent = self.talk.send(&message).await;
+                let sent = self.follower.send(&message).await;
                 if let ControlMessage::Set { settings, .. } = message
                     && let Some(bytes) = settings.max_bytes.filter(|_| sent)
                 {
-                    self.watch.set_budget(bytes);
+                    self.delivery.set_budget(bytes);
                 }
                 sent
             }
-            None => self.talk.send_text(line).await,
+            None => self.follower.send_text(line).await,
         };
         if !sent {
             self.line("text not sent: no connection".into());
@@ -530,15 +531,15 @@ impl Receiver<'_> {
 
     /// `due`: it is one of the statistics that were asked for.
     async fn report(&mut self, due: bool) {
-        let report = Report {
+        let report = SessionReport {
             due,
             keyframes: self.keyframes,
             verified: self.verified,
             broken: self.broken,
             unwritten: self.unwritten,
             last_bytes: self.last_bytes,
-            delivery: self.watch.delivered(self.talk.round_trips()),
-            ..self.talk.report().await
+            delivery: self.delivery.delivered(self.follower.round_trips()),
+            ..self.follower.report().await
         };
         (self.tell)(ReceiverEvent::Report(Box::new(report)));
     }
@@ -548,7 +549,7 @@ impl Receiver<'_> {
     }
 }
 
-async fn next_stored(store: &mut Option<Store>) -> Option<Stored> {
+async fn next_stored(store: &mut Option<Store>) -> Option<StoreEvent> {
     match store {
         Some(store) => store.next().await,
         None => std::future::pending().await,

@@ -11,13 +11,12 @@ pub(crate) use self::keyframe::transmit;
 use self::keyframe::{Saving, Sending, done};
 
 use super::{
-    Report, SessionError, StatsClock,
+    SessionError, SessionReport, StatsClock,
+    call::{Call, CallConfig, CallEvent},
+    call_follower::{CallFollower, CallInput},
     capture::{Capture, CaptureConfig, CaptureRequest, CaptureResult, CapturedKeyframe},
-    conversation::{Conversation, Said},
-    link::{Link, LinkConfig, LinkEvent},
-    pings,
-    trouble::Trouble,
-    until,
+    outage::Outage,
+    pings, until,
 };
 use crate::{
     peer::{PeerEvent, video::SentAccessUnit},
@@ -46,7 +45,7 @@ const CHANNEL_WITHIN: Duration = Duration::from_millis(500);
 /// What a sender does.
 pub struct SenderConfig {
     /// Room and peer.
-    pub link: LinkConfig,
+    pub call: CallConfig,
     /// Source and encoder.
     pub capture: CaptureConfig,
     /// Whether the source shows what is there now, so that an old picture is not worth sending.
@@ -75,7 +74,7 @@ pub enum SenderEvent {
     /// A line of text came.
     Text(String),
     /// Once a second, and at the end.
-    Report(Box<Report>),
+    Report(Box<SessionReport>),
 }
 
 /// A keyframe that was sent.
@@ -111,9 +110,9 @@ pub enum SenderEnd {
 }
 
 struct Sender<'a> {
-    talk: Conversation,
+    follower: CallFollower,
     capture: Capture,
-    config: Settled,
+    config: SenderSettings,
     tell: &'a mut (dyn FnMut(SenderEvent) + Send),
     save: Option<Saving>,
     /// When the first connection was up: `duration` counts from there.
@@ -135,7 +134,7 @@ struct Sender<'a> {
     greeting: bool,
     end: Option<(SenderEnd, Instant)>,
     waiting_since: Option<Instant>,
-    trouble: Trouble,
+    outage: Outage,
     /// Pictures that gave no keyframe.
     failed: u64,
     /// The budget that keyframes were reported to be over.
@@ -143,7 +142,7 @@ struct Sender<'a> {
 }
 
 /// What is left of the configuration once link and capture have begun.
-struct Settled {
+struct SenderSettings {
     live: bool,
     interval: Duration,
     count: Option<u64>,
@@ -174,12 +173,12 @@ pub async fn run(
         started = Capture::start(config.capture) => started?,
     };
     tell(SenderEvent::Line(format!("source: {}", capture.description)));
-    config.link.peer.picture_size = capture.picture_size;
-    let stats = StatsClock::new(config.link.stats_every);
+    config.call.peer.picture_size = capture.picture_size;
+    let stats = StatsClock::new(config.call.stats_every);
     let mut sender = Sender {
-        talk: Conversation::new(Link::start(config.link), "receiver"),
+        follower: CallFollower::new(Call::start(config.call), "receiver"),
         capture,
-        config: Settled {
+        config: SenderSettings {
             live: config.live,
             interval: config.interval,
             count: config.count,
@@ -201,7 +200,7 @@ pub async fn run(
         greeting: false,
         end: None,
         waiting_since: Some(Instant::now()),
-        trouble: Trouble::default(),
+        outage: Outage::default(),
         failed: 0,
         over_budget: None,
     };
@@ -214,7 +213,7 @@ pub async fn run(
     if let (Ok(SenderEnd::PeerLeft), Some(count)) = (&result, sender.config.count)
         && sender.seq < count
     {
-        result = Err(sender.talk.left_early(sender.seq, count));
+        result = Err(sender.follower.left_early(sender.seq, count));
     }
     sender.report(false).await;
     let reason = match &result {
@@ -222,7 +221,7 @@ pub async fn run(
         Ok(_) => "done",
         Err(_) => "failed",
     };
-    sender.talk.link.close(reason).await;
+    sender.follower.call.close(reason).await;
     result
 }
 
@@ -241,14 +240,14 @@ impl Sender<'_> {
             let wake = self.next_wake();
             tokio::select! {
                 () = &mut stop => return Ok(SenderEnd::Stopped),
-                event = self.talk.link.next() => self.on_link(event).await?,
+                event = self.follower.call.next() => self.on_call(event).await?,
                 result = self.capture.result(), if self.asked => self.on_capture(result)?,
                 sent = done(&mut self.sending) => self.on_sent(sent).await?,
                 _ = second.tick() => self.on_second().await,
                 () = stats.tick() => self.report(true).await,
                 text = texts.recv(), if texts_open => match text {
                     Some(text) => {
-                        if !self.talk.send_text(text).await {
+                        if !self.follower.send_text(text).await {
                             self.line("text not sent: no connection".into());
                         }
                     }
@@ -257,7 +256,7 @@ impl Sender<'_> {
                 () = until(wake) => self.on_wake()?,
             }
             if let Some((end, at)) = self.end
-                && (Instant::now() >= at || self.talk.link.peer().is_none())
+                && (Instant::now() >= at || self.follower.call.peer().is_none())
                 && self.sending.is_none()
             {
                 return Ok(end);
@@ -283,7 +282,7 @@ impl Sender<'_> {
         if let (Some(since), Some(timeout)) = (self.waiting_since, self.config.timeout)
             && now >= since + timeout
         {
-            return Err(self.talk.nobody(timeout));
+            return Err(self.follower.nobody(timeout));
         }
         if let (Some(at), Some(duration)) = (self.begun, self.config.duration)
             && now >= at + duration
@@ -312,7 +311,7 @@ impl Sender<'_> {
         self.asked = false;
         match result {
             CaptureResult::Keyframe(keyframe) => {
-                if let Some(line) = self.trouble.over(Instant::now()) {
+                if let Some(line) = self.outage.over(Instant::now()) {
                     self.line(line);
                 }
                 self.send_keyframe(*keyframe);
@@ -320,7 +319,7 @@ impl Sender<'_> {
             }
             CaptureResult::Retry(error) => {
                 self.failed += 1;
-                if let Some(line) = self.trouble.failed(&error, Instant::now()) {
+                if let Some(line) = self.outage.failed(&error, Instant::now()) {
                     self.line(line);
                 }
                 self.due = Some(Instant::now() + RETRY_SOURCE);
@@ -334,44 +333,44 @@ impl Sender<'_> {
         }
     }
 
-    async fn on_link(&mut self, event: LinkEvent) -> Result<(), SessionError> {
-        if let (LinkEvent::Joined { .. }, Some(save)) = (&event, &mut self.save) {
+    async fn on_call(&mut self, event: CallEvent) -> Result<(), SessionError> {
+        if let (CallEvent::Joined { .. }, Some(save)) = (&event, &mut self.save) {
             save.claim()?;
         }
-        let (line, said) = self.talk.on_link(event).await?;
+        let (line, said) = self.follower.on_call(event).await?;
         if let Some(line) = line {
             self.line(line);
         }
         match said {
-            Said::Connected => {
+            CallInput::Connected => {
                 let now = Instant::now();
                 self.begun.get_or_insert(now);
                 self.waiting_since = None;
                 self.silent = false;
                 self.greeting = true;
-                let wait = if self.talk.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
+                let wait = if self.follower.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
                 self.due = Some(now + wait);
             }
-            Said::Disconnected(lost) if self.config.once => {
-                self.talk.once(lost)?;
+            CallInput::Disconnected(lost) if self.config.once => {
+                self.follower.once(lost)?;
                 self.end = Some((SenderEnd::PeerLeft, Instant::now()));
             }
-            Said::Disconnected(_) => self.disconnected(),
-            Said::Silent => self.silent = true,
-            Said::Back if self.silent => {
+            CallInput::Disconnected(_) => self.disconnected(),
+            CallInput::Silent => self.silent = true,
+            CallInput::Back if self.silent => {
                 self.silent = false;
                 self.due = Some(Instant::now());
             }
-            Said::ControlOpen if self.greeting => {
+            CallInput::ControlOpen if self.greeting => {
                 let now = Instant::now();
                 self.due = self.due.map(|due| due.min(now));
             }
-            Said::Text(text) => (self.tell)(SenderEvent::Text(text)),
-            Said::Control(ControlMessage::KeyframeRequest { .. }, _)
-            | Said::Peer(PeerEvent::KeyframeRequested(_)) => self.on_request(),
-            Said::Control(ControlMessage::Set { id, settings }, channel) => {
+            CallInput::Text(text) => (self.tell)(SenderEvent::Text(text)),
+            CallInput::Control(ControlMessage::KeyframeRequest { .. }, _)
+            | CallInput::Peer(PeerEvent::KeyframeRequested(_)) => self.on_request(),
+            CallInput::Control(ControlMessage::Set { id, settings }, channel) => {
                 let answer = self.answer_set(id, &settings);
-                self.talk.answer(&answer, &channel).await;
+                self.follower.answer(&answer, &channel).await;
             }
             _ => {}
         }
@@ -395,7 +394,7 @@ impl Sender<'_> {
         let now = Instant::now();
         if let Some(sending) = &mut self.sending {
             // Perhaps it is the answer already, perhaps it is what got lost.
-            sending.asked_meanwhile = true;
+            sending.requested_again = true;
             return;
         }
         let earliest = self.last_sent.map_or(now, |sent| now.max(sent + REQUEST_GAP));
@@ -405,7 +404,7 @@ impl Sender<'_> {
             }
             // Everything was sent: the last one once more, for a receiver that missed it.
             if let (Some((info, mut captured)), Some(peer)) =
-                (self.last.clone(), self.talk.link.peer())
+                (self.last.clone(), self.follower.call.peer())
             {
                 self.last_sent = Some(now);
                 captured.waited();
@@ -416,25 +415,25 @@ impl Sender<'_> {
                 };
                 self.sending = Some(Sending::start(peer, info, captured, true));
             }
-        } else if self.talk.connected {
+        } else if self.follower.connected {
             self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
         }
     }
 
     async fn on_second(&mut self) {
-        self.talk.ping().await;
+        self.follower.ping().await;
         self.report(false).await;
     }
 
     /// `due`: it is one of the statistics that were asked for.
     async fn report(&mut self, due: bool) {
-        let report = Report {
+        let report = SessionReport {
             due,
             keyframes: self.seq,
             last_bytes: self.last.as_ref().map(|(info, _)| info.bytes),
             unwritten: self.save.as_ref().map_or(0, Saving::dropped),
             failed: self.failed,
-            ..self.talk.report().await
+            ..self.follower.report().await
         };
         (self.tell)(SenderEvent::Report(Box::new(report)));
     }

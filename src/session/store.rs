@@ -42,7 +42,7 @@ pub struct Received {
     /// What is known of it; size and picture come from the decoder, and the hash is computed here.
     pub record: FrameRecord,
     /// The hash its sender told, if it told one.
-    pub told_sha256: Option<String>,
+    pub announced_sha256: Option<String>,
     /// When its last packet came.
     pub completed: Instant,
     /// Whether it came right after packets that were lost for good.
@@ -51,7 +51,7 @@ pub struct Received {
 
 /// What became of an access unit.
 #[derive(Debug)]
-pub enum Stored {
+pub enum StoreEvent {
     /// A keyframe is on disk.
     Written(Box<OnDisk>),
     /// A picture between keyframes was decoded; such are not written. Its size, and the time the decoder
@@ -92,7 +92,7 @@ pub struct OnDisk {
 #[derive(Debug)]
 pub struct Store {
     input: mpsc::Sender<Received>,
-    output: mpsc::UnboundedReceiver<Stored>,
+    output: mpsc::UnboundedReceiver<StoreEvent>,
 }
 
 impl Store {
@@ -134,12 +134,12 @@ impl Store {
     }
 
     /// The next outcome; `None` when the thread is gone. Cancel safe.
-    pub async fn next(&mut self) -> Option<Stored> {
+    pub async fn next(&mut self) -> Option<StoreEvent> {
         self.output.recv().await
     }
 
     /// Waits until everything handed over is on disk, and gives the outcomes that were left.
-    pub async fn finish(self) -> Vec<Stored> {
+    pub async fn finish(self) -> Vec<StoreEvent> {
         let Self { input, mut output } = self;
         drop(input);
         let mut left = Vec::new();
@@ -191,11 +191,11 @@ fn run(
     writer: FrameWriter,
     decoder: Decoder,
     mut input: mpsc::Receiver<Received>,
-    output: &mpsc::UnboundedSender<Stored>,
+    output: &mpsc::UnboundedSender<StoreEvent>,
 ) {
     let spool = Spool::new(writer);
     let mut storing =
-        Storing { decoder, spool, waiting: true, unsupported: false, failing: false, output };
+        StoreWorker { decoder, spool, waiting: true, unsupported: false, failing: false, output };
     loop {
         match next(&mut input, storing.spool.due()) {
             Next::Received(received) => storing.take(*received),
@@ -253,7 +253,7 @@ struct Undecoded {
     of_stream: bool,
 }
 
-struct Storing<'o> {
+struct StoreWorker<'o> {
     decoder: Decoder,
     spool: Spool<Measured>,
     /// After a loss only a keyframe can be trusted.
@@ -262,10 +262,10 @@ struct Storing<'o> {
     unsupported: bool,
     /// Keyframes wait for the disk.
     failing: bool,
-    output: &'o mpsc::UnboundedSender<Stored>,
+    output: &'o mpsc::UnboundedSender<StoreEvent>,
 }
 
-impl Storing<'_> {
+impl StoreWorker<'_> {
     fn take(&mut self, received: Received) {
         let keyframe = h264::is_keyframe(&received.data);
         if received.after_loss && !keyframe {
@@ -277,16 +277,16 @@ impl Storing<'_> {
         }
         let stored = if self.unsupported {
             // That was said of the keyframe before it.
-            Stored::Skipped
+            StoreEvent::Skipped
         } else if self.waiting {
-            Stored::Broken("a picture that builds on one that was lost".into())
+            StoreEvent::Broken("a picture that builds on one that was lost".into())
         } else {
             let begun = Instant::now();
             match self.decode(&received.data) {
-                Ok(frame) => Stored::Passed((frame.width, frame.height), begun.elapsed()),
+                Ok(frame) => StoreEvent::Passed((frame.width, frame.height), begun.elapsed()),
                 Err(undecoded) => {
                     self.waiting = true;
-                    Stored::Broken(undecoded.why)
+                    StoreEvent::Broken(undecoded.why)
                 }
             }
         };
@@ -297,7 +297,7 @@ impl Storing<'_> {
         let mut record = received.record;
         record.sha256 = sha256(&received.data);
         record.verified =
-            received.told_sha256.map(|told| told.eq_ignore_ascii_case(&record.sha256));
+            received.announced_sha256.map(|told| told.eq_ignore_ascii_case(&record.sha256));
         let begun = Instant::now();
         let reassemble = begun.saturating_duration_since(received.completed);
         let decoded = self.decode(&received.data);
@@ -344,26 +344,26 @@ impl Storing<'_> {
         for outcome in outcomes {
             let stored = match outcome {
                 Outcome::Written(written, took, measured) => on_disk(*written, took, measured),
-                Outcome::Dropped(_) => Stored::Dropped,
+                Outcome::Dropped(_) => StoreEvent::Dropped,
             };
             self.tell(stored);
         }
         if let Some(error) = failed {
             self.failing = true;
-            self.tell(Stored::Waiting(sink_error(&error, error.remedy())));
+            self.tell(StoreEvent::Waiting(sink_error(&error, error.remedy())));
         } else if self.failing && self.spool.due().is_none() {
             self.failing = false;
-            self.tell(Stored::Recovered);
+            self.tell(StoreEvent::Recovered);
         }
     }
 
-    fn tell(&self, stored: Stored) {
+    fn tell(&self, stored: StoreEvent) {
         // Nobody listens any more: the loop ends by that.
         let _ = self.output.send(stored);
     }
 }
 
-fn on_disk(written: Written, took: Duration, measured: Measured) -> Stored {
+fn on_disk(written: Written, took: Duration, measured: Measured) -> StoreEvent {
     let Measured { reassemble, decoded_at, decode_time, prepare_time, undecoded, unsupported } =
         measured;
     let write_time = prepare_time + took;
@@ -374,7 +374,7 @@ fn on_disk(written: Written, took: Duration, measured: Measured) -> Stored {
         ..Stages::default()
     };
     let undecoded = undecoded.or_else(|| written.unmade.clone());
-    Stored::Written(Box::new(OnDisk {
+    StoreEvent::Written(Box::new(OnDisk {
         written,
         decoded_at,
         decode_time,

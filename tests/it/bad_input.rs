@@ -27,7 +27,7 @@ use orion_peer::{
         claims::Claims,
         control::{ControlMessage, Id, KeyframeInfo, Settings},
     },
-    session::{Link, LinkConfig, LinkEvent},
+    session::{Call, CallConfig, CallEvent},
     signaling::{client::ClientConfig, client::token_client::TokenClient},
 };
 use rustix::process::Signal;
@@ -557,19 +557,19 @@ fn http(rig: &Rig) -> String {
 }
 
 /// A device of the pair that does as the test says.
-pub fn test_peer(rig: &Rig, device: &str, role: PeerRole) -> Link {
+pub fn test_peer(rig: &Rig, device: &str, role: PeerRole) -> Call {
     let tokens = TokenClient::new(&http(rig), "dev", device.into(), None).unwrap();
     let mut peer = PeerConfig::new(role);
     peer.addresses.retain(std::net::IpAddr::is_loopback);
-    Link::start(LinkConfig::new(ClientConfig::new(&rig.signal, Arc::new(tokens)), peer))
+    Call::start(CallConfig::new(ClientConfig::new(&rig.signal, Arc::new(tokens)), peer))
 }
 
 /// Waits until the test peer's control channel is open.
-pub async fn open(link: &mut Link) {
+pub async fn open(link: &mut Call) {
     loop {
         match link.next().await {
-            LinkEvent::Peer(PeerEvent::ControlOpen) => return,
-            LinkEvent::Failed(error) | LinkEvent::Refused(error) => panic!("{error}"),
+            CallEvent::Peer(PeerEvent::ControlOpen) => return,
+            CallEvent::Failed(error) | CallEvent::Refused(error) => panic!("{error}"),
             _ => {}
         }
     }
@@ -627,7 +627,7 @@ fn garbage_and_a_flood_do_not_stop_recv() {
         let drain = tokio::spawn(async move {
             loop {
                 let event = link.next().await;
-                if matches!(event, LinkEvent::Bye(..)) {
+                if matches!(event, CallEvent::Bye(..)) {
                     link.close("test").await;
                     return;
                 }
@@ -678,7 +678,7 @@ fn garbage_and_a_flood_of_requests_do_not_hurry_send() {
         open(&mut link).await;
         let peer = link.peer().unwrap();
         let drain = tokio::spawn(async move {
-            while !matches!(link.next().await, LinkEvent::Bye(..)) {}
+            while !matches!(link.next().await, CallEvent::Bye(..)) {}
             link.close("test").await;
         });
         for message in garbage() {

@@ -10,7 +10,7 @@ use orion_peer::{
         frame::Frame,
     },
     peer::{PeerConfig, PeerEvent, PeerRole},
-    session::{Link, LinkConfig, LinkEvent},
+    session::{Call, CallConfig, CallEvent},
     signaling::{client::ClientConfig, client::token_client::TokenClient},
 };
 use rustix::process::Signal;
@@ -75,12 +75,12 @@ impl Rig {
     }
 
     /// A good peer.
-    fn link(&self, device: &str, role: PeerRole) -> Link {
+    fn link(&self, device: &str, role: PeerRole) -> Call {
         let mut peer = PeerConfig::new(role);
         peer.addresses.retain(std::net::IpAddr::is_loopback);
         let signal = format!("ws://{}", self.address);
         let signaling = ClientConfig::new(&signal, Arc::new(self.tokens(device)));
-        Link::start(LinkConfig::new(signaling, peer))
+        Call::start(CallConfig::new(signaling, peer))
     }
 }
 
@@ -253,11 +253,11 @@ fn bounded(what: &str, peer: &Running, before: &mut Option<u64>) {
     assert!(grown < MAX_GROWN, "{what}: {grown} bytes more");
 }
 
-async fn connected(link: &mut Link) {
+async fn connected(link: &mut Call) {
     loop {
         match timeout(HANG, link.next()).await.expect("the good peer does not connect") {
-            LinkEvent::Peer(PeerEvent::ControlOpen) => return,
-            LinkEvent::Failed(error) | LinkEvent::Refused(error) => panic!("{error}"),
+            CallEvent::Peer(PeerEvent::ControlOpen) => return,
+            CallEvent::Failed(error) | CallEvent::Refused(error) => panic!("{error}"),
             _ => {}
         }
     }
@@ -407,7 +407,7 @@ fn hostile_answers_are_taken_or_refused_and_a_good_one_works() {
         let mut link = rig.link("mac", PeerRole::Receiver);
         connected(&mut link).await;
         let keyframe = async {
-            while !matches!(link.next().await, LinkEvent::Peer(PeerEvent::AccessUnit(_))) {}
+            while !matches!(link.next().await, CallEvent::Peer(PeerEvent::AccessUnit(_))) {}
         };
         timeout(HANG, keyframe).await.expect("no keyframe comes");
         link.close("done").await;

@@ -24,7 +24,7 @@ use orion_peer::{
     proto::control::{ControlMessage, Id},
     server::{RunningServer, Server, ServerConfig},
     session::{
-        Link, LinkConfig, LinkEvent,
+        Call, CallConfig, CallEvent,
         receiver::{self, ReceiverConfig, ReceiverEnd, ReceiverEvent, StoredKeyframe},
     },
     signaling::{client::ClientConfig, client::token_client::TokenClient},
@@ -312,10 +312,10 @@ pub async fn server() -> RunningServer {
     Server::start(ServerConfig::dev().await.unwrap(), listener).await.unwrap()
 }
 
-fn link(server: &RunningServer, device: &str, role: PeerRole) -> LinkConfig {
+fn link(server: &RunningServer, device: &str, role: PeerRole) -> CallConfig {
     let tokens = TokenClient::new(&server.token_url(), "dev", device.into(), None).unwrap();
     let signaling = ClientConfig::new(server.signal_url(), Arc::new(tokens));
-    LinkConfig::new(signaling, config(role))
+    CallConfig::new(signaling, config(role))
 }
 
 /// What a receiving session told.
@@ -328,7 +328,7 @@ pub struct Told {
 /// Runs a receiving session until `count` keyframes are on disk.
 pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
     let config = ReceiverConfig {
-        link: link(server, "mac", PeerRole::Receiver),
+        call: link(server, "mac", PeerRole::Receiver),
         out: out.to_owned(),
         formats: vec![PictureFormat::H264, PictureFormat::Png],
         count: Some(count),
@@ -348,12 +348,12 @@ pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
 }
 
 /// A sender in the room, connected.
-pub async fn sending(server: &RunningServer) -> (Link, Arc<Peer>) {
-    let mut link = Link::start(link(server, "phone", PeerRole::Sender));
+pub async fn sending(server: &RunningServer) -> (Call, Arc<Peer>) {
+    let mut link = Call::start(link(server, "phone", PeerRole::Sender));
     loop {
         match link.next().await {
-            LinkEvent::Peer(PeerEvent::ControlOpen) => break,
-            LinkEvent::Failed(error) | LinkEvent::Refused(error) => panic!("{error}"),
+            CallEvent::Peer(PeerEvent::ControlOpen) => break,
+            CallEvent::Failed(error) | CallEvent::Refused(error) => panic!("{error}"),
             _ => {}
         }
     }
@@ -364,10 +364,10 @@ pub async fn sending(server: &RunningServer) -> (Link, Arc<Peer>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn goodbye_is_said_by_one_that_is_behind_with_its_events() {
     let server = server().await;
-    let mut mac = Link::start(link(&server, "mac", PeerRole::Receiver));
+    let mut mac = Call::start(link(&server, "mac", PeerRole::Receiver));
     let met = async {
         loop {
-            if let LinkEvent::Peer(PeerEvent::ControlOpen) = mac.next().await {
+            if let CallEvent::Peer(PeerEvent::ControlOpen) = mac.next().await {
                 return;
             }
         }
@@ -384,8 +384,8 @@ async fn goodbye_is_said_by_one_that_is_behind_with_its_events() {
     let said = async {
         loop {
             match mac.next().await {
-                LinkEvent::Bye(reason, _) => return reason,
-                LinkEvent::Failed(error) => panic!("{error}"),
+                CallEvent::Bye(reason, _) => return reason,
+                CallEvent::Failed(error) => panic!("{error}"),
                 _ => {}
             }
         }
@@ -440,7 +440,7 @@ async fn a_continuous_stream_is_decoded_and_its_keyframes_written() {
                 tokio::select! {
                     () = &mut tick => break,
                     event = link.next() => {
-                        if let LinkEvent::Peer(PeerEvent::KeyframeRequested(request)) = event {
+                        if let CallEvent::Peer(PeerEvent::KeyframeRequested(request)) = event {
                             asked = Some(request);
                         }
                     }

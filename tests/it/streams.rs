@@ -21,7 +21,7 @@ use orion_peer::{
         source::{open, open_stream},
     },
     peer::PeerRole,
-    session::LinkEvent,
+    session::CallEvent,
 };
 
 use crate::{
@@ -165,7 +165,7 @@ fn recv_says_once_that_a_stream_cannot_be_decoded() {
         open_link(&mut link).await;
         let peer = link.peer().unwrap();
         let drain = tokio::spawn(async move {
-            while !matches!(link.next().await, LinkEvent::Bye(..)) {}
+            while !matches!(link.next().await, CallEvent::Bye(..)) {}
             link.close("test").await;
         });
         for data in [&unit, &between, &unit, &between, &unit, &unit] {

@@ -12,7 +12,7 @@ use crate::{
     peer::{ConnectionState, IcePolicy},
     proto::{signaling::IceCandidateInit, token::IceServer},
     report::stats::millis,
-    session::negotiation::{SdpType, Step},
+    session::negotiation::{NegotiationStep, SdpType},
 };
 
 /// Stats objects kept; later ones are left out.
@@ -65,37 +65,41 @@ impl Connection {
     }
 
     /// Logs a step of the negotiation as webrtc-internals would.
-    pub(super) fn step(&mut self, time: SystemTime, step: &Step) {
+    pub(super) fn step(&mut self, time: SystemTime, step: &NegotiationStep) {
         match step {
-            Step::Created { ice_servers, ice_policy } => {
+            NegotiationStep::Created { ice_servers, ice_policy } => {
                 self.configuration = configuration(ice_servers, *ice_policy);
             }
-            Step::Local(kind, sdp) => {
+            NegotiationStep::Local(kind, sdp) => {
                 self.log(time, "setLocalDescription", &description(*kind, sdp));
                 self.log(time, "signalingstatechange", signaling_state(*kind, "have-local-offer"));
                 self.log(time, "icegatheringstatechange", "gathering");
             }
-            Step::Remote(kind, sdp) => {
+            NegotiationStep::Remote(kind, sdp) => {
                 self.log(time, "setRemoteDescription", &description(*kind, sdp));
                 self.log(time, "signalingstatechange", signaling_state(*kind, "have-remote-offer"));
             }
-            Step::RemoteRefused(why) => self.log(time, "setRemoteDescriptionOnFailure", why),
-            Step::LocalCandidate(Some(candidate)) => {
+            NegotiationStep::RemoteRefused(why) => {
+                self.log(time, "setRemoteDescriptionOnFailure", why)
+            }
+            NegotiationStep::LocalCandidate(Some(candidate)) => {
                 self.log(time, "icecandidate", &words(candidate));
             }
-            Step::LocalCandidate(None) => self.log(time, "icegatheringstatechange", "complete"),
-            Step::RemoteCandidate(Some(candidate)) => {
+            NegotiationStep::LocalCandidate(None) => {
+                self.log(time, "icegatheringstatechange", "complete")
+            }
+            NegotiationStep::RemoteCandidate(Some(candidate)) => {
                 // Importers take the parts of every other one for granted.
                 let whole = candidate.candidate.split(' ').count() >= CANDIDATE_PARTS;
                 let kind = if whole { "addIceCandidate" } else { "addIceCandidateOnFailure" };
                 self.log(time, kind, &words(candidate));
             }
-            Step::RemoteCandidate(None) => self.log(time, "addIceCandidate", ""),
-            Step::State(state) => {
+            NegotiationStep::RemoteCandidate(None) => self.log(time, "addIceCandidate", ""),
+            NegotiationStep::State(state) => {
                 self.log(time, "iceconnectionstatechange", ice_state(*state));
                 self.log(time, "connectionstatechange", &state.to_string());
             }
-            Step::Closed => {
+            NegotiationStep::Closed => {
                 self.log(time, "close", "");
                 self.log(time, "connectionstatechange", "closed");
             }
@@ -203,15 +207,15 @@ mod tests {
             credential: Some("secret".into()),
         };
         for step in [
-            Step::Created { ice_servers: vec![server], ice_policy: IcePolicy::Relay },
-            Step::Local(SdpType::Offer, "v=0\r\n".into()),
-            Step::LocalCandidate(Some(candidate.clone())),
-            Step::LocalCandidate(None),
-            Step::Remote(SdpType::Answer, "v=0\r\n".into()),
-            Step::RemoteCandidate(Some(candidate)),
-            Step::RemoteCandidate(Some(garbage)),
-            Step::RemoteCandidate(None),
-            Step::Closed,
+            NegotiationStep::Created { ice_servers: vec![server], ice_policy: IcePolicy::Relay },
+            NegotiationStep::Local(SdpType::Offer, "v=0\r\n".into()),
+            NegotiationStep::LocalCandidate(Some(candidate.clone())),
+            NegotiationStep::LocalCandidate(None),
+            NegotiationStep::Remote(SdpType::Answer, "v=0\r\n".into()),
+            NegotiationStep::RemoteCandidate(Some(candidate)),
+            NegotiationStep::RemoteCandidate(Some(garbage)),
+            NegotiationStep::RemoteCandidate(None),
+            NegotiationStep::Closed,
         ] {
             connection.step(at(1), &step);
         }
@@ -250,7 +254,7 @@ mod tests {
         assert!((5_000..20_000).contains(&connection.log.len()));
         assert_eq!(connection.log.back().unwrap().time, iso(39_999e3));
         for _ in 0..100 {
-            let huge = Step::Remote(SdpType::Offer, "ä".repeat(1 << 20));
+            let huge = NegotiationStep::Remote(SdpType::Offer, "ä".repeat(1 << 20));
             connection.step(at(40_000), &huge);
         }
         let kept: usize = connection.log.iter().map(|entry| entry.value.len()).sum();

@@ -25,7 +25,7 @@ pub(super) struct Sending {
     /// It has been sent before.
     again: bool,
     /// The other side asked for a keyframe while it left.
-    pub(super) asked_meanwhile: bool,
+    pub(super) requested_again: bool,
 }
 
 impl Sending {
@@ -37,7 +37,7 @@ impl Sending {
     ) -> Self {
         let (told, unit) = (info.clone(), captured.access_unit.clone());
         let task = tokio::spawn(async move { transmit(&peer, &told, &unit).await });
-        Self { task, info, captured, again, asked_meanwhile: false }
+        Self { task, info, captured, again, requested_again: false }
     }
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
 
 impl Sender<'_> {
     pub(super) fn send_keyframe(&mut self, captured: CapturedKeyframe) {
-        let Some(peer) = self.talk.link.peer().filter(|_| self.talk.connected) else {
+        let Some(peer) = self.follower.call.peer().filter(|_| self.follower.connected) else {
             // The connection went while the picture was made.
             if !self.config.live {
                 self.held = Some(captured);
@@ -108,14 +108,14 @@ impl Sender<'_> {
 
     /// The keyframe under way has left.
     pub(super) async fn on_sent(&mut self, done: Done) -> Result<(), SessionError> {
-        let Done { sending: Sending { info, captured, again, asked_meanwhile, .. }, sent } = done;
+        let Done { sending: Sending { info, captured, again, requested_again, .. }, sent } = done;
         let now = Instant::now();
         self.last_sent = Some(now);
         if again {
             self.end = self.end.map(|(end, _)| (end, now + LINGER));
             return Ok(());
         }
-        if asked_meanwhile {
+        if requested_again {
             self.due = self.due.map(|due| due.min(now + REQUEST_GAP));
         }
         let Some(sent) = sent else {
@@ -127,13 +127,13 @@ impl Sender<'_> {
         };
         self.seq += 1;
         self.greeting = false;
-        self.talk.picture(sent.first_packet + sent.send_time);
+        self.follower.picture(sent.first_packet + sent.send_time);
         let saved = self.save(&info, &captured).await?;
         // Sent again it is not measured again.
         let again = CapturedKeyframe { original: None, ..captured.clone() };
         self.last = Some((info.clone(), again));
         let stages = stages(&captured, &sent);
-        let connection_type = self.talk.pair().map(|pair| pair.connection);
+        let connection_type = self.follower.pair().map(|pair| pair.connection);
         let sent = SentKeyframe { info, captured, sent, stages, connection_type, saved };
         (self.tell)(SenderEvent::Sent(Box::new(sent)));
         if self.config.count.is_some_and(|count| self.seq >= count) {

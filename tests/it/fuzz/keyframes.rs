@@ -15,7 +15,7 @@ use orion_peer::{
         assembler::{Assembled, Assembler, RtpPacket},
         packetizer::packetize,
     },
-    session::store::{Received, Store, Stored},
+    session::store::{Received, Store, StoreEvent},
 };
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -179,10 +179,11 @@ async fn a_changed_keyframe_is_never_verified() {
             }
             let record = FrameRecord::default();
             let same = data == sent.data;
-            let (told_sha256, completed) = (Some(told.clone()), now);
-            let received = Received { data, record, told_sha256, completed, after_loss: false };
+            let (announced_sha256, completed) = (Some(told.clone()), now);
+            let received =
+                Received { data, record, announced_sha256, completed, after_loss: false };
             store.put(received).await;
-            let Some(Stored::Written(stored)) = store.next().await else { panic!() };
+            let Some(StoreEvent::Written(stored)) = store.next().await else { panic!() };
             assert_eq!(stored.written.record.verified, Some(same));
             if same { intact += 1 } else { changed += 1 }
         }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     media::sink::{Claim, FrameRecord, FrameWriter, Outcome, PictureFormat, SinkError, Spool},
-    session::{SessionError, trouble::Trouble},
+    session::{SessionError, outage::Outage},
     types::Stage,
 };
 
@@ -20,7 +20,7 @@ pub(in crate::session::sender) struct Saving {
     /// None while a thread works with it.
     spool: Option<Spool<u64>>,
     claim: Claim,
-    trouble: Trouble,
+    outage: Outage,
     dropped: u64,
 }
 
@@ -32,7 +32,7 @@ impl Saving {
         let opened =
             tokio::task::spawn_blocking(open).await.map_err(|error| thread_failed(&error))?;
         let spool = Spool::new(opened.map_err(|error| save_error(&error))?);
-        Ok(Self { spool: Some(spool), claim, trouble: Trouble::default(), dropped: 0 })
+        Ok(Self { spool: Some(spool), claim, outage: Outage::default(), dropped: 0 })
     }
 
     /// Keeps other runs away from the directory.
@@ -63,9 +63,9 @@ impl Saving {
         let now = Instant::now();
         let waits = self.spool.as_ref().is_some_and(|spool| spool.due().is_some());
         let line = match failed {
-            Some(error) => self.trouble.failed(&save_error(&error), now),
+            Some(error) => self.outage.failed(&save_error(&error), now),
             None if waits => None,
-            None => self.trouble.over(now),
+            None => self.outage.over(now),
         };
         let saved = outcomes.into_iter().find_map(|outcome| match outcome {
             Outcome::Written(written, _, with) if with == seq => written.files.into_iter().next(),

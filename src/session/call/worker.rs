@@ -1,11 +1,11 @@
-//! The task behind a link: follows signaling and one peer connection, and decides when to offer.
+//! The task behind a call: follows signaling and one peer connection, and decides when to offer.
 
 mod connection;
-mod describing;
-mod moving;
-mod recovering;
-mod renewing;
-mod returning;
+mod credentials;
+mod descriptions;
+mod ice_restart;
+mod recovery;
+mod rejoin;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,9 +14,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use self::{connection::Current, recovering::Recovery, returning::Newcomer};
+use self::{connection::CurrentConnection, recovery::Recovery, rejoin::Newcomer};
 use super::{
-    LinkEvent,
+    CallEvent,
     network::{Move, NetworkWatch},
 };
 use crate::{
@@ -67,12 +67,12 @@ pub(super) struct Worker {
     /// How far this machine's clock is ahead of the server's, seconds, when it shows.
     clock_skew: Option<f64>,
     template: PeerConfig,
-    events: mpsc::Sender<LinkEvent>,
-    negotiated: NegotiationLog,
+    events: mpsc::Sender<CallEvent>,
+    negotiation_log: NegotiationLog,
     published: watch::Sender<Option<Arc<Peer>>>,
-    current: Option<Current>,
+    current: Option<CurrentConnection>,
     early: Vec<Option<IceCandidateInit>>,
-    told_hello: bool,
+    got_hello: bool,
     /// Socket of the other device, when it came after this one.
     remote_conn: Option<ConnId>,
     /// Whether the other device is in the room, where the server says so.
@@ -94,7 +94,7 @@ pub(super) struct Worker {
     restart_due: Option<String>,
 }
 
-enum Happened {
+enum Input {
     Look,
     Client(Option<ClientEvent>),
     Peer(Option<PeerEvent>),
@@ -106,8 +106,8 @@ impl Worker {
     pub(super) fn new(
         client: ClientHandle,
         template: PeerConfig,
-        negotiated: NegotiationLog,
-        events: mpsc::Sender<LinkEvent>,
+        negotiation_log: NegotiationLog,
+        events: mpsc::Sender<CallEvent>,
         published: watch::Sender<Option<Arc<Peer>>>,
     ) -> Self {
         let network = template.network.clone().filter(|_| template.gateway.is_none());
@@ -120,11 +120,11 @@ impl Worker {
             clock_skew: None,
             template,
             events,
-            negotiated,
+            negotiation_log,
             published,
             current: None,
             early: Vec::new(),
-            told_hello: false,
+            got_hello: false,
             remote_conn: None,
             remote_present: None,
             relays_state: false,
@@ -147,21 +147,21 @@ impl Worker {
                 let wake = self.wake();
                 let peer_events = self.current.as_mut().map(|current| &mut current.events);
                 tokio::select! {
-                    reason = &mut close => Happened::Close(closing(reason)),
-                    event = client_events.recv() => Happened::Client(event),
-                    event = or_never(peer_events) => Happened::Peer(event),
-                    () = until(wake) => Happened::Deadline,
-                    _ = look.tick() => Happened::Look,
+                    reason = &mut close => Input::Close(closing(reason)),
+                    event = client_events.recv() => Input::Client(event),
+                    event = or_never(peer_events) => Input::Peer(event),
+                    () = until(wake) => Input::Deadline,
+                    _ = look.tick() => Input::Look,
                 }
             };
             let goes_on = match happened {
-                Happened::Close(reason) => break Some(reason),
-                Happened::Client(Some(event)) => self.on_client(event).await,
-                Happened::Client(None) => false,
-                Happened::Peer(Some(event)) => self.on_peer(event).await,
-                Happened::Peer(None) => self.lose(stopped("its events have ended")).await,
-                Happened::Deadline => self.on_wake().await,
-                Happened::Look => self.on_look().await,
+                Input::Close(reason) => break Some(reason),
+                Input::Client(Some(event)) => self.on_client(event).await,
+                Input::Client(None) => false,
+                Input::Peer(Some(event)) => self.on_peer(event).await,
+                Input::Peer(None) => self.lose(stopped("its events have ended")).await,
+                Input::Deadline => self.on_wake().await,
+                Input::Look => self.on_look().await,
             };
             if !goes_on {
                 // Nobody listens any more: it is about to be closed, and the reason is on its way.
@@ -199,7 +199,7 @@ impl Worker {
 
     /// When an offer that was just sent is sent again.
     fn offer_again(&self) -> Instant {
-        let delivered = self.told_hello && self.remote_present == Some(true);
+        let delivered = self.got_hello && self.remote_present == Some(true);
         Instant::now() + if delivered { OFFER_AGAIN_DELIVERED } else { OFFER_AGAIN }
     }
 
@@ -232,7 +232,7 @@ impl Worker {
         }
         let Some(words) = without_channel(&current.peer.vitals()) else { return true };
         current.channel_missed = true;
-        self.tell(LinkEvent::ChannelMissing(words)).await
+        self.tell(CallEvent::ChannelMissing(words)).await
     }
 
     /// Of the current connection.
@@ -240,7 +240,7 @@ impl Worker {
         self.current.as_ref().map(|current| judge(&current.peer.vitals()))
     }
 
-    async fn tell(&self, event: LinkEvent) -> bool {
+    async fn tell(&self, event: CallEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
 
@@ -277,7 +277,7 @@ impl Worker {
             ClientEvent::Message(message) => self.on_message(message).await,
             ClientEvent::Disconnected { reason, .. } => {
                 self.in_room = false;
-                self.tell(LinkEvent::SignalingLost(reason)).await
+                self.tell(CallEvent::SignalingLost(reason)).await
             }
             ClientEvent::Closed { reason, error, .. } => {
                 let failed = match error {
@@ -289,7 +289,7 @@ impl Worker {
                     ),
                     None => SessionError::new(Stage::Signaling, "closed", reason, "start again"),
                 };
-                self.tell(LinkEvent::Failed(failed)).await;
+                self.tell(CallEvent::Failed(failed)).await;
                 false
             }
         }
@@ -310,13 +310,13 @@ impl Worker {
 
     async fn joined(&self, peer_present: Option<bool>, timings: Option<DialTimings>) -> bool {
         let clock_skew = self.clock_skew;
-        self.tell(LinkEvent::Joined { peer_present, timings, clock_skew }).await
+        self.tell(CallEvent::Joined { peer_present, timings, clock_skew }).await
     }
 
     async fn on_message(&mut self, message: Message) -> bool {
         match message.body {
             Body::Hello { peer_present, relays, .. } => {
-                self.told_hello = true;
+                self.got_hello = true;
                 self.remote_present = Some(peer_present);
                 self.relays_state = relays.iter().any(|relayed| relayed == "state");
                 self.claim();
@@ -326,7 +326,7 @@ impl Worker {
             Body::PeerLeft { reason, .. } => {
                 self.remote_present = Some(false);
                 self.newcomer = None;
-                self.tell(LinkEvent::PeerLeft(reason)).await
+                self.tell(CallEvent::PeerLeft(reason)).await
             }
             Body::State { connection, fingerprint } => {
                 self.on_claim(connection, fingerprint.as_deref()).await
@@ -337,7 +337,7 @@ impl Worker {
             Body::Bye { reason } => {
                 self.recovery = Recovery::default();
                 let counted = self.drop_peer().await;
-                self.tell(LinkEvent::Bye(reason, Box::new(counted))).await
+                self.tell(CallEvent::Bye(reason, Box::new(counted))).await
             }
             Body::Error { code, message, .. } => {
                 tracing::warn!("signaling server: {code}: {message}");

@@ -16,7 +16,7 @@ const MOST: usize = 64;
 
 /// The keyframes of a connection.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct DeliveryMonitor {
     seen: VecDeque<Seen>,
     budget: u64,
     connected: Option<Instant>,
@@ -25,7 +25,7 @@ pub(super) struct Watch {
     last: Option<Delivered>,
 }
 
-impl Watch {
+impl DeliveryMonitor {
     /// Nothing was seen; the budget is the one a sender has unless it is asked for another one.
     pub(super) fn new() -> Self {
         Self {
@@ -91,30 +91,30 @@ mod tests {
 
     #[test]
     fn the_first_keyframe_of_each_connection_is_timed() {
-        let (mut watch, begin) = (Watch::new(), Instant::now());
+        let (mut monitor, begin) = (DeliveryMonitor::new(), Instant::now());
         let second = Duration::from_secs(1);
-        assert_eq!(watch.delivered(&[]), None);
-        watch.connected(begin);
-        let judged = watch.keyframe(seen(begin + 15 * second), &[]).unwrap();
+        assert_eq!(monitor.delivered(&[]), None);
+        monitor.connected(begin);
+        let judged = monitor.keyframe(seen(begin + 15 * second), &[]).unwrap();
         assert_eq!(judged.limit, Limit::None);
-        watch.keyframe(seen(begin + 18 * second), &[]);
+        monitor.keyframe(seen(begin + 18 * second), &[]);
         let first = Duration::from_millis(15_012);
-        let delivered = watch.delivered(&[]).unwrap();
+        let delivered = monitor.delivered(&[]).unwrap();
         assert_eq!((delivered.first_after, delivered.overall.of), (Some(first), 2));
-        watch.connected(begin + 30 * second);
-        assert_eq!(watch.delivered(&[]), Some(delivered), "nothing more is known yet");
-        watch.set_budget(50_000);
-        watch.keyframe(seen(begin + 31 * second), &[]);
-        let delivered = watch.delivered(&[]).unwrap();
+        monitor.connected(begin + 30 * second);
+        assert_eq!(monitor.delivered(&[]), Some(delivered), "nothing more is known yet");
+        monitor.set_budget(50_000);
+        monitor.keyframe(seen(begin + 31 * second), &[]);
+        let delivered = monitor.delivered(&[]).unwrap();
         assert_eq!((delivered.overall.of, delivered.budget), (1, 50_000));
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let mut watch = Watch::new();
+        let mut monitor = DeliveryMonitor::new();
         for nth in 0..1000 {
-            watch.keyframe(seen(Instant::now() + Duration::from_secs(nth)), &[]);
+            monitor.keyframe(seen(Instant::now() + Duration::from_secs(nth)), &[]);
         }
-        assert_eq!(watch.delivered(&[]).unwrap().overall.of, MOST as u64);
+        assert_eq!(monitor.delivered(&[]).unwrap().overall.of, MOST as u64);
     }
 }

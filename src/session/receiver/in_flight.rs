@@ -13,7 +13,7 @@ use crate::{
 
 /// A keyframe that is being written.
 #[derive(Debug, Default)]
-pub(super) struct Underway {
+pub(super) struct InFlightKeyframe {
     /// Time from its first packet received to its last.
     pub(super) receive_time: Duration,
     /// How it arrived.
@@ -22,7 +22,7 @@ pub(super) struct Underway {
     sent_at: Option<f64>,
 }
 
-impl Underway {
+impl InFlightKeyframe {
     pub(super) fn new(unit: &WholeAccessUnit, info: Option<&KeyframeInfo>) -> Self {
         Self {
             receive_time: unit.completed.duration_since(unit.first_packet),
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_clocks_offset_is_taken_out() {
-        let underway = Underway { sent_at: Some(1007.010), ..Underway::default() };
+        let underway = InFlightKeyframe { sent_at: Some(1007.010), ..InFlightKeyframe::default() };
         let record = FrameRecord {
             capture_time: Some(1006.970),
             received_at: 1000.012,

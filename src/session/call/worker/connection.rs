@@ -1,19 +1,19 @@
-//! The peer connection of a link: how it is made, followed and dropped.
+//! The peer connection of a call: how it is made, followed and dropped.
 
 use std::{sync::Arc, time::SystemTime};
 
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{LinkEvent, OFFER_LIFE, Worker, lost, peer_error, renewing::Credentials, stopped};
+use super::{CallEvent, OFFER_LIFE, Worker, credentials::Credentials, lost, peer_error, stopped};
 use crate::{
     peer::{ConnectionState, IcePolicy, Peer, PeerConfig, PeerEvent, no_relay, stats::Snapshot},
     proto::signaling::{Body, IceCandidateInit},
-    session::negotiation::Step,
+    session::negotiation::NegotiationStep,
     types::{ConnId, Stage},
 };
 
-/// One peer connection of a link.
-pub(super) struct Current {
+/// One peer connection of a call.
+pub(super) struct CurrentConnection {
     pub(super) peer: Arc<Peer>,
     pub(super) events: mpsc::Receiver<PeerEvent>,
     /// Our description, to be sent again when it went astray.
@@ -36,7 +36,7 @@ pub(super) struct Current {
     pub(super) credentials: Option<Credentials>,
 }
 
-impl Current {
+impl CurrentConnection {
     /// Its offer waits for an answer, and is not so old that its candidates may be stale.
     pub(super) fn is_unanswered(&self) -> bool {
         let fresh = self.restarting.is_some() || self.begun.elapsed() < OFFER_LIFE;
@@ -50,13 +50,13 @@ impl Worker {
         let counted = self.drop_peer().await;
         if replaced {
             let why = lost(Stage::Ice, "peer-replaced", "the peer starts a new connection");
-            if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
+            if !self.tell(CallEvent::Lost(why, Box::new(counted))).await {
                 return None;
             }
         }
         self.recovery.begun();
         let config = PeerConfig { ice_servers: self.ice_servers(), ..self.template.clone() };
-        self.negotiated.step(|| Step::Created {
+        self.negotiation_log.step(|| NegotiationStep::Created {
             ice_servers: config.ice_servers.clone(),
             ice_policy: config.ice_policy,
         });
@@ -65,7 +65,7 @@ impl Worker {
             Ok((peer, events)) => {
                 let peer = Arc::new(peer);
                 self.published.send_replace(Some(Arc::clone(&peer)));
-                self.current = Some(Current {
+                self.current = Some(CurrentConnection {
                     peer,
                     events,
                     local_sdp: None,
@@ -83,7 +83,7 @@ impl Worker {
                 Some(())
             }
             Err(error) => {
-                self.tell(LinkEvent::Failed(peer_error(&error))).await;
+                self.tell(CallEvent::Failed(peer_error(&error))).await;
                 None
             }
         }
@@ -96,23 +96,23 @@ impl Worker {
         let mut current = self.current.take()?;
         while let Ok(event) = current.events.try_recv() {
             let came = matches!(event, PeerEvent::AccessUnit(_) | PeerEvent::Control(..));
-            if came && !self.tell(LinkEvent::Peer(event)).await {
+            if came && !self.tell(CallEvent::Peer(event)).await {
                 break;
             }
         }
         let counted = current.peer.stats().await;
         current.peer.close().await;
-        self.negotiated.step(|| Step::Closed);
+        self.negotiation_log.step(|| NegotiationStep::Closed);
         Some(counted)
     }
 
     pub(super) async fn on_peer(&mut self, event: PeerEvent) -> bool {
         if let PeerEvent::State(state) = event {
-            self.negotiated.step(|| Step::State(state));
+            self.negotiation_log.step(|| NegotiationStep::State(state));
         }
         match event {
             PeerEvent::LocalCandidate(candidate) => {
-                self.negotiated.step(|| Step::LocalCandidate(candidate.clone()));
+                self.negotiation_log.step(|| NegotiationStep::LocalCandidate(candidate.clone()));
                 if let Some(current) = &mut self.current {
                     current.local_candidates.push(candidate.clone());
                 }
@@ -125,14 +125,14 @@ impl Worker {
                 current.restarting = None;
                 self.recovery.pauses.established(std::time::Instant::now());
                 let event = if std::mem::replace(&mut current.connected, true) {
-                    LinkEvent::Peer(event)
+                    CallEvent::Peer(event)
                 } else {
-                    LinkEvent::Connected
+                    CallEvent::Connected
                 };
                 self.tell(event).await
             }
             PeerEvent::State(ConnectionState::Disconnected) => {
-                self.tell(LinkEvent::Peer(event)).await && self.on_silence().await
+                self.tell(CallEvent::Peer(event)).await && self.on_silence().await
             }
             PeerEvent::State(ConnectionState::Failed) => {
                 let why = "the peer connection failed: no answer from the peer";
@@ -141,9 +141,9 @@ impl Worker {
             PeerEvent::Stopped(why) => self.lose(stopped(&why)).await,
             PeerEvent::CandidateError { url, code, text } => {
                 let remedy = self.server_remedy(&url);
-                self.tell(LinkEvent::CandidateError { url, code, text, remedy }).await
+                self.tell(CallEvent::CandidateError { url, code, text, remedy }).await
             }
-            event => self.tell(LinkEvent::Peer(event)).await,
+            event => self.tell(CallEvent::Peer(event)).await,
         }
     }
 
@@ -164,7 +164,7 @@ impl Worker {
             let restarting = current.restarting.is_some();
             // A server that said hello holds the offer itself; sending it again would only be
             // noise while the other device is away.
-            if self.in_room && (restarting || !self.told_hello || self.remote_conn.is_some()) {
+            if self.in_room && (restarting || !self.got_hello || self.remote_conn.is_some()) {
                 self.describe_again();
             }
             return true;

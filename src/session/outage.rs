@@ -5,14 +5,14 @@ use tokio::time::Instant;
 
 use super::SessionError;
 
-/// Trouble with a source or a disk, if there is any.
+/// Outage with a source or a disk, if there is any.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct Outage {
     /// Since when, and what was reported last.
     now: Option<(Instant, SessionError)>,
 }
 
-impl Trouble {
+impl Outage {
     /// It failed: a line about it, unless the same was reported already.
     pub(super) fn failed(&mut self, error: &SessionError, now: Instant) -> Option<String> {
         let since = match &self.now {
@@ -42,14 +42,14 @@ mod tests {
     fn told_once_each() {
         let error =
             |message: &str| SessionError::new(Stage::Source, "source-failed", message, "wait");
-        let (begun, mut trouble) = (Instant::now(), Trouble::default());
-        assert_eq!(trouble.over(begun), None);
-        let told = trouble.failed(&error("gone"), begun);
+        let (begun, mut outage) = (Instant::now(), Outage::default());
+        assert_eq!(outage.over(begun), None);
+        let told = outage.failed(&error("gone"), begun);
         assert_eq!(told.as_deref(), Some("source: gone; trying again: wait"));
-        assert_eq!(trouble.failed(&error("gone"), begun), None);
-        assert!(trouble.failed(&error("busy"), begun).is_some());
+        assert_eq!(outage.failed(&error("gone"), begun), None);
+        assert!(outage.failed(&error("busy"), begun).is_some());
         let later = begun + Duration::from_millis(2500);
-        assert_eq!(trouble.over(later).as_deref(), Some("source: back after 2.5 s"));
-        assert_eq!(trouble.over(later), None);
+        assert_eq!(outage.over(later).as_deref(), Some("source: back after 2.5 s"));
+        assert_eq!(outage.over(later), None);
     }
 }

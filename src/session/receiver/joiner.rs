@@ -21,7 +21,7 @@ const MAX_INFOS: usize = 64;
 
 /// Those of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct KeyframeJoiner {
     units: VecDeque<(ReceivedAccessUnit, Instant, bool)>,
     infos: HashMap<u32, KeyframeInfo>,
     info_order: VecDeque<u32>,
@@ -43,7 +43,7 @@ pub(super) struct Ready {
     pub(super) after_loss: bool,
 }
 
-impl Waiting {
+impl KeyframeJoiner {
     /// A picture could not be had.
     pub(super) fn broken(&mut self) {
         self.after_loss = true;
@@ -130,63 +130,63 @@ mod tests {
     }
 
     /// Timestamps of what is ready, each with whether something was said of it.
-    fn ready(waiting: &mut Waiting, now: Instant) -> Vec<(u32, bool)> {
-        std::iter::from_fn(|| waiting.next(now, false))
+    fn ready(joiner: &mut KeyframeJoiner, now: Instant) -> Vec<(u32, bool)> {
+        std::iter::from_fn(|| joiner.next(now, false))
             .map(|ready| (ready.received.unit.timestamp, ready.info.is_some()))
             .collect()
     }
 
     #[test]
     fn keyframes_wait_for_their_message_and_hold_up_what_follows() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
-        assert!(waiting.unit(unit(1, true), now));
-        assert!(!waiting.unit(unit(2, false), now));
-        assert_eq!(ready(&mut waiting, now), []);
-        assert_eq!(waiting.due(), Some(now + INFO_WITHIN));
-        waiting.info(info(1));
-        assert_eq!(ready(&mut waiting, now), [(1, true), (2, false)]);
+        let (mut joiner, now) = (KeyframeJoiner::default(), Instant::now());
+        assert!(joiner.unit(unit(1, true), now));
+        assert!(!joiner.unit(unit(2, false), now));
+        assert_eq!(ready(&mut joiner, now), []);
+        assert_eq!(joiner.due(), Some(now + INFO_WITHIN));
+        joiner.info(info(1));
+        assert_eq!(ready(&mut joiner, now), [(1, true), (2, false)]);
         // A message that was first.
-        waiting.info(info(3));
-        waiting.unit(unit(3, true), now);
-        assert_eq!(ready(&mut waiting, now), [(3, true)]);
+        joiner.info(info(3));
+        joiner.unit(unit(3, true), now);
+        assert_eq!(ready(&mut joiner, now), [(3, true)]);
         // One that was lost.
-        waiting.unit(unit(4, true), now);
-        assert_eq!(ready(&mut waiting, now), []);
-        assert_eq!(ready(&mut waiting, now + INFO_WITHIN), [(4, false)]);
+        joiner.unit(unit(4, true), now);
+        assert_eq!(ready(&mut joiner, now), []);
+        assert_eq!(ready(&mut joiner, now + INFO_WITHIN), [(4, false)]);
     }
 
     #[test]
     fn a_sender_that_says_nothing_is_soon_not_waited_for() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut joiner, now) = (KeyframeJoiner::default(), Instant::now());
         for timestamp in 1..=WAIT_ANYWAY {
-            waiting.unit(unit(timestamp, true), now);
-            assert_eq!(ready(&mut waiting, now), []);
-            assert_eq!(ready(&mut waiting, now + INFO_WITHIN), [(timestamp, false)]);
+            joiner.unit(unit(timestamp, true), now);
+            assert_eq!(ready(&mut joiner, now), []);
+            assert_eq!(ready(&mut joiner, now + INFO_WITHIN), [(timestamp, false)]);
         }
-        waiting.unit(unit(100, true), now);
-        assert_eq!(ready(&mut waiting, now), [(100, false)]);
-        waiting.reset();
-        waiting.unit(unit(101, true), now);
-        assert_eq!(ready(&mut waiting, now), []);
-        assert!(waiting.next(now, true).is_some(), "at the end nothing is held back");
+        joiner.unit(unit(100, true), now);
+        assert_eq!(ready(&mut joiner, now), [(100, false)]);
+        joiner.reset();
+        joiner.unit(unit(101, true), now);
+        assert_eq!(ready(&mut joiner, now), []);
+        assert!(joiner.next(now, true).is_some(), "at the end nothing is held back");
     }
 
     #[test]
     fn messages_of_keyframes_that_never_come_go() {
-        let mut waiting = Waiting::default();
+        let mut joiner = KeyframeJoiner::default();
         for timestamp in 0..1000 {
-            waiting.info(info(timestamp));
+            joiner.info(info(timestamp));
         }
-        assert_eq!((waiting.infos.len(), waiting.info_order.len()), (MAX_INFOS, MAX_INFOS));
+        assert_eq!((joiner.infos.len(), joiner.info_order.len()), (MAX_INFOS, MAX_INFOS));
     }
 
     #[test]
     fn only_the_next_one_is_after_a_loss() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
-        waiting.broken();
-        waiting.unit(unit(1, false), now);
-        waiting.unit(unit(2, false), now);
-        let after: Vec<_> = std::iter::from_fn(|| waiting.next(now, false)).collect();
+        let (mut joiner, now) = (KeyframeJoiner::default(), Instant::now());
+        joiner.broken();
+        joiner.unit(unit(1, false), now);
+        joiner.unit(unit(2, false), now);
+        let after: Vec<_> = std::iter::from_fn(|| joiner.next(now, false)).collect();
         assert_eq!(after.iter().map(|one| one.after_loss).collect::<Vec<_>>(), [true, false]);
     }
 }

@@ -3,7 +3,7 @@
 //! The sender offers as soon as it is in the room (the server holds the offer until the other device comes). The
 //! receiver answers. An offer that comes twice is answered the same way again; an offer of the same DTLS
 //! fingerprint is a renegotiation, any other one a new connection. Losing a signaling socket, on either end,
-//! leaves the connection alone: see `worker::returning`.
+//! leaves the connection alone: see `worker::rejoin`.
 //!
 //! A connection is watched (`super::liveness`). When nothing is heard for 4 s, the sender restarts ICE on it;
 //! when it is dead, the sender replaces it, and the receiver asks for that. When this machine's network changes,
@@ -37,28 +37,28 @@ const QUEUE: usize = 256;
 
 /// What a link is made from.
 #[derive(Clone)]
-pub struct LinkConfig {
+pub struct CallConfig {
     /// Where signaling is, and where tokens come from.
     pub signaling: ClientConfig,
     /// The peer; its ICE servers, when any, take the place of those of the token answer.
     pub peer: PeerConfig,
     /// Where the steps of its negotiations go.
-    pub negotiated: NegotiationLog,
+    pub negotiation_log: NegotiationLog,
     /// How often statistics are wanted; `None` for never.
     pub stats_every: Option<Duration>,
 }
 
-impl LinkConfig {
+impl CallConfig {
     /// A link whose negotiations and statistics nobody asks for.
     #[must_use]
     pub fn new(signaling: ClientConfig, peer: PeerConfig) -> Self {
-        Self { signaling, peer, negotiated: NegotiationLog::default(), stats_every: None }
+        Self { signaling, peer, negotiation_log: NegotiationLog::default(), stats_every: None }
     }
 }
 
 /// What happens on a link.
 #[derive(Debug)]
-pub enum LinkEvent {
+pub enum CallEvent {
     /// In the room; whether the other device is there, when the server tells.
     Joined {
         /// As `hello` says.
@@ -107,34 +107,34 @@ pub enum LinkEvent {
     Failed(SessionError),
 }
 
-/// The holding end of a link; its work is done on a task.
-pub struct Link {
-    events: mpsc::Receiver<LinkEvent>,
+/// The holding end of a call; its work is done on a task.
+pub struct Call {
+    events: mpsc::Receiver<CallEvent>,
     peer: watch::Receiver<Option<Arc<Peer>>>,
     close: Option<oneshot::Sender<String>>,
     task: JoinHandle<()>,
 }
 
-impl Link {
+impl Call {
     /// Begins to join the room.
     #[must_use]
-    pub fn start(config: LinkConfig) -> Self {
+    pub fn start(config: CallConfig) -> Self {
         let (client, client_events) = client::connect(config.signaling);
         let (events_in, events) = mpsc::channel(QUEUE);
         let (peer_in, peer) = watch::channel(None);
         let (close, close_out) = oneshot::channel();
-        let worker = Worker::new(client, config.peer, config.negotiated, events_in, peer_in);
+        let worker = Worker::new(client, config.peer, config.negotiation_log, events_in, peer_in);
         let task = tokio::spawn(worker.run(client_events, close_out));
         Self { events, peer, close: Some(close), task }
     }
 
     /// The next event. Cancel safe.
-    pub async fn next(&mut self) -> LinkEvent {
+    pub async fn next(&mut self) -> CallEvent {
         self.events.recv().await.unwrap_or_else(|| {
-            LinkEvent::Failed(SessionError::new(
+            CallEvent::Failed(SessionError::new(
                 Stage::Signaling,
                 "link-stopped",
-                "the link has stopped",
+                "the call has stopped",
                 "",
             ))
         })

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{CONNECT_WITHIN, LinkEvent, MAX_EARLY, RESTART_WITHIN, Worker, peer_error};
+use super::{CONNECT_WITHIN, CallEvent, MAX_EARLY, RESTART_WITHIN, Worker, peer_error};
 use crate::{
     peer::{PeerRole, sdp::ufrag},
     proto::signaling::{Body, IceCandidateInit, offer_digest},
-    session::negotiation::{SdpType, Step},
+    session::negotiation::{NegotiationStep, SdpType},
 };
 
 impl Worker {
@@ -24,14 +24,14 @@ impl Worker {
         let Some(current) = &mut self.current else { return true };
         match current.peer.create_offer().await {
             Ok(sdp) => {
-                self.negotiated.step(|| Step::Local(SdpType::Offer, sdp.clone()));
+                self.negotiation_log.step(|| NegotiationStep::Local(SdpType::Offer, sdp.clone()));
                 current.local_sdp = Some(sdp.clone());
                 current.deadline = Some(again);
                 self.send(Body::Offer { sdp });
                 true
             }
             Err(error) => {
-                self.tell(LinkEvent::Failed(peer_error(&error))).await;
+                self.tell(CallEvent::Failed(peer_error(&error))).await;
                 false
             }
         }
@@ -63,10 +63,11 @@ impl Worker {
             }
         }
         let described = std::time::Instant::now();
-        self.negotiated.step(|| Step::Remote(SdpType::Offer, sdp.clone()));
+        self.negotiation_log.step(|| NegotiationStep::Remote(SdpType::Offer, sdp.clone()));
         match peer.accept_offer(sdp.clone()).await {
             Ok(answer) => {
-                self.negotiated.step(|| Step::Local(SdpType::Answer, answer.clone()));
+                self.negotiation_log
+                    .step(|| NegotiationStep::Local(SdpType::Answer, answer.clone()));
                 let of = offer_digest(&sdp);
                 current.remote_sdp = Some(sdp);
                 current.local_sdp = Some(answer.clone());
@@ -75,15 +76,16 @@ impl Worker {
                 }
                 self.send(Body::Answer { sdp: answer, offer: Some(of) });
                 for candidate in std::mem::take(&mut self.early) {
-                    self.negotiated.step(|| Step::RemoteCandidate(candidate.clone()));
+                    self.negotiation_log
+                        .step(|| NegotiationStep::RemoteCandidate(candidate.clone()));
                     peer.add_candidate(candidate).await;
                 }
-                self.tell(LinkEvent::Described(described)).await
+                self.tell(CallEvent::Described(described)).await
             }
             Err(error) => {
-                self.negotiated.step(|| Step::RemoteRefused(error.to_string()));
+                self.negotiation_log.step(|| NegotiationStep::RemoteRefused(error.to_string()));
                 self.drop_peer().await;
-                self.tell(LinkEvent::Refused(peer_error(&error))).await
+                self.tell(CallEvent::Refused(peer_error(&error))).await
             }
         }
     }
@@ -123,7 +125,7 @@ impl Worker {
             return self.offer().await;
         }
         let described = std::time::Instant::now();
-        self.negotiated.step(|| Step::Remote(SdpType::Answer, sdp.clone()));
+        self.negotiation_log.step(|| NegotiationStep::Remote(SdpType::Answer, sdp.clone()));
         match current.peer.accept_answer(sdp.clone()).await {
             Ok(()) => {
                 current.remote_sdp = Some(sdp);
@@ -131,12 +133,12 @@ impl Worker {
                 let restarting = current.restarting.is_some();
                 let within = if restarting { RESTART_WITHIN } else { CONNECT_WITHIN };
                 current.deadline = Some(Instant::now() + within);
-                self.tell(LinkEvent::Described(described)).await
+                self.tell(CallEvent::Described(described)).await
             }
             Err(error) => {
-                self.negotiated.step(|| Step::RemoteRefused(error.to_string()));
+                self.negotiation_log.step(|| NegotiationStep::RemoteRefused(error.to_string()));
                 self.drop_peer().await;
-                self.tell(LinkEvent::Refused(peer_error(&error))).await
+                self.tell(CallEvent::Refused(peer_error(&error))).await
             }
         }
     }
@@ -144,7 +146,7 @@ impl Worker {
     pub(super) async fn on_candidate(&mut self, candidate: Option<IceCandidateInit>) -> bool {
         match &self.current {
             Some(current) => {
-                self.negotiated.step(|| Step::RemoteCandidate(candidate.clone()));
+                self.negotiation_log.step(|| NegotiationStep::RemoteCandidate(candidate.clone()));
                 current.peer.add_candidate(candidate).await;
             }
             None if self.early.len() < MAX_EARLY => self.early.push(candidate),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{LinkEvent, Worker, describing::fingerprint};
+use super::{CallEvent, Worker, descriptions::fingerprint};
 use crate::{
     peer::PeerRole,
     proto::signaling::{Body, ConnectionClaim, fingerprint_digest},
@@ -59,7 +59,7 @@ impl Worker {
     pub(super) async fn on_peer_joined(&mut self, conn: ConnId) -> bool {
         self.remote_present = Some(true);
         self.remote_conn = Some(conn.clone());
-        if !self.tell(LinkEvent::PeerJoined).await {
+        if !self.tell(CallEvent::PeerJoined).await {
             return false;
         }
         if self.template.role == PeerRole::Receiver {

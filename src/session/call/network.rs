@@ -18,18 +18,18 @@ pub(super) struct NetworkWatch {
     network: LocalNetwork,
     known: Vec<IpAddr>,
     /// There has been nowhere to go since.
-    homeless: bool,
+    offline: bool,
 }
 
 impl NetworkWatch {
     pub(super) fn new(network: LocalNetwork) -> Self {
         let known = network.addresses();
-        Self { network, known, homeless: false }
+        Self { network, known, offline: false }
     }
 
     /// Whether there is no address but loopback.
-    pub(super) fn is_homeless(&self) -> bool {
-        self.homeless
+    pub(super) fn is_offline(&self) -> bool {
+        self.offline
     }
 
     /// Looks again.
@@ -43,12 +43,12 @@ impl NetworkWatch {
         let outward = |ip: &&IpAddr| !ip.is_loopback();
         let gone = self.known.iter().filter(outward).any(|ip| !now.contains(ip));
         let anywhere = now.iter().any(|ip| outward(&ip));
-        let was_homeless = self.homeless;
-        self.homeless = (was_homeless || gone) && !anywhere;
+        let was_offline = self.offline;
+        self.offline = (was_offline || gone) && !anywhere;
         self.known = now;
-        match (was_homeless || gone, anywhere) {
+        match (was_offline || gone, anywhere) {
             (true, true) => Some(Move::To(self.known.clone())),
-            (true, false) if !was_homeless => Some(Move::Nowhere),
+            (true, false) if !was_offline => Some(Move::Nowhere),
             _ => None,
         }
     }
@@ -65,17 +65,16 @@ mod tests {
     #[test]
     fn an_address_that_goes_is_a_move_once_there_is_another() {
         let network = LocalNetwork { interface: None, v4: true, v6: true, loopback: true };
-        let mut watch =
-            NetworkWatch { network, known: ips("127.0.0.1 192.0.2.1"), homeless: false };
+        let mut watch = NetworkWatch { network, known: ips("127.0.0.1 192.0.2.1"), offline: false };
         let to = |text| Some(Move::To(ips(text)));
         assert_eq!(watch.compare(ips("127.0.0.1 192.0.2.1")), None);
         assert_eq!(watch.compare(ips("127.0.0.1 192.0.2.1 2001:db8::1")), None, "one more");
         assert_eq!(watch.compare(ips("127.0.0.1 192.0.2.1")), to("127.0.0.1 192.0.2.1"));
         assert_eq!(watch.compare(ips("127.0.0.1")), Some(Move::Nowhere));
-        assert!(watch.is_homeless());
+        assert!(watch.is_offline());
         assert_eq!(watch.compare(ips("127.0.0.1")), None, "told already");
         assert_eq!(watch.compare(ips("127.0.0.1 198.51.100.7")), to("127.0.0.1 198.51.100.7"));
-        assert!(!watch.is_homeless());
+        assert!(!watch.is_offline());
         assert_eq!(watch.compare(ips("127.0.0.1 198.51.100.7")), None, "moved already");
         assert_eq!(watch.compare(ips("203.0.113.5")), to("203.0.113.5"));
     }

@@ -1,11 +1,11 @@
-//! What both sides of a session do alike: follow the link, ping, answer, count. Pings of the other
+//! What both sides of a session do alike: follow the call, ping, answer, count. Pings of the other
 //! side are answered by the peer itself.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Firsts, Report, SessionError, Totals,
-    link::{Link, LinkEvent},
+    Firsts, SessionError, SessionReport, Totals,
+    call::{Call, CallEvent},
     pings::Pings,
 };
 use crate::{
@@ -15,11 +15,11 @@ use crate::{
     types::{Stage, printable},
 };
 
-/// One side's talk with the other.
+/// One side's follower with the other.
 // Four facts that come and go on their own, not one state.
 #[allow(clippy::struct_excessive_bools)]
-pub(super) struct Conversation {
-    pub(super) link: Link,
+pub(super) struct CallFollower {
+    pub(super) call: Call,
     /// What the other side is, for people.
     other: &'static str,
     pings: Pings,
@@ -39,7 +39,7 @@ pub(super) struct Conversation {
 }
 
 /// What is left for a side to do about an event.
-pub(super) enum Said {
+pub(super) enum CallInput {
     /// Nothing.
     Nothing,
     /// A peer connection is up.
@@ -60,10 +60,10 @@ pub(super) enum Said {
     Peer(PeerEvent),
 }
 
-impl Conversation {
-    pub(super) fn new(link: Link, other: &'static str) -> Self {
+impl CallFollower {
+    pub(super) fn new(call: Call, other: &'static str) -> Self {
         Self {
-            link,
+            call,
             other,
             pings: Pings::default(),
             totals: Totals::default(),
@@ -93,17 +93,17 @@ impl Conversation {
         }
     }
 
-    /// Follows the link: a line for people, and what is left to do.
+    /// Follows the call: a line for people, and what is left to do.
     ///
     /// # Errors
     /// The link cannot go on.
-    pub(super) async fn on_link(
+    pub(super) async fn on_call(
         &mut self,
-        event: LinkEvent,
-    ) -> Result<(Option<String>, Said), SessionError> {
+        event: CallEvent,
+    ) -> Result<(Option<String>, CallInput), SessionError> {
         let other = self.other;
         let line = match event {
-            LinkEvent::Joined { peer_present, .. } => {
+            CallEvent::Joined { peer_present, .. } => {
                 self.first.joined.get_or_insert_with(Instant::now);
                 self.present(peer_present.unwrap_or(self.present));
                 if !self.connected {
@@ -112,60 +112,60 @@ impl Conversation {
                 let absent = peer_present == Some(false);
                 return Ok((
                     absent.then(|| format!("in the room; the {other} is not there yet")),
-                    Said::Nothing,
+                    CallInput::Nothing,
                 ));
             }
-            LinkEvent::Connected => {
+            CallEvent::Connected => {
                 self.state = "connected".into();
                 self.pings.connected();
                 self.connected = true;
                 self.met = true;
                 self.count().await;
-                return Ok((None, Said::Connected));
+                return Ok((None, CallInput::Connected));
             }
-            LinkEvent::Lost(why, counted) => {
+            CallEvent::Lost(why, counted) => {
                 self.disconnected(*counted);
                 let line = format!("{} ({}, {})", why.message, why.stage, why.code);
                 self.lost.0 += 1;
                 self.lost.1 = Some(why.clone());
-                return Ok((Some(line), Said::Disconnected(Some(why))));
+                return Ok((Some(line), CallInput::Disconnected(Some(why))));
             }
-            LinkEvent::Bye(reason, counted) => {
+            CallEvent::Bye(reason, counted) => {
                 self.disconnected(*counted);
                 self.present(false);
                 let reason =
                     reason.map_or(String::new(), |reason| format!(": {}", printable(&reason)));
                 let line = format!("the {other} said goodbye{reason}");
-                return Ok((Some(line), Said::Disconnected(None)));
+                return Ok((Some(line), CallInput::Disconnected(None)));
             }
-            LinkEvent::Described(_) => {
+            CallEvent::Described(_) => {
                 self.present(true);
-                return Ok((None, Said::Nothing));
+                return Ok((None, CallInput::Nothing));
             }
-            LinkEvent::Refused(error) | LinkEvent::Failed(error) => return Err(error),
-            LinkEvent::Peer(event) => return Ok(self.on_peer(event).await),
-            LinkEvent::PeerJoined => {
+            CallEvent::Refused(error) | CallEvent::Failed(error) => return Err(error),
+            CallEvent::Peer(event) => return Ok(self.on_peer(event).await),
+            CallEvent::PeerJoined => {
                 self.present(true);
                 format!("the {other} is in the room")
             }
-            LinkEvent::PeerLeft(reason) => {
+            CallEvent::PeerLeft(reason) => {
                 self.present(false);
                 format!("the {other} left the room ({reason:?})").to_lowercase()
             }
-            LinkEvent::Restarting(why) => {
+            CallEvent::Restarting(why) => {
                 self.state = "restarting ICE".into();
                 let line = format!("{why}: looking for another way to the {other}");
-                return Ok((Some(line), Said::Silent));
+                return Ok((Some(line), CallInput::Silent));
             }
-            LinkEvent::ChannelMissing(words) => {
+            CallEvent::ChannelMissing(words) => {
                 format!("{words} (datachannel, channel-not-opened)")
             }
-            LinkEvent::SignalingLost(cause) => format!("signaling: {cause} (trying again)"),
-            LinkEvent::CandidateError { url, code, text, remedy } => {
+            CallEvent::SignalingLost(cause) => format!("signaling: {cause} (trying again)"),
+            CallEvent::CandidateError { url, code, text, remedy } => {
                 format!("ice server {url}: {code} {text}; {remedy}")
             }
         };
-        Ok((Some(line), Said::Nothing))
+        Ok((Some(line), CallInput::Nothing))
     }
 
     fn disconnected(&mut self, counted: Option<crate::peer::stats::Snapshot>) {
@@ -176,36 +176,36 @@ impl Conversation {
         self.totals.connection_ended(counted);
     }
 
-    async fn on_peer(&mut self, event: PeerEvent) -> (Option<String>, Said) {
+    async fn on_peer(&mut self, event: PeerEvent) -> (Option<String>, CallInput) {
         match event {
             PeerEvent::ControlOpen => {
                 self.channel_open = true;
                 self.ping().await;
-                (None, Said::ControlOpen)
+                (None, CallInput::ControlOpen)
             }
             PeerEvent::ControlClosed => {
                 self.channel_open = false;
                 let line = format!("the control channel to the {} is closed", self.other);
-                (Some(line), Said::Nothing)
+                (Some(line), CallInput::Nothing)
             }
             PeerEvent::Control(message, channel, read_at) => {
                 self.on_control(message, channel, read_at).await
             }
             PeerEvent::ControlGarbage(error) => {
                 tracing::warn!("{error}");
-                (None, Said::Nothing)
+                (None, CallInput::Nothing)
             }
             PeerEvent::State(state) => {
                 let said = match state {
-                    ConnectionState::Disconnected => Said::Silent,
-                    ConnectionState::Connected => Said::Back,
-                    _ => return (None, Said::Nothing),
+                    ConnectionState::Disconnected => CallInput::Silent,
+                    ConnectionState::Connected => CallInput::Back,
+                    _ => return (None, CallInput::Nothing),
                 };
                 let before = std::mem::replace(&mut self.state, state.to_string());
                 let back = state == ConnectionState::Connected && before != self.state;
                 (back.then(|| format!("connected to the {} again", self.other)), said)
             }
-            event => (None, Said::Peer(event)),
+            event => (None, CallInput::Peer(event)),
         }
     }
 
@@ -214,30 +214,30 @@ impl Conversation {
         message: ControlMessage,
         channel: ChannelRef,
         read_at: Instant,
-    ) -> (Option<String>, Said) {
+    ) -> (Option<String>, CallInput) {
         match message {
             ControlMessage::Pong { id, at, .. } => {
                 self.pings.pong(&id, at, read_at);
-                (None, Said::Nothing)
+                (None, CallInput::Nothing)
             }
             ControlMessage::Text { id, text } => {
                 let ack =
                     ControlMessage::Ack { id: Some(id), error: None, width: None, height: None };
                 self.answer(&ack, &channel).await;
-                (None, Said::Text(printable(&text)))
+                (None, CallInput::Text(printable(&text)))
             }
             ControlMessage::Ack { error: Some(error), .. } => {
                 let error = printable(&error);
-                (Some(format!("the {} refused a message: {error}", self.other)), Said::Nothing)
+                (Some(format!("the {} refused a message: {error}", self.other)), CallInput::Nothing)
             }
             ControlMessage::Ack { width: Some(width), height: Some(height), .. } => {
                 let line = format!("the {} sends pictures of {width}x{height}", self.other);
-                (Some(line), Said::Nothing)
+                (Some(line), CallInput::Nothing)
             }
             ControlMessage::Ack { .. } | ControlMessage::Ping { .. } | ControlMessage::Unknown => {
-                (None, Said::Nothing)
+                (None, CallInput::Nothing)
             }
-            message => (None, Said::Control(message, channel)),
+            message => (None, CallInput::Control(message, channel)),
         }
     }
 
@@ -264,7 +264,7 @@ impl Conversation {
     /// Why there is no connection after `timeout`.
     pub(super) fn nobody(&self, timeout: Duration) -> SessionError {
         let other = self.other;
-        let timings = self.link.peer().map(|peer| peer.timings());
+        let timings = self.call.peer().map(|peer| peer.timings());
         if timings.is_some_and(|timings| timings.ice.is_some() && timings.dtls.is_none()) {
             return SessionError::new(
                 Stage::Dtls,
@@ -296,14 +296,14 @@ impl Conversation {
 
     /// Answers on the channel the question came on.
     pub(super) async fn answer(&self, message: &ControlMessage, channel: &ChannelRef) {
-        if let Some(peer) = self.link.peer() {
+        if let Some(peer) = self.call.peer() {
             peer.answer_control(message, channel).await;
         }
     }
 
     /// Sends a message of our own; false when there is no connection to send it on.
     pub(super) async fn send(&self, message: &ControlMessage) -> bool {
-        match self.link.peer() {
+        match self.call.peer() {
             Some(peer) => peer.send_control(message).await.is_ok(),
             None => false,
         }
@@ -317,7 +317,7 @@ impl Conversation {
 
     /// Sends a ping, when there is a channel for it.
     pub(super) async fn ping(&mut self) {
-        let Some(peer) = self.link.peer().filter(|_| self.channel_open) else { return };
+        let Some(peer) = self.call.peer().filter(|_| self.channel_open) else { return };
         let ping = self.pings.ping(Instant::now(), SystemTime::now());
         match peer.send_ping(ping).await {
             Ok(sent) => self.pings.sent(sent),
@@ -326,7 +326,7 @@ impl Conversation {
     }
 
     async fn count(&mut self) {
-        if let Some(peer) = self.link.peer() {
+        if let Some(peer) = self.call.peer() {
             self.totals.update(peer.stats().await);
             self.setup = peer.timings();
         }
@@ -348,9 +348,9 @@ impl Conversation {
     }
 
     /// What is common to the reports of both sides.
-    pub(super) async fn report(&mut self) -> Report {
+    pub(super) async fn report(&mut self) -> SessionReport {
         self.count().await;
-        Report {
+        SessionReport {
             state: self.state.clone(),
             connected: self.connected,
             stats: self.totals.sum(),
@@ -359,7 +359,7 @@ impl Conversation {
             pings_lost: self.pings.lost(),
             lost: self.lost.clone(),
             first: self.first,
-            ..Report::default()
+            ..SessionReport::default()
         }
     }
 }

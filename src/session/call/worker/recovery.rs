@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{LinkEvent, SessionError, Worker};
+use super::{CallEvent, SessionError, Worker};
 use crate::{
     peer::{PeerRole, abandoned_drivers},
     session::liveness::Pauses,
@@ -21,11 +21,11 @@ const WHILE_ABANDONED: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     pub(super) pauses: Pauses,
-    next: Option<(Instant, Step)>,
+    next: Option<(Instant, RecoveryStep)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum RecoveryStep {
     /// The sender offers.
     Offer,
     /// The receiver says that it has no connection.
@@ -52,7 +52,7 @@ impl Worker {
         let counted = self.drop_peer().await;
         self.early.clear();
         self.newcomer = None;
-        if !self.tell(LinkEvent::Lost(why, Box::new(counted))).await {
+        if !self.tell(CallEvent::Lost(why, Box::new(counted))).await {
             return false;
         }
         let mut pause = self.recovery.pauses.died(std::time::Instant::now());
@@ -60,8 +60,8 @@ impl Worker {
             pause = pause.max(WHILE_ABANDONED);
         }
         let step = match self.template.role {
-            PeerRole::Sender => Step::Offer,
-            PeerRole::Receiver => Step::Ask,
+            PeerRole::Sender => RecoveryStep::Offer,
+            PeerRole::Receiver => RecoveryStep::Ask,
         };
         self.recovery.next = Some((Instant::now() + pause, step));
         if pause.is_zero() { self.recover().await } else { true }
@@ -71,16 +71,16 @@ impl Worker {
     pub(super) async fn recover(&mut self) -> bool {
         let Some((_, step)) = self.recovery.next.take() else { return true };
         match step {
-            Step::Offer => return self.offer().await,
-            Step::Ask => {
+            RecoveryStep::Offer => return self.offer().await,
+            RecoveryStep::Ask => {
                 self.claim();
-                self.recovery.next = Some((Instant::now() + OFFERED_WITHIN, Step::Rejoin));
+                self.recovery.next = Some((Instant::now() + OFFERED_WITHIN, RecoveryStep::Rejoin));
             }
-            Step::Rejoin if self.in_room && self.remote_present != Some(false) => {
+            RecoveryStep::Rejoin if self.in_room && self.remote_present != Some(false) => {
                 self.in_room = false;
                 self.client.reconnect();
             }
-            Step::Rejoin => {}
+            RecoveryStep::Rejoin => {}
         }
         true
     }

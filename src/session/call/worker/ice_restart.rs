@@ -2,11 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{LinkEvent, NetworkWatch, Worker, describing::fingerprint, lost};
+use super::{CallEvent, NetworkWatch, Worker, descriptions::fingerprint, lost};
 use crate::{
     peer::PeerRole,
     proto::{signaling::Body, token::IceServer},
-    session::negotiation::{SdpType, Step},
+    session::negotiation::{NegotiationStep, SdpType},
     types::Stage,
 };
 
@@ -45,16 +45,16 @@ impl Worker {
     /// This machine has no address for now: nothing can be done before there is one.
     pub(super) async fn on_nowhere(&mut self) -> bool {
         let connected = self.current.as_ref().is_some_and(|current| current.connected);
-        !connected || self.tell(LinkEvent::Restarting("this machine has no network".into())).await
+        !connected || self.tell(CallEvent::Restarting("this machine has no network".into())).await
     }
 
     /// Begins ICE anew, now or when there is a socket to tell the other side by.
     pub(super) async fn restart(&mut self, why: String) -> bool {
         // The crate's driver ends for good when it finds no network to bind to.
-        let homeless = self.network.as_ref().is_some_and(NetworkWatch::is_homeless);
+        let offline = self.network.as_ref().is_some_and(NetworkWatch::is_offline);
         // A peer that is away gets no offer: it may come back as a new one, which cannot use a restart.
         let away = self.remote_present == Some(false) && self.template.role == PeerRole::Sender;
-        if !self.in_room || homeless || away {
+        if !self.in_room || offline || away {
             self.restart_due = Some(why);
             return true;
         }
@@ -74,7 +74,7 @@ impl Worker {
         }
         match peer.restart_ice(&servers).await {
             Ok(sdp) => {
-                self.negotiated.step(|| Step::Local(SdpType::Offer, sdp.clone()));
+                self.negotiation_log.step(|| NegotiationStep::Local(SdpType::Offer, sdp.clone()));
                 current.restarting = Some(certificate);
                 current.credentials = credentials;
                 current.local_sdp = Some(sdp.clone());
@@ -83,7 +83,7 @@ impl Worker {
                 current.deadline = Some(again);
                 current.delivered = present;
                 self.send(Body::Offer { sdp });
-                self.tell(LinkEvent::Restarting(why)).await
+                self.tell(CallEvent::Restarting(why)).await
             }
             Err(error) => {
                 tracing::warn!(%error, "ICE cannot be restarted");
