@@ -14,8 +14,9 @@
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
 //! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results · [`view`] the page of `recv --view` |
-//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do · [`check`] a server held against the wire contract · [`load`] many rooms on a signaling server · [`lab`] two peers behind pairs of networks, and networks that change during a call |
-//! | 8 | [`cli`] one thin file a command |
+//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do · [`check`] a server held against the wire contract · [`load`] many rooms on a signaling server |
+//! | 8 | [`lab`] two peers behind pairs of networks, and networks that change during a call |
+//! | 9 | [`cli`] one thin file a command |
 
 pub mod auth;
 pub mod bench;

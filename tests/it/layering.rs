@@ -1,9 +1,13 @@
-//! Modules import only from lower floors, and modules of one floor do not see each other.
+//! Modules import only from lower floors, and modules of one floor do not import each other. Within a
+//! module, files do not import each other in a cycle, and a public type name is unique on its floor.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
+
+use crate::source_text;
 
 const FLOORS: [(&str, u8); 27] = [
     ("types", 0),
@@ -31,8 +35,8 @@ const FLOORS: [(&str, u8); 27] = [
     ("check", 7),
     ("load", 7),
     ("doctor", 7),
-    ("lab", 7),
-    ("cli", 8),
+    ("lab", 8),
+    ("cli", 9),
 ];
 
 fn floor(module: &str) -> u8 {
@@ -120,4 +124,402 @@ fn imports_go_downward_only() {
 fn the_reader_of_imports_sees_lists() {
     let text = "use crate::{types::Stage, media::{frame, h264}, proto};\ncrate::auth::x();";
     assert_eq!(imports(text), ["types", "media", "proto", "auth"]);
+}
+
+/// Cycles of files that exist today, each with all of its files. Do not add any: move what both need
+/// into a file of its own. Remove a cycle that is gone; update one that got smaller.
+const CYCLES: [&[&str]; 21] = [
+    &["auth/jwks.rs", "auth/jws.rs", "auth/jwt.rs"],
+    &[
+        "check/forge.rs",
+        "check/plan.rs",
+        "check/rule.rs",
+        "check/rules/mod.rs",
+        "check/site.rs",
+        "check/wire.rs",
+    ],
+    &["cli/recv.rs", "cli/view.rs"],
+    &["cli/serve/bus.rs", "cli/serve/configure.rs", "cli/serve/login.rs"],
+    &["doctor/contact.rs", "doctor/interfaces.rs", "doctor/report.rs", "doctor/verdict.rs"],
+    &["doctor/nat.rs", "doctor/relayed.rs", "doctor/servers.rs"],
+    &["load/room.rs", "load/run.rs"],
+    &["media/source/content.rs", "media/source/foreign.rs"],
+    &["netns/coturn.rs", "netns/lab.rs", "netns/server.rs"],
+    &["netns/error.rs", "netns/topology.rs"],
+    &["netsim/gateway.rs", "netsim/gateway/passing.rs", "netsim/socket.rs", "netsim/stream.rs"],
+    &["pairs/open.rs", "pairs/postgres/target.rs", "pairs/postgrest.rs"],
+    &[
+        "peer/config.rs",
+        "peer/control.rs",
+        "peer/driver.rs",
+        "peer/event.rs",
+        "peer/gathering.rs",
+        "peer/gathering/result.rs",
+        "peer/gathering/watcher.rs",
+        "peer/handler.rs",
+        "peer/runtime.rs",
+        "peer/socket.rs",
+        "peer/streams.rs",
+        "peer/streams/link.rs",
+        "peer/streams/socket.rs",
+        "peer/video.rs",
+    ],
+    &["report/bench/side_by_side.rs", "report/bench/table.rs"],
+    &["signaling/bus/command.rs", "signaling/bus/envelope.rs", "signaling/room.rs"],
+    &["signaling/bus/link.rs", "signaling/server/rooms.rs", "signaling/server/socket.rs"],
+    &["signaling/client/dial.rs", "signaling/client/token_client.rs"],
+    &["signaling/client/endpoint.rs", "signaling/client/error.rs"],
+    &["signaling/server/handshake.rs", "signaling/server/origin.rs"],
+    &["turn/behaviour.rs", "turn/protocol.rs", "turn/requests.rs"],
+    &["turn/server.rs", "turn/tcp.rs"],
+];
+
+/// Public type names that occur twice on a floor today. Do not add any.
+const SHARED_NAMES: [(u8, &str); 7] = [
+    (4, "Action"),
+    (4, "Limits"),
+    (6, "FirstPicture"),
+    (6, "Keyframes"),
+    (7, "Plan"),
+    (7, "Report"),
+    (9, "LoadArgs"),
+];
+
+/// A source file of the program; files of tests are left out.
+struct Source {
+    /// Below `src`.
+    file: String,
+    /// `["peer", "pacing"]` of both `peer/pacing.rs` and `peer/pacing/mod.rs`.
+    module: Vec<String>,
+    /// Without comments, contents of literals, and test modules.
+    code: String,
+}
+
+fn program() -> Vec<Source> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let mut tests = BTreeSet::new();
+    let mut found = Vec::new();
+    for path in files {
+        let inside = path.strip_prefix(&src).unwrap();
+        let mut module: Vec<String> = inside
+            .with_extension("")
+            .iter()
+            .map(|part| part.to_str().unwrap().to_owned())
+            .filter(|part| part != "mod")
+            .collect();
+        if module == ["main"] {
+            continue;
+        }
+        if module == ["lib"] {
+            module.clear();
+        }
+        let (code, test_modules) =
+            without_tests(&source_text::code(&fs::read_to_string(&path).unwrap()));
+        for name in test_modules {
+            tests.insert([module.as_slice(), &[name]].concat());
+        }
+        found.push(Source { file: inside.to_str().unwrap().replace('\\', "/"), module, code });
+    }
+    found.retain(|source| {
+        let last = source.module.last().map_or("", String::as_str);
+        !(1..=source.module.len()).any(|length| tests.contains(&source.module[..length]))
+            && !last.ends_with("_tests")
+            && last != "tests"
+    });
+    found.sort_by(|a, b| a.file.cmp(&b.file));
+    found
+}
+
+/// The code without test modules, and the names of test modules that have a file of their own.
+fn without_tests(code: &str) -> (String, Vec<String>) {
+    let (mut kept, mut names, mut rest) = (String::new(), Vec::new(), code);
+    while let Some(at) = rest.find("#[cfg(test)]") {
+        kept.push_str(&rest[..at]);
+        rest = rest[at + "#[cfg(test)]".len()..].trim_start();
+        while rest.starts_with("#[") {
+            rest = rest[rest.find(']').unwrap() + 1..].trim_start();
+        }
+        let end = rest.find(['{', ';']).unwrap();
+        let words: Vec<&str> = rest[..end].split_whitespace().collect();
+        if rest[end..].starts_with(';') {
+            if let [.., "mod", name] = words[..] {
+                names.push(name.to_owned());
+            }
+            rest = &rest[end + 1..];
+        } else {
+            rest = &rest[end + block(&rest[end..])..];
+        }
+    }
+    kept.push_str(rest);
+    (kept, names)
+}
+
+/// Length of the block in braces with which `text` starts.
+fn block(text: &str) -> usize {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    text.len()
+}
+
+/// A leaf of the tree of a `use` declaration.
+struct Use {
+    path: Vec<String>,
+    /// Its name in this file.
+    name: String,
+    /// `pub use`, `pub(crate) use`: a re-export.
+    exported: bool,
+}
+
+/// The `use` declarations, and the code without them.
+fn uses(code: &str) -> (Vec<Use>, String) {
+    let (mut found, mut rest, mut from) = (Vec::new(), String::new(), 0);
+    for (at, _) in code.match_indices("use ") {
+        let before = &code[..at];
+        if at < from || before.chars().next_back().is_some_and(|c| !c.is_whitespace()) {
+            continue;
+        }
+        rest.push_str(&code[from..at]);
+        let exported = before.trim_end().ends_with("pub") || before.trim_end().ends_with(')');
+        from = code[at..].find(';').map_or(code.len(), |end| at + end);
+        let mut tree = Vec::new();
+        leaves(&code[at + "use ".len()..from], &[], &mut tree);
+        found.extend(tree.into_iter().map(|(path, name)| Use { path, name, exported }));
+    }
+    rest.push_str(&code[from..]);
+    (found, rest)
+}
+
+fn leaves(tree: &str, above: &[String], found: &mut Vec<(Vec<String>, String)>) {
+    let tree = tree.trim();
+    let Some(open) = tree.find('{') else {
+        let (path, name) = tree.split_once(" as ").map_or((tree, None), |(p, n)| (p, Some(n)));
+        let mut path = [above, &segments(path)].concat();
+        if path.len() > 1 && path.last().is_some_and(|last| last == "self") {
+            path.pop();
+        }
+        if let Some(last) = path.last().cloned() {
+            found.push((path, name.map_or(last, |name| name.trim().to_owned())));
+        }
+        return;
+    };
+    let above = [above, &segments(&tree[..open])].concat();
+    let inside = &tree[open + 1..open + block(&tree[open..]) - 1];
+    let (mut depth, mut from) = (0, 0);
+    for (at, c) in inside.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                leaves(&inside[from..at], &above, found);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    leaves(&inside[from..], &above, found);
+}
+
+fn segments(path: &str) -> Vec<String> {
+    path.split("::").map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect()
+}
+
+/// Paths in the code itself that start with `crate`, `self` or `super`.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for start in ["crate::", "self::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            let visibility = code[..at].ends_with("(in ");
+            if visibility || before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let end = code[at..].find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+            found.push(segments(end.map_or(&code[at..], |end| &code[at..at + end])));
+        }
+    }
+    found
+}
+
+/// Modules by their path, each with its file and the names that its `use` declarations bring in.
+struct Modules<'a>(BTreeMap<&'a [String], (&'a str, BTreeMap<String, Vec<String>>)>);
+
+impl Modules<'_> {
+    /// The path from the root of the crate, of a path written in module `here`.
+    fn from_root(&self, here: &[String], path: &[String]) -> Option<Vec<String>> {
+        match path.first()?.as_str() {
+            "crate" => Some(path[1..].to_vec()),
+            "self" => Some([here, &path[1..]].concat()),
+            "super" => {
+                let up = path.iter().take_while(|segment| *segment == "super").count();
+                Some([&here[..here.len().checked_sub(up)?], &path[up..]].concat())
+            }
+            _ => {
+                let child = [here, &path[..1]].concat();
+                self.0.contains_key(child.as_slice()).then(|| [here, path].concat())
+            }
+        }
+    }
+
+    /// The file that defines the item at `path`; re-exports are followed.
+    fn file(&self, path: &[String], depth: u8) -> Option<&str> {
+        let length = (0..=path.len()).rev().find(|n| self.0.contains_key(&path[..*n]))?;
+        let (here, rest) = path.split_at(length);
+        let (file, names) = &self.0[here];
+        let through = rest.first().and_then(|name| names.get(name)).filter(|_| depth > 0);
+        let elsewhere = through
+            .and_then(|target| self.from_root(here, target))
+            .and_then(|target| self.file(&[target.as_slice(), &rest[1..]].concat(), depth - 1));
+        Some(elsewhere.unwrap_or(file))
+    }
+}
+
+/// The files that each file uses. A parent and its own child may use each other: a parent often defines
+/// a type that its children implement.
+fn used_files(program: &[Source]) -> BTreeMap<&str, BTreeSet<&str>> {
+    let modules = Modules(
+        program
+            .iter()
+            .map(|source| {
+                let names = uses(&source.code).0.into_iter().map(|u| (u.name, u.path)).collect();
+                (source.module.as_slice(), (source.file.as_str(), names))
+            })
+            .collect(),
+    );
+    let module_of: BTreeMap<&str, &[String]> =
+        program.iter().map(|source| (source.file.as_str(), source.module.as_slice())).collect();
+    let family = |a: &[String], b: &[String]| {
+        a.split_last().is_some_and(|(_, parent)| parent == b)
+            || b.split_last().is_some_and(|(_, parent)| parent == a)
+    };
+    let mut found = BTreeMap::new();
+    for source in program {
+        let here = source.module.as_slice();
+        let mut used = BTreeSet::new();
+        let (declared, rest) = uses(&source.code);
+        let declared = declared.into_iter().filter(|u| !u.exported).map(|u| u.path);
+        for path in declared.chain(paths(&rest)) {
+            let target = modules.from_root(here, &path).and_then(|path| modules.file(&path, 8));
+            if let Some(target) = target.and_then(|file| module_of.get_key_value(file))
+                && *target.0 != source.file
+                && !family(here, target.1)
+            {
+                used.insert(*target.0);
+            }
+        }
+        found.insert(source.file.as_str(), used);
+    }
+    found
+}
+
+/// Groups of files in which each uses every other, directly or indirectly.
+fn cycles<'a>(used: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<Vec<&'a str>> {
+    let reach: BTreeMap<&str, BTreeSet<&str>> = used
+        .keys()
+        .map(|file| {
+            let (mut seen, mut open) = (BTreeSet::new(), vec![*file]);
+            while let Some(next) = open.pop() {
+                open.extend(used[next].iter().copied().filter(|target| seen.insert(*target)));
+            }
+            (*file, seen)
+        })
+        .collect();
+    used.keys()
+        .filter(|file| reach[*file].contains(*file))
+        .map(|file| {
+            reach[file].iter().copied().filter(|other| reach[other].contains(file)).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn files_do_not_import_each_other_in_cycles() {
+    let program = program();
+    let used = used_files(&program);
+    let found = cycles(&used);
+    let listed: BTreeSet<Vec<&str>> = CYCLES.iter().map(|cycle| cycle.to_vec()).collect();
+    let mut wrong = String::new();
+    for cycle in found.difference(&listed) {
+        wrong += &format!("new, break it: {cycle:?}\n");
+        for file in cycle {
+            let inside: Vec<_> = used[file].iter().filter(|other| cycle.contains(other)).collect();
+            wrong += &format!("    {file} uses {inside:?}\n");
+        }
+    }
+    for cycle in listed.difference(&found) {
+        wrong += &format!("gone or smaller, remove it from CYCLES: {cycle:?}\n");
+    }
+    assert!(wrong.is_empty(), "cycles of files:\n{wrong}");
+}
+
+/// Names of the public types defined in `code`.
+fn public_types(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in code.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["pub", "struct" | "enum" | "trait" | "type" | "union", name, ..] = words[..] {
+            let end = name.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(name.len());
+            found.push(name[..end].to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_public_type_name_is_unique_on_its_floor() {
+    let program = program();
+    let mut places: BTreeMap<(u8, String), Vec<&str>> = BTreeMap::new();
+    for source in program.iter().filter(|source| !source.module.is_empty()) {
+        for name in public_types(&source.code) {
+            places.entry((floor(&source.module[0]), name)).or_default().push(&source.file);
+        }
+    }
+    places.retain(|_, files| files.len() > 1);
+    let listed: BTreeSet<(u8, &str)> = SHARED_NAMES.into_iter().collect();
+    let mut wrong = String::new();
+    for ((floor, name), files) in &places {
+        if !listed.contains(&(*floor, name.as_str())) {
+            wrong += &format!("new on floor {floor}, rename one: {name} in {files:?}\n");
+        }
+    }
+    for (floor, name) in listed {
+        if !places.contains_key(&(floor, name.to_owned())) {
+            wrong += &format!("unique now, remove it from SHARED_NAMES: ({floor}, {name:?})\n");
+        }
+    }
+    assert!(wrong.is_empty(), "public type names:\n{wrong}");
+}
+
+#[test]
+fn the_reader_of_uses_sees_trees() {
+    let (found, rest) = uses("pub use super::{a::{B, self}, c as d};\nuse crate::e::F;\nfn f() {}");
+    let shown: Vec<String> =
+        found.iter().map(|u| format!("{} {} {}", u.path.join("::"), u.name, u.exported)).collect();
+    let pairs = ["super::a::B B true", "super::a a true", "super::c d true", "crate::e::F F false"];
+    assert_eq!(shown, pairs);
+    assert_eq!(rest, "pub ;\n;\nfn f() {}");
+}
+
+#[test]
+fn cycles_are_found_over_several_steps() {
+    let used = [
+        ("a", vec!["b"]),
+        ("b", vec!["c", "d"]),
+        ("c", vec!["a"]),
+        ("d", vec!["c2"]),
+        ("c2", vec![]),
+    ]
+    .map(|(file, used)| (file, used.into_iter().collect()))
+    .into();
+    assert_eq!(cycles(&used), BTreeSet::from([vec!["a", "b", "c"]]));
 }

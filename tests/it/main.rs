@@ -53,6 +53,7 @@ mod signaling_client;
 mod signaling_server;
 mod sinks;
 mod slow_store;
+mod source_text;
 mod statistics;
 #[cfg(unix)]
 mod stop;
