@@ -67,3 +67,4 @@ mod turn;
 mod turn_abuse;
 mod turn_transports;
 mod view;
+mod wording;
