@@ -136,7 +136,7 @@ pub enum Body {
     PeerLeft {
         /// The other device.
         device_id: DeviceId,
-        /// Why.
+        /// The cause.
         reason: LeaveReason,
     },
     /// Server to client: a message was refused.

@@ -171,7 +171,7 @@ async fn connection(
         let arrival = options.arrival(address, local, false);
         return requests(stream, (address, arrival), router, options, stop).await;
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let result = match timeout(within, secure(stream, &acceptor)).await {
         Err(_) => "timeout",
         Ok(Err(error)) => {
@@ -183,7 +183,7 @@ async fn connection(
             "plain-http"
         }
         Ok(Ok(Some(stream))) => {
-            options.traffic.tls_handshake.observe(begun.elapsed());
+            options.traffic.tls_handshake.observe(started.elapsed());
             options.traffic.tls.count("ok");
             let arrival = options.arrival(address, local, true);
             return requests(*stream, (address, arrival), router, options, stop).await;
@@ -235,7 +235,7 @@ async fn answer(
     traffic: Arc<Traffic>,
     request: hyper::Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let client = proxies.client(address, request.headers());
     let id = request_id(&request, proxies.trust(address.ip()));
     let route = Route::of(request.uri().path());
@@ -250,7 +250,7 @@ async fn answer(
     if let Ok(id) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    let (status, took) = (response.status(), begun.elapsed());
+    let (status, took) = (response.status(), started.elapsed());
     traffic.answered(route, status, took);
     let _entered = logged.entered();
     let (status, ms) = (status.as_u16(), took.as_micros() as f64 / 1e3);

@@ -253,7 +253,7 @@ pub enum ServerError {
     Metrics {
         /// Where.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The pair store is not usable.

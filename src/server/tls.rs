@@ -42,7 +42,7 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: io::Error,
     },
     /// No certificate in the file, or one that is damaged.
@@ -50,7 +50,7 @@ pub enum TlsError {
     Certificate {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: String,
     },
     /// No key in the file, one that cannot be used, or one of another certificate.
@@ -58,7 +58,7 @@ pub enum TlsError {
     Key {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: String,
     },
     /// A certificate could not be made.
@@ -66,7 +66,7 @@ pub enum TlsError {
     SelfSigned {
         /// The names it was to be for.
         names: String,
-        /// Why.
+        /// The cause.
         cause: String,
     },
 }

@@ -1,14 +1,14 @@
-//! Joins the pair's room and keeps one peer connection to whoever is there.
+//! Joins the pair's room and keeps one peer connection to the other device.
 //!
-//! The sender offers as soon as it is in the room (the server holds the offer until the other device comes). The
-//! receiver answers. An offer that comes twice is answered the same way again; an offer of the same DTLS
-//! fingerprint is a renegotiation, any other one a new connection. Losing a signaling socket, on either end,
-//! leaves the connection alone: see `worker::rejoin`.
+//! The sender offers as soon as it has joined (the server holds the offer until the other device joins). The
+//! receiver answers. A repeated offer gets the same answer again; an offer with the same DTLS fingerprint is a
+//! renegotiation, any other offer starts a new connection. Losing a signaling socket, on either end, leaves the
+//! connection alone: see `worker::rejoin`.
 //!
-//! A connection is watched (`super::liveness`). When nothing is heard for 4 s, the sender restarts ICE on it;
-//! when it is dead, the sender replaces it, and the receiver asks for that. When this machine's network changes,
-//! each side takes a new signaling socket at once, for the old one is dead; the sender restarts ICE on new
-//! sockets, and offers a new connection when it was the receiver that moved.
+//! The connection is monitored (`super::liveness`). After 4 s without incoming traffic the sender restarts ICE;
+//! when the connection is dead, the sender replaces it, and the receiver asks for a replacement. When this
+//! machine's network changes, the peer opens a new signaling socket immediately, because the old one is dead; the
+//! sender restarts ICE on new sockets, and offers a new connection when it was the receiver that moved.
 
 mod network;
 mod worker;
@@ -32,63 +32,63 @@ use crate::{
     types::Stage,
 };
 
-/// Events that may wait for their reader.
+/// Capacity of the event queue.
 const QUEUE: usize = 256;
 
-/// What a link is made from.
+/// Configuration of a [`Call`].
 #[derive(Clone)]
 pub struct CallConfig {
-    /// Where signaling is, and where tokens come from.
+    /// The signaling server, and the source of tokens.
     pub signaling: ClientConfig,
-    /// The peer; its ICE servers, when any, take the place of those of the token answer.
+    /// The local peer; its ICE servers, if any, take precedence over those of the token response.
     pub peer: PeerConfig,
-    /// Where the steps of its negotiations go.
+    /// Log of the negotiation steps.
     pub negotiation_log: NegotiationLog,
-    /// How often statistics are wanted; `None` for never.
+    /// Interval between statistics; `None` disables them.
     pub stats_every: Option<Duration>,
 }
 
 impl CallConfig {
-    /// A link whose negotiations and statistics nobody asks for.
+    /// A configuration without a negotiation log and without statistics.
     #[must_use]
     pub fn new(signaling: ClientConfig, peer: PeerConfig) -> Self {
         Self { signaling, peer, negotiation_log: NegotiationLog::default(), stats_every: None }
     }
 }
 
-/// What happens on a link.
+/// An event of a [`Call`].
 #[derive(Debug)]
 pub enum CallEvent {
-    /// In the room; whether the other device is there, when the server tells.
+    /// Joined the room.
     Joined {
-        /// As `hello` says.
+        /// Whether the other device is in the room, from `hello`; `None` before or without `hello`.
         peer_present: Option<bool>,
-        /// How long each step to the socket took; with the first of these events of a socket.
+        /// Duration of each connection step; only in the first of these events per socket.
         timings: Option<DialTimings>,
         /// How far this machine's clock is ahead of the server's, seconds (behind when negative);
-        /// `None` when it does not show or is below 2 s.
+        /// `None` when unknown or below 2 s.
         clock_skew: Option<f64>,
     },
-    /// The signaling socket is gone; it is tried again.
+    /// The signaling socket was lost and is being reconnected; the cause.
     SignalingLost(String),
-    /// The other device came into the room.
+    /// The other device joined the room.
     PeerJoined,
     /// The other device left the room.
     PeerLeft(LeaveReason),
-    /// The other device says goodbye; what was counted on the connection that ends with it.
+    /// The other device ended the call: its reason, and the final statistics of the connection.
     Bye(Option<String>, Box<Option<Snapshot>>),
-    /// The other side's description came; when it was taken up.
+    /// The peer's description arrived; when it was applied.
     Described(Instant),
-    /// A peer connection is up.
+    /// A peer connection is established.
     Connected,
-    /// The peer connection is gone, with what was counted on it; another one is made when the other
-    /// device is there.
+    /// The peer connection was lost, with its final statistics; it is replaced when the other device is
+    /// present.
     Lost(SessionError, Box<Option<Snapshot>>),
-    /// The data channel does not open; in a sentence.
+    /// The data channel does not open; a human-readable sentence.
     ChannelMissing(String),
-    /// ICE begins anew on the peer connection that is there, and why.
+    /// ICE is restarted on the existing peer connection; the reason.
     Restarting(String),
-    /// The other side's description cannot be used.
+    /// The peer's description is not usable.
     Refused(SessionError),
     /// A STUN or TURN server failed.
     CandidateError {
@@ -96,18 +96,18 @@ pub enum CallEvent {
         url: String,
         /// STUN error code (RFC 8489 §14.8), or 701 when it could not be reached.
         code: u16,
-        /// What happened.
+        /// The failure.
         text: String,
-        /// What to try.
+        /// What the user can do about it.
         remedy: String,
     },
-    /// Anything else on the peer connection.
+    /// Any other event of the peer connection.
     Peer(PeerEvent),
-    /// The link cannot go on.
+    /// The call ended with this failure.
     Failed(SessionError),
 }
 
-/// The holding end of a call; its work is done on a task.
+/// Handle of a call: room membership and one peer connection, run by a task.
 pub struct Call {
     events: mpsc::Receiver<CallEvent>,
     peer: watch::Receiver<Option<Arc<Peer>>>,
@@ -116,7 +116,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Begins to join the room.
+    /// Starts joining the room.
     #[must_use]
     pub fn start(config: CallConfig) -> Self {
         let (client, client_events) = client::connect(config.signaling);
@@ -146,7 +146,7 @@ impl Call {
         self.peer.borrow().clone()
     }
 
-    /// Says goodbye and closes everything.
+    /// Sends `bye` and closes everything.
     pub async fn close(mut self, reason: &str) {
         self.events.close();
         if let Some(close) = self.close.take() {

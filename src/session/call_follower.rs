@@ -1,5 +1,5 @@
-//! What both sides of a session do alike: follow the call, ping, answer, count. Pings of the other
-//! side are answered by the peer itself.
+//! What sender and receiver have in common: follows the call, sends pings, answers, counts. The remote peer's
+//! pings are answered by [`crate::peer`] itself.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,47 +16,47 @@ use crate::{
 };
 
 /// One side's follower with the other.
-// Four facts that come and go on their own, not one state.
+// Independent facts, not one state.
 #[allow(clippy::struct_excessive_bools)]
 pub(super) struct CallFollower {
     pub(super) call: Call,
-    /// What the other side is, for people.
+    /// Human-readable role of the other peer.
     other: &'static str,
     pings: Pings,
     totals: Totals,
     setup: Timings,
     state: String,
     pub(super) connected: bool,
-    /// The other side is in the room, as far as is known.
+    /// The other peer is in the room, as far as is known.
     present: bool,
     /// There has been a connection.
     met: bool,
     pub(super) channel_open: bool,
     texts: i64,
     first: Firsts,
-    /// Connections lost, and why the last one was.
+    /// Number of lost connections, and the cause of the last loss.
     lost: (u64, Option<SessionError>),
 }
 
-/// What is left for a side to do about an event.
+/// What an event of the call means for sender and receiver.
 pub(super) enum CallInput {
     /// Nothing.
     Nothing,
-    /// A peer connection is up.
+    /// A peer connection is established.
     Connected,
-    /// The peer connection is gone; why, unless the other side said goodbye.
+    /// The peer connection was lost; the cause, unless the other peer ended the call.
     Disconnected(Option<SessionError>),
-    /// There is no way to the other side for now.
+    /// There is currently no working path.
     Silent,
-    /// There is one again, on the same peer connection.
+    /// There is a working path again, on the same peer connection.
     Back,
-    /// The control channel can be used.
+    /// The control channel is open.
     ControlOpen,
-    /// A line of text came.
+    /// A text message arrived.
     Text(String),
-    /// A control message that this side has to answer.
+    /// A control message that needs an answer.
     Control(ControlMessage, ChannelRef),
-    /// Anything else on the peer connection.
+    /// Any other event of the peer connection.
     Peer(PeerEvent),
 }
 
@@ -79,12 +79,12 @@ impl CallFollower {
         }
     }
 
-    /// There is a picture: sent, or received and decoded.
+    /// A picture was sent, or received and decoded.
     pub(super) fn picture(&mut self, at: Instant) {
         self.first.picture.get_or_insert(at);
     }
 
-    /// Whether the other side is known to be in the room.
+    /// Sets whether the other peer is in the room.
     fn present(&mut self, present: bool) {
         self.present = present;
         if self.first.picture.is_none() {
@@ -93,10 +93,10 @@ impl CallFollower {
         }
     }
 
-    /// Follows the call: a line for people, and what is left to do.
+    /// Handles an event of the call; returns a message to show, and what is left to do.
     ///
     /// # Errors
-    /// The link cannot go on.
+    /// The call has failed.
     pub(super) async fn on_call(
         &mut self,
         event: CallEvent,
@@ -111,7 +111,7 @@ impl CallFollower {
                 }
                 let absent = peer_present == Some(false);
                 return Ok((
-                    absent.then(|| format!("in the room; the {other} is not there yet")),
+                    absent.then(|| format!("joined the room; the {other} is not there yet")),
                     CallInput::Nothing,
                 ));
             }
@@ -154,7 +154,7 @@ impl CallFollower {
             }
             CallEvent::Restarting(why) => {
                 self.state = "restarting ICE".into();
-                let line = format!("{why}: looking for another way to the {other}");
+                let line = format!("{why}: looking for another path to the {other}");
                 return Ok((Some(line), CallInput::Silent));
             }
             CallEvent::ChannelMissing(words) => {
@@ -196,14 +196,14 @@ impl CallFollower {
                 (None, CallInput::Nothing)
             }
             PeerEvent::State(state) => {
-                let said = match state {
+                let input = match state {
                     ConnectionState::Disconnected => CallInput::Silent,
                     ConnectionState::Connected => CallInput::Back,
                     _ => return (None, CallInput::Nothing),
                 };
                 let before = std::mem::replace(&mut self.state, state.to_string());
                 let back = state == ConnectionState::Connected && before != self.state;
-                (back.then(|| format!("connected to the {} again", self.other)), said)
+                (back.then(|| format!("connected to the {} again", self.other)), input)
             }
             event => (None, CallInput::Peer(event)),
         }
@@ -228,7 +228,10 @@ impl CallFollower {
             }
             ControlMessage::Ack { error: Some(error), .. } => {
                 let error = printable(&error);
-                (Some(format!("the {} refused a message: {error}", self.other)), CallInput::Nothing)
+                (
+                    Some(format!("the {} rejected a message: {error}", self.other)),
+                    CallInput::Nothing,
+                )
             }
             ControlMessage::Ack { width: Some(width), height: Some(height), .. } => {
                 let line = format!("the {} sends pictures of {width}x{height}", self.other);
@@ -241,28 +244,28 @@ impl CallFollower {
         }
     }
 
-    /// The end of a run that is for one connection only: none after a goodbye.
+    /// The result of a run with `--once`: no error after a `bye`.
     pub(super) fn once(&self, lost: Option<SessionError>) -> Result<(), SessionError> {
         let Some(why) = lost else { return Ok(()) };
         Err(SessionError {
             code: "connection-lost".into(),
-            message: format!("the connection to the {} is gone: {}", self.other, why.message),
+            message: format!("the connection to the {} was lost: {}", self.other, why.message),
             ..why
         })
     }
 
-    /// The end of such a run after a goodbye that came before `--count` was reached.
+    /// The error of such a run when `bye` arrives before `--count` is reached.
     pub(super) fn left_early(&self, keyframes: u64, count: u64) -> SessionError {
         SessionError::new(
             Stage::Video,
             "peer-left-early",
             format!("the {} said goodbye after {keyframes} of {count} keyframes", self.other),
-            "look at why it ended; without --once, orion-peer waits for it to come back",
+            "check why it ended; without --once, orion-peer waits for it to come back",
         )
     }
 
-    /// Why there is no connection after `timeout`.
-    pub(super) fn nobody(&self, timeout: Duration) -> SessionError {
+    /// The error when there is no connection after `timeout`.
+    pub(super) fn no_connection(&self, timeout: Duration) -> SessionError {
         let other = self.other;
         let timings = self.call.peer().map(|peer| peer.timings());
         if timings.is_some_and(|timings| timings.ice.is_some() && timings.dtls.is_none()) {
@@ -270,38 +273,41 @@ impl CallFollower {
                 Stage::Dtls,
                 "no-connection",
                 format!(
-                    "a way to the {other} was found, but they did not agree on keys in {timeout:?}"
+                    "ICE found a path to the {other}, but the DTLS handshake did not complete within \
+                     {timeout:?}"
                 ),
-                "packets may get lost on the way, or the other side hangs: try again with a longer \
-                 --timeout, and look at its messages",
+                "packets may be getting lost, or the peer is stuck: check its messages, or retry with a \
+                 longer --timeout",
             );
         }
         if self.present {
             return SessionError::new(
                 Stage::Ice,
                 "no-connection",
-                format!("the {other} is in the room, but no connection came about in {timeout:?}"),
-                "look at --ice-policy and --candidates on both sides, the login of the TURN server, \
-                 and whether UDP is blocked",
+                format!(
+                    "the {other} is in the room, but no connection was established within {timeout:?}"
+                ),
+                "check --ice-policy and --candidates on both peers, the TURN credentials, and whether \
+                 UDP is blocked",
             );
         }
-        let again = if self.met { "come back" } else { "come" };
+        let joined = if self.met { "come back" } else { "join" };
         SessionError::new(
             Stage::Room,
             "peer-absent",
-            format!("the {other} did not {again} within {timeout:?}"),
+            format!("the {other} did not {joined} within {timeout:?}"),
             "start it with the same --signal and --pair, or give a longer --timeout",
         )
     }
 
-    /// Answers on the channel the question came on.
+    /// Answers on the channel that the message arrived on.
     pub(super) async fn answer(&self, message: &ControlMessage, channel: &ChannelRef) {
         if let Some(peer) = self.call.peer() {
             peer.answer_control(message, channel).await;
         }
     }
 
-    /// Sends a message of our own; false when there is no connection to send it on.
+    /// Sends a message; `false` when there is no connection.
     pub(super) async fn send(&self, message: &ControlMessage) -> bool {
         match self.call.peer() {
             Some(peer) => peer.send_control(message).await.is_ok(),
@@ -309,7 +315,7 @@ impl CallFollower {
         }
     }
 
-    /// Sends a line of text; false when there is no connection.
+    /// Sends a text message; `false` when there is no connection.
     pub(super) async fn send_text(&mut self, text: String) -> bool {
         self.texts += 1;
         self.send(&ControlMessage::Text { id: Id::Number(self.texts), text }).await
@@ -337,7 +343,7 @@ impl CallFollower {
         self.totals.pair()
     }
 
-    /// The other side's clock less ours, s, when its answers tell.
+    /// The peer's clock minus ours, seconds, if its answers carry its clock.
     pub(super) fn clock_offset(&self) -> Option<f64> {
         self.pings.clock_offset()
     }
@@ -347,7 +353,7 @@ impl CallFollower {
         self.pings.recent()
     }
 
-    /// What is common to the reports of both sides.
+    /// The part of a report that sender and receiver have in common.
     pub(super) async fn report(&mut self) -> SessionReport {
         self.count().await;
         SessionReport {

@@ -1,7 +1,7 @@
 //! Source and encoder on a thread of their own.
 //!
-//! The thread makes one keyframe whenever it is asked to, so what is sent is as fresh as the source
-//! can give it, and nothing on the async threads blocks.
+//! The thread makes one keyframe per request, so every keyframe is as recent as the source allows, and nothing
+//! on the async threads blocks.
 
 use std::{
     sync::Arc,
@@ -25,27 +25,27 @@ use crate::{
     types::Stage,
 };
 
-/// What the thread is asked to do.
+/// A request to the thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CaptureRequest {
     /// Make a keyframe now.
     Keyframe,
-    /// Change the budget of a keyframe, bytes.
+    /// Change the maximum keyframe size, bytes.
     MaxBytes(usize),
-    /// Change the box pictures are fitted into.
+    /// Change the box that pictures are fitted into, pixels.
     Size(u32, u32),
 }
 
-/// What the thread gives.
+/// A result from the thread.
 #[derive(Debug)]
 pub enum CaptureResult {
     /// A keyframe.
     Keyframe(Box<CapturedKeyframe>),
-    /// There is no keyframe of this picture, or the source may recover; ask again.
+    /// This picture could not be encoded, or the source failed temporarily; request again.
     Retry(SessionError),
     /// The source has ended.
     Ended,
-    /// Nothing more can come from the source.
+    /// The source failed permanently.
     Failed(SessionError),
 }
 
@@ -56,32 +56,31 @@ pub struct CapturedKeyframe {
     pub access_unit: AccessUnit,
     /// SHA-256 of it, lower-case hex.
     pub sha256: String,
-    /// The frame it was encoded from; none for a stream that was encoded before.
+    /// The frame it was encoded from; `None` for an already encoded source.
     pub original: Option<Arc<Frame>>,
-    /// The budget it had, bytes; one that was encoded before may be over it.
+    /// Its budget, bytes; an already encoded keyframe may exceed it.
     pub max_bytes: usize,
-    /// Mean QP of the macroblocks; none for a stream that was encoded before.
+    /// Mean QP of the macroblocks; `None` for an already encoded source.
     pub qp: Option<f64>,
-    /// Encoder passes it took.
+    /// Number of encoder passes.
     pub passes: u32,
-    /// Time the source took.
+    /// Time spent in the source.
     pub capture_time: Duration,
-    /// Time the encoder took.
+    /// Time spent in the encoder.
     pub encode_time: Duration,
-    /// Its stages until it was encoded, ms.
+    /// Durations of the stages up to encoding, ms.
     pub stages: Stages<Option<f64>>,
     /// When it was encoded.
     pub encoded_at: Instant,
-    /// Size before the picture was made smaller to fit the budget.
+    /// Original size, if the picture was scaled down to fit the budget.
     pub scaled_from: Option<(u32, u32)>,
-    /// Size of the source's frame before it was fitted into the box; none for a stream that was encoded
-    /// before.
+    /// Size of the source's frame before it was fitted into the box; `None` for an already encoded source.
     pub frame_size: Option<(u32, u32)>,
 }
 
 impl CapturedKeyframe {
-    /// It was kept until now, with its source standing still: it counts as taken that much later. What it took to
-    /// prepare it stays in its age.
+    /// It was held until now while its source stood still: it counts as captured that much later. Its preparation
+    /// time remains part of its age.
     pub(super) fn waited(&mut self) {
         let now = Instant::now();
         let kept = now.saturating_duration_since(self.encoded_at);
@@ -91,35 +90,35 @@ impl CapturedKeyframe {
     }
 }
 
-/// How to capture.
+/// Configuration of a capture.
 #[derive(Debug, Clone)]
 pub struct CaptureConfig {
-    /// Where pictures come from.
+    /// The source of pictures.
     pub source: SourceSpec,
-    /// Box they are fitted into.
+    /// Box that pictures are fitted into, pixels.
     pub size: Option<(u32, u32)>,
-    /// Largest keyframe that is encoded here, bytes.
+    /// Maximum size of a keyframe encoded here, bytes.
     pub max_bytes: usize,
 }
 
-/// The asking end of the thread.
+/// Handle of the thread.
 #[derive(Debug)]
 pub struct Capture {
     requests: std::sync::mpsc::Sender<CaptureRequest>,
     results: mpsc::Receiver<CaptureResult>,
-    /// What the source is, for people.
+    /// Human-readable description of the source.
     pub description: String,
-    /// Size of the source's pictures once known, else a guess of 720p.
+    /// Size of the source's pictures once known, otherwise 720p.
     pub picture_size: (u32, u32),
-    /// Size of the last frame, when the source gives frames.
+    /// Size of the last frame, if the source delivers frames.
     frame_size: Option<(u32, u32)>,
 }
 
 impl Capture {
-    /// Opens the source and starts the thread; a first keyframe is made, so that its size is known.
+    /// Opens the source, starts the thread and makes a first keyframe, so that the picture size is known.
     ///
     /// # Errors
-    /// The source cannot be opened or gives nothing, or the encoder refuses its picture.
+    /// The source cannot be opened or is empty, or its picture cannot be encoded.
     pub async fn start(config: CaptureConfig) -> Result<(Self, CapturedKeyframe), SessionError> {
         let (requests, requests_out) = std::sync::mpsc::channel();
         let (results_in, results) = mpsc::channel(1);
@@ -127,8 +126,8 @@ impl Capture {
         thread::Builder::new()
             .name("capture".into())
             .spawn(move || {
-                let begun = open(&config).map(|source| (source.describe(), source));
-                match begun {
+                let opened = open(&config).map(|source| (source.describe(), source));
+                match opened {
                     Ok((description, source)) => {
                         if opened_in.send(Ok(description)).is_ok() {
                             run(source, &config, &requests_out, &results_in);
@@ -144,13 +143,13 @@ impl Capture {
                     Stage::Source,
                     "thread-failed",
                     format!("cannot start the capture thread: {error}"),
-                    "raise the limit on threads (ulimit -u)",
+                    "raise the thread limit (ulimit -u)",
                 )
             })?;
         let description = opened.await.map_err(|_| stopped())??;
         let mut capture =
             Self { requests, results, description, picture_size: (1280, 720), frame_size: None };
-        capture.ask(CaptureRequest::Keyframe);
+        capture.request(CaptureRequest::Keyframe);
         let first = match capture.result().await {
             CaptureResult::Keyframe(keyframe) => *keyframe,
             CaptureResult::Retry(error) | CaptureResult::Failed(error) => return Err(error),
@@ -159,7 +158,7 @@ impl Capture {
                     Stage::Source,
                     "source-empty",
                     format!("{} has no picture", capture.description),
-                    "give a source with at least one keyframe or picture",
+                    "use a source with at least one keyframe or picture",
                 ));
             }
         };
@@ -168,9 +167,9 @@ impl Capture {
         Ok((capture, first))
     }
 
-    /// Asks; the answer comes from [`Capture::result`].
-    pub fn ask(&self, request: CaptureRequest) {
-        // A thread that is gone says so by its last result.
+    /// Sends a request; the result comes from [`Capture::result`].
+    pub fn request(&self, request: CaptureRequest) {
+        // A stopped thread is reported by `result`.
         let _ = self.requests.send(request);
     }
 
@@ -183,20 +182,20 @@ impl Capture {
         result.unwrap_or_else(|| CaptureResult::Failed(stopped()))
     }
 
-    /// Whether the last keyframe was encoded before it came here: its size and budget cannot be changed.
+    /// Whether the source is already encoded: its size and budget cannot be changed.
     #[must_use]
     pub fn is_encoded(&self) -> bool {
         self.frame_size.is_none()
     }
 
-    /// The size at which pictures like the last one are encoded in this box: within the limits of the
-    /// encoder and of the H.264 level that was offered.
+    /// The size at which pictures like the last one are encoded for this box: within the limits of the
+    /// encoder and of the offered H.264 level.
     ///
     /// # Errors
-    /// There is no such size: why, for the one who asked.
+    /// No such size exists; the reason, for the peer that requested it.
     pub fn size_in(&self, (width, height): (u32, u32)) -> Result<(u32, u32), String> {
         let Some(from) = self.frame_size else {
-            return Err("the pictures are encoded already and keep their size".into());
+            return Err("the source is already encoded; its pictures keep their size".into());
         };
         encoder::encodable(from, level_box(from, (width, height), self.picture_size)).map_err(
             |error| {
@@ -225,8 +224,8 @@ fn source_error(error: &SourceError) -> SessionError {
     SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
 }
 
-/// The box, made smaller until a picture of size `from` in it is within the level of pictures of
-/// `offered` size.
+/// The box, reduced until a picture of size `from` fitted into it stays within the H.264 level of pictures of
+/// size `offered`.
 fn level_box(from: (u32, u32), mut wanted: (u32, u32), offered: (u32, u32)) -> (u32, u32) {
     while let Ok((width, height)) = encoder::bounded(from, wanted)
         && !level_holds(offered, (width, height))
@@ -241,7 +240,7 @@ fn encode_error(error: &dyn std::fmt::Display) -> SessionError {
         Stage::Video,
         "encode-failed",
         error.to_string(),
-        "give another --size or a larger --max-bytes",
+        "use another --size or a larger --max-bytes",
     )
 }
 
@@ -293,7 +292,7 @@ fn keyframe(
     encoder: &mut KeyframeEncoder,
     size: Option<(u32, u32)>,
 ) -> CaptureResult {
-    let begun = Instant::now();
+    let started = Instant::now();
     let captured = match source.next() {
         Ok(Some(captured)) => captured,
         Ok(None) => return CaptureResult::Ended,
@@ -301,10 +300,10 @@ fn keyframe(
         Err(error) => return CaptureResult::Retry(source_error(&error)),
     };
     let frame = match captured {
-        // What is encoded already is sent as it is, whatever its size.
+        // An already encoded access unit is sent unchanged, whatever its size.
         Captured::AccessUnit(access_unit) => {
             return CaptureResult::Keyframe(Box::new(CapturedKeyframe {
-                capture_time: begun.elapsed(),
+                capture_time: started.elapsed(),
                 encoded_at: Instant::now(),
                 sha256: sha256(&access_unit.data),
                 stages: Stages {
@@ -327,14 +326,14 @@ fn keyframe(
     let frame_size = (frame.width, frame.height);
     let frame = match size.map(|size| resized(&frame, size)) {
         Some(Ok(resized)) => resized,
-        // It was checked for the pictures before; this one has another shape.
+        // The size was checked for the previous pictures; this one has another aspect ratio.
         Some(Err(error)) => {
-            tracing::warn!("the size asked for cannot be had: {error}");
+            tracing::warn!("cannot scale the picture to the requested size: {error}");
             frame
         }
         None => frame,
     };
-    let capture_time = begun.elapsed();
+    let capture_time = started.elapsed();
     let convert = millis(source.convert_time() + fitting.elapsed());
     let stages = Stages {
         capture_age: Some((age(frame.captured_at) - convert).max(0.0)),
@@ -360,13 +359,13 @@ fn keyframe(
     }
 }
 
-/// The picture as large as box and encoder allow.
+/// The picture, scaled as large as box and encoder allow.
 fn resized(frame: &Frame, size: (u32, u32)) -> Result<Frame, EncodeError> {
     let (width, height) = encoder::encodable((frame.width, frame.height), size)?;
     Ok(frame.resize(width, height)?)
 }
 
-/// How old a picture is, ms.
+/// Age of a picture, ms.
 pub(crate) fn age(captured_at: SystemTime) -> f64 {
     millis(captured_at.elapsed().unwrap_or_default())
 }
@@ -375,7 +374,7 @@ pub(crate) fn age(captured_at: SystemTime) -> f64 {
 mod tests {
     use super::*;
 
-    /// Gives what its list says, from the end; `None` panics.
+    /// Returns the entries of its list, starting from the end; `None` panics.
     struct Script(Vec<Option<Result<Option<Captured>, SourceError>>>);
 
     impl Source for Script {
@@ -384,7 +383,7 @@ mod tests {
         }
 
         fn next(&mut self) -> Result<Option<Captured>, SourceError> {
-            self.0.pop().expect("asked too often").expect("a picture that makes a library panic")
+            self.0.pop().expect("too many requests").expect("a picture that makes a library panic")
         }
     }
 
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn no_picture_ends_the_run_but_a_source_that_has_ended() {
+    fn only_a_failed_or_ended_source_ends_the_run() {
         let large = AccessUnit {
             data: [0, 0, 0, 1, 0x65, 0x88].repeat(1_000).into(),
             width: 64,
@@ -414,7 +413,7 @@ mod tests {
             // Too small for the encoder, and too large.
             Some(Ok(Some(grey(8, 8)))),
             Some(Ok(Some(grey(3000, 2400)))),
-            // Over the budget, but encoded already.
+            // Over the budget, but already encoded.
             Some(Ok(Some(Captured::AccessUnit(large)))),
             None,
             Some(Ok(Some(grey(64, 48)))),
@@ -429,19 +428,21 @@ mod tests {
             size: None,
             max_bytes: 2_000,
         };
-        let (requests, asked) = std::sync::mpsc::channel();
-        let (given, mut results) = mpsc::channel(1);
-        let thread = thread::spawn(move || run(Box::new(Script(script)), &config, &asked, &given));
+        let (requests, requests_out) = std::sync::mpsc::channel();
+        let (results_in, mut results) = mpsc::channel(1);
+        let thread = thread::spawn(move || {
+            run(Box::new(Script(script)), &config, &requests_out, &results_in);
+        });
         for expected in expected {
             requests.send(CaptureRequest::Keyframe).unwrap();
             let result = results.blocking_recv().unwrap();
-            let word = match &result {
+            let outcome = match &result {
                 CaptureResult::Keyframe(_) => "ok",
                 CaptureResult::Retry(_) => "retry",
                 CaptureResult::Ended => "ended",
                 CaptureResult::Failed(_) => "failed",
             };
-            assert_eq!(word, expected, "{result:?}");
+            assert_eq!(outcome, expected, "{result:?}");
         }
         drop(requests);
         thread.join().unwrap();

@@ -1,4 +1,4 @@
-//! What a person can type at a receiver besides text.
+//! Commands that can be typed at a receiver, in addition to text.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_told_from_text() {
+    fn commands_are_distinguished_from_text() {
         assert!(matches!(command("/keyframe"), Some(ControlMessage::KeyframeRequest { .. })));
         let Some(ControlMessage::Set { settings, .. }) =
             command("/set interval=500 max-bytes=60000")

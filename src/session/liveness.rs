@@ -1,42 +1,42 @@
-//! Whether a peer connection is alive, and if not, why: the only place that decides it.
+//! Decides whether a peer connection is alive, and if not, why: the only place that does.
 //!
-//! "Connected" says that ICE and DTLS came up. It does not say that anything still passes: so signs of life of
-//! each layer are judged ([`Vitals`]), and a connection without them is replaced, with a pause that grows when
-//! that does not help. Sans-IO: time is in the vitals, or an argument.
+//! "Connected" means that ICE and DTLS were established. It does not mean that anything still gets through: so the
+//! signs of life of each layer are judged ([`Vitals`]), and a connection without them is replaced, with a pause that
+//! grows when that does not help. Sans-IO: time is in the vitals, or an argument.
 
 use std::time::{Duration, Instant};
 
 use crate::{peer::Vitals, types::Stage};
 
-/// A peer was heard within this time, or it is silent: that of consent checks (RFC 7675 §5.1) in the crate.
+/// A peer not heard from for this time is silent: the interval of consent checks (RFC 7675 §5.1) in the crate.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(4);
 
 /// A silent peer is gone (RFC 7675 §5.1: consent expires after 30 s).
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
-/// DTLS that does not advance for so long never will: the crate retransmits after 1 s and 2 s.
+/// A DTLS handshake without progress for this time is stuck: the crate retransmits after 1 s and 2 s.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(4);
 
-/// Nothing at all came after DTLS.
+/// Maximum time without any traffic after DTLS.
 const FIRST_SIGN_WITHIN: Duration = Duration::from_secs(10);
 
-/// A data channel that both ends have described opens by then, or it does not open.
+/// A data channel that both peers have negotiated opens within this time, or never.
 const CHANNEL_WITHIN: Duration = Duration::from_secs(10);
 
-/// A control channel that was in use and has closed: the peer may open another one, or say goodbye.
+/// Time after the control channel in use has closed: the peer may open another one, or say goodbye.
 const WITHOUT_CHANNEL: Duration = Duration::from_secs(3);
 
-/// Unanswered pings, one a second, of a peer that answered before. Each is given up by SCTP after 100 ms, so on
-/// a poor path many are lost.
+/// Unanswered pings, one per second, to a peer that answered before. SCTP abandons each after 100 ms, so many are
+/// lost on a poor path.
 const PINGS: (u32, Duration) = (8, Duration::from_secs(10));
 
-/// Keyframes without news of their packets, of a peer that reported before.
+/// Unacknowledged keyframes, to a peer that sent reports before.
 const KEYFRAMES: (u32, Duration) = (2, Duration::from_secs(10));
 
-/// Keyframes that the peer announced and of which no packet came.
+/// Announced keyframes of which no packet arrived.
 const ANNOUNCED: (u32, Duration) = (3, Duration::from_secs(10));
 
-/// Pauses before a connection that died young is replaced once more.
+/// Pauses before a short-lived connection is replaced again.
 const PAUSES: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_millis(500),
@@ -46,17 +46,17 @@ const PAUSES: [Duration; 6] = [
     Duration::from_secs(8),
 ];
 
-/// A connection that has lived for so long did not fail for what the ones before it failed for.
+/// A connection that lasted this long did not fail for the same reason as the previous ones.
 const LIVED: Duration = Duration::from_secs(30);
 
-/// What is known of a peer connection.
+/// Health of a peer connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     /// It is being established.
     SettingUp,
-    /// The peer was heard lately.
+    /// The peer was heard recently.
     Alive,
-    /// The peer has not been heard for a while.
+    /// The peer has not been heard for [`SILENT_AFTER`].
     Silent,
     /// It will not recover.
     Dead(Cause),
@@ -65,38 +65,38 @@ pub(super) enum Health {
 /// Why a peer connection is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// DTLS stands still; the plaintext alert that came, if any: level and description.
+    /// DTLS makes no progress; level and description of a plaintext alert, if one was received.
     Handshake(Option<(u8, u8)>),
-    /// DTLS is established, and nothing came over it.
-    NothingCame,
+    /// DTLS is established, but nothing was received over it.
+    NothingReceived,
     /// The control channel, which the peer used, is closed.
     ChannelClosed,
-    /// The peer answered pings, and no longer does.
+    /// The peer no longer answers pings.
     Pings(u32),
-    /// The peer reported packets, and reports nothing of the last keyframes.
+    /// The peer no longer acknowledges keyframes.
     Keyframes(u32),
-    /// The peer announces keyframes, and no packet of them comes.
+    /// The peer announces keyframes, but no packet of them arrives.
     NoVideo(u32),
-    /// Nothing was heard of the peer.
+    /// The peer has been silent for [`GONE_AFTER`].
     Gone,
 }
 
 impl Cause {
-    /// Where in the course of a connection it is dead.
+    /// Stage of the connection that failed.
     pub(super) fn stage(self) -> Stage {
         match self {
             Self::Handshake(_) => Stage::Dtls,
-            Self::NothingCame | Self::ChannelClosed | Self::Pings(_) => Stage::Datachannel,
+            Self::NothingReceived | Self::ChannelClosed | Self::Pings(_) => Stage::Datachannel,
             Self::Keyframes(_) | Self::NoVideo(_) => Stage::Video,
             Self::Gone => Stage::Ice,
         }
     }
 
-    /// In kebab case, for programs: stable from version to version.
+    /// Error code in kebab case, stable across versions.
     pub(super) fn code(self) -> &'static str {
         match self {
             Self::Handshake(_) => "dtls-stalled",
-            Self::NothingCame => "nothing-received",
+            Self::NothingReceived => "nothing-received",
             Self::ChannelClosed => "control-channel-closed",
             Self::Pings(_) => "pings-unanswered",
             Self::Keyframes(_) => "keyframes-unacknowledged",
@@ -105,19 +105,19 @@ impl Cause {
         }
     }
 
-    /// In a sentence without its end.
-    pub(super) fn words(self) -> String {
+    /// Human-readable cause, without a full stop.
+    pub(super) fn describe(self) -> String {
         let seconds = |(_, time): (u32, Duration)| time.as_secs();
         match self {
             Self::Handshake(alert) => {
                 let alert = alert.map_or(String::new(), |(level, description)| {
                     format!(
-                        "; an unauthenticated alert came, level {level}, description {description}"
+                        "; received an unauthenticated alert, level {level}, description {description}"
                     )
                 });
                 format!("DTLS made no progress for {} s{alert}", HANDSHAKE_WITHIN.as_secs())
             }
-            Self::NothingCame => {
+            Self::NothingReceived => {
                 format!("nothing was received within {} s after DTLS", FIRST_SIGN_WITHIN.as_secs())
             }
             Self::ChannelClosed => "its control channel was closed".into(),
@@ -127,7 +127,9 @@ impl Cause {
             Self::Keyframes(count) => {
                 format!("{count} keyframes were not acknowledged within {} s", seconds(KEYFRAMES))
             }
-            Self::NoVideo(count) => format!("no packet came of {count} announced keyframes"),
+            Self::NoVideo(count) => {
+                format!("no packet of {count} announced keyframes was received")
+            }
             Self::Gone => format!("nothing was received for {} s", GONE_AFTER.as_secs()),
         }
     }
@@ -149,7 +151,7 @@ pub(super) fn judge(vitals: &Vitals) -> Health {
     }
     let over_dtls = vitals.media.max(vitals.data).max(vitals.channel);
     if over_dtls.is_none() && now.saturating_sub(dtls) >= FIRST_SIGN_WITHIN {
-        return Health::Dead(Cause::NothingCame);
+        return Health::Dead(Cause::NothingReceived);
     }
     match now.saturating_sub(vitals.heard().unwrap_or(dtls)) {
         silence if silence >= GONE_AFTER => Health::Dead(Cause::Gone),
@@ -158,20 +160,20 @@ pub(super) fn judge(vitals: &Vitals) -> Health {
     }
 }
 
-/// Both ends have described a data channel, and it does not open: nothing that goes over it will arrive, whatever
-/// becomes of media. A sentence without its end.
+/// Both peers have negotiated a data channel, but it does not open: no message will arrive, whether or not media
+/// does. A human-readable message without a full stop.
 pub(super) fn without_channel(vitals: &Vitals) -> Option<String> {
     let over = vitals.now.saturating_sub(vitals.dtls?) >= CHANNEL_WITHIN;
     let missing = vitals.has_data && vitals.channel.is_none() && vitals.data.is_none();
     (over && missing).then(|| {
         let seconds = CHANNEL_WITHIN.as_secs();
         format!(
-            "the data channel has not opened within {seconds} s after DTLS: no pings, texts and settings; video goes on"
+            "the data channel has not opened within {seconds} s after DTLS: pings, texts and settings are unavailable; video continues"
         )
     })
 }
 
-/// What the peer used to answer and does not any more, although it may well be there.
+/// What the peer answered before and no longer does, although it may still be reachable.
 fn unanswered(vitals: &Vitals) -> Option<Cause> {
     let now = vitals.now;
     let closed = vitals.channel_closed.filter(|_| vitals.data.is_some());
@@ -188,7 +190,7 @@ fn unanswered(vitals: &Vitals) -> Option<Cause> {
     if !has_path {
         return None;
     }
-    // Pings get lost on a poor path where other messages get through.
+    // Pings get lost on a poor path on which other messages get through.
     let pings = over(vitals.pings, PINGS).filter(|pings| vitals.data <= Some(pings.since));
     pings
         .map(|pings| Cause::Pings(pings.count))
@@ -204,12 +206,12 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// A connection is up.
+    /// A connection is established.
     pub(super) fn established(&mut self, now: Instant) {
         self.established.get_or_insert(now);
     }
 
-    /// It is dead, or never came up.
+    /// It is dead, or was never established; the pause before the next attempt.
     pub(super) fn died(&mut self, now: Instant) -> Duration {
         let lived = self.established.take().map(|since| now.saturating_duration_since(since));
         if lived.is_some_and(|lived| lived >= LIVED) {
@@ -272,21 +274,21 @@ mod tests {
         assert_eq!(at(14, Some(12)), Health::SettingUp);
         assert_eq!(at(16, Some(12)), Health::Dead(Cause::Handshake(Some((2, 40)))));
         let without_ice = Vitals { now: s(1000), ..Vitals::default() };
-        assert_eq!(judge(&without_ice), Health::SettingUp, "others limit that");
+        assert_eq!(judge(&without_ice), Health::SettingUp, "that has its own timeout");
         let established =
             Vitals { now: s(12), ice: Some(s(1)), dtls: Some(s(2)), ..Vitals::default() };
-        assert_eq!(judge(&established), Health::Dead(Cause::NothingCame));
+        assert_eq!(judge(&established), Health::Dead(Cause::NothingReceived));
     }
 
     #[test]
-    fn what_is_no_longer_answered_ends_a_connection_that_ice_keeps() {
+    fn missing_answers_end_a_connection_that_ice_keeps_alive() {
         let waits = |count, since| Some(Unanswered { count, since: s(since) });
         let quiet = Vitals { data: Some(s(80)), ..healthy() };
         let pings = |count, since| judge(&Vitals { pings: waits(count, since), ..quiet.clone() });
         assert_eq!(pings(8, 90), Health::Dead(Cause::Pings(8)));
         assert_eq!((pings(7, 90), pings(8, 91)), (Health::Alive, Health::Alive));
         let lost = Vitals { pings: waits(20, 80), data: Some(s(99)), ..quiet.clone() };
-        assert_eq!(judge(&lost), Health::Alive, "other messages come");
+        assert_eq!(judge(&lost), Health::Alive, "other messages arrive");
         let outage = Vitals { check: Some(s(80)), ..quiet.clone() };
         let outage = Vitals { pings: waits(20, 80), media: Some(s(80)), ..outage };
         assert_eq!(judge(&outage), Health::Silent, "ICE restarts first");
@@ -308,12 +310,12 @@ mod tests {
     }
 
     #[test]
-    fn a_data_channel_that_does_not_open_is_named() {
+    fn a_data_channel_that_does_not_open_is_reported() {
         let media_alone = Vitals { channel: None, data: None, has_data: true, ..healthy() };
         let at = |now| without_channel(&Vitals { now: s(now), ..media_alone.clone() });
         assert_eq!(at(10), None);
         assert!(at(11).is_some_and(|words| words.contains("has not opened within 10 s")));
-        assert_eq!(judge(&media_alone), Health::Alive, "video goes on");
+        assert_eq!(judge(&media_alone), Health::Alive, "video continues");
         let but = |change: fn(&mut Vitals)| {
             let mut vitals = media_alone.clone();
             change(&mut vitals);
@@ -326,11 +328,11 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_while_connections_die_young() {
+    fn pauses_grow_while_connections_are_short_lived() {
         let (mut pauses, now) = (Pauses::default(), Instant::now());
-        let given: Vec<_> = (0..8).map(|_| pauses.died(now)).collect();
-        assert_eq!(given[..6], PAUSES);
-        assert_eq!(given[7], PAUSES[5]);
+        let pauses_taken: Vec<_> = (0..8).map(|_| pauses.died(now)).collect();
+        assert_eq!(pauses_taken[..6], PAUSES);
+        assert_eq!(pauses_taken[7], PAUSES[5]);
         pauses.established(now);
         assert_eq!(pauses.died(now + s(5)), PAUSES[5]);
         pauses.established(now);

@@ -1,15 +1,16 @@
 //! A signaling client and a peer in one call, and what `send` and `recv` do with them.
 //!
-//! - [`call`]: joins the room, keeps one peer connection to whoever is there
-//! - `liveness`: whether a connection is alive, and if not, why
-//! - `call_follower`: what both sides do alike
-//! - `command`: what can be typed at a receiver besides text
-//! - [`pings`]: a ping every second and what their answers tell
+//! - [`call`]: joins the room and keeps one peer connection to the other device
+//! - `liveness`: decides whether a connection is alive, and if not, why
+//! - `call_follower`: what sender and receiver have in common
+//! - `command`: commands that can be typed at a receiver, in addition to text
+//! - [`negotiation`]: log of the offer/answer exchange
+//! - [`pings`]: a ping every second, round-trip times and clock offset
 //! - [`capture`]: source and encoder on a thread of their own
-//! - [`sender`]: the phone: keyframes at their interval and on request
-//! - [`receiver`]: the Mac: keyframes to disk, verified
+//! - [`sender`]: the phone: sends keyframes at their interval and on request
+//! - [`receiver`]: the Mac: receives keyframes, verifies them and writes them to disk
 //! - [`store`]: decoder and disk on a thread of their own
-//! - `outage`: what fails for a while and is tried again
+//! - `outage`: reports a failure that is retried, once at its start and once at its end
 
 pub mod call;
 mod call_follower;
@@ -40,17 +41,17 @@ use crate::{
     types::Stage,
 };
 
-/// A session that could not go on: where, why, and what to try.
+/// A failure that ended a session: its stage, its cause and a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SessionError {
-    /// Where in the course of a run.
+    /// The stage of the run.
     pub stage: Stage,
-    /// What failed, in kebab case: stable, for programs.
+    /// Error code in kebab case, stable across versions.
     pub code: String,
-    /// What failed and why, for people.
+    /// Human-readable failure and cause.
     pub message: String,
-    /// What to try.
+    /// What the user can do about it.
     pub remedy: String,
 }
 
@@ -65,7 +66,7 @@ impl SessionError {
     }
 }
 
-/// What a running session tells about itself, once a second and at its end.
+/// State of a running session, once a second and at its end.
 #[derive(Debug, Clone, Default)]
 pub struct SessionReport {
     /// State in a word or two: `waiting for mac`, `connected`.
@@ -74,73 +75,73 @@ pub struct SessionReport {
     pub connected: bool,
     /// getStats of the current or last peer connection.
     pub stats: Snapshot,
-    /// When each step of the last set-up was reached, from the building of the peer connection.
+    /// When each step of the last setup was reached, counted from the creation of the peer connection.
     pub setup: Timings,
     /// Round-trip times of the control channel since the last report, ms.
     pub rtt_ms: Vec<f64>,
-    /// Connections lost so far, and why the last one was.
+    /// Number of connections lost so far, and the cause of the last loss.
     pub lost: (u64, Option<SessionError>),
-    /// Pings given up since the start.
+    /// Pings that timed out since the start.
     pub pings_lost: u64,
     /// Keyframes sent or received so far.
     pub keyframes: u64,
-    /// Received keyframes whose hash is the sender's.
+    /// Received keyframes whose hash matches the sender's.
     pub verified: u64,
     /// Received keyframes that could not be used.
     pub broken: u64,
-    /// Keyframes given up because the disk would not take them.
+    /// Keyframes discarded because they could not be written to disk.
     pub unwritten: u64,
-    /// Pictures that gave no keyframe: the source or the encoder failed.
+    /// Pictures without a keyframe, because the source or the encoder failed.
     pub failed: u64,
     /// Size of the last keyframe, bytes.
     pub last_bytes: Option<u64>,
-    /// When this side was in the room, the other side was there, and the first picture was.
+    /// When this peer joined, the remote peer was present, and the first picture was ready.
     pub first: Firsts,
-    /// How the last keyframes were delivered; none of a sender, which does not learn it.
+    /// How the last keyframes were delivered; `None` for a sender, which does not know.
     pub delivery: Option<Delivered>,
-    /// It is the one of an interval of [`CallConfig::stats_every`].
+    /// Whether it is due by [`CallConfig::stats_every`].
     pub due: bool,
 }
 
 /// How the last keyframes of a connection were delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivered {
-    /// What they were limited by.
+    /// What limited them.
     pub overall: Overall,
-    /// Their budget, bytes.
+    /// Maximum keyframe size, bytes.
     pub budget: u64,
-    /// From the connection being up to the first keyframe of it being whole.
+    /// Time from the connection being established to its first complete keyframe.
     pub first_after: Option<Duration>,
 }
 
-/// When what comes before the first picture happened, for the first time.
+/// When each step before the first picture was first reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Firsts {
-    /// This side was in the room.
+    /// This peer joined the room.
     pub joined: Option<Instant>,
-    /// The other side was there, or came there for the last time before the first picture.
+    /// The remote peer was present, or last joined before the first picture.
     pub met: Option<Instant>,
-    /// The first keyframe was sent, or whole and decoded.
+    /// The first keyframe was sent, or received completely and decoded.
     pub picture: Option<Instant>,
 }
 
-/// When statistics are due: once an interval, counted from the start, so that nothing that is late moves
-/// those that follow.
+/// Ticks when statistics are due: once per interval, counted from the start, so that a late tick does not
+/// shift the following ones.
 struct StatsClock(Option<tokio::time::Interval>);
 
-/// Shortest interval between two statistics reports.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+/// Minimum interval between two statistics reports.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 impl StatsClock {
     fn new(every: Option<Duration>) -> Self {
         Self(every.map(|every| {
-            let mut interval = tokio::time::interval(every.max(SHORTEST_INTERVAL));
+            let mut interval = tokio::time::interval(every.max(MIN_INTERVAL));
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             interval
         }))
     }
 
-    /// Waits until they are due; for ever when nobody wants them. Cancel safe.
+    /// Waits until they are due; forever when they are disabled. Cancel safe.
     async fn tick(&mut self) {
         match &mut self.0 {
             Some(interval) => {
@@ -151,16 +152,16 @@ impl StatsClock {
     }
 }
 
-/// When something that was due, once each interval, is due next: what is late does not move what follows, and what
-/// was missed is not made up for.
+/// The next due time of a periodic event that was due at `due`: lateness does not shift the following times, and
+/// missed ones are skipped.
 pub(crate) fn next_due(due: Instant, every: Duration, now: Instant) -> Instant {
-    let every = every.max(SHORTEST_INTERVAL);
+    let every = every.max(MIN_INTERVAL);
     let missed = now.saturating_duration_since(due).as_nanos() / every.as_nanos();
     let intervals = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
     due + every.saturating_mul(intervals)
 }
 
-/// SHA-256 of an access unit as `keyframe` tells it: lower-case hex.
+/// SHA-256 of an access unit as in the `keyframe` message: lower-case hex.
 pub(crate) fn sha256(data: &[u8]) -> String {
     Sha256::digest(data).iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String does not fail.
@@ -169,7 +170,7 @@ pub(crate) fn sha256(data: &[u8]) -> String {
     })
 }
 
-/// Waits until the deadline; for ever when there is none.
+/// Waits until the deadline; forever when there is none.
 pub(crate) async fn until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -186,7 +187,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     pub(crate) fn update(&mut self, snapshot: Snapshot) {
-        // The pair is not known for a moment after a change: the last one is still worth telling.
+        // The pair is briefly unknown after a change: keep reporting the last one.
         let pair = snapshot.pair.clone().or_else(|| self.current.pair.clone());
         self.current = Snapshot { pair, ..snapshot };
     }
@@ -230,9 +231,9 @@ fn bytes(snapshot: &Snapshot) -> [u64; 4] {
 mod tests {
     use super::*;
 
-    /// Each is seen 3 ms late, and the last one after a stall.
+    /// Each tick is 3 ms late, and the last one follows a stall.
     #[test]
-    fn what_is_late_does_not_move_what_follows() {
+    fn a_late_tick_does_not_shift_the_following_ones() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let every = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! What is negotiated on the peer connections of a call, step by step and in the words of W3C's
-//! `RTCPeerConnection`: for dumps and for the log.
+//! Log of the negotiation on the peer connections of a call, in the terms of W3C's `RTCPeerConnection`: for dumps
+//! and for the log output.
 
 use std::time::SystemTime;
 
@@ -10,10 +10,10 @@ use crate::{
     proto::{signaling::IceCandidateInit, token::IceServer},
 };
 
-/// Steps that may wait to be read; more are left out.
+/// Capacity of the log; further steps are dropped.
 const QUEUE: usize = 4096;
 
-/// A step, and when it was taken.
+/// A step and its time.
 #[derive(Debug)]
 pub struct NegotiationRecord {
     /// Wall clock time.
@@ -25,16 +25,16 @@ pub struct NegotiationRecord {
 /// A description's place in the offer/answer exchange (W3C `RTCSdpType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SdpType {
-    /// It asks.
+    /// `offer`.
     Offer,
-    /// It answers.
+    /// `answer`.
     Answer,
 }
 
 /// One step of a negotiation.
 #[derive(Debug)]
 pub enum NegotiationStep {
-    /// A new peer connection: what follows belongs to it.
+    /// A new peer connection: the following steps belong to it.
     Created {
         /// Its STUN and TURN servers.
         ice_servers: Vec<IceServer>,
@@ -45,7 +45,7 @@ pub enum NegotiationStep {
     Local(SdpType, String),
     /// `setRemoteDescription`.
     Remote(SdpType, String),
-    /// The other side's description could not be used; why.
+    /// The peer's description was rejected; the cause.
     RemoteRefused(String),
     /// `icecandidate`; `None` when there are no more.
     LocalCandidate(Option<IceCandidateInit>),
@@ -57,19 +57,19 @@ pub enum NegotiationStep {
     Closed,
 }
 
-/// Where the steps of a call go: nowhere unless somebody asked for them.
+/// Collects the steps of a call; the default discards them.
 #[derive(Debug, Clone, Default)]
 pub struct NegotiationLog(Option<mpsc::Sender<NegotiationRecord>>);
 
 impl NegotiationLog {
-    /// A log, and its reading end.
+    /// A log and its receiver.
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<NegotiationRecord>) {
         let (steps, read) = mpsc::channel(QUEUE);
         (Self(Some(steps)), read)
     }
 
-    /// A step was taken.
+    /// Records a step.
     pub(super) fn step(&self, step: impl FnOnce() -> NegotiationStep) {
         if self.0.is_none() && !tracing::enabled!(tracing::Level::INFO) {
             return;
@@ -77,15 +77,15 @@ impl NegotiationLog {
         let step = step();
         step.log();
         if let Some(steps) = &self.0 {
-            // One who does not read does not hold the negotiation up.
+            // A slow reader does not delay the negotiation.
             let _ = steps.try_send(NegotiationRecord { at: SystemTime::now(), step });
         }
     }
 }
 
 impl NegotiationStep {
-    /// States for `-v`; for `-vv` descriptions, a line of the log a line, and candidates. The log leaves out what is
-    /// secret in them.
+    /// Logs states with `-v`; with `-vv` also descriptions, line by line, and candidates. The log redacts secrets in
+    /// them.
     fn log(&self) {
         let candidate = |who: &str, candidate: &Option<IceCandidateInit>| {
             let shown = candidate.as_ref().map_or("no more", |init| &init.candidate);
@@ -102,7 +102,7 @@ impl NegotiationStep {
             }
             Self::Local(kind, sdp) => log_description("local", *kind, sdp),
             Self::Remote(kind, sdp) => log_description("remote", *kind, sdp),
-            Self::RemoteRefused(why) => tracing::info!("the remote description is refused: {why}"),
+            Self::RemoteRefused(why) => tracing::info!("remote description rejected: {why}"),
             Self::LocalCandidate(init) => candidate("local", init),
             Self::RemoteCandidate(init) => candidate("remote", init),
             Self::State(state) => tracing::info!("peer connection: {state}"),

@@ -1,19 +1,18 @@
-//! Something that fails for a while and is tried again, such as a camera or a disk: reported once, and
-//! once more when it is over.
+//! A temporary failure of a camera or a disk that is retried: reported once, and again when it is over.
 
 use tokio::time::Instant;
 
 use super::SessionError;
 
-/// Outage with a source or a disk, if there is any.
+/// The current outage of a source or a disk, if any.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// Since when, and what was reported last.
+    /// When it started, and the last reported error.
     now: Option<(Instant, SessionError)>,
 }
 
 impl Outage {
-    /// It failed: a line about it, unless the same was reported already.
+    /// An attempt failed: a message, unless the same error was already reported.
     pub(super) fn failed(&mut self, error: &SessionError, now: Instant) -> Option<String> {
         let since = match &self.now {
             Some((_, reported)) if reported == error => return None,
@@ -24,7 +23,7 @@ impl Outage {
         Some(format!("{}: {}; trying again: {}", error.stage, error.message, error.remedy))
     }
 
-    /// It works: a line about it, if it did not before.
+    /// An attempt succeeded: a message, if there was an outage.
     pub(super) fn over(&mut self, now: Instant) -> Option<String> {
         let (since, error) = self.now.take()?;
         Some(format!("{}: back after {:.1} s", error.stage, (now - since).as_secs_f64()))
@@ -39,16 +38,16 @@ mod tests {
     use crate::types::Stage;
 
     #[test]
-    fn told_once_each() {
+    fn each_error_is_reported_once() {
         let error =
             |message: &str| SessionError::new(Stage::Source, "source-failed", message, "wait");
-        let (begun, mut outage) = (Instant::now(), Outage::default());
-        assert_eq!(outage.over(begun), None);
-        let told = outage.failed(&error("gone"), begun);
-        assert_eq!(told.as_deref(), Some("source: gone; trying again: wait"));
-        assert_eq!(outage.failed(&error("gone"), begun), None);
-        assert!(outage.failed(&error("busy"), begun).is_some());
-        let later = begun + Duration::from_millis(2500);
+        let (started, mut outage) = (Instant::now(), Outage::default());
+        assert_eq!(outage.over(started), None);
+        let line = outage.failed(&error("gone"), started);
+        assert_eq!(line.as_deref(), Some("source: gone; trying again: wait"));
+        assert_eq!(outage.failed(&error("gone"), started), None);
+        assert!(outage.failed(&error("busy"), started).is_some());
+        let later = started + Duration::from_millis(2500);
         assert_eq!(outage.over(later).as_deref(), Some("source: back after 2.5 s"));
         assert_eq!(outage.over(later), None);
     }

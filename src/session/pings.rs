@@ -1,4 +1,4 @@
-//! A ping every second on the control channel, and the round-trip times its answers give.
+//! A ping every second on the control channel; round-trip times and clock offset from the answers.
 
 use std::{
     collections::VecDeque,
@@ -14,30 +14,30 @@ use crate::{
 /// Time between pings.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A ping without an answer by then is lost.
-const GIVE_UP: Duration = Duration::from_secs(5);
+/// A ping without an answer within this time is lost.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers the clocks' offset is taken from: clocks drift apart, about 50 us a second at most.
+/// Number of answers used for the clock offset: clocks drift by at most about 50 µs per second.
 const CLOCK_WINDOW: usize = 60;
 
-/// Round trips kept with the moment they began: several minutes of them.
+/// Maximum number of round trips kept with their start times: several minutes.
 const ROUND_TRIPS: usize = 512;
 
-/// Pings of one side. Sans-IO: the time is an argument.
+/// Pings of one peer. Sans-IO: the time is an argument.
 #[derive(Debug, Default)]
 pub struct Pings {
     next: i64,
     waiting: VecDeque<PendingPing>,
     times: Vec<f64>,
-    /// Of the last answers that carried the other side's clock: round-trip time, s; the clocks' offset
-    /// if both ways were equally long, s.
+    /// The last answers that carried the peer's clock: round-trip time and the clock offset, assuming a
+    /// symmetric path; both in seconds.
     clock: VecDeque<(f64, f64)>,
-    /// Of this connection.
+    /// Round trips of this connection.
     recent: VecDeque<RoundTrip>,
     lost: u64,
 }
 
-/// A ping on its way.
+/// A ping without an answer so far.
 #[derive(Debug)]
 struct PendingPing {
     number: i64,
@@ -48,7 +48,8 @@ struct PendingPing {
 impl Pings {
     /// The next ping to send.
     pub fn ping(&mut self, now: Instant, wall: SystemTime) -> ControlMessage {
-        while self.waiting.front().is_some_and(|ping| now.duration_since(ping.sent) > GIVE_UP) {
+        while self.waiting.front().is_some_and(|ping| now.duration_since(ping.sent) > PING_TIMEOUT)
+        {
             self.waiting.pop_front();
             self.lost += 1;
         }
@@ -58,7 +59,7 @@ impl Pings {
         ControlMessage::Ping { id: Id::Number(self.next), ts, pad: None }
     }
 
-    /// The last ping was sent at `now`, later than it was made.
+    /// The last ping was sent at `now`, later than it was created.
     pub fn sent(&mut self, now: Instant) {
         if let Some(ping) = self.waiting.back_mut() {
             ping.wall += now.saturating_duration_since(ping.sent);
@@ -66,8 +67,8 @@ impl Pings {
         }
     }
 
-    /// Takes the answer to a ping of ours, which was read at `read_at`; `at` is the other side's clock
-    /// when it answered, s since 1970.
+    /// Takes an answer that was read at `read_at`; `at` is the peer's clock when it answered, seconds since
+    /// 1970.
     pub fn pong(&mut self, id: &Id, at: Option<f64>, read_at: Instant) {
         let Id::Number(number) = id else { return };
         if let Some(position) = self.waiting.iter().position(|ping| ping.number == *number)
@@ -89,15 +90,15 @@ impl Pings {
         }
     }
 
-    /// The other side's clock less ours, s, by the fastest of the last answers (RFC 5905 §8); none
-    /// when they do not tell.
+    /// The peer's clock minus ours, seconds, by the fastest of the last answers (RFC 5905 §8); `None` if they
+    /// carry no clock.
     #[must_use]
     pub fn clock_offset(&self) -> Option<f64> {
         let fastest = self.clock.iter().min_by(|a, b| a.0.total_cmp(&b.0));
         fastest.map(|(_, offset)| *offset)
     }
 
-    /// Forgets the pings on their way: the connection they were on is gone.
+    /// Forgets the pending pings: their connection was lost.
     pub fn reset(&mut self) {
         self.waiting.clear();
         self.clock.clear();
@@ -118,7 +119,7 @@ impl Pings {
         std::mem::take(&mut self.times)
     }
 
-    /// Pings given up so far.
+    /// Number of pings lost so far.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost
@@ -147,15 +148,15 @@ mod tests {
         assert!((times[0] - 7.0).abs() < 1e-6);
         let trip = RoundTrip { sent: begin + INTERVAL, took: Duration::from_millis(7) };
         assert_eq!(pings.recent(), [trip]);
-        pings.ping(begin + GIVE_UP * 2, SystemTime::now());
+        pings.ping(begin + PING_TIMEOUT * 2, SystemTime::now());
         assert_eq!(pings.lost(), 1);
-        pings.pong(&first, None, begin + GIVE_UP * 2);
+        pings.pong(&first, None, begin + PING_TIMEOUT * 2);
         assert!(pings.take_times().is_empty());
         assert_eq!(pings.clock_offset(), None);
     }
 
     #[test]
-    fn a_round_trip_begins_when_the_ping_is_sent() {
+    fn a_round_trip_starts_when_the_ping_is_sent() {
         let mut pings = Pings::default();
         let begin = Instant::now();
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
@@ -168,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_answer_tells_the_offset_of_the_clocks() {
+    fn the_fastest_answer_gives_the_clock_offset() {
         let mut pings = Pings::default();
         let begin = Instant::now();
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        // The other clock is 7 s ahead; the ways take 5 ms and 45 ms, then 5 ms each.
+        // The other clock is 7 s ahead; the directions take 5 ms and 45 ms, then 5 ms each.
         for (number, back) in [(1, 45), (2, 5)] {
             pings.ping(begin, wall);
             let read = begin + Duration::from_millis(5 + back);

@@ -1,4 +1,4 @@
-//! The Mac: receives keyframes, verifies them, and has them written.
+//! The Mac: receives keyframes, verifies them and has them written to disk.
 
 mod delivery;
 mod in_flight;
@@ -39,52 +39,52 @@ use crate::{
     types::Stage,
 };
 
-/// Requests for a keyframe are at least this far apart: one loss often breaks several pictures.
+/// Minimum time between two keyframe requests: one loss often breaks several pictures.
 const REQUEST_GAP: Duration = Duration::from_millis(500);
 
-/// What a receiver does.
+/// Configuration of a receiver.
 pub struct ReceiverConfig {
     /// Room and peer.
     pub call: CallConfig,
     /// Directory for the keyframes.
     pub out: PathBuf,
-    /// What to write of each.
+    /// Picture formats to write for each keyframe.
     pub formats: Vec<PictureFormat>,
-    /// Keyframes to receive; none means no end.
+    /// Number of keyframes to receive; `None` for no limit.
     pub count: Option<u64>,
-    /// How long to wait for the other device and for each keyframe; none means for ever.
+    /// How long to wait for the other device and for each keyframe; `None` for no limit.
     pub timeout: Option<Duration>,
-    /// End with the first connection, instead of waiting for the other device to come back.
+    /// Stop after the first connection instead of waiting for the other device to come back.
     pub once: bool,
 }
 
-/// What a receiver tells.
+/// An event of a receiver.
 #[derive(Debug, Clone)]
 pub enum ReceiverEvent {
-    /// A line worth reading.
+    /// A human-readable progress message.
     Line(String),
     /// A keyframe is on disk.
     Keyframe(Box<StoredKeyframe>),
-    /// A line of text came.
+    /// A text message arrived.
     Text(String),
-    /// Once a second, and at the end.
+    /// Statistics, once a second and at the end.
     Report(Box<SessionReport>),
 }
 
 /// A keyframe on disk.
 #[derive(Debug, Clone)]
 pub struct StoredKeyframe {
-    /// Its files and its line.
+    /// Its files and its record.
     pub written: Written,
-    /// Time from its first packet received to its last; `network` of the stages begins when the first was sent.
+    /// Time between receiving its first and its last packet; the stage `network` starts when the first was sent.
     pub receive_time: Duration,
-    /// The stages on this side, and the sum of both sides when the sender's clock is known, ms.
+    /// Durations of the receiver's stages, and the total of both peers if the sender's clock is known, ms.
     pub stages: Stages<Option<f64>>,
-    /// Why there is no picture beside it, when there is none.
+    /// Why it was not decoded, if it was not.
     pub undecoded: Option<String>,
-    /// How it was delivered, and what is known now of what limits that.
+    /// How it was delivered, and what currently limits delivery.
     pub delivery: Option<(Seen, Judged)>,
-    /// Its budget, bytes: the one that is usual, or that this side has asked for.
+    /// Maximum keyframe size, bytes: the default, or the one this receiver has set.
     pub budget: u64,
 }
 
@@ -93,67 +93,67 @@ pub struct StoredKeyframe {
 pub enum ReceiverEnd {
     /// `count` keyframes are on disk.
     Count,
-    /// The sender said goodbye, and that was to be the end.
+    /// The sender said goodbye, with `once`.
     PeerLeft,
-    /// It was told to stop.
+    /// The `stop` future completed.
     Stopped,
 }
 
 impl fmt::Display for ReceiverEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Count => "all keyframes that were asked for are here",
+            Self::Count => "received all requested keyframes",
             Self::PeerLeft => "the sender said goodbye",
             Self::Stopped => "stopped",
         })
     }
 }
 
-// Facts that come and go on their own, not one state.
+// Independent facts, not one state.
 #[allow(clippy::struct_excessive_bools)]
 struct Receiver<'a> {
     follower: CallFollower,
     store: Option<Store>,
     claim: Claim,
-    tell: &'a mut (dyn FnMut(ReceiverEvent) + Send),
+    emit: &'a mut (dyn FnMut(ReceiverEvent) + Send),
     count: Option<u64>,
     timeout: Option<Duration>,
     once: bool,
-    /// The one connection is over.
+    /// With `once`: the connection has ended.
     over: bool,
-    /// For what the control channel says of them.
+    /// Joins access units with their `keyframe` messages.
     joiner: KeyframeJoiner,
-    /// Handed to the disk and not yet reported back, oldest first.
+    /// Handed to the store and not yet written, oldest first.
     in_flight: VecDeque<InFlightKeyframe>,
     delivery: DeliveryMonitor,
     last_request: Option<Instant>,
-    /// A keyframe was asked for and has not come.
+    /// A keyframe was requested and has not arrived.
     wanted: bool,
-    /// Since when nothing has come, for the time-out.
+    /// When the last picture arrived, for the timeout.
     quiet_since: Instant,
     keyframes: u64,
     verified: u64,
     broken: u64,
-    /// Keyframes that were given up because the disk did not take them.
+    /// Keyframes discarded because they could not be written to disk.
     unwritten: u64,
-    /// With the disk.
+    /// Outage of the disk.
     outage: Outage,
     last_bytes: Option<u64>,
-    /// What the last picture's stream says of its colors.
+    /// Color description of the last picture's stream.
     colour: Option<Colour>,
-    /// Why the stream cannot be decoded, as it was last said.
+    /// Why the stream cannot be decoded, as last reported.
     unsupported: Option<String>,
 }
 
 /// Receives until the count or `stop` ends it.
 ///
 /// # Errors
-/// [`SessionError`] when signaling fails, the disk cannot be used at the start or does not take everything
-/// before the end, or nothing comes in time. What was received before is on disk.
+/// [`SessionError`] when signaling fails, the directory is not usable at the start, not everything can be
+/// written, or nothing arrives in time. What was received before is on disk.
 pub async fn run(
     config: ReceiverConfig,
     stop: impl Future<Output = ()> + Send,
-    tell: &mut (dyn FnMut(ReceiverEvent) + Send),
+    emit: &mut (dyn FnMut(ReceiverEvent) + Send),
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<ReceiverEnd, SessionError> {
     let store = Store::start(&config.out, &config.formats).await?;
@@ -162,7 +162,7 @@ pub async fn run(
         follower: CallFollower::new(Call::start(config.call), "sender"),
         store: Some(store),
         claim: Claim::new(&config.out),
-        tell,
+        emit,
         count: config.count,
         timeout: config.timeout,
         once: config.once,
@@ -222,7 +222,7 @@ impl Receiver<'_> {
                 _ = second.tick() => {
                     self.follower.ping().await;
                     if self.wanted {
-                        // The request, or the keyframe it brought, was lost.
+                        // The request, or the requested keyframe, was lost.
                         self.request_keyframe("still missing").await;
                     }
                     self.report(false).await;
@@ -246,7 +246,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// What it means that the sender said goodbye: it may have come before its time.
+    /// The result after the sender said goodbye, possibly too early.
     fn left(&self) -> Result<ReceiverEnd, SessionError> {
         match self.count {
             Some(count) if self.keyframes < count => {
@@ -263,22 +263,22 @@ impl Receiver<'_> {
             SessionError::new(
                 Stage::Video,
                 "no-keyframe",
-                format!("no keyframe came within {timeout:?}"),
-                "look at the sender: its source, its --interval; or give a longer --timeout",
+                format!("no keyframe arrived within {timeout:?}"),
+                "check the sender: its source and its --interval; or use a longer --timeout",
             )
         } else {
-            self.follower.nobody(timeout)
+            self.follower.no_connection(timeout)
         }
     }
 
-    /// Writes what is still held, and waits for the disk.
+    /// Writes what is still pending, and waits for the disk.
     async fn finish(&mut self) -> Result<(), SessionError> {
         self.flush(true).await;
         let Some(store) = self.store.take() else { return Ok(()) };
         let mut result = Ok(());
         for stored in store.finish().await {
             if let StoreEvent::Waiting(error) = &stored {
-                // There is no other try.
+                // There is no further attempt.
                 result = Err(error.clone());
             }
             self.on_stored(Some(stored)).await?;
@@ -306,13 +306,13 @@ impl Receiver<'_> {
                     self.over = true;
                 }
             }
-            CallInput::Text(text) => (self.tell)(ReceiverEvent::Text(text)),
+            CallInput::Text(text) => (self.emit)(ReceiverEvent::Text(text)),
             CallInput::Control(ControlMessage::Keyframe(info), _) => {
                 self.joiner.info(info);
                 self.flush(false).await;
             }
             CallInput::Control(ControlMessage::Set { id, .. }, channel) => {
-                let error = Some("this side receives: it has nothing to set".into());
+                let error = Some("this peer is the receiver: it has no settings".into());
                 let ack = ControlMessage::Ack { id, error, width: None, height: None };
                 self.follower.answer(&ack, &channel).await;
             }
@@ -321,7 +321,7 @@ impl Receiver<'_> {
                 self.joiner.broken();
                 self.broken += 1;
                 self.line(format!(
-                    "a picture is broken: {} ({} packets came); asking for a keyframe",
+                    "broken picture: {} ({} packets received); requesting a keyframe",
                     broken.reason.as_str(),
                     broken.packets
                 ));
@@ -347,7 +347,7 @@ impl Receiver<'_> {
         self.flush(false).await;
     }
 
-    /// Hands over what has waited long enough, in order; with `all`, everything.
+    /// Hands over, in order, what need not wait any longer; with `all`, everything.
     async fn flush(&mut self, all: bool) {
         let now = Instant::now();
         while let Some(ready) = self.joiner.next(now, all) {
@@ -359,7 +359,7 @@ impl Receiver<'_> {
         let unit = received.unit;
         let taken = self.keyframes + self.in_flight.len() as u64;
         if self.count.is_some_and(|count| taken >= count) {
-            // As many as were asked for are on their way to the disk.
+            // The requested number of keyframes is already being written.
             return;
         }
         let received_at = epoch_seconds(received.received_at);
@@ -414,14 +414,15 @@ impl Receiver<'_> {
                 self.verified += u64::from(verified == Some(true));
                 if verified == Some(false) || undecoded.is_some() {
                     self.broken += 1;
-                    let why = undecoded.as_deref().unwrap_or("its hash is not the sender's");
+                    let why =
+                        undecoded.as_deref().unwrap_or("its hash does not match the sender's");
                     let unsupported = unsupported && verified != Some(false);
                     self.on_broken(written.record.seq, why, unsupported).await;
                 }
                 let delivery = underway.seen.and_then(|seen| {
                     Some((seen, self.delivery.keyframe(seen, self.follower.round_trips())?))
                 });
-                (self.tell)(ReceiverEvent::Keyframe(Box::new(StoredKeyframe {
+                (self.emit)(ReceiverEvent::Keyframe(Box::new(StoredKeyframe {
                     delivery,
                     budget: self.delivery.budget(),
                     written,
@@ -470,11 +471,11 @@ impl Receiver<'_> {
         }
     }
 
-    /// Says why a keyframe cannot be used, and asks for another. Of a stream that cannot be decoded at all
-    /// that is said once, and others are not asked for.
+    /// Reports why a keyframe is not usable, and requests another. For a stream that cannot be decoded at all
+    /// it is reported once, and no other keyframe is requested.
     async fn on_broken(&mut self, seq: u64, why: &str, unsupported: bool) {
         if !unsupported {
-            self.line(format!("keyframe {seq}: {why}; asking for another"));
+            self.line(format!("keyframe {seq}: {why}; requesting another"));
             return self.request_keyframe("broken").await;
         }
         if self.unsupported.as_deref() != Some(why) {
@@ -485,7 +486,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// Asks for a keyframe by RTCP, or by the control channel while the track is not known.
+    /// Requests a keyframe by RTCP, or by the control channel while the track is not known.
     async fn request_keyframe(&mut self, reason: &str) {
         let now = Instant::now();
         if self.last_request.is_some_and(|last| now < last + REQUEST_GAP) {
@@ -502,11 +503,11 @@ impl Receiver<'_> {
         }
     }
 
-    /// Sends a typed line: as a command when it is one, else as text.
+    /// Sends a typed line: as a command if it is one, otherwise as text.
     async fn send_text(&mut self, line: String) {
         let sent = match command(&line) {
             Some(message @ ControlMessage::KeyframeRequest { .. }) => {
-                // By RTCP, too: a sender need not know the message.
+                // By RTCP, too: the sender may not know the message.
                 let pli = match self.follower.call.peer() {
                     Some(peer) => peer.send_pli().await,
                     None => false,
@@ -529,7 +530,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// `due`: it is one of the statistics that were asked for.
+    /// `due`: whether this report is due by [`CallConfig::stats_every`].
     async fn report(&mut self, due: bool) {
         let report = SessionReport {
             due,
@@ -541,11 +542,11 @@ impl Receiver<'_> {
             delivery: self.delivery.delivered(self.follower.round_trips()),
             ..self.follower.report().await
         };
-        (self.tell)(ReceiverEvent::Report(Box::new(report)));
+        (self.emit)(ReceiverEvent::Report(Box::new(report)));
     }
 
     fn line(&mut self, text: String) {
-        (self.tell)(ReceiverEvent::Line(text));
+        (self.emit)(ReceiverEvent::Line(text));
     }
 }
 
@@ -556,7 +557,7 @@ async fn next_stored(store: &mut Option<Store>) -> Option<StoreEvent> {
     }
 }
 
-/// Seconds as milliseconds, to the microsecond: the rest is noise of the clocks.
+/// Seconds as milliseconds, rounded to the microsecond: finer digits are clock noise.
 fn millis(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e3
 }

@@ -1,4 +1,4 @@
-//! The phone: captures and sends a keyframe every interval and whenever one is asked for.
+//! The phone: captures and sends a keyframe every interval and whenever one is requested.
 
 mod keyframe;
 mod settings;
@@ -25,72 +25,72 @@ use crate::{
     types::ConnectionType,
 };
 
-/// Shortest and longest interval that can be set.
+/// Range of the interval that can be set, inclusive.
 pub const INTERVAL_RANGE: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_hours(24));
 
-/// Two keyframes asked for by the other side are at least this far apart: libwebrtc asks 3 s after
-/// every picture, and several requests may be one loss.
+/// Minimum time between two requested keyframes: libwebrtc sends a request 3 s after every picture, and one loss
+/// may cause several requests.
 const REQUEST_GAP: Duration = Duration::from_millis(300);
 
-/// Wait before a source that failed is asked again.
+/// Pause before a failed source is tried again.
 const RETRY_SOURCE: Duration = Duration::from_secs(1);
 
-/// How long the last keyframe may still be asked for again before the sender leaves.
+/// How long the last keyframe can still be requested again before the sender leaves.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a new connection waits for its control channel before the first keyframe.
+/// How long the first keyframe of a connection waits for the control channel.
 const CHANNEL_WITHIN: Duration = Duration::from_millis(500);
 
-/// What a sender does.
+/// Configuration of a sender.
 pub struct SenderConfig {
     /// Room and peer.
     pub call: CallConfig,
     /// Source and encoder.
     pub capture: CaptureConfig,
-    /// Whether the source shows what is there now, so that an old picture is not worth sending.
+    /// Whether the source is live, so that an old picture is not worth sending.
     pub live: bool,
     /// Time between keyframes.
     pub interval: Duration,
-    /// Keyframes to send; none means no end.
+    /// Number of keyframes to send; `None` for no limit.
     pub count: Option<u64>,
-    /// How long to send once connected; none means no end.
+    /// How long to send once connected; `None` for no limit.
     pub duration: Option<Duration>,
     /// Directory to save each sent access unit in.
     pub save: Option<PathBuf>,
-    /// How long to wait for the other device; none means for ever.
+    /// How long to wait for the other device; `None` for no limit.
     pub timeout: Option<Duration>,
-    /// End with the first connection, instead of waiting for the other device to come back.
+    /// Stop after the first connection instead of waiting for the other device to come back.
     pub once: bool,
 }
 
-/// What a sender tells.
+/// An event of a sender.
 #[derive(Debug)]
 pub enum SenderEvent {
-    /// A line worth reading.
+    /// A human-readable progress message.
     Line(String),
     /// A keyframe was sent.
     Sent(Box<SentKeyframe>),
-    /// A line of text came.
+    /// A text message arrived.
     Text(String),
-    /// Once a second, and at the end.
+    /// Statistics, once a second and at the end.
     Report(Box<SessionReport>),
 }
 
 /// A keyframe that was sent.
 #[derive(Debug)]
 pub struct SentKeyframe {
-    /// What the control channel said of it.
+    /// Its `keyframe` control message.
     pub info: KeyframeInfo,
     /// How it was captured and encoded.
     pub captured: CapturedKeyframe,
-    /// How it was cut and handed over.
+    /// How it was packetized and sent.
     pub sent: SentAccessUnit,
-    /// The stages on this side, ms.
+    /// Durations of the sender's stages, ms.
     pub stages: Stages<Option<f64>>,
-    /// How this side is connected.
+    /// Type of the connection.
     pub connection_type: Option<ConnectionType>,
-    /// Where it was saved.
+    /// The file it was saved to.
     pub saved: Option<PathBuf>,
 }
 
@@ -99,13 +99,13 @@ pub struct SentKeyframe {
 pub enum SenderEnd {
     /// `count` keyframes were sent.
     Count,
-    /// `duration` is over.
+    /// `duration` has elapsed.
     Duration,
     /// The source has ended.
     SourceEnded,
-    /// The other device said goodbye, and that was to be the end.
+    /// The other device ended the call, with `once`.
     PeerLeft,
-    /// It was told to stop.
+    /// The `stop` future completed.
     Stopped,
 }
 
@@ -113,35 +113,35 @@ struct Sender<'a> {
     follower: CallFollower,
     capture: Capture,
     config: SenderSettings,
-    tell: &'a mut (dyn FnMut(SenderEvent) + Send),
+    emit: &'a mut (dyn FnMut(SenderEvent) + Send),
     save: Option<Saving>,
-    /// When the first connection was up: `duration` counts from there.
-    begun: Option<Instant>,
-    /// When the next keyframe is due; none while nothing can be sent.
+    /// When the first connection was established: `duration` counts from there.
+    started: Option<Instant>,
+    /// When the next keyframe is due; `None` while nothing can be sent.
     due: Option<Instant>,
     last_sent: Option<Instant>,
-    /// A capture is under way.
-    asked: bool,
-    /// A keyframe is leaving, which may take a second over a slow link.
+    /// A capture is in progress.
+    capturing: bool,
+    /// The keyframe being sent, which may take a second over a slow link.
     sending: Option<Sending>,
-    /// Kept for when it can be sent: the first keyframe of a source that ends.
+    /// The first keyframe of a finite source, held until it can be sent.
     held: Option<CapturedKeyframe>,
     last: Option<(KeyframeInfo, CapturedKeyframe)>,
     seq: u64,
-    /// There is no way to the other side for now: what leaves would be lost.
+    /// There is currently no working path to the peer: packets would be lost.
     silent: bool,
-    /// The connection is new: its first keyframe waits for the control channel.
-    greeting: bool,
+    /// The first keyframe of a new connection waits for the control channel.
+    awaiting_channel: bool,
     end: Option<(SenderEnd, Instant)>,
     waiting_since: Option<Instant>,
     outage: Outage,
-    /// Pictures that gave no keyframe.
+    /// Number of pictures without a keyframe.
     failed: u64,
-    /// The budget that keyframes were reported to be over.
+    /// The budget for which oversized keyframes were already reported.
     over_budget: Option<usize>,
 }
 
-/// What is left of the configuration once link and capture have begun.
+/// The settings that remain once call and capture have started.
 struct SenderSettings {
     live: bool,
     interval: Duration,
@@ -154,12 +154,12 @@ struct SenderSettings {
 /// Sends until the count, the duration, the source or `stop` ends it.
 ///
 /// # Errors
-/// [`SessionError`] when there is no first picture, the source fails for good, signaling fails, the disk
-/// of `save` does not take everything before the end, or the other device does not come in time.
+/// [`SessionError`] when there is no first picture, the source fails permanently, signaling fails, not
+/// everything can be written to `save`, or the other device does not join in time.
 pub async fn run(
     mut config: SenderConfig,
     stop: impl Future<Output = ()> + Send,
-    tell: &mut (dyn FnMut(SenderEvent) + Send),
+    emit: &mut (dyn FnMut(SenderEvent) + Send),
     texts: &mut tokio::sync::mpsc::Receiver<String>,
 ) -> Result<SenderEnd, SessionError> {
     let save = match config.save.take() {
@@ -167,12 +167,12 @@ pub async fn run(
         None => None,
     };
     tokio::pin!(stop);
-    // A camera may take seconds to wake, and standard input may stay silent for ever.
+    // A camera may take seconds to start, and standard input may stay silent forever.
     let (capture, first) = tokio::select! {
         () = &mut stop => return Ok(SenderEnd::Stopped),
         started = Capture::start(config.capture) => started?,
     };
-    tell(SenderEvent::Line(format!("source: {}", capture.description)));
+    emit(SenderEvent::Line(format!("source: {}", capture.description)));
     config.call.peer.picture_size = capture.picture_size;
     let stats = StatsClock::new(config.call.stats_every);
     let mut sender = Sender {
@@ -186,18 +186,18 @@ pub async fn run(
             timeout: config.timeout,
             once: config.once,
         },
-        tell,
+        emit,
         save,
-        begun: None,
+        started: None,
         due: None,
         last_sent: None,
-        asked: false,
+        capturing: false,
         sending: None,
         held: (!config.live).then_some(first),
         last: None,
         seq: 0,
         silent: false,
-        greeting: false,
+        awaiting_channel: false,
         end: None,
         waiting_since: Some(Instant::now()),
         outage: Outage::default(),
@@ -241,7 +241,7 @@ impl Sender<'_> {
             tokio::select! {
                 () = &mut stop => return Ok(SenderEnd::Stopped),
                 event = self.follower.call.next() => self.on_call(event).await?,
-                result = self.capture.result(), if self.asked => self.on_capture(result)?,
+                result = self.capture.result(), if self.capturing => self.on_capture(result)?,
                 sent = done(&mut self.sending) => self.on_sent(sent).await?,
                 _ = second.tick() => self.on_second().await,
                 () = stats.tick() => self.report(true).await,
@@ -266,8 +266,8 @@ impl Sender<'_> {
 
     fn next_wake(&self) -> Option<Instant> {
         let timeout = self.waiting_since.zip(self.config.timeout).map(|(since, t)| since + t);
-        let duration = self.begun.zip(self.config.duration).map(|(at, d)| at + d);
-        let busy = self.asked || self.sending.is_some() || self.silent;
+        let duration = self.started.zip(self.config.duration).map(|(at, d)| at + d);
+        let busy = self.capturing || self.sending.is_some() || self.silent;
         let due = if busy || self.end.is_some() { None } else { self.due };
         let end = self.end.filter(|_| self.sending.is_none()).map(|(_, at)| at);
         let over = if self.end.is_some() { None } else { duration };
@@ -282,33 +282,33 @@ impl Sender<'_> {
         if let (Some(since), Some(timeout)) = (self.waiting_since, self.config.timeout)
             && now >= since + timeout
         {
-            return Err(self.follower.nobody(timeout));
+            return Err(self.follower.no_connection(timeout));
         }
-        if let (Some(at), Some(duration)) = (self.begun, self.config.duration)
+        if let (Some(at), Some(duration)) = (self.started, self.config.duration)
             && now >= at + duration
         {
             self.end = Some((SenderEnd::Duration, now + LINGER));
             return Ok(());
         }
-        let busy = self.asked || self.sending.is_some() || self.silent;
+        let busy = self.capturing || self.sending.is_some() || self.silent;
         if self.due.is_some_and(|due| now >= due) && !busy {
-            self.begin_keyframe();
+            self.start_keyframe();
         }
         Ok(())
     }
 
-    /// Asks for a picture, or sends the one that waits.
-    fn begin_keyframe(&mut self) {
+    /// Captures a keyframe, or sends the one that is held.
+    fn start_keyframe(&mut self) {
         if let Some(mut held) = self.held.take() {
             held.waited();
             return self.send_keyframe(held);
         }
-        self.asked = true;
-        self.capture.ask(CaptureRequest::Keyframe);
+        self.capturing = true;
+        self.capture.request(CaptureRequest::Keyframe);
     }
 
     fn on_capture(&mut self, result: CaptureResult) -> Result<(), SessionError> {
-        self.asked = false;
+        self.capturing = false;
         match result {
             CaptureResult::Keyframe(keyframe) => {
                 if let Some(line) = self.outage.over(Instant::now()) {
@@ -344,10 +344,10 @@ impl Sender<'_> {
         match said {
             CallInput::Connected => {
                 let now = Instant::now();
-                self.begun.get_or_insert(now);
+                self.started.get_or_insert(now);
                 self.waiting_since = None;
                 self.silent = false;
-                self.greeting = true;
+                self.awaiting_channel = true;
                 let wait = if self.follower.channel_open { Duration::ZERO } else { CHANNEL_WITHIN };
                 self.due = Some(now + wait);
             }
@@ -361,11 +361,11 @@ impl Sender<'_> {
                 self.silent = false;
                 self.due = Some(Instant::now());
             }
-            CallInput::ControlOpen if self.greeting => {
+            CallInput::ControlOpen if self.awaiting_channel => {
                 let now = Instant::now();
                 self.due = self.due.map(|due| due.min(now));
             }
-            CallInput::Text(text) => (self.tell)(SenderEvent::Text(text)),
+            CallInput::Text(text) => (self.emit)(SenderEvent::Text(text)),
             CallInput::Control(ControlMessage::KeyframeRequest { .. }, _)
             | CallInput::Peer(PeerEvent::KeyframeRequested(_)) => self.on_request(),
             CallInput::Control(ControlMessage::Set { id, settings }, channel) => {
@@ -380,20 +380,20 @@ impl Sender<'_> {
     fn disconnected(&mut self) {
         self.due = None;
         self.waiting_since = Some(Instant::now());
-        let busy = self.asked || self.sending.is_some();
+        let busy = self.capturing || self.sending.is_some();
         if !self.config.live && self.held.is_none() && !busy && self.end.is_none() {
-            // A receiver that has got everything leaves: only a look at the source tells whether
-            // there is a reason to wait for the next one.
-            self.asked = true;
-            self.capture.ask(CaptureRequest::Keyframe);
+            // A receiver that has everything leaves: only the next capture shows whether there is more
+            // to send to the next one.
+            self.capturing = true;
+            self.capture.request(CaptureRequest::Keyframe);
         }
     }
 
-    /// The other side wants a keyframe: now, but not more often than makes sense.
+    /// The peer requests a keyframe: send one as soon as [`REQUEST_GAP`] allows.
     fn on_request(&mut self) {
         let now = Instant::now();
         if let Some(sending) = &mut self.sending {
-            // Perhaps it is the answer already, perhaps it is what got lost.
+            // The request may refer to this very keyframe, or to a loss within it.
             sending.requested_again = true;
             return;
         }
@@ -402,7 +402,7 @@ impl Sender<'_> {
             if earliest > now {
                 return;
             }
-            // Everything was sent: the last one once more, for a receiver that missed it.
+            // Everything was sent: repeat the last keyframe for a receiver that missed it.
             if let (Some((info, mut captured)), Some(peer)) =
                 (self.last.clone(), self.follower.call.peer())
             {
@@ -425,7 +425,7 @@ impl Sender<'_> {
         self.report(false).await;
     }
 
-    /// `due`: it is one of the statistics that were asked for.
+    /// `due`: whether this report is due by [`CallConfig::stats_every`].
     async fn report(&mut self, due: bool) {
         let report = SessionReport {
             due,
@@ -435,10 +435,10 @@ impl Sender<'_> {
             failed: self.failed,
             ..self.follower.report().await
         };
-        (self.tell)(SenderEvent::Report(Box::new(report)));
+        (self.emit)(SenderEvent::Report(Box::new(report)));
     }
 
     fn line(&mut self, text: String) {
-        (self.tell)(SenderEvent::Line(text));
+        (self.emit)(SenderEvent::Line(text));
     }
 }

@@ -1,9 +1,9 @@
 //! Decoder and disk on a thread of their own.
 //!
-//! Access units go in in the order they came; what became of each comes out. The queue is bounded:
-//! when the disk is slower than the stream, the network side waits, and nothing that was received
-//! is thrown away. What the disk does not take is held and tried again (see [`Spool`]), and the network
-//! side does not wait for it. The hash is compared here, too: it takes time like the decoder.
+//! Access units go in, in the order of their arrival; an event for each comes out. The queue is bounded: when the
+//! disk is slower than the stream, the network side waits, and nothing that was received is discarded. Failed
+//! writes are held and retried (see [`Spool`]) without blocking the network side. The hash is compared here, too,
+//! because that takes time like decoding.
 
 use std::{
     path::Path,
@@ -28,67 +28,67 @@ use crate::{
     types::Stage,
 };
 
-/// Access units that may wait for the disk.
+/// Capacity of the queue of access units.
 const QUEUE: usize = 64;
 
-/// Between looks for new access units while others wait to be tried again.
-const LOOK: Duration = Duration::from_millis(20);
+/// Poll interval for new access units while failed writes are waiting to be retried.
+const POLL: Duration = Duration::from_millis(20);
 
 /// An access unit to decode and to write.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// Annex B form.
+    /// The access unit in Annex B format.
     pub data: Bytes,
-    /// What is known of it; size and picture come from the decoder, and the hash is computed here.
+    /// What is known about it; size and picture come from the decoder, and the hash is computed here.
     pub record: FrameRecord,
-    /// The hash its sender told, if it told one.
+    /// The hash announced by the sender, if any.
     pub announced_sha256: Option<String>,
-    /// When its last packet came.
+    /// When its last packet arrived.
     pub completed: Instant,
-    /// Whether it came right after packets that were lost for good.
+    /// Whether it directly follows packets that were lost permanently.
     pub after_loss: bool,
 }
 
-/// What became of an access unit.
+/// An event of the store.
 #[derive(Debug)]
 pub enum StoreEvent {
     /// A keyframe is on disk.
     Written(Box<OnDisk>),
-    /// A picture between keyframes was decoded; such are not written. Its size, and the time the decoder
-    /// took.
+    /// A picture between keyframes was decoded; such pictures are not written. Its size, and the decoding
+    /// time.
     Passed((u32, u32), Duration),
-    /// A picture between keyframes of a stream that is known not to be decoded.
+    /// A picture between keyframes of an unsupported stream.
     Skipped,
-    /// A picture between keyframes that cannot be decoded: a keyframe is wanted.
+    /// A picture between keyframes that cannot be decoded: a keyframe is needed.
     Broken(String),
-    /// The disk does not take keyframes now: they wait and are tried again.
+    /// Writing keyframes fails: they are held and retried.
     Waiting(SessionError),
-    /// The disk has taken all that waited.
+    /// All held keyframes are written.
     Recovered,
-    /// A keyframe that waited was given up.
+    /// A held keyframe was discarded.
     Dropped,
 }
 
 /// A keyframe on disk.
 #[derive(Debug)]
 pub struct OnDisk {
-    /// Its files and its line.
+    /// Its files and its record.
     pub written: Written,
-    /// When it was decoded, or could not be.
+    /// When decoding succeeded or failed.
     pub decoded_at: Instant,
-    /// Time the decoder took.
+    /// Decoding time.
     pub decode_time: Duration,
-    /// The stages from its last packet to the disk, ms.
+    /// Durations of the stages from its last packet to the disk, ms.
     pub stages: Stages<Option<f64>>,
-    /// When it was on the disk.
+    /// When it was completely written.
     pub written_at: SystemTime,
-    /// Why there is no picture beside it, when there is none.
+    /// Why it was not decoded, if it was not.
     pub undecoded: Option<String>,
-    /// Its stream is of a kind that is not decoded here: another keyframe of it would not be either.
+    /// The decoder does not support this kind of stream: other keyframes of it would fail, too.
     pub unsupported: bool,
 }
 
-/// The asking end of the thread.
+/// Handle of the thread.
 #[derive(Debug)]
 pub struct Store {
     input: mpsc::Sender<Received>,
@@ -99,7 +99,7 @@ impl Store {
     /// Starts the thread, which checks the directory first.
     ///
     /// # Errors
-    /// The directory cannot be made or written to, or the decoder cannot start.
+    /// The directory cannot be created or written to, or the decoder cannot start.
     pub async fn start(dir: &Path, formats: &[PictureFormat]) -> Result<Self, SessionError> {
         let (input, input_out) = mpsc::channel(QUEUE);
         let (output_in, output) = mpsc::unbounded_channel();
@@ -120,25 +120,25 @@ impl Store {
                 Stage::Output,
                 "thread-failed",
                 format!("cannot start the writing thread: {error}"),
-                "raise the limit on threads (ulimit -u)",
+                "raise the thread limit (ulimit -u)",
             )
         })?;
         ready.await.map_err(|_| stopped())??;
         Ok(Self { input, output })
     }
 
-    /// Hands an access unit over; waits when the disk is behind.
+    /// Hands an access unit over; waits while the queue is full.
     pub async fn put(&self, received: Received) {
-        // A thread that is gone says so through `next`.
+        // A stopped thread is reported by `next`.
         let _ = self.input.send(received).await;
     }
 
-    /// The next outcome; `None` when the thread is gone. Cancel safe.
+    /// The next event; `None` when the thread has stopped. Cancel safe.
     pub async fn next(&mut self) -> Option<StoreEvent> {
         self.output.recv().await
     }
 
-    /// Waits until everything handed over is on disk, and gives the outcomes that were left.
+    /// Waits until everything handed over is on disk, and returns the remaining events.
     pub async fn finish(self) -> Vec<StoreEvent> {
         let Self { input, mut output } = self;
         drop(input);
@@ -150,7 +150,7 @@ impl Store {
     }
 }
 
-/// The thread is gone without a word.
+/// The error of a thread that stopped unexpectedly.
 pub(super) fn stopped() -> SessionError {
     SessionError::new(
         Stage::Output,
@@ -164,7 +164,7 @@ fn open(dir: &Path, formats: &[PictureFormat]) -> Result<(FrameWriter, Decoder),
     let writer = FrameWriter::new(dir, formats).map_err(|error| {
         let remedy = match &error {
             SinkError::InUse { .. } => error.remedy(),
-            _ => "check the path, its permissions and the room there".to_owned(),
+            _ => "check the path, its permissions and the free disk space".to_owned(),
         };
         sink_error(&error, remedy)
     })?;
@@ -214,7 +214,7 @@ fn run(
 
 enum Next {
     Received(Box<Received>),
-    /// What waits is to be tried again.
+    /// Held keyframes are due to be retried.
     Due,
     Closed,
 }
@@ -229,38 +229,38 @@ fn next(input: &mut mpsc::Receiver<Received>, due: Option<Instant>) -> Next {
             Ok(received) => return Next::Received(Box::new(received)),
             Err(mpsc::error::TryRecvError::Disconnected) => return Next::Closed,
             Err(mpsc::error::TryRecvError::Empty) if Instant::now() >= due => return Next::Due,
-            Err(mpsc::error::TryRecvError::Empty) => thread::sleep(LOOK),
+            Err(mpsc::error::TryRecvError::Empty) => thread::sleep(POLL),
         }
     }
 }
 
-/// What goes with a keyframe while it waits for the disk.
+/// Measurements of a keyframe while it waits for the disk.
 #[derive(Debug)]
 struct Measured {
     reassemble: Duration,
     decoded_at: Instant,
     decode_time: Duration,
-    /// Time the pictures took.
+    /// Time spent preparing the picture files.
     prepare_time: Duration,
     undecoded: Option<String>,
     unsupported: bool,
 }
 
-/// Why an access unit gave no frame.
+/// Why an access unit could not be decoded.
 struct Undecoded {
     why: String,
-    /// Nor does any other of its stream.
+    /// The cause applies to the whole stream.
     of_stream: bool,
 }
 
 struct StoreWorker<'o> {
     decoder: Decoder,
     spool: Spool<Measured>,
-    /// After a loss only a keyframe can be trusted.
+    /// After a loss only a keyframe can be decoded correctly.
     waiting: bool,
-    /// The last keyframe was of a kind that is not decoded here.
+    /// The decoder does not support the stream of the last keyframe.
     unsupported: bool,
-    /// Keyframes wait for the disk.
+    /// Writing fails, and keyframes are held.
     failing: bool,
     output: &'o mpsc::UnboundedSender<StoreEvent>,
 }
@@ -276,39 +276,39 @@ impl StoreWorker<'_> {
             return self.keyframe(received);
         }
         let stored = if self.unsupported {
-            // That was said of the keyframe before it.
+            // That was reported for the previous keyframe.
             StoreEvent::Skipped
         } else if self.waiting {
-            StoreEvent::Broken("a picture that builds on one that was lost".into())
+            StoreEvent::Broken("the picture depends on one that was lost".into())
         } else {
-            let begun = Instant::now();
+            let started = Instant::now();
             match self.decode(&received.data) {
-                Ok(frame) => StoreEvent::Passed((frame.width, frame.height), begun.elapsed()),
+                Ok(frame) => StoreEvent::Passed((frame.width, frame.height), started.elapsed()),
                 Err(undecoded) => {
                     self.waiting = true;
                     StoreEvent::Broken(undecoded.why)
                 }
             }
         };
-        self.tell(stored);
+        self.emit(stored);
     }
 
     fn keyframe(&mut self, received: Received) {
         let mut record = received.record;
         record.sha256 = sha256(&received.data);
         record.verified =
-            received.announced_sha256.map(|told| told.eq_ignore_ascii_case(&record.sha256));
-        let begun = Instant::now();
-        let reassemble = begun.saturating_duration_since(received.completed);
+            received.announced_sha256.map(|sha256| sha256.eq_ignore_ascii_case(&record.sha256));
+        let started = Instant::now();
+        let reassemble = started.saturating_duration_since(received.completed);
         let decoded = self.decode(&received.data);
         let decoded_at = Instant::now();
-        let decode_time = decoded_at - begun;
+        let decode_time = decoded_at - started;
         if let Ok(frame) = &decoded {
             (record.width, record.height) = (frame.width, frame.height);
         } else if let Some((width, height)) = h264::dimensions(&received.data) {
             (record.width, record.height) = (width, height);
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let prepared = self.spool.writer().prepare(&received.data, decoded.as_ref().ok(), record);
         let undecoded = decoded.err();
         self.unsupported = undecoded.as_ref().is_some_and(|undecoded| undecoded.of_stream);
@@ -316,7 +316,7 @@ impl StoreWorker<'_> {
             reassemble,
             decoded_at,
             decode_time,
-            prepare_time: begun.elapsed(),
+            prepare_time: started.elapsed(),
             undecoded: undecoded.map(|undecoded| undecoded.why),
             unsupported: self.unsupported,
         };
@@ -339,26 +339,26 @@ impl StoreWorker<'_> {
         }
     }
 
-    /// Passes on what the spool says.
+    /// Reports the results of the spool.
     fn report(&mut self, (outcomes, failed): (Vec<Outcome<Measured>>, Option<SinkError>)) {
         for outcome in outcomes {
             let stored = match outcome {
                 Outcome::Written(written, took, measured) => on_disk(*written, took, measured),
                 Outcome::Dropped(_) => StoreEvent::Dropped,
             };
-            self.tell(stored);
+            self.emit(stored);
         }
         if let Some(error) = failed {
             self.failing = true;
-            self.tell(StoreEvent::Waiting(sink_error(&error, error.remedy())));
+            self.emit(StoreEvent::Waiting(sink_error(&error, error.remedy())));
         } else if self.failing && self.spool.due().is_none() {
             self.failing = false;
-            self.tell(StoreEvent::Recovered);
+            self.emit(StoreEvent::Recovered);
         }
     }
 
-    fn tell(&self, stored: StoreEvent) {
-        // Nobody listens any more: the loop ends by that.
+    fn emit(&self, stored: StoreEvent) {
+        // Fails only when the receiver is gone, which ends the loop.
         let _ = self.output.send(stored);
     }
 }

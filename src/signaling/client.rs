@@ -118,7 +118,7 @@ pub enum ClientEvent {
     Disconnected {
         /// Close code, when the server sent one.
         code: Option<u16>,
-        /// Why.
+        /// The cause.
         reason: String,
         /// Pause before the next attempt.
         will_retry_in: Duration,
@@ -127,7 +127,7 @@ pub enum ClientEvent {
     Closed {
         /// Close code, when the server sent one.
         code: Option<u16>,
-        /// Why.
+        /// The cause.
         reason: String,
         /// What went wrong; `None` when this side closed.
         error: Option<ClientError>,

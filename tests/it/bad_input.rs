@@ -472,7 +472,7 @@ fn tokens_that_are_refused() {
         (token("mac", "demo", other, 300), "token", "401"),
         (token("tablet", "demo", SECRET, 300), "signaling", "403"),
         (token("mac", "another", SECRET, 300), "signaling", "403"),
-        (token("mac", "demo", SECRET, 300), "room", "did not come"),
+        (token("mac", "demo", SECRET, 300), "room", "did not join"),
         ("not.a.jwt".into(), "token", ""),
         ("x".into(), "token", ""),
     ] {
@@ -508,7 +508,7 @@ fn a_peer_that_never_comes() {
     let error = recv.end().failed(1, "room");
     assert!(message(&error).contains("1s"), "{error}");
     let error = rig.send("pattern", &["--timeout", "1s"]).end().failed(1, "room");
-    assert!(message(&error).contains("did not come"), "{error}");
+    assert!(message(&error).contains("did not join"), "{error}");
     let demo = ["demo", "--json", "--source", "camera:99"];
     run(rig.dir.path(), &demo).failed(1, "source");
 }
@@ -520,7 +520,7 @@ fn a_sender_that_falls_silent() {
     let send = rig.send("pattern:320x240", &["--interval", "1h"]);
     let received = recv.end();
     let error = received.failed(1, "video");
-    assert!(message(&error).contains("no keyframe came"), "{error}");
+    assert!(message(&error).contains("no keyframe arrived"), "{error}");
     assert_eq!(received.summary()["keyframes"]["verified"], 1);
     send.signal(Signal::INT);
     send.end().well();

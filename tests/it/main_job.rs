@@ -300,7 +300,7 @@ fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
 
     // What cannot be obeyed is refused, with the reason.
     recv.type_line("/set interval=1");
-    recv.says("the sender refused a message: intervalMs must be");
+    recv.says("the sender rejected a message: intervalMs must be");
     // What is no command is text.
     recv.type_line("/set interval=soon");
     assert_eq!(send.event("text", 2)["text"], "/set interval=soon");
@@ -328,7 +328,7 @@ fn no_set_ends_the_call() {
             let frame = more_until(&recv, |frame| frame["width"] == w && frame["height"] == h);
             assert_eq!(frame["verified"], true, "{frame}");
         } else {
-            assert!(line.contains("refused a message: "), "{line}");
+            assert!(line.contains("rejected a message: "), "{line}");
             assert!(width.min(height) < 20, "{width}x{height} can be: {line}");
         }
         more_keyframes(&recv, 2);
@@ -338,7 +338,7 @@ fn no_set_ends_the_call() {
         for value in ["0", "1", "18446744073709551615"] {
             let said = recv.said();
             recv.type_line(&format!("/set {set}={value}"));
-            recv.says_after(said, "the sender refused a message: ");
+            recv.says_after(said, "the sender rejected a message: ");
         }
     }
     more_keyframes(&recv, 2);

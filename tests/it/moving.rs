@@ -160,7 +160,7 @@ fn the_nat_of_the_phone_starts_anew_as_another_kind() {
         ),
     );
     // What leaves still arrives; what comes back does not.
-    moving.send.says("nothing has been received for 4 s: looking for another way");
+    moving.send.says("nothing has been received for 4 s: looking for another path");
     moving.send.says("connected to the receiver again");
     moving.goes_on("another NAT");
 }

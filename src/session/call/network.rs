@@ -1,23 +1,23 @@
-//! Whether this machine's addresses have changed so that a connection has to move.
+//! Detects changes of this machine's addresses that require a connection to move.
 
 use std::net::IpAddr;
 
 use crate::peer::config::LocalNetwork;
 
-/// What a look found.
+/// A change of the network.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Move {
-    /// An address is gone, and there is no other but loopback.
-    Nowhere,
-    /// An address is gone; these are there now.
+    /// An address is gone, and only loopback is left.
+    Offline,
+    /// An address is gone; these are the current ones.
     To(Vec<IpAddr>),
 }
 
-/// The addresses that were there at the last look.
+/// The addresses found by the last poll.
 pub(super) struct NetworkWatch {
     network: LocalNetwork,
     known: Vec<IpAddr>,
-    /// There has been nowhere to go since.
+    /// No address but loopback has been available since.
     offline: bool,
 }
 
@@ -32,13 +32,13 @@ impl NetworkWatch {
         self.offline
     }
 
-    /// Looks again.
-    pub(super) fn look(&mut self) -> Option<Move> {
+    /// Polls the addresses.
+    pub(super) fn poll(&mut self) -> Option<Move> {
         let now = self.network.addresses();
         self.compare(now)
     }
 
-    /// An address more is no reason to move, one that is gone is; but not before there is another.
+    /// An additional address is no reason to move; a removed one is, but only once another is available.
     fn compare(&mut self, now: Vec<IpAddr>) -> Option<Move> {
         let outward = |ip: &&IpAddr| !ip.is_loopback();
         let gone = self.known.iter().filter(outward).any(|ip| !now.contains(ip));
@@ -48,7 +48,7 @@ impl NetworkWatch {
         self.known = now;
         match (was_offline || gone, anywhere) {
             (true, true) => Some(Move::To(self.known.clone())),
-            (true, false) if !was_offline => Some(Move::Nowhere),
+            (true, false) if !was_offline => Some(Move::Offline),
             _ => None,
         }
     }
@@ -63,19 +63,19 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_goes_is_a_move_once_there_is_another() {
+    fn a_removed_address_is_a_move_once_another_is_available() {
         let network = LocalNetwork { interface: None, v4: true, v6: true, loopback: true };
         let mut watch = NetworkWatch { network, known: ips("127.0.0.1 192.0.2.1"), offline: false };
         let to = |text| Some(Move::To(ips(text)));
         assert_eq!(watch.compare(ips("127.0.0.1 192.0.2.1")), None);
         assert_eq!(watch.compare(ips("127.0.0.1 192.0.2.1 2001:db8::1")), None, "one more");
         assert_eq!(watch.compare(ips("127.0.0.1 192.0.2.1")), to("127.0.0.1 192.0.2.1"));
-        assert_eq!(watch.compare(ips("127.0.0.1")), Some(Move::Nowhere));
+        assert_eq!(watch.compare(ips("127.0.0.1")), Some(Move::Offline));
         assert!(watch.is_offline());
-        assert_eq!(watch.compare(ips("127.0.0.1")), None, "told already");
+        assert_eq!(watch.compare(ips("127.0.0.1")), None, "already reported");
         assert_eq!(watch.compare(ips("127.0.0.1 198.51.100.7")), to("127.0.0.1 198.51.100.7"));
         assert!(!watch.is_offline());
-        assert_eq!(watch.compare(ips("127.0.0.1 198.51.100.7")), None, "moved already");
+        assert_eq!(watch.compare(ips("127.0.0.1 198.51.100.7")), None, "already moved");
         assert_eq!(watch.compare(ips("203.0.113.5")), to("203.0.113.5"));
     }
 }

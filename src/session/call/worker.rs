@@ -1,4 +1,4 @@
-//! The task behind a call: follows signaling and one peer connection, and decides when to offer.
+//! The task behind a call: follows signaling and one peer connection and decides when to offer.
 
 mod connection;
 mod credentials;
@@ -35,36 +35,35 @@ use crate::{
     types::{ConnId, Stage},
 };
 
-/// An offer without an answer is sent again after this time, for servers that do not hold offers.
-const OFFER_AGAIN: Duration = Duration::from_secs(4);
+/// An unanswered offer is sent again after this time, for servers that do not hold offers.
+const RESEND_OFFER: Duration = Duration::from_secs(4);
 
-/// The same where the server says who is there: it has delivered the offer, and some peers take seconds to
-/// answer.
-const OFFER_AGAIN_DELIVERED: Duration = Duration::from_secs(10);
+/// The same where the server reports presence: the offer was delivered, and some peers take seconds to answer.
+const RESEND_OFFER_DELIVERED: Duration = Duration::from_secs(10);
 
-/// A connection that is not up by then is given up, and made anew by the sender.
+/// A connection that is not established by then is closed, and replaced by the sender.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
-/// An offer that has waited for longer is not sent once more, but made anew.
+/// An offer older than this is replaced instead of being sent again.
 const OFFER_LIFE: Duration = Duration::from_mins(10);
 
-/// A restart of ICE that has not led anywhere by then is given up for a new connection.
+/// An ICE restart that has not succeeded by then is abandoned for a new connection.
 const RESTART_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often the addresses of this machine are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Poll interval of this machine's addresses and of the liveness of the connection.
+const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// Looks that are further apart show that this process was suspended; so long does it get to catch up.
+/// Polls that are further apart show that this process was suspended; it gets the same time to catch up.
 const SUSPENDED: Duration = Duration::from_secs(5);
 
-/// Remote candidates kept while there is no peer connection to give them to.
+/// Maximum number of remote candidates kept while there is no peer connection to add them to.
 const MAX_EARLY: usize = 256;
 
 pub(super) struct Worker {
     client: ClientHandle,
-    /// Of the last token answer.
+    /// Those of the last token response.
     ice_servers: Vec<IceServer>,
-    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    /// How far this machine's clock is ahead of the server's, seconds, if known.
     clock_skew: Option<f64>,
     template: PeerConfig,
     events: mpsc::Sender<CallEvent>,
@@ -73,29 +72,29 @@ pub(super) struct Worker {
     current: Option<CurrentConnection>,
     early: Vec<Option<IceCandidateInit>>,
     got_hello: bool,
-    /// Socket of the other device, when it came after this one.
+    /// Socket of the other device, if it joined after this one.
     remote_conn: Option<ConnId>,
-    /// Whether the other device is in the room, where the server says so.
+    /// Whether the other device is in the room, if the server reports it.
     remote_present: Option<bool>,
     /// The server relays `state`.
     relays_state: bool,
-    /// A new socket of the other device, of which it is not clear whether a new peer is behind it.
+    /// A new socket of the other device that may belong to a new peer or to the current one.
     newcomer: Option<Newcomer>,
-    /// What is done about a connection that was lost.
+    /// Recovery from a lost connection.
     recovery: Recovery,
-    looked: Instant,
-    /// This process was suspended until lately: what is silent may only not have been read yet.
+    polled: Instant,
+    /// When this process resumed after a suspension: traffic may be unread rather than missing.
     resumed: Option<Instant>,
-    /// Where the addresses of this machine may change.
+    /// `None` where the addresses of this machine cannot change.
     network: Option<NetworkWatch>,
-    /// There is a socket; without one offers would only pile up.
+    /// There is a signaling socket; without one offers would only pile up.
     in_room: bool,
-    /// Why ICE has to begin anew once there is a socket.
+    /// Why ICE has to be restarted once there is a signaling socket.
     restart_due: Option<String>,
 }
 
 enum Input {
-    Look,
+    Poll,
     Client(Option<ClientEvent>),
     Peer(Option<PeerEvent>),
     Deadline,
@@ -130,7 +129,7 @@ impl Worker {
             relays_state: false,
             newcomer: None,
             recovery: Recovery::default(),
-            looked: Instant::now(),
+            polled: Instant::now(),
             resumed: None,
         }
     }
@@ -140,10 +139,10 @@ impl Worker {
         mut client_events: mpsc::Receiver<ClientEvent>,
         mut close: oneshot::Receiver<String>,
     ) {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = tokio::time::interval(POLL_EVERY);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reason = loop {
-            let happened = {
+            let input = {
                 let wake = self.wake();
                 let peer_events = self.current.as_mut().map(|current| &mut current.events);
                 tokio::select! {
@@ -151,20 +150,20 @@ impl Worker {
                     event = client_events.recv() => Input::Client(event),
                     event = or_never(peer_events) => Input::Peer(event),
                     () = until(wake) => Input::Deadline,
-                    _ = look.tick() => Input::Look,
+                    _ = poll.tick() => Input::Poll,
                 }
             };
-            let goes_on = match happened {
+            let goes_on = match input {
                 Input::Close(reason) => break Some(reason),
                 Input::Client(Some(event)) => self.on_client(event).await,
                 Input::Client(None) => false,
                 Input::Peer(Some(event)) => self.on_peer(event).await,
                 Input::Peer(None) => self.lose(stopped("its events have ended")).await,
                 Input::Deadline => self.on_wake().await,
-                Input::Look => self.on_look().await,
+                Input::Poll => self.on_poll().await,
             };
             if !goes_on {
-                // Nobody listens any more: it is about to be closed, and the reason is on its way.
+                // The handle no longer reads events: it is about to close the call, and the reason follows.
                 let closed = self.events.is_closed();
                 break if closed { Some(closing((&mut close).await)) } else { None };
             }
@@ -172,14 +171,14 @@ impl Worker {
         if let Some(reason) = reason
             && let Err(error) = self.client.send(Body::Bye { reason: Some(reason) })
         {
-            // The socket that is gone is why this ends, and has been reported.
+            // The lost socket is what ended the call, and has been reported.
             tracing::debug!("bye: {error}");
         }
         self.drop_peer().await;
         self.client.close().await;
     }
 
-    /// When something is due.
+    /// The earliest deadline.
     fn wake(&self) -> Option<Instant> {
         let deadline = self.current.as_ref().and_then(|current| current.deadline);
         let newcomer = self.newcomer.as_ref().map(|newcomer| newcomer.due);
@@ -198,33 +197,33 @@ impl Worker {
     }
 
     /// When an offer that was just sent is sent again.
-    fn offer_again(&self) -> Instant {
+    fn resend_offer_at(&self) -> Instant {
         let delivered = self.got_hello && self.remote_present == Some(true);
-        Instant::now() + if delivered { OFFER_AGAIN_DELIVERED } else { OFFER_AGAIN }
+        Instant::now() + if delivered { RESEND_OFFER_DELIVERED } else { RESEND_OFFER }
     }
 
-    /// Looks at the addresses of this machine, and at the signs of life of the peer.
-    async fn on_look(&mut self) -> bool {
-        let goes_on = match self.network.as_mut().and_then(NetworkWatch::look) {
+    /// Checks the addresses of this machine and the liveness of the peer. `false` ends the call.
+    async fn on_poll(&mut self) -> bool {
+        let goes_on = match self.network.as_mut().and_then(NetworkWatch::poll) {
             Some(Move::To(addresses)) => self.on_moved(&addresses).await,
-            Some(Move::Nowhere) => self.on_nowhere().await,
+            Some(Move::Offline) => self.on_offline().await,
             None => true,
         };
         let now = Instant::now();
-        if now.saturating_duration_since(std::mem::replace(&mut self.looked, now)) > SUSPENDED {
+        if now.saturating_duration_since(std::mem::replace(&mut self.polled, now)) > SUSPENDED {
             self.resumed = Some(now);
         }
         let resuming = self.resumed.is_some_and(|at| now.saturating_duration_since(at) < SUSPENDED);
         match self.health() {
             Some(Health::Dead(cause)) if goes_on && !resuming => {
-                let words = format!("the peer connection is dead: {}", cause.words());
+                let words = format!("the peer connection is dead: {}", cause.describe());
                 self.lose(lost(cause.stage(), cause.code(), words)).await
             }
             _ => goes_on && self.on_channel().await,
         }
     }
 
-    /// Reports, once a connection, that its data channel does not open.
+    /// Reports, once per connection, that its data channel does not open.
     async fn on_channel(&mut self) -> bool {
         let Some(current) = &mut self.current else { return true };
         if current.channel_missed {
@@ -232,15 +231,16 @@ impl Worker {
         }
         let Some(words) = without_channel(&current.peer.vitals()) else { return true };
         current.channel_missed = true;
-        self.tell(CallEvent::ChannelMissing(words)).await
+        self.emit(CallEvent::ChannelMissing(words)).await
     }
 
-    /// Of the current connection.
+    /// Health of the current connection.
     fn health(&self) -> Option<Health> {
         self.current.as_ref().map(|current| judge(&current.peer.vitals()))
     }
 
-    async fn tell(&self, event: CallEvent) -> bool {
+    /// Passes an event on; `false` when the handle is gone.
+    async fn emit(&self, event: CallEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
 
@@ -249,7 +249,7 @@ impl Worker {
             ClientEvent::Connected { ice_servers, timings, clock_skew, .. } => {
                 self.ice_servers = ice_servers;
                 self.clock_skew = clock_skew;
-                // What was seen on the socket before says nothing about the room now.
+                // What was known from the previous socket no longer describes the room.
                 self.remote_conn = None;
                 self.remote_present = None;
                 self.relays_state = false;
@@ -261,9 +261,9 @@ impl Worker {
                 }
                 match &self.current {
                     Some(current) if current.is_unanswered() => {
-                        // The offer may have been written to the socket that is gone, or may still wait to
-                        // be written. Another one beside it would get its answer.
-                        self.describe_again();
+                        // The offer may have been written to the lost socket, or may still be queued. A
+                        // second offer would receive the answer to the first.
+                        self.resend_description();
                         self.joined(None, Some(timings)).await
                     }
                     Some(current) if current.connected => true,
@@ -277,7 +277,7 @@ impl Worker {
             ClientEvent::Message(message) => self.on_message(message).await,
             ClientEvent::Disconnected { reason, .. } => {
                 self.in_room = false;
-                self.tell(CallEvent::SignalingLost(reason)).await
+                self.emit(CallEvent::SignalingLost(reason)).await
             }
             ClientEvent::Closed { reason, error, .. } => {
                 let failed = match error {
@@ -289,7 +289,7 @@ impl Worker {
                     ),
                     None => SessionError::new(Stage::Signaling, "closed", reason, "start again"),
                 };
-                self.tell(CallEvent::Failed(failed)).await;
+                self.emit(CallEvent::Failed(failed)).await;
                 false
             }
         }
@@ -302,7 +302,7 @@ impl Worker {
         }
     }
 
-    /// In the room: the sender offers, the receiver waits.
+    /// Joined the room: the sender offers, the receiver waits.
     async fn begin(&mut self, timings: DialTimings) -> bool {
         let goes_on = self.joined(None, Some(timings)).await;
         goes_on && (self.template.role == PeerRole::Receiver || self.offer().await)
@@ -310,7 +310,7 @@ impl Worker {
 
     async fn joined(&self, peer_present: Option<bool>, timings: Option<DialTimings>) -> bool {
         let clock_skew = self.clock_skew;
-        self.tell(CallEvent::Joined { peer_present, timings, clock_skew }).await
+        self.emit(CallEvent::Joined { peer_present, timings, clock_skew }).await
     }
 
     async fn on_message(&mut self, message: Message) -> bool {
@@ -319,17 +319,17 @@ impl Worker {
                 self.got_hello = true;
                 self.remote_present = Some(peer_present);
                 self.relays_state = relays.iter().any(|relayed| relayed == "state");
-                self.claim();
+                self.send_state();
                 self.joined(Some(peer_present), None).await
             }
             Body::PeerJoined { conn_id, .. } => self.on_peer_joined(conn_id).await,
             Body::PeerLeft { reason, .. } => {
                 self.remote_present = Some(false);
                 self.newcomer = None;
-                self.tell(CallEvent::PeerLeft(reason)).await
+                self.emit(CallEvent::PeerLeft(reason)).await
             }
             Body::State { connection, fingerprint } => {
-                self.on_claim(connection, fingerprint.as_deref()).await
+                self.on_state(connection, fingerprint.as_deref()).await
             }
             Body::Offer { sdp } => self.on_offer(sdp).await,
             Body::Answer { sdp, offer } => self.on_answer(sdp, offer).await,
@@ -337,7 +337,7 @@ impl Worker {
             Body::Bye { reason } => {
                 self.recovery = Recovery::default();
                 let counted = self.drop_peer().await;
-                self.tell(CallEvent::Bye(reason, Box::new(counted))).await
+                self.emit(CallEvent::Bye(reason, Box::new(counted))).await
             }
             Body::Error { code, message, .. } => {
                 tracing::warn!("signaling server: {code}: {message}");
@@ -348,17 +348,17 @@ impl Worker {
     }
 }
 
-/// The reason for the goodbye; one that was just dropped gave none.
-fn closing(told: Result<String, oneshot::error::RecvError>) -> String {
-    told.unwrap_or_else(|_| "stopped".into())
+/// The reason for `bye`; a handle that was dropped gives none.
+fn closing(reason: Result<String, oneshot::error::RecvError>) -> String {
+    reason.unwrap_or_else(|_| "stopped".into())
 }
 
-/// A connection that was lost.
+/// The error of a lost connection.
 fn lost(stage: Stage, code: &str, why: impl Into<String>) -> SessionError {
     SessionError::new(stage, code, why, "without --once, orion-peer reconnects")
 }
 
-/// A connection that this machine cannot go on with.
+/// The error of a connection that stopped on this machine.
 fn stopped(why: &str) -> SessionError {
     lost(
         Stage::Datachannel,

@@ -1,4 +1,4 @@
-//! Watches how keyframes are delivered, and judges what that is limited by.
+//! Monitors how keyframes are delivered, and what limits delivery.
 
 use std::{
     collections::VecDeque,
@@ -11,22 +11,22 @@ use crate::{
     stats::bottleneck::{Judged, PingedBy, RoundTrip, Seen, judge, sum_up},
 };
 
-/// Keyframes of a connection that are looked at together, the last ones: minutes of them.
-const MOST: usize = 64;
+/// Number of the last keyframes of a connection that are judged together: several minutes.
+const MAX_KEYFRAMES: usize = 64;
 
-/// The keyframes of a connection.
+/// The last keyframes of a connection.
 #[derive(Debug)]
 pub(super) struct DeliveryMonitor {
     seen: VecDeque<Seen>,
     budget: u64,
     connected: Option<Instant>,
     first_after: Option<Duration>,
-    /// What was concluded last: of the connection before, until this one has keyframes.
+    /// The last conclusion: that of the previous connection until this one has keyframes.
     last: Option<Delivered>,
 }
 
 impl DeliveryMonitor {
-    /// Nothing was seen; the budget is the one a sender has unless it is asked for another one.
+    /// No keyframes yet; the budget is the sender's default.
     pub(super) fn new() -> Self {
         Self {
             seen: VecDeque::new(),
@@ -37,31 +37,31 @@ impl DeliveryMonitor {
         }
     }
 
-    /// There is a new connection. What was concluded of the last one stays until there is more to say.
+    /// A new connection is established. The conclusion of the previous one is kept until there is a new one.
     pub(super) fn connected(&mut self, at: Instant) {
         self.connected = Some(at);
         self.first_after = None;
         self.seen.clear();
     }
 
-    /// The sender is asked for another budget, bytes.
+    /// The sender was asked to change the budget, bytes.
     pub(super) fn set_budget(&mut self, bytes: u64) {
         self.budget = bytes;
     }
 
-    /// The budget of a keyframe, bytes.
+    /// Maximum keyframe size, bytes.
     pub(super) fn budget(&self) -> u64 {
         self.budget
     }
 
-    /// Judges a keyframe by what is known now: a ping among its packets may still be on its way.
+    /// Judges a keyframe by what is known now: a ping sent among its packets may still be in flight.
     pub(super) fn keyframe(&mut self, seen: Seen, round_trips: &[RoundTrip]) -> Option<Judged> {
         let whole = seen.first + seen.delivery.spread;
         if self.first_after.is_none() {
             self.first_after = self.connected.map(|at| whole.saturating_duration_since(at));
         }
         self.seen.push_back(seen);
-        if self.seen.len() > MOST {
+        if self.seen.len() > MAX_KEYFRAMES {
             self.seen.pop_front();
         }
         judge(self.seen.make_contiguous(), round_trips, PingedBy::Receiver).pop()
@@ -110,11 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn the_number_of_kept_keyframes_is_bounded() {
         let mut monitor = DeliveryMonitor::new();
         for nth in 0..1000 {
             monitor.keyframe(seen(Instant::now() + Duration::from_secs(nth)), &[]);
         }
-        assert_eq!(monitor.delivered(&[]).unwrap().overall.of, MOST as u64);
+        assert_eq!(monitor.delivered(&[]).unwrap().overall.of, MAX_KEYFRAMES as u64);
     }
 }

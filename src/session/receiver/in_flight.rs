@@ -1,4 +1,4 @@
-//! What the network took of a keyframe, kept until it is on the disk.
+//! Network measurements of a keyframe, kept until it is on disk.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,11 +14,11 @@ use crate::{
 /// A keyframe that is being written.
 #[derive(Debug, Default)]
 pub(super) struct InFlightKeyframe {
-    /// Time from its first packet received to its last.
+    /// Time between receiving its first and its last packet.
     pub(super) receive_time: Duration,
     /// How it arrived.
     pub(super) seen: Option<Seen>,
-    /// When its sender began to send it, s since 1970 on the sender's clock.
+    /// When the sender started sending it, seconds since 1970 on the sender's clock.
     sent_at: Option<f64>,
 }
 
@@ -31,8 +31,7 @@ impl InFlightKeyframe {
         }
     }
 
-    /// Adds to the stages what only both clocks together tell; `offset` is the sender's clock less
-    /// ours, s.
+    /// Adds the stages that need both clocks; `offset` is the sender's clock minus ours, seconds.
     pub(super) fn complete(
         &self,
         stages: Stages<Option<f64>>,
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clocks_offset_is_taken_out() {
+    fn the_clock_offset_is_subtracted() {
         let underway = InFlightKeyframe { sent_at: Some(1007.010), ..InFlightKeyframe::default() };
         let record = FrameRecord {
             capture_time: Some(1006.970),

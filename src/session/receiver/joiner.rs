@@ -1,4 +1,4 @@
-//! Access units that wait, in their order, for what the control channel says of them.
+//! Joins access units, in order, with their `keyframe` messages from the control channel.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,47 +9,47 @@ use tokio::time::Instant;
 
 use crate::{media::h264, peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo};
 
-/// How long a keyframe waits for what the control channel says of it.
+/// How long a keyframe waits for its message.
 const INFO_WITHIN: Duration = Duration::from_millis(200);
 
-/// Keyframes of a connection that wait for it although the sender has not yet said anything: RTP may
-/// be faster than the data channel.
+/// Number of keyframes per connection that wait although the sender has not yet sent a message: RTP may be
+/// faster than the data channel.
 const WAIT_ANYWAY: u32 = 2;
 
-/// Keyframe messages kept for access units still on their way.
+/// Maximum number of messages kept for access units that have not arrived.
 const MAX_INFOS: usize = 64;
 
-/// Those of one connection.
+/// The pending access units and messages of one connection.
 #[derive(Debug, Default)]
 pub(super) struct KeyframeJoiner {
     units: VecDeque<(ReceivedAccessUnit, Instant, bool)>,
     infos: HashMap<u32, KeyframeInfo>,
     info_order: VecDeque<u32>,
-    /// The sender tells of its keyframes.
+    /// The sender announces its keyframes.
     informed: bool,
-    /// Keyframes that came.
+    /// Number of received keyframes.
     arrived: u32,
-    /// The next one follows a picture that is broken.
+    /// The next access unit follows a broken picture.
     after_loss: bool,
 }
 
-/// An access unit that waits no longer.
+/// An access unit with its message.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) received: ReceivedAccessUnit,
-    /// What its sender said of it, if that came.
+    /// Its message, if one arrived.
     pub(super) info: Option<KeyframeInfo>,
-    /// A picture before it is broken.
+    /// It follows a broken picture.
     pub(super) after_loss: bool,
 }
 
 impl KeyframeJoiner {
-    /// A picture could not be had.
+    /// A picture was not received completely.
     pub(super) fn broken(&mut self) {
         self.after_loss = true;
     }
 
-    /// An access unit came; whether it is a keyframe.
+    /// Takes an access unit; returns whether it is a keyframe.
     pub(super) fn unit(&mut self, received: ReceivedAccessUnit, now: Instant) -> bool {
         let keyframe = h264::is_keyframe(&received.unit.data);
         self.arrived += u32::from(keyframe);
@@ -59,7 +59,7 @@ impl KeyframeJoiner {
         keyframe
     }
 
-    /// The sender says something of a keyframe.
+    /// Takes a message.
     pub(super) fn info(&mut self, info: KeyframeInfo) {
         self.informed = true;
         self.info_order.push_back(info.rtp_timestamp);
@@ -71,12 +71,12 @@ impl KeyframeJoiner {
         }
     }
 
-    /// When the first one has waited long enough.
+    /// When the first access unit has waited long enough.
     pub(super) fn due(&self) -> Option<Instant> {
         self.units.front().map(|(_, until, _)| *until)
     }
 
-    /// The first one if it need not wait any longer; with `all`, in any case.
+    /// The first access unit if it need not wait any longer; with `all`, in any case.
     pub(super) fn next(&mut self, now: Instant, all: bool) -> Option<Ready> {
         let (received, until, _) = self.units.front()?;
         if !all && now < *until && !self.infos.contains_key(&received.unit.timestamp) {
@@ -87,7 +87,7 @@ impl KeyframeJoiner {
         Some(Ready { received, info, after_loss })
     }
 
-    /// The connection is over, and all that waited was taken.
+    /// The connection has ended, and all pending access units were taken.
     pub(super) fn reset(&mut self) {
         *self = Self { after_loss: self.after_loss, ..Self::default() };
     }
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Timestamps of what is ready, each with whether something was said of it.
+    /// Timestamps of the ready access units, each with whether its message arrived.
     fn ready(joiner: &mut KeyframeJoiner, now: Instant) -> Vec<(u32, bool)> {
         std::iter::from_fn(|| joiner.next(now, false))
             .map(|ready| (ready.received.unit.timestamp, ready.info.is_some()))
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn keyframes_wait_for_their_message_and_hold_up_what_follows() {
+    fn keyframes_wait_for_their_message_and_delay_the_following_pictures() {
         let (mut joiner, now) = (KeyframeJoiner::default(), Instant::now());
         assert!(joiner.unit(unit(1, true), now));
         assert!(!joiner.unit(unit(2, false), now));
@@ -145,18 +145,18 @@ mod tests {
         assert_eq!(joiner.due(), Some(now + INFO_WITHIN));
         joiner.info(info(1));
         assert_eq!(ready(&mut joiner, now), [(1, true), (2, false)]);
-        // A message that was first.
+        // The message arrives first.
         joiner.info(info(3));
         joiner.unit(unit(3, true), now);
         assert_eq!(ready(&mut joiner, now), [(3, true)]);
-        // One that was lost.
+        // The message is lost.
         joiner.unit(unit(4, true), now);
         assert_eq!(ready(&mut joiner, now), []);
         assert_eq!(ready(&mut joiner, now + INFO_WITHIN), [(4, false)]);
     }
 
     #[test]
-    fn a_sender_that_says_nothing_is_soon_not_waited_for() {
+    fn a_sender_without_messages_soon_causes_no_delay() {
         let (mut joiner, now) = (KeyframeJoiner::default(), Instant::now());
         for timestamp in 1..=WAIT_ANYWAY {
             joiner.unit(unit(timestamp, true), now);
@@ -168,11 +168,11 @@ mod tests {
         joiner.reset();
         joiner.unit(unit(101, true), now);
         assert_eq!(ready(&mut joiner, now), []);
-        assert!(joiner.next(now, true).is_some(), "at the end nothing is held back");
+        assert!(joiner.next(now, true).is_some(), "at the end everything is handed over");
     }
 
     #[test]
-    fn messages_of_keyframes_that_never_come_go() {
+    fn messages_of_keyframes_that_never_arrive_are_discarded() {
         let mut joiner = KeyframeJoiner::default();
         for timestamp in 0..1000 {
             joiner.info(info(timestamp));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_next_one_is_after_a_loss() {
+    fn only_the_next_access_unit_follows_a_loss() {
         let (mut joiner, now) = (KeyframeJoiner::default(), Instant::now());
         joiner.broken();
         joiner.unit(unit(1, false), now);

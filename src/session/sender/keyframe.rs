@@ -1,4 +1,4 @@
-//! One keyframe on its way: told of on the control channel, sent, saved.
+//! Sends one keyframe: announced on the control channel, transmitted, saved.
 
 mod saving;
 
@@ -16,7 +16,7 @@ use crate::{
     stats::Stages,
 };
 
-/// A keyframe that leaves in a task of its own: over a slow link that takes a second, in which control
+/// A keyframe that is sent by a task of its own: over a slow link that takes a second, during which control
 /// messages are sent and answered.
 pub(super) struct Sending {
     task: JoinHandle<Option<SentAccessUnit>>,
@@ -24,7 +24,7 @@ pub(super) struct Sending {
     captured: CapturedKeyframe,
     /// It has been sent before.
     again: bool,
-    /// The other side asked for a keyframe while it left.
+    /// The peer requested a keyframe while this one was being sent.
     pub(super) requested_again: bool,
 }
 
@@ -35,19 +35,19 @@ impl Sending {
         captured: CapturedKeyframe,
         again: bool,
     ) -> Self {
-        let (told, unit) = (info.clone(), captured.access_unit.clone());
-        let task = tokio::spawn(async move { transmit(&peer, &told, &unit).await });
+        let (announced, unit) = (info.clone(), captured.access_unit.clone());
+        let task = tokio::spawn(async move { transmit(&peer, &announced, &unit).await });
         Self { task, info, captured, again, requested_again: false }
     }
 }
 
-/// A keyframe that has left; none for one that could not.
+/// The result of sending a keyframe; `sent` is `None` if it failed.
 pub(super) struct Done {
     sending: Sending,
     sent: Option<SentAccessUnit>,
 }
 
-/// Waits until the keyframe under way has left; for ever when there is none.
+/// Waits until the keyframe in flight has been sent; forever when there is none.
 pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
     let Some(under_way) = sending else { return std::future::pending().await };
     let sent = (&mut under_way.task).await.ok().flatten();
@@ -60,7 +60,7 @@ pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
 impl Sender<'_> {
     pub(super) fn send_keyframe(&mut self, captured: CapturedKeyframe) {
         let Some(peer) = self.follower.call.peer().filter(|_| self.follower.connected) else {
-            // The connection went while the picture was made.
+            // The connection was lost during the capture.
             if !self.config.live {
                 self.held = Some(captured);
             }
@@ -82,7 +82,7 @@ impl Sender<'_> {
         let info = keyframe_info(self.seq + 1, &captured, &peer);
         let now = Instant::now();
         self.last_sent = Some(now);
-        // The cadence holds although a picture takes time; after a request it begins anew.
+        // The cadence does not drift with the capture time; a requested keyframe restarts it.
         self.due = Some(match self.due {
             Some(due) if now < due + self.config.interval && now >= due => {
                 due + self.config.interval
@@ -92,7 +92,7 @@ impl Sender<'_> {
         self.sending = Some(Sending::start(peer, info, captured, false));
     }
 
-    /// Says once of each budget that keyframes of a stream are over it.
+    /// Reports once per budget that keyframes of an encoded stream exceed it.
     fn warn_over_budget(&mut self, captured: &CapturedKeyframe) {
         let (bytes, max_bytes) = (captured.access_unit.data.len(), captured.max_bytes);
         if bytes <= max_bytes || self.over_budget == Some(max_bytes) {
@@ -100,13 +100,13 @@ impl Sender<'_> {
         }
         self.over_budget = Some(max_bytes);
         self.line(format!(
-            "keyframe {}: {bytes} bytes are over the budget of {max_bytes}, but H.264 from a file or \
-             stream is sent unchanged",
+            "keyframe {}: {bytes} bytes are over the budget of {max_bytes}; H.264 from a file or stream \
+             is sent unchanged",
             self.seq + 1
         ));
     }
 
-    /// The keyframe under way has left.
+    /// The keyframe in flight has been sent, or failed.
     pub(super) async fn on_sent(&mut self, done: Done) -> Result<(), SessionError> {
         let Done { sending: Sending { info, captured, again, requested_again, .. }, sent } = done;
         let now = Instant::now();
@@ -119,30 +119,30 @@ impl Sender<'_> {
             self.due = self.due.map(|due| due.min(now + REQUEST_GAP));
         }
         let Some(sent) = sent else {
-            self.line(format!("keyframe {} could not be sent: the connection is gone", info.seq));
+            self.line(format!("keyframe {} could not be sent: the connection was lost", info.seq));
             if !self.config.live {
                 self.held = Some(captured);
             }
             return Ok(());
         };
         self.seq += 1;
-        self.greeting = false;
+        self.awaiting_channel = false;
         self.follower.picture(sent.first_packet + sent.send_time);
         let saved = self.save(&info, &captured).await?;
-        // Sent again it is not measured again.
+        // When it is sent again, it is not measured again.
         let again = CapturedKeyframe { original: None, ..captured.clone() };
         self.last = Some((info.clone(), again));
         let stages = stages(&captured, &sent);
         let connection_type = self.follower.pair().map(|pair| pair.connection);
         let sent = SentKeyframe { info, captured, sent, stages, connection_type, saved };
-        (self.tell)(SenderEvent::Sent(Box::new(sent)));
+        (self.emit)(SenderEvent::Sent(Box::new(sent)));
         if self.config.count.is_some_and(|count| self.seq >= count) {
             self.end = Some((SenderEnd::Count, now + LINGER));
         }
         Ok(())
     }
 
-    /// Saves what was sent.
+    /// Saves a sent keyframe; its file, if it is written already.
     async fn save(
         &mut self,
         info: &KeyframeInfo,
@@ -164,7 +164,7 @@ impl Sender<'_> {
         Ok(saved)
     }
 
-    /// Saves what still waits.
+    /// Saves what is still pending.
     pub(super) async fn finish_saving(&mut self) -> Result<(), SessionError> {
         match &mut self.save {
             Some(saving) => saving.finish().await,
@@ -187,14 +187,14 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
     }
 }
 
-/// What getStats counts of a keyframe that was encoded here.
+/// The getStats counters of a keyframe that was encoded here.
 fn coded(captured: &CapturedKeyframe) -> CodedFrame {
     let AccessUnit { width, height, .. } = captured.access_unit;
     let (qp, took) = (captured.qp, captured.encode_time);
     CodedFrame { width, height, keyframe: true, qp, took }
 }
 
-/// The stages on this side.
+/// Durations of the sender's stages.
 fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f64>> {
     let packetize = sent.first_packet.saturating_duration_since(captured.encoded_at);
     Stages {
@@ -204,7 +204,7 @@ fn stages(captured: &CapturedKeyframe, sent: &SentAccessUnit) -> Stages<Option<f
     }
 }
 
-/// Sends what the control channel says of a keyframe, and the keyframe.
+/// Announces a keyframe on the control channel and sends it.
 pub(crate) async fn transmit(
     peer: &Peer,
     info: &KeyframeInfo,
@@ -213,7 +213,7 @@ pub(crate) async fn transmit(
     peer.heard().await;
     let sent_at = Some(epoch_seconds(SystemTime::now()));
     let message = ControlMessage::Keyframe(KeyframeInfo { sent_at, ..info.clone() });
-    let told = peer.send_control(&message).await;
+    let announced = peer.send_control(&message).await;
     let sent = match peer.send_access_unit_at(unit, info.rtp_timestamp).await {
         Ok(sent) => sent,
         Err(error) => {
@@ -221,8 +221,8 @@ pub(crate) async fn transmit(
             return None;
         }
     };
-    // Over a way that loses packets the channel may open after the video.
-    if told.is_err()
+    // On a lossy path the channel may open after the video.
+    if announced.is_err()
         && let Err(error) = peer.send_control(&message).await
     {
         tracing::debug!("keyframe message: {error}");

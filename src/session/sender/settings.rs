@@ -1,4 +1,4 @@
-//! What the receiver can change by `set`.
+//! Settings that the receiver can change by `set`.
 
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use crate::{
 };
 
 impl Sender<'_> {
-    /// Obeys a `set`, all of it or nothing; gives the size of the pictures from now on, when one was asked
-    /// for.
+    /// Applies a `set`, all of it or nothing; returns the new picture size, if one was requested.
     pub(super) fn set(&mut self, settings: &Settings) -> Result<Option<(u32, u32)>, String> {
         let interval = settings.interval_ms.map(Duration::from_millis);
         if let Some(interval) = interval
@@ -22,7 +21,7 @@ impl Sender<'_> {
             return Err("maxBytes must be from 1000 to 10000000".into());
         }
         if settings.max_bytes.is_some() && self.capture.is_encoded() {
-            return Err("the keyframes are encoded already and are sent unchanged".into());
+            return Err("the source is already encoded; its keyframes are sent unchanged".into());
         }
         let wanted = match (settings.width, settings.height) {
             (None, None) => None,
@@ -30,7 +29,7 @@ impl Sender<'_> {
                 Some((w, h))
             }
             (Some(_), Some(_)) => return Err("width and height must be from 16 to 3840".into()),
-            _ => return Err("width and height go together".into()),
+            _ => return Err("width and height must be set together".into()),
         };
         let size = wanted.map(|wanted| self.capture.size_in(wanted)).transpose()?;
         if let Some(interval) = interval {
@@ -41,12 +40,12 @@ impl Sender<'_> {
             self.line(format!("the receiver set the interval to {interval:?}"));
         }
         if let Some(bytes) = settings.max_bytes {
-            self.capture.ask(CaptureRequest::MaxBytes(bytes as usize));
-            self.line(format!("the receiver set the largest keyframe to {bytes} bytes"));
+            self.capture.request(CaptureRequest::MaxBytes(bytes as usize));
+            self.line(format!("the receiver set the maximum keyframe size to {bytes} bytes"));
         }
         if let Some((width, height)) = size {
-            self.capture.ask(CaptureRequest::Size(width, height));
-            self.line(format!("the receiver set the picture to {width}x{height}"));
+            self.capture.request(CaptureRequest::Size(width, height));
+            self.line(format!("the receiver set the picture size to {width}x{height}"));
         }
         Ok(size)
     }

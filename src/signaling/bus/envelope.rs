@@ -47,7 +47,7 @@ pub enum Say {
     },
     /// The other device's socket is gone.
     Left {
-        /// Why.
+        /// The cause.
         reason: LeaveReason,
     },
     /// A newer socket of the same device took over.

@@ -177,9 +177,9 @@ async fn upgrade(
         .write_buffer_size(0)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    let begun = Instant::now();
+    let started = Instant::now();
     let attempt = Box::pin(client_async_with_config(request, stream, Some(config))).await;
-    timings.upgrade += begun.elapsed();
+    timings.upgrade += started.elapsed();
     Ok(attempt.map(|(socket, response)| {
         let date = header_text(response.headers(), &header::DATE);
         Dialed { socket, clock_skew: clock_skew(date, SystemTime::now()) }
@@ -215,10 +215,10 @@ async fn connect(
         None => (host(url), url.port_or_known_default().unwrap_or(80)),
     };
     let failed = |source| ClientError::Dns { host: host.to_owned(), source };
-    let begun = Instant::now();
+    let started = Instant::now();
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
     let resolved = Instant::now();
-    timings.dns += resolved - begun;
+    timings.dns += resolved - started;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         match open_tcp(address, source).await {
@@ -260,7 +260,7 @@ async fn secure(
     let failed = |reason: String| ClientError::Tls { url: redacted(url), reason };
     let name = ServerName::try_from(host(url).to_owned())
         .map_err(|_| failed("no certificate can be for a host of that name".into()))?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let connector = TlsConnector::from(trust.client());
     let stream = Box::pin(connector.connect(name, stream)).await.map_err(|error| {
         match rustls_error(&error) {
@@ -270,7 +270,7 @@ async fn secure(
             None => failed(error.to_string()),
         }
     })?;
-    *timings.tls.get_or_insert_default() += begun.elapsed();
+    *timings.tls.get_or_insert_default() += started.elapsed();
     Ok(MaybeTlsStream::Rustls(stream))
 }
 

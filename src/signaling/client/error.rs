@@ -30,7 +30,7 @@ pub enum ClientError {
     Dns {
         /// The host.
         host: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// No TCP connection.
@@ -38,7 +38,7 @@ pub enum ClientError {
     Connect {
         /// The server.
         url: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// No way through the proxy that the environment names.
@@ -46,7 +46,7 @@ pub enum ClientError {
     Proxy {
         /// The proxy, without its login.
         proxy: String,
-        /// Why.
+        /// The cause.
         reason: String,
     },
     /// The attempt took too long.
@@ -62,7 +62,7 @@ pub enum ClientError {
     Tls {
         /// The server.
         url: String,
-        /// Why.
+        /// The cause.
         reason: String,
     },
     /// TLS was tried, but no TLS is spoken there.

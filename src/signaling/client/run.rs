@@ -207,10 +207,10 @@ async fn establish(config: &ClientConfig, url: &Url) -> Result<Established, Clie
 }
 
 async fn ask(config: &ClientConfig, timings: &mut DialTimings) -> Result<Access, TokenError> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let access = config.tokens.access().await?;
     if config.tokens.renews() {
-        *timings.token.get_or_insert_default() += begun.elapsed();
+        *timings.token.get_or_insert_default() += started.elapsed();
     }
     Ok(access)
 }

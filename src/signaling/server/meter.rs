@@ -79,9 +79,9 @@ impl StoreMeter {
         &self,
         operation: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let result = operation.await;
-        self.durations.observe(begun.elapsed());
+        self.durations.observe(started.elapsed());
         if result.is_err() {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }

@@ -112,7 +112,7 @@ async function restart(page, send) {
   await until("Chromium to miss it", async () =>
     (await page.call("ice")).iceConnectionState === "disconnected" && Date.now() > since + 5000);
   send.child.kill("SIGCONT");
-  await until("the restart", () => /looking for another way/.test(send.stderr));
+  await until("the restart", () => /looking for another path/.test(send.stderr));
   await until("its end", () => /connected to the receiver again/.test(send.stderr));
   const count = await decoded();
   await until("2 more decoded keyframes", async () => (await decoded()) >= count + 2);
@@ -133,7 +133,7 @@ async function restartsItself(page, send) {
   });
   const count = await decoded();
   await until("3 more decoded keyframes", async () => (await decoded()) >= count + 3);
-  check("send says why", /the other side asks for it: looking for another way/.test(send.stderr));
+  check("send says why", /the peer requested an ICE restart: looking for another path/.test(send.stderr));
   check("on the same connection", !/starts a new connection/.test(send.stderr));
 }
 

@@ -1,4 +1,4 @@
-//! The peer connection of a call: how it is made, followed and dropped.
+//! The peer connection of a call: created, followed and closed.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -16,30 +16,30 @@ use crate::{
 pub(super) struct CurrentConnection {
     pub(super) peer: Arc<Peer>,
     pub(super) events: mpsc::Receiver<PeerEvent>,
-    /// Our description, to be sent again when it went astray.
+    /// Our description, kept to be sent again if it was lost.
     pub(super) local_sdp: Option<String>,
     pub(super) remote_sdp: Option<String>,
     pub(super) local_candidates: Vec<Option<IceCandidateInit>>,
     pub(super) connected: bool,
-    /// ICE begins anew; the other side's certificate has to stay what it was.
+    /// The peer's certificate fingerprint while ICE restarts; it must not change.
     pub(super) restarting: Option<String>,
     /// It has been reported that the data channel does not open.
     pub(super) channel_missed: bool,
-    /// When to offer again (no answer yet) or to give up (answered but not connected).
+    /// When to offer again (no answer yet) or to time out (answered but not connected).
     pub(super) deadline: Option<Instant>,
-    pub(super) begun: Instant,
+    pub(super) started: Instant,
     /// Socket of the other device this connection is with.
     pub(super) conn: Option<ConnId>,
-    /// The other device was in the room when it was offered: the server did not keep the offer.
+    /// The other device was in the room at the time of the offer: the server did not hold it.
     pub(super) delivered: bool,
-    /// Those it gathered with, when they expire.
+    /// The expiring credentials it gathered with, if any.
     pub(super) credentials: Option<Credentials>,
 }
 
 impl CurrentConnection {
-    /// Its offer waits for an answer, and is not so old that its candidates may be stale.
+    /// Its offer is unanswered and recent enough that its candidates are still valid.
     pub(super) fn is_unanswered(&self) -> bool {
-        let fresh = self.restarting.is_some() || self.begun.elapsed() < OFFER_LIFE;
+        let fresh = self.restarting.is_some() || self.started.elapsed() < OFFER_LIFE;
         fresh && self.local_sdp.is_some() && self.remote_sdp.is_none()
     }
 }
@@ -50,11 +50,11 @@ impl Worker {
         let counted = self.drop_peer().await;
         if replaced {
             let why = lost(Stage::Ice, "peer-replaced", "the peer starts a new connection");
-            if !self.tell(CallEvent::Lost(why, Box::new(counted))).await {
+            if !self.emit(CallEvent::Lost(why, Box::new(counted))).await {
                 return None;
             }
         }
-        self.recovery.begun();
+        self.recovery.cancel();
         let config = PeerConfig { ice_servers: self.ice_servers(), ..self.template.clone() };
         self.negotiation_log.step(|| NegotiationStep::Created {
             ice_servers: config.ice_servers.clone(),
@@ -75,7 +75,7 @@ impl Worker {
                     restarting: None,
                     channel_missed: false,
                     deadline: None,
-                    begun: Instant::now(),
+                    started: Instant::now(),
                     conn: self.remote_conn.clone(),
                     delivered: self.remote_present == Some(true),
                     credentials,
@@ -83,20 +83,20 @@ impl Worker {
                 Some(())
             }
             Err(error) => {
-                self.tell(CallEvent::Failed(peer_error(&error))).await;
+                self.emit(CallEvent::Failed(peer_error(&error))).await;
                 None
             }
         }
     }
 
-    /// Closes the connection and gives what was counted on it. What came over it and was not yet
-    /// told is told first: a goodbye by signaling may overtake a keyframe that is already here.
+    /// Closes the connection and returns its final statistics. Pending keyframes and control messages are
+    /// passed on first: a `bye` by signaling may overtake a keyframe that has already arrived.
     pub(super) async fn drop_peer(&mut self) -> Option<Snapshot> {
         self.published.send_replace(None);
         let mut current = self.current.take()?;
         while let Ok(event) = current.events.try_recv() {
-            let came = matches!(event, PeerEvent::AccessUnit(_) | PeerEvent::Control(..));
-            if came && !self.tell(CallEvent::Peer(event)).await {
+            let pending = matches!(event, PeerEvent::AccessUnit(_) | PeerEvent::Control(..));
+            if pending && !self.emit(CallEvent::Peer(event)).await {
                 break;
             }
         }
@@ -129,10 +129,10 @@ impl Worker {
                 } else {
                     CallEvent::Connected
                 };
-                self.tell(event).await
+                self.emit(event).await
             }
             PeerEvent::State(ConnectionState::Disconnected) => {
-                self.tell(CallEvent::Peer(event)).await && self.on_silence().await
+                self.emit(CallEvent::Peer(event)).await && self.on_silence().await
             }
             PeerEvent::State(ConnectionState::Failed) => {
                 let why = "the peer connection failed: no answer from the peer";
@@ -141,13 +141,13 @@ impl Worker {
             PeerEvent::Stopped(why) => self.lose(stopped(&why)).await,
             PeerEvent::CandidateError { url, code, text } => {
                 let remedy = self.server_remedy(&url);
-                self.tell(CallEvent::CandidateError { url, code, text, remedy }).await
+                self.emit(CallEvent::CandidateError { url, code, text, remedy }).await
             }
-            event => self.tell(CallEvent::Peer(event)).await,
+            event => self.emit(CallEvent::Peer(event)).await,
         }
     }
 
-    /// What to try about a STUN or TURN server that failed.
+    /// The remedy for a STUN or TURN server that failed.
     fn server_remedy(&self, url: &str) -> String {
         let results = self.current.as_ref().map(|current| current.peer.gathering());
         results
@@ -157,30 +157,31 @@ impl Worker {
     }
 
     pub(super) async fn on_deadline(&mut self) -> bool {
-        let again = self.offer_again();
+        let resend_at = self.resend_offer_at();
         let Some(current) = &mut self.current else { return true };
         if current.remote_sdp.is_none() {
-            current.deadline = Some(again);
+            current.deadline = Some(resend_at);
             let restarting = current.restarting.is_some();
-            // A server that said hello holds the offer itself; sending it again would only be
-            // noise while the other device is away.
+            // A server that sends `hello` holds the offer itself; sending it again would be pointless
+            // while the other device is absent.
             if self.in_room && (restarting || !self.got_hello || self.remote_conn.is_some()) {
-                self.describe_again();
+                self.resend_description();
             }
             return true;
         }
         if current.restarting.is_some() {
-            let why = "ICE found no other path within 10 s";
+            let why = "ICE restart found no working path within 10 s";
             return self.lose(lost(Stage::Ice, "restart-failed", why)).await;
         }
         if self.template.ice_policy == IcePolicy::Relay
             && let Some(why) = no_relay(&current.peer.gathering())
         {
-            let why =
-                format!("no connection within 30 s, for no server gave a relayed candidate: {why}");
+            let why = format!(
+                "no connection within 30 s, because no server returned a relayed candidate: {why}"
+            );
             return self.lose(lost(Stage::Gathering, "no-relay-candidate", &why)).await;
         }
-        let why = "no connection within 30 s: the candidates of the peers do not reach each other";
+        let why = "no connection within 30 s: no pair of candidates connects the two peers";
         self.lose(lost(Stage::Ice, "no-path", why)).await
     }
 }

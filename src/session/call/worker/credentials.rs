@@ -1,12 +1,12 @@
-//! TURN credentials that expire in mid-call. An allocation ends with them, and the crate refreshes with those it was
-//! made with (`webrtc` 0.21.1, `driver.rs:1695`): a relayed call restarts ICE with newer ones before that.
+//! TURN credentials that expire during a call. An allocation ends with them, and the crate refreshes it with the
+//! original ones (`webrtc` 0.21.1, `driver.rs:1695`): a relayed call restarts ICE with newer ones before that.
 
 use std::time::{Duration, SystemTime};
 
 use super::Worker;
 use crate::{peer::PeerRole, proto::token::IceServer, signaling::client::server_time};
 
-/// Newer credentials are used when the old ones are good for less than this, or for half of what they were.
+/// Newer credentials are used when the old ones are valid for less than this, or for less than half their lifetime.
 /// Signaling tokens, and the servers with them, are renewed about every four minutes.
 const AHEAD: Duration = Duration::from_mins(10);
 
@@ -18,13 +18,13 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// None when nothing says that they expire.
+    /// `None` when they do not expire as far as is known.
     fn of(servers: &[IceServer], now: u64) -> Option<Self> {
         let expire = servers.iter().filter_map(IceServer::expires_at).min()?;
         Some(Self { used: now, expire })
     }
 
-    /// Whether it is time to use credentials that last until `newer`.
+    /// Whether it is time to replace them with credentials that expire at `newer`.
     fn are_due(self, newer: u64, now: u64) -> bool {
         let life = self.expire.saturating_sub(self.used);
         let left = self.expire.saturating_sub(now);
@@ -37,13 +37,13 @@ impl Worker {
         server_time(SystemTime::now(), self.clock_skew).as_secs()
     }
 
-    /// What the next gathering uses.
+    /// The credentials that the next gathering uses.
     pub(super) fn credentials(&self) -> Option<Credentials> {
         Credentials::of(&self.ice_servers(), self.server_now())
     }
 
-    /// There are newer servers. Both peers gathered at the same time, with what they had fetched shortly before: the
-    /// sender's credentials stand for the receiver's.
+    /// Newer ICE servers arrived. Both peers gathered at the same time, with credentials fetched shortly before: the
+    /// sender's credentials are taken to expire when the receiver's do.
     pub(super) async fn on_renewed(&mut self) -> bool {
         let now = self.server_now();
         let newer = self.credentials().map(|newer| newer.expire);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_expires_counts() {
+    fn the_earliest_expiry_counts() {
         let servers = [
             server(None),
             server(Some("phone")),
@@ -86,16 +86,16 @@ mod tests {
     }
 
     #[test]
-    fn newer_credentials_are_used_ahead_of_time_and_not_sooner() {
+    fn newer_credentials_are_used_shortly_before_the_old_ones_expire() {
         let due = |life: u64, passed: u64, gained: u64| {
             let old = Credentials { used: 1000, expire: 1000 + life };
             old.are_due(1000 + life + gained, 1000 + passed)
         };
         assert!(!due(7200, 6500, 6500), "11 minutes are left");
         assert!(due(7200, 6660, 6660), "9 minutes are left");
-        assert!(!due(7200, 6660, 0), "but these are no better");
+        assert!(!due(7200, 6660, 0), "but these expire at the same time");
         assert!(due(7200, 8000, 8000), "too late is better than never");
-        assert!(!due(12, 5, 5) && due(12, 7, 7), "short ones at half of their life");
+        assert!(!due(12, 5, 5) && due(12, 7, 7), "short-lived ones at half of their lifetime");
         assert!(!due(0, 0, 0) && !due(u64::MAX - 1000, 10, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! Descriptions and candidates of both sides: offers made and sent again, offers and answers taken.
+//! Descriptions and candidates of both peers: sends and resends offers, accepts offers and answers.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use crate::{
 impl Worker {
     pub(super) async fn offer(&mut self) -> bool {
         if !self.in_room {
-            // Offers that pile up would be answered one after the other: there is one once there is a socket.
+            // Queued offers would be answered one after the other: the offer is made once there is a socket.
             return true;
         }
         if self.new_peer().await.is_none() {
             return false;
         }
-        let again = self.offer_again();
+        let resend_at = self.resend_offer_at();
         let Some(current) = &mut self.current else { return true };
         match current.peer.create_offer().await {
             Ok(sdp) => {
                 self.negotiation_log.step(|| NegotiationStep::Local(SdpType::Offer, sdp.clone()));
                 current.local_sdp = Some(sdp.clone());
-                current.deadline = Some(again);
+                current.deadline = Some(resend_at);
                 self.send(Body::Offer { sdp });
                 true
             }
             Err(error) => {
-                self.tell(CallEvent::Failed(peer_error(&error))).await;
+                self.emit(CallEvent::Failed(peer_error(&error))).await;
                 false
             }
         }
@@ -39,12 +39,12 @@ impl Worker {
 
     pub(super) async fn on_offer(&mut self, sdp: String) -> bool {
         if self.template.role == PeerRole::Sender {
-            return self.on_their_offer(&sdp).await;
+            return self.on_receiver_offer(&sdp).await;
         }
         if let Some(current) = &self.current
             && current.remote_sdp.as_ref() == Some(&sdp)
         {
-            self.describe_again();
+            self.resend_description();
             return true;
         }
         let renegotiation = self.current.as_ref().is_some_and(|current| {
@@ -59,7 +59,7 @@ impl Worker {
         if renegotiation {
             current.local_candidates.clear();
             if let Err(error) = peer.set_ice_servers(&servers).await {
-                tracing::warn!(%error, "ICE goes on with the servers it has");
+                tracing::warn!(%error, "ICE keeps its previous servers");
             }
         }
         let described = std::time::Instant::now();
@@ -72,7 +72,7 @@ impl Worker {
                 current.remote_sdp = Some(sdp);
                 current.local_sdp = Some(answer.clone());
                 if !current.connected {
-                    current.deadline = Some(current.begun + CONNECT_WITHIN);
+                    current.deadline = Some(current.started + CONNECT_WITHIN);
                 }
                 self.send(Body::Answer { sdp: answer, offer: Some(of) });
                 for candidate in std::mem::take(&mut self.early) {
@@ -80,19 +80,19 @@ impl Worker {
                         .step(|| NegotiationStep::RemoteCandidate(candidate.clone()));
                     peer.add_candidate(candidate).await;
                 }
-                self.tell(CallEvent::Described(described)).await
+                self.emit(CallEvent::Described(described)).await
             }
             Err(error) => {
                 self.negotiation_log.step(|| NegotiationStep::RemoteRefused(error.to_string()));
                 self.drop_peer().await;
-                self.tell(CallEvent::Refused(peer_error(&error))).await
+                self.emit(CallEvent::Refused(peer_error(&error))).await
             }
         }
     }
 
-    /// The sender is the impolite side (W3C perfect negotiation): its own offers take the place of others. One
-    /// that begins ICE anew says that the other side wants another way, so this side offers one.
-    async fn on_their_offer(&mut self, sdp: &str) -> bool {
+    /// The sender is the impolite peer (W3C perfect negotiation): its own offers take precedence. An offer that
+    /// restarts ICE means that the receiver wants another path, so the sender restarts ICE itself.
+    async fn on_receiver_offer(&mut self, sdp: &str) -> bool {
         let restarts = self.current.as_ref().is_some_and(|current| {
             let known = current.remote_sdp.as_deref();
             current.connected
@@ -102,9 +102,9 @@ impl Worker {
                 })
         });
         if restarts {
-            return self.restart("the other side asks for it".into()).await;
+            return self.restart("the peer requested an ICE restart".into()).await;
         }
-        tracing::info!("an offer of the other side is ignored: this side offers");
+        tracing::info!("ignoring an offer of the receiver: the sender makes the offers");
         true
     }
 
@@ -112,7 +112,7 @@ impl Worker {
         let Some(current) = &mut self.current else { return true };
         let ours = current.local_sdp.as_deref().map(offer_digest);
         if offer.is_some() && offer != ours {
-            tracing::debug!("an answer to an earlier offer is left aside");
+            tracing::debug!("ignoring the answer to a superseded offer");
             return true;
         }
         if self.template.role == PeerRole::Receiver || current.remote_sdp.is_some() {
@@ -121,7 +121,7 @@ impl Worker {
         if let Some(certificate) = current.restarting.as_deref()
             && fingerprint(&sdp) != Some(certificate)
         {
-            // The other device has begun anew meanwhile: so do we.
+            // The other device has restarted in the meantime: start a new connection, too.
             return self.offer().await;
         }
         let described = std::time::Instant::now();
@@ -133,12 +133,12 @@ impl Worker {
                 let restarting = current.restarting.is_some();
                 let within = if restarting { RESTART_WITHIN } else { CONNECT_WITHIN };
                 current.deadline = Some(Instant::now() + within);
-                self.tell(CallEvent::Described(described)).await
+                self.emit(CallEvent::Described(described)).await
             }
             Err(error) => {
                 self.negotiation_log.step(|| NegotiationStep::RemoteRefused(error.to_string()));
                 self.drop_peer().await;
-                self.tell(CallEvent::Refused(peer_error(&error))).await
+                self.emit(CallEvent::Refused(peer_error(&error))).await
             }
         }
     }
@@ -155,8 +155,8 @@ impl Worker {
         true
     }
 
-    /// Sends our description and candidates once more.
-    pub(super) fn describe_again(&self) {
+    /// Sends our description and candidates again.
+    pub(super) fn resend_description(&self) {
         let Some(current) = &self.current else { return };
         let Some(sdp) = current.local_sdp.clone() else { return };
         let body = match self.template.role {
@@ -172,7 +172,7 @@ impl Worker {
     }
 }
 
-/// The DTLS fingerprint in a description: the same one means the same peer connection.
+/// The DTLS fingerprint of a description: it identifies the peer connection.
 pub(super) fn fingerprint(sdp: &str) -> Option<&str> {
     sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=fingerprint:"))
 }

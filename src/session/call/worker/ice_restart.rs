@@ -1,4 +1,4 @@
-//! When the way between the two is gone: ICE begins anew on the connection that is there (RFC 8445 §9).
+//! ICE restart on the existing connection when its path is lost (RFC 8445 §9).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Worker {
-    /// The servers to gather with: those of the flags, or of the last token answer.
+    /// The servers to gather with: those of the flags, or of the last token response.
     pub(super) fn ice_servers(&self) -> Vec<IceServer> {
         if self.template.ice_servers.is_empty() {
             self.ice_servers.clone()
@@ -20,20 +20,20 @@ impl Worker {
         }
     }
 
-    /// Nothing has come from the other side for 4 s: its network or a NAT between may have changed. Only
-    /// the sender offers; the receiver waits for that.
+    /// Nothing has been received for 4 s: the peer's network or a NAT on the path may have changed. Only the
+    /// sender offers; the receiver waits for the offer.
     pub(super) async fn on_silence(&mut self) -> bool {
-        // What ended the one may have ended the other: then it is better known now than in half a minute.
+        // The signaling socket may be dead, too: better to find out now than in half a minute.
         self.client.probe();
         if self.is_doubtful() && self.template.role == PeerRole::Sender {
-            // What is behind the new socket did not keep the connection alive: it is a new peer.
+            // The device with the new socket did not keep the connection alive: it is a new peer.
             return self.offer_to_newcomer().await;
         }
         let restarting = self.current.as_ref().is_some_and(|current| current.restarting.is_some());
         restarting || self.restart("nothing has been received for 4 s".into()).await
     }
 
-    /// This machine has other addresses now: the signaling socket is dead, and perhaps the media's are.
+    /// The addresses of this machine changed: the signaling socket is dead, and perhaps the media sockets.
     pub(super) async fn on_moved(&mut self, addresses: &[IpAddr]) -> bool {
         self.client.reconnect();
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -42,24 +42,24 @@ impl Worker {
         self.restart("this machine's network has changed".into()).await
     }
 
-    /// This machine has no address for now: nothing can be done before there is one.
-    pub(super) async fn on_nowhere(&mut self) -> bool {
+    /// This machine has no address: nothing can be done until there is one.
+    pub(super) async fn on_offline(&mut self) -> bool {
         let connected = self.current.as_ref().is_some_and(|current| current.connected);
-        !connected || self.tell(CallEvent::Restarting("this machine has no network".into())).await
+        !connected || self.emit(CallEvent::Restarting("this machine has no network".into())).await
     }
 
-    /// Begins ICE anew, now or when there is a socket to tell the other side by.
+    /// Restarts ICE, now or once there is a signaling socket for the offer.
     pub(super) async fn restart(&mut self, why: String) -> bool {
-        // The crate's driver ends for good when it finds no network to bind to.
+        // The crate's driver stops permanently when it finds no network to bind to.
         let offline = self.network.as_ref().is_some_and(NetworkWatch::is_offline);
-        // A peer that is away gets no offer: it may come back as a new one, which cannot use a restart.
-        let away = self.remote_present == Some(false) && self.template.role == PeerRole::Sender;
-        if !self.in_room || offline || away {
+        // An absent peer gets no offer: it may come back as a new peer, which cannot use a restart.
+        let absent = self.remote_present == Some(false) && self.template.role == PeerRole::Sender;
+        if !self.in_room || offline || absent {
             self.restart_due = Some(why);
             return true;
         }
         let (servers, credentials) = (self.ice_servers(), self.credentials());
-        let (again, present) = (self.offer_again(), self.remote_present == Some(true));
+        let (resend_at, present) = (self.resend_offer_at(), self.remote_present == Some(true));
         let Some(current) = &mut self.current else { return true };
         if self.template.role == PeerRole::Receiver || !current.connected {
             return true;
@@ -80,13 +80,13 @@ impl Worker {
                 current.local_sdp = Some(sdp.clone());
                 current.local_candidates.clear();
                 current.remote_sdp = None;
-                current.deadline = Some(again);
+                current.deadline = Some(resend_at);
                 current.delivered = present;
                 self.send(Body::Offer { sdp });
-                self.tell(CallEvent::Restarting(why)).await
+                self.emit(CallEvent::Restarting(why)).await
             }
             Err(error) => {
-                tracing::warn!(%error, "ICE cannot be restarted");
+                tracing::warn!(%error, "ICE restart failed");
                 self.lose(lost(Stage::Ice, "restart-failed", why)).await
             }
         }

@@ -1,4 +1,4 @@
-//! What is done about a connection that was lost: the sender offers a new one, the receiver asks for it.
+//! Recovery from a lost connection: the sender offers a new one, the receiver asks for it.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::{
     session::liveness::Pauses,
 };
 
-/// A sender that was asked for an offer and sends none does not know `state`: a new socket makes it look.
+/// A sender that was asked for an offer and sends none does not know `state`: a new socket triggers its offer.
 const OFFERED_WITHIN: Duration = Duration::from_secs(5);
 
-/// So many abandoned threads that still run, and what comes next waits longer: each keeps a core busy.
+/// From this number of abandoned threads that still run, the next attempt waits longer: each keeps a core busy.
 const MANY_ABANDONED: usize = 3;
-const WHILE_ABANDONED: Duration = Duration::from_secs(30);
+const PAUSE_WHILE_ABANDONED: Duration = Duration::from_secs(30);
 
-/// What is due, and when.
+/// The next recovery step and its time.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     pub(super) pauses: Pauses,
@@ -28,9 +28,9 @@ pub(super) struct Recovery {
 enum RecoveryStep {
     /// The sender offers.
     Offer,
-    /// The receiver says that it has no connection.
+    /// The receiver reports that it has no connection.
     Ask,
-    /// It takes a new socket.
+    /// The receiver opens a new signaling socket.
     Rejoin,
 }
 
@@ -39,25 +39,25 @@ impl Recovery {
         self.next.map(|(at, _)| at)
     }
 
-    /// There is a new connection.
-    pub(super) fn begun(&mut self) {
+    /// A new connection makes the pending step unnecessary.
+    pub(super) fn cancel(&mut self) {
         self.next = None;
     }
 }
 
 impl Worker {
-    /// The connection is gone: the sender makes another one, the receiver asks for it; after a pause when the
-    /// last ones died young.
+    /// The connection is lost: the sender creates another one, the receiver asks for it; after a pause if the
+    /// previous ones were short-lived.
     pub(super) async fn lose(&mut self, why: SessionError) -> bool {
         let counted = self.drop_peer().await;
         self.early.clear();
         self.newcomer = None;
-        if !self.tell(CallEvent::Lost(why, Box::new(counted))).await {
+        if !self.emit(CallEvent::Lost(why, Box::new(counted))).await {
             return false;
         }
         let mut pause = self.recovery.pauses.died(std::time::Instant::now());
         if abandoned_drivers() >= MANY_ABANDONED {
-            pause = pause.max(WHILE_ABANDONED);
+            pause = pause.max(PAUSE_WHILE_ABANDONED);
         }
         let step = match self.template.role {
             PeerRole::Sender => RecoveryStep::Offer,
@@ -67,13 +67,13 @@ impl Worker {
         if pause.is_zero() { self.recover().await } else { true }
     }
 
-    /// The next step is due.
+    /// Takes the pending step.
     pub(super) async fn recover(&mut self) -> bool {
         let Some((_, step)) = self.recovery.next.take() else { return true };
         match step {
             RecoveryStep::Offer => return self.offer().await,
             RecoveryStep::Ask => {
-                self.claim();
+                self.send_state();
                 self.recovery.next = Some((Instant::now() + OFFERED_WITHIN, RecoveryStep::Rejoin));
             }
             RecoveryStep::Rejoin if self.in_room && self.remote_present != Some(false) => {

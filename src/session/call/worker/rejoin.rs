@@ -1,10 +1,10 @@
-//! A new socket of the other device: is the peer that was there behind it, or a new one?
+//! Decides whether a new socket of the other device belongs to the current peer or to a new one.
 //!
-//! A socket that is lost leaves the peer connection alone, so a new one need not mean a new peer. A device of
-//! this project says what it has by `state`, where the server relays that; others are judged by their signs of
-//! life. The connection is kept while the peer behind it is alive, ICE restarts when the peer says that it still
-//! has the connection, and otherwise there is one fresh offer: a restarted app cannot continue the old DTLS
-//! association. Never is a second offer sent while one is being answered.
+//! Losing a socket leaves the peer connection alone, so a new socket need not mean a new peer. A device of this
+//! project reports its connection by `state`, if the server relays that; others are judged by their signs of
+//! life. The connection is kept while its peer is alive, ICE restarts when the peer reports that it still has the
+//! connection, and otherwise one new offer is sent: a restarted app cannot continue the old DTLS association. A
+//! second offer is never sent while one is being answered.
 
 use std::time::Duration;
 
@@ -18,31 +18,31 @@ use crate::{
     types::ConnId,
 };
 
-/// A peer that was alive when its socket returned shows it once more within this time: checks of ICE are 2 s
-/// apart.
+/// A peer that was alive when its socket returned gives another sign of life within this time: ICE checks are
+/// 2 s apart.
 const SIGN_WITHIN: Duration = Duration::from_millis(2500);
 
-/// A device that says what it has says it at once.
+/// A device that sends `state` sends it immediately.
 const CLAIM_WITHIN: Duration = Duration::from_millis(300);
 
-/// After this time without a replacement, the peer behind the socket is the one of the connection: consent
-/// would have expired (RFC 7675 §5.1).
+/// After this time the socket is known to belong to the peer of the connection: otherwise consent would have
+/// expired (RFC 7675 §5.1).
 const CONFIRMED_AFTER: Duration = Duration::from_secs(30);
 
-/// A socket of which it is not clear what is behind it.
+/// A new socket that may belong to the current peer or to a new one.
 pub(super) struct Newcomer {
     conn: ConnId,
-    /// Age of the connection when the socket came.
+    /// Age of the connection when the socket joined.
     joined: Duration,
-    /// When it is decided.
+    /// When to decide.
     pub(super) due: Instant,
-    /// A sign of life came after the socket: only silence speaks against it now.
+    /// A sign of life arrived after the socket joined: only silence can still indicate a new peer.
     alive: bool,
 }
 
 impl Worker {
-    /// Says what this side has, to a sender that may have to offer.
-    pub(super) fn claim(&self) {
+    /// Reports the receiver's connection to the sender, which may have to offer.
+    pub(super) fn send_state(&self) {
         if !self.relays_state || self.template.role == PeerRole::Sender {
             return;
         }
@@ -59,25 +59,25 @@ impl Worker {
     pub(super) async fn on_peer_joined(&mut self, conn: ConnId) -> bool {
         self.remote_present = Some(true);
         self.remote_conn = Some(conn.clone());
-        if !self.tell(CallEvent::PeerJoined).await {
+        if !self.emit(CallEvent::PeerJoined).await {
             return false;
         }
         if self.template.role == PeerRole::Receiver {
             return true;
         }
-        let (health, again) = (self.health(), self.offer_again());
+        let (health, resend_at) = (self.health(), self.resend_offer_at());
         let Some(current) = &mut self.current else { return self.offer().await };
         if current.conn.as_ref() == Some(&conn) {
             return true;
         }
         if current.remote_sdp.is_none() && current.restarting.is_none() {
-            // An offer that waited at the server is handed to the newcomer; one that was delivered went to a
-            // socket that is gone.
+            // An offer held by the server is handed to the newcomer; one that was delivered went to the lost
+            // socket.
             let lost = std::mem::replace(&mut current.delivered, true);
             current.conn = Some(conn);
-            current.deadline = Some(again);
+            current.deadline = Some(resend_at);
             if lost {
-                self.describe_again();
+                self.resend_description();
             }
             return true;
         }
@@ -91,7 +91,7 @@ impl Worker {
         if within.is_zero() { self.on_newcomer_due().await } else { true }
     }
 
-    /// The time for a claim or a sign of life is over.
+    /// The time for a `state` message or a sign of life is over.
     pub(super) async fn on_newcomer_due(&mut self) -> bool {
         let Some(newcomer) = &mut self.newcomer else { return true };
         let Some(current) = &mut self.current else {
@@ -111,12 +111,12 @@ impl Worker {
         self.offer_to_newcomer().await
     }
 
-    /// Whether there is a socket of which it is not clear that the connection's peer is behind it.
+    /// Whether it is undecided which peer a new socket belongs to.
     pub(super) fn is_doubtful(&self) -> bool {
         self.newcomer.is_some()
     }
 
-    /// One fresh offer, for a new peer.
+    /// Sends one new offer, for a new peer.
     pub(super) async fn offer_to_newcomer(&mut self) -> bool {
         self.newcomer = None;
         self.restart_due = None;
@@ -124,8 +124,8 @@ impl Worker {
         self.offer().await
     }
 
-    /// The other device says what it has.
-    pub(super) async fn on_claim(&mut self, claim: ConnectionClaim, theirs: Option<&str>) -> bool {
+    /// The other device reports its connection.
+    pub(super) async fn on_state(&mut self, claim: ConnectionClaim, theirs: Option<&str>) -> bool {
         if self.template.role == PeerRole::Receiver {
             return true;
         }
@@ -135,7 +135,7 @@ impl Worker {
         let known = current.remote_sdp.as_deref().and_then(fingerprint);
         let known = known.or(current.restarting.as_deref()).map(fingerprint_digest);
         if is_first {
-            // Our offer is on its way, or waits at the server.
+            // Our offer is in flight, or held by the server.
             return true;
         }
         if claim == ConnectionClaim::New || known.as_deref() != theirs {
@@ -148,7 +148,7 @@ impl Worker {
         }
         let Some(current) = &self.current else { return true };
         if current.is_unanswered() {
-            self.describe_again();
+            self.resend_description();
             return true;
         }
         match health {

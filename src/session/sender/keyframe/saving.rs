@@ -1,5 +1,5 @@
-//! `--save`: what was sent, on the disk, off the async threads. A disk that does not take it now is tried
-//! again with the next keyframe.
+//! `--save`: writes sent keyframes to disk, off the async threads. A failed write is retried with the next
+//! keyframe.
 
 use std::path::PathBuf;
 
@@ -12,12 +12,12 @@ use crate::{
     types::Stage,
 };
 
-/// What [`Spool::work`] gives.
+/// Result of [`Spool::work`].
 type Worked = (Vec<Outcome<u64>>, Option<SinkError>);
 
 /// The directory of `--save`.
 pub(in crate::session::sender) struct Saving {
-    /// None while a thread works with it.
+    /// `None` while a thread is using it.
     spool: Option<Spool<u64>>,
     claim: Claim,
     outage: Outage,
@@ -40,13 +40,13 @@ impl Saving {
         self.claim.take().map_err(|error| save_error(&error))
     }
 
-    /// Keyframes that were given up.
+    /// Number of discarded keyframes.
     pub(in crate::session::sender) fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Saves keyframe `seq`, after those that still wait: its file, if it is there now, and a line worth
-    /// reading.
+    /// Saves keyframe `seq` after those that are still pending; returns its file, if it is written, and a
+    /// message to show.
     pub(super) async fn save(
         &mut self,
         data: &Bytes,
@@ -74,7 +74,7 @@ impl Saving {
         Ok((saved, line))
     }
 
-    /// Tries a last time to save what still waits.
+    /// Makes a last attempt to save what is still pending.
     pub(super) async fn finish(&mut self) -> Result<(), SessionError> {
         if self.spool.is_none() {
             return Ok(());
@@ -113,7 +113,7 @@ fn thread_failed(error: &tokio::task::JoinError) -> SessionError {
 fn save_error(error: &SinkError) -> SessionError {
     let remedy = match error {
         SinkError::InUse { .. } => error.remedy(),
-        _ => "check the path of --save, its permissions and the room on its disk".to_owned(),
+        _ => "check the --save path, its permissions and the free disk space".to_owned(),
     };
     SessionError::new(Stage::Output, "write-failed", error.to_string(), remedy)
 }

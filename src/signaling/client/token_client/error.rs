@@ -37,7 +37,7 @@ pub enum TokenError {
         stage: Stage,
         /// What failed, in kebab case: see [`TokenError::code`].
         code: &'static str,
-        /// Why.
+        /// The cause.
         reason: String,
     },
     /// An error answer.
