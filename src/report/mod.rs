@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod delivery;
 pub mod dump;
+pub(crate) mod html;
 pub mod human;
 pub mod junit;
 pub mod layout;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     nat::{Path, Queue},
-    report::bench::html::{
+    report::html::{
         document,
         markup::{Table, badge, code, esc, long, nothing, section, words},
     },

@@ -3,11 +3,8 @@
 
 use super::{
     keyframes::ordinals,
-    markup::{self, Plot, Table, code, esc, figure, long, no_figure, nothing},
     points,
-    scale::{Scale, tick_ms},
     setup::column_numbers,
-    svg::{Anchor, Area, Svg},
     values::{NONE, budget, bytes, cell, ms},
 };
 use crate::report::{
@@ -16,6 +13,11 @@ use crate::report::{
         wording,
     },
     delivery::{DeliveryReport, KeyframeDelivery, limit_words, path_words},
+    html::{
+        markup::{self, Plot, Table, code, esc, figure, long, no_figure, nothing},
+        scale::{Scale, tick_ms},
+        svg::{Anchor, Area, Svg},
+    },
     human,
 };
 

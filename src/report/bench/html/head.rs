@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{
-    markup::{esc, words},
-    values::{NONE, budget, bytes, counted, maybe, ms, of, setting, started},
-};
+use super::values::{NONE, budget, bytes, counted, maybe, ms, of, setting, started};
 use crate::{
     report::{
         bench::{
@@ -15,6 +12,7 @@ use crate::{
             schema::{BenchResult, FailureGroup, FailureRecord},
             wording::failure,
         },
+        html::markup::{esc, words},
         human,
     },
     stats::Spread,

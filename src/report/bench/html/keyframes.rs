@@ -1,14 +1,18 @@
 //! Keyframes: how large they were, and how late.
 
 use super::{
-    markup::{Plot, figure, no_figure},
     points,
-    scale::{Scale, tick_bytes, tick_ms},
     setup::{column_numbers, slots},
-    svg::{Anchor, Area, CROSS, Svg},
     values::{budget, bytes, ms},
 };
-use crate::report::bench::schema::{BenchResult, KeyframeRecord};
+use crate::report::{
+    bench::schema::{BenchResult, KeyframeRecord},
+    html::{
+        markup::{Plot, figure, no_figure},
+        scale::{Scale, tick_bytes, tick_ms},
+        svg::{Anchor, Area, CROSS, Svg},
+    },
+};
 
 const SIZES: &str = "Size of each keyframe";
 const LATENCY: &str = "Latency of each keyframe";

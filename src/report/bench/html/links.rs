@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    markup::{Plot, figure, no_figure},
-    svg::{Anchor, Svg},
-    values::{of, short_name},
-};
+use super::values::{of, short_name};
 use crate::report::{
     bench::schema::{BenchResult, Connections},
+    html::{
+        markup::{Plot, figure, no_figure},
+        svg::{Anchor, Svg},
+    },
     human,
 };
 

@@ -1,6 +1,6 @@
 //! Many single values along an axis, in a picture whose size does not grow with their number.
 
-use super::svg::{Area, CROSS, Curve, Svg};
+use crate::report::html::svg::{Area, CROSS, Curve, Svg};
 
 /// Most points that are drawn one by one.
 pub(super) const MOST_POINTS: usize = 2_000;

@@ -1,13 +1,17 @@
 //! Round-trip times: their distribution, and how they went over time.
 
 use super::{
-    markup::{Plot, figure, no_figure},
     points,
-    scale::{Scale, tick_ms, tick_seconds},
-    svg::{Anchor, Area, Curve, Svg},
     values::{counted, ms, short_name},
 };
-use crate::report::bench::schema::BenchResult;
+use crate::report::{
+    bench::schema::BenchResult,
+    html::{
+        markup::{Plot, figure, no_figure},
+        scale::{Scale, tick_ms, tick_seconds},
+        svg::{Anchor, Area, Curve, Svg},
+    },
+};
 
 const DISTRIBUTION: &str = "How round-trip times are spread";
 const TIMELINE: &str = "Round-trip time over the run";

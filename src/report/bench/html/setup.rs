@@ -1,14 +1,18 @@
 //! The set-up of connections by stage: over all of them, and connection by connection.
 
 use super::{
-    markup::{Plot, esc, figure, no_figure, words},
     points,
-    scale::{Scale, tick_ms, tick_seconds},
-    svg::{Anchor, Area, CROSS, Svg},
     values::{maybe, ms},
 };
 use crate::{
-    report::bench::schema::{BenchResult, ConnectionRecord, Setup},
+    report::{
+        bench::schema::{BenchResult, ConnectionRecord, Setup},
+        html::{
+            markup::{Plot, esc, figure, no_figure, words},
+            scale::{Scale, tick_ms, tick_seconds},
+            svg::{Anchor, Area, CROSS, Svg},
+        },
+    },
     stats::Spread,
 };
 

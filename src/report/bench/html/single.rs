@@ -1,11 +1,10 @@
 //! The page of one run.
 
-use super::{
-    delivery, head, keyframes, links,
-    markup::{plots, section},
-    rtt, setup, tables, verdicts,
+use super::{delivery, head, keyframes, links, rtt, setup, tables, verdicts};
+use crate::report::{
+    bench::Named,
+    html::markup::{plots, section},
 };
-use crate::report::bench::Named;
 
 /// Verdict and name, for the window's title.
 pub(super) fn title(run: &Named) -> String {

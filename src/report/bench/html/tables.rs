@@ -2,7 +2,6 @@
 
 use super::{
     head::length,
-    markup::{Table, badge, code, esc, long, nothing, section, words},
     values::{NONE, cell, median, of, spread_cells},
 };
 use crate::{
@@ -11,6 +10,7 @@ use crate::{
             schema::{BenchResult, ConnectionRecord, FailureGroup, IceServerRecord},
             wording::keyframe_stage,
         },
+        html::markup::{Table, badge, code, esc, long, nothing, section, words},
         human,
     },
     stats::Spread,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{markup::esc, scale::tick_ms};
+use crate::report::html::{markup::esc, scale::tick_ms};
 use crate::{
     report::bench::{
         layout::cut,

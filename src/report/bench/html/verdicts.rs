@@ -1,15 +1,15 @@
 //! What a run is held against: gates, and a baseline.
 
-use super::{
-    markup::{Plot, Table, badge, code, esc, figure, long, no_figure, nothing, plots, section},
-    scale::Scale,
-    svg::{Anchor, Area, MARKERS, Svg},
-    values::{NONE, cell, short_name},
-};
+use super::values::{NONE, cell, short_name};
 use crate::report::{
     bench::{
         schema::{BenchResult, Comparison, MetricComparison, Verdict},
         wording::{self, limit_and_actual},
+    },
+    html::{
+        markup::{Plot, Table, badge, code, esc, figure, long, no_figure, nothing, plots, section},
+        scale::Scale,
+        svg::{Anchor, Area, MARKERS, Svg},
     },
     human,
 };

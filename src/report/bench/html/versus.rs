@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use super::{
     head::{Outcome, length, machine, outcome, summary},
-    links,
-    markup::{Plot, Table, esc, figure, no_figure, nothing, plots, section, words},
-    rtt,
-    scale::{Scale, tick_ms},
-    svg::{Anchor, Area, Curve, MARKERS, Svg},
-    tables,
+    links, rtt, tables,
     values::{NONE, bytes, cell, maybe, ms, of, setting, short_name, started},
     verdicts::signed,
 };
 use crate::{
     report::{
         bench::{Named, layout::cut_front, schema::BenchResult},
+        html::{
+            markup::{Plot, Table, esc, figure, no_figure, nothing, plots, section, words},
+            scale::{Scale, tick_ms},
+            svg::{Anchor, Area, Curve, MARKERS, Svg},
+        },
         human,
     },
     types::printable,

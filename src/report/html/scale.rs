@@ -4,7 +4,7 @@ use crate::report::human;
 
 /// A linear or logarithmic axis between two values.
 #[derive(Debug, Clone)]
-pub(super) struct Scale {
+pub(crate) struct Scale {
     lo: f64,
     hi: f64,
     log: bool,
@@ -22,7 +22,7 @@ const MOST_TICKS: f64 = 6.0;
 
 impl Scale {
     /// A linear axis whose ends are round numbers.
-    pub(super) fn linear(lo: f64, hi: f64) -> Self {
+    pub(crate) fn linear(lo: f64, hi: f64) -> Self {
         let (lo, hi) = apart(lo, hi);
         let step = round_step((hi - lo) / MOST_TICKS);
         let first = (lo / step).floor() * step;
@@ -32,14 +32,14 @@ impl Scale {
     }
 
     /// A linear axis of whole numbers from 0.
-    pub(super) fn counts(hi: f64) -> Self {
+    pub(crate) fn counts(hi: f64) -> Self {
         let mut scale = Self::linear(0.0, hi.max(1.0));
         scale.ticks.retain(|tick| (tick - tick.round()).abs() < 1e-9);
         scale
     }
 
     /// A linear axis that ends where the values end, with ticks at round multiples of `unit`.
-    pub(super) fn span(lo: f64, hi: f64, unit: f64) -> Self {
+    pub(crate) fn span(lo: f64, hi: f64, unit: f64) -> Self {
         let (lo, hi) = apart(lo, hi);
         let step = round_step((hi - lo) / unit / MOST_TICKS) * unit;
         let first = (lo / step - 1e-9).ceil() * step;
@@ -50,7 +50,7 @@ impl Scale {
 
     /// Seconds since the start of the run, with ticks at round seconds, minutes or hours. Begins at 0
     /// unless nothing happened for long.
-    pub(super) fn seconds(first: f64, last: f64) -> Self {
+    pub(crate) fn seconds(first: f64, last: f64) -> Self {
         let unit = match last {
             last if last < 180.0 => 1.0,
             last if last < 3.0 * 3600.0 => 60.0,
@@ -60,7 +60,7 @@ impl Scale {
     }
 
     /// A logarithmic axis; both ends above 0.
-    pub(super) fn log(lo: f64, hi: f64) -> Self {
+    pub(crate) fn log(lo: f64, hi: f64) -> Self {
         let (lo, hi) = (log_step(lo, false), log_step(hi.max(lo * 1.01), true));
         let decades = (hi / lo).log10();
         let mantissas: &[f64] = if decades <= 2.4 { &[1.0, 2.0, 5.0] } else { &[1.0] };
@@ -75,12 +75,12 @@ impl Scale {
     }
 
     /// Logarithmic when the values lie far apart, else linear from 0.
-    pub(super) fn fitting(lo: f64, hi: f64) -> Self {
+    pub(crate) fn fitting(lo: f64, hi: f64) -> Self {
         if lo > 0.0 && hi / lo > LINEAR_RATIO { Self::log(lo, hi) } else { Self::linear(0.0, hi) }
     }
 
     /// Where a value is: 0 at the low end, 1 at the high end; values beyond the ends are at the ends.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    pub(crate) fn at(&self, value: f64) -> f64 {
         let place = if self.log {
             (value.max(f64::MIN_POSITIVE) / self.lo).ln() / (self.hi / self.lo).ln()
         } else {
@@ -90,7 +90,7 @@ impl Scale {
     }
 
     /// The value at a place from 0 to 1.
-    pub(super) fn value(&self, place: f64) -> f64 {
+    pub(crate) fn value(&self, place: f64) -> f64 {
         if self.log {
             self.lo * (self.hi / self.lo).powf(place)
         } else {
@@ -99,17 +99,17 @@ impl Scale {
     }
 
     /// Whether a value lies between the ends.
-    pub(super) fn contains(&self, value: f64) -> bool {
+    pub(crate) fn contains(&self, value: f64) -> bool {
         (self.lo..=self.hi).contains(&value)
     }
 
     /// Whether it is logarithmic.
-    pub(super) fn is_log(&self) -> bool {
+    pub(crate) fn is_log(&self) -> bool {
         self.log
     }
 
     /// Values to write beside the axis.
-    pub(super) fn ticks(&self) -> &[f64] {
+    pub(crate) fn ticks(&self) -> &[f64] {
         &self.ticks
     }
 }
@@ -144,7 +144,7 @@ fn log_step(value: f64, up: bool) -> f64 {
 }
 
 /// A round number without needless digits: `0.25`, `5`, `120`.
-pub(super) fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 99.5 => 0,
         size if size >= 9.95 => 1,
@@ -155,12 +155,12 @@ pub(super) fn short(value: f64) -> String {
 }
 
 /// Milliseconds beside an axis: `0.5 ms`, `2 s`.
-pub(super) fn tick_ms(ms: f64) -> String {
+pub(crate) fn tick_ms(ms: f64) -> String {
     if ms.abs() < 999.5 { format!("{} ms", short(ms)) } else { format!("{} s", short(ms / 1000.0)) }
 }
 
 /// Bytes beside an axis: `50 KB`.
-pub(super) fn tick_bytes(bytes: f64) -> String {
+pub(crate) fn tick_bytes(bytes: f64) -> String {
     match bytes {
         b if b < 999.5 => format!("{} B", short(b)),
         b if b < 999_500.0 => format!("{} KB", short(b / 1e3)),
@@ -169,7 +169,7 @@ pub(super) fn tick_bytes(bytes: f64) -> String {
 }
 
 /// Seconds since the start beside an axis that ends at `hi`: `5 s`, `3 min`, `2 h`.
-pub(super) fn tick_seconds(seconds: f64, hi: f64) -> String {
+pub(crate) fn tick_seconds(seconds: f64, hi: f64) -> String {
     match hi {
         hi if hi < 180.0 => format!("{} s", short(seconds)),
         hi if hi < 3.0 * 3600.0 => format!("{} min", short(seconds / 60.0)),

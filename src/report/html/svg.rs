@@ -12,7 +12,7 @@ use super::{markup::esc, scale::Scale};
 const VIEW: f64 = 1000.0;
 
 /// A number as SVG takes it: always finite, two decimals at most.
-pub(super) fn num(value: f64) -> String {
+pub(crate) fn num(value: f64) -> String {
     let rounded = (value * 100.0).round() / 100.0;
     // Adding 0 makes -0 a 0.
     if rounded.is_finite() { format!("{}", rounded + 0.0) } else { "0".into() }
@@ -20,7 +20,7 @@ pub(super) fn num(value: f64) -> String {
 
 /// Which side of its place a text stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     /// Right of it.
     Start,
     /// Over it.
@@ -31,7 +31,7 @@ pub(super) enum Anchor {
 
 /// A drawing under way.
 #[derive(Debug)]
-pub(super) struct Svg {
+pub(crate) struct Svg {
     id: &'static str,
     title: String,
     description: String,
@@ -43,7 +43,7 @@ pub(super) struct Svg {
 impl Svg {
     /// An empty drawing. `id` is its own within the page; title and description are what a screen
     /// reader says in its place.
-    pub(super) fn new(id: &'static str, title: &str, description: &str, height: f64) -> Self {
+    pub(crate) fn new(id: &'static str, title: &str, description: &str, height: f64) -> Self {
         Self {
             id,
             title: esc(title),
@@ -55,13 +55,13 @@ impl Svg {
     }
 
     /// With a margin on the left for the labels of a vertical axis, px.
-    pub(super) fn left(mut self, margin: f64) -> Self {
+    pub(crate) fn left(mut self, margin: f64) -> Self {
         self.left = margin;
         self
     }
 
     /// A straight line between two places.
-    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
+    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
         let _ = writeln!(
             self.marks,
             r#"<line x1="{}%" y1="{}" x2="{}%" y2="{}" class="{class}"/>"#,
@@ -73,7 +73,7 @@ impl Svg {
     }
 
     /// A bar with its upper left corner at `at`; `tip` is shown under the pointer.
-    pub(super) fn bar(&mut self, at: (f64, f64), size: (f64, f64), class: &str, tip: &str) {
+    pub(crate) fn bar(&mut self, at: (f64, f64), size: (f64, f64), class: &str, tip: &str) {
         let _ = write!(
             self.marks,
             r#"<rect x="{}%" y="{}" width="{}%" height="{}" class="{class}""#,
@@ -90,7 +90,7 @@ impl Svg {
     }
 
     /// A text, `dx` pixels beside its place.
-    pub(super) fn text(
+    pub(crate) fn text(
         &mut self,
         at: (f64, f64),
         dx: f64,
@@ -114,7 +114,7 @@ impl Svg {
     }
 
     /// A small shape around a place; `outline` is path data in pixels with the place at 0,0.
-    pub(super) fn shape(&mut self, at: (f64, f64), outline: &str, class: &str, tip: &str) {
+    pub(crate) fn shape(&mut self, at: (f64, f64), outline: &str, class: &str, tip: &str) {
         let tip =
             if tip.is_empty() { String::new() } else { format!("<title>{}</title>", esc(tip)) };
         let _ = writeln!(
@@ -126,7 +126,7 @@ impl Svg {
     }
 
     /// A curve.
-    pub(super) fn curve(&mut self, curve: &Curve, class: &str) {
+    pub(crate) fn curve(&mut self, curve: &Curve, class: &str) {
         if curve.0.is_empty() {
             return;
         }
@@ -139,7 +139,7 @@ impl Svg {
     }
 
     /// The whole drawing.
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let Self { id, title, description, marks, .. } = self;
         let (height, left) = (num(self.height), num(self.left));
         format!(
@@ -152,10 +152,10 @@ impl Svg {
 }
 
 /// A cross, for what failed.
-pub(super) const CROSS: &str = "M-4-4 4 4M4-4-4 4";
+pub(crate) const CROSS: &str = "M-4-4 4 4M4-4-4 4";
 
 /// Outlines that tell series apart without colour, one a series, in turn.
-pub(super) const MARKERS: [&str; 6] = [
+pub(crate) const MARKERS: [&str; 6] = [
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M-3.5-3.5h7v7h-7z",
     "M0-4.5 4.5 3.5h-9z",
@@ -166,27 +166,27 @@ pub(super) const MARKERS: [&str; 6] = [
 
 /// Path data in the stretched view.
 #[derive(Debug, Default)]
-pub(super) struct Curve(String);
+pub(crate) struct Curve(String);
 
 impl Curve {
     /// Goes on to a place without drawing.
-    pub(super) fn go(&mut self, x: f64, y: f64) {
+    pub(crate) fn go(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "M{} {}", across(x), num_short(y));
     }
 
     /// Draws on to a place.
-    pub(super) fn draw(&mut self, x: f64, y: f64) {
+    pub(crate) fn draw(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "L{} {}", across(x), num_short(y));
     }
 
     /// A dot; the class gives its size by a round stroke.
-    pub(super) fn dot(&mut self, x: f64, y: f64) {
+    pub(crate) fn dot(&mut self, x: f64, y: f64) {
         self.go(x, y);
         self.0.push_str("h.1");
     }
 
     /// A vertical line.
-    pub(super) fn upright(&mut self, x: f64, from: f64, to: f64) {
+    pub(crate) fn upright(&mut self, x: f64, from: f64, to: f64) {
         self.go(x, from);
         let _ = write!(self.0, "V{}", num_short(to));
     }
@@ -203,28 +203,28 @@ fn num_short(value: f64) -> String {
 
 /// The rectangle that two axes span.
 #[derive(Debug)]
-pub(super) struct Area {
+pub(crate) struct Area {
     /// Axis across.
-    pub(super) x: Scale,
+    pub(crate) x: Scale,
     /// Axis up.
-    pub(super) y: Scale,
+    pub(crate) y: Scale,
     /// Upper edge, px.
-    pub(super) top: f64,
+    pub(crate) top: f64,
     /// Lower edge, px.
-    pub(super) bottom: f64,
+    pub(crate) bottom: f64,
 }
 
 impl Area {
     /// Room below the lower edge for the labels of the axis across, px.
-    pub(super) const BELOW: f64 = 24.0;
+    pub(crate) const BELOW: f64 = 24.0;
 
     /// How far down a value is, px.
-    pub(super) fn down(&self, value: f64) -> f64 {
+    pub(crate) fn down(&self, value: f64) -> f64 {
         self.bottom - self.y.at(value) * (self.bottom - self.top)
     }
 
     /// Draws lines and labels of the axis up.
-    pub(super) fn y_axis(&self, svg: &mut Svg, text: impl Fn(f64) -> String) {
+    pub(crate) fn y_axis(&self, svg: &mut Svg, text: impl Fn(f64) -> String) {
         for tick in self.y.ticks() {
             let y = self.down(*tick);
             svg.line((0.0, y), (1.0, y), "grid");
@@ -233,7 +233,7 @@ impl Area {
     }
 
     /// Draws the base line, marks and labels of the axis across.
-    pub(super) fn x_axis(&self, svg: &mut Svg, text: impl Fn(f64) -> String) {
+    pub(crate) fn x_axis(&self, svg: &mut Svg, text: impl Fn(f64) -> String) {
         svg.line((0.0, self.bottom), (1.0, self.bottom), "axis");
         let labels: Vec<String> = self.x.ticks().iter().map(|tick| text(*tick)).collect();
         let crowded = labels.iter().map(|label| label.len() + 1).sum::<usize>() > NARROW;

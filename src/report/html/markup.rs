@@ -74,7 +74,7 @@ pub(crate) fn nothing(sentence: &str) -> String {
 
 /// A plot, or why there is none.
 #[derive(Debug)]
-pub(super) enum Plot {
+pub(crate) enum Plot {
     /// A figure, as HTML.
     Drawn(String),
     /// What it would have shown, and why it does not. Not escaped.
@@ -82,7 +82,7 @@ pub(super) enum Plot {
 }
 
 /// A plot with what it shows above and how to read it below.
-pub(super) fn figure(title: &str, body: &str, how: &str) -> Plot {
+pub(crate) fn figure(title: &str, body: &str, how: &str) -> Plot {
     Plot::Drawn(format!(
         "<figure>\n<figcaption>{}</figcaption>\n{body}<p class=\"how\">{}</p>\n</figure>\n",
         esc(title),
@@ -91,13 +91,13 @@ pub(super) fn figure(title: &str, body: &str, how: &str) -> Plot {
 }
 
 /// A plot that has no data.
-pub(super) fn no_figure(title: &str, why: &str) -> Plot {
+pub(crate) fn no_figure(title: &str, why: &str) -> Plot {
     Plot::Absent { title: title.to_owned(), why: why.to_owned() }
 }
 
 /// Rows of columns of plots that stand below each other. What is drawn fills the width, whatever is
 /// missing; a list at the end says what is missing and why.
-pub(super) fn plots(rows: Vec<Vec<Vec<Plot>>>) -> String {
+pub(crate) fn plots(rows: Vec<Vec<Vec<Plot>>>) -> String {
     let (mut drawn, mut absent) = (String::new(), String::new());
     for row in rows {
         let mut columns = String::new();
