@@ -28,7 +28,7 @@ use crate::{
         self, PeerRole, Timings,
         gathering::{GatherOutcome, GatherResult},
     },
-    report::bench::schema::FailureRecord,
+    report::schema::FailureRecord,
     session::SessionError,
     types::{CandidateType, Stage},
 };

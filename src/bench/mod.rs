@@ -46,9 +46,11 @@ use self::{
 };
 use crate::{
     peer::PeerRole,
-    report::bench::schema::{
-        ConnectionRecord, Connections, FailureRecord, Keyframes, NotMeasured, OneWay, Resources,
-        Rtt,
+    report::{
+        bench::schema::{
+            ConnectionRecord, Connections, Keyframes, NotMeasured, OneWay, Resources, Rtt,
+        },
+        schema::FailureRecord,
     },
     session::{CallConfig, SessionError, capture::CaptureConfig, until},
 };

@@ -8,9 +8,10 @@ use crate::{
     report::{
         bench::{
             collect,
-            schema::{ConnectionRecord, FailureRecord, NotMeasured, OneWay, Rtt},
+            schema::{ConnectionRecord, NotMeasured, OneWay, Rtt},
         },
         delivery::DeliveryReport,
+        schema::FailureRecord,
     },
     stats::{
         Histogram,

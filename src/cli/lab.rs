@@ -28,7 +28,7 @@ use crate::{
     lab::matrix::{self, InKernel, LabResult, Layer, Simulated, run::Job, table},
     lab::timeline::{self, Timeline},
     netns::KernelError,
-    report::{bench::schema::FailureRecord, whole_file},
+    report::{schema::FailureRecord, whole_file},
     types::Stage,
 };
 

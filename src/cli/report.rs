@@ -6,13 +6,11 @@ use serde::Serialize;
 
 use super::{exports::ExportArgs, failure::Failure, output::Output, units};
 use crate::{
-    report::bench::{
-        Named,
-        compare::compare,
-        gates::Gates,
-        load::load,
-        schema::{Check, Comparison},
-        table::table,
+    report::{
+        bench::{
+            Named, compare::compare, gates::Gates, load::load, schema::Comparison, table::table,
+        },
+        schema::GateResult,
     },
     types::Stage,
 };
@@ -48,7 +46,7 @@ struct Compared<'r> {
     name: &'r str,
     comparison: Option<&'r Comparison>,
     /// The checks of `--max-regression`; the result's own are in its file.
-    checks: &'r [Check],
+    checks: &'r [GateResult],
 }
 
 /// Reads the results, compares them with the first, shows them and writes reports.
@@ -86,7 +84,7 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Named>, Failure> {
 
 /// Compares each result with the first, and gates it. The checks of each but the first come back; they
 /// are among the result's own, too, in place of those of another baseline.
-fn judge(runs: &mut [Named], max_regression: Option<f64>) -> Vec<Vec<Check>> {
+fn judge(runs: &mut [Named], max_regression: Option<f64>) -> Vec<Vec<GateResult>> {
     let Some((first, others)) = runs.split_first_mut() else { return Vec::new() };
     let gates = Gates { max_regression, ..Gates::default() };
     let judge_one = |run: &mut Named| {
@@ -102,7 +100,7 @@ fn judge(runs: &mut [Named], max_regression: Option<f64>) -> Vec<Vec<Check>> {
     others.iter_mut().map(judge_one).collect()
 }
 
-fn show(runs: &[Named], checks: &[Vec<Check>], output: Output) -> Result<(), Failure> {
+fn show(runs: &[Named], checks: &[Vec<GateResult>], output: Output) -> Result<(), Failure> {
     let [first, others @ ..] = runs else { return Ok(()) };
     if others.is_empty() {
         output.event(&first.result)?;
@@ -125,7 +123,7 @@ fn show(runs: &[Named], checks: &[Vec<Check>], output: Output) -> Result<(), Fai
     output.page(table(runs).trim_end())
 }
 
-fn verdict(runs: &[Named], checks: &[Vec<Check>]) -> Result<(), Failure> {
+fn verdict(runs: &[Named], checks: &[Vec<GateResult>]) -> Result<(), Failure> {
     let failed: Vec<String> = runs
         .iter()
         .skip(1)

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     report::{
-        bench::schema::Check,
         human::{bytes, millis, rate},
+        schema::GateResult,
     },
     stats::Spread,
     types::Stage,
@@ -41,7 +41,7 @@ pub struct LoadResult {
     /// What went wrong, by stage and code.
     pub errors: Vec<Errors>,
     /// The gates.
-    pub checks: Vec<Check>,
+    pub checks: Vec<GateResult>,
 }
 
 /// Sockets and their handshakes.
@@ -143,7 +143,7 @@ pub struct Gates {
 impl Gates {
     /// One check for each gate that is set. What was not measured is not met.
     #[must_use]
-    pub fn check(&self, result: &LoadResult) -> Vec<Check> {
+    pub fn check(&self, result: &LoadResult) -> Vec<GateResult> {
         let relay = result.relay.as_ref();
         let most = |limit: f64, actual: f64| actual <= limit;
         let least = |limit: f64, actual: f64| actual >= limit;
@@ -168,7 +168,7 @@ impl Gates {
         let checks = gates.into_iter().filter_map(|(name, unit, limit, actual, at_least)| {
             let limit = limit?;
             let met = if at_least { least } else { most };
-            Some(Check {
+            Some(GateResult {
                 name: name.to_owned(),
                 limit: limit.into(),
                 actual: actual.into(),

@@ -11,6 +11,7 @@ pub mod human;
 pub mod junit;
 pub mod layout;
 pub mod live;
+pub mod schema;
 pub mod schemas;
 pub mod stats;
 pub mod summary;

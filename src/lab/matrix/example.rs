@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     nat::{Path, network, profile::MATRIX},
-    report::bench::schema::{FailureRecord, Setup},
+    report::{bench::schema::Setup, schema::FailureRecord},
     types::Stage,
 };
 

@@ -20,7 +20,7 @@ use crate::{
     nat::{self, NamedNetwork},
     netns::{self, KernelError, Lab, LabPlan, LabServer, Network, Place},
     proto::token::IceServer,
-    report::bench::schema::{BenchResult, FailureRecord},
+    report::{bench::schema::BenchResult, schema::FailureRecord},
     types::Stage,
 };
 

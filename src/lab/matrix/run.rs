@@ -19,10 +19,9 @@ use super::{
 use crate::{
     nat::Path,
     report::{
-        bench::schema::{
-            BenchResult, ConnectionRecord, Connections, FailureRecord, Keyframes, Rtt,
-        },
+        bench::schema::{BenchResult, ConnectionRecord, Connections, Keyframes, Rtt},
         human,
+        schema::FailureRecord,
     },
     types::Stage,
 };

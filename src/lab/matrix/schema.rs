@@ -11,7 +11,7 @@ use super::plan::CellPlan;
 use crate::{
     lab::timeline::TimelineResult,
     nat::{Link, Path},
-    report::bench::schema::{FailureRecord, Setup},
+    report::{bench::schema::Setup, schema::FailureRecord},
 };
 
 /// Name and version of the schema.

@@ -15,7 +15,7 @@ use crate::{
     auth::{login::DEV_USER, secret::Secret, turn_rest::TurnSecrets, unix_now},
     pairs::{Pair, PairStore},
     proto::token::IceServer,
-    report::bench::schema::FailureRecord,
+    report::schema::FailureRecord,
     server::{RunningServer, Server, ServerConfig},
     stun::stream::Trust,
     turn::{Limits, TlsListener, TurnConfig, TurnServer},

@@ -20,7 +20,7 @@ use crate::{
     netsim::{Gateway, GatewayConfig},
     peer::{PeerConfig, PeerRole},
     proto::control::CONTROL_LIFE_TIME,
-    report::bench::schema::FailureRecord,
+    report::schema::FailureRecord,
     session::capture::CaptureConfig,
 };
 

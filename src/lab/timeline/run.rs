@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     netns::{KernelError, Place},
-    report::bench::schema::FailureRecord,
+    report::schema::FailureRecord,
     types::Stage as FailureStage,
 };
 

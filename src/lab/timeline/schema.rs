@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::bench::schema::FailureRecord;
+use crate::report::schema::FailureRecord;
 
 /// A time line, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

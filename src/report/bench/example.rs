@@ -7,13 +7,15 @@ use serde_json::{Value, json};
 use super::{
     BenchResult, Named, collect,
     schema::{
-        Check, Comparison, ConnectionRecord, FailureRecord, FirstPicture, Host, IceServerRecord,
-        KeyframeRecord, Keyframes, MetricComparison, NotMeasured, OneWay, Resources, Rtt, SCHEMA,
-        Setup, Verdict,
+        Comparison, ConnectionRecord, FirstPicture, Host, IceServerRecord, KeyframeRecord,
+        Keyframes, MetricComparison, NotMeasured, OneWay, Resources, Rtt, SCHEMA, Setup, Verdict,
     },
 };
 use crate::{
-    report::delivery::{DeliveryReport, KeyframeDelivery},
+    report::{
+        delivery::{DeliveryReport, KeyframeDelivery},
+        schema::{FailureRecord, GateResult},
+    },
     stats::{
         Histogram, Spread, Stages,
         bottleneck::{Limit, Overall, PathRate},
@@ -86,7 +88,7 @@ pub(super) fn full() -> BenchResult {
         Spread { p50: Some(0.344), p95: Some(0.529), ..spread(&[0.3, 0.344, 0.5, 0.529, 5.5]) };
     let check = |name: &str, limit: Value, actual: Value, unit: &str, pass, note: Option<&str>| {
         let (name, unit, note) = (name.to_owned(), unit.to_owned(), note.map(str::to_owned));
-        Check { name, limit, actual, unit, pass, note }
+        GateResult { name, limit, actual, unit, pass, note }
     };
     let mut result = BenchResult {
         duration_s: 22.0,

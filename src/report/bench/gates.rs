@@ -1,15 +1,12 @@
 //! Gates: what a result has to fulfil for a run to end with exit code 0.
 //!
-//! Each gate that is set becomes a [`Check`]. What was not measured is not met: a gate that passes
+//! Each gate that is set becomes a [`GateResult`]. What was not measured is not met: a gate that passes
 //! because nothing happened would guard nothing.
 
 use serde_json::Value;
 
-use super::{
-    BenchResult,
-    schema::{Check, Connections},
-};
-use crate::stats::Spread;
+use super::{BenchResult, schema::Connections};
+use crate::{report::schema::GateResult, stats::Spread};
 
 mod contradiction;
 mod regression;
@@ -58,7 +55,7 @@ impl Gates {
     /// One check for each gate that is set; for `max_regression` one a metric of
     /// [`BenchResult::comparison`].
     #[must_use]
-    pub fn check(&self, result: &BenchResult) -> Vec<Check> {
+    pub fn check(&self, result: &BenchResult) -> Vec<GateResult> {
         let connections = &result.connections;
         let (rtt, setup) = (&result.rtt_ms, &connections.setup_ms.total);
         let (latency, network) =
@@ -135,7 +132,7 @@ fn keyframes_note(result: &BenchResult) -> Option<String> {
     }
 }
 
-fn most_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> Check {
+fn most_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> GateResult {
     let actual = match percent {
         50 => spread.p50,
         95 => spread.p95,
@@ -148,7 +145,7 @@ fn most_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> Check {
 }
 
 /// Of every connection: one that never had a picture took longer than any limit.
-fn every_first_picture(limit: f64, connections: &Connections) -> Check {
+fn every_first_picture(limit: f64, connections: &Connections) -> GateResult {
     let spread = &connections.first_picture_ms.from_start;
     let without = connections.attempted.saturating_sub(spread.count);
     let note = (without > 0 && spread.count > 0)
@@ -158,7 +155,7 @@ fn every_first_picture(limit: f64, connections: &Connections) -> Check {
     check
 }
 
-fn frame_bytes(limit: u64, result: &BenchResult) -> Check {
+fn frame_bytes(limit: u64, result: &BenchResult) -> GateResult {
     let actual = result.keyframes.bytes.max;
     let mut check = most("max-frame-bytes", "bytes", limit as f64, actual, None);
     // Whole bytes are written as whole numbers.
@@ -167,11 +164,17 @@ fn frame_bytes(limit: u64, result: &BenchResult) -> Check {
     check
 }
 
-fn most(name: &str, unit: &str, limit: f64, actual: Option<f64>, note: Option<String>) -> Check {
+fn most(
+    name: &str,
+    unit: &str,
+    limit: f64,
+    actual: Option<f64>,
+    note: Option<String>,
+) -> GateResult {
     check(name, unit, limit, actual, actual.is_some_and(|actual| actual <= limit), note)
 }
 
-fn least(name: &str, limit: f64, actual: Option<f64>, note: Option<String>) -> Check {
+fn least(name: &str, limit: f64, actual: Option<f64>, note: Option<String>) -> GateResult {
     check(name, "share", limit, actual, actual.is_some_and(|actual| actual >= limit), note)
 }
 
@@ -182,12 +185,12 @@ fn check(
     actual: Option<f64>,
     pass: bool,
     note: Option<String>,
-) -> Check {
+) -> GateResult {
     let note = match actual {
         Some(_) => note,
         None => Some(note.unwrap_or_else(|| "nothing was measured".to_owned())),
     };
-    Check {
+    GateResult {
         name: name.to_owned(),
         limit: limit.into(),
         actual: actual.map_or(Value::Null, Into::into),

@@ -3,10 +3,13 @@
 
 use super::{
     Named,
-    schema::{BenchResult, Check, ConnectionRecord, FailureRecord},
+    schema::{BenchResult, ConnectionRecord},
     wording,
 };
-use crate::report::junit::{Case, Outcome, Suite, document};
+use crate::report::{
+    junit::{Case, Outcome, Suite, document},
+    schema::{FailureRecord, GateResult},
+};
 
 /// Most cases for single connections of a run; those after them are one case together.
 pub const MOST_CASES: usize = 1000;
@@ -108,7 +111,7 @@ fn gates(of: &str, result: &BenchResult) -> Suite {
     suite(format!("{of}gates"), result, cases)
 }
 
-fn gate(check: &Check) -> Case {
+fn gate(check: &GateResult) -> Case {
     let outcome = if check.pass {
         Outcome::Passed
     } else {

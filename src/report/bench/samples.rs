@@ -5,12 +5,10 @@ use serde_json::json;
 
 use super::{
     BenchResult, Named, collect,
-    schema::{
-        ConnectionRecord, FailureRecord, FirstPicture, Host, KeyframeRecord, Resources, Rtt,
-        SCHEMA, Setup,
-    },
+    schema::{ConnectionRecord, FirstPicture, Host, KeyframeRecord, Resources, Rtt, SCHEMA, Setup},
 };
 use crate::{
+    report::schema::FailureRecord,
     stats::{Histogram, Stages},
     types::Stage,
 };

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    report::delivery::{DeliveryReport, KeyframeDelivery},
+    report::{
+        delivery::{DeliveryReport, KeyframeDelivery},
+        schema::{FailureRecord, GateResult},
+    },
     stats::{Spread, Stages},
     types::Stage,
 };
@@ -59,7 +62,7 @@ pub struct BenchResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
     /// The gates.
-    pub checks: Vec<Check>,
+    pub checks: Vec<GateResult>,
     /// Whether the run is whole and every gate was passed.
     pub pass: bool,
 }
@@ -188,19 +191,6 @@ impl<T> FirstPicture<T> {
     pub fn named(&self) -> [(&'static str, &T); 2] {
         [("from start", &self.from_start), ("from joining", &self.from_join)]
     }
-}
-
-/// Why something failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureRecord {
-    /// Where.
-    pub stage: Stage,
-    /// What, in kebab case: stable, for programs.
-    pub code: String,
-    /// What and why, for people.
-    pub message: String,
-    /// What to try.
-    pub remedy: String,
 }
 
 /// Failures with the same stage and code.
@@ -394,24 +384,6 @@ pub struct NotMeasured {
     pub what: String,
     /// Why.
     pub why: String,
-}
-
-/// A gate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Check {
-    /// The flag without its dashes: `max-rtt-p95`.
-    pub name: String,
-    /// What was asked for: a number in `unit`, or a word.
-    pub limit: Value,
-    /// What was measured; null when nothing was.
-    pub actual: Value,
-    /// `share`, `ms`, `bytes` or `type`.
-    pub unit: String,
-    /// Whether it was met.
-    pub pass: bool,
-    /// More for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
 }
 
 /// This run against a baseline.

@@ -5,12 +5,15 @@ mod servers;
 use super::{
     Named,
     layout::{Align, Column, WIDTH, columns, cut, wrap},
-    schema::{BenchResult, Check, FailureRecord, FirstPicture, Setup},
+    schema::{BenchResult, FirstPicture, Setup},
     side_by_side::side_by_side,
     wording::{self, NOTHING, Outcome, number},
 };
 use crate::{
-    report::human,
+    report::{
+        human,
+        schema::{FailureRecord, GateResult},
+    },
     stats::{Spread, Stages},
     types::printable,
 };
@@ -345,7 +348,7 @@ fn gates(page: &mut Page, result: &BenchResult) {
         return page.say(2, "none was asked for");
     }
     let room = page.width - 61;
-    let cells = |check: &Check| {
+    let cells = |check: &GateResult| {
         let (limit, actual) = wording::limit_and_actual(check);
         let met = if check.pass { "met" } else { "NOT met" };
         let short = |text: String, room| {
@@ -511,7 +514,7 @@ mod tests {
         let mut result = example::full();
         let names = ["max-regression keyframe-latency-p95", "max-regression keyframe-latency-p50"];
         for name in names {
-            result.checks.push(Check {
+            result.checks.push(GateResult {
                 name: name.to_owned(),
                 limit: json!(0.25),
                 actual: json!({"relay/tcp": 123_456, "relay/udp": 234_567, "host": 345_678}),

@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::{
     Named,
     layout::cut,
-    schema::{BenchResult, Check, MetricComparison, Verdict},
+    schema::{BenchResult, MetricComparison, Verdict},
 };
 use crate::{
-    report::{delivery::Finding, human},
+    report::{delivery::Finding, human, schema::GateResult},
     types::Stage,
 };
 
@@ -190,7 +190,7 @@ pub(super) fn part(part: u64, whole: u64) -> Option<String> {
 }
 
 /// What a gate asks for and what was measured: `at least 99 %`, `90 %`.
-pub(super) fn limit_and_actual(check: &Check) -> (String, String) {
+pub(super) fn limit_and_actual(check: &GateResult) -> (String, String) {
     let sense = match check.name.split('-').next() {
         Some("min") => "at least ",
         Some("max") => "at most ",
@@ -289,7 +289,7 @@ mod tests {
 
     fn said(name: &str, limit: Value, actual: Value, unit: &str) -> (String, String) {
         let (name, unit) = (name.to_owned(), unit.to_owned());
-        limit_and_actual(&Check { name, limit, actual, unit, pass: false, note: None })
+        limit_and_actual(&GateResult { name, limit, actual, unit, pass: false, note: None })
     }
 
     #[test]

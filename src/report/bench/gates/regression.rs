@@ -3,14 +3,17 @@
 use serde_json::Value;
 
 use super::percent;
-use crate::report::bench::{
-    compare::NOT_ALIKE,
-    schema::{Check, Comparison, MetricComparison, Verdict},
+use crate::report::{
+    bench::{
+        compare::NOT_ALIKE,
+        schema::{Comparison, MetricComparison, Verdict},
+    },
+    schema::GateResult,
 };
 
 /// One check a metric. A metric of which too little was measured does not fail (the note says so), but
 /// one that only the baseline has does, and so does a comparison that could tell of nothing.
-pub(super) fn checks(limit: f64, comparison: Option<&Comparison>) -> Vec<Check> {
+pub(super) fn checks(limit: f64, comparison: Option<&Comparison>) -> Vec<GateResult> {
     let Some(comparison) = comparison else {
         return vec![check(
             "max-regression",
@@ -21,7 +24,7 @@ pub(super) fn checks(limit: f64, comparison: Option<&Comparison>) -> Vec<Check> 
         )];
     };
     let alike = !comparison.method.contains(NOT_ALIKE);
-    let mut checks: Vec<Check> =
+    let mut checks: Vec<GateResult> =
         comparison.metrics.iter().map(|metric| one(metric, limit, alike)).collect();
     if comparison.metrics.iter().all(|metric| metric.verdict == Verdict::Unknown) {
         let note = "no metric could be compared: too little was measured on one side".to_owned();
@@ -30,7 +33,7 @@ pub(super) fn checks(limit: f64, comparison: Option<&Comparison>) -> Vec<Check> 
     checks
 }
 
-fn one(metric: &MetricComparison, limit: f64, alike: bool) -> Check {
+fn one(metric: &MetricComparison, limit: f64, alike: bool) -> GateResult {
     let points = metric.unit == "share";
     let missing = metric.current.is_none() && metric.baseline.is_some();
     let mut note = match (metric.baseline, metric.current) {
@@ -78,8 +81,8 @@ fn signed(change: f64) -> String {
     }
 }
 
-fn check(name: &str, limit: f64, actual: Option<f64>, pass: bool, note: String) -> Check {
-    Check {
+fn check(name: &str, limit: f64, actual: Option<f64>, pass: bool, note: String) -> GateResult {
+    GateResult {
         name: name.to_owned(),
         limit: limit.into(),
         actual: actual.map_or(Value::Null, Into::into),

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde_json::Value;
 
 use crate::{
-    report::bench::schema::{Check, Connections},
+    report::{bench::schema::Connections, schema::GateResult},
     types::{ConnectionType, RelayTransport},
 };
 
@@ -53,7 +53,7 @@ impl RequiredType {
     }
 
     /// Met when every succeeded connection is of the type, and there is one at least.
-    pub(super) fn check(self, connections: &Connections) -> Check {
+    pub(super) fn check(self, connections: &Connections) -> GateResult {
         let found: Vec<_> = connections.by_type.iter().filter(|(_, count)| **count > 0).collect();
         let all: u64 = found.iter().map(|(_, count)| **count).sum();
         let met: u64 =
@@ -69,7 +69,7 @@ impl RequiredType {
             let why = if only_far { why } else { "" };
             Some(format!("{met} of {all} connections are {self}{why}"))
         };
-        Check {
+        GateResult {
             name: "require-type".to_owned(),
             limit: self.to_string().into(),
             actual: if all == 0 { Value::Null } else { types.join(", ").into() },

@@ -25,7 +25,7 @@ fn result() -> BenchResult {
     result
 }
 
-fn only(gates: &Gates, result: &BenchResult) -> Check {
+fn only(gates: &Gates, result: &BenchResult) -> GateResult {
     let checks = gates.check(result);
     assert_eq!(checks.len(), 1, "{checks:?}");
     checks.into_iter().next().unwrap()
@@ -179,7 +179,7 @@ fn types() {
     assert!(error.contains("`prflx`") && error.contains("relay/tls"), "{error}");
 }
 
-fn regression(old: &BenchResult, mut new: BenchResult, limit: f64) -> Vec<Check> {
+fn regression(old: &BenchResult, mut new: BenchResult, limit: f64) -> Vec<GateResult> {
     new.comparison = Some(compare(&[named("old", old.clone())], &new, Some(limit)));
     Gates { max_regression: Some(limit), ..Gates::default() }.check(&new)
 }

@@ -9,11 +9,12 @@ use crate::{
     report::{
         bench::{
             Named,
-            schema::{BenchResult, FailureGroup, FailureRecord},
+            schema::{BenchResult, FailureGroup},
             wording::failure,
         },
         html::markup::{esc, words},
         human,
+        schema::FailureRecord,
     },
     stats::Spread,
 };

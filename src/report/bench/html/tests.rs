@@ -7,11 +7,14 @@ use serde_json::json;
 
 use super::html;
 use crate::{
-    report::bench::{
-        BenchResult, Named, collect,
-        example::{empty, full, hostile, minimal, named, partial},
-        samples::Sample,
-        schema::{Check, ConnectionRecord, FailureRecord, KeyframeRecord, Rtt, Setup},
+    report::{
+        bench::{
+            BenchResult, Named, collect,
+            example::{empty, full, hostile, minimal, named, partial},
+            samples::Sample,
+            schema::{ConnectionRecord, KeyframeRecord, Rtt, Setup},
+        },
+        schema::{FailureRecord, GateResult},
     },
     stats::{Histogram, Spread},
     types::Stage,
@@ -173,7 +176,7 @@ fn nothing_and_next_to_nothing_are_said_in_sentences() {
 
 #[test]
 fn the_verdict_says_what_it_rests_on() {
-    let gate = |name: &str, pass| Check {
+    let gate = |name: &str, pass| GateResult {
         name: name.into(),
         limit: json!(0.1),
         actual: json!(0.2),
