@@ -1,7 +1,7 @@
-//! How keyframes were delivered, what limited that, and what to try: the same words in every report.
+//! How keyframes were delivered, what limited the delivery, and what to try: the same words in every report.
 //!
-//! The remedies are those of an app on libwebrtc. There the receiver's answer may name bitrates as well,
-//! and so may `recv`, which writes it.
+//! The remedies are for an app built on libwebrtc, where bitrates can also be set by the receiver's answer, as `recv`
+//! can.
 
 use std::time::Duration;
 
@@ -10,37 +10,37 @@ use serde::{Deserialize, Serialize};
 use super::human;
 use crate::stats::bottleneck::{Judged, Limit, Overall, PathRate, Seen};
 
-/// A first keyframe later than this after the connection is late: it should take one interval at most.
+/// A first keyframe later than this after the connection is late: it should take at most one interval.
 const LATE: Duration = Duration::from_secs(5);
 
-/// An encoder that uses less of the budget than this share is looked at.
+/// An encoder that uses less than this share of the budget is examined.
 const SMALL_SHARE: f64 = 0.5;
 
-/// Fewer bits a pixel than that of a picture are few; more cannot always be used.
-const FEW_BITS_A_PIXEL: f64 = 0.5;
+/// Below this many bits per pixel a picture is encoded small; more cannot always be used.
+const LOW_BITS_PER_PIXEL: f64 = 0.5;
 
-/// Keyframes before anything is concluded of all of them.
-const FEWEST: u64 = 3;
+/// Minimum number of keyframes before a conclusion about all of them.
+const MIN_KEYFRAMES: u64 = 3;
 
-/// What is known of the delivery of one keyframe.
+/// The delivery of one keyframe.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyframeDelivery {
-    /// Its rate from the first packet to the last that was no retransmission, bits/s of IP packets; null
-    /// where it is too short.
+    /// Rate from the first packet to the last that was not a retransmission, bits/s of IP packets; null if it is too
+    /// short.
     pub bits_per_second: Option<u64>,
-    /// What the path carries; null where nothing shows it.
+    /// Rate of the path; null if unknown.
     pub path: Option<PathRate>,
-    /// How long its packets take at the path's rate, ms: at most so long where the path may carry more.
+    /// Time its packets take at the rate of the path, ms: an upper bound if the path may be faster.
     pub least_ms: Option<f64>,
-    /// What limits it.
+    /// The bottleneck.
     pub limited_by: Limit,
-    /// Whether that is sure, and not only likely.
+    /// Whether the bottleneck is certain, not only likely.
     pub sure: bool,
 }
 
 impl KeyframeDelivery {
-    /// What was seen and concluded of a keyframe.
+    /// Combines the observation of a keyframe with the conclusion from it.
     #[must_use]
     pub fn new(seen: &Seen, judged: &Judged) -> Self {
         Self {
@@ -57,51 +57,52 @@ impl KeyframeDelivery {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryReport {
-    /// Keyframes that were looked at.
+    /// Keyframes examined.
     pub of: u64,
-    /// What limits the most of those of which it is known.
+    /// The most frequent bottleneck among keyframes with a known one.
     pub limited_by: Limit,
-    /// How many are limited so; what follows is of them.
+    /// Number of keyframes with that bottleneck; the values below are of these.
     pub count: u64,
-    /// Whether that is sure of one of them at least, and not only likely.
+    /// Whether the bottleneck is certain for at least one of them, not only likely.
     pub sure: bool,
     /// Median from the first packet to the last, ms.
     pub spread_ms: f64,
-    /// Median rate, bits/s of IP packets; null where they were too short.
+    /// Median rate, bits/s of IP packets; null if they were too short.
     pub bits_per_second: Option<u64>,
-    /// Median of what the path carries; null where nothing shows it.
+    /// Median rate of the path; null if unknown.
     pub path: Option<PathRate>,
-    /// Median of how long the packets of a keyframe take at the path's rate, ms.
+    /// Median time the packets of a keyframe take at the rate of the path, ms.
     pub least_ms: Option<f64>,
-    /// From the connection to the first keyframe being whole, ms; null where there was none.
+    /// From the connection to the first complete keyframe, ms; null if there was none.
     pub first_after_ms: Option<f64>,
-    /// What to know of it, and what to try; the most important first.
+    /// Findings with remedies, the most important first.
     pub findings: Vec<Finding>,
 }
 
-/// Something to know of the delivery.
+/// A finding about the delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What, in kebab case: stable, for programs.
+    /// Kebab-case code: stable, for programs.
     pub code: String,
-    /// Whether it is sure, and not only likely.
+    /// Whether it is certain, not only likely.
     pub sure: bool,
-    /// What, in a few words.
+    /// The finding in a few words.
     pub brief: String,
-    /// What and why, for people.
+    /// The finding with its cause in a sentence.
     pub message: String,
-    /// What to try.
+    /// Remedy.
     pub remedy: String,
 }
 
 impl DeliveryReport {
-    /// What is concluded of the keyframes of a run; `budget` is that of each, bytes, and `first_after` the time
-    /// from the connection to the first.
+    /// Summarizes the keyframes of a run; `budget` is the size budget of each, bytes, and `first_after` the time from
+    /// the connection to the first one.
     #[must_use]
     pub fn new(overall: &Overall, budget: Option<u64>, first_after: Option<Duration>) -> Self {
         let late = first_after.filter(|after| *after > LATE).map(late);
-        let limit = limit(overall).filter(|_| overall.of >= FEWEST);
-        let small = budget.filter(|_| overall.of >= FEWEST).and_then(|max| small(overall, max));
+        let limit = limit(overall).filter(|_| overall.of >= MIN_KEYFRAMES);
+        let small =
+            budget.filter(|_| overall.of >= MIN_KEYFRAMES).and_then(|max| small(overall, max));
         Self {
             of: overall.of,
             limited_by: overall.limit,
@@ -116,13 +117,13 @@ impl DeliveryReport {
         }
     }
 
-    /// How long keyframes take, at what rate, and what the path carries, in a few words each.
+    /// Duration and rate of keyframes and the rate of the path, in a few words each.
     #[must_use]
     pub fn figures(&self) -> Vec<String> {
-        // Of a single packet, or of packets that were read at the same instant.
-        let at_once = self.spread_ms < 0.005;
-        let mut figures = vec![if at_once {
-            "all packets at once".to_owned()
+        // A single packet, or packets that were read at the same instant.
+        let instantaneous = self.spread_ms < 0.005;
+        let mut figures = vec![if instantaneous {
+            "all packets in one burst".to_owned()
         } else {
             format!("{} first to last packet", human::millis(self.spread_ms))
         }];
@@ -141,14 +142,14 @@ impl Finding {
     }
 }
 
-/// What a path carries: `at least 20.0 Mbit/s`, `about 2.0 Mbit/s`.
+/// The rate of a path: `at least 20.0 Mbit/s`, `about 2.0 Mbit/s`.
 #[must_use]
 pub fn path_words(path: PathRate) -> String {
     let bound = if path.at_least { "at least" } else { "about" };
     format!("{bound} {}", human::bitrate(path.bits_per_second as f64))
 }
 
-/// What a limit is called.
+/// The name of a bottleneck.
 #[must_use]
 pub fn limit_words(limit: Limit) -> &'static str {
     match limit {
@@ -160,16 +161,17 @@ pub fn limit_words(limit: Limit) -> &'static str {
     }
 }
 
-const RAISE_START: &str = "raise the start bitrate towards what the path carries: in the app by currentBitrateBps \
+const RAISE_START: &str = "raise the start bitrate towards the path's rate: in the app by \
+    currentBitrateBps \
     of RTCPeerConnection.setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: (iOS) and by \
-    RTCRtpEncodingParameters.maxBitrateBps, or in the receiver's answer by recv --phone-bitrate. A minimum above \
-    what the path carries floods it";
+    RTCRtpEncodingParameters.maxBitrateBps, or in the receiver's answer by recv --phone-bitrate. A minimum above the path's rate floods it";
 
-const RAISE_PACE: &str = "raise the sender's pace towards what the path carries: send --pace; a libwebrtc app by \
+const RAISE_PACE: &str = "raise the sender's pace towards the path's rate: send --pace; a \
+    libwebrtc app by \
     setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: and RTCRtpEncodingParameters.maxBitrateBps, or in the \
     receiver's answer by recv --phone-bitrate";
 
-/// What the most of the keyframes are limited by; nothing of those that are fast.
+/// The finding about the most frequent bottleneck; none if keyframes are fast.
 fn limit(overall: &Overall) -> Option<Finding> {
     let rate = overall.rate.map(|rate| human::bitrate(rate as f64));
     let path = overall.path.map(|path| format!("the path carries {}", path_words(path)));
@@ -180,24 +182,25 @@ fn limit(overall: &Overall) -> Option<Finding> {
         Limit::Sender => sender(overall, &rate, path),
         Limit::Path => {
             let least = overall.least.map(|least| human::millis(ms(least))).unwrap_or_default();
-            let message =
-                format!("{path}, at which a keyframe takes {least}; here it takes {spread}");
-            let remedy = "send smaller keyframes, or take a faster path; a higher bitrate of the \
-                          sender would only make a queue";
+            let message = format!("{path}, enough to send a keyframe in {least}; it took {spread}");
+            let remedy = "send smaller keyframes, or use a faster path; a higher sender bitrate \
+                          would only build up a queue";
             Finding::new("path-limited", sure, "the path", message, remedy)
         }
         Limit::Loss => {
             let repair = human::millis(ms(overall.repair));
             let message = format!("retransmissions take {repair} of the {spread} of a keyframe");
-            let remedy = "take a path with less loss or a shorter round trip; doctor and --stats \
-                          say how much is lost";
+            let remedy = "use a path with less loss or a shorter round trip; doctor and --stats \
+                          show the loss";
             Finding::new("loss-limited", sure, "loss", message, remedy)
         }
         Limit::Unknown => {
             let message = format!(
-                "keyframes take {spread}, at {rate}; whether the sender or the path limits them was not seen"
+                "keyframes take {spread}, at {rate}; it is unknown whether the sender or the path \
+                 limits them"
             );
-            let remedy = "let it run longer: pings among the packets of keyframes show it";
+            let remedy = "run it longer: pings between the packets of keyframes reveal the \
+                          bottleneck";
             Finding::new("limit-unknown", true, "unknown", message, remedy)
         }
     };
@@ -210,40 +213,42 @@ fn sender(overall: &Overall, rate: &str, path: String) -> Finding {
     } else {
         ("the sender's pace", RAISE_PACE)
     };
-    let path = if more_was_seen(overall) {
+    let path = if path_is_faster(overall) {
         path
     } else {
-        "how much more the path carries was not seen".into()
+        "it is unknown how much more the path carries".into()
     };
     let message = format!("{what} limits keyframes to {rate}; {path}");
     Finding::new("sender-limited", overall.sure, what, message, remedy)
 }
 
-/// Whether more than the rate of the keyframes themselves was seen of the path.
-fn more_was_seen(overall: &Overall) -> bool {
+/// Whether the path was observed to be faster than the keyframes.
+fn path_is_faster(overall: &Overall) -> bool {
     let path = overall.path.zip(overall.rate);
     path.is_some_and(|(path, rate)| path.bits_per_second as f64 > rate as f64 * 1.1)
 }
 
-/// The encoder uses little of the budget, and gives its pictures few bits.
+/// The finding that the encoder uses little of the budget and few bits per pixel.
 fn small(overall: &Overall, budget: u64) -> Option<Finding> {
-    let bits_a_pixel = overall.bytes as f64 * 8.0 / overall.pixels? as f64;
+    let bits_per_pixel = overall.bytes as f64 * 8.0 / overall.pixels? as f64;
     let share = overall.bytes as f64 / budget as f64;
-    if share >= SMALL_SHARE || bits_a_pixel >= FEW_BITS_A_PIXEL {
+    if share >= SMALL_SHARE || bits_per_pixel >= LOW_BITS_PER_PIXEL {
         return None;
     }
     let (size, of) = (human::bytes(overall.bytes), human::bytes(budget));
-    let message = format!("the encoder makes {size} keyframes of a budget of {of}");
-    let remedy = "raise RTCRtpEncodingParameters.maxBitrateBps (and minBitrateBps where the path is known to \
-                  carry it) and the start bitrate, which bounds the encoder as well; a plain picture needs no more";
-    let brief = format!("encoder makes {size} of {of}");
+    let message = format!("the encoder produces keyframes of {size} although the budget is {of}");
+    let remedy = "raise RTCRtpEncodingParameters.maxBitrateBps (and minBitrateBps if the path is \
+                  known to carry it) and the start bitrate, which also bounds the encoder; a \
+                  simple picture needs no more";
+    let brief = format!("encoder uses {size} of {of}");
     Some(Finding::new("encoder-small", true, &brief, message, remedy))
 }
 
 fn late(after: Duration) -> Finding {
     let after = human::millis(ms(after));
     let message = format!(
-        "the first keyframe came {after} after the connection: libwebrtc drops its first pictures while its \
+        "the first keyframe arrived {after} after the connection: libwebrtc drops its first \
+         pictures while its \
          bandwidth estimate is low"
     );
     let brief = format!("first keyframe after {after}");
@@ -286,14 +291,16 @@ mod tests {
 
     #[test]
     fn a_phone_with_its_defaults() {
-        let said = messages(&phone(), Some(15_500 * MS));
+        let found = messages(&phone(), Some(15_500 * MS));
         let expected = [
-            "the phone's bandwidth estimate limits keyframes to 980 kbit/s; the path carries at least 20.0 Mbit/s",
-            "the encoder makes 4.0 KB keyframes of a budget of 100.0 KB",
-            "the first keyframe came 15.50 s after the connection: libwebrtc drops its first pictures while its \
+            "the phone's bandwidth estimate limits keyframes to 980 kbit/s; the path carries at \
+             least 20.0 Mbit/s",
+            "the encoder produces keyframes of 4.0 KB although the budget is 100.0 KB",
+            "the first keyframe arrived 15.50 s after the connection: libwebrtc drops its first \
+             pictures while its \
              bandwidth estimate is low (likely)",
         ];
-        assert_eq!(said, expected);
+        assert_eq!(found, expected);
         let report = DeliveryReport::new(&phone(), None, None);
         assert_eq!(
             report.figures(),
@@ -301,7 +308,7 @@ mod tests {
         );
         let small =
             DeliveryReport { spread_ms: 0.0, bits_per_second: None, path: None, ..report.clone() };
-        assert_eq!(small.figures(), ["all packets at once"]);
+        assert_eq!(small.figures(), ["all packets in one burst"]);
         let remedy = &report.findings[0].remedy;
         for named in ["currentBitrateBps", "RTCRtpEncodingParameters", "--phone-bitrate"] {
             assert!(remedy.contains(named), "{remedy}");
@@ -309,22 +316,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_likely_is_said_so() {
+    fn likely_findings_are_marked() {
         let even = Overall { sure: false, libwebrtc: false, bytes: 90_000, ..phone() };
-        let said = messages(&even, None);
+        let found = messages(&even, None);
         assert_eq!(
-            said,
-            [
-                "the sender's pace limits keyframes to 980 kbit/s; the path carries at least 20.0 Mbit/s (likely)"
-            ]
+            found,
+            ["the sender's pace limits keyframes to 980 kbit/s; the path carries at least 20.0 \
+                 Mbit/s (likely)"]
         );
         let bound = PathRate { bits_per_second: 990_000, at_least: true };
         let unseen = Overall { path: Some(bound), sure: true, ..even };
         assert_eq!(
             messages(&unseen, None),
-            [
-                "the sender's pace limits keyframes to 980 kbit/s; how much more the path carries was not seen"
-            ]
+            ["the sender's pace limits keyframes to 980 kbit/s; it is unknown how much more \
+                 the path carries"]
         );
         let queued = PathRate { bits_per_second: 2_000_000, at_least: false };
         let path = Overall {
@@ -336,19 +341,18 @@ mod tests {
         };
         assert_eq!(
             messages(&path, None),
-            [
-                "the path carries about 2.0 Mbit/s, at which a keyframe takes 420 ms; here it takes 421 ms"
-            ]
+            ["the path carries about 2.0 Mbit/s, enough to send a keyframe in 420 ms; it took \
+                 421 ms"]
         );
         let unknown = Overall { limit: Limit::Unknown, ..path };
-        assert!(messages(&unknown, None)[0].contains("was not seen"));
+        assert!(messages(&unknown, None)[0].contains("it is unknown whether"));
     }
 
     #[test]
-    fn what_is_well_is_not_found_fault_with() {
+    fn good_delivery_has_no_findings() {
         let fast = Overall { limit: Limit::None, bytes: 60_000, ..phone() };
         assert!(messages(&fast, Some(1_500 * MS)).is_empty());
-        // A small picture needs few bytes, and two keyframes say little.
+        // A small picture needs few bytes, and two keyframes prove little.
         let small = Overall { bytes: 6_000, pixels: Some(320 * 240), ..fast };
         assert!(messages(&small, None).is_empty());
         assert!(messages(&Overall { of: 2, ..phone() }, None).is_empty());
@@ -356,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_comes_back() {
+    fn the_json_round_trips() {
         let report = DeliveryReport::new(&phone(), Some(100_000), Some(MS));
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["limitedBy"], "sender");

@@ -1,10 +1,10 @@
 //! `--dump FILE`: the run as a webrtc-internals dump, the JSON that Chromium's page of that name saves
 //! and that dump importers read.
 //!
-//! Each peer connection has its configuration, its log and its statistics. Importers want `UserAgentData`
-//! and, for each stats object, a series `<id>-timestamp` that the other series of that object run along
-//! with, index by index. Memory is bounded: a stats object that has been sampled often loses every second
-//! sample, and is sampled half as often from then on; the oldest log entries and connections go.
+//! Each peer connection has its configuration, log and statistics. Importers require `UserAgentData`
+//! and, for each stats object, a series `<id>-timestamp` with the same indices as the other series of that object.
+//! Memory is bounded: a stats object with many samples loses every second one, and is sampled half as often from then
+//! on; the oldest log entries and connections are dropped.
 
 mod connection;
 mod samples;
@@ -23,37 +23,37 @@ use self::connection::Connection;
 use super::whole_file;
 use crate::session::negotiation::{NegotiationRecord, NegotiationStep};
 
-/// Peer connections kept; the oldest ones go.
-const MOST_CONNECTIONS: usize = 10;
+/// Maximum number of peer connections kept; the oldest ones are dropped.
+const MAX_CONNECTIONS: usize = 10;
 
-/// Time between two writings of the file during a run.
+/// Interval at which the file is written during a run.
 const WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// A dump that could not be written.
+/// The error that a dump could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the dump `{path}`: {source}")]
 pub struct DumpError {
-    /// The file.
+    /// Path of the dump.
     pub path: PathBuf,
-    /// Why.
+    /// The I/O error.
     pub source: io::Error,
 }
 
-/// Collects what happens on the peer connections of a run, and writes it.
+/// Collects the events of the peer connections of a run, and writes them.
 #[derive(Debug)]
 pub struct DumpWriter {
     path: PathBuf,
     url: String,
-    /// The last one is the current one, and is there before it is made.
+    /// The last one is the current one; its entry exists before the connection does.
     connections: VecDeque<Connection>,
-    /// Those that were made.
+    /// Number of connections created.
     made: u64,
     written: SystemTime,
 }
 
 impl DumpWriter {
-    /// Begins a dump and writes it a first time, so that a path that cannot be written is found out at
-    /// once. `url` is what the dump names as the page.
+    /// Starts a dump and writes it once, so that an unwritable path is detected immediately. `url` is the page URL in
+    /// the dump.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -70,22 +70,22 @@ impl DumpWriter {
     }
 
     fn current(&mut self) -> &mut Connection {
-        self.connections.back_mut().expect("there is one from the start")
+        self.connections.back_mut().expect("there is always one")
     }
 
-    /// Logs words for people.
+    /// Logs a human-readable line.
     pub fn line(&mut self, time: SystemTime, text: &str) {
         self.current().log(time, "log", text);
     }
 
-    /// Logs a step of the negotiation; a new peer connection has a log and statistics of its own.
+    /// Logs a step of the negotiation; a new peer connection gets its own log and statistics.
     pub fn negotiated(&mut self, NegotiationRecord { at, step }: &NegotiationRecord) {
         if let NegotiationStep::Created { .. } = step {
             self.made += 1;
             if self.made > 1 {
                 self.connections.push_back(Connection::default());
             }
-            if self.connections.len() > MOST_CONNECTIONS {
+            if self.connections.len() > MAX_CONNECTIONS {
                 self.connections.pop_front();
             }
         }
@@ -97,25 +97,25 @@ impl DumpWriter {
         self.current().stats(time, report);
     }
 
-    /// Writes the file when it has not been written for a minute; whether it was.
+    /// Writes the file if the last write is a minute ago; returns whether it did.
     ///
     /// # Errors
-    /// The file cannot be written; what it held before is still there.
+    /// The file cannot be written; its previous content is kept.
     pub fn write_if_due(&mut self, now: SystemTime) -> Result<Option<()>, DumpError> {
         let age = now.duration_since(self.written).unwrap_or_default();
         if age >= WRITE_INTERVAL { self.write(now).map(Some) } else { Ok(None) }
     }
 
-    /// Writes the file a last time.
+    /// Writes the file for the last time.
     ///
     /// # Errors
-    /// The file cannot be written; what it held before is still there.
+    /// The file cannot be written; its previous content is kept.
     pub fn finish(mut self, now: SystemTime) -> Result<(), DumpError> {
         self.write(now)
     }
 
     fn write(&mut self, now: SystemTime) -> Result<(), DumpError> {
-        // Set first: a disk that stays full is tried once a minute, not once a call.
+        // Set first: a disk that stays full is retried once a minute, not on every call.
         self.written = now;
         let text = self.to_json().to_string();
         whole_file::write(&self.path, text.as_bytes())
@@ -151,7 +151,7 @@ fn iso(ms: f64) -> String {
 mod tests {
     use std::{fs, time::UNIX_EPOCH};
 
-    use super::{samples::MOST_SAMPLES, *};
+    use super::{samples::MAX_SAMPLES, *};
     use crate::peer::IcePolicy;
 
     fn at(seconds: u64) -> SystemTime {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_is_what_importers_read() {
+    fn the_shape_is_as_importers_expect() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
         let mut dump = DumpWriter::create(&path, "ws://x/", at(0)).unwrap();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_every_minute_and_leaves_nothing_beside_it() {
+    fn it_is_written_every_minute_without_leftovers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
         let mut dump = DumpWriter::create(&path, "", at(0)).unwrap();
@@ -242,7 +242,7 @@ mod tests {
             dump.stats(at(second), &report(&json!(second)));
         }
         let samples = &dump.current().objects["CP1"];
-        assert!((MOST_SAMPLES / 4..MOST_SAMPLES).contains(&samples.times.len()));
+        assert!((MAX_SAMPLES / 4..MAX_SAMPLES).contains(&samples.times.len()));
         let step = samples.times[1] - samples.times[0];
         assert!(
             samples.times.windows(2).all(|pair| (pair[1] - pair[0] - step).abs() < 0.5),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn each_peer_connection_has_its_own_part_and_the_oldest_go() {
+    fn connections_are_separate_and_the_oldest_are_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
         let mut dump = DumpWriter::create(&path, "", at(0)).unwrap();
@@ -267,7 +267,7 @@ mod tests {
         dump.finish(at(20)).unwrap();
         let dump = read(&path);
         let connections = dump["PeerConnections"].as_object().unwrap();
-        assert_eq!(connections.len(), MOST_CONNECTIONS);
+        assert_eq!(connections.len(), MAX_CONNECTIONS);
         for number in 3..=12_u64 {
             let connection = &connections[&format!("{}-{number}", std::process::id())];
             assert_eq!(connection["updateLog"][0]["value"], format!("of {number}"));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_cannot_be_written_is_found_out_at_once() {
+    fn an_unwritable_path_is_detected_immediately() {
         let error = DumpWriter::create(Path::new("/nowhere/at/all.json"), "", at(0));
         assert!(error.unwrap_err().to_string().contains("/nowhere/at/all.json"));
     }

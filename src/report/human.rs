@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Human-readable numbers.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// Milliseconds with the digits that matter: `<0.01 ms`, `0.42 ms`, `12.3 ms`, `450 ms`, `1.20 s`.
+/// Milliseconds with significant digits: `<0.01 ms`, `0.42 ms`, `12.3 ms`, `450 ms`, `1.20 s`.
 #[must_use]
 pub fn millis(ms: f64) -> String {
     match ms.abs() {
-        // Something that took no time at all was never measured.
+        // A time of exactly zero was never measured.
         size if size < 0.005 => "<0.01 ms".to_owned(),
         size if size < 9.995 => format!("{ms:.2} ms"),
         size if size < 99.95 => format!("{ms:.1} ms"),
@@ -32,7 +32,7 @@ pub fn millis(ms: f64) -> String {
     }
 }
 
-/// A number without the zeros at its end: `0.50` is `0.5`, `3.00` is `3`.
+/// A number without trailing zeros: `0.50` is `0.5`, `3.00` is `3`.
 #[must_use]
 pub fn trim(number: &str) -> String {
     if !number.contains('.') {
@@ -47,7 +47,7 @@ pub fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A length of time: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
+/// A duration: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
 #[must_use]
 pub fn duration(length: Duration) -> String {
     let tenths = (length.as_secs_f64() * 10.0).round() as u64;
@@ -59,7 +59,7 @@ pub fn duration(length: Duration) -> String {
     }
 }
 
-/// Pictures a second: `0.29/s`, `30.0/s`.
+/// Pictures per second: `0.29/s`, `30.0/s`.
 #[must_use]
 pub fn rate(per_second: f64) -> String {
     if per_second < 9.995 { format!("{per_second:.2}/s") } else { format!("{per_second:.1}/s") }
@@ -75,8 +75,7 @@ pub fn bitrate(bits_per_second: f64) -> String {
     }
 }
 
-/// A share of 0 to 1 (or any ratio) in percent: `99 %`, `83.9 %`. What is not all is never written as
-/// 100 %, and what is not nothing never as 0 %.
+/// A share of 0 to 1 (or any ratio) in percent: `99 %`, `83.9 %`. Only 1 is written as 100 %, and only 0 as 0 %.
 #[must_use]
 pub fn share(share: f64) -> String {
     let percent = (share * 1000.0).round() / 10.0;

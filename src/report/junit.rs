@@ -1,13 +1,13 @@
-//! `JUnit` XML, as GitHub actions, GitLab and Jenkins read it.
+//! `JUnit` XML as read by GitHub actions, GitLab and Jenkins.
 //!
-//! The elements and attributes are those all of them know: `testsuites`, `testsuite`, `properties`,
+//! Only elements and attributes that all of them support: `testsuites`, `testsuite`, `properties`,
 //! `testcase`, `failure`, `error`, `skipped`.
 
 use std::fmt::Write as _;
 
 use crate::types::printable::steers;
 
-/// What became of a case. Texts are type, message and text.
+/// Outcome of a case. The strings are type, message and text.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     /// It passed.
@@ -23,30 +23,30 @@ pub enum Outcome {
 /// One test case.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// Its class.
+    /// Class name.
     pub class: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// How long it took.
+    /// Duration.
     pub seconds: f64,
-    /// What became of it.
+    /// Outcome.
     pub outcome: Outcome,
 }
 
 /// A suite of cases.
 #[derive(Debug, Clone)]
 pub struct Suite {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// When it began, RFC 3339.
+    /// Start time, RFC 3339.
     pub timestamp: String,
-    /// Names and values.
+    /// Properties as name and value.
     pub properties: Vec<(String, String)>,
-    /// Its cases.
+    /// Test cases.
     pub cases: Vec<Case>,
 }
 
-/// The suites as one document, with `seconds` for all.
+/// Renders the suites as one document; `seconds` is the total time.
 #[must_use]
 pub fn document(name: &str, seconds: f64, suites: &[Suite]) -> String {
     let cases = suites.iter().flat_map(|suite| &suite.cases);
@@ -75,7 +75,7 @@ fn counts<'c>(cases: impl Iterator<Item = &'c Case>) -> String {
 impl Suite {
     fn write(&self, xml: &mut String) {
         let (name, at) = (escape(&self.name), escape(&self.timestamp));
-        // The sum of nothing is -0.
+        // An empty sum of floats is -0.
         let time = self.cases.iter().map(|case| case.seconds).fold(0.0, |sum, one| sum + one);
         let counts = counts(self.cases.iter());
         let _ = writeln!(
@@ -114,13 +114,14 @@ impl Case {
         let (kind, message, text) = (escape(kind), escape(message), escape(text));
         let _ = writeln!(
             xml,
-            ">\n      <{element} type=\"{kind}\" message=\"{message}\">{text}</{element}>\n    </testcase>"
+            ">\n      <{element} type=\"{kind}\" message=\"{message}\">{text}</{element}>\n    \
+             </testcase>"
         );
     }
 }
 
-/// Text in an attribute or between tags; characters that XML 1.0 (§2.2) does not know become U+FFFD, and
-/// a line end stays one in attributes as well. What steers a terminal is a character reference.
+/// Escapes text in an attribute or between tags; characters that XML 1.0 (§2.2) does not allow become U+FFFD, and
+/// line ends are preserved in attributes as well. Terminal control characters become character references.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -174,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_a_terminal_is_a_reference() {
+    fn control_characters_are_references() {
         let text = escape("\u{9b}31m\u{7f}\u{202e}x\u{1b}");
         assert_eq!(text, "&#155;31m&#127;&#8238;x\u{fffd}");
     }
 
     proptest::proptest! {
         #[test]
-        fn an_attribute_is_read_as_it_was(text in "[^\u{0}-\u{8}\u{b}\u{c}\u{e}-\u{1f}\u{fffe}\u{ffff}]{0,50}") {
+        fn an_attribute_is_read_back_unchanged(text in "[^\u{0}-\u{8}\u{b}\u{c}\u{e}-\u{1f}\u{fffe}\u{ffff}]{0,50}") {
             let xml = format!("<a b=\"{}\"/>", escape(&text));
             let document = Document::parse(&xml).unwrap();
             proptest::prop_assert_eq!(document.root_element().attribute("b").unwrap(), text);

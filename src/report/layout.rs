@@ -1,37 +1,37 @@
-//! Text laid out in columns and wrapped to a width, both counted in characters. Cells and words are
-//! made [`printable()`] here: a cell has no line end, and what steers a terminal is counted as shown.
+//! Lays out text in columns and wraps it to a width, both counted in characters. Cells and words are made
+//! [`printable()`] here: a cell has no line end, and replaced control characters count as shown.
 
 use crate::types::printable;
 
-/// Columns of a terminal as it opens: text for one is at most that wide.
+/// Default width of a terminal, columns: text for a terminal is at most that wide.
 pub const WIDTH: usize = 80;
 
-/// Where the text of a column stands.
+/// Alignment of the text in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// At its left end.
+    /// Left-aligned.
     Left,
-    /// At its right end, as numbers.
+    /// Right-aligned, for numbers.
     Right,
 }
 
-/// A column: where its text stands, and how wide it is at least.
+/// A column: alignment and minimum width.
 pub type Column = (Align, usize);
 
 /// Characters between two columns.
 const GAP: &str = "  ";
 
-/// Lays out rows; a column is as wide as its widest cell. Lines have no white space at their end.
+/// Lays out rows; a column is as wide as its widest cell. Lines have no trailing white space.
 #[must_use]
 pub fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     let printed = |row: &Vec<String>| row.iter().map(|cell| printable(cell)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(printed).collect();
-    let width = |index: usize, least: usize| {
+    let width = |index: usize, min: usize| {
         let cells = rows.iter().filter_map(|row| row.get(index));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(least)
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(min)
     };
     let widths: Vec<_> =
-        columns.iter().enumerate().map(|(index, (_, least))| width(index, *least)).collect();
+        columns.iter().enumerate().map(|(index, (_, min))| width(index, *min)).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(columns).zip(&widths);
         let cells = cells.map(|((cell, (align, _)), width)| match align {
@@ -43,8 +43,8 @@ pub fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// Breaks `text` between words into lines of at most `width` characters, each after `indent` spaces,
-/// which are within the width; a word longer than a line is cut.
+/// Breaks `text` between words into lines of at most `width` characters including `indent` leading spaces; a word
+/// longer than a line is split.
 #[must_use]
 pub fn wrap(text: &str, indent: usize, width: usize) -> Vec<String> {
     let room = width.saturating_sub(indent).max(10);
@@ -72,7 +72,7 @@ pub fn wrap(text: &str, indent: usize, width: usize) -> Vec<String> {
     lines.iter().map(|line| format!("{:indent$}{line}", "")).collect()
 }
 
-/// `text` after `head`, its further lines below its first: at most `width` characters each.
+/// `text` after `head` with a hanging indent: lines of at most `width` characters.
 #[must_use]
 pub fn hanging(head: &str, text: &str, width: usize) -> Vec<String> {
     let indent = head.chars().count();
@@ -84,8 +84,8 @@ pub fn hanging(head: &str, text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Text whose lines are broken between words where they are longer than `width` characters; what follows stands
-/// four characters further in. A word longer than a line stays whole.
+/// Breaks lines longer than `width` characters between words; continuation lines are indented by four more
+/// characters. A word longer than a line is kept whole.
 #[must_use]
 pub fn fold(text: &str, width: usize) -> String {
     let mut lines = Vec::new();
@@ -107,24 +107,23 @@ pub fn fold(text: &str, width: usize) -> String {
     lines.join("\n")
 }
 
-/// `text` in at most `longest` characters, with `…` where its end is missing.
+/// `text` cut to at most `max` characters, with `…` in place of the missing end.
 #[must_use]
-pub fn cut(text: &str, longest: usize) -> String {
-    if text.chars().count() <= longest {
+pub fn cut(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(longest.saturating_sub(1)).collect();
+    let kept: String = text.chars().take(max.saturating_sub(1)).collect();
     format!("{kept}…")
 }
 
-/// `text` in at most `longest` characters, with `…` where its beginning is missing: of a path, the end
-/// says more.
-pub(super) fn cut_front(text: &str, longest: usize) -> String {
+/// `text` cut to at most `max` characters, with `…` in place of the missing start: the end of a path is more telling.
+pub(super) fn cut_front(text: &str, max: usize) -> String {
     let length = text.chars().count();
-    if length <= longest {
+    if length <= max {
         return text.to_owned();
     }
-    let kept: String = text.chars().skip(length - longest.saturating_sub(1)).collect();
+    let kept: String = text.chars().skip(length - max.saturating_sub(1)).collect();
     format!("…{kept}")
 }
 
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_and_a_word_stay_in_their_line() {
+    fn cells_and_words_stay_on_their_line() {
         let hostile = "\u{1b}]0;x\u{7}\u{1b}[31m\r\n::error::x\u{202e}";
         let rows = [vec![hostile.to_owned(), "b".to_owned()]];
         let lines = columns(&[(Align::Left, 0), (Align::Left, 0)], &rows);
@@ -174,13 +173,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn folded_text_is_whole(text in "[a-zé \n]{0,300}", width in 10..90usize) {
+        fn folded_text_is_complete(text in "[a-zé \n]{0,300}", width in 10..90usize) {
             let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
             prop_assert_eq!(letters(&fold(&text, width)), letters(&text));
         }
 
         #[test]
-        fn wrapped_text_fits_and_is_whole(text in "[a-zé ]{0,300}", indent in 0..8usize, width in 20..90usize) {
+        fn wrapped_text_fits_and_is_complete(text in "[a-zé ]{0,300}", indent in 0..8usize, width in 20..90usize) {
             let lines = wrap(&text, indent, width);
             for line in &lines {
                 prop_assert!(line.chars().count() <= width, "{line:?}");

@@ -1,4 +1,4 @@
-//! The live line of a run: one line that redraws itself on a terminal, else a plain line every 10 s.
+//! The live line of a run: redrawn in place on a terminal, otherwise a plain line every 10 s.
 
 use std::{
     sync::Mutex,
@@ -16,13 +16,13 @@ use crate::types::{
     printable::{self, printable},
 };
 
-/// Time between two plain lines when stderr is no terminal.
+/// Time between two plain lines when stderr is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The line on the terminal now, for those who want to write above it.
+/// The line currently on the terminal, so that other code can write above it.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// What is known about a run at one moment.
+/// The state of a run at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LiveStats {
     /// State of the connection in a word or two, as in W3C `RTCPeerConnectionState`.
@@ -41,38 +41,38 @@ pub struct LiveStats {
     pub data_received: u64,
     /// Keyframes sent or received.
     pub keyframes: u64,
-    /// Keyframes a second, over the last few.
+    /// Keyframes per second, over the last few.
     pub frame_rate: f64,
     /// Size of the last access unit, bytes.
     pub last_frame_bytes: Option<u64>,
     /// Keyframes that arrived broken.
     pub broken: u64,
-    /// Keyframes that the disk did not take.
+    /// Keyframes that could not be written to disk.
     pub unwritten: u64,
 }
 
-/// Columns of the line: those of a terminal, less the spinner before it.
+/// Width of the line, columns: that of a terminal, minus the spinner.
 const WIDTH: usize = layout::WIDTH - 2;
 
 impl LiveStats {
-    /// The line as text, in at most `WIDTH` columns: what there is no room for is left out as a whole, what says
-    /// least first.
+    /// The line as text, in at most `WIDTH` columns: parts that do not fit are dropped whole, the least important
+    /// first.
     #[must_use]
     pub fn render(&self) -> String {
         let mut parts = self.parts();
         loop {
             let text = parts.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>().join(" · ");
-            let least = parts.iter().map(|(rank, _)| *rank).max().filter(|rank| *rank > 0);
-            match least {
-                Some(least) if text.chars().count() > WIDTH => {
-                    parts.retain(|(rank, _)| *rank != least);
+            let lowest = parts.iter().map(|(rank, _)| *rank).max().filter(|rank| *rank > 0);
+            match lowest {
+                Some(lowest) if text.chars().count() > WIDTH => {
+                    parts.retain(|(rank, _)| *rank != lowest);
                 }
                 _ => return cut(&text, WIDTH),
             }
         }
     }
 
-    /// The parts of the line, each with a rank: the higher, the earlier it is left out.
+    /// The parts of the line, each with a rank: the higher, the earlier it is dropped.
     fn parts(&self) -> Vec<(u8, String)> {
         let mut parts = vec![(0, self.state.clone())];
         parts.extend(self.connection.map(|connection| (3, connection.to_string())));
@@ -94,11 +94,12 @@ impl LiveStats {
     }
 }
 
-/// Bytes each way; none where there were none.
+/// Bytes in each direction; none if there were none.
 fn traffic(what: &str, sent: u64, received: u64) -> Option<String> {
-    let way = |arrow, bytes| (bytes > 0).then(|| format!(" {arrow}{}", human::bytes(bytes)));
-    let ways: String = [way('↑', sent), way('↓', received)].into_iter().flatten().collect();
-    (!ways.is_empty()).then(|| format!("{what}{ways}"))
+    let direction = |arrow, bytes| (bytes > 0).then(|| format!(" {arrow}{}", human::bytes(bytes)));
+    let parts: String =
+        [direction('↑', sent), direction('↓', received)].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("{what}{parts}"))
 }
 
 /// How the live line is shown.
@@ -106,9 +107,9 @@ fn traffic(what: &str, sent: u64, received: u64) -> Option<String> {
 pub enum LiveMode {
     /// One line that redraws itself; the flag says whether in color.
     Terminal(bool),
-    /// A plain line now and then.
+    /// A plain line every 10 s and on changes.
     Plain,
-    /// Not at all.
+    /// No line.
     Quiet,
 }
 
@@ -124,7 +125,7 @@ impl LiveMode {
     }
 }
 
-/// The live line. Dropping it takes it off the terminal.
+/// The live line. Dropping it removes it from the terminal.
 #[derive(Debug)]
 pub struct LiveLine {
     bar: Option<ProgressBar>,
@@ -143,7 +144,7 @@ impl LiveLine {
         Self { bar, plain }
     }
 
-    /// Shows how things stand at `now`.
+    /// Shows the state at `now`.
     pub fn update(&mut self, now: Instant, stats: &LiveStats) {
         if let Some(bar) = &self.bar {
             bar.set_message(printable(&stats.render()));
@@ -151,7 +152,7 @@ impl LiveLine {
         }
         if let Some(line) = self.plain.as_mut().and_then(|plain| plain.due(now, stats)) {
             use std::io::Write;
-            // Nobody reads stderr any more: nothing to be done about it.
+            // A closed stderr cannot be reported anywhere.
             let _ = writeln!(std::io::stderr().lock(), "{}", printable::line(&line));
         }
     }
@@ -166,7 +167,7 @@ impl Drop for LiveLine {
     }
 }
 
-/// How far a run of many like steps has come: a bar on a terminal, nothing elsewhere.
+/// Progress of a run of many similar steps: a bar on a terminal, nothing elsewhere.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -187,7 +188,7 @@ impl Progress {
         Self { bar: Some(bar) }
     }
 
-    /// So many steps are done, the last one with this result.
+    /// Shows that `done` steps are finished; `text` is the result of the last one.
     pub fn update(&self, done: u64, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(printable(text));
@@ -205,22 +206,22 @@ impl Drop for Progress {
     }
 }
 
-/// When a plain line is due: once there is a connection, when the state or the connection changed then, and every
-/// 10 s. A run that fails at once shows its error only.
+/// Decides when a plain line is due: once there is a connection, on later changes of the state or the connection, and
+/// every 10 s. A run that fails immediately shows only its error.
 #[derive(Debug)]
 struct PlainLines {
-    begun: Instant,
+    start: Instant,
     last: Option<(Instant, String, Option<ConnectionType>)>,
 }
 
 impl PlainLines {
-    fn new(begun: Instant) -> Self {
-        Self { begun, last: None }
+    fn new(start: Instant) -> Self {
+        Self { start, last: None }
     }
 
     fn due(&mut self, now: Instant, stats: &LiveStats) -> Option<String> {
         let due = match &self.last {
-            None => stats.connection.is_some() || now.duration_since(self.begun) >= PLAIN_INTERVAL,
+            None => stats.connection.is_some() || now.duration_since(self.start) >= PLAIN_INTERVAL,
             Some((at, state, connection)) => {
                 now.duration_since(*at) >= PLAIN_INTERVAL
                     || *state != stats.state
@@ -243,12 +244,12 @@ fn start_bar(color: bool) -> ProgressBar {
 }
 
 fn shown() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
-    // A bar is whole at every moment, so one left by a panicking thread is good.
+    // A bar is consistent at every moment, so one left by a panicking thread is usable.
     SHOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Runs `write` with the live line taken off the terminal meanwhile, so that what it writes stands
-/// above the line. Every write to stderr, and to a stdout that may be the same terminal, goes through.
+/// Runs `write` while the live line is removed from the terminal, so that its output ends up above the line. Every
+/// write to stderr, and to a stdout that may be the same terminal, goes through here.
 pub fn above<R>(write: impl FnOnce() -> R) -> R {
     let bar = shown().clone();
     match bar {
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_names_what_there_is_room_for() {
+    fn the_line_shows_the_parts_that_fit() {
         assert_eq!(
             stats().render(),
             "connected · relay/tcp · rtt 12.3 ms · 12 frames · 0.29/s · video ↑1.2 MB"
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_lines_come_every_ten_seconds_and_on_changes() {
+    fn plain_lines_are_shown_every_ten_seconds_and_on_changes() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut plain = PlainLines::new(start);
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_goes_before_everything() {
+    fn quiet_takes_precedence() {
         assert_eq!(LiveMode::choose(true, true, true), LiveMode::Quiet);
         assert_eq!(LiveMode::choose(true, false, true), LiveMode::Terminal(true));
         assert_eq!(LiveMode::choose(false, false, true), LiveMode::Plain);

@@ -1,7 +1,7 @@
-//! What a run shows and leaves behind: the live line, the summary, statistics files.
+//! Output of a run: the live line, the summary, statistics files.
 //!
-//! One schema each and one small file per format. Everything here takes plain values and the time as
-//! an argument; nothing here measures.
+//! One schema each and one small file per format. Everything here takes plain values and the time as arguments; nothing
+//! here measures.
 
 pub mod bench;
 pub mod delivery;

@@ -5,33 +5,33 @@ use serde_json::Value;
 
 use crate::types::Stage;
 
-/// Why something failed.
+/// A failure with its cause and remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {
-    /// Where.
+    /// The stage that failed.
     pub stage: Stage,
-    /// What, in kebab case: stable, for programs.
+    /// Kebab-case code: stable, for programs.
     pub code: String,
-    /// What and why, for people.
+    /// The cause in a sentence.
     pub message: String,
-    /// What to try.
+    /// What to do about it.
     pub remedy: String,
 }
 
-/// A gate.
+/// The outcome of a gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateResult {
     /// The flag without its dashes: `max-rtt-p95`.
     pub name: String,
-    /// What was asked for: a number in `unit`, or a word.
+    /// The limit: a number in `unit`, or a word.
     pub limit: Value,
-    /// What was measured; null when nothing was.
+    /// The measured value; null if there is none.
     pub actual: Value,
     /// `share`, `ms`, `bytes` or `type`.
     pub unit: String,
     /// Whether it was met.
     pub pass: bool,
-    /// More for people.
+    /// Additional explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

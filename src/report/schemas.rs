@@ -1,5 +1,5 @@
-//! JSON Schemas (draft 2020-12) of what `send` and `recv` write and print, line by line. The files stand in `schemas/`;
-//! tests hold what is written against them.
+//! JSON Schemas (draft 2020-12) of the lines that `send` and `recv` write and print. The files are in `schemas/`; tests
+//! validate the output against them.
 
 /// A line of `frames.jsonl` of `recv --out`.
 pub const FRAMES: &str = include_str!("schemas/frames.json");

@@ -1,10 +1,10 @@
 //! `--stats DIR`: statistics as JSON Lines.
 //!
-//! - `stats.jsonl`: statistics reports, one a moment, with W3C webrtc-stats names. A line is
+//! - `stats.jsonl`: statistics reports, one per line, with W3C webrtc-stats names. A line is
 //!   `{"time": MS, "report": {ID: {…}}}`; `time` counts milliseconds since 1970 like the `timestamp` of
 //!   a stats object.
-//! - `keyframes.jsonl`: a line a keyframe, with the `time` it was sent, or was on the disk, and
-//!   `stagesMs`: how long each stage of its way took (see [`crate::stats::Stages`]).
+//! - `keyframes.jsonl`: one line per keyframe, with the `time` it was sent, or was on disk, and `stagesMs`, the
+//!   duration of each of its stages (see [`crate::stats::Stages`]).
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,38 +15,38 @@ use std::{
 
 use serde::Serialize;
 
-/// Most runs that may leave their file in one directory.
-const MOST_RUNS: u32 = 100_000;
+/// Maximum number of runs with a file in one directory.
+const MAX_RUNS: u32 = 100_000;
 
-/// Statistics that could not be written.
+/// The error that statistics could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum StatsError {
-    /// The directory or a new file in it cannot be made.
+    /// The directory or a new file in it cannot be created.
     #[error("cannot create a statistics file in `{dir}`: {source}")]
     Create {
-        /// The directory.
+        /// Path of the directory.
         dir: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
     /// A line cannot be written.
     #[error("cannot write statistics to `{path}`: {source}")]
     Write {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
 }
 
-/// Appends lines to a file of this run, each whole or not at all.
+/// Appends lines to a file of this run, each entirely or not at all.
 #[derive(Debug)]
 pub struct StatsWriter {
     path: PathBuf,
     file: File,
-    /// Where the next line begins.
+    /// Offset of the next line, bytes.
     end: u64,
-    /// Part of a line may be behind `end`.
+    /// Part of a failed line may be after `end`.
     torn: bool,
 }
 
@@ -64,8 +64,8 @@ struct Timed<'r, R> {
 }
 
 impl StatsWriter {
-    /// Makes the directory where needed and a new file for statistics reports in it: `stats.jsonl`, or
-    /// `stats-2.jsonl` and so on when earlier runs, or another process, have left theirs there.
+    /// Creates the directory if needed and a new file for statistics reports in it: `stats.jsonl`, or `stats-2.jsonl`
+    /// and so on if files of earlier runs or of another process are there.
     ///
     /// # Errors
     /// [`StatsError::Create`].
@@ -73,7 +73,7 @@ impl StatsWriter {
         Self::named(dir, "stats")
     }
 
-    /// The same for keyframes: `keyframes.jsonl`.
+    /// Like [`Self::create`], for keyframes: `keyframes.jsonl`.
     ///
     /// # Errors
     /// [`StatsError::Create`].
@@ -84,7 +84,7 @@ impl StatsWriter {
     fn named(dir: &Path, stem: &str) -> Result<Self, StatsError> {
         let failed = |source| StatsError::Create { dir: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(failed)?;
-        for run in 1..=MOST_RUNS {
+        for run in 1..=MAX_RUNS {
             let name =
                 if run == 1 { format!("{stem}.jsonl") } else { format!("{stem}-{run}.jsonl") };
             let path = dir.join(name);
@@ -94,7 +94,11 @@ impl StatsWriter {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "too many stats files there")))
+        Err(failed(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "too many statistics files in the \
+            directory",
+        )))
     }
 
     /// The file of this run.
@@ -111,7 +115,7 @@ impl StatsWriter {
         self.line(&Line { time: millis(time), report })
     }
 
-    /// Writes what is known of a keyframe at `time`: an object.
+    /// Writes the record of a keyframe at `time`: an object.
     ///
     /// # Errors
     /// [`StatsError::Write`].
@@ -134,7 +138,7 @@ impl StatsWriter {
         match self.file.write_all(&line) {
             Ok(()) => self.end += line.len() as u64,
             Err(error) => {
-                // Half a line would spoil the next one.
+                // Half a line would corrupt the next one.
                 self.torn = self.file.set_len(self.end).is_err();
                 return Err(failed(error));
             }
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_a_report_and_a_file_a_run() {
+    fn one_line_per_report_and_one_file_per_run() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("new/one");
         let mut first = StatsWriter::create(&dir).unwrap();
@@ -165,7 +169,7 @@ mod tests {
         assert_eq!(second.path(), dir.join("stats-2.jsonl"));
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
         first.write(at(1_500), &json!({"T1": {"type": "transport"}})).unwrap();
-        // Readable at once, while the run goes on.
+        // Readable immediately, during the run.
         assert_eq!(fs::read_to_string(first.path()).unwrap().lines().count(), 1);
         first.write(at(2_500), &json!({})).unwrap();
         let text = fs::read_to_string(first.path()).unwrap();
@@ -179,11 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_fails_leaves_no_part_of_it() {
+    fn a_failed_line_leaves_no_fragment() {
         let dir = tempfile::tempdir().unwrap();
         let mut stats = StatsWriter::create(dir.path()).unwrap();
         stats.write(UNIX_EPOCH, &json!({"a": 1})).unwrap();
-        // As a disk that took part of a line and could not take it back.
+        // Like a disk that accepted part of a line and could not undo it.
         let readable = File::open(stats.path()).unwrap();
         let writable = std::mem::replace(&mut stats.file, readable);
         assert!(stats.write(UNIX_EPOCH, &json!({"b": 2})).is_err() && stats.torn);
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_made_is_named() {
+    fn the_error_names_an_uncreatable_directory() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = StatsWriter::create(&file.path().join("below")).unwrap_err();
         assert!(error.to_string().contains("below"), "{error}");

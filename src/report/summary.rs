@@ -1,4 +1,4 @@
-//! The summary of a run: a block of text for people, one JSON object for programs.
+//! The summary of a run: a human-readable block of text, and one JSON object for programs.
 
 use std::{fmt, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
     types::{ConnectionType, Stage, millis},
 };
 
-/// Which end of the video a run was.
+/// The end of the video that this run was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The phone's end.
+    /// Sender, like the phone.
     Send,
-    /// The Mac's end.
+    /// Receiver, like the Mac.
     Recv,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Bytes over one kind of channel.
+/// Traffic of one kind of channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// Bytes sent.
@@ -38,69 +38,69 @@ pub struct Traffic {
     pub received: u64,
 }
 
-/// Keyframes by what became of them.
+/// Keyframe counts by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Keyframes {
     /// Handed to the network.
     pub sent: u64,
-    /// Arrived whole.
+    /// Received completely.
     pub received: u64,
-    /// Arrived with the sha256 the sender told.
+    /// Received with the SHA-256 that the sender announced.
     pub verified: u64,
-    /// Arrived incomplete, undecodable, or with another sha256.
+    /// Received incomplete, undecodable, or with another SHA-256.
     pub broken: u64,
-    /// Received, or sent and to be saved, but given up because the disk did not take them.
+    /// Received, or sent and to be saved, but not written to disk.
     pub unwritten: u64,
     /// Pictures that could not be captured or encoded.
     pub failed: u64,
 }
 
 impl Keyframes {
-    /// What did not go well, for people; nothing where all went well.
-    fn trouble(self) -> impl Iterator<Item = String> {
+    /// Non-zero counts of problems, human-readable.
+    fn problems(self) -> impl Iterator<Item = String> {
         let count = |count, what| (count > 0).then(|| format!("{count} {what}"));
         [count(self.unwritten, "unwritten"), count(self.failed, "failed")].into_iter().flatten()
     }
 }
 
-/// A whole run. Filled while it goes on, then written once.
+/// A whole run. Filled during the run, then written once.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     kind: &'static str,
-    /// Which end this was.
+    /// Sender or receiver.
     pub role: Role,
-    /// How long the run took; seconds in JSON.
+    /// Duration of the run; seconds in JSON.
     #[serde(rename = "durationS", serialize_with = "seconds")]
     pub duration: Duration,
     /// Type of the selected candidate pair, with the relay transport; none when never connected.
     pub connection_type: Option<ConnectionType>,
-    /// How long the first picture took; none when there was none.
+    /// Time to the first picture; none when there was none.
     #[serde(rename = "firstPictureMs")]
     pub first_picture: Option<FirstPicture>,
-    /// Round trip times of the control channel's pings, ms.
+    /// Round-trip times of the pings on the control channel, ms.
     pub rtt_ms: Histogram,
     /// Bytes of video.
     pub video_bytes: Traffic,
     /// Bytes on data channels.
     pub data_bytes: Traffic,
-    /// Keyframes by what became of them.
+    /// Keyframe counts by outcome.
     pub keyframes: Keyframes,
     /// Sizes of access units, bytes.
     pub frame_bytes: Histogram,
-    /// Keyframes a second over the run.
+    /// Keyframes per second over the run.
     pub frame_rate: f64,
-    /// How long the stages of keyframes took, ms.
+    /// Durations of the stages of keyframes, ms.
     pub stages_ms: StageHistograms,
-    /// How the last keyframes were delivered, and what limited that; none of a sender.
+    /// Delivery of the last keyframes and its bottleneck; none for a sender.
     pub delivery: Option<DeliveryReport>,
-    /// Lines of `--stats` and writings of `--dump` that failed.
+    /// Number of `--stats` lines and `--dump` writes that failed.
     pub unwritten_statistics: u64,
     /// Peer connections that were lost.
     pub connections_lost: ConnectionsLost,
 }
 
-/// How long it took until the first keyframe was sent (by a sender, which does not learn when it arrives), or was whole and
+/// Time until the first keyframe was sent (by a sender, which does not learn when it arrives), or was complete and
 /// decoded (by a receiver); ms in JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -108,10 +108,10 @@ pub struct FirstPicture {
     /// From the start of the command.
     #[serde(serialize_with = "optional_ms")]
     pub from_start: Option<Duration>,
-    /// From being in the room.
+    /// From joining the room.
     #[serde(serialize_with = "optional_ms")]
     pub from_join: Option<Duration>,
-    /// From the peer being in the room, or from joining when it was there already.
+    /// From the peer joining the room, or from joining it if the peer was already there.
     #[serde(serialize_with = "optional_ms")]
     pub from_peer: Option<Duration>,
 }
@@ -126,7 +126,7 @@ impl FirstPicture {
         }
     }
 
-    /// The line for people.
+    /// The human-readable line.
     #[must_use]
     pub fn words(&self, role: Role) -> String {
         let what = match role {
@@ -136,7 +136,7 @@ impl FirstPicture {
         format!("{what} {}", self.times())
     }
 
-    fn summed(&self, role: Role) -> String {
+    fn summary_text(&self, role: Role) -> String {
         let times = self.times();
         if role == Role::Recv { format!("first {times}") } else { times }
     }
@@ -154,7 +154,7 @@ impl FirstPicture {
     }
 }
 
-/// What stands before the time to the first picture in the summary.
+/// The label of the time to the first picture in the summary.
 fn first_label(role: Role) -> &'static str {
     match role {
         Role::Send => "first sent",
@@ -168,12 +168,12 @@ fn optional_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<
     time.map(millis).serialize(serializer)
 }
 
-/// Peer connections that were lost, goodbyes apart.
+/// Peer connections that were lost, not counting regular closes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ConnectionsLost {
-    /// How many.
+    /// Number of losses.
     pub count: u64,
-    /// Why the last one was.
+    /// Cause of the last one.
     pub last: Option<Loss>,
 }
 
@@ -193,7 +193,7 @@ fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::
 }
 
 impl Summary {
-    /// The summary of a run that has just begun.
+    /// The summary of a run that has just started.
     #[must_use]
     pub fn new(role: Role) -> Self {
         Self {
@@ -217,19 +217,19 @@ impl Summary {
 }
 
 impl fmt::Display for Summary {
-    /// The block for people: aligned lines, no line end after the last.
+    /// The human-readable block: aligned lines, no line end after the last.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connection = self.connection_type.map_or("none".to_owned(), |c| c.to_string());
         writeln!(f, "{} for {}", self.role, human::duration(self.duration))?;
         writeln!(f, "  connection  {connection}")?;
         let ConnectionsLost { count, last } = &self.connections_lost;
         if let Some(Loss { stage, code, .. }) = last {
-            writeln!(f, "  lost        {count}, the last one at {stage}: {code}")?;
+            writeln!(f, "  lost        {count}, last at {stage}: {code}")?;
         }
         if let Some(first) = &self.first_picture {
-            writeln!(f, "  {:<10}  {}", first_label(self.role), first.summed(self.role))?;
+            writeln!(f, "  {:<10}  {}", first_label(self.role), first.summary_text(self.role))?;
         }
-        writeln!(f, "  rtt         {}", spread(&self.rtt_ms, Third::P99, human::millis))?;
+        writeln!(f, "  rtt         {}", spread(&self.rtt_ms, SpreadForm::P99, human::millis))?;
         writeln!(f, "  video       {}", traffic(self.video_bytes))?;
         writeln!(f, "  data        {}", traffic(self.data_bytes))?;
         let Keyframes { sent, received, verified, broken, .. } = self.keyframes;
@@ -241,19 +241,19 @@ impl fmt::Display for Summary {
                 format!("{broken} broken"),
             ],
         };
-        counts.extend(self.keyframes.trouble());
+        counts.extend(self.keyframes.problems());
         for line in in_lines("keyframes", &counts) {
             writeln!(f, "{line}")?;
         }
         let size = |size: f64| human::bytes(size.round() as u64);
-        writeln!(f, "  frame size  {}", spread(&self.frame_bytes, Third::Max, size))?;
+        writeln!(f, "  frame size  {}", spread(&self.frame_bytes, SpreadForm::Max, size))?;
         write!(f, "  frame rate  {}", human::rate(self.frame_rate))?;
         write!(f, "{}", stages(&self.stages_ms))?;
         write!(f, "{}", self.delivery.as_ref().map(delivery).unwrap_or_default())
     }
 }
 
-/// Half of the keyframes took no longer: lines of stages; nothing when none was measured.
+/// Lines with the medians of stages; empty when none was measured.
 fn stages(times: &StageHistograms) -> String {
     let spreads = times.spreads();
     let known: Vec<String> = spreads
@@ -267,8 +267,8 @@ fn stages(times: &StageHistograms) -> String {
     in_lines("stages p50", &known).iter().flat_map(|line| ["\n", line]).collect()
 }
 
-/// How keyframes were delivered: a line of figures, and one of what to know of them. When the first one came
-/// stands above.
+/// Delivery of keyframes: a line of figures, and a line of findings. The time to the first picture has its own line
+/// above.
 fn delivery(report: &DeliveryReport) -> String {
     let findings = report.findings.iter().filter(|finding| finding.code != "first-keyframe-late");
     let findings: Vec<String> = findings.map(|finding| finding.brief.clone()).collect();
@@ -276,7 +276,7 @@ fn delivery(report: &DeliveryReport) -> String {
     lines.concat().iter().flat_map(|line| ["\n", line]).collect()
 }
 
-/// Parts after a label, in lines of at most [`WIDTH`] columns; none when there are no parts.
+/// Parts after a label, in lines of at most [`WIDTH`] columns; empty when there are no parts.
 fn in_lines(label: &str, parts: &[String]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for part in parts {
@@ -296,26 +296,26 @@ fn traffic(traffic: Traffic) -> String {
     format!("{} out, {} in", human::bytes(traffic.sent), human::bytes(traffic.received))
 }
 
-/// What stands at the end of a spread.
+/// Which values of a spread are shown.
 #[derive(Clone, Copy)]
-enum Third {
-    /// After minimum and median, the 99th percentile.
+enum SpreadForm {
+    /// Minimum, median and 99th percentile.
     P99,
-    /// After minimum and mean, the maximum.
+    /// Minimum, mean and maximum.
     Max,
 }
 
-fn spread(histogram: &Histogram, third: Third, text: impl Fn(f64) -> String) -> String {
+fn spread(histogram: &Histogram, form: SpreadForm, text: impl Fn(f64) -> String) -> String {
     let spread = histogram.spread();
-    let values = match third {
-        Third::P99 => [spread.min, spread.p50, spread.p99],
-        Third::Max => [spread.min, spread.mean, spread.max],
+    let values = match form {
+        SpreadForm::P99 => [spread.min, spread.p50, spread.p99],
+        SpreadForm::Max => [spread.min, spread.mean, spread.max],
     };
     let [Some(a), Some(b), Some(c)] = values else { return "none".to_owned() };
     let (b, c) = (text(b), text(c));
-    match third {
-        Third::P99 => format!("min {}, p50 {b}, p99 {c}", text(a)),
-        Third::Max => format!("min {}, mean {b}, max {c}", text(a)),
+    match form {
+        SpreadForm::P99 => format!("min {}, p50 {b}, p99 {c}", text(a)),
+        SpreadForm::Max => format!("min {}, mean {b}, max {c}", text(a)),
     }
 }
 
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_block_for_people() {
+    fn the_human_readable_block() {
         let expected = "\
 recv for 1 min 10 s
   connection  relay/udp
@@ -397,7 +397,7 @@ recv for 1 min 10 s
         let expected = format!(
             "{expected}
   delivery    818 ms first to last packet, 980 kbit/s, path at least 20.0 Mbit/s
-  limited by  the phone's bandwidth estimate, encoder makes 4.0 KB of 100.0 KB"
+  limited by  the phone's bandwidth estimate, encoder uses 4.0 KB of 100.0 KB"
         );
         assert_eq!(limited.to_string(), expected);
         let mut troubled = summary(Role::Recv);
@@ -409,7 +409,7 @@ recv for 1 min 10 s
             message: "8 pings in 10 s were not answered".into(),
         };
         troubled.connections_lost = ConnectionsLost { count: 2, last: Some(last) };
-        let line = "  lost        2, the last one at datachannel: pings-unanswered\n";
+        let line = "  lost        2, last at datachannel: pings-unanswered\n";
         assert!(troubled.to_string().contains(line), "{troubled}");
         let json = serde_json::to_value(&troubled).unwrap();
         assert_eq!(json["connectionsLost"]["last"]["stage"], "datachannel");

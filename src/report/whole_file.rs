@@ -1,8 +1,7 @@
-//! Files that are whole at every moment: written and synced under another name beside, then
-//! renamed.
+//! Atomic file writes: written and synced under a temporary name in the same directory, then renamed.
 //!
-//! What is no regular file (a pipe, `/dev/null`, `/dev/stdout`) is written as it is: renaming would put
-//! a file in its place. A symbolic link stays one; the file it leads to is replaced.
+//! A target that is not a regular file (a pipe, `/dev/null`, `/dev/stdout`) is written directly: renaming would
+//! replace it by a file. A symbolic link is kept; the file it points to is replaced.
 
 use std::{
     fs,
@@ -12,10 +11,10 @@ use std::{
 
 use crate::media::sink::create_beside;
 
-/// Writes a file, in place of the one that is there.
+/// Writes a file, replacing an existing one.
 ///
 /// # Errors
-/// It cannot be written; what it held before is still there, and nothing is left beside it.
+/// It cannot be written; its previous content is kept, and no temporary file is left.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let Some(target) = target(path)? else { return fs::write(path, bytes) };
     let (mut file, beside) = create_beside(&target)?;
@@ -24,23 +23,23 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&beside, &target));
     if written.is_err() {
-        // The error to tell is the first one.
+        // The first error is the one to report.
         let _ = fs::remove_file(&beside);
     }
     written
 }
 
-/// Finds out whether [`write()`] could write a file there, without touching it.
+/// Checks whether [`write()`] could write the file, without touching it.
 ///
 /// # Errors
-/// It could not.
+/// It could not be written.
 pub fn check(path: &Path) -> io::Result<()> {
     let Some(target) = target(path)? else { return Ok(()) };
     let (_, beside) = create_beside(&target)?;
     fs::remove_file(&beside)
 }
 
-/// Where to write: behind symbolic links. None for what is there and no regular file.
+/// The path to write, with symbolic links resolved. None if it exists and is not a regular file.
 fn target(path: &Path) -> io::Result<Option<PathBuf>> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
@@ -56,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_and_nothing_is_left_beside_it() {
+    fn a_file_is_replaced_without_leftovers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         for text in ["first, the longer one", "second"] {
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_an_error_of_both() {
+    fn an_unwritable_path_is_an_error_of_both() {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().to_owned(), dir.path().join("no/where"), PathBuf::new()] {
             assert!(check(&path).is_err() && write(&path, b"x").is_err(), "{}", path.display());
@@ -101,7 +100,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_and_devices_stay_what_they_are() {
+    fn links_and_devices_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         fs::write(&file, "old").unwrap();

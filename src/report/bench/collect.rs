@@ -1,4 +1,4 @@
-//! Makes the records of single connections into the sums, histograms and groups of a result.
+//! Aggregates the records of single connections into the totals, spreads and failure groups of a result.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::stats::{
     interval::{Z95, wilson},
 };
 
-/// Sums up connections; the records go into the result.
+/// Aggregates connections; the records become part of the result.
 #[must_use]
 pub fn connections(records: Vec<ConnectionRecord>) -> Connections {
     let attempted = records.len() as u64;
@@ -72,7 +72,7 @@ fn failures(records: &[ConnectionRecord]) -> Vec<FailureGroup> {
     groups
 }
 
-/// Sums up keyframes; one larger than `budget` bytes is over the limit.
+/// Aggregates keyframes; one larger than `budget` bytes counts as over the limit.
 #[must_use]
 pub fn keyframes<'r>(
     records: impl IntoIterator<Item = &'r KeyframeRecord>,
@@ -81,16 +81,16 @@ pub fn keyframes<'r>(
     let [mut bytes, mut latency, mut encode, mut psnr, mut ssim, mut spread] =
         [const { None::<Histogram> }; 6].map(Option::unwrap_or_default);
     let mut stages = StageHistograms::default();
-    let mut sum = Keyframes::default();
+    let mut total = Keyframes::default();
     let (mut sent, mut received, mut intact) = (0, 0, 0);
-    let (mut told, mut hashed) = (false, false);
+    let (mut reported, mut hashed) = (false, false);
     for record in records {
         sent += 1;
-        told |= record.received.is_some();
+        reported |= record.received.is_some();
         hashed |= record.intact.is_some();
         received += u64::from(record.received == Some(true));
         intact += u64::from(record.intact == Some(true));
-        sum.over_limit += u64::from(budget.is_some_and(|budget| record.bytes > budget));
+        total.over_limit += u64::from(budget.is_some_and(|budget| record.bytes > budget));
         bytes.record(record.bytes as f64);
         stages.record(&record.stages_ms);
         for (histogram, value) in [
@@ -105,15 +105,15 @@ pub fn keyframes<'r>(
             }
         }
     }
-    sum.sent = Some(sent);
-    sum.received = told.then_some(received);
-    sum.intact = hashed.then_some(intact);
-    sum.bytes = bytes.spread();
-    sum.latency_ms = latency.spread();
-    sum.encode_ms = encode.spread();
-    sum.psnr_db = psnr.spread();
-    sum.ssim = ssim.spread();
-    sum.spread_ms = spread.spread();
-    sum.stages_ms = Box::new(stages.spreads());
-    sum
+    total.sent = Some(sent);
+    total.received = reported.then_some(received);
+    total.intact = hashed.then_some(intact);
+    total.bytes = bytes.spread();
+    total.latency_ms = latency.spread();
+    total.encode_ms = encode.spread();
+    total.psnr_db = psnr.spread();
+    total.ssim = ssim.spread();
+    total.spread_ms = spread.spread();
+    total.stages_ms = Box::new(stages.spreads());
+    total
 }

@@ -1,33 +1,33 @@
-//! A run against baseline runs: for each metric the change, how sure it is, and what to call it.
+//! Compares a run with baseline runs: for each metric the change, its confidence interval and a verdict.
 //!
-//! How it is tested, and why so, stands in [`difference`](crate::stats::difference). The intervals hold
-//! for all metrics of a comparison together with 95 % (Bonferroni), so that a run without any change is
-//! called a regression at most once in 40 times, not once in 40 a metric. A metric is
-//! [`Verdict::Regressed`] only when even the near end of its interval is worse by more than is allowed.
+//! The tests and the reasons for them are documented in [`difference`](crate::stats::difference). The intervals hold
+//! for all metrics of a comparison together with 95 % confidence (Bonferroni), so that an unchanged run is called a
+//! regression at most once in 40 comparisons, not once in 40 per metric. A metric is [`Verdict::Regressed`] only when
+//! even the near end of its interval is worse by more than the allowed regression.
 
 use serde_json::Value;
 
 use super::{
     BenchResult, Named,
-    metrics::{METRICS, Metric, Test},
+    metrics::{ComparedMetric, METRICS, Test},
     schema::{Comparison, MetricComparison, Verdict},
 };
 use crate::stats::difference::{MIN_CLUSTERS, values_needed};
 
-/// How often a comparison without any change may go wrong on either side, all metrics together.
+/// Two-sided error probability of a comparison without any change, all metrics together.
 const ERROR: f64 = 0.05;
 
-/// Baseline runs from which on it can be told how much runs differ by themselves.
+/// Minimum number of baseline runs for an estimate of the run-to-run variation.
 const ENOUGH_RUNS: usize = 3;
 
-/// Begins the part of [`Comparison::method`] that tells what the runs did not measure alike.
-pub const NOT_ALIKE: &str = "Not measured alike: ";
+/// Start of the part of [`Comparison::method`] that lists differences in what the runs measured.
+pub const DIFFERENT_SETUP: &str = "The runs differ in: ";
 
-/// Keys of `config` that say how much was measured, not what: more of the same compares well.
+/// Keys of `config` that give the amount measured, not the subject: amounts need not be equal.
 const AMOUNTS: [&str; 5] = ["connections", "pings", "keyframes", "duration", "warmup"];
 
-/// Differences between configurations that are told; there are more when the runs have nothing in common.
-const MOST_DIFFERENCES: usize = 8;
+/// Maximum number of configuration differences listed; runs with nothing in common have more.
+const MAX_DIFFERENCES: usize = 8;
 
 /// Compares a run with one or more baseline runs. With `max_regression`, a share (0.1 for 10 %), metrics
 /// that are worse by more than that are [`Verdict::Regressed`]: times by that share of the baseline,
@@ -39,7 +39,7 @@ pub fn compare(
     max_regression: Option<f64>,
 ) -> Comparison {
     let old: Vec<&BenchResult> = baseline.iter().map(|named| &named.result).collect();
-    let tests: Vec<(&Metric, Option<Test>)> =
+    let tests: Vec<(&ComparedMetric, Option<Test>)> =
         METRICS.iter().map(|metric| (metric, metric.test(&old, current))).collect();
     let tested = tests.iter().filter(|(_, test)| test.is_some()).count();
     let error = ERROR / tested.max(1) as f64;
@@ -57,9 +57,9 @@ pub fn compare(
     }
 }
 
-/// None when neither side measured it.
+/// None when neither run measured it.
 fn one(
-    metric: &Metric,
+    metric: &ComparedMetric,
     test: Option<&Test>,
     old: &[&BenchResult],
     current: &BenchResult,
@@ -93,60 +93,60 @@ fn judge([low, high]: [f64; 2], max_regression: Option<f64>) -> Verdict {
 
 fn method(baseline: &[Named], current: &BenchResult, tested: usize, error: f64) -> String {
     let mut sentences = vec![if tested == 0 {
-        "Nothing could be tested.".to_owned()
+        "No metric could be tested.".to_owned()
     } else {
         format!(
-            "Intervals hold with 95 % for all {tested} metrics together ({:.1} % each). Times: ratio of \
-             the quantiles, bootstrap over connections. Shares: difference in points, Newcombe's score \
-             interval, allowing for losses that come together.",
+            "95 % confidence for all {tested} metrics together ({:.1} % each). Times: ratio of \
+             the quantiles, bootstrap over connections. Shares: difference in points, Newcombe's score interval, allowing for clustered losses.",
             (1.0 - error) * 100.0
         )
     }];
     sentences.push(format!(
-        "Unknown: a time needs values from {MIN_CLUSTERS} connections on each side, a p95 also {} values.",
+        "Unknown: a time needs values from {MIN_CLUSTERS} connections in each run, a p95 also {} \
+         values.",
         values_needed(0.95)
     ));
     if baseline.len() < ENOUGH_RUNS {
         sentences.push(format!(
-            "With {} baseline {} it cannot be told how much runs differ by themselves: give \
-             {ENOUGH_RUNS} or more of the same machine.",
+            "{} baseline {} cannot show how much runs vary by chance: use {ENOUGH_RUNS} or more \
+             from the same machine.",
             baseline.len(),
             if baseline.len() == 1 { "run" } else { "runs" },
         ));
     }
     let mut different: Vec<String> = Vec::new();
-    for one in baseline.iter().flat_map(|named| unlike(&named.result, current)) {
+    for one in baseline.iter().flat_map(|named| setup_differences(&named.result, current)) {
         if !different.contains(&one) {
             different.push(one);
         }
     }
     if !different.is_empty() {
-        let more = different.len().saturating_sub(MOST_DIFFERENCES);
-        different.truncate(MOST_DIFFERENCES);
+        let more = different.len().saturating_sub(MAX_DIFFERENCES);
+        different.truncate(MAX_DIFFERENCES);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         sentences.push(format!(
-            "{NOT_ALIKE}{}{more}; a change may come from that.",
+            "{DIFFERENT_SETUP}{}{more}; this may explain a change.",
             different.join(", ")
         ));
     }
     sentences.join(" ")
 }
 
-/// What two runs did not have in common: machine, and configuration but for the amounts.
-fn unlike(old: &BenchResult, new: &BenchResult) -> Vec<String> {
+/// Differences between two runs in machine and configuration, except for the amounts.
+fn setup_differences(old: &BenchResult, new: &BenchResult) -> Vec<String> {
     let mut found = Vec::new();
-    let mut tell = |what: &str, before: &Value, now: &Value| {
+    let mut compare = |what: &str, before: &Value, now: &Value| {
         if before != now {
             found.push(format!("{what} was {}, is {}", word(before), word(now)));
         }
     };
-    tell("os", &old.host.os.clone().into(), &new.host.os.clone().into());
-    tell("arch", &old.host.arch.clone().into(), &new.host.arch.clone().into());
-    tell("cpus", &old.host.cpus.into(), &new.host.cpus.into());
+    compare("os", &old.host.os.clone().into(), &new.host.os.clone().into());
+    compare("arch", &old.host.arch.clone().into(), &new.host.arch.clone().into());
+    compare("cpus", &old.host.cpus.into(), &new.host.cpus.into());
     let keys = old.config.keys().chain(new.config.keys().filter(|k| !old.config.contains_key(*k)));
     for key in keys.filter(|key| !AMOUNTS.contains(&key.as_str())) {
         let value = |result: &BenchResult| result.config.get(key).cloned().unwrap_or_default();
-        tell(key, &value(old), &value(new));
+        compare(key, &value(old), &value(new));
     }
     if old.partial != new.partial {
         let which = if old.partial { "the baseline" } else { "this run" };
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_again_is_the_same() {
+    fn an_unchanged_run_is_the_same() {
         let old = Sample { seed: 1, ..Sample::default() }.result();
         let new = Sample { seed: 2, ..Sample::default() }.result();
         let comparison = compare(&[named("old.json", old)], &new, Some(0.1));
@@ -199,12 +199,12 @@ mod tests {
             assert!(low <= change && change <= high && low < high, "{metric:?}");
         }
         assert!(comparison.method.contains("all 10 metrics together (99.5 % each)"));
-        assert!(comparison.method.contains("With 1 baseline run it cannot be told"));
-        assert!(!comparison.method.contains(NOT_ALIKE), "{}", comparison.method);
+        assert!(comparison.method.contains("1 baseline run cannot show"));
+        assert!(!comparison.method.contains(DIFFERENT_SETUP), "{}", comparison.method);
     }
 
     #[test]
-    fn slower_is_a_regression_only_above_what_is_allowed() {
+    fn slower_is_a_regression_only_above_the_allowed_share() {
         let old = named("old", Sample::default().result());
         let slow = Sample { seed: 2, slower: 1.5, ..Sample::default() }.result();
         let verdict = |new: &BenchResult, limit| {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_is_unknown_and_nothing_is_left_out() {
+    fn too_few_samples_are_unknown_and_no_metric_is_left_out() {
         let old = named("old", Sample { connections: 19, ..Sample::default() }.result());
         let few = Sample { connections: 7, keyframes: 0, ..Sample::default() }.result();
         let comparison = compare(std::slice::from_ref(&old), &few, Some(0.0));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_are_not_alike_are_told() {
+    fn differing_setups_are_listed() {
         let old = Sample::default().result();
         let mut new = Sample { connections: 40, ..Sample::default() }.result();
         new.config.insert("pingInterval".into(), "5ms".into());
@@ -272,13 +272,13 @@ mod tests {
         new.host.cpus = 64;
         new.partial = true;
         let method = compare(&[named("a", old.clone()), named("b", old)], &new, None).method;
-        for said in [
+        for expected in [
             "pingInterval was 20ms, is 5ms",
             "rate was not set, is 3",
             "cpus was 2, is 64",
             "this run ended early",
         ] {
-            assert_eq!(method.matches(said).count(), 1, "no `{said}` in {method}");
+            assert_eq!(method.matches(expected).count(), 1, "no `{expected}` in {method}");
         }
         assert!(!method.contains("connections was"), "{method}");
     }

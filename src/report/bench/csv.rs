@@ -1,4 +1,4 @@
-//! CSV (RFC 4180) in tidy long form, one measured value a row, for pandas, R and spreadsheets:
+//! CSV (RFC 4180) in tidy long form, one measured value per row, for pandas, R and spreadsheets:
 //! `run,connection,at_s,metric,value,unit,detail`.
 
 use std::fmt::Write as _;
@@ -13,11 +13,11 @@ use crate::types::printable::{self, steers};
 const HEADER: &str = "run,connection,at_s,metric,value,unit,detail\r\n";
 
 /// One row for each value of each connection. `at_s` is in seconds since the start of the run. Metrics:
-/// `ok` and `keyframe.intact` (1 or 0), `setup.STAGE`, `first-picture.from-start`, `first-picture.from-join`, `pings.sent`, `pings.lost`, `rtt`,
-/// `keyframe.bytes`, `keyframe.latency`, `keyframe.encode`, `keyframe.psnr`, `keyframe.ssim`,
-/// `keyframe.spread` (first packet to last), `keyframe.rate`, `keyframe.stage.STAGE`, and
-/// `ice-server`, whose value is the time to its answer. What was not measured has no row; an ICE server that did not answer
-/// has one without a value.
+/// `ok` and `keyframe.intact` (1 or 0), `setup.STAGE`, `first-picture.from-start`, `first-picture.from-join`,
+/// `pings.sent`, `pings.lost`, `rtt`, `keyframe.bytes`, `keyframe.latency`, `keyframe.encode`, `keyframe.psnr`,
+/// `keyframe.ssim`, `keyframe.spread` (first packet to last), `keyframe.rate`, `keyframe.stage.STAGE`, and
+/// `ice-server` (time to its answer). A value that was not measured has no row; an ICE server that did not answer has
+/// a row without a value.
 #[must_use]
 pub fn csv(runs: &[Named]) -> String {
     let mut text = HEADER.to_owned();
@@ -102,9 +102,9 @@ fn answer(server: &IceServerRecord) -> String {
     parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 
-/// A cell of text, on one line and without what steers a terminal: the file may be one. One that a
-/// spreadsheet would take for a formula gets an apostrophe in front, which makes it text (OWASP, "CSV
-/// Injection"), whether or not it strips a replaced character; one with a comma or a quote is quoted.
+/// A text cell, on one line and without terminal control characters, because the output may go to a terminal. A cell
+/// that a spreadsheet would take for a formula gets an apostrophe in front, which makes it text (OWASP, "CSV
+/// Injection"), whether or not the spreadsheet strips a replaced character; a cell with a comma or a quote is quoted.
 fn cell(text: &str) -> String {
     let formula = text
         .trim_start_matches(|c: char| c.is_whitespace() || steers(c))
@@ -121,7 +121,7 @@ fn cell(text: &str) -> String {
 mod tests {
     use super::{super::example, *};
 
-    /// RFC 4180 as the grammar has it.
+    /// Parses by the grammar of RFC 4180.
     fn parse(text: &str) -> Vec<Vec<String>> {
         let (mut rows, mut row, mut cell) = (Vec::new(), Vec::new(), String::new());
         let mut quoted = false;

@@ -1,4 +1,4 @@
-//! Results to try the formats on.
+//! Example results for the tests of the formats.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn spread(values: &[f64]) -> Spread {
     values.iter().copied().collect::<Histogram>().spread()
 }
 
-/// Nothing but what has to be there: one connection, nothing measured on it.
+/// Only the required fields: one connection, nothing measured on it.
 pub(super) fn minimal() -> BenchResult {
     let record = ConnectionRecord { index: 1, ok: true, ..ConnectionRecord::default() };
     BenchResult {
@@ -55,7 +55,7 @@ pub(super) fn minimal() -> BenchResult {
     }
 }
 
-/// A run in which no connection was begun.
+/// A run in which no connection was attempted.
 pub(super) fn empty() -> BenchResult {
     BenchResult { connections: collect::connections(Vec::new()), ..minimal() }
 }
@@ -226,10 +226,11 @@ fn comparison() -> Comparison {
     }
 }
 
-/// [`full`] with text that means something to terminals, XML, HTML, Markdown, spreadsheets and the
-/// Actions runner wherever a file can hold text, and with numbers that are no measurement.
+/// [`full`] with text that is special to terminals, XML, HTML, Markdown, spreadsheets and the Actions runner wherever a
+/// file can hold text, and with absurd numbers.
 pub(super) fn hostile() -> BenchResult {
-    let text = "]]>\u{1b}[2J\u{0}\u{fffe}</td>&amp;|`x`<img src=x>\r\n::error::%0A@orion #1 =1+1,\"'\u{202e} https://example.org";
+    let text = "]]>\u{1b}[2J\u{0}\u{fffe}</td>&amp;|`x`<img src=x>\r\n::error::%0A@orion #1 \
+                =1+1,\"'\u{202e} https://example.org";
     let mut json = serde_json::to_value(full()).unwrap();
     poison(&mut json, text);
     let mut result: BenchResult = serde_json::from_value(json).unwrap();
@@ -241,7 +242,7 @@ pub(super) fn hostile() -> BenchResult {
     result
 }
 
-/// Puts `text` after every text but those of a fixed set.
+/// Appends `text` to every string except those from a fixed set.
 fn poison(value: &mut Value, text: &str) {
     match value {
         Value::String(old) => old.push_str(text),

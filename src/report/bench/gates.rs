@@ -1,7 +1,7 @@
-//! Gates: what a result has to fulfil for a run to end with exit code 0.
+//! Gates: conditions a result must meet for a run to end with exit code 0.
 //!
-//! Each gate that is set becomes a [`GateResult`]. What was not measured is not met: a gate that passes
-//! because nothing happened would guard nothing.
+//! Each gate that is set yields a [`GateResult`]. A value that was not measured does not meet its gate: a gate that
+//! passes because nothing happened would guard nothing.
 
 use serde_json::Value;
 
@@ -15,45 +15,43 @@ mod required_type;
 pub use contradiction::Measured;
 pub use required_type::{RequiredType, UnknownRequiredType};
 
-/// Limits; none means that it is not asked for. Shares are from 0 to 1, times in ms.
+/// Limits; none means no gate. Shares are from 0 to 1, times in ms.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gates {
-    /// Least share of connections that succeed.
+    /// Minimum share of connections that succeed.
     pub min_success: Option<f64>,
-    /// Largest median of the round-trip times.
+    /// Maximum median of the round-trip times.
     pub max_rtt_p50: Option<f64>,
-    /// Largest 95th percentile of the round-trip times.
+    /// Maximum 95th percentile of the round-trip times.
     pub max_rtt_p95: Option<f64>,
-    /// Largest 99th percentile of the round-trip times.
+    /// Maximum 99th percentile of the round-trip times.
     pub max_rtt_p99: Option<f64>,
-    /// Largest 95th percentile of the time from the start to the open data channel.
+    /// Maximum 95th percentile of the time from the start to the open data channel.
     pub max_setup_p95: Option<f64>,
-    /// Largest share of pings that are not answered.
+    /// Maximum share of unanswered pings.
     pub max_ping_loss: Option<f64>,
-    /// Type that every succeeded connection has to be of.
+    /// Required type of every succeeded connection.
     pub require_type: Option<RequiredType>,
-    /// Least share of keyframes that arrive whole.
+    /// Minimum share of keyframes that arrive intact.
     pub min_keyframes_intact: Option<f64>,
-    /// Largest keyframe, bytes.
+    /// Maximum keyframe size, bytes.
     pub max_frame_bytes: Option<u64>,
-    /// Largest 95th percentile of the keyframes' latency, from the picture being taken.
+    /// Maximum 95th percentile of the keyframe latency, from capture to complete.
     pub max_keyframe_latency_p95: Option<f64>,
-    /// Largest 95th percentile of the keyframes' time from their first packet being sent to the last having arrived.
+    /// Maximum 95th percentile of the keyframe network time, from the first packet sent to the last packet received.
     pub max_keyframe_network_p95: Option<f64>,
-    /// Largest time from the first packet of a keyframe to the last one, both as they arrived, of every keyframe.
+    /// Maximum time from the first received packet of a keyframe to the last, for every keyframe.
     pub max_keyframe_spread: Option<f64>,
-    /// Largest time to the first picture, of every connection.
+    /// Maximum time to the first picture, for every connection.
     pub max_first_picture: Option<f64>,
-    /// Largest 95th percentile of the times to the first picture.
+    /// Maximum 95th percentile of the times to the first picture.
     pub max_first_picture_p95: Option<f64>,
-    /// Largest worsening against the baseline that is allowed, see
-    /// [`compare`](super::compare::compare).
+    /// Maximum allowed regression against the baseline, see [`compare`](super::compare::compare).
     pub max_regression: Option<f64>,
 }
 
 impl Gates {
-    /// One check for each gate that is set; for `max_regression` one a metric of
-    /// [`BenchResult::comparison`].
+    /// One result for each gate that is set; for `max_regression` one per metric of [`BenchResult::comparison`].
     #[must_use]
     pub fn check(&self, result: &BenchResult) -> Vec<GateResult> {
         let connections = &result.connections;
@@ -65,7 +63,7 @@ impl Gates {
         let intact = share(result.keyframes.intact, result.keyframes.sent);
         let mut checks = Vec::new();
         checks.extend(self.min_success.map(|limit| {
-            least("min-success", limit, connections.success_rate, Some(interval_note(result)))
+            at_least("min-success", limit, connections.success_rate, Some(interval_note(result)))
         }));
         for (name, limit, spread, percent) in [
             ("max-setup-p95", self.max_setup_p95, setup, 95),
@@ -76,20 +74,21 @@ impl Gates {
             ("max-keyframe-latency-p95", self.max_keyframe_latency_p95, latency, 95),
             ("max-keyframe-network-p95", self.max_keyframe_network_p95, network, 95),
         ] {
-            checks.extend(limit.map(|limit| most_time(name, limit, spread, percent)));
+            checks.extend(limit.map(|limit| max_time(name, limit, spread, percent)));
         }
         checks.extend(self.max_keyframe_spread.map(|limit| {
-            most("max-keyframe-spread", "ms", limit, result.keyframes.spread_ms.max, None)
+            at_most("max-keyframe-spread", "ms", limit, result.keyframes.spread_ms.max, None)
         }));
         checks.extend(self.max_first_picture.map(|limit| every_first_picture(limit, connections)));
         checks.extend(self.max_ping_loss.map(|limit| {
             let note = format!("{} of {} pings were lost", rtt.lost, rtt.sent);
-            most("max-ping-loss", "share", limit, loss, Some(note))
+            at_most("max-ping-loss", "share", limit, loss, Some(note))
         }));
         checks.extend(self.require_type.map(|required| required.check(connections)));
         checks.extend(
-            self.min_keyframes_intact
-                .map(|limit| least("min-keyframes-intact", limit, intact, keyframes_note(result))),
+            self.min_keyframes_intact.map(|limit| {
+                at_least("min-keyframes-intact", limit, intact, keyframes_note(result))
+            }),
         );
         checks.extend(self.max_frame_bytes.map(|limit| frame_bytes(limit, result)));
         checks.extend(
@@ -101,13 +100,13 @@ impl Gates {
     }
 }
 
-/// `part / all`; none when one is not known, or all is 0.
+/// `part / all`; none when either is unknown or `all` is 0.
 fn share(part: Option<u64>, all: Option<u64>) -> Option<f64> {
     let (part, all) = part.zip(all)?;
     (all > 0).then(|| part as f64 / all as f64)
 }
 
-/// A share as people read it, exact enough for a limit to be told from what missed it.
+/// A share in percent, precise enough to distinguish a limit from a value that just misses it.
 fn percent(share: f64) -> String {
     let text = format!("{:.2}", share * 100.0);
     format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
@@ -124,15 +123,15 @@ fn keyframes_note(result: &BenchResult) -> Option<String> {
     let keyframes = &result.keyframes;
     match (keyframes.intact, keyframes.sent) {
         (Some(intact), Some(sent)) => Some(format!("{intact} of {sent}")),
-        (None, Some(1..)) => Some("the other side does not tell what arrived".to_owned()),
-        (Some(intact), None) => Some(format!(
-            "{intact} arrived intact, but the other side does not tell how many it sent"
-        )),
+        (None, Some(1..)) => Some("the peer does not report what arrived".to_owned()),
+        (Some(intact), None) => {
+            Some(format!("{intact} arrived intact, but the peer does not report how many it sent"))
+        }
         _ => None,
     }
 }
 
-fn most_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> GateResult {
+fn max_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> GateResult {
     let actual = match percent {
         50 => spread.p50,
         95 => spread.p95,
@@ -140,31 +139,31 @@ fn most_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> GateResul
     };
     let needed = crate::stats::difference::values_needed(f64::from(percent) / 100.0) as u64;
     let few = (1..needed).contains(&spread.count);
-    let note = few.then(|| format!("of {} values the p{percent} is the largest one", spread.count));
-    most(name, "ms", limit, actual, note)
+    let note = few.then(|| format!("with {} values the p{percent} is the maximum", spread.count));
+    at_most(name, "ms", limit, actual, note)
 }
 
-/// Of every connection: one that never had a picture took longer than any limit.
+/// Holds for every connection: one that never had a picture exceeds any limit.
 fn every_first_picture(limit: f64, connections: &Connections) -> GateResult {
     let spread = &connections.first_picture_ms.from_start;
     let without = connections.attempted.saturating_sub(spread.count);
     let note = (without > 0 && spread.count > 0)
         .then(|| format!("{without} of {} connections had no picture", connections.attempted));
-    let mut check = most("max-first-picture", "ms", limit, spread.max, note);
+    let mut check = at_most("max-first-picture", "ms", limit, spread.max, note);
     check.pass &= without == 0;
     check
 }
 
 fn frame_bytes(limit: u64, result: &BenchResult) -> GateResult {
     let actual = result.keyframes.bytes.max;
-    let mut check = most("max-frame-bytes", "bytes", limit as f64, actual, None);
-    // Whole bytes are written as whole numbers.
+    let mut check = at_most("max-frame-bytes", "bytes", limit as f64, actual, None);
+    // Bytes are written as integers.
     check.limit = limit.into();
     check.actual = actual.map_or(Value::Null, |bytes| (bytes as u64).into());
     check
 }
 
-fn most(
+fn at_most(
     name: &str,
     unit: &str,
     limit: f64,
@@ -174,7 +173,7 @@ fn most(
     check(name, unit, limit, actual, actual.is_some_and(|actual| actual <= limit), note)
 }
 
-fn least(name: &str, limit: f64, actual: Option<f64>, note: Option<String>) -> GateResult {
+fn at_least(name: &str, limit: f64, actual: Option<f64>, note: Option<String>) -> GateResult {
     check(name, "share", limit, actual, actual.is_some_and(|actual| actual >= limit), note)
 }
 

@@ -1,4 +1,4 @@
-//! For a GitHub Actions step: annotations for its log and the checks page, and its outputs.
+//! GitHub Actions: annotations for the log and the checks page, and step outputs.
 //!
 //! Workflow commands as the runner reads them (`actions/toolkit`, `packages/core/src/command.ts`): `%`,
 //! CR and LF are escaped in the message, `:` and `,` as well in properties.
@@ -10,13 +10,12 @@ use super::{
 };
 use crate::types::printable::steers;
 
-/// Most annotations of a kind that the runner shows of a step.
-pub const MOST: usize = 10;
+/// Maximum number of annotations of one kind that the runner shows per step.
+pub const MAX_ANNOTATIONS: usize = 10;
 
-/// Lines to print: an `::error` for each gate not met and each failure of a run that failed, a
-/// `::warning` for failures that the gates let pass and for what got worse than the baseline, a `::notice`
-/// for what was not measured and for a run that passed. At most [`MOST`] of each kind; the last of
-/// them says how many there is no room for.
+/// Lines to print: an `::error` for each gate not met and each failure of a failed run, a `::warning` for failures
+/// that the gates allow and for metrics that got worse than the baseline, a `::notice` for metrics not measured and
+/// for a run that passed. At most [`MAX_ANNOTATIONS`] of each kind; the last one gives the number left out.
 #[must_use]
 pub fn annotations(runs: &[Named]) -> Vec<String> {
     let mut kinds: [(&str, Vec<Annotation>); 3] =
@@ -86,19 +85,18 @@ fn failure(of: &str, group: &FailureGroup) -> Annotation {
     (format!("{of}{count} failed: {what}"), message)
 }
 
-/// At most [`MOST`], the last of which stands for those left out.
+/// At most [`MAX_ANNOTATIONS`]; if some are left out, the last one says how many.
 fn room_for(mut annotations: Vec<Annotation>) -> Vec<Annotation> {
-    if annotations.len() > MOST {
-        let more = annotations.len() - (MOST - 1);
-        annotations.truncate(MOST - 1);
-        annotations
-            .push((format!("and {more} more"), "the summary of the job has them all".into()));
+    if annotations.len() > MAX_ANNOTATIONS {
+        let more = annotations.len() - (MAX_ANNOTATIONS - 1);
+        annotations.truncate(MAX_ANNOTATIONS - 1);
+        annotations.push((format!("and {more} more"), "see the job summary for all".into()));
     }
     annotations
 }
 
-/// Text in the message of a command: its line ends are escaped as the runner reads them, all else that
-/// steers a terminal as anywhere.
+/// Text in the message of a command: line ends are escaped for the runner, other control characters are replaced as
+/// everywhere.
 fn data(text: &str) -> String {
     let escaped = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     escaped.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -148,15 +146,14 @@ mod tests {
         );
         assert_eq!(
             starting(&lines, "::warning"),
-            [
-                "::warning title=rtt-p95 got worse::37 %25 worse than the baseline: 0.53 ms, was 0.39 ms"
-            ]
+            ["::warning title=rtt-p95 got worse::37 %25 worse than the baseline: 0.53 ms, was \
+                 0.39 ms"]
         );
         assert_eq!(starting(&lines, "::notice").len(), 1);
     }
 
     #[test]
-    fn failures_that_the_gates_let_pass_are_warnings() {
+    fn failures_that_the_gates_allow_are_warnings() {
         let mut result = example::full();
         (result.pass, result.comparison) = (true, None);
         result.checks.clear();
@@ -178,13 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn no_more_of_a_kind_than_are_shown_and_none_can_be_forged() {
+    fn annotations_are_limited_per_kind_and_cannot_be_forged() {
         let mut result = example::full();
         let group = result.connections.failures[0].clone();
         let message = "x\r\n::set-env name=A::B%\u{1b}]0;x\u{7}\u{202e}".to_owned();
         result.connections.failures = vec![FailureGroup { message, ..group }; 40];
         let lines = annotations(&[example::named("a", result)]);
-        assert_eq!(starting(&lines, "::error").len(), MOST);
+        assert_eq!(starting(&lines, "::error").len(), MAX_ANNOTATIONS);
         assert!(lines.iter().any(|line| line.starts_with("::error title=and 32 more::")));
         assert!(lines.iter().all(|line| !line.contains(steers)), "{lines:?}");
         assert!(

@@ -1,5 +1,5 @@
-//! Bench results as one page that explains itself: opens from disk without network or scripts, prints,
-//! fits a phone, follows the reader's light or dark scheme.
+//! Bench results as one self-contained page: opens from disk without network or scripts, prints, fits a phone,
+//! follows the reader's light or dark scheme.
 //!
 //! - one run: `single`, from the verdict (`head`) down to every connection (`tables`)
 //! - several runs side by side, the first being the reference: `versus`
@@ -25,7 +25,7 @@ mod versus;
 use super::Named;
 use crate::report::html::{document, markup::nothing};
 
-/// The page. One run is shown in full; several are compared, the first being the reference.
+/// Renders the page. One run is shown in full; several are compared, the first being the reference.
 #[must_use]
 pub fn html(runs: &[Named]) -> String {
     match runs {

@@ -11,11 +11,11 @@ use crate::report::{
     schema::{FailureRecord, GateResult},
 };
 
-/// Most cases for single connections of a run; those after them are one case together.
+/// Maximum number of cases for single connections of a run; the remaining connections share one case.
 pub const MOST_CASES: usize = 1000;
 
-/// The results as `JUnit` XML. A connection that failed is a failure even where the gates let it pass; a
-/// run that ended early has an error.
+/// The results as `JUnit` XML. A failed connection is a failure even where the gates allow it; a run that ended early
+/// has an error.
 #[must_use]
 pub fn junit(runs: &[Named]) -> String {
     let mut suites = Vec::new();
@@ -48,7 +48,7 @@ fn properties(result: &BenchResult) -> Vec<(String, String)> {
     properties
 }
 
-/// Type, message and text of something that failed.
+/// Type, message and text of a failure.
 fn why(failure: &FailureRecord) -> [String; 3] {
     let kind = wording::failure(failure.stage, &failure.code);
     let text = format!("{kind}: {}\ntry: {}", failure.message, failure.remedy);
@@ -73,7 +73,7 @@ fn connections(of: &str, result: &BenchResult) -> Suite {
     suite(format!("{of}connections"), result, cases)
 }
 
-/// Time until the data channel was open, or until it failed, as far as it is known.
+/// Time until the data channel was open or the connection failed, as far as it is known, seconds.
 fn taken(record: &ConnectionRecord) -> f64 {
     let setup = &record.setup_ms;
     let stages = setup.stages();
@@ -85,7 +85,9 @@ fn connection(record: &ConnectionRecord) -> Case {
     let outcome = match (&record.failure, record.ok) {
         (_, true) => Outcome::Passed,
         (Some(failure), _) => Outcome::Failed(why(failure)),
-        (None, _) => Outcome::Failed(["failed", "it failed", "no cause is known"].map(Into::into)),
+        (None, _) => {
+            Outcome::Failed(["failed", "it failed", "the cause is unknown"].map(Into::into))
+        }
     };
     let name = format!("connection {}", record.index);
     case("connections", name, taken(record), outcome)
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn many_connections_are_summed_up() {
+    fn many_connections_share_a_case() {
         let mut result = example::full();
         let records = &mut result.connections.records;
         *records = records.iter().cycle().take(MOST_CASES + 8).cloned().collect();

@@ -1,5 +1,5 @@
-//! Reads the result of a bench run back: what `--out` or `--json` wrote, or a stream of JSON Lines with
-//! the result at its end.
+//! Reads a saved bench result: a file written by `--out` or `--json`, or a stream of JSON Lines that ends with a
+//! result.
 
 use std::{
     fs::File,
@@ -16,13 +16,13 @@ use super::{
 };
 use crate::stats::Histogram;
 
-/// Largest file read. A run of 10,000 connections with 1,000 pings each takes about 200 MB.
-const LARGEST: u64 = 256_000_000;
+/// Maximum file size, bytes. A run of 10,000 connections with 1,000 pings each takes about 200 MB.
+const MAX_FILE: u64 = 256_000_000;
 
 /// Name of the schema without its version.
 const FAMILY: &str = "orion-peer/bench/";
 
-/// Why a file is no result that can be read.
+/// Why a result cannot be read from a file.
 #[derive(Debug, thiserror::Error)]
 #[error("`{}` {problem}", path.display())]
 pub struct LoadError {
@@ -42,13 +42,13 @@ pub enum Problem {
     #[error("is a directory")]
     Directory,
     /// It is larger than 256 MB.
-    #[error("is larger than {} MB", LARGEST / 1_000_000)]
+    #[error("is larger than {} MB", MAX_FILE / 1_000_000)]
     TooLarge,
     /// There is nothing in it.
     #[error("is empty")]
     Empty,
-    /// It is something else than JSON.
-    #[error("is no JSON: {0}")]
+    /// It is not JSON.
+    #[error("is not JSON: {0}")]
     NotJson(String),
     /// It ends in the middle.
     #[error("ends in the middle: {0}")]
@@ -56,16 +56,17 @@ pub enum Problem {
     /// JSON Lines without a result.
     #[error("is a stream of {0} JSON lines without a result")]
     NoEnd(usize),
-    /// JSON, but of something else.
-    #[error("is no bench result: {0}")]
+    /// JSON with another schema.
+    #[error("is not a bench result: {0}")]
     OtherSchema(String),
-    /// A version that is not known here.
+    /// An unknown, newer version of the schema.
     #[error(
-        "has the schema {0:?}, this program reads {SCHEMA:?}: it was written by a newer version"
+        "has the schema {0:?}, but this version reads {SCHEMA:?}: it was written by a newer \
+         orion-peer"
     )]
     NewerSchema(String),
-    /// The schema's name, but not its content.
-    #[error("says it is {SCHEMA}, but is not: {0}")]
+    /// It names the schema, but does not match it.
+    #[error("claims to be {SCHEMA}, but is not valid: {0}")]
     Malformed(String),
 }
 
@@ -80,9 +81,9 @@ impl LoadError {
             Problem::Read(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 "make the file readable"
             }
-            Problem::Read(_) => "check the disk, or give another file",
-            Problem::Directory => "give a file in it",
-            Problem::TooLarge => "measure fewer connections or pings, or give another file",
+            Problem::Read(_) => "check the disk, or use another file",
+            Problem::Directory => "give the path of a file in it",
+            Problem::TooLarge => "measure fewer connections or pings, or use another file",
             Problem::Empty | Problem::Truncated(_) => {
                 "the run or the copy was cut short: run `orion-peer bench --out FILE` again"
             }
@@ -99,7 +100,7 @@ impl LoadError {
 /// Reads a result.
 ///
 /// # Errors
-/// [`LoadError`] with the path: it cannot be read, is no result, or one of another version.
+/// [`LoadError`] with the path: it cannot be read, is not a result, or has another version.
 pub fn load(path: &Path) -> Result<BenchResult, LoadError> {
     read(path)
         .and_then(|text| parse(&text))
@@ -112,15 +113,15 @@ fn read(path: &Path) -> Result<String, Problem> {
         return Err(Problem::Directory);
     }
     let mut bytes = Vec::new();
-    // Not by the size that the system tells: pipes have none.
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(Problem::Read)?;
-    if bytes.len() as u64 > LARGEST {
+    // Not by the file size in the metadata: pipes have none.
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Problem::Read)?;
+    if bytes.len() as u64 > MAX_FILE {
         return Err(Problem::TooLarge);
     }
     String::from_utf8(bytes).map_err(|_| Problem::NotJson("it is not UTF-8 text".to_owned()))
 }
 
-/// As much of a JSON value as tells what it is.
+/// The fields of a JSON value that identify it.
 #[derive(Deserialize)]
 struct Head<'t> {
     #[serde(default)]
@@ -132,7 +133,7 @@ struct Head<'t> {
 }
 
 fn parse(text: &str) -> Result<BenchResult, Problem> {
-    // Editors of some systems put a byte order mark in front.
+    // Some editors write a byte order mark.
     let text = text.trim_start_matches('\u{feff}').trim();
     if text.is_empty() {
         return Err(Problem::Empty);
@@ -152,10 +153,10 @@ fn broken(error: &serde_json::Error) -> Problem {
     }
 }
 
-/// JSON Lines: the last line that is a result. `error` is what the text is as one value.
+/// JSON Lines: the last line that is a result. `error` is the error from parsing the text as one value.
 fn stream(text: &str, error: &serde_json::Error) -> Result<BenchResult, Problem> {
     let lines = || text.lines().filter(|line| !line.trim().is_empty());
-    // A value over many lines that is broken begins with a line that is no value.
+    // A broken multi-line value starts with a line that is not a value by itself.
     if lines().next().is_none_or(|line| serde_json::from_str::<&RawValue>(line).is_err()) {
         return Err(broken(error));
     }
@@ -187,8 +188,8 @@ fn value(text: &str) -> Result<BenchResult, Problem> {
 }
 
 fn head(text: &str) -> Result<Head<'_>, Problem> {
-    let not_one = || Problem::OtherSchema("it is no JSON object".to_owned());
-    // serde takes a list for a struct, too.
+    let not_one = || Problem::OtherSchema("it is not a JSON object".to_owned());
+    // serde also accepts a list for a struct.
     if !text.trim_start().starts_with('{') {
         return Err(not_one());
     }
@@ -206,12 +207,12 @@ fn result(text: &str) -> Result<BenchResult, Problem> {
     let result: BenchResult =
         serde_json::from_str(text).map_err(|error| Problem::Malformed(error.to_string()))?;
     sane(&result).map_err(|what| Problem::Malformed(what.to_owned()))?;
-    Ok(as_of_today(result))
+    Ok(upgrade(result))
 }
 
-/// A result of a version before `firstPictureMs`: what it calls latency is the time from the first packet to the last,
-/// unless the peer was the sender. Without the single keyframes the latency is not known.
-fn as_of_today(mut result: BenchResult) -> BenchResult {
+/// Upgrades a result from before `firstPictureMs`: its latency is the time from the first packet to the last, unless
+/// the peer was the sender. Without records of single keyframes the latency is unknown.
+fn upgrade(mut result: BenchResult) -> BenchResult {
     let connections = &mut result.connections;
     let had_a_picture = connections.setup_ms.first_keyframe.count > 0;
     let sends = result.config.get("role").is_none_or(|role| role == "send");
@@ -242,7 +243,7 @@ fn newer(schema: &str) -> bool {
     version(schema) > version(SCHEMA)
 }
 
-/// Counts that cannot be would make shares above 1.
+/// Rejects inconsistent counts, which would give shares above 1.
 fn sane(result: &BenchResult) -> Result<(), &'static str> {
     let Connections { attempted, succeeded, records, .. } = &result.connections;
     if succeeded > attempted {
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latency_of_earlier_results_is_taken_for_what_it_was() {
+    fn the_latency_of_older_results_is_converted() {
         let mut old = serde_json::to_value(sample()).unwrap();
         let connections = &mut old["connections"];
         connections.as_object_mut().unwrap().remove("firstPictureMs");
@@ -301,7 +302,7 @@ mod tests {
         assert_eq!(read.keyframes.latency_ms.p95, None, "not the other quantity");
         old["config"]["role"] = json!("recv");
         let read = parse(&old.to_string()).unwrap();
-        assert!(read.keyframes.latency_ms.p95.is_some(), "from the capture, then as now");
+        assert!(read.keyframes.latency_ms.p95.is_some(), "from the capture, as in current results");
     }
 
     fn problem(text: &str) -> String {
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_comes_back_in_every_form_it_is_written() {
+    fn every_written_form_can_be_read() {
         let pretty = serde_json::to_string_pretty(&sample()).unwrap();
         let end = json!({"event": "end", "data": sample()});
         let stream = format!("{{\"event\":\"start\"}}\n{{\"event\":\"connection\"}}\n{end}\n");
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_result_is_told_what_it_is() {
+    fn errors_say_what_the_file_is() {
         let newer = text().replace("bench/1", "bench/2");
         assert!(
             problem(&newer).contains("\"orion-peer/bench/2\"") && problem(&newer).contains("newer")
@@ -335,26 +336,26 @@ mod tests {
         let pretty = serde_json::to_string_pretty(&sample()).unwrap();
         let half = &pretty[..pretty.len() / 2];
         assert!(problem(half).contains("ends in the middle"), "{}", problem(half));
-        for (text, said) in [
+        for (text, expected) in [
             ("", "is empty"),
             (" \n ", "is empty"),
-            ("hello", "is no JSON"),
-            ("hello\nworld", "is no JSON"),
-            ("<html>\n</html>", "is no JSON"),
-            ("[1, 2]", "no JSON object"),
+            ("hello", "is not JSON"),
+            ("hello\nworld", "is not JSON"),
+            ("<html>\n</html>", "is not JSON"),
+            ("[1, 2]", "not a JSON object"),
             ("{}", "has no `schema`"),
             ("{\"schema\": \"orion-peer/lab/1\"}", "its schema is \"orion-peer/lab/1\""),
             ("{\"schema\": 7}", "its schema is"),
             ("{\"event\":\"start\"}\n{\"event\":\"conn", "a stream of 2 JSON lines"),
-            ("{\"event\":\"end\",\"data\":7}", "no JSON object"),
+            ("{\"event\":\"end\",\"data\":7}", "not a JSON object"),
             ("{\"schema\": \"orion-peer/bench/1\"}", "missing field"),
         ] {
-            assert!(problem(text).contains(said), "{text}: {}", problem(text));
+            assert!(problem(text).contains(expected), "{text}: {}", problem(text));
         }
     }
 
     #[test]
-    fn counts_that_cannot_be_are_refused() {
+    fn inconsistent_counts_are_rejected() {
         let edit = |pointer: &str, value: u64| {
             let mut json: Value = serde_json::from_str(&text()).unwrap();
             *json.pointer_mut(pointer).unwrap() = value.into();
@@ -375,9 +376,9 @@ mod tests {
         assert!(matches!(at("").problem, Problem::Directory));
         fs::write(dir.path().join("binary"), [0xff, 0xfe, 0]).unwrap();
         assert!(at("binary").to_string().contains("not UTF-8"));
-        // A file with a hole takes no room on the disk.
+        // A sparse file takes no space on the disk.
         let large = File::create(dir.path().join("large")).unwrap();
-        large.set_len(LARGEST + 1).unwrap();
+        large.set_len(MAX_FILE + 1).unwrap();
         assert!(at("large").to_string().contains("larger than 256 MB"));
         fs::write(dir.path().join("good"), text()).unwrap();
         assert_eq!(load(&dir.path().join("good")).unwrap().connections.attempted, 3);

@@ -1,7 +1,7 @@
 //! Markdown for a comment on a pull request and for `$GITHUB_STEP_SUMMARY`.
 //!
-//! GitHub Flavored Markdown: tables, and HTML's `<details>` for what only some want to see. Texts that
-//! came from outside are escaped, so that they are shown and nothing else.
+//! GitHub Flavored Markdown: tables, and HTML's `<details>` for secondary material. Text from outside is escaped so
+//! that it is only ever displayed.
 
 use std::fmt::Write as _;
 
@@ -9,22 +9,21 @@ use super::{
     Named,
     layout::{cut, cut_front},
     schema::BenchResult,
-    table::{keyframe_counts, stages},
-    wording::{self, NOTHING, Outcome, maybe},
+    wording::{self, NOTHING, Outcome, keyframe_counts, maybe, stages},
 };
 use crate::{report::human, stats::Spread, types::printable};
 
-/// Largest text, bytes. GitHub takes 64 KiB in a comment and 1 MiB in the summary of a step.
-pub const LARGEST: usize = 60_000;
+/// Maximum size of the text, bytes. GitHub accepts 64 KiB in a comment and 1 MiB in a step summary.
+pub const MAX_BYTES: usize = 60_000;
 
-/// Longest text from outside that is shown, characters.
-const LONGEST_TEXT: usize = 300;
+/// Maximum length of text from outside, characters.
+const MAX_TEXT: usize = 300;
 
-/// Most rows of a table whose length a file can choose.
-const MOST_ROWS: usize = 20;
+/// Maximum rows of a table whose length a file determines.
+const MAX_ROWS: usize = 20;
 
-/// The results as Markdown, less than [`LARGEST`] bytes of it: of what has no room, the last is left
-/// out, and a line says so.
+/// The results as Markdown, less than [`MAX_BYTES`] bytes: the last sections are dropped where they do not fit, and a
+/// line says so.
 #[must_use]
 pub fn markdown(runs: &[Named]) -> String {
     let mut sections = Vec::new();
@@ -38,10 +37,10 @@ pub fn markdown(runs: &[Named]) -> String {
         sections.extend(comparison(&run.result));
         sections.push(details(&run.result));
     }
-    let note = "_The rest has no room here; it is in the JSON result._\n";
+    let note = "_Truncated; the full result is in the JSON file._\n";
     let mut text = String::new();
     for section in sections {
-        if text.len() + section.len() + note.len() >= LARGEST {
+        if text.len() + section.len() + note.len() >= MAX_BYTES {
             text.push_str(note);
             break;
         }
@@ -51,14 +50,14 @@ pub fn markdown(runs: &[Named]) -> String {
     text
 }
 
-/// Text from outside as Markdown that shows it: what Markdown, HTML and GitHub would act on becomes a
-/// character reference, and an `@` or `#` no longer mentions anybody or anything.
+/// Escapes text from outside: characters special to Markdown, HTML and GitHub become character references, and an `@`
+/// or `#` no longer mentions a user or an issue.
 fn escape(text: &str) -> String {
-    let text = cut(&printable(text), LONGEST_TEXT);
+    let text = cut(&printable(text), MAX_TEXT);
     let mut escaped = String::with_capacity(text.len());
     for c in text.replace("://", ":\u{0}//").replace("www.", "www\u{0}.").chars() {
         match c {
-            // Keeps GitHub from making a link of what comes before it; not shown.
+            // Keeps GitHub from turning the text into a link; not shown.
             '\u{0}' => escaped.push_str("<!-- -->"),
             '@' | '#' => {
                 let _ = write!(escaped, "&#{};<!-- -->", c as u32);
@@ -78,11 +77,11 @@ fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     aligned(header, "--:", rows)
 }
 
-/// A table of texts, of which the first [`MOST_ROWS`] rows are shown.
+/// A table of texts, of which the first [`MAX_ROWS`] rows are shown.
 fn list_table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut text = aligned(header, ":--", &rows[..rows.len().min(MOST_ROWS)]);
-    if rows.len() > MOST_ROWS {
-        let _ = writeln!(text, "\n_and {} more_", rows.len() - MOST_ROWS);
+    let mut text = aligned(header, ":--", &rows[..rows.len().min(MAX_ROWS)]);
+    if rows.len() > MAX_ROWS {
+        let _ = writeln!(text, "\n_and {} more_", rows.len() - MAX_ROWS);
     }
     text
 }
@@ -124,12 +123,12 @@ fn overview(runs: &[Named]) -> String {
             intact(result),
         ]
     };
-    let rows: Vec<_> = runs.iter().take(MOST_ROWS).map(row).collect();
+    let rows: Vec<_> = runs.iter().take(MAX_ROWS).map(row).collect();
     let header =
         ["run", "", "connected", "set-up p50", "p95", "RTT p50", "p95", "keyframes intact"];
     let mut text = format!("## orion-peer bench: {} runs\n\n{}", runs.len(), table(&header, &rows));
-    if runs.len() > MOST_ROWS {
-        let _ = writeln!(text, "\n_and {} more_", runs.len() - MOST_ROWS);
+    if runs.len() > MAX_ROWS {
+        let _ = writeln!(text, "\n_and {} more_", runs.len() - MAX_ROWS);
     }
     text
 }
@@ -180,7 +179,7 @@ fn problems(result: &BenchResult) -> Vec<String> {
         let table = list_table(&["failure", "count", "what", "try"], &failures);
         sections.push(format!("### Failures\n\n{table}"));
     }
-    // Those not met first: a long list is cut at its end.
+    // Unmet gates first: a long list is cut at its end.
     let mut checks: Vec<_> = result.checks.iter().collect();
     checks.sort_by_key(|check| check.pass);
     let gates = checks.into_iter().map(|check| {
@@ -204,7 +203,7 @@ fn spread_row(label: &str, spread: &Spread, unit: &str) -> Option<Vec<String>> {
 
 const SPREAD: [&str; 6] = ["", "count", "p50", "p95", "p99", "max"];
 
-/// The numbers everybody wants, in one table.
+/// The main numbers in one table.
 fn numbers(result: &BenchResult) -> String {
     let keyframes = &result.keyframes;
     let rows: Vec<_> = [
@@ -248,7 +247,7 @@ fn comparison(result: &BenchResult) -> Option<String> {
             wording::verdict(metric.verdict).into(),
         ]
         .into_iter()
-        // A unit of the file may be in a number.
+        // A number may contain a unit from the file.
         .enumerate()
         .map(|(index, cell)| if index == 0 { cell } else { escape(&cell) })
         .collect()
@@ -267,7 +266,7 @@ fn details_of(summary: &str, content: &str) -> String {
     format!("<details><summary>{summary}</summary>\n\n{content}\n</details>\n")
 }
 
-/// What only some want to see.
+/// Secondary numbers and settings, in a `<details>` element.
 fn details(result: &BenchResult) -> String {
     let setup = stages(&result.connections.setup_ms);
     let mut rows: Vec<_> =
@@ -291,12 +290,12 @@ fn details(result: &BenchResult) -> String {
     let _ = writeln!(text, "{}\n", escape(&wording::provenance(result)));
     let config = wording::config(result).into_iter().take(40);
     let config: Vec<_> = config
-        .map(|(k, v)| format!("{} {}", escape(&cut(&k, 40)), escape(&cut(&v, LONGEST_TEXT))))
+        .map(|(k, v)| format!("{} {}", escape(&cut(&k, 40)), escape(&cut(&v, MAX_TEXT))))
         .collect();
     if !config.is_empty() {
         let _ = writeln!(text, "{}\n", config.join(" · "));
     }
-    for missing in result.not_measured.iter().take(MOST_ROWS) {
+    for missing in result.not_measured.iter().take(MAX_ROWS) {
         let _ =
             writeln!(text, "- not measured: {}: {}", escape(&missing.what), escape(&missing.why));
     }
@@ -312,7 +311,8 @@ mod tests {
         let text = markdown(&[example::named("a.json", example::full())]);
         print!("{text}");
         for part in [
-            "## ❌ orion-peer bench: FAIL\n\n**3 of 4 connections succeeded; 1 of 3 gates not met** · 75 %",
+            "## ❌ orion-peer bench: FAIL\n\n**3 of 4 connections succeeded; 1 of 3 gates not \
+             met** · 75 %",
             "| ice/no-pair | 1 | no pair worked | give a TURN server, or two |\n",
             "| min-success | ❌ not met | at least 99 % | 75 % | 3 of 4 |\n",
             "| max-rtt-p95 | ✅ met | at most 100 ms | 0.53 ms |  |\n",
@@ -330,11 +330,11 @@ mod tests {
         assert!(start(example::minimal()).starts_with("## ✅ orion-peer bench: PASS\n"));
         assert!(start(example::partial()).starts_with("## ⚠️ orion-peer bench: PARTIAL\n"));
         assert!(start(example::partial()).contains("Ended early, signaling/gone: the signaling"));
-        assert!(start(example::empty()).contains("no connection was begun"));
+        assert!(start(example::empty()).contains("no connection was attempted"));
     }
 
     #[test]
-    fn text_from_outside_is_only_shown() {
+    fn text_from_outside_is_only_displayed() {
         let text = markdown(&[example::named("a", example::hostile())]);
         for active in ["<img", "`x`", "</td>", "@orion", " #1 ", "://", "\u{1b}", "\u{202e}"] {
             assert!(!text.contains(active), "{active:?} in\n{text}");
@@ -354,7 +354,7 @@ mod tests {
         let runs: Vec<_> =
             (0..40).map(|_| example::named("`".repeat(5000).as_str(), result.clone())).collect();
         let text = markdown(&runs);
-        assert!(text.len() < LARGEST, "{}", text.len());
-        assert!(text.contains("the JSON result") && text.contains("and 980 more"));
+        assert!(text.len() < MAX_BYTES, "{}", text.len());
+        assert!(text.contains("in the JSON file") && text.contains("and 980 more"));
     }
 }

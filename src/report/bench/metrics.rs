@@ -1,4 +1,4 @@
-//! What a comparison compares: where each metric stands in a result, and how it is tested.
+//! The metrics of a comparison: where each is found in a result, and how it is tested.
 
 use super::{
     BenchResult,
@@ -7,8 +7,8 @@ use super::{
 use crate::stats::difference::{Cluster, QuantileRatio, ShareDifference, Trials, pooled_quantile};
 
 /// The metrics, in the order they are shown.
-pub(super) const METRICS: [Metric; 10] = [
-    Metric { name: "success", kind: Kind::Share { good: true, trials: success } },
+pub(super) const METRICS: [ComparedMetric; 10] = [
+    ComparedMetric { name: "success", kind: Kind::Share { good: true, trials: success } },
     time("setup-p50", 0.5, setup, |result| result.connections.setup_ms.total.p50),
     time("setup-p95", 0.95, setup, |result| result.connections.setup_ms.total.p95),
     time("first-picture-p95", 0.95, first_picture, |result| {
@@ -16,14 +16,17 @@ pub(super) const METRICS: [Metric; 10] = [
     }),
     time("rtt-p50", 0.5, rtt, |result| result.rtt_ms.spread.p50),
     time("rtt-p95", 0.95, rtt, |result| result.rtt_ms.spread.p95),
-    Metric { name: "ping-loss", kind: Kind::Share { good: false, trials: pings } },
-    Metric { name: "keyframes-intact", kind: Kind::Share { good: true, trials: keyframes } },
+    ComparedMetric { name: "ping-loss", kind: Kind::Share { good: false, trials: pings } },
+    ComparedMetric {
+        name: "keyframes-intact",
+        kind: Kind::Share { good: true, trials: keyframes },
+    },
     time("keyframe-latency-p95", 0.95, latency, |result| result.keyframes.latency_ms.p95),
     time("keyframe-network-p95", 0.95, network, |result| result.keyframes.stages_ms.network.p95),
 ];
 
-/// One metric.
-pub(super) struct Metric {
+/// A metric that runs are compared by.
+pub(super) struct ComparedMetric {
     /// As in gates and tables.
     pub name: &'static str,
     kind: Kind,
@@ -40,32 +43,32 @@ enum Kind {
     },
     /// A share of trials.
     Share {
-        /// Whether the share of good ones is shown, not that of bad ones.
+        /// Whether the share of successes is shown, not that of failures.
         good: bool,
         trials: fn(&BenchResult) -> Counts,
     },
 }
 
-/// Trials of a run.
+/// The trials of a run.
 enum Counts {
-    /// Each for itself.
+    /// Independent of each other.
     Independent(Trials),
-    /// By connection.
+    /// Grouped by connection.
     Clustered(Vec<Trials>),
-    /// Only their sums, though they came by connection: to be shown, not to be tested.
+    /// Only their sums, although they were grouped by connection: can be shown, but not tested.
     Sums(Trials),
 }
 
-/// A test of a metric that both sides measured well enough.
+/// A test of a metric for which both runs have enough samples.
 pub(super) enum Test {
-    /// Of a quantile.
+    /// Ratio of a quantile.
     Ratio(QuantileRatio),
-    /// Of a share.
+    /// Difference of a share.
     Share(ShareDifference),
 }
 
 impl Test {
-    /// The interval of the worsening that is missed with probability `error`.
+    /// The interval of the regression, with error probability `error`.
     pub fn interval(&self, error: f64) -> Option<[f64; 2]> {
         match self {
             Self::Ratio(ratio) => Some(ratio.interval(error)?.map(|end| end - 1.0)),
@@ -79,11 +82,11 @@ const fn time(
     quantile: f64,
     values: fn(&ConnectionRecord) -> Cluster,
     summary: fn(&BenchResult) -> Option<f64>,
-) -> Metric {
-    Metric { name, kind: Kind::Time { quantile, values, summary } }
+) -> ComparedMetric {
+    ComparedMetric { name, kind: Kind::Time { quantile, values, summary } }
 }
 
-impl Metric {
+impl ComparedMetric {
     /// As in the schema.
     pub fn unit(&self) -> &'static str {
         match self.kind {
@@ -92,7 +95,7 @@ impl Metric {
         }
     }
 
-    /// The value in some runs together; none when they did not measure it.
+    /// The value over several runs together; none when they did not measure it.
     pub fn value(&self, runs: &[&BenchResult]) -> Option<f64> {
         match &self.kind {
             Kind::Time { quantile, values, summary } => {
@@ -108,8 +111,8 @@ impl Metric {
         }
     }
 
-    /// Worsening from one value to another: a share of the first for times, points for shares. None when
-    /// the first is 0.
+    /// Regression from one value to another: relative to the first for times, in points for shares. None when the
+    /// first is 0.
     pub fn change(&self, before: f64, now: f64) -> Option<f64> {
         match self.kind {
             Kind::Time { .. } => (before > 0.0).then(|| now / before - 1.0),
@@ -118,7 +121,7 @@ impl Metric {
         }
     }
 
-    /// None when a side has too little of it.
+    /// None when one of the runs has too few samples.
     pub fn test(&self, old: &[&BenchResult], new: &BenchResult) -> Option<Test> {
         match &self.kind {
             Kind::Time { quantile, values, .. } => {
@@ -184,9 +187,9 @@ fn pings(result: &BenchResult) -> Counts {
 }
 
 fn keyframes(result: &BenchResult) -> Counts {
-    let told = |record: &KeyframeRecord| record.intact.is_some();
+    let hashed = |record: &KeyframeRecord| record.intact.is_some();
     let records = &result.connections.records;
-    if !records.iter().flat_map(|record| &record.keyframes).any(told) {
+    if !records.iter().flat_map(|record| &record.keyframes).any(hashed) {
         let (sent, intact) = (result.keyframes.sent, result.keyframes.intact);
         let trials =
             sent.zip(intact).map(|(of, intact)| Trials { bad: of.saturating_sub(intact), of });
@@ -210,7 +213,7 @@ fn first_picture(record: &ConnectionRecord) -> Cluster {
 fn rtt(record: &ConnectionRecord) -> Cluster {
     let values: Vec<f64> = record.rtt.iter().map(|[_, ms]| *ms).collect();
     let answered = record.pings_sent.saturating_sub(record.pings_lost);
-    // More than the kept ones only where a long connection was thinned out.
+    // Above 1 only where the samples of a long connection were thinned out.
     let weight = (answered as f64 / values.len().max(1) as f64).max(1.0);
     Cluster { values, weight }
 }

@@ -1,18 +1,18 @@
-//! The result of a bench run: one schema, one small file a format.
+//! The result of a bench run: one schema, one small file per format.
 //!
-//! - [`schema`]: what is measured, as it is written and read; `schema.json` says it to validators
-//! - [`collect`]: records of connections made into a result
-//! - [`load`]: a result read back from a file
-//! - [`compare`]: a result against a baseline
-//! - [`gates`]: what a result has to fulfil
-//! - [`table`], [`side_by_side`]: for a terminal
+//! - [`schema`]: the data model, as written and read; `schema.json` is the same for validators
+//! - [`collect`]: aggregates connection records into a result
+//! - [`load`]: reads a result from a file
+//! - [`compare`]: compares a result with a baseline
+//! - [`gates`]: conditions a result must meet
+//! - [`table`], [`side_by_side`]: terminal output, on a `page`
 //! - [`markdown`]: for a pull request
 //! - [`mod@html`]: one self-contained page with plots
 //! - [`junit`]: for CI servers
 //! - [`csv`]: for spreadsheets and data frames
 //! - [`github`]: for the log and the outputs of a GitHub Actions step
 //!
-//! `wording` holds what the formats share, besides [`super::layout`].
+//! `wording` and [`super::layout`] hold what the formats share.
 
 pub mod collect;
 pub mod compare;
@@ -26,6 +26,7 @@ pub mod junit;
 pub mod load;
 pub mod markdown;
 mod metrics;
+mod page;
 #[cfg(test)]
 mod samples;
 pub mod schema;
@@ -38,10 +39,10 @@ mod wording;
 use super::layout;
 pub use schema::BenchResult;
 
-/// A result and where it came from.
+/// A result and its name.
 #[derive(Debug, Clone)]
 pub struct Named {
-    /// File or label.
+    /// File name or label.
     pub name: String,
     /// The result.
     pub result: BenchResult,

@@ -1,4 +1,4 @@
-//! Made-up results for the tests beside this file.
+//! Generated results for the tests of this module.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::{
     types::Stage,
 };
 
-/// What a made-up run is like.
+/// Parameters of a generated run.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     pub seed: u64,
@@ -93,7 +93,7 @@ impl Sample {
             });
             return record;
         }
-        // In whole µs: longer fractions do not come back from JSON to the last bit.
+        // In whole µs: longer fractions do not survive the JSON round trip to the last bit.
         let mut ms = |middle: f64| {
             (middle * self.slower * random.random_range(0.8..1.25) * 1000.0).round() / 1000.0
         };

@@ -3,7 +3,7 @@
 //!
 //! Times are in ms (`…Ms`), moments in seconds since the start of the run (`atS`), sizes in bytes,
 //! shares from 0 to 1. A quantity that was not measured is null or absent, never 0.
-//! `schema.json` beside this file says the same to JSON Schema validators.
+//! `schema.json` in this directory is the same for JSON Schema validators.
 
 use std::collections::BTreeMap;
 
@@ -28,13 +28,13 @@ pub const SCHEMA: &str = "orion-peer/bench/1";
 pub struct BenchResult {
     /// [`SCHEMA`].
     pub schema: String,
-    /// Version of `orion-peer` that measured.
+    /// Version of `orion-peer` that ran it.
     pub version: String,
-    /// RFC 3339.
+    /// Start time, RFC 3339.
     pub started_at: String,
     /// Length of the run, seconds.
     pub duration_s: f64,
-    /// The run ended before everything asked for was done: what is here is what was measured so far.
+    /// The run ended early; the values are those measured until then.
     #[serde(default)]
     pub partial: bool,
     /// Why it is partial, or why nothing could be measured.
@@ -42,78 +42,78 @@ pub struct BenchResult {
     pub ended: Option<FailureRecord>,
     /// The machine that measured.
     pub host: Host,
-    /// Flags that say what was measured and how; no secrets.
+    /// Flags that determine what was measured and how; no secrets.
     pub config: Map<String, Value>,
-    /// Connections: how many, how, how fast, and why not.
+    /// Connections: counts, types, set-up times and failures.
     pub connections: Connections,
     /// Round-trip times of pings over the data channel, ms.
     pub rtt_ms: Rtt,
-    /// One-way times of the pings, ms, with the clocks' offset taken out; absent unless asked for.
+    /// One-way times of the pings, ms, corrected for the clock offset; absent unless requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_way_ms: Option<OneWay>,
     /// Keyframes over the video track.
     pub keyframes: Keyframes,
-    /// What the run took of the machine.
+    /// Resource usage.
     pub resources: Resources,
-    /// What could not be measured, and why.
+    /// Quantities that could not be measured, and why.
     #[serde(default)]
     pub not_measured: Vec<NotMeasured>,
-    /// Against the baseline; absent without one.
+    /// Comparison with the baseline; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
-    /// The gates.
+    /// Outcomes of the gates.
     pub checks: Vec<GateResult>,
-    /// Whether the run is whole and every gate was passed.
+    /// Whether the run is complete and every gate was met.
     pub pass: bool,
 }
 
-/// A machine.
+/// The machine that measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Host {
-    /// As Rust names it: `linux`, `macos`.
+    /// Operating system, in Rust's naming: `linux`, `macos`.
     pub os: String,
-    /// As Rust names it: `x86_64`, `aarch64`.
+    /// Architecture, in Rust's naming: `x86_64`, `aarch64`.
     pub arch: String,
     /// Processors this process may use.
     pub cpus: u64,
 }
 
-/// Connections of a run. Warm-up connections are not in it.
+/// Connections of a run. Warm-up connections are not included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connections {
-    /// Begun.
+    /// Started.
     pub attempted: u64,
-    /// Those that got through every stage asked for.
+    /// Connections that completed every requested stage.
     pub succeeded: u64,
     /// `succeeded / attempted`; null when none was attempted.
     pub success_rate: Option<f64>,
     /// Wilson's 95 % interval of the success rate.
     pub ci95: [f64; 2],
     /// Succeeded connections by type: `host`, `srflx`, `relay/udp`, `relay/tcp`, `relay/tls`, and
-    /// `relay` when only the other side's end is a relay, whose transport it does not tell.
+    /// `relay` when only the peer's candidate is a relay, whose transport is unknown.
     pub by_type: BTreeMap<String, u64>,
-    /// How long each stage took in those that got through it.
+    /// Duration of each stage, over the connections that completed it.
     pub setup_ms: Setup<Spread>,
-    /// How long it took until there was a picture, in those that had one.
+    /// Time to the first picture, over the connections that had one.
     #[serde(default)]
     pub first_picture_ms: FirstPicture<Spread>,
     /// Failures by stage and code, most frequent first.
     pub failures: Vec<FailureGroup>,
-    /// One record a connection, in the order they were begun.
+    /// One record per connection, in the order they were started.
     #[serde(default)]
     pub records: Vec<ConnectionRecord>,
 }
 
-/// Something for each stage of the set-up. Stages follow each other without gap or overlap from the
-/// token request to the open data channel; `total` is their sum, and `firstKeyframe` comes after it.
+/// A value for each stage of the set-up. Stages follow each other without gap or overlap from the token request to the
+/// open data channel; `total` is their sum, and `firstKeyframe` follows it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Setup<T> {
-    /// Asking the token API for a token.
+    /// Requesting a token from the token API.
     #[serde(default)]
     pub token: T,
-    /// Resolving the signaling server's name.
+    /// Resolving the name of the signaling server.
     #[serde(default)]
     pub dns: T,
     /// TLS handshake with the signaling server.
@@ -121,25 +121,25 @@ pub struct Setup<T> {
     pub tls: T,
     /// TCP connection and WebSocket upgrade.
     pub signaling: T,
-    /// From being in the room to having the other side's description, less the gathering.
+    /// From joining the room to receiving the remote description, minus the gathering.
     #[serde(default)]
     pub room: T,
     /// From building the peer connection to its first local candidate.
     pub gathering: T,
-    /// From having the other side's description to ICE being connected.
+    /// From receiving the remote description to ICE being connected.
     pub ice: T,
-    /// From there to DTLS being done.
+    /// From ICE being connected to the end of the DTLS handshake.
     pub dtls: T,
-    /// From there to our data channel being open.
+    /// From the end of DTLS to the open data channel.
     pub data_channel: T,
-    /// From the open data channel to the first keyframe being whole at the other side.
+    /// From the open data channel to the first keyframe being complete at the receiver.
     pub first_keyframe: T,
-    /// From the start to our data channel being open.
+    /// From the start to the open data channel.
     pub total: T,
 }
 
 impl<T> Setup<T> {
-    /// The stages by their names in JSON, in the order they happen.
+    /// The stages by their JSON names, in order of time.
     #[must_use]
     pub fn stages(&self) -> [(&'static str, &T); 11] {
         [
@@ -175,18 +175,18 @@ impl<T> Setup<T> {
     }
 }
 
-/// The time to the first picture: until the first keyframe was whole at the receiver, by its clock.
+/// The time to the first picture: until the first keyframe was complete at the receiver, by its clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FirstPicture<T> {
     /// From the start of the connection, its token request: `total` and `firstKeyframe` of [`Setup`] together.
     pub from_start: T,
-    /// From being in the room.
+    /// From joining the room.
     pub from_join: T,
 }
 
 impl<T> FirstPicture<T> {
-    /// Both, as people say them.
+    /// Both, with human-readable names.
     #[must_use]
     pub fn named(&self) -> [(&'static str, &T); 2] {
         [("from start", &self.from_start), ("from joining", &self.from_join)]
@@ -196,15 +196,15 @@ impl<T> FirstPicture<T> {
 /// Failures with the same stage and code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureGroup {
-    /// Where.
+    /// The stage that failed.
     pub stage: Stage,
-    /// What, in kebab case: stable, for programs.
+    /// Kebab-case code: stable, for programs.
     pub code: String,
-    /// How many.
+    /// Number of failures.
     pub count: u64,
-    /// What and why, for people; of the first one.
+    /// Cause of the first one in a sentence.
     pub message: String,
-    /// What to try; of the first one.
+    /// What to do about the first one.
     pub remedy: String,
 }
 
@@ -214,37 +214,37 @@ pub struct FailureGroup {
 pub struct ConnectionRecord {
     /// Counts from 1.
     pub index: u64,
-    /// When it was begun.
+    /// Start time.
     pub at_s: f64,
-    /// Whether it got through every stage asked for.
+    /// Whether it completed every requested stage.
     pub ok: bool,
     /// As in [`Connections::by_type`]; null when there was no selected pair.
     #[serde(rename = "type")]
     pub connection_type: Option<String>,
-    /// Type of our candidate of the selected pair.
+    /// Type of the local candidate of the selected pair.
     pub local: Option<String>,
-    /// Type of the other side's candidate of the selected pair.
+    /// Type of the remote candidate of the selected pair.
     pub remote: Option<String>,
-    /// How long each stage took; null for those it did not get to.
+    /// Duration of each stage; null for stages it did not reach.
     pub setup_ms: Setup<Option<f64>>,
-    /// How long it took until there was a picture; null when there was none.
+    /// Time to the first picture; null when there was none.
     #[serde(default)]
     pub first_picture_ms: FirstPicture<Option<f64>>,
     /// Pings sent on it.
     pub pings_sent: u64,
-    /// Pings that were never answered.
+    /// Unanswered pings.
     pub pings_lost: u64,
-    /// Round-trip times as `[atS, ms]`, in the order of sending. Of a long connection only every
-    /// n-th is kept; [`Rtt`] counts them all.
+    /// Round-trip times as `[atS, ms]`, in the order of sending. Of a long connection only every n-th is kept;
+    /// [`Rtt`] includes all.
     #[serde(default)]
     pub rtt: Vec<[f64; 2]>,
-    /// Keyframes sent on it, or received when this side receives.
+    /// Keyframes sent on it, or received if `bench` is the receiver.
     #[serde(default)]
     pub keyframes: Vec<KeyframeRecord>,
-    /// What each STUN and TURN server answered.
+    /// The answer of each STUN and TURN server.
     #[serde(default)]
     pub ice_servers: Vec<IceServerRecord>,
-    /// Why it failed; null when it did not.
+    /// The cause of the failure; null if it did not fail.
     pub failure: Option<FailureRecord>,
 }
 
@@ -252,52 +252,53 @@ pub struct ConnectionRecord {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyframeRecord {
-    /// When it was sent, or received when this side receives.
+    /// When it was sent, or received if `bench` is the receiver.
     pub at_s: f64,
     /// Size of the access unit.
     pub bytes: u64,
     /// RTP packets.
     pub packets: Option<u64>,
-    /// Whether it arrived whole; null when nobody told.
+    /// Whether it arrived completely; null if unknown.
     pub received: Option<bool>,
-    /// Whether it arrived whole with the sender's SHA-256; null when nobody told.
+    /// Whether it arrived with the sender's SHA-256; null if unknown.
     pub intact: Option<bool>,
-    /// From the picture being taken to its last packet having arrived. A picture that was encoded ahead counts as
-    /// taken as long before its sending as its encoding took. From the first packet to the last is `network` of
+    /// From capture to the arrival of the last packet. A picture encoded in advance counts as captured one encoding
+    /// time before it was sent. The time from the first packet to the last is `network` of
     /// [`stages_ms`](Self::stages_ms).
     pub latency_ms: Option<f64>,
-    /// Time the encoder took, all passes.
+    /// Encoding time, all passes.
     pub encode_ms: Option<f64>,
-    /// PSNR of luma against the picture that was encoded, dB.
+    /// PSNR of luma against the source picture, dB.
     pub psnr_db: Option<f64>,
-    /// SSIM of luma against the picture that was encoded, 1 when equal.
+    /// SSIM of luma against the source picture, 1 when equal.
     #[serde(default)]
     pub ssim: Option<f64>,
-    /// How long each stage of its way took; null for those that were not measured. Encoder, decoder
-    /// and disk are measured before it is sent, so that they take no time from the connection.
+    /// Duration of each stage; null if not measured. Encoder, decoder and disk are measured before it is sent, so
+    /// that they do not slow down the connection.
     #[serde(default)]
     pub stages_ms: Stages<Option<f64>>,
-    /// From the first packet received to the last; null where the peer receives and does not report it.
+    /// From the first packet received to the last; null if the peer receives and does not report it.
     #[serde(default)]
     pub spread_ms: Option<f64>,
-    /// How it was delivered, and what limited that; null as [`spread_ms`](Self::spread_ms) is.
+    /// Delivery and bottleneck; null whenever [`spread_ms`](Self::spread_ms) is.
     #[serde(default)]
     pub delivery: Option<KeyframeDelivery>,
 }
 
-/// What a STUN or TURN server answered while candidates were gathered.
+/// The answer of a STUN or TURN server during candidate gathering.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IceServerRecord {
     /// Its URL.
     pub url: String,
     /// `reflexive`, `allocated`, `refused`, `silent`, `unresolved`, `unreachable`,
-    /// `not-connected` (TURN over TCP or TLS), `unusable` (its URL or credentials), or `unused` when it was never asked.
+    /// `not-connected` (TURN over TCP or TLS), `unusable` (its URL or credentials), or `unused` when it was never
+    /// queried.
     pub result: String,
-    /// STUN error code (RFC 8489 §14.8) when it refused, 701 when it could not be reached.
+    /// STUN error code (RFC 8489 §14.8) of a refusal, 701 if it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
-    /// Its reason phrase, or what went wrong.
+    /// Its reason phrase, or a description of the problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// From the first request to the answer, ms.
@@ -308,12 +309,12 @@ pub struct IceServerRecord {
 /// Round-trip times.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rtt {
-    /// Over all answered pings, with the time added that a ping was sent late.
+    /// Over all answered pings, including the delay of pings that were sent late.
     #[serde(flatten)]
     pub spread: Spread,
     /// Pings sent.
     pub sent: u64,
-    /// Pings never answered.
+    /// Unanswered pings.
     pub lost: u64,
 }
 
@@ -321,11 +322,11 @@ pub struct Rtt {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OneWay {
-    /// From here to the other side.
+    /// From here to the peer.
     pub out: Spread,
-    /// From the other side to here.
+    /// From the peer to here.
     pub back: Spread,
-    /// The other side's clock less ours, ms; the median over the connections.
+    /// The peer's clock minus ours, ms; the median over the connections.
     pub offset_ms: Option<f64>,
 }
 
@@ -333,11 +334,11 @@ pub struct OneWay {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Keyframes {
-    /// Sent; null when the other side sends and does not tell.
+    /// Sent; null if the peer sends and does not report the number.
     pub sent: Option<u64>,
-    /// Arrived whole; null when the other side receives and does not tell.
+    /// Received completely; null if the peer receives and does not report it.
     pub received: Option<u64>,
-    /// Arrived whole with the sender's SHA-256; null when nobody told.
+    /// Received with the sender's SHA-256; null if unknown.
     pub intact: Option<u64>,
     /// Sizes.
     pub bytes: Spread,
@@ -358,80 +359,80 @@ pub struct Keyframes {
     /// See [`KeyframeRecord::spread_ms`].
     #[serde(default)]
     pub spread_ms: Spread,
-    /// How they were delivered, and what limited that; null where nothing was received in this process.
+    /// Delivery and bottleneck; null if nothing was received in this process.
     #[serde(default)]
     pub delivery: Option<DeliveryReport>,
 }
 
-/// What a run took of the machine: this process, both peers and the servers when they are in it.
+/// Resource usage of this process, including both peers and the servers if they are embedded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// CPU time of the process, user and system.
     pub cpu_seconds: Option<f64>,
-    /// Largest resident set.
+    /// Peak resident set size.
     pub max_rss_bytes: Option<u64>,
-    /// Growth of the resident set when most connections were open, by their number; null when there
-    /// were never two at once.
+    /// Growth of the resident set at the maximum of open connections, divided by their number; null if there were
+    /// never two concurrent connections.
     #[serde(default)]
     pub rss_bytes_per_connection: Option<u64>,
 }
 
-/// Something that was not measured.
+/// A quantity that was not measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotMeasured {
-    /// The part of this result: `keyframes.received`.
+    /// The field of this result: `keyframes.received`.
     pub what: String,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
-/// This run against a baseline.
+/// The comparison with a baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Comparison {
     /// Where the baseline runs were read from.
     pub baseline: Vec<String>,
-    /// How differences were tested, for people.
+    /// Human-readable description of the statistical test.
     pub method: String,
-    /// Largest worsening allowed, as a share of the baseline; null when nothing is gated.
+    /// Maximum allowed regression, as a share of the baseline; null without a gate.
     pub max_regression: Option<f64>,
-    /// One a metric.
+    /// One entry per metric.
     pub metrics: Vec<MetricComparison>,
 }
 
-/// One metric against the baseline.
+/// One metric compared with the baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricComparison {
     /// `setup-p50`, `rtt-p95`.
     pub name: String,
     /// `ms`, `share` or `bytes`.
     pub unit: String,
-    /// In the baseline; null when it has none.
+    /// Value in the baseline; null if it has none.
     pub baseline: Option<f64>,
-    /// In this run; null when it has none.
+    /// Value in this run; null if it has none.
     pub current: Option<f64>,
-    /// Worsening as a share of the baseline: 0.1 is 10 % worse, negative is better. Of a share (success,
-    /// loss) it is the difference: 0.1 is from 99 % to 89 %.
+    /// Regression as a share of the baseline: 0.1 is 10 % worse, negative is better. For a share (success, loss) it
+    /// is the difference: 0.1 is from 99 % to 89 %.
     pub change: Option<f64>,
-    /// Interval of the change.
+    /// Confidence interval of the change.
     pub interval: Option<[f64; 2]>,
-    /// What the interval says.
+    /// Verdict by the interval.
     pub verdict: Verdict,
 }
 
-/// What an interval says of a change.
+/// The verdict on a change, by its confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Surely worse by more than is allowed.
+    /// Significantly worse by more than allowed.
     Regressed,
-    /// Surely worse, but maybe not by more than is allowed.
+    /// Significantly worse, but not significantly by more than allowed.
     Worse,
-    /// No difference can be told.
+    /// No significant difference.
     Same,
-    /// Surely better.
+    /// Significantly better.
     Better,
-    /// One of the two has too little to tell.
+    /// Not enough samples in one of the runs.
     Unknown,
 }

@@ -1,24 +1,24 @@
-//! Several runs on a terminal, side by side; the first is the one the others are compared with.
+//! Terminal output of several runs, side by side; the first is the reference.
 
 use super::{
     Named,
     layout::{Align, Column, columns, cut_front},
+    page::{Page, comparison},
     schema::{BenchResult, Setup},
-    table::{Page, comparison, stages},
-    wording::{self, NOTHING, Outcome, maybe},
+    wording::{self, NOTHING, Outcome, maybe, stages},
 };
 
-/// Columns a label takes, a value, and a change, gaps included.
+/// Widths of a label, a value and a change, columns including gaps.
 const LABEL: usize = 22;
 const VALUE: usize = 12;
 const CHANGE: usize = 10;
 
-/// A quantity of a run: a number in a unit.
-struct Metric {
+/// A row of the comparison: a number in a unit.
+struct MetricRow {
     label: String,
     unit: &'static str,
     value: fn(&BenchResult, &str) -> Option<f64>,
-    /// What `value` is to take, where there are several: a stage, a type.
+    /// Second argument of `value` if it needs one: a stage, a type.
     key: String,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn side_by_side(runs: &[Named], width: usize) -> String {
         block_of(&mut page, runs, &shown);
     }
     page.line("");
-    page.say(0, "A change is of the two numbers only: it may be chance.");
+    page.paragraph(0, "A change compares two numbers only and may be due to chance.");
     for (index, run) in runs.iter().enumerate().filter(|(_, run)| run.result.comparison.is_some()) {
         page.line("");
         page.line(&format!("{} tested", letter(index)));
@@ -57,8 +57,8 @@ fn legend(page: &mut Page, runs: &[Named]) {
         let room = page.width - 6;
         page.line(&format!("  {:<3} {}", letter(index), cut_front(&run.name, room)));
         let outcome = Outcome::of(&run.result).word();
-        page.say(6, &format!("{outcome}: {}", wording::headline(&run.result)));
-        page.say(6, &wording::provenance(&run.result));
+        page.paragraph(6, &format!("{outcome}: {}", wording::headline(&run.result)));
+        page.paragraph(6, &wording::provenance(&run.result));
     }
 }
 
@@ -84,8 +84,8 @@ fn block_of(page: &mut Page, runs: &[Named], shown: &[usize]) {
     }
 }
 
-/// A row; none when no run has the quantity.
-fn cells(metric: &Metric, results: &[&BenchResult]) -> Option<Vec<String>> {
+/// The cells of a row; none when no run has the quantity.
+fn cells(metric: &MetricRow, results: &[&BenchResult]) -> Option<Vec<String>> {
     let values: Vec<_> = results.iter().map(|result| (metric.value)(result, &metric.key)).collect();
     values.iter().any(Option::is_some).then_some(())?;
     let mut cells = vec![format!("  {}", metric.label), maybe(values[0], metric.unit)];
@@ -96,15 +96,14 @@ fn cells(metric: &Metric, results: &[&BenchResult]) -> Option<Vec<String>> {
     Some(cells)
 }
 
-/// Change from `a` to `b`: in percent of `a`; of counts the difference, of percentages that in
-/// percentage points.
+/// Change from `a` to `b`: in percent of `a`; for counts the difference, for percentages in percentage points.
 fn change(a: Option<f64>, b: Option<f64>, unit: &str) -> String {
     let (Some(a), Some(b)) = (a, b) else { return NOTHING.into() };
     let text = match unit {
         "share" => wording::signed(b - a).replace('%', "pp"),
         "" if a.to_bits() == b.to_bits() => "0".into(),
         "" => format!("{:+}", b - a),
-        // Nothing can be told in percent of nothing.
+        // A change from 0 has no percentage.
         _ if a == 0.0 && b != 0.0 => NOTHING.into(),
         _ if a == 0.0 => "0 %".into(),
         _ => wording::signed((b - a) / a),
@@ -112,10 +111,14 @@ fn change(a: Option<f64>, b: Option<f64>, unit: &str) -> String {
     if text.chars().count() > CHANGE - 2 { "a lot".into() } else { text }
 }
 
-type Section = (&'static str, Vec<Metric>);
+type Section = (&'static str, Vec<MetricRow>);
 
-fn metric(label: &str, unit: &'static str, value: fn(&BenchResult, &str) -> Option<f64>) -> Metric {
-    Metric { label: label.into(), unit, value, key: String::new() }
+fn metric(
+    label: &str,
+    unit: &'static str,
+    value: fn(&BenchResult, &str) -> Option<f64>,
+) -> MetricRow {
+    MetricRow { label: label.into(), unit, value, key: String::new() }
 }
 
 fn sections(results: &[&BenchResult]) -> Vec<Section> {
@@ -126,7 +129,7 @@ fn sections(results: &[&BenchResult]) -> Vec<Section> {
     ];
     let types: std::collections::BTreeSet<_> =
         results.iter().flat_map(|r| r.connections.by_type.keys()).take(12).collect();
-    connections.extend(types.into_iter().map(|kind| Metric {
+    connections.extend(types.into_iter().map(|kind| MetricRow {
         label: cut_front(kind, LABEL - 4),
         unit: "",
         value: |r, kind| Some(r.connections.by_type.get(kind).copied().unwrap_or(0) as f64),
@@ -151,18 +154,16 @@ fn sections(results: &[&BenchResult]) -> Vec<Section> {
         (
             "resources",
             vec![
-                metric("memory at most", "bytes", |r, _| {
-                    r.resources.max_rss_bytes.map(|b| b as f64)
-                }),
+                metric("peak memory", "bytes", |r, _| r.resources.max_rss_bytes.map(|b| b as f64)),
                 metric("CPU time", "ms", |r, _| r.resources.cpu_seconds.map(|s| s * 1000.0)),
             ],
         ),
     ]
 }
 
-fn setup(results: &[&BenchResult]) -> Vec<Metric> {
+fn setup(results: &[&BenchResult]) -> Vec<MetricRow> {
     let mut names: Vec<&'static str> = Vec::new();
-    // In the order of time, whichever run got there.
+    // In order of time, over all runs.
     let all: Vec<_> = results.iter().map(|r| stages(&r.connections.setup_ms)).collect();
     for stage in Setup::<()>::default().stages() {
         if all.iter().flatten().any(|(name, _)| *name == stage.0) {
@@ -174,7 +175,7 @@ fn setup(results: &[&BenchResult]) -> Vec<Metric> {
         let stages = result.connections.setup_ms.stages();
         stages.iter().find(|(name, _)| *name == key).and_then(|(_, spread)| spread.p50)
     };
-    let stage = |name: &'static str| Metric {
+    let stage = |name: &'static str| MetricRow {
         label: wording::stage(name).into(),
         unit: "ms",
         value: p50,
@@ -183,7 +184,7 @@ fn setup(results: &[&BenchResult]) -> Vec<Metric> {
     names.into_iter().map(stage).collect()
 }
 
-fn round_trips() -> Vec<Metric> {
+fn round_trips() -> Vec<MetricRow> {
     vec![
         metric("p50", "ms", |r, _| r.rtt_ms.spread.p50),
         metric("p90", "ms", |r, _| r.rtt_ms.spread.p90),
@@ -197,7 +198,7 @@ fn round_trips() -> Vec<Metric> {
     ]
 }
 
-fn keyframes() -> Vec<Metric> {
+fn keyframes() -> Vec<MetricRow> {
     vec![
         metric("sent", "", |r, _| r.keyframes.sent.map(|n| n as f64)),
         metric("received", "", |r, _| r.keyframes.received.map(|n| n as f64)),
@@ -217,7 +218,7 @@ fn keyframes() -> Vec<Metric> {
     ]
 }
 
-/// Failures and gates not met of one of the runs.
+/// Failures and unmet gates of one of the runs.
 fn problems(page: &mut Page, name: &str, result: &BenchResult) {
     let not_met: Vec<_> = result.checks.iter().filter(|check| !check.pass).collect();
     let failures = &result.connections.failures;
@@ -227,15 +228,15 @@ fn problems(page: &mut Page, name: &str, result: &BenchResult) {
     page.heading(&format!("what went wrong in {name}"));
     if let Some(ended) = &result.ended {
         let what = wording::failure(ended.stage, &ended.code);
-        page.say(2, &format!("ended early: {what}: {}", ended.message));
+        page.paragraph(2, &format!("ended early: {what}: {}", ended.message));
     }
     for check in not_met {
         let (limit, actual) = wording::limit_and_actual(check);
-        page.say(2, &format!("{} NOT met: {actual}, not {limit}", check.name));
+        page.paragraph(2, &format!("{} NOT met: {actual}, not {limit}", check.name));
     }
     for group in failures {
         let what = wording::failure(group.stage, &group.code);
-        page.say(2, &format!("{} x {what}: {}", group.count, group.message));
-        page.say(6, &format!("try: {}", group.remedy));
+        page.paragraph(2, &format!("{} x {what}: {}", group.count, group.message));
+        page.paragraph(6, &format!("try: {}", group.remedy));
     }
 }

@@ -1,13 +1,14 @@
-//! For people on a terminal: one run as a page of text, several side by side.
+//! Terminal output: one run as a page of text, several side by side.
 
 mod servers;
 
 use super::{
     Named,
-    layout::{Align, Column, WIDTH, columns, cut, wrap},
-    schema::{BenchResult, FirstPicture, Setup},
+    layout::{Align, Column, WIDTH},
+    page::{Page, comparison, row},
+    schema::{BenchResult, FirstPicture},
     side_by_side::side_by_side,
-    wording::{self, NOTHING, Outcome, number},
+    wording::{self, Outcome, keyframe_counts, number, stages},
 };
 use crate::{
     report::{
@@ -15,17 +16,16 @@ use crate::{
         schema::{FailureRecord, GateResult},
     },
     stats::{Spread, Stages},
-    types::printable,
 };
 
-/// What `bench` prints of its run, or `report` of saved ones, at most [`WIDTH`] columns wide.
-/// Several runs stand side by side; the first is what the others are compared with.
+/// The output of `bench` for its run, or of `report` for saved ones, at most [`WIDTH`] columns wide. Several runs are
+/// shown side by side; the first is the reference.
 #[must_use]
 pub fn table(runs: &[Named]) -> String {
     table_of_width(runs, WIDTH)
 }
 
-/// Like [`table`], for a terminal of `width` columns; less than 80 or more than 100 are not used.
+/// Like [`table`], for a terminal of `width` columns, clamped to 80 to 100.
 #[must_use]
 pub fn table_of_width(runs: &[Named], width: usize) -> String {
     let width = width.clamp(WIDTH, 100);
@@ -48,83 +48,16 @@ fn one(result: &BenchResult, width: usize) -> String {
     gates(&mut page, result);
     comparison(&mut page, result);
     rest(&mut page, result);
-    // The last screen of a long page says how it went, too.
+    // Repeated at the end, for the last screen of a long page.
     page.line("");
     verdict(&mut page, result);
     page.text
 }
 
-/// How it went, in a line or two.
+/// The verdict, in a line or two.
 fn verdict(page: &mut Page, result: &BenchResult) {
     let word = Outcome::of(result).word();
-    page.say(0, &format!("{word}: {}", wording::headline(result)));
-}
-
-/// Longest text that is said, characters: a message of another machine may have any length.
-const LONGEST_TEXT: usize = 4096;
-
-/// Longest name beside its numbers in rows that are too wide, characters with its indent.
-const LONGEST_NAME: usize = 16;
-
-/// Text under headings.
-pub(super) struct Page {
-    pub(super) text: String,
-    pub(super) width: usize,
-}
-
-impl Page {
-    pub(super) fn new(width: usize) -> Self {
-        Self { text: String::new(), width }
-    }
-
-    /// A line, safe on a terminal and in the log of a CI runner.
-    pub(super) fn line(&mut self, line: &str) {
-        self.text.push_str(&printable::line(line));
-        self.text.push('\n');
-    }
-
-    /// An empty line and a heading.
-    pub(super) fn heading(&mut self, heading: &str) {
-        self.line("");
-        self.line(heading);
-    }
-
-    /// Text of any length.
-    pub(super) fn say(&mut self, indent: usize, text: &str) {
-        for line in wrap(&cut(text, LONGEST_TEXT), indent, self.width) {
-            self.line(&line);
-        }
-    }
-
-    /// Rows that begin with a name, each in its lines: a name stands alone in a line of its own where the rows
-    /// would otherwise be wider than the page, and is never cut.
-    fn named_rows(&self, layout: &[Column], rows: &[Vec<String>]) -> Vec<Vec<String>> {
-        let lines = columns(layout, rows);
-        if lines.iter().all(|line| line.chars().count() <= self.width) {
-            return lines.into_iter().map(|line| vec![line]).collect();
-        }
-        let mut alone = Vec::new();
-        let mut rest = rows.to_vec();
-        for row in &mut rest {
-            let long = row.first_mut().filter(|name| name.chars().count() > LONGEST_NAME);
-            alone.push(long.map(std::mem::take));
-        }
-        let lines = columns(layout, &rest).into_iter().zip(alone);
-        lines
-            .map(|(line, name)| {
-                // A name in a file may have any length.
-                let name = name.map(|name| wrap(&cut(&name, LONGEST_TEXT), 2, self.width));
-                name.into_iter().flatten().chain([line]).collect()
-            })
-            .collect()
-    }
-
-    /// Rows of cells.
-    pub(super) fn rows(&mut self, layout: &[Column], rows: &[Vec<String>]) {
-        for line in columns(layout, rows) {
-            self.line(&line);
-        }
-    }
+    page.paragraph(0, &format!("{word}: {}", wording::headline(result)));
 }
 
 /// Label, then numbers.
@@ -138,11 +71,6 @@ const NUMBERS: [Column; 7] = [
     (Align::Right, 8),
 ];
 
-/// A row of cells.
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).into()
-}
-
 /// A labelled row of numbers.
 fn numbers<const N: usize>(label: &str, values: [Option<f64>; N], unit: &str) -> Vec<String> {
     let numbers = values.map(|value| wording::maybe(value, unit));
@@ -151,14 +79,14 @@ fn numbers<const N: usize>(label: &str, values: [Option<f64>; N], unit: &str) ->
 
 fn head(page: &mut Page, result: &BenchResult) {
     verdict(page, result);
-    page.say(2, &wording::provenance(result));
+    page.paragraph(2, &wording::provenance(result));
     let config: Vec<_> = wording::config(result).iter().map(|(k, v)| format!("{k}={v}")).collect();
-    page.say(2, &config.join("  "));
+    page.paragraph(2, &config.join("  "));
     if let Some(FailureRecord { stage, code, message, remedy }) = &result.ended {
         page.line("");
-        page.say(0, &format!("ended early: {}", wording::failure(*stage, code)));
-        page.say(4, message);
-        page.say(4, &format!("try: {remedy}"));
+        page.paragraph(0, &format!("ended early: {}", wording::failure(*stage, code)));
+        page.paragraph(4, message);
+        page.paragraph(4, &format!("try: {remedy}"));
     }
 }
 
@@ -166,10 +94,10 @@ fn connections(page: &mut Page, result: &BenchResult) {
     let connections = &result.connections;
     page.heading("connections");
     let Some(rate) = connections.success_rate else {
-        return page.say(2, "none was begun");
+        return page.paragraph(2, "none attempted");
     };
     let [low, high] = connections.ci95.map(human::share);
-    page.say(
+    page.paragraph(
         2,
         &format!(
             "succeeded: {} of {}, {} (95 % CI: {low} to {high})",
@@ -178,21 +106,17 @@ fn connections(page: &mut Page, result: &BenchResult) {
             human::share(rate)
         ),
     );
-    page.say(2, &format!("by type: {}", wording::by_type(result).as_deref().unwrap_or("none")));
-}
-
-/// Stages that were got through, in the order of time: the total ends with the data channel.
-pub(super) fn stages(setup: &Setup<Spread>) -> Vec<(&'static str, &Spread)> {
-    let mut stages: Vec<_> = setup.stages().into_iter().filter(|(_, s)| s.count > 0).collect();
-    stages.sort_by_key(|(name, _)| *name == "firstKeyframe");
-    stages
+    page.paragraph(
+        2,
+        &format!("by type: {}", wording::by_type(result).as_deref().unwrap_or("none")),
+    );
 }
 
 fn setup(page: &mut Page, result: &BenchResult) {
     let stages = stages(&result.connections.setup_ms);
     if stages.is_empty() {
         page.heading("set-up");
-        return page.say(2, "no stage was got through");
+        return page.paragraph(2, "no stage completed");
     }
     let mut rows = vec![row(["set-up", "count", "p50", "p95", "p99", "max"])];
     for (name, spread) in &stages {
@@ -204,7 +128,7 @@ fn setup(page: &mut Page, result: &BenchResult) {
     page.line("");
     page.rows(&NUMBERS, &rows);
     if stages.iter().any(|(name, _)| *name == "firstKeyframe") {
-        page.say(2, "total: until the data channel is open; first keyframe: from then on");
+        page.paragraph(2, "total: until the data channel is open; first keyframe: from then on");
     }
     first_picture(page, &result.connections.first_picture_ms);
 }
@@ -219,7 +143,7 @@ fn first_picture(page: &mut Page, first: &FirstPicture<Spread>) {
     if rows.len() > 1 {
         page.line("");
         page.rows(&NUMBERS, &rows);
-        page.say(2, "until the first keyframe was whole at the receiver");
+        page.paragraph(2, "until the first keyframe was complete at the receiver");
     }
 }
 
@@ -236,7 +160,7 @@ fn round_trips(page: &mut Page, result: &BenchResult) {
             0 => "no pings were sent".to_owned(),
             _ => format!("no pings were answered: {}", lost()),
         };
-        return page.say(2, &text);
+        return page.paragraph(2, &text);
     }
     let tail = |s: &Spread| [s.p50, s.p90, s.p95, s.p99, s.p999, s.max];
     page.line("");
@@ -247,43 +171,21 @@ fn round_trips(page: &mut Page, result: &BenchResult) {
         rows.push(numbers("one way, back", tail(&one_way.back), "ms"));
     }
     page.rows(&NUMBERS, &rows);
-    page.say(2, &lost());
+    page.paragraph(2, &lost());
     if let Some(offset) = result.one_way_ms.and_then(|one_way| one_way.offset_ms) {
         let side = if offset < 0.0 { "behind" } else { "ahead" };
         let offset = number(offset.abs(), "ms");
-        page.say(
+        page.paragraph(
             2,
-            &format!("the other side's clock is {offset} {side}; one-way times allow for it"),
+            &format!("the peer's clock is {offset} {side}; one-way times are corrected for it"),
         );
     }
-}
-
-/// What became of the keyframes; none when there were none.
-pub(super) fn keyframe_counts(result: &BenchResult) -> Option<String> {
-    let keyframes = &result.keyframes;
-    let whole = keyframes.sent.or(keyframes.received).unwrap_or(0);
-    if whole == 0 && keyframes.bytes.count == 0 {
-        return None;
-    }
-    let told = |count: Option<u64>, what: &str| match count {
-        Some(count) => format!("{count} {what}"),
-        None => format!("{what}: not told"),
-    };
-    let intact = keyframes.intact.and_then(|intact| wording::part(intact, whole));
-    let intact = intact.map_or_else(String::new, |share| format!(" ({share})"));
-    Some(format!(
-        "{}, {}, {}{intact}, {} over the size limit",
-        told(keyframes.sent, "sent"),
-        told(keyframes.received, "received"),
-        told(keyframes.intact, "intact"),
-        keyframes.over_limit
-    ))
 }
 
 fn keyframes(page: &mut Page, result: &BenchResult) {
     let Some(counts) = keyframe_counts(result) else {
         page.heading("keyframes");
-        return page.say(2, "there were none");
+        return page.paragraph(2, "none");
     };
     let keyframes = &result.keyframes;
     let mut rows = vec![row(["keyframes", "count", "min", "p50", "p95", "max"])];
@@ -302,13 +204,13 @@ fn keyframes(page: &mut Page, result: &BenchResult) {
     }
     page.line("");
     page.rows(&NUMBERS, &rows);
-    page.say(2, &counts);
+    page.paragraph(2, &counts);
     if let Some(delivery) = &keyframes.delivery {
-        page.say(2, &format!("delivery: {}", delivery.figures().join(", ")));
+        page.paragraph(2, &format!("delivery: {}", delivery.figures().join(", ")));
     }
     for finding in wording::findings(result) {
-        page.say(4, &finding.message);
-        page.say(8, &format!("try: {}", finding.remedy));
+        page.paragraph(4, &finding.message);
+        page.paragraph(8, &format!("try: {}", finding.remedy));
     }
     keyframe_stages(page, &keyframes.stages_ms);
 }
@@ -326,35 +228,41 @@ fn keyframe_stages(page: &mut Page, stages: &Stages<Spread>) {
     if rows.len() > 1 {
         page.line("");
         page.rows(&NUMBERS, &rows);
-        page.say(2, "send is a part of network; latency: from capture age to network, together");
+        page.paragraph(
+            2,
+            "send is part of network; latency is the sum from capture age to network",
+        );
     }
 }
 
 fn failures(page: &mut Page, result: &BenchResult) {
     page.heading("failures");
     if result.connections.failures.is_empty() {
-        return page.say(2, "none");
+        return page.paragraph(2, "none");
     }
     for group in &result.connections.failures {
-        page.say(2, &format!("{} x {}", group.count, wording::failure(group.stage, &group.code)));
-        page.say(6, &group.message);
-        page.say(6, &format!("try: {}", group.remedy));
+        page.paragraph(
+            2,
+            &format!("{} x {}", group.count, wording::failure(group.stage, &group.code)),
+        );
+        page.paragraph(6, &group.message);
+        page.paragraph(6, &format!("try: {}", group.remedy));
     }
 }
 
 fn gates(page: &mut Page, result: &BenchResult) {
     if result.checks.is_empty() {
         page.heading("gates");
-        return page.say(2, "none was asked for");
+        return page.paragraph(2, "none set");
     }
-    let room = page.width - 61;
+    let max_actual = page.width - 61;
     let cells = |check: &GateResult| {
         let (limit, actual) = wording::limit_and_actual(check);
         let met = if check.pass { "met" } else { "NOT met" };
-        let short = |text: String, room| {
-            if text.chars().count() > room { "see below".to_owned() } else { text }
+        let short = |text: String, max| {
+            if text.chars().count() > max { "see below".to_owned() } else { text }
         };
-        row([&format!("  {}", check.name), met, &short(limit, 22), &short(actual, room)])
+        row([&format!("  {}", check.name), met, &short(limit, 22), &short(actual, max_actual)])
     };
     let mut rows = vec![row(["gates", "", "limit", "measured"])];
     rows.extend(result.checks.iter().map(cells));
@@ -368,65 +276,35 @@ fn gates(page: &mut Page, result: &BenchResult) {
         }
         let (limit, actual) = wording::limit_and_actual(check);
         if limit.chars().count() > 22 {
-            page.say(6, &format!("limit: {limit}"));
+            page.paragraph(6, &format!("limit: {limit}"));
         }
-        if actual.chars().count() > room {
-            page.say(6, &format!("measured: {actual}"));
+        if actual.chars().count() > max_actual {
+            page.paragraph(6, &format!("measured: {actual}"));
         }
         if let Some(note) = &check.note {
-            page.say(6, note);
+            page.paragraph(6, note);
         }
     }
-}
-
-/// A result against its baseline, when it was compared with one.
-pub(super) fn comparison(page: &mut Page, result: &BenchResult) {
-    let Some(comparison) = &result.comparison else { return };
-    page.heading("against the baseline");
-    page.say(2, &wording::baseline(&comparison.baseline));
-    let mut rows = vec![row(["", "baseline", "this run", "change", "interval", ""])];
-    for metric in &comparison.metrics {
-        rows.push(row([
-            &format!("  {}", metric.name),
-            &wording::maybe(metric.baseline, &metric.unit),
-            &wording::maybe(metric.current, &metric.unit),
-            &metric.change.map_or_else(|| NOTHING.into(), |c| cut(&wording::signed(c), 9)),
-            &cut(&wording::interval(metric), 18),
-            wording::verdict(metric.verdict),
-        ]));
-    }
-    let mut layout = [(Align::Right, 0); 6];
-    layout[0] = (Align::Left, 15);
-    layout[5] = (Align::Left, 0);
-    for line in page.named_rows(&layout, &rows).into_iter().flatten() {
-        page.line(&line);
-    }
-    let allowed = comparison
-        .max_regression
-        .map_or_else(String::new, |share| format!("; {} worse is allowed", human::share(share)));
-    page.say(2, &format!("change and its interval: + is worse{allowed}"));
-    page.say(2, "same: no significant difference; unknown: not enough samples");
-    page.say(2, &comparison.method);
 }
 
 fn rest(page: &mut Page, result: &BenchResult) {
     let resources = &result.resources;
     let parts: Vec<_> = [
         resources.cpu_seconds.map(|s| format!("{s:.1} s of CPU time")),
-        resources.max_rss_bytes.map(|b| format!("{} of memory at most", human::bytes(b))),
-        resources.rss_bytes_per_connection.map(|b| format!("{} a connection", human::bytes(b))),
+        resources.max_rss_bytes.map(|b| format!("{} of peak memory", human::bytes(b))),
+        resources.rss_bytes_per_connection.map(|b| format!("{} per connection", human::bytes(b))),
     ]
     .into_iter()
     .flatten()
     .collect();
     page.heading("resources");
-    let none = "not known on this system".to_owned();
-    page.say(2, &if parts.is_empty() { none } else { parts.join(", ") });
+    let none = "unknown on this system".to_owned();
+    page.paragraph(2, &if parts.is_empty() { none } else { parts.join(", ") });
     if !result.not_measured.is_empty() {
         page.heading("not measured");
     }
     for missing in &result.not_measured {
-        page.say(2, &format!("{}: {}", missing.what, missing.why));
+        page.paragraph(2, &format!("{}: {}", missing.what, missing.why));
     }
 }
 
@@ -454,8 +332,8 @@ mod tests {
             "  min-success    NOT met  at least 99 %   75 %\n      3 of 4\n",
             "  max-rtt-p95    met      at most 100 ms  0.53 ms\n",
             "+37 %",
-            "the other side's clock is 12.5 ms behind",
-            "  3.2 s of CPU time, 88.0 MB of memory at most, 1.2 MB a connection\n",
+            "the peer's clock is 12.5 ms behind",
+            "  3.2 s of CPU time, 88.0 MB of peak memory, 1.2 MB per connection\n",
             "  host.load: not asked\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
@@ -463,17 +341,21 @@ mod tests {
     }
 
     #[test]
-    fn empty_parts_are_said_in_a_word() {
+    fn empty_sections_are_named() {
         let text = page(example::empty());
         print!("{text}");
         for part in [
-            "PASS: no connection was begun\n",
-            "connections\n  none was begun\n",
-            "set-up\n  no stage was got through\n",
+            "PASS: no connection was attempted\n",
+            "connections
+  none attempted\n",
+            "set-up
+  no stage completed\n",
             "round-trip time\n  no pings were sent\n",
-            "keyframes\n  there were none\n",
+            "keyframes
+  none\n",
             "failures\n  none\n",
-            "gates\n  none was asked for\n",
+            "gates
+  none set\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
@@ -491,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn it_fits_a_terminal_and_cannot_steer_it() {
+    fn it_fits_a_terminal_and_cannot_control_it() {
         let hostile = || example::named(&"\u{1b}]0;x\u{7}".repeat(50), example::hostile());
         let full = || example::named("a.json", example::full());
         let pages = [
@@ -510,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_verdict_are_whole_whatever_the_numbers() {
+    fn names_and_verdict_are_never_cut() {
         let mut result = example::full();
         let names = ["max-regression keyframe-latency-p95", "max-regression keyframe-latency-p50"];
         for name in names {
@@ -557,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn several_runs_stand_side_by_side() {
+    fn several_runs_are_shown_side_by_side() {
         let mut slower = example::full();
         slower.rtt_ms.spread.p50 = Some(0.43);
         slower.connections.success_rate = Some(0.5);

@@ -1,5 +1,5 @@
-//! How the parts of a result are said to people: the same words in every format. Text of the result is
-//! in them as it is: each format escapes what it writes.
+//! The human-readable wording of a result, the same in every format. Text from the result is included unescaped: each
+//! format escapes what it writes.
 
 use std::time::Duration;
 
@@ -8,27 +8,28 @@ use serde_json::Value;
 use super::{
     Named,
     layout::cut,
-    schema::{BenchResult, MetricComparison, Verdict},
+    schema::{BenchResult, MetricComparison, Setup, Verdict},
 };
 use crate::{
     report::{delivery::Finding, human, schema::GateResult},
+    stats::Spread,
     types::Stage,
 };
 
-/// What is written where nothing was measured.
+/// Written in place of a value that was not measured.
 pub(super) const NOTHING: &str = "-";
 
-/// Longest number with its unit, characters; a longer one is written with an exponent.
-const LONGEST_NUMBER: usize = 9;
+/// Maximum length of a number with its unit, characters; a longer one is written with an exponent.
+const MAX_NUMBER: usize = 9;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Whole, and every gate met.
+    /// Complete, all gates met.
     Passed,
-    /// Whole, and a gate not met.
+    /// Complete, at least one gate not met.
     Failed,
-    /// Ended before everything asked for was done.
+    /// Ended before everything requested was done.
     Partial,
 }
 
@@ -52,29 +53,30 @@ impl Outcome {
 
 pub(super) use crate::report::human::counted;
 
-/// A whole run in a line, without the verdict.
+/// A run in one line, without the verdict.
 pub(super) fn headline(result: &BenchResult) -> String {
     let connections = &result.connections;
     let mut parts = vec![match connections.attempted {
-        0 => "no connection was begun".to_owned(),
+        0 => "no connection was attempted".to_owned(),
         n => format!("{} of {} succeeded", connections.succeeded, counted(n, "connection")),
     }];
     let gates = result.checks.len() as u64;
     let not_met = result.checks.iter().filter(|check| !check.pass).count();
     match (gates, not_met) {
         (0, _) => {}
-        // What was not measured to its end has met nothing yet.
+        // A gate of a partial run cannot be met yet.
         (_, 0) if result.partial => {}
         (1, 0) => parts.push("its gate is met".into()),
         (_, 0) => parts.push(format!("all of its {gates} gates are met")),
         (1, _) => parts.push("its gate is not met".into()),
         _ => parts.push(format!("{not_met} of {gates} gates not met")),
     }
-    let untold = result.comparison.as_ref().filter(|c| c.max_regression.is_some()).map_or(0, |c| {
-        c.metrics.iter().filter(|metric| metric.verdict == Verdict::Unknown).count()
-    });
-    if untold > 0 && not_met == 0 {
-        parts.push(format!("{untold} against the baseline cannot be tested: not enough samples"));
+    let inconclusive =
+        result.comparison.as_ref().filter(|c| c.max_regression.is_some()).map_or(0, |c| {
+            c.metrics.iter().filter(|metric| metric.verdict == Verdict::Unknown).count()
+        });
+    if inconclusive > 0 && not_met == 0 {
+        parts.push(format!("{inconclusive} inconclusive against the baseline: not enough samples"));
     }
     if result.partial {
         parts.push(format!("ended early, after {}", seconds(result.duration_s)));
@@ -82,7 +84,7 @@ pub(super) fn headline(result: &BenchResult) -> String {
     parts.join("; ")
 }
 
-/// What measured, where and when.
+/// The version and machine that measured, and when.
 pub(super) fn provenance(result: &BenchResult) -> String {
     let host = &result.host;
     format!(
@@ -96,7 +98,7 @@ pub(super) fn provenance(result: &BenchResult) -> String {
     )
 }
 
-/// A length of time read from a file, which may hold any number.
+/// Formats a duration read from a file, which may hold any number.
 pub(super) fn seconds(seconds: f64) -> String {
     human::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
@@ -104,11 +106,11 @@ pub(super) fn seconds(seconds: f64) -> String {
 /// The configuration as `key value` pairs.
 pub(super) fn config(result: &BenchResult) -> Vec<(String, String)> {
     let pairs = result.config.iter();
-    pairs.map(|(key, value)| (key.clone(), said(value))).collect()
+    pairs.map(|(key, value)| (key.clone(), setting(value))).collect()
 }
 
-/// A setting; simulated networks by their names.
-pub(super) fn said(value: &Value) -> String {
+/// Formats a setting; simulated networks by their names.
+pub(super) fn setting(value: &Value) -> String {
     simulated(value).unwrap_or_else(|| words(value))
 }
 
@@ -116,11 +118,11 @@ pub(super) fn said(value: &Value) -> String {
 /// values.
 fn simulated(value: &Value) -> Option<String> {
     let networks = value.get("networks")?.as_array()?;
-    let said = networks.iter().enumerate().map(|(index, network)| {
+    let networks = networks.iter().enumerate().map(|(index, network)| {
         let text = |key: &str| network.get(key).and_then(Value::as_str).unwrap_or_default();
         let (name, nat, link) = (text("name"), text("nat"), text("link"));
-        let says = |part: &&str| !part.is_empty() && *part != name && *part != "clear";
-        let inside: Vec<&str> = [nat, link].into_iter().filter(says).collect();
+        let informative = |part: &&str| !part.is_empty() && *part != name && *part != "clear";
+        let inside: Vec<&str> = [nat, link].into_iter().filter(informative).collect();
         let side = if index == 0 { 'A' } else { 'B' };
         match (name.is_empty(), inside.is_empty()) {
             (true, _) => format!("{side}: {}", inside.join(", ")),
@@ -129,7 +131,7 @@ fn simulated(value: &Value) -> Option<String> {
         }
     });
     let seed = value.get("seed").map_or_else(String::new, |seed| format!("; seed {}", words(seed)));
-    Some(said.collect::<Vec<_>>().join(", ") + &seed)
+    Some(networks.collect::<Vec<_>>().join(", ") + &seed)
 }
 
 /// Connections by type: `host 12`, `relay/udp 3`; none when none succeeded.
@@ -139,7 +141,7 @@ pub(super) fn by_type(result: &BenchResult) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// A stage of the set-up by its name in JSON.
+/// The label of a set-up stage, given its JSON name.
 pub(super) fn stage(name: &'static str) -> &'static str {
     match name {
         "dns" => "DNS",
@@ -154,13 +156,13 @@ pub(super) fn stage(name: &'static str) -> &'static str {
 
 pub(super) use crate::stats::stages::stage_words as keyframe_stage;
 
-/// What was found of the delivery of keyframes: as many as are made, whatever a file holds.
+/// Findings about the delivery of keyframes, limited in number because a file may hold any.
 pub(super) fn findings(result: &BenchResult) -> impl Iterator<Item = &Finding> {
     const MOST: usize = 8;
     result.keyframes.delivery.iter().flat_map(|delivery| &delivery.findings).take(MOST)
 }
 
-/// A stage and a code as one word: `ice/no-pair`.
+/// A stage and a code in one word: `ice/no-pair`.
 pub(super) fn failure(stage: Stage, code: &str) -> String {
     format!("{stage}/{code}")
 }
@@ -176,7 +178,7 @@ pub(super) fn number(value: f64, unit: &str) -> String {
         unit => format!("{value} {}", cut(unit, 10)),
     };
     // A file may hold 1e300.
-    if text.len() > LONGEST_NUMBER { format!("{value:.1e}") } else { text }
+    if text.len() > MAX_NUMBER { format!("{value:.1e}") } else { text }
 }
 
 /// A number that may be missing.
@@ -184,12 +186,12 @@ pub(super) fn maybe(value: Option<f64>, unit: &str) -> String {
     value.map_or_else(|| NOTHING.to_owned(), |value| number(value, unit))
 }
 
-/// `part` of `whole` in percent; nothing of nothing is no share.
+/// `part` of `whole` in percent; none when `whole` is 0.
 pub(super) fn part(part: u64, whole: u64) -> Option<String> {
     (whole > 0).then(|| human::share(part as f64 / whole as f64))
 }
 
-/// What a gate asks for and what was measured: `at least 99 %`, `90 %`.
+/// The limit of a gate and the measured value: `at least 99 %`, `90 %`.
 pub(super) fn limit_and_actual(check: &GateResult) -> (String, String) {
     let sense = match check.name.split('-').next() {
         Some("min") => "at least ",
@@ -198,13 +200,13 @@ pub(super) fn limit_and_actual(check: &GateResult) -> (String, String) {
     };
     let (limit, actual) =
         (quantity(&check.limit, &check.unit), quantity(&check.actual, &check.unit));
-    // Two numbers that differ only in digits that are not written.
+    // Two numbers that differ only in digits that would be rounded away.
     if limit == actual && !check.pass && check.limit.is_number() && check.actual.is_number() {
         let unit = &check.unit;
         return (format!("{sense}{} {unit}", check.limit), format!("{} {unit}", check.actual));
     }
     let limit = match (check.unit.as_str(), check.limit.as_f64()) {
-        // All digits of what was asked for: `99.99 %`.
+        // All digits of the requested limit: `99.99 %`.
         ("share", Some(share)) => format!("{} %", (share * 1e6).round() / 1e4),
         _ => limit,
     };
@@ -260,7 +262,7 @@ pub(super) fn interval(metric: &MetricComparison) -> String {
     format!("{} to {high}", low.trim_end_matches(" %"))
 }
 
-/// What the interval of a change says.
+/// The verdict on a change as a word.
 pub(super) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Regressed => "REGRESSED",
@@ -271,14 +273,43 @@ pub(super) fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-/// Names of the baseline's runs.
+/// Names of the baseline runs.
 pub(super) fn baseline(names: &[String]) -> String {
     names.join(", ")
 }
 
-/// What to put before something said of one run of several: its name; nothing when it is the only one.
+/// Prefix for a statement about one of several runs: its name; empty when it is the only one.
 pub(super) fn of_run(runs: &[Named], run: &Named) -> String {
     if runs.len() > 1 { format!("{}: ", run.name) } else { String::new() }
+}
+
+/// Stages that at least one connection completed, in order of time: the total ends with the data channel.
+pub(super) fn stages(setup: &Setup<Spread>) -> Vec<(&'static str, &Spread)> {
+    let mut stages: Vec<_> = setup.stages().into_iter().filter(|(_, s)| s.count > 0).collect();
+    stages.sort_by_key(|(name, _)| *name == "firstKeyframe");
+    stages
+}
+
+/// Counts of keyframes sent, received and intact; none when there were no keyframes.
+pub(super) fn keyframe_counts(result: &BenchResult) -> Option<String> {
+    let keyframes = &result.keyframes;
+    let whole = keyframes.sent.or(keyframes.received).unwrap_or(0);
+    if whole == 0 && keyframes.bytes.count == 0 {
+        return None;
+    }
+    let counted = |count: Option<u64>, what: &str| match count {
+        Some(count) => format!("{count} {what}"),
+        None => format!("{what}: not reported"),
+    };
+    let intact = keyframes.intact.and_then(|intact| part(intact, whole));
+    let intact = intact.map_or_else(String::new, |share| format!(" ({share})"));
+    Some(format!(
+        "{}, {}, {}{intact}, {} over the size limit",
+        counted(keyframes.sent, "sent"),
+        counted(keyframes.received, "received"),
+        counted(keyframes.intact, "intact"),
+        keyframes.over_limit
+    ))
 }
 
 #[cfg(test)]
@@ -287,40 +318,40 @@ mod tests {
 
     use super::*;
 
-    fn said(name: &str, limit: Value, actual: Value, unit: &str) -> (String, String) {
+    fn texts_of(name: &str, limit: Value, actual: Value, unit: &str) -> (String, String) {
         let (name, unit) = (name.to_owned(), unit.to_owned());
         limit_and_actual(&GateResult { name, limit, actual, unit, pass: false, note: None })
     }
 
     #[test]
-    fn gates_are_said_in_words() {
+    fn gates_are_described_in_words() {
         let texts = |limit: &str, actual: &str| (limit.to_owned(), actual.to_owned());
         assert_eq!(
-            said("min-success", json!(0.9999), json!(0.9), "share"),
+            texts_of("min-success", json!(0.9999), json!(0.9), "share"),
             texts("at least 99.99 %", "90 %")
         );
         assert_eq!(
-            said("max-rtt-p95", json!(100), json!(123.4), "ms"),
+            texts_of("max-rtt-p95", json!(100), json!(123.4), "ms"),
             texts("at most 100 ms", "123 ms")
         );
         assert_eq!(
-            said("max-rtt-p95", json!(100), Value::Null, "ms"),
+            texts_of("max-rtt-p95", json!(100), Value::Null, "ms"),
             texts("at most 100 ms", "nothing measured")
         );
         assert_eq!(
-            said("require-type", json!("relay"), json!({"host": 2, "srflx": 1}), "type"),
+            texts_of("require-type", json!("relay"), json!({"host": 2, "srflx": 1}), "type"),
             texts("relay", "host 2, srflx 1")
         );
     }
 
     #[test]
-    fn simulated_networks_are_said_by_name() {
+    fn simulated_networks_are_shown_by_name() {
         let value = json!({"networks": [
             {"name": "lte-symmetric", "nat": "sym", "link": "0.5 % loss, 30ms delay"},
             {"name": "udp-blocked", "nat": "udp-blocked", "link": "clear"},
         ], "seed": 1});
-        let said = "A: lte-symmetric (sym, 0.5 % loss, 30ms delay), B: udp-blocked; seed 1";
-        assert_eq!(simulated(&value).as_deref(), Some(said));
+        let expected = "A: lte-symmetric (sym, 0.5 % loss, 30ms delay), B: udp-blocked; seed 1";
+        assert_eq!(simulated(&value).as_deref(), Some(expected));
         // A result of an older version.
         let older = json!({"networks": [{"nat": "sym", "link": "2 % loss"}], "seed": 7});
         assert_eq!(simulated(&older).as_deref(), Some("A: sym, 2 % loss; seed 7"));
@@ -329,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_limit_missed_by_little_does_not_look_met() {
-        let (limit, actual) = said("max-frame-bytes", json!(100_000), json!(100_020), "bytes");
+        let (limit, actual) = texts_of("max-frame-bytes", json!(100_000), json!(100_020), "bytes");
         assert_eq!((limit.as_str(), actual.as_str()), ("at most 100000 bytes", "100020 bytes"));
     }
 

@@ -1,4 +1,4 @@
-//! One peer connection of a dump: what it was made with, what was negotiated, its statistics.
+//! One peer connection of a dump: configuration, negotiation, statistics.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,22 +12,22 @@ use crate::{
     peer::{ConnectionState, IcePolicy},
     proto::{signaling::IceCandidateInit, token::IceServer},
     report::stats::millis,
-    session::negotiation::{NegotiationStep, SdpType},
+    session::negotiation::{SdpType, NegotiationStep},
 };
 
-/// Stats objects kept; later ones are left out.
-const MOST_OBJECTS: usize = 500;
+/// Maximum number of stats objects kept; later ones are ignored.
+const MAX_OBJECTS: usize = 500;
 
-/// Length of a log as far as it is kept, bytes; the oldest entries go.
-const MOST_LOG_BYTES: usize = 1 << 20;
+/// Maximum size of a log, bytes; the oldest entries are dropped.
+const MAX_LOG_BYTES: usize = 1 << 20;
 
-/// What is kept of one entry, bytes: descriptions of either side are shorter.
-const MOST_ENTRY_BYTES: usize = 64 << 10;
+/// Maximum size of one entry, bytes: descriptions of either peer are shorter.
+const MAX_ENTRY_BYTES: usize = 64 << 10;
 
-/// Words of a candidate that has all it must have (RFC 8839 §5.1).
+/// Minimum number of words in a candidate (RFC 8839 §5.1).
 const CANDIDATE_PARTS: usize = 8;
 
-/// What an entry takes besides its text, bytes, about.
+/// Approximate overhead of an entry in addition to its text, bytes.
 const ENTRY_BYTES: usize = 100;
 
 #[derive(Debug, Default)]
@@ -54,11 +54,11 @@ impl Entry {
 impl Connection {
     /// Logs an event: `kind` as in webrtc-internals, `value` as text.
     pub(super) fn log(&mut self, time: SystemTime, kind: &'static str, value: &str) {
-        let value = value[..value.floor_char_boundary(MOST_ENTRY_BYTES)].to_owned();
+        let value = value[..value.floor_char_boundary(MAX_ENTRY_BYTES)].to_owned();
         let entry = Entry { time: iso(millis(time)), kind, value };
         self.log_bytes += entry.bytes();
         self.log.push_back(entry);
-        while self.log_bytes > MOST_LOG_BYTES {
+        while self.log_bytes > MAX_LOG_BYTES {
             let Some(oldest) = self.log.pop_front() else { return };
             self.log_bytes -= oldest.bytes();
         }
@@ -79,17 +79,13 @@ impl Connection {
                 self.log(time, "setRemoteDescription", &description(*kind, sdp));
                 self.log(time, "signalingstatechange", signaling_state(*kind, "have-remote-offer"));
             }
-            NegotiationStep::RemoteRefused(why) => {
-                self.log(time, "setRemoteDescriptionOnFailure", why);
-            }
+            NegotiationStep::RemoteRefused(why) => self.log(time, "setRemoteDescriptionOnFailure", why),
             NegotiationStep::LocalCandidate(Some(candidate)) => {
                 self.log(time, "icecandidate", &words(candidate));
             }
-            NegotiationStep::LocalCandidate(None) => {
-                self.log(time, "icegatheringstatechange", "complete");
-            }
+            NegotiationStep::LocalCandidate(None) => self.log(time, "icegatheringstatechange", "complete"),
             NegotiationStep::RemoteCandidate(Some(candidate)) => {
-                // Importers take the parts of every other one for granted.
+                // Importers assume that every candidate has all its parts.
                 let whole = candidate.candidate.split(' ').count() >= CANDIDATE_PARTS;
                 let kind = if whole { "addIceCandidate" } else { "addIceCandidateOnFailure" };
                 self.log(time, kind, &words(candidate));
@@ -110,7 +106,7 @@ impl Connection {
     pub(super) fn stats(&mut self, time: SystemTime, report: &Map<String, Value>) {
         for (id, object) in report {
             let Value::Object(object) = object else { continue };
-            if self.objects.contains_key(id) || self.objects.len() < MOST_OBJECTS {
+            if self.objects.contains_key(id) || self.objects.len() < MAX_OBJECTS {
                 self.objects.entry(id.clone()).or_default().add(millis(time), object);
             }
         }
@@ -133,7 +129,7 @@ impl Connection {
     }
 }
 
-/// The state of ICE that goes with that of the connection: what of DTLS is in that one is not known apart.
+/// The ICE state that corresponds to the connection state, which does not distinguish ICE from DTLS.
 fn ice_state(state: ConnectionState) -> &'static str {
     match state {
         ConnectionState::New => "new",
@@ -145,7 +141,7 @@ fn ice_state(state: ConnectionState) -> &'static str {
     }
 }
 
-/// A W3C `RTCConfiguration`, without what lets one in.
+/// A W3C `RTCConfiguration` without credentials.
 fn configuration(ice_servers: &[IceServer], ice_policy: IcePolicy) -> Value {
     let servers: Vec<_> = ice_servers.iter().map(|server| json!({"urls": server.urls})).collect();
     let policy = match ice_policy {
@@ -163,7 +159,7 @@ fn description(kind: SdpType, sdp: &str) -> String {
     format!("type: {kind}, sdp: {sdp}")
 }
 
-/// W3C `RTCSignalingState` after a description.
+/// W3C `RTCSignalingState` after a description is set.
 fn signaling_state(kind: SdpType, offered: &'static str) -> &'static str {
     match kind {
         SdpType::Offer => offered,
@@ -192,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_told_as_chromium_does() {
+    fn steps_are_logged_as_chromium_does() {
         let candidate = IceCandidateInit {
             candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".into(),
             sdp_mid: Some("0".into()),
@@ -246,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_bounded_whatever_the_other_side_says() {
+    fn a_log_is_bounded_whatever_the_peer_sends() {
         let mut connection = Connection::default();
         for second in 0..40_000 {
             connection.log(at(second), "log", "tick");
@@ -258,7 +254,7 @@ mod tests {
             connection.step(at(40_000), &huge);
         }
         let kept: usize = connection.log.iter().map(|entry| entry.value.len()).sum();
-        assert!(kept <= MOST_LOG_BYTES, "{kept}");
+        assert!(kept <= MAX_LOG_BYTES, "{kept}");
         assert_eq!(connection.log_bytes, connection.log.iter().map(Entry::bytes).sum::<usize>());
     }
 }

@@ -1,4 +1,4 @@
-//! The samples of one stats object of a dump: series that run along with its times.
+//! The samples of one stats object of a dump: its times, and series parallel to them.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde_json::{Map, Value, json};
 
 use super::iso;
 
-/// Samples kept of one stats object.
-pub(super) const MOST_SAMPLES: usize = 2_000;
+/// Maximum number of samples kept per stats object.
+pub(super) const MAX_SAMPLES: usize = 2_000;
 
 /// The samples of one stats object.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     kind: String,
     pub(super) times: Vec<f64>,
-    /// Per property a value a sample; null where the property was not there.
+    /// One value per sample for each property; null where the property was absent.
     pub(super) properties: BTreeMap<String, Vec<Value>>,
     /// One sample in `stride` is kept; at least 1 once sampled.
     stride: u64,
@@ -42,7 +42,7 @@ impl Samples {
             values.resize(before, Value::Null);
             values.push(value.clone());
         }
-        // Chromium's own name for the side of a candidate, which importers go by.
+        // Chromium's own name for the side of a candidate, which importers rely on.
         if matches!(self.kind.as_str(), "local-candidate" | "remote-candidate") {
             let values = self.properties.entry("isRemote".to_owned()).or_default();
             values.resize(before, Value::Null);
@@ -51,7 +51,7 @@ impl Samples {
         for values in self.properties.values_mut() {
             values.resize(self.times.len(), Value::Null);
         }
-        if self.times.len() >= MOST_SAMPLES {
+        if self.times.len() >= MAX_SAMPLES {
             self.thin();
         }
     }

@@ -1,7 +1,7 @@
 //! Pieces of HTML: escaped text, tables, figures.
 //!
-//! Names, messages and settings of a result come from elsewhere (files, servers, the other peer):
-//! every one of them goes through [`esc`] on its way into the page.
+//! Names, messages and settings of a result come from outside (files, servers, the remote peer): every one of them goes
+//! through [`esc`] on its way into the page.
 
 use std::fmt::Write;
 
@@ -27,23 +27,23 @@ pub(crate) fn esc(text: &str) -> String {
     safe
 }
 
-/// Text in code face.
+/// Escaped text in `<code>`.
 pub(crate) fn code(text: &str) -> String {
     format!("<code>{}</code>", esc(text))
 }
 
-/// A sentence in a cell, which breaks into lines but not after every word.
+/// A sentence in a table cell, in a span that wraps but stays wide.
 pub(crate) fn long(text: &str) -> String {
     format!("<span class=\"long\">{}</span>", esc(text))
 }
 
-/// A word that says how something went, told by its shape and colour too.
+/// An outcome in one word, marked by shape and colour as well.
 pub(crate) fn badge(good: bool, word: &str) -> String {
     let (class, sign) = if good { ("good", "✓") } else { ("bad", "✗") };
     format!(r#"<span class="badge {class}"><span aria-hidden="true">{sign}</span> {word}</span>"#)
 }
 
-/// `camelCase` as words: `pingIntervalMs` becomes `ping interval`, its unit being told by the value.
+/// `camelCase` as words: `pingIntervalMs` becomes `ping interval`; the value shows the unit.
 pub(crate) fn words(name: &str) -> String {
     let mut text = String::new();
     for c in name.strip_suffix("Ms").unwrap_or(name).chars() {
@@ -67,21 +67,21 @@ pub(crate) fn section(id: &str, heading: &str, body: &str) -> String {
     )
 }
 
-/// A paragraph in place of something there is no data for.
+/// A paragraph in place of content for which there is no data.
 pub(crate) fn nothing(sentence: &str) -> String {
     format!("<p class=\"none\">{}</p>\n", esc(sentence))
 }
 
-/// A plot, or why there is none.
+/// A plot, or the reason why there is none.
 #[derive(Debug)]
 pub(crate) enum Plot {
     /// A figure, as HTML.
     Drawn(String),
-    /// What it would have shown, and why it does not. Not escaped.
+    /// Title of the missing plot, and the reason. Not escaped.
     Absent { title: String, why: String },
 }
 
-/// A plot with what it shows above and how to read it below.
+/// A plot with its title above and an explanation below.
 pub(crate) fn figure(title: &str, body: &str, how: &str) -> Plot {
     Plot::Drawn(format!(
         "<figure>\n<figcaption>{}</figcaption>\n{body}<p class=\"how\">{}</p>\n</figure>\n",
@@ -95,8 +95,8 @@ pub(crate) fn no_figure(title: &str, why: &str) -> Plot {
     Plot::Absent { title: title.to_owned(), why: why.to_owned() }
 }
 
-/// Rows of columns of plots that stand below each other. What is drawn fills the width, whatever is
-/// missing; a list at the end says what is missing and why.
+/// Lays out plots in rows of columns. The drawn plots fill the width even if some are missing; a list at the end
+/// names the missing ones with the reason.
 pub(crate) fn plots(rows: Vec<Vec<Vec<Plot>>>) -> String {
     let (mut drawn, mut absent) = (String::new(), String::new());
     for row in rows {
@@ -134,7 +134,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// An empty table. A column whose head begins with `#` holds numbers and is set to the right.
+    /// An empty table. A column whose head begins with `#` holds numbers and is right-aligned.
     pub(crate) fn new(caption: &str, columns: &[&str]) -> Self {
         let mut table = Self {
             caption: esc(caption),
@@ -148,7 +148,7 @@ impl Table {
         table
     }
 
-    /// Adds a column; before the first row.
+    /// Adds a column; call it before adding rows.
     pub(crate) fn column(&mut self, head: &str) {
         let text = head.strip_prefix('#');
         let class = if text.is_some() { " class=\"n\"" } else { "" };
@@ -156,7 +156,7 @@ impl Table {
         self.right.push(text.is_some());
     }
 
-    /// Adds a row of cells that are HTML already.
+    /// Adds a row of cells that are already HTML.
     pub(crate) fn row(&mut self, cells: &[String]) {
         self.rows.push_str("<tr>");
         for (index, cell) in cells.iter().enumerate() {
@@ -172,13 +172,14 @@ impl Table {
         self.rows.push_str("</tr>\n");
     }
 
-    /// The table in a box that scrolls by itself where the page is narrow. What is seen of the caption
-    /// stands outside, where it does not scroll away.
+    /// The table in a box that scrolls horizontally on a narrow page. The visible caption is outside the box, where
+    /// it does not scroll away.
     pub(crate) fn render(&self) -> String {
         let Self { caption, head, rows, .. } = self;
         format!(
             "<p class=\"caption\" aria-hidden=\"true\">{caption}</p>\n\
-             <div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table>\n\
+             <div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" \
+                          tabindex=\"0\"><table>\n\
              <caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n\
              <tbody>\n{rows}</tbody></table></div>\n"
         )

@@ -1,4 +1,4 @@
-//! Axes: from a value to its place, and round numbers to write beside it.
+//! Axes: map values to positions and choose round numbers as ticks.
 
 use crate::report::human;
 
@@ -11,20 +11,20 @@ pub(crate) struct Scale {
     ticks: Vec<f64>,
 }
 
-/// How far apart the ends may be, as a ratio, on a linear axis.
+/// Maximum ratio between the ends of a linear axis.
 const LINEAR_RATIO: f64 = 20.0;
 
-/// Share of an axis of time that may be without anything at its beginning.
+/// Maximum empty share at the start of a time axis.
 const LEAD: f64 = 0.25;
 
-/// Most ticks on an axis.
-const MOST_TICKS: f64 = 6.0;
+/// Maximum number of ticks on an axis.
+const MAX_TICKS: f64 = 6.0;
 
 impl Scale {
     /// A linear axis whose ends are round numbers.
     pub(crate) fn linear(lo: f64, hi: f64) -> Self {
         let (lo, hi) = apart(lo, hi);
-        let step = round_step((hi - lo) / MOST_TICKS);
+        let step = round_step((hi - lo) / MAX_TICKS);
         let first = (lo / step).floor() * step;
         let count = ((hi - first) / step - 1e-9).ceil().max(1.0);
         let ticks = (0..=count as u32).map(|i| first + f64::from(i) * step).collect();
@@ -41,15 +41,15 @@ impl Scale {
     /// A linear axis that ends where the values end, with ticks at round multiples of `unit`.
     pub(crate) fn span(lo: f64, hi: f64, unit: f64) -> Self {
         let (lo, hi) = apart(lo, hi);
-        let step = round_step((hi - lo) / unit / MOST_TICKS) * unit;
+        let step = round_step((hi - lo) / unit / MAX_TICKS) * unit;
         let first = (lo / step - 1e-9).ceil() * step;
         let count = ((hi - first) / step + 1e-9).floor().max(0.0);
         let ticks = (0..=count as u32).map(|i| first + f64::from(i) * step).collect();
         Self { lo, hi, log: false, ticks }
     }
 
-    /// Seconds since the start of the run, with ticks at round seconds, minutes or hours. Begins at 0
-    /// unless nothing happened for long.
+    /// Seconds since the start of the run, with ticks at round seconds, minutes or hours. Starts at 0 unless nothing
+    /// happened for long.
     pub(crate) fn seconds(first: f64, last: f64) -> Self {
         let unit = match last {
             last if last < 180.0 => 1.0,
@@ -64,7 +64,7 @@ impl Scale {
         let (lo, hi) = (log_step(lo, false), log_step(hi.max(lo * 1.01), true));
         let decades = (hi / lo).log10();
         let mantissas: &[f64] = if decades <= 2.4 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-        let stride = (decades / MOST_TICKS).ceil().max(1.0) as i32;
+        let stride = (decades / MAX_TICKS).ceil().max(1.0) as i32;
         let (from, to) = (lo.log10().floor() as i32, hi.log10().ceil() as i32);
         let ticks = (from..=to)
             .filter(|exponent| exponent.rem_euclid(stride) == 0)
@@ -79,7 +79,7 @@ impl Scale {
         if lo > 0.0 && hi / lo > LINEAR_RATIO { Self::log(lo, hi) } else { Self::linear(0.0, hi) }
     }
 
-    /// Where a value is: 0 at the low end, 1 at the high end; values beyond the ends are at the ends.
+    /// Position of a value: 0 at the low end, 1 at the high end; values beyond the ends are clamped.
     pub(crate) fn at(&self, value: f64) -> f64 {
         let place = if self.log {
             (value.max(f64::MIN_POSITIVE) / self.lo).ln() / (self.hi / self.lo).ln()
@@ -89,7 +89,7 @@ impl Scale {
         if place.is_finite() { place.clamp(0.0, 1.0) } else { 0.0 }
     }
 
-    /// The value at a place from 0 to 1.
+    /// The value at a position from 0 to 1.
     pub(crate) fn value(&self, place: f64) -> f64 {
         if self.log {
             self.lo * (self.hi / self.lo).powf(place)
@@ -108,18 +108,18 @@ impl Scale {
         self.log
     }
 
-    /// Values to write beside the axis.
+    /// Values to label on the axis.
     pub(crate) fn ticks(&self) -> &[f64] {
         &self.ticks
     }
 }
 
-/// Furthest value of an axis; a file may hold 1e300.
-const FURTHEST: f64 = 1e15;
+/// Maximum absolute value on an axis; a file may hold 1e300.
+const MAX_VALUE: f64 = 1e15;
 
-/// Ends that differ, and by so much that the steps between them can be told apart.
+/// Moves the ends apart far enough that the steps between them are distinct.
 fn apart(lo: f64, hi: f64) -> (f64, f64) {
-    let within = |value: f64| if value.is_nan() { 0.0 } else { value.clamp(-FURTHEST, FURTHEST) };
+    let within = |value: f64| if value.is_nan() { 0.0 } else { value.clamp(-MAX_VALUE, MAX_VALUE) };
     let lo = within(lo);
     (lo, within(hi).max(lo + (lo.abs() * 1e-3).max(1e-6)))
 }
@@ -131,7 +131,7 @@ fn round_step(step: f64) -> f64 {
 
 /// The next of 1, 2 and 5 times a power of ten, upward or downward.
 fn log_step(value: f64, up: bool) -> f64 {
-    let value = value.clamp(1e-12, FURTHEST);
+    let value = value.clamp(1e-12, MAX_VALUE);
     let power = 10f64.powf(value.log10().floor());
     let mantissa = value / power;
     let steps = [1.0, 2.0, 5.0, 10.0];
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_reach_over_the_values() {
+    fn ticks_are_round_and_cover_the_values() {
         assert_eq!(Scale::linear(0.0, 97.0).ticks(), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(Scale::counts(3.0).ticks(), [0.0, 1.0, 2.0, 3.0]);
         assert_eq!(Scale::seconds(0.2, 22.0).ticks(), [0.0, 5.0, 10.0, 15.0, 20.0]);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_between_the_ends_whatever_comes() {
+    fn positions_are_clamped_for_any_value() {
         for scale in [
             Scale::linear(f64::NAN, f64::INFINITY),
             Scale::linear(5.0, 5.0),

@@ -1,8 +1,8 @@
-//! Drawings in inline SVG that stretch sideways with the page while their writing keeps its size.
+//! Drawings in inline SVG that stretch horizontally with the page while their text keeps its size.
 //!
-//! Across, a place is a share of the width (written as a percentage); down, it is in CSS pixels. Axis
-//! labels stand left of the drawing, in a margin that belongs to it. Curves, which SVG cannot give in
-//! percentages, go into a nested view of 1000 by the height that is stretched without their stroke.
+//! Horizontal positions are shares of the width (written as percentages), vertical ones are in CSS pixels. Axis
+//! labels are left of the drawing, in a margin that belongs to it. Curves, which SVG cannot express in percentages,
+//! go into a nested view of 1000 by the height that is stretched without their stroke.
 
 use std::fmt::Write;
 
@@ -11,25 +11,25 @@ use super::{markup::esc, scale::Scale};
 /// Width of the nested view that curves are drawn in.
 const VIEW: f64 = 1000.0;
 
-/// A number as SVG takes it: always finite, two decimals at most.
+/// Formats a number for SVG: always finite, at most two decimals.
 pub(crate) fn num(value: f64) -> String {
     let rounded = (value * 100.0).round() / 100.0;
     // Adding 0 makes -0 a 0.
     if rounded.is_finite() { format!("{}", rounded + 0.0) } else { "0".into() }
 }
 
-/// Which side of its place a text stands on.
+/// Alignment of a text to its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Anchor {
-    /// Right of it.
+    /// Right of the position.
     Start,
-    /// Over it.
+    /// Centred on the position.
     Middle,
-    /// Left of it.
+    /// Left of the position.
     End,
 }
 
-/// A drawing under way.
+/// A drawing being built.
 #[derive(Debug)]
 pub(crate) struct Svg {
     id: &'static str,
@@ -41,8 +41,7 @@ pub(crate) struct Svg {
 }
 
 impl Svg {
-    /// An empty drawing. `id` is its own within the page; title and description are what a screen
-    /// reader says in its place.
+    /// An empty drawing. `id` is unique in the page; title and description are for screen readers.
     pub(crate) fn new(id: &'static str, title: &str, description: &str, height: f64) -> Self {
         Self {
             id,
@@ -54,13 +53,13 @@ impl Svg {
         }
     }
 
-    /// With a margin on the left for the labels of a vertical axis, px.
+    /// Adds a left margin for the labels of a vertical axis, px.
     pub(crate) fn left(mut self, margin: f64) -> Self {
         self.left = margin;
         self
     }
 
-    /// A straight line between two places.
+    /// A straight line between two positions.
     pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
         let _ = writeln!(
             self.marks,
@@ -89,7 +88,7 @@ impl Svg {
         };
     }
 
-    /// A text, `dx` pixels beside its place.
+    /// A text, shifted by `dx` pixels from its position.
     pub(crate) fn text(
         &mut self,
         at: (f64, f64),
@@ -113,7 +112,7 @@ impl Svg {
         );
     }
 
-    /// A small shape around a place; `outline` is path data in pixels with the place at 0,0.
+    /// A small shape around a position; `outline` is path data in pixels with the position at 0,0.
     pub(crate) fn shape(&mut self, at: (f64, f64), outline: &str, class: &str, tip: &str) {
         let tip =
             if tip.is_empty() { String::new() } else { format!("<title>{}</title>", esc(tip)) };
@@ -151,10 +150,10 @@ impl Svg {
     }
 }
 
-/// A cross, for what failed.
+/// A cross, marks failures.
 pub(crate) const CROSS: &str = "M-4-4 4 4M4-4-4 4";
 
-/// Outlines that tell series apart without colour, one a series, in turn.
+/// Outlines that distinguish series without colour, one per series, cyclically.
 pub(crate) const MARKERS: [&str; 6] = [
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M-3.5-3.5h7v7h-7z",
@@ -169,17 +168,17 @@ pub(crate) const MARKERS: [&str; 6] = [
 pub(crate) struct Curve(String);
 
 impl Curve {
-    /// Goes on to a place without drawing.
+    /// Moves to a position without drawing.
     pub(crate) fn go(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "M{} {}", across(x), num_short(y));
     }
 
-    /// Draws on to a place.
+    /// Draws a line to a position.
     pub(crate) fn draw(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "L{} {}", across(x), num_short(y));
     }
 
-    /// A dot; the class gives its size by a round stroke.
+    /// A dot; its class sets the size by a round stroke.
     pub(crate) fn dot(&mut self, x: f64, y: f64) {
         self.go(x, y);
         self.0.push_str("h.1");
@@ -204,9 +203,9 @@ fn num_short(value: f64) -> String {
 /// The rectangle that two axes span.
 #[derive(Debug)]
 pub(crate) struct Area {
-    /// Axis across.
+    /// Horizontal axis.
     pub(crate) x: Scale,
-    /// Axis up.
+    /// Vertical axis.
     pub(crate) y: Scale,
     /// Upper edge, px.
     pub(crate) top: f64,
@@ -215,15 +214,15 @@ pub(crate) struct Area {
 }
 
 impl Area {
-    /// Room below the lower edge for the labels of the axis across, px.
+    /// Space below the lower edge for the labels of the horizontal axis, px.
     pub(crate) const BELOW: f64 = 24.0;
 
-    /// How far down a value is, px.
+    /// Vertical position of a value, px.
     pub(crate) fn down(&self, value: f64) -> f64 {
         self.bottom - self.y.at(value) * (self.bottom - self.top)
     }
 
-    /// Draws lines and labels of the axis up.
+    /// Draws grid lines and labels of the vertical axis.
     pub(crate) fn y_axis(&self, svg: &mut Svg, text: impl Fn(f64) -> String) {
         for tick in self.y.ticks() {
             let y = self.down(*tick);
@@ -232,7 +231,7 @@ impl Area {
         }
     }
 
-    /// Draws the base line, marks and labels of the axis across.
+    /// Draws the base line, ticks and labels of the horizontal axis.
     pub(crate) fn x_axis(&self, svg: &mut Svg, text: impl Fn(f64) -> String) {
         svg.line((0.0, self.bottom), (1.0, self.bottom), "axis");
         let labels: Vec<String> = self.x.ticks().iter().map(|tick| text(*tick)).collect();
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drawing_says_what_it_is() {
+    fn a_drawing_has_title_and_description() {
         let mut svg = Svg::new("x", "RTT <1>", "All of it", 100.0);
         svg.text((0.5, 10.0), 0.0, Anchor::Middle, "tick", "</svg>");
         svg.bar((0.0, 0.0), (-1.0, 5.0), "b", "a&b");

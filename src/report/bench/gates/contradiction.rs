@@ -1,4 +1,4 @@
-//! Gates that what is measured cannot meet: told before the run, not after it.
+//! Gates that the planned measurement can never meet: reported before the run, not after it.
 
 use super::Gates;
 use crate::{
@@ -17,14 +17,14 @@ pub struct Measured {
     pub ice_policy_relay: bool,
     /// `--candidates`; empty for all.
     pub candidates: Vec<CandidateType>,
-    /// Budget of our own encoder, bytes; none when frames are not encoded here.
+    /// Size budget of the local encoder, bytes; none when frames are not encoded here.
     pub budget_bytes: Option<u64>,
 }
 
 type Contradiction = (String, String);
 
 impl Gates {
-    /// What is wrong and what to do about it, when a gate can never be met.
+    /// Message and remedy if a gate can never be met.
     #[must_use]
     pub fn contradiction(&self, what: &Measured) -> Option<Contradiction> {
         self.unmeasured(what).or_else(|| self.wrong_type(what)).or_else(|| self.over_budget(what))
@@ -46,13 +46,13 @@ impl Gates {
             ("--max-first-picture", self.max_first_picture.is_some()),
             ("--max-first-picture-p95", self.max_first_picture_p95.is_some()),
         ];
-        let of = |gates: &[(&'static str, bool)], measured: bool, flag, things| {
+        let unmet = |gates: &[(&'static str, bool)], measured: bool, flag, things| {
             let gate = gates.iter().find(|(_, set)| *set && !measured)?.0;
-            let message = format!("{gate} asks about {things}, but {flag} 0 sends none");
-            Some((message, format!("leave {gate} out, or let {flag} be more than 0")))
+            let message = format!("{gate} needs {things}, but {flag} 0 sends none");
+            Some((message, format!("remove {gate}, or set {flag} above 0")))
         };
-        of(&pings, what.pings, "--pings", "pings")
-            .or_else(|| of(&keyframes, what.keyframes, "--keyframes", "keyframes"))
+        unmet(&pings, what.pings, "--pings", "pings")
+            .or_else(|| unmet(&keyframes, what.keyframes, "--keyframes", "keyframes"))
     }
 
     fn wrong_type(&self, what: &Measured) -> Option<Contradiction> {
@@ -62,10 +62,10 @@ impl Gates {
         if what.ice_policy_relay && !relayed {
             return Some((
                 format!("--require-type {required} cannot be met with --ice-policy relay"),
-                "leave --ice-policy relay out, or use --require-type relay".to_owned(),
+                "remove --ice-policy relay, or use --require-type relay".to_owned(),
             ));
         }
-        // One end is ours: a pair of it is never better than the candidates we have.
+        // One candidate of the pair is local: the type is never more direct than the local candidates.
         let possible: &[CandidateType] = match required.0 {
             ConnectionType::Host => &[Host],
             ConnectionType::Srflx => &[Host, Srflx, Prflx],
@@ -78,7 +78,7 @@ impl Gates {
         let given = given.join(",");
         Some((
             format!("--require-type {required} cannot be met with --candidates {given}"),
-            format!("add {} to --candidates, or leave it out", possible[0]),
+            format!("add {} to --candidates, or remove the flag", possible[0]),
         ))
     }
 
@@ -87,8 +87,11 @@ impl Gates {
         (limit < budget).then(|| {
             let [limit, budget] = [limit, budget].map(human::bytes);
             (
-                format!("--max-frame-bytes {limit} is below --max-bytes, up to which frames are encoded ({budget})"),
-                format!("give --max-bytes {} or less", limit.replace(' ', "")),
+                format!(
+                    "--max-frame-bytes {limit} is below --max-bytes, the encoder's size \
+                         budget ({budget})"
+                ),
+                format!("set --max-bytes to {} or less", limit.replace(' ', "")),
             )
         })
     }

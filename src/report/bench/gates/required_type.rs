@@ -1,4 +1,4 @@
-//! `--require-type`: how every connection has to end up connected.
+//! `--require-type`: the connection type that every connection must have.
 
 use std::{fmt, str::FromStr};
 
@@ -9,11 +9,11 @@ use crate::{
     types::{ConnectionType, RelayTransport},
 };
 
-/// A connection type that is asked for. `relay` is met by a relay over any transport.
+/// A required connection type. `relay` is met by a relay over any transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequiredType(pub ConnectionType);
 
-/// A word that is no connection type.
+/// A word that is not a connection type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown connection type `{0}`; known are host, srflx, relay, relay/udp, relay/tcp, relay/tls"
@@ -36,7 +36,7 @@ impl fmt::Display for RequiredType {
 }
 
 impl RequiredType {
-    /// All that can be asked for.
+    /// All types that can be required.
     pub const ALL: [Self; 6] = [
         Self(ConnectionType::Host),
         Self(ConnectionType::Srflx),
@@ -46,27 +46,28 @@ impl RequiredType {
         Self(ConnectionType::Relay(Some(RelayTransport::Tls))),
     ];
 
-    /// Whether a type as in `byType` is what is asked for.
+    /// Whether a type as in `byType` meets the requirement.
     fn met_by(self, kind: &str) -> bool {
         let any_relay = self.0 == ConnectionType::Relay(None) && kind.starts_with("relay/");
         any_relay || kind == self.to_string()
     }
 
-    /// Met when every succeeded connection is of the type, and there is one at least.
+    /// Met when at least one connection succeeded and all that did are of the type.
     pub(super) fn check(self, connections: &Connections) -> GateResult {
         let found: Vec<_> = connections.by_type.iter().filter(|(_, count)| **count > 0).collect();
         let all: u64 = found.iter().map(|(_, count)| **count).sum();
         let met: u64 =
             found.iter().filter(|(kind, _)| self.met_by(kind)).map(|(_, count)| **count).sum();
         let types: Vec<&str> = found.iter().map(|(kind, _)| kind.as_str()).collect();
-        let only_far = matches!(self.0, ConnectionType::Relay(Some(_))) && types.contains(&"relay");
+        let peer_relay =
+            matches!(self.0, ConnectionType::Relay(Some(_))) && types.contains(&"relay");
         let note = if all == 0 {
             Some("no connection succeeded".to_owned())
         } else if met == all {
             None
         } else {
-            let why = "; `relay` is the other side's, whose transport it does not tell";
-            let why = if only_far { why } else { "" };
+            let why = "; `relay` is the peer's relay, whose transport is unknown";
+            let why = if peer_relay { why } else { "" };
             Some(format!("{met} of {all} connections are {self}{why}"))
         };
         GateResult {

@@ -34,7 +34,7 @@ fn only(gates: &Gates, result: &BenchResult) -> GateResult {
 /// A gate set to a limit.
 type Set = fn(f64) -> Gates;
 
-/// Every gate with a number, and what [`result`] has to say to it.
+/// Every gate with a number, and the value [`result`] has for it.
 fn numbers() -> Vec<(Set, &'static str, &'static str, f64)> {
     vec![
         (|v| Gates { min_success: Some(v), ..Gates::default() }, "min-success", "share", 0.9),
@@ -83,7 +83,7 @@ fn numbers() -> Vec<(Set, &'static str, &'static str, f64)> {
 }
 
 #[test]
-fn limits_are_met_up_to_themselves_and_not_beyond() {
+fn a_value_equal_to_its_limit_meets_it() {
     for (gates, name, unit, actual) in numbers() {
         let step = if unit == "bytes" { 1.0 } else { 0.001 };
         let least = name.starts_with("min");
@@ -98,7 +98,7 @@ fn limits_are_met_up_to_themselves_and_not_beyond() {
 }
 
 #[test]
-fn every_connection_has_its_first_picture_in_time() {
+fn the_slowest_first_picture_counts() {
     let gates = |limit| Gates { max_first_picture: Some(limit), ..Gates::default() };
     let mut all = Sample::default().result();
     let slowest = all.connections.first_picture_ms.from_start.max.unwrap();
@@ -115,7 +115,7 @@ fn every_connection_has_its_first_picture_in_time() {
 }
 
 #[test]
-fn what_was_not_measured_is_not_met() {
+fn unmeasured_values_meet_no_gate() {
     let nothing = Sample { connections: 0, ..Sample::default() }.result();
     for (gates, name, ..) in numbers() {
         for limit in [0.0, 1e9] {
@@ -131,7 +131,7 @@ fn what_was_not_measured_is_not_met() {
 }
 
 #[test]
-fn notes_tell_what_numbers_alone_do_not() {
+fn notes_explain_the_numbers() {
     let gates = Gates {
         min_success: Some(0.99),
         max_rtt_p99: Some(1.0),
@@ -141,11 +141,11 @@ fn notes_tell_what_numbers_alone_do_not() {
     let few = Sample { connections: 2, ..Sample::default() }.result();
     let notes: Vec<_> = gates.check(&few).into_iter().filter_map(|check| check.note).collect();
     assert_eq!(notes[0], "2 of 2; 95 % CI 34.24 % to 100 %");
-    assert_eq!(notes[1], "of 80 values the p99 is the largest one");
+    assert_eq!(notes[1], "with 80 values the p99 is the maximum");
     let mut silent = few;
     silent.keyframes.intact = None;
     let check = gates.check(&silent).pop().unwrap();
-    assert!(check.note.unwrap().contains("does not tell what arrived") && !check.pass);
+    assert!(check.note.unwrap().contains("does not report what arrived") && !check.pass);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn types() {
     assert_eq!(of(&["host", "srflx"], "host").actual, "host, srflx");
     let note = of(&["host", "srflx"], "host").note.unwrap();
     assert_eq!(note, "2 of 4 connections are host");
-    assert!(of(&["relay"], "relay/udp").note.unwrap().contains("the other side's"));
+    assert!(of(&["relay"], "relay/udp").note.unwrap().contains("the peer's relay"));
     let error = "prflx".parse::<RequiredType>().unwrap_err().to_string();
     assert!(error.contains("`prflx`") && error.contains("relay/tls"), "{error}");
 }
@@ -185,7 +185,7 @@ fn regression(old: &BenchResult, mut new: BenchResult, limit: f64) -> Vec<GateRe
 }
 
 #[test]
-fn a_regression_is_one_check_a_metric() {
+fn a_regression_gate_has_one_result_per_metric() {
     let old = Sample::default().result();
     let slow = Sample { seed: 2, slower: 2.0, ..Sample::default() }.result();
     let checks = regression(&old, slow, 0.1);
@@ -202,28 +202,28 @@ fn a_regression_is_one_check_a_metric() {
     assert_eq!(failed, times.map(|name| format!("max-regression {name}")));
     assert_eq!(checks.len(), 10);
     let note = checks[1].note.as_deref().unwrap();
-    assert!(note.starts_with("worse by ") && note.ends_with("more than is allowed"), "{note}");
+    assert!(note.starts_with("worse by ") && note.ends_with("more than allowed"), "{note}");
     assert_eq!(checks[0].note.as_deref().unwrap().split(',').next(), Some("no change"));
     let again = Sample { seed: 3, ..Sample::default() }.result();
     assert!(regression(&old, again, 0.1).iter().all(|check| check.pass));
 }
 
 #[test]
-fn what_cannot_be_compared_does_not_pass_unseen() {
+fn a_missing_comparison_does_not_pass() {
     let old = Sample::default().result();
     let none = Gates { max_regression: Some(0.1), ..Gates::default() };
     let check = only(&none, &old);
     assert!(!check.pass && check.note.unwrap().contains("no baseline"));
-    // All failed: what the baseline measured is missing, and that is no pass.
+    // All failed: values the baseline has are missing, which must not pass.
     let failed = Sample { failed: 30, ..Sample::default() }.result();
     let checks = regression(&old, failed, 0.1);
     assert!(checks.iter().all(|check| !check.pass), "{checks:?}");
-    // Too little of it is no failure, but is told.
+    // Too few samples are not a failure, but are noted.
     let few = Sample { connections: 5, ..Sample::default() }.result();
     let checks = regression(&old, few.clone(), 0.1);
     assert!(checks.iter().all(|check| check.pass), "{checks:?}");
     assert!(checks[1].note.as_deref().unwrap().contains("not enough samples"));
-    // Nothing at all to compare by is one.
+    // No comparable metric at all is a failure.
     let mut empty = old.clone();
     empty.connections.attempted = 0;
     empty.connections.records.clear();
@@ -251,7 +251,7 @@ fn contradictions_name_both_flags() {
     let small = Gates { max_frame_bytes: Some(50_000), ..Gates::default() };
     let relay = Measured { ice_policy_relay: true, ..measured() };
     let only = |candidates: &[_]| Measured { candidates: candidates.to_vec(), ..measured() };
-    for (gates, what, said) in [
+    for (gates, what, expected) in [
         (&rtt, Measured { pings: false, ..measured() }, ["--max-rtt-p95", "--pings 0"]),
         (
             &intact,
@@ -266,8 +266,9 @@ fn contradictions_name_both_flags() {
         (&required("host"), only(&[Srflx, Relay]), ["host", "--candidates srflx,relay"]),
         (&required("srflx"), only(&[Relay]), ["srflx", "--candidates relay"]),
     ] {
-        let (message, remedy) = gates.contradiction(&what).unwrap_or_else(|| panic!("{said:?}"));
-        assert!(said.iter().all(|said| message.contains(said)), "{message}");
+        let (message, remedy) =
+            gates.contradiction(&what).unwrap_or_else(|| panic!("{expected:?}"));
+        assert!(expected.iter().all(|text| message.contains(text)), "{message}");
         assert!(!remedy.is_empty());
     }
     for (gates, what) in [

@@ -1,5 +1,4 @@
-//! How keyframes were delivered: the time from the first packet to the last, what it could be, and what
-//! limits it.
+//! How keyframes were delivered: the time from the first packet to the last, the minimum possible, and the bottleneck.
 
 use super::{
     keyframes::ordinals,
@@ -23,56 +22,56 @@ use crate::report::{
 
 const TITLE: &str = "First to last packet of each keyframe";
 
-/// Most rows of the table of keyframes.
-const MOST_ROWS: usize = 1_000;
+/// Maximum rows of the table of keyframes.
+const MAX_ROWS: usize = 1_000;
 
-/// What was found, with what to try, and a table of every keyframe.
+/// The findings with their remedies, and a table of every keyframe.
 pub(super) fn section(result: &BenchResult, records: &[&KeyframeRecord]) -> String {
     let figures = |delivery: &DeliveryReport| esc(&delivery.figures().join(", "));
     let figures = result.keyframes.delivery.as_ref().map(figures);
     let mut body =
         figures.map_or_else(String::new, |figures| format!("<p>Median: {figures}.</p>\n"));
-    let mut table = Table::new("What was found of the delivery", &["Code", "What", "What to try"]);
+    let mut table = Table::new("Findings about the delivery", &["Code", "What", "What to try"]);
     let mut found = false;
     for finding in wording::findings(result) {
         found = true;
         table.row(&[code(&finding.code), long(&finding.message), long(&finding.remedy)]);
     }
-    body += &if found { table.render() } else { nothing("Nothing was found to be slow.") };
+    body += &if found { table.render() } else { nothing("No bottleneck was found.") };
     markup::section("delivery", "Delivery of keyframes", &body)
         + &markup::section("keyframes", "Keyframes", &every(result, records))
 }
 
-/// Every keyframe whose delivery was seen, folded away.
+/// A folded table of every keyframe whose delivery was measured.
 fn every(result: &BenchResult, records: &[&KeyframeRecord]) -> String {
     let budget = budget(result);
-    let seen: Vec<_> = records
+    let measured: Vec<_> = records
         .iter()
         .enumerate()
         .filter_map(|(index, record)| Some((index + 1, record, record.delivery.as_ref()?)))
         .collect();
-    if seen.is_empty() {
+    if measured.is_empty() {
         return nothing("No keyframe was received in this process.");
     }
     let columns = [
         "No.",
         "#Size",
-        "#Of the budget",
+        "#Share of budget",
         "#First to last packet",
         "#Rate",
-        "#Path carries",
-        "#Takes there",
+        "#Path rate",
+        "#Minimum time",
         "Limited by",
     ];
     let mut table = Table::new("Keyframes in the order they arrived", &columns);
-    for (number, record, delivery) in seen.iter().take(MOST_ROWS) {
+    for (number, record, delivery) in measured.iter().take(MAX_ROWS) {
         table.row(&row(*number, record, delivery, budget));
     }
-    let left = match seen.len().saturating_sub(MOST_ROWS) {
+    let left = match measured.len().saturating_sub(MAX_ROWS) {
         0 => String::new(),
         left => nothing(&format!("{left} more keyframes are in the JSON result.")),
     };
-    let count = seen.len();
+    let count = measured.len();
     let table = table.render();
     format!("<details>\n<summary>Every keyframe ({count})</summary>\n{table}{left}</details>\n")
 }
@@ -99,7 +98,7 @@ fn row(
     ]
 }
 
-/// A dot a keyframe, and how long one takes at the path's rate.
+/// One dot per keyframe, and the minimum time at the path's rate.
 pub(super) fn plot(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     let points: Vec<[f64; 2]> = records
         .iter()
@@ -125,9 +124,10 @@ pub(super) fn plot(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     if let Some(least) = least.filter(|least| area.y.contains(*least)) {
         let y = area.down(least);
         svg.line((0.0, y), (1.0, y), "limit");
-        let label = format!("at the path's rate {}", ms(least));
+        let label = format!("minimum at path rate {}", ms(least));
         svg.text((1.0, 11.0), 0.0, Anchor::End, "limit-text", &label);
-        how += " The dashed line is how long the packets of a keyframe take at the rate that the path was seen to carry.";
+        how += " The dashed line is the time the packets of a keyframe take at the measured rate \
+                of the path.";
     }
     svg.line((0.0, area.bottom), (1.0, area.bottom), "axis");
     column_numbers(&mut svg, area.bottom, records.len());

@@ -1,4 +1,4 @@
-//! The top of a run's page: the verdict, what was run where, and the key figures.
+//! The top of a run's page: the verdict, machine and settings, and the key figures.
 
 use std::time::Duration;
 
@@ -25,11 +25,11 @@ pub(super) struct Outcome {
     pub(super) class: &'static str,
     /// One word.
     pub(super) word: &'static str,
-    /// What it rests on.
+    /// The reason for it.
     pub(super) reason: String,
 }
 
-/// Judges a run from its gates and from how it ended.
+/// Judges a run by its gates and how it ended.
 pub(super) fn outcome(result: &BenchResult) -> Outcome {
     let gates = result.checks.len();
     let failed: Vec<_> =
@@ -54,7 +54,7 @@ pub(super) fn outcome(result: &BenchResult) -> Outcome {
     Outcome { class, word, reason }
 }
 
-/// How far a run got that was not done.
+/// How far an unfinished run got.
 fn ended_after(result: &BenchResult) -> String {
     let attempted = result.connections.attempted;
     match result.config.get("connections").and_then(Value::as_u64) {
@@ -62,11 +62,11 @@ fn ended_after(result: &BenchResult) -> String {
         Some(planned) if planned > attempted => {
             format!("it ended after {attempted} of {planned} connections")
         }
-        _ => "it ended before it was done".to_owned(),
+        _ => "it ended early".to_owned(),
     }
 }
 
-/// What the verdict rests on when there are no gates.
+/// The reason for the verdict when there are no gates.
 fn ungated(result: &BenchResult) -> String {
     let connections = &result.connections;
     match connections.attempted.saturating_sub(connections.succeeded) {
@@ -78,12 +78,11 @@ fn ungated(result: &BenchResult) -> String {
     }
 }
 
-/// Connections that succeeded, what ended the run when something did, else what failed most often.
-/// Escaped.
+/// Number of succeeded connections, and what ended the run early, or else the most frequent failure. Escaped.
 pub(super) fn summary(result: &BenchResult) -> String {
     let connections = &result.connections;
     let text = match connections.attempted {
-        // Then it is what the verdict rests on.
+        // The verdict already says so.
         _ if result.checks.is_empty() && !result.partial => String::new(),
         0 => "No connection was attempted.".to_owned(),
         1 if connections.succeeded == 1 => "The one connection succeeded.".to_owned(),
@@ -103,7 +102,7 @@ pub(super) fn summary(result: &BenchResult) -> String {
     text + &why
 }
 
-/// What went wrong, and what to try. Escaped.
+/// A failure and its remedy. Escaped.
 fn why(heading: &str, what: &str, message: &str, remedy: &str) -> String {
     let sentence = |text: &str| esc(text.trim_end_matches('.'));
     let remedy = match remedy {
@@ -138,7 +137,7 @@ pub(super) fn header(run: &Named) -> String {
     let facts = [
         ("result", esc(&run.name)),
         ("started", started(result)),
-        ("took", length(result)),
+        ("duration", length(result)),
         ("machine", machine(result)),
         ("version", format!("orion-peer {}", esc(&result.version))),
     ];
@@ -147,7 +146,7 @@ pub(super) fn header(run: &Named) -> String {
         "<header class=\"verdict {class}\">\n<p class=\"tool\">orion-peer bench</p>\n\
          <h1>{word}: {}</h1>\n<p>{}</p>\n</header>\n\
          <dl class=\"facts\">\n{facts}</dl>\n\
-         <h2 class=\"quiet\">What was run</h2>\n<dl class=\"facts settings\">\n{settings}</dl>\n",
+         <h2 class=\"quiet\">Settings</h2>\n<dl class=\"facts settings\">\n{settings}</dl>\n",
         esc(&reason),
         summary(result)
     )
@@ -206,7 +205,7 @@ fn glued(text: &str) -> String {
     chars.iter().enumerate().map(glue).collect()
 }
 
-/// A tile of something that was not measured, with the reason when the result tells one.
+/// A tile for a value that was not measured, with the reason if the result has one.
 fn unmeasured(label: &'static str, result: &BenchResult, what: &str, otherwise: &str) -> Tile {
     let why = result.not_measured.iter().find(|missing| missing.what.starts_with(what));
     let detail = why.map_or(otherwise, |missing| missing.why.as_str()).to_owned();
@@ -248,7 +247,7 @@ fn rtt(result: &BenchResult) -> Tile {
     Tile { label, value: ms(p50), detail }
 }
 
-/// Times: their median, their ends and what they are of; without any why there are none.
+/// A tile for times: median, p95 and maximum, and their meaning; without times the result of `missing`.
 fn times(label: &'static str, spread: &Spread, of: &str, missing: impl FnOnce() -> Tile) -> Tile {
     let Some(p50) = spread.p50 else { return missing() };
     let ends = format!("p95 {}, max {}", maybe(spread.p95, "ms"), maybe(spread.max, "ms"));
@@ -264,7 +263,7 @@ fn setup(result: &BenchResult) -> Tile {
 
 fn first_picture(result: &BenchResult) -> Tile {
     let (label, first) = ("First picture p50", &result.connections.first_picture_ms.from_start);
-    times(label, first, "start to whole keyframe", || {
+    times(label, first, "start to complete keyframe", || {
         unmeasured(label, result, "keyframes", "no connection had a picture")
     })
 }
@@ -273,14 +272,13 @@ fn intact(result: &BenchResult) -> Tile {
     let (label, keyframes) = ("Keyframes intact", &result.keyframes);
     let all = keyframes.sent.or(keyframes.received);
     let (Some(intact), Some(all @ 1..)) = (keyframes.intact, all) else {
-        let why =
-            if all == Some(0) { "no keyframe was sent" } else { "the other side did not tell" };
+        let why = if all == Some(0) { "no keyframe was sent" } else { "not reported by the peer" };
         return unmeasured(label, result, "keyframes", why);
     };
     let verb = if keyframes.sent.is_some() { "sent" } else { "received" };
     let share = human::share(intact as f64 / all as f64);
     let detail =
-        vec![format!("{share} of those {verb}"), "whole, with the sender's SHA-256".into()];
+        vec![format!("{share} of those {verb}"), "complete, with the sender's SHA-256".into()];
     Tile { label, value: format!("{intact} / {all}"), detail }
 }
 
@@ -294,7 +292,7 @@ fn latency(result: &BenchResult) -> Tile {
 fn size(result: &BenchResult) -> Tile {
     let (label, sizes) = ("Keyframe size, mean", &result.keyframes.bytes);
     let Some(mean) = sizes.mean else {
-        return unmeasured(label, result, "keyframes.bytes", "no keyframe was seen");
+        return unmeasured(label, result, "keyframes.bytes", "no keyframe was sent or received");
     };
     let limit = budget(result).map_or_else(String::new, |budget| {
         format!("{} over the budget of {}", result.keyframes.over_limit, bytes(budget))

@@ -1,4 +1,4 @@
-//! Keyframes: how large they were, and how late.
+//! Keyframes: size and latency.
 
 use super::{
     points,
@@ -17,10 +17,10 @@ use crate::report::{
 const SIZES: &str = "Size of each keyframe";
 const LATENCY: &str = "Latency of each keyframe";
 
-/// Most keyframes that get a bar each.
-const MOST_BARS: usize = 240;
+/// Maximum number of keyframes drawn as one bar each.
+const MAX_BARS: usize = 240;
 
-/// Every keyframe of a run by time.
+/// Every keyframe of a run in order of time.
 pub(super) fn records(result: &BenchResult) -> Vec<&KeyframeRecord> {
     let mut records: Vec<_> =
         result.connections.records.iter().flat_map(|record| &record.keyframes).collect();
@@ -28,13 +28,13 @@ pub(super) fn records(result: &BenchResult) -> Vec<&KeyframeRecord> {
     records
 }
 
-/// Why there is nothing to draw.
+/// A missing plot with the reason.
 fn absent(result: &BenchResult, title: &str) -> Plot {
     no_figure(
         title,
         match result.keyframes.bytes.count {
             0 => "No keyframe was sent or received.",
-            _ => "The result holds no single keyframes, only their sums.",
+            _ => "The result has no records of single keyframes, only totals.",
         },
     )
 }
@@ -44,7 +44,7 @@ pub(super) fn ordinals(count: usize) -> Scale {
     Scale::span(0.5, slots(count) as f64 + 0.5, 1.0)
 }
 
-/// A bar a keyframe, and the budget.
+/// One bar per keyframe, and the budget.
 pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     if records.is_empty() {
         return absent(result, SIZES);
@@ -66,23 +66,20 @@ pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     );
     let mut svg = Svg::new("key-sizes", SIZES, &description, area.bottom + Area::BELOW).left(64.0);
     area.y_axis(&mut svg, tick_bytes);
-    let gathered = draw_sizes(&mut svg, &area, records, budget);
+    let grouped = draw_sizes(&mut svg, &area, records, budget);
     svg.line((0.0, area.bottom), (1.0, area.bottom), "axis");
     if let Some(budget) = budget {
         budget_line(&mut svg, &area, budget);
     }
     column_numbers(&mut svg, area.bottom, records.len());
-    let bars = records.len() <= MOST_BARS;
-    let mut how = if bars {
-        "One bar is one keyframe.".to_owned()
-    } else {
-        points::how(gathered, "keyframe")
-    };
-    how += " They are in the order they were sent.";
+    let bars = records.len() <= MAX_BARS;
+    let mut how =
+        if bars { "One bar is one keyframe.".to_owned() } else { points::how(grouped, "keyframe") };
+    how += " Keyframes are in the order they were sent.";
     let over = budget.is_some_and(|budget| most > budget);
     how += match (over, bars) {
         (true, true) => " Hatched bars are over the budget, which is the dashed line.",
-        (true, false) => " What lies above the dashed line is over the budget.",
+        (true, false) => " Points above the dashed line are over the budget.",
         (false, _) if budget.is_some() => " None is over the budget, which is the dashed line.",
         (false, _) => "",
     };
@@ -92,7 +89,7 @@ pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     figure(SIZES, &svg.render(), &how)
 }
 
-/// Draws the sizes; tells whether they were gathered into columns.
+/// Draws the sizes; returns whether they were grouped into columns.
 fn draw_sizes(
     svg: &mut Svg,
     area: &Area,
@@ -100,13 +97,13 @@ fn draw_sizes(
     budget: Option<f64>,
 ) -> bool {
     let places = records.iter().enumerate().map(|(index, record)| (index as f64 + 1.0, record));
-    if records.len() > MOST_BARS {
+    if records.len() > MAX_BARS {
         let points: Vec<_> =
             places.clone().map(|(number, record)| [number, record.bytes as f64]).collect();
-        let gathered = points::draw(svg, area, &points);
+        let grouped = points::draw(svg, area, &points);
         let broken = places.filter(|(_, record)| record.intact == Some(false));
         points::crosses(svg, area, broken.map(|(number, _)| (number, "not intact")));
-        return gathered;
+        return grouped;
     }
     let width = 1.0 / slots(records.len()) as f64;
     for (number, record) in places {
@@ -115,7 +112,7 @@ fn draw_sizes(
         let state = match record.intact {
             Some(true) => "intact",
             Some(false) => "not intact",
-            None => "not told whether intact",
+            None => "not known whether intact",
         };
         let y = area.down(record.bytes as f64);
         let tip = format!("keyframe {number}: {}, {state}", bytes(record.bytes as f64));
@@ -143,20 +140,21 @@ fn budget_line(svg: &mut Svg, area: &Area, budget: f64) {
     }
 }
 
-/// A dot a keyframe.
+/// One dot per keyframe.
 pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     let numbered =
         || records.iter().enumerate().map(|(index, record)| (index as f64 + 1.0, record));
     let points: Vec<[f64; 2]> = numbered()
         .filter_map(|(number, record)| {
-            let late = record.latency_ms.filter(|late| late.is_finite() && *late >= 0.0)?;
-            Some([number, late])
+            let latency =
+                record.latency_ms.filter(|latency| latency.is_finite() && *latency >= 0.0)?;
+            Some([number, latency])
         })
         .collect();
     if points.is_empty() {
         let why = match result.keyframes.latency_ms.count {
             0 => "No keyframe was timed.",
-            _ => "The result holds no single keyframes, only their percentiles.",
+            _ => "The result has no records of single keyframes, only percentiles.",
         };
         return no_figure(LATENCY, why);
     }
@@ -166,15 +164,15 @@ pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot
     let description = format!("{} keyframes between {} and {}.", points.len(), ms(lo), ms(hi));
     let mut svg = Svg::new("key-late", LATENCY, &description, area.bottom + Area::BELOW).left(64.0);
     area.y_axis(&mut svg, tick_ms);
-    let gathered = points::draw(&mut svg, &area, &points);
+    let grouped = points::draw(&mut svg, &area, &points);
     percentiles(&mut svg, &area, result);
     svg.line((0.0, area.bottom), (1.0, area.bottom), "axis");
     column_numbers(&mut svg, area.bottom, records.len());
     let untimed: Vec<_> = numbered().filter(|(_, record)| record.latency_ms.is_none()).collect();
-    let mut how = points::how(gathered, "keyframe")
-        + " Up is the time from the picture being taken to its last packet having arrived.";
+    let mut how = points::how(grouped, "keyframe")
+        + " The vertical axis is the time from capture to the arrival of the last packet.";
     if !untimed.is_empty() {
-        how += " Crosses are keyframes without a time: they did not arrive whole, or nobody told.";
+        how += " Crosses are keyframes without a time: incomplete, or not reported by the peer.";
     }
     points::crosses(&mut svg, &area, untimed.into_iter().map(|(number, _)| (number, "no time")));
     figure(LATENCY, &svg.render(), &how)

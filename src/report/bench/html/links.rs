@@ -1,4 +1,4 @@
-//! How connections ended up connected: candidate types.
+//! How peers were connected: candidate types.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ pub(super) fn types<'r>(runs: impl IntoIterator<Item = &'r Connections>) -> Vec<
     seen.into_iter().map(|(_, kind)| kind).collect()
 }
 
-/// A bar a type, and one for those that failed.
+/// One bar per type, and one for failed connections.
 pub(super) fn plot(result: &BenchResult) -> Plot {
     let connections = &result.connections;
     if connections.attempted == 0 {
@@ -48,9 +48,9 @@ pub(super) fn plot(result: &BenchResult) -> Plot {
         rows.push(("failed".into(), failed, "failed"));
     }
     let all = connections.attempted as f64;
-    let said = rows.iter().map(|(kind, count, _)| format!("{} {count}", short_name(kind)));
+    let counts = rows.iter().map(|(kind, count, _)| format!("{} {count}", short_name(kind)));
     let description =
-        format!("Of {}: {}.", connections.attempted, said.collect::<Vec<_>>().join(", "));
+        format!("Of {}: {}.", connections.attempted, counts.collect::<Vec<_>>().join(", "));
     let mut svg = Svg::new("types", TITLE, &description, ROW * rows.len() as f64);
     for (index, (kind, count, class)) in rows.iter().enumerate() {
         let (y, share) = (ROW * index as f64, *count as f64 / all);
@@ -60,7 +60,8 @@ pub(super) fn plot(result: &BenchResult) -> Plot {
         svg.bar((0.0, y + 20.0), (1.0, 12.0), "track", "");
         svg.bar((0.0, y + 20.0), (share.min(1.0), 12.0), class, "");
     }
-    let how = "host: directly in one network. srflx: through NATs, at an address a STUN server or the \
-               peer saw. relay: through a TURN server, with the transport to it. Judged from both ends.";
+    let how = "host: directly in one network. srflx: through NATs, at an address seen by a STUN \
+               server or the peer. relay: through a TURN server, with the transport to it. Both \
+               ends are considered.";
     figure(TITLE, &svg.render(), how)
 }

@@ -1,20 +1,20 @@
-//! Many single values along an axis, in a picture whose size does not grow with their number.
+//! Plots of many values along an axis, whose size does not grow with their number.
 
 use crate::report::html::svg::{Area, CROSS, Curve, Svg};
 
-/// Most points that are drawn one by one.
-pub(super) const MOST_POINTS: usize = 2_000;
+/// Maximum number of points drawn one by one.
+pub(super) const MAX_POINTS: usize = 2_000;
 
-/// Columns that more points are gathered into.
+/// Number of columns that more points are grouped into.
 const COLUMNS: usize = 240;
 
-/// Most crosses of a plot.
-const MOST_CROSSES: usize = 400;
+/// Maximum number of crosses in a plot.
+const MAX_CROSSES: usize = 400;
 
-/// Draws points `[x, y]` one by one, or, when there are too many, a line from the smallest to the
-/// largest of each column and a dot at its median. Tells whether they were gathered.
+/// Draws points `[x, y]` one by one, or, when there are too many, a line from the minimum to the maximum of each
+/// column and a dot at its median. Returns whether they were grouped.
 pub(super) fn draw(svg: &mut Svg, area: &Area, points: &[[f64; 2]]) -> bool {
-    if points.len() <= MOST_POINTS {
+    if points.len() <= MAX_POINTS {
         let mut dots = Curve::default();
         for [x, y] in points {
             dots.dot(area.x.at(*x), area.down(*y));
@@ -44,23 +44,23 @@ fn columns(area: &Area, points: &[[f64; 2]]) -> Vec<Vec<f64>> {
     columns
 }
 
-/// Marks places along the upper edge where there is no value, each with a reason.
+/// Marks positions without a value along the upper edge, each with a reason.
 pub(super) fn crosses<'t>(
     svg: &mut Svg,
     area: &Area,
     places: impl IntoIterator<Item = (f64, &'t str)>,
 ) {
-    for (x, why) in places.into_iter().take(MOST_CROSSES) {
+    for (x, why) in places.into_iter().take(MAX_CROSSES) {
         svg.shape((area.x.at(x), area.top - 8.0), CROSS, "cross", why);
     }
 }
 
-/// How to read what [`draw`] drew; `one` is what a point stands for.
-pub(super) fn how(gathered: bool, one: &str) -> String {
-    if gathered {
+/// Explains the output of [`draw`]; `one` is the meaning of a point.
+pub(super) fn how(grouped: bool, one: &str) -> String {
+    if grouped {
         format!(
-            "Too many to draw each {one}: a line goes from the smallest to the largest of its slice, \
-             the dot is the median."
+            "Too many to draw each {one}: lines run from the minimum to the maximum of a slice, \
+             dots are medians."
         )
     } else {
         format!("One dot is one {one}.")

@@ -1,4 +1,4 @@
-//! Round-trip times: their distribution, and how they went over time.
+//! Round-trip times: distribution, and course over the run.
 
 use super::{
     points,
@@ -13,18 +13,18 @@ use crate::report::{
     },
 };
 
-const DISTRIBUTION: &str = "How round-trip times are spread";
+const DISTRIBUTION: &str = "Distribution of round-trip times";
 const TIMELINE: &str = "Round-trip time over the run";
 const NO_PINGS: &str = "No ping was answered, so there are no round-trip times to draw.";
-const NO_SAMPLES: &str = "The result holds no single round-trip times, only their percentiles.";
+const NO_SAMPLES: &str = "The result has no single round-trip times, only percentiles.";
 
-/// Bars of the distribution.
+/// Number of bars in the distribution.
 const BINS: usize = 40;
 
-/// Most connections whose beginnings are marked.
-const MOST_MARKS: usize = 60;
+/// Maximum number of connections whose start is marked.
+const MAX_MARKS: usize = 60;
 
-/// Every kept round trip of a run as `[atS, ms]`, by time.
+/// Every recorded round trip of a run as `[atS, ms]`, in order of time.
 pub(super) fn samples(result: &BenchResult) -> Vec<[f64; 2]> {
     let mut samples: Vec<_> = result
         .connections
@@ -38,7 +38,7 @@ pub(super) fn samples(result: &BenchResult) -> Vec<[f64; 2]> {
     samples
 }
 
-/// Smallest value above 0, and the largest.
+/// The smallest value above 0, and the largest value.
 pub(super) fn ends(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let (lo, hi) = values.into_iter().fold((f64::INFINITY, 0.0_f64), |(lo, hi), value| {
         (if value > 0.0 { lo.min(value) } else { lo }, hi.max(value))
@@ -66,8 +66,8 @@ pub(super) fn distribution(result: &BenchResult, samples: &[[f64; 2]]) -> Plot {
     let lines = lines(result);
     let top = 14.0 * lines.len() as f64 + 12.0;
     let area = Area { x: scale, y: Scale::counts(most), top, bottom: top + 180.0 };
-    let said = lines.iter().map(|line| line.label.clone()).collect::<Vec<_>>().join(", ");
-    let description = format!("Histogram of {} round trips: {said}.", samples.len());
+    let labels = lines.iter().map(|line| line.label.clone()).collect::<Vec<_>>().join(", ");
+    let description = format!("Histogram of {} round trips: {labels}.", samples.len());
     let mut svg =
         Svg::new("rtt-spread", DISTRIBUTION, &description, area.bottom + Area::BELOW).left(44.0);
     area.y_axis(&mut svg, |count| format!("{count:.0}"));
@@ -78,8 +78,8 @@ pub(super) fn distribution(result: &BenchResult, samples: &[[f64; 2]]) -> Plot {
     }
     let log = if area.x.is_log() { " The axis is logarithmic." } else { "" };
     let how = format!(
-        "The height of a bar is the number of pings that took so long; a long tail to the right is \
-         what a user feels as a hitch.{log}"
+        "The height of a bar is the number of pings with that round-trip time; users notice a \
+         long tail to the right as hitches.{log}"
     );
     figure(DISTRIBUTION, &svg.render(), &how)
 }
@@ -91,13 +91,13 @@ fn bars(svg: &mut Svg, area: &Area, bins: &[u64]) {
         let (from, to) = (area.x.value(x), area.x.value(x + width));
         let pings = counted(*count, "ping", "pings");
         let tip = format!("{} to {}: {pings}", ms(from), ms(to));
-        // A single ping in a bin of thousands has to be seen.
+        // A single ping must be visible beside bars of thousands.
         let height = (area.bottom - area.down(*count as f64)).max(1.5);
         svg.bar((x, area.bottom - height), (width * 0.9, height), "fill", &tip);
     }
 }
 
-/// Percentile limits that were asked for: `p95`, ms.
+/// The percentile limits that were set: `p95`, ms.
 fn gates(result: &BenchResult) -> Vec<(String, f64)> {
     result
         .checks
@@ -110,7 +110,7 @@ fn gates(result: &BenchResult) -> Vec<(String, f64)> {
         .collect()
 }
 
-/// An axis over the values; over the gates too when they are near.
+/// An axis over the values, and over the gates if they are near.
 fn axis(lo: f64, hi: f64, gates: &[(String, f64)]) -> Scale {
     let near = gates.iter().map(|(_, limit)| *limit).filter(|limit| *limit <= hi * 4.0);
     let hi = near.fold(hi, f64::max);
@@ -141,7 +141,7 @@ fn lines(result: &BenchResult) -> Vec<Line> {
 }
 
 impl Line {
-    /// Draws it from its label down; one beyond the right end is an arrow there.
+    /// Draws the line down from its label; a value beyond the right end becomes an arrow there.
     fn draw(&self, svg: &mut Svg, area: &Area, y: f64) {
         let text = format!("{}-text", self.class);
         if !area.x.contains(self.value) && self.value > area.x.value(0.5) {
@@ -163,7 +163,7 @@ pub(super) fn timeline(result: &BenchResult, samples: &[[f64; 2]]) -> Plot {
     let end = last[0].max(if result.duration_s.is_finite() { result.duration_s } else { 0.0 });
     let (lo, hi) = ends(samples.iter().map(|[_, ms]| *ms));
     let area = Area {
-        x: Scale::seconds(begun(result, first[0]), end),
+        x: Scale::seconds(start(result, first[0]), end),
         y: Scale::fitting(lo, hi),
         top: 20.0,
         bottom: 240.0,
@@ -179,38 +179,38 @@ pub(super) fn timeline(result: &BenchResult, samples: &[[f64; 2]]) -> Plot {
     let mut svg =
         Svg::new("rtt-time", TIMELINE, &description, area.bottom + Area::BELOW).left(60.0);
     area.y_axis(&mut svg, tick_ms);
-    beginnings(&mut svg, &area, result);
-    let gathered = points::draw(&mut svg, &area, samples);
+    connection_starts(&mut svg, &area, result);
+    let grouped = points::draw(&mut svg, &area, samples);
     failures(&mut svg, &area, result);
     area.x_axis(&mut svg, |tick| tick_seconds(tick, end));
-    figure(TIMELINE, &svg.render(), &timeline_how(result, gathered))
+    figure(TIMELINE, &svg.render(), &timeline_how(result, grouped))
 }
 
-/// When the first connection was begun, or the first ping sent.
-fn begun(result: &BenchResult, first_ping: f64) -> f64 {
+/// When the first connection was started or the first ping was sent, seconds.
+fn start(result: &BenchResult, first_ping: f64) -> f64 {
     result.connections.records.iter().map(|record| record.at_s).fold(first_ping, f64::min)
 }
 
-fn timeline_how(result: &BenchResult, gathered: bool) -> String {
-    let mut how = points::how(gathered, "answered ping");
+fn timeline_how(result: &BenchResult, grouped: bool) -> String {
+    let mut how = points::how(grouped, "answered ping");
     let records = &result.connections.records;
-    if records.len() <= MOST_MARKS {
-        how += " A thin upright line is where a connection begins.";
+    if records.len() <= MAX_MARKS {
+        how += " A thin vertical line marks the start of a connection.";
     }
     if records.iter().any(|record| record.failure.is_some()) {
-        how += " A cross above is a connection that failed.";
+        how += " A cross at the top is a failed connection.";
     }
     if result.rtt_ms.lost > 0 {
         let lost = counted(result.rtt_ms.lost, "ping", "pings");
-        how = format!("{how} {lost} got no answer and cannot be drawn.");
+        how = format!("{how} {lost} unanswered, not drawn.");
     }
     how
 }
 
-/// A light line where a connection begins, when there are not too many.
-fn beginnings(svg: &mut Svg, area: &Area, result: &BenchResult) {
+/// A light line at the start of each connection, unless there are too many.
+fn connection_starts(svg: &mut Svg, area: &Area, result: &BenchResult) {
     let records = &result.connections.records;
-    if records.len() > MOST_MARKS {
+    if records.len() > MAX_MARKS {
         return;
     }
     let mut marks = Curve::default();

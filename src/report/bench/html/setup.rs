@@ -1,4 +1,4 @@
-//! The set-up of connections by stage: over all of them, and connection by connection.
+//! Connection set-up by stage: over all connections, and connection by connection.
 
 use super::{
     points,
@@ -16,19 +16,19 @@ use crate::{
     stats::Spread,
 };
 
-const STAGES: &str = "Where the time of a set-up goes";
+const STAGES: &str = "Set-up time by stage";
 const CONNECTIONS: &str = "Set-up, connection by connection";
 
-/// Most connections that get a column each.
-const MOST_COLUMNS: usize = 60;
+/// Maximum number of connections drawn as one column each.
+const MAX_COLUMNS: usize = 60;
 
-/// Fewest columns that the width is shared among.
-const FEWEST_SLOTS: usize = 8;
+/// Minimum number of columns that share the width.
+const MIN_SLOTS: usize = 8;
 
 /// Height of a stage's row, px.
 const ROW: f64 = 36.0;
 
-/// Stages that follow each other without gap and so can be stacked.
+/// Stages without gaps between them, which can be stacked.
 fn stacked<T>(setup: &Setup<T>) -> impl Iterator<Item = (usize, &'static str, &T)> {
     let stages = setup.stages().into_iter().enumerate();
     stages
@@ -36,29 +36,29 @@ fn stacked<T>(setup: &Setup<T>) -> impl Iterator<Item = (usize, &'static str, &T
         .map(|(index, (name, value))| (index, name, value))
 }
 
-/// A bar a stage.
+/// One bar per stage.
 pub(super) fn stages(result: &BenchResult) -> Plot {
     let setup = &result.connections.setup_ms;
     let rows: Vec<(&str, &Spread)> =
         setup.stages().into_iter().filter(|(_, spread)| spread.p50.is_some()).collect();
     if rows.is_empty() {
-        return no_figure(STAGES, "No connection got through any stage.");
+        return no_figure(STAGES, "No connection completed any stage.");
     }
     let most = rows.iter().filter_map(|(_, spread)| spread.p95.or(spread.p50)).fold(0.0, f64::max);
     let bottom = ROW * rows.len() as f64 + 4.0;
     let area =
         Area { x: Scale::linear(0.0, most * 1.02), y: Scale::linear(0.0, 1.0), top: 0.0, bottom };
-    let said =
+    let medians =
         rows.iter().map(|(name, spread)| format!("{} {}", words(name), maybe(spread.p50, "ms")));
-    let description = format!("Medians: {}.", said.collect::<Vec<_>>().join(", "));
+    let description = format!("Medians: {}.", medians.collect::<Vec<_>>().join(", "));
     let mut svg = Svg::new("setup-stages", STAGES, &description, bottom + Area::BELOW);
     area.x_axis(&mut svg, tick_ms);
     for (index, (name, spread)) in rows.iter().enumerate() {
         stage_row(&mut svg, &area, ROW * index as f64, name, spread);
     }
-    let how = "The bar is the median, the line goes on to the 95th percentile, the dot is the slowest \
-               (an arrow when it lies further right). Total runs from the start to the open data \
-               channel; the first keyframe comes after it.";
+    let how = "The bar is the median, the line extends to the 95th percentile, the dot is the \
+               maximum (an arrow if it is further right). Total runs from the start to the open \
+               data channel; the first keyframe follows.";
     figure(STAGES, &svg.render(), how)
 }
 
@@ -87,18 +87,18 @@ fn stage_row(svg: &mut Svg, area: &Area, y: f64, name: &str, spread: &Spread) {
     }
 }
 
-/// A column of stacked stages a connection, or points when there are too many.
+/// One column of stacked stages per connection, or points when there are too many.
 pub(super) fn connections(result: &BenchResult) -> Plot {
     let records = &result.connections.records;
     if records.is_empty() {
-        return no_figure(CONNECTIONS, "The result holds no single connections.");
+        return no_figure(CONNECTIONS, "The result has no records of single connections.");
     }
-    if records.len() > MOST_COLUMNS {
+    if records.len() > MAX_COLUMNS {
         return totals(result);
     }
     let most = records.iter().map(stack_height).fold(0.0, f64::max);
     if most <= 0.0 {
-        return no_figure(CONNECTIONS, "No connection got through any stage.");
+        return no_figure(CONNECTIONS, "No connection completed any stage.");
     }
     let area = Area {
         x: Scale::span(0.0, 1.0, 1.0),
@@ -107,7 +107,7 @@ pub(super) fn connections(result: &BenchResult) -> Plot {
         bottom: height(result),
     };
     let description = format!(
-        "{} connections in the order they were begun; the highest column is {}.",
+        "{} connections in the order they were started; the highest column is {}.",
         records.len(),
         ms(most)
     );
@@ -120,18 +120,18 @@ pub(super) fn connections(result: &BenchResult) -> Plot {
     svg.line((0.0, area.bottom), (1.0, area.bottom), "axis");
     column_numbers(&mut svg, area.bottom, records.len());
     let failed = if records.iter().any(|record| !record.ok) {
-        " A cross is where a connection failed."
+        " A cross marks where a connection failed."
     } else {
         ""
     };
     let how = format!(
-        "A column is a connection from its start to its open data channel, in the order they were \
-         begun; its parts are the stages from below to above.{failed}"
+        "Each column is a connection from its start to its open data channel, in order of their \
+         start; its parts are the stages from bottom to top.{failed}"
     );
     figure(CONNECTIONS, &(svg.render() + &legend(records)), &how)
 }
 
-/// About the height of the plot of stages, which stands beside it, px.
+/// About the height of the plot of stages beside it, px.
 fn height(result: &BenchResult) -> f64 {
     let stages = result.connections.setup_ms.stages();
     let rows = stages.iter().filter(|(_, spread)| spread.p50.is_some()).count();
@@ -164,12 +164,12 @@ fn column(svg: &mut Svg, area: &Area, index: usize, count: usize, record: &Conne
     }
 }
 
-/// Columns that share the width: a few do not get wider than this many would be.
+/// Number of columns that share the width, with a minimum so that few columns do not get too wide.
 pub(super) fn slots(count: usize) -> usize {
-    count.max(FEWEST_SLOTS)
+    count.max(MIN_SLOTS)
 }
 
-/// Numbers from 1 under columns, as many as fit a narrow page.
+/// Numbers from 1 below the columns, as many as fit a narrow page.
 pub(super) fn column_numbers(svg: &mut Svg, bottom: f64, count: usize) {
     let stride = match count {
         0..=12 => 1,
@@ -182,13 +182,13 @@ pub(super) fn column_numbers(svg: &mut Svg, bottom: f64, count: usize) {
     }
 }
 
-/// Names the parts of the columns; stages no connection has are left out.
+/// Names the parts of the columns, without stages that no connection has.
 fn legend(records: &[ConnectionRecord]) -> String {
-    let seen = |stage: usize| {
+    let present = |stage: usize| {
         records.iter().any(|record| sane(*record.setup_ms.stages()[stage].1).is_some())
     };
     let items: String = stacked(&Setup::<()>::default())
-        .filter(|(stage, ..)| seen(*stage))
+        .filter(|(stage, ..)| present(*stage))
         .map(|(stage, name, ())| key(stage, name))
         .collect();
     format!("<ul class=\"legend\">\n{items}</ul>\n")
@@ -211,12 +211,12 @@ fn totals(result: &BenchResult) -> Plot {
         .filter(|[at, _]| at.is_finite())
         .collect();
     let Some(end) = points.iter().map(|[at, _]| *at).reduce(f64::max) else {
-        return no_figure(CONNECTIONS, "No connection was set up to the open data channel.");
+        return no_figure(CONNECTIONS, "No connection reached an open data channel.");
     };
-    let begun = points.iter().map(|[at, _]| *at).fold(end, f64::min);
+    let start = points.iter().map(|[at, _]| *at).fold(end, f64::min);
     let (lo, hi) = super::rtt::ends(points.iter().map(|[_, total]| *total));
     let area = Area {
-        x: Scale::seconds(begun, end),
+        x: Scale::seconds(start, end),
         y: Scale::fitting(lo, hi),
         top: 20.0,
         bottom: height(result),
@@ -226,17 +226,17 @@ fn totals(result: &BenchResult) -> Plot {
     let mut svg =
         Svg::new("setup-each", CONNECTIONS, &description, area.bottom + Area::BELOW).left(60.0);
     area.y_axis(&mut svg, tick_ms);
-    let gathered = points::draw(&mut svg, &area, &points);
+    let grouped = points::draw(&mut svg, &area, &points);
     let failed = records.iter().filter(|record| !record.ok && record.at_s.is_finite());
     points::crosses(&mut svg, &area, failed.map(|record| (record.at_s, "failed")));
     area.x_axis(&mut svg, |tick| tick_seconds(tick, end));
     let failed = if records.iter().any(|record| !record.ok) {
-        " A cross above is a connection that failed."
+        " A cross at the top is a failed connection."
     } else {
         ""
     };
-    let how = points::how(gathered, "connection")
-        + " Across is when it was begun, up is the time to its open data channel."
+    let how = points::how(grouped, "connection")
+        + " The horizontal axis is its start, the vertical axis the time to its open data channel."
         + failed;
     figure(CONNECTIONS, &svg.render(), &how)
 }

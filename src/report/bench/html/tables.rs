@@ -1,4 +1,4 @@
-//! Tables of a run: failures, all numbers, every connection, ICE servers, resources, what is missing.
+//! Tables of a run: failures, all numbers, every connection, ICE servers, resources, quantities not measured.
 
 use super::{
     head::length,
@@ -16,10 +16,10 @@ use crate::{
     stats::Spread,
 };
 
-/// Most rows of the table of connections.
-const MOST_ROWS: usize = 1_000;
+/// Maximum rows of the table of connections.
+const MAX_ROWS: usize = 1_000;
 
-/// What a table of failures says of each.
+/// Columns of a table of failures.
 pub(super) const FAILURE_COLUMNS: [&str; 5] =
     ["Stage", "Code", "#Count", "What happened", "What to try"];
 
@@ -46,7 +46,7 @@ pub(super) fn failure(group: &FailureGroup) -> [String; 5] {
     ]
 }
 
-/// Percentiles of everything that has some.
+/// Percentiles of every quantity.
 pub(super) fn numbers(result: &BenchResult) -> String {
     let mut rows: Vec<(String, &Spread, &str)> = vec![("RTT".into(), &result.rtt_ms.spread, "ms")];
     if let Some(one_way) = &result.one_way_ms {
@@ -72,7 +72,7 @@ pub(super) fn numbers(result: &BenchResult) -> String {
         return section("numbers", "All numbers", &nothing("Nothing was measured."));
     }
     let mut table = Table::new(
-        "Every quantity that was measured",
+        "All measured quantities",
         &["Quantity", "#Count", "#Min", "#Mean", "#p50", "#p90", "#p95", "#p99", "#p99.9", "#Max"],
     );
     for (name, spread, unit) in rows {
@@ -83,27 +83,30 @@ pub(super) fn numbers(result: &BenchResult) -> String {
         String::new,
         |offset| {
             let offset = cell(Some(offset), "ms");
-            format!("<p class=\"how\">The other side's clock less ours, taken out of the one-way times: {offset}.</p>\n")
+            format!(
+                "<p class=\"how\">Clock offset of the peer (its clock minus ours), removed \
+                     from the one-way times: {offset}.</p>\n"
+            )
         },
     );
     section("numbers", "All numbers", &(table.render() + &offset))
 }
 
-/// Every connection, folded away.
+/// A folded table of every connection.
 pub(super) fn connections(result: &BenchResult) -> String {
     let records = &result.connections.records;
     if records.is_empty() {
-        let none = nothing("The result holds no single connections.");
+        let none = nothing("The result has no records of single connections.");
         return section("connections", "Connections", &none);
     }
     let mut table = Table::new(
-        "Connections in the order they were begun",
+        "Connections in the order they were started",
         &[
             "No.",
-            "#Begun",
+            "#Started",
             "Result",
             "Type",
-            "Ours / theirs",
+            "Local / remote",
             "#Set-up",
             "#First picture",
             "#RTT p50",
@@ -112,8 +115,8 @@ pub(super) fn connections(result: &BenchResult) -> String {
             "Failure",
         ],
     );
-    records.iter().take(MOST_ROWS).for_each(|record| table.row(&connection(record)));
-    let left = records.len().saturating_sub(MOST_ROWS);
+    records.iter().take(MAX_ROWS).for_each(|record| table.row(&connection(record)));
+    let left = records.len().saturating_sub(MAX_ROWS);
     let left = match left {
         0 => String::new(),
         left => nothing(&format!("{left} more connections are in the JSON result.")),
@@ -132,7 +135,8 @@ fn connection(record: &ConnectionRecord) -> [String; 11] {
         format!("{} {} {}", failure.stage, code(&failure.code), long(&failure.message))
     });
     let rtt = record.rtt.iter().map(|[_, ms]| *ms).filter(|ms| ms.is_finite()).collect();
-    let told = record.keyframes.iter().filter(|keyframe| keyframe.intact.is_some()).count() as u64;
+    let reported =
+        record.keyframes.iter().filter(|keyframe| keyframe.intact.is_some()).count() as u64;
     let intact = record.keyframes.iter().filter(|keyframe| keyframe.intact == Some(true)).count();
     [
         record.index.to_string(),
@@ -144,19 +148,19 @@ fn connection(record: &ConnectionRecord) -> [String; 11] {
         cell(record.first_picture_ms.from_start, "ms"),
         cell(median(rtt), "ms"),
         if record.pings_sent == 0 { NONE.into() } else { of(record.pings_lost, record.pings_sent) },
-        if told == 0 { NONE.into() } else { of(intact as u64, told) },
+        if reported == 0 { NONE.into() } else { of(intact as u64, reported) },
         failure,
     ]
 }
 
-/// Answers of one server that are alike.
+/// Equal answers of one server.
 struct Answers<'r> {
     first: &'r IceServerRecord,
     times: Vec<f64>,
     count: u64,
 }
 
-/// What STUN and TURN servers answered, alike answers together; nothing when none was asked.
+/// The answers of STUN and TURN servers, equal answers grouped.
 pub(super) fn ice_servers(result: &BenchResult) -> String {
     let mut groups: Vec<Answers> = Vec::new();
     for server in result.connections.records.iter().flat_map(|record| &record.ice_servers) {
@@ -172,13 +176,12 @@ pub(super) fn ice_servers(result: &BenchResult) -> String {
         }
     }
     if groups.is_empty() {
-        let none = nothing("No STUN or TURN server was asked.");
+        let none = nothing("No STUN or TURN server was queried.");
         return section("servers", "STUN and TURN servers", &none);
     }
     groups.sort_by(|a, b| a.first.url.cmp(&b.first.url));
     let columns = ["Server", "Answer", "#Connections", "#Median time", "Code and reason"];
-    let mut table =
-        Table::new("What each server answered while candidates were gathered", &columns);
+    let mut table = Table::new("Answers of each server while candidates were gathered", &columns);
     for Answers { first, times, count } in groups {
         let code_text = first.code.map_or_else(String::new, |code| code.to_string());
         let reason = esc(first.reason.as_deref().unwrap_or_default());
@@ -193,13 +196,11 @@ pub(super) fn ice_servers(result: &BenchResult) -> String {
     section("servers", "STUN and TURN servers", &table.render())
 }
 
-/// What the run took of the machine.
+/// Resource usage of the run.
 pub(super) fn resources(result: &BenchResult) -> String {
     let resources = &result.resources;
-    let mut table = Table::new(
-        "This process: peers, and servers when they are in it",
-        &["Resource", "#Used", "Meaning"],
-    );
+    let mut table =
+        Table::new("This process: peers, and embedded servers", &["Resource", "#Used", "Meaning"]);
     if let Some(cpu) = resources.cpu_seconds.filter(|cpu| cpu.is_finite()) {
         let share = cpu / result.duration_s;
         let meaning = if share.is_finite() {
@@ -210,8 +211,12 @@ pub(super) fn resources(result: &BenchResult) -> String {
         table.row(&["CPU time".into(), format!("{cpu:.1} s"), long(&meaning)]);
     }
     let rows = [
-        ("largest resident memory", resources.max_rss_bytes, "all connections, codec and servers"),
-        ("memory a connection", resources.rss_bytes_per_connection, "growth when most were open"),
+        ("peak resident memory", resources.max_rss_bytes, "all connections, codecs and servers"),
+        (
+            "memory per connection",
+            resources.rss_bytes_per_connection,
+            "growth at the peak of open connections",
+        ),
     ];
     for (name, value, meaning) in rows {
         if let Some(bytes) = value {
@@ -225,16 +230,12 @@ pub(super) fn resources(result: &BenchResult) -> String {
     section("resources", "Resources", &body)
 }
 
-/// What was not measured, and why; nothing when all was.
+/// Quantities that were not measured, and why.
 pub(super) fn not_measured(result: &BenchResult) -> String {
     if result.not_measured.is_empty() {
-        return section(
-            "missing",
-            "Not measured",
-            &nothing("The run named nothing that it could not measure."),
-        );
+        return section("missing", "Not measured", &nothing("Everything was measured."));
     }
-    let mut table = Table::new("What this result does not say", &["Quantity", "Why"]);
+    let mut table = Table::new("Quantities missing from this result", &["Quantity", "Why"]);
     for missing in &result.not_measured {
         table.row(&[code(&missing.what), long(&missing.why)]);
     }

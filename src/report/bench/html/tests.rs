@@ -1,4 +1,4 @@
-//! The page as a whole: safe whatever a result holds, complete, self-contained and of bounded size.
+//! Tests of the whole page: safe for any result, complete, self-contained and of bounded size.
 
 use std::collections::BTreeSet;
 
@@ -24,20 +24,21 @@ const ELEMENTS: &str = "body main header section h1 h2 p ul ol li dl div dt dd s
     table caption thead tbody tr th td details summary figure figcaption \
     svg defs pattern title desc line rect text path";
 
-const ATTRIBUTES: &str = "class id lang role tabindex scope style width height x y x1 y1 x2 y2 dx d \
+const ATTRIBUTES: &str = "class id lang role tabindex scope style width height x y x1 y1 x2 y2 dx \
+    d \
     viewBox preserveAspectRatio overflow focusable patternUnits patternTransform";
 
 fn page(result: BenchResult) -> String {
     html(&[named("result.json", result)])
 }
 
-/// The body as XML, which the page is careful to be: a tag too many or too few is an error.
+/// The body, which is well-formed XML: a missing or superfluous tag is an error.
 fn body(page: &str) -> &str {
     let (from, to) = (page.find("<body>").unwrap(), page.rfind("</body>").unwrap());
     &page[from..to + "</body>".len()]
 }
 
-/// Whether all of a page is markup of ours, whatever the result says.
+/// Checks that a page contains only our own markup, whatever the result holds.
 fn check(page: &str) {
     let document = Document::parse(body(page)).unwrap_or_else(|error| panic!("{error}\n{page}"));
     let elements: BTreeSet<_> = ELEMENTS.split_whitespace().collect();
@@ -82,7 +83,7 @@ fn self_contained(page: &str) {
     }
 }
 
-/// Whether every number that places something is one.
+/// Checks that every coordinate is a finite number.
 fn drawn_with_numbers(document: &Document) {
     let places = ["x", "y", "x1", "y1", "x2", "y2", "dx", "width", "height"];
     for node in document.descendants() {
@@ -100,8 +101,8 @@ fn drawn_with_numbers(document: &Document) {
             }
         }
         if node.attribute("role") == Some("img") {
-            let said = |name| node.children().any(|c| c.has_tag_name(name) && c.text().is_some());
-            assert!(said("title") && said("desc"), "{node:?}");
+            let has = |name| node.children().any(|c| c.has_tag_name(name) && c.text().is_some());
+            assert!(has("title") && has("desc"), "{node:?}");
         }
     }
 }
@@ -149,7 +150,7 @@ fn text_of_a_result_never_becomes_markup() {
 }
 
 #[test]
-fn nothing_and_next_to_nothing_are_said_in_sentences() {
+fn missing_data_is_explained() {
     check(&html(&[]).replace("<p class=\"none\">", "<h1>x</h1><p class=\"none\">"));
     assert!(html(&[]).contains("There are no results to show."));
     for example in [empty, minimal, partial, full] {
@@ -165,8 +166,8 @@ fn nothing_and_next_to_nothing_are_said_in_sentences() {
         "Not drawn:",
         "No ping was answered, so there are no round-trip times to draw.",
         "No keyframe was sent or received.",
-        "The result holds no single connections.",
-        "No STUN or TURN server was asked.",
+        "The result has no records of single connections.",
+        "No STUN or TURN server was queried.",
         "Nothing was measured.",
     ] {
         assert!(page.contains(sentence), "{sentence}\n{page}");
@@ -175,7 +176,7 @@ fn nothing_and_next_to_nothing_are_said_in_sentences() {
 }
 
 #[test]
-fn the_verdict_says_what_it_rests_on() {
+fn the_verdict_gives_its_reason() {
     let gate = |name: &str, pass| GateResult {
         name: name.into(),
         limit: json!(0.1),
@@ -206,7 +207,7 @@ fn the_verdict_says_what_it_rests_on() {
             BenchResult { checks: not_met.clone(), pass: false, ..passed },
         ),
         ("bad", "Failed: 2 of 3 connections failed", failed.clone()),
-        ("warn", "Partial: it ended before it was done", stopped),
+        ("warn", "Partial: it ended early", stopped),
         ("warn", "Partial: it ended after 1 of 20 connections", early.clone()),
         (
             "bad",
@@ -226,7 +227,8 @@ fn the_verdict_says_what_it_rests_on() {
         assert!(page.contains(&format!("class=\"verdict {class}\"")), "{headline}\n{page}");
     }
     assert!(page(early).contains(
-        "<strong>Why it ended</strong> (signaling/gone): the signaling server closed the connection. \
+        "<strong>Why it ended</strong> (signaling/gone): the signaling server closed the \
+         connection. \
          <strong>Try</strong>: look at its log."
     ));
     assert!(page(failed).contains(
@@ -262,7 +264,7 @@ fn a_full_run_has_every_part() {
         "<summary>Every connection (4)</summary>",
         "<summary>Every keyframe (4)</summary>",
         "bandwidth estimate limits keyframes to 980 kbit/s; the path carries at least 20.0 Mbit/s",
-        "s rate 42.0 ms",
+        "minimum at path rate 42.0 ms",
     ] {
         assert!(page.contains(text), "{text}\n{page}");
     }
@@ -319,7 +321,7 @@ fn a_hundred_thousand_samples_stay_a_small_page() {
 fn equal_times_make_one_bar() {
     let page = page(with_rtt((0..50).map(|i| [f64::from(i), 2.0]).collect()));
     check(&page);
-    let spread = figure(&page, "How round-trip times are spread");
+    let spread = figure(&page, "Distribution of round-trip times");
     assert_eq!(spread.matches("<rect").count(), 1, "{spread}");
     assert!(spread.contains("50 pings</title>") && spread.contains("p50 2.00 ms"), "{spread}");
     assert!(
@@ -332,7 +334,7 @@ fn times_far_apart_are_on_a_logarithmic_axis_with_round_ticks() {
     let rtt = [0.1, 0.3, 7.0, 80.0, 900.0, 10_000.0];
     let page = page(with_rtt(rtt.iter().map(|ms| [ms / 100.0, *ms]).collect()));
     check(&page);
-    for title in ["How round-trip times are spread", "Round-trip time over the run"] {
+    for title in ["Distribution of round-trip times", "Round-trip time over the run"] {
         let figure = figure(&page, title);
         for tick in [">0.1 ms<", ">1 ms<", ">10 ms<", ">100 ms<", ">1 s<", ">10 s<"] {
             assert!(figure.contains(tick), "{tick} in {figure}");
@@ -341,7 +343,7 @@ fn times_far_apart_are_on_a_logarithmic_axis_with_round_ticks() {
 }
 
 #[test]
-fn one_connection_is_spoken_of_in_the_singular() {
+fn one_connection_is_singular() {
     let page = page(Sample { connections: 1, keyframes: 1, ..Sample::default() }.result());
     check(&page);
     assert!(page.contains("<h1>Passed: the one connection succeeded</h1>"), "{page}");
@@ -349,7 +351,7 @@ fn one_connection_is_spoken_of_in_the_singular() {
 }
 
 #[test]
-fn several_runs_stand_side_by_side() {
+fn several_runs_are_shown_side_by_side() {
     let run = |name: &str, sample: Sample| named(name, sample.result());
     let slow = Sample { slower: 2.0, failed: 3, ..Sample::default() };
     let runs: Vec<Named> = (0..9)
@@ -378,5 +380,5 @@ fn several_runs_stand_side_by_side() {
     other.config.insert("pings".into(), json!(7));
     let page = html(&[runs[1].clone(), named("b", other), named("c", full())]);
     assert!(page.contains("<h1>3 runs compared: 1 failed, 1 partial</h1>"), "{page}");
-    assert!(page.contains("These runs were not set up alike"), "{page}");
+    assert!(page.contains("These runs have different settings"), "{page}");
 }

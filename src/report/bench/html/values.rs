@@ -2,32 +2,34 @@
 
 use serde_json::Value;
 
-use crate::report::html::{markup::esc, scale::tick_ms};
 use crate::{
-    report::bench::{
-        layout::cut,
-        schema::BenchResult,
-        wording::{self, number},
+    report::{
+        bench::{
+            layout::cut,
+            schema::BenchResult,
+            wording::{self, number},
+        },
+        html::{markup::esc, scale::tick_ms},
     },
     stats::Spread,
     types::printable,
 };
 
-/// Written where nothing was measured.
+/// Written in place of a value that was not measured.
 pub(super) const NONE: &str = "–";
 
-/// Most characters of a name inside a plot.
-const LONGEST_NAME: usize = 24;
+/// Maximum length of a name inside a plot, characters.
+const MAX_NAME: usize = 24;
 
-/// Longest time that is written out, ms; a file may hold 1e300.
-const LONGEST_MS: f64 = 1e9;
+/// Maximum time that is written out, ms; a file may hold 1e300.
+const MAX_MS: f64 = 1e9;
 
-/// Milliseconds as people read them.
+/// Formats milliseconds for display.
 pub(super) fn ms(value: f64) -> String {
     number(value, "ms")
 }
 
-/// Bytes as people read them.
+/// Formats bytes for display.
 pub(super) fn bytes(value: f64) -> String {
     number(value, "bytes")
 }
@@ -42,18 +44,18 @@ pub(super) fn cell(value: Option<f64>, unit: &str) -> String {
     esc(&maybe(value, unit))
 }
 
-/// A setting as people write it. Not escaped.
+/// Formats a setting for display. Not escaped.
 pub(super) fn setting(key: &str, value: &Value) -> String {
     match value.as_f64() {
         Some(count) if key.ends_with("ytes") => bytes(count),
-        Some(time) if key.ends_with("Ms") && time.abs() < LONGEST_MS => tick_ms(time),
-        _ => wording::said(value),
+        Some(time) if key.ends_with("Ms") && time.abs() < MAX_MS => tick_ms(time),
+        _ => wording::setting(value),
     }
 }
 
 /// A name short enough for a plot.
 pub(super) fn short_name(name: &str) -> String {
-    cut(&printable(name), LONGEST_NAME)
+    cut(&printable(name), MAX_NAME)
 }
 
 /// `18 of 20`.
@@ -61,7 +63,7 @@ pub(super) fn of(part: u64, all: u64) -> String {
     format!("{part} of {all}")
 }
 
-/// `one` of it, or how many of `many`.
+/// `1 one` or `n many`.
 pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
 }
@@ -75,7 +77,7 @@ pub(super) fn spread_cells(spread: &Spread, unit: &str) -> Vec<String> {
         .collect()
 }
 
-/// Middle of some values; none of nothing.
+/// Median of some values; none when there are none.
 pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -86,14 +88,14 @@ pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// The largest size a keyframe should have, bytes, and what set it.
+/// The size budget of a keyframe, bytes.
 pub(super) fn budget(result: &BenchResult) -> Option<f64> {
     let gate = result.checks.iter().find(|check| check.name == "max-frame-bytes");
     let limit = result.config.get("maxBytes").or(gate.map(|gate| &gate.limit))?;
     limit.as_f64().filter(|limit| limit.is_finite() && *limit > 0.0)
 }
 
-/// When it began, for people; as it stands when it is no RFC 3339 time. Escaped.
+/// The start time, human-readable; verbatim if it is not a valid RFC 3339 time. Escaped.
 pub(super) fn started(result: &BenchResult) -> String {
     match result.started_at.parse::<jiff::Timestamp>() {
         Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
@@ -130,7 +132,7 @@ mod tests {
     #[test]
     fn long_names_are_cut() {
         assert_eq!(short_name("relay/udp"), "relay/udp");
-        assert_eq!(short_name(&"x".repeat(100)).chars().count(), LONGEST_NAME);
+        assert_eq!(short_name(&"x".repeat(100)).chars().count(), MAX_NAME);
     }
 
     #[test]

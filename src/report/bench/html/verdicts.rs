@@ -1,4 +1,4 @@
-//! What a run is held against: gates, and a baseline.
+//! Judgements of a run: gates, and the comparison with a baseline.
 
 use super::values::{NONE, cell, short_name};
 use crate::report::{
@@ -14,11 +14,11 @@ use crate::report::{
     human,
 };
 
-/// Furthest change that is drawn, as a share of the baseline.
-const FURTHEST: f64 = 3.0;
+/// Maximum change that is drawn, as a share of the baseline.
+const MAX_DRAWN: f64 = 3.0;
 
-/// Largest change that is written out; a file may hold 1e300.
-const LONGEST: f64 = 1e4;
+/// Maximum change that is written out; a file may hold 1e300.
+const MAX_CHANGE: f64 = 1e4;
 
 /// Height of a row of the interval plot, px.
 const ROW: f64 = 38.0;
@@ -26,11 +26,11 @@ const ROW: f64 = 38.0;
 /// The gates of a run; a sentence when there were none.
 pub(super) fn gates(result: &BenchResult) -> String {
     if result.checks.is_empty() {
-        let none = "No gates were set. Without them every connection has to succeed.";
+        let none = "No gates were set. Without gates every connection must succeed.";
         return section("gates", "Gates", &nothing(none));
     }
     let mut table = Table::new(
-        "What was asked for and what was measured",
+        "Limits and measured values",
         &["Gate", "Result", "#Limit", "#Measured", "Note"],
     );
     for check in &result.checks {
@@ -44,14 +44,17 @@ pub(super) fn gates(result: &BenchResult) -> String {
         ]);
     }
     let note = if result.partial {
-        nothing("The run is partial: gates were held against what it measured until then.")
+        nothing(
+            "The run is partial: gates were checked against the values measured until it \
+                 ended.",
+        )
     } else {
         String::new()
     };
     section("gates", "Gates", &(table.render() + &note))
 }
 
-/// This run against its baseline; nothing when there was none.
+/// The comparison with the baseline; empty without one.
 pub(super) fn comparison(result: &BenchResult) -> String {
     let Some(comparison) = &result.comparison else { return String::new() };
     let names: Vec<_> = comparison.baseline.iter().map(|name| code(name)).collect();
@@ -65,8 +68,8 @@ pub(super) fn comparison(result: &BenchResult) -> String {
         esc(&comparison.method)
     );
     let mut table = Table::new(
-        "Every metric, then and now",
-        &["Metric", "#Baseline", "#Now", "#Change, + is worse", "#Interval", "Verdict"],
+        "All metrics, baseline and this run",
+        &["Metric", "#Baseline", "#This run", "#Change, + is worse", "#Interval", "Verdict"],
     );
     for metric in &comparison.metrics {
         table.row(&[
@@ -88,11 +91,11 @@ pub(super) fn signed(share: f64) -> String {
     if !share.is_finite() {
         return NONE.into();
     }
-    let text = wording::signed(share.clamp(-LONGEST, LONGEST));
+    let text = wording::signed(share.clamp(-MAX_CHANGE, MAX_CHANGE));
     text.replace('-', "−")
 }
 
-/// A change of a metric: in points when the metric is a share itself.
+/// A change of a metric: in points if the metric is a share.
 fn changed(change: f64, unit: &str) -> String {
     let text = signed(change);
     if unit == "share" { text.replace(" %", " points") } else { text }
@@ -106,7 +109,7 @@ fn interval([low, high]: [f64; 2], unit: &str) -> String {
 fn verdict(verdict: Verdict) -> String {
     let (class, text) = match verdict {
         Verdict::Regressed => ("bad", "✗ regressed"),
-        Verdict::Worse => ("warn", "▲ worse, maybe within the limit"),
+        Verdict::Worse => ("warn", "▲ worse, possibly within the limit"),
         Verdict::Same => ("plain", "= no significant difference"),
         Verdict::Better => ("good", "▼ better"),
         Verdict::Unknown => ("plain", "? not enough samples"),
@@ -114,9 +117,9 @@ fn verdict(verdict: Verdict) -> String {
     format!("<span class=\"badge {class}\">{text}</span>")
 }
 
-/// One row a metric: the change as a point in its interval, against no change and the limit.
+/// One row per metric: the change as a point in its interval, with lines at no change and at the limit.
 fn intervals(comparison: &Comparison) -> Plot {
-    let title = "How much worse or better, with intervals";
+    let title = "Changes with confidence intervals";
     let drawn: Vec<(&MetricComparison, f64, [f64; 2])> = comparison
         .metrics
         .iter()
@@ -133,7 +136,7 @@ fn intervals(comparison: &Comparison) -> Plot {
     let ends = drawn.iter().flat_map(|(_, change, interval)| [*change, interval[0], interval[1]]);
     let ends: Vec<f64> = ends.chain(limit).chain([0.02, -0.02]).collect();
     let lo = ends.iter().copied().fold(0.0, f64::min).max(-1.0);
-    let hi = ends.iter().copied().fold(0.0, f64::max).min(FURTHEST);
+    let hi = ends.iter().copied().fold(0.0, f64::max).min(MAX_DRAWN);
     let top = 24.0;
     let bottom = top + ROW * drawn.len() as f64;
     let area = Area { x: Scale::linear(lo, hi), y: Scale::linear(0.0, 1.0), top, bottom };
@@ -156,8 +159,9 @@ fn intervals(comparison: &Comparison) -> Plot {
         let y = top + ROW * (row as f64 + 0.5);
         interval_row(&mut svg, &area, y, metric, *change, *interval);
     }
-    let how = "Right of the solid line is worse, left is better. A bar that lies wholly right of the \
-               dashed limit is a regression; one that crosses the solid line is no sure difference. Of shares it is percentage points.";
+    let how = "Right of the solid line is worse, left is better. A bar entirely to the right of \
+               the dashed limit is a regression; one that crosses the solid line is not a \
+               significant difference. Shares are in percentage points.";
     figure(title, &svg.render(), how)
 }
 
@@ -178,7 +182,7 @@ fn interval_row(
     svg.text((0.0, y - 6.0), 0.0, Anchor::Start, "name", &short_name(&metric.name));
     let y = y + 6.0;
     svg.line((area.x.at(low), y), (area.x.at(high), y), &format!("whisker {class}"));
-    let beyond = if high > FURTHEST { ", beyond the right edge" } else { "" };
+    let beyond = if high > MAX_DRAWN { ", beyond the right edge" } else { "" };
     let (now, ends) = (changed(change, &metric.unit), interval([low, high], &metric.unit));
     let tip = format!("{now} ({ends}{beyond})");
     svg.shape((area.x.at(change), y), marker, &format!("mark {class}"), &tip);

@@ -23,25 +23,25 @@ use crate::{
 
 const CDF: &str = "Round-trip times, overlaid";
 
-/// Points of a run's curve.
+/// Number of points of a run's curve.
 const CURVE_POINTS: usize = 200;
 
-/// Room left of bars for the marker of their run, px.
+/// Space left of bars for the marker of their run, px.
 const MARGIN: f64 = 16.0;
 
-/// Most characters of a run's name over a column.
-const LONGEST_LABEL: usize = 40;
+/// Maximum length of a run's name above a column, characters.
+const MAX_LABEL: usize = 40;
 
-/// Ways of drawing a run that differ from each other; further runs begin again.
+/// Number of distinct line styles; further runs reuse them.
 const STYLES: usize = MARKERS.len();
 
-/// How many runs, for the window's title.
+/// Number of runs and their names, for the window's title.
 pub(super) fn title(runs: &[Named]) -> String {
     let names: Vec<_> = runs.iter().map(|run| run.name.as_str()).collect();
     format!("{} runs compared: {}", runs.len(), names.join(", "))
 }
 
-/// Everything.
+/// The whole body: comparison, plots, settings, failures.
 pub(super) fn body(runs: &[Named]) -> String {
     let columns = vec![vec![cdf(runs), types(runs), sizes(runs)], vec![setup(runs)]];
     [
@@ -72,9 +72,9 @@ fn header(runs: &[Named]) -> String {
     )
 }
 
-/// The name of a run, its end when it is a long path.
+/// The name of a run; of a long path only the end.
 fn label(run: &Named) -> String {
-    cut_front(&printable(&run.name), LONGEST_LABEL)
+    cut_front(&printable(&run.name), MAX_LABEL)
 }
 
 fn item((run, outcome): (&Named, &Outcome)) -> String {
@@ -88,11 +88,11 @@ fn item((run, outcome): (&Named, &Outcome)) -> String {
     )
 }
 
-/// A quantity of a run as a number, with its unit.
-type Metric = (&'static str, &'static str, fn(&BenchResult) -> Option<f64>);
+/// Label, unit and value of a quantity that runs are compared by.
+type Quantity = (&'static str, &'static str, fn(&BenchResult) -> Option<f64>);
 
-/// What is compared by numbers.
-const METRICS: [Metric; 19] = [
+/// The quantities of the comparison table.
+const QUANTITIES: [Quantity; 19] = [
     ("success rate", "share", |r| r.connections.success_rate),
     ("set-up p50", "ms", |r| r.connections.setup_ms.total.p50),
     ("set-up p95", "ms", |r| r.connections.setup_ms.total.p95),
@@ -112,8 +112,8 @@ const METRICS: [Metric; 19] = [
     ("keyframe size, mean", "bytes", |r| r.keyframes.bytes.mean),
     ("keyframe size, max", "bytes", |r| r.keyframes.bytes.max),
     ("keyframe PSNR p50", "dB", |r| r.keyframes.psnr_db.p50),
-    ("largest resident memory", "bytes", |r| r.resources.max_rss_bytes.map(|b| b as f64)),
-    ("memory a connection", "bytes", |r| r.resources.rss_bytes_per_connection.map(|b| b as f64)),
+    ("peak resident memory", "bytes", |r| r.resources.max_rss_bytes.map(|b| b as f64)),
+    ("memory per connection", "bytes", |r| r.resources.rss_bytes_per_connection.map(|b| b as f64)),
 ];
 
 fn share(part: Option<u64>, all: Option<u64>) -> Option<f64> {
@@ -122,7 +122,7 @@ fn share(part: Option<u64>, all: Option<u64>) -> Option<f64> {
 }
 
 fn table(runs: &[Named]) -> String {
-    let mut table = Table::new("One column a run; the first is the reference", &["Quantity"]);
+    let mut table = Table::new("One column per run; the first is the reference", &["Quantity"]);
     for run in runs {
         table.column(&format!("#{}", label(run)));
     }
@@ -135,15 +135,15 @@ fn table(runs: &[Named]) -> String {
         format!("<span class=\"badge {}\">{}</span>", outcome.class, outcome.word)
     });
     facts("started", &started);
-    facts("took", &length);
+    facts("duration", &length);
     facts("machine", &machine);
     facts("version", &|r| esc(&r.version));
     facts("connections", &|r| of(r.connections.succeeded, r.connections.attempted));
-    facts("95 % CI of the rate", &|r| {
+    facts("95 % CI of success rate", &|r| {
         let [low, high] = r.connections.ci95.map(human::share);
         esc(&format!("{low} to {high}"))
     });
-    for (name, unit, metric) in METRICS {
+    for (name, unit, metric) in QUANTITIES {
         let values: Vec<_> = runs.iter().map(|run| metric(&run.result)).collect();
         if values.iter().any(Option::is_some) {
             let cells = values.iter().enumerate().map(|(index, value)| {
@@ -154,18 +154,18 @@ fn table(runs: &[Named]) -> String {
         }
     }
     let tested = if runs.iter().any(|run| run.result.comparison.is_some()) {
-        "what is tested, with its confidence interval, stands under each run's comparison with the baseline."
+        "tests with confidence intervals are in each run's comparison with the baseline."
     } else {
         "run <code>bench --baseline</code> for a test."
     };
     let note = format!(
-        "<p class=\"how\">Differences to the first run are between single numbers and say nothing of \
+        "<p class=\"how\">Differences from the first run compare single numbers and may be due to \
          chance: {tested}</p>\n"
     );
     table.render() + &note
 }
 
-/// How far a value is from the reference: in points for shares, else as a share of the reference.
+/// Difference from the reference: in points for shares, otherwise relative to the reference.
 fn difference(value: Option<f64>, reference: Option<f64>, unit: &str) -> String {
     let (Some(value), Some(reference)) = (value, reference) else { return String::new() };
     let text = match unit {
@@ -182,10 +182,10 @@ fn difference(value: Option<f64>, reference: Option<f64>, unit: &str) -> String 
     format!(" <span class=\"delta\">{}</span>", esc(&text))
 }
 
-/// Settings that are not the same in all runs; such runs compare different things.
+/// Settings that differ between the runs, which make them less comparable.
 fn settings(runs: &[Named]) -> String {
     let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.result.config.keys()).collect();
-    let mut table = Table::new("These runs were not set up alike", &["Setting"]);
+    let mut table = Table::new("These runs have different settings", &["Setting"]);
     for run in runs {
         table.column(&label(run));
     }
@@ -200,10 +200,10 @@ fn settings(runs: &[Named]) -> String {
             table.row(&std::iter::once(esc(&words(key))).chain(cells).collect::<Vec<_>>());
         }
     }
-    if differ { table.render() } else { nothing("All runs were set up alike.") }
+    if differ { table.render() } else { nothing("All runs have the same settings.") }
 }
 
-/// What failed in all runs, a row a run, stage and code.
+/// Failures of all runs, one row per run, stage and code.
 fn failures(runs: &[Named]) -> String {
     let mut table = Table::new("Failures of each run, most frequent first", &["Run"]);
     for column in tables::FAILURE_COLUMNS {
@@ -229,12 +229,13 @@ fn failures(runs: &[Named]) -> String {
     if any { table.render() + &none } else { none }
 }
 
-/// Which colour, dash and marker is which run.
+/// Colour, dash and marker of each run.
 fn legend(runs: &[Named]) -> String {
     let key = |(index, run): (usize, &Named)| {
         let style = index % STYLES;
         format!(
-            "<li><svg class=\"key wide\" aria-hidden=\"true\"><line x1=\"0\" y1=\"50%\" x2=\"100%\" \
+            "<li><svg class=\"key wide\" aria-hidden=\"true\"><line x1=\"0\" y1=\"50%\" \
+             x2=\"100%\" \
              y2=\"50%\" class=\"cdf r{style}\"/><svg x=\"50%\" y=\"50%\" class=\"r{style}\" \
              overflow=\"visible\"><path d=\"{}\" class=\"run-mark\"/></svg></svg>{}</li>\n",
             MARKERS[style],
@@ -256,24 +257,25 @@ fn cdf(runs: &[Named]) -> Plot {
         })
         .collect();
     if sorted.iter().all(Vec::is_empty) {
-        return no_figure(CDF, "No run holds single round-trip times.");
+        return no_figure(CDF, "No run has single round-trip times.");
     }
     let (lo, hi) = rtt::ends(sorted.iter().flatten().copied());
     let x =
         if lo > 0.0 && hi / lo > 8.0 { Scale::log(lo, hi) } else { Scale::linear(lo * 0.9, hi) };
     let area = Area { x, y: Scale::linear(0.0, 1.0), top: 10.0, bottom: 240.0 };
-    let said = runs
+    let texts = runs
         .iter()
         .map(|run| format!("{} p50 {}", run.name, maybe(run.result.rtt_ms.spread.p50, "ms")));
-    let description = said.collect::<Vec<_>>().join(", ");
+    let description = texts.collect::<Vec<_>>().join(", ");
     let mut svg = Svg::new("cdf", CDF, &description, area.bottom + Area::BELOW).left(52.0);
     area.y_axis(&mut svg, human::share);
     area.x_axis(&mut svg, tick_ms);
     for (index, values) in sorted.iter().enumerate() {
         run_curve(&mut svg, &area, values, index % STYLES);
     }
-    let how = "The height of a curve is the share of pings that were answered within the time below. \
-               Further left is faster; the marker is the median. Pings without an answer are not in it.";
+    let how = "The height of a curve is the share of pings answered within the time on the axis. \
+               Further left is faster; the marker is the median. Unanswered pings are not \
+               included.";
     figure(CDF, &svg.render(), how)
 }
 
@@ -292,7 +294,7 @@ fn run_curve(svg: &mut Svg, area: &Area, values: &[f64], style: usize) {
     svg.shape((middle, area.down(0.5)), MARKERS[style], &format!("run-mark r{style}"), "");
 }
 
-/// One group of bars: a heading, and a value a run.
+/// One group of bars: a heading, and a value per run.
 struct Group {
     name: String,
     values: Vec<Option<f64>>,
@@ -307,8 +309,8 @@ fn setup(runs: &[Named]) -> Plot {
             .map(|run| run.result.connections.setup_ms.stages()[stage].1.p50)
             .collect(),
     });
-    let how = "One bar a run, in the order above: the median time of a stage, in those connections \
-               that got through it.";
+    let how = "One bar per run, in the order above: the median time of a stage, over the \
+               connections that completed it.";
     grouped("setup-runs", "Set-up by stage, medians", groups.collect(), ms, how)
 }
 
@@ -340,7 +342,7 @@ fn types(runs: &[Named]) -> Plot {
     if failed.iter().flatten().any(|share| *share > 0.0) {
         groups.push(Group { name: "failed".into(), values: failed });
     }
-    let how = "One bar a run, in the order above: the share of its connections that ended up so.";
+    let how = "One bar per run, in the order above: the share of its connections of that type.";
     grouped("type-runs", "How peers were connected", groups, human::share, how)
 }
 
@@ -354,11 +356,11 @@ fn sizes(runs: &[Named]) -> Plot {
         row("p95", |r| r.keyframes.bytes.p95),
         row("largest", |r| r.keyframes.bytes.max),
     ];
-    let how = "One bar a run, in the order above.";
+    let how = "One bar per run, in the order above.";
     grouped("size-runs", "Keyframe sizes", groups, bytes, how)
 }
 
-/// Groups of bars from 0, a bar a run with its value beside it.
+/// Groups of bars from 0, one bar per run with its value beside it.
 fn grouped(
     id: &'static str,
     title: &str,
@@ -371,16 +373,16 @@ fn grouped(
     let values = groups.iter().flat_map(|group| &group.values);
     let most = values.filter_map(finite).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let Some(first) = groups.first() else {
-        return no_figure(title, "None of the runs measured it.");
+        return no_figure(title, "No run measured it.");
     };
     let (bar, gap) = (16.0, 26.0);
     let step = gap + bar * first.values.len() as f64;
-    let said = groups.iter().map(|group| {
+    let texts = groups.iter().map(|group| {
         let values =
             group.values.iter().map(|value| finite(value).map_or_else(|| NONE.into(), &text));
         format!("{}: {}", group.name, values.collect::<Vec<_>>().join(", "))
     });
-    let description = said.collect::<Vec<_>>().join("; ");
+    let description = texts.collect::<Vec<_>>().join("; ");
     let mut svg = Svg::new(id, title, &description, step * groups.len() as f64).left(MARGIN);
     for (index, group) in groups.iter().enumerate() {
         let y = step * index as f64;
@@ -388,7 +390,7 @@ fn grouped(
         for (run, value) in group.values.iter().enumerate() {
             let y = y + 18.0 + bar * run as f64;
             let label = finite(value).map_or_else(|| NONE.into(), &text);
-            // A quarter is left free for the number beside the longest bar.
+            // A quarter of the width is left for the number beside the longest bar.
             let width = finite(value).unwrap_or(0.0) / most * 0.74;
             svg.bar((0.0, y), (width, bar - 3.0), &format!("run r{}", run % STYLES), "");
             svg.shape(

@@ -1,15 +1,15 @@
-//! What STUN and TURN servers answered, one line a server and answer.
+//! Answers of STUN and TURN servers, one line per server and answer.
 
 use std::collections::BTreeMap;
 
-use super::{Page, row};
 use crate::report::bench::{
     layout::{Align, cut},
+    page::{Page, row},
     schema::{BenchResult, IceServerRecord},
     wording::number,
 };
 
-/// The section; nothing when there were no servers.
+/// Writes the section; nothing when there were no servers.
 pub(super) fn servers(page: &mut Page, result: &BenchResult) {
     let mut answers: BTreeMap<(&str, &str, String), Vec<Option<f64>>> = BTreeMap::new();
     for server in result.connections.records.iter().flat_map(|record| &record.ice_servers) {
@@ -36,7 +36,7 @@ pub(super) fn servers(page: &mut Page, result: &BenchResult) {
     let layout = [(Align::Left, 42), (Align::Left, 11), (Align::Right, 5), (Align::Right, 8)];
     page.rows(&layout, &rows);
     for reason in reasons {
-        page.say(2, &reason);
+        page.paragraph(2, &reason);
     }
 }
 
