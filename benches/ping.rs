@@ -15,7 +15,7 @@ use orion_peer::{
         login::{DEV_TOKEN, DEV_USER},
         unix_now,
     },
-    bench::{self, BenchConfig, Slot, plan::Plan},
+    bench::{self, BenchConfig, Slot, plan::BenchPlan},
     media::source::SourceSpec,
     pairs::Pair,
     peer::{PeerConfig, PeerRole},
@@ -157,7 +157,7 @@ async fn ours(pings: usize) -> orion_peer::stats::Spread {
         CallConfig::new(signaling, peer)
     };
     let config = BenchConfig {
-        plan: Plan {
+        plan: BenchPlan {
             connections: 1,
             warmup: 0,
             rate: None,
@@ -171,7 +171,7 @@ async fn ours(pings: usize) -> orion_peer::stats::Spread {
         },
         slots: vec![Slot {
             measuring: link("a", PeerRole::Sender),
-            partner: Some(link("b", PeerRole::Receiver)),
+            local_peer: Some(link("b", PeerRole::Receiver)),
         }],
         capture: CaptureConfig {
             source: SourceSpec::Pattern { width: 64, height: 64 },

@@ -18,7 +18,7 @@ use orion_peer::{
         turn_rest::TurnSecrets,
         unix_now,
     },
-    bench::{self, BenchConfig, Slot, plan::Plan},
+    bench::{self, BenchConfig, Slot, plan::BenchPlan},
     media::source::SourceSpec,
     pairs::Pair,
     peer::{IcePolicy, PeerConfig, PeerRole},
@@ -205,7 +205,7 @@ async fn pings(
         CallConfig::new(signaling, peer)
     };
     let config = BenchConfig {
-        plan: Plan {
+        plan: BenchPlan {
             connections: 1,
             warmup: 0,
             rate: None,
@@ -219,7 +219,7 @@ async fn pings(
         },
         slots: vec![Slot {
             measuring: link("a", PeerRole::Sender),
-            partner: Some(link("b", PeerRole::Receiver)),
+            local_peer: Some(link("b", PeerRole::Receiver)),
         }],
         capture: CaptureConfig {
             source: SourceSpec::Pattern { width: 64, height: 64 },

@@ -1,24 +1,23 @@
-//! One connection of the measuring side, from the token request to the goodbye. `measuring` is
-//! what happens once the data channel is open, `reporting` asks the other side what it saw, `record` puts
-//! together what came of it.
+//! One connection of the measuring peer, from the token request to the close. `measuring` covers the time after the
+//! data channel is open, `remote_report` requests the peer's report, `record` assembles the result.
 
 mod measuring;
 mod record;
-mod reporting;
+mod remote_report;
 
 use std::{sync::Arc, time::Instant};
 
 use tokio::task::JoinHandle;
 
-use self::reporting::Reporting;
+use self::remote_report::RemoteReport;
 use super::{
     BenchEvent, Run, Slot,
-    diagnosis::Seen,
+    diagnosis::Evidence,
+    local_peer::{LocalPeer, LocalPeerEvent, settled},
     matching::Matching,
-    milestones::Milestones,
-    partner::{Partner, Told, settled},
     pinging::Pinging,
     plan::Share,
+    setup_timeline::SetupTimeline,
     video::Video,
 };
 use crate::{
@@ -36,42 +35,42 @@ use crate::{
     types::ConnectionType,
 };
 
-/// What came of a connection.
+/// The result of a connection.
 pub(super) struct Attempted {
-    /// What goes into the result.
+    /// Its record in the bench result.
     pub(super) record: ConnectionRecord,
     /// Round-trip times of all answered pings, ms.
     pub(super) rtt: Histogram,
     /// One-way times, ms: out and back.
     pub(super) one_way: Vec<[f64; 2]>,
-    /// The other side's clock less ours, ms.
+    /// The peer's clock minus ours, ms.
     pub(super) clock_offset_ms: Option<f64>,
-    /// The other side did not say what became of the keyframes.
-    pub(super) untold: bool,
-    /// How the keyframes that arrived in this process were delivered.
-    pub(super) delivered: Vec<(bottleneck::Seen, bottleneck::Judged)>,
+    /// The peer did not report the outcome of the keyframes.
+    pub(super) unreported: bool,
+    /// Delivery of the keyframes that arrived in this process.
+    pub(super) delivered: Vec<(bottleneck::ArrivedKeyframe, bottleneck::Assessment)>,
 }
 
-/// Makes and measures one connection; `index` is 0 for one that does not count.
+/// Makes and measures one connection; `index` is 0 for a warm-up connection.
 pub(super) async fn attempt(run: &Run, slot: &Slot, index: u64, share: Share) -> Attempted {
     let mut connection = Connection::new(run, slot, index, share);
-    if let Some(config) = &slot.partner {
-        match Partner::join(config.clone(), run.config.timeout).await {
-            Ok(partner) => connection.partner = Some(partner),
-            Err(error) => connection.seen.error = Some(error),
+    if let Some(config) = &slot.local_peer {
+        match LocalPeer::join(config.clone(), run.config.timeout).await {
+            Ok(local_peer) => connection.local_peer = Some(local_peer),
+            Err(error) => connection.evidence.error = Some(error),
         }
     }
-    connection.marks = Milestones::new(Instant::now());
-    if connection.seen.error.is_none() {
-        let mut link = Call::start(slot.measuring.clone());
-        connection.follow(&mut link).await;
-        connection.last_look().await;
-        if let Some(partner) = connection.partner.take() {
-            connection.other = partner.leave().await.map(|pair| pair.connection);
+    connection.timeline = SetupTimeline::new(Instant::now());
+    if connection.evidence.error.is_none() {
+        let mut call = Call::start(slot.measuring.clone());
+        connection.follow(&mut call).await;
+        connection.final_snapshot().await;
+        if let Some(local_peer) = connection.local_peer.take() {
+            connection.other = local_peer.leave().await.map(|pair| pair.connection);
         }
-        link.close("done").await;
-    } else if let Some(partner) = connection.partner.take() {
-        partner.leave().await;
+        call.close("done").await;
+    } else if let Some(local_peer) = connection.local_peer.take() {
+        local_peer.leave().await;
     }
     connection.finish()
 }
@@ -82,30 +81,30 @@ struct Connection<'r> {
     relay_only: bool,
     index: u64,
     share: Share,
-    marks: Milestones,
-    seen: Seen,
-    /// The other side is in this process, and tells what arrives.
-    told: bool,
-    partner: Option<Partner>,
+    timeline: SetupTimeline,
+    evidence: Evidence,
+    /// The remote peer is in this process, and reports what arrives.
+    peer_is_local: bool,
+    local_peer: Option<LocalPeer>,
     peer: Option<Arc<Peer>>,
-    open: Option<super::resources::Open<'r>>,
+    open: Option<super::resources::OpenConnection<'r>>,
     pair: Option<SelectedPair>,
-    /// How the other side says it is connected.
+    /// The connection type that the peer reports.
     other: Option<ConnectionType>,
     pinging: Pinging,
     video: Video,
     sending: Option<JoinHandle<Option<SentAccessUnit>>>,
     matching: Matching,
     stats_due: Option<Instant>,
-    /// When the measuring ends, with a duration.
-    until: Option<Instant>,
-    report: Reporting,
+    /// End of the measurement, if it has a duration.
+    measured_until: Option<Instant>,
+    remote_report: RemoteReport,
     over: bool,
 }
 
 enum Step {
-    Link(CallEvent),
-    Told(Told),
+    Call(CallEvent),
+    LocalPeer(LocalPeerEvent),
     Sent(Option<SentAccessUnit>),
     Wake,
 }
@@ -120,10 +119,10 @@ impl<'r> Connection<'r> {
             relay_only: slot.measuring.peer.ice_policy == IcePolicy::Relay,
             index,
             share,
-            marks: Milestones::new(Instant::now()),
-            seen: Seen::default(),
-            told: slot.partner.is_some(),
-            partner: None,
+            timeline: SetupTimeline::new(Instant::now()),
+            evidence: Evidence::default(),
+            peer_is_local: slot.local_peer.is_some(),
+            local_peer: None,
             peer: None,
             open: None,
             pair: None,
@@ -138,29 +137,29 @@ impl<'r> Connection<'r> {
             sending: None,
             matching: Matching::default(),
             stats_due: None,
-            until: None,
-            report: Reporting::default(),
+            measured_until: None,
+            remote_report: RemoteReport::default(),
             over: false,
         }
     }
 
-    /// Follows everything until all is measured, or nothing more can be.
-    async fn follow(&mut self, link: &mut Call) {
+    /// Handles events until everything is measured or nothing more can be.
+    async fn follow(&mut self, call: &mut Call) {
         while !self.over {
             let wake = self.wake();
             let step = tokio::select! {
                 biased;
-                event = link.next() => Step::Link(event),
-                told = next_told(self.partner.as_mut()) => Step::Told(told),
+                event = call.next() => Step::Call(event),
+                event = next_local_event(self.local_peer.as_mut()) => Step::LocalPeer(event),
                 sent = sent(&mut self.sending) => Step::Sent(sent),
                 () = until(wake.map(Into::into)) => Step::Wake,
             };
-            if let Some(peer) = link.peer() {
+            if let Some(peer) = call.peer() {
                 self.peer = Some(peer);
             }
             match step {
-                Step::Link(event) => self.on_link(event).await,
-                Step::Told(told) => self.on_told(told),
+                Step::Call(event) => self.on_call(event).await,
+                Step::LocalPeer(event) => self.on_local_peer(event),
                 Step::Sent(sent) => {
                     self.sending = None;
                     if let Some(sent) = sent {
@@ -174,12 +173,12 @@ impl<'r> Connection<'r> {
     }
 
     fn fail(&mut self, error: SessionError) {
-        self.seen.error = Some(error);
+        self.evidence.error = Some(error);
         self.over = true;
     }
 
     fn wake(&self) -> Option<Instant> {
-        let set_up_by = self.marks.begun + self.run.config.timeout;
+        let set_up_by = self.timeline.start + self.run.config.timeout;
         if self.open.is_none() {
             return Some(set_up_by);
         }
@@ -189,32 +188,32 @@ impl<'r> Connection<'r> {
             self.matching.wake(),
             video,
             self.stats_due,
-            self.until,
-            self.report.due,
+            self.measured_until,
+            self.remote_report.due,
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    async fn on_link(&mut self, event: CallEvent) {
+    async fn on_call(&mut self, event: CallEvent) {
         match event {
             CallEvent::Joined { peer_present, timings, clock_skew } => {
-                self.seen.joined = true;
-                self.seen.clock_skew = clock_skew;
-                self.seen.present = peer_present.or(self.seen.present);
+                self.evidence.joined = true;
+                self.evidence.clock_skew = clock_skew;
+                self.evidence.present = peer_present.or(self.evidence.present);
                 if let Some(timings) = timings {
-                    self.marks.joined.get_or_insert((Instant::now(), timings));
+                    self.timeline.joined.get_or_insert((Instant::now(), timings));
                 }
             }
-            CallEvent::PeerJoined => self.seen.present = Some(true),
-            CallEvent::PeerLeft(_) => self.seen.present = Some(false),
+            CallEvent::PeerJoined => self.evidence.present = Some(true),
+            CallEvent::PeerLeft(_) => self.evidence.present = Some(false),
             CallEvent::Described(at) => {
-                self.seen.described = true;
-                self.marks.described.get_or_insert(at);
+                self.evidence.described = true;
+                self.timeline.described.get_or_insert(at);
             }
             CallEvent::Refused(error) | CallEvent::Failed(error) => {
-                // A socket that is gone leaves the connection alone, once there is one.
+                // The loss of the socket does not affect an established connection.
                 if self.open.is_none() {
                     self.fail(error);
                 }
@@ -222,7 +221,7 @@ impl<'r> Connection<'r> {
             CallEvent::Lost(why, counted) => self.lost(why.message, *counted),
             CallEvent::Bye(reason, counted) => {
                 let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
-                self.lost(format!("the other side said goodbye{reason}"), *counted);
+                self.lost(format!("the peer left{reason}"), *counted);
             }
             CallEvent::Peer(event) => self.on_peer(event).await,
             CallEvent::CandidateError { .. } => self.on_candidate_error(),
@@ -233,26 +232,26 @@ impl<'r> Connection<'r> {
         }
     }
 
-    /// A STUN or TURN server failed. With nothing but relays allowed and no TURN server left, there
-    /// is nothing to wait for.
+    /// A STUN or TURN server failed. If only relays are allowed and no TURN server is left, there is nothing to wait
+    /// for.
     fn on_candidate_error(&mut self) {
         let Some(peer) = self.peer.as_ref().filter(|_| self.relay_only && self.open.is_none())
         else {
             return;
         };
         let servers = peer.gathering();
-        let given_up = |server: &GatherResult| {
+        let has_failed = |server: &GatherResult| {
             server.failure().is_some() || server.outcome == GatherOutcome::Unused
         };
-        self.seen.no_relay = servers.iter().filter(|s| s.is_turn()).all(given_up);
-        self.over |= self.seen.no_relay;
+        self.evidence.no_relay = servers.iter().filter(|s| s.is_turn()).all(has_failed);
+        self.over |= self.evidence.no_relay;
     }
 
     fn lost(&mut self, why: String, counted: Option<Snapshot>) {
         if let Some(snapshot) = counted {
-            self.look_at(&snapshot);
+            self.take_snapshot(&snapshot);
         }
-        self.seen.lost = Some(why);
+        self.evidence.lost = Some(why);
         self.over = true;
     }
 
@@ -260,7 +259,7 @@ impl<'r> Connection<'r> {
         match event {
             PeerEvent::ControlOpen => self.opened().await,
             PeerEvent::State(ConnectionState::Disconnected) if self.open.is_some() => {
-                self.lost("the other side does not answer any more".into(), None);
+                self.lost("the peer does not respond any more".into(), None);
             }
             PeerEvent::Control(ControlMessage::Pong { id, at, .. }, _, read) => {
                 self.pinging.pong(&id, at, read);
@@ -273,9 +272,9 @@ impl<'r> Connection<'r> {
                 }
             }
             PeerEvent::Control(ControlMessage::BenchReport(report), ..) => {
-                self.report.take(report);
+                self.remote_report.take(report);
             }
-            // Pictures between keyframes are not what is measured.
+            // Pictures between keyframes are not measured.
             PeerEvent::AccessUnit(received)
                 if self.role == PeerRole::Receiver && h264::is_keyframe(&received.unit.data) =>
             {
@@ -288,58 +287,58 @@ impl<'r> Connection<'r> {
         }
     }
 
-    fn on_told(&mut self, told: Told) {
-        match told {
-            Told::Arrived(arrived) => self.video.arrived(&arrived),
-            Told::Broken(why) => self.video.broken(why),
-            Told::Failed(error) if self.open.is_none() => {
-                let message = format!("the other side: {}", error.message);
+    fn on_local_peer(&mut self, event: LocalPeerEvent) {
+        match event {
+            LocalPeerEvent::Arrived(arrived) => self.video.arrived(&arrived),
+            LocalPeerEvent::Broken(why) => self.video.broken(why),
+            LocalPeerEvent::Failed(error) if self.open.is_none() => {
+                let message = format!("the remote peer: {}", error.message);
                 self.fail(SessionError { message, ..error });
             }
-            Told::Failed(_) => {}
+            LocalPeerEvent::Failed(_) => {}
         }
     }
 
-    async fn tell_stats(&self) {
+    async fn emit_stats(&self) {
         if let Some(peer) = self.peer.as_ref().filter(|_| self.index > 0) {
             let report = peer.stats().await.report;
-            self.run.tell(BenchEvent::Stats { connection: self.index, report });
+            self.run.emit(BenchEvent::Stats { connection: self.index, report });
         }
     }
 
-    /// What can only be asked while the connection is there.
-    async fn last_look(&mut self) {
+    /// Reads state that is only available while the connection exists.
+    async fn final_snapshot(&mut self) {
         let Some(peer) = self.peer.clone() else { return };
-        self.marks.peer = Some((peer.created(), peer.timings()));
-        self.seen.timings = peer.timings();
-        self.seen.servers = peer.gathering();
-        if self.seen.lost.is_none() {
+        self.timeline.peer = Some((peer.created(), peer.timings()));
+        self.evidence.timings = peer.timings();
+        self.evidence.servers = peer.gathering();
+        if self.evidence.lost.is_none() {
             let snapshot = settled(&peer).await;
-            self.look_at(&snapshot);
+            self.take_snapshot(&snapshot);
         }
     }
 
-    fn look_at(&mut self, snapshot: &Snapshot) {
-        self.seen.local = snapshot.candidate_types("local-candidate");
-        self.seen.remote = snapshot.candidate_types("remote-candidate");
+    fn take_snapshot(&mut self, snapshot: &Snapshot) {
+        self.evidence.local = snapshot.candidate_types("local-candidate");
+        self.evidence.remote = snapshot.candidate_types("remote-candidate");
         self.pair = snapshot.pair.clone().or_else(|| self.pair.take());
         if self.index > 0 && !snapshot.report.is_empty() {
             let report = snapshot.report.clone();
-            self.run.tell(BenchEvent::Stats { connection: self.index, report });
+            self.run.emit(BenchEvent::Stats { connection: self.index, report });
         }
     }
 }
 
-async fn next_told(partner: Option<&mut Partner>) -> Told {
-    match partner {
-        Some(partner) => partner.next().await,
+async fn next_local_event(local_peer: Option<&mut LocalPeer>) -> LocalPeerEvent {
+    match local_peer {
+        Some(local_peer) => local_peer.next().await,
         None => std::future::pending().await,
     }
 }
 
 async fn sent(sending: &mut Option<JoinHandle<Option<SentAccessUnit>>>) -> Option<SentAccessUnit> {
     match sending {
-        // What became of one that could not be sent shows at the other side.
+        // A failed send shows at the receiver.
         Some(sending) => sending.await.ok().flatten(),
         None => std::future::pending().await,
     }

@@ -1,4 +1,4 @@
-//! Peers that meet at a server in this process.
+//! Peers that connect through a server in this process.
 
 use std::sync::Arc;
 
@@ -16,21 +16,24 @@ use crate::{
     types::DeviceId,
 };
 
-/// The slot of a pair that the server knows: its phone measures, its Mac is the other side. `peers` are
-/// theirs, in that order.
+/// The slot of a pair known to the server: its phone measures, its Mac is the remote peer. `peers` configures them in
+/// that order.
 ///
 /// # Errors
-/// No HTTP client can be made for the token API.
+/// The HTTP client for the token API cannot be created.
 pub fn slot(
     server: &RunningServer,
     pair: &Pair,
     peers: [PeerConfig; 2],
 ) -> Result<Slot, TokenError> {
-    let link = |device: &DeviceId, peer: PeerConfig| -> Result<CallConfig, TokenError> {
+    let call = |device: &DeviceId, peer: PeerConfig| -> Result<CallConfig, TokenError> {
         let url = server.token_url();
         let tokens = TokenClient::new(&url, DEV_TOKEN, device.clone(), Some(pair.id.clone()))?;
         Ok(CallConfig::new(ClientConfig::new(server.signal_url(), Arc::new(tokens)), peer))
     };
-    let [measuring, partner] = peers;
-    Ok(Slot { measuring: link(&pair.ios, measuring)?, partner: Some(link(&pair.mac, partner)?) })
+    let [measuring, local_peer] = peers;
+    Ok(Slot {
+        measuring: call(&pair.ios, measuring)?,
+        local_peer: Some(call(&pair.mac, local_peer)?),
+    })
 }

@@ -1,5 +1,5 @@
-//! What came on the video track and what its sender said of it on the control channel, brought
-//! together by RTP timestamp in whichever order they come.
+//! Matches access units from the video track with their announcements on the control channel, by RTP timestamp and in
+//! any order of arrival.
 
 use std::{
     collections::BTreeMap,
@@ -10,30 +10,30 @@ use bytes::Bytes;
 
 use crate::{peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sha256};
 
-/// How long an access unit waits for what its sender says of it: apps may say nothing.
+/// How long an access unit waits for its announcement: apps may not send one.
 const WAIT: Duration = Duration::from_millis(300);
 
-/// Halves that wait for each other; the oldest go first.
-const MOST: usize = 64;
+/// Maximum number of unmatched items; the oldest are dropped first.
+const MAX_UNMATCHED: usize = 64;
 
-/// Halves that wait for each other.
+/// Access units and announcements not yet matched.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
     infos: BTreeMap<u32, KeyframeInfo>,
     units: BTreeMap<u32, ReceivedAccessUnit>,
 }
 
-/// A keyframe with what its sender said of it.
+/// A keyframe with its announcement.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) info: KeyframeInfo,
     pub(super) received: ReceivedAccessUnit,
-    /// Whether its SHA-256 is the one the sender told.
+    /// Whether its SHA-256 is the announced one.
     pub(super) intact: bool,
 }
 
 impl Matching {
-    /// The sender says something of a keyframe.
+    /// Adds the announcement of a keyframe.
     pub(super) async fn info(&mut self, info: KeyframeInfo) -> Option<Verified> {
         let timestamp = info.rtp_timestamp;
         if let Some(unit) = self.units.remove(&timestamp) {
@@ -43,7 +43,7 @@ impl Matching {
         None
     }
 
-    /// An access unit came whole.
+    /// Adds a complete access unit.
     pub(super) async fn unit(&mut self, received: ReceivedAccessUnit) -> Option<Verified> {
         let timestamp = received.unit.timestamp;
         if let Some(info) = self.infos.remove(&timestamp) {
@@ -53,12 +53,12 @@ impl Matching {
         None
     }
 
-    /// When an access unit has waited long enough.
+    /// When the next access unit becomes overdue.
     pub(super) fn wake(&self) -> Option<Instant> {
         self.units.values().map(|received| received.unit.completed + WAIT).min()
     }
 
-    /// An access unit that has waited long enough.
+    /// Removes an access unit whose announcement is overdue.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<ReceivedAccessUnit> {
         let overdue = |received: &&ReceivedAccessUnit| now >= received.unit.completed + WAIT;
         let timestamp = self.units.values().find(overdue)?.unit.timestamp;
@@ -68,7 +68,7 @@ impl Matching {
 
 fn keep<T>(map: &mut BTreeMap<u32, T>, timestamp: u32, value: T) {
     map.insert(timestamp, value);
-    if map.len() > MOST {
+    if map.len() > MAX_UNMATCHED {
         map.pop_first();
     }
 }

@@ -1,28 +1,28 @@
-//! The bench: fresh connections, each measured from the token request to its last keyframe.
+//! Bench: repeated fresh connections, each measured from the token request to its last keyframe.
 //!
-//! One side measures; the other one is in this process ([`Slot::partner`]), or anywhere else and
-//! speaks the contract: `bench --respond` ([`respond`]), a plain `recv` or `send`, an app.
+//! One peer measures; the other one is in this process ([`Slot::local_peer`]), or elsewhere and follows the wire
+//! contract: `bench --respond` ([`responder`]), a plain `recv` or `send`, an app.
 //!
-//! - [`plan`]: what a run and each of its connections has to do
-//! - `attempt`: one connection; `milestones`: its stages; `diagnosis`: why it failed
-//! - `pinging`: paced pings; `pictures`: keyframes encoded ahead; `video`: keyframes under way
-//! - `matching`: keyframes and what their sender said of them; `sums`: what it all adds up to
-//! - [`embedded`]: pairs that meet at a server in this process
-//! - `partner`: the other side in this process; [`respond`]: the other side in another one
-//! - `resources`: what the run takes of the machine
+//! - [`plan`]: the work of a run and of each of its connections
+//! - `attempt`: one connection; `setup_timeline`: its stages; `diagnosis`: why it failed
+//! - `pinging`: paced pings; `prepared_keyframes`: keyframes encoded in advance; `video`: keyframes of a connection
+//! - `matching`: pairs received keyframes with their announcements; `totals`: the aggregated result
+//! - [`embedded`]: pairs that connect through a server in this process
+//! - `local_peer`: the remote peer in this process; [`responder`]: the remote peer in another process
+//! - `resources`: CPU time and memory of the run
 
 mod attempt;
 mod diagnosis;
 pub mod embedded;
+mod local_peer;
 mod matching;
-mod milestones;
-mod partner;
-mod pictures;
 mod pinging;
 pub mod plan;
+mod prepared_keyframes;
 mod resources;
-pub mod respond;
-mod sums;
+pub mod responder;
+mod setup_timeline;
+mod totals;
 mod video;
 
 use std::{
@@ -39,10 +39,10 @@ use tokio::{
 
 use self::{
     attempt::{Attempted, attempt},
-    pictures::Pictures,
-    plan::Plan,
+    plan::BenchPlan,
+    prepared_keyframes::PreparedKeyframes,
     resources::Meter,
-    sums::Sums,
+    totals::Totals,
 };
 use crate::{
     peer::PeerRole,
@@ -55,37 +55,37 @@ use crate::{
     session::{CallConfig, SessionError, capture::CaptureConfig, until},
 };
 
-/// What is measured, and between whom.
+/// Configuration of a run.
 pub struct BenchConfig {
-    /// What there is to do.
-    pub plan: Plan,
-    /// Pairs of devices to connect; as many connections as there are slots may be open at once.
+    /// The work to do.
+    pub plan: BenchPlan,
+    /// Pairs of devices to connect; one concurrent connection per slot.
     pub slots: Vec<Slot>,
-    /// Keyframes to send, when the measuring side sends.
+    /// Keyframes to send, if the measuring peer sends.
     pub capture: CaptureConfig,
-    /// How long a set-up may take.
+    /// Timeout of the set-up.
     pub timeout: Duration,
-    /// Time between two statistics of a connection.
+    /// Interval of the statistics of a connection.
     pub stats_interval: Duration,
-    /// Whether one-way times are wanted.
+    /// Whether to measure one-way times.
     pub one_way: bool,
 }
 
-/// A pair of devices that connects again and again.
+/// A pair of devices that connects repeatedly.
 #[derive(Clone)]
 pub struct Slot {
-    /// The side that measures.
+    /// The measuring peer.
     pub measuring: CallConfig,
-    /// The other side, when it is in this process, too.
-    pub partner: Option<CallConfig>,
+    /// The remote peer, if it is in this process as well.
+    pub local_peer: Option<CallConfig>,
 }
 
-/// What a run tells while it goes on.
+/// An event of a run in progress.
 #[derive(Debug)]
 pub enum BenchEvent {
-    /// A connection that counts has ended.
+    /// A counted connection has ended.
     Connection(Box<ConnectionRecord>),
-    /// getStats of a connection.
+    /// Statistics of a connection.
     Stats {
         /// Its index, from 1.
         connection: u64,
@@ -94,34 +94,34 @@ pub enum BenchEvent {
     },
 }
 
-/// What was measured.
+/// The measurements of a run.
 #[derive(Debug)]
 pub struct Measured {
-    /// Length of the run.
+    /// Duration of the run.
     pub duration: Duration,
     /// Connections, with a record each.
     pub connections: Connections,
     /// Round-trip times of pings.
     pub rtt: Rtt,
-    /// One-way times, when the other side's clock is known.
+    /// One-way times, if the peer's clock is known.
     pub one_way: Option<OneWay>,
     /// Keyframes.
     pub keyframes: Keyframes,
-    /// What it took of the machine.
+    /// Resource usage.
     pub resources: Resources,
-    /// What could not be measured.
+    /// Quantities that could not be measured.
     pub not_measured: Vec<NotMeasured>,
-    /// Why the run ended before its end; none when it did not.
+    /// Why the run ended early; none if it did not.
     pub ended: Option<FailureRecord>,
 }
 
-/// What the connections of a run share.
+/// State shared by the connections of a run.
 struct Run {
     config: BenchConfig,
-    pictures: Option<Pictures>,
+    prepared: Option<PreparedKeyframes>,
     meter: Meter,
-    /// When the connections that count began.
-    begun: OnceLock<Instant>,
+    /// Start of the first counted connection.
+    start: OnceLock<Instant>,
     events: mpsc::UnboundedSender<BenchEvent>,
 }
 
@@ -130,73 +130,73 @@ impl Run {
         self.config.slots.first().map_or(PeerRole::Sender, |slot| slot.measuring.peer.role)
     }
 
-    fn begun(&self) -> Instant {
-        *self.begun.get_or_init(Instant::now)
+    fn started(&self) -> Instant {
+        *self.start.get_or_init(Instant::now)
     }
 
-    fn tell(&self, event: BenchEvent) {
-        // Nobody listens any more: the run is being stopped.
+    fn emit(&self, event: BenchEvent) {
+        // Without a receiver the run is being stopped.
         let _ = self.events.send(event);
     }
 }
 
-/// Makes and measures all connections; `stop` ends the run early, with what was measured so far.
+/// Makes and measures all connections; `stop` ends the run early and keeps the measurements so far.
 pub async fn run(
     config: BenchConfig,
     stop: impl Future<Output = ()> + Send,
-    tell: &mut (dyn FnMut(BenchEvent) + Send),
+    on_event: &mut (dyn FnMut(BenchEvent) + Send),
 ) -> Measured {
     tokio::pin!(stop);
     let sends = config.slots.iter().any(|slot| slot.measuring.peer.role == PeerRole::Sender);
-    let pictures = if sends && config.plan.keyframes > 0 {
+    let prepared = if sends && config.plan.keyframes > 0 {
         let wanted = config.plan.keyframes_in_all();
         tokio::select! {
             () = &mut stop => Err(interrupted()),
-            started = Pictures::start(config.capture.clone(), wanted) => started.map(Some),
+            started = PreparedKeyframes::start(config.capture.clone(), wanted) => started.map(Some),
         }
     } else {
         Ok(None)
     };
-    let (events, mut told) = mpsc::unbounded_channel();
-    let (pictures, ended) = match pictures {
-        Ok(pictures) => (pictures, None),
+    let (events, mut received) = mpsc::unbounded_channel();
+    let (prepared, ended) = match prepared {
+        Ok(prepared) => (prepared, None),
         Err(error) => (None, Some(failure_record(error))),
     };
     let mut config = config;
-    if let Some(pictures) = &pictures {
+    if let Some(prepared) = &prepared {
         for slot in &mut config.slots {
-            slot.measuring.peer.picture_size = pictures.size;
+            slot.measuring.peer.picture_size = prepared.size;
         }
     }
     let run =
-        Arc::new(Run { config, pictures, meter: Meter::start(), begun: OnceLock::new(), events });
-    let mut sums = Sums::default();
+        Arc::new(Run { config, prepared, meter: Meter::start(), start: OnceLock::new(), events });
+    let mut totals = Totals::default();
     if ended.is_some() {
-        return sums.measured(&run, ended);
+        return totals.measured(&run, ended);
     }
     let ended = {
-        let all = connect_all(&run, &mut sums);
+        let all = connect_all(&run, &mut totals);
         tokio::pin!(all);
         loop {
             tokio::select! {
                 () = &mut all => break None,
                 () = &mut stop => break Some(failure_record(interrupted())),
-                Some(event) = told.recv() => tell(event),
+                Some(event) = received.recv() => on_event(event),
             }
         }
     };
-    while let Ok(event) = told.try_recv() {
-        tell(event);
+    while let Ok(event) = received.try_recv() {
+        on_event(event);
     }
-    sums.measured(&run, ended)
+    totals.measured(&run, ended)
 }
 
 fn interrupted() -> SessionError {
     SessionError {
         stage: crate::types::Stage::Interrupted,
         code: "interrupted".into(),
-        message: "stopped before all connections were made".into(),
-        remedy: "let it run to its end; what was measured until then is in the result".into(),
+        message: "stopped before all connections were measured".into(),
+        remedy: "let it run to the end; the measurements until then are in the result".into(),
     }
 }
 
@@ -205,24 +205,24 @@ fn failure_record(error: SessionError) -> FailureRecord {
     FailureRecord { stage, code, message, remedy }
 }
 
-/// Warm-up connections one after the other, then the others, as many at once as there are slots.
-async fn connect_all(run: &Arc<Run>, sums: &mut Sums) {
+/// Warm-up connections one after the other, then the others, one per slot concurrently.
+async fn connect_all(run: &Arc<Run>, totals: &mut Totals) {
     let plan = &run.config.plan;
     for _ in 0..plan.warmup {
         attempt(run, &run.config.slots[0], 0, plan.warmup_share()).await;
     }
     let free = Arc::new(Mutex::new((0..run.config.slots.len()).collect::<Vec<usize>>()));
-    let begun = run.begun();
+    let start = run.started();
     let mut attempts: JoinSet<Attempted> = JoinSet::new();
     for nth in 0..plan.connections {
         while attempts.len() >= run.config.slots.len() {
-            joined(sums, attempts.join_next().await);
+            joined(totals, attempts.join_next().await);
         }
-        let due = begun + plan.due(nth);
+        let due = start + plan.due(nth);
         loop {
             tokio::select! {
                 biased;
-                Some(attempted) = attempts.join_next() => joined(sums, Some(attempted)),
+                Some(attempted) = attempts.join_next() => joined(totals, Some(attempted)),
                 () = until(Some(due.into())) => break,
             }
         }
@@ -232,19 +232,19 @@ async fn connect_all(run: &Arc<Run>, sums: &mut Sums) {
             let share = run.config.plan.share(nth);
             let attempted = attempt(&run, &run.config.slots[slot], nth + 1, share).await;
             free.lock().expect("no holder of this lock panics").push(slot);
-            run.tell(BenchEvent::Connection(Box::new(attempted.record.clone())));
+            run.emit(BenchEvent::Connection(Box::new(attempted.record.clone())));
             attempted
         });
     }
     while let Some(attempted) = attempts.join_next().await {
-        joined(sums, Some(attempted));
+        joined(totals, Some(attempted));
     }
 }
 
-fn joined(sums: &mut Sums, attempted: Option<Result<Attempted, JoinError>>) {
+fn joined(totals: &mut Totals, attempted: Option<Result<Attempted, JoinError>>) {
     match attempted {
-        Some(Ok(attempted)) => sums.add(attempted),
-        // A bug in here must not pass for a failed connection.
+        Some(Ok(attempted)) => totals.add(attempted),
+        // A bug here must not pass for a failed connection.
         Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         _ => {}
     }

@@ -1,11 +1,11 @@
-//! Pings of one connection at a fixed pace, and what their answers tell.
+//! Pings of one connection at a fixed pace, and the times derived from their answers.
 //!
-//! The pace is that of a clock, not of the answers: a slow answer does not hold the next ping back, so
-//! no slow moment goes unseen (coordinated omission). A ping that this process itself sent late, by
-//! more than its timers' resolution, counts from the moment it should have been sent.
+//! The pace is that of a clock, not of the answers: a slow answer does not delay the next ping, so no slow moment is
+//! missed (coordinated omission). A ping that this process sent late, by more than the resolution of its timers,
+//! counts from the moment it was due.
 //!
-//! An answer may carry the other side's clock. The fastest of them gives the clocks' offset as in NTP
-//! (RFC 5905 §8): its ping and its pong are taken to have been equally long on their way.
+//! An answer may carry the peer's clock. The fastest answer gives the clock offset as in NTP (RFC 5905 §8): its ping
+//! and its pong are assumed to have taken equally long.
 
 use std::{
     collections::HashMap,
@@ -18,29 +18,29 @@ use crate::{
     stats::Histogram,
 };
 
-/// A send that is later than this is this process's fault, not its timers' resolution (1 ms).
+/// A send later than this is a delay of this process, beyond the resolution of its timers (1 ms).
 const LATE: Duration = Duration::from_millis(2);
 
-/// How long the answers to the last pings are waited for after both ways were given up by the channel.
+/// How long to wait for the answers to the last pings after the channel has abandoned both directions.
 const STRAGGLERS: Duration = Duration::from_millis(800);
 
-/// The same when the channel never gives up: several of its retransmission timers (RFC 9260 §6.3.1,
-/// doubled each time from 1 s).
+/// The same if the channel never abandons a message: several of its retransmission timers (RFC 9260 §6.3.1, doubled
+/// each time from 1 s).
 const LATE_STRAGGLERS: Duration = Duration::from_secs(20);
 
-/// So many unanswered pings at the end, over so long a time, mean that nobody is there.
+/// This many unanswered pings at the end, over at least this time, mean that the peer is gone.
 const SILENT_PINGS: u64 = 10;
 const SILENT_FOR: Duration = Duration::from_secs(1);
 
-/// Samples kept of one connection; beyond, every second one is dropped again and again.
-const MOST_SAMPLES: usize = 20_000;
+/// Maximum number of samples kept per connection; beyond it, every second one is dropped repeatedly.
+const MAX_SAMPLES: usize = 20_000;
 
 /// Pings of one connection.
 #[derive(Debug)]
 pub(super) struct Pinging {
     interval: Duration,
     bytes: usize,
-    /// How long the answers to the last pings are waited for.
+    /// How long to wait for the answers to the last pings.
     patience: Duration,
     /// The newest ping that was answered, and when it was sent.
     newest: Option<(i64, Instant)>,
@@ -49,7 +49,7 @@ pub(super) struct Pinging {
     /// When the next ping is due; none before the start and after the last one.
     due: Option<Instant>,
     last_sent: Option<Instant>,
-    waiting: HashMap<i64, Waiting>,
+    unanswered: HashMap<i64, UnansweredPing>,
     samples: Vec<Sample>,
     /// One sample in `stride` is kept.
     stride: u64,
@@ -58,7 +58,7 @@ pub(super) struct Pinging {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
+struct UnansweredPing {
     sent: Instant,
     wall: SystemTime,
     late: Duration,
@@ -69,18 +69,16 @@ struct Waiting {
 pub(super) struct Sample {
     /// When it was sent.
     pub(super) sent: Instant,
-    /// Round-trip time with the time added that it was sent late, ms.
+    /// Round-trip time including the delay of a late send, ms.
     pub(super) rtt_ms: f64,
-    /// Round-trip time alone.
+    /// Round-trip time without that delay.
     pub(super) took: Duration,
-    /// The other side's clock less ours if both ways were equally long, s; and half the round-trip
-    /// time, s.
+    /// The peer's clock minus ours, assuming equal times in both directions, s; and half the round-trip time, s.
     clock: Option<(f64, f64)>,
 }
 
 impl Pinging {
-    /// `count` pings of `bytes` bytes, one each `interval`; the channel gives each up after
-    /// `life_time`.
+    /// `count` pings of `bytes` bytes, one per `interval`; the channel abandons each after `life_time`.
     pub(super) fn new(
         count: u64,
         interval: Duration,
@@ -96,7 +94,7 @@ impl Pinging {
             next: 0,
             due: None,
             last_sent: None,
-            waiting: HashMap::new(),
+            unanswered: HashMap::new(),
             samples: Vec::new(),
             stride: 1,
             answered: 0,
@@ -115,20 +113,20 @@ impl Pinging {
         self.due = None;
     }
 
-    /// When something is to be done.
+    /// When the next action is due.
     pub(super) fn wake(&self) -> Option<Instant> {
         self.due.or_else(|| {
-            let waits = !self.waiting.is_empty();
+            let waits = !self.unanswered.is_empty();
             self.last_sent.filter(|_| waits).map(|sent| sent + self.patience)
         })
     }
 
-    /// Whether every ping was sent, and answered or given up.
+    /// Whether every ping was sent, and answered or abandoned.
     pub(super) fn is_done(&self, now: Instant) -> bool {
         self.due.is_none() && self.left == 0 && self.wake().is_none_or(|at| now >= at)
     }
 
-    /// The ping that is due, to be sent at once.
+    /// The ping that is due, to be sent immediately.
     pub(super) fn ping(&mut self, now: Instant, wall: SystemTime) -> Option<ControlMessage> {
         let due = self.due.filter(|due| now >= *due)?;
         let late = now.duration_since(due);
@@ -137,7 +135,7 @@ impl Pinging {
         self.due = (self.left > 0).then(|| due + self.interval);
         self.last_sent = Some(now);
         let late = if late > LATE { late } else { Duration::ZERO };
-        self.waiting.insert(self.next, Waiting { sent: now, wall, late });
+        self.unanswered.insert(self.next, UnansweredPing { sent: now, wall, late });
         let ts = serde_json::Number::from_f64(epoch_seconds(wall)).unwrap_or_else(|| 0.into());
         let id = Id::Number(self.next);
         let plain = ControlMessage::Ping { id: id.clone(), ts: ts.clone(), pad: None };
@@ -148,9 +146,9 @@ impl Pinging {
         Some(ControlMessage::Ping { id, ts, pad: Some(".".repeat(missing)) })
     }
 
-    /// The last ping was sent at `now`, later than it was made.
+    /// The last ping was sent at `now`, later than it was created.
     pub(super) fn was_sent(&mut self, now: Instant) {
-        if let Some(ping) = self.waiting.get_mut(&self.next) {
+        if let Some(ping) = self.unanswered.get_mut(&self.next) {
             let delay = now.saturating_duration_since(ping.sent);
             ping.wall += delay;
             ping.sent = now;
@@ -160,27 +158,27 @@ impl Pinging {
         }
     }
 
-    /// An answer that was read at `now`; `at` is the other side's clock when it answered.
+    /// An answer that was read at `now`; `at` is the peer's clock when it answered.
     pub(super) fn pong(&mut self, id: &Id, at: Option<f64>, now: Instant) {
         let Id::Number(number) = id else { return };
-        let Some(waiting) = self.waiting.remove(number) else { return };
+        let Some(unanswered) = self.unanswered.remove(number) else { return };
         if self.newest.is_none_or(|(newest, _)| *number > newest) {
-            self.newest = Some((*number, waiting.sent));
+            self.newest = Some((*number, unanswered.sent));
         }
-        let rtt = now.saturating_duration_since(waiting.sent);
+        let rtt = now.saturating_duration_since(unanswered.sent);
         let half = rtt.as_secs_f64() / 2.0;
         let sample = Sample {
-            sent: waiting.sent,
-            rtt_ms: (rtt + waiting.late).as_secs_f64() * 1e3,
+            sent: unanswered.sent,
+            rtt_ms: (rtt + unanswered.late).as_secs_f64() * 1e3,
             took: rtt,
-            clock: at.map(|at| (at - epoch_seconds(waiting.wall) - half, half)),
+            clock: at.map(|at| (at - epoch_seconds(unanswered.wall) - half, half)),
         };
         self.histogram.record(sample.rtt_ms);
         if self.answered.is_multiple_of(self.stride) {
             self.samples.push(sample);
         }
         self.answered += 1;
-        if self.samples.len() >= MOST_SAMPLES {
+        if self.samples.len() >= MAX_SAMPLES {
             let mut nth = 0;
             self.samples.retain(|_| {
                 nth += 1;
@@ -190,8 +188,8 @@ impl Pinging {
         }
     }
 
-    /// Pings at the end that were not answered, when they are too many and too long for bad luck: the
-    /// other side has gone.
+    /// Number of unanswered pings at the end, if they are too many over too long a time to be lost by chance: the
+    /// peer is gone.
     pub(super) fn silent_end(&self) -> Option<u64> {
         let ((newest, answered), last) = (self.newest?, self.last_sent?);
         let unanswered = (self.next - newest) as u64;
@@ -209,7 +207,7 @@ impl Pinging {
         self.answered
     }
 
-    /// Answered pings, of many only every n-th.
+    /// Answered pings; if there are many, only every n-th.
     pub(super) fn samples(&self) -> &[Sample] {
         &self.samples
     }
@@ -219,26 +217,27 @@ impl Pinging {
         &self.histogram
     }
 
-    /// The other side's clock less ours, s; none when its answers do not tell.
+    /// The peer's clock minus ours, s; none if its answers do not carry it.
     pub(super) fn clock_offset(&self) -> Option<f64> {
-        let told = self.samples.iter().filter_map(|sample| sample.clock);
-        told.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(offset, _)| offset)
+        let clocks = self.samples.iter().filter_map(|sample| sample.clock);
+        clocks.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(offset, _)| offset)
     }
 
     /// One-way times of the kept samples, ms: out and back.
     pub(super) fn one_way(&self) -> Vec<[f64; 2]> {
         let Some(offset) = self.clock_offset() else { return Vec::new() };
-        let told = self.samples.iter().filter_map(|sample| sample.clock);
-        told.map(|(seen, half)| {
-            // The offset is off by what the fastest answer's ways differ.
-            let out = (half + seen - offset).clamp(0.0, 2.0 * half);
-            [out * 1e3, (2.0 * half - out) * 1e3]
-        })
-        .collect()
+        let clocks = self.samples.iter().filter_map(|sample| sample.clock);
+        clocks
+            .map(|(apparent, half)| {
+                // The error of the offset is half the asymmetry of the fastest answer.
+                let out = (half + apparent - offset).clamp(0.0, 2.0 * half);
+                [out * 1e3, (2.0 * half - out) * 1e3]
+            })
+            .collect()
     }
 }
 
-/// What `,"pad":""` adds to a message.
+/// Bytes that `,"pad":""` adds to a message.
 const PAD_OVERHEAD: usize = 9;
 
 #[cfg(test)]
@@ -256,7 +255,7 @@ mod tests {
     const LIFE_TIME: Option<Duration> = Some(Duration::from_millis(100));
 
     #[test]
-    fn the_pace_is_the_clocks_and_late_pings_count_from_their_slot() {
+    fn the_clock_sets_the_pace_and_late_pings_count_from_their_slot() {
         let begin = Instant::now();
         let mut pinging = Pinging::new(3, 10 * MS, 0, LIFE_TIME);
         assert!(!pinging.is_done(begin));
@@ -276,13 +275,13 @@ mod tests {
         assert_eq!((pinging.sent(), pinging.answered()), (3, 2));
         assert!(!pinging.is_done(late));
         assert!(!pinging.is_done(late + STRAGGLERS));
-        assert!(pinging.is_done(late + STRAGGLERS + 200 * MS), "the first one is given up");
+        assert!(pinging.is_done(late + STRAGGLERS + 200 * MS), "the first one is abandoned");
         pinging.pong(&id(&first), None, late + 3 * MS);
         assert!(pinging.is_done(late + 3 * MS));
     }
 
     #[test]
-    fn messages_have_the_size_asked_for() {
+    fn messages_have_the_requested_size() {
         for bytes in [0, 80, 81, 1200] {
             let mut pinging = Pinging::new(1, MS, bytes, LIFE_TIME);
             let now = Instant::now();
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_that_this_process_keeps_for_long_is_late() {
+    fn a_ping_that_this_process_delays_is_late() {
         for (kept, rtt) in [(MS, 4.0), (30 * MS, 34.0)] {
             let mut pinging = Pinging::new(1, MS, 0, LIFE_TIME);
             let begin = Instant::now();
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_answers_is_no_bad_luck() {
+    fn a_silent_end_means_the_peer_is_gone() {
         let begin = Instant::now();
         let mut pinging = Pinging::new(u64::MAX, 100 * MS, 0, LIFE_TIME);
         pinging.start(begin);
@@ -356,13 +355,13 @@ mod tests {
         let mut pinging = Pinging::new(u64::MAX, MS, 0, LIFE_TIME);
         let begin = Instant::now();
         pinging.start(begin);
-        for step in 0..3 * MOST_SAMPLES as u32 {
+        for step in 0..3 * MAX_SAMPLES as u32 {
             let now = begin + MS * step;
             let ping = pinging.ping(now, SystemTime::now()).unwrap();
             pinging.pong(&id(&ping), None, now + MS);
         }
-        assert!(pinging.samples().len() < MOST_SAMPLES);
-        assert_eq!(pinging.histogram().count(), 3 * MOST_SAMPLES as u64);
+        assert!(pinging.samples().len() < MAX_SAMPLES);
+        assert_eq!(pinging.histogram().count(), 3 * MAX_SAMPLES as u64);
         let gaps: Vec<Duration> =
             pinging.samples().windows(2).map(|two| two[1].sent - two[0].sent).collect();
         assert!(gaps.windows(2).all(|two| two[0] == two[1]), "evenly spaced");

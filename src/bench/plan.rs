@@ -1,15 +1,15 @@
-//! What a run has to do, and what each of its connections has to do of that.
+//! The work of a run, and the share of each of its connections.
 
 use std::time::Duration;
 
-/// What a run has to do.
+/// The work of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    /// Connections that count.
+pub struct BenchPlan {
+    /// Counted connections.
     pub connections: u64,
-    /// Connections made before them that do not count.
+    /// Warm-up connections before them, not counted.
     pub warmup: u64,
-    /// Connections begun a second at most; none means one as soon as another has ended.
+    /// Maximum connections started per second; none starts one as soon as another has ended.
     pub rate: Option<f64>,
     /// Pings over all connections.
     pub pings: u64,
@@ -17,18 +17,18 @@ pub struct Plan {
     pub ping_interval: Duration,
     /// Size of a ping message, bytes.
     pub ping_bytes: usize,
-    /// How long the channel goes on with a ping or pong that does not get through; none: for ever.
+    /// How long the channel retransmits a ping or pong; none: indefinitely.
     pub ping_life_time: Option<Duration>,
     /// Keyframes over all connections.
     pub keyframes: u64,
     /// Time between the keyframes of a connection.
     pub interval: Duration,
-    /// How long each connection is measured; then pings and keyframes go on for that long, and
-    /// `pings` and `keyframes` only say whether there are any.
+    /// How long each connection is measured; if set, pings and keyframes are sent for that long, and `pings` and
+    /// `keyframes` only determine whether any are sent.
     pub duration: Option<Duration>,
 }
 
-/// What one connection has to do.
+/// The work of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// Pings to send.
@@ -37,9 +37,8 @@ pub struct Share {
     pub keyframes: u64,
 }
 
-impl Plan {
-    /// What connection `index` of the counted ones, from 0, has to do. What cannot be shared evenly
-    /// falls to the first ones.
+impl BenchPlan {
+    /// The share of the counted connection `index`, from 0. A remainder goes to the first connections.
     #[must_use]
     pub fn share(&self, index: u64) -> Share {
         if self.duration.is_some() {
@@ -53,13 +52,13 @@ impl Plan {
         Share { pings: part(self.pings), keyframes: part(self.keyframes) }
     }
 
-    /// What a warm-up connection does: a little of everything that is measured.
+    /// The work of a warm-up connection: a little of everything that is measured.
     #[must_use]
     pub fn warmup_share(&self) -> Share {
         Share { pings: self.pings.min(5), keyframes: self.keyframes.min(1) }
     }
 
-    /// Keyframes that all connections need together, those that do not count included.
+    /// Keyframes that all connections need together, including warm-up connections.
     #[must_use]
     pub fn keyframes_in_all(&self) -> u64 {
         let counted = match self.duration {
@@ -72,7 +71,7 @@ impl Plan {
         counted.saturating_add(self.warmup)
     }
 
-    /// When the connection begun as number `nth`, from 0, is due after the start.
+    /// When the connection number `nth`, from 0, is due, after the start.
     #[must_use]
     pub fn due(&self, nth: u64) -> Duration {
         self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(nth as f64 / rate))
@@ -83,8 +82,8 @@ impl Plan {
 mod tests {
     use super::*;
 
-    fn plan(connections: u64, pings: u64, keyframes: u64) -> Plan {
-        Plan {
+    fn plan(connections: u64, pings: u64, keyframes: u64) -> BenchPlan {
+        BenchPlan {
             connections,
             warmup: 1,
             rate: None,
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_shared_out_and_nothing_more() {
+    fn all_work_is_distributed_exactly_once() {
         for (connections, pings, keyframes) in [(20, 1000, 10), (7, 1000, 10), (3, 2, 0), (1, 9, 9)]
         {
             let plan = plan(connections, pings, keyframes);
@@ -113,16 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn with_a_duration_counts_only_say_whether() {
-        let plan = Plan { duration: Some(Duration::from_secs(9)), ..plan(4, 8, 0) };
+    fn with_a_duration_counts_are_switches() {
+        let plan = BenchPlan { duration: Some(Duration::from_secs(9)), ..plan(4, 8, 0) };
         assert_eq!(plan.share(3), Share { pings: u64::MAX, keyframes: 0 });
         assert_eq!(plan.keyframes_in_all(), 4 * 10 + 1);
     }
 
     #[test]
-    fn connections_are_begun_at_the_rate() {
-        let plan = Plan { rate: Some(4.0), ..plan(8, 0, 0) };
+    fn connections_are_started_at_the_rate() {
+        let plan = BenchPlan { rate: Some(4.0), ..plan(8, 0, 0) };
         assert_eq!(plan.due(6), Duration::from_millis(1500));
-        assert_eq!(Plan { rate: None, ..plan }.due(6), Duration::ZERO);
+        assert_eq!(BenchPlan { rate: None, ..plan }.due(6), Duration::ZERO);
     }
 }

@@ -1,39 +1,39 @@
-//! What a run takes of the machine.
+//! Resource usage of a run.
 //!
-//! CPU time is the process clock (POSIX `CLOCK_PROCESS_CPUTIME_ID`); the resident set is read from
-//! `/proc/self` (proc(5)) and left out where there is none.
+//! CPU time is the process clock (POSIX `CLOCK_PROCESS_CPUTIME_ID`); the resident set is read from `/proc/self`
+//! (proc(5)) and omitted where that does not exist.
 
 use std::sync::Mutex;
 
 use crate::report::bench::schema::Resources;
 
-/// Watches the resident set while connections come and go.
+/// Samples the resident set as connections open and close.
 #[derive(Debug)]
 pub(super) struct Meter {
-    /// Before the first counted connection.
+    /// Resident set before the first counted connection, bytes.
     idle_rss: Option<u64>,
     cpu_before: Option<f64>,
-    state: Mutex<State>,
+    state: Mutex<MeterState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MeterState {
     open: u64,
-    /// Most connections open at once, and the resident set then.
+    /// Maximum number of concurrent connections, and the resident set at that time, bytes.
     peak: Option<(u64, u64)>,
 }
 
-/// An open connection.
+/// Guard of an open connection.
 #[derive(Debug)]
-pub(super) struct Open<'m>(&'m Meter);
+pub(super) struct OpenConnection<'m>(&'m Meter);
 
 impl Meter {
     pub(super) fn start() -> Self {
         Self { idle_rss: rss("VmRSS:"), cpu_before: cpu_seconds(), state: Mutex::default() }
     }
 
-    /// Counts a connection as open until what it gives is dropped.
-    pub(super) fn opened(&self) -> Open<'_> {
+    /// Counts a connection as open until the returned guard is dropped.
+    pub(super) fn opened(&self) -> OpenConnection<'_> {
         let mut state = self.state.lock().expect("no holder of this lock panics");
         state.open += 1;
         let now = state.open;
@@ -42,7 +42,7 @@ impl Meter {
         {
             state.peak = Some((now, rss));
         }
-        Open(self)
+        OpenConnection(self)
     }
 
     pub(super) fn resources(&self) -> Resources {
@@ -57,7 +57,7 @@ impl Meter {
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.state.lock().expect("no holder of this lock panics").open -= 1;
     }
@@ -70,7 +70,7 @@ fn rss(line: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-// The other systems have none.
+// `None` on other systems.
 #[allow(clippy::unnecessary_wraps)]
 #[cfg(unix)]
 fn cpu_seconds() -> Option<f64> {
@@ -88,10 +88,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_told_for_each_of_several_connections() {
+    fn memory_is_reported_per_connection_if_there_are_several() {
         let meter = Meter::start();
         let one = meter.opened();
-        assert_eq!(meter.resources().rss_bytes_per_connection, None, "one says nothing");
+        assert_eq!(meter.resources().rss_bytes_per_connection, None, "one is not enough");
         let memory = std::hint::black_box(vec![1u8; 32 << 20]);
         let two = meter.opened();
         let each = meter.resources().rss_bytes_per_connection;

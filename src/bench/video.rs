@@ -1,4 +1,4 @@
-//! Keyframes of one connection: which are due, which are under way, what became of them.
+//! Keyframes of one connection: due, in flight, and their outcomes.
 
 use std::{
     collections::HashMap,
@@ -6,78 +6,77 @@ use std::{
 };
 
 use super::{
-    milestones::{micros, ms},
-    partner::Arrived,
-    pictures::Picture,
+    local_peer::Arrived,
+    prepared_keyframes::PreparedKeyframe,
+    setup_timeline::{micros, ms},
 };
 use crate::{
     peer::video::SentAccessUnit,
     report::{bench::schema::KeyframeRecord, delivery::KeyframeDelivery},
-    stats::bottleneck::{Judged, PingedBy, RoundTrip, Seen, judge},
+    stats::bottleneck::{ArrivedKeyframe, Assessment, PingedBy, RoundTrip, assess},
 };
 
-/// How long a keyframe may take to arrive before it counts as lost: several rounds of repair.
+/// Time after which a keyframe counts as lost: several rounds of repair.
 pub(super) const WITHIN: Duration = Duration::from_secs(3);
 
-/// Keyframes of one connection, in the order they were sent or came.
+/// Keyframes of one connection, in the order they were sent or received.
 #[derive(Debug)]
 pub(super) struct Video {
     interval: Duration,
     left: u64,
     due: Option<Instant>,
     entries: Vec<Entry>,
-    /// Entries by RTP timestamp that nothing is known of yet.
-    waiting: HashMap<u32, usize>,
-    /// What came in pieces, last.
+    /// Indices of entries with an unknown outcome, by RTP timestamp.
+    in_flight: HashMap<u32, usize>,
+    /// Reason why the last incomplete one was incomplete.
     broken: Option<String>,
 }
 
 /// One keyframe.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// When the first packet was handed over, or the last one came when this side receives.
+    /// When it was handed over for sending; when receiving, the arrival of its last packet.
     pub(super) at: Instant,
     sha256: String,
-    /// From the picture being taken to its being encoded; it was encoded ahead.
+    /// From capture to the end of the encoding, which happened in advance.
     prepared: Duration,
-    /// From being handed over to being whole at the receiver, ms.
-    on_its_way: Option<f64>,
-    /// When it was whole at the receiver.
-    whole: Option<Instant>,
-    /// How it arrived, when it arrived in this process.
-    pub(super) seen: Option<Seen>,
+    /// From handover to completion at the receiver, ms.
+    transit_ms: Option<f64>,
+    /// When it was complete at the receiver.
+    completed: Option<Instant>,
+    /// How it arrived, if it arrived in this process.
+    pub(super) arrival: Option<ArrivedKeyframe>,
     /// What goes into the result.
     pub(super) record: KeyframeRecord,
 }
 
 impl Entry {
-    /// It was whole at the receiver so many ms after it was handed over, which may be what the other side says: any
-    /// number.
-    pub(super) fn took(&mut self, handover_to_whole: f64) {
-        let took = Duration::try_from_secs_f64(handover_to_whole / 1e3);
-        self.whole = took.ok().and_then(|took| self.at.checked_add(took));
-        self.on_its_way = Some(handover_to_whole);
-        self.record.latency_ms = Some(micros(ms(self.prepared) + handover_to_whole));
+    /// Sets the time from handover to completion at the receiver, ms; reported by the peer, it may be any number.
+    pub(super) fn took(&mut self, handover_to_complete: f64) {
+        let took = Duration::try_from_secs_f64(handover_to_complete / 1e3);
+        self.completed = took.ok().and_then(|took| self.at.checked_add(took));
+        self.transit_ms = Some(handover_to_complete);
+        self.record.latency_ms = Some(micros(ms(self.prepared) + handover_to_complete));
     }
 
-    /// What the stages of a sent keyframe say together, once all are known.
+    /// Derives network and total time of a sent keyframe once all its stages are known.
     pub(super) fn complete(&mut self) {
         let stages = &mut self.record.stages_ms;
-        let network = self.on_its_way.zip(stages.packetize);
+        let network = self.transit_ms.zip(stages.packetize);
         stages.network = network.map(|(all, packetize)| micros((all - packetize).max(0.0)));
         stages.total = stages.sum().map(micros);
     }
 }
 
 impl Video {
-    /// `count` keyframes, one each `interval`.
+    /// `count` keyframes, one per `interval`.
     pub(super) fn new(count: u64, interval: Duration) -> Self {
         Self {
             interval,
             left: count,
             due: None,
             entries: Vec::new(),
-            waiting: HashMap::new(),
+            in_flight: HashMap::new(),
             broken: None,
         }
     }
@@ -98,47 +97,53 @@ impl Video {
         self.due.is_some_and(|due| now >= due)
     }
 
-    /// The keyframe that is due is due later.
+    /// Postpones the due keyframe.
     pub(super) fn postpone(&mut self, to: Instant) {
         self.due = self.due.map(|due| due.max(to));
     }
 
-    /// When something is to be done: the next one is due, or the oldest one counts as lost.
+    /// When the next action is due: sending the next one, or declaring the oldest one lost.
     pub(super) fn wake(&self) -> Option<Instant> {
-        let lost = self.waiting.values().map(|index| self.entries[*index].at + WITHIN).min();
+        let lost = self.in_flight.values().map(|index| self.entries[*index].at + WITHIN).min();
         [self.due, lost].into_iter().flatten().min()
     }
 
-    /// Whether all were sent and told of.
+    /// Whether all were sent and their outcomes are known.
     pub(super) fn is_done(&self) -> bool {
-        self.left == 0 && self.waiting.is_empty()
+        self.left == 0 && self.in_flight.is_empty()
     }
 
-    /// One is on its way; `told` says whether it will be told what becomes of it.
-    pub(super) fn sent(&mut self, picture: &Picture, rtp_timestamp: u32, now: Instant, told: bool) {
+    /// Adds a sent keyframe; `reported` says whether its outcome will be reported.
+    pub(super) fn sent(
+        &mut self,
+        keyframe: &PreparedKeyframe,
+        rtp_timestamp: u32,
+        now: Instant,
+        reported: bool,
+    ) {
         self.taken(now);
-        if told {
-            self.waiting.insert(rtp_timestamp, self.entries.len());
+        if reported {
+            self.in_flight.insert(rtp_timestamp, self.entries.len());
         }
         self.entries.push(Entry {
             at: now,
-            sha256: picture.sha256.clone(),
-            prepared: picture.prepared,
-            on_its_way: None,
-            whole: None,
-            seen: None,
+            sha256: keyframe.sha256.clone(),
+            prepared: keyframe.prepared,
+            transit_ms: None,
+            completed: None,
+            arrival: None,
             record: KeyframeRecord {
-                bytes: picture.access_unit.data.len() as u64,
-                encode_ms: picture.stages.encode,
-                stages_ms: picture.stages,
-                psnr_db: picture.quality.map(|quality| (quality.psnr_y * 1e2).round() / 1e2),
-                ssim: picture.quality.map(|quality| (quality.ssim_y * 1e5).round() / 1e5),
+                bytes: keyframe.access_unit.data.len() as u64,
+                encode_ms: keyframe.stages.encode,
+                stages_ms: keyframe.stages,
+                psnr_db: keyframe.quality.map(|quality| (quality.psnr_y * 1e2).round() / 1e2),
+                ssim: keyframe.quality.map(|quality| (quality.ssim_y * 1e5).round() / 1e5),
                 ..KeyframeRecord::default()
             },
         });
     }
 
-    /// The last one that was sent is handed over to the connection.
+    /// The last sent one was handed over to the connection.
     pub(super) fn handed_over(&mut self, sent: &SentAccessUnit) {
         let Some(entry) = self.entries.last_mut() else { return };
         let stages = &mut entry.record.stages_ms;
@@ -152,42 +157,47 @@ impl Video {
         self.due = self.due.filter(|_| self.left > 0).map(|due| (due + self.interval).max(now));
     }
 
-    /// One came whole at the other side, in this process.
+    /// One arrived completely at the local peer.
     pub(super) fn arrived(&mut self, arrived: &Arrived) {
-        let Some(index) = self.waiting.remove(&arrived.rtp_timestamp) else { return };
+        let Some(index) = self.in_flight.remove(&arrived.rtp_timestamp) else { return };
         let entry = &mut self.entries[index];
         entry.record.received = Some(true);
         entry.record.intact = Some(entry.sha256 == arrived.sha256);
         entry.record.packets = Some(arrived.packets);
-        entry.seen = Some(arrived.seen);
+        entry.arrival = Some(arrived.arrival);
         entry.took(ms(arrived.completed.saturating_duration_since(entry.at)));
         entry.record.stages_ms.reassemble =
             Some(ms(arrived.verified.saturating_duration_since(arrived.completed)));
     }
 
-    /// One came in pieces.
+    /// One arrived incomplete.
     pub(super) fn broken(&mut self, why: String) {
         self.broken = Some(why);
     }
 
-    /// One came whole to this side.
-    pub(super) fn received(&mut self, at: Instant, record: KeyframeRecord, seen: Seen) {
+    /// One was received completely here.
+    pub(super) fn received(
+        &mut self,
+        at: Instant,
+        record: KeyframeRecord,
+        arrival: ArrivedKeyframe,
+    ) {
         self.taken(at);
         self.entries.push(Entry {
             at,
             sha256: String::new(),
             prepared: Duration::ZERO,
-            on_its_way: None,
-            whole: Some(at),
-            seen: Some(seen),
+            transit_ms: None,
+            completed: Some(at),
+            arrival: Some(arrival),
             record,
         });
     }
 
-    /// Those that are waited for too long are lost.
+    /// Declares overdue keyframes lost.
     pub(super) fn expire(&mut self, now: Instant) {
         let entries = &mut self.entries;
-        self.waiting.retain(|_, index| {
+        self.in_flight.retain(|_, index| {
             let entry = &mut entries[*index];
             let lost = now.saturating_duration_since(entry.at) >= WITHIN;
             if lost {
@@ -198,43 +208,43 @@ impl Video {
         });
     }
 
-    /// All of them.
+    /// All keyframes.
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// All of them, to be completed by what the other side told at the end.
+    /// All keyframes, to be completed with the peer's final report.
     pub(super) fn entries_mut(&mut self) -> &mut [Entry] {
         &mut self.entries
     }
 
-    /// Judges how those that arrived in this process were delivered, and puts that into their records.
-    pub(super) fn judge(
+    /// Assesses the delivery of those that arrived in this process, and stores it in their records.
+    pub(super) fn assess_delivery(
         &mut self,
         round_trips: &[RoundTrip],
         pinged_by: PingedBy,
-    ) -> Vec<(Seen, Judged)> {
-        let mut arrived: Vec<(&mut KeyframeRecord, Seen)> = self
+    ) -> Vec<(ArrivedKeyframe, Assessment)> {
+        let mut arrived: Vec<(&mut KeyframeRecord, ArrivedKeyframe)> = self
             .entries
             .iter_mut()
-            .filter_map(|entry| Some((&mut entry.record, entry.seen?)))
+            .filter_map(|entry| Some((&mut entry.record, entry.arrival?)))
             .collect();
-        arrived.sort_by_key(|(_, seen)| seen.first);
-        let seen: Vec<Seen> = arrived.iter().map(|(_, seen)| *seen).collect();
-        let judged = judge(&seen, round_trips, pinged_by);
-        for ((record, seen), judged) in arrived.into_iter().zip(&judged) {
-            record.spread_ms = Some(ms(seen.delivery.spread));
-            record.delivery = Some(KeyframeDelivery::new(&seen, judged));
+        arrived.sort_by_key(|(_, arrival)| arrival.first);
+        let arrivals: Vec<ArrivedKeyframe> = arrived.iter().map(|(_, arrival)| *arrival).collect();
+        let assessment = assess(&arrivals, round_trips, pinged_by);
+        for ((record, arrival), assessment) in arrived.into_iter().zip(&assessment) {
+            record.spread_ms = Some(ms(arrival.delivery.spread));
+            record.delivery = Some(KeyframeDelivery::new(&arrival, assessment));
         }
-        seen.into_iter().zip(judged).collect()
+        arrivals.into_iter().zip(assessment).collect()
     }
 
-    /// When the first one was whole at the receiver.
-    pub(super) fn first_whole(&self) -> Option<Instant> {
-        self.entries.iter().find(|entry| entry.record.received == Some(true))?.whole
+    /// When the first one was complete at the receiver.
+    pub(super) fn first_complete(&self) -> Option<Instant> {
+        self.entries.iter().find(|entry| entry.record.received == Some(true))?.completed
     }
 
-    /// Why the last one that did not come whole did not.
+    /// Reason why the last incomplete one was incomplete.
     pub(super) fn last_broken(&self) -> Option<String> {
         self.broken.clone()
     }
@@ -252,8 +262,8 @@ mod tests {
         stats::{Stages, delivery::Delivery},
     };
 
-    fn picture() -> Picture {
-        Picture {
+    fn prepared() -> PreparedKeyframe {
+        PreparedKeyframe {
             access_unit: AccessUnit {
                 data: Bytes::from_static(b"123"),
                 width: 16,
@@ -267,14 +277,14 @@ mod tests {
         }
     }
 
-    fn seen_at(first: Instant) -> Seen {
+    fn arrival_at(first: Instant) -> ArrivedKeyframe {
         let spread = Duration::from_millis(2);
         let delivery = Delivery { spread, original: spread, ..Delivery::default() };
-        Seen { first, delivery, bytes: 3, pixels: None }
+        ArrivedKeyframe { first, delivery, bytes: 3, pixels: None }
     }
 
     #[test]
-    fn each_keyframe_is_whole_other_or_lost() {
+    fn each_keyframe_is_intact_altered_or_lost() {
         let begin = Instant::now();
         let second = Duration::from_secs(1);
         let mut video = Video::new(3, second);
@@ -282,7 +292,7 @@ mod tests {
         for step in 0..3 {
             let now = begin + second * step;
             assert!(video.is_due(now));
-            video.sent(&picture(), step, now, true);
+            video.sent(&prepared(), step, now, true);
             assert!(!video.is_due(now));
         }
         let arrived = |rtp_timestamp, sha256: &str| Arrived {
@@ -291,7 +301,7 @@ mod tests {
             packets: 85,
             completed: begin + second * rtp_timestamp + Duration::from_millis(2),
             verified: begin + second * rtp_timestamp + Duration::from_millis(3),
-            seen: seen_at(begin + second * rtp_timestamp),
+            arrival: arrival_at(begin + second * rtp_timestamp),
         };
         video.arrived(&arrived(1, "cd"));
         video.arrived(&arrived(2, "ab"));
@@ -303,38 +313,38 @@ mod tests {
         let intact: Vec<_> = video.entries().iter().map(|entry| entry.record.intact).collect();
         assert_eq!(intact, [Some(false), Some(false), Some(true)]);
         let record = &video.entries()[2].record;
-        assert_eq!(record.latency_ms, Some(3.0), "1 ms of the encoder and 2 ms on its way");
+        assert_eq!(record.latency_ms, Some(3.0), "1 ms of the encoder and 2 ms in transit");
         assert_eq!((record.stages_ms.encode, record.stages_ms.reassemble), (Some(1.0), Some(1.0)));
-        assert_eq!(video.first_whole(), Some(begin + second + Duration::from_millis(2)));
-        assert_eq!(video.judge(&[], PingedBy::Sender).len(), 2);
+        assert_eq!(video.first_complete(), Some(begin + second + Duration::from_millis(2)));
+        assert_eq!(video.assess_delivery(&[], PingedBy::Sender).len(), 2);
         let spreads: Vec<_> = video.entries().iter().map(|one| one.record.spread_ms).collect();
         assert_eq!(spreads, [None, Some(2.0), Some(2.0)]);
-        // Of the responder's report.
+        // From a responder's report.
         for took in [1e300, f64::INFINITY, f64::NAN, -1.0] {
             video.entries_mut()[1].took(took);
-            assert_eq!(video.first_whole(), None, "{took}");
+            assert_eq!(video.first_complete(), None, "{took}");
         }
     }
 
     #[test]
-    fn one_that_is_received_is_whole_when_it_came_not_its_latency_later() {
+    fn a_received_keyframe_is_complete_on_arrival() {
         let now = Instant::now();
         let mut video = Video::new(1, Duration::from_secs(1));
         let late =
             KeyframeRecord { received: Some(true), latency_ms: Some(900.0), ..Default::default() };
-        video.received(now, late, seen_at(now));
-        assert_eq!(video.first_whole(), Some(now));
+        video.received(now, late, arrival_at(now));
+        assert_eq!(video.first_complete(), Some(now));
     }
 
     #[test]
-    fn a_late_keyframe_does_not_bring_a_burst() {
+    fn a_late_keyframe_does_not_cause_a_burst() {
         let begin = Instant::now();
         let mut video = Video::new(3, Duration::from_millis(10));
         video.start(begin);
         let late = begin + Duration::from_secs(1);
-        video.sent(&picture(), 0, late, false);
+        video.sent(&prepared(), 0, late, false);
         assert_eq!(video.wake(), Some(late));
-        video.sent(&picture(), 1, late, false);
+        video.sent(&prepared(), 1, late, false);
         assert_eq!(video.wake(), Some(late + Duration::from_millis(10)));
     }
 }

@@ -17,7 +17,7 @@ use super::{
     exports, failure::Failure, github_actions, link, network, observe, output::Output, report, stop,
 };
 use crate::{
-    bench::{self, BenchConfig, Measured, respond::RespondEvent},
+    bench::{self, BenchConfig, Measured, responder::ResponderEvent},
     peer::PeerRole,
     report::{
         bench::{
@@ -205,34 +205,34 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     output.line(format!("responding as {} at {signal}; stop with Ctrl-C", connect.device));
     let mut failed = None;
     let mut connections = 0u64;
-    let mut tell = |event: RespondEvent| {
+    let mut tell = |event: ResponderEvent| {
         let line = match &event {
-            RespondEvent::Joined => "in the room".to_owned(),
-            RespondEvent::Connected(kind) => {
+            ResponderEvent::Joined => "in the room".to_owned(),
+            ResponderEvent::Connected(kind) => {
                 connections += 1;
                 format!("connection {connections}: {kind}")
             }
-            RespondEvent::Ended { keyframes, intact } => format!(
+            ResponderEvent::Ended { keyframes, intact } => format!(
                 "connection {connections} ended: {} received, {intact} intact",
                 human::counted(*keyframes, "keyframe")
             ),
-            RespondEvent::Line(line) => line.clone(),
+            ResponderEvent::Line(line) => line.clone(),
         };
         output.line(line);
         let line = match event {
-            RespondEvent::Joined => json!({"kind": "joined", "event": "joined"}),
-            RespondEvent::Connected(kind) => {
+            ResponderEvent::Joined => json!({"kind": "joined", "event": "joined"}),
+            ResponderEvent::Connected(kind) => {
                 json!({"kind": "connected", "event": "connected", "type": kind})
             }
-            RespondEvent::Ended { keyframes, intact } => {
+            ResponderEvent::Ended { keyframes, intact } => {
                 json!({"kind": "ended", "event": "ended", "keyframes": keyframes, "intact": intact})
             }
-            RespondEvent::Line(text) => json!({"kind": "line", "event": "line", "text": text}),
+            ResponderEvent::Line(text) => json!({"kind": "line", "event": "line", "text": text}),
         };
         if let Err(failure) = output.event(&line) {
             failed.get_or_insert(failure);
         }
     };
-    bench::respond::run(link, stop::asked(), &mut tell).await.map_err(observe::failure)?;
+    bench::responder::run(link, stop::asked(), &mut tell).await.map_err(observe::failure)?;
     failed.map_or(Ok(()), Err)
 }

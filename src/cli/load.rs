@@ -21,9 +21,9 @@ use crate::{
         secret::Secret,
     },
     load::{
-        embedded::{Embedded, EmbeddedError},
-        plan::{self, Pace, Plan, Relay, Tokens},
-        result::{Gates, LoadResult},
+        embedded::{EmbeddedServer, EmbeddedServerError},
+        plan::{self, LoadPlan, Pace, Relay, Tokens},
+        result::{LoadGates, LoadResult},
         run::{self, Progress},
     },
     pairs::StoreError,
@@ -203,9 +203,9 @@ pub async fn run(args: LoadArgs, output: Output) -> Result<(), Failure> {
 }
 
 impl LoadArgs {
-    fn gates(&self) -> Gates {
+    fn gates(&self) -> LoadGates {
         let gates = self.gates;
-        Gates {
+        LoadGates {
             max_relay_p99: gates.max_relay_p99.map(|limit| limit.as_secs_f64() * 1e3),
             min_handshakes: gates.min_handshakes,
             min_messages: gates.min_messages,
@@ -213,7 +213,7 @@ impl LoadArgs {
         }
     }
 
-    fn plan(&self) -> Result<Plan, Failure> {
+    fn plan(&self) -> Result<LoadPlan, Failure> {
         let amount = &self.amount;
         let endpoint = EndpointArgs {
             signal: self.signal.clone(),
@@ -248,7 +248,7 @@ impl LoadArgs {
             ));
         }
         self.enough_ports()?;
-        Ok(Plan {
+        Ok(LoadPlan {
             signal: endpoint.endpoint("load")?.signal,
             trust: endpoint.trust()?,
             tokens: Tokens { keys, issuer: self.issuer.clone(), audience: self.audience.clone() },
@@ -294,7 +294,7 @@ impl LoadArgs {
     }
 
     /// Starts a server for this run, and plans to load it.
-    async fn embed(&self, plan: &mut Plan, output: Output) -> Result<Embedded, Failure> {
+    async fn embed(&self, plan: &mut LoadPlan, output: Output) -> Result<EmbeddedServer, Failure> {
         if self.db.place()?.is_some() {
             return Err(Failure::usage(
                 "--db without --signal: the server started for this run has pairs of its own",
@@ -302,15 +302,16 @@ impl LoadArgs {
             ));
         }
         let secret = fresh_secret();
-        let embedded = Embedded::start(plan.rooms, &secret, self.tls).await.map_err(|error| {
-            let remedy = match error {
-                EmbeddedError::Files { .. } | EmbeddedError::Pairs(_) => {
-                    "give a directory that can be written to with TMPDIR"
-                }
-                _ => "start a server with `orion-peer serve`, and name it with --signal",
-            };
-            Failure::new(Stage::Server, error.to_string(), remedy)
-        })?;
+        let embedded =
+            EmbeddedServer::start(plan.rooms, &secret, self.tls).await.map_err(|error| {
+                let remedy = match error {
+                    EmbeddedServerError::Files { .. } | EmbeddedServerError::Pairs(_) => {
+                        "give a directory that can be written to with TMPDIR"
+                    }
+                    _ => "start a server with `orion-peer serve`, and name it with --signal",
+                };
+                Failure::new(Stage::Server, error.to_string(), remedy)
+            })?;
         let endpoint = EndpointArgs {
             signal: Some(embedded.signal.clone()),
             token_url: None,

@@ -19,7 +19,7 @@ use crate::{
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
         stats::{StatsError, StatsWriter},
-        summary::{ConnectionsLost, FirstPicture, Loss, Role, Summary},
+        summary::{ConnectionsLost, Loss, Role, Summary, TimeToFirstPicture},
     },
     session::{
         Firsts, SessionError, SessionReport,
@@ -262,7 +262,7 @@ impl Observer {
     fn first_picture(&mut self, first: Firsts) {
         let (None, Some(at)) = (self.summary.first_picture, first.picture) else { return };
         let since = |from: Option<Instant>| from.map(|from| at.saturating_duration_since(from));
-        let took = FirstPicture {
+        let took = TimeToFirstPicture {
             from_start: since(Some(self.begun)),
             from_join: since(first.joined),
             from_peer: since(first.met),

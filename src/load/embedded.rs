@@ -1,5 +1,5 @@
-//! A server of its own: `orion-peer serve` as another process on a free port of this machine, with pairs
-//! in a file and limits that do not get in the way.
+//! An embedded server: `orion-peer serve` as another process on a free port of this machine, with pairs in a file and
+//! limits too high to matter.
 
 use std::{
     io,
@@ -21,46 +21,46 @@ use crate::{
     pairs::{StoreError, sqlite::SqlitePairs},
 };
 
-/// How long the server may take to listen.
-const START_WITHIN: Duration = Duration::from_secs(30);
+/// Timeout of its start.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long it may take to stop.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Timeout of its stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there is no server.
+/// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum EmbeddedError {
-    /// Its files cannot be made.
-    #[error("cannot make `{path}`: {source}")]
+pub enum EmbeddedServerError {
+    /// Its files cannot be created.
+    #[error("cannot create `{path}`: {source}")]
     Files {
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// Its pairs cannot be made.
+    /// Its pairs cannot be created.
     #[error(transparent)]
     Pairs(#[from] StoreError),
-    /// The program cannot be run.
-    #[error("cannot run this program once more: {0}")]
+    /// The program cannot be started.
+    #[error("cannot start another instance of this program: {0}")]
     Run(#[source] io::Error),
-    /// It did not come to listen.
+    /// It did not start to listen.
     #[error("the server did not start: {0}")]
     Start(String),
 }
 
 /// The server; dropping it kills it and removes its files.
 #[derive(Debug)]
-pub struct Embedded {
+pub struct EmbeddedServer {
     child: Child,
     /// WebSocket URL.
     pub signal: String,
     /// SHA-256 of its certificate, with TLS.
     pub tls_pin: Option<String>,
-    _dir: Dir,
+    _dir: ServerDir,
 }
 
-/// The line in which `serve --json` says that it listens.
+/// The line in which `serve --json` reports that it listens.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Listening {
@@ -68,13 +68,17 @@ struct Listening {
     tls_sha256: Option<String>,
 }
 
-impl Embedded {
-    /// Starts a server that knows the pairs of `rooms` rooms, and whose key is `secret`.
+impl EmbeddedServer {
+    /// Starts a server with the pairs of `rooms` rooms and the key `secret`.
     ///
     /// # Errors
-    /// [`EmbeddedError`]
-    pub async fn start(rooms: u32, secret: &Secret, tls: bool) -> Result<Self, EmbeddedError> {
-        let dir = Dir::make()?;
+    /// [`EmbeddedServerError`]
+    pub async fn start(
+        rooms: u32,
+        secret: &Secret,
+        tls: bool,
+    ) -> Result<Self, EmbeddedServerError> {
+        let dir = ServerDir::make()?;
         let db = dir.0.join("pairs.db");
         let pairs: Vec<_> = (0..rooms).map(plan::pair).collect();
         let store = SqlitePairs::open(&db).await?;
@@ -83,34 +87,34 @@ impl Embedded {
         let config = dir.write("serve.toml", b"")?;
         let key = dir.write("jwt.key", secret.expose())?;
         let mut child =
-            command(rooms, &config, &key, &db, tls).spawn().map_err(EmbeddedError::Run)?;
-        let listening = timeout(START_WITHIN, listening(&mut child));
+            command(rooms, &config, &key, &db, tls).spawn().map_err(EmbeddedServerError::Run)?;
+        let listening = timeout(START_TIMEOUT, listening(&mut child));
         let listening = listening.await.unwrap_or_else(|_| {
-            let message = format!("it did not listen within {} s", START_WITHIN.as_secs());
-            Err(EmbeddedError::Start(message))
+            let message = format!("it did not listen within {} s", START_TIMEOUT.as_secs());
+            Err(EmbeddedServerError::Start(message))
         })?;
         let Listening { signal_url, tls_sha256 } = listening;
         Ok(Self { child, signal: signal_url, tls_pin: tls_sha256, _dir: dir })
     }
 
-    /// Process of the server; none when it has ended.
+    /// Process ID of the server; none when it has ended.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Ends the server.
+    /// Stops the server.
     pub async fn stop(mut self) {
-        // It may have ended by itself.
+        // It may already have ended.
         let _ = self.child.start_kill();
-        let _ = timeout(STOP_WITHIN, self.child.wait()).await;
+        let _ = timeout(STOP_TIMEOUT, self.child.wait()).await;
     }
 }
 
 fn command(rooms: u32, config: &Path, key: &Path, db: &Path, tls: bool) -> Command {
     let program = std::env::current_exe().unwrap_or_else(|_| "orion-peer".into());
     let mut command = Command::new(program);
-    // What this command was told is not meant for the server.
+    // The settings of this command are not meant for the server.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ORION_") {
             command.env_remove(name);
@@ -144,53 +148,53 @@ fn at(path: &Path) -> std::ffi::OsString {
     text
 }
 
-async fn listening(child: &mut Child) -> Result<Listening, EmbeddedError> {
-    let cannot = |error: io::Error| EmbeddedError::Start(error.to_string());
+async fn listening(child: &mut Child) -> Result<Listening, EmbeddedServerError> {
+    let cannot = |error: io::Error| EmbeddedServerError::Start(error.to_string());
     let (stdout, mut stderr) = child
         .stdout
         .take()
         .zip(child.stderr.take())
-        .ok_or_else(|| EmbeddedError::Start("its output cannot be read".into()))?;
+        .ok_or_else(|| EmbeddedServerError::Start("its output cannot be read".into()))?;
     let mut lines = BufReader::new(stdout).lines();
     while let Some(line) = lines.next_line().await.map_err(cannot)? {
         let Ok(found) = serde_json::from_str(&line) else { continue };
-        // Nobody reads on, and a full pipe would stop the server.
+        // The rest is discarded: a full pipe would block the server.
         tokio::spawn(async move { tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await });
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         return Ok(found);
     }
-    let mut said = String::new();
-    stderr.read_to_string(&mut said).await.map_err(cannot)?;
-    Err(EmbeddedError::Start(said.trim().to_owned()))
+    let mut output = String::new();
+    stderr.read_to_string(&mut output).await.map_err(cannot)?;
+    Err(EmbeddedServerError::Start(output.trim().to_owned()))
 }
 
-/// A directory of this run's own.
+/// A temporary directory of this run.
 #[derive(Debug)]
-struct Dir(PathBuf);
+struct ServerDir(PathBuf);
 
-impl Dir {
-    fn make() -> Result<Self, EmbeddedError> {
+impl ServerDir {
+    fn make() -> Result<Self, EmbeddedServerError> {
         let path = std::env::temp_dir().join(format!("orion-load-{}", uuid::Uuid::new_v4()));
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         let made = builder.create(&path);
-        made.map_err(|source| EmbeddedError::Files { path: path.clone(), source })?;
+        made.map_err(|source| EmbeddedServerError::Files { path: path.clone(), source })?;
         Ok(Self(path))
     }
 
-    fn write(&self, name: &str, text: &[u8]) -> Result<PathBuf, EmbeddedError> {
+    fn write(&self, name: &str, text: &[u8]) -> Result<PathBuf, EmbeddedServerError> {
         let path = self.0.join(name);
         let written = std::fs::write(&path, text);
-        written.map_err(|source| EmbeddedError::Files { path: path.clone(), source })?;
+        written.map_err(|source| EmbeddedServerError::Files { path: path.clone(), source })?;
         Ok(path)
     }
 }
 
-impl Drop for Dir {
+impl Drop for ServerDir {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::debug!(%error, "files of the server were left");
+            tracing::debug!(%error, "files of the server could not be removed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a run does, and the pairs it does it with.
+//! Configuration of a run, and its pairs.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -19,56 +19,56 @@ use crate::{
     types::{DeviceId, PairId},
 };
 
-/// Life of a token, seconds: the contract's.
+/// Lifetime of a token, seconds, from the wire contract.
 const TOKEN_LIFE: u64 = 300;
 
-/// What a message is made of besides its filling, bytes, at most.
+/// Maximum overhead of a message in addition to its padding, bytes.
 const MESSAGE_FRAME: usize = 200;
 
-/// A run.
+/// Configuration of a run.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoadPlan {
     /// The server.
     pub signal: Url,
-    /// The certificates that a `wss://` server is believed by.
+    /// The trusted certificates of a `wss://` server.
     pub trust: Trust,
     /// Signs the tokens.
     pub tokens: Tokens,
     /// Rooms; each has two sockets.
     pub rooms: u32,
-    /// Handshakes to begin a second; none is as fast as they are answered.
+    /// Handshakes to start per second; none is as fast as they are answered.
     pub open_rate: Option<f64>,
-    /// Handshakes at once.
+    /// Concurrent handshakes.
     pub parallel: usize,
-    /// Longest time for one handshake.
+    /// Timeout per handshake.
     pub open_within: Duration,
-    /// Rest between the last handshake and the first message.
+    /// Idle time between the last handshake and the first message.
     pub idle: Duration,
-    /// What is relayed; none is nothing.
+    /// The messages to relay; none for no messages.
     pub relay: Option<Relay>,
-    /// Addresses of this machine to connect from, in turn; none is the system's choice.
+    /// Local addresses to connect from, used in rotation; none is the system's choice.
     pub sources: Vec<IpAddr>,
-    /// The server's process, when it is on this machine.
+    /// Process ID of the server, if it is on this machine.
     pub server_pid: Option<u32>,
 }
 
-/// What is relayed.
+/// The messages to relay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Relay {
-    /// How fast.
+    /// Their pace.
     pub pace: Pace,
-    /// For how long.
+    /// How long they are sent.
     pub duration: Duration,
     /// Length of a message, bytes.
     pub bytes: usize,
 }
 
-/// How fast messages are sent.
+/// The pace of messages.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// So many a second, all rooms together, whatever the server does.
+    /// Messages per second, over all rooms, regardless of the server.
     PerSecond(f64),
-    /// The next one when one has come: each side of each room has so many under way.
+    /// The next one when one has arrived: each side of each room has this many in flight.
     Window(u32),
 }
 
@@ -104,8 +104,8 @@ impl Tokens {
     }
 }
 
-/// The pair of room `index`. Its ids are UUIDs, so that any store takes them; each has a user of its own,
-/// for servers limit the sockets of one.
+/// The pair of room `index`. Its IDs are UUIDs, so that any store accepts them; each has its own user, because
+/// servers limit the sockets per user.
 #[must_use]
 pub fn pair(index: u32) -> Pair {
     let number = u64::from(index) + 1;
@@ -118,24 +118,24 @@ pub fn pair(index: u32) -> Pair {
     )
 }
 
-/// Shortest and longest message that can be asked for, bytes.
+/// Minimum and maximum length of a message, bytes.
 #[must_use]
 pub fn message_bytes() -> std::ops::RangeInclusive<usize> {
     MESSAGE_FRAME..=MAX_MESSAGE_BYTES
 }
 
-/// A candidate that carries its number, the time it was due at (ns), and filling up to `bytes`.
+/// A candidate that carries its number, its due time (ns), and padding up to `bytes`.
 pub(super) fn message(pair: &PairId, number: u64, due: u64, bytes: usize) -> String {
     let mut text =
         format!(r#"{{"t":"ice","pairId":"{pair}","candidate":{{"candidate":"load {number} {due} "#);
     let tail = r#"","sdpMid":"0","sdpMLineIndex":0}}"#;
-    let filling = bytes.saturating_sub(text.len() + tail.len());
-    text.extend(std::iter::repeat_n('x', filling));
+    let padding = bytes.saturating_sub(text.len() + tail.len());
+    text.extend(std::iter::repeat_n('x', padding));
     text.push_str(tail);
     text
 }
 
-/// Number and due time of a message made by [`message`]; none when it is another one.
+/// Number and due time of a message created by [`message`]; none for any other message.
 pub(super) fn read(text: &str) -> Option<(u64, u64)> {
     let (_, rest) = text.split_once(r#""load "#)?;
     let mut words = rest.splitn(3, ' ');
@@ -148,7 +148,7 @@ mod tests {
     use crate::{pairs::is_uuid, proto::signaling::Message};
 
     #[test]
-    fn messages_are_candidates_of_the_length_asked_for() {
+    fn messages_are_candidates_of_the_requested_length() {
         let pair = pair(4_000_000_000).id;
         for bytes in [*message_bytes().start(), 300, *message_bytes().end()] {
             let text = message(&pair, u64::MAX, u64::MAX, bytes);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_store_takes_the_pairs() {
+    fn every_store_accepts_the_pairs() {
         let (first, second) = (pair(0), pair(1));
         assert!(is_uuid(first.id.as_str()) && is_uuid(&first.user_id));
         assert!(

@@ -1,4 +1,4 @@
-//! What came of a run: JSON by `src/load/schema.json`, a table, and gates.
+//! The result of a run: JSON according to `src/load/schema.json`, a table, and gates.
 
 use std::fmt::Write;
 
@@ -13,34 +13,34 @@ use crate::{
     types::Stage,
 };
 
-/// `schema` of the results.
+/// Name and version of the schema.
 pub const SCHEMA: &str = "orion-peer/load/1";
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadResult {
     /// [`SCHEMA`]
     pub schema: String,
-    /// It was stopped before its end.
+    /// The run was stopped early.
     pub partial: bool,
-    /// The server, without its query.
+    /// URL of the server, without the query.
     pub signal: String,
-    /// Whether over TLS.
+    /// Whether the connection used TLS.
     pub tls: bool,
-    /// Rooms that were asked for.
+    /// Requested rooms.
     pub rooms: u32,
     /// Sockets and their handshakes.
     pub sockets: Sockets,
-    /// Messages; null when none were asked for, or the run ended before them.
+    /// Messages; null if none were requested, or the run ended before them.
     pub relay: Option<Relayed>,
-    /// Memory of the server; null when it is not on this machine.
+    /// Memory of the server; null if it is not on this machine.
     pub memory: Option<Memory>,
-    /// CPU time of the server; null when it is not on this machine.
+    /// CPU time of the server; null if it is not on this machine.
     pub cpu: Option<Cpu>,
-    /// What went wrong, by stage and code.
+    /// Errors by stage and code.
     pub errors: Vec<Errors>,
-    /// The gates.
+    /// Outcomes of the gates.
     pub checks: Vec<GateResult>,
 }
 
@@ -48,19 +48,20 @@ pub struct LoadResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sockets {
-    /// Two a room.
-    pub asked: u64,
-    /// Answered with 101.
+    /// Requested sockets, two per room.
+    #[serde(rename = "asked")]
+    pub requested: u64,
+    /// Sockets opened, answered with 101.
     pub opened: u64,
-    /// Refused, or not answered.
+    /// Handshakes refused or not answered.
     pub failed: u64,
-    /// Ended by themselves later; the other socket of the room, which then closes, is not counted.
+    /// Sockets lost later; the other socket of the room, which is then closed, is not counted.
     pub lost: u64,
-    /// From the first attempt to the last success.
+    /// Seconds from the first attempt to the last success.
     pub seconds: f64,
-    /// Handshakes a second in that time; null without one.
+    /// Handshakes per second in that time; null without any.
     pub per_second: Option<f64>,
-    /// From the connect, or when a rate was asked for from the moment it was due, to the answer 101.
+    /// From the connect, or from the due time if a rate was requested, to the answer 101.
     pub handshake_ms: Spread,
 }
 
@@ -68,23 +69,24 @@ pub struct Sockets {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Relayed {
-    /// Rate that was asked for; null for as fast as they are relayed.
-    pub asked_per_second: Option<f64>,
-    /// Length of each.
+    /// Requested rate; null for as fast as they are relayed.
+    #[serde(rename = "askedPerSecond")]
+    pub requested_per_second: Option<f64>,
+    /// Length of each message, bytes.
     pub bytes: usize,
     /// Messages sent.
     pub sent: u64,
-    /// Messages that came.
+    /// Messages delivered.
     pub received: u64,
-    /// Messages that did not.
+    /// Messages not delivered.
     pub lost: u64,
-    /// Messages that came out of turn.
+    /// Messages delivered out of order.
     pub disordered: u64,
-    /// From the first to the last.
+    /// Seconds from the first message to the last.
     pub seconds: f64,
-    /// Messages that came a second; null without one.
+    /// Messages delivered per second; null without any.
     pub per_second: Option<f64>,
-    /// From when a message was due to when it came.
+    /// From the due time of a message to its delivery.
     pub latency_ms: Spread,
 }
 
@@ -98,7 +100,7 @@ pub struct Memory {
     pub idle: u64,
     /// After the last message; null without messages.
     pub end: Option<u64>,
-    /// What an idle socket took; null without one.
+    /// Memory per idle socket; null without any.
     pub per_socket: Option<f64>,
 }
 
@@ -106,42 +108,42 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cpu {
-    /// For a handshake; null without one.
+    /// Per handshake; null without any.
     pub micros_per_handshake: Option<f64>,
-    /// For a message; null without one.
+    /// Per message; null without any.
     pub micros_per_message: Option<f64>,
 }
 
 /// Errors of one kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Errors {
-    /// Where.
+    /// The stage that failed.
     pub stage: Stage,
-    /// In kebab case.
+    /// Kebab-case code.
     pub code: String,
-    /// How many.
+    /// Number of errors.
     pub count: u64,
-    /// The first of them.
+    /// Message of the first one.
     pub message: String,
-    /// What to try.
+    /// What to do about it.
     pub remedy: String,
 }
 
-/// Limits; none means that it is not asked for.
+/// Limits; none means no gate.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Gates {
-    /// Largest 99th percentile of the relay's latency, ms.
+pub struct LoadGates {
+    /// Maximum 99th percentile of the relay latency, ms.
     pub max_relay_p99: Option<f64>,
-    /// Least handshakes a second.
+    /// Minimum handshakes per second.
     pub min_handshakes: Option<f64>,
-    /// Least messages a second.
+    /// Minimum messages per second.
     pub min_messages: Option<f64>,
-    /// Most memory of an idle socket, bytes.
+    /// Maximum memory per idle socket, bytes.
     pub max_socket_memory: Option<f64>,
 }
 
-impl Gates {
-    /// One check for each gate that is set. What was not measured is not met.
+impl LoadGates {
+    /// One result for each gate that is set. A value that was not measured does not meet its gate.
     #[must_use]
     pub fn check(&self, result: &LoadResult) -> Vec<GateResult> {
         let relay = result.relay.as_ref();
@@ -174,7 +176,7 @@ impl Gates {
                 actual: actual.into(),
                 unit: unit.to_owned(),
                 pass: actual.is_some_and(|actual| met(limit, actual)),
-                note: actual.is_none().then(|| "it was not measured".to_owned()),
+                note: actual.is_none().then(|| "not measured".to_owned()),
             })
         });
         checks.collect()
@@ -182,7 +184,7 @@ impl Gates {
 }
 
 impl LoadResult {
-    /// Whether nothing went wrong: each socket opened and stayed, each message came, in its turn.
+    /// Whether nothing went wrong: every socket opened and stayed open, every message was delivered in order.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let relayed = self.relay.as_ref();
@@ -192,7 +194,7 @@ impl LoadResult {
             && relayed.is_none_or(|relay| relay.lost == 0 && relay.disordered == 0)
     }
 
-    /// For people.
+    /// The human-readable table.
     #[must_use]
     pub fn text(&self) -> String {
         let mut lines = vec![self.sockets_line(), self.handshakes_line()];
@@ -223,8 +225,8 @@ impl LoadResult {
     }
 
     fn sockets_line(&self) -> String {
-        let Sockets { asked, opened, failed, lost, .. } = self.sockets;
-        let mut line = format!("sockets     {opened} of {asked} opened");
+        let Sockets { requested, opened, failed, lost, .. } = self.sockets;
+        let mut line = format!("sockets     {opened} of {requested} opened");
         for (count, what) in [(failed, "failed"), (lost, "lost later")] {
             if count > 0 {
                 // Writing to a string cannot fail.
@@ -243,17 +245,18 @@ impl LoadResult {
 impl Relayed {
     fn line(&self) -> String {
         let reached = self.per_second.map_or_else(|| "-".into(), rate);
-        let asked = self.asked_per_second.map(|asked| format!(" of {}", rate(asked)));
+        let requested =
+            self.requested_per_second.map(|requested| format!(" of {}", rate(requested)));
         let mut line = format!(
-            "relay       {reached}{}, {} of {} messages of {} B came",
-            asked.unwrap_or_default(),
+            "relay       {reached}{}, {} of {} messages of {} B delivered",
+            requested.unwrap_or_default(),
             self.received,
             self.sent,
             self.bytes
         );
         if self.disordered > 0 {
             // Writing to a string cannot fail.
-            let _ = write!(line, ", {} of them out of turn", self.disordered);
+            let _ = write!(line, ", {} of them out of order", self.disordered);
         }
         line
     }
@@ -263,7 +266,7 @@ impl Memory {
     fn line(&self) -> String {
         let each = self
             .per_socket
-            .map_or_else(String::new, |each| format!(": {:.1} KiB a socket", each / 1024.0));
+            .map_or_else(String::new, |each| format!(": {:.1} KiB per socket", each / 1024.0));
         let end = self.end.map_or_else(String::new, |end| format!(", {} at the end", bytes(end)));
         format!("memory      {} before, {} idle{each}{end}", bytes(self.before), bytes(self.idle))
     }
@@ -274,7 +277,7 @@ impl Cpu {
         let micros =
             |micros: Option<f64>| micros.map_or_else(|| "-".into(), |us| format!("{us:.0} µs"));
         format!(
-            "CPU         {} a handshake, {} a message",
+            "CPU         {} per handshake, {} per message",
             micros(self.micros_per_handshake),
             micros(self.micros_per_message)
         )
@@ -305,7 +308,7 @@ mod tests {
             tls: false,
             rooms: 2,
             sockets: Sockets {
-                asked: 4,
+                requested: 4,
                 opened: 4,
                 failed: 0,
                 lost: 0,
@@ -314,7 +317,7 @@ mod tests {
                 handshake_ms: spread,
             },
             relay: Some(Relayed {
-                asked_per_second: Some(10.0),
+                requested_per_second: Some(10.0),
                 bytes: 300,
                 sent: 3,
                 received: 3,
@@ -332,8 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn gates_are_met_or_not_and_what_was_not_measured_is_not() {
-        let gates = Gates {
+    fn gates_are_met_or_not_and_unmeasured_values_never() {
+        let gates = LoadGates {
             max_relay_p99: Some(3.0),
             min_handshakes: Some(9.0),
             min_messages: Some(10.0),
@@ -341,11 +344,11 @@ mod tests {
         };
         let passed: Vec<_> = gates.check(&result()).iter().map(|check| check.pass).collect();
         assert_eq!(passed, [true, false, true, false]);
-        assert!(Gates::default().check(&result()).is_empty());
+        assert!(LoadGates::default().check(&result()).is_empty());
     }
 
     #[test]
-    fn anything_that_went_wrong_is_not_clean() {
+    fn any_problem_is_not_clean() {
         assert!(result().is_clean());
         let relay = |change: fn(&mut Relayed)| {
             let mut relay = result().relay.unwrap();

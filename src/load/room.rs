@@ -1,4 +1,4 @@
-//! One room: both sockets of a pair in one task, what is sent on them and what comes.
+//! One room: both sockets of a pair in one task, and the messages sent and received on them.
 
 use std::{
     net::IpAddr,
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message as Frame};
 use super::{
     TIMER,
     plan::{self, Pace, Relay},
-    run::{Phase, Shared},
+    shared::{Phase, RunState},
 };
 use crate::{
     pairs::Pair,
@@ -25,17 +25,17 @@ use crate::{
     types::{DeviceId, Stage},
 };
 
-/// Age at which the token of a live socket is renewed; it lives 300 s.
+/// Age at which the token of an open socket is renewed; its lifetime is 300 s.
 const RENEW_AFTER: Duration = Duration::from_secs(200);
 
-/// How long the server may not take a message before the socket counts as stuck.
+/// Time without the server accepting a message after which the socket counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// How long the closing handshake may take.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// Timeout of the closing handshake.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A socket that ended by itself, or cannot be used any more.
-struct Lost {
+/// A socket that was closed or became unusable.
+struct LostSocket {
     code: String,
     message: String,
 }
@@ -44,22 +44,22 @@ struct Lost {
 struct Side {
     socket: Socket,
     device: DeviceId,
-    /// Number of the next message to send, and of the next to come.
+    /// Number of the next message to send, and of the next to receive.
     next: u64,
     expected: u64,
 }
 
-/// What is being sent.
+/// Messages being sent.
 struct Sending {
     relay: Relay,
     from: Instant,
-    /// Messages of this room so far.
+    /// Messages sent in this room so far.
     count: u64,
 }
 
 /// A room with both its sockets.
 struct Room {
-    shared: Arc<Shared>,
+    shared: Arc<RunState>,
     index: u32,
     pair: Pair,
     sides: [Side; 2],
@@ -67,37 +67,37 @@ struct Room {
     renew_at: Instant,
 }
 
-/// Opens the room and lives in it until the run stops.
-pub(super) async fn run(shared: Arc<Shared>, index: u32) {
+/// Opens the room and serves it until the run stops.
+pub(super) async fn run(shared: Arc<RunState>, index: u32) {
     let mut phase = shared.phase.subscribe();
     let opened = tokio::select! {
         biased;
         _ = phase.wait_for(|phase| *phase == Phase::Stop) => None,
         opened = open(&shared, index) => opened,
     };
-    shared.is_settled();
+    shared.room_settled();
     let Some(mut room) = opened else { return };
     let ended = room.live(&mut phase).await;
-    if let Err(Lost { code, message }) = ended {
+    if let Err(LostSocket { code, message }) = ended {
         let mut tally = shared.tallies.of(index);
-        // The other one has lost its partner and is closed with it.
+        // The other socket has lost its peer and is closed with it.
         tally.lost += 1;
         tally.error(Stage::Signaling, code, &message, remedy_of_loss(&message));
     }
-    join_all(room.sides.iter_mut().map(|side| timeout(CLOSE_WITHIN, side.socket.close(None))))
+    join_all(room.sides.iter_mut().map(|side| timeout(CLOSE_TIMEOUT, side.socket.close(None))))
         .await;
 }
 
 fn remedy_of_loss(message: &str) -> &'static str {
     if message.contains("slow") || message.contains("waiting") {
-        "the messages come faster than they are read: lower --message-rate"
+        "messages arrive faster than they are read: lower --message-rate"
     } else {
-        "see the server's log; over its limits, raise them or lower --message-rate"
+        "see the server's log; if its limits were exceeded, raise them or lower --message-rate"
     }
 }
 
-/// Both sockets; none when one of them was refused.
-async fn open(shared: &Arc<Shared>, index: u32) -> Option<Room> {
+/// Opens both sockets; none if one of them was refused.
+async fn open(shared: &Arc<RunState>, index: u32) -> Option<Room> {
     let pair = plan::pair(index);
     let mut sides = Vec::with_capacity(2);
     for (number, device) in (u64::from(index) * 2..).zip([&pair.ios, &pair.mac]) {
@@ -108,14 +108,14 @@ async fn open(shared: &Arc<Shared>, index: u32) -> Option<Room> {
         if let Some(due) = due {
             sleep_until(due.into()).await;
         }
-        // Never closed.
+        // The semaphore is never closed.
         let _permit = shared.openings.acquire().await.ok()?;
-        let begun = due.map_or_else(Instant::now, |due| since(due, Instant::now()));
+        let start = due.map_or_else(Instant::now, |due| counted_from(due, Instant::now()));
         let sources = &shared.plan.sources;
         let source = (!sources.is_empty()).then(|| sources[number as usize % sources.len()]);
-        match open_one(shared, &pair, device, source).await {
+        match open_socket(shared, &pair, device, source).await {
             Ok(socket) => {
-                shared.tallies.of(index).handshake(begun.elapsed());
+                shared.tallies.of(index).handshake(start.elapsed());
                 sides.push(Side { socket, device: device.clone(), next: 0, expected: 0 });
             }
             Err(error) => {
@@ -129,25 +129,25 @@ async fn open(shared: &Arc<Shared>, index: u32) -> Option<Room> {
     Some(Room { shared: Arc::clone(shared), index, pair, sides, sending: None, renew_at })
 }
 
-async fn open_one(
-    shared: &Shared,
+async fn open_socket(
+    shared: &RunState,
     pair: &Pair,
     device: &DeviceId,
     source: Option<IpAddr>,
 ) -> Result<Socket, client::ClientError> {
     let plan = &shared.plan;
-    // Not signing is the one failure, and the keys were tried before the run.
+    // Signing is the only thing that can fail, and the keys were tested before the run.
     let token = plan.tokens.of(&pair.id, device).unwrap_or_default();
     client::open(&plan.signal, &token, &plan.trust, source, plan.open_within).await
 }
 
-/// What counts as the beginning of what was due at `due` and begins `now`.
-fn since(due: Instant, now: Instant) -> Instant {
+/// The time from which an action counts that was due at `due` and starts `now`.
+fn counted_from(due: Instant, now: Instant) -> Instant {
     if now.saturating_duration_since(due) <= TIMER { now } else { due }
 }
 
 impl Room {
-    async fn live(&mut self, phase: &mut watch::Receiver<Phase>) -> Result<(), Lost> {
+    async fn live(&mut self, phase: &mut watch::Receiver<Phase>) -> Result<(), LostSocket> {
         loop {
             let due = self.due();
             let wake = due.unwrap_or(self.renew_at).min(self.renew_at);
@@ -164,8 +164,8 @@ impl Room {
                         Phase::Stop => return Ok(()),
                     }
                 }
-                frame = phone.socket.next() => self.came(0, frame).await?,
-                frame = mac.socket.next() => self.came(1, frame).await?,
+                frame = phone.socket.next() => self.on_frame(0, frame).await?,
+                frame = mac.socket.next() => self.on_frame(1, frame).await?,
                 () = sleep_until(wake.into()) => {
                     if self.renew_at <= Instant::now() {
                         self.renew().await?;
@@ -186,7 +186,7 @@ impl Room {
         Some(sending.from + Duration::from_secs_f64(number / rate))
     }
 
-    async fn begin(&mut self, from: Instant) -> Result<(), Lost> {
+    async fn begin(&mut self, from: Instant) -> Result<(), LostSocket> {
         let Some(relay) = self.shared.plan.relay else { return Ok(()) };
         self.sending = Some(Sending { relay, from, count: 0 });
         if let Pace::Window(window) = relay.pace {
@@ -198,15 +198,15 @@ impl Room {
         Ok(())
     }
 
-    async fn send_due(&mut self, due: Instant) -> Result<(), Lost> {
+    async fn send_due(&mut self, due: Instant) -> Result<(), LostSocket> {
         let Some(sending) = &mut self.sending else { return Ok(()) };
         let side = (sending.count % 2) as usize;
         sending.count += 1;
-        self.send(side, since(due, Instant::now())).await
+        self.send(side, counted_from(due, Instant::now())).await
     }
 
     /// Sends a message that counts from `due`.
-    async fn send(&mut self, side: usize, due: Instant) -> Result<(), Lost> {
+    async fn send(&mut self, side: usize, due: Instant) -> Result<(), LostSocket> {
         let Some(sending) = &self.sending else { return Ok(()) };
         let due = due.saturating_duration_since(self.shared.epoch).as_nanos() as u64;
         let number = self.sides[side].next;
@@ -217,19 +217,19 @@ impl Room {
         Ok(())
     }
 
-    async fn put(&mut self, side: usize, text: String) -> Result<(), Lost> {
+    async fn put(&mut self, side: usize, text: String) -> Result<(), LostSocket> {
         let sent = timeout(STUCK_AFTER, self.sides[side].socket.send(Frame::text(text))).await;
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(broken(&error)),
-            Err(_) => Err(Lost {
+            Err(_) => Err(LostSocket {
                 code: "stuck".into(),
-                message: format!("the server took nothing for {} s", STUCK_AFTER.as_secs()),
+                message: format!("the server accepted nothing for {} s", STUCK_AFTER.as_secs()),
             }),
         }
     }
 
-    async fn renew(&mut self) -> Result<(), Lost> {
+    async fn renew(&mut self) -> Result<(), LostSocket> {
         self.renew_at = Instant::now() + RENEW_AFTER;
         for side in 0..self.sides.len() {
             let device = &self.sides[side].device;
@@ -240,48 +240,48 @@ impl Room {
         Ok(())
     }
 
-    async fn came(
+    async fn on_frame(
         &mut self,
         side: usize,
         frame: Option<Result<Frame, WsError>>,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), LostSocket> {
         let text = match frame {
             Some(Ok(Frame::Text(text))) => text,
             Some(Ok(Frame::Close(frame))) => {
                 let (code, reason) = frame
                     .map_or((1005, String::new()), |f| (u16::from(f.code), f.reason.to_string()));
                 let message = format!("the server closed a socket with {code} {reason}");
-                return Err(Lost { code: format!("closed-{code}"), message });
+                return Err(LostSocket { code: format!("closed-{code}"), message });
             }
             Some(Ok(_)) => return Ok(()),
             Some(Err(error)) => return Err(broken(&error)),
             None => {
-                let message = "the server hung up without a close frame".into();
-                return Err(Lost { code: "cut-off".into(), message });
+                let message = "the server disconnected without a close frame".into();
+                return Err(LostSocket { code: "cut-off".into(), message });
             }
         };
         let Some((number, due)) = plan::read(&text) else {
-            self.said(&text);
+            self.on_server_message(&text);
             return Ok(());
         };
         let now = self.shared.epoch.elapsed();
-        let in_turn = number == self.sides[side].expected;
+        let in_order = number == self.sides[side].expected;
         self.sides[side].expected = number + 1;
         {
             let mut tally = self.shared.tallies.of(self.index);
             tally.relayed(now.saturating_sub(Duration::from_nanos(due)));
-            tally.disordered += u64::from(!in_turn);
+            tally.disordered += u64::from(!in_order);
         }
         let windowed =
             self.sending.as_ref().is_some_and(|s| matches!(s.relay.pace, Pace::Window(_)));
         if windowed { self.send(1 - side, Instant::now()).await } else { Ok(()) }
     }
 
-    /// Something of the server's own; only errors matter.
-    fn said(&self, text: &str) {
+    /// Handles a message of the server itself; only errors matter.
+    fn on_server_message(&self, text: &str) {
         if let Ok(Message { body: Body::Error { code, message, .. }, .. }) = Message::parse(text) {
             let remedy = if code == "rate-limited" {
-                "the server takes 20 messages a second of a socket: more --rooms, a lower \
+                "the server limits a socket to 20 messages per second: use more --rooms, a lower \
                  --message-rate, or `serve --socket-rate`"
             } else {
                 "see the server's log"
@@ -291,6 +291,6 @@ impl Room {
     }
 }
 
-fn broken(error: &WsError) -> Lost {
-    Lost { code: "broken".into(), message: format!("a socket broke: {error}") }
+fn broken(error: &WsError) -> LostSocket {
+    LostSocket { code: "broken".into(), message: format!("a socket broke: {error}") }
 }

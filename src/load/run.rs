@@ -15,74 +15,43 @@ use tokio::{
 };
 
 use super::{
-    plan::{Pace, Plan},
+    plan::{LoadPlan, Pace},
     result::{Cpu, LoadResult, Memory, Relayed, Sockets},
     room,
+    shared::{Phase, RunState},
     tally::{Tallies, Tally},
     usage::{self, Usage},
 };
 
-/// How often the run looks at itself.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Interval at which the run checks its progress.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long messages under way may take after the last was sent.
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// Timeout for messages in flight after the last one was sent.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the rooms may take to close.
-const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Timeout for closing the rooms.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What all rooms share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub plan: Plan,
-    /// Times of messages count from here.
-    pub epoch: Instant,
-    pub phase: watch::Sender<Phase>,
-    pub openings: Semaphore,
-    pub tallies: Tallies,
-    settled: AtomicU32,
-}
-
-/// Where the run is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Phase {
-    /// Rooms open, then idle.
-    Open,
-    /// Messages are sent; they count from `from`.
-    Relay { from: Instant },
-    /// No more messages are sent.
-    Drain,
-    /// Rooms close.
-    Stop,
-}
-
-impl Shared {
-    /// A room is open, or will not be.
-    pub(super) fn is_settled(&self) {
-        self.settled.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// How far a run is.
+/// Progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// So many of all sockets are open.
+    /// Sockets open, and sockets in total.
     Opening(u64, u64),
-    /// All that can be are open, and nothing is sent.
+    /// All sockets that could be opened are open and idle.
     Idle,
-    /// So many messages were sent, and so many came.
+    /// Messages sent, and messages received.
     Relaying(u64, u64),
 }
 
-/// Runs a plan, or the part of it until `stop` completes.
+/// Runs a plan until its end or until `stop` completes.
 pub async fn run(
-    plan: Plan,
-    tell: &(dyn Fn(Progress) + Sync),
+    plan: LoadPlan,
+    on_progress: &(dyn Fn(Progress) + Sync),
     stop: impl Future<Output = ()>,
 ) -> LoadResult {
     let pid = plan.server_pid;
     let before = pid.and_then(usage::of);
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(RunState {
         epoch: Instant::now(),
         phase: watch::Sender::new(Phase::Open),
         openings: Semaphore::new(plan.parallel.max(1)),
@@ -94,56 +63,60 @@ pub async fn run(
     for index in 0..shared.plan.rooms {
         rooms.spawn(room::run(Arc::clone(&shared), index));
     }
-    let mut seen = Seen { before, ..Seen::default() };
+    let mut usage_at = UsageSamples { before, ..UsageSamples::default() };
     let partial = tokio::select! {
         biased;
         () = stop => true,
-        () = phases(&shared, tell, &mut seen) => false,
+        () = phases(&shared, on_progress, &mut usage_at) => false,
     };
-    seen.end = seen.end.or_else(|| pid.and_then(usage::of));
+    usage_at.end = usage_at.end.or_else(|| pid.and_then(usage::of));
     shared.phase.send_replace(Phase::Stop);
     let closed = async { while rooms.join_next().await.is_some() {} };
-    if timeout(CLOSE_WITHIN, closed).await.is_err() {
-        tracing::debug!("rooms were left when the run ended");
+    if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+        tracing::debug!("rooms were still open when the run ended");
     }
-    result(&shared, &seen, partial)
+    result(&shared, &usage_at, partial)
 }
 
-/// The server at each turn of the run.
+/// Resource usage of the server at each phase of the run.
 #[derive(Debug, Default)]
-struct Seen {
+struct UsageSamples {
     before: Option<Usage>,
     opened: Option<Usage>,
     idle: Option<Usage>,
-    relay_began: Option<Instant>,
+    relay_start: Option<Instant>,
     end: Option<Usage>,
 }
 
-async fn phases(shared: &Shared, tell: &(dyn Fn(Progress) + Sync), seen: &mut Seen) {
+async fn phases(
+    shared: &RunState,
+    on_progress: &(dyn Fn(Progress) + Sync),
+    usage_at: &mut UsageSamples,
+) {
     let plan = &shared.plan;
     let usage = || plan.server_pid.and_then(usage::of);
     while shared.settled.load(Ordering::Relaxed) < plan.rooms {
-        sleep(LOOK_EVERY).await;
-        tell(Progress::Opening(shared.tallies.so_far()[0], u64::from(plan.rooms) * 2));
+        sleep(POLL_INTERVAL).await;
+        on_progress(Progress::Opening(shared.tallies.so_far()[0], u64::from(plan.rooms) * 2));
     }
-    seen.opened = usage();
-    tell(Progress::Idle);
+    usage_at.opened = usage();
+    on_progress(Progress::Idle);
     sleep(plan.idle).await;
-    seen.idle = usage();
+    usage_at.idle = usage();
     let Some(relay) = plan.relay else { return };
     let from = Instant::now();
-    seen.relay_began = Some(from);
+    usage_at.relay_start = Some(from);
     shared.phase.send_replace(Phase::Relay { from });
     while from.elapsed() < relay.duration {
-        sleep(LOOK_EVERY.min(relay.duration.saturating_sub(from.elapsed()))).await;
+        sleep(POLL_INTERVAL.min(relay.duration.saturating_sub(from.elapsed()))).await;
         let [_, sent, received] = shared.tallies.so_far();
-        tell(Progress::Relaying(sent, received));
+        on_progress(Progress::Relaying(sent, received));
     }
-    seen.end = usage();
+    usage_at.end = usage();
     shared.phase.send_replace(Phase::Drain);
-    let begun = Instant::now();
-    while begun.elapsed() < DRAIN_WITHIN {
-        sleep(LOOK_EVERY).await;
+    let drain_start = Instant::now();
+    while drain_start.elapsed() < DRAIN_TIMEOUT {
+        sleep(POLL_INTERVAL).await;
         let [_, sent, received] = shared.tallies.so_far();
         if received >= sent {
             break;
@@ -151,16 +124,17 @@ async fn phases(shared: &Shared, tell: &(dyn Fn(Progress) + Sync), seen: &mut Se
     }
 }
 
-fn result(shared: &Shared, seen: &Seen, partial: bool) -> LoadResult {
+fn result(shared: &RunState, usage_at: &UsageSamples, partial: bool) -> LoadResult {
     let (plan, tally) = (&shared.plan, shared.tallies.sum());
     let seconds = tally.last_opened.map_or(0.0, |at| (at - shared.epoch).as_secs_f64());
-    let memory = seen.before.zip(seen.idle.or(seen.opened)).map(|(before, idle)| Memory {
-        before: before.memory,
-        idle: idle.memory,
-        end: seen.relay_began.and(seen.end).map(|end| end.memory),
-        per_socket: (tally.opened > 0)
-            .then(|| idle.memory.saturating_sub(before.memory) as f64 / tally.opened as f64),
-    });
+    let memory =
+        usage_at.before.zip(usage_at.idle.or(usage_at.opened)).map(|(before, idle)| Memory {
+            before: before.memory,
+            idle: idle.memory,
+            end: usage_at.relay_start.and(usage_at.end).map(|end| end.memory),
+            per_socket: (tally.opened > 0)
+                .then(|| idle.memory.saturating_sub(before.memory) as f64 / tally.opened as f64),
+        });
     LoadResult {
         schema: super::result::SCHEMA.to_owned(),
         partial,
@@ -168,7 +142,7 @@ fn result(shared: &Shared, seen: &Seen, partial: bool) -> LoadResult {
         tls: plan.signal.scheme() == "wss",
         rooms: plan.rooms,
         sockets: Sockets {
-            asked: u64::from(plan.rooms) * 2,
+            requested: u64::from(plan.rooms) * 2,
             opened: tally.opened,
             failed: tally.failed,
             lost: tally.lost,
@@ -176,25 +150,25 @@ fn result(shared: &Shared, seen: &Seen, partial: bool) -> LoadResult {
             per_second: per(tally.opened, seconds),
             handshake_ms: tally.handshakes.spread(),
         },
-        relay: relayed(plan, &tally, seen),
+        relay: relayed(plan, &tally, usage_at),
         memory,
-        cpu: cpu(&tally, seen),
+        cpu: cpu(&tally, usage_at),
         errors: tally.errors.into_values().collect(),
         checks: Vec::new(),
     }
 }
 
-fn redacted(plan: &Plan) -> String {
+fn redacted(plan: &LoadPlan) -> String {
     let mut url = plan.signal.clone();
     url.set_query(None);
     url.to_string()
 }
 
-fn relayed(plan: &Plan, tally: &Tally, seen: &Seen) -> Option<Relayed> {
-    let (relay, from) = plan.relay.zip(seen.relay_began)?;
+fn relayed(plan: &LoadPlan, tally: &Tally, usage_at: &UsageSamples) -> Option<Relayed> {
+    let (relay, from) = plan.relay.zip(usage_at.relay_start)?;
     let seconds = tally.last_received.map_or(0.0, |at| (at - from).as_secs_f64());
     Some(Relayed {
-        asked_per_second: match relay.pace {
+        requested_per_second: match relay.pace {
             Pace::PerSecond(rate) => Some(rate),
             Pace::Window(_) => None,
         },
@@ -209,12 +183,12 @@ fn relayed(plan: &Plan, tally: &Tally, seen: &Seen) -> Option<Relayed> {
     })
 }
 
-fn cpu(tally: &Tally, seen: &Seen) -> Option<Cpu> {
+fn cpu(tally: &Tally, usage_at: &UsageSamples) -> Option<Cpu> {
     let micros = |from: Usage, to: Usage, count: u64| {
         (count > 0).then(|| (to.cpu - from.cpu) * 1e6 / count as f64)
     };
-    let opening = seen.before.zip(seen.opened);
-    let relaying = seen.idle.zip(seen.end).filter(|_| seen.relay_began.is_some());
+    let opening = usage_at.before.zip(usage_at.opened);
+    let relaying = usage_at.idle.zip(usage_at.end).filter(|_| usage_at.relay_start.is_some());
     opening.map(|(before, opened)| Cpu {
         micros_per_handshake: micros(before, opened, tally.opened),
         micros_per_message: relaying.and_then(|(idle, end)| micros(idle, end, tally.received)),

@@ -1,4 +1,4 @@
-//! What is counted on the way, in shards: thousands of rooms count at once.
+//! Counters in shards: thousands of rooms count concurrently.
 
 use std::{
     collections::BTreeMap,
@@ -9,30 +9,30 @@ use std::{
 use super::result::Errors;
 use crate::{signaling::client::ClientError, stats::Histogram, types::Stage};
 
-/// Shards: more than threads, so that they seldom meet.
+/// Number of shards: more than threads, so that they seldom contend.
 const SHARDS: usize = 16;
 
-/// Counts of some rooms.
+/// Counters of some rooms.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Sockets that were opened.
     pub opened: u64,
     /// Handshakes that failed.
     pub failed: u64,
-    /// Sockets that ended by themselves.
+    /// Sockets that were lost.
     pub lost: u64,
-    /// When the last handshake was done.
+    /// When the last handshake completed.
     pub last_opened: Option<Instant>,
-    /// Handshakes, ms.
+    /// Durations of handshakes, ms.
     pub handshakes: Histogram,
     /// Messages.
     pub sent: u64,
     pub received: u64,
-    /// Messages that came before one sent earlier.
+    /// Messages received before one sent earlier.
     pub disordered: u64,
-    /// From when a message was due until it came, ms.
+    /// From the due time of a message to its arrival, ms.
     pub relay: Histogram,
-    /// When the last message came.
+    /// When the last message arrived.
     pub last_received: Option<Instant>,
     pub errors: BTreeMap<(Stage, String), Errors>,
 }
@@ -89,27 +89,27 @@ impl Tally {
     }
 }
 
-/// What to try: some answers mean something else to a load than to a device.
+/// The remedy: some answers mean something else to a load test than to a device.
 fn remedy(error: &ClientError) -> String {
     match error {
         ClientError::Refused { status: 401, .. } => {
-            "give the key that the server checks signaling tokens with: --jwt-secret, and --issuer and \
-             --audience if it asks for them"
+            "pass the key with which the server verifies signaling tokens: --jwt-secret, and \
+             --issuer and --audience if it requires them"
                 .into()
         }
         ClientError::Refused { status: 403, .. } => {
-            "the server must know the pairs: --db, as the server has it, adds them".into()
+            "the server must know the pairs: --db with the server's database adds them".into()
         }
         ClientError::Refused { status: 429, .. } => {
-            "the server limits handshakes and sockets of an address: raise --ip-rate and \
-             --max-sockets-per-ip of `serve`, or give --open-rate or --source-address here"
+            "the server limits handshakes and sockets per address: raise --ip-rate and \
+             --max-sockets-per-ip of `serve`, or set --open-rate or --source-address here"
                 .into()
         }
         error => error.remedy(),
     }
 }
 
-/// Counts of all rooms.
+/// Counters of all rooms.
 #[derive(Debug)]
 pub(super) struct Tallies([Mutex<Tally>; SHARDS]);
 
@@ -118,12 +118,12 @@ impl Tallies {
         Self(std::array::from_fn(|_| Mutex::default()))
     }
 
-    /// The counts of a room, and of others.
+    /// The counters that a room shares with others.
     pub(super) fn of(&self, room: u32) -> MutexGuard<'_, Tally> {
         locked(&self.0[room as usize % SHARDS])
     }
 
-    /// All together.
+    /// The sum over all rooms.
     pub(super) fn sum(&self) -> Tally {
         let mut sum = Tally::default();
         for tally in &self.0 {
@@ -142,6 +142,6 @@ impl Tallies {
 }
 
 fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    // Counts are whole after every step.
+    // Counters are consistent after every step.
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,14 @@
-//! What a process has taken of the machine so far, from `/proc` (proc(5)); nothing on other systems.
+//! Resource usage of a process so far, from `/proc` (proc(5)); none on other systems.
 
 use std::fs;
 
-/// Clock ticks a second in `/proc/PID/stat` (`USER_HZ`): 100 on every architecture of Linux.
+/// Clock ticks per second in `/proc/PID/stat` (`USER_HZ`): 100 on every architecture of Linux.
 const TICKS: f64 = 100.0;
 
 /// Memory and CPU time of a process.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Usage {
-    /// Resident, and what of it was swapped out, bytes.
+    /// Resident and swapped memory, bytes.
     pub memory: u64,
     /// CPU time of all threads, user and system, seconds.
     pub cpu: f64,
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_blanks_and_parentheses_is_no_field() {
+    fn a_name_with_blanks_and_parentheses_is_skipped() {
         let stat = "42 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0";
         assert_eq!(cpu(stat), Some(2.0));
         assert_eq!(memory("Name:\tx\nVmRSS:\t   10 kB\nVmSwap:\t 2 kB\n"), Some(12 * 1024));
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn this_process_takes_something() {
+    fn this_process_uses_memory() {
         assert!(of(std::process::id()).is_some_and(|usage| usage.memory > 1 << 20));
         assert_eq!(of(u32::MAX), None);
     }

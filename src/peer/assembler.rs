@@ -27,7 +27,7 @@ use super::{
 use crate::{
     media::h264::{self, START_CODE},
     stats::{
-        bottleneck::Seen,
+        bottleneck::ArrivedKeyframe,
         delivery::{Arrival, Delivery},
     },
 };
@@ -99,9 +99,9 @@ pub struct WholeAccessUnit {
 impl WholeAccessUnit {
     /// What is needed to judge its delivery.
     #[must_use]
-    pub fn seen(&self) -> Seen {
+    pub fn arrival_summary(&self) -> ArrivedKeyframe {
         let pixels = |(width, height)| u64::from(width) * u64::from(height);
-        Seen {
+        ArrivedKeyframe {
             first: self.first_packet,
             delivery: self.delivery,
             bytes: self.data.len() as u64,

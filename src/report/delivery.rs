@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::human;
-use crate::stats::bottleneck::{Judged, Limit, Overall, PathRate, Seen};
+use crate::stats::bottleneck::{ArrivedKeyframe, Assessment, Limit, Overall, PathRate};
 
 /// A first keyframe later than this after the connection is late: it should take at most one interval.
 const LATE: Duration = Duration::from_secs(5);
@@ -42,13 +42,13 @@ pub struct KeyframeDelivery {
 impl KeyframeDelivery {
     /// Combines the observation of a keyframe with the conclusion from it.
     #[must_use]
-    pub fn new(seen: &Seen, judged: &Judged) -> Self {
+    pub fn new(keyframe: &ArrivedKeyframe, assessment: &Assessment) -> Self {
         Self {
-            bits_per_second: seen.delivery.rate,
-            path: judged.path,
-            least_ms: judged.least(&seen.delivery).map(ms),
-            limited_by: judged.limit,
-            sure: judged.sure,
+            bits_per_second: keyframe.delivery.rate,
+            path: assessment.path,
+            least_ms: assessment.least(&keyframe.delivery).map(ms),
+            limited_by: assessment.limit,
+            sure: assessment.sure,
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Traffic {
 
 /// Keyframe counts by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Keyframes {
+pub struct KeyframeCounts {
     /// Handed to the network.
     pub sent: u64,
     /// Received completely.
@@ -55,7 +55,7 @@ pub struct Keyframes {
     pub failed: u64,
 }
 
-impl Keyframes {
+impl KeyframeCounts {
     /// Non-zero counts of problems, human-readable.
     fn problems(self) -> impl Iterator<Item = String> {
         let count = |count, what| (count > 0).then(|| format!("{count} {what}"));
@@ -77,7 +77,7 @@ pub struct Summary {
     pub connection_type: Option<ConnectionType>,
     /// Time to the first picture; none when there was none.
     #[serde(rename = "firstPictureMs")]
-    pub first_picture: Option<FirstPicture>,
+    pub first_picture: Option<TimeToFirstPicture>,
     /// Round-trip times of the pings on the control channel, ms.
     pub rtt_ms: Histogram,
     /// Bytes of video.
@@ -85,7 +85,7 @@ pub struct Summary {
     /// Bytes on data channels.
     pub data_bytes: Traffic,
     /// Keyframe counts by outcome.
-    pub keyframes: Keyframes,
+    pub keyframes: KeyframeCounts,
     /// Sizes of access units, bytes.
     pub frame_bytes: Histogram,
     /// Keyframes per second over the run.
@@ -104,7 +104,7 @@ pub struct Summary {
 /// decoded (by a receiver); ms in JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FirstPicture {
+pub struct TimeToFirstPicture {
     /// From the start of the command.
     #[serde(serialize_with = "optional_ms")]
     pub from_start: Option<Duration>,
@@ -116,7 +116,7 @@ pub struct FirstPicture {
     pub from_peer: Option<Duration>,
 }
 
-impl FirstPicture {
+impl TimeToFirstPicture {
     /// The kind of its JSON line.
     #[must_use]
     pub fn kind(&self, role: Role) -> &'static str {
@@ -205,7 +205,7 @@ impl Summary {
             rtt_ms: Histogram::new(),
             video_bytes: Traffic::default(),
             data_bytes: Traffic::default(),
-            keyframes: Keyframes::default(),
+            keyframes: KeyframeCounts::default(),
             frame_bytes: Histogram::new(),
             frame_rate: 0.0,
             stages_ms: StageHistograms::default(),
@@ -232,7 +232,7 @@ impl fmt::Display for Summary {
         writeln!(f, "  rtt         {}", spread(&self.rtt_ms, SpreadForm::P99, human::millis))?;
         writeln!(f, "  video       {}", traffic(self.video_bytes))?;
         writeln!(f, "  data        {}", traffic(self.data_bytes))?;
-        let Keyframes { sent, received, verified, broken, .. } = self.keyframes;
+        let KeyframeCounts { sent, received, verified, broken, .. } = self.keyframes;
         let mut counts = match self.role {
             Role::Send => vec![format!("{sent} sent")],
             Role::Recv => vec![
@@ -353,7 +353,7 @@ mod tests {
         summary.duration = Duration::from_secs(70);
         let ms = |ms| Some(Duration::from_millis(ms));
         summary.first_picture =
-            Some(FirstPicture { from_start: ms(1520), from_join: ms(420), from_peer: None });
+            Some(TimeToFirstPicture { from_start: ms(1520), from_join: ms(420), from_peer: None });
         summary.connection_type = Some(ConnectionType::Relay(Some(RelayTransport::Udp)));
         for rtt in [1.5, 2.0, 30.0] {
             summary.rtt_ms.record(rtt);
@@ -361,7 +361,7 @@ mod tests {
         summary.video_bytes = Traffic { sent: 0, received: 1_974_000 };
         summary.data_bytes = Traffic { sent: 3_000, received: 2_900 };
         summary.keyframes =
-            Keyframes { received: 20, verified: 19, broken: 1, ..Keyframes::default() };
+            KeyframeCounts { received: 20, verified: 19, broken: 1, ..KeyframeCounts::default() };
         for size in [98_000.0, 98_700.0, 99_400.0] {
             summary.frame_bytes.record(size);
         }
@@ -420,7 +420,7 @@ recv for 1 min 10 s
         let mut large = summary(Role::Recv);
         large.connection_type = Some(ConnectionType::Relay(Some(RelayTransport::Tcp)));
         let many = 1_234_567;
-        large.keyframes = Keyframes {
+        large.keyframes = KeyframeCounts {
             sent: many,
             received: many,
             verified: many,

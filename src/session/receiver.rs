@@ -34,7 +34,7 @@ use crate::{
     proto::control::ControlMessage,
     stats::{
         Stages,
-        bottleneck::{Judged, Seen},
+        bottleneck::{ArrivedKeyframe, Assessment},
     },
     types::Stage,
 };
@@ -83,7 +83,7 @@ pub struct StoredKeyframe {
     /// Why it was not decoded, if it was not.
     pub undecoded: Option<String>,
     /// How it was delivered, and what currently limits delivery.
-    pub delivery: Option<(Seen, Judged)>,
+    pub delivery: Option<(ArrivedKeyframe, Assessment)>,
     /// Maximum keyframe size, bytes: the default, or the one this receiver has set.
     pub budget: u64,
 }

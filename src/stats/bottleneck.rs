@@ -1,15 +1,14 @@
-//! What limits the delivery of keyframes: the sender's pace, the path, or loss; and what the path carries,
+//! Determines what limits the delivery of keyframes (the sender's pace, the path, or loss) and the rate of the path,
 //! as far as the receiver can know.
 //!
-//! Three things show it, the surest first:
-//! 1. Pings that share the path with a keyframe. Where packets come faster than the path carries them, they
-//!    queue, and so does a ping among them: its round trip is longer than an idle one. Where the sender
-//!    holds them back, it is not.
-//! 2. Bursts: what the path carried within them is a lower bound (see [`super::delivery`]).
-//! 3. What a keyframe shortly before showed that arrived at about the same rate.
+//! There are three indicators, the most reliable first:
+//! 1. Pings that share the path with a keyframe. Where packets are sent faster than the path carries them, they
+//!    queue, and so does a ping among them: its round trip is longer than an idle one. Where the sender paces them,
+//!    it is not.
+//! 2. Bursts: the rate within them is a lower bound (see [`super::delivery`]).
+//! 3. The result of a recent keyframe that arrived at about the same rate.
 //!
-//! Where none of them decides, the limit is unknown, and of the path only the rate of the keyframe itself
-//! is known, as a lower bound.
+//! If none of them decides, the limit is unknown, and the rate of the keyframe itself is a lower bound for the path.
 
 use std::time::{Duration, Instant};
 
@@ -17,40 +16,40 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery::{Delivery, median};
 
-/// A keyframe that arrives within this time needs no one's attention.
+/// A keyframe that arrives within this time needs no attention.
 pub const FAST: Duration = Duration::from_millis(30);
 
-/// A keyframe that takes at most so many times what the path's rate asks for is limited by the path.
+/// A keyframe that takes at most this many times its duration at the path's rate is limited by the path.
 pub const NEAR: f64 = 1.5;
 
-/// Highest rate that is claimed of a path, bits/s: beyond, the spacing of packets is that of the receiver's reads.
-pub const HIGHEST_CLAIM: u64 = 100_000_000;
+/// Maximum rate reported for a path, bits/s: above it, the spacing of packets is that of the receiver's reads.
+pub const MAX_RATE: u64 = 100_000_000;
 
-/// How much a round trip may differ from an idle one for other reasons than a queue, at least.
+/// Minimum tolerance for round trips that differ from idle ones for other reasons than a queue.
 const NOISE: Duration = Duration::from_millis(8);
 
-/// Keyframes back that what a keyframe showed of the path is valid for: paths change.
+/// For how many keyframes an observation of the path remains valid: paths change.
 const MEMORY: usize = 8;
 
-/// Round trips of idle moments that are needed to know what an idle one takes.
-const FEWEST_IDLE: usize = 3;
+/// Minimum number of idle round trips for an estimate of their duration.
+const MIN_IDLE: usize = 3;
 
-/// Keyframes that arrive at the same time, at most.
+/// Maximum number of keyframes that arrive concurrently.
 const OVERLAPPING: usize = 4;
 
-/// Interval of libwebrtc's pacer, with the jitter of timers and of a path.
+/// Interval of libwebrtc's pacer, with jitter of timers and path.
 const LIBWEBRTC_BURSTS: [Duration; 2] = [Duration::from_millis(34), Duration::from_millis(56)];
 
-/// A keyframe that arrived whole.
+/// A keyframe that arrived completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct ArrivedKeyframe {
     /// Arrival of its first packet.
     pub first: Instant,
     /// How it arrived.
     pub delivery: Delivery,
     /// Bytes of the access unit.
     pub bytes: u64,
-    /// Pixels of the picture; none where they are not known.
+    /// Pixels of the picture; none if unknown.
     pub pixels: Option<u64>,
 }
 
@@ -63,7 +62,7 @@ pub struct RoundTrip {
     pub took: Duration,
 }
 
-/// Which end sends the pings.
+/// The peer that sends the pings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PingedBy {
     /// The receiver of the keyframes: the answers share the path with them.
@@ -72,11 +71,11 @@ pub enum PingedBy {
     Sender,
 }
 
-/// What the delivery of a keyframe is limited by.
+/// The bottleneck of the delivery of a keyframe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
-    /// By nothing that matters: it took less than [`FAST`].
+    /// None that matters: it took less than [`FAST`].
     None,
     /// The pace of the sender.
     Sender,
@@ -84,35 +83,35 @@ pub enum Limit {
     Path,
     /// Loss: most of the time was spent on retransmissions.
     Loss,
-    /// It cannot be told.
+    /// Unknown.
     Unknown,
 }
 
-/// What is known of the rate of a path.
+/// The known rate of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathRate {
     /// Bits/s of IP packets.
     pub bits_per_second: u64,
-    /// It may carry more: this much was seen.
+    /// Whether this is a lower bound.
     pub at_least: bool,
 }
 
-/// What is concluded of one keyframe.
+/// The assessment of one keyframe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judged {
-    /// What limits it.
+pub struct Assessment {
+    /// The bottleneck.
     pub limit: Limit,
-    /// Whether pings or its duration show it; else its packets make it likely.
+    /// Whether pings or its duration prove it; otherwise its packets make it likely.
     pub sure: bool,
-    /// What the path carries; none when not even this keyframe has a rate.
+    /// Rate of the path; none if not even this keyframe has a rate.
     pub path: Option<PathRate>,
-    /// It came in bursts as libwebrtc's pacer sends them.
+    /// Whether it arrived in bursts like those of libwebrtc's pacer.
     pub libwebrtc: bool,
 }
 
-impl Judged {
-    /// How long the bytes of a keyframe take at the path's rate, at most: the path may carry more.
+impl Assessment {
+    /// Upper bound of the time a keyframe takes at the path's rate: the path may be faster.
     #[must_use]
     pub fn least(&self, delivery: &Delivery) -> Option<Duration> {
         let rate = self.path?.bits_per_second;
@@ -120,74 +119,80 @@ impl Judged {
     }
 }
 
-/// What pings say of a queue while a keyframe arrived.
+/// The evidence of pings for a queue while a keyframe arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Queue {
-    /// There was one.
-    Seen,
-    /// There was none, where it would have been seen.
+    /// There was a queue.
+    Present,
+    /// There was none, although it would have been visible.
     Absent,
-    /// No ping shows it.
+    /// No ping is conclusive.
     Unknown,
 }
 
-/// Idle round trips: the median, and what they differ by.
+/// Idle round trips: median and scatter.
 #[derive(Debug, Clone, Copy)]
 struct Idle {
     median: Duration,
     noise: Duration,
 }
 
-/// Judges the keyframes of one connection, in the order they arrived.
+/// Assesses the keyframes of one connection, in order of arrival.
 #[must_use]
-pub fn judge(seen: &[Seen], round_trips: &[RoundTrip], pinged_by: PingedBy) -> Vec<Judged> {
+pub fn assess(
+    keyframes: &[ArrivedKeyframe],
+    round_trips: &[RoundTrip],
+    pinged_by: PingedBy,
+) -> Vec<Assessment> {
     let mut trips = round_trips.to_vec();
     trips.sort_unstable_by_key(|trip| trip.sent);
-    let idle = idle(seen, &trips);
-    let queue =
-        |one: &Seen| idle.map_or(Queue::Unknown, |idle| queue(one, &trips, pinged_by, idle));
-    let queues: Vec<Queue> = seen.iter().map(queue).collect();
+    let idle = idle(keyframes, &trips);
+    let queue = |one: &ArrivedKeyframe| {
+        idle.map_or(Queue::Unknown, |idle| queue(one, &trips, pinged_by, idle))
+    };
+    let queues: Vec<Queue> = keyframes.iter().map(queue).collect();
     let shown: Vec<Option<PathRate>> =
-        seen.iter().zip(&queues).map(|(one, queue)| shown(&one.delivery, *queue)).collect();
-    seen.iter()
+        keyframes.iter().zip(&queues).map(|(one, queue)| shown(&one.delivery, *queue)).collect();
+    keyframes
+        .iter()
         .zip(&queues)
         .enumerate()
         .map(|(at, (one, queue))| {
             let earlier = shown[at.saturating_sub(MEMORY)..at].iter().rev().flatten();
             let own = one.delivery.rate.unwrap_or_default() as f64;
-            // A rate that is far from this keyframe's says nothing of it: the path may have changed.
-            let alike = |rate: &&PathRate| {
+            // A rate far from this keyframe's is not applicable: the path may have changed.
+            let similar = |rate: &&PathRate| {
                 let ratio = rate.bits_per_second as f64 / own;
                 !rate.at_least && (1.0 / NEAR..=NEAR).contains(&ratio)
             };
-            let known = shown[at].or_else(|| earlier.copied().find(|rate| alike(&rate)));
+            let known = shown[at].or_else(|| earlier.copied().find(|rate| similar(&rate)));
             conclude(&one.delivery, *queue, known)
         })
         .collect()
 }
 
-/// What idle round trips take: those that share no moment with a keyframe.
-fn idle(seen: &[Seen], trips: &[RoundTrip]) -> Option<Idle> {
+/// Duration of idle round trips: those that do not overlap with a keyframe.
+fn idle(keyframes: &[ArrivedKeyframe], trips: &[RoundTrip]) -> Option<Idle> {
     let alone = |trip: &&RoundTrip| {
-        let begun = seen.partition_point(|one| one.first <= trip.sent + trip.took);
-        let last = &seen[begun.saturating_sub(OVERLAPPING)..begun];
+        let started = keyframes.partition_point(|one| one.first <= trip.sent + trip.took);
+        let last = &keyframes[started.saturating_sub(OVERLAPPING)..started];
         last.iter().all(|one| trip.sent > one.first + one.delivery.spread)
     };
     let mut times: Vec<Duration> = trips.iter().filter(alone).map(|trip| trip.took).collect();
     times.sort_unstable();
     let [middle, high] = [times.len() / 2, times.len() * 9 / 10];
-    let middle = *times.get(middle).filter(|_| times.len() >= FEWEST_IDLE)?;
+    let middle = *times.get(middle).filter(|_| times.len() >= MIN_IDLE)?;
     let scatter = times.get(high)?.saturating_sub(middle);
     Some(Idle { median: middle, noise: NOISE.max(scatter * 2) })
 }
 
-/// What the pings within a keyframe say.
+/// The evidence of the pings within a keyframe.
 ///
-/// Sent at more than the path carries, packets wait longer the later they are sent, until the last one is: after
-/// it a ping waits for what is left. So a ping that would reach the receiver `after` the first packet and
-/// `before` the last is late by a share of the smaller one of the two.
-fn queue(one: &Seen, trips: &[RoundTrip], pinged_by: PingedBy, idle: Idle) -> Queue {
-    // A burst makes a queue for as long as it takes, also where the path is idle between bursts.
+/// If packets are sent faster than the path carries them, they wait the longer the later they are sent, up to the
+/// last one; a ping after it waits for the rest of the queue. So a ping that would reach the receiver `after` the
+/// first packet and `before` the last is delayed by a share of the smaller of the two.
+fn queue(one: &ArrivedKeyframe, trips: &[RoundTrip], pinged_by: PingedBy, idle: Idle) -> Queue {
+    // A burst causes a queue for its duration even if the path is idle between bursts.
     let own = one.delivery.bursts.map_or(Duration::ZERO, |bursts| bursts.longest);
     let begin = trips.partition_point(|trip| trip.sent + idle.median < one.first);
     let last = one.first + one.delivery.original;
@@ -199,7 +204,7 @@ fn queue(one: &Seen, trips: &[RoundTrip], pinged_by: PingedBy, idle: Idle) -> Qu
         };
         let after = reaches.saturating_duration_since(one.first);
         let before = last.saturating_duration_since(reaches);
-        // At a fourth more than the path carries.
+        // For packets sent 25 % faster than the path carries them.
         let due = before.min(after / 4);
         if due < idle.noise {
             continue;
@@ -213,21 +218,21 @@ fn queue(one: &Seen, trips: &[RoundTrip], pinged_by: PingedBy, idle: Idle) -> Qu
     }
     match (with, without) {
         (0, 0) => Queue::Unknown,
-        _ if with >= without => Queue::Seen,
+        _ if with >= without => Queue::Present,
         _ => Queue::Absent,
     }
 }
 
-/// What a keyframe shows of the path by itself.
+/// The rate of the path that a keyframe shows by itself.
 fn shown(delivery: &Delivery, queue: Queue) -> Option<PathRate> {
     let rate = |bits: u64, at_least| PathRate {
-        bits_per_second: bits.min(HIGHEST_CLAIM),
-        at_least: at_least || bits > HIGHEST_CLAIM,
+        bits_per_second: bits.min(MAX_RATE),
+        at_least: at_least || bits > MAX_RATE,
     };
     match (queue, delivery.bursts) {
-        (Queue::Seen, _) => {
+        (Queue::Present, _) => {
             let own = delivery.rate?;
-            // Where the sender holds back now and then, the path is not always busy.
+            // If the sender pauses now and then, the path is not always busy.
             let near = |usual: &u64| (own..=(own as f64 * NEAR) as u64).contains(usual);
             Some(rate(delivery.usual_rate.filter(near).unwrap_or(own), false))
         }
@@ -239,8 +244,8 @@ fn shown(delivery: &Delivery, queue: Queue) -> Option<PathRate> {
     }
 }
 
-fn conclude(delivery: &Delivery, queue: Queue, known: Option<PathRate>) -> Judged {
-    let own = delivery.rate.map(|bits| bits.min(HIGHEST_CLAIM));
+fn conclude(delivery: &Delivery, queue: Queue, known: Option<PathRate>) -> Assessment {
+    let own = delivery.rate.map(|bits| bits.min(MAX_RATE));
     let at_least_own = own.map(|bits_per_second| PathRate { bits_per_second, at_least: true });
     let path = known.or(at_least_own);
     let [from, to] = LIBWEBRTC_BURSTS;
@@ -252,38 +257,38 @@ fn conclude(delivery: &Delivery, queue: Queue, known: Option<PathRate>) -> Judge
         (Limit::Loss, true)
     } else {
         match (queue, near) {
-            (Queue::Seen, _) => (Limit::Path, true),
+            (Queue::Present, _) => (Limit::Path, true),
             (_, Some(true)) => (Limit::Path, false),
             (Queue::Absent, _) => (Limit::Sender, true),
             (Queue::Unknown, Some(false)) => (Limit::Sender, false),
             (Queue::Unknown, None) => (Limit::Unknown, false),
         }
     };
-    Judged { limit, sure, path, libwebrtc }
+    Assessment { limit, sure, path, libwebrtc }
 }
 
-/// What is concluded of many keyframes.
+/// The assessment of many keyframes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overall {
-    /// Keyframes that were looked at.
+    /// Keyframes examined.
     pub of: u64,
-    /// What limits the most of those of which it is known.
+    /// The most frequent bottleneck among keyframes with a known one.
     pub limit: Limit,
-    /// How many are limited so.
+    /// Number of keyframes with that bottleneck.
     pub count: u64,
-    /// Whether it is sure of one of them at least.
+    /// Whether it is certain for at least one of them.
     pub sure: bool,
     /// Median of the time from the first packet to the last, of those.
     pub spread: Duration,
     /// Median rate of those, bits/s.
     pub rate: Option<u64>,
-    /// Median of what the path carries.
+    /// Median rate of the path.
     pub path: Option<PathRate>,
-    /// Median of how long one of those takes at the path's rate.
+    /// Median of their duration at the path's rate.
     pub least: Option<Duration>,
-    /// Median time that retransmissions took of the spread.
+    /// Median part of the spread due to retransmissions.
     pub repair: Duration,
-    /// Most of those came in bursts as libwebrtc's pacer sends them.
+    /// Whether most of those arrived in bursts like those of libwebrtc's pacer.
     pub libwebrtc: bool,
     /// Median size of all access units, bytes.
     pub bytes: u64,
@@ -291,36 +296,41 @@ pub struct Overall {
     pub pixels: Option<u64>,
 }
 
-/// Sums up; none of nothing.
+/// Summarizes keyframes; none if there are none.
 #[must_use]
-pub fn sum_up<'k>(keyframes: impl IntoIterator<Item = (&'k Seen, &'k Judged)>) -> Option<Overall> {
-    let all: Vec<(&Seen, &Judged)> = keyframes.into_iter().collect();
-    let having = |limit| all.iter().filter(|(_, judged)| judged.limit == limit).count();
+pub fn summarize<'k>(
+    keyframes: impl IntoIterator<Item = (&'k ArrivedKeyframe, &'k Assessment)>,
+) -> Option<Overall> {
+    let all: Vec<(&ArrivedKeyframe, &Assessment)> = keyframes.into_iter().collect();
+    let having = |limit| all.iter().filter(|(_, assessment)| assessment.limit == limit).count();
     let limits = [Limit::None, Limit::Loss, Limit::Path, Limit::Sender];
     let limit = limits.into_iter().max_by_key(|limit| having(*limit))?;
     let limit = if having(limit) > 0 { limit } else { Limit::Unknown };
     let mut those = all.clone();
-    those.retain(|(_, judged)| judged.limit == limit);
-    let (deliveries, judged): (Vec<&Delivery>, Vec<&Judged>) =
-        those.into_iter().map(|(seen, judged)| (&seen.delivery, judged)).unzip();
+    those.retain(|(_, assessment)| assessment.limit == limit);
+    let (deliveries, assessment): (Vec<&Delivery>, Vec<&Assessment>) =
+        those.into_iter().map(|(keyframe, assessment)| (&keyframes.delivery, assessment)).unzip();
     let times =
         |of: fn(&Delivery) -> Duration| median(deliveries.iter().map(|one| of(one)).collect());
-    let path = median(judged.iter().filter_map(|judged| judged.path).map(ordered).collect());
+    let path =
+        median(assessment.iter().filter_map(|assessment| assessment.path).map(ordered).collect());
     let path = path.map(|(bits_per_second, at_least)| PathRate { bits_per_second, at_least });
-    let least = deliveries.iter().zip(&judged).filter_map(|(one, judged)| judged.least(one));
+    let least =
+        deliveries.iter().zip(&assessment).filter_map(|(one, assessment)| assessment.least(one));
     Some(Overall {
         of: all.len() as u64,
         limit,
-        count: judged.len() as u64,
-        sure: judged.iter().any(|judged| judged.sure),
+        count: assessment.len() as u64,
+        sure: assessment.iter().any(|assessment| assessment.sure),
         spread: times(|delivery| delivery.spread)?,
         rate: median(deliveries.iter().filter_map(|delivery| delivery.rate).collect()),
         path,
         least: median(least.collect()),
         repair: times(Delivery::repair)?,
-        libwebrtc: judged.iter().filter(|judged| judged.libwebrtc).count() * 2 > judged.len(),
-        bytes: median(all.iter().map(|(seen, _)| seen.bytes).collect())?,
-        pixels: median(all.iter().filter_map(|(seen, _)| seen.pixels).collect()),
+        libwebrtc: assessment.iter().filter(|assessment| assessment.libwebrtc).count() * 2
+            > assessment.len(),
+        bytes: median(all.iter().map(|(keyframes, _)| keyframes.bytes).collect())?,
+        pixels: median(all.iter().filter_map(|(keyframes, _)| keyframes.pixels).collect()),
     })
 }
 

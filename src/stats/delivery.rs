@@ -1,24 +1,23 @@
-//! How the packets of one access unit arrived: how long it took, at what rate, and in which bursts.
+//! How the packets of one access unit arrived: duration, rate and bursts.
 //!
-//! libwebrtc's pacer sends the packets that are due in one go and then waits about 40 ms
-//! (`PacingController::kDefaultBurstInterval`). Within a burst packets are as far apart as the slowest
-//! link of the path makes them (packet-train dispersion, as in Dovrolis, Ramanathan and Moore, "What do
-//! packet dispersion techniques measure?", INFOCOM 2001), so bursts show what the path carries although
-//! the sender uses only a part of it.
+//! libwebrtc's pacer sends all due packets back to back and then waits about 40 ms
+//! (`PacingController::kDefaultBurstInterval`). Within a burst the slowest link of the path determines the spacing of
+//! packets (packet-train dispersion, as in Dovrolis, Ramanathan and Moore, "What do packet dispersion techniques
+//! measure?", INFOCOM 2001), so bursts show the rate of the path although the sender uses only a part of it.
 
 use std::time::Duration;
 
-/// A gap this much longer than the usual one, and [`PAUSE_RATIO`] times as long, is a pause between bursts.
-/// Shorter ones are the stalls of a busy receiver, which reads the packets after them at once.
+/// A gap this much longer than the usual one, and [`PAUSE_RATIO`] times as long, is a pause between bursts. Shorter
+/// ones are stalls of a busy receiver, which then reads several packets at the same time.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// See [`PAUSE`].
 const PAUSE_RATIO: f64 = 1.6;
 
-/// Fewer gaps within bursts do not say what the path carries.
-const FEWEST_GAPS: usize = 8;
+/// Minimum number of gaps within bursts for an estimate of the path rate.
+const MIN_GAPS: usize = 8;
 
-/// Bursts differ from uneven arrival by pauses that take this share of the time.
+/// Minimum share of pauses that distinguishes bursts from uneven arrival.
 const PAUSED_SHARE: f64 = 0.2;
 
 /// One packet of an access unit.
@@ -37,16 +36,16 @@ pub struct Arrival {
 pub struct Delivery {
     /// Bytes of its IP packets.
     pub bytes: u64,
-    /// How many of its packets were retransmissions.
+    /// Number of its packets that were retransmissions.
     pub retransmitted: u32,
     /// From the first packet to the last.
     pub spread: Duration,
-    /// From the first packet to the last one that was no retransmission.
+    /// From the first packet to the last one that was not a retransmission.
     pub original: Duration,
-    /// Rate of the packets that were no retransmissions, bits/s; none of a single packet, or of packets
-    /// that were read at the same instant.
+    /// Rate of the packets that were not retransmissions, bits/s; none for a single packet, or for packets that were
+    /// read at the same instant.
     pub rate: Option<u64>,
-    /// Rate of the usual gap between two of them, bits/s: that of a path that was busy most of the time.
+    /// Rate according to the median gap between two of them, bits/s: that of a path that was busy most of the time.
     pub usual_rate: Option<u64>,
     /// The bursts in which it arrived; none when it arrived evenly.
     pub bursts: Option<Bursts>,
@@ -57,14 +56,14 @@ pub struct Delivery {
 pub struct Bursts {
     /// Rate within the bursts, bits/s.
     pub rate: u64,
-    /// How long the longest burst took.
+    /// Duration of the longest burst.
     pub longest: Duration,
     /// Median time from the start of a burst to the start of the next one.
     pub period: Duration,
 }
 
 impl Delivery {
-    /// Looks at the packets of an access unit, in any order.
+    /// Evaluates the packets of an access unit, in any order.
     #[must_use]
     pub fn of(mut arrivals: Vec<Arrival>) -> Self {
         arrivals.sort_by_key(|arrival| arrival.at);
@@ -86,14 +85,14 @@ impl Delivery {
         Self { bytes, retransmitted, spread, original, rate, usual_rate, bursts }
     }
 
-    /// How much longer it took for retransmissions.
+    /// Additional time for retransmissions.
     #[must_use]
     pub fn repair(&self) -> Duration {
         self.spread.saturating_sub(self.original)
     }
 }
 
-/// How many bits a second so many bytes in a time are; none in no time.
+/// Rate of `bytes` in `time`, bits/s; none if the time is zero.
 fn bits_per_second(bytes: u64, time: Duration) -> Option<u64> {
     let rate = bytes as f64 * 8.0 / time.as_secs_f64();
     (bytes > 0 && rate.is_finite()).then_some(rate as u64)
@@ -123,17 +122,17 @@ fn bursts(arrivals: &[Arrival], gaps: &[Duration]) -> Option<Bursts> {
     }
     let busy: Duration = within.iter().sum();
     let all = (paused + busy).as_secs_f64();
-    if within.len() < FEWEST_GAPS || paused.as_secs_f64() < all * PAUSED_SHARE {
+    if within.len() < MIN_GAPS || paused.as_secs_f64() < all * PAUSED_SHARE {
         return None;
     }
     let period = median(starts.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect())?;
-    // What a receiver that stalled reads at once shortens the sum; the usual gap is not shorter for it.
+    // Packets that a stalled receiver reads together shorten the sum, but not the median gap.
     let usual = bits_per_second(bytes / within.len() as u64, median(within)?);
     let rate = bits_per_second(bytes, busy)?;
     Some(Bursts { rate: usual.map_or(rate, |usual| usual.min(rate)), longest, period })
 }
 
-/// Middle of some values, the smaller of two; none of nothing.
+/// Median of values, the lower one of two; none if there are none.
 pub(super) fn median<T: Copy + Ord>(mut values: Vec<T>) -> Option<T> {
     values.sort_unstable();
     values.get(values.len().saturating_sub(1) / 2).copied()
@@ -152,9 +151,9 @@ mod tests {
         times_us.iter().map(arrival).collect()
     }
 
-    /// What Chromium's packets of a keyframe of 100 KB look like over 5 Mbit/s: four or five in a burst.
+    /// Like Chromium's packets of a 100 KB keyframe over 5 Mbit/s: four or five in a burst.
     #[test]
-    fn bursts_show_what_the_path_carries() {
+    fn bursts_show_the_path_rate() {
         let burst = |nth: u64| (0..4).map(move |packet| nth * 42_000 + packet * 2_000);
         let delivery = Delivery::of(arrivals(&(0..20).flat_map(burst).collect::<Vec<_>>()));
         let bursts = delivery.bursts.unwrap();
@@ -174,23 +173,23 @@ mod tests {
     }
 
     #[test]
-    fn even_packets_and_a_stall_are_no_bursts() {
+    fn even_packets_and_a_stall_are_not_bursts() {
         let mut even: Vec<u64> = (0..80).map(|packet| packet * 5_000).collect();
         assert_eq!(Delivery::of(arrivals(&even)).bursts, None);
         assert_eq!(Delivery::of(arrivals(&even)).rate, Some(2_000_000));
-        // The sender held back for a while: the rate falls, and that of most packets does not.
+        // The sender paused for a while: the total rate falls, but that of most packets does not.
         let held: Vec<u64> =
             even.iter().map(|at| at + if *at > 200_000 { 80_000 } else { 0 }).collect();
         let held = Delivery::of(arrivals(&held));
         assert!(held.rate < Some(1_700_000) && held.usual_rate == Some(2_000_000), "{held:?}");
-        // The receiver was busy for 20 ms, then read four packets at once.
+        // The receiver was busy for 20 ms, then read four packets together.
         for late in &mut even[30..34] {
             *late = 34 * 5_000;
         }
         assert_eq!(Delivery::of(arrivals(&even)).bursts, None);
     }
 
-    /// Long stalls look like pauses: what is read at once after them is not the path's rate.
+    /// Long stalls look like pauses: packets read together after them do not show the path's rate.
     #[test]
     fn long_stalls_do_not_raise_the_rate() {
         let read = |packet: u64| match packet % 40 {
@@ -215,7 +214,7 @@ mod tests {
     fn a_packet_alone_and_packets_at_one_instant_have_no_rate() {
         assert_eq!(Delivery::of(Vec::new()), Delivery::default());
         assert_eq!(Delivery::of(arrivals(&[0])).rate, None);
-        let at_once = Delivery::of(arrivals(&[0; 50]));
-        assert_eq!((at_once.rate, at_once.bursts), (None, None));
+        let simultaneous = Delivery::of(arrivals(&[0; 50]));
+        assert_eq!((simultaneous.rate, simultaneous.bursts), (None, None));
     }
 }

@@ -1,10 +1,10 @@
-//! Whether two runs differ, and by how much: intervals of a change, not a comparison of two numbers.
+//! Whether and by how much two runs differ: confidence intervals of a change, not a comparison of two numbers.
 //!
-//! **Quantities** (times) come in clusters: pings of one connection share its path and its moment, so
-//! 1,000 pings over 20 connections tell about as much of the next run as 20 independent values, not as
-//! 1,000. [`QuantileRatio`] therefore resamples connections with replacement, takes all values of each
-//! one drawn (cluster bootstrap; Davison and Hinkley, *Bootstrap Methods*, 1997, §3.8), and takes the
-//! quantile of the current run over that of the baseline. Its interval is the *percentile* interval:
+//! **Quantities** (times) come in clusters: pings of one connection share its path and its time, so 1,000 pings over
+//! 20 connections predict the next run about as well as 20 independent values, not as 1,000. [`QuantileRatio`]
+//! therefore resamples connections with replacement, takes all values of each one drawn (cluster bootstrap; Davison
+//! and Hinkley, *Bootstrap Methods*, 1997, §3.8), and takes the quantile of the current run over that of the
+//! baseline. Its interval is the *percentile* interval:
 //!
 //! - it needs no symmetry, and is the same for the ratio and its logarithm;
 //! - for a median it comes close to the exact interval between order statistics;
@@ -17,18 +17,18 @@
 //! `alpha/2` becomes `Φ(-√(n/(n-1)) · t(alpha/2, n-1))`, with `n` the clusters of the smaller side.
 //!
 //! **Several baseline runs** are a level above connections: runs are drawn first, then connections of
-//! each. The current run is one more draw of a run, so how far baseline runs lie from each other goes
-//! into its side, too. With a single baseline run nothing tells how much runs differ by themselves; what
-//! the machine did meanwhile cannot then be told from a change of the program.
+//! each. The current run is one more draw of a run, so the scatter of the baseline runs affects its side as well.
+//! With a single baseline run the run-to-run variation is unknown; a change of the machine's load then cannot be
+//! distinguished from a change of the program.
 //!
 //! **Shares** ([`ShareDifference`]) are compared by their difference with Newcombe's hybrid score
 //! interval (*Interval estimation for the difference between independent proportions*, 1998, method
-//! 10), which keeps its level near 0 and 1, where a bootstrap sees no variance at all: nothing lost of
-//! 1,000 pings would be taken for certainty. Where trials come in clusters (pings, keyframes), the counts
-//! are first divided by the design effect and shortened by `(z/t)²` for few clusters (Korn and Graubard,
-//! *Confidence intervals for proportions with small expected number of positive counts*, 1998).
+//! 10), which keeps its level near 0 and 1, where a bootstrap sees no variance at all: zero loss in 1,000 pings would
+//! be taken for certainty. Where trials come in clusters (pings, keyframes), the counts are first divided by the
+//! design effect and shortened by `(z/t)²` for few clusters (Korn and Graubard, *Confidence intervals for proportions
+//! with small expected number of positive counts*, 1998).
 //!
-//! All is deterministic: the same runs give the same interval.
+//! Everything is deterministic: the same runs give the same interval.
 
 mod quantile;
 mod share;
@@ -38,6 +38,6 @@ mod simulations;
 pub use quantile::{Cluster, QuantileRatio, pooled_quantile, values_needed};
 pub use share::{ShareDifference, Trials};
 
-/// Connections with values that either side needs before values in clusters are compared. With fewer,
-/// the spread between connections is known too badly for any interval to keep its level.
+/// Minimum number of connections with values, in each run, for a comparison of clustered values. With fewer, the spread
+/// between connections is known too poorly for any interval to keep its level.
 pub const MIN_CLUSTERS: usize = 8;

@@ -1,25 +1,25 @@
 //! A histogram of a measured quantity, and its [`Spread`], the object `H` of the reports:
 //! `{count, min, mean, p50, p90, p95, p99, p999, max}`.
 //!
-//! Percentiles are values that were measured, by the nearest rank, up to `EXACT` values; of more they are right to
-//! 0.1 % of their value. Smallest, largest and mean are always exact.
+//! Percentiles are measured values, by the nearest rank, up to `EXACT` values; beyond that they are accurate to 0.1 %
+//! of their value. Minimum, maximum and mean are always exact.
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Parts a unit is counted in: a value of 0.42 ms is kept as 420.
+/// Resolution, parts per unit: a value of 0.42 ms is counted as 420.
 const PARTS: f64 = 1000.0;
 
-/// Largest value counted apart, in units; larger ones count as this one.
-const LARGEST: f64 = 1e12;
+/// Maximum countable value, in units; larger ones count as this one.
+const MAX_COUNTED: f64 = 1e12;
 
-/// Values kept one by one: 256 KB. Beyond, a histogram is as large as its range asks for, however many values there are.
+/// Maximum number of values kept individually: 256 KB. Beyond it, the size of a histogram depends on its range only.
 const EXACT: usize = 32_768;
 
-/// Values seen, in any unit.
+/// Recorded values, in any unit.
 #[derive(Debug, Clone)]
 pub struct Histogram {
     counts: hdrhistogram::Histogram<u64>,
-    /// All values, while they are at most [`EXACT`].
+    /// All values, as long as there are at most [`EXACT`].
     values: Option<Vec<f64>>,
     min: f64,
     max: f64,
@@ -36,20 +36,20 @@ impl Histogram {
     /// An empty histogram.
     ///
     /// # Panics
-    /// Never: the precision is a constant that is allowed.
+    /// Never: the precision is a valid constant.
     #[must_use]
     pub fn new() -> Self {
         let counts = hdrhistogram::Histogram::new(3).expect("3 digits are between 0 and 5");
         Self { counts, values: Some(Vec::new()), min: f64::INFINITY, max: 0.0, sum: 0.0 }
     }
 
-    /// Counts a value; one that is negative or no number is left out.
+    /// Counts a value; negative and non-finite values are ignored.
     pub fn record(&mut self, value: f64) {
         if !value.is_finite() || value < 0.0 {
             return;
         }
-        // The histogram grows by itself up to u64, and LARGEST is below it.
-        if self.counts.record((value.min(LARGEST) * PARTS).round() as u64).is_ok() {
+        // The histogram grows by itself up to u64, and MAX_COUNTED is below it.
+        if self.counts.record((value.min(MAX_COUNTED) * PARTS).round() as u64).is_ok() {
             self.min = self.min.min(value);
             self.max = self.max.max(value);
             self.sum += value;
@@ -57,7 +57,7 @@ impl Histogram {
         }
     }
 
-    /// Keeps values one by one, as long as there are few enough.
+    /// Keeps values individually, as long as there are few enough.
     fn keep(&mut self, more: &[f64]) {
         self.values = self.values.take().filter(|kept| kept.len() + more.len() <= EXACT);
         if let Some(kept) = &mut self.values {
@@ -65,7 +65,7 @@ impl Histogram {
         }
     }
 
-    /// Counts all that `other` has counted.
+    /// Adds all values of `other`.
     pub fn add(&mut self, other: &Self) {
         // It grows by itself up to u64.
         if self.counts.add(&other.counts).is_ok() {
@@ -79,19 +79,19 @@ impl Histogram {
         }
     }
 
-    /// How many values were counted.
+    /// Number of counted values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.len()
     }
 
-    /// Smallest value; none when empty.
+    /// Minimum; none when empty.
     #[must_use]
     pub fn min(&self) -> Option<f64> {
         (self.count() > 0).then_some(self.min)
     }
 
-    /// Largest value; none when empty.
+    /// Maximum; none when empty.
     #[must_use]
     pub fn max(&self) -> Option<f64> {
         (self.count() > 0).then_some(self.max)
@@ -103,13 +103,13 @@ impl Histogram {
         (self.count() > 0).then(|| self.sum / self.count() as f64)
     }
 
-    /// The value that `quantile` of all values (0.5: half of them) do not exceed; none when empty.
+    /// The value that a share `quantile` of all values (0.5: half of them) does not exceed; none when empty.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
         self.quantiles([quantile])[0]
     }
 
-    /// [`Self::quantile`] of each of them.
+    /// [`Self::quantile`] for several quantiles.
     fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> [Option<f64>; N] {
         let Some(values) = &self.values else {
             return quantiles.map(|quantile| self.approximately(quantile));
@@ -117,7 +117,7 @@ impl Histogram {
         let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
         quantiles.map(|quantile| {
-            // A hair less: 0.95 of 20 is 19, not the 19.000000000000004 of its arithmetic.
+            // Slightly less: 0.95 of 20 is 19, not the 19.000000000000004 of floating point.
             let rank = (quantile * sorted.len() as f64 - 1e-9).ceil().max(1.0) as usize;
             sorted.get(rank - 1).copied()
         })
@@ -130,7 +130,7 @@ impl Histogram {
 }
 
 impl Histogram {
-    /// What the reports say of it.
+    /// The summary for the reports.
     #[must_use]
     pub fn spread(&self) -> Spread {
         let [p50, p90, p95, p99, p999] = self.quantiles([0.5, 0.9, 0.95, 0.99, 0.999]);
@@ -168,12 +168,12 @@ impl Serialize for Histogram {
     }
 }
 
-/// The object `H` of the reports. All but the count are null when nothing was counted.
+/// The object `H` of the reports. All except the count are null when nothing was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// How many values.
+    /// Number of values.
     pub count: u64,
-    /// Smallest.
+    /// Minimum.
     pub min: Option<f64>,
     /// Arithmetic mean.
     pub mean: Option<f64>,
@@ -188,7 +188,7 @@ pub struct Spread {
     pub p99: Option<f64>,
     /// 99.9 % of the values do not exceed it.
     pub p999: Option<f64>,
-    /// Largest.
+    /// Maximum.
     pub max: Option<f64>,
 }
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_values_that_were_measured() {
+    fn percentiles_are_measured_values() {
         // Sizes of keyframes: half of 99,680 parts of a byte were 99,680.255 bytes.
         let sizes = [99_680.0, 99_676.0, 99_702.0, 99_688.0];
         let spread = sizes.into_iter().collect::<Histogram>().spread();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn very_many_values_are_counted_not_kept() {
+    fn very_many_values_are_only_counted() {
         let mut many: Histogram = (0..EXACT).map(|value| value as f64).collect();
         assert!(many.values.is_some());
         many.record(5.0);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_measurement_is_left_out() {
+    fn invalid_values_are_ignored() {
         let mut histogram = Histogram::new();
         for value in [f64::NAN, f64::INFINITY, -1.0] {
             histogram.record(value);

@@ -1,17 +1,16 @@
-//! How sure a share of successes is: the score interval of Wilson (1927), which stays within 0 and 1
+//! Confidence interval of a share of successes: the score interval of Wilson (1927), which stays within 0 and 1
 //! and keeps its level for few trials and for shares near 0 and 1, unlike the textbook one.
 
 /// Standard normal quantile for a two-sided interval of 95 %.
 pub const Z95: f64 = 1.959_963_984_540_054;
 
-/// Wilson's score interval for `successes` of `trials` at the normal quantile `z`; all of 0 to 1 when
-/// there was no trial.
+/// Wilson's score interval for `successes` of `trials` at the normal quantile `z`; 0 to 1 when there were no trials.
 #[must_use]
 pub fn wilson(successes: u64, trials: u64, z: f64) -> [f64; 2] {
     wilson_share(successes as f64, trials as f64, z)
 }
 
-/// The same for counts that are no whole numbers, as effective sample sizes are.
+/// Like [`wilson`], for fractional counts such as effective sample sizes.
 #[must_use]
 pub fn wilson_share(successes: f64, trials: f64, z: f64) -> [f64; 2] {
     if trials <= 0.0 {
@@ -33,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn intervals_are_those_of_the_tables() {
+    fn intervals_match_the_tables() {
         // Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
         for (successes, trials, low, high) in [
             (81, 263, 0.2553, 0.3662),

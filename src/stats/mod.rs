@@ -1,11 +1,11 @@
-//! Numbers about numbers: histograms, intervals, differences.
+//! Statistics: histograms, confidence intervals, differences.
 //!
 //! - [`histogram`]: a measured quantity and its [`Spread`], the object `H` of the reports
-//! - [`stages`]: the way of a keyframe from the camera to the disk, in stages
-//! - [`delivery`]: how the packets of a keyframe arrived; [`bottleneck`]: what that was limited by
-//! - [`interval`]: how sure a share is
-//! - [`difference`]: whether two runs differ, and by how much
-//! - [`normal`]: the quantiles the two above stand on
+//! - [`stages`]: the stages of a keyframe from the camera to the disk
+//! - [`delivery`]: how the packets of a keyframe arrived; [`bottleneck`]: what limited it
+//! - [`interval`]: confidence interval of a share
+//! - [`difference`]: whether and by how much two runs differ
+//! - [`normal`]: quantiles for the two above
 
 pub mod bottleneck;
 pub mod delivery;

@@ -2,7 +2,7 @@
 //!
 //! Normal: the rational approximation of P. J. Acklam (2003), relative error below 1.2e-9. Student's t:
 //! the Cornish-Fisher expansion of Abramowitz and Stegun 26.7.5, good to 1 % from 5 degrees of freedom
-//! on; below that it is too small for far tails, and should not be used.
+//! on; below that it is too small in the far tails, and should not be used.
 
 const A: [f64; 6] = [
     -3.969_683_028_665_376e1,
@@ -39,7 +39,7 @@ const D: [f64; 5] = [
     1.0,
 ];
 
-/// Where the approximation of the tail begins.
+/// Probability below which the approximation of the tail is used.
 const TAIL: f64 = 0.02425;
 
 /// Polynomial with the highest power first.
@@ -47,7 +47,7 @@ fn polynomial(coefficients: &[f64], x: f64) -> f64 {
     coefficients.iter().fold(0.0, |sum, coefficient| sum * x + coefficient)
 }
 
-/// The value that a standard normal variable is below with `probability`; infinite at 0 and 1.
+/// The quantile of the standard normal distribution; infinite at 0 and 1.
 #[must_use]
 pub fn normal_quantile(probability: f64) -> f64 {
     let tail = |p: f64| {
@@ -67,11 +67,11 @@ pub fn normal_quantile(probability: f64) -> f64 {
     }
 }
 
-/// The probability that a standard normal variable is below `value`: [`normal_quantile`] turned round.
+/// The probability that a standard normal variable is below `value`: the inverse of [`normal_quantile`].
 #[must_use]
 pub fn normal_probability(value: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
-    // Each round halves what is left of the interval; 60 leave nothing that matters.
+    // Each round halves the interval; 60 are more than precise enough.
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);
         if normal_quantile(middle) < value {
@@ -83,8 +83,7 @@ pub fn normal_probability(value: f64) -> f64 {
     f64::midpoint(low, high)
 }
 
-/// The value that a variable with Student's t distribution of `freedom` degrees is below with
-/// `probability`.
+/// The quantile of Student's t distribution with `freedom` degrees of freedom.
 #[must_use]
 pub fn student_quantile(probability: f64, freedom: f64) -> f64 {
     let z = normal_quantile(probability);
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_those_of_the_tables() {
+    fn quantiles_match_the_tables() {
         for (probability, expected) in
             [(0.5, 0.0), (0.975, 1.959_964), (0.005, -2.575_829), (0.9999, 3.719_016)]
         {

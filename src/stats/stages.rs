@@ -1,39 +1,38 @@
-//! The way of a keyframe from the camera to the disk, cut into stages.
+//! The stages of a keyframe from the camera to the disk.
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Histogram, Spread};
 
-/// Something for each stage of a keyframe's way. Stages follow each other without gap or overlap, and
-/// `total` is their sum; only `send` is a part of another one, of `network`.
+/// A value for each stage of a keyframe. Stages follow each other without gap or overlap, and `total` is their sum;
+/// only `send` is a part of another one, `network`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Stages<T> {
-    /// From the picture being taken to its conversion: its age.
+    /// From capture to the conversion: the age of the picture.
     pub capture_age: T,
-    /// Making I420 of the wanted size from what the source gave.
+    /// Conversion of the captured picture to I420 of the requested size.
     pub convert: T,
     /// All passes of the encoder.
     pub encode: T,
-    /// From the encoded picture to its first RTP packet: its hash, cutting it, telling of it.
+    /// From the encoded picture to its first RTP packet: hash, packetization, announcement.
     pub packetize: T,
-    /// From the first RTP packet handed to the connection to the last; the pacing is in it.
+    /// From the first RTP packet handed to the connection to the last, including pacing.
     pub send: T,
     /// From the first RTP packet sent to the last one received.
     pub network: T,
-    /// From the last RTP packet received to the decoder: joining the packets, waiting for what the
-    /// sender tells of the picture, comparing the hash.
+    /// From the last RTP packet received to the decoder: reassembly, waiting for the announcement, comparing the hash.
     pub reassemble: T,
-    /// The decoder.
+    /// Decoding.
     pub decode: T,
-    /// Writing its files, until they are on the disk.
+    /// Writing its files, until they are on disk.
     pub write: T,
-    /// From the picture being taken to its files being on the disk.
+    /// From capture to its files being on disk.
     pub total: T,
 }
 
 impl<T> Stages<T> {
-    /// The stages by their names in JSON, in the order they happen.
+    /// The stages by their JSON names, in order of time.
     #[must_use]
     pub fn named(&self) -> [(&'static str, &T); 10] {
         [
@@ -90,7 +89,7 @@ impl StageHistograms {
         }
     }
 
-    /// How the times of each stage spread.
+    /// The spread of the times of each stage.
     #[must_use]
     pub fn spreads(&self) -> Stages<Spread> {
         let mut spreads = self.0.iter().map(Histogram::spread);
@@ -104,7 +103,7 @@ impl Serialize for StageHistograms {
     }
 }
 
-/// The name of a stage in [`Stages::named`] as people say it.
+/// The human-readable name of a stage in [`Stages::named`].
 #[must_use]
 pub fn stage_words(name: &str) -> &str {
     match name {
@@ -119,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sum_has_every_stage_once_and_none_missing() {
+    fn the_sum_has_every_stage_exactly_once() {
         let mut nth = 0.0;
         let all = Stages::<()>::default().map(|()| {
             nth += 1.0;
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_stage_is_counted_apart() {
+    fn each_stage_is_counted_separately() {
         let mut histograms = StageHistograms::default();
         histograms.record(&Stages { encode: Some(30.0), write: Some(2.0), ..Stages::default() });
         histograms.record(&Stages { encode: Some(40.0), ..Stages::default() });

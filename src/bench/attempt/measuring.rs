@@ -1,10 +1,9 @@
-//! The part of a connection that is measured: from the open data channel on, pings and keyframes at
-//! their pace.
+//! The measured part of a connection: from the open data channel on, pings and keyframes at their pace.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    super::{matching::Verified, milestones::ms, video},
+    super::{matching::Verified, setup_timeline::ms, video},
     Connection,
 };
 use crate::{
@@ -16,30 +15,30 @@ use crate::{
 };
 
 impl Connection<'_> {
-    /// The data channel is open: the measuring begins.
+    /// The data channel is open: the measurement starts.
     pub(super) async fn opened(&mut self) {
         let Some(peer) = self.peer.clone().filter(|_| self.open.is_none()) else { return };
         self.open = Some(self.run.meter.opened());
         let snapshot = peer.stats().await;
         self.pair = snapshot.pair;
         let now = Instant::now();
-        // One that does not count has its own few things to do.
+        // A warm-up connection has its own small share.
         let duration = self.run.config.plan.duration.filter(|_| self.index > 0);
-        self.until = duration.map(|duration| now + duration);
+        self.measured_until = duration.map(|duration| now + duration);
         self.stats_due = Some(now + self.run.config.stats_interval);
         self.pinging.start(now);
         self.video.start(now);
     }
 
-    /// A keyframe came from the other side.
+    /// A keyframe arrived from the peer.
     pub(super) fn keyframe(&mut self, Verified { info, received, intact }: Verified) {
-        // The clocks' offset is taken out at the end, when it is known best.
+        // The clock offset is removed at the end, when it is known best.
         let since = |theirs: f64| (epoch_seconds(received.received_at) - theirs) * 1e3;
         let network = info.sent_at.map(since);
-        self.came(&received, Some(intact), Some(since(info.capture_time)), network);
+        self.record_received(&received, Some(intact), Some(since(info.capture_time)), network);
     }
 
-    fn came(
+    fn record_received(
         &mut self,
         received: &ReceivedAccessUnit,
         intact: Option<bool>,
@@ -59,32 +58,32 @@ impl Connection<'_> {
             },
             ..KeyframeRecord::default()
         };
-        self.video.received(received.unit.completed, record, received.unit.seen());
+        self.video.received(received.unit.completed, record, received.unit.arrival_summary());
     }
 
     fn send_keyframe(&mut self) {
-        let (Some(peer), Some(pictures)) = (self.peer.clone(), &self.run.pictures) else { return };
-        let mut picture = match pictures.next() {
-            Ok(picture) => picture,
+        let (Some(peer), Some(keyframes)) = (self.peer.clone(), &self.run.prepared) else { return };
+        let mut keyframe = match keyframes.next() {
+            Ok(keyframe) => keyframe,
             Err(error) => return self.fail(error),
         };
-        // Encoded ahead, it is as old as if it had been taken for this moment.
+        // Encoded in advance, it gets the age of a picture captured for this moment.
         let now = SystemTime::now();
-        picture.access_unit.captured_at = now.checked_sub(picture.prepared).unwrap_or(now);
-        let Some(rtp_timestamp) = peer.next_rtp_timestamp(&picture.access_unit) else { return };
-        let unit = picture.access_unit.clone();
+        keyframe.access_unit.captured_at = now.checked_sub(keyframe.prepared).unwrap_or(now);
+        let Some(rtp_timestamp) = peer.next_rtp_timestamp(&keyframe.access_unit) else { return };
+        let unit = keyframe.access_unit.clone();
         let info = KeyframeInfo {
             seq: self.video.entries().len() as u64 + 1,
             rtp_timestamp,
             capture_time: epoch_seconds(unit.captured_at),
             bytes: unit.data.len() as u64,
-            sha256: picture.sha256.clone(),
+            sha256: keyframe.sha256.clone(),
             width: unit.width,
             height: unit.height,
             sent_at: None,
         };
-        self.video.sent(&picture, rtp_timestamp, Instant::now(), self.told);
-        // On a task of its own: pings keep their pace.
+        self.video.sent(&keyframe, rtp_timestamp, Instant::now(), self.peer_is_local);
+        // On a separate task: pings keep their pace.
         self.sending = Some(tokio::spawn(async move { transmit(&peer, &info, &unit).await }));
     }
 
@@ -92,7 +91,7 @@ impl Connection<'_> {
     pub(super) async fn on_time(&mut self) {
         let now = Instant::now();
         if self.open.is_none() {
-            self.over |= now >= self.marks.begun + self.run.config.timeout;
+            self.over |= now >= self.timeline.start + self.run.config.timeout;
             return;
         }
         while let Some(ping) = self.pinging.ping(now, SystemTime::now()) {
@@ -105,44 +104,44 @@ impl Connection<'_> {
         self.video.expire(now);
         if let Some(due) = self.stats_due.filter(|due| now >= *due) {
             self.stats_due = Some(next_due(due, self.run.config.stats_interval, now));
-            self.tell_stats().await;
+            self.emit_stats().await;
         }
-        if self.until.is_some_and(|until| now >= until) {
-            self.until = None;
+        if self.measured_until.is_some_and(|until| now >= until) {
+            self.measured_until = None;
             self.pinging.stop();
             self.video.stop();
         }
         match self.role {
             PeerRole::Receiver => {
                 while let Some(received) = self.matching.overdue(now) {
-                    self.came(&received, None, None, None);
+                    self.record_received(&received, None, None, None);
                 }
-                self.ask_for_keyframe(now).await;
+                self.request_keyframe(now).await;
             }
             PeerRole::Sender if self.sending.is_none() && self.video.is_due(now) => {
                 self.send_keyframe();
-                self.ask_now_and_then().await;
+                self.request_periodically().await;
             }
             PeerRole::Sender => {}
         }
         let measured = self.pinging.is_done(now)
             && self.video.is_done()
-            && self.until.is_none()
+            && self.measured_until.is_none()
             && self.sending.is_none();
         if measured && !self.over {
             self.over = self.reported(now).await;
         }
     }
 
-    /// This side receives: keyframes come at the sender's pace, or when asked for at ours.
-    async fn ask_for_keyframe(&mut self, now: Instant) {
+    /// As the receiver: keyframes arrive at the sender's pace, or are requested at ours.
+    async fn request_keyframe(&mut self, now: Instant) {
         if !self.video.is_due(now) {
             return;
         }
-        let begun = self.marks.open().unwrap_or(now);
+        let open_since = self.timeline.open().unwrap_or(now);
         let got = self.video.entries().len() as u32;
-        if now >= begun + video::WITHIN + self.run.config.plan.interval * got {
-            // None came for too long: what there is, is what there will be.
+        if now >= open_since + video::WITHIN + self.run.config.plan.interval * got {
+            // None arrived for too long: no more are expected.
             self.video.stop();
         } else if got > 0
             && let Some(peer) = &self.peer

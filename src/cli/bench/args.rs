@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    bench::plan::Plan,
+    bench::plan::BenchPlan,
     cli::{
         connect::ConnectArgs,
         exports::ExportArgs,
@@ -261,7 +261,7 @@ impl LoadArgs {
     ///
     /// # Errors
     /// A number that means nothing: exit code 2.
-    pub fn plan(&self) -> Result<Plan, Failure> {
+    pub fn plan(&self) -> Result<BenchPlan, Failure> {
         let wrong = |message: &str, remedy: &str| Err(Failure::usage(message, remedy));
         if self.connections == 0 {
             return wrong("--connections 0 measures nothing", "give at least 1");
@@ -284,7 +284,7 @@ impl LoadArgs {
         if self.duration.is_some_and(|duration| duration.is_zero()) {
             return wrong("--duration 0 measures nothing", "give a longer one, or leave it out");
         }
-        Ok(Plan {
+        Ok(BenchPlan {
             connections: self.connections,
             warmup: self.warmup,
             rate: self.connection_rate(),

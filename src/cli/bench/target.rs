@@ -76,7 +76,7 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     measuring.peer.repair = !args.load.no_repair;
     measuring.peer.phone_bitrate = args.load.phone_bitrate;
     network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
-    let slots = vec![Slot { measuring, partner: None }];
+    let slots = vec![Slot { measuring, local_peer: None }];
     Ok(Target { slots, timeout, connect, networks, served: None })
 }
 
@@ -131,11 +131,11 @@ async fn start(
         slot.measuring.peer.repair = !args.load.no_repair;
         let nth = slots.len() as u64;
         network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
-        if let Some(partner) = &mut slot.partner {
-            partner.peer.control_life_time = args.load.control_life_time();
-            partner.peer.repair = !args.load.no_repair;
-            partner.peer.phone_bitrate = args.load.phone_bitrate;
-            network::put_under(networks, &mut partner.peer, 1, nth)?;
+        if let Some(local_peer) = &mut slot.local_peer {
+            local_peer.peer.control_life_time = args.load.control_life_time();
+            local_peer.peer.repair = !args.load.no_repair;
+            local_peer.peer.phone_bitrate = args.load.phone_bitrate;
+            network::put_under(networks, &mut local_peer.peer, 1, nth)?;
         }
         slots.push(slot);
     }

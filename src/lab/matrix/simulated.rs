@@ -14,7 +14,7 @@ use super::{
     servers::{Servers, failure},
 };
 use crate::{
-    bench::{self, BenchConfig, embedded, plan::Plan},
+    bench::{self, BenchConfig, embedded, plan::BenchPlan},
     media::source::SourceSpec,
     nat::NamedNetwork,
     netsim::{Gateway, GatewayConfig},
@@ -118,8 +118,8 @@ fn gateway(network: &NamedNetwork, seed: u64) -> Result<Arc<Gateway>, FailureRec
 }
 
 /// What each connection of a cell does: its share of pings, and one keyframe.
-fn bench_plan(effort: &Effort) -> Plan {
-    Plan {
+fn bench_plan(effort: &Effort) -> BenchPlan {
+    BenchPlan {
         connections: effort.connections,
         warmup: 0,
         rate: None,

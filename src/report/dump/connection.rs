@@ -12,7 +12,7 @@ use crate::{
     peer::{ConnectionState, IcePolicy},
     proto::{signaling::IceCandidateInit, token::IceServer},
     report::stats::millis,
-    session::negotiation::{SdpType, NegotiationStep},
+    session::negotiation::{NegotiationStep, SdpType},
 };
 
 /// Maximum number of stats objects kept; later ones are ignored.
@@ -79,11 +79,15 @@ impl Connection {
                 self.log(time, "setRemoteDescription", &description(*kind, sdp));
                 self.log(time, "signalingstatechange", signaling_state(*kind, "have-remote-offer"));
             }
-            NegotiationStep::RemoteRefused(why) => self.log(time, "setRemoteDescriptionOnFailure", why),
+            NegotiationStep::RemoteRefused(why) => {
+                self.log(time, "setRemoteDescriptionOnFailure", why)
+            }
             NegotiationStep::LocalCandidate(Some(candidate)) => {
                 self.log(time, "icecandidate", &words(candidate));
             }
-            NegotiationStep::LocalCandidate(None) => self.log(time, "icegatheringstatechange", "complete"),
+            NegotiationStep::LocalCandidate(None) => {
+                self.log(time, "icegatheringstatechange", "complete")
+            }
             NegotiationStep::RemoteCandidate(Some(candidate)) => {
                 // Importers assume that every candidate has all its parts.
                 let whole = candidate.candidate.split(' ').count() >= CANDIDATE_PARTS;

@@ -8,16 +8,16 @@ use std::{
 use crate::{
     media::encoder::EncoderConfig,
     session::Delivered,
-    stats::bottleneck::{Judged, PingedBy, RoundTrip, Seen, judge, sum_up},
+    stats::bottleneck::{ArrivedKeyframe, Assessment, PingedBy, RoundTrip, assess, summarize},
 };
 
-/// Number of the last keyframes of a connection that are judged together: several minutes.
+/// Number of the last keyframes of a connection that are assessed together: several minutes.
 const MAX_KEYFRAMES: usize = 64;
 
 /// The last keyframes of a connection.
 #[derive(Debug)]
 pub(super) struct DeliveryMonitor {
-    seen: VecDeque<Seen>,
+    keyframes: VecDeque<ArrivedKeyframe>,
     budget: u64,
     connected: Option<Instant>,
     first_after: Option<Duration>,
@@ -29,7 +29,7 @@ impl DeliveryMonitor {
     /// No keyframes yet; the budget is the sender's default.
     pub(super) fn new() -> Self {
         Self {
-            seen: VecDeque::new(),
+            keyframes: VecDeque::new(),
             budget: EncoderConfig::default().max_bytes as u64,
             connected: None,
             first_after: None,
@@ -41,7 +41,7 @@ impl DeliveryMonitor {
     pub(super) fn connected(&mut self, at: Instant) {
         self.connected = Some(at);
         self.first_after = None;
-        self.seen.clear();
+        self.keyframes.clear();
     }
 
     /// The sender was asked to change the budget, bytes.
@@ -54,24 +54,28 @@ impl DeliveryMonitor {
         self.budget
     }
 
-    /// Judges a keyframe by what is known now: a ping sent among its packets may still be in flight.
-    pub(super) fn keyframe(&mut self, seen: Seen, round_trips: &[RoundTrip]) -> Option<Judged> {
-        let whole = seen.first + seen.delivery.spread;
+    /// Assesses a keyframe by what is known now: a ping sent among its packets may still be in flight.
+    pub(super) fn keyframe(
+        &mut self,
+        keyframe: ArrivedKeyframe,
+        round_trips: &[RoundTrip],
+    ) -> Option<Assessment> {
+        let whole = keyframe.first + keyframe.delivery.spread;
         if self.first_after.is_none() {
             self.first_after = self.connected.map(|at| whole.saturating_duration_since(at));
         }
-        self.seen.push_back(seen);
-        if self.seen.len() > MAX_KEYFRAMES {
-            self.seen.pop_front();
+        self.keyframes.push_back(keyframe);
+        if self.keyframes.len() > MAX_KEYFRAMES {
+            self.keyframes.pop_front();
         }
-        judge(self.seen.make_contiguous(), round_trips, PingedBy::Receiver).pop()
+        assess(self.keyframes.make_contiguous(), round_trips, PingedBy::Receiver).pop()
     }
 
     /// How the last keyframes were delivered.
     pub(super) fn delivered(&mut self, round_trips: &[RoundTrip]) -> Option<Delivered> {
-        let seen = self.seen.make_contiguous();
-        let judged = judge(seen, round_trips, PingedBy::Receiver);
-        let overall = sum_up(seen.iter().zip(&judged));
+        let keyframes = self.keyframes.make_contiguous();
+        let assessment = assess(keyframes, round_trips, PingedBy::Receiver);
+        let overall = summarize(keyframes.iter().zip(&assessment));
         let (budget, first_after) = (self.budget, self.first_after);
         self.last = overall.map(|overall| Delivered { overall, budget, first_after }).or(self.last);
         self.last
@@ -83,10 +87,10 @@ mod tests {
     use super::*;
     use crate::stats::{bottleneck::Limit, delivery::Delivery};
 
-    fn seen(first: Instant) -> Seen {
+    fn arrival(first: Instant) -> ArrivedKeyframe {
         let spread = Duration::from_millis(12);
         let delivery = Delivery { bytes: 105_000, spread, original: spread, ..Delivery::default() };
-        Seen { first, delivery, bytes: 100_000, pixels: None }
+        ArrivedKeyframe { first, delivery, bytes: 100_000, pixels: None }
     }
 
     #[test]
@@ -95,16 +99,16 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(monitor.delivered(&[]), None);
         monitor.connected(begin);
-        let judged = monitor.keyframe(seen(begin + 15 * second), &[]).unwrap();
-        assert_eq!(judged.limit, Limit::None);
-        monitor.keyframe(seen(begin + 18 * second), &[]);
+        let assessment = monitor.keyframe(arrival(begin + 15 * second), &[]).unwrap();
+        assert_eq!(assessment.limit, Limit::None);
+        monitor.keyframe(arrival(begin + 18 * second), &[]);
         let first = Duration::from_millis(15_012);
         let delivered = monitor.delivered(&[]).unwrap();
         assert_eq!((delivered.first_after, delivered.overall.of), (Some(first), 2));
         monitor.connected(begin + 30 * second);
         assert_eq!(monitor.delivered(&[]), Some(delivered), "nothing more is known yet");
         monitor.set_budget(50_000);
-        monitor.keyframe(seen(begin + 31 * second), &[]);
+        monitor.keyframe(arrival(begin + 31 * second), &[]);
         let delivered = monitor.delivered(&[]).unwrap();
         assert_eq!((delivered.overall.of, delivered.budget), (1, 50_000));
     }
@@ -113,7 +117,7 @@ mod tests {
     fn the_number_of_kept_keyframes_is_bounded() {
         let mut monitor = DeliveryMonitor::new();
         for nth in 0..1000 {
-            monitor.keyframe(seen(Instant::now() + Duration::from_secs(nth)), &[]);
+            monitor.keyframe(arrival(Instant::now() + Duration::from_secs(nth)), &[]);
         }
         assert_eq!(monitor.delivered(&[]).unwrap().overall.of, MAX_KEYFRAMES as u64);
     }

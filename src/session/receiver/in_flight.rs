@@ -8,7 +8,7 @@ use crate::{
     peer::assembler::WholeAccessUnit,
     proto::control::KeyframeInfo,
     session::epoch_seconds,
-    stats::{Stages, bottleneck::Seen},
+    stats::{Stages, bottleneck::ArrivedKeyframe},
 };
 
 /// A keyframe that is being written.
@@ -17,7 +17,7 @@ pub(super) struct InFlightKeyframe {
     /// Time between receiving its first and its last packet.
     pub(super) receive_time: Duration,
     /// How it arrived.
-    pub(super) seen: Option<Seen>,
+    pub(super) seen: Option<ArrivedKeyframe>,
     /// When the sender started sending it, seconds since 1970 on the sender's clock.
     sent_at: Option<f64>,
 }
@@ -26,7 +26,7 @@ impl InFlightKeyframe {
     pub(super) fn new(unit: &WholeAccessUnit, info: Option<&KeyframeInfo>) -> Self {
         Self {
             receive_time: unit.completed.duration_since(unit.first_packet),
-            seen: Some(unit.seen()),
+            seen: Some(unit.arrival_summary()),
             sent_at: info.and_then(|info| info.sent_at),
         }
     }

@@ -12,12 +12,12 @@ const CADENCE: Duration = Duration::from_millis(3500);
 struct Model {
     /// Rate of the sender's pacer, bits/s.
     pace: u64,
-    /// Packets that are due within this time leave together; zero: each by itself.
+    /// Packets due within this time leave together; zero: each by itself.
     burst: Duration,
     /// Rate of the path, bits/s; before the first packet of the keyframe `at`, and from then on.
     path: [u64; 2],
     at: usize,
-    /// Every so many packets one is lost, and the first retransmission of it as well; 0: none.
+    /// One of this many packets is lost, and its first retransmission as well; 0: none.
     lost: usize,
     /// Round trips vary by this much.
     jitter: Duration,
@@ -37,7 +37,7 @@ const DEFAULTS: Model = Model {
     pings_every: Some(Duration::from_secs(1)),
 };
 
-/// A sender that does not hold packets back.
+/// A sender that does not pace.
 const UNPACED: Model = Model { pace: 1_000_000_000, burst: Duration::ZERO, ..DEFAULTS };
 
 fn taking(bytes: usize, rate: u64) -> Duration {
@@ -51,7 +51,7 @@ enum What {
 }
 
 impl Model {
-    /// What enters the path, and when.
+    /// The packets that enter the path, with their times.
     fn entering(&self) -> Vec<(Duration, usize, What)> {
         let mut entering = Vec::new();
         for keyframe in 0..self.keyframes {
@@ -80,7 +80,7 @@ impl Model {
         entering
     }
 
-    fn run(&self) -> (Vec<Seen>, Vec<RoundTrip>) {
+    fn run(&self) -> (Vec<ArrivedKeyframe>, Vec<RoundTrip>) {
         let zero = Instant::now();
         let mut packets = vec![Vec::new(); self.keyframes];
         let mut trips = Vec::new();
@@ -98,7 +98,7 @@ impl Model {
                 }
             }
         }
-        let seen = packets.into_iter().map(|packets| {
+        let keyframes = packets.into_iter().map(|packets| {
             let first = packets[0].0;
             let arrival = |(at, retransmitted): &(Duration, bool)| Arrival {
                 at: at.saturating_sub(first),
@@ -106,20 +106,20 @@ impl Model {
                 retransmitted: *retransmitted,
             };
             let delivery = Delivery::of(packets.iter().map(arrival).collect());
-            Seen { first: zero + first, delivery, bytes: 100_000, pixels: None }
+            ArrivedKeyframe { first: zero + first, delivery, bytes: 100_000, pixels: None }
         });
-        (seen.collect(), trips)
+        (keyframes.collect(), trips)
     }
 
-    fn judged(&self) -> Vec<Judged> {
-        let (seen, trips) = self.run();
-        judge(&seen, &trips, PingedBy::Receiver)
+    fn assessment(&self) -> Vec<Assessment> {
+        let (keyframes, trips) = self.run();
+        assess(&keyframes, &trips, PingedBy::Receiver)
     }
 
     fn overall(&self) -> Overall {
-        let (seen, trips) = self.run();
-        let judged = judge(&seen, &trips, PingedBy::Receiver);
-        sum_up(seen.iter().zip(&judged)).unwrap()
+        let (keyframes, trips) = self.run();
+        let assessment = assess(&keyframes, &trips, PingedBy::Receiver);
+        summarize(keyframes.iter().zip(&assessment)).unwrap()
     }
 }
 
@@ -128,7 +128,7 @@ fn mbit(path: Option<PathRate>) -> (f64, bool) {
     ((path.bits_per_second as f64 / 1e5).round() / 10.0, path.at_least)
 }
 
-/// The pauses of the sender say it, and the bursts say at least what the path carries; pings make it sure.
+/// The pauses of the sender indicate it, and the bursts give a lower bound of the path rate; pings make it certain.
 #[test]
 fn a_paced_sender_on_a_fast_path() {
     for (path, claimed) in [(5_000_000, 5.0), (20_000_000, 20.0), (1_000_000_000, 100.0)] {
@@ -144,13 +144,13 @@ fn a_paced_sender_on_a_fast_path() {
     }
 }
 
-/// Even packets alone could be either; a ping among them says that nothing queues.
+/// Evenly spaced packets alone are ambiguous; a ping among them shows that nothing queues.
 #[test]
 fn an_evenly_paced_sender_shows_by_pings_alone() {
     let even = Model { burst: Duration::ZERO, ..DEFAULTS };
     let overall = even.overall();
     assert_eq!((overall.limit, overall.sure, overall.libwebrtc), (Limit::Sender, true, false));
-    assert_eq!(mbit(overall.path), (1.0, true), "more was not seen");
+    assert_eq!(mbit(overall.path), (1.0, true), "more was not keyframes");
     let overall = Model { pings_every: None, ..even }.overall();
     assert_eq!((overall.limit, overall.count, overall.sure), (Limit::Unknown, 6, false));
 }
@@ -174,7 +174,7 @@ fn a_queue_shows_that_the_path_limits() {
             assert!((overall.least.unwrap().as_secs_f64() / least - 1.0).abs() < 0.02);
         }
     }
-    // The same packets without pings: as even as those of a sender that paces.
+    // The same packets without pings: spaced as evenly as those of a sender that paces.
     let overall = Model { path: [2_000_000; 2], pings_every: None, ..UNPACED }.overall();
     assert_eq!(overall.limit, Limit::Unknown);
     assert_eq!(mbit(overall.path), (2.0, true));
@@ -182,7 +182,7 @@ fn a_queue_shows_that_the_path_limits() {
 
 /// A sender that paces a little above the path's rate.
 #[test]
-fn a_queue_that_grows_slowly_is_seen() {
+fn a_slowly_growing_queue_is_detected() {
     let every = Duration::from_millis(50);
     let model = Model { pace: 1_300_000, burst: Duration::ZERO, path: [1_000_000; 2], ..DEFAULTS };
     let overall = Model { pings_every: Some(every), ..model }.overall();
@@ -199,7 +199,7 @@ fn the_queue_of_a_burst_is_not_the_paths_limit() {
     assert_eq!(mbit(overall.path), (20.0, true));
 }
 
-/// Paced at 0.74 of 1 Mbit/s: a higher estimate would gain next to nothing.
+/// Paced at 0.74 of 1 Mbit/s: a higher estimate would gain almost nothing.
 #[test]
 fn near_the_paths_rate_the_path_limits() {
     let model = Model { pace: 740_000, path: [1_000_000; 2], ..DEFAULTS };
@@ -212,45 +212,47 @@ fn retransmissions_that_take_most_of_the_time() {
     let overall = Model { lost: 20, ..UNPACED }.overall();
     assert_eq!((overall.limit, overall.sure), (Limit::Loss, true), "{overall:?}");
     assert!(overall.repair > DELAY * 3, "{overall:?}");
-    // A few that come while the others still do cost nothing.
+    // A few that arrive among the others cost nothing.
     let overall = Model { lost: 40, ..DEFAULTS }.overall();
     assert_eq!(overall.limit, Limit::Sender, "{overall:?}");
 }
 
 #[test]
-fn what_is_fast_is_limited_by_nothing() {
+fn fast_keyframes_have_no_bottleneck() {
     let overall = Model { path: [50_000_000; 2], ..UNPACED }.overall();
     assert_eq!((overall.limit, overall.sure), (Limit::None, true), "{overall:?}");
     assert_eq!(mbit(overall.path), (50.0, true));
 }
 
-/// From 50 to 1 Mbit/s in mid-call: nothing is concluded from what was seen before.
+/// From 50 to 1 Mbit/s in mid-call: nothing is concluded from earlier observations.
 #[test]
-fn a_path_that_changes_is_not_judged_by_what_it_was() {
+fn a_changed_path_is_not_assessed_by_old_observations() {
     let model = Model { path: [50_000_000, 1_000_000], at: 2, ..UNPACED };
     let every = Some(Duration::from_millis(100));
-    let judged = Model { pings_every: every, ..model }.judged();
-    assert_eq!(mbit(judged[1].path), (50.0, true));
-    assert_eq!((judged[2].limit, mbit(judged[2].path)), (Limit::Path, (1.0, false)));
-    let judged = Model { pings_every: None, ..model }.judged();
-    assert_eq!((judged[2].limit, mbit(judged[2].path)), (Limit::Unknown, (1.0, true)));
+    let assessment = Model { pings_every: every, ..model }.assessment();
+    assert_eq!(mbit(assessment[1].path), (50.0, true));
+    assert_eq!((assessment[2].limit, mbit(assessment[2].path)), (Limit::Path, (1.0, false)));
+    let assessment = Model { pings_every: None, ..model }.assessment();
+    assert_eq!((assessment[2].limit, mbit(assessment[2].path)), (Limit::Unknown, (1.0, true)));
 }
 
 /// One ping in the third of six keyframes.
 #[test]
-fn what_a_ping_showed_holds_for_the_keyframes_after_it() {
+fn a_ping_result_applies_to_later_keyframes() {
     let every = Some(Duration::from_millis(100));
-    let (seen, mut trips) = Model { path: [2_000_000; 2], pings_every: every, ..UNPACED }.run();
+    let (keyframes, mut trips) =
+        Model { path: [2_000_000; 2], pings_every: every, ..UNPACED }.run();
     let within = |trip: &RoundTrip, nth: usize| {
-        (seen[nth].first..seen[nth].first + seen[nth].delivery.spread).contains(&trip.sent)
+        (keyframes[nth].first..keyframes[nth].first + keyframes[nth].delivery.spread)
+            .contains(&trip.sent)
     };
     trips.retain(|trip| {
         trip.took < Duration::from_millis(50) && !(0..6).any(|nth| within(trip, nth))
             || within(trip, 2)
     });
-    let limits: Vec<_> = judge(&seen, &trips, PingedBy::Receiver)
+    let limits: Vec<_> = assess(&keyframes, &trips, PingedBy::Receiver)
         .iter()
-        .map(|judged| (judged.limit, judged.sure))
+        .map(|assessment| (assessment.limit, assessment.sure))
         .collect();
     let (unknown, sure, likely) =
         ((Limit::Unknown, false), (Limit::Path, true), (Limit::Path, false));
@@ -261,32 +263,38 @@ fn what_a_ping_showed_holds_for_the_keyframes_after_it() {
 #[test]
 fn the_order_of_round_trips_does_not_matter() {
     let every = Some(Duration::from_millis(100));
-    let (seen, mut trips) = Model { path: [2_000_000; 2], pings_every: every, ..UNPACED }.run();
-    let judged = judge(&seen, &trips, PingedBy::Receiver);
+    let (keyframes, mut trips) =
+        Model { path: [2_000_000; 2], pings_every: every, ..UNPACED }.run();
+    let assessment = assess(&keyframes, &trips, PingedBy::Receiver);
     trips.reverse();
-    assert_eq!(judge(&seen, &trips, PingedBy::Receiver), judged);
+    assert_eq!(assess(&keyframes, &trips, PingedBy::Receiver), assessment);
 }
 
-/// Pings of the sender: they go with the keyframe, not the answers.
+/// Pings of the sender: these travel with the keyframe, not their answers.
 #[test]
 fn pings_of_the_sender_are_understood() {
     let every = Some(Duration::from_millis(100));
-    let (seen, mut trips) = Model { path: [2_000_000; 2], pings_every: every, ..UNPACED }.run();
-    // Sent where the model's pongs are.
+    let (keyframes, mut trips) =
+        Model { path: [2_000_000; 2], pings_every: every, ..UNPACED }.run();
+    // Sent at the times of the model's pongs.
     for trip in &mut trips {
         trip.sent += DELAY;
     }
-    let judged = judge(&seen, &trips, PingedBy::Sender);
-    assert!(judged.iter().all(|one| one.limit == Limit::Path && one.sure), "{judged:?}");
+    let assessment = assess(&keyframes, &trips, PingedBy::Sender);
+    assert!(assessment.iter().all(|one| one.limit == Limit::Path && one.sure), "{assessment:?}");
 }
 
 #[test]
-fn nothing_is_concluded_of_nothing() {
-    assert_eq!(judge(&[], &[], PingedBy::Receiver), []);
-    assert_eq!(sum_up([]), None);
-    let one =
-        Seen { first: Instant::now(), delivery: Delivery::default(), bytes: 10, pixels: None };
-    let judged = judge(&[one], &[], PingedBy::Receiver);
-    assert_eq!((judged[0].limit, judged[0].path), (Limit::None, None));
-    assert_eq!(judged[0].least(&one.delivery), None);
+fn no_keyframes_give_no_conclusion() {
+    assert_eq!(assess(&[], &[], PingedBy::Receiver), []);
+    assert_eq!(summarize([]), None);
+    let one = ArrivedKeyframe {
+        first: Instant::now(),
+        delivery: Delivery::default(),
+        bytes: 10,
+        pixels: None,
+    };
+    let assessment = assess(&[one], &[], PingedBy::Receiver);
+    assert_eq!((assessment[0].limit, assessment[0].path), (Limit::None, None));
+    assert_eq!(assessment[0].least(&one.delivery), None);
 }

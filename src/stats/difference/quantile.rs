@@ -7,22 +7,21 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::MIN_CLUSTERS;
 use crate::stats::normal::{normal_probability, student_quantile};
 
-/// Resamples drawn: enough for about 10 of them to lie beyond each end of an interval of 99.4 % of 20
-/// connections.
+/// Number of resamples: enough for about 10 of them beyond each end of a 99.4 % interval of 20 connections.
 const RESAMPLES: usize = 10_000;
 
-/// Any number would do, as long as it is always the same.
+/// An arbitrary but fixed seed.
 const SEED: u64 = 0x0107_1011;
 
-/// Values between two marks of the running count, see [`Pool`].
+/// Number of values between two marks of the running count, see [`Pool`].
 const BLOCK: usize = 64;
 
-/// What was measured on one connection.
+/// The measurements of one connection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     /// Values, in any order.
     pub values: Vec<f64>,
-    /// How many values each one stands for: 1, or more where only every n-th was kept.
+    /// Number of values that each one represents: 1, or more where only every n-th was kept.
     pub weight: f64,
 }
 
@@ -34,11 +33,11 @@ impl Cluster {
     }
 }
 
-/// Values that are needed for a quantile: below them it is the largest value, of which resampling knows
-/// nothing but that it was there. 2 for a p50, 20 for a p95, 100 for a p99.
+/// Minimum number of values for a quantile: with fewer it is the maximum, whose distribution resampling cannot
+/// estimate. 2 for a p50, 20 for a p95, 100 for a p99.
 #[must_use]
 pub fn values_needed(quantile: f64) -> usize {
-    // A whole number in decimals is none in binary: 1 / (1 - 0.95) is a little over 20.
+    // In binary floating point, 1 / (1 - 0.95) is slightly more than 20.
     (1.0 / (1.0 - quantile) - 1e-9).ceil() as usize
 }
 
@@ -59,7 +58,7 @@ pub struct QuantileRatio {
     pub current: f64,
     /// Ratios of the resamples, ascending.
     ratios: Vec<f64>,
-    /// Clusters of the smaller side.
+    /// Number of clusters in the smaller side.
     clusters: f64,
 }
 
@@ -79,7 +78,7 @@ impl QuantileRatio {
         resamples: usize,
     ) -> Option<Self> {
         let [old, new] = [Pool::new(baseline), Pool::new(&[current.to_vec()])];
-        if !old.tells(quantile) || !new.tells(quantile) {
+        if !old.is_sufficient(quantile) || !new.is_sufficient(quantile) {
             return None;
         }
         let effects = old.run_effects(quantile)?;
@@ -109,8 +108,8 @@ impl QuantileRatio {
         self.current / self.baseline
     }
 
-    /// The interval that misses the ratio with probability `error` at most: 0.05 for one of 95 %. None
-    /// when it has no finite ends.
+    /// The interval that misses the ratio with a probability of at most `error`: 0.05 for a 95 % interval. None when
+    /// it has no finite ends.
     #[must_use]
     pub fn interval(&self, error: f64) -> Option<[f64; 2]> {
         let freedom = self.clusters - 1.0;
@@ -124,22 +123,22 @@ impl QuantileRatio {
 }
 
 /// Values of all clusters in ascending order. A resample is a weight for each cluster, and a quantile of
-/// it is found by the running count of the values, without sorting them again: marks every [`BLOCK`]
-/// values tell how many values of each cluster lie before them.
+/// it is found by the running count of the values, without sorting them again: marks every [`BLOCK`] values hold the
+/// number of values of each cluster before them.
 struct Pool {
     values: Vec<f64>,
     /// Cluster of each value.
     cluster: Vec<usize>,
-    /// Values of each cluster before each mark, mark by mark; the last mark is behind all values.
+    /// Number of values of each cluster before each mark, mark by mark; the last mark is after all values.
     marks: Vec<f64>,
-    /// Of each cluster.
+    /// Weight of each cluster.
     weights: Vec<f64>,
     /// The clusters of each run.
     runs: Vec<Range<usize>>,
 }
 
 impl Pool {
-    /// Clusters and runs without values are left out, and values that are no number.
+    /// Ignores clusters and runs without values, and non-finite values.
     fn new(runs: &[Vec<Cluster>]) -> Self {
         let mut pairs: Vec<(f64, usize)> = Vec::new();
         let (mut weights, mut ranges) = (Vec::new(), Vec::new());
@@ -163,11 +162,11 @@ impl Pool {
         Self { values, cluster, marks, weights, runs: ranges }
     }
 
-    fn tells(&self, quantile: f64) -> bool {
+    fn is_sufficient(&self, quantile: f64) -> bool {
         self.weights.len() >= MIN_CLUSTERS && self.values.len() >= values_needed(quantile)
     }
 
-    /// Draws runs, then clusters of each; a cluster's weight counts as often as it was drawn.
+    /// Draws runs, then clusters of each; the weight of a cluster is counted as often as it is drawn.
     fn draw(&self, random: &mut StdRng, drawn: &mut Vec<f64>) {
         drawn.clear();
         drawn.resize(self.weights.len(), 0.0);
@@ -187,7 +186,7 @@ impl Pool {
             counts.iter().zip(weights).map(|(count, weight)| count * weight).sum()
         };
         let last = self.marks.len() / weights.len() - 1;
-        // 0.95 * 20 must not come out as a little more than 19.
+        // 0.95 * 20 must not result in slightly more than 19.
         let wanted = before(last) * quantile * (1.0 - 1e-12);
         let (mut low, mut high) = (0, last);
         while high - low > 1 {
@@ -208,8 +207,8 @@ impl Pool {
         self.values.last().copied().unwrap_or(f64::NAN)
     }
 
-    /// How far each run lies from their middle, as a factor, as if there were many runs: what one more run
-    /// may differ by. None when a run's quantile is not above 0.
+    /// Deviation of each run from their mean, as a factor and corrected for few runs: what one more run may differ
+    /// by. None if a run's quantile is not above 0.
     fn run_effects(&self, quantile: f64) -> Option<Vec<f64>> {
         let mut logs = Vec::new();
         for run in &self.runs {
@@ -223,7 +222,7 @@ impl Pool {
         }
         let runs = logs.len() as f64;
         let mean = logs.iter().sum::<f64>() / runs;
-        // The same correction as between the variance of a sample and of what it was drawn from.
+        // The same correction as from the variance of a sample to that of its population.
         let wider = if runs > 1.0 { (runs / (runs - 1.0)).sqrt() } else { 1.0 };
         Some(logs.iter().map(|log| ((log - mean) * wider).exp()).collect())
     }
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_by_marks_are_those_of_the_sorted_values() {
+    fn quantiles_by_marks_match_sorted_values() {
         let clusters: Vec<Cluster> = (0..7)
             .map(|c| Cluster {
                 values: (0..90).map(|v| f64::from((v * 37 + c * 11) % 101)).collect(),
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_stand_for_values_that_were_not_kept() {
+    fn weights_represent_values_that_were_not_kept() {
         let mut clusters = hundred(1.0);
         clusters[99].weight = 200.0;
         let ratio = QuantileRatio::new(&[hundred(1.0)], &clusters, 0.5).unwrap();
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_of_one_connection_are_no_independent_values() {
+    fn pings_of_one_connection_are_not_independent() {
         let spread = |connections: u32, pings: usize| -> Vec<Cluster> {
             (0..connections)
                 .map(|c| Cluster::new(vec![1.0 + f64::from(c % 10) / 10.0; pings]))
@@ -326,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_is_no_ratio() {
+    fn too_few_values_give_no_ratio() {
         let all = hundred(1.0);
         let none = |baseline: &[Vec<Cluster>], current: &[Cluster], quantile| {
             QuantileRatio::new(baseline, current, quantile).is_none()
@@ -342,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_values_are_surely_equal() {
+    fn equal_values_have_an_exact_ratio() {
         let same = singles(vec![3.0; 20]);
         let ratio = QuantileRatio::new(std::slice::from_ref(&same), &same, 0.95).unwrap();
         assert_eq!(ratio.interval(0.05), Some([1.0, 1.0]));

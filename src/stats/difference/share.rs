@@ -1,4 +1,4 @@
-//! The difference of two shares: Newcombe's hybrid score interval, for trials that come in clusters too.
+//! The difference of two shares: Newcombe's hybrid score interval, also for clustered trials.
 
 use super::MIN_CLUSTERS;
 use crate::stats::{
@@ -9,18 +9,18 @@ use crate::stats::{
 /// Trials of one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trials {
-    /// Those that ended badly.
+    /// Failed trials.
     pub bad: u64,
-    /// All of them.
+    /// All trials.
     pub of: u64,
 }
 
-/// The share of bad trials of the current run less that of the baseline.
+/// The share of bad trials of the current run minus that of the baseline.
 #[derive(Debug, Clone, Copy)]
 pub struct ShareDifference {
     baseline: Side,
     current: Side,
-    /// How many trials count as one, from 1 on.
+    /// Number of trials that count as one, at least 1.
     design_effect: f64,
     clustered: bool,
 }
@@ -31,15 +31,15 @@ struct Side {
     bad: f64,
     of: f64,
     clusters: f64,
-    /// Sum over clusters of the squared difference between bad trials and those to be expected, less the
-    /// bias of having few clusters.
+    /// Sum over clusters of the squared difference between bad and expected bad trials, corrected for the bias of few
+    /// clusters.
     between: f64,
-    /// Trials that the trials of one cluster are together with, in the mean: the largest design effect.
+    /// Mean size of the cluster of a trial: the maximum design effect.
     together: f64,
 }
 
 impl Side {
-    /// None without trials, and for counts that cannot be.
+    /// None without trials, and for inconsistent counts.
     fn new(clusters: &[Trials]) -> Option<Self> {
         let used = || clusters.iter().filter(|cluster| cluster.of > 0);
         if used().any(|cluster| cluster.bad > cluster.of) || used().count() == 0 {
@@ -63,25 +63,25 @@ impl Side {
         self.bad / self.of
     }
 
-    /// What [`Side::between`] would be if trials did not care for clusters.
+    /// The expected [`Side::between`] if trials were independent of clusters.
     fn independent(&self) -> f64 {
         self.of * self.share() * (1.0 - self.share())
     }
 }
 
 impl ShareDifference {
-    /// For trials that are independent, as connections are. None when a side has none.
+    /// For independent trials such as connections. None when a side has none.
     #[must_use]
     pub fn independent(baseline: Trials, current: Trials) -> Option<Self> {
         let [baseline, current] = [Side::new(&[baseline])?, Side::new(&[current])?];
         Some(Self { baseline, current, design_effect: 1.0, clustered: false })
     }
 
-    /// For trials in clusters, as the pings of connections. None when a side has fewer than
+    /// For clustered trials such as the pings of connections. None when a side has fewer than
     /// [`MIN_CLUSTERS`] clusters with trials.
     ///
-    /// The design effect is that of both sides together, for it cannot be known from a side where nothing
-    /// was lost, and badly from one where little was.
+    /// The design effect is that of both sides together, because it cannot be estimated from a side without losses,
+    /// and only poorly from a side with few.
     #[must_use]
     pub fn clustered(baseline: &[Trials], current: &[Trials]) -> Option<Self> {
         let [baseline, current] = [Side::new(baseline)?, Side::new(current)?];
@@ -94,13 +94,13 @@ impl ShareDifference {
         Some(Self { baseline, current, design_effect, clustered: true })
     }
 
-    /// Bad share of the current run less that of the baseline: positive is worse.
+    /// Bad share of the current run minus that of the baseline: positive is worse.
     #[must_use]
     pub fn difference(&self) -> f64 {
         self.current.share() - self.baseline.share()
     }
 
-    /// The interval that misses the difference with probability `error` at most: 0.05 for one of 95 %.
+    /// The interval that misses the difference with a probability of at most `error`: 0.05 for a 95 % interval.
     #[must_use]
     pub fn interval(&self, error: f64) -> [f64; 2] {
         let z = -normal_quantile(error / 2.0);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_are_those_of_the_paper() {
+    fn intervals_match_the_paper() {
         // Newcombe (1998), table II, method 10.
         for (now, old, low, high) in [
             ((56, 70), (48, 80), 0.0524, 0.3339),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_in_bursts_tell_less_than_single_ones() {
+    fn losses_in_bursts_are_weaker_evidence_than_single_ones() {
         let side = |lost: &[u64]| -> Vec<Trials> {
             lost.iter().map(|bad| Trials { bad: *bad, of: 50 }).collect()
         };
@@ -166,16 +166,16 @@ mod tests {
         assert!((burst.difference() - 0.02).abs() < 1e-9);
         assert!(single.interval(0.05)[0] > 0.0, "{:?}", single.interval(0.05));
         assert!(burst.interval(0.05)[0] < 0.0, "{:?}", burst.interval(0.05));
-        // 20 lost of 1,000 in one burst: no better than one connection of 20.
+        // 20 lost of 1,000 in one burst: about as weak as one failed connection of 20.
         let connections = independent((1, 20), (0, 20));
         assert!(
             burst.interval(0.05)[0] > connections[0],
-            "one burst of 20 of 50 is no whole cluster"
+            "one burst of 20 of 50 is not a whole cluster"
         );
     }
 
     #[test]
-    fn too_little_is_no_difference() {
+    fn too_few_trials_give_no_difference() {
         let one = Trials { bad: 0, of: 10 };
         assert!(ShareDifference::independent(Trials::default(), one).is_none());
         assert!(ShareDifference::independent(one, Trials { bad: 3, of: 2 }).is_none());

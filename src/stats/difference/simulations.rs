@@ -1,12 +1,11 @@
-//! How often an interval is wrong, and how often it finds what there is: many made-up runs with known
-//! truth and fixed seeds.
+//! Simulations of the error rates and the power of the intervals: many generated runs with known truth and fixed seeds.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{Cluster, QuantileRatio, ShareDifference, Trials};
 use crate::stats::normal::normal_quantile;
 
-/// Fewer than for users, since there are many runs here.
+/// Fewer than in production, since there are many runs here.
 const RESAMPLES: usize = 2_000;
 
 fn normal(random: &mut StdRng) -> f64 {
@@ -23,7 +22,7 @@ fn run(random: &mut StdRng, connections: usize, pings: usize, factor: f64) -> Ve
         .collect()
 }
 
-/// The share of `trials` made-up pairs of runs whose ratio is surely over `limit`.
+/// The share of `trials` generated pairs of runs whose ratio is significantly above `limit`.
 fn alarms(
     trials: usize,
     quantile: f64,
@@ -42,8 +41,8 @@ fn alarms(
 }
 
 #[test]
-fn no_difference_is_seldom_called_one() {
-    // One end of an interval of 95 %: 2.5 % of the pairs, and what chance adds to 400 of them.
+fn false_alarms_are_rare() {
+    // One end of a 95 % interval: 2.5 % of the pairs, plus the random variation of 400 of them.
     for (connections, pings, quantile) in
         [(20, 50, 0.5), (20, 50, 0.95), (20, 1, 0.5), (20, 1, 0.95), (8, 50, 0.5), (8, 50, 0.95)]
     {
@@ -55,7 +54,7 @@ fn no_difference_is_seldom_called_one() {
 }
 
 #[test]
-fn pings_taken_one_by_one_would_raise_false_alarms() {
+fn treating_pings_as_independent_would_raise_false_alarms() {
     let apart = |run: Vec<Cluster>| -> Vec<Cluster> {
         let values = run.into_iter().flat_map(|cluster| cluster.values);
         values.map(|value| Cluster::new(vec![value])).collect()
@@ -67,14 +66,14 @@ fn pings_taken_one_by_one_would_raise_false_alarms() {
 }
 
 #[test]
-fn as_much_as_is_allowed_is_seldom_called_more() {
+fn the_allowed_regression_is_rarely_flagged() {
     let share =
         alarms(400, 0.5, 1.1, |random| (vec![run(random, 20, 50, 1.0)], run(random, 20, 50, 1.1)));
     assert!(share <= 0.05, "{share}");
 }
 
 #[test]
-fn half_as_much_again_is_found() {
+fn a_regression_of_half_is_found() {
     for quantile in [0.5, 0.95] {
         let share = alarms(200, quantile, 1.1, |random| {
             (vec![run(random, 20, 50, 1.0)], run(random, 20, 50, 1.5))
@@ -84,7 +83,7 @@ fn half_as_much_again_is_found() {
 }
 
 #[test]
-fn runs_that_differ_by_themselves_are_no_regression_when_there_are_several() {
+fn several_baseline_runs_account_for_run_to_run_variation() {
     let any = |random: &mut StdRng| {
         let factor = (0.15 * normal(random)).exp();
         run(random, 20, 20, factor)
@@ -94,7 +93,7 @@ fn runs_that_differ_by_themselves_are_no_regression_when_there_are_several() {
         let old = (0..5).map(|_| any(random)).collect();
         (old, any(random))
     });
-    assert!(one > 0.1, "one run cannot tell: {one}");
+    assert!(one > 0.1, "one run is not enough: {one}");
     assert!(five <= 0.07, "{five}");
     let found = alarms(200, 0.5, 1.0, |random| {
         let old = (0..5).map(|_| any(random)).collect();

@@ -1,6 +1,5 @@
-//! `bench --respond`: the other side of a bench that runs on another machine. It answers offers and
-//! pings, checks each keyframe against what its sender said of it, and reports what arrived when
-//! asked. It stays for any number of connections.
+//! `bench --respond`: the remote peer of a bench that runs on another machine. It answers offers and pings, verifies
+//! each keyframe against its announcement, and reports what arrived on request. It serves any number of connections.
 
 use std::future::Future;
 
@@ -11,76 +10,78 @@ use crate::{
     session::{Call, CallConfig, CallEvent, SessionError, epoch_seconds},
 };
 
-/// Keyframes told in one report, the newest: more would not fit a control message.
-const MOST_REPORTED: usize = 400;
+/// Maximum number of keyframes in one report, the newest ones: more would not fit a control message.
+const MAX_REPORTED: usize = 400;
 
-/// What a responder tells.
+/// An event of a responder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RespondEvent {
-    /// In the room.
+pub enum ResponderEvent {
+    /// The room was joined.
     Joined,
-    /// A connection is up, of this type.
+    /// A connection of this type was established.
     Connected(String),
-    /// A connection has ended, after so many keyframes, and so many of them intact.
+    /// A connection has ended.
     Ended {
-        /// Keyframes that came whole.
+        /// Keyframes received completely.
         keyframes: u64,
-        /// Those whose SHA-256 was the sender's.
+        /// Keyframes with the announced SHA-256.
         intact: u64,
     },
-    /// Anything else worth a line.
+    /// Any other notable event.
     Line(String),
 }
 
-/// Answers until `stop`.
+/// Responds until `stop` completes.
 ///
 /// # Errors
-/// Signaling cannot be reached, or refuses this device.
+/// The signaling server cannot be reached, or refuses this device.
 pub async fn run(
     config: CallConfig,
     stop: impl Future<Output = ()> + Send,
-    tell: &mut (dyn FnMut(RespondEvent) + Send),
+    on_event: &mut (dyn FnMut(ResponderEvent) + Send),
 ) -> Result<(), SessionError> {
     tokio::pin!(stop);
-    let mut link = Call::start(config);
-    let mut current = Current::default();
+    let mut call = Call::start(config);
+    let mut current = CurrentConnection::default();
     let result = loop {
         let event = tokio::select! {
-            event = link.next() => event,
+            event = call.next() => event,
             () = &mut stop => break Ok(()),
         };
         match event {
             CallEvent::Failed(error) => break Err(error),
-            CallEvent::Joined { peer_present: Some(_), .. } => tell(RespondEvent::Joined),
+            CallEvent::Joined { peer_present: Some(_), .. } => on_event(ResponderEvent::Joined),
             CallEvent::Connected => {
-                current = Current { connected: true, ..Current::default() };
-                current.look(&link).await;
+                current = CurrentConnection { connected: true, ..CurrentConnection::default() };
+                current.look(&call).await;
                 let kind = current.kind.clone().unwrap_or_else(|| "connected".into());
-                tell(RespondEvent::Connected(kind));
+                on_event(ResponderEvent::Connected(kind));
             }
             CallEvent::Lost(..) | CallEvent::Bye(..) if current.connected => {
-                tell(current.ended());
-                current = Current::default();
+                on_event(current.ended());
+                current = CurrentConnection::default();
             }
-            CallEvent::Peer(event) => current.on_peer(event, &link).await,
-            CallEvent::SignalingLost(why) => tell(RespondEvent::Line(format!("signaling: {why}"))),
-            CallEvent::Refused(error) => tell(RespondEvent::Line(error.to_string())),
+            CallEvent::Peer(event) => current.on_peer(event, &call).await,
+            CallEvent::SignalingLost(why) => {
+                on_event(ResponderEvent::Line(format!("signaling: {why}")))
+            }
+            CallEvent::Refused(error) => on_event(ResponderEvent::Line(error.to_string())),
             CallEvent::CandidateError { url, code, text, .. } => {
-                tell(RespondEvent::Line(format!("ice server {url}: {code} {text}")));
+                on_event(ResponderEvent::Line(format!("ice server {url}: {code} {text}")));
             }
             _ => {}
         }
     };
     if current.connected {
-        tell(current.ended());
+        on_event(current.ended());
     }
-    link.close("stopped").await;
+    call.close("stopped").await;
     result
 }
 
-/// The connection there is.
+/// The current connection.
 #[derive(Debug, Default)]
-struct Current {
+struct CurrentConnection {
     connected: bool,
     kind: Option<String>,
     matching: Matching,
@@ -89,21 +90,21 @@ struct Current {
     intact: u64,
 }
 
-impl Current {
-    async fn look(&mut self, link: &Call) {
-        if let Some(peer) = link.peer() {
+impl CurrentConnection {
+    async fn look(&mut self, call: &Call) {
+        if let Some(peer) = call.peer() {
             self.kind = peer.stats().await.pair.map(|pair| pair.connection.to_string());
         }
     }
 
-    fn ended(&self) -> RespondEvent {
-        RespondEvent::Ended { keyframes: self.count, intact: self.intact }
+    fn ended(&self) -> ResponderEvent {
+        ResponderEvent::Ended { keyframes: self.count, intact: self.intact }
     }
 
-    async fn on_peer(&mut self, event: PeerEvent, link: &Call) {
+    async fn on_peer(&mut self, event: PeerEvent, call: &Call) {
         let verified = match event {
             PeerEvent::ControlOpen => {
-                self.look(link).await;
+                self.look(call).await;
                 None
             }
             PeerEvent::AccessUnit(received) => self.matching.unit(received).await,
@@ -111,7 +112,7 @@ impl Current {
                 self.matching.info(info).await
             }
             PeerEvent::Control(ControlMessage::BenchReportRequest, channel, _) => {
-                if let Some(peer) = link.peer() {
+                if let Some(peer) = call.peer() {
                     let report = ControlMessage::BenchReport(self.report());
                     peer.answer_control(&report, &channel).await;
                 }
@@ -128,7 +129,7 @@ impl Current {
                 intact,
                 received_at: epoch_seconds(received.received_at),
             });
-            if self.keyframes.len() > MOST_REPORTED {
+            if self.keyframes.len() > MAX_REPORTED {
                 self.keyframes.remove(0);
             }
         }

@@ -1,8 +1,7 @@
-//! When each step of a set-up was reached, made into the time each stage took.
+//! When each step of a set-up was reached, and the stage durations derived from it.
 //!
-//! Stages are cut so that they follow each other without gap or overlap from the start to the open
-//! data channel, whichever side offers; what a stage cannot tell (no name to resolve, no TLS) is left
-//! out, and falls to `signaling`.
+//! Stages follow each other without gap or overlap from the start to the open data channel, whichever peer offers; a
+//! stage that does not apply (no name to resolve, no TLS) is omitted, and its time counts as `signaling`.
 
 use std::time::{Duration, Instant};
 
@@ -14,25 +13,25 @@ use crate::{
 
 /// When each step was reached.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Milestones {
-    /// The set-up began.
-    pub(super) begun: Instant,
-    /// In the room, and how long the way there took.
+pub(super) struct SetupTimeline {
+    /// Start of the set-up.
+    pub(super) start: Instant,
+    /// When the room was joined, and the durations of the steps to it.
     pub(super) joined: Option<(Instant, DialTimings)>,
-    /// The other side's description is there.
+    /// When the remote description was received.
     pub(super) described: Option<Instant>,
-    /// The peer connection was built, and how far it came from there.
+    /// When the peer connection was created, and its progress from then on.
     pub(super) peer: Option<(Instant, Timings)>,
-    /// The first keyframe was whole at the other side.
+    /// When the first keyframe was complete at the receiver.
     pub(super) first_keyframe: Option<Instant>,
 }
 
-impl Milestones {
-    pub(super) fn new(begun: Instant) -> Self {
-        Self { begun, joined: None, described: None, peer: None, first_keyframe: None }
+impl SetupTimeline {
+    pub(super) fn new(start: Instant) -> Self {
+        Self { start, joined: None, described: None, peer: None, first_keyframe: None }
     }
 
-    /// When our data channel was open.
+    /// When the data channel was open.
     pub(super) fn open(&self) -> Option<Instant> {
         self.at(|timings| timings.data_channel)
     }
@@ -42,7 +41,7 @@ impl Milestones {
         Some(*built + step(timings)?)
     }
 
-    /// When it was in the room. The peer is built there, and joining may be told of a moment after that.
+    /// When the room was joined. The peer is created there, possibly a moment before the join is reported.
     fn in_the_room(&self) -> Option<Instant> {
         let built = self.peer.map(|(built, _)| built);
         self.joined.map(|(at, _)| built.map_or(at, |built| built.min(at)))
@@ -51,20 +50,20 @@ impl Milestones {
     /// The time to the first picture, ms.
     pub(super) fn first_picture(&self) -> FirstPicture<Option<f64>> {
         FirstPicture {
-            from_start: span(Some(self.begun), self.first_keyframe).map(ms),
+            from_start: span(Some(self.start), self.first_keyframe).map(ms),
             from_join: span(self.in_the_room(), self.first_keyframe).map(ms),
         }
     }
 
-    /// The time each stage took, ms.
+    /// The duration of each stage, ms.
     pub(super) fn setup(&self) -> Setup<Option<f64>> {
         let dial = self.joined.map(|(_, timings)| timings);
         let built = self.peer.map(|(built, _)| built);
         let joined = self.in_the_room();
         let gathered = self.at(|timings| timings.gathering);
         let gathering = self.peer.and_then(|(_, timings)| timings.gathering);
-        // The offerer gathers while it waits for the answer, the answerer after it has the offer; what
-        // is spent on both at once counts as gathering.
+        // The offerer gathers while it waits for the answer, the answerer after it has the offer; time spent on both
+        // concurrently counts as gathering.
         let both = span(built, gathered.min(self.described)).unwrap_or_default();
         let room = span(joined, self.described).map(|room| room.saturating_sub(both));
         let ready = gathered.max(self.described).filter(|_| gathered.is_some());
@@ -75,7 +74,7 @@ impl Milestones {
             token: dial.and_then(|dial| dial.token),
             dns: dial.map(|dial| dial.dns),
             tls: dial.and_then(|dial| dial.tls),
-            signaling: span(Some(self.begun), joined).zip(dial).map(|(all, dial)| {
+            signaling: span(Some(self.start), joined).zip(dial).map(|(all, dial)| {
                 all.saturating_sub(
                     dial.token.unwrap_or_default() + dial.dns + dial.tls.unwrap_or_default(),
                 )
@@ -86,7 +85,7 @@ impl Milestones {
             dtls: span(ice, dtls),
             data_channel: span(dtls, open),
             first_keyframe: span(open, self.first_keyframe),
-            total: span(Some(self.begun), open),
+            total: span(Some(self.start), open),
         };
         stages.map(|time| time.map(ms))
     }
@@ -96,7 +95,7 @@ fn span(from: Option<Instant>, to: Option<Instant>) -> Option<Duration> {
     Some(to?.saturating_duration_since(from?))
 }
 
-/// A time as it stands in a result: ms, to the microsecond.
+/// A duration as written to a result: ms, to the microsecond.
 pub(super) fn ms(time: Duration) -> f64 {
     micros(time.as_secs_f64() * 1e3)
 }
@@ -110,11 +109,11 @@ pub(super) fn micros(ms: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn at(begun: Instant, ms: u64) -> Instant {
-        begun + Duration::from_millis(ms)
+    fn at(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
     }
 
-    fn milestones(begun: Instant, built: u64, described: u64) -> Milestones {
+    fn timeline(start: Instant, built: u64, described: u64) -> SetupTimeline {
         let step = |ms| Some(Duration::from_millis(ms));
         let dial = DialTimings {
             token: step(20),
@@ -123,11 +122,11 @@ mod tests {
             tls: step(10),
             upgrade: Duration::from_millis(2),
         };
-        Milestones {
-            joined: Some((at(begun, 42), dial)),
-            described: Some(at(begun, described)),
+        SetupTimeline {
+            joined: Some((at(start, 42), dial)),
+            described: Some(at(start, described)),
             peer: Some((
-                at(begun, built),
+                at(start, built),
                 Timings {
                     gathering: step(4),
                     ice: step(30),
@@ -135,8 +134,8 @@ mod tests {
                     data_channel: step(50),
                 },
             )),
-            first_keyframe: Some(at(begun, 160)),
-            ..Milestones::new(begun)
+            first_keyframe: Some(at(start, 160)),
+            ..SetupTimeline::new(start)
         }
     }
 
@@ -147,37 +146,37 @@ mod tests {
     }
 
     #[test]
-    fn stages_add_up_for_the_side_that_offers() {
-        let begun = Instant::now();
+    fn stages_add_up_for_the_offerer() {
+        let start = Instant::now();
         // Built at 42, gathered at 46, answered before that.
-        let early = milestones(begun, 42, 44).setup();
+        let early = timeline(start, 42, 44).setup();
         assert_eq!((early.room, early.gathering, early.ice), (Some(0.0), Some(4.0), Some(26.0)));
         assert!((sum(&early) - early.total.unwrap()).abs() < 1e-6);
         // Built at 42, gathered at 46, answered at 60.
-        let setup = milestones(begun, 42, 60).setup();
+        let setup = timeline(start, 42, 60).setup();
         assert_eq!(setup.signaling, Some(9.0));
         assert_eq!((setup.room, setup.gathering, setup.ice), (Some(14.0), Some(4.0), Some(12.0)));
         assert_eq!((setup.dtls, setup.data_channel), (Some(10.0), Some(10.0)));
         assert_eq!((setup.total, setup.first_keyframe), (Some(92.0), Some(68.0)));
         assert!((sum(&setup) - 92.0).abs() < 1e-6);
-        let first = milestones(begun, 42, 60).first_picture();
+        let first = timeline(start, 42, 60).first_picture();
         assert_eq!((first.from_start, first.from_join), (Some(160.0), Some(118.0)));
     }
 
     #[test]
-    fn stages_add_up_for_the_side_that_answers() {
-        let begun = Instant::now();
-        // The offer came at 60, and the peer was built for it.
-        let setup = milestones(begun, 60, 60).setup();
+    fn stages_add_up_for_the_answerer() {
+        let start = Instant::now();
+        // The offer arrived at 60, and the peer was created for it.
+        let setup = timeline(start, 60, 60).setup();
         assert_eq!((setup.room, setup.gathering, setup.ice), (Some(18.0), Some(4.0), Some(26.0)));
         assert!((sum(&setup) - setup.total.unwrap()).abs() < 1e-6);
     }
 
     #[test]
-    fn what_was_not_reached_is_left_out() {
-        let setup = Milestones::new(Instant::now()).setup();
+    fn stages_not_reached_are_omitted() {
+        let setup = SetupTimeline::new(Instant::now()).setup();
         assert!(setup.stages().iter().all(|(_, value)| value.is_none()));
-        let first = Milestones::new(Instant::now()).first_picture();
+        let first = SetupTimeline::new(Instant::now()).first_picture();
         assert_eq!(first, FirstPicture::default());
     }
 }

@@ -1,4 +1,4 @@
-//! What the connections that have ended add up to.
+//! Aggregates ended connections into the result of a run.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::{
     },
     stats::{
         Histogram,
-        bottleneck::{Judged, Seen, sum_up},
+        bottleneck::{ArrivedKeyframe, Assessment, summarize},
     },
 };
 
-/// What the connections that have ended add up to.
+/// The totals over all ended connections.
 #[derive(Default)]
-pub(super) struct Sums {
+pub(super) struct Totals {
     records: Vec<ConnectionRecord>,
     rtt: Histogram,
     out: Histogram,
     back: Histogram,
     offsets_ms: Vec<f64>,
-    untold: bool,
-    delivered: Vec<(Seen, Judged)>,
+    unreported: bool,
+    delivered: Vec<(ArrivedKeyframe, Assessment)>,
 }
 
-impl Sums {
+impl Totals {
     pub(super) fn add(&mut self, attempted: Attempted) {
         self.rtt.add(&attempted.rtt);
         for [out, back] in attempted.one_way {
@@ -39,7 +39,7 @@ impl Sums {
             self.back.record(back);
         }
         self.offsets_ms.extend(attempted.clock_offset_ms);
-        self.untold |= attempted.untold;
+        self.unreported |= attempted.unreported;
         self.delivered.extend(attempted.delivered);
         self.records.push(attempted.record);
     }
@@ -59,7 +59,8 @@ impl Sums {
         let connections = collect::connections(std::mem::take(&mut self.records));
         let first_after = connections.setup_ms.first_keyframe.p50;
         let first_after = first_after.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
-        let overall = sum_up(self.delivered.iter().map(|(seen, judged)| (seen, judged)));
+        let overall =
+            summarize(self.delivered.iter().map(|(keyframe, verdict)| (keyframe, verdict)));
         let budget = run.config.capture.max_bytes as u64;
         keyframes.delivery =
             overall.map(|overall| DeliveryReport::new(&overall, Some(budget), first_after));
@@ -70,7 +71,7 @@ impl Sums {
             offset_ms: self.offsets_ms.get(self.offsets_ms.len() / 2).copied(),
         });
         Measured {
-            duration: run.begun().elapsed(),
+            duration: run.started().elapsed(),
             rtt: Rtt { spread: self.rtt.spread(), sent, lost },
             one_way,
             keyframes,
@@ -89,16 +90,16 @@ impl Sums {
         let plan = &run.config.plan;
         let no_clock = self.rtt.count() > 0 && self.offsets_ms.is_empty();
         if plan.pings == 0 {
-            add("rttMs", "no pings were asked for (--pings 0)");
+            add("rttMs", "no pings were requested (--pings 0)");
         }
         if plan.keyframes == 0 {
-            add("keyframes", "no keyframes were asked for (--keyframes 0)");
+            add("keyframes", "no keyframes were requested (--keyframes 0)");
         } else if run.role() == PeerRole::Receiver {
-            add("keyframes.sent", "the other side sends, and does not tell how many");
-            add("keyframes.encodeMs, keyframes.psnrDb, keyframes.ssim", "the other side encodes");
+            add("keyframes.sent", "the peer sends, and does not report how many");
+            add("keyframes.encodeMs, keyframes.psnrDb, keyframes.ssim", "the peer encodes");
             add(
                 "keyframes.stagesMs",
-                "but network and reassemble: the other side encodes, and nothing is written here",
+                "except network and reassemble: the peer encodes, and nothing is written here",
             );
             let silent = |record: &ConnectionRecord| {
                 record.keyframes.iter().any(|keyframe| keyframe.intact.is_none())
@@ -106,13 +107,14 @@ impl Sums {
             if self.records.iter().any(silent) {
                 add(
                     "keyframes.intact",
-                    "the other side does not tell the SHA-256 of its keyframes: they came whole",
+                    "the peer does not announce the SHA-256 of its keyframes; they arrived \
+                     complete",
                 );
             }
             if no_clock {
                 add(
                     "keyframes.latencyMs",
-                    "the other side's pongs do not carry its clock, and clocks may differ",
+                    "the peer's pongs do not carry its clock, and clocks may differ",
                 );
             }
         } else if self.delivered.is_empty() {
@@ -121,17 +123,17 @@ impl Sums {
                 "the peer receives, and does not report when each packet arrived",
             );
         }
-        if plan.keyframes > 0 && run.role() == PeerRole::Sender && self.untold {
+        if plan.keyframes > 0 && run.role() == PeerRole::Sender && self.unreported {
             add(
                 "keyframes.received, keyframes.intact, keyframes.latencyMs",
-                "the other side does not report what arrived: it is no `orion-peer bench --respond`",
+                "the peer does not report what arrived: it is not `orion-peer bench --respond`",
             );
         }
         if run.config.one_way && no_clock {
-            add("oneWayMs", "the other side's pongs do not carry its clock");
+            add("oneWayMs", "the peer's pongs do not carry its clock");
         }
         if self.records.iter().any(|record| record.connection_type.as_deref() == Some("relay")) {
-            add("connections.byType", "how the other side reaches its relay: it does not tell");
+            add("connections.byType", "the transport between the peer and its relay is unknown");
         }
         list
     }

@@ -1,8 +1,6 @@
-//! Keyframes to send, encoded ahead on a thread of their own, so that the encoder takes no time from
-//! what is measured.
+//! Keyframes to send, encoded in advance on a separate thread, so that the encoder does not disturb the measurement.
 //!
-//! Each is measured: how long encoder, decoder and disk took, and its PSNR and SSIM against the picture
-//! that went in.
+//! Each is measured: durations of encoder, decoder and disk, and PSNR and SSIM against the source picture.
 
 use std::{
     path::PathBuf,
@@ -31,27 +29,27 @@ use crate::{
     types::Stage,
 };
 
-/// Keyframes made ahead; 13 MB at 100 KB each.
+/// Number of keyframes prepared in advance; 13 MB at 100 KB each.
 const AHEAD: usize = 128;
 
 /// A keyframe ready to be sent.
 #[derive(Debug, Clone)]
-pub(super) struct Picture {
+pub(super) struct PreparedKeyframe {
     /// The access unit; its `captured_at` is set when it is sent.
     pub(super) access_unit: AccessUnit,
-    /// SHA-256 of it, hex.
+    /// SHA-256 of the access unit, hex.
     pub(super) sha256: String,
-    /// The stages that were measured ahead, ms; no encoder when it was encoded already.
+    /// Durations of the stages measured in advance, ms; no encoder time if the source was already encoded.
     pub(super) stages: Stages<Option<f64>>,
-    /// From the picture being taken to its being encoded.
+    /// From capture to the end of the encoding.
     pub(super) prepared: Duration,
-    /// How near it comes to what was encoded; none when it cannot be compared.
+    /// Similarity to the source picture; none if it cannot be compared.
     pub(super) quality: Option<Quality>,
 }
 
-/// Gives keyframes to all connections of a run.
+/// The supply of keyframes for all connections of a run.
 #[derive(Debug)]
-pub(super) struct Pictures {
+pub(super) struct PreparedKeyframes {
     queue: Mutex<Queue>,
     /// Size of the pictures.
     pub(super) size: (u32, u32),
@@ -59,19 +57,19 @@ pub(super) struct Pictures {
 
 #[derive(Debug)]
 struct Queue {
-    made: mpsc::Receiver<Result<Picture, SessionError>>,
-    last: Picture,
+    ready: mpsc::Receiver<Result<PreparedKeyframe, SessionError>>,
+    last: PreparedKeyframe,
 }
 
-impl Pictures {
-    /// Opens the source, and waits until as many keyframes are ready as `wanted` or as are made ahead;
-    /// no more than are wanted are made.
+impl PreparedKeyframes {
+    /// Opens the source, and waits until `wanted` keyframes are ready, or as many as are prepared in advance; no more
+    /// than `wanted` are prepared.
     pub(super) async fn start(config: CaptureConfig, wanted: u64) -> Result<Self, SessionError> {
-        let (made, mut queue) = mpsc::channel(AHEAD);
+        let (ready, mut queue) = mpsc::channel(AHEAD);
         let mut left = wanted.saturating_add(1);
         thread::Builder::new()
-            .name("pictures".into())
-            .spawn(move || produce(&config, &made, &mut left))
+            .name("keyframes".into())
+            .spawn(move || produce(&config, &ready, &mut left))
             .map_err(|error| {
                 SessionError::new(
                     Stage::Source,
@@ -82,28 +80,30 @@ impl Pictures {
             })?;
         let first = queue.recv().await.unwrap_or_else(|| Err(stopped()))?;
         let size = (first.access_unit.width, first.access_unit.height);
-        // The first one only shows that source and encoder work: it is cold.
+        // The first one only proves that source and encoder work: its times are cold.
         let ready = usize::try_from(wanted).unwrap_or(AHEAD).min(AHEAD);
         while queue.len() < ready && !queue.is_closed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(Self { queue: Mutex::new(Queue { made: queue, last: first }), size })
+        Ok(Self { queue: Mutex::new(Queue { ready: queue, last: first }), size })
     }
 
-    /// The next keyframe. One that is not ready in time is the one before once more, without its
-    /// measures: a slow encoder must not pass for a slow connection.
-    pub(super) fn next(&self) -> Result<Picture, SessionError> {
+    /// The next keyframe. If none is ready in time, the previous one is repeated without its measurements: a slow
+    /// encoder must not pass for a slow connection.
+    pub(super) fn next(&self) -> Result<PreparedKeyframe, SessionError> {
         let mut queue = self.queue.lock().expect("no holder of this lock panics");
-        match queue.made.try_recv() {
+        match queue.ready.try_recv() {
             Ok(Ok(picture)) => {
                 queue.last = picture.clone();
                 Ok(picture)
             }
             Ok(Err(error)) => Err(error),
-            // It took as long to prepare as it did before.
-            Err(_) => {
-                Ok(Picture { stages: Stages::default(), quality: None, ..queue.last.clone() })
-            }
+            // Its preparation time is that of the previous one.
+            Err(_) => Ok(PreparedKeyframe {
+                stages: Stages::default(),
+                quality: None,
+                ..queue.last.clone()
+            }),
         }
     }
 }
@@ -119,7 +119,7 @@ fn stopped() -> SessionError {
 
 fn produce(
     config: &CaptureConfig,
-    made: &mpsc::Sender<Result<Picture, SessionError>>,
+    ready: &mpsc::Sender<Result<PreparedKeyframe, SessionError>>,
     left: &mut u64,
 ) {
     let mut disk = Disk::new();
@@ -129,29 +129,29 @@ fn produce(
             while let Some(picture) = next(source.as_mut(), &mut encoder, &mut disk)? {
                 count += 1;
                 *left -= 1;
-                if made.blocking_send(Ok(picture)).is_err() || *left == 0 {
+                if ready.blocking_send(Ok(picture)).is_err() || *left == 0 {
                     return Ok(false);
                 }
             }
             Ok(true)
         });
         match result {
-            // A source that ends is shown again from its beginning; of a pipe the last picture stays.
+            // A source that ends is repeated from its start; for a pipe the last picture is kept.
             Ok(true) if count > 0 && config.source.is_repeatable() => {}
             Ok(true) if count > 0 => return,
             Ok(true) => {
                 let empty = SessionError::new(
                     Stage::Source,
                     "source-empty",
-                    format!("{:?} has no picture", config.source),
-                    "give a source with at least one keyframe or picture",
+                    format!("{:?} has no pictures", config.source),
+                    "use a source with at least one keyframe or picture",
                 );
-                let _ = made.blocking_send(Err(empty));
+                let _ = ready.blocking_send(Err(empty));
                 return;
             }
             Ok(false) => return,
             Err(error) => {
-                let _ = made.blocking_send(Err(error));
+                let _ = ready.blocking_send(Err(error));
                 return;
             }
         }
@@ -168,7 +168,7 @@ fn open(config: &CaptureConfig) -> Result<(Box<dyn Source>, KeyframeEncoder), Se
 }
 
 fn video(error: impl std::fmt::Display) -> SessionError {
-    let remedy = "give another --source, --size or a larger --max-bytes";
+    let remedy = "use another --source or --size, or a larger --max-bytes";
     SessionError::new(Stage::Video, "encode-failed", error.to_string(), remedy)
 }
 
@@ -176,7 +176,7 @@ fn next(
     source: &mut dyn Source,
     encoder: &mut KeyframeEncoder,
     disk: &mut Disk,
-) -> Result<Option<Picture>, SessionError> {
+) -> Result<Option<PreparedKeyframe>, SessionError> {
     let captured = source.next().map_err(|error| {
         SessionError::new(Stage::Source, "source-failed", error.to_string(), error.remedy())
     })?;
@@ -191,9 +191,9 @@ fn next(
             let encoded = encoder.encode(&frame).map_err(video)?;
             stages.encode = Some(millis(encoded.encode_time));
             let mut decoder = Decoder::new().map_err(video)?;
-            let begun = Instant::now();
+            let start = Instant::now();
             let decoded = decoder.decode(&encoded.access_unit.data).map_err(video)?;
-            stages.decode = Some(millis(begun.elapsed()));
+            stages.decode = Some(millis(start.elapsed()));
             (encoded.access_unit, Quality::between(&frame, &decoded))
         }
     };
@@ -201,10 +201,10 @@ fn next(
     let sha256 = sha256(&access_unit.data);
     let parts = [stages.capture_age, stages.convert, stages.encode];
     let prepared = Duration::from_secs_f64(parts.into_iter().flatten().sum::<f64>() / 1e3);
-    Ok(Some(Picture { access_unit, sha256, stages, prepared, quality }))
+    Ok(Some(PreparedKeyframe { access_unit, sha256, stages, prepared, quality }))
 }
 
-/// A directory of its own among the temporary files, to see how long writing takes; gone at the end.
+/// A temporary directory for measuring the write time; removed at the end.
 struct Disk {
     dir: PathBuf,
     writer: Option<FrameWriter>,
@@ -214,20 +214,20 @@ impl Disk {
     fn new() -> Self {
         let name = format!("orion-peer-bench-{:016x}", rand::random::<u64>());
         let dir = std::env::temp_dir().join(name);
-        // Without room for temporary files there is no such time: everything else is measured.
+        // Without temporary files there is no write time: everything else is measured.
         let writer = FrameWriter::new(&dir, &[PictureFormat::H264]).ok();
         Self { dir, writer }
     }
 
-    /// Writes an access unit as `recv` does; the time it took, ms.
+    /// Writes an access unit as `recv` does; returns the duration, ms.
     fn write(&mut self, access_unit: &[u8]) -> Option<f64> {
         let writer = self.writer.as_mut()?;
-        let begun = Instant::now();
+        let start = Instant::now();
         let Ok(written) = writer.write(access_unit, None, FrameRecord::default()) else {
             self.writer = None;
             return None;
         };
-        let took = millis(begun.elapsed());
+        let took = millis(start.elapsed());
         for file in written.files {
             let _ = std::fs::remove_file(file);
         }

@@ -1,5 +1,5 @@
-//! The other side of a connection when it is in this process: joins the room, answers, and tells the
-//! measuring side what arrived. Pings are answered by the peer itself.
+//! The remote peer of a connection if it is in this process: joins the room, answers, and reports what arrived to the
+//! measuring peer. Pings are answered by the peer itself.
 
 use std::time::{Duration, Instant};
 
@@ -15,56 +15,56 @@ use crate::{
         stats::{SelectedPair, Snapshot},
     },
     session::{Call, CallConfig, CallEvent, SessionError},
-    stats::bottleneck::Seen,
+    stats::bottleneck::ArrivedKeyframe,
     types::{CandidateType, Stage},
 };
 
-/// How long and how often candidates are waited for that would make a peer reflexive one a host one.
+/// Number and interval of the waits for candidates that would turn a peer-reflexive one into a host one.
 const SETTLE_TRIES: u32 = 15;
 const SETTLE_EACH: Duration = Duration::from_millis(20);
 
-/// What the other side tells.
+/// An event of the local peer.
 #[derive(Debug)]
-pub(super) enum Told {
-    /// An access unit came whole.
+pub(super) enum LocalPeerEvent {
+    /// A complete access unit arrived.
     Arrived(Arrived),
-    /// An access unit came in pieces.
+    /// An incomplete access unit arrived.
     Broken(String),
-    /// It cannot go on.
+    /// The peer failed.
     Failed(SessionError),
 }
 
-/// An access unit that came whole.
+/// A complete access unit.
 #[derive(Debug, Clone)]
 pub(super) struct Arrived {
-    /// RTP timestamp, by which the sender knows it.
+    /// RTP timestamp, which identifies it to the sender.
     pub(super) rtp_timestamp: u32,
     /// SHA-256, hex.
     pub(super) sha256: String,
     /// RTP packets.
     pub(super) packets: u64,
-    /// When the last of them came.
+    /// Arrival of the last packet.
     pub(super) completed: Instant,
-    /// When it was joined, and its hash computed.
+    /// When it was reassembled and its hash computed.
     pub(super) verified: Instant,
     /// How its packets arrived.
-    pub(super) seen: Seen,
+    pub(super) arrival: ArrivedKeyframe,
 }
 
-/// The measuring side's end of it.
-pub(super) struct Partner {
-    told: mpsc::UnboundedReceiver<Told>,
+/// The handle of the measuring peer to it.
+pub(super) struct LocalPeer {
+    events: mpsc::UnboundedReceiver<LocalPeerEvent>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Option<SelectedPair>>,
 }
 
-impl Partner {
-    /// Joins the room, and gives the partner when it is in.
+impl LocalPeer {
+    /// Joins the room, and returns once it has joined.
     pub(super) async fn join(config: CallConfig, within: Duration) -> Result<Self, SessionError> {
-        let mut link = Call::start(config);
+        let mut call = Call::start(config);
         let joined = async {
             loop {
-                match link.next().await {
+                match call.next().await {
                     CallEvent::Joined { .. } => return Ok(()),
                     CallEvent::Failed(error) => return Err(error),
                     _ => {}
@@ -75,34 +75,34 @@ impl Partner {
             SessionError::new(
                 Stage::Signaling,
                 "timeout",
-                format!("the other side was not in the room within {within:?}"),
+                format!("the remote peer did not join the room within {within:?}"),
                 "is the signaling server overloaded? look at its log",
             )
         };
         match tokio::time::timeout(within, joined).await.unwrap_or_else(|_| Err(timed_out())) {
             Ok(()) => {}
             Err(error) => {
-                link.close("failed").await;
+                call.close("failed").await;
                 return Err(error);
             }
         }
-        let (tell, told) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(run(link, tell, stopped));
-        Ok(Self { told, stop: Some(stop), task })
+        let task = tokio::spawn(run(call, sender, stopped));
+        Ok(Self { events, stop: Some(stop), task })
     }
 
-    /// The next thing it tells. Cancel safe.
-    pub(super) async fn next(&mut self) -> Told {
-        match self.told.recv().await {
-            Some(told) => told,
-            // Its last word was a failure.
+    /// The next event. Cancel safe.
+    pub(super) async fn next(&mut self) -> LocalPeerEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            // Its last event was a failure.
             None => std::future::pending().await,
         }
     }
 
-    /// Leaves the room and closes its connection; gives the pair it was connected by. At the end all
-    /// candidates are known: an early look may take one for peer reflexive.
+    /// Leaves the room and closes the connection; returns the selected candidate pair. At the end all candidates are
+    /// known: earlier, one may look peer-reflexive.
     pub(super) async fn leave(mut self) -> Option<SelectedPair> {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
@@ -112,26 +112,26 @@ impl Partner {
 }
 
 async fn run(
-    mut link: Call,
-    tell: mpsc::UnboundedSender<Told>,
+    mut call: Call,
+    events: mpsc::UnboundedSender<LocalPeerEvent>,
     mut stop: oneshot::Receiver<()>,
 ) -> Option<SelectedPair> {
     let mut pair = None;
     loop {
         let event = tokio::select! {
-            event = link.next() => event,
+            event = call.next() => event,
             _ = &mut stop => break,
         };
-        let told = match event {
+        let event = match event {
             CallEvent::Peer(PeerEvent::ControlOpen) => {
-                // A look at the pair also tells the driver how many passes it needs from now on.
-                pair = selected(&link).await.or(pair);
+                // Reading the statistics also sets the number of extra passes of the driver.
+                pair = selected(&call).await.or(pair);
                 continue;
             }
             CallEvent::Peer(PeerEvent::AccessUnit(received)) => {
                 let unit = received.unit;
-                Told::Arrived(Arrived {
-                    seen: unit.seen(),
+                LocalPeerEvent::Arrived(Arrived {
+                    arrival: unit.arrival_summary(),
                     rtp_timestamp: unit.timestamp,
                     sha256: hash(unit.data).await,
                     packets: unit.packets.into(),
@@ -139,34 +139,36 @@ async fn run(
                     verified: Instant::now(),
                 })
             }
-            CallEvent::Peer(PeerEvent::Broken(broken)) => {
-                Told::Broken(format!("{}, {} packets came", broken.reason.as_str(), broken.packets))
-            }
+            CallEvent::Peer(PeerEvent::Broken(broken)) => LocalPeerEvent::Broken(format!(
+                "{}, {} packets arrived",
+                broken.reason.as_str(),
+                broken.packets
+            )),
             CallEvent::Lost(_, counted) | CallEvent::Bye(_, counted) => {
                 pair = counted.and_then(|counted| counted.pair).or(pair);
                 continue;
             }
-            CallEvent::Refused(error) | CallEvent::Failed(error) => Told::Failed(error),
+            CallEvent::Refused(error) | CallEvent::Failed(error) => LocalPeerEvent::Failed(error),
             _ => continue,
         };
-        let over = matches!(told, Told::Failed(_));
-        if tell.send(told).is_err() || over {
+        let over = matches!(event, LocalPeerEvent::Failed(_));
+        if events.send(event).is_err() || over {
             break;
         }
     }
-    if let Some(peer) = link.peer() {
+    if let Some(peer) = call.peer() {
         pair = settled(&peer).await.pair.or(pair);
     }
-    link.close("done").await;
+    call.close("done").await;
     pair
 }
 
-async fn selected(link: &Call) -> Option<SelectedPair> {
-    link.peer()?.stats().await.pair
+async fn selected(call: &Call) -> Option<SelectedPair> {
+    call.peer()?.stats().await.pair
 }
 
-/// getStats once it is known what kind of candidates were selected. A peer reflexive one may be a host
-/// candidate whose signaling message has not come yet: a connection may be quicker than that.
+/// The statistics once the types of the selected candidates are known. A peer-reflexive one may be a host candidate
+/// whose signaling message has not arrived yet: a connection may be faster than that.
 pub(super) async fn settled(peer: &Peer) -> Snapshot {
     let mut snapshot = peer.stats().await;
     for _ in 0..SETTLE_TRIES {
