@@ -309,7 +309,7 @@ pub fn summarize<'k>(
     let mut those = all.clone();
     those.retain(|(_, assessment)| assessment.limit == limit);
     let (deliveries, assessment): (Vec<&Delivery>, Vec<&Assessment>) =
-        those.into_iter().map(|(keyframe, assessment)| (&keyframes.delivery, assessment)).unzip();
+        those.into_iter().map(|(keyframe, assessment)| (&keyframe.delivery, assessment)).unzip();
     let times =
         |of: fn(&Delivery) -> Duration| median(deliveries.iter().map(|one| of(one)).collect());
     let path =
@@ -329,8 +329,8 @@ pub fn summarize<'k>(
         repair: times(Delivery::repair)?,
         libwebrtc: assessment.iter().filter(|assessment| assessment.libwebrtc).count() * 2
             > assessment.len(),
-        bytes: median(all.iter().map(|(keyframes, _)| keyframes.bytes).collect())?,
-        pixels: median(all.iter().filter_map(|(keyframes, _)| keyframes.pixels).collect()),
+        bytes: median(all.iter().map(|(keyframe, _)| keyframe.bytes).collect())?,
+        pixels: median(all.iter().filter_map(|(keyframe, _)| keyframe.pixels).collect()),
     })
 }
 

@@ -1,9 +1,9 @@
-// What libwebrtc may do, each as one row of a table: Chromium as the phone and as the Mac, and a native libwebrtc,
-// against recv, send and bench. README holds the tables.
+// Variations of libwebrtc's behaviour, each as one row of a table: Chromium as the phone and as the Mac, and a native
+// libwebrtc, against recv, send and bench. README contains the tables.
 //
-//   node interop.js             compares what it finds with README
-//   node interop.js --table     writes it there
-//   ONLY=name,… node interop.js   runs these rows alone; beginnings of names will do
+//   node interop.js             compares the results with README
+//   node interop.js --table     writes them to README
+//   ONLY=name,… node interop.js   runs only these rows; prefixes of names are enough
 
 import { benchRows } from "./interop/bench.js";
 import { channelRows } from "./interop/channels.js";
@@ -19,7 +19,7 @@ const rows = [...chromiumRows, ...nativeRows];
 const only = process.env.ONLY?.split(",");
 const chosen = rows.filter(({ name }) => !only || only.some((start) => name.startsWith(start)));
 
-/** Runs one row; what it found goes into its `result`. */
+/** Runs one row and stores its result in `result`. */
 async function run(row) {
   if (row.lacks) {
     console.log(`-- ${row.name}: not run, ${row.lacks}`);
@@ -36,12 +36,12 @@ await suite(async () => {
   for (const row of chosen) if (await run(row)) found.push(row);
   if (process.argv.includes("--table")) {
     const whole = found.length === rows.length;
-    check("every row was run and is as it should be", whole, `${found.length} of ${rows.length}`);
+    check("every row was run and passed", whole, `${found.length} of ${rows.length}`);
     if (whole) await write([[`Chromium ${version}`, chromiumRows], [NATIVE, nativeRows]]);
     return;
   }
   const { missing, count } = await compare(found);
-  check("README says what was found", missing.length === 0,
-    missing.map((line) => `\n      ${line}`).join("") + (missing.length ? "\n      renew it with tests/browser/run.sh --table" : ""));
+  check("README matches the results", missing.length === 0,
+    missing.map((line) => `\n      ${line}`).join("") + (missing.length ? "\n      update it with tests/browser/run.sh --table" : ""));
   check("README has no other rows", count === rows.length, `${count} of ${rows.length}`);
 });

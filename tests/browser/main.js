@@ -1,6 +1,6 @@
-// orion-peer against headless Chromium: the whole contract, with the page as the Mac and as the phone.
-// Each scenario has its own browser page and its own send or recv; each check is one line. What libwebrtc does in
-// other ways is in interop.js.
+// orion-peer against headless Chromium: the whole wire contract, with the page as the Mac and as the phone. Each
+// scenario has its own browser page and its own send or recv; each check is one line. Variations of libwebrtc are in
+// interop.js.
 
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -16,7 +16,7 @@ import {
 const KEYFRAMES = 6;
 const MAX_BYTES = 100_000;
 
-/** Least likeness of a shown picture to the photo it was made from, dB. */
+/** Minimum PSNR of a shown picture against its photo, dB. */
 const LEAST_PSNR = 30;
 
 const photos = (await readdir(SAMPLES)).filter((name) => name.endsWith(".jpg")).sort();
@@ -47,14 +47,14 @@ async function chromiumAsMac() {
   const peer = ["send", "--source", SAMPLES, "--interval", "0.5s", "--save", saved];
   await scenario("Chromium as the Mac", { open: mac, peer }, async (page, send) => {
     await page.call("beMac", { iceServers: page.iceServers });
-    check("subprotocol is orion.v1 alone", (await page.join()) === "orion.v1");
-    const ours = await until("their channel", () => page.call("theirChannel"));
-    check("control channel is unordered with 100 ms of life",
+    check("the only subprotocol is orion.v1", (await page.join()) === "orion.v1");
+    const ours = await until("the peer's channel", () => page.call("theirChannel"));
+    check("control channel is unordered with a lifetime of 100 ms",
       ours.label === "control" && !ours.ordered && ours.life === 100, JSON.stringify(ours));
     await page.call("openChannel");
     await page.call("watch", photos.map((name) => `/samples/${name}`));
     await pingBoth(page);
-    const ping = await page.control("their ping", (one) => one.t === "ping");
+    const ping = await page.control("the peer's ping", (one) => one.t === "ping");
     check("orion-peer pings", typeof ping.ts === "number", `id ${ping.id}`);
     await textToPage(page, send);
     await textFromPage(page, send);
@@ -67,7 +67,7 @@ async function chromiumAsMac() {
     check("the connection is direct", pair !== null && !pair.includes("relay"), pair);
     check("send ends with 0 on Ctrl-C", (await send.stop()) === 0);
     const bye = await until("bye", async () => (await page.get("signals")).find((one) => one.t === "bye"));
-    check("send says bye", bye !== undefined, bye.reason);
+    check("send sends bye", bye !== undefined, bye.reason);
     const summary = send.events("summary").at(-1) ?? {};
     const rtt = summary.rttMs;
     check("its pings were answered by the page", rtt?.count > 0, JSON.stringify(rtt));
@@ -82,18 +82,18 @@ async function decoded(page) {
   });
   check("Chromium decodes every picture as a keyframe",
     stats.framesDecoded === stats.keyFramesDecoded, JSON.stringify(stats));
-  const matches = await until("all samples on the screen", async () => {
+  const matches = await until("all samples on the page", async () => {
     const matches = await page.get("matches");
     return Object.values(matches).every((one) => one > LEAST_PSNR) && matches;
   }).catch(() => page.get("matches"));
   for (const [url, match] of Object.entries(matches)) {
-    check(`the page shows ${path.basename(url)} in its size`, match > LEAST_PSNR, `${match?.toFixed(1)} dB`);
+    check(`the page shows ${path.basename(url)} in its original size`, match > LEAST_PSNR, `${match?.toFixed(1)} dB`);
   }
 }
 
 async function keyframeMessages(page, send, saved) {
   const infos = (await page.get("controls")).filter((one) => one.t === "keyframe");
-  check("a message for most keyframes", infos.length >= KEYFRAMES - 1, `${infos.length} messages`);
+  check("most keyframes are announced", infos.length >= KEYFRAMES - 1, `${infos.length} messages`);
   let wrong = 0;
   let largest = 0;
   for (const info of infos) {
@@ -103,33 +103,33 @@ async function keyframeMessages(page, send, saved) {
     if (data.length !== info.bytes || sha256 !== info.sha256) wrong += 1;
     largest = Math.max(largest, info.bytes);
   }
-  check("size and hash are those of the saved keyframes", wrong === 0, `${wrong} wrong`);
+  check("size and hash match the saved keyframes", wrong === 0, `${wrong} wrong`);
   check("no keyframe over the budget", largest > 0 && largest <= MAX_BYTES, `largest ${largest}`);
-  check("send told of each on stdout", send.events("keyframe").length >= infos.length);
+  check("send reports each on stdout", send.events("keyframe").length >= infos.length);
 }
 
-/** `keyframe-request`: a keyframe although the next tick is far away. */
+/** `keyframe-request`: a keyframe although the next one is due much later. */
 async function request(page, send) {
   await until("the ack of set", async () => {
     await page.call("say", "own", { t: "set", id: 5, intervalMs: 3_600_000 });
     return (await page.get("controls")).find((one) => one.t === "ack" && one.id === 5);
   });
   const before = send.events("keyframe").length;
-  const after = await until("the keyframe asked for", async () => {
+  const after = await until("the requested keyframe", async () => {
     await page.call("say", "own", { t: "keyframe-request", reason: "test" });
     const count = send.events("keyframe").length;
     return count > before + 1 && count;
   });
-  check("keyframe-request gives keyframes an hour early", after > before, `${after - before} more`);
+  check("keyframe-request yields keyframes before they are due", after > before, `${after - before} more`);
 }
 
-/** `set`: obeyed with an ack, refused with an error in the ack. */
+/** `set`: applied with an ack, rejected with an error in the ack. */
 async function settings(page) {
   const acked = (id) => until("the ack of set", async () =>
     (await page.get("controls")).find((one) => one.t === "ack" && one.id === id));
   await page.call("say", "own", { t: "set", id: 6, intervalMs: 1 });
   const refused = await acked(6);
-  check("a set out of range is refused in its ack", typeof refused.error === "string", refused.error);
+  check("a set out of range is rejected in its ack", typeof refused.error === "string", refused.error);
   const { framesDecoded } = await page.call("stats", "inbound-rtp", ["framesDecoded"]);
   await page.call("say", "own", { t: "set", id: 7, intervalMs: 300, width: 320, height: 240 });
   const obeyed = await acked(7);
@@ -138,7 +138,7 @@ async function settings(page) {
     return video.videoWidth > 0 && video.videoWidth <= 320 && [video.videoWidth, video.videoHeight];
   }));
   const now = await page.call("stats", "inbound-rtp", ["framesDecoded"]);
-  check("a set is obeyed: smaller pictures are decoded",
+  check("a set is applied: smaller pictures are decoded",
     obeyed.error === undefined && now.framesDecoded > framesDecoded, size.join("x"));
 }
 
@@ -154,13 +154,13 @@ async function chromiumAsPhone() {
     await page.call("bePhone", { iceServers: page.iceServers, ...PHONE });
     await until("the first keyframe", () => recv.events("keyframe").length >= 1);
     await pingBoth(page);
-    const ping = await page.control("their ping", (one) => one.t === "ping");
+    const ping = await page.control("the peer's ping", (one) => one.t === "ping");
     check("orion-peer pings", typeof ping.ts === "number", `id ${ping.id}`);
     await textToPage(page, recv);
     await textFromPage(page, recv);
-    await askUntil("a keyframe that was asked for", recv, () => recv.events("keyframe").length >= 2);
+    await askUntil("a requested keyframe", recv, () => recv.events("keyframe").length >= 2);
     const asked = (await page.get("controls")).filter((one) => one.t === "keyframe-request");
-    check("keyframe-request brings a keyframe", asked.length > 0, `${asked.length} requests`);
+    check("keyframe-request yields a keyframe", asked.length > 0, `${asked.length} requests`);
     await loss(page, recv);
     await askUntil("recv to reach its count", recv, () => recv.code !== undefined);
     check("recv ends with 0 after its count", (await recv.ended()) === 0);
@@ -168,7 +168,7 @@ async function chromiumAsPhone() {
   });
 }
 
-/** A peer that opens a thousand channels and sends long messages: keyframes go on, memory does not grow. */
+/** A peer that opens a thousand channels and sends long messages: keyframes continue, memory does not grow. */
 async function floods() {
   const out = path.join(scratch, "flooded");
   await scenario("Chromium floods data channels", { open: phone, peer: ["recv", "--out", out] },
@@ -181,18 +181,18 @@ async function floods() {
       const stored = recv.events("keyframe").length;
       await askUntil("2 more keyframes", recv, () => recv.events("keyframe").length >= stored + 2);
       const grown = (await memory(recv)) - before;
-      check("keyframes go on and memory stays", grown < 64e6,
+      check("keyframes continue and memory is stable", grown < 64e6,
         `${(grown / 1e6).toFixed(1)} MB more after ${JSON.stringify(sent)}`);
-      check("it is told once", recv.stderr.split("more than 16 data channels").length === 2);
+      check("it is reported once", recv.stderr.split("more than 16 data channels").length === 2);
       check("recv ends with 0", (await recv.stop()) === 0);
     });
 }
 
-/** A picture that never comes: recv asks for a keyframe by itself. */
+/** A picture that never arrives: recv requests a keyframe by itself. */
 async function loss(page, recv) {
   const names = ["pliCount", "keyFramesEncoded", "framesEncoded"];
   const count = () => page.call("stats", "outbound-rtp", names);
-  // What was asked for before has to be over: nothing new for a second.
+  // Earlier requests must be finished: nothing new for a second.
   let before = await count();
   await until("a second without requests", async () => {
     const last = before;
@@ -212,19 +212,19 @@ async function loss(page, recv) {
 
 async function received(page, recv, out) {
   const lines = (await readFile(path.join(out, "frames.jsonl"), "utf8")).trim().split("\n").map(JSON.parse);
-  check("frames.jsonl has a line a keyframe", lines.length === KEYFRAMES, `${lines.length} lines`);
+  check("frames.jsonl has one line per keyframe", lines.length === KEYFRAMES, `${lines.length} lines`);
   for (const line of lines) {
     const data = await readFile(path.join(out, line.file));
     const sha256 = createHash("sha256").update(data).digest("hex");
-    check(`${line.file} is what the line says`,
+    check(`${line.file} matches its line`,
       data.length === line.bytes && sha256 === line.sha256 && line.width === PHONE_SIZE.width &&
       line.height === PHONE_SIZE.height, `${line.width}x${line.height}, ${line.bytes} bytes`);
     const jpg = await readFile(path.join(out, line.file.replace(".h264", ".jpg")));
-    const seen = await page.call("quarters", `data:image/jpeg;base64,${jpg.toString("base64")}`);
-    const off = Math.max(...seen.means.flatMap((mean, quarter) =>
+    const decoded = await page.call("quarters", `data:image/jpeg;base64,${jpg.toString("base64")}`);
+    const off = Math.max(...decoded.means.flatMap((mean, quarter) =>
       mean.map((value, c) => Math.abs(value - COLOURS[quarter][c]))));
-    check("the jpg beside it is the page's canvas", seen.width === PHONE_SIZE.width &&
-      seen.height === PHONE_SIZE.height && off <= COLOUR_SLACK, `colours off by ${off} of 255 at most`);
+    check("its jpg matches the page's canvas", decoded.width === PHONE_SIZE.width &&
+      decoded.height === PHONE_SIZE.height && off <= COLOUR_SLACK, `colours off by at most ${off} of 255`);
   }
   const summary = recv.events("summary").at(-1) ?? {};
   check("its pings were answered by the page", summary.rttMs?.count > 0, JSON.stringify(summary.rttMs));

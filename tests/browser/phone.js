@@ -1,4 +1,5 @@
-// Chromium as the phone against `recv` over links of many rates: what `--phone-bitrate` is worth. See scripts/phone.sh.
+// Chromium as the phone against `recv` over links of various rates: the effect of `--phone-bitrate`. See
+// scripts/phone.sh.
 
 import { mkdir, readdir } from "node:fs/promises";
 import path from "node:path";
@@ -22,13 +23,13 @@ const { values: options } = parseArgs({
   },
 });
 
-// The table alone goes to stdout.
+// Only the table goes to stdout.
 if (options.table) console.log = console.error;
 
 /** Rates in Mbit/s; `20-1` changes after the second keyframe. */
 const LINKS = ["unlimited", "50", "20", "5", "2", "1", "20-1"];
 
-/** A link by its name: the flags of `recv`, its rate in the end, and the line that changes it. */
+/** A link by its name: the flags of `recv`, its final rate, and the command that changes it. */
 function link(name) {
   const [rate, then] = name.split("-").map(Number);
   const queue = options.queue ? ["--queue", options.queue] : [];
@@ -41,7 +42,7 @@ function link(name) {
   };
 }
 
-/** `off`, `auto`, a rate, or hints to try: `start=5000+max=20000` is written into the answer as the page gets it. */
+/** `off`, `auto`, a rate, or hints to test: `start=5000+max=20000` is written into the answer that the page receives. */
 function setting(name) {
   if (!name.includes("=")) return { name, args: ["--phone-bitrate", name], received: [] };
   const received = [];
@@ -54,7 +55,7 @@ function setting(name) {
   return { name, args: ["--phone-bitrate", "off"], received };
 }
 
-/** An access unit of 100 KB, as our own encoder makes it of the photo. */
+/** An access unit of 100 KB from our own encoder. */
 async function accessUnit() {
   const folder = path.join(scratch, "unit");
   await mkdir(folder);
@@ -79,7 +80,7 @@ await suite(async () => {
           unit: kind === "fixed" ? unit : null, count: name.includes("-") ? Math.max(count, 6) : count });
         results.push(result);
         print(result);
-        check(`${name}, ${kind}, ${one}: all keyframes came`, result.keyframes.length >= result.count, `${result.keyframes.length}`);
+        check(`${name}, ${kind}, ${one}: all keyframes were delivered`, result.keyframes.length >= result.count, `${result.keyframes.length}`);
       }
     }
   }

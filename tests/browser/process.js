@@ -1,15 +1,15 @@
-// orion-peer as a child process, and waiting for what it says.
+// orion-peer as a child process, and waiting for its output.
 
 import { spawn } from "node:child_process";
 
-/** Ends a hung test; no check depends on it. */
+/** Timeout that ends a hung test; no check depends on it. */
 const PATIENCE = 60_000;
 
 const running = new Set();
 
 /** A running `orion-peer`. */
 export class Peer {
-  /** What it has written so far. */
+  /** Its output so far. */
   stdout = "";
   stderr = "";
 
@@ -48,7 +48,7 @@ export class Peer {
     this.child.stdin.write(`${line}\n`);
   }
 
-  /** Waits for the end by itself. */
+  /** Waits until it ends by itself. */
   async ended() {
     await until(`${this.name} to end`, () => this.code !== undefined);
     return this.code;
@@ -61,18 +61,18 @@ export class Peer {
   }
 }
 
-/** Ends what a failed test left running. */
+/** Kills processes that a failed test left running. */
 export function killAll() {
   for (const peer of running) peer.child.kill("SIGKILL");
 }
 
-/** Polls until `probe` gives something true, which is the result. */
+/** Polls until `probe` returns a truthy value, which is the result. */
 export async function until(what, probe) {
   const end = Date.now() + PATIENCE;
   for (;;) {
     const found = await probe();
     if (found) return found;
-    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    if (Date.now() > end) throw new Error(`timed out waiting for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

@@ -1,5 +1,5 @@
 // The HTML reports of real bench runs in headless Chromium: light and dark, wide and narrow, printed.
-// REPORT_SCREENSHOT=FILE keeps a picture of the wide light one.
+// REPORT_SCREENSHOT=FILE saves a screenshot of the wide light one.
 
 import { execFile } from "node:child_process";
 import { readFile, rm } from "node:fs/promises";
@@ -20,17 +20,17 @@ const VIEWS = [
 
 const run = (...words) => promisify(execFile)(BINARY, words, { cwd: scratch });
 
-/** What can be wrong with a page, asked inside it. */
-function look() {
+/** Collects possible defects of a page, inside it. */
+function inspect() {
   const box = (element) => element.getBoundingClientRect();
   const plots = [...document.querySelectorAll("svg[role=img]")];
-  // Some labels are shown only where there is room.
+  // Some labels are shown only where they fit.
   const visible = (plot) => [...plot.querySelectorAll("text")].filter((text) => box(text).width > 0);
   const outside = plots.flatMap((plot) => {
     const frame = box(plot.closest("figure"));
     return visible(plot).filter((text) => box(text).left < frame.left || box(text).right > frame.right);
   });
-  // Lines of text stand close; only letters on letters cannot be read.
+  // Lines of text are close to each other; only overlapping letters are unreadable.
   const covers = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 &&
     a.top + 4 < b.bottom - 4 && b.top + 4 < a.bottom - 4;
   const overlapping = plots.flatMap((plot) => {
@@ -70,22 +70,22 @@ async function views(browser, title, file, leastPlots) {
     page.on("console", (message) => wrong.push(message.text()));
     page.on("pageerror", (error) => wrong.push(error.message));
     page.on("request", (request) => {
-      if (request.url() !== url) wrong.push(`asks for ${request.url()}`);
+      if (request.url() !== url) wrong.push(`requests ${request.url()}`);
     });
     const url = pathToFileURL(path.join(scratch, file)).href;
     await page.goto(url);
-    const seen = await page.evaluate(look);
+    const found = await page.evaluate(inspect);
     const name = `${title}, ${view.name}`;
-    check(`${name}: asks for nothing, says nothing`, wrong.length === 0, wrong.join(" | "));
-    check(`${name}: does not scroll sideways`, seen.sideways <= 0, `${seen.sideways} px over`);
-    check(`${name}: one h1, a language`, seen.headings === 1 && seen.lang !== "");
-    check(`${name}: plots with titles`, seen.plots >= leastPlots && seen.empty + seen.untitled === 0,
-      `${seen.plots} plots, ${seen.empty} empty, ${seen.untitled} untitled`);
-    check(`${name}: words stay in their plots`, seen.outside.length === 0, seen.outside.join(" | "));
-    check(`${name}: words do not cover each other`, seen.overlapping.length === 0,
-      seen.overlapping.join(" | "));
-    check(`${name}: text can be read`, seen.contrast >= 7, `contrast ${seen.contrast.toFixed(1)}`);
-    check(`${name}: background as asked for`, seen.dark === (view.colorScheme === "dark"));
+    check(`${name}: no requests, no console output`, wrong.length === 0, wrong.join(" | "));
+    check(`${name}: does not scroll sideways`, found.sideways <= 0, `${found.sideways} px over`);
+    check(`${name}: one h1, a language`, found.headings === 1 && found.lang !== "");
+    check(`${name}: plots with titles`, found.plots >= leastPlots && found.empty + found.untitled === 0,
+      `${found.plots} plots, ${found.empty} empty, ${found.untitled} untitled`);
+    check(`${name}: labels stay inside their plots`, found.outside.length === 0, found.outside.join(" | "));
+    check(`${name}: labels do not overlap`, found.overlapping.length === 0,
+      found.overlapping.join(" | "));
+    check(`${name}: text is readable`, found.contrast >= 7, `contrast ${found.contrast.toFixed(1)}`);
+    check(`${name}: background follows the colour scheme`, found.dark === (view.colorScheme === "dark"));
     if (view === VIEWS[0] && leastPlots > 4 && process.env.REPORT_SCREENSHOT) {
       await page.screenshot({ path: process.env.REPORT_SCREENSHOT, fullPage: true });
     }
@@ -97,17 +97,17 @@ async function views(browser, title, file, leastPlots) {
   }
 }
 
-/** A field of the lab's map tells more when it has the focus, in sight and only then. */
-async function fields(browser) {
+/** A cell of the lab's map shows details while it has the focus, inside the viewport. */
+async function cells(browser) {
   const page = await browser.newPage({ viewport: { width: 360, height: 700 } });
   await page.goto(pathToFileURL(path.join(scratch, "lab.html")).href);
-  const field = page.locator(".map td").nth(6);
-  const tip = field.locator(".tip");
-  check("a field keeps quiet", !(await tip.isVisible()));
-  await field.focus();
+  const cell =  page.locator(".map td").nth(6);
+  const tip = cell.locator(".tip");
+  check("a cell shows no details at first", !(await tip.isVisible()));
+  await cell.focus();
   const box = await tip.boundingBox();
-  check("a field tells more", (await tip.textContent()).includes("port and sym"), await tip.textContent());
-  check("and that is in sight", box.x >= 0 && box.y >= 0 && box.x + box.width <= 360 && box.y + box.height <= 700,
+  check("a focused cell shows details", (await tip.textContent()).includes("port and sym"), await tip.textContent());
+  check("and they are inside the viewport", box.x >= 0 && box.y >= 0 && box.x + box.width <= 360 && box.y + box.height <= 700,
     JSON.stringify(box));
   await page.close();
 }
@@ -119,7 +119,7 @@ try {
   await run("bench", "-q", ...load, "--out", "new.json", "--html", "one.html", "--max-rtt-p95", "10s",
     "--min-success", "99%", "--baseline", "old.json");
   await run("report", "-q", "old.json", "new.json", "--html", "two.html");
-  // A port nobody listens on: every connection fails, which is exit code 1.
+  // An unused port: every connection fails, which is exit code 1.
   await run("bench", "-q", "--connections", "2", "--warmup", "0", "--timeout", "2s", "--ice-policy", "relay",
     "--ice-server", "turn:127.0.0.1:9", "--turn-secret", "x", "--html", "failed.html").catch((error) => {
     check("a run without connections fails", error.code === 1, error.stderr);
@@ -135,7 +135,7 @@ try {
   await views(browser, "two runs", "two.html", 3);
   await views(browser, "a failed run", "failed.html", 3);
   await views(browser, "a lab", "lab.html", 0);
-  await fields(browser);
+  await cells(browser);
 } catch (error) {
   check("the test itself", false, error.stack);
 } finally {

@@ -1,4 +1,4 @@
-// What the tests with Chromium have in common: a serve on a free port, a page server, browser pages, checks.
+// Shared by the tests with Chromium: a serve on a free port, a page server, browser pages, checks.
 
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import http from "node:http";
@@ -12,12 +12,12 @@ import { Peer, killAll, until } from "./process.js";
 export const BINARY = process.env.ORION_PEER;
 export const SAMPLES = path.resolve(import.meta.dirname, "../../samples");
 
-/** Quarters of the phone's picture, and how far a decoded mean may be off. */
+/** Colours of the quarters of the phone's picture, and the tolerance of their decoded means. */
 export const COLOURS = [[200, 40, 40], [40, 160, 60], [40, 60, 190], [150, 150, 150]];
 export const COLOUR_SLACK = 12;
 export const PHONE_SIZE = { width: 640, height: 480 };
 
-/** What a page that is the phone offers, but for its ICE servers. */
+/** The offer of a page as the phone, without its ICE servers. */
 export const PHONE = { codec: "video/H264", ...PHONE_SIZE, colours: COLOURS };
 
 const FLAGS = [
@@ -25,10 +25,10 @@ const FLAGS = [
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
 
-/** Real addresses as candidates, loopback too: works with no network at all. */
+/** Real addresses as candidates, including loopback: works without any network. */
 export const LOCAL = ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"];
 
-/** Checks so far. */
+/** Number of checks so far. */
 export const counts = { passed: 0, failed: 0 };
 
 export function check(name, ok, detail = "") {
@@ -39,7 +39,7 @@ export function check(name, ok, detail = "") {
 
 export const scratch = await mkdtemp(path.join(tmpdir(), "orion-browser-"));
 
-/** Serves the page, the sample photos, and below `/scratch/` what the test has made. */
+/** Serves the page, the sample photos, and the files of the test below `/scratch/`. */
 async function servePage() {
   const types = { ".html": "text/html", ".js": "text/javascript", ".jpg": "image/jpeg", ".png": "image/png", ".h264": "video/h264" };
   const folder = (url) => {
@@ -73,10 +73,10 @@ async function startServe() {
 let pages;
 let server;
 
-/** Chromium's version, once there has been a page. */
+/** Chromium's version, once a page has been opened. */
 export let version = "";
 
-/** What the token API answers a device, and where signaling is. */
+/** The answer of the token API for a device, with the signaling URL. */
 export async function fetchToken(deviceId) {
   const answer = await fetch(`${server.http}/api/auth/webrtc-token`, {
     method: "POST",
@@ -87,12 +87,12 @@ export async function fetchToken(deviceId) {
   return { signal: `${server.signal}/api/signal`, ...(await answer.json()) };
 }
 
-/** A browser of its own. */
+/** Launches a separate browser. */
 export const launch = (flags = LOCAL) => chromium.launch({
   executablePath: process.env.CHROMIUM, headless: false, chromiumSandbox: false, args: [...FLAGS, ...flags],
 });
 
-/** A page in a browser of its own, in the room as `deviceId`; `ice` are its ICE servers. */
+/** A page in a separate browser, in the room as `deviceId`; `iceServers` are its ICE servers. */
 export async function openPage(deviceId, flags = LOCAL) {
   const browser = await launch(flags);
   version = browser.version();
@@ -106,28 +106,28 @@ export async function openPage(deviceId, flags = LOCAL) {
   return {
     browser, page, call, get, iceServers, deviceId,
     join: () => call("join", { signal, token, pairId }),
-    /** The first control message that fits. */
+    /** The first matching control message. */
     control: (what, fits) => until(what, async () => (await get("controls")).find(fits)),
-    /** Closes it; what it had seen is shown when the test failed. */
+    /** Closes the browser. */
     close: () => browser.close(),
-    seen: () => page.evaluate(() => {
+    state: () => page.evaluate(() => {
       const { transformed, problems, matches, controls, signals } = window.peer;
-      const heard = controls.slice(-20);
-      return { transformed: transformed.slice(-10), problems, matches, heard, signals: signals.map((one) => one.t) };
+      const received = controls.slice(-20);
+      return { transformed: transformed.slice(-10), problems, matches, received, signals: signals.map((one) => one.t) };
     }),
   };
 }
 
-/** Starts an `orion-peer` that meets the page. */
+/** Starts an `orion-peer` in the room of the page. */
 export function startPeer([command, ...args]) {
   const known = ["--json", "--signal", server.signal];
-  // A responder waits for ever.
+  // A responder waits indefinitely.
   if (!args.includes("--respond")) known.push("--timeout", "40s");
   return new Peer(BINARY, [command, ...known, ...args]);
 }
 
-/** Runs `body` with the other side that `open` gives and a peer, and shows both sides' words when it fails;
- * whether it went well. */
+/** Runs `body` with the remote peer that `open` returns and an orion-peer, and shows the output of both on failure;
+ * returns whether it passed. */
 export async function scenario(name, { open, peer: args }, body) {
   console.log(`-- ${name}`);
   const before = counts.failed;
@@ -138,20 +138,21 @@ export async function scenario(name, { open, peer: args }, body) {
     peer = startPeer(args);
     await body(page, peer);
     const problems = await page.get("problems");
-    check("no error on the other side", problems.length === 0, problems.join("; "));
+    check("no error at the remote peer", problems.length === 0, problems.join("; "));
   } catch (error) {
     check(name, false, error.message);
   }
   if (counts.failed > before) {
-    if (peer) console.log(`   ${args[0]} said:\n${peer.stderr.replace(/^/gm, "      ")}`);
-    if (page) console.log(`   the other side: ${JSON.stringify(await page.seen().catch(String))}`);
+    if (peer) console.log(`   ${args[0]} wrote:
+${peer.stderr.replace(/^/gm, "      ")}`);
+    if (page) console.log(`   the remote peer: ${JSON.stringify(await page.state().catch(String))}`);
   }
   await page?.close();
   await peer?.stop().catch((error) => check(name, false, error.message));
   return counts.failed === before;
 }
 
-/** Pings on the other side's own channel and on ours: the pong comes back where the ping went. */
+/** Pings on the page's own channel and on orion-peer's: the pong arrives on the channel of the ping. */
 export async function pingBoth(page) {
   for (const [on, id, ts] of [["theirs", "p-1", 1700000000.125], ["own", 77, 1700000001.5]]) {
     const found = await pong(page, on, id, ts);
@@ -160,7 +161,7 @@ export async function pingBoth(page) {
   }
 }
 
-/** Pings on one channel until a pong comes, for a channel may lose a message. */
+/** Pings on one channel until a pong arrives, because a channel may lose a message. */
 export function pong(page, on, id, ts = 1700000000.125) {
   return until(`a pong to the ping on the channel ${on}`, async () => {
     await page.call("say", on, { t: "ping", id, ts });
@@ -168,7 +169,7 @@ export function pong(page, on, id, ts = 1700000000.125) {
   });
 }
 
-/** Has `recv` ask for keyframes until `enough` holds: once a second, so that one is not answered twice. */
+/** Has `recv` request keyframes until `enough` holds: once a second, so that no request is answered twice. */
 export async function askUntil(what, recv, enough) {
   let polls = 0;
   await until(what, () => {
@@ -182,8 +183,8 @@ export async function askUntil(what, recv, enough) {
 export const memory = async (peer) =>
   1024 * Number(/VmRSS:\s*(\d+)/.exec(await readFile(`/proc/${peer.child.pid}/status`, "utf8"))[1]);
 
-/** Runs a whole suite, given the server, between the start of the servers and the end of everything; sets the
- * exit code. */
+/** Starts the servers, runs a whole suite with the signaling server as argument, stops everything, and sets the exit
+ * code. */
 export async function suite(run) {
   pages = await servePage();
   try {

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Holds orion-peer against headless Chromium, as the Mac and as the phone: one line a check; then against
-# whatever else libwebrtc may do, and the tables in README against that; then has Chromium open the HTML reports
-# of real bench runs, and use the viewer page.
+# Tests orion-peer against headless Chromium, as the Mac and as the phone: one line per check; then against variations of
+# libwebrtc's behaviour, and compares the tables in README with the results; then has Chromium open the HTML reports of
+# real bench runs, and use the viewer page.
 #
 #   tests/browser/run.sh            builds the binary first
 #   tests/browser/run.sh --table    writes the tables into README
-#   tests/browser/run.sh --phone …  what scripts/phone.sh does
+#   tests/browser/run.sh --phone …  the test of scripts/phone.sh
 #   ORION_PEER=FILE tests/browser/run.sh
 #
-# CHROMIUM names another browser than /usr/bin/chromium; SCREENSHOT=FILE keeps a picture of the
-# receiving page; KEEP=1 keeps what was received; ONLY=chromiumAsPhone runs that one scenario of main.js,
-# ONLY=relay,ipv6 the rows of interop.js whose names begin so. VIEW_SCREENSHOTS=DIR keeps pictures of the viewer page.
+# CHROMIUM sets a browser other than /usr/bin/chromium; SCREENSHOT=FILE saves a screenshot of the
+# receiving page; KEEP=1 keeps the received files; ONLY=chromiumAsPhone runs that one scenario of main.js,
+# ONLY=relay,ipv6 the rows of interop.js whose names begin with these. VIEW_SCREENSHOTS=DIR saves screenshots of the viewer page.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -30,7 +30,7 @@ for needed in "$ORION_PEER" "$CHROMIUM"; do
     fi
 done
 
-# npm only when what is installed is not what the lock file says.
+# npm runs only if the installed packages do not match the lock file.
 if ! cmp -s package-lock.json node_modules/.of-this-lock; then
     PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund --loglevel=error >&2
     cp package-lock.json node_modules/.of-this-lock

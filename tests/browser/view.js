@@ -1,5 +1,5 @@
-// The page of `recv --view`, and that of `serve` as the Mac and as the phone, in headless Chromium: what is
-// shown, what is asked for there, light and dark, wide and narrow. VIEW_SCREENSHOTS=DIR keeps pictures.
+// The page of `recv --view`, and that of `serve` as the Mac and as the phone, in headless Chromium: display and
+// controls, light and dark, wide and narrow. VIEW_SCREENSHOTS=DIR saves screenshots.
 
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -14,15 +14,15 @@ const VIEWS = [
   { name: "narrow-dark", width: 360, colorScheme: "dark" },
 ];
 
-/** A page that must not complain. */
+/** A page that collects errors and warnings. */
 async function open(browser, url, { width = 1280, colorScheme = "light" } = {}) {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
   const page = await context.newPage();
-  page.complaints = [];
+  page.problems = [];
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) page.complaints.push(message.text());
+    if (["error", "warning"].includes(message.type())) page.problems.push(message.text());
   });
-  page.on("pageerror", (error) => page.complaints.push(error.message));
+  page.on("pageerror", (error) => page.problems.push(error.message));
   await page.goto(url);
   return page;
 }
@@ -34,8 +34,8 @@ async function picture(page, name, { fullPage = true } = {}) {
   if (folder) await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage });
 }
 
-/** What can be wrong with a page, asked inside it. */
-function look() {
+/** Collects possible defects of a page, inside it. */
+function inspect() {
   const luminance = (colour) => {
     const parts = colour.match(/[\d.]+/g).slice(0, 3).map((part) => part / 255)
       .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
@@ -66,20 +66,20 @@ async function looks(browser, url, name, ready) {
     await ready(page);
     // The plots are drawn once a second.
     await page.waitForTimeout(1500);
-    const seen = await page.evaluate(look);
+    const found = await page.evaluate(inspect);
     const what = `${name}, ${view.name}`;
-    check(`${what}: does not scroll sideways`, seen.sideways <= 0, `${seen.sideways} px over`);
+    check(`${what}: does not scroll sideways`, found.sideways <= 0, `${found.sideways} px over`);
     check(`${what}: one h1, a language, everything has a name`,
-      seen.headings === 1 && seen.lang !== "" && seen.unnamed.length === 0, seen.unnamed.join(" | "));
-    check(`${what}: text can be read`, seen.contrast >= 7, `contrast ${seen.contrast.toFixed(1)}`);
-    check(`${what}: background as asked for`, seen.dark === (view.colorScheme === "dark"));
-    check(`${what}: no complaint`, page.complaints.length === 0, page.complaints.join(" | "));
+      found.headings === 1 && found.lang !== "" && found.unnamed.length === 0, found.unnamed.join(" | "));
+    check(`${what}: text is readable`, found.contrast >= 7, `contrast ${found.contrast.toFixed(1)}`);
+    check(`${what}: background follows the colour scheme`, found.dark === (view.colorScheme === "dark"));
+    check(`${what}: no errors or warnings`, page.problems.length === 0, page.problems.join(" | "));
     await picture(page, `${name.replaceAll(" ", "-")}-${view.name}`);
     await page.context().close();
   }
 }
 
-/** The width of the large picture as it was received. */
+/** The width of the large picture as received. */
 const shown = (page) => page.evaluate(() => {
   const large = document.querySelector("#large");
   return !large.hidden && large.complete && large.naturalWidth;
@@ -91,13 +91,13 @@ async function receiverPage(browser, server) {
   const url = await until("the page's address", () => recv.events("page")[0]?.url);
   const page = await open(browser, url);
   await until("a state", async () => /waiting/.test(await text(page, "state")));
-  check("before the first keyframe the page says so", /No keyframe yet/.test(await text(page, "placeholder")),
+  check("before the first keyframe the page shows a placeholder", /No keyframe yet/.test(await text(page, "placeholder")),
     await text(page, "placeholder"));
   await picture(page, "recv-waiting");
 
   const send = new Peer(BINARY, ["send", "--json", "--signal", server.signal, "--source", SAMPLES, "--interval", "1s"]);
   const width = await until("a picture", () => shown(page));
-  check("the newest keyframe is shown in its size", [1280, 1920, 960, 720, 1024].includes(width) || width > 300, `${width} px`);
+  check("the newest keyframe is shown in its original size", [1280, 1920, 960, 720, 1024].includes(width) || width > 300, `${width} px`);
   check("with its hash", (await text(page, "verified")) === "verified", await text(page, "verified"));
   const ages = [];
   for (let i = 0; i < 4; i += 1) {
@@ -107,8 +107,8 @@ async function receiverPage(browser, server) {
   check("its age ticks", new Set(ages).size > 1, ages.join(", "));
   await until("more keyframes in the strip", async () => (await page.locator("#strip button").count()) >= 4);
   await until("a connection", async () => (await text(page, "state")) === "connected");
-  check("the way is told", (await text(page, "type")) === "host", await text(page, "type"));
-  check("and the round trip time", /ms/.test(await text(page, "rtt")), await text(page, "rtt"));
+  check("the connection type is shown", (await text(page, "type")) === "host", await text(page, "type"));
+  check("and the round-trip time", /ms/.test(await text(page, "rtt")), await text(page, "rtt"));
 
   const thumb = page.locator("#strip button").nth(2);
   const number = await thumb.getAttribute("data-seq");
@@ -121,25 +121,25 @@ async function receiverPage(browser, server) {
 
   await page.locator("#say-text").fill("Grüße <b>from</b> the page");
   await page.keyboard.press("Enter");
-  const heard = await until("the text", () => send.events("text")[0]?.text);
-  check("a text from the page arrives", heard === "Grüße <b>from</b> the page", heard);
+  const received =  await until("the text", () => send.events("text")[0]?.text);
+  check("a text from the page arrives", received === "Grüße <b>from</b> the page", received);
   send.type("back <i>to</i> it");
   await until("the text on the page", async () => /back <i>to<\/i> it/.test(await text(page, "texts")));
   check("a text to the page is text", (await page.locator("#texts i").count()) === 0);
 
   const before = recv.events("keyframe").length;
   await page.locator("#keyframe-now").click();
-  await until("the keyframe asked for", () => recv.events("keyframe").length > before);
-  check("a keyframe that is asked for comes", true, await text(page, "keyframe-result"));
+  await until("the requested keyframe", () => recv.events("keyframe").length > before);
+  check("a requested keyframe arrives", true, await text(page, "keyframe-result"));
 
   await page.waitForTimeout(3000);
   await looks(browser, url, "recv", (other) => until("a picture", () => shown(other)));
   check("send ends with 0", (await send.stop()) === 0);
   check("recv ends with 0", (await recv.stop()) === 0);
   await until("the end on the page", () => page.locator("#banner").isVisible());
-  check("the page says that it is over", /ended/.test(await text(page, "banner")), await text(page, "banner"));
+  check("the page shows the end of the run", /ended/.test(await text(page, "banner")), await text(page, "banner"));
   await picture(page, "recv-ended");
-  check("no complaint", page.complaints.length === 0, page.complaints.join(" | "));
+  check("no errors or warnings", page.problems.length === 0, page.problems.join(" | "));
   await page.context().close();
 }
 
@@ -161,11 +161,11 @@ async function pageAsMac(browser, server) {
   check("the page as the Mac shows keyframes of send", true, await text(page, "dimensions"));
   await page.locator("#say-text").fill("from the browser");
   await page.locator("#say-button").click();
-  const heard = await until("its text", () => send.events("text")[0]?.text);
-  check("and sends texts", heard === "from the browser");
+  const received =  await until("its text", () => send.events("text")[0]?.text);
+  check("and sends texts", received === "from the browser");
   const before = send.events("keyframe").length;
   await page.locator("#keyframe-now").click();
-  await until("the keyframe asked for", () => send.events("keyframe").length > before);
+  await until("the requested keyframe", () => send.events("keyframe").length > before);
   await page.waitForTimeout(1500);
   await picture(page, "mac");
   await page.locator("#leave-button").click();
@@ -175,7 +175,7 @@ async function pageAsMac(browser, server) {
   await until("a picture again", async () => (await text(page, "state")) === "connected" && shown(page));
   check("and it can join again", true);
   check("send ends with 0", (await send.stop()) === 0);
-  check("no complaint", page.complaints.length === 0, page.complaints.join(" | "));
+  check("no errors or warnings", page.problems.length === 0, page.problems.join(" | "));
   await page.context().close();
 }
 
@@ -191,18 +191,18 @@ async function pageAsPhone(browser, server) {
   check("each with its size", lines.length === 3 && lines.every(({ width, bytes }) => width > 0 && bytes > 0),
     lines.map(({ width, height, bytes }) => `${width}x${height} ${bytes}`).join(", "));
   await picture(page, "phone");
-  check("no complaint", page.complaints.length === 0, page.complaints.join(" | "));
+  check("no errors or warnings", page.problems.length === 0, page.problems.join(" | "));
   await page.context().close();
 }
 
-/** The form before anything is joined, and a login that is refused. */
+/** The form before joining, and a refused login. */
 async function form(browser, server) {
   await looks(browser, server.http, "form", (page) => until("the form", () => page.locator("#join-button").isEnabled()));
   const page = await join(browser, server, "mac");
   await page.locator("input[name=login]").fill("wrong");
   await page.locator("#join-button").click();
-  const said = await until("the refusal", async () => await text(page, "join-result") || text(page, "banner"));
-  check("a refused login is told", /login/i.test(said), said);
+  const message = await until("the refusal", async () => await text(page, "join-result") || text(page, "banner"));
+  check("a refused login is reported", /login/i.test(message), message);
   check("and it can be tried again", await page.locator("#join-button").isEnabled());
   await page.context().close();
 }

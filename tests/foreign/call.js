@@ -1,4 +1,4 @@
-// One call: a `serve`, an `orion-peer` at one end and an app on another stack at the other, and what they counted.
+// One call: a `serve`, an `orion-peer` and an app on another stack, and their counts.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -8,10 +8,10 @@ import { Child, until } from "./process.js";
 const BINARY = process.env.ORION_PEER;
 const LOGS = process.env.FOREIGN_LOGS;
 
-/** A peer that is to come up; ends a hung test. */
+/** Timeout of a peer's start; ends a hung test. */
 const PATIENCE = 45_000;
 
-/** Every keyframe is a picture of its own, about 20 KB. */
+/** Every keyframe is a separate picture of about 20 KB. */
 const SMALL = ["--source", "pattern:320x240", "--interval", "1s", "--max-bytes", "20KB"];
 
 /** Every keyframe is as large as a phone's. */
@@ -48,7 +48,7 @@ export class Call {
     if (talk) flags.push("--talk");
     const app = this.#start(`${role}${this.apps.length + 1}`, [...this.stack.command, ...flags]);
     this.apps.push(app);
-    app.events = (event) => app.said.filter((line) => line.event === event);
+    app.events = (event) => app.output.filter((line) => line.event === event);
     app.signals = (t) => app.events("signal").filter((line) => line.what === t);
     await until(`${this.stack.name} in the room`, PATIENCE, () => {
       if (app.ended) throw new Error(`${this.stack.name} ended: ${app.stderr}`);
@@ -62,12 +62,12 @@ export class Call {
     return this.orionWith(command === "send" ? SMALL : [], command, ...args);
   }
 
-  /** The same, with pictures as large as a phone's. */
+  /** Like `orion`, with pictures as large as a phone's. */
   orionLarge(command, ...args) {
     return this.orionWith(command === "send" ? LARGE : [], command, ...args);
   }
 
-  /** The same, with these pictures. */
+  /** Like `orion`, with these pictures. */
   orionWith(pictures, command, ...args) {
     this.peer = this.#start(command, [this.binary, command, "--json", "--signal", `ws://${this.address}`, ...pictures, ...args]);
     return this.peer;
@@ -81,9 +81,9 @@ export class Call {
     });
   }
 
-  /** Keyframes sent from `from` to `to`, and what the apps received of them. */
+  /** Keyframes sent from `from` to `to`, and how many of them the apps received. */
   count(from, to = Date.now()) {
-    const sent = this.peer.said.filter(({ kind, at }) => kind === "keyframe" && at >= from && at <= to);
+    const sent = this.peer.output.filter(({ kind, at }) => kind === "keyframe" && at >= from && at <= to);
     const received = this.apps.flatMap((app) => app.events("keyframe"));
     const whole = new Set(received.map(({ rtpTimestamp }) => rtpTimestamp));
     const times = received.map(({ t }) => t).filter((t) => t >= from && t <= to).sort((a, b) => a - b);
@@ -96,7 +96,7 @@ export class Call {
     };
   }
 
-  /** Ends everything, and keeps what was said. */
+  /** Ends everything, and saves the output. */
   async end() {
     for (const app of this.apps) await app.stop(() => app.type("quit"));
     for (const child of this.children.toReversed()) await child.stop(() => child.process.kill("SIGINT"));

@@ -1,24 +1,24 @@
-// What happens to a call between `orion-peer` and an app on another stack, and what is required of it.
+// Disturbances of a call between `orion-peer` and an app on another stack, and the required outcome.
 //
-// Each case takes a call whose server is up, and gives the figures of its row and what was wrong.
+// Each case takes a call whose server is running, and returns the figures of its row and its faults.
 
 import { pause, until } from "./process.js";
 
-/** Required of a returning Mac: keyframes by then. */
+/** Time within which a returning Mac must receive keyframes. */
 const BACK_WITHIN = 10_000;
 
-/** Required of `--once` after a kill: 35 s, and some for a busy machine. */
+/** Time within which `--once` must end after a kill: 35 s, and some for a busy machine. */
 const ONCE_WITHIN = 40_000;
 
-/** Sent and received, and what is wrong when something got lost. */
-function intact(figures, least) {
+/** Faults if keyframes got lost or are too few. */
+function intact(figures, minimum) {
   const faults = [];
   if (figures.lost.length > 0) faults.push(`lost keyframes ${figures.lost.join(", ")}`);
-  if (figures.received < least) faults.push(`${figures.received} keyframes instead of ${least}`);
+  if (figures.received < minimum) faults.push(`${figures.received} keyframes instead of ${minimum}`);
   return faults;
 }
 
-/** Offers as the app got them. */
+/** Offers as received by the app. */
 const offers = (app, from = 0) => app.signals("offer").filter(({ t }) => t >= from);
 
 function expectOffers(found, expected, faults) {
@@ -39,13 +39,13 @@ async function steady(call) {
   const figures = call.count(first.t - 500, to);
   const faults = intact(figures, 9);
   expectOffers(offers(app), 1, faults);
-  // A decoder may be behind by the picture that is not followed by another yet, and by a second of polling.
+  // A decoder may lag by one picture that is not followed by another yet, and by a second of polling.
   const decoded = app.events("decoded").at(-1)?.count ?? 0;
   if (call.stack.decodes && decoded < figures.received - 2) faults.push(`${decoded} keyframes decoded`);
   return { ...figures, offers: offers(app).length, faults };
 }
 
-/** D2: only the Mac's signaling socket is away for 3 s; nothing is offered, for the connection is alive. */
+/** D2: only the Mac's signaling socket is away for 3 s; nothing is offered, because the connection is alive. */
 async function socketAway(call) {
   const app = await call.app();
   call.orion("send");
@@ -80,14 +80,14 @@ const killed = (away) => async (call) => {
   const lastOld = Math.max(...old.events("keyframe").map(({ t }) => t));
   const figures = call.count(first?.t - 50, to);
   const faults = first ? intact(figures, 3) : [`no keyframe in ${2 * BACK_WITHIN / 1000} s`];
-  if (first?.t > joined + BACK_WITHIN) faults.push(`the first keyframe came ${(first.t - joined) / 1000} s after the return`);
+  if (first?.t > joined + BACK_WITHIN) faults.push(`the first keyframe arrived ${(first.t - joined) / 1000} s after the return`);
   expectOffers(offers(app), 1, faults);
   const before = new Set(offers(old).map(({ fingerprint }) => fingerprint));
   if (offers(app).some(({ fingerprint }) => before.has(fingerprint))) faults.push("an offer of the dead connection");
   return { ...figures, gap: first ? (first.t - lastOld) / 1000 : Infinity, offers: offers(app).length, faults };
 };
 
-/** The Mac comes after the offer and takes 5 s for its answer: it needs no reminder. */
+/** The Mac joins after the offer and takes 5 s for its answer: it needs no second offer. */
 async function slowAnswer(call) {
   call.orion("send");
   await pause(1500);
@@ -102,7 +102,7 @@ async function slowAnswer(call) {
   return { ...figures, offers: offers(app).length, faults };
 }
 
-/** How long `--once` lives after the app was killed, and how it ends. */
+/** How long `--once` runs after the app was killed, and how it ends. */
 async function onceEnds(call, app) {
   app.kill();
   const since = Date.now();
@@ -131,20 +131,20 @@ async function recvOnce(call, { unit, folder }) {
   call.orion("recv", "--once", "--out", folder(call));
   await until("keyframe", 45_000, () => {
     if (call.peer.ended) throw new Error(`recv ended with ${call.peer.ended.code}`);
-    return call.peer.said.find(({ kind }) => kind === "keyframe");
+    return call.peer.output.find(({ kind }) => kind === "keyframe");
   });
   await pause(1000);
-  const received = call.peer.said.filter(({ kind }) => kind === "keyframe").length;
+  const received = call.peer.output.filter(({ kind }) => kind === "keyframe").length;
   return { received, ...(await onceEnds(call, app)) };
 }
 
 /** By lane: the cases of one lane run one after the other. */
 export const LANES = [
   [
-    ["steady", "10 s in which nothing happens", steady],
+    ["steady", "10 s without events", steady],
     ["socket-away", "the Mac's signaling socket is away for 3 s", socketAway],
-    ["killed-1.5s", "the Mac is killed, and a new one comes after 1.5 s", killed(1500)],
-    ["killed-8s", "the Mac is killed, and a new one comes after 8 s", killed(8000)],
+    ["killed-1.5s", "the Mac is killed, and a new one joins after 1.5 s", killed(1500)],
+    ["killed-8s", "the Mac is killed, and a new one joins after 8 s", killed(8000)],
     ["slow-answer", "the Mac takes 5 s for its answer", slowAnswer],
   ],
   [

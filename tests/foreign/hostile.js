@@ -1,5 +1,5 @@
-// What a paired device can do with SCTP to the `orion-peer` it is connected to, and what is required: the connection is
-// replaced, with a line that says why, and keyframes flow again.
+// Attacks by a paired device over SCTP on the `orion-peer` it is connected to, and the required outcome: the
+// connection is replaced, with a line that reports the reason, and keyframes are transferred again.
 //
 // `rtc-sctp` 0.21.1 panics on a cause longer than its chunk (chunk/mod.rs:149), and walks through 2^31 sequence numbers
 // for one FORWARD-TSN (association/mod.rs:1567).
@@ -8,39 +8,39 @@ import { readFileSync, readdirSync } from "node:fs";
 
 import { pause, until } from "./process.js";
 
-/** Required of a driver that ended: the new offer, ms. It has 2 s, signaling some, and the machine is busy. */
+/** Time limit for the new offer after the driver has ended, ms: 2 s, plus signaling and some for a busy machine. */
 const REPLACED = 10_000;
 
-/** Required where only unanswered pings show it. */
+/** The same if only unanswered pings indicate it. */
 const NOTICED = 30_000;
 
 /** Keyframes wanted on the new connection. */
 const AFTER = 3;
 
-/** Time for them: a connection is to come up before. */
+/** Time limit for them: a connection has to be established before. */
 const FLOWING = 20_000;
 
-/** Required after the second Ctrl-C, and some for a busy machine. */
+/** Time limit after the second Ctrl-C, and some for a busy machine. */
 const KILLED_WITHIN = 2000 + 1000;
 
-/** A driver that received nothing it cannot digest takes less processor time than this in a whole case, ms. */
+/** A driver without malicious input takes less processor time than this in a whole case, ms. */
 const SPUN = 1500;
 
 /** `USER_HZ` of Linux: clock ticks of /proc, ms. */
 const TICK = 10;
 
-/** Cause codes of two bytes in a cause that says it has eight: an ERROR and an ABORT chunk. */
+/** Two bytes of cause code in a cause that claims to have eight: an ERROR and an ABORT chunk. */
 const ERROR_CAUSE = "0900000800010008";
 const ABORT_CAUSE = "0600000800010008";
 const ABORT = "06000004";
 
 const PANIC = /driver panicked/;
-/** What the hook of Rust's standard library writes; more of it with RUST_BACKTRACE. */
+/** Output of the panic hook of Rust's standard library; longer with RUST_BACKTRACE. */
 const RAW_PANIC = /^thread '.*' .*panicked at|stack backtrace:/;
 const UNRESPONSIVE = /driver .*unresponsive/;
 const DEAD = /connection is dead: .*(control channel|pings)/;
 
-const keyframesOf = (peer) => peer.said.filter(({ kind }) => kind === "keyframe");
+const keyframesOf = (peer) => peer.output.filter(({ kind }) => kind === "keyframe");
 
 /** Lines on stderr since `from` that match. */
 const lines = (peer, what, from) =>
@@ -60,7 +60,7 @@ function drivers({ process: { pid } }) {
   }));
 }
 
-/** The Mac is the app: pictures of the new connection as it received them. */
+/** The Mac is the app: pictures of the new connection as received by it. */
 const MAC = {
   app: { renew: true },
   start: (call) => call.orion("send"),
@@ -68,7 +68,7 @@ const MAC = {
   offers: (app) => app.signals("offer").map(({ t, fingerprint }) => ({ t, fingerprint })),
 };
 
-/** The phone is the app: it offers again when it is asked, and `recv` verifies what comes. */
+/** The phone is the app: it offers again on request, and `recv` verifies the keyframes. */
 const PHONE = {
   app: { role: "phone" },
   start: (call, { folder }) => call.orion("recv", "--out", folder(call)),
@@ -82,7 +82,7 @@ const alive = (call, what, ms, probe) => until(what, ms, () => {
   return probe();
 });
 
-/** The attack, the replacement, and keyframes over the new connection; when it was and what was wrong. */
+/** The attack, the replacement, and keyframes over the new connection; returns times and faults. */
 async function replaced(call, given, side, { attack, within, line }) {
   const app = await call.app({ ...side.app, unit: given.unit });
   side.start(call, given);
@@ -98,9 +98,9 @@ async function replaced(call, given, side, { attack, within, line }) {
   const after = () => side.keyframes(call, app).filter((t) => t > up.t);
   await alive(call, `${AFTER} keyframes after the fresh offer`, FLOWING, () => after().length >= AFTER);
   const faults = [];
-  const said = lines(call.peer, line, attacked);
-  if (said.length === 0) faults.push(`no line says why: ${line}`);
-  if (said.length > 1) faults.push(`${said.length} lines instead of one: ${said.map(({ text }) => text).join(" | ")}`);
+  const reasons = lines(call.peer, line, attacked);
+  if (reasons.length === 0) faults.push(`no line reports the reason: ${line}`);
+  if (reasons.length > 1) faults.push(`${reasons.length} lines instead of one: ${reasons.map(({ text }) => text).join(" | ")}`);
   const raw = lines(call.peer, RAW_PANIC, attacked);
   if (raw.length > 0) faults.push(`the panic itself is on stderr: ${raw[0].text}`);
   const offered = side.offers(app).filter(({ t }) => t > attacked).length;
@@ -112,11 +112,11 @@ async function replaced(call, given, side, { attack, within, line }) {
 
 const attacked = (side, how) => (call, given) => replaced(call, given, side, how);
 
-/** The driver is busy for minutes; it is abandoned, and does not keep the process either. */
+/** The driver is busy for minutes; it is abandoned, and does not keep the process from ending. */
 const spinning = (side) => async (call, given) => {
   const row = await replaced(call, given, side, { attack: "forward-tsn 40", within: REPLACED, line: UNRESPONSIVE });
   const [{ peer }, { faults }] = [call, row];
-  // On a busy machine it takes a while to have had that much of a core.
+  // On a busy machine it takes a while to consume that much processor time.
   let spins = false;
   for (let look = 0; look < 10 && !spins; look += 1) {
     const was = drivers(peer);

@@ -1,9 +1,9 @@
-// orion-peer against apps on other stacks, over loopback: calls that should survive, or end.
+// orion-peer against apps on other WebRTC stacks, over loopback: calls that should survive, or end.
 //
 //   node main.js
 //   node main.js --table                        writes table.md
 //   node main.js --pace                         see pace.js
-//   ONLY=aiortc,werift/killed-8s node main.js   these stacks and cases alone
+//   ONLY=aiortc,werift/killed-8s node main.js   only these stacks and cases
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -23,7 +23,7 @@ const writing = process.argv.includes("--table");
 
 const LANES = writing ? TABLE : [...SURVIVING, ...TABLE, ...HOSTILE];
 
-/** Lanes at a time: more of them and two cores are too slow for what is timed. */
+/** Concurrent lanes: with more of them two cores are too slow for the timed cases. */
 const AT_ONCE = 10;
 
 const only = process.env.ONLY?.split(",");
@@ -31,10 +31,10 @@ const able = (stack, { hostile, table, needs }) => (table ? (needs ? stack[needs
 const chosen = (stack, name) => !only || only.some((one) => [stack.name, `${stack.name}/${name}`].includes(one));
 
 const scratch = mkdtempSync(path.join(tmpdir(), "orion-foreign-"));
-// A browser that is killed leaves its profile behind.
+// A killed browser leaves its profile behind.
 process.env.TMPDIR = scratch;
 
-/** A keyframe of about `bytes`: what the phone sends. */
+/** A keyframe of about `bytes`, as sent by the phone. */
 function accessUnit(name, size, bytes) {
   const out = path.join(scratch, name);
   execFileSync(ORION_PEER, [
@@ -43,7 +43,7 @@ function accessUnit(name, size, bytes) {
   return path.join(out, readdirSync(out).find((file) => file.endsWith(".h264")));
 }
 
-/** Runs one case; its row. */
+/** Runs one case and returns its row. */
 async function run(stack, one, given) {
   const { name, does, run: body } = one;
   const call = new Call(stack, name);
@@ -59,8 +59,8 @@ async function run(stack, one, given) {
   const ok = row.faults.length === 0;
   console.log(`${ok ? "pass" : "FAIL"}  ${stack.name}: ${does}${ok ? "" : `: ${row.faults.join("; ")}`}`);
   if (!ok) {
-    const telling = call.text.filter((line) => !/"event":"(keyframe|decoded|announced)"|"kind":"|sent keyframe/.test(line));
-    console.log(`${telling.slice(-60).map((line) => `      ${line}`).join("")}      all of it: ${call.log}`);
+    const relevant = call.text.filter((line) => !/"event":"(keyframe|decoded|announced)"|"kind":"|sent keyframe/.test(line));
+    console.log(`${relevant.slice(-60).map((line) => `      ${line}`).join("")}      full log: ${call.log}`);
   }
   return { stack: stack.name, name, ok, ...row };
 }
@@ -110,6 +110,6 @@ for (const text of lines(written)) console.log(text);
 const failed = rows.filter(({ ok }) => !ok).length;
 if (writing && failed === 0 && !only) write(written, STACKS);
 const unknown = writing ? [] : missing(written);
-for (const row of unknown) console.log(`table.md does not say so, renew it with tests/foreign/run.sh --table: ${row}`);
+for (const row of unknown) console.log(`table.md differs, update it with tests/foreign/run.sh --table: ${row}`);
 console.log(`${rows.length - failed} passed, ${failed} failed`);
 process.exitCode = failed === 0 && unknown.length === 0 && rows.length > 0 ? 0 : 1;

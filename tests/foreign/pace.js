@@ -1,8 +1,9 @@
-// How long each keyframe of about 100 KB takes `send` to each stack, one every 3.5 s: ms from its first packet to its
-// last, over loopback and over links of 20 ms each way.
+// How long `send` takes for each keyframe of about 100 KB to each stack, one every 3.5 s: ms from its first packet to
+// its last, over loopback and over links of 20 ms in each direction.
 //
 //   tests/foreign/run.sh --pace
-//   ONLY=aiortc,chromium LINKS=loopback,5Mbit BASELINE=FILE tests/foreign/run.sh --pace    beside another orion-peer
+//   ONLY=aiortc,chromium LINKS=loopback,5Mbit BASELINE=FILE tests/foreign/run.sh --pace    compared with another
+//   orion-peer
 
 import { Call } from "./call.js";
 import { until } from "./process.js";
@@ -10,7 +11,7 @@ import { until } from "./process.js";
 const { BASELINE, ORION_PEER } = process.env;
 const BINARIES = [["now", ORION_PEER], ...(BASELINE ? [["before", BASELINE]] : [])];
 
-/** As a phone sends them. */
+/** Like those of a phone. */
 const PICTURES = ["--source", "pattern:1280x720", "--interval", "3.5s", "--max-bytes", "100KB"];
 
 /** Keyframes of a call. */
@@ -28,7 +29,7 @@ async function keyframes(stack, link, [name, binary]) {
     await call.app();
     call.orionWith(PICTURES, "send", "-vv", "--count", String(COUNT), ...shaped);
     await until("end of the call", 60_000, () => call.peer.ended);
-    return call.peer.said.filter(({ kind }) => kind === "keyframe").map(({ stagesMs }) => Math.round(stagesMs.send));
+    return call.peer.output.filter(({ kind }) => kind === "keyframe").map(({ stagesMs }) => Math.round(stagesMs.send));
   } finally {
     await call.end();
   }

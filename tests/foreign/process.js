@@ -1,4 +1,4 @@
-// Child processes whose lines are kept with the time they came, so that what two of them say can be laid side by side.
+// Child processes whose output lines are recorded with their time, so that the output of several can be merged.
 
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
@@ -7,7 +7,7 @@ export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const running = new Set();
 
-/** A process in a group of its own, for a browser is more than one. */
+/** A process in its own process group, because a browser is more than one process. */
 export class Child {
   /** `{ t, from, text }`, where `t` is in ms since 1970. */
   lines = [];
@@ -37,8 +37,8 @@ export class Child {
     this.lines.push({ t: Date.now(), from, text });
   }
 
-  /** JSON lines on stdout, each with the time it came as `at`. */
-  get said() {
+  /** JSON lines on stdout, each with its time of arrival as `at`. */
+  get output() {
     return this.lines.filter(({ from, text }) => from === "stdout" && text.startsWith("{"))
       .map(({ t, text }) => ({ at: t, ...JSON.parse(text) }));
   }
@@ -60,22 +60,22 @@ export class Child {
     }
   }
 
-  /** Ends it politely, and without mercy after 5 s. */
-  async stop(politely) {
+  /** Ends it gracefully, and kills it after 5 s. */
+  async stop(gracefully) {
     if (this.ended) return;
-    politely();
+    gracefully();
     await Promise.race([this.exit, pause(5000)]);
     this.kill();
     await this.exit;
   }
 }
 
-/** Ends what an interrupted run leaves. */
+/** Kills processes left by an interrupted run. */
 export function killAll() {
   for (const child of running) child.kill();
 }
 
-/** Polls until `probe` gives something true, which is the result. */
+/** Polls until `probe` returns a truthy value, which is the result. */
 export async function until(what, ms, probe) {
   const end = Date.now() + ms;
   for (;;) {

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Holds `orion-peer send` and `recv` against apps on other WebRTC stacks, over loopback: the rows of table.md, calls that
-# should survive a lost socket, a killed peer or a hostile one, and those that should end. One line a case, then a table.
+# Tests `orion-peer send` and `recv` against apps on other WebRTC stacks, over loopback: the rows of table.md, calls that
+# should survive a lost socket, a killed peer or a hostile one, and those that should end. One line per case, then a table.
 #
 #   tests/foreign/run.sh            builds the binary first
 #   tests/foreign/run.sh --table    writes table.md
 #   tests/foreign/run.sh --pace     measures how long keyframes take (pace.js)
 #   ORION_PEER=FILE tests/foreign/run.sh
 #
-# ONLY=aiortc,werift/killed-8s runs these stacks and cases alone; CHROMIUM and FIREFOX name other browsers than
-# /usr/bin/chromium and /usr/bin/firefox-esr. What every process said is kept in target/foreign.
+# ONLY=aiortc,werift/killed-8s runs only these stacks and cases; CHROMIUM and FIREFOX set browsers other than
+# /usr/bin/chromium and /usr/bin/firefox-esr. The output of every process is saved in target/foreign.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -30,7 +30,7 @@ for needed in "$ORION_PEER" "$CHROMIUM" "$FIREFOX"; do
     fi
 done
 
-# npm only when what is installed is not what the lock file says.
+# npm runs only if the installed packages do not match the lock file.
 if ! cmp -s package-lock.json node_modules/.of-this-lock; then
     npm ci --no-audit --no-fund --loglevel=error >&2
     cp package-lock.json node_modules/.of-this-lock
@@ -39,10 +39,10 @@ version=$(sed -n 's/^aiortc==//p' constraints.txt)
 bin=$(../suites/venv.sh aiortc "$version" websockets --constraint "$PWD/constraints.txt")
 export PYTHON=$bin/python
 if other=$("$PYTHON" -m pip freeze | grep -vxFf constraints.txt); then
-    printf 'foreign test: not as constraints.txt says, remove %s: %s\n' "${bin%/bin}" "$other" >&2
+    printf 'foreign test: packages differ from constraints.txt, remove %s: %s\n' "${bin%/bin}" "$other" >&2
     exit 1
 fi
-# A program of its own, with dependencies of its own.
+# A separate program with its own dependencies.
 CARGO_TARGET_DIR=$target/foreign-str0m cargo build --quiet --release --locked --manifest-path apps/str0m/Cargo.toml >&2
 export STR0M=$target/foreign-str0m/release/orion-peer-foreign-str0m
 rm -rf "$FOREIGN_LOGS"

@@ -1,4 +1,4 @@
-// The stacks, how their apps are started, and what they are known not to do.
+// The stacks, the commands of their apps, and their known limitations.
 
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import path from "node:path";
 const here = import.meta.dirname;
 const { PYTHON, CHROMIUM, FIREFOX, STR0M } = process.env;
 
-/** Debian's own, for PyGObject is a package of Debian. */
+/** Debian's Python, because PyGObject is a Debian package. */
 const SYSTEM_PYTHON = "/usr/bin/python3";
 
 const app = (name) => path.join(here, "apps", name);
@@ -16,9 +16,9 @@ const text = (command, ...args) => execFileSync(command, args, { encoding: "utf8
 const node = (...args) => [process.execPath, app(args[0]), ...args.slice(1)];
 
 /** `decodes`: it reports decoded pictures; `survives`, `hostile`, `relays`: it takes part in cases.js, in hostile.js and
- * in the rows with relayed candidates alone; `refuses`: it has no H.264, as Firefox without the plugin that it
- * downloads. `mute`: its data channel does not open as the Mac or the phone, and why; `limits`: rows of the table that
- * fail, by their names, and why, or why `atTimes`. */
+ * in the rows with only relayed candidates; `refuses`: it has no H.264, like Firefox without the plugin that it
+ * downloads. `mute`: why its data channel does not open as the Mac or the phone; `limits`: rows of the table that fail, by
+ * name, with the reason, or with the reason why they fail `atTimes`. */
 export const STACKS = [
   {
     name: "aiortc", decodes: true, survives: true, hostile: true, relays: true, command: [PYTHON, app("aiortc_app.py")],
@@ -31,14 +31,14 @@ export const STACKS = [
   {
     name: "werift", survives: true, command: node("werift.js"), version: npm("werift"),
     // werift's lib/index.mjs:16968 (`isServer`) and rtc's peer_connection/handler/sctp.rs:705.
-    mute: { mac: "werift 0.25.2 awaits SCTP's INIT where ICE does not control, `rtc` 0.21.1 where it is the DTLS server" },
+    mute: { mac: "werift 0.25.2 waits for SCTP's INIT when it is ICE controlled, `rtc` 0.21.1 when it is the DTLS server" },
     limits: {},
   },
   {
     name: "libdatachannel", survives: true, command: node("datachannel.js"),
     version: `node-datachannel ${npm("node-datachannel")}`,
     limits: {
-      "mac-loss": "it asks for no lost packet again",
+      "mac-loss": "it does not request retransmissions",
       "mac-restart": "it does not restart ICE, and `send` starts a new connection",
       "phone-restart": "it does not restart ICE",
     },
@@ -46,7 +46,7 @@ export const STACKS = [
   {
     name: "gstreamer", relays: true, command: node("engine.js", SYSTEM_PYTHON, app("gstreamer_app.py")),
     version: text(SYSTEM_PYTHON, app("gstreamer_app.py"), "--version").replace("GStreamer ", ""), limits: {
-      "mac-loss": { atTimes: "it asks for many lost packets too late, with regular RTCP" },
+      "mac-loss": { atTimes: "it requests many retransmissions too late, with regular RTCP" },
       "mac-restart": { atTimes: "its SCTP is silent for more than 10 s after the outage, and `send` starts a new connection" },
       "phone-restart": "it does not restart ICE",
     },

@@ -1,5 +1,5 @@
-//! `orion-peer bench` as a user meets it: alone, against another process, against plain peers, with
-//! gates and baselines, and when things go wrong.
+//! `orion-peer bench` as a user runs it: alone, against another process, against plain peers, with gates and
+//! baselines, and when things go wrong.
 
 use std::{
     fs,
@@ -34,7 +34,7 @@ fn small(dir: &Path, more: &[&str]) -> Ended {
     run(dir, &[&SMALL[..], more].concat())
 }
 
-/// The result, which is all there is on stdout.
+/// The result, which is the only output on stdout.
 #[track_caller]
 fn result(ended: &Ended) -> Value {
     let mut lines = ended.json();
@@ -45,7 +45,7 @@ fn result(ended: &Ended) -> Value {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let wrong: Vec<String> =
         validator.iter_errors(&result).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(wrong.is_empty(), "not as schema.json says: {wrong:?}");
+    assert!(wrong.is_empty(), "not valid by schema.json: {wrong:?}");
     result
 }
 
@@ -99,7 +99,7 @@ fn alone_it_measures_everything_and_writes_nothing() {
         let sum = number(&setup["total"]) + number(&setup["firstKeyframe"]);
         assert!((number(&first["fromStart"]) - sum).abs() < 0.01, "{record}");
         assert!(number(&first["fromJoin"]) < number(&first["fromStart"]), "{record}");
-        // From capture to complete is all of it, the encoder before it left included.
+        // Capture to complete covers everything, including the encoder.
         for keyframe in record["keyframes"].as_array().unwrap() {
             let stages = &keyframe["stagesMs"];
             let parts = ["captureAge", "convert", "encode", "packetize", "network"];
@@ -124,7 +124,7 @@ fn alone_it_measures_everything_and_writes_nothing() {
 }
 
 #[test]
-fn people_get_a_table_and_files_what_was_asked_for() {
+fn stdout_has_a_table_and_the_requested_files_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut words: Vec<&str> = SMALL.iter().copied().filter(|word| *word != "--json").collect();
     words.extend(["--out", "b.json", "--html", "b.html", "--markdown", "b.md"]);
@@ -189,7 +189,7 @@ fn a_duration_counts_instead_of_numbers() {
     let ended = run(dir.path(), &[&words[..], &load].concat());
     let result = result(&ended);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    // A busy machine sends fewer, never more than fit.
+    // A busy machine sends fewer, but never more than fit.
     let sent = result["rttMs"]["sent"].as_u64().unwrap();
     assert!((2..=51).contains(&sent), "{sent}");
     let keyframes = result["keyframes"]["sent"].as_u64().unwrap();
@@ -197,7 +197,7 @@ fn a_duration_counts_instead_of_numbers() {
 }
 
 #[test]
-fn the_other_side_may_be_another_process() {
+fn the_remote_peer_may_be_another_process() {
     let rig = Rig::new();
     let responder =
         start(rig.dir.path(), &["bench", "--respond", "--json", "--signal", &rig.signal]);
@@ -215,8 +215,8 @@ fn the_other_side_may_be_another_process() {
     assert_eq!(missing[0]["what"], "keyframes.spreadMs, keyframes.delivery");
     responder.event("ended", 3);
     responder.signal(Signal::INT);
-    let told = responder.end().well();
-    let intact: u64 = told.iter().filter_map(|line| line["intact"].as_u64()).sum();
+    let lines = responder.end().well();
+    let intact: u64 = lines.iter().filter_map(|line| line["intact"].as_u64()).sum();
     assert_eq!(intact, 3);
 }
 
@@ -258,7 +258,7 @@ fn a_plain_sender_is_measured_from_the_receiving_end() {
 }
 
 #[test]
-fn wrong_turn_credentials_are_named_at_once() {
+fn wrong_turn_credentials_are_reported_immediately() {
     let rig = Rig::new();
     let turn = format!("turn:{}", rig.turn);
     let words = ["--ice-server", &turn, "--turn-secret", "not the right secret at all"];
@@ -278,7 +278,7 @@ fn wrong_turn_credentials_are_named_at_once() {
 }
 
 #[test]
-fn a_silent_turn_server_is_named() {
+fn a_silent_turn_server_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let turn = format!("turn:{}", silent.local_addr().unwrap());
@@ -291,7 +291,7 @@ fn a_silent_turn_server_is_named() {
 }
 
 #[test]
-fn an_empty_room_and_an_absent_server_are_told_apart() {
+fn an_empty_room_and_an_absent_server_are_distinguished() {
     let rig = Rig::new();
     let words = ["--signal", &rig.signal, "--timeout", "1s", "--warmup", "0"];
     let ended = small(rig.dir.path(), &words);
@@ -312,7 +312,7 @@ fn an_empty_room_and_an_absent_server_are_told_apart() {
 }
 
 #[test]
-fn a_server_that_goes_half_way_leaves_what_was_measured() {
+fn a_server_that_stops_half_way_leaves_the_measurements() {
     let rig = Rig::new();
     let responder =
         start(rig.dir.path(), &["bench", "--respond", "--json", "--signal", &rig.signal]);
@@ -358,7 +358,7 @@ fn a_responder_that_dies_fails_its_connection() {
 }
 
 #[test]
-fn a_connection_that_is_over_at_once_is_judged_right() {
+fn a_very_short_connection_is_judged_correctly() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json", "--connections", "25", "--pings", "0", "--keyframes", "0"];
     let ended = run(dir.path(), &[&words[..], &["--require-type", "host"]].concat());
@@ -366,11 +366,11 @@ fn a_connection_that_is_over_at_once_is_judged_right() {
 }
 
 #[test]
-fn ctrl_c_half_way_gives_the_part_that_was_measured() {
+fn ctrl_c_half_way_gives_the_measurements_so_far() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json-stream", "--connections", "1000", "--pings", "5000"];
     let bench = start(dir.path(), &[&words[..], &["--keyframes", "0", "--out", "b.json"]].concat());
-    // One of them is to warm up.
+    // One of them is for warm-up.
     bench.event("connection", 3);
     bench.signal(Signal::INT);
     let ended = bench.end();
@@ -384,7 +384,10 @@ fn ctrl_c_half_way_gives_the_part_that_was_measured() {
     let connections = &result["connections"];
     let attempted = connections["attempted"].as_u64().unwrap();
     assert!((2..1000).contains(&attempted), "{attempted}");
-    assert_eq!(connections["succeeded"], attempted, "what was cut off does not count as failed");
+    assert_eq!(
+        connections["succeeded"], attempted,
+        "interrupted connections do not count as failed"
+    );
     let saved = fs::read_to_string(dir.path().join("b.json")).unwrap();
     assert_eq!(&serde_json::from_str::<Value>(&saved).unwrap(), result);
 }
@@ -410,7 +413,7 @@ fn gates_that_are_not_met_end_with_3() {
     }
 }
 
-/// Makes every time of a saved result shorter by a factor.
+/// Scales every time of a saved result by a factor.
 fn faster(result: &mut Value, factor: f64) {
     let scale = |value: &mut Value| {
         if let Some(time) = value.as_f64() {
@@ -464,7 +467,7 @@ fn a_baseline_is_compared_with_and_gated() {
 }
 
 #[test]
-fn a_step_of_github_actions_is_told() {
+fn a_github_actions_step_gets_annotations() {
     let dir = tempfile::tempdir().unwrap();
     let ended = Command::new(env!("CARGO_BIN_EXE_orion-peer"))
         .args(SMALL)
@@ -488,11 +491,11 @@ fn a_step_of_github_actions_is_told() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_before_anything_runs() {
+fn contradictory_options_are_rejected_before_the_run() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("other.json"), r#"{"schema":"orion-peer/bench/9"}"#).unwrap();
     fs::write(dir.path().join("no.json"), "no json").unwrap();
-    let nobody = ["--signal", "ws://127.0.0.1:1"];
+    let absent = ["--signal", "ws://127.0.0.1:1"];
     let cases: [(&[&str], &str); 26] = [
         (&["--connections", "0"], "--connections"),
         (&["--parallel", "0"], "--parallel"),
@@ -518,7 +521,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
         (&["--role", "recv"], "--signal"),
         (&["--device", "mac"], "--signal"),
         (&["--token-url", "http://127.0.0.1:1"], "--signal"),
-        (&[nobody[0], nobody[1], "--parallel", "2"], "--parallel"),
+        (&[absent[0], absent[1], "--parallel", "2"], "--parallel"),
         (&["--out", "a.json", "--html", "a.json"], "a.json"),
     ];
     for (words, named) in cases {
@@ -533,7 +536,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn a_source_that_cannot_be_read_gives_a_result_all_the_same() {
+fn an_unreadable_source_still_gives_a_result() {
     let dir = tempfile::tempdir().unwrap();
     let ended = run(dir.path(), &["bench", "--json", "--source", "missing.jpg"]);
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);

@@ -1,4 +1,4 @@
-//! `load`, the real binary: what it measures, and what it says when the server is not as it should be.
+//! `load`, the real binary: its measurements, and its errors when something is wrong with the server.
 
 use std::{
     fs,
@@ -18,13 +18,13 @@ const SECRET: &str = "a-secret-for-tests-of-load-only-0123";
 /// Some rooms, for a short time.
 const SMALL: [&str; 5] = ["--json", "load", "--idle", "0.1s", "--duration=0.5s"];
 
-/// With five rooms, unless `more` says how many.
+/// With five rooms, unless `more` sets their number.
 fn small(dir: &Path, more: &[&str]) -> Ended {
     let rooms: &[&str] = if more.contains(&"--rooms") { &[] } else { &["--rooms", "5"] };
     run(dir, &[&SMALL[..], rooms, more].concat())
 }
 
-/// The result, which is the only line and as the schema says.
+/// The result, which is the only line and valid by the schema.
 #[track_caller]
 fn result(ended: &Ended) -> Value {
     let lines = ended.json();
@@ -32,11 +32,11 @@ fn result(ended: &Ended) -> Value {
     let validator = jsonschema::validator_for(&serde_json::from_str(JSON_SCHEMA).unwrap()).unwrap();
     let wrong: Vec<String> =
         validator.iter_errors(&lines[0]).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(wrong.is_empty(), "not as schema.json says: {wrong:?}");
+    assert!(wrong.is_empty(), "not valid by schema.json: {wrong:?}");
     lines[0].clone()
 }
 
-/// A server whose pairs `load` may add.
+/// A server to whose database `load` can add pairs.
 fn server(dir: &Path, more: &[&str]) -> (Running, String) {
     let flags = ["--jwt-secret", SECRET, "--db", "pairs.db", "--no-turn"];
     let (server, address, _) =
@@ -49,7 +49,7 @@ fn at<'a>(signal: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn alone_it_measures_a_server_of_its_own_and_leaves_nothing() {
+fn alone_it_measures_an_embedded_server_and_cleans_up() {
     let dir = tempfile::tempdir().unwrap();
     let tmp = dir.path().join("tmp");
     fs::create_dir(&tmp).unwrap();
@@ -77,17 +77,17 @@ fn alone_it_measures_a_server_of_its_own_and_leaves_nothing() {
 }
 
 #[test]
-fn somebody_elses_server_gets_its_pairs_and_is_measured_at_its_process() {
+fn an_external_server_gets_the_pairs_and_its_process_is_measured() {
     let dir = tempfile::tempdir().unwrap();
     let (server, signal) = server(dir.path(), &[]);
     let pid = server.pid().to_string();
     let words = at(&signal, &["--db", "pairs.db", "--server-pid", &pid, "--message-rate", "max"]);
     let ended = small(dir.path(), &words);
-    // As fast as it can is faster than a server takes it from one socket.
+    // The maximum rate is higher than a server accepts from one socket.
     let result = result(&ended);
     assert_eq!(result["sockets"]["opened"], 10);
     assert!(result["cpu"]["microsPerHandshake"].is_number(), "{result}");
-    // The pairs are there by now.
+    // The pairs already exist now.
     let words = at(&signal, &["--db", "pairs.db", "--open-rate", "50", "--message-rate", "20/s"]);
     let again = small(dir.path(), &words);
     assert_eq!(again.code, Some(0), "{}", again.stderr);
@@ -108,10 +108,10 @@ fn gates_that_are_not_met_are_exit_3() {
 }
 
 #[test]
-fn each_way_to_be_refused_is_told_with_what_to_try() {
+fn each_refusal_is_reported_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, signal) = server(dir.path(), &["--ip-rate", "4:1/min"]);
-    // Nobody knows the pairs.
+    // The pairs are unknown.
     let ended = small(dir.path(), &at(&signal, &["--rooms", "1"]));
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     let unknown = result(&ended);
@@ -121,18 +121,18 @@ fn each_way_to_be_refused_is_told_with_what_to_try() {
     let words = ["--signal", &signal, "--jwt-secret", "another-secret-of-at-least-32-bytes"];
     let foreign = result(&small(dir.path(), &[&words[..], &["--rooms", "1"]].concat()));
     assert_eq!(foreign["errors"][0]["code"], "http-401", "{foreign}");
-    // More than the server takes from an address.
+    // More than the server accepts from one address.
     let many = result(&small(dir.path(), &at(&signal, &["--db", "pairs.db"])));
     let limited = many["errors"].as_array().unwrap().iter().find(|e| e["code"] == "http-429");
     assert!(limited.unwrap()["remedy"].as_str().unwrap().contains("--ip-rate"), "{many}");
-    // Nobody there.
+    // No server.
     let gone = small(dir.path(), &at("ws://127.0.0.1:1", &[]));
     assert_eq!(gone.code, Some(1), "{}", gone.stderr);
     assert_eq!(result(&gone)["sockets"]["failed"], 5);
 }
 
 #[test]
-fn a_server_that_limits_messages_is_told_with_its_limit() {
+fn a_message_limit_of_the_server_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, signal) = server(dir.path(), &["--socket-rate", "5:1/s"]);
     let words = at(&signal, &["--db", "pairs.db", "--rooms", "1", "--message-rate", "30/s"]);
@@ -144,7 +144,7 @@ fn a_server_that_limits_messages_is_told_with_its_limit() {
 }
 
 #[test]
-fn ctrl_c_and_a_server_that_dies_leave_what_was_measured() {
+fn ctrl_c_and_a_dying_server_leave_the_measurements() {
     let dir = tempfile::tempdir().unwrap();
     let (server, signal) = server(dir.path(), &[]);
     let words = at(&signal, &["--db", "pairs.db", "--rooms", "3", "--duration", "1h"]);
@@ -170,11 +170,11 @@ fn ctrl_c_and_a_server_that_dies_leave_what_was_measured() {
 
 /// Waits until the server has six sockets.
 fn opened(running: &Running, signal: &str, dir: &Path) {
-    let begun = std::time::Instant::now();
+    let start = std::time::Instant::now();
     let six =
         || metrics(signal.strip_prefix("ws://").unwrap()).contains("\norion_signaling_sockets 6\n");
     while !six() {
-        assert!(begun.elapsed() < HANG, "no sockets in {}: {}", dir.display(), running.said());
+        assert!(start.elapsed() < HANG, "no sockets in {}: {}", dir.display(), running.said());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
@@ -190,7 +190,7 @@ fn metrics(address: &str) -> String {
 }
 
 #[test]
-fn what_cannot_be_is_refused_at_once() {
+fn invalid_options_are_rejected_immediately() {
     let dir = tempfile::tempdir().unwrap();
     for (words, named) in [
         (&["--signal", "ws://127.0.0.1:1"][..], "--jwt-secret"),

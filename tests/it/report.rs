@@ -1,4 +1,4 @@
-//! `orion-peer report` as a user meets it: saved results, compared, gated, and what is wrong with them.
+//! `orion-peer report` as a user runs it: saved results, compared, gated, and their errors.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use orion_peer::{
 };
 use serde_json::Value;
 
-/// A result of 30 connections, all times by a factor.
+/// A result of 30 connections, with all times scaled by a factor.
 fn result(slower: f64) -> BenchResult {
     let record = |index: u64| ConnectionRecord {
         index,
@@ -100,8 +100,8 @@ fn a_regression_is_exit_code_3() {
     assert_eq!(code(&gate("slow.json", "90%", &[])), 0);
     let output = gate("slow.json", "10%", &["--json"]);
     assert_eq!(code(&output), 3, "{}", text(&output.stderr));
-    let said = text(&output.stderr);
-    assert!(said.contains("`slow.json`: max-regression rtt-p50"), "{said}");
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("`slow.json`: max-regression rtt-p50"), "{stderr}");
     let lines: Vec<Value> =
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2, "the comparison and the error");
@@ -133,7 +133,7 @@ fn each_result_is_compared_with_the_first() {
 }
 
 #[test]
-fn what_is_wrong_is_exit_code_2_with_path_and_remedy() {
+fn errors_are_exit_code_2_with_path_and_remedy() {
     let dir = directory();
     let old = fs::read_to_string(dir.path().join("old.json")).unwrap();
     for (name, content) in [
@@ -145,11 +145,11 @@ fn what_is_wrong_is_exit_code_2_with_path_and_remedy() {
     ] {
         fs::write(dir.path().join(name), content).unwrap();
     }
-    for (words, said) in [
+    for (words, expected) in [
         (&["gone.json"][..], &["`gone.json`", "check the path"][..]),
         (&["old.json", "half.json"], &["`half.json`", "ends in the middle"]),
-        (&["newer.json"], &["`newer.json`", "newer version", "at least as new"]),
-        (&["page.json"], &["`page.json`", "is no JSON"]),
+        (&["newer.json"], &["`newer.json`", "newer orion-peer", "at least as new"]),
+        (&["page.json"], &["`page.json`", "is not JSON"]),
         (&["empty.json"], &["`empty.json`", "is empty"]),
         (&["stream.json"], &["`stream.json`", "without a result"]),
         (&["."], &["is a directory"]),
@@ -159,9 +159,9 @@ fn what_is_wrong_is_exit_code_2_with_path_and_remedy() {
     ] {
         let output = run(dir.path(), words);
         assert_eq!(code(&output), 2, "{words:?}: {}", text(&output.stderr));
-        for said in said {
+        for expected in expected {
             let stderr = text(&output.stderr);
-            assert!(stderr.contains(said), "{words:?}: no `{said}` in {stderr}");
+            assert!(stderr.contains(expected), "{words:?}: no `{expected}` in {stderr}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The least that a signaling server can be: axum's own WebSocket, a JWT check (HS256) at the handshake,
-//! rooms of two, and every text goes to the other one. No pair store, no limits, no schema, no pings, no
-//! takeover. `scripts/load.sh` measures the signaling server beside it.
+//! A minimal signaling server as a baseline: axum's own WebSocket, a JWT check (HS256) at the handshake, rooms of
+//! two, and every text is relayed to the peer. No pair store, no limits, no schema, no pings, no takeover.
+//! `scripts/load.sh` measures it next to the signaling server.
 //!
 //! `baseline-relay SECRET` prints its URL and runs until it is killed.
 
@@ -51,7 +51,7 @@ async fn main() {
     println!("ws://{}/api/signal", listener.local_addr().expect("it is bound"));
     let router = Router::new().route("/api/signal", get(upgrade)).with_state(relay);
     let listener = listener.tap_io(|stream| {
-        // As the signaling server does; without it messages wait for acknowledgements.
+        // As in the signaling server; without it messages wait for acknowledgements.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, router).await.expect("it serves until it is killed");
@@ -93,7 +93,7 @@ async fn serve(relay: Arc<Relay>, claims: Claims, socket: WebSocket) {
                 let rooms = relay.rooms.lock().expect("no holder panics");
                 let others = rooms.get(&claims.pair).into_iter().flatten();
                 for (_, peer) in others.filter(|(device, _)| *device != claims.sub) {
-                    // One that just left gets nothing.
+                    // A peer that just left gets nothing.
                     let _ = peer.send(message.clone());
                 }
             }

@@ -1,4 +1,4 @@
-// bench against Chromium: measured as the phone and as the Mac, and answered by `bench --respond`.
+// bench against Chromium: measuring it as the phone and as the Mac, and answering it with `bench --respond`.
 
 import { until } from "../process.js";
 import { PHONE, check, openPage, pingBoth } from "../rig.js";
@@ -19,7 +19,7 @@ const unmeasured = (result, what) => result.notMeasured.some((one) => one.what.s
 export const benchRows = [
   {
     name: "bench_recv", does: "phone: is measured", ours: "bench --role recv",
-    seen: "pings, whole keyframes; what it does not tell is not made up",
+    seen: "pings, complete keyframes; unreported values are null",
     open: () => openPage("phone"),
     peer: ["bench", "--role", "recv", ...LOAD],
     async body(page, bench) {
@@ -28,15 +28,15 @@ export const benchRows = [
       const code = await bench.ended();
       measured(JSON.parse(bench.stdout), code, (result) => {
         const { keyframes } = result;
-        check("its keyframes came whole", keyframes.received === 3, `${keyframes.received}, mean ${keyframes.bytes.mean} bytes`);
-        check("what it does not tell is not made up", keyframes.intact === null && keyframes.latencyMs.count === 0
+        check("its keyframes arrived complete", keyframes.received === 3, `${keyframes.received}, mean ${keyframes.bytes.mean} bytes`);
+        check("unreported values are null", keyframes.intact === null && keyframes.latencyMs.count === 0
           && unmeasured(result, "keyframes.intact"), result.notMeasured.map((one) => one.what).join(", "));
       });
     },
   },
   {
     name: "bench_send", does: "Mac: is measured", ours: "bench --role send",
-    seen: "pings, keyframes decoded; what it does not tell is not made up",
+    seen: "pings, keyframes decoded; unreported values are null",
     open: () => openPage("mac"),
     peer: ["bench", "--role", "send", ...LOAD],
     async body(page, bench) {
@@ -47,29 +47,29 @@ export const benchRows = [
       const code = await bench.ended();
       measured(JSON.parse(bench.stdout), code, (result) => {
         check("its keyframes were sent", result.keyframes.sent === 3, JSON.stringify(result.keyframes));
-        check("what it does not tell is not made up", result.keyframes.intact === null && unmeasured(result, "keyframes.intact"),
+        check("unreported values are null", result.keyframes.intact === null && unmeasured(result, "keyframes.intact"),
           result.notMeasured.map((one) => one.what).join(", "));
       });
       check("Chromium decodes each", await decoded);
     },
   },
   {
-    name: "bench_respond", does: "phone: measures, and tells of its keyframes", ours: "bench --respond",
+    name: "bench_respond", does: "phone: measures, and announces its keyframes", ours: "bench --respond",
     seen: "pings answered, keyframes counted as intact",
     open: () => openPage("phone"),
     peer: ["bench", "--respond"],
     async body(page, respond) {
       await page.join();
-      await page.call("bePhone", { iceServers: page.iceServers, ...PHONE, tell: true });
+      await page.call("bePhone", { iceServers: page.iceServers, ...PHONE, announce: true });
       await pingBoth(page);
-      await until("3 keyframes that were told", async () => {
+      await until("3 announced keyframes", async () => {
         await page.call("keyframe");
         return (await page.get("transformed")).length >= 3;
       });
       await page.call("leave", "done");
       const line = await until("the end of the connection", () => respond.stdout.split("\n").find((one) => /"ended"/.test(one)));
       const { keyframes, intact } = JSON.parse(line);
-      check("most keyframes came and are intact", intact >= 2 && intact === keyframes, line);
+      check("most keyframes arrived intact", intact >= 2 && intact === keyframes, line);
       await stops(respond);
     },
   },

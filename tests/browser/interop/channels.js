@@ -7,7 +7,7 @@ import { folder, pings, shown, stops, stored } from "./expect.js";
 const CONTRACT = {};
 const ANSWERED = "answered on it; keyframes, and pings on the contract's";
 
-/** What may be opened beside the contract's channel; a ping on it is answered there, or by nobody. */
+/** Channels opened in addition to the contract's; a ping on such a channel is answered there, or not at all. */
 const kinds = [
   { name: "reliable", does: "reliable and ordered", init: {} },
   { name: "retransmits", does: "unordered, `maxRetransmits` 0", init: { ordered: false, maxRetransmits: 0 } },
@@ -21,19 +21,19 @@ async function answered(page) {
   check("its ping is answered there", found.on === "other", found.on);
 }
 
-/** Nobody answers on a negotiated channel, for our side does not open its half; what is sent there harms nothing. */
+/** A negotiated channel has no answer, because orion-peer does not open its half; messages on it are harmless. */
 async function unheard(page) {
   await until("the negotiated channel to open", async () => (await page.call("channelState", "other")) === "open");
-  await page.call("say", "other", { t: "ping", id: "nobody", ts: 1 });
-  await pong(page, "own", "somebody");
-  const heard = (await page.get("controls")).filter((one) => one.on === "other");
-  check("nothing comes on the negotiated channel", heard.length === 0, JSON.stringify(heard));
+  await page.call("say", "other", { t: "ping", id: "unanswered", ts: 1 });
+  await pong(page, "own", "answered");
+  const received = (await page.get("controls")).filter((one) => one.on === "other");
+  check("nothing arrives on the negotiated channel", received.length === 0, JSON.stringify(received));
 }
 
-/** What is no control message is left alone, as text and as bytes, and the channel goes on. */
+/** Invalid control messages are ignored, as text and as bytes, and the channel keeps working. */
 async function garbage(page) {
   await until("the channel to open", async () => (await page.call("channelState", "other")) === "open");
-  for (const text of ["", "no JSON", "[]", '{"t":"ping"}', '{"t":"later"}', "\0".repeat(60_000)]) {
+  for (const text of ["", "not JSON", "[]", '{"t":"ping"}', '{"t":"later"}', "\0".repeat(60_000)]) {
     for (const binary of [false, true]) await page.call("sayRaw", "other", text, { binary });
   }
   await answered(page);
@@ -48,7 +48,7 @@ function phoneRow({ name, does, channels, seen = ANSWERED, look, result, contrac
     async body(page, recv) {
       await page.join();
       await page.call("bePhone", { iceServers: page.iceServers, ...PHONE, channels });
-      await stored(recv, out, 2, { told: false });
+      await stored(recv, out, 2, { announced: false });
       await look(page, recv);
       if (contract) await pings(page, recv);
       await stops(recv);
@@ -58,7 +58,7 @@ function phoneRow({ name, does, channels, seen = ANSWERED, look, result, contrac
 
 const other = ({ label, init }) => ({ name: "other", label, init });
 
-/** The page as the Mac opens the channel beside its control channel, or none at all. */
+/** The page as the Mac opens a channel in addition to its control channel, or none at all. */
 function macRow({ name, does, channels, look }) {
   return {
     name, does: `Mac: ${does}`, ours: "send", seen: ANSWERED,
@@ -97,11 +97,11 @@ export const channelRows = [
   phoneRow({
     name: "channel_negotiated", does: "a negotiated channel (`negotiated: true, id: 101`) beside it", look: unheard,
     channels: [CONTRACT, { name: "other", label: "control", init: { negotiated: true, id: 101 } }],
-    seen: "nothing comes on it; keyframes, and pings on the contract's",
+    seen: "nothing arrives on it; keyframes, and pings on the contract's",
     result: "left alone: `orion-peer` opens its channels in-band only",
   }),
   phoneRow({
-    name: "channel_garbage", does: "what is no control message, as text and as bytes", look: garbage,
+    name: "channel_garbage", does: "invalid control messages, as text and as bytes", look: garbage,
     channels: [CONTRACT, { name: "other", init: {} }],
   }),
   phoneRow({

@@ -1,4 +1,4 @@
-// What the rows look at: keyframes stored by recv, pictures shown by Chromium, refusals in words.
+// Checks shared by the rows: keyframes stored by recv, pictures shown by Chromium, error messages of refusals.
 
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -21,9 +21,9 @@ function nalTypes(data) {
 const IDR = 5;
 const OTHER_SLICES = [1, 2, 3, 4];
 
-/** Has recv store `count` keyframes; each file is what its line says, holds IDR slices alone and could be decoded.
- * With `told` the sender has told the hash of each, which recv compares. */
-export async function stored(recv, out, count = 3, { told = true, size = PHONE_SIZE } = {}) {
+/** Has recv store `count` keyframes; each file matches its line, contains only IDR slices and could be decoded. With
+ * `announced` the sender has announced the hash of each, which recv compares. */
+export async function stored(recv, out, count = 3, { announced = true, size = PHONE_SIZE } = {}) {
   await askUntil(`${count} keyframes`, recv, () => recv.events("keyframe").length >= count);
   const lines = (await readFile(path.join(out, "frames.jsonl"), "utf8")).trim().split("\n").map(JSON.parse);
   const wrong = [];
@@ -31,15 +31,15 @@ export async function stored(recv, out, count = 3, { told = true, size = PHONE_S
     const data = await readFile(path.join(out, line.file));
     const types = nalTypes(data);
     const sha256 = createHash("sha256").update(data).digest("hex");
-    if (data.length !== line.bytes || sha256 !== line.sha256) wrong.push(`${line.file}: not what its line says`);
+    if (data.length !== line.bytes || sha256 !== line.sha256) wrong.push(`${line.file}: does not match its line`);
     if (!types.includes(IDR) || types.some((type) => OTHER_SLICES.includes(type))) wrong.push(`${line.file}: ${types}`);
     if (line.width !== size.width || line.height !== size.height) wrong.push(`${line.width}x${line.height}`);
-    // The first may overtake the channel over which it is told of.
-    if (line.verified === false || (told && line.verified !== true && line !== lines[0])) wrong.push(`${line.file}: not verified`);
+    // The first may overtake the channel of its announcement.
+    if (line.verified === false || (announced && line.verified !== true && line !== lines[0])) wrong.push(`${line.file}: not verified`);
   }
-  if (told && !lines.some((line) => line.verified)) wrong.push("none verified");
+  if (announced && !lines.some((line) => line.verified)) wrong.push("none verified");
   const undecoded = recv.events("keyframe").filter((one) => one.undecoded != null);
-  check("each stored picture is a whole keyframe of the right size", wrong.length === 0, wrong.join("; ") || `${lines.length}`);
+  check("each stored picture is a complete keyframe of the right size", wrong.length === 0, wrong.join("; ") || `${lines.length}`);
   check("each was decoded", undecoded.length === 0, undecoded.map((one) => one.undecoded).join("; "));
   return lines;
 }
@@ -49,7 +49,7 @@ export async function coloured(page, out, line) {
   const jpg = await readFile(path.join(out, line.file.replace(".h264", ".jpg")));
   const { means } = await page.call("quarters", `data:image/jpeg;base64,${jpg.toString("base64")}`);
   const off = Math.max(...means.flatMap((mean, quarter) => mean.map((value, c) => Math.abs(value - COLOURS[quarter][c]))));
-  check("the picture has the canvas's colours", off <= COLOUR_SLACK, `off by ${off} of 255 at most`);
+  check("the picture has the canvas's colours", off <= COLOUR_SLACK, `off by at most ${off} of 255`);
 }
 
 /** Chromium decodes `count` pictures, each as a keyframe. */
@@ -62,34 +62,34 @@ export async function shown(page, count = 3) {
   check("Chromium decodes every picture as a keyframe", stats.framesDecoded === stats.keyFramesDecoded, JSON.stringify(stats));
 }
 
-/** Pings both ways over the channels of the contract. */
+/** Pings in both directions over the channels of the contract. */
 export async function pings(page, peer) {
   await pingBoth(page);
-  const ping = await page.control("their ping", (one) => one.t === "ping");
+  const ping = await page.control("the peer's ping", (one) => one.t === "ping");
   check(`${peer.name} pings`, typeof ping.ts === "number", `id ${ping.id}`);
 }
 
-/** The peer ends with 1 and says why; gives its words for the table. */
+/** The peer ends with 1 and an error message; returns it for the table. */
 export async function refused(peer, words) {
   const code = await peer.ended();
-  const said = /^error: (.*)$/m.exec(peer.stderr)?.[1] ?? "";
-  check(`${peer.name} ends with 1 and says why`, code === 1 && words.test(said), `code ${code}: ${said}`);
-  return `refused: “${said}”`;
+  const message = /^error: (.*)$/m.exec(peer.stderr)?.[1] ?? "";
+  check(`${peer.name} ends with 1 and an error message`, code === 1 && words.test(message), `code ${code}: ${message}`);
+  return `refused: “${message}”`;
 }
 
-/** The peer ends with 0 when it is told to. */
+/** The peer ends with 0 on Ctrl-C. */
 export async function stops(peer) {
   check(`${peer.name} ends with 0`, (await peer.stop()) === 0);
 }
 
 const addresses = Object.values(networkInterfaces()).flat();
 
-/** Names of mDNS stand for addresses that are not loopback. */
+/** mDNS names stand for addresses other than loopback. */
 export const needsAddress = (row) => ({
-  ...row, lacks: !addresses.some((one) => !one.internal && one.family === "IPv4") && "this machine has loopback addresses alone",
+  ...row, lacks: !addresses.some((one) => !one.internal && one.family === "IPv4") && "this machine has only loopback addresses",
 });
 
-/** Loopback will do. */
+/** Loopback is sufficient. */
 export const needsIpv6 = (row) => ({
   ...row, lacks: !addresses.some((one) => one.address === "::1") && "this machine has no IPv6",
 });

@@ -1,4 +1,4 @@
-// Chromium as the Mac: what it may answer, and how, towards `send`.
+// Chromium as the Mac: variations of its answer to `send`.
 
 import { execFile } from "node:child_process";
 import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
@@ -11,10 +11,10 @@ import { folder, needsAddress, pings, refused, shown, stops } from "./expect.js"
 
 const PATTERN = ["--source", "pattern:320x240", "--interval", "0.3s"];
 
-/** Least likeness of what is shown to the picture in the keyframe, and to the photo it was made from, dB. */
+/** Minimum PSNR of the shown picture against the picture in the keyframe, and against its photo, dB. */
 const LEAST_PSNR = 30;
 
-/** A Mac that answers as `answer` says, and decodes keyframes; then what `more` looks at. */
+/** A Mac that answers as given by `answer`, and decodes keyframes; then the checks of `more`. */
 export function mac({ name, does, seen, answer = {}, args = PATTERN, show = "", flags = LOCAL, count = 3, more = () => {}, result }) {
   return {
     name, does: `Mac: ${does}`, ours: `send${show}`, seen: seen ?? "keyframes decoded, pings", result,
@@ -27,7 +27,7 @@ export function mac({ name, does, seen, answer = {}, args = PATTERN, show = "", 
     },
     peer: ["send", ...args],
     async body(page, send) {
-      await until("their channel", () => page.call("theirChannel"));
+      await until("the peer's channel", () => page.call("theirChannel"));
       if (!answer.offers) await page.call("openChannel");
       await shown(page, count);
       await more(page, send);
@@ -37,10 +37,10 @@ export function mac({ name, does, seen, answer = {}, args = PATTERN, show = "", 
   };
 }
 
-/** Our offer has another profile than it was made with. */
+/** Our offer with another profile. */
 const offered = (profile) => ({ received: [["profile-level-id=42e01f", `profile-level-id=${profile}`]] });
 
-/** The pictures as they were sent: encoded once by us, decoded by our decoder, and then sent as they are. */
+/** The pictures as they are sent: encoded once by us, decoded by our decoder, and then sent unchanged. */
 async function encoded(out) {
   const demo = ["demo", "--source", SAMPLES, "--interval", "0.2s", "--count", "3", "--format", "h264,png", "--out", out];
   await promisify(execFile)(BINARY, demo);
@@ -50,8 +50,8 @@ async function encoded(out) {
   return names.map((name) => `/scratch/${path.basename(out)}/${name.replace(".h264", ".png")}`);
 }
 
-/** Chromium shows each picture as our decoder sees it, and as the photo is: another decoder and another matrix from
- * YUV to RGB, over the same bytes. */
+/** Chromium shows each picture like our decoder and like the photo, with another decoder and another matrix from YUV to RGB
+ * for the same bytes. */
 function likeness() {
   const name = "mac_likeness";
   const out = folder(name);
@@ -69,7 +69,7 @@ function likeness() {
       await page.call("watch", [...pictures, ...photos]);
       await page.call("beMac", { iceServers: page.iceServers });
       await page.join();
-      const matches = await until("all pictures on the screen", async () => {
+      const matches = await until("all pictures on the page", async () => {
         const matches = await page.get("matches");
         return Object.values(matches).every((one) => one > LEAST_PSNR) && matches;
       }).catch(() => page.get("matches"));
@@ -103,7 +103,7 @@ const negotiated = (kind) => async (page) => {
     `${/^a=group.*/m.exec(remote)} answered by ${/^a=group.*/m.exec(sdp)}`.replaceAll("\r", ""));
 };
 
-/** Our side hears nothing for 4 s and restarts ICE on the same connection; here it was asleep. */
+/** orion-peer receives nothing for 4 s and restarts ICE on the same connection; here it was suspended. */
 async function restart(page, send) {
   const decoded = async () => (await page.call("stats", "inbound-rtp", ["framesDecoded"])).framesDecoded;
   const before = await page.call("ice");
@@ -122,7 +122,7 @@ async function restart(page, send) {
     JSON.stringify({ before, after }));
 }
 
-/** Its offer is a request: send, the impolite side, puts one of its own in the place of it. */
+/** Its offer is a request: send, the impolite peer, replaces it with its own. */
 async function restartsItself(page, send) {
   const decoded = async () => (await page.call("stats", "inbound-rtp", ["framesDecoded"])).framesDecoded;
   const before = await page.call("ice");
@@ -133,23 +133,23 @@ async function restartsItself(page, send) {
   });
   const count = await decoded();
   await until("3 more decoded keyframes", async () => (await decoded()) >= count + 3);
-  check("send says why", /the peer requested an ICE restart: looking for another path/.test(send.stderr));
+  check("send reports the reason", /the peer requested an ICE restart: looking for another path/.test(send.stderr));
   check("on the same connection", !/starts a new connection/.test(send.stderr));
 }
 
 async function hidden(page) {
   const names = await page.get("candidates");
-  check("its candidates were .local names alone", names.length > 0 && names.every((one) => one.includes(".local")), `${names.length}`);
+  check("its candidates were only .local names", names.length > 0 && names.every((one) => one.includes(".local")), `${names.length}`);
 }
 
-/** Every keyframe that was sent is decoded, whatever got lost. */
+/** Every sent keyframe is decoded despite the loss. */
 async function repaired(page, send) {
   const lost = await until("losses", async () => {
     const stats = await page.call("stats", "inbound-rtp", ["nackCount", "framesDecoded", "keyFramesDecoded", "retransmittedPacketsReceived"]);
     return stats.nackCount > 0 && stats.framesDecoded >= 6 && stats;
   });
   const sent = send.events("keyframe").length;
-  check("all but those underway are decoded", lost.framesDecoded >= sent - 2, `${sent} sent, ${JSON.stringify(lost)}`);
+  check("all except those in flight are decoded", lost.framesDecoded >= sent - 2, `${sent} sent, ${JSON.stringify(lost)}`);
 }
 
 function refusedMac({ name, does, answer, words }) {

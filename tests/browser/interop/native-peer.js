@@ -1,20 +1,20 @@
-// A native libwebrtc (npm @roamhq/wrtc) as the foreign peer, in a process of its own, which it crashes at its end. It
-// does what its parent says: `{id, name, args}` calls a method, `{id, name}` reads a field.
+// A native libwebrtc (npm @roamhq/wrtc) as the foreign peer, in a separate process, because it crashes on exit. Its
+// parent controls it: `{id, name, args}` calls a method, `{id, name}` reads a field.
 //
-// It has no H.264: to get a connection at all, H.264 is written into its descriptions in VP8's place, and no picture
-// passes; ICE, DTLS, SCTP and the control channel are its own.
+// It has no H.264: to get a connection at all, VP8 is replaced by H.264 in its descriptions, and no picture is
+// transferred; ICE, DTLS, SCTP and the control channel are its own.
 
 import wrtc from "@roamhq/wrtc";
 import { WebSocket } from "ws";
 
 const FMTP = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f";
 
-/** VP8 becomes H.264 in what is sent, and the other way round in what comes. */
+/** Replaces VP8 by H.264 in sent descriptions, and vice versa in received ones. */
 const asH264 = (sdp) => sdp.replace(/^a=rtpmap:(\d+) VP8\/90000\r\n/m, `a=rtpmap:$1 H264/90000\r\na=fmtp:$1 ${FMTP}\r\n`);
 const asVp8 = (sdp) => sdp.replace(/^a=rtpmap:(\d+) H264\/90000\r\n/m, "a=rtpmap:$1 VP8/90000\r\n")
   .replace(/^a=fmtp:\d+ .*profile-level-id.*\r\n/m, "");
 
-/** The wire contract, as the page in Chromium speaks it. */
+/** The wire contract, like the page in Chromium. */
 class NativePeer {
   signals = [];
   controls = [];
@@ -23,7 +23,7 @@ class NativePeer {
   #early = [];
   #last = Promise.resolve();
 
-  /** Joins the room with what the token API said; `h264` writes H.264 into its descriptions. */
+  /** Joins the room with the answer of the token API; `h264` writes H.264 into its descriptions. */
   async join({ signal, token, pairId, iceServers, h264 }) {
     Object.assign(this, { pairId, h264 });
     this.pc = new wrtc.RTCPeerConnection({ iceServers });
@@ -75,12 +75,12 @@ class NativePeer {
     this.#listen(this.pc.createDataChannel("control", { ordered: false, maxPacketLifeTime: 100 }), "own");
   }
 
-  /** Whether our channel is there. */
+  /** Whether orion-peer's channel exists. */
   hasTheirs() {
     return this.channels.theirs !== undefined;
   }
 
-  /** Offers a video, unless it is left out, and a control channel. */
+  /** Offers a control channel, and a video unless disabled. */
   async offer({ video = true } = {}) {
     if (video) this.pc.addTransceiver("video", { direction: "sendonly" });
     this.openChannel();
@@ -107,5 +107,5 @@ process.on("message", async ({ id, name, args }) => {
   }
 });
 
-// The parent is gone: so is this, without its end.
+// When the parent ends, this process is killed to avoid the crash on exit.
 process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));

@@ -1,4 +1,4 @@
-// A native libwebrtc (npm @roamhq/wrtc) as the phone and as the Mac. What it lacks, native-peer.js says.
+// A native libwebrtc (npm @roamhq/wrtc) as the phone and as the Mac. Its limitations are in native-peer.js.
 
 import { fork } from "node:child_process";
 import { readFile } from "node:fs/promises";
@@ -13,7 +13,7 @@ const { version } = JSON.parse(await readFile(new URL("../node_modules/@roamhq/w
 /** Its name for the table. */
 export const NATIVE = `native libwebrtc: \`@roamhq/wrtc\` ${version}`;
 
-/** Starts one and has it join the room as `deviceId`; it has the same face to the rows as a page. */
+/** Starts one and has it join the room as `deviceId`; it has the same interface as a page. */
 async function openNative(deviceId, { h264 = true } = {}) {
   const child = fork(path.join(import.meta.dirname, "native-peer.js"));
   const waiting = new Map();
@@ -35,7 +35,7 @@ async function openNative(deviceId, { h264 = true } = {}) {
   return {
     call, get,
     control: (what, fits) => until(what, async () => (await get("controls")).find(fits)),
-    seen: async () => ({ problems: await get("problems"), heard: (await get("controls")).slice(-20) }),
+    state: async () => ({ problems: await get("problems"), received: (await get("controls")).slice(-20) }),
     close: () => child.kill("SIGKILL"),
   };
 }
@@ -58,12 +58,12 @@ export const nativeRows = [
     open: () => openNative("mac"),
     peer: ["send", "--source", "pattern:320x240", "--interval", "0.3s"],
     async body(native, send) {
-      await until("their channel", () => native.call("hasTheirs"));
+      await until("the peer's channel", () => native.call("hasTheirs"));
       await native.call("openChannel");
       await pings(native, send);
       await until("3 keyframes", () => send.events("keyframe").length >= 3);
-      const told = (await native.get("controls")).filter((one) => one.t === "keyframe");
-      check("it is told of keyframes", told.length > 0, `${told.length}`);
+      const announced = (await native.get("controls")).filter((one) => one.t === "keyframe");
+      check("keyframes are announced to it", announced.length > 0, `${announced.length}`);
       await stops(send);
     },
   },

@@ -1,4 +1,4 @@
-// The ways between the two: relays alone, IPv6 alone, from either side.
+// Paths between the two: only relays, only IPv6, from either side.
 
 import { until } from "../process.js";
 import { check } from "../rig.js";
@@ -6,16 +6,16 @@ import { needsIpv6 } from "./expect.js";
 import { mac } from "./mac.js";
 import { phone } from "./phone.js";
 
-/** Which of its own candidates Chromium uses. */
+/** Which of its local candidates Chromium uses. */
 const uses = (what, fits) => async (page) => {
   const selected = await until("a selected pair", () => page.call("selected"));
-  check(`Chromium's way is ${what}`, fits(selected[0]), JSON.stringify(selected));
+  check(`Chromium uses ${what}`, fits(selected[0]), JSON.stringify(selected));
 };
 const relayed = uses("its relay", (local) => local.candidateType === "relay");
 const relayedTcp = uses("its relay over TCP", (local) => local.candidateType === "relay" && local.relayProtocol === "tcp");
 const ipv6 = uses("IPv6", (local) => local.address.includes(":"));
 
-/** Which of its own candidates our side uses. */
+/** Which of its local candidates orion-peer uses. */
 const oursRelayed = (page, peer) => until("the relay in our live line", () => /connected · relay/.test(peer.stderr))
   .then(() => check(`${peer.name} is relayed`, true));
 

@@ -6,9 +6,9 @@ import { until } from "../process.js";
 import { LOCAL, PHONE, askUntil, check, memory, openPage, pingBoth } from "../rig.js";
 import { coloured, folder, needsAddress, pings, refused, stops, stored } from "./expect.js";
 
-/** A phone that offers as `offer` says, and whose keyframes come; then what `more` looks at. Unless `told`, what it
- * tells of them may get lost. */
-export function phone({ name, does, seen, offer = {}, args = [], flags = LOCAL, told = true, more = () => {} }) {
+/** A phone that offers as given by `offer`, and whose keyframes arrive; then the checks of `more`. Unless `announced`, its
+ * announcements may get lost. */
+export function phone({ name, does, seen, offer = {}, args = [], flags = LOCAL, announced = true, more = () => {} }) {
   const out = folder(name);
   return {
     name, does: `phone: ${does}`, ours: ["recv", ...args].join(" "), seen: seen ?? "keyframes byte for byte, pings",
@@ -16,8 +16,8 @@ export function phone({ name, does, seen, offer = {}, args = [], flags = LOCAL, 
     peer: ["recv", "--out", out, ...args],
     async body(page, recv) {
       await page.join();
-      await page.call("bePhone", { iceServers: page.iceServers, ...PHONE, tell: true, ...offer });
-      const lines = await stored(recv, out, 3, { told });
+      await page.call("bePhone", { iceServers: page.iceServers, ...PHONE, announce: true, ...offer });
+      const lines = await stored(recv, out, 3, { announced });
       if (!offer.camera) await coloured(page, out, lines.at(-1));
       await more(page, recv, out);
       await pings(page, recv);
@@ -26,7 +26,7 @@ export function phone({ name, does, seen, offer = {}, args = [], flags = LOCAL, 
   };
 }
 
-/** A phone whose offer is refused in words. */
+/** A phone whose offer is refused with an error message. */
 function refusedPhone({ name, does, offer, words }) {
   return {
     name, does: `phone: ${does}`, ours: "recv", seen: "exit code 1, the words",
@@ -40,7 +40,7 @@ function refusedPhone({ name, does, offer, words }) {
   };
 }
 
-/** The profile in the description is another one than Chromium's. */
+/** The profile in the description differs from Chromium's. */
 const says = (profile, from = "42e01f") => ({
   fmtp: `packetization-mode=1;profile-level-id=${from}`,
   sent: [[`profile-level-id=${from}`, `profile-level-id=${profile}`]],
@@ -49,7 +49,7 @@ const says = (profile, from = "42e01f") => ({
 
 const answers = (profile, mode = 1) => async (page) => {
   const lines = await page.call("described", "video", "a=fmtp:");
-  check(`the answer takes ${profile}, packetization mode ${mode}`,
+  check(`the answer accepts ${profile}, packetization mode ${mode}`,
     lines.some((line) => line.includes(`profile-level-id=${profile}`) && line.includes(`packetization-mode=${mode}`)), lines.join(" | "));
 };
 
@@ -70,10 +70,10 @@ const RTX = {
   },
 };
 
-/** Which m-lines the answer takes. */
+/** Which m-lines the answer accepts. */
 const lines = async (page) => {
   const lines = await page.call("answered");
-  check("the video is taken, sound is refused",
+  check("the video is accepted, audio is rejected",
     lines.some((line) => /^m=video [1-9]/.test(line)) && lines.some((line) => line === "m=audio 0"), lines.join(", "));
 };
 
@@ -84,7 +84,7 @@ async function restart(page, recv) {
   const count = recv.events("keyframe").length;
   await askUntil("2 more keyframes", recv, () => recv.events("keyframe").length >= count + 2);
   const after = await page.call("ice");
-  check("the connection goes on with new credentials",
+  check("the connection continues with new credentials",
     after.local !== before.local && after.connectionState === "connected", JSON.stringify({ before, after }));
   check("recv has kept it", !/starts a new connection/.test(recv.stderr));
 }
@@ -93,45 +93,45 @@ const FPS = 60;
 const CAMERA = [...LOCAL, `--use-fake-device-for-media-stream=fps=${FPS}`, "--use-fake-ui-for-media-stream"];
 const FAST_PICTURES = 300;
 
-/** A stream of a camera: what is no keyframe is followed and not stored, and memory stays. */
+/** A camera stream: pictures other than keyframes are decoded but not stored, and memory is stable. */
 async function fast(page, recv, out) {
   const encoded = async () => (await page.call("stats", "outbound-rtp", ["framesEncoded", "keyFramesEncoded"]));
   const early = (await encoded()).framesEncoded;
   await until("a hundred pictures", async () => (await encoded()).framesEncoded > early + 100);
   const before = await memory(recv);
   const count = recv.events("keyframe").length;
-  await askUntil("many pictures more, and keyframes among them", recv, () => recv.events("keyframe").length >= count + 3);
+  await askUntil("many more pictures, including keyframes", recv, () => recv.events("keyframe").length >= count + 3);
   const stats = await until(`${FAST_PICTURES} pictures`, async () => {
     const stats = await encoded();
     return stats.framesEncoded >= early + FAST_PICTURES && stats;
   });
   const grown = (await memory(recv)) - before;
-  check("memory stays", grown < 16e6, `${(grown / 1e6).toFixed(1)} MB more after ${JSON.stringify(stats)}`);
-  // Chromium may have keys before our side has: then a part of the first picture is lost for good.
+  check("memory is stable", grown < 16e6, `${(grown / 1e6).toFixed(1)} MB more after ${JSON.stringify(stats)}`);
+  // Chromium may have keys before orion-peer has: then a part of the first picture is permanently lost.
   const broken = recv.stderr.match(/is broken/g)?.length ?? 0;
-  check("nothing was broken but the first picture", broken <= 1, `${broken}`);
+  check("only the first picture may be broken", broken <= 1, `${broken}`);
   const files = (await readFile(`${out}/frames.jsonl`, "utf8")).trim().split("\n").length;
-  check("most pictures were no keyframes", stats.framesEncoded > 20 * files, `${files} stored`);
+  check("most pictures were not keyframes", stats.framesEncoded > 20 * files, `${files} stored`);
   await stored(recv, out, files);
 }
 
-/** What got lost comes again, and a keyframe after it is whole. */
+/** Lost packets are retransmitted, and a later keyframe is complete. */
 async function repaired(page, recv) {
   const names = ["nackCount", "retransmittedPacketsSent"];
-  const stats = await until("packets sent again", async () => {
+  const stats = await until("retransmitted packets", async () => {
     const stats = await page.call("stats", "outbound-rtp", names);
     return stats.retransmittedPacketsSent > 0 && stats;
   });
   const count = recv.events("keyframe").length;
-  await askUntil("a keyframe more", recv, () => recv.events("keyframe").length > count);
-  check("Chromium was asked by NACK", stats.nackCount > 0, JSON.stringify(stats));
+  await askUntil("one more keyframe", recv, () => recv.events("keyframe").length > count);
+  check("Chromium received NACKs", stats.nackCount > 0, JSON.stringify(stats));
 }
 
-/** Chromium hides its addresses behind mDNS names by default: we resolve them or stay alone, for the page takes
- * none of our candidates. */
+/** Chromium hides its addresses behind mDNS names by default: orion-peer must resolve them, because the page ignores its
+ * candidates. */
 const hidden = async (page) => {
   const names = await page.get("candidates");
-  check("its candidates were .local names alone", names.length > 0 && names.every((one) => one.includes(".local")), `${names.length}`);
+  check("its candidates were only .local names", names.length > 0 && names.every((one) => one.includes(".local")), `${names.length}`);
 };
 
 export const phoneRows = [
@@ -141,7 +141,7 @@ export const phoneRows = [
   refusedPhone({ name: "phone_vp8", does: "VP8 alone", offer: { codec: "video/VP8" }, words: /no H\.264 video .*VP8/ }),
   phone(RTX),
   phone({
-    name: "phone_loss", does: "a camera, RTX offered, 5 % of the packets lost each way", args: ["--loss", "5%"], told: false,
+    name: "phone_loss", does: "a camera, RTX offered, 5 % of the packets lost each way", args: ["--loss", "5%"], announced: false,
     offer: { ...RTX.offer, camera: true, fps: 30 }, flags: CAMERA, more: repaired,
     seen: "Chromium sends again, by RTX; keyframes whole",
   }),

@@ -1,4 +1,4 @@
-// The tables in README: made of what the rows found, and compared with what stands there.
+// The tables in README: written from the results of the rows, and compared with them.
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -26,7 +26,7 @@ export async function write(tables) {
   await writeFile(README, `${before}\n${made.join("\n")}\n${after}`);
 }
 
-/** Rows that README does not have, and how many it has. Heads do not count: another version is no other result. */
+/** Rows missing in README, and the number of its rows. Heads do not count: another version is not another result. */
 export async function compare(rows) {
   const [, tables] = await parts();
   const lines = tables.split("\n").filter((text) => text.startsWith("| "));

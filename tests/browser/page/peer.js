@@ -1,9 +1,9 @@
-// The foreign peer: the wire contract in plain browser JavaScript, sharing no code with orion-peer.
-// The test calls what is put on `window.peer`.
+// The foreign peer: the wire contract in plain browser JavaScript, sharing no code with orion-peer. The test calls the
+// methods of `window.peer`.
 
 import { paint, quarters, watch } from "./pictures.js";
 import { pinging, still } from "./still.js";
-import { incoming, outgoing, setWire, takes, tells } from "./wire.js";
+import { incoming, outgoing, setWire, isAccepted, isSent } from "./wire.js";
 
 const video = document.querySelector("#video");
 const canvas = document.querySelector("#canvas");
@@ -12,22 +12,22 @@ const canvas = document.querySelector("#canvas");
 const peer = {
   pc: null,
   socket: null,
-  /** Every signaling message that came. */
+  /** Every received signaling message. */
   signals: [],
-  /** Their last description, as it came. */
+  /** The last remote description, as received. */
   theirSdp: null,
-  /** Every control message that came: `{on, ...message}`, where `on` tells whose channel. */
+  /** Every received control message: `{on, ...message}`, where `on` names the channel. */
   controls: [],
   /** Candidates found here. */
   candidates: [],
-  /** When each keyframe of a photographer went to the packetizer, and its size. */
+  /** When each keyframe of a photographer was passed to the packetizer, and its size. */
   sent: [],
-  /** What the encoder's worker told. */
+  /** Messages of the encoder's worker. */
   transformed: [],
   problems: [],
   /** By name: `own` and `theirs` are the control channels. */
   channels: { own: null, theirs: null },
-  /** Best match of the shown picture with each sample, dB. */
+  /** Best PSNR of the shown picture against each sample, dB. */
   matches: {},
 };
 window.peer = peer;
@@ -65,7 +65,7 @@ async function onSignal(message) {
   if (message.sdp) peer.theirSdp = message.sdp;
   const { pc } = peer;
   if (message.t === "offer") {
-    // The same one may come twice; another one restarts ICE.
+    // The same offer may arrive twice; a different one restarts ICE.
     if (message.sdp === lastOffer) return;
     lastOffer = message.sdp;
     await pc.setRemoteDescription({ type: "offer", sdp: incoming(message.sdp) });
@@ -74,11 +74,11 @@ async function onSignal(message) {
     signal("answer", { sdp: await outgoing(pc) });
     await addEarly();
   } else if (message.t === "answer") {
-    // An answer to an offer that was rolled back is none.
+    // Answers to a rolled-back offer are ignored.
     if (pc.signalingState !== "have-local-offer") return;
     await pc.setRemoteDescription({ type: "answer", sdp: incoming(message.sdp) });
     await addEarly();
-  } else if (message.t === "ice" && takes(message.candidate?.candidate ?? "")) {
+  } else if (message.t === "ice" && isAccepted(message.candidate?.candidate ?? "")) {
     if (pc.remoteDescription) await pc.addIceCandidate(message.candidate ?? undefined);
     else early.push(message.candidate);
   }
@@ -94,7 +94,7 @@ async function addEarly() {
 function preferOnly(transceiver, { codec: mimeType, fmtp = "", repair = false }, kind) {
   const { codecs } = kind.getCapabilities("video");
   const same = codecs.filter((codec) => codec.mimeType === mimeType && RegExp(fmtp).test(codec.sdpFmtpLine ?? ""));
-  // Constrained baseline with packetization mode 1 first, as the contract has it.
+  // Constrained baseline with packetization mode 1 first, as in the contract.
   const rank = (codec) => (/packetization-mode=1;profile-level-id=42e01f/.test(codec.sdpFmtpLine ?? "") ? 0 : 1);
   const repairs = repair ? codecs.filter((codec) => /\/(rtx|red|ulpfec)$/.test(codec.mimeType)) : [];
   transceiver.setCodecPreferences([...same.sort((a, b) => rank(a) - rank(b)), ...repairs]);
@@ -102,7 +102,7 @@ function preferOnly(transceiver, { codec: mimeType, fmtp = "", repair = false },
 
 function newConnection(options) {
   const { policy: iceTransportPolicy, bundle: bundlePolicy, servers = "" } = options;
-  // Servers whose URLs do not fit are left out.
+  // Servers whose URLs do not match are omitted.
   const iceServers = options.iceServers
     .map((server) => ({ ...server, urls: [server.urls].flat().filter((url) => RegExp(servers).test(url)) }))
     .filter(({ urls }) => urls.length > 0);
@@ -111,7 +111,7 @@ function newConnection(options) {
   peer.pc = pc;
   pc.onicecandidate = ({ candidate }) => {
     if (candidate) peer.candidates.push(candidate.candidate);
-    if (tells(candidate?.candidate ?? "")) signal("ice", { candidate: candidate ? candidate.toJSON() : null });
+    if (isSent(candidate?.candidate ?? "")) signal("ice", { candidate: candidate ? candidate.toJSON() : null });
   };
   pc.ondatachannel = ({ channel }) => {
     peer.channels.theirs = channel;
@@ -120,7 +120,7 @@ function newConnection(options) {
   return pc;
 }
 
-/** Opens a channel of this page's own: the control channel of the contract, unless it is told otherwise. */
+/** Opens a channel of this page: by default the control channel of the contract. */
 peer.openChannel = ({ name = "own", label = "control", init = { ordered: false, maxPacketLifeTime: 100 } } = {}) => {
   const channel = peer.pc.createDataChannel(label, init);
   peer.channels[name] = channel;
@@ -138,7 +138,7 @@ function listen(channel, on) {
   };
 }
 
-/** Makes the encoder begin anew: a keyframe at the next picture. */
+/** Makes the encoder produce a keyframe for the next picture. */
 peer.keyframe = async () => {
   const sender = peer.pc.getSenders()[0];
   await sender.setParameters(sender.getParameters(), { encodingOptions: [{ keyFrame: true }] });
@@ -147,7 +147,7 @@ peer.keyframe = async () => {
 /** Sends a control message on the channel `on`; false while that is not open. */
 peer.say = (on, message) => peer.sayRaw(on, JSON.stringify(message));
 
-/** Sends a text as it is, or as bytes. */
+/** Sends a text unchanged, or as bytes. */
 peer.sayRaw = (on, text, { binary = false } = {}) => {
   const channel = peer.channels[on];
   if (channel?.readyState !== "open") return false;
@@ -155,22 +155,22 @@ peer.sayRaw = (on, text, { binary = false } = {}) => {
   return true;
 };
 
-/** How the channel `on` is. */
+/** State of the channel `on`. */
 peer.channelState = (on) => peer.channels[on]?.readyState;
 
-/** The lines of their description that begin so, below its first m-line of `kind`. */
+/** The lines of the remote description that begin with `start`, below its first m-line of `kind`. */
 peer.described = (kind, start) => {
   const media = peer.theirSdp.split("\r\nm=").find((part) => part.startsWith(kind)) ?? "";
   return media.split("\r\n").filter((line) => line.startsWith(start));
 };
 
-/** Begins ICE anew on the connection that is there. */
+/** Restarts ICE on the existing connection. */
 peer.restartIce = async () => {
   await peer.pc.setLocalDescription(await peer.pc.createOffer({ iceRestart: true }));
   signal("offer", { sdp: await outgoing(peer.pc) });
 };
 
-/** Opens many channels, and sends long messages on a reliable one; tells how many could be sent. */
+/** Opens many channels, and sends long messages on a reliable one; returns how many could be sent. */
 peer.flood = async ({ channels, messages, bytes }) => {
   const long = peer.pc.createDataChannel("long");
   await new Promise((resolve) => (long.onopen = resolve));
@@ -189,18 +189,18 @@ peer.flood = async ({ channels, messages, bytes }) => {
   return { sent };
 };
 
-/** Each m-line of the answer: its kind, and whether it was taken. */
+/** Each m-line of the answer: its kind, and whether it was accepted. */
 peer.answered = () => peer.theirSdp.split("\r\n")
   .filter((line) => line.startsWith("m=")).map((line) => line.split(" ").slice(0, 2).join(" "));
 
-/** The user name fragments of both sides (RFC 8445 §5.3), and how the connection is. */
+/** The user name fragments of both peers (RFC 8445 §5.3), and the connection state. */
 peer.ice = () => {
   const fragment = (description) => /a=ice-ufrag:(\S+)/.exec(description?.sdp ?? "")?.[1];
   const { currentLocalDescription, currentRemoteDescription, connectionState, iceConnectionState } = peer.pc;
   return { local: fragment(currentLocalDescription), remote: fragment(currentRemoteDescription), connectionState, iceConnectionState };
 };
 
-/** What is known of their channel. */
+/** Properties of the remote peer's channel. */
 peer.theirChannel = () => {
   const channel = peer.channels.theirs;
   return channel && {
@@ -208,7 +208,7 @@ peer.theirChannel = () => {
   };
 };
 
-/** Waits for offers; with `codec` only that one is accepted in the answer, with `offers` it makes one itself. */
+/** Waits for offers; with `codec` the answer accepts only that one, with `offers` the page offers itself. */
 peer.beMac = async (options) => {
   answerCodec = options.codec ? options : null;
   const pc = newConnection(options);
@@ -232,10 +232,10 @@ async function source({ width, height, colours, fps = 5, camera = false }) {
   return canvas.captureStream(fps);
 }
 
-/** Offers the canvas or the camera, and the `channels`; with `extra` also sound before it and another video after
- * it, with `tell` a message of each keyframe. */
+/** Offers the canvas or the camera, and the `channels`; with `extra` also audio before it and another video after
+ * it, with `announce` an announcement of each keyframe. */
 peer.bePhone = async (options) => {
-  const { codec, extra = false, tell = false, channels = [{}] } = options;
+  const { codec, extra = false, announce = false, channels = [{}] } = options;
   const pc = newConnection(options);
   channels.forEach(peer.openChannel);
   if (extra) pc.addTransceiver("audio");
@@ -249,7 +249,7 @@ peer.bePhone = async (options) => {
     peer.worker = new Worker("transform.js");
     peer.worker.onmessage = ({ data }) => {
       peer.transformed.push(data);
-      if (tell && data.keyframe) peer.say("own", { t: "keyframe", seq: peer.transformed.length, ...data.keyframe });
+      if (announce && data.keyframe) peer.say("own", { t: "keyframe", seq: peer.transformed.length, ...data.keyframe });
     };
     transceiver.sender.transform = new RTCRtpScriptTransform(peer.worker, {});
   }
@@ -257,8 +257,8 @@ peer.bePhone = async (options) => {
   signal("offer", { sdp: await outgoing(pc) });
 };
 
-/** Offers a photo as a keyframe at connection and then every `every` ms, the `unit` at that address in place of what the
- * encoder makes of it, and pings. `peer.sent` tells when each keyframe went to the packetizer. */
+/** Offers a photo as a keyframe on connection and then every `every` ms, with the `unit` at that address in place of the
+ * encoder's output, and pings. `peer.sent` records when each keyframe was passed to the packetizer. */
 peer.bePhotographer = async (options) => {
   const { unit, every, pingEvery } = options;
   const { stream, next } = await still(canvas, options);
@@ -268,7 +268,7 @@ peer.bePhotographer = async (options) => {
   const transceiver = pc.addTransceiver(stream.getVideoTracks()[0], { direction: "sendonly", streams: [stream] });
   peer.worker = new Worker("transform.js");
   peer.worker.onmessage = ({ data }) => data.sent && peer.sent.push(data.sent);
-  // Chromium takes it in the task that made the sender, or never.
+  // Chromium accepts it only in the task that created the sender.
   transceiver.sender.transform = new RTCRtpScriptTransform(peer.worker, { unit: bytes, times: true });
   pc.onconnectionstatechange = () => {
     if (pc.connectionState !== "connected" || peer.connectedAt) return;

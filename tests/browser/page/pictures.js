@@ -1,4 +1,4 @@
-// Pictures on the page: what the phone paints, and how alike what is shown is to what was sent.
+// Pictures on the page: painted by the phone, and compared with the sent ones.
 
 /** Paints four colours, with something on them that moves by `step`. */
 export function paint(canvas, colours, step) {
@@ -18,7 +18,7 @@ export async function pixels(url) {
   return draw(picture, picture.width, picture.height);
 }
 
-/** The pixels of a picture, or of what a video shows. */
+/** The pixels of a picture, or of the current picture of a video. */
 export function draw(picture, width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.drawImage(picture, 0, 0);
@@ -37,8 +37,8 @@ export function psnr(a, b) {
   return 10 * Math.log10((255 * 255) / Math.max(mean, 1e-9));
 }
 
-/** Compares what the video shows with the pictures at `urls` from now on, told apart by their sizes; the best
- * match of each is put into `matches`. */
+/** Continuously compares the video with the pictures at `urls`, distinguished by their sizes; the best match of each is stored
+ * in `matches`. */
 export async function watch(video, urls, matches) {
   const samples = await Promise.all(urls.map(async (url) => [url, await pixels(url)]));
   for (const [url] of samples) matches[url] = null;

@@ -1,8 +1,8 @@
-// A phone as the Orion app is one: a photo every few seconds, each as a keyframe, and pings all the while.
+// A phone like the Orion app: a photo every few seconds, each as a keyframe, and continuous pings.
 
 import { pixels } from "./pictures.js";
 
-/** A track that shows the picture at `url`, a frame at each call of `next`, never twice the same. */
+/** A track that shows the picture at `url`, one frame per call of `next`, never the same twice. */
 export async function still(canvas, { url, width, height }) {
   Object.assign(canvas, { width, height });
   const photo = await createImageBitmap(await pixels(url));
@@ -10,7 +10,7 @@ export async function still(canvas, { url, width, height }) {
   const stream = canvas.captureStream(0);
   let step = 0;
   const next = () => {
-    // Another part of the photo each time, as a camera that is held by hand.
+    // A different part of the photo each time, like a hand-held camera.
     const shift = 16 * (step % 4);
     context.drawImage(photo, shift, 0, photo.width - 64, photo.height, 0, 0, width, height);
     step += 1;
@@ -19,8 +19,7 @@ export async function still(canvas, { url, width, height }) {
   return { stream, next };
 }
 
-/** Pings on a channel every `every` ms; gives what is known of them, growing: when each was sent and how long its
- * answer took, ms, or null. */
+/** Pings on a channel every `every` ms; returns a growing list: when each was sent and how long its answer took, ms, or null. */
 export function pinging(channel, every) {
   const pings = [];
   channel.addEventListener("message", ({ data }) => {

@@ -1,6 +1,6 @@
-// A worker between Chromium's encoder and its packetizer (W3C RTCRtpScriptTransform): loses pictures on
-// request, as a network beyond repair would, and reports each keyframe. With a `unit` that goes out in place of each
-// keyframe, and nothing else; with `times` it tells when each goes out.
+// A worker between Chromium's encoder and its packetizer (W3C RTCRtpScriptTransform): drops pictures on request, like
+// a network beyond repair, and reports each keyframe. With a `unit`, only that is sent, in place of each keyframe;
+// with `times` it reports when each is sent.
 
 let lose = 0;
 
@@ -28,7 +28,7 @@ onrtctransform = async ({ transformer }) => {
   }
 };
 
-/** What a control message says of a keyframe. */
+/** The announcement of a keyframe. */
 async function keyframe(frame) {
   const { rtpTimestamp, width, height } = frame.getMetadata();
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", frame.data));

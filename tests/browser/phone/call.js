@@ -1,4 +1,4 @@
-// One call: Chromium as a phone with a photo every 3.5 s, `recv` as the Mac, and what both saw of it.
+// One call: Chromium as a phone with a photo every 3.5 s, `recv` as the Mac, and the measurements of both.
 
 import path from "node:path";
 
@@ -9,7 +9,7 @@ const EVERY = 3500;
 /** More of them would fill a link of 1 Mbit/s by themselves. */
 const PING_EVERY = 50;
 
-/** After so long without a keyframe a link is idle. */
+/** Time without a keyframe after which a link is idle. */
 const SETTLED = 1000;
 
 /** Bytes of headers with a packet's payload: IPv4, UDP, SRTP's tag, RTP and its extension. */
@@ -18,20 +18,20 @@ const PAYLOAD = 1140;
 
 let calls = 0;
 
-/** The `share` quantile of numbers; null of none. */
+/** The `share` quantile of numbers; null without numbers. */
 export const quantile = (values, share) => {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted.length ? sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] : null;
 };
 
-/** The least time from the first to the last packet of so many bytes at a rate in Mbit/s, ms. */
+/** The minimum time from the first to the last packet of `bytes` at a rate in Mbit/s, ms. */
 function least(bytes, rate) {
   if (!rate) return null;
   const packets = Math.ceil(bytes / PAYLOAD);
   return ((bytes + packets * HEADERS) * (packets - 1) / packets * 8) / (rate * 1e3);
 }
 
-/** Pings, each with the keyframe that it was sent after; `during` while that was on its way. */
+/** Pings, each with the keyframe before it; `during` while that keyframe was in flight. */
 function placed(pings, keyframes) {
   return pings.map(({ at, took }) => {
     const index = keyframes.findLastIndex((one) => one.sentAt <= at);
@@ -43,7 +43,7 @@ function placed(pings, keyframes) {
   });
 }
 
-/** Has one call, with the `unit` in place of what the encoder makes when there is one; gives what is in the table. */
+/** Makes one call, with `unit`, if given, in place of the encoder's output; returns the values for the table. */
 export async function call({ link, setting, photo, unit, count }) {
   calls += 1;
   const out = path.join(scratch, `call-${calls}`);
@@ -56,15 +56,15 @@ export async function call({ link, setting, photo, unit, count }) {
     });
     let changed = !link.change;
     await until("the keyframes", () => {
-      const came = recv.events("keyframe").length;
-      if (!changed && came >= 2) {
+      const received = recv.events("keyframe").length;
+      if (!changed && received >= 2) {
         changed = true;
         recv.type(link.change);
       }
       if (recv.code !== undefined) throw new Error(`recv ended with ${recv.code}: ${recv.stderr}`);
-      return came >= count;
+      return received >= count;
     });
-    // The pings after the last one.
+    // Wait for the pings after the last one.
     await new Promise((resolve) => setTimeout(resolve, EVERY - 500));
     const [connectedAt, sent, pings, rates] = [
       await page.get("connectedAt"), await page.get("sent"), await page.get("pings"),

@@ -1,4 +1,4 @@
-// What the calls measured, as lines while they run and as a table for the guide.
+// The measurements of the calls, as lines while they run and as a table for the guide.
 
 const whole = (number) => (number === null || number === undefined ? "-" : number.toFixed(0));
 const list = (numbers) => numbers.map(whole).join(" ");
@@ -7,7 +7,7 @@ const list = (numbers) => numbers.map(whole).join(" ");
 export function print({ link, setting, own, keyframes, dropped, firstAfter, sent, least, pings, rates }) {
   const sizes = own ? ` KB ${keyframes.map((one) => (one.bytes / 1e3).toFixed(0)).join(" ")}` : "";
   console.log(`${link}, ${own ? "own encoder" : "fixed units"}, ${setting}: first after ${whole(firstAfter)} ms; ` +
-    `ms ${list(keyframes.map((one) => one.spread))} (least ${whole(least)})${sizes}; ` +
+    `ms ${list(keyframes.map((one) => one.spread))} (minimum ${whole(least)})${sizes}; ` +
     `ping p95 idle ${whole(pings.idle)}, during ${whole(pings.during)}, by keyframe ${list(pings.byKeyframe)}; ` +
     `lost pings ${pings.lost} of ${pings.count}; dropped ${dropped}; ` +
     `resent ${rates.retransmittedPacketsSent}; target ${whole(rates.targetBitrate / 1e3)} kbit/s; ${sent} encoded`);

@@ -45,7 +45,7 @@ def fingerprints(sdp):
 
 
 def nal_types(payload):
-    """NAL unit types that begin in a payload (RFC 6184)."""
+    """NAL unit types that start in a payload (RFC 6184)."""
     kind = payload[0] & 31
     if kind == FU_A:
         return [payload[1] & 31] if payload[1] & 0x80 else []
@@ -62,7 +62,7 @@ START_CODE = b"\0\0\0\1"
 
 
 def annex_b(payload):
-    """Bytes of a payload as they stand in an access unit with start codes of four bytes (ITU-T H.264 Annex B)."""
+    """A payload as bytes of an access unit with four-byte start codes (ITU-T H.264 Annex B)."""
     kind = payload[0] & 31
     if kind == FU_A:
         begins = START_CODE + bytes([payload[0] & 0xE0 | payload[1] & 31]) if payload[1] & 0x80 else b""
@@ -78,7 +78,7 @@ def annex_b(payload):
 
 
 class KeyframeCounter:
-    """Reports every access unit with an IDR picture of which all packets came, from its SPS to the marker bit."""
+    """Reports every complete access unit with an IDR picture, from its SPS to the marker bit."""
 
     def __init__(self):
         self.units = {}
@@ -111,7 +111,7 @@ class KeyframeCounter:
         emit("keyframe", rtpTimestamp=packet.timestamp, packets=count, sha256=sha256)
 
 
-# aiortc gives decoded frames to the app, each of them only when the next one comes, and without its RTP timestamp
+# aiortc gives decoded frames to the app, each of them only when the next one arrives, and without its RTP timestamp
 # (jitterbuffer.py:75, rtcrtpreceiver.py TimestampMapper): packets are counted on their way to it.
 counters = {}
 handle_packet = RTCRtpReceiver._handle_rtp_packet
@@ -139,7 +139,7 @@ RTCRtpReceiver._handle_rtp_packet = count_packet
 
 
 class Chunks:
-    """Chunks as they are, for `RTCSctpTransport._send_chunk` (rtcsctptransport.py:1511)."""
+    """Raw chunks, for `RTCSctpTransport._send_chunk` (rtcsctptransport.py:1511)."""
 
     def __init__(self, data):
         self.data = data
@@ -158,7 +158,7 @@ def forward_tsns(first, count):
 
 
 class Picture(VideoStreamTrack):
-    """The phone's track: the same access unit again and again, as it is."""
+    """The phone's track: the same access unit repeatedly, unchanged."""
 
     step = 0
 
@@ -201,7 +201,7 @@ class App:
             return json.load(answer)
 
     async def join(self):
-        """Joins, and goes on trying; returns once in the room."""
+        """Joins with retries; returns once in the room."""
         while not self.leaving:
             await asyncio.sleep(BACK_OFF[min(self.attempt, len(BACK_OFF) - 1)])
             self.attempt += 1
@@ -246,7 +246,7 @@ class App:
         while message := await queue.get():
             try:
                 await self.on_message(message)
-            except Exception as error:  # Whatever the stack says is for the test to judge.
+            except Exception as error:  # Any error of the stack is reported to the test.
                 emit("error", message=f"{message['t']}: {error!r}")
 
     async def send(self, t, **fields):
@@ -263,7 +263,7 @@ class App:
         await self.join()
 
     def drop_connection(self):
-        """Closes the connection beside what goes on, for its peer may not answer any more."""
+        """Closes the connection in the background, because its peer may not answer any more."""
         task = asyncio.create_task(self.pc.close())
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
@@ -305,7 +305,7 @@ class App:
             await asyncio.sleep(SAY_EVERY)
 
     def listen(self, channel, talks):
-        """Serves a channel; `talks` when the app's own messages go over it."""
+        """Serves a channel; `talks` if the app sends its own messages over it."""
         self.channel = channel
 
         @channel.on("open")
@@ -363,7 +363,7 @@ class App:
                 self.early.append(message["candidate"])
 
     def is_other(self, sdp):
-        """Whether an offer is not of the peer of this connection."""
+        """Whether an offer is from a different peer than that of this connection."""
         known = self.pc.remoteDescription
         return known is not None and fingerprints(known.sdp) != fingerprints(sdp)
 

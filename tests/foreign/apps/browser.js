@@ -1,5 +1,5 @@
-// A headless browser with the app on a page: `node browser.js chromium|firefox …`. This process gives it the page, and
-// stands between it and the server, for a page cannot end a socket without a closing handshake.
+// A headless browser with the app on a page: `node browser.js chromium|firefox …`. This process serves the page, and
+// relays between it and the server, because a page cannot end a socket without a closing handshake.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -19,16 +19,16 @@ const CHROMIUM = [
   "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio",
   "--autoplay-policy=no-user-gesture-required",
-  // Real addresses as candidates, loopback too.
+  // Real addresses as candidates, including loopback.
   "--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns",
 ];
 
 const FIREFOX = {
-  // Real addresses as candidates, loopback too.
+  // Real addresses as candidates, including loopback.
   "media.peerconnection.ice.loopback": true,
   "media.peerconnection.ice.obfuscate_host_addresses": false,
   "media.autoplay.default": 0,
-  // Nothing is fetched, looked up or asked.
+  // No fetches, lookups or prompts.
   "app.normandy.enabled": false,
   "app.update.enabled": false,
   "browser.aboutwelcome.enabled": false,

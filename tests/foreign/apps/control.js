@@ -1,11 +1,11 @@
-// The control channel as an app speaks it (wire contract): answers pings and texts, says texts of its own, and reports
-// both. Runs in Node.js and on a page.
+// The control channel as an app speaks it (wire contract): answers pings and texts, sends its own texts, and
+// reports both. Runs in Node.js and on a page.
 
 /** Between two texts of the app, ms. */
 const SAY_EVERY = 500;
 
-/** Serves `channel`, which has the interface of an RTCDataChannel (W3C webrtc-pc §6.2); `talks` when the app's own
- * messages go over it. */
+/** Serves `channel`, which has the interface of an RTCDataChannel (W3C webrtc-pc §6.2); `talks` if the app sends
+ * its own messages over it. */
 export function serve(channel, emit, talks) {
   let said = 0;
   let opened = false;
@@ -21,7 +21,7 @@ export function serve(channel, emit, talks) {
         channel.send(JSON.stringify({ t: "text", id: said, text: `text ${said}` }));
         emit("said", { id: said });
       } catch {
-        // Closed meanwhile: the connection says so.
+        // Closed in the meantime: the connection reports it.
         clearInterval(talk);
       }
     }, SAY_EVERY);

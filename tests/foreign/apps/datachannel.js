@@ -1,5 +1,5 @@
-// libdatachannel, by its bindings for Node.js: answers by itself when it is given an offer. An offer with another
-// fingerprint on a connection that is up, and every restart of ICE, is refused with "Invalid ICE settings".
+// libdatachannel with its bindings for Node.js: answers offers by itself. An offer with another fingerprint on an
+// established connection, and every ICE restart, is refused with "Invalid ICE settings".
 
 import { readFileSync } from "node:fs";
 
@@ -12,10 +12,10 @@ const { role, unit } = options();
 const PAYLOAD_TYPE = 96;
 const SSRC = 0x0e10;
 
-// What is not referred to is collected, and its callbacks with it.
+// Unreferenced objects are collected together with their callbacks.
 const kept = [];
 
-/** `stun:HOST:PORT` and `turn:HOST:PORT?transport=` as libdatachannel wants them. */
+/** `stun:HOST:PORT` and `turn:HOST:PORT?transport=` in the format of libdatachannel. */
 function servers(iceServers) {
   return iceServers.flatMap(({ urls, username, credential }) => [urls].flat().map((url) => {
     const [, scheme, hostname, port, transport] = /^(\w+):(.+?)(?::(\d+))?(?:\?transport=(\w+))?$/.exec(url);
@@ -42,8 +42,8 @@ class Channel {
   }
 }
 
-/** Its peer connection with the interface of W3C. It describes itself when something is added to it: all is at once,
- * in `createOffer`. */
+/** Its peer connection with the interface of W3C. It creates its description as soon as something is added to it:
+ * therefore everything is added in `createOffer`. */
 class Connection {
   connectionState = "new";
   remoteDescription = null;
@@ -51,7 +51,7 @@ class Connection {
   #described = () => {};
 
   constructor(iceServers) {
-    // It leaves loopback out, unless it is bound to it.
+    // It omits loopback unless it is bound to it.
     this.pc = new rtc.PeerConnection(role, { iceServers: servers(iceServers), bindAddress: "127.0.0.1" });
     this.pc.onLocalDescription((sdp, type) => {
       this.localDescription = { type, sdp };

@@ -1,5 +1,5 @@
-// A stack that has no bindings for JavaScript, in a process of its own, one a connection: takes requests on stdin and
-// says what happens on stdout, a JSON object a line.
+// A stack without bindings for JavaScript, in a separate process per connection: takes requests on stdin and reports
+// events on stdout, one JSON object per line.
 //
 //   node engine.js COMMAND… --api URL …
 //
@@ -41,18 +41,18 @@ class Connection {
       emit("error", { message: `the engine ended with ${code}` });
       this.#state("failed");
     });
-    createInterface({ input: this.child.stdout }).on("line", (line) => this.#heard(JSON.parse(line)));
-    this.#ask({ do: "connect", role, iceServers, unit, every: EVERY, relay: Boolean(relay) });
+    createInterface({ input: this.child.stdout }).on("line", (line) => this.#onLine(JSON.parse(line)));
+    this.#request({ do: "connect", role, iceServers, unit, every: EVERY, relay: Boolean(relay) });
   }
 
-  #ask(request) {
+  #request(request) {
     this.child.stdin.write(`${JSON.stringify(request)}\n`);
   }
 
   #reply(request) {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject });
-      this.#ask(request);
+      this.#request(request);
     });
   }
 
@@ -62,19 +62,19 @@ class Connection {
     this.onconnectionstatechange();
   }
 
-  #heard(said) {
-    if (said.description) this.localDescription = said.description;
-    if (said.description || said.taken) this.#waiting.shift()?.resolve(said.description);
-    else if (said.error) {
+  #onLine(message) {
+    if (message.description) this.localDescription = message.description;
+    if (message.description || message.taken) this.#waiting.shift()?.resolve(message.description);
+    else if (message.error) {
       const waiting = this.#waiting.shift();
-      if (waiting) waiting.reject(new Error(said.error));
-      else emit("error", { message: said.error });
-    } else if (said.candidate) this.onicecandidate({ candidate: said.candidate });
-    else if (said.state) this.#state(said.state);
-    else if (said.opened !== undefined) this.#opened(said.opened, said.label);
-    else if (said.heard !== undefined) this.channels.get(said.channel)?.onmessage?.({ data: said.heard });
-    else if (said.unit) emit("keyframe", { sha256: createHash("sha256").update(Buffer.from(said.unit, "hex")).digest("hex") });
-    else if (said.picture) emit("picture");
+      if (waiting) waiting.reject(new Error(message.error));
+      else emit("error", { message: message.error });
+    } else if (message.candidate) this.onicecandidate({ candidate: message.candidate });
+    else if (message.state) this.#state(message.state);
+    else if (message.opened !== undefined) this.#opened(message.opened, message.label);
+    else if (message.heard !== undefined) this.channels.get(message.channel)?.onmessage?.({ data: message.heard });
+    else if (message.unit) emit("keyframe", { sha256: createHash("sha256").update(Buffer.from(message.unit, "hex")).digest("hex") });
+    else if (message.picture) emit("picture");
   }
 
   #opened(number, label) {
@@ -85,12 +85,12 @@ class Connection {
   }
 
   #channel(number, label) {
-    const channel = { label, readyState: "connecting", send: (text) => this.#ask({ do: "say", channel: number, text }) };
+    const channel = { label, readyState: "connecting", send: (text) => this.#request({ do: "say", channel: number, text }) };
     this.channels.set(number, channel);
     return channel;
   }
 
-  /** Made by the engine with the first offer. */
+  /** Created by the engine with the first offer. */
   createDataChannel(label) {
     return this.#channel(OWN, label);
   }
@@ -111,12 +111,12 @@ class Connection {
   }
 
   async addIceCandidate(candidate) {
-    if (candidate?.candidate) this.#ask({ do: "candidate", ...candidate });
+    if (candidate?.candidate) this.#request({ do: "candidate", ...candidate });
   }
 
   /** No more pictures. */
   stop() {
-    this.#ask({ do: "stop" });
+    this.#request({ do: "stop" });
   }
 
   close() {

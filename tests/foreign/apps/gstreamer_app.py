@@ -31,7 +31,7 @@ DEPACKETIZE = (
 OPTIONS = "options,ordered=(boolean)false,max-packet-lifetime=(int)100"
 
 
-# Signals come on threads of GStreamer.
+# Signals are emitted on threads of GStreamer.
 speaking = threading.Lock()
 
 
@@ -41,7 +41,7 @@ def say(**what):
 
 
 def turn_url(server, url):
-    """`turn:HOST:PORT?transport=` and its credential as webrtcbin wants them."""
+    """`turn:HOST:PORT?transport=` and its credential in the format of webrtcbin."""
     scheme, rest = url.split(":", 1)
     quoted = [urllib.parse.quote(server[key], safe="") for key in ("username", "credential")]
     return f"{scheme}://{quoted[0]}:{quoted[1]}@{rest}"
@@ -53,13 +53,13 @@ class Engine:
         self.unit = open(unit, "rb").read() if unit else b""
         self.pipeline = Gst.Pipeline()
         webrtc = "webrtcbin name=webrtc bundle-policy=max-bundle latency=1000"
-        # 200 ms by default, too short for what is sent again on a busy machine.
+        # 200 ms by default, too short for retransmissions on a busy machine.
         elements = Gst.parse_bin_from_description(f"{webrtc} {VIDEO if self.phone else ''}", False)
         self.pipeline.add(elements)
         self.webrtc = elements.get_by_name("webrtc")
         if relay:
             self.webrtc.set_property("ice-transport-policy", GstWebRTC.WebRTCICETransportPolicy.RELAY)
-        # libnice leaves loopback out, and these tests are to use nothing else.
+        # libnice omits loopback, and these tests must use nothing else.
         # It is the agent's only owner: 1.22 hands it out as a floating reference.
         self.ice = self.webrtc.get_property("ice-agent")
         self.ice.emit("add-local-ip-address", "127.0.0.1")
@@ -174,7 +174,7 @@ def read():
                 engine = Engine(**request)
             else:
                 engine.asked(request)
-        except Exception as error:  # Whatever the stack says is for the test to judge.
+        except Exception as error:  # Any error of the stack is reported to the test.
             say(error=repr(error))
 
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-// What the apps that run in Node.js share: arguments, events on stdout, commands on stdin.
+// Shared by the apps that run in Node.js: arguments, events on stdout, commands on stdin.
 
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
@@ -10,8 +10,8 @@ import { App } from "./w3c.js";
 const string = { type: "string" };
 const boolean = { type: "boolean" };
 
-/** `--api URL --role mac|phone --answer-after MS --unit FILE --renew --relay --talk`, and what stands before them:
- * `unit` is the phone's picture, `relay` allows relayed candidates alone, `talk` has the app send texts. */
+/** `--api URL --role mac|phone --answer-after MS --unit FILE --renew --relay --talk`, and the arguments before them:
+ * `unit` is the phone's picture, `relay` allows only relayed candidates, `talk` makes the app send texts. */
 export function options() {
   const { values, positionals } = parseArgs({
     options: { api: string, role: string, "answer-after": string, unit: string, renew: boolean, relay: boolean, talk: boolean },
@@ -20,12 +20,12 @@ export function options() {
   return { ...values, answerAfter: Number(values["answer-after"] ?? 0), command: positionals };
 }
 
-/** Writes an event; `t` is the time in ms since 1970, unless it is given. */
+/** Writes an event; `t` defaults to the time in ms since 1970. */
 export function emit(event, fields = {}) {
   process.stdout.write(`${JSON.stringify({ t: Date.now(), event, ...fields })}\n`);
 }
 
-/** Obeys `drop-signaling MS`, `restart`, `stop` (no more pictures) and `quit`. */
+/** Executes `drop-signaling MS`, `restart`, `stop` (no more pictures) and `quit`. */
 export function obey({ drop, restart, stop, quit }) {
   const lines = createInterface({ input: process.stdin });
   lines.on("line", (line) => {
@@ -38,7 +38,7 @@ export function obey({ drop, restart, stop, quit }) {
   });
 }
 
-/** The app in this process, with a stack that has the interface that `App` wants. */
+/** The app in this process, with a stack that has the interface required by `App`. */
 export async function run({ newConnection, watch = () => {}, capture }) {
   const { api, role, answerAfter, renew, talk } = options();
   const app = new App({ role, answerAfter, renew, talk, newConnection, watch, capture, emit });

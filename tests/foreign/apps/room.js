@@ -1,7 +1,7 @@
-// An app's side of signaling, as the wire contract describes it and no further: a token, a socket, messages in order,
-// and a new socket when the old one is lost. Runs in Node.js and on a page.
+// The signaling client of an app, exactly as in the wire contract: a token, a socket, messages in order, and a new
+// socket when the old one is lost. Runs in Node.js and on a page.
 
-/** Waits before the next attempts to join, ms. */
+/** Delays before the next attempts to join, ms. */
 const BACK_OFF = [0, 300, 1200, 2700, 4800, 7000];
 
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -27,7 +27,7 @@ export class Room {
     return response.json();
   }
 
-  /** Joins, and goes on trying; resolves once in the room. */
+  /** Joins with retries; resolves once in the room. */
   async join() {
     while (!this.#left) {
       await pause(BACK_OFF[Math.min(this.#attempt, BACK_OFF.length - 1)]);
@@ -46,7 +46,7 @@ export class Room {
     this.iceServers = iceServers;
     const url = `${this.api.replace(/^http/, "ws")}/api/signal`;
     const socket = new this.WebSocket(url, ["orion.v1", `bearer.${token}`]);
-    // Messages may follow on the heels of the handshake: whoever listens only after `open` misses a held offer.
+    // Messages may follow the handshake immediately: a listener added only after `open` misses a held offer.
     let last = new Promise((resolve, reject) => {
       socket.onopen = resolve;
       socket.onerror = () => reject(new Error("the socket was refused"));
@@ -70,14 +70,14 @@ export class Room {
     };
   }
 
-  /** Sends a message; nothing while there is no socket, for then the other device could not have it either. */
+  /** Sends a message; drops it while there is no socket. */
   send(t, fields = {}) {
     if (!this.#socket) return this.emit("unsent", { what: t });
     this.#socket.send(JSON.stringify({ t, pairId: this.pairId, ...fields }));
     this.emit("sent", { what: t });
   }
 
-  /** Takes the socket away without a word, and comes back on a new one after `ms`. */
+  /** Cuts the socket without a closing handshake, and opens a new one after `ms`. */
   async drop(ms) {
     this.#away = true;
     this.cut(this.#socket);
@@ -93,7 +93,7 @@ export class Room {
   }
 }
 
-/** What the test wants to know of a description. */
+/** The properties of a description that the test checks. */
 function described({ sdp }) {
   if (!sdp) return {};
   return {

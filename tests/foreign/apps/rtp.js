@@ -1,5 +1,5 @@
-// Keyframes in RTP packets (RFC 6184): whole access units with an IDR picture, for stacks that hand packets to the app,
-// and the packets of one for an app that is the phone.
+// Keyframes in RTP packets (RFC 6184): reassembles access units with an IDR picture, for stacks that pass packets to
+// the app, and packetizes one for an app that is the phone.
 
 import { createHash } from "node:crypto";
 
@@ -8,10 +8,10 @@ export const EVERY = 500;
 
 const [IDR, SPS, STAP_A, FU_A] = [5, 7, 24, 28];
 
-/** Access units looked at at a time; an older one is not completed any more. */
+/** Maximum number of incomplete access units; older ones are dropped. */
 const UNITS = 16;
 
-/** NAL unit types that begin in a payload. */
+/** NAL unit types that start in a payload. */
 function types(payload) {
   const type = payload[0] & 31;
   if (type === FU_A) return payload[1] & 0x80 ? [payload[1] & 31] : [];
@@ -23,7 +23,7 @@ function types(payload) {
 
 const START_CODE = Buffer.from([0, 0, 0, 1]);
 
-/** Bytes of payloads as they stand in an access unit with start codes of four bytes (ITU-T H.264 Annex B). */
+/** Payloads as bytes of an access unit with four-byte start codes (ITU-T H.264 Annex B). */
 function annexB(payload) {
   const type = payload[0] & 31;
   if (type === FU_A) {
@@ -38,7 +38,7 @@ function annexB(payload) {
   return parts;
 }
 
-/** Calls `emit` once for every whole keyframe: all packets from its SPS to the marker bit. */
+/** Calls `emit` once for every complete keyframe: all packets from its SPS to the marker bit. */
 export class KeyframeCounter {
   #units = new Map();
 
@@ -46,7 +46,7 @@ export class KeyframeCounter {
     this.emit = emit;
   }
 
-  /** A packet as it came from the network. */
+  /** A packet as received from the network. */
   onBytes(bytes) {
     if (bytes.length < 12 || bytes[0] >> 6 !== 2) return;
     let start = 12 + 4 * (bytes[0] & 15);
@@ -86,7 +86,7 @@ export class KeyframeCounter {
   }
 }
 
-/** Largest payload of a packet. */
+/** Maximum payload of a packet, bytes. */
 const PAYLOAD = 1188;
 
 /** NAL units of an access unit with start codes (ITU-T H.264 Annex B). */

@@ -1,18 +1,18 @@
 // The app on a stack with the interface of RTCPeerConnection (W3C webrtc-pc): the page of a browser, werift, and
-// stacks that are wrapped to look so.
+// stacks that are wrapped accordingly.
 
 import { serve } from "./control.js";
 import { pause } from "./room.js";
 
 const OVER = ["closed", "failed"];
 
-/** The phone's control channel, as the contract has it. */
+/** The phone's control channel, as in the contract. */
 const CONTROL = { ordered: false, maxPacketLifeTime: 100 };
 
 const fingerprint = (sdp) => /^a=fingerprint:(.*?)\r?$/m.exec(sdp)?.[1].toUpperCase();
 
-/** One end of a call. `newConnection(iceServers)` makes a connection; `watch(event)` looks at a track that came;
- * `capture(pc)` adds the phone's track and returns what ends it. With `renew`, an offer with another fingerprint gets
+/** One end of a call. `newConnection(iceServers)` creates a connection; `watch(event)` handles a received track;
+ * `capture(pc)` adds the phone's track and returns a function that ends it. With `renew`, an offer with another fingerprint gets
  * a new connection; with `talk`, texts are sent. */
 export class App {
   #pc = null;
@@ -67,7 +67,7 @@ export class App {
     this.#stop = null;
   }
 
-  /** Restarts ICE on the connection there is. */
+  /** Restarts ICE on the existing connection. */
   async restart() {
     await this.#describe(this.#pc, await this.#pc.createOffer({ iceRestart: true }));
   }
@@ -83,11 +83,11 @@ export class App {
     else if (t === "answer") await this.#pc.setRemoteDescription({ type: "answer", sdp }).then(() => this.#addEarly());
     else if (t === "ice" && this.#pc?.remoteDescription) await this.#pc.addIceCandidate(candidate ?? undefined);
     else if (t === "ice") this.#early.push(candidate);
-    // The Mac has nothing of this connection; a first offer may still wait for its answer.
+    // The Mac does not know this connection; a first offer may still be waiting for its answer.
     else if (t === "state" && this.role === "phone" && connection === "new" && this.#pc.remoteDescription) await this.#offer();
   }
 
-  /** An offer goes to the connection there is, unless that has ended. */
+  /** An offer is applied to the existing connection unless that has ended. */
   async #answer(sdp) {
     if (this.answerAfter > 0) await pause(this.answerAfter);
     const known = this.#pc?.remoteDescription;

@@ -1,7 +1,7 @@
 // werift 0.25.2: WebRTC written in TypeScript.
 //
-// An offer with another fingerprint on a connection that is up is answered, and nothing more is received. It sends
-// SCTP's INIT only when it is ICE controlling, whatever its DTLS role.
+// An offer with another fingerprint on an established connection is answered, but nothing more is received. It sends
+// SCTP's INIT only when it is ICE controlling, regardless of its DTLS role.
 
 import { readFileSync } from "node:fs";
 
@@ -20,7 +20,7 @@ const newConnection = (iceServers) => new RTCPeerConnection({
       rtcpFeedback: [useNACK(), usePLI()],
     })],
   },
-  // It leaves loopback out by itself.
+  // It omits loopback by default.
   iceAdditionalHostAddresses: ["127.0.0.1"],
 });
 

@@ -1,5 +1,6 @@
-// The app on a browser: the page tells the process that opened it what it sees, and obeys it. An offer with another
-// fingerprint on a connection that is up is accepted by Chromium, with a new DTLS association on the same connection.
+// The app on a browser: the page reports events to the process that opened it, and executes its commands. An offer with
+// another fingerprint on an established connection is accepted by Chromium, with a new DTLS association on the same
+// connection.
 
 import { Room } from "./room.js";
 import { App } from "./w3c.js";
@@ -22,7 +23,7 @@ addEventListener("unhandledrejection", ({ reason }) => emit("error", { message: 
 
 const newConnection = (iceServers) => new RTCPeerConnection({ iceServers });
 
-/** Between the encoder or the decoder and the network, encoded pictures pass a worker (W3C webrtc-encoded-transform). */
+/** Encoded pictures pass through a worker between the encoder or decoder and the network (W3C webrtc-encoded-transform). */
 function transform(end, options) {
   const worker = new Worker("encoded.js");
   worker.onmessage = ({ data: { event, ...fields } }) => emit(event, fields);
@@ -30,7 +31,7 @@ function transform(end, options) {
   return worker;
 }
 
-/** Encoded pictures on their way to the decoder, and what was decoded. */
+/** Reports encoded pictures before the decoder, and decoded pictures. */
 function watch({ track, receiver }) {
   transform(receiver, {});
   video.srcObject = new MediaStream([track]);
@@ -41,8 +42,8 @@ function watch({ track, receiver }) {
   }, 1000);
 }
 
-/** A canvas on which something moves; the keyframes of the encoder are replaced by the picture that is to be sent, and
- * nothing else is sent. */
+/** A canvas on which something moves; the keyframes of the encoder are replaced by the picture to send,
+ * and nothing else is sent. */
 async function capture(pc) {
   const unit = await (await fetch("/unit")).arrayBuffer();
   const context = canvas.getContext("2d");
@@ -56,7 +57,7 @@ async function capture(pc) {
   const { codecs } = RTCRtpSender.getCapabilities("video");
   const h264 = codecs.filter(({ mimeType, sdpFmtpLine }) =>
     mimeType === "video/H264" && /packetization-mode=1/.test(sdpFmtpLine) && /profile-level-id=42e0/.test(sdpFmtpLine));
-  // A browser without H.264 offers what it has.
+  // A browser without H.264 offers its other codecs.
   if (h264.length > 0) transceiver.setCodecPreferences(h264);
   const { sender } = transceiver;
   const worker = transform(sender, { unit });

@@ -1,4 +1,4 @@
-//! str0m: WebRTC without input or output of its own, as an engine for `engine.js`, which says what is on stdin and
+//! str0m: WebRTC without its own input or output, as an engine for `engine.js`, which says what is on stdin and
 //! stdout. One UDP socket on loopback is its only candidate.
 
 use std::{
@@ -22,10 +22,10 @@ use str0m::{
     net::{Protocol, Receive},
 };
 
-/// Longest wait for a packet: requests on stdin are looked at between two.
+/// Maximum wait for a packet: requests on stdin are handled between two waits.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Largest packet that is read, bytes.
+/// Maximum size of a packet, bytes.
 const PACKET: usize = 2000;
 
 type Failure = Box<dyn Error>;
@@ -48,7 +48,7 @@ struct Engine {
     next: Instant,
     start: Instant,
     video: Option<Mid>,
-    /// Where a channel is, is its number.
+    /// The index of a channel is its number.
     channels: Vec<ChannelId>,
     pending: Option<SdpPendingOffer>,
 }
@@ -191,13 +191,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends what waits, then takes one packet, or none in the meantime.
+    /// Sends pending packets, then reads at most one packet.
     fn turn(&mut self, buffer: &mut [u8]) -> Result<(), Failure> {
         let until = loop {
             match self.rtc.poll_output()? {
                 Output::Timeout(until) => break until,
                 Output::Transmit(packet) => {
-                    // What is refused by the network is lost.
+                    // Packets refused by the network are lost.
                     let _ = self.socket.send_to(&packet.contents, packet.destination);
                 }
                 Output::Event(event) => self.on_event(event),
@@ -216,7 +216,7 @@ impl Engine {
                 }
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                // An answer to a packet that nobody takes any more.
+                // An ICMP error for a packet to a closed port.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error.into()),
             }
