@@ -108,7 +108,7 @@ async function fast(page, recv, out) {
   const grown = (await memory(recv)) - before;
   check("memory is stable", grown < 16e6, `${(grown / 1e6).toFixed(1)} MB more after ${JSON.stringify(stats)}`);
   // Chromium may have keys before orion-peer has: then a part of the first picture is permanently lost.
-  const broken = recv.stderr.match(/is broken/g)?.length ?? 0;
+  const broken = recv.stderr.match(/broken picture/g)?.length ?? 0;
   check("only the first picture may be broken", broken <= 1, `${broken}`);
   const files = (await readFile(`${out}/frames.jsonl`, "utf8")).trim().split("\n").length;
   check("most pictures were not keyframes", stats.framesEncoded > 20 * files, `${files} stored`);
