@@ -80,13 +80,13 @@ impl Connection {
                 self.log(time, "signalingstatechange", signaling_state(*kind, "have-remote-offer"));
             }
             NegotiationStep::RemoteRefused(why) => {
-                self.log(time, "setRemoteDescriptionOnFailure", why)
+                self.log(time, "setRemoteDescriptionOnFailure", why);
             }
             NegotiationStep::LocalCandidate(Some(candidate)) => {
                 self.log(time, "icecandidate", &words(candidate));
             }
             NegotiationStep::LocalCandidate(None) => {
-                self.log(time, "icegatheringstatechange", "complete")
+                self.log(time, "icegatheringstatechange", "complete");
             }
             NegotiationStep::RemoteCandidate(Some(candidate)) => {
                 // Importers assume that every candidate has all its parts.
