@@ -11,8 +11,9 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use orion_peer::{
     media::h264::AccessUnit,
-    peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
+    peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     proto::control::{ControlMessage, Id},
+    units::RateSetting,
 };
 use tokio::sync::mpsc::Receiver;
 
@@ -27,7 +28,7 @@ struct Pair {
 fn config(role: PeerRole) -> PeerConfig {
     let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
     // What the stack itself takes; `benches/pacing.rs` is about the pace.
-    PeerConfig { addresses, pace: Pace::Off, ..PeerConfig::new(role) }
+    PeerConfig { addresses, pace: RateSetting::Off, ..PeerConfig::new(role) }
 }
 
 async fn connect() -> Pair {

@@ -15,9 +15,10 @@ use orion_peer::{
     media::h264::AccessUnit,
     nat::{Link, Queue},
     netsim::{Gateway, GatewayConfig},
-    peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
+    peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     proto::control::{ControlMessage, Id},
     stats::Histogram,
+    units::RateSetting,
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -84,7 +85,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-async fn connect(gateway: &Arc<Gateway>, pace: Pace) -> Pair {
+async fn connect(gateway: &Arc<Gateway>, pace: RateSetting) -> Pair {
     let config = |role| {
         let mut config = PeerConfig::new(role);
         config.addresses.retain(IpAddr::is_loopback);
@@ -164,7 +165,7 @@ fn pair_of_numbers(histogram: &Histogram) -> String {
     }
 }
 
-async fn row(mbit: f64, pace: Pace, keyframes: usize) {
+async fn row(mbit: f64, pace: RateSetting, keyframes: usize) {
     let queue = Some(Queue::Bytes(QUEUE.max((mbit * 2500.0) as u64)));
     let rate = Some((mbit * 1e6) as u64);
     let link = Link { rate, delay: DELAY, queue, ..Link::default() };
@@ -232,7 +233,7 @@ fn main() {
          dropped | lost | ping idle | ping meanwhile |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     for &mbit in links {
-        for pace in [Pace::Auto, Pace::Off] {
+        for pace in [RateSetting::Auto, RateSetting::Off] {
             runtime.block_on(row(mbit, pace, keyframes));
         }
     }

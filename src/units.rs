@@ -2,7 +2,7 @@
 //!
 //! Each function is a clap value parser: its error says what was wrong and which forms are accepted.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 /// Text that is not a quantity of the asked kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -215,6 +215,54 @@ fn parse_bit_rate(text: &str) -> Option<u64> {
     (matches!(rest, "" | "/s") && (1e3..=1e11).contains(&rate)).then_some(rate as u64)
 }
 
+/// A rate that is chosen automatically, switched off, or fixed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RateSetting {
+    /// As measured on the path.
+    #[default]
+    Auto,
+    /// No limit, no hint.
+    Off,
+    /// This rate, bits a second.
+    Rate(u64),
+}
+
+impl fmt::Display for RateSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Rate(rate) => write!(f, "{}kbit", *rate as f64 / 1e3),
+        }
+    }
+}
+
+/// Reads how fast a sender's packets may leave: `auto`, `off` or a rate.
+///
+/// # Errors
+/// Another word, or an invalid rate.
+pub fn pace(text: &str) -> Result<RateSetting, String> {
+    rate_setting(text, "a pace is auto, off or a rate such as 2Mbit")
+}
+
+/// Reads the initial bandwidth estimate of a phone: `auto`, `off` or a rate.
+///
+/// # Errors
+/// Another word, or an invalid rate.
+pub fn phone_bitrate(text: &str) -> Result<RateSetting, String> {
+    rate_setting(text, "a phone's bitrate is auto, off or a rate such as 5Mbit")
+}
+
+fn rate_setting(text: &str, accepted: &str) -> Result<RateSetting, String> {
+    match text {
+        "auto" => Ok(RateSetting::Auto),
+        "off" => Ok(RateSetting::Off),
+        rate => {
+            bit_rate(rate).map(RateSetting::Rate).map_err(|error| format!("{error}; {accepted}"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,5 +366,20 @@ mod tests {
     fn errors_name_the_text_and_the_accepted_forms() {
         let message = duration("soon").unwrap_err().to_string();
         assert!(message.contains("`soon`") && message.contains("500ms"), "{message}");
+    }
+
+    #[test]
+    fn a_rate_setting_is_a_word_or_a_rate() {
+        for (text, setting) in [
+            ("auto", RateSetting::Auto),
+            ("off", RateSetting::Off),
+            ("5000kbit", RateSetting::Rate(5_000_000)),
+        ] {
+            assert_eq!(pace(text), Ok(setting));
+            assert_eq!(phone_bitrate(text), Ok(setting));
+            assert_eq!(setting.to_string(), text);
+        }
+        assert!(pace("fast").unwrap_err().ends_with("auto, off or a rate such as 2Mbit"));
+        assert!(phone_bitrate("fast").unwrap_err().ends_with("auto, off or a rate such as 5Mbit"));
     }
 }

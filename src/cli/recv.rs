@@ -17,10 +17,11 @@ use super::{
 };
 use crate::{
     media::sink::{self, FrameRecord, PictureFormat},
-    peer::{PeerRole, PhoneBitrate},
+    peer::PeerRole,
     report::{delivery::KeyframeDelivery, human, summary::Role},
     session::receiver::{self, ReceiverConfig, ReceiverEvent, StoredKeyframe},
     signaling::client::redacted,
+    units,
 };
 
 /// Flags of `recv`.
@@ -44,8 +45,8 @@ pub struct RecvArgs {
     pub no_repair: bool,
     /// What the phone's bandwidth estimate starts with: auto (what lets a keyframe come at once), off
     /// (nothing), or a rate such as 5Mbit
-    #[arg(long, value_name = "BITRATE", default_value = "auto")]
-    pub phone_bitrate: PhoneBitrate,
+    #[arg(long, value_name = "BITRATE", value_parser = units::phone_bitrate, default_value = "auto")]
+    pub phone_bitrate: units::RateSetting,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub view: ViewArgs,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     media::{Quality, source::SourceSpec},
-    peer::{PeerRole, pacing::Pace},
+    peer::PeerRole,
     report::{human, summary::Role},
     session::{
         capture::{CaptureConfig, CapturedKeyframe},
@@ -80,8 +80,8 @@ pub struct PictureArgs {
     #[arg(long, value_name = "BYTES", value_parser = budget, default_value = "100KB")]
     pub max_bytes: u64,
     /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
-    #[arg(long, value_name = "PACE", default_value = "auto")]
-    pub pace: Pace,
+    #[arg(long, value_name = "PACE", value_parser = units::pace, default_value = "auto")]
+    pub pace: units::RateSetting,
 }
 
 impl PictureArgs {

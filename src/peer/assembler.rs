@@ -1,16 +1,16 @@
-//! RTP packets to access units (RFC 6184 §5): reorders, joins, and knows when one is whole.
+//! RTP packets to access units (RFC 6184 §5): reorders, joins, and detects when one is complete.
 //!
-//! Sans-IO: packets and the time go in, [`Assembled`] values come out. An access unit is whole as
-//! soon as its first packet, its marker packet (RFC 3550 §5.1) and all between are there; it does
-//! not wait for the next picture, which may be seconds away. A first packet is known by following
-//! the end of the access unit before it, or by holding an SPS or an access unit delimiter; before
-//! anything was received, also by holding the first macroblock of a picture that is not IDR.
+//! Sans-IO: packets and the time go in, [`Assembled`] values come out. An access unit is complete as soon as its
+//! first packet, its marker packet (RFC 3550 §5.1) and all packets between have arrived; it does not wait for the
+//! next picture, which may be seconds away. A first packet is recognized by following the end of the previous
+//! access unit, or by containing an SPS or an access unit delimiter; before anything was received, also by
+//! containing the first macroblock of a non-IDR picture.
 //!
-//! Some senders never set the marker. Then an access unit ends where the next one begins, or when nothing more of it
-//! came for a while; in a stream that has markers, silence is only loss.
+//! Some senders never set the marker. Then an access unit ends where the next one begins, or after a period without
+//! further packets; in a stream that has markers, silence means loss.
 //!
-//! Sequence numbers alone give the order. A timestamp only says which packets belong together: between two
-//! pictures it may jump by any amount (RFC 3550 §5.1), also back.
+//! Sequence numbers alone determine the order. A timestamp only shows which packets belong together: between two
+//! pictures it may jump by any amount (RFC 3550 §5.1), even backwards.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Access units kept open at a time; more means the oldest is given up.
+/// Access units kept open at a time; beyond that the oldest is abandoned.
 const MAX_OPEN: usize = 16;
 
 /// Finished access units remembered, so that their late packets do not open them again.
@@ -41,14 +41,14 @@ const MAX_CLOSED: usize = 64;
 /// Sequence numbers of padding remembered.
 const MAX_PADDING: usize = 1024;
 
-/// Packets kept of one access unit: about 20 MB of payload.
+/// Maximum number of packets kept for one access unit: about 20 MB of payload.
 const MAX_PACKETS: usize = 16 * 1024;
 
-/// Where nobody repairs, an access unit that lacks a packet is given up after so long without another one of it: packets
-/// that overtake each other have come by then.
+/// Without repair, an access unit that lacks a packet is abandoned after this long without another of its packets:
+/// reordered packets have arrived by then.
 const LOST_AFTER: Duration = Duration::from_millis(100);
 
-/// What a kept packet costs besides its payload, bytes: itself, its place in the map, its allocation.
+/// Cost of a kept packet in addition to its payload, bytes: the struct, its map entry, its allocation.
 const PACKET_OVERHEAD: usize = 192;
 
 /// One received RTP packet, decrypted.
@@ -62,42 +62,42 @@ pub struct RtpPacket {
     pub marker: bool,
     /// RTP payload.
     pub payload: Bytes,
-    /// When it came off the socket.
+    /// When it was read from the socket.
     pub arrived: Instant,
-    /// Whether it had been asked for again.
+    /// Whether it had been requested again.
     pub retransmitted: bool,
 }
 
-/// What the assembler made of the packets so far.
+/// The assembler's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Assembled {
-    /// A whole access unit.
+    /// A complete access unit.
     Whole(WholeAccessUnit),
-    /// An access unit that is given up.
+    /// An access unit that was abandoned.
     Broken(BrokenAccessUnit),
 }
 
-/// An access unit all of whose packets came.
+/// An access unit whose packets have all arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WholeAccessUnit {
     /// Annex B form with four-byte start codes.
     pub data: Bytes,
     /// RTP timestamp.
     pub timestamp: u32,
-    /// RTP packets it came in.
+    /// Number of RTP packets it arrived in.
     pub packets: u32,
-    /// How many of them had been asked for again.
+    /// Number of these that had been requested again.
     pub retransmitted: u32,
     /// Arrival of the first packet.
     pub first_packet: Instant,
-    /// Arrival of the packet that made it whole.
+    /// Arrival of the packet that completed it.
     pub completed: Instant,
     /// How its packets arrived.
     pub delivery: Delivery,
 }
 
 impl WholeAccessUnit {
-    /// What is needed to judge its delivery.
+    /// The values needed to judge its delivery.
     #[must_use]
     pub fn arrival_summary(&self) -> ArrivedKeyframe {
         let pixels = |(width, height)| u64::from(width) * u64::from(height);
@@ -110,27 +110,27 @@ impl WholeAccessUnit {
     }
 }
 
-/// An access unit that cannot be had.
+/// An access unit that could not be completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenAccessUnit {
     /// RTP timestamp.
     pub timestamp: u32,
-    /// RTP packets that did come.
+    /// Number of RTP packets that arrived.
     pub packets: u32,
-    /// Why it was given up.
+    /// Why it was abandoned.
     pub reason: BrokenReason,
 }
 
-/// Why an access unit was given up.
+/// Why an access unit was abandoned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrokenReason {
     /// Packets were missing at the deadline.
     Incomplete,
-    /// A payload broke the rules of RFC 6184.
+    /// A payload violates RFC 6184.
     Malformed,
-    /// Too many packets or too many pictures at once.
+    /// Too many packets or too many concurrent pictures.
     Overflow,
-    /// Its stream is over.
+    /// Its stream has ended.
     Ended,
 }
 
@@ -142,20 +142,20 @@ impl BrokenReason {
             Self::Incomplete => "packets missing",
             Self::Malformed => "malformed payload",
             Self::Overflow => "too many packets",
-            Self::Ended => "another stream has begun",
+            Self::Ended => "another stream has started",
         }
     }
 }
 
 impl RtpPacket {
-    /// Bytes that it takes while it is kept.
+    /// Memory it takes while it is kept, bytes.
     fn cost(&self) -> usize {
         self.payload.len() + PACKET_OVERHEAD
     }
 }
 
-/// An access unit that is not whole yet.
-struct Open {
+/// An access unit that is not complete yet.
+struct OpenUnit {
     timestamp: u32,
     /// By extended sequence number.
     packets: BTreeMap<u64, RtpPacket>,
@@ -163,7 +163,7 @@ struct Open {
     last_arrival: Instant,
 }
 
-impl Open {
+impl OpenUnit {
     fn new(timestamp: u32, arrived: Instant) -> Self {
         Self { timestamp, packets: BTreeMap::new(), first_arrival: arrived, last_arrival: arrived }
     }
@@ -177,10 +177,10 @@ impl Open {
     }
 }
 
-/// An access unit that is done with.
-struct Closed {
+/// An access unit that has been completed or abandoned.
+struct ClosedUnit {
     timestamp: u32,
-    /// Its last packet came, so nothing of it follows.
+    /// Whether its last packet arrived, so that no further packets follow.
     ended: bool,
 }
 
@@ -190,25 +190,25 @@ pub struct Assembler {
     patience: Duration,
     /// Extended sequence number of the newest packet.
     newest: Option<u64>,
-    /// Extended sequence number right after the last access unit that ended here.
+    /// Extended sequence number right after the last access unit whose end was seen.
     expected: Option<u64>,
     /// Extended sequence numbers of padding from `expected` on.
     padding: BTreeSet<u64>,
-    open: Vec<Open>,
-    /// By the extended sequence number of the last packet that came.
-    closed: BTreeMap<u64, Closed>,
-    /// Bytes that the packets of `open` take.
+    open: Vec<OpenUnit>,
+    /// By the extended sequence number of the last packet that arrived.
+    closed: BTreeMap<u64, ClosedUnit>,
+    /// Size of the packets in `open`, bytes.
     held: usize,
-    /// Whether a packet with the marker bit has come at all.
+    /// Whether any packet had the marker bit.
     marked: bool,
-    /// Whether an IDR picture may come without its parameter sets, because they are known.
+    /// Whether an IDR picture may arrive without its parameter sets, because they are known.
     bare: bool,
-    /// Whether the peer sends packets again.
+    /// Whether the peer retransmits packets.
     repaired: bool,
 }
 
 impl Assembler {
-    /// An assembler that gives an access unit up when none of its packets came for `patience`.
+    /// An assembler that abandons an access unit when none of its packets has arrived for `patience`.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
         Self {
@@ -225,23 +225,23 @@ impl Assembler {
         }
     }
 
-    /// Says whether lost packets are sent again. Where they are not, what lacks one is given up at once.
+    /// Sets whether lost packets are retransmitted. If not, an access unit that lacks one is abandoned quickly.
     pub(super) fn set_repaired(&mut self, repaired: bool) {
         self.repaired = repaired;
     }
 
-    /// Says whether the parameter sets are known without the stream (`sprop-parameter-sets`).
+    /// Sets whether the parameter sets are known independently of the stream (`sprop-parameter-sets`).
     pub(super) fn set_bare(&mut self, bare: bool) {
         self.bare = bare;
     }
 
-    /// Bytes that the packets of incomplete access units take, overhead included.
+    /// Size of all packets of incomplete access units, including overhead, bytes.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Takes one packet, in any order, duplicates included.
+    /// Takes one packet, in any order, including duplicates.
     pub fn push(&mut self, packet: RtpPacket) -> Vec<Assembled> {
         let sequence = extend_sequence(&mut self.newest, packet.sequence);
         self.marked |= packet.marker;
@@ -263,7 +263,7 @@ impl Assembler {
             self.held += cost;
         }
         if open.packets.len() > MAX_PACKETS {
-            return vec![self.give_up(index, BrokenReason::Overflow)];
+            return vec![self.abandon(index, BrokenReason::Overflow)];
         }
         if self.open.len() > MAX_OPEN {
             made.extend(self.shed());
@@ -272,22 +272,22 @@ impl Assembler {
         made
     }
 
-    /// Where the access unit with this timestamp is in `open`.
+    /// Index in `open` of the access unit with this timestamp, which is created if necessary.
     fn opened(&mut self, timestamp: u32, arrived: Instant) -> usize {
         let found = self.open.iter().position(|open| open.timestamp == timestamp);
         found.unwrap_or_else(|| {
-            self.open.push(Open::new(timestamp, arrived));
+            self.open.push(OpenUnit::new(timestamp, arrived));
             self.open.len() - 1
         })
     }
 
-    /// Gives up the oldest access unit, because too much is kept.
+    /// Abandons the oldest access unit, because too much is kept.
     pub(super) fn shed(&mut self) -> Option<Assembled> {
         let oldest = (0..self.open.len()).min_by_key(|&index| self.open[index].first())?;
-        Some(self.give_up(oldest, BrokenReason::Overflow))
+        Some(self.abandon(oldest, BrokenReason::Overflow))
     }
 
-    /// Padding between access units (libwebrtc's probing) takes a sequence number. It may come before what is
+    /// Padding between access units (libwebrtc's probing) takes a sequence number. It may arrive before packets
     /// missing ahead of it.
     fn pad(&mut self, sequence: u64) {
         if self.expected.is_none_or(|expected| expected <= sequence) {
@@ -309,17 +309,17 @@ impl Assembler {
         }
     }
 
-    /// Gives up what has waited too long at `now`.
+    /// Abandons access units that have waited too long at `now`.
     pub fn expire(&mut self, now: Instant) -> Vec<Assembled> {
         let patience = self.patience;
         let silent_for =
-            |open: &Open, time| now.saturating_duration_since(open.last_arrival) >= time;
+            |open: &OpenUnit, time| now.saturating_duration_since(open.last_arrival) >= time;
         let settle = self.settle();
         let mut made = Vec::new();
         self.hand_out(&mut made, |all, open| silent_for(open, settle) && all.may_be_whole(open));
         let lost: Vec<u32> =
             self.open.iter().filter(|one| self.has_lost(one)).map(|one| one.timestamp).collect();
-        made.extend(self.give_up_all(BrokenReason::Incomplete, |open| {
+        made.extend(self.abandon_all(BrokenReason::Incomplete, |open| {
             let lost = lost.contains(&open.timestamp) && silent_for(open, LOST_AFTER);
             lost || silent_for(open, patience)
         }));
@@ -327,12 +327,12 @@ impl Assembler {
         made
     }
 
-    /// Gives up everything: the stream is over.
+    /// Abandons everything: the stream has ended.
     pub(super) fn end(&mut self) -> Vec<Assembled> {
-        self.give_up_all(BrokenReason::Ended, |_| true)
+        self.abandon_all(BrokenReason::Ended, |_| true)
     }
 
-    /// When [`Assembler::expire`] wants to be called next.
+    /// When to call [`Assembler::expire`] next.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
         let wait = |open| match open {
@@ -343,8 +343,8 @@ impl Assembler {
         self.open.iter().map(|open| open.last_arrival + wait(open)).min()
     }
 
-    /// Whether a packet is missing that nobody sends again.
-    fn has_lost(&self, open: &Open) -> bool {
+    /// Whether a packet is missing that will not be retransmitted.
+    fn has_lost(&self, open: &OpenUnit) -> bool {
         !self.repaired && !self.has_all(open)
     }
 
@@ -353,12 +353,12 @@ impl Assembler {
         self.patience / 4
     }
 
-    /// Hands out what is whole, oldest first; a newer picture does not wait for an older one.
+    /// Delivers complete access units, oldest first; a newer picture does not wait for an older one.
     fn complete(&mut self, made: &mut Vec<Assembled>) {
         self.hand_out(made, |all, open| all.has_ended(open) && all.has_all(open));
     }
 
-    fn hand_out(&mut self, made: &mut Vec<Assembled>, which: impl Fn(&Self, &Open) -> bool) {
+    fn hand_out(&mut self, made: &mut Vec<Assembled>, which: impl Fn(&Self, &OpenUnit) -> bool) {
         while let Some(index) = (0..self.open.len())
             .filter(|&index| which(self, &self.open[index]))
             .min_by_key(|&index| self.open[index].first())
@@ -369,8 +369,9 @@ impl Assembler {
         }
     }
 
-    /// Whether nothing follows the last packet that came: it has the marker, or the next access unit follows.
-    fn has_ended(&self, open: &Open) -> bool {
+    /// Whether the last packet that arrived ends the access unit: it has the marker, or the next access unit
+    /// follows.
+    fn has_ended(&self, open: &OpenUnit) -> bool {
         let Some((&last, tail)) = open.packets.last_key_value() else { return false };
         tail.marker
             || self.open.iter().any(|other| {
@@ -378,8 +379,8 @@ impl Assembler {
             })
     }
 
-    /// Whether this could be all of an access unit of a sender without markers.
-    fn may_be_whole(&self, open: &Open) -> bool {
+    /// Whether this could be a complete access unit from a sender without markers.
+    fn may_be_whole(&self, open: &OpenUnit) -> bool {
         let tail = open.packets.last_key_value();
         !self.marked
             && tail.is_some_and(|(_, tail)| ends_slice(&tail.payload))
@@ -387,7 +388,7 @@ impl Assembler {
     }
 
     /// Whether all is there from the first packet of an access unit to the last that came.
-    fn has_all(&self, open: &Open) -> bool {
+    fn has_all(&self, open: &OpenUnit) -> bool {
         let (Some((&first, head)), Some((&last, _))) =
             (open.packets.first_key_value(), open.packets.last_key_value())
         else {
@@ -399,15 +400,15 @@ impl Assembler {
             && match self.expected {
                 Some(expected) if expected == first => true,
                 Some(_) => begins_access_unit(head) || bare,
-                // An IDR picture without its parameter sets could not be decoded: they are on their way.
+                // An IDR picture without its parameter sets could not be decoded: they are still in transit.
                 None => matches!(first_nal_type(head), 6 | 7 | 9) || begins_slice(head, 1) || bare,
             }
     }
 
-    /// Whether a packet belongs to an access unit that is done with, or to one before all of them.
+    /// Whether a packet belongs to a closed access unit, or to one before all of them.
     fn is_closed(&self, timestamp: u32, sequence: u64) -> bool {
         let oldest = self.closed.first_key_value().map_or(0, |(&last, _)| last);
-        let follows = |last: u64, closed: &Closed| {
+        let follows = |last: u64, closed: &ClosedUnit| {
             !closed.ended && sequence.saturating_sub(last) < MAX_PACKETS as u64
         };
         self.closed.len() == MAX_CLOSED && sequence < oldest
@@ -416,19 +417,19 @@ impl Assembler {
             })
     }
 
-    fn give_up_all(
+    fn abandon_all(
         &mut self,
         reason: BrokenReason,
-        which: impl Fn(&Open) -> bool,
+        which: impl Fn(&OpenUnit) -> bool,
     ) -> Vec<Assembled> {
         let mut made = Vec::new();
         while let Some(index) = self.open.iter().position(&which) {
-            made.push(self.give_up(index, reason));
+            made.push(self.abandon(index, reason));
         }
         made
     }
 
-    fn give_up(&mut self, index: usize, reason: BrokenReason) -> Assembled {
+    fn abandon(&mut self, index: usize, reason: BrokenReason) -> Assembled {
         let open = self.open.remove(index);
         let ended = open.packets.last_key_value().is_some_and(|(_, tail)| tail.marker);
         self.close(&open, ended);
@@ -436,23 +437,23 @@ impl Assembler {
         Assembled::Broken(BrokenAccessUnit { timestamp, packets, reason })
     }
 
-    /// Remembers where the next access unit begins, and not to open this one again.
-    fn close(&mut self, open: &Open, ended: bool) {
+    /// Records where the next access unit begins, and that this one must not be opened again.
+    fn close(&mut self, open: &OpenUnit, ended: bool) {
         self.held = self.held.saturating_sub(open.cost());
         let Some((&last, _)) = open.packets.last_key_value() else { return };
         if ended {
             self.expected = self.expected.max(Some(last + 1));
             self.skip_padding();
         }
-        self.closed.insert(last, Closed { timestamp: open.timestamp, ended });
+        self.closed.insert(last, ClosedUnit { timestamp: open.timestamp, ended });
         if self.closed.len() > MAX_CLOSED {
             self.closed.pop_first();
         }
     }
 }
 
-/// Joins the packets of a whole access unit.
-fn join(open: &Open) -> Assembled {
+/// Joins the packets of a complete access unit.
+fn join(open: &OpenUnit) -> Assembled {
     let (timestamp, packets) = (open.timestamp, open.packets.len() as u32);
     let size: usize = open.packets.values().map(|p| p.payload.len() + START_CODE.len()).sum();
     let mut data = BytesMut::with_capacity(size);
@@ -484,7 +485,7 @@ fn join(open: &Open) -> Assembled {
     })
 }
 
-fn delivery(open: &Open) -> Delivery {
+fn delivery(open: &OpenUnit) -> Delivery {
     let arrival = |packet: &RtpPacket| Arrival {
         at: packet.arrived.saturating_duration_since(open.first_arrival),
         bytes: packet.payload.len() + WIRE_OVERHEAD,
@@ -542,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_repairs_is_given_up_at_once() {
+    fn without_repair_incomplete_units_are_abandoned_quickly() {
         let now = Instant::now();
         let unit = keyframe(20_000, 7);
         for (repaired, wait) in [(true, PATIENCE), (false, LOST_AFTER)] {
@@ -554,7 +555,7 @@ mod tests {
             assert_eq!(assembler.next_expiry(), Some(now + wait));
             let made = assembler.expire(now + wait);
             assert!(matches!(made[..], [Assembled::Broken(_)]), "{made:?}");
-            // The end of the next one is only late: nothing shows that a packet is lost.
+            // The end of the next one is only late: nothing indicates that a packet is lost.
             let mut next = packets(&unit, 100, 180_000, now);
             let last = next.pop().unwrap();
             for packet in next {
@@ -579,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_packet_is_waited_for_and_then_given_up() {
+    fn a_missing_packet_is_awaited_for_a_limited_time() {
         let now = Instant::now();
         let unit = keyframe(20_000, 3);
         let mut sent = packets(&unit, 0, 90_000, now);
@@ -622,7 +623,7 @@ mod tests {
             .flat_map(|p| assembler.push(p))
             .collect();
         assert_eq!(whole(&made), [&one]);
-        // Nothing follows: it is whole after a while, and before it would be given up.
+        // Nothing follows: it is complete after a while, before it would be abandoned.
         let at = assembler.next_expiry().unwrap();
         assert_eq!(at, now + PATIENCE / 4);
         assert_eq!(assembler.expire(now + PATIENCE / 5), []);
@@ -631,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn without_markers_what_is_missing_is_still_missed() {
+    fn without_markers_missing_packets_are_still_noticed() {
         let now = Instant::now();
         let unit = keyframe(5_000, 3);
         for missing in [0, 2, packets(&unit, 0, 1, now).len() - 1] {
@@ -644,7 +645,7 @@ mod tests {
             let made = assembler.expire(now + PATIENCE);
             assert!(matches!(made[..], [Assembled::Broken(_)]), "{missing}: {made:?}");
         }
-        // A sender that has set the marker once sets it: silence is loss.
+        // A sender that has set the marker once always sets it: silence means loss.
         let mut assembler = Assembler::new(PATIENCE);
         for packet in packets(&unit, 0, 1, now) {
             assembler.push(packet);
@@ -657,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idr_picture_alone_is_whole_when_its_parameter_sets_are_known() {
+    fn an_idr_picture_alone_is_complete_if_its_parameter_sets_are_known() {
         let now = Instant::now();
         let mut data = BytesMut::from(&START_CODE[..]);
         data.put_slice(&[0x65, 0x88, 0x84, 1, 2, 3]);
@@ -672,7 +673,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_first_packet_does_not_pass_for_a_whole_picture() {
+    fn a_picture_without_its_first_packet_is_not_complete() {
         let now = Instant::now();
         let mut assembler = Assembler::new(PATIENCE);
         let mut sent = packets(&keyframe(5_000, 3), 10, 90_000, now);
@@ -686,14 +687,14 @@ mod tests {
         assert_eq!(whole(&assembler.push(parameter_sets)).len(), 1);
     }
 
-    /// A picture in one packet that refers to the one before it; an empty one is padding.
+    /// A picture in one packet that refers to the previous one; an empty one is padding.
     fn packet(sequence: u16, timestamp: u32, payload: &'static [u8], now: Instant) -> RtpPacket {
         let (payload, marker) = (Bytes::from_static(payload), !payload.is_empty());
         RtpPacket { sequence, timestamp, marker, payload, arrived: now, retransmitted: false }
     }
 
     #[test]
-    fn padding_may_come_before_what_is_missing_ahead_of_it() {
+    fn padding_may_arrive_before_packets_missing_ahead_of_it() {
         let now = Instant::now();
         let mut assembler = Assembler::new(PATIENCE);
         let unit = keyframe(20_000, 3);
@@ -709,13 +710,13 @@ mod tests {
             assert!(assembler.push(packet).is_empty());
         }
         assert_eq!(whole(&assembler.push(late)), [&unit]);
-        // The last of the padding shows that the picture after it is whole.
+        // The last of the padding shows that the picture after it is complete.
         assert_eq!(whole(&assembler.push(packet(next + 1, 3000, &[], now))).len(), 1);
         assert_eq!(assembler.next_expiry(), None);
     }
 
     #[test]
-    fn a_flood_of_padding_is_not_kept() {
+    fn a_flood_of_padding_is_not_retained() {
         let now = Instant::now();
         let mut assembler = Assembler::new(PATIENCE);
         for sequence in 0..60_000 {
@@ -729,7 +730,7 @@ mod tests {
         assert!(assembler.padding.is_empty());
     }
 
-    /// Whole access units of a stream: sequence number of the first packet, timestamp.
+    /// Complete access units of a stream: sequence number of the first packet, timestamp.
     fn received(assembler: &mut Assembler, sent: &[(u16, u32)], now: Instant) -> usize {
         let unit = keyframe(20_000, 3);
         let all = sent.iter().flat_map(|&(first, timestamp)| packets(&unit, first, timestamp, now));
@@ -738,9 +739,9 @@ mod tests {
         whole(&made).len()
     }
 
-    /// 6.6 hours of silence are more than half a turn of the timestamp.
+    /// 6.6 hours of silence are more than half a wrap of the timestamp.
     #[test]
-    fn pictures_come_after_any_jump_of_the_timestamp() {
+    fn pictures_arrive_after_any_jump_of_the_timestamp() {
         let now = Instant::now();
         for jump in
             [1 << 31, (1 << 31) + 1, 0x9000_0000, u32::MAX - 90_000, 0, 1_u32.wrapping_neg()]
@@ -756,7 +757,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_come_after_any_jump_of_the_sequence_number() {
+    fn pictures_arrive_after_any_jump_of_the_sequence_number() {
         let now = Instant::now();
         for jump in [3000, 32_767, 32_768, 40_000, 60_000, 63_000] {
             let mut assembler = Assembler::new(PATIENCE);
@@ -767,7 +768,7 @@ mod tests {
                     .collect::<Vec<_>>()
             };
             assert_eq!(received(&mut assembler, &stream(500, 0), now), 100);
-            // Timestamps that begin again: a file in a loop.
+            // Timestamps that restart: a file in a loop.
             let restarted = stream(500 + 1980_u16.wrapping_add(jump), 0);
             assert_eq!(received(&mut assembler, &restarted, now), 100, "{jump}");
         }
@@ -794,7 +795,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_counted_and_released() {
+    fn held_bytes_are_counted_and_released() {
         let now = Instant::now();
         let mut assembler = Assembler::new(PATIENCE);
         for number in 0..40_u16 {
@@ -803,7 +804,7 @@ mod tests {
             {
                 assembler.push(packet);
             }
-            let kept: usize = assembler.open.iter().map(Open::cost).sum();
+            let kept: usize = assembler.open.iter().map(OpenUnit::cost).sum();
             assert_eq!(assembler.held(), kept);
             assert!(assembler.open.len() <= MAX_OPEN);
         }
@@ -813,7 +814,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_payloads_are_counted_not_fatal() {
+    fn hostile_payloads_are_not_fatal() {
         let now = Instant::now();
         for payload in [
             &[0x78, 0, 0, 0][..],
@@ -865,7 +866,7 @@ mod tests {
                     got.extend(assembler.push(packet));
                 }
             }
-            // Not `prop_assert_eq`: it would print every byte.
+            // Not `prop_assert_eq`, which would print every byte.
             prop_assert!(whole(&got) == units.iter().collect::<Vec<_>>());
         }
 

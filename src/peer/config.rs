@@ -1,4 +1,4 @@
-//! What a peer is made from, and the settings of the `rtc` crate that follow from it.
+//! The configuration of a peer, and the settings of the `rtc` crate that follow from it.
 
 use std::{
     io,
@@ -25,34 +25,35 @@ use rtc::{
 };
 
 use super::{
-    event::PeerError,
-    pacing::{Pace, Pacing, TRANSPORT_CC_URI, TransportCc},
-    repair::{self, RepairReceiver, RepairSender, Repairing, RoundTripHint, Rtx},
-    sdp::{PhoneBitrate, PhonePath},
+    error::PeerError,
+    pacing::{Pacing, TRANSPORT_CC_URI, TransportCc},
+    repair::{self, PeerRepairs, RepairReceiver, RepairSender, RttSeed, Rtx},
+    rtp_observer::RtpObserver,
+    sdp::PhonePath,
     streams::StreamServers,
-    tap::Tap,
 };
 use crate::{
     netsim::Gateway,
     proto::{control::CONTROL_LIFE_TIME, token::IceServer},
     stun::{
         stream::Trust,
-        uri::{ServerUri, Transport, UriError},
+        uri::{ServerUri, Transport, read_url},
     },
     types::CandidateType,
+    units::RateSetting,
 };
 
-/// RTP payload type we offer for H.264.
+/// RTP payload type offered for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
 
-/// RTP payload type we offer for retransmissions of it (RFC 4588).
+/// RTP payload type offered for its retransmissions (RFC 4588).
 const RTX_PAYLOAD_TYPE: u8 = 103;
 
-/// Default of [`PeerConfig::relay_wait`]: what a check from a symmetric NAT is held back, a round trip,
-/// and then some.
+/// Default of [`PeerConfig::relay_wait`]: how long a check from a symmetric NAT is held back, plus a round trip and
+/// a margin.
 const RELAY_WAIT: Duration = Duration::from_millis(400);
 
-/// Which side of the pair a peer plays.
+/// The role of a peer in the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerRole {
     /// The phone: offers, sends video.
@@ -64,49 +65,48 @@ pub enum PeerRole {
 /// Which candidates ICE may use (W3C `RTCIceTransportPolicy`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IcePolicy {
-    /// All of them.
+    /// All candidates.
     #[default]
     All,
-    /// Only relayed ones.
+    /// Only relayed candidates.
     Relay,
 }
 
-/// What a peer is made from.
+/// The configuration of a peer.
 #[derive(Debug, Clone)]
 pub struct PeerConfig {
-    /// Which side of the pair.
+    /// The role in the pair.
     pub role: PeerRole,
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
-    /// The certificates that `turns:` servers are believed by.
+    /// The certificates trusted for `turns:` servers.
     pub trust: Trust,
     /// Which candidates may be used.
     pub ice_policy: IcePolicy,
-    /// Types of local candidates to tell the other side; empty means all.
+    /// Types of local candidates to announce to the remote peer; empty means all.
     pub candidates: Vec<CandidateType>,
     /// Local addresses to gather host candidates on, see [`local_addresses`].
     pub addresses: Vec<IpAddr>,
-    /// How to find the addresses again at an ICE restart, for the network may have changed; none: they
-    /// stay.
+    /// How to find the addresses again at an ICE restart, since the network may have changed; none keeps them.
     pub network: Option<LocalNetwork>,
-    /// Largest picture the sender will encode, pixels; decides the H.264 level offered.
+    /// Maximum picture size that the sender will encode, pixels; determines the H.264 level offered.
     pub picture_size: (u32, u32),
-    /// How long a relayed pair waits for a direct one at least, from the start of the checks: the crate nominates
+    /// Minimum time that a relayed pair waits for a direct one, from the start of the checks: the crate nominates
     /// the first pair that works and keeps it. The sender, which nominates, waits longer where round trips are
-    /// (`relay_wait`). Nothing is waited for when only relays may be used.
+    /// longer (`relay_wait`). There is no wait if only relays may be used.
     pub relay_wait: Duration,
-    /// How long a message on the control channel is sent again before it is given up
-    /// (`maxPacketLifeTime`, at most 65 s); none means never. It stays unordered.
+    /// How long a message on the control channel is retransmitted before it is abandoned (`maxPacketLifeTime`, at
+    /// most 65 s); none means forever. Delivery stays unordered.
     pub control_life_time: Option<Duration>,
-    /// Simulated NATs and link to be behind; then its inside address stands for `addresses`.
+    /// Simulated NATs and link in front of the peer; their inside address then replaces `addresses`.
     pub gateway: Option<Arc<Gateway>>,
-    /// Whether lost packets are repaired. Without it NACK is neither offered nor taken: for comparison.
+    /// Whether lost packets are repaired. Without it NACK is neither offered nor accepted: for comparison.
     pub repair: bool,
     /// How fast the packets of a keyframe may leave.
-    pub pace: Pace,
-    /// What a receiver tells the phone's bandwidth estimate.
-    pub phone_bitrate: PhoneBitrate,
-    /// What was seen of the phone's path, from one connection to the next.
+    pub pace: RateSetting,
+    /// What a receiver suggests to the phone's bandwidth estimate.
+    pub phone_bitrate: RateSetting,
+    /// The measured rate of the phone's path, carried from one connection to the next.
     pub phone_path: PhonePath,
 }
 
@@ -127,35 +127,35 @@ impl PeerConfig {
             control_life_time: Some(CONTROL_LIFE_TIME),
             gateway: None,
             repair: true,
-            pace: Pace::Auto,
-            phone_bitrate: PhoneBitrate::Auto,
+            pace: RateSetting::Auto,
+            phone_bitrate: RateSetting::Auto,
             phone_path: PhonePath::default(),
         }
     }
 }
 
-/// Which addresses of this machine can be host candidates, at any time.
+/// Selects the addresses of this machine that can be host candidates, at any time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalNetwork {
-    /// Of this interface only.
+    /// Only addresses of this interface.
     pub interface: Option<String>,
-    /// IPv4.
+    /// Include IPv4.
     pub v4: bool,
-    /// IPv6.
+    /// Include IPv6.
     pub v6: bool,
-    /// Loopback, too.
+    /// Include loopback.
     pub loopback: bool,
 }
 
 impl LocalNetwork {
-    /// Those there are now, see [`local_addresses`].
+    /// The current addresses, see [`local_addresses`].
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         local_addresses(self.interface.as_deref(), self.v4, self.v6, self.loopback)
     }
 }
 
-/// Where the crate binds its sockets: asked again at each ICE restart.
+/// Where the crate binds its sockets: evaluated again at each ICE restart.
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
     first: Vec<SocketAddr>,
@@ -179,13 +179,13 @@ impl ToSocketAddrs for Binding {
     fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
         let now = self.network.as_ref().map(LocalNetwork::addresses).unwrap_or_default();
         let now: Vec<_> = now.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
-        // Between two networks there may be none; without any the connection would end for good.
+        // Between two networks there may be none; without any the connection would end permanently.
         Ok(if now.is_empty() { self.first.clone() } else { now }.into_iter())
     }
 }
 
-/// Addresses of this machine that can be host candidates: not link-local, and loopback only when
-/// `loopback` is set or nothing else is there.
+/// Addresses of this machine that can be host candidates: not link-local, and loopback only if `loopback` is set or
+/// there is no other address.
 #[must_use]
 pub fn local_addresses(interface: Option<&str>, v4: bool, v6: bool, loopback: bool) -> Vec<IpAddr> {
     let usable = |ip: &IpAddr| match ip {
@@ -213,8 +213,8 @@ pub fn local_addresses(interface: Option<&str>, v4: bool, v6: bool, loopback: bo
     outward
 }
 
-/// `profile-level-id` to offer for pictures up to this size: constrained baseline at level 3.1, or
-/// the lowest of 4.0, 5.1 and 5.2 that holds the picture (ITU-T H.264 table A-1, `MaxFS`).
+/// The `profile-level-id` to offer for pictures up to this size: constrained baseline at level 3.1, or the lowest
+/// of 4.0, 5.1 and 5.2 that fits the picture (ITU-T H.264 table A-1, `MaxFS`).
 #[must_use]
 pub fn profile_level_id(size: (u32, u32)) -> &'static str {
     match macroblocks(size) {
@@ -225,8 +225,8 @@ pub fn profile_level_id(size: (u32, u32)) -> &'static str {
     }
 }
 
-/// Whether the level that is offered for pictures of `offered` size holds a picture of `size`
-/// (ITU-T H.264 table A-1, `MaxFS`, and §A.3.1 g and h: neither side over the root of 8 `MaxFS`).
+/// Whether the level offered for pictures of `offered` size fits a picture of `size` (ITU-T H.264 table A-1,
+/// `MaxFS`, and §A.3.1 g and h: neither side over the square root of 8 `MaxFS`).
 #[must_use]
 pub fn level_holds(offered: (u32, u32), size: (u32, u32)) -> bool {
     let most = match macroblocks(offered) {
@@ -276,7 +276,7 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
     }
 }
 
-/// Retransmissions as a stream of their own, of which nothing but its payload type is negotiated (RFC 4588 §8.6).
+/// Retransmissions as a separate stream, for which only the payload type is negotiated (RFC 4588 §8.6).
 fn rtx_codec() -> RTCRtpCodecParameters {
     RTCRtpCodecParameters {
         rtp_codec: RTCRtpCodec {
@@ -307,42 +307,42 @@ pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError
     Ok(engine)
 }
 
-/// The chain that RTP and RTCP pass. The crate's own NACK and receiver reports are left out for ours.
+/// The interceptor chain for RTP and RTCP. Our own NACK and receiver reports replace those of the crate.
 pub(super) fn interceptors(
     config: &PeerConfig,
-    tap: Tap,
+    rtp_observer: RtpObserver,
     rtx: Rtx,
     pacing: &Arc<Pacing>,
-    hint: &RoundTripHint,
-    repairing: &Repairing,
+    rtt_seed: &RttSeed,
+    peer_repairs: &PeerRepairs,
 ) -> Registry {
-    let answers = RepairSender::new(config.repair, pacing.rate().clone(), hint.clone());
-    let asks = RepairReceiver::new(config.repair, hint.clone(), repairing.clone());
+    let responder = RepairSender::new(config.repair, pacing.rate().clone(), rtt_seed.clone());
+    let requester = RepairReceiver::new(config.repair, rtt_seed.clone(), peer_repairs.clone());
     Registry::new()
-        // Nearest to the wire: it numbers all that leaves, and reports all that comes, also padding.
+        // Nearest to the wire: it numbers everything that leaves, and reports everything that arrives, including
+        // padding.
         .with(Slot::Custom(300), TransportCc::new(Arc::clone(pacing)))
-        // Whoever is farther from the wire sees no stream of retransmissions.
+        // Interceptors farther from the wire see no stream of retransmissions.
         .with(Slot::Custom(400), rtx)
-        .with(Slot::Custom(500), tap)
-        .with(Slot::NackResponder, answers)
-        .with(Slot::NackGenerator, asks)
+        .with(Slot::Custom(500), rtp_observer)
+        .with(Slot::NackResponder, responder)
+        .with(Slot::NackGenerator, requester)
         .with(Slot::SenderReport, SenderReportBuilder::new().build())
 }
 
-/// Settings that differ from the crate's defaults, each because the default was measured to lose
-/// keyframes or time.
+/// Settings that differ from the crate's defaults, each because the default was measured to lose keyframes or time.
 pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
-        // 64 packets by default: a keyframe of 85 could not be repaired by retransmission.
+        // 64 packets by default: too few to repair a keyframe of 85 by retransmission.
         .with_srtp_replay_protection_window(repair::WINDOW.into())
-        // 0.5 to 2 s by default, spent even when a pair has long been found.
+        // 0.5 to 2 s by default, spent even if a pair was found long ago.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_relay_acceptance_min_wait(Some(relay_wait(config)))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
-        // Every pair is checked at each tick, for 4 s: as long as a relayed one may have to wait. 200 ms by default,
-        // which a check that crosses the other side's candidate costs in full; shorter than this would flood a slow
-        // uplink.
+        // Every pair is checked at each tick, for 4 s: as long as a relayed one may have to wait. The default of
+        // 200 ms is lost in full by a check that crosses the peer's candidate; anything shorter than this would
+        // flood a slow uplink.
         .with_ice_connection_attempts(Some(Duration::from_millis(25)), Some(160))
         .with_ice_timeouts(
             Some(Duration::from_secs(4)),
@@ -350,17 +350,18 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
             Some(Duration::from_secs(2)),
         )
         .with_sctp_max_receive_buffer_size(4 << 20)
-        // An ICE restart binds new sockets, on the addresses the machine has then.
+        // An ICE restart binds new sockets, on the machine's current addresses.
         .with_discard_local_candidates_during_ice_restart(true)
         .with_multicast_dns_mode(mdns)
-        // Of the two ends of an association the crate has only the DTLS client send SCTP's INIT
-        // (`rtc` 0.21.1, `handler/sctp.rs:705`), where RFC 8841 §9.3 has both. werift sends it as ICE's controlling end,
-        // which is the offerer, and takes none then. The server also has its keys before media can come.
+        // Of the two ends of an association, in the crate only the DTLS client sends SCTP's INIT (`rtc` 0.21.1,
+        // `handler/sctp.rs:705`), whereas RFC 8841 §9.3 requires both to. werift sends it as ICE's controlling
+        // agent, which is the offerer, and accepts none in that role. The server also has its keys before media can
+        // arrive.
         .with_answering_dtls_role(RTCDtlsRole::Server)
         .build()
 }
 
-/// How long relayed pairs wait at least on the side that nominates.
+/// Minimum wait of relayed pairs at the nominating peer.
 pub(super) fn nomination_wait(config: &PeerConfig) -> Duration {
     match config.role {
         PeerRole::Sender => relay_wait(config),
@@ -395,24 +396,13 @@ pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) ->
         .build()
 }
 
-/// The URL the crate is given for one that is configured; none for what it would not understand.
+/// The URL that the crate gets for a configured one; none if the crate would not understand it.
 fn crate_url(url: &str, server: &IceServer, streams: &StreamServers) -> Option<String> {
     let uri = usable(url, server).ok()?;
     if uri.transport == Transport::Udp {
         return Some(uri.to_string());
     }
     Some(format!("turn:{}?transport=udp", streams.stand_in(url)?))
-}
-
-/// Reads the URL of an ICE server; a query on `stun:`, which RFC 7064 does not know but some token
-/// answers have, is left out.
-pub(super) fn read_url(url: &str) -> Result<ServerUri, UriError> {
-    match url.trim_start().get(..5) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("stun:") => {
-            url.split('?').next().unwrap_or_default().parse()
-        }
-        _ => url.parse(),
-    }
 }
 
 /// One URL of an ICE server, or why it cannot be used. Without credentials the crate would not build a connection
@@ -431,7 +421,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_side_that_nominates_waits_for_direct_pairs() {
+    fn only_the_nominating_peer_waits_for_direct_pairs() {
         let config = |role| PeerConfig { addresses: Vec::new(), ..PeerConfig::new(role) };
         assert_eq!(nomination_wait(&config(PeerRole::Sender)), RELAY_WAIT);
         assert_eq!(nomination_wait(&config(PeerRole::Receiver)), Duration::ZERO);
@@ -440,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn level_follows_the_picture() {
+    fn the_level_follows_the_picture_size() {
         assert_eq!(profile_level_id((1280, 720)), "42e01f");
         assert_eq!(profile_level_id((1920, 1080)), "42e028");
         assert_eq!(profile_level_id((3840, 2160)), "42e033");
@@ -452,14 +442,14 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_there_when_asked_for() {
+    fn loopback_is_included_on_request() {
         let addresses = local_addresses(None, true, false, true);
         assert_eq!(addresses.iter().filter(|ip| ip.is_loopback()).count(), 1);
         assert!(addresses.iter().all(IpAddr::is_ipv4));
     }
 
     #[test]
-    fn the_crate_is_given_what_it_understands() {
+    fn the_crate_gets_only_urls_it_understands() {
         let urls =
             ["stun:s?transport=udp", "turn:t", "turns:t", "stuns:s", "turns:t?transport=udp"];
         let urls: Vec<String> = urls.map(str::to_owned).to_vec();

@@ -1,4 +1,4 @@
-//! One peer connection: how it is built, video and control out, statistics, close.
+//! One peer connection: construction, outgoing video and control messages, statistics, close.
 
 mod negotiation;
 
@@ -22,32 +22,33 @@ use super::{
     config::{self, Binding, IcePolicy, PeerConfig, PeerRole},
     control::ChannelRef,
     driver,
-    event::{PeerError, PeerEvent, Timings},
+    error::PeerError,
+    event::{PeerEvent, Timings},
     frames::CodedFrame,
-    gathering::{GatherResult, ServerFailure, Watcher},
-    handler::{Shared, build},
+    gathering::{GatherResult, GatheringMonitor, ServerFailure},
+    handler::build,
     pacing::Pacing,
     relay_wait::RelayWait,
     remote_candidates::RemoteCandidates,
-    repair::{Repairing, RoundTripHint, Rtx},
+    repair::{PeerRepairs, RttSeed, Rtx},
+    rtp_observer::{RtpCounters, RtpObserver},
     runtime::{ExtraPasses, PeerRuntime},
     sdp::{Setup, hints::Hints},
+    shared::PeerState,
     stats::{self, CandidateStats, Snapshot},
     streams::StreamServers,
-    tap::{Tap, TapCounters},
     video::{self, SentAccessUnit, VideoSender},
-    vitals::{Monitor, Vitals},
+    vitals::{LivenessMonitor, Vitals},
 };
 use crate::{media::h264::AccessUnit, proto::control::ControlMessage, types::CandidateType};
 
-/// Events that may wait for their reader. Control messages beyond it wait in SCTP; states and
-/// candidates are few.
+/// Capacity of the event queue. Control messages beyond it wait in SCTP; states and candidates are few.
 const QUEUE_EVENTS: usize = 1024;
 
 /// Time given to a clean close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// From the last answer of a server to the candidate that the crate makes of it, with room.
+/// Maximum delay from a server's last answer to the candidate that the crate makes from it, with a margin.
 const LAST_CANDIDATES: Duration = Duration::from_millis(200);
 
 /// One peer connection.
@@ -56,20 +57,22 @@ pub struct Peer {
     connection: Arc<dyn PeerConnection>,
     runtime: Arc<PeerRuntime>,
     streams: Arc<StreamServers>,
-    watcher: Arc<Watcher>,
-    shared: Arc<Shared>,
-    counters: Arc<TapCounters>,
-    round_trip: RoundTripHint,
+    gathering: Arc<GatheringMonitor>,
+    shared: Arc<PeerState>,
+    counters: Arc<RtpCounters>,
+    rtt_seed: RttSeed,
     pacing: Arc<Pacing>,
     video: Option<VideoSender>,
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     with_mdns: bool,
     remote_candidates: Mutex<RemoteCandidates>,
-    /// Our DTLS role as the first answer named it, where the offer did not leave the choice: it stays (RFC 8842 §5.3).
+    /// Our DTLS role as stated in the first answer, if the offer did not leave the choice: it is permanent (RFC
+    /// 8842 §5.3).
     answered_setup: OnceLock<Option<Setup>>,
-    /// What the first answer said to the phone's estimate: others would make libwebrtc estimate from the beginning.
+    /// The hints of the first answer for the phone's estimate: changed ones would make libwebrtc restart its
+    /// estimate.
     answered_hints: OnceLock<Option<Hints>>,
-    /// What counts when the connection can no longer be asked.
+    /// The last statistics, for when the connection can no longer be queried.
     last_stats: Mutex<Snapshot>,
     tasks: Vec<JoinHandle<()>>,
     closed: AtomicBool,
@@ -79,7 +82,7 @@ impl Peer {
     /// Builds a peer connection with its control channel and, for a sender, its video track.
     ///
     /// # Errors
-    /// [`PeerError`] when there is no usable local address or the crate refuses a setting.
+    /// [`PeerError`] if there is no usable local address or the crate rejects a setting.
     pub async fn new(config: PeerConfig) -> Result<(Self, mpsc::Receiver<PeerEvent>), PeerError> {
         let binding = Binding::new(&config);
         if binding.is_empty() {
@@ -91,27 +94,29 @@ impl Peer {
             config.trust.clone(),
             config.gateway.clone(),
         ));
-        // The phone offers, so it is the controlling side (RFC 8445 §6.1.1).
+        // The phone offers, so it is the controlling agent (RFC 8445 §6.1.1).
         let holds = config.role == PeerRole::Sender && config.ice_policy == IcePolicy::All;
-        let (watcher, losses) = Watcher::new(&config.ice_servers, &streams, holds);
-        let monitor = Arc::new(Monitor::new());
+        let (gathering, losses) = GatheringMonitor::new(&config.ice_servers, &streams, holds);
+        let liveness = Arc::new(LivenessMonitor::new());
         let candidates = config.candidates.clone();
-        let shared = Shared::new(events, candidates, Arc::clone(&watcher), Arc::clone(&monitor));
+        let shared =
+            PeerState::new(events, candidates, Arc::clone(&gathering), Arc::clone(&liveness));
         let pacing = Pacing::new(config.pace);
         let runtime = PeerRuntime::new(
-            Arc::clone(&watcher),
+            Arc::clone(&gathering),
             Arc::clone(&streams),
             config.gateway.clone(),
-            Arc::clone(&monitor),
+            Arc::clone(&liveness),
             RelayWait::new(config::nomination_wait(&config)),
             Arc::clone(&pacing),
         );
-        let (tap, outputs) = Tap::new(Arc::clone(&monitor));
+        let (rtp_observer, outputs) = RtpObserver::new(Arc::clone(&liveness));
         let rtx = Rtx::new(shared.rtx_types.clone(), Arc::clone(&runtime.filters().media));
         let rtc = config::rtc_configuration(&config, &streams);
-        let round_trip = RoundTripHint::default();
-        let repairing = Repairing::default();
-        let chain = config::interceptors(&config, tap, rtx, &pacing, &round_trip, &repairing);
+        let rtt_seed = RttSeed::default();
+        let peer_repairs = PeerRepairs::default();
+        let chain =
+            config::interceptors(&config, rtp_observer, rtx, &pacing, &rtt_seed, &peer_repairs);
         let building = build(&config, rtc, binding, chain, Arc::clone(&runtime), &shared);
         let (connection, with_mdns) = Box::pin(building).await?;
         let life_time = config.control_life_time;
@@ -127,28 +132,28 @@ impl Peer {
                 outputs.packets,
                 Arc::clone(&shared),
                 patience,
-                repairing,
+                peer_repairs,
                 config.phone_path.clone(),
             )),
-            tokio::spawn(driver::watch(Arc::clone(&monitor), Arc::downgrade(&runtime))),
-            tokio::spawn(tell_end(Arc::clone(&shared))),
+            tokio::spawn(driver::watch(Arc::clone(&liveness), Arc::downgrade(&runtime))),
+            tokio::spawn(report_end(Arc::clone(&shared))),
         ];
-        for failure in watcher.unusable() {
-            tell_failure(&shared, failure);
+        for failure in gathering.unusable() {
+            report_failure(&shared, failure);
         }
-        if watcher.is_active() {
-            let (watcher, shared) = (Arc::clone(&watcher), Arc::clone(&shared));
-            tasks.push(tokio::spawn(tell_failures(watcher, losses, shared)));
+        if gathering.is_active() {
+            let (gathering, shared) = (Arc::clone(&gathering), Arc::clone(&shared));
+            tasks.push(tokio::spawn(report_failures(gathering, losses, shared)));
         }
         let peer = Self {
             config,
             connection,
             runtime,
             streams,
-            watcher,
+            gathering,
             shared,
             counters: outputs.counters,
-            round_trip,
+            rtt_seed,
             pacing,
             video,
             remote_described: tokio::sync::Mutex::default(),
@@ -166,14 +171,14 @@ impl Peer {
     /// Sends an access unit on the video track.
     ///
     /// # Errors
-    /// [`PeerError::NotOpen`] for a receiver or before the connection is up.
+    /// [`PeerError::NotOpen`] for a receiver or before the connection is established.
     pub async fn send_access_unit(&self, unit: &AccessUnit) -> Result<SentAccessUnit, PeerError> {
         let timestamp =
             self.next_rtp_timestamp(unit).ok_or(PeerError::NotOpen("the video track"))?;
         self.send_access_unit_at(unit, timestamp).await
     }
 
-    /// Sends an access unit with a timestamp got from [`Peer::next_rtp_timestamp`].
+    /// Sends an access unit with a timestamp obtained from [`Peer::next_rtp_timestamp`].
     ///
     /// # Errors
     /// As [`Peer::send_access_unit`].
@@ -184,46 +189,46 @@ impl Peer {
     ) -> Result<SentAccessUnit, PeerError> {
         let video = self.video.as_ref().ok_or(PeerError::NotOpen("the video track"))?;
         let sending = async {
-            self.heard().await;
+            self.wait_for_remote_keys().await;
             let relayed = self.may_be_relayed().await;
             let sent = video.send(unit, rtp_timestamp, &self.pacing, relayed).await;
-            self.shared.monitor.keyframe_sent();
+            self.shared.liveness.keyframe_sent();
             if sent.is_ok() {
-                self.shared.frames.carried(Some((unit.width, unit.height)));
+                self.shared.frames.transferred(Some((unit.width, unit.height)));
             }
             sent
         };
         self.unless_stopped(sending).await
     }
 
-    /// Whatever asks the crate for something: the answer never comes when its driver has ended or hangs.
+    /// Runs a request to the crate, whose answer never comes if its driver has ended or hangs.
     async fn unless_stopped<T>(
         &self,
-        asking: impl Future<Output = Result<T, PeerError>>,
+        request: impl Future<Output = Result<T, PeerError>>,
     ) -> Result<T, PeerError> {
         tokio::select! {
             biased;
-            answer = asking => answer,
-            () = self.shared.monitor.driver_is_gone() => {
-                Err(PeerError::Stopped(self.shared.monitor.driver_end().unwrap_or_default()))
+            answer = request => answer,
+            () = self.shared.liveness.driver_is_gone() => {
+                Err(PeerError::Stopped(self.shared.liveness.driver_end().unwrap_or_default()))
             }
         }
     }
 
-    /// What shows that the connection is alive.
+    /// Evidence that the connection is alive.
     #[must_use]
     pub fn vitals(&self) -> Vitals {
-        self.shared.monitor.vitals()
+        self.shared.liveness.vitals()
     }
 
-    /// Waits until the other side has shown that it has keys; an access unit sent before that would be
-    /// lost. Not for ever, and after that no more: it may have nothing to say.
-    pub async fn heard(&self) {
-        self.runtime.heard().await;
+    /// Waits until the remote peer has shown that it has keys; an access unit sent before that would be lost. The
+    /// wait is bounded, and happens only once: the peer may have nothing to send.
+    pub async fn wait_for_remote_keys(&self) {
+        self.runtime.wait_for_remote_keys().await;
     }
 
-    /// A remote candidate whose check came before it was signaled is peer reflexive, also when it is a
-    /// relay's; the statistics know better once it has been signaled.
+    /// A remote candidate whose check arrived before it was signaled is peer reflexive, even if it belongs to a
+    /// relay; the statistics are accurate once it has been signaled.
     pub(crate) async fn may_be_relayed(&self) -> bool {
         let may_be = |kind| matches!(kind, CandidateType::Relay | CandidateType::Prflx);
         let Some(pair) = self.selected_pair().await else { return false };
@@ -231,30 +236,30 @@ impl Peer {
             && self.stats().await.pair.is_none_or(|pair| may_be(pair.local) || may_be(pair.remote))
     }
 
-    /// Takes the RTP timestamp for the next access unit, so that it can be told before the access
-    /// unit is sent; `None` for a receiver.
+    /// Takes the RTP timestamp for the next access unit, so that it can be announced before the access unit is
+    /// sent; `None` for a receiver.
     #[must_use]
     pub fn next_rtp_timestamp(&self, unit: &AccessUnit) -> Option<u32> {
         self.video.as_ref().map(|video| video.next_timestamp(unit.captured_at))
     }
 
-    /// Asks the other side for a keyframe by PLI; false when its track has not begun yet.
+    /// Requests a keyframe from the remote peer by PLI; false if its track has not started yet.
     pub async fn send_pli(&self) -> bool {
         let Some(track) = self.shared.remote_track.get() else { return false };
-        let asking = async { Ok(video::send_pli(track.as_ref()).await) };
-        self.unless_stopped(asking).await.unwrap_or(false)
+        let request = async { Ok(video::send_pli(track.as_ref()).await) };
+        self.unless_stopped(request).await.unwrap_or(false)
     }
 
-    /// Sends a message of our own on the control channel.
+    /// Sends one of our own messages on the control channel.
     ///
     /// # Errors
     /// [`PeerError::NotOpen`] before the channel is open.
     pub async fn send_control(&self, message: &ControlMessage) -> Result<(), PeerError> {
-        self.unless_stopped(self.shared.control.send(message, &self.shared.monitor)).await
+        self.unless_stopped(self.shared.control.send(message, &self.shared.liveness)).await
     }
 
-    /// Sends a ping, and gives the time at which it went to SCTP. That is on the driver's thread, as is the time at
-    /// which its answer is read: a round trip does not count how long threads take to wake.
+    /// Sends a ping, and returns the time at which it was passed to SCTP. That happens on the driver's thread, as
+    /// does reading the answer: the round trip does not include thread wake-up times.
     ///
     /// # Errors
     /// As [`Peer::send_control`].
@@ -263,16 +268,16 @@ impl Peer {
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn_beside(async move {
             let now = Instant::now();
-            let result = shared.control.send(&ping, &shared.monitor).await;
+            let result = shared.control.send(&ping, &shared.liveness).await;
             let _ = sent.send(result.map(|()| now));
         });
         let ended = || PeerError::NotOpen("the control channel");
         self.unless_stopped(async { sending.await.map_err(|_| ended())? }).await
     }
 
-    /// Answers a message on the channel it came on.
+    /// Answers a message on the channel it arrived on.
     pub async fn answer_control(&self, message: &ControlMessage, channel: &ChannelRef) {
-        let answering = self.shared.control.answer(message, channel, &self.shared.monitor);
+        let answering = self.shared.control.answer(message, channel, &self.shared.liveness);
         // A connection that has stopped is reported elsewhere.
         let answering = async {
             answering.await;
@@ -281,22 +286,22 @@ impl Peer {
         let _ = self.unless_stopped(answering).await;
     }
 
-    /// When the peer connection was built: [`Peer::timings`] count from there.
+    /// When the peer connection was built, the origin of [`Peer::timings`].
     #[must_use]
     pub fn created(&self) -> Instant {
         self.shared.created()
     }
 
-    /// When each step of the set-up was reached.
+    /// When each step of the setup was reached.
     #[must_use]
     pub fn timings(&self) -> Timings {
         self.shared.timings()
     }
 
-    /// What became of each STUN and TURN server so far, in the order of the configured URLs.
+    /// The outcome for each STUN and TURN server so far, in the order of the configured URLs.
     #[must_use]
     pub fn gathering(&self) -> Vec<GatherResult> {
-        self.watcher.results()
+        self.gathering.results()
     }
 
     /// Counts a frame that was encoded for this connection, or decoded from it.
@@ -304,7 +309,7 @@ impl Peer {
         self.shared.frames.coded(frame);
     }
 
-    /// getStats with W3C names; the last ones when the connection has stopped.
+    /// getStats with W3C names; the last known values if the connection has stopped.
     pub async fn stats(&self) -> Snapshot {
         let last = || self.last_stats.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(snapshot) = self.unless_stopped(async { Ok(self.current_stats().await) }).await {
@@ -337,7 +342,7 @@ impl Peer {
         }
         let round_trip = snapshot.pair.as_ref().and_then(|pair| pair.current_round_trip_time);
         if let Some(Ok(round_trip)) = round_trip.map(Duration::try_from_secs_f64) {
-            self.round_trip.set(round_trip);
+            self.rtt_seed.set(round_trip);
         }
         snapshot
     }
@@ -354,7 +359,7 @@ impl Peer {
         Some([describe(pair.local()), describe(pair.remote())])
     }
 
-    /// The transport, also of a connection without a data channel.
+    /// The transport, including that of a connection without a data channel.
     async fn transport(&self) -> Option<Arc<dyn DtlsTransport>> {
         if let Some(sctp) = self.connection.sctp().await {
             return Some(sctp.transport());
@@ -385,7 +390,7 @@ impl Peer {
             task.abort();
         }
         let closing = close(Arc::clone(&self.connection));
-        if self.shared.monitor.driver_end().is_some() {
+        if self.shared.liveness.driver_end().is_some() {
             tokio::spawn(closing);
         } else {
             closing.await;
@@ -393,30 +398,30 @@ impl Peer {
     }
 }
 
-/// Tells that the connection has stopped.
-async fn tell_end(shared: Arc<Shared>) {
-    shared.monitor.driver_is_gone().await;
-    let why = shared.monitor.driver_end().unwrap_or_default();
+/// Reports that the connection has stopped.
+async fn report_end(shared: Arc<PeerState>) {
+    shared.liveness.driver_is_gone().await;
+    let why = shared.liveness.driver_end().unwrap_or_default();
     shared.emit(PeerEvent::Stopped(why));
 }
 
-fn tell_failure(shared: &Shared, ServerFailure { url, code, text }: ServerFailure) {
+fn report_failure(shared: &PeerState, ServerFailure { url, code, text }: ServerFailure) {
     shared.emit(PeerEvent::CandidateError { url, code, text });
 }
 
-/// Tells which servers fail while candidates are gathered, when that has its end, and which
-/// allocations are lost later.
-async fn tell_failures(
-    watcher: Arc<Watcher>,
+/// Reports servers that fail while candidates are gathered, the end of gathering, and allocations that are lost
+/// later.
+async fn report_failures(
+    gathering: Arc<GatheringMonitor>,
     mut losses: mpsc::UnboundedReceiver<ServerFailure>,
-    shared: Arc<Shared>,
+    shared: Arc<PeerState>,
 ) {
-    let tell = |failure| tell_failure(&shared, failure);
-    watcher.follow(tell).await;
+    let report = |failure| report_failure(&shared, failure);
+    gathering.follow(report).await;
     tokio::time::sleep(LAST_CANDIDATES).await;
     shared.end_of_candidates();
     while let Some(lost) = losses.recv().await {
-        tell(lost);
+        report(lost);
     }
 }
 
@@ -425,7 +430,7 @@ impl Drop for Peer {
         if self.closed.load(Ordering::Relaxed) {
             return;
         }
-        // The crate keeps its driver and sockets when a connection is dropped without `close`.
+        // The crate keeps its driver and sockets if a connection is dropped without `close`.
         for task in &self.tasks {
             task.abort();
         }

@@ -1,15 +1,14 @@
 //! The data channels that carry control messages.
 //!
-//! We open one, label `control`, `{ordered: false, maxPacketLifeTime: 100}`, and send our own
-//! messages on it. What comes on any channel is accepted, and an answer goes back on the channel
-//! the question came on. A `ping` is answered right where it is read, so that the round-trip time is
-//! the network's.
+//! We open one, label `control`, `{ordered: false, maxPacketLifeTime: 100}`, and send our own messages on it.
+//! Messages on any channel are accepted, and an answer goes back on the channel that the question arrived on. A
+//! `ping` is answered right where it is read, so that the round-trip time is that of the network.
 //!
-//! `rtc` 0.21.1 sends reliably and in order on a channel it *accepted*, whatever the other side
-//! asked for (webrtc-rs/rtc#117). A peer of this project is known by its channel's protocol, and is
-//! answered on the channel we opened once that is open, which is as it should be. So that answers to others
-//! do not queue up behind a lost one, an answer is left out while an earlier one still waits for its
-//! acknowledgement after the channel's life time.
+//! `rtc` 0.21.1 sends reliably and in order on a channel it *accepted*, whatever the remote peer requested
+//! (webrtc-rs/rtc#117). A peer of this project is recognized by its channel's protocol, and gets answers on the
+//! channel we opened once that is open, which behaves correctly. So that answers to other peers do not queue up
+//! behind a lost one, an answer is dropped while an earlier one still waits for its acknowledgment after the
+//! channel's lifetime.
 
 use std::sync::{
     Arc, OnceLock,
@@ -24,32 +23,30 @@ use webrtc::{
 };
 
 use super::{
-    event::{PeerError, PeerEvent},
-    handler::Shared,
-    runtime::PeerRuntime,
-    vitals::Monitor,
+    error::PeerError, event::PeerEvent, runtime::PeerRuntime, shared::PeerState,
+    vitals::LivenessMonitor,
 };
 use crate::{
     proto::control::{self, ControlMessage},
     types::epoch_seconds,
 };
 
-/// Bytes of a message that the log shows.
-const MOST_SHOWN: usize = 1000;
+/// Maximum number of bytes of a message shown in the log.
+const MAX_LOGGED: usize = 1000;
 
-/// Channels accepted from the other side; more are closed.
+/// Channels accepted from the remote peer; further ones are closed.
 const MAX_ACCEPTED: u64 = 16;
 
-/// Bytes that may wait on our own channel: more would be older than their life time anyway.
+/// Bytes that may wait on our own channel: beyond that, messages would outlive their lifetime anyway.
 const MAX_OUTSTANDING: usize = 256 * 1024;
 
-/// Names the channel a message came on.
+/// The channel that a message arrived on.
 #[derive(Clone)]
 pub struct ChannelRef {
     channel: Arc<dyn DataChannel>,
     accepted: bool,
     /// Whether a peer of this project opened it.
-    of_our_kind: bool,
+    of_this_project: bool,
     last_answer: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
@@ -59,7 +56,7 @@ impl std::fmt::Debug for ChannelRef {
     }
 }
 
-/// What passed over the data channels.
+/// Traffic on the data channels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ControlCounters {
     /// Messages sent.
@@ -92,7 +89,7 @@ pub(super) struct ControlChannels {
 impl ControlChannels {
     pub(super) async fn open(
         &self,
-        shared: &Arc<Shared>,
+        shared: &Arc<PeerState>,
         connection: &dyn PeerConnection,
         runtime: &PeerRuntime,
         life_time: Option<Duration>,
@@ -109,18 +106,18 @@ impl ControlChannels {
             .await
             .map_err(PeerError::crate_error("create the control channel"))?;
         let _ = self.own.set(Arc::clone(&channel));
-        // Beside the driver, as those that are accepted: no thread is woken to answer a ping.
+        // Beside the driver, like accepted channels: no thread has to wake to answer a ping.
         runtime.spawn_beside(self.reading(shared, channel, false));
         Ok(())
     }
 
-    pub(super) fn accept(&self, shared: &Arc<Shared>, channel: Arc<dyn DataChannel>) {
+    pub(super) fn accept(&self, shared: &Arc<PeerState>, channel: Arc<dyn DataChannel>) {
         let before = self.accepted.fetch_add(1, Ordering::Relaxed);
         if before >= MAX_ACCEPTED {
-            // Once: who opens a thousand is not told of a thousand times.
+            // Logged once, even if a peer opens a thousand.
             if before == MAX_ACCEPTED {
                 tracing::warn!(
-                    "the other side opened more than {MAX_ACCEPTED} data channels: the rest is closed"
+                    "the peer opened more than {MAX_ACCEPTED} data channels: the rest are closed"
                 );
             }
             tokio::spawn(async move {
@@ -133,18 +130,19 @@ impl ControlChannels {
 
     fn reading(
         &self,
-        shared: &Arc<Shared>,
+        shared: &Arc<PeerState>,
         channel: Arc<dyn DataChannel>,
         accepted: bool,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (shared, counters) = (Arc::clone(shared), Arc::clone(&self.counters));
         async move {
-            let of_our_kind = channel.protocol().await.is_ok_and(|name| name == control::PROTOCOL);
+            let of_this_project =
+                channel.protocol().await.is_ok_and(|name| name == control::PROTOCOL);
             let last_answer = Arc::default();
-            read(&shared, counters, ChannelRef { channel, accepted, of_our_kind, last_answer })
+            read(&shared, counters, ChannelRef { channel, accepted, of_this_project, last_answer })
                 .await;
             if !accepted {
-                shared.monitor.channel_closed();
+                shared.liveness.channel_closed();
                 let _ = shared.events.send(PeerEvent::ControlClosed).await;
             }
         }
@@ -153,10 +151,10 @@ impl ControlChannels {
     pub(super) async fn send(
         &self,
         message: &ControlMessage,
-        monitor: &Monitor,
+        liveness: &LivenessMonitor,
     ) -> Result<(), PeerError> {
         if matches!(message, ControlMessage::Ping { .. }) && self.open.get().is_some() {
-            monitor.ping_sent();
+            liveness.ping_sent();
         }
         let closed = || PeerError::NotOpen("the control channel");
         let channel = self.own.get().filter(|_| self.open.get().is_some()).ok_or_else(closed)?;
@@ -171,13 +169,13 @@ impl ControlChannels {
         &self,
         message: &ControlMessage,
         reference: &ChannelRef,
-        monitor: &Monitor,
+        liveness: &LivenessMonitor,
     ) {
-        let on_own = reference.accepted && reference.of_our_kind;
-        if on_own && self.send(message, monitor).await.is_ok() {
+        let on_own = reference.accepted && reference.of_this_project;
+        if on_own && self.send(message, liveness).await.is_ok() {
             return;
         }
-        if reference.accepted && !reference.of_our_kind {
+        if reference.accepted && !reference.of_this_project {
             let waiting = reference.channel.outstanding_bytes().await.unwrap_or(0) > 0;
             let mut last = reference.last_answer.lock().expect("no holder of this lock panics");
             if waiting && last.is_some_and(|sent| sent.elapsed() > control::CONTROL_LIFE_TIME) {
@@ -199,7 +197,7 @@ impl ControlChannels {
     ) -> Result<(), webrtc::error::Error> {
         let text = message.to_json();
         channel.send_text(&text).await?;
-        tracing::debug!("control message sent: {}", shown(text.as_bytes()));
+        tracing::debug!("control message sent: {}", excerpt(text.as_bytes()));
         self.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes_sent.fetch_add(text.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -216,15 +214,15 @@ impl ControlChannels {
     }
 }
 
-/// A message for the log, which need not hold all of a long one.
-fn shown(message: &[u8]) -> String {
-    let cut = &message[..message.len().min(MOST_SHOWN)];
+/// The beginning of a message, for the log.
+fn excerpt(message: &[u8]) -> String {
+    let cut = &message[..message.len().min(MAX_LOGGED)];
     let more = if cut.len() < message.len() { "…" } else { "" };
     String::from_utf8_lossy(cut).into_owned() + more
 }
 
 /// Reads one channel until it closes.
-async fn read(shared: &Arc<Shared>, counters: Arc<Counters>, reference: ChannelRef) {
+async fn read(shared: &Arc<PeerState>, counters: Arc<Counters>, reference: ChannelRef) {
     while let Some(event) = reference.channel.poll().await {
         let event = match event {
             DataChannelEvent::OnOpen if !reference.accepted => {
@@ -236,19 +234,19 @@ async fn read(shared: &Arc<Shared>, counters: Arc<Counters>, reference: ChannelR
                 counters.messages_received.fetch_add(1, Ordering::Relaxed);
                 counters.bytes_received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
                 let read_at = Instant::now();
-                shared.monitor.data_received();
-                tracing::debug!("control message received: {}", shown(&message.data));
+                shared.liveness.data_received();
+                tracing::debug!("control message received: {}", excerpt(&message.data));
                 let message = ControlMessage::parse(&message.data);
                 match &message {
-                    Ok(ControlMessage::Pong { .. }) => shared.monitor.pong_received(),
-                    Ok(ControlMessage::Keyframe(_)) => shared.monitor.keyframe_announced(),
+                    Ok(ControlMessage::Pong { .. }) => shared.liveness.pong_received(),
+                    Ok(ControlMessage::Keyframe(_)) => shared.liveness.keyframe_announced(),
                     _ => {}
                 }
                 match message {
                     Ok(ControlMessage::Ping { id, ts, .. }) => {
                         let at = Some(epoch_seconds(SystemTime::now()));
                         let pong = ControlMessage::Pong { id, ts, at };
-                        shared.control.answer(&pong, &reference, &shared.monitor).await;
+                        shared.control.answer(&pong, &reference, &shared.liveness).await;
                         continue;
                     }
                     Ok(message) => PeerEvent::Control(message, reference.clone(), read_at),
@@ -258,7 +256,7 @@ async fn read(shared: &Arc<Shared>, counters: Arc<Counters>, reference: ChannelR
             DataChannelEvent::OnClose => break,
             _ => continue,
         };
-        // Waiting here leaves messages in SCTP, whose window then slows the other side down.
+        // Waiting here leaves messages in SCTP, whose window then slows the sender down.
         if shared.events.send(event).await.is_err() {
             break;
         }

@@ -1,10 +1,10 @@
-//! RTP payloads to NAL units (RFC 6184 §5.6 to §5.8): single ones, STAP-A and FU-A.
+//! RTP payloads to NAL units (RFC 6184 §5.6 to §5.8): single units, STAP-A and FU-A.
 
 use bytes::{BufMut, BytesMut};
 
 use crate::media::h264::START_CODE;
 
-/// Appends the NAL units of one payload; `None` when it breaks the rules.
+/// Appends the NAL units of one payload; `None` if it is malformed.
 pub(super) fn depacketize(
     payload: &[u8],
     data: &mut BytesMut,
@@ -43,7 +43,7 @@ fn stap_a(mut rest: &[u8], data: &mut BytesMut) -> Option<()> {
     while !rest.is_empty() {
         let size = usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
         let unit = rest.get(2..2 + size)?;
-        // An empty aggregation unit says nothing (RFC 6184 §5.7.1): skip it.
+        // An empty aggregation unit has no content (RFC 6184 §5.7.1): skip it.
         if !unit.is_empty() {
             data.put_slice(&START_CODE);
             data.put_slice(unit);
@@ -53,8 +53,8 @@ fn stap_a(mut rest: &[u8], data: &mut BytesMut) -> Option<()> {
     Some(())
 }
 
-/// Type of the first NAL unit in a payload, also of one that is aggregated or begins in an FU-A;
-/// 0 when there is none.
+/// Type of the first NAL unit in a payload, including one that is aggregated or starts in an FU-A; 0 if there is
+/// none.
 pub(super) fn first_nal_type(payload: &[u8]) -> u8 {
     let header = match payload.first().map_or(0, |header| header & 0x1f) {
         24 => payload.get(3),
@@ -64,12 +64,12 @@ pub(super) fn first_nal_type(payload: &[u8]) -> u8 {
     header.map_or(0, |header| header & 0x1f)
 }
 
-/// Whether a payload is surely the first of an access unit: it begins with an SPS or a delimiter.
+/// Whether a payload is certainly the first of an access unit: it begins with an SPS or a delimiter.
 pub(super) fn begins_access_unit(payload: &[u8]) -> bool {
     matches!(first_nal_type(payload), 7 | 9)
 }
 
-/// Whether a payload ends with the end of a slice: what may be the last of a picture.
+/// Whether a payload ends with the end of a slice, so that it may be the last of a picture.
 pub(super) fn ends_slice(payload: &[u8]) -> bool {
     let is_slice = |header: u8| matches!(header & 0x1f, 1..=5);
     match payload {
@@ -89,8 +89,8 @@ pub(super) fn ends_slice(payload: &[u8]) -> bool {
     }
 }
 
-/// Whether a payload begins with the first macroblock of a picture (`first_mb_in_slice` 0, one bit) whose slices are of
-/// this type: 5 is IDR, 1 is not.
+/// Whether a payload begins with the first macroblock of a picture (`first_mb_in_slice` 0, one bit) whose slices
+/// have this type: 5 is IDR, 1 is not.
 pub(super) fn begins_slice(payload: &[u8], kind: u8) -> bool {
     let body = match payload[0] & 0x1f {
         24 => 4,

@@ -1,11 +1,11 @@
-//! The crate's driver on a thread of its own, and what is done when it does not go on.
+//! Runs the crate's driver on its own thread, and handles a driver that hangs or ends.
 //!
-//! `rtc-sctp` 0.21.1 panics on a chunk of the paired peer whose cause is longer than the chunk
-//! (`chunk/mod.rs:149`), and walks through 2^31 sequence numbers for one FORWARD-TSN
-//! (`association/mod.rs:1567`); both happen in the task that drives the connection. Nobody in the crate
-//! notices that it is gone, and nothing can end a task that does not yield. So it has a thread, whose end is
-//! noted in the [`Monitor`] however it comes, and which is abandoned when it is unresponsive: then its
-//! connection counts as ended, and the process can end without it.
+//! `rtc-sctp` 0.21.1 panics on a chunk from the paired peer whose cause is longer than the chunk
+//! (`chunk/mod.rs:149`), and iterates over 2^31 sequence numbers for one FORWARD-TSN (`association/mod.rs:1567`);
+//! both happen in the task that drives the connection. Nothing in the crate notices that it is gone, and a task
+//! that does not yield cannot be stopped. So it has a thread, whose end is recorded in the [`LivenessMonitor`] whatever the
+//! cause, and which is abandoned when it is unresponsive: its connection then counts as ended, and the process can
+//! exit without it.
 
 use std::{
     cell::Cell,
@@ -22,23 +22,23 @@ use futures_util::FutureExt;
 use tokio::{runtime::Handle, sync::Notify};
 use webrtc::runtime::JoinHandle;
 
-use super::{runtime::PeerRuntime, vitals::Monitor};
+use super::{runtime::PeerRuntime, vitals::LivenessMonitor};
 
-/// How often the driver has to show that it turns.
-const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// Interval at which the driver has to show progress.
+const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
-/// Looks in a row without a turn after which a driver is unresponsive: 2 s.
-const MISSES: u32 = 5;
+/// Consecutive checks without progress after which a driver is unresponsive: 2 s.
+const MAX_MISSES: u32 = 5;
 
 /// Name of a driver's thread.
 const THREAD: &str = "peer-driver";
 
 thread_local! {
-    /// This thread runs a driver.
+    /// Whether this thread runs a driver.
     static DRIVES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this is the thread of a driver.
+/// Whether this is a driver's thread.
 pub(super) fn drives() -> bool {
     DRIVES.get()
 }
@@ -48,12 +48,12 @@ static SILENCE_PANICS: Once = Once::new();
 /// Drivers that were abandoned and still run.
 static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
-/// How many drivers were abandoned and still run: each keeps a core busy.
+/// Number of drivers that were abandoned and still run: each keeps a core busy.
 pub(crate) fn abandoned() -> usize {
     ABANDONED.load(Ordering::Relaxed)
 }
 
-/// The panic of a driver is reported in one line by whoever owns its connection, not by the panic hook.
+/// The owner of the connection reports a driver's panic in one line, instead of the panic hook.
 fn silence_panics() {
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -67,41 +67,41 @@ fn silence_panics() {
 
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The thread's end of a [`DriverHandle`].
+/// State shared by a driver's thread and its [`DriverHandle`].
 #[derive(Debug, Default)]
-struct Control {
+struct DriverControl {
     abort: Notify,
     finished: AtomicBool,
 }
 
-/// Starts the driver; `started` is given the runtime of its thread before it begins.
+/// Starts the driver; `started` receives the runtime of its thread before the driver runs.
 pub(super) fn start(
     driver: Driver,
-    monitor: Arc<Monitor>,
+    liveness: Arc<LivenessMonitor>,
     started: impl FnOnce(Handle) + Send + 'static,
 ) -> Box<dyn JoinHandle> {
     SILENCE_PANICS.call_once(silence_panics);
-    let control = Arc::new(Control::default());
+    let control = Arc::new(DriverControl::default());
     let inside = Arc::clone(&control);
-    let noted = Arc::clone(&monitor);
+    let noted = Arc::clone(&liveness);
     let thread = std::thread::Builder::new().name(THREAD.into()).spawn(move || {
         DRIVES.set(true);
         let ended = run(driver, &inside, started);
         inside.finished.store(true, Ordering::Release);
-        if !monitor.driver_ended(ended) {
+        if !liveness.driver_ended(ended) {
             ABANDONED.fetch_sub(1, Ordering::Relaxed);
         }
     });
     if let Err(error) = thread {
-        // The future is dropped with its closure, so the building of the connection fails.
+        // The future is dropped with its closure, so building the connection fails.
         control.finished.store(true, Ordering::Release);
         noted.driver_ended(format!("no thread could be started for the connection: {error}"));
     }
     Box::new(DriverHandle(control))
 }
 
-/// Runs the driver to its end; what ended it.
-fn run(driver: Driver, control: &Control, started: impl FnOnce(Handle)) -> String {
+/// Runs the driver to its end; returns the cause.
+fn run(driver: Driver, control: &DriverControl, started: impl FnOnce(Handle)) -> String {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return format!("no runtime could be started for the connection: {error}"),
@@ -123,7 +123,7 @@ fn run(driver: Driver, control: &Control, started: impl FnOnce(Handle)) -> Strin
     }
 }
 
-struct DriverHandle(Arc<Control>);
+struct DriverHandle(Arc<DriverControl>);
 
 impl JoinHandle for DriverHandle {
     fn detach(&self) {}
@@ -137,24 +137,24 @@ impl JoinHandle for DriverHandle {
     }
 }
 
-/// Looks after the driver until it ends, and declares it ended when it is unresponsive.
+/// Watches the driver until it ends, and declares it ended when it is unresponsive.
 ///
-/// Looks are counted, not time: after a suspend, or on a machine that is overloaded, this task was as late as
-/// the driver.
-pub(super) async fn watch(monitor: Arc<Monitor>, runtime: Weak<PeerRuntime>) {
+/// Counts checks instead of time: after a suspend, or on an overloaded machine, this task was as late as the
+/// driver.
+pub(super) async fn watch(liveness: Arc<LivenessMonitor>, runtime: Weak<PeerRuntime>) {
     let mut misses = 0;
-    while monitor.driver_end().is_none() {
-        let before = monitor.driver_turns();
+    while liveness.driver_end().is_none() {
+        let before = liveness.driver_turns();
         match runtime.upgrade() {
             Some(runtime) if runtime.is_resolving() => misses = 0,
             Some(runtime) => runtime.wake(),
             None => return,
         }
-        tokio::time::sleep(LOOK_EVERY).await;
-        misses = if monitor.driver_turns() == before { misses + 1 } else { 0 };
-        if misses >= MISSES {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        misses = if liveness.driver_turns() == before { misses + 1 } else { 0 };
+        if misses >= MAX_MISSES {
             ABANDONED.fetch_add(1, Ordering::Relaxed);
-            if !monitor.driver_ended("its driver has been unresponsive for 2 s".into()) {
+            if !liveness.driver_ended("its driver has been unresponsive for 2 s".into()) {
                 ABANDONED.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -167,21 +167,21 @@ mod tests {
 
     fn end_of(
         driver: impl Future<Output = ()> + Send + 'static,
-    ) -> (Box<dyn JoinHandle>, Arc<Monitor>) {
-        let monitor = Arc::new(Monitor::new());
-        let handle = start(Box::pin(driver), Arc::clone(&monitor), |_| {});
-        (handle, monitor)
+    ) -> (Box<dyn JoinHandle>, Arc<LivenessMonitor>) {
+        let liveness = Arc::new(LivenessMonitor::new());
+        let handle = start(Box::pin(driver), Arc::clone(&liveness), |_| {});
+        (handle, liveness)
     }
 
     #[tokio::test]
-    async fn every_end_of_a_driver_is_noted() {
+    async fn every_end_of_a_driver_is_recorded() {
         let (_, returned) = end_of(async {});
         returned.driver_is_gone().await;
         assert_eq!(returned.driver_end().as_deref(), Some("its driver has ended"));
         let (_, panicked) = end_of(async { panic!("attempt to subtract with overflow") });
         panicked.driver_is_gone().await;
-        let words = panicked.driver_end().unwrap();
-        assert_eq!(words, "its driver panicked: attempt to subtract with overflow");
+        let cause = panicked.driver_end().unwrap();
+        assert_eq!(cause, "its driver panicked: attempt to subtract with overflow");
         let (handle, aborted) = end_of(std::future::pending());
         handle.abort();
         aborted.driver_is_gone().await;

@@ -1,4 +1,4 @@
-//! What happens on a peer connection, and what can go wrong with it.
+//! What happens on a peer connection: its events, states and setup times.
 
 use std::{
     fmt,
@@ -6,61 +6,58 @@ use std::{
 };
 
 use super::{
-    assembler::BrokenAccessUnit, control::ChannelRef, tap::KeyframeRequest,
+    assembler::BrokenAccessUnit, control::ChannelRef, rtp_observer::KeyframeRequest,
     video::ReceivedAccessUnit,
 };
-use crate::{
-    proto::{control::ControlMessage, signaling::IceCandidateInit},
-    types::Stage,
-};
+use crate::proto::{control::ControlMessage, signaling::IceCandidateInit};
 
 /// What happens on a peer connection.
 #[derive(Debug)]
 pub enum PeerEvent {
-    /// A local candidate to tell the other side; `None` when there are no more.
+    /// A local candidate to send to the remote peer; `None` marks the end of candidates.
     LocalCandidate(Option<IceCandidateInit>),
     /// A STUN or TURN server failed (W3C `RTCPeerConnectionIceErrorEvent`).
     CandidateError {
-        /// The server.
+        /// URL of the server.
         url: String,
         /// STUN error code (RFC 8489 §14.8), or 701 when it could not be reached.
         code: u16,
-        /// The server's words.
+        /// The server's error text.
         text: String,
     },
     /// The state of the connection changed.
     State(ConnectionState),
-    /// The control channel we opened can be used.
+    /// The control channel that we opened is ready.
     ControlOpen,
-    /// It is closed: by the peer, or with its SCTP association.
+    /// It was closed: by the peer, or with its SCTP association.
     ControlClosed,
-    /// The connection has stopped working on this machine, and why: nothing more happens on it.
+    /// The connection has stopped working on this machine, with the reason; no further events follow.
     Stopped(String),
-    /// A control message came, and when it was read. Pings do not come out: the peer answers them
-    /// itself.
+    /// A control message arrived, its channel, and when it was read. Pings are answered by the peer itself and do
+    /// not appear here.
     Control(ControlMessage, ChannelRef, Instant),
-    /// Something came on a data channel that is no control message.
+    /// Data arrived on a data channel that is not a control message; why not.
     ControlGarbage(String),
-    /// The other side wants a keyframe (RTCP).
+    /// The remote peer requests a keyframe (RTCP).
     KeyframeRequested(KeyframeRequest),
-    /// A whole access unit came.
+    /// A complete access unit arrived.
     AccessUnit(ReceivedAccessUnit),
-    /// An access unit was given up.
+    /// An access unit was abandoned.
     Broken(BrokenAccessUnit),
 }
 
 /// W3C `RTCPeerConnectionState`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Nothing has begun.
+    /// Negotiation has not started.
     New,
-    /// ICE or DTLS is under way.
+    /// ICE or DTLS is in progress.
     Connecting,
-    /// ICE and DTLS are done.
+    /// ICE and DTLS are established.
     Connected,
-    /// No answer from the other side for some seconds.
+    /// The remote peer has not answered for some seconds.
     Disconnected,
-    /// Given up.
+    /// The connection was abandoned.
     Failed,
     /// Closed by us.
     Closed,
@@ -79,118 +76,14 @@ impl fmt::Display for ConnectionState {
     }
 }
 
-/// A failure of the peer connection.
-#[derive(Debug, thiserror::Error)]
-pub enum PeerError {
-    /// The crate refused an operation.
-    #[error("could not {operation}: {cause}")]
-    Crate {
-        /// What was tried.
-        operation: &'static str,
-        /// The crate's words.
-        cause: String,
-    },
-    /// No address to gather candidates on.
-    #[error("no local address to connect from: {0}")]
-    NoAddress(String),
-    /// The other side's session description has no H.264 video.
-    #[error("the other side's {kind} has no H.264 video{}", offered(.codecs))]
-    NoH264 {
-        /// Offer or answer.
-        kind: &'static str,
-        /// What it has instead.
-        codecs: Vec<String>,
-    },
-    /// The description has H.264 video, but it cannot be used; why.
-    #[error("the peer's {kind} has H.264 video, but {why}")]
-    NotTaken {
-        /// Offer or answer.
-        kind: &'static str,
-        /// Why.
-        why: &'static str,
-    },
-    /// The peer's certificate could not be verified.
-    #[error(
-        "the peer's {kind} has no DTLS fingerprint that can be verified (it has {})",
-        .hashes.join(", ")
-    )]
-    Fingerprint {
-        /// Offer or answer.
-        kind: &'static str,
-        /// The hash functions of those it has.
-        hashes: Vec<String>,
-    },
-    /// Nothing can be sent yet or any more.
-    #[error("{0} is not open")]
-    NotOpen(&'static str),
-    /// The connection has stopped working on this machine.
-    #[error("the peer connection has stopped: {0}")]
-    Stopped(String),
-}
-
-fn offered(codecs: &[String]) -> String {
-    if codecs.is_empty() { String::new() } else { format!(" (it has {})", codecs.join(", ")) }
-}
-
-impl PeerError {
-    pub(crate) fn crate_error<E: fmt::Display>(operation: &'static str) -> impl FnOnce(E) -> Self {
-        move |cause| Self::Crate { operation, cause: cause.to_string() }
-    }
-
-    /// Where in the course of a connection this belongs.
-    #[must_use]
-    pub fn stage(&self) -> Stage {
-        match self {
-            Self::NoAddress(_) => Stage::Gathering,
-            Self::NoH264 { .. } | Self::NotTaken { .. } => Stage::Video,
-            Self::Fingerprint { .. } => Stage::Dtls,
-            Self::NotOpen(_) => Stage::Datachannel,
-            Self::Crate { .. } | Self::Stopped(_) => Stage::Ice,
-        }
-    }
-
-    /// The failure in kebab case, for programs: stable from version to version.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NoAddress(_) => "no-address",
-            Self::NoH264 { .. } => "no-h264",
-            Self::NotTaken { .. } => "video-not-taken",
-            Self::Fingerprint { .. } => "no-fingerprint",
-            Self::NotOpen(_) => "not-open",
-            Self::Crate { .. } => "webrtc-failed",
-            Self::Stopped(_) => "connection-stopped",
-        }
-    }
-
-    /// What to try.
-    #[must_use]
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::NoAddress(_) => {
-                "check --interface and --network, and that the machine has an address"
-            }
-            Self::NoH264 { .. } => "let the other side offer H.264 with packetization-mode=1",
-            Self::NotTaken { .. } => {
-                "let the other side offer one bundled connection, and H.264 with packetization-mode=1"
-            }
-            Self::Fingerprint { .. } => {
-                "let the peer send a=fingerprint:sha-256 of its certificate"
-            }
-            Self::NotOpen(_) => "wait until the connection is up",
-            Self::Crate { .. } | Self::Stopped(_) => "run with -v for the details",
-        }
-    }
-}
-
-/// When each step of the set-up was reached, counted from the building of the peer connection.
+/// When each step of the setup was reached, since the peer connection was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
     /// First local candidate.
     pub gathering: Option<Duration>,
     /// ICE connected.
     pub ice: Option<Duration>,
-    /// DTLS done.
+    /// DTLS established.
     pub dtls: Option<Duration>,
     /// Our data channel open.
     pub data_channel: Option<Duration>,

@@ -1,6 +1,6 @@
-//! Frames of a connection's video, counted. The crate's getStats knows packets only; `framesSent`,
-//! `framesDecoded` and their kin are what people look at first. What encodes and decodes stands above the
-//! peer and tells it here.
+//! Counts the frames of a connection's video. The crate's getStats only knows packets; `framesSent`,
+//! `framesDecoded` and related values are what people look at first. The code that encodes and decodes is above the
+//! peer and reports here.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,25 +16,25 @@ pub struct CodedFrame {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// An IDR picture.
+    /// Whether it is an IDR picture.
     pub keyframe: bool,
-    /// Its mean quantization parameter, where that is known.
+    /// Its mean quantization parameter, if known.
     pub qp: Option<f64>,
-    /// Time the codec took.
+    /// Time that the codec took.
     pub took: Duration,
 }
 
 /// The frames of a connection. A peer sends video or receives it, never both.
 #[derive(Debug, Default)]
-pub(super) struct Frames(Mutex<Counted>);
+pub(super) struct Frames(Mutex<FrameCounts>);
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Counted {
+struct FrameCounts {
     /// Sent, or complete on arrival.
-    carried: u64,
+    transferred: u64,
     coded: u64,
     keyframes: u64,
-    /// None when that of one of them is not known.
+    /// None if the parameter of any frame is unknown.
     qp_sum: Option<u64>,
     took: Duration,
     size: Option<(u32, u32)>,
@@ -42,9 +42,9 @@ struct Counted {
 
 impl Frames {
     /// A frame was handed to the network, or is complete.
-    pub(super) fn carried(&self, size: Option<(u32, u32)>) {
+    pub(super) fn transferred(&self, size: Option<(u32, u32)>) {
         let mut counted = self.lock();
-        counted.carried += 1;
+        counted.transferred += 1;
         counted.size = size.or(counted.size);
     }
 
@@ -52,7 +52,7 @@ impl Frames {
     pub(super) fn coded(&self, frame: &CodedFrame) {
         let mut counted = self.lock();
         let before = if counted.coded == 0 { Some(0) } else { counted.qp_sum };
-        // W3C sums whole numbers, which the parameters of a frame's slices are.
+        // W3C sums integers, because a frame's slices have integer parameters.
         counted.qp_sum = before.zip(frame.qp).map(|(sum, qp)| sum + qp.round() as u64);
         counted.coded += 1;
         counted.keyframes += u64::from(frame.keyframe);
@@ -63,30 +63,31 @@ impl Frames {
     /// Writes what is known into an `outbound-rtp` or `inbound-rtp` object.
     pub(super) fn write(&self, stats: &mut Map<String, Value>) {
         let counted = *self.lock();
-        let [carried, coded, keyframes, took] = match stats.get("type").and_then(Value::as_str) {
+        let [transferred, coded, keyframes, took] = match stats.get("type").and_then(Value::as_str)
+        {
             Some("outbound-rtp") => {
                 ["framesSent", "framesEncoded", "keyFramesEncoded", "totalEncodeTime"]
             }
             _ => ["framesReceived", "framesDecoded", "keyFramesDecoded", "totalDecodeTime"],
         };
-        let mut put = |key: &str, value: Value| stats.insert(key.to_owned(), value);
-        put(carried, json!(counted.carried));
-        // What was coded elsewhere, as a file of H.264 is, cannot be told from nothing.
-        if counted.coded > 0 || counted.carried == 0 {
-            put(coded, json!(counted.coded));
-            put(keyframes, json!(counted.keyframes));
-            put(took, json!(counted.took.as_secs_f64()));
+        let mut insert_stat = |key: &str, value: Value| stats.insert(key.to_owned(), value);
+        insert_stat(transferred, json!(counted.transferred));
+        // If frames were coded elsewhere, as in an H.264 file, their number is unknown, not zero.
+        if counted.coded > 0 || counted.transferred == 0 {
+            insert_stat(coded, json!(counted.coded));
+            insert_stat(keyframes, json!(counted.keyframes));
+            insert_stat(took, json!(counted.took.as_secs_f64()));
         }
         if let Some(sum) = counted.qp_sum {
-            put("qpSum", json!(sum));
+            insert_stat("qpSum", json!(sum));
         }
         if let Some((width, height)) = counted.size {
-            put("frameWidth", json!(width));
-            put("frameHeight", json!(height));
+            insert_stat("frameWidth", json!(width));
+            insert_stat("frameHeight", json!(height));
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, FrameCounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_and_sent_is_told() {
+    fn encoded_and_sent_frames_are_reported() {
         let frames = Frames::default();
         let none = json!({"type": "outbound-rtp", "framesSent": 0, "framesEncoded": 0,
             "keyFramesEncoded": 0, "totalEncodeTime": 0.0});
@@ -110,7 +111,7 @@ mod tests {
         for qp in [30.4, 31.6] {
             let (width, height, took) = (640, 480, Duration::from_millis(250));
             frames.coded(&CodedFrame { width, height, keyframe: true, qp: Some(qp), took });
-            frames.carried(Some((width, height)));
+            frames.transferred(Some((width, height)));
         }
         let two = json!({"type": "outbound-rtp", "framesSent": 2, "framesEncoded": 2,
             "keyFramesEncoded": 2, "totalEncodeTime": 0.5, "qpSum": 62, "frameWidth": 640,
@@ -119,9 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unknown_values_are_omitted() {
         let frames = Frames::default();
-        frames.carried(Some((320, 240)));
+        frames.transferred(Some((320, 240)));
         let sent =
             json!({"type": "outbound-rtp", "framesSent": 1, "frameWidth": 320, "frameHeight": 240});
         assert_eq!(written(&frames, "outbound-rtp"), sent);

@@ -1,19 +1,18 @@
-//! What passes between a peer connection and its ICE servers while candidates are gathered
-//! (RFC 8445 §5.1.1): names, STUN Binding requests (RFC 8489 §2), TURN Allocate requests
-//! (RFC 8656 §7), and the answers.
+//! The exchange between a peer connection and its ICE servers while candidates are gathered (RFC 8445 §5.1.1): name
+//! lookups, STUN Binding requests (RFC 8489 §2), TURN Allocate requests (RFC 8656 §7), and the answers.
 //!
-//! The `webrtc` crate tells neither that a server refused nor that it kept silent, so our sockets
-//! look at the requests and answers themselves. `Watch` is without sockets and clock: times are
-//! counted from the building of the peer connection and passed in. `watcher` is what the sockets
-//! and the peer share, `result` what comes out and what to try about it.
+//! The `webrtc` crate reports neither that a server rejected a request nor that it stayed silent, so our sockets
+//! inspect the requests and answers themselves. `ServerLog` has no sockets and no clock: times are relative to the
+//! construction of the peer connection, and passed in. `monitor` is shared by the sockets and the peer; `result` is
+//! the outcome and its remedy.
 
+mod monitor;
 mod result;
-mod watcher;
 
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
+pub(super) use monitor::{GatheringMonitor, MonitoredSocket};
 pub use result::{GatherOutcome, GatherResult, no_relay, refusal_remedy};
-pub(super) use watcher::{WatchedSocket, Watcher};
 
 use super::{config::usable, streams::StreamServers};
 use crate::{
@@ -25,16 +24,16 @@ use crate::{
     },
 };
 
-/// A server without an answer by then has failed; it may still answer later.
+/// A server that has not answered by then has failed; it may still answer later.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Code of a failure that is not an answer of the server (W3C `RTCPeerConnectionIceErrorEvent`).
+/// Code of a failure other than an answer of the server (W3C `RTCPeerConnectionIceErrorEvent`).
 pub const UNREACHABLE: u16 = 701;
 
-/// Transactions remembered; two for each local address and server are usual.
+/// Transactions remembered; two for each local address and server are typical.
 const MAX_TRANSACTIONS: usize = 1024;
 
-/// A server that failed: what `PeerEvent::CandidateError` tells.
+/// A server that failed, for `PeerEvent::CandidateError`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerFailure {
     pub(super) url: String,
@@ -44,28 +43,28 @@ pub(super) struct ServerFailure {
 
 /// One configured URL.
 #[derive(Debug)]
-struct Server {
+struct ConfiguredServer {
     url: String,
     username: Option<String>,
-    /// Host and port as the crate looks them up, or why the server cannot be used.
+    /// Host and port as the crate resolves them, or why the server cannot be used.
     endpoint: Result<String, String>,
-    /// The method whose answer gives a candidate: Binding or Allocate.
+    /// The method whose answer yields a candidate: Binding or Allocate.
     needs: u16,
-    told: bool,
+    reported: bool,
 }
 
-impl Server {
+impl ConfiguredServer {
     fn new(url: &str, server: &IceServer, streams: &StreamServers) -> Self {
         let turn = is_turn(url);
         let endpoint =
             usable(url, server).map(|uri| streams.stand_in(url).unwrap_or_else(|| uri.endpoint()));
         let needs = if turn { method::ALLOCATE } else { method::BINDING };
         let username = server.username.clone().filter(|_| turn);
-        Self { url: url.to_owned(), username, endpoint, needs, told: false }
+        Self { url: url.to_owned(), username, endpoint, needs, reported: false }
     }
 }
 
-/// `host:port` with an IPv6 literal in brackets, which the crate's TURN side leaves out.
+/// `host:port` with an IPv6 literal in brackets, which the crate's TURN client omits.
 pub(super) fn bracketed(endpoint: &str) -> Cow<'_, str> {
     match endpoint.rsplit_once(':') {
         Some((host, port)) if host.contains(':') && !host.starts_with('[') => {
@@ -78,13 +77,13 @@ pub(super) fn bracketed(endpoint: &str) -> Cow<'_, str> {
 #[derive(Debug)]
 struct Lookup {
     endpoint: String,
-    begun: Duration,
+    started: Duration,
     found: Option<Result<Vec<SocketAddr>, String>>,
 }
 
-/// A connection to a server over TCP or TLS that could not be made, or is gone.
+/// A connection to a server over TCP or TLS that could not be established, or has closed.
 #[derive(Debug)]
-struct Unconnected {
+struct FailedConnection {
     local: SocketAddr,
     server: SocketAddr,
     at: Duration,
@@ -111,41 +110,49 @@ enum Answer {
     Given(GatherOutcome),
 }
 
-/// Follows the servers of one peer connection.
+/// Tracks the servers of one peer connection.
 #[derive(Debug)]
-pub(super) struct Watch {
-    servers: Vec<Server>,
+pub(super) struct ServerLog {
+    servers: Vec<ConfiguredServer>,
     lookups: Vec<Lookup>,
     transactions: Vec<Transaction>,
-    unconnected: Vec<Unconnected>,
-    /// Connections that are not begun yet, for UDP goes first: what waits for them has not been asked.
-    put_off: Vec<(SocketAddr, SocketAddr)>,
+    failed_connections: Vec<FailedConnection>,
+    /// Connections that have not been started, to give UDP a head start: the requests that wait for them have not
+    /// been sent.
+    deferred: Vec<(SocketAddr, SocketAddr)>,
 }
 
-impl Watch {
-    /// A watch over these servers; their credentials are not kept.
+impl ServerLog {
+    /// A log for these servers; their credentials are not kept.
     pub(super) fn new(servers: &[IceServer], streams: &StreamServers) -> Self {
         let servers = servers
             .iter()
-            .flat_map(|server| server.urls.iter().map(move |url| Server::new(url, server, streams)))
+            .flat_map(|server| {
+                server.urls.iter().map(move |url| ConfiguredServer::new(url, server, streams))
+            })
             .collect();
         Self {
             servers,
             lookups: Vec::new(),
             transactions: Vec::new(),
-            unconnected: Vec::new(),
-            put_off: Vec::new(),
+            failed_connections: Vec::new(),
+            deferred: Vec::new(),
         }
     }
 
-    /// A connection from that local address to that server is to be begun, but not yet.
-    pub(super) fn put_off(&mut self, local: SocketAddr, server: SocketAddr) {
-        self.put_off.push((local, server));
+    /// A connection from this local address to this server will be started later.
+    pub(super) fn connection_deferred(&mut self, local: SocketAddr, server: SocketAddr) {
+        self.deferred.push((local, server));
     }
 
-    /// It is begun now: requests that waited for it count from here on.
-    pub(super) fn begun(&mut self, now: Duration, local: SocketAddr, server: SocketAddr) {
-        self.put_off.retain(|pair| *pair != (local, server));
+    /// The deferred connection starts now: requests that waited for it are timed from here.
+    pub(super) fn connection_started(
+        &mut self,
+        now: Duration,
+        local: SocketAddr,
+        server: SocketAddr,
+    ) {
+        self.deferred.retain(|pair| *pair != (local, server));
         for waited in
             self.transactions.iter_mut().filter(|t| (t.local, t.server) == (local, server))
         {
@@ -153,13 +160,13 @@ impl Watch {
         }
     }
 
-    /// The name of a server is being looked up.
-    pub(super) fn lookup_begun(&mut self, now: Duration, endpoint: &str) {
+    /// The name of a server is being resolved.
+    pub(super) fn lookup_started(&mut self, now: Duration, endpoint: &str) {
         self.lookups.retain(|lookup| lookup.endpoint != endpoint);
-        self.lookups.push(Lookup { endpoint: endpoint.to_owned(), begun: now, found: None });
+        self.lookups.push(Lookup { endpoint: endpoint.to_owned(), started: now, found: None });
     }
 
-    /// The look-up has an end.
+    /// The lookup has finished.
     pub(super) fn lookup_ended(&mut self, endpoint: &str, found: Result<Vec<SocketAddr>, String>) {
         let found = found.and_then(|addresses| {
             if addresses.is_empty() { Err("it has no address".into()) } else { Ok(addresses) }
@@ -169,8 +176,8 @@ impl Watch {
         }
     }
 
-    /// A datagram was sent, or could not be. Whether it is news: the first request of a
-    /// transaction with a server.
+    /// A datagram was sent, or could not be. Returns whether it is the first request of a transaction with a
+    /// server.
     pub(super) fn sent(
         &mut self,
         now: Duration,
@@ -187,13 +194,13 @@ impl Watch {
             return false;
         };
         let username = message.text(attr::USERNAME).map(str::to_owned);
-        // A Binding request with a user name is a connectivity check (RFC 8445 §7.2.2).
-        let asks = match message.method {
+        // A Binding request with a username is a connectivity check (RFC 8445 §7.2.2).
+        let is_request = match message.method {
             method::BINDING => username.is_none(),
             method::ALLOCATE => true,
             _ => false,
         };
-        if !asks {
+        if !is_request {
             return false;
         }
         if let Some(known) = self.transactions.iter_mut().find(|t| t.id == message.transaction) {
@@ -217,14 +224,14 @@ impl Watch {
         true
     }
 
-    /// Whether this request waits for an answer.
+    /// Whether this request is still waiting for an answer.
     pub(super) fn is_unanswered(&self, request: &[u8]) -> bool {
         let Some(id) = request.get(8..20) else { return false };
         self.transactions.iter().any(|t| t.id == id && t.answer.is_none())
     }
 
-    /// A datagram came. Whether it is news: the answer to a request. Answers are known by their
-    /// transaction, as a server with several addresses may answer from another one.
+    /// A datagram arrived. Returns whether it answers a request. Answers are matched by transaction, because a
+    /// server with several addresses may answer from another one.
     pub(super) fn received(&mut self, now: Duration, datagram: &[u8]) -> bool {
         let Some(id) = datagram.get(8..20) else { return false };
         let open = |t: &&mut Transaction| t.answer.is_none() && t.id == id;
@@ -234,9 +241,9 @@ impl Watch {
         transaction.answer.is_some()
     }
 
-    /// A server cannot be connected to from that local address, or not any more. Returns what is to
-    /// be told now: the loss of an allocation.
-    pub(super) fn unconnected(
+    /// A server cannot be connected to from this local address, or no longer. Returns the failure to report
+    /// immediately: the loss of an allocation.
+    pub(super) fn connection_failed(
         &mut self,
         now: Duration,
         local: SocketAddr,
@@ -257,28 +264,28 @@ impl Watch {
                 code: UNREACHABLE,
                 text: format!("its relayed address is lost: {error}"),
             });
-        self.unconnected.push(Unconnected { local, server, at: now, error });
+        self.failed_connections.push(FailedConnection { local, server, at: now, error });
         lost
     }
 
-    fn addresses(&self, server: &Server) -> &[SocketAddr] {
+    fn addresses(&self, server: &ConfiguredServer) -> &[SocketAddr] {
         let endpoint = server.endpoint.as_ref().ok();
         let lookup = self.lookups.iter().find(|lookup| Some(&lookup.endpoint) == endpoint);
         lookup.map_or(&[], Lookup::addresses)
     }
 
-    /// Whether a TURN server of that kind has answered.
-    pub(super) fn relay_answers(&self, is_meant: impl Fn(SocketAddr) -> bool) -> bool {
+    /// Whether a matching TURN server has answered.
+    pub(super) fn relay_answers(&self, matches: impl Fn(SocketAddr) -> bool) -> bool {
         let answered = |t: &&Transaction| t.method == method::ALLOCATE && t.answer.is_some();
-        self.transactions.iter().filter(answered).any(|t| is_meant(t.server))
+        self.transactions.iter().filter(answered).any(|t| matches(t.server))
     }
 
-    /// What became of each server so far, in the order of the configured URLs.
+    /// The outcome for each server so far, in the order of the configured URLs.
     pub(super) fn results(&self) -> Vec<GatherResult> {
         self.servers.iter().map(|server| self.result(server)).collect()
     }
 
-    fn result(&self, server: &Server) -> GatherResult {
+    fn result(&self, server: &ConfiguredServer) -> GatherResult {
         let ended = |outcome| GatherResult {
             url: server.url.clone(),
             username: server.username.clone(),
@@ -301,23 +308,23 @@ impl Watch {
         }
     }
 
-    /// Success on any local address counts, else a refusal on any, else silence.
+    /// Success on any local address counts, otherwise a rejection on any, otherwise silence.
     fn judge(
         &self,
-        server: &Server,
+        server: &ConfiguredServer,
         addresses: &[SocketAddr],
     ) -> (GatherOutcome, Option<Duration>, Option<Duration>) {
-        let mine = || {
+        let matching = || {
             self.transactions.iter().filter(|t| {
                 t.method == server.needs
                     && addresses.contains(&t.server)
-                    && !self.put_off.contains(&(t.local, t.server))
+                    && !self.deferred.contains(&(t.local, t.server))
                     && (t.username.is_none() || t.username == server.username)
             })
         };
-        let first = mine().map(|t| t.first).min();
+        let first = matching().map(|t| t.first).min();
         let given = |refused: bool| {
-            mine()
+            matching()
                 .filter_map(|t| match &t.answer {
                     Some((at, Answer::Given(outcome))) => Some((*at, outcome)),
                     _ => None,
@@ -329,11 +336,13 @@ impl Watch {
             return (outcome.clone(), first, first.map(|first| at.saturating_sub(first)));
         }
         let ended = |t: &Transaction| {
-            self.unconnected.iter().find(|gone| (gone.local, gone.server) == (t.local, t.server))
+            self.failed_connections
+                .iter()
+                .find(|gone| (gone.local, gone.server) == (t.local, t.server))
         };
-        let mut unanswered: Vec<_> = mine().filter(|t| t.answer.is_none()).collect();
-        // A server that cannot be reached from one local address may be from another: the rest counts
-        // first, then the reason that says most.
+        let mut unanswered: Vec<_> = matching().filter(|t| t.answer.is_none()).collect();
+        // A server that cannot be reached from one local address may be reachable from another: those count first,
+        // then the most informative reason.
         let gone = unanswered
             .iter()
             .filter_map(|t| ended(t))
@@ -345,7 +354,7 @@ impl Watch {
         }
         let sent = unanswered.iter().filter(|t| t.send_error.is_none());
         let outcome = match (sent.map(|t| t.requests).sum(), unanswered.first()) {
-            // Not asked, or asked with another server's user name after the challenge.
+            // No request was sent, or only with another server's username after the challenge.
             (_, None) => GatherOutcome::Unused,
             (0, Some(first)) => {
                 GatherOutcome::Unreachable(first.send_error.clone().unwrap_or_default())
@@ -355,31 +364,31 @@ impl Watch {
         (outcome, first, None)
     }
 
-    /// When a server that has not answered has failed; none while it has not been asked.
-    fn deadline(&self, server: &Server, result: &GatherResult) -> Option<Duration> {
+    /// When a server without an answer counts as failed; none while no request was sent to it.
+    fn deadline(&self, server: &ConfiguredServer, result: &GatherResult) -> Option<Duration> {
         let endpoint = server.endpoint.as_ref().ok()?;
         let lookup = self.lookups.iter().find(|lookup| lookup.endpoint == *endpoint)?;
-        Some(result.first_request.unwrap_or(lookup.begun) + PATIENCE)
+        Some(result.first_request.unwrap_or(lookup.started) + PATIENCE)
     }
 
-    /// Servers that have failed by now, each told once.
+    /// Servers that have failed by now, each reported once.
     pub(super) fn failures(&mut self, now: Duration) -> Vec<ServerFailure> {
         let mut failures = Vec::new();
         for index in 0..self.servers.len() {
             let server = &self.servers[index];
             let result = self.result(server);
-            if server.told || !self.has_failed(server, &result, now) {
+            if server.reported || !self.has_failed(server, &result, now) {
                 continue;
             }
             if let Some((code, text)) = result.failure() {
                 failures.push(ServerFailure { url: result.url, code, text });
-                self.servers[index].told = true;
+                self.servers[index].reported = true;
             }
         }
         failures
     }
 
-    fn has_failed(&self, server: &Server, result: &GatherResult, now: Duration) -> bool {
+    fn has_failed(&self, server: &ConfiguredServer, result: &GatherResult, now: Duration) -> bool {
         match &result.outcome {
             GatherOutcome::Unusable(_)
             | GatherOutcome::Refused { .. }
@@ -394,16 +403,18 @@ impl Watch {
         }
     }
 
-    fn is_being_looked_up(&self, server: &Server) -> bool {
+    fn is_being_looked_up(&self, server: &ConfiguredServer) -> bool {
         let Ok(endpoint) = &server.endpoint else { return false };
         self.lookups.iter().any(|lookup| lookup.endpoint == *endpoint && lookup.found.is_none())
     }
 
-    /// Whether nothing more is awaited, or when to look again: `Err(None)` means at the next news.
+    /// Whether nothing more is awaited, or when to check again: `Err(None)` means after the next event.
     pub(super) fn settled(&self, now: Duration) -> Result<(), Option<Duration>> {
         let mut next: Option<Duration> = None;
         let mut open = false;
-        for server in self.servers.iter().filter(|server| server.endpoint.is_ok() && !server.told) {
+        for server in
+            self.servers.iter().filter(|server| server.endpoint.is_ok() && !server.reported)
+        {
             let result = self.result(server);
             if matches!(
                 result.outcome,
@@ -423,7 +434,7 @@ impl Watch {
         if open { Err(next) } else { Ok(()) }
     }
 
-    /// Whether there is a server to look after at all.
+    /// Whether there is no usable server at all.
     pub(super) fn is_empty(&self) -> bool {
         !self.servers.iter().any(|server| server.endpoint.is_ok())
     }
@@ -438,7 +449,7 @@ impl Lookup {
     }
 }
 
-/// The address as it was looked up: an IPv4 one may come back mapped into IPv6.
+/// The address as it was resolved: an IPv4 address may come back mapped into IPv6.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -466,8 +477,9 @@ fn read_answer(message: &Message<'_>, transaction: &Transaction) -> Option<Answe
         }
         Class::Error => {
             let code = message.error_code().unwrap_or_default();
-            let asks = [attr::REALM, attr::NONCE].iter().all(|kind| message.get(*kind).is_some());
-            if asks && transaction.username.is_none() && matches!(code, 401 | 438) {
+            let challenges =
+                [attr::REALM, attr::NONCE].iter().all(|kind| message.get(*kind).is_some());
+            if challenges && transaction.username.is_none() && matches!(code, 401 | 438) {
                 return Some(Answer::Challenge);
             }
             let reason = printable(&message.error_reason());
@@ -477,7 +489,7 @@ fn read_answer(message: &Message<'_>, transaction: &Transaction) -> Option<Answe
     }
 }
 
-/// Words of the server, safe to print.
+/// The server's text, safe to print.
 fn printable(reason: &str) -> String {
     reason.chars().filter(|c| !c.is_control()).take(200).collect()
 }

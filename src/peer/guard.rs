@@ -1,17 +1,17 @@
-//! Which datagrams reach a peer connection: only those from a path that ICE has authenticated.
+//! Selects the datagrams that reach a peer connection: only those from a path that ICE has authenticated.
 //!
 //! `rtc` 0.21.1 hands DTLS and SRTP to the connection whatever address they come from
-//! (`peer_connection/handler/ice.rs:83`), takes indications and channel data of any address for those of its
-//! TURN server (`webrtc` 0.21.1, `peer_connection/transport/turn_relayer.rs:438`), and acts on a role conflict
-//! before it verifies the request (`rtc-ice` 0.21.1, `agent/mod.rs:1278`). So our sockets let through:
+//! (`peer_connection/handler/ice.rs:83`), attributes indications and channel data from any address to its TURN
+//! server (`webrtc` 0.21.1, `peer_connection/transport/turn_relayer.rs:438`), and acts on a role conflict before it
+//! verifies the request (`rtc-ice` 0.21.1, `agent/mod.rs:1278`). So our sockets only pass:
 //!
-//! - connectivity checks and their answers whose MESSAGE-INTEGRITY is right (RFC 8445 §7.1.1 and §7.3);
-//!   each opens the path that it came on, peer-reflexive ones included
-//! - answers of STUN and TURN servers to requests of ours (RFC 8489 §6.3.1)
-//! - DTLS, SRTP and SRTCP on an open path; relayed by a TURN server that we asked, the path is the server's
+//! - connectivity checks and their answers with a valid MESSAGE-INTEGRITY (RFC 8445 §7.1.1 and §7.3); each opens
+//!   the path that it arrived on, including peer-reflexive ones
+//! - answers of STUN and TURN servers to our requests (RFC 8489 §6.3.1)
+//! - DTLS, SRTP and SRTCP on an open path; if relayed by a TURN server that we use, the path is the server's
 //!   address and the peer's (RFC 8656 §11 and §12)
 //!
-//! Everything else is dropped before the crate sees it. Without sockets and clock: `now` is an argument.
+//! Everything else is dropped before the crate sees it. No sockets and no clock: `now` is an argument.
 
 use std::{
     collections::VecDeque,
@@ -22,11 +22,11 @@ use std::{
 use super::sdp::{IceCredentials, ice_credentials};
 use crate::stun::message::{Class, Message, TransactionId, attr, method};
 
-/// Credentials remembered for each end: those of this generation of ICE and of the one before, for several
+/// Credentials remembered for each end: those of the current ICE generation and the previous one, for several
 /// m-lines.
 const MAX_CREDENTIALS: usize = 8;
 
-/// Open paths remembered. Only the peer can open one, so more than a few are networks it has left.
+/// Open paths remembered. Only the peer can open one; beyond a few, they belong to networks it has left.
 const MAX_PATHS: usize = 64;
 
 /// Requests to STUN and TURN servers that may still be answered; a gathering has a dozen.
@@ -35,35 +35,35 @@ const MAX_REQUESTS: usize = 1024;
 /// TURN servers, and channels bound on them, remembered.
 const MAX_SERVERS: usize = 64;
 
-/// From where a datagram came: the TURN server that relayed it, if any, and its sender.
+/// The origin of a datagram: the TURN server that relayed it, if any, and its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Path {
     relay: Option<SocketAddr>,
     peer: SocketAddr,
 }
 
-/// What is let through and why.
+/// How a datagram is classified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Not for the connection.
     Drop,
-    /// An authenticated connectivity check or answer of the peer.
+    /// An authenticated connectivity check or answer from the peer.
     Check,
-    /// An answer of a STUN or TURN server, or an indication that carries nothing.
+    /// An answer from a STUN or TURN server, or an indication without data.
     Server,
     /// DTLS, SRTP or SRTCP on an open path.
     Data,
 }
 
-/// A DTLS channel of TURN (RFC 8656 §12): server, number, peer.
+/// A TURN channel (RFC 8656 §12): server, number, peer.
 type Channel = (SocketAddr, [u8; 2], SocketAddr);
 
-/// The gate of one peer connection, shared by its sockets.
+/// The datagram filter of one peer connection, shared by its sockets.
 #[derive(Debug, Default)]
-pub(super) struct Guard(Mutex<State>);
+pub(super) struct Guard(Mutex<GuardState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct GuardState {
     local: VecDeque<IceCredentials>,
     remote: VecDeque<IceCredentials>,
     paths: VecDeque<Path>,
@@ -73,21 +73,21 @@ struct State {
 }
 
 impl Guard {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GuardState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Our description: checks of the peer are made with its credentials.
+    /// Our description, whose credentials the peer's checks use.
     pub(super) fn local_description(&self, sdp: &str) {
         remember_credentials(&mut self.state().local, sdp);
     }
 
-    /// The peer's description: its answers to our checks are made with its credentials.
+    /// The peer's description, whose credentials its answers to our checks use.
     pub(super) fn remote_description(&self, sdp: &str) {
         remember_credentials(&mut self.state().remote, sdp);
     }
 
-    /// The password of the peer that a check with this USERNAME was made with (RFC 8445 §7.2.2).
+    /// The peer's password for a check with this USERNAME (RFC 8445 §7.2.2).
     pub(super) fn peer_password(&self, username: &str) -> Option<String> {
         let theirs = username.split(':').next()?;
         let state = self.state();
@@ -95,9 +95,9 @@ impl Guard {
         Some(known.password.clone())
     }
 
-    /// A datagram of ours: requests to servers are remembered until they are answered.
+    /// An outgoing datagram: requests to servers are remembered until they are answered.
     pub(super) fn sent(&self, to: SocketAddr, datagram: &[u8]) {
-        // Media and DTLS, which are most, end here.
+        // Media and DTLS, the bulk of the traffic, end here.
         if datagram.first().is_none_or(|first| *first > 3) {
             return;
         }
@@ -106,18 +106,18 @@ impl Guard {
         };
         let is_check = message.method == method::BINDING && message.get(attr::USERNAME).is_some();
         if !is_check {
-            self.state().asked(canonical(to), &message);
+            self.state().requested(canonical(to), &message);
         }
     }
 
-    /// Whether a datagram that came is for the connection.
+    /// Classifies a received datagram.
     pub(super) fn verdict(&self, from: SocketAddr, datagram: &[u8]) -> Verdict {
         self.state().verdict(canonical(from), datagram)
     }
 }
 
-impl State {
-    fn asked(&mut self, server: SocketAddr, request: &Message<'_>) {
+impl GuardState {
+    fn requested(&mut self, server: SocketAddr, request: &Message<'_>) {
         remember(&mut self.requests, request.transaction, MAX_REQUESTS);
         if request.method == method::ALLOCATE {
             remember(&mut self.servers, server, MAX_SERVERS);
@@ -167,7 +167,7 @@ impl State {
                     _ => Verdict::Drop,
                 }
             }
-            // Keeps a NAT binding open and asks for nothing (RFC 8445 §11).
+            // Keeps a NAT binding open and expects no answer (RFC 8445 §11).
             method::BINDING if self.paths.iter().any(|path| path.peer == from) => Verdict::Server,
             _ => Verdict::Drop,
         }
@@ -182,7 +182,7 @@ impl State {
         self.data(path, data)
     }
 
-    /// A request or an answer of the peer's ICE.
+    /// A request or an answer from the peer's ICE agent.
     fn check(&mut self, path: Path, message: &Message<'_>) -> Verdict {
         let authentic = message.method == method::BINDING
             && match message.class {
@@ -213,12 +213,12 @@ impl State {
     }
 }
 
-/// Keeps the newest, each once.
-fn remember<T: PartialEq>(kept: &mut VecDeque<T>, new: T, most: usize) {
+/// Keeps the newest values, without duplicates.
+fn remember<T: PartialEq>(kept: &mut VecDeque<T>, new: T, max_len: usize) {
     if kept.contains(&new) {
         return;
     }
-    if kept.len() >= most {
+    if kept.len() >= max_len {
         kept.pop_front();
     }
     kept.push_back(new);
@@ -309,13 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_heard_only_when_asked() {
+    fn servers_are_trusted_only_after_a_request() {
         let guard = guard();
         let (server, peer) = (at("192.0.2.9:3478"), at("192.0.2.1:5000"));
         let answer = Builder::new(Class::Success, method::ALLOCATE, [9; 12]).finish();
         assert_eq!(guard.verdict(server, &answer), Verdict::Drop);
-        let ask = Builder::new(Class::Request, method::ALLOCATE, [9; 12]).finish();
-        guard.sent(server, &ask);
+        let allocate = Builder::new(Class::Request, method::ALLOCATE, [9; 12]).finish();
+        guard.sent(server, &allocate);
         assert_eq!(guard.verdict(server, &answer), Verdict::Server);
 
         let indication = |data: &[u8]| {
@@ -329,7 +329,11 @@ mod tests {
         assert_eq!(guard.verdict(server, &indication(&[0x80; 40])), Verdict::Drop);
         assert_eq!(guard.verdict(server, &indication(&check)), Verdict::Check);
         assert_eq!(guard.verdict(server, &indication(&[0x80; 40])), Verdict::Data);
-        assert_eq!(guard.verdict(peer, &[0x80; 40]), Verdict::Drop, "opened for the relay only");
+        assert_eq!(
+            guard.verdict(peer, &[0x80; 40]),
+            Verdict::Drop,
+            "only the relayed path is open"
+        );
 
         let channel = |data: &[u8]| [&[0x40, 1, 0, data.len() as u8][..], data].concat();
         assert_eq!(guard.verdict(server, &channel(&[0x80; 40])), Verdict::Drop, "not bound");
@@ -344,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_state_is_bounded() {
         let guard = guard();
         for port in 1..=5000u16 {
             let mut id = [0; 12];

@@ -1,7 +1,7 @@
-//! The RTP streams of the other side, each with an assembler of its own.
+//! The remote peer's RTP streams, each with its own assembler.
 //!
-//! There is one as a rule. A sender that restarts takes a new SSRC (RFC 3550 §8), and packets of a
-//! stranger must not harm the stream that is there. Sans-IO, as the assembler is.
+//! Normally there is only one. A sender that restarts uses a new SSRC (RFC 3550 §8), and packets from a stranger
+//! must not harm the existing stream. Sans-IO, like the assembler.
 
 use std::{
     collections::HashMap,
@@ -10,16 +10,16 @@ use std::{
 
 use super::{
     assembler::{Assembled, Assembler},
-    tap::InboundRtp,
+    rtp_observer::InboundRtp,
 };
 
-/// Streams kept at a time; one more ends the one that was silent longest.
+/// Streams kept at a time; a new one replaces the one that was silent longest.
 const MAX_STREAMS: usize = 4;
 
-/// Bytes that all incomplete access units take together, at most: one of the largest that a sender may make.
+/// Maximum size of all incomplete access units together, bytes: one of the largest that a sender may produce.
 const MAX_HELD: usize = 24 << 20;
 
-struct Stream {
+struct IncomingStream {
     assembler: Assembler,
     last_arrival: Instant,
 }
@@ -29,7 +29,7 @@ pub(super) struct Incoming {
     patience: Duration,
     bare: bool,
     repaired: bool,
-    streams: HashMap<u32, Stream>,
+    streams: HashMap<u32, IncomingStream>,
 }
 
 impl Incoming {
@@ -38,19 +38,19 @@ impl Incoming {
         Self { patience, bare: false, repaired: true, streams: HashMap::new() }
     }
 
-    /// As [`Assembler::set_bare`], for the streams that are there and those that come.
+    /// Like [`Assembler::set_bare`], for existing and future streams.
     pub(super) fn set_bare(&mut self, bare: bool) {
         self.bare = bare;
         self.streams.values_mut().for_each(|stream| stream.assembler.set_bare(bare));
     }
 
-    /// As [`Assembler::set_repaired`], for the streams that are there and those that come.
+    /// Like [`Assembler::set_repaired`], for existing and future streams.
     pub(super) fn set_repaired(&mut self, repaired: bool) {
         self.repaired = repaired;
         self.streams.values_mut().for_each(|stream| stream.assembler.set_repaired(repaired));
     }
 
-    /// Takes one packet. What a stream that ends for it had begun comes out as broken.
+    /// Takes one packet. If a stream is evicted for it, its incomplete access units are returned as broken.
     pub(super) fn push(&mut self, inbound: InboundRtp) -> Vec<Assembled> {
         let (ssrc, arrived) = (inbound.ssrc, inbound.packet.arrived);
         let mut made = Vec::new();
@@ -66,7 +66,7 @@ impl Incoming {
             let mut assembler = Assembler::new(self.patience);
             assembler.set_bare(self.bare);
             assembler.set_repaired(self.repaired);
-            Stream { assembler, last_arrival: arrived }
+            IncomingStream { assembler, last_arrival: arrived }
         });
         stream.last_arrival = arrived;
         made.extend(stream.assembler.push(inbound.packet));
@@ -74,29 +74,29 @@ impl Incoming {
         made
     }
 
-    /// Gives up access units until no more is held than may be: of the stream that holds the most, so that one
-    /// stream cannot take the place of another.
+    /// Abandons access units until the total size is within the limit: those of the stream that holds the most, so
+    /// that one stream cannot evict another.
     fn shed(&mut self) -> Vec<Assembled> {
         let mut made = Vec::new();
         while self.held() > MAX_HELD {
             let largest = self.streams.values_mut().max_by_key(|stream| stream.assembler.held());
-            let Some(given_up) = largest.and_then(|stream| stream.assembler.shed()) else { break };
-            made.push(given_up);
+            let Some(abandoned) = largest.and_then(|stream| stream.assembler.shed()) else { break };
+            made.push(abandoned);
         }
         made
     }
 
-    /// Bytes that incomplete access units take.
+    /// Size of all incomplete access units, bytes.
     pub(super) fn held(&self) -> usize {
         self.streams.values().map(|stream| stream.assembler.held()).sum()
     }
 
-    /// Gives up what has waited too long at `now`.
+    /// Abandons access units that have waited too long at `now`.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Assembled> {
         self.streams.values_mut().flat_map(|stream| stream.assembler.expire(now)).collect()
     }
 
-    /// When [`Incoming::expire`] wants to be called next.
+    /// When to call [`Incoming::expire`] next.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.streams.values().filter_map(|stream| stream.assembler.next_expiry()).min()
     }
@@ -109,12 +109,12 @@ mod tests {
     use super::*;
     use crate::peer::{
         assembler::{BrokenReason, RtpPacket},
-        tap::Queued,
+        rtp_observer::Queued,
     };
 
     const PATIENCE: Duration = Duration::from_secs(4);
 
-    /// A packet of a picture of three: SPS, then two more.
+    /// A packet of a picture with three: SPS, then two more.
     fn packet(ssrc: u32, timestamp: u32, index: u16, arrived: Instant) -> InboundRtp {
         let kind = if index == 0 { 0x67 } else { 0x65 };
         InboundRtp {
@@ -137,11 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_does_not_touch_the_stream_that_is_there() {
+    fn a_stranger_does_not_affect_the_existing_stream() {
         let now = Instant::now();
         let mut incoming = Incoming::new(PATIENCE);
         incoming.push(packet(1, 1, 0, now));
-        // The same sequence numbers and timestamps, other bytes.
+        // The same sequence numbers and timestamps, different bytes.
         assert_eq!(picture(&mut incoming, 2, 1, now).len(), 1);
         incoming.push(packet(1, 1, 1, now));
         let made = incoming.push(packet(1, 1, 2, now));
@@ -150,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_streams_the_silent_one_ends_and_is_counted() {
-        let begun = Instant::now();
+    fn with_too_many_streams_the_silent_one_ends_and_is_counted() {
+        let start = Instant::now();
         let mut incoming = Incoming::new(PATIENCE);
-        incoming.push(packet(1, 7, 0, begun));
+        incoming.push(packet(1, 7, 0, start));
         for ssrc in 2..10 {
-            let now = begun + Duration::from_millis(u64::from(ssrc));
+            let now = start + Duration::from_millis(u64::from(ssrc));
             let made = picture(&mut incoming, ssrc, 1, now);
             let broken = made.iter().filter(|one| matches!(one, Assembled::Broken(_))).count();
             assert_eq!((made.len() - broken, broken), (1, usize::from(ssrc == 5)), "{ssrc}");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_too_long_is_given_up_in_every_stream() {
+    fn access_units_expire_in_every_stream() {
         let now = Instant::now();
         let mut incoming = Incoming::new(PATIENCE);
         incoming.push(packet(1, 1, 0, now));
@@ -178,29 +178,29 @@ mod tests {
         assert_eq!(incoming.expire(now + 2 * PATIENCE).len(), 1);
     }
 
-    /// A million packets of pictures that never become whole, of ten sources.
+    /// A million packets of pictures that never become complete, from ten sources.
     #[test]
     fn incomplete_pictures_take_a_bounded_number_of_bytes() {
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut incoming = Incoming::new(PATIENCE);
         let payload = Bytes::from(vec![0x65; 1188]);
-        let (mut most, mut broken) = (0, 0);
+        let (mut max_held, mut broken) = (0, 0);
         for number in 0..1_000_000_u32 {
-            let arrived = begun + Duration::from_micros(number.into());
+            let arrived = start + Duration::from_micros(number.into());
             let mut inbound = packet(1 + number / 5_000 % 10, number / 4_000, 1, arrived);
             inbound.packet.sequence = number as u16;
             inbound.packet.payload = payload.clone();
             broken += incoming.push(inbound).len();
-            most = most.max(incoming.held());
+            max_held = max_held.max(incoming.held());
         }
-        assert!(most <= MAX_HELD && most > MAX_HELD / 2, "{most} bytes");
+        assert!(max_held <= MAX_HELD && max_held > MAX_HELD / 2, "{max_held} bytes");
         assert!(broken > 100 && incoming.streams.len() <= MAX_STREAMS, "{broken}");
-        incoming.expire(begun + Duration::from_secs(10));
+        incoming.expire(start + Duration::from_secs(10));
         assert_eq!(incoming.held(), 0);
     }
 
     #[test]
-    fn a_stream_that_holds_much_does_not_break_another() {
+    fn a_large_stream_does_not_break_another() {
         let now = Instant::now();
         let mut incoming = Incoming::new(PATIENCE);
         incoming.push(packet(1, 7, 0, now));

@@ -1,7 +1,7 @@
 //! A call of thirty days in virtual time: packetizer, pacing, repair, transport-wide feedback, SRTP and assembler
 //! over a link that loses, delays and repeats, with silences, outages and sleeps of any length.
 //!
-//! Each side has a monotonic clock of its own, which stands still while its machine sleeps.
+//! Each peer has its own monotonic clock, which stops while its machine sleeps.
 
 use std::{
     cmp::Reverse,
@@ -32,29 +32,30 @@ use rtc::{
 use super::{
     assembler::{Assembled, RtpPacket},
     incoming::Incoming,
-    pacing::{Pace, Pacing, TRANSPORT_CC_URI, TransportCc},
+    pacing::{Pacing, TRANSPORT_CC_URI, TransportCc},
     packetizer::packetize,
-    repair::{RepairReceiver, RepairSender, Repairing, RoundTripHint, WINDOW},
-    tap::{InboundRtp, Queued},
+    repair::{PeerRepairs, RepairReceiver, RepairSender, RttSeed, WINDOW},
+    rtp_observer::{InboundRtp, Queued},
     timestamps::Timestamps,
     video::PATIENCE,
 };
+use crate::units::RateSetting;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 const CADENCE: Duration = Duration::from_millis(3500);
 
-/// Until everything that can be repaired is.
+/// Time until everything repairable has been repaired.
 const SETTLED: Duration = Duration::from_secs(12);
 
 /// How a sender makes its timestamps.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Stamps {
-    /// As this project does.
+enum TimestampKind {
+    /// As this project does it.
     Ours,
-    /// By the time that has passed, whatever that makes of the counter.
+    /// By elapsed time, whatever that does to the counter.
     Elapsed,
-    /// By the frame rate a file declares, from zero again after each pass.
+    /// By the frame rate that a file declares, restarting at zero after each pass.
     Declared,
     /// Anything.
     Random,
@@ -70,7 +71,7 @@ enum Load {
 
 struct Call {
     random: StdRng,
-    begun: Instant,
+    epoch: Instant,
     now: Duration,
     slept: [Duration; 2],
     asleep: [Option<Duration>; 2],
@@ -79,7 +80,7 @@ struct Call {
     loads: HashMap<u64, Load>,
     flown: u64,
 
-    stamps: Stamps,
+    stamps: TimestampKind,
     timestamps: Timestamps,
     timestamp: u32,
     ssrc: u32,
@@ -93,15 +94,15 @@ struct Call {
     encrypts: Context,
 
     decrypts: Context,
-    told: TransportCc,
-    asks: RepairReceiver,
+    feedback: TransportCc,
+    requester: RepairReceiver,
     incoming: Incoming,
 
-    /// Keyframes sent, and whether they must come.
+    /// Keyframes sent, and whether they must arrive.
     sent: BTreeMap<u32, bool>,
     keyframes: u32,
     newest: u32,
-    came: u32,
+    arrived: u32,
     most_held: usize,
 }
 
@@ -140,13 +141,13 @@ fn number_of(unit: &[u8]) -> u32 {
 }
 
 impl Call {
-    fn new(seed: u64, stamps: Stamps) -> Self {
+    fn new(seed: u64, stamps: TimestampKind) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let begun = Instant::now();
-        let pacing = Pacing::new(Pace::Auto);
-        let hint = RoundTripHint::default();
+        let epoch = Instant::now();
+        let pacing = Pacing::new(RateSetting::Auto);
+        let rtt_seed = RttSeed::default();
         let mut call = Self {
-            begun,
+            epoch,
             now: Duration::ZERO,
             slept: [Duration::ZERO; 2],
             asleep: [None; 2],
@@ -155,25 +156,25 @@ impl Call {
             loads: HashMap::new(),
             flown: 0,
             stamps,
-            timestamps: Timestamps::new(u32::MAX - random.random_range(0..1_000_000), begun),
+            timestamps: Timestamps::new(u32::MAX - random.random_range(0..1_000_000), epoch),
             timestamp: random.random(),
             ssrc: 0,
             sequence: random.random::<u16>() & 0x7fff,
             waiting: VecDeque::new(),
             pump: None,
             reports: SenderReportBuilder::new().build(),
-            repair: RepairSender::new(true, pacing.rate().clone(), hint.clone()),
+            repair: RepairSender::new(true, pacing.rate().clone(), rtt_seed.clone()),
             numbers: TransportCc::new(Arc::clone(&pacing)),
             pacing,
             encrypts: srtp(),
             decrypts: srtp(),
-            told: TransportCc::new(Pacing::new(Pace::Auto)),
-            asks: RepairReceiver::new(true, hint, Repairing::default()),
+            feedback: TransportCc::new(Pacing::new(RateSetting::Auto)),
+            requester: RepairReceiver::new(true, rtt_seed, PeerRepairs::default()),
             incoming: Incoming::new(PATIENCE),
             sent: BTreeMap::new(),
             keyframes: 0,
             newest: 0,
-            came: 0,
+            arrived: 0,
             most_held: 0,
             random,
         };
@@ -181,7 +182,7 @@ impl Call {
         call
     }
 
-    /// The sender begins again: with a new source, or only with other numbers.
+    /// The sender restarts: with a new source, or only with different numbers.
     fn restart(&mut self, new_source: bool) {
         if new_source {
             let before = stream(self.ssrc);
@@ -194,20 +195,20 @@ impl Call {
             self.reports.bind_local_stream(&info);
             self.repair.bind_local_stream(&info);
             self.numbers.bind_local_stream(&info);
-            self.told.bind_remote_stream(&info);
-            self.asks.bind_remote_stream(&info);
+            self.feedback.bind_remote_stream(&info);
+            self.requester.bind_remote_stream(&info);
         } else {
-            // SRTP drops what goes back (RFC 3711 §3.3.2).
+            // SRTP drops packets that go back (RFC 3711 §3.3.2).
             self.sequence = self.sequence.wrapping_add(self.random.random_range(1..32_000));
         }
         self.timestamp = self.random.random();
     }
 
-    /// The clock of a side.
+    /// The clock of a peer.
     fn at(&self, side: usize) -> Instant {
         let frozen =
             self.asleep[side].map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
-        self.begun + self.now.saturating_sub(self.slept[side] + frozen)
+        self.epoch + self.now.saturating_sub(self.slept[side] + frozen)
     }
 
     fn tagged(&self, packet: Packet, side: usize) -> TaggedPacket {
@@ -219,15 +220,15 @@ impl Call {
         self.keyframes += 1;
         self.sent.insert(self.keyframes, self.up);
         let timestamp = match self.stamps {
-            Stamps::Ours => {
-                // The wall clock is set now and then between camera and track.
+            TimestampKind::Ours => {
+                // The wall clock is occasionally set between camera and track.
                 let ages = [20, 20, 20, 86_400_000, 0];
                 let age = ages[self.random.random_range(0..ages.len())];
                 self.timestamps.next(self.at(SENDER), Duration::from_millis(age))
             }
-            Stamps::Elapsed => (self.now.as_millis() as u64 * 90) as u32,
-            Stamps::Declared => (self.keyframes % 50) * 3_000,
-            Stamps::Random => self.random.random(),
+            TimestampKind::Elapsed => (self.now.as_millis() as u64 * 90) as u32,
+            TimestampKind::Declared => (self.keyframes % 50) * 3_000,
+            TimestampKind::Random => self.random.random(),
         };
         let payloads = packetize(&keyframe(self.keyframes));
         let count = payloads.len();
@@ -248,7 +249,7 @@ impl Call {
         self.pump();
     }
 
-    /// Lets packets leave as pacing has it.
+    /// Sends packets as pacing allows.
     fn pump(&mut self) {
         self.pump = None;
         while let Some(packet) = self.waiting.front() {
@@ -263,7 +264,7 @@ impl Call {
         }
     }
 
-    /// What has to go to the wire, through the chains in their order.
+    /// Passes outgoing packets through the chains, in order, to the wire.
     fn leave(&mut self) {
         while let Some(packet) = self.reports.poll_write() {
             self.repair.handle_write(packet).unwrap();
@@ -274,7 +275,8 @@ impl Call {
         while let Some(packet) = self.numbers.poll_write() {
             self.launch(packet.message.packet, RECEIVER);
         }
-        while let Some(packet) = self.asks.poll_write().or_else(|| self.told.poll_write()) {
+        while let Some(packet) = self.requester.poll_write().or_else(|| self.feedback.poll_write())
+        {
             self.launch(packet.message.packet, SENDER);
         }
     }
@@ -314,11 +316,11 @@ impl Call {
             Load::Media(bytes) => {
                 let Ok(mut plain) = self.decrypts.decrypt_rtp(&bytes) else { return };
                 let packet = Packet::Rtp(rtp::Packet::unmarshal(&mut plain).unwrap());
-                self.told.handle_read(self.tagged(packet, to)).unwrap();
-                while let Some(packet) = self.told.poll_read() {
-                    self.asks.handle_read(packet).unwrap();
+                self.feedback.handle_read(self.tagged(packet, to)).unwrap();
+                while let Some(packet) = self.feedback.poll_read() {
+                    self.requester.handle_read(packet).unwrap();
                 }
-                while let Some(packet) = self.asks.poll_read() {
+                while let Some(packet) = self.requester.poll_read() {
                     if let Packet::Rtp(packet) = packet.message.packet {
                         self.assemble(&packet);
                     }
@@ -335,8 +337,8 @@ impl Call {
             }
             Load::Reports(packets) => {
                 let packet = self.tagged(Packet::Rtcp(packets), to);
-                self.asks.handle_read(packet).unwrap();
-                while self.asks.poll_read().is_some() {}
+                self.requester.handle_read(packet).unwrap();
+                while self.requester.poll_read().is_some() {}
             }
         }
     }
@@ -364,15 +366,15 @@ impl Call {
         for one in made {
             let Assembled::Whole(unit) = one else { continue };
             let number = number_of(&unit.data);
-            assert!(unit.data == keyframe(number), "other bytes came");
-            let must = self.sent.remove(&number).expect("it came twice, or was never sent");
-            assert!(!must || number > self.newest, "{number} came after {}", self.newest);
+            assert!(unit.data == keyframe(number), "other bytes arrived");
+            let must = self.sent.remove(&number).expect("it arrived twice, or was never sent");
+            assert!(!must || number > self.newest, "{number} arrived after {}", self.newest);
             self.newest = self.newest.max(number);
-            self.came += 1;
+            self.arrived += 1;
         }
     }
 
-    /// When a timer of a side is due.
+    /// When a timer of a peer is due.
     fn timer(&mut self, side: usize) -> Option<Duration> {
         if self.asleep[side].is_some() {
             return None;
@@ -380,10 +382,14 @@ impl Call {
         let due = if side == SENDER {
             [self.reports.poll_timeout(), self.repair.poll_timeout(), self.pump]
         } else {
-            [self.asks.poll_timeout(), self.told.poll_timeout(), self.incoming.next_expiry()]
+            [
+                self.requester.poll_timeout(),
+                self.feedback.poll_timeout(),
+                self.incoming.next_expiry(),
+            ]
         };
         let due = due.into_iter().flatten().min()?;
-        Some(due.saturating_duration_since(self.begun) + self.slept[side])
+        Some(due.saturating_duration_since(self.epoch) + self.slept[side])
     }
 
     fn run_timers(&mut self, side: usize) {
@@ -395,15 +401,15 @@ impl Call {
                 self.pump();
             }
         } else {
-            self.asks.handle_timeout(now).unwrap();
-            self.told.handle_timeout(now).unwrap();
+            self.requester.handle_timeout(now).unwrap();
+            self.feedback.handle_timeout(now).unwrap();
             let made = self.incoming.expire(now);
             self.take(made);
         }
         self.leave();
     }
 
-    /// Lets time go by.
+    /// Lets time pass.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -422,7 +428,7 @@ impl Call {
         self.now = end;
     }
 
-    /// A machine sleeps: its clock stands still, and what is sent to it is lost.
+    /// A machine sleeps: its clock stops, and packets sent to it are lost.
     fn sleep(&mut self, side: usize, time: Duration) {
         self.asleep[side] = Some(self.now);
         self.pass(time);
@@ -430,7 +436,7 @@ impl Call {
         self.slept[side] += time;
     }
 
-    /// All timers are late by this, on both sides.
+    /// All timers are late by this, at both peers.
     fn stall(&mut self, time: Duration) {
         self.now += time;
         self.flights.clear();
@@ -439,7 +445,7 @@ impl Call {
         self.run_timers(RECEIVER);
     }
 
-    /// Keyframes at the usual cadence; then all that had to come is here, and nothing is held.
+    /// Keyframes at the usual cadence; afterwards all that had to arrive are here, and nothing is held.
     fn burst(&mut self, count: u32) {
         for _ in 0..count {
             self.send_keyframe();
@@ -454,7 +460,7 @@ impl Call {
         assert!(rate > 1_000_000, "{rate} bits a second at {:?}", self.now);
     }
 
-    /// One of the things that happen between two bursts.
+    /// A random disturbance between two bursts.
     fn interlude(&mut self) {
         let silence = [60 * SECOND, HOUR, HOUR * 67 / 10, HOUR * 133 / 10, 72 * HOUR];
         match self.random.random_range(0..12) {
@@ -468,14 +474,14 @@ impl Call {
             7 => self.sleep(SENDER, 2 * HOUR),
             8 => self.sleep(RECEIVER, 3 * HOUR),
             9 => {
-                // Twenty keyframes are lost as a whole.
+                // Twenty whole keyframes are lost.
                 self.up = false;
                 self.burst(20);
                 self.up = true;
                 self.pass(SETTLED);
             }
-            10 if self.stamps != Stamps::Ours => self.restart(true),
-            11 if self.stamps != Stamps::Ours => self.restart(false),
+            10 if self.stamps != TimestampKind::Ours => self.restart(true),
+            11 if self.stamps != TimestampKind::Ours => self.restart(false),
             _ => self.pass(10 * SECOND),
         }
     }
@@ -489,10 +495,10 @@ impl Call {
         }
         self.burst(5);
         println!(
-            "{:?}: {} keyframes, {} came, {} flights, at most {} bytes held",
-            self.stamps, self.keyframes, self.came, self.flown, self.most_held
+            "{:?}: {} keyframes, {} arrived, {} flights, at most {} bytes held",
+            self.stamps, self.keyframes, self.arrived, self.flown, self.most_held
         );
-        // After an outage everything that can be repaired comes at once: 2048 packets.
+        // After an outage everything repairable arrives in one burst: 2048 packets.
         assert!(self.most_held < 3 << 20, "{} bytes held", self.most_held);
     }
 }
@@ -507,28 +513,28 @@ impl Load {
 }
 
 #[test]
-fn thirty_days_of_our_own_sender() {
-    Call::new(1, Stamps::Ours).live(30 * 24 * HOUR);
+fn thirty_days_of_our_own_timestamps() {
+    Call::new(1, TimestampKind::Ours).live(30 * 24 * HOUR);
 }
 
 #[test]
-fn thirty_days_of_timestamps_that_follow_the_time() {
-    Call::new(2, Stamps::Elapsed).live(30 * 24 * HOUR);
+fn thirty_days_of_elapsed_time_timestamps() {
+    Call::new(2, TimestampKind::Elapsed).live(30 * 24 * HOUR);
 }
 
 #[test]
-fn thirty_days_of_timestamps_that_a_file_declares() {
-    Call::new(3, Stamps::Declared).live(30 * 24 * HOUR);
+fn thirty_days_of_declared_timestamps() {
+    Call::new(3, TimestampKind::Declared).live(30 * 24 * HOUR);
 }
 
 #[test]
-fn thirty_days_of_any_timestamps() {
-    Call::new(4, Stamps::Random).live(30 * 24 * HOUR);
+fn thirty_days_of_arbitrary_timestamps() {
+    Call::new(4, TimestampKind::Random).live(30 * 24 * HOUR);
 }
 
-/// What `rtc-srtp` 0.21.1 cannot do (`context/mod.rs:45`): nothing here can help, and `media_gate` says so.
+/// A limit of `rtc-srtp` 0.21.1 (`context/mod.rs:45`) that nothing here can lift; `media_gate` reports it.
 #[test]
-fn srtp_is_over_when_more_than_half_a_turn_is_lost() {
+fn srtp_fails_when_more_than_half_a_wrap_is_lost() {
     for (lost, readable) in [(30_000, true), (40_000, false)] {
         let (mut encrypts, mut decrypts) = (srtp(), srtp());
         let mut packet = |number: u32| {
@@ -554,7 +560,7 @@ proptest! {
 
     #[test]
     fn a_day_of_any_sender(seed: u64, kind in 0..4_usize) {
-        let stamps = [Stamps::Ours, Stamps::Elapsed, Stamps::Declared, Stamps::Random][kind];
+        let stamps = [TimestampKind::Ours, TimestampKind::Elapsed, TimestampKind::Declared, TimestampKind::Random][kind];
         Call::new(seed, stamps).live(24 * HOUR);
     }
 }

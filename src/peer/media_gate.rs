@@ -1,12 +1,12 @@
-//! Which SRTP and SRTCP packets reach the `rtc` crate: those of a bounded number of sources.
+//! Limits the SRTP and SRTCP packets that reach the `rtc` crate to a bounded number of sources.
 //!
-//! `rtc-srtp` 0.21.1 makes a state with a replay window for each SSRC before it has verified the packet
+//! `rtc-srtp` 0.21.1 creates a state with a replay window for each SSRC before it has verified the packet
 //! (`context/srtp.rs:30`, `get_srtp_ssrc_state`, and `context/srtcp.rs:31`), and keeps it for the life of the
-//! connection: about 500 bytes for each packet with an SSRC that somebody made up. SSRCs stand in clear text in
-//! both kinds of packets, so the sockets can count them first. A source that was let in once costs no more.
+//! connection: about 500 bytes for each packet with a made-up SSRC. SSRCs are in clear text in both kinds of
+//! packets, so the sockets can count them first. An admitted source costs no more afterwards.
 //!
-//! A peer need not signal its SSRCs, and its RTCP has others still, so the first ones that come are let in.
-//! Signaled ones have an allowance of their own: nobody can use it up with packets.
+//! A peer need not signal its SSRCs, and its RTCP uses still others, so the first sources that arrive are admitted.
+//! Signaled ones have their own allowance, which packets from others cannot use up.
 
 use std::{
     collections::HashSet,
@@ -19,25 +19,25 @@ use std::{
 
 use rtc::shared::util::{is_rtcp, match_srtp_or_srtcp};
 
-use super::{allowance::Allowance, handshake};
+use super::{allowance::Allowance, dtls_filter};
 
-/// Sources let in at once, and one more in so many seconds. A peer has four: video, and its RTCP.
+/// Sources admitted in a burst, then one more in this many seconds. A peer has four: video, and its RTCP.
 const SOURCES: (u32, f64) = (64, 1.0 / 60.0);
 
 /// The same for sources that the remote description names.
 const SIGNALED: (u32, f64) = (64, 1.0 / 10.0);
 
-/// Sources remembered of one description.
+/// Sources remembered from one description.
 const MAX_SIGNALED: usize = 16;
 
-/// So many RTP packets in a row that cannot be decrypted are reported.
+/// This many consecutive RTP packets that cannot be decrypted are reported.
 const UNREADABLE: u32 = 500;
 
 /// The sources of one peer connection.
 #[derive(Debug)]
 pub(super) struct MediaGate {
     sources: Mutex<Sources>,
-    /// RTP packets let in since the last one that could be decrypted.
+    /// RTP packets admitted since the last one that could be decrypted.
     unread: AtomicU32,
 }
 
@@ -51,7 +51,7 @@ struct Sources {
 
 impl Default for MediaGate {
     fn default() -> Self {
-        let allowance = |(most, per_second)| Allowance::new(most, per_second);
+        let allowance = |(burst, per_second)| Allowance::new(burst, per_second);
         let sources = Sources {
             admitted: HashSet::new(),
             signaled: Vec::new(),
@@ -63,7 +63,7 @@ impl Default for MediaGate {
 }
 
 impl MediaGate {
-    /// The remote description names these SSRCs (`a=ssrc`, RFC 5576), instead of those before.
+    /// The remote description names these SSRCs (`a=ssrc`, RFC 5576), replacing earlier ones.
     pub(super) fn signaled(&self, ssrcs: impl Iterator<Item = u32>) {
         self.sources().signaled = ssrcs.take(MAX_SIGNALED).collect();
     }
@@ -76,7 +76,8 @@ impl MediaGate {
     /// Whether a datagram is for the crate: an SRTP or SRTCP packet whose source is one too many is not, also
     /// one from a relay.
     pub(super) fn passes(&self, datagram: &[u8], now: Instant) -> bool {
-        let Some(media) = handshake::inner(datagram).filter(|inner| match_srtp_or_srtcp(inner))
+        let Some(media) =
+            dtls_filter::payload(datagram).filter(|payload| match_srtp_or_srtcp(payload))
         else {
             return true;
         };
@@ -136,17 +137,17 @@ mod tests {
     /// A million packets of made-up sources in a minute leave at most 129 states in the crate.
     #[test]
     fn sources_are_bounded_and_those_that_are_there_stay() {
-        let begun = Instant::now();
+        let start = Instant::now();
         let gate = MediaGate::default();
-        assert!(gate.passes(&rtp(1), begun) && gate.passes(&rtcp(2), begun));
+        assert!(gate.passes(&rtp(1), start) && gate.passes(&rtcp(2), start));
         let mut passed = 0;
         for number in 0..1_000_000_u32 {
-            let now = begun + Duration::from_micros(60 * u64::from(number));
+            let now = start + Duration::from_micros(60 * u64::from(number));
             let made_up = if number % 2 == 0 { rtp(1000 + number) } else { rtcp(1000 + number) };
             passed += u32::from(gate.passes(&made_up, now));
         }
         assert!(passed <= 64, "{passed}");
-        let now = begun + Duration::from_mins(1);
+        let now = start + Duration::from_mins(1);
         assert!(gate.passes(&rtp(1), now) && gate.passes(&rtcp(2), now));
         assert_eq!(gate.sources().admitted.len(), 2 + passed as usize);
         // One that is signaled now; what has come back of the allowance is used up first.

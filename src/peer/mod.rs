@@ -1,27 +1,27 @@
 //! The WebRTC peer: connection, video sender and receiver, control channel; knows no signaling.
 //!
-//! [`Peer`] wraps one `RTCPeerConnection` of the `webrtc` crate and keeps that crate's types to this
-//! module. What happens on it comes out as [`PeerEvent`]s.
+//! [`Peer`] wraps one `RTCPeerConnection` of the `webrtc` crate and confines that crate's types to this module.
+//! What happens on it is reported as [`PeerEvent`]s.
 //!
-//! - [`config`]: what a peer is made from, and the crate settings that follow
-//! - `runtime`: the crate's driver without its stalls; `driver`: on a thread of its own
-//! - `socket`: its UDP sockets; `guard`: datagrams of authenticated paths only; `handshake`: DTLS records
-//! - [`vitals`]: what shows that the connection is alive
-//! - [`event`]: what happens on it, and what can go wrong
-//! - [`gathering`]: what passes between it and its STUN and TURN servers
+//! - [`config`]: the configuration of a peer, and the crate settings that follow from it
+//! - `runtime`: the crate's driver without its stalls; `driver`: its thread
+//! - `socket`: its UDP sockets; `guard`: only datagrams of authenticated paths; `dtls_filter`: DTLS records
+//! - [`vitals`]: evidence that the connection is alive
+//! - [`event`]: what happens on it; [`error`]: what can go wrong; `shared`: state shared by its tasks
+//! - [`gathering`]: the exchange with its STUN and TURN servers
 //! - `streams`: TURN over TCP and TLS
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`], `depacketizer` and [`assembler`]: access unit to RTP and back (RFC 6184)
-//! - `incoming`: the streams of the other side; [`video`]: the tasks around them
+//! - `incoming`: the remote peer's streams; [`video`]: the tasks around them
 //! - [`pacing`]: when packets may leave; [`rate`]: how fast
-//! - `remote_candidates`: which of the other side's are taken; `media_gate`: which sources of media are
-//! - `allowance`: so many at once, and so many a second
-//! - [`repair`]: lost packets asked for and sent again; `sequence`: counters that wrap
-//! - [`tap`]: what passes through the RTP and RTCP chain
-//! - `timestamps`: those of the video track
-//! - `relay_wait`: relayed pairs wait for direct ones; `unannounced`: checks that come before their candidate
-//! - [`stats`]: getStats with W3C names, gaps filled or left out; [`frames`] and `reports`: what fills them
+//! - `remote_candidates`: filters the remote peer's candidates; `media_gate`: filters sources of media
+//! - `allowance`: a burst, then a rate per second
+//! - [`repair`]: requests and retransmissions of lost packets; `sequence`: counters that wrap
+//! - [`rtp_observer`]: observes the RTP and RTCP chain
+//! - `timestamps`: RTP timestamps of the video track
+//! - `relay_wait`: relayed pairs wait for direct ones; `early_checks`: checks that precede their candidate
+//! - [`stats`]: getStats with W3C names, gaps filled or omitted; [`frames`] and `reports`: sources of its values
 
 mod allowance;
 pub mod assembler;
@@ -30,12 +30,14 @@ pub mod connection;
 pub mod control;
 mod depacketizer;
 mod driver;
+mod dtls_filter;
+mod early_checks;
+pub mod error;
 pub mod event;
 pub mod frames;
 pub mod gathering;
 mod guard;
 mod handler;
-mod handshake;
 mod incoming;
 mod media_gate;
 pub mod pacing;
@@ -45,15 +47,15 @@ mod relay_wait;
 mod remote_candidates;
 pub mod repair;
 mod reports;
+pub mod rtp_observer;
 pub(crate) mod runtime;
 pub mod sdp;
 mod sequence;
+mod shared;
 mod socket;
 pub mod stats;
 mod streams;
-pub mod tap;
 mod timestamps;
-mod unannounced;
 pub mod video;
 pub mod vitals;
 
@@ -63,8 +65,8 @@ mod long_life;
 pub use config::{IcePolicy, PeerConfig, PeerRole};
 pub use connection::Peer;
 pub(crate) use driver::abandoned as abandoned_drivers;
-pub use event::{ConnectionState, PeerError, PeerEvent, Timings};
+pub use error::PeerError;
+pub use event::{ConnectionState, PeerEvent, Timings};
 pub use gathering::{GatherOutcome, GatherResult, no_relay};
 pub use runtime::small_receive_buffer;
-pub use sdp::PhoneBitrate;
 pub use vitals::Vitals;

@@ -1,15 +1,15 @@
 //! Access unit to RTP payloads (RFC 6184, packetization-mode 1).
 //!
-//! Small NAL units that follow each other share a STAP-A (§5.7.1), large ones are cut into FU-As
-//! (§5.8), others travel alone (§5.6). Every NAL unit is sent, in order, and nothing else: the
-//! receiver gets the access unit back byte for byte.
+//! Consecutive small NAL units share a STAP-A (§5.7.1), large ones are split into FU-As (§5.8), others travel alone
+//! (§5.6). Every NAL unit is sent, in order, and nothing else: the receiver gets the access unit back byte for
+//! byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::media::h264;
 
-/// Largest RTP payload, bytes: fits an MTU of 1280 (IPv6's least) behind UDP, a TURN channel
-/// header, and SRTP's header and tag.
+/// Maximum RTP payload, bytes: fits an MTU of 1280 (the IPv6 minimum) behind UDP, a TURN channel header, and SRTP's
+/// header and tag.
 pub const MAX_PAYLOAD_BYTES: usize = 1188;
 
 const STAP_A: u8 = 24;
@@ -17,7 +17,7 @@ const FU_A: u8 = 28;
 const NRI_MASK: u8 = 0x60;
 const TYPE_MASK: u8 = 0x1f;
 
-/// Cuts an access unit in Annex B form into RTP payloads; the last one wants the marker bit.
+/// Splits an access unit in Annex B form into RTP payloads; the last one needs the marker bit.
 #[must_use]
 pub fn packetize(access_unit: &Bytes) -> Vec<Bytes> {
     let mut payloads = Vec::with_capacity(access_unit.len() / MAX_PAYLOAD_BYTES + 4);
@@ -43,7 +43,7 @@ pub fn packetize(access_unit: &Bytes) -> Vec<Bytes> {
     payloads
 }
 
-/// Sends what was collected: one NAL unit as it is, several as a STAP-A.
+/// Emits the collected units: a single NAL unit as it is, several as a STAP-A.
 fn flush(small: &mut Vec<Bytes>, payloads: &mut Vec<Bytes>) {
     if small.len() < 2 {
         payloads.extend(small.pop());
@@ -59,7 +59,7 @@ fn flush(small: &mut Vec<Bytes>, payloads: &mut Vec<Bytes>) {
     payloads.push(payload.freeze());
 }
 
-/// Cuts one NAL unit into FU-As of nearly equal size.
+/// Splits one NAL unit into FU-As of nearly equal size.
 fn fragment(unit: &Bytes, payloads: &mut Vec<Bytes>) {
     let indicator = (unit[0] & NRI_MASK) | FU_A;
     let kind = unit[0] & TYPE_MASK;

@@ -1,15 +1,15 @@
-//! How fast packets may leave: what pacing found out, for all who send.
+//! The current send rate: measured by pacing, used by every sender on the path.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// What is sent at before anything is known of the way, bits a second: fast enough for a keyframe of
-/// 100 KB in 80 ms, slow enough for the buffers on most ways.
+/// Rate for an unknown path, bits a second: fast enough for a keyframe of 100 KB in 80 ms, slow enough for the
+/// buffers on most paths.
 pub const INITIAL_RATE: u64 = 10_000_000;
 
-/// The rate that RTP is sent at, retransmissions included. Clones share it.
+/// The rate at which RTP is sent, including retransmissions. Clones share it.
 #[derive(Debug, Clone)]
 pub struct SendRate(Arc<AtomicU64>);
 
@@ -20,7 +20,7 @@ impl SendRate {
         Self(Arc::new(AtomicU64::new(bits_per_second)))
     }
 
-    /// Bits a second, as they go over the wire.
+    /// Bits a second on the wire.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -1,10 +1,10 @@
-//! Relayed pairs wait for direct ones, for as long as the round trips of this network need.
+//! Makes relayed pairs wait for direct ones, for as long as the round trips of this network require.
 //!
-//! RFC 8445 §8.1.1 leaves it to the controlling agent when to nominate. `rtc-ice` 0.21.1 nominates the first pair that
-//! works and keeps it, and its own wait for relayed pairs is a fixed time, chosen before the first round trip
-//! (`agent/agent_selector.rs:57`): on a path by satellite that is over before the first direct check is answered. So
-//! answers to checks on relayed paths are dropped until direct ones have had twice the time that a relayed one needed.
-//! Checks are repeated, and a later one is answered. Without sockets and clock: `now` is an argument.
+//! RFC 8445 §8.1.1 leaves it to the controlling agent when to nominate. `rtc-ice` 0.21.1 nominates the first pair
+//! that works and keeps it, and its own wait for relayed pairs is a fixed time, chosen before the first round trip
+//! (`agent/agent_selector.rs:57`): on a satellite path it is over before the first direct check is answered. So
+//! answers to checks on relayed paths are dropped until direct ones have had twice the time that a relayed one
+//! took. Checks are retransmitted, and a later one is answered. No sockets and no clock: `now` is an argument.
 
 use std::{
     collections::HashSet,
@@ -16,53 +16,53 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{handshake::inner, remote_candidates::Target};
+use super::{dtls_filter::payload, remote_candidates::Target};
 use crate::{
     stun::message::{Class, Message, method},
     types::CandidateType,
 };
 
-/// The longest wait, from the start of the checks. A pair is given up after 4 s without an answer.
-const LONGEST: Duration = Duration::from_secs(3);
+/// The maximum wait, from the start of the checks. A pair fails after 4 s without an answer.
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
-/// Relayed candidates of the peer remembered; a device has a dozen.
+/// The peer's relayed candidates remembered; a device has a dozen.
 const MAX_RELAYS: usize = 256;
 
-/// The wait of one peer connection; each ICE generation waits once.
+/// The wait of one peer connection; it happens once for each ICE generation.
 #[derive(Debug)]
 pub(super) struct RelayWait {
-    /// From the start of the checks; zero waits for nothing.
-    shortest: Duration,
+    /// Minimum wait, from the start of the checks; zero disables the wait.
+    min_wait: Duration,
     active: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<WaitState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// The generation: the ufrag of the peer.
+struct WaitState {
+    /// The ICE generation: the peer's ufrag.
     ufrag: Option<String>,
     start: Option<Instant>,
     first_relayed: Option<Instant>,
     /// How long the first answer on a relayed path took.
     relayed_takes: Option<Duration>,
-    /// Relayed candidates of the peer.
+    /// The peer's relayed candidates.
     relays: HashSet<SocketAddr>,
 }
 
 impl RelayWait {
-    /// Waits at least `shortest` from the start of the checks.
-    pub(super) fn new(shortest: Duration) -> Self {
-        Self { shortest, active: AtomicBool::new(false), state: Mutex::default() }
+    /// Waits at least `min_wait` from the start of the checks.
+    pub(super) fn new(min_wait: Duration) -> Self {
+        Self { min_wait, active: AtomicBool::new(false), state: Mutex::default() }
     }
 
     /// Checks start with the remote description of a new generation.
     pub(super) fn remote_description(&self, ufrag: Option<&str>, now: Instant) {
         let mut state = self.state();
-        if self.shortest.is_zero() || (state.start.is_some() && state.ufrag.as_deref() == ufrag) {
+        if self.min_wait.is_zero() || (state.start.is_some() && state.ufrag.as_deref() == ufrag) {
             return;
         }
         let ufrag = ufrag.map(str::to_owned);
-        *state = State { ufrag, start: Some(now), ..State::default() };
+        *state = WaitState { ufrag, start: Some(now), ..WaitState::default() };
         self.active.store(true, Ordering::Relaxed);
     }
 
@@ -75,22 +75,22 @@ impl RelayWait {
         }
     }
 
-    /// Whether there is something to wait for.
+    /// Whether relayed pairs may still have to wait.
     pub(super) fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// A datagram of ours.
+    /// An outgoing datagram.
     pub(super) fn sent(&self, to: SocketAddr, datagram: &[u8], now: Instant) {
         let mut state = self.state();
-        if state.start.is_some_and(|start| now.saturating_duration_since(start) > self.longest()) {
+        if state.start.is_some_and(|start| now.saturating_duration_since(start) > self.max_wait()) {
             self.active.store(false, Ordering::Relaxed);
         } else if state.first_relayed.is_none() && state.is_relayed(to, datagram, Class::Request) {
             state.first_relayed = Some(now);
         }
     }
 
-    /// Whether an authenticated check or answer is for the crate now.
+    /// Whether an authenticated check or answer may reach the crate now.
     pub(super) fn passes(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> bool {
         if !self.is_active() {
             return true;
@@ -103,34 +103,34 @@ impl RelayWait {
         let since = |then| now.saturating_duration_since(then);
         let first = state.first_relayed.unwrap_or(start);
         let takes = *state.relayed_takes.get_or_insert_with(|| since(first));
-        if since(start) < (2 * takes).clamp(self.shortest, self.longest()) {
+        if since(start) < (2 * takes).clamp(self.min_wait, self.max_wait()) {
             return false;
         }
         self.active.store(false, Ordering::Relaxed);
         true
     }
 
-    fn longest(&self) -> Duration {
-        LONGEST.max(self.shortest)
+    fn max_wait(&self) -> Duration {
+        MAX_WAIT.max(self.min_wait)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WaitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// Whether this is a Binding message of this class on a relayed path: through a relay of ours, or to or from one
-    /// of the peer's.
+impl WaitState {
+    /// Whether this is a Binding message of this class on a relayed path: through our relay, or to or from one of
+    /// the peer's.
     fn is_relayed(&self, address: SocketAddr, datagram: &[u8], class: Class) -> bool {
-        let is_meant = |message: &[u8]| {
+        let matches = |message: &[u8]| {
             Message::parse(message).is_some_and(|m| m.class == class && m.method == method::BINDING)
         };
-        if let Some(relayed) = inner(datagram) {
-            return is_meant(relayed);
+        if let Some(relayed) = payload(datagram) {
+            return matches(relayed);
         }
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        self.relays.contains(&address) && is_meant(datagram)
+        self.relays.contains(&address) && matches(datagram)
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::stun::message::{Builder, attr};
 
-    const SHORTEST: Duration = Duration::from_millis(400);
+    const MIN_WAIT: Duration = Duration::from_millis(400);
 
     fn at(address: &str) -> SocketAddr {
         address.parse().unwrap()
@@ -159,7 +159,7 @@ mod tests {
             .finish()
     }
 
-    /// When the first answer on a relayed path passes that arrives every 5 ms, ms from the start of the checks.
+    /// When the first answer on a relayed path passes, if it arrives every 5 ms; ms from the start of the checks.
     fn passes_after(wait: &RelayWait, start: Instant, sent_at: u64, takes: u64) -> u64 {
         let (turn, relay) = (at("192.0.2.9:3478"), at("192.0.2.9:50000"));
         let time = |ms| start + Duration::from_millis(ms);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn started(start: Instant) -> RelayWait {
-        let wait = RelayWait::new(SHORTEST);
+        let wait = RelayWait::new(MIN_WAIT);
         wait.remote_description(Some("abcd"), start);
         wait.signaled(Target::Address(at("192.0.2.9:50000"), CandidateType::Relay));
         wait.signaled(Target::Address(at("192.0.2.1:50000"), CandidateType::Srflx));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn direct_paths_and_requests_wait_for_nothing() {
+    fn direct_paths_and_requests_do_not_wait() {
         let start = Instant::now();
         let wait = started(start);
         let (direct, relay) = (at("192.0.2.1:50000"), at("192.0.2.9:50000"));
@@ -234,11 +234,11 @@ mod tests {
         assert!(wait.passes(at("192.0.2.9:3478"), &relayed, later), "the same description again");
         wait.remote_description(Some("efgh"), later);
         assert!(!wait.passes(at("192.0.2.9:3478"), &relayed, later));
-        assert!(wait.passes(at("192.0.2.9:3478"), &relayed, later + SHORTEST));
+        assert!(wait.passes(at("192.0.2.9:3478"), &relayed, later + MIN_WAIT));
     }
 
     #[test]
-    fn nothing_waits_when_only_relays_may_be_used() {
+    fn there_is_no_wait_if_only_relays_may_be_used() {
         let wait = RelayWait::new(Duration::ZERO);
         wait.remote_description(Some("abcd"), Instant::now());
         assert!(wait.passes(

@@ -1,10 +1,10 @@
-//! Which candidates of the remote peer are taken (RFC 8839 §5.1, RFC 8445 §5.1, §6.1.2.5 and §19.5.1).
+//! Filters the remote peer's candidates (RFC 8839 §5.1, RFC 8445 §5.1, §6.1.2.5 and §19.5.1).
 //!
-//! The `rtc` crate pairs each with every local candidate and checks every pair at each tick. Whoever signals
-//! thousands, or the address of a group, would have this machine flood others.
+//! The `rtc` crate pairs each one with every local candidate and checks every pair at each tick. A peer that
+//! signals thousands, or a multicast address, would make this machine flood others.
 //!
-//! Both descriptions and trickled candidates are read with the crate's own parser: what is judged here is what the
-//! crate would use.
+//! Both descriptions and trickled candidates are read with the crate's own parser: the filter judges exactly what
+//! the crate would use.
 
 use std::{
     collections::HashMap,
@@ -20,52 +20,53 @@ use super::{
 };
 use crate::types::CandidateType;
 
-/// Candidates taken of one ICE generation; a device has a dozen. A signaling server holds as many with an offer.
+/// Candidates accepted for one ICE generation; a device has a dozen. A signaling server holds as many with an
+/// offer.
 const MAX_TAKEN: usize = 64;
 
-/// Of those, names of mDNS, each of which is asked for in the local network.
+/// Of these, mDNS names, each of which is looked up in the local network.
 const MAX_NAMES: usize = 16;
 
-/// Candidates taken of all generations: four times as many at once, and so many a second. A device that restarts
-/// ICE every few seconds needs fewer.
+/// Candidates accepted over all generations: four times as many in a burst, then this many a second. A device that
+/// restarts ICE every few seconds needs fewer.
 const OVER_TIME: (u32, f64) = (4 * MAX_TAKEN as u32, 2.0);
 
-/// Longest candidate, bytes; one with every attribute there is has 300.
+/// Maximum length of a candidate, bytes; one with every existing attribute has 300.
 pub(super) const MAX_BYTES: usize = 1024;
 
-/// Longest name of mDNS, bytes: a label of DNS, and `.local`.
+/// Maximum length of an mDNS name, bytes: a DNS label and `.local`.
 const MAX_NAME_BYTES: usize = 63 + 6;
 
 /// Where a candidate can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
-    /// At an address, of the type that was signaled.
+    /// An address, with the candidate type that was signaled.
     Address(SocketAddr, CandidateType),
-    /// Behind a name of mDNS.
+    /// Behind an mDNS name.
     Name,
 }
 
-/// The candidates of the remote peer, on one connection.
+/// The remote peer's candidates on one connection.
 #[derive(Debug)]
 pub(super) struct RemoteCandidates {
-    /// Of the last description: another one is another generation.
+    /// Of the last description: a different one is a new generation.
     ufrag: Option<String>,
     taken: usize,
     names: usize,
     over_time: Allowance,
     complained: bool,
-    /// What each address was signaled as, last.
+    /// The last type that each address was signaled with.
     kinds: HashMap<SocketAddr, CandidateType>,
 }
 
 impl Default for RemoteCandidates {
     fn default() -> Self {
-        let (most, per_second) = OVER_TIME;
+        let (burst, per_second) = OVER_TIME;
         Self {
             ufrag: None,
             taken: 0,
             names: 0,
-            over_time: Allowance::new(most, per_second),
+            over_time: Allowance::new(burst, per_second),
             complained: false,
             kinds: HashMap::new(),
         }
@@ -73,7 +74,7 @@ impl Default for RemoteCandidates {
 }
 
 impl RemoteCandidates {
-    /// A description as the crate gets it, without the candidates that are not taken; and where the others are.
+    /// A description for the crate, without the rejected candidates; and the targets of the others.
     ///
     /// # Errors
     /// As [`sdp::rewrite`].
@@ -101,7 +102,7 @@ impl RemoteCandidates {
         Ok((rewritten, targets))
     }
 
-    /// Where a candidate is that is taken; it counts then.
+    /// The target of a candidate, if it is accepted; it counts then.
     pub(super) fn takes(&mut self, candidate: &str, now: Instant) -> Option<Target> {
         match self.judge(candidate, now) {
             Ok(target) => target,
@@ -112,31 +113,31 @@ impl RemoteCandidates {
         }
     }
 
-    /// None is one that is of no use and nothing to complain of.
+    /// `None` is a candidate that is useless, but not worth a warning.
     fn judge(&mut self, candidate: &str, now: Instant) -> Result<Option<Target>, String> {
         if candidate.len() > MAX_BYTES {
             return Err(format!("it has more than {MAX_BYTES} bytes"));
         }
-        // As the crate does it for trickled ones.
+        // Like the crate does for trickled candidates.
         let value = candidate.strip_prefix("candidate:").unwrap_or(candidate);
         let candidate = unmarshal_candidate(value).map_err(|error| error.to_string())?;
-        // Every browser signals its TCP candidates, too. The crate would connect to passive ones.
+        // Every browser also signals its TCP candidates. The crate would connect to passive ones.
         if candidate.network_type().is_tcp() {
             return Ok(None);
         }
         let target = target(&candidate)?;
         if self.taken >= MAX_TAKEN {
-            return Err(format!("there are {MAX_TAKEN} already"));
+            return Err(format!("there are already {MAX_TAKEN}"));
         }
         if target == Target::Name && self.names >= MAX_NAMES {
-            return Err(format!("there are {MAX_NAMES} names already"));
+            return Err(format!("there are already {MAX_NAMES} names"));
         }
         if !self.over_time.take(now) {
-            return Err("too many came within a short time".into());
+            return Err("too many arrived within a short time".into());
         }
         self.taken += 1;
         if let Target::Address(address, kind) = target {
-            // `OVER_TIME` bounds what can come within an hour; a device that moves leaves its old addresses.
+            // `OVER_TIME` limits the number within an hour; a device that moves leaves its old addresses behind.
             if self.kinds.len() >= 4 * MAX_TAKEN {
                 self.kinds.clear();
             }
@@ -146,23 +147,23 @@ impl RemoteCandidates {
         Ok(Some(target))
     }
 
-    /// What an address was signaled as: a check that came before its candidate makes it peer reflexive, and the crate
-    /// leaves it at that.
+    /// The type an address was signaled with: a check that arrives before its candidate makes it peer reflexive,
+    /// and the crate does not correct that.
     pub(super) fn kind_of(&self, address: SocketAddr) -> Option<CandidateType> {
         self.kinds.get(&SocketAddr::new(address.ip().to_canonical(), address.port())).copied()
     }
 
-    /// Says that a candidate was not taken: aloud once, for a flood would fill the log.
+    /// Reports a rejected candidate: as a warning only once, for a flood would fill the log.
     pub(super) fn complain(&mut self, why: &str) {
         if std::mem::replace(&mut self.complained, true) {
-            tracing::debug!("a candidate of the other side is left out: {why:?}");
+            tracing::debug!("ignoring a candidate of the peer: {why:?}");
         } else {
-            tracing::warn!("a candidate of the other side is left out: {why:?} (told once)");
+            tracing::warn!("ignoring a candidate of the peer: {why:?} (reported once)");
         }
     }
 }
 
-/// Where a candidate is, or why nobody can be reached by it.
+/// The target of a candidate, or why no peer can be reached by it.
 fn target(candidate: &Candidate) -> Result<Target, &'static str> {
     let (address, port) = (candidate.address(), candidate.port());
     if port == 0 {
@@ -172,15 +173,17 @@ fn target(candidate: &Candidate) -> Result<Target, &'static str> {
         return if is_mdns_name(address) {
             Ok(Target::Name)
         } else {
-            Err("names but those of mDNS are not looked up")
+            Err("only mDNS names are looked up")
         };
     };
     let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
     let no_scope = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     match ip.to_canonical() {
-        ip if ip.is_unspecified() => Err("its address is none"),
-        ip if ip.is_multicast() || broadcast => Err("its address is that of many"),
-        _ if no_scope => Err("its address is of one link, and does not say which"),
+        ip if ip.is_unspecified() => Err("its address is unspecified"),
+        ip if ip.is_multicast() || broadcast => {
+            Err("its address is a multicast or broadcast address")
+        }
+        _ if no_scope => Err("its address is link-local without a scope"),
         ip => {
             let kind =
                 candidate.candidate_type().to_string().parse().unwrap_or(CandidateType::Host);
@@ -189,7 +192,7 @@ fn target(candidate: &Candidate) -> Result<Target, &'static str> {
     }
 }
 
-/// Whether this is one label and `.local`, as draft-ietf-mmusic-mdns-ice-candidates §3.1.1 has it.
+/// Whether this is a single label and `.local` (draft-ietf-mmusic-mdns-ice-candidates §3.1.1).
 fn is_mdns_name(address: &str) -> bool {
     let label = address.strip_suffix(".local").unwrap_or_default();
     let ordinary = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_nobody_and_of_many_are_left_out() {
+    fn unspecified_and_multicast_addresses_are_rejected() {
         let name = "6a5c5c9e-8d0f-4f0b-9d3c-0c0d1a2b3c4d.local";
         for good in
             ["192.0.2.7", "10.1.2.3", "127.0.0.1", "169.254.1.1", "2001:db8::1", "::1", name]
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_is_not_used() {
+    fn tcp_candidates_are_ignored() {
         for tcp in [
             "tcp 1 192.0.2.7 9 typ host tcptype active",
             "TCP 1 192.0.2.7 9 typ host tcptype passive",
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_what_it_was_signaled_as() {
+    fn an_address_has_the_type_it_was_signaled_with() {
         let mut candidates = RemoteCandidates::default();
         let now = Instant::now();
         let relay = "candidate:1 1 udp 1 192.0.2.7 9 typ relay raddr 10.0.0.1 rport 8";
@@ -273,9 +276,9 @@ mod tests {
         assert!(candidates.kinds.len() <= 4 * MAX_TAKEN);
     }
 
-    /// The crate splits at any white space, so a candidate can be written in several ways.
+    /// The crate splits at any white space, so a candidate can be written in several forms.
     #[test]
-    fn the_address_is_the_one_that_the_crate_uses() {
+    fn the_filter_reads_the_address_that_the_crate_uses() {
         let address = Target::Address("192.0.2.7:9".parse().unwrap(), CandidateType::Host);
         for good in [
             "candidate:1 1 udp 1 192.0.2.7 9 typ host",
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_has_its_number_of_candidates() {
+    fn candidates_of_a_generation_are_bounded() {
         let now = Instant::now();
         for begin in ["a=", "\ra=", "a= "] {
             let mut candidates = RemoteCandidates::default();
@@ -325,18 +328,18 @@ mod tests {
     }
 
     #[test]
-    fn many_generations_have_no_more_than_a_few() {
-        let begun = Instant::now();
+    fn candidates_of_many_generations_are_bounded() {
+        let start = Instant::now();
         let mut candidates = RemoteCandidates::default();
         let mut taken = 0;
         for generation in 0..600_u32 {
             let sdp = description(&format!("u{generation}"), "a=", 64);
-            taken += count(&mut candidates, &sdp, begun + generation * Duration::from_millis(100));
+            taken += count(&mut candidates, &sdp, start + generation * Duration::from_millis(100));
         }
-        // 256 at once, and two a second in one minute.
+        // 256 in a burst, and two a second for one minute.
         assert!((256..=256 + 120).contains(&taken), "{taken}");
-        // A device that moves about restarts ICE every four seconds.
-        let later = begun + Duration::from_hours(1);
+        // A moving device restarts ICE every four seconds.
+        let later = start + Duration::from_hours(1);
         for generation in 0..100_u32 {
             let sdp = description(&format!("v{generation}"), "a=", 8);
             let now = later + generation * Duration::from_secs(4);
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_fewer() {
+    fn mdns_names_are_bounded() {
         let mut candidates = RemoteCandidates::default();
         let now = Instant::now();
         let names =

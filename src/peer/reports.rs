@@ -1,5 +1,5 @@
-//! What RTCP reports say of the streams of a connection (RFC 3550 §6.4), for getStats: the crate leaves it at
-//! zero.
+//! Contents of the RTCP reports about a connection's streams (RFC 3550 §6.4), for getStats: the crate leaves these
+//! values at zero.
 
 use std::{
     collections::HashMap,
@@ -9,24 +9,24 @@ use std::{
 use rtc::rtcp::{reception_report::ReceptionReport, sender_report::SenderReport};
 use serde_json::{Map, Value, json};
 
-/// Streams that are remembered: there is one as a rule, and the SSRCs in a peer's reports are the peer's.
+/// Streams that are remembered: normally there is only one, and a peer chooses the SSRCs in its reports.
 const MAX_STREAMS: usize = 8;
 
-/// Seconds from 1900, where NTP counts from, to 1970.
+/// Seconds from 1900, the NTP epoch, to 1970.
 const NTP_TO_UNIX: f64 = 2_208_988_800.0;
 
 /// The newest report of each stream, by SSRC.
 #[derive(Debug, Default)]
-pub(super) struct Reports(Mutex<Newest>);
+pub(super) struct Reports(Mutex<NewestReports>);
 
 #[derive(Debug, Default)]
-struct Newest {
-    /// Ours, of what arrives.
+struct NewestReports {
+    /// Our reports about received streams.
     ours: HashMap<u32, Reception>,
-    /// The peer's, of what we send.
+    /// The peer's reports about our streams.
     theirs: HashMap<u32, Reception>,
-    /// The peer's, of what it sends.
-    sent: HashMap<u32, Sent>,
+    /// The peer's reports about its own streams.
+    sent: HashMap<u32, SenderCounts>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ struct Reception {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Sent {
+struct SenderCounts {
     packets: u32,
     bytes: u32,
     /// NTP time, 2^-32 s.
@@ -49,24 +49,28 @@ struct Sent {
 impl Reports {
     /// Receiver reports that we send.
     pub(super) fn ours(&self, reports: &[ReceptionReport]) {
-        note(&mut self.lock().ours, reports);
+        record(&mut self.lock().ours, reports);
     }
 
     /// Reception reports that the peer sends.
     pub(super) fn theirs(&self, reports: &[ReceptionReport]) {
-        note(&mut self.lock().theirs, reports);
+        record(&mut self.lock().theirs, reports);
     }
 
-    /// A sender report of the peer.
+    /// A sender report from the peer.
     pub(super) fn sender(&self, report: &SenderReport) {
         let mut newest = self.lock();
         let reports = newest.sent.get(&report.ssrc).map_or(0, |sent| sent.reports) + 1;
         let (packets, bytes, time) = (report.packet_count, report.octet_count, report.ntp_time);
-        put(&mut newest.sent, report.ssrc, Sent { packets, bytes, time, reports });
+        insert_bounded(
+            &mut newest.sent,
+            report.ssrc,
+            SenderCounts { packets, bytes, time, reports },
+        );
     }
 
-    /// Writes what is known into the object of an RTP stream; false for one that W3C has only once there was
-    /// a report, when there was none.
+    /// Writes what is known into the object of an RTP stream; false if W3C defines the object only once there was a
+    /// report, and there was none.
     pub(super) fn write(
         &self,
         kind: &str,
@@ -103,7 +107,7 @@ impl Reports {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Newest> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, NewestReports> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -115,17 +119,21 @@ impl Reception {
     }
 }
 
-fn note(newest: &mut HashMap<u32, Reception>, reports: &[ReceptionReport]) {
+fn record(newest: &mut HashMap<u32, Reception>, reports: &[ReceptionReport]) {
     for report in reports {
-        // 24 bits with a sign: duplicates make it negative (RFC 3550 §6.4.1).
+        // A signed 24-bit number: duplicates make it negative (RFC 3550 §6.4.1).
         let bits = i64::from(report.total_lost & 0xff_ffff);
         let lost = if bits < 1 << 23 { bits } else { bits - (1 << 24) };
         let fraction_lost = f64::from(report.fraction_lost) / 256.0;
-        put(newest, report.ssrc, Reception { lost, fraction_lost, jitter: report.jitter });
+        insert_bounded(
+            newest,
+            report.ssrc,
+            Reception { lost, fraction_lost, jitter: report.jitter },
+        );
     }
 }
 
-fn put<T>(newest: &mut HashMap<u32, T>, ssrc: u32, value: T) {
+fn insert_bounded<T>(newest: &mut HashMap<u32, T>, ssrc: u32, value: T) {
     if newest.len() < MAX_STREAMS || newest.contains_key(&ssrc) {
         newest.insert(ssrc, value);
     }
@@ -145,7 +153,7 @@ mod tests {
         let reports = Reports::default();
         let mut empty = stats(7);
         assert!(reports.write("inbound-rtp", &mut empty, 90_000.0));
-        assert_eq!(empty.get("jitter"), None, "nothing has measured it");
+        assert_eq!(empty.get("jitter"), None, "not measured yet");
         for kind in ["remote-inbound-rtp", "remote-outbound-rtp"] {
             assert!(!reports.write(kind, &mut stats(7), 90_000.0), "{kind}");
         }
@@ -157,7 +165,7 @@ mod tests {
             ..ReceptionReport::default()
         };
         reports.ours(&[report(3)]);
-        // One duplicate, as 24 bits with a sign.
+        // One duplicate, as a signed 24-bit number.
         reports.theirs(&[report(0xff_ffff)]);
         let mut inbound = stats(7);
         assert!(reports.write("inbound-rtp", &mut inbound, 90_000.0));
@@ -169,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn sender_reports_are_counted_and_their_time_is_since_1970() {
+    fn sender_reports_are_counted_and_their_time_counts_from_1970() {
         let reports = Reports::default();
         let ntp_time = (2_208_988_800 + 1_700_000_000) << 32 | 1 << 31;
         for packet_count in [10, 20] {

@@ -1,17 +1,17 @@
-//! The `webrtc` crate's `Runtime` with its driver stalls cured and larger socket buffers.
+//! The `webrtc` crate's `Runtime` without its driver stalls and with larger socket buffers.
 //!
-//! `webrtc` 0.21.1 runs its driver loop as "write, handle events, read, then sleep". What an event
-//! queues for writing (a DTLS `ClientHello`, an SCTP INIT) therefore waits for the next wake, and
-//! packets to a TURN relay are drained before the core has written them; both cost up to 200 ms
-//! (kin of webrtc-rs/webrtc#901). [`PeerRuntime`] gives every wake of the loop extra passes: the
-//! sleeps after a real one end at once. [`PeerRuntime::wake`] ends a sleep from outside: the crate
-//! does not wake its driver for a remote candidate, which would be checked only at the next tick.
+//! `webrtc` 0.21.1 runs its driver loop as "write, handle events, read, then sleep". Data that an event queues for
+//! writing (a DTLS `ClientHello`, an SCTP INIT) therefore waits for the next wake, and packets to a TURN relay are
+//! drained before the core has written them; both cost up to 200 ms (related to webrtc-rs/webrtc#901).
+//! [`PeerRuntime`] gives every wake of the loop extra passes: the sleeps after a real one end immediately.
+//! [`PeerRuntime::wake`] ends a sleep from outside: the crate does not wake its driver for a remote candidate,
+//! which would be checked only at the next tick.
 //!
-//! Its sockets let through only what is for the connection (see `super::socket`), and its driver has a thread of
-//! its own (see `super::driver`).
+//! Its sockets pass only datagrams for the connection (see `super::socket`), and its driver has its own thread (see
+//! `super::driver`).
 //!
-//! Its sockets and look-ups are watched (see [`super::gathering`]), and its sockets carry TURN over TCP
-//! and TLS (see `super::streams`).
+//! Its sockets and lookups are monitored (see [`super::gathering`]), and its sockets carry TURN over TCP and TLS
+//! (see `super::streams`).
 
 use std::{
     fmt,
@@ -36,99 +36,100 @@ use webrtc::runtime::{
 
 use super::{
     driver,
-    gathering::{self, WatchedSocket, Watcher},
-    handshake::HEARD_WITHIN,
+    dtls_filter::REMOTE_KEYS_TIMEOUT,
+    gathering::{self, GatheringMonitor, MonitoredSocket},
     pacing::Pacing,
     relay_wait::RelayWait,
     socket::{FilteredSocket, Filters},
     streams::{StreamServers, StreamSocket},
-    vitals::Monitor,
+    vitals::LivenessMonitor,
 };
 use crate::netsim::Gateway;
 
-/// Kernel buffer asked for each UDP socket and direction, bytes. The usual default of 208 KiB
-/// holds one keyframe of about 180 KB; a larger one would be cut by the kernel.
+/// Kernel buffer requested for each UDP socket and direction, bytes. The usual default of 208 KiB holds one
+/// keyframe of about 180 KB; the kernel would truncate a larger one.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
-/// What two keyframes of 100 KB take in a receive buffer, as Linux counts their 170 packets (2304 bytes
-/// each) and tells the size of the buffer.
+/// Space that two keyframes of 100 KB take in a receive buffer, as Linux counts their 170 packets (2304 bytes each)
+/// and reports the size of the buffer.
 const KEYFRAME_BUFFER_BYTES: usize = 170 * 2304;
 
-/// The receive buffer that this machine grants a UDP socket, bytes, when two keyframes do not fit into
-/// it: packets are lost before they are read.
+/// The receive buffer that this machine grants a UDP socket, bytes, if two keyframes do not fit into it: packets
+/// are then lost before they are read.
 #[must_use]
 pub fn small_receive_buffer() -> Option<usize> {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").ok()?;
     granted_buffer(&SockRef::from(&socket)).filter(|granted| *granted < KEYFRAME_BUFFER_BYTES)
 }
 
-/// Asks for large buffers. Gives the receive buffer that was granted.
+/// Requests large buffers. Returns the size of the granted receive buffer.
 fn granted_buffer(socket: &SockRef<'_>) -> Option<usize> {
-    // The kernel grants what `net.core.{r,w}mem_max` allows; less than asked is no failure.
+    // The kernel grants what `net.core.{r,w}mem_max` allows; getting less than requested is not a failure.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.recv_buffer_size().ok()
 }
 
-/// The crate's driver stands still while a name is looked up, so that has an end.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
+/// The crate's driver blocks while a name is resolved, so lookups are limited.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Extra passes of the driver after each wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExtraPasses {
-    /// What an event queued goes to the socket.
+    /// For data queued by an event to reach the socket.
     Direct = 1,
-    /// What an event queued goes to the TURN relayer, and from there to the socket.
+    /// For data queued by an event to reach the TURN relayer, and from there the socket.
     Relayed = 2,
-    /// While ICE, DTLS and SCTP hand over to each other and a relay may be between.
+    /// While ICE, DTLS and SCTP hand over to each other, possibly through a relay.
     SettingUp = 3,
 }
 
-/// One of these serves one peer connection.
+/// The runtime of one peer connection.
 pub(crate) struct PeerRuntime {
-    owed: Arc<AtomicU8>,
+    pending_passes: Arc<AtomicU8>,
     passes: AtomicU8,
     woken: Arc<Notify>,
-    watcher: Arc<Watcher>,
+    gathering: Arc<GatheringMonitor>,
     streams: Arc<StreamServers>,
     gateway: Option<Arc<Gateway>>,
     filters: Arc<Filters>,
-    monitor: Arc<Monitor>,
+    liveness: Arc<LivenessMonitor>,
     /// The runtime of the driver's thread.
     driver: Arc<OnceLock<Handle>>,
-    /// Names being looked up: the driver waits for them.
+    /// Number of names being resolved: the driver waits for them.
     resolving: AtomicU8,
 }
 
 impl PeerRuntime {
-    /// A runtime for one peer connection, on the Tokio runtime of the caller; its UDP sockets are
-    /// behind the gateway.
+    /// A runtime for one peer connection, on the Tokio runtime of the caller; its UDP sockets are behind the
+    /// gateway.
     pub(super) fn new(
-        watcher: Arc<Watcher>,
+        gathering: Arc<GatheringMonitor>,
         streams: Arc<StreamServers>,
         gateway: Option<Arc<Gateway>>,
-        monitor: Arc<Monitor>,
+        liveness: Arc<LivenessMonitor>,
         relay_wait: RelayWait,
         pacing: Arc<Pacing>,
     ) -> Arc<Self> {
         let passes = AtomicU8::new(ExtraPasses::SettingUp as u8);
-        let (watching, monitoring) = (Arc::clone(&watcher), Arc::clone(&monitor));
-        let filters = Arc::new(Filters::new(watching, monitoring, relay_wait, pacing));
+        let filters =
+            Filters::new(Arc::clone(&gathering), Arc::clone(&liveness), relay_wait, pacing);
+        let filters = Arc::new(filters);
         Arc::new(Self {
-            owed: Arc::default(),
+            pending_passes: Arc::default(),
             passes,
             woken: Arc::default(),
-            watcher,
+            gathering,
             streams,
             gateway,
             filters,
-            monitor,
+            liveness,
             driver: Arc::default(),
             resolving: AtomicU8::new(0),
         })
     }
 
-    /// What the sockets let through.
+    /// The filters of the sockets.
     pub(super) fn filters(&self) -> &Filters {
         &self.filters
     }
@@ -141,22 +142,22 @@ impl PeerRuntime {
         }
     }
 
-    /// Whether the driver waits for a name to be looked up.
+    /// Whether the driver is waiting for a name lookup.
     pub(super) fn is_resolving(&self) -> bool {
         self.resolving.load(Ordering::Relaxed) > 0
     }
 
-    /// Says how many extra passes each wake needs from now on.
+    /// Sets the number of extra passes that each wake gets from now on.
     pub(crate) fn set_passes(&self, passes: ExtraPasses) {
         self.passes.store(passes as u8, Ordering::Release);
     }
 
-    /// Waits until the other side has shown that it can read what is encrypted.
-    pub(super) async fn heard(&self) {
-        self.filters.handshake.heard(HEARD_WITHIN).await;
+    /// Waits until the remote peer has shown that it can decrypt.
+    pub(super) async fn wait_for_remote_keys(&self) {
+        self.filters.dtls.wait_for_remote_keys(REMOTE_KEYS_TIMEOUT).await;
     }
 
-    /// Ends the driver's sleep, now or the next one.
+    /// Ends the driver's current sleep, or the next one.
     pub(crate) fn wake(&self) {
         self.woken.notify_one();
     }
@@ -168,10 +169,10 @@ impl fmt::Debug for PeerRuntime {
     }
 }
 
-/// The sleep that is owed after a wake: yields once, then is done. Dropped before that (another
-/// branch of the driver's select won), it stays owed.
+/// An extra pass after a wake: yields once, then completes. Dropped before that (another branch of the driver's
+/// select won), it stays pending.
 struct ExtraPass {
-    owed: Arc<AtomicU8>,
+    pending_passes: Arc<AtomicU8>,
     yielded: bool,
 }
 
@@ -180,9 +181,9 @@ impl Future for ExtraPass {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.yielded {
-            // Only the driver's own task counts, so nothing comes between load and store.
-            let owed = self.owed.load(Ordering::Acquire);
-            self.owed.store(owed.saturating_sub(1), Ordering::Release);
+            // Only the driver's own task counts, so nothing intervenes between load and store.
+            let pending = self.pending_passes.load(Ordering::Acquire);
+            self.pending_passes.store(pending.saturating_sub(1), Ordering::Release);
             return Poll::Ready(());
         }
         self.yielded = true;
@@ -196,14 +197,14 @@ impl Runtime for PeerRuntime {
         TokioRuntime.spawn(future)
     }
 
-    /// The driver is all that the crate gives to a reactor.
+    /// The crate runs nothing but the driver on a reactor.
     fn spawn_reactor(
         &self,
         _reactor_pool_size: usize,
         driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> Box<dyn JoinHandle> {
         let handle = Arc::clone(&self.driver);
-        driver::start(driver, Arc::clone(&self.monitor), move |runtime| {
+        driver::start(driver, Arc::clone(&self.liveness), move |runtime| {
             let _ = handle.set(runtime);
         })
     }
@@ -213,7 +214,7 @@ impl Runtime for PeerRuntime {
         tracing::debug!(bytes = granted, "receive buffer of a socket");
         if granted.is_some_and(|granted| granted < KEYFRAME_BUFFER_BYTES) {
             tracing::info!(
-                "a socket's receive buffer is small: `orion-peer doctor` says what to do"
+                "a socket's receive buffer is small: run `orion-peer doctor` for the remedy"
             );
         }
         let mut socket = match &self.gateway {
@@ -221,14 +222,14 @@ impl Runtime for PeerRuntime {
             None => TokioRuntime.wrap_udp_socket(socket)?,
         };
         if !self.streams.is_empty() {
-            let (streams, watcher) = (Arc::clone(&self.streams), Arc::clone(&self.watcher));
-            socket = Arc::new(StreamSocket::new(socket, streams, watcher)?);
+            let (streams, gathering) = (Arc::clone(&self.streams), Arc::clone(&self.gathering));
+            socket = Arc::new(StreamSocket::new(socket, streams, gathering)?);
         }
         socket = Arc::new(FilteredSocket::new(socket, Arc::clone(&self.filters))?);
-        if !self.watcher.is_active() {
+        if !self.gathering.is_active() {
             return Ok(socket);
         }
-        Ok(Arc::new(WatchedSocket::new(socket, Arc::clone(&self.watcher))?))
+        Ok(Arc::new(MonitoredSocket::new(socket, Arc::clone(&self.gathering))?))
     }
 
     fn wrap_tcp_listener(
@@ -251,34 +252,37 @@ impl Runtime for PeerRuntime {
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>> {
         Box::pin(async move {
             let endpoint = gathering::bracketed(host);
-            self.watcher.lookup_begun(&endpoint);
+            self.gathering.lookup_started(&endpoint);
             let behind = self.streams.endpoint(&endpoint);
             let lookup = TokioRuntime.resolve_host(behind.as_deref().unwrap_or(&endpoint));
             self.resolving.fetch_add(1, Ordering::Relaxed);
             let mut found =
-                tokio::time::timeout(RESOLVE_WITHIN, lookup).await.unwrap_or_else(|_| {
-                    let words = format!("no answer within {} s", RESOLVE_WITHIN.as_secs());
-                    Err(io::Error::new(io::ErrorKind::TimedOut, words))
+                tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await.unwrap_or_else(|_| {
+                    let message = format!("no answer within {} s", RESOLVE_TIMEOUT.as_secs());
+                    Err(io::Error::new(io::ErrorKind::TimedOut, message))
                 });
             self.resolving.fetch_sub(1, Ordering::Relaxed);
             if behind.is_some() {
                 found = found.map(|real| self.streams.resolved(&endpoint, &real));
             }
-            self.watcher.lookup_ended(&endpoint, &found);
+            self.gathering.lookup_ended(&endpoint, &found);
             found
         })
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
-        // `close` of the crate gives the driver 100 ms to let TURN allocations go.
+        // The crate's `close` gives the driver 100 ms to release TURN allocations.
         if !driver::drives() {
             return TokioRuntime.sleep(duration);
         }
-        self.monitor.driver_turned();
-        if self.owed.load(Ordering::Acquire) > 0 {
-            return Box::pin(ExtraPass { owed: Arc::clone(&self.owed), yielded: false });
+        self.liveness.driver_turned();
+        if self.pending_passes.load(Ordering::Acquire) > 0 {
+            return Box::pin(ExtraPass {
+                pending_passes: Arc::clone(&self.pending_passes),
+                yielded: false,
+            });
         }
-        self.owed.store(self.passes.load(Ordering::Acquire), Ordering::Release);
+        self.pending_passes.store(self.passes.load(Ordering::Acquire), Ordering::Release);
         let woken = Arc::clone(&self.woken);
         Box::pin(async move {
             tokio::select! {

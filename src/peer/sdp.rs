@@ -1,9 +1,9 @@
-//! Session descriptions (RFC 8866): what is changed in a remote one before the `rtc` crate sees it, and the few
-//! things we read from the text ourselves.
+//! Session descriptions (RFC 8866): how a remote one is rewritten before the `rtc` crate sees it, and the few
+//! values that we read from the text ourselves.
 //!
-//! - `lines`: the m-lines that the crate is shown
-//! - `transport`: the one transport they are on
-//! - `answer`: what becomes of the crate's answer · [`hints`]: what it says to libwebrtc's estimate
+//! - `lines`: the m-lines that the crate sees
+//! - `transport`: the single transport they share
+//! - `answer`: how the crate's answer is completed · [`hints`]: its hints for libwebrtc's bandwidth estimate
 
 mod answer;
 pub mod hints;
@@ -16,31 +16,31 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rtc::sdp::{SessionDescription, description::session::ATTR_KEY_SSRC};
 
 pub use answer::Shape;
-pub use hints::{PhoneBitrate, PhonePath};
-pub(super) use lines::Line;
+pub use hints::PhonePath;
+pub(super) use lines::MediaLine;
 pub(super) use transport::Setup;
-use transport::Transport;
+use transport::TransportAttributes;
 
-/// What the crate is given for a remote description.
+/// A remote description, rewritten for the crate.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewritten {
     /// The description.
     pub sdp: String,
-    /// The SSRCs it names (`a=ssrc`, RFC 5576), in their order.
+    /// The SSRCs it names (`a=ssrc`, RFC 5576), in order.
     pub ssrcs: Vec<u32>,
-    /// The video codecs it has, whether they can be used or not.
+    /// The video codecs it lists, usable or not.
     pub codecs: Vec<String>,
-    /// What our answer has to repeat of it.
+    /// What our answer has to repeat from it.
     pub shape: Shape,
 }
 
 /// Why a remote description cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SdpError {
-    /// The crate's words when it cannot read the description.
+    /// The crate's error message when it cannot read the description.
     #[error("{0}")]
     Unreadable(String),
-    /// Video and data channel are to have a transport each.
+    /// Video and data channel would each have their own transport.
     #[error("its m-lines are not in a BUNDLE group")]
     NotBundled,
     /// None of its fingerprints can be verified; their hash functions.
@@ -48,11 +48,11 @@ pub enum SdpError {
     Fingerprint(Vec<String>),
 }
 
-/// Reads a description with the parser of the `rtc` crate, changes what that has read, and writes it again, one line
-/// for each attribute. So the crate reads nothing that was not seen here, however the text was written.
+/// Reads a description with the parser of the `rtc` crate, changes the result, and writes it again, one line for
+/// each attribute. So the crate reads nothing that was not examined here, however the text was written.
 ///
-/// The crate is shown H.264 video and a data channel on one transport, in the one form it takes. Candidates stay when
-/// `takes` says so of their value (RFC 8839 §5.1) and they belong to that transport.
+/// The crate sees H.264 video and a data channel on one transport, in the single form it accepts. A candidate stays
+/// if `takes` accepts its value (RFC 8839 §5.1) and it belongs to that transport.
 ///
 /// # Errors
 /// [`SdpError`].
@@ -64,9 +64,9 @@ pub fn rewrite(sdp: &str, takes: impl FnMut(&str) -> bool) -> Result<Rewritten, 
     let codecs = video_codecs(&description.marshal());
     let usable = |line| lines::is_used(line, group.as_deref());
     let transport = if description.media_descriptions.iter().any(usable) {
-        Transport::of(&description, group.as_deref())?
+        TransportAttributes::of(&description, group.as_deref())?
     } else {
-        Transport::default()
+        TransportAttributes::default()
     };
     let shown = lines::hide(&mut description, group.as_deref());
     let shape = Shape { lines: shown, bundled: group.is_some(), setup: transport.setup };
@@ -85,24 +85,24 @@ fn ssrc(value: &str) -> Option<u32> {
     value.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// H.264 in a session description.
+/// H.264 formats in a session description.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct H264Media {
     /// RTP payload types mapped to `H264/90000` in video m-lines that are not rejected.
     pub payload_types: Vec<u8>,
-    /// Payload types of retransmissions (RFC 4588) of these, each with the one it retransmits.
+    /// Payload types of retransmissions (RFC 4588), each with the H.264 type it retransmits.
     pub rtx: Vec<(u8, u8)>,
-    /// The m-line's media identification (`a=mid`), when there is one.
+    /// The m-line's media identification (`a=mid`), if present.
     pub mid: Option<String>,
-    /// SPS and PPS of the stream, as far as `sprop-parameter-sets` (RFC 6184 §8.1) of one of these payload types has
-    /// them; NAL units without start codes.
+    /// SPS and PPS of the stream, from `sprop-parameter-sets` (RFC 6184 §8.1) of one of these payload types; NAL
+    /// units without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
 }
 
-/// Most bytes of parameter sets taken; those of one stream have 50.
+/// Maximum size of accepted parameter sets, bytes; those of one stream have 50.
 const MAX_PARAMETER_SETS: usize = 4096;
 
-/// Payload type and parameter sets of what follows `a=fmtp:`.
+/// Payload type and parameter sets in the value of `a=fmtp`.
 fn parameter_sets(parameters: &str) -> Option<(u8, Vec<Vec<u8>>)> {
     let (number, parameters) = parameters.split_once(' ')?;
     let sets = parameters.split(';').find_map(|parameter| {
@@ -117,14 +117,14 @@ fn parameter_sets(parameters: &str) -> Option<(u8, Vec<Vec<u8>>)> {
     (!sets.is_empty() && bytes <= MAX_PARAMETER_SETS).then_some((number.parse().ok()?, sets))
 }
 
-/// What follows `a=fmtp:` of RTX: its payload type and the one it retransmits (`apt`, RFC 4588 §8.6).
+/// Payload types in the value of `a=fmtp` for RTX: its own and the one it retransmits (`apt`, RFC 4588 §8.6).
 fn associated(parameters: &str) -> Option<(u8, u8)> {
     let (number, parameters) = parameters.split_once(' ')?;
     let apt = parameters.split(';').find_map(|parameter| parameter.trim().strip_prefix("apt="))?;
     Some((number.parse().ok()?, apt.trim().parse().ok()?))
 }
 
-/// Finds the first video m-line that is not rejected and speaks H.264.
+/// Finds the first video m-line that is not rejected and offers H.264.
 #[must_use]
 pub fn h264_media(sdp: &str) -> Option<H264Media> {
     let mut found = H264Media::default();
@@ -164,7 +164,7 @@ pub fn h264_media(sdp: &str) -> Option<H264Media> {
     (!found.payload_types.is_empty()).then_some(found)
 }
 
-/// The user fragment of ICE in a session description: another one is another generation (RFC 8839 §5.4).
+/// The ICE username fragment in a session description: a different one is a different generation (RFC 8839 §5.4).
 #[must_use]
 pub fn ufrag(sdp: &str) -> Option<&str> {
     sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=ice-ufrag:"))
@@ -183,7 +183,7 @@ impl std::fmt::Debug for IceCredentials {
     }
 }
 
-/// The ICE credentials in a session description, of the session or of its m-lines (RFC 8839 §5.4).
+/// The ICE credentials in a session description, at session level or in its m-lines (RFC 8839 §5.4).
 pub(super) fn ice_credentials(sdp: &str) -> Vec<IceCredentials> {
     let (mut found, mut ufrag, mut password) = (Vec::new(), None, None);
     for line in sdp.lines().map(str::trim_end) {
@@ -200,13 +200,13 @@ pub(super) fn ice_credentials(sdp: &str) -> Vec<IceCredentials> {
     found
 }
 
-/// Whether what follows `m=` is of a video that is not rejected, which port 0 says.
+/// Whether the value of `m=` is a video that is not rejected (port 0).
 fn is_video(media: &str) -> bool {
     let mut words = media.split(' ');
     words.next() == Some("video") && words.next() != Some("0")
 }
 
-/// What a session description offers as video codecs in m-lines that are not rejected, for messages.
+/// The video codecs that a session description offers in m-lines that are not rejected, for messages.
 #[must_use]
 pub fn video_codecs(sdp: &str) -> Vec<String> {
     let mut in_video = false;
@@ -239,7 +239,7 @@ mod tests {
     const REST: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n\
         m=video 9 UDP/TLS/RTP/SAVPF 102\r\na=mid:0\r\na=rtpmap:102 H264/90000\r\n";
 
-    /// Candidates that the callback sees, and those that the crate finds afterwards.
+    /// The candidates that the callback sees, and the number that the crate finds afterwards.
     fn candidates(sdp: &str) -> (Vec<String>, usize) {
         let mut seen = Vec::new();
         let rewritten = rewrite(sdp, |value| {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_seen_as_the_crate_sees_them() {
+    fn candidates_are_read_as_the_crate_reads_them() {
         let candidate = |address: &str| format!("candidate:1 1 udp 1 {address} 9 typ host");
         let (good, bad) = (candidate("192.0.2.1"), candidate("192.0.2.2"));
         for begin in ["a=", "\ra=", "\r\r\na=", "a= ", "a=\t", "a=\u{a0}", "a=\u{3000} ", "a=\x0b"]
@@ -264,19 +264,19 @@ mod tests {
                 assert_eq!((seen.len(), left), (2, 1), "{begin:?} {end:?}: {seen:?}");
             }
         }
-        // The crate takes none of a session.
+        // The crate accepts none at session level.
         let session = REST.replace("m=video", &format!("a={good}\r\nm=video"));
         assert_eq!(candidates(&session), (Vec::new(), 0));
-        // One line is one attribute, whatever is in it.
+        // One line is one attribute, whatever it contains.
         let hidden = format!("{REST}a=x:y\ra={good}\r\n");
         assert_eq!(candidates(&hidden), (Vec::new(), 0));
     }
 
-    fn refused(sdp: &str) -> SdpError {
+    fn rejected(sdp: &str) -> SdpError {
         rewrite(sdp, |_| true).unwrap_err()
     }
 
-    /// The attributes of this name in what the crate is given.
+    /// The attributes of this name that the crate gets.
     fn given(sdp: &str, key: &str) -> Vec<String> {
         let rewritten = rewrite(sdp, |_| true).unwrap().sdp;
         let found = rewritten.lines().filter_map(|line| line.strip_prefix("a=")?.strip_prefix(key));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn one_fingerprint_that_can_be_verified_is_taken() {
+    fn the_verifiable_fingerprint_is_used() {
         let (good, lower) = (digest(32, "AB"), digest(32, "ab"));
         let (longer, longest) = (digest(48, "C1"), digest(64, "C2"));
         let wanted = [format!("sha-256 {good}")];
@@ -315,19 +315,19 @@ mod tests {
         ] {
             let hash = bad.split(' ').next().unwrap().to_owned();
             let sdp = format!("{REST}a=fingerprint:{bad}\r\n");
-            assert_eq!(refused(&sdp), SdpError::Fingerprint(vec![hash]), "{bad}");
+            assert_eq!(rejected(&sdp), SdpError::Fingerprint(vec![hash]), "{bad}");
         }
     }
 
     #[test]
-    fn ssrcs_are_read_and_garbage_is_refused() {
+    fn ssrcs_are_read_and_garbage_is_rejected() {
         let odd = format!("{REST}a=ssrc:7 cname:x\r\na=ssrc:7\r\na=ssrc:x\r\n");
         assert_eq!(rewrite(&odd, |_| true).unwrap().ssrcs, [7]);
-        assert!(matches!(refused("\u{0}garbage"), SdpError::Unreadable(_)));
+        assert!(matches!(rejected("\u{0}garbage"), SdpError::Unreadable(_)));
     }
 
     #[test]
-    fn what_others_leave_out_is_added() {
+    fn omitted_defaults_are_added() {
         let plain = REST.replace("a=mid:0\r\n", "").replace(" 102\r", " 102 8 96\r");
         let sdp = format!("{plain}a=rtcp-fb:* nack pli\r\n");
         let rewritten = rewrite(&sdp, |_| true).unwrap().sdp;
@@ -337,11 +337,11 @@ mod tests {
             assert!(rewritten.contains(line), "{line}: {rewritten}");
         }
         let session = plain.replace("m=video", "a=sendonly\r\nm=video");
-        assert_eq!(given(&session, "sendonly").len(), 2, "of the session and of the m-line");
+        assert_eq!(given(&session, "sendonly").len(), 2, "at session level and in the m-line");
     }
 
     #[test]
-    fn constrained_baseline_has_one_name() {
+    fn constrained_baseline_is_written_in_one_form() {
         for (written, given_as) in [
             ("42c01f", "42e01f"),
             ("42C028", "42e028"),
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_m_line_of_port_0_that_says_bundle_only_is_used() {
+    fn a_bundle_only_m_line_with_port_0_is_used() {
         let grouped = REST.replace("m=video 9", "a=group:BUNDLE 0\r\nm=video 0");
         let only = format!("{grouped}a=bundle-only\r\n");
         assert!(h264_media(&rewrite(&only, |_| true).unwrap().sdp).is_some());
@@ -369,9 +369,9 @@ mod tests {
         }
     }
 
-    /// As Firefox offers: each m-line of a group with credentials of its own, one of them hidden from the crate.
+    /// As Firefox offers: each m-line of a group with its own credentials, one of them hidden from the crate.
     #[test]
-    fn a_group_has_the_transport_of_its_first_line_that_is_used() {
+    fn a_group_uses_the_transport_of_its_first_used_line() {
         let line = |kind: &str, index: u32, more: &str| {
             format!(
                 "m={kind}\r\na=mid:{index}\r\na=ice-ufrag:u{index}\r\na=ice-pwd:p{index}\r\n\
@@ -392,13 +392,13 @@ mod tests {
         assert_eq!(given(&sdp, "group"), ["BUNDLE 2 1"]);
         assert_eq!(given(&sdp, "setup"), ["active"; 2]);
         assert_eq!(given(&sdp, "candidate"), ["2 1 udp 1 192.0.2.1 9 typ host"]);
-        assert_eq!(refused(&sdp.replace("a=group:BUNDLE 0 2 1\r\n", "")), SdpError::NotBundled);
+        assert_eq!(rejected(&sdp.replace("a=group:BUNDLE 0 2 1\r\n", "")), SdpError::NotBundled);
         let shape = rewrite(&sdp, |_| true).unwrap().shape;
         assert_eq!(shape.candidate_line(), Some(("1".into(), 1)));
     }
 
     #[test]
-    fn the_answer_rejects_what_was_hidden_and_says_the_real_role() {
+    fn the_answer_rejects_hidden_lines_and_states_the_actual_role() {
         let head = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n";
         let sdp = format!(
             "{head}m=audio 9 UDP/TLS/RTP/SAVPF 8 101\r\nm=image 9 udptl t38\r\na=mid:i\r\n\
@@ -444,14 +444,14 @@ mod tests {
             let fmtp = format!(
                 "a=fmtp:{number} packetization-mode=1; sprop-parameter-sets={sets};x=1\r\n"
             );
-            // Also before the m-line's rtpmap.
+            // The fmtp may precede the m-line's rtpmap.
             h264_media(&OFFER.replace("a=mid:1", &format!("{fmtp}a=mid:1"))).unwrap().parameter_sets
         };
         let sets = with(102, "Z0LAH9oBQBbpqAgICg==,aM4yyA==");
         assert_eq!((sets.len(), sets[0][0], sets[1][0]), (2, 0x67, 0x68));
         assert_eq!(with(125, "Z0LAHw==, aM4yyA==").len(), 2);
-        assert_eq!(with(96, "Z0LAHw==,aM4yyA==").len(), 0, "of VP8");
-        // Neither SPS nor PPS, no base64, too long.
+        assert_eq!(with(96, "Z0LAHw==,aM4yyA==").len(), 0, "for VP8");
+        // Neither SPS nor PPS; not base64; too long.
         let long = STANDARD.encode(vec![0x67; 5000]);
         for bad in ["ZYiEAA==", "!!", "", long.as_str()] {
             assert_eq!(with(102, bad).len(), 0, "{bad}");
@@ -469,14 +469,14 @@ mod tests {
     }
 
     #[test]
-    fn rejected_or_other_video_is_none() {
+    fn rejected_or_non_h264_video_is_ignored() {
         let rejected = OFFER.replace("m=video 9", "m=video 0");
         assert_eq!(h264_media(&rejected), None);
         assert!(video_codecs(&rejected).is_empty());
         assert_eq!(video_codecs(&OFFER.replace("102 H264", "1020 H264")), ["VP8", "h264"]);
         assert_eq!(h264_media("m=video 9 X 96\r\na=rtpmap:96 VP8/90000\r\n"), None);
         assert_eq!(h264_media("\u{0}garbage"), None);
-        // Both read an m-line alike, however short it is.
+        // Both functions read an m-line the same way, however short it is.
         let short = "m=video\r\na=rtpmap:96 H264/90000\r\n";
         assert!(h264_media(short).is_some() && video_codecs(short) == ["H264"]);
     }

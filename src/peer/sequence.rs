@@ -1,10 +1,10 @@
-//! Counters that wrap around, such as RTP sequence numbers and timestamps, made to grow for ever
-//! (RFC 3550 appendix A.1).
+//! Counters that wrap around, such as RTP sequence numbers and timestamps, extended to grow forever (RFC 3550
+//! appendix A.1).
 
-/// Extends a counter of `bits` bits to the value nearest to the newest one seen, which follows.
+/// Extends a counter of `bits` bits to the value nearest to the newest one seen, and updates that.
 pub(super) fn extend(newest: &mut Option<u64>, value: u64, bits: u32) -> u64 {
     let Some(last) = *newest else {
-        // One turn up, so that packets from before the first one seen do not go below zero.
+        // One wrap up, so that packets from before the first one seen do not fall below zero.
         let first = value + (1 << bits);
         *newest = Some(first);
         return first;
@@ -25,11 +25,11 @@ pub(super) fn near(reference: u64, value: u64, bits: u32) -> u64 {
     }
 }
 
-/// Packets this far behind the newest one may still be late: as many as SRTP's replay protection lets through.
+/// Packets this far behind the newest one may still be late: as many as SRTP's replay protection accepts.
 pub(super) const LATE: u64 = 2048;
 
 /// Extends an RTP sequence number. Only the last [`LATE`] numbers are late packets; every other one is ahead,
-/// because SRTP drops what is older. So the value keeps growing after a gap of more than half a turn and after a
+/// because SRTP drops older ones. So the value keeps growing after a gap of more than half a wrap and after a
 /// sender that restarts with a random number, where the nearest value would lie behind for thousands of packets.
 pub(super) fn extend_sequence(newest: &mut Option<u64>, sequence: u16) -> u64 {
     let Some(last) = *newest else { return extend(newest, sequence.into(), 16) };
@@ -57,7 +57,7 @@ mod tests {
         let mut newest = None;
         let first = extend_sequence(&mut newest, 10);
         assert_eq!(extend_sequence(&mut newest, 65_535), first - 11, "before the first one");
-        // A gap of 40,000 packets, and a sender that restarts 20,000 below.
+        // A gap of 40,000 packets, and a sender that restarts 20,000 lower.
         assert_eq!(extend_sequence(&mut newest, 40_010), first + 40_000);
         let again = extend_sequence(&mut newest, 20_010);
         assert!(again > first + 40_000);
@@ -65,12 +65,12 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_goes_on_after_its_wrap_and_back_before_it() {
+    fn a_counter_continues_past_its_wrap_and_back_before_it() {
         let mut newest = None;
         let first = extend(&mut newest, 65_534, 16);
         assert_eq!(extend(&mut newest, 1, 16), first + 3);
         assert_eq!(extend(&mut newest, 65_533, 16), first - 1);
-        assert_eq!(newest, Some(first + 3), "what is late is not the newest");
+        assert_eq!(newest, Some(first + 3), "a late value is not the newest");
         assert_eq!(near(first, 1, 16), first + 3);
     }
 }

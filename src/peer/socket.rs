@@ -1,13 +1,13 @@
-//! The UDP socket of a peer connection that lets through what is for it, and nothing else.
+//! The UDP socket of a peer connection, which passes only datagrams that belong to it.
 //!
-//! Filters look at each datagram and pass or drop it; what is dropped is taken out of the buffers before the
-//! crate sees them, so that a flood costs no turn of its driver. [`Filters`] are one peer connection's.
+//! Filters inspect each datagram and pass or drop it; dropped datagrams are removed from the buffers before the
+//! crate sees them, so that a flood does not wake its driver. [`Filters`] belong to one peer connection.
 //!
-//! Media that arrives together with the end of the DTLS handshake is held back for a moment: `rtc` 0.21.1 has keys for
-//! it only after it has handled the event that says so (`peer_connection/handler/dtls.rs:286`), and drops what it read
-//! in the same turn (`handler/srtp.rs:89`, "`remote_srtp_context` is not set yet"). DTLS that comes before ICE has
-//! nominated a path on this end waits for that: the crate would have no path for its answer and would lose it, and the
-//! peer only tries again after a second (RFC 6347 §4.2.4.1).
+//! Media that arrives together with the end of the DTLS handshake is held back for a moment: `rtc` 0.21.1 has keys
+//! for it only after handling the corresponding event (`peer_connection/handler/dtls.rs:286`), and drops what it
+//! read in the same turn (`handler/srtp.rs:89`, "`remote_srtp_context` is not set yet"). DTLS that arrives before
+//! ICE has nominated a path on this end waits for the path: the crate would lose its answer for want of one, and
+//! the peer only retries after a second (RFC 6347 §4.2.4.1).
 
 use std::{
     collections::VecDeque,
@@ -21,76 +21,76 @@ use std::{
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use super::{
-    gathering::Watcher,
+    dtls_filter::{DtlsReplayFilter, carries_media},
+    gathering::GatheringMonitor,
     guard::{Guard, Verdict},
-    handshake::{Handshake, carries_media},
     media_gate::MediaGate,
     pacing::Pacing,
     relay_wait::RelayWait,
-    vitals::Monitor,
+    vitals::LivenessMonitor,
 };
 
 /// Port of multicast DNS (RFC 6762 §5).
 const MDNS_PORT: u16 = 5353;
 
-/// Reads in a row of which nothing is left; then others get their turn.
+/// Consecutive reads that yield nothing; then other tasks get their turn.
 const MAX_READS: usize = 32;
 
-/// Most bytes of media held back on one socket: a keyframe of usual size. Only the peer can send them, on a path that
-/// ICE has authenticated.
+/// Maximum size of the media held back on one socket, bytes: a keyframe of typical size. Only the peer can send it,
+/// on a path that ICE has authenticated.
 const MAX_HELD: usize = 512 << 10;
 
-/// What becomes of a datagram.
+/// How a datagram is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Passes,
     Dropped,
     /// An answer that is not for the crate.
-    Taken,
-    /// It passes when there are keys for it, or a path for the answer.
+    Consumed,
+    /// Passes once there are keys for it, or a path for the answer.
     Held,
 }
 
-/// What the sockets of one peer connection let through.
+/// The filters of one peer connection, shared by its sockets.
 #[derive(Debug)]
 pub(super) struct Filters {
     pub(super) guard: Guard,
-    pub(super) handshake: Handshake,
+    pub(super) dtls: DtlsReplayFilter,
     pub(super) media: Arc<MediaGate>,
     pub(super) relay_wait: RelayWait,
-    watcher: Arc<Watcher>,
-    monitor: Arc<Monitor>,
+    gathering: Arc<GatheringMonitor>,
+    liveness: Arc<LivenessMonitor>,
     pacing: Arc<Pacing>,
 }
 
 impl Filters {
     pub(super) fn new(
-        watcher: Arc<Watcher>,
-        monitor: Arc<Monitor>,
+        gathering: Arc<GatheringMonitor>,
+        liveness: Arc<LivenessMonitor>,
         relay_wait: RelayWait,
         pacing: Arc<Pacing>,
     ) -> Self {
-        let handshake = Handshake::new(Arc::clone(&monitor));
+        let dtls = DtlsReplayFilter::new(Arc::clone(&liveness));
         Self {
             guard: Guard::default(),
-            handshake,
+            dtls,
             media: Arc::default(),
             relay_wait,
-            watcher,
-            monitor,
+            gathering,
+            liveness,
             pacing,
         }
     }
 
     fn sent(&self, to: SocketAddr, datagram: &[u8]) {
         self.guard.sent(to, datagram);
-        self.handshake.sent(datagram);
+        self.dtls.sent(datagram);
         if self.relay_wait.is_active() {
             self.relay_wait.sent(to, datagram, Instant::now());
         }
     }
 
-    /// What follows a datagram that has left.
+    /// The echo to send after a datagram that has left.
     fn echo(&self, to: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
         let password = |username: &str| self.guard.peer_password(username);
         self.pacing.echoes().sent(to, datagram, Instant::now(), password)
@@ -101,35 +101,33 @@ impl Filters {
             Verdict::Drop => false,
             Verdict::Server => true,
             Verdict::Check => {
-                self.monitor.check_received();
+                self.liveness.check_received();
                 let now = Instant::now();
                 if let Some(echo) = self.pacing.echoes().answered(datagram, now) {
                     self.pacing.echoed(now, echo);
-                    return Fate::Taken;
+                    return Fate::Consumed;
                 }
-                self.watcher.unannounced.passes(from, datagram, now)
+                self.gathering.early_checks.passes(from, datagram, now)
                     && self.relay_wait.passes(from, datagram, now)
             }
-            Verdict::Data if !self.handshake.passes(datagram) => false,
+            Verdict::Data if !self.dtls.passes(datagram) => false,
             Verdict::Data if self.is_early(datagram) => return Fate::Held,
-            // Without keys the crate drops media and keeps nothing of it: a flood before them uses nothing up.
-            Verdict::Data => {
-                !self.handshake.has_keys() || self.media.passes(datagram, Instant::now())
-            }
+            // Without keys the crate drops media and keeps no state for it: an earlier flood uses up no quota.
+            Verdict::Data => !self.dtls.has_keys() || self.media.passes(datagram, Instant::now()),
         };
         if passes {
             return Fate::Passes;
         }
-        self.monitor.datagram_dropped();
+        self.liveness.datagram_dropped();
         Fate::Dropped
     }
 
-    /// Whether the crate could not use this datagram of the peer yet.
+    /// Whether the crate could not use this datagram from the peer yet.
     fn is_early(&self, datagram: &[u8]) -> bool {
         if carries_media(datagram) {
-            !self.monitor.is_established()
+            !self.liveness.is_established()
         } else {
-            !self.monitor.has_path()
+            !self.liveness.has_path()
         }
     }
 }
@@ -139,14 +137,14 @@ impl Filters {
 pub(super) struct FilteredSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     filters: Arc<Filters>,
-    /// The crate's socket for multicast DNS: it is for answers of DNS only.
+    /// Whether this is the crate's multicast DNS socket, which only takes DNS answers.
     mdns: bool,
-    held: Mutex<Held>,
+    held: Mutex<HeldDatagrams>,
 }
 
-/// What came too early, oldest first.
+/// Datagrams that arrived too early, oldest first.
 #[derive(Debug, Default)]
-struct Held {
+struct HeldDatagrams {
     datagrams: VecDeque<(RecvMeta, Vec<u8>)>,
     bytes: usize,
 }
@@ -159,7 +157,7 @@ impl FilteredSocket {
         Ok(Self { inner, filters, mdns, held: Mutex::default() })
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, HeldDatagrams> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,7 +168,7 @@ impl FilteredSocket {
         }
         match self.filters.fate(meta.addr, datagram) {
             Fate::Passes => true,
-            Fate::Dropped | Fate::Taken => false,
+            Fate::Dropped | Fate::Consumed => false,
             Fate::Held => {
                 self.hold(meta, datagram);
                 false
@@ -181,7 +179,7 @@ impl FilteredSocket {
     fn hold(&self, meta: &RecvMeta, datagram: &[u8]) {
         let mut held = self.held();
         if held.bytes + datagram.len() > MAX_HELD {
-            return self.filters.monitor.datagram_dropped();
+            return self.filters.liveness.datagram_dropped();
         }
         let mut meta = *meta;
         (meta.len, meta.stride) = (datagram.len(), datagram.len());
@@ -189,7 +187,7 @@ impl FilteredSocket {
         held.datagrams.push_back((meta, datagram.to_vec()));
     }
 
-    /// Gives what was held back and is not early any more: how many datagrams.
+    /// Fills the buffers with held datagrams that are no longer early; returns their number.
     fn release(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
         let mut held = self.held();
         let mut count = 0;
@@ -197,28 +195,28 @@ impl FilteredSocket {
             if held.datagrams.front().is_none_or(|(_, front)| self.filters.is_early(front)) {
                 break;
             }
-            let Some((about, datagram)) = held.datagrams.pop_front() else { break };
+            let Some((held_meta, datagram)) = held.datagrams.pop_front() else { break };
             held.bytes -= datagram.len();
             let length = datagram.len().min(buffer.len());
             buffer[..length].copy_from_slice(&datagram[..length]);
-            *meta = about;
+            *meta = held_meta;
             count += 1;
         }
         count
     }
 
-    /// This task is woken when something that is held back is not early any more.
+    /// Makes sure that this task is woken when a held datagram is no longer early.
     fn wake_for_held(&self, cx: &Context<'_>) {
         let held = self.held();
         let Some((_, front)) = held.datagrams.front() else { return };
-        self.filters.monitor.wake_later(cx.waker());
+        self.filters.liveness.wake_later(cx.waker());
         if !self.filters.is_early(front) {
             cx.waker().wake_by_ref();
         }
     }
 
-    /// Takes out of a message what does not pass; what is left of it, bytes. Several datagrams of one length
-    /// may come as one message (GRO); only the last of them may be shorter.
+    /// Removes the datagrams that do not pass from a message; returns the remaining bytes. Several datagrams of one
+    /// length may arrive as one message (GRO); only the last of them may be shorter.
     fn filter(&self, buffer: &mut [u8], meta: &RecvMeta) -> usize {
         let stride = meta.stride.max(1);
         let (mut read, mut kept) = (0, 0);
@@ -249,7 +247,7 @@ impl AsyncUdpSocket for FilteredSocket {
         if matches!(sent, Poll::Ready(Ok(_))) {
             for echo in datagrams.filter_map(|it| self.filters.echo(transmit.destination, it)) {
                 let transmit = Transmit { contents: &echo, segment_size: None, ..*transmit };
-                // Where the socket is full it does without.
+                // If the socket is full, the echo is skipped.
                 let _ = self.inner.poll_send(cx, &transmit);
             }
         }
@@ -309,11 +307,11 @@ mod tests {
 
     const OURS: &str = "a=ice-ufrag:u\r\na=ice-pwd:p\r\n";
 
-    /// Gives what it was given, once.
+    /// Returns the given datagrams, each once.
     #[derive(Debug)]
-    struct Given(SocketAddr, Mutex<Vec<(SocketAddr, usize, Vec<u8>)>>);
+    struct ScriptedSocket(SocketAddr, Mutex<Vec<(SocketAddr, usize, Vec<u8>)>>);
 
-    impl AsyncUdpSocket for Given {
+    impl AsyncUdpSocket for ScriptedSocket {
         fn local_addr(&self) -> io::Result<SocketAddr> {
             Ok(self.0)
         }
@@ -341,14 +339,14 @@ mod tests {
 
     fn socket(local: &str, given: Vec<(SocketAddr, usize, Vec<u8>)>) -> FilteredSocket {
         let streams = StreamServers::new(&[], crate::stun::stream::Trust::web(), None);
-        let (watcher, _) = Watcher::new(&[], &streams, false);
+        let (gathering, _) = GatheringMonitor::new(&[], &streams, false);
         let filters = Arc::new(Filters::new(
-            watcher,
-            Arc::new(Monitor::new()),
+            gathering,
+            Arc::new(LivenessMonitor::new()),
             RelayWait::new(std::time::Duration::ZERO),
-            Pacing::new(crate::peer::pacing::Pace::Auto),
+            Pacing::new(crate::units::RateSetting::Auto),
         ));
-        let inner = Arc::new(Given(local.parse().unwrap(), Mutex::new(given)));
+        let inner = Arc::new(ScriptedSocket(local.parse().unwrap(), Mutex::new(given)));
         FilteredSocket::new(inner, filters).unwrap()
     }
 
@@ -363,7 +361,7 @@ mod tests {
         }
     }
 
-    /// A check of the peer with the credentials of [`OURS`].
+    /// A check by the peer with the credentials of [`OURS`].
     fn check() -> Vec<u8> {
         Builder::new(Class::Request, method::BINDING, [1; 12])
             .attribute(attr::USERNAME, b"u:v")
@@ -372,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_pass_is_taken_out_of_a_batch() {
+    fn dropped_datagrams_are_removed_from_a_batch() {
         let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
         let check = check();
         let size = check.len();
@@ -380,14 +378,14 @@ mod tests {
         let media = vec![0x80; size];
         let batch = [&other[..], &check, &other, &media, &media[..10]].concat();
         let socket = socket("127.0.0.1:1", vec![(from, size, batch), (from, size, other.clone())]);
-        socket.filters.monitor.dtls_established();
+        socket.filters.liveness.dtls_established();
         socket.filters.guard.local_description(OURS);
         assert_eq!(received(&socket), Some([&check[..], &media, &media[..10]].concat()));
         assert_eq!(received(&socket), None);
-        assert_eq!(socket.filters.monitor.vitals().dropped, 3);
+        assert_eq!(socket.filters.liveness.vitals().dropped, 3);
     }
 
-    /// The first keyframe of a peer that was done with DTLS before this end.
+    /// The first keyframe of a peer that finished DTLS before this end.
     #[test]
     fn media_that_arrives_with_the_end_of_dtls_waits_for_its_keys() {
         let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
@@ -402,16 +400,16 @@ mod tests {
         for _ in 0..=88 / MAX_READS {
             assert_eq!(received(&socket), None, "there are no keys");
         }
-        socket.filters.monitor.dtls_established();
+        socket.filters.liveness.dtls_established();
         for number in 0..88 {
             assert_eq!(received(&socket), Some(media(number).2), "{number}");
         }
         assert_eq!(received(&socket), None);
-        assert_eq!(socket.filters.monitor.vitals().dropped, 0);
+        assert_eq!(socket.filters.liveness.vitals().dropped, 0);
         assert_eq!(socket.held().bytes, 0);
     }
 
-    /// A peer whose ICE is done first begins DTLS first.
+    /// A peer whose ICE finishes first starts DTLS first.
     #[test]
     fn dtls_that_arrives_before_ice_has_a_path_waits_for_it() {
         let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
@@ -424,14 +422,14 @@ mod tests {
         socket.filters.guard.local_description(OURS);
         assert_eq!(received(&socket), Some(check));
         assert_eq!(received(&socket), None, "an answer would have no path");
-        socket.filters.monitor.ice_connected();
+        socket.filters.liveness.ice_connected();
         assert_eq!(received(&socket), Some(hello));
         assert_eq!(received(&socket), None);
-        assert_eq!(socket.filters.monitor.vitals().dropped, 0);
+        assert_eq!(socket.filters.liveness.vitals().dropped, 0);
     }
 
     #[test]
-    fn what_is_held_back_is_bounded_and_its_reader_is_woken() {
+    fn held_datagrams_are_bounded_and_their_reader_is_woken() {
         use std::{
             sync::atomic::{AtomicU32, Ordering},
             task::{Wake, Waker},
@@ -450,7 +448,7 @@ mod tests {
         }
         let held = socket.held().datagrams.len();
         assert_eq!(held, MAX_HELD / 1200);
-        assert_eq!(socket.filters.monitor.vitals().dropped, 10_000 - held as u64);
+        assert_eq!(socket.filters.liveness.vitals().dropped, 10_000 - held as u64);
         let woken = Arc::new(Woken(AtomicU32::new(0)));
         let waker = Waker::from(Arc::clone(&woken));
         let mut buffer = [0; 4096];
@@ -460,21 +458,21 @@ mod tests {
             socket.poll_recv(&mut Context::from_waker(&waker), &mut bufs, &mut metas).is_ready()
         };
         assert!(!poll() && !poll());
-        socket.filters.monitor.dtls_established();
+        socket.filters.liveness.dtls_established();
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert!(poll());
     }
 
     #[test]
-    fn a_flood_gives_others_their_turn() {
+    fn other_tasks_get_their_turn_during_a_flood() {
         let from: SocketAddr = "192.0.2.1:5000".parse().unwrap();
         let socket = socket("127.0.0.1:1", vec![(from, 40, vec![0x80; 40]); MAX_READS * 2]);
         assert_eq!(received(&socket), None);
-        assert_eq!(socket.filters.monitor.vitals().dropped, MAX_READS as u64);
+        assert_eq!(socket.filters.liveness.vitals().dropped, MAX_READS as u64);
     }
 
     #[test]
-    fn the_mdns_socket_is_for_dns() {
+    fn the_mdns_socket_only_takes_dns() {
         let (dns, other) = ("192.0.2.1:5353".parse().unwrap(), "192.0.2.1:5000".parse().unwrap());
         let answer = [0, 0, 0x84, 0, 0, 0].to_vec();
         let forged = [20, 254, 253, 0, 1, 0].to_vec();

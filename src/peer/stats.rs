@@ -1,7 +1,7 @@
 //! getStats with the names of W3C webrtc-stats, as JSON.
 //!
-//! What the `rtc` crate leaves at zero is filled from our own counts or left out, and what it
-//! writes in other units is put right: see `values`.
+//! Values that the `rtc` crate leaves at zero are filled from our own counts or omitted, and values in other units
+//! are converted: see `values`.
 
 mod values;
 
@@ -17,13 +17,13 @@ use serde_json::{Map, Value, json};
 use super::{
     control::ControlCounters,
     frames::Frames,
+    rtp_observer::RtpCounters,
     streams::StreamServers,
-    tap::TapCounters,
     vitals::{Unanswered, Vitals},
 };
 use crate::types::{CandidateType, ConnectionType, RelayTransport};
 
-/// A getStats report and the figures most asked for.
+/// A getStats report and its most important values.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Stats objects by id, as `RTCStatsReport` maps them.
@@ -47,11 +47,11 @@ pub struct SelectedPair {
     pub connection: ConnectionType,
     /// Our candidate's type.
     pub local: CandidateType,
-    /// The other side's candidate's type.
+    /// The remote candidate's type.
     pub remote: CandidateType,
     /// Our candidate's address and port.
     pub local_address: String,
-    /// The other side's candidate's address and port.
+    /// The remote candidate's address and port.
     pub remote_address: String,
     /// Round-trip time of the last STUN check, seconds.
     pub current_round_trip_time: Option<f64>,
@@ -66,7 +66,7 @@ pub(super) struct CandidateStats {
 }
 
 impl Snapshot {
-    /// Types of the candidates on one side, `local-candidate` or `remote-candidate`, none twice.
+    /// Types of the candidates at one end, `local-candidate` or `remote-candidate`, without duplicates.
     #[must_use]
     pub fn candidate_types(&self, side: &'static str) -> Vec<CandidateType> {
         let mut types: Vec<CandidateType> = entries_of(&self.report, side)
@@ -77,7 +77,7 @@ impl Snapshot {
         types
     }
 
-    /// Writes the frames into the object of the video stream: of several the one that is used now.
+    /// Writes the frame counts into the object of the video stream: of several, the one in use now.
     pub(super) fn set_frames(&mut self, frames: &Frames) {
         let streams = self.report.values_mut().filter_map(Value::as_object_mut).filter(|stats| {
             matches!(
@@ -93,7 +93,7 @@ impl Snapshot {
         }
     }
 
-    /// Adds the signs of life, which W3C has no object for: ms since each, counts of what is unanswered.
+    /// Adds the signs of life, which W3C has no object for: ms since each, and counts of unanswered messages.
     pub(super) fn set_liveness(&mut self, vitals: &Vitals) {
         let ago = |then: Option<Duration>| {
             then.map(|then| vitals.now.saturating_sub(then).as_millis() as u64)
@@ -115,7 +115,7 @@ impl Snapshot {
         self.report.insert("orion-liveness".into(), liveness);
     }
 
-    /// Says what the way of the selected pair was found to carry, bits a second.
+    /// Sets the measured capacity of the selected pair's path, bits a second.
     pub(super) fn set_outgoing_bitrate(&mut self, bits_per_second: u64) {
         let pair = selected_id(&self.report).and_then(|id| self.report.get_mut(&id));
         if let Some(pair) = pair {
@@ -140,13 +140,13 @@ pub(super) fn snapshot(
     selected: Option<[CandidateStats; 2]>,
     signaled: impl Fn(SocketAddr) -> Option<CandidateType>,
     streams: &StreamServers,
-    tap: &Arc<TapCounters>,
+    counters: &Arc<RtpCounters>,
     control: ControlCounters,
 ) -> Snapshot {
     let mut entries = Map::new();
     for entry in report.iter() {
         let Some(mut value) = to_json(entry) else { continue };
-        if !values::correct(&mut value, streams, tap) {
+        if !values::normalize(&mut value, streams, counters) {
             continue;
         }
         if let Some(id) = value.get("id").and_then(Value::as_str).map(str::to_owned) {
@@ -154,7 +154,7 @@ pub(super) fn snapshot(
         }
     }
     link_candidates(&mut entries);
-    values::connect(&mut entries);
+    values::link_objects(&mut entries);
     let selected = selected.or_else(|| described(&entries)).map(|[local, mut remote]| {
         if remote.kind == CandidateType::Prflx
             && let Ok(address) = remote.address.parse()
@@ -168,20 +168,21 @@ pub(super) fn snapshot(
     Snapshot {
         pair: selected_pair(&mut entries, selected),
         video_bytes_sent: rtp_bytes(&entries, "outbound-rtp", ["bytesSent", "headerBytesSent"])
-            .unwrap_or_else(|| get(&tap.rtp_bytes_sent)),
+            .unwrap_or_else(|| get(&counters.rtp_bytes_sent)),
         video_bytes_received: rtp_bytes(
             &entries,
             "inbound-rtp",
             ["bytesReceived", "headerBytesReceived"],
         )
-        .unwrap_or_else(|| get(&tap.rtp_bytes_received)),
+        .unwrap_or_else(|| get(&counters.rtp_bytes_received)),
         report: entries,
         data_bytes_sent: control.bytes_sent,
         data_bytes_received: control.bytes_received,
     }
 }
 
-/// Payload and header of all streams of one direction: what is shown is what getStats says. None before there is one.
+/// Payload and header of all streams of one direction: the displayed total agrees with getStats. None before there
+/// is a stream.
 fn rtp_bytes(entries: &Map<String, Value>, kind: &'static str, names: [&str; 2]) -> Option<u64> {
     let bytes = entries_of(entries, kind).map(|stream| {
         names.iter().filter_map(|name| stream.get(*name)?.as_u64()).fold(0, u64::saturating_add)
@@ -208,7 +209,7 @@ fn to_json(entry: &rtc::statistics::report::RTCStatsReportEntry) -> Option<Value
     value.ok()
 }
 
-/// The crate's pairs name their candidates without the prefix of the candidates' own ids.
+/// Completes the candidate ids in the crate's pairs, which lack the prefix of the candidates' own ids.
 fn link_candidates(entries: &mut Map<String, Value>) {
     let ids: Vec<String> = entries.keys().cloned().collect();
     for value in entries.values_mut() {
@@ -238,10 +239,10 @@ fn entries_of<'a>(
 
 /// Id of the selected pair's entry.
 fn selected_id(entries: &Map<String, Value>) -> Option<String> {
-    let told = entries_of(entries, "transport")
+    let reported = entries_of(entries, "transport")
         .filter_map(|transport| transport.get("selectedCandidatePairId")?.as_str())
         .find(|id| entries.contains_key(*id));
-    let found = told.or_else(|| {
+    let found = reported.or_else(|| {
         entries_of(entries, "candidate-pair")
             .find(|pair| pair["nominated"] == json!(true) && pair["state"] == json!("succeeded"))
             .and_then(|pair| pair["id"].as_str())
@@ -249,8 +250,8 @@ fn selected_id(entries: &Map<String, Value>) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// The selected pair as the report describes it: without a data channel the crate has no other access to it until the
-/// first packet of media. A peer-reflexive candidate is not in the report.
+/// The selected pair as the report describes it: without a data channel the crate offers no other access to it
+/// until the first media packet. A peer-reflexive candidate is not in the report.
 fn described(entries: &Map<String, Value>) -> Option<[CandidateStats; 2]> {
     let pair = &entries[&selected_id(entries)?];
     let candidate = |key: &str| {
@@ -264,7 +265,7 @@ fn described(entries: &Map<String, Value>) -> Option<[CandidateStats; 2]> {
     Some([candidate("localCandidateId")?, candidate("remoteCandidateId")?])
 }
 
-/// Type of a candidate, judged by all of its side that have its address.
+/// Type of a candidate, judged by all candidates at its end that have its address.
 fn true_kind(
     entries: &Map<String, Value>,
     side: &'static str,
@@ -276,16 +277,16 @@ fn true_kind(
     entries_of(entries, side)
         .filter(|c| c["address"] == json!(candidate.address) && c["port"] == json!(candidate.port))
         .filter_map(|c| c["candidateType"].as_str()?.parse().ok())
-        // Another peer-reflexive one says nothing new.
+        // Another peer-reflexive candidate adds no information.
         .filter(|kind| *kind != CandidateType::Prflx)
         .min()
         .unwrap_or(candidate.kind)
 }
 
-/// Describes the selected pair, and adds the entry of its remote candidate when the crate left it
-/// out: a check that came before the candidate was signaled makes it peer reflexive. A candidate of
-/// the same address then tells its type (RFC 8445 §7.3.1.3), a host candidate before all others: a
-/// reflexive one of its address says only that there is no NAT (§5.1.3).
+/// Describes the selected pair, and adds the entry of its remote candidate if the crate omitted it: a check that
+/// arrived before the candidate was signaled makes it peer reflexive. A candidate with the same address then
+/// determines its type (RFC 8445 §7.3.1.3), a host candidate before all others: a reflexive one with its address
+/// only shows that there is no NAT (§5.1.3).
 fn selected_pair(
     entries: &mut Map<String, Value>,
     selected: Option<[CandidateStats; 2]>,
@@ -319,7 +320,7 @@ fn selected_pair(
     })
 }
 
-/// Says in the log which pair is selected, when that has changed.
+/// Logs the selected pair, if it has changed.
 pub(super) fn log_selection(before: Option<&SelectedPair>, now: Option<&SelectedPair>) {
     let ends = |pair: &SelectedPair| (pair.local_address.clone(), pair.remote_address.clone());
     let Some(pair) = now.filter(|now| before.map(ends) != Some(ends(now))) else { return };
@@ -353,21 +354,24 @@ mod tests {
     use crate::{proto::token::IceServer, stun::stream::Trust};
 
     #[test]
-    fn a_relayed_candidate_has_its_servers_url_and_transport() {
+    fn a_relayed_candidate_has_the_url_and_transport_of_its_server() {
         let urls = ["turn:t:3478", "turn:t:80?transport=tcp", "turns:t"].map(str::to_owned);
         let server = IceServer { urls: urls.to_vec(), username: None, credential: None };
         let streams = StreamServers::new(&[server], Trust::web(), None);
         let mut entries = Map::new();
-        let told = [
+        let reported = [
             ("turn:t:3478?transport=udp", "udp", "turn:t:3478?transport=udp"),
             ("turn:relay-1.invalid:80?transport=udp", "tcp", &urls[1]),
             ("turn:relay-2.invalid:5349?transport=udp", "tls", &urls[2]),
         ];
-        for (port, (url, protocol, meant)) in (5000..).zip(told) {
+        for (port, (url, protocol, configured)) in (5000..).zip(reported) {
             let mut value = json!({"id": protocol, "type": "local-candidate", "url": url,
                 "candidateType": "relay", "address": "192.0.2.1", "port": port});
-            assert!(values::correct(&mut value, &streams, &TapCounters::default()));
-            assert_eq!((&value["url"], &value["relayProtocol"]), (&json!(meant), &json!(protocol)));
+            assert!(values::normalize(&mut value, &streams, &RtpCounters::default()));
+            assert_eq!(
+                (&value["url"], &value["relayProtocol"]),
+                (&json!(configured), &json!(protocol))
+            );
             entries.insert(protocol.into(), value);
         }
         let ours = candidate(CandidateType::Relay, "192.0.2.1", 5002);
@@ -381,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_reflexive_candidate_is_what_its_address_was_signaled_as() {
+    fn a_peer_reflexive_candidate_has_the_signaled_type_of_its_address() {
         let mut entries: Map<String, Value> = serde_json::from_value(json!({
             "R1": {"id": "R1", "type": "remote-candidate", "candidateType": "prflx",
                 "address": "192.0.2.9", "port": 50000},
@@ -419,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn pair_is_found_although_the_crate_shortens_ids_and_leaves_candidates_out() {
+    fn the_pair_is_found_despite_shortened_ids_and_missing_candidates() {
         let mut entries: Map<String, Value> = serde_json::from_value(json!({
             "P1": {"id": "P1", "type": "candidate-pair", "nominated": true, "state": "succeeded",
                 "localCandidateId": "abc", "remoteCandidateId": "ghi", "currentRoundTripTime": 0.01},

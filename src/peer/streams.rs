@@ -1,15 +1,15 @@
-//! TURN over TCP and TLS (RFC 8656 §3.1), which the `webrtc` crate does not speak (webrtc-rs/webrtc#848).
+//! TURN over TCP and TLS (RFC 8656 §3.1), which the `webrtc` crate does not support (webrtc-rs/webrtc#848).
 //!
-//! The crate is given a UDP server of a made-up name, `relay-1.invalid` (RFC 6761 §6.4). Looking it up
-//! resolves the real host and gives a stand-in address that nobody has: 240.0.0.1 (RFC 1112 §4), or
-//! `100::1` (RFC 6666) for IPv6. What a socket of the crate sends there goes over a TCP or TLS connection
-//! to the server instead, and what comes back is received as from there. Neither name nor address
-//! leaves this module's callers: events and statistics have the URL as configured.
+//! The crate gets a UDP server with a made-up name, `relay-1.invalid` (RFC 6761 §6.4). Resolving it resolves the
+//! real host and yields an unassigned stand-in address: 240.0.0.1 (RFC 1112 §4), or `100::1` (RFC 6666) for IPv6.
+//! Datagrams that a socket of the crate sends there go over a TCP or TLS connection to the server instead, and
+//! answers appear to come from there. Neither name nor address leaves this module's callers: events and statistics
+//! show the URL as configured.
 //!
-//! - `socket`: the UDP socket that tells the two kinds of addresses apart
-//! - `link`: one connection
+//! - `socket`: the UDP socket that separates the two kinds of addresses
+//! - `connection`: one connection to a server
 
-mod link;
+mod connection;
 mod socket;
 
 use std::{
@@ -22,29 +22,28 @@ use std::{
 
 pub(super) use socket::StreamSocket;
 
-use super::config::read_url;
 use crate::{
     netsim::{Direction, Gateway},
     proto::token::IceServer,
     stun::{
         stream::{DialError, Stream, Trust, dial},
-        uri::{ServerUri, Transport},
+        uri::{ServerUri, Transport, read_url},
     },
     types::RelayTransport,
 };
 
-/// How much later than UDP a connection is begun when there is a TURN server over UDP, too: relayed
-/// candidates have the same priority whatever their transport, and the first pair that works wins.
+/// How much later than UDP a connection is started if there is also a TURN server over UDP: relayed candidates have
+/// the same priority whatever their transport, and the first pair that works wins.
 const HEAD_START: Duration = Duration::from_millis(150);
 
-/// How much later still when TURN over UDP has answered by then: time for a pair over it to be taken,
-/// which waits for a direct pair first.
+/// Additional delay if TURN over UDP has answered by then: time for a pair over UDP to be nominated, which itself
+/// waits for a direct pair first.
 const LONGER_START: Duration = Duration::from_millis(600);
 
-/// Bytes of a packet that begins a connection, about.
+/// Approximate size of a packet that opens a connection, bytes.
 const HANDSHAKE_BYTES: usize = 60;
 
-/// Ends the made-up names.
+/// Suffix of the made-up names.
 const SUFFIX: &str = ".invalid";
 
 /// The TURN servers over TCP and TLS of one peer connection.
@@ -52,7 +51,7 @@ pub(super) struct StreamServers {
     servers: Vec<StreamServer>,
     trust: Trust,
     head_start: Duration,
-    /// Whose link the connections go over.
+    /// The simulated network whose link the connections use.
     gateway: Option<Arc<Gateway>>,
     /// The server's address behind each stand-in.
     behind: Mutex<HashMap<SocketAddr, SocketAddr>>,
@@ -60,7 +59,7 @@ pub(super) struct StreamServers {
 
 #[derive(Debug)]
 struct StreamServer {
-    /// As configured.
+    /// URL as configured.
     url: String,
     uri: ServerUri,
 }
@@ -72,7 +71,7 @@ impl fmt::Debug for StreamServers {
 }
 
 impl StreamServers {
-    /// Those of the configured servers that are over TCP or TLS; `gateway` is what they are behind.
+    /// The configured servers that use TCP or TLS; `gateway` is the simulated network in front of them.
     pub(super) fn new(
         configured: &[IceServer],
         trust: Trust,
@@ -94,18 +93,18 @@ impl StreamServers {
         Self { servers, trust, head_start, gateway, behind: Mutex::default() }
     }
 
-    /// Whether there is none.
+    /// Whether there are no such servers.
     pub(super) fn is_empty(&self) -> bool {
         self.servers.is_empty()
     }
 
-    /// The made-up host and port the crate is given for this URL.
+    /// The made-up host and port that the crate gets for this URL.
     pub(super) fn stand_in(&self, url: &str) -> Option<String> {
         let index = self.servers.iter().position(|server| server.url == url)?;
         Some(format!("relay-{}{SUFFIX}:{}", index + 1, self.servers[index].uri.port))
     }
 
-    /// The index of the server that has this made-up name, with or without a port.
+    /// The index of the server with this made-up name, with or without a port.
     fn named(&self, endpoint: &str) -> Option<usize> {
         let (number, _) = endpoint.strip_prefix("relay-")?.split_once(SUFFIX)?;
         let index = number.parse::<usize>().ok()?.checked_sub(1)?;
@@ -117,7 +116,7 @@ impl StreamServers {
         self.named(stand_in).map(|index| self.servers[index].uri.endpoint())
     }
 
-    /// Keeps what the real host resolves to, and gives the stand-ins, one for each address family.
+    /// Stores the resolved addresses of the real host, and returns the stand-ins, one for each address family.
     pub(super) fn resolved(&self, stand_in: &str, found: &[SocketAddr]) -> Vec<SocketAddr> {
         let Some(index) = self.named(stand_in) else { return Vec::new() };
         let number = index as u16 + 1;
@@ -137,7 +136,7 @@ impl StreamServers {
         given
     }
 
-    /// The URL as configured and the transport of a made-up URL that the crate tells of.
+    /// The configured URL and the transport for a made-up URL that the crate reports.
     pub(super) fn configured(&self, url: &str) -> Option<(&str, RelayTransport)> {
         let server = &self.servers[self.named(url.strip_prefix("turn:")?)?];
         let transport = match server.uri.transport {
@@ -169,8 +168,8 @@ impl StreamServers {
         self.behind(address).is_some()
     }
 
-    /// Lets TURN over UDP go first; `udp_answers` says whether it does.
-    async fn let_udp_go_first(&self, udp_answers: impl Fn() -> bool) {
+    /// Gives TURN over UDP a head start; `udp_answers` returns whether it answers.
+    async fn give_udp_a_head_start(&self, udp_answers: impl Fn() -> bool) {
         tokio::time::sleep(self.head_start).await;
         if !self.head_start.is_zero() && udp_answers() {
             tokio::time::sleep(LONGER_START).await;
@@ -189,8 +188,8 @@ impl StreamServers {
         dial(address, &uri.host, tls, Some(local.ip())).await
     }
 
-    /// The round trips over the simulated link that a connection begins with: one for TCP (RFC 9293
-    /// §3.5), one more for TLS (RFC 8446 §2).
+    /// The round trips over the simulated link that open a connection: one for TCP (RFC 9293 §3.5), one more for
+    /// TLS (RFC 8446 §2).
     async fn shake_hands(&self, round_trips: usize) {
         let Some(gateway) = &self.gateway else { return };
         for _ in 0..round_trips {
@@ -201,8 +200,8 @@ impl StreamServers {
     }
 }
 
-/// What a socket says when its connection to the server is gone.
-fn gone() -> io::Error {
+/// The error of a socket whose connection to the server has closed.
+fn closed_error() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the connection to the TURN server is closed")
 }
 
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn each_server_has_a_name_and_addresses_of_its_own() {
+    fn each_server_has_its_own_name_and_addresses() {
         let tcp = "turn:t.example:80?transport=tcp";
         let tls = "turns:[::1]";
         let servers = servers(&["stun:s", "turn:t.example", tcp, tls, tcp]);
@@ -242,13 +241,13 @@ mod tests {
         assert_eq!(servers.behind(given[1]), Some((real[2], 1)));
         assert_eq!(servers.behind(real[0]), None);
         assert_eq!(servers.behind("240.0.0.1:80".parse().unwrap()), None, "not looked up yet");
-        let told = format!("turn:{name}?transport=udp");
-        assert_eq!(servers.configured(&told), Some((tls, RelayTransport::Tls)));
+        let reported = format!("turn:{name}?transport=udp");
+        assert_eq!(servers.configured(&reported), Some((tls, RelayTransport::Tls)));
         assert_eq!(servers.configured("turn:t.example:3478?transport=udp"), None);
     }
 
     #[test]
-    fn alone_there_is_nothing_to_wait_for() {
+    fn without_udp_there_is_no_head_start() {
         let servers = servers(&["stun:s", "turns:t"]);
         assert_eq!(servers.head_start, Duration::ZERO);
         assert!(!servers.is_empty());

@@ -1,15 +1,15 @@
 //! RTP timestamps of the video track (RFC 3550 §5.1).
 //!
-//! They follow the monotonic clock: distances between pictures are true whatever becomes of the wall clock. A
-//! pause of more than half a turn of the counter (6.6 hours) is shortened to that, so that every receiver takes
+//! They follow the monotonic clock: the distances between pictures are correct whatever happens to the wall clock.
+//! A pause of more than half a wrap of the counter (6.6 hours) is shortened to that, so that every receiver takes
 //! the next picture for a newer one.
 
 use std::time::{Duration, Instant};
 
-/// Older than this a picture does not become on its way to the track; more is a clock that was set.
+/// Maximum age of a picture when it reaches the track; a larger one means that the clock was set.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// The largest step of the timestamp, ticks. A larger one looks like a step back.
+/// The maximum step of the timestamp, ticks. A larger one looks like a step back.
 const MAX_STEP: u64 = (1 << 31) - 1;
 
 /// The timestamps of one track, 90 kHz (RFC 6184 §5.1).
@@ -20,12 +20,12 @@ pub(super) struct Timestamps {
 }
 
 impl Timestamps {
-    /// Timestamps that begin about at `first`.
+    /// Timestamps that start approximately at `first`.
     pub(super) fn new(first: u32, now: Instant) -> Self {
         Self { epoch: now, last: (0, first) }
     }
 
-    /// That of a picture which was captured `age` ago. It always goes forward.
+    /// The timestamp of a picture captured `age` ago. It always moves forward.
     pub(super) fn next(&mut self, now: Instant, age: Duration) -> u32 {
         let since = now.saturating_duration_since(self.epoch).saturating_sub(age.min(MAX_AGE));
         let ticks = since.as_secs() * 90_000 + u64::from(since.subsec_nanos()) * 9 / 100_000;
@@ -42,9 +42,9 @@ mod tests {
 
     #[test]
     fn timestamps_follow_the_monotonic_clock_and_go_forward() {
-        let begun = Instant::now();
-        let mut timestamps = Timestamps::new(u32::MAX - 5, begun);
-        let at = |seconds: f64| begun + Duration::from_secs_f64(seconds);
+        let start = Instant::now();
+        let mut timestamps = Timestamps::new(u32::MAX - 5, start);
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let first = timestamps.next(at(20.0), Duration::ZERO);
         assert_eq!(timestamps.next(at(20.0), Duration::ZERO), first.wrapping_add(1));
         let later = timestamps.next(at(23.5), Duration::from_millis(100));
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(set.wrapping_sub(later), 1);
         let next = timestamps.next(at(30.5), Duration::ZERO);
         assert_eq!(next.wrapping_sub(first), 945_002);
-        // 13 hours of silence, which is nearly a whole turn; then true distances again.
+        // 13 hours of silence, nearly a whole wrap; then correct distances again.
         let after = timestamps.next(at(30.5 + 13.0 * 3600.0), Duration::ZERO);
         assert_eq!(after.wrapping_sub(next), (1 << 31) - 1);
         let last = timestamps.next(at(34.0 + 13.0 * 3600.0), Duration::ZERO);

@@ -1,4 +1,4 @@
-//! The tasks around packetizer and assembler: video out, video in.
+//! The tasks around packetizer and assembler: outgoing and incoming video.
 
 use std::{
     sync::{
@@ -32,34 +32,35 @@ use webrtc::{
 use super::{
     assembler::{Assembled, BrokenAccessUnit, BrokenReason, WholeAccessUnit},
     config::{self, PeerConfig},
-    event::{PeerError, PeerEvent},
-    handler::Shared,
+    error::PeerError,
+    event::PeerEvent,
     incoming::Incoming,
     pacing::Pacing,
     packetizer,
-    repair::Repairing,
+    repair::PeerRepairs,
+    rtp_observer::{InboundRtp, KeyframeRequest},
     sdp::PhonePath,
-    tap::{InboundRtp, KeyframeRequest},
+    shared::PeerState,
     timestamps::Timestamps,
 };
 use crate::media::h264::{self, AccessUnit};
 
-/// How long an access unit may go without a new packet before it is given up: longer than an outage
-/// that repair gets over. It holds nothing up: what comes after it is handed out when it is whole.
+/// How long an access unit may go without a new packet before it is abandoned: longer than an outage that repair
+/// can bridge. It delays nothing: later access units are delivered as soon as they are complete.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The same where nothing is repaired: no packet is so late.
+/// The same without repair: no packet is that late.
 pub(super) const PATIENCE_UNREPAIRED: Duration = Duration::from_millis(500);
 
-/// Bytes of received access units that may be in use at a time, from here to the disk, in units of 1 KiB.
+/// Maximum size of received access units in use at a time, from here to the disk, in units of 1 KiB.
 const RECEIVED_KIB: usize = 64 << 10;
 
-/// An access unit on its way out.
+/// An access unit that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentAccessUnit {
     /// RTP timestamp of its packets.
     pub rtp_timestamp: u32,
-    /// RTP packets it was cut into.
+    /// Number of RTP packets it was split into.
     pub packets: u32,
     /// When the first packet was handed to the connection.
     pub first_packet: Instant,
@@ -67,16 +68,16 @@ pub struct SentAccessUnit {
     pub send_time: Duration,
 }
 
-/// An access unit that came whole.
+/// An access unit that arrived completely.
 #[derive(Debug, Clone)]
 pub struct ReceivedAccessUnit {
-    /// The access unit and what is known of its packets.
+    /// The access unit, with information about its packets.
     pub unit: WholeAccessUnit,
-    /// Wall-clock time at which it became whole.
+    /// Wall-clock time at which it became complete.
     pub received_at: SystemTime,
 }
 
-/// The sender's side of the video track.
+/// The sending end of the video track.
 pub(super) struct VideoSender {
     track: Arc<TrackLocalStaticRTP>,
     ssrc: u32,
@@ -90,7 +91,7 @@ impl VideoSender {
         connection: &dyn PeerConnection,
     ) -> Result<Self, PeerError> {
         let ssrc = rand::random::<u32>().max(1);
-        // Of use only when the peer agrees; the crate leaves it out where there is no payload type for it.
+        // Used only if the peer agrees; the crate omits it without a negotiated payload type.
         let rtx = RTCRtpRtxParameters { ssrc: ssrc.wrapping_add(1).max(1) };
         let encoding = RTCRtpEncodingParameters {
             rtp_coding_parameters: RTCRtpCodingParameters {
@@ -133,7 +134,7 @@ impl VideoSender {
         timestamps.next(Instant::now(), age)
     }
 
-    /// Sends an access unit, as fast as `pacing` lets it; `relayed` says that it may go through a relay.
+    /// Sends an access unit, as fast as `pacing` allows; `relayed`: it may go through a relay.
     pub(super) async fn send(
         &self,
         unit: &AccessUnit,
@@ -144,8 +145,8 @@ impl VideoSender {
         let payloads = packetizer::packetize(&unit.data);
         let packets = payloads.len();
         let first = self.sequence.fetch_add(packets as u16, Ordering::Relaxed);
-        let begun = Instant::now();
-        pacing.begin(begun, packets, relayed);
+        let started = Instant::now();
+        pacing.begin(started, packets, relayed);
         for (index, payload) in payloads.into_iter().enumerate() {
             pacing.wait(payload.len()).await;
             let packet = rtp::Packet {
@@ -168,8 +169,8 @@ impl VideoSender {
         Ok(SentAccessUnit {
             rtp_timestamp,
             packets: packets as u32,
-            first_packet: begun,
-            send_time: begun.elapsed(),
+            first_packet: started,
+            send_time: started.elapsed(),
         })
     }
 }
@@ -191,18 +192,18 @@ pub(super) async fn forward_requests(
     }
 }
 
-/// Assembles what the tap hands over; what keyframes show of the `path` is kept.
+/// Assembles packets from the RTP observer; records in `path` what keyframes reveal about it.
 pub(super) async fn receive(
     mut packets: mpsc::Receiver<InboundRtp>,
-    shared: Arc<Shared>,
+    shared: Arc<PeerState>,
     patience: Duration,
-    repairing: Repairing,
+    peer_repairs: PeerRepairs,
     path: PhonePath,
 ) {
     let mut incoming = Incoming::new(patience);
     let budget = Arc::new(Semaphore::new(RECEIVED_KIB));
     loop {
-        incoming.set_repaired(repairing.get());
+        incoming.set_repaired(peer_repairs.get());
         let expiry = incoming.next_expiry();
         let wait = async {
             match expiry {
@@ -224,7 +225,7 @@ pub(super) async fn receive(
         for one in made {
             let event = match one.with(&parameter_sets(&shared)).within(&budget) {
                 Assembled::Whole(unit) => {
-                    shared.frames.carried(None);
+                    shared.frames.transferred(None);
                     path.arrived(unit.packets, &unit.delivery);
                     PeerEvent::AccessUnit(ReceivedAccessUnit {
                         received_at: wall_time(unit.completed),
@@ -240,18 +241,18 @@ pub(super) async fn receive(
     }
 }
 
-/// Wall-clock time at a moment that has just passed.
+/// Wall-clock time of a moment that has just passed.
 fn wall_time(moment: Instant) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(moment.elapsed()).unwrap_or(now)
 }
 
-fn parameter_sets(shared: &Shared) -> Bytes {
+fn parameter_sets(shared: &PeerState) -> Bytes {
     shared.parameter_sets.lock().expect("no holder of this lock panics").clone()
 }
 
 impl Assembled {
-    /// An IDR picture that comes without parameter sets, with those of the description before it.
+    /// Prefixes an IDR picture that has no parameter sets with those of the description.
     fn with(self, parameter_sets: &Bytes) -> Self {
         let Self::Whole(mut unit) = self else { return self };
         if !parameter_sets.is_empty() && lacks_parameter_sets(&unit.data) {
@@ -260,14 +261,14 @@ impl Assembled {
         Self::Whole(unit)
     }
 
-    /// An access unit whose bytes count in the budget until their last reader drops them; one that does not fit is
-    /// given up.
+    /// Charges the access unit's bytes to the budget until their last reader drops them; one that does not fit is
+    /// abandoned.
     fn within(self, budget: &Arc<Semaphore>) -> Self {
         let Self::Whole(mut unit) = self else { return self };
         let kib = unit.data.len().div_ceil(1024) as u32;
         match Arc::clone(budget).try_acquire_many_owned(kib) {
             Ok(permit) => {
-                unit.data = Bytes::from_owner(Counted { data: unit.data, _permit: permit });
+                unit.data = Bytes::from_owner(BudgetedBytes { data: unit.data, _permit: permit });
                 Self::Whole(unit)
             }
             Err(_) => Self::Broken(BrokenAccessUnit {
@@ -285,19 +286,19 @@ fn lacks_parameter_sets(annex_b: &[u8]) -> bool {
     types.contains(&5) && !types.contains(&7)
 }
 
-/// Bytes that are counted while they are in use.
-struct Counted {
+/// Bytes that are charged to a budget while they are in use.
+struct BudgetedBytes {
     data: Bytes,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Counted {
+impl AsRef<[u8]> for BudgetedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
 }
 
-fn is_ours(shared: &Shared, payload_type: u8) -> bool {
+fn is_ours(shared: &PeerState, payload_type: u8) -> bool {
     shared.payload_types.lock().expect("no holder of this lock panics").contains(&payload_type)
 }
 
@@ -332,13 +333,13 @@ mod tests {
         let (idr, delta) = ([0, 0, 0, 1, 0x65, 3], [0, 0, 0, 1, 0x41, 3]);
         let whole = [&sets[..], &idr].concat();
         assert_eq!(made(&idr, &sets), whole);
-        assert_eq!(made(&whole, &sets), whole, "those of the stream are newer");
+        assert_eq!(made(&whole, &sets), whole, "the stream's parameter sets are newer");
         assert_eq!(made(&delta, &sets), delta);
         assert_eq!(made(&idr, &[]), idr);
     }
 
     #[test]
-    fn access_units_in_use_are_bounded_and_free_their_place() {
+    fn access_units_in_use_are_bounded_and_release_their_budget() {
         let budget = Arc::new(Semaphore::new(RECEIVED_KIB));
         let unit = || whole(Bytes::from(vec![7; 1 << 20]));
         let mut used: Vec<_> = (0..70).map(|_| unit().within(&budget)).collect();
@@ -349,7 +350,7 @@ mod tests {
         );
         used.clear();
         let Assembled::Whole(again) = unit().within(&budget) else {
-            panic!("its place is not free")
+            panic!("the budget was not released")
         };
         assert!(again.data.iter().all(|byte| *byte == 7) && again.data.len() == 1 << 20);
     }

@@ -1,8 +1,8 @@
-//! What shows that a peer connection is alive, noted where it is seen.
+//! Evidence that a peer connection is alive, recorded where it is observed.
 //!
-//! ICE alone does not show it: behind a live path DTLS, SCTP, SRTP or the crate's driver may be dead.
-//! `Monitor` is written by the sockets, the tap, the control channels and the driver's thread; [`Vitals`] is
-//! what a look at it gives. `session::liveness` judges.
+//! ICE alone does not prove it: behind a live path DTLS, SCTP, SRTP or the crate's driver may be dead. The sockets,
+//! the RTP observer, the control channels and the driver's thread write to [`LivenessMonitor`]; [`Vitals`] is a
+//! snapshot of it. `session::liveness` draws the conclusions.
 
 use std::{
     sync::{
@@ -15,23 +15,23 @@ use std::{
 
 use tokio::sync::watch;
 
-/// Checks of ICE are 2 s apart; when none has come for so long, there was no path.
+/// ICE checks are 2 s apart; if none has arrived for this long, there was no path.
 const OUTAGE: Duration = Duration::from_secs(4);
 
-/// Signs of life of a peer connection. Times count from the building of the connection.
+/// Signs of life of a peer connection. Times are relative to the construction of the connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vitals {
-    /// Now.
+    /// When this snapshot was taken.
     pub now: Duration,
-    /// ICE has a path.
+    /// When ICE found a path.
     pub ice: Option<Duration>,
-    /// DTLS is established.
+    /// When DTLS was established.
     pub dtls: Option<Duration>,
-    /// Our control channel has opened.
+    /// When our control channel opened.
     pub channel: Option<Duration>,
-    /// Both descriptions have a data channel.
+    /// Whether both descriptions have a data channel.
     pub has_data: bool,
-    /// When the DTLS handshake last advanced on this side.
+    /// When the DTLS handshake last advanced at this end.
     pub handshake: Option<Duration>,
     /// Last authenticated connectivity check or answer.
     pub check: Option<Duration>,
@@ -39,32 +39,32 @@ pub struct Vitals {
     pub media: Option<Duration>,
     /// Last message on any data channel.
     pub data: Option<Duration>,
-    /// Our control channel has closed.
+    /// When our control channel closed.
     pub channel_closed: Option<Duration>,
-    /// Pings without an answer since the last answer; none before the first answer.
+    /// Pings unanswered since the last answer; none before the first answer.
     pub pings: Option<Unanswered>,
-    /// Keyframes sent since the peer last acknowledged packets; none before it first did.
+    /// Keyframes sent since the peer last acknowledged packets; none before its first acknowledgment.
     pub keyframes_sent: Option<Unanswered>,
     /// Keyframes announced by the peer since its last RTP packet.
     pub keyframes_announced: Option<Unanswered>,
     /// A plaintext DTLS alert that was ignored: level and description (RFC 5246 §7.2).
     pub alert: Option<(u8, u8)>,
-    /// Datagrams dropped because they came on no authenticated path, or were malformed.
+    /// Datagrams dropped because they arrived on no authenticated path, or were malformed.
     pub dropped: u64,
 }
 
 impl Vitals {
-    /// The last sign of life of the peer.
+    /// The peer's most recent sign of life.
     #[must_use]
-    pub fn heard(&self) -> Option<Duration> {
+    pub fn last_sign_of_life(&self) -> Option<Duration> {
         [self.check, self.media, self.data].into_iter().flatten().max()
     }
 }
 
-/// Something that was sent and has not been answered.
+/// Messages that were sent and have not been answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unanswered {
-    /// How many.
+    /// Number of messages.
     pub count: u32,
     /// When the first of them was sent.
     pub since: Duration,
@@ -84,16 +84,16 @@ impl Stamp {
     }
 }
 
-/// Counts what is sent until it is answered.
+/// Counts sent messages until they are answered.
 #[derive(Debug, Default)]
-struct Waiting {
-    /// It is answered at all.
+struct AnswerTracker {
+    /// Whether the peer has ever answered.
     answers: bool,
     count: u32,
     since: Duration,
 }
 
-impl Waiting {
+impl AnswerTracker {
     fn sent(&mut self, now: Duration) {
         if self.count == 0 {
             self.since = now;
@@ -112,9 +112,9 @@ impl Waiting {
     }
 }
 
-/// The writing end: one a peer connection.
+/// The writing end of [`Vitals`], one for each peer connection.
 #[derive(Debug)]
-pub(crate) struct Monitor {
+pub(crate) struct LivenessMonitor {
     created: Instant,
     ice: Stamp,
     dtls: Stamp,
@@ -125,14 +125,14 @@ pub(crate) struct Monitor {
     data: Stamp,
     channel_closed: Stamp,
     has_data: AtomicBool,
-    waiting: Mutex<[Waiting; 3]>,
-    /// Highest sequence number the peer reported, plus one.
+    trackers: Mutex<[AnswerTracker; 3]>,
+    /// Highest sequence number that the peer reported, plus one.
     reported: AtomicU64,
     alert: AtomicU32,
     dropped: AtomicU64,
-    /// Sockets that hold something back until ICE has a path, or DTLS is done.
+    /// Sockets that hold datagrams back until ICE has a path, or DTLS is established.
     holding: Mutex<Vec<Waker>>,
-    /// Turns of the driver's loop.
+    /// Iterations of the driver's loop.
     turns: AtomicU64,
     driver: watch::Sender<Option<String>>,
 }
@@ -141,7 +141,7 @@ const PINGS: usize = 0;
 const SENT: usize = 1;
 const ANNOUNCED: usize = 2;
 
-impl Monitor {
+impl LivenessMonitor {
     pub(super) fn new() -> Self {
         Self {
             created: Instant::now(),
@@ -154,7 +154,7 @@ impl Monitor {
             data: Stamp::default(),
             channel_closed: Stamp::default(),
             has_data: AtomicBool::new(false),
-            waiting: Mutex::default(),
+            trackers: Mutex::default(),
             reported: AtomicU64::new(0),
             alert: AtomicU32::new(0),
             dropped: AtomicU64::new(0),
@@ -172,8 +172,8 @@ impl Monitor {
         self.created.elapsed()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, [Waiting; 3]> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn trackers(&self) -> MutexGuard<'_, [AnswerTracker; 3]> {
+        self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn ice_connected(&self) {
@@ -181,7 +181,7 @@ impl Monitor {
         self.wake();
     }
 
-    /// Whether what the crate sends has a path.
+    /// Whether the crate has a path to send on.
     pub(super) fn has_path(&self) -> bool {
         self.ice.get().is_some()
     }
@@ -201,7 +201,8 @@ impl Monitor {
         self.dtls.get().is_some()
     }
 
-    /// Wakes this task when ICE has a path, and when the crate has keys for media, unless that was so before.
+    /// Wakes this task when ICE has a path, and when the crate has keys for media, unless that has already
+    /// happened.
     pub(super) fn wake_later(&self, waker: &Waker) {
         let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         if !holding.iter().any(|other| other.will_wake(waker)) {
@@ -209,7 +210,7 @@ impl Monitor {
         }
     }
 
-    /// Whether the peer's description has a data channel, as ours always has.
+    /// Records whether the peer's description has a data channel; ours always has.
     pub(super) fn described(&self, has_data: bool) {
         self.has_data.store(has_data, Relaxed);
     }
@@ -228,63 +229,63 @@ impl Monitor {
 
     pub(super) fn check_received(&self) {
         let now = self.now();
-        // While there was no path nothing could be answered: that begins to count now.
+        // Without a path nothing could be answered: counting restarts now.
         if self.check.get().is_some_and(|last| now.saturating_sub(last) >= OUTAGE) {
-            self.waiting().iter_mut().for_each(|waiting| waiting.count = 0);
+            self.trackers().iter_mut().for_each(|tracker| tracker.count = 0);
         }
         self.check.set(now);
     }
 
-    /// A message on a data channel.
+    /// A message on a data channel arrived.
     pub(super) fn data_received(&self) {
         self.data.set(self.now());
     }
 
-    /// RTCP that the peer authenticated.
+    /// RTCP authenticated by the peer arrived.
     pub(super) fn rtcp_received(&self) {
         self.media.set(self.now());
     }
 
-    /// RTP that the peer authenticated.
+    /// RTP authenticated by the peer arrived.
     pub(super) fn rtp_received(&self) {
         self.media.set(self.now());
-        let mut waiting = self.waiting();
-        if waiting[ANNOUNCED].count > 0 || !waiting[ANNOUNCED].answers {
-            waiting[ANNOUNCED].answered();
+        let mut trackers = self.trackers();
+        if trackers[ANNOUNCED].count > 0 || !trackers[ANNOUNCED].answers {
+            trackers[ANNOUNCED].answered();
         }
     }
 
     pub(super) fn ping_sent(&self) {
-        self.waiting()[PINGS].sent(self.now());
+        self.trackers()[PINGS].sent(self.now());
     }
 
     pub(super) fn pong_received(&self) {
-        self.waiting()[PINGS].answered();
+        self.trackers()[PINGS].answered();
     }
 
     pub(super) fn keyframe_sent(&self) {
-        self.waiting()[SENT].sent(self.now());
+        self.trackers()[SENT].sent(self.now());
     }
 
     pub(super) fn keyframe_announced(&self) {
-        let mut waiting = self.waiting();
-        // Its packets may be ahead of it or lost, but three in a row are not.
-        waiting[ANNOUNCED].answers = true;
-        waiting[ANNOUNCED].sent(self.now());
+        let mut trackers = self.trackers();
+        // Its packets may precede it or be lost, but not three times in a row.
+        trackers[ANNOUNCED].answers = true;
+        trackers[ANNOUNCED].sent(self.now());
     }
 
-    /// The peer reports the highest sequence number it has (RFC 3550 §6.4.1): news of a later one
-    /// acknowledges what was sent.
+    /// The peer reports the highest sequence number it has received (RFC 3550 §6.4.1): a changed one acknowledges
+    /// sent packets.
     pub(super) fn packets_reported(&self, highest: u32) {
-        let news = u64::from(highest) + 1;
-        if self.reported.swap(news, Relaxed) != news {
+        let reported = u64::from(highest) + 1;
+        if self.reported.swap(reported, Relaxed) != reported {
             self.packets_acknowledged();
         }
     }
 
-    /// The peer reports packets that arrived.
+    /// The peer reports that packets arrived.
     pub(super) fn packets_acknowledged(&self) {
-        self.waiting()[SENT].answered();
+        self.trackers()[SENT].answered();
     }
 
     pub(super) fn alert_ignored(&self, level: u8, description: u8) {
@@ -295,7 +296,7 @@ impl Monitor {
         self.dropped.fetch_add(1, Relaxed);
     }
 
-    /// Data or media have come, so the peer has keys, and DTLS is over on both ends.
+    /// Data or media have arrived, so the peer has keys, and DTLS is established at both ends.
     pub(super) fn peer_has_keys(&self) -> bool {
         self.data.get().is_some() || self.media.get().is_some() || self.channel.get().is_some()
     }
@@ -308,7 +309,7 @@ impl Monitor {
         self.turns.load(Relaxed)
     }
 
-    /// The driver has ended, or is abandoned; why. The first reason stays.
+    /// The driver has ended, or is abandoned, with the reason. Only the first reason is kept.
     pub(super) fn driver_ended(&self, why: String) -> bool {
         self.driver.send_if_modified(|ended| {
             let first = ended.is_none();
@@ -317,19 +318,19 @@ impl Monitor {
         })
     }
 
-    /// Why there is no driver any more.
+    /// Why the driver is gone.
     pub(super) fn driver_end(&self) -> Option<String> {
         self.driver.borrow().clone()
     }
 
-    /// Completes when there is no driver any more.
+    /// Completes when the driver is gone.
     pub(super) async fn driver_is_gone(&self) {
         // The sender lives as long as this borrow.
         let _ = self.driver.subscribe().wait_for(Option::is_some).await;
     }
 
     pub(super) fn vitals(&self) -> Vitals {
-        let waiting = self.waiting();
+        let trackers = self.trackers();
         let alert = self.alert.load(Relaxed);
         Vitals {
             now: self.now(),
@@ -342,9 +343,9 @@ impl Monitor {
             media: self.media.get(),
             data: self.data.get(),
             channel_closed: self.channel_closed.get(),
-            pings: waiting[PINGS].unanswered(),
-            keyframes_sent: waiting[SENT].unanswered(),
-            keyframes_announced: waiting[ANNOUNCED].unanswered(),
+            pings: trackers[PINGS].unanswered(),
+            keyframes_sent: trackers[SENT].unanswered(),
+            keyframes_announced: trackers[ANNOUNCED].unanswered(),
             alert: (alert != 0).then_some(((alert >> 8) as u8, alert as u8)),
             dropped: self.dropped.load(Relaxed),
         }

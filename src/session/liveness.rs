@@ -153,7 +153,7 @@ pub(super) fn judge(vitals: &Vitals) -> Health {
     if over_dtls.is_none() && now.saturating_sub(dtls) >= FIRST_SIGN_WITHIN {
         return Health::Dead(Cause::NothingReceived);
     }
-    match now.saturating_sub(vitals.heard().unwrap_or(dtls)) {
+    match now.saturating_sub(vitals.last_sign_of_life().unwrap_or(dtls)) {
         silence if silence >= GONE_AFTER => Health::Dead(Cause::Gone),
         silence if silence >= SILENT_AFTER => Health::Silent,
         _ => Health::Alive,

@@ -135,6 +135,20 @@ impl FromStr for ServerUri {
     }
 }
 
+/// Reads the URL of an ICE server. A query on `stun:`, which RFC 7064 does not define but some token responses contain,
+/// is ignored.
+///
+/// # Errors
+/// [`UriError`].
+pub(crate) fn read_url(url: &str) -> Result<ServerUri, UriError> {
+    match url.trim_start().get(..5) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("stun:") => {
+            url.split('?').next().unwrap_or_default().parse()
+        }
+        _ => url.parse(),
+    }
+}
+
 /// Whether a URL is of a TURN server, by its scheme alone.
 #[must_use]
 pub fn is_turn(url: &str) -> bool {

@@ -1,5 +1,5 @@
-//! Descriptions and candidates that mean no good, or are written badly, through real signaling: a peer refuses
-//! them in words or bounds what they cost, and meets a good peer afterwards.
+//! Hostile or malformed descriptions and candidates, through real signaling: a peer rejects them with an error, or
+//! limits their cost, and connects to a good peer afterwards.
 
 use std::{fmt::Write as _, sync::Arc, time::SystemTime};
 
@@ -23,10 +23,10 @@ use tokio_tungstenite::{
 
 use crate::run::{HANG, Running, serve, start};
 
-/// Most memory that one hostile description, or a flood of candidates, may cost for good, bytes.
+/// Maximum memory that one hostile description, or a flood of candidates, may cost permanently, bytes.
 const MAX_GROWN: u64 = 32_000_000;
 
-/// A server that relays whatever comes at once, as somebody else's may.
+/// A server that relays everything without rate limits, as a third-party server may.
 struct Rig {
     dir: tempfile::TempDir,
     _server: Running,
@@ -105,13 +105,13 @@ impl Socket {
         }
     }
 
-    /// Whether the phone offers anew; not when it is not there, or goes.
+    /// Whether the phone sends a new offer; false if it is absent, or leaves.
     async fn is_offered(&mut self, seen: &mut Vec<Value>) -> bool {
         loop {
             let heard = self.hears(&["hello", "offer", "bye", "peer-left"]).await;
             match heard["t"].as_str() {
                 Some("hello") if heard["peerPresent"] == true => {}
-                // The server may hold one for the newcomer that another has had.
+                // The server may hold an offer for the newcomer that was already delivered to another client.
                 Some("offer") if seen.contains(&heard["sdp"]) => {}
                 Some("offer") => {
                     seen.push(heard["sdp"].clone());
@@ -150,17 +150,17 @@ fn candidate(address: &str, port: u32) -> String {
     format!("candidate:{port} 1 udp 2122260223 {address} {port} typ host generation 0")
 }
 
-/// What becomes of a description.
+/// The expected outcome for a description.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
-    /// It is answered, and the peer waits for what comes of it.
+    /// It is answered, and the peer waits for the connection.
     Answered,
-    /// The peer ends with 1, and names why.
+    /// The peer exits with 1, and reports the reason.
     Refused,
 }
 use Fate::{Answered, Refused};
 
-/// Descriptions that are not as they should be, and what becomes of each as an offer and as an answer.
+/// Invalid or unusual descriptions, with the expected outcome of each as an offer and as an answer.
 fn descriptions() -> Vec<(&'static str, String, [Fate; 2])> {
     let good = offer(1);
     let lines = |name: &str| {
@@ -179,8 +179,8 @@ fn descriptions() -> Vec<(&'static str, String, [Fate; 2])> {
     let lines_of_media =
         "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:9\r\na=rtpmap:111 opus/48000/2\r\n".repeat(600);
     vec![
-        ("as it should be", good.clone(), [Answered; 2]),
-        ("60 KB of attributes that nobody knows", format!("{good}{noise}"), [Answered; 2]),
+        ("valid", good.clone(), [Answered; 2]),
+        ("60 KB of unknown attributes", format!("{good}{noise}"), [Answered; 2]),
         ("700 candidates", format!("{good}{many}"), [Answered; 2]),
         (
             "an m-line of 60 KB",
@@ -196,31 +196,31 @@ fn descriptions() -> Vec<(&'static str, String, [Fate; 2])> {
         ("a zero byte", swap("a=mid:0", "a=mid:0\0"), [Refused; 2]),
         ("no fingerprint", lines("a=fingerprint"), [Refused; 2]),
         (
-            "a fingerprint that is none",
+            "an invalid fingerprint",
             swap("a=fingerprint:sha-256 ", "a=fingerprint:sha-256 zz"),
             [Refused; 2],
         ),
-        ("a fingerprint by a hash that nobody knows", swap("sha-256", "rot-13"), [Refused; 2]),
-        ("no user name fragment", lines("a=ice-ufrag"), [Refused; 2]),
+        ("a fingerprint with an unknown hash function", swap("sha-256", "rot-13"), [Refused; 2]),
+        ("no username fragment", lines("a=ice-ufrag"), [Refused; 2]),
         ("no password", lines("a=ice-pwd"), [Refused; 2]),
         (
-            "a user name fragment of 50 KB",
+            "a username fragment of 50 KB",
             swap("a=ice-ufrag:uf01", &format!("a=ice-ufrag:{}", "u".repeat(25_000))),
             [Answered; 2],
         ),
-        ("a role in DTLS that is none", swap("a=setup:actpass", "a=setup:whatever"), [Answered; 2]),
-        ("no role in DTLS", lines("a=setup"), [Answered; 2]),
+        ("an invalid DTLS role", swap("a=setup:actpass", "a=setup:whatever"), [Answered; 2]),
+        ("no DTLS role", lines("a=setup"), [Answered; 2]),
         ("no m-line", good[..media].to_owned(), [Refused; 2]),
         (
-            "m-lines of port 0 alone",
+            "only m-lines with port 0",
             good.replace("m=video 9", "m=video 0").replace("m=application 9", "m=application 0"),
             [Refused; 2],
         ),
         ("a payload type over 127", good.replace("102", "1020"), [Refused; 2]),
-        ("one mid twice", swap("a=mid:1", "a=mid:0"), [Answered; 2]),
-        ("a BUNDLE group of others", swap("BUNDLE 0 1", "BUNDLE 7 8"), [Refused, Answered]),
+        ("a duplicate mid", swap("a=mid:1", "a=mid:0"), [Answered; 2]),
+        ("a BUNDLE group of other mids", swap("BUNDLE 0 1", "BUNDLE 7 8"), [Refused, Answered]),
         ("nothing", String::new(), [Refused; 2]),
-        ("no description", "\u{1}\u{2}garbage".into(), [Refused; 2]),
+        ("not a description", "\u{1}\u{2}garbage".into(), [Refused; 2]),
     ]
 }
 
@@ -240,14 +240,14 @@ fn memory(peer: &Running) -> u64 {
     1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
 }
 
-/// The peer ends by itself, and says why and what to try.
+/// The peer exits by itself, and reports the reason and a remedy.
 fn refused(what: &str, peer: Running) {
     let ended = tokio::task::block_in_place(|| peer.end());
     assert_eq!(ended.code, Some(1), "{what}: {}", ended.stderr);
     assert!(ended.stderr.contains("\n  try: "), "{what}: {}", ended.stderr);
 }
 
-/// Its memory does not grow by much over what it was at first.
+/// Its memory does not grow much beyond the initial value.
 fn bounded(what: &str, peer: &Running, before: &mut Option<u64>) {
     let grown = memory(peer).saturating_sub(*before.get_or_insert_with(|| memory(peer)));
     assert!(grown < MAX_GROWN, "{what}: {grown} bytes more");
@@ -263,7 +263,7 @@ async fn connected(link: &mut Call) {
     }
 }
 
-/// A good phone comes, and its keyframe is stored; then recv ends well.
+/// A good phone joins, and its keyframe is stored; then recv exits successfully.
 async fn stores_a_keyframe(rig: &Rig, recv: Running) {
     let mut link = rig.link("phone", PeerRole::Sender);
     connected(&mut link).await;
@@ -279,7 +279,7 @@ async fn stores_a_keyframe(rig: &Rig, recv: Running) {
 }
 
 #[test]
-fn hostile_offers_are_answered_or_refused_and_a_good_one_works() {
+fn hostile_offers_are_answered_or_rejected_and_a_good_one_works() {
     let rig = Rig::new();
     block_on(async {
         let run = || rig.start(&["recv", "--out", "frames"]);
@@ -297,7 +297,7 @@ fn hostile_offers_are_answered_or_refused_and_a_good_one_works() {
             }
             if found == Refused {
                 refused(what, recv);
-                // It must not find the offer that the server still holds.
+                // It must not receive the offer that the server still holds.
                 phone = rig.socket("phone").await;
                 recv = run();
                 before = None;
@@ -311,7 +311,7 @@ fn hostile_offers_are_answered_or_refused_and_a_good_one_works() {
     });
 }
 
-/// Candidates of nobody, of many, of private networks, and names that nobody has.
+/// Unspecified, multicast and private addresses, and unresolvable names.
 fn odd_candidates() -> Vec<String> {
     let addresses = [
         "10.255.255.1",
@@ -324,7 +324,7 @@ fn odd_candidates() -> Vec<String> {
         "::",
         "ff02::1",
         "fe80::1",
-        "nobody-has-this-name.local",
+        "unassigned-name.local",
         "orion-peer.invalid",
         "1.2.3.4.5",
         "127.0.0.1",
@@ -355,7 +355,7 @@ fn floods_of_candidates_are_bounded_and_a_good_phone_works() {
         for number in 1..=5000 {
             phone.candidate(&candidate("127.0.0.1", 20_000 + number)).await;
             if number % 50 == 0 {
-                // An offer that comes again is answered again, after all that came before.
+                // A repeated offer is answered again, after all earlier messages.
                 phone.say(json!({"t": "offer", "sdp": offer(7)})).await;
                 phone.hears(&["answer"]).await;
             }
@@ -363,15 +363,15 @@ fn floods_of_candidates_are_bounded_and_a_good_phone_works() {
         let grown = memory(&recv).saturating_sub(before);
         assert!(grown < MAX_GROWN, "{grown} bytes more");
         let from = recv.said();
-        assert!(from < 100, "each of 5000 candidates is told of");
-        recv.says("a candidate of the other side is left out");
+        assert!(from < 100, "each of 5000 candidates is reported");
+        recv.says("ignoring a candidate of the peer");
         drop(phone);
         stores_a_keyframe(&rig, recv).await;
     });
 }
 
 #[test]
-fn hostile_answers_are_taken_or_refused_and_a_good_one_works() {
+fn hostile_answers_are_accepted_or_rejected_and_a_good_one_works() {
     let rig = Rig::new();
     block_on(async {
         let run = || rig.start(&["send", "--source", "pattern:320x240", "--interval", "0.2s"]);
@@ -395,10 +395,10 @@ fn hostile_answers_are_taken_or_refused_and_a_good_one_works() {
                 before = None;
                 continue;
             }
-            // The server answers what it does not know, after it has relayed what came before.
+            // The server answers an unknown message after relaying all earlier ones.
             mac.say(json!({"t": "later"})).await;
             mac.hears(&["error"]).await;
-            // To another Mac send offers anew.
+            // For another Mac, send makes a new offer.
             mac = rig.socket("mac").await;
             assert!(mac.is_offered(&mut seen).await && !send.said_after(0, "error:"), "{what}");
             bounded(what, &send, &mut before);
@@ -409,7 +409,7 @@ fn hostile_answers_are_taken_or_refused_and_a_good_one_works() {
         let keyframe = async {
             while !matches!(link.next().await, CallEvent::Peer(PeerEvent::AccessUnit(_))) {}
         };
-        timeout(HANG, keyframe).await.expect("no keyframe comes");
+        timeout(HANG, keyframe).await.expect("no keyframe arrives");
         link.close("done").await;
         send.signal(Signal::INT);
         tokio::task::block_in_place(|| send.end()).well();

@@ -1,5 +1,5 @@
-//! Staying up when the ground moves: other addresses, another NAT, a machine that sleeps, a server that is
-//! too busy. The outage of each is printed, from the times at which keyframes came. Network namespaces of
+//! Calls survive network changes: new addresses, another NAT, a machine that sleeps, a server that is too busy. The
+//! outage of each is printed, from the arrival times of keyframes. Network namespaces of
 //! Linux, but for the last ones.
 
 use std::{fs, path::Path, time::Duration};
@@ -13,12 +13,12 @@ use serde_json::Value;
 use crate::run::follow;
 use crate::run::{Rig, Running, run, serve};
 
-/// Waits until `recv` has so many keyframes more than it had.
+/// Waits until `recv` has this many more keyframes.
 fn more_keyframes(recv: &Running, more: usize) {
     recv.event("keyframe", recv.events("keyframe").len() + more);
 }
 
-/// Ends both, the sender first; what it sent.
+/// Ends both, the sender first; returns the keyframes it sent.
 fn sent_when_both_end(send: Running, recv: Running) -> Vec<Value> {
     send.signal(Signal::INT);
     let sent = send.end();
@@ -29,8 +29,8 @@ fn sent_when_both_end(send: Running, recv: Running) -> Vec<Value> {
     sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect()
 }
 
-/// Longest time between two keyframes that came one after the other, and how many of those sent came.
-fn tell(name: &str, dir: &Path, sent: &[Value]) {
+/// Prints the maximum time between two consecutive keyframes, and how many of those sent arrived.
+fn print_outage(name: &str, dir: &Path, sent: &[Value]) {
     let text = fs::read_to_string(dir.join("frames.jsonl")).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let times: Vec<f64> = lines.iter().map(|line| line["receivedAt"].as_f64().unwrap()).collect();
@@ -86,7 +86,7 @@ impl Moving {
         assert!(output.status.success(), "{script}: {said}");
     }
 
-    /// Keyframes flow again, without anybody's help.
+    /// Keyframes flow again without intervention.
     fn goes_on(self, name: &str) {
         more_keyframes(&self.recv, 5);
         self.send.signal(Signal::INT);
@@ -97,11 +97,11 @@ impl Moving {
         self.recv.end().well();
         let sent: Vec<Value> =
             sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect();
-        tell(name, &self.dir.path().join("frames"), &sent);
+        print_outage(name, &self.dir.path().join("frames"), &sent);
     }
 }
 
-/// Another address in the same network, and the old one gone.
+/// Script: replaces the address by another one in the same network.
 #[cfg(target_os = "linux")]
 fn another_address(net: &str) -> String {
     format!(
@@ -141,10 +141,10 @@ fn the_phone_is_without_a_network_for_a_while() {
     moving.goes_on("6 s without any address");
 }
 
-/// The NAT gets another address of its provider, and is of another kind: what it knew leads nowhere.
+/// The NAT gets another address from its provider, and is of another kind: its old mappings are gone.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_nat_of_the_phone_starts_anew_as_another_kind() {
+fn the_nat_of_the_phone_restarts_as_another_kind() {
     let moving = Moving::new("port", "port");
     let layer = "sym".parse::<orion_peer::nat::Profile>().unwrap().layers[0];
     let rules = orion_peer::netns::rules::rules(&layer, "203.0.113.4".parse().unwrap()).unwrap();
@@ -159,7 +159,7 @@ fn the_nat_of_the_phone_starts_anew_as_another_kind() {
             file.display()
         ),
     );
-    // What leaves still arrives; what comes back does not.
+    // Outgoing packets still arrive; incoming ones do not.
     moving.send.says("nothing has been received for 4 s: looking for another path");
     moving.send.says("connected to the receiver again");
     moving.goes_on("another NAT");
@@ -176,7 +176,7 @@ fn asleep(name: &str, long: Duration, who: impl Fn(&Running, &Running) -> u32) {
     rustix::process::kill_process(process, Signal::CONT).unwrap();
     more_keyframes(&recv, 5);
     let sent = sent_when_both_end(send, recv);
-    tell(name, &rig.path("frames"), &sent);
+    print_outage(name, &rig.path("frames"), &sent);
 }
 
 #[test]
@@ -190,12 +190,12 @@ fn the_phone_sleeps_for_a_minute() {
 }
 
 #[test]
-fn the_mac_nods_off_for_some_seconds() {
+fn the_mac_sleeps_for_some_seconds() {
     asleep("the Mac sleeps for 8 s", Duration::from_secs(8), |_, recv| recv.pid());
 }
 
 #[test]
-fn a_server_that_asks_to_come_back_later_is_waited_for() {
+fn a_server_that_requests_a_delay_is_retried_later() {
     let dir = tempfile::tempdir().unwrap();
     let more = ["--ip-rate", "1:30/min"];
     let (server, signal, _) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", &more);
@@ -208,7 +208,10 @@ fn a_server_that_asks_to_come_back_later_is_waited_for() {
     let (sent, received) = (send.end(), recv.end());
     sent.well();
     received.well();
-    assert!(sent.stderr.contains("429") || received.stderr.contains("429"), "nobody had to wait");
+    assert!(
+        sent.stderr.contains("429") || received.stderr.contains("429"),
+        "neither peer had to wait"
+    );
     server.signal(Signal::TERM);
     server.end().well();
 }
@@ -229,9 +232,9 @@ fn once_ends_with_the_first_connection() {
     assert_eq!(run(&rig.path(""), &["recv", "--once", "--count", "0"]).code, Some(2));
 }
 
-/// Media has no need of signaling: nothing is lost or late while it is away.
+/// Media does not need signaling: nothing is lost or late while it is down.
 #[test]
-fn the_server_is_away_for_some_seconds() {
+fn the_server_is_down_for_some_seconds() {
     let mut rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     let send = rig.send("pattern:320x240", &["--interval", "0.3s"]);
@@ -244,12 +247,12 @@ fn the_server_is_away_for_some_seconds() {
     std::mem::replace(&mut rig.server, server).end().well();
     more_keyframes(&recv, 20);
     let sent = sent_when_both_end(send, recv);
-    tell("the server is away for 3 s", &rig.path("frames"), &sent);
+    print_outage("the server is down for 3 s", &rig.path("frames"), &sent);
     let text = fs::read_to_string(rig.path("frames").join("frames.jsonl")).unwrap();
     assert_eq!(text.lines().count(), sent.len(), "a keyframe was lost");
 }
 
-/// The newer socket of a device wins; the sender offers to it, and the older one says why it ends.
+/// The newer socket of a device wins; the sender offers to it, and the older one reports why it ends.
 #[test]
 fn a_second_mac_takes_over() {
     let rig = Rig::new();

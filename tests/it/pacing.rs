@@ -1,12 +1,13 @@
-//! Keyframes over slow links: nothing is lost to a small queue, what the way carries is found out and
-//! told, and transport-wide feedback is spoken with those who speak it.
+//! Keyframes over slow links: a small queue drops nothing, the capacity of the path is measured and reported, and
+//! transport-wide feedback is negotiated with peers that support it.
 
 use std::sync::Arc;
 
 use orion_peer::{
     nat::{Link, Queue},
     netsim::{Gateway, GatewayConfig},
-    peer::{Peer, PeerConfig, PeerEvent, PeerRole, pacing::Pace},
+    peer::{Peer, PeerConfig, PeerEvent, PeerRole},
+    units::RateSetting,
 };
 
 use crate::peer::{keyframe, pair_of};
@@ -21,9 +22,9 @@ fn uplink() -> Arc<Gateway> {
     Gateway::new(GatewayConfig { link, ..GatewayConfig::default() }).unwrap()
 }
 
-/// Sends keyframes of 60 KB over it, one after another. Gives what its queue dropped, and the bitrate
-/// that is told at the end.
-async fn over_uplink(pace: Pace, count: usize) -> (u64, Option<u64>) {
+/// Sends keyframes of 60 KB over it, one after another. Returns the number of packets its queue dropped, and the
+/// bitrate reported at the end.
+async fn over_uplink(pace: RateSetting, count: usize) -> (u64, Option<u64>) {
     let uplink = uplink();
     let config = |role| {
         let mut config = PeerConfig::new(role);
@@ -54,17 +55,17 @@ async fn over_uplink(pace: Pace, count: usize) -> (u64, Option<u64>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_queue_drops_nothing_of_paced_keyframes() {
-    let (dropped, bitrate) = over_uplink(Pace::Auto, 3).await;
+    let (dropped, bitrate) = over_uplink(RateSetting::Auto, 3).await;
     assert_eq!(dropped, 0);
-    let bitrate = bitrate.expect("what the way carries was found out");
+    let bitrate = bitrate.expect("the capacity of the path was measured");
     assert!((600_000..1_200_000).contains(&bitrate), "{bitrate}");
-    let (dropped, bitrate) = over_uplink(Pace::Rate(800_000), 1).await;
+    let (dropped, bitrate) = over_uplink(RateSetting::Rate(800_000), 1).await;
     assert_eq!((dropped, bitrate), (0, None));
-    // The test can fail: without pacing the queue overflows, and repair brings the rest.
-    assert!(over_uplink(Pace::Off, 1).await.0 > 0);
+    // Counter-check: without pacing the queue overflows, and repair delivers the rest.
+    assert!(over_uplink(RateSetting::Off, 1).await.0 > 0);
 }
 
-/// What Chromium offers for video, shortened; `extra` are lines of its m-section.
+/// Chromium's video offer, shortened; `extra` adds lines to its m-section.
 fn chromium_offer(extra: &str) -> String {
     let fingerprint = ["AB"; 32].join(":");
     format!(
@@ -89,7 +90,7 @@ async fn answer_to(offer: String) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transport_wide_feedback_is_agreed_on_with_those_who_offer_it() {
+async fn transport_wide_feedback_is_accepted_if_offered() {
     let (peer, _events) = Peer::new(PeerConfig::new(PeerRole::Sender)).await.unwrap();
     let offer = peer.create_offer().await.unwrap();
     peer.close().await;

@@ -1,5 +1,5 @@
-//! Two peers in one process over loopback, and what the receiving session makes of senders that are
-//! not ours.
+//! Two peers in one process over loopback, and how the receiving session handles third-party
+//! senders.
 
 use std::{
     net::IpAddr,
@@ -20,7 +20,7 @@ use orion_peer::{
         h264::{self, AccessUnit},
         sink::PictureFormat,
     },
-    peer::{ConnectionState, Peer, PeerConfig, PeerEvent, PeerRole, tap::KeyframeRequest},
+    peer::{ConnectionState, Peer, PeerConfig, PeerEvent, PeerRole, rtp_observer::KeyframeRequest},
     proto::control::{ControlMessage, Id},
     server::{RunningServer, Server, ServerConfig},
     session::{
@@ -40,14 +40,14 @@ fn config(role: PeerRole) -> PeerConfig {
     config
 }
 
-/// One of the two: its events without the candidates, which go to the other one.
+/// One of two peers: its events without the candidates, which are passed to the remote peer.
 pub struct End {
     pub peer: Arc<Peer>,
     events: mpsc::Receiver<PeerEvent>,
 }
 
 impl End {
-    /// The first event in which something is found.
+    /// Waits for the first event in which `found` finds something.
     pub async fn event<T>(&mut self, mut found: impl FnMut(PeerEvent) -> Option<T>) -> T {
         let wait = async {
             loop {
@@ -69,7 +69,7 @@ impl End {
     }
 }
 
-/// Passes candidates on, and everything else out.
+/// Passes candidates to the remote peer, and returns all other events.
 fn pump(mut events: mpsc::Receiver<PeerEvent>, other: &Arc<Peer>) -> mpsc::Receiver<PeerEvent> {
     let (rest, out) = mpsc::channel(4096);
     let other = Arc::downgrade(other);
@@ -94,12 +94,12 @@ async fn pair() -> (End, End) {
     pair_of(config(PeerRole::Sender), config(PeerRole::Receiver)).await
 }
 
-/// The same, made from these.
+/// The same, with these configurations.
 pub async fn pair_of(sender: PeerConfig, receiver: PeerConfig) -> (End, End) {
     pair_that_offers(sender, receiver, |offer| offer).await
 }
 
-/// The same, with the offer changed before it comes to the receiver.
+/// The same, with the offer changed before it reaches the receiver.
 pub async fn pair_that_offers(
     sender: PeerConfig,
     receiver: PeerConfig,
@@ -109,7 +109,7 @@ pub async fn pair_that_offers(
     let (receiver, receiver_events) = Peer::new(receiver).await.unwrap();
     let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
     let offer = sender.create_offer().await.unwrap();
-    // Candidates come before the description they belong to: they are kept.
+    // Candidates arrive before their description: they are kept.
     let sender_events = pump(sender_events, &receiver);
     let answer = receiver.accept_offer(change(offer)).await.unwrap();
     let receiver_events = pump(receiver_events, &sender);
@@ -153,7 +153,7 @@ pub fn unit(data: impl Into<Bytes>) -> AccessUnit {
     AccessUnit { data, width, height, captured_at: SystemTime::now() }
 }
 
-/// The end of its events shows that nothing is left that could raise one: no task, channel or track of it.
+/// The end of its events proves that nothing is left that could raise one: no task, channel or track.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_was_used_and_closed_leaves_nothing_behind() {
     let (sender, receiver) = pair().await;
@@ -169,7 +169,7 @@ async fn a_peer_that_was_used_and_closed_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn control_messages_go_both_ways_and_answers_come_back() {
+async fn control_messages_travel_in_both_directions_and_are_answered() {
     let (mut sender, mut receiver) = pair().await;
     let text = |text: &str| ControlMessage::Text { id: Id::Text("a".into()), text: text.into() };
     sender.peer.send_control(&text("from the phone")).await.unwrap();
@@ -213,7 +213,7 @@ async fn a_ping_is_answered_by_the_peer_itself() {
     assert_eq!((id, echoed), (Id::Text("p".into()), ts));
     assert!(asked <= at && at <= epoch_seconds(SystemTime::now()), "{asked} {at}");
     assert!(asked_at < read_at && read_at < Instant::now());
-    // The ping itself stayed below: the next message is the first that comes out.
+    // The ping itself is not reported: the next message is the first event.
     let text = ControlMessage::Text { id: Id::Number(1), text: "after it".into() };
     sender.peer.send_control(&text).await.unwrap();
     assert_eq!(receiver.message().await, text);
@@ -222,7 +222,7 @@ async fn a_ping_is_answered_by_the_peer_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_keyframe_of_300_kb_comes_whole_and_a_pli_goes_back() {
+async fn a_keyframe_of_300_kb_arrives_complete_and_a_pli_is_sent_back() {
     let (mut sender, mut receiver) = pair().await;
     for round in 0..3 {
         let sent = keyframe(300_000);
@@ -235,9 +235,9 @@ async fn a_keyframe_of_300_kb_comes_whole_and_a_pli_goes_back() {
             })
             .await;
         assert_eq!(came.unit.packets, packets, "round {round}");
-        assert!(came.unit.data == sent.data, "round {round}: other bytes came");
+        assert!(came.unit.data == sent.data, "round {round}: different bytes arrived");
     }
-    assert!(receiver.peer.send_pli().await, "the track is not known");
+    assert!(receiver.peer.send_pli().await, "the track is unknown");
     let request = sender
         .event(|event| match event {
             PeerEvent::KeyframeRequested(request) => Some(request),
@@ -260,7 +260,7 @@ async fn nothing_is_sent_before_there_is_a_connection() {
     let (peer, _events) = Peer::new(config(PeerRole::Sender)).await.unwrap();
     assert!(peer.send_control(&ControlMessage::KeyframeRequest { reason: None }).await.is_err());
     assert!(!peer.send_pli().await);
-    // A description or candidates that are none are errors, not panics.
+    // Invalid descriptions or candidates are errors, not panics.
     assert!(peer.accept_answer("garbage".into()).await.is_err());
     peer.close().await;
     let (peer, _events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
@@ -269,7 +269,7 @@ async fn nothing_is_sent_before_there_is_a_connection() {
     peer.close().await;
 }
 
-/// An ordinary encoder: one keyframe, then pictures that build on it.
+/// An ordinary encoder: one keyframe, then pictures that depend on it.
 pub struct Stream {
     encoder: Encoder,
     width: usize,
@@ -318,15 +318,15 @@ fn link(server: &RunningServer, device: &str, role: PeerRole) -> CallConfig {
     CallConfig::new(signaling, config(role))
 }
 
-/// What a receiving session told.
+/// The reports of a receiving session.
 #[derive(Default)]
-pub struct Told {
+pub struct ReceivedReports {
     pub keyframes: Vec<StoredKeyframe>,
     pub broken: u64,
 }
 
 /// Runs a receiving session until `count` keyframes are on disk.
-pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
+pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> ReceivedReports {
     let config = ReceiverConfig {
         call: link(server, "mac", PeerRole::Receiver),
         out: out.to_owned(),
@@ -335,16 +335,16 @@ pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> Told {
         timeout: Some(HANG / 2),
         once: false,
     };
-    let mut told = Told::default();
-    let mut tell = |event| match event {
-        ReceiverEvent::Keyframe(keyframe) => told.keyframes.push(*keyframe),
-        ReceiverEvent::Report(report) => told.broken = report.broken,
+    let mut received = ReceivedReports::default();
+    let mut report = |event| match event {
+        ReceiverEvent::Keyframe(keyframe) => received.keyframes.push(*keyframe),
+        ReceiverEvent::Report(report) => received.broken = report.broken,
         _ => {}
     };
     let (_lines, mut texts) = mpsc::channel(1);
-    let end = receiver::run(config, std::future::pending(), &mut tell, &mut texts).await.unwrap();
+    let end = receiver::run(config, std::future::pending(), &mut report, &mut texts).await.unwrap();
     assert_eq!(end, ReceiverEnd::Count);
-    told
+    received
 }
 
 /// A sender in the room, connected.
@@ -362,7 +362,7 @@ pub async fn sending(server: &RunningServer) -> (Call, Arc<Peer>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn goodbye_is_said_by_one_that_is_behind_with_its_events() {
+async fn a_peer_with_a_full_event_queue_still_says_goodbye() {
     let server = server().await;
     let mut mac = Call::start(link(&server, "mac", PeerRole::Receiver));
     let met = async {
@@ -373,7 +373,7 @@ async fn goodbye_is_said_by_one_that_is_behind_with_its_events() {
         }
     };
     let ((phone, _peer), ()) = tokio::join!(sending(&server), met);
-    // More than wait in its queue: its task hangs on telling the next one.
+    // More than its queue holds: its task blocks on reporting the next one.
     let peer = mac.peer().unwrap();
     for number in 0..600 {
         let text = ControlMessage::Text { id: Id::Number(number), text: number.to_string() };
@@ -401,7 +401,7 @@ async fn a_sender_without_metadata_is_received() {
     let server = server().await;
     let mut stream = Stream::new(320, 240);
     let sent: Vec<Vec<u8>> = (0..3).map(|_| stream.next(true)).collect();
-    let (told, ()) = tokio::join!(timeout(HANG, receive(&server, dir.path(), 3)), async {
+    let (received, ()) = tokio::join!(timeout(HANG, receive(&server, dir.path(), 3)), async {
         let (link, peer) = sending(&server).await;
         for data in &sent {
             peer.send_access_unit(&unit(data.clone())).await.unwrap();
@@ -409,9 +409,9 @@ async fn a_sender_without_metadata_is_received() {
         }
         link.close("done").await;
     });
-    let told = told.unwrap();
-    assert_eq!((told.keyframes.len(), told.broken), (3, 0));
-    for (keyframe, data) in told.keyframes.iter().zip(&sent) {
+    let received = received.unwrap();
+    assert_eq!((received.keyframes.len(), received.broken), (3, 0));
+    for (keyframe, data) in received.keyframes.iter().zip(&sent) {
         let record = &keyframe.written.record;
         assert_eq!((record.verified, record.capture_time, record.latency_ms), (None, None, None));
         assert_eq!((record.width, record.height), (320, 240));
@@ -427,9 +427,9 @@ async fn a_continuous_stream_is_decoded_and_its_keyframes_written() {
     let dir = tempfile::tempdir().unwrap();
     let server = server().await;
     let mut stream = Stream::new(320, 240);
-    let (told, asked) = tokio::join!(timeout(HANG, receive(&server, dir.path(), 3)), async {
+    let (received, asked) = tokio::join!(timeout(HANG, receive(&server, dir.path(), 3)), async {
         let (mut link, peer) = sending(&server).await;
-        // It is joined in the middle: nothing can be shown before a keyframe, so one is asked for.
+        // The stream is joined in the middle: nothing can be shown before a keyframe, so one is requested.
         stream.next(true);
         let mut asked = None;
         while asked.is_none() {
@@ -455,13 +455,13 @@ async fn a_continuous_stream_is_decoded_and_its_keyframes_written() {
         link.close("done").await;
         asked
     });
-    let told = told.unwrap();
+    let received = received.unwrap();
     assert_eq!(asked, Some(KeyframeRequest::Pli));
-    assert_eq!(told.keyframes.len(), 3);
-    // Those from before the first keyframe, and none after it.
+    assert_eq!(received.keyframes.len(), 3);
+    // Only pictures before the first keyframe are broken, none after it.
     let before = stream.pictures - 1 - (2 * GROUP + 1);
-    assert!(told.broken <= before as u64, "{} of {before}", told.broken);
-    for keyframe in &told.keyframes {
+    assert!(received.broken <= before as u64, "{} of {before}", received.broken);
+    for keyframe in &received.keyframes {
         let record = &keyframe.written.record;
         assert_eq!(keyframe.undecoded, None);
         let data = std::fs::read(dir.path().join(&record.file)).unwrap();

@@ -1,4 +1,4 @@
-//! Keyframes over links that lose packets, and packets that are not what they should be.
+//! Keyframes over links that lose packets, and damaged keyframes.
 
 use std::{
     sync::Arc,
@@ -26,7 +26,7 @@ fn gateway(link: Link, seed: u64) -> Arc<Gateway> {
     Gateway::new(GatewayConfig { link, seed, ..GatewayConfig::default() }).unwrap()
 }
 
-/// A pair, the sender behind a link with half this round trip each way, which loses nothing yet.
+/// A pair with the sender behind a link with half this round trip each way, still without loss.
 async fn pair(round_trip: Duration, seed: u64, repair: bool) -> (End, End, Arc<Gateway>) {
     let near = gateway(Link { delay: round_trip / 2, ..Link::default() }, seed);
     let far = gateway(Link::default(), seed);
@@ -39,7 +39,7 @@ async fn pair(round_trip: Duration, seed: u64, repair: bool) -> (End, End, Arc<G
     (sender, receiver, near)
 }
 
-/// The next access unit, which must be this one.
+/// Waits for the next access unit, which must be this one.
 async fn comes(receiver: &mut End, sent: &AccessUnit, what: &str) -> u32 {
     receiver
         .event(|event| match event {
@@ -59,7 +59,7 @@ async fn close(ends: (End, End)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_keyframe_comes_over_links_that_lose() {
+async fn every_keyframe_arrives_over_lossy_links() {
     let bursts = Link { loss: 0.05, loss_burst: 10, ..Link::default() };
     for (link, seed) in [(Link { loss: 0.1, ..Link::default() }, 1), (bursts, 2)] {
         let (sender, mut receiver, near) = pair(40 * MS, seed, true).await;
@@ -76,7 +76,7 @@ async fn every_keyframe_comes_over_links_that_lose() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_keyframe_sent_into_an_outage_comes_after_it() {
+async fn a_keyframe_sent_into_an_outage_arrives_after_it() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, true).await;
     let clear = near.link();
     let first = keyframe(30_000);
@@ -92,9 +92,9 @@ async fn a_keyframe_sent_into_an_outage_comes_after_it() {
     close((sender, receiver)).await;
 }
 
-/// The very first keyframe is lost from its first packet on: the receiver knows of no stream yet.
+/// The very first keyframe is lost from its first packet on: the receiver does not know the stream yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_keyframe_comes_although_all_of_it_was_lost() {
+async fn the_first_keyframe_arrives_even_if_all_of_it_was_lost() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, true).await;
     let clear = near.link();
     near.set_link(Link { loss: 1.0, ..clear });
@@ -106,24 +106,24 @@ async fn the_first_keyframe_comes_although_all_of_it_was_lost() {
     close((sender, receiver)).await;
 }
 
-/// The comparison of the benchmark is one.
+/// Proves that the benchmark compares different behavior.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_repair_a_lost_packet_breaks_its_keyframe() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, false).await;
     near.set_link(Link { loss: 0.2, ..near.link() });
-    let begun = Instant::now();
+    let start = Instant::now();
     sender.peer.send_access_unit(&keyframe(200_000)).await.unwrap();
     let packets = receiver
         .event(|event| match event {
             PeerEvent::Broken(broken) => Some(broken.packets),
-            PeerEvent::AccessUnit(_) => panic!("170 packets came at 20 % loss"),
+            PeerEvent::AccessUnit(_) => panic!("170 packets arrived at 20 % loss"),
             _ => None,
         })
         .await;
     assert!((50..170).contains(&packets), "{packets}");
     let stats = sender.peer.stats().await.report;
     let again = stats.values().find(|entry| entry["type"] == "outbound-rtp");
-    assert_eq!(again.unwrap()["retransmittedPacketsSent"], 0, "{:?}", begun.elapsed());
+    assert_eq!(again.unwrap()["retransmittedPacketsSent"], 0, "{:?}", start.elapsed());
     close((sender, receiver)).await;
 }
 
@@ -159,7 +159,7 @@ fn without_rtx(sdp: &str) -> String {
     lines.collect()
 }
 
-/// Keyframes over a link that loses; what `getStats` says of the stream on both sides.
+/// Keyframes over a lossy link; the `getStats` objects of the stream at both peers.
 async fn repaired_over(change: impl FnOnce(String) -> String) -> [serde_json::Value; 2] {
     let near = gateway(Link { delay: 10 * MS, ..Link::default() }, 4);
     let config = |role, gateway| PeerConfig { gateway, ..PeerConfig::new(role) };
@@ -187,7 +187,7 @@ async fn repaired_over(change: impl FnOnce(String) -> String) -> [serde_json::Va
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retransmissions_are_a_stream_of_their_own_where_both_peers_agree() {
+async fn retransmissions_use_a_separate_stream_if_both_peers_agree() {
     let [sent, received] = repaired_over(|offer| offer).await;
     for stats in [&sent, &received] {
         assert!(stats["rtxSsrc"].as_u64() > Some(0), "{stats}");
@@ -196,22 +196,22 @@ async fn retransmissions_are_a_stream_of_their_own_where_both_peers_agree() {
     let count = |stats: &serde_json::Value, key: &str| stats[key].as_u64().unwrap_or_default();
     assert!(count(&sent, "retransmittedPacketsSent") > 20, "{sent}");
     assert!(count(&received, "retransmittedPacketsReceived") > 20, "{received}");
-    // 85 packets of each keyframe, and what was sent again.
+    // 85 packets of each keyframe, and retransmissions.
     let again = count(&sent, "retransmittedPacketsSent");
     assert!(count(&sent, "packetsSent") >= 6 * 85 + again, "{sent}");
     assert!(count(&sent, "bytesSent") > 600_000 + 20 * 1000, "{sent}");
 }
 
-/// Then what is sent again comes on the stream itself.
+/// Then retransmissions use the stream itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_without_rtx_is_sent_the_packets_as_they_were() {
+async fn a_peer_without_rtx_gets_unchanged_packets() {
     for stats in repaired_over(|offer| without_rtx(&offer)).await {
         assert_eq!(stats["rtxSsrc"], serde_json::Value::Null, "{stats}");
         assert_eq!(stats["retransmittedPacketsReceived"], serde_json::Value::Null, "{stats}");
     }
 }
 
-/// An offer as libwebrtc's, which has retransmissions of more than H.264.
+/// An offer like that of libwebrtc, which has retransmissions for other codecs as well.
 fn as_libwebrtc(offer: &str) -> String {
     let more = "a=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n";
     let at = offer.find("a=rtpmap:102").unwrap();
@@ -226,7 +226,7 @@ fn as_libwebrtc(offer: &str) -> String {
 }
 
 #[tokio::test]
-async fn rtx_is_offered_and_answered_where_packets_are_repaired() {
+async fn rtx_is_offered_and_answered_with_repair() {
     let (sender, _sent) = Peer::new(PeerConfig::new(PeerRole::Sender)).await.unwrap();
     let (receiver, _received) = Peer::new(PeerConfig::new(PeerRole::Receiver)).await.unwrap();
     let offer = sender.create_offer().await.unwrap();
@@ -252,7 +252,7 @@ async fn rtx_is_offered_and_answered_where_packets_are_repaired() {
     }
 }
 
-/// Only the NAL units of an access unit that are wanted.
+/// The selected NAL units of an access unit.
 fn only(data: &[u8], wanted: impl Fn(NalType) -> bool) -> Vec<u8> {
     let mut left = Vec::new();
     for nal in h264::nal_units(data).filter(|nal| wanted(h264::nal_type(nal))) {
@@ -265,7 +265,7 @@ fn is_set(kind: NalType) -> bool {
     matches!(kind, NalType::Sps | NalType::Pps)
 }
 
-/// Keyframes that are not as they should be, all of whose packets come.
+/// Damaged keyframes whose packets all arrive.
 fn damaged(clean: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut flipped = clean.to_vec();
     for at in (clean.len() / 3..clean.len()).step_by(97) {
@@ -285,16 +285,16 @@ fn damaged(clean: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Sends an access unit, and says that its hash is that of `told`.
-async fn send_as(peer: &Peer, seq: u64, data: &[u8], told: &[u8]) {
+/// Sends an access unit, and announces the hash of `announced`.
+async fn send_as(peer: &Peer, seq: u64, data: &[u8], announced: &[u8]) {
     let unit = unit(data.to_vec());
     let rtp_timestamp = peer.next_rtp_timestamp(&unit).unwrap();
     let info = KeyframeInfo {
         seq,
         rtp_timestamp,
         capture_time: epoch_seconds(SystemTime::now()),
-        bytes: told.len() as u64,
-        sha256: sha256(told),
+        bytes: announced.len() as u64,
+        sha256: sha256(announced),
         width: unit.width,
         height: unit.height,
         sent_at: None,
@@ -311,7 +311,7 @@ async fn after_every_damaged_keyframe_the_next_clean_one_is_verified() {
     let (mut small, mut large) = (Stream::new(320, 240), Stream::new(640, 480));
     let first = small.next(true);
     let bad = damaged(&first);
-    // What is no keyframe is not written; the size changes with each clean one.
+    // Anything but a keyframe is not written; the size changes with each clean one.
     let keyframes = bad.iter().filter(|(_, data)| h264::is_keyframe(data)).count();
     let clean: Vec<Vec<u8>> = std::iter::once(first.clone())
         .chain((0..bad.len()).map(|n| if n % 2 == 0 { large.next(true) } else { small.next(true) }))
@@ -319,7 +319,7 @@ async fn after_every_damaged_keyframe_the_next_clean_one_is_verified() {
     // The last one has no parameter sets: they are known from the one before it.
     let bare = only(clean.last().unwrap(), |kind| !is_set(kind));
     let count = (clean.len() + keyframes + 1) as u64;
-    let (told, ()) =
+    let (received, ()) =
         tokio::join!(timeout(HANG, peer::receive(&server, dir.path(), count)), async {
             let (link, peer) = peer::sending(&server).await;
             send_as(&peer, 1, &clean[0], &clean[0]).await;
@@ -331,10 +331,10 @@ async fn after_every_damaged_keyframe_the_next_clean_one_is_verified() {
             tokio::time::sleep(500 * MS).await;
             link.close("done").await;
         });
-    let told = told.expect("a clean keyframe never came");
+    let received = received.expect("a clean keyframe never arrived");
     let verified: Vec<&Vec<u8>> = clean.iter().chain([&bare]).collect();
     let good: Vec<_> =
-        told.keyframes.iter().filter(|one| one.written.record.verified == Some(true)).collect();
+        received.keyframes.iter().filter(|one| one.written.record.verified == Some(true)).collect();
     assert_eq!(good.len(), verified.len());
     for (keyframe, sent) in good.iter().zip(&verified) {
         assert_eq!(keyframe.undecoded, None);
@@ -342,9 +342,9 @@ async fn after_every_damaged_keyframe_the_next_clean_one_is_verified() {
     }
     let sizes: Vec<_> = good.iter().map(|one| one.written.record.width).collect();
     assert!(sizes.contains(&640) && sizes.contains(&320), "{sizes:?}");
-    for keyframe in &told.keyframes {
+    for keyframe in &received.keyframes {
         assert!(keyframe.written.record.verified.is_some());
     }
-    assert_eq!(told.broken, bad.len() as u64, "each damaged one is counted");
+    assert_eq!(received.broken, bad.len() as u64, "each damaged keyframe is counted");
     server.shutdown().await;
 }

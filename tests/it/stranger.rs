@@ -1,5 +1,5 @@
-//! Strangers: whoever can reach a port of a peer, or sits on its path, and knows none of its secrets, neither
-//! ends nor delays a call, nor makes it grow. Linux, for ports are looked up in `/proc`.
+//! Strangers: an attacker that can reach a port of a peer, or sits on its path, but knows none of its secrets, cannot
+//! end or delay a call, or make its memory grow. Linux only, because ports are looked up in `/proc`.
 //!
 //! `ORION_STRANGER_SECONDS=60 cargo nextest run --release -E 'test(/^stranger::/)'` floods for longer than the
 //! usual run of all tests: a million packets in a minute.
@@ -21,16 +21,16 @@ use self::{
 };
 use crate::run::{Rig, Running};
 
-/// Keyframes flow again so long after the end of an attack, seconds.
+/// Maximum time after the end of an attack until keyframes flow again, seconds.
 const RESUMES_WITHIN: f64 = 5.0;
 
-/// Most memory that a flood may cost for good, bytes.
+/// Maximum memory that a flood may cost permanently, bytes.
 const MAX_GROWN: u64 = 40_000_000;
 
 /// Packets of a flood, a second.
 const PER_SECOND: u64 = 16_667;
 
-/// How long a flood lasts when no time is given, seconds.
+/// Default duration of a flood, seconds.
 const SECONDS: u64 = 6;
 
 /// A call of two peers.
@@ -40,7 +40,7 @@ struct Call {
 }
 
 impl Call {
-    /// Starts both; nothing is established yet.
+    /// Starts both peers; nothing is established yet.
     fn start(rig: &Rig, more: &[&str]) -> Self {
         let recv = rig.recv("frames", more);
         let send = rig.send("pattern:320x240", &[&["--interval", "0.25s"], more].concat());
@@ -51,17 +51,17 @@ impl Call {
         [self.send.pid(), self.recv.pid()]
     }
 
-    /// Five more keyframes come, the first of them soon after `end`, Unix seconds.
+    /// Five more keyframes arrive, the first of them soon after `end`, Unix seconds.
     fn goes_on_after(&self, end: f64) {
         let received = |keyframe: &Value| keyframe["receivedAt"].as_f64().unwrap();
-        // What came before it may be reported after it.
+        // An earlier keyframe may be reported after it.
         let first = received(&self.recv.event_where("keyframe", |it| received(it) > end));
         let earlier = self.keyframes().iter().filter(|at| **at <= end).count();
         self.recv.event("keyframe", earlier + 5);
         assert!(first - end < RESUMES_WITHIN, "{:.1} s without a keyframe", first - end);
     }
 
-    /// When each came, Unix seconds; each is the picture that was sent.
+    /// Arrival times, Unix seconds; each keyframe is the picture that was sent.
     fn keyframes(&self) -> Vec<f64> {
         let keyframes = self.recv.events("keyframe");
         for keyframe in &keyframes {
@@ -85,7 +85,7 @@ impl Call {
     }
 }
 
-/// The connection was not even replaced: what only delays keyframes does not pass for what changes nothing.
+/// The connection was not even replaced: mere delays do not pass as no effect.
 #[track_caller]
 fn nothing_lost(summaries: &[Value; 2]) {
     for summary in summaries {
@@ -93,9 +93,9 @@ fn nothing_lost(summaries: &[Value; 2]) {
     }
 }
 
-/// One unauthenticated packet does not close the data channel, whoever gets it.
+/// One unauthenticated packet does not close the data channel, whichever peer gets it.
 #[test]
-fn a_strangers_change_cipher_spec_changes_nothing() {
+fn a_strangers_change_cipher_spec_has_no_effect() {
     let rig = Rig::new();
     let call = Call::start(&rig, &[]);
     call.recv.event("keyframe", 5);
@@ -108,7 +108,7 @@ fn a_strangers_change_cipher_spec_changes_nothing() {
     nothing_lost(&call.end());
 }
 
-/// From the first port on, for 3 s, which is before, during and after the handshake.
+/// Sends for 3 s from the first port on: before, during and after the handshake.
 fn set_up_under(packet: impl FnMut() -> Vec<u8> + Send + 'static) {
     let rig = Rig::new();
     let call = Call::start(&rig, &[]);
@@ -118,12 +118,15 @@ fn set_up_under(packet: impl FnMut() -> Vec<u8> + Send + 'static) {
         count: 15_000,
         over: Duration::from_secs(3),
     };
-    let Sent { count, time: [begun, ended], ports } = Flood::start(plan, packet).end();
+    let Sent { count, time: [started, ended], ports } = Flood::start(plan, packet).end();
     assert!(count > 10_000, "{count}");
     call.goes_on_after(ended);
     let first = call.keyframes()[0];
-    println!("{count} to {ports} ports; the first keyframe came {:.2} s after them", first - begun);
-    assert!(begun < first, "the call was established before the first packet was sent");
+    println!(
+        "{count} to {ports} ports; the first keyframe arrived {:.2} s after them",
+        first - started
+    );
+    assert!(started < first, "the call was established before the first packet was sent");
     nothing_lost(&call.end());
 }
 
@@ -148,7 +151,7 @@ fn seconds() -> u64 {
     text.map_or(SECONDS, |text| text.parse().expect("ORION_STRANGER_SECONDS is a number"))
 }
 
-/// Memory of the sender and the receiver in a call that nobody disturbs, bytes.
+/// Memory of the sender and the receiver in an undisturbed call, bytes.
 fn undisturbed(more: &[&str]) -> [u64; 2] {
     let rig = Rig::new();
     let call = Call::start(&rig, more);
@@ -158,13 +161,13 @@ fn undisturbed(more: &[&str]) -> [u64; 2] {
     memory
 }
 
-/// Packets of every kind before, during and after the set-up; with a relay to its ports, too.
+/// Packets of every kind before, during and after the setup; with a relay also to its ports.
 fn flooded(name: &str, more: &[&str], relayed: bool) {
     let before = undisturbed(more);
     let rig = Rig::new();
     let call = Call::start(&rig, more);
     let mut to = call.pids().to_vec();
-    // On loopback the relay cannot tell a stranger who keeps asking it from the peers, whose requests it would
+    // On loopback the relay cannot distinguish a stranger that floods it from the peers, whose requests it would
     // then limit.
     let spared = rig.turn.parse().ok();
     if relayed {
@@ -177,33 +180,33 @@ fn flooded(name: &str, more: &[&str], relayed: bool) {
     assert!(sent.count > count * 9 / 10, "{} of {count}", sent.count);
     call.goes_on_after(sent.time[1]);
     let times = call.keyframes();
-    let [begun, ended] = sent.time;
-    let meanwhile = times.iter().filter(|at| (begun..ended).contains(*at)).count();
+    let [started, ended] = sent.time;
+    let during = times.iter().filter(|at| (started..ended).contains(*at)).count();
     let used = call.pids().map(cpu);
     let grown =
         std::array::from_fn::<_, 2, _>(|end| memory(call.pids()[end]).saturating_sub(before[end]));
     println!(
-        "{name}: {} packets to {} ports in {:.1} s; {meanwhile} keyframes in that time; CPU of send and recv \
+        "{name}: {} packets to {} ports in {:.1} s; {during} keyframes in that time; CPU of send and recv \
          {:.1} s and {:.1} s; {} and {} KB more",
         sent.count,
         sent.ports,
-        ended - begun,
+        ended - started,
         used[0],
         used[1],
         grown[0] / 1000,
         grown[1] / 1000,
     );
     assert!(grown.iter().all(|grown| *grown < MAX_GROWN), "{grown:?} bytes more");
-    assert!(meanwhile > 0, "no keyframe came during the flood");
+    assert!(during > 0, "no keyframe arrived during the flood");
     nothing_lost(&call.end());
 }
 
 #[test]
-fn a_flood_of_every_kind_of_packet_is_borne() {
+fn a_flood_of_every_kind_of_packet_is_survived() {
     flooded("direct", &[], false);
 }
 
 #[test]
-fn a_flood_through_the_relay_is_borne() {
+fn a_flood_through_the_relay_is_survived() {
     flooded("relay", &["--ice-policy", "relay"], true);
 }

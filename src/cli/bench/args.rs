@@ -12,7 +12,7 @@ use crate::{
         send, units,
     },
     media::source::SourceSpec,
-    peer::{PeerRole, PhoneBitrate, pacing::Pace},
+    peer::PeerRole,
     report::bench::gates::{Gates, RequiredType},
     session::capture::CaptureConfig,
 };
@@ -108,15 +108,15 @@ pub struct LoadArgs {
     #[arg(long, value_name = "BYTES", value_parser = send::budget, default_value = "100KB")]
     pub max_bytes: u64,
     /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
-    #[arg(long, value_name = "PACE", default_value = "auto")]
-    pub pace: Pace,
+    #[arg(long, value_name = "PACE", value_parser = units::pace, default_value = "auto")]
+    pub pace: units::RateSetting,
     /// Do not repair lost packets: for comparison
     #[arg(long)]
     pub no_repair: bool,
     /// What the phone's bandwidth estimate starts with: auto (what lets a keyframe come at once), off
     /// (nothing), or a rate such as 5Mbit
-    #[arg(long, value_name = "BITRATE", default_value = "auto")]
-    pub phone_bitrate: PhoneBitrate,
+    #[arg(long, value_name = "BITRATE", value_parser = units::phone_bitrate, default_value = "auto")]
+    pub phone_bitrate: units::RateSetting,
 }
 
 /// Which side of a pair.

@@ -1,5 +1,5 @@
-//! Descriptions and candidates of both sides: the offer/answer exchange (RFC 9429), trickled candidates (RFC
-//! 8840), and ICE restarts.
+//! Descriptions and candidates of both peers: the offer/answer exchange (RFC 9429), trickled candidates (RFC 8840),
+//! and ICE restarts.
 
 use std::{sync::MutexGuard, time::Instant};
 
@@ -12,16 +12,16 @@ use crate::{
     media::h264::START_CODE,
     peer::{
         config::{self, PeerConfig},
-        event::PeerError,
+        error::PeerError,
         handler::multicast_works,
         remote_candidates::{MAX_BYTES, RemoteCandidates, Target},
-        sdp::{self, Line, Rewritten, SdpError, Setup, hints::Hints},
+        sdp::{self, MediaLine, Rewritten, SdpError, Setup, hints::Hints},
     },
     proto::{signaling::IceCandidateInit, token::IceServer},
 };
 
-const WITHOUT_ICE: &str = "no ICE credentials (a=ice-ufrag): it is not of a WebRTC peer";
-const NOT_BUNDLED: &str = "not in a BUNDLE group: this side has one transport for all m-lines";
+const WITHOUT_ICE: &str = "no ICE credentials (a=ice-ufrag): it does not come from a WebRTC peer";
+const NOT_BUNDLED: &str = "not in a BUNDLE group: this peer has one transport for all m-lines";
 
 impl Peer {
     /// Creates and sets an offer; its candidates follow as events.
@@ -45,15 +45,15 @@ impl Peer {
         Ok(sdp)
     }
 
-    /// Whether ICE can begin anew on this connection in the networks there are now. It cannot where mDNS was
-    /// of use and is not any more: on the way from a network with IPv4 to one without.
+    /// Whether ICE can restart on this connection with the networks available now. It cannot if mDNS was in use and
+    /// no longer works: after a move from a network with IPv4 to one without.
     #[must_use]
     pub fn can_restart(&self) -> bool {
         !self.with_mdns || multicast_works()
     }
 
-    /// Begins ICE anew on this connection (RFC 8445 §9): an offer with new credentials, new sockets on the
-    /// addresses this machine has now, and `ice_servers`. What was sent meanwhile is repaired.
+    /// Restarts ICE on this connection (RFC 8445 §9): an offer with new credentials, new sockets on the addresses
+    /// this machine has now, and `ice_servers`. Media sent in the meantime is repaired.
     ///
     /// # Errors
     /// [`PeerError::Crate`].
@@ -70,7 +70,7 @@ impl Peer {
     /// [`PeerError::Crate`].
     pub async fn set_ice_servers(&self, ice_servers: &[IceServer]) -> Result<(), PeerError> {
         let config = PeerConfig { ice_servers: ice_servers.to_vec(), ..self.config.clone() };
-        self.shared.gathers_again();
+        self.shared.restart_gathering();
         let setting = async {
             let configured = config::rtc_configuration(&config, &self.streams);
             let set = self.connection.set_configuration(configured).await;
@@ -79,11 +79,11 @@ impl Peer {
         self.unless_stopped(setting).await
     }
 
-    /// Takes an offer and gives the answer.
+    /// Accepts an offer and returns the answer.
     ///
     /// # Errors
-    /// [`PeerError::NoH264`] when the offer has no H.264 video, [`PeerError::NotTaken`] when it has and it
-    /// cannot be taken, [`PeerError::Crate`] when it is not understood.
+    /// [`PeerError::NoH264`] if the offer has no H.264 video, [`PeerError::NotTaken`] if it has but cannot be
+    /// accepted, [`PeerError::Crate`] if it cannot be read.
     pub async fn accept_offer(&self, offer: String) -> Result<String, PeerError> {
         self.unless_stopped(self.answer_to(offer)).await
     }
@@ -103,7 +103,7 @@ impl Peer {
             .await
             .map_err(PeerError::crate_error("create an answer"))?;
         let Some(media) = sdp::h264_media(&answer.sdp) else {
-            let why = "not in a form that this side takes";
+            let why = "not in a form that this peer accepts";
             return Err(PeerError::NotTaken { kind: "offer", why });
         };
         self.check_video(&answer.sdp, "offer", &[])?;
@@ -124,11 +124,10 @@ impl Peer {
         Ok(for_peer)
     }
 
-    /// Takes the answer to our offer.
+    /// Accepts the answer to our offer.
     ///
     /// # Errors
-    /// [`PeerError::NoH264`] when the answer refuses the video, [`PeerError::Crate`] when it is not
-    /// understood.
+    /// [`PeerError::NoH264`] if the answer rejects the video, [`PeerError::Crate`] if it cannot be read.
     pub async fn accept_answer(&self, answer: String) -> Result<(), PeerError> {
         let (remote, targets) = self.read_remote(&answer, "answer")?;
         let description = RTCSessionDescription::answer(remote.sdp)
@@ -136,14 +135,14 @@ impl Peer {
         self.unless_stopped(self.set_remote(description, targets)).await
     }
 
-    /// A remote description as the crate is given it, and where its candidates are.
+    /// The remote description rewritten for the crate, and the targets of its candidates.
     fn read_remote(
         &self,
         sdp: &str,
         kind: &'static str,
     ) -> Result<(Rewritten, Vec<Target>), PeerError> {
         let described = self.remote_candidates().describe(sdp, Instant::now());
-        // Everything else is read from what the crate will read.
+        // Everything else is read from the text that the crate will read.
         let (rewritten, targets) = described.map_err(|error| match error {
             SdpError::Unreadable(cause) => {
                 let operation = if kind == "offer" { "read the offer" } else { "read the answer" };
@@ -153,16 +152,16 @@ impl Peer {
             SdpError::Fingerprint(hashes) => PeerError::Fingerprint { kind, hashes },
         })?;
         self.check_video(&rewritten.sdp, kind, &rewritten.codecs)?;
-        // Said here, for the crate's words are those of its own functions.
+        // Reported here, because the crate's messages name its own functions.
         if !rewritten.sdp.contains("\r\na=ice-ufrag:") {
             return Err(PeerError::NotTaken { kind, why: WITHOUT_ICE });
         }
         self.runtime.filters().media.signaled(rewritten.ssrcs.iter().copied());
-        self.shared.monitor.described(rewritten.shape.lines.iter().any(Line::is_data));
+        self.shared.liveness.described(rewritten.shape.lines.iter().any(MediaLine::is_data));
         Ok((rewritten, targets))
     }
 
-    /// `codecs` is what the peer has, for the message.
+    /// `codecs` are the peer's codecs, for the error message.
     fn check_video(
         &self,
         sdp: &str,
@@ -198,15 +197,14 @@ impl Peer {
         self.connection
             .set_remote_description(description)
             .await
-            .map_err(PeerError::crate_error("set the other side's description"))?;
+            .map_err(PeerError::crate_error("set the peer's description"))?;
         for candidate in early.drain(..) {
             self.add(candidate).await;
         }
         Ok(())
     }
 
-    /// Takes a candidate of the other side, also before its description; `None` says there are no
-    /// more.
+    /// Accepts a candidate from the remote peer, even before its description; `None` marks the end of candidates.
     pub async fn add_candidate(&self, candidate: Option<IceCandidateInit>) {
         let Some(candidate) = candidate.filter(|c| !c.candidate.is_empty()) else { return };
         let init = RTCIceCandidateInit {
@@ -227,7 +225,7 @@ impl Peer {
     async fn add_or_keep(&self, init: RTCIceCandidateInit) {
         let mut early = self.remote_described.lock().await;
         if self.connection.remote_description().await.is_none() {
-            // A few hundred are plenty; a flood is not kept.
+            // A few hundred are plenty; excess candidates are discarded.
             if early.len() < 256 && init.candidate.len() <= MAX_BYTES {
                 early.push(init);
             }
@@ -252,7 +250,7 @@ impl Peer {
     }
 
     fn signaled(&self, target: Target) {
-        self.watcher.unannounced.told(target);
+        self.gathering.early_checks.announced(target);
         self.runtime.filters().relay_wait.signaled(target);
     }
 }

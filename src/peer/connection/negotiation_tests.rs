@@ -13,14 +13,15 @@ use tokio::{sync::mpsc, time::timeout};
 use super::*;
 use crate::{
     media::h264::AccessUnit,
-    peer::{ConnectionState, PeerConfig, PeerEvent, PeerRole, PhoneBitrate},
+    peer::{ConnectionState, PeerConfig, PeerEvent, PeerRole},
     stats::delivery::Delivery,
+    units::RateSetting,
 };
 
-/// Candidates of the attack in the issue.
+/// Number of candidates in the attack.
 const ADDRESSES: usize = 600;
 
-/// Long enough for every pair to be checked many times: the crate does so each 25 ms.
+/// Long enough for every pair to be checked many times: the crate does so every 25 ms.
 const WATCHED: Duration = Duration::from_millis(800);
 
 fn config(role: PeerRole) -> PeerConfig {
@@ -37,7 +38,7 @@ fn victims() -> Vec<(UdpSocket, u16)> {
     (0..ADDRESSES).map(victim).collect()
 }
 
-/// How many of them got a packet.
+/// Number of victims that received a packet.
 fn reached(victims: &[(UdpSocket, u16)]) -> usize {
     let got = |(socket, _): &&(UdpSocket, u16)| socket.recv(&mut [0; 2048]).is_ok();
     victims.iter().filter(got).count()
@@ -55,7 +56,7 @@ fn offer(number: u32, candidates: &str) -> String {
     )
 }
 
-/// The H.264 format that a receiver answers this offer with.
+/// The H.264 format in a receiver's answer to this offer.
 async fn answered(config: PeerConfig, offer: String) -> String {
     let (peer, _events) = Peer::new(config).await.unwrap();
     let answer = peer.accept_offer(offer).await.unwrap();
@@ -70,15 +71,15 @@ async fn the_answer_hints_the_phones_estimate() {
     let plain = "profile-level-id=42e01f";
     let hinted =
         |start: u64| format!("{plain};x-google-start-bitrate={start};x-google-max-bitrate=13000");
-    let off = PeerConfig { phone_bitrate: PhoneBitrate::Off, ..receiver.clone() };
+    let off = PeerConfig { phone_bitrate: RateSetting::Off, ..receiver.clone() };
     let format = answered(off, offer(21, "")).await;
     assert!(format.ends_with(plain), "{format}");
     let format = answered(receiver.clone(), offer(22, "")).await;
     assert!(format.ends_with(&hinted(3000)), "{format}");
-    let rate = PeerConfig { phone_bitrate: PhoneBitrate::Rate(7_000_000), ..receiver.clone() };
+    let rate = PeerConfig { phone_bitrate: RateSetting::Rate(7_000_000), ..receiver.clone() };
     let format = answered(rate, offer(23, "")).await;
     assert!(format.ends_with(&hinted(7000)), "{format}");
-    // What one connection saw of the path, the next begins with.
+    // What one connection measured is where the next one starts.
     receiver.phone_path.arrived(85, &at_5_mbit());
     let format = answered(receiver.clone(), offer(24, "")).await;
     let start = receiver.phone_path.rate().unwrap() / 3000;
@@ -90,7 +91,7 @@ fn at_5_mbit() -> Delivery {
     Delivery { rate: Some(5_000_000), ..Delivery::default() }
 }
 
-/// A renegotiation does not make the phone estimate from the beginning.
+/// A renegotiation does not make the phone restart its estimate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_hints_of_a_connection_stay() {
     let receiver = config(PeerRole::Receiver);
@@ -103,9 +104,9 @@ async fn the_hints_of_a_connection_stay() {
     peer.close().await;
 }
 
-/// The ways of the issue past a filter that reads lines, and the straight one.
+/// Notations that evade a line-based filter, and the regular one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_description_makes_no_flood_however_its_candidates_are_written() {
+async fn no_notation_of_candidates_causes_a_flood() {
     for (number, begin) in (1..).zip(["a=", "\ra=", "a= "]) {
         let victims = victims();
         let mut lines = String::new();
@@ -117,13 +118,13 @@ async fn a_description_makes_no_flood_however_its_candidates_are_written() {
         peer.accept_offer(offer(number, &lines)).await.unwrap();
         tokio::time::sleep(WATCHED).await;
         let reached = reached(&victims);
-        assert!((1..=64).contains(&reached), "{begin:?}: {reached} addresses were sent to");
+        assert!((1..=64).contains(&reached), "{begin:?}: packets were sent to {reached} addresses");
         peer.close().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trickled_candidates_make_no_flood_either() {
+async fn trickled_candidates_cause_no_flood() {
     let victims = victims();
     let (peer, _events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
     peer.accept_offer(offer(9, "")).await.unwrap();
@@ -137,11 +138,11 @@ async fn trickled_candidates_make_no_flood_either() {
     }
     tokio::time::sleep(WATCHED).await;
     let reached = reached(&victims);
-    assert!((1..=64).contains(&reached), "{reached} addresses were sent to");
+    assert!((1..=64).contains(&reached), "packets were sent to {reached} addresses");
     peer.close().await;
 }
 
-/// Hands candidates on, and says when the peer is connected.
+/// Forwards candidates until the peer is connected.
 async fn connects(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) {
     while let Some(event) = events.recv().await {
         match event {
@@ -153,8 +154,8 @@ async fn connects(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) {
     panic!("the peer has stopped");
 }
 
-/// Two peers connect although each description reaches the other in another form; returns the answer as it was
-/// written.
+/// Two peers connect even though each description reaches the other in a different form; returns the answer as it
+/// was written.
 async fn connect(
     what: &str,
     offer_as: impl Fn(&str) -> String,
@@ -165,7 +166,7 @@ async fn connect(
     let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
     let offer = sender.create_offer().await.unwrap();
     let changed = offer_as(&offer);
-    assert!(what == "as it is" || changed != offer, "{what}: the offer is as it was");
+    assert!(what == "unchanged" || changed != offer, "{what}: the offer was not changed");
     let answer = receiver.accept_offer(changed).await.unwrap();
     sender.accept_answer(answer_as(&answer)).await.unwrap();
     let both = async {
@@ -175,7 +176,7 @@ async fn connect(
         )
     };
     timeout(Duration::from_mins(1), both).await.expect(what);
-    // Without a data channel a pair with a peer-reflexive candidate is known from the first packet of media on.
+    // Without a data channel, a pair with a peer-reflexive candidate is known only after the first media packet.
     let unit = AccessUnit {
         data: Bytes::from_static(&[0, 0, 0, 1, 0x65, 0x88, 0x84]),
         width: 16,
@@ -197,7 +198,7 @@ async fn connect(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fingerprints_in_any_letters_are_taken() {
+async fn fingerprints_in_any_case_are_accepted() {
     let rewritten = |sdp: &str, hash: &str| -> String {
         let line = |line: &str| match line.strip_prefix("a=fingerprint:sha-256 ") {
             Some(digits) => format!("a=fingerprint:{hash} {}\r\n", digits.trim().to_lowercase()),
@@ -215,21 +216,21 @@ async fn fingerprints_in_any_letters_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_answer_says_who_begins_dtls() {
+async fn the_answer_states_the_dtls_role() {
     let same = |sdp: &str| sdp.to_owned();
     for (offered, answered) in
         [("active", "passive"), ("passive", "active"), ("actpass", "passive")]
     {
-        let what = if offered == "actpass" { "as it is" } else { offered };
+        let what = if offered == "actpass" { "unchanged" } else { offered };
         let offer = |sdp: &str| sdp.replace("a=setup:actpass", &format!("a=setup:{offered}"));
         let answer = connect(what, offer, same).await;
-        let said: Vec<_> =
+        let setups: Vec<_> =
             answer.lines().filter_map(|line| line.trim_end().strip_prefix("a=setup:")).collect();
-        assert_eq!(said, [answered; 2], "{offered}");
+        assert_eq!(setups, [answered; 2], "{offered}");
     }
 }
 
-/// Each form is one of the issue or of a stack in `tests/it/data/descriptions`.
+/// Each form occurs in an issue report or in a stack in `tests/it/data/descriptions`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_forms_of_an_offer_connect() {
     let without = |sdp: &str, names: &[&str]| -> String {
@@ -257,7 +258,7 @@ async fn other_forms_of_an_offer_connect() {
         let group = sdp.replace("a=group:BUNDLE 0 1", "a=group:BUNDLE a 0 1");
         group.replace("m=video", "m=audio 9 UDP/TLS/RTP/SAVPF 8 101\r\na=mid:a\r\nm=video")
     };
-    // The sender's own connection knows no audio.
+    // The sender's own connection has no audio.
     let no_audio = |sdp: &str| {
         let (head, rest) = sdp.split_once("m=audio").unwrap();
         format!("{head}{}", &rest[rest.find("m=video").unwrap()..])
@@ -282,13 +283,13 @@ async fn a_connection_without_a_data_channel_reports_its_pair() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_used_is_named() {
+async fn unusable_descriptions_are_named_in_the_error() {
     let sha_512 = format!("a=fingerprint:sha-512 {}\r\n", "AB:".repeat(63) + "AB");
     let other = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\na=ice-ufrag:own1\r\n\
                  a=ice-pwd:own-password-of-24-characters\r\n";
     let good = offer(11, "");
     let fingerprint = good.lines().find(|line| line.starts_with("a=fingerprint")).unwrap();
-    for (sdp, code, words) in [
+    for (sdp, code, mentioned) in [
         (good.replace(&format!("{fingerprint}\r\n"), &sha_512), "no-fingerprint", "sha-512"),
         (good.replace("a=group:BUNDLE 0\r\n", "") + other, "video-not-taken", "BUNDLE"),
         (good.replace("H264", "VP8"), "no-h264", "VP8"),
@@ -296,7 +297,7 @@ async fn what_cannot_be_used_is_named() {
         let (peer, _events) = Peer::new(config(PeerRole::Receiver)).await.unwrap();
         let error = peer.accept_offer(sdp).await.unwrap_err();
         assert_eq!(error.code(), code);
-        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains(mentioned), "{error}");
         peer.close().await;
     }
 }

@@ -1,4 +1,4 @@
-//! What became of a server; of one that failed: code and text, and what to try.
+//! The outcome for a server; for one that failed: code, text and remedy.
 
 use std::{
     net::SocketAddr,
@@ -7,76 +7,75 @@ use std::{
 
 use super::UNREACHABLE;
 use crate::{
-    peer::config::read_url,
     proto::token::expiry,
     stun::{
         stream::DialError,
-        uri::{Transport, is_turn},
+        uri::{Transport, is_turn, read_url},
     },
     types::{clock_skew_words, rough_duration},
 };
 
-/// What became of one configured server.
+/// The outcome for one configured server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatherResult {
-    /// The server, as configured.
+    /// URL of the server, as configured.
     pub url: String,
-    /// The user name that goes with it.
+    /// The username that goes with it.
     pub username: Option<String>,
-    /// What became of it.
+    /// The outcome so far.
     pub outcome: GatherOutcome,
-    /// When it was first asked, from the building of the peer connection.
+    /// When the first request was sent, since the construction of the peer connection.
     pub first_request: Option<Duration>,
-    /// From there to the answer that decided.
+    /// From the first request to the decisive answer.
     pub took: Option<Duration>,
 }
 
-/// What became of a server.
+/// The outcome for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatherOutcome {
-    /// Its name has no address, or not yet; why.
+    /// Its name has no address, or not yet; the reason.
     Unresolved(String),
-    /// Never asked: the ICE policy leaves it out, or no local address is of its family.
+    /// No request was sent: the ICE policy excludes it, or no local address is of its family.
     Unused,
-    /// Never asked: its URL is malformed or of a kind that is not supported here (`stuns:`, TURN over DTLS), or it
-    /// has no credentials; why.
+    /// No request was sent: its URL is malformed or of an unsupported kind (`stuns:`, TURN over DTLS), or it has no
+    /// credentials; the reason.
     Unusable(String),
-    /// TURN over TCP or TLS: no connection, or it ended before the answer; why.
+    /// TURN over TCP or TLS: no connection, or it closed before the answer; the reason.
     NotConnected(DialError),
-    /// No request could be sent; why.
+    /// No request could be sent; the reason.
     Unreachable(String),
-    /// Asked, but no answer came, or not yet.
+    /// A request was sent, but no answer arrived, or not yet.
     Silent {
-        /// Requests without an answer, repetitions included.
+        /// Requests without an answer, including retransmissions.
         requests: u32,
     },
     /// STUN: our address as the server sees it (XOR-MAPPED-ADDRESS).
     Reflexive(SocketAddr),
-    /// TURN: there is an allocation.
+    /// TURN: an allocation was created.
     Allocated {
         /// XOR-RELAYED-ADDRESS.
         relayed: SocketAddr,
         /// LIFETIME.
         lifetime: Duration,
     },
-    /// An error answer that is not the challenge every first Allocate request meets.
+    /// An error answer other than the challenge to every first Allocate request.
     Refused {
         /// ERROR-CODE (RFC 8489 §14.8); [`UNREACHABLE`] for an answer that cannot be used.
         code: u16,
-        /// The server's words.
+        /// The server's error text.
         reason: String,
     },
 }
 
 impl GatherResult {
-    /// Code and text of the failure as `PeerEvent::CandidateError` tells them; `None` when the
-    /// server gave what it was asked for, or was not asked.
+    /// Code and text of the failure for `PeerEvent::CandidateError`; `None` if the server granted the request, or
+    /// received none.
     #[must_use]
     pub fn failure(&self) -> Option<(u16, String)> {
         match &self.outcome {
             GatherOutcome::Refused { code, reason } => Some((*code, reason.clone())),
             GatherOutcome::Unusable(reason) => {
-                Some((UNREACHABLE, format!("it is left out: {reason}")))
+                Some((UNREACHABLE, format!("it is ignored: {reason}")))
             }
             GatherOutcome::Unresolved(reason) => {
                 Some((UNREACHABLE, format!("its name cannot be resolved: {reason}")))
@@ -121,16 +120,16 @@ impl GatherResult {
         is_turn(&self.url)
     }
 
-    /// Why there is no relayed candidate of it, for a message; empty when there is one.
+    /// Why the server provides no relayed candidate, for a message; empty if it does.
     fn no_relay(&self) -> String {
         let url = &self.url;
         match &self.outcome {
             GatherOutcome::Allocated { .. } => String::new(),
-            _ if !self.is_turn() => format!("{url}: a STUN server relays nothing"),
+            _ if !self.is_turn() => format!("{url}: a STUN server does not relay"),
             GatherOutcome::Refused { code, reason } => format!("{url}: {code} {reason}"),
             _ => match self.failure() {
                 Some((_, text)) => format!("{url}: {text}"),
-                None => format!("{url}: it was not asked, for no local address is of its family"),
+                None => format!("{url}: no local address is of its address family"),
             },
         }
     }
@@ -139,8 +138,8 @@ impl GatherResult {
         read_url(&self.url).is_ok_and(|uri| uri.transport != Transport::Udp)
     }
 
-    /// What to try about the failure; empty without one. `clock_skew` is how far this machine's
-    /// clock is ahead of the server's, seconds, when it is known.
+    /// The remedy for the failure; empty without one. `clock_skew` is how far this machine's clock is ahead of the
+    /// server's, in seconds, if known.
     #[must_use]
     pub fn remedy(&self, now: SystemTime, clock_skew: Option<f64>) -> String {
         match &self.outcome {
@@ -158,11 +157,11 @@ impl GatherResult {
             GatherOutcome::Unreachable(_) => "check this machine's network and routes".into(),
             GatherOutcome::NotConnected(error) => error.remedy(),
             GatherOutcome::Silent { .. } if self.is_stream() => {
-                "the server takes the connection and says nothing: is it a TURN server? See its log"
+                "the server accepts the connection but does not answer: check its log, and that it is a TURN server"
                     .into()
             }
             GatherOutcome::Silent { .. } => {
-                "check host and port, that the server runs, and whether a firewall between blocks UDP"
+                "check host and port, that the server is running, and that no firewall blocks UDP"
                     .into()
             }
             GatherOutcome::Unused
@@ -172,18 +171,22 @@ impl GatherResult {
     }
 }
 
-/// Why no server gave a relayed candidate, server by server; `None` when one did.
+/// Why no server provided a relayed candidate, server by server; `None` if one did.
 #[must_use]
 pub fn no_relay(results: &[GatherResult]) -> Option<String> {
     if results.iter().any(|result| matches!(result.outcome, GatherOutcome::Allocated { .. })) {
         return None;
     }
     let reasons: Vec<String> = results.iter().map(GatherResult::no_relay).collect();
-    Some(if reasons.is_empty() { "no TURN server is known".into() } else { reasons.join("; ") })
+    Some(if reasons.is_empty() {
+        "no TURN server is configured".into()
+    } else {
+        reasons.join("; ")
+    })
 }
 
-/// What to try when a STUN or TURN server answers with this error code (RFC 8489 §14.8, RFC 8656
-/// §19). `username` is the one that was sent; `clock_skew` as for [`GatherResult::remedy`].
+/// The remedy for a STUN or TURN server's answer with this error code (RFC 8489 §14.8, RFC 8656 §19). `username` is
+/// the one that was sent; `clock_skew` as for [`GatherResult::remedy`].
 #[must_use]
 pub fn refusal_remedy(
     code: u16,
@@ -192,35 +195,35 @@ pub fn refusal_remedy(
     clock_skew: Option<f64>,
 ) -> String {
     match code {
-        300 => "the server sends its clients to another one: give the URL of that one",
-        400 | 420 => "is it a STUN or TURN server of RFC 8489 and 8656? See its log",
+        300 => "the server redirects its clients: use the URL of the other server",
+        400 | 420 => "check its log, and that it is a STUN or TURN server (RFC 8489 and 8656)",
         401 => return login_remedy(username, now, clock_skew),
-        403 => "the server forbids it: check which users and addresses it allows",
-        437 => "the server still holds an older allocation of this address: try again in 10 min",
-        438 => "the server takes back its nonces at once: is it one server, not several behind one address?",
-        440 | 443 => "the server relays another address family: check --network and its relay addresses",
-        441 => "the allocation belongs to another user name: give each server one user name only",
+        403 => "check which users and addresses the server allows",
+        437 => "the server still holds an older allocation for this address: try again in 10 min",
+        438 => "the server expires its nonces immediately: check that it is a single server, not several behind one address",
+        440 | 443 => "the server relays a different address family: check --network and its relay addresses",
+        441 => "the allocation belongs to another username: use a single username for each server",
         442 => "the server does not relay UDP: check its configuration",
-        486 => "this user has as many allocations as the server allows: close other connections or raise the server's quota",
-        508 => "the server has no relay port left: close other connections or raise its port range or capacity",
-        UNREACHABLE => "is it a STUN or TURN server of RFC 8489 and 8656?",
-        500..=599 => "the server has failed: see its log and try again",
-        _ => "see the server's log",
+        486 => "this user has reached the server's allocation limit: close other connections or raise the server's quota",
+        508 => "the server has no free relay port: close other connections or raise its port range or capacity",
+        UNREACHABLE => "check that it is a STUN or TURN server (RFC 8489 and 8656)",
+        500..=599 => "the server failed: check its log and try again",
+        _ => "check the server's log",
     }
     .into()
 }
 
-/// 401 to a request with or without a login. Of TURN REST credentials the user name starts with
-/// their expiry, seconds since 1970 (draft-uberti-behave-turn-rest-00 §2.2).
+/// 401 to a request with or without credentials. The username of TURN REST credentials starts with their expiry,
+/// seconds since 1970 (draft-uberti-behave-turn-rest-00 §2.2).
 fn login_remedy(username: Option<&str>, now: SystemTime, clock_skew: Option<f64>) -> String {
     let skew = clock_skew.map(clock_skew_words);
     let Some(username) = username.filter(|name| !name.is_empty()) else {
-        return "the server wants a login: give --turn-username with --turn-credential, or \
+        return "the server requires credentials: give --turn-username with --turn-credential, or \
                 --turn-secret"
             .into();
     };
     let Some(expiry) = expiry(username) else {
-        return "the user name or the password differs from the server's".into();
+        return "the username or the password differs from the server's".into();
     };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let ago = now.saturating_sub(Duration::from_secs(expiry));
@@ -228,7 +231,7 @@ fn login_remedy(username: Option<&str>, now: SystemTime, clock_skew: Option<f64>
         let clock = skew.unwrap_or_else(|| "this machine's clock is wrong".into());
         let ago = rough_duration(ago.as_secs_f64());
         return format!(
-            "the credential expired {ago} ago: the token answer is too old, or {clock}"
+            "the credential expired {ago} ago: the token response is too old, or {clock}"
         );
     }
     match skew {
@@ -242,25 +245,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_login_is_told_by_its_cause() {
+    fn a_rejected_login_names_its_cause() {
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let remedy = |name: Option<&str>, skew| refusal_remedy(401, name, now, skew);
         let good = Some("1700000600:phone");
         assert!(remedy(good, None).ends_with("or the clocks do"));
         let skewed = remedy(good, Some(-420.0));
         assert!(skewed.contains("secret") && skewed.contains("7 min behind"), "{skewed}");
-        let over = remedy(Some("1699999760:phone"), None);
-        assert!(over.contains("expired 4 min ago"), "{over}");
+        let expired = remedy(Some("1699999760:phone"), None);
+        assert!(expired.contains("expired 4 min ago"), "{expired}");
         let ahead = remedy(Some("1699999760"), Some(3600.0));
         assert!(ahead.contains("60 min ahead"), "{ahead}");
         assert!(!remedy(Some("phone"), None).contains("clock"));
-        for nobody in [None, Some("")] {
-            assert!(remedy(nobody, None).contains("--turn-username"));
+        for none in [None, Some("")] {
+            assert!(remedy(none, None).contains("--turn-username"));
         }
     }
 
     #[test]
-    fn each_server_says_why_it_relays_nothing() {
+    fn each_server_reports_why_it_does_not_relay() {
         let server = |url: &str, outcome| GatherResult {
             url: url.into(),
             username: None,
@@ -277,10 +280,10 @@ mod tests {
         ];
         assert_eq!(
             no_relay(&results).unwrap(),
-            "stun:s: a STUN server relays nothing; TURN:a: 401 Unauthorized; \
-             turn://b: it is left out: no slashes; turn:c: it did not answer 7 requests"
+            "stun:s: a STUN server does not relay; TURN:a: 401 Unauthorized; \
+             turn://b: it is ignored: no slashes; turn:c: it did not answer 7 requests"
         );
-        assert_eq!(no_relay(&[]).unwrap(), "no TURN server is known");
+        assert_eq!(no_relay(&[]).unwrap(), "no TURN server is configured");
         let allocated = GatherOutcome::Allocated {
             relayed: ([192, 0, 2, 1], 9).into(),
             lifetime: Duration::ZERO,
@@ -290,10 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_has_words_of_its_own() {
-        let words = |code| refusal_remedy(code, None, UNIX_EPOCH, None);
+    fn each_error_code_has_its_own_remedy() {
+        let remedy = |code| refusal_remedy(code, None, UNIX_EPOCH, None);
         let codes = [300, 400, 401, 403, 437, 438, 440, 441, 442, 486, 508, 500, 701, 999];
-        let all: std::collections::HashSet<_> = codes.map(words).into_iter().collect();
+        let all: std::collections::HashSet<_> = codes.map(remedy).into_iter().collect();
         assert_eq!(all.len(), codes.len());
     }
 }

@@ -1,4 +1,4 @@
-//! The watch over ICE servers against datagrams made by hand.
+//! The server log against hand-made datagrams.
 
 use super::*;
 use crate::stun::{message::Builder, stream::Trust};
@@ -19,28 +19,28 @@ fn local() -> SocketAddr {
     "10.0.0.2:5000".parse().unwrap()
 }
 
-fn watch(urls: &[&str]) -> Watch {
-    watch_over(&[IceServer {
+fn log(urls: &[&str]) -> ServerLog {
+    log_over(&[IceServer {
         urls: urls.iter().map(|&url| url.to_owned()).collect(),
         username: Some("phone".into()),
         credential: Some("hush".into()),
     }])
 }
 
-fn watch_over(servers: &[IceServer]) -> Watch {
-    Watch::new(servers, &StreamServers::new(servers, Trust::web(), None))
+fn log_over(servers: &[IceServer]) -> ServerLog {
+    ServerLog::new(servers, &StreamServers::new(servers, Trust::web(), None))
 }
 
-/// A watch whose server's name is known.
-fn resolved(urls: &[&str]) -> Watch {
-    let mut watch = watch(urls);
-    watch.lookup_begun(at(0), ENDPOINT);
-    watch.lookup_ended(ENDPOINT, Ok(vec![server()]));
-    watch
+/// A log whose server's name is resolved.
+fn resolved(urls: &[&str]) -> ServerLog {
+    let mut log = log(urls);
+    log.lookup_started(at(0), ENDPOINT);
+    log.lookup_ended(ENDPOINT, Ok(vec![server()]));
+    log
 }
 
-fn outcomes(watch: &Watch) -> Vec<GatherOutcome> {
-    watch.results().into_iter().map(|result| result.outcome).collect()
+fn outcomes(log: &ServerLog) -> Vec<GatherOutcome> {
+    log.results().into_iter().map(|result| result.outcome).collect()
 }
 
 fn request(method: u16, id: u8, username: Option<&str>) -> Vec<u8> {
@@ -72,41 +72,41 @@ fn mapped(id: u8) -> Vec<u8> {
         .finish()
 }
 
-/// Asks for an allocation, is challenged, asks again as `phone`.
-fn ask_for_allocation(watch: &mut Watch, from: u64, id: u8) {
-    assert!(watch.sent(at(from), local(), server(), &request(method::ALLOCATE, id, None), None));
-    assert!(watch.received(at(from + 10), &refusal(method::ALLOCATE, id, 401)));
+/// Sends an Allocate request, gets challenged, and sends it again as `phone`.
+fn request_allocation(log: &mut ServerLog, from: u64, id: u8) {
+    assert!(log.sent(at(from), local(), server(), &request(method::ALLOCATE, id, None), None));
+    assert!(log.received(at(from + 10), &refusal(method::ALLOCATE, id, 401)));
     let again = request(method::ALLOCATE, id + 1, Some("phone"));
-    assert!(watch.sent(at(from + 10), local(), server(), &again, None));
+    assert!(log.sent(at(from + 10), local(), server(), &again, None));
 }
 
-/// TURN over TCP waits until UDP has had its chance, and that wait is not the server's.
+/// TURN over TCP waits until UDP has had its chance, and that wait does not count as the server's.
 #[test]
-fn a_connection_that_was_put_off_counts_from_its_start() {
-    let mut watch = resolved(&[TURN]);
-    watch.put_off(local(), server());
-    watch.sent(at(5), local(), server(), &request(method::ALLOCATE, 1, None), None);
-    watch.sent(at(505), local(), server(), &request(method::ALLOCATE, 1, None), None);
-    assert_eq!(outcomes(&watch), [GatherOutcome::Unused]);
-    watch.begun(at(750), local(), server());
-    watch.received(at(752), &refusal(method::ALLOCATE, 1, 401));
+fn a_deferred_connection_is_timed_from_its_start() {
+    let mut log = resolved(&[TURN]);
+    log.connection_deferred(local(), server());
+    log.sent(at(5), local(), server(), &request(method::ALLOCATE, 1, None), None);
+    log.sent(at(505), local(), server(), &request(method::ALLOCATE, 1, None), None);
+    assert_eq!(outcomes(&log), [GatherOutcome::Unused]);
+    log.connection_started(at(750), local(), server());
+    log.received(at(752), &refusal(method::ALLOCATE, 1, 401));
     let again = request(method::ALLOCATE, 2, Some("phone"));
-    watch.sent(at(752), local(), server(), &again, None);
-    watch.received(at(753), &allocated(2));
-    let result = &watch.results()[0];
+    log.sent(at(752), local(), server(), &again, None);
+    log.received(at(753), &allocated(2));
+    let result = &log.results()[0];
     assert_eq!((result.first_request, result.took), (Some(at(750)), Some(at(3))));
 }
 
 #[test]
-fn stun_and_turn_on_one_port_are_told_apart() {
-    let mut watch = resolved(&[STUN, TURN]);
-    assert_eq!(outcomes(&watch), [GatherOutcome::Unused, GatherOutcome::Unused]);
-    watch.sent(at(5), local(), server(), &request(method::BINDING, 1, None), None);
-    ask_for_allocation(&mut watch, 6, 2);
-    watch.received(at(17), &mapped(1));
-    assert_eq!(watch.settled(at(20)), Err(Some(at(5006))));
-    watch.received(at(30), &allocated(3));
-    let results = watch.results();
+fn stun_and_turn_on_one_port_are_distinguished() {
+    let mut log = resolved(&[STUN, TURN]);
+    assert_eq!(outcomes(&log), [GatherOutcome::Unused, GatherOutcome::Unused]);
+    log.sent(at(5), local(), server(), &request(method::BINDING, 1, None), None);
+    request_allocation(&mut log, 6, 2);
+    log.received(at(17), &mapped(1));
+    assert_eq!(log.settled(at(20)), Err(Some(at(5006))));
+    log.received(at(30), &allocated(3));
+    let results = log.results();
     assert_eq!(results[0].outcome, GatherOutcome::Reflexive("203.0.113.9:7000".parse().unwrap()));
     assert_eq!((results[0].first_request, results[0].took), (Some(at(5)), Some(at(12))));
     let relayed = "198.51.100.1:50000".parse().unwrap();
@@ -114,99 +114,99 @@ fn stun_and_turn_on_one_port_are_told_apart() {
     assert_eq!(results[1].outcome, GatherOutcome::Allocated { relayed, lifetime });
     assert_eq!((results[1].first_request, results[1].took), (Some(at(6)), Some(at(24))));
     assert_eq!((results[1].url.as_str(), results[1].username.as_deref()), (TURN, Some("phone")));
-    assert_eq!(watch.settled(at(31)), Ok(()));
-    assert_eq!(watch.failures(at(60_000)), []);
+    assert_eq!(log.settled(at(31)), Ok(()));
+    assert_eq!(log.failures(at(60_000)), []);
 }
 
 #[test]
-fn a_refused_login_is_told_at_once_and_once() {
-    let mut watch = resolved(&[TURN]);
-    ask_for_allocation(&mut watch, 0, 1);
-    assert_eq!(watch.failures(at(11)), [], "the first 401 is only the challenge");
-    assert!(watch.received(at(20), &refusal(method::ALLOCATE, 2, 401)));
+fn a_rejected_login_is_reported_immediately_and_only_once() {
+    let mut log = resolved(&[TURN]);
+    request_allocation(&mut log, 0, 1);
+    assert_eq!(log.failures(at(11)), [], "the first 401 is only the challenge");
+    assert!(log.received(at(20), &refusal(method::ALLOCATE, 2, 401)));
     let failure = ServerFailure { url: TURN.into(), code: 401, text: "Nope".into() };
-    assert_eq!(watch.failures(at(20)), [failure]);
-    assert_eq!(watch.failures(at(20_000)), []);
-    assert_eq!(watch.settled(at(20)), Ok(()));
-    let result = &watch.results()[0];
+    assert_eq!(log.failures(at(20)), [failure]);
+    assert_eq!(log.failures(at(20_000)), []);
+    assert_eq!(log.settled(at(20)), Ok(()));
+    let result = &log.results()[0];
     assert_eq!(result.code().as_deref(), Some("turn-401"));
     assert_eq!(result.outcome, GatherOutcome::Refused { code: 401, reason: "Nope".into() });
 }
 
 #[test]
-fn other_refusals_need_no_login() {
+fn other_errors_need_no_login() {
     for code in [300, 403, 486, 508] {
-        let mut watch = resolved(&[TURN]);
-        watch.sent(at(0), local(), server(), &request(method::ALLOCATE, 1, None), None);
-        watch.received(at(9), &refusal(method::ALLOCATE, 1, code));
-        assert_eq!(watch.failures(at(9))[0].code, code);
+        let mut log = resolved(&[TURN]);
+        log.sent(at(0), local(), server(), &request(method::ALLOCATE, 1, None), None);
+        log.received(at(9), &refusal(method::ALLOCATE, 1, code));
+        assert_eq!(log.failures(at(9))[0].code, code);
     }
-    // A 401 that gives nothing to log in with leads nowhere.
-    let mut watch = resolved(&[TURN]);
-    watch.sent(at(0), local(), server(), &request(method::ALLOCATE, 1, None), None);
+    // A 401 without realm and nonce leaves nothing to log in with.
+    let mut log = resolved(&[TURN]);
+    log.sent(at(0), local(), server(), &request(method::ALLOCATE, 1, None), None);
     let bare = Builder::new(Class::Error, method::ALLOCATE, [1; 12]).error(401, "").finish();
-    watch.received(at(9), &bare);
-    assert_eq!(watch.failures(at(9))[0].code, 401);
+    log.received(at(9), &bare);
+    assert_eq!(log.failures(at(9))[0].code, 401);
 }
 
 #[test]
-fn an_allocation_on_one_address_outweighs_a_refusal_on_another() {
-    let mut watch = resolved(&[TURN]);
-    ask_for_allocation(&mut watch, 0, 1);
-    ask_for_allocation(&mut watch, 0, 3);
-    watch.received(at(20), &allocated(2));
-    watch.received(at(21), &refusal(method::ALLOCATE, 4, 486));
-    assert!(matches!(outcomes(&watch)[0], GatherOutcome::Allocated { .. }));
-    assert_eq!(watch.failures(at(60_000)), []);
+fn an_allocation_on_one_address_outweighs_an_error_on_another() {
+    let mut log = resolved(&[TURN]);
+    request_allocation(&mut log, 0, 1);
+    request_allocation(&mut log, 0, 3);
+    log.received(at(20), &allocated(2));
+    log.received(at(21), &refusal(method::ALLOCATE, 4, 486));
+    assert!(matches!(outcomes(&log)[0], GatherOutcome::Allocated { .. }));
+    assert_eq!(log.failures(at(60_000)), []);
 }
 
 #[test]
-fn silence_is_told_after_five_seconds() {
-    let mut watch = resolved(&[STUN]);
+fn silence_is_reported_after_five_seconds() {
+    let mut log = resolved(&[STUN]);
     let binding = request(method::BINDING, 1, None);
-    assert!(watch.sent(at(100), local(), server(), &binding, None));
-    assert!(!watch.sent(at(600), local(), server(), &binding, None), "a repetition is no news");
-    assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 2 }]);
-    assert_eq!(watch.failures(at(5099)), []);
-    assert_eq!(watch.settled(at(5099)), Err(Some(at(5100))));
-    let failure = &watch.failures(at(5100))[0];
+    assert!(log.sent(at(100), local(), server(), &binding, None));
+    assert!(!log.sent(at(600), local(), server(), &binding, None), "a repetition is no news");
+    assert_eq!(outcomes(&log), [GatherOutcome::Silent { requests: 2 }]);
+    assert_eq!(log.failures(at(5099)), []);
+    assert_eq!(log.settled(at(5099)), Err(Some(at(5100))));
+    let failure = &log.failures(at(5100))[0];
     assert_eq!((failure.code, failure.text.as_str()), (701, "it did not answer 2 requests"));
-    assert_eq!(watch.settled(at(5100)), Ok(()));
-    // An answer that is late is still an answer.
-    watch.received(at(7000), &mapped(1));
-    assert!(matches!(outcomes(&watch)[0], GatherOutcome::Reflexive(_)));
+    assert_eq!(log.settled(at(5100)), Ok(()));
+    // A late answer is still an answer.
+    log.received(at(7000), &mapped(1));
+    assert!(matches!(outcomes(&log)[0], GatherOutcome::Reflexive(_)));
 }
 
 #[test]
-fn names_without_an_address_are_told_when_it_is_known() {
-    let mut watch = watch(&[STUN, "stuns:ice.example", "stun:"]);
-    let left_out = watch.failures(at(0));
+fn names_without_an_address_are_reported_once_known() {
+    let mut log = log(&[STUN, "stuns:ice.example", "stun:"]);
+    let left_out = log.failures(at(0));
     assert_eq!(left_out.len(), 2, "what cannot be used is known at once");
     assert_eq!(left_out[0].text, "it is left out: stuns: is not supported");
-    assert_eq!(watch.settled(at(0)), Err(None));
-    watch.lookup_begun(at(0), ENDPOINT);
-    assert_eq!(watch.failures(at(4999)), []);
-    watch.lookup_ended(ENDPOINT, Err("no such name".into()));
-    assert_eq!(watch.failures(at(4999))[0].text, "its name cannot be resolved: no such name");
-    assert_eq!(watch.settled(at(4999)), Ok(()));
-    watch.lookup_ended(ENDPOINT, Ok(Vec::new()));
-    assert!(matches!(&outcomes(&watch)[0], GatherOutcome::Unresolved(why) if why.contains("no")));
+    assert_eq!(log.settled(at(0)), Err(None));
+    log.lookup_started(at(0), ENDPOINT);
+    assert_eq!(log.failures(at(4999)), []);
+    log.lookup_ended(ENDPOINT, Err("no such name".into()));
+    assert_eq!(log.failures(at(4999))[0].text, "its name cannot be resolved: no such name");
+    assert_eq!(log.settled(at(4999)), Ok(()));
+    log.lookup_ended(ENDPOINT, Ok(Vec::new()));
+    assert!(matches!(&outcomes(&log)[0], GatherOutcome::Unresolved(why) if why.contains("no")));
 }
 
 #[test]
-fn servers_that_cannot_be_used_are_told_with_the_reason() {
+fn unusable_servers_are_reported_with_the_reason() {
     let urls = ["turn://t:3478", "TURNS:t?transport=UDP", "turn:t/path", "stun:2001:db8::1", ""];
-    let mut watch = watch(&urls);
-    assert!(watch.is_empty(), "nothing is awaited of them");
+    let mut log = log(&urls);
+    assert!(log.is_empty(), "nothing is awaited of them");
     let reasons = ["slashes", "DTLS", "path", "brackets", "scheme"];
-    let failures = watch.failures(at(0));
+    let failures = log.failures(at(0));
     assert_eq!(failures.len(), urls.len());
     for (failure, reason) in failures.iter().zip(reasons) {
         assert!(failure.text.contains(reason), "{failure:?}");
         assert_eq!(failure.code, UNREACHABLE);
     }
-    assert_eq!(watch.failures(at(1)), [], "each is told once");
-    for result in watch.results() {
+    assert_eq!(log.failures(at(1)), [], "each is reported once");
+    for result in log.results() {
         assert!(
             result.remedy(std::time::SystemTime::now(), None).contains("turns:HOST"),
             "{result:?}"
@@ -218,62 +218,59 @@ fn servers_that_cannot_be_used_are_told_with_the_reason() {
         credential: credential.map(str::to_owned),
     };
     for server in [without(None, None), without(Some("u"), None), without(Some("u"), Some(""))] {
-        let text = &watch_over(std::slice::from_ref(&server)).failures(at(0))[0].text;
+        let text = &log_over(std::slice::from_ref(&server)).failures(at(0))[0].text;
         assert!(text.contains("credential"), "{text}");
     }
 }
 
 #[test]
-fn requests_that_cannot_be_sent_are_no_silence() {
-    let mut watch = resolved(&[STUN]);
+fn requests_that_cannot_be_sent_do_not_count_as_silence() {
+    let mut log = resolved(&[STUN]);
     let error = || Some("Network is unreachable".to_owned());
-    watch.sent(at(0), local(), server(), &request(method::BINDING, 1, None), error());
-    assert_eq!(outcomes(&watch), [GatherOutcome::Unreachable("Network is unreachable".into())]);
-    // Another local address can.
-    watch.sent(at(1), local(), server(), &request(method::BINDING, 2, None), None);
-    assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 1 }]);
+    log.sent(at(0), local(), server(), &request(method::BINDING, 1, None), error());
+    assert_eq!(outcomes(&log), [GatherOutcome::Unreachable("Network is unreachable".into())]);
+    // Another local address can send.
+    log.sent(at(1), local(), server(), &request(method::BINDING, 2, None), None);
+    assert_eq!(outcomes(&log), [GatherOutcome::Silent { requests: 1 }]);
 }
 
 #[test]
-fn what_others_send_is_not_counted() {
-    let mut watch = resolved(&[STUN, TURN]);
+fn unrelated_datagrams_are_not_counted() {
+    let mut log = resolved(&[STUN, TURN]);
     let elsewhere = "192.0.2.2:3478".parse().unwrap();
-    assert!(!watch.sent(at(0), local(), elsewhere, &request(method::BINDING, 1, None), None));
+    assert!(!log.sent(at(0), local(), elsewhere, &request(method::BINDING, 1, None), None));
     // Connectivity checks, refreshes, media.
-    assert!(!watch.sent(at(0), local(), server(), &request(method::BINDING, 2, Some("a:b")), None));
-    assert!(!watch.sent(at(0), local(), server(), &request(method::REFRESH, 3, None), None));
-    assert!(!watch.sent(at(0), local(), server(), &[0x80; 100], None));
-    assert!(!watch.received(at(0), &mapped(9)));
-    assert!(!watch.received(at(0), &[]));
-    // An answer to another question, and one that is cut short.
-    watch.sent(at(0), local(), server(), &request(method::BINDING, 4, None), None);
-    assert!(!watch.received(at(1), &allocated(4)));
-    assert!(!watch.received(at(1), &mapped(4)[..28]));
-    assert!(watch.received(at(1), &mapped(4)));
-    assert!(!watch.received(at(2), &refusal(method::BINDING, 4, 500)), "the first one counts");
-    assert!(matches!(outcomes(&watch)[..], [GatherOutcome::Reflexive(_), GatherOutcome::Unused]));
+    assert!(!log.sent(at(0), local(), server(), &request(method::BINDING, 2, Some("a:b")), None));
+    assert!(!log.sent(at(0), local(), server(), &request(method::REFRESH, 3, None), None));
+    assert!(!log.sent(at(0), local(), server(), &[0x80; 100], None));
+    assert!(!log.received(at(0), &mapped(9)));
+    assert!(!log.received(at(0), &[]));
+    // An answer to a different request, and a truncated one.
+    log.sent(at(0), local(), server(), &request(method::BINDING, 4, None), None);
+    assert!(!log.received(at(1), &allocated(4)));
+    assert!(!log.received(at(1), &mapped(4)[..28]));
+    assert!(log.received(at(1), &mapped(4)));
+    assert!(!log.received(at(2), &refusal(method::BINDING, 4, 500)), "the first one counts");
+    assert!(matches!(outcomes(&log)[..], [GatherOutcome::Reflexive(_), GatherOutcome::Unused]));
 }
 
 #[test]
-fn a_login_for_another_url_is_not_this_ones() {
+fn a_login_for_another_url_does_not_count() {
     let login = |name: &str| IceServer {
         urls: vec![TURN.into()],
         username: Some(name.into()),
         credential: Some("hush".into()),
     };
-    let mut watch = watch_over(&[login("phone"), login("mac")]);
-    watch.lookup_begun(at(0), ENDPOINT);
-    watch.lookup_ended(ENDPOINT, Ok(vec![server()]));
-    ask_for_allocation(&mut watch, 0, 1);
-    watch.received(at(20), &allocated(2));
-    assert!(matches!(
-        outcomes(&watch)[..],
-        [GatherOutcome::Allocated { .. }, GatherOutcome::Unused]
-    ));
+    let mut log = log_over(&[login("phone"), login("mac")]);
+    log.lookup_started(at(0), ENDPOINT);
+    log.lookup_ended(ENDPOINT, Ok(vec![server()]));
+    request_allocation(&mut log, 0, 1);
+    log.received(at(20), &allocated(2));
+    assert!(matches!(outcomes(&log)[..], [GatherOutcome::Allocated { .. }, GatherOutcome::Unused]));
 }
 
 #[test]
-fn ipv6_literals_get_their_brackets() {
+fn ipv6_literals_get_brackets() {
     assert_eq!(bracketed("2001:db8::1:3478"), "[2001:db8::1]:3478");
     for good in ["[2001:db8::1]:3478", "192.0.2.1:3478", ENDPOINT] {
         assert_eq!(bracketed(good), good);
@@ -282,57 +279,57 @@ fn ipv6_literals_get_their_brackets() {
 
 const TLS: &str = "turns:ice.example";
 
-/// A watch over a server behind a stand-in.
-fn over_tls() -> (Watch, SocketAddr) {
-    let mut watch = watch(&[TLS]);
+/// A log with a server behind a stand-in.
+fn over_tls() -> (ServerLog, SocketAddr) {
+    let mut log = log(&[TLS]);
     let (name, stand_in) = ("relay-1.invalid:5349", "240.0.0.1:5349".parse().unwrap());
-    watch.lookup_begun(at(0), name);
-    watch.lookup_ended(name, Ok(vec![stand_in]));
-    (watch, stand_in)
+    log.lookup_started(at(0), name);
+    log.lookup_ended(name, Ok(vec![stand_in]));
+    (log, stand_in)
 }
 
 #[test]
-fn a_connection_that_cannot_be_made_is_told_at_once_and_by_its_own_url() {
-    let (mut watch, stand_in) = over_tls();
-    watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
+fn a_failed_connection_is_reported_immediately_under_its_own_url() {
+    let (mut log, stand_in) = over_tls();
+    log.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
     let error = DialError::Expired("ice.example".into());
-    assert_eq!(watch.unconnected(at(9), local(), stand_in, error.clone()), None);
-    let failure = &watch.failures(at(9))[0];
+    assert_eq!(log.connection_failed(at(9), local(), stand_in, error.clone()), None);
+    let failure = &log.failures(at(9))[0];
     assert_eq!((failure.url.as_str(), failure.code), (TLS, 701));
     assert!(failure.text.contains("the certificate of ice.example"), "{}", failure.text);
-    let result = &watch.results()[0];
+    let result = &log.results()[0];
     assert_eq!(result.outcome, GatherOutcome::NotConnected(error));
     assert_eq!(result.code().as_deref(), Some("turn-tls-expired"));
     assert_eq!(result.took, Some(at(8)));
-    assert_eq!(watch.settled(at(9)), Ok(()));
+    assert_eq!(log.settled(at(9)), Ok(()));
 }
 
 #[test]
-fn a_connection_from_another_local_address_is_waited_for() {
-    let (mut watch, stand_in) = over_tls();
+fn a_connection_from_another_local_address_is_awaited() {
+    let (mut log, stand_in) = over_tls();
     let other: SocketAddr = "127.0.0.1:5001".parse().unwrap();
     let no_route = |address| DialError::Unreachable { address, reason: "no route".into() };
-    // The failure may be known before the request is.
-    watch.unconnected(at(1), other, stand_in, no_route(stand_in));
-    watch.sent(at(1), other, stand_in, &request(method::ALLOCATE, 1, None), None);
-    watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 2, None), None);
-    assert_eq!(watch.failures(at(2)), []);
-    assert_eq!(outcomes(&watch), [GatherOutcome::Silent { requests: 1 }]);
-    watch.unconnected(at(3), local(), stand_in, DialError::Refused(stand_in));
-    assert_eq!(outcomes(&watch), [GatherOutcome::NotConnected(DialError::Refused(stand_in))]);
-    assert_eq!(watch.failures(at(3)).len(), 1);
+    // The failure may be known before the request.
+    log.connection_failed(at(1), other, stand_in, no_route(stand_in));
+    log.sent(at(1), other, stand_in, &request(method::ALLOCATE, 1, None), None);
+    log.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 2, None), None);
+    assert_eq!(log.failures(at(2)), []);
+    assert_eq!(outcomes(&log), [GatherOutcome::Silent { requests: 1 }]);
+    log.connection_failed(at(3), local(), stand_in, DialError::Refused(stand_in));
+    assert_eq!(outcomes(&log), [GatherOutcome::NotConnected(DialError::Refused(stand_in))]);
+    assert_eq!(log.failures(at(3)).len(), 1);
 }
 
 #[test]
-fn the_loss_of_an_allocation_is_told() {
-    let (mut watch, stand_in) = over_tls();
+fn the_loss_of_an_allocation_is_reported() {
+    let (mut log, stand_in) = over_tls();
     let ended = || DialError::Ended { address: server(), reason: "closed".into() };
-    watch.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
-    watch.received(at(2), &allocated(1));
+    log.sent(at(1), local(), stand_in, &request(method::ALLOCATE, 1, None), None);
+    log.received(at(2), &allocated(1));
     let other = "10.0.0.3:5000".parse().unwrap();
-    assert_eq!(watch.unconnected(at(3), other, stand_in, ended()), None);
-    let lost = watch.unconnected(at(3), local(), stand_in, ended()).unwrap();
+    assert_eq!(log.connection_failed(at(3), other, stand_in, ended()), None);
+    let lost = log.connection_failed(at(3), local(), stand_in, ended()).unwrap();
     assert_eq!(lost.url, TLS);
     assert!(lost.text.contains("its relayed address is lost"), "{}", lost.text);
-    assert!(matches!(outcomes(&watch)[..], [GatherOutcome::Allocated { .. }]), "it was there");
+    assert!(matches!(outcomes(&log)[..], [GatherOutcome::Allocated { .. }]), "it was there");
 }

@@ -1,5 +1,5 @@
-//! When packets arrived, to be told to their sender: soon, for it may be sending still, and at once after
-//! the last packet of a picture. Nothing is told while nothing arrives.
+//! Arrival times to report to the sender: soon, for it may still be sending, and immediately after the last
+//! packet of a picture. Nothing is sent while nothing arrives.
 
 use std::{
     collections::BTreeMap,
@@ -11,28 +11,28 @@ use rtc::rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc;
 use super::feedback;
 use crate::peer::sequence::extend_sequence;
 
-/// From the first packet to the message about it.
-const WITHIN: Duration = Duration::from_millis(20);
+/// Maximum delay from the first packet to the message about it.
+const REPORT_DELAY: Duration = Duration::from_millis(20);
 
-/// The same where a second one followed: a sender that probes the path does so with a burst that lasts as long, and
-/// goes on from what it learns.
-const BURST_WITHIN: Duration = Duration::from_millis(10);
+/// The same once a second packet has followed: a sender that probes the path does so with a burst of this
+/// length, and continues from what it learns.
+const BURST_REPORT_DELAY: Duration = Duration::from_millis(10);
 
-/// Packets that are told of at once. A message about so many is a hundredth of them.
-const TOGETHER: usize = 10;
+/// Packets that are reported immediately: the message is a hundredth of their size.
+const BATCH_PACKETS: usize = 10;
 
-/// Missing packets told of in one message.
-const MOST_MISSING: u64 = 512;
+/// Maximum number of missing packets reported in one message.
+const MAX_MISSING: u64 = 512;
 
-/// The packets that came and were not told of yet.
+/// Packets that have arrived and have not been reported yet.
 #[derive(Debug)]
 pub(super) struct Arrivals {
     epoch: Instant,
     newest: Option<u64>,
-    /// The number after the newest one that was told of.
-    told: Option<u64>,
+    /// The number after the newest reported packet.
+    reported_end: Option<u64>,
     waiting: BTreeMap<u64, i64>,
-    /// When the first of them came.
+    /// When the first of them arrived.
     since: Option<Instant>,
     due: Option<Instant>,
     messages: u8,
@@ -43,7 +43,7 @@ impl Arrivals {
         Self {
             epoch,
             newest: None,
-            told: None,
+            reported_end: None,
             waiting: BTreeMap::new(),
             since: None,
             due: None,
@@ -51,7 +51,7 @@ impl Arrivals {
         }
     }
 
-    /// A packet came; `last` is that of a picture.
+    /// A packet arrived; `last` marks the last packet of a picture.
     pub(super) fn arrived(&mut self, number: u16, last: bool, now: Instant) {
         let number = extend_sequence(&mut self.newest, number);
         let micros = now.saturating_duration_since(self.epoch).as_micros() as i64;
@@ -59,28 +59,28 @@ impl Arrivals {
         let since = *self.since.get_or_insert(now);
         self.due = Some(match self.waiting.len() {
             _ if last => now,
-            TOGETHER.. => now,
-            2.. => now.max(since + BURST_WITHIN),
-            _ => since + WITHIN,
+            BATCH_PACKETS.. => now,
+            2.. => now.max(since + BURST_REPORT_DELAY),
+            _ => since + REPORT_DELAY,
         });
     }
 
-    /// When [`Arrivals::take`] wants to be called.
+    /// When to call [`Arrivals::take`].
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// The message that is due.
+    /// The message, once it is due.
     pub(super) fn take(&mut self, now: Instant) -> Option<TransportLayerCc> {
         self.due.take_if(|due| now >= *due)?;
         self.since = None;
         let waiting = std::mem::take(&mut self.waiting);
         let (first, newest) = (*waiting.first_key_value()?.0, *waiting.last_key_value()?.0);
-        // From where the last message ended, for what is missing since then; or from a packet that came
-        // late.
-        let oldest = newest.saturating_sub(MOST_MISSING);
-        let base = self.told.unwrap_or(first).min(first).max(oldest);
-        self.told = Some(self.told.map_or(newest + 1, |told| told.max(newest + 1)));
+        // Starts where the last message ended, to report packets missing since then; or at a packet that
+        // arrived late.
+        let oldest = newest.saturating_sub(MAX_MISSING);
+        let base = self.reported_end.unwrap_or(first).min(first).max(oldest);
+        self.reported_end = Some(self.reported_end.map_or(newest + 1, |end| end.max(newest + 1)));
         let arrivals: Vec<Option<i64>> =
             (base..=newest).map(|number| waiting.get(&number).copied()).collect();
         let message = feedback::write(base as u16, &arrivals, self.messages)?;
@@ -95,36 +95,36 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn told(message: &TransportLayerCc) -> Vec<(u16, bool)> {
+    fn reported(message: &TransportLayerCc) -> Vec<(u16, bool)> {
         let reports = feedback::Reader::default().read(message);
-        reports.into_iter().map(|(number, came)| (number, came.is_some())).collect()
+        reports.into_iter().map(|(number, arrived)| (number, arrived.is_some())).collect()
     }
 
     #[test]
-    fn the_end_of_a_picture_is_told_at_once_and_silence_not_at_all() {
+    fn the_end_of_a_picture_is_reported_immediately_and_silence_never() {
         let now = Instant::now();
         let mut arrivals = Arrivals::new(now);
         assert_eq!(arrivals.due(), None);
         arrivals.arrived(65_534, false, now);
-        assert_eq!(arrivals.due(), Some(now + WITHIN));
+        assert_eq!(arrivals.due(), Some(now + REPORT_DELAY));
         arrivals.arrived(0, true, now + MS);
         assert_eq!(arrivals.due(), Some(now + MS));
         let message = arrivals.take(now + MS).unwrap();
-        assert_eq!(told(&message), [(65_534, true), (65_535, false), (0, true)]);
+        assert_eq!(reported(&message), [(65_534, true), (65_535, false), (0, true)]);
         assert_eq!(arrivals.due(), None);
         assert!(arrivals.take(now + 1000 * MS).is_none());
     }
 
     /// As libwebrtc probes: five packets of padding in 10 ms, none of which ends a picture.
     #[test]
-    fn a_burst_of_ten_milliseconds_is_told_at_its_end() {
+    fn a_burst_of_ten_milliseconds_is_reported_at_its_end() {
         let now = Instant::now();
         let mut arrivals = Arrivals::new(now);
         for number in 0..5_u16 {
             arrivals.arrived(number, false, now + u32::from(number) * 2 * MS);
         }
         assert_eq!(arrivals.due(), Some(now + 10 * MS));
-        assert_eq!(told(&arrivals.take(now + 10 * MS).unwrap()).len(), 5);
+        assert_eq!(reported(&arrivals.take(now + 10 * MS).unwrap()).len(), 5);
         assert_eq!(arrivals.due(), None);
         // Packets far apart, over a slow path, are reported two at a time.
         arrivals.arrived(5, false, now + 20 * MS);
@@ -133,28 +133,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_once_and_what_is_late_again() {
+    fn missing_packets_are_reported_once_and_late_ones_again() {
         let now = Instant::now();
         let mut arrivals = Arrivals::new(now);
         arrivals.arrived(0, true, now);
         arrivals.take(now).unwrap();
         arrivals.arrived(3, true, now);
-        assert_eq!(told(&arrivals.take(now).unwrap()), [(1, false), (2, false), (3, true)]);
+        assert_eq!(reported(&arrivals.take(now).unwrap()), [(1, false), (2, false), (3, true)]);
         arrivals.arrived(2, false, now);
         arrivals.arrived(4, true, now);
-        assert_eq!(told(&arrivals.take(now).unwrap()), [(2, true), (3, false), (4, true)]);
+        assert_eq!(reported(&arrivals.take(now).unwrap()), [(2, true), (3, false), (4, true)]);
     }
 
     #[test]
-    fn ten_packets_are_told_of_at_once_and_a_leap_makes_no_large_message() {
+    fn ten_packets_are_reported_immediately_and_a_jump_makes_no_large_message() {
         let now = Instant::now();
         let mut arrivals = Arrivals::new(now);
         for number in 0..10 {
             assert!(arrivals.take(now).is_none());
             arrivals.arrived(number, false, now);
         }
-        assert_eq!(told(&arrivals.take(now).unwrap()).len(), 10);
+        assert_eq!(reported(&arrivals.take(now).unwrap()).len(), 10);
         arrivals.arrived(30_000, true, now);
-        assert_eq!(told(&arrivals.take(now).unwrap()).len(), 513);
+        assert_eq!(reported(&arrivals.take(now).unwrap()).len(), 513);
     }
 }

@@ -1,172 +1,172 @@
-//! Which rate to send at now, and what follows from feedback.
+//! The current send rate, and what follows from feedback.
 //!
 //! Each access unit is a train of packets:
 //!
-//! - The very first one begins with a few packets at once. How far apart they arrive tells the rate of
-//!   the way within a round trip; until then packets only trickle.
-//! - The body of a train leaves a little slower than the way is known to carry, so that no queue builds
-//!   up. If one does, the way has become slower: sending stops until the queue has drained, and goes on
-//!   at the rate packets arrived at.
-//! - The last part is sent faster than that. Either it arrives as fast, and then the way has room for
-//!   more; or it arrives slower, and then that is what the way carries. The small queue this makes
-//!   drains after the train, when nothing waits for it. BBR probes for bandwidth in the same way.
+//! - The very first train begins with a few packets sent back to back. The spacing of their arrivals reveals the
+//!   rate of the path within a round trip; until then packets only trickle.
+//! - The body of a train leaves slightly more slowly than the path is known to carry, so that no queue builds up.
+//!   If one does, the path has become slower: sending pauses until the queue has drained, and resumes at the
+//!   arrival rate.
+//! - The last part is sent faster than that. Either it arrives just as fast, and the path has room for more; or it
+//!   arrives more slowly, and that is the path's capacity. The small queue this builds drains after the train, when
+//!   nothing waits for it. BBR probes for bandwidth in the same manner.
 //!
-//! Packets lost without a queue do not count: radio loses packets at any rate.
+//! Packets lost without a queue do not count: radio links lose packets at any rate.
 
 use std::time::{Duration, Instant};
 
 use super::{
-    Pace,
     echo::Echo,
     estimate::{self, Queueing, Sample},
     pacer::{self, PACKET_BYTES, Pacer},
-    sent::{SentLog, Source},
+    sent::{ArrivalSource, SentLog},
 };
-use crate::peer::rate::INITIAL_RATE;
+use crate::{peer::rate::INITIAL_RATE, units::RateSetting};
 
-/// The highest rate, bits a second: in the 2 ms that timers may be late that is 20 packets, which fit
-/// into the 64 KB buffers of browsers' and relays' sockets.
+/// The maximum rate, bits a second: in the 2 ms that timers may be late that is 20 packets, which fit into the 64
+/// KB buffers of browsers' and relays' sockets.
 pub const MAX_RATE: u64 = 100_000_000;
 
-/// The lowest rate, bits a second.
+/// The minimum rate, bits a second.
 pub const MIN_RATE: u64 = 100_000;
 
-/// The highest rate that a few packets at once can show: on a radio link they may share one transmission.
+/// The maximum rate that a few back-to-back packets can show: on a radio link they may share one transmission.
 const MAX_FIRST_RATE: f64 = 50e6;
 
-/// Packets at once at the beginning.
+/// Packets sent back to back at the beginning.
 const HEAD_PACKETS: usize = 10;
 
-/// Rate until feedback tells of them: it does not fill a slow uplink's queue within a round trip.
+/// Rate until feedback reports them: it does not fill a slow uplink's queue within a round trip.
 const TRICKLE_RATE: f64 = 1.5e6;
 
-/// Packets sent less than this much faster than they arrive do not show what the way carries.
+/// Packets sent less than this much faster than they arrive do not show the path's capacity.
 const TRICKLED: f64 = 1.3;
 
-/// Without feedback and echoes for so long, sending goes on at the initial rate: the path answers nothing.
-const FEEDBACK_WITHIN: Duration = Duration::from_millis(300);
+/// Without feedback and echoes for this long, sending continues at the initial rate: nothing on the path answers.
+const FEEDBACK_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Packets from one echo to the next: they are 2 % of what is sent.
+/// Packets from one echo to the next: echoes are 2 % of the traffic.
 const ECHO_EVERY: u64 = 6;
 
-/// Feedback that comes so much later than an echo is too late for the train that it is about.
+/// Feedback that arrives this much later than an echo is too late for the train that it covers.
 const PROMPT: Duration = Duration::from_millis(30);
 
-/// Packets that one message is about, at most, of a peer that reports promptly: of a short train a message that comes by
-/// the clock may come in time, too.
+/// Maximum number of packets that one message of a promptly reporting peer covers: for a short train, even a
+/// message sent at fixed intervals may arrive in time.
 const PROMPT_PACKETS: usize = 16;
 
-/// After so many access units without feedback none is waited for.
+/// After this many access units without feedback, the controller stops waiting for it.
 const SILENT_UNITS: u32 = 2;
 
-/// Share of what the way carries that is sent at.
+/// Share of the path's capacity that is used.
 const SHARE: f64 = 0.95;
 
 /// The same after a queue has built up.
 const BACK_OFF: f64 = 0.92;
 
-/// How much faster the last part of a train is.
+/// How much faster the last part of a train is: minimum and maximum.
 const PROBE: (f64, f64) = (1.25, 2.0);
 
-/// The last part takes this long, and has so many packets at least.
+/// The last part takes this long, and has at least this many packets.
 const PROBE_TIME: Duration = Duration::from_millis(20);
 const PROBE_PACKETS: usize = 20;
 
-/// The queue in a body that is too much, seconds; a few packets may always meet.
+/// Maximum queue in a body, seconds; a few packets may always collide.
 const QUEUE_LIMIT: f64 = 0.010;
 
-/// The queue that counts where packets are lost, too, or in the part that is sent faster.
+/// The queue that counts when packets are lost as well, or in the part that is sent faster, seconds.
 const QUEUE_SHORT: f64 = 0.001;
 
-/// Loss that a queue explains, and loss that is too much by itself.
+/// Loss that a queue explains, and loss that is excessive by itself.
 const QUEUE_LOSS: f64 = 0.1;
 const HEAVY_LOSS: f64 = 0.2;
 
-/// A lower rate has helped when less than this share of the loss is left.
+/// A lower rate has helped if less than this share of the loss remains.
 const HELPED: f64 = 0.85;
 
 /// Heavy loss alone does not lower the rate below this.
 const HEAVY_LOSS_RATE: f64 = 1e6;
 
-/// Packets that a verdict on a body needs.
+/// Packets required for a verdict on a body.
 const WINDOW: usize = 8;
 
-/// Packets under way that say whether something stood still: so many if those are all, and so many at most.
+/// Packets in flight that show whether something stalled: at least this many if there are no more, and at most this
+/// many.
 const DOUBT_PACKETS: (usize, usize) = (6, 16);
 
-/// They arrive so much faster then.
+/// How much faster they arrive in that case.
 const DOUBTFUL: f64 = 3.0;
 
-/// After a pause of this length no queue of ours is left.
+/// After a pause of this length none of our queue remains.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// Longest wait for a queue to drain.
+/// Maximum wait for a queue to drain.
 const MAX_DRAIN: Duration = Duration::from_secs(5);
 
 /// The packets of one access unit.
 #[derive(Debug)]
 struct Train {
-    begun: Instant,
+    started: Instant,
     /// Number of its first packet.
     first: u64,
     packets: usize,
-    /// Packets that were let go.
-    taken: usize,
-    last_taken: Instant,
-    /// Number of the first packet that was sent faster, and at which rate.
+    /// Packets that have been allowed to leave.
+    released: usize,
+    last_released: Instant,
+    /// Number of the first packet that was sent faster, and its rate.
     probe: Option<(u64, f64)>,
     judged: bool,
 }
 
-/// Transport-wide feedback of one train against echoes.
+/// Transport-wide feedback of one train compared with echoes.
 #[derive(Debug, Default)]
 struct Comparison {
-    /// Echoes that were answered before feedback about their packets came: number, and when.
+    /// Echoes answered before feedback about their packets arrived: number, and when.
     ahead: Vec<(u64, Instant)>,
     echoes: usize,
     messages: usize,
-    /// How much later than an echo feedback came at most.
+    /// Maximum delay of feedback relative to an echo.
     lag: Duration,
 }
 
-/// A queue that was seen in the middle of a train: either the path is slower than it was, or something stood still. Then
-/// what was under way at the time arrives at once.
+/// A queue observed in the middle of a train: either the path has become slower, or something stalled. After a
+/// stall, everything in flight at the time arrives in one burst.
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
-    /// What was known before.
-    before: (f64, Way, f64),
-    /// Rate of the arrivals that were looked at, and when the last of them came.
+    /// The rate, path estimate and probe factor before the verdict.
+    before: (f64, PathEstimate, f64),
+    /// Rate of the arrivals that were examined, and when the last of them occurred.
     rate: f64,
     arrived: f64,
-    /// Numbers of the packets that were under way.
-    under_way: (u64, u64),
+    /// Numbers of the packets in flight.
+    in_flight: (u64, u64),
 }
 
-/// What is known of the way.
+/// What is known about the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// Nothing.
-    New,
-    /// The rate, which it may exceed by far.
+enum PathEstimate {
+    /// Nothing yet.
+    Unknown,
+    /// Its rate, which the actual capacity may exceed by far.
     Measured,
-    /// It has been seen to be full.
+    /// It has been observed to be full.
     Full,
 }
 
 /// Decides on the rate of one connection.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
+#[allow(clippy::struct_excessive_bools)] // Independent facts.
 pub struct Controller {
-    pace: Pace,
+    pace: RateSetting,
     /// The peer sends transport-wide feedback.
     feedback: bool,
-    /// It does so in time for the train that it is about.
+    /// That feedback arrives in time for the train that it covers.
     prompt: bool,
     comparison: Comparison,
     doubt: Option<Doubt>,
     relayed: bool,
     rate: f64,
-    way: Way,
+    path: PathEstimate,
     probe: f64,
     pacer: Pacer,
     hold: Option<Instant>,
@@ -177,16 +177,16 @@ pub struct Controller {
     base: Option<f64>,
     silent_units: u32,
     lossy_units: u32,
-    /// The rate before it was lowered because of heavy loss, and the loss that was seen last.
+    /// The rate before it was lowered because of heavy loss, and the most recent loss.
     lowered: Option<(f64, f64)>,
-    /// Loss that a lower rate did not change.
+    /// Loss that a lower rate did not reduce.
     random_loss: f64,
 }
 
 impl Controller {
     /// A controller for a new connection.
     #[must_use]
-    pub fn new(pace: Pace, now: Instant) -> Self {
+    pub fn new(pace: RateSetting, now: Instant) -> Self {
         let sent = SentLog::new(now);
         let first = sent.next();
         Self {
@@ -197,16 +197,16 @@ impl Controller {
             doubt: None,
             relayed: false,
             rate: INITIAL_RATE as f64,
-            way: Way::New,
+            path: PathEstimate::Unknown,
             probe: PROBE.1,
             pacer: Pacer::new(now),
             hold: None,
             train: Train {
-                begun: now,
+                started: now,
                 first,
                 packets: 0,
-                taken: 0,
-                last_taken: now,
+                released: 0,
+                last_released: now,
                 probe: None,
                 judged: true,
             },
@@ -220,20 +220,20 @@ impl Controller {
         }
     }
 
-    /// The rate of what is sent now besides access units, bits a second.
+    /// The rate of traffic other than access units, bits a second.
     #[must_use]
     pub fn rate(&self) -> u64 {
         match self.pace {
-            Pace::Auto => self.rate as u64,
-            Pace::Off => MAX_RATE,
-            Pace::Rate(rate) => rate,
+            RateSetting::Auto => self.rate as u64,
+            RateSetting::Off => MAX_RATE,
+            RateSetting::Rate(rate) => rate,
         }
     }
 
-    /// What the way was found to carry, bits a second; none when nothing was measured.
+    /// The measured capacity of the path, bits a second; none when nothing was measured.
     #[must_use]
     pub fn estimate(&self) -> Option<u64> {
-        (self.way != Way::New).then_some((self.rate / SHARE) as u64)
+        (self.path != PathEstimate::Unknown).then_some((self.rate / SHARE) as u64)
     }
 
     /// Whether the peer sends transport-wide feedback.
@@ -241,10 +241,10 @@ impl Controller {
         self.feedback = feedback;
     }
 
-    /// An access unit of so many packets follows.
+    /// An access unit of this many packets follows.
     pub fn begin(&mut self, now: Instant, packets: usize, relayed: bool) {
         self.end_train();
-        if now.saturating_duration_since(self.train.last_taken) >= IDLE {
+        if now.saturating_duration_since(self.train.last_released) >= IDLE {
             self.base = None;
         }
         let first = self.sent.next();
@@ -252,24 +252,24 @@ impl Controller {
         self.settled = self.settled.max(first);
         self.pacer.reset(now.max(self.hold.unwrap_or(now)));
         self.use_source(if self.feedback && self.prompt {
-            Source::Feedback
+            ArrivalSource::Feedback
         } else {
-            Source::Echoes
+            ArrivalSource::Echoes
         });
         self.comparison = Comparison::default();
         self.doubt = None;
         self.train = Train {
-            begun: now,
+            started: now,
             first,
             packets,
-            taken: 0,
-            last_taken: now,
+            released: 0,
+            last_released: now,
             probe: None,
             judged: false,
         };
     }
 
-    /// Takes a packet with that many bytes on the wire, or says when to ask again.
+    /// Takes a packet with this many bytes on the wire, or returns when to ask again.
     pub fn poll(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         if let Some(hold) = self.hold {
             if now < hold {
@@ -283,27 +283,27 @@ impl Controller {
         {
             return Some(until);
         }
-        self.train.taken += 1;
-        self.train.last_taken = now;
+        self.train.released += 1;
+        self.train.last_released = now;
         None
     }
 
-    /// The rate of the next packet; none is without limit.
+    /// The rate of the next packet; none means unlimited.
     fn rate_now(&mut self, now: Instant) -> Option<f64> {
         match self.pace {
-            Pace::Off => self.relayed.then_some(MAX_RATE as f64),
-            Pace::Rate(rate) => Some(rate as f64),
-            Pace::Auto if self.way == Way::New => self.first_rate(now),
-            Pace::Auto => Some(self.train_rate()),
+            RateSetting::Off => self.relayed.then_some(MAX_RATE as f64),
+            RateSetting::Rate(rate) => Some(rate as f64),
+            RateSetting::Auto if self.path == PathEstimate::Unknown => self.first_rate(now),
+            RateSetting::Auto => Some(self.train_rate()),
         }
     }
 
     fn first_rate(&self, now: Instant) -> Option<f64> {
-        if self.train.taken < HEAD_PACKETS {
+        if self.train.released < HEAD_PACKETS {
             return None;
         }
-        let waited = now.saturating_duration_since(self.train.begun);
-        let silent = self.silent_units >= SILENT_UNITS || waited >= FEEDBACK_WITHIN;
+        let waited = now.saturating_duration_since(self.train.started);
+        let silent = self.silent_units >= SILENT_UNITS || waited >= FEEDBACK_TIMEOUT;
         Some(if silent { self.rate } else { TRICKLE_RATE })
     }
 
@@ -313,7 +313,7 @@ impl Controller {
         }
         let in_time = PROBE_TIME.as_secs_f64() * self.rate / 8.0 / PACKET_BYTES;
         let last = (in_time as usize).max(PROBE_PACKETS).min(self.train.packets / 2);
-        if self.train.taken + last < self.train.packets {
+        if self.train.released + last < self.train.packets {
             return self.rate;
         }
         let rate = (self.rate * self.probe).min(MAX_RATE as f64);
@@ -321,47 +321,47 @@ impl Controller {
         rate
     }
 
-    /// A packet leaves, with its RTP sequence number. Gives its transport-wide number.
+    /// A packet leaves, with its RTP sequence number. Returns its transport-wide number.
     pub fn sent(&mut self, now: Instant, bytes: usize, sequence: u16) -> u16 {
         self.sent.sent(now, bytes, sequence)
     }
 
-    /// The peer asks again for packets of the last train.
+    /// The peer requests packets of the last train again.
     pub fn missing(&mut self, sequences: impl IntoIterator<Item = u16>) {
         for sequence in sequences {
             self.sent.missing(sequence, self.train.first);
         }
     }
 
-    /// Whether an echo is to be sent behind the packet that left last: its number.
+    /// The number of the packet that left last, if an echo should be sent behind it.
     #[must_use]
     pub fn wants_echo(&self) -> Option<u64> {
         let number = self.sent.next().checked_sub(1)?;
         let index = number.checked_sub(self.train.first)?;
         let last = (self.train.packets as u64).checked_sub(1)?;
-        // In the middle and at the end of the head, too: see `estimate::between_stalls`.
+        // Also in the middle and at the end of the head: see `estimate::between_stalls`.
         let due = [0, HEAD_PACKETS as u64 / 2, HEAD_PACKETS as u64 - 1, last].contains(&index);
         let due = due || index % ECHO_EVERY == ECHO_EVERY - 1;
-        let wanted = self.pace == Pace::Auto && self.sent.source() == Source::Echoes;
+        let wanted = self.pace == RateSetting::Auto && self.sent.source() == ArrivalSource::Echoes;
         (wanted && due && index <= last).then_some(number)
     }
 
-    /// An echo was answered. True when that changes when the next packet leaves.
+    /// An echo was answered. True if that changes when the next packet leaves.
     pub fn echo(&mut self, now: Instant, echo: Echo) -> bool {
         let (at, least) = (self.sent.seconds(now), echo.least.as_secs_f64());
         self.sent.echo(echo.number, self.train.first, at, least);
-        if self.pace != Pace::Auto || self.sent.source() != Source::Echoes {
+        if self.pace != RateSetting::Auto || self.sent.source() != ArrivalSource::Echoes {
             return false;
         }
         self.comparison.echoes += 1;
-        if self.sent.told_by(Source::Feedback) <= echo.number {
+        if self.sent.acknowledged_by(ArrivalSource::Feedback) <= echo.number {
             self.comparison.ahead.push((echo.number, now));
         }
         self.learn(now)
     }
 
-    /// Transport-wide feedback came: when packets arrived, in seconds on the peer's clock. True when that changes when
-    /// the next packet leaves.
+    /// Transport-wide feedback arrived: when packets were received, in seconds on the peer's clock. True if that
+    /// changes when the next packet leaves.
     pub fn feedback(
         &mut self,
         now: Instant,
@@ -370,73 +370,73 @@ impl Controller {
         for (number, arrived) in reports {
             self.sent.report(number, arrived);
         }
-        if self.pace != Pace::Auto {
+        if self.pace != RateSetting::Auto {
             return false;
         }
         self.compare(now);
-        if self.sent.told_by(Source::Echoes) <= self.train.first {
-            self.use_source(Source::Feedback);
+        if self.sent.acknowledged_by(ArrivalSource::Echoes) <= self.train.first {
+            self.use_source(ArrivalSource::Feedback);
         }
-        self.sent.source() == Source::Feedback && self.learn(now)
+        self.sent.source() == ArrivalSource::Feedback && self.learn(now)
     }
 
-    fn use_source(&mut self, source: Source) {
+    fn use_source(&mut self, source: ArrivalSource) {
         if self.sent.source() != source {
-            // Another clock.
+            // The two sources use different clocks.
             self.base = None;
             self.sent.set_source(source);
         }
     }
 
     fn compare(&mut self, now: Instant) {
-        let told = self.sent.told_by(Source::Feedback);
+        let reported = self.sent.acknowledged_by(ArrivalSource::Feedback);
         let Comparison { ahead, messages, lag, .. } = &mut self.comparison;
         *messages += 1;
-        for (_, answered) in ahead.extract_if(.., |(number, _)| *number < told) {
+        for (_, answered) in ahead.extract_if(.., |(number, _)| *number < reported) {
             *lag = (*lag).max(now.saturating_duration_since(answered));
         }
     }
 
-    /// Whether feedback was as prompt as echoes in the train that is over.
+    /// Whether feedback was as prompt as echoes in the train that has ended.
     fn judge_feedback(&mut self) {
         let Comparison { ahead, echoes, messages, lag } = &self.comparison;
-        if self.sent.source() == Source::Feedback {
-            self.prompt &= self.sent.told() > self.train.first;
+        if self.sent.source() == ArrivalSource::Feedback {
+            self.prompt &= self.sent.acknowledged() > self.train.first;
         } else if *echoes > 0 && self.train.packets >= PROMPT_PACKETS {
             let often = messages * PROMPT_PACKETS >= self.train.packets;
             self.prompt = often && ahead.is_empty() && *lag <= PROMPT;
         }
     }
 
-    /// More is known of when packets arrived.
+    /// New arrival times are known.
     fn learn(&mut self, now: Instant) -> bool {
         let samples = self.sent.samples(self.train.first, self.sent.next());
         let Some(least) = estimate::base(&samples) else { return false };
         self.silent_units = 0;
         self.base = Some(self.base.map_or(least, |base| base.min(least)));
-        let before = (self.rate, self.hold, self.way);
-        match self.way {
-            Way::New => self.take_first(now, &samples),
-            Way::Measured | Way::Full => {
+        let before = (self.rate, self.hold, self.path);
+        match self.path {
+            PathEstimate::Unknown => self.take_first(now, &samples),
+            PathEstimate::Measured | PathEstimate::Full => {
                 self.resolve_doubt();
                 self.check_body(now, &samples);
             }
         }
         let train = &self.train;
-        let complete =
-            train.taken == train.packets && self.sent.told() >= train.first + train.packets as u64;
+        let complete = train.released == train.packets
+            && self.sent.acknowledged() >= train.first + train.packets as u64;
         if complete {
             self.judge_probe();
         }
-        before != (self.rate, self.hold, self.way)
+        before != (self.rate, self.hold, self.path)
     }
 
-    /// The first packets at once: how far apart they arrive is the rate of the path. Those that trickle behind them do
-    /// not count, unless the first ones were lost.
+    /// The first packets, sent back to back: the spacing of their arrivals is the rate of the path. Packets that
+    /// trickle behind them do not count, unless the first ones were lost.
     fn take_first(&mut self, now: Instant, all: &[Sample]) {
         let head = self.sent.samples(self.train.first, self.train.first + HEAD_PACKETS as u64);
-        if self.sent.source() == Source::Echoes && (2..HEAD_PACKETS).contains(&head.len()) {
-            // One more echo shows whether something stood still between two.
+        if self.sent.source() == ArrivalSource::Echoes && (2..HEAD_PACKETS).contains(&head.len()) {
+            // One more echo shows whether something stalled between two.
             return;
         }
         let has_head = head.len() > HEAD_PACKETS / 2;
@@ -450,28 +450,28 @@ impl Controller {
             _ => true,
         };
         let Some(rate) = estimate::arrival_rate(samples).filter(|_| enough) else { return };
-        // The first ones were lost, and what came then trickled: it arrives as slowly as it was sent.
+        // The first ones were lost, and the rest trickled: those arrive as slowly as they were sent.
         let sent = estimate::send_rate(samples).unwrap_or(rate);
         if !has_head && sent < TRICKLED * rate && rate < self.rate {
             return;
         }
-        // Where something stood still, the path is not known yet.
+        // If something stalled, the path is not known yet.
         let rate = match estimate::between_stalls(samples) {
             Some(faster) => rate.max(faster.min(INITIAL_RATE as f64)),
             None => rate,
         };
-        self.way = Way::Measured;
+        self.path = PathEstimate::Measured;
         self.set_rate((BACK_OFF * rate).min(MAX_FIRST_RATE));
         self.drain(now, all, rate.min(MAX_FIRST_RATE));
     }
 
-    /// Whether a queue builds up although the rate was thought to be right.
+    /// Whether a queue builds up even though the rate was considered right.
     fn check_body(&mut self, now: Instant, samples: &[Sample]) {
         let Some(base) = self.base else { return };
         let end = self.train.probe.map_or(self.sent.next(), |(first, _)| first);
         let body = self.sent.samples(self.settled, end);
-        let Some(seen) = estimate::queueing(&body, base, WINDOW) else { return };
-        let Queueing { queue, rate, falling } = seen;
+        let Some(queueing) = estimate::queueing(&body, base, WINDOW) else { return };
+        let Queueing { queue, rate, falling } = queueing;
         let early = &samples[..samples.len().min(WINDOW)];
         let uneven = estimate::unevenness(early, base).min(2.0 * QUEUE_LIMIT);
         let packet = self.packet_time();
@@ -480,26 +480,26 @@ impl Controller {
         let full = full || lost && queue > 2.0 * QUEUE_SHORT + packet + uneven;
         if full && !falling {
             self.doubt = samples.last().map(|last| Doubt {
-                before: (self.rate, self.way, self.probe),
+                before: (self.rate, self.path, self.probe),
                 rate,
                 arrived: last.arrived,
-                under_way: (self.sent.told(), self.sent.next()),
+                in_flight: (self.sent.acknowledged(), self.sent.next()),
             });
             let fell = BACK_OFF * rate < self.rate / 2.0;
             self.set_rate(self.rate.min(BACK_OFF * rate));
-            self.way = Way::Full;
-            // A path that was much faster may be so again, when a receiver only stood still.
+            self.path = PathEstimate::Full;
+            // A path that was much faster may be so again, if a receiver merely stalled.
             self.probe = if fell { PROBE.1 } else { PROBE.0 };
             self.drain(now, samples, rate);
         }
     }
 
-    /// Takes a verdict back when what was under way then arrived much faster.
+    /// Revokes a verdict if the packets then in flight arrived much faster.
     fn resolve_doubt(&mut self) {
         let Some(doubt) = self.doubt else { return };
-        let (from, to) = doubt.under_way;
+        let (from, to) = doubt.in_flight;
         let samples = self.sent.samples(from, to);
-        let all = self.sent.told() >= to;
+        let all = self.sent.acknowledged() >= to;
         if !all && samples.len() < DOUBT_PACKETS.1 {
             return;
         }
@@ -510,56 +510,56 @@ impl Controller {
         let rate = estimate::rate(&samples, last.arrived - doubt.arrived);
         if rate > DOUBTFUL * doubt.rate {
             let before;
-            (before, self.way, self.probe) = doubt.before;
+            (before, self.path, self.probe) = doubt.before;
             self.set_rate(before.min(rate));
             self.hold = None;
         }
     }
 
-    /// The last part of the train was sent faster: what came of it?
+    /// Judges the last part of the train, which was sent faster.
     fn judge_probe(&mut self) {
-        if std::mem::replace(&mut self.train.judged, true) || self.way == Way::New {
+        if std::mem::replace(&mut self.train.judged, true) || self.path == PathEstimate::Unknown {
             return;
         }
         let (Some(base), Some((first, rate))) = (self.base, self.train.probe) else { return };
         let end = self.train.first + self.train.packets as u64;
         let samples = self.sent.samples(first.max(self.settled), end);
         let window = (samples.len() / 4).max(4);
-        let Some(seen) = estimate::queueing(&samples, base, window) else { return };
+        let Some(queueing) = estimate::queueing(&samples, base, window) else { return };
         let body = self.sent.samples(self.train.first, first);
         let uneven = estimate::unevenness(&body, base);
         let limit = QUEUE_SHORT + self.packet_time() / 2.0 + uneven;
         let lost = self.sent.lost(first, end);
-        // Sent faster, more gets lost: then a queue was too small to show.
+        // Sent faster, more packets get lost: the queue was too small to show.
         let overflow = lost > self.sent.lost(self.train.first, first) + QUEUE_LOSS;
-        if seen.queue > limit && !seen.falling || overflow {
+        if queueing.queue > limit && !queueing.falling || overflow {
             let carried = estimate::arrival_rate(&samples).unwrap_or(rate);
-            let found = SHARE * if overflow { carried } else { seen.rate }.min(rate);
-            let step = match self.way {
-                Way::Full => f64::midpoint(self.rate, found),
-                Way::New | Way::Measured => found,
+            let found = SHARE * if overflow { carried } else { queueing.rate }.min(rate);
+            let step = match self.path {
+                PathEstimate::Full => f64::midpoint(self.rate, found),
+                PathEstimate::Unknown | PathEstimate::Measured => found,
             };
             self.set_rate(step.max(0.7 * self.rate));
-            self.way = Way::Full;
+            self.path = PathEstimate::Full;
             self.probe = PROBE.0;
-        } else if lost < QUEUE_LOSS && !seen.falling {
+        } else if lost < QUEUE_LOSS && !queueing.falling {
             let carried = estimate::send_rate(&samples).unwrap_or(rate).min(rate);
             self.set_rate(self.rate.max(SHARE * carried));
-            if seen.queue < limit / 2.0 {
+            if queueing.queue < limit / 2.0 {
                 self.probe = (self.probe * PROBE.0).min(PROBE.1);
             }
         }
     }
 
-    /// Looks back at a train when the next one begins.
+    /// Evaluates a train when the next one begins.
     fn end_train(&mut self) {
-        if self.train.packets == 0 || self.pace != Pace::Auto {
+        if self.train.packets == 0 || self.pace != RateSetting::Auto {
             return;
         }
         self.judge_probe();
         self.judge_feedback();
         let end = self.train.first + self.train.packets as u64;
-        if self.sent.told() <= self.train.first {
+        if self.sent.acknowledged() <= self.train.first {
             self.silent_units += 1;
         }
         let lost = self.sent.lost(self.train.first, end);
@@ -567,8 +567,8 @@ impl Controller {
         self.judge_heavy_loss(lost);
     }
 
-    /// What polices traffic drops without a queue, and less when less is sent. An outage looks like that, too, but only
-    /// once; and on a bad radio link the rate makes no difference.
+    /// A policer drops packets without a queue, and drops fewer when fewer are sent. An outage looks the same, but
+    /// only once; and on a bad radio link the rate makes no difference.
     fn judge_heavy_loss(&mut self, lost: f64) {
         let heavy = lost > HEAVY_LOSS + self.random_loss;
         self.lossy_units = if heavy { self.lossy_units + 1 } else { 0 };
@@ -589,29 +589,32 @@ impl Controller {
         self.probe = PROBE.0;
     }
 
-    /// A small queue overflows before it shows in the middle of a train, and requests for what it dropped come late.
+    /// A small queue overflows before it shows in the middle of a train, and requests for the dropped packets
+    /// arrive late.
     fn judge_losses(&mut self, end: u64, lost: f64) {
-        let Some(base) = self.base.filter(|_| self.sent.source() == Source::Echoes) else { return };
+        let Some(base) = self.base.filter(|_| self.sent.source() == ArrivalSource::Echoes) else {
+            return;
+        };
         let train = self.sent.samples(self.train.first, end);
         let queue = estimate::unevenness(&train, base);
-        if self.way != Way::New
+        if self.path != PathEstimate::Unknown
             && lost >= QUEUE_LOSS
             && queue > 2.0 * QUEUE_SHORT + self.packet_time()
         {
             self.set_rate(0.7 * self.rate);
-            self.way = Way::Full;
+            self.path = PathEstimate::Full;
             self.probe = PROBE.0;
         }
     }
 
-    /// Nothing leaves until the queue is empty that was built so far.
+    /// Holds packets back until the queue built so far is empty.
     fn drain(&mut self, now: Instant, samples: &[Sample], rate: f64) {
         self.settled = self.sent.next();
         self.pacer.reset(now);
         let (Some(base), Some(last)) = (self.base, samples.last()) else { return };
         let recent = &samples[samples.len().saturating_sub(3)..];
         let queue = estimate::base(recent).map_or(0.0, |least| least - base).max(0.0);
-        let empty = last.sent + queue + self.sent.untold_bytes() * 8.0 / rate.max(1.0);
+        let empty = last.sent + queue + self.sent.unacknowledged_bytes() * 8.0 / rate.max(1.0);
         let empty = self.sent.instant(empty).min(now + MAX_DRAIN);
         self.hold = (empty > now).then_some(empty);
     }

@@ -1,4 +1,4 @@
-//! The controller against a simulated way, in virtual time.
+//! The controller against a simulated path, in virtual time.
 
 use std::collections::BTreeMap;
 
@@ -9,32 +9,32 @@ use super::*;
 const BYTES: usize = 1250;
 const MS: Duration = Duration::from_millis(1);
 
-/// When the receiver reports what has come.
+/// When the receiver reports arrivals.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Reports {
+enum ReportTiming {
     /// Every ten packets and every 20 ms.
     Promptly,
-    /// So many seconds apart, by its clock.
+    /// At this interval in seconds, by its own clock.
     Every(f64),
     Never,
 }
 
-/// A bottleneck with a queue, then a way with delay, jitter and loss, and a receiver that tells of what
-/// has come, and answers echoes.
-struct Way {
-    reports: Reports,
+/// A bottleneck with a queue, then a path with delay, jitter and loss, and a receiver that reports arrivals and
+/// answers echoes.
+struct SimulatedPath {
+    reports: ReportTiming,
     echoes: bool,
     rate: f64,
     queue_bytes: f64,
     delay: f64,
     jitter: f64,
     loss: f64,
-    /// The other clock against ours, and how much faster it is.
+    /// Offset of the receiver's clock, and how much faster it runs.
     clock: f64,
     drift: f64,
-    /// The receiver stands still: how often, and for how long.
+    /// The receiver stalls: how often, and for how long.
     stalls: Option<(f64, f64)>,
-    /// Until then everything is lost.
+    /// Everything is lost until then.
     dark_until: f64,
     free: f64,
     random: u64,
@@ -42,10 +42,10 @@ struct Way {
     longest_queue: f64,
 }
 
-impl Way {
+impl SimulatedPath {
     fn new(rate: f64) -> Self {
         Self {
-            reports: Reports::Promptly,
+            reports: ReportTiming::Promptly,
             echoes: true,
             rate,
             queue_bytes: 32_768.0,
@@ -68,7 +68,7 @@ impl Way {
         (self.random >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// When the answer to an echo comes back that leaves now.
+    /// When the answer to an echo sent now comes back.
     fn echo(&mut self, at: f64) -> Option<f64> {
         let (lost, jitter) = (self.share() < self.loss || self.share() < self.loss, self.share());
         if lost || !self.echoes || at < self.dark_until {
@@ -103,68 +103,68 @@ impl Way {
     }
 }
 
-/// What one keyframe came to.
+/// Result of one keyframe.
 #[derive(Debug)]
-struct Outcome {
-    /// From the first packet to the last arrival, against the least possible.
+struct KeyframeOutcome {
+    /// From the first packet to the last arrival, relative to the minimum possible.
     ratio: f64,
     dropped: usize,
     longest_queue: f64,
 }
 
-struct Run {
+struct Simulation {
     controller: Controller,
-    way: Way,
+    path: SimulatedPath,
     epoch: Instant,
     now: f64,
     /// RTP sequence number of the last packet.
     sequence: u16,
 }
 
-impl Run {
-    fn new(way: Way) -> Self {
+impl Simulation {
+    fn new(path: SimulatedPath) -> Self {
         let epoch = Instant::now();
-        let mut controller = Controller::new(Pace::Auto, epoch);
-        controller.set_feedback(way.reports != Reports::Never);
-        Self { controller, way, epoch, now: 0.0, sequence: 65_000 }
+        let mut controller = Controller::new(RateSetting::Auto, epoch);
+        controller.set_feedback(path.reports != ReportTiming::Never);
+        Self { controller, path, epoch, now: 0.0, sequence: 65_000 }
     }
 
     fn at(&self) -> Instant {
         self.epoch + Duration::from_secs_f64(self.now)
     }
 
-    /// Sends a keyframe of so many packets, then waits until 3.5 s after its beginning.
-    fn keyframe(&mut self, packets: usize) -> Outcome {
-        let begun = self.now;
-        (self.way.dropped, self.way.longest_queue) = (0, 0.0);
+    /// Sends a keyframe of this many packets, then waits until 3.5 s after its start.
+    fn keyframe(&mut self, packets: usize) -> KeyframeOutcome {
+        let started = self.now;
+        (self.path.dropped, self.path.longest_queue) = (0, 0.0);
         let mut arrivals: Vec<(f64, u16)> = Vec::new();
         let mut left = packets;
         self.controller.begin(self.at(), packets, false);
-        // Messages under way to us.
+        // Messages in flight to us.
         let mut messages: BTreeMap<u64, Vec<(u16, Option<f64>)>> = BTreeMap::new();
-        let mut untold: Vec<(f64, u16)> = Vec::new();
-        let mut told = None;
+        let mut unreported: Vec<(f64, u16)> = Vec::new();
+        let mut reported = None;
         let mut requests: Vec<(f64, u16)> = Vec::new();
         let mut echoes: Vec<(f64, Echo)> = Vec::new();
         let mut last_arrival = 0.0_f64;
-        while self.now < begun + 3.5 || left > 0 {
+        while self.now < started + 3.5 || left > 0 {
             let now = self.at();
             while left > 0 && self.controller.poll(now, BYTES).is_none() {
                 left -= 1;
                 self.sequence = self.sequence.wrapping_add(1);
                 let number = self.controller.sent(now, BYTES, self.sequence);
-                if let Some(arrived) = self.way.send(self.now) {
+                if let Some(arrived) = self.path.send(self.now) {
                     arrivals.push((arrived, number));
                     last_arrival = last_arrival.max(arrived);
                 } else {
-                    // The gap shows with the next packet, and is asked for with others.
-                    requests.push((self.now + 2.0 * self.way.delay + 0.020, self.sequence));
+                    // The gap shows with the next packet, and is requested together with others.
+                    requests.push((self.now + 2.0 * self.path.delay + 0.020, self.sequence));
                 }
                 if let Some(number) = self.controller.wants_echo()
-                    && let Some(back) = self.way.echo(self.now)
+                    && let Some(back) = self.path.echo(self.now)
                 {
                     let round_trip = Duration::from_secs_f64(back - self.now);
-                    let least = Duration::from_secs_f64(2.0 * self.way.delay).min(round_trip);
+                    let least = Duration::from_secs_f64(2.0 * self.path.delay).min(round_trip);
                     echoes.push((back, Echo { number, round_trip, least }));
                 }
             }
@@ -175,21 +175,23 @@ impl Run {
             }
             arrivals.sort_by(|a, b| b.0.total_cmp(&a.0));
             while arrivals.last().is_some_and(|(arrived, _)| *arrived <= self.now) {
-                untold.extend(arrivals.pop());
+                unreported.extend(arrivals.pop());
             }
-            let due = match self.way.reports {
-                Reports::Promptly => {
-                    untold.len() >= 10
-                        || untold.first().is_some_and(|(arrived, _)| self.now >= arrived + 0.020)
+            let due = match self.path.reports {
+                ReportTiming::Promptly => {
+                    unreported.len() >= 10
+                        || unreported
+                            .first()
+                            .is_some_and(|(arrived, _)| self.now >= arrived + 0.020)
                 }
-                Reports::Every(period) => {
-                    !untold.is_empty() && (self.now / period).fract() * period < 0.0005
+                ReportTiming::Every(period) => {
+                    !unreported.is_empty() && (self.now / period).fract() * period < 0.0005
                 }
-                Reports::Never => false,
+                ReportTiming::Never => false,
             };
             if due {
-                let back = ((self.now + self.way.delay) * 1e6) as u64;
-                messages.insert(back, self.message(&mut untold, &mut told));
+                let back = ((self.now + self.path.delay) * 1e6) as u64;
+                messages.insert(back, self.message(&mut unreported, &mut reported));
             }
             for (_, sequence) in requests.extract_if(.., |(at, _)| *at <= self.now) {
                 self.controller.missing([sequence]);
@@ -202,35 +204,35 @@ impl Run {
             }
             self.now += 0.0005;
         }
-        let least = packets as f64 * BYTES as f64 * 8.0 / self.way.rate + self.way.delay;
-        Outcome {
-            ratio: (last_arrival - begun) / least,
-            dropped: self.way.dropped,
-            longest_queue: self.way.longest_queue,
+        let least = packets as f64 * BYTES as f64 * 8.0 / self.path.rate + self.path.delay;
+        KeyframeOutcome {
+            ratio: (last_arrival - started) / least,
+            dropped: self.path.dropped,
+            longest_queue: self.path.longest_queue,
         }
     }
 
     fn message(
         &self,
-        untold: &mut Vec<(f64, u16)>,
-        told: &mut Option<u16>,
+        unreported: &mut Vec<(f64, u16)>,
+        reported: &mut Option<u16>,
     ) -> Vec<(u16, Option<f64>)> {
         let mut reports: BTreeMap<u16, Option<f64>> = BTreeMap::new();
-        let newest = untold.iter().map(|(_, number)| *number).max().unwrap_or_default();
-        let from = told.map_or(0, |told| told + 1);
+        let newest = unreported.iter().map(|(_, number)| *number).max().unwrap_or_default();
+        let from = reported.map_or(0, |reported| reported + 1);
         for number in from..=newest {
             reports.insert(number, None);
         }
-        for (arrived, number) in untold.drain(..) {
-            let theirs = self.way.clock + arrived * (1.0 + self.way.drift);
-            reports.insert(number, Some((theirs / 250e-6).round() * 250e-6));
+        for (arrived, number) in unreported.drain(..) {
+            let receiver_time = self.path.clock + arrived * (1.0 + self.path.drift);
+            reports.insert(number, Some((receiver_time / 250e-6).round() * 250e-6));
         }
-        *told = Some(told.map_or(newest, |told| told.max(newest)));
+        *reported = Some(reported.map_or(newest, |reported| reported.max(newest)));
         reports.into_iter().collect()
     }
 }
 
-fn steady(run: &mut Run, keyframes: usize) -> Vec<Outcome> {
+fn steady(run: &mut Simulation, keyframes: usize) -> Vec<KeyframeOutcome> {
     for _ in 0..12 {
         run.keyframe(85);
     }
@@ -238,9 +240,9 @@ fn steady(run: &mut Run, keyframes: usize) -> Vec<Outcome> {
 }
 
 #[test]
-fn a_slow_uplink_is_found_within_the_first_keyframe() {
+fn a_slow_uplink_is_measured_within_the_first_keyframe() {
     for rate in [1e6, 2e6, 5e6] {
-        let mut run = Run::new(Way::new(rate));
+        let mut run = Simulation::new(SimulatedPath::new(rate));
         let first = run.keyframe(85);
         assert_eq!(first.dropped, 0, "{rate}");
         assert!(first.ratio < 1.35, "{rate}: {first:?}");
@@ -248,9 +250,9 @@ fn a_slow_uplink_is_found_within_the_first_keyframe() {
 }
 
 #[test]
-fn keyframes_take_little_more_than_they_must() {
+fn keyframes_take_little_more_than_the_minimum() {
     for rate in [0.5e6, 1e6, 2e6, 5e6, 20e6, 50e6] {
-        let mut run = Run::new(Way::new(rate));
+        let mut run = Simulation::new(SimulatedPath::new(rate));
         for outcome in steady(&mut run, 10) {
             assert!(outcome.ratio < 1.2, "{rate}: {outcome:?}");
             assert_eq!(outcome.dropped, 0, "{rate}: {outcome:?}");
@@ -260,12 +262,12 @@ fn keyframes_take_little_more_than_they_must() {
     }
 }
 
-/// libwebrtc reports every 50 to 250 ms, Pion every 100 ms, others never: echoes say as much as prompt reports.
+/// libwebrtc reports every 50 to 250 ms, Pion every 100 ms, others never: echoes are as good as prompt reports.
 #[test]
-fn a_peer_that_reports_late_or_never_gets_its_keyframes_as_soon() {
-    for reports in [Reports::Every(0.1), Reports::Every(0.25), Reports::Never] {
+fn late_or_missing_reports_do_not_delay_keyframes() {
+    for reports in [ReportTiming::Every(0.1), ReportTiming::Every(0.25), ReportTiming::Never] {
         for rate in [1e6, 2e6, 5e6, 20e6, 50e6] {
-            let mut run = Run::new(Way { reports, ..Way::new(rate) });
+            let mut run = Simulation::new(SimulatedPath { reports, ..SimulatedPath::new(rate) });
             let first = run.keyframe(85);
             assert_eq!(first.dropped, 0, "{reports:?} {rate}: {first:?}");
             let least = 85.0 * BYTES as f64 * 8.0 / rate + 0.025;
@@ -283,9 +285,10 @@ fn a_peer_that_reports_late_or_never_gets_its_keyframes_as_soon() {
 }
 
 #[test]
-fn a_peer_that_answers_no_echo_is_followed_by_its_reports() {
-    for reports in [Reports::Promptly, Reports::Every(0.1)] {
-        let mut run = Run::new(Way { reports, echoes: false, ..Way::new(5e6) });
+fn without_echo_answers_reports_are_used() {
+    for reports in [ReportTiming::Promptly, ReportTiming::Every(0.1)] {
+        let mut run =
+            Simulation::new(SimulatedPath { reports, echoes: false, ..SimulatedPath::new(5e6) });
         steady(&mut run, 0);
         let outcome = run.keyframe(85);
         assert!(outcome.ratio < 1.5 && outcome.dropped == 0, "{reports:?}: {outcome:?}");
@@ -293,16 +296,16 @@ fn a_peer_that_answers_no_echo_is_followed_by_its_reports() {
 }
 
 #[test]
-fn a_packet_outside_of_any_access_unit_has_no_echo() {
+fn a_packet_outside_any_access_unit_gets_no_echo() {
     let now = Instant::now();
-    let mut controller = Controller::new(Pace::Auto, now);
+    let mut controller = Controller::new(RateSetting::Auto, now);
     controller.sent(now, BYTES, 1);
     assert_eq!(controller.wants_echo(), None);
 }
 
 #[test]
-fn a_peer_that_reports_promptly_is_asked_for_no_echo() {
-    let mut run = Run::new(Way::new(5e6));
+fn a_peer_that_reports_promptly_gets_no_echoes() {
+    let mut run = Simulation::new(SimulatedPath::new(5e6));
     run.keyframe(85);
     run.controller.begin(run.at(), 85, false);
     assert!(run.controller.prompt);
@@ -310,18 +313,21 @@ fn a_peer_that_reports_promptly_is_asked_for_no_echo() {
     assert_eq!(run.controller.wants_echo(), None);
 }
 
-/// A message that comes by the clock is in time now and then.
+/// A message sent at fixed intervals is occasionally in time.
 #[test]
-fn a_peer_that_reports_by_the_clock_is_asked_for_echoes_every_time() {
+fn a_peer_that_reports_at_fixed_intervals_always_gets_echoes() {
     for rate in [1e6, 5e6, 50e6] {
         for period in [0.05, 0.1, 0.25] {
-            let mut run = Run::new(Way { reports: Reports::Every(period), ..Way::new(rate) });
+            let mut run = Simulation::new(SimulatedPath {
+                reports: ReportTiming::Every(period),
+                ..SimulatedPath::new(rate)
+            });
             for number in 0..20 {
                 run.now += 0.0137;
                 run.keyframe(85);
                 assert_eq!(
                     run.controller.sent.source(),
-                    Source::Echoes,
+                    ArrivalSource::Echoes,
                     "{rate} {period} {number}"
                 );
             }
@@ -330,14 +336,14 @@ fn a_peer_that_reports_by_the_clock_is_asked_for_echoes_every_time() {
 }
 
 #[test]
-fn a_way_that_changes_is_followed() {
-    let mut run = Run::new(Way::new(20e6));
+fn a_changing_path_is_followed() {
+    let mut run = Simulation::new(SimulatedPath::new(20e6));
     steady(&mut run, 1);
-    run.way.rate = 2e6;
+    run.path.rate = 2e6;
     run.keyframe(85);
     assert!(run.controller.rate() < 2_000_000, "{}", run.controller.rate());
     assert_eq!(run.keyframe(85).dropped, 0);
-    run.way.rate = 50e6;
+    run.path.rate = 50e6;
     for _ in 0..10 {
         run.keyframe(85);
     }
@@ -345,22 +351,22 @@ fn a_way_that_changes_is_followed() {
 }
 
 #[test]
-fn an_outage_at_the_beginning_says_nothing_of_the_way() {
-    let undisturbed = Run::new(Way::new(20e6)).keyframe(85);
+fn an_outage_at_the_start_does_not_affect_the_estimate() {
+    let undisturbed = Simulation::new(SimulatedPath::new(20e6)).keyframe(85);
     for dark_until in [0.05, 0.15, 0.25, 1.0] {
-        let mut run = Run::new(Way { dark_until, ..Way::new(20e6) });
+        let mut run = Simulation::new(SimulatedPath { dark_until, ..SimulatedPath::new(20e6) });
         run.keyframe(85);
         assert!(run.controller.rate() >= INITIAL_RATE, "{dark_until}: {}", run.controller.rate());
-        // The next one is as good as a first one can be.
+        // The next keyframe is as good as a first one can be.
         let outcome = run.keyframe(85);
         assert!(outcome.ratio < 1.05 * undisturbed.ratio, "{dark_until}: {outcome:?}");
     }
 }
 
 #[test]
-fn loss_alone_does_not_slow_down() {
+fn loss_alone_does_not_reduce_the_rate() {
     for loss in [0.02, 0.1, 0.3] {
-        let mut run = Run::new(Way { loss, ..Way::new(5e6) });
+        let mut run = Simulation::new(SimulatedPath { loss, ..SimulatedPath::new(5e6) });
         steady(&mut run, 1);
         for _ in 0..10 {
             run.keyframe(85);
@@ -370,27 +376,28 @@ fn loss_alone_does_not_slow_down() {
     }
 }
 
-/// A policer drops what is above its rate, and has hardly a queue.
+/// A policer drops traffic above its rate, and has hardly any queue.
 #[test]
-fn what_polices_traffic_is_obeyed() {
+fn the_rate_of_a_policer_is_obeyed() {
     let queue_bytes = 4.0 * BYTES as f64;
-    let mut run = Run::new(Way { queue_bytes, ..Way::new(3e6) });
+    let mut run = Simulation::new(SimulatedPath { queue_bytes, ..SimulatedPath::new(3e6) });
     steady(&mut run, 0);
     let dropped: usize = (0..10).map(|_| run.keyframe(85).dropped).sum();
     assert!(dropped < 10 * 85 / 5, "{dropped}");
 }
 
 #[test]
-fn a_receiver_that_stands_still_now_and_then_does_not_slow_down() {
-    for reports in [Reports::Promptly, Reports::Every(0.1), Reports::Never] {
+fn occasional_receiver_stalls_do_not_reduce_the_rate() {
+    for reports in [ReportTiming::Promptly, ReportTiming::Every(0.1), ReportTiming::Never] {
         for rate in [2e6, 5e6, 20e6, 50e6] {
             let stalls = Some((0.173, 0.030));
-            let mut run = Run::new(Way { reports, stalls, ..Way::new(rate) });
+            let mut run =
+                Simulation::new(SimulatedPath { reports, stalls, ..SimulatedPath::new(rate) });
             steady(&mut run, 0);
             for _ in 0..20 {
                 run.keyframe(85);
                 let share = run.controller.rate() as f64 / rate;
-                // A fast path is not overrun by a keyframe.
+                // A keyframe does not overrun a fast path.
                 let most = if rate > 2e7 { 2.0 } else { 1.3 };
                 assert!((0.6..most).contains(&share), "{reports:?}: {share} of {rate}");
             }
@@ -398,15 +405,15 @@ fn a_receiver_that_stands_still_now_and_then_does_not_slow_down() {
     }
 }
 
-/// Without it a keyframe took seconds on a machine that was busy when the first one was sent.
+/// Regression: a keyframe took seconds on a machine that was busy when the first one was sent.
 #[test]
-fn a_stall_in_the_first_packets_says_nothing_of_the_path() {
-    for reports in [Reports::Promptly, Reports::Never] {
+fn a_stall_in_the_first_packets_does_not_affect_the_estimate() {
+    for reports in [ReportTiming::Promptly, ReportTiming::Never] {
         for step in 1..9 {
-            let mut run = Run::new(Way { reports, ..Way::new(50e6) });
+            let mut run = Simulation::new(SimulatedPath { reports, ..SimulatedPath::new(50e6) });
             run.now = 10.0;
-            let begin = run.now + run.way.delay + f64::from(step) * 0.0002;
-            run.way.stalls = Some((begin, 0.4));
+            let begin = run.now + run.path.delay + f64::from(step) * 0.0002;
+            run.path.stalls = Some((begin, 0.4));
             run.keyframe(85);
             let rate = run.controller.rate();
             assert!(rate as f64 > 0.6 * INITIAL_RATE as f64, "{reports:?} {step}: {rate}");
@@ -414,11 +421,11 @@ fn a_stall_in_the_first_packets_says_nothing_of_the_path() {
     }
 }
 
-/// The path carries at least what arrived as fast as it was sent: nothing more is waited for.
+/// Packets that arrive as fast as they were sent prove at least that capacity: no further ones are needed.
 #[test]
 fn first_packets_of_a_slow_sender_are_enough() {
     let epoch = Instant::now();
-    let mut controller = Controller::new(Pace::Auto, epoch);
+    let mut controller = Controller::new(RateSetting::Auto, epoch);
     controller.begin(epoch, 85, false);
     let (mut echoes, round_trip) = (Vec::new(), 20 * MS);
     for number in 0..10_u16 {
@@ -433,18 +440,18 @@ fn first_packets_of_a_slow_sender_are_enough() {
     assert!(controller.estimate().is_some_and(|rate| rate > 4_000_000), "{controller:?}");
 }
 
-/// As a busy machine has it: 70 ms in which nothing is read, anywhere in a keyframe, on a fast path.
+/// As on a busy machine: 70 ms in which nothing is read, anywhere in a keyframe, on a fast path.
 #[test]
-fn a_single_long_stall_does_not_slow_down() {
-    for reports in [Reports::Promptly, Reports::Never] {
-        let mut run = Run::new(Way { reports, ..Way::new(100e6) });
+fn a_single_long_stall_does_not_reduce_the_rate() {
+    for reports in [ReportTiming::Promptly, ReportTiming::Never] {
+        let mut run = Simulation::new(SimulatedPath { reports, ..SimulatedPath::new(100e6) });
         steady(&mut run, 0);
         for step in 0..20 {
             let before = run.controller.rate();
-            let begin = run.now + run.way.delay + f64::from(step) * 0.0007;
-            run.way.stalls = Some((begin, 0.070));
+            let begin = run.now + run.path.delay + f64::from(step) * 0.0007;
+            run.path.stalls = Some((begin, 0.070));
             run.keyframe(85);
-            run.way.stalls = None;
+            run.path.stalls = None;
             let share = run.controller.rate() as f64 / before as f64;
             assert!(share > 0.6, "{reports:?} {step}: {share}");
             run.keyframe(85);
@@ -453,7 +460,7 @@ fn a_single_long_stall_does_not_slow_down() {
 }
 
 #[test]
-fn feedback_that_does_not_come_is_waited_for_once() {
+fn missing_feedback_is_awaited_only_once() {
     for feedback in [true, false] {
         let took = without_answers(feedback);
         assert!(took[0] < 400 * MS, "{took:?}");
@@ -464,7 +471,7 @@ fn feedback_that_does_not_come_is_waited_for_once() {
 /// How long four keyframes take when nothing is answered.
 fn without_answers(feedback: bool) -> Vec<Duration> {
     let mut now = Instant::now();
-    let mut controller = Controller::new(Pace::Auto, now);
+    let mut controller = Controller::new(RateSetting::Auto, now);
     controller.set_feedback(feedback);
     let mut took = Vec::new();
     for _ in 0..4 {
@@ -484,18 +491,18 @@ fn without_answers(feedback: bool) -> Vec<Duration> {
 }
 
 #[test]
-fn off_has_no_limit_but_that_of_relays() {
+fn off_is_limited_only_through_relays() {
     let now = Instant::now();
-    let mut controller = Controller::new(Pace::Off, now);
+    let mut controller = Controller::new(RateSetting::Off, now);
     controller.begin(now, 500, false);
     assert!((0..500).all(|_| controller.poll(now, BYTES).is_none()));
     controller.begin(now, 500, true);
-    let at_once = (0..500).take_while(|_| controller.poll(now, BYTES).is_none()).count();
-    assert!((1..=26).contains(&at_once), "{at_once}");
+    let burst = (0..500).take_while(|_| controller.poll(now, BYTES).is_none()).count();
+    assert!((1..=26).contains(&burst), "{burst}");
 }
 
 proptest! {
-    // An estimate is right for nearly all ways: the same ones each time.
+    // The estimate is right for nearly all paths, not all: use the same cases in each run.
     #![proptest_config(ProptestConfig {
         cases: 200,
         rng_seed: RngSeed::Fixed(1),
@@ -504,7 +511,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_rate_of_any_way_is_found_and_not_exceeded(
+    fn the_rate_of_any_path_is_found_and_not_exceeded(
         rate in 3e5..1e8_f64,
         delay in 0.0..0.15_f64,
         jitter in 0.0..0.002_f64,
@@ -512,13 +519,13 @@ proptest! {
         drift in -1e-4..1e-4_f64,
         random in 1..u64::MAX,
     ) {
-        let mut run = Run::new(Way { delay, jitter, loss, drift, random, ..Way::new(rate) });
+        let mut run = Simulation::new(SimulatedPath { delay, jitter, loss, drift, random, ..SimulatedPath::new(rate) });
         steady(&mut run, 0);
         for _ in 0..5 {
             let outcome = run.keyframe(85);
             let share = run.controller.rate() as f64 / rate;
             prop_assert!(share > 0.7, "{share} of {rate}: {outcome:?}");
-            // Too fast is what builds a queue before the keyframe is over.
+            // Too fast means that a queue builds up before the keyframe ends.
             let limit = 0.025 + 5.0 * BYTES as f64 * 8.0 / rate;
             prop_assert!(outcome.longest_queue < limit, "{share} of {rate}: {outcome:?}");
             prop_assert!(share < 1.2 || rate > 2e7, "{share} of {rate}: {outcome:?}");

@@ -1,12 +1,13 @@
-//! Connectivity checks as acknowledgments: how far media has come, within a round trip, of any ICE peer.
+//! Connectivity checks as acknowledgments: how far media has come, within a round trip, with any ICE peer.
 //!
-//! Transport-wide feedback comes when the peer sees fit: libwebrtc and Pion collect it for 50 to 250 ms, which is
-//! longer than a keyframe takes, and some do not negotiate it. But every ICE agent answers a Binding request at once
-//! (RFC 8445 §7.3). So a copy of the last check on this path, as a transaction of its own, leaves right behind a media
-//! packet, through the same queues, and its answer says that the packet has passed them. It costs about 140 bytes; the
-//! answer is not for the crate, which did not ask.
+//! A peer sends transport-wide feedback when it sees fit: libwebrtc and Pion collect it for 50 to 250 ms,
+//! which is longer than a keyframe takes, and some do not negotiate it. But every ICE agent answers a Binding
+//! request immediately (RFC 8445 §7.3). So a copy of the last check on this path, as a transaction of its
+//! own, leaves right behind a media packet, through the same queues, and its answer shows that the packet has
+//! passed them. It costs about 140 bytes; the answer is withheld from the crate, which did not send the
+//! request.
 //!
-//! Without sockets and clock: `now` is an argument.
+//! No sockets and no clock: `now` is an argument.
 
 use std::{
     collections::VecDeque,
@@ -19,49 +20,50 @@ use std::{
 };
 
 use crate::{
-    peer::handshake::inner,
+    peer::dtls_filter::payload,
     stun::message::{Class, HEADER_BYTES, Message, TransactionId, attr, method},
 };
 
 /// Paths remembered.
 const MAX_PATHS: usize = 8;
 
-/// Media packets that an echo is wanted of and that have not left yet.
+/// Maximum number of media packets that await their echo and have not left yet.
 const MAX_WANTED: usize = 64;
 
-/// Checks that may still be answered.
+/// Maximum number of checks that may still be answered.
 const MAX_SENT: usize = 256;
 
-/// How long a round trip counts for the least one: as long as a few of the crate's checks, which are 2 s apart.
+/// How long a round trip is considered for the minimum: as long as a few of the crate's checks, which are 2 s
+/// apart.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// Bytes of an RTP header up to its SSRC, which is its last field (RFC 3550 §5.1).
+/// Bytes of an RTP header through its SSRC, the last field (RFC 3550 §5.1).
 const RTP_HEADER: usize = 12;
 
 /// An answered echo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Echo {
-    /// Number of the packet that it was sent behind.
+    /// Number of the packet it was sent behind.
     pub number: u64,
     /// From the check to its answer.
     pub round_trip: Duration,
-    /// The least round trip of the last seconds.
+    /// Minimum round trip of the last 10 s.
     pub least: Duration,
 }
 
 /// A path that the crate has checked.
-struct Checked {
-    path: Path,
-    /// Its last check as it left, which echoes are copied from.
+struct CheckedPath {
+    route: Route,
+    /// Its last check as it was sent, the template for echoes.
     check: Vec<u8>,
     /// Key of its MESSAGE-INTEGRITY.
     password: String,
-    /// When checks were answered, and how long that took.
+    /// When checks were answered, and their round trips.
     round_trips: VecDeque<(Instant, Duration)>,
 }
 
-impl Checked {
-    /// The least round trip of the last seconds, with this one.
+impl CheckedPath {
+    /// The minimum round trip of the last 10 s, including this one.
     fn least(&mut self, round_trip: Duration, now: Instant) -> Duration {
         self.round_trips.retain(|(at, _)| now.saturating_duration_since(*at) < RECENT);
         push(&mut self.round_trips, (now, round_trip), MAX_SENT);
@@ -69,15 +71,15 @@ impl Checked {
     }
 }
 
-/// Where a datagram goes: to the peer, or through a relay to it.
+/// The destination of a datagram: the peer itself, or a relay to it.
 #[derive(Clone, PartialEq, Eq)]
-struct Path {
+struct Route {
     to: SocketAddr,
     /// The channel, or the value of XOR-PEER-ADDRESS (RFC 8656 §11 and §12); empty without a relay.
     relayed: Vec<u8>,
 }
 
-impl Path {
+impl Route {
     fn of(to: SocketAddr, datagram: &[u8]) -> Option<Self> {
         let relayed = match datagram {
             [0x40..=0x4F, ..] => datagram[..2].to_vec(),
@@ -94,55 +96,55 @@ impl Path {
     }
 }
 
-struct Wanted {
+struct WantedEcho {
     ssrc: u32,
     sequence: u16,
     number: u64,
 }
 
-struct Sent {
+struct SentCheck {
     transaction: TransactionId,
-    path: Path,
+    route: Route,
     at: Instant,
-    /// None for a check of the crate.
+    /// None for a check sent by the crate.
     number: Option<u64>,
 }
 
 #[derive(Default)]
-struct State {
-    paths: VecDeque<Checked>,
-    wanted: VecDeque<Wanted>,
-    sent: VecDeque<Sent>,
+struct EchoState {
+    paths: VecDeque<CheckedPath>,
+    wanted: VecDeque<WantedEcho>,
+    sent: VecDeque<SentCheck>,
 }
 
-impl State {
-    fn path(&mut self, path: &Path) -> Option<&mut Checked> {
-        self.paths.iter_mut().find(|checked| checked.path == *path)
+impl EchoState {
+    fn path(&mut self, route: &Route) -> Option<&mut CheckedPath> {
+        self.paths.iter_mut().find(|checked| checked.route == *route)
     }
 }
 
 /// The echoes of one peer connection, shared by its sockets and its pacing.
 #[derive(Default)]
 pub(in crate::peer) struct Echoes {
-    state: Mutex<State>,
-    /// Something is wanted: media is looked at.
+    state: Mutex<EchoState>,
+    /// Set while an echo is wanted: only then is outgoing media inspected.
     waiting: AtomicBool,
 }
 
 impl Echoes {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, EchoState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An echo is wanted behind this media packet, which has not left yet.
     pub(super) fn want(&self, ssrc: u32, sequence: u16, number: u64) {
         let mut state = self.state();
-        push(&mut state.wanted, Wanted { ssrc, sequence, number }, MAX_WANTED);
+        push(&mut state.wanted, WantedEcho { ssrc, sequence, number }, MAX_WANTED);
         self.waiting.store(true, Relaxed);
     }
 
-    /// A datagram has left. Gives the one that is to follow it on the same path, if any. `password` gives that of the
-    /// peer for the value of USERNAME.
+    /// A datagram has left. Returns the echo to send after it on the same path, if any. `password` looks up
+    /// the peer's password by USERNAME.
     pub(in crate::peer) fn sent(
         &self,
         to: SocketAddr,
@@ -174,21 +176,21 @@ impl Echoes {
             return;
         }
         let Some(password) = message.text(attr::USERNAME).and_then(password) else { return };
-        let Some(path) = Path::of(to, datagram) else { return };
+        let Some(route) = Route::of(to, datagram) else { return };
         let mut state = self.state();
         let transaction = message.transaction;
         push(
             &mut state.sent,
-            Sent { transaction, path: path.clone(), at: now, number: None },
+            SentCheck { transaction, route: route.clone(), at: now, number: None },
             MAX_SENT,
         );
         let check = datagram.to_vec();
-        if let Some(checked) = state.path(&path) {
+        if let Some(checked) = state.path(&route) {
             (checked.check, checked.password) = (check, password);
             return;
         }
         let round_trips = VecDeque::new();
-        push(&mut state.paths, Checked { path, check, password, round_trips }, MAX_PATHS);
+        push(&mut state.paths, CheckedPath { route, check, password, round_trips }, MAX_PATHS);
     }
 
     fn media_sent(
@@ -202,21 +204,22 @@ impl Echoes {
         let sequence = u16::from_be_bytes([header[2], header[3]]);
         let ssrc = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
         let mut state = self.state();
-        let is_it = |wanted: &Wanted| (wanted.ssrc, wanted.sequence) == (ssrc, sequence);
-        let index = state.wanted.iter().position(is_it)?;
+        let matches = |wanted: &WantedEcho| (wanted.ssrc, wanted.sequence) == (ssrc, sequence);
+        let index = state.wanted.iter().position(matches)?;
         // Those before it were sent elsewhere, or not at all.
         let wanted = state.wanted.drain(..=index).next_back()?;
         self.waiting.store(!state.wanted.is_empty(), Relaxed);
-        let path = Path::of(to, datagram)?;
-        let checked = state.path(&path)?;
+        let route = Route::of(to, datagram)?;
+        let checked = state.path(&route)?;
         let transaction = rand::random();
         let echo = copy(&checked.check, transaction, &checked.password)?;
-        let sent = Sent { transaction, path, at: now, number: Some(wanted.number) };
+        let sent = SentCheck { transaction, route, at: now, number: Some(wanted.number) };
         push(&mut state.sent, sent, MAX_SENT);
         Some(echo)
     }
 
-    /// An authenticated check or answer came: whether it answers an echo, which is not for the crate, and which one.
+    /// An authenticated check or answer arrived: the echo it answers, if it does; such an answer is not for
+    /// the crate.
     pub(in crate::peer) fn answered(&self, datagram: &[u8], now: Instant) -> Option<Echo> {
         let message = Message::parse(content(datagram))?;
         if !matches!(message.class, Class::Success | Class::Error) {
@@ -226,26 +229,26 @@ impl Echoes {
         let index = state.sent.iter().position(|sent| sent.transaction == message.transaction)?;
         let sent = state.sent.remove(index)?;
         let round_trip = now.saturating_duration_since(sent.at);
-        let checked = state.path(&sent.path)?;
+        let checked = state.path(&sent.route)?;
         let least = checked.least(round_trip, now);
         sent.number.map(|number| Echo { number, round_trip, least })
     }
 }
 
-/// What a relay passes on of a datagram, or all of it.
+/// The payload that a relay forwards, or the whole datagram if it is not relayed.
 fn content(datagram: &[u8]) -> &[u8] {
-    inner(datagram).unwrap_or(datagram)
+    payload(datagram).unwrap_or(datagram)
 }
 
-fn push<T>(kept: &mut VecDeque<T>, new: T, most: usize) {
-    if kept.len() >= most {
+fn push<T>(kept: &mut VecDeque<T>, new: T, max_len: usize) {
+    if kept.len() >= max_len {
         kept.pop_front();
     }
     kept.push_back(new);
 }
 
-/// A check as another transaction, in the same channel or indication where it is relayed. None where the indication has
-/// a checksum of its own.
+/// A copy of the check as another transaction, in the same channel or indication where it is relayed. None if
+/// the indication has a checksum of its own.
 fn copy(check: &[u8], transaction: TransactionId, password: &str) -> Option<Vec<u8>> {
     let content = content(check);
     let start = content.as_ptr().addr() - check.as_ptr().addr();
@@ -314,12 +317,12 @@ mod tests {
             assert_eq!(
                 echoes.answered(&answer(&check([1; 12])), now + 30 * MS),
                 None,
-                "the crate's"
+                "a check of the crate"
             );
             echoes.want(7, 11, 1000);
             assert_eq!(send(&echoes, &wrap(&media(10)), now), None);
             let echo = send(&echoes, &wrap(&media(11)), now).unwrap();
-            assert_eq!(send(&echoes, &wrap(&media(11)), now), None, "one a packet");
+            assert_eq!(send(&echoes, &wrap(&media(11)), now), None, "one per packet");
             let request = Message::parse(content(&echo)).unwrap();
             assert!(request.verify(PASSWORD) && request.has_fingerprint());
             assert_ne!(request.transaction, [1; 12]);
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_was_not_checked_has_no_echo() {
+    fn a_path_without_a_check_has_no_echo() {
         let (echoes, now) = (Echoes::default(), Instant::now());
         echoes.want(7, 1, 1);
         assert_eq!(send(&echoes, &media(1), now), None, "no check yet");
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_answered_does_not_pile_up() {
+    fn unanswered_checks_do_not_pile_up() {
         let (echoes, now) = (Echoes::default(), Instant::now());
         for number in 0..10_000_u64 {
             let transaction = std::array::from_fn(|at| (number >> (at % 8 * 8)) as u8);

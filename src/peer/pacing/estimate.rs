@@ -1,55 +1,55 @@
-//! What the arrival times of packets say of the way they took.
+//! What the arrival times of packets reveal about the path they took.
 //!
-//! A packet's time on the way, less the least time of any of them, is the time it spent in queues. Only
-//! differences of arrival times count, so the other side's clock may be any. Single packets may be late by
-//! chance; a queue makes all of them late. So the least of several is looked at, and where that has
-//! grown, the way was busy all the time, and packets arrived at the very rate it carries.
+//! A packet's transit time, less the minimum of all transit times, is the time it spent in queues. Only
+//! differences between arrival times matter, so the receiver's clock is arbitrary. Single packets may be late
+//! by chance; a queue makes all of them late. So the estimate looks at the minimum of several packets: where
+//! that has grown, the path was busy throughout, and packets arrived at exactly the rate that it carries.
 
-/// A packet that arrived. Both times in seconds, each on its side's clock.
+/// A packet that arrived. Both times in seconds, each on the clock of its own peer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// When it was sent.
+    /// When it was sent, seconds.
     pub sent: f64,
-    /// When it arrived.
+    /// When it arrived, seconds.
     pub arrived: f64,
-    /// Its size on the wire.
+    /// Its size on the wire, bytes.
     pub bytes: f64,
 }
 
 impl Sample {
-    /// Time on the way plus the unknown difference of the clocks.
+    /// Transit time plus the unknown offset between the clocks.
     #[must_use]
     pub fn transit(&self) -> f64 {
         self.arrived - self.sent
     }
 }
 
-/// The least transit of packets, the time an idle way takes.
+/// The minimum transit of these packets: what an idle path takes.
 #[must_use]
 pub fn base(samples: &[Sample]) -> Option<f64> {
     samples.iter().map(Sample::transit).min_by(f64::total_cmp)
 }
 
-/// What the last packets of several say.
+/// What the last few packets reveal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Queueing {
-    /// The least time that one of the last packets spent in queues, seconds.
+    /// Minimum time that one of the last packets spent in queues, seconds.
     pub queue: f64,
-    /// The rate of arrivals since the queue began to grow, bits a second; where `queue` is clearly above
-    /// zero that is what the way carries.
+    /// Arrival rate since the queue began to grow, bits a second; where `queue` is clearly above zero, this
+    /// is the capacity of the path.
     pub rate: f64,
-    /// Packets arrive much faster than they were sent: a receiver or a link that stood still goes on.
+    /// Packets arrive much faster than they were sent: a stalled receiver or link has resumed.
     pub falling: bool,
 }
 
-/// Looks at the last `window` packets, in the order they were sent, against the `base`.
+/// Compares the last `window` packets, in the order they were sent, with `base`.
 #[must_use]
 pub fn queueing(samples: &[Sample], base: f64, window: usize) -> Option<Queueing> {
     let queue_of = |sample: &Sample| sample.transit() - base;
     let recent = samples.len().checked_sub(window.max(1))?;
     let (last, queue) = lowest(&samples[recent..], queue_of)?;
     let last = recent + last;
-    // Since then there was a queue without a break.
+    // The queue has not been empty since then.
     let since = samples[..last].iter().rposition(|sample| queue_of(sample) <= queue / 3.0);
     let mut since = since.unwrap_or(0);
     if last - since < 4 {
@@ -71,35 +71,35 @@ fn lowest(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Option<(usize, f64
     samples.iter().map(of).enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// The rate packets arrived at after the first of them, bits a second.
+/// Arrival rate of the packets after the first, bits a second.
 #[must_use]
 pub fn arrival_rate(samples: &[Sample]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
     Some(rate(rest, rest.last()?.arrived - first.arrived))
 }
 
-/// The rate packets were sent at after the first of them, bits a second.
+/// Send rate of the packets after the first, bits a second.
 #[must_use]
 pub fn send_rate(samples: &[Sample]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
     Some(rate(rest, rest.last()?.sent - first.sent))
 }
 
-/// How much longer than the other a half takes in which something stood still.
-const STALLED: f64 = 4.0;
+/// Ratio of the two halves' durations from which the longer one must contain a stall.
+const STALL_RATIO: f64 = 4.0;
 
-/// Arrivals are told to a quarter of a millisecond: what takes less has no rate.
+/// Arrivals are reported in steps of a quarter of a millisecond: anything shorter has no rate.
 const RESOLUTION: f64 = 250e-6;
 
-/// The rate of these packets when they took `span` seconds to arrive, bits a second.
+/// The rate of these packets if they took `span` seconds to arrive, bits a second.
 #[must_use]
 pub fn rate(samples: &[Sample], span: f64) -> f64 {
     let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
     bytes * 8.0 / span.max(RESOLUTION)
 }
 
-/// Of packets that were sent at once and of which one half took much longer than the other, because a receiver stood
-/// still: the rate of the other half, bits a second. A path that is slow is so for both.
+/// For packets sent in one burst of which one half took much longer than the other, because a receiver
+/// stalled: the rate of the other half, bits a second. A slow path is slow for both halves.
 #[must_use]
 pub fn between_stalls(samples: &[Sample]) -> Option<f64> {
     let middle = samples.get(samples.len() / 2)?;
@@ -107,10 +107,10 @@ pub fn between_stalls(samples: &[Sample]) -> Option<f64> {
     let halves = [middle.arrived - first.arrived, last.arrived - middle.arrived];
     let [short, long] = [halves[0].min(halves[1]), halves[0].max(halves[1])];
     let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
-    (long > STALLED * short.max(RESOLUTION)).then(|| bytes / 2.0 * 8.0 / short.max(RESOLUTION))
+    (long > STALL_RATIO * short.max(RESOLUTION)).then(|| bytes / 2.0 * 8.0 / short.max(RESOLUTION))
 }
 
-/// How uneven arrivals are where there is no queue: the middle of the times in queues, seconds.
+/// How uneven arrivals are without a queue: the median of the queueing times, seconds.
 #[must_use]
 pub fn unevenness(samples: &[Sample], base: f64) -> f64 {
     let mut queues: Vec<f64> = samples.iter().map(|sample| sample.transit() - base).collect();
@@ -129,22 +129,22 @@ mod tests {
             .map(|n| {
                 let sent = n as f64 * gap / 1e3;
                 free = free.max(sent) + service / 1e3;
-                // The other clock is an hour ahead; 20 ms on the way.
+                // The receiver's clock is an hour ahead; 20 ms in transit.
                 Sample { sent, arrived: free + 3600.02, bytes: 1250.0 }
             })
             .collect()
     }
 
     #[test]
-    fn a_way_that_is_fast_enough_has_no_queue() {
+    fn a_path_that_is_fast_enough_has_no_queue() {
         let samples = through(50, 5.0, 4.0);
-        let seen = queueing(&samples, base(&samples).unwrap(), 8).unwrap();
-        assert!(seen.queue.abs() < 1e-9);
+        let queueing = queueing(&samples, base(&samples).unwrap(), 8).unwrap();
+        assert!(queueing.queue.abs() < 1e-9);
     }
 
     #[test]
-    fn a_slow_way_shows_its_rate() {
-        // First there is no queue, then packets are sent twice as fast as they are carried.
+    fn a_slow_path_shows_its_rate() {
+        // First there is no queue, then packets are sent at twice the rate that the path carries.
         let mut samples = through(40, 5.0, 4.0);
         let begin = 0.2;
         for mut sample in through(40, 2.0, 4.0) {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn single_late_packets_are_no_queue() {
+    fn single_late_packets_are_not_a_queue() {
         let mut samples = through(50, 5.0, 4.0);
         for sample in samples.iter_mut().skip(1).step_by(2) {
             sample.arrived += 0.030;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_slept_shows_no_queue_when_it_is_awake_again() {
+    fn a_receiver_that_slept_shows_no_queue_after_it_wakes() {
         let mut samples = through(50, 1.0, 0.5);
         // It read everything at 40 ms.
         for sample in &mut samples[10..41] {
@@ -177,13 +177,13 @@ mod tests {
         }
         let base = base(&samples).unwrap();
         assert!(queueing(&samples[..41], base, 8).unwrap().queue < 1e-3);
-        // It may have told of the first ones before it read the others.
+        // It may have reported the first ones before it read the others.
         let seen = queueing(&samples[..24], base, 8).unwrap();
         assert!(seen.queue > 0.015 && seen.falling, "{seen:?}");
     }
 
     #[test]
-    fn few_packets_say_nothing() {
+    fn too_few_packets_yield_no_estimate() {
         assert_eq!(queueing(&[], 0.0, 8), None);
         assert_eq!(queueing(&through(7, 1.0, 1.0), 3600.0, 8), None);
         assert_eq!(arrival_rate(&[]), None);

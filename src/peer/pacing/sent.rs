@@ -1,4 +1,4 @@
-//! What was sent: each packet by its transport-wide number, with what became of it.
+//! Packets that were sent, by transport-wide number, with the fate of each.
 
 use std::{
     collections::VecDeque,
@@ -8,65 +8,74 @@ use std::{
 use super::estimate::Sample;
 use crate::peer::sequence::near;
 
-/// Packets remembered. Feedback comes within a round trip; a keyframe of 100 KB has 85.
-const MOST: usize = 4096;
+/// Packets remembered. Feedback takes a round trip; a keyframe of 100 KB has 85 packets.
+const MAX_PACKETS: usize = 4096;
 
-/// A first packet is not under way for so much longer than the least round trip, seconds.
+/// Maximum time that a first packet is in flight beyond the minimum round trip, seconds.
 const STALL: f64 = 0.020;
 
-/// Numbers begin one turn up, so that none goes below zero.
+/// Numbers start one wrap up, so that none falls below zero.
 const FIRST: u64 = 1 << 16;
 
 #[derive(Debug, Clone, Copy)]
-struct Packet {
+struct SentPacket {
     sent: f64,
     bytes: f64,
-    /// On the other side's clock, seconds.
+    /// On the receiver's clock, seconds.
     arrived: Option<f64>,
-    /// When it had arrived as echoes have it: on our clock, a part of the round trip later, which is always the same.
+    /// Arrival as measured by echoes: on our clock, later by a part of the round trip that is always the
+    /// same.
     echoed: Option<f64>,
     /// RTP sequence number.
     sequence: u16,
-    /// It was asked for again (RFC 4585 §6.2.1).
+    /// The receiver requested it again (RFC 4585 §6.2.1).
     missing: bool,
 }
 
-/// What says when packets arrived.
+/// Where arrival times come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    /// Transport-wide feedback, which also says which are lost.
+pub(super) enum ArrivalSource {
+    /// Transport-wide feedback, which also reports losses.
     Feedback,
-    /// Echoes behind some of them.
+    /// Echoes sent behind some of the packets.
     Echoes,
 }
 
-/// The packets sent last.
+/// The most recent packets sent.
 #[derive(Debug)]
 pub(super) struct SentLog {
     epoch: Instant,
-    packets: VecDeque<Packet>,
-    /// Number of the next one.
+    packets: VecDeque<SentPacket>,
+    /// Number of the next packet.
     next: u64,
-    /// The newest one that is told of, and what follows.
-    told: u64,
+    /// The number after the newest packet in feedback.
+    reported: u64,
     /// The same by echoes.
     echoed: u64,
-    source: Source,
+    source: ArrivalSource,
 }
 
 impl SentLog {
     pub(super) fn new(epoch: Instant) -> Self {
         let packets = VecDeque::new();
-        Self { epoch, packets, next: FIRST, told: FIRST, echoed: FIRST, source: Source::Echoes }
+        Self {
+            epoch,
+            packets,
+            next: FIRST,
+            reported: FIRST,
+            echoed: FIRST,
+            source: ArrivalSource::Echoes,
+        }
     }
 
-    /// What [`SentLog::samples`], [`SentLog::told`] and [`SentLog::untold_bytes`] go by from now on.
-    pub(super) fn set_source(&mut self, source: Source) {
+    /// Sets the source that [`SentLog::samples`], [`SentLog::acknowledged`] and
+    /// [`SentLog::unacknowledged_bytes`] use.
+    pub(super) fn set_source(&mut self, source: ArrivalSource) {
         self.source = source;
     }
 
     /// See [`SentLog::set_source`].
-    pub(super) fn source(&self) -> Source {
+    pub(super) fn source(&self) -> ArrivalSource {
         self.source
     }
 
@@ -75,7 +84,7 @@ impl SentLog {
         at.saturating_duration_since(self.epoch).as_secs_f64()
     }
 
-    /// The same the other way round. Seconds that follow from what was received may be anything.
+    /// The inverse of [`SentLog::seconds`]. Seconds derived from received data may have any value.
     pub(super) fn instant(&self, seconds: f64) -> Instant {
         let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         self.epoch.checked_add(since).unwrap_or(self.epoch)
@@ -86,28 +95,28 @@ impl SentLog {
         self.next
     }
 
-    /// The number after the newest packet that is told of.
-    pub(super) fn told(&self) -> u64 {
-        self.told_by(self.source)
+    /// The number after the newest acknowledged packet.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged_by(self.source)
     }
 
-    /// The same by another source than that in use.
-    pub(super) fn told_by(&self, source: Source) -> u64 {
+    /// The same by a source that may not be the one in use.
+    pub(super) fn acknowledged_by(&self, source: ArrivalSource) -> u64 {
         match source {
-            Source::Feedback => self.told,
-            Source::Echoes => self.echoed,
+            ArrivalSource::Feedback => self.reported,
+            ArrivalSource::Echoes => self.echoed,
         }
     }
 
-    /// A packet leaves, with its RTP sequence number. Gives its own number.
+    /// A packet leaves, with its RTP sequence number. Returns its transport-wide number.
     pub(super) fn sent(&mut self, now: Instant, bytes: usize, sequence: u16) -> u16 {
-        if self.packets.len() == MOST {
+        if self.packets.len() == MAX_PACKETS {
             self.packets.pop_front();
         }
         let sent = self.seconds(now);
         let bytes = bytes as f64;
         let (arrived, echoed, missing) = (None, None, false);
-        self.packets.push_back(Packet { sent, bytes, arrived, echoed, sequence, missing });
+        self.packets.push_back(SentPacket { sent, bytes, arrived, echoed, sequence, missing });
         self.next += 1;
         (self.next - 1) as u16
     }
@@ -116,20 +125,20 @@ impl SentLog {
         self.next - self.packets.len() as u64
     }
 
-    /// The other side tells of a packet: when it arrived, in seconds, or that it has not.
+    /// The peer reports a packet: when it arrived, in seconds, or that it has not.
     pub(super) fn report(&mut self, number: u16, arrived: Option<f64>) {
         let Some(newest) = self.next.checked_sub(1) else { return };
         let number = near(newest, u64::from(number), 16);
         if number < self.first() || number >= self.next {
             return;
         }
-        self.told = self.told.max(number + 1);
+        self.reported = self.reported.max(number + 1);
         let index = (number - self.first()) as usize;
         let packet = &mut self.packets[index];
         packet.arrived = packet.arrived.or(arrived);
     }
 
-    /// The packet with this RTP sequence number, of those from number `from` on, is asked for again.
+    /// The packet with this RTP sequence number, among those from number `from` on, is requested again.
     pub(super) fn missing(&mut self, sequence: u16, from: u64) {
         let from = (from.clamp(self.first(), self.next) - self.first()) as usize;
         if let Some(packet) = self.packets.range_mut(from..).find(|it| it.sequence == sequence) {
@@ -137,67 +146,67 @@ impl SentLog {
         }
     }
 
-    /// The echo behind packet `number` came back at `now`, `least` seconds after it left if no queue was between. Packets
-    /// from `first` on that the last echo did not cover arrived in between, evenly.
+    /// The echo behind packet `number` came back at `now`; without a queue it would have taken `least`
+    /// seconds. Packets from `first` on that the last echo did not cover arrived in between, evenly.
     pub(super) fn echo(&mut self, number: u64, first: u64, now: f64, least: f64) {
         let from = self.echoed.max(first).max(self.first());
         if number < from || number >= self.next {
             return;
         }
-        // Those before the first echo of a train may be lost, as their echoes are.
+        // Packets before the first echo of a train may be lost, as their echoes are.
         let from = if from == first { number } else { from };
         let index = |number: u64| (number - self.first()) as usize;
         let (start, end) = (index(from), index(number));
         let before = start.checked_sub(1).filter(|_| from > first);
         let before = before.and_then(|before| self.packets[before].echoed);
         let covered = self.packets.range(start..=end);
-        let all: f64 = covered.clone().map(|packet| packet.bytes).sum();
+        let total: f64 = covered.clone().map(|packet| packet.bytes).sum();
         let soonest = (self.packets[start].sent + least).min(now);
-        // A peer that stood still makes the first packets look as if they had met no queue.
+        // A peer that stalled makes the first packets look as if they had met no queue.
         let now = if number == first && now - soonest > STALL { soonest } else { now };
         let mut then = before.unwrap_or(soonest);
         let begin = then;
         let mut passed = 0.0;
         for packet in self.packets.range_mut(start..=end) {
             passed += packet.bytes;
-            let evenly = begin + (now - begin) * passed / all.max(1.0);
+            let evenly = begin + (now - begin) * passed / total.max(1.0);
             then = evenly.max(packet.sent + least).min(now).max(then);
             packet.echoed = Some(then);
         }
         self.echoed = number + 1;
     }
 
-    /// Those that arrived, of the numbers from `from` to before `to`, in the order they were sent.
+    /// The packets that arrived, numbered from `from` to before `to`, in the order they were sent.
     pub(super) fn samples(&self, from: u64, to: u64) -> Vec<Sample> {
         self.range(from, to)
             .filter_map(|packet| {
-                let Packet { sent, bytes, arrived, echoed, .. } = *packet;
+                let SentPacket { sent, bytes, arrived, echoed, .. } = *packet;
                 let arrived = match self.source {
-                    Source::Feedback => arrived,
-                    Source::Echoes => echoed,
+                    ArrivalSource::Feedback => arrived,
+                    ArrivalSource::Echoes => echoed,
                 };
                 arrived.map(|arrived| Sample { sent, arrived, bytes })
             })
             .collect()
     }
 
-    /// Share of the packets from `from` on that are known to be lost, of those of which anything is known.
+    /// Share of the packets from `from` on that are known to be lost, among those whose fate is known.
     pub(super) fn lost(&self, from: u64, to: u64) -> f64 {
         let (mut known, mut lost) = (0_u32, 0_u32);
         for (number, packet) in (from.max(self.first())..).zip(self.range(from, to)) {
-            let reported = number < self.told;
+            let reported = number < self.reported;
             known += u32::from(reported || number < self.echoed);
             lost += u32::from(reported && packet.arrived.is_none() || packet.missing);
         }
         if known == 0 { 0.0 } else { f64::from(lost.min(known)) / f64::from(known) }
     }
 
-    /// Bytes sent after the newest packet that is told of.
-    pub(super) fn untold_bytes(&self) -> f64 {
-        self.range(self.told(), self.next).map(|packet| packet.bytes).sum()
+    /// Bytes sent after the newest acknowledged packet.
+    pub(super) fn unacknowledged_bytes(&self) -> f64 {
+        self.range(self.acknowledged(), self.next).map(|packet| packet.bytes).sum()
     }
 
-    fn range(&self, from: u64, to: u64) -> impl Iterator<Item = &Packet> {
+    fn range(&self, from: u64, to: u64) -> impl Iterator<Item = &SentPacket> {
         let first = self.first();
         let index = |number: u64| number.clamp(first, self.next) - first;
         self.packets.range(index(from) as usize..(index(to).max(index(from))) as usize)
@@ -209,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_number_of_seconds_is_too_much() {
+    fn any_number_of_seconds_is_accepted() {
         let now = Instant::now();
         let log = SentLog::new(now);
         assert_eq!(log.instant(1.5), now + Duration::from_millis(1500));
@@ -219,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_found_by_their_number_also_after_its_wrap() {
+    fn packets_are_found_by_number_even_after_it_wraps() {
         let now = Instant::now();
         let mut log = SentLog::new(now);
-        log.set_source(Source::Feedback);
+        log.set_source(ArrivalSource::Feedback);
         for n in 0..70_000_u32 {
             assert_eq!(log.sent(now + Duration::from_millis(n.into()), 1000, 0), n as u16);
         }
@@ -233,19 +242,19 @@ mod tests {
         let samples = log.samples(newest - 2, newest + 1);
         assert_eq!(samples.iter().map(|s| s.arrived).collect::<Vec<_>>(), [1.0, 2.0]);
         assert!((log.lost(newest - 2, newest + 1) - 1.0 / 3.0).abs() < 1e-9);
-        // It came late, and an older message does not take that back.
+        // It arrived late, and an older message does not undo that.
         log.report(69_998_u32 as u16, Some(3.0));
         log.report(69_998_u32 as u16, None);
         assert!(log.lost(newest - 2, newest + 1) < 1e-9);
-        // What was never sent, or is forgotten.
+        // Packets that were never sent, or have been forgotten.
         log.report(70_001_u32 as u16, Some(1.0));
         log.report(60_000, Some(1.0));
-        assert_eq!(log.told(), newest + 1);
-        assert!(log.untold_bytes() < 1e-9);
+        assert_eq!(log.acknowledged(), newest + 1);
+        assert!(log.unacknowledged_bytes() < 1e-9);
     }
 
     #[test]
-    fn an_echo_says_when_the_packets_before_it_arrived() {
+    fn an_echo_shows_when_the_packets_before_it_arrived() {
         let now = Instant::now();
         let mut log = SentLog::new(now);
         let first = log.next();
@@ -256,14 +265,14 @@ mod tests {
             log.samples(first, log.next()).iter().map(|s| (s.arrived * 1e3).round()).collect()
         };
         assert_eq!(arrived(&log), [30.0, 40.0, 50.0, 60.0, 70.0, 80.0]);
-        assert_eq!(log.told(), first + 6);
-        assert!((log.untold_bytes() - 6000.0).abs() < 1e-9);
-        // One that was overtaken, and one of a packet that was never sent.
+        assert_eq!(log.acknowledged(), first + 6);
+        assert!((log.unacknowledged_bytes() - 6000.0).abs() < 1e-9);
+        // An echo that was overtaken, and one for a packet that was never sent.
         log.echo(first + 3, first, 0.090, 0.020);
         log.echo(first + 12, first, 0.090, 0.020);
         assert_eq!(arrived(&log).len(), 6);
-        log.set_source(Source::Feedback);
-        assert_eq!((arrived(&log).len(), log.told()), (0, first));
+        log.set_source(ArrivalSource::Feedback);
+        assert_eq!((arrived(&log).len(), log.acknowledged()), (0, first));
     }
 
     #[test]
@@ -279,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_stood_still_does_not_look_fast() {
+    fn a_peer_that_stalled_does_not_look_fast() {
         let now = Instant::now();
         let mut log = SentLog::new(now);
         let first = log.next();
@@ -291,17 +300,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_again_is_lost() {
+    fn packets_requested_again_count_as_lost() {
         let now = Instant::now();
         let mut log = SentLog::new(now);
         let first = log.next();
         (0..10).for_each(|sequence| _ = log.sent(now, 1000, 65_530_u16.wrapping_add(sequence)));
         log.missing(65_531, first + 2);
-        assert!(log.lost(first, log.next()) < 1e-9, "one of an earlier train");
+        assert!(log.lost(first, log.next()) < 1e-9, "a packet of an earlier train");
         for sequence in [65_534, 1, 500] {
             log.missing(sequence, first);
         }
-        assert!(log.lost(first, log.next()) < 1e-9, "nothing else is known yet");
+        assert!(log.lost(first, log.next()) < 1e-9, "no other packet is known yet");
         log.echo(first, first, 0.1, 0.1);
         log.echo(first + 9, first, 0.1, 0.1);
         assert!((log.lost(first, log.next()) - 0.2).abs() < 1e-9);

@@ -1,6 +1,6 @@
-//! The interceptor: numbers the packets that leave, tells when packets came, and reads what the other
-//! side tells. The crate's own interceptors for this tell every 100 ms for ever, also while the track is
-//! silent, and hand what is told to nobody.
+//! The interceptor: numbers outgoing packets, reports when packets arrived, and reads the peer's reports. The
+//! crate's own interceptors for this report every 100 ms forever, even while the track is silent, and hand
+//! received reports to no one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,18 +21,18 @@ use rtc::{
 
 use super::{Pacing, TRANSPORT_CC_URI, arrivals::Arrivals, feedback::Reader};
 
-/// See the module.
+/// The interceptor; see the module documentation.
 pub(in crate::peer) struct TransportCc {
     pacing: Arc<Pacing>,
     /// Our streams, and the id of the header extension where it is negotiated.
     local: HashMap<u32, Option<u8>>,
-    /// The id in the peer's streams: they are of one m-line, also those that no description names.
+    /// The id in the peer's streams: they belong to one m-line, including those that no description names.
     remote: Option<u8>,
     reader: Reader,
     arrivals: Arrivals,
-    /// The stream that a packet came of last.
+    /// SSRC of the most recent packet received.
     media_ssrc: u32,
-    /// The source of our RTCP.
+    /// SSRC of our RTCP.
     ssrc: u32,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
@@ -59,7 +59,7 @@ impl TransportCc {
         let Some(number) = extension.first_chunk::<2>() else { return };
         self.media_ssrc = header.ssrc;
         self.arrivals.arrived(u16::from_be_bytes(*number), header.marker, now);
-        self.tell(now);
+        self.send_feedback(now);
     }
 
     fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>], now: Instant) {
@@ -78,7 +78,7 @@ impl TransportCc {
     }
 
     /// Sends the feedback that is due.
-    fn tell(&mut self, now: Instant) {
+    fn send_feedback(&mut self, now: Instant) {
         let Some(message) = self.arrivals.take(now) else { return };
         let message =
             TransportLayerCc { sender_ssrc: self.ssrc, media_ssrc: self.media_ssrc, ..message };
@@ -100,7 +100,7 @@ impl TransportCc {
     }
 }
 
-/// The id of the header extension, when both sides agreed on it and on the feedback.
+/// The id of the header extension, if both peers agreed on it and on the feedback.
 fn extension_id(info: &StreamInfo) -> Option<u8> {
     let feedback = info.rtcp_feedback.iter().any(|one| one.typ == "transport-cc");
     let extension = info.rtp_header_extensions.iter().find(|one| one.uri == TRANSPORT_CC_URI)?;
@@ -142,7 +142,7 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for TransportCc {
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        self.tell(now);
+        self.send_feedback(now);
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! Which packets of a stream have arrived, so that each is taken once, whether it came on the stream itself or as a
-//! retransmission. SRTP's replay protection (RFC 3711 §3.3.2) sees only repeats on one SSRC.
+//! Records which packets of a stream have arrived, so that each is used once, whether it came on the stream itself
+//! or as a retransmission. SRTP's replay protection (RFC 3711 §3.3.2) only sees repeats on one SSRC.
 
 use super::WINDOW;
 use crate::peer::sequence::{near, near_sequence};
@@ -11,28 +11,28 @@ const WORD: u64 = 64;
 #[derive(Debug, Default)]
 pub(super) struct Arrived {
     newest: Option<u64>,
-    /// A bit for each, at its number modulo the window.
+    /// One bit for each, at its number modulo the window.
     bits: [u64; (WINDOW as u64 / WORD) as usize],
 }
 
 impl Arrived {
-    /// A packet came on the stream itself; false when it had arrived before.
+    /// A packet arrived on the stream itself; false if it had arrived before.
     pub(super) fn is_new(&mut self, sequence: u16) -> bool {
         let sequence =
             self.newest.map_or(first(sequence), |newest| near_sequence(newest, sequence));
-        // SRTP lets nothing through that is older than the window.
-        self.note(sequence).unwrap_or(true)
+        // SRTP accepts nothing older than the window.
+        self.record(sequence).unwrap_or(true)
     }
 
-    /// A packet was restored; false when it had arrived before, or is too far from what came last to be a repair of it.
+    /// A packet was restored; false if it had arrived before, or is too far from the newest packets to repair them.
     pub(super) fn is_missing(&mut self, sequence: u16) -> bool {
         let Some(newest) = self.newest else { return self.is_new(sequence) };
         let sequence = near(newest, u64::from(sequence), 16);
-        sequence <= newest + u64::from(WINDOW) && self.note(sequence).unwrap_or(false)
+        sequence <= newest + u64::from(WINDOW) && self.record(sequence).unwrap_or(false)
     }
 
-    /// Whether a packet is the first of its number; none when it is older than the window.
-    fn note(&mut self, sequence: u64) -> Option<bool> {
+    /// Whether a packet is the first with its number; none if it is older than the window.
+    fn record(&mut self, sequence: u64) -> Option<bool> {
         let window = u64::from(WINDOW);
         let newest = *self.newest.get_or_insert(sequence);
         if sequence > newest {
@@ -57,7 +57,7 @@ impl Arrived {
     }
 }
 
-/// One turn up, so that packets from before the first one do not go below zero.
+/// One wrap up, so that packets from before the first one do not fall below zero.
 fn first(sequence: u16) -> u64 {
     u64::from(sequence) + (1 << 16)
 }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_packet_is_taken_once_however_it_comes() {
+    fn each_packet_is_used_once_however_it_arrives() {
         let mut arrived = Arrived::default();
         assert!(arrived.is_new(65_534) && arrived.is_new(1));
         assert!(!arrived.is_missing(65_534) && !arrived.is_new(1));
@@ -81,23 +81,23 @@ mod tests {
             "late, and repaired already"
         );
         assert!(arrived.is_new(0) && !arrived.is_missing(0));
-        // From before the first packet that came, and the tail that is repeated.
+        // From before the first packet that arrived, and the repeated tail.
         assert!(arrived.is_missing(65_500) && arrived.is_missing(5) && !arrived.is_new(5));
     }
 
     #[test]
-    fn what_is_far_away_is_no_repair() {
+    fn a_distant_number_is_not_a_repair() {
         let mut arrived = Arrived::default();
         assert!(arrived.is_new(10_000));
         for far in [10_000 - WINDOW, 10_001 + WINDOW, 50_000] {
             assert!(!arrived.is_missing(far), "{far}");
         }
-        assert!(arrived.is_new(10_001), "and it has moved nothing");
+        assert!(arrived.is_new(10_001), "the window has not moved");
         assert!(arrived.is_missing(10_002 - WINDOW) && !arrived.is_missing(10_002 - WINDOW));
     }
 
     #[test]
-    fn numbers_are_free_again_after_a_turn_and_after_a_leap() {
+    fn numbers_are_free_again_after_a_wrap_and_after_a_jump() {
         let mut arrived = Arrived::default();
         for turn in 0..200_000_u32 {
             assert!(arrived.is_new(turn as u16), "{turn}");

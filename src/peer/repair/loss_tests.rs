@@ -1,33 +1,33 @@
-//! How long keyframes take over paths that lose packets, and how much more is sent for it, in virtual time.
+//! How long keyframes take over paths that lose packets, and how many more packets that takes, in virtual time.
 
 use super::{
-    tests::{MS, Rig, Way, share},
+    tests::{LossyPath, MS, Rig, share},
     *,
 };
 
 /// Packets of a keyframe of 100 KB.
 const PACKETS: u16 = 85;
 
-/// What became of the keyframes.
-struct Outcome {
-    /// From the first packet of a keyframe that came to the last, sorted.
+/// Results of the keyframes.
+struct LossResult {
+    /// Time from the first to the last arrival of each keyframe, sorted.
     times: Vec<Duration>,
-    /// Packets sent for each that was needed.
+    /// Packets sent per packet needed.
     sent: f64,
-    /// RTCP messages of the receiver for each keyframe.
+    /// The receiver's RTCP messages per keyframe.
     messages: f64,
 }
 
-impl Outcome {
-    /// The time that this share of the keyframes takes at most.
+impl LossResult {
+    /// The maximum time for this share of the keyframes.
     fn percentile(&self, share: f64) -> Duration {
         self.times[((self.times.len() - 1) as f64 * share).round() as usize]
     }
 }
 
-/// Keyframes each 3.5 s over a path, one after the other, at 20 Mbit/s.
-fn over(way: impl Way, keyframes: u16) -> Outcome {
-    let mut rig = Rig::new(way);
+/// Keyframes every 3.5 s over a path, one after the other, at 20 Mbit/s.
+fn over(path: impl LossyPath, keyframes: u16) -> LossResult {
+    let mut rig = Rig::new(path);
     let mut times = Vec::new();
     for number in 0..keyframes {
         let at = u32::from(number) * Duration::from_millis(3500);
@@ -35,25 +35,26 @@ fn over(way: impl Way, keyframes: u16) -> Outcome {
         rig.forget(first);
         rig.paced(first, PACKETS, at, Duration::from_micros(430));
         rig.until(at + Duration::from_millis(3499));
-        let mut came = std::mem::take(&mut rig.run.came);
-        came.retain(|sequence, _| sequence.wrapping_sub(first) < PACKETS);
-        assert_eq!(came.len(), usize::from(PACKETS), "keyframe {number}");
-        times.push(came.values().max().unwrap().saturating_sub(*came.values().min().unwrap()));
+        let mut arrived = std::mem::take(&mut rig.run.arrived);
+        arrived.retain(|sequence, _| sequence.wrapping_sub(first) < PACKETS);
+        assert_eq!(arrived.len(), usize::from(PACKETS), "keyframe {number}");
+        times
+            .push(arrived.values().max().unwrap().saturating_sub(*arrived.values().min().unwrap()));
     }
     times.sort();
     let all = f64::from(keyframes) * f64::from(PACKETS);
     let messages = f64::from(rig.run.rtcp) / f64::from(keyframes);
-    Outcome { times, sent: f64::from(rig.run.rtp) / all, messages }
+    LossResult { times, sent: f64::from(rig.run.rtp) / all, messages }
 }
 
-/// A path that loses this share of packets each way, each on its own.
-fn lossy(loss: f64, delay: Duration) -> impl Way {
+/// A path that loses this share of packets each path, each on its own.
+fn lossy(loss: f64, delay: Duration) -> impl LossyPath {
     let mut state = 7;
     move |_: bool, _: u32, _: Duration| (share(&mut state) >= loss).then_some(delay)
 }
 
 #[test]
-fn at_ten_percent_loss_keyframes_take_two_round_trips_at_most() {
+fn at_ten_percent_loss_keyframes_take_at_most_two_round_trips() {
     let outcome = over(lossy(0.1, 50 * MS), 400);
     let (p50, p95) = (outcome.percentile(0.5), outcome.percentile(0.95));
     assert!(p50 <= 150 * MS && p95 <= 240 * MS, "p50 {p50:?} p95 {p95:?}");
@@ -72,7 +73,7 @@ fn at_five_percent_loss_keyframes_take_one_round_trip() {
     assert!(outcome.sent <= 1.15, "{}", outcome.sent);
 }
 
-/// Two links that lose a tenth each way, one after the other.
+/// Two links that lose a tenth each path, one after the other.
 #[test]
 fn over_two_lossy_links_keyframes_take_few_round_trips() {
     let outcome = over(lossy(0.19, 100 * MS), 400);
@@ -82,7 +83,7 @@ fn over_two_lossy_links_keyframes_take_few_round_trips() {
 }
 
 #[test]
-fn where_nothing_is_lost_keyframes_cost_nothing_more() {
+fn without_loss_keyframes_cost_nothing_extra() {
     for delay in [MS, 20 * MS, 60 * MS] {
         let outcome = over(lossy(0.0, delay), 20);
         assert!((outcome.sent - 1.0).abs() < 1e-9, "{delay:?}: {}", outcome.sent);

@@ -1,4 +1,4 @@
-//! The receiver's side: asks for missing packets and reports what has come.
+//! The receiver's end of repair: requests missing packets and reports arrivals.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,28 +21,29 @@ use rtc::{
 };
 
 use super::{
-    RoundTripHint, has_nack,
-    report::Reception,
+    RttSeed, has_nack,
+    report::ReceptionCounter,
     request::{Requests, pack},
     round_trip::RoundTrip,
 };
 use crate::peer::depacketizer::begins_access_unit;
 
-/// Streams at a time; one more takes the place of the one that was silent longest.
+/// Streams at a time; a new one replaces the one that was silent longest.
 pub(super) const MAX_STREAMS: usize = 16;
 
-/// Whether the peer sends lost packets again: it agreed on NACK, and has answered one or may still do so. Clones share it.
+/// Whether the peer retransmits lost packets: it agreed on NACK, and has answered one or may still do so. Clones
+/// share it.
 #[derive(Debug, Clone)]
-pub(in crate::peer) struct Repairing(Arc<AtomicBool>);
+pub(in crate::peer) struct PeerRepairs(Arc<AtomicBool>);
 
-impl Default for Repairing {
+impl Default for PeerRepairs {
     fn default() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
     }
 }
 
-impl Repairing {
-    /// What is known now.
+impl PeerRepairs {
+    /// Whether it does, as far as is known now.
     pub(in crate::peer) fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -52,34 +53,38 @@ impl Repairing {
     }
 }
 
-/// One stream of the other side.
-struct Stream {
+/// One of the remote peer's streams.
+struct ReceivedStream {
     last_arrival: Option<Instant>,
-    reception: Reception,
-    /// None where there is no repair.
+    reception: ReceptionCounter,
+    /// None without repair.
     requests: Option<Requests>,
 }
 
-/// The interceptor. It stands where the crate's NACK generator would, and sends receiver reports, too.
+/// The interceptor. It takes the place of the crate's NACK generator, and also sends receiver reports.
 pub(in crate::peer) struct RepairReceiver {
-    /// Whether to ask for missing packets.
-    asks: bool,
-    hint: RoundTripHint,
-    repairing: Repairing,
-    /// The source of our RTCP.
+    /// Whether to request missing packets.
+    requests_missing: bool,
+    seed: RttSeed,
+    peer_repairs: PeerRepairs,
+    /// SSRC of our RTCP.
     ssrc: u32,
-    streams: HashMap<u32, Stream>,
+    streams: HashMap<u32, ReceivedStream>,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
 }
 
 impl RepairReceiver {
-    /// `repairing` learns whether the peer repairs.
-    pub(in crate::peer) fn new(asks: bool, hint: RoundTripHint, repairing: Repairing) -> Self {
+    /// `peer_repairs` is updated with whether the peer repairs.
+    pub(in crate::peer) fn new(
+        requests_missing: bool,
+        seed: RttSeed,
+        peer_repairs: PeerRepairs,
+    ) -> Self {
         Self {
-            asks,
-            hint,
-            repairing,
+            requests_missing,
+            seed,
+            peer_repairs,
             ssrc: rand::random(),
             streams: HashMap::new(),
             read_queue: VecDeque::new(),
@@ -94,15 +99,15 @@ impl RepairReceiver {
         stream.reception.arrived(header.sequence_number, header.timestamp, header.marker, now);
         if let Some(requests) = &mut stream.requests {
             requests.arrived(header.sequence_number, begins_access_unit(&packet.payload), now);
-            self.repairing.set(!requests.is_ignored(now));
+            self.peer_repairs.set(!requests.is_ignored(now));
         }
         if stream.due().is_some_and(|due| due <= now) {
-            self.tell(now);
+            self.send_reports(now);
         }
     }
 
     /// Sends the RTCP that is due.
-    fn tell(&mut self, now: Instant) {
+    fn send_reports(&mut self, now: Instant) {
         for (&media_ssrc, stream) in &mut self.streams {
             let packets = stream.take(self.ssrc, media_ssrc, now);
             if packets.is_empty() {
@@ -123,28 +128,28 @@ impl RepairReceiver {
             {
                 stream.reception.sender_report(report, now);
                 if let Some(requests) = &stream.requests {
-                    self.repairing.set(!requests.is_ignored(now));
+                    self.peer_repairs.set(!requests.is_ignored(now));
                 }
             }
         }
     }
 }
 
-impl Stream {
+impl ReceivedStream {
     fn due(&self) -> Option<Instant> {
         let request = self.requests.as_ref().and_then(Requests::due);
         [request, self.reception.due()].into_iter().flatten().min()
     }
 
-    /// The RTCP that is due: a NACK goes with a report before it (RFC 4585 §3.1).
+    /// The RTCP that is due: a NACK follows a report in the same message (RFC 4585 §3.1).
     fn take(
         &mut self,
         ssrc: u32,
         media_ssrc: u32,
         now: Instant,
     ) -> Vec<Box<dyn rtc::rtcp::Packet>> {
-        let asked = self.requests.as_mut().map(|requests| requests.take(now)).unwrap_or_default();
-        if asked.is_empty() && self.reception.due().is_none_or(|due| now < due) {
+        let missing = self.requests.as_mut().map(|requests| requests.take(now)).unwrap_or_default();
+        if missing.is_empty() && self.reception.due().is_none_or(|due| now < due) {
             return Vec::new();
         }
         let report = ReceiverReport {
@@ -153,8 +158,8 @@ impl Stream {
             ..Default::default()
         };
         let mut packets: Vec<Box<dyn rtc::rtcp::Packet>> = vec![Box::new(report)];
-        if !asked.is_empty() {
-            let nacks = pack(&asked);
+        if !missing.is_empty() {
+            let nacks = pack(&missing);
             packets.push(Box::new(TransportLayerNack { sender_ssrc: ssrc, media_ssrc, nacks }));
         }
         packets
@@ -192,12 +197,12 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for RepairReceiver {
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        self.tell(now);
+        self.send_reports(now);
         Ok(())
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
-        self.streams.values().filter_map(Stream::due).min()
+        self.streams.values().filter_map(ReceivedStream::due).min()
     }
 }
 
@@ -206,17 +211,17 @@ impl Interceptor for RepairReceiver {
     fn unbind_local_stream(&mut self, _info: &StreamInfo) {}
 
     fn bind_remote_stream(&mut self, info: &StreamInfo) {
-        let asks = self.asks && has_nack(info);
-        let requests = asks.then(|| Requests::new(RoundTrip::new(self.hint.clone())));
-        self.repairing.set(asks);
-        let reception = Reception::new(info.ssrc, info.clock_rate);
+        let with_nack = self.requests_missing && has_nack(info);
+        let requests = with_nack.then(|| Requests::new(RoundTrip::new(self.seed.clone())));
+        self.peer_repairs.set(with_nack);
+        let reception = ReceptionCounter::new(info.ssrc, info.clock_rate);
         if self.streams.len() >= MAX_STREAMS && !self.streams.contains_key(&info.ssrc) {
             let silent = self.streams.iter().min_by_key(|(_, stream)| stream.last_arrival);
             if let Some(silent) = silent.map(|(&ssrc, _)| ssrc) {
                 self.streams.remove(&silent);
             }
         }
-        self.streams.insert(info.ssrc, Stream { last_arrival: None, reception, requests });
+        self.streams.insert(info.ssrc, ReceivedStream { last_arrival: None, reception, requests });
     }
 
     fn unbind_remote_stream(&mut self, info: &StreamInfo) {

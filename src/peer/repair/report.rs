@@ -1,7 +1,7 @@
-//! What has come of an RTP stream, as a receiver report tells it (RFC 3550 §6.4.1, appendix A.3 and A.8).
+//! The arrivals of an RTP stream, for receiver reports (RFC 3550 §6.4.1, appendix A.3 and A.8).
 //!
-//! One a second, and more at the end of each picture: what the sender needs most to know is that its
-//! last packet has arrived. That is told twice, for it may get lost.
+//! One report a second, and more at the end of each picture: above all the sender needs to know that its last
+//! packet has arrived. That report is sent twice, for it may get lost.
 
 use std::time::{Duration, Instant};
 
@@ -9,48 +9,48 @@ use rtc::rtcp::{reception_report::ReceptionReport, sender_report::SenderReport};
 
 use crate::peer::sequence::extend_sequence;
 
-/// Time between reports without a reason.
+/// Interval between reports without an occasion.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// From the last packet of a picture to the reports about it.
+/// Delay from the last packet of a picture to the reports about it.
 const AFTER_MARKER: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(30)];
 
-/// RTP timestamps begin anew after so many ticks.
+/// Number of ticks after which RTP timestamps wrap.
 const TIMESTAMPS: f64 = 4_294_967_296.0;
 
-/// Farther ahead than this nothing says how much is lost: the count starts again, as for a sender that restarts
+/// A jump farther ahead than this reveals nothing about losses: the count restarts, as for a sender that restarts
 /// (RFC 3550 appendix A.1).
 const MAX_GAP: u64 = 1 << 15;
 
-/// A sender report is referred to for this long. It comes each second; the delay since an older one is mostly the
-/// drift of two clocks, or the sleep of a machine, and after 18 hours it does not fit its field.
+/// A sender report is referred to for this long. One arrives every second; the delay since an older one is mostly
+/// the drift of two clocks, or the sleep of a machine, and after 18 hours it does not fit its field.
 const MAX_DELAY: Duration = Duration::from_mins(1);
 
-/// The one turn that `extend` adds.
+/// The wrap that `extend` adds.
 const TURN: u64 = 1 << 16;
 
-/// The packets of one stream, counted.
+/// Counts the packets of one stream.
 #[derive(Debug)]
-pub(super) struct Reception {
+pub(super) struct ReceptionCounter {
     ssrc: u32,
-    /// Ticks of its clock in a second.
+    /// Ticks of its clock per second.
     clock_rate: f64,
     newest: Option<u64>,
     first: u64,
     received: u64,
     /// Expected and received at the last report.
     before: (u64, u64),
-    /// Arrival less RTP timestamp of the newest packet, in ticks.
+    /// Arrival minus RTP timestamp of the newest packet, in ticks.
     transit: Option<f64>,
     jitter: f64,
-    began: Option<Instant>,
-    /// The middle of the NTP time of the last sender report, and when that came.
+    started: Option<Instant>,
+    /// Middle 32 bits of the NTP time of the last sender report, and when it arrived.
     sender_report: Option<(u32, Instant)>,
     next: Option<Instant>,
     early: [Option<Instant>; 2],
 }
 
-impl Reception {
+impl ReceptionCounter {
     pub(super) fn new(ssrc: u32, clock_rate: u32) -> Self {
         Self {
             ssrc,
@@ -61,14 +61,14 @@ impl Reception {
             before: (0, 0),
             transit: None,
             jitter: 0.0,
-            began: None,
+            started: None,
             sender_report: None,
             next: None,
             early: [None; 2],
         }
     }
 
-    /// A packet came.
+    /// A packet arrived.
     pub(super) fn arrived(&mut self, sequence: u16, timestamp: u32, marker: bool, now: Instant) {
         let before = self.newest;
         let sequence = extend_sequence(&mut self.newest, sequence);
@@ -77,7 +77,7 @@ impl Reception {
         }
         self.received += 1;
         if before.is_none() {
-            self.began = Some(now);
+            self.started = Some(now);
             self.next = Some(now + INTERVAL);
         }
         self.first = self.first.min(sequence);
@@ -87,8 +87,8 @@ impl Reception {
         if marker {
             self.early = AFTER_MARKER.map(|after| Some(now + after));
         }
-        // Packets that come late say nothing of how evenly packets come.
-        let ticks = now.saturating_duration_since(self.began.unwrap_or(now)).as_secs_f64();
+        // Late packets reveal nothing about how evenly packets arrive.
+        let ticks = now.saturating_duration_since(self.started.unwrap_or(now)).as_secs_f64();
         let transit = (ticks * self.clock_rate - f64::from(timestamp)).rem_euclid(TIMESTAMPS);
         if let Some(last) = self.transit.replace(transit) {
             let off = (transit - last).abs();
@@ -96,7 +96,7 @@ impl Reception {
         }
     }
 
-    /// A sender report came.
+    /// A sender report arrived.
     pub(super) fn sender_report(&mut self, report: &SenderReport, now: Instant) {
         self.sender_report = Some(((report.ntp_time >> 16) as u32, now));
     }
@@ -106,7 +106,7 @@ impl Reception {
         self.early.iter().flatten().chain(&self.next).min().copied()
     }
 
-    /// The report block, which settles what was due.
+    /// The report block; marks due reports as sent.
     pub(super) fn report(&mut self, now: Instant) -> ReceptionReport {
         for early in &mut self.early {
             *early = early.filter(|due| now < *due);
@@ -120,7 +120,7 @@ impl Reception {
         let lost = since.0.saturating_sub(since.1);
         let recent = self
             .sender_report
-            .map(|(middle, came)| (middle, now.saturating_duration_since(came)))
+            .map(|(middle, arrived)| (middle, now.saturating_duration_since(arrived)))
             .filter(|(_, delay)| *delay <= MAX_DELAY);
         let (last_sender_report, delay) = recent
             .map_or((0, 0), |(middle, delay)| (middle, (delay.as_secs_f64() * 65_536.0) as u32));
@@ -143,9 +143,9 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn the_end_of_a_picture_is_told_at_once_and_again() {
+    fn the_end_of_a_picture_is_reported_immediately_and_again() {
         let now = Instant::now();
-        let mut reception = Reception::new(7, 90_000);
+        let mut reception = ReceptionCounter::new(7, 90_000);
         assert_eq!(reception.due(), None);
         reception.arrived(10, 0, false, now);
         assert_eq!(reception.due(), Some(now + INTERVAL));
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn losses_are_counted_until_they_are_repaired() {
         let now = Instant::now();
-        let mut reception = Reception::new(7, 90_000);
+        let mut reception = ReceptionCounter::new(7, 90_000);
         for sequence in [65_534, 65_535, 1, 2] {
             reception.arrived(sequence, 0, false, now);
         }
@@ -176,9 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn the_delay_since_the_sender_report_is_told() {
+    fn the_delay_since_the_sender_report_is_reported() {
         let now = Instant::now();
-        let mut reception = Reception::new(7, 90_000);
+        let mut reception = ReceptionCounter::new(7, 90_000);
         reception.arrived(1, 0, false, now);
         assert_eq!(reception.report(now).last_sender_report, 0);
         let report = SenderReport { ntp_time: 0x1122_3344_5566_7788, ..SenderReport::default() };
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn an_old_sender_report_is_not_referred_to() {
         let now = Instant::now();
-        let mut reception = Reception::new(7, 90_000);
+        let mut reception = ReceptionCounter::new(7, 90_000);
         reception.arrived(1, 0, false, now);
         let report = SenderReport { ntp_time: 0x1122_3344_5566_7788, ..SenderReport::default() };
         reception.sender_report(&report, now);
@@ -205,7 +205,7 @@ mod tests {
     fn a_sender_that_restarts_is_counted_from_there() {
         let now = Instant::now();
         for (jump, lost) in [(1_000, 999), (20_000, 19_999), (40_000, 0), (60_000, 0)] {
-            let mut reception = Reception::new(7, 90_000);
+            let mut reception = ReceptionCounter::new(7, 90_000);
             reception.arrived(5_000, 0, false, now);
             reception.report(now);
             let next = 5_000_u16.wrapping_add(jump);
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn jitter_follows_the_spacing() {
         let now = Instant::now();
-        let mut reception = Reception::new(7, 90_000);
+        let mut reception = ReceptionCounter::new(7, 90_000);
         for packet in 0..100_u32 {
             reception.arrived(packet as u16, packet * 900, false, now + packet * 10 * MS);
         }

@@ -1,8 +1,7 @@
-//! What the receiver asks for again: which packets are missing, and when to ask (RFC 4585 §6.2.1).
+//! What the receiver requests again: which packets are missing, and when to request them (RFC 4585 §6.2.1).
 //!
-//! A gap is asked for as soon as its packets can no longer be just late, and again after each round trip.
-//! A request that gets lost costs a round trip like a lost packet, and is small: over a long way each
-//! is said twice.
+//! A gap is requested as soon as its packets can no longer be merely late, and again after each round trip. A lost
+//! request costs a round trip just like a lost packet, and is small: over a long path each one is sent twice.
 
 use std::{
     collections::BTreeMap,
@@ -14,77 +13,75 @@ use rtc::rtcp::transport_feedbacks::transport_layer_nack::NackPair;
 use super::{WINDOW, WORTH, round_trip::RoundTrip};
 use crate::peer::sequence::{extend_sequence, near_sequence};
 
-/// How late a packet may be before it is asked for: what was seen of packets that overtook each other,
-/// within these.
+/// How late a packet may be before it is requested: as observed for reordered packets, minimum and maximum.
 const LATENESS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(40));
 
-/// Packets asked for before the first one that came, when that is in the middle of a picture.
+/// Packets requested before the first one that arrived, if that is in the middle of a picture.
 const BEFORE_FIRST: u64 = 128;
 
-/// They may never have been: each is asked for only so often.
+/// They may never have existed: each is requested at most this often.
 const BEFORE_FIRST_TRIES: u32 = 12;
 
-/// A request is said again after this share of the round trip, within these.
-const SAID_AGAIN: (u32, Duration, Duration) =
+/// A request is repeated after this share of the round trip: divisor, minimum and maximum.
+const REPEAT_AFTER: (u32, Duration, Duration) =
     (8, Duration::from_millis(3), Duration::from_millis(10));
 
-/// But only where that is short against the wait for an answer.
-const SAID_AGAIN_FROM: Duration = Duration::from_millis(30);
+/// Minimum timeout for repeats: they have to be short in comparison.
+const REPEAT_FROM: Duration = Duration::from_millis(30);
 
-/// How often it is said again, and where this share of the packets gets lost.
-const TIMES: (u8, u8, f64) = (1, 2, 0.03);
+/// How often a request is repeated: normally, and from this loss rate on.
+const REPEATS: (u8, u8, f64) = (1, 2, 0.03);
 
-/// Weight of the last packet in the share of packets lost.
+/// Weight of the latest packet in the loss rate.
 const WEIGHT: f64 = 1.0 / 64.0;
 
-/// As many unclear answers in a row make the wait longer.
-const UNCLEAR: u32 = 4;
+/// This many consecutive ambiguous answers extend the timeout.
+const MAX_AMBIGUOUS: u32 = 4;
 
-/// What is due this soon is asked for in the same message.
-const TOGETHER: Duration = Duration::from_millis(2);
+/// Requests due this soon are sent in the same message.
+const BATCH_WITHIN: Duration = Duration::from_millis(2);
 
-/// After this many tries the time between them grows.
+/// After this many tries the interval grows.
 const QUICK_TRIES: u32 = 5;
 
-/// Longest time between two tries. After an outage it is waited for once.
+/// Maximum time between two tries: the delay that an outage may add, once.
 const MAX_PAUSE: Duration = Duration::from_millis(400);
 
-/// A peer that has not answered any of so many requests for a packet, although something of it has come since, does not
-/// repair.
-const IGNORED: u32 = 4;
+/// A peer that has not answered any of this many requests for a packet, although packets have arrived since, does
+/// not repair.
+const IGNORED_TRIES: u32 = 4;
 
 /// A packet that is missing.
 #[derive(Debug, Clone, Copy)]
-struct Missing {
+struct MissingPacket {
     since: Instant,
     due: Instant,
     tries: u32,
-    first_asked: Option<Instant>,
-    last_asked: Option<Instant>,
-    /// So often the last request is to be said once more.
-    again: u8,
-    last_said: Option<Instant>,
+    first_requested: Option<Instant>,
+    last_requested: Option<Instant>,
+    /// Remaining repeats of the last request.
+    repeats_left: u8,
+    last_sent: Option<Instant>,
 }
 
 /// The missing packets of one RTP stream.
 #[derive(Debug)]
 pub(super) struct Requests {
     newest: Option<u64>,
-    /// The first packet that came, and the oldest one.
+    /// The first packet that arrived, and the oldest one.
     first: u64,
     oldest: u64,
-    /// From here on every packet came or is missing.
+    /// From here on every packet has arrived or is recorded as missing.
     known: u64,
-    missing: BTreeMap<u64, Missing>,
+    missing: BTreeMap<u64, MissingPacket>,
     lateness: Duration,
-    /// The share of packets that was lost lately.
+    /// The recent loss rate.
     loss: f64,
     round_trip: RoundTrip,
     /// Whether a request was ever answered.
     answered: bool,
-    /// Answers in a row of which it is not clear what they answer, and when that last made the wait
-    /// longer.
-    unclear: u32,
+    /// Consecutive answers to an unknown one of several requests, and when they last extended the timeout.
+    ambiguous: u32,
     backed_off: Option<Instant>,
 }
 
@@ -100,12 +97,12 @@ impl Requests {
             loss: 0.0,
             round_trip,
             answered: false,
-            unclear: 0,
+            ambiguous: 0,
             backed_off: None,
         }
     }
 
-    /// A packet came. `begins` says that it is the first of an access unit.
+    /// A packet arrived. `begins`: it is the first of an access unit.
     pub(super) fn arrived(&mut self, sequence: u16, begins: bool, now: Instant) {
         let Some(newest) = self.newest else {
             let first = extend_sequence(&mut self.newest, sequence);
@@ -114,7 +111,7 @@ impl Requests {
         };
         let sequence = near_sequence(newest, sequence);
         if sequence > newest + u64::from(WINDOW) {
-            // Too far to be a gap: the sender has begun anew.
+            // Too far to be a gap: the sender has restarted.
             self.missing.clear();
             self.newest = Some(sequence);
             self.join(sequence, begins, now);
@@ -123,10 +120,10 @@ impl Requests {
         if sequence > newest {
             self.newest = Some(sequence);
             let missing = (sequence - newest - 1) as i32;
-            let came = (1.0 - self.loss) * (1.0 - WEIGHT).powi(missing);
-            self.loss = (1.0 - came) * (1.0 - WEIGHT);
+            let arrived = (1.0 - self.loss) * (1.0 - WEIGHT).powi(missing);
+            self.loss = (1.0 - arrived) * (1.0 - WEIGHT);
             if missing == 0 {
-                self.follows(now);
+                self.no_reordering(now);
             }
             self.miss(newest + 1..sequence, now);
             self.forget_before(sequence.saturating_sub(u64::from(WINDOW)));
@@ -140,9 +137,9 @@ impl Requests {
         }
     }
 
-    /// A packet came right after the newest one. Where packets do not overtake each other, what is missing before those
-    /// two is lost: it is asked for one packet after the gap showed.
-    fn follows(&mut self, now: Instant) {
+    /// A packet arrived right after the newest one. On a path without reordering, packets missing before those two
+    /// are lost: they are requested one packet after the gap appeared.
+    fn no_reordering(&mut self, now: Instant) {
         if self.lateness > LATENESS.0 {
             return;
         }
@@ -158,7 +155,7 @@ impl Requests {
         }
     }
 
-    /// A packet from before the first one came: is there more before it?
+    /// Handles a packet from before the first one that arrived: more may be missing before it.
     fn before_first(&mut self, sequence: u64, begins: bool, now: Instant) {
         if sequence + u64::from(WINDOW) <= self.first {
             return;
@@ -182,14 +179,14 @@ impl Requests {
     }
 
     fn miss(&mut self, sequences: std::ops::Range<u64>, now: Instant) {
-        let missing = Missing {
+        let missing = MissingPacket {
             since: now,
             due: now + self.lateness,
             tries: 0,
-            first_asked: None,
-            last_asked: None,
-            again: 0,
-            last_said: None,
+            first_requested: None,
+            last_requested: None,
+            repeats_left: 0,
+            last_sent: None,
         };
         for sequence in sequences {
             self.missing.entry(sequence).or_insert(missing);
@@ -201,118 +198,119 @@ impl Requests {
     }
 
     /// Learns from a packet that was missing how late packets are, or how long an answer takes.
-    fn learn(&mut self, missing: &Missing, now: Instant) {
+    fn learn(&mut self, missing: &MissingPacket, now: Instant) {
         let since = |time: Instant| now.saturating_duration_since(time);
-        let late = match missing.first_asked {
+        let late = match missing.first_requested {
             None => true,
             Some(first) if missing.tries == 1 => {
-                // It came by itself, or the way has become shorter: believed by half.
+                // It arrived by itself, or the path has become shorter: trust half of the change.
                 let soonest = self.round_trip.smoothed() / 2;
                 let known = self.round_trip.is_known();
-                self.unclear = 0;
+                self.ambiguous = 0;
                 self.round_trip.sample(since(first).max(soonest));
                 known && since(first) < soonest
             }
             Some(first) => {
-                self.unclear_answer(since(first), now);
+                self.ambiguous_answer(since(first), now);
                 false
             }
         };
         self.answered |= !late;
-        let seen = if late { since(missing.since) } else { Duration::ZERO };
-        self.lateness = seen.max(self.lateness * 15 / 16).clamp(LATENESS.0, LATENESS.1);
+        let lateness = if late { since(missing.since) } else { Duration::ZERO };
+        self.lateness = lateness.max(self.lateness * 15 / 16).clamp(LATENESS.0, LATENESS.1);
     }
 
-    /// An answer to one of several requests, nobody knows which (Karn's problem). Where there are only
-    /// such, the wait is too short.
-    fn unclear_answer(&mut self, since_first: Duration, now: Instant) {
-        self.unclear += 1;
-        let lately = self.backed_off.is_some_and(|at| now < at + self.round_trip.timeout());
-        if self.unclear >= UNCLEAR && !lately {
+    /// An answer to an unknown one of several requests (Karn's problem). If all answers are ambiguous, the timeout
+    /// is too short.
+    fn ambiguous_answer(&mut self, since_first: Duration, now: Instant) {
+        self.ambiguous += 1;
+        let recently = self.backed_off.is_some_and(|at| now < at + self.round_trip.timeout());
+        if self.ambiguous >= MAX_AMBIGUOUS && !recently {
             self.round_trip.back_off(since_first);
             self.backed_off = Some(now);
-            self.unclear = 0;
+            self.ambiguous = 0;
         }
     }
 
-    /// Whether the peer answers no request. To be asked when something of it has come: nothing comes in an outage.
+    /// Whether the peer answers no requests. Call it when a packet has arrived: nothing arrives during an outage.
     pub(super) fn is_ignored(&self, now: Instant) -> bool {
         let wait = self.round_trip.timeout();
-        let unanswered = |missing: &Missing| {
-            missing.tries >= IGNORED && missing.last_asked.is_some_and(|asked| now >= asked + wait)
+        let unanswered = |missing: &MissingPacket| {
+            missing.tries >= IGNORED_TRIES
+                && missing.last_requested.is_some_and(|requested| now >= requested + wait)
         };
-        // What is farther before the oldest may never have been.
+        // Packets farther before the oldest may never have existed.
         let sent = self.missing.range(self.oldest.saturating_sub(1)..);
         !self.answered && sent.into_iter().any(|(_, missing)| unanswered(missing))
     }
 
-    /// When [`Requests::take`] wants to be called.
+    /// When to call [`Requests::take`].
     pub(super) fn due(&self) -> Option<Instant> {
         self.missing.values().map(|missing| missing.due).min()
     }
 
-    /// The sequence numbers to ask for now, in order.
+    /// The sequence numbers to request now, in order.
     pub(super) fn take(&mut self, now: Instant) -> Vec<u16> {
         if self.due().is_none_or(|due| now < due) {
             return Vec::new();
         }
         let oldest = self.oldest;
         self.missing.retain(|&sequence, missing| {
-            // The one right before the oldest was sent, for that one begins nothing.
+            // The one right before the oldest exists, because the oldest does not begin an access unit.
             let over = sequence + 1 < oldest && missing.tries >= BEFORE_FIRST_TRIES;
             !(over || now.saturating_duration_since(missing.since) >= WORTH)
         });
         let timeout = self.round_trip.timeout();
-        let again = match (timeout >= SAID_AGAIN_FROM, self.loss >= TIMES.2) {
+        let repeats = match (timeout >= REPEAT_FROM, self.loss >= REPEATS.2) {
             (false, _) => 0,
-            (true, false) => TIMES.0,
-            (true, true) => TIMES.1,
+            (true, false) => REPEATS.0,
+            (true, true) => REPEATS.1,
         };
-        let (share, least, most) = SAID_AGAIN;
-        let apart = (self.round_trip.smoothed() / share).clamp(least, most);
-        let wait = Wait { timeout, again, apart };
-        let mut asked = Vec::new();
+        let (divisor, min, max) = REPEAT_AFTER;
+        let spacing = (self.round_trip.smoothed() / divisor).clamp(min, max);
+        let plan = RequestPlan { timeout, repeats, spacing };
+        let mut requested = Vec::new();
         for (&sequence, missing) in &mut self.missing {
-            if missing.due <= now + TOGETHER || missing.may_go_along(now) {
-                missing.ask(now, wait);
-                asked.push(sequence as u16);
+            if missing.due <= now + BATCH_WITHIN || missing.may_repeat_now(now) {
+                missing.request(now, plan);
+                requested.push(sequence as u16);
             }
         }
-        asked
+        requested
     }
 }
 
 /// What follows a request.
 #[derive(Debug, Clone, Copy)]
-struct Wait {
-    /// For the answer.
+struct RequestPlan {
+    /// Timeout of the answer.
     timeout: Duration,
-    /// So often it is said again, so far apart.
-    again: u8,
-    apart: Duration,
+    /// How often the request is repeated, and at which interval.
+    repeats: u8,
+    spacing: Duration,
 }
 
-impl Missing {
-    fn ask(&mut self, now: Instant, wait: Wait) {
-        self.last_said = Some(now);
-        if self.again > 0 {
-            self.again -= 1;
+impl MissingPacket {
+    fn request(&mut self, now: Instant, plan: RequestPlan) {
+        self.last_sent = Some(now);
+        if self.repeats_left > 0 {
+            self.repeats_left -= 1;
         } else {
             self.tries += 1;
-            self.first_asked.get_or_insert(now);
-            self.last_asked = Some(now);
-            self.again = wait.again;
+            self.first_requested.get_or_insert(now);
+            self.last_requested = Some(now);
+            self.repeats_left = plan.repeats;
         }
-        self.due = if self.again > 0 {
-            now + wait.apart
+        self.due = if self.repeats_left > 0 {
+            now + plan.spacing
         } else {
-            self.last_asked.unwrap_or(now) + pause(wait.timeout, self.tries)
+            self.last_requested.unwrap_or(now) + pause(plan.timeout, self.tries)
         };
     }
 
-    /// Whether what is to be said again soon goes along with a message that leaves anyway.
-    fn may_go_along(&self, now: Instant) -> bool {
-        self.again > 0 && self.last_said.is_none_or(|said| now >= said + TOGETHER)
+    /// Whether a repeat that is due soon can join a message that leaves anyway.
+    fn may_repeat_now(&self, now: Instant) -> bool {
+        self.repeats_left > 0 && self.last_sent.is_none_or(|sent| now >= sent + BATCH_WITHIN)
     }
 }
 
@@ -322,7 +320,7 @@ fn pause(timeout: Duration, tries: u32) -> Duration {
     longer.min(MAX_PAUSE.max(timeout))
 }
 
-/// Packs sequence numbers, which are in order, as the FCI of a generic NACK (RFC 4585 §6.2.1).
+/// Packs sequence numbers, which are in order, into the FCI of a generic NACK (RFC 4585 §6.2.1).
 pub(super) fn pack(sequences: &[u16]) -> Vec<NackPair> {
     let mut pairs: Vec<NackPair> = Vec::new();
     for &sequence in sequences {

@@ -8,86 +8,86 @@ fn requests(round_trip: Duration) -> Requests {
     Requests::new(known)
 }
 
-fn come(requests: &mut Requests, sequences: impl IntoIterator<Item = u16>, now: Instant) {
+fn arrive(requests: &mut Requests, sequences: impl IntoIterator<Item = u16>, now: Instant) {
     for sequence in sequences {
         requests.arrived(sequence, false, now);
     }
 }
 
-/// Stream that begins at its first packet.
-fn begun(round_trip: Duration, first: u16, now: Instant) -> Requests {
+/// A stream that starts with its first packet.
+fn started(round_trip: Duration, first: u16, now: Instant) -> Requests {
     let mut requests = requests(round_trip);
     requests.arrived(first, true, now);
     requests
 }
 
 #[test]
-fn a_gap_is_asked_for_at_once_and_again_after_a_round_trip() {
+fn a_gap_is_requested_immediately_and_again_after_a_round_trip() {
     let now = Instant::now();
-    let mut requests = begun(100 * MS, 65_534, now);
-    come(&mut requests, [65_535, 3], now);
-    assert_eq!(requests.take(now), [] as [u16; 0], "they may only be late");
+    let mut requests = started(100 * MS, 65_534, now);
+    arrive(&mut requests, [65_535, 3], now);
+    assert_eq!(requests.take(now), [] as [u16; 0], "they may merely be late");
     assert_eq!(requests.due(), Some(now + 2 * MS));
     assert_eq!(requests.take(now + 2 * MS), [0, 1, 2]);
-    // The request may have been lost: it is said twice, and three times where much is.
+    // The request may have been lost: it is sent twice, and three times under heavy loss.
     for again in [12, 22] {
         assert_eq!(requests.due(), Some(now + again * MS));
         assert_eq!(requests.take(now + again * MS), [0, 1, 2]);
     }
-    come(&mut requests, [1], now + 105 * MS);
+    arrive(&mut requests, [1], now + 105 * MS);
     let second = requests.due().unwrap();
     assert!((now + 110 * MS..now + 200 * MS).contains(&second));
     assert_eq!(requests.take(second), [0, 2]);
-    come(&mut requests, [0, 2], second + 100 * MS);
+    arrive(&mut requests, [0, 2], second + 100 * MS);
     assert_eq!(requests.due(), None);
 }
 
 #[test]
-fn a_gap_is_asked_for_one_packet_later_where_packets_do_not_overtake_each_other() {
+fn without_reordering_a_gap_is_requested_one_packet_later() {
     let now = Instant::now();
-    let mut requests = begun(100 * MS, 0, now);
-    come(&mut requests, [2], now);
+    let mut requests = started(100 * MS, 0, now);
+    arrive(&mut requests, [2], now);
     let next = now + MS / 5;
-    come(&mut requests, [3], next);
+    arrive(&mut requests, [3], next);
     assert_eq!(requests.due(), Some(next));
     assert_eq!(requests.take(next), [1]);
-    // One that was late by 20 ms: then the next packet says nothing.
-    come(&mut requests, [1, 5], next);
-    come(&mut requests, [4], next + 20 * MS);
-    come(&mut requests, [7, 8], next + 20 * MS);
+    // After one that was 20 ms late, the next packet proves nothing.
+    arrive(&mut requests, [1, 5], next);
+    arrive(&mut requests, [4], next + 20 * MS);
+    arrive(&mut requests, [7, 8], next + 20 * MS);
     assert!(requests.due() > Some(next + 30 * MS), "{:?}", requests.due());
 }
 
 #[test]
-fn what_is_to_be_said_again_goes_along_with_other_requests() {
+fn repeats_join_other_requests() {
     let now = Instant::now();
-    let mut requests = begun(100 * MS, 0, now);
-    come(&mut requests, (1..40).chain([41]), now);
+    let mut requests = started(100 * MS, 0, now);
+    arrive(&mut requests, (1..40).chain([41]), now);
     assert_eq!(requests.take(now + 2 * MS), [40]);
-    come(&mut requests, (42..60).chain([61]), now + 5 * MS);
+    arrive(&mut requests, (42..60).chain([61]), now + 5 * MS);
     assert_eq!(requests.take(now + 7 * MS), [40, 60]);
-    assert_eq!(requests.take(now + 17 * MS), [60], "the first one was said twice");
+    assert_eq!(requests.take(now + 17 * MS), [60], "the first one was sent twice");
     assert_eq!(requests.due(), Some(now + 152 * MS));
-    // Over a short path the answer is there before it could be said again.
-    let mut requests = begun(10 * MS, 0, now);
-    come(&mut requests, [2], now);
+    // Over a short path the answer is there before it could be repeated.
+    let mut requests = started(10 * MS, 0, now);
+    arrive(&mut requests, [2], now);
     assert_eq!(requests.take(now + 2 * MS), [1]);
     assert_eq!(requests.due(), Some(now + 22 * MS));
 }
 
 #[test]
-fn a_peer_that_answers_no_request_does_not_repair() {
+fn a_peer_that_answers_no_requests_does_not_repair() {
     let mut now = Instant::now();
-    let mut requests = begun(50 * MS, 0, now);
-    come(&mut requests, [2], now);
+    let mut requests = started(50 * MS, 0, now);
+    arrive(&mut requests, [2], now);
     for _ in 0..20 {
         let due = requests.due().unwrap();
         now = due;
         requests.take(now);
     }
     assert!(requests.is_ignored(now + 200 * MS));
-    come(&mut requests, [1], now + 300 * MS);
-    come(&mut requests, [4], now + 300 * MS);
+    arrive(&mut requests, [1], now + 300 * MS);
+    arrive(&mut requests, [4], now + 300 * MS);
     for _ in 0..20 {
         now = requests.due().unwrap();
         requests.take(now);
@@ -96,58 +96,59 @@ fn a_peer_that_answers_no_request_does_not_repair() {
 }
 
 #[test]
-fn what_is_only_late_is_not_asked_for() {
+fn late_packets_are_not_requested() {
     let now = Instant::now();
-    let mut requests = begun(100 * MS, 10, now);
-    come(&mut requests, [12, 11, 11, 14, 13, 15], now);
+    let mut requests = started(100 * MS, 10, now);
+    arrive(&mut requests, [12, 11, 11, 14, 13, 15], now);
     assert_eq!(requests.due(), None);
-    // Packets that overtake each other by 20 ms are soon given that time.
+    // Packets reordered by 20 ms are soon granted that time.
     let mut now = now;
-    let mut asked = 0;
+    let mut requested = 0;
     for sequence in (16..400).step_by(2) {
         requests.arrived(sequence + 1, false, now);
-        asked += requests.take(now + 10 * MS).len();
+        requested += requests.take(now + 10 * MS).len();
         requests.arrived(sequence, false, now + 20 * MS);
         now += 30 * MS;
     }
-    assert!(asked <= 2, "{asked}");
+    assert!(requested <= 2, "{requested}");
 }
 
 #[test]
-fn a_stream_that_is_joined_late_is_asked_for_its_beginning() {
+fn a_stream_joined_late_gets_requests_for_its_beginning() {
     let now = Instant::now();
     let mut requests = requests(20 * MS);
     requests.arrived(300, false, now);
-    let asked = requests.take(now + 2 * MS);
-    assert_eq!((asked.len(), asked[0], *asked.last().unwrap()), (128, 172, 299));
-    // The picture is larger still.
-    come(&mut requests, asked, now + 25 * MS);
+    let requested = requests.take(now + 2 * MS);
+    assert_eq!((requested.len(), requested[0], *requested.last().unwrap()), (128, 172, 299));
+    // The picture is even larger.
+    arrive(&mut requests, requested, now + 25 * MS);
     let before = requests.take(requests.due().unwrap());
     assert_eq!((before[0], *before.last().unwrap()), (44, 171));
     for sequence in 100..172 {
         requests.arrived(sequence, sequence == 100, now + 60 * MS);
     }
-    assert_eq!(requests.due(), None, "before the beginning there is nothing");
+    assert_eq!(requests.due(), None, "nothing precedes the beginning");
 }
 
 #[test]
-fn a_gap_further_back_than_was_asked_for_is_seen() {
+fn a_gap_farther_back_than_requested_is_noticed() {
     let now = Instant::now();
     for begins in [false, true] {
         let mut requests = requests(20 * MS);
-        // It overtook all of the picture but four packets, the last of which is lost.
+        // It overtook all but four packets of the picture, the last of which is lost.
         requests.arrived(300, false, now);
-        come(&mut requests, 172..300, now);
+        arrive(&mut requests, 172..300, now);
         requests.arrived(168, begins, now);
-        come(&mut requests, [169, 170], now);
-        let asked = requests.take(now + 2 * MS);
-        let asked: Vec<u16> = asked.into_iter().filter(|sequence| *sequence > 168).collect();
-        assert_eq!(asked, [171]);
+        arrive(&mut requests, [169, 170], now);
+        let requested = requests.take(now + 2 * MS);
+        let requested: Vec<u16> =
+            requested.into_iter().filter(|sequence| *sequence > 168).collect();
+        assert_eq!(requested, [171]);
     }
 }
 
 #[test]
-fn what_may_never_have_been_is_not_asked_for_long() {
+fn possibly_nonexistent_packets_are_not_requested_for_long() {
     let now = Instant::now();
     let mut requests = requests(20 * MS);
     requests.arrived(3, false, now);
@@ -158,14 +159,17 @@ fn what_may_never_have_been_is_not_asked_for_long() {
         }
     }
     assert!(last[0] < now + Duration::from_secs(4), "{:?}", last[0] - now);
-    assert!(last[1] > now + Duration::from_secs(9), "what came last cannot have been the first");
+    assert!(
+        last[1] > now + Duration::from_secs(9),
+        "the last arrival cannot have been the first packet"
+    );
 }
 
 #[test]
-fn a_packet_is_given_up_when_it_is_worth_nothing_any_more() {
+fn a_packet_is_abandoned_when_it_is_too_old() {
     let now = Instant::now();
-    let mut requests = begun(100 * MS, 1, now);
-    come(&mut requests, [3], now);
+    let mut requests = started(100 * MS, 1, now);
+    arrive(&mut requests, [3], now);
     let mut times = Vec::new();
     while let Some(due) = requests.due() {
         if !requests.take(due).is_empty() {
@@ -178,20 +182,20 @@ fn a_packet_is_given_up_when_it_is_worth_nothing_any_more() {
 }
 
 #[test]
-fn a_restart_is_no_gap() {
+fn a_restart_is_not_a_gap() {
     let now = Instant::now();
-    let mut requests = begun(100 * MS, 1, now);
-    come(&mut requests, [3], now);
+    let mut requests = started(100 * MS, 1, now);
+    arrive(&mut requests, [3], now);
     requests.arrived(20_000, true, now);
     assert_eq!(requests.due(), None);
-    come(&mut requests, [20_002], now);
+    arrive(&mut requests, [20_002], now);
     assert_eq!(requests.take(now + 2 * MS), [20_001]);
 }
 
 #[test]
-fn only_so_many_are_remembered() {
+fn missing_packets_are_bounded() {
     let now = Instant::now();
-    let mut requests = begun(100 * MS, 0, now);
+    let mut requests = started(100 * MS, 0, now);
     for sequence in (0..=u16::MAX).step_by(2) {
         requests.arrived(sequence, true, now);
     }
@@ -199,45 +203,45 @@ fn only_so_many_are_remembered() {
 }
 
 #[test]
-fn what_comes_by_itself_is_no_fast_answer() {
+fn a_late_packet_is_not_a_fast_answer() {
     let now = Instant::now();
     let mut requests = Requests::new(RoundTrip::default());
     requests.arrived(1, true, now);
-    come(&mut requests, [3], now);
+    arrive(&mut requests, [3], now);
     assert_eq!(requests.take(now + 2 * MS), [2]);
-    come(&mut requests, [2, 5], now + 3 * MS);
-    let asked = requests.due().unwrap();
-    assert_eq!(requests.take(asked), [4]);
-    requests.take(asked + 10 * MS);
-    requests.take(asked + 20 * MS);
-    let again = requests.due().unwrap() - asked;
-    assert!(again > 70 * MS, "{again:?} is less than any round trip that was seen");
+    arrive(&mut requests, [2, 5], now + 3 * MS);
+    let requested = requests.due().unwrap();
+    assert_eq!(requests.take(requested), [4]);
+    requests.take(requested + 10 * MS);
+    requests.take(requested + 20 * MS);
+    let again = requests.due().unwrap() - requested;
+    assert!(again > 70 * MS, "{again:?} is less than any observed round trip");
 }
 
 #[test]
-fn a_wait_that_is_too_short_grows() {
+fn a_timeout_that_is_too_short_grows() {
     let mut now = Instant::now();
-    let mut requests = begun(50 * MS, 0, now);
+    let mut requests = started(50 * MS, 0, now);
     // The true round trip is 300 ms.
-    let mut asked_for_one = 0;
+    let mut requested_for_one = 0;
     for gap in 1..30_u16 {
         requests.arrived(gap * 2, false, now);
-        asked_for_one = 0;
+        requested_for_one = 0;
         let answer = loop {
             let due = requests.due().unwrap();
-            if asked_for_one > 0 && due > now + 302 * MS {
+            if requested_for_one > 0 && due > now + 302 * MS {
                 break now + 302 * MS;
             }
-            asked_for_one += requests.take(due).len();
+            requested_for_one += requests.take(due).len();
         };
         requests.arrived(gap * 2 - 1, false, answer);
         now = answer + 1000 * MS;
     }
-    assert_eq!(asked_for_one, 3, "one request, said three times where half is lost");
+    assert_eq!(requested_for_one, 3, "one request, sent three times at a loss of one half");
 }
 
 #[test]
-fn sequence_numbers_are_packed_by_seventeen() {
+fn sequence_numbers_are_packed_in_groups_of_17() {
     let pairs = pack(&[65_535, 0, 15, 16, 40]);
     let unpacked: Vec<u16> = pairs.iter().flat_map(NackPair::packet_list).collect();
     assert_eq!(unpacked, [65_535, 0, 15, 16, 40]);

@@ -1,8 +1,8 @@
-//! What was sent, kept to be sent again, and what is to be sent again now.
+//! Sent packets, kept for retransmission, and the queue of retransmissions.
 //!
-//! Packets asked for leave one after another at the send rate: a keyframe lost as a whole must not flood the
-//! way that lost it. An answer that gets lost, too, costs a whole round trip, so each is sent twice, a little apart, as
-//! long as these copies are a small share of what is sent; and once more when it was lost before.
+//! Requested packets leave one after another at the send rate: a keyframe lost as a whole must not flood the path
+//! that lost it. A lost retransmission costs a whole round trip, so each is sent twice, slightly apart, as long as
+//! these copies are a small share of the traffic; and once more if it was lost before.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,39 +17,39 @@ use crate::peer::{
     sequence::{extend, near},
 };
 
-/// Bytes kept at most.
+/// Maximum size of the kept packets, bytes.
 const MAX_BYTES: usize = 8 << 20;
 
-/// RTP, SRTP, UDP and IP headers of a packet.
+/// RTP, SRTP, UDP and IP headers of a packet, bytes.
 const HEADERS: usize = 12 + 16 + 8 + 28;
 
-/// Packets may leave together when they are less than this apart: timers are not finer.
+/// Packets may leave together if they are less than this apart: timers are no finer.
 const BURST: Duration = Duration::from_millis(4);
 
-/// Least time between two answers to requests for one packet; a request may be said twice.
+/// Minimum time between two retransmissions of one packet; a request may be sent twice.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 
-/// Packets that may leave together at any rate: so few are in no queue's way.
+/// Packets that may leave together at any rate: this few obstruct no queue.
 const FEW: f64 = 4.0;
 
-/// From one copy of a packet to the next: what is lost together was close together.
-const APART: Duration = Duration::from_millis(4);
+/// From one copy of a packet to the next: packets lost together were close together.
+const COPY_SPACING: Duration = Duration::from_millis(4);
 
-/// Copies for each packet that is sent for the first time.
+/// Copies earned by each packet that is sent for the first time.
 const SPARE: f64 = 0.15;
 
-/// Copies that may be spared up, and those there are from the beginning.
+/// Maximum number of copies that can be saved up, and the initial number.
 const SPARED: (f64, f64) = (32.0, 12.0);
 
-/// Weight of the last packet in the share of packets asked for.
+/// Weight of the latest packet in the share of requested packets.
 const WEIGHT: f64 = 1.0 / 128.0;
 
 /// A packet that was sent.
 #[derive(Debug)]
-struct Kept {
+struct KeptPacket {
     packet: rtp::Packet,
     resent: Option<Instant>,
-    /// Times it stands in the queue.
+    /// Number of times it is in the queue.
     queued: u8,
 }
 
@@ -57,14 +57,14 @@ struct Kept {
 #[derive(Debug)]
 pub(super) struct Resend {
     newest: Option<u64>,
-    kept: BTreeMap<u64, Kept>,
+    kept: BTreeMap<u64, KeptPacket>,
     bytes: usize,
     queue: VecDeque<u64>,
     /// Copies, and when each may leave.
     copies: VecDeque<(Instant, u64)>,
-    /// Copies that may still be made.
+    /// Copies that may still be sent.
     spare: f64,
-    /// The share of packets asked for lately.
+    /// The recent share of requested packets.
     loss: f64,
     rate: SendRate,
     /// When the next packet may leave.
@@ -86,13 +86,13 @@ impl Resend {
         }
     }
 
-    /// A packet is sent for the first time. Gives its extended sequence number.
+    /// A packet is sent for the first time. Returns its extended sequence number.
     pub(super) fn sent(&mut self, packet: &rtp::Packet) -> u64 {
         let sequence = extend(&mut self.newest, u64::from(packet.header.sequence_number), 16);
         self.bytes += packet.payload.len();
         self.spare = (self.spare + SPARE).min(SPARED.0);
         self.loss -= self.loss * WEIGHT;
-        let kept = Kept { packet: packet.clone(), resent: None, queued: 0 };
+        let kept = KeptPacket { packet: packet.clone(), resent: None, queued: 0 };
         if let Some(before) = self.kept.insert(sequence, kept) {
             self.bytes -= before.packet.payload.len();
         }
@@ -105,8 +105,8 @@ impl Resend {
         sequence
     }
 
-    /// The other side asks for these.
-    pub(super) fn asked(
+    /// The peer requests these packets.
+    pub(super) fn requested(
         &mut self,
         sequences: impl Iterator<Item = u16>,
         round_trip: &RoundTrip,
@@ -128,26 +128,29 @@ impl Resend {
             let lost_again = kept.resent.is_some();
             if lost_again {
                 kept.queued += 1;
-                copies.push((now + APART, sequence));
+                copies.push((now + COPY_SPACING, sequence));
             } else {
                 self.loss += WEIGHT;
             }
             if self.spare >= 1.0 {
                 self.spare -= 1.0;
                 kept.queued += 1;
-                copies.push((now + if lost_again { 2 * APART } else { APART }, sequence));
+                copies.push((
+                    now + if lost_again { 2 * COPY_SPACING } else { COPY_SPACING },
+                    sequence,
+                ));
             }
         }
         copies.sort_unstable();
         self.copies.extend(copies);
     }
 
-    /// Whether packets were lost lately.
-    pub(super) fn loses(&self) -> bool {
+    /// Whether packets were lost recently.
+    pub(super) fn is_lossy(&self) -> bool {
         self.loss > WEIGHT / 2.0
     }
 
-    /// When [`Resend::take`] may give something.
+    /// When [`Resend::take`] may return a packet.
     pub(super) fn due(&self) -> Option<Instant> {
         let free = self.free?;
         if !self.queue.is_empty() {
@@ -156,7 +159,7 @@ impl Resend {
         self.copies.front().map(|(at, _)| free.max(*at))
     }
 
-    /// The next packet to send again.
+    /// The next packet to retransmit.
     pub(super) fn take(&mut self, now: Instant) -> Option<rtp::Packet> {
         let free = self.free.unwrap_or(now);
         if now < free {
@@ -206,10 +209,10 @@ mod tests {
         }
     }
 
-    fn way() -> RoundTrip {
-        let mut way = RoundTrip::default();
-        way.sample(100 * MS);
-        way
+    fn path() -> RoundTrip {
+        let mut path = RoundTrip::default();
+        path.sample(100 * MS);
+        path
     }
 
     fn taken(resend: &mut Resend, now: Instant) -> Vec<u16> {
@@ -217,30 +220,38 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_answered_twice_and_the_second_one_three_times() {
+    fn a_request_is_answered_twice_and_a_second_one_three_times() {
         let now = Instant::now();
         let mut resend = Resend::new(SendRate::new(1_000_000_000));
         for sequence in [65_534, 65_535, 0, 1] {
             resend.sent(&packet(sequence, 1000));
         }
-        assert!(!resend.loses());
-        resend.asked([65_535, 0, 9].into_iter(), &way(), now);
-        resend.asked([65_535].into_iter(), &way(), now);
-        assert_eq!(taken(&mut resend, now), [65_535, 0], "what it never sent it cannot repeat");
-        assert_eq!(resend.due(), Some(now + APART));
-        assert_eq!(taken(&mut resend, now + APART), [65_535, 0], "apart from the first copies");
-        resend.asked([65_535].into_iter(), &way(), now + 10 * MS);
-        assert_eq!(taken(&mut resend, now + 10 * MS), [] as [u16; 0], "on its way");
+        assert!(!resend.is_lossy());
+        resend.requested([65_535, 0, 9].into_iter(), &path(), now);
+        resend.requested([65_535].into_iter(), &path(), now);
+        assert_eq!(
+            taken(&mut resend, now),
+            [65_535, 0],
+            "a packet that was never sent cannot be repeated"
+        );
+        assert_eq!(resend.due(), Some(now + COPY_SPACING));
+        assert_eq!(
+            taken(&mut resend, now + COPY_SPACING),
+            [65_535, 0],
+            "apart from the first copies"
+        );
+        resend.requested([65_535].into_iter(), &path(), now + 10 * MS);
+        assert_eq!(taken(&mut resend, now + 10 * MS), [] as [u16; 0], "still in flight");
         let now = now + 110 * MS;
-        resend.asked([65_535, 0].into_iter(), &way(), now);
-        for at in [now, now + APART, now + 2 * APART] {
+        resend.requested([65_535, 0].into_iter(), &path(), now);
+        for at in [now, now + COPY_SPACING, now + 2 * COPY_SPACING] {
             assert_eq!(taken(&mut resend, at), [65_535, 0]);
         }
-        assert!(resend.due().is_none() && resend.loses());
+        assert!(resend.due().is_none() && resend.is_lossy());
     }
 
     #[test]
-    fn copies_are_a_small_share_of_what_is_sent() {
+    fn copies_are_a_small_share_of_the_traffic() {
         let mut now = Instant::now();
         let mut resend = Resend::new(SendRate::new(1_000_000_000));
         let mut again = 0;
@@ -249,7 +260,7 @@ mod tests {
                 resend.sent(&packet(sequence, 1000));
             }
             // All of it gets lost.
-            resend.asked(first..first + 100, &way(), now);
+            resend.requested(first..first + 100, &path(), now);
             now += Duration::from_secs(1);
             again += taken(&mut resend, now).len();
         }
@@ -257,16 +268,16 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_keyframe_leaves_at_the_rate() {
-        let begun = Instant::now();
+    fn a_whole_keyframe_leaves_at_the_send_rate() {
+        let start = Instant::now();
         let rate = SendRate::new(8_000_000);
         let mut resend = Resend::new(rate.clone());
         for sequence in 0..100 {
             resend.sent(&packet(sequence, 1000 - HEADERS));
         }
         resend.spare = 0.0;
-        resend.asked(0..100, &way(), begun);
-        let mut now = begun;
+        resend.requested(0..100, &path(), start);
+        let mut now = start;
         let mut left = Vec::new();
         while let Some(due) = resend.due() {
             now = now.max(due);
@@ -278,7 +289,7 @@ mod tests {
         }
         assert_eq!(left, (0..100).collect::<Vec<_>>());
         // 100 packets of 1 ms each, and of half a millisecond from the middle on.
-        let took = now - begun;
+        let took = now - start;
         assert!((66 * MS..80 * MS).contains(&took), "{took:?}");
     }
 

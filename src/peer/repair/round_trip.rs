@@ -1,4 +1,4 @@
-//! The round-trip time that repair waits by, smoothed as in RFC 6298.
+//! The round-trip time that repair uses for its timeouts, smoothed as in RFC 6298.
 
 use std::{
     sync::{
@@ -8,25 +8,25 @@ use std::{
     time::Duration,
 };
 
-/// Taken before anything was measured: a long way, for a question asked too often costs packets.
+/// Assumed before any measurement: high, because requests that are too frequent cost packets.
 const UNKNOWN: Duration = Duration::from_millis(150);
 
-/// Least room above the smoothed time: timers, and the time the other side takes.
+/// Minimum margin above the smoothed time: timers, and the peer's processing time.
 const MARGIN: Duration = Duration::from_millis(10);
 
-/// Longest wait for an answer.
+/// Maximum wait for an answer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A wait is made longer without a measurement only up to this: on a way that loses nearly everything
-/// unclear answers are all there is.
+/// A timeout grows without a measurement only up to this: on a path that loses nearly everything, ambiguous answers
+/// are all there is.
 const MAX_GUESS: Duration = Duration::from_millis(300);
 
-/// A round-trip time measured elsewhere (by ICE), for as long as repair has no measurement of its own.
-/// Clones share it.
+/// A round-trip time measured elsewhere (by ICE), used as long as repair has no measurement of its own. Clones
+/// share it.
 #[derive(Debug, Clone, Default)]
-pub struct RoundTripHint(Arc<AtomicU64>);
+pub struct RttSeed(Arc<AtomicU64>);
 
-impl RoundTripHint {
+impl RttSeed {
     /// Sets it.
     pub fn set(&self, round_trip: Duration) {
         self.0.store(round_trip.as_micros() as u64, Ordering::Relaxed);
@@ -43,31 +43,31 @@ impl RoundTripHint {
 /// A smoothed round-trip time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RoundTrip {
-    hint: RoundTripHint,
+    seed: RttSeed,
     /// Smoothed time and mean deviation.
     measured: Option<(Duration, Duration)>,
 }
 
 impl RoundTrip {
-    pub(super) fn new(hint: RoundTripHint) -> Self {
-        Self { hint, measured: None }
+    pub(super) fn new(seed: RttSeed) -> Self {
+        Self { seed, measured: None }
     }
 
-    /// Whether repair has measured it itself.
+    /// Whether repair itself has measured it.
     pub(super) fn is_measured(&self) -> bool {
         self.measured.is_some()
     }
 
-    /// Whether it is more than a guess.
+    /// Whether it is known, by measurement or from the seed.
     pub(super) fn is_known(&self) -> bool {
-        self.is_measured() || self.hint.get().is_some()
+        self.is_measured() || self.seed.get().is_some()
     }
 
-    /// Takes a measurement. One that is longer than any wait says no more than that: a machine may have slept.
+    /// Takes a measurement. One beyond the maximum wait is capped: a machine may have slept.
     pub(super) fn sample(&mut self, sample: Duration) {
         let sample = sample.min(MAX_TIMEOUT);
         self.measured = Some(match self.measured {
-            // The first deviation is a guess: half, as RFC 6298 has it, would wait for three times.
+            // The first deviation is a guess: half, as in RFC 6298, would triple the wait.
             None => (sample, sample / 8),
             Some((smoothed, deviation)) => {
                 let off = smoothed.abs_diff(sample);
@@ -76,15 +76,15 @@ impl RoundTrip {
         });
     }
 
-    /// No answer came in time although there was one: twice as long, but not longer than `at_most`.
+    /// Doubles the time, up to `at_most`: an answer arrived, but too late.
     pub(super) fn back_off(&mut self, at_most: Duration) {
         let longer = (self.smoothed() * 2).min(at_most).min(MAX_GUESS).max(self.smoothed());
         self.measured = Some((longer, longer / 8));
     }
 
-    /// The best guess.
+    /// The best estimate.
     pub(super) fn smoothed(&self) -> Duration {
-        self.measured.map(|(smoothed, _)| smoothed).or_else(|| self.hint.get()).unwrap_or(UNKNOWN)
+        self.measured.map(|(smoothed, _)| smoothed).or_else(|| self.seed.get()).unwrap_or(UNKNOWN)
     }
 
     /// How long to wait for an answer.
@@ -102,7 +102,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_steady_way_is_waited_for_a_tenth_longer() {
+    fn a_steady_path_adds_a_tenth_to_the_timeout() {
         let mut time = RoundTrip::default();
         assert_eq!(time.smoothed(), UNKNOWN);
         for _ in 0..50 {
@@ -113,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_counts_until_something_was_measured() {
-        let hint = RoundTripHint::default();
-        let mut time = RoundTrip::new(hint.clone());
-        hint.set(30 * MS);
+    fn the_seed_counts_until_the_first_measurement() {
+        let seed = RttSeed::default();
+        let mut time = RoundTrip::new(seed.clone());
+        seed.set(30 * MS);
         assert_eq!((time.smoothed(), time.timeout()), (30 * MS, 40 * MS));
         time.sample(80 * MS);
         assert_eq!(time.smoothed(), 80 * MS);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn unclear_answers_make_it_longer_but_not_without_bound() {
+    fn ambiguous_answers_extend_the_timeout_within_bounds() {
         let mut time = RoundTrip::default();
         time.sample(50 * MS);
         time.back_off(90 * MS);

@@ -1,11 +1,11 @@
-//! Retransmissions as a stream of their own (RFC 4588), where both peers have agreed on it.
+//! Retransmissions on a separate stream (RFC 4588), if both peers have agreed on it.
 //!
-//! The interceptor stands near the wire. Inwards it restores the original packets, so that the rest of this peer sees
-//! one stream, each packet of it once; outwards it wraps what repair marks as a retransmission. Without RTX in the
-//! descriptions nothing is changed, and retransmissions repeat the packet as it was.
+//! The interceptor is near the wire. Inbound, it restores the original packets, so that the rest of this peer sees
+//! one stream with each packet once; outbound, it wraps packets that repair marks as retransmissions. Without RTX
+//! in the descriptions nothing is changed, and retransmissions repeat the packet as it was.
 //!
-//! libwebrtc probes the path with RTX: with packets that have already arrived, and with packets of padding alone. Both
-//! end here, after the transport-wide feedback has counted them. `rtc` 0.21.1 restores packets, too
+//! libwebrtc probes the path with RTX: with packets that have already arrived, and with padding-only packets. Both
+//! end here, after the transport-wide feedback has counted them. `rtc` 0.21.1 also restores packets
 //! (`peer_connection/handler/endpoint.rs:433`), but only behind all interceptors, where NACK does not see them.
 
 use std::{
@@ -25,13 +25,13 @@ use rtc::{
 use super::{arrived::Arrived, receiver::MAX_STREAMS};
 use crate::peer::media_gate::MediaGate;
 
-/// The payload types of RTX that were negotiated, each with that of the packets it restores (`apt`, RFC 4588 §8.6).
-/// Clones share them.
+/// The negotiated RTX payload types, each with the type of the packets it restores (`apt`, RFC 4588 §8.6). Clones
+/// share them.
 #[derive(Debug, Clone, Default)]
 pub(in crate::peer) struct RtxTypes(Arc<Mutex<Vec<(u8, u8)>>>);
 
 impl RtxTypes {
-    /// Takes those of the last description.
+    /// Replaces the types by those of the last description.
     pub(in crate::peer) fn set(&self, types: Vec<(u8, u8)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = types;
     }
@@ -42,8 +42,8 @@ impl RtxTypes {
     }
 }
 
-/// Marks a retransmission that is not wrapped: the last packet, repeated without being asked for. A receiver report says
-/// that it has arrived only when it came on the stream itself.
+/// Marks a retransmission that is not wrapped: the last packet, repeated without a request. A receiver report shows
+/// its arrival only if it came on the stream itself.
 pub(super) struct AsSent;
 
 impl AsSent {
@@ -54,35 +54,35 @@ impl AsSent {
 
 /// An RTX stream that we send.
 #[derive(Debug)]
-struct Outgoing {
+struct OutgoingRtx {
     ssrc: u32,
     payload_type: u8,
     sequence: u16,
 }
 
-/// A stream that comes in.
+/// A stream that we receive.
 #[derive(Debug)]
-struct Incoming {
+struct RepairedStream {
     payload_type: u8,
-    /// Its RTX stream, where the description names it (`a=ssrc-group:FID`, RFC 5576 §4.2).
+    /// Its RTX stream, if the description names it (`a=ssrc-group:FID`, RFC 5576 §4.2).
     rtx: Option<u32>,
     last_arrival: Option<Instant>,
     arrived: Arrived,
 }
 
-/// See the module.
+/// The interceptor; see the module documentation.
 pub(in crate::peer) struct Rtx {
     types: RtxTypes,
     gate: Arc<MediaGate>,
     /// By the SSRC of the stream they repair.
-    outgoing: HashMap<u32, Outgoing>,
-    incoming: HashMap<u32, Incoming>,
+    outgoing: HashMap<u32, OutgoingRtx>,
+    incoming: HashMap<u32, RepairedStream>,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
 }
 
 impl Rtx {
-    /// `gate` learns which packets could be decrypted.
+    /// `gate` is notified of packets that could be decrypted.
     pub(in crate::peer) fn new(types: RtxTypes, gate: Arc<MediaGate>) -> Self {
         Self {
             types,
@@ -94,7 +94,7 @@ impl Rtx {
         }
     }
 
-    /// Puts the original in the place of its retransmission; false for what is not passed on.
+    /// Replaces a retransmission by the original packet; false for packets that are not passed on.
     fn takes(&mut self, packet: &mut rtp::Packet, now: Instant) -> bool {
         let Some(original) = self.types.original(packet.header.payload_type) else {
             let Some(stream) = self.incoming.get_mut(&packet.header.ssrc) else { return true };
@@ -106,32 +106,33 @@ impl Rtx {
         restore(packet, ssrc, original).is_some_and(|sequence| stream.arrived.is_missing(sequence))
     }
 
-    /// The stream that an RTX stream repairs. Where no description names it, that is the stream of its payload type that
-    /// was heard last (RFC 4588 §5.3 goes by the packets that were asked for; there is one stream as a rule).
+    /// The stream that an RTX stream repairs. If no description names it, this is the stream of its payload type
+    /// that was active last (RFC 4588 §5.3 uses the requested packets; normally there is one stream).
     fn repaired(&self, rtx: u32, payload_type: u8) -> Option<u32> {
         let named = self.incoming.iter().find(|(_, stream)| stream.rtx == Some(rtx));
-        let heard = || {
+        let last_active = || {
             let streams = self.incoming.iter().filter(|(_, one)| one.payload_type == payload_type);
             streams.max_by_key(|(_, stream)| stream.last_arrival)
         };
-        named.or_else(heard).map(|(&ssrc, _)| ssrc)
+        named.or_else(last_active).map(|(&ssrc, _)| ssrc)
     }
 }
 
-/// Makes the original packet of a retransmission (RFC 4588 §4) and gives its sequence number; none for padding.
+/// Restores the original packet from a retransmission (RFC 4588 §4) and returns its sequence number; none for
+/// padding.
 fn restore(packet: &mut rtp::Packet, ssrc: u32, payload_type: u8) -> Option<u16> {
     let sequence = u16::from_be_bytes(*packet.payload.first_chunk()?);
     packet.payload = packet.payload.slice(2..);
     packet.header.ssrc = ssrc;
     packet.header.payload_type = payload_type;
     packet.header.sequence_number = sequence;
-    // The parser has cut the padding off.
+    // The parser has removed the padding.
     packet.header.padding = false;
     Some(sequence)
 }
 
-impl Outgoing {
-    /// Makes a retransmission of a packet (RFC 4588 §4).
+impl OutgoingRtx {
+    /// Turns a packet into a retransmission (RFC 4588 §4).
     fn wrap(&mut self, packet: &mut rtp::Packet) {
         let mut payload = BytesMut::with_capacity(2 + packet.payload.len());
         payload.put_u16(packet.header.sequence_number);
@@ -194,7 +195,7 @@ impl Interceptor for Rtx {
         };
         // The top bit clear leaves room before the first wrap (RFC 3711 §3.3.1).
         let sequence = rand::random::<u16>() & 0x7fff;
-        self.outgoing.insert(info.ssrc, Outgoing { ssrc, payload_type, sequence });
+        self.outgoing.insert(info.ssrc, OutgoingRtx { ssrc, payload_type, sequence });
     }
 
     fn unbind_local_stream(&mut self, info: &StreamInfo) {
@@ -212,7 +213,7 @@ impl Interceptor for Rtx {
                 self.incoming.remove(&silent);
             }
         }
-        let stream = Incoming {
+        let stream = RepairedStream {
             payload_type: info.payload_type,
             rtx: info.ssrc_rtx,
             last_arrival: None,

@@ -1,4 +1,4 @@
-//! Retransmissions over RTX on the bytes of the wire.
+//! RTX retransmissions at the level of wire bytes.
 
 use bytes::Bytes;
 use rtc::{
@@ -17,7 +17,7 @@ const REPAIR: u32 = 0xdead_beef;
 /// The marker bit, before the payload type.
 const MARKER: u8 = 0x80;
 
-/// RTP header and payload as they are on the wire (RFC 3550 §5.1): marker and payload type, sequence number, SSRC.
+/// RTP header and payload in wire format (RFC 3550 §5.1): marker and payload type, sequence number, SSRC.
 fn wire(second: u8, sequence: u16, ssrc: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x80, second];
     bytes.extend(sequence.to_be_bytes());
@@ -40,7 +40,7 @@ fn bytes_of(message: &TaggedPacket) -> Vec<u8> {
     packet.marshal().unwrap().to_vec()
 }
 
-/// What comes out where these bytes come in.
+/// The output for these inbound bytes.
 fn reads(rtx: &mut Rtx, wire: &[u8]) -> Option<Vec<u8>> {
     let packet = rtp::Packet::unmarshal(&mut Bytes::copy_from_slice(wire)).unwrap();
     rtx.handle_read(tagged(packet)).unwrap();
@@ -49,7 +49,7 @@ fn reads(rtx: &mut Rtx, wire: &[u8]) -> Option<Vec<u8>> {
     read
 }
 
-/// What leaves for these bytes, sent for the first time or again.
+/// The output for these outbound bytes, first transmission or retransmission.
 fn writes(rtx: &mut Rtx, wire: &[u8], again: bool) -> Vec<u8> {
     let packet = rtp::Packet::unmarshal(&mut Bytes::copy_from_slice(wire)).unwrap();
     let mut message = tagged(packet);
@@ -78,7 +78,7 @@ fn negotiated() -> Rtx {
     Rtx::new(types, Arc::default())
 }
 
-/// With the stream bound as the crate does it, and its RTX stream like one of its own.
+/// With the stream bound the way the crate does it, its RTX stream like a separate one.
 fn receiving() -> Rtx {
     let mut rtx = negotiated();
     rtx.bind_remote_stream(&info(Some((REPAIR, 103))));
@@ -88,7 +88,7 @@ fn receiving() -> Rtx {
 
 /// The figure of RFC 4588 §4: the original sequence number, then the original payload.
 #[test]
-fn a_retransmission_becomes_the_packet_that_was_lost() {
+fn a_retransmission_becomes_the_lost_packet() {
     let mut rtx = receiving();
     let wire_media = wire(102, 0x1233, MEDIA, &[0x67, 1, 2]);
     assert_eq!(reads(&mut rtx, &wire_media).as_deref(), Some(&wire_media[..]));
@@ -96,8 +96,8 @@ fn a_retransmission_becomes_the_packet_that_was_lost() {
     let original = wire(MARKER + 102, 0x1234, MEDIA, &[0x65, 3, 4]);
     assert_eq!(reads(&mut rtx, &retransmitted), Some(original.clone()));
     let again = wire(MARKER + 103, 43, REPAIR, &[0x12, 0x34, 0x65, 3, 4]);
-    assert_eq!(reads(&mut rtx, &again), None, "a probe with what has arrived");
-    assert_eq!(reads(&mut rtx, &original), None, "it was only late");
+    assert_eq!(reads(&mut rtx, &again), None, "a probe with an arrived packet");
+    assert_eq!(reads(&mut rtx, &original), None, "it was merely late");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn padding_is_dropped_and_a_retransmission_may_be_padded() {
     assert_eq!(reads(&mut rtx, &wire(103, 45, REPAIR, &[0, 9])), Some(wire(102, 9, MEDIA, &[])));
 }
 
-/// Many packets of padding in a row could be decrypted: the gate is not to report a peer that nobody understands.
+/// Many consecutive padding packets could be decrypted: the gate must not report undecryptable packets.
 #[test]
 fn padding_shows_that_packets_can_be_decrypted() {
     let gate = Arc::new(MediaGate::default());
@@ -135,12 +135,12 @@ fn padding_shows_that_packets_can_be_decrypted() {
 }
 
 #[test]
-fn a_stream_that_no_description_names_is_known_by_its_payload_type() {
+fn an_unnamed_stream_is_identified_by_its_payload_type() {
     let mut rtx = negotiated();
     rtx.bind_remote_stream(&info(None));
     let retransmitted = wire(103, 1, 0x0bad_cafe, &[0, 6, 0x65]);
     assert_eq!(reads(&mut rtx, &retransmitted), Some(wire(102, 6, MEDIA, &[0x65])));
-    // Of two streams it repairs the one that was heard last.
+    // Of two streams it repairs the one active last.
     rtx.bind_remote_stream(&StreamInfo { ssrc: 5, ..info(None) });
     assert!(reads(&mut rtx, &wire(102, 900, 5, &[0x67])).is_some());
     let retransmitted = wire(103, 2, 0x0bad_cafe, &[3, 0x85, 0x65]);
@@ -148,21 +148,21 @@ fn a_stream_that_no_description_names_is_known_by_its_payload_type() {
 }
 
 #[test]
-fn without_an_agreement_packets_pass_as_they_are() {
+fn without_an_agreement_packets_pass_unchanged() {
     let mut rtx = Rtx::new(RtxTypes::default(), Arc::default());
     rtx.bind_remote_stream(&info(None));
     let other = wire(103, 1, REPAIR, &[0, 6, 0x65]);
     assert_eq!(reads(&mut rtx, &other), Some(other.clone()));
-    // The crate names our RTX stream also when the peer has no payload type for it.
+    // The crate names our RTX stream even if the peer has no payload type for it.
     rtx.bind_local_stream(&StreamInfo { ssrc_rtx: Some(REPAIR), ..info(None) });
     let media = wire(102, 7, MEDIA, &[0x65]);
     assert_eq!(writes(&mut rtx, &media, true), media);
-    // And a retransmission of nothing that is known is nobody's.
+    // A retransmission of an unknown stream is dropped.
     assert_eq!(reads(&mut negotiated(), &other), None);
 }
 
 #[test]
-fn what_is_sent_again_is_wrapped_and_can_be_restored() {
+fn retransmissions_are_wrapped_and_can_be_restored() {
     let (mut sender, mut receiver) = (negotiated(), receiving());
     sender.bind_local_stream(&info(Some((REPAIR, 103))));
     let first = wire(102, 0xfffe, MEDIA, &[0x67, 9]);
@@ -182,7 +182,7 @@ fn what_is_sent_again_is_wrapped_and_can_be_restored() {
     }
 }
 
-/// A receiver report says of the last packet that it came only when it came as it was.
+/// A receiver report shows the arrival of the last packet only if it came unwrapped.
 #[test]
 fn the_last_packet_is_repeated_as_it_was_sent() {
     let mut rtx = negotiated();

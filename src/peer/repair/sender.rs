@@ -1,4 +1,4 @@
-//! The sender's side: sends again what is asked for, and the last packet until it has arrived.
+//! The sender's end of repair: retransmits requested packets, and the last packet until it has arrived.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,38 +18,38 @@ use rtc::{
 };
 
 use super::{
-    RoundTripHint, has_nack, resend::Resend, round_trip::RoundTrip, rtx::AsSent, tail::Tail,
+    RttSeed, has_nack, resend::Resend, round_trip::RoundTrip, rtx::AsSent, tail_probe::TailProbe,
 };
 use crate::peer::rate::SendRate;
 
 /// Sender reports remembered until a receiver report answers them.
 const MAX_REPORTS: usize = 8;
 
-/// One stream of ours.
-struct Stream {
+/// One of our streams.
+struct SentStream {
     resend: Resend,
-    tail: Tail,
+    tail_probe: TailProbe,
     round_trip: RoundTrip,
-    /// The middle of the NTP times of the last sender reports, and when they left.
+    /// Middle 32 bits of the NTP times of the last sender reports, and when they left.
     reports: VecDeque<(u32, Instant)>,
 }
 
-impl Stream {
+impl SentStream {
     fn on_report(&mut self, report: &ReceptionReport, now: Instant) {
         let answered = self.reports.iter().find(|(ntp, _)| *ntp == report.last_sender_report);
         if let Some((_, sent)) = answered.filter(|_| report.last_sender_report != 0) {
             let held = Duration::from_secs_f64(f64::from(report.delay) / 65_536.0);
             self.round_trip.sample(now.saturating_duration_since(*sent).saturating_sub(held));
         }
-        let answer = self.tail.acknowledged(report.last_sequence_number as u16, now);
+        let answer = self.tail_probe.acknowledged(report.last_sequence_number as u16, now);
         if let Some(answer) = answer.filter(|_| !self.round_trip.is_measured()) {
             self.round_trip.sample(answer);
         }
     }
 
     fn on_nack(&mut self, nack: &TransportLayerNack, now: Instant) {
-        let asked = nack.nacks.iter().flat_map(NackPair::packet_list);
-        self.resend.asked(asked, &self.round_trip, now);
+        let requested = nack.nacks.iter().flat_map(NackPair::packet_list);
+        self.resend.requested(requested, &self.round_trip, now);
     }
 
     fn take(&mut self, now: Instant) -> Option<AttributedPacket> {
@@ -58,31 +58,31 @@ impl Stream {
         if let Some(packet) = self.resend.take(now) {
             return Some(retransmission(packet));
         }
-        let last = self.tail.take(&self.round_trip, now)?;
+        let last = self.tail_probe.take(&self.round_trip, now)?;
         self.resend.packet(last).map(|packet| AsSent::mark(retransmission(packet)))
     }
 
     fn due(&self) -> Option<Instant> {
-        [self.resend.due(), self.tail.due()].into_iter().flatten().min()
+        [self.resend.due(), self.tail_probe.due()].into_iter().flatten().min()
     }
 }
 
-/// The interceptor. It stands where the crate's NACK responder would.
+/// The interceptor. It takes the place of the crate's NACK responder.
 pub(in crate::peer) struct RepairSender {
     answers: bool,
     rate: SendRate,
-    hint: RoundTripHint,
-    streams: HashMap<u32, Stream>,
+    seed: RttSeed,
+    streams: HashMap<u32, SentStream>,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
 }
 
 impl RepairSender {
-    pub(in crate::peer) fn new(answers: bool, rate: SendRate, hint: RoundTripHint) -> Self {
+    pub(in crate::peer) fn new(answers: bool, rate: SendRate, seed: RttSeed) -> Self {
         Self {
             answers,
             rate,
-            hint,
+            seed,
             streams: HashMap::new(),
             read_queue: VecDeque::new(),
             write_queue: VecDeque::new(),
@@ -108,7 +108,7 @@ impl RepairSender {
         }
     }
 
-    /// Our own sender reports, which receiver reports refer to.
+    /// Records our own sender reports, which receiver reports refer to.
     fn on_rtcp_out(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>], now: Instant) {
         for packet in packets {
             if let Some(report) = packet.as_any().downcast_ref::<SenderReport>()
@@ -145,8 +145,8 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for RepairSender {
             Packet::Rtp(packet) => {
                 if let Some(stream) = self.streams.get_mut(&packet.header.ssrc) {
                     let sequence = stream.resend.sent(packet);
-                    let early = packet.header.marker && stream.resend.loses();
-                    stream.tail.sent(sequence, early, &stream.round_trip, message.now);
+                    let early = packet.header.marker && stream.resend.is_lossy();
+                    stream.tail_probe.sent(sequence, early, &stream.round_trip, message.now);
                 }
             }
             Packet::Rtcp(packets) => self.on_rtcp_out(packets, message.now),
@@ -171,7 +171,7 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for RepairSender {
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
-        self.streams.values().filter_map(Stream::due).min()
+        self.streams.values().filter_map(SentStream::due).min()
     }
 }
 
@@ -180,10 +180,10 @@ impl Interceptor for RepairSender {
         if !self.answers || !has_nack(info) {
             return;
         }
-        let stream = Stream {
+        let stream = SentStream {
             resend: Resend::new(self.rate.clone()),
-            tail: Tail::default(),
-            round_trip: RoundTrip::new(self.hint.clone()),
+            tail_probe: TailProbe::default(),
+            round_trip: RoundTrip::new(self.seed.clone()),
             reports: VecDeque::new(),
         };
         self.streams.insert(info.ssrc, stream);

@@ -1,4 +1,4 @@
-//! Both sides over a way that loses packets, in virtual time.
+//! Both ends of repair over a path that loses packets, in virtual time.
 
 use std::{
     cmp::Reverse,
@@ -20,41 +20,41 @@ use crate::peer::rate::SendRate;
 pub(super) const MS: Duration = Duration::from_millis(1);
 const SSRC: u32 = 7;
 
-/// What the way does to the `n`th packet of a direction that leaves at this time.
-pub(super) trait Way {
-    /// How long it takes; `None` when it is lost.
+/// What the path does to the `n`th packet of a direction, sent at this time.
+pub(super) trait LossyPath {
+    /// Transit time; `None` if it is lost.
     fn carry(&mut self, down: bool, n: u32, at: Duration) -> Option<Duration>;
 }
 
-impl<F: FnMut(bool, u32, Duration) -> Option<Duration>> Way for F {
+impl<F: FnMut(bool, u32, Duration) -> Option<Duration>> LossyPath for F {
     fn carry(&mut self, down: bool, n: u32, at: Duration) -> Option<Duration> {
         self(down, n, at)
     }
 }
 
-/// What came out at the other end, and what it took.
+/// What arrived at the receiver, and the cost.
 #[derive(Debug, Default)]
 pub(super) struct Run {
     /// Arrival of each RTP packet.
-    pub(super) came: BTreeMap<u16, Duration>,
-    /// RTP packets sent, the first time or again.
+    pub(super) arrived: BTreeMap<u16, Duration>,
+    /// RTP packets sent, including retransmissions.
     pub(super) rtp: u32,
-    /// Of those, lost.
+    /// Number of these that were lost.
     pub(super) lost: u32,
     /// RTCP messages sent to the sender.
     pub(super) rtcp: u32,
-    /// Packets that came twice.
+    /// Packets that arrived twice.
     pub(super) twice: u32,
 }
 
-/// A packet on its way: due, number, towards the receiver.
+/// A packet in flight: arrival time, number, towards the receiver.
 type Flying = Reverse<(Duration, u32, bool)>;
 
 pub(super) struct Rig<W> {
     sender: RepairSender,
     receiver: RepairReceiver,
-    way: W,
-    begun: Instant,
+    path: W,
+    epoch: Instant,
     now: Duration,
     flying: BinaryHeap<Flying>,
     packets: BTreeMap<u32, Packet>,
@@ -64,24 +64,24 @@ pub(super) struct Rig<W> {
     pub(super) run: Run,
 }
 
-impl<W: Way> Rig<W> {
-    pub(super) fn new(way: W) -> Self {
+impl<W: LossyPath> Rig<W> {
+    pub(super) fn new(path: W) -> Self {
         let info = StreamInfo {
             ssrc: SSRC,
             clock_rate: 90_000,
             rtcp_feedback: vec![RTCPFeedback { typ: "nack".into(), parameter: String::new() }],
             ..StreamInfo::default()
         };
-        let hint = RoundTripHint::default();
-        let mut sender = RepairSender::new(true, SendRate::new(1_000_000_000), hint.clone());
-        let mut receiver = RepairReceiver::new(true, hint, Repairing::default());
+        let rtt_seed = RttSeed::default();
+        let mut sender = RepairSender::new(true, SendRate::new(1_000_000_000), rtt_seed.clone());
+        let mut receiver = RepairReceiver::new(true, rtt_seed, PeerRepairs::default());
         sender.bind_local_stream(&info);
         receiver.bind_remote_stream(&info);
         Self {
             sender,
             receiver,
-            way,
-            begun: Instant::now(),
+            path,
+            epoch: Instant::now(),
             now: Duration::ZERO,
             flying: BinaryHeap::new(),
             packets: BTreeMap::new(),
@@ -94,18 +94,18 @@ impl<W: Way> Rig<W> {
 
     fn tagged(&self, packet: Packet, at: Duration) -> TaggedPacket {
         TaggedPacket {
-            now: self.begun + at,
+            now: self.epoch + at,
             transport: TransportContext::default(),
             message: AttributedPacket::new(packet),
         }
     }
 
-    /// Sends an access unit of `count` packets, which begins with an SPS, at once.
+    /// Sends an access unit of `count` packets, which begins with an SPS, in one burst.
     fn picture(&mut self, first: u16, count: u16, at: Duration) {
         self.paced(first, count, at, Duration::ZERO);
     }
 
-    /// Sends one whose packets leave so far apart.
+    /// Sends one with this interval between packets.
     pub(super) fn paced(&mut self, first: u16, count: u16, at: Duration, apart: Duration) {
         for index in 0..count {
             let header = rtp::header::Header {
@@ -127,7 +127,7 @@ impl<W: Way> Rig<W> {
         }
     }
 
-    /// Forgets which sequence numbers have come long before this one: they are used again after a turn.
+    /// Forgets sequence numbers that arrived long before this one: they are reused after a wrap.
     pub(super) fn forget(&mut self, before: u16) {
         self.replayed.retain(|sequence| before.wrapping_sub(*sequence) < WINDOW);
     }
@@ -146,7 +146,7 @@ impl<W: Way> Rig<W> {
     fn fly(&mut self, packet: Packet, down: bool, at: Duration) {
         let count = &mut self.counts[usize::from(down)];
         *count += 1;
-        let Some(takes) = self.way.carry(down, *count - 1, at) else {
+        let Some(takes) = self.path.carry(down, *count - 1, at) else {
             self.run.lost += u32::from(down);
             return;
         };
@@ -155,12 +155,12 @@ impl<W: Way> Rig<W> {
         self.flying.push(Reverse((at + takes, self.number, down)));
     }
 
-    /// Lets time go by until then.
+    /// Lets time pass until then.
     pub(super) fn until(&mut self, end: Duration) {
         loop {
             let timers = [self.sender.poll_timeout(), self.receiver.poll_timeout()];
             let timer =
-                timers.iter().flatten().min().map(|at| at.saturating_duration_since(self.begun));
+                timers.iter().flatten().min().map(|at| at.saturating_duration_since(self.epoch));
             let flight = self.flying.peek().map(|Reverse((due, ..))| *due);
             let Some(now) = [timer, flight].into_iter().flatten().min().filter(|at| *at <= end)
             else {
@@ -172,8 +172,8 @@ impl<W: Way> Rig<W> {
             if flight.is_some_and(|due| due <= now) {
                 self.land();
             } else {
-                self.sender.handle_timeout(self.begun + now).unwrap();
-                self.receiver.handle_timeout(self.begun + now).unwrap();
+                self.sender.handle_timeout(self.epoch + now).unwrap();
+                self.receiver.handle_timeout(self.epoch + now).unwrap();
             }
             self.launch(now);
         }
@@ -184,12 +184,12 @@ impl<W: Way> Rig<W> {
         let Some(packet) = self.packets.remove(&number) else { return };
         if let Packet::Rtp(packet) = &packet {
             let sequence = packet.header.sequence_number;
-            // As the replay protection of SRTP does.
+            // Like the replay protection of SRTP.
             if !self.replayed.insert(sequence) {
                 self.run.twice += 1;
                 return;
             }
-            self.run.came.insert(sequence, at);
+            self.run.arrived.insert(sequence, at);
         }
         let packet = self.tagged(packet, at);
         if down {
@@ -202,16 +202,16 @@ impl<W: Way> Rig<W> {
     }
 }
 
-/// One keyframe of `count` packets over that way.
-fn one(count: u16, way: impl Way) -> Run {
-    let mut rig = Rig::new(way);
+/// One keyframe of `count` packets over this path.
+fn one(count: u16, path: impl LossyPath) -> Run {
+    let mut rig = Rig::new(path);
     rig.picture(1000, count, Duration::ZERO);
     rig.until(Duration::from_secs(20));
     rig.run
 }
 
 /// Loses packets of the first transmission.
-fn loses(lost: impl Fn(u32) -> bool) -> impl Way {
+fn loses(lost: impl Fn(u32) -> bool) -> impl LossyPath {
     move |down: bool, n: u32, _: Duration| (!(down && lost(n))).then_some(50 * MS)
 }
 
@@ -225,16 +225,16 @@ pub(super) fn share(state: &mut u64) -> f64 {
 }
 
 #[test]
-fn where_nothing_is_lost_nothing_is_sent_again() {
+fn without_loss_nothing_is_retransmitted() {
     for delay in [Duration::ZERO, MS, 50 * MS, 70 * MS] {
         let run = one(85, |_: bool, _: u32, _: Duration| Some(delay));
-        assert_eq!((run.came.len(), run.rtp), (85, 85), "{delay:?}");
+        assert_eq!((run.arrived.len(), run.rtp), (85, 85), "{delay:?}");
     }
 }
 
 #[test]
-fn whatever_is_lost_comes() {
-    // The first packet lost, the last one, and which of those between.
+fn every_lost_packet_is_repaired() {
+    // The first packet, the last one, or some in between are lost.
     let patterns = [
         ("the first", 0, 0, 1),
         ("the last", 84, 84, 1),
@@ -246,45 +246,45 @@ fn whatever_is_lost_comes() {
     ];
     for (name, first, last, step) in patterns {
         let run = one(85, loses(|n| (first..=last).contains(&n) && (n - first) % step == 0));
-        assert_eq!(run.came.len(), 85, "{name}");
-        // The packets, each once more, and a few copies.
+        assert_eq!(run.arrived.len(), 85, "{name}");
+        // The packets, one retransmission of each, and a few copies.
         assert!(run.rtp <= 85 + 88 + 25, "{name}: {} sent", run.rtp);
     }
 }
 
 #[test]
-fn a_lost_tail_comes_after_two_round_trips() {
+fn a_lost_tail_arrives_after_two_round_trips() {
     for (lost, within) in [(1, 300 * MS), (5, 450 * MS)] {
         let run = one(85, loses(|n| n < 85 && n >= 85 - lost));
-        let last = run.came.values().max().unwrap();
-        // The round trip is not known yet, and taken for 150 ms.
+        let last = run.arrived.values().max().unwrap();
+        // The round trip is still unknown, and assumed to be 150 ms.
         assert!(*last <= within, "{lost} lost: {last:?}");
     }
 }
 
 #[test]
-fn an_outage_of_a_second_only_delays() {
+fn an_outage_of_a_second_only_causes_delay() {
     let outage = |down: bool, n: u32, at: Duration| {
         let dark = (5 * MS..1005 * MS).contains(&at) || (down && (30..85).contains(&n) && at < MS);
         (!dark).then_some(50 * MS)
     };
     let run = one(85, outage);
-    assert_eq!(run.came.len(), 85);
-    let last = *run.came.values().max().unwrap();
+    assert_eq!(run.arrived.len(), 85);
+    let last = *run.arrived.values().max().unwrap();
     assert!(last < Duration::from_millis(1005 + 400 + 200), "{last:?}");
 }
 
 #[test]
-fn without_repair_what_is_lost_stays_lost() {
+fn without_repair_lost_packets_stay_lost() {
     let mut rig = Rig::new(loses(|n| n == 3 || n == 9));
-    rig.sender = RepairSender::new(false, SendRate::default(), RoundTripHint::default());
+    rig.sender = RepairSender::new(false, SendRate::default(), RttSeed::default());
     let info = StreamInfo { ssrc: SSRC, clock_rate: 90_000, ..StreamInfo::default() };
-    rig.receiver = RepairReceiver::new(false, RoundTripHint::default(), Repairing::default());
+    rig.receiver = RepairReceiver::new(false, RttSeed::default(), PeerRepairs::default());
     rig.sender.bind_local_stream(&info);
     rig.receiver.bind_remote_stream(&info);
     rig.picture(0, 10, Duration::ZERO);
     rig.until(Duration::from_secs(10));
-    assert_eq!(rig.run.came.len(), 8);
+    assert_eq!(rig.run.arrived.len(), 8);
     assert!((9..=12).contains(&rig.run.rtcp), "{} reports in ten seconds", rig.run.rtcp);
 }
 
@@ -292,7 +292,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_loss_below_all_is_repaired(
+    fn any_partial_loss_is_repaired(
         seed: u64,
         loss in 0.0..0.5_f64,
         delay in 0..200_u32,
@@ -302,21 +302,21 @@ proptest! {
         pictures in 1..4_u16,
     ) {
         let mut state = seed;
-        let way = move |_: bool, _: u32, _: Duration| {
+        let path = move |_: bool, _: u32, _: Duration| {
             let lost = share(&mut state) < loss;
             let takes = delay * MS + (jitter * MS).mul_f64(share(&mut state));
             (!lost).then_some(takes)
         };
-        let mut rig = Rig::new(way);
+        let mut rig = Rig::new(path);
         for picture in 0..pictures {
             let at = u32::from(picture) * Duration::from_millis(3500);
-            // SRTP's own counter asks for a first sequence number in the lower half.
+            // SRTP's own counter requires a first sequence number in the lower half.
             rig.picture((first & 0x7fff).wrapping_add(picture * count), count, at);
             rig.until(at + Duration::from_millis(3499));
         }
         rig.until(Duration::from_secs(40));
         let all = (0..count * pictures).map(|index| (first & 0x7fff).wrapping_add(index));
-        let never: Vec<u16> = all.filter(|sequence| !rig.run.came.contains_key(sequence)).collect();
-        prop_assert!(never.is_empty(), "never came: {:?} of {:?}", never, rig.run);
+        let never: Vec<u16> = all.filter(|sequence| !rig.run.arrived.contains_key(sequence)).collect();
+        prop_assert!(never.is_empty(), "never arrived: {:?} of {:?}", never, rig.run);
     }
 }

@@ -1,41 +1,42 @@
-//! Our answer as the peer gets it, from the one that the `rtc` crate wrote to what it was shown of the offer.
+//! Our answer for the peer, made from the `rtc` crate's answer to the rewritten offer.
 
 use std::io::Cursor;
 
 use rtc::sdp::SessionDescription;
 
-use super::{hints::Hints, lines::Line, transport::Setup};
+use super::{hints::Hints, lines::MediaLine, transport::Setup};
 
-/// What the answer has to repeat of an offer.
+/// What the answer has to repeat from an offer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shape {
-    pub(in crate::peer) lines: Vec<Line>,
-    /// Whether the lines that are used are in a BUNDLE group.
+    pub(in crate::peer) lines: Vec<MediaLine>,
+    /// Whether the used lines are in a BUNDLE group.
     pub(in crate::peer) bundled: bool,
-    /// The DTLS role that the offer takes, when it does not leave the choice.
+    /// The DTLS role that the offerer takes, if it does not leave the choice.
     pub(in crate::peer) setup: Option<Setup>,
 }
 
 impl Shape {
-    /// How many m-lines the crate sees.
+    /// Number of m-lines that the crate sees.
     pub(in crate::peer) fn used(&self) -> usize {
         self.lines.iter().filter(|line| line.used).count()
     }
 
-    /// The m-line that our candidates belong to: its `a=mid` and index.
+    /// The m-line of our candidates: its `a=mid` and index.
     pub(in crate::peer) fn candidate_line(&self) -> Option<(String, u16)> {
         let index = self.lines.iter().position(|line| line.used)?;
         Some((self.lines[index].mid.clone(), u16::try_from(index).ok()?))
     }
 
-    /// The answer for the peer: m-lines that the crate did not see are rejected (RFC 3264 §6), `setup` is the role
-    /// that this end really has, and there is no group that the offer did not have (RFC 5888 §9.2). `hints` are added to it.
+    /// The answer for the peer: m-lines that the crate did not see are rejected (RFC 3264 §6), `setup` is the
+    /// actual DTLS role of this peer, and there is no group that the offer did not have (RFC 5888 §9.2). `hints`
+    /// are added.
     ///
-    /// `rtc` 0.21.1 always writes the `a=setup` it is configured with (`peer_connection/mod.rs:984`), although its role
-    /// is the other one when the offer takes one itself (`transport/dtls/mod.rs:160`).
+    /// `rtc` 0.21.1 always writes the `a=setup` it is configured with (`peer_connection/mod.rs:984`), although it
+    /// takes the other role if the offer states one (`transport/dtls/mod.rs:160`).
     ///
     /// # Errors
-    /// The crate's words when it cannot read its own answer.
+    /// The crate's error message when it cannot read its own answer.
     pub(in crate::peer) fn finish(
         &self,
         answer: &str,
@@ -46,8 +47,8 @@ impl Shape {
             .map_err(|error| error.to_string())?;
         if let Some(setup) = setup {
             let lines = answer.media_descriptions.iter_mut();
-            let said = lines.flat_map(|line| &mut line.attributes).filter(|a| a.key == "setup");
-            said.for_each(|attribute| attribute.value = Some(setup.as_str().to_owned()));
+            let setups = lines.flat_map(|line| &mut line.attributes).filter(|a| a.key == "setup");
+            setups.for_each(|attribute| attribute.value = Some(setup.as_str().to_owned()));
         }
         if let Some(hints) = hints {
             answer.media_descriptions.iter_mut().for_each(|line| hints.write(line));
@@ -55,9 +56,9 @@ impl Shape {
         if !self.bundled {
             answer.attributes.retain(|attribute| attribute.key != "group");
         }
-        let mut taken = std::mem::take(&mut answer.media_descriptions).into_iter();
+        let mut used = std::mem::take(&mut answer.media_descriptions).into_iter();
         for line in &self.lines {
-            let line = if line.used { taken.next() } else { Some(line.rejected()) };
+            let line = if line.used { used.next() } else { Some(line.rejected()) };
             answer.media_descriptions.extend(line);
         }
         Ok(answer.marshal())

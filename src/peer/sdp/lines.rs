@@ -1,10 +1,10 @@
-//! Which m-lines of a remote description the `rtc` crate is shown: H.264 video and the data channel, on one
-//! transport. Of the others our answer only has to say that they are rejected (RFC 3264 §6).
+//! Selects the m-lines of a remote description that the `rtc` crate sees: H.264 video and the data channel, on one
+//! transport. Our answer only has to reject the others (RFC 3264 §6).
 //!
-//! `rtc` 0.21.1 refuses a whole description for an m-line that it would not use anyway: for a payload type without
-//! `a=rtpmap` (`peer_connection/sdp/mod.rs:1410`), a format that is not a number, or a missing `a=mid`
-//! (`peer_connection/mod.rs:1395`); it leaves an m-line without a direction out of its answer (`internal.rs:310`), and
-//! accepts one of port 0.
+//! `rtc` 0.21.1 rejects a whole description because of an m-line that it would not use anyway: for a payload type
+//! without `a=rtpmap` (`peer_connection/sdp/mod.rs:1410`), a format that is not a number, or a missing `a=mid`
+//! (`peer_connection/mod.rs:1395`); it leaves an m-line without a direction out of its answer (`internal.rs:310`),
+//! and accepts one with port 0.
 
 use std::collections::HashSet;
 
@@ -17,21 +17,21 @@ use rtc::sdp::description::{
 /// Directions of an m-line (RFC 8866 §6.7).
 const DIRECTIONS: [&str; 4] = ["sendrecv", "sendonly", "recvonly", "inactive"];
 
-/// An m-line of the remote description, as far as our answer repeats it.
+/// An m-line of the remote description, with everything that our answer repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::peer) struct Line {
+pub(in crate::peer) struct MediaLine {
     /// `video`, `audio`, `application`, …
     media: String,
     protocols: Vec<String>,
     formats: Vec<String>,
-    /// Its `a=mid`, or the name it has been given.
+    /// Its `a=mid`, or the name assigned to it.
     pub(in crate::peer) mid: String,
     /// Whether the crate sees it.
     pub(in crate::peer) used: bool,
 }
 
-impl Line {
-    /// Whether it is the data channel that the crate sees.
+impl MediaLine {
+    /// Whether it is the data channel, and the crate sees it.
     pub(in crate::peer) fn is_data(&self) -> bool {
         self.used && self.media == "application"
     }
@@ -68,7 +68,7 @@ pub(super) fn name(lines: &mut [MediaDescription]) {
     for (index, line) in lines.iter_mut().enumerate() {
         if mid(line).is_empty() {
             line.attributes.retain(|attribute| attribute.key != "mid");
-            // Each line takes one name at most, so one of as many again is free.
+            // Each line takes at most one name, so one of twice as many is free.
             let mut names = (index..=most).map(|number| number.to_string());
             let free = names.find(|name| taken.insert(name.clone()));
             line.attributes.push(Attribute::new("mid".into(), free));
@@ -76,9 +76,9 @@ pub(super) fn name(lines: &mut [MediaDescription]) {
     }
 }
 
-/// The `a=mid` of the m-lines that share the transport of the first H.264 video (RFC 9143), in the order of their
-/// group; none when that is in no group. Port 0 of a member that says `a=bundle-only` (RFC 9143 §6) is replaced, for
-/// it does not mean that the line is rejected.
+/// The `a=mid` of the m-lines that share the transport of the first H.264 video (RFC 9143), in group order; none if
+/// that is not in a group. Port 0 of a `a=bundle-only` member (RFC 9143 §6) is replaced, for it does not mean that
+/// the line is rejected.
 pub(super) fn bundle(description: &mut SessionDescription) -> Option<Vec<String>> {
     let groups: Vec<Vec<String>> = description
         .attributes
@@ -97,7 +97,7 @@ pub(super) fn bundle(description: &mut SessionDescription) -> Option<Vec<String>
     groups.into_iter().find(|group| group.iter().any(|member| member == mid(video)))
 }
 
-/// Whether a member of the group, or any m-line when there is none, is not rejected.
+/// Whether the line is not rejected and a member of the group, if there is one.
 pub(super) fn shares(line: &MediaDescription, group: Option<&[String]>) -> bool {
     line.media_name.port.value != 0
         && group.is_none_or(|members| members.iter().any(|member| member == mid(line)))
@@ -119,24 +119,28 @@ fn codec<'a>(line: &'a MediaDescription, format: &str) -> Option<&'a str> {
     })
 }
 
-/// As the crate recognizes it (`rtc` 0.21.1, `peer_connection/sdp/mod.rs:1320`).
+/// Matches what the crate recognizes (`rtc` 0.21.1, `peer_connection/sdp/mod.rs:1320`).
 fn is_data_channel(line: &MediaDescription) -> bool {
     line.media_name.media == "application" && line.media_name.formats == ["webrtc-datachannel"]
 }
 
-/// Whether the crate is shown this line.
+/// Whether the crate sees this line.
 pub(super) fn is_used(line: &MediaDescription, group: Option<&[String]>) -> bool {
     shares(line, group) && (is_h264(line) || is_data_channel(line))
 }
 
-/// Shows the crate the m-lines that can be used, and hides the others.
-pub(super) fn hide(description: &mut SessionDescription, group: Option<&[String]>) -> Vec<Line> {
+/// Leaves the usable m-lines for the crate, and hides the others.
+pub(super) fn hide(
+    description: &mut SessionDescription,
+    group: Option<&[String]>,
+) -> Vec<MediaLine> {
     let direction = DIRECTIONS.into_iter().find(|key| has(&description.attributes, key));
     let direction = direction.unwrap_or("sendrecv");
     let hide_unused = |line: &mut MediaDescription| {
         let used = is_used(line, group);
         let MediaName { media, protos, formats, .. } = line.media_name.clone();
-        let found = Line { media, protocols: protos, formats, mid: mid(line).to_owned(), used };
+        let found =
+            MediaLine { media, protocols: protos, formats, mid: mid(line).to_owned(), used };
         if !used {
             *line = hidden(&found.mid);
         } else if !is_data_channel(line) {
@@ -147,12 +151,12 @@ pub(super) fn hide(description: &mut SessionDescription, group: Option<&[String]
     description.media_descriptions.iter_mut().map(hide_unused).collect()
 }
 
-/// Names the lines that are used as the members of the only group: those of `group`, or the only one there is, which
-/// the crate would reject without a group (`rtc` 0.21.1, `peer_connection/internal.rs:385`).
+/// Makes the used lines the members of the only group: those of `group`, or a single line, which the crate would
+/// reject without a group (`rtc` 0.21.1, `peer_connection/internal.rs:385`).
 pub(super) fn regroup(
     description: &mut SessionDescription,
     group: Option<&[String]>,
-    lines: &[Line],
+    lines: &[MediaLine],
 ) {
     description.attributes.retain(|attribute| attribute.key != "group");
     let used: Vec<&str> =
@@ -166,7 +170,7 @@ pub(super) fn regroup(
     description.attributes.push(Attribute::new("group".into(), Some(value)));
 }
 
-/// Of a kind that the crate passes over, in offers and answers.
+/// A kind of m-line that the crate skips, in offers and answers.
 fn hidden(mid: &str) -> MediaDescription {
     let mut line = MediaDescription::new_jsep_media_description("text".into(), Vec::new())
         .with_value_attribute("mid".into(), mid.to_owned())
@@ -176,8 +180,8 @@ fn hidden(mid: &str) -> MediaDescription {
     line
 }
 
-/// Gives a video m-line what others leave to the reader: a direction (RFC 8866 §6.7), and the payload types that
-/// `a=rtcp-fb:*` stands for (RFC 4585 §4.2). Payload types that nothing describes are left out.
+/// Adds to a video m-line what some implementations leave implicit: a direction (RFC 8866 §6.7), and the payload
+/// types that `a=rtcp-fb:*` stands for (RFC 4585 §4.2). Payload types without a description are omitted.
 fn complete(line: &mut MediaDescription, direction: &str) {
     if !DIRECTIONS.iter().any(|key| has(&line.attributes, key)) {
         line.attributes.push(Attribute::new(direction.to_owned(), None));
@@ -205,8 +209,8 @@ fn complete(line: &mut MediaDescription, direction: &str) {
     line.media_name.formats = formats;
 }
 
-/// Writes the Constrained Baseline profile as this side does: each of 42c0, 42d0, 42e0 and 42f0 is it (RFC 6184 §8.1,
-/// table 5), and the crate compares digits (`rtc` 0.21.1, `rtp_transceiver/fmtp/h264/mod.rs:28`).
+/// Writes the Constrained Baseline profile as this peer does: 42c0, 42d0, 42e0 and 42f0 all denote it (RFC 6184
+/// §8.1, table 5), and the crate compares digits (`rtc` 0.21.1, `rtp_transceiver/fmtp/h264/mod.rs:28`).
 fn name_profile(parameters: &mut String) {
     const KEY: &str = "profile-level-id=";
     let Some(at) = parameters.find(KEY).map(|at| at + KEY.len()) else { return };
@@ -219,5 +223,5 @@ fn name_profile(parameters: &mut String) {
     }
 }
 
-/// Payload types there can be (RFC 3551 §3).
+/// Number of possible payload types (RFC 3551 §3).
 const MAX_FORMATS: usize = 128;

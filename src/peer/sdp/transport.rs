@@ -1,11 +1,11 @@
 //! The transport of a remote description: ICE credentials, candidates, DTLS fingerprint and role. This peer has one
-//! for all m-lines, and `rtc` 0.21.1 takes a description only when every line says the same of it.
+//! for all m-lines, and `rtc` 0.21.1 accepts a description only if all lines agree on it.
 //!
-//! - ICE credentials that differ between m-lines are refused (`peer_connection/sdp/mod.rs:1276`), although a bundled
-//!   line may have its own until the answer says that they share a transport (RFC 9143 §7.2)
-//! - of the fingerprints only the first of the session and of each m-line is read, and all of those must be equal
+//! - ICE credentials that differ between m-lines are rejected (`peer_connection/sdp/mod.rs:1276`), although a
+//!   bundled line may have its own until the answer confirms the shared transport (RFC 9143 §7.2)
+//! - only the first fingerprint of the session and of each m-line is read, and all of those must be equal
 //!   (`sdp/mod.rs:1212`); only SHA-256 can be verified (`transport/dtls/mod.rs:215`)
-//! - the DTLS role is not read from the session (`transport/dtls/role.rs:157`)
+//! - the session-level DTLS role is not read (`transport/dtls/role.rs:157`)
 
 use std::collections::HashSet;
 
@@ -15,19 +15,19 @@ use rtc::sdp::description::{
 
 use super::{
     SdpError,
-    lines::{Line, has, is_used, mid, shares, value},
+    lines::{MediaLine, has, is_used, mid, shares, value},
 };
 
-/// Attributes that are written again; candidates are, too.
+/// Attributes that are removed and written again, in addition to candidates.
 const KEYS: [&str; 4] = ["ice-ufrag", "ice-pwd", "fingerprint", "setup"];
 
-/// Bytes of a SHA-256, which is what the crate can verify.
+/// Length of a SHA-256 digest, the only hash that the crate can verify.
 const DIGEST_BYTES: usize = 32;
 
-/// Hash functions named in a message; a peer may name any number.
+/// Maximum number of hash functions named in a message; a peer may list any number.
 const MAX_NAMED: usize = 8;
 
-/// Who begins the DTLS handshake (RFC 8842 §5).
+/// DTLS role, which decides who starts the handshake (RFC 8842 §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::peer) enum Setup {
     /// The client.
@@ -37,7 +37,7 @@ pub(in crate::peer) enum Setup {
 }
 
 impl Setup {
-    /// What the answer says when the offer says this.
+    /// The role of the answerer if the offerer takes this one.
     pub(in crate::peer) fn answer(self) -> Self {
         match self {
             Self::Active => Self::Passive,
@@ -53,22 +53,22 @@ impl Setup {
     }
 }
 
-/// What a description says of its transport.
+/// The transport attributes of a description.
 #[derive(Debug, Default)]
-pub(super) struct Transport {
+pub(super) struct TransportAttributes {
     credentials: Option<(String, String)>,
     fingerprint: Option<String>,
     pub(super) setup: Option<Setup>,
-    /// Values of `a=candidate`, each once.
+    /// Values of `a=candidate` without duplicates.
     candidates: Vec<String>,
     no_more_candidates: bool,
 }
 
-impl Transport {
-    /// Reads the transport of the lines that are used. `group` is the BUNDLE group they are in.
+impl TransportAttributes {
+    /// Reads the transport of the used lines. `group` is their BUNDLE group.
     ///
     /// # Errors
-    /// [`SdpError::NotBundled`] when there are several, [`SdpError::Fingerprint`] when no fingerprint of it can be
+    /// [`SdpError::NotBundled`] if there are several, [`SdpError::Fingerprint`] if none of its fingerprints can be
     /// verified.
     pub(super) fn of(
         description: &SessionDescription,
@@ -76,9 +76,10 @@ impl Transport {
     ) -> Result<Self, SdpError> {
         let session = description.attributes.as_slice();
         let lines = tagged_first(description, group);
-        let first = lines.iter().find_map(|line| own(line)).or_else(|| credentials(session));
+        let first =
+            lines.iter().find_map(|line| own_credentials(line)).or_else(|| credentials(session));
         if group.is_none()
-            && lines.iter().any(|line| own(line).is_some_and(|own| Some(own) != first))
+            && lines.iter().any(|line| own_credentials(line).is_some_and(|own| Some(own) != first))
         {
             return Err(SdpError::NotBundled);
         }
@@ -88,7 +89,8 @@ impl Transport {
             .chain(lines.iter().skip(1).map(|line| line.attributes.as_slice()))
             .collect();
         let setup = levels.iter().find_map(|level| value(level, "setup"));
-        let of_it = lines.iter().filter(|line| own(line).is_none_or(|own| Some(own) == first));
+        let same_transport =
+            lines.iter().filter(|line| own_credentials(line).is_none_or(|own| Some(own) == first));
         Ok(Self {
             credentials: first.map(|(ufrag, password)| (ufrag.to_owned(), password.to_owned())),
             fingerprint: fingerprint(&levels)?,
@@ -97,27 +99,29 @@ impl Transport {
                     .into_iter()
                     .find(|known| setup.eq_ignore_ascii_case(known.as_str()))
             }),
-            no_more_candidates: of_it.clone().any(|l| has(&l.attributes, "end-of-candidates")),
-            candidates: candidates(of_it),
+            no_more_candidates: same_transport
+                .clone()
+                .any(|l| has(&l.attributes, "end-of-candidates")),
+            candidates: candidates(same_transport),
         })
     }
 
-    /// Writes it where the crate looks for it. Candidates stay when `takes` says so.
+    /// Writes it where the crate looks for it. A candidate stays if `takes` accepts it.
     pub(super) fn write(
         self,
         description: &mut SessionDescription,
-        lines: &[Line],
+        lines: &[MediaLine],
         mut takes: impl FnMut(&str) -> bool,
     ) {
-        let mut say = |key: &str, value: String| {
+        let mut add = |key: &str, value: String| {
             description.attributes.push(Attribute::new(key.to_owned(), Some(value)));
         };
         if let Some((ufrag, password)) = self.credentials {
-            say("ice-ufrag", ufrag);
-            say("ice-pwd", password);
+            add("ice-ufrag", ufrag);
+            add("ice-pwd", password);
         }
         if let Some(fingerprint) = self.fingerprint {
-            say("fingerprint", fingerprint);
+            add("fingerprint", fingerprint);
         }
         let used =
             description.media_descriptions.iter_mut().zip(lines).filter(|(_, line)| line.used);
@@ -135,7 +139,7 @@ impl Transport {
     }
 }
 
-/// Removes what [`Transport::write`] writes.
+/// Removes everything that [`TransportAttributes::write`] writes.
 pub(super) fn strip(description: &mut SessionDescription) {
     let other = |attribute: &Attribute| {
         !KEYS.contains(&attribute.key.as_str())
@@ -147,24 +151,24 @@ pub(super) fn strip(description: &mut SessionDescription) {
     }
 }
 
-/// The lines that share the transport: those that are used in the order of their group, whose first is the tagged one
-/// (RFC 9143 §7.3.1), then the rest of the group.
+/// The lines that share the transport: the used ones in group order, starting with the tagged one (RFC 9143
+/// §7.3.1), then the rest of the group.
 fn tagged_first<'a>(
     description: &'a SessionDescription,
     group: Option<&[String]>,
 ) -> Vec<&'a MediaDescription> {
     let lines = &description.media_descriptions;
-    let on_it = |line: &&MediaDescription| match group {
+    let shares_transport = |line: &&MediaDescription| match group {
         None => is_used(line, None),
         Some(_) => shares(line, group),
     };
     let place = |line: &MediaDescription| group?.iter().position(|member| member == mid(line));
-    let mut found: Vec<_> = lines.iter().filter(on_it).collect();
+    let mut found: Vec<_> = lines.iter().filter(shares_transport).collect();
     found.sort_by_cached_key(|line| (!is_used(line, group), place(line)));
     found
 }
 
-fn own(line: &MediaDescription) -> Option<(&str, &str)> {
+fn own_credentials(line: &MediaDescription) -> Option<(&str, &str)> {
     credentials(&line.attributes)
 }
 
@@ -182,17 +186,17 @@ fn candidates<'a>(lines: impl Iterator<Item = &'a &'a MediaDescription>) -> Vec<
         .collect()
 }
 
-/// The fingerprint to verify, of the first level that has any (RFC 8122 §5), in the form that the crate compares byte
-/// by byte; none when no level has one.
+/// The fingerprint to verify, from the first level that has any (RFC 8122 §5), in the form that the crate compares
+/// byte by byte; none if no level has one.
 fn fingerprint(levels: &[&[Attribute]]) -> Result<Option<String>, SdpError> {
     let mut hashes: Vec<String> = Vec::new();
     for level in levels {
         for attribute in level.iter().filter(|attribute| attribute.key == "fingerprint") {
-            let said = attribute.value.as_deref().unwrap_or_default();
-            if let Some(fingerprint) = verifiable(said) {
+            let value = attribute.value.as_deref().unwrap_or_default();
+            if let Some(fingerprint) = verifiable(value) {
                 return Ok(Some(fingerprint));
             }
-            let hash = said.split_ascii_whitespace().next().unwrap_or_default();
+            let hash = value.split_ascii_whitespace().next().unwrap_or_default();
             let hash = hash.to_ascii_lowercase();
             if hashes.len() < MAX_NAMED && !hashes.contains(&hash) {
                 hashes.push(hash);
@@ -205,8 +209,8 @@ fn fingerprint(levels: &[&[Attribute]]) -> Result<Option<String>, SdpError> {
     Ok(None)
 }
 
-fn verifiable(said: &str) -> Option<String> {
-    let mut words = said.split_ascii_whitespace();
+fn verifiable(value: &str) -> Option<String> {
+    let mut words = value.split_ascii_whitespace();
     let (hash, digits, end) = (words.next()?, words.next()?, words.next());
     let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
     let whole = digits.split(':').count() == DIGEST_BYTES && digits.split(':').all(is_byte);

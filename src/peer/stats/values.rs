@@ -1,21 +1,20 @@
-//! Puts right what the `rtc` crate (0.21.1, `src/statistics`) writes into stats objects: a value is as W3C
-//! has it, or it is left out.
+//! Normalizes stats objects of the `rtc` crate (0.21.1, `src/statistics`): a value follows W3C, or it is omitted.
 //!
-//! The crate writes all fields of an object. Those it never counts are zero, empty or the present time, and
-//! nothing tells them from measured ones but the lists below.
+//! The crate writes all fields of an object. Those it never counts are zero, empty or the current time, and only
+//! the lists below distinguish them from measured ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::super::{streams::StreamServers, tap::TapCounters};
+use super::super::{rtp_observer::RtpCounters, streams::StreamServers};
 use crate::types::RelayTransport;
 
 /// RTP clock of H.264 (RFC 6184 §5.1), Hz.
 const VIDEO_CLOCK: f64 = 90_000.0;
 
-/// Numbers of RTP streams that are counted, so that a zero is one.
+/// Values of RTP streams that are really counted, so that a zero is meaningful.
 const COUNTED: [&str; 12] = [
     "ssrc",
     "nackCount",
@@ -31,16 +30,20 @@ const COUNTED: [&str; 12] = [
     "headerBytesReceived",
 ];
 
-/// Corrects an object; false for one of a kind that W3C has only once something is known.
-pub(super) fn correct(value: &mut Value, streams: &StreamServers, tap: &TapCounters) -> bool {
+/// Normalizes an object; false if W3C defines the object only once something is known.
+pub(super) fn normalize(
+    value: &mut Value,
+    streams: &StreamServers,
+    counters: &RtpCounters,
+) -> bool {
     let Some(kind) = value.get("type").and_then(Value::as_str).map(str::to_owned) else {
         return true;
     };
     let Some(stats) = value.as_object_mut() else { return true };
     in_milliseconds(stats);
     if kind.ends_with("-rtp") {
-        rtp(&kind, stats, tap);
-        if !tap.reports.write(&kind, stats, VIDEO_CLOCK) {
+        rtp(&kind, stats, counters);
+        if !counters.reports.write(&kind, stats, VIDEO_CLOCK) {
             return false;
         }
     }
@@ -48,7 +51,7 @@ pub(super) fn correct(value: &mut Value, streams: &StreamServers, tap: &TapCount
         "certificate" => certificate(stats),
         "candidate-pair" => pair(stats),
         "local-candidate" | "remote-candidate" => candidate(&kind, stats, streams),
-        // Of sound only.
+        // Only audio has channels.
         "codec" => drop_zero(stats, &["channels"]),
         "transport" => transport(stats),
         _ => {}
@@ -61,7 +64,7 @@ pub(super) fn correct(value: &mut Value, streams: &StreamServers, tap: &TapCount
     true
 }
 
-/// The crate writes seconds; W3C `DOMHighResTimeStamp` is in milliseconds.
+/// Converts the crate's seconds: W3C `DOMHighResTimeStamp` is in milliseconds.
 fn in_milliseconds(stats: &mut Map<String, Value>) {
     let is_time = |key: &str| key == "timestamp" || key.ends_with("Timestamp");
     for (_, time) in stats.iter_mut().filter(|(key, _)| is_time(key)) {
@@ -69,36 +72,36 @@ fn in_milliseconds(stats: &mut Map<String, Value>) {
     }
 }
 
-fn rtp(kind: &str, stats: &mut Map<String, Value>, tap: &TapCounters) {
+fn rtp(kind: &str, stats: &mut Map<String, Value>, counters: &RtpCounters) {
     retransmitted(kind, stats);
-    let mut put = |key: &str, counter: &AtomicU64| {
+    let mut insert = |key: &str, counter: &AtomicU64| {
         stats.insert(key.to_owned(), json!(counter.load(Ordering::Relaxed)));
     };
     match kind {
         "inbound-rtp" => {
-            put("nackCount", &tap.nacks_sent);
-            put("pliCount", &tap.plis_sent);
-            // The present time; false and zero whatever decodes.
+            insert("nackCount", &counters.nacks_sent);
+            insert("pliCount", &counters.plis_sent);
+            // The current time; false and zero whatever the decoder.
             drop_all(stats, &["estimatedPlayoutTimestamp", "powerEfficientDecoder"]);
             drop_unless_positive(stats, "packetsReceived", &["lastPacketReceivedTimestamp"]);
         }
         "outbound-rtp" => {
-            put("nackCount", &tap.nacks_received);
-            put("pliCount", &tap.plis_received);
-            put("firCount", &tap.firs_received);
-            put("retransmittedPacketsSent", &tap.retransmissions_sent);
-            // Always `none` and false, also for a picture that was made smaller.
+            insert("nackCount", &counters.nacks_received);
+            insert("pliCount", &counters.plis_received);
+            insert("firCount", &counters.firs_received);
+            insert("retransmittedPacketsSent", &counters.retransmissions_sent);
+            // Always `none` and false, even for a picture that was scaled down.
             drop_all(stats, &["powerEfficientEncoder", "qualityLimitationReason"]);
         }
-        // A report says what was lost, not what came; the other one is `packetsLost` without its sign.
+        // A report counts losses, not arrivals; the second field is `packetsLost` without its sign.
         "remote-inbound-rtp" => drop_all(stats, &["packetsReceived", "packetsReportedAsLost"]),
         _ => {}
     }
     stats.retain(|key, value| value.as_f64() != Some(0.0) || COUNTED.contains(&key.as_str()));
 }
 
-/// Counts what was sent again on a stream of its own with the stream that it repairs, as W3C does. The crate names such
-/// a stream also when the peer did not agree on it.
+/// Adds retransmissions on a separate stream to the stream that they repair, as W3C does. The crate names such a
+/// stream even if the peer did not agree on it.
 fn retransmitted(kind: &str, stats: &mut Map<String, Value>) {
     let count = |stats: &Map<String, Value>, key: &str| {
         stats.get(key).and_then(Value::as_u64).unwrap_or_default()
@@ -121,7 +124,7 @@ fn retransmitted(kind: &str, stats: &mut Map<String, Value>) {
     }
 }
 
-/// The crate has no base64 and writes hexadecimal; RFC 4572 §5 has fingerprints in upper case.
+/// Converts hexadecimal to base64, which the crate lacks, and fingerprints to upper case (RFC 4572 §5).
 fn certificate(stats: &mut Map<String, Value>) {
     let der = stats.remove("base64Certificate");
     if let Some(der) = der.as_ref().and_then(Value::as_str).and_then(from_hex) {
@@ -158,9 +161,10 @@ fn candidate(kind: &str, stats: &mut Map<String, Value>, streams: &StreamServers
 
 /// Writes the URL of a relayed candidate's server as configured, and the transport to it.
 fn name_relay(stats: &mut Map<String, Value>, streams: &StreamServers) {
-    let told = stats.get("url").and_then(Value::as_str).and_then(|url| streams.configured(url));
-    let transport = told.map_or(RelayTransport::Udp, |(_, transport)| transport);
-    if let Some((url, _)) = told {
+    let configured =
+        stats.get("url").and_then(Value::as_str).and_then(|url| streams.configured(url));
+    let transport = configured.map_or(RelayTransport::Udp, |(_, transport)| transport);
+    if let Some((url, _)) = configured {
         stats.insert("url".into(), json!(url));
     }
     stats.insert("relayProtocol".into(), json!(transport));
@@ -169,7 +173,7 @@ fn name_relay(stats: &mut Map<String, Value>, streams: &StreamServers) {
 fn transport(stats: &mut Map<String, Value>) {
     drop_zero(stats, &["ccfbMessagesReceived", "ccfbMessagesSent"]);
     if stats.get("tlsVersion") == Some(&json!("DTLS 1.2")) {
-        // W3C has the two bytes of the version field (RFC 6347 §4.1).
+        // W3C requires the two bytes of the version field (RFC 6347 §4.1).
         stats.insert("tlsVersion".into(), json!("FEFD"));
     }
 }
@@ -182,14 +186,14 @@ fn drop_zero(stats: &mut Map<String, Value>, keys: &[&str]) {
     stats.retain(|key, value| value.as_f64() != Some(0.0) || !keys.contains(&key.as_str()));
 }
 
-/// Drops what means nothing as long as `count` is zero.
+/// Drops values that are meaningless as long as `count` is zero.
 fn drop_unless_positive(stats: &mut Map<String, Value>, count: &str, keys: &[&str]) {
     if stats.get(count).and_then(Value::as_f64).is_none_or(|count| count <= 0.0) {
         drop_all(stats, keys);
     }
 }
 
-/// Fields that name another object.
+/// Fields that refer to another object.
 const REFERENCES: [&str; 6] = [
     "remoteId",
     "localId",
@@ -199,9 +203,8 @@ const REFERENCES: [&str; 6] = [
     "issuerCertificateId",
 ];
 
-/// Leaves out the names of objects that are not there, and names the transport of codecs, which the crate
-/// does not.
-pub(super) fn connect(entries: &mut Map<String, Value>) {
+/// Removes references to missing objects, and adds the transport of codecs, which the crate omits.
+pub(super) fn link_objects(entries: &mut Map<String, Value>) {
     let of_type = |kind: &str| {
         let mut found = entries.iter().filter(|(_, stats)| stats["type"] == kind);
         found.next().map(|(id, _)| id.clone())
@@ -225,9 +228,9 @@ mod tests {
     use super::*;
     use crate::stun::stream::Trust;
 
-    fn corrected(mut value: Value) -> Value {
+    fn normalized(mut value: Value) -> Value {
         let streams = StreamServers::new(&[], Trust::web(), None);
-        assert!(correct(&mut value, &streams, &TapCounters::default()), "{value}");
+        assert!(normalize(&mut value, &streams, &RtpCounters::default()), "{value}");
         value
     }
 
@@ -238,16 +241,16 @@ mod tests {
             "issuerCertificateId": ""});
         let right = json!({"id": "c", "type": "certificate", "fingerprint": "0A:FF",
             "fingerprintAlgorithm": "sha-256", "base64Certificate": "MIIBZg=="});
-        assert_eq!(corrected(value), right);
+        assert_eq!(normalized(value), right);
         for wrong in ["308", "3x", "MIIB"] {
             let value = json!({"type": "certificate", "base64Certificate": wrong});
-            assert_eq!(corrected(value), json!({"type": "certificate"}), "{wrong}");
+            assert_eq!(normalized(value), json!({"type": "certificate"}), "{wrong}");
         }
     }
 
     /// As the crate writes them before anything was counted.
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unknown_values_are_omitted() {
         for (value, right) in [
             (
                 json!({"type": "outbound-rtp", "ssrc": 5, "active": true, "encoderImplementation": "",
@@ -280,25 +283,25 @@ mod tests {
                 json!({"type": "local-candidate", "candidateType": "host"}),
             ),
         ] {
-            assert_eq!(corrected(value), right);
+            assert_eq!(normalized(value), right);
         }
         let streams = StreamServers::new(&[], Trust::web(), None);
         for kind in ["remote-inbound-rtp", "remote-outbound-rtp"] {
             let mut value =
                 json!({"type": kind, "ssrc": 5, "packetsReceived": 0, "packetsSent": 0});
-            assert!(!correct(&mut value, &streams, &TapCounters::default()), "{kind}");
+            assert!(!normalize(&mut value, &streams, &RtpCounters::default()), "{kind}");
         }
     }
 
     #[test]
-    fn objects_name_only_others_that_are_there() {
+    fn objects_refer_only_to_existing_objects() {
         let mut entries: Map<String, Value> = serde_json::from_value(json!({
             "T": {"type": "transport"},
             "C": {"type": "codec"},
             "O": {"type": "outbound-rtp", "codecId": "C", "remoteId": "none"},
         }))
         .unwrap();
-        connect(&mut entries);
+        link_objects(&mut entries);
         assert_eq!(entries["O"], json!({"type": "outbound-rtp", "codecId": "C"}));
         assert_eq!(entries["C"]["transportId"], "T");
     }

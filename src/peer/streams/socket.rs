@@ -1,4 +1,4 @@
-//! A UDP socket of the crate that carries packets for stand-in addresses over TCP and TLS.
+//! The crate's UDP socket, with packets for stand-in addresses carried over TCP and TLS.
 
 use std::{
     collections::HashMap,
@@ -16,44 +16,44 @@ use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use super::{
     StreamServers,
-    link::{Arrival, Ends, Link},
+    connection::{Arrival, Endpoints, StreamConnection},
 };
-use crate::peer::gathering::Watcher;
+use crate::peer::gathering::GatheringMonitor;
 
-/// Messages that came and wait for the crate.
+/// Received messages that may wait for the crate.
 const ARRIVALS: usize = 1024;
 
-/// A socket with the connections of its local address.
+/// A UDP socket and the stream connections of its local address.
 #[derive(Debug)]
 pub(in crate::peer) struct StreamSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     local: SocketAddr,
     servers: Arc<StreamServers>,
-    watcher: Arc<Watcher>,
-    links: Mutex<HashMap<SocketAddr, Link>>,
+    monitor: Arc<GatheringMonitor>,
+    connections: Mutex<HashMap<SocketAddr, StreamConnection>>,
     arrivals: mpsc::Sender<Arrival>,
     arrived: Mutex<mpsc::Receiver<Arrival>>,
-    /// Whose turn it is when both have something.
+    /// Which of the two is polled first, to be fair when both have data.
     udp_first: AtomicBool,
 }
 
 impl StreamSocket {
-    /// Puts the connections beside a UDP socket.
+    /// Adds stream connections to a UDP socket.
     ///
     /// # Errors
     /// The socket has no local address.
     pub(in crate::peer) fn new(
         inner: Arc<dyn AsyncUdpSocket>,
         servers: Arc<StreamServers>,
-        watcher: Arc<Watcher>,
+        monitor: Arc<GatheringMonitor>,
     ) -> io::Result<Self> {
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         Ok(Self {
             local: inner.local_addr()?,
             inner,
             servers,
-            watcher,
-            links: Mutex::default(),
+            monitor,
+            connections: Mutex::default(),
             arrivals,
             arrived: Mutex::new(arrived),
             udp_first: AtomicBool::new(false),
@@ -66,13 +66,13 @@ impl StreamSocket {
         server: (SocketAddr, usize),
         packet: &[u8],
     ) -> io::Result<()> {
-        let mut links = self.links.lock().expect("no holder of this lock panics");
-        let link = links.entry(stand_in).or_insert_with(|| {
-            let ends = Ends { local: self.local, stand_in, server };
-            let (servers, watcher) = (Arc::clone(&self.servers), Arc::clone(&self.watcher));
-            Link::start(ends, servers, watcher, self.arrivals.clone())
+        let mut connections = self.connections.lock().expect("no holder of this lock panics");
+        let connection = connections.entry(stand_in).or_insert_with(|| {
+            let ends = Endpoints { local: self.local, stand_in, server };
+            let (servers, monitor) = (Arc::clone(&self.servers), Arc::clone(&self.monitor));
+            StreamConnection::start(ends, servers, monitor, self.arrivals.clone())
         });
-        link.send(packet)
+        connection.send(packet)
     }
 
     fn poll_arrived(
@@ -91,11 +91,11 @@ impl StreamSocket {
                 continue;
             };
             buffer.copy_from_slice(&message);
-            let mut about = RecvMeta::default();
-            about.addr = from;
-            about.len = message.len();
-            about.stride = message.len().max(1);
-            meta[filled] = about;
+            let mut received = RecvMeta::default();
+            received.addr = from;
+            received.len = message.len();
+            received.stride = message.len().max(1);
+            meta[filled] = received;
             filled += 1;
         }
         if filled == 0 { Poll::Pending } else { Poll::Ready(filled) }
@@ -111,7 +111,7 @@ impl AsyncUdpSocket for StreamSocket {
         let Some(server) = self.servers.behind(transmit.destination) else {
             return self.inner.poll_send(cx, transmit);
         };
-        // Several packets of one length may go at once (GSO).
+        // Several packets of one length may be sent together (GSO).
         let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         for packet in transmit.contents.chunks(length) {
             if let Err(error) = self.send(transmit.destination, server, packet) {
@@ -134,7 +134,7 @@ impl AsyncUdpSocket for StreamSocket {
         if let Poll::Ready(received) = self.inner.poll_recv(cx, bufs, meta) {
             return Poll::Ready(received);
         }
-        // Polled in this call already, it has the waker; a second look costs little.
+        // It was polled in this call already, so it has the waker; polling again costs little.
         self.poll_arrived(cx, bufs, meta).map(Ok)
     }
 

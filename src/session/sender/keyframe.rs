@@ -210,7 +210,7 @@ pub(crate) async fn transmit(
     info: &KeyframeInfo,
     unit: &AccessUnit,
 ) -> Option<SentAccessUnit> {
-    peer.heard().await;
+    peer.wait_for_remote_keys().await;
     let sent_at = Some(epoch_seconds(SystemTime::now()));
     let message = ControlMessage::Keyframe(KeyframeInfo { sent_at, ..info.clone() });
     let announced = peer.send_control(&message).await;

@@ -10,35 +10,35 @@ use std::{
 use super::process::udp_ports;
 use crate::run::HANG;
 
-/// Ports are looked up so often while there are some: connections come and go.
+/// Interval of port lookups: connections come and go.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Packets sent at once when the sender is late.
+/// Packets sent in one burst when the sender is late.
 const BURST: u64 = 200;
 
-/// How much is sent in which time, and to whom.
+/// Volume, duration and targets of a flood.
 pub struct Plan {
-    /// The processes.
+    /// Ids of the target processes.
     pub to: Vec<u32>,
-    /// An address that is spared.
+    /// An address that is not attacked.
     pub spared: Option<SocketAddr>,
-    /// Packets.
+    /// Number of packets.
     pub count: u64,
-    /// From the first port on.
+    /// Duration, from the first port on.
     pub over: Duration,
 }
 
-/// What was sent.
+/// Summary of a flood.
 pub struct Sent {
-    /// Packets.
+    /// Number of packets.
     pub count: u64,
-    /// When it began and ended, Unix seconds.
+    /// Start and end, Unix seconds.
     pub time: [f64; 2],
-    /// Ports that were sent something.
+    /// Number of attacked ports.
     pub ports: usize,
 }
 
-/// A stranger at work.
+/// A running flood.
 pub struct Flood(JoinHandle<Sent>);
 
 /// Now, Unix seconds.
@@ -47,7 +47,7 @@ pub fn now() -> f64 {
 }
 
 impl Flood {
-    /// Begins as soon as one of the processes has a port.
+    /// Starts as soon as one of the processes has a port.
     pub fn start(plan: Plan, packet: impl FnMut() -> Vec<u8> + Send + 'static) -> Self {
         Self(thread::spawn(move || flood(&plan, packet)))
     }
@@ -68,7 +68,7 @@ impl Plan {
 
 fn flood(plan: &Plan, mut packet: impl FnMut() -> Vec<u8>) -> Sent {
     let v4 = UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Without IPv6 there is no port of it either.
+    // Without IPv6 it has no such port either.
     let v6 = UdpSocket::bind("[::]:0").ok();
     let waiting = Instant::now();
     let mut ports = plan.ports();
@@ -77,12 +77,12 @@ fn flood(plan: &Plan, mut packet: impl FnMut() -> Vec<u8>) -> Sent {
         thread::sleep(Duration::from_millis(1));
         ports = plan.ports();
     }
-    let (begun, begun_at) = (Instant::now(), now());
-    let (mut looked, mut all) = (begun, ports.clone());
+    let (started, started_at) = (Instant::now(), now());
+    let (mut looked, mut all) = (started, ports.clone());
     let mut turn = ports.clone().into_iter();
     let (mut tried, mut count) = (0, 0);
     while tried < plan.count {
-        let share = begun.elapsed().as_secs_f64() / plan.over.as_secs_f64();
+        let share = started.elapsed().as_secs_f64() / plan.over.as_secs_f64();
         let due = ((plan.count as f64 * share) as u64).clamp(tried, plan.count);
         for _ in 0..(due - tried).min(BURST) {
             let Some(to) = turn.next().or_else(|| {
@@ -103,5 +103,5 @@ fn flood(plan: &Plan, mut packet: impl FnMut() -> Vec<u8>) -> Sent {
         }
         thread::sleep(Duration::from_millis(2));
     }
-    Sent { count, time: [begun_at, now()], ports: all.len() }
+    Sent { count, time: [started_at, now()], ports: all.len() }
 }

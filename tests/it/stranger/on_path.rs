@@ -1,5 +1,5 @@
-//! An attacker on the path of both peers of a kernel lab: sees all that passes, and puts datagrams on each link
-//! that come from the peer's own address and port. Linux with `ip` and `nft` only.
+//! An attacker on the path of both peers of a kernel lab: sees all traffic, and injects datagrams into each link
+//! that appear to come from the peer's own address and port. Linux with `ip` and `nft` only.
 
 use std::{
     collections::VecDeque,
@@ -17,21 +17,21 @@ use orion_peer::{
 use super::{Call, flood::now, packets::Packets};
 use crate::run::{HANG, follow};
 
-/// Signaling, STUN and TURN of a lab: an attack is on what passes between the peers.
+/// Signaling, STUN and TURN of a lab: the attack is on the traffic between the peers.
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
-/// Datagrams kept of each direction, to be sent again.
+/// Datagrams kept for each direction, to be replayed.
 const KEPT: usize = 64;
 
-/// Injected so often at each peer: about a thousand datagrams a second.
+/// Interval of injections at each peer: about a thousand datagrams a second.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What passes by a peer.
+/// The traffic of a peer.
 #[derive(Default)]
 struct Seen {
-    /// From where its peer's datagrams come, and its own address for them.
+    /// Source of the datagrams it receives, and its own address for them.
     flows: Vec<(SocketAddrV4, SocketAddrV4)>,
-    /// What came and what went last.
+    /// The most recent datagrams in each direction.
     datagrams: VecDeque<Vec<u8>>,
 }
 
@@ -64,7 +64,7 @@ impl Attacker {
         let peer = lab.address(place);
         let capture: Capture = lab.capture(place).unwrap();
         let sees = Arc::clone(&seen);
-        // It ends with the lab.
+        // Ends with the lab.
         thread::spawn(move || {
             for datagram in capture {
                 sees.lock().unwrap().take(peer, datagram);
@@ -73,7 +73,7 @@ impl Attacker {
         Self { seen, injector: lab.injector(place).unwrap() }
     }
 
-    /// Injects for so long from the first datagram of the peer on; how many.
+    /// Injects for this long from the peer's first datagram on; returns the number of datagrams.
     fn attack(mut self, lasts: Duration, seed: u64) -> JoinHandle<u64> {
         thread::spawn(move || {
             let mut packets = Packets::new(seed);
@@ -82,8 +82,8 @@ impl Attacker {
                 assert!(waiting.elapsed() < HANG, "no datagram of the peer came");
                 thread::sleep(PAUSE);
             }
-            let (begun, mut count) = (Instant::now(), 0);
-            while begun.elapsed() < lasts {
+            let (started, mut count) = (Instant::now(), 0);
+            while started.elapsed() < lasts {
                 let (flows, payload) = {
                     let seen = self.seen.lock().unwrap();
                     (seen.flows.clone(), forged(&mut packets, &seen.datagrams))
@@ -99,7 +99,7 @@ impl Attacker {
     }
 }
 
-/// Anything; what passed before, again; or what passed before, changed in one place, which may be in its header.
+/// Random data, a replayed datagram, or a datagram changed in one place, which may be in its header.
 fn forged(packets: &mut Packets, seen: &VecDeque<Vec<u8>>) -> Vec<u8> {
     let again = seen.get(packets.below(seen.len().max(1))).cloned();
     match (packets.below(6), again) {
@@ -124,7 +124,7 @@ fn network() -> Network {
     Network { profile: "port".parse().unwrap(), link, ..Network::default() }
 }
 
-/// Starts a call in a lab, and gives it with its attackers, who watch from before it.
+/// Starts a call in a lab, and returns it with its attackers, which observe it from the start.
 fn call() -> (Call, [Attacker; 2], LabServer, Lab, tempfile::TempDir) {
     let orion_peer = Some(env!("CARGO_BIN_EXE_orion-peer").into());
     let plan = LabPlan { a: network(), b: network(), orion_peer, ..LabPlan::default() };
@@ -144,13 +144,13 @@ fn call() -> (Call, [Attacker; 2], LabServer, Lab, tempfile::TempDir) {
     (Call { send, recv }, attackers, server, lab, dir)
 }
 
-/// Attacks both for so long; what came of it is printed.
+/// Attacks both peers for this long; prints the result.
 fn attacked(name: &str, lasts: Duration, established: bool) {
     let (call, attackers, _server, _lab, _dir) = call();
     if established {
         call.recv.event("keyframe", 5);
     }
-    let begun = now();
+    let started = now();
     let [a, b] = attackers;
     let [a, b] = [a.attack(lasts, 1), b.attack(lasts, 2)].map(|thread| thread.join().unwrap());
     let ended = now();
@@ -161,13 +161,13 @@ fn attacked(name: &str, lasts: Duration, established: bool) {
         call.recv.event("keyframe", call.recv.events("keyframe").len() + 5);
     }
     let times = call.keyframes();
-    let meanwhile = times.iter().filter(|at| (begun..ended).contains(*at)).count();
+    let during = times.iter().filter(|at| (started..ended).contains(*at)).count();
     let first = times.iter().find(|at| **at > ended).unwrap() - ended;
     let summaries = call.end();
     println!(
-        "{name}: {a} and {b} datagrams in {:.1} s; {meanwhile} keyframes in that time, the next {first:.2} s after \
+        "{name}: {a} and {b} datagrams in {:.1} s; {during} keyframes in that time, the next {first:.2} s after \
          it; lost {} and {}",
-        ended - begun,
+        ended - started,
         summaries[0]["connectionsLost"],
         summaries[1]["connectionsLost"],
     );

@@ -1,4 +1,4 @@
-//! Packets of every kind that a port of a peer may be sent by somebody who knows none of its secrets: seeded.
+//! Packets of every kind that a stranger without any secrets may send to a port of a peer: seeded.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -47,7 +47,7 @@ impl Packets {
         noise
     }
 
-    /// One of any kind.
+    /// A packet of any kind.
     pub fn any(&mut self) -> Vec<u8> {
         match self.below(14) {
             0 => self.stun(),
@@ -73,7 +73,7 @@ impl Packets {
         }
     }
 
-    /// What a relay may carry.
+    /// Content that a relay may carry.
     fn inner(&mut self) -> Vec<u8> {
         match self.below(6) {
             0 => self.request(),
@@ -139,7 +139,7 @@ impl Packets {
         if self.0.random() { message.fingerprint().finish() } else { message.finish() }
     }
 
-    /// An answer to nothing, also of a TURN server, and errors that ask for something.
+    /// An answer without a request, including one from a TURN server, or an error that requires a reaction.
     fn answer(&mut self) -> Vec<u8> {
         let (method, address) = (self.method(), self.address());
         let message = if self.0.random() {
@@ -200,9 +200,9 @@ impl Packets {
         [&[content, 254, 253, 0, epoch][..], &number[2..], &length, body].concat()
     }
 
-    /// A handshake that is not as it should be: hellos whose lengths are wrong, fragments that overlap or
-    /// are longer than their message, huge lengths, application data in plaintext. A hello that is right
-    /// comes between.
+    /// An invalid handshake: hellos whose lengths are wrong, fragments that overlap or
+    /// are longer than their message, huge lengths, application data in plaintext. A valid hello
+    /// is in between.
     pub fn handshake(&mut self) -> Vec<u8> {
         let kind = self.pick(&HANDSHAKE_TYPES);
         let number = self.below(6) as u16;

@@ -1,4 +1,4 @@
-//! What Linux knows of a running process: its UDP ports, memory and CPU time.
+//! Information from Linux about a running process: its UDP ports, memory and CPU time.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -6,10 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-/// Ticks of a second in `/proc/PID/stat` (`USER_HZ`, proc(5)).
+/// Ticks per second in `/proc/PID/stat` (`USER_HZ`, proc(5)).
 const TICKS: f64 = 100.0;
 
-/// The addresses of this machine at which a process has a UDP port; not those of multicast.
+/// The addresses of this machine at which a process has a UDP port; without multicast addresses.
 pub fn udp_ports(pid: u32) -> BTreeSet<SocketAddr> {
     let mut ports = BTreeSet::new();
     let sockets = sockets(pid);
@@ -36,7 +36,7 @@ fn sockets(pid: u32) -> HashSet<String> {
     names.filter_map(|name| inode(name.to_str()?)).collect()
 }
 
-/// Of `0100007F:1F90`: each 32 bits of the address are in the order of this machine.
+/// Parses `0100007F:1F90`: each group of 32 bits of the address are in the order of this machine.
 fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
@@ -64,7 +64,7 @@ pub fn memory(pid: u32) -> u64 {
 /// CPU time that a process has used, seconds.
 pub fn cpu(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // Its name, in parentheses, may hold anything.
+    // The process name, in parentheses, may contain anything.
     let (_, fields) = stat.rsplit_once(')').unwrap();
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks = |field: usize| fields[field].parse::<f64>().unwrap();

@@ -103,7 +103,7 @@ impl Worker {
             self.newcomer = None;
             return true;
         }
-        if current.peer.vitals().heard().is_some_and(|heard| heard > newcomer.joined) {
+        if current.peer.vitals().last_sign_of_life().is_some_and(|heard| heard > newcomer.joined) {
             newcomer.alive = true;
             newcomer.due = Instant::now() + CONFIRMED_AFTER;
             return true;

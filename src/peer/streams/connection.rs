@@ -1,4 +1,4 @@
-//! One connection between a local address and a TURN server: dialled, then both ways until one end
+//! One connection between a local address and a TURN server: dialed, then carrying both directions until one end
 //! closes.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -9,61 +9,61 @@ use tokio::{sync::mpsc, time::timeout};
 use super::StreamServers;
 use crate::{
     netsim::{Direction, StreamLink},
-    peer::gathering::Watcher,
+    peer::gathering::GatheringMonitor,
     stun::stream::{DialError, FrameReader, FrameWriter},
 };
 
-/// Messages that wait for the connection: ten keyframes of 100 KB, about 90 packets each. What comes
-/// on top is dropped, as UDP would.
+/// Messages that may wait for the connection: ten keyframes of 100 KB, about 90 packets each. Excess messages are
+/// dropped, as with UDP.
 const QUEUE: usize = 1024;
 
-/// Bytes written at one time, about.
+/// Approximate size of one write, bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// How long the server may leave its end of the connection unread.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A message and the stand-in address of the server it is from.
+/// A message and the stand-in address of the server that sent it.
 pub(super) type Arrival = (SocketAddr, Bytes);
 
-/// What is to be sent; dropping it sends what waits and closes the connection.
+/// The sending end of a connection; dropping it sends the queued messages and closes the connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct StreamConnection {
     messages: mpsc::Sender<Bytes>,
-    /// Many messages share its memory, which is used again once they are written.
+    /// Memory shared by many messages, reused once they are written.
     storage: BytesMut,
 }
 
-/// Between which addresses.
+/// The addresses of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
-    /// Of the crate's socket.
+pub(super) struct Endpoints {
+    /// Local address of the crate's socket.
     pub(super) local: SocketAddr,
-    /// The server, as the crate knows it.
+    /// The server's stand-in address, which the crate uses.
     pub(super) stand_in: SocketAddr,
-    /// The server's own address, and its index.
+    /// The server's actual address, and its index.
     pub(super) server: (SocketAddr, usize),
 }
 
-impl Link {
-    /// Begins to connect.
+impl StreamConnection {
+    /// Starts connecting.
     pub(super) fn start(
-        ends: Ends,
+        ends: Endpoints,
         servers: Arc<StreamServers>,
-        watcher: Arc<Watcher>,
+        monitor: Arc<GatheringMonitor>,
         arrivals: mpsc::Sender<Arrival>,
     ) -> Self {
         let (messages, queue) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
-            if let Err(error) = run(ends, &servers, &watcher, queue, &arrivals).await {
+            if let Err(error) = run(ends, &servers, &monitor, queue, &arrivals).await {
                 tracing::debug!(server = %ends.server.0, local = %ends.local, %error, "TURN");
-                watcher.unconnected(ends.local, ends.stand_in, error);
+                monitor.connection_failed(ends.local, ends.stand_in, error);
             }
         });
         Self { messages, storage: BytesMut::new() }
     }
 
-    /// Queues a message; an error once the connection is gone.
+    /// Queues a message; an error once the connection has closed.
     pub(super) fn send(&mut self, message: &[u8]) -> io::Result<()> {
         if self.storage.capacity() < message.len() {
             self.storage.reserve(WRITE_BYTES.max(message.len()));
@@ -72,30 +72,30 @@ impl Link {
         match self.messages.try_send(self.storage.split().freeze()) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::debug!("a packet is dropped: the connection to the TURN server is stuck");
+                tracing::debug!("packet dropped: the connection to the TURN server is stalled");
                 Ok(())
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(super::gone()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(super::closed_error()),
         }
     }
 }
 
-/// Ends well when this side closes.
+/// Runs a connection; returns `Ok` when this end closes it.
 async fn run(
-    ends: Ends,
+    ends: Endpoints,
     servers: &StreamServers,
-    watcher: &Watcher,
+    monitor: &GatheringMonitor,
     queue: mpsc::Receiver<Bytes>,
     arrivals: &mpsc::Sender<Arrival>,
 ) -> Result<(), DialError> {
-    watcher.put_off(ends.local, ends.stand_in);
-    let dialling = async {
-        servers.let_udp_go_first(|| watcher.udp_relay_answers(servers)).await;
-        watcher.begun(ends.local, ends.stand_in);
+    monitor.connection_deferred(ends.local, ends.stand_in);
+    let dialing = async {
+        servers.give_udp_a_head_start(|| monitor.udp_relay_answers(servers)).await;
+        monitor.connection_started(ends.local, ends.stand_in);
         servers.dial(ends.server, ends.local).await
     };
     let stream = tokio::select! {
-        dialled = dialling => dialled?,
+        dialed = dialing => dialed?,
         () = arrivals.closed() => return Ok(()),
     };
     let (reader, writer) = stream.into_split();
@@ -106,7 +106,7 @@ async fn run(
         tokio::select! {
             ended = read(reader, ends.stand_in, &arrived) => ended,
             ended = write(writer, queue) => ended,
-            ended = pass_on(arriving, arrivals) => ended,
+            ended = forward(arriving, arrivals) => ended,
         }
     } else {
         tokio::select! {
@@ -117,9 +117,9 @@ async fn run(
     ended.map_err(|reason| DialError::Ended { address: ends.server.0, reason })
 }
 
-/// What has a length on the wire.
+/// Anything with a length on the wire.
 trait Message: Send + 'static {
-    /// Bytes.
+    /// Length, bytes.
     fn length(&self) -> usize;
 }
 
@@ -135,13 +135,13 @@ impl Message for Arrival {
     }
 }
 
-/// What goes over the link of a simulated network, in the order it went in.
+/// Passes messages over the link of a simulated network, in order.
 fn over_link<T: Message>(mut link: StreamLink, mut queue: mpsc::Receiver<T>) -> mpsc::Receiver<T> {
-    let (under_way, mut due) = mpsc::channel(QUEUE);
+    let (in_flight, mut due) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         while let Some(message) = queue.recv().await {
             let at = link.send(message.length());
-            if under_way.send((at, message)).await.is_err() {
+            if in_flight.send((at, message)).await.is_err() {
                 return;
             }
         }
@@ -158,7 +158,7 @@ fn over_link<T: Message>(mut link: StreamLink, mut queue: mpsc::Receiver<T>) -> 
     out
 }
 
-async fn pass_on(
+async fn forward(
     mut arriving: mpsc::Receiver<Arrival>,
     arrivals: &mpsc::Sender<Arrival>,
 ) -> Result<(), String> {
@@ -167,7 +167,7 @@ async fn pass_on(
             break;
         }
     }
-    // The reading or the writing end tells why.
+    // The reading or the writing end reports the reason.
     std::future::pending().await
 }
 
@@ -182,9 +182,9 @@ async fn read(
             Ok(None) => return Err("the server has closed it".into()),
             Err(error) => return Err(error.to_string()),
         };
-        // With no room the connection waits, and the server's end of it.
+        // Without room the connection waits, and so does the server's end.
         if arrivals.send((from, message)).await.is_err() {
-            // The socket is gone; what it still had to send goes first.
+            // The socket is gone; its queued messages are sent first.
             std::future::pending::<()>().await;
         }
     }
@@ -193,17 +193,17 @@ async fn read(
 async fn write(mut writer: FrameWriter, mut queue: mpsc::Receiver<Bytes>) -> Result<(), String> {
     while let Some(message) = queue.recv().await {
         writer.push(&message);
-        // What waits already goes with it: one call, and one TLS record, for many packets.
+        // Messages that already wait go with it: one call, and one TLS record, for many packets.
         while writer.waiting() < WRITE_BYTES
             && let Ok(message) = queue.try_recv()
         {
             writer.push(&message);
         }
-        match timeout(WRITE_WITHIN, writer.flush()).await {
+        match timeout(WRITE_TIMEOUT, writer.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => {
-                return Err(format!("nothing could be sent for {} s", WRITE_WITHIN.as_secs()));
+                return Err(format!("nothing could be sent for {} s", WRITE_TIMEOUT.as_secs()));
             }
         }
     }

@@ -1,9 +1,8 @@
-//! Taps the RTP and RTCP that pass through a peer connection.
+//! Observes the RTP and RTCP that pass through a peer connection.
 //!
-//! An interceptor of the `rtc` crate. It hands inbound RTP to our own assembler with its arrival
-//! time (the crate's track events drop the first packets of a relayed stream, kin of
-//! webrtc-rs/webrtc#901), hands on keyframe requests (the crate keeps RTCP to itself), and counts
-//! what the crate's getStats leaves at zero.
+//! An interceptor of the `rtc` crate. It hands inbound RTP to our own assembler with its arrival time (the crate's
+//! track events drop the first packets of a relayed stream, related to webrtc-rs/webrtc#901), forwards keyframe
+//! requests (the crate keeps RTCP to itself), and counts what the crate's getStats leaves at zero.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -32,26 +31,26 @@ use rtc::{
 };
 use tokio::sync::mpsc;
 
-use super::{assembler::RtpPacket, reports::Reports, vitals::Monitor};
+use super::{assembler::RtpPacket, reports::Reports, vitals::LivenessMonitor};
 
-/// Packets that may wait for the assembler: a flood beyond it is dropped and counted.
+/// Packets that may wait for the assembler: excess packets are dropped and counted.
 const QUEUE_PACKETS: usize = 8 * 1024;
 
-/// Bytes that they may take together.
+/// Their maximum total size, bytes.
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// A payload behind a longer header than this is copied, so that the header is not kept with it, bytes.
+/// A payload behind a longer header than this is copied, so that the header is not retained with it, bytes.
 const MAX_KEPT_HEADER: usize = 128;
 
-/// Senders of full intra requests remembered, with the sequence number of the last.
+/// Senders of full intra requests remembered, with their last sequence number.
 const MAX_FIR_SENDERS: usize = 64;
 
-/// Sequence numbers remembered as asked for again.
+/// Sequence numbers remembered as requested again.
 const MAX_NACKED: usize = 4096;
 
-/// What the tap saw, for statistics. Counters of what passed only grow.
+/// Observed traffic, for statistics. The counters only grow.
 #[derive(Debug, Default)]
-pub struct TapCounters {
+pub struct RtpCounters {
     /// RTP payload and header bytes received.
     pub rtp_bytes_received: AtomicU64,
     /// RTP packets received.
@@ -60,11 +59,11 @@ pub struct TapCounters {
     pub rtp_bytes_sent: AtomicU64,
     /// RTP packets sent, retransmissions included.
     pub rtp_packets_sent: AtomicU64,
-    /// RTP packets sent again: asked for, or the last one without news of it.
+    /// RTP packets retransmitted: on request, or the last one when nothing is known about it.
     pub retransmissions_sent: AtomicU64,
     /// NACK messages received.
     pub nacks_received: AtomicU64,
-    /// Packets asked for again by the other side.
+    /// Packets that the peer requested again.
     pub packets_nacked: AtomicU64,
     /// NACK messages sent.
     pub nacks_sent: AtomicU64,
@@ -76,11 +75,11 @@ pub struct TapCounters {
     pub plis_sent: AtomicU64,
     /// Packets dropped because the assembler did not keep up.
     pub overflow: AtomicU64,
-    /// What RTCP reports say, ours and the peer's.
+    /// Contents of RTCP reports, ours and the peer's.
     pub(super) reports: Reports,
 }
 
-/// A keyframe request that came by RTCP.
+/// A keyframe request received by RTCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyframeRequest {
     /// Picture loss indication (RFC 4585 §6.3.1).
@@ -89,14 +88,14 @@ pub enum KeyframeRequest {
     Fir,
 }
 
-/// The receiving ends of a tap.
-pub(crate) struct TapOutputs {
+/// The receiving ends of an [`RtpObserver`].
+pub(crate) struct ObserverOutputs {
     /// Inbound RTP.
     pub(crate) packets: mpsc::Receiver<InboundRtp>,
     /// Inbound keyframe requests.
     pub(crate) requests: mpsc::Receiver<KeyframeRequest>,
-    /// What was counted.
-    pub(crate) counters: Arc<TapCounters>,
+    /// The counters, shared with the observer.
+    pub(crate) counters: Arc<RtpCounters>,
 }
 
 /// An inbound RTP packet and its stream.
@@ -107,70 +106,70 @@ pub(crate) struct InboundRtp {
     pub(crate) payload_type: u8,
     /// The packet.
     pub(crate) packet: RtpPacket,
-    /// Its share of what waits.
+    /// Its share of the queued bytes.
     pub(crate) _queued: Queued,
 }
 
-/// Bytes of one packet that waits for the assembler, counted until this is dropped.
+/// The bytes of one packet that waits for the assembler, counted until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Queued {
     bytes: usize,
-    all: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
 }
 
 impl Queued {
-    /// None when too much waits already.
-    fn new(bytes: usize, all: &Arc<AtomicUsize>) -> Option<Self> {
-        if all.load(Ordering::Relaxed) + bytes > QUEUE_BYTES {
+    /// None if the queue is full.
+    fn new(bytes: usize, total: &Arc<AtomicUsize>) -> Option<Self> {
+        if total.load(Ordering::Relaxed) + bytes > QUEUE_BYTES {
             return None;
         }
-        all.fetch_add(bytes, Ordering::Relaxed);
-        Some(Self { bytes, all: Arc::clone(all) })
+        total.fetch_add(bytes, Ordering::Relaxed);
+        Some(Self { bytes, total: Arc::clone(total) })
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// The interceptor.
-pub(crate) struct Tap {
+/// The interceptor; see the module documentation.
+pub(crate) struct RtpObserver {
     packets: mpsc::Sender<InboundRtp>,
     requests: mpsc::Sender<KeyframeRequest>,
-    counters: Arc<TapCounters>,
-    monitor: Arc<Monitor>,
+    counters: Arc<RtpCounters>,
+    liveness: Arc<LivenessMonitor>,
     queued: Arc<AtomicUsize>,
     nacked: HashSet<(u32, u16)>,
-    /// Sequence numbers of the last full intra request, by its sender and the stream it asks of.
+    /// Sequence number of the last full intra request, by its sender and the requested stream.
     firs: HashMap<(u32, u32), u8>,
     read_queue: VecDeque<TaggedPacket>,
     write_queue: VecDeque<TaggedPacket>,
 }
 
-impl Tap {
-    pub(super) fn new(monitor: Arc<Monitor>) -> (Self, TapOutputs) {
+impl RtpObserver {
+    pub(super) fn new(liveness: Arc<LivenessMonitor>) -> (Self, ObserverOutputs) {
         let (packets, packets_out) = mpsc::channel(QUEUE_PACKETS);
         let (requests, requests_out) = mpsc::channel(16);
-        let counters = Arc::new(TapCounters::default());
-        let tap = Self {
+        let counters = Arc::new(RtpCounters::default());
+        let observer = Self {
             packets,
             requests,
             counters: Arc::clone(&counters),
-            monitor,
+            liveness,
             queued: Arc::default(),
             nacked: HashSet::new(),
             firs: HashMap::new(),
             read_queue: VecDeque::new(),
             write_queue: VecDeque::new(),
         };
-        (tap, TapOutputs { packets: packets_out, requests: requests_out, counters })
+        (observer, ObserverOutputs { packets: packets_out, requests: requests_out, counters })
     }
 
     fn on_rtp(&mut self, packet: &rtc::rtp::Packet, arrived: Instant) {
         let header = &packet.header;
-        self.monitor.rtp_received();
+        self.liveness.rtp_received();
         add(&self.counters.rtp_packets_received, 1);
         add(&self.counters.rtp_bytes_received, 12 + packet.payload.len() as u64);
         let retransmitted = self.nacked.remove(&(header.ssrc, header.sequence_number));
@@ -196,13 +195,13 @@ impl Tap {
     }
 
     fn on_rtcp(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>]) {
-        self.monitor.rtcp_received();
+        self.liveness.rtcp_received();
         for packet in packets {
             let packet = packet.as_any();
-            self.acknowledges(packet);
+            self.read_acknowledgments(packet);
             if packet.is::<PictureLossIndication>() {
                 add(&self.counters.plis_received, 1);
-                // A full queue already asks for a keyframe.
+                // If the queue is full, a keyframe is already requested.
                 let _ = self.requests.try_send(KeyframeRequest::Pli);
             } else if let Some(fir) = packet.downcast_ref::<FullIntraRequest>() {
                 add(&self.counters.firs_received, 1);
@@ -211,15 +210,15 @@ impl Tap {
                 }
             } else if let Some(nack) = packet.downcast_ref::<TransportLayerNack>() {
                 add(&self.counters.nacks_received, 1);
-                let asked: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
-                add(&self.counters.packets_nacked, asked as u64);
+                let requested: usize = nack.nacks.iter().map(|pair| pair.packet_list().len()).sum();
+                add(&self.counters.packets_nacked, requested as u64);
             } else if let Some(report) = packet.downcast_ref::<SenderReport>() {
                 self.counters.reports.sender(report);
             }
         }
     }
 
-    /// Whether a full intra request is no repetition of the last one: it has another sequence number (RFC 5104
+    /// Whether a full intra request does not repeat the last one: it has a different sequence number (RFC 5104
     /// §4.3.1.2).
     fn is_new(&mut self, request: &FullIntraRequest) -> bool {
         if self.firs.len() > MAX_FIR_SENDERS {
@@ -233,17 +232,17 @@ impl Tap {
         new
     }
 
-    /// What the peer reports of packets that arrived.
-    fn acknowledges(&self, packet: &dyn std::any::Any) {
+    /// Reads what the peer reports about arrived packets.
+    fn read_acknowledgments(&self, packet: &dyn std::any::Any) {
         let receiver = packet.downcast_ref::<ReceiverReport>().map(|report| &report.reports);
         let sender = packet.downcast_ref::<SenderReport>().map(|report| &report.reports);
         let reports = receiver.or(sender).map(Vec::as_slice).unwrap_or_default();
         self.counters.reports.theirs(reports);
         for report in reports {
-            self.monitor.packets_reported(report.last_sequence_number);
+            self.liveness.packets_reported(report.last_sequence_number);
         }
         if packet.is::<TransportLayerCc>() {
-            self.monitor.packets_acknowledged();
+            self.liveness.packets_acknowledged();
         }
     }
 
@@ -268,8 +267,8 @@ impl Tap {
     }
 }
 
-/// The payload, in memory of its own when the header before it is long: CSRCs and extensions are the sender's to
-/// fill, up to the size of a datagram.
+/// The payload, in its own memory if the header before it is long: the sender may fill CSRCs and extensions up to
+/// the size of a datagram.
 fn payload(packet: &rtc::rtp::Packet) -> Bytes {
     if packet.header.marshal_size() > MAX_KEPT_HEADER {
         return Bytes::copy_from_slice(&packet.payload);
@@ -281,7 +280,7 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
 }
 
-impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
+impl Protocol<TaggedPacket, TaggedPacket, ()> for RtpObserver {
     type Rout = TaggedPacket;
     type Wout = TaggedPacket;
     type Eout = ();
@@ -322,7 +321,7 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
     }
 }
 
-impl Interceptor for Tap {
+impl Interceptor for RtpObserver {
     fn bind_local_stream(&mut self, _info: &StreamInfo) {}
     fn unbind_local_stream(&mut self, _info: &StreamInfo) {}
     fn bind_remote_stream(&mut self, _info: &StreamInfo) {}
@@ -340,41 +339,41 @@ mod tests {
 
     use super::*;
 
-    fn read(tap: &mut Tap, packet: Packet) {
+    fn read(observer: &mut RtpObserver, packet: Packet) {
         let message = AttributedPacket::new(packet);
         let transport = TransportContext::default();
-        tap.handle_read(TaggedPacket { now: Instant::now(), transport, message }).unwrap();
-        assert!(tap.poll_read().is_some());
+        observer.handle_read(TaggedPacket { now: Instant::now(), transport, message }).unwrap();
+        assert!(observer.poll_read().is_some());
     }
 
     fn packet(header: Header, payload: Bytes) -> Packet {
         Packet::Rtp(rtp::Packet { header, payload })
     }
 
-    /// A million packets that nobody reads, as large as datagrams may be.
+    /// A million unread packets, as large as datagrams may be.
     #[test]
-    fn what_waits_for_the_assembler_is_bounded() {
-        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()));
+    fn the_queue_for_the_assembler_is_bounded() {
+        let (mut observer, mut outputs) = RtpObserver::new(Arc::new(LivenessMonitor::new()));
         let payload = Bytes::from(vec![0x65; 60_000]);
         for _ in 0..1_000_000 {
-            read(&mut tap, packet(Header::default(), payload.clone()));
+            read(&mut observer, packet(Header::default(), payload.clone()));
         }
         let waiting = outputs.packets.len() * payload.len();
         assert!(waiting <= QUEUE_BYTES && waiting > QUEUE_BYTES / 2, "{waiting} bytes");
-        assert_eq!(tap.queued.load(Ordering::Relaxed), waiting);
+        assert_eq!(observer.queued.load(Ordering::Relaxed), waiting);
         while outputs.packets.try_recv().is_ok() {}
-        assert_eq!(tap.queued.load(Ordering::Relaxed), 0, "its place is free again");
-        read(&mut tap, packet(Header::default(), payload));
+        assert_eq!(observer.queued.load(Ordering::Relaxed), 0, "its space is free again");
+        read(&mut observer, packet(Header::default(), payload));
         assert!(outputs.packets.try_recv().is_ok());
     }
 
     #[test]
-    fn a_long_header_is_not_kept() {
-        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()));
+    fn a_long_header_is_not_retained() {
+        let (mut observer, mut outputs) = RtpObserver::new(Arc::new(LivenessMonitor::new()));
         let datagram = Bytes::from(vec![7; 1400]);
         for (sources, shares) in [(1, true), (15, true), (40, false)] {
             let header = Header { csrc: vec![1; sources], ..Header::default() };
-            read(&mut tap, packet(header, datagram.slice(1390..)));
+            read(&mut observer, packet(header, datagram.slice(1390..)));
             let kept = outputs.packets.try_recv().unwrap().packet.payload;
             assert_eq!(kept, datagram.slice(1390..));
             assert_eq!(datagram.as_ptr_range().contains(&kept.as_ptr()), shares, "{sources}");
@@ -383,13 +382,13 @@ mod tests {
 
     #[test]
     fn a_repeated_full_intra_request_is_answered_once() {
-        let (mut tap, mut outputs) = Tap::new(Arc::new(Monitor::new()));
+        let (mut observer, mut outputs) = RtpObserver::new(Arc::new(LivenessMonitor::new()));
         let fir = |sender_ssrc, sequence_number| {
             let fir = vec![FirEntry { ssrc: 7, sequence_number }];
             let request = FullIntraRequest { sender_ssrc, media_ssrc: 0, fir };
             Packet::Rtcp(vec![Box::new(request)])
         };
-        for (sender, sequence, asks) in [
+        for (sender, sequence, is_new) in [
             (1, 9, true),
             (1, 9, false),
             (1, 9, false),
@@ -398,13 +397,13 @@ mod tests {
             (1, 10, false),
             (1, 9, true),
         ] {
-            read(&mut tap, fir(sender, sequence));
-            assert_eq!(outputs.requests.try_recv().is_ok(), asks, "{sender} {sequence}");
+            read(&mut observer, fir(sender, sequence));
+            assert_eq!(outputs.requests.try_recv().is_ok(), is_new, "{sender} {sequence}");
         }
         assert_eq!(outputs.counters.firs_received.load(Ordering::Relaxed), 7);
         for sender in 0..100_000 {
-            read(&mut tap, fir(sender, 1));
+            read(&mut observer, fir(sender, 1));
         }
-        assert!(tap.firs.len() <= 2 * MAX_FIR_SENDERS, "{}", tap.firs.len());
+        assert!(observer.firs.len() <= 2 * MAX_FIR_SENDERS, "{}", observer.firs.len());
     }
 }

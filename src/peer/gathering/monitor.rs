@@ -1,4 +1,4 @@
-//! What the sockets of a peer connection and the peer share of a [`Watch`].
+//! The part of gathering that a peer connection's sockets and the peer share: a [`ServerLog`] with a clock.
 
 use std::{
     fmt,
@@ -18,103 +18,103 @@ use tokio::{
 };
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
-use super::{GatherResult, PATIENCE, ServerFailure, Watch};
+use super::{GatherResult, PATIENCE, ServerFailure, ServerLog};
 use crate::{
-    peer::{streams::StreamServers, unannounced::Unannounced},
+    peer::{early_checks::EarlyChecks, streams::StreamServers},
     proto::token::IceServer,
     stun::{message::MAGIC_COOKIE, stream::DialError},
 };
 
-/// When an unanswered Binding request is sent again: 60 and 160 ms after the first time.
-const REPEATED_AFTER: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(100)];
+/// When an unanswered Binding request is retransmitted: 60 and 160 ms after the first time.
+const RETRANSMIT_AFTER: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(100)];
 
-/// A [`Watch`] with a clock. Once nothing more is awaited, a packet costs one relaxed load.
-pub(in crate::peer) struct Watcher {
-    begun: Instant,
+/// A [`ServerLog`] with a clock. Once nothing more is awaited, a packet costs one relaxed load.
+pub(in crate::peer) struct GatheringMonitor {
+    started: Instant,
     active: AtomicBool,
-    watch: Mutex<Watch>,
-    /// When the watch ends at the latest, once that is known.
+    log: Mutex<ServerLog>,
+    /// When monitoring ends at the latest, once that is known.
     end: Mutex<Option<Duration>>,
-    news: Notify,
+    changed: Notify,
     losses: mpsc::UnboundedSender<ServerFailure>,
-    /// What the sockets do not let through yet.
-    pub(in crate::peer) unannounced: Unannounced,
+    /// Checks that the sockets do not pass yet.
+    pub(in crate::peer) early_checks: EarlyChecks,
 }
 
-impl fmt::Debug for Watcher {
+impl fmt::Debug for GatheringMonitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watcher").field("active", &self.active).finish_non_exhaustive()
+        f.debug_struct("GatheringMonitor").field("active", &self.active).finish_non_exhaustive()
     }
 }
 
-impl Watcher {
-    /// Begins to watch, when there is a server to watch. Allocations that are lost later come out of
-    /// the receiver. `holds` says whether checks from addresses not told of are held back.
+impl GatheringMonitor {
+    /// Starts monitoring if there is a server to monitor. Allocations that are lost later come out of the receiver.
+    /// `holds`: hold back checks from addresses that have not been signaled.
     pub(in crate::peer) fn new(
         servers: &[IceServer],
         streams: &StreamServers,
         holds: bool,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<ServerFailure>) {
-        let watch = Watch::new(servers, streams);
+        let log = ServerLog::new(servers, streams);
         let (losses, lost) = mpsc::unbounded_channel();
-        let watcher = Arc::new(Self {
-            begun: Instant::now(),
-            active: AtomicBool::new(!watch.is_empty()),
-            watch: Mutex::new(watch),
+        let monitor = Arc::new(Self {
+            started: Instant::now(),
+            active: AtomicBool::new(!log.is_empty()),
+            log: Mutex::new(log),
             end: Mutex::default(),
-            news: Notify::new(),
+            changed: Notify::new(),
             losses,
-            unannounced: Unannounced::new(holds),
+            early_checks: EarlyChecks::new(holds),
         });
-        (watcher, lost)
+        (monitor, lost)
     }
 
-    fn watch(&self) -> MutexGuard<'_, Watch> {
-        self.watch.lock().expect("no holder of this lock panics")
+    fn log(&self) -> MutexGuard<'_, ServerLog> {
+        self.log.lock().expect("no holder of this lock panics")
     }
 
     fn now(&self) -> Duration {
-        self.begun.elapsed()
+        self.started.elapsed()
     }
 
-    /// Whether something is awaited of a server.
+    /// Whether an answer from any server is still awaited.
     pub(in crate::peer) fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Servers that cannot be used at all, each told once.
+    /// Servers that cannot be used at all, each reported once.
     pub(in crate::peer) fn unusable(&self) -> Vec<ServerFailure> {
-        self.watch().failures(Duration::ZERO)
+        self.log().failures(Duration::ZERO)
     }
 
-    /// What became of each server so far.
+    /// The outcome for each server so far.
     pub(in crate::peer) fn results(&self) -> Vec<GatherResult> {
-        self.watch().results()
+        self.log().results()
     }
 
-    /// A connection is to be begun, but not yet.
-    pub(in crate::peer) fn put_off(&self, local: SocketAddr, server: SocketAddr) {
-        self.watch().put_off(local, server);
+    /// A connection will be started later.
+    pub(in crate::peer) fn connection_deferred(&self, local: SocketAddr, server: SocketAddr) {
+        self.log().connection_deferred(local, server);
     }
 
-    /// It is begun now.
-    pub(in crate::peer) fn begun(&self, local: SocketAddr, server: SocketAddr) {
-        self.watch().begun(self.now(), local, server);
-        self.news.notify_one();
+    /// A deferred connection starts now.
+    pub(in crate::peer) fn connection_started(&self, local: SocketAddr, server: SocketAddr) {
+        self.log().connection_started(self.now(), local, server);
+        self.changed.notify_one();
     }
 
     /// Whether a TURN server over UDP has answered.
     pub(in crate::peer) fn udp_relay_answers(&self, streams: &StreamServers) -> bool {
-        self.watch().relay_answers(|server| !streams.stands_in(server))
+        self.log().relay_answers(|server| !streams.stands_in(server))
     }
 
-    /// The name of a server is being looked up.
-    pub(in crate::peer) fn lookup_begun(&self, endpoint: &str) {
-        self.watch().lookup_begun(self.now(), endpoint);
-        self.news.notify_one();
+    /// The name of a server is being resolved.
+    pub(in crate::peer) fn lookup_started(&self, endpoint: &str) {
+        self.log().lookup_started(self.now(), endpoint);
+        self.changed.notify_one();
     }
 
-    /// The look-up has an end.
+    /// The lookup has finished.
     pub(in crate::peer) fn lookup_ended(
         &self,
         endpoint: &str,
@@ -124,25 +124,25 @@ impl Watcher {
             Ok(addresses) => Ok(addresses.clone()),
             Err(error) => Err(error.to_string()),
         };
-        self.watch().lookup_ended(endpoint, found);
-        self.news.notify_one();
+        self.log().lookup_ended(endpoint, found);
+        self.changed.notify_one();
     }
 
-    /// A server cannot be connected to, or not any more.
-    pub(in crate::peer) fn unconnected(
+    /// A server cannot be connected to, or no longer.
+    pub(in crate::peer) fn connection_failed(
         &self,
         local: SocketAddr,
         server: SocketAddr,
         error: DialError,
     ) {
-        if let Some(lost) = self.watch().unconnected(self.now(), local, server, error) {
-            // Nobody listens once the peer is closed.
+        if let Some(lost) = self.log().connection_failed(self.now(), local, server, error) {
+            // The receiver is gone once the peer is closed.
             let _ = self.losses.send(lost);
         }
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Whether it is the first request of a transaction.
+    /// Records a sent datagram; returns whether it is the first request of a transaction.
     fn sent(
         &self,
         local: SocketAddr,
@@ -151,37 +151,37 @@ impl Watcher {
         error: Option<&io::Error>,
     ) -> bool {
         let error = error.map(ToString::to_string);
-        let is_first = self.watch().sent(self.now(), local, to, datagram, error);
+        let is_first = self.log().sent(self.now(), local, to, datagram, error);
         if is_first {
-            self.news.notify_one();
+            self.changed.notify_one();
         }
         is_first
     }
 
     fn received(&self, datagram: &[u8]) {
-        if self.watch().received(self.now(), datagram) {
-            self.news.notify_one();
+        if self.log().received(self.now(), datagram) {
+            self.changed.notify_one();
         }
     }
 
-    /// The connection is up: what is not known soon is not waited for.
+    /// The connection is established: outstanding answers are awaited only briefly.
     pub(in crate::peer) fn finish(&self) {
-        self.unannounced.finish();
+        self.early_checks.finish();
         if self.is_active() {
             let end = self.now() + PATIENCE;
             *self.end.lock().expect("no holder of this lock panics") = Some(end);
-            self.news.notify_one();
+            self.changed.notify_one();
         }
     }
 
-    /// Tells each server that fails, as soon as it is known, until nothing more is awaited.
-    pub(in crate::peer) async fn follow(&self, mut tell: impl FnMut(ServerFailure)) {
+    /// Reports each server that fails, as soon as it is known, until nothing more is awaited.
+    pub(in crate::peer) async fn follow(&self, mut report: impl FnMut(ServerFailure)) {
         while self.is_active() {
             let now = self.now();
-            let failures = self.watch().failures(now);
-            failures.into_iter().for_each(&mut tell);
+            let failures = self.log().failures(now);
+            failures.into_iter().for_each(&mut report);
             let end = *self.end.lock().expect("no holder of this lock panics");
-            let next = match self.watch().settled(now) {
+            let next = match self.log().settled(now) {
                 Ok(()) => break,
                 Err(_) if end.is_some_and(|end| end <= now) => break,
                 Err(next) => [next, end].into_iter().flatten().min(),
@@ -194,21 +194,21 @@ impl Watcher {
             };
             tokio::select! {
                 () = pause => {}
-                () = self.news.notified() => {}
+                () = self.changed.notified() => {}
             }
         }
         self.active.store(false, Ordering::Relaxed);
     }
 }
 
-/// Whether this is a Binding request, given that it asks.
+/// Whether this is a Binding request; the datagram has passed [`is_relevant`].
 fn is_binding(datagram: &[u8]) -> bool {
     datagram.starts_with(&[0, 1])
 }
 
-/// Whether this can be a Binding or Allocate request or answer. Media (first byte 128 and up), DTLS
-/// (20 to 63), channel data (64 to 79) and relayed data in indications do not pass.
-fn is_asking(datagram: &[u8]) -> bool {
+/// Whether this can be a Binding or Allocate request or answer. Media (first byte 128 and up), DTLS (20 to 63),
+/// channel data (64 to 79) and relayed data in indications are excluded.
+fn is_relevant(datagram: &[u8]) -> bool {
     let [kind_high, kind_low, _, _, cookie @ ..] = datagram else { return false };
     let kind = u16::from_be_bytes([*kind_high, *kind_low]);
     matches!(kind & !0x0110, 0x0001 | 0x0003)
@@ -216,17 +216,17 @@ fn is_asking(datagram: &[u8]) -> bool {
         && cookie.starts_with(&MAGIC_COOKIE.to_be_bytes())
 }
 
-/// Sends a Binding request again until it is answered. The `webrtc` crate does so after 300 ms at first (`rtc-stun`
+/// Retransmits a Binding request until it is answered. The `webrtc` crate first does so after 300 ms (`rtc-stun`
 /// 0.21.1, `client.rs:19`): by then a relayed pair can be nominated, for want of the server-reflexive candidate.
-async fn repeat(
-    watcher: Arc<Watcher>,
+async fn retransmit(
+    monitor: Arc<GatheringMonitor>,
     socket: Weak<dyn AsyncUdpSocket>,
     destination: SocketAddr,
     request: Vec<u8>,
 ) {
-    for pause in REPEATED_AFTER {
+    for pause in RETRANSMIT_AFTER {
         sleep(pause).await;
-        let Some(socket) = socket.upgrade().filter(|_| watcher.watch().is_unanswered(&request))
+        let Some(socket) = socket.upgrade().filter(|_| monitor.log().is_unanswered(&request))
         else {
             return;
         };
@@ -237,50 +237,50 @@ async fn repeat(
             segment_size: None,
             src_ip: None,
         };
-        // The crate's own repetition reports what goes wrong.
+        // The crate's own retransmission reports failures.
         let _ = std::future::poll_fn(|cx| socket.poll_send(cx, &again)).await;
     }
 }
 
-/// A UDP socket that is looked at.
+/// A UDP socket whose traffic is monitored.
 #[derive(Debug)]
-pub(in crate::peer) struct WatchedSocket {
+pub(in crate::peer) struct MonitoredSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     local: SocketAddr,
-    watcher: Arc<Watcher>,
+    monitor: Arc<GatheringMonitor>,
 }
 
-impl WatchedSocket {
+impl MonitoredSocket {
     /// # Errors
     /// The socket has no local address.
     pub(in crate::peer) fn new(
         inner: Arc<dyn AsyncUdpSocket>,
-        watcher: Arc<Watcher>,
+        monitor: Arc<GatheringMonitor>,
     ) -> io::Result<Self> {
-        Ok(Self { local: inner.local_addr()?, inner, watcher })
+        Ok(Self { local: inner.local_addr()?, inner, monitor })
     }
 }
 
-impl AsyncUdpSocket for WatchedSocket {
+impl AsyncUdpSocket for MonitoredSocket {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.local)
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_send(cx, transmit);
-        if self.watcher.is_active()
-            && is_asking(transmit.contents)
+        if self.monitor.is_active()
+            && is_relevant(transmit.contents)
             && let Poll::Ready(sent) = &polled
         {
-            // Several datagrams of one length may go at once (GSO).
+            // Several datagrams of one length may be sent together (GSO).
             let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
             for datagram in transmit.contents.chunks(length) {
                 let error = sent.as_ref().err();
                 let to = transmit.destination;
-                if self.watcher.sent(self.local, to, datagram, error) && is_binding(datagram) {
+                if self.monitor.sent(self.local, to, datagram, error) && is_binding(datagram) {
                     let socket = Arc::downgrade(&self.inner);
                     let request = datagram.to_vec();
-                    tokio::spawn(repeat(Arc::clone(&self.watcher), socket, to, request));
+                    tokio::spawn(retransmit(Arc::clone(&self.monitor), socket, to, request));
                 }
             }
         }
@@ -294,14 +294,14 @@ impl AsyncUdpSocket for WatchedSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_recv(cx, bufs, meta);
-        if self.watcher.is_active()
+        if self.monitor.is_active()
             && let Poll::Ready(Ok(count)) = polled
         {
             for (buffer, meta) in bufs.iter().zip(meta.iter()).take(count) {
                 let received = &buffer[..meta.len.min(buffer.len())];
-                // Several datagrams of one length may come as one (GRO).
+                // Several datagrams of one length may arrive as one (GRO).
                 let datagrams = received.chunks(meta.stride.max(1));
-                datagrams.filter(|d| is_asking(d)).for_each(|d| self.watcher.received(d));
+                datagrams.filter(|d| is_relevant(d)).for_each(|d| self.monitor.received(d));
             }
         }
         polled
@@ -321,11 +321,11 @@ mod tests {
     use super::*;
     use crate::stun::message::{Builder, Class, method};
 
-    /// Counts what is sent.
+    /// Counts sent datagrams.
     #[derive(Debug, Default)]
-    struct Counting(std::sync::atomic::AtomicU32);
+    struct CountingSocket(std::sync::atomic::AtomicU32);
 
-    impl AsyncUdpSocket for Counting {
+    impl AsyncUdpSocket for CountingSocket {
         fn local_addr(&self) -> io::Result<SocketAddr> {
             Ok(SocketAddr::from(([127, 0, 0, 1], 9)))
         }
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_binding_request_is_repeated_until_it_is_answered() {
+    async fn a_binding_request_is_retransmitted_until_it_is_answered() {
         const ENDPOINT: &str = "192.0.2.9:3478";
         let server = IceServer {
             urls: vec![format!("stun:{ENDPOINT}"), format!("turn:{ENDPOINT}")],
@@ -354,11 +354,11 @@ mod tests {
             credential: Some("secret".into()),
         };
         let streams = StreamServers::new(&[], crate::stun::stream::Trust::web(), None);
-        let (watcher, _losses) = Watcher::new(&[server], &streams, false);
-        watcher.lookup_begun(ENDPOINT);
-        watcher.lookup_ended(ENDPOINT, &Ok(vec![ENDPOINT.parse().unwrap()]));
-        let inner = Arc::new(Counting::default());
-        let socket = WatchedSocket::new(Arc::clone(&inner) as _, Arc::clone(&watcher)).unwrap();
+        let (monitor, _losses) = GatheringMonitor::new(&[server], &streams, false);
+        monitor.lookup_started(ENDPOINT);
+        monitor.lookup_ended(ENDPOINT, &Ok(vec![ENDPOINT.parse().unwrap()]));
+        let inner = Arc::new(CountingSocket::default());
+        let socket = MonitoredSocket::new(Arc::clone(&inner) as _, Arc::clone(&monitor)).unwrap();
         let send = |contents: &[u8]| {
             let destination = ENDPOINT.parse().unwrap();
             let transmit =
@@ -368,13 +368,13 @@ mod tests {
         };
         let request = |method, id| Builder::new(Class::Request, method, [id; 12]).finish();
 
-        let all = async {
-            sleep(REPEATED_AFTER.iter().sum::<Duration>() * 2).await;
+        let all_retransmissions = async {
+            sleep(RETRANSMIT_AFTER.iter().sum::<Duration>() * 2).await;
         };
         send(&request(method::BINDING, 1));
-        watcher.received(&Builder::new(Class::Success, method::BINDING, [1; 12]).finish());
+        monitor.received(&Builder::new(Class::Success, method::BINDING, [1; 12]).finish());
         send(&request(method::ALLOCATE, 2));
-        all.await;
+        all_retransmissions.await;
         assert_eq!(inner.0.swap(0, Ordering::Relaxed), 2, "answered; may go over TCP");
         send(&request(method::BINDING, 3));
         while inner.0.load(Ordering::Relaxed) < 3 {
@@ -389,17 +389,17 @@ mod tests {
     }
 
     #[test]
-    fn only_binding_and_allocate_are_looked_at() {
-        let looked_at = |class, method| is_asking(&Builder::new(class, method, [0; 12]).finish());
+    fn only_binding_and_allocate_are_inspected() {
+        let relevant = |class, method| is_relevant(&Builder::new(class, method, [0; 12]).finish());
         for class in [Class::Request, Class::Success, Class::Error] {
-            assert!(looked_at(class, method::BINDING) && looked_at(class, method::ALLOCATE));
-            assert!(!looked_at(class, method::REFRESH) && !looked_at(class, method::CHANNEL_BIND));
+            assert!(relevant(class, method::BINDING) && relevant(class, method::ALLOCATE));
+            assert!(!relevant(class, method::REFRESH) && !relevant(class, method::CHANNEL_BIND));
         }
         for method in [method::BINDING, method::ALLOCATE, method::SEND, method::DATA] {
-            assert!(!looked_at(Class::Indication, method));
+            assert!(!relevant(Class::Indication, method));
         }
         for other in [&[][..], &[0, 1, 0, 0], &[0x80; 40], &[22; 40], &[0, 1, 0, 0, 0, 0, 0, 0]] {
-            assert!(!is_asking(other));
+            assert!(!is_relevant(other));
         }
     }
 }
