@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sha256};
+use crate::{peer::event::ReceivedAccessUnit, proto::control::KeyframeInfo, session::sha256};
 
 /// How long an access unit waits for its announcement: apps may not send one.
 const WAIT: Duration = Duration::from_millis(300);

@@ -21,7 +21,6 @@ use webrtc::peer_connection::{PeerConnection, StatsSelector, transport::DtlsTran
 use super::{
     config::{self, Binding, IcePolicy, PeerConfig, PeerRole},
     control::ChannelRef,
-    driver,
     error::PeerError,
     event::{PeerEvent, Timings},
     frames::CodedFrame,
@@ -39,6 +38,7 @@ use super::{
     streams::StreamServers,
     video::{self, SentAccessUnit, VideoSender},
     vitals::{LivenessMonitor, Vitals},
+    watchdog,
 };
 use crate::{media::h264::AccessUnit, proto::control::ControlMessage, types::CandidateType};
 
@@ -135,7 +135,7 @@ impl Peer {
                 peer_repairs,
                 config.phone_path.clone(),
             )),
-            tokio::spawn(driver::watch(Arc::clone(&liveness), Arc::downgrade(&runtime))),
+            tokio::spawn(watchdog::watch(Arc::clone(&liveness), Arc::downgrade(&runtime))),
             tokio::spawn(report_end(Arc::clone(&shared))),
         ];
         for failure in gathering.unusable() {

@@ -12,23 +12,16 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Once, Weak,
+        Arc, Once,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use futures_util::FutureExt;
 use tokio::{runtime::Handle, sync::Notify};
 use webrtc::runtime::JoinHandle;
 
-use super::{runtime::PeerRuntime, vitals::LivenessMonitor};
-
-/// Interval at which the driver has to show progress.
-const CHECK_INTERVAL: Duration = Duration::from_millis(400);
-
-/// Consecutive checks without progress after which a driver is unresponsive: 2 s.
-const MAX_MISSES: u32 = 5;
+use super::vitals::LivenessMonitor;
 
 /// Name of a driver's thread.
 const THREAD: &str = "peer-driver";
@@ -137,27 +130,11 @@ impl JoinHandle for DriverHandle {
     }
 }
 
-/// Watches the driver until it ends, and declares it ended when it is unresponsive.
-///
-/// Counts checks instead of time: after a suspend, or on an overloaded machine, this task was as late as the
-/// driver.
-pub(super) async fn watch(liveness: Arc<LivenessMonitor>, runtime: Weak<PeerRuntime>) {
-    let mut misses = 0;
-    while liveness.driver_end().is_none() {
-        let before = liveness.driver_turns();
-        match runtime.upgrade() {
-            Some(runtime) if runtime.is_resolving() => misses = 0,
-            Some(runtime) => runtime.wake(),
-            None => return,
-        }
-        tokio::time::sleep(CHECK_INTERVAL).await;
-        misses = if liveness.driver_turns() == before { misses + 1 } else { 0 };
-        if misses >= MAX_MISSES {
-            ABANDONED.fetch_add(1, Ordering::Relaxed);
-            if !liveness.driver_ended("its driver has been unresponsive for 2 s".into()) {
-                ABANDONED.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
+/// Declares an unresponsive driver ended: its thread is abandoned.
+pub(super) fn abandon(liveness: &LivenessMonitor, why: &str) {
+    ABANDONED.fetch_add(1, Ordering::Relaxed);
+    if !liveness.driver_ended(why.into()) {
+        ABANDONED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::{
     fmt,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
-    assembler::BrokenAccessUnit, control::ChannelRef, rtp_observer::KeyframeRequest,
-    video::ReceivedAccessUnit,
+    assembler::{BrokenAccessUnit, WholeAccessUnit},
+    control::ChannelRef,
+    rtp_observer::KeyframeRequest,
 };
 use crate::proto::{control::ControlMessage, signaling::IceCandidateInit};
 
@@ -44,6 +45,15 @@ pub enum PeerEvent {
     AccessUnit(ReceivedAccessUnit),
     /// An access unit was abandoned.
     Broken(BrokenAccessUnit),
+}
+
+/// An access unit that arrived completely.
+#[derive(Debug, Clone)]
+pub struct ReceivedAccessUnit {
+    /// The access unit, with information about its packets.
+    pub unit: WholeAccessUnit,
+    /// Wall-clock time at which it became complete.
+    pub received_at: SystemTime,
 }
 
 /// W3C `RTCPeerConnectionState`.

@@ -4,7 +4,7 @@
 //! What happens on it is reported as [`PeerEvent`]s.
 //!
 //! - [`config`]: the configuration of a peer, and the crate settings that follow from it
-//! - `runtime`: the crate's driver without its stalls; `driver`: its thread
+//! - `runtime`: the crate's driver without its stalls; `driver`: its thread; `watchdog`: detects one that hangs
 //! - `socket`: its UDP sockets; `guard`: only datagrams of authenticated paths; `dtls_filter`: DTLS records
 //! - [`vitals`]: evidence that the connection is alive
 //! - [`event`]: what happens on it; [`error`]: what can go wrong; `shared`: state shared by its tasks
@@ -58,6 +58,7 @@ mod streams;
 mod timestamps;
 pub mod video;
 pub mod vitals;
+mod watchdog;
 
 #[cfg(test)]
 mod long_life;

@@ -30,10 +30,10 @@ use webrtc::{
 };
 
 use super::{
-    assembler::{Assembled, BrokenAccessUnit, BrokenReason, WholeAccessUnit},
+    assembler::{Assembled, BrokenAccessUnit, BrokenReason},
     config::{self, PeerConfig},
     error::PeerError,
-    event::PeerEvent,
+    event::{PeerEvent, ReceivedAccessUnit},
     incoming::Incoming,
     pacing::Pacing,
     packetizer,
@@ -66,15 +66,6 @@ pub struct SentAccessUnit {
     pub first_packet: Instant,
     /// Time from the first packet handed to the connection to the last.
     pub send_time: Duration,
-}
-
-/// An access unit that arrived completely.
-#[derive(Debug, Clone)]
-pub struct ReceivedAccessUnit {
-    /// The access unit, with information about its packets.
-    pub unit: WholeAccessUnit,
-    /// Wall-clock time at which it became complete.
-    pub received_at: SystemTime,
 }
 
 /// The sending end of the video track.
@@ -305,7 +296,7 @@ fn is_ours(shared: &PeerState, payload_type: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::delivery::Delivery;
+    use crate::{peer::assembler::WholeAccessUnit, stats::delivery::Delivery};
 
     fn whole(data: Bytes) -> Assembled {
         let (timestamp, packets, retransmitted) = (1, 1, 0);

@@ -30,7 +30,7 @@ use crate::{
         h264,
         sink::{Claim, FrameRecord, PictureFormat, Written},
     },
-    peer::{PeerEvent, frames::CodedFrame, video::ReceivedAccessUnit},
+    peer::{PeerEvent, event::ReceivedAccessUnit, frames::CodedFrame},
     proto::control::ControlMessage,
     stats::{
         Stages,

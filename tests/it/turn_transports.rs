@@ -12,7 +12,7 @@ use orion_peer::{
     auth::turn_rest::TurnSecrets,
     peer::{
         GatherOutcome, IcePolicy, Peer, PeerConfig, PeerEvent, PeerRole,
-        assembler::BrokenAccessUnit, video::ReceivedAccessUnit,
+        assembler::BrokenAccessUnit, event::ReceivedAccessUnit,
     },
     proto::token::IceServer,
     stun::stream::{DialError, Trust},

@@ -7,7 +7,7 @@ use super::{
     Connection,
 };
 use crate::{
-    peer::{PeerRole, video::ReceivedAccessUnit},
+    peer::{PeerRole, event::ReceivedAccessUnit},
     proto::control::{ControlMessage, KeyframeInfo},
     report::bench::schema::KeyframeRecord,
     session::{epoch_seconds, next_due, sender::transmit},

@@ -165,7 +165,10 @@ fn silence_is_reported_after_five_seconds() {
     let mut log = resolved(&[STUN]);
     let binding = request(method::BINDING, 1, None);
     assert!(log.sent(at(100), local(), server(), &binding, None));
-    assert!(!log.sent(at(600), local(), server(), &binding, None), "a repetition is no news");
+    assert!(
+        !log.sent(at(600), local(), server(), &binding, None),
+        "a retransmission is not reported"
+    );
     assert_eq!(outcomes(&log), [GatherOutcome::Silent { requests: 2 }]);
     assert_eq!(log.failures(at(5099)), []);
     assert_eq!(log.settled(at(5099)), Err(Some(at(5100))));
@@ -181,7 +184,7 @@ fn silence_is_reported_after_five_seconds() {
 fn names_without_an_address_are_reported_once_known() {
     let mut log = log(&[STUN, "stuns:ice.example", "stun:"]);
     let left_out = log.failures(at(0));
-    assert_eq!(left_out.len(), 2, "what cannot be used is known at once");
+    assert_eq!(left_out.len(), 2, "unusable servers are known immediately");
     assert_eq!(left_out[0].text, "it is left out: stuns: is not supported");
     assert_eq!(log.settled(at(0)), Err(None));
     log.lookup_started(at(0), ENDPOINT);

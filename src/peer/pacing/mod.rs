@@ -1,6 +1,6 @@
 //! Pacing: the packets of a keyframe leave one after another, as fast as the path can carry them and no faster.
 //!
-//! A keyframe is a hundred packets at once, then nothing for seconds. Sent in one burst it overflows the queue of a
+//! A keyframe is a burst of a hundred packets, then nothing for seconds. Sent in one burst it overflows the queue of a
 //! slow uplink or a browser's receive buffer, and control messages wait behind it. Every keyframe measures the
 //! right rate: packets are numbered, the receiver reports when each arrived (transport-wide congestion control,
 //! draft-holmer-rmcat-transport-wide-cc-extensions-01), and where they arrive more slowly than they were sent,

@@ -23,7 +23,7 @@ const MAX_BYTES: usize = 8 << 20;
 /// RTP, SRTP, UDP and IP headers of a packet, bytes.
 const HEADERS: usize = 12 + 16 + 8 + 28;
 
-/// Packets may leave together if they are less than this apart: timers are no finer.
+/// Packets may leave together if they are less than this apart: the resolution of timers.
 const BURST: Duration = Duration::from_millis(4);
 
 /// Minimum time between two retransmissions of one packet; a request may be sent twice.

@@ -78,7 +78,7 @@ fn negotiated() -> Rtx {
     Rtx::new(types, Arc::default())
 }
 
-/// With the stream bound the way the crate does it, its RTX stream like a separate one.
+/// With the stream bound as the crate does it, its RTX stream like a separate one.
 fn receiving() -> Rtx {
     let mut rtx = negotiated();
     rtx.bind_remote_stream(&info(Some((REPAIR, 103))));

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{media::h264, peer::video::ReceivedAccessUnit, proto::control::KeyframeInfo};
+use crate::{media::h264, peer::event::ReceivedAccessUnit, proto::control::KeyframeInfo};
 
 /// How long a keyframe waits for its message.
 const INFO_WITHIN: Duration = Duration::from_millis(200);
