@@ -27,7 +27,7 @@ pub const SIGNAL_PATH: &str = "/api/signal";
 pub const DEV_SIGNAL: &str = "ws://127.0.0.1:8787";
 
 /// Path of the token API, taken when there is no `--token-url`.
-pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
+pub const TOKEN_PATH: &str = crate::proto::token::PATH;
 
 /// Access token of the dev server, taken when the token API is on this machine.
 pub const DEV_ACCESS_TOKEN: &str = "dev";

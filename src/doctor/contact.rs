@@ -11,7 +11,8 @@ use super::{
 use crate::{
     proto::token::IceServer,
     signaling::client::{
-        self, Access, ClientConfig, ClientError, ClientEvent, DialTimings, Look, StaticToken, look,
+        self, Access, ClientConfig, ClientError, ClientEvent, DialTimings, ServerProbe,
+        StaticToken, probe_server,
     },
     types::{clock_skew_words, printable},
 };
@@ -116,10 +117,10 @@ pub(super) async fn signaling(
             contacted.joined = Some(joined.is_ok());
             joined
         }
-        _ => look(&contact.signal, &contact.trust, left(until)).await,
+        _ => probe_server(&contact.signal, &contact.trust, left(until)).await,
     };
     Some(match result {
-        Ok(Look { timings, clock_skew }) => {
+        Ok(ServerProbe { timings, clock_skew }) => {
             let DialTimings { dns, tcp, tls, upgrade, .. } = timings;
             contacted.ok = true;
             contacted.dns_ms = Some(millis(dns));
@@ -142,7 +143,11 @@ pub(super) async fn signaling(
 }
 
 /// Joins with the token that was fetched, and leaves.
-async fn join(contact: &Contact, access: &Access, until: Instant) -> Result<Look, ClientError> {
+async fn join(
+    contact: &Contact,
+    access: &Access,
+    until: Instant,
+) -> Result<ServerProbe, ClientError> {
     let token = StaticToken::new(&access.token)?;
     let config = ClientConfig {
         connect_within: left(until),
@@ -154,7 +159,7 @@ async fn join(contact: &Contact, access: &Access, until: Instant) -> Result<Look
         match event {
             ClientEvent::Connected { timings, clock_skew, .. } => {
                 handle.close().await;
-                return Ok(Look { timings, clock_skew });
+                return Ok(ServerProbe { timings, clock_skew });
             }
             ClientEvent::Closed { error: Some(error), .. } => return Err(error),
             _ => {}

@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::claims::whole;
 use crate::types::{DeviceId, PairId};
 
+/// Path of the token API.
+pub const PATH: &str = "/api/auth/webrtc-token";
+
 /// Body of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,8 +1,8 @@
-//! Signaling client: keeps one WebSocket to `/api/signal` alive and hands messages both ways.
+//! Signaling client: keeps one WebSocket to `/api/signal` open and passes messages in both directions.
 //!
-//! It runs as a task. A lost socket is replaced with a fresh token after a pause ([`Backoff`]), close
-//! codes 4500-4999 and HTTP 401/403 end it, and `auth` renews the token of a live socket before it
-//! expires. Nothing beyond the production contract is needed: no `hello`, no subprotocol, no `auth-ok`.
+//! It runs as a task. A lost socket is reconnected with a fresh token after a pause ([`Backoff`]), close codes
+//! 4500-4999 and HTTP 401/403 end the client, and `auth` renews the token of a live socket before it expires. The
+//! server need not support more than the production contract: no `hello`, no subprotocol, no `auth-ok`.
 
 mod access;
 mod backoff;
@@ -10,24 +10,26 @@ mod clock;
 mod dial;
 mod endpoint;
 mod error;
+mod http;
 mod proxy;
+mod redact;
 mod run;
 pub mod token_client;
+mod token_error;
 mod unreachable;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use access::read_claims;
 pub use access::{Access, StaticToken, TokenProvider};
 pub use backoff::Backoff;
 pub(crate) use clock::server_time;
-use clock::{clock_skew, http_date, with_clock};
-pub use dial::{DialTimings, Look, Socket, look, open};
-use dial::{MAX_REDIRECTS, error_body, redirect, rustls_error, stays, tls_reason};
-pub use endpoint::{endpoint, redacted, redacted_text};
+pub use dial::{DialTimings, ServerProbe, Socket, open, probe_server};
+pub use endpoint::endpoint;
 pub use error::ClientError;
+pub(super) use http::install_crypto;
+pub use redact::{redacted, redacted_text};
 
 use crate::{
     proto::{
@@ -38,38 +40,38 @@ use crate::{
     types::PairId,
 };
 
-/// Messages that wait while the socket is down or slow.
+/// Capacity of the message and event queues.
 const QUEUE: usize = 256;
 
-/// Settings of [`connect`].
+/// Configuration of the client.
 #[derive(Clone)]
 pub struct ClientConfig {
-    /// Server: `ws://`, `wss://`, `http://` or `https://`; without a path `/api/signal` is meant.
+    /// URL of the server: `ws://`, `wss://`, `http://` or `https://`; the path defaults to `/api/signal`.
     pub url: String,
-    /// Where tokens come from.
+    /// Source of tokens.
     pub tokens: Arc<dyn TokenProvider>,
-    /// The certificates that a `wss://` server is believed by.
+    /// Certificates trusted for `wss://`.
     pub trust: Trust,
-    /// Whether the first connect is retried like a lost socket, instead of failing at once.
+    /// Whether a failed first attempt is retried like a lost socket.
     pub retry_first: bool,
-    /// The same where the server asks to come back later (HTTP 429, 503).
+    /// Whether a first attempt is retried when the server asks to come back later (HTTP 429, 503).
     pub retry_busy: bool,
     /// Pauses between attempts.
     pub backoff: Backoff,
-    /// Longest time for one attempt: name, TCP, TLS and upgrade.
+    /// Timeout of one attempt: DNS, TCP, TLS and upgrade.
     pub connect_within: Duration,
     /// How long before `exp` the token of a live socket is renewed.
     pub renew_before: Duration,
-    /// How often the server is pinged.
+    /// Interval between pings.
     pub ping_every: Duration,
-    /// How soon after a ping something must come, or the socket is given up.
+    /// Timeout after a ping: without any incoming frame the socket is abandoned.
     pub pong_within: Duration,
-    /// How soon after a ping out of turn: when there is reason to think that the network has changed.
+    /// The same after a ping by [`ClientHandle::probe`].
     pub probe_within: Duration,
 }
 
 impl ClientConfig {
-    /// The contract's values.
+    /// A configuration with the values of the wire contract.
     #[must_use]
     pub fn new(url: impl Into<String>, tokens: Arc<dyn TokenProvider>) -> Self {
         Self {
@@ -88,57 +90,57 @@ impl ClientConfig {
     }
 }
 
-/// What the client tells.
+/// An event of the client.
 #[derive(Debug)]
 pub enum ClientEvent {
-    /// A socket is up. `hello`, if the server sends one, follows as a [`ClientEvent::Message`].
+    /// A socket is open. `hello`, if the server sends one, follows as a [`ClientEvent::Message`].
     Connected {
         /// The pair the token is for.
         pair_id: PairId,
-        /// Fresh ICE servers, when the token came from a token API.
+        /// Fresh ICE servers, if the token came from a token API.
         ice_servers: Vec<IceServer>,
-        /// Whether there was a socket before.
+        /// Whether this is a reconnection.
         again: bool,
-        /// How long each step to it took.
+        /// Duration of each connection step.
         timings: DialTimings,
-        /// How far this machine's clock is ahead of the token API's or else the signaling
-        /// server's, seconds (behind when negative); `None` when it does not show or is below 2 s.
+        /// How far this machine's clock is ahead of that of the token API, or else of the signaling server,
+        /// seconds (behind when negative); `None` when unknown or below 2 s.
         clock_skew: Option<f64>,
     },
     /// A message from the server or the other device.
     Message(Message),
-    /// The server took a fresh token on the live socket.
+    /// The server accepted a fresh token on the live socket.
     Renewed {
         /// Its expiry, seconds since 1970.
         exp: u64,
         /// The ICE servers that came with it.
         ice_servers: Vec<IceServer>,
     },
-    /// The socket is gone, or an attempt to replace it failed.
+    /// The socket was lost, or an attempt to reconnect failed.
     Disconnected {
-        /// Close code, when the server sent one.
+        /// Close code, if the server sent one.
         code: Option<u16>,
-        /// The cause.
+        /// Human-readable cause.
         reason: String,
         /// Pause before the next attempt.
         will_retry_in: Duration,
     },
-    /// The last event: there will be no other socket.
+    /// The last event: the client has ended.
     Closed {
-        /// Close code, when the server sent one.
+        /// Close code, if the server sent one.
         code: Option<u16>,
-        /// The cause.
+        /// Human-readable cause.
         reason: String,
-        /// What went wrong; `None` when this side closed.
+        /// The failure; `None` after [`ClientHandle::close`].
         error: Option<ClientError>,
     },
 }
 
-/// Why a message was not taken.
+/// Why a message was not accepted for sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// Too many messages wait already.
-    #[error("signaling message not sent: {QUEUE} messages wait for the connection already")]
+    /// The queue is full.
+    #[error("signaling message not sent: {QUEUE} messages are already waiting for the connection")]
     QueueFull,
     /// The client has ended.
     #[error("signaling message not sent: the client is closed")]
@@ -166,19 +168,19 @@ impl ClientHandle {
         })
     }
 
-    /// Leaves the socket and makes another one at once: the machine's network has changed, and the old
-    /// socket would show it only after half a minute.
+    /// Abandons the socket and reconnects immediately: the machine's network has changed, and the old socket would
+    /// fail only after half a minute.
     pub fn reconnect(&self) {
         self.again.notify_one();
     }
 
-    /// Pings the server out of turn, and gives the socket up when nothing comes within
+    /// Pings the server immediately, and abandons the socket if nothing arrives within
     /// [`ClientConfig::probe_within`].
     pub fn probe(&self) {
         self.probe.notify_one();
     }
 
-    /// Sends what is queued if the socket is up, closes it, and waits for the end.
+    /// Sends the queued messages if a socket is open, closes it, and waits for the client to end.
     pub async fn close(&self) {
         let _ = self.stop.send(true);
         self.messages.closed().await;
@@ -188,12 +190,12 @@ impl ClientHandle {
 /// Starts the client. Its events end with [`ClientEvent::Closed`].
 #[must_use]
 pub fn connect(config: ClientConfig) -> (ClientHandle, mpsc::Receiver<ClientEvent>) {
-    token_client::install_crypto();
+    install_crypto();
     let (messages, queue) = mpsc::channel(QUEUE);
     let (stop, stopped) = watch::channel(false);
     let (events, receiver) = mpsc::channel(QUEUE);
     let (again, probe) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let asked = run::Asked { again: Arc::clone(&again), probe: Arc::clone(&probe), stopped };
-    tokio::spawn(run::run(config, queue, asked, events));
+    let controls = run::Controls { again: Arc::clone(&again), probe: Arc::clone(&probe), stopped };
+    tokio::spawn(run::run(config, queue, controls, events));
     (ClientHandle { messages, stop, again, probe }, receiver)
 }

@@ -94,7 +94,7 @@ impl BusConfig {
             let settings = info.redis_settings().clone().set_password(text);
             info = info.set_redis_settings(settings);
         }
-        crate::signaling::client::token_client::install_crypto();
+        crate::signaling::client::install_crypto();
         let client = match ca {
             Some(pem) => {
                 let root_cert = Some(pem.to_vec());

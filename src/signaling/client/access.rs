@@ -1,4 +1,4 @@
-//! Where the client's tokens come from.
+//! The source of the client's tokens.
 
 use std::{
     fmt,
@@ -10,11 +10,11 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
     proto::{claims::Claims, token::IceServer},
-    signaling::client::token_client::TokenError,
+    signaling::client::token_error::TokenError,
     types::{DeviceId, PairId},
 };
 
-/// A token and what is known about it. `Debug` leaves the token out.
+/// A token and its metadata. `Debug` omits the token.
 #[derive(Clone, PartialEq)]
 pub struct Access {
     /// The JWT.
@@ -28,7 +28,7 @@ pub struct Access {
     /// ICE servers that came with it.
     pub ice_servers: Vec<IceServer>,
     /// How far this machine's clock is ahead of the token API's, seconds (behind when negative);
-    /// `None` when it does not show or is below 2 s.
+    /// `None` when unknown or below 2 s.
     pub clock_skew: Option<f64>,
 }
 
@@ -44,27 +44,27 @@ impl fmt::Debug for Access {
     }
 }
 
-/// Gives tokens to the signaling client.
+/// Supplies tokens to the signaling client.
 #[async_trait]
 pub trait TokenProvider: Send + Sync {
-    /// A token; a fresh one at each call, if there are any.
+    /// A token; a fresh one at each call, if possible.
     ///
     /// # Errors
-    /// [`TokenError`]
+    /// [`TokenError`] when no token is available.
     async fn access(&self) -> Result<Access, TokenError>;
 
-    /// Whether another call can give another token.
+    /// Whether another call can return another token.
     fn renews(&self) -> bool {
         true
     }
 }
 
-/// One given token.
+/// A fixed token.
 #[derive(Debug, Clone)]
 pub struct StaticToken(Access);
 
 impl StaticToken {
-    /// Reads pair, device and expiry from the token's claims. The signature is the server's to check.
+    /// Reads pair, device and expiry from the token's claims. The signature is not checked; the server does that.
     ///
     /// # Errors
     /// [`TokenError::Unreadable`] when it is not a JWT with the contract's claims.
@@ -81,7 +81,7 @@ impl StaticToken {
         }))
     }
 
-    /// What is known about the token.
+    /// The token and its metadata.
     #[must_use]
     pub fn get(&self) -> &Access {
         &self.0
@@ -109,11 +109,13 @@ pub(in crate::signaling) fn read_claims(token: &str) -> Result<Claims, TokenErro
     let (Some(_), Some(payload), Some(_), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(TokenError::Unreadable("it does not have three parts".into()));
+        return Err(TokenError::Unreadable(
+            "it does not have three parts separated by dots".into(),
+        ));
     };
     let payload = URL_SAFE_NO_PAD
         .decode(payload)
-        .map_err(|_| TokenError::Unreadable("its claims are not base64url".into()))?;
+        .map_err(|_| TokenError::Unreadable("its claims are not in base64url".into()))?;
     serde_json::from_slice(&payload)
         .map_err(|error| TokenError::Unreadable(format!("its claims: {error}")))
 }
@@ -127,18 +129,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_given_token_tells_its_pair_and_its_end() {
+    async fn a_fixed_token_has_a_pair_and_expires() {
         let live = token(r#"{"sub":"phone","pairId":"demo","exp":99999999999}"#);
         let provider = StaticToken::new(&format!("{live}\n")).unwrap();
         let access = provider.access().await.unwrap();
         assert_eq!((access.token.as_str(), access.pair_id.as_str()), (live.as_str(), "demo"));
         assert!(!provider.renews());
-        let over = StaticToken::new(&token(r#"{"sub":"phone","pairId":"demo","exp":5}"#)).unwrap();
-        assert!(matches!(over.access().await, Err(TokenError::Expired { .. })));
+        let expired =
+            StaticToken::new(&token(r#"{"sub":"phone","pairId":"demo","exp":5}"#)).unwrap();
+        assert!(matches!(expired.access().await, Err(TokenError::Expired { .. })));
     }
 
     #[test]
-    fn what_is_no_token_is_refused_without_showing_it() {
+    fn malformed_tokens_are_rejected_without_showing_them() {
         for wrong in ["", "hush", "hush.hush.hush", "a.b", &token(r#"{"sub":"hush"}"#)] {
             let error = StaticToken::new(wrong).unwrap_err();
             assert!(!error.to_string().contains("hush"), "{error}");

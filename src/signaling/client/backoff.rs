@@ -1,14 +1,14 @@
-//! Pauses between attempts: 0, 0.3, 1.2, 2.7, 4.8, 7 s, then 7 s, each plus up to 1 s of jitter so
-//! that clients do not come back in step.
+//! Pauses between attempts: 0, 0.3, 1.2, 2.7, 4.8, 7 s, then 7 s, each plus up to 1 s of jitter so that clients do
+//! not reconnect simultaneously.
 
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// The contract's pauses, ms.
+/// The pauses of the wire contract, ms.
 const PAUSES_MS: [u64; 6] = [0, 300, 1200, 2700, 4800, 7000];
 
-/// Gives the pause before each attempt.
+/// The pauses before the attempts.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     jitter: Duration,
@@ -23,7 +23,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Pauses with up to `jitter` on top, reproducible by `seed`.
+    /// Pauses with up to `jitter` added, reproducible by `seed`.
     #[must_use]
     pub fn new(jitter: Duration, seed: u64) -> Self {
         Self { jitter, attempt: 0, random: StdRng::seed_from_u64(seed) }
@@ -36,7 +36,7 @@ impl Backoff {
         Duration::from_millis(base) + self.jitter.mul_f64(self.random.random::<f64>())
     }
 
-    /// Starts over, after a connection that held.
+    /// Starts over, after a connection that lasted.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }

@@ -1,28 +1,27 @@
-//! How far this machine's clock is from a server's, by the `Date` header of an answer
-//! (RFC 9110 §6.6.1).
+//! Difference between this machine's clock and a server's, by the `Date` header of a response (RFC 9110 §6.6.1).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::types::{clock_skew_words, epoch_seconds};
 
-/// A smaller difference is not told: the header counts whole seconds, and the answer took its time.
-const SMALLEST: f64 = 2.0;
+/// Minimum reported difference, seconds: the header has a resolution of one second, and the response took time.
+const MIN_SKEW: f64 = 2.0;
 
 /// Seconds since 1970 of a date in a header (RFC 9110 §5.6.7).
 pub(in crate::signaling) fn http_date(text: &str) -> Option<i64> {
     jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp().as_second())
 }
 
-/// Seconds by which this machine, whose clock says `now`, is ahead of the server (behind when
-/// negative); `None` without a readable header or when the difference is below 2 s.
+/// Seconds by which this machine's clock, `now`, is ahead of the server's (behind when negative); `None` without
+/// a valid header or when the difference is below 2 s.
 pub(in crate::signaling) fn clock_skew(date: Option<&str>, now: SystemTime) -> Option<f64> {
     let date = http_date(date?)?;
-    // The header leaves out half a second on average.
+    // The header truncates half a second on average.
     let skew = epoch_seconds(now) - (date as f64 + 0.5);
-    (skew.abs() >= SMALLEST).then_some(skew)
+    (skew.abs() >= MIN_SKEW).then_some(skew)
 }
 
-/// A remedy with what is known about the clocks.
+/// A remedy, extended by a note on the clocks if they differ.
 pub(in crate::signaling) fn with_clock(remedy: &str, clock_skew: Option<f64>) -> String {
     match clock_skew {
         Some(skew) => format!("{remedy}; {}", clock_skew_words(skew)),
@@ -30,7 +29,7 @@ pub(in crate::signaling) fn with_clock(remedy: &str, clock_skew: Option<f64>) ->
     }
 }
 
-/// What the server's clock shows, since 1970: `exp` is a time of that clock.
+/// Time since 1970 on the server's clock, to which `exp` refers.
 pub(crate) fn server_time(now: SystemTime, clock_skew: Option<f64>) -> Duration {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     Duration::try_from_secs_f64(now - clock_skew.unwrap_or_default()).unwrap_or_default()
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_date_header_tells_the_difference() {
+    fn the_date_header_gives_the_difference() {
         const DATE: Option<&str> = Some("Sun, 06 Nov 1994 08:49:37 GMT");
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let skew = |seconds| clock_skew(DATE, at(seconds));
@@ -58,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_time_is_ours_without_the_difference() {
+    fn the_servers_time_is_ours_minus_the_difference() {
         let now = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
         assert_eq!(server_time(now(1000), None), Duration::from_secs(1000));
         assert_eq!(server_time(now(4600), Some(3600.0)), Duration::from_secs(1000));

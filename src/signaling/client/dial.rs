@@ -1,5 +1,5 @@
-//! One attempt: name, TCP, TLS, WebSocket upgrade (RFC 6455 §4.1), with the time and the failure of
-//! each told apart.
+//! One connection attempt: DNS, TCP, TLS, WebSocket upgrade (RFC 6455 §4.1), with the duration and the error of each
+//! step.
 
 use std::{
     io,
@@ -28,34 +28,36 @@ use url::Url;
 
 use super::{
     clock::clock_skew,
-    endpoint::{endpoint, redacted},
+    endpoint::endpoint,
     error::ClientError,
+    http::{
+        MAX_REDIRECTS, error_body, install_crypto, redirect, retry_after, rustls_error, stays,
+        tls_reason,
+    },
     proxy::proxy_of,
+    redact::redacted,
+    token_error::TokenError,
 };
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
-    signaling::client::token_client::{TokenError, install_crypto, retry_after},
-    stun::stream::{Trust, certificate::Presented},
+    stun::stream::Trust,
 };
 
 /// A socket to the server.
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Largest message read at all; those over the contract's 64 KiB are then ignored, not fatal.
+/// Maximum message size that is read; messages over the contract's 64 KiB are then ignored, not fatal.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-/// Redirects followed, all on one host.
-pub(in crate::signaling) const MAX_REDIRECTS: usize = 3;
-
-/// Read at once, bytes; the default of 128 KiB is for sockets that are seldom idle.
+/// Size of the read buffer, bytes; the default of 128 KiB is for busy sockets.
 const READ_BUFFER: usize = 4096;
 
-/// How long each step to a socket took; the sum, where a step was needed twice.
+/// Duration of each step to a socket; the sum if a step was needed twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DialTimings {
-    /// Fetching the token; `None` when it was given.
+    /// Fetching the token; `None` for a fixed token.
     pub token: Option<Duration>,
-    /// Resolving the name.
+    /// Resolving the host name.
     pub dns: Duration,
     /// TCP connection.
     pub tcp: Duration,
@@ -65,14 +67,14 @@ pub struct DialTimings {
     pub upgrade: Duration,
 }
 
-/// What an attempt gives.
+/// The result of an attempt.
 pub(super) struct Dialed {
     pub(super) socket: Socket,
-    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    /// How far this machine's clock is ahead of the server's, seconds, if known.
     pub(super) clock_skew: Option<f64>,
 }
 
-/// Connects with that token, and adds to `timings` what each step took.
+/// Connects with `token`, and adds the duration of each step to `timings`.
 pub(super) async fn dial(
     url: &Url,
     token: &str,
@@ -108,7 +110,7 @@ async fn attempt(
 ) -> Result<Dialed, ClientError> {
     match upgrade(url, token, trust, source, true, timings).await? {
         Ok(dialed) => Ok(dialed),
-        // A server that knows no subprotocols is a server all the same.
+        // A server without support for subprotocols is fine, too.
         Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
             SubProtocolError::NoSubProtocol,
         ))) => upgrade(url, token, trust, source, false, timings)
@@ -118,11 +120,11 @@ async fn attempt(
     }
 }
 
-/// A socket to the server at `url` ([`endpoint`]) and nothing around it: no reconnect, no renewal, and 4 KiB to
-/// read into. `source` is the address of this machine to connect from.
+/// Opens a bare socket to the server at `url` ([`endpoint`]): no reconnection, no renewal, a read buffer of 4 KiB.
+/// `source` is the local address to connect from.
 ///
 /// # Errors
-/// [`ClientError`] as an attempt of [`super::connect`].
+/// [`ClientError`], as for an attempt of [`super::connect`].
 pub async fn open(
     url: &Url,
     token: &str,
@@ -135,21 +137,25 @@ pub async fn open(
     dial(url, token, trust, source, within, &mut timings).await.map(|dialed| dialed.socket)
 }
 
-/// What shows of a server without joining a room.
+/// What is known about a server without joining a room.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Look {
-    /// How long each step took.
+pub struct ServerProbe {
+    /// Duration of each step.
     pub timings: DialTimings,
-    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    /// How far this machine's clock is ahead of the server's, seconds, if known.
     pub clock_skew: Option<f64>,
 }
 
-/// Connects as far as the WebSocket upgrade, with what is no token: a signaling server refuses that
-/// with 401 or 403, which shows that it is there and leaves its rooms alone.
+/// Connects as far as the WebSocket upgrade, with an invalid token: a signaling server rejects it with 401 or 403,
+/// which shows that it is running and leaves its rooms alone.
 ///
 /// # Errors
-/// [`ClientError`] when no signaling server answers there.
-pub async fn look(url: &str, trust: &Trust, within: Duration) -> Result<Look, ClientError> {
+/// [`ClientError`] when no signaling server answers.
+pub async fn probe_server(
+    url: &str,
+    trust: &Trust,
+    within: Duration,
+) -> Result<ServerProbe, ClientError> {
     install_crypto();
     let url = endpoint(url)?;
     let mut timings = DialTimings::default();
@@ -158,7 +164,7 @@ pub async fn look(url: &str, trust: &Trust, within: Duration) -> Result<Look, Cl
         Err(ClientError::Refused { status: 401 | 403, clock_skew, .. }) => clock_skew,
         Err(error) => return Err(error),
     };
-    Ok(Look { timings, clock_skew })
+    Ok(ServerProbe { timings, clock_skew })
 }
 
 async fn upgrade(
@@ -189,7 +195,9 @@ async fn upgrade(
 fn request(url: &Url, token: &str, subprotocol: bool) -> Result<Request, ClientError> {
     let mut request = url.as_str().into_client_request().map_err(|error| explain(url, error))?;
     let mut bearer = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
-        TokenError::Unreadable("it holds characters that no HTTP header may hold".into())
+        TokenError::Unreadable(
+            "it contains characters that are not allowed in an HTTP header".into(),
+        )
     })?;
     bearer.set_sensitive(true);
     let headers = request.headers_mut();
@@ -219,7 +227,7 @@ async fn connect(
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
     let resolved = Instant::now();
     timings.dns += resolved - started;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in addresses {
         match open_tcp(address, source).await {
             Ok(mut stream) => {
@@ -227,7 +235,7 @@ async fn connect(
                     proxy.tunnel(&mut stream, url).await?;
                 }
                 timings.tcp += resolved.elapsed();
-                // Without it small messages wait for acknowledgements; a failure only costs speed.
+                // Without it, small messages wait for acknowledgements; a failure only costs latency.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -259,12 +267,12 @@ async fn secure(
     }
     let failed = |reason: String| ClientError::Tls { url: redacted(url), reason };
     let name = ServerName::try_from(host(url).to_owned())
-        .map_err(|_| failed("no certificate can be for a host of that name".into()))?;
+        .map_err(|_| failed("the host name is not valid in a certificate".into()))?;
     let started = Instant::now();
     let connector = TlsConnector::from(trust.client());
     let stream = Box::pin(connector.connect(name, stream)).await.map_err(|error| {
         match rustls_error(&error) {
-            // What is no TLS record at all, such as the start of an HTTP answer.
+            // Not a TLS record at all, such as the start of an HTTP response.
             Some(rustls::Error::InvalidMessage(_)) => ClientError::PlainText { url: redacted(url) },
             Some(tls) => failed(tls_reason(tls)),
             None => failed(error.to_string()),
@@ -280,7 +288,7 @@ fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
     match error {
         tungstenite::Error::Http(response) => answered(at, &response),
         tungstenite::Error::Tls(error) => ClientError::Tls { url, reason: error.to_string() },
-        // With TLS 1.3 a server refuses the client only after the handshake.
+        // With TLS 1.3 a server rejects the client only after the handshake.
         tungstenite::Error::Io(error) if rustls_error(&error).is_some() => {
             ClientError::Tls { url, reason: error.to_string() }
         }
@@ -288,17 +296,6 @@ fn explain(url: &Url, error: tungstenite::Error) -> ClientError {
         tungstenite::Error::Url(error) => ClientError::Url { url, reason: error.to_string() },
         error => ClientError::NotWebSocket { url, reason: error.to_string() },
     }
-}
-
-/// Why TLS failed; of a certificate that is not believed, which one it is.
-pub(in crate::signaling) fn tls_reason(error: &rustls::Error) -> String {
-    Presented::in_error(error).map_or_else(|| error.to_string(), ToString::to_string)
-}
-
-/// The TLS failure an I/O error stands for; the HTTP client wraps it twice.
-pub(in crate::signaling) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
-    let inner = error.get_ref()?;
-    inner.downcast_ref().or_else(|| inner.downcast_ref().and_then(rustls_error))
 }
 
 fn answered(at: &Url, response: &Response) -> ClientError {
@@ -327,54 +324,6 @@ fn answered(at: &Url, response: &Response) -> ClientError {
     }
 }
 
-/// Where an answer with this status sends the client (RFC 9110 §15.4).
-pub(in crate::signaling) fn redirect(at: &Url, status: u16, location: Option<&str>) -> Option<Url> {
-    matches!(status, 301 | 302 | 303 | 307 | 308).then(|| at.join(location?).ok()).flatten()
-}
-
-/// Whether a redirect may be followed with the same secrets: to the same host and port, or there from plain text to
-/// TLS.
-pub(in crate::signaling) fn stays(from: &Url, to: &Url) -> bool {
-    let secured = matches!((from.scheme(), to.scheme()), ("http", "https") | ("ws", "wss"));
-    let same =
-        from.scheme() == to.scheme() && from.port_or_known_default() == to.port_or_known_default();
-    from.host() == to.host() && (secured || same)
-}
-
 fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// The `{code, message}` of an error answer, or what can be said without one.
-pub(in crate::signaling) fn error_body(reason: Option<&str>, body: &[u8]) -> ErrorBody {
-    serde_json::from_slice(body).unwrap_or_else(|_| {
-        let text: String =
-            String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
-        let message = if text.is_empty() { "no explanation was given".to_owned() } else { text };
-        ErrorBody { code: reason.unwrap_or("Unknown").to_owned(), message }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_stay_on_one_host() {
-        let url = |text: &str| Url::parse(text).unwrap();
-        let target = |at: &str, location| redirect(&url(at), 308, Some(location));
-        for (at, location, meant, followed) in [
-            ("ws://h:1/api/signal", "/v2/signal?x=1", "ws://h:1/v2/signal?x=1", true),
-            ("http://h/api", "https://h/api", "https://h/api", true),
-            ("https://h/api", "http://h/api", "http://h/api", false),
-            ("https://h/api", "https://other/api", "https://other/api", false),
-            ("https://h/api", "https://h:8443/api", "https://h:8443/api", false),
-        ] {
-            let found = target(at, location).unwrap();
-            assert_eq!(found.as_str(), meant);
-            assert_eq!(stays(&url(at), &found), followed, "{at} {location}");
-        }
-        assert_eq!(redirect(&url("http://h"), 304, Some("/")), None);
-        assert_eq!(redirect(&url("http://h"), 301, None), None);
-    }
 }

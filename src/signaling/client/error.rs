@@ -1,31 +1,27 @@
-//! What can keep the client from connecting, each with its stage and what to try.
+//! Connection failures of the client, each with its stage and remedy.
 
 use std::{io, time::Duration};
 
 use url::Url;
 
-use super::{clock::with_clock, endpoint::redacted};
-use crate::{
-    proto::signaling::close,
-    signaling::{client::token_client::TokenError, client::unreachable},
-    types::Stage,
-};
+use super::{clock::with_clock, redact::redacted, token_error::TokenError, unreachable};
+use crate::{proto::signaling::close, types::Stage};
 
 /// Why there is no signaling connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address is not usable.
+    /// The URL is not valid.
     #[error("signaling URL `{url}`: {reason}")]
     Url {
         /// As given, without its query.
         url: String,
-        /// What is wrong.
+        /// Why it is not valid.
         reason: String,
     },
     /// No token to connect with.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The host name has no address.
+    /// The host name cannot be resolved.
     #[error("cannot resolve `{host}`: {source}")]
     Dns {
         /// The host.
@@ -41,7 +37,7 @@ pub enum ClientError {
         /// The cause.
         source: io::Error,
     },
-    /// No way through the proxy that the environment names.
+    /// The proxy from the environment does not connect.
     #[error("proxy {proxy}: {reason}")]
     Proxy {
         /// The proxy, without its login.
@@ -49,15 +45,15 @@ pub enum ClientError {
         /// The cause.
         reason: String,
     },
-    /// The attempt took too long.
+    /// The attempt timed out.
     #[error("{url} did not answer within {} s", .after.as_secs_f32())]
     Timeout {
         /// The server.
         url: String,
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
-    /// No TLS.
+    /// The TLS handshake failed.
     #[error("TLS with {url} failed: {reason}")]
     Tls {
         /// The server.
@@ -65,47 +61,47 @@ pub enum ClientError {
         /// The cause.
         reason: String,
     },
-    /// TLS was tried, but no TLS is spoken there.
+    /// The server answered the TLS handshake in plain text.
     #[error("{url} answered in plain text, not TLS")]
     PlainText {
         /// The server.
         url: String,
     },
     /// The server answered the upgrade with an HTTP error.
-    #[error("{url} refused the connection: HTTP {status} {code}: {message}")]
+    #[error("{url} rejected the connection: HTTP {status} {code}: {message}")]
     Refused {
         /// The server.
         url: String,
         /// HTTP status.
         status: u16,
-        /// `code` of the body, or the status' name.
+        /// `code` of the body, or the name of the status.
         code: String,
         /// `message` of the body, or the start of the body.
         message: String,
         /// `Retry-After`.
         retry_after: Option<Duration>,
-        /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+        /// How far this machine's clock is ahead of the server's, seconds, if known.
         clock_skew: Option<f64>,
     },
-    /// The server sends its clients elsewhere.
+    /// The server redirects elsewhere.
     #[error("{url} redirects to {} (HTTP {status})", redacted(.target))]
     Redirected {
         /// The server.
         url: String,
         /// HTTP status.
         status: u16,
-        /// Where to.
+        /// Target of the redirect.
         target: Url,
     },
-    /// Something answers there, but not the WebSocket protocol.
+    /// Something answers, but not by the WebSocket protocol.
     #[error("{url} is not a WebSocket server: {reason}")]
     NotWebSocket {
         /// The server.
         url: String,
-        /// How it shows.
+        /// The protocol error.
         reason: String,
     },
-    /// The server closed the socket for good.
+    /// The server closed the socket permanently.
     #[error("{url} closed the connection: {code} {reason}")]
     Closed {
         /// The server.
@@ -118,7 +114,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Where it failed.
+    /// The stage that failed.
     #[must_use]
     pub fn stage(&self) -> Stage {
         match self {
@@ -139,7 +135,7 @@ impl ClientError {
         }
     }
 
-    /// The failure in kebab case, for programs: stable from version to version.
+    /// Error code in kebab case, stable across versions.
     #[must_use]
     pub fn code(&self) -> String {
         match self {
@@ -163,12 +159,12 @@ impl ClientError {
         }
     }
 
-    /// What to try.
+    /// What the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
             Self::Url { .. } => {
-                "give a URL like https://example.org or ws://127.0.0.1:8787/api/signal".into()
+                "use a URL like https://example.org or ws://127.0.0.1:8787/api/signal".into()
             }
             Self::Token(error) => error.remedy(),
             Self::Dns { host, .. } => {
@@ -176,25 +172,26 @@ impl ClientError {
             }
             Self::Connect { url, .. } => unreachable::remedy(url),
             Self::Proxy { .. } => {
-                "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or name the server in NO_PROXY".into()
+                "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or add the server to NO_PROXY".into()
             }
             Self::Redirected { target, .. } => {
-                format!("give --signal {}", redacted(target))
+                format!("use --signal {}", redacted(target))
             }
             Self::Timeout { .. } => {
-                "check the port, firewalls between, and whether the server is overloaded".into()
+                "check the port, firewalls on the path, and whether the server is overloaded".into()
             }
             Self::Tls { .. } => {
-                "check the certificate's name and issuer (--cacert FILE names a CA of your own, \
-                 --tls-pin SHA256 one certificate) and this machine's clock; a server without TLS is given as http:// or ws://"
+                "check the certificate's name and issuer (--cacert FILE trusts a private CA, \
+                 --tls-pin SHA256 a single certificate) and this machine's clock; for a server \
+                 without TLS use http:// or ws://"
                     .into()
             }
             Self::PlainText { url } => {
                 let plain = url.replacen("wss:", "ws:", 1);
-                format!("give {plain}, or the port where the server speaks TLS")
+                format!("use {plain}, or the server's TLS port")
             }
             Self::Refused { url, code, .. } if code == "tls-required" => {
-                format!("give {}: the port speaks TLS", url.replacen("ws:", "wss:", 1))
+                format!("use {}: the port requires TLS", url.replacen("ws:", "wss:", 1))
             }
             Self::Refused { status, retry_after, clock_skew, .. } => {
                 refused(*status, *retry_after, *clock_skew)
@@ -206,7 +203,7 @@ impl ClientError {
         }
     }
 
-    /// Whether trying again cannot help.
+    /// Whether a retry cannot succeed.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
@@ -217,9 +214,9 @@ impl ClientError {
         }
     }
 
-    /// Whether the server itself says that it is only for now.
+    /// Whether the server itself indicates that the failure is temporary.
     #[must_use]
-    pub fn is_for_now(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         match self {
             Self::Refused { status, .. } | Self::Token(TokenError::Refused { status, .. }) => {
                 matches!(status, 429 | 503)
@@ -228,7 +225,7 @@ impl ClientError {
         }
     }
 
-    /// The pause the server asked for.
+    /// The pause requested by the server.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -242,30 +239,32 @@ impl ClientError {
 fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) -> String {
     match status {
         401 => with_clock(
-            "get a fresh token; `orion-peer token inspect` says why this one is refused",
+            "get a fresh token; `orion-peer token inspect` shows why this one is rejected",
             clock_skew,
         ),
-        403 => "check that the device belongs to the active pair the token names".into(),
+        403 => "check that the device belongs to the active pair named in the token".into(),
         404 => "check the path of the signaling URL: it is /api/signal".into(),
-        426 => "the URL leads to the right server, but something between removes the WebSocket \
-                upgrade: check proxies"
+        426 => "the server was reached, but something on the path removes the WebSocket upgrade: \
+                check proxies"
             .into(),
         429 => retry_after.map_or_else(
             || "wait before connecting again".into(),
             |after| format!("wait {} s before connecting again", after.as_secs()),
         ),
         503 => "the server or its pair store is down or draining: try again later".into(),
-        _ => "see the server's log".into(),
+        _ => "check the server's log".into(),
     }
 }
 
 fn closed(code: u16) -> &'static str {
     match code {
         close::BAD_TOKEN => "get a fresh token for the same device and pair",
-        close::WRONG_PAIR => "connect with a token of the pair the messages are for",
+        close::WRONG_PAIR => "connect with a token for the pair of the messages",
         close::REPLACED => "the same device connected elsewhere: stop one of the two",
         close::PAIR_REVOKED => "pair the devices again",
-        close::SCHEMA_ERRORS => "the two sides speak different versions: update the older one",
-        _ => "see the server's log",
+        close::SCHEMA_ERRORS => {
+            "client and server use different protocol versions: update the older one"
+        }
+        _ => "check the server's log",
     }
 }

@@ -1,7 +1,7 @@
-//! The proxy that the environment names for a signaling server, and how to connect through it: `CONNECT` (RFC 9110 §9.3.6).
+//! Connects to a signaling server through the proxy named by the environment, by `CONNECT` (RFC 9110 §9.3.6).
 //!
-//! The variables are those of curl, and of the token API's client: `HTTPS_PROXY` for `wss:`, `HTTP_PROXY` for `ws:`,
-//! `ALL_PROXY` for both, and `NO_PROXY` for servers that are reached without. This machine's loopback always is.
+//! The variables are the same as for curl and for the token client: `HTTPS_PROXY` for `wss:`, `HTTP_PROXY` for
+//! `ws:`, `ALL_PROXY` for both, and `NO_PROXY` for servers reached directly. Loopback is always reached directly.
 
 use std::sync::LazyLock;
 
@@ -13,10 +13,10 @@ use tokio::{
 use tokio_tungstenite::tungstenite::http::Uri;
 use url::Url;
 
-use super::{endpoint::redacted, error::ClientError};
+use super::{error::ClientError, redact::redacted};
 use crate::types::{is_loopback, printable};
 
-/// Longest answer of a proxy, bytes.
+/// Maximum size of a proxy's response header, bytes.
 const MAX_ANSWER: usize = 8 * 1024;
 
 /// A proxy to connect through.
@@ -28,14 +28,14 @@ pub(super) struct Proxy {
     login: Option<String>,
 }
 
-/// The proxy for a server, by the environment.
+/// The proxy for a server, from the environment.
 pub(super) fn proxy_of(url: &Url) -> Result<Option<Proxy>, ClientError> {
     static ENVIRONMENT: LazyLock<Matcher> = LazyLock::new(Matcher::from_env);
     if is_loopback(url) { Ok(None) } else { chosen(url, &ENVIRONMENT) }
 }
 
 fn chosen(url: &Url, matcher: &Matcher) -> Result<Option<Proxy>, ClientError> {
-    // The variables know HTTP only.
+    // The variables are defined for HTTP schemes only.
     let http = url.as_str().replacen("ws", "http", 1);
     let Ok(target) = http.parse::<Uri>() else { return Ok(None) };
     let Some(found) = matcher.intercept(&target) else { return Ok(None) };
@@ -44,7 +44,7 @@ fn chosen(url: &Url, matcher: &Matcher) -> Result<Option<Proxy>, ClientError> {
     if scheme != "http" {
         return Err(ClientError::Proxy {
             proxy: format!("{scheme}://{host}"),
-            reason: format!("proxies of the kind `{scheme}` are not supported"),
+            reason: format!("`{scheme}` proxies are not supported"),
         });
     }
     let login = found.basic_auth().and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -53,13 +53,13 @@ fn chosen(url: &Url, matcher: &Matcher) -> Result<Option<Proxy>, ClientError> {
 }
 
 impl Proxy {
-    /// For messages: without its login.
+    /// Host and port for messages, without the login.
     pub(super) fn shown(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
-    /// Has the proxy connect the stream with the server.
+    /// Asks the proxy to connect the stream to the server.
     pub(super) async fn tunnel(
         &self,
         stream: &mut TcpStream,
@@ -80,9 +80,9 @@ impl Proxy {
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             if answer.len() >= MAX_ANSWER {
-                return Err(failed("its answer is too long".into()));
+                return Err(failed("the response is too long".into()));
             }
-            // Byte by byte: what follows belongs to the server.
+            // Byte by byte: the following data belongs to the server.
             let byte = stream.read_u8().await.map_err(|_| failed(answered(&answer)))?;
             answer.push(byte);
         }
@@ -92,15 +92,15 @@ impl Proxy {
         if code.is_some_and(|code| code.len() == 3 && code.starts_with('2')) {
             return Ok(());
         }
-        Err(failed(format!("it does not connect to {}: {}", redacted(url), printable(status))))
+        Err(failed(format!("cannot connect to {}: {}", redacted(url), printable(status))))
     }
 }
 
 fn answered(answer: &[u8]) -> String {
     if answer.is_empty() {
-        "it closed the connection without an answer".into()
+        "the proxy closed the connection without a response".into()
     } else {
-        "it closed the connection in the middle of its answer".into()
+        "the proxy closed the connection in the middle of its response".into()
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_says_which_servers_have_a_proxy() {
+    fn the_environment_selects_the_servers_behind_a_proxy() {
         let matcher = Matcher::builder()
             .http("http://u:hush@proxy.example:3128")
             .https("http://[2001:db8::1]:8080")
@@ -133,19 +133,19 @@ mod tests {
         assert!(words.contains("socks5") && !words.contains("hush"), "{words}");
     }
 
-    /// What `tunnel` gives when the proxy answers this, and what it was sent.
+    /// The result of `tunnel` when the proxy responds with `answer`, the request, and the data that follows.
     async fn answered_with(answer: &'static [u8]) -> (Result<(), ClientError>, String, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let proxy = Proxy { host: "p".into(), port: 1, login: Some("Basic aHVzaA==".into()) };
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"\r\n\r\n") {
-                asked.push(stream.read_u8().await.unwrap());
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
             }
             stream.write_all(answer).await.unwrap();
-            String::from_utf8(asked).unwrap()
+            String::from_utf8(request).unwrap()
         };
         let client = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -154,36 +154,36 @@ mod tests {
             let _ = stream.read_to_end(&mut rest).await;
             (result, rest)
         };
-        let (asked, (result, rest)) = tokio::join!(server, client);
-        (result, asked, rest)
+        let (request, (result, rest)) = tokio::join!(server, client);
+        (result, request, rest)
     }
 
     #[tokio::test]
     async fn the_proxy_is_asked_to_connect() {
-        let (result, asked, rest) =
+        let (result, request, rest) =
             answered_with(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nserver").await;
         assert!(result.is_ok(), "{result:?}");
         assert_eq!(
-            asked,
+            request,
             "CONNECT [2001:db8::7]:443 HTTP/1.1\r\nHost: [2001:db8::7]:443\r\n\
              Proxy-Authorization: Basic aHVzaA==\r\n\r\n"
         );
-        assert_eq!(rest, b"server", "what follows is the server's");
+        assert_eq!(rest, b"server", "the following data comes from the server");
     }
 
     #[tokio::test]
-    async fn a_proxy_that_refuses_is_named() {
+    async fn a_proxy_that_rejects_is_named() {
         for (answer, words) in [
             (&b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..], "407"),
             (b"HTTP/1.0 403 Forbidden\r\n\r\n", "403"),
             (b"SSH-2.0-x\r\n\r\n", "SSH"),
-            (b"", "without an answer"),
+            (b"", "without a response"),
             (b"HTTP/1.1 200", "middle"),
         ] {
             let error = answered_with(answer).await.0.unwrap_err();
-            let said = error.to_string();
-            assert!(said.contains(words) && said.contains("p:1"), "{said}");
-            assert!(!said.contains("hush"), "{said}");
+            let message = error.to_string();
+            assert!(message.contains(words) && message.contains("p:1"), "{message}");
+            assert!(!message.contains("hush"), "{message}");
             assert_eq!(error.code(), "proxy-failed");
         }
     }

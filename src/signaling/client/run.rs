@@ -1,6 +1,6 @@
-//! The client's task: attempt after attempt, a socket at a time.
+//! The client's task: connects, serves one socket at a time, reconnects.
 
-mod link;
+mod connection;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,43 +10,44 @@ use tokio::{
 };
 use url::Url;
 
-use self::link::Link;
+use self::connection::Connection;
 use super::{
-    Access, ClientConfig, ClientError, ClientEvent,
+    ClientConfig, ClientEvent,
+    access::Access,
     dial::{DialTimings, Dialed, dial},
-    endpoint::{endpoint, redacted},
+    endpoint::endpoint,
+    error::ClientError,
+    redact::redacted,
+    token_error::TokenError,
 };
-use crate::{
-    proto::signaling::{Body, close},
-    signaling::client::token_client::TokenError,
-};
+use crate::proto::signaling::{Body, close};
 
-/// A socket that held this long starts the back-off over.
+/// A socket that lasted this long resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// Longest pause a server may ask for by `Retry-After`.
+/// Maximum pause that a server can request by `Retry-After`.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
-/// How long the goodbye may take.
+/// Timeout of the closing handshake.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a socket ended.
 enum End {
-    /// This side closed.
+    /// The client closed it.
     Closed,
-    /// Another socket is wanted at once.
-    Left,
-    /// The server closed, or the network did.
+    /// It was abandoned for an immediate reconnection.
+    Abandoned,
+    /// The server closed it, or the network failed.
     Lost { code: Option<u16>, reason: String },
 }
 
-/// What the handle asks for besides messages.
-pub(super) struct Asked {
-    /// Another socket at once.
+/// Signals from the handle, in addition to messages.
+pub(super) struct Controls {
+    /// Reconnect immediately.
     pub(super) again: Arc<Notify>,
-    /// A ping out of turn.
+    /// Ping immediately.
     pub(super) probe: Arc<Notify>,
-    /// The end.
+    /// Close the client.
     pub(super) stopped: watch::Receiver<bool>,
 }
 
@@ -54,20 +55,20 @@ pub(super) struct Asked {
 pub(super) async fn run(
     config: ClientConfig,
     queue: mpsc::Receiver<Body>,
-    asked: Asked,
+    controls: Controls,
     events: mpsc::Sender<ClientEvent>,
 ) {
-    let Asked { again, probe, stopped } = asked;
+    let Controls { again, probe, stopped } = controls;
     let outlet = Outlet { events, stopped };
     let mut client = Client { queue, unsent: None, again, probe, outlet };
     let (code, reason, error) = match client.connect_until_closed(&config).await {
-        Ok(()) => (None, "closed by this side".to_owned(), None),
+        Ok(()) => (None, "closed by the client".to_owned(), None),
         Err(ClientError::Closed { code, reason, url }) => {
             (Some(code), reason.clone(), Some(ClientError::Closed { code, reason, url }))
         }
         Err(error) => (None, error.to_string(), Some(error)),
     };
-    // Without the queue the handle's `close` is done, whether or not the last event is read.
+    // Dropping the queue completes the handle's `close`, whether or not the last event is read.
     let Client { outlet, queue, .. } = client;
     drop(queue);
     outlet.last(ClientEvent::Closed { code, reason, error }).await;
@@ -75,31 +76,31 @@ pub(super) async fn run(
 
 struct Client {
     queue: mpsc::Receiver<Body>,
-    /// Taken from the queue, but not written before the socket went.
+    /// Taken from the queue, but not written before the socket was lost.
     unsent: Option<Body>,
-    /// Notified when another socket is wanted at once.
+    /// Notified to reconnect immediately.
     again: Arc<Notify>,
     /// Notified when the socket may be dead.
     probe: Arc<Notify>,
     outlet: Outlet,
 }
 
-/// The way to the user of the client, who may have gone.
+/// Passes events to the user of the client, unless the handle is gone.
 struct Outlet {
     events: mpsc::Sender<ClientEvent>,
     stopped: watch::Receiver<bool>,
 }
 
 impl Outlet {
-    /// Hands an event on; a user who wants to close no longer takes it.
-    async fn tell(&mut self, event: ClientEvent) {
+    /// Passes an event on, unless the client is being closed.
+    async fn emit(&mut self, event: ClientEvent) {
         tokio::select! {
             _ = self.events.send(event) => {}
             () = stop(&mut self.stopped) => {}
         }
     }
 
-    /// The last event has no other end than being taken, or no one being there.
+    /// Passes the last event on; waits for a slow reader, but not for long.
     async fn last(self, event: ClientEvent) {
         let _ = timeout(CLOSE_WITHIN, self.events.send(event)).await;
     }
@@ -113,7 +114,7 @@ impl Outlet {
     }
 }
 
-/// Waits for the word to close, or for every handle to be gone.
+/// Waits for `close`, or until every handle is dropped.
 async fn stop(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
@@ -129,11 +130,11 @@ impl Client {
                 () = self.again.notified() => continue,
                 () = self.outlet.closing() => return Ok(()),
             };
-            let (end, asked) = match attempt {
+            let (end, requested_pause) = match attempt {
                 Ok(Established { dialed, access, timings }) => {
                     tracing::info!(url = redacted(&url), "signaling socket open");
                     let since = Instant::now();
-                    let link = Link::new(config, dialed.socket, &access);
+                    let connection = Connection::new(config, dialed.socket, &access);
                     let connected = ClientEvent::Connected {
                         pair_id: access.pair_id,
                         ice_servers: access.ice_servers,
@@ -142,15 +143,15 @@ impl Client {
                         clock_skew: access.clock_skew.or(dialed.clock_skew),
                     };
                     connected_before = true;
-                    self.outlet.tell(connected).await;
-                    let end = link.serve(self).await;
+                    self.outlet.emit(connected).await;
+                    let end = connection.serve(self).await;
                     if since.elapsed() >= STABLE_AFTER {
                         backoff.reset();
                     }
                     (end, None)
                 }
                 Err(error) => {
-                    let busy = config.retry_busy && error.is_for_now();
+                    let busy = config.retry_busy && error.is_temporary();
                     let retry = connected_before || config.retry_first || busy;
                     if error.is_final() || !retry {
                         return Err(error);
@@ -160,12 +161,12 @@ impl Client {
             };
             let (code, reason) = match end {
                 End::Closed => return Ok(()),
-                End::Left => {
+                End::Abandoned => {
                     backoff.reset();
                     let reason = "this machine's network has changed".to_owned();
                     let will_retry_in = Duration::ZERO;
                     let left = ClientEvent::Disconnected { code: None, reason, will_retry_in };
-                    self.outlet.tell(left).await;
+                    self.outlet.emit(left).await;
                     continue;
                 }
                 End::Lost { code, reason } => (code, reason),
@@ -173,10 +174,11 @@ impl Client {
             if let Some(code) = code.filter(|code| !close::should_reconnect(*code)) {
                 return Err(ClientError::Closed { url: redacted(&url), code, reason });
             }
-            let pause = backoff.pause().max(asked.unwrap_or_default().min(MAX_RETRY_AFTER));
+            let pause =
+                backoff.pause().max(requested_pause.unwrap_or_default().min(MAX_RETRY_AFTER));
             tracing::info!(?code, %reason, ?pause, "signaling socket lost");
             let lost = ClientEvent::Disconnected { code, reason, will_retry_in: pause };
-            self.outlet.tell(lost).await;
+            self.outlet.emit(lost).await;
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.again.notified() => backoff.reset(),
@@ -186,27 +188,30 @@ impl Client {
     }
 }
 
-/// A socket, and how it came about.
+/// A new socket, with its token and timings.
 struct Established {
     dialed: Dialed,
     access: Access,
     timings: DialTimings,
 }
 
-/// One attempt, with a second token if the first one is refused.
+/// One attempt; with a second token if the first one is rejected.
 async fn establish(config: &ClientConfig, url: &Url) -> Result<Established, ClientError> {
     let mut timings = DialTimings::default();
-    let mut access = ask(config, &mut timings).await?;
+    let mut access = fetch_access(config, &mut timings).await?;
     let within = config.connect_within;
     let mut attempt = dial(url, &access.token, &config.trust, None, within, &mut timings).await;
     if matches!(attempt, Err(ClientError::Refused { status: 401, .. })) && config.tokens.renews() {
-        access = ask(config, &mut timings).await?;
+        access = fetch_access(config, &mut timings).await?;
         attempt = dial(url, &access.token, &config.trust, None, within, &mut timings).await;
     }
     Ok(Established { dialed: attempt?, access, timings })
 }
 
-async fn ask(config: &ClientConfig, timings: &mut DialTimings) -> Result<Access, TokenError> {
+async fn fetch_access(
+    config: &ClientConfig,
+    timings: &mut DialTimings,
+) -> Result<Access, TokenError> {
     let started = Instant::now();
     let access = config.tokens.access().await?;
     if config.tokens.renews() {

@@ -1,7 +1,5 @@
 //! Client of the token API, `POST /api/auth/webrtc-token`.
 
-mod error;
-
 use std::{
     error::Error,
     fmt, io,
@@ -12,34 +10,34 @@ use async_trait::async_trait;
 use reqwest::{Response, header};
 use url::Url;
 
-pub use self::error::TokenError;
+pub use super::token_error::TokenError;
 use super::{
-    Access, MAX_REDIRECTS, TokenProvider, clock_skew, error_body, http_date, read_claims, redacted,
-    redirect, rustls_error, stays, tls_reason,
+    access::{Access, TokenProvider, read_claims},
+    clock::clock_skew,
+    http::{
+        MAX_REDIRECTS, error_body, install_crypto, redirect, retry_after, rustls_error, stays,
+        tls_reason,
+    },
+    redact::redacted,
+    token_error::PLAIN_TEXT,
 };
 use crate::{
-    proto::token::{ErrorBody, IceServer, TokenAnswer, TokenRequest, read_ice_servers},
+    proto::token::{ErrorBody, IceServer, PATH, TokenAnswer, TokenRequest, read_ice_servers},
     stun::stream::Trust,
-    types::{DeviceId, PairId, Stage, epoch_seconds, is_loopback},
+    types::{DeviceId, PairId, Stage, is_loopback},
 };
 
-/// Path of the token API.
-pub const PATH: &str = "/api/auth/webrtc-token";
-
-/// Longest time for one request.
+/// Timeout of one request.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// [`TokenError::code`] of TLS with a server that speaks plain HTTP.
-const PLAIN_TEXT: &str = "tls-plain-text";
-
-/// Longest answer read, bytes.
+/// Maximum size of a response, bytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
-/// Most URLs of ICE servers taken from an answer: as many as libwebrtc takes TURN servers
-/// (`kMaxTurnServers`, `api/candidate.h`). Each is asked from every local address.
+/// Maximum number of ICE server URLs used from a response: as many TURN servers as libwebrtc accepts
+/// (`kMaxTurnServers`, `api/candidate.h`). Each is contacted from every local address.
 const MAX_ICE_URLS: usize = 32;
 
-/// Fetches signaling tokens. `Debug` leaves the access token out.
+/// Fetches signaling tokens. `Debug` omits the access token.
 #[derive(Clone)]
 pub struct TokenClient {
     url: Url,
@@ -58,7 +56,7 @@ impl fmt::Debug for TokenClient {
 }
 
 impl TokenClient {
-    /// A client of the token API at `url` (without a path: at [`PATH`]) for one device.
+    /// A client of the token API at `url` (the path defaults to [`PATH`]) for one device.
     ///
     /// # Errors
     /// [`TokenError::Url`] when the URL is not `http` or `https`.
@@ -75,24 +73,24 @@ impl TokenClient {
         Ok(Self { url, access_token: access_token.into(), request, http })
     }
 
-    /// The same client, which believes these certificates, too.
+    /// The same client with other trusted certificates.
     ///
     /// # Errors
-    /// [`TokenError::Unreachable`] when TLS does not take them.
+    /// [`TokenError::Unreachable`] when TLS does not accept them.
     pub fn trusting(self, trust: &Trust) -> Result<Self, TokenError> {
         let http = http_client(&self.url, trust)?;
         Ok(Self { http, ..self })
     }
 
-    /// Asks for a token.
+    /// Requests a token.
     ///
     /// # Errors
-    /// [`TokenError`]
+    /// [`TokenError`] when the token API does not return one.
     pub async fn fetch(&self) -> Result<TokenAnswer, TokenError> {
-        self.ask().await.map(|(answer, _)| answer)
+        self.request_token().await.map(|(answer, _)| answer)
     }
 
-    /// The first answer that is no redirect to another path of the same host.
+    /// The response after following redirects on the same host.
     async fn post(&self) -> Result<Response, TokenError> {
         let mut url = self.url.clone();
         let mut redirects = 0;
@@ -117,8 +115,8 @@ impl TokenClient {
         }
     }
 
-    /// The answer, and how far this machine's clock is ahead of the server's, seconds.
-    async fn ask(&self) -> Result<(TokenAnswer, Option<f64>), TokenError> {
+    /// The response, and how far this machine's clock is ahead of the server's, seconds.
+    async fn request_token(&self) -> Result<(TokenAnswer, Option<f64>), TokenError> {
         let response = self.post().await?;
         let (url, status) = (redacted(response.url()), response.status());
         let now = SystemTime::now();
@@ -141,12 +139,12 @@ impl TokenClient {
         let mut answer = read_answer(&body, &url)
             .map_err(|error| TokenError::Answer { url: url.clone(), reason: error.to_string() })?;
         if answer.token.is_empty() {
-            return Err(TokenError::Answer { url, reason: "its token is empty".into() });
+            return Err(TokenError::Answer { url, reason: "the token is empty".into() });
         }
         let given: usize = answer.ice_servers.iter().map(|server| server.urls.len()).sum();
         if given > MAX_ICE_URLS {
             tracing::warn!(
-                "{url} names {given} URLs of ICE servers: the first {MAX_ICE_URLS} are used"
+                "{url} returned {given} ICE server URLs: using the first {MAX_ICE_URLS}"
             );
             limit(&mut answer.ice_servers);
         }
@@ -154,14 +152,14 @@ impl TokenClient {
     }
 }
 
-/// Reads an answer. An ICE server that cannot be read is left out, with a warning.
+/// Parses a response. An invalid ICE server is ignored, with a warning.
 fn read_answer(body: &[u8], url: &str) -> serde_json::Result<TokenAnswer> {
     let mut body: serde_json::Value = serde_json::from_slice(body)?;
     let given = body.as_object_mut().and_then(|members| members.remove("iceServers"));
     let mut answer: TokenAnswer = serde_json::from_value(body)?;
     let (servers, wrong) = read_ice_servers(&given.unwrap_or_default());
     for why in wrong {
-        tracing::warn!("{url}: an ICE server is left out: {why}");
+        tracing::warn!("{url}: ignoring an ICE server: {why}");
     }
     answer.ice_servers = servers;
     Ok(answer)
@@ -174,9 +172,9 @@ fn header_text(response: &Response, name: header::HeaderName) -> Option<&str> {
 #[async_trait]
 impl TokenProvider for TokenClient {
     async fn access(&self) -> Result<Access, TokenError> {
-        let (answer, clock_skew) = self.ask().await?;
-        // The claims say the expiry without regard to the clocks' formats; a token whose claims
-        // cannot be read may still be good for its server.
+        let (answer, clock_skew) = self.request_token().await?;
+        // The claims have the expiry in seconds, whatever the format of the response; a token with unreadable
+        // claims may still be valid for its server.
         let claims = read_claims(&answer.token).ok();
         Ok(Access {
             exp: claims.map(|claims| claims.exp),
@@ -189,7 +187,7 @@ impl TokenProvider for TokenClient {
     }
 }
 
-/// Leaves the first [`MAX_ICE_URLS`] URLs, and the servers that have some of them.
+/// Keeps the first [`MAX_ICE_URLS`] URLs, and the servers that have some of them.
 fn limit(servers: &mut Vec<IceServer>) {
     let mut left = MAX_ICE_URLS;
     for server in servers.iter_mut() {
@@ -208,10 +206,10 @@ fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> 
     };
     let mut builder =
         reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
-    // A token is fetched every few minutes. A connection kept from the last time would, after a change of
-    // network, only show that it is dead when the time is up.
+    // A token is fetched every few minutes. After a change of network, a kept connection would fail only by
+    // the timeout.
     builder = builder.pool_max_idle_per_host(0);
-    // The certificates that a wss:// server is trusted by, whatever this machine's own list holds.
+    // The same trusted certificates as for a wss:// server, regardless of this machine's own list.
     builder = builder.tls_backend_preconfigured(trust.client().as_ref().clone());
     // A proxy cannot reach this machine's loopback.
     let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
@@ -223,7 +221,7 @@ fn token_url(given: &str) -> Result<Url, TokenError> {
     let mut url = Url::parse(given.trim())
         .map_err(|error| TokenError::Url { url: shown(), reason: error.to_string() })?;
     if !matches!(url.scheme(), "http" | "https") {
-        let reason = format!("`{}:` is neither http: nor https:", url.scheme());
+        let reason = format!("`{}:` is not supported: use http or https", url.scheme());
         return Err(TokenError::Url { url: redacted(&url), reason });
     }
     if url.path() == "/" {
@@ -236,7 +234,7 @@ async fn read(mut response: Response, url: &str) -> Result<Vec<u8>, TokenError> 
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_at(url, &error))? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            let reason = format!("it is longer than {MAX_ANSWER_BYTES} bytes");
+            let reason = format!("the response exceeds {MAX_ANSWER_BYTES} bytes");
             return Err(TokenError::Answer { url: url.to_owned(), reason });
         }
         body.extend_from_slice(&chunk);
@@ -248,13 +246,13 @@ fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
     let (stage, code) = failed_step(error);
     let reason = match code {
         "timeout" => "no answer within 10 s".to_owned(),
-        PLAIN_TEXT => "it answered in plain text, not TLS".to_owned(),
+        PLAIN_TEXT => "the server answered in plain text, not TLS".to_owned(),
         _ => tls_error(error).map_or_else(|| causes(error), tls_reason),
     };
     TokenError::Unreachable { url: url.to_owned(), stage, code, reason }
 }
 
-/// Where a request failed, and the code for it.
+/// The failed stage of a request, and the error code.
 fn failed_step(error: &reqwest::Error) -> (Stage, &'static str) {
     if chain(error).any(|cause| cause.to_string().contains("dns error")) {
         return (Stage::Dns, "dns-failed");
@@ -278,7 +276,7 @@ fn io_errors(error: &reqwest::Error) -> impl Iterator<Item = &io::Error> {
     chain(error).filter_map(|cause| cause.downcast_ref())
 }
 
-/// The TLS failure behind a failed request.
+/// The TLS error of a failed request.
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     chain(error)
         .filter_map(|cause| cause.downcast_ref())
@@ -293,27 +291,6 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 /// The innermost cause: the outer ones only repeat the URL.
 fn causes(error: &reqwest::Error) -> String {
     chain(error).last().map_or_else(String::new, ToString::to_string)
-}
-
-/// The pause of a `Retry-After` header, seconds or a date (RFC 9110 §10.2.3). A date is the server's, so it counts from
-/// the answer's own `date`, or from `now` without one.
-pub(super) fn retry_after(
-    header: Option<&str>,
-    date: Option<&str>,
-    now: SystemTime,
-) -> Option<Duration> {
-    let header = header?.trim();
-    if let Ok(seconds) = header.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let seconds = date.and_then(http_date).unwrap_or(epoch_seconds(now) as i64);
-    Some(Duration::from_secs(http_date(header)?.saturating_sub(seconds).try_into().unwrap_or(0)))
-}
-
-/// Makes ring the process' cryptography for TLS, unless something else is already.
-pub(in crate::signaling) fn install_crypto() {
-    // An error only says that there is one already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 #[cfg(test)]
@@ -336,22 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_in_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_450);
-        let date = Some("Wed, 21 Oct 2015 07:27:00 GMT");
-        let pause = |header, date| retry_after(header, date, now).map(|pause| pause.as_secs());
-        assert_eq!(pause(Some(" 7 "), date), Some(7));
-        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:28:00 GMT"), date), Some(60));
-        // By this machine's clock it is 07:27:30.
-        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:28:00 GMT"), None), Some(30));
-        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:26:00 GMT"), date), Some(0), "over");
-        for unreadable in [None, Some("soon"), Some("-1"), Some("")] {
-            assert_eq!(pause(unreadable, date), None);
-        }
-    }
-
-    #[test]
-    fn ice_servers_beyond_the_limit_are_left_out() {
+    fn ice_servers_beyond_the_limit_are_ignored() {
         let server = |urls: usize| IceServer {
             urls: vec!["stun:127.0.0.1".into(); urls],
             username: None,

@@ -1,11 +1,11 @@
-//! What to try when nobody answers at a server's address.
+//! The remedy when no server answers at an address.
 
 use url::Url;
 
 use crate::types::is_loopback;
 
-/// The question to ask: of this machine, whether the server runs; of another one, what lies between, too. The
-/// server is named without the route and what else may be in the URL.
+/// On loopback, whether the server is running; elsewhere also the network path. The server is named by host and port
+/// only.
 pub(in crate::signaling) fn remedy(url: &str) -> String {
     let Some(url) = Url::parse(url).ok().filter(Url::has_host) else {
         return "check the URL of the server".into();
@@ -17,7 +17,7 @@ pub(in crate::signaling) fn remedy(url: &str) -> String {
         format!("is `orion-peer serve` running at {server}?")
     } else {
         format!(
-            "check the host and the port of {server}, that the server runs, and firewalls between"
+            "check host and port of {server}, that the server is running, and firewalls on the path"
         )
     }
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_is_named_and_not_its_route() {
+    fn the_server_is_named_without_its_path() {
         let here = "is `orion-peer serve` running at 127.0.0.1:8787?";
         assert_eq!(remedy("http://127.0.0.1:8787/api/auth/webrtc-token"), here);
         assert_eq!(remedy("ws://127.0.0.1:8787/api/signal?token=hush"), here);

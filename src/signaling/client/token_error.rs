@@ -1,83 +1,83 @@
-//! Why there is no token, and what to try.
+//! Failures to get a token, each with its stage and remedy.
 
 use std::time::Duration;
 
-use super::{PATH, PLAIN_TEXT};
-use crate::{
-    signaling::{client::unreachable, client::with_clock},
-    types::Stage,
-};
+use super::{clock::with_clock, unreachable};
+use crate::{proto::token::PATH, types::Stage};
 
-/// Why there is no token. No variant shows a token.
+/// [`TokenError::code`] of a TLS handshake that was answered in plain text.
+pub(super) const PLAIN_TEXT: &str = "tls-plain-text";
+
+/// Why there is no token. No variant contains a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The address is not usable.
+    /// The URL is not valid.
     #[error("token URL `{url}`: {reason}")]
     Url {
         /// As given, without its query.
         url: String,
-        /// What is wrong.
+        /// Why it is not valid.
         reason: String,
     },
-    /// What was given as a token is none.
-    #[error("the token cannot be read: {0}")]
+    /// The given token is malformed.
+    #[error("the token is not valid: {0}")]
     Unreadable(String),
-    /// The given token is over.
+    /// The given token has expired.
     #[error("the token expired {ago_s} s ago")]
     Expired {
-        /// Seconds since then.
+        /// Time since its expiry, seconds.
         ago_s: u64,
     },
-    /// No answer.
+    /// The token API did not answer.
     #[error("cannot fetch a token from {url}: {reason}")]
     Unreachable {
         /// The token API.
         url: String,
-        /// Where it failed.
+        /// The stage that failed.
         stage: Stage,
-        /// What failed, in kebab case: see [`TokenError::code`].
+        /// Error code in kebab case: see [`TokenError::code`].
         code: &'static str,
         /// The cause.
         reason: String,
     },
-    /// An error answer.
-    #[error("{url} gave no token: HTTP {status} {code}: {message}")]
+    /// The token API rejected the request.
+    #[error("{url} returned no token: HTTP {status} {code}: {message}")]
     Refused {
         /// The token API.
         url: String,
         /// HTTP status.
         status: u16,
-        /// `code` of the body, or the status' name.
+        /// `code` of the body, or the name of the status.
         code: String,
         /// `message` of the body, or the start of the body.
         message: String,
         /// `Retry-After`.
         retry_after: Option<Duration>,
-        /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+        /// How far this machine's clock is ahead of the server's, seconds, if known.
         clock_skew: Option<f64>,
     },
-    /// The token API is elsewhere.
+    /// The token API redirects elsewhere.
     #[error("{url} redirects to {target} (HTTP {status})")]
     Redirected {
-        /// The token API as it was asked.
+        /// The requested URL.
         url: String,
         /// HTTP status.
         status: u16,
-        /// Where to, without its query.
+        /// Target of the redirect, without its query.
         target: String,
     },
-    /// An answer that is not the token API's.
-    #[error("{url} answered what is no token answer: {reason}")]
+    /// The response is not a token response.
+    #[error("{url} returned an invalid token response: {reason}")]
     Answer {
         /// The token API.
         url: String,
-        /// What is wrong.
+        /// Why it is not valid.
         reason: String,
     },
 }
 
 impl TokenError {
-    /// Where it failed.
+    /// The stage that failed.
     #[must_use]
     pub fn stage(&self) -> Stage {
         match self {
@@ -87,7 +87,7 @@ impl TokenError {
         }
     }
 
-    /// The failure in kebab case, for programs: stable from version to version.
+    /// Error code in kebab case, stable across versions.
     #[must_use]
     pub fn code(&self) -> String {
         match self {
@@ -102,17 +102,16 @@ impl TokenError {
         }
     }
 
-    /// What to try.
+    /// What the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
-            Self::Url { .. } => format!("give a URL like https://example.org{PATH}"),
+            Self::Url { .. } => format!("use a URL like https://example.org{PATH}"),
             Self::Unreadable(_) => {
-                "give the whole JWT, three parts with dots, or @file that holds it".into()
+                "pass the complete JWT, three parts separated by dots, or @FILE".into()
             }
             Self::Expired { .. } => {
-                "fetch a fresh one with `orion-peer token`, or give --token-url so that it is \
-                 fetched by itself"
+                "fetch a fresh one with `orion-peer token`, or use --token-url to fetch it automatically"
                     .into()
             }
             Self::Unreachable { stage: Stage::Dns, .. } => {
@@ -120,29 +119,29 @@ impl TokenError {
             }
             Self::Unreachable { code: PLAIN_TEXT, url, .. } => {
                 let plain = url.replacen("https:", "http:", 1);
-                format!("give {plain} (or --signal ws://), or the port where it speaks TLS")
+                format!("use {plain} (or --signal ws://), or the server's TLS port")
             }
             Self::Unreachable { stage: Stage::Tls, .. } => {
-                "check the certificate's name and issuer (--cacert FILE names a CA of your own, \
-                 --tls-pin SHA256 one certificate) and this machine's clock"
+                "check the certificate's name and issuer (--cacert FILE trusts a private CA, \
+                 --tls-pin SHA256 a single certificate) and this machine's clock"
                     .into()
             }
             Self::Unreachable { url, .. } => unreachable::remedy(url),
             Self::Refused { url, code, .. } if code == "tls-required" => {
                 let secure = url.replacen("http:", "https:", 1);
-                format!("give {secure} (or --signal wss://): the port speaks TLS")
+                format!("use {secure} (or --signal wss://): the port requires TLS")
             }
             Self::Refused { status, retry_after, clock_skew, .. } => {
                 refused(*status, *retry_after, *clock_skew)
             }
             Self::Redirected { target, .. } => {
-                format!("give --token-url {target}, if that is the server you mean")
+                format!("use --token-url {target} if you trust that server")
             }
-            Self::Answer { .. } => format!("check host, port and path: the token API is {PATH}"),
+            Self::Answer { .. } => format!("check host, port and path: the path of the token API is {PATH}"),
         }
     }
 
-    /// Whether trying again cannot help.
+    /// Whether a retry cannot succeed.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
@@ -155,7 +154,7 @@ impl TokenError {
         }
     }
 
-    /// The pause the server asked for.
+    /// The pause requested by the server.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -167,18 +166,18 @@ impl TokenError {
 
 fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) -> String {
     match status {
-        400 => "check --device and --pair: the server does not understand the request".into(),
+        400 => "check --device and --pair: the server rejected the request".into(),
         401 => {
-            with_clock("log in again: the access token is missing, wrong or expired", clock_skew)
+            with_clock("log in again: the access token is missing, invalid or expired", clock_skew)
         }
-        403 => "check that the device is in an active pair of the logged-in user".into(),
+        403 => "check that the device belongs to an active pair of the logged-in user".into(),
         404 | 405 => format!("check the path of the token URL: it is {PATH}"),
         429 => retry_after.map_or_else(
-            || "wait before asking again".into(),
-            |after| format!("wait {} s before asking again", after.as_secs()),
+            || "wait before trying again".into(),
+            |after| format!("wait {} s before trying again", after.as_secs()),
         ),
         503 => "the pair store or the login service is down: try again later".into(),
-        _ => "see the server's log".into(),
+        _ => "check the server's log".into(),
     }
 }
 
@@ -187,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_speaks_tls_is_told_as_one() {
+    fn the_remedy_for_a_tls_port_is_https() {
         let error = TokenError::Refused {
             url: "http://h:1/api".into(),
             status: 400,

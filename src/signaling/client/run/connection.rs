@@ -1,4 +1,4 @@
-//! One signaling socket while it lives: messages both ways, pings, renewal of its token, its end.
+//! One open signaling socket: messages in both directions, pings, token renewal, close.
 
 use std::{
     future::pending,
@@ -20,41 +20,40 @@ use crate::{
         signaling::{Body, Message, ParseError},
         token::IceServer,
     },
-    signaling::{
-        client::token_client::TokenError,
-        client::{Access, ClientConfig, ClientEvent, dial::Socket, server_time},
+    signaling::client::{
+        ClientConfig, ClientEvent, access::Access, clock::server_time, dial::Socket,
+        token_error::TokenError,
     },
     types::PairId,
 };
 
-/// Pause after a renewal that failed, while the socket is still good.
+/// Pause after a failed renewal, while the socket still works.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
-/// A token is renewed after so long, whatever its `exp` says: a server may say anything, up to a time
-/// that no clock can show.
+/// Maximum time until a renewal, whatever the token's `exp`: it may be an arbitrary number.
 const RENEW_WITHIN: Duration = Duration::from_hours(24);
 
 type Renewal<'a> = Pin<Box<dyn Future<Output = Result<Access, TokenError>> + Send + 'a>>;
 
-/// One socket while it lives.
-pub(super) struct Link<'a> {
+/// One open socket.
+pub(super) struct Connection<'a> {
     config: &'a ClientConfig,
     socket: Socket,
     pair_id: PairId,
     ping_at: Instant,
-    /// Set by a ping, cleared by anything that comes.
+    /// Set by a ping, cleared by any incoming frame.
     pong_by: Option<Instant>,
     renew_at: Option<Instant>,
     renewal: Option<Renewal<'a>>,
     /// ICE servers of the token sent by `auth`.
     renewed: Vec<IceServer>,
-    /// How far this machine's clock is ahead of the server's, seconds, when it shows.
+    /// How far this machine's clock is ahead of the server's, seconds, if known.
     clock_skew: Option<f64>,
 }
 
-impl<'a> Link<'a> {
+impl<'a> Connection<'a> {
     pub(super) fn new(config: &'a ClientConfig, socket: Socket, access: &Access) -> Self {
-        let mut link = Self {
+        let mut connection = Self {
             config,
             socket,
             pair_id: access.pair_id.clone(),
@@ -65,8 +64,8 @@ impl<'a> Link<'a> {
             renewed: Vec::new(),
             clock_skew: access.clock_skew,
         };
-        link.expires(access.exp);
-        link
+        connection.schedule_renewal(access.exp);
+        connection
     }
 
     pub(super) async fn serve(mut self, client: &mut Client) -> End {
@@ -82,7 +81,7 @@ impl<'a> Link<'a> {
                     self.finish(client).await;
                     return End::Closed;
                 }
-                () = again.notified() => Err(End::Left),
+                () = again.notified() => Err(End::Abandoned),
                 frame = self.socket.next() => self.received(frame, &mut client.outlet).await,
                 Some(body) = client.queue.recv() => self.send_from(client, body).await,
                 () = sleep_until(self.ping_at) => self.ping(self.config.pong_within).await,
@@ -111,14 +110,14 @@ impl<'a> Link<'a> {
     ) -> Result<(), End> {
         self.pong_by = None;
         match frame {
-            None => Err(lost("the server hung up")),
+            None => Err(lost("the server closed the connection")),
             Some(Err(error)) => Err(lost(&error.to_string())),
             Some(Ok(Frame::Text(text))) => {
                 self.message(&text, outlet).await;
                 Ok(())
             }
             Some(Ok(Frame::Close(frame))) => {
-                // Lets the answer to the close out; the socket is over in any case.
+                // Sends the answer to the close frame; the socket has ended in any case.
                 let _ = timeout(CLOSE_WITHIN, self.socket.close(None)).await;
                 let (code, reason) = match frame {
                     Some(frame) => (Some(frame.code.into()), frame.reason.to_string()),
@@ -142,15 +141,15 @@ impl<'a> Link<'a> {
                 tracing::debug!(t = message.body.t(), "message of another pair ignored");
             }
             Ok(Message { body: Body::AuthOk { exp }, .. }) => {
-                self.expires(Some(exp));
+                self.schedule_renewal(Some(exp));
                 let ice_servers = std::mem::take(&mut self.renewed);
-                outlet.tell(ClientEvent::Renewed { exp, ice_servers }).await;
+                outlet.emit(ClientEvent::Renewed { exp, ice_servers }).await;
             }
             Ok(message) => {
                 if let Body::Hello { exp, .. } = message.body {
-                    self.expires(Some(exp));
+                    self.schedule_renewal(Some(exp));
                 }
-                outlet.tell(ClientEvent::Message(message)).await;
+                outlet.emit(ClientEvent::Message(message)).await;
             }
             Err(ParseError::UnknownType(t)) => {
                 tracing::info!(message_type = %t, bytes, "unknown signaling message ignored");
@@ -181,7 +180,7 @@ impl<'a> Link<'a> {
         match timeout(self.config.pong_within, self.socket.send(frame)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(lost(&error.to_string())),
-            Err(_) => Err(lost("the server does not read")),
+            Err(_) => Err(lost("the server has stopped reading")),
         }
     }
 
@@ -192,8 +191,8 @@ impl<'a> Link<'a> {
         self.write(Frame::Ping(Bytes::new())).await
     }
 
-    /// Sets the renewal for a token that ends then.
-    fn expires(&mut self, exp: Option<u64>) {
+    /// Schedules the renewal of a token with this expiry.
+    fn schedule_renewal(&mut self, exp: Option<u64>) {
         let exp = exp.filter(|_| self.config.tokens.renews());
         self.renew_at = exp.map(|exp| {
             let now = server_time(SystemTime::now(), self.clock_skew);
@@ -205,12 +204,12 @@ impl<'a> Link<'a> {
         match fetched {
             Ok(access) => {
                 self.clock_skew = access.clock_skew;
-                self.expires(access.exp);
+                self.schedule_renewal(access.exp);
                 self.renewed = access.ice_servers;
                 self.send(Body::Auth { token: access.token }).await
             }
             Err(error) => {
-                tracing::warn!(%error, "token of the live socket not renewed");
+                tracing::warn!(%error, "cannot renew the token of the live socket");
                 let pause = error.retry_after().unwrap_or(RENEW_AGAIN).min(MAX_RETRY_AFTER);
                 self.renew_at = (!error.is_final()).then(|| Instant::now() + pause);
                 Ok(())
@@ -218,7 +217,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Sends what is queued, then the closing handshake (RFC 6455 §7.1.2).
+    /// Sends the queued messages, then performs the closing handshake (RFC 6455 §7.1.2).
     async fn finish(mut self, client: &mut Client) {
         let goodbye = async {
             while let Ok(body) = client.queue.try_recv() {
@@ -228,7 +227,7 @@ impl<'a> Link<'a> {
             }
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             if self.socket.close(Some(frame)).await.is_ok() {
-                // Up to the server's own close; it need not hang up before we do.
+                // Until the server's close frame; it need not close the connection first.
                 while let Some(Ok(frame)) = self.socket.next().await {
                     if frame.is_close() {
                         break;
@@ -244,7 +243,7 @@ fn lost(reason: &str) -> End {
     End::Lost { code: None, reason: reason.to_owned() }
 }
 
-/// How long until a token with that `exp` is renewed; for one that is too short-lived, half its time.
+/// Time until a token with this `exp` is renewed; half of the remaining time for a short-lived one.
 fn renew_in(exp: u64, now: Duration, before: Duration) -> Duration {
     let left = Duration::from_secs(exp).saturating_sub(now);
     let pause = if left > before { left.saturating_sub(before) } else { left / 2 };
@@ -270,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renewal_comes_a_minute_before_the_end() {
+    fn tokens_are_renewed_a_minute_before_they_expire() {
         let seconds = Duration::from_secs;
         let renew = |left: u64| renew_in(1000 + left, seconds(1000), seconds(60));
         assert_eq!(renew(300), seconds(240));
