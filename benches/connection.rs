@@ -1,4 +1,4 @@
-//! Two peers in one process over loopback: set-up time stage by stage, access unit transfer, ping.
+//! Two peers in one process over loopback: setup time stage by stage, access unit transfer, ping.
 //!
 //! `cargo bench --bench connection [-- CONNECTIONS KEYFRAMES PINGS]`. Prints medians and the worst;
 //! asserts nothing.
@@ -27,12 +27,12 @@ struct Pair {
 
 fn config(role: PeerRole) -> PeerConfig {
     let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    // What the stack itself takes; `benches/pacing.rs` is about the pace.
+    // The cost of the stack itself; `benches/pacing.rs` measures pacing.
     PeerConfig { addresses, pace: RateSetting::Off, ..PeerConfig::new(role) }
 }
 
 async fn connect() -> Pair {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (sender, mut sender_events) = Peer::new(config(PeerRole::Sender)).await.expect("sender");
     let (receiver, mut receiver_events) =
         Peer::new(config(PeerRole::Receiver)).await.expect("receiver");
@@ -55,7 +55,7 @@ async fn connect() -> Pair {
             () = tokio::time::sleep(Duration::from_secs(20)) => panic!("no connection in 20 s"),
         }
     }
-    Pair { sender, sender_events, receiver, receiver_events, open: begun.elapsed() }
+    Pair { sender, sender_events, receiver, receiver_events, open: started.elapsed() }
 }
 
 /// A stand-in for an encoded keyframe: parameter sets and one slice of pseudo-random bytes.
@@ -103,11 +103,11 @@ async fn measure_setup(connections: usize) {
         pair.receiver.close().await;
     }
     let names = [
-        "set-up: first candidate",
-        "set-up: ICE connected",
-        "set-up: DTLS done",
-        "set-up: sender's channel open",
-        "set-up: both channels open",
+        "setup: first candidate",
+        "setup: ICE connected",
+        "setup: DTLS done",
+        "setup: sender's channel open",
+        "setup: both channels open",
     ];
     for (name, row_values) in names.into_iter().zip(rows) {
         row(name, row_values);
@@ -120,7 +120,7 @@ async fn measure_keyframes(pair: &mut Pair, keyframes: usize) {
         let (mut total, mut sending, mut spread) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..keyframes {
             let unit = AccessUnit { captured_at: SystemTime::now(), ..unit.clone() };
-            let begun = Instant::now();
+            let started = Instant::now();
             let sent = pair.sender.send_access_unit(&unit).await.expect("sent");
             loop {
                 let event =
@@ -128,7 +128,7 @@ async fn measure_keyframes(pair: &mut Pair, keyframes: usize) {
                 match event.await.expect("keyframe within 5 s").expect("events go on") {
                     PeerEvent::AccessUnit(got) => {
                         assert_eq!(got.unit.data, unit.data, "byte for byte");
-                        total.push(ms(got.unit.completed.duration_since(begun)));
+                        total.push(ms(got.unit.completed.duration_since(started)));
                         spread.push(ms(got.unit.completed.duration_since(got.unit.first_packet)));
                         break;
                     }
@@ -150,7 +150,7 @@ async fn measure_pings(pair: &mut Pair, pings: usize) {
     for number in 0..pings {
         let id = Id::Number(number as i64);
         let ts = serde_json::Number::from_f64(0.0).expect("finite");
-        let begun = Instant::now();
+        let started = Instant::now();
         pair.sender
             .send_control(&ControlMessage::Ping { id: id.clone(), ts, pad: None })
             .await
@@ -167,7 +167,7 @@ async fn measure_pings(pair: &mut Pair, pings: usize) {
                 () = tokio::time::sleep(Duration::from_secs(2)) => panic!("no pong in 2 s"),
             }
         }
-        rtt.extend(answered.map(|read_at| ms(read_at - begun)));
+        rtt.extend(answered.map(|read_at| ms(read_at - started)));
     }
     row("ping", rtt);
 }

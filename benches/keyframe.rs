@@ -1,10 +1,10 @@
-//! The way of a keyframe from the picture to the disk, over loopback in one process: server, sender and
-//! receiver as `demo` runs them. Prints how long each stage takes and how much memory is allocated on
-//! the way, as Markdown tables.
+//! The path of a keyframe from the picture to the disk, over loopback in one process: server, sender and
+//! receiver as `demo` runs them. Prints how long each stage takes and how much memory is allocated along
+//! it, as Markdown tables.
 //!
 //! `cargo bench --bench keyframe [-- KEYFRAMES WIDTHxHEIGHT]`; asserts nothing.
 
-// A global allocator is an unsafe trait; this one only counts and hands on.
+// A global allocator is an unsafe trait; this one only counts and forwards.
 #![allow(unsafe_code)]
 
 use std::{
@@ -50,7 +50,7 @@ use tokio::sync::mpsc;
 /// Time between keyframes.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Largest keyframe, bytes.
+/// Maximum keyframe size, bytes.
 const MAX_BYTES: usize = 100_000;
 
 struct Counting;
@@ -58,28 +58,28 @@ struct Counting;
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static ALLOCATED_BYTES: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every call is handed on to the system's allocator as it came.
+// SAFETY: every call is forwarded unchanged to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller keeps to the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller keeps to the contract of `alloc_zeroed`.
+        // SAFETY: the caller upholds the contract of `alloc_zeroed`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
-        // SAFETY: the caller keeps to the contract of `realloc`.
+        // SAFETY: the caller upholds the contract of `realloc`.
         unsafe { System.realloc(old, layout, size) }
     }
 
     unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps to the contract of `dealloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(old, layout) }
     }
 }
@@ -101,7 +101,7 @@ fn loopback(role: PeerRole) -> PeerConfig {
     PeerConfig { addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..PeerConfig::new(role) }
 }
 
-/// Sends and receives as the commands do; the stages of both sides.
+/// Sends and receives as the commands do; returns the stages of both peers.
 async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
     let config = ServerConfig::dev().await.expect("server");
     let pair = Pair::active("p", DEV_USER, "a", "b", unix_now());
@@ -139,26 +139,26 @@ async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
         timeout: Some(Duration::from_secs(20)),
         once: false,
     };
-    let (told, mut stages) = mpsc::unbounded_channel();
+    let (reports, mut stages) = mpsc::unbounded_channel();
     let sender = tokio::spawn({
-        let told = told.clone();
+        let reports = reports.clone();
         async move {
-            let mut tell = |event| {
+            let mut report = |event| {
                 if let SenderEvent::Sent(sent) = event {
-                    let _ = told.send((sent.info.seq, sent.stages));
+                    let _ = reports.send((sent.info.seq, sent.stages));
                 }
             };
             let mut silence = mpsc::channel(1).1;
-            sender::run(sending, std::future::pending(), &mut tell, &mut silence).await
+            sender::run(sending, std::future::pending(), &mut report, &mut silence).await
         }
     });
-    let mut tell = |event| {
+    let mut report = |event| {
         if let ReceiverEvent::Keyframe(stored) = event {
-            let _ = told.send((stored.written.record.seq, stored.stages));
+            let _ = reports.send((stored.written.record.seq, stored.stages));
         }
     };
     let mut silence = mpsc::channel(1).1;
-    receiver::run(receiving, std::future::pending(), &mut tell, &mut silence)
+    receiver::run(receiving, std::future::pending(), &mut report, &mut silence)
         .await
         .expect("keyframes received");
     sender.await.expect("no panic").expect("keyframes sent");
@@ -200,7 +200,7 @@ fn since(before: (u64, u64)) -> (u64, u64) {
     (now.0 - before.0, now.1 - before.1)
 }
 
-/// Packetizer and assembler by themselves.
+/// Packetizer and assembler alone.
 fn allocations_alone(unit: &Bytes, keyframes: u64) {
     let (mut cut, mut joined, mut packets) = ((0, 0), (0, 0), 0);
     let mut assembler = Assembler::new(Duration::from_millis(500));
@@ -226,7 +226,7 @@ fn allocations_alone(unit: &Bytes, keyframes: u64) {
     print_allocations("joining the packets", joined, keyframes, packets);
 }
 
-/// The way over a connection: both peers, with all that the crates do.
+/// A whole connection: both peers, including the work of the crates.
 async fn allocations_connected(unit: &AccessUnit, keyframes: u64) {
     let (sender, mut sent_events) = Peer::new(loopback(PeerRole::Sender)).await.expect("sender");
     let (receiver, mut events) = Peer::new(loopback(PeerRole::Receiver)).await.expect("receiver");
@@ -254,17 +254,17 @@ async fn allocations_connected(unit: &AccessUnit, keyframes: u64) {
         let before = counted();
         let sent = sender.send_access_unit(&unit).await.expect("sent");
         while !matches!(events.recv().await.expect("events go on"), PeerEvent::AccessUnit(_)) {}
-        let on_the_way = since(before);
+        let in_transit = since(before);
         let before = counted();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        // The first ones fill what is reused.
+        // The first keyframes fill the buffers that are reused.
         if number >= 5 {
-            all = (all.0 + on_the_way.0, all.1 + on_the_way.1);
+            all = (all.0 + in_transit.0, all.1 + in_transit.1);
             idle = (idle.0 + since(before).0, idle.1 + since(before).1);
             packets += u64::from(sent.packets);
         }
     }
-    print_allocations("the whole way over a connection", all, keyframes, packets);
+    print_allocations("a whole connection", all, keyframes, packets);
     print_allocations("50 ms of the same connection idle", idle, keyframes, packets);
     sender.close().await;
     receiver.close().await;

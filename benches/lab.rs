@@ -1,5 +1,5 @@
-//! What a simulated NAT adds to a packet: echoes over two UDP sockets, bare and from behind a gateway,
-//! in one run, in turns; and whether a configured delay is the delay.
+//! The delay that a simulated NAT adds to a packet: echoes over two UDP sockets, bare and behind a gateway,
+//! alternating in one run; and whether a configured delay is accurate.
 //!
 //! `cargo bench --bench lab [-- ROUNDS ECHOES]`. Prints medians; asserts nothing.
 
@@ -40,7 +40,7 @@ fn bound() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0").expect("a socket")
 }
 
-/// Echoes all that comes.
+/// Echoes everything it receives.
 fn echo() -> SocketAddr {
     let socket = bound();
     let address = socket.local_addr().expect("bound");
@@ -61,10 +61,10 @@ async fn round_trips(socket: &Socket, to: SocketAddr, count: usize, pace: Durati
     let mut buffer = vec![0; 65_536];
     for _ in 0..count {
         tokio::time::sleep(pace).await;
-        let begun = Instant::now();
+        let started = Instant::now();
         send(socket, &[1; BYTES], to).await;
         receive(socket, &mut buffer).await;
-        spread.record(begun.elapsed().as_secs_f64() * 1e6);
+        spread.record(started.elapsed().as_secs_f64() * 1e6);
     }
     spread.spread()
 }
@@ -73,13 +73,13 @@ fn behind(profile: &str, link: Link) -> Socket {
     let profile = profile.parse().expect("a profile");
     let config = GatewayConfig { profile, link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).expect("a gateway");
-    // As a peer does: by a socket it has bound itself.
+    // Like a peer: with a socket it has bound itself.
     let socket = UdpSocket::bind((gateway.inside(), 0)).expect("a socket");
     gateway.wrap(socket).expect("behind the gateway")
 }
 
 async fn added(rounds: usize, echoes: usize) {
-    println!("zero delay: round trips of {BYTES} bytes, one each {PACE:?}, {echoes} a round; us");
+    println!("zero delay: round trips of {BYTES} bytes, one every {PACE:?}, {echoes} a round; us");
     println!("profile      bare p50     p99   behind p50     p99   added p50, each way");
     let to = echo();
     for profile in ["none", "firewall", "port", "sym", "port+sym"] {
@@ -106,7 +106,7 @@ async fn added(rounds: usize, echoes: usize) {
 
 async fn delayed(echoes: usize) {
     println!(
-        "\nconfigured delay against measured, each way (half a round trip less half a bare one); ms"
+        "\nconfigured and measured delay, each way (half a round trip less half a bare one); ms"
     );
     println!("configured      p50     p90     p99     max");
     let to = echo();
@@ -118,13 +118,13 @@ async fn delayed(echoes: usize) {
         let bare = round_trips(&bare, to, count, delay).await.p50.unwrap_or_default();
         let link = Link { delay, ..Link::default() };
         let measured = round_trips(&behind("port", link), to, count, PACE).await;
-        let way = |us: Option<f64>| (us.unwrap_or_default() - bare) / 2e3;
+        let one_way = |us: Option<f64>| (us.unwrap_or_default() - bare) / 2e3;
         println!(
             "{ms:10} {:8.3} {:7.3} {:7.3} {:7.3}",
-            way(measured.p50),
-            way(measured.p90),
-            way(measured.p99),
-            way(measured.max)
+            one_way(measured.p50),
+            one_way(measured.p90),
+            one_way(measured.p99),
+            one_way(measured.max)
         );
     }
 }

@@ -1,9 +1,9 @@
-//! Keyframes over a way that loses packets, with repair and without, side by side: how many come whole,
+//! Keyframes over a lossy path, with and without repair, side by side: how many arrive complete,
 //! byte for byte, and how long each takes from its first packet to its last. The first keyframe of a pair, with
-//! which pacing finds out what the path carries, counts apart.
+//! which pacing measures the path, is counted separately.
 //!
-//! `cargo bench --bench loss [-- PAIRS KEYFRAMES]`: pairs of peers at the same time, each behind
-//! simulated links of its own and with its own seed, and keyframes a pair. Prints a Markdown table;
+//! `cargo bench --bench loss [-- PAIRS KEYFRAMES]`: concurrent pairs of peers, each behind
+//! its own simulated links and with its own seed, and keyframes a pair. Prints a Markdown table;
 //! asserts nothing.
 
 use std::{
@@ -30,7 +30,7 @@ const OUTAGE: Duration = Duration::from_secs(1);
 /// From the end of an outage to the next keyframe.
 const AFTER_OUTAGE: Duration = Duration::from_secs(2);
 
-/// Waited after the last keyframe, where there is something to wait for.
+/// Wait after the last keyframe, if any are outstanding.
 const AFTER: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ struct Condition {
     name: &'static str,
     loss: f64,
     loss_burst: u32,
-    /// Each keyframe meets an outage, which begins from shortly after its first packet to long before.
+    /// Each keyframe meets an outage, which starts between long before and shortly after its first packet.
     outage: bool,
 }
 
@@ -51,14 +51,14 @@ const CONDITIONS: [Condition; 6] = [
     Condition { name: "an outage of 1 s", loss: 0.0, loss_burst: 1, outage: true },
 ];
 
-/// What became of the keyframes of one or more pairs.
+/// Results of the keyframes of one or more pairs.
 #[derive(Default)]
 struct Outcome {
     sent: usize,
     intact: usize,
-    /// First packet to last, ms, of those after the first of a pair.
+    /// First packet to last, ms, for keyframes after the first of a pair.
     times: Histogram,
-    /// The same of the first.
+    /// The same for the first keyframe.
     first: Histogram,
     packets: u64,
     sent_again: u64,
@@ -138,7 +138,7 @@ async fn connect(near: &Arc<Gateway>, repair: bool) -> (Peer, Peer, Receiver<Pee
     (sender, receiver, receiver_events)
 }
 
-/// What was sent, by RTP timestamp and whether it was the first; and how long what came took.
+/// The keyframes sent, by RTP timestamp, with whether it was the first; and how long received ones took.
 type Seen = (HashMap<u32, (Bytes, bool)>, [Histogram; 2]);
 
 /// The keyframes of one pair.
@@ -217,7 +217,7 @@ async fn pairs(condition: Condition, repair: bool, count: usize, keyframes: usiz
     for pair in 0..count {
         let seed = 1 + pair as u64;
         running.spawn(async move {
-            // Not all at the same moment: the machine has few cores.
+            // Staggered, because the machine has few cores.
             sleep(INTERVAL.mul_f64(pair as f64 / count as f64)).await;
             run(condition, repair, keyframes, seed).await
         });

@@ -1,5 +1,5 @@
-//! Keyframes of 100 KB over slow and fast links of the simulated lab, paced and not: how long they take
-//! against the least possible, what a small queue drops, and how long pings take meanwhile.
+//! Keyframes of 100 KB over slow and fast simulated links, with and without pacing: how long they take
+//! relative to the minimum, what a small queue drops, and how long concurrent pings take.
 //!
 //! `cargo bench --bench pacing [-- KEYFRAMES [MBIT...]]`. Prints a Markdown table; asserts nothing.
 
@@ -27,13 +27,13 @@ const BYTES: usize = 100_000;
 /// One way.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// What small home routers have in front of a slow uplink; faster ones hold 20 ms of their rate.
+/// Queue of small home routers in front of a slow uplink; faster ones hold 20 ms of their rate.
 const QUEUE: u64 = 32_768;
 
-/// Each takes 270 bytes with its answer and acknowledgements: 4 % of 1 Mbit/s.
+/// Each takes 270 bytes with its answer and acknowledgments: 4 % of 1 Mbit/s.
 const PING_INTERVAL: Duration = Duration::from_millis(50);
 
-/// From the beginning of a keyframe to the next one.
+/// From the start of a keyframe to the next one.
 const INTERVAL: Duration = Duration::from_millis(2500);
 
 /// A stand-in for an encoded keyframe: parameter sets and one slice of pseudo-random bytes.
@@ -49,12 +49,12 @@ fn access_unit() -> AccessUnit {
 struct Pair {
     sender: Arc<Peer>,
     receiver: Peer,
-    /// When access units were whole.
+    /// When access units were complete.
     completed: mpsc::UnboundedReceiver<Instant>,
     pings: Arc<Pings>,
 }
 
-/// Pings on their way, and round trips of those that came back.
+/// Pings in flight, and round trips of answered ones.
 #[derive(Default)]
 struct Pings {
     waiting: Mutex<HashMap<i64, Instant>>,
@@ -136,7 +136,7 @@ async fn connect(gateway: &Arc<Gateway>, pace: RateSetting) -> Pair {
     Pair { sender: Arc::new(sender), receiver, completed, pings }
 }
 
-async fn ping_for_ever(peer: Arc<Peer>, pings: Arc<Pings>) {
+async fn ping_forever(peer: Arc<Peer>, pings: Arc<Pings>) {
     let mut ticks = tokio::time::interval(PING_INTERVAL);
     for number in 0.. {
         ticks.tick().await;
@@ -147,14 +147,14 @@ async fn ping_for_ever(peer: Arc<Peer>, pings: Arc<Pings>) {
     }
 }
 
-/// Sends a keyframe. Gives when it began and when it was whole.
+/// Sends a keyframe. Returns when it started and when it was complete.
 async fn keyframe(pair: &mut Pair) -> Option<(Instant, Instant)> {
     let unit = access_unit();
-    let begun = Instant::now();
+    let started = Instant::now();
     pair.sender.send_access_unit(&unit).await.expect("sent");
     let whole = timeout(Duration::from_secs(8), pair.completed.recv()).await.ok()??;
-    tokio::time::sleep_until((begun + INTERVAL).into()).await;
-    Some((begun, whole))
+    tokio::time::sleep_until((started + INTERVAL).into()).await;
+    Some((started, whole))
 }
 
 fn pair_of_numbers(histogram: &Histogram) -> String {
@@ -172,7 +172,7 @@ async fn row(mbit: f64, pace: RateSetting, keyframes: usize) {
     let config = GatewayConfig { link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).expect("a gateway");
     let mut pair = connect(&gateway, pace).await;
-    let pinging = tokio::spawn(ping_for_ever(Arc::clone(&pair.sender), Arc::clone(&pair.pings)));
+    let pinging = tokio::spawn(ping_forever(Arc::clone(&pair.sender), Arc::clone(&pair.pings)));
     let idle = Instant::now();
     tokio::time::sleep(Duration::from_secs(4)).await;
     let until = Instant::now();
@@ -192,14 +192,14 @@ async fn row(mbit: f64, pace: RateSetting, keyframes: usize) {
     let dropped = gateway.stats().up.overflowed - before;
     pinging.abort();
     let mut took = Histogram::new();
-    for (begun, whole) in &times {
-        took.record(ms(*whole - *begun));
+    for (started, whole) in &times {
+        took.record(ms(*whole - *started));
     }
     let least = BYTES as f64 * 8.0 / (mbit * 1e3) + ms(DELAY);
     let spread = took.spread();
     println!(
         "| {mbit} Mbit/s | {pace} | {least:.0} | {} ({first_dropped}) | {} | {:.2} | {dropped} | {lost} | {} | {} |",
-        first.map_or("lost".to_owned(), |(begun, whole)| format!("{:.0}", ms(whole - begun))),
+        first.map_or("lost".to_owned(), |(started, whole)| format!("{:.0}", ms(whole - started))),
         pair_of_numbers(&took),
         spread.p50.unwrap_or_default() / least,
         pair_of_numbers(&idle),
@@ -222,7 +222,7 @@ fn main() {
         .build()
         .expect("runtime");
     println!(
-        "Keyframes of {} KB, one each {} s, {keyframes} after the first; {} ms each way, a queue of \
+        "Keyframes of {} KB, one every {} s, {keyframes} after the first; {} ms each way, a queue of \
          {QUEUE} bytes, or 20 ms; ms, p50 / p95.\n",
         BYTES / 1000,
         INTERVAL.as_secs_f64(),
@@ -230,7 +230,7 @@ fn main() {
     );
     println!(
         "| link | pace | least possible | first keyframe (packets dropped) | others | of least | \
-         dropped | lost | ping idle | ping meanwhile |\n|---|---|---|---|---|---|---|---|---|---|"
+         dropped | lost | ping idle | ping busy |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     for &mbit in links {
         for pace in [RateSetting::Auto, RateSetting::Off] {

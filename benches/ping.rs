@@ -1,5 +1,5 @@
-//! What `bench` adds to a round trip: its ping/pong against a bare data channel of the `webrtc` crate,
-//! in one run, in turns, at the same pace and message size, over loopback in one process.
+//! The overhead of `bench` in a round trip: its ping/pong compared with a bare data channel of the `webrtc` crate,
+//! alternating in one run, at the same pace and message size, over loopback in one process.
 //!
 //! `cargo bench --bench ping [-- ROUNDS PINGS]`. Prints medians and their ratio; asserts nothing.
 
@@ -72,7 +72,7 @@ async fn bare_peer() -> (Arc<dyn PeerConnection>, mpsc::UnboundedReceiver<Event>
     (Arc::new(Box::pin(building).await.expect("peer connection")), events_out)
 }
 
-/// Round trips of a bare data channel, unordered with a life time of 100 ms, as the control channel is.
+/// Round trips of a bare data channel, unordered with a lifetime of 100 ms, like the control channel.
 async fn bare(pings: usize) -> Histogram {
     let (offerer, mut offerer_events) = bare_peer().await;
     let (answerer, mut answerer_events) = bare_peer().await;
@@ -110,10 +110,10 @@ async fn bare(pings: usize) -> Histogram {
     let mut pace = tokio::time::interval(PACE);
     for _ in 0..pings {
         pace.tick().await;
-        let begun = Instant::now();
+        let started = Instant::now();
         channel.send_text(&message).await.expect("sent");
         while !matches!(channel.poll().await, Some(DataChannelEvent::OnMessage(_))) {}
-        rtt.record(begun.elapsed().as_secs_f64() * 1e3);
+        rtt.record(started.elapsed().as_secs_f64() * 1e3);
     }
     signaling.abort();
     offerer.close().await.expect("closed");
@@ -130,7 +130,7 @@ async fn echo(channel: Arc<dyn DataChannel>) {
     }
 }
 
-/// Round trips as `bench` measures them, whole: server, signaling, both peers.
+/// Round trips as `bench` measures them: server, signaling, both peers.
 async fn ours(pings: usize) -> orion_peer::stats::Spread {
     let config = ServerConfig::dev().await.expect("server");
     let pair = Pair::active("p", DEV_USER, "a", "b", unix_now());

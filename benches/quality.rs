@@ -1,5 +1,5 @@
-//! The pictures of the encoder against those of x264: how well keyframes fill the budget, in how many
-//! passes, and PSNR and SSIM beside `x264 --preset medium --profile baseline` at the same size.
+//! The encoder compared with x264: how well keyframes fill the budget, in how many
+//! passes, and PSNR and SSIM next to `x264 --preset medium --profile baseline` at the same size.
 //!
 //! Prints a table in Markdown, and exits with 1 when a target is missed. `scripts/quality.sh` fetches the
 //! photos and runs it; by hand: `cargo bench --bench quality -- DIR`.
@@ -20,7 +20,7 @@ use orion_peer::media::{
 type Error = Box<dyn std::error::Error>;
 
 const SIZES: [(u32, u32); 2] = [(1280, 720), (1920, 1080)];
-/// Fewest photos that say something.
+/// Minimum number of photos for a meaningful result.
 const MIN_PHOTOS: usize = 20;
 /// Keyframes of a scene after its first.
 const STEADY: u64 = 4;
@@ -30,7 +30,7 @@ const MIN_FILL: f64 = 0.93;
 const MAX_STEADY_PASSES: f64 = 2.0;
 const MAX_BEHIND: f64 = 0.25;
 
-/// What was measured of one photo.
+/// Measurements of one photo.
 struct Row {
     bytes: usize,
     budget: usize,
@@ -94,7 +94,7 @@ fn photos(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn measure(photos: &[PathBuf], size: (u32, u32)) -> Result<Vec<Row>, Error> {
     let config = EncoderConfig::default();
-    // One encoder for all: each photo is a cut from the one before.
+    // One encoder for all: each photo is a scene cut from the previous one.
     let mut encoder = KeyframeEncoder::new(config)?;
     let mut rows = Vec::new();
     for path in photos {
@@ -136,7 +136,7 @@ fn ms(time: std::time::Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// The middle of the picture, as large as fills these sides.
+/// The center of the picture, scaled to fill this size.
 fn filled(photo: &Frame, (width, height): (u32, u32)) -> Result<Frame, Error> {
     let (w, h) = (photo.width, photo.height);
     let (cw, ch) =
@@ -153,7 +153,7 @@ fn filled(photo: &Frame, (width, height): (u32, u32)) -> Result<Frame, Error> {
     Ok(Frame::from_planes((cw, ch), planes, SystemTime::UNIX_EPOCH)?.resize(width, height)?)
 }
 
-/// The picture as a camera gives it the next time: every pixel off by one at most.
+/// The picture as a camera would deliver it next: every pixel off by at most one.
 fn grainy(frame: &Frame, seed: u64) -> Frame {
     let mut state = seed;
     let mut grain = || {
@@ -164,13 +164,13 @@ fn grainy(frame: &Frame, seed: u64) -> Frame {
     Frame { y, ..frame.clone() }
 }
 
-/// Bytes of an access unit without what x264 says of itself (SEI).
+/// Bytes of an access unit without the SEI in which x264 identifies itself.
 fn coded_bytes(annex_b: &[u8]) -> usize {
     let coded = nal_units(annex_b).filter(|nal| nal_type(nal) != NalType::Sei);
     coded.map(|nal| nal.len() + 4).sum()
 }
 
-/// The quality x264 reaches with so many bytes: between its two nearest QPs, by ln(size).
+/// The quality x264 reaches with this many bytes: between its two nearest QPs, by ln(size).
 fn x264_at(frame: &Frame, bytes: usize, near_qp: f64) -> Result<Quality, Error> {
     let target = (bytes as f64).ln();
     let at = |qp: u8| -> Result<(f64, Quality), Error> {
@@ -181,7 +181,7 @@ fn x264_at(frame: &Frame, bytes: usize, near_qp: f64) -> Result<Quality, Error> 
     let mut qp = (near_qp.round() as u8).clamp(2, 50);
     let mut here = at(qp)?;
     let down = here.0 < target;
-    // QP 0 is lossless, which baseline has not.
+    // QP 0 is lossless, which baseline does not support.
     while (2..51).contains(&qp) {
         let next_qp = if down { qp - 1 } else { qp + 1 };
         let next = at(next_qp)?;
@@ -198,7 +198,7 @@ fn x264_at(frame: &Frame, bytes: usize, near_qp: f64) -> Result<Quality, Error> 
     Ok(here.1)
 }
 
-/// One keyframe by x264, tuned for PSNR as the comparison is.
+/// One keyframe by x264, tuned for PSNR, the metric compared.
 fn x264(frame: &Frame, qp: u8) -> Result<Vec<u8>, Error> {
     let size = format!("{}x{}", frame.width, frame.height);
     let qp = qp.to_string();
@@ -290,7 +290,7 @@ fn misses((width, height): (u32, u32), rows: &[Row]) -> Vec<String> {
     if passes > MAX_STEADY_PASSES {
         miss(format!("a median of {passes} passes in a steady scene, {MAX_STEADY_PASSES} at most"));
     }
-    // Also when it is not a number.
+    // Also true for NaN.
     if gap.is_nan() || gap > MAX_BEHIND {
         miss(format!("{gap:.2} dB behind x264, {MAX_BEHIND} at most"));
     }

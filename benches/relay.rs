@@ -1,8 +1,8 @@
-//! What TURN adds to a round trip, over UDP, TCP and TLS: relayed pings of `bench` against the sum of
+//! The overhead of TURN in a round trip, over UDP, TCP and TLS: relayed pings of `bench` compared with the sum of
 //! the two legs, peer to relay, measured in the same run by STUN Binding requests over the same
 //! transport. Each leg is delayed, as loopback alone would only measure the peers' own work.
 //!
-//! `cargo bench --bench relay [-- ROUNDS PINGS DELAY_MS]`; the delay is one leg's, one way. Prints
+//! `cargo bench --bench relay [-- ROUNDS PINGS DELAY_MS]`; the delay is that of one leg in one direction. Prints
 //! medians and their ratio; asserts nothing.
 
 use std::{
@@ -45,7 +45,7 @@ use tokio::{
 const PACE: Duration = Duration::from_millis(20);
 const SECRET: &str = "bench";
 
-/// Gives each part on after `delay`, in order.
+/// Forwards each part after `delay`, in order.
 fn delayed(delay: Duration) -> (mpsc::UnboundedSender<Vec<u8>>, mpsc::UnboundedReceiver<Vec<u8>>) {
     let (entry, mut waiting) = mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
     let (sender, mut given) = mpsc::unbounded_channel();
@@ -64,7 +64,7 @@ fn delayed(delay: Duration) -> (mpsc::UnboundedSender<Vec<u8>>, mpsc::UnboundedR
     (sender, receiver)
 }
 
-/// A leg over TCP: what comes is given to `to` later, and the other way round.
+/// A leg over TCP: delayed forwarding to `to` and back.
 async fn delay_tcp(to: SocketAddr, delay: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let address = listener.local_addr().expect("address");
@@ -111,7 +111,7 @@ async fn delay_udp(to: SocketAddr, delay: Duration) -> SocketAddr {
     address
 }
 
-/// A socket of its own for each client, as a NAT has.
+/// A separate socket for each client, as in a NAT.
 async fn udp_client(
     near: &Arc<UdpSocket>,
     client: SocketAddr,
@@ -151,10 +151,10 @@ async fn leg(at: SocketAddr, transport: Transport, trust: &Trust, pings: usize) 
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
         for _ in 0..pings {
             pace.tick().await;
-            let begun = Instant::now();
+            let started = Instant::now();
             socket.send_to(&request, at).await.expect("sent");
             socket.recv_from(&mut [0; 512]).await.expect("answered");
-            rtt.record(begun.elapsed().as_secs_f64() * 1e3);
+            rtt.record(started.elapsed().as_secs_f64() * 1e3);
         }
         return rtt;
     }
@@ -163,15 +163,15 @@ async fn leg(at: SocketAddr, transport: Transport, trust: &Trust, pings: usize) 
     let (mut reader, mut writer) = stream.into_split();
     for _ in 0..pings {
         pace.tick().await;
-        let begun = Instant::now();
+        let started = Instant::now();
         writer.send(&request).await.expect("sent");
         reader.next().await.expect("read").expect("answered");
-        rtt.record(begun.elapsed().as_secs_f64() * 1e3);
+        rtt.record(started.elapsed().as_secs_f64() * 1e3);
     }
     rtt
 }
 
-/// Round trips between two peers that may only use these servers; none: directly.
+/// Round trips between two peers that may only use these servers; with none, directly.
 async fn pings(
     ice_servers: Vec<IceServer>,
     trust: &Trust,
@@ -236,7 +236,7 @@ async fn pings(
     measured.rtt.spread
 }
 
-/// A certificate for 127.0.0.1 that exactly one client believes.
+/// A certificate for 127.0.0.1 that exactly one client trusts.
 fn certificate() -> (Arc<TlsConfig>, Trust) {
     let key = rcgen::KeyPair::generate().expect("key");
     let made = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])

@@ -387,7 +387,7 @@ impl Assembler {
             && self.has_all(open)
     }
 
-    /// Whether all is there from the first packet of an access unit to the last that came.
+    /// Whether all packets from the first of the access unit to the last received one are present.
     fn has_all(&self, open: &OpenUnit) -> bool {
         let (Some((&first, head)), Some((&last, _))) =
             (open.packets.first_key_value(), open.packets.last_key_value())

@@ -73,8 +73,8 @@ impl MediaGate {
         self.unread.store(0, Ordering::Relaxed);
     }
 
-    /// Whether a datagram is for the crate: an SRTP or SRTCP packet whose source is one too many is not, also
-    /// one from a relay.
+    /// Whether a datagram may reach the crate: an SRTP or SRTCP packet from an excess source may not, directly or
+    /// through a relay.
     pub(super) fn passes(&self, datagram: &[u8], now: Instant) -> bool {
         let Some(media) =
             dtls_filter::payload(datagram).filter(|payload| match_srtp_or_srtcp(payload))
@@ -84,11 +84,11 @@ impl MediaGate {
         let rtcp = is_rtcp(media);
         let admitted = ssrc(media, rtcp).is_some_and(|ssrc| self.sources().admits(ssrc, now));
         if admitted && !rtcp && self.unread.fetch_add(1, Ordering::Relaxed) == UNREADABLE {
-            // rtc-srtp 0.21.1 cannot find the rollover counter again after more than 2^15 packets are lost
-            // (`context/mod.rs:45`), nor does its replay window take a sender that goes back (RFC 3711 §3.3.1).
+            // rtc-srtp 0.21.1 cannot recover the rollover counter after a loss of more than 2^15 packets
+            // (`context/mod.rs:45`), nor does its replay window accept a sender that goes back (RFC 3711 §3.3.1).
             tracing::warn!(
                 "the last {UNREADABLE} RTP packets could not be decrypted: they are forged, or more packets were \
-                 lost than SRTP can skip; a new connection brings new keys"
+                 lost than SRTP can skip; a new connection negotiates new keys"
             );
         }
         admitted
@@ -134,9 +134,9 @@ mod tests {
         [&[0x81, 201, 0, 7][..], &ssrc.to_be_bytes(), &[7; 40]].concat()
     }
 
-    /// A million packets of made-up sources in a minute leave at most 129 states in the crate.
+    /// A million packets from made-up sources within a minute create at most 129 states in the crate.
     #[test]
-    fn sources_are_bounded_and_those_that_are_there_stay() {
+    fn sources_are_bounded_and_existing_ones_stay() {
         let start = Instant::now();
         let gate = MediaGate::default();
         assert!(gate.passes(&rtp(1), start) && gate.passes(&rtcp(2), start));
@@ -150,7 +150,7 @@ mod tests {
         let now = start + Duration::from_mins(1);
         assert!(gate.passes(&rtp(1), now) && gate.passes(&rtcp(2), now));
         assert_eq!(gate.sources().admitted.len(), 2 + passed as usize);
-        // One that is signaled now; what has come back of the allowance is used up first.
+        // A newly signaled source; the refilled part of the allowance is used up first.
         let more = (2000..2010).filter(|ssrc| gate.passes(&rtcp(*ssrc), now)).count();
         assert!(more <= 1 && !gate.passes(&rtp(7), now));
         gate.signaled([7].into_iter());
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_media_passes_and_relayed_media_is_seen() {
+    fn other_datagrams_pass_and_relayed_media_is_inspected() {
         let now = Instant::now();
         let gate = MediaGate::default();
         for ssrc in 0..1000 {

@@ -1,4 +1,4 @@
-//! Pictures as people have them: photos with something behind them, streams with something between their
+//! Pictures as found in practice: photos with something behind them, streams with something between their
 //! frames, files that are cut off, scans and colors of every kind.
 //!
 //! The values are those of Pillow 13.0.0 with libjpeg-turbo: means of red, green and blue over the cells
@@ -142,7 +142,7 @@ fn what_is_behind_a_photo_does_not_matter() {
         let shown = String::from_utf8_lossy(&trailer[..trailer.len().min(12)]);
         is_one(&[&photo, trailer].concat(), &BASE, &format!("a photo and {shown:?}"));
     }
-    // Endless data behind a photo is given up at some time.
+    // Endless data behind a photo is abandoned at some point.
     let endless = Cursor::new(photo).chain(std::io::repeat(b'.'));
     let source = open_stream(Box::new(endless), "standard input", SourceOptions::default());
     assert_eq!(frames(source.unwrap().as_mut(), 3).len(), 3);
@@ -201,7 +201,7 @@ fn the_second_picture_of_a_file_is_not_a_frame() {
             looks_like(frame, &BASE, what);
         }
     }
-    // Or the second says what it is.
+    // Or the second identifies itself.
     let eye = with_segment(&other, 0xe2, &mpf(None));
     is_one(&[&photo[..], &eye].concat(), &BASE, "the other eye");
     for namespace in
@@ -234,7 +234,7 @@ fn frames_of_a_stream_may_have_padding_between_them() {
     }
     let stream = [&frame[..], &[0xff, 0xd9]].concat().repeat(3);
     assert_eq!(frames(pipe(&stream).unwrap().as_mut(), 9).len(), 3);
-    // One that is cut off is reported, and the others are given.
+    // A truncated frame is reported, and the others are delivered.
     let stream = [&frame[..], &frame[..700], &frame].concat();
     let mut source = pipe(&stream).unwrap();
     looks_like(&frames(source.as_mut(), 1)[0], &BASE, "in front of the damage");
@@ -259,7 +259,7 @@ fn a_photo_without_its_end_marker_is_used_and_half_a_photo_is_not() {
             assert!(read(&photo[..length]).unwrap().y == whole.y, "{name}: {length}");
             is_one(&photo[..length], &expected, name);
         }
-        // Wherever it is cut, nothing gray is shown; also when somebody put an end marker there.
+        // Wherever it is cut, nothing gray is shown; even if an end marker was added there.
         for length in (3..photo.len() - 2).rev().step_by(13) {
             for end in [&[][..], &[0xff, 0xd9], &[0; 600]] {
                 let cut = [&photo[..length], end].concat();
@@ -381,7 +381,7 @@ fn every_format_has_the_same_colors() {
     let mut source = pipe(&bytes("full-range.y4m")).unwrap();
     let full = frames(source.as_mut(), 1).remove(0);
     looks_like(&full, &FULL, "full-range.y4m");
-    // The picture in other colors, as a stream of somebody else may have it.
+    // The picture in other color spaces, as third-party streams may have it.
     let fig = read_picture(&data("fig.jpg")).unwrap();
     let wide = Colour { full_range: true, primaries: 12, transfer: 13, matrix: 1 };
     for (frame, colour) in [
@@ -391,7 +391,7 @@ fn every_format_has_the_same_colors() {
         (fig.clone(), Colour { full_range: true, matrix: 9, ..fig.colour }),
         (fig, wide),
     ] {
-        // The numbers stay, and mean other colors.
+        // The values stay, but denote other colors.
         let frame = Frame { colour, ..frame };
         let expected = cells(&frame);
         let mut encoder = KeyframeEncoder::new(EncoderConfig::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Streams and files as people have them: recognized by content whatever their names, sent unchanged or
+//! Streams and files as found in practice: recognized by content whatever their names, sent unchanged or
 //! refused before a call, and named when they are of a kind that is not read.
 //!
 //! The fixtures in `data/streams` were made with ffmpeg 5.1 and libx264; what they decode to is compared
@@ -121,7 +121,7 @@ fn grayscale_is_cropped_by_single_lines() {
     assert_eq!(decode(&units(&data("gray-64x54.h264"))[0]).unwrap(), (64, 54));
 }
 
-/// Streams that `OpenH264` does not decode, and what is said of them.
+/// Streams that `OpenH264` does not decode, and the error for each.
 const UNSUPPORTED: [(&str, &str); 4] = [
     ("high-422.h264", "High 4:2:2 Intra is not supported by OpenH264 (4:2:2, 10 bits)"),
     ("high-10.h264", "High 10 Intra is not supported by OpenH264 (4:2:0, 10 bits)"),
@@ -139,7 +139,7 @@ fn what_openh264_does_not_decode_is_named_and_refused_by_send() {
             assert!(matches!(error, DecodeError::Unsupported { .. }) && error.is_of_stream());
             assert_eq!(error.to_string(), words);
         }
-        // Nobody listens where it would call: the source is what it fails at.
+        // No server listens at its signaling URL: it fails because of the source.
         fs::write(dir.path().join(name), data(name)).unwrap();
         let error = send(dir.path(), name).failed(1, "source");
         assert!(message(&error).contains(name) && message(&error).contains(words), "{error}");
@@ -316,7 +316,7 @@ fn other_formats_are_named_with_what_converts_them() {
         assert!(message(&error).starts_with(&expected), "{error}");
         assert!(message(&error).contains(looks), "{name}: {error}");
         assert!(error["remedy"].as_str().unwrap().contains(command), "{name}: {error}");
-        // On stdin, too, where there is no name for the command.
+        // Also on stdin, where the command has no file name.
         let error = pipe(content.clone()).err().unwrap();
         assert!(error.to_string().contains(looks), "{error}");
         assert!(!error.remedy().contains(name), "{}", error.remedy());
