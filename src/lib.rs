@@ -7,7 +7,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences, bottlenecks · [`page`] what browsers are shown · [`metering`] so many at a time, so often |
+//! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences, bottlenecks · [`page`] what browsers are shown · [`guide`] the handbook · [`metering`] so many at a time, so often |
 //! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`http`] bounded HTTP connections · [`nat`] what lies between a peer and the internet |
 //! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`netsim`] NATs and links simulated in this process |
 //! | 3 | [`peer`] the WebRTC peer · [`netns`] NATs and links by the kernel, in network namespaces |
@@ -23,6 +23,7 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod doctor;
+pub mod guide;
 pub mod http;
 pub mod lab;
 pub mod load;

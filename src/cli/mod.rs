@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod exports;
 pub mod failure;
 pub mod github_actions;
+pub mod guide;
 mod hints;
 pub mod ice;
 pub mod lab;
@@ -133,6 +134,8 @@ enum Command {
     Load(Box<load::LoadArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
+    /// Show a page of the guide, or list its pages
+    Guide(guide::GuideArgs),
     /// Print a shell completion script
     Completions(completions::CompletionsArgs),
     /// Print the man page, or write one page a command
@@ -153,6 +156,7 @@ async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Check(args) => check::run(*args, output).await,
         Command::Load(args) => Box::pin(load::run(*args, output)).await,
         Command::Devices(args) => devices::run(&args, output),
+        Command::Guide(args) => guide::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
     }

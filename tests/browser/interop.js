@@ -1,8 +1,8 @@
 // Variations of libwebrtc's behaviour, each as one row of a table: Chromium as the phone and as the Mac, and a native
-// libwebrtc, against recv, send and bench. README contains the tables.
+// libwebrtc, against recv, send and bench. src/guide/interop.md contains the tables.
 //
-//   node interop.js             compares the results with README
-//   node interop.js --table     writes them to README
+//   node interop.js             compares the results with the guide
+//   node interop.js --table     writes them to the guide
 //   ONLY=name,… node interop.js   runs only these rows; prefixes of names are enough
 
 import { benchRows } from "./interop/bench.js";
@@ -41,7 +41,7 @@ await suite(async () => {
     return;
   }
   const { missing, count } = await compare(found);
-  check("README matches the results", missing.length === 0,
+  check("the guide matches the results", missing.length === 0,
     missing.map((line) => `\n      ${line}`).join("") + (missing.length ? "\n      update it with tests/browser/run.sh --table" : ""));
-  check("README has no other rows", count === rows.length, `${count} of ${rows.length}`);
+  check("the guide has no other rows", count === rows.length, `${count} of ${rows.length}`);
 });

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Tests orion-peer against headless Chromium, as the Mac and as the phone: one line per check; then against variations of
-# libwebrtc's behaviour, and compares the tables in README with the results; then has Chromium open the HTML reports of
+# libwebrtc's behaviour, and compares the tables in src/guide/interop.md with the results; then has Chromium open the HTML reports of
 # real bench runs, and use the viewer page.
 #
 #   tests/browser/run.sh            builds the binary first
-#   tests/browser/run.sh --table    writes the tables into README
+#   tests/browser/run.sh --table    writes the tables into src/guide/interop.md
 #   tests/browser/run.sh --phone …  the test of scripts/phone.sh
 #   ORION_PEER=FILE tests/browser/run.sh
 #

@@ -280,7 +280,7 @@ const essence = (text) => {
 /** Writes table.md. */
 export function write(rows, stacks) {
   const text = [
-    "# With other stacks", "",
+    "## Other stacks", "",
     "Each stack as the Mac of `send` and as the phone of `recv`, with keyframes of about 100 KB twice a second, over",
     "loopback. “Complete” means that the SHA-256 of the access unit is that of the sent one. The first picture counts from",
     "the answer. In “restart” `send` was stopped for 6 s, or the phone restarted ICE; with “kill” and “return” the pictures after",

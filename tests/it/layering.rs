@@ -9,7 +9,8 @@ use std::{
 
 use crate::source_text;
 
-const FLOORS: [(&str, u8); 27] = [
+const FLOORS: [(&str, u8); 28] = [
+    ("guide", 0),
     ("types", 0),
     ("stats", 0),
     ("units", 0),

@@ -18,6 +18,8 @@ mod endings;
 mod front;
 mod fuzz;
 mod gathering;
+#[cfg(unix)]
+mod guide;
 mod hostile;
 mod hostile_peer;
 mod jose_vectors;

@@ -1,21 +1,21 @@
-// The tables in README: written from the results of the rows, and compared with them.
+// The tables in src/guide/interop.md: written from the results of the rows, and compared with them.
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 
-const README = path.resolve(import.meta.dirname, "../../../README.md");
+const GUIDE = path.resolve(import.meta.dirname, "../../../src/guide/interop.md");
 const BEGIN = "<!-- written by `tests/browser/run.sh --table` -->\n";
 const END = "<!-- end of what is written -->";
 
 const line = (cells) => `| ${cells.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`;
 const rowLine = ({ does, ours, seen, result }) => line([does, `\`${ours}\``, seen, result]);
 
-/** Text of README before, between and after the two marks. */
+/** Text of the page before, between and after the two marks. */
 async function parts() {
-  const readme = await readFile(README, "utf8");
-  const [from, to] = [readme.indexOf(BEGIN), readme.indexOf(END)];
-  if (from < 0 || to < from) throw new Error("README.md lacks the two marks for these tables");
-  return [readme.slice(0, from + BEGIN.length), readme.slice(from + BEGIN.length, to), readme.slice(to)];
+  const page = await readFile(GUIDE, "utf8");
+  const [from, to] = [page.indexOf(BEGIN), page.indexOf(END)];
+  if (from < 0 || to < from) throw new Error("src/guide/interop.md lacks the two marks for these tables");
+  return [page.slice(0, from + BEGIN.length), page.slice(from + BEGIN.length, to), page.slice(to)];
 }
 
 /** Writes the tables: `[head, rows]` each. */
@@ -23,10 +23,10 @@ export async function write(tables) {
   const [before, , after] = await parts();
   const made = tables.map(([head, rows]) =>
     [line([head, "against", "what is looked at", "result"]), "|---|---|---|---|", ...rows.map(rowLine), ""].join("\n"));
-  await writeFile(README, `${before}\n${made.join("\n")}\n${after}`);
+  await writeFile(GUIDE, `${before}\n${made.join("\n")}\n${after}`);
 }
 
-/** Rows missing in README, and the number of its rows. Heads do not count: another version is not another result. */
+/** Rows missing in the guide, and the number of its rows. Heads do not count: another version is not another result. */
 export async function compare(rows) {
   const [, tables] = await parts();
   const lines = tables.split("\n").filter((text) => text.startsWith("| "));
