@@ -1,9 +1,9 @@
 //! The guide: how to use `orion-peer`, what it speaks and what its output means, one page a module.
 //!
 //! `orion-peer guide TOPIC` shows the same pages in the terminal, and they are plain Markdown in `src/guide/` for
-//! whoever reads the repository. Links between pages are reference links named after their target: each page defines
+//! readers of the repository. Links between pages are reference links named after their target: each page defines
 //! them for a reader of the repository, and `links.txt` defines them, first, for rustdoc.
-//! `tests/it/guide.rs` holds links, transcripts and generated tables against the program.
+//! `tests/it/guide.rs` compares links, transcripts and generated tables with the program.
 
 mod render;
 
@@ -28,6 +28,8 @@ macro_rules! pages {
         ];
 
         $(
+            // Prose: names of products have no backticks.
+            #[allow(clippy::doc_markdown)]
             #[doc = include_str!("links.txt")]
             $(#[doc = include_str!($file)])+
             pub mod $module {}

@@ -1,7 +1,7 @@
-//! Markdown (CommonMark with tables) as text for a terminal: wrapped, tables laid out, headings and code marked by
+//! Markdown (`CommonMark` with tables) as text for a terminal: wrapped, tables laid out, headings and code marked by
 //! color or, without it, by form.
 
-use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
 const BOLD: &str = "\x1b[1m";
 const CODE: &str = "\x1b[36m";
@@ -93,9 +93,8 @@ impl Renderer {
         match tag {
             Tag::Strong => self.bold = true,
             Tag::Link { dest_url, .. } => self.link = Some(dest_url.to_string()),
-            Tag::CodeBlock(kind) => {
+            Tag::CodeBlock(_) => {
                 self.flush();
-                let _ = matches!(kind, CodeBlockKind::Fenced(_));
                 self.code = Some(String::new());
             }
             Tag::List(first) => {
@@ -191,7 +190,9 @@ impl Renderer {
             self.gap();
         }
         let (on, off) = if self.color { (BOLD, PLAIN) } else { ("", "") };
-        self.out.push_str(&format!("{on}{text}{off}\n"));
+        for part in [on, &text, off, "\n"] {
+            self.out.push_str(part);
+        }
         let line = match level {
             HeadingLevel::H1 => "═",
             HeadingLevel::H2 => "─",
@@ -236,12 +237,14 @@ impl Renderer {
     fn painted(&self, line: &[Span]) -> String {
         let mut text = String::new();
         for span in line {
-            match span.look {
-                Look::Plain => text.push_str(&span.text),
-                Look::Bold if self.color => text.push_str(&format!("{BOLD}{}{PLAIN}", span.text)),
-                Look::Bold => text.push_str(&span.text),
-                Look::Code if self.color => text.push_str(&format!("{CODE}{}{PLAIN}", span.text)),
-                Look::Code => text.push_str(&span.text),
+            let look = match span.look {
+                Look::Bold if self.color => BOLD,
+                Look::Code if self.color => CODE,
+                _ => "",
+            };
+            let plain = if look.is_empty() { "" } else { PLAIN };
+            for part in [look, &span.text, plain] {
+                text.push_str(part);
             }
         }
         text
