@@ -76,7 +76,7 @@ impl LocalPeer {
                 Stage::Signaling,
                 "timeout",
                 format!("the remote peer did not join the room within {within:?}"),
-                "is the signaling server overloaded? look at its log",
+                "check whether the signaling server is overloaded: see its log",
             )
         };
         match tokio::time::timeout(within, joined).await.unwrap_or_else(|_| Err(timed_out())) {

@@ -63,7 +63,7 @@ impl KeyframeCounts {
     }
 }
 
-/// A whole run. Filled during the run, then written once.
+/// The summary of a run. Filled during the run, then written once.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {

@@ -1,5 +1,5 @@
-//! What the delivery of keyframes is limited by: a sender that paces on a fast path, a slow path with a
-//! queue, and what is said of it.
+//! Bottlenecks of the delivery of keyframes: a sender that paces on a fast path, a slow path with a queue, and how
+//! they are reported.
 
 use orion_peer::report::bench::JSON_SCHEMA;
 use serde_json::Value;
@@ -47,7 +47,7 @@ fn a_sender_that_paces_on_loopback() {
     assert_eq!((&delivery["limitedBy"], &delivery["sure"]), (&"sender".into(), &true.into()));
     let rate = number(delivery, "bitsPerSecond");
     assert!((0.8e6..1.1e6).contains(&rate), "{delivery:#}");
-    // What loopback carries was not seen.
+    // The rate of loopback was not observed.
     assert_eq!(delivery["path"]["atLeast"], true, "{delivery:#}");
     assert!(number(&delivery["path"], "bitsPerSecond") < 1.2e6, "{delivery:#}");
     assert_eq!(delivery["findings"][0]["code"], "sender-limited");
@@ -69,7 +69,7 @@ fn a_slow_path_with_a_queue() {
 
 /// `recv` pings once a second; its keyframes are far enough apart for some of them to be idle.
 #[test]
-fn recv_says_what_limits_keyframes() {
+fn recv_reports_the_bottleneck() {
     let rig = Rig::new();
     let fig = sample("fig.jpg");
     let recv = rig.recv("frames", &["--count", "6"]);
@@ -88,9 +88,9 @@ fn recv_says_what_limits_keyframes() {
     let delivery = &summary["delivery"];
     assert_eq!((&delivery["limitedBy"], &delivery["of"]), (&"sender".into(), &6.into()));
     assert!(number(delivery, "firstAfterMs") > 500.0, "{delivery:#}");
-    let finding =
-        "delivery: the sender's pace limits keyframes to 1.0 Mbit/s; how much more the path";
-    for said in [finding, "  limited by  the sender's pace"] {
-        assert!(ended.stderr.contains(said), "no {said:?} in\n{}", ended.stderr);
+    let finding = "delivery: the sender's pace limits keyframes to 1.0 Mbit/s; it is unknown how much more \
+         the path";
+    for text in [finding, "  limited by  the sender's pace"] {
+        assert!(ended.stderr.contains(text), "no {text:?} in\n{}", ended.stderr);
     }
 }

@@ -1,4 +1,4 @@
-//! `--stats`: one report an interval, and values as W3C webrtc-stats has them.
+//! `--stats`: one report per interval, with values as in W3C webrtc-stats.
 
 use std::{collections::HashSet, fs, path::Path};
 
@@ -18,9 +18,9 @@ fn object<'r>(report: &'r Value, kind: &str) -> &'r Value {
     found.next().unwrap_or_else(|| panic!("no {kind}: {report:#}"))
 }
 
-/// Of 340 reports 234 were written, and never more than one a second.
+/// Regression test: of 340 reports only 234 were written, never more than one per second.
 #[test]
-fn there_is_one_report_an_interval() {
+fn there_is_one_report_per_interval() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--stats", "recv", "--stats-interval", "250ms", "--once"]);
     let send = rig.send(
@@ -40,7 +40,7 @@ fn there_is_one_report_an_interval() {
     }
 }
 
-/// It ends before an interval is over, and has statistics all the same.
+/// It ends before the first interval is over, but has statistics.
 #[test]
 fn a_short_run_has_a_report() {
     let rig = Rig::new();
@@ -54,7 +54,7 @@ fn a_short_run_has_a_report() {
 }
 
 #[test]
-fn values_are_those_of_w3c() {
+fn values_match_w3c() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "8", "--stats", "recv"]);
     let few = ["--interval", "500ms", "--max-bytes", "5KB", "--stats", "send"];
@@ -83,11 +83,11 @@ fn values_are_those_of_w3c() {
     }
     assert_eq!(object(&sent, "transport")["tlsVersion"], "FEFD");
     for report in [&sent, &received] {
-        nothing_is_made_up(report["report"].as_object().unwrap());
+        no_values_are_invented(report["report"].as_object().unwrap());
     }
 }
 
-fn nothing_is_made_up(report: &Map<String, Value>) {
+fn no_values_are_invented(report: &Map<String, Value>) {
     let ids: HashSet<&str> = report.keys().map(String::as_str).collect();
     for stats in report.values().filter(|stats| stats["type"] != "orion-liveness") {
         for (key, value) in stats.as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! The page of `recv --view`: what it is told, what it may ask for, and who may look.
+//! The page of `recv --view`: its events, its requests, and access control.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ struct Page {
 
 impl Page {
     fn of(recv: &Running) -> Self {
-        // It is there already when another test was first.
+        // It is already installed if another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = recv.event("page", 1)["url"].as_str().unwrap().to_owned();
         Self { url, client: Client::builder().timeout(HANG).build().unwrap() }
@@ -45,7 +45,7 @@ impl Page {
     }
 }
 
-/// Events of a stream, as they come.
+/// Events of a stream, in order of arrival.
 struct Events {
     response: Response,
     text: String,
@@ -73,7 +73,7 @@ impl Events {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_receiver_tells_is_shown_and_what_is_asked_there_is_done() {
+async fn events_are_shown_and_requests_are_executed() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--view", "127.0.0.1:0"]);
     let page = Page::of(&recv);
@@ -98,7 +98,7 @@ async fn what_a_receiver_tells_is_shown_and_what_is_asked_there_is_done() {
     assert_eq!(page.get("frames/7").await.status(), StatusCode::NOT_FOUND);
     assert_eq!(page.get("frames/..%2f..%2fetc").await.status(), StatusCode::BAD_REQUEST);
 
-    // The report that says `connected` comes within a second.
+    // The report with `connected` arrives within a second.
     loop {
         let report = events.next("report").await;
         if report["state"] == "connected" {
@@ -117,13 +117,13 @@ async fn what_a_receiver_tells_is_shown_and_what_is_asked_there_is_done() {
     assert_eq!(page.post("keyframe-request", &json!({})).await.status(), StatusCode::NO_CONTENT);
     assert_eq!(events.next("keyframe").await["seq"], 2, "an hour early");
 
-    // One who comes later sees the same.
+    // A later viewer gets the same.
     let mut later = Events { response: page.get("events").await, text: String::new() };
     later.next("hello").await;
     assert_eq!(later.next("keyframe").await["seq"], 1);
     recv.signal(Signal::INT);
     assert_eq!(events.next("end").await["reason"], "stopped");
-    // The last pictures are there until those who watch have gone, on new connections, too.
+    // The last pictures are available until the viewers have left, also on new connections.
     let other = Page::of(&recv);
     assert_eq!(other.get("frames/2").await.status(), StatusCode::OK);
     drop((events, later, page, other));
@@ -133,7 +133,7 @@ async fn what_a_receiver_tells_is_shown_and_what_is_asked_there_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_others_may_not_look() {
+async fn cross_origin_pages_are_rejected() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--view", "127.0.0.1:0"]);
     let page = Page::of(&recv);
@@ -156,7 +156,7 @@ async fn pages_of_others_may_not_look() {
     let form = [("content-type", "text/plain")];
     let answer = page.ask(Method::POST, "say", &form, r#"{"text":"x"}"#).await;
     assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "a form needs no preflight");
-    // No more than so many watch, and one that goes makes room.
+    // The number of viewers is limited, and one that leaves frees its place.
     let mut watching = Vec::new();
     for _ in 0..16 {
         watching.push(page.get("events").await);
@@ -173,7 +173,7 @@ async fn pages_of_others_may_not_look() {
     recv.end().well();
 }
 
-/// Who opens connections and leaves them idle neither keeps `recv` from its files nor the page from others.
+/// Idle connections do not keep `recv` from its files nor other clients from the page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_do_no_harm() {
     use tokio::{
@@ -193,7 +193,7 @@ async fn idle_connections_do_no_harm() {
     let mut idle = Vec::new();
     for number in 0..600 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
-        // Some have begun a header, and never end it.
+        // Some have started a header, and never finish it.
         if number % 2 == 0 {
             let _ = stream.write_all(b"GET /events HTTP/1.1\r\nHost: 127.0").await;
         }
@@ -201,13 +201,13 @@ async fn idle_connections_do_no_harm() {
     }
     let before = recv.events("keyframe").len();
     recv.event("keyframe", before + 10);
-    // Some at once, for they are too many, the others in time.
+    // Some are closed immediately because there are too many, the others by timeout.
     for stream in &mut idle {
         let closed = tokio::time::timeout(HANG, stream.read(&mut [0; 256])).await;
-        assert!(!matches!(closed.expect("still open"), Ok(1..)), "nothing was asked");
+        assert!(!matches!(closed.expect("still open"), Ok(1..)), "nothing was requested");
     }
     assert_eq!(page.get("mode").await.status(), StatusCode::OK);
-    // An answered connection is not kept for ever either.
+    // An answered connection is not kept open forever either.
     let mut kept = TcpStream::connect(&address).await.unwrap();
     let request = format!("GET /mode HTTP/1.1\r\nHost: {address}\r\n\r\n");
     kept.write_all(request.as_bytes()).await.unwrap();
@@ -252,7 +252,7 @@ async fn beyond_this_machine_there_is_a_token() {
 }
 
 #[test]
-fn what_cannot_be_shown_is_said_at_once() {
+fn invalid_view_options_are_reported_immediately() {
     let dir = tempfile::tempdir().unwrap();
     let ended = run(dir.path(), &["recv", "--json", "--view", "--format", "h264"]);
     assert!(ended.failed(2, "config")["message"].as_str().unwrap().contains("--format"));

@@ -7,7 +7,7 @@
 //!   `verdicts` for the intervals against a baseline
 //!
 //! Page frame, markup (with the escaping of everything that comes from a result) and SVG are in
-//! [`crate::report::html`].
+//! `report::html`.
 
 mod delivery;
 mod head;

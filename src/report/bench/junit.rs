@@ -12,7 +12,7 @@ use crate::report::{
 };
 
 /// Maximum number of cases for single connections of a run; the remaining connections share one case.
-pub const MOST_CASES: usize = 1000;
+pub const MAX_CASES: usize = 1000;
 
 /// The results as `JUnit` XML. A failed connection is a failure even where the gates allow it; a run that ended early
 /// has an error.
@@ -57,7 +57,7 @@ fn why(failure: &FailureRecord) -> [String; 3] {
 
 fn connections(of: &str, result: &BenchResult) -> Suite {
     let records = &result.connections.records;
-    let (alone, together) = records.split_at(records.len().min(MOST_CASES));
+    let (alone, together) = records.split_at(records.len().min(MAX_CASES));
     let mut cases: Vec<_> = alone.iter().map(connection).collect();
     if !together.is_empty() {
         cases.push(summed(together));
@@ -187,14 +187,14 @@ mod tests {
     fn many_connections_share_a_case() {
         let mut result = example::full();
         let records = &mut result.connections.records;
-        *records = records.iter().cycle().take(MOST_CASES + 8).cloned().collect();
+        *records = records.iter().cycle().take(MAX_CASES + 8).cloned().collect();
         let xml = junit(&[example::named("a", result)]);
         let document = Document::parse(&xml).unwrap();
         check_counts(&document);
         let cases = elements(&document, "testcase");
-        assert_eq!(cases.len(), MOST_CASES + 1 + 3);
-        assert_eq!(cases[MOST_CASES].attribute("name"), Some("8 more connections"));
-        let failure = cases[MOST_CASES].descendants().find(|n| n.has_tag_name("failure")).unwrap();
+        assert_eq!(cases.len(), MAX_CASES + 1 + 3);
+        assert_eq!(cases[MAX_CASES].attribute("name"), Some("8 more connections"));
+        let failure = cases[MAX_CASES].descendants().find(|n| n.has_tag_name("failure")).unwrap();
         assert_eq!(failure.attribute("message"), Some("2 of 8 failed"));
     }
 

@@ -89,7 +89,7 @@ impl LoadError {
             }
             Problem::NoEnd(_) => "the run was cut short before its end: run it again",
             Problem::NotJson(_) | Problem::OtherSchema(_) => {
-                "give a file that `orion-peer bench --out FILE` or `bench --json` wrote"
+                "use a file written by `orion-peer bench --out FILE` or `bench --json`"
             }
             Problem::NewerSchema(_) => "use an orion-peer at least as new as the one that wrote it",
             Problem::Malformed(_) => "give the file as `orion-peer bench` wrote it, unedited",

@@ -22,7 +22,7 @@ use crate::{
 /// Name and version of the schema.
 pub const SCHEMA: &str = "orion-peer/bench/1";
 
-/// A whole run.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BenchResult {

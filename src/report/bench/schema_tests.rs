@@ -1,5 +1,5 @@
-//! `schema.json` says what is written and read: it takes every result, refuses what is none, and names
-//! the same properties as the Rust types.
+//! `schema.json` matches what is written and read: it accepts every result, rejects other documents, and has the same
+//! properties as the Rust types.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ fn results_are_valid() {
 }
 
 #[test]
-fn what_later_versions_add_is_taken() {
+fn properties_of_later_versions_are_accepted() {
     let mut json = value(&example::full());
     json["connections"]["records"][0]["later"] = json!(1);
     json["later"] = json!({});
@@ -48,7 +48,7 @@ fn what_later_versions_add_is_taken() {
 }
 
 #[test]
-fn wrong_documents_are_refused() {
+fn wrong_documents_are_rejected() {
     let validator = validator();
     for (path, wrong) in [
         ("/schema", json!("orion-peer/bench/2")),
@@ -83,59 +83,65 @@ fn wrong_documents_are_refused() {
     assert!(!validator.is_valid(&json!([])));
 }
 
-/// Keys seen at each object of the schema, by where the schema has it.
-type Seen<'s> = BTreeMap<String, (&'s Value, BTreeSet<String>)>;
+/// Keys found in each object of the schema, by its location in the schema.
+type FoundKeys<'s> = BTreeMap<String, (&'s Value, BTreeSet<String>)>;
 
-/// Goes through an instance and its schema together and notes the keys of each object.
-fn walk<'s>(root: &'s Value, at: &str, schema: &'s Value, instance: &Value, seen: &mut Seen<'s>) {
+/// Walks through an instance and its schema together and records the keys of each object.
+fn walk<'s>(
+    root: &'s Value,
+    at: &str,
+    schema: &'s Value,
+    instance: &Value,
+    found: &mut FoundKeys<'s>,
+) {
     if let Some(target) = schema["$ref"].as_str() {
         let pointer = target.strip_prefix('#').unwrap();
-        return walk(root, pointer, root.pointer(pointer).unwrap(), instance, seen);
+        return walk(root, pointer, root.pointer(pointer).unwrap(), instance, found);
     }
     if let (Some(options), false) = (schema["anyOf"].as_array(), instance.is_null()) {
-        return walk(root, at, &options[0], instance, seen);
+        return walk(root, at, &options[0], instance, found);
     }
     if let Some(items) = instance.as_array() {
         for item in items {
-            walk(root, &format!("{at}/items"), &schema["items"], item, seen);
+            walk(root, &format!("{at}/items"), &schema["items"], item, found);
         }
     }
     let (Some(properties), Some(object)) = (schema["properties"].as_object(), instance.as_object())
     else {
         return;
     };
-    let keys = &mut seen.entry(at.to_owned()).or_insert((schema, BTreeSet::new())).1;
+    let keys = &mut found.entry(at.to_owned()).or_insert((schema, BTreeSet::new())).1;
     keys.extend(object.keys().cloned());
     for (key, value) in object {
         let schema =
             properties.get(key).unwrap_or_else(|| panic!("{at}: {key} is not in the schema"));
-        walk(root, &format!("{at}/properties/{key}"), schema, value, seen);
+        walk(root, &format!("{at}/properties/{key}"), schema, value, found);
     }
 }
 
 #[test]
-fn the_schema_has_the_properties_that_are_written_and_no_others() {
+fn the_schema_has_exactly_the_written_properties() {
     let root = schema();
-    let mut seen = Seen::new();
-    walk(&root, "", &root, &value(&example::full()), &mut seen);
-    // `ended` is in no run that is whole.
-    walk(&root, "", &root, &value(&example::partial()), &mut seen);
-    for (at, (schema, keys)) in &seen {
+    let mut found = FoundKeys::new();
+    walk(&root, "", &root, &value(&example::full()), &mut found);
+    // A complete run has no `ended`.
+    walk(&root, "", &root, &value(&example::partial()), &mut found);
+    for (at, (schema, keys)) in &found {
         let known: BTreeSet<_> =
             schema["properties"].as_object().unwrap().keys().cloned().collect();
         assert_eq!(keys, &known, "at {at:?}");
     }
     let defined = root["$defs"].as_object().unwrap().keys();
     for name in defined {
-        assert!(seen.contains_key(&format!("/$defs/{name}")), "{name} is used nowhere");
+        assert!(found.contains_key(&format!("/$defs/{name}")), "{name} is used nowhere");
     }
 }
 
 #[test]
-fn what_is_always_written_is_required() {
+fn properties_that_are_always_written_are_required() {
     let root = schema();
     let (mut result, full) = (example::minimal(), example::full());
-    // Objects in lists, without what they may leave out.
+    // Objects in lists, without their optional properties.
     result.connections.records = full.connections.records;
     for server in result.connections.records.iter_mut().flat_map(|r| &mut r.ice_servers) {
         (server.code, server.reason, server.ms) = (None, None, None);
@@ -144,9 +150,9 @@ fn what_is_always_written_is_required() {
     result.checks.iter_mut().for_each(|check| check.note = None);
     (result.not_measured, result.connections.failures) =
         (full.not_measured, full.connections.failures);
-    let mut seen = Seen::new();
-    walk(&root, "", &root, &value(&result), &mut seen);
-    for (at, (schema, keys)) in &seen {
+    let mut found = FoundKeys::new();
+    walk(&root, "", &root, &value(&result), &mut found);
+    for (at, (schema, keys)) in &found {
         let required: BTreeSet<String> =
             serde_json::from_value(schema["required"].clone()).unwrap();
         assert_eq!(keys, &required, "at {at:?}");
