@@ -736,7 +736,7 @@ const VP8_OFFER: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=gr
 fn an_offer_without_h264_is_refused_with_what_it_has() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
-    recv.says("in the room");
+    recv.says("joined the room");
     let refused = block_on(async {
         let mut phone = socket(&rig, "phone").await;
         let mut say = async |message: Value| {
@@ -768,7 +768,7 @@ fn descriptions_that_are_none_are_refused() {
     for sdp in ["", "v=0\r\n", "\u{0}\u{1}garbage", &VP8_OFFER.replace("VP8", "H264")[..300]] {
         let rig = Rig::new();
         let recv = rig.recv("frames", &[]);
-        recv.says("in the room");
+        recv.says("joined the room");
         let refused = block_on(async {
             let mut phone = socket(&rig, "phone").await;
             let offer = json!({"t": "offer", "pairId": "demo", "sdp": sdp});

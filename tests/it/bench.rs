@@ -224,7 +224,7 @@ fn the_remote_peer_may_be_another_process() {
 fn a_plain_receiver_is_measured_as_far_as_it_goes() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
-    recv.says("in the room");
+    recv.says("joined the room");
     let ended = small(rig.dir.path(), &["--signal", &rig.signal, "--warmup", "0"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let result = result(&ended);

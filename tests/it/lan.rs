@@ -91,7 +91,7 @@ fn a_phone_of_the_local_network_joins_in_one_step() {
     };
     let recv = words(recv, &["--count", "1", "--json"]);
     let recv = lan.inside(&recv.iter().map(String::as_str).collect::<Vec<_>>());
-    recv.says("in the room");
+    recv.says("joined the room");
     let send = words(send, &["--count", "1", "--interval", "100ms", "--json"]);
     let sent = lan.run(&send.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(sent.summary()["keyframes"]["sent"], 1);
