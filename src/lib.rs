@@ -1,6 +1,8 @@
 //! `orion-peer`: a headless WebRTC peer and test harness for the Orion pipeline, one H.264 keyframe
 //! every few seconds from a phone to a Mac.
 //!
+//! [`guide`] is the handbook: how to use it, what it speaks, what its output means.
+//!
 //! # Layout
 //!
 //! Modules stand on floors and import only from lower ones (`tests/it/layering.rs` checks it):

@@ -1,4 +1,5 @@
-//! Every wire message, defined once: client and server share these types.
+//! Every wire message, defined once: client and server share these types. The pages of
+//! the guide define them: [`crate::guide::wire_contract`] and [`crate::guide::control_messages`].
 //!
 //! - [`signaling`]: JSON text frames on the WebSocket `/api/signal`, and its close codes
 //! - [`control`]: JSON text on the data channel `control`
