@@ -77,7 +77,7 @@ impl Renderer {
                 Some(code) => code.push_str(&text),
                 None => self.push(&text, if self.bold { Look::Bold } else { Look::Plain }),
             },
-            Event::Code(text) => self.push(&text, Look::Code),
+            Event::Code(text) => self.push(&text, if self.bold { Look::Bold } else { Look::Code }),
             Event::SoftBreak | Event::HardBreak => self.push(" ", Look::Plain),
             Event::Rule => {
                 self.gap();
@@ -91,7 +91,10 @@ impl Renderer {
 
     fn start(&mut self, tag: Tag<'_>) {
         match tag {
-            Tag::Strong => self.bold = true,
+            Tag::Strong => {
+                self.mark_strong();
+                self.bold = true;
+            }
             Tag::Link { dest_url, .. } => self.link = Some(dest_url.to_string()),
             Tag::CodeBlock(_) => {
                 self.flush();
@@ -125,7 +128,10 @@ impl Renderer {
 
     fn end(&mut self, tag: TagEnd) {
         match tag {
-            TagEnd::Strong => self.bold = false,
+            TagEnd::Strong => {
+                self.bold = false;
+                self.mark_strong();
+            }
             TagEnd::Link => self.end_link(),
             TagEnd::Heading(level) => self.heading(level),
             TagEnd::Paragraph => {
@@ -165,6 +171,13 @@ impl Renderer {
             && !self.spans.last().is_some_and(|span| span.text.ends_with(&url))
         {
             self.push(&format!(" ({url})"), Look::Plain);
+        }
+    }
+
+    /// Without color, strong text stands between asterisks.
+    fn mark_strong(&mut self) {
+        if !self.color {
+            self.push("*", Look::Plain);
         }
     }
 
@@ -393,7 +406,9 @@ mod tests {
 
     #[test]
     fn colors_do_not_count_as_width() {
-        assert_eq!(render("a `b` **c**", 20, true), "a \x1b[36mb\x1b[0m \x1b[1mc\x1b[0m\n");
+        let text = "a `b` **c**";
+        assert_eq!(render(text, 20, true), "a \x1b[36mb\x1b[0m \x1b[1mc\x1b[0m\n");
+        assert_eq!(render(text, 20, false), "a b *c*\n");
     }
 
     #[test]
