@@ -185,7 +185,7 @@ fn names_without_an_address_are_reported_once_known() {
     let mut log = log(&[STUN, "stuns:ice.example", "stun:"]);
     let left_out = log.failures(at(0));
     assert_eq!(left_out.len(), 2, "unusable servers are known immediately");
-    assert_eq!(left_out[0].text, "it is left out: stuns: is not supported");
+    assert_eq!(left_out[0].text, "it is ignored: stuns: is not supported");
     assert_eq!(log.settled(at(0)), Err(None));
     log.lookup_started(at(0), ENDPOINT);
     assert_eq!(log.failures(at(4999)), []);
