@@ -114,3 +114,18 @@ fn rustdoc_has_every_link_between_pages() {
         "ORION_UPDATE_SNAPSHOTS=1 writes links.txt again"
     );
 }
+
+/// Sources that a page names, such as `peer/guard.rs`, relative to `src/`.
+#[test]
+fn sources_that_pages_name_exist() {
+    let mut wrong = Vec::new();
+    let text = fs::read_to_string(page("webrtc-crate.md")).unwrap();
+    for name in text.split('`').skip(1).step_by(2) {
+        let ours = ["peer/", "session/", "src/"].iter().any(|start| name.starts_with(start));
+        let path = root().join("src").join(name.trim_start_matches("src/"));
+        if ours && !path.exists() {
+            wrong.push(name.to_owned());
+        }
+    }
+    assert!(wrong.is_empty(), "webrtc-crate.md names sources that do not exist: {wrong:?}");
+}
