@@ -12,7 +12,7 @@ use std::{
 };
 
 use orion_peer::{
-    nat::Link,
+    nat::LinkSettings,
     netsim::{Gateway, GatewayConfig},
     stats::{Histogram, Spread},
 };
@@ -69,7 +69,7 @@ async fn round_trips(socket: &Socket, to: SocketAddr, count: usize, pace: Durati
     spread.spread()
 }
 
-fn behind(profile: &str, link: Link) -> Socket {
+fn behind(profile: &str, link: LinkSettings) -> Socket {
     let profile = profile.parse().expect("a profile");
     let config = GatewayConfig { profile, link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).expect("a gateway");
@@ -88,7 +88,8 @@ async fn added(rounds: usize, echoes: usize) {
         for _ in 0..rounds {
             let bare = TokioRuntime.wrap_udp_socket(bound()).expect("wrapped");
             let bare = round_trips(&bare, to, echoes, PACE).await;
-            let behind = round_trips(&behind(profile, Link::default()), to, echoes, PACE).await;
+            let behind =
+                round_trips(&behind(profile, LinkSettings::default()), to, echoes, PACE).await;
             let (Some(a), Some(b)) = (bare.p50, behind.p50) else { continue };
             differences.push((b - a) / 2.0);
             last = Some((a, bare.p99, b, behind.p99));
@@ -116,7 +117,7 @@ async fn delayed(echoes: usize) {
         let bare = TokioRuntime.wrap_udp_socket(bound()).expect("wrapped");
         let count = echoes.min(200);
         let bare = round_trips(&bare, to, count, delay).await.p50.unwrap_or_default();
-        let link = Link { delay, ..Link::default() };
+        let link = LinkSettings { delay, ..LinkSettings::default() };
         let measured = round_trips(&behind("port", link), to, count, PACE).await;
         let one_way = |us: Option<f64>| (us.unwrap_or_default() - bare) / 2e3;
         println!(

@@ -15,7 +15,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use orion_peer::{
     media::h264::AccessUnit,
-    nat::Link,
+    nat::LinkSettings,
     netsim::{Gateway, GatewayConfig, random::Random},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     stats::Histogram,
@@ -143,11 +143,11 @@ type Seen = (HashMap<u32, (Bytes, bool)>, [Histogram; 2]);
 
 /// The keyframes of one pair.
 async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) -> Outcome {
-    let link = Link { delay: DELAY, ..Link::default() };
+    let link = LinkSettings { delay: DELAY, ..LinkSettings::default() };
     let config = GatewayConfig { link, seed, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).expect("a gateway");
     let (sender, receiver, mut events) = connect(&gateway, repair).await;
-    let lossy = Link { loss: condition.loss, loss_burst: condition.loss_burst, ..link };
+    let lossy = LinkSettings { loss: condition.loss, loss_burst: condition.loss_burst, ..link };
     gateway.set_link(lossy);
 
     let seen: Arc<Mutex<Seen>> = Arc::default();
@@ -183,7 +183,7 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
         let dark = async {
             if condition.outage {
                 sleep(offset.saturating_sub(Duration::from_millis(950))).await;
-                gateway.set_link(Link { loss: 1.0, ..link });
+                gateway.set_link(LinkSettings { loss: 1.0, ..link });
                 sleep(OUTAGE).await;
                 gateway.set_link(lossy);
             }

@@ -13,7 +13,7 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use orion_peer::{
     media::h264::AccessUnit,
-    nat::{Link, Queue},
+    nat::{LinkSettings, Queue},
     netsim::{Gateway, GatewayConfig},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     proto::control::{ControlMessage, Id},
@@ -168,7 +168,7 @@ fn pair_of_numbers(histogram: &Histogram) -> String {
 async fn row(mbit: f64, pace: RateSetting, keyframes: usize) {
     let queue = Some(Queue::Bytes(QUEUE.max((mbit * 2500.0) as u64)));
     let rate = Some((mbit * 1e6) as u64);
-    let link = Link { rate, delay: DELAY, queue, ..Link::default() };
+    let link = LinkSettings { rate, delay: DELAY, queue, ..LinkSettings::default() };
     let config = GatewayConfig { link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).expect("a gateway");
     let mut pair = connect(&gateway, pace).await;

@@ -25,9 +25,9 @@ use self::{
 };
 use super::{exports, exports::ExportArgs, failure::Failure, output::Output, stop};
 use crate::{
-    lab::matrix::{self, InKernel, LabResult, Layer, Simulated, run::Job, table},
+    lab::matrix::{self, KernelBackend, LabBackend, LabResult, SimulatedBackend, run::Job, table},
     lab::timeline::{self, Timeline},
-    netns::KernelError,
+    netns::NetnsError,
     report::{schema::FailureRecord, whole_file},
     types::Stage,
 };
@@ -68,16 +68,16 @@ pub async fn run(args: LabArgs, output: Output) -> Result<(), Failure> {
 
 /// What makes the NATs and links.
 enum Lab {
-    Simulated(Arc<Simulated>),
-    InKernel(Arc<InKernel>),
+    Simulated(Arc<SimulatedBackend>),
+    Kernel(Arc<KernelBackend>),
 }
 
 impl Lab {
     /// The one that was asked for, or the simulated one where that is allowed to take its place.
     async fn start(args: &LabArgs, output: Output) -> Result<Self, Failure> {
         if args.kernel {
-            match InKernel::start(None).await {
-                Ok(lab) => return Ok(Self::InKernel(lab)),
+            match KernelBackend::start(None).await {
+                Ok(lab) => return Ok(Self::Kernel(lab)),
                 Err(error) if args.fallback == Some(Fallback::Simulated) => {
                     output.line(format!("{}; simulating the networks instead", error.message));
                 }
@@ -87,13 +87,13 @@ impl Lab {
                 }
             }
         }
-        Simulated::start().await.map(Self::Simulated).map_err(failed)
+        SimulatedBackend::start().await.map(Self::Simulated).map_err(failed)
     }
 
-    fn layer(&self) -> Arc<dyn Layer> {
+    fn layer(&self) -> Arc<dyn LabBackend> {
         match self {
-            Self::Simulated(lab) => Arc::clone(lab) as Arc<dyn Layer>,
-            Self::InKernel(lab) => Arc::clone(lab) as Arc<dyn Layer>,
+            Self::Simulated(lab) => Arc::clone(lab) as Arc<dyn LabBackend>,
+            Self::Kernel(lab) => Arc::clone(lab) as Arc<dyn LabBackend>,
         }
     }
 
@@ -132,7 +132,7 @@ async fn play(
     result: &mut LabResult,
     output: Output,
 ) {
-    let options = timeline::Options { orion_peer: None, logs: logs.cloned() };
+    let options = timeline::PlaybackOptions { orion_peer: None, logs: logs.cloned() };
     for timeline in timelines {
         if result.partial {
             // What was not played was to be measured, too.
@@ -221,10 +221,10 @@ fn parallel(job: &Job) -> usize {
 
 /// A lab of the kernel that could not be had: exit code 2 for what no machine could do, else 1.
 #[must_use]
-pub fn kernel_failure(error: &KernelError) -> Failure {
+pub fn kernel_failure(error: &NetnsError) -> Failure {
     let (message, remedy) = (error.to_string(), error.remedy());
     match error {
-        KernelError::Unsupported(_) | KernelError::TwoProfiles { .. } => {
+        NetnsError::Unsupported(_) | NetnsError::TwoProfiles { .. } => {
             Failure::usage(message, remedy)
         }
         _ => Failure::new(Stage::Config, message, remedy),

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{failure::Failure, observe::Observer, output::Output, units};
 use crate::{
-    nat::{self, Link, LinkChanges, Profile, Queue},
+    nat::{self, LinkChanges, LinkSettings, Profile, Queue},
     netns,
     netsim::{Gateway, GatewayConfig, Traffic},
     peer::PeerConfig,
@@ -159,7 +159,7 @@ pub struct SimulatedNetwork {
     /// NATs and firewalls.
     pub nat: Profile,
     /// The link.
-    pub link: Link,
+    pub link: LinkSettings,
 }
 
 impl SimulatedNetwork {
@@ -242,7 +242,7 @@ impl NetworkArgs {
 
     fn side(&self, side: usize, rate: Option<&Sides<u64>>) -> Result<SimulatedNetwork, Failure> {
         let (nat, link) = match &self.nat {
-            None => (Profile::default(), Link::default()),
+            None => (Profile::default(), LinkSettings::default()),
             Some(names) => network(names.of(side))?,
         };
         let link = self.changes(side, rate).apply(link);
@@ -255,7 +255,7 @@ impl NetworkArgs {
 ///
 /// # Errors
 /// There is none of that name: exit code 2, with the nearest one.
-pub fn network(name: &str) -> Result<(Profile, Link), Failure> {
+pub fn network(name: &str) -> Result<(Profile, LinkSettings), Failure> {
     let network = nat::network(name)
         .map_err(|error| Failure::usage(format!("--nat: {error}"), "see `orion-peer lab list`"))?;
     Ok((network.profile, network.link))
@@ -264,12 +264,12 @@ pub fn network(name: &str) -> Result<(Profile, Link), Failure> {
 impl Networks {
     /// The first network and the seed, for the kernel lab.
     #[must_use]
-    pub fn plan(&self) -> (netns::Network, u64) {
+    pub fn plan(&self) -> (netns::NetworkPlan, u64) {
         let network = &self.sides[0];
-        let network = netns::Network {
+        let network = netns::NetworkPlan {
             profile: network.nat.clone(),
             link: network.link,
-            ..netns::Network::default()
+            ..netns::NetworkPlan::default()
         };
         (network, self.seed)
     }
@@ -433,7 +433,7 @@ mod tests {
     #[test]
     fn a_typed_change_is_what_flags_would_say() {
         let changes = typed("rate=1Mbit queue=32KB delay=20ms").unwrap();
-        let link = changes.apply(Link { loss: 0.1, ..Link::default() });
+        let link = changes.apply(LinkSettings { loss: 0.1, ..LinkSettings::default() });
         assert_eq!((link.rate, link.queue), (Some(1_000_000), Some(Queue::Bytes(32_000))));
         assert_eq!((link.delay, link.loss), (Duration::from_millis(20), 0.1));
         for (words, message) in [

@@ -1,5 +1,4 @@
-//! TOML files of networks and scenarios: what is wrong in one is told with its line, the key, and the
-//! nearest key that is known.
+//! TOML files of networks and scenarios; errors name the line, the key, and the nearest known key.
 
 use std::{fs, path::Path};
 
@@ -13,20 +12,20 @@ pub enum FileError {
     /// It cannot be read.
     #[error("cannot read `{file}`: {why}")]
     Unreadable {
-        /// Its path.
+        /// Path of the file.
         file: String,
-        /// Why.
+        /// Error of the operating system.
         why: String,
     },
-    /// It holds something that means nothing.
+    /// Its content is not valid.
     #[error("`{file}`{}: {problem}{}", line.map(|line| format!(", line {line}")).unwrap_or_default(),
         suggestion.as_ref().map(|key| format!("; did you mean `{key}`?")).unwrap_or_default())]
     Wrong {
-        /// Its path.
+        /// Path of the file.
         file: String,
-        /// The line, from 1.
+        /// Line number, from 1.
         line: Option<usize>,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
         /// The nearest known key.
         suggestion: Option<String>,
@@ -36,7 +35,7 @@ pub enum FileError {
 /// Reads a file.
 ///
 /// # Errors
-/// [`FileError`]: it cannot be read, or holds something that means nothing.
+/// [`FileError`] if it cannot be read or its content is not valid.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
     let file = path.display().to_string();
     match fs::read_to_string(path) {
@@ -45,7 +44,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
     }
 }
 
-/// Reads the text of a file; `file` is its name in errors.
+/// Parses the text of a file; `file` is its name in errors.
 ///
 /// # Errors
 /// [`FileError::Wrong`]
@@ -62,7 +61,7 @@ pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, FileError
     })
 }
 
-/// Of serde's "unknown field `x`, expected one of `a`, `b`" the expected key that is nearest.
+/// The expected key nearest to the unknown one in serde's "unknown field `x`, expected one of `a`, `b`".
 fn nearest_key(problem: &str) -> Option<String> {
     let (unknown, expected) =
         problem.strip_prefix("unknown field `")?.split_once("`, expected ")?;
@@ -71,10 +70,10 @@ fn nearest_key(problem: &str) -> Option<String> {
     (edit_distance(unknown, near) <= 1 + unknown.len() / 3).then(|| near.to_owned())
 }
 
-/// A field written the way people write it, read by one of [`crate::units`] or its like.
+/// Deserializes a quantity in human-readable form with one of [`crate::units`] or the like.
 ///
 /// # Errors
-/// What `read` says of it.
+/// The error of `read`.
 pub fn quantity<'de, D: Deserializer<'de>, T, E: std::fmt::Display>(
     deserializer: D,
     read: impl Fn(&str) -> Result<T, E>,
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_told_with_line_and_nearest_key() {
+    fn errors_of_unknown_keys_name_the_line_and_the_nearest_key() {
         let error = wrong("rate = '1Mbit'\ndelai = '3ms'\n");
         assert!(error.starts_with("`x.toml`, line 2: unknown field `delai`"), "{error}");
         assert!(error.ends_with("did you mean `delay`?"), "{error}");
@@ -109,13 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_is_told_with_its_line() {
+    fn syntax_errors_name_the_line() {
         let error = wrong("rate = '1Mbit'\n[[");
         assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn a_missing_file_is_named() {
         let error = read::<Sample>(Path::new("/nowhere/x.toml")).unwrap_err().to_string();
         assert!(error.contains("cannot read `/nowhere/x.toml`"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What a link does to packets.
+//! Properties of a link.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -6,49 +6,50 @@ use serde::{Serialize, Serializer};
 
 use crate::units;
 
-/// What a link does to the packets of each direction. The default does nothing.
+/// Properties of a link, the same for each direction. The default is a link without impairment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Link {
+pub struct LinkSettings {
     /// Share of packets lost, 0 to 1.
     pub loss: f64,
-    /// How many packets are lost in a row; 0 and 1 mean each on its own.
+    /// Packets lost in a row; 0 and 1 mean independent losses.
     pub loss_burst: u32,
-    /// One way.
+    /// One-way delay.
     pub delay: Duration,
-    /// Up to this much more delay, evenly distributed; packets may overtake each other.
+    /// Maximum additional random delay, uniformly distributed; packets may be reordered.
     pub jitter: Duration,
-    /// Bits a second; what comes faster waits in a queue, and is dropped when that is full.
+    /// Bits per second; excess traffic waits in a queue, and is dropped when the queue is full.
     pub rate: Option<u64>,
-    /// Room in that queue; none is [`Queue::of_router`].
+    /// Size of that queue; `None` is [`Queue::of_router`].
     pub queue: Option<Queue>,
 }
 
-/// How much a queue holds, one direction of a link.
+/// Size of a queue, for one direction of a link.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Queue {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
     /// What the rate carries in this time.
     Time(Duration),
 }
 
-/// A router's queue holds what the rate carries in this time, twice the 50 ms that `CableLabs` recommends for cable modems
-/// (CM-GL-Buffer, section 6).
+/// Queue time of a router, twice the 50 ms that `CableLabs` recommends for cable modems (CM-GL-Buffer,
+/// section 6).
 const ROUTER_TIME: Duration = Duration::from_millis(100);
 
-/// The least a router's queue holds, bytes: the smallest of the sizes that Kreibich et al. found to be common for
+/// Minimum queue size of a router in bytes: the smallest size that Kreibich et al. found to be common for
 /// uplinks (64, 128 and 256 KiB; Netalyzr, IMC 2010).
 const ROUTER_BYTES: u64 = 65_536;
 
 impl Queue {
-    /// The queue of a home router or modem in front of a link of this rate, bits a second: 100 ms, and at least 64 KiB.
+    /// The queue of a home router or modem in front of a link of this rate in bit/s: 100 ms, and at least
+    /// 64 KiB.
     #[must_use]
     pub fn of_router(rate: u64) -> Self {
         Self::Bytes(ROUTER_BYTES.max(Self::Time(ROUTER_TIME).bytes(rate)))
     }
 
-    /// Its room in front of a link of this rate, bytes.
+    /// Its size in bytes at this rate.
     #[must_use]
     pub fn bytes(self, rate: u64) -> u64 {
         match self {
@@ -62,15 +63,15 @@ impl FromStr for Queue {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // `0` is both, and no packet fits into either.
+        // `0` would be both, and fits no packet either way.
         match (units::size(text), units::duration(text)) {
             (Ok(0), _) | (_, Ok(Duration::ZERO)) => {
-                Err("a queue of 0 lets nothing pass".to_owned())
+                Err("a queue of size 0 passes no packets".to_owned())
             }
             (Ok(bytes), _) => Ok(Self::Bytes(bytes)),
             (_, Ok(time)) => Ok(Self::Time(time)),
             _ => Err(format!(
-                "`{text}` is not a valid queue: write its size, as in 32KB, or its time, as in 100ms"
+                "`{text}` is not a valid queue: expected a size such as 32KB, or a time such as 100ms"
             )),
         }
     }
@@ -93,15 +94,15 @@ impl Serialize for Queue {
     }
 }
 
-impl Link {
-    /// Whether it does nothing.
+impl LinkSettings {
+    /// Whether it impairs nothing.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         *self == Self::default()
     }
 }
 
-impl fmt::Display for Link {
+impl fmt::Display for LinkSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         if self.loss > 0.0 {
@@ -132,35 +133,35 @@ impl fmt::Display for Link {
     }
 }
 
-/// Which versions of IP a network has.
+/// IP versions of a network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum IpVersions {
-    /// IPv4 alone.
+    /// IPv4 only.
     #[default]
     V4,
-    /// IPv6 alone, as many carriers have it.
+    /// IPv6 only, as in many carrier networks.
     V6,
     /// Both.
     Both,
 }
 
 impl IpVersions {
-    /// Whether IPv4 is one of them.
+    /// Whether IPv4 is available.
     #[must_use]
     pub fn has_v4(self) -> bool {
         self != Self::V6
     }
 
-    /// Whether IPv6 is one of them.
+    /// Whether IPv6 is available.
     #[must_use]
     pub fn has_v6(self) -> bool {
         self != Self::V4
     }
 }
 
-/// Text that is no [`IpVersions`].
+/// Text that is not a valid [`IpVersions`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` are no versions of IP: write ipv4, ipv6 or ipv4+ipv6")]
+#[error("`{0}` is not a valid IP version: expected ipv4, ipv6 or ipv4+ipv6")]
 pub struct IpVersionsError(String);
 
 impl FromStr for IpVersions {
@@ -181,8 +182,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_told_in_words() {
-        let link = Link {
+    fn links_are_described_in_words() {
+        let link = LinkSettings {
             loss: 0.02,
             loss_burst: 0,
             delay: Duration::from_millis(40),
@@ -191,11 +192,14 @@ mod tests {
             queue: Some(Queue::Bytes(32_000)),
         };
         assert_eq!(link.to_string(), "2 % loss, 40ms delay, 5ms jitter, 2 Mbit/s, a queue of 32KB");
-        let bursts = Link { loss: 0.05, loss_burst: 10, ..Link::default() };
+        let bursts = LinkSettings { loss: 0.05, loss_burst: 10, ..LinkSettings::default() };
         assert_eq!(bursts.to_string(), "5 % loss in bursts of 10");
-        assert_eq!(Link::default().to_string(), "clear");
-        assert!(Link::default().is_clear() && !link.is_clear());
-        assert_eq!(Link { rate: Some(64_000), ..Link::default() }.to_string(), "64 kbit/s");
+        assert_eq!(LinkSettings::default().to_string(), "clear");
+        assert!(LinkSettings::default().is_clear() && !link.is_clear());
+        assert_eq!(
+            LinkSettings { rate: Some(64_000), ..LinkSettings::default() }.to_string(),
+            "64 kbit/s"
+        );
     }
 
     #[test]
@@ -210,7 +214,7 @@ mod tests {
             assert_eq!((read, read.to_string().as_str()), (queue, text));
             assert_eq!(read.bytes(2_000_000), bytes, "{text}");
         }
-        assert!("0".parse::<Queue>().unwrap_err().contains("lets nothing pass"));
+        assert!("0".parse::<Queue>().unwrap_err().contains("passes no packets"));
         assert!("2Mbit".parse::<Queue>().unwrap_err().contains("32KB"));
         assert_eq!(Queue::of_router(1_000_000), Queue::Bytes(65_536));
         assert_eq!(Queue::of_router(40_000_000), Queue::Bytes(500_000));

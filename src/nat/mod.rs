@@ -1,9 +1,9 @@
-//! What lies between a peer and the internet: NATs and firewalls by their behaviour (RFC 4787), and
-//! the link. Vocabulary only; [`crate::netsim`] and [`crate::netns`] make it real.
+//! What lies between a peer and the internet: NATs and firewalls by their behaviour (RFC 4787), and the
+//! link. Vocabulary only; implemented by [`crate::netsim`] and [`crate::netns`].
 //!
-//! - [`profile`]: a stack of them by name, `port+sym`
-//! - [`link`]: loss, delay, jitter, rate; versions of IP
-//! - [`named`]: both together under a name, `home-router`; [`mod@file`]: those in files
+//! - [`profile`]: a stack of layers by name, `port+sym`
+//! - [`link`]: loss, delay, jitter, rate; IP versions
+//! - [`named`]: both together under a name, `home-router`; [`mod@file`]: networks in files
 //! - [`theory`]: whether two peers can reach each other directly
 
 pub mod file;
@@ -14,16 +14,16 @@ pub mod theory;
 
 use std::{fmt, time::Duration};
 
-pub use link::{IpVersions, Link, Queue};
+pub use link::{IpVersions, LinkSettings, Queue};
 pub use named::{LinkChanges, NamedNetwork, NetworkError, network};
 pub use profile::{Profile, ProfileError};
 pub use theory::{Path, expected};
 
-/// How long a mapping lives without traffic unless told otherwise: what RFC 4787 §4.3 recommends.
+/// Default lifetime of a mapping without traffic: the recommendation of RFC 4787 §4.3.
 pub const BINDING_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// What a NAT looks at of the remote end: for mapping (RFC 4787 §4.1) which external port a packet
-/// leaves by, for filtering (§5) which packets may come in. In the order of strictness.
+/// The part of the remote endpoint that a NAT considers: for mapping (RFC 4787 §4.1), which external port a
+/// packet leaves from; for filtering (§5), which packets may enter. Ordered by strictness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Behaviour {
     /// Nothing.
@@ -35,11 +35,11 @@ pub enum Behaviour {
 }
 
 impl Behaviour {
-    /// All of them, from the laxest.
+    /// All behaviours, from the most permissive.
     pub const ALL: [Self; 3] =
         [Self::EndpointIndependent, Self::AddressDependent, Self::AddressAndPortDependent];
 
-    /// As RFC 4787 calls it: `endpoint-independent`.
+    /// The RFC 4787 term, such as `endpoint-independent`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,16 +69,16 @@ impl fmt::Display for Behaviour {
 /// Which external port a new mapping gets (RFC 4787 §4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ports {
-    /// The internal one when it is free, else any other ("port preservation").
+    /// The internal port if it is free, otherwise any other ("port preservation").
     Preserving,
-    /// Any.
+    /// A random port.
     Random,
-    /// One above the last one given.
+    /// The port after the last one assigned.
     Sequential,
 }
 
 impl Ports {
-    /// As in a profile: `preserving`, `random`, `sequential`.
+    /// The name in a profile: `preserving`, `random`, `sequential`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,24 +89,24 @@ impl Ports {
     }
 }
 
-/// One NAT that translates addresses and ports (NAPT).
+/// A NAT that translates addresses and ports (NAPT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Nat {
-    /// RFC 4787 §4.1.
+    /// Mapping behaviour, RFC 4787 §4.1.
     pub mapping: Behaviour,
-    /// RFC 4787 §5.
+    /// Filtering behaviour, RFC 4787 §5.
     pub filtering: Behaviour,
-    /// RFC 4787 §4.2.
+    /// Port assignment, RFC 4787 §4.2.
     pub ports: Ports,
-    /// Whether two hosts behind it reach each other by their external addresses (RFC 4787 §6).
+    /// Whether two hosts behind it reach each other through their external addresses (RFC 4787 §6).
     pub hairpinning: bool,
-    /// How long a mapping lives without outbound traffic (RFC 4787 §4.3).
+    /// Lifetime of a mapping without outbound traffic (RFC 4787 §4.3).
     pub timeout: Duration,
 }
 
 impl Nat {
-    /// A NAT of that mapping and filtering: ports are preserved when the mapping is
-    /// endpoint-independent and random otherwise, no hairpinning, [`BINDING_TIMEOUT`].
+    /// A NAT with this mapping and filtering: ports are preserved if the mapping is endpoint-independent
+    /// and random otherwise, no hairpinning, [`BINDING_TIMEOUT`].
     #[must_use]
     pub fn new(mapping: Behaviour, filtering: Behaviour) -> Self {
         let ports = match mapping {
@@ -117,18 +117,18 @@ impl Nat {
     }
 }
 
-/// One box on the way from a peer to the internet.
+/// One box on the path from a peer to the internet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layer {
     /// Translates and filters.
     Nat(Nat),
     /// Filters without translating: a stateful firewall in front of a public address.
     Firewall {
-        /// Which packets may come in.
+        /// Which packets may enter.
         filtering: Behaviour,
-        /// How long it remembers what went out.
+        /// How long it remembers an outbound packet.
         timeout: Duration,
     },
-    /// Lets no UDP through in either direction.
+    /// Blocks UDP in both directions.
     UdpBlocked,
 }

@@ -1,81 +1,80 @@
 //! Networks by name: a profile, a network of `samples/networks.toml`, or a file that describes one.
 //!
-//! A network is NATs and a link together: a home router with 8 ms, a carrier's NAT with 60 ms and
-//! jitter. Its file has the keys `nat` (a profile, or the name of another network), `loss`,
-//! `loss-burst`, `delay`, `jitter`, `rate`, `name`, `description`, `source`; beside a time line also `ip` and
-//! `mtu`.
+//! A network combines NATs and a link: a home router with 8 ms, a carrier's NAT with 60 ms and jitter. Its
+//! file has the keys `nat` (a profile, or the name of another network), `loss`, `loss-burst`, `delay`,
+//! `jitter`, `rate`, `name`, `description`, `source`; with a timeline also `ip` and `mtu`.
 
 use std::{path::Path, str::FromStr, sync::LazyLock, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    IpVersions, Link, Profile, ProfileError, Queue,
+    IpVersions, LinkSettings, Profile, ProfileError, Queue,
     file::{self, FileError},
 };
 use crate::{types::edit_distance, units};
 
-/// Networks that come with the program.
+/// The built-in networks.
 const BUILT_IN: &str = include_str!("../../samples/networks.toml");
 
-/// What lies between a peer and the internet, all of it, under a name.
+/// Everything between a peer and the internet, under a name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedNetwork {
-    /// As it was asked for: `port+sym`, `home-router`, or the name that a file gives itself.
+    /// The requested name: `port+sym`, `home-router`, or the `name` of a file.
     pub name: String,
-    /// What it is, a sentence; empty for a bare profile.
+    /// One-sentence description; empty for a bare profile.
     pub description: String,
-    /// Where its behaviour is described; empty for a bare profile.
+    /// Source of its behaviour; empty for a bare profile.
     pub source: String,
     /// NATs and firewalls.
     pub profile: Profile,
     /// Loss, delay, jitter and rate.
-    pub link: Link,
+    pub link: LinkSettings,
 }
 
-/// Text that names no network.
+/// Text that does not name a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
-    /// Neither a profile nor a known network nor a file.
+    /// Not a profile, a known network or a file.
     #[error("{profile}{}", by_name(suggestion.as_deref()))]
     Unknown {
-        /// Why it is no profile.
+        /// Why it is not a profile.
         profile: Box<ProfileError>,
         /// The nearest known network.
         suggestion: Option<String>,
     },
-    /// A profile, but no possible one.
+    /// A profile that is not possible.
     #[error(transparent)]
     Profile(Box<ProfileError>),
     /// A file that cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A key that means something only beside a time line.
-    #[error("`{0}` is for scenarios with a time line")]
+    /// A key that requires a timeline.
+    #[error("`{0}` is only allowed in scenarios with a timeline")]
     TimelinesOnly(&'static str),
 }
 
-/// A network of a scenario file that cannot be used.
+/// A network of a scenario file that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{file}`, [{end}]: {error}")]
 pub struct EndError {
-    /// The file.
+    /// Path of the scenario file.
     pub file: String,
-    /// Which of its networks.
+    /// Key of the network, such as `a`.
     pub end: &'static str,
     /// What is wrong with it.
     pub error: Box<NetworkError>,
 }
 
 impl NetworkError {
-    /// As that of one end of a scenario file.
+    /// Adds the scenario file and the key of the network.
     #[must_use]
     pub fn of(self, end: &'static str, file: &str) -> EndError {
         EndError { file: file.to_owned(), end, error: self.into() }
     }
 }
 
-/// Changes to a link: what is not given stays as it is.
+/// Changes to a link; `None` keeps the current value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LinkChanges {
@@ -84,25 +83,25 @@ pub struct LinkChanges {
     pub loss: Option<f64>,
     /// Packets lost in a row.
     pub loss_burst: Option<u32>,
-    /// One way.
+    /// One-way delay.
     #[serde(default, deserialize_with = "duration")]
     pub delay: Option<Duration>,
-    /// Up to this much more delay.
+    /// Maximum additional random delay.
     #[serde(default, deserialize_with = "duration")]
     pub jitter: Option<Duration>,
-    /// Bits a second.
+    /// Bits per second.
     #[serde(default, deserialize_with = "bit_rate")]
     pub rate: Option<u64>,
-    /// Room in the queue in front of it.
+    /// Size of the queue in front of it.
     #[serde(default, deserialize_with = "queue")]
     pub queue: Option<Queue>,
 }
 
 impl LinkChanges {
-    /// The link with these changes.
+    /// Applies the changes to a link.
     #[must_use]
-    pub fn apply(&self, link: Link) -> Link {
-        Link {
+    pub fn apply(&self, link: LinkSettings) -> LinkSettings {
+        LinkSettings {
             loss: self.loss.unwrap_or(link.loss),
             loss_burst: self.loss_burst.unwrap_or(link.loss_burst),
             delay: self.delay.unwrap_or(link.delay),
@@ -112,7 +111,7 @@ impl LinkChanges {
         }
     }
 
-    /// These, and of `others` what these say nothing of.
+    /// These changes, completed by those of `others`.
     #[must_use]
     pub fn or(self, others: Self) -> Self {
         Self {
@@ -125,7 +124,7 @@ impl LinkChanges {
         }
     }
 
-    /// These, without what `others` say something of.
+    /// These changes, except for values that `others` changes.
     #[must_use]
     pub fn without(self, others: Self) -> Self {
         Self {
@@ -155,8 +154,8 @@ fn queue<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Queue>, D:
     file::quantity(deserializer, str::parse)
 }
 
-/// A network as a file describes it. Link keys stand among the others: `flatten` would lose the check
-/// for unknown keys.
+/// A network as described by a file. The link keys are listed among the others because `flatten` would
+/// disable the check for unknown keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NetworkFile {
@@ -187,10 +186,10 @@ fn ip_versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpVe
 }
 
 impl NetworkFile {
-    /// The network it describes, called `name` when it does not name itself.
+    /// The network it describes, called `name` unless it has a name of its own.
     ///
     /// # Errors
-    /// `nat` is neither a profile nor a network that comes with the program.
+    /// `nat` is neither a profile nor a built-in network.
     pub fn network(&self, name: &str) -> Result<NamedNetwork, NetworkError> {
         let base = known(&self.nat)?;
         let changes = self.changes();
@@ -215,17 +214,17 @@ impl NetworkFile {
         }
     }
 
-    /// Its versions of IP, IPv4 when it says nothing, and the largest packets its way to the internet
-    /// carries, bytes. Only the kernel's lab with a time line has these.
+    /// Its IP versions, IPv4 by default, and the MTU of its path to the internet in bytes. Only kernel labs
+    /// with a timeline support these.
     #[must_use]
     pub fn ip_and_mtu(&self) -> (IpVersions, Option<u16>) {
         (self.ip.unwrap_or_default(), self.mtu)
     }
 
-    /// Where only IPv4 and packets of any size are to be had.
+    /// Rejects keys that require a timeline.
     ///
     /// # Errors
-    /// It says `ip` or `mtu`.
+    /// It has `ip` or `mtu`.
     pub fn plain(self) -> Result<Self, NetworkError> {
         match (self.ip, self.mtu) {
             (None, None) => Ok(self),
@@ -234,14 +233,14 @@ impl NetworkFile {
         }
     }
 
-    /// What it calls `nat`.
+    /// The value of `nat`.
     #[must_use]
     pub fn nat(&self) -> &str {
         &self.nat
     }
 }
 
-/// The networks that come with the program, in the order of their file.
+/// The built-in networks, in the order of their file.
 #[must_use]
 pub fn built_in() -> &'static [NamedNetwork] {
     static ALL: LazyLock<Vec<NamedNetwork>> = LazyLock::new(|| {
@@ -255,18 +254,18 @@ pub fn built_in() -> &'static [NamedNetwork] {
                 description: file.description,
                 source: file.source,
                 profile,
-                link: link.apply(Link::default()),
+                link: link.apply(LinkSettings::default()),
             }
         };
         let mut all: Vec<NamedNetwork> = files.iter().map(one).collect();
-        // A table forgets the order of its file.
+        // A TOML table does not keep the order of its file.
         all.sort_by_key(|network| BUILT_IN.find(&format!("\n[{}]", network.name)));
         all
     });
     &ALL
 }
 
-/// The names there are, for who wrote another one.
+/// The valid names, for an error message.
 fn by_name(suggestion: Option<&str>) -> String {
     match suggestion {
         Some(name) => format!(". Networks by name: did you mean `{name}`?"),
@@ -274,13 +273,13 @@ fn by_name(suggestion: Option<&str>) -> String {
     }
 }
 
-/// Their names.
+/// Names of the built-in networks.
 fn names() -> Vec<&'static str> {
     built_in().iter().map(|network| network.name.as_str()).collect()
 }
 
-/// The network that `text` names: a profile first, then a network that comes with the program, then a
-/// file (a name with a `/` or ending in `.toml`).
+/// The network that `text` names: a profile first, then a built-in network, then a file (a name with a `/`
+/// or ending in `.toml`).
 ///
 /// # Errors
 /// [`NetworkError`], with the nearest name.
@@ -302,7 +301,7 @@ fn known(text: &str) -> Result<NamedNetwork, NetworkError> {
                 description: String::new(),
                 source: String::new(),
                 profile,
-                link: Link::default(),
+                link: LinkSettings::default(),
             });
         }
         Err(error) => error,
@@ -316,7 +315,7 @@ fn known(text: &str) -> Result<NamedNetwork, NetworkError> {
     let near = names().into_iter().min_by_key(|name| edit_distance(text, name));
     let near = near.filter(|name| edit_distance(text, name) <= 1 + text.len() / 4);
     match (&profile, near) {
-        // One of the two did suggest something.
+        // One of the two has a suggestion.
         (ProfileError::Unknown { suggestion: Some(_), .. }, None) => {
             Err(NetworkError::Profile(profile.into()))
         }
@@ -332,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_network_that_comes_along_says_what_it_is_and_where_that_is_from() {
+    fn every_built_in_network_has_a_description_and_a_source() {
         let count = BUILT_IN.lines().filter(|line| line.starts_with('[')).count();
         assert_eq!(built_in().len(), count);
         assert!(count >= 12, "{count}");
@@ -352,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_goes_before_a_name() {
+    fn a_profile_takes_precedence_over_a_network() {
         let bare = network("port+sym").unwrap();
         assert_eq!(bare.profile, "port+sym".parse().unwrap());
         assert!(bare.link.is_clear() && bare.description.is_empty());
@@ -362,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_told_with_what_is_near() {
+    fn errors_suggest_the_nearest_name() {
         for (text, words) in [
             ("home-ruter", "did you mean `home-router`"),
             ("symetric", "did you mean `sym`"),
@@ -386,11 +385,11 @@ mod tests {
         assert_eq!(train.profile.to_string(), "sym");
         let link = train.link;
         assert_eq!((link.loss, link.loss_burst, link.rate), (0.03, 5, Some(2_000_000)));
-        assert_eq!(link.delay, Duration::from_millis(30), "what is not given stays");
+        assert_eq!(link.delay, Duration::from_millis(30), "unspecified values are kept");
     }
 
     #[test]
-    fn values_are_checked_where_they_stand() {
+    fn errors_name_the_line_of_the_value() {
         for (text, words) in [
             ("nat = 'port'\nloss = '120%'", "line 2: `120%` is not a valid percentage"),
             ("nat = 'port'\nrate = 'fast'", "line 2: `fast` is no link rate"),

@@ -1,5 +1,5 @@
-//! NATs by name. A profile is written as its layers from the peer outwards, with `+` between them, and
-//! each layer as a name and options with `:` between them:
+//! NAT profiles. A profile is written as its layers from the peer outwards, separated by `+`, and each
+//! layer as a name and options separated by `:`:
 //!
 //! `port` · `port+sym` · `sym:ports=sequential` · `eim-adf:hairpin:timeout=30s`
 //!
@@ -11,7 +11,7 @@
 //! | `addr` | endpoint-independent | address-dependent |
 //! | `port` | endpoint-independent | address-and-port-dependent |
 //! | `sym`, `sym-sequential` | address-and-port-dependent | address-and-port-dependent |
-//! | `udp-blocked` | lets no UDP through | |
+//! | `udp-blocked` | blocks UDP | |
 //! | `eim-eif` … `apdm-apdf` | by initials: `eim`, `adm`, `apdm` | `eif`, `adf`, `apdf` |
 
 use std::{fmt, str::FromStr};
@@ -19,73 +19,70 @@ use std::{fmt, str::FromStr};
 use super::{BINDING_TIMEOUT, Behaviour, Layer, Nat, Ports};
 use crate::{types::edit_distance, units};
 
-/// The names that stand for something by themselves, in the order they are told in. `fw` is short for
-/// `firewall`.
+/// Names of the single layers, in the order in which they are listed. `fw` is short for `firewall`.
 pub const NAMES: [&str; 8] =
     ["none", "firewall", "fullcone", "addr", "port", "sym", "sym-sequential", "udp-blocked"];
 
-/// The rows and columns of the matrix: all that have an expectation of their own, and those behind
-/// which no UDP goes out.
+/// Rows and columns of the matrix: all profiles with a distinct expectation, and one that blocks UDP.
 pub const MATRIX: [&str; 9] =
     ["none", "firewall", "fullcone", "addr", "port", "sym", "port+port", "port+sym", "udp-blocked"];
 
-/// Most layers one behind the other: a home router behind a carrier's NAT behind another is rare.
+/// Maximum number of layers: even a home router behind a carrier's NAT behind another is rare.
 const MAX_LAYERS: usize = 4;
 
-/// What lies between a peer and the internet, from the peer outwards. No layer at all means a public
-/// address.
+/// The layers between a peer and the internet. No layer means a public address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Profile {
     /// From the peer outwards.
     pub layers: Vec<Layer>,
 }
 
-/// Text that is no profile.
+/// Text that is not a valid profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
-    /// No such name.
-    #[error("unknown NAT profile `{name}`{}; known are {known}, any mapping and filtering as in eim-apdf, and stacks of them as in port+sym",
+    /// Unknown name.
+    #[error("unknown NAT profile `{name}`{}; supported are {known}, any mapping and filtering such as eim-apdf, and stacks such as port+sym",
         suggestion.as_ref().map(|s| format!(" (did you mean `{s}`?)")).unwrap_or_default(), known = NAMES.join(", "))]
     Unknown {
-        /// What was written.
+        /// The name as written.
         name: String,
         /// The nearest known name.
         suggestion: Option<String>,
     },
-    /// No such option, or one that this layer cannot have.
-    #[error("NAT profile `{layer}`: `{option}` is no option of it; write {usage}")]
+    /// Unknown option, or one that does not apply to this layer.
+    #[error("NAT profile `{layer}`: `{option}` is not a valid option; expected {usage}")]
     Option {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
-        /// What was written.
+        /// The option as written.
         option: String,
-        /// What may be written.
+        /// The valid options.
         usage: &'static str,
     },
-    /// Layers that cannot stand behind one another.
+    /// Layers that cannot be combined.
     #[error("impossible NAT profile `{profile}`: {why}")]
     Impossible {
-        /// What was written.
+        /// The profile as written.
         profile: String,
-        /// Why not.
+        /// Why it is not possible.
         why: &'static str,
     },
 }
 
 impl Profile {
-    /// Whether UDP gets out at all.
+    /// Whether UDP passes at all.
     #[must_use]
     pub fn passes_udp(&self) -> bool {
         !self.layers.contains(&Layer::UdpBlocked)
     }
 
-    /// Whether there is a NAT that translates.
+    /// Whether any layer translates.
     #[must_use]
     pub fn translates(&self) -> bool {
         self.layers.iter().any(|layer| matches!(layer, Layer::Nat(_)))
     }
 
-    /// The mapping of all layers together; `None` when none translates.
+    /// The combined mapping of all layers; `None` if none translates.
     #[must_use]
     pub fn mapping(&self) -> Option<Behaviour> {
         let mappings = self.layers.iter().filter_map(|layer| match layer {
@@ -95,7 +92,7 @@ impl Profile {
         mappings.max()
     }
 
-    /// The filtering of all layers together; `None` when none filters.
+    /// The combined filtering of all layers; `None` if none filters.
     #[must_use]
     pub fn filtering(&self) -> Option<Behaviour> {
         let filterings = self.layers.iter().filter_map(|layer| match layer {
@@ -114,7 +111,7 @@ impl FromStr for Profile {
         let impossible = |why| Err(ProfileError::Impossible { profile: text.into(), why });
         let words: Vec<&str> = text.split('+').map(str::trim).collect();
         if words.len() > 1 && words.contains(&"none") {
-            return impossible("`none` is no layer of a stack; leave it out");
+            return impossible("`none` is not allowed in a stack; omit it");
         }
         if words.len() > MAX_LAYERS {
             return impossible("more than 4 layers");
@@ -126,7 +123,7 @@ impl FromStr for Profile {
         let blocked = layers.iter().filter(|layer| **layer == Layer::UdpBlocked).count();
         if blocked > 0 && layers.len() > 1 {
             return impossible(
-                "behind `udp-blocked` no other layer shows; write `udp-blocked` alone",
+                "`udp-blocked` makes other layers irrelevant; write `udp-blocked` alone",
             );
         }
         Ok(Self { layers })
@@ -181,7 +178,7 @@ fn named(name: &str) -> Option<Layer> {
 }
 
 const NAT_OPTIONS: &str =
-    "hairpin, no-hairpin, ports=preserving|random|sequential or timeout=TIME (as in timeout=30s)";
+    "hairpin, no-hairpin, ports=preserving|random|sequential or timeout=TIME (such as timeout=30s)";
 
 fn set(layer: &mut Layer, option: &str) -> Result<(), &'static str> {
     let (key, value) = option.split_once('=').map_or((option, None), |(k, v)| (k, Some(v)));
@@ -198,14 +195,14 @@ fn set(layer: &mut Layer, option: &str) -> Result<(), &'static str> {
         },
         Layer::Firewall { timeout, .. } => match (key, value) {
             ("timeout", Some(value)) => *timeout = timeout_of(value).ok_or("timeout=TIME")?,
-            _ => return Err("timeout=TIME (as in timeout=30s)"),
+            _ => return Err("timeout=TIME (such as timeout=30s)"),
         },
-        Layer::UdpBlocked => return Err("it without options"),
+        Layer::UdpBlocked => return Err("no options"),
     }
     Ok(())
 }
 
-/// The known name with the fewest letters changed, when it is near.
+/// The known name with the smallest edit distance, if it is near.
 fn nearest(name: &str) -> Option<String> {
     let pairs = Behaviour::ALL.into_iter().flat_map(|m| {
         Behaviour::ALL.into_iter().map(move |f| format!("{}m-{}f", m.initials(), f.initials()))
@@ -256,7 +253,7 @@ impl fmt::Display for Layer {
         };
         let plain = |layer: Layer| match layer {
             Layer::Nat(nat) => (nat.mapping, nat.filtering, nat.ports),
-            _ => unreachable!("only names of NATs are asked for"),
+            _ => unreachable!("only names of NATs are passed"),
         };
         let known = ["fullcone", "addr", "port", "sym", "sym-sequential"];
         let named = known.iter().find(|name| {
@@ -295,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn names_mean_their_behaviours() {
+    fn names_have_their_behaviours() {
         use Behaviour::{
             AddressAndPortDependent as Apd, AddressDependent as Ad, EndpointIndependent as Ei,
         };
@@ -319,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_read() {
+    fn profiles_round_trip() {
         for text in NAMES.into_iter().chain(MATRIX).chain([
             "apdm-eif",
             "adm-adf:ports=sequential",
@@ -338,23 +335,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_what_to_write() {
+    fn errors_show_the_valid_forms() {
         for (text, words) in [
-            ("", "known are none, firewall"),
+            ("", "supported are none, firewall"),
             ("symetric", "did you mean `sym`"),
             ("fullcon", "did you mean `fullcone`"),
             ("symmetric", "did you mean `sym`"),
             ("eim-apd", "did you mean `eim-apdf`"),
             ("cgnat", "did you mean `port+port`"),
-            ("wormhole-drive", "known are"),
-            ("none+port", "leave it out"),
+            ("wormhole-drive", "supported are"),
+            ("none+port", "omit it"),
             ("port+udp-blocked", "alone"),
             ("port+port+port+port+port", "more than 4"),
             ("port:nope", "hairpin, no-hairpin"),
             ("port:timeout=0", "timeout=TIME"),
             ("port:hairpin=1", "hairpin, no-hairpin"),
             ("firewall:hairpin", "timeout=TIME"),
-            ("udp-blocked:hairpin", "without options"),
+            ("udp-blocked:hairpin", "no options"),
         ] {
             let error = text.parse::<Profile>().unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error}");

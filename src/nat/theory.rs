@@ -1,9 +1,9 @@
-//! Whether two peers behind given NATs can reach each other directly: ICE (RFC 8445 §6 and §7) played
-//! through on symbols instead of packets. Ports have no numbers here, only what they depend on; every
-//! peer sends to every address of the other that it knows, until nothing new is learnt.
+//! Predicts whether two peers behind given NATs can reach each other directly: ICE (RFC 8445 §6 and §7) run
+//! on symbols instead of packets. Ports are not numbers here, only what they depend on; each peer sends to
+//! every address of the remote peer that it knows, until nothing new is learnt.
 //!
-//! A direct pair needs, from one end: a check that passes the other's filter, sent to an address whose
-//! answer comes back from that same address (§7.2.5.2.1 demands it) and passes the own filter.
+//! A direct pair requires, from one peer: a check that passes the remote filter, sent to an address whose
+//! response comes back from that same address (§7.2.5.2.1 demands it) and passes its own filter.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Behaviour, Profile};
 
-/// How two peers get together.
+/// The path between two peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
@@ -19,12 +19,12 @@ pub enum Path {
     Direct,
     /// Through a TURN server.
     Relay,
-    /// Not at all.
+    /// No connection.
     None,
 }
 
 impl Path {
-    /// As in JSON.
+    /// The name in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// What the TURN servers around offer.
+/// TURN transports that the available servers offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Relays {
     /// TURN over UDP.
@@ -54,7 +54,7 @@ impl Relays {
     /// Every transport.
     pub const ALL: Self = Self { udp: true, stream: true };
 
-    /// No TURN server at all.
+    /// No TURN server.
     pub const NONE: Self = Self { udp: false, stream: false };
 
     fn serve(self, profile: &Profile) -> bool {
@@ -62,7 +62,7 @@ impl Relays {
     }
 }
 
-/// A host of the play: one of the peers, or the STUN server, each with an address of its own.
+/// A host of the model: one of the peers, or the STUN server, each with an address of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Host {
     A,
@@ -70,18 +70,18 @@ enum Host {
     Stun,
 }
 
-/// An address as the internet sees it: the host's, and the port by what its mapping depends on.
+/// An address as seen from the internet: the host's, and the port by what its mapping depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Seen {
-    /// One port for all.
+enum MappedAddress {
+    /// The same port for all.
     Only(Host),
-    /// A port for each remote host.
+    /// A port per remote host.
     For(Host, Host),
-    /// A port for each remote address: of that host, and which of its addresses.
+    /// A port per remote address: the remote host, and which of its addresses.
     ForEach(Host, Host, u8),
 }
 
-impl Seen {
+impl MappedAddress {
     fn host(self) -> Host {
         match self {
             Self::Only(host) | Self::For(host, _) | Self::ForEach(host, ..) => host,
@@ -89,49 +89,49 @@ impl Seen {
     }
 }
 
-/// One peer: what it lets through, and what it has learnt.
-struct Side {
+/// One peer: what it admits, and what it has learnt.
+struct ModelPeer {
     host: Host,
     mapping: Option<Behaviour>,
     filtering: Option<Behaviour>,
-    /// Addresses of the other side.
-    known: BTreeSet<Seen>,
+    /// Known addresses of the remote peer.
+    known: BTreeSet<MappedAddress>,
     /// Each mapping and the addresses it was used towards.
-    sent: BTreeSet<(Seen, Seen)>,
+    sent: BTreeSet<(MappedAddress, MappedAddress)>,
 }
 
-impl Side {
+impl ModelPeer {
     fn new(host: Host, profile: &Profile) -> Self {
-        let mut side = Self {
+        let mut peer = Self {
             host,
             mapping: profile.mapping(),
             filtering: profile.filtering(),
             known: BTreeSet::new(),
             sent: BTreeSet::new(),
         };
-        let stun = Seen::Only(Host::Stun);
-        side.sent.insert((side.source(stun), stun));
-        side
+        let stun = MappedAddress::Only(Host::Stun);
+        peer.sent.insert((peer.source(stun), stun));
+        peer
     }
 
-    /// The address its packets to there come from.
-    fn source(&self, to: Seen) -> Seen {
+    /// The source address of its packets to `to`.
+    fn source(&self, to: MappedAddress) -> MappedAddress {
         match self.mapping {
-            None | Some(Behaviour::EndpointIndependent) => Seen::Only(self.host),
-            Some(Behaviour::AddressDependent) => Seen::For(self.host, to.host()),
-            // The other side has few addresses: the one everybody sees, and those for each of ours.
+            None | Some(Behaviour::EndpointIndependent) => MappedAddress::Only(self.host),
+            Some(Behaviour::AddressDependent) => MappedAddress::For(self.host, to.host()),
+            // The remote peer has few addresses: the one that everybody sees, and those for each of ours.
             Some(Behaviour::AddressAndPortDependent) => {
                 let which = match to {
-                    Seen::Only(_) => 0,
-                    Seen::For(_, of) | Seen::ForEach(_, of, _) => 1 + of as u8,
+                    MappedAddress::Only(_) => 0,
+                    MappedAddress::For(_, of) | MappedAddress::ForEach(_, of, _) => 1 + of as u8,
                 };
-                Seen::ForEach(self.host, to.host(), which)
+                MappedAddress::ForEach(self.host, to.host(), which)
             }
         }
     }
 
-    /// Whether a packet from there to that mapping comes in.
-    fn admits(&self, at: Seen, from: Seen) -> bool {
+    /// Whether a packet from `from` to the mapping `at` is admitted.
+    fn admits(&self, at: MappedAddress, from: MappedAddress) -> bool {
         let mut used = self.sent.iter().filter(|(mapping, _)| *mapping == at).map(|(_, to)| *to);
         if self.mapping.is_none() && self.filtering.is_none() {
             return true;
@@ -150,9 +150,9 @@ impl Side {
     }
 }
 
-/// Whether a check of `x` to some address of `y` arrives and its answer does; what `y` learns of `x`
-/// by checks that arrive is kept.
-fn check(x: &Side, y: &mut Side) -> bool {
+/// Whether a check of `x` to some address of `y` arrives and its response does, too; what `y` learns of `x`
+/// from checks that arrive is kept.
+fn check(x: &ModelPeer, y: &mut ModelPeer) -> bool {
     let mut good = false;
     for &to in &x.known {
         let from = x.source(to);
@@ -170,11 +170,11 @@ fn is_direct(a: &Profile, b: &Profile) -> bool {
     if !a.passes_udp() || !b.passes_udp() {
         return false;
     }
-    let (mut a, mut b) = (Side::new(Host::A, a), Side::new(Host::B, b));
-    let stun = Seen::Only(Host::Stun);
+    let (mut a, mut b) = (ModelPeer::new(Host::A, a), ModelPeer::new(Host::B, b));
+    let stun = MappedAddress::Only(Host::Stun);
     a.known.insert(b.source(stun));
     b.known.insert(a.source(stun));
-    // Each round may teach each side a few addresses; there are fewer than 16 of each.
+    // Each round may teach each peer a few addresses; there are fewer than 16 of each.
     for _ in 0..16 {
         a.send();
         b.send();
@@ -186,7 +186,7 @@ fn is_direct(a: &Profile, b: &Profile) -> bool {
     false
 }
 
-/// How a peer behind `a` and one behind `b`, on networks of their own, get together by ICE with a STUN
+/// The expected path between a peer behind `a` and one behind `b`, on separate networks, by ICE with a STUN
 /// server and these relays.
 #[must_use]
 pub fn expected(a: &Profile, b: &Profile, relays: Relays) -> Path {
@@ -199,7 +199,7 @@ pub fn expected(a: &Profile, b: &Profile, relays: Relays) -> Path {
     }
 }
 
-/// A relay of one side is enough when the other side's packets reach it by UDP.
+/// A relay of one peer suffices if the remote peer's packets reach it by UDP.
 fn relayed(a: &Profile, b: &Profile, relays: Relays) -> Path {
     let one_way = |x: &Profile, y: &Profile| relays.serve(x) && (y.passes_udp() || relays.serve(y));
     if one_way(a, b) || one_way(b, a) { Path::Relay } else { Path::None }
@@ -224,7 +224,7 @@ mod tests {
     ];
 
     #[test]
-    fn theory_is_what_was_measured() {
+    fn theory_matches_measurements() {
         for (a, row) in MATRIX.iter().zip(MEASURED) {
             for (b, cell) in MATRIX.iter().zip(row.chars()) {
                 let (pa, pb) = (a.parse().unwrap(), b.parse().unwrap());
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_same_from_both_sides() {
+    fn it_is_symmetric() {
         let names = Behaviour::ALL
             .into_iter()
             .flat_map(|m| Behaviour::ALL.map(|f| format!("{}m-{}f", m.initials(), f.initials())));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_relay_that_fits_there_is_no_way() {
+    fn without_a_suitable_relay_there_is_no_path() {
         let path =
             |a: &str, b: &str, relays| expected(&a.parse().unwrap(), &b.parse().unwrap(), relays);
         let udp = Relays { udp: true, stream: false };

@@ -1,4 +1,4 @@
-//! coturn inside a lab: STUN with RFC 5780 on two addresses, and TURN, to hold ours against.
+//! coturn inside a lab: STUN with RFC 5780 on two addresses, and TURN; the reference for our own server.
 
 use std::{
     fmt::Write as _,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    error::KernelError,
+    error::NetnsError,
     holder::not_started,
     lab::Lab,
     topology::{OTHER_SERVER, SERVER},
@@ -19,16 +19,16 @@ use super::{
 /// Port of STUN and TURN (RFC 8656 §19).
 pub const PORT: u16 = 3478;
 
-/// The other port, for RFC 5780.
+/// Alternate port, for RFC 5780.
 pub const OTHER_PORT: u16 = 3479;
 
 /// Port of TURN over TLS.
 pub const TLS_PORT: u16 = 5349;
 
-/// It listens within this time, or not at all.
-const START: Duration = Duration::from_secs(10);
+/// Time within which it must be listening.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How coturn is to run.
+/// Configuration of coturn.
 #[derive(Debug, Clone, Default)]
 pub struct CoturnOptions {
     /// User name and password (long-term credentials).
@@ -37,21 +37,21 @@ pub struct CoturnOptions {
     pub secret: Option<String>,
     /// Certificate and key in PEM, for TLS on [`TLS_PORT`].
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// More lines of its configuration file.
+    /// Additional lines of its configuration file.
     pub more: Vec<String>,
 }
 
-/// A running coturn; it is killed when this is dropped, and with the lab.
+/// A running coturn. It is killed when this is dropped, and with the lab.
 pub struct Coturn {
     process: Child,
     log: PathBuf,
 }
 
 impl Coturn {
-    pub(super) fn start(lab: &Lab, options: &CoturnOptions) -> Result<Self, KernelError> {
+    pub(super) fn start(lab: &Lab, options: &CoturnOptions) -> Result<Self, NetnsError> {
         const CONFIGURATION: &str = "turnserver.conf";
         let (file, log) = (lab.file(CONFIGURATION), lab.file("turnserver.log"));
-        let failed = |cause: String| KernelError::Start { program: "turnserver".into(), cause };
+        let failed = |cause: String| NetnsError::Start { program: "turnserver".into(), cause };
         fs::write(&file, configuration(options))
             .map_err(|error| failed(format!("{}: {error}", file.display())))?;
         let mut command = lab.coturn_command();
@@ -69,7 +69,7 @@ impl Coturn {
         Err(failed(log[from..].join("; ")))
     }
 
-    /// What it has logged so far.
+    /// Its log so far, line by line.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         let text = fs::read(&self.log).unwrap_or_default();
@@ -79,13 +79,13 @@ impl Coturn {
 
 impl Drop for Coturn {
     fn drop(&mut self) {
-        // It has ended already: nothing to do.
+        // It has exited already: nothing to do.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Secrets stand in a file that only this user reads, not in the list of processes.
+/// Secrets are in a file that only this user can read, not in the process list.
 fn configuration(options: &CoturnOptions) -> String {
     let mut text = format!(
         "listening-ip={SERVER}\nlistening-ip={OTHER_SERVER}\nrelay-ip={SERVER}\n\
@@ -116,9 +116,9 @@ fn configuration(options: &CoturnOptions) -> String {
     text
 }
 
-/// Waits until it has all its sockets for UDP; false when it ended, or took too long.
+/// Waits until all its UDP sockets are open; false if it exited or timed out.
 fn wait_for_sockets(process: &mut Child) -> bool {
-    let end = Instant::now() + START;
+    let end = Instant::now() + START_TIMEOUT;
     let table = PathBuf::from(format!("/proc/{}/net/udp", process.id()));
     while Instant::now() < end {
         if has_sockets(&fs::read_to_string(&table).unwrap_or_default()) {
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_ready_with_its_last_socket() {
+    fn it_is_ready_once_its_last_socket_is_open() {
         let line = |address: Ipv4Addr, port: u16| {
             let local = u32::from_ne_bytes(address.octets());
             format!("  12: {local:08X}:{port:04X} 00000000:0000 07 00000000:00000000 00\n")

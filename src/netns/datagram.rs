@@ -1,7 +1,8 @@
-//! An attacker on the path of a lab: UDP datagrams over IPv4 as they pass by a peer, and datagrams with any
-//! source address put on its link, past every NAT and firewall, in frames of a packet socket (packet(7)).
-//! Both are processes of their own in the namespace of the machine next to the peer, as the hidden commands
-//! `orion-peer lab capture` and `orion-peer lab inject`, and speak in lines `FROM TO PAYLOAD`.
+//! An attacker on the path of a lab: captures UDP datagrams over IPv4 as they pass a peer, and injects
+//! datagrams with an arbitrary source address on its link, past every NAT and firewall, through a packet
+//! socket (packet(7)). Both run as separate processes in the namespace of the machine next to the peer, as
+//! the hidden commands `orion-peer lab capture` and `orion-peer lab inject`, and exchange lines `FROM TO
+//! PAYLOAD`.
 
 use std::{
     fmt::{self, Write as _},
@@ -12,29 +13,29 @@ use std::{
 };
 
 use super::{
-    error::KernelError,
+    error::NetnsError,
     holder::not_started,
     lab::{Lab, first_line, last_words, namespace},
-    plan::Place,
+    plan::Location,
 };
 
-/// Bytes of the headers of Ethernet, of IPv4 without options (RFC 791 §3.1) and of UDP (RFC 768).
+/// Header sizes of Ethernet, of IPv4 without options (RFC 791 §3.1) and of UDP (RFC 768), in bytes.
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
 
-/// Largest payload of a datagram that is one packet of a link with an MTU of 1500.
+/// Maximum payload of a datagram that fits into one packet at an MTU of 1500.
 pub const MAX_PAYLOAD: usize = 1500 - IPV4 - UDP;
 
-/// Number of UDP in the header of IPv4.
+/// Protocol number of UDP in the IPv4 header.
 const PROTOCOL: u8 = 17;
 
 /// A UDP datagram over IPv4.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
-    /// Source.
+    /// Source address.
     pub from: SocketAddrV4,
-    /// Destination.
+    /// Destination address.
     pub to: SocketAddrV4,
     /// At most [`MAX_PAYLOAD`] bytes.
     pub payload: Vec<u8>,
@@ -42,14 +43,14 @@ pub struct Datagram {
 
 /// A line that is not a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a valid datagram: write FROM TO PAYLOAD, the payload in hexadecimal digits")]
+#[error("not a valid datagram: expected FROM TO PAYLOAD, with the payload in hexadecimal")]
 pub struct DatagramError;
 
 impl Datagram {
-    /// As an Ethernet frame to `mac`, from an address that nobody has.
+    /// Encodes it as an Ethernet frame to `mac`, from an unused MAC address.
     ///
     /// # Errors
-    /// [`DatagramError`]: the payload is longer than [`MAX_PAYLOAD`].
+    /// [`DatagramError`] if the payload is longer than [`MAX_PAYLOAD`].
     pub fn frame(&self, mac: [u8; 6]) -> Result<Vec<u8>, DatagramError> {
         if self.payload.len() > MAX_PAYLOAD {
             return Err(DatagramError);
@@ -61,7 +62,7 @@ impl Datagram {
         udp.extend([0, 0]);
         udp.extend(&self.payload);
         let pseudo_header = [&from[..], &to, &[0, PROTOCOL], &udp_length].concat();
-        // 0 would mean that there is none.
+        // 0 would mean that there is no checksum.
         let sum = match checksum(&[&pseudo_header, &udp]) {
             0 => u16::MAX,
             sum => sum,
@@ -75,7 +76,7 @@ impl Datagram {
         Ok([&mac[..], &[2, 0, 0, 0, 0xff, 1], &[8, 0], &ip[..], &udp[..]].concat())
     }
 
-    /// From an Ethernet frame; none if it is anything else, or a fragment.
+    /// Decodes an Ethernet frame; `None` if it is anything else, or a fragment.
     #[must_use]
     pub fn from_frame(frame: &[u8]) -> Option<Self> {
         let ip = frame.get(ETHERNET..).filter(|_| frame[12..ETHERNET] == [8, 0])?;
@@ -96,7 +97,7 @@ impl Datagram {
     }
 }
 
-/// Of the Internet protocols (RFC 1071); each part but the last has an even length.
+/// Internet checksum (RFC 1071); each part but the last has an even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum = words.fold(0u32, |sum, word| {
@@ -131,7 +132,7 @@ impl FromStr for Datagram {
     }
 }
 
-/// Puts datagrams on the link of a peer. It ends when it is dropped, and with the lab.
+/// Injects datagrams on the link of a peer. It ends when it is dropped, and with the lab.
 #[derive(Debug)]
 pub struct Injector {
     process: Child,
@@ -139,23 +140,23 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// Sends one to the peer, from the machine next to it. The destination is the peer's own address, behind
-    /// its NATs; a checksum is made for it, the source can be anything.
+    /// Sends a datagram to the peer, from the machine next to it. The destination is the peer's own
+    /// address, behind its NATs; the source is arbitrary, and the checksum is computed.
     ///
     /// # Errors
-    /// The process is gone.
-    pub fn send(&mut self, datagram: &Datagram) -> Result<(), KernelError> {
+    /// The process has exited.
+    pub fn send(&mut self, datagram: &Datagram) -> Result<(), NetnsError> {
         let mut line = String::new();
         let _ = writeln!(line, "{datagram}");
-        self.stdin.write_all(line.as_bytes()).map_err(|error| KernelError::Start {
+        self.stdin.write_all(line.as_bytes()).map_err(|error| NetnsError::Start {
             program: INJECT.to_owned(),
-            cause: format!("it is gone: {error}"),
+            cause: format!("it has exited: {error}"),
         })
     }
 }
 
-/// The datagrams that pass by a peer, both ways, in order: an iterator that ends with the lab. Some are left
-/// out when they are taken too slowly.
+/// The datagrams that pass a peer, in both directions and in order: an iterator that ends with the lab.
+/// Datagrams are skipped if they are consumed too slowly.
 #[derive(Debug)]
 pub struct Capture {
     process: Child,
@@ -183,7 +184,7 @@ impl Drop for Capture {
 }
 
 fn end(process: &mut Child) {
-    // It has ended already: nothing to do.
+    // It has exited already: nothing to do.
     let _ = process.kill();
     let _ = process.wait();
 }
@@ -192,41 +193,41 @@ const INJECT: &str = "orion-peer lab inject";
 const CAPTURE: &str = "orion-peer lab capture";
 
 impl Lab {
-    /// An attacker on the path to a peer, where it is now.
+    /// An attacker on the path to a peer, in its current network.
     ///
     /// # Errors
     /// It does not start.
-    pub fn injector(&self, place: Place) -> Result<Injector, KernelError> {
-        let mac = self.mac(place)?;
-        let mut process = self.next_to(place, INJECT, &["inject"], &[&mac])?;
+    pub fn injector(&self, location: Location) -> Result<Injector, NetnsError> {
+        let mac = self.mac(location)?;
+        let mut process = self.next_to(location, INJECT, &["inject"], &[&mac])?;
         match process.stdin.take() {
             Some(stdin) => Ok(Injector { process, stdin }),
-            None => Err(failed(INJECT, "it has no standard input")),
+            None => Err(failed(INJECT, "no standard input")),
         }
     }
 
-    /// Listens on the path to a peer, where it is now: from a packet of a flow it is known between which
-    /// addresses and ports it is, as the peer sees them.
+    /// Captures on the path to a peer, in its current network: the packets of a flow reveal its addresses
+    /// and ports as the peer sees them.
     ///
     /// # Errors
     /// It does not start.
-    pub fn capture(&self, place: Place) -> Result<Capture, KernelError> {
-        let mut process = self.next_to(place, CAPTURE, &["capture"], &[])?;
+    pub fn capture(&self, location: Location) -> Result<Capture, NetnsError> {
+        let mut process = self.next_to(location, CAPTURE, &["capture"], &[])?;
         match process.stdout.take() {
             Some(stdout) => Ok(Capture { process, lines: BufReader::new(stdout).lines() }),
-            None => Err(failed(CAPTURE, "it has no standard output")),
+            None => Err(failed(CAPTURE, "no standard output")),
         }
     }
 
     /// Starts one of the two on the machine next to a peer, and waits until it is ready.
     fn next_to(
         &self,
-        place: Place,
+        location: Location,
         program: &str,
         command: &[&str],
         more: &[&str],
-    ) -> Result<Child, KernelError> {
-        let (machine, interface) = &self.spot(place).next;
+    ) -> Result<Child, NetnsError> {
+        let (machine, interface) = &self.attachment(location).next;
         let mut process = self
             .own(machine)
             .arg("lab")
@@ -244,10 +245,10 @@ impl Lab {
         }
     }
 
-    /// The peer's address on its link.
-    fn mac(&self, place: Place) -> Result<String, KernelError> {
-        let mut command = self.holder.command(namespace(place), "ip");
-        command.args(["-br", "link", "show", "dev", &self.spot(place).interface]);
+    /// The MAC address of the peer on its link.
+    fn mac(&self, location: Location) -> Result<String, NetnsError> {
+        let mut command = self.holder.command(namespace(location), "ip");
+        command.args(["-br", "link", "show", "dev", &self.attachment(location).interface]);
         let output = command.stdin(Stdio::null()).output();
         let output = output.map_err(|error| not_started("nsenter", &error))?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -256,8 +257,8 @@ impl Lab {
     }
 }
 
-fn failed(program: &str, cause: &str) -> KernelError {
-    KernelError::Start { program: program.to_owned(), cause: cause.to_owned() }
+fn failed(program: &str, cause: &str) -> NetnsError {
+    NetnsError::Start { program: program.to_owned(), cause: cause.to_owned() }
 }
 
 #[cfg(test)]
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_what_it_was_made_of() {
+    fn frames_round_trip() {
         for payload in [&b""[..], b"a", b"ab", b"\xff\xff\xff", &[7; MAX_PAYLOAD]] {
             let frame = datagram(payload).frame([2, 0, 0, 0, 0, 9]).unwrap();
             assert_eq!(Datagram::from_frame(&frame), Some(datagram(payload)));
@@ -283,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_that_of_the_example() {
+    fn the_checksum_matches_the_rfc_example() {
         // RFC 1071 §3: the sum of these is ddf2.
         assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), !0xddf2);
     }
 
     #[test]
-    fn part_of_a_frame_is_nothing() {
+    fn truncated_frames_and_fragments_are_rejected() {
         let frame = datagram(b"abc").frame([0; 6]).unwrap();
         for length in 0..frame.len() {
             assert_eq!(Datagram::from_frame(&frame[..length]), None, "{length}");
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_read_as_written() {
+    fn lines_round_trip() {
         for payload in [&b""[..], &[0x00, 0x7f, 0xff]] {
             assert_eq!(datagram(payload).to_string().parse(), Ok(datagram(payload)));
         }

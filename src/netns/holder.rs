@@ -1,11 +1,11 @@
-//! The processes that hold the namespaces of a lab, and end all that runs in them. No namespace has a name
-//! outside, so the last of these processes takes them along.
+//! The processes that hold the namespaces of a lab and end everything that runs in them. No namespace has a
+//! name outside the lab, so they disappear with the last of these processes.
 //!
-//! Three processes watch each other in a ring, so that whichever is killed, and even two of them at once,
-//! another one kills everything that runs in the lab's namespaces: `unshare` has become a shell (the
-//! holder) that waits for a second one (the guard), the guard waits for its standard input to end, which it
-//! does with this process, and a thread of this process waits for the holder. All three at once, within a
-//! moment, would leave what runs inside to end by itself.
+//! Three processes watch each other in a ring, so that if any one of them is killed, or even two
+//! simultaneously, another kills everything in the lab's namespaces: `unshare` becomes a shell (the holder)
+//! that waits for a second one (the guard), the guard waits for end-of-file on its standard input, which
+//! occurs when this process ends, and a thread of this process waits for the holder. Only if all three are
+//! killed within a moment do the programs inside keep running.
 
 mod watch;
 
@@ -19,19 +19,19 @@ use std::{
     thread::JoinHandle,
 };
 
-use super::error::KernelError;
+use super::error::NetnsError;
 
 /// Directory of the lab's own files, in its mount namespace.
 const FILES: &str = "/run";
 
-/// A line by which a lab that ends in an orderly manner says so: then nothing is being started.
+/// The line that announces an orderly shutdown: nothing is being started any more.
 const ORDERLY: &str = "orderly";
 
-/// Looks in a row that have to find nothing when a lab did not end in an orderly manner.
+/// Number of consecutive scans that must find nothing after a disorderly end.
 const PATIENCE: &str = "10";
 
-/// Kills what runs inside until `$1` looks in a row find nothing: a program may start another one while
-/// it is looked at, or be about to enter.
+/// Kills what runs inside until `$1` consecutive scans find nothing: during a scan a program may start
+/// another one, or be about to enter.
 const REAP: &str = r#"
 reap() {
     looks=$1
@@ -51,7 +51,7 @@ reap() {
 "#;
 
 /// The guard is the part in parentheses, the holder is the rest. Without `-n` (`--no-mtab`) `mount` would
-/// make a directory of its own in the host's `/run` first.
+/// first create a directory of its own in the host's `/run`.
 const HOLD: &str = r#"
 trap '' HUP INT QUIT
 mount -n -t tmpfs -o mode=0700 tmpfs /run && mkdir /run/netns && echo ready || exit 1
@@ -65,8 +65,8 @@ exec >/dev/null 2>&1
 ) || reap $patience
 "#;
 
-/// Settings that keep users from making namespaces: file below /proc/sys, name, the value that does
-/// not.
+/// Settings that keep users from creating namespaces: file below /proc/sys, name, the forbidding value, and
+/// the permitting one.
 const SETTINGS: [(&str, &str, &str, u64); 4] = [
     ("kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0", 1),
     (
@@ -79,28 +79,28 @@ const SETTINGS: [(&str, &str, &str, u64); 4] = [
     ("user/max_net_namespaces", "user.max_net_namespaces", "0", 10_000),
 ];
 
-/// The namespaces, held.
+/// The namespaces, held open.
 pub(super) struct Holder {
     process: Child,
-    /// Open as long as the lab is to be there.
+    /// Open for as long as the lab exists.
     stdin: Arc<Mutex<Option<ChildStdin>>>,
     watch: Option<JoinHandle<()>>,
     user_namespace: bool,
 }
 
 impl Holder {
-    /// Starts it: as root without a user namespace, unless that is asked for or needed.
-    pub(super) fn start(user_namespace: bool) -> Result<Self, KernelError> {
+    /// Starts it: as root without a user namespace, unless one is requested or needed.
+    pub(super) fn start(user_namespace: bool) -> Result<Self, NetnsError> {
         if !is_root() || user_namespace {
             return Self::start_with(true);
         }
         match Self::start_with(false) {
-            Err(KernelError::NotAllowed { .. }) => Self::start_with(true),
+            Err(NetnsError::NotAllowed { .. }) => Self::start_with(true),
             other => other,
         }
     }
 
-    fn start_with(user_namespace: bool) -> Result<Self, KernelError> {
+    fn start_with(user_namespace: bool) -> Result<Self, NetnsError> {
         let mut command = Command::new("unshare");
         if user_namespace {
             command.args(["--user", "--map-root-user"]);
@@ -133,23 +133,23 @@ impl Holder {
         if let Some(stderr) = holder.process.stderr.as_mut() {
             let _ = stderr.read_to_string(&mut cause);
         }
-        Err(KernelError::NotAllowed { cause: cause.trim().to_owned(), settings: forbidding() })
+        Err(NetnsError::NotAllowed { cause: cause.trim().to_owned(), settings: forbidding() })
     }
 
-    /// A file that is there as long as the lab is; programs inside find it by the same name. Not for
+    /// A file that exists for as long as the lab does; programs inside find it by the same path. Not for
     /// programs that resolve symbolic links themselves, as `SQLite` does: they would take it for a file of
-    /// the host. They are for [`Self::own_command`] and [`Self::own_file`].
+    /// the host. These need [`Self::own_command`] and [`Self::own_file`].
     pub(super) fn file(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{FILES}/{name}", self.process.id()))
     }
 
-    /// The same file as a program of [`Self::own_command`] finds it.
+    /// The path of the same file for a program of [`Self::own_command`].
     pub(super) fn own_file(name: &str) -> PathBuf {
         PathBuf::from(format!("{FILES}/{name}"))
     }
 
-    /// A program in the namespace of that name; it replaces `nsenter`, so signals and exit code are its
-    /// own.
+    /// A program in the namespace with that name. It replaces `nsenter`, so signals and the exit code are
+    /// its own.
     pub(super) fn command(&self, namespace: &str, program: &str) -> Command {
         let mut command = self.enter();
         let file = self.file(&format!("netns/{namespace}"));
@@ -157,7 +157,7 @@ impl Holder {
         command
     }
 
-    /// A program of the lab itself in the namespace of that name: it sees the lab's own files instead of
+    /// A program of the lab itself in the namespace with that name: it sees the lab's own files in place of
     /// the host's [`FILES`].
     pub(super) fn own_command(&self, namespace: &str, program: &str) -> Command {
         let mut command = self.enter();
@@ -167,7 +167,7 @@ impl Holder {
         command
     }
 
-    /// The same as [`Self::command`], as the user who started the lab. As root that is root.
+    /// Like [`Self::command`], as the user who started the lab; root stays root.
     pub(super) fn command_as_user(&self, namespace: &str, program: &str) -> Command {
         let (user, group) = user_and_group();
         if !self.user_namespace || user == 0 {
@@ -188,17 +188,17 @@ impl Holder {
         command
     }
 
-    /// Runs a tool of the lab itself, with `input`; it sees the names of the namespaces.
+    /// Runs a tool of the lab itself with `input`; it sees the names of the namespaces.
     pub(super) fn run(
         &self,
         step: &'static str,
         namespace: &str,
         words: &[&str],
         input: &str,
-    ) -> Result<(), KernelError> {
+    ) -> Result<(), NetnsError> {
         let failed = |cause: String| {
             let namespace = namespace.to_owned();
-            KernelError::Build { step, namespace, cause }
+            NetnsError::Build { step, namespace, cause }
         };
         let mut command = self.enter();
         command.args(["--mount", "--net", "--"]).args(words).env("PATH", search_path());
@@ -206,23 +206,23 @@ impl Holder {
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         if output.status.code() == Some(127) {
             let program = words.first().copied().unwrap_or_default().to_owned();
-            return Err(KernelError::Missing { program });
+            return Err(NetnsError::Missing { program });
         }
-        let said = said.lines().take(3).collect::<Vec<_>>().join("; ");
-        Err(failed(if said.is_empty() { output.status.to_string() } else { said }))
+        let stderr = stderr.lines().take(3).collect::<Vec<_>>().join("; ");
+        Err(failed(if stderr.is_empty() { output.status.to_string() } else { stderr }))
     }
 
     /// Ends everything inside, and waits until it is gone.
     pub(super) fn stop(&mut self) {
         close(&self.stdin);
         if let Some(watch) = self.watch.take() {
-            // It does not panic.
+            // The thread does not panic.
             let _ = watch.join();
         }
-        // It has ended already: nothing to wait for.
+        // It has exited already: nothing to wait for.
         let _ = self.process.wait();
     }
 }
@@ -233,29 +233,29 @@ impl Drop for Holder {
     }
 }
 
-/// Lets the guard end, which is not watching any more when this fails.
+/// Lets the guard end; if this fails, the guard has exited already.
 fn close(stdin: &Mutex<Option<ChildStdin>>) {
     if let Some(mut stdin) = stdin.lock().unwrap_or_else(PoisonError::into_inner).take() {
         let _ = writeln!(stdin, "{ORDERLY}");
     }
 }
 
-/// A program that could not be started at all.
-pub(super) fn not_started(program: &str, error: &std::io::Error) -> KernelError {
+/// The error for a program that could not be started at all.
+pub(super) fn not_started(program: &str, error: &std::io::Error) -> NetnsError {
     let program = program.to_owned();
     match error.kind() {
-        std::io::ErrorKind::NotFound => KernelError::Missing { program },
-        _ => KernelError::Start { program, cause: error.to_string() },
+        std::io::ErrorKind::NotFound => NetnsError::Missing { program },
+        _ => NetnsError::Start { program, cause: error.to_string() },
     }
 }
 
-/// Whether a program is there.
-pub(super) fn require(program: &str) -> Result<(), KernelError> {
+/// Checks that a program is installed.
+pub(super) fn require(program: &str) -> Result<(), NetnsError> {
     let found = std::env::split_paths(&search_path()).any(|dir| dir.join(program).is_file());
-    if found { Ok(()) } else { Err(KernelError::Missing { program: program.to_owned() }) }
+    if found { Ok(()) } else { Err(NetnsError::Missing { program: program.to_owned() }) }
 }
 
-/// PATH, and the places for programs of the administrator, which a user's PATH may leave out.
+/// PATH, plus the directories of administrator programs, which a user's PATH may omit.
 fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     path.push(":/usr/local/sbin:/usr/sbin:/sbin");
@@ -266,13 +266,13 @@ fn feed(mut command: Command, input: &str) -> std::io::Result<Output> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // It may end before it has read all; its exit code says why.
+        // It may exit before it has read everything; its exit code says why.
         let _ = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output()
 }
 
-/// Those of [`SETTINGS`] that forbid it here.
+/// The [`SETTINGS`] that forbid namespaces on this system.
 fn forbidding() -> Vec<String> {
     let forbids = |file: &str, bad: &str| {
         fs::read_to_string(format!("/proc/sys/{file}")).is_ok_and(|value| value.trim() == bad)
@@ -285,7 +285,7 @@ fn is_root() -> bool {
     user_and_group().0 == 0
 }
 
-/// Of this process; root where there are no such numbers, and no labs either.
+/// IDs of this process; root on platforms without them, which have no labs either.
 fn user_and_group() -> (u32, u32) {
     #[cfg(unix)]
     return (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -293,8 +293,8 @@ fn user_and_group() -> (u32, u32) {
     (0, 0)
 }
 
-/// In a process group of its own: Ctrl-C, or a signal to the whole group, must not end the holder
-/// before it has ended the others.
+/// Runs the command in its own process group: Ctrl-C, or a signal to the whole group, must not end the
+/// holder before it has ended the others.
 #[cfg(unix)]
 fn apart(command: &mut Command) {
     use std::os::unix::process::CommandExt;

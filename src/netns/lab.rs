@@ -1,4 +1,4 @@
-//! A lab that runs.
+//! A running lab.
 
 use std::{
     collections::BTreeMap,
@@ -12,17 +12,17 @@ use std::{
 
 use super::{
     coturn::{Coturn, CoturnOptions},
-    error::KernelError,
+    error::NetnsError,
     holder::{Holder, not_started, require},
-    plan::{LabPlan, Place},
+    plan::{LabPlan, Location},
     rules::{firewall6, rules},
     server::{LabServer, ServerOptions},
-    topology::{GATEWAY, INTERNET, Namespace, Spot, Topology, Wire},
+    topology::{Attachment, GATEWAY, INTERNET, Namespace, Topology, Wire},
 };
-use crate::nat::{Layer, Link};
+use crate::nat::{Layer, LinkSettings};
 
-/// A new interface drops what is sent until the kernel has seen its cable, which it looks for in the
-/// background.
+/// Waits for new interfaces: they drop packets until the kernel has detected the carrier, which it does in
+/// the background.
 const WAIT_FOR_LINKS: &str = r#"
 for _ in $(seq 200); do
     waiting=
@@ -32,41 +32,41 @@ for _ in $(seq 200); do
     [ -n "$waiting" ] || exit 0
     sleep 0.02
 done
-echo "these stay down: $waiting" >&2
+echo "these interfaces stay down: $waiting" >&2
 exit 1
 "#;
 
-/// Addresses on the internet that are given to machines later, from this one on.
+/// First of the internet addresses given to machines later.
 const LATER_ADDRESSES: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 
-/// Two peers behind their NATs, and an internet with servers. It is gone when this is dropped, and when
-/// this process is gone.
+/// Two peers behind their NATs, and an internet with servers. It is torn down when this is dropped, and
+/// when this process ends.
 pub struct Lab {
     pub(super) holder: Holder,
     orion_peer: PathBuf,
-    /// The programs that are the links, with the peer each is of.
+    /// The processes that emulate the links, with the peer of each.
     wires: Vec<(usize, Child)>,
-    /// Where A and B can be, where they are, and their addresses there.
-    spots: [Vec<Spot>; 2],
+    /// The networks of A and B, the index of the current one, and their addresses in it.
+    attachments: [Vec<Attachment>; 2],
     at: [usize; 2],
     peers: [Ipv4Addr; 2],
-    /// Addresses given since the start.
+    /// Number of addresses given since the start.
     given: u32,
-    /// What machines lose of IPv6 when they get another address.
+    /// IPv6 configuration that machines lose when they get another address.
     wan6: BTreeMap<String, String>,
     has_v6: bool,
 }
 
 impl Lab {
-    /// Builds it; takes a few tenths of a second, in which the calling thread waits.
+    /// Builds the lab; blocks the calling thread for a few tenths of a second.
     ///
     /// # Errors
-    /// Not Linux, no namespaces allowed, a program or part of the kernel missing, or a NAT that
-    /// netfilter cannot be.
-    pub fn start(plan: &LabPlan) -> Result<Self, KernelError> {
+    /// Not Linux, namespaces not permitted, a program or kernel feature missing, or a NAT that netfilter
+    /// cannot implement.
+    pub fn start(plan: &LabPlan) -> Result<Self, NetnsError> {
         let topology = Topology::new(plan)?;
         if !cfg!(target_os = "linux") {
-            return Err(KernelError::NotLinux);
+            return Err(NetnsError::NotLinux);
         }
         for program in ["unshare", "nsenter", "ip", "nft"] {
             require(program)?;
@@ -80,10 +80,11 @@ impl Lab {
         configure(&holder, &topology.namespaces)?;
         holder.run("links", "all", &["sh", "-s"], WAIT_FOR_LINKS)?;
         holder.run("ip", INTERNET, &["ip", "-n", INTERNET, "-batch", "-"], &topology.bridge)?;
-        let peers = [topology.spots[0][0].address, topology.spots[1][0].address];
-        let (wires, spots, at) = (Vec::new(), topology.spots, [0, 0]);
+        let peers = [topology.attachments[0][0].address, topology.attachments[1][0].address];
+        let (wires, attachments, at) = (Vec::new(), topology.attachments, [0, 0]);
         let (wan6, has_v6) = (topology.wan6, plan.has_v6());
-        let mut lab = Self { holder, orion_peer, wires, spots, at, peers, given: 0, wan6, has_v6 };
+        let mut lab =
+            Self { holder, orion_peer, wires, attachments, at, peers, given: 0, wan6, has_v6 };
         for (index, wire) in topology.wires.iter().enumerate() {
             let child = lab.start_wire(wire, plan.seed.wrapping_add(index as u64))?;
             lab.wires.push((wire.peer, child));
@@ -91,120 +92,120 @@ impl Lab {
         Ok(lab)
     }
 
-    /// A program in a place of the lab, to be started; as its child, with its own exit code, its
-    /// working directory and environment as here. It is killed when the lab ends.
+    /// A command for a program at a location in the lab. It runs as a child of this process, with its own
+    /// exit code and this process's working directory and environment. It is killed when the lab ends.
     #[must_use]
-    pub fn command(&self, place: Place, program: &str) -> Command {
-        self.holder.command(namespace(place), program)
+    pub fn command(&self, location: Location, program: &str) -> Command {
+        self.holder.command(namespace(location), program)
     }
 
-    /// The same as the user who started the lab, who is root inside otherwise: for programs that refuse
-    /// to run as root, such as browsers.
+    /// Like [`Self::command`], as the user who started the lab and who is otherwise root inside: for
+    /// programs that refuse to run as root, such as browsers.
     #[must_use]
-    pub fn command_as_user(&self, place: Place, program: &str) -> Command {
-        self.holder.command_as_user(namespace(place), program)
+    pub fn command_as_user(&self, location: Location, program: &str) -> Command {
+        self.holder.command_as_user(namespace(location), program)
     }
 
-    /// `orion-peer` itself in a place of the lab.
+    /// `orion-peer` itself at a location in the lab.
     #[must_use]
-    pub fn orion_peer(&self, place: Place) -> Command {
-        self.command(place, &self.orion_peer.to_string_lossy())
+    pub fn orion_peer(&self, location: Location) -> Command {
+        self.command(location, &self.orion_peer.to_string_lossy())
     }
 
-    /// The machine of layer `layer` (0 is next to the peer) of peer A's or B's profile.
+    /// A program on the machine of layer `layer` (0 is next to the peer) of A's or B's profile.
     #[must_use]
-    pub fn command_at_layer(&self, place: Place, layer: usize, program: &str) -> Command {
-        self.holder.command(&self.router(place, layer), program)
+    pub fn command_at_layer(&self, location: Location, layer: usize, program: &str) -> Command {
+        self.holder.command(&self.router(location, layer), program)
     }
 
-    /// A file in memory that is gone with the lab; programs inside find it by this path, too. `SQLite`
+    /// A file in memory that disappears with the lab; programs inside find it by this path, too. `SQLite`
     /// and others that resolve symbolic links themselves take it for a file of the host.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.holder.file(name)
     }
 
-    /// The same file as the lab's servers find it.
+    /// The path of the same file for the lab's servers.
     pub(super) fn own_file(name: &str) -> PathBuf {
         Holder::own_file(name)
     }
 
     /// The peer's own address; a private one behind a NAT.
     #[must_use]
-    pub fn address(&self, place: Place) -> Ipv4Addr {
-        match place {
-            Place::A => self.peers[0],
-            Place::B => self.peers[1],
-            Place::Internet => super::SERVER,
+    pub fn address(&self, location: Location) -> Ipv4Addr {
+        match location {
+            Location::A => self.peers[0],
+            Location::B => self.peers[1],
+            Location::Internet => super::SERVER,
         }
     }
 
-    /// Changes what the links of a peer do, in whatever network it is; the lab was planned as one that
-    /// changes.
+    /// Changes the links of a peer, in every network; requires a lab planned with `changing`.
     ///
     /// # Errors
-    /// The program of a link is gone.
-    pub fn set_link(&mut self, place: Place, link: &Link) -> Result<(), KernelError> {
-        let peer = place.peer();
+    /// The program of a link has exited.
+    pub fn set_link(&mut self, location: Location, link: &LinkSettings) -> Result<(), NetnsError> {
+        let peer = location.peer();
         for (_, wire) in self.wires.iter_mut().filter(|(of, _)| *of == peer) {
             let Some(stdin) = &mut wire.stdin else { continue };
-            writeln!(stdin, "{}", words(link)).map_err(|error| KernelError::Start {
+            writeln!(stdin, "{}", words(link)).map_err(|error| NetnsError::Start {
                 program: "orion-peer lab wire".to_owned(),
-                cause: format!("it is gone: {error}"),
+                cause: format!("it has exited: {error}"),
             })?;
         }
         Ok(())
     }
 
-    /// Takes a peer out of its network: it has no address until it is somewhere again.
+    /// Disconnects a peer from its network: it has no address until it is connected again.
     ///
     /// # Errors
     /// The interface could not be configured.
-    pub fn unplug(&self, place: Place) -> Result<(), KernelError> {
-        self.ip(namespace(place), &self.spot(place).leave())
+    pub fn unplug(&self, location: Location) -> Result<(), NetnsError> {
+        self.ip(namespace(location), &self.attachment(location).leave())
     }
 
-    /// Puts a peer back into the network that it was taken out of.
+    /// Reconnects a peer to the network it was disconnected from.
     ///
     /// # Errors
     /// The interface could not be configured.
-    pub fn plug(&self, place: Place) -> Result<(), KernelError> {
-        self.ip(namespace(place), &self.spot(place).arrive(self.address(place)))
+    pub fn plug(&self, location: Location) -> Result<(), NetnsError> {
+        self.ip(namespace(location), &self.attachment(location).arrive(self.address(location)))
     }
 
-    /// Moves a peer to another network: 0 is home, others are those it was planned with.
+    /// Moves a peer to another network: 0 is home, the others are those of the plan.
     ///
     /// # Errors
     /// The interfaces could not be configured.
-    pub fn move_to(&mut self, place: Place, network: usize) -> Result<(), KernelError> {
-        let from = self.spot(place).leave();
-        let peer = place.peer();
+    pub fn move_to(&mut self, location: Location, network: usize) -> Result<(), NetnsError> {
+        let from = self.attachment(location).leave();
+        let peer = location.peer();
         self.at[peer] = network;
-        self.peers[peer] = self.spot(place).address;
-        self.ip(namespace(place), &(from + &self.spot(place).arrive(self.peers[peer])))
+        self.peers[peer] = self.attachment(location).address;
+        self.ip(namespace(location), &(from + &self.attachment(location).arrive(self.peers[peer])))
     }
 
-    /// Gives a peer another address in the network where it is.
+    /// Gives a peer another address in its current network.
     ///
     /// # Errors
     /// The interface could not be configured.
-    pub fn renumber(&mut self, place: Place) -> Result<(), KernelError> {
-        let peer = place.peer();
-        let spot = &mut self.spots[peer][self.at[peer]];
-        let address = spot.another(self.given);
-        let text = format!("addr flush dev {}\n{}", spot.interface, spot.arrive(address));
+    pub fn renumber(&mut self, location: Location) -> Result<(), NetnsError> {
+        let peer = location.peer();
+        let attachment = &mut self.attachments[peer][self.at[peer]];
+        let address = attachment.another(self.given);
+        let text =
+            format!("addr flush dev {}\n{}", attachment.interface, attachment.arrive(address));
         self.given += 1;
         self.peers[peer] = address;
-        self.ip(namespace(place), &text)
+        self.ip(namespace(location), &text)
     }
 
-    /// Makes the outermost machine in front of a peer another one, with another address on the internet,
-    /// that knows nothing of what the old one knew.
+    /// Replaces the outermost machine in front of a peer by a new one with another internet address and no
+    /// state.
     ///
     /// # Errors
-    /// A NAT that netfilter cannot be, or it could not be configured.
-    pub fn replace_nat(&mut self, place: Place, layer: &Layer) -> Result<(), KernelError> {
-        let name = self.router(place, 0);
+    /// Netfilter cannot implement the NAT, or it could not be configured.
+    pub fn replace_nat(&mut self, location: Location, layer: &Layer) -> Result<(), NetnsError> {
+        let name = self.router(location, 0);
         let address = Ipv4Addr::from_bits(LATER_ADDRESSES.to_bits() + self.given % 200);
         let mac = format!("02:00:00:00:04:{:02x}", self.given % 200);
         self.given += 1;
@@ -221,55 +222,55 @@ impl Lab {
         self.ip(&name, &arrive)
     }
 
-    pub(super) fn spot(&self, place: Place) -> &Spot {
-        let peer = place.peer();
-        &self.spots[peer][self.at[peer]]
+    pub(super) fn attachment(&self, location: Location) -> &Attachment {
+        let peer = location.peer();
+        &self.attachments[peer][self.at[peer]]
     }
 
-    /// Name of the machine of that layer in front of a peer, where it is now.
-    fn router(&self, place: Place, layer: usize) -> String {
-        format!("{}{}", self.spot(place).letter, layer + 1)
+    /// Name of the machine of that layer in front of a peer, in its current network.
+    fn router(&self, location: Location, layer: usize) -> String {
+        format!("{}{}", self.attachment(location).letter, layer + 1)
     }
 
-    fn ip(&self, name: &str, batch: &str) -> Result<(), KernelError> {
+    fn ip(&self, name: &str, batch: &str) -> Result<(), NetnsError> {
         self.holder.run("ip", name, &["ip", "-n", name, "-batch", "-"], batch)
     }
 
-    /// Whether any of its networks has IPv6.
+    /// Whether any network of the lab has IPv6.
     #[must_use]
     pub fn has_v6(&self) -> bool {
         self.has_v6
     }
 
-    /// Starts coturn on both server addresses, and waits until it listens.
+    /// Starts coturn on both server addresses, and waits until it is listening.
     ///
     /// # Errors
     /// It is not installed, or does not start.
-    pub fn coturn(&self, options: &CoturnOptions) -> Result<Coturn, KernelError> {
+    pub fn coturn(&self, options: &CoturnOptions) -> Result<Coturn, NetnsError> {
         require("turnserver")?;
         Coturn::start(self, options)
     }
 
-    /// Starts `orion-peer serve` among the servers, and waits until it listens.
+    /// Starts `orion-peer serve` on the internet, and waits until it is listening.
     ///
     /// # Errors
     /// It does not start.
-    pub fn serve(&self) -> Result<LabServer, KernelError> {
+    pub fn serve(&self) -> Result<LabServer, NetnsError> {
         LabServer::start(self, ServerOptions::default())
     }
 
-    /// The same with tokens or credentials that live shorter.
+    /// Like [`Self::serve`], with shorter lifetimes of tokens or credentials.
     ///
     /// # Errors
     /// It does not start.
-    pub fn serve_with(&self, options: ServerOptions) -> Result<LabServer, KernelError> {
+    pub fn serve_with(&self, options: ServerOptions) -> Result<LabServer, NetnsError> {
         LabServer::start(self, options)
     }
 
-    /// `orion-peer` in a place of the lab without the variables and settings of who started the lab.
+    /// `orion-peer` at a location in the lab, without the environment variables and settings of the user.
     #[must_use]
-    pub fn own_in(&self, place: Place) -> Command {
-        self.own(namespace(place))
+    pub fn isolated_orion_peer(&self, location: Location) -> Command {
+        self.own(namespace(location))
     }
 
     /// Ends everything in it, and waits until it is gone. Dropping it does the same.
@@ -277,25 +278,25 @@ impl Lab {
         drop(self);
     }
 
-    /// `orion-peer` among the servers, with the files of [`Self::own_file`].
+    /// `orion-peer` on the internet, with access to the files of [`Self::own_file`].
     pub(super) fn server_command(&self) -> Command {
         let program = self.orion_peer.to_string_lossy();
         let command = self.holder.own_command(INTERNET, &program);
         without_settings(command, &Holder::own_file(""))
     }
 
-    /// coturn among the servers, with the same files.
+    /// coturn on the internet, with access to the same files.
     pub(super) fn coturn_command(&self) -> Command {
         self.holder.own_command(INTERNET, "turnserver")
     }
 
-    /// `orion-peer` as the lab itself starts it: variables are for what the user runs.
+    /// `orion-peer` as started by the lab itself, without the user's environment variables.
     pub(super) fn own(&self, namespace: &str) -> Command {
         let command = self.holder.command(namespace, &self.orion_peer.to_string_lossy());
         without_settings(command, &self.holder.file(""))
     }
 
-    fn start_wire(&self, wire: &Wire, seed: u64) -> Result<Child, KernelError> {
+    fn start_wire(&self, wire: &Wire, seed: u64) -> Result<Child, NetnsError> {
         let mut command = self.own(&wire.namespace);
         command.args(["lab", "wire", "inner", "outer", &seed.to_string()]);
         command.args(words(&wire.link).split(' '));
@@ -305,7 +306,7 @@ impl Lab {
             Some(line) if line == "ready" => Ok(child),
             _ => {
                 let cause = last_words(child);
-                Err(KernelError::Start { program: "orion-peer lab wire".to_owned(), cause })
+                Err(NetnsError::Start { program: "orion-peer lab wire".to_owned(), cause })
             }
         }
     }
@@ -315,14 +316,14 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.holder.stop();
         for (_, wire) in &mut self.wires {
-            // It has ended already, as a rule.
+            // Usually it has exited already.
             let _ = wire.kill();
             let _ = wire.wait();
         }
     }
 }
 
-/// Without the variables and settings of who started the lab; temporary files are gone with it.
+/// Without the environment variables and settings of the user; temporary files disappear with the lab.
 fn without_settings(mut command: Command, temporary: &Path) -> Command {
     command.args(["--config", "/dev/null"]).current_dir("/").env("TMPDIR", temporary);
     let names = std::env::vars_os().map(|(name, _)| name);
@@ -332,25 +333,25 @@ fn without_settings(mut command: Command, temporary: &Path) -> Command {
     command
 }
 
-/// What a link does, as words of `lab wire`, and as a line of its standard input.
-fn words(link: &Link) -> String {
-    let Link { loss, loss_burst, .. } = link;
+/// Link properties as arguments of `lab wire`, and as a line of its standard input.
+fn words(link: &LinkSettings) -> String {
+    let LinkSettings { loss, loss_burst, .. } = link;
     let (delay, jitter) = (link.delay.as_nanos(), link.jitter.as_nanos());
     let rate = link.rate.unwrap_or(0);
     let queue = link.queue.map_or(0, |queue| queue.bytes(rate));
     format!("{loss} {loss_burst} {delay} {jitter} {rate} {queue}")
 }
 
-pub(super) fn namespace(place: Place) -> &'static str {
-    match place {
-        Place::A => "a",
-        Place::B => "b",
-        Place::Internet => INTERNET,
+pub(super) fn namespace(location: Location) -> &'static str {
+    match location {
+        Location::A => "a",
+        Location::B => "b",
+        Location::Internet => INTERNET,
     }
 }
 
-/// All at once: each takes three programs.
-fn configure(holder: &Holder, namespaces: &[Namespace]) -> Result<(), KernelError> {
+/// Concurrently: each takes three programs.
+fn configure(holder: &Holder, namespaces: &[Namespace]) -> Result<(), NetnsError> {
     thread::scope(|scope| {
         let all: Vec<_> = namespaces
             .iter()
@@ -361,7 +362,7 @@ fn configure(holder: &Holder, namespaces: &[Namespace]) -> Result<(), KernelErro
     })
 }
 
-fn configure_one(holder: &Holder, namespace: &Namespace) -> Result<(), KernelError> {
+fn configure_one(holder: &Holder, namespace: &Namespace) -> Result<(), NetnsError> {
     let name = namespace.name.as_str();
     if let Some(nft) = &namespace.nft {
         holder.run("nft", name, &["ip", "netns", "exec", name, "nft", "-f", "-"], nft)?;
@@ -369,7 +370,7 @@ fn configure_one(holder: &Holder, namespace: &Namespace) -> Result<(), KernelErr
     let mut script = String::from("set -e\n");
     for (file, value) in &namespace.sysctls {
         let path = format!("/proc/sys/{file}");
-        // A kernel without IPv6 has nothing to switch off.
+        // A kernel without IPv6 has nothing to disable.
         let guard = if file.starts_with("net/ipv6") {
             format!("[ ! -e {path} ] || ")
         } else {
@@ -381,20 +382,20 @@ fn configure_one(holder: &Holder, namespace: &Namespace) -> Result<(), KernelErr
     holder.run("ip", name, &["ip", "-n", name, "-batch", "-"], &namespace.ip)
 }
 
-/// The first line of a child's standard output, and nothing of the next one: others read on.
+/// Reads the first line of a child's standard output, and nothing beyond: another reader follows.
 pub(super) fn first_line(child: &mut Child) -> Option<String> {
     let mut line = String::new();
     BufReader::with_capacity(1, child.stdout.as_mut()?).read_line(&mut line).ok()?;
     Some(line.trim().to_owned())
 }
 
-/// Ends a child that did not do what it should, and tells what it said.
+/// Ends a child that did not do what it should, and returns its last output.
 pub(super) fn last_words(mut child: Child) -> String {
     let _ = child.kill();
     match child.wait_with_output() {
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            if said.is_empty() { output.status.to_string() } else { said }
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if stderr.is_empty() { output.status.to_string() } else { stderr }
         }
         Err(error) => error.to_string(),
     }

@@ -1,18 +1,18 @@
-//! NATs and links made by the kernel: netfilter in network namespaces, with programs of this machine
-//! inside. Linux only; as root, or as any user where the system lets users make namespaces.
+//! NATs and links of the Linux kernel: netfilter in network namespaces, with programs of this machine
+//! inside. Linux only; as root, or as any user where the system permits user namespaces.
 //!
-//! - [`plan`]: what a lab is to be · [`lab`]: one that runs
-//! - [`rules`]: a layer as a ruleset of nftables · [`topology`]: the namespaces and their addresses
-//! - `holder`: the process that holds the namespaces, and ends all that runs in them
-//! - `signaling`: what takes one peer's connection to the server away
+//! - [`plan`]: the configuration of a lab · [`lab`]: a running lab
+//! - [`rules`]: a layer as an nftables ruleset · [`topology`]: the namespaces and their addresses
+//! - `holder`: the process that holds the namespaces and ends everything that runs in them
+//! - `signaling`: takes away one peer's connection to the server
 //! - [`datagram`]: an attacker on the path
-//! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: ours · [`coturn`]: another's
+//! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: our server · [`coturn`]
 //!
 //! Nothing outlives the program: no namespace has a name outside, no file lies outside, and when any of the
-//! processes that hold a lab ends, however it ends, the others kill what runs inside, and end too. Programs
-//! that have left the lab's namespaces for one of their own are not found.
+//! processes that hold a lab ends, for whatever reason, the others kill what runs inside and exit, too.
+//! Programs that have left the lab's namespaces for their own are not found.
 //!
-//! Known limits: the filter of a NAT for TCP, and that of a firewall for IPv6, is always
+//! Known limitation: the TCP filter of a NAT, and the filter of an IPv6 firewall, are always
 //! address-and-port-dependent.
 
 pub mod coturn;
@@ -29,8 +29,8 @@ pub mod wire;
 
 pub use coturn::{Coturn, CoturnOptions};
 pub use datagram::{Capture, Datagram, Injector};
-pub use error::KernelError;
+pub use error::NetnsError;
 pub use lab::Lab;
-pub use plan::{LabPlan, Network, Place};
+pub use plan::{LabPlan, Location, NetworkPlan};
 pub use server::{LabServer, ServerOptions, Service};
 pub use topology::{OTHER_SERVER, SERVER};

@@ -1,58 +1,58 @@
-//! What a lab is to be.
+//! The configuration of a lab.
 
 use std::path::PathBuf;
 
-use crate::nat::{IpVersions, Link, Profile};
+use crate::nat::{IpVersions, LinkSettings, Profile};
 
 /// What lies between a peer and the internet.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Network {
+pub struct NetworkPlan {
     /// NATs and firewalls.
     pub profile: Profile,
     /// The peer's own link, between it and the first of them.
-    pub link: Link,
-    /// Its versions of IP. IPv6 is never translated: what translates IPv4 is a firewall for IPv6 (RFC 6092).
+    pub link: LinkSettings,
+    /// Its IP versions. IPv6 is never translated: a NAT acts as a firewall for IPv6 (RFC 6092).
     pub ip: IpVersions,
-    /// Largest packets on the outermost way, bytes; larger ones are dropped without a word, as in a tunnel
-    /// whose messages of ICMP get lost.
+    /// MTU of the outermost hop in bytes; larger packets are silently dropped, as in a tunnel whose ICMP
+    /// messages are lost.
     pub mtu: Option<u16>,
 }
 
 /// A lab to build.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LabPlan {
-    /// Of peer A.
-    pub a: Network,
-    /// Of peer B.
-    pub b: Network,
-    /// Both peers are behind the same machines, on two LANs that do not see each other; both have the
-    /// same profile.
+    /// Network of peer A.
+    pub a: NetworkPlan,
+    /// Network of peer B.
+    pub b: NetworkPlan,
+    /// Both peers are behind the same machines, on two LANs isolated from each other; both have the same
+    /// profile.
     pub shared: bool,
-    /// Other networks that A and B can move to while it runs; at most six together.
-    pub elsewhere: [Vec<Network>; 2],
-    /// Links can be changed while it runs, those too that do nothing at first.
+    /// Other networks that A and B can move to while the lab runs; at most six in total.
+    pub other_networks: [Vec<NetworkPlan>; 2],
+    /// Links can be changed while the lab runs, including links that are initially clear.
     pub changing: bool,
-    /// Of what the links lose.
+    /// Random seed of the links.
     pub seed: u64,
-    /// Makes a user namespace even where it is not needed, as root.
+    /// Creates a user namespace even where it is not needed, as root.
     pub user_namespace: bool,
-    /// `orion-peer` itself, for what runs inside; this program when it is not given.
+    /// The `orion-peer` executable to run inside; this program if `None`.
     pub orion_peer: Option<PathBuf>,
 }
 
 /// Where in a lab a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// With peer A.
+pub enum Location {
+    /// At peer A.
     A,
-    /// With peer B.
+    /// At peer B.
     B,
-    /// Among the servers, at 203.0.113.10 and .11.
+    /// On the internet, with the servers at 203.0.113.10 and .11.
     Internet,
 }
 
-impl Place {
-    /// 0 is A, 1 is B; the servers are no peer, have no link and do not move.
+impl Location {
+    /// Index of the peer, 0 for A and 1 for B. The internet is not a peer, has no link and does not move.
     #[must_use]
     pub fn peer(self) -> usize {
         usize::from(self == Self::B)
@@ -63,7 +63,7 @@ impl LabPlan {
     /// Whether any network has IPv6.
     #[must_use]
     pub fn has_v6(&self) -> bool {
-        let elsewhere = self.elsewhere.iter().flatten();
-        [&self.a, &self.b].into_iter().chain(elsewhere).any(|network| network.ip.has_v6())
+        let other_networks = self.other_networks.iter().flatten();
+        [&self.a, &self.b].into_iter().chain(other_networks).any(|network| network.ip.has_v6())
     }
 }

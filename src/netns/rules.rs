@@ -1,46 +1,46 @@
-//! A layer of a profile as a ruleset of nftables. Text only; nothing is run here.
+//! A layer of a profile as an nftables ruleset. Text only; nothing is executed here.
 //!
-//! The kernel's connection tracking is an address-and-port-dependent filter, and keeps the port of a
-//! socket towards every remote end (RFC 4787 §4.1: endpoint-independent). Everything laxer is learnt
-//! from what goes out: the map `back` says which socket an external port belongs to, the set `sent`
-//! which remote ends it has sent to. A packet that comes in by them is translated in `prerouting`.
+//! The kernel's connection tracking is an address-and-port-dependent filter, and preserves the port of a
+//! socket towards every remote endpoint (RFC 4787 §4.1: endpoint-independent). Anything more permissive is
+//! learnt from outgoing packets: the map `back` holds the socket behind an external port, the set `sent`
+//! the remote endpoints it has sent to. Incoming packets that match are translated in `prerouting`.
 //!
-//! What is addressed to the NAT itself is dropped in `input`, before it leaves an entry behind: an
-//! early packet of the other peer would otherwise take the mapping's place, and the mapping would move
-//! to another port. RFC 5780 probes do not see that; two peers do.
+//! Packets addressed to the NAT itself are dropped in `input`, before they create a conntrack entry: an
+//! early packet of the remote peer would otherwise occupy the mapping, and the mapping would move to
+//! another port. RFC 5780 probes do not detect that; two peers do.
 
 use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
 use crate::nat::{Behaviour, Layer, Nat, Ports};
 
-/// External ports that are given one after the other: first, and how many. Their list must fit into one
-/// message to the kernel, which is small for users who are not root.
+/// External ports allocated sequentially: first and count. Their list must fit into one netlink message,
+/// which is small for users other than root.
 const PORTS: (u32, u32) = (40_000, 2048);
 
-/// Stands for the long list of them until the ruleset is loaded.
+/// Placeholder for the long port list until the ruleset is loaded.
 pub const PORT_LIST: &str = "{ 0 : 40000, 1 : 40001, … }";
 
-/// A layer that netfilter cannot be.
+/// A layer that netfilter cannot implement.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("netfilter cannot be the NAT `{layer}`: {why}")]
+#[error("netfilter cannot implement the NAT `{layer}`: {why}")]
 pub struct Unsupported {
-    /// As in a profile.
+    /// The layer as written in a profile.
     pub layer: String,
-    /// What it has no means for.
+    /// Why netfilter cannot implement it.
     pub why: &'static str,
 }
 
-/// What the machine of one layer is configured with.
+/// Configuration of the machine of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// For `nft -f -`, with [`PORT_LIST`] for the list of ports; see [`Rules::loadable`].
+    /// Input of `nft -f -`, with [`PORT_LIST`] for the list of ports; see [`Rules::loadable`].
     pub nft: String,
-    /// Files below /proc/sys, and what to write there.
+    /// Files below /proc/sys, and the values to write.
     pub sysctls: Vec<(String, String)>,
 }
 
 impl Rules {
-    /// The ruleset with every port in it.
+    /// The ruleset with the full port list.
     #[must_use]
     pub fn loadable(&self) -> String {
         if self.nft.contains(PORT_LIST) {
@@ -51,11 +51,11 @@ impl Rules {
     }
 }
 
-/// Rules of a machine that is one layer: `wan` is its interface towards the internet, with the address
-/// `external`; those towards the peers are `lan0`, `lan1`, ….
+/// The rules of a machine that implements one layer: `wan` is its interface towards the internet, with the
+/// address `external`; those towards the peers are `lan0`, `lan1`, ….
 ///
 /// # Errors
-/// Netfilter has no means to do what the layer does.
+/// Netfilter cannot implement the layer.
 pub fn rules(layer: &Layer, external: Ipv4Addr) -> Result<Rules, Unsupported> {
     let timeout = match layer {
         Layer::Nat(nat) => Some(nat.timeout),
@@ -84,18 +84,21 @@ fn unsupported(layer: &Layer, why: &'static str) -> Unsupported {
 fn whole_seconds(layer: &Layer, timeout: Duration) -> Result<u64, Unsupported> {
     let seconds = timeout.as_secs();
     if seconds == 0 || timeout.subsec_nanos() != 0 {
-        return Err(unsupported(layer, "its connection tracking counts whole seconds"));
+        return Err(unsupported(layer, "connection tracking counts whole seconds"));
     }
     if seconds > 100_000_000 {
-        return Err(unsupported(layer, "its connection tracking counts to about three years"));
+        return Err(unsupported(
+            layer,
+            "connection tracking timeouts are limited to about three years",
+        ));
     }
     Ok(seconds)
 }
 
-/// The port part of `snat ip to W`, with a leading ` : ` or space; empty for the internal port.
+/// The port part of `snat ip to W`, with a leading ` : ` or space; empty to preserve the internal port.
 fn port_of(nat: &Nat) -> Result<String, &'static str> {
     use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
-    // The number comes out as a port with its bytes swapped: any port, but not 0.
+    // The number becomes a port with its bytes swapped: any port except 0.
     let hash = |of: &str| format!(" : jhash {of} mod 64512 seed 0x5eed offset 1024");
     match (nat.mapping, nat.ports) {
         (EndpointIndependent, Ports::Preserving) => Ok(String::new()),
@@ -106,17 +109,17 @@ fn port_of(nat: &Nat) -> Result<String, &'static str> {
             Ok(format!(" : numgen inc mod {} map {PORT_LIST}", PORTS.1))
         }
         (EndpointIndependent | AddressDependent, Ports::Sequential) => {
-            Err("it counts ports up for each connection, so it has sequential ports only with \
+            Err("it increments the port per connection, so sequential ports require \
                  address-and-port-dependent mapping")
         }
-        (AddressDependent | AddressAndPortDependent, Ports::Preserving) => {
-            Err("it gives a preserved port to every remote end, which is endpoint-independent \
-                 mapping")
-        }
+        (AddressDependent | AddressAndPortDependent, Ports::Preserving) => Err(
+            "a preserved port is the same for every remote endpoint, which is endpoint-independent \
+                 mapping",
+        ),
     }
 }
 
-/// The numbers of `numgen` as ports, in words: by themselves they come out with their bytes swapped, and
+/// The results of `numgen` as an explicit port list: used directly, their bytes would be swapped, and they
 /// would not be sequential.
 fn ports_by_number() -> String {
     let (first, count) = PORTS;
@@ -124,8 +127,8 @@ fn ports_by_number() -> String {
     format!("{{ {} }}", all.join(", "))
 }
 
-/// Key of the set `sent`: what of a remote end the filter looks at. `port` and `address` are the
-/// expressions for the external port, `remote` for the remote end's address and port.
+/// Key of the set `sent`: the part of a remote endpoint that the filter considers. `port` and `address` are
+/// the expressions for the external port, `remote` for the remote address and port.
 fn key(filtering: Behaviour, port: &str, remote: [&str; 2]) -> Option<String> {
     match filtering {
         Behaviour::EndpointIndependent => None,
@@ -141,10 +144,8 @@ fn translation(nat: &Nat, external: Ipv4Addr) -> Result<String, &'static str> {
     let preserving = nat.ports == Ports::Preserving;
     let strict = nat.filtering == Behaviour::AddressAndPortDependent;
     if nat.hairpinning && !preserving && nat.filtering != Behaviour::EndpointIndependent {
-        return Err(
-            "the external port of a packet that turns around is known too late to filter by \
-                    it, so hairpinning needs endpoint-independent filtering or preserved ports",
-        );
+        return Err("the external port of a hairpinned packet is known too late to filter by \
+                    it, so hairpinning needs endpoint-independent filtering or preserved ports");
     }
     let mut text = String::from("table ip nat {\n");
     if !strict || nat.hairpinning {
@@ -215,7 +216,8 @@ fn memory(nat: &Nat, external: Ipv4Addr) -> String {
         let _ = writeln!(text, "\t\toifname \"wan\" meta l4proto udp update @sent {{ {sent} }}");
     }
     text += "\t}\n";
-    // What turns around is judged before its own port is known; a preserved one is known already.
+    // Hairpinned packets are filtered before their external port is known; a preserved one is known
+    // already.
     if let (true, Some(sent)) = (nat.hairpinning, &sent) {
         let _ = write!(
             text,
@@ -228,14 +230,14 @@ fn memory(nat: &Nat, external: Ipv4Addr) -> String {
     text
 }
 
-/// Rules that let in what `back` and `sent` know.
+/// Rules that admit what `back` and `sent` contain.
 fn incoming(nat: &Nat, external: Ipv4Addr) -> String {
     let known = key(nat.filtering, "udp dport", ["ip saddr", "udp sport"]);
     let known = known.map_or(String::new(), |known| format!("{known} @sent "));
     let mut text =
         format!("\t\tiifname \"wan\" ip daddr {external} {known}dnat ip to udp dport map @back\n");
     if nat.hairpinning {
-        // The sender's external address is the same as the one it sends to.
+        // The sender's external address equals the one it sends to.
         let known = key(nat.filtering, "udp dport", ["ip daddr", "udp sport"]);
         let known = known.map_or(String::new(), |known| format!("{known} @sent "));
         let _ = writeln!(
@@ -292,8 +294,8 @@ fn no_udp() -> String {
     )
 }
 
-/// What a layer is for IPv6, which is not translated: a firewall that lets in what belongs to what went
-/// out, and `ICMPv6` (RFC 6092 and RFC 4890).
+/// The IPv6 equivalent of a layer; IPv6 is not translated: a firewall that admits established flows and
+/// `ICMPv6` (RFC 6092 and RFC 4890).
 #[must_use]
 pub fn firewall6(layer: &Layer) -> String {
     let blocked =
@@ -309,7 +311,7 @@ pub fn firewall6(layer: &Layer) -> String {
     format!("table ip6 firewall {{\n{}{}}}\n", chain("input", ""), chain("forward", blocked))
 }
 
-/// Nothing from the internet reaches the machine itself.
+/// Rules that drop everything from the internet to the machine itself.
 fn closed_input() -> String {
     "\tchain input {\n\t\ttype filter hook input priority filter; policy accept;\n\
      \t\tiifname \"wan\" ct state established,related accept\n\

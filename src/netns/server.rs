@@ -1,5 +1,5 @@
-//! `orion-peer serve` inside a lab: signaling, token API, STUN and TURN at 203.0.113.10, with secrets
-//! of its own that nobody else has.
+//! `orion-peer serve` inside a lab: signaling, token API, STUN and TURN at 203.0.113.10, with secrets of
+//! its own.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     coturn::OTHER_PORT,
-    error::KernelError,
+    error::NetnsError,
     holder::not_started,
     lab::{Lab, first_line, last_words},
     topology::{OTHER_SERVER, RELAY, SERVER, SERVER6},
@@ -26,19 +26,19 @@ use crate::auth::{
 /// Port of signaling and the token API.
 pub(super) const PORT: u16 = 8787;
 
-/// The pair that is there: id, phone, mac, user.
+/// The registered pair: id, phone, mac, user.
 const PAIR: &str = "demo:phone:mac:lab";
 
-/// How long the login token is good for: a lab is not open for longer.
+/// Lifetime of the login token: longer than any lab is open.
 const LOGIN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
-/// Addresses that are public inside, although nobody has them outside (RFC 5737).
+/// Addresses that are public inside the lab although reserved for documentation (RFC 5737).
 const PUBLIC: &str = "203.0.113.0/24,198.51.100.0/24,192.0.2.0/24,198.18.0.0/15";
 
-/// Port of the HTTP server that processes for STUN and TURN have, too.
+/// Port of the HTTP server that the STUN and TURN processes have, too.
 const TURN_HTTP_PORT: u16 = 8780;
 
-/// The parts of a server, each with a process of its own; TURN has one more for IPv6.
+/// The parts of a server, each with its own process; TURN has a second one for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
     /// Signaling and the token API.
@@ -47,17 +47,17 @@ pub enum Service {
     Turn,
 }
 
-/// What a server gives.
+/// Options of the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// Life of signaling tokens, when not the usual one.
+    /// Signaling token lifetime, if not the default.
     pub token_ttl: Option<Duration>,
-    /// Life of TURN credentials, when not the usual one.
+    /// TURN credential lifetime, if not the default.
     pub turn_ttl: Option<Duration>,
 }
 
-/// A running server: one process for signaling and tokens, and others for STUN and TURN, so that either
-/// can end and begin anew by itself. They are killed when this is dropped, and with the lab.
+/// A running server: one process for signaling and tokens, and others for STUN and TURN, so that each can
+/// end and start again independently. They are killed when this is dropped, and with the lab.
 pub struct LabServer {
     signaling: Vec<Child>,
     turn: Vec<Child>,
@@ -79,7 +79,7 @@ impl fmt::Debug for LabServer {
 }
 
 impl LabServer {
-    pub(super) fn start(lab: &Lab, options: ServerOptions) -> Result<Self, KernelError> {
+    pub(super) fn start(lab: &Lab, options: ServerOptions) -> Result<Self, NetnsError> {
         let login_secret = hex_secret();
         let access_token = sign_in(&login_secret).map_err(failed)?;
         let (signaling, turn) = (Vec::new(), Vec::new());
@@ -91,11 +91,11 @@ impl LabServer {
         Ok(server)
     }
 
-    /// Starts one of its parts anew, with what it knew.
+    /// Starts one of its parts again, with the same secrets.
     ///
     /// # Errors
     /// It does not start.
-    pub fn start_again(&mut self, lab: &Lab, service: Service) -> Result<(), KernelError> {
+    pub fn start_again(&mut self, lab: &Lab, service: Service) -> Result<(), NetnsError> {
         self.kill(service);
         let words = match service {
             Service::Signaling => vec![signaling(lab.has_v6(), self.options)],
@@ -109,16 +109,16 @@ impl LabServer {
         Ok(())
     }
 
-    /// Starts a `serve`, and waits until it listens.
-    fn run(&self, lab: &Lab, words: &[String]) -> Result<Child, KernelError> {
+    /// Starts a `serve` process, and waits until it is listening.
+    fn run(&self, lab: &Lab, words: &[String]) -> Result<Child, NetnsError> {
         let mut command = lab.server_command();
         command
             .args(["--json", "serve"])
             .args(words)
             .arg("--db")
-            // Each has its own.
+            // Each process has its own.
             .arg(Lab::own_file(&format!("{}.sqlite", words[1].replace([':', '[', ']'], "-"))))
-            // argv can be read by everybody on this machine.
+            // argv is readable by every user of this machine.
             .env("ORION_JWT_SECRET", &self.jwt_secret)
             .env("ORION_LOGIN_SECRET", &self.login_secret)
             .env("ORION_TURN_SECRET", &self.turn_secret)
@@ -128,7 +128,7 @@ impl LabServer {
         let mut process = command.spawn().map_err(|error| not_started("nsenter", &error))?;
         match first_line(&mut process) {
             Some(line) if line.contains("\"listening\"") => {
-                // Nobody reads on: what it says must not make it wait.
+                // Drained in the background, so that its output never blocks it.
                 drop((process.stdout.take(), process.stderr.take()));
                 Ok(process)
             }
@@ -136,21 +136,21 @@ impl LabServer {
         }
     }
 
-    /// Kills one of its parts, as a crash would.
+    /// Kills one of its parts, like a crash.
     pub fn kill(&mut self, service: Service) {
         for mut process in self.processes(service).drain(..) {
-            // It has ended already: nothing to do.
+            // It has exited already: nothing to do.
             let _ = process.kill();
             let _ = process.wait();
         }
     }
 
-    /// Asks one of its parts to end, which tells its clients first, and waits until it has.
+    /// Asks one of its parts to exit, which notifies its clients first, and waits until it has.
     pub fn drain(&mut self, service: Service) {
         for mut process in self.processes(service).drain(..) {
             #[cfg(unix)]
             if let Some(pid) = rustix::process::Pid::from_raw(process.id().cast_signed()) {
-                // It has ended already: nobody to ask.
+                // It has exited already.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
             let _ = process.wait();
@@ -164,26 +164,26 @@ impl LabServer {
         }
     }
 
-    /// The same over IPv6.
+    /// The WebSocket URL over IPv6.
     #[must_use]
     pub fn signal_url_v6(&self) -> String {
         format!("ws://[{SERVER6}]:{PORT}")
     }
 
-    /// WebSocket of signaling.
+    /// The WebSocket URL of signaling.
     #[must_use]
     pub fn signal_url(&self) -> String {
         format!("ws://{SERVER}:{PORT}")
     }
 
-    /// Variables by which `orion-peer` inside finds the server and signs in.
+    /// Environment variables with which `orion-peer` inside finds the server and signs in.
     #[must_use]
     pub fn variables(&self) -> [(&'static str, String); 2] {
         [("ORION_SIGNAL", self.signal_url()), ("ORION_ACCESS_TOKEN", self.access_token.clone())]
     }
 }
 
-/// Words of the `serve` for signaling and tokens.
+/// Arguments of the `serve` process for signaling and tokens.
 fn signaling(v6: bool, options: ServerOptions) -> Vec<String> {
     let mut hosts = vec![SERVER.to_string()];
     let listen = if v6 {
@@ -205,7 +205,7 @@ fn signaling(v6: bool, options: ServerOptions) -> Vec<String> {
     words
 }
 
-/// Words of the `serve` for STUN and TURN.
+/// Arguments of the `serve` process for STUN and TURN.
 fn turn() -> Vec<String> {
     let mut words = vec!["--listen".to_owned(), format!("{SERVER}:{TURN_HTTP_PORT}")];
     words.extend(["--turn-listen".to_owned(), format!("{SERVER}:3478")]);
@@ -214,8 +214,8 @@ fn turn() -> Vec<String> {
     words
 }
 
-/// Words of the one that listens on IPv6; it relays to IPv4 all the same, which is what a client gets that
-/// asks for no address family (RFC 8656 §7.1).
+/// Arguments of the one that listens on IPv6; it relays to IPv4 nevertheless, which is what a client gets
+/// that requests no address family (RFC 8656 §7.1).
 fn turn6() -> Vec<String> {
     let mut words = vec!["--listen".to_owned(), format!("[{SERVER6}]:{TURN_HTTP_PORT}")];
     words.extend(["--turn-listen".to_owned(), format!("[{SERVER6}]:3478")]);
@@ -234,8 +234,8 @@ impl Drop for LabServer {
     }
 }
 
-fn failed(cause: String) -> KernelError {
-    KernelError::Start { program: "orion-peer serve".into(), cause }
+fn failed(cause: String) -> NetnsError {
+    NetnsError::Start { program: "orion-peer serve".into(), cause }
 }
 
 fn hex_secret() -> String {

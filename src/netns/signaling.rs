@@ -1,14 +1,14 @@
-//! One peer's connection to the signaling server goes away while all else stays: its sockets to that port
-//! are ended, with a reset to the server, and new ones are refused. The token API has the same port.
+//! Takes away one peer's connection to the signaling server and nothing else: its sockets to that port are
+//! closed, with a reset to the server, and new ones are rejected. The token API shares the port.
 
 use super::{
-    error::KernelError,
+    error::NetnsError,
     lab::{Lab, namespace},
-    plan::Place,
+    plan::Location,
     server::PORT,
 };
 
-/// The rules first, or the peer is back before they are there. They let resets pass: the server has to
+/// The rules come first, or the peer would be back before they apply. They let resets pass: the server must
 /// learn of the end, too.
 fn off() -> String {
     format!(
@@ -35,29 +35,29 @@ ss -Ktn dport = {PORT} >/dev/null
     )
 }
 
-/// `delete` fails where there is none.
+/// `delete` fails if the table does not exist.
 const NONE: &str = "add table inet signaling_off\ndelete table inet signaling_off";
 
 impl Lab {
-    /// Resets a peer's connection to the signaling server, and refuses new ones until
-    /// [`Self::signaling_on`]. It holds in whatever network the peer is.
+    /// Resets a peer's connection to the signaling server, and rejects new ones until
+    /// [`Self::signaling_on`], in whatever network the peer is.
     ///
     /// # Errors
-    /// `nft` or `ss` failed, or this kernel cannot end a socket.
-    pub fn signaling_off(&self, place: Place) -> Result<(), KernelError> {
-        self.signaling(place, &off())
+    /// `nft` or `ss` failed, or this kernel cannot close sockets.
+    pub fn signaling_off(&self, location: Location) -> Result<(), NetnsError> {
+        self.signaling(location, &off())
     }
 
     /// Lets a peer connect to the signaling server again.
     ///
     /// # Errors
     /// `nft` failed.
-    pub fn signaling_on(&self, place: Place) -> Result<(), KernelError> {
-        self.signaling(place, &format!("nft -f - <<RULES\n{NONE}\nRULES\n"))
+    pub fn signaling_on(&self, location: Location) -> Result<(), NetnsError> {
+        self.signaling(location, &format!("nft -f - <<RULES\n{NONE}\nRULES\n"))
     }
 
-    fn signaling(&self, place: Place, script: &str) -> Result<(), KernelError> {
-        let name = namespace(place);
+    fn signaling(&self, location: Location, script: &str) -> Result<(), NetnsError> {
+        let name = namespace(location);
         self.holder.run("signaling", name, &["ip", "netns", "exec", name, "sh", "-s"], script)
     }
 }

@@ -1,4 +1,4 @@
-//! Which network namespaces a lab has, and how each is configured. Text only; nothing is run here.
+//! The network namespaces of a lab and their configuration. Text only; nothing is executed here.
 //!
 //! ```text
 //! a ─[link]─ a1 ─ a2 ─┐                              ┌─ b1 ─[link]─ b
@@ -7,10 +7,11 @@
 //! ```
 //!
 //! The layers of peer A are a1, a2, … from the peer outwards. LANs are 192.168.1.0/24 (A) and
-//! 192.168.2.0/24 (B), networks between NATs lie in 100.64.0.0/10 (RFC 6598), what is behind a firewall
-//! without translation has public addresses of 198.51.100.0/24 (A) and 192.0.2.0/24 (B) (RFC 5737).
+//! 192.168.2.0/24 (B), networks between NATs are in 100.64.0.0/10 (RFC 6598), and networks behind a
+//! firewall without translation have public addresses of 198.51.100.0/24 (A) and 192.0.2.0/24 (B) (RFC
+//! 5737).
 //!
-//! IPv6, where a network has it, has public addresses everywhere (RFC 3849): the internet is
+//! IPv6, where a network has it, uses public addresses throughout (RFC 3849): the internet is
 //! `2001:db8:0:ff::/64` with the servers at `::10`, the networks of peer A are `2001:db8:1:0::/64` next to
 //! it, `2001:db8:1:1::/64` one layer further out, and so on.
 
@@ -22,14 +23,14 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-pub use self::side::Spot;
+pub use self::side::Attachment;
 use self::side::{Segment, Side};
 use super::{
-    error::KernelError,
+    error::NetnsError,
     plan::LabPlan,
     rules::{firewall6, rules},
 };
-use crate::nat::{IpVersions, Layer, Link};
+use crate::nat::{IpVersions, Layer, LinkSettings};
 
 /// First address of the servers.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -37,15 +38,15 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Second address of the servers, for RFC 5780.
 pub const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 
-/// Where our own server relays. It is another address than that of STUN, for a NAT with address-dependent
-/// filtering lets in whatever comes from an address that was spoken to: a check by a relay there could
-/// then be the first that arrives, and the pair would be relayed without need.
+/// Relay address of our own server. It differs from the STUN address because a NAT with address-dependent
+/// filtering admits anything from an address it has sent to: a check through a relay there could arrive
+/// first, and the pair would be relayed needlessly.
 pub const RELAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 12);
 
-/// Address of the servers for IPv6.
+/// IPv6 address of the servers.
 pub const SERVER6: Ipv6Addr = internet6(0x10);
 
-/// The router between the outermost machines, for IPv6.
+/// IPv6 router between the outermost machines.
 const GATEWAY6: Ipv6Addr = internet6(1);
 
 const fn internet6(host: u16) -> Ipv6Addr {
@@ -55,63 +56,64 @@ const fn internet6(host: u16) -> Ipv6Addr {
 /// Name of the namespace with the servers.
 pub const INTERNET: &str = "internet";
 
-/// The router between the outermost machines.
+/// IPv4 router between the outermost machines.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
-/// Where packets to nowhere go. Without a default route a server's socket would fail when it sends to
-/// the private address of a peer, and coturn would close the allocation.
+/// Destination of undeliverable packets. Without a default route a server's socket would fail when it sends
+/// to the private address of a peer, and coturn would close the allocation.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
-/// Number in a network from which a peer gets other addresses.
+/// First host number for additional addresses of a peer.
 const FIRST_HOST: u32 = 5;
 
-/// Most networks that peers can move to.
-pub const MOST_ELSEWHERE: usize = 6;
+/// Maximum number of networks that peers can move to.
+pub const MAX_OTHER_NETWORKS: usize = 6;
 
-/// Numbers of interfaces begin here; those below are the kernel's own.
+/// First interface index; lower ones are the kernel's own.
 const FIRST_INTERFACE: usize = 100;
 
 /// One namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its name.
+    /// Name of the namespace.
     pub name: String,
-    /// For `ip -n NAME -batch -`.
+    /// Input of `ip -n NAME -batch -`.
     pub ip: String,
-    /// Files below /proc/sys, and what to write there.
+    /// Files below /proc/sys, and the values to write.
     pub sysctls: Vec<(String, String)>,
-    /// For `nft -f -`.
+    /// Input of `nft -f -`.
     pub nft: Option<String>,
 }
 
-/// A namespace that is the link of a peer; its interfaces are `inner` and `outer`.
+/// The namespace that emulates the link of a peer; its interfaces are `inner` and `outer`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wire {
-    /// Its name.
+    /// Name of the namespace.
     pub namespace: String,
-    /// Whose it is: 0 is A, 1 is B.
+    /// Index of the peer: 0 is A, 1 is B.
     pub peer: usize,
-    /// What it does.
-    pub link: Link,
+    /// Link to emulate.
+    pub link: LinkSettings,
 }
 
-/// All of a lab.
+/// The complete layout of a lab.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Topology {
-    /// For `ip -batch -`: makes the namespaces and what connects them.
+    /// Input of `ip -batch -`: creates the namespaces and their connections.
     pub create: String,
-    /// For `ip -n internet -batch -`, once all cables carry packets: a bridge that comes up before its
-    /// cables do would wait for up to a second.
+    /// Input of `ip -n internet -batch -`, once all interfaces carry packets: a bridge that comes up before
+    /// its ports do waits for up to a second.
     pub bridge: String,
-    /// How each is configured.
+    /// Configuration of each namespace.
     pub namespaces: Vec<Namespace>,
-    /// The links that do something.
+    /// The links that are not clear.
     pub wires: Vec<Wire>,
-    /// Where the peers can be, A and B: first at home.
-    pub spots: [Vec<Spot>; 2],
-    /// What a machine loses of IPv6 when its interface `wan` goes down, for `ip -batch -`, by its name.
+    /// The networks that A and B can be in: first their home.
+    pub attachments: [Vec<Attachment>; 2],
+    /// IPv6 configuration that a machine loses when its interface `wan` goes down, as input of `ip -batch
+    /// -`, by machine.
     pub wan6: BTreeMap<String, String>,
-    /// IPv6 is on.
+    /// Whether IPv6 is enabled.
     has_v6: bool,
 }
 
@@ -119,11 +121,11 @@ impl Topology {
     /// Lays out a lab.
     ///
     /// # Errors
-    /// A NAT that netfilter cannot be, or two profiles for one NAT.
-    pub fn new(plan: &LabPlan) -> Result<Self, KernelError> {
+    /// A NAT that netfilter cannot implement, or two profiles for one NAT.
+    pub fn new(plan: &LabPlan) -> Result<Self, NetnsError> {
         if plan.shared && (plan.a.profile != plan.b.profile || plan.a.profile.layers.is_empty()) {
             let (a, b) = (plan.a.profile.to_string(), plan.b.profile.to_string());
-            return Err(KernelError::TwoProfiles { a, b });
+            return Err(NetnsError::TwoProfiles { a, b });
         }
         let sides = [Side::new(0, &plan.a), Side::new(1, &plan.b)];
         let mut lab = Self {
@@ -134,36 +136,37 @@ impl Topology {
             ),
             namespaces: vec![internet(plan.has_v6())],
             wires: Vec::new(),
-            spots: [vec![sides[0].spot(0)], vec![sides[1].spot(1)]],
+            attachments: [vec![sides[0].attachment(0)], vec![sides[1].attachment(1)]],
             wan6: BTreeMap::new(),
             has_v6: plan.has_v6(),
         };
         lab.routers(&sides[0])?;
         if plan.shared {
-            lab.spots[1][0].next = ("a1".to_owned(), "lan1".to_owned());
+            lab.attachments[1][0].next = ("a1".to_owned(), "lan1".to_owned());
         } else {
             lab.routers(&sides[1])?;
         }
         for (peer, (side, network)) in sides.iter().zip([&plan.a, &plan.b]).enumerate() {
-            let home = &lab.spots[peer][0];
+            let home = &lab.attachments[peer][0];
             let ip = home.arrive(home.address);
             let name = side.letter.to_string();
             lab.add(Namespace { name, ip, ..Namespace::default() });
             let link = (plan.changing || !network.link.is_clear()).then_some(network.link);
             lab.peer(peer, side, link, plan.shared && peer == 1);
         }
-        let elsewhere = plan.elsewhere.iter().enumerate();
-        let elsewhere = elsewhere.flat_map(|(peer, all)| all.iter().map(move |one| (peer, one)));
-        for (number, (peer, network)) in (2..).zip(elsewhere) {
-            if usize::from(number) >= 2 + MOST_ELSEWHERE {
-                return Err(KernelError::TooManyNetworks);
+        let other_networks = plan.other_networks.iter().enumerate();
+        let other_networks =
+            other_networks.flat_map(|(peer, all)| all.iter().map(move |one| (peer, one)));
+        for (number, (peer, network)) in (2..).zip(other_networks) {
+            if usize::from(number) >= 2 + MAX_OTHER_NETWORKS {
+                return Err(NetnsError::TooManyNetworks);
             }
             let side = Side::new(number, network);
             lab.routers(&side)?;
-            let spot = side.spot(peer);
-            let up = format!("link set {} up\n", spot.interface);
+            let attachment = side.attachment(peer);
+            let up = format!("link set {} up\n", attachment.interface);
             lab.namespace(["a", "b"][peer]).ip += &up;
-            lab.spots[peer].push(spot);
+            lab.attachments[peer].push(attachment);
             let link = (plan.changing || !network.link.is_clear()).then_some(network.link);
             lab.peer(peer, &side, link, false);
         }
@@ -177,8 +180,8 @@ impl Topology {
         self.namespaces.push(namespace);
     }
 
-    /// Connects two namespaces. Each end has a number of its own: the kernel takes a cable whose ends
-    /// have the same one for no cable, and lets it wait for up to a second.
+    /// Connects two namespaces by a veth pair. Both ends need different indices: the kernel takes a pair
+    /// with equal ones for unconnected, and lets it wait for up to a second.
     fn cable(&mut self, one: (&str, &str), other: (&str, &str)) {
         let number = FIRST_INTERFACE + 2 * self.create.lines().count();
         let _ = writeln!(
@@ -194,11 +197,11 @@ impl Topology {
 
     fn namespace(&mut self, name: &str) -> &mut Namespace {
         let found = self.namespaces.iter_mut().find(|namespace| namespace.name == name);
-        found.expect("it was added before it is asked for")
+        found.expect("namespaces are added before they are used")
     }
 
-    /// The machines between a peer and the internet, from the outside.
-    fn routers(&mut self, side: &Side) -> Result<(), KernelError> {
+    /// The machines between a peer and the internet, from the outside in.
+    fn routers(&mut self, side: &Side) -> Result<(), NetnsError> {
         for (k, layer) in side.layers.iter().enumerate().rev() {
             let (address, prefix, gateway) = side.wan(k);
             let rules = rules(layer, address)?;
@@ -241,7 +244,7 @@ impl Topology {
         Ok(())
     }
 
-    /// Lets only packets of some size through the cable between the internet and a machine.
+    /// Limits the MTU of the connection between the internet and a machine.
     fn narrow(&mut self, mtu: Option<u16>, machine: (&str, &str), interface: &str) {
         let Some(mtu) = mtu else { return };
         for (name, interface) in [machine, (INTERNET, interface)] {
@@ -262,7 +265,7 @@ impl Topology {
         }
     }
 
-    /// Puts an interface of the internet on its bridge.
+    /// Attaches an interface of the internet to its bridge.
     fn plug_in(&mut self, interface: &str) {
         let line = format!("link set dev {interface} master br0\nlink set dev {interface} up\n");
         self.namespace(INTERNET).ip += &line;
@@ -285,13 +288,14 @@ impl Topology {
         }
     }
 
-    /// Connects a peer to a network, over a link when there is one. `second` is a peer on another LAN of
-    /// A's NAT.
-    fn peer(&mut self, peer: usize, side: &Side, link: Option<Link>, second: bool) {
+    /// Connects a peer to a network, over a link if there is one. `second` is a peer on another LAN of A's
+    /// NAT.
+    fn peer(&mut self, peer: usize, side: &Side, link: Option<LinkSettings>, second: bool) {
         let name = ["a", "b"][peer];
-        let spot = if second { self.spots[peer][0].clone() } else { side.spot(peer) };
-        let (above, interface) = spot.next.clone();
-        let own = (name, spot.interface.as_str());
+        let attachment =
+            if second { self.attachments[peer][0].clone() } else { side.attachment(peer) };
+        let (above, interface) = attachment.next.clone();
+        let own = (name, attachment.interface.as_str());
         match link {
             None => self.cable(own, (&above, &interface)),
             Some(link) => {
@@ -304,7 +308,7 @@ impl Topology {
             self.narrow(side.mtu, own, &interface);
         }
         if second {
-            let Spot { gateway, prefix, .. } = spot;
+            let Attachment { gateway, prefix, .. } = attachment;
             let line = format!("addr add {gateway}/{prefix} dev lan1\nlink set lan1 up\n");
             self.namespace("a1").ip += &line;
             let lan = side.segments[0];
@@ -315,7 +319,8 @@ impl Topology {
         }
     }
 
-    /// The link of a peer: two cables, and packets one by one, for a large one would be lost whole.
+    /// The link of a peer: two veth pairs without segmentation offload, for a large packet would be lost as
+    /// a whole.
     fn wire(&mut self, peer: (&str, &str), above: (&str, &str), name: &str) {
         let single = "gso_max_segs 1";
         self.add(Namespace {
@@ -344,7 +349,7 @@ fn internet(has_v6: bool) -> Namespace {
             let _ = writeln!(ip, "addr add {address}/64 dev br0 nodad");
         }
     }
-    // It would be as narrow as its narrowest port otherwise, and so would be the servers.
+    // Otherwise its MTU would be the smallest of its ports, which would apply to the servers, too.
     ip += "link set dev br0 mtu 1500\n";
     Namespace { name: INTERNET.to_owned(), ip, sysctls, nft: None }
 }
@@ -361,8 +366,8 @@ fn forwarding(has_v6: bool) -> Vec<(String, String)> {
     all.into_iter().chain(v6).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// A lab without IPv6 has none at all. One with it has the addresses it is given: no others by
-/// announcements of routers, and at once, without a look for duplicates.
+/// A lab without IPv6 has IPv6 disabled. With IPv6 it has the configured addresses only: no router
+/// advertisements, and no delay for duplicate address detection.
 fn ipv6(on: bool) -> Vec<(String, String)> {
     let settings: &[(&str, &str)] = if on {
         &[("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")]

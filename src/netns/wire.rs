@@ -1,16 +1,15 @@
 //! A link between two network interfaces, without `netem`: packet sockets (packet(7)) on both, and a
-//! [`crate::netsim::link::LinkQueue`] for each direction. It runs in a namespace of its own, as the hidden command
-//! `orion-peer lab wire`, and goes with the lab.
+//! [`crate::netsim::link::LinkQueue`] for each direction. It runs in a namespace of its own, as the hidden
+//! command `orion-peer lab wire`, and ends with the lab.
 //!
-//! Frames are copied with the header of their unfinished checksums and segments
-//! (`struct virtio_net_hdr`, as the virtio specification §5.1.6 has it), so the kernel finishes them
-//! where they arrive. Only IP is delayed or lost: address resolution, ARP or that of `ICMPv6`, would add
-//! seconds of its own.
+//! Frames are copied together with the header of their unfinished checksums and segments (`struct
+//! virtio_net_hdr`, virtio specification §5.1.6), so the kernel finishes them on arrival. Only IP is
+//! delayed or lost: delaying address resolution (ARP, `ICMPv6`) would add seconds of its own.
 
 use std::time::Duration;
 
-use super::error::KernelError;
-use crate::nat::Link;
+use super::error::NetnsError;
+use crate::nat::LinkSettings;
 
 /// A link to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,27 +18,27 @@ pub struct WireConfig {
     pub inner: String,
     /// Interface towards the internet.
     pub outer: String,
-    /// What it does, each way.
-    pub link: Link,
-    /// Of what it loses.
+    /// Its properties, per direction.
+    pub link: LinkSettings,
+    /// Random seed of its losses.
     pub seed: u64,
 }
 
 impl WireConfig {
-    /// Of one interface.
+    /// Configuration of a single interface.
     #[cfg(target_os = "linux")]
     fn alone(interface: &str) -> Self {
         let name = || interface.to_owned();
-        Self { inner: name(), outer: name(), link: Link::default(), seed: 0 }
+        Self { inner: name(), outer: name(), link: LinkSettings::default(), seed: 0 }
     }
 
-    fn failed(&self, operation: &'static str, cause: &dyn std::fmt::Display) -> KernelError {
+    fn failed(&self, operation: &'static str, cause: &dyn std::fmt::Display) -> NetnsError {
         let (inner, outer) = (self.inner.clone(), self.outer.clone());
-        KernelError::Wire { inner, outer, operation, cause: cause.to_string() }
+        NetnsError::Wire { inner, outer, operation, cause: cause.to_string() }
     }
 }
 
-/// Longest wait for a packet that is due.
+/// Maximum wait for a packet that is due.
 const IDLE: Duration = Duration::from_hours(1);
 
 #[cfg(target_os = "linux")]
@@ -48,41 +47,41 @@ pub use self::linux::{capture, inject, run};
 /// Runs the link until the process is killed; `ready` is called once it carries packets.
 ///
 /// # Errors
-/// Always: there are no packet sockets here.
+/// Always: this platform has no packet sockets.
 #[cfg(not(target_os = "linux"))]
 pub fn run(
     config: &WireConfig,
     _ready: impl FnOnce(),
-    _changes: impl Iterator<Item = Link>,
-) -> Result<(), KernelError> {
+    _changes: impl Iterator<Item = LinkSettings>,
+) -> Result<(), NetnsError> {
     let _ = (IDLE, config.failed("open", &"Linux only"));
-    Err(KernelError::NotLinux)
+    Err(NetnsError::NotLinux)
 }
 
-/// Puts the frames on an interface, each as it comes; `ready` is called before the first.
+/// Sends the frames on an interface as they are produced; `ready` is called before the first.
 ///
 /// # Errors
-/// Always: there are no packet sockets here.
+/// Always: this platform has no packet sockets.
 #[cfg(not(target_os = "linux"))]
 pub fn inject(
     _interface: &str,
     _ready: impl FnOnce(),
     _frames: impl Iterator<Item = Vec<u8>>,
-) -> Result<(), KernelError> {
-    Err(KernelError::NotLinux)
+) -> Result<(), NetnsError> {
+    Err(NetnsError::NotLinux)
 }
 
-/// Gives each frame of an interface, until `take` is false; `ready` is called before the first.
+/// Passes each frame of an interface to `take` until it returns false; `ready` is called before the first.
 ///
 /// # Errors
-/// Always: there are no packet sockets here.
+/// Always: this platform has no packet sockets.
 #[cfg(not(target_os = "linux"))]
 pub fn capture(
     _interface: &str,
     _ready: impl FnOnce(),
     _take: impl FnMut(&[u8]) -> bool,
-) -> Result<(), KernelError> {
-    Err(KernelError::NotLinux)
+) -> Result<(), NetnsError> {
+    Err(NetnsError::NotLinux)
 }
 
 #[cfg(target_os = "linux")]
@@ -105,9 +104,9 @@ mod linux {
     };
     use socket2::{Domain, Protocol, Socket, Type};
 
-    use super::{IDLE, KernelError, WireConfig};
+    use super::{IDLE, NetnsError, WireConfig};
     use crate::{
-        nat::Link,
+        nat::LinkSettings,
         netsim::link::{Fate, LinkQueue},
     };
 
@@ -119,38 +118,38 @@ mod linux {
         sockopt::SetBool
     );
 
-    /// `PACKET_VNET_HDR`: frames come and go with a [`VNET_HEADER`].
+    /// `PACKET_VNET_HDR`: frames are sent and received with a [`VNET_HEADER`].
     #[derive(Debug, Clone, Copy)]
     struct PacketVnetHdr;
 
-    /// Bytes of `struct virtio_net_hdr`.
+    /// Size of `struct virtio_net_hdr` in bytes.
     const VNET_HEADER: usize = 10;
 
-    /// Bytes of an Ethernet header.
+    /// Size of an Ethernet header in bytes.
     const ETHERNET_HEADER: usize = 14;
 
-    /// Next header number of `ICMPv6`.
+    /// Next-header number of `ICMPv6`.
     const ICMPV6: u8 = 58;
 
-    /// Bytes of the IPv4 and UDP headers, which [`LinkQueue`] adds to a payload.
+    /// Size of the IPv4 and UDP headers, which [`LinkQueue`] adds to a payload, in bytes.
     const IP_UDP_HEADERS: usize = 28;
 
-    /// A whole unsegmented TCP packet with its headers.
-    const LARGEST: usize = 1 << 17;
+    /// Maximum frame size: an unsegmented TCP packet with its headers.
+    const MAX_FRAME: usize = 1 << 17;
 
-    /// Bytes that may wait in a socket: a large keyframe comes at once.
+    /// Socket buffer size in bytes: a large keyframe arrives as one burst.
     const SOCKET_BUFFER: usize = 8 << 20;
 
-    /// Packets on the way in one direction; beyond it they are lost.
-    const MOST_PACKETS: usize = 200_000;
+    /// Maximum number of packets in transit in one direction; further ones are lost.
+    const MAX_PACKETS: usize = 200_000;
 
-    /// A packet on its way: when it is due, its number, its bytes.
-    type Waiting = Reverse<(Duration, u64, Vec<u8>)>;
+    /// A packet in transit: due time, sequence number, frame.
+    type QueuedPacket = Reverse<(Duration, u64, Vec<u8>)>;
 
-    /// One direction: what the link does to packets, and those on the way.
-    struct Way {
+    /// One direction: the link, and the packets in transit.
+    struct LinkDirection {
         queue: Mutex<LinkQueue>,
-        packets: Mutex<BinaryHeap<Waiting>>,
+        packets: Mutex<BinaryHeap<QueuedPacket>>,
         changed: Condvar,
     }
 
@@ -158,48 +157,52 @@ mod linux {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the link until the process is killed; `ready` is called once it carries packets, and what
-    /// `changes` gives is what it does from then on.
+    /// Runs the link until the process is killed; `ready` is called once it carries packets, and each item
+    /// of `changes` replaces its properties.
     ///
     /// # Errors
-    /// An interface is not there, or packet sockets cannot be had.
+    /// An interface does not exist, or packet sockets are not available.
     pub fn run(
         config: &WireConfig,
         ready: impl FnOnce(),
-        changes: impl Iterator<Item = Link>,
-    ) -> Result<(), KernelError> {
+        changes: impl Iterator<Item = LinkSettings>,
+    ) -> Result<(), NetnsError> {
         let inner = open(config, &config.inner)?;
         let outer = open(config, &config.outer)?;
         ready();
         let start = Instant::now();
-        let ways = ["out", "in"].map(|direction| {
+        let directions = ["out", "in"].map(|direction| {
             let queue = LinkQueue::new(config.link, config.seed, direction);
-            Way { queue: queue.into(), packets: Mutex::default(), changed: Condvar::new() }
+            LinkDirection {
+                queue: queue.into(),
+                packets: Mutex::default(),
+                changed: Condvar::new(),
+            }
         });
         thread::scope(|scope| {
             let ends = [(&inner, &outer), (&outer, &inner)];
-            for ((from, to), way) in ends.into_iter().zip(&ways) {
-                scope.spawn(move || receive(from, to, way, start));
-                scope.spawn(move || deliver(to, way, start));
+            for ((from, to), direction) in ends.into_iter().zip(&directions) {
+                scope.spawn(move || receive(from, to, direction, start));
+                scope.spawn(move || deliver(to, direction, start));
             }
             for link in changes {
-                for way in &ways {
-                    locked(&way.queue).set_link(link);
+                for direction in &directions {
+                    locked(&direction.queue).set_link(link);
                 }
             }
         });
         Ok(())
     }
 
-    /// Puts the frames on an interface, each as it comes; `ready` is called before the first.
+    /// Sends the frames on an interface as they are produced; `ready` is called before the first.
     ///
     /// # Errors
-    /// The interface is not there, or packet sockets cannot be had.
+    /// The interface does not exist, or packet sockets are not available.
     pub fn inject(
         interface: &str,
         ready: impl FnOnce(),
         frames: impl Iterator<Item = Vec<u8>>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<(), NetnsError> {
         let socket = open(&WireConfig::alone(interface), interface)?;
         ready();
         for frame in frames {
@@ -209,20 +212,21 @@ mod linux {
         Ok(())
     }
 
-    /// Gives each frame of an interface, until `take` is false; `ready` is called before the first.
+    /// Passes each frame of an interface to `take` until it returns false; `ready` is called before the
+    /// first.
     ///
     /// # Errors
-    /// The interface is not there, or packet sockets cannot be had.
+    /// The interface does not exist, or packet sockets are not available.
     pub fn capture(
         interface: &str,
         ready: impl FnOnce(),
         mut take: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), KernelError> {
+    ) -> Result<(), NetnsError> {
         let socket = open(&WireConfig::alone(interface), interface)?;
         ready();
-        let mut frame = vec![0; LARGEST];
+        let mut frame = vec![0; MAX_FRAME];
         loop {
-            // The interface is down for a moment.
+            // The interface is temporarily down.
             let Ok(length) = io::Read::read(&mut &socket, &mut frame) else { continue };
             if frame[..length].get(VNET_HEADER..).is_some_and(|frame| !take(frame)) {
                 return Ok(());
@@ -230,20 +234,21 @@ mod linux {
         }
     }
 
-    fn open(config: &WireConfig, name: &str) -> Result<Socket, KernelError> {
+    fn open(config: &WireConfig, name: &str) -> Result<Socket, NetnsError> {
         let failed = |operation, error: io::Error| config.failed(operation, &error);
         let every = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every))
             .map_err(|error| failed("open a packet socket", error))?;
         setsockopt(&socket, PacketVnetHdr, &true)
             .map_err(|error| failed("PACKET_VNET_HDR", error.into()))?;
-        // Where it may not be forced, what is allowed must do.
+        // If the buffer size cannot be forced, the permitted maximum must do.
         if setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
             let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
         }
-        let address = interface(name)
-            .map_err(|error| failed("list the interfaces", error))?
-            .ok_or_else(|| config.failed("find the interface", &format!("no `{name}` here")))?;
+        let address =
+            interface(name).map_err(|error| failed("list the interfaces", error))?.ok_or_else(
+                || config.failed("find the interface", &format!("`{name}` does not exist")),
+            )?;
         bind(socket.as_raw_fd(), &address).map_err(|error| failed("bind", error.into()))?;
         drain(&socket).map_err(|error| failed("empty the socket", error))?;
         Ok(socket)
@@ -256,7 +261,7 @@ mod linux {
         Ok(found)
     }
 
-    /// Throws away what came from other interfaces before the socket was bound.
+    /// Discards what arrived from other interfaces before the socket was bound.
     fn drain(socket: &Socket) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let mut frame = [MaybeUninit::uninit(); 64];
@@ -264,10 +269,10 @@ mod linux {
         socket.set_nonblocking(false)
     }
 
-    fn receive(mut from: &Socket, to: &Socket, way: &Way, start: Instant) {
-        let mut frame = vec![0; LARGEST];
+    fn receive(mut from: &Socket, to: &Socket, direction: &LinkDirection, start: Instant) {
+        let mut frame = vec![0; MAX_FRAME];
         for number in 0.. {
-            // The interface is down for a moment, or the frame was larger than any should be.
+            // The interface is temporarily down, or the frame was larger than any should be.
             let Ok(length) = io::Read::read(&mut from, &mut frame) else { continue };
             let frame = &frame[..length];
             let headers = VNET_HEADER + ETHERNET_HEADER + IP_UDP_HEADERS;
@@ -276,21 +281,21 @@ mod linux {
                 continue;
             }
             let now = start.elapsed();
-            let fate = locked(&way.queue).send(now, length.saturating_sub(headers));
+            let fate = locked(&direction.queue).send(now, length.saturating_sub(headers));
             let Fate::Due(due) = fate else { continue };
-            let mut packets = locked(&way.packets);
+            let mut packets = locked(&direction.packets);
             if due <= now && packets.is_empty() {
                 drop(packets);
                 send(to, frame);
-            } else if packets.len() < MOST_PACKETS {
+            } else if packets.len() < MAX_PACKETS {
                 packets.push(Reverse((due, number, frame.to_vec())));
-                way.changed.notify_one();
+                direction.changed.notify_one();
             }
         }
     }
 
-    fn deliver(to: &Socket, way: &Way, start: Instant) {
-        let mut packets = locked(&way.packets);
+    fn deliver(to: &Socket, direction: &LinkDirection, start: Instant) {
+        let mut packets = locked(&direction.packets);
         loop {
             let wait = match packets.peek() {
                 Some(Reverse((due, ..))) => due.saturating_sub(start.elapsed()),
@@ -300,16 +305,16 @@ mod linux {
                 if let Some(Reverse((_, _, frame))) = packets.pop() {
                     drop(packets);
                     send(to, &frame);
-                    packets = locked(&way.packets);
+                    packets = locked(&direction.packets);
                 }
                 continue;
             }
-            let waited = way.changed.wait_timeout(packets, wait);
+            let waited = direction.changed.wait_timeout(packets, wait);
             packets = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// IPv4, or IPv6 that is not about neighbours and routers (RFC 4861).
+    /// Whether it is IPv4, or IPv6 other than neighbour and router discovery (RFC 4861).
     fn is_ip(frame: &[u8]) -> bool {
         let Some(packet) = frame.get(VNET_HEADER + ETHERNET_HEADER..) else { return false };
         let ether_type = &frame[VNET_HEADER + 12..VNET_HEADER + 14];
@@ -323,7 +328,7 @@ mod linux {
         }
     }
 
-    /// As on a cable: what the other end does not take is lost.
+    /// As on a cable: what the receiving end does not take is lost.
     fn send(to: &Socket, frame: &[u8]) {
         let _ = to.send(frame);
     }

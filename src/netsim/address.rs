@@ -1,11 +1,11 @@
-//! Which outside address a gateway gets.
+//! Picks the external address of a gateway.
 //!
-//! Filters look at addresses, so two NATs must not share one, not even when two processes run them, and
-//! servers on 127.0.0.1 must have another. Loopback is 127.0.0.0/8 on Linux and Windows; 127.64.0.0/10
-//! of it is for NATs. macOS has only 127.0.0.1 until others are made.
+//! Filters distinguish addresses, so two NATs must not share one, not even across processes, and servers on
+//! 127.0.0.1 need another. Loopback is 127.0.0.0/8 on Linux and Windows; 127.64.0.0/10 of it is reserved
+//! for NATs. macOS has only 127.0.0.1 until others are added.
 //!
-//! Each gateway holds one UDP port of its address for as long as it lives: whoever finds that port
-//! taken goes on to the next address.
+//! Each gateway holds one UDP port of its address for its whole lifetime: a gateway that finds the port
+//! taken tries the next address.
 
 use std::{
     io,
@@ -13,37 +13,37 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::LabError;
+use super::NetsimError;
 
 /// The port that marks an address as taken.
 const MARK: u16 = 4787;
 
-/// 127.64.0.0/10.
+/// First address, of 127.64.0.0/10.
 const FIRST: u32 = 0x7f40_0000;
 
-/// How many addresses the /10 has.
+/// Number of addresses in the /10.
 const COUNT: u32 = 1 << 22;
 
-/// Addresses tried beginning at the one for this process and gateway.
+/// Number of addresses tried, starting at the one for this process and gateway.
 const TRIES: u32 = 16;
 
-/// Then the first of the /10, which can be made by hand where there are none.
+/// Then the first addresses of the /10, which can be added by hand on systems without the whole range.
 const BY_HAND: u32 = 16;
 
-/// Binds a UDP socket; in tests one that fails as another system would.
+/// Binds a UDP socket; replaced in tests to simulate other systems.
 pub(super) type Bind = fn(SocketAddr) -> io::Result<UdpSocket>;
 
-/// An address and the socket that holds it.
+/// An address and the socket that marks it as taken.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) address: IpAddr,
     pub(super) _mark: UdpSocket,
 }
 
-/// A loopback address that no other gateway has.
-pub(super) fn own_loopback(bind: Bind) -> Result<Held, LabError> {
+/// Picks a loopback address that no other gateway uses.
+pub(super) fn own_loopback(bind: Bind) -> Result<Held, NetsimError> {
     static MADE: AtomicU32 = AtomicU32::new(0);
-    // An odd factor: no two process ids begin at the same address.
+    // An odd factor, so that no two process IDs start at the same address.
     let begin = std::process::id()
         .wrapping_mul(0x9e37_79b1)
         .wrapping_add(MADE.fetch_add(1, Ordering::Relaxed).wrapping_mul(TRIES));
@@ -53,15 +53,15 @@ pub(super) fn own_loopback(bind: Bind) -> Result<Held, LabError> {
         let address = IpAddr::V4(Ipv4Addr::from_bits(FIRST + offset));
         match bind(SocketAddr::new(address, MARK)) {
             Ok(mark) => return Ok(Held { address, _mark: mark }),
-            Err(source) => failed = Some(LabError::Loopback { last: address, source }),
+            Err(source) => failed = Some(NetsimError::Loopback { last: address, source }),
         }
     }
     Err(failed.expect("at least one address was tried"))
 }
 
-/// Whether sockets can be bound on that address of this machine.
-pub(super) fn check(address: IpAddr, bind: Bind) -> Result<(), LabError> {
-    bind(SocketAddr::new(address, 0)).map_err(|source| LabError::Outside { address, source })?;
+/// Checks that sockets can be bound to an address of this machine.
+pub(super) fn check(address: IpAddr, bind: Bind) -> Result<(), NetsimError> {
+    bind(SocketAddr::new(address, 0)).map_err(|source| NetsimError::Outside { address, source })?;
     Ok(())
 }
 
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_gateway_has_its_own() {
+    fn each_gateway_has_its_own_address() {
         let held: Vec<_> = (0..40).map(|_| own_loopback(UdpSocket::bind).unwrap()).collect();
         let mut addresses: Vec<_> = held.iter().map(|held| held.address).collect();
         addresses.sort();
@@ -81,8 +81,8 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_taken_is_passed_over() {
-        // As where only addresses made by hand exist, and another process has the first of them.
+    fn a_taken_address_is_skipped() {
+        // A system with only addresses added by hand, the first of which another process has taken.
         let few = |address: SocketAddr| match address.ip().to_string().as_str() {
             "127.64.0.1" => Err(io::ErrorKind::AddrInUse.into()),
             "127.64.0.2" => UdpSocket::bind("127.0.0.1:0"),
@@ -93,10 +93,10 @@ mod tests {
     }
 
     #[test]
-    fn without_any_the_remedy_is_told() {
+    fn without_addresses_the_error_has_a_remedy() {
         let none = |_| Err(io::ErrorKind::AddrNotAvailable.into());
         let error = own_loopback(none).unwrap_err();
-        assert!(error.to_string().contains("no loopback address of its own"), "{error}");
+        assert!(error.to_string().contains("no free loopback address"), "{error}");
         assert!(error.remedy().contains("sudo ifconfig lo0 alias 127.64.0.$i"), "{error}");
         let error = check("127.70.0.1".parse().unwrap(), none).unwrap_err();
         assert!(error.remedy().contains("sudo ifconfig lo0 alias 127.70.0.1"), "{error}");

@@ -1,59 +1,59 @@
-//! What can go wrong when a gateway is set up.
+//! Errors of setting up a gateway.
 
 use std::{io, net::IpAddr};
 
-/// Why a gateway or a socket behind it could not be made.
+/// Why a gateway or a socket behind it could not be created.
 #[derive(Debug, thiserror::Error)]
-pub enum LabError {
-    /// The outside address cannot be used.
-    #[error("the simulated NAT cannot use {address} as its outside address: {source}")]
+pub enum NetsimError {
+    /// The external address cannot be used.
+    #[error("the simulated NAT cannot use {address} as its external address: {source}")]
     Outside {
-        /// The address.
+        /// The external address.
         address: IpAddr,
-        /// Why not.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// All loopback addresses that were tried are taken or not there.
-    #[error(
-        "the simulated NAT found no loopback address of its own, the last tried was {last}: {source}"
-    )]
+    /// All loopback addresses that were tried are taken or do not exist.
+    #[error("the simulated NAT found no free loopback address (last tried: {last}): {source}")]
     Loopback {
-        /// The last one tried.
+        /// The last address tried.
         last: IpAddr,
-        /// Why not.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Translation is only done for IPv4.
-    #[error("NAT profile `{profile}` translates IPv4 only, and {address} is IPv6")]
+    /// Only IPv4 is translated.
+    #[error("NAT profile `{profile}` translates IPv4 only, but {address} is IPv6")]
     Ipv4Only {
         /// The profile.
         profile: String,
-        /// The address.
+        /// The IPv6 address.
         address: IpAddr,
     },
-    /// Both the carrier and what is behind it must translate.
-    #[error("`{profile}` does not translate: a carrier and the routers behind it must")]
+    /// Both the carrier and the gateway behind it must translate.
+    #[error(
+        "NAT profile `{profile}` does not translate addresses, but a carrier and the routers behind it must"
+    )]
     Carrier {
-        /// The profile that does not.
+        /// The profile that does not translate.
         profile: String,
     },
-    /// A socket behind the gateway cannot be made.
-    #[error("no socket on {address} behind the simulated NAT: {source}")]
+    /// A socket behind the gateway cannot be created.
+    #[error("cannot create a socket on {address} behind the simulated NAT: {source}")]
     Inside {
-        /// The address inside.
+        /// The internal address.
         address: IpAddr,
-        /// Why not.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-impl LabError {
-    /// What to try.
+impl NetsimError {
+    /// How to fix it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
             Self::Loopback { source, .. } if is_missing(source) => {
-                "give this machine loopback addresses for the NATs: for i in 1 2 3 4; do sudo ifconfig \
+                "add loopback addresses for the NATs: for i in 1 2 3 4; do sudo ifconfig \
                  lo0 alias 127.64.0.$i; done (macOS has only 127.0.0.1 until then)"
                     .into()
             }
@@ -61,7 +61,7 @@ impl LabError {
                 "end other runs of orion-peer, or free UDP ports of 127.64.0.0/10".into()
             }
             Self::Outside { address, source } if is_missing(source) && address.is_loopback() => {
-                format!("give this machine that address: sudo ifconfig lo0 alias {address} (macOS)")
+                format!("add the address to this machine: sudo ifconfig lo0 alias {address} (macOS)")
             }
             Self::Outside { .. } => "choose an address of this machine".into(),
             Self::Ipv4Only { .. } => {
@@ -71,7 +71,7 @@ impl LabError {
             }
             Self::Carrier { .. } => "choose profiles with a NAT, such as port or sym".into(),
             Self::Inside { .. } => {
-                "the lab needs UDP sockets of this machine: look at the limit of open files (ulimit -n)"
+                "the lab needs UDP sockets of this machine: check the limit of open files (ulimit -n)"
                     .into()
             }
         }

@@ -1,7 +1,7 @@
-//! A NAT stack and a link with real sockets outside, for one or several peers.
+//! A NAT stack and a link with real external sockets, for one or several peers.
 //!
 //! ```text
-//!  peer's socket ─ NAT layers ─ link ─ one real UDP socket a mapping ─ STUN, TURN, other peers
+//!  peer's socket ─ NAT layers ─ link ─ one real UDP socket per mapping ─ STUN, TURN, other peers
 //! ```
 //!
 //! Going out, a packet meets the NATs, then the link; coming in, the link, then the NATs. Packets that
@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use webrtc::runtime::AsyncUdpSocket;
 
 use super::{
-    LabError,
+    NetsimError,
     address::{self, Bind, Held},
     inside::{External, Inside},
     link::LinkQueue,
@@ -35,67 +35,67 @@ use super::{
     timer::Timer,
     translator::EveryPort,
 };
-use crate::nat::{Link, Profile};
+use crate::nat::{LinkSettings, Profile};
 use passing::Event;
 pub(super) use passing::Sent;
 use ports::{RealPorts, open};
 
-/// What a gateway is made from.
+/// Configuration of a gateway.
 #[derive(Debug, Clone, Default)]
 pub struct GatewayConfig {
     /// NATs and firewalls.
     pub profile: Profile,
-    /// What the link does to each direction, at first (see [`Gateway::set_link`]).
-    pub link: Link,
-    /// Decides ports, losses and jitter: the same seed and packets give the same.
+    /// Initial properties of the link, per direction (see [`Gateway::set_link`]).
+    pub link: LinkSettings,
+    /// Random seed of ports, losses and jitter: the same seed and packets give the same result.
     pub seed: u64,
-    /// An address of this machine for the outside, such as the one that leads to the internet. Without
-    /// it the gateway takes a loopback address of its own from 127.64.0.0/10.
+    /// External address: one of this machine, such as the one that leads to the internet. `None`: a free
+    /// loopback address of 127.64.0.0/10.
     pub outside: Option<IpAddr>,
 }
 
-/// What became of the packets of one direction.
+/// Packet counts of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Passed on.
+    /// Forwarded.
     pub passed: u64,
-    /// Stopped by a NAT or firewall.
+    /// Blocked by a NAT or firewall.
     pub filtered: u64,
     /// Lost on the link.
     pub lost: u64,
-    /// Dropped because a queue was full.
+    /// Dropped because the queue was full.
     pub overflowed: u64,
 }
 
-/// Counts of a gateway.
+/// Counters of a gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GatewayStats {
-    /// From inside to outside.
+    /// Outbound.
     pub up: Traffic,
-    /// From outside to inside.
+    /// Inbound.
     pub down: Traffic,
-    /// From inside back to inside.
+    /// Hairpinned.
     pub hairpinned: u64,
-    /// Mappings of the outermost NAT now.
+    /// Current number of mappings of the outermost NAT.
     pub mappings: usize,
 }
 
-/// What every packet needs, under one lock.
+/// Everything needed for each packet, under one lock.
 #[derive(Debug)]
 struct Core {
     stack: Stack,
-    link: Link,
+    link: LinkSettings,
     up: LinkQueue,
     down: LinkQueue,
     stats: GatewayStats,
-    /// Real sockets by the address the outside sees, and whose they are.
+    /// Real sockets by external address, with the inside socket that owns each.
     externals: HashMap<SocketAddr, (Arc<External>, Weak<Inside>)>,
     insides: HashMap<SocketAddr, Weak<Inside>>,
-    /// Gateways behind this one, by their outside address.
+    /// Gateways behind this one, by external address.
     behind: HashMap<IpAddr, Weak<Gateway>>,
-    /// How many gateways were put behind this one.
+    /// Number of gateways that were attached behind this one.
     put_behind: u32,
-    /// When mappings are looked through for expired ones.
+    /// Time of the next sweep of expired mappings.
     next_sweep: Duration,
 }
 
@@ -104,10 +104,10 @@ pub struct Gateway {
     me: Weak<Self>,
     config: GatewayConfig,
     outside: IpAddr,
-    /// Keeps a loopback address from other gateways.
+    /// Keeps the loopback address from other gateways.
     _held: Option<Held>,
     carrier: Option<Arc<Gateway>>,
-    begun: Instant,
+    started: Instant,
     bind: Bind,
     core: Mutex<Core>,
     timer: OnceLock<Option<Timer<Event>>>,
@@ -127,12 +127,12 @@ impl Gateway {
     /// A gateway to the network of this machine.
     ///
     /// # Errors
-    /// [`LabError`] when the outside address cannot be used.
-    pub fn new(config: GatewayConfig) -> Result<Arc<Self>, LabError> {
+    /// [`NetsimError`] if the external address cannot be used.
+    pub fn new(config: GatewayConfig) -> Result<Arc<Self>, NetsimError> {
         Self::bound_by(config, UdpSocket::bind)
     }
 
-    fn bound_by(config: GatewayConfig, bind: Bind) -> Result<Arc<Self>, LabError> {
+    fn bound_by(config: GatewayConfig, bind: Bind) -> Result<Arc<Self>, NetsimError> {
         let (outside, held) = if let Some(address) = config.outside {
             address::check(address, bind)?;
             (address, None)
@@ -143,20 +143,20 @@ impl Gateway {
         Self::build(config, outside, held, None, bind)
     }
 
-    /// A gateway behind another, as a home router behind a carrier's NAT; several may share one carrier.
-    /// [`GatewayConfig::outside`] is not looked at: its outside is a private address of the carrier.
+    /// A gateway behind another, like a home router behind a carrier's NAT; several may share a carrier.
+    /// [`GatewayConfig::outside`] is ignored: the external address is a private one of the carrier.
     ///
     /// # Errors
-    /// [`LabError::Carrier`] when one of them does not translate.
-    pub fn behind(carrier: &Arc<Self>, config: GatewayConfig) -> Result<Arc<Self>, LabError> {
+    /// [`NetsimError::Carrier`] if one of them does not translate.
+    pub fn behind(carrier: &Arc<Self>, config: GatewayConfig) -> Result<Arc<Self>, NetsimError> {
         for profile in [&carrier.config.profile, &config.profile] {
             if !profile.translates() {
-                return Err(LabError::Carrier { profile: profile.to_string() });
+                return Err(NetsimError::Carrier { profile: profile.to_string() });
             }
         }
         let mut core = carrier.core();
         core.put_behind += 1;
-        // 100.64.0.0/10 is for what is behind carriers (RFC 6598).
+        // 100.64.0.0/10 is reserved for networks behind carriers (RFC 6598).
         let outside = IpAddr::V4(Ipv4Addr::from_bits(0x6440_0000 + core.put_behind));
         drop(core);
         let gateway = Self::build(config, outside, None, Some(Arc::clone(carrier)), carrier.bind)?;
@@ -170,13 +170,13 @@ impl Gateway {
         held: Option<Held>,
         carrier: Option<Arc<Self>>,
         bind: Bind,
-    ) -> Result<Arc<Self>, LabError> {
+    ) -> Result<Arc<Self>, NetsimError> {
         let address = match outside {
             IpAddr::V4(address) => address,
             IpAddr::V6(_) if !config.profile.translates() => Ipv4Addr::UNSPECIFIED,
             IpAddr::V6(_) => {
                 let profile = config.profile.to_string();
-                return Err(LabError::Ipv4Only { profile, address: outside });
+                return Err(NetsimError::Ipv4Only { profile, address: outside });
             }
         };
         let core = Core {
@@ -197,7 +197,7 @@ impl Gateway {
             outside,
             _held: held,
             carrier,
-            begun: Instant::now(),
+            started: Instant::now(),
             bind,
             core: Mutex::new(core),
             timer: OnceLock::new(),
@@ -210,29 +210,29 @@ impl Gateway {
         &self.config.profile
     }
 
-    /// What the link does.
+    /// Properties of the link.
     #[must_use]
-    pub fn link(&self) -> Link {
+    pub fn link(&self) -> LinkSettings {
         self.core().link
     }
 
-    /// Changes what the link does to packets from now on, in both directions: for outages, or a link
-    /// that gets worse. Packets on their way keep their time.
-    pub fn set_link(&self, link: Link) {
+    /// Changes the link for subsequent packets in both directions: for outages, or a link that degrades.
+    /// Packets in transit keep their due time.
+    pub fn set_link(&self, link: LinkSettings) {
         let mut core = self.core();
         core.link = link;
         core.up.set_link(link);
         core.down.set_link(link);
     }
 
-    /// The address packets leave by.
+    /// The external address.
     #[must_use]
     pub fn outside(&self) -> IpAddr {
         self.outside
     }
 
-    /// The one address a peer behind this gateway must gather on. Without translation it is the outside
-    /// address itself; behind a NAT one that nobody outside can reach it by.
+    /// The one address a peer behind this gateway must gather on. Without translation it is the external
+    /// address itself; behind a NAT, one that is unreachable from outside.
     #[must_use]
     pub fn inside(&self) -> IpAddr {
         let hidden = self.outside.is_loopback() || self.carrier.is_some();
@@ -243,24 +243,24 @@ impl Gateway {
         }
     }
 
-    /// Puts a peer's socket behind this gateway, inside a Tokio runtime.
+    /// Puts a peer's socket behind this gateway. Requires a Tokio runtime.
     ///
     /// # Errors
-    /// When the socket is on an address that cannot be behind it, or there is no runtime.
+    /// The socket's address cannot be behind the gateway, or there is no runtime.
     pub fn wrap(self: &Arc<Self>, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         Ok(Arc::new(self.attach(socket)?))
     }
 
-    /// A new socket behind this gateway, inside a Tokio runtime.
+    /// A new socket behind this gateway. Requires a Tokio runtime.
     ///
     /// # Errors
-    /// [`LabError::Inside`].
-    pub fn bind(self: &Arc<Self>) -> Result<GatewaySocket, LabError> {
+    /// [`NetsimError::Inside`].
+    pub fn bind(self: &Arc<Self>) -> Result<GatewaySocket, NetsimError> {
         let address = self.inside();
         let socket = (self.bind)(SocketAddr::new(address, 0));
         socket
             .and_then(|socket| self.attach(socket))
-            .map_err(|source| LabError::Inside { address, source })
+            .map_err(|source| NetsimError::Inside { address, source })
     }
 
     fn attach(self: &Arc<Self>, socket: UdpSocket) -> io::Result<GatewaySocket> {
@@ -268,7 +268,7 @@ impl Gateway {
         let runtime = Handle::try_current().map_err(io::Error::other)?;
         if address.ip().is_unspecified() {
             let words = format!(
-                "a peer behind a gateway needs one address, {address} stands for all: gather on {}",
+                "a peer behind a gateway needs a specific address, not {address}: gather on {}",
                 self.inside()
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
@@ -276,11 +276,11 @@ impl Gateway {
         let private = self.config.profile.translates();
         if private && address.is_ipv6() {
             let profile = self.config.profile.to_string();
-            let error = LabError::Ipv4Only { profile, address: address.ip() };
+            let error = NetsimError::Ipv4Only { profile, address: address.ip() };
             return Err(io::Error::new(io::ErrorKind::Unsupported, error));
         }
         let inside = if private {
-            // What reaches it from outside must not fill memory.
+            // What reaches it directly from outside must not fill memory.
             let _ = SockRef::from(&socket).set_recv_buffer_size(0);
             Arc::new(Inside::new(address, runtime, Some(socket)))
         } else {
@@ -294,7 +294,7 @@ impl Gateway {
         Ok(GatewaySocket::new(Arc::clone(self), self.outermost(), inside))
     }
 
-    /// Ends the mappings and real sockets of a socket that is gone.
+    /// Removes the mappings and real sockets of a socket that was closed.
     pub(super) fn detach(&self, inside: &Inside) {
         self.forget(inside.address);
     }
@@ -325,7 +325,7 @@ impl Gateway {
         StreamLink::new(Arc::clone(self), direction)
     }
 
-    /// Counts until now.
+    /// Current counters.
     #[must_use]
     pub fn stats(&self) -> GatewayStats {
         let core = self.core();
@@ -341,6 +341,6 @@ impl Gateway {
     }
 
     fn now(&self) -> Duration {
-        self.begun.elapsed()
+        self.started.elapsed()
     }
 }

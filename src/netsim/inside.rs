@@ -1,5 +1,5 @@
-//! One socket behind a gateway: the real sockets that packets for it come in by, what has come, and
-//! who waits.
+//! A socket behind a gateway: the real sockets that receive its packets, the received datagrams, and the
+//! waiting tasks.
 
 use std::{
     collections::VecDeque,
@@ -10,13 +10,13 @@ use std::{
 
 use tokio::runtime::Handle;
 
-/// Bytes that may wait to be read: as much as the kernel keeps for a socket of a peer.
+/// Maximum bytes waiting to be read: as much as the kernel buffers for a socket of a peer.
 const INBOX_BYTES: usize = 4 << 20;
 
-/// Tasks that may wait at one time; of more, the first is woken and asks again.
+/// Maximum number of waiting tasks; beyond it the first is woken and polls again.
 const MAX_WAKERS: usize = 32;
 
-/// A real socket that the outside sees.
+/// A real socket, visible from outside.
 #[derive(Debug)]
 pub(super) struct External {
     pub(super) address: SocketAddr,
@@ -29,13 +29,13 @@ struct Inbox {
     bytes: usize,
 }
 
-/// The inside end.
+/// The inside socket.
 #[derive(Debug)]
 pub(super) struct Inside {
     pub(super) address: SocketAddr,
     pub(super) runtime: Handle,
-    /// The peer's own socket when packets do not come in by it: it keeps the port, and what reaches it
-    /// directly is never read.
+    /// The peer's own socket if packets are not received through it: it reserves the port, and is never
+    /// read.
     _unread: Option<UdpSocket>,
     externals: Mutex<Arc<[Arc<External>]>>,
     inbox: Mutex<Inbox>,
@@ -59,12 +59,12 @@ impl Inside {
         }
     }
 
-    /// The sockets to read, as they are now.
+    /// The sockets to read, as of now.
     pub(super) fn externals(&self) -> Arc<[Arc<External>]> {
         Arc::clone(&locked(&self.externals))
     }
 
-    /// One more to read. Whoever waits must look at it, too.
+    /// Adds a socket to read. Waiting tasks must poll it, too.
     pub(super) fn add(&self, external: Arc<External>) {
         let mut externals = locked(&self.externals);
         *externals = externals.iter().cloned().chain([external]).collect();
@@ -72,13 +72,13 @@ impl Inside {
         self.wake_all();
     }
 
-    /// Its mapping has ended.
+    /// Removes a socket whose mapping has ended.
     pub(super) fn remove(&self, address: SocketAddr) {
         let mut externals = locked(&self.externals);
         *externals = externals.iter().filter(|e| e.address != address).cloned().collect();
     }
 
-    /// Hands it a datagram; false when too much waits to be read.
+    /// Queues a datagram; false if the inbox is full.
     pub(super) fn deliver(&self, datagram: Vec<u8>, from: SocketAddr) -> bool {
         let mut inbox = locked(&self.inbox);
         if inbox.bytes + datagram.len() > INBOX_BYTES {
@@ -91,7 +91,7 @@ impl Inside {
         true
     }
 
-    /// The next datagram that was handed to it.
+    /// Takes the next queued datagram.
     pub(super) fn take(&self) -> Option<(Vec<u8>, SocketAddr)> {
         let mut inbox = locked(&self.inbox);
         let (datagram, from) = inbox.datagrams.pop_front()?;
@@ -99,7 +99,7 @@ impl Inside {
         Some((datagram, from))
     }
 
-    /// Remembers who waits for a datagram.
+    /// Registers a task that waits for a datagram.
     pub(super) fn wait(&self, waker: &Waker) {
         let mut wakers = locked(&self.wakers);
         if wakers.iter().any(|known| known.will_wake(waker)) {
@@ -113,7 +113,7 @@ impl Inside {
         }
     }
 
-    /// It has got one.
+    /// Wakes the waiting tasks: a datagram has arrived.
     pub(super) fn wait_no_more(&self, waker: &Waker) {
         locked(&self.wakers).retain(|known| !known.will_wake(waker));
     }
@@ -124,7 +124,7 @@ impl Inside {
     }
 }
 
-/// A real socket has something to read: everybody who waits looks.
+/// A real socket is readable: all waiting tasks poll.
 impl Wake for Inside {
     fn wake(self: Arc<Self>) {
         self.wake_all();

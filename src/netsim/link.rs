@@ -1,60 +1,60 @@
-//! One direction of a link: says of each packet when it comes out, or that it does not. It does no
-//! input or output and is told the time, which never goes back.
+//! One direction of a link: decides for each packet when it is delivered, or that it is lost. No I/O; the
+//! time is passed in, and is monotonic.
 //!
-//! In order: loss, each packet on its own or in bursts; a queue that is emptied at the rate; the way itself, with
-//! its delay and jitter. As in `tc netem`, a lost packet takes no place in the queue, and jitter lets
-//! packets overtake each other. Every packet takes two random numbers whatever the settings are, so
-//! that the same packets are lost when only the delay is changed.
+//! In order: loss, independent or in bursts; a queue that is drained at the rate; the path itself, with
+//! delay and jitter. As in `tc netem`, a lost packet takes no room in the queue, and jitter reorders
+//! packets. Every packet consumes two random numbers regardless of the settings, so that the same packets
+//! are lost when only the delay is changed.
 
 use std::time::Duration;
 
 use super::random::Random;
-use crate::nat::{Link, Queue};
+use crate::nat::{LinkSettings, Queue};
 
-/// IPv4 and UDP headers: the rate counts IP packets.
+/// IPv4 and UDP headers in bytes: the rate counts IP packets.
 const HEADER_BYTES: u64 = 28;
 
-/// TCP payload in one packet.
+/// TCP payload per packet in bytes.
 const SEGMENT_BYTES: usize = 1460;
 
-/// What becomes of a packet.
+/// What happens to a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It comes out at this time.
+    /// It is delivered at this time.
     Due(Duration),
-    /// It is lost on the way.
+    /// It is lost in transit.
     Lost,
     /// The queue is full.
     Overflow,
 }
 
-/// One direction of a [`Link`] at work.
+/// The state of one direction of a [`LinkSettings`].
 #[derive(Debug, Clone)]
 pub struct LinkQueue {
-    link: Link,
+    link: LinkSettings,
     random: Random,
-    /// Packets that the burst under way still takes.
+    /// Packets the current burst has yet to drop.
     burst_left: u32,
-    /// When the last packet of the queue has left it.
+    /// When the last queued packet leaves the queue.
     free_at: Duration,
 }
 
 impl LinkQueue {
-    /// An idle link; `direction` gives the two directions of one seed their own losses.
+    /// An idle link; `direction` gives the two directions of one seed different losses.
     #[must_use]
-    pub fn new(link: Link, seed: u64, direction: &str) -> Self {
+    pub fn new(link: LinkSettings, seed: u64, direction: &str) -> Self {
         let random = Random::new(seed, direction);
         Self { link, random, burst_left: 0, free_at: Duration::ZERO }
     }
 
-    /// Changes what the link does to the packets that come from now on.
-    pub fn set_link(&mut self, link: Link) {
+    /// Changes the link for subsequent packets.
+    pub fn set_link(&mut self, link: LinkSettings) {
         self.link = link;
         self.burst_left = 0;
     }
 
-    /// Whether the next packet is lost. A burst begins so often that the share is kept: of every
-    /// `N + (1 - p) / p` packets, where `p` is how likely one begins, `N` are lost.
+    /// Whether the next packet is lost. Bursts start just often enough to keep the overall share: of every
+    /// `N + (1 - p) / p` packets, where `p` is the probability that one starts, `N` are lost.
     fn loses(&mut self) -> bool {
         let chance = self.random.share();
         if self.burst_left > 0 {
@@ -70,7 +70,7 @@ impl LinkQueue {
         lost
     }
 
-    /// What becomes of a datagram with this many bytes of payload.
+    /// The fate of a datagram with this many bytes of payload.
     pub fn send(&mut self, now: Duration, bytes: usize) -> Fate {
         let (lost, jitter) = (self.loses(), self.random.share());
         if lost {
@@ -82,8 +82,8 @@ impl LinkQueue {
         }
     }
 
-    /// When this many bytes of a TCP stream come out. TCP repairs loss and keeps order: a lost segment
-    /// costs one more round trip of this link, and the writer waits instead of losing to a full queue.
+    /// When this many bytes of a TCP stream are delivered. TCP repairs loss and keeps order: a lost segment
+    /// costs one more round trip of this link, and the writer blocks instead of overflowing the queue.
     pub fn send_stream(&mut self, now: Duration, bytes: usize) -> Duration {
         let segments = bytes.div_ceil(SEGMENT_BYTES);
         let (mut lost, mut jitter) = (false, 0.0_f64);
@@ -96,7 +96,7 @@ impl LinkQueue {
         sent + self.link.delay + repair + self.link.jitter.mul_f64(jitter)
     }
 
-    /// When the last bit has left the queue; none when there is no room.
+    /// When the last bit leaves the queue; `None` if the queue is full.
     fn enqueue(&mut self, now: Duration, bytes: usize, bounded: bool) -> Option<Duration> {
         let Some(rate) = self.link.rate else { return Some(now) };
         let rate = rate.max(1) as f64;
@@ -110,7 +110,7 @@ impl LinkQueue {
         Some(self.free_at)
     }
 
-    /// Room in the queue, bytes.
+    /// Queue size in bytes.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         let rate = self.link.rate.unwrap_or_default();

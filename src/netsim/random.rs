@@ -1,14 +1,14 @@
-//! A small seeded generator that never changes, so that a seed written down today gives the same run
-//! in any later version: `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number
-//! generators", 2014). Not for secrets.
+//! A small seeded generator that never changes, so that a recorded seed gives the same run in any later
+//! version: `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). Not
+//! for secrets.
 
-/// The generator.
+/// The generator's state.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// Numbers that follow from this seed, and from what they are for: two of the same seed and
-    /// different purposes have nothing in common.
+    /// A generator for this seed and purpose; generators with the same seed and different purposes are
+    /// independent.
     #[must_use]
     pub fn new(seed: u64, purpose: &str) -> Self {
         // FNV-1a.
@@ -29,12 +29,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Evenly from 0 to below 1.
+    /// A uniform number from 0 to below 1.
     pub fn share(&mut self) -> f64 {
         (self.number() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Evenly from `first` to `last`, both included.
+    /// A uniform port from `first` to `last`, both included.
     pub fn port(&mut self, first: u16, last: u16) -> u16 {
         let count = u64::from(last.saturating_sub(first)) + 1;
         // 2^64 over at most 2^16: the bias is below one in 2^48.
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn it_is_splitmix64() {
-        // First outputs for the state 1234567, as in the reference implementation.
+        // First outputs for the state 1234567 of the reference implementation.
         let mut random = Random(1_234_567);
         let first = [random.number(), random.number(), random.number()];
         assert_eq!(
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_and_a_purpose_give_one_row_of_numbers() {
+    fn a_seed_and_a_purpose_determine_the_sequence() {
         let row = |seed, purpose| {
             let mut random = Random::new(seed, purpose);
             [random.number(), random.number()]

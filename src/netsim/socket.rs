@@ -1,5 +1,5 @@
-//! The socket of whoever is behind a gateway: for the `webrtc` crate an
-//! [`AsyncUdpSocket`], for probes and tests `send_to` and `recv_from`.
+//! The socket of a peer or test behind a gateway: for the `webrtc` crate an [`AsyncUdpSocket`], for probes
+//! and tests `send_to` and `recv_from`.
 
 use std::{
     future::poll_fn,
@@ -19,14 +19,14 @@ use super::{
     inside::{External, Inside},
 };
 
-/// Datagrams read in one go that were for nobody; then other tasks have their turn.
+/// Maximum number of undeliverable datagrams read in one poll, so that other tasks make progress.
 const MAX_DROPPED: usize = 64;
 
 /// A UDP socket behind a [`Gateway`].
 #[derive(Debug)]
 pub struct GatewaySocket {
     gateway: Arc<Gateway>,
-    /// Whose real sockets are read: the gateway itself, or the carrier it is behind.
+    /// The gateway whose real sockets are read: this one, or the carrier it is behind.
     outermost: Arc<Gateway>,
     inside: Arc<Inside>,
 }
@@ -42,25 +42,25 @@ impl GatewaySocket {
         &self.gateway
     }
 
-    /// Its address inside, as its own host sees it.
+    /// Its internal address, as seen by its host.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.inside.address
     }
 
-    /// Sends a datagram. That it went does not say that it will arrive.
+    /// Sends a datagram. Success does not mean that it will arrive.
     ///
     /// # Errors
-    /// What the system says of the real socket.
+    /// Errors of the real socket.
     pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
         poll_fn(|cx| self.poll_send_one(cx, datagram, to)).await?;
         Ok(datagram.len())
     }
 
-    /// Receives a datagram: its length, cut to `buffer`, and who sent it.
+    /// Receives a datagram; returns its length, truncated to `buffer`, and the sender.
     ///
     /// # Errors
-    /// What the system says of the real socket.
+    /// Errors of the real socket.
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         poll_fn(|cx| {
             let mut meta = [RecvMeta::default()];
@@ -83,7 +83,7 @@ impl GatewaySocket {
         }
     }
 
-    /// What was handed over by others: packets that were delayed or turned back.
+    /// Takes a datagram queued by other tasks: delayed or hairpinned packets.
     fn take(&self, buffer: &mut [u8]) -> Option<RecvMeta> {
         let (datagram, from) = self.inside.take()?;
         let length = datagram.len().min(buffer.len());
@@ -91,7 +91,7 @@ impl GatewaySocket {
         Some(meta(length, from))
     }
 
-    /// Reads one real socket until a datagram for us comes.
+    /// Reads one real socket until a datagram for this socket arrives.
     fn read(
         &self,
         external: &External,
@@ -102,7 +102,7 @@ impl GatewaySocket {
             let mut read = ReadBuf::new(buffer);
             let from = match external.socket.poll_recv_from(cx, &mut read) {
                 Poll::Pending => return None,
-                // Such as a port that is closed at the other end: no datagram, and no end.
+                // For example a closed port at the remote end: no datagram, but not the end either.
                 Poll::Ready(Err(_)) => continue,
                 Poll::Ready(Ok(from)) => from,
             };
@@ -123,7 +123,7 @@ impl GatewaySocket {
     fn fill(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
         let room = bufs.len().min(metas.len());
         let mut filled = 0;
-        // All who wait are woken by each real socket: Tokio itself keeps only the last.
+        // All waiting tasks are woken by each real socket: Tokio itself keeps only the last waker.
         let waker = Waker::from(Arc::clone(&self.inside));
         let mut cx = Context::from_waker(&waker);
         while filled < room
@@ -152,7 +152,7 @@ fn meta(length: usize, from: SocketAddr) -> RecvMeta {
     meta
 }
 
-/// Waits for room in the real socket and sends.
+/// Waits until the real socket is writable, and sends.
 fn poll_room(
     external: &External,
     cx: &mut Context<'_>,
@@ -175,7 +175,7 @@ impl AsyncUdpSocket for GatewaySocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        // Several datagrams of one length may go at once (GSO); the link decides on each.
+        // Several datagrams of one length may be sent together (GSO); the link decides for each.
         let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         if transmit.contents.is_empty() {
             return self.poll_send_one(cx, &[], transmit.destination).map_ok(|()| 0);
@@ -183,7 +183,7 @@ impl AsyncUdpSocket for GatewaySocket {
         for (index, datagram) in transmit.contents.chunks(length).enumerate() {
             match self.poll_send_one(cx, datagram, transmit.destination) {
                 Poll::Ready(sent) => sent?,
-                // What has gone must not go again: the rest is dropped, as by a full queue.
+                // What was sent must not be sent again: the rest is dropped, as by a full queue.
                 Poll::Pending if index > 0 => break,
                 Poll::Pending => return Poll::Pending,
             }
@@ -197,7 +197,7 @@ impl AsyncUdpSocket for GatewaySocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        // First, so that nothing that comes from now on is missed.
+        // Registered first, so that nothing that arrives from now on is missed.
         self.inside.wait(cx.waker());
         match self.fill(bufs, meta) {
             0 => Poll::Pending,

@@ -1,8 +1,8 @@
-//! The layers of a profile one behind the other, as a packet meets them.
+//! The layers of a profile in the order in which a packet passes them.
 //!
-//! Hairpinning (RFC 4787 §6) is decided here: a packet from inside to the external address of a layer
-//! turns back at that layer, with its external source address and port (REQ-9 a), when the layer
-//! hairpins, and is dropped otherwise.
+//! Hairpinning (RFC 4787 §6) is decided here: a packet from inside to the external address of a layer turns
+//! back at that layer, with its external source address and port (REQ-9 a), if the layer hairpins, and is
+//! dropped otherwise.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -12,16 +12,16 @@ use std::{
 use super::translator::{EveryPort, PortSpace, Refused, Translator};
 use crate::nat::{Layer, Profile};
 
-/// Where a packet from inside goes.
+/// Destination of a packet from inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Routed {
-    /// Out, from this source address.
+    /// Outside, from this source address.
     Out(SocketAddr),
-    /// Back to another inside address.
+    /// Back to another internal address.
     Hairpin {
-        /// Whom it is for.
+        /// The internal destination.
         inside: SocketAddr,
-        /// The source it shows there: the external address of who sent it.
+        /// The source shown to it: the external address of the sender.
         from: SocketAddr,
     },
 }
@@ -30,13 +30,13 @@ pub enum Routed {
 #[derive(Debug)]
 pub struct Stack {
     layers: Vec<Translator>,
-    /// The outermost that translates: its external addresses are seen outside.
+    /// The outermost layer that translates: its external addresses are visible outside.
     outermost: Option<usize>,
 }
 
 impl Stack {
-    /// The layers of a profile; the outermost NAT has the address `outside`, those behind it private
-    /// ones that nothing else sees.
+    /// The layers of a profile; the outermost NAT has the address `outside`, those behind it private ones
+    /// that are visible to nothing else.
     #[must_use]
     pub fn new(profile: &Profile, outside: Ipv4Addr, seed: u64) -> Self {
         let outermost = profile.layers.iter().rposition(|layer| matches!(layer, Layer::Nat(_)));
@@ -48,7 +48,7 @@ impl Stack {
         Self { layers: profile.layers.iter().enumerate().map(layer).collect(), outermost }
     }
 
-    /// A packet from inside; `ports` is asked for what the outermost NAT needs.
+    /// Handles a packet from inside; `ports` supplies the ports of the outermost NAT.
     ///
     /// # Errors
     /// [`Refused`] by the layer it does not pass.
@@ -78,7 +78,7 @@ impl Stack {
         Ok(Routed::Out(from))
     }
 
-    /// A packet from outside; gives the inside address it is for.
+    /// Handles a packet from outside; returns its internal destination.
     ///
     /// # Errors
     /// [`Refused`] by the layer it does not pass.
@@ -94,7 +94,7 @@ impl Stack {
         }
     }
 
-    /// Through the layers from `outer` inwards.
+    /// Passes the layers from `outer` inwards.
     fn inward(
         &mut self,
         now: Duration,
@@ -108,7 +108,7 @@ impl Stack {
             .try_fold(at, |at, layer| layer.inbound(now, at, from))
     }
 
-    /// Ends mappings whose time is over.
+    /// Removes expired mappings.
     pub fn expire(&mut self, now: Duration, ports: &mut dyn PortSpace) {
         for (index, layer) in self.layers.iter_mut().enumerate() {
             if Some(index) == self.outermost {
@@ -119,7 +119,7 @@ impl Stack {
         }
     }
 
-    /// Ends all mappings of an inside address that is gone. Gives the addresses it had outside.
+    /// Removes all mappings of an internal address that was closed. Returns its external addresses.
     pub fn forget(&mut self, inside: SocketAddr, ports: &mut dyn PortSpace) -> Vec<SocketAddr> {
         let mut ended = vec![inside];
         for (index, layer) in self.layers.iter_mut().enumerate() {
@@ -130,13 +130,13 @@ impl Stack {
         ended
     }
 
-    /// The address seen outside; none when no layer translates.
+    /// The external address; `None` if no layer translates.
     #[must_use]
     pub fn external(&self) -> Option<IpAddr> {
         self.layers[self.outermost?].external()
     }
 
-    /// Mappings of the outermost NAT.
+    /// Number of mappings of the outermost NAT.
     #[must_use]
     pub fn mappings(&self) -> usize {
         self.outermost.map_or(0, |index| self.layers[index].mappings())

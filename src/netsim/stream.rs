@@ -1,21 +1,20 @@
-//! The link for TCP connections, such as to a TURN server. NATs let them through; the link delays them
-//! and shares its rate with the UDP packets. TCP repairs loss, so a loss costs time instead.
+//! The link for TCP connections, such as to a TURN server. NATs pass them; the link delays them and shares
+//! its rate with the UDP packets. TCP repairs loss, so a loss costs time instead.
 
 use std::{sync::Arc, time::Duration};
 
 use super::Gateway;
 
-/// A direction through a gateway.
+/// Direction through a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// From inside to outside.
+    /// Outbound.
     Up,
-    /// From outside to inside.
+    /// Inbound.
     Down,
 }
 
-/// When the bytes of one connection come out of the link, in one direction. What is passed first comes
-/// out first.
+/// Computes when the bytes of one connection leave the link, in one direction and in order.
 #[derive(Debug)]
 pub struct StreamLink {
     gateway: Arc<Gateway>,
@@ -23,7 +22,7 @@ pub struct StreamLink {
     last: Duration,
 }
 
-/// The time at which some bytes come out of the link.
+/// The time at which a chunk leaves the link.
 #[derive(Debug)]
 pub struct Due {
     gateway: Arc<Gateway>,
@@ -36,7 +35,7 @@ impl StreamLink {
     }
 
     /// Sends this many bytes now. Await [`Due::wait`] in another task than the next call, with a bounded
-    /// queue between, or each chunk waits for the one before it to arrive.
+    /// queue between, or each chunk waits for the previous one to arrive.
     pub fn send(&mut self, bytes: usize) -> Due {
         let at = self.gateway.send_stream(self.direction, bytes).max(self.last);
         self.last = at;
@@ -45,13 +44,13 @@ impl StreamLink {
 }
 
 impl Due {
-    /// That time, since the gateway was made.
+    /// That time, since the creation of the gateway.
     #[must_use]
     pub fn at(&self) -> Duration {
         self.at
     }
 
-    /// Waits until the bytes are there.
+    /// Waits until the bytes have arrived.
     pub async fn wait(self) {
         self.gateway.sleep_until(self.at).await;
     }

@@ -1,5 +1,5 @@
-//! A thread that does things at their time, to some ten microseconds. Tokio's timers count whole
-//! milliseconds, which is as much as a short link's delay.
+//! A thread that runs actions on time, to within some ten microseconds. Tokio's timers have millisecond
+//! resolution, which is as much as the delay of a short link.
 
 use std::{
     cmp::Reverse,
@@ -8,21 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A thread that had slept 25 ms was woken up to 2 ms late on a busy machine, one that had slept 1 ms
-/// seldom was. So the thread wakes this long before the time and naps until then.
+/// On a busy machine, a thread that slept for 25 ms woke up to 2 ms late; one that slept for 1 ms rarely
+/// did. So the thread wakes this long ahead and naps until the time has come.
 const EARLY: Duration = Duration::from_millis(3);
 
-/// One nap.
+/// Duration of a nap.
 const NAP: Duration = Duration::from_micros(250);
 
-/// Things that may wait: 100 ms of 8 Gbit/s in full packets.
+/// Maximum number of pending actions: 100 ms of 8 Gbit/s in full packets.
 const CAPACITY: usize = 65_536;
 
 struct Entry<T> {
     due: Instant,
-    /// Of two that are due at once, the first pushed is done first.
+    /// Breaks ties: of two that are due simultaneously, the first pushed is first.
     number: u64,
-    thing: T,
+    action: T,
 }
 
 impl<T> PartialEq for Entry<T> {
@@ -45,30 +45,30 @@ impl<T> Ord for Entry<T> {
     }
 }
 
-struct Waiting<T> {
+struct PendingActions<T> {
     heap: BinaryHeap<Reverse<Entry<T>>>,
     pushed: u64,
     over: bool,
 }
 
 struct Shared<T> {
-    waiting: Mutex<Waiting<T>>,
+    waiting: Mutex<PendingActions<T>>,
     changed: Condvar,
 }
 
 impl<T> Shared<T> {
-    fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
+    fn waiting(&self) -> MutexGuard<'_, PendingActions<T>> {
         self.waiting.lock().expect("no holder of this lock panics")
     }
 }
 
-/// The thread; dropping this ends it, and what waits is not done.
+/// The thread; dropping this ends it, and discards what is pending.
 pub(super) struct Timer<T>(Arc<Shared<T>>);
 
 impl<T: Send + 'static> Timer<T> {
     /// Starts the thread.
     pub(super) fn start(act: impl Fn(T) + Send + 'static) -> std::io::Result<Self> {
-        let waiting = Waiting { heap: BinaryHeap::new(), pushed: 0, over: false };
+        let waiting = PendingActions { heap: BinaryHeap::new(), pushed: 0, over: false };
         let shared = Arc::new(Shared { waiting: Mutex::new(waiting), changed: Condvar::new() });
         let of_thread = Arc::clone(&shared);
         let name = "lab-link".to_owned();
@@ -76,8 +76,8 @@ impl<T: Send + 'static> Timer<T> {
         Ok(Self(shared))
     }
 
-    /// Has it done at that time; false when too much waits.
-    pub(super) fn push(&self, due: Instant, thing: T) -> bool {
+    /// Schedules an action; false if too many are pending.
+    pub(super) fn push(&self, due: Instant, action: T) -> bool {
         let mut waiting = self.0.waiting();
         if waiting.heap.len() >= CAPACITY {
             return false;
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Timer<T> {
         let number = waiting.pushed;
         waiting.pushed += 1;
         let first = waiting.heap.peek().is_none_or(|Reverse(entry)| due < entry.due);
-        waiting.heap.push(Reverse(Entry { due, number, thing }));
+        waiting.heap.push(Reverse(Entry { due, number, action }));
         drop(waiting);
         if first {
             self.0.changed.notify_one();
@@ -109,7 +109,7 @@ fn run<T>(shared: &Shared<T>, act: impl Fn(T)) {
             Some(due) if due <= now => {
                 let Some(Reverse(entry)) = waiting.heap.pop() else { continue };
                 drop(waiting);
-                act(entry.thing);
+                act(entry.action);
                 waiting = shared.waiting();
             }
             Some(due) => {
@@ -134,18 +134,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn things_come_by_their_time_and_then_in_order() {
-        let (done, came) = mpsc::channel();
-        let timer = Timer::start(move |thing| done.send(thing).unwrap()).unwrap();
+    fn actions_run_by_time_then_in_order() {
+        let (done, received) = mpsc::channel();
+        let timer = Timer::start(move |action| done.send(action).unwrap()).unwrap();
         let now = Instant::now();
-        for (after, thing) in [(30, 4), (10, 1), (10, 2), (20, 3)] {
-            assert!(timer.push(now + Duration::from_millis(after), thing));
+        for (after, action) in [(30, 4), (10, 1), (10, 2), (20, 3)] {
+            assert!(timer.push(now + Duration::from_millis(after), action));
         }
-        let order: Vec<i32> = came.iter().take(4).collect();
+        let order: Vec<i32> = received.iter().take(4).collect();
         assert_eq!(order, [1, 2, 3, 4]);
-        assert!(now.elapsed() >= Duration::from_millis(30), "the last came too early");
-        // Its end ends the thread, which held the sender.
+        assert!(now.elapsed() >= Duration::from_millis(30), "the last one ran too early");
+        // Dropping the timer ends the thread, which held the sender.
         drop(timer);
-        assert!(came.recv().is_err());
+        assert!(received.recv().is_err());
     }
 }

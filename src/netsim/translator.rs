@@ -1,19 +1,19 @@
-//! One NAT or firewall as RFC 4787 describes it: a table of mappings, and for each mapping the remote
-//! ends that may answer. It does no input or output and is told the time, which never goes back.
+//! One NAT or firewall as specified by RFC 4787: a table of mappings, and for each mapping the remote
+//! endpoints that may reply. No I/O; the time is passed in, and is monotonic.
 //!
-//! | requirement | here |
+//! | requirement | implementation |
 //! |---|---|
-//! | REQ-1 mapping, REQ-8 filtering | any of the three behaviours, each apart |
+//! | REQ-1 mapping, REQ-8 filtering | any of the three behaviours, independently |
 //! | REQ-2 address pooling | one external address, so it is paired |
 //! | REQ-3 port assignment | no two mappings share a port |
-//! | REQ-4 port parity | not kept: RFC 7857 advises against it |
-//! | REQ-5 timers | [`Nat::timeout`](crate::nat::Nat), for mappings and for the right to answer |
-//! | REQ-6 refresh | by outbound packets; by inbound ones when asked |
-//! | REQ-7, REQ-10 to REQ-14 | not here: addresses of the WAN, ALGs, ICMP and fragments |
+//! | REQ-4 port parity | not preserved: RFC 7857 advises against it |
+//! | REQ-5 timers | [`Nat::timeout`](crate::nat::Nat), for mappings and for the permission to reply |
+//! | REQ-6 refresh | by outbound packets; optionally by inbound ones |
+//! | REQ-7, REQ-10 to REQ-14 | not implemented: addresses of the WAN, ALGs, ICMP and fragments |
 //! | REQ-9 hairpinning | with the external source, see [`super::stack`] |
 //!
-//! Tables are bounded. When one is full of what has not expired, what is new is dropped, and what is
-//! there stays: nobody loses a connection because somebody else opens many.
+//! Tables are bounded. When one is full of entries that have not expired, new entries are dropped and
+//! existing ones stay: no host loses a connection because another one opens many.
 
 use std::{
     collections::HashMap,
@@ -24,30 +24,30 @@ use std::{
 use super::random::Random;
 use crate::nat::{Behaviour, Layer, Nat, Ports};
 
-/// Mappings of one NAT: what home routers have room for, and few enough for file descriptors.
+/// Maximum mappings of one NAT: what home routers support, and few enough for file descriptors.
 pub const MAX_MAPPINGS: usize = 4096;
 
-/// Remote ends one mapping remembers.
+/// Maximum remote endpoints per mapping.
 pub const MAX_REMOTES: usize = 1024;
 
-/// Ports for mappings (REQ-3: not below 1024 for a host whose port is above).
+/// First port of mappings (REQ-3: not below 1024 for a host whose port is above).
 const FIRST_PORT: u16 = 1024;
 
-/// How many ports are tried. With [`MAX_MAPPINGS`] of 64 thousand taken, 64 random ones all fail in
-/// one of 10^76 cases.
+/// Number of ports tried. With [`MAX_MAPPINGS`] of 64 thousand taken, 64 random ones all fail in one of
+/// 10^76 cases.
 const PORT_TRIES: usize = 64;
 
-/// Says whether an external address is free, and takes it. Where the mapping is a real socket, that is
-/// for the operating system to say.
+/// Decides whether an external address is free, and takes it. If mappings are backed by real sockets, the
+/// operating system decides.
 pub trait PortSpace {
-    /// Takes the address, unless somebody else has it.
+    /// Takes the address, unless it is taken already.
     fn acquire(&mut self, external: SocketAddr) -> bool;
 
-    /// Gives it back: its mapping has ended.
+    /// Releases it: its mapping has ended.
     fn release(&mut self, external: SocketAddr);
 }
 
-/// Every port is free: for NATs whose outside is behind another one.
+/// Every port is free: for NATs that are behind another one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EveryPort;
 
@@ -59,22 +59,22 @@ impl PortSpace for EveryPort {
     fn release(&mut self, _: SocketAddr) {}
 }
 
-/// Why a packet does not pass.
+/// Why a packet was not passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No UDP passes at all.
+    /// All UDP is blocked.
     #[error("UDP is blocked")]
     Blocked,
-    /// The table of mappings, or of remote ends of the mapping, is full.
+    /// The table of mappings, or of the mapping's remote endpoints, is full.
     #[error("the table is full")]
     TableFull,
     /// No external port is free.
     #[error("no external port is free")]
     NoPort,
-    /// Nothing inside has that external address.
-    #[error("there is no such mapping")]
+    /// No mapping has this external address.
+    #[error("no such mapping")]
     NoMapping,
-    /// The remote end may not answer.
+    /// The remote endpoint is not permitted to reply.
     #[error("the sender is filtered")]
     Filtered,
     /// From inside to an external address of the same NAT, which does not hairpin.
@@ -82,7 +82,7 @@ pub enum Refused {
     NoHairpinning,
 }
 
-/// What decides which mapping a packet leaves by.
+/// What determines the mapping of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     inside: SocketAddr,
@@ -90,14 +90,14 @@ struct Key {
     port: Option<u16>,
 }
 
-/// As much of a remote end as filtering looks at.
+/// The part of a remote endpoint that filtering considers.
 type Remote = (IpAddr, u16);
 
 #[derive(Debug)]
 struct Mapping {
     key: Key,
     expires: Duration,
-    /// Who may answer, and until when.
+    /// Remote endpoints that may reply, and until when.
     remotes: HashMap<Remote, Duration>,
 }
 
@@ -108,7 +108,7 @@ enum Kind {
     Blocked,
 }
 
-/// One layer of a profile at work.
+/// The state of one layer of a profile.
 #[derive(Debug)]
 pub struct Translator {
     kind: Kind,
@@ -118,7 +118,7 @@ pub struct Translator {
     inbound_refreshes: bool,
     random: Random,
     last_port: u16,
-    /// By external address.
+    /// Keyed by external address.
     mappings: HashMap<SocketAddr, Mapping>,
     by_key: HashMap<Key, SocketAddr>,
 }
@@ -149,15 +149,14 @@ impl Translator {
         }
     }
 
-    /// Lets inbound packets keep a mapping alive, too (REQ-6 b leaves that open). They do not unless
-    /// this is set.
+    /// Lets inbound packets refresh mappings, too (REQ-6 b leaves that open). Off by default.
     #[must_use]
     pub fn with_inbound_refresh(mut self, refreshes: bool) -> Self {
         self.inbound_refreshes = refreshes;
         self
     }
 
-    /// The external address; none when it does not translate.
+    /// The external address; `None` if it does not translate.
     #[must_use]
     pub fn external(&self) -> Option<IpAddr> {
         match self.kind {
@@ -166,22 +165,23 @@ impl Translator {
         }
     }
 
-    /// Whether hosts behind it reach each other by their external addresses.
+    /// Whether hosts behind it reach each other through their external addresses.
     #[must_use]
     pub fn hairpins(&self) -> bool {
         matches!(self.kind, Kind::Nat { hairpinning: true, .. })
     }
 
-    /// Mappings in the table; some may have expired since the last packet went out.
+    /// Number of mappings in the table, possibly including some that have expired since the last outbound
+    /// packet.
     #[must_use]
     pub fn mappings(&self) -> usize {
         self.mappings.len()
     }
 
-    /// A packet from inside. Gives the address it leaves by.
+    /// Handles a packet from inside. Returns its external source address.
     ///
     /// # Errors
-    /// [`Refused`] when it does not pass.
+    /// [`Refused`] if it is dropped.
     pub fn outbound(
         &mut self,
         now: Duration,
@@ -208,10 +208,10 @@ impl Translator {
         Ok(external)
     }
 
-    /// A packet from outside to an external address. Gives the inside address it is for.
+    /// Handles a packet from outside to an external address. Returns its internal destination.
     ///
     /// # Errors
-    /// [`Refused`] when it does not pass.
+    /// [`Refused`] if it is dropped.
     pub fn inbound(
         &mut self,
         now: Duration,
@@ -237,12 +237,12 @@ impl Translator {
         Ok(mapping.key.inside)
     }
 
-    /// Ends every mapping whose time is over.
+    /// Removes all expired mappings.
     pub fn expire(&mut self, now: Duration, ports: &mut dyn PortSpace) {
         self.end(ports, |mapping| mapping.expires <= now);
     }
 
-    /// Ends every mapping of that inside address. Gives their external addresses.
+    /// Removes all mappings of an internal address. Returns their external addresses.
     pub fn forget(&mut self, inside: SocketAddr, ports: &mut dyn PortSpace) -> Vec<SocketAddr> {
         self.end(ports, |mapping| mapping.key.inside == inside)
     }
@@ -319,7 +319,7 @@ impl Translator {
 }
 
 impl Mapping {
-    /// Lets that end answer until then.
+    /// Permits a remote endpoint to reply until the given time.
     fn permit(&mut self, now: Duration, remote: Remote, until: Duration) -> Result<(), Refused> {
         if self.remotes.len() >= MAX_REMOTES && !self.remotes.contains_key(&remote) {
             self.remotes.retain(|_, until| *until > now);

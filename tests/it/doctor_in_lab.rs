@@ -5,7 +5,7 @@ use std::{process::Stdio, thread};
 
 use orion_peer::{
     nat::{Path, Profile, expected, profile::MATRIX, theory::Relays},
-    netns::{CoturnOptions, Lab, LabPlan, Network, Place, SERVER},
+    netns::{CoturnOptions, Lab, LabPlan, Location, NetworkPlan, SERVER},
 };
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ fn profile(text: &str) -> Profile {
 
 /// What `doctor --json` says behind this NAT, and its exit code.
 fn examine(nat: &str, user_namespace: bool) -> (Value, Option<i32>) {
-    let network = Network { profile: profile(nat), ..Network::default() };
+    let network = NetworkPlan { profile: profile(nat), ..NetworkPlan::default() };
     let plan = LabPlan {
         a: network,
         user_namespace,
@@ -47,7 +47,7 @@ fn examine(nat: &str, user_namespace: bool) -> (Value, Option<i32>) {
     };
     let _coturn = lab.coturn(&options).unwrap_or_else(|error| panic!("{error}"));
     let authority = file("ca.pem", &certificates.ca);
-    let mut command = lab.orion_peer(Place::A);
+    let mut command = lab.orion_peer(Location::A);
     command.args(["doctor", "--no-signal", "--json"]);
     for url in [
         format!("stun:{SERVER}:3478"),

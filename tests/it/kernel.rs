@@ -16,10 +16,10 @@ use std::{
 };
 
 use orion_peer::{
-    lab::matrix::InKernel,
-    nat::{Behaviour, Layer, Link, Profile},
+    lab::matrix::KernelBackend,
+    nat::{Behaviour, Layer, LinkSettings, Profile},
     netns::{
-        CoturnOptions, KernelError, Lab, LabPlan, Network, Place, SERVER,
+        CoturnOptions, Lab, LabPlan, Location, NetnsError, NetworkPlan, SERVER,
         rules::{self, rules},
         topology::Topology,
     },
@@ -39,7 +39,7 @@ fn layer(text: &str) -> Layer {
 }
 
 fn plan(a: &str, b: &str) -> LabPlan {
-    let network = |text| Network { profile: profile(text), ..Network::default() };
+    let network = |text| NetworkPlan { profile: profile(text), ..NetworkPlan::default() };
     let orion_peer = Some(ORION_PEER.into());
     LabPlan { a: network(a), b: network(b), seed: 1, orion_peer, ..LabPlan::default() }
 }
@@ -126,17 +126,20 @@ fn what_netfilter_cannot_be_is_told_exactly() {
         let error = rules(&layer(name), SERVER).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
         assert!(error.to_string().contains(&format!("`{}`", layer(name))), "{error}");
-        assert!(KernelError::from(error).remedy().contains("simulated lab"));
+        assert!(NetnsError::from(error).remedy().contains("simulated lab"));
     }
     let shared = LabPlan { shared: true, ..plan("port", "sym") };
     let error = Topology::new(&shared).unwrap_err();
-    assert!(matches!(error, KernelError::TwoProfiles { .. }), "{error}");
+    assert!(matches!(error, NetnsError::TwoProfiles { .. }), "{error}");
 }
 
 #[test]
 fn networks_lie_where_they_would() {
     let peers = |a: &str, b: &str| {
-        Topology::new(&plan(a, b)).unwrap().spots.map(|spots| spots[0].address.to_string())
+        Topology::new(&plan(a, b))
+            .unwrap()
+            .attachments
+            .map(|attachments| attachments[0].address.to_string())
     };
     assert_eq!(peers("port", "sym"), ["192.168.1.2", "192.168.2.2"]);
     assert_eq!(peers("none", "none"), ["203.0.113.2", "203.0.113.3"]);
@@ -151,7 +154,7 @@ fn networks_lie_where_they_would() {
 /// What `turnutils_natdiscovery` of coturn finds out.
 fn discovered(lab: &Lab) -> (Option<Behaviour>, Option<Behaviour>) {
     let ask = |what: &str| {
-        let mut command = lab.command(Place::A, "turnutils_natdiscovery");
+        let mut command = lab.command(Location::A, "turnutils_natdiscovery");
         command.arg(what).arg(SERVER.to_string());
         output(command)
     };
@@ -216,19 +219,19 @@ for i in range(int(sys.argv[1])):
         print('lost')
 ";
 
-fn probe(link: Link, count: usize) -> Vec<Option<f64>> {
+fn probe(link: LinkSettings, count: usize) -> Vec<Option<f64>> {
     let mut plan = plan("port", "none");
     plan.a.link = link;
     let lab = start(&plan);
     let _coturn = lab.coturn(&CoturnOptions::default()).unwrap();
-    let mut command = lab.command(Place::A, "python3");
+    let mut command = lab.command(Location::A, "python3");
     command.args(["-c", PROBE]).arg(count.to_string());
     output(command).lines().map(|line| line.parse().ok()).collect()
 }
 
 #[test]
 fn a_link_delays_both_ways() {
-    let link = Link { delay: Duration::from_millis(25), ..Link::default() };
+    let link = LinkSettings { delay: Duration::from_millis(25), ..LinkSettings::default() };
     let mut times: Vec<f64> = probe(link, 40).into_iter().map(Option::unwrap).collect();
     times.sort_by(f64::total_cmp);
     println!("2 x 25 ms: p50 {:.2} ms, p90 {:.2} ms", times[20], times[36]);
@@ -237,7 +240,7 @@ fn a_link_delays_both_ways() {
 
 #[test]
 fn a_link_loses_its_share() {
-    let link = Link { loss: 0.3, ..Link::default() };
+    let link = LinkSettings { loss: 0.3, ..LinkSettings::default() };
     let lost = probe(link, 40).iter().filter(|time| time.is_none()).count();
     // Both ways: 51 % of 40; the seed decides which.
     println!("lost {lost} of 40");
@@ -281,7 +284,7 @@ fn packets_turn_around_only_where_they_should() {
     ] {
         let lab = start(&plan(name, "none"));
         let _coturn = lab.coturn(&CoturnOptions::default()).unwrap();
-        let mut command = lab.command(Place::A, "python3");
+        let mut command = lab.command(Location::A, "python3");
         command.args(["-c", TURN_AROUND]);
         let found: Vec<String> = output(command).lines().map(str::to_owned).collect();
         assert_eq!(found.join(" "), expected, "{name}");
@@ -450,10 +453,10 @@ fn one_whose_doctor_finds(dir: &Path, profile: &str) -> std::path::PathBuf {
 
 #[tokio::test]
 async fn a_lab_checks_itself_before_it_is_used() {
-    InKernel::start(Some(ORION_PEER.into())).await.unwrap_or_else(|error| panic!("{error:?}"));
+    KernelBackend::start(Some(ORION_PEER.into())).await.unwrap_or_else(|error| panic!("{error:?}"));
     let dir = tempfile::tempdir().unwrap();
     let program = one_whose_doctor_finds(dir.path(), "port");
-    let refused = InKernel::start(Some(program)).await.err().expect("`sym` is no `port`");
+    let refused = KernelBackend::start(Some(program)).await.err().expect("`sym` is no `port`");
     assert_eq!(refused.code, "lab-unlike-profile");
     assert!(refused.message.contains("`sym`"), "{}", refused.message);
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use orion_peer::{
-    nat::Link,
-    netns::{Datagram, Lab, LabPlan, Network, Place, datagram::MAX_PAYLOAD},
+    nat::LinkSettings,
+    netns::{Datagram, Lab, LabPlan, Location, NetworkPlan, datagram::MAX_PAYLOAD},
 };
 
 /// Sends a datagram from its first address to its second one, then prints from where others come and
@@ -78,7 +78,7 @@ while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 ";
 
-/// A python program in a place of the lab, and its lines; it is killed when it is dropped.
+/// A python program at a location in the lab, and its lines; it is killed when it is dropped.
 struct Python {
     process: Child,
     stdin: ChildStdin,
@@ -86,8 +86,8 @@ struct Python {
 }
 
 impl Python {
-    fn new(lab: &Lab, place: Place, script: &str, words: &[String]) -> Self {
-        let mut command = lab.command(place, "python3");
+    fn new(lab: &Lab, location: Location, script: &str, words: &[String]) -> Self {
+        let mut command = lab.command(location, "python3");
         command.args(["-c", script]).args(words);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = process.stdin.take().unwrap();
@@ -114,12 +114,12 @@ impl Drop for Python {
     }
 }
 
-fn network(nat: &str, delay: u64) -> Network {
-    let link = Link { delay: Duration::from_millis(delay), ..Link::default() };
-    Network { profile: nat.parse().unwrap(), link, ..Network::default() }
+fn network(nat: &str, delay: u64) -> NetworkPlan {
+    let link = LinkSettings { delay: Duration::from_millis(delay), ..LinkSettings::default() };
+    NetworkPlan { profile: nat.parse().unwrap(), link, ..NetworkPlan::default() }
 }
 
-fn start(a: Network, b: Network) -> Lab {
+fn start(a: NetworkPlan, b: NetworkPlan) -> Lab {
     let orion_peer = Some(env!("CARGO_BIN_EXE_orion-peer").into());
     let plan = LabPlan { a, b, orion_peer, ..LabPlan::default() };
     Lab::start(&plan).unwrap_or_else(|error| panic!("{error}\n  try: {}", error.remedy()))
@@ -135,19 +135,19 @@ fn a_forged_datagram_arrives_as_if_it_were_the_peers() {
     let lab = start(network("port", 3), network("none", 0));
     let (at_a, at_b) = (address("192.168.1.2:5000"), address("203.0.113.3:6000"));
     let (mut seen_at_a, mut seen_at_b) =
-        (lab.capture(Place::A).unwrap(), lab.capture(Place::B).unwrap());
-    let mut b = Python::new(&lab, Place::B, PEER, &[at_b.to_string(), "203.0.113.10:9".into()]);
+        (lab.capture(Location::A).unwrap(), lab.capture(Location::B).unwrap());
+    let mut b = Python::new(&lab, Location::B, PEER, &[at_b.to_string(), "203.0.113.10:9".into()]);
     // It is bound once that has passed.
     assert_eq!(seen_at_b.next().unwrap().from, at_b);
-    let mut a = Python::new(&lab, Place::A, PEER, &[at_a.to_string(), at_b.to_string()]);
+    let mut a = Python::new(&lab, Location::A, PEER, &[at_a.to_string(), at_b.to_string()]);
     let hello = seen_at_a.next().unwrap();
     assert_eq!(hello, Datagram { from: at_a, to: at_b, payload: b"hello".to_vec() });
     let translated = seen_at_b.next().unwrap();
     assert_eq!((*translated.from.ip(), translated.to), (Ipv4Addr::new(203, 0, 113, 2), at_b));
     assert_eq!(b.line(), format!("{} 68656c6c6f", translated.from));
 
-    let mut to_a = lab.injector(Place::A).unwrap();
-    let mut to_b = lab.injector(Place::B).unwrap();
+    let mut to_a = lab.injector(Location::A).unwrap();
+    let mut to_b = lab.injector(Location::B).unwrap();
     let longest = vec![0xab; MAX_PAYLOAD];
     // As the peer that it speaks with; a stranger whom the NAT would keep out; bytes in odd numbers.
     for (from, payload) in [
@@ -167,25 +167,26 @@ fn a_forged_datagram_arrives_as_if_it_were_the_peers() {
 #[test]
 fn only_the_connection_to_the_signaling_server_is_taken_away() {
     let lab = start(network("port", 0), network("port", 0));
-    let mut server = Python::new(&lab, Place::Internet, ECHO, &[]);
+    let mut server = Python::new(&lab, Location::Internet, ECHO, &[]);
     assert_eq!(server.line(), "ready");
-    let mut clients = [Place::A, Place::B].map(|place| Python::new(&lab, place, CLIENT, &[]));
+    let mut clients =
+        [Location::A, Location::B].map(|location| Python::new(&lab, location, CLIENT, &[]));
     for client in &mut clients {
         assert_eq!([client.line(), client.ask("tcp")], ["ready", "well"]);
     }
     let [a, b] = &mut clients;
-    lab.signaling_off(Place::A).unwrap();
+    lab.signaling_off(Location::A).unwrap();
     // An idle one ends at once, on both ends; nothing else does.
     assert_eq!(a.ask("wait"), "ConnectionAbortedError");
     assert_eq!(server.line(), "ConnectionResetError");
     assert_eq!(a.ask("connect"), "ConnectionRefusedError");
     assert_eq!([a.ask("udp"), b.ask("tcp"), b.ask("udp")], ["well"; 3]);
-    lab.signaling_on(Place::A).unwrap();
+    lab.signaling_on(Location::A).unwrap();
     assert_eq!([a.ask("connect"), a.ask("tcp"), b.ask("tcp")], ["well"; 3]);
     // Once more, and twice over: one end of it is the end.
-    lab.signaling_off(Place::A).unwrap();
-    lab.signaling_off(Place::A).unwrap();
-    lab.signaling_on(Place::A).unwrap();
-    lab.signaling_on(Place::A).unwrap();
+    lab.signaling_off(Location::A).unwrap();
+    lab.signaling_off(Location::A).unwrap();
+    lab.signaling_on(Location::A).unwrap();
+    lab.signaling_on(Location::A).unwrap();
     assert_eq!([a.ask("connect"), a.ask("tcp")], ["well"; 2]);
 }

@@ -10,8 +10,8 @@ use std::{
 
 use orion_peer::{
     auth::turn_rest::TurnSecrets,
-    nat::{Behaviour, Link, Path, Profile, expected, profile, theory::Relays},
-    netsim::{Direction, Gateway, GatewayConfig, GatewaySocket, LabError},
+    nat::{Behaviour, LinkSettings, Path, Profile, expected, profile, theory::Relays},
+    netsim::{Direction, Gateway, GatewayConfig, GatewaySocket, NetsimError},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     proto::token::IceServer,
     turn::{TurnConfig, TurnServer},
@@ -296,7 +296,7 @@ async fn an_expired_mapping_closes_its_socket() {
 /// Numbers that arrive of `count` sent through a link that loses, and the external port.
 async fn arrivals(seed: u64, count: u32) -> (Vec<u32>, u16) {
     let outside = outsider("127.0.0.1").await;
-    let link = Link { loss: 0.2, ..Link::default() };
+    let link = LinkSettings { loss: 0.2, ..LinkSettings::default() };
     let config = GatewayConfig { profile: profile("sym"), link, seed, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).unwrap();
     let socket = gateway.bind().unwrap();
@@ -341,7 +341,7 @@ async fn one_seed_loses_the_same_packets_and_takes_the_same_port() {
 async fn delayed_packets_come_in_order_and_not_too_early() {
     let outside = outsider("127.0.0.1").await;
     let delay = Duration::from_millis(20);
-    let link = Link { delay, ..Link::default() };
+    let link = LinkSettings { delay, ..LinkSettings::default() };
     let config = GatewayConfig { profile: profile("port"), link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).unwrap();
     let socket = gateway.bind().unwrap();
@@ -367,7 +367,7 @@ async fn delayed_packets_come_in_order_and_not_too_early() {
 async fn what_is_on_the_link_outlives_its_socket() {
     let outside = outsider("127.0.0.1").await;
     for carrier in [false, true] {
-        let link = Link { delay: Duration::from_millis(10), ..Link::default() };
+        let link = LinkSettings { delay: Duration::from_millis(10), ..LinkSettings::default() };
         let config = GatewayConfig { profile: profile("port"), link, ..GatewayConfig::default() };
         let outer = gateway("port");
         let gateway = if carrier {
@@ -385,7 +385,7 @@ async fn what_is_on_the_link_outlives_its_socket() {
 #[tokio::test]
 async fn a_stream_is_delayed_in_order() {
     let delay = Duration::from_millis(20);
-    let link = Link { delay, jitter: delay, loss: 0.5, ..Link::default() };
+    let link = LinkSettings { delay, jitter: delay, loss: 0.5, ..LinkSettings::default() };
     let gateway = Gateway::new(GatewayConfig { link, ..GatewayConfig::default() }).unwrap();
     let mut stream = gateway.stream_link(Direction::Up);
     let begun = Instant::now();
@@ -436,7 +436,7 @@ async fn what_cannot_be_is_refused_with_a_remedy() {
     let missing: IpAddr = "198.51.100.7".parse().unwrap();
     let config = GatewayConfig { outside: Some(missing), ..GatewayConfig::default() };
     let error = Gateway::new(config).unwrap_err();
-    assert!(matches!(error, LabError::Outside { .. }), "{error}");
+    assert!(matches!(error, NetsimError::Outside { .. }), "{error}");
     assert!(error.remedy().contains("address of this machine"));
     let none = gateway("none");
     let error = Gateway::behind(&none, GatewayConfig::default()).unwrap_err();

@@ -5,7 +5,7 @@
 use std::{fs, path::Path, time::Duration};
 
 #[cfg(target_os = "linux")]
-use orion_peer::netns::{Lab, LabPlan, LabServer, Network, Place};
+use orion_peer::netns::{Lab, LabPlan, LabServer, Location, NetworkPlan};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -52,35 +52,36 @@ struct Moving {
 impl Moving {
     /// Keyframes flow between two peers behind NATs of these profiles.
     fn new(a: &str, b: &str) -> Self {
-        let network = |text: &str| Network { profile: text.parse().unwrap(), ..Network::default() };
+        let network =
+            |text: &str| NetworkPlan { profile: text.parse().unwrap(), ..NetworkPlan::default() };
         let orion_peer = Some(env!("CARGO_BIN_EXE_orion-peer").into());
         let plan = LabPlan { a: network(a), b: network(b), orion_peer, ..LabPlan::default() };
         let lab = Lab::start(&plan).unwrap_or_else(|error| panic!("{error}"));
         let server = lab.serve().unwrap_or_else(|error| panic!("{error}"));
         let dir = tempfile::tempdir().unwrap();
-        let start = |place, words: &[&str]| {
-            let mut command = lab.orion_peer(place);
+        let start = |location, words: &[&str]| {
+            let mut command = lab.orion_peer(location);
             command.args(words).current_dir(dir.path()).envs(server.variables());
             follow(words.join(" "), command)
         };
-        let recv = start(Place::B, &["recv", "--json", "--out", "frames"]);
+        let recv = start(Location::B, &["recv", "--json", "--out", "frames"]);
         let words = ["send", "--json", "--source", "pattern:320x240", "--interval", "0.3s"];
-        let send = start(Place::A, &words);
+        let send = start(Location::A, &words);
         recv.event("keyframe", 3);
         Self { lab, _server: server, dir, send, recv }
     }
 
     /// Runs shell commands with a peer.
-    fn shell(&self, place: Place, script: &str) {
-        let mut command = self.lab.command(place, "sh");
+    fn shell(&self, location: Location, script: &str) {
+        let mut command = self.lab.command(location, "sh");
         let output = command.args(["-ec", script]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{script}: {said}");
     }
 
     /// Runs shell commands in the NAT next to a peer.
-    fn shell_in_nat(&self, place: Place, script: &str) {
-        let mut command = self.lab.command_at_layer(place, 0, "sh");
+    fn shell_in_nat(&self, location: Location, script: &str) {
+        let mut command = self.lab.command_at_layer(location, 0, "sh");
         let output = command.args(["-ec", script]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{script}: {said}");
@@ -114,7 +115,7 @@ fn another_address(net: &str) -> String {
 #[test]
 fn the_phone_gets_another_address() {
     let moving = Moving::new("port", "port");
-    moving.shell(Place::A, &another_address("192.168.1"));
+    moving.shell(Location::A, &another_address("192.168.1"));
     moving.send.says("this machine's network has changed");
     moving.goes_on("the phone's address changes");
 }
@@ -123,7 +124,7 @@ fn the_phone_gets_another_address() {
 #[test]
 fn the_mac_gets_another_address() {
     let moving = Moving::new("port", "port");
-    moving.shell(Place::B, &another_address("192.168.2"));
+    moving.shell(Location::B, &another_address("192.168.2"));
     moving.goes_on("the Mac's address changes");
 }
 
@@ -131,11 +132,11 @@ fn the_mac_gets_another_address() {
 #[test]
 fn the_phone_is_without_a_network_for_a_while() {
     let moving = Moving::new("port", "port");
-    moving.shell(Place::A, "ip addr del 192.168.1.2/24 dev eth0");
+    moving.shell(Location::A, "ip addr del 192.168.1.2/24 dev eth0");
     moving.send.says("this machine has no network");
     std::thread::sleep(Duration::from_secs(6));
     moving.shell(
-        Place::A,
+        Location::A,
         "ip addr add 192.168.1.99/24 dev eth0; ip route replace default via 192.168.1.1",
     );
     moving.goes_on("6 s without any address");
@@ -151,7 +152,7 @@ fn the_nat_of_the_phone_restarts_as_another_kind() {
     let file = moving.dir.path().join("sym.nft");
     fs::write(&file, format!("flush ruleset\n{}", rules.loadable())).unwrap();
     moving.shell_in_nat(
-        Place::A,
+        Location::A,
         &format!(
             "ip addr flush dev wan; ip link set wan down; ip link set wan address 02:00:00:00:04:04; \
              ip link set wan up; nft -f {}; ip addr add 203.0.113.4/24 dev wan; \

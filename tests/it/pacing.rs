@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use orion_peer::{
-    nat::{Link, Queue},
+    nat::{LinkSettings, Queue},
     netsim::{Gateway, GatewayConfig},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     units::RateSetting,
@@ -18,7 +18,7 @@ const TRANSPORT_CC: &str =
 /// A link of 1 Mbit/s with a queue as in small home routers.
 fn uplink() -> Arc<Gateway> {
     let queue = Some(Queue::Bytes(32_768));
-    let link = Link { rate: Some(1_000_000), queue, ..Link::default() };
+    let link = LinkSettings { rate: Some(1_000_000), queue, ..LinkSettings::default() };
     Gateway::new(GatewayConfig { link, ..GatewayConfig::default() }).unwrap()
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use orion_peer::{
     media::h264::{self, AccessUnit, NalType},
-    nat::Link,
+    nat::LinkSettings,
     netsim::{Gateway, GatewayConfig},
     peer::{Peer, PeerConfig, PeerEvent, PeerRole},
     proto::control::{ControlMessage, KeyframeInfo},
@@ -22,14 +22,14 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 
-fn gateway(link: Link, seed: u64) -> Arc<Gateway> {
+fn gateway(link: LinkSettings, seed: u64) -> Arc<Gateway> {
     Gateway::new(GatewayConfig { link, seed, ..GatewayConfig::default() }).unwrap()
 }
 
 /// A pair with the sender behind a link with half this round trip each way, still without loss.
 async fn pair(round_trip: Duration, seed: u64, repair: bool) -> (End, End, Arc<Gateway>) {
-    let near = gateway(Link { delay: round_trip / 2, ..Link::default() }, seed);
-    let far = gateway(Link::default(), seed);
+    let near = gateway(LinkSettings { delay: round_trip / 2, ..LinkSettings::default() }, seed);
+    let far = gateway(LinkSettings::default(), seed);
     let config = |role, gateway| PeerConfig { gateway, repair, ..PeerConfig::new(role) };
     let (sender, receiver) = pair_of(
         config(PeerRole::Sender, Some(Arc::clone(&near))),
@@ -60,10 +60,10 @@ async fn close(ends: (End, End)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_keyframe_arrives_over_lossy_links() {
-    let bursts = Link { loss: 0.05, loss_burst: 10, ..Link::default() };
-    for (link, seed) in [(Link { loss: 0.1, ..Link::default() }, 1), (bursts, 2)] {
+    let bursts = LinkSettings { loss: 0.05, loss_burst: 10, ..LinkSettings::default() };
+    for (link, seed) in [(LinkSettings { loss: 0.1, ..LinkSettings::default() }, 1), (bursts, 2)] {
         let (sender, mut receiver, near) = pair(40 * MS, seed, true).await;
-        near.set_link(Link { delay: 20 * MS, ..link });
+        near.set_link(LinkSettings { delay: 20 * MS, ..link });
         let mut repaired = 0;
         for number in 0..20 {
             let sent = keyframe(50_000 + number);
@@ -82,7 +82,7 @@ async fn a_keyframe_sent_into_an_outage_arrives_after_it() {
     let first = keyframe(30_000);
     sender.peer.send_access_unit(&first).await.unwrap();
     comes(&mut receiver, &first, "before").await;
-    near.set_link(Link { loss: 1.0, ..clear });
+    near.set_link(LinkSettings { loss: 1.0, ..clear });
     let sent = keyframe(100_000);
     sender.peer.send_access_unit(&sent).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -97,7 +97,7 @@ async fn a_keyframe_sent_into_an_outage_arrives_after_it() {
 async fn the_first_keyframe_arrives_even_if_all_of_it_was_lost() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, true).await;
     let clear = near.link();
-    near.set_link(Link { loss: 1.0, ..clear });
+    near.set_link(LinkSettings { loss: 1.0, ..clear });
     let sent = keyframe(200_000);
     sender.peer.send_access_unit(&sent).await.unwrap();
     tokio::time::sleep(200 * MS).await;
@@ -110,7 +110,7 @@ async fn the_first_keyframe_arrives_even_if_all_of_it_was_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_repair_a_lost_packet_breaks_its_keyframe() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, false).await;
-    near.set_link(Link { loss: 0.2, ..near.link() });
+    near.set_link(LinkSettings { loss: 0.2, ..near.link() });
     let start = Instant::now();
     sender.peer.send_access_unit(&keyframe(200_000)).await.unwrap();
     let packets = receiver
@@ -131,7 +131,7 @@ async fn without_repair_a_lost_packet_breaks_its_keyframe() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_packet_lost_far_behind_the_newest_is_repaired() {
     let (sender, mut receiver, near) = pair(100 * MS, 3, true).await;
-    near.set_link(Link { loss: 0.3, ..near.link() });
+    near.set_link(LinkSettings { loss: 0.3, ..near.link() });
     let sent = keyframe(1_000_000);
     sender.peer.send_access_unit(&sent).await.unwrap();
     let repaired = comes(&mut receiver, &sent, "a megabyte").await;
@@ -161,15 +161,15 @@ fn without_rtx(sdp: &str) -> String {
 
 /// Keyframes over a lossy link; the `getStats` objects of the stream at both peers.
 async fn repaired_over(change: impl FnOnce(String) -> String) -> [serde_json::Value; 2] {
-    let near = gateway(Link { delay: 10 * MS, ..Link::default() }, 4);
+    let near = gateway(LinkSettings { delay: 10 * MS, ..LinkSettings::default() }, 4);
     let config = |role, gateway| PeerConfig { gateway, ..PeerConfig::new(role) };
     let (sender, mut receiver) = pair_that_offers(
         config(PeerRole::Sender, Some(Arc::clone(&near))),
-        config(PeerRole::Receiver, Some(gateway(Link::default(), 4))),
+        config(PeerRole::Receiver, Some(gateway(LinkSettings::default(), 4))),
         change,
     )
     .await;
-    near.set_link(Link { loss: 0.1, ..near.link() });
+    near.set_link(LinkSettings { loss: 0.1, ..near.link() });
     let mut repaired = 0;
     for number in 0..6 {
         let sent = keyframe(100_000 + number);

@@ -1,4 +1,4 @@
-//! Scenarios with a time line, as `lab --scenario` plays them: `send`, `recv` and `serve` as processes in
+//! Scenarios with a timeline, as `lab --scenario` plays them: `send`, `recv` and `serve` as processes in
 //! network namespaces, and what happens to them. The shipped ones run in a step of their own.
 
 use std::{fs, path::Path, process::Command, time::Duration};
@@ -69,15 +69,15 @@ fn what_is_wrong_in_a_file_is_told_before_anything_is_started() {
     }
     let file = scenario(dir.path(), "", "'at 1s: address a'");
     for (flags, words) in [
-        (["--turn", "udp"], "--turn is not for scenarios with a time line"),
-        (["--html", "x.html"], "--html is not for scenarios with a time line"),
+        (["--turn", "udp"], "--turn is not for scenarios with a timeline"),
+        (["--html", "x.html"], "--html is not for scenarios with a timeline"),
     ] {
         let ended = run(dir.path(), &[&["lab", "--scenario", &file], &flags[..]].concat());
         assert_eq!(ended.code, Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains(words), "{}", ended.stderr);
     }
     let ended = run(dir.path(), &["lab", "--nat", "port,port", "--logs", "logs"]);
-    assert!(ended.stderr.contains("--logs is for scenarios with a time line"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("--logs is for scenarios with a timeline"), "{}", ended.stderr);
 }
 
 /// Ctrl-C: what was measured until then is shown, and nothing of the lab is left.

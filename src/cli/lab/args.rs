@@ -271,13 +271,13 @@ impl LabArgs {
         ];
         if timelines.is_empty() && self.logs.is_some() {
             return Err(Failure::usage(
-                "--logs is for scenarios with a time line",
+                "--logs is for scenarios with a timeline",
                 "give --scenario FILE with one, or leave it out",
             ));
         }
         match refused.iter().find(|(_, given, _)| *given && !timelines.is_empty()) {
             Some((flag, _, why)) => Err(Failure::usage(
-                format!("{flag} is not for scenarios with a time line: {why}"),
+                format!("{flag} is not for scenarios with a timeline: {why}"),
                 "leave it out",
             )),
             None => Ok(timelines),
@@ -371,7 +371,7 @@ mod tests {
             ("--matrix --same-nat --profiles none", "none of the profiles is a NAT"),
             ("--scenario x.toml --same-nat", "the file says"),
             ("--scenario /nowhere/x.toml", "cannot read `/nowhere/x.toml`"),
-            ("--nat port --turn sctp", "no TURN transport"),
+            ("--nat port --turn sctp", "is not a TURN transport"),
             ("--nat port --connections 0", "measures nothing"),
             ("--nat port --parallel 0", "measures nothing"),
             ("--nat port --fallback simulated", "--fallback is about --kernel"),

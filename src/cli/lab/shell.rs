@@ -7,7 +7,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     cli::{failure::Failure, network::LinkArgs, output::Output},
-    netns::{self, Lab, LabPlan, LabServer, Network, OTHER_SERVER, Place, SERVER},
+    netns::{self, Lab, LabPlan, LabServer, Location, NetworkPlan, OTHER_SERVER, SERVER},
     types::Stage,
 };
 
@@ -43,7 +43,7 @@ pub async fn run(args: ShellArgs, output: Output) -> Result<(), Failure> {
     let network = args.network.one()?.map(|networks| networks.plan()).unwrap_or_default();
     let plan = LabPlan { a: network.0, seed: network.1, ..LabPlan::default() };
     let name = plan.a.profile.to_string();
-    let failed = |error: netns::KernelError| super::kernel_failure(&error);
+    let failed = |error: netns::NetnsError| super::kernel_failure(&error);
     let serve = !args.no_serve;
     let started = tokio::task::spawn_blocking(move || {
         let lab = Lab::start(&plan)?;
@@ -71,7 +71,7 @@ fn lost(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(Stage::Config, format!("the lab was lost: {error}"), "")
 }
 
-fn announce(lab: &Lab, server: Option<&LabServer>, network: &Network, output: Output) {
+fn announce(lab: &Lab, server: Option<&LabServer>, network: &NetworkPlan, output: Output) {
     let link = if network.link.is_clear() {
         String::new()
     } else {
@@ -80,7 +80,7 @@ fn announce(lab: &Lab, server: Option<&LabServer>, network: &Network, output: Ou
     output.line(format!(
         "behind `{}`{link}, address {}; your own network cannot be reached from here",
         network.profile,
-        lab.address(Place::A)
+        lab.address(Location::A)
     ));
     if let Some(server) = server {
         output.line(format!(
@@ -99,13 +99,13 @@ fn announce(lab: &Lab, server: Option<&LabServer>, network: &Network, output: Ou
 /// The user's command, or a shell whose prompt names the NAT.
 fn command(lab: &Lab, words: &[OsString], name: &str) -> Result<Command, Failure> {
     if let Some((program, words)) = words.split_first() {
-        let mut command = lab.command_as_user(Place::A, &program.to_string_lossy());
+        let mut command = lab.command_as_user(Location::A, &program.to_string_lossy());
         command.args(words);
         return Ok(command.into());
     }
     let shell = std::env::var("SHELL").ok().filter(|shell| !shell.is_empty());
     let shell = shell.unwrap_or_else(|| "/bin/sh".to_owned());
-    let mut command = lab.command_as_user(Place::A, &shell);
+    let mut command = lab.command_as_user(Location::A, &shell);
     if shell.ends_with("/bash") {
         // What bash reads at its start would set the prompt anew.
         let file = lab.file("bashrc");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     cli::failure::Failure,
-    nat::{Link, Queue},
+    nat::{LinkSettings, Queue},
     netns::wire::{self, WireConfig},
 };
 
@@ -45,10 +45,10 @@ pub fn run(args: WireArgs) -> Result<(), Failure> {
     wire::run(&config, ready, changes).map_err(|error| super::kernel_failure(&error))
 }
 
-fn link(words: &[&str]) -> Option<Link> {
+fn link(words: &[&str]) -> Option<LinkSettings> {
     let [loss, loss_burst, delay, jitter, rate, queue] = words else { return None };
     let (rate, queue): (u64, u64) = (rate.parse().ok()?, queue.parse().ok()?);
-    Some(Link {
+    Some(LinkSettings {
         loss: loss.parse().ok()?,
         loss_burst: loss_burst.parse().ok()?,
         delay: Duration::from_nanos(delay.parse().ok()?),

@@ -1,8 +1,8 @@
-//! Results for tests of what is written and shown.
+//! Example results for the tests of output and reports.
 
 use super::{
     plan::{CellPlan, Transports},
-    schema::{Cell, KeyframeRecord, LabResult, LayerName, SCHEMA},
+    schema::{BackendName, Cell, KeyframeRecord, LabResult, SCHEMA},
 };
 use crate::{
     nat::{Path, network, profile::MATRIX},
@@ -10,7 +10,7 @@ use crate::{
     types::Stage,
 };
 
-/// A pair that came out as expected.
+/// A pair that connected as expected.
 pub(super) fn cell(a: &str, b: &str) -> Cell {
     let plan = CellPlan::new(network(a).unwrap(), network(b).unwrap(), Transports::ALL, 1);
     let mut cell = Cell::unmeasured(&plan);
@@ -53,7 +53,7 @@ pub(super) fn cell(a: &str, b: &str) -> Cell {
     cell
 }
 
-/// A pair that did not connect although it should have.
+/// A pair that failed to connect although it should have.
 pub(super) fn failed(a: &str, b: &str) -> Cell {
     let mut cell = Cell { keyframe: None, ping_loss: None, ..cell(a, b) };
     (cell.measured, cell.agree) = (Path::None, false);
@@ -70,7 +70,7 @@ pub(super) fn failed(a: &str, b: &str) -> Cell {
     cell
 }
 
-/// A result of these cells.
+/// A result with these cells.
 pub(super) fn result(cells: Vec<Cell>) -> LabResult {
     LabResult {
         schema: SCHEMA.into(),
@@ -78,7 +78,7 @@ pub(super) fn result(cells: Vec<Cell>) -> LabResult {
         total: cells.len() as u64,
         cells,
         timelines: Vec::new(),
-        layer: LayerName::Simulated,
+        layer: BackendName::Simulated,
         seed: 1,
         started_at: "2026-01-02T03:04:05.678Z".into(),
         duration_s: 61.2,
@@ -87,11 +87,11 @@ pub(super) fn result(cells: Vec<Cell>) -> LabResult {
     }
 }
 
-/// The whole matrix; two cells do not agree.
+/// The whole matrix, with two cells that are not as expected.
 pub(super) fn matrix() -> LabResult {
     let mut cells: Vec<Cell> =
         MATRIX.iter().flat_map(|a| MATRIX.iter().map(move |b| cell(a, b))).collect();
-    // port and sym fails; fullcone and port takes a relay.
+    // port/sym fails; fullcone/port is relayed.
     cells[4 * 9 + 5] = failed("port", "sym");
     let relayed = &mut cells[2 * 9 + 4];
     (relayed.measured, relayed.agree) = (Path::Relay, false);

@@ -1,7 +1,7 @@
-//! The result as one page that explains itself, in the look of the bench's: the grid as a map of what
-//! connected how fast, then what does not agree and why, then every pair.
+//! The result as a single self-contained page in the style of the bench report: the grid as a map of
+//! connection type and set-up time, then the pairs that are not as expected and why, then every pair.
 //!
-//! A field of the map tells more where the pointer or the focus is: it is a table, and readable as one.
+//! A cell of the map shows details on hover or keyboard focus. The map is a table and reads as one.
 
 use std::fmt::Write;
 
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// Shades of a colour, from the quickest to the slowest.
+/// Number of shades per colour, fastest to slowest.
 const SHADES: f64 = 4.0;
 
-/// The page.
+/// Renders the result as an HTML page.
 #[must_use]
 pub fn html(result: &LabResult) -> String {
     let title = format!("orion-peer lab: {} of {} as expected", result.agree, result.total);
@@ -58,11 +58,11 @@ fn header(result: &LabResult) -> String {
         "<header class=\"verdict {class}\">\n<p class=\"tool\">orion-peer lab</p>\n\
          <h1>{}</h1>\n<p>{}</p>\n</header>\n<dl class=\"facts\">\n{told}</dl>\n",
         esc(verdict(result).split(" (").next().unwrap_or_default()),
-        esc("Two peers behind each pair of networks: how theory says they meet, and how they did.")
+        esc("Two peers behind each pair of networks: the expected path and the measured one.")
     )
 }
 
-/// What all have in common; empty when they have not.
+/// The value that all cells share; `None` if they differ.
 fn common<'c, T: PartialEq>(cells: &'c [Cell], of: impl Fn(&'c Cell) -> T) -> Option<T> {
     let first = of(cells.first()?);
     cells.iter().all(|cell| of(cell) == first).then_some(first)
@@ -80,31 +80,31 @@ fn links(cells: &[Cell]) -> String {
     match common(cells, |cell| &cell.link) {
         Some(link) if link.a == link.b => link_words(&link.a),
         Some(link) => format!("A {}; B {}", link_words(&link.a), link_words(&link.b)),
-        None => "each pair's own".into(),
+        None => "differs per pair".into(),
     }
 }
 
 fn link_words(link: &LinkRecord) -> String {
-    let mut words = Vec::new();
+    let mut parts = Vec::new();
     if link.delay_ms > 0.0 {
-        words.push(format!("{} ms each way", link.delay_ms));
+        parts.push(format!("{} ms one-way delay", link.delay_ms));
     }
     if link.jitter_ms > 0.0 {
-        words.push(format!("up to {} ms jitter", link.jitter_ms));
+        parts.push(format!("up to {} ms jitter", link.jitter_ms));
     }
     if link.loss > 0.0 {
-        words.push(match link.loss_burst {
+        parts.push(match link.loss_burst {
             0 | 1 => format!("{} % loss", link.loss * 100.0),
             burst => format!("{} % loss in bursts of {burst}", link.loss * 100.0),
         });
     }
     if let Some(rate) = link.rate {
-        words.push(format!("{} Mbit/s", rate as f64 / 1e6));
+        parts.push(format!("{} Mbit/s", rate as f64 / 1e6));
     }
     if let Some(bytes) = link.queue_bytes {
-        words.push(format!("a queue of {}", Queue::Bytes(bytes)));
+        parts.push(format!("{} queue", Queue::Bytes(bytes)));
     }
-    if words.is_empty() { "clear".into() } else { words.join(", ") }
+    if parts.is_empty() { "no impairment".into() } else { parts.join(", ") }
 }
 
 /// The key figures.
@@ -130,19 +130,19 @@ fn tiles(result: &LabResult) -> String {
     let wrong = result.cells.len() - result.agree as usize;
     let expected = none.iter().filter(|cell| cell.agree).count();
     let not_connected = match none.len() {
-        0 => "every pair found a way".to_owned(),
+        0 => "every pair connected".to_owned(),
         _ => format!("{expected} of them as expected"),
     };
     let tiles = [
         tile("Direct", direct.len(), times(&direct)),
-        tile("Through a relay", relayed.len(), times(&relayed)),
+        tile("Relayed", relayed.len(), times(&relayed)),
         tile("Not connected", none.len(), not_connected),
         tile("Not as expected", wrong, format!("of {} measured", result.cells.len())),
     ];
     format!("<h2 class=\"quiet\">Key figures</h2>\n<ul class=\"tiles\">\n{}</ul>\n", tiles.concat())
 }
 
-/// The grid, when the pairs make one.
+/// The grid, when the pairs form one.
 fn map(result: &LabResult) -> String {
     let Some(grid) = Grid::of(result) else { return String::new() };
     let scale = Scale::of(&result.cells);
@@ -171,7 +171,7 @@ fn map(result: &LabResult) -> String {
          </div>\n{}",
         legend(&scale)
     );
-    section("map", "Who connects with whom", &table)
+    section("map", "Which networks connect", &table)
 }
 
 /// A name that may break after each `+` and `-`.
@@ -179,26 +179,29 @@ fn breakable(name: &str) -> String {
     esc(name).replace('+', "+<wbr>").replace('-', "-<wbr>")
 }
 
-/// How strong the colour of a field is: by the logarithm of the set-up time, from the quickest to the slowest.
+/// Shade of a cell: logarithmic in the set-up time, fastest to slowest.
 struct Scale {
-    least: f64,
-    most: f64,
+    fastest: f64,
+    slowest: f64,
 }
 
 impl Scale {
     fn of(cells: &[Cell]) -> Self {
         let setups = || cells.iter().filter_map(|cell| cell.setup_ms).filter(|ms| *ms > 0.0);
-        Self { least: setups().fold(f64::INFINITY, f64::min), most: setups().fold(0.0, f64::max) }
+        Self {
+            fastest: setups().fold(f64::INFINITY, f64::min),
+            slowest: setups().fold(0.0, f64::max),
+        }
     }
 
     /// From 1 to [`SHADES`].
     fn shade(&self, ms: Option<f64>) -> u32 {
         let Some(ms) = ms.filter(|ms| *ms > 0.0) else { return 1 };
-        let span = (self.most / self.least).ln();
+        let span = (self.slowest / self.fastest).ln();
         if span.is_nan() || span <= 0.0 {
             return 1;
         }
-        let share = (ms / self.least).ln() / span;
+        let share = (ms / self.fastest).ln() / span;
         1 + (share * SHADES).clamp(0.0, SHADES - 1.0) as u32
     }
 }
@@ -223,7 +226,7 @@ fn field(cell: &Cell, scale: &Scale) -> String {
     )
 }
 
-/// What a field tells when it is asked.
+/// Details shown on hover or focus.
 fn tip(cell: &Cell) -> String {
     let mut lines = vec![
         format!("<strong>{}</strong>", esc(&cell.pair())),
@@ -245,17 +248,17 @@ fn legend(scale: &Scale) -> String {
     let key = |class: &str, text: &str| {
         format!("<li><span class=\"swatch {class}\"></span> {text}</li>\n")
     };
-    let range = if scale.most > 0.0 {
-        format!("; the stronger the slower, {} to {}", ms(Some(scale.least)), ms(Some(scale.most)))
+    let range = if scale.slowest > 0.0 {
+        format!(", {} to {} (darker is slower)", ms(Some(scale.fastest)), ms(Some(scale.slowest)))
     } else {
         String::new()
     };
     format!(
-        "<ul class=\"legend\">\n{}{}{}{}</ul>\n<p class=\"how\">Each field: the path, its type, and the \
-         set-up time{range}. Point at a field, or move to it by the Tab key, for more.</p>\n",
+        "<ul class=\"legend\">\n{}{}{}{}</ul>\n<p class=\"how\">Each cell: path, candidate type and \
+         set-up time{range}. Hover over a cell, or focus it with the Tab key, for details.</p>\n",
         key("direct shade3", "D: direct"),
-        key("relay shade3", "R: through a relay"),
-        key("unconnected", "–: not at all"),
+        key("relay shade3", "R: relayed"),
+        key("unconnected", "–: not connected"),
         key("wrong", "R≠D: measured R, expected D"),
     )
 }
@@ -267,10 +270,10 @@ fn differences(result: &LabResult) -> String {
         return section(
             "differences",
             "Not as expected",
-            &nothing("Every pair that was measured came out as expected."),
+            &nothing("All measured pairs are as expected."),
         );
     }
-    let columns = ["Pair", "Expected", "Measured", "Why", "What to try"];
+    let columns = ["Pair", "Expected", "Measured", "Reason", "Remedy"];
     let mut table = Table::new("Pairs that are not as expected", &columns);
     for cell in wrong {
         let (why, remedy) = cell.reason.as_ref().map_or_else(Default::default, |reason| {
@@ -294,10 +297,10 @@ fn named(cell: &Cell) -> String {
     }
 }
 
-/// Every pair with all that was measured of it.
+/// Every pair with all its measurements.
 fn pairs(result: &LabResult) -> String {
     if result.cells.is_empty() {
-        return section("pairs", "Every pair", &nothing("No pair was measured."));
+        return section("pairs", "All pairs", &nothing("No pairs were measured."));
     }
     let columns = [
         "Pair",
@@ -331,31 +334,31 @@ fn pairs(result: &LabResult) -> String {
             if cell.agree { badge(true, "yes") } else { badge(false, "no") },
         ]);
     }
-    // Few pairs are what one came for; the fields of a map say most of many already.
+    // With few pairs the table is what the reader wants; with many, the map already shows most of it.
     if result.cells.len() <= 20 {
-        return section("pairs", "Every pair", &table.render());
+        return section("pairs", "All pairs", &table.render());
     }
     let body = format!(
-        "<details>\n<summary>All {} with their times</summary>\n{}</details>\n",
+        "<details>\n<summary>All {} with times</summary>\n{}</details>\n",
         result.cells.len(),
         table.render()
     );
-    section("pairs", "Every pair", &body)
+    section("pairs", "All pairs", &body)
 }
 
-/// Most pairs that are shown in all detail.
-const MOST_DETAILED: usize = 4;
+/// Maximum number of pairs shown in full detail.
+const MAX_DETAILED: usize = 4;
 
-/// All that is known of a few pairs: their networks, how long each stage took, and why.
+/// Everything known about a few pairs: their networks, the duration of each stage, and the failure reason.
 fn details(result: &LabResult) -> String {
-    if result.cells.len() > MOST_DETAILED {
+    if result.cells.len() > MAX_DETAILED {
         return String::new();
     }
     result.cells.iter().enumerate().map(|(at, cell)| detail(at, cell)).collect()
 }
 
 fn detail(at: usize, cell: &Cell) -> String {
-    let mut table = Table::new("Networks, stages and what came out", &["What", "Value"]);
+    let mut table = Table::new("Networks, stages and results", &["What", "Value"]);
     let mut row = |name: &str, value: String| table.row(&[esc(name), value]);
     let end = |name: &str, nat: &str, link: &LinkRecord| {
         let nat = if name == nat { String::new() } else { format!("{nat}; ") };
@@ -386,8 +389,8 @@ fn detail(at: usize, cell: &Cell) -> String {
         row("keyframes intact", format!("{} of {}", keyframe.intact, keyframe.sent));
     }
     if let Some(reason) = &cell.reason {
-        row("why", esc(&format!("{}: {}", reason.stage, reason.message)));
-        row("try", esc(&reason.remedy));
+        row("reason", esc(&format!("{}: {}", reason.stage, reason.message)));
+        row("remedy", esc(&reason.remedy));
     }
     section(&format!("pair-{}", at + 1), &cell.pair(), &table.render())
 }
@@ -398,18 +401,18 @@ mod tests {
     use crate::lab::matrix::example;
 
     #[test]
-    fn the_map_has_a_field_a_pair_and_marks_what_does_not_agree() {
+    fn the_map_has_a_cell_per_pair_and_marks_unexpected_results() {
         let page = html(&example::matrix());
         assert_eq!(page.matches("class=\"tip\"").count(), 81);
         assert!(page.contains("<title>orion-peer lab: 79 of 81 as expected</title>"), "{page}");
         assert!(page.contains("<b>R≠D</b>") && page.contains("<b>–≠R</b>"));
-        assert_eq!(page.matches(" wrong\"").count(), 2 + 1, "two fields and the legend");
+        assert_eq!(page.matches(" wrong\"").count(), 2 + 1, "two cells and the legend");
         assert!(page.contains("<h1>79 of 81 pairs are as expected</h1>"));
         assert!(page.contains("verdict bad"));
     }
 
     #[test]
-    fn what_comes_from_elsewhere_cannot_become_markup() {
+    fn untrusted_text_is_escaped() {
         let evil = "<script>alert(1)</script>";
         let mut result = example::matrix();
         for cell in &mut result.cells {
@@ -431,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn stronger_is_slower() {
+    fn darker_is_slower() {
         let cells: Vec<Cell> = [10.0, 30.0, 100.0, 1000.0]
             .map(|ms| Cell { setup_ms: Some(ms), ..example::cell("port", "port") })
             .into();
@@ -443,12 +446,12 @@ mod tests {
     }
 
     #[test]
-    fn a_few_pairs_have_no_map_and_nothing_at_all_is_a_page() {
+    fn few_pairs_have_no_map_and_an_empty_result_is_a_valid_page() {
         let page = html(&example::result(vec![example::cell("port", "port")]));
         assert!(!page.contains("class=\"map\"") && page.contains("<code>srflx</code>"), "{page}");
-        assert!(page.contains("Every pair that was measured came out as expected."));
-        assert!(html(&example::result(Vec::new())).contains("No pair was measured."));
-        // What the ticket is about stands on the page of one pair.
+        assert!(page.contains("All measured pairs are as expected."));
+        assert!(html(&example::result(Vec::new())).contains("No pairs were measured."));
+        // The page for a single pair shows what a ticket would need.
         let page = html(&example::result(vec![example::failed("lte-symmetric", "udp-blocked")]));
         for words in
             ["lte-symmetric (sym; link", "udp-blocked (link", "no pair of &lt;candidates&gt;"]
@@ -462,15 +465,15 @@ mod tests {
     }
 
     #[test]
-    fn links_are_told_once_when_they_are_the_same() {
+    fn identical_links_are_shown_once() {
         let mut result = example::matrix();
-        assert!(html(&result).contains("<dt>link</dt><dd>clear</dd>"));
+        assert!(html(&result).contains("<dt>link</dt><dd>no impairment</dd>"));
         for cell in &mut result.cells {
             cell.link.a.delay_ms = 40.0;
             cell.link.b.loss = 0.02;
         }
-        assert!(html(&result).contains("A 40 ms each way; B 2 % loss"));
+        assert!(html(&result).contains("A 40 ms one-way delay; B 2 % loss"));
         result.cells[3].link.a.rate = Some(500_000);
-        assert!(html(&result).contains("each pair&#39;s own"));
+        assert!(html(&result).contains("differs per pair"));
     }
 }

@@ -1,6 +1,6 @@
-//! Cells by Linux: NATs of netfilter in network namespaces, a lab for each cell. The two peers are
-//! processes of this program, `bench --respond` behind B and `bench` behind A, and what the latter
-//! writes is what was measured.
+//! Measures cells on Linux: netfilter NATs in network namespaces, one lab per cell. The two peers are
+//! processes of this program, `bench --respond` behind B and `bench` behind A; the result that `bench`
+//! prints is the measurement.
 
 use std::{path::PathBuf, process::Stdio, sync::Arc};
 
@@ -13,31 +13,30 @@ use tokio::{
 
 use super::{
     plan::{CellPlan, Effort, PICTURE, PING_INTERVAL, Transports},
-    run::{self, Layer, Measurement},
-    schema::LayerName,
+    run::{self, LabBackend, Measurement},
+    schema::BackendName,
 };
 use crate::{
     nat::{self, NamedNetwork},
-    netns::{self, KernelError, Lab, LabPlan, LabServer, Network, Place},
+    netns::{self, Lab, LabPlan, LabServer, Location, NetnsError, NetworkPlan},
     proto::token::IceServer,
     report::{bench::schema::BenchResult, schema::FailureRecord},
     types::Stage,
 };
 
-/// Transports that the server in a lab speaks.
+/// TURN transports of the server in a lab.
 pub const TRANSPORTS: Transports = Transports { udp: true, tcp: true, tls: false };
 
-/// NATs and links made by the kernel.
-pub struct InKernel {
+/// NATs and links provided by the kernel.
+pub struct KernelBackend {
     orion_peer: Option<PathBuf>,
 }
 
-impl InKernel {
-    /// Finds out whether labs can be had on this machine, and whether their NATs are what they are meant
-    /// to be. Takes about 3 s.
+impl KernelBackend {
+    /// Checks that this machine can run labs and that their NATs behave as specified. Takes about 3 s.
     ///
     /// # Errors
-    /// They cannot: no Linux, no namespaces allowed, a program missing; or they are not.
+    /// Labs cannot run here (not Linux, namespaces not permitted, a program missing), or a NAT misbehaves.
     pub async fn start(orion_peer: Option<PathBuf>) -> Result<Arc<Self>, FailureRecord> {
         let plan = LabPlan { orion_peer: orion_peer.clone(), ..LabPlan::default() };
         blocking(move || Lab::start(&plan).map(Lab::stop)).await?;
@@ -46,27 +45,27 @@ impl InKernel {
         Ok(Arc::new(lab))
     }
 
-    /// An RFC 5780 probe behind each of two NATs.
+    /// Runs an RFC 5780 probe behind each of two NATs.
     async fn check_behaviour(&self) -> Result<(), FailureRecord> {
         let named = |name| nat::network(name).map_err(|error| unlike(name, &error.to_string()));
         let (a, b) = (named(CHECKED.0)?, named(CHECKED.1)?);
         let (lab, server) = self.build(network(&a), network(&b)).await?;
         let found =
-            tokio::try_join!(probe(&lab, &server, Place::A), probe(&lab, &server, Place::B));
+            tokio::try_join!(probe(&lab, &server, Location::A), probe(&lab, &server, Location::B));
         drop(server);
         let _ = tokio::task::spawn_blocking(move || lab.stop()).await;
         let (at_a, at_b) = found?;
         for (wanted, found) in [(CHECKED.0, at_a), (CHECKED.1, at_b)] {
             if found.profile.as_deref() != Some(wanted) {
-                let name = found.profile.unwrap_or_else(|| "no NAT with a name".into());
+                let name = found.profile.unwrap_or_else(|| "an unnamed NAT type".into());
                 return Err(unlike(wanted, &format!("an RFC 5780 probe found {name}")));
             }
         }
         Ok(())
     }
 
-    /// Two peers behind NATs of the first kind: a conntrack entry that an early packet leaves moves the
-    /// mapping, which no probe sees.
+    /// Connects two peers behind NATs of the first kind. An early packet can leave a conntrack entry that
+    /// changes the mapping, which no probe detects.
     async fn check_ice(&self) -> Result<(), FailureRecord> {
         let name = CHECKED.0;
         let named = || nat::network(name).map_err(|error| unlike(name, &error.to_string()));
@@ -80,8 +79,12 @@ impl InKernel {
         }
     }
 
-    /// A lab with its server; not one of the cells.
-    async fn build(&self, a: Network, b: Network) -> Result<(Lab, LabServer), FailureRecord> {
+    /// Builds a lab and its server for the checks; it is not one of the cells.
+    async fn build(
+        &self,
+        a: NetworkPlan,
+        b: NetworkPlan,
+    ) -> Result<(Lab, LabServer), FailureRecord> {
         let plan = LabPlan { a, b, orion_peer: self.orion_peer.clone(), ..LabPlan::default() };
         blocking(move || {
             let lab = Lab::start(&plan)?;
@@ -92,32 +95,32 @@ impl InKernel {
     }
 }
 
-/// NATs that every lab is checked with before it is used.
+/// NAT profiles that are verified before any lab is used.
 const CHECKED: (&str, &str) = ("port", "sym");
 
 fn unlike(name: &str, found: &str) -> FailureRecord {
     failure(
         "lab-unlike-profile",
-        &format!("the lab does not do what `{name}` says: {found}"),
-        "use the simulated lab (without --kernel); a firewall or module of this kernel may interfere: \
-         compare `orion-peer lab shell --nat port -- orion-peer doctor`",
+        &format!("the lab does not behave like `{name}`: {found}"),
+        "use the simulated lab (without --kernel); a firewall or kernel module may interfere: \
+         compare with `orion-peer lab shell --nat port -- orion-peer doctor`",
     )
 }
 
-/// What `doctor` says of the NAT in front of it.
+/// The NAT in front of a peer according to `doctor`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Probed {
     profile: Option<String>,
 }
 
-/// Asks the lab's server by RFC 5780 from a place of the lab.
-async fn probe(lab: &Lab, server: &LabServer, place: Place) -> Result<Probed, FailureRecord> {
+/// Runs the RFC 5780 probe against the lab's server from `location`.
+async fn probe(lab: &Lab, server: &LabServer, location: Location) -> Result<Probed, FailureRecord> {
     #[derive(Deserialize)]
     struct Report {
         nat: Probed,
     }
-    let mut command = orion_peer(lab, server, place);
+    let mut command = orion_peer(lab, server, location);
     command.args([
         "doctor",
         "--no-signal",
@@ -126,16 +129,16 @@ async fn probe(lab: &Lab, server: &LabServer, place: Place) -> Result<Probed, Fa
     ]);
     let output = command.output().await.map_err(|error| not_run(&error))?;
     serde_json::from_slice::<Report>(&output.stdout).map(|report| report.nat).map_err(|error| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let message = format!("no RFC 5780 probe in the lab: {error}: {}", said.trim());
-        failure("no-probe", &message, "run with -v for the details")
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let message = format!("the RFC 5780 probe in the lab failed: {error}: {}", stderr.trim());
+        failure("no-probe", &message, "run with -v for details")
     })
 }
 
 #[async_trait]
-impl Layer for InKernel {
-    fn name(&self) -> LayerName {
-        LayerName::Kernel
+impl LabBackend for KernelBackend {
+    fn name(&self) -> BackendName {
+        BackendName::Kernel
     }
 
     async fn measure(
@@ -160,25 +163,25 @@ impl Layer for InKernel {
         let servers = ice_servers(&lab, &server, plan.turn).await?;
         let measured = bench(&lab, &server, &servers, effort).await;
         drop(server);
-        // Its end takes a moment, in which this thread has better to do.
+        // Tearing the lab down takes a moment; do it off this thread.
         let _ = tokio::task::spawn_blocking(move || lab.stop()).await;
         measured
     }
 }
 
-fn network(network: &NamedNetwork) -> Network {
-    Network { profile: network.profile.clone(), link: network.link, ..Network::default() }
+fn network(network: &NamedNetwork) -> NetworkPlan {
+    NetworkPlan { profile: network.profile.clone(), link: network.link, ..NetworkPlan::default() }
 }
 
-/// Runs what waits for the kernel on a thread for that.
+/// Runs work that waits for the kernel on a blocking thread.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, KernelError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, NetnsError> + Send + 'static,
 ) -> Result<T, FailureRecord> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| {
-            failure("no-kernel-lab", &format!("no lab: {error}"), &error.remedy())
+            failure("no-kernel-lab", &format!("cannot create the lab: {error}"), &error.remedy())
         }),
-        Err(error) => Err(failure("no-kernel-lab", &format!("the lab was lost: {error}"), "")),
+        Err(error) => Err(failure("no-kernel-lab", &format!("the lab failed: {error}"), "")),
     }
 }
 
@@ -191,9 +194,9 @@ fn failure(code: &str, message: &str, remedy: &str) -> FailureRecord {
     }
 }
 
-/// `orion-peer` in a place of the lab, with the lab's server in its environment.
-fn orion_peer(lab: &Lab, server: &LabServer, place: Place) -> Command {
-    let mut command = Command::from(lab.own_in(place));
+/// An `orion-peer` command at a location in the lab, with the lab's server in its environment.
+fn orion_peer(lab: &Lab, server: &LabServer, location: Location) -> Command {
+    let mut command = Command::from(lab.isolated_orion_peer(location));
     command
         .arg("--json")
         .envs(server.variables())
@@ -204,7 +207,7 @@ fn orion_peer(lab: &Lab, server: &LabServer, place: Place) -> Command {
     command
 }
 
-/// What a token answer tells of ICE servers.
+/// The ICE servers of a token response.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fetched {
@@ -217,13 +220,13 @@ async fn ice_servers(
     server: &LabServer,
     turn: Transports,
 ) -> Result<Vec<IceServer>, FailureRecord> {
-    let mut command = orion_peer(lab, server, Place::Internet);
+    let mut command = orion_peer(lab, server, Location::Internet);
     command.args(["token", "fetch", "--device", "phone"]);
     let output = command.output().await.map_err(|error| not_run(&error))?;
     let fetched: Fetched = serde_json::from_slice(&output.stdout).map_err(|error| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let message = format!("the lab's token API did not answer: {error}: {}", said.trim());
-        failure("no-token", &message, "run with -v for the details")
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let message = format!("the lab's token API did not answer: {error}: {}", stderr.trim());
+        failure("no-token", &message, "run with -v for details")
     })?;
     let offered = |url: &String| {
         url.starts_with("stun")
@@ -242,21 +245,21 @@ fn not_run(error: &std::io::Error) -> FailureRecord {
     failure("not-started", &format!("cannot start orion-peer in the lab: {error}"), "")
 }
 
-/// The bench between the two peers.
+/// Runs the bench between the two peers.
 async fn bench(
     lab: &Lab,
     server: &LabServer,
     servers: &[IceServer],
     effort: &Effort,
 ) -> Result<Measurement, FailureRecord> {
-    let mut responder = orion_peer(lab, server, Place::B);
+    let mut responder = orion_peer(lab, server, Location::B);
     responder.args(["bench", "--respond", "--device", "mac"]);
     use_servers(&mut responder, servers);
     let mut responder = responder.spawn().map_err(|error| not_run(&error))?;
     let lines = joined(&mut responder).await?;
-    // What it says must be read, or it waits.
+    // Its output must be drained, or it blocks.
     let reading = tokio::spawn(read_on(lines));
-    let mut command = orion_peer(lab, server, Place::A);
+    let mut command = orion_peer(lab, server, Location::A);
     command.args(["bench", "--device", "phone", "--warmup", "0", "--min-success", "0%"]);
     command.args(["--connections", &effort.connections.to_string()]);
     command.args(["--keyframes", &effort.connections.to_string()]);
@@ -266,16 +269,16 @@ async fn bench(
     command.args(["--timeout", &format!("{}ms", effort.timeout.as_millis())]);
     use_servers(&mut command, servers);
     let output = command.output().await.map_err(|error| not_run(&error));
-    // It has nothing more to say.
+    // It has no more output.
     let _ = responder.kill().await;
     reading.abort();
     let output = output?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     let result = stdout.lines().find_map(|line| serde_json::from_str::<BenchResult>(line).ok());
     result.map(Measurement::from).ok_or_else(|| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let message = format!("the bench in the lab ended without a result: {}", said.trim());
-        failure("no-result", &message, "run with -v for the details")
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let message = format!("the bench in the lab ended without a result: {}", stderr.trim());
+        failure("no-result", &message, "run with -v for details")
     })
 }
 
@@ -295,10 +298,10 @@ fn use_servers(command: &mut Command, servers: &[IceServer]) {
 
 type Lines = tokio::io::Lines<BufReader<tokio::process::ChildStdout>>;
 
-/// Waits until the responder is in the room; the rest of what it says.
+/// Waits until the responder has joined the room; returns the rest of its output.
 async fn joined(responder: &mut Child) -> Result<Lines, FailureRecord> {
     let Some(stdout) = responder.stdout.take() else {
-        return Err(failure("not-started", "the responder says nothing", ""));
+        return Err(failure("not-started", "the responder has no standard output", ""));
     };
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -306,13 +309,13 @@ async fn joined(responder: &mut Child) -> Result<Lines, FailureRecord> {
             return Ok(lines);
         }
     }
-    let mut said = String::new();
-    if let Some(stderr) = &mut responder.stderr {
-        // What can be read of it is enough.
-        let _ = stderr.read_to_string(&mut said).await;
+    let mut stderr = String::new();
+    if let Some(pipe) = &mut responder.stderr {
+        // Whatever can be read of it is enough.
+        let _ = pipe.read_to_string(&mut stderr).await;
     }
-    let message = format!("the responder in the lab ended: {}", said.trim());
-    Err(failure("no-responder", &message, "run with -v for the details"))
+    let message = format!("the responder in the lab ended: {}", stderr.trim());
+    Err(failure("no-responder", &message, "run with -v for details"))
 }
 
 async fn read_on(mut lines: Lines) {

@@ -1,11 +1,11 @@
-//! The lab's matrix: pairs of networks, what theory expects of each, and what two real peers behind
-//! them measure.
+//! The lab's matrix: pairs of networks, the path theory expects for each, and the path that two real peers
+//! behind them get.
 //!
-//! - [`scenario`]: pairs of networks as TOML files · [`plan`]: what is to be measured of a pair
-//! - [`mod@run`]: all pairs over a [`Layer`], several at once
-//! - [`simulated`]: NATs and links in this process, and the `servers` that all pairs share
-//! - [`in_kernel`]: NATs and links by Linux, in network namespaces
-//! - [`schema`]: the result, `orion-peer/lab/1` · [`table`], [`words`], [`html()`]: for people
+//! - [`scenario`]: pairs of networks as TOML files · [`plan`]: what to measure for a pair
+//! - [`mod@run`]: all pairs over a [`LabBackend`], several concurrently
+//! - [`simulated`]: NATs and links in this process, and the `servers` shared by all pairs
+//! - [`in_kernel`]: NATs and links of the Linux kernel, in network namespaces
+//! - [`schema`]: the result, `orion-peer/lab/1` · [`table`], [`words`], [`html()`]: human-readable output
 
 #[cfg(test)]
 mod example;
@@ -21,9 +21,9 @@ pub mod table;
 pub mod words;
 
 pub use html::html;
-pub use in_kernel::InKernel;
+pub use in_kernel::KernelBackend;
 pub use plan::{CellPlan, Effort, Transports};
-pub use run::{Layer, Measurement, run};
+pub use run::{LabBackend, Measurement, run};
 pub use scenario::Scenario;
 pub use schema::{Cell, LabResult};
-pub use simulated::Simulated;
+pub use simulated::SimulatedBackend;

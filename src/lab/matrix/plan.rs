@@ -1,4 +1,4 @@
-//! What is measured of a pair of networks, and what theory expects of it.
+//! What is measured for a pair of networks, and the path that theory expects.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::nat::{Layer, NamedNetwork, Path, Profile, expected, theory::Relays};
 
-/// Which transports the TURN server offers.
+/// TURN transports that the server offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Transports {
     /// `turn:…?transport=udp`
@@ -17,9 +17,9 @@ pub struct Transports {
     pub tls: bool,
 }
 
-/// Text that is no list of TURN transports.
+/// Text that is not a list of TURN transports.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no TURN transport: write udp, tcp, tls, several with commas, or none")]
+#[error("`{0}` is not a TURN transport: expected udp, tcp or tls, separated by commas, or none")]
 pub struct TransportsError(pub String);
 
 impl Transports {
@@ -29,13 +29,13 @@ impl Transports {
     /// No TURN server at all.
     pub const NONE: Self = Self { udp: false, tcp: false, tls: false };
 
-    /// As theory sees them.
+    /// The transports as the theory models them.
     #[must_use]
     pub fn relays(self) -> Relays {
         Relays { udp: self.udp, stream: self.tcp || self.tls }
     }
 
-    /// Their names, as written.
+    /// Transport names as written on the command line.
     #[must_use]
     pub fn names(self) -> Vec<&'static str> {
         let all = [("udp", self.udp), ("tcp", self.tcp), ("tls", self.tls)];
@@ -81,31 +81,31 @@ impl fmt::Display for Transports {
 /// A pair of networks, and how the peers behind them are connected.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CellPlan {
-    /// Where the offering peer is.
+    /// Network of the offering peer.
     pub a: NamedNetwork,
-    /// Where the answering peer is.
+    /// Network of the answering peer.
     pub b: NamedNetwork,
-    /// Both are behind the same boxes, on local networks that do not see each other.
+    /// Both peers are behind the same NATs, on local networks isolated from each other.
     pub same_nat: bool,
-    /// What the TURN server offers.
+    /// TURN transports offered.
     pub turn: Transports,
-    /// Random choices of NATs and links begin here.
+    /// Random seed of the NATs and links.
     pub seed: u64,
-    /// What is to come out.
+    /// Expected path.
     pub expected: Path,
-    /// The scenario it is of.
+    /// Name of the scenario it belongs to.
     pub scenario: Option<String>,
-    /// Largest time to the first picture of each connection that is expected to be made; none for any.
+    /// Maximum time to the first picture of each connection that is expected to succeed; `None`: any.
     pub max_first_picture: Option<Duration>,
 }
 
-/// Networks that cannot be put together.
+/// Networks that cannot be combined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// Two peers behind one NAT are behind the same one.
-    #[error("`{0}` and `{1}` are not the same NAT; with both peers behind one, give it once")]
+    /// The two peers name different NATs although they share one.
+    #[error("`{0}` and `{1}` are not the same NAT; with both peers behind one, name it once")]
     Different(String, String),
-    /// Without a translation there is nothing to be behind together.
+    /// The network has no NAT that two peers could share.
     #[error(
         "`{0}` does not translate addresses, so two peers cannot be behind it together; \
          choose a NAT, as in port or port:hairpin"
@@ -114,7 +114,7 @@ pub enum PlanError {
 }
 
 impl CellPlan {
-    /// A pair of networks of their own.
+    /// Two peers, each in a network of its own.
     #[must_use]
     pub fn new(a: NamedNetwork, b: NamedNetwork, turn: Transports, seed: u64) -> Self {
         let expected = expected(&a.profile, &b.profile, turn.relays());
@@ -131,10 +131,10 @@ impl CellPlan {
         }
     }
 
-    /// Two peers behind one and the same NAT.
+    /// Two peers behind the same NAT.
     ///
     /// # Errors
-    /// [`PlanError`]: the two are not the same, or no NAT.
+    /// [`PlanError`] if the networks differ or contain no NAT.
     pub fn same_nat(
         a: NamedNetwork,
         b: NamedNetwork,
@@ -152,9 +152,9 @@ impl CellPlan {
     }
 }
 
-/// What two peers behind one NAT can expect, on local networks that do not see each other: a direct way
-/// leads by its outside, which only hairpinning turns back (RFC 4787 §6). There it is as between two NATs
-/// of the same kind.
+/// The path that two peers behind one NAT can expect, on local networks isolated from each other: a direct
+/// path leads through the NAT's external address, which requires hairpinning (RFC 4787 §6). With it, the
+/// result is as between two NATs of that kind.
 #[must_use]
 pub fn expected_behind_one(profile: &Profile, relays: Relays) -> Path {
     let outermost = profile.layers.iter().rev().find_map(|layer| match layer {
@@ -163,14 +163,14 @@ pub fn expected_behind_one(profile: &Profile, relays: Relays) -> Path {
     });
     match expected(profile, profile, relays) {
         Path::Direct if outermost == Some(false) => {
-            // Relays by UDP are reached by whoever passes UDP, and one that has a direct way does.
+            // UDP relays are reachable wherever UDP passes, and a peer with a direct path has UDP.
             if relays.udp || relays.stream { Path::Relay } else { Path::None }
         }
         path => path,
     }
 }
 
-/// A seed of its own for each pair, the same wherever that pair is measured.
+/// A seed per pair, the same wherever the pair is measured.
 fn cell_seed(seed: u64, a: &str, b: &str) -> u64 {
     let digest = Sha256::digest(format!("{seed}\n{a}\n{b}"));
     let first = digest.iter().take(8).fold(0u64, |value, byte| value << 8 | u64::from(*byte));
@@ -178,21 +178,21 @@ fn cell_seed(seed: u64, a: &str, b: &str) -> u64 {
     first >> 11
 }
 
-/// How much is measured of each pair.
+/// How much to measure for each pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effort {
-    /// Connections made, one after the other.
+    /// Connections made, one after another.
     pub connections: u64,
-    /// Pings over each.
+    /// Pings per connection.
     pub pings: u64,
-    /// A set-up that takes longer is given up.
+    /// Set-up timeout.
     pub timeout: Duration,
 }
 
-/// Time between pings.
+/// Interval between pings.
 pub const PING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The picture that is sent once: small, so that encoding it does not disturb the other cells.
+/// Size of the one picture sent: small, so that encoding it does not disturb the other cells.
 pub const PICTURE: (u32, u32) = (640, 360);
 
 impl Default for Effort {
@@ -202,8 +202,8 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// After this long a pair is given up, whatever it does: every set-up at its limit, and as much
-    /// again for what is measured then.
+    /// Time after which the measurement of a pair is abandoned: every set-up at its timeout, and as much
+    /// again for the measurements that follow.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let pings = PING_INTERVAL * u32::try_from(self.pings).unwrap_or(u32::MAX);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn transports_are_read_as_written() {
+    fn transports_round_trip_through_text() {
         for text in ["udp", "udp,tcp", "udp,tcp,tls", "tls", "none"] {
             assert_eq!(text.parse::<Transports>().unwrap().to_string(), text);
         }
@@ -234,14 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn each_pair_has_a_seed_of_its_own_and_keeps_it() {
+    fn each_pair_has_its_own_stable_seed() {
         assert_eq!(plan("port", "sym"), plan("port", "sym"));
         assert_ne!(plan("port", "sym").seed, plan("sym", "port").seed);
         assert!(plan("port", "sym").seed < 1 << 53);
     }
 
     #[test]
-    fn behind_one_nat_hairpinning_decides() {
+    fn behind_a_shared_nat_hairpinning_decides() {
         let same = |nat: &str, turn: &str| {
             let network = network(nat).unwrap();
             CellPlan::same_nat(network.clone(), network, turn.parse().unwrap(), 1)
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_leaves_room_for_every_connection() {
+    fn the_deadline_covers_every_connection() {
         let effort = Effort { connections: 3, ..Effort::default() };
         assert!(effort.deadline() > effort.timeout * 6);
     }

@@ -1,6 +1,6 @@
-//! Measures all pairs, several at once, over whichever layer makes the NATs. A pair that does not come
-//! out as expected is measured once more with nothing beside it: on a machine that is overloaded the
-//! checks of a direct way may come after the relay was taken.
+//! Measures all pairs, several concurrently, over whichever backend provides the NATs. A pair that is not as
+//! expected is measured once more with nothing else running: on an overloaded machine the checks of a
+//! direct path may arrive after the relay was nominated.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{
     plan::{CellPlan, Effort},
-    schema::{Cell, KeyframeRecord, LabResult, LayerName, SCHEMA},
+    schema::{BackendName, Cell, KeyframeRecord, LabResult, SCHEMA},
 };
 use crate::{
     nat::Path,
@@ -26,27 +26,27 @@ use crate::{
     types::Stage,
 };
 
-/// Makes NATs and links, and measures two peers behind them.
+/// Provides NATs and links, and measures two peers behind them.
 #[async_trait]
-pub trait Layer: Send + Sync {
-    /// What it makes them with.
-    fn name(&self) -> LayerName;
+pub trait LabBackend: Send + Sync {
+    /// What provides the NATs and links.
+    fn name(&self) -> BackendName;
 
-    /// Measures one pair. Dropping the future ends it and cleans up.
+    /// Measures one pair. Dropping the future aborts the measurement and cleans up.
     async fn measure(&self, plan: &CellPlan, effort: &Effort)
     -> Result<Measurement, FailureRecord>;
 }
 
-/// What a bench between the two peers measured.
+/// Results of a bench between the two peers.
 #[derive(Debug, Clone, Default)]
 pub struct Measurement {
-    /// Connections, with a record each.
+    /// Connections, with one record each.
     pub connections: Connections,
     /// Round-trip times.
     pub rtt: Rtt,
     /// Keyframes.
     pub keyframes: Keyframes,
-    /// Why it ended before its end.
+    /// Why the bench ended early.
     pub ended: Option<FailureRecord>,
 }
 
@@ -57,29 +57,29 @@ impl From<BenchResult> for Measurement {
     }
 }
 
-/// What is to be run.
+/// What to run.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The pairs.
+    /// The pairs to measure.
     pub plans: Vec<CellPlan>,
-    /// How much is measured of each.
+    /// How much to measure for each pair.
     pub effort: Effort,
-    /// Pairs measured at once.
+    /// Number of pairs measured concurrently.
     pub parallel: usize,
-    /// The seed that was asked for.
+    /// The requested seed.
     pub seed: u64,
 }
 
-/// Measures all pairs; `stop` ends the run early, with those that are done. `tell` hears of each pair
-/// when it is done, once; the result has them in the order of the job.
+/// Measures all pairs; `stop` ends the run early and keeps the pairs that are done. `report` is called for
+/// each pair when it is done, once; the result lists them in the order of the job.
 pub async fn run(
     job: Job,
-    layer: Arc<dyn Layer>,
+    backend: Arc<dyn LabBackend>,
     stop: impl Future<Output = ()> + Send,
-    tell: &mut (dyn FnMut(&Cell) + Send),
+    report: &mut (dyn FnMut(&Cell) + Send),
 ) -> LabResult {
-    let (begun, started_at) = (Instant::now(), jiff::Timestamp::now());
-    let name = layer.name();
+    let (started, started_at) = (Instant::now(), jiff::Timestamp::now());
+    let name = backend.name();
     let total = job.plans.len();
     let mut done: BTreeMap<usize, Cell> = BTreeMap::new();
     {
@@ -94,9 +94,9 @@ pub async fn run(
             while running.len() < job.parallel.max(1)
                 && let Some(index) = waiting.pop_front()
             {
-                let (layer, effort) = (Arc::clone(&layer), job.effort);
+                let (backend, effort) = (Arc::clone(&backend), job.effort);
                 let plan = job.plans[index].clone();
-                running.spawn(async move { (index, measure(&*layer, &plan, &effort).await) });
+                running.spawn(async move { (index, measure(&*backend, &plan, &effort).await) });
             }
             tokio::select! {
                 ended = running.join_next() => match ended {
@@ -105,7 +105,7 @@ pub async fn run(
                         let before = done.get(&index).map_or(0, |cell| cell.attempts);
                         cell.attempts += before;
                         if cell.agree || before > 0 || job.parallel < 2 || total < 2 {
-                            tell(&cell);
+                            report(&cell);
                         } else {
                             again.push_back(index);
                         }
@@ -131,12 +131,12 @@ pub async fn run(
         layer: name,
         seed: job.seed,
         started_at: format!("{started_at:.3}"),
-        duration_s: (begun.elapsed().as_secs_f64() * 1e3).round() / 1e3,
+        duration_s: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
         versions: versions(),
     }
 }
 
-/// A result without pairs, for time lines to be added to.
+/// A result without pairs, to which timelines are added.
 #[must_use]
 pub fn no_pairs(seed: u64) -> LabResult {
     LabResult {
@@ -146,7 +146,7 @@ pub fn no_pairs(seed: u64) -> LabResult {
         partial: false,
         cells: Vec::new(),
         timelines: Vec::new(),
-        layer: LayerName::Kernel,
+        layer: BackendName::Kernel,
         seed,
         started_at: format!("{:.3}", jiff::Timestamp::now()),
         duration_s: 0.0,
@@ -154,7 +154,7 @@ pub fn no_pairs(seed: u64) -> LabResult {
     }
 }
 
-/// A bug in here must not pass for a pair that does not connect.
+/// A bug in here must not look like a pair that fails to connect.
 fn unpanicked<T>(ended: Result<T, JoinError>) -> Option<T> {
     match ended {
         Ok(value) => Some(value),
@@ -164,21 +164,21 @@ fn unpanicked<T>(ended: Result<T, JoinError>) -> Option<T> {
 }
 
 /// Measures one pair.
-pub(super) async fn measure(layer: &dyn Layer, plan: &CellPlan, effort: &Effort) -> Cell {
+pub(super) async fn measure(backend: &dyn LabBackend, plan: &CellPlan, effort: &Effort) -> Cell {
     let deadline = effort.deadline();
-    let measured = tokio::time::timeout(deadline, layer.measure(plan, effort)).await;
+    let measured = tokio::time::timeout(deadline, backend.measure(plan, effort)).await;
     let measured = measured.unwrap_or_else(|_| {
         Err(FailureRecord {
             stage: Stage::Ice,
             code: "deadline".into(),
-            message: format!("this pair was not done within {deadline:?}"),
-            remedy: "is the machine overloaded? give a smaller --parallel".into(),
+            message: format!("the pair was not measured within {deadline:?}"),
+            remedy: "use a lower --parallel: the machine may be overloaded".into(),
         })
     });
     cell(plan, measured)
 }
 
-/// What came of one pair.
+/// The cell of one pair.
 fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
     let mut cell = Cell::unmeasured(plan);
     cell.attempts = 1;
@@ -195,7 +195,7 @@ fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
     for kind in records.iter().filter(|record| connected(record)).filter_map(kind) {
         *cell.by_type.entry(kind.to_owned()).or_default() += 1;
     }
-    // Of two as frequent the first by name, so that the same run says the same.
+    // On a tie the first by name, so that the same run gives the same result.
     let most = cell.by_type.iter().rev().max_by_key(|(_, count)| **count);
     cell.connection_type = most.map(|(kind, _)| kind.clone());
     cell.measured = records.iter().map(path).max().unwrap_or(Path::None);
@@ -213,7 +213,7 @@ fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
         sent,
         intact: keyframes.intact.unwrap_or_default(),
     });
-    // What a link loses may break a keyframe; on one that loses nothing, nothing may break.
+    // A lossy link may break a keyframe; on a lossless one nothing may break.
     let lossless = plan.expected != Path::None && lossless(plan);
     let as_expected =
         |record: &ConnectionRecord| path(record) == plan.expected && (record.ok || !lossless);
@@ -225,7 +225,7 @@ fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
     cell
 }
 
-/// Why a first picture was not in time, of the latest of them.
+/// The failure for a first picture that was too late; the latest one counts.
 fn late(plan: &CellPlan, records: &[ConnectionRecord]) -> Option<FailureRecord> {
     let limit = plan.max_first_picture.filter(|_| plan.expected != Path::None)?;
     let limit = limit.as_secs_f64() * 1e3;
@@ -236,14 +236,14 @@ fn late(plan: &CellPlan, records: &[ConnectionRecord]) -> Option<FailureRecord> 
     Some(FailureRecord {
         stage: Stage::Video,
         code: "first-picture-late".into(),
-        message: format!("first picture: {took}, at most {} is asked for", human::millis(limit)),
-        remedy: "see which stage of the set-up takes the time, or ask for a longer \
+        message: format!("first picture: {took}, maximum {}", human::millis(limit)),
+        remedy: "see which set-up stage takes the time, or raise \
                  max-first-picture"
             .into(),
     })
 }
 
-/// Whether no link of the two loses packets, by chance or by a full queue.
+/// Whether neither link loses packets, at random or through a full queue.
 fn lossless(plan: &CellPlan) -> bool {
     [&plan.a.link, &plan.b.link].iter().all(|link| link.loss == 0.0 && link.rate.is_none())
 }
@@ -264,7 +264,7 @@ fn path(record: &ConnectionRecord) -> Path {
     }
 }
 
-/// Why a pair does not agree although it connected.
+/// Why a pair that connected is not as expected.
 fn difference(plan: &CellPlan, cell: &Cell) -> Option<FailureRecord> {
     if cell.agree {
         return None;
@@ -274,11 +274,11 @@ fn difference(plan: &CellPlan, cell: &Cell) -> Option<FailureRecord> {
     let (code, remedy) = match (plan.expected, cell.measured) {
         (Path::Direct, Path::Relay) => (
             "relayed",
-            "a direct way exists: was a check lost on the way (--loss), or the relay nominated first? \
+            "a direct path exists: was a check lost (--loss), or the relay nominated first? \
              measure again with more --connections",
         ),
         (Path::None, _) => ("connected", "does the scenario expect less than the servers offer?"),
-        _ => ("not-relayed", "does the NAT do what its profile says? look at --kernel, too"),
+        _ => ("not-relayed", "does the NAT behave like its profile? try --kernel, too"),
     };
     Some(FailureRecord {
         stage: Stage::Ice,
@@ -288,7 +288,7 @@ fn difference(plan: &CellPlan, cell: &Cell) -> Option<FailureRecord> {
     })
 }
 
-/// What measured.
+/// Versions of the software that measured.
 fn versions() -> BTreeMap<String, String> {
     let manifest = include_str!("../../../Cargo.toml");
     let webrtc = manifest.lines().find_map(|line| line.strip_prefix("webrtc = \"="));

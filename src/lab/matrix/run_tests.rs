@@ -1,4 +1,4 @@
-//! The runner over layers that make nothing: order, stopping, deadlines, what a cell says.
+//! The runner over fake backends: order, stopping, deadlines, and the contents of a cell.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,44 +12,44 @@ use crate::{
     stats::Spread,
 };
 
-/// When a layer ends what it was asked.
+/// When a backend completes its measurements.
 enum Ends {
     /// After a while.
     Soon,
-    /// The last asked first, of this many.
+    /// In reverse order, for this many.
     Backwards(usize),
-    /// The first so many at once, the others never.
+    /// The first so many immediately, the others never.
     Only(usize),
 }
 
-/// A layer that connects as theory says.
+/// A backend whose pairs connect as theory predicts.
 struct Theory {
     ends: Ends,
     asked: watch::Sender<usize>,
     done: watch::Sender<usize>,
-    at_once: AtomicUsize,
-    most: AtomicUsize,
+    running: AtomicUsize,
+    max_running: AtomicUsize,
 }
 
 fn theory(ends: Ends) -> Arc<Theory> {
     let (asked, done) = (watch::Sender::new(0), watch::Sender::new(0));
-    Arc::new(Theory { ends, asked, done, at_once: 0.into(), most: 0.into() })
+    Arc::new(Theory { ends, asked, done, running: 0.into(), max_running: 0.into() })
 }
 
-/// Waits until a count has come to `count`.
+/// Waits until a count reaches `count`.
 async fn reaches(counted: &watch::Sender<usize>, count: usize) {
     counted.subscribe().wait_for(|now| *now >= count).await.unwrap();
 }
 
 #[async_trait]
-impl Layer for Theory {
-    fn name(&self) -> LayerName {
-        LayerName::Simulated
+impl LabBackend for Theory {
+    fn name(&self) -> BackendName {
+        BackendName::Simulated
     }
 
     async fn measure(&self, plan: &CellPlan, _: &Effort) -> Result<Measurement, FailureRecord> {
-        let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(now, Ordering::SeqCst);
+        let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.max_running.fetch_max(now, Ordering::SeqCst);
         let nth = *self.asked.borrow();
         self.asked.send_modify(|asked| *asked += 1);
         match self.ends {
@@ -63,7 +63,7 @@ impl Layer for Theory {
             Ends::Only(_) => {}
         }
         self.done.send_modify(|done| *done += 1);
-        self.at_once.fetch_sub(1, Ordering::SeqCst);
+        self.running.fetch_sub(1, Ordering::SeqCst);
         Ok(measurement(match plan.expected {
             Path::Direct => &["srflx"],
             Path::Relay => &["relay/udp"],
@@ -72,7 +72,7 @@ impl Layer for Theory {
     }
 }
 
-/// A measurement of connections of these types; an empty one did not connect.
+/// A measurement of connections of these types; an empty type did not connect.
 fn measurement(kinds: &[&str]) -> Measurement {
     let record = |kind: &&str| ConnectionRecord {
         ok: !kind.is_empty(),
@@ -112,11 +112,11 @@ fn job(parallel: usize) -> Job {
 }
 
 #[tokio::test]
-async fn cells_come_in_the_order_asked_for_however_they_end() {
-    let layer = theory(Ends::Backwards(81));
-    let mut told = Vec::new();
-    let result = run(job(100), layer.clone(), std::future::pending(), &mut |cell| {
-        told.push((cell.a.clone(), cell.b.clone()));
+async fn cells_are_in_the_order_of_the_job_however_they_end() {
+    let backend = theory(Ends::Backwards(81));
+    let mut reported = Vec::new();
+    let result = run(job(100), backend.clone(), std::future::pending(), &mut |cell| {
+        reported.push((cell.a.clone(), cell.b.clone()));
     })
     .await;
     let pairs = |cells: &[Cell]| -> Vec<_> {
@@ -127,32 +127,32 @@ async fn cells_come_in_the_order_asked_for_however_they_end() {
         .flat_map(|a| MATRIX.iter().map(move |b| ((*a).to_owned(), (*b).to_owned())))
         .collect();
     assert_eq!(pairs(&result.cells), asked);
-    assert_eq!(told.first(), asked.last(), "told as they end");
+    assert_eq!(reported.first(), asked.last(), "reported as they end");
     assert_eq!((result.agree, result.total, result.partial), (81, 81, false));
     assert!(result.all_agree());
     assert_eq!(result.versions["webrtc"].split('.').count(), 3, "{:?}", result.versions);
 }
 
 #[tokio::test]
-async fn no_more_run_at_once_than_allowed() {
-    let layer = theory(Ends::Soon);
-    run(job(4), layer.clone(), std::future::pending(), &mut |_| {}).await;
-    assert_eq!(layer.most.load(Ordering::SeqCst), 4);
-    assert_eq!(*layer.asked.borrow(), 81);
+async fn no_more_run_concurrently_than_allowed() {
+    let backend = theory(Ends::Soon);
+    run(job(4), backend.clone(), std::future::pending(), &mut |_| {}).await;
+    assert_eq!(backend.max_running.load(Ordering::SeqCst), 4);
+    assert_eq!(*backend.asked.borrow(), 81);
 }
 
-/// The second of two pairs is relayed the first time it is measured, the first one every time.
+/// The second of two pairs is relayed in its first measurement only, the first one in every measurement.
 #[tokio::test]
-async fn what_does_not_agree_is_measured_again_by_itself() {
+async fn an_unexpected_result_is_measured_again_alone() {
     #[derive(Default)]
     struct Overloaded {
         asked: std::sync::Mutex<Vec<String>>,
         running: AtomicUsize,
     }
     #[async_trait]
-    impl Layer for Overloaded {
-        fn name(&self) -> LayerName {
-            LayerName::Simulated
+    impl LabBackend for Overloaded {
+        fn name(&self) -> BackendName {
+            BackendName::Simulated
         }
         async fn measure(&self, plan: &CellPlan, _: &Effort) -> Result<Measurement, FailureRecord> {
             let beside = self.running.fetch_add(1, Ordering::SeqCst);
@@ -172,52 +172,53 @@ async fn what_does_not_agree_is_measured_again_by_itself() {
         }
     }
     let plans = vec![plan("port", "none"), plan("addr", "none"), plan("sym", "sym")];
-    let layer = Arc::new(Overloaded::default());
-    let mut told = Vec::new();
-    let result = run(Job { plans, ..job(3) }, layer.clone(), std::future::pending(), &mut |cell| {
-        told.push((cell.a.clone(), cell.agree));
-    })
-    .await;
+    let backend = Arc::new(Overloaded::default());
+    let mut reported = Vec::new();
+    let result =
+        run(Job { plans, ..job(3) }, backend.clone(), std::future::pending(), &mut |cell| {
+            reported.push((cell.a.clone(), cell.agree));
+        })
+        .await;
     let seen: Vec<_> = result.cells.iter().map(|cell| (cell.agree, cell.attempts)).collect();
     assert_eq!(seen, [(false, 2), (true, 2), (true, 1)]);
-    told.sort();
-    assert_eq!(told, [("addr".into(), true), ("port".into(), false), ("sym".into(), true)]);
+    reported.sort();
+    assert_eq!(reported, [("addr".into(), true), ("port".into(), false), ("sym".into(), true)]);
 }
 
 #[tokio::test]
-async fn a_stop_leaves_what_is_there() {
-    let layer = theory(Ends::Only(20));
-    // The last of them is asked once the first 20 are done.
-    let stop = reaches(&layer.asked, 40);
-    let result = run(job(20), layer.clone(), stop, &mut |_| {}).await;
+async fn a_stop_keeps_completed_cells() {
+    let backend = theory(Ends::Only(20));
+    // The last of them is requested once the first 20 are done.
+    let stop = reaches(&backend.asked, 40);
+    let result = run(job(20), backend.clone(), stop, &mut |_| {}).await;
     assert_eq!((result.cells.len(), result.total, result.partial), (20, 81, true));
     assert!(!result.all_agree());
 }
 
 #[tokio::test]
-async fn a_pair_that_never_ends_is_given_up() {
+async fn a_pair_that_never_ends_is_abandoned() {
     struct Silent;
     #[async_trait]
-    impl Layer for Silent {
-        fn name(&self) -> LayerName {
-            LayerName::Kernel
+    impl LabBackend for Silent {
+        fn name(&self) -> BackendName {
+            BackendName::Kernel
         }
         async fn measure(&self, _: &CellPlan, _: &Effort) -> Result<Measurement, FailureRecord> {
             std::future::pending().await
         }
     }
-    // Nothing to connect needs no time.
+    // With nothing to connect, no time is needed.
     let effort = Effort { connections: 0, ..Effort::default() };
     let job = Job { plans: vec![plan("port", "sym")], effort, ..job(1) };
     let result = run(job, Arc::new(Silent), std::future::pending(), &mut |_| {}).await;
     let cell = &result.cells[0];
     assert_eq!((cell.measured, cell.agree), (Path::None, false));
     assert_eq!(cell.reason.as_ref().unwrap().code, "deadline");
-    assert_eq!(result.layer, LayerName::Kernel);
+    assert_eq!(result.layer, BackendName::Kernel);
 }
 
 #[test]
-fn a_cell_says_the_worst_and_agrees_when_all_do() {
+fn a_cell_shows_the_worst_connection_and_agrees_when_all_do() {
     for (a, b, kinds, measured, kind, agree, code) in [
         ("port", "port", &["srflx"][..], Path::Direct, Some("srflx"), true, None),
         (
@@ -245,7 +246,7 @@ fn a_cell_says_the_worst_and_agrees_when_all_do() {
 }
 
 #[test]
-fn where_there_is_no_way_failing_agrees() {
+fn failing_agrees_where_no_path_exists() {
     let none = Transports::NONE;
     let plan = CellPlan::new(network("sym").unwrap(), network("sym").unwrap(), none, 1);
     let failed = cell(&plan, Ok(measurement(&["", ""])));
@@ -253,11 +254,11 @@ fn where_there_is_no_way_failing_agrees() {
     let connected = cell(&plan, Ok(measurement(&["srflx"])));
     assert_eq!(connected.reason.unwrap().code, "connected");
     let broken = cell(&plan, Err(failure("no-lab")));
-    assert!(!broken.agree, "a lab that did not work says nothing about the pair");
+    assert!(!broken.agree, "a broken lab proves nothing about the pair");
 }
 
 #[test]
-fn a_link_that_loses_packets_may_break_a_keyframe_and_no_other() {
+fn only_a_lossy_link_may_break_a_keyframe() {
     let mut broken = measurement(&["srflx"]);
     (broken.connections.records[0].ok, broken.connections.records[0].failure) =
         (false, Some(failure("no-keyframe")));
@@ -267,11 +268,11 @@ fn a_link_that_loses_packets_may_break_a_keyframe_and_no_other() {
     plan.b.link.loss = 0.02;
     let lossy = cell(&plan, Ok(broken));
     assert!(lossy.agree);
-    assert_eq!(lossy.reason.unwrap().code, "no-keyframe", "it is told all the same");
+    assert_eq!(lossy.reason.unwrap().code, "no-keyframe", "it is reported all the same");
 }
 
 #[test]
-fn a_run_cut_short_does_not_agree() {
+fn a_run_that_ended_early_does_not_agree() {
     let cut = Measurement { ended: Some(failure("source")), ..measurement(&["srflx"]) };
     let cell = cell(&plan("port", "port"), Ok(cut));
     assert!(!cell.agree);

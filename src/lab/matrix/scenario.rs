@@ -1,4 +1,4 @@
-//! Scenario files: two networks, or one that both peers are behind, and what is expected of them.
+//! Scenario files: two networks, or one shared by both peers, and the expected path.
 //!
 //! ```toml
 //! name = "phone-lte-mac-home"
@@ -15,8 +15,8 @@
 //! nat = "home-router"
 //! ```
 //!
-//! With `[same-nat]` in place of `[a]` and `[b]` both peers are behind that one. A file with a `timeline`
-//! is one of [`crate::lab::timeline`].
+//! `[same-nat]` in place of `[a]` and `[b]` puts both peers behind that network. A file with a `timeline`
+//! is a [`crate::lab::timeline`].
 
 use std::{path::Path as FilePath, time::Duration};
 
@@ -32,49 +32,49 @@ use crate::{
     units,
 };
 
-/// A scenario.
+/// A scenario file after validation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
     /// Its name.
     pub name: String,
-    /// What it is about, a sentence.
+    /// One-sentence description.
     pub description: String,
-    /// Where a claim about a carrier or a router comes from.
+    /// Source of the claims about a carrier or router.
     pub source: String,
-    /// What is measured.
+    /// What to measure.
     pub plan: CellPlan,
 }
 
-/// What flags say of all scenarios, in place of what their files say.
+/// Command-line values that take precedence over all scenario files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides {
-    /// Links, of A and B.
+    /// Link changes of A and B.
     pub links: [LinkChanges; 2],
     /// TURN transports.
     pub turn: Option<Transports>,
-    /// Seed.
+    /// Random seed.
     pub seed: Option<u64>,
 }
 
-/// A scenario that cannot be used.
+/// A scenario that is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
-    /// The file.
+    /// The file cannot be read or parsed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A network in it.
+    /// A network in it is not valid.
     #[error(transparent)]
     Network(#[from] EndError),
-    /// Its networks cannot be put together.
+    /// Its networks cannot be combined.
     #[error("`{file}`: {error}")]
     Plan {
-        /// The file.
+        /// Path of the file.
         file: String,
-        /// Why not.
+        /// Why they cannot be combined.
         error: PlanError,
     },
-    /// Neither two networks nor one.
-    #[error("`{0}`: give the networks [a] and [b], or [same-nat] that both peers are behind")]
+    /// Neither two networks nor a shared one.
+    #[error("`{0}`: give the networks [a] and [b], or [same-nat] for one shared by both peers")]
     Networks(String),
 }
 
@@ -109,7 +109,7 @@ impl Scenario {
     /// Reads a scenario file.
     ///
     /// # Errors
-    /// [`ScenarioError`], with the file, the line and the nearest known key or network.
+    /// [`ScenarioError`], with the file, the line, and the nearest known key or network.
     pub fn read(path: &FilePath, overrides: &Overrides) -> Result<Self, ScenarioError> {
         let file = path.display().to_string();
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
@@ -142,7 +142,7 @@ impl Scenario {
             _ => return Err(ScenarioError::Networks(file.to_owned())),
         };
         let name = scenario.name.unwrap_or_else(|| stem.to_owned());
-        // With other TURN transports than the file's, theory has to say.
+        // With TURN transports other than the file's, theory decides.
         if overrides.turn.is_none() {
             plan.expected = scenario.expect.unwrap_or(plan.expected);
         }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_says_what_it_means_and_expects_what_theory_does() {
+    fn every_sample_is_documented_and_expects_what_theory_does() {
         let dir = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("samples/scenarios");
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(dir).unwrap() {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_is_read_as_written() {
+    fn a_scenario_is_parsed() {
         let text = "turn = 'udp'\nseed = 3\nmax-first-picture = '2s'\n[a]\nnat = 'lte-symmetric'\ndelay = '40ms'\n[b]\nnat = 'port'";
         let read = scenario(text).unwrap();
         assert_eq!((read.name.as_str(), read.plan.expected), ("x", Path::Relay));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_the_file() {
+    fn flags_take_precedence_over_the_file() {
         let text = "turn = 'none'\nexpect = 'none'\n[a]\nnat = 'sym'\n[b]\nnat = 'sym'";
         let read = |overrides: &Overrides| {
             Scenario::from_file(file::parse("x", text).unwrap(), "x", "x", overrides).unwrap()
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_where_it_stands() {
+    fn errors_name_the_place_in_the_file() {
         let ends = "[a]\nnat = 'port'\n[b]\nnat = 'sym'\n";
         for (text, words) in [
             (format!("sead = 3\n{ends}"), "`x.toml`, line 1: unknown field `sead`"),
             (format!("sead = 3\n{ends}"), "did you mean `seed`"),
             (format!("{ends}lost = '3%'"), "line 5: unknown field `lost`"),
             (format!("max-first-picture = '2'\n{ends}"), "line 1: `2`"),
-            (format!("turn = 'sctp'\n{ends}"), "line 1: `sctp` is no TURN transport"),
+            (format!("turn = 'sctp'\n{ends}"), "line 1: `sctp` is not a TURN transport"),
             (format!("expect = 'maybe'\n{ends}"), "line 1: unknown variant `maybe`"),
             ("[a]\nnat = 'port'".into(), "give the networks [a] and [b], or [same-nat]"),
             (format!("{ends}[same-nat]\nnat = 'port'"), "give the networks [a] and [b]"),
@@ -243,7 +243,7 @@ mod tests {
             ("[same-nat]\nnat = 'none'".into(), "does not translate"),
             (
                 "[a]\nnat = 'port'\nip = 'ipv6'\n[b]\nnat = 'sym'".into(),
-                "`ip` is for scenarios with a time line",
+                "`ip` is for scenarios with a timeline",
             ),
             ("[a]\nnat = 'port+udp-blocked'\n[b]\nnat = 'sym'".into(), "write `udp-blocked` alone"),
         ] {

@@ -1,7 +1,7 @@
 //! The result of `orion-peer lab`, schema `orion-peer/lab/1`: what `--json` prints and `--out` writes.
 //!
-//! Times are in ms, shares from 0 to 1, rates in bits a second. What was not measured is null, never 0.
-//! `schema.json` beside this file says the same to JSON Schema validators.
+//! Times are in ms, shares from 0 to 1, rates in bit/s. Values that were not measured are null, never 0.
+//! `schema.json` beside this file is the same as JSON Schema.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::CellPlan;
 use crate::{
     lab::timeline::TimelineResult,
-    nat::{Link, Path},
+    nat::{LinkSettings, Path},
     report::{bench::schema::Setup, schema::FailureRecord},
 };
 
@@ -20,37 +20,37 @@ pub const SCHEMA: &str = "orion-peer/lab/1";
 /// The schema as JSON Schema, draft 2020-12.
 pub const JSON_SCHEMA: &str = include_str!("schema.json");
 
-/// All that was measured.
+/// Everything that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LabResult {
     /// [`SCHEMA`].
     pub schema: String,
-    /// One a pair of networks, in the order asked for.
+    /// One per pair of networks, in the order requested.
     pub cells: Vec<Cell>,
-    /// One a scenario with a time line, in the order asked for.
+    /// One per scenario with a timeline, in the order requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timelines: Vec<TimelineResult>,
-    /// Cells and time lines that agree with what was expected.
+    /// Number of cells and timelines that are as expected.
     pub agree: u64,
-    /// Cells and time lines that were to be measured; more than there are when the run was stopped.
+    /// Number of cells and timelines requested; larger than the number present if the run was stopped.
     pub total: u64,
-    /// What NATs and links were made with.
-    pub layer: LayerName,
-    /// The seed asked for; each cell has its own from it.
+    /// What provided the NATs and links.
+    pub layer: BackendName,
+    /// The requested seed; each cell derives its own.
     pub seed: u64,
-    /// RFC 3339.
+    /// Start of the run, RFC 3339.
     pub started_at: String,
-    /// Length of the run, seconds.
+    /// Duration of the run in seconds.
     pub duration_s: f64,
-    /// The run was stopped before its end: what is here is what was measured until then.
+    /// The run was stopped early; the result holds what was measured until then.
     pub partial: bool,
-    /// What measured, by name: `orion-peer`, `webrtc`, `os`.
+    /// Software versions by name: `orion-peer`, `webrtc`, `os`.
     pub versions: BTreeMap<String, String>,
 }
 
 impl LabResult {
-    /// Adds a time line that was played.
+    /// Adds a timeline that was played.
     pub fn add(&mut self, timeline: TimelineResult) {
         self.total += 1;
         self.agree += u64::from(timeline.agree);
@@ -58,25 +58,25 @@ impl LabResult {
         self.timelines.push(timeline);
     }
 
-    /// Whether every cell was measured and came out as expected.
+    /// Whether every cell was measured and is as expected.
     #[must_use]
     pub fn all_agree(&self) -> bool {
         !self.partial && self.agree == self.total
     }
 }
 
-/// What NATs and links are made with.
+/// What provides NATs and links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LayerName {
-    /// In this process.
+pub enum BackendName {
+    /// Simulated in this process.
     Simulated,
-    /// By Linux, in network namespaces.
+    /// The Linux kernel, in network namespaces.
     Kernel,
 }
 
-impl LayerName {
-    /// As in JSON.
+impl BackendName {
+    /// The name in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,12 +86,12 @@ impl LayerName {
     }
 }
 
-/// Something of each of the two ends.
+/// One value for each of the two peers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ends<T> {
-    /// Of the offering peer's.
+    /// Of the offering peer.
     pub a: T,
-    /// Of the answering peer's.
+    /// Of the answering peer.
     pub b: T,
 }
 
@@ -103,36 +103,36 @@ pub struct Cell {
     pub a: String,
     /// The answering peer's network.
     pub b: String,
-    /// What theory, or the scenario, says.
+    /// Path that theory, or the scenario, expects.
     pub expected: Path,
-    /// What came out; the worst when there were several connections.
+    /// Path that was measured; the worst if there were several connections.
     pub measured: Path,
-    /// How it connected: `host`, `srflx`, `relay/udp`, `relay/tcp`, `relay/tls`, `relay`; the most
-    /// frequent.
+    /// Type of the connection: `host`, `srflx`, `relay/udp`, `relay/tcp`, `relay/tls`, `relay`; the most
+    /// frequent one.
     #[serde(rename = "type")]
     pub connection_type: Option<String>,
-    /// From the token request to the open data channel, the median.
+    /// From the token request to the open data channel; median.
     pub setup_ms: Option<f64>,
-    /// From the token request to the first keyframe being whole at the receiver, the median.
+    /// From the token request to the complete first keyframe at the receiver; median.
     #[serde(default)]
     pub first_picture_ms: Option<f64>,
-    /// From being in the room to that, the median.
+    /// From joining the room to the complete first keyframe; median.
     #[serde(default)]
     pub first_picture_from_join_ms: Option<f64>,
-    /// Largest time to the first picture that is asked for; none when it may take any time.
+    /// Maximum time to the first picture; none if there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_first_picture_ms: Option<f64>,
-    /// Round-trip time of pings over the data channel, the median.
+    /// Round-trip time of pings over the data channel; median.
     pub rtt_ms: Option<f64>,
-    /// Whether every connection came out as expected, with its first picture in time; over links that lose nothing also whether pings
-    /// were answered and the keyframe arrived whole.
+    /// Whether every connection is as expected, with its first picture in time; over lossless links also
+    /// whether pings were answered and the keyframe arrived intact.
     pub agree: bool,
-    /// Why it did not connect, or does not agree.
+    /// Why it did not connect, or is not as expected.
     pub reason: Option<FailureRecord>,
-    /// Times it was measured; one that does not agree is measured once more, with nothing beside it.
+    /// Number of measurements; a cell that is not as expected is measured once more, alone.
     #[serde(default)]
     pub attempts: u32,
-    /// Both peers were behind the same boxes.
+    /// Both peers were behind the same NATs.
     pub same_nat: bool,
     /// The profiles, spelt out where `a` and `b` are names of networks.
     pub nat: Ends<String>,
@@ -140,18 +140,18 @@ pub struct Cell {
     pub link: Ends<LinkRecord>,
     /// TURN transports offered.
     pub turn: Vec<String>,
-    /// Where random choices began.
+    /// Seed of this cell.
     pub seed: u64,
-    /// The scenario it is of.
+    /// Name of the scenario it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scenario: Option<String>,
     /// Connections attempted.
     pub connections: u64,
-    /// Those that connected, by type.
+    /// Number that connected, by type.
     pub by_type: BTreeMap<String, u64>,
-    /// How long each stage of the set-up took, medians.
+    /// Duration of each set-up stage; medians.
     pub stages: Setup<Option<f64>>,
-    /// Pings that were not answered, as a share of those sent.
+    /// Share of pings that were not answered.
     pub ping_loss: Option<f64>,
     /// The keyframes sent.
     pub keyframe: Option<KeyframeRecord>,
@@ -161,41 +161,41 @@ pub struct Cell {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyframeRecord {
-    /// Size, the median.
+    /// Size in bytes; median.
     pub bytes: Option<f64>,
-    /// From the picture being taken to its last packet having arrived, the median.
+    /// From capturing the picture to the arrival of its last packet; median.
     pub latency_ms: Option<f64>,
-    /// From its first packet being sent to its last having arrived, the median.
+    /// From sending its first packet to the arrival of its last; median.
     #[serde(default)]
     pub network_ms: Option<f64>,
-    /// Sent.
+    /// Number sent.
     pub sent: u64,
-    /// Arrived whole, with the sender's SHA-256.
+    /// Number received intact, with the sender's SHA-256.
     pub intact: u64,
 }
 
-/// What a link does to each direction.
+/// Properties of a link, per direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkRecord {
     /// Share of packets lost.
     pub loss: f64,
-    /// How many in a row; 0 and 1 mean each on its own.
+    /// Packets lost in a row; 0 and 1 mean independent losses.
     #[serde(default)]
     pub loss_burst: u32,
-    /// One way.
+    /// One-way delay.
     pub delay_ms: f64,
-    /// Up to this much more.
+    /// Maximum additional random delay.
     pub jitter_ms: f64,
-    /// Bits a second; null is no limit.
+    /// Bits per second; null means no limit.
     pub rate: Option<u64>,
-    /// Room in the queue, bytes; none is a home router's.
+    /// Queue size in bytes; null means that of a home router.
     #[serde(default)]
     pub queue_bytes: Option<u64>,
 }
 
-impl From<&Link> for LinkRecord {
-    fn from(link: &Link) -> Self {
+impl From<&LinkSettings> for LinkRecord {
+    fn from(link: &LinkSettings) -> Self {
         Self {
             loss: link.loss,
             loss_burst: link.loss_burst,
@@ -208,7 +208,7 @@ impl From<&Link> for LinkRecord {
 }
 
 impl Cell {
-    /// A cell of which nothing is known but what was planned.
+    /// A cell with only the planned values.
     #[must_use]
     pub fn unmeasured(plan: &CellPlan) -> Self {
         Self {
@@ -239,7 +239,7 @@ impl Cell {
         }
     }
 
-    /// The pair in words: `port and sym`, `both behind port:hairpin`.
+    /// The pair as text: `port and sym`, `both behind port:hairpin`.
     #[must_use]
     pub fn pair(&self) -> String {
         if self.same_nat {

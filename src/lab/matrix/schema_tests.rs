@@ -1,4 +1,4 @@
-//! `schema.json` takes every result, refuses what is none, and names the same properties as the types.
+//! `schema.json` accepts every result, rejects invalid ones, and names the same properties as the types.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ fn validator() -> Validator {
     jsonschema::draft202012::options().should_validate_formats(true).build(&root()).unwrap()
 }
 
-/// With everything that may be there.
+/// A result with every optional property.
 fn full() -> LabResult {
     let mut result = example::matrix();
     result.cells[0].scenario = Some("x".into());
@@ -40,7 +40,7 @@ fn results_are_valid_and_read_back() {
 }
 
 #[test]
-fn what_the_contract_names_is_there() {
+fn the_required_properties_are_present() {
     let json = serde_json::to_value(full()).unwrap();
     let cell = &json["cells"][0];
     for name in ["a", "b", "expected", "measured", "type", "setupMs", "rttMs", "agree"] {
@@ -51,7 +51,7 @@ fn what_the_contract_names_is_there() {
 }
 
 #[test]
-fn wrong_documents_are_refused() {
+fn invalid_documents_are_rejected() {
     let validator = validator();
     for (path, wrong) in [
         ("/schema", json!("orion-peer/lab/2")),
@@ -72,10 +72,10 @@ fn wrong_documents_are_refused() {
     }
     let mut later = serde_json::to_value(full()).unwrap();
     later["later"] = json!(1);
-    assert!(validator.is_valid(&later), "what later versions add is taken");
+    assert!(validator.is_valid(&later), "additions of later versions are accepted");
 }
 
-/// Every property that stands in the schema at `pointer`.
+/// Every property in the schema at `pointer`.
 fn properties(pointer: &str) -> BTreeSet<String> {
     let root = root();
     root.pointer(pointer).unwrap()["properties"].as_object().unwrap().keys().cloned().collect()
@@ -86,7 +86,7 @@ fn keys(value: &Value) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_schema_has_the_properties_that_are_written_and_no_others() {
+fn the_schema_has_exactly_the_properties_that_are_written() {
     let json = serde_json::to_value(full()).unwrap();
     for (pointer, at) in [
         ("", ""),

@@ -1,5 +1,5 @@
-//! The servers that all cells of a simulated run share: signaling on plain loopback, and STUN and TURN
-//! at an address of their own, as NATs that look at addresses tell one host from another.
+//! The servers shared by all cells of a simulated run: signaling on plain loopback, and STUN and TURN at an
+//! address of their own, because NATs with address-dependent behaviour distinguish hosts.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -22,25 +22,25 @@ use crate::{
     types::Stage,
 };
 
-/// Where STUN and TURN are. 127.0.0.1 is behind the NATs, and 127.64.0.0/10 outside of them.
+/// Address of STUN and TURN. 127.0.0.1 is behind the NATs, 127.64.0.0/10 outside.
 pub const TURN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 63, 0, 1));
 
-/// Where it relays. A NAT with address-dependent filtering lets in whatever comes from an address that was
-/// spoken to: were it the same, a check by the relay could be the first that arrives, and the pair would
-/// be relayed without need.
+/// Address of relayed candidates. A NAT with address-dependent filtering admits anything from an address it
+/// has sent to: with a single address, a check through the relay could arrive first, and the pair would be
+/// relayed needlessly.
 const RELAY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 63, 0, 2));
 
-/// How long TURN credentials are good: longer than any run.
+/// Lifetime of TURN credentials: longer than any run.
 const CREDENTIALS_FOR: Duration = Duration::from_hours(24);
 
-/// The servers, running.
+/// The running servers.
 pub(super) struct Servers {
-    /// Signaling and tokens.
+    /// Signaling and token server.
     pub(super) signaling: RunningServer,
     turn: TurnServer,
     store: Arc<dyn PairStore>,
     secrets: TurnSecrets,
-    /// Believes the certificate of TURN over TLS.
+    /// Trusts the certificate of TURN over TLS.
     pub(super) trust: Trust,
 }
 
@@ -49,7 +49,11 @@ impl Servers {
     pub(super) async fn start() -> Result<Self, FailureRecord> {
         let secrets = TurnSecrets { current: Secret::random(), previous: None };
         let (trust, tls) = certificate().map_err(|error| {
-            failure("certificate", &format!("no certificate for TURN over TLS: {error}"), "")
+            failure(
+                "certificate",
+                &format!("cannot create a certificate for TURN over TLS: {error}"),
+                "",
+            )
         })?;
         let any = SocketAddr::new(TURN_ADDRESS, 0);
         let config = TurnConfig {
@@ -66,7 +70,7 @@ impl Servers {
         };
         let turn = TurnServer::start(config).await.map_err(|error| {
             let remedy = format!(
-                "{}; on macOS give this machine the address first: sudo ifconfig lo0 alias \
+                "{}; on macOS, add the address to the loopback interface first: sudo ifconfig lo0 alias \
                  {TURN_ADDRESS}",
                 error.remedy()
             );
@@ -74,7 +78,7 @@ impl Servers {
         })?;
         let cannot = |error: &dyn std::fmt::Display| {
             let remedy = "is the loopback interface up? `ip address show lo`";
-            failure("no-server", &format!("no signaling server: {error}"), remedy)
+            failure("no-server", &format!("cannot start the signaling server: {error}"), remedy)
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.map_err(|error| cannot(&error))?;
@@ -84,7 +88,7 @@ impl Servers {
         Ok(Self { signaling, turn, store, secrets, trust })
     }
 
-    /// A pair of devices of this number.
+    /// Adds a pair of devices with this number.
     pub(super) async fn pair(&self, number: u64) -> Result<Pair, FailureRecord> {
         let (phone, mac) = (format!("lab-phone-{number}"), format!("lab-mac-{number}"));
         let pair = Pair::active(format!("lab-{number}"), DEV_USER, phone, mac, unix_now());
@@ -122,14 +126,14 @@ impl Servers {
         servers
     }
 
-    /// Ends them.
+    /// Stops them.
     pub(super) async fn shutdown(self) {
         self.signaling.shutdown().await;
         self.turn.close().await;
     }
 }
 
-/// A certificate for [`TURN_ADDRESS`] by an authority of its own, and trust in that.
+/// A certificate for [`TURN_ADDRESS`] from a CA of its own, and trust in that CA.
 fn certificate() -> Result<(Trust, Arc<rustls::ServerConfig>), Box<dyn std::error::Error>> {
     let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -145,7 +149,7 @@ fn certificate() -> Result<(Trust, Arc<rustls::ServerConfig>), Box<dyn std::erro
     Ok((Trust::with(authority.pem().as_bytes())?, Arc::new(server)))
 }
 
-/// The lab's own failure, no fault of the pair that is measured.
+/// A failure of the lab itself, not of the measured pair.
 pub(super) fn failure(code: &str, message: &str, remedy: &str) -> FailureRecord {
     FailureRecord {
         stage: Stage::Server,

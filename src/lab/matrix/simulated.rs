@@ -1,4 +1,5 @@
-//! Cells in this process: both peers behind simulated NATs and links, any machine, no privileges.
+//! Measures cells in this process: both peers behind simulated NATs and links, on any machine, without
+//! privileges.
 
 use std::sync::{
     Arc,
@@ -9,8 +10,8 @@ use async_trait::async_trait;
 
 use super::{
     plan::{CellPlan, Effort, PICTURE, PING_INTERVAL},
-    run::{Layer, Measurement},
-    schema::LayerName,
+    run::{LabBackend, Measurement},
+    schema::BackendName,
     servers::{Servers, failure},
 };
 use crate::{
@@ -24,22 +25,22 @@ use crate::{
     session::capture::CaptureConfig,
 };
 
-/// Simulated NATs and links, and the servers that all cells share.
-pub struct Simulated {
+/// Simulated NATs and links, and the servers shared by all cells.
+pub struct SimulatedBackend {
     servers: Servers,
     cells: AtomicU64,
 }
 
-impl Simulated {
+impl SimulatedBackend {
     /// Starts the servers.
     ///
     /// # Errors
-    /// They cannot be had on this machine.
+    /// The servers cannot be started on this machine.
     pub async fn start() -> Result<Arc<Self>, FailureRecord> {
         Ok(Arc::new(Self { servers: Servers::start().await?, cells: AtomicU64::new(1) }))
     }
 
-    /// Ends the servers, once nobody else holds them.
+    /// Stops the servers once nothing else uses them.
     pub async fn close(self: Arc<Self>) {
         if let Some(last) = Arc::into_inner(self) {
             last.servers.shutdown().await;
@@ -63,9 +64,9 @@ impl Simulated {
 }
 
 #[async_trait]
-impl Layer for Simulated {
-    fn name(&self) -> LayerName {
-        LayerName::Simulated
+impl LabBackend for SimulatedBackend {
+    fn name(&self) -> BackendName {
+        BackendName::Simulated
     }
 
     async fn measure(
@@ -76,7 +77,7 @@ impl Layer for Simulated {
         let number = self.cells.fetch_add(1, Ordering::Relaxed);
         let pair = self.servers.pair(number).await?;
         let a = gateway(&plan.a, plan.seed)?;
-        // The other half of the seed's numbers: the links lose different packets.
+        // Complementing the seed makes the two links lose different packets.
         let b = if plan.same_nat { Arc::clone(&a) } else { gateway(&plan.b, !plan.seed)? };
         let peers = [
             self.peer(PeerRole::Sender, plan, pair.ios.as_str(), a),
@@ -93,7 +94,7 @@ impl Layer for Simulated {
                 max_bytes: 100_000,
             },
             timeout: effort.timeout,
-            // Nobody reads them here.
+            // Statistics are not used here.
             stats_interval: effort.deadline(),
             one_way: false,
         };
@@ -117,7 +118,7 @@ fn gateway(network: &NamedNetwork, seed: u64) -> Result<Arc<Gateway>, FailureRec
     Gateway::new(config).map_err(|error| failure("no-gateway", &error.to_string(), &error.remedy()))
 }
 
-/// What each connection of a cell does: its share of pings, and one keyframe.
+/// What each connection of a cell does: its share of the pings, and one keyframe.
 fn bench_plan(effort: &Effort) -> BenchPlan {
     BenchPlan {
         connections: effort.connections,

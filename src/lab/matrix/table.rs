@@ -1,5 +1,5 @@
-//! The result as text: the grid of a whole matrix, or a line a pair, then what does not agree, then
-//! the slowest.
+//! The result as text: the grid of a whole matrix, or one line per pair, then the pairs that are not as
+//! expected, then the slowest ones.
 
 use std::fmt::Write;
 
@@ -11,21 +11,21 @@ use crate::{
     types::printable,
 };
 
-/// Pairs told as the slowest.
+/// Number of pairs listed as the slowest.
 const SLOWEST: usize = 5;
 
-/// A grid: who is in its rows and columns, and the cell of each.
+/// A grid of networks with the cell of each pair.
 pub(super) struct Grid<'r> {
-    /// Names of the rows, A's networks.
+    /// Row labels: A's networks.
     pub(super) rows: Vec<&'r str>,
-    /// Names of the columns, B's networks.
+    /// Column labels: B's networks.
     pub(super) columns: Vec<&'r str>,
     cells: &'r [Cell],
 }
 
 impl<'r> Grid<'r> {
-    /// A grid, when there are enough pairs to make one: at least two networks with two each, no pair
-    /// twice, and half of the fields filled.
+    /// A grid, if there are enough pairs: at least two networks with two pairs each, no pair twice, and
+    /// half of the fields filled.
     pub(super) fn of(result: &'r LabResult) -> Option<Self> {
         let cells = &result.cells[..];
         let (mut rows, mut columns): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
@@ -55,7 +55,7 @@ impl<'r> Grid<'r> {
     }
 }
 
-/// One letter: `D`, `R`, `–`.
+/// One letter: `D`, `R` or `–`.
 pub(super) fn letter(path: Path) -> &'static str {
     match path {
         Path::Direct => "D",
@@ -64,12 +64,12 @@ pub(super) fn letter(path: Path) -> &'static str {
     }
 }
 
-/// The whole text.
+/// The whole result as text.
 #[must_use]
 pub fn table(result: &LabResult) -> String {
-    let played = result.timelines.iter().map(timeline::table::table).collect::<Vec<_>>();
-    if result.cells.is_empty() && !played.is_empty() {
-        return format!("{}\n\n{}\n", played.join("\n\n"), verdict(result));
+    let timelines = result.timelines.iter().map(timeline::table::table).collect::<Vec<_>>();
+    if result.cells.is_empty() && !timelines.is_empty() {
+        return format!("{}\n\n{}\n", timelines.join("\n\n"), verdict(result));
     }
     let mut text = match Grid::of(result) {
         Some(grid) => grid_text(&grid),
@@ -81,8 +81,8 @@ pub fn table(result: &LabResult) -> String {
         let _ = write!(text, "\n  {}: {}", printable(&cell.pair()), difference(cell));
     }
     text.push_str(&slowest(&result.cells));
-    for played in played {
-        let _ = write!(text, "\n{played}\n");
+    for timeline in timelines {
+        let _ = write!(text, "\n{timeline}\n");
     }
     text
 }
@@ -93,7 +93,7 @@ pub fn verdict(result: &LabResult) -> String {
     let LabResult { agree, total, layer, seed, duration_s, .. } = result;
     let what = match (result.cells.is_empty(), result.timelines.is_empty()) {
         (_, true) => "pair",
-        (true, false) => "time line",
+        (true, false) => "timeline",
         (false, false) => "scenario",
     };
     let pairs = if *total == 1 { format!("{what} is") } else { format!("{what}s are") };
@@ -103,7 +103,7 @@ pub fn verdict(result: &LabResult) -> String {
     };
     let again = match result.cells.iter().filter(|cell| cell.attempts > 1).count() {
         0 => String::new(),
-        twice => format!(", {twice} of them measured twice"),
+        twice => format!(", {twice} measured twice"),
     };
     let layer = layer.as_str();
     format!(
@@ -111,7 +111,7 @@ pub fn verdict(result: &LabResult) -> String {
     )
 }
 
-/// What does not agree, why, and what to try.
+/// How a cell differs from the expectation, why, and the remedy.
 pub(super) fn difference(cell: &Cell) -> String {
     let mut text = format!("expected {}, measured {}", cell.expected, cell.measured);
     if let Some(reason) = &cell.reason {
@@ -146,9 +146,11 @@ fn grid_text(grid: &Grid<'_>) -> String {
         text.truncate(text.trim_end().len());
         text.push('\n');
     }
-    text.push_str("\nD direct, R through a relay, – not at all");
+    text.push_str("\nD direct, R relayed, – not connected");
     if grid.cells.iter().any(|cell| !cell.agree) {
-        text.push_str("; R≠D measured R where D was expected, D! as expected but not whole");
+        text.push_str(
+            "; R≠D measured R, expected D; D! path as expected, but something else failed",
+        );
     }
     text.push('\n');
     text
@@ -172,14 +174,14 @@ fn list(cells: &[Cell]) -> String {
     });
     let head = ["pair", "expected", "measured", "type", "set-up", "picture", "RTT"];
     let medians = if cells.iter().any(|cell| cell.connections > 1) {
-        "times are medians of each pair's connections; picture: first one, from the start\n"
+        "times are medians of each pair's connections; picture: time to the first one\n"
     } else {
-        "picture: first one, from the start\n"
+        "picture: time to the first one\n"
     };
     columns(head, &rows.collect::<Vec<_>>()) + medians
 }
 
-/// The pairs that took longest to connect, when there are more than a few.
+/// The slowest pairs, when there are more than a few.
 fn slowest(cells: &[Cell]) -> String {
     let mut connected: Vec<&Cell> = cells.iter().filter(|cell| cell.setup_ms.is_some()).collect();
     if cells.len() <= SLOWEST || connected.is_empty() {
@@ -197,7 +199,7 @@ fn slowest(cells: &[Cell]) -> String {
     )
 }
 
-/// Columns, the last three of them numbers; a line each.
+/// A table whose last three columns are numbers; one line per row.
 fn columns<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let align: [_; N] =
         std::array::from_fn(|at| (if at + 3 >= N { Align::Right } else { Align::Left }, 0));
@@ -231,7 +233,7 @@ mod tests {
     use crate::lab::matrix::example;
 
     #[test]
-    fn a_matrix_is_a_grid_that_marks_what_does_not_agree() {
+    fn a_matrix_is_a_grid_that_marks_unexpected_results() {
         let text = table(&example::matrix());
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("A \\ B") && lines[0].ends_with("udp-blocked"), "{text}");
@@ -270,14 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stopped_says_so() {
+    fn a_stopped_run_says_so() {
         let mut result = example::result(vec![example::cell("port", "port")]);
         (result.total, result.partial) = (81, true);
         assert!(verdict(&result).starts_with("1 of 81 pairs are as expected, stopped after 1"));
     }
 
     #[test]
-    fn a_pair_twice_is_no_grid() {
+    fn duplicate_pairs_do_not_form_a_grid() {
         let cell = |a, b| example::cell(a, b);
         let twice = vec![cell("port", "sym"), cell("sym", "port"), cell("port", "sym")];
         assert!(Grid::of(&example::result(twice)).is_none());

@@ -1,4 +1,4 @@
-//! One pair told in sentences: who is behind what, what theory says and why, what came out.
+//! One pair described in sentences: the networks, the expected path and why, and the result.
 
 use std::fmt::Write;
 
@@ -12,14 +12,14 @@ use crate::{
     types::printable,
 };
 
-/// What is to be measured, and what theory says of it.
+/// What will be measured, and what theory predicts.
 #[must_use]
 pub fn before(plan: &CellPlan) -> String {
     let mut text = String::new();
     let ends = [("A", &plan.a), ("B", &plan.b)];
     for (end, network) in &ends[..if plan.same_nat { 1 } else { 2 }] {
         let end = if plan.same_nat { "A and B" } else { end };
-        let _ = writeln!(text, "{end}: {}", described(network));
+        let _ = writeln!(text, "{end}: {}", describe(network));
     }
     let turn = match plan.turn.names().as_slice() {
         [] => "no TURN server".to_owned(),
@@ -29,11 +29,11 @@ pub fn before(plan: &CellPlan) -> String {
     text
 }
 
-/// Why pings may be unanswered although nothing else is lost.
-pub(super) const PINGS_EXPIRE: &str = "a lost ping is not repeated once it is 100 ms old (maxPacketLifeTime of the \
+/// Why pings may go unanswered although nothing else is lost.
+pub(super) const PINGS_EXPIRE: &str = "a lost ping is not retransmitted after 100 ms (maxPacketLifeTime of the wire \
                                        contract)";
 
-/// What came out.
+/// The result of the measurement.
 #[must_use]
 pub fn after(cell: &Cell) -> String {
     if cell.measured == Path::None {
@@ -67,15 +67,15 @@ pub fn after(cell: &Cell) -> String {
     let _ = writeln!(text, "  set-up    {} ({})", ms(cell.setup_ms), stages.join(", "));
     if cell.first_picture_ms.is_some() {
         let (start, join) = (ms(cell.first_picture_ms), ms(cell.first_picture_from_join_ms));
-        let _ = writeln!(text, "  picture   first one after {start}, {join} after joining");
+        let _ = writeln!(text, "  picture   first after {start}, {join} after joining");
     }
     let lost = cell.ping_loss.filter(|lost| *lost > 0.0);
     let unanswered = lost.map(|lost| format!(", {:.0} % of pings unanswered *", lost * 100.0));
     let _ = writeln!(text, "  RTT       {}{}", ms(cell.rtt_ms), unanswered.unwrap_or_default());
     if let Some(keyframe) = &cell.keyframe {
         let whole = match (keyframe.sent, keyframe.intact) {
-            (1, 1) => "whole".to_owned(),
-            (sent, intact) => format!("{intact} of {sent} whole"),
+            (1, 1) => "intact".to_owned(),
+            (sent, intact) => format!("{intact} of {sent} intact"),
         };
         let bytes = keyframe.bytes.unwrap_or_default() / 1e3;
         let (latency, network) = (ms(keyframe.latency_ms), ms(keyframe.network_ms));
@@ -93,7 +93,7 @@ pub fn after(cell: &Cell) -> String {
     if !cell.agree {
         let _ = write!(text, "  {}", difference(cell));
     } else if let Some(reason) = &cell.reason {
-        let _ = write!(text, "  but {}: {}", reason.stage, printable(&reason.message));
+        let _ = write!(text, "  however, {}: {}", reason.stage, printable(&reason.message));
     }
     text.truncate(text.trim_end().len());
     text
@@ -109,9 +109,9 @@ fn stage(name: &str) -> &str {
     }
 }
 
-/// `home-router (port): A Linux home router … Link: 8ms delay.`
+/// `home-router = port: NAT with …; 8ms delay`.
 #[must_use]
-pub fn described(network: &NamedNetwork) -> String {
+pub fn describe(network: &NamedNetwork) -> String {
     let profile = network.profile.to_string();
     let mut text = printable(&network.name);
     if profile != network.name {
@@ -124,7 +124,7 @@ pub fn described(network: &NamedNetwork) -> String {
     text
 }
 
-/// What a profile does, in the words of RFC 4787, from the peer outwards.
+/// What a profile does, in the terms of RFC 4787, from the peer outwards.
 #[must_use]
 pub fn behaviour(profile: &Profile) -> String {
     let layers: Vec<String> = profile.layers.iter().map(layer).collect();
@@ -136,7 +136,7 @@ pub fn behaviour(profile: &Profile) -> String {
 
 fn layer(layer: &Layer) -> String {
     match layer {
-        Layer::UdpBlocked => "firewall that lets no UDP through".into(),
+        Layer::UdpBlocked => "firewall that blocks UDP".into(),
         Layer::Firewall { filtering, .. } => format!("firewall without NAT, {filtering} filtering"),
         Layer::Nat(nat) => {
             let hairpin = if nat.hairpinning { ", hairpinning" } else { "" };
@@ -145,7 +145,7 @@ fn layer(layer: &Layer) -> String {
     }
 }
 
-/// Why theory expects that.
+/// Why theory predicts the expected path.
 #[must_use]
 pub fn why(plan: &CellPlan) -> String {
     let (a, b) = (&plan.a.profile, &plan.b.profile);
@@ -157,35 +157,35 @@ pub fn why(plan: &CellPlan) -> String {
     if !blocked.is_empty() {
         let who = blocked.join(" and ");
         return match plan.expected {
-            Path::None => format!("no UDP gets out at {who}, and no TURN server speaks TCP or TLS"),
-            _ => format!("no UDP gets out at {who}, but TURN over TCP or TLS does"),
+            Path::None => format!("UDP is blocked at {who}, and no TURN server offers TCP or TLS"),
+            _ => format!("UDP is blocked at {who}, but TURN over TCP or TLS works"),
         };
     }
-    let no_way = match (plan.same_nat, plan.expected) {
-        (true, Path::Direct) => return "the NAT turns packets to its own outside back in".into(),
+    let obstacle = match (plan.same_nat, plan.expected) {
+        (true, Path::Direct) => return "the NAT hairpins packets to its external address".into(),
         (false, Path::Direct) => return direct(a, b),
         (true, _) => {
-            "the NAT does not turn packets to its own outside back in, or takes a new port \
+            "the NAT does not hairpin packets to its external address, or uses a new port \
                       for them"
                 .to_owned()
         }
         (false, _) => mismatch(a, b),
     };
     match plan.expected {
-        Path::None => format!("{no_way}, and there is no relay"),
-        _ => no_way,
+        Path::None => format!("{obstacle}, and there is no relay"),
+        _ => obstacle,
     }
 }
 
 fn direct(a: &Profile, b: &Profile) -> String {
     match (a.filtering(), b.filtering()) {
         (None, _) | (_, None) => {
-            "one side is open to everybody and sees where the other comes from"
+            "one peer has no filter and learns the other's address from its packets"
         }
         (Some(Behaviour::EndpointIndependent), _) | (_, Some(Behaviour::EndpointIndependent)) => {
-            "one side lets everybody in and sees where the other comes from"
+            "one peer's NAT filters nothing, so it learns the other's address from its packets"
         }
-        _ => "each side's checks open its own filter for the other's",
+        _ => "each peer's checks open its own filter for the other's",
     }
     .to_owned()
 }
@@ -195,15 +195,15 @@ fn mismatch(a: &Profile, b: &Profile) -> String {
     let changing = |profile: &Profile| profile.mapping() > endpoint;
     match (changing(a), changing(b)) {
         (true, true) => {
-            "both take a new port for every destination, so neither knows where to send"
+            "both NATs use a new port for every destination, so neither peer knows where to send"
         }
         (true, false) => {
-            "A takes a new port for every destination, and B lets in only ports it knows"
+            "A's NAT uses a new port for every destination, and B's admits only known ports"
         }
         (false, true) => {
-            "B takes a new port for every destination, and A lets in only ports it knows"
+            "B's NAT uses a new port for every destination, and A's admits only known ports"
         }
-        (false, false) => "no check gets through both filters",
+        (false, false) => "no check passes both filters",
     }
     .to_owned()
 }
@@ -221,29 +221,29 @@ mod tests {
     }
 
     #[test]
-    fn before_says_what_is_there_and_why_that_is_expected() {
+    fn before_describes_the_networks_and_the_reason() {
         let text = before(&plan("lte-symmetric", "port", "udp,tcp"));
         for words in [
             "A: lte-symmetric = sym: NAT with address-and-port-dependent mapping",
             "30ms delay, 15ms jitter",
             "B: port: NAT with endpoint-independent mapping",
-            "TURN over udp, tcp. Expected: relay - A takes a new port for every destination",
+            "TURN over udp, tcp. Expected: relay - A's NAT uses a new port for every destination",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
     }
 
     #[test]
-    fn every_expectation_has_its_reason() {
+    fn every_expectation_has_a_reason() {
         for (a, b, turn, words) in [
-            ("none", "sym", "none", "open to everybody"),
-            ("fullcone", "sym", "udp", "lets everybody in"),
+            ("none", "sym", "none", "has no filter"),
+            ("fullcone", "sym", "udp", "filters nothing"),
             ("port", "port", "udp", "open its own filter"),
-            ("sym", "sym", "udp", "neither knows"),
+            ("sym", "sym", "udp", "neither peer knows"),
             ("sym", "sym", "none", "and there is no relay"),
-            ("port", "sym", "udp", "B takes a new port"),
-            ("udp-blocked", "port", "tls", "no UDP gets out at A, but TURN over TCP"),
-            ("udp-blocked", "udp-blocked", "udp", "A and B, and no TURN server speaks TCP"),
+            ("port", "sym", "udp", "B's NAT uses a new port"),
+            ("udp-blocked", "port", "tls", "UDP is blocked at A, but TURN over TCP"),
+            ("udp-blocked", "udp-blocked", "udp", "A and B, and no TURN server offers TCP"),
         ] {
             let text = why(&plan(a, b, turn));
             assert!(text.contains(words), "{a} {b}: {text}");
@@ -252,19 +252,19 @@ mod tests {
         let same = CellPlan::same_nat(both.clone(), both, Transports::ALL, 1).unwrap();
         let text = before(&same);
         assert!(text.starts_with("A and B: port:hairpin: NAT with"), "{text}");
-        assert!(text.contains("Expected: direct - the NAT turns packets"), "{text}");
+        assert!(text.contains("Expected: direct - the NAT hairpins packets"), "{text}");
     }
 
     #[test]
-    fn after_says_how_it_went() {
+    fn after_describes_the_result() {
         let text = after(&example::cell("port", "port"));
         for words in [
             "Connected direct (srflx), as expected",
             "set-up    84 ms (token 2.0 ms",
             "ICE 54 ms, DTLS 10 ms, data channel 3.0 ms)",
             "RTT       1.2 ms",
-            "picture   first one after 125 ms, 115 ms after joining",
-            "keyframe  41 KB, 38 ms from capture to complete (network 5.0 ms), whole",
+            "picture   first after 125 ms, 115 ms after joining",
+            "keyframe  41 KB, 38 ms from capture to complete (network 5.0 ms), intact",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }

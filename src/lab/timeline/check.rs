@@ -1,41 +1,41 @@
-//! What has to hold of a whole time line before it is played.
+//! Validates a whole timeline before it is played.
 
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    event::{Action, Target, one_nat},
+    event::{EventAction, EventTarget, one_nat},
     file::Timeline,
 };
 use crate::{
-    netns::Place, proto::claims::MAX_LIFETIME_S, server::SHORTEST_TTL,
+    netns::Location, proto::claims::MAX_LIFETIME_S, server::SHORTEST_TTL,
     session::sender::INTERVAL_RANGE,
 };
 
-/// Longest time line.
-const LONGEST: Duration = Duration::from_hours(24);
+/// Maximum length of a timeline.
+const MAX_LENGTH: Duration = Duration::from_hours(24);
 
-/// Least MTUs of IPv4 that make sense (RFC 791 §3.1) and of IPv6 (RFC 8200 §5), and that of Ethernet.
-const LEAST_MTU: u16 = 576;
-const LEAST_MTU6: u16 = 1280;
-const ETHERNET: u16 = 1500;
+/// Minimum MTU of IPv4 (576, RFC 791 §3.1) and of IPv6 (RFC 8200 §5), and the MTU of Ethernet.
+const MIN_MTU: u16 = 576;
+const MIN_MTU6: u16 = 1280;
+const ETHERNET_MTU: u16 = 1500;
 
 impl Timeline {
-    /// What is wrong with it, in words; `needed` is when its last event must be over.
+    /// Checks it and describes the first problem; `needed` is when its last event must have recovered.
     pub(super) fn check(&self, needed: Duration) -> Result<(), String> {
         let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
         if self.events.is_empty() {
-            return Err("its time line has no event".into());
+            return Err("the timeline has no events".into());
         }
         if self.interval < INTERVAL_RANGE.0 {
             return Err(format!("interval: at least {}", seconds(INTERVAL_RANGE.0)));
         }
-        if self.duration > LONGEST {
-            return Err("a time line is at most a day long".into());
+        if self.duration > MAX_LENGTH {
+            return Err("a timeline is at most one day long".into());
         }
         if self.duration < needed {
             let (given, needed) = (seconds(self.duration), seconds(needed));
             return Err(format!(
-                "duration: {given} is over before the last event must be, which is {needed}"
+                "duration: {given} is too short; the last event must have recovered by {needed}"
             ));
         }
         let server = self.server;
@@ -46,45 +46,47 @@ impl Timeline {
         if server.turn_ttl.is_some_and(|ttl| ttl < SHORTEST_TTL) {
             return Err("turn-ttl: at least 10s".into());
         }
-        let mut down: HashSet<Target> = HashSet::new();
-        for place in [Place::A, Place::B] {
-            self.signals_over(place)?;
+        let mut down: HashSet<EventTarget> = HashSet::new();
+        for location in [Location::A, Location::B] {
+            self.signals_over(location)?;
         }
         let narrow = self.homes.iter().filter_map(|home| home.mtu.map(|mtu| (mtu, home.ip)));
         for (mtu, ip) in narrow {
-            let least = if ip.has_v6() { LEAST_MTU6 } else { LEAST_MTU };
-            if mtu < least || mtu > ETHERNET {
-                return Err(format!("mtu: {least} to {ETHERNET}"));
+            let least = if ip.has_v6() { MIN_MTU6 } else { MIN_MTU };
+            if mtu < least || mtu > ETHERNET_MTU {
+                return Err(format!("mtu: {least} to {ETHERNET_MTU}"));
             }
         }
         let mut profiles = self.homes.clone().map(|home| home.profile);
         for (index, event) in self.events.iter().enumerate() {
             let wrong = |problem: &str| Err(format!("`{event}`: {problem}"));
             if index > 0 && self.events[index - 1].at > event.at {
-                return wrong("it comes after a later one: write them in order");
+                return wrong("it follows a later event: write events in order of time");
             }
             match &event.action {
-                Action::Kill(target) | Action::Stop(target) => {
+                EventAction::Kill(target) | EventAction::Stop(target) => {
                     if down.contains(target) {
-                        return wrong("it has ended already");
+                        return wrong("it is not running");
                     }
                     if event.lasting.is_none() {
                         down.insert(*target);
                     }
                 }
-                Action::Start(target) if !down.remove(target) => {
-                    return wrong("it runs: it can start after `kill` or `stop`");
-                }
-                Action::Nat(place, _) if one_nat(&profiles[place.peer()]).is_none() => {
+                EventAction::Start(target) if !down.remove(target) => {
                     return wrong(
-                        "one NAT takes the place of another, and what is there is not one NAT: write \
-                         `move` for another network",
+                        "it is already running: `start` requires an earlier `kill` or `stop`",
                     );
                 }
-                Action::Move(place, network) if event.lasting.is_none() => {
-                    let home = &self.homes[place.peer()];
+                EventAction::Nat(location, _) if one_nat(&profiles[location.peer()]).is_none() => {
+                    return wrong(
+                        "`nat` replaces a single NAT, and the current network is not one: write \
+                         `move` to change the network",
+                    );
+                }
+                EventAction::Move(location, network) if event.lasting.is_none() => {
+                    let home = &self.homes[location.peer()];
                     let network = network.as_deref().unwrap_or(home);
-                    profiles[place.peer()] = network.profile.clone();
+                    profiles[location.peer()] = network.profile.clone();
                 }
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! A scenario with a time line, as a TOML file has it.
+//! Scenario files (TOML) with a timeline.
 //!
 //! ```toml
 //! name = "server-restarts"
@@ -6,102 +6,102 @@
 //! source = "..."
 //! interval = "500ms"      # between keyframes
 //! picture = "1280x720"
-//! within = "5s"           # after each event keyframes flow again by then
+//! within = "5s"           # maximum recovery time after each event
 //! lost = 0                # keyframes that may be lost
 //! max-first-picture = "3s"  # from the start of both peers
-//! token-ttl = "20s"       # life of signaling tokens; default 5m
-//! turn-ttl = "20s"        # life of TURN credentials; default 2h
-//! duration = "30s"        # default: until the last event must be over
+//! token-ttl = "20s"       # signaling token lifetime; default 5m
+//! turn-ttl = "20s"        # TURN credential lifetime; default 2h
+//! duration = "30s"        # default: until the last event must have recovered
 //! timeline = ["at 10s: kill signaling for 3s", "at 20s: nat a -> sym, within 10s"]  # see `event`
 //! [a]                     # the phone: `send`
 //! nat = "port"            # a profile, or a network of `orion-peer lab list`; loss, delay, …
 //! ip = "ipv4+ipv6"        # default ipv4; IPv6 is never translated
 //! [b]                     # the Mac: `recv`
 //! nat = "home-router"
-//! mtu = 1280              # larger packets vanish between the outermost machine and the internet
+//! mtu = 1280              # larger packets are dropped between the outermost box and the internet
 //! ```
 
 use std::{path::Path as FilePath, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
-use super::event::{Action, Event, EventError};
+use super::event::{EventAction, EventError, TimelineEvent};
 use crate::{
     nat::{
         LinkChanges,
         file::{self, FileError},
         named::{EndError, NetworkFile},
     },
-    netns::{Network, Place, ServerOptions},
+    netns::{Location, NetworkPlan, ServerOptions},
     units::{self, PictureSize},
 };
 
-/// Time between keyframes when the file says nothing: an outage is known to that.
+/// Default time between keyframes; it is the resolution at which an outage is known.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How soon keyframes have to flow again when neither file nor event says so.
+/// Default recovery time of an event.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Time after the last event must be over, to see that keyframes go on.
+/// Time after the last event must have recovered, to verify that keyframes keep flowing.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
-/// Pictures when the file says nothing.
+/// Default picture size.
 const PICTURE: &str = "1280x720";
 
-/// A scenario with a time line.
+/// A scenario with a timeline.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timeline {
     /// Its name.
     pub name: String,
-    /// What it is about, a sentence.
+    /// One-sentence description.
     pub description: String,
-    /// Where a claim about a carrier or a router comes from.
+    /// Source of the claims about a carrier or router.
     pub source: String,
-    /// Home of the phone and of the Mac.
-    pub homes: [Network; 2],
-    /// What the file calls them.
+    /// Home networks of the phone and the Mac.
+    pub homes: [NetworkPlan; 2],
+    /// Their names in the file.
     pub home_names: [String; 2],
-    /// What happens, in order.
-    pub events: Vec<Event>,
+    /// The events, in order of time.
+    pub events: Vec<TimelineEvent>,
     /// Time between keyframes.
     pub interval: Duration,
     /// Size of the pictures.
     pub picture: PictureSize,
-    /// How soon keyframes have to flow again.
+    /// Default recovery time.
     pub within: Duration,
-    /// Keyframes that may be lost.
+    /// Number of keyframes that may be lost.
     pub lost: u64,
-    /// How soon the first picture has to be there, from the start of both peers; none for any time.
+    /// Maximum time from the start of both peers to the first picture; `None`: no limit.
     pub max_first_picture: Option<Duration>,
-    /// Its length.
+    /// Total length.
     pub duration: Duration,
-    /// Where random choices begin.
+    /// Random seed.
     pub seed: u64,
-    /// What the server gives.
+    /// Lifetimes of what the server issues.
     pub server: ServerOptions,
 }
 
-/// A time line that cannot be used.
+/// A timeline that is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum TimelineError {
-    /// The file.
+    /// The file cannot be read or parsed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A network in it.
+    /// A network in it is not valid.
     #[error(transparent)]
     Network(#[from] EndError),
-    /// A line of the time line.
+    /// A line of the timeline is not valid.
     #[error("`{file}`: {error}")]
     Event {
-        /// The file.
+        /// Path of the file.
         file: String,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         error: EventError,
     },
-    /// All of it.
+    /// The timeline as a whole is not valid.
     #[error("`{file}`: {problem}")]
     Whole {
-        /// The file.
+        /// Path of the file.
         file: String,
         /// What is wrong with it.
         problem: String,
@@ -142,7 +142,7 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
     file::quantity(deserializer, units::duration)
 }
 
-/// Whether a file is a scenario with a time line; one that cannot be read is not.
+/// Whether a file is a scenario with a timeline; `false` if it cannot be read.
 #[must_use]
 pub fn is_timeline(path: &FilePath) -> bool {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -150,10 +150,10 @@ pub fn is_timeline(path: &FilePath) -> bool {
 }
 
 impl Timeline {
-    /// Reads a file. Links and the seed that flags gave go before those of the file.
+    /// Reads a file. Link changes and the seed from flags take precedence over those of the file.
     ///
     /// # Errors
-    /// [`TimelineError`], with the file, and how it is written.
+    /// [`TimelineError`], with the file and the correct syntax.
     pub fn read(
         path: &FilePath,
         links: [LinkChanges; 2],
@@ -173,19 +173,19 @@ impl Timeline {
         let network = |end, network: &NetworkFile| {
             let named = network.network(network.nat()).map_err(|error| error.of(end, file))?;
             let (ip, mtu) = network.ip_and_mtu();
-            let home = Network { profile: named.profile, link: named.link, ip, mtu };
+            let home = NetworkPlan { profile: named.profile, link: named.link, ip, mtu };
             Ok::<_, TimelineError>((home, named.name))
         };
         let whole = |problem: String| TimelineError::Whole { file: file.to_owned(), problem };
-        let events = from.timeline.iter().map(|line| line.parse::<Event>());
-        let events: Vec<Event> = events
+        let events = from.timeline.iter().map(|line| line.parse::<TimelineEvent>());
+        let events: Vec<TimelineEvent> = events
             .collect::<Result<_, _>>()
             .map_err(|error| TimelineError::Event { file: file.to_owned(), error })?;
         let picture = from.picture.as_deref().unwrap_or(PICTURE);
         let picture = units::picture_size(picture).map_err(|error| whole(error.to_string()))?;
         let within = from.within.unwrap_or(WITHIN);
-        let over = |event: &Event| event.end() + event.within.unwrap_or(within);
-        let needed = events.iter().map(over).max().unwrap_or_default();
+        let recovered_by = |event: &TimelineEvent| event.end() + event.within.unwrap_or(within);
+        let needed = events.iter().map(recovered_by).max().unwrap_or_default();
         let ((a, a_name), (b, b_name)) = (network("a", &from.a)?, network("b", &from.b)?);
         let timeline = Self {
             name: from.name.unwrap_or_else(|| stem.to_owned()),
@@ -207,31 +207,31 @@ impl Timeline {
         Ok(timeline)
     }
 
-    /// The networks that a peer moves to, in the order of the events.
+    /// The networks a peer moves to, in the order of the events.
     #[must_use]
-    pub fn elsewhere(&self, place: Place) -> Vec<Network> {
+    pub fn other_networks(&self, location: Location) -> Vec<NetworkPlan> {
         let moves = self.events.iter().filter_map(|event| match &event.action {
-            Action::Move(who, Some(network)) if *who == place => Some((**network).clone()),
+            EventAction::Move(who, Some(network)) if *who == location => Some((**network).clone()),
             _ => None,
         });
         moves.collect()
     }
 
-    /// Whether a peer speaks with the server over IPv6, which all its networks have to have.
+    /// Whether a peer reaches the server over IPv6, which requires IPv6 in all its networks.
     ///
     /// # Errors
-    /// Its networks have no version of IP in common.
-    pub fn signals_over(&self, place: Place) -> Result<bool, String> {
-        let home = &self.homes[place.peer()];
-        let elsewhere = self.elsewhere(place);
-        let versions: Vec<_> = elsewhere.iter().chain([home]).map(|one| one.ip).collect();
+    /// Its networks have no IP version in common.
+    pub fn signals_over(&self, location: Location) -> Result<bool, String> {
+        let home = &self.homes[location.peer()];
+        let other_networks = self.other_networks(location);
+        let versions: Vec<_> = other_networks.iter().chain([home]).map(|one| one.ip).collect();
         match (versions.iter().all(|ip| ip.has_v4()), versions.iter().all(|ip| ip.has_v6())) {
             (true, _) => Ok(false),
             (false, true) => Ok(true),
             (false, false) => Err(format!(
-                "the networks of {} have no version of IP in common, and the server it was told of has one \
+                "the networks of {} have no IP version in common, but the server is given to it by a single \
                  address",
-                if place == Place::A { "a" } else { "b" }
+                if location == Location::A { "a" } else { "b" }
             )),
         }
     }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_as_written() {
+    fn a_file_is_parsed() {
         let text = "within = '3s'\nlost = 2\ntimeline = ['at 1s: kill turn for 2s', 'at 4s: nat a -> sym, \
                     within 9s', 'at 5s: move b -> lte']";
         let read = timeline(&format!("{text}{ENDS}")).unwrap();
@@ -261,10 +261,10 @@ mod tests {
         assert_eq!(
             read.duration,
             Duration::from_secs(4 + 9 + 2),
-            "until the last one must be over"
+            "until the last one must have recovered"
         );
-        assert_eq!(read.elsewhere(Place::A), []);
-        assert_eq!(read.elsewhere(Place::B).len(), 1);
+        assert_eq!(read.other_networks(Location::A), []);
+        assert_eq!(read.other_networks(Location::B).len(), 1);
         assert!(!read.homes[1].link.is_clear(), "the network's own link");
     }
 
@@ -285,20 +285,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
+    fn errors_name_the_file_and_the_problem() {
         for (lines, words) in [
-            ("timeline = []", "has no event"),
+            ("timeline = []", "has no events"),
             ("timeline = ['at 1s: kil a']", "did you mean `kill"),
             ("timeline = ['at 3s: kill a', 'at 1s: start a']", "write them in order"),
-            ("timeline = ['at 1s: start signaling']", "it runs"),
-            ("timeline = ['at 1s: kill a', 'at 2s: kill a']", "ended already"),
+            ("timeline = ['at 1s: start signaling']", "already running"),
+            ("timeline = ['at 1s: kill a', 'at 2s: kill a']", "not running"),
             ("timeline = ['at 1s: move a -> udp-blocked', 'at 1s: nat a -> sym']", "write `move`"),
-            ("timeline = ['at 1s: move a -> lte over ipv6']", "no version of IP in common"),
-            ("timeline = ['at 1s: kill a']\nduration = '3s'", "must be, which is 6s"),
+            ("timeline = ['at 1s: move a -> lte over ipv6']", "no IP version in common"),
+            ("timeline = ['at 1s: kill a']\nduration = '3s'", "must have recovered by 6s"),
             ("timeline = ['at 1s: kill a']\ninterval = '10ms'", "at least 0.1s"),
             ("timeline = ['at 1s: kill a']\npicture = 'big'", "big"),
             ("timeline = ['at 1s: kill a']\nexpect = 'direct'", "unknown field `expect`"),
-            ("timeline = ['at 48h: address a']", "a day"),
+            ("timeline = ['at 48h: address a']", "one day"),
         ] {
             let error = timeline(&format!("{lines}{ENDS}")).unwrap_err();
             assert!(error.starts_with("`x.toml`") && error.contains(words), "{lines}: {error}");

@@ -1,21 +1,20 @@
-//! From the times at which keyframes were sent and came: what each event did to them. No input or
-//! output.
+//! Derives the effect of each event from the times keyframes were sent and received. No I/O.
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{event::Event, schema::Outage};
+use super::{event::TimelineEvent, schema::Outage};
 use crate::types::ConnectionType;
 
-/// All keyframes of a run; times are from the start of the time line.
+/// All keyframes of a run; times are from the start of the timeline.
 #[derive(Debug, Clone, Default)]
-pub struct Keyframes {
-    /// When each left the sender, and its SHA-256.
+pub struct KeyframeLog {
+    /// When each was sent, and its SHA-256.
     sent: Vec<(Duration, String)>,
-    /// How the sender said it was connected, with each it sent.
+    /// The connection type its sender reported for each.
     sent_via: Vec<(Duration, String)>,
-    /// When each came, in order.
-    came: Vec<Arrival>,
-    /// The SHA-256 of those that came.
+    /// Arrivals, in order.
+    received: Vec<Arrival>,
+    /// SHA-256 of those received.
     known: HashSet<String>,
 }
 
@@ -25,20 +24,20 @@ struct Arrival {
     via: Option<String>,
 }
 
-impl Keyframes {
-    /// One was sent, over a connection of this kind as its sender sees it.
+impl KeyframeLog {
+    /// Records a sent keyframe and the connection type its sender reported.
     pub fn sent(&mut self, at: Duration, sha256: &str, via: Option<&str>) {
         self.sent.push((at, sha256.to_owned()));
         self.sent_via.extend(via.map(|via| (at, via.to_owned())));
     }
 
-    /// One came, over a connection of this kind.
-    pub fn came(&mut self, at: Duration, sha256: &str, via: Option<&str>) {
-        self.came.push(Arrival { at, via: via.map(str::to_owned) });
+    /// Records a received keyframe and its connection type.
+    pub fn received(&mut self, at: Duration, sha256: &str, via: Option<&str>) {
+        self.received.push(Arrival { at, via: via.map(str::to_owned) });
         self.known.insert(sha256.to_owned());
     }
 
-    /// How many were sent from one time to another, and how many of these never came.
+    /// Number of keyframes sent in a span, and how many of them were never received.
     #[must_use]
     pub fn count(&self, from: Duration, to: Duration) -> (u64, u64) {
         let span = self.sent.iter().filter(|(at, _)| (from..to).contains(at));
@@ -46,35 +45,36 @@ impl Keyframes {
         (span.count() as u64, lost.count() as u64)
     }
 
-    /// The longest time between two keyframes of which some is in the span: when the next one was due,
-    /// and when it came, if ever.
+    /// The longest interval between two keyframes that overlaps the span: when the next one was due, and
+    /// when it arrived, if ever.
     fn gap(
         &self,
         from: Duration,
         to: Duration,
         interval: Duration,
     ) -> Option<(Duration, Option<Duration>)> {
-        let next = self.came.iter().skip(1).map(|one| Some(one.at)).chain([None]);
-        let gaps = self.came.iter().map(|one| one.at + interval).zip(next);
-        let touching = gaps.filter(|(due, came)| *due < to && came.is_none_or(|came| came > from));
-        touching.max_by_key(|(due, came)| came.unwrap_or(Duration::MAX).saturating_sub(*due))
+        let next = self.received.iter().skip(1).map(|one| Some(one.at)).chain([None]);
+        let gaps = self.received.iter().map(|one| one.at + interval).zip(next);
+        let touching =
+            gaps.filter(|(due, arrived)| *due < to && arrived.is_none_or(|arrived| arrived > from));
+        touching.max_by_key(|(due, arrived)| arrived.unwrap_or(Duration::MAX).saturating_sub(*due))
     }
 
     fn via(&self, until: Duration) -> Option<String> {
-        let theirs = self.came.iter().rfind(|one| one.at < until)?.via.clone()?;
+        let theirs = self.received.iter().rfind(|one| one.at < until)?.via.clone()?;
         let ours = self.sent_via.iter().rfind(|(at, _)| *at < until).map(|(_, via)| via);
-        // Each knows the transport to its own relay only.
+        // Each peer knows only the transport to its own relay.
         let both = theirs.parse::<ConnectionType>().ok().zip(ours.and_then(|via| via.parse().ok()));
         Some(both.map_or(theirs, |(theirs, ours)| theirs.with(ours).to_string()))
     }
 }
 
-/// A row an event. `interval` is the time between keyframes, `within` what is asked for where the event
-/// says nothing, `end` the end of the run.
+/// One row per event. `interval` is the time between keyframes, `within` the default recovery time, `end`
+/// the end of the run.
 #[must_use]
 pub fn outages(
-    events: &[Event],
-    keyframes: &Keyframes,
+    events: &[TimelineEvent],
+    keyframes: &KeyframeLog,
     interval: Duration,
     within: Duration,
     end: Duration,
@@ -86,12 +86,12 @@ pub fn outages(
     spans
         .map(|(event, next)| {
             let gap = keyframes.gap(event.at, next, interval);
-            // All of a short span may lie before the next one is due.
-            let (due, resumed) = gap.unwrap_or_else(|| match keyframes.came.last() {
+            // A short span may end before the next keyframe is due.
+            let (due, resumed) = gap.unwrap_or_else(|| match keyframes.received.last() {
                 Some(last) => (last.at + interval, Some(last.at + interval)),
                 None => (Duration::ZERO, None),
             });
-            // At the end of the run the next one may not have been due for long.
+            // At the end of the run the next keyframe may only just be due.
             let back = resumed.is_some() || end < due + interval;
             let resumed = resumed.unwrap_or(end);
             let recovery = resumed.saturating_sub(due.max(event.end()));
@@ -114,7 +114,7 @@ pub fn outages(
         .collect()
 }
 
-/// To a millisecond.
+/// Rounds to a millisecond.
 fn rounded(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e3).round() / 1e3
 }
@@ -127,12 +127,12 @@ mod tests {
     const WITHIN: Duration = Duration::from_secs(2);
 
     fn rows(lines: &[&str], times: &[u64], lost: &[u64], end: u64) -> Vec<Outage> {
-        let events: Vec<Event> = lines.iter().map(|line| line.parse().unwrap()).collect();
-        let mut keyframes = Keyframes::default();
+        let events: Vec<TimelineEvent> = lines.iter().map(|line| line.parse().unwrap()).collect();
+        let mut keyframes = KeyframeLog::default();
         let ms = Duration::from_millis;
         for time in times {
             keyframes.sent(ms(*time), &time.to_string(), None);
-            keyframes.came(ms(*time) + ms(20), &time.to_string(), Some("host"));
+            keyframes.received(ms(*time) + ms(20), &time.to_string(), Some("host"));
         }
         for time in lost {
             keyframes.sent(ms(*time), &time.to_string(), None);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stopped() {
+    fn an_event_without_an_outage() {
         let [row] = &rows(&["at 2s: kill signaling"], &every(0, 5000), &[], 5000)[..] else {
             panic!()
         };
@@ -158,12 +158,12 @@ mod tests {
     fn an_outage_ends_with_the_next_keyframe() {
         let times = [every(0, 2100), every(4000, 9000)].concat();
         let [row] = &rows(&["at 2.1s: nat a -> sym"], &times, &[], 9000)[..] else { panic!() };
-        // The last one came at 2.02 s, the next one was due at 2.52 s and came at 4.02 s.
+        // The last one arrived at 2.02 s; the next one was due at 2.52 s and arrived at 4.02 s.
         assert_eq!((row.outage_s, row.recovery_s, row.agree), (1.5, 1.5, true));
     }
 
     #[test]
-    fn recovery_begins_when_the_trouble_is_over() {
+    fn recovery_begins_when_the_event_is_over() {
         let times = [every(0, 2000), every(6000, 9000)].concat();
         let [row] = &rows(&["at 2s: cut for 3s"], &times, &[2500, 3000], 9000)[..] else {
             panic!()
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_of_the_event_before_it() {
+    fn an_outage_belongs_to_the_event_before_it() {
         let times = [every(0, 4100), every(9000, 12000)].concat();
         let lines = ["at 1s: restart signaling", "at 4.2s: nat b -> sym"];
         let [first, second] = &rows(&lines, &times, &[], 12000)[..] else { panic!() };
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_comes_back_says_so() {
+    fn an_outage_without_recovery_is_marked() {
         let [row] = &rows(&["at 2s: kill b"], &every(0, 2000), &[], 6000)[..] else { panic!() };
         assert!(!row.back && !row.agree, "{row:?}");
         assert!((3.9..4.0).contains(&row.outage_s), "{row:?}");

@@ -1,4 +1,4 @@
-//! Plays a time line from start to end.
+//! Plays a timeline from start to end.
 
 use std::{collections::VecDeque, future::Future, path::PathBuf, pin::pin, time::Duration};
 
@@ -9,105 +9,105 @@ use tokio::{
 
 use super::{
     file::Timeline,
-    outages::{Keyframes, outages},
+    outages::{KeyframeLog, outages},
     schema::{Outage, TimelineResult},
-    stage::{Heard, Stage, What, command_of},
+    testbed::{PeerEvent, PeerReport, Testbed, command_of},
 };
 use crate::{
-    netns::{KernelError, Place},
+    netns::{Location, NetnsError},
     report::schema::FailureRecord,
-    types::Stage as FailureStage,
+    types::Stage,
 };
 
-/// Keyframes that have to come before the time line begins.
-const AT_FIRST: usize = 3;
+/// Keyframes that must arrive before the timeline starts.
+const INITIAL_KEYFRAMES: usize = 3;
 
-/// They have to come by then.
-const CONNECT_WITHIN: Duration = Duration::from_secs(40);
+/// Timeout for these keyframes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// A peer that is asked to end has so long.
-const END_WITHIN: Duration = Duration::from_secs(10);
+/// Timeout for a peer to exit when asked to.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Keyframes that are on their way at the end have so long.
-const LAST_ONES: Duration = Duration::from_secs(2);
+/// Time for the last keyframes in transit to arrive.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// What happens next.
+/// The next scheduled step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// An event begins.
     Begin(usize),
-    /// It is over.
+    /// An event is undone.
     End(usize),
 }
 
-/// How it is played.
+/// How to play a timeline.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// `orion-peer` itself, for what runs inside; this program when it is not given.
+pub struct PlaybackOptions {
+    /// The `orion-peer` executable to run in the lab; this program if `None`.
     pub orion_peer: Option<PathBuf>,
-    /// Directory for what the peers say, in much detail: `NAME-send.log` and `NAME-recv.log`.
+    /// Directory for the verbose logs of the peers: `NAME-send.log` and `NAME-recv.log`.
     pub logs: Option<PathBuf>,
 }
 
-/// Plays it; `stop` ends it early, `tell` hears what happens, with the time. What could not be done is in
-/// the result, too.
+/// Plays it; `stop` ends it early, `report` is called with the time and a description of each step.
+/// Failures are part of the result, too.
 pub async fn run(
     timeline: &Timeline,
-    options: Options,
+    options: PlaybackOptions,
     stop: impl Future<Output = ()>,
-    tell: &mut dyn FnMut(Duration, &str),
+    report: &mut dyn FnMut(Duration, &str),
 ) -> TimelineResult {
-    let mut play = Play::new(timeline);
+    let mut play = Player::new(timeline);
     let mut stop = pin!(stop);
     let played = tokio::select! {
-        played = play.play(options, tell) => played,
+        played = play.play(options, report) => played,
         () = &mut stop => Err(FailureRecord {
-            stage: FailureStage::Interrupted,
+            stage: Stage::Interrupted,
             code: "interrupted".into(),
-            message: "stopped before its end".into(),
-            remedy: "let it run to its end".into(),
+            message: "the run was stopped early".into(),
+            remedy: "let the run finish".into(),
         }),
     };
     play.result(played.err())
 }
 
-struct Play<'t> {
+struct Player<'t> {
     timeline: &'t Timeline,
-    keyframes: Keyframes,
-    begun: Instant,
-    /// When the time line began: with the last of the first keyframes.
+    keyframes: KeyframeLog,
+    started: Instant,
+    /// When the timeline started: the arrival of the last initial keyframe.
     start: Option<Instant>,
     first: Option<Duration>,
-    /// How far it came.
+    /// How far the run got.
     reached: Duration,
 }
 
-impl<'t> Play<'t> {
+impl<'t> Player<'t> {
     fn new(timeline: &'t Timeline) -> Self {
-        let keyframes = Keyframes::default();
-        let (begun, start, first, reached) = (Instant::now(), None, None, Duration::ZERO);
-        Self { timeline, keyframes, begun, start, first, reached }
+        let keyframes = KeyframeLog::default();
+        let (started, start, first, reached) = (Instant::now(), None, None, Duration::ZERO);
+        Self { timeline, keyframes, started, start, first, reached }
     }
 
     async fn play(
         &mut self,
-        Options { orion_peer, logs }: Options,
-        tell: &mut dyn FnMut(Duration, &str),
+        PlaybackOptions { orion_peer, logs }: PlaybackOptions,
+        report: &mut dyn FnMut(Duration, &str),
     ) -> Result<(), FailureRecord> {
-        let (sender, mut heard) = mpsc::unbounded_channel();
+        let (sender, mut reports) = mpsc::unbounded_channel();
         let timeline = self.timeline.clone();
-        let build = move || Stage::new(&timeline, orion_peer, logs, sender);
-        let mut stage = blocking(tokio::task::spawn_blocking(build).await)?;
-        self.begun = Instant::now();
-        stage.start(Place::B).map_err(|error| lab(&error))?;
-        stage.start(Place::A).map_err(|error| lab(&error))?;
-        let start = self.connect(&stage, &mut heard).await?;
+        let build = move || Testbed::new(&timeline, orion_peer, logs, sender);
+        let mut testbed = blocking(tokio::task::spawn_blocking(build).await)?;
+        self.started = Instant::now();
+        testbed.start(Location::B).map_err(|error| lab(&error))?;
+        testbed.start(Location::A).map_err(|error| lab(&error))?;
+        let start = self.connect(&testbed, &mut reports).await?;
         let mut steps = steps(self.timeline);
         let end = start + self.timeline.duration;
         loop {
             let next = steps.front().map_or(end, |(at, _)| start + *at);
             tokio::select! {
-                Some(one) = heard.recv() => self.hear(&stage, one)?,
+                Some(report) = reports.recv() => self.handle(&testbed, report)?,
                 () = sleep_until(next) => {
                     self.reached = start.elapsed().min(self.timeline.duration);
                     let Some((at, step)) = steps.pop_front() else { break };
@@ -115,113 +115,118 @@ impl<'t> Play<'t> {
                     let event = &self.timeline.events[index];
                     // It starts programs and waits for them.
                     tokio::task::block_in_place(|| match step {
-                        Step::Begin(_) => stage.begin(index, event),
-                        Step::End(_) => stage.end(index, event),
+                        Step::Begin(_) => testbed.begin(index, event),
+                        Step::End(_) => testbed.end(index, event),
                     })
                     .map_err(|error| lab(&error))?;
                     match step {
-                        Step::Begin(_) => tell(at, &event.text),
-                        Step::End(_) => tell(at, &format!("over: {}", event.text)),
+                        Step::Begin(_) => report(at, &event.text),
+                        Step::End(_) => report(at, &format!("over: {}", event.text)),
                     }
                 }
             }
         }
-        self.finish(stage, heard).await
+        self.finish(testbed, reports).await
     }
 
-    /// Until the first keyframes have come.
+    /// Waits for the initial keyframes.
     async fn connect(
         &mut self,
-        stage: &Stage,
-        heard: &mut mpsc::UnboundedReceiver<Heard>,
+        testbed: &Testbed,
+        reports: &mut mpsc::UnboundedReceiver<PeerReport>,
     ) -> Result<Instant, FailureRecord> {
-        let deadline = self.begun + CONNECT_WITHIN;
-        let mut came = 0;
-        while came < AT_FIRST {
-            let Ok(Some(one)) = timeout_at(deadline, heard.recv()).await else {
-                let within = CONNECT_WITHIN.as_secs();
+        let deadline = self.started + CONNECT_TIMEOUT;
+        let mut received = 0;
+        while received < INITIAL_KEYFRAMES {
+            let Ok(Some(report)) = timeout_at(deadline, reports.recv()).await else {
+                let within = CONNECT_TIMEOUT.as_secs();
                 return Err(FailureRecord {
-                    stage: FailureStage::Ice,
+                    stage: Stage::Ice,
                     code: "no-keyframes".into(),
-                    message: format!("no keyframes within {within} s, before anything happened"),
-                    remedy: "see whether the two networks connect at all: `orion-peer lab --kernel --nat \
+                    message: format!("no keyframes arrived within {within} s, before the first event"),
+                    remedy: "check whether the two networks connect at all: `orion-peer lab --kernel --nat \
                              A,B`"
                         .into(),
                 });
             };
-            match &one.what {
-                What::Keyframe { .. } if one.place == Place::B => {
-                    came += 1;
-                    self.first.get_or_insert(self.begun.elapsed());
-                    if came == AT_FIRST {
-                        self.start = Some(one.at.into());
-                        self.hear(stage, one)?;
+            match &report.what {
+                PeerEvent::Keyframe { .. } if report.location == Location::B => {
+                    received += 1;
+                    self.first.get_or_insert(self.started.elapsed());
+                    if received == INITIAL_KEYFRAMES {
+                        self.start = Some(report.at.into());
+                        self.handle(testbed, report)?;
                     }
                 }
-                What::Keyframe { .. } => {}
-                What::Ended { .. } => self.hear(stage, one)?,
+                PeerEvent::Keyframe { .. } => {}
+                PeerEvent::Ended { .. } => self.handle(testbed, report)?,
             }
         }
-        Ok(self.start.unwrap_or(self.begun))
+        Ok(self.start.unwrap_or(self.started))
     }
 
-    fn hear(&mut self, stage: &Stage, one: Heard) -> Result<(), FailureRecord> {
-        let Heard { at, place, what } = one;
-        let at = Instant::from(at).saturating_duration_since(self.start.unwrap_or(self.begun));
+    fn handle(&mut self, testbed: &Testbed, report: PeerReport) -> Result<(), FailureRecord> {
+        let PeerReport { at, location, what } = report;
+        let at = Instant::from(at).saturating_duration_since(self.start.unwrap_or(self.started));
         match what {
-            What::Keyframe { sha256, via } if place == Place::A => {
+            PeerEvent::Keyframe { sha256, via } if location == Location::A => {
                 self.keyframes.sent(at, &sha256, via.as_deref());
             }
-            What::Keyframe { sha256, via } => self.keyframes.came(at, &sha256, via.as_deref()),
-            What::Ended { number, words } if stage.expects(place, number) => {
-                let who = command_of(place);
+            PeerEvent::Keyframe { sha256, via } => {
+                self.keyframes.received(at, &sha256, via.as_deref());
+            }
+            PeerEvent::Ended { number, last_lines } if testbed.expects(location, number) => {
+                let who = command_of(location);
                 return Err(FailureRecord {
-                    stage: FailureStage::Video,
+                    stage: Stage::Video,
                     code: "peer-ended".into(),
                     message: format!(
-                        "`{who}` ended by itself after {:.1} s: {words}",
+                        "`{who}` exited unexpectedly after {:.1} s: {last_lines}",
                         at.as_secs_f64()
                     ),
-                    remedy: "play it once more with `--logs DIR`, and see what it says before"
-                        .into(),
+                    remedy: "run it again with `--logs DIR` and read the log of the peer".into(),
                 });
             }
-            What::Ended { .. } => {}
+            PeerEvent::Ended { .. } => {}
         }
         Ok(())
     }
 
-    /// Ends the sender, waits for what is on its way, and ends the receiver.
+    /// Ends the sender, waits for keyframes in transit, and ends the receiver.
     async fn finish(
         &mut self,
-        mut stage: Stage,
-        mut heard: mpsc::UnboundedReceiver<Heard>,
+        mut testbed: Testbed,
+        mut reports: mpsc::UnboundedReceiver<PeerReport>,
     ) -> Result<(), FailureRecord> {
-        for (place, patience) in [(Place::A, LAST_ONES), (Place::B, Duration::ZERO)] {
-            let mut running = stage.stop(place);
-            let deadline = Instant::now() + END_WITHIN;
+        for (location, patience) in [(Location::A, DRAIN_TIME), (Location::B, Duration::ZERO)] {
+            let mut running = testbed.stop(location);
+            let deadline = Instant::now() + EXIT_TIMEOUT;
             while running {
-                let Ok(Some(one)) = timeout_at(deadline, heard.recv()).await else {
-                    let who = command_of(place);
+                let Ok(Some(report)) = timeout_at(deadline, reports.recv()).await else {
+                    let who = command_of(location);
                     return Err(FailureRecord {
-                        stage: FailureStage::Video,
+                        stage: Stage::Video,
                         code: "not-ended".into(),
-                        message: format!("`{who}` did not end within {} s", END_WITHIN.as_secs()),
-                        remedy: "run it by itself and see what Ctrl-C does".into(),
+                        message: format!(
+                            "`{who}` did not exit within {} s",
+                            EXIT_TIMEOUT.as_secs()
+                        ),
+                        remedy: "run it on its own and check how it responds to Ctrl-C".into(),
                     });
                 };
-                running = one.place != place || !matches!(one.what, What::Ended { .. });
-                self.hear(&stage, one)?;
+                running =
+                    report.location != location || !matches!(report.what, PeerEvent::Ended { .. });
+                self.handle(&testbed, report)?;
             }
             let deadline = Instant::now() + patience;
             while self.keyframes.count(Duration::ZERO, Duration::MAX).1 > 0
-                && let Ok(Some(one)) = timeout_at(deadline, heard.recv()).await
+                && let Ok(Some(report)) = timeout_at(deadline, reports.recv()).await
             {
-                self.hear(&stage, one)?;
+                self.handle(&testbed, report)?;
             }
         }
-        // Its end takes a moment, in which this thread has better to do.
-        let _ = tokio::task::spawn_blocking(move || drop(stage)).await;
+        // Tearing the lab down takes a moment; do it off this thread.
+        let _ = tokio::task::spawn_blocking(move || drop(testbed)).await;
         Ok(())
     }
 
@@ -254,46 +259,41 @@ impl<'t> Play<'t> {
     }
 }
 
-/// Why the first picture was not in time.
+/// The failure for a first picture that was too late.
 fn late(first: Option<Duration>, limit: Option<Duration>) -> Option<FailureRecord> {
     let limit = limit.filter(|limit| first.is_none_or(|first| first > *limit))?;
     let took = first.map_or("never".to_owned(), |first| format!("{:.2} s", first.as_secs_f64()));
     Some(FailureRecord {
-        stage: FailureStage::Video,
+        stage: Stage::Video,
         code: "first-picture-late".into(),
-        message: format!(
-            "first picture: {took}, at most {:.2} s is asked for",
-            limit.as_secs_f64()
-        ),
-        remedy: "play it once more with `--logs DIR`, and see what the peers say before it".into(),
+        message: format!("first picture: {took}, maximum {:.2} s", limit.as_secs_f64()),
+        remedy: "run it again with `--logs DIR` and read the logs of the peers".into(),
     })
 }
 
-/// What is not as asked for, the first of it.
+/// The first deviation from what was expected.
 fn disagreement(rows: &[Outage], lost: u64, most_lost: u64) -> Option<FailureRecord> {
     let failure = |stage, code: &str, message| {
         let remedy =
-            "play it once more with `--logs DIR`, and see what the peers say around that time"
+            "run it again with `--logs DIR` and read the logs of the peers around that time"
                 .to_owned();
         Some(FailureRecord { stage, code: code.into(), message, remedy })
     };
     if let Some(row) = rows.iter().find(|row| !row.agree) {
         let Outage { event, recovery_s, within_s, .. } = row;
         let message = if row.back {
-            format!(
-                "`{event}`: keyframes were back {recovery_s:.1} s late, {within_s:.1} s is allowed"
-            )
+            format!("`{event}`: keyframes resumed after {recovery_s:.1} s, maximum {within_s:.1} s")
         } else {
-            format!("`{event}`: no keyframe came any more")
+            format!("`{event}`: keyframes never resumed")
         };
-        return failure(FailureStage::Ice, "outage", message);
+        return failure(Stage::Ice, "outage", message);
     }
-    let words = if lost == 1 { "keyframe was" } else { "keyframes were" };
-    let message = format!("{lost} {words} lost, {most_lost} may be");
-    if lost > most_lost { failure(FailureStage::Video, "lost-keyframes", message) } else { None }
+    let last_lines = if lost == 1 { "keyframe was" } else { "keyframes were" };
+    let message = format!("{lost} {last_lines} lost, maximum {most_lost}");
+    if lost > most_lost { failure(Stage::Video, "lost-keyframes", message) } else { None }
 }
 
-/// Begins and ends in the order of time; of those at the same time, ends first.
+/// Begins and ends in order of time; ends first when simultaneous.
 fn steps(timeline: &Timeline) -> VecDeque<(Duration, Step)> {
     let mut steps = Vec::new();
     for (index, event) in timeline.events.iter().enumerate() {
@@ -306,25 +306,25 @@ fn steps(timeline: &Timeline) -> VecDeque<(Duration, Step)> {
     steps.into()
 }
 
-fn lab(error: &KernelError) -> FailureRecord {
+fn lab(error: &NetnsError) -> FailureRecord {
     FailureRecord {
-        stage: FailureStage::Config,
+        stage: Stage::Config,
         code: "no-kernel-lab".into(),
-        message: format!("a time line is played in network namespaces: {error}"),
-        remedy: error.own_remedy(),
+        message: format!("timelines require network namespaces: {error}"),
+        remedy: error.kernel_only_remedy(),
     }
 }
 
 fn blocking<T>(
-    done: Result<Result<T, KernelError>, tokio::task::JoinError>,
+    done: Result<Result<T, NetnsError>, tokio::task::JoinError>,
 ) -> Result<T, FailureRecord> {
     match done {
         Ok(done) => done.map_err(|error| lab(&error)),
         Err(error) => Err(FailureRecord {
-            stage: FailureStage::Config,
+            stage: Stage::Config,
             code: "no-kernel-lab".into(),
-            message: format!("the lab was lost: {error}"),
-            remedy: "measure again".into(),
+            message: format!("the lab failed: {error}"),
+            remedy: "run it again".into(),
         }),
     }
 }

@@ -1,79 +1,78 @@
-//! What came of a time line, as JSON has it: part of `orion-peer/lab/1`.
+//! The result of a timeline in JSON: part of `orion-peer/lab/1`.
 //!
-//! Times are in seconds from the start of the time line, when the first keyframes had come. What was not
-//! measured is null, never 0.
+//! Times are in seconds from the start of the timeline, when the initial keyframes had arrived. Values that
+//! were not measured are null, never 0.
 
 use serde::{Deserialize, Serialize};
 
 use crate::report::schema::FailureRecord;
 
-/// A time line, and what came of it.
+/// The result of a timeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TimelineResult {
-    /// The scenario's name.
+    /// Name of the scenario.
     pub name: String,
-    /// What it is about.
+    /// Its one-sentence description.
     pub description: String,
-    /// The network of the phone, `send`.
+    /// Network of the phone, `send`.
     pub a: String,
-    /// The network of the Mac, `recv`.
+    /// Network of the Mac, `recv`.
     pub b: String,
-    /// Time between two keyframes.
+    /// Time between keyframes.
     pub interval_s: f64,
-    /// Length of what was run.
+    /// Length of the run.
     pub duration_s: f64,
     /// From the start of both peers to the first keyframe.
     pub first_keyframe_s: Option<f64>,
-    /// Largest time to it that is asked for; none when it may take any time.
+    /// Maximum time to the first keyframe; none if there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_first_picture_s: Option<f64>,
-    /// A row an event.
+    /// One row per event.
     pub outages: Vec<Outage>,
-    /// Keyframes sent.
+    /// Number of keyframes sent.
     pub sent: u64,
-    /// Of these, those that came whole.
+    /// Number of those received intact.
     pub came: u64,
-    /// Of these, those that did not.
+    /// Number of those lost.
     pub lost: u64,
-    /// Most that may be lost.
+    /// Maximum number that may be lost.
     pub most_lost: u64,
-    /// All was as asked for.
+    /// Whether everything is as expected.
     pub agree: bool,
-    /// Why it ended before its end, or what was not as asked for.
+    /// Why it ended early, or what was not as expected.
     pub reason: Option<FailureRecord>,
 }
 
-/// What an event did to the keyframes, until the next event.
+/// The effect of an event on the keyframes, until the next event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outage {
     /// When it happened.
     pub at_s: f64,
-    /// What, as it was written.
+    /// The event as written.
     pub event: String,
-    /// When it was over; the same for what happens at once.
+    /// When it was over; equal to `atS` for an instantaneous event.
     pub until_s: f64,
-    /// For how long there was no keyframe when one was due: the longest time between two, less the
-    /// interval.
+    /// How long a due keyframe was missing: the longest time between two, minus the interval.
     pub outage_s: f64,
-    /// How much of it came after the event was over.
+    /// The part of the outage after the event was over.
     pub recovery_s: f64,
-    /// Longest recovery that is asked for.
+    /// Maximum recovery time.
     pub within_s: f64,
-    /// Keyframes came again.
+    /// Keyframes resumed.
     pub back: bool,
-    /// Keyframes sent until the next event.
+    /// Number of keyframes sent until the next event.
     pub sent: u64,
-    /// Of these, those that never came.
+    /// Number of those lost.
     pub lost: u64,
-    /// How the peers were connected at its end: `host`, `srflx`, `relay`, `relay/udp`, …
+    /// Connection type at the end of this span: `host`, `srflx`, `relay`, `relay/udp`, …
     pub via: Option<String>,
-    /// They were back within the time.
+    /// Keyframes resumed within the maximum.
     pub agree: bool,
 }
 
-/// A result with two events, the second one not as asked for.
+/// An example result with two events, the second not as expected.
 #[cfg(test)]
 pub(crate) fn example() -> TimelineResult {
     let outage = |at_s: f64, event: &str, recovery_s: f64| Outage {

@@ -1,4 +1,4 @@
-//! What came of a time line, as text: a row an event.
+//! The result of a timeline as text: one row per event.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::{
     types::printable,
 };
 
-/// The columns: what stands above each, and where its text stands.
+/// Column titles and alignment.
 const HEAD: [(&str, Align); 7] = [
     ("at", Align::Right),
     ("event", Align::Left),
@@ -19,7 +19,7 @@ const HEAD: [(&str, Align); 7] = [
     ("via", Align::Left),
 ];
 
-/// A heading, a row an event, and how many keyframes were lost.
+/// A heading, one row per event, and the number of lost keyframes.
 #[must_use]
 pub fn table(result: &TimelineResult) -> String {
     let TimelineResult { name, a, b, interval_s, .. } = result;
@@ -40,9 +40,9 @@ pub fn table(result: &TimelineResult) -> String {
     if let Some(first) = result.first_keyframe_s {
         let _ = writeln!(text, "first picture {first:.2} s after the start of both peers");
     }
-    let _ = write!(text, "{came} of {sent} keyframes came");
+    let _ = write!(text, "{came} of {sent} keyframes received");
     if *lost > 0 {
-        let _ = write!(text, ", {lost} lost ({most_lost} may be)");
+        let _ = write!(text, ", {lost} lost (maximum {most_lost})");
     }
     match &result.reason {
         None => text.push_str("; as expected"),
@@ -78,7 +78,7 @@ mod tests {
     use crate::lab::timeline::schema::example;
 
     #[test]
-    fn a_row_an_event() {
+    fn each_event_has_a_row() {
         let mut result = example();
         let text = table(&result);
         let lines: Vec<&str> = text.lines().collect();
@@ -92,11 +92,12 @@ mod tests {
             "   20.0 s  nat a -> sym            6.2 s   6.2 s !    20     0  srflx"
         );
         assert_eq!(lines[4], "first picture 0.40 s after the start of both peers");
-        assert_eq!(lines[5], "40 of 40 keyframes came; as expected");
+        assert_eq!(lines[5], "40 of 40 keyframes received; as expected");
         (result.lost, result.came, result.outages[1].back) = (1, 39, false);
         let text = table(&result);
         assert!(
-            text.contains("never !") && text.contains("39 of 40 keyframes came, 1 lost (0 may be)")
+            text.contains("never !")
+                && text.contains("39 of 40 keyframes received, 1 lost (maximum 0)")
         );
     }
 }

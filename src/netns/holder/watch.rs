@@ -1,10 +1,10 @@
-//! A thread that ends what runs inside a lab when its holder is killed. It needs nothing of the holder:
-//! the namespaces stay while it has them open.
+//! A thread that ends what runs inside a lab when its holder is killed. It does not depend on the holder:
+//! the namespaces exist for as long as it has them open.
 
 #[cfg(target_os = "linux")]
 pub(super) use self::linux::start;
 
-/// There are no labs here.
+/// No labs on this platform.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn start(_: &super::Holder) -> std::io::Result<std::thread::JoinHandle<()>> {
     Err(std::io::ErrorKind::Unsupported.into())
@@ -43,7 +43,7 @@ mod linux {
         let stdin = Arc::clone(&holder.stdin);
         let watch = move || {
             if !ended_well(id) {
-                // The guard ends then, if it is there.
+                // Makes the guard end, if it is still running.
                 close(&stdin);
                 outer.reap();
             }
@@ -63,13 +63,13 @@ mod linux {
             command.args(["--", "sh", "-c", &format!("{REAP}reap {PATIENCE}")]);
             command.env("PATH", search_path());
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            // Where it does not start, the guard has to do.
+            // If it does not start, the guard does the work.
             let _ = command.status();
         }
     }
 
-    /// Waits for the end of a child, and leaves its number taken until it is waited for once more: a path
-    /// by that number must not lead to another process.
+    /// Waits for a child to exit without reaping it, so that its PID stays taken until it is waited for
+    /// again: a path with that PID must not lead to another process.
     fn ended_well(id: u32) -> bool {
         let Some(pid) = Pid::from_raw(id.cast_signed()) else { return true };
         loop {

@@ -1,4 +1,4 @@
-//! One peer's side of a lab: the networks between it and the internet, and where that puts it.
+//! One peer's side of a lab: the networks between it and the internet, and its addresses there.
 
 use std::{
     fmt::Write,
@@ -8,30 +8,30 @@ use std::{
 use super::{FIRST_HOST, GATEWAY, GATEWAY6, INTERNET, internet6};
 use crate::{
     nat::{IpVersions, Layer},
-    netns::plan::Network,
+    netns::plan::NetworkPlan,
 };
 
 /// A network that a peer can be in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spot {
-    /// Its interface there.
+pub struct Attachment {
+    /// The peer's interface there.
     pub interface: String,
-    /// Its address there, and that of the next machine.
+    /// The peer's address there; with the fields below, that of the next machine.
     pub address: Ipv4Addr,
     pub(super) prefix: u8,
     pub(super) gateway: Ipv4Addr,
-    /// Versions of IP there are.
+    /// IP versions of the network.
     pub ip: IpVersions,
     pub(super) address6: Ipv6Addr,
     pub(super) gateway6: Ipv6Addr,
     /// Letter of the machines between it and the internet: a1, a2, …
     pub letter: char,
-    /// The machine next to it, and that one's interface towards it.
+    /// The machine next to the peer, and that machine's interface towards it.
     pub next: (String, String),
 }
 
-impl Spot {
-    /// To be there, for `ip -batch -`.
+impl Attachment {
+    /// Joins the network, as input of `ip -batch -`.
     #[must_use]
     pub fn arrive(&self, address: Ipv4Addr) -> String {
         let Self { interface, prefix, gateway, address6, gateway6, .. } = self;
@@ -52,14 +52,14 @@ impl Spot {
         text
     }
 
-    /// To be there no more.
+    /// Leaves the network, as input of `ip -batch -`.
     #[must_use]
     pub fn leave(&self) -> String {
         let interface = &self.interface;
         format!("addr flush dev {interface}\nlink set {interface} down\n")
     }
 
-    /// Another address of the same network; that for IPv6 changes with it.
+    /// Picks another address of the same network; the IPv6 address changes with it.
     pub fn another(&mut self, number: u32) -> Ipv4Addr {
         let [.., host] = self.address6.segments();
         self.address6 = Ipv6Addr::from_bits(self.address6.to_bits() ^ u128::from(host));
@@ -69,8 +69,8 @@ impl Spot {
     }
 }
 
-/// A network between two machines: the one nearer to the internet has the first address, the other
-/// one the second.
+/// A network between two machines: the one nearer to the internet has the first address, the other the
+/// second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
     pub(super) base: Ipv4Addr,
@@ -97,19 +97,19 @@ impl Segment {
     }
 }
 
-/// One peer's side while it is laid out.
+/// One peer's side during layout.
 pub(super) struct Side<'p> {
     pub(super) number: u8,
     pub(super) letter: char,
     pub(super) layers: &'p [Layer],
-    /// On the peer's side of each layer.
+    /// The network on the peer's side of each layer.
     pub(super) segments: Vec<Segment>,
     pub(super) ip: IpVersions,
     pub(super) mtu: Option<u16>,
 }
 
 impl<'p> Side<'p> {
-    pub(super) fn new(number: u8, network: &'p Network) -> Self {
+    pub(super) fn new(number: u8, network: &'p NetworkPlan) -> Self {
         let layers = &network.profile.layers[..];
         let public = |depth: usize| !layers[depth..].iter().any(|l| matches!(l, Layer::Nat(_)));
         let segments =
@@ -118,8 +118,8 @@ impl<'p> Side<'p> {
         Self { number, letter, layers, segments, ip: network.ip, mtu: network.mtu }
     }
 
-    /// Where the peer is when it is in this network.
-    pub(super) fn spot(&self, peer: usize) -> Spot {
+    /// The attachment of the peer to this network.
+    pub(super) fn attachment(&self, peer: usize) -> Attachment {
         let (address, prefix, gateway) = match self.segments.first() {
             Some(lan) => (lan.host(2), lan.prefix, lan.host(1)),
             None => (self.outermost(), 24, GATEWAY),
@@ -135,10 +135,10 @@ impl<'p> Side<'p> {
             [] => (INTERNET.to_owned(), letter.to_string()),
             _ => (self.router(0), "lan0".to_owned()),
         };
-        Spot { interface, address, prefix, gateway, ip, address6, gateway6, letter, next }
+        Attachment { interface, address, prefix, gateway, ip, address6, gateway6, letter, next }
     }
 
-    /// A host on the peer's side of layer `k`, for IPv6.
+    /// IPv6 address of a host on the peer's side of layer `k`.
     pub(super) fn host6(&self, k: usize, host: u16) -> Ipv6Addr {
         Ipv6Addr::new(0x2001, 0xdb8, u16::from(self.number) + 1, k as u16, 0, 0, 0, host)
     }
@@ -147,7 +147,7 @@ impl<'p> Side<'p> {
         internet6(2 + u16::from(self.number))
     }
 
-    /// Address and gateway on the internet's side of layer `k`, for IPv6.
+    /// IPv6 address and gateway on the internet's side of layer `k`.
     pub(super) fn wan6(&self, k: usize) -> (Ipv6Addr, Ipv6Addr) {
         if k + 1 < self.layers.len() {
             (self.host6(k + 1, 2), self.host6(k + 1, 1))
@@ -156,12 +156,12 @@ impl<'p> Side<'p> {
         }
     }
 
-    /// Address on the internet's network.
+    /// IPv4 address on the internet.
     pub(super) fn outermost(&self) -> Ipv4Addr {
         Ipv4Addr::new(203, 0, 113, 2 + self.number)
     }
 
-    /// Address, prefix and gateway on the internet's side of layer `k`.
+    /// IPv4 address, prefix and gateway on the internet's side of layer `k`.
     pub(super) fn wan(&self, k: usize) -> (Ipv4Addr, u8, Ipv4Addr) {
         match self.segments.get(k + 1) {
             Some(segment) => (segment.host(2), segment.prefix, segment.host(1)),

@@ -1,4 +1,4 @@
-//! The way of a packet through a gateway, and through the carrier it may be behind.
+//! Forwards packets through a gateway, and through the carrier it may be behind.
 
 use std::{
     io,
@@ -16,37 +16,37 @@ use crate::netsim::{
     translator::{PortSpace, Refused},
 };
 
-/// How often mappings are looked through for expired ones, to close their sockets.
+/// Interval between sweeps of expired mappings, which close their sockets.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// What is done when a packet has come through the link.
+/// What happens when a packet leaves the link.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It leaves, even if its sender is gone by then.
+    /// It is sent out, even if its sender has been closed in the meantime.
     Out { inside: Arc<Inside>, exit: Exit, from: SocketAddr, to: SocketAddr, data: Vec<u8> },
-    /// It meets the NATs.
+    /// It is passed to the NATs.
     In { at: SocketAddr, from: SocketAddr, data: Vec<u8> },
-    /// Somebody waited for this time.
+    /// A task waiting for this time is woken.
     Wake(tokio::sync::oneshot::Sender<()>),
 }
 
-/// Where packets leave a gateway.
+/// How packets leave a gateway.
 #[derive(Debug, Clone)]
 pub(super) enum Exit {
     Socket(Arc<External>),
     Carrier(Arc<Gateway>),
 }
 
-/// What became of a packet that was sent.
+/// Result of sending a packet.
 pub(in crate::netsim) enum Sent {
-    /// It is on its way, or was dropped as on any network.
+    /// In transit, or dropped as on any network.
     Done,
-    /// The real socket has no room for it now: wait for that and send it there.
+    /// The real socket is not writable: wait until it is, and send through it.
     NoRoom(Arc<External>),
 }
 
 impl Gateway {
-    /// A packet of an inside end; `from` is its address, or that of the NAT it has passed.
+    /// Handles a packet from inside; `from` is its source, or that of the NAT it has passed.
     pub(in crate::netsim) fn send(
         &self,
         inside: &Arc<Inside>,
@@ -131,7 +131,8 @@ impl Gateway {
         }
     }
 
-    /// A packet that came to an external address. Gives who gets it when it is there at once.
+    /// Handles a packet that arrived at an external address. Returns the receiver if it is delivered
+    /// immediately.
     pub(in crate::netsim) fn receive(
         &self,
         at: SocketAddr,
@@ -157,14 +158,14 @@ impl Gateway {
         None
     }
 
-    /// A packet that has come through the link meets the NATs.
+    /// Passes a packet that has left the link to the NATs.
     fn admit(&self, at: SocketAddr, from: SocketAddr, data: &[u8]) -> Option<Arc<Inside>> {
         let now = self.now();
         let mut core = self.core();
         let address = match core.stack.inbound(now, at, from) {
             Ok(address) => address,
             Err(refused) => {
-                tracing::trace!(%from, %at, "not let in: {refused}");
+                tracing::trace!(%from, %at, "not admitted: {refused}");
                 core.stats.down.filtered += 1;
                 return None;
             }
@@ -173,7 +174,7 @@ impl Gateway {
         hand_over(core, address, from, data)
     }
 
-    /// Has something done at that time; false when it cannot be.
+    /// Schedules an event; false if that is not possible.
     fn later(&self, due: Duration, event: Event) -> bool {
         let timer = self.timer.get_or_init(|| {
             let me = self.me.clone();
@@ -183,10 +184,12 @@ impl Gateway {
                 }
             };
             Timer::start(act)
-                .inspect_err(|error| tracing::error!("no thread for the simulated link: {error}"))
+                .inspect_err(|error| {
+                    tracing::error!("cannot start the thread of the simulated link: {error}");
+                })
                 .ok()
         });
-        timer.as_ref().is_some_and(|timer| timer.push(self.begun + due, event))
+        timer.as_ref().is_some_and(|timer| timer.push(self.started + due, event))
     }
 
     fn act(&self, event: Event) {
@@ -209,7 +212,7 @@ impl Gateway {
         }
     }
 
-    /// When these bytes of a TCP connection come out of the link.
+    /// When these bytes of a TCP connection leave the link.
     pub(in crate::netsim) fn send_stream(&self, direction: Direction, bytes: usize) -> Duration {
         let now = self.now();
         let mut core = self.core();
@@ -219,7 +222,7 @@ impl Gateway {
         }
     }
 
-    /// Waits until that time of [`Gateway::send_stream`].
+    /// Waits until the time returned by [`Gateway::send_stream`].
     pub(in crate::netsim) async fn sleep_until(&self, due: Duration) {
         let (woken, waiting) = tokio::sync::oneshot::channel();
         if due <= self.now() {
@@ -228,12 +231,12 @@ impl Gateway {
         if self.later(due, Event::Wake(woken)) {
             let _ = waiting.await;
         } else {
-            tokio::time::sleep_until((self.begun + due).into()).await;
+            tokio::time::sleep_until((self.started + due).into()).await;
         }
     }
 }
 
-/// Gives who has that inside address; a router behind this gateway looks further, by its own NATs.
+/// Finds the owner of an internal address; a router behind this gateway continues with its own NATs.
 fn hand_over(
     core: MutexGuard<'_, Core>,
     address: SocketAddr,
@@ -258,7 +261,7 @@ fn leave(
 ) -> io::Result<Sent> {
     match exit {
         Exit::Carrier(carrier) => carrier.send(inside, from, to, data),
-        // A fresh Tokio socket does not know yet that it can send, and drops: ask the system.
+        // A new Tokio socket does not know yet that it is writable, and would drop: try the system call.
         Exit::Socket(external) => match SockRef::from(&external.socket).send_to(data, &to.into()) {
             Ok(_) => Ok(Sent::Done),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -1,4 +1,4 @@
-//! External ports that are real UDP sockets.
+//! External ports backed by real UDP sockets.
 
 use std::{
     collections::HashMap,
@@ -12,21 +12,21 @@ use socket2::SockRef;
 use super::{Bind, External, Inside};
 use crate::netsim::translator::PortSpace;
 
-/// Kernel buffer asked for each real socket and direction, bytes: the usual default of 208 KiB loses
+/// Kernel buffer requested for each real socket and direction, in bytes: the usual default of 208 KiB loses
 /// keyframes.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
 pub(super) type Externals = HashMap<SocketAddr, (Arc<External>, Weak<Inside>)>;
 
-/// Takes ports by binding sockets for one inside end.
+/// Acquires ports by binding sockets for one inside socket.
 pub(super) struct RealPorts<'a> {
     externals: &'a mut Externals,
-    /// For whom, and how.
+    /// The owner, and how to bind.
     taker: Option<(&'a Arc<Inside>, Bind)>,
 }
 
 impl<'a> RealPorts<'a> {
-    /// Without a taker, ports are only given back.
+    /// Without an owner, ports can only be released.
     pub(super) fn new(
         externals: &'a mut Externals,
         taker: Option<(&'a Arc<Inside>, Bind)>,
@@ -54,14 +54,14 @@ impl PortSpace for RealPorts<'_> {
     }
 }
 
-/// Makes a bound socket one that is read by the task of the inside end.
+/// Turns a bound socket into one that is read by the task of the inside socket.
 pub(super) fn open(
     address: SocketAddr,
     socket: UdpSocket,
     inside: &Inside,
 ) -> io::Result<Arc<External>> {
     let options = SockRef::from(&socket);
-    // The kernel grants what it allows; less is no failure.
+    // The kernel grants what it permits; less is not an error.
     let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.set_nonblocking(true)?;

@@ -4,8 +4,8 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Fates of `count` packets of 1000 bytes, one each `pause`.
-fn fates(link: Link, seed: u64, count: u32, pause: Duration) -> Vec<(Duration, Fate)> {
+/// Fates of `count` packets of 1000 bytes, sent at intervals of `pause`.
+fn fates(link: LinkSettings, seed: u64, count: u32, pause: Duration) -> Vec<(Duration, Fate)> {
     let mut queue = LinkQueue::new(link, seed, "up");
     (0..count).map(|n| (n * pause, queue.send(n * pause, 1000))).collect()
 }
@@ -15,18 +15,19 @@ fn lost(fates: &[(Duration, Fate)]) -> usize {
 }
 
 #[test]
-fn a_clear_link_passes_everything_at_once() {
-    for (sent, fate) in fates(Link::default(), 1, 1000, MS) {
+fn a_clear_link_delivers_everything_immediately() {
+    for (sent, fate) in fates(LinkSettings::default(), 1, 1000, MS) {
         assert_eq!(fate, Fate::Due(sent));
     }
 }
 
 #[test]
-fn as_many_are_lost_as_is_said() {
+fn the_loss_rate_is_kept() {
     // Five standard deviations of a binomial distribution.
     for (loss, seed) in [(0.05, 1), (0.05, 2), (0.02, 3), (0.5, 4), (0.0, 5), (1.0, 6)] {
         let count = 10_000;
-        let lost = lost(&fates(Link { loss, ..Link::default() }, seed, count, MS)) as f64;
+        let lost =
+            lost(&fates(LinkSettings { loss, ..LinkSettings::default() }, seed, count, MS)) as f64;
         let spread = 5.0 * (f64::from(count) * loss * (1.0 - loss)).sqrt();
         let expected = f64::from(count) * loss;
         assert!((lost - expected).abs() <= spread, "{loss}: {lost} of {count} lost");
@@ -34,44 +35,45 @@ fn as_many_are_lost_as_is_said() {
 }
 
 #[test]
-fn bursts_are_as_long_as_is_said_and_keep_the_share() {
+fn bursts_have_the_given_length_and_keep_the_loss_rate() {
     for (loss, loss_burst, seed) in [(0.05, 10, 1), (0.1, 4, 2), (0.5, 3, 3)] {
         let count = 100_000;
-        let fates = fates(Link { loss, loss_burst, ..Link::default() }, seed, count, MS);
+        let fates =
+            fates(LinkSettings { loss, loss_burst, ..LinkSettings::default() }, seed, count, MS);
         let share = lost(&fates) as f64 / f64::from(count);
         assert!((share - loss).abs() < 0.1 * loss, "{loss} in bursts of {loss_burst}: {share}");
         let rows = fates.chunk_by(|a, b| (a.1 == Fate::Lost) == (b.1 == Fate::Lost));
         let lost_rows: Vec<usize> =
             rows.filter(|row| row[0].1 == Fate::Lost).map(<[_]>::len).collect();
-        // Two may follow each other at once; the last one may be cut by the end.
+        // Bursts may be adjacent; the last one may be cut off by the end.
         let (_, whole) = lost_rows.split_last().unwrap();
         assert!(whole.iter().all(|row| row % loss_burst as usize == 0), "{loss_burst}");
     }
 }
 
 #[test]
-fn a_link_changes_while_it_is_used() {
-    let mut queue = LinkQueue::new(Link { delay: MS, ..Link::default() }, 1, "up");
+fn a_link_can_change_while_in_use() {
+    let mut queue = LinkQueue::new(LinkSettings { delay: MS, ..LinkSettings::default() }, 1, "up");
     assert_eq!(queue.send(Duration::ZERO, 100), Fate::Due(MS));
-    queue.set_link(Link { loss: 1.0, ..Link::default() });
+    queue.set_link(LinkSettings { loss: 1.0, ..LinkSettings::default() });
     assert_eq!(queue.send(MS, 100), Fate::Lost);
-    queue.set_link(Link { delay: 3 * MS, ..Link::default() });
+    queue.set_link(LinkSettings { delay: 3 * MS, ..LinkSettings::default() });
     assert_eq!(queue.send(2 * MS, 100), Fate::Due(5 * MS));
 }
 
 #[test]
-fn a_queue_can_be_small() {
+fn the_queue_size_can_be_set() {
     let queue = Some(Queue::Bytes(32_768));
-    let link = Link { rate: Some(1_000_000), queue, ..Link::default() };
+    let link = LinkSettings { rate: Some(1_000_000), queue, ..LinkSettings::default() };
     let mut queue = LinkQueue::new(link, 1, "up");
     let fates = (0..40).map(|_| queue.send(Duration::ZERO, 1222)).collect::<Vec<_>>();
     assert_eq!(fates.iter().filter(|fate| **fate != Fate::Overflow).count(), 32_768 / 1250);
 }
 
 #[test]
-fn each_is_lost_on_its_own() {
-    // After a lost packet the next is as likely lost as any.
-    let fates = fates(Link { loss: 0.2, ..Link::default() }, 9, 50_000, MS);
+fn losses_are_independent() {
+    // After a lost packet the next one is as likely to be lost as any.
+    let fates = fates(LinkSettings { loss: 0.2, ..LinkSettings::default() }, 9, 50_000, MS);
     let runs = fates.windows(2).filter(|pair| pair[0].1 == Fate::Lost);
     let both = runs.clone().filter(|pair| pair[1].1 == Fate::Lost).count() as f64;
     let share = both / runs.count() as f64;
@@ -79,8 +81,8 @@ fn each_is_lost_on_its_own() {
 }
 
 #[test]
-fn the_directions_of_one_seed_lose_other_packets() {
-    let link = Link { loss: 0.5, ..Link::default() };
+fn the_directions_of_one_seed_lose_different_packets() {
+    let link = LinkSettings { loss: 0.5, ..LinkSettings::default() };
     let row = |direction| {
         let mut queue = LinkQueue::new(link, 7, direction);
         (0..64).map(|_| queue.send(Duration::ZERO, 100)).collect::<Vec<_>>()
@@ -89,8 +91,8 @@ fn the_directions_of_one_seed_lose_other_packets() {
 }
 
 #[test]
-fn jitter_is_even_and_lets_packets_overtake() {
-    let link = Link { delay: 25 * MS, jitter: 10 * MS, ..Link::default() };
+fn jitter_is_uniform_and_reorders_packets() {
+    let link = LinkSettings { delay: 25 * MS, jitter: 10 * MS, ..LinkSettings::default() };
     let fates = fates(link, 3, 10_000, MS);
     let extra: Vec<f64> = fates
         .iter()
@@ -111,24 +113,27 @@ fn jitter_is_even_and_lets_packets_overtake() {
         (Fate::Due(first), Fate::Due(second)) => second < first,
         _ => false,
     });
-    assert!(dues.count() > 1000, "jitter of ten times the distance overtakes often");
+    assert!(dues.count() > 1000, "jitter of ten times the interval reorders often");
 }
 
 #[test]
-fn the_rate_is_kept_and_counts_headers() {
+fn the_rate_is_enforced_and_counts_headers() {
     // 972 + 28 bytes are 8 ms of 1 Mbit/s.
-    let mut queue =
-        LinkQueue::new(Link { rate: Some(1_000_000), delay: 5 * MS, ..Link::default() }, 1, "up");
+    let mut queue = LinkQueue::new(
+        LinkSettings { rate: Some(1_000_000), delay: 5 * MS, ..LinkSettings::default() },
+        1,
+        "up",
+    );
     assert_eq!(queue.send(Duration::ZERO, 972), Fate::Due(13 * MS));
     assert_eq!(queue.send(Duration::ZERO, 972), Fate::Due(21 * MS));
-    // Idle time is not saved up.
+    // Idle time does not accumulate.
     assert_eq!(queue.send(1000 * MS, 972), Fate::Due(1013 * MS));
 }
 
 #[test]
-fn a_full_queue_drops_what_comes_last() {
+fn a_full_queue_drops_the_newest() {
     // 100 ms of 40 Mbit/s are 500 kB: five hundred packets of 1000 bytes.
-    let link = Link { rate: Some(40_000_000), ..Link::default() };
+    let link = LinkSettings { rate: Some(40_000_000), ..LinkSettings::default() };
     let mut queue = LinkQueue::new(link, 1, "up");
     assert_eq!(queue.capacity(), 500_000);
     let fates: Vec<_> = (0..650).map(|_| queue.send(Duration::ZERO, 972)).collect();
@@ -139,21 +144,27 @@ fn a_full_queue_drops_what_comes_last() {
     let later = Duration::from_micros(200);
     assert!(matches!(queue.send(later, 972), Fate::Due(_)));
     assert_eq!(queue.send(later, 972), Fate::Overflow);
-    // The router of a slow link still takes the largest datagram, and then no other.
-    let mut slow = LinkQueue::new(Link { rate: Some(64_000), ..Link::default() }, 1, "up");
+    // The router of a slow link still takes the largest datagram, but then no other.
+    let mut slow =
+        LinkQueue::new(LinkSettings { rate: Some(64_000), ..LinkSettings::default() }, 1, "up");
     assert!(matches!(slow.send(Duration::ZERO, 65_507), Fate::Due(_)));
     assert_eq!(slow.send(Duration::ZERO, 65_507), Fate::Overflow);
 }
 
 #[test]
-fn a_stream_waits_instead_of_losing() {
-    let link = Link { loss: 1.0, delay: 20 * MS, rate: Some(8_000_000), ..Link::default() };
+fn a_stream_blocks_instead_of_losing() {
+    let link = LinkSettings {
+        loss: 1.0,
+        delay: 20 * MS,
+        rate: Some(8_000_000),
+        ..LinkSettings::default()
+    };
     let mut queue = LinkQueue::new(link, 1, "up");
-    // Sent in 1 ms, 20 ms on the way, and one round trip of 40 ms for the repair.
+    // Sent in 1 ms, 20 ms in transit, and one round trip of 40 ms for the retransmission.
     assert_eq!(queue.send_stream(Duration::ZERO, 972), 61 * MS);
-    // More than the queue holds: the writer waits.
+    // More than the queue holds: the writer blocks.
     assert!(queue.send_stream(Duration::ZERO, 1_000_000) > Duration::from_secs(1));
-    let mut clear = LinkQueue::new(Link { loss: 0.0, rate: None, ..link }, 1, "up");
+    let mut clear = LinkQueue::new(LinkSettings { loss: 0.0, rate: None, ..link }, 1, "up");
     assert_eq!(clear.send_stream(7 * MS, 60_000), 27 * MS);
 }
 
@@ -164,9 +175,9 @@ prop_compose! {
         delay in 0..200_u64,
         jitter in 0..50_u64,
         rate in prop::option::of(10_000..100_000_000_u64),
-    ) -> Link {
+    ) -> LinkSettings {
         let (delay, jitter) = (Duration::from_millis(delay), Duration::from_millis(jitter));
-        Link { loss, loss_burst, delay, jitter, rate, queue: None }
+        LinkSettings { loss, loss_burst, delay, jitter, rate, queue: None }
     }
 }
 
@@ -177,7 +188,7 @@ proptest! {
         seed: u64,
         packets in prop::collection::vec((0..20_000_u64, 0..1500_usize), 1..200),
     ) {
-        let run = |link: Link| {
+        let run = |link: LinkSettings| {
             let mut queue = LinkQueue::new(link, seed, "down");
             let mut now = Duration::ZERO;
             let send = |&(pause, bytes): &(u64, usize)| {
@@ -193,8 +204,8 @@ proptest! {
                 prop_assert!(*due >= *sent + link.delay);
             }
         }
-        // Loss stays the same when the way gets longer.
-        let longer = run(Link { delay: link.delay + MS, ..link });
+        // The losses stay the same when the delay grows.
+        let longer = run(LinkSettings { delay: link.delay + MS, ..link });
         let lost = |fates: &[(Duration, Fate)]| {
             fates.iter().map(|(_, fate)| *fate == Fate::Lost).collect::<Vec<_>>()
         };
@@ -202,8 +213,8 @@ proptest! {
     }
 
     #[test]
-    fn without_jitter_nothing_overtakes(link in links(), seed: u64, pauses in prop::collection::vec(0..5_000_u64, 1..200)) {
-        let mut queue = LinkQueue::new(Link { jitter: Duration::ZERO, ..link }, seed, "up");
+    fn without_jitter_packets_stay_in_order(link in links(), seed: u64, pauses in prop::collection::vec(0..5_000_u64, 1..200)) {
+        let mut queue = LinkQueue::new(LinkSettings { jitter: Duration::ZERO, ..link }, seed, "up");
         let (mut now, mut last) = (Duration::ZERO, Duration::ZERO);
         for pause in pauses {
             now += Duration::from_micros(pause);

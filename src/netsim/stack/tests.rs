@@ -12,11 +12,11 @@ fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Counts what is asked of it.
+/// Records the ports it is asked for.
 #[derive(Default)]
-struct Asked(Vec<SocketAddr>);
+struct RecordedPorts(Vec<SocketAddr>);
 
-impl PortSpace for Asked {
+impl PortSpace for RecordedPorts {
     fn acquire(&mut self, external: SocketAddr) -> bool {
         self.0.push(external);
         true
@@ -28,7 +28,7 @@ impl PortSpace for Asked {
 }
 
 #[test]
-fn no_layer_changes_nothing() {
+fn an_empty_stack_changes_nothing() {
     let mut none = stack("none");
     let (host, server) = (socket("192.0.2.1:5000"), socket("198.51.100.1:3478"));
     assert_eq!(none.outbound(START, host, server, &mut EveryPort), Ok(Routed::Out(host)));
@@ -37,10 +37,10 @@ fn no_layer_changes_nothing() {
 }
 
 #[test]
-fn only_the_outermost_nat_asks_for_real_ports() {
+fn only_the_outermost_nat_acquires_real_ports() {
     for profile in ["port", "port+sym", "sym+port+port", "firewall+port", "port+firewall"] {
         let mut stack = stack(profile);
-        let mut asked = Asked::default();
+        let mut asked = RecordedPorts::default();
         let (host, server) = (socket("192.168.1.2:5000"), socket("198.51.100.1:3478"));
         let Ok(Routed::Out(source)) = stack.outbound(START, host, server, &mut asked) else {
             panic!("{profile}")
@@ -49,7 +49,7 @@ fn only_the_outermost_nat_asks_for_real_ports() {
         assert_eq!(asked.0, [source], "{profile}");
         assert_eq!(stack.inbound(START, source, server), Ok(host), "{profile}");
         assert_eq!(stack.mappings(), 1);
-        // What the host had at each layer goes with it.
+        // The host's state at every layer is removed with it.
         assert_eq!(stack.forget(host, &mut asked), [source], "{profile}");
         assert!(asked.0.is_empty(), "{profile}");
         assert!(stack.inbound(START, source, server).is_err());
@@ -75,13 +75,13 @@ fn the_strictest_layer_decides() {
 }
 
 #[test]
-fn a_layer_that_expires_gives_its_port_back() {
+fn an_expired_layer_releases_its_port() {
     let mut stack = stack("port:timeout=30s+port:timeout=1m");
-    let mut asked = Asked::default();
+    let mut asked = RecordedPorts::default();
     let (host, server) = (socket("192.168.1.2:5000"), socket("198.51.100.1:3478"));
     let Ok(Routed::Out(at)) = stack.outbound(START, host, server, &mut asked) else { panic!() };
     let half = Duration::from_secs(30);
-    // The home router has forgotten it, the carrier not yet.
+    // The home router's mapping has expired, the carrier's has not.
     assert_eq!(stack.inbound(half, at, server), Err(Refused::NoMapping));
     stack.expire(half, &mut asked);
     assert_eq!(asked.0, [at]);
@@ -89,7 +89,7 @@ fn a_layer_that_expires_gives_its_port_back() {
     assert!(asked.0.is_empty());
 }
 
-/// REQ-9: two hosts behind one NAT, by their external addresses.
+/// REQ-9: two hosts behind one NAT, through their external addresses.
 #[test]
 fn req_9_hairpinned_packets_show_the_external_source() {
     let (a, b) = (socket("192.168.1.2:5000"), socket("192.168.1.3:5000"));
@@ -128,7 +128,7 @@ fn req_9_hairpinned_packets_show_the_external_source() {
                         assert_eq!(from, at_a, "{name}");
                     }
                 } else {
-                    // Mapped by remote end and strictly filtered: a new port each, and no way.
+                    // Mapped per remote endpoint and strictly filtered: a new port each time, and no path.
                     let strict = Behaviour::EndpointIndependent;
                     assert!(mapping > strict && filtering > strict, "{name}: {second:?}");
                 }

@@ -13,7 +13,7 @@ fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Two hosts inside; outside one host with two ports, and another host.
+/// Two hosts inside; outside, one host with two ports, and another host.
 fn host() -> SocketAddr {
     socket("192.168.1.2:5000")
 }
@@ -32,7 +32,7 @@ fn all() -> impl Iterator<Item = (Behaviour, Behaviour)> {
     Behaviour::ALL.into_iter().flat_map(|m| Behaviour::ALL.map(|f| (m, f)))
 }
 
-/// Ports that are free but for some, and which of them are taken now.
+/// Free ports except for some, and those currently taken.
 #[derive(Default)]
 struct Space {
     forbidden: HashSet<u16>,
@@ -51,13 +51,13 @@ impl PortSpace for Space {
 
 /// REQ-1 and the definitions of §4.1.
 #[test]
-fn req_1_mapping_depends_on_what_it_says() {
+fn req_1_mapping_follows_its_behaviour() {
     for (mapping, filtering) in all() {
         let mut nat = nat(Nat::new(mapping, filtering));
         let mut seen = |to: &str| nat.outbound(START, host(), socket(to), &mut EveryPort).unwrap();
         let [first, other_port, other_address] = REMOTES.map(&mut seen);
         let again = REMOTES.map(&mut seen);
-        assert_eq!(again, [first, other_port, other_address], "{mapping}: a mapping stays");
+        assert_eq!(again, [first, other_port, other_address], "{mapping}: a mapping is stable");
         let same = (first == other_port, first == other_address);
         let expected = match mapping {
             Behaviour::EndpointIndependent => (true, true),
@@ -88,12 +88,12 @@ fn req_3_a_port_is_preserved_unless_it_is_taken() {
     let to = socket(REMOTES[0]);
     let first = preserving.outbound(START, host(), to, &mut space).unwrap();
     assert_eq!(first.port(), host().port());
-    // The neighbour has the same port inside and gets another: no overloading.
+    // The neighbour has the same internal port and gets another external one: no overloading.
     let second = preserving.outbound(START, neighbour(), to, &mut space).unwrap();
     assert_ne!(second, first);
     assert_eq!(preserving.inbound(START, first, to), Ok(host()));
     assert_eq!(preserving.inbound(START, second, to), Ok(neighbour()));
-    // A port that somebody else of this machine has is not taken either.
+    // A port taken by another process of this machine is not used either.
     let mut space = Space { forbidden: HashSet::from([5000]), ..Space::default() };
     let mut preserving = nat(Nat::new(Behaviour::EndpointIndependent, Behaviour::AddressDependent));
     let moved = preserving.outbound(START, host(), to, &mut space).unwrap();
@@ -112,7 +112,7 @@ fn req_3_ports_are_chosen_as_configured() {
             .collect()
     };
     for ports in [Ports::Preserving, Ports::Random, Ports::Sequential] {
-        assert_eq!(row(ports, 4), row(ports, 4), "one seed, one run");
+        assert_eq!(row(ports, 4), row(ports, 4), "the same seed gives the same run");
         assert!(row(ports, 4).iter().all(|port| *port >= 1024));
     }
     assert_ne!(row(Ports::Random, 4), row(Ports::Random, 5));
@@ -120,7 +120,7 @@ fn req_3_ports_are_chosen_as_configured() {
     assert!(row(Ports::Sequential, 4).windows(2).all(|pair| next(&pair[0]) == pair[1]));
     let random = row(Ports::Random, 4);
     assert!(random.windows(2).filter(|pair| next(&pair[0]) == pair[1]).count() < 3);
-    // REQ-4 is not followed: even and odd ports come from one even port inside.
+    // REQ-4 is not implemented: one even internal port gets even and odd external ports.
     assert!(random.iter().any(|p| p % 2 == 0) && random.iter().any(|p| p % 2 == 1));
 }
 
@@ -142,7 +142,7 @@ fn req_3_when_no_port_is_free_the_packet_is_dropped() {
 }
 
 #[test]
-fn req_5_and_6_outbound_packets_keep_a_mapping_and_inbound_ones_do_not() {
+fn req_5_and_6_outbound_packets_refresh_a_mapping_and_inbound_ones_do_not() {
     let nanosecond = Duration::from_nanos(1);
     for (mapping, filtering) in all() {
         let mut space = Space::default();
@@ -154,16 +154,16 @@ fn req_5_and_6_outbound_packets_keep_a_mapping_and_inbound_ones_do_not() {
         assert_eq!(nat.outbound(refreshed, host(), to, &mut space), Ok(external));
         let last = refreshed + TIMEOUT.saturating_sub(nanosecond);
         assert_eq!(nat.inbound(last, external, to), Ok(host()), "{mapping} {filtering}");
-        // That inbound packet has not prolonged it.
+        // The inbound packet has not refreshed it.
         let over = refreshed + TIMEOUT;
         assert_eq!(nat.inbound(over, external, to), Err(Refused::NoMapping));
         nat.expire(over, &mut space);
-        assert_eq!((nat.mappings(), space.taken.len()), (0, 0), "its port is given back");
+        assert_eq!((nat.mappings(), space.taken.len()), (0, 0), "its port is released");
     }
 }
 
 #[test]
-fn req_6_inbound_packets_keep_it_when_asked() {
+fn req_6_inbound_packets_refresh_it_if_enabled() {
     for (mapping, filtering) in all() {
         let mut nat = nat(Nat::new(mapping, filtering)).with_inbound_refresh(true);
         let to = socket(REMOTES[0]);
@@ -177,7 +177,7 @@ fn req_6_inbound_packets_keep_it_when_asked() {
 }
 
 #[test]
-fn req_5_a_right_to_answer_ends_apart_from_the_mapping() {
+fn req_5_a_permission_expires_independently_of_the_mapping() {
     let mut nat = nat(Nat::new(Behaviour::EndpointIndependent, Behaviour::AddressAndPortDependent));
     let [first, second, _] = REMOTES.map(socket);
     let external = nat.outbound(START, host(), first, &mut EveryPort).unwrap();
@@ -189,7 +189,7 @@ fn req_5_a_right_to_answer_ends_apart_from_the_mapping() {
 }
 
 #[test]
-fn req_8_filtering_lets_in_whom_it_says() {
+fn req_8_filtering_follows_its_behaviour() {
     for (mapping, filtering) in all() {
         let mut nat = nat(Nat::new(mapping, filtering));
         let to = socket(REMOTES[0]);
@@ -201,14 +201,14 @@ fn req_8_filtering_lets_in_whom_it_says() {
             Behaviour::AddressAndPortDependent => [true, false, false],
         };
         assert_eq!(comes, expected, "{mapping} {filtering}");
-        let nobody = SocketAddr::new(external.ip(), external.port() ^ 1);
-        assert_eq!(nat.inbound(START, nobody, to), Err(Refused::NoMapping));
+        let unmapped = SocketAddr::new(external.ip(), external.port() ^ 1);
+        assert_eq!(nat.inbound(START, unmapped, to), Err(Refused::NoMapping));
     }
 }
 
-/// A mapping of its own does not let in who was written to from another.
+/// A mapping does not admit endpoints that were sent to through another mapping.
 #[test]
-fn req_8_filtering_is_for_each_mapping() {
+fn req_8_filtering_is_per_mapping() {
     let strict = Behaviour::AddressAndPortDependent;
     let mut nat = nat(Nat::new(strict, strict));
     let [first, second, _] = REMOTES.map(socket);
@@ -219,7 +219,7 @@ fn req_8_filtering_is_for_each_mapping() {
 }
 
 #[test]
-fn several_hosts_have_mappings_of_their_own() {
+fn each_host_has_its_own_mappings() {
     for (mapping, filtering) in all() {
         let mut space = Space::default();
         let mut nat = nat(Nat::new(mapping, filtering));
@@ -228,7 +228,7 @@ fn several_hosts_have_mappings_of_their_own() {
         let theirs = nat.outbound(START, neighbour(), to, &mut space).unwrap();
         assert_eq!(nat.inbound(START, ours, to), Ok(host()));
         assert_eq!(nat.inbound(START, theirs, to), Ok(neighbour()));
-        // One that is gone takes only its own with it.
+        // A host that is closed takes only its own mappings with it.
         assert_eq!(nat.forget(host(), &mut space), [ours]);
         assert_eq!(nat.inbound(START, ours, to), Err(Refused::NoMapping));
         assert_eq!(nat.inbound(START, theirs, to), Ok(neighbour()));
@@ -237,7 +237,7 @@ fn several_hosts_have_mappings_of_their_own() {
 }
 
 #[test]
-fn a_full_table_keeps_what_it_has() {
+fn a_full_table_keeps_its_entries() {
     let mut nat = nat(Nat::new(Behaviour::EndpointIndependent, Behaviour::AddressDependent));
     let to = socket(REMOTES[0]);
     let inside = |n: usize| SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 4000));
@@ -248,13 +248,13 @@ fn a_full_table_keeps_what_it_has() {
     let late = inside(MAX_MAPPINGS);
     assert_eq!(nat.outbound(START, late, to, &mut space), Err(Refused::TableFull));
     assert!(nat.outbound(START, inside(0), to, &mut space).is_ok());
-    // When all have expired there is room again.
+    // Once all have expired there is room again.
     assert!(nat.outbound(START + TIMEOUT, late, to, &mut space).is_ok());
     assert_eq!((nat.mappings(), space.taken.len()), (1, 1));
 }
 
 #[test]
-fn a_mapping_remembers_so_many_remote_ends() {
+fn remote_endpoints_per_mapping_are_bounded() {
     let mut nat = nat(Nat::new(Behaviour::EndpointIndependent, Behaviour::AddressAndPortDependent));
     let to = |n: usize| SocketAddr::from(([198, 51, 100, 1], 1000 + n as u16));
     for n in 0..MAX_REMOTES {
@@ -274,7 +274,7 @@ fn a_firewall_keeps_the_address_and_filters() {
         let mut firewall = Translator::new(layer, EXTERNAL, 1);
         assert_eq!(firewall.external(), None);
         let to = socket(REMOTES[0]);
-        assert!(firewall.inbound(START, host(), to).is_err(), "before anything went out");
+        assert!(firewall.inbound(START, host(), to).is_err(), "before any outbound packet");
         assert_eq!(firewall.outbound(START, host(), to, &mut EveryPort), Ok(host()));
         assert_eq!(firewall.inbound(START, host(), to), Ok(host()));
         let stranger = firewall.inbound(START, host(), socket(REMOTES[2]));
@@ -284,7 +284,7 @@ fn a_firewall_keeps_the_address_and_filters() {
 }
 
 #[test]
-fn udp_blocked_lets_nothing_through() {
+fn udp_blocked_passes_nothing() {
     let mut blocked = Translator::new(Layer::UdpBlocked, EXTERNAL, 1);
     let to = socket(REMOTES[0]);
     assert_eq!(blocked.outbound(START, host(), to, &mut EveryPort), Err(Refused::Blocked));
@@ -301,10 +301,10 @@ fn layers() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// REQ-3 (no overloading), REQ-5 and REQ-8 for any traffic: the table against a plain list of what
-    /// went out, kept in another way.
+    /// REQ-3 (no overloading), REQ-5 and REQ-8 for arbitrary traffic: the table is checked against a plain
+    /// list of the packets sent.
     #[test]
-    fn any_traffic_is_mapped_and_filtered_as_a_list_of_it_says(
+    fn arbitrary_traffic_matches_a_reference_model(
         name in layers().prop_filter("one NAT", |name| !name.contains('+')),
         steps in prop::collection::vec((0..2_u8, 0..3_u8, 0..3_usize, 0..400_u64), 1..120),
     ) {
@@ -312,7 +312,7 @@ proptest! {
         let Layer::Nat(settings) = profile.layers[0] else { panic!() };
         let mut nat = nat(settings);
         let mut space = Space::default();
-        // External address by (host, remote) as the mapping sees it; and all that was sent.
+        // External address by (host, remote) as the mapping sees it; and everything that was sent.
         let mut sent: Vec<(Duration, SocketAddr, SocketAddr, SocketAddr)> = Vec::new();
         let mut now = START;
         for (kind, host, remote, pause) in steps {
@@ -328,7 +328,7 @@ proptest! {
             let mut owners: BTreeMap<SocketAddr, SocketAddr> = BTreeMap::new();
             for (_, inside, external, _) in sent.iter().filter(|(at, ..)| live(*at)) {
                 let owner = owners.insert(*external, *inside);
-                prop_assert!(owner.is_none_or(|owner| owner == *inside), "a port of two hosts");
+                prop_assert!(owner.is_none_or(|owner| owner == *inside), "two hosts share a port");
             }
             for (external, owner) in &owners {
                 for from in REMOTES.map(socket) {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use orion_peer::{
-    nat::Link,
-    netns::{Capture, Datagram, Injector, Lab, LabPlan, LabServer, Network, Place},
+    nat::LinkSettings,
+    netns::{Capture, Datagram, Injector, Lab, LabPlan, LabServer, Location, NetworkPlan},
 };
 
 use super::{Call, flood::now, packets::Packets};
@@ -59,10 +59,10 @@ struct Attacker {
 }
 
 impl Attacker {
-    fn new(lab: &Lab, place: Place) -> Self {
+    fn new(lab: &Lab, location: Location) -> Self {
         let seen = Arc::<Mutex<Seen>>::default();
-        let peer = lab.address(place);
-        let capture: Capture = lab.capture(place).unwrap();
+        let peer = lab.address(location);
+        let capture: Capture = lab.capture(location).unwrap();
         let sees = Arc::clone(&seen);
         // Ends with the lab.
         thread::spawn(move || {
@@ -70,7 +70,7 @@ impl Attacker {
                 sees.lock().unwrap().take(peer, datagram);
             }
         });
-        Self { seen, injector: lab.injector(place).unwrap() }
+        Self { seen, injector: lab.injector(location).unwrap() }
     }
 
     /// Injects for this long from the peer's first datagram on; returns the number of datagrams.
@@ -99,7 +99,7 @@ impl Attacker {
     }
 }
 
-/// Random data, a replayed datagram, or a datagram changed in one place, which may be in its header.
+/// Random data, a replayed datagram, or a datagram changed in one location, which may be in its header.
 fn forged(packets: &mut Packets, seen: &VecDeque<Vec<u8>>) -> Vec<u8> {
     let again = seen.get(packets.below(seen.len().max(1))).cloned();
     match (packets.below(6), again) {
@@ -119,9 +119,9 @@ fn forged(packets: &mut Packets, seen: &VecDeque<Vec<u8>>) -> Vec<u8> {
     }
 }
 
-fn network() -> Network {
-    let link = Link { delay: Duration::from_millis(3), ..Link::default() };
-    Network { profile: "port".parse().unwrap(), link, ..Network::default() }
+fn network() -> NetworkPlan {
+    let link = LinkSettings { delay: Duration::from_millis(3), ..LinkSettings::default() };
+    NetworkPlan { profile: "port".parse().unwrap(), link, ..NetworkPlan::default() }
 }
 
 /// Starts a call in a lab, and returns it with its attackers, which observe it from the start.
@@ -131,16 +131,16 @@ fn call() -> (Call, [Attacker; 2], LabServer, Lab, tempfile::TempDir) {
     let lab =
         Lab::start(&plan).unwrap_or_else(|error| panic!("{error}\n  try: {}", error.remedy()));
     let server = lab.serve().unwrap();
-    let attackers = [Place::A, Place::B].map(|place| Attacker::new(&lab, place));
+    let attackers = [Location::A, Location::B].map(|location| Attacker::new(&lab, location));
     let dir = tempfile::tempdir().unwrap();
-    let start = |place, words: &[&str]| {
-        let mut command = lab.orion_peer(place);
+    let start = |location, words: &[&str]| {
+        let mut command = lab.orion_peer(location);
         command.args(words).current_dir(dir.path()).envs(server.variables());
         follow(words.join(" "), command)
     };
-    let recv = start(Place::B, &["recv", "--json", "--out", "frames"]);
+    let recv = start(Location::B, &["recv", "--json", "--out", "frames"]);
     let words = ["send", "--json", "--source", "pattern:320x240", "--interval", "0.3s"];
-    let send = start(Place::A, &words);
+    let send = start(Location::A, &words);
     (Call { send, recv }, attackers, server, lab, dir)
 }
 
