@@ -1,4 +1,4 @@
-//! One allocation (RFC 8656 §6): a relayed address, who may send through it, and its channels.
+//! One allocation (RFC 8656 §6): a relayed address, the peers that may send through it, and its channels.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,16 +8,16 @@ use std::{
 
 use crate::stun::message::TransactionId;
 
-/// Lifetime given when none is asked for, and the shortest one given (RFC 8656 §3.2).
+/// Lifetime granted if none is requested, and the minimum granted (RFC 8656 §3.2).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
 
-/// Longest lifetime given (RFC 8656 §7.2).
+/// Maximum lifetime granted (RFC 8656 §7.2).
 pub const MAX_LIFETIME: Duration = Duration::from_hours(1);
 
-/// How long an allocation may outlast the credentials of its user: time to renew it with fresh ones.
+/// How long an allocation may outlive the credentials of its user: time to renew it with fresh ones.
 pub const EXPIRY_GRACE: Duration = Duration::from_mins(1);
 
-/// Peers an allocation remembers having sent to; with more of them it starts over.
+/// Maximum number of peers an allocation remembers having sent to; beyond it the set is cleared.
 const PEERS_REMEMBERED: usize = 1024;
 
 /// Lifetime of a permission (RFC 8656 §9).
@@ -26,27 +26,28 @@ const PERMISSION_LIFETIME: Duration = Duration::from_mins(5);
 /// Lifetime of a channel (RFC 8656 §12).
 const CHANNEL_LIFETIME: Duration = Duration::from_mins(10);
 
-/// An allocation; `R` is the relay socket it owns, and dropping it closes that.
+/// An allocation; `R` is the relay socket it owns and closes when dropped.
 #[derive(Debug)]
 pub struct Allocation<R> {
     /// The relay socket.
     pub relay: R,
-    /// Its address, as told to the client.
+    /// Its address, as reported to the client.
     pub relayed: SocketAddr,
-    /// Who made it, or the newest name it was refreshed with: every further request must come from the
-    /// same user.
+    /// User name it was created with, or the newest name it was refreshed with: every further request must
+    /// come from the same user.
     pub username: String,
-    /// The key of that name. Past the name's expiry it is good for all but a longer life.
+    /// The key of that name. After the name has expired it is still valid, except for extending the
+    /// lifetime.
     pub key: [u8; 16],
-    /// The Allocate request, to know its retransmission.
+    /// Transaction ID of the Allocate request, to recognize its retransmission.
     pub transaction: TransactionId,
-    /// When it ends.
+    /// When it expires.
     pub expires: Instant,
     permissions: HashMap<IpAddr, Instant>,
     channels: HashMap<u16, Channel>,
     numbers: HashMap<SocketAddr, u16>,
     sent_to: HashSet<SocketAddr>,
-    /// The last of those: packets mostly go where the one before went.
+    /// The last of those: most packets go to the same peer as the one before.
     last_sent_to: Option<SocketAddr>,
     pub(super) bandwidth: Bandwidth,
 }
@@ -59,10 +60,10 @@ struct Channel {
 
 /// Why a permission or channel was not installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum InstallError {
     /// The channel is bound to another peer, or the peer to another channel.
     Taken,
-    /// Too many of them.
+    /// There are too many of them.
     Full,
 }
 
@@ -94,14 +95,19 @@ impl<R> Allocation<R> {
     /// Installs or refreshes permissions, all of them or none.
     ///
     /// # Errors
-    /// [`Refused::Full`] over `limit` permissions.
-    pub fn permit(&mut self, peers: &[IpAddr], limit: usize, now: Instant) -> Result<(), Refused> {
+    /// [`InstallError::Full`] above `limit` permissions.
+    pub fn permit(
+        &mut self,
+        peers: &[IpAddr],
+        limit: usize,
+        now: Instant,
+    ) -> Result<(), InstallError> {
         self.permissions.retain(|_, expires| *expires > now);
         let mut new: Vec<_> = peers.iter().filter(|p| !self.permissions.contains_key(p)).collect();
         new.sort_unstable();
         new.dedup();
         if self.permissions.len() + new.len() > limit {
-            return Err(Refused::Full);
+            return Err(InstallError::Full);
         }
         self.permissions.extend(peers.iter().map(|peer| (*peer, now + PERMISSION_LIFETIME)));
         Ok(())
@@ -110,23 +116,23 @@ impl<R> Allocation<R> {
     /// Binds or refreshes a channel, and permits its peer.
     ///
     /// # Errors
-    /// [`Refused`]
+    /// [`InstallError`] if the channel or the peer is taken, or above `limit` channels.
     pub fn bind(
         &mut self,
         number: u16,
         peer: SocketAddr,
         limit: usize,
         now: Instant,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), InstallError> {
         self.channels.retain(|_, channel| channel.expires > now);
         self.numbers.retain(|_, number| self.channels.contains_key(number));
         let other_peer = self.channels.get(&number).is_some_and(|channel| channel.peer != peer);
         let other_number = self.numbers.get(&peer).is_some_and(|n| *n != number);
         if other_peer || other_number {
-            return Err(Refused::Taken);
+            return Err(InstallError::Taken);
         }
         if self.channels.len() >= limit && !self.channels.contains_key(&number) {
-            return Err(Refused::Full);
+            return Err(InstallError::Full);
         }
         self.permit(&[peer.ip()], limit, now)?;
         self.channels.insert(number, Channel { peer, expires: now + CHANNEL_LIFETIME });
@@ -134,7 +140,7 @@ impl<R> Allocation<R> {
         Ok(())
     }
 
-    /// Whether data may go to and come from `peer`.
+    /// Whether data may be exchanged with `peer`.
     pub fn permits(&self, peer: IpAddr, now: Instant) -> bool {
         self.permissions.get(&peer).is_some_and(|expires| *expires > now)
     }
@@ -151,7 +157,7 @@ impl<R> Allocation<R> {
         known
     }
 
-    /// Remembers a peer.
+    /// Remembers having sent to a peer.
     pub fn note_sent_to(&mut self, peer: SocketAddr) {
         if self.sent_to.len() >= PEERS_REMEMBERED {
             self.sent_to.clear();
@@ -172,13 +178,13 @@ impl<R> Allocation<R> {
     }
 }
 
-/// Bandwidth towards peers and towards the client; without buckets there is no limit.
+/// Bandwidth towards peers and towards the client; unlimited without buckets.
 #[derive(Debug, Default)]
 pub(super) struct Bandwidth(Option<[Bucket; 2]>);
 
-/// Which way a packet goes.
+/// Direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum RelayDirection {
     /// From the client to a peer.
     ToPeer,
     /// From a peer to the client.
@@ -186,14 +192,14 @@ pub(super) enum Way {
 }
 
 impl Bandwidth {
-    /// As many bytes a second, each way.
+    /// `rate` bytes per second in each direction.
     pub fn new(rate: Option<u64>, now: Instant) -> Self {
         Self(rate.map(|rate| [Bucket::new(rate, now), Bucket::new(rate, now)]))
     }
 
-    /// Takes `bytes` if they are there.
-    pub fn take(&mut self, way: Way, bytes: usize, now: Instant) -> bool {
-        self.0.as_mut().is_none_or(|buckets| buckets[way as usize].take(bytes, now))
+    /// Consumes `bytes` if they are available.
+    pub fn take(&mut self, direction: RelayDirection, bytes: usize, now: Instant) -> bool {
+        self.0.as_mut().is_none_or(|buckets| buckets[direction as usize].take(bytes, now))
     }
 }
 
@@ -233,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_end_after_five_minutes_and_channels_after_ten() {
+    fn permissions_expire_after_five_minutes_and_channels_after_ten() {
         let now = Instant::now();
         let mut allocation = allocation(now);
         let peer: SocketAddr = "198.51.100.1:7".parse().unwrap();
@@ -253,28 +259,28 @@ mod tests {
             ["198.51.100.1:7".parse().unwrap(), "198.51.100.1:8".parse().unwrap()];
         allocation.bind(0x4000, peers[0], 8, now).unwrap();
         allocation.bind(0x4000, peers[0], 8, now).unwrap();
-        assert_eq!(allocation.bind(0x4000, peers[1], 8, now), Err(Refused::Taken));
-        assert_eq!(allocation.bind(0x4001, peers[0], 8, now), Err(Refused::Taken));
+        assert_eq!(allocation.bind(0x4000, peers[1], 8, now), Err(InstallError::Taken));
+        assert_eq!(allocation.bind(0x4001, peers[0], 8, now), Err(InstallError::Taken));
         let later = now + CHANNEL_LIFETIME;
         allocation.bind(0x4000, peers[1], 8, later).unwrap();
         assert_eq!(allocation.channel_of(peers[0], later), None);
     }
 
     #[test]
-    fn peers_are_bounded() {
+    fn the_number_of_peers_is_bounded() {
         let now = Instant::now();
         let mut allocation = allocation(now);
         let peers: Vec<IpAddr> = (0..4).map(|n| IpAddr::from([198, 51, 100, n])).collect();
-        assert_eq!(allocation.permit(&peers, 3, now), Err(Refused::Full));
-        assert!(!allocation.permits(peers[0], now), "none of a refused list is installed");
+        assert_eq!(allocation.permit(&peers, 3, now), Err(InstallError::Full));
+        assert!(!allocation.permits(peers[0], now), "a rejected list installs nothing");
         allocation.permit(&peers[..3], 3, now).unwrap();
         allocation.permit(&peers[..3], 3, now).unwrap();
-        assert_eq!(allocation.permit(&peers[3..], 3, now), Err(Refused::Full));
+        assert_eq!(allocation.permit(&peers[3..], 3, now), Err(InstallError::Full));
         allocation.permit(&peers[3..], 3, now + PERMISSION_LIFETIME).unwrap();
     }
 
     #[test]
-    fn bucket_lets_its_rate_through() {
+    fn the_bucket_passes_its_rate() {
         let now = Instant::now();
         let mut bucket = Bucket::new(1000, now);
         assert!(bucket.take(1000, now));

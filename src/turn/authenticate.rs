@@ -1,12 +1,13 @@
-//! Who is asking: long-term credentials (RFC 8489 §9.2), and error answers. Anybody can send a request in
-//! another's name, so answers to strangers are as short as they may be, and over UDP so many a second.
+//! Authentication with long-term credentials (RFC 8489 §9.2), and error responses. Anybody can send a
+//! request in another client's name, so responses to unauthenticated clients are as short as possible, and
+//! rate-limited over UDP.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
-    protocol::{Action, FiveTuple, Now, Protocol, Transport, User},
+    protocol::{ClientTransport, FiveTuple, Now, Protocol, TurnAction, User},
     requests::lifetime,
-    stats::Refusal,
+    stats::RejectReason,
 };
 use crate::{
     metering::metered,
@@ -14,36 +15,36 @@ use crate::{
 };
 
 impl<R: Clone> Protocol<R> {
-    /// Holds a request against its user's credentials (RFC 8489 §9.2.4).
+    /// Verifies a request with its user's credentials (RFC 8489 §9.2.4).
     pub(super) fn authenticate(
         &mut self,
         tuple: FiveTuple,
         request: &Message<'_>,
         now: Now,
-    ) -> Result<User, Action<R>> {
+    ) -> Result<User, TurnAction<R>> {
         if request.get(attr::MESSAGE_INTEGRITY).is_none() {
-            return Err(self.challenge(tuple, request, Refusal::Unauthorized, now.instant));
+            return Err(self.challenge(tuple, request, RejectReason::Unauthorized, now.instant));
         }
         let (Some(username), Some(realm), Some(nonce)) =
             (request.text(attr::USERNAME), request.text(attr::REALM), request.get(attr::NONCE))
         else {
-            return Err(self.refuse(tuple, request, Refusal::BadRequest, None, now.instant));
+            return Err(self.reject(tuple, request, RejectReason::BadRequest, None, now.instant));
         };
-        if !self.nonces.holds(nonce, tuple.client, now.instant) {
-            self.counters.refuse(Refusal::StaleNonce);
-            return Err(self.challenge(tuple, request, Refusal::StaleNonce, now.instant));
+        if !self.nonces.is_valid(nonce, tuple.client, now.instant) {
+            self.counters.reject(RejectReason::StaleNonce);
+            return Err(self.challenge(tuple, request, RejectReason::StaleNonce, now.instant));
         }
         let keys = self.keys(tuple, request, username, now);
         let right = |key: &[u8; 16]| realm == self.config.realm && request.verify(key);
         if let Some(key) = keys.into_iter().find(right) {
             return Ok((username.to_owned(), key));
         }
-        self.counters.refuse(Refusal::Unauthorized);
-        Err(self.challenge(tuple, request, Refusal::Unauthorized, now.instant))
+        self.counters.reject(RejectReason::Unauthorized);
+        Err(self.challenge(tuple, request, RejectReason::Unauthorized, now.instant))
     }
 
-    /// The keys that a request of that name may be signed with. An allocation's own key is good as long as
-    /// it lives, but not for a longer life: that takes a name that has not expired.
+    /// Keys that may sign a request with this user name. An allocation's own key stays valid for the
+    /// lifetime of the allocation, but not to extend it: that requires a name that has not expired.
     fn keys(
         &self,
         tuple: FiveTuple,
@@ -63,31 +64,31 @@ impl<R: Clone> Protocol<R> {
         own.map(|allocation| allocation.key).into_iter().chain(made).collect()
     }
 
-    /// 401 or 438, with what the client needs to try again.
+    /// 401 or 438, with what the client needs to retry.
     fn challenge(
         &mut self,
         tuple: FiveTuple,
         request: &Message<'_>,
-        reason: Refusal,
+        reason: RejectReason,
         now: Instant,
-    ) -> Action<R> {
+    ) -> TurnAction<R> {
         let answer = Builder::answer(Class::Error, request)
             .error(reason.code(), "")
             .attribute(attr::REALM, self.config.realm.as_bytes())
             .attribute(attr::NONCE, self.nonces.issue(tuple.client, now).as_bytes());
-        self.answer_stranger(tuple, answer, now)
+        self.answer_unauthenticated(tuple, answer, now)
     }
 
-    /// An error answer, signed when the user is known.
-    pub(super) fn refuse(
+    /// An error response, signed if the user is known.
+    pub(super) fn reject(
         &mut self,
         tuple: FiveTuple,
         request: &Message<'_>,
-        reason: Refusal,
+        reason: RejectReason,
         key: Option<&[u8; 16]>,
         now: Instant,
-    ) -> Action<R> {
-        self.counters.refuse(reason);
+    ) -> TurnAction<R> {
+        self.counters.reject(reason);
         let answer = Builder::answer(Class::Error, request);
         self.error(tuple, answer, (reason, None), key, now)
     }
@@ -100,20 +101,20 @@ impl<R: Clone> Protocol<R> {
         unknown: &[u16],
         key: Option<&[u8; 16]>,
         now: Instant,
-    ) -> Action<R> {
-        self.counters.refuse(Refusal::UnknownAttribute);
+    ) -> TurnAction<R> {
+        self.counters.reject(RejectReason::UnknownAttribute);
         let answer = Builder::answer(Class::Error, request);
-        self.error(tuple, answer, (Refusal::UnknownAttribute, Some(unknown)), key, now)
+        self.error(tuple, answer, (RejectReason::UnknownAttribute, Some(unknown)), key, now)
     }
 
     fn error(
         &mut self,
         tuple: FiveTuple,
         answer: Builder,
-        (reason, unknown): (Refusal, Option<&[u16]>),
+        (reason, unknown): (RejectReason, Option<&[u16]>),
         key: Option<&[u8; 16]>,
         now: Instant,
-    ) -> Action<R> {
+    ) -> TurnAction<R> {
         let phrase = if key.is_some() { reason_phrase(reason.code()) } else { "" };
         let mut answer = answer.error(reason.code(), phrase);
         if let Some(unknown) = unknown {
@@ -121,23 +122,29 @@ impl<R: Clone> Protocol<R> {
             answer = answer.attribute(attr::UNKNOWN_ATTRIBUTES, &list);
         }
         match key {
-            Some(key) => Action::Reply(answer.integrity(key).finish()),
-            None => self.answer_stranger(tuple, answer, now),
+            Some(key) => TurnAction::Reply(answer.integrity(key).finish()),
+            None => self.answer_unauthenticated(tuple, answer, now),
         }
     }
 
-    /// An answer to somebody who has shown no login. Over TCP the address is the sender's own, and one that
-    /// has an allocation has proven its own: those are not limited, so that nobody can keep a client from
-    /// its answers by using up its share, whatever is sent in its name.
-    fn answer_stranger(&mut self, tuple: FiveTuple, answer: Builder, now: Instant) -> Action<R> {
-        let proven = tuple.transport == Transport::Tcp || self.allocations.contains_key(&tuple);
+    /// Responds to a client that has not authenticated. Over TCP the address is genuine, and a client with
+    /// an allocation has proven its own: those are not limited, so that nobody can use up a client's share
+    /// of responses by sending in its name.
+    fn answer_unauthenticated(
+        &mut self,
+        tuple: FiveTuple,
+        answer: Builder,
+        now: Instant,
+    ) -> TurnAction<R> {
+        let proven =
+            tuple.transport == ClientTransport::Tcp || self.allocations.contains_key(&tuple);
         if let Some(errors) = &mut self.errors
             && !proven
             && !errors.take(&metered(tuple.client.ip()), now)
         {
             self.counters.errors_withheld.fetch_add(1, Relaxed);
-            return Action::Drop;
+            return TurnAction::Drop;
         }
-        Action::Reply(answer.finish())
+        TurnAction::Reply(answer.finish())
     }
 }

@@ -1,5 +1,5 @@
-//! NAT behaviour discovery, the server's side (RFC 5780 §6): with an alternate address the server has
-//! four UDP sockets, two addresses times two ports, and answers from the one it is asked to.
+//! NAT behaviour discovery, server side (RFC 5780 §6): with an alternate address the server has four UDP
+//! sockets, two addresses with two ports each, and responds from the one that is requested.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -7,29 +7,29 @@ use tokio::net::UdpSocket;
 
 use super::{
     config::{TurnConfig, TurnError},
-    protocol::{FiveTuple, Transport},
+    protocol::{ClientTransport, FiveTuple},
 };
 use crate::stun::message::{Message, attr};
 
-/// How often free ports are looked for that both addresses have.
+/// Number of attempts to find ports that are free on both addresses.
 const PORT_TRIES: usize = 16;
 
-/// From where to where a Binding request is answered.
+/// The sockets involved in answering a Binding request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// The socket to answer from: RESPONSE-ORIGIN.
+    /// The socket to respond from: RESPONSE-ORIGIN.
     pub origin: SocketAddr,
-    /// The socket that differs in address and port from the one that was asked: OTHER-ADDRESS.
+    /// The socket that differs in address and port from the one that received the request: OTHER-ADDRESS.
     pub other: SocketAddr,
-    /// Where the answer goes: to the client, or to RESPONSE-PORT of its address.
+    /// Destination of the response: the client, or RESPONSE-PORT of its address.
     pub to: SocketAddr,
 }
 
-/// The route of an answer; `None` when this server has no alternate address, or the client came by
-/// TCP, where nothing can be changed.
+/// The route of a response; `None` if this server has no alternate address, or over TCP, where nothing can
+/// be changed.
 pub(super) fn route(config: &TurnConfig, tuple: FiveTuple, request: &Message<'_>) -> Option<Route> {
     let (primary, alternate) = (config.udp?, config.alternate?);
-    if tuple.transport != Transport::Udp {
+    if tuple.transport != ClientTransport::Udp {
         return None;
     }
     let asked = tuple.server;
@@ -50,22 +50,24 @@ pub(super) fn route(config: &TurnConfig, tuple: FiveTuple, request: &Message<'_>
     Some(Route { origin, other, to })
 }
 
-/// The three sockets beside the primary one.
+/// The three sockets in addition to the primary one.
 pub(super) type Sockets = Vec<(SocketAddr, Arc<UdpSocket>)>;
 
-/// Binds the sockets of the alternate address, and writes into `config` where they are.
+/// Binds the sockets of the alternate address, and stores the bound addresses in `config`.
 pub(super) async fn bind(config: &mut TurnConfig) -> Result<Sockets, TurnError> {
     let Some(wanted) = config.alternate else { return Ok(Vec::new()) };
     let wrong = |reason| TurnError::Alternate { alternate: wanted, reason };
-    let primary = config.udp.ok_or_else(|| wrong("there is no UDP address beside it"))?;
+    let primary = config.udp.ok_or_else(|| wrong("there is no primary UDP address"))?;
     if primary.ip().is_unspecified() || wanted.ip().is_unspecified() {
-        return Err(wrong("both addresses must be given: answers have to come from the right one"));
+        return Err(wrong(
+            "neither may be a wildcard address: responses must come from the right one",
+        ));
     }
     if wanted.ip() == primary.ip() || wanted.is_ipv4() != primary.is_ipv4() {
-        return Err(wrong("it must be another address of the same family"));
+        return Err(wrong("it must be a different address of the same family"));
     }
     if wanted.port() == primary.port() {
-        return Err(wrong("its port must be another one"));
+        return Err(wrong("its port must differ"));
     }
     let mut tries = if wanted.port() == 0 { PORT_TRIES } else { 1 };
     loop {
@@ -120,7 +122,7 @@ mod tests {
         address.parse().unwrap()
     }
 
-    fn routed(server: &str, transport: Transport, builder: Builder) -> Option<Route> {
+    fn routed(server: &str, transport: ClientTransport, builder: Builder) -> Option<Route> {
         let raw = builder.finish();
         let client = at("192.0.2.1:1000");
         let tuple = FiveTuple { transport, client, server: at(server) };
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_address_is_opposite_and_the_origin_is_what_was_asked_for() {
+    fn the_other_address_is_opposite_and_the_origin_is_as_requested() {
         let asking = |ip, port| {
             let change = ChangeRequest { ip, port };
             Builder::new(Class::Request, method::BINDING, [0; 12]).change_request(change)
@@ -139,7 +141,7 @@ mod tests {
             ("127.0.0.1:3479", "127.0.0.2:3478", "127.0.0.2:3479", "127.0.0.1:3478"),
         ] {
             let origin = |ip, port| {
-                let route = routed(server, Transport::Udp, asking(ip, port)).unwrap();
+                let route = routed(server, ClientTransport::Udp, asking(ip, port)).unwrap();
                 assert_eq!(route.other, at(other));
                 assert_eq!(route.to, at("192.0.2.1:1000"));
                 route.origin.to_string()
@@ -154,19 +156,19 @@ mod tests {
                 [server, other, by_ip, by_port]
             );
         }
-        assert_eq!(routed("127.0.0.1:3478", Transport::Tcp, asking(true, true)), None);
+        assert_eq!(routed("127.0.0.1:3478", ClientTransport::Tcp, asking(true, true)), None);
     }
 
     #[test]
-    fn an_answer_goes_to_the_port_that_is_asked_for() {
+    fn a_response_goes_to_the_requested_port() {
         let request = Builder::new(Class::Request, method::BINDING, [0; 12])
             .attribute(attr::RESPONSE_PORT, &[0x12, 0x34, 0, 0]);
-        let route = routed("127.0.0.1:3478", Transport::Udp, request).unwrap();
+        let route = routed("127.0.0.1:3478", ClientTransport::Udp, request).unwrap();
         assert_eq!(route.to, at("192.0.2.1:4660"));
     }
 
     #[tokio::test]
-    async fn an_alternate_that_cannot_work_is_refused() {
+    async fn an_invalid_alternate_is_rejected() {
         for (udp, alternate) in [
             ("127.0.0.1:3478", "127.0.0.1:3479"),
             ("127.0.0.1:3478", "127.0.0.2:3478"),

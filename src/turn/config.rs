@@ -1,4 +1,4 @@
-//! What the server is told, and what can go wrong when it starts.
+//! Configuration of the server, and errors of starting it.
 
 use std::{
     io,
@@ -11,37 +11,37 @@ use std::{
 use super::{credentials::Credentials, filter::PeerFilter};
 use crate::{metering::Rate, types::os_error::listen_remedy};
 
-/// Settings of [`super::TurnServer`].
+/// Configuration of [`super::TurnServer`].
 #[derive(Clone)]
 pub struct TurnConfig {
-    /// UDP address to listen on; port 0 takes a free one.
+    /// UDP address to listen on; port 0 picks a free one.
     pub udp: Option<SocketAddr>,
-    /// TCP address to listen on; port 0 takes the port of `udp`.
+    /// TCP address to listen on; port 0 uses the port of `udp`.
     pub tcp: Option<SocketAddr>,
-    /// Another address and port, UDP: with it clients can find out how their NAT behaves (RFC 5780).
-    /// Port 0 takes a free one.
+    /// Alternate UDP address and port, with which clients can discover the behaviour of their NAT (RFC
+    /// 5780). Port 0 picks a free one.
     pub alternate: Option<SocketAddr>,
-    /// Where to listen for TLS over TCP.
+    /// TLS over TCP listener.
     pub tls: Option<TlsListener>,
-    /// The IP told to clients in XOR-RELAYED-ADDRESS. Relays are IPv4 or IPv6, as this is.
+    /// Address reported to clients in XOR-RELAYED-ADDRESS. Its family is the family of the relays.
     pub relay_address: IpAddr,
-    /// The IP relay sockets are bound on, where it differs from `relay_address` (behind 1:1 NAT).
+    /// Address to bind relay sockets to, if it differs from `relay_address` (behind a 1:1 NAT).
     pub relay_bind: Option<IpAddr>,
     /// Ports for relay sockets (RFC 8656 §7.2 recommends 49152-65535).
     pub relay_ports: RangeInclusive<u16>,
     /// Realm of the credentials.
     pub realm: String,
-    /// Who may allocate.
+    /// Verifies user names and passwords.
     pub credentials: Arc<dyn Credentials>,
-    /// Where may be relayed to.
+    /// Peers that may be relayed to.
     pub peers: PeerFilter,
-    /// How much of everything.
-    pub limits: Limits,
+    /// Upper bounds on resources.
+    pub limits: TurnLimits,
 }
 
 impl TurnConfig {
     /// A server for this machine only: listens and relays on 127.0.0.1, on the given port, with
-    /// [`Limits::for_one_machine`].
+    /// [`TurnLimits::for_one_machine`].
     #[must_use]
     pub fn loopback(port: u16, credentials: Arc<dyn Credentials>) -> Self {
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -56,7 +56,7 @@ impl TurnConfig {
             realm: "orion".into(),
             credentials,
             peers: PeerFilter { allow_loopback: true, ..PeerFilter::default() },
-            limits: Limits::for_one_machine(),
+            limits: TurnLimits::for_one_machine(),
         }
     }
 }
@@ -64,46 +64,46 @@ impl TurnConfig {
 /// A listener for TLS over TCP (RFC 8656 §3.1).
 #[derive(Clone)]
 pub struct TlsListener {
-    /// Where; port 0 takes a free one.
+    /// Address to listen on; port 0 picks a free one.
     pub address: SocketAddr,
-    /// Certificate and key.
+    /// TLS configuration with certificate and key.
     pub server: Arc<rustls::ServerConfig>,
 }
 
-/// Upper bounds.
+/// Upper bounds on the resources of a server.
 #[derive(Debug, Clone)]
-pub struct Limits {
-    /// Allocations at one time; beyond it 508 (Insufficient Capacity).
+pub struct TurnLimits {
+    /// Concurrent allocations; beyond it 508 (Insufficient Capacity).
     pub allocations: usize,
-    /// Allocations of one user at one time; beyond it 486 (Allocation Quota Reached). A client makes one
-    /// for each of its addresses and each transport.
+    /// Concurrent allocations of one user; beyond it 486 (Allocation Quota Reached). A client makes one for
+    /// each of its addresses and each transport.
     pub allocations_per_user: usize,
-    /// Permissions, and channels, of one allocation; beyond it 508.
+    /// Permissions, and channels, per allocation; beyond it 508.
     pub peers_per_allocation: usize,
-    /// TCP and TLS connections at one time; beyond it they are closed at once.
+    /// Concurrent TCP and TLS connections; further ones are closed immediately.
     pub tcp_connections: usize,
-    /// Those of one address (IPv6: of one /64); `None` is no limit.
+    /// The same per client address (IPv6: per /64); `None`: no limit.
     pub tcp_connections_per_address: Option<u32>,
-    /// How long a TCP connection may stay without an allocation, TLS handshake included, whatever it
+    /// How long a TCP connection may exist without an allocation, including the TLS handshake, whatever it
     /// sends.
     pub unauthenticated_within: Duration,
-    /// Error answers over UDP to one address (IPv6: to one /64) that has shown no login: anybody can send
-    /// a request in its name. `None` is no limit.
+    /// Rate of error responses over UDP to an unauthenticated address (IPv6: /64), because anybody can send
+    /// a request in its name. `None`: no limit.
     pub unauthenticated_errors: Option<Rate>,
-    /// Addresses and ports one user may send to for the first time; `None` is no limit. A relay is not to
-    /// be a port scanner.
+    /// Rate at which one user may send to new addresses and ports; `None`: no limit. A relay must not be
+    /// usable as a port scanner.
     pub new_peers: Option<Rate>,
-    /// Bytes a second through one allocation, each way; what is beyond it is dropped. Counted as on the
-    /// wire between client and server: IP and UDP headers and TURN's framing included.
+    /// Bytes per second through one allocation, in each direction; excess traffic is dropped. Counted as on
+    /// the wire between client and server: including IP and UDP headers and TURN framing.
     pub bytes_per_second: Option<u64>,
     /// The same for all allocations together.
     pub total_bytes_per_second: Option<u64>,
-    /// How long a nonce holds; then 438 (Stale Nonce).
+    /// Lifetime of a nonce, after which it gets 438 (Stale Nonce).
     pub nonce_lifetime: Duration,
 }
 
-impl Limits {
-    /// The limits of a server whose clients are all of one machine and one user.
+impl TurnLimits {
+    /// The limits of a server whose clients all belong to one machine and one user.
     #[must_use]
     pub fn for_one_machine() -> Self {
         Self {
@@ -115,19 +115,19 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for TurnLimits {
     fn default() -> Self {
         Self {
             allocations: 1000,
             allocations_per_user: 30,
             peers_per_allocation: 64,
             tcp_connections: 1024,
-            // A sixteenth of all, as for HTTP: room for the phones behind one NAT.
+            // A sixteenth of all, as for HTTP: enough for the phones behind one NAT.
             tcp_connections_per_address: Some(64),
             unauthenticated_within: Duration::from_secs(10),
-            // An allocation takes one. A second of it is 4 KB: not worth reflecting.
+            // An allocation takes one. A second's worth is 4 KB: not worth reflecting.
             unauthenticated_errors: Some(Rate::new(200, Duration::from_millis(20))),
-            // A call makes some 40: four allocations to ten candidates.
+            // A call needs about 40: four allocations times ten candidates.
             new_peers: Some(Rate::new(512, Duration::from_millis(20))),
             bytes_per_second: None,
             total_bytes_per_second: None,
@@ -144,51 +144,51 @@ pub enum TurnError {
     Listen {
         /// `udp`, `tcp` or `tls`.
         transport: &'static str,
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The alternate address does not go with the first one.
+    /// The alternate address does not fit the primary one.
     #[error("cannot use {alternate} as alternate address of the STUN server: {reason}")]
     Alternate {
-        /// As configured.
+        /// The alternate address as configured.
         alternate: SocketAddr,
-        /// Why not.
+        /// Why it does not fit.
         reason: &'static str,
     },
-    /// Nothing to listen on.
+    /// No address to listen on.
     #[error("the TURN server has no address to listen on")]
     NoListener,
-    /// Relay sockets cannot be bound there.
+    /// Relay sockets cannot be bound to this address.
     #[error("cannot relay on {address}: {source}")]
     Relay {
-        /// The address.
+        /// The relay address.
         address: IpAddr,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The port range holds no port.
+    /// The port range is empty.
     #[error("the relay port range {}-{} is empty", .0.start(), .0.end())]
     NoRelayPorts(RangeInclusive<u16>),
 }
 
 impl TurnError {
-    /// What to try.
+    /// How to fix it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
             Self::Listen { source, .. } => {
-                return listen_remedy(source, "choose another address and port for TURN");
+                return listen_remedy(source, "choose another address or port for TURN");
             }
             Self::Relay { source, .. } => {
                 return listen_remedy(source, "choose a relay address that this machine has");
             }
             Self::Alternate { .. } => {
-                "give the server two addresses of this machine and two ports, or no alternate one"
+                "use two addresses of this machine with two different ports, or no alternate address"
             }
-            Self::NoListener => "give a UDP, TCP or TLS address for TURN",
-            Self::NoRelayPorts(_) => "give a relay port range whose end is not below its start",
+            Self::NoListener => "set a UDP, TCP or TLS address for TURN",
+            Self::NoRelayPorts(_) => "set a relay port range whose end is not below its start",
         }
         .to_owned()
     }

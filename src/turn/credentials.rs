@@ -1,28 +1,28 @@
-//! Whose allocations are served: the trait the server asks.
+//! The trait through which the server verifies users.
 
 use std::time::SystemTime;
 
 pub use crate::stun::message::long_term_key;
 
-/// Says which passwords a user name has.
+/// Looks up the passwords of user names.
 pub trait Credentials: Send + Sync {
-    /// The passwords accepted for `username` at `now`, the current one first; none when the name is
-    /// unknown, expired or malformed. Several while a secret is being rotated: a request says which
-    /// by its MESSAGE-INTEGRITY.
+    /// The passwords accepted for `username` at `now`, the current one first; empty if the name is unknown,
+    /// expired or malformed. Several while a secret is being rotated: the MESSAGE-INTEGRITY of a request
+    /// shows which one it uses.
     fn passwords(&self, username: &str, now: SystemTime) -> Vec<String>;
 
-    /// The part of the name that stays when credentials are renewed: allocations are counted by it, for
-    /// the quota per user, and belong to it.
+    /// The part of the name that does not change when credentials are renewed: it owns the allocations,
+    /// which are counted by it for the quota per user.
     fn quota_key<'a>(&self, username: &'a str) -> &'a str {
         username
     }
 
-    /// Until when the name is good, seconds since 1970; none when it does not expire.
+    /// Expiry of the name in Unix seconds; `None` if it does not expire.
     fn expires_at(&self, _username: &str) -> Option<u64> {
         None
     }
 
-    /// The pair of devices that the name was made for, when it says so.
+    /// The pair of devices the name was issued for, if known.
     fn pair<'a>(&self, _username: &'a str) -> Option<&'a str> {
         None
     }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_of_the_standard() {
+    fn the_key_matches_the_rfc_example() {
         // RFC 8489 §9.2.2: user "user", realm "realm", password "pass".
         let key = long_term_key("user", "realm", "pass");
         assert_eq!(u128::from_be_bytes(key), 0x8493_fbc5_3ba5_82fb_4c04_4c45_6bdc_40eb);

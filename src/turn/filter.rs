@@ -1,7 +1,7 @@
-//! Which peers may be relayed to. An open relay lets its users reach the relay's own network (RFC
-//! 8656 §21.2, §21.4), so everything that is not a public unicast address is refused unless it is
-//! allowed by name. An IPv6 address that stands for an IPv4 one (mapped, NAT64, 6to4, …) is only as
-//! good as that: allowing `64:ff9b::/96` opens no way to 127.0.0.1.
+//! Filters the peers that may be relayed to. An open relay gives its users access to the relay's own
+//! network (RFC 8656 §21.2, §21.4), so everything that is not a public unicast address is rejected unless
+//! explicitly allowed. An IPv6 address that embeds an IPv4 address (mapped, NAT64, 6to4, …) is treated like
+//! that one: allowing `64:ff9b::/96` does not give access to 127.0.0.1.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
     str::FromStr,
 };
 
-/// A range of addresses, `192.0.2.0/24`.
+/// An address range in CIDR notation, `192.0.2.0/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IpNet {
     address: IpAddr,
@@ -17,11 +17,11 @@ pub struct IpNet {
 }
 
 impl IpNet {
-    /// A range; `None` when `prefix` is longer than the address.
+    /// A range; `None` if `prefix` is longer than the address.
     #[must_use]
     pub const fn new(address: IpAddr, prefix: u8) -> Option<Self> {
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        if prefix <= longest { Some(Self { address, prefix }) } else { None }
+        let max_prefix = if address.is_ipv4() { 32 } else { 128 };
+        if prefix <= max_prefix { Some(Self { address, prefix }) } else { None }
     }
 
     const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Self {
@@ -57,7 +57,9 @@ impl fmt::Display for IpNet {
 
 /// Text that is neither an address nor `address/prefix`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an address range; write 192.0.2.0/24, 2001:db8::/32 or a single address")]
+#[error(
+    "`{0}` is not a valid address range: expected 192.0.2.0/24, 2001:db8::/32 or a single address"
+)]
 pub struct IpNetError(pub String);
 
 impl FromStr for IpNet {
@@ -75,21 +77,22 @@ impl FromStr for IpNet {
     }
 }
 
-/// Ranges refused by default: the special-purpose registries of RFC 6890, multicast, and the forms
-/// of IPv6 that hide an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo).
+/// Ranges rejected by default: the special-purpose registries of RFC 6890, multicast, and the forms of IPv6
+/// that embed an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo).
 const DENIED: [IpNet; 28] = [
     IpNet::v4(0, 0, 0, 0, 8),
     IpNet::v4(10, 0, 0, 0, 8),
     IpNet::v4(100, 64, 0, 0, 10),
     IpNet::v4(127, 0, 0, 0, 8),
-    // Link-local, with the metadata service of the clouds at 169.254.169.254.
+    // Link-local, including the clouds' metadata service at 169.254.169.254.
     IpNet::v4(169, 254, 0, 0, 16),
     IpNet::v4(172, 16, 0, 0, 12),
     IpNet::v4(192, 0, 0, 0, 24),
     IpNet::v4(192, 0, 2, 0, 24),
     IpNet::v4(192, 88, 99, 0, 24),
     IpNet::v4(192, 168, 0, 0, 16),
-    // Alibaba Cloud's metadata service is inside 100.64/10; Azure's and Oracle's are not private.
+    // Alibaba Cloud's metadata service is inside 100.64/10; those of Azure and Oracle are not in private
+    // ranges.
     IpNet::v4(168, 63, 129, 16, 32),
     IpNet::v4(192, 0, 0, 192, 32),
     IpNet::v4(198, 18, 0, 0, 15),
@@ -111,16 +114,16 @@ const DENIED: [IpNet; 28] = [
     IpNet::v6(0xff00, 0, 8),
 ];
 
-/// Says which peer addresses a client may reach through the relay.
+/// Decides which peer addresses a client may reach through the relay.
 #[derive(Debug, Clone, Default)]
 pub struct PeerFilter {
     /// Allows 127/8 and `::1`, for servers that only serve their own machine.
     pub allow_loopback: bool,
-    /// Allowed although they are special.
+    /// Ranges allowed although they are special-purpose.
     pub allow: Vec<IpNet>,
-    /// Refused although they are public; stronger than `allow`.
+    /// Ranges rejected although they are public; takes precedence over `allow`.
     pub deny: Vec<IpNet>,
-    /// The server's own addresses: refused, even public ones, unless they are in `allow`.
+    /// The server's own addresses: rejected, even public ones, unless they are in `allow`.
     pub own: Vec<IpAddr>,
 }
 
@@ -135,7 +138,7 @@ impl PeerFilter {
         self.admits(peer) && inner.into_iter().all(|ip| self.admits(ip.into()))
     }
 
-    /// Whether `peer` is refused by name.
+    /// Whether `peer` is explicitly denied.
     #[must_use]
     pub fn denies(&self, peer: IpAddr) -> bool {
         self.deny.iter().any(|net| net.contains(peer))
@@ -152,20 +155,20 @@ impl PeerFilter {
     }
 }
 
-/// The IPv4 addresses that packets to `ip` may end at: IPv4-mapped and -compatible (RFC 4291 §2.5.5),
-/// NAT64 (RFC 6052 §2.2, RFC 8215), 6to4 (RFC 3056), Teredo's server and client (RFC 4380 §4), ISATAP
-/// (RFC 5214 §6.1). Several when it cannot be told which one is meant.
+/// The IPv4 addresses that packets to `ip` may reach: IPv4-mapped and -compatible (RFC 4291 §2.5.5), NAT64
+/// (RFC 6052 §2.2, RFC 8215), 6to4 (RFC 3056), Teredo's server and client (RFC 4380 §4), ISATAP (RFC 5214
+/// §6.1). Several if it is ambiguous.
 fn embedded(ip: Ipv6Addr) -> Vec<Ipv4Addr> {
     let bytes = ip.octets();
-    let at = |places: [usize; 4]| Ipv4Addr::from(places.map(|place| bytes[place]));
+    let at = |indices: [usize; 4]| Ipv4Addr::from(indices.map(|index| bytes[index]));
     let last = at([12, 13, 14, 15]);
     let mut found = match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
         [0, 0, 0, 0, 0, 0 | 0xffff, ..]
         | [0, 0, 0, 0, 0xffff, 0, ..]
         | [0x64, 0xff9b, 0, 0, 0, 0, ..] => vec![last],
-        // Which of RFC 6052's prefix lengths the network uses is its own affair: all are looked at.
-        // A zero in front is no address but the mark of another length.
+        // The network chooses which of RFC 6052's prefix lengths it uses: all are checked. A leading zero
+        // is not an address but indicates another length.
         [0x64, 0xff9b, 1, ..] => [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12])]
             .into_iter()
             .filter(|ip| ip.octets()[0] != 0)
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn special_addresses_are_refused_and_public_ones_are_not() {
+    fn special_addresses_are_rejected_and_public_ones_are_not() {
         let filter = PeerFilter::default();
         for denied in [
             "0.0.0.0",
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_are_by_name() {
+    fn exceptions_must_be_explicit() {
         let filter = PeerFilter {
             allow_loopback: true,
             allow: vec!["192.168.7.0/24".parse().unwrap(), "fd00::1".parse().unwrap()],
@@ -259,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_embedded_address_is_held_against_the_same_lists() {
+    fn embedded_addresses_are_checked_against_the_same_lists() {
         let all_ipv6 = PeerFilter {
             allow: vec!["::/0".parse().unwrap()],
             deny: vec!["8.8.4.4".parse().unwrap()],
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn own_addresses_are_refused_unless_named() {
+    fn own_addresses_are_rejected_unless_allowed() {
         let own = vec!["203.0.114.7".parse().unwrap(), "2606:4700::7".parse().unwrap()];
         let filter = PeerFilter { own: own.clone(), ..PeerFilter::default() };
         for peer in ["203.0.114.7", "2606:4700::7"] {
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_as_written() {
+    fn ranges_round_trip() {
         for text in ["0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32", "::/0"] {
             assert_eq!(text.parse::<IpNet>().unwrap().to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! Binding: the listeners, and a relay socket on a random free port.
+//! Binds the listeners, and relay sockets on random free ports.
 
 use std::{
     io,
@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::config::{TlsListener, TurnConfig, TurnError};
 
-/// Kernel buffers of every UDP socket, bytes: the usual default loses bursts of a keyframe's size.
+/// Kernel buffer size of every UDP socket in bytes: the usual default loses bursts of a keyframe's size.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// How many ports are tried for one relay socket.
+/// Number of ports tried for one relay socket.
 const PORT_TRIES: u32 = 256;
 
 type Listener<T> = Option<(T, SocketAddr)>;
@@ -26,7 +26,7 @@ pub(super) struct Listeners {
 }
 
 pub(super) async fn bind_listeners(config: &TurnConfig) -> Result<Listeners, TurnError> {
-    // A port that the system gave for UDP may be taken for TCP: then another one is tried.
+    // The port that the system chose for UDP may be taken for TCP: then another one is tried.
     let free = |address: Option<SocketAddr>| address.is_some_and(|address| address.port() == 0);
     let mut tries = if free(config.udp) && free(config.tcp) { 16 } else { 1 };
     loop {
@@ -76,7 +76,7 @@ async fn listen(
     Ok((listener, bound))
 }
 
-/// Fails now rather than at the first allocation.
+/// Fails at startup rather than at the first allocation.
 pub(super) fn check_relay(config: &TurnConfig) -> Result<(), TurnError> {
     if config.relay_ports.is_empty() {
         return Err(TurnError::NoRelayPorts(config.relay_ports.clone()));
@@ -91,7 +91,7 @@ fn bind_address(config: &TurnConfig) -> IpAddr {
     config.relay_bind.unwrap_or(config.relay_address)
 }
 
-/// Binds a random free port of the range: guessable ports would help off-path attackers.
+/// Binds a random free port of the range: predictable ports would help off-path attackers.
 pub(super) fn bind_in_range(config: &TurnConfig, even: bool) -> io::Result<UdpSocket> {
     let (first, last) =
         (u32::from(*config.relay_ports.start()), u32::from(*config.relay_ports.end()));
@@ -115,7 +115,7 @@ pub(super) fn bind_in_range(config: &TurnConfig, even: bool) -> io::Result<UdpSo
 
 pub(super) fn enlarge_buffers(socket: &UdpSocket) {
     let socket = SockRef::from(socket);
-    // The kernel gives what it allows; less is slower, not wrong.
+    // The kernel grants what it permits; less is slower, but works.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
 }

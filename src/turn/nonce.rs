@@ -1,6 +1,6 @@
-//! Nonces without a table (RFC 8489 §9.2): each carries its own expiry and a MAC over that and the
-//! client's address, so any number of askers costs no memory. They are short, since answers to strangers
-//! carry them, which must not be worth asking for in another's name.
+//! Stateless nonces (RFC 8489 §9.2): each contains its own expiry and a MAC over that and the client's
+//! address, so any number of clients costs no memory. They are short because unauthenticated responses
+//! contain them, which must not be useful for amplification.
 
 use std::{
     net::SocketAddr,
@@ -11,27 +11,27 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// Bytes of the MAC: with the two of the expiry they are 12 characters, which need no padding. One guess
-/// in 2^56 is right, and a nonce alone opens nothing.
+/// Bytes of the MAC: together with the two of the expiry they are 12 characters, which need no padding. One
+/// guess in 2^56 is right, and a nonce alone grants nothing.
 const TAG_BYTES: usize = 7;
 
-/// Makes and checks nonces; the key lives as long as the server.
+/// Issues and checks nonces; the key lives as long as the server.
 pub struct Nonces {
     key: [u8; 32],
     started: Instant,
-    /// Seconds: a nonce carries the last 16 bits of its expiry.
+    /// Lifetime in seconds: a nonce contains the last 16 bits of its expiry.
     lifetime: u16,
 }
 
 impl Nonces {
-    /// Nonces that hold for `lifetime`, in whole seconds and 18 hours at most.
+    /// Nonces valid for `lifetime`, in whole seconds and at most 18 hours.
     #[must_use]
     pub fn new(now: Instant, lifetime: Duration) -> Self {
         let lifetime = u16::try_from(lifetime.as_secs()).unwrap_or(u16::MAX);
         Self { key: rand::random(), started: now, lifetime }
     }
 
-    /// A nonce for that client.
+    /// Issues a nonce to a client.
     #[must_use]
     pub fn issue(&self, client: SocketAddr, now: Instant) -> String {
         let expiry = self.seconds(now) + u64::from(self.lifetime);
@@ -40,13 +40,13 @@ impl Nonces {
         BASE64.encode([&[high, low], &tag[..TAG_BYTES]].concat())
     }
 
-    /// Whether the nonce is ours, for that client, and not past its time.
+    /// Whether the nonce was issued by this server to that client and has not expired.
     #[must_use]
-    pub fn holds(&self, nonce: &[u8], client: SocketAddr, now: Instant) -> bool {
+    pub fn is_valid(&self, nonce: &[u8], client: SocketAddr, now: Instant) -> bool {
         let Ok(bytes) = BASE64.decode(nonce) else { return false };
         let [high, low, ref tag @ ..] = bytes[..] else { return false };
         let now = self.seconds(now);
-        // The one expiry with these bits that can still be ahead.
+        // The only expiry with these bits that can still be in the future.
         let [.., now_high, now_low] = now.to_be_bytes();
         let now_bits = u16::from_be_bytes([now_high, now_low]);
         let left = u16::from_be_bytes([high, low]).wrapping_sub(now_bits);
@@ -73,36 +73,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_holds_for_its_client_and_its_time() {
+    fn a_nonce_is_valid_for_its_client_and_lifetime() {
         let now = Instant::now();
         let nonces = Nonces::new(now, Duration::from_mins(1));
         let client = "192.0.2.1:1".parse().unwrap();
         let nonce = nonces.issue(client, now);
         assert_eq!(nonce.len(), 12);
-        assert!(nonces.holds(nonce.as_bytes(), client, now + Duration::from_secs(59)));
-        assert!(!nonces.holds(nonce.as_bytes(), client, now + Duration::from_mins(1)));
-        assert!(!nonces.holds(nonce.as_bytes(), "192.0.2.1:2".parse().unwrap(), now));
+        assert!(nonces.is_valid(nonce.as_bytes(), client, now + Duration::from_secs(59)));
+        assert!(!nonces.is_valid(nonce.as_bytes(), client, now + Duration::from_mins(1)));
+        assert!(!nonces.is_valid(nonce.as_bytes(), "192.0.2.1:2".parse().unwrap(), now));
         let other = Nonces::new(now, Duration::from_mins(1));
-        assert!(!other.holds(nonce.as_bytes(), client, now));
+        assert!(!other.is_valid(nonce.as_bytes(), client, now));
         for broken in [&b""[..], b"x", b"AAAA", b"AAAAAAAAAAAA", &nonce.as_bytes()[..8], b"\xff\0"]
         {
-            assert!(!nonces.holds(broken, client, now));
+            assert!(!nonces.is_valid(broken, client, now));
         }
         let longer = format!("{nonce}AAAA");
-        assert!(!nonces.holds(longer.as_bytes(), client, now));
+        assert!(!nonces.is_valid(longer.as_bytes(), client, now));
     }
 
     #[test]
-    fn an_old_nonce_stays_stale_when_its_bits_come_again() {
+    fn an_old_nonce_stays_stale_when_its_bits_recur() {
         let now = Instant::now();
         let nonces = Nonces::new(now, Duration::from_hours(1));
         let client = "192.0.2.1:1".parse().unwrap();
         let nonce = nonces.issue(client, now);
         for round in 1..4 {
             let again = now + Duration::from_secs(round << 16);
-            assert!(!nonces.holds(nonce.as_bytes(), client, again));
+            assert!(!nonces.is_valid(nonce.as_bytes(), client, again));
             let fresh = nonces.issue(client, again);
-            assert!(nonces.holds(fresh.as_bytes(), client, again + Duration::from_secs(3599)));
+            assert!(nonces.is_valid(fresh.as_bytes(), client, again + Duration::from_secs(3599)));
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The server's side of STUN and TURN without input or output: a datagram and the time go in, what to
-//! do comes out. The table of allocations and Binding are here, who is asking in [`super::authenticate`],
-//! the requests in [`super::requests`], the data paths in [`super::relaying`].
+//! STUN and TURN, server side, without I/O: a datagram and the time go in, the action to take comes out.
+//! The allocation table and Binding requests are here, authentication in [`super::authenticate`], the other
+//! requests in [`super::requests`], the data paths in [`super::relaying`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +16,7 @@ use super::{
     config::TurnConfig,
     nonce::Nonces,
     requests::Pending,
-    revoked::Revoked,
+    revoked::RevokedPairs,
     stats::Counters,
 };
 use crate::{
@@ -24,42 +24,42 @@ use crate::{
     stun::message::{Builder, Class, Message, attr, method},
 };
 
-/// Transport between client and server.
+/// ClientTransport between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// UDP
+pub enum ClientTransport {
+    /// UDP.
     Udp,
-    /// TCP
+    /// TCP, with or without TLS.
     Tcp,
 }
 
-/// What names an allocation (RFC 8656 §2.2).
+/// Identifies an allocation (RFC 8656 §2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FiveTuple {
     /// UDP or TCP.
-    pub transport: Transport,
+    pub transport: ClientTransport,
     /// The client's address.
     pub client: SocketAddr,
-    /// Ours.
+    /// The server's address.
     pub server: SocketAddr,
 }
 
-/// The time, by both clocks: the monotonic one for lifetimes, the other for user names.
+/// The time by both clocks: the monotonic one for lifetimes, the wall clock for user names.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// Monotonic.
+    /// Monotonic time.
     pub instant: Instant,
-    /// Of the wall.
+    /// Wall-clock time.
     pub wall: SystemTime,
 }
 
 impl Now {
-    /// The time now.
+    /// The current time.
     pub fn read() -> Self {
         Self { instant: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// Seconds since 1970.
+    /// Wall-clock time in Unix seconds.
     pub fn unix(self) -> u64 {
         self.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }
@@ -67,34 +67,34 @@ impl Now {
 
 /// What to do about a datagram.
 #[derive(Debug)]
-pub enum Action<R> {
-    /// Nothing.
+pub enum TurnAction<R> {
+    /// Ignore it.
     Drop,
-    /// Send this back.
+    /// Send this response to the client.
     Reply(Vec<u8>),
-    /// Send this by that route.
+    /// Send this response by the given route.
     ReplyBy(Vec<u8>, Route),
-    /// Send that part of the datagram to a peer.
+    /// Relay part of the datagram to a peer.
     ToPeer {
-        /// From this relay socket.
+        /// The relay socket to send from.
         relay: R,
-        /// To this peer.
+        /// The destination.
         peer: SocketAddr,
-        /// Where the payload is in the datagram.
+        /// Range of the payload in the datagram.
         payload: Range<usize>,
     },
     /// Bind a relay socket, then call [`Protocol::allocated`].
     Bind(Box<Pending>),
 }
 
-/// Who sent a request: the name, and the key that verified it.
+/// Sender of a request: the name, and the key that verified it.
 pub(super) type User = (String, [u8; 16]);
 
-/// What a user has of the server.
+/// Resources a user has in use.
 #[derive(Debug)]
 pub(super) struct Usage {
     pub allocations: usize,
-    /// What sending to new peers is counted against; none is no limit.
+    /// Rate limit of sending to new peers; `None`: no limit.
     pub new_peers: Option<TokenBucket>,
 }
 
@@ -103,15 +103,15 @@ pub struct Protocol<R> {
     pub(super) config: TurnConfig,
     pub(super) counters: Arc<Counters>,
     pub(super) allocations: HashMap<FiveTuple, Allocation<R>>,
-    /// By quota key. Users without allocations stay until nothing need be remembered of them.
+    /// By quota key. Users without allocations stay until their state has no effect any more.
     pub(super) users: HashMap<String, Usage>,
     /// The relayed addresses of all allocations.
     pub(super) relayed: HashSet<SocketAddr>,
     pub(super) bandwidth: Bandwidth,
     pub(super) nonces: Nonces,
-    /// What errors for addresses without a login are counted against.
+    /// Rate limit of error responses to unauthenticated addresses.
     pub(super) errors: Option<HashedRate>,
-    pub(super) revoked: Revoked,
+    pub(super) revoked: RevokedPairs,
 }
 
 impl<R: Clone> Protocol<R> {
@@ -122,7 +122,7 @@ impl<R: Clone> Protocol<R> {
         let errors = config.limits.unauthenticated_errors;
         Self {
             errors: errors.map(|rate| HashedRate::new(rate, now)),
-            revoked: Revoked::default(),
+            revoked: RevokedPairs::default(),
             config,
             counters,
             allocations: HashMap::new(),
@@ -133,23 +133,23 @@ impl<R: Clone> Protocol<R> {
         }
     }
 
-    /// Takes one datagram, or one frame of a TCP connection, from a client.
-    pub fn client_datagram(&mut self, tuple: FiveTuple, data: &[u8], now: Now) -> Action<R> {
+    /// Handles one datagram, or one frame of a TCP connection, from a client.
+    pub fn client_datagram(&mut self, tuple: FiveTuple, data: &[u8], now: Now) -> TurnAction<R> {
         if matches!(data.first(), Some(0x40..=0x7F)) {
             return self.channel_data(tuple, data, now.instant);
         }
-        let Some(message) = Message::parse(data) else { return Action::Drop };
+        let Some(message) = Message::parse(data) else { return TurnAction::Drop };
         match (message.class, message.method) {
             (Class::Request, method::BINDING) => self.binding(tuple, &message, now),
             (Class::Request, _) => self.request(tuple, &message, now),
             (Class::Indication, method::SEND) => {
                 self.send(tuple, &message, data.len(), now.instant)
             }
-            _ => Action::Drop,
+            _ => TurnAction::Drop,
         }
     }
 
-    /// Ends the allocations whose time is up, and forgets what need not be remembered.
+    /// Removes expired allocations and state that has no effect any more.
     pub fn expire(&mut self, now: Now) {
         self.end(|allocation| allocation.expires <= now.instant);
         self.users.retain(|_, user| {
@@ -159,15 +159,15 @@ impl<R: Clone> Protocol<R> {
         self.revoked.forget_until(now.unix());
     }
 
-    /// The pairs that allocations were made for.
+    /// The pairs with allocations.
     pub fn pairs(&self) -> HashSet<String> {
         let credentials = &self.config.credentials;
         let names = self.allocations.values().map(|allocation| &allocation.username);
         names.filter_map(|name| credentials.pair(name)).map(str::to_owned).collect()
     }
 
-    /// Ends the allocations of a pair, and takes no credentials for it that expire by `until`, seconds
-    /// since 1970. Gives how many allocations there were.
+    /// Removes the allocations of a pair, and rejects its credentials that expire by `until`, in Unix
+    /// seconds. Returns the number of removed allocations.
     pub fn revoke(&mut self, pair: &str, until: u64) -> usize {
         self.revoked.insert(pair, until);
         let credentials = Arc::clone(&self.config.credentials);
@@ -183,7 +183,7 @@ impl<R: Clone> Protocol<R> {
         over.len()
     }
 
-    /// Ends an allocation, and with it its relay socket.
+    /// Removes an allocation, and with it its relay socket.
     pub fn remove(&mut self, tuple: FiveTuple) {
         let Some(allocation) = self.allocations.remove(&tuple) else { return };
         self.relayed.remove(&allocation.relayed);
@@ -193,26 +193,26 @@ impl<R: Clone> Protocol<R> {
         }
     }
 
-    /// Ends every allocation.
+    /// Removes every allocation.
     pub fn clear(&mut self) {
         self.allocations.clear();
         self.users.clear();
         self.relayed.clear();
     }
 
-    /// How many allocations there are.
+    /// Number of allocations.
     pub fn active(&self) -> usize {
         self.allocations.len()
     }
 
-    /// Whether that client has an allocation.
+    /// Whether the client has an allocation.
     pub fn has(&self, tuple: FiveTuple) -> bool {
         self.allocations.contains_key(&tuple)
     }
 
-    /// RFC 8489 §6.3.1; answered without credentials, and with a FINGERPRINT to one only: the answer is not
-    /// to be longer than it must.
-    fn binding(&mut self, tuple: FiveTuple, request: &Message<'_>, now: Now) -> Action<R> {
+    /// Binding (RFC 8489 §6.3.1); answered without credentials, and with a FINGERPRINT only if the request
+    /// has one: the response must not be longer than necessary.
+    fn binding(&mut self, tuple: FiveTuple, request: &Message<'_>, now: Now) -> TurnAction<R> {
         const KNOWN: [u16; 9] = [
             attr::USERNAME,
             attr::MESSAGE_INTEGRITY,
@@ -241,13 +241,13 @@ impl<R: Clone> Protocol<R> {
         };
         let answer = if request.has_fingerprint() { answer.fingerprint() } else { answer };
         match route {
-            None => Action::Reply(answer.finish()),
-            Some(route) => Action::ReplyBy(answer.finish(), route),
+            None => TurnAction::Reply(answer.finish()),
+            Some(route) => TurnAction::ReplyBy(answer.finish(), route),
         }
     }
 }
 
-/// An IPv4 client of a dual-stack socket is told its IPv4 address.
+/// Reports the IPv4 address to an IPv4 client of a dual-stack socket.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -1,12 +1,14 @@
-//! The four TURN requests: Allocate (RFC 8656 §7), Refresh (§8), `CreatePermission` (§10) and
-//! `ChannelBind` (§12). Each checks in the order of its section and answers with that section's code.
+//! The four TURN requests: Allocate (RFC 8656 §7), Refresh (§8), `CreatePermission` (§10) and `ChannelBind`
+//! (§12). Each performs its checks in the order of its section, with that section's error codes.
 
 use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
-    allocation::{Allocation, Bandwidth, DEFAULT_LIFETIME, EXPIRY_GRACE, MAX_LIFETIME, Refused},
-    protocol::{Action, FiveTuple, Now, Protocol, Transport, Usage, User, canonical},
-    stats::Refusal,
+    allocation::{
+        Allocation, Bandwidth, DEFAULT_LIFETIME, EXPIRY_GRACE, InstallError, MAX_LIFETIME,
+    },
+    protocol::{ClientTransport, FiveTuple, Now, Protocol, TurnAction, Usage, User, canonical},
+    stats::RejectReason,
 };
 use crate::{
     metering::TokenBucket,
@@ -18,7 +20,7 @@ use crate::{
 /// Protocol number of UDP, for REQUESTED-TRANSPORT.
 const UDP: u8 = 17;
 
-/// Attributes of the credential mechanism, known on every request.
+/// Attributes of the credential mechanism, understood in every request.
 const CREDENTIALS: [u16; 5] = [
     attr::USERNAME,
     attr::REALM,
@@ -30,7 +32,7 @@ const CREDENTIALS: [u16; 5] = [
 /// An Allocate request that was granted and waits for its relay socket.
 #[derive(Debug)]
 pub struct Pending {
-    /// The client.
+    /// The client's 5-tuple.
     pub tuple: FiveTuple,
     /// Whether the port must be even (EVEN-PORT).
     pub even_port: bool,
@@ -45,7 +47,7 @@ impl<R: Clone> Protocol<R> {
         tuple: FiveTuple,
         request: &Message<'_>,
         now: Now,
-    ) -> Action<R> {
+    ) -> TurnAction<R> {
         let known: &[u16] = match request.method {
             method::ALLOCATE => &[
                 attr::REQUESTED_TRANSPORT,
@@ -57,7 +59,7 @@ impl<R: Clone> Protocol<R> {
             method::REFRESH => &[attr::LIFETIME, attr::REQUESTED_ADDRESS_FAMILY],
             method::CREATE_PERMISSION => &[attr::XOR_PEER_ADDRESS],
             method::CHANNEL_BIND => &[attr::XOR_PEER_ADDRESS, attr::CHANNEL_NUMBER],
-            _ => return self.refuse(tuple, request, Refusal::BadRequest, None, now.instant),
+            _ => return self.reject(tuple, request, RejectReason::BadRequest, None, now.instant),
         };
         let user = match self.authenticate(tuple, request, now) {
             Ok(user) => user,
@@ -73,14 +75,16 @@ impl<R: Clone> Protocol<R> {
         let same = owner
             .map(|owner| credentials.quota_key(&owner.username) == credentials.quota_key(&user.0));
         match same {
-            None => self.refuse(tuple, request, Refusal::AllocationMismatch, key, now.instant),
-            Some(false) => self.refuse(tuple, request, Refusal::WrongCredentials, key, now.instant),
+            None => self.reject(tuple, request, RejectReason::AllocationMismatch, key, now.instant),
+            Some(false) => {
+                self.reject(tuple, request, RejectReason::WrongCredentials, key, now.instant)
+            }
             Some(true) if !unknown.is_empty() => {
                 self.unknown_attributes(tuple, request, &unknown, key, now.instant)
             }
             Some(true) => match self.change(tuple, request, &user, now) {
-                Ok(answer) => Action::Reply(answer.integrity(&user.1).finish()),
-                Err(reason) => self.refuse(tuple, request, reason, key, now.instant),
+                Ok(answer) => TurnAction::Reply(answer.integrity(&user.1).finish()),
+                Err(reason) => self.reject(tuple, request, reason, key, now.instant),
             },
         }
     }
@@ -92,28 +96,34 @@ impl<R: Clone> Protocol<R> {
         user: User,
         unknown: &[u16],
         now: Now,
-    ) -> Action<R> {
+    ) -> TurnAction<R> {
         if let Some(existing) = self.allocations.get(&tuple).filter(|a| a.expires > now.instant) {
             let credentials = &self.config.credentials;
-            let again = tuple.transport == Transport::Udp
+            let again = tuple.transport == ClientTransport::Udp
                 && existing.transaction == request.transaction
                 && credentials.quota_key(&existing.username) == credentials.quota_key(&user.0);
             return if again {
                 let left = existing.expires - now.instant;
-                Action::Reply(granted(tuple, request.transaction, existing.relayed, left, &user.1))
+                TurnAction::Reply(granted(
+                    tuple,
+                    request.transaction,
+                    existing.relayed,
+                    left,
+                    &user.1,
+                ))
             } else {
-                let reason = Refusal::AllocationMismatch;
-                self.refuse(tuple, request, reason, Some(&user.1), now.instant)
+                let reason = RejectReason::AllocationMismatch;
+                self.reject(tuple, request, reason, Some(&user.1), now.instant)
             };
         }
         if !unknown.is_empty() {
             return self.unknown_attributes(tuple, request, unknown, Some(&user.1), now.instant);
         }
         if let Err(reason) = self.may_allocate(request, &user.0) {
-            return self.refuse(tuple, request, reason, Some(&user.1), now.instant);
+            return self.reject(tuple, request, reason, Some(&user.1), now.instant);
         }
-        let lifetime = self.granted_life(request, &user.0, now);
-        Action::Bind(Box::new(Pending {
+        let lifetime = self.granted_lifetime(request, &user.0, now);
+        TurnAction::Bind(Box::new(Pending {
             tuple,
             even_port: request.get(attr::EVEN_PORT).is_some(),
             user,
@@ -122,9 +132,9 @@ impl<R: Clone> Protocol<R> {
         }))
     }
 
-    /// The lifetime asked for, within the bounds of the protocol and, whatever it says, not much beyond
-    /// the expiry of the credentials.
-    fn granted_life(&self, request: &Message<'_>, username: &str, now: Now) -> Duration {
+    /// The requested lifetime, within the bounds of the protocol and, regardless of the request, not much
+    /// beyond the expiry of the credentials.
+    fn granted_lifetime(&self, request: &Message<'_>, username: &str, now: Now) -> Duration {
         let lifetime = lifetime(request).max(DEFAULT_LIFETIME);
         self.config.credentials.expires_at(username).map_or(lifetime, |at| {
             let left = Duration::from_secs(at.saturating_sub(now.unix()));
@@ -132,38 +142,42 @@ impl<R: Clone> Protocol<R> {
         })
     }
 
-    fn may_allocate(&self, request: &Message<'_>, username: &str) -> Result<(), Refusal> {
+    fn may_allocate(&self, request: &Message<'_>, username: &str) -> Result<(), RejectReason> {
         let first = |kind| request.get(kind).map(|value| value.first().copied().unwrap_or(0));
         match first(attr::REQUESTED_TRANSPORT) {
-            None => return Err(Refusal::BadRequest),
+            None => return Err(RejectReason::BadRequest),
             Some(UDP) => {}
-            Some(_) => return Err(Refusal::Transport),
+            Some(_) => return Err(RejectReason::Transport),
         }
         let even = first(attr::EVEN_PORT);
         if first(attr::RESERVATION_TOKEN).is_some() {
-            // No port is ever reserved here, so no token can be good.
-            return Err(if even.is_some() { Refusal::BadRequest } else { Refusal::Capacity });
+            // Ports are never reserved here, so no token can be valid.
+            return Err(if even.is_some() {
+                RejectReason::BadRequest
+            } else {
+                RejectReason::Capacity
+            });
         }
         let family = if self.config.relay_address.is_ipv4() { 1 } else { 2 };
         if first(attr::REQUESTED_ADDRESS_FAMILY).unwrap_or(1) != family {
-            return Err(Refusal::AddressFamily);
+            return Err(RejectReason::AddressFamily);
         }
         if even.is_some_and(|flags| flags & 0x80 != 0) {
-            return Err(Refusal::Capacity);
+            return Err(RejectReason::Capacity);
         }
         let limits = &self.config.limits;
         let used = self.users.get(self.config.credentials.quota_key(username));
         if used.map_or(0, |user| user.allocations) >= limits.allocations_per_user {
-            return Err(Refusal::Quota);
+            return Err(RejectReason::Quota);
         }
         if self.allocations.len() >= limits.allocations {
-            return Err(Refusal::Capacity);
+            return Err(RejectReason::Capacity);
         }
         Ok(())
     }
 
-    /// Completes an allocation with its relay socket and that socket's address, or refuses it
-    /// because none could be bound. Gives the answer to send.
+    /// Completes an allocation with its relay socket and that socket's address, or rejects it if none could
+    /// be bound. Returns the response to send.
     pub fn allocated(
         &mut self,
         pending: Pending,
@@ -172,8 +186,8 @@ impl<R: Clone> Protocol<R> {
     ) -> Vec<u8> {
         let Pending { tuple, user, transaction, lifetime, .. } = pending;
         let Some((relay, relayed)) = relay else {
-            self.counters.refuse(Refusal::Capacity);
-            let code = Refusal::Capacity.code();
+            self.counters.reject(RejectReason::Capacity);
+            let code = RejectReason::Capacity.code();
             let answer = Builder::new(Class::Error, method::ALLOCATE, transaction);
             return answer.error(code, reason_phrase(code)).integrity(&user.1).finish();
         };
@@ -195,14 +209,14 @@ impl<R: Clone> Protocol<R> {
         answer
     }
 
-    /// A request on an allocation the user owns.
+    /// Handles a request on an allocation the user owns.
     fn change(
         &mut self,
         tuple: FiveTuple,
         request: &Message<'_>,
         user: &User,
         now: Now,
-    ) -> Result<Builder, Refusal> {
+    ) -> Result<Builder, RejectReason> {
         let answer = Builder::answer(Class::Success, request);
         match request.method {
             method::REFRESH => {
@@ -214,19 +228,19 @@ impl<R: Clone> Protocol<R> {
         }
     }
 
-    /// A Refresh with newer credentials of the same user makes them the allocation's: so a call outlives
-    /// those it began with.
+    /// A Refresh with newer credentials of the same user makes them the allocation's, so that a call
+    /// outlives the credentials it started with.
     fn refresh(
         &mut self,
         tuple: FiveTuple,
         request: &Message<'_>,
         user: &User,
         now: Now,
-    ) -> Result<Duration, Refusal> {
+    ) -> Result<Duration, RejectReason> {
         let family = if self.config.relay_address.is_ipv4() { 1 } else { 2 };
         let asked = request.get(attr::REQUESTED_ADDRESS_FAMILY);
         if asked.is_some_and(|value| value.first() != Some(&family)) {
-            return Err(Refusal::PeerFamily);
+            return Err(RejectReason::PeerFamily);
         }
         if lifetime(request).is_zero() {
             self.remove(tuple);
@@ -241,27 +255,33 @@ impl<R: Clone> Protocol<R> {
             allocation.key = user.1;
         }
         let username = self.allocations.get(&tuple).map_or(&user.0, |a| &a.username);
-        let lifetime = self.granted_life(request, username, now);
+        let lifetime = self.granted_lifetime(request, username, now);
         if let Some(allocation) = self.allocations.get_mut(&tuple) {
             allocation.expires = now.instant + lifetime;
         }
         Ok(lifetime)
     }
 
-    fn permit(&mut self, tuple: FiveTuple, request: &Message<'_>, now: Now) -> Result<(), Refusal> {
+    fn permit(
+        &mut self,
+        tuple: FiveTuple,
+        request: &Message<'_>,
+        now: Now,
+    ) -> Result<(), RejectReason> {
         let mut peers = Vec::new();
         for attribute in request.attributes().filter(|a| a.kind == attr::XOR_PEER_ADDRESS) {
             let peer = read_xor_address(attribute.value, &request.transaction);
-            let peer = peer.ok_or(Refusal::BadRequest)?;
+            let peer = peer.ok_or(RejectReason::BadRequest)?;
             self.may_reach(peer)?;
             peers.push(peer.ip());
         }
         if peers.is_empty() {
-            return Err(Refusal::BadRequest);
+            return Err(RejectReason::BadRequest);
         }
         let limit = self.config.limits.peers_per_allocation;
-        let allocation = self.allocations.get_mut(&tuple).ok_or(Refusal::AllocationMismatch)?;
-        allocation.permit(&peers, limit, now.instant).map_err(refusal)
+        let allocation =
+            self.allocations.get_mut(&tuple).ok_or(RejectReason::AllocationMismatch)?;
+        allocation.permit(&peers, limit, now.instant).map_err(reject_reason)
     }
 
     fn bind_channel(
@@ -269,40 +289,42 @@ impl<R: Clone> Protocol<R> {
         tuple: FiveTuple,
         request: &Message<'_>,
         now: Now,
-    ) -> Result<(), Refusal> {
-        let number = request.number(attr::CHANNEL_NUMBER).ok_or(Refusal::BadRequest)? >> 16;
-        let peer = request.address(attr::XOR_PEER_ADDRESS).ok_or(Refusal::BadRequest)?;
+    ) -> Result<(), RejectReason> {
+        let number = request.number(attr::CHANNEL_NUMBER).ok_or(RejectReason::BadRequest)? >> 16;
+        let peer = request.address(attr::XOR_PEER_ADDRESS).ok_or(RejectReason::BadRequest)?;
         // RFC 8656 ends the range at 0x4FFF; clients of RFC 5766 use all of it.
         if !(0x4000..=0x7FFF).contains(&number) {
-            return Err(Refusal::BadRequest);
+            return Err(RejectReason::BadRequest);
         }
         self.may_reach(peer)?;
         let limit = self.config.limits.peers_per_allocation;
-        let allocation = self.allocations.get_mut(&tuple).ok_or(Refusal::AllocationMismatch)?;
-        allocation.bind(number as u16, peer, limit, now.instant).map_err(refusal)
+        let allocation =
+            self.allocations.get_mut(&tuple).ok_or(RejectReason::AllocationMismatch)?;
+        allocation.bind(number as u16, peer, limit, now.instant).map_err(reject_reason)
     }
 
-    fn may_reach(&self, peer: SocketAddr) -> Result<(), Refusal> {
+    fn may_reach(&self, peer: SocketAddr) -> Result<(), RejectReason> {
         if peer.is_ipv4() != self.config.relay_address.is_ipv4() {
-            return Err(Refusal::PeerFamily);
+            return Err(RejectReason::PeerFamily);
         }
         let peers = &self.config.peers;
-        // Two clients of this server meet where their relays are; see the data path for the other ports.
+        // Two clients of this server reach each other at their relays; see the data path for the other
+        // ports.
         let at_relays = peer.ip() == self.config.relay_address
             && self.relayed.len() > 1
             && !peers.denies(peer.ip());
-        if at_relays || peers.allows(peer.ip()) { Ok(()) } else { Err(Refusal::Forbidden) }
+        if at_relays || peers.allows(peer.ip()) { Ok(()) } else { Err(RejectReason::Forbidden) }
     }
 }
 
-fn refusal(refused: Refused) -> Refusal {
+fn reject_reason(refused: InstallError) -> RejectReason {
     match refused {
-        Refused::Taken => Refusal::BadRequest,
-        Refused::Full => Refusal::Capacity,
+        InstallError::Taken => RejectReason::BadRequest,
+        InstallError::Full => RejectReason::Capacity,
     }
 }
 
-/// The lifetime asked for, at most [`MAX_LIFETIME`].
+/// The requested lifetime, at most [`MAX_LIFETIME`].
 pub(super) fn lifetime(request: &Message<'_>) -> Duration {
     request
         .number(attr::LIFETIME)

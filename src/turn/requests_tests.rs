@@ -1,4 +1,4 @@
-//! The requests against the codes of RFC 8656, without sockets.
+//! The requests and the error codes of RFC 8656, without sockets.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,7 @@ use crate::auth::turn_rest::TurnSecrets;
 use super::*;
 use crate::turn::{
     PeerFilter, TurnConfig,
-    config::Limits,
+    config::TurnLimits,
     credentials::long_term_key,
     stats::{Counters, DropReason},
 };
@@ -18,7 +18,7 @@ use crate::turn::{
 const SECRET: &str = "secret";
 const PEER: &str = "127.0.0.1:9";
 
-/// A client of a server that has no sockets.
+/// A client of a server without sockets.
 struct Rig {
     server: Protocol<u16>,
     now: Now,
@@ -34,13 +34,13 @@ struct Rig {
 type Attributes<'a> = &'a [(u16, &'a [u8])];
 
 impl Rig {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: TurnLimits) -> Self {
         let credentials =
             Arc::new(TurnSecrets { current: SECRET.into(), previous: Some("older".into()) });
         let config = TurnConfig { limits, ..TurnConfig::loopback(0, credentials) };
         let now = Now { instant: Instant::now(), wall: SystemTime::now() };
         let tuple = FiveTuple {
-            transport: Transport::Udp,
+            transport: ClientTransport::Udp,
             client: "192.0.2.1:1000".parse().unwrap(),
             server: "127.0.0.1:3478".parse().unwrap(),
         };
@@ -79,14 +79,14 @@ impl Rig {
 
     fn raw(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
         match self.server.client_datagram(self.tuple, raw, self.now) {
-            Action::Reply(answer) | Action::ReplyBy(answer, _) => Some(answer),
-            Action::Bind(pending) => {
+            TurnAction::Reply(answer) | TurnAction::ReplyBy(answer, _) => Some(answer),
+            TurnAction::Bind(pending) => {
                 assert_eq!(pending.tuple, self.tuple);
                 self.next_port += 2;
                 let relay = (self.next_port, SocketAddr::from(([127, 0, 0, 1], self.next_port)));
                 Some(self.server.allocated(*pending, Some(relay), self.now))
             }
-            Action::Drop | Action::ToPeer { .. } => None,
+            TurnAction::Drop | TurnAction::ToPeer { .. } => None,
         }
     }
 
@@ -104,12 +104,12 @@ impl Rig {
             .finish()
     }
 
-    /// Sends a request and gives the code of its answer, 0 for success; answers to an
-    /// authenticated request are signed.
+    /// Sends a request and returns the code of its response, 0 for success; responses to an authenticated
+    /// request are signed.
     fn ask(&mut self, method: u16, attributes: Attributes<'_>) -> u16 {
         let raw = self.request(method, attributes);
-        let answer = self.raw(&raw).expect("an answer");
-        let answer = Message::parse(&answer).expect("a STUN answer");
+        let answer = self.raw(&raw).expect("a response");
+        let answer = Message::parse(&answer).expect("a STUN response");
         let code = answer.error_code().unwrap_or(0);
         if !matches!(code, 401 | 438) {
             assert!(answer.verify(&long_term_key(&self.username, "orion", &self.password)));
@@ -123,7 +123,7 @@ impl Rig {
     }
 
     fn peer(&self, peer: &str) -> Vec<u8> {
-        // The transaction of the next request is part of an IPv6 XOR address.
+        // The transaction ID of the next request is part of an IPv6 XOR address.
         let raw = Builder::new(Class::Request, 0, [self.transaction.wrapping_add(1); 12])
             .address(attr::XOR_PEER_ADDRESS, peer.parse().unwrap())
             .finish();
@@ -154,18 +154,18 @@ impl Rig {
         self.server.counters.snapshot(0).dropped[&reason]
     }
 
-    fn refused(&self, reason: Refusal) -> u64 {
+    fn refused(&self, reason: RejectReason) -> u64 {
         let stats = self.server.counters.snapshot(0);
         stats.refused.get(&reason).copied().unwrap_or(0)
     }
 }
 
 fn rig() -> Rig {
-    Rig::new(Limits::default())
+    Rig::new(TurnLimits::default())
 }
 
 #[test]
-fn an_allocation_is_made_kept_and_ended() {
+fn an_allocation_is_created_refreshed_and_removed() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
     assert_eq!(rig.server.active(), 1);
@@ -179,13 +179,13 @@ fn an_allocation_is_made_kept_and_ended() {
 }
 
 #[test]
-fn an_allocation_ends_by_itself() {
+fn an_allocation_expires() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
     rig.pass(600);
     assert_eq!(rig.server.active(), 0);
     assert_eq!(rig.permit(PEER), 437);
-    assert!(rig.server.users.is_empty(), "the quota is given back");
+    assert!(rig.server.users.is_empty(), "the quota is released");
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn lifetimes_are_bounded() {
 }
 
 #[test]
-fn a_retransmitted_allocate_gets_the_same_answer_and_another_437() {
+fn a_retransmitted_allocate_gets_the_same_response_and_a_new_one_437() {
     let mut rig = rig();
     let raw = rig.request(method::ALLOCATE, &[(attr::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0])]);
     let first = rig.raw(&raw).unwrap();
@@ -218,7 +218,7 @@ fn a_retransmitted_allocate_gets_the_same_answer_and_another_437() {
 }
 
 #[test]
-fn bad_credentials_are_refused() {
+fn bad_credentials_are_rejected() {
     let mut rig = rig();
     let good = rig.password.clone();
     rig.password = "wrong".into();
@@ -226,26 +226,26 @@ fn bad_credentials_are_refused() {
     rig.password = good;
     rig.username = "nobody".into();
     assert_eq!(rig.allocate(), 401);
-    assert_eq!(rig.refused(Refusal::Unauthorized), 2);
+    assert_eq!(rig.refused(RejectReason::Unauthorized), 2);
     rig.login("forged", "phone");
     assert_eq!(rig.allocate(), 401);
     rig.login("older", "phone");
-    assert_eq!(rig.allocate(), 0, "a secret being rotated out still counts");
+    assert_eq!(rig.allocate(), 0, "a secret being rotated out is still valid");
 }
 
 #[test]
-fn an_expired_name_gives_no_longer_life_but_its_allocation_ends_in_order() {
+fn an_expired_name_cannot_extend_an_allocation_but_can_end_it() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
     rig.now.wall += Duration::from_hours(1);
     assert_eq!(rig.ask(method::REFRESH, &[]), 401);
-    assert_eq!(rig.permit(PEER), 0, "as long as the allocation lives");
+    assert_eq!(rig.permit(PEER), 0, "while the allocation exists");
     assert_eq!(rig.ask(method::REFRESH, &[(attr::LIFETIME, &[0; 4])]), 0);
     assert_eq!(rig.allocate(), 401);
 }
 
 #[test]
-fn an_allocation_ends_a_minute_after_its_credentials_however_often_it_is_refreshed() {
+fn an_allocation_ends_a_minute_after_its_credentials_despite_refreshes() {
     let mut rig = rig();
     let hour = 3600_u32.to_be_bytes();
     assert_eq!(rig.allocate(), 0);
@@ -256,7 +256,7 @@ fn an_allocation_ends_a_minute_after_its_credentials_however_often_it_is_refresh
         if rig.server.active() == 0 {
             break;
         }
-        // Nonces live as long as these credentials.
+        // Nonces have the lifetime of these credentials.
         rig.challenge();
     }
     assert_eq!(refreshed, 359, "until the hour is over");
@@ -292,7 +292,7 @@ fn old_and_foreign_nonces_are_stale() {
 }
 
 #[test]
-fn an_integrity_without_a_name_is_a_bad_request() {
+fn an_integrity_without_a_user_name_is_a_bad_request() {
     let mut rig = rig();
     let raw = Builder::new(Class::Request, method::ALLOCATE, [1; 12]).integrity(b"k").finish();
     let answer = rig.raw(&raw).unwrap();
@@ -300,8 +300,8 @@ fn an_integrity_without_a_name_is_a_bad_request() {
 }
 
 #[test]
-fn quota_counts_a_user_by_id_and_capacity_all() {
-    let limits = Limits { allocations: 3, allocations_per_user: 2, ..Limits::default() };
+fn the_quota_counts_per_user_id_and_the_capacity_in_total() {
+    let limits = TurnLimits { allocations: 3, allocations_per_user: 2, ..TurnLimits::default() };
     let mut rig = Rig::new(limits);
     let mut codes = Vec::new();
     for (port, id) in [(1, "phone"), (2, "phone"), (3, "phone"), (4, "mac"), (5, "tablet")] {
@@ -311,11 +311,11 @@ fn quota_counts_a_user_by_id_and_capacity_all() {
         codes.push(rig.allocate());
     }
     assert_eq!(codes, [0, 0, 486, 0, 508]);
-    assert_eq!((rig.refused(Refusal::Quota), rig.refused(Refusal::Capacity)), (1, 1));
+    assert_eq!((rig.refused(RejectReason::Quota), rig.refused(RejectReason::Capacity)), (1, 1));
 }
 
 #[test]
-fn what_cannot_be_relayed_is_refused_with_its_code() {
+fn unsupported_requests_are_rejected_with_their_code() {
     let mut rig = rig();
     let udp: (u16, &[u8]) = (attr::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0]);
     let tcp: (u16, &[u8]) = (attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
@@ -345,11 +345,11 @@ fn denied_peers_are_forbidden() {
     }
     assert_eq!(rig.permit("[2001:db8::1]:9"), 443);
     assert_eq!(rig.bind(0x4000, "[::ffff:127.0.0.1]:9"), 443);
-    assert_eq!(rig.refused(Refusal::Forbidden), 8);
+    assert_eq!(rig.refused(RejectReason::Forbidden), 8);
 }
 
 #[test]
-fn one_denied_peer_spoils_the_whole_request() {
+fn one_denied_peer_fails_the_whole_request() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
     let (good, bad) = (rig.peer(PEER), rig.peer("10.0.0.1:9"));
@@ -374,7 +374,7 @@ fn channels_are_checked() {
 }
 
 #[test]
-fn another_users_allocation_is_not_touched() {
+fn another_users_allocation_cannot_be_changed() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
     rig.login(SECRET, "mac");
@@ -383,7 +383,7 @@ fn another_users_allocation_is_not_touched() {
 }
 
 #[test]
-fn data_goes_both_ways_only_with_a_permission() {
+fn data_needs_a_permission_in_both_directions() {
     let mut rig = rig();
     assert_eq!(rig.allocate(), 0);
     let peer: SocketAddr = PEER.parse().unwrap();
@@ -392,10 +392,11 @@ fn data_goes_both_ways_only_with_a_permission() {
         .attribute(attr::DATA, b"hello")
         .finish();
     let (tuple, now) = (rig.tuple, rig.now);
-    assert!(matches!(rig.server.client_datagram(tuple, &send, now), Action::Drop));
+    assert!(matches!(rig.server.client_datagram(tuple, &send, now), TurnAction::Drop));
     assert_eq!(rig.server.peer_datagram(tuple, peer, b"hi", now.instant), None);
     assert_eq!(rig.permit(PEER), 0);
-    let Action::ToPeer { peer: to, payload, .. } = rig.server.client_datagram(tuple, &send, now)
+    let TurnAction::ToPeer { peer: to, payload, .. } =
+        rig.server.client_datagram(tuple, &send, now)
     else {
         panic!("not relayed")
     };
@@ -411,9 +412,10 @@ fn data_goes_both_ways_only_with_a_permission() {
 
 #[test]
 fn channel_data_is_padded_on_tcp_only() {
-    for (transport, expected) in
-        [(Transport::Udp, &b"\x40\x01\x00\x02hi"[..]), (Transport::Tcp, b"\x40\x01\x00\x02hi\0\0")]
-    {
+    for (transport, expected) in [
+        (ClientTransport::Udp, &b"\x40\x01\x00\x02hi"[..]),
+        (ClientTransport::Tcp, b"\x40\x01\x00\x02hi\0\0"),
+    ] {
         let mut rig = rig();
         rig.tuple.transport = transport;
         assert_eq!(rig.allocate(), 0);
@@ -422,19 +424,19 @@ fn channel_data_is_padded_on_tcp_only() {
         let framed = rig.server.peer_datagram(tuple, PEER.parse().unwrap(), b"hi", now.instant);
         assert_eq!(framed.as_deref(), Some(expected));
         let action = rig.server.client_datagram(tuple, expected, now);
-        let Action::ToPeer { payload, .. } = action else { panic!("not relayed") };
+        let TurnAction::ToPeer { payload, .. } = action else { panic!("not relayed") };
         assert_eq!(payload, 4..6);
         let unbound = rig.server.client_datagram(tuple, b"\x40\x02\x00\x02hi", now);
-        assert!(matches!(unbound, Action::Drop));
+        assert!(matches!(unbound, TurnAction::Drop));
         let short = rig.server.client_datagram(tuple, b"\x40\x01\x00\x03hi", now);
-        assert!(matches!(short, Action::Drop));
+        assert!(matches!(short, TurnAction::Drop));
     }
 }
 
 #[test]
-fn bandwidth_is_bounded_each_way() {
-    // 20 and 8 of headers, 36 of a Data indication with padding, 12 of payload and padding.
-    let mut rig = Rig::new(Limits { bytes_per_second: Some(76), ..Limits::default() });
+fn bandwidth_is_bounded_in_each_direction() {
+    // 20 and 8 bytes of headers, 36 of a Data indication with padding, 12 of payload and padding.
+    let mut rig = Rig::new(TurnLimits { bytes_per_second: Some(76), ..TurnLimits::default() });
     assert_eq!(rig.allocate(), 0);
     assert_eq!(rig.permit(PEER), 0);
     let (tuple, peer) = (rig.tuple, PEER.parse().unwrap());
@@ -447,12 +449,12 @@ fn bandwidth_is_bounded_each_way() {
 }
 
 #[test]
-fn bandwidth_of_all_allocations_is_bounded() {
-    let limits = Limits {
-        // 20 and 8 of headers, 4 of ChannelData, and ten bytes are 42; with five 37.
+fn the_total_bandwidth_is_bounded() {
+    let limits = TurnLimits {
+        // 20 and 8 bytes of headers, 4 of ChannelData, and ten bytes are 42; with five 37.
         bytes_per_second: Some(2 * 37),
         total_bytes_per_second: Some(42 + 37),
-        ..Limits::default()
+        ..TurnLimits::default()
     };
     let mut rig = Rig::new(limits);
     let now = rig.now.instant;
@@ -468,11 +470,14 @@ fn bandwidth_of_all_allocations_is_bounded() {
     let ten = [&b"\x40\x01\x00\x0a"[..], &[0; 10]].concat();
     let mut passed = |tuple, raw: &[u8]| {
         let action = rig.server.client_datagram(tuple, raw, rig.now);
-        matches!(action, Action::ToPeer { .. })
+        matches!(action, TurnAction::ToPeer { .. })
     };
     assert!(passed(tuples[0], &ten));
-    assert!(!passed(tuples[1], &ten), "as much of its own is there, but not of all");
-    assert!(rig.server.peer_datagram(tuples[0], peer, &[0; 10], now).is_some(), "the other way");
+    assert!(!passed(tuples[1], &ten), "its own bandwidth suffices, but not the total");
+    assert!(
+        rig.server.peer_datagram(tuples[0], peer, &[0; 10], now).is_some(),
+        "the other direction"
+    );
     assert!(rig.server.peer_datagram(tuples[1], peer, &[0; 5], now).is_some());
     assert!(rig.server.peer_datagram(tuples[1], peer, &[0; 5], now).is_none());
     assert_eq!(rig.dropped(DropReason::TotalBandwidth), 2);
@@ -480,8 +485,8 @@ fn bandwidth_of_all_allocations_is_bounded() {
 }
 
 #[test]
-fn relays_reach_each_other_and_no_other_port_of_the_server() {
-    let mut rig = Rig::new(Limits::default());
+fn relays_reach_each_other_but_no_other_port_of_the_server() {
+    let mut rig = Rig::new(TurnLimits::default());
     let here = rig.server.config.relay_address;
     rig.server.config.peers = PeerFilter { own: vec![here], ..PeerFilter::default() };
     assert_eq!(rig.allocate(), 0);
@@ -495,7 +500,7 @@ fn relays_reach_each_other_and_no_other_port_of_the_server() {
             .address(attr::XOR_PEER_ADDRESS, peer)
             .attribute(attr::DATA, b"x")
             .finish();
-        matches!(rig.server.client_datagram(rig.tuple, &raw, rig.now), Action::ToPeer { .. })
+        matches!(rig.server.client_datagram(rig.tuple, &raw, rig.now), TurnAction::ToPeer { .. })
     };
     assert!(reaches(first));
     assert!(!reaches(SocketAddr::new(here, 22)), "another service of the server");
@@ -510,7 +515,7 @@ fn relays_reach_each_other_and_no_other_port_of_the_server() {
         .attribute(attr::DATA, b"x")
         .finish();
     let action = rig.server.client_datagram(rig.tuple, &gone, rig.now);
-    assert!(matches!(action, Action::Drop), "its port may be anybody's now");
+    assert!(matches!(action, TurnAction::Drop), "its port may have another owner now");
     rig.server.config.peers.deny.push(format!("{here}").parse().unwrap());
     assert_eq!(rig.permit(&first.to_string()), 403);
 }
@@ -524,17 +529,17 @@ proptest::proptest! {
 }
 
 #[test]
-fn without_an_alternate_address_behaviour_discovery_is_refused() {
+fn without_an_alternate_address_behaviour_discovery_is_rejected() {
     let asking =
         |kind| Builder::new(Class::Request, method::BINDING, [8; 12]).attribute(kind, &[0; 4]);
     for kind in [attr::CHANGE_REQUEST, attr::RESPONSE_PORT] {
-        let mut rig = Rig::new(Limits::default());
+        let mut rig = Rig::new(TurnLimits::default());
         let answer = rig.raw(&asking(kind).finish()).unwrap();
         let answer = Message::parse(&answer).unwrap();
         assert_eq!(answer.error_code(), Some(420));
         assert_eq!(answer.get(attr::UNKNOWN_ATTRIBUTES), Some(&kind.to_be_bytes()[..]));
     }
-    let mut rig = Rig::new(Limits::default());
+    let mut rig = Rig::new(TurnLimits::default());
     let plain = Builder::new(Class::Request, method::BINDING, [8; 12]).finish();
     let answer = rig.raw(&plain).unwrap();
     assert_eq!(Message::parse(&answer).unwrap().get(attr::OTHER_ADDRESS), None);

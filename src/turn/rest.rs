@@ -1,4 +1,4 @@
-//! TURN REST credentials as the server checks them: see [`crate::auth::turn_rest`].
+//! Verifies TURN REST credentials: see [`crate::auth::turn_rest`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,13 +11,13 @@ impl Credentials for TurnSecrets {
         Self::passwords(self, username, now).unwrap_or_default()
     }
 
-    /// The id: a device that fetched fresh credentials is the same one.
+    /// The ID: a device with fresh credentials is still the same user.
     fn quota_key<'a>(&self, username: &'a str) -> &'a str {
         let id = username.split_once(':').map_or(username, |(_, id)| id);
         turn_rest::device_and_pair(id).0
     }
 
-    /// A name that cannot be read has expired long ago.
+    /// A name that cannot be parsed counts as long expired.
     fn expires_at(&self, username: &str) -> Option<u64> {
         Some(turn_rest::expires_at(username).unwrap_or_default())
     }

@@ -1,19 +1,19 @@
-//! Pairs that were revoked while credentials made for them are still good.
+//! Pairs that were revoked while credentials issued for them are still valid.
 
 use std::collections::HashMap;
 
-/// Most pairs remembered; over it the one whose credentials expire first is forgotten.
-const MOST: usize = 16_384;
+/// Maximum number of pairs remembered; beyond it the one whose credentials expire first is forgotten.
+const MAX_PAIRS: usize = 16_384;
 
-/// By pair: credentials that expire by then, seconds since 1970, were made before it was revoked.
+/// By pair: credentials that expire by this time, in Unix seconds, were issued before the revocation.
 #[derive(Debug, Default)]
-pub struct Revoked(HashMap<String, u64>);
+pub struct RevokedPairs(HashMap<String, u64>);
 
-impl Revoked {
-    /// Remembers a pair.
+impl RevokedPairs {
+    /// Adds a pair.
     pub fn insert(&mut self, pair: &str, until: u64) {
         self.0.insert(pair.to_owned(), until);
-        if self.0.len() > MOST
+        if self.0.len() > MAX_PAIRS
             && let Some(first) = self.0.iter().min_by_key(|(_, until)| **until)
         {
             let first = first.0.clone();
@@ -21,12 +21,12 @@ impl Revoked {
         }
     }
 
-    /// Whether credentials for `pair` with that expiry were made before it was revoked.
+    /// Whether credentials for `pair` with that expiry were issued before the revocation.
     pub fn covers(&self, pair: &str, expires_at: u64) -> bool {
         self.0.get(pair).is_some_and(|until| expires_at <= *until)
     }
 
-    /// Forgets pairs whose credentials have all expired.
+    /// Removes pairs whose credentials have all expired.
     pub fn forget_until(&mut self, now: u64) {
         self.0.retain(|_, until| *until > now);
     }
@@ -37,8 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_from_before_are_covered_and_later_ones_are_not() {
-        let mut revoked = Revoked::default();
+    fn only_credentials_issued_before_the_revocation_are_covered() {
+        let mut revoked = RevokedPairs::default();
         revoked.insert("demo", 100);
         assert!(revoked.covers("demo", 100) && !revoked.covers("demo", 101));
         assert!(!revoked.covers("other", 100));
@@ -50,11 +50,11 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut revoked = Revoked::default();
-        for pair in 0..=MOST as u64 {
+        let mut revoked = RevokedPairs::default();
+        for pair in 0..=MAX_PAIRS as u64 {
             revoked.insert(&pair.to_string(), 100 + pair);
         }
-        assert_eq!(revoked.0.len(), MOST);
+        assert_eq!(revoked.0.len(), MAX_PAIRS);
         assert!(!revoked.covers("0", 100) && revoked.covers("1", 101));
     }
 }

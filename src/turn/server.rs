@@ -18,16 +18,16 @@ use super::{
     behaviour,
     config::{TurnConfig, TurnError},
     listen::{Listeners, bind_in_range, bind_listeners, check_relay},
-    protocol::{Action, FiveTuple, Now, Protocol, Transport, canonical},
+    protocol::{ClientTransport, FiveTuple, Now, Protocol, TurnAction, canonical},
     stats::{Counters, DropReason, TurnStats},
     tcp,
 };
 use crate::{pairs::InUse, types::PairId};
 
-/// Largest UDP datagram, bytes.
+/// Maximum size of a UDP datagram in bytes.
 const MAX_DATAGRAM: usize = 65_536;
 
-/// A running STUN and TURN server; [`TurnServer::close`] or dropping it ends it.
+/// A running STUN and TURN server; [`TurnServer::close`] or dropping it stops it.
 pub struct TurnServer {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
@@ -41,7 +41,7 @@ impl TurnServer {
     /// Binds the listeners and serves until closed.
     ///
     /// # Errors
-    /// [`TurnError`] when an address cannot be bound or the configuration gives none.
+    /// [`TurnError`] if an address cannot be bound or none is configured.
     pub async fn start(mut config: TurnConfig) -> Result<Self, TurnError> {
         let Listeners { udp, tcp, tls } = bind_listeners(&config).await?;
         check_relay(&config)?;
@@ -58,7 +58,7 @@ impl TurnServer {
             config,
             counters,
             sockets: sockets.iter().map(|(at, socket)| (*at, Arc::downgrade(socket))).collect(),
-            places: tcp::Places::new(&limits),
+            permits: tcp::ConnectionPermits::new(&limits),
             protocol: Mutex::new(protocol),
             stopped,
             running: Mutex::new(Some(running)),
@@ -91,7 +91,7 @@ impl TurnServer {
         self.udp
     }
 
-    /// The other UDP address it listens on, with the other port.
+    /// The alternate UDP address it listens on.
     #[must_use]
     pub fn alternate_address(&self) -> Option<SocketAddr> {
         self.shared.config.alternate
@@ -109,30 +109,30 @@ impl TurnServer {
         self.tls
     }
 
-    /// The counters now.
+    /// The current counters.
     #[must_use]
     pub fn stats(&self) -> TurnStats {
         self.shared.stats()
     }
 
-    /// A reader of the counters that outlives this value, for a metrics page.
+    /// A reader of the counters that outlives this value, for a metrics endpoint.
     pub fn stats_reader(&self) -> impl Fn() -> TurnStats + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
         move || shared.stats()
     }
 
-    /// What is relayed on behalf of pairs of devices, to end with them. `ttl` is how long credentials made
-    /// for them are good: those of a revoked pair are not taken for that long.
+    /// The relaying on behalf of pairs of devices, so that it ends when a pair is revoked. `ttl` is the
+    /// lifetime of the credentials issued for pairs: those of a revoked pair are rejected for that long.
     #[must_use]
     pub fn in_use(&self, ttl: Duration) -> Arc<dyn InUse> {
-        Arc::new(Relayed { shared: Arc::clone(&self.shared), ttl })
+        Arc::new(RelayedPairs { shared: Arc::clone(&self.shared), ttl })
     }
 
-    /// Stops listening, ends every allocation and connection, and waits until all sockets are closed.
+    /// Stops listening, closes every allocation and connection, and waits until all sockets are closed.
     pub async fn close(mut self) {
         self.shared.halt();
         let _ = self.stop.send(true);
-        // Every task holds a sender; the last one gone ends this.
+        // Every task holds a sender; `recv` returns once the last one is gone.
         while self.done.recv().await.is_some() {}
         // An allocation may have been granted while the tasks were ending.
         self.shared.protocol().clear();
@@ -146,12 +146,12 @@ impl Drop for TurnServer {
     }
 }
 
-struct Relayed {
+struct RelayedPairs {
     shared: Arc<Shared>,
     ttl: Duration,
 }
 
-impl InUse for Relayed {
+impl InUse for RelayedPairs {
     fn pairs(&self) -> Vec<PairId> {
         self.shared.protocol().pairs().into_iter().map(PairId).collect()
     }
@@ -160,18 +160,18 @@ impl InUse for Relayed {
         let until = Now::read().unix().saturating_add(self.ttl.as_secs());
         let ended = self.shared.protocol().revoke(pair.as_str(), until);
         if ended > 0 {
-            tracing::info!(%pair, allocations = ended, "the relaying for a revoked pair ends");
+            tracing::info!(%pair, allocations = ended, "relaying stopped for a revoked pair");
         }
     }
 }
 
-/// What every task of the server sees.
+/// State shared by all tasks of the server.
 pub(super) struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
-    /// The UDP sockets, one or four, by their addresses; their tasks own them.
+    /// The UDP sockets, one or four, by address; their tasks own them.
     sockets: Vec<(SocketAddr, Weak<UdpSocket>)>,
-    pub places: tcp::Places,
+    pub permits: tcp::ConnectionPermits,
     protocol: Mutex<Protocol<Arc<Relay>>>,
     stopped: watch::Receiver<bool>,
     running: Mutex<Option<mpsc::Sender<()>>>,
@@ -179,7 +179,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn protocol(&self) -> MutexGuard<'_, Protocol<Arc<Relay>>> {
-        // The tables stay whole when a holder panics: each change is one insert or one remove.
+        // The tables stay consistent if a holder panics: each change is a single insert or remove.
         self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,7 +187,7 @@ impl Shared {
         self.counters.snapshot(self.protocol().active())
     }
 
-    /// Runs a task until it ends or the server stops; `None` once it has.
+    /// Runs a task until it ends or the server stops; `None` if it has stopped.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
         let mut stopped = self.stopped.clone();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
@@ -206,26 +206,26 @@ impl Shared {
         self.protocol().clear();
     }
 
-    /// Does what the protocol says about one datagram of a client.
+    /// Performs the protocol's action for one datagram of a client.
     pub async fn client_datagram(self: &Arc<Self>, tuple: FiveTuple, data: &[u8], client: &Client) {
         let action = self.protocol().client_datagram(tuple, data, Now::read());
         match action {
-            Action::Drop => {}
-            Action::Reply(answer) => client.answer(answer).await,
-            Action::ReplyBy(answer, route) => {
+            TurnAction::Drop => {}
+            TurnAction::Reply(answer) => client.answer(answer).await,
+            TurnAction::ReplyBy(answer, route) => {
                 let from = self.sockets.iter().find(|(address, _)| *address == route.origin);
                 if let Some(socket) = from.and_then(|(_, socket)| socket.upgrade()) {
-                    // A client that is gone needs no answer.
+                    // A client that is gone needs no response.
                     drop(socket.send_to(&answer, route.to).await);
                 }
             }
-            Action::ToPeer { relay, peer, payload } => {
+            TurnAction::ToPeer { relay, peer, payload } => {
                 if let Err(error) = relay.socket.send_to(&data[payload], peer).await {
                     self.counters.count_drop(DropReason::NotSent);
                     tracing::debug!(%peer, %error, "relayed packet not sent");
                 }
             }
-            Action::Bind(pending) => {
+            TurnAction::Bind(pending) => {
                 let relay = self.bind_relay(tuple, pending.even_port, client);
                 let answer = self.protocol().allocated(*pending, relay, Now::read());
                 client.answer(answer).await;
@@ -242,7 +242,7 @@ impl Shared {
         let socket = match bind_in_range(&self.config, even_port) {
             Ok(socket) => Arc::new(socket),
             Err(error) => {
-                tracing::warn!(%error, "no relay socket");
+                tracing::warn!(%error, "cannot bind a relay socket");
                 return None;
             }
         };
@@ -250,7 +250,7 @@ impl Shared {
         let reader = relay(Arc::clone(self), Arc::clone(&socket), tuple, client.clone());
         let task = self.spawn(reader)?;
         let relayed = SocketAddr::new(self.config.relay_address, port);
-        tracing::debug!(client = %tuple.client, %relayed, "allocation");
+        tracing::debug!(client = %tuple.client, %relayed, "allocation created");
         Some((Arc::new(Relay { socket, task }), relayed))
     }
 }
@@ -267,25 +267,25 @@ impl Drop for Relay {
     }
 }
 
-/// The way back to a client.
+/// The return path to a client.
 #[derive(Clone)]
 pub(super) enum Client {
-    /// By the listening socket.
+    /// Through the listening socket.
     Udp(Arc<UdpSocket>, SocketAddr),
-    /// By the connection's writer.
+    /// Through the connection's writer.
     Tcp(mpsc::Sender<Vec<u8>>),
 }
 
 impl Client {
     async fn answer(&self, answer: Vec<u8>) {
-        // A client that is gone needs no answer.
+        // A client that is gone needs no response.
         match self {
             Self::Udp(socket, client) => drop(socket.send_to(&answer, client).await),
             Self::Tcp(writer) => drop(writer.send_timeout(answer, tcp::WRITE_TIMEOUT).await),
         }
     }
 
-    /// Passes data on. Over TCP what does not fit into the queue is dropped, as UDP would.
+    /// Sends data to the client. Over TCP, data that does not fit into the queue is dropped, as UDP would.
     async fn data(&self, framed: Vec<u8>) -> bool {
         match self {
             Self::Udp(socket, client) => socket.send_to(&framed, client).await.is_ok(),
@@ -299,7 +299,7 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, server: SocketAd
     loop {
         match socket.recv_from(&mut buffer).await {
             Ok((length, address)) => {
-                let tuple = FiveTuple { transport: Transport::Udp, client: address, server };
+                let tuple = FiveTuple { transport: ClientTransport::Udp, client: address, server };
                 let client = Client::Udp(Arc::clone(&socket), address);
                 shared.client_datagram(tuple, &buffer[..length], &client).await;
             }
@@ -327,7 +327,7 @@ async fn relay(shared: Arc<Shared>, socket: Arc<UdpSocket>, tuple: FiveTuple, cl
     }
 }
 
-/// Keeps a failing socket from taking the processor.
+/// Keeps a failing socket from busy-looping.
 pub(super) async fn pause(error: &io::Error) {
     tracing::debug!(%error, "TURN socket");
     tokio::time::sleep(Duration::from_millis(20)).await;

@@ -21,11 +21,11 @@ pub(super) struct Counters {
     pub packets_to_peers: AtomicU64,
     pub packets_to_clients: AtomicU64,
     dropped: [AtomicU64; DropReason::ALL.len()],
-    refused: Mutex<BTreeMap<Refusal, u64>>,
+    refused: Mutex<BTreeMap<RejectReason, u64>>,
 }
 
 impl Counters {
-    pub fn refuse(&self, reason: Refusal) {
+    pub fn reject(&self, reason: RejectReason) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() +=
             1;
     }
@@ -55,36 +55,36 @@ impl Counters {
     }
 }
 
-/// Why a request was refused; each is one ERROR-CODE.
+/// Why a request was rejected; each corresponds to one ERROR-CODE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Refusal {
+pub enum RejectReason {
     /// 400: malformed, or a channel that belongs to another peer.
     BadRequest,
     /// 401: unknown or expired user, or wrong password. The first challenge is not counted.
     Unauthorized,
-    /// 403: the peer filter.
+    /// 403: denied by the peer filter.
     Forbidden,
-    /// 420: an attribute that must be understood is not.
+    /// 420: an unknown comprehension-required attribute.
     UnknownAttribute,
-    /// 437: no allocation, or one too many, on this 5-tuple.
+    /// 437: no allocation on this 5-tuple, or one exists already.
     AllocationMismatch,
-    /// 438: a nonce past its time.
+    /// 438: an expired nonce.
     StaleNonce,
-    /// 440: no relay of this address family.
+    /// 440: no relay with this address family.
     AddressFamily,
     /// 441: another user's allocation.
     WrongCredentials,
     /// 442: only UDP is relayed.
     Transport,
-    /// 443: a peer of another address family than the relay.
+    /// 443: the peer's address family differs from the relay's.
     PeerFamily,
-    /// 486: the user has all the allocations it may have.
+    /// 486: the user has reached the maximum number of allocations.
     Quota,
     /// 508: the server is full.
     Capacity,
 }
 
-impl Refusal {
+impl RejectReason {
     /// ERROR-CODE (RFC 8489 §14.8, RFC 8656 §19).
     #[must_use]
     pub const fn code(self) -> u16 {
@@ -104,7 +104,7 @@ impl Refusal {
         }
     }
 
-    /// As in metrics labels.
+    /// Label in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -124,21 +124,21 @@ impl Refusal {
     }
 }
 
-/// Why a packet was not relayed. Nothing is ever kept for later: a relay is to be no slower than the
-/// network, and packets that wait help nobody.
+/// Why a packet was not relayed. Packets are never queued: a relay must not be slower than the network, and
+/// delayed packets are of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
     /// The client has no permission for the peer.
     NoPermission,
-    /// One of the server's own addresses, where no client's relay is.
+    /// One of the server's own addresses, at a port that is not a client's relay.
     OwnAddress,
-    /// Over the bandwidth of the allocation.
+    /// Exceeds the bandwidth of the allocation.
     Bandwidth,
-    /// Over the bandwidth of the server.
+    /// Exceeds the total bandwidth of the server.
     TotalBandwidth,
-    /// The client, or the network towards it, does not take packets fast enough.
+    /// The client, or the network towards it, is too slow.
     SlowClient,
-    /// The operating system did not send it to the peer.
+    /// The operating system could not send it to the peer.
     NotSent,
     /// It does not fit into a datagram or a STUN message to the client.
     TooLarge,
@@ -147,7 +147,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// All of them, in order.
+    /// All reasons, in order.
     pub const ALL: [Self; 8] = [
         Self::NoPermission,
         Self::OwnAddress,
@@ -159,7 +159,7 @@ impl DropReason {
         Self::NewPeers,
     ];
 
-    /// As in metrics labels.
+    /// Label in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -175,20 +175,20 @@ impl DropReason {
     }
 }
 
-/// The counters at one moment. Bytes and packets are payload relayed, without TURN's framing.
+/// A snapshot of the counters. Bytes and packets are relayed payload, without TURN framing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TurnStats {
-    /// Allocations now.
+    /// Current allocations.
     pub allocations_active: u64,
     /// Allocations since the start.
     pub allocations_total: u64,
     /// Binding requests answered.
     pub bindings: u64,
-    /// TCP connections now.
+    /// Current TCP connections.
     pub tcp_connections: u64,
-    /// TCP connections over the limits, closed at once.
+    /// TCP connections above the limits, closed immediately.
     pub tcp_refused: u64,
-    /// Error answers over UDP that were not sent, because an address without a login had too many.
+    /// Error responses over UDP that were withheld, because an unauthenticated address caused too many.
     pub errors_withheld: u64,
     /// Bytes from clients to peers.
     pub bytes_to_peers: u64,
@@ -198,8 +198,8 @@ pub struct TurnStats {
     pub packets_to_peers: u64,
     /// Packets from peers to clients.
     pub packets_to_clients: u64,
-    /// Packets dropped, by reason; every reason is there.
+    /// Packets dropped, by reason; every reason is present.
     pub dropped: BTreeMap<DropReason, u64>,
-    /// Requests refused, by reason.
-    pub refused: BTreeMap<Refusal, u64>,
+    /// Requests rejected, by reason.
+    pub refused: BTreeMap<RejectReason, u64>,
 }

@@ -1,5 +1,5 @@
-//! Clients over TCP and TLS (RFC 8656 §3.1): STUN messages and padded `ChannelData` one after the other
-//! on a stream (§12.5). The relayed side stays UDP.
+//! Clients over TCP and TLS (RFC 8656 §3.1): STUN messages and padded `ChannelData`, framed on a stream
+//! (§12.5). The relayed side stays UDP.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,8 +18,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::{
-    config::Limits,
-    protocol::{FiveTuple, Transport},
+    config::TurnLimits,
+    protocol::{ClientTransport, FiveTuple},
     server::{Client, Shared, pause},
 };
 use crate::{
@@ -30,46 +30,46 @@ use crate::{
     stun::stream::{FrameReader, FrameWriter, Stream},
 };
 
-/// How long a client may take to read an answer before its connection is given up.
+/// Time within which a client must read a response before its connection is closed.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Frames waiting for a client that reads slowly; what comes on top is dropped. Several keyframes of
-/// 100 KB, about 90 frames each, have room.
+/// Maximum number of frames queued for a slow client; further ones are dropped. Enough for several
+/// keyframes of 100 KB, about 90 frames each.
 const WRITE_QUEUE: usize = 1024;
 
-/// Bytes written at one time, about: a TLS record holds 16 KiB.
+/// Approximate number of bytes per write: a TLS record holds 16 KiB.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Parts of the time a connection may stay without an allocation, between looks for one.
-const LOOKS: u32 = 4;
+/// How often a connection without an allocation is checked within its time limit.
+const CHECKS: u32 = 4;
 
-/// Places of connections, those of TCP and TLS together.
-pub(super) struct Places {
+/// Connection limits, shared by TCP and TLS.
+pub(super) struct ConnectionPermits {
     all: Arc<Semaphore>,
-    of_address: Option<Slots<IpAddr>>,
+    per_address: Option<Slots<IpAddr>>,
 }
 
-/// The place of one connection, until it is dropped.
-struct Place {
-    _of_all: OwnedSemaphorePermit,
-    _of_address: Option<Slot<IpAddr>>,
+/// The permit of one connection, until it is dropped.
+struct ConnectionPermit {
+    _total: OwnedSemaphorePermit,
+    _per_address: Option<Slot<IpAddr>>,
 }
 
-impl Places {
-    pub(super) fn new(limits: &Limits) -> Self {
+impl ConnectionPermits {
+    pub(super) fn new(limits: &TurnLimits) -> Self {
         Self {
             all: Arc::new(Semaphore::new(limits.tcp_connections)),
-            of_address: limits.tcp_connections_per_address.map(Slots::new),
+            per_address: limits.tcp_connections_per_address.map(Slots::new),
         }
     }
 
-    fn take(&self, client: IpAddr) -> Option<Place> {
-        let of_address = match &self.of_address {
+    fn take(&self, client: IpAddr) -> Option<ConnectionPermit> {
+        let per_address = match &self.per_address {
             Some(slots) => Some(slots.take(metered(client))?),
             None => None,
         };
-        let of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Place { _of_all: of_all, _of_address: of_address })
+        let total = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(ConnectionPermit { _total: total, _per_address: per_address })
     }
 }
 
@@ -88,19 +88,19 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let Some(place) = shared.places.take(client.ip()) else {
+        let Some(place) = shared.permits.take(client.ip()) else {
             shared.counters.tcp_refused.fetch_add(1, Relaxed);
             tracing::debug!(%client, "TURN connection over the limit");
             continue;
         };
-        let tuple = FiveTuple { transport: Transport::Tcp, client, server };
-        let open = Open::new(Arc::clone(&shared), tuple);
+        let tuple = FiveTuple { transport: ClientTransport::Tcp, client, server };
+        let open = OpenConnection::new(Arc::clone(&shared), tuple);
         let (of_task, tls) = (Arc::clone(&shared), tls.clone());
         shared.spawn(async move {
             tokio::select! {
                 () = connection(&of_task, stream, tuple, tls) => {}
                 () = without_allocation(&of_task, tuple) => {
-                    tracing::debug!(%client, "TURN connection without an allocation for too long");
+                    tracing::debug!(%client, "TURN connection without an allocation timed out");
                 }
             }
             drop(open);
@@ -109,17 +109,17 @@ pub(super) async fn serve(
     }
 }
 
-/// Ends once the connection has been without an allocation for too long, whatever came by it: part of a
-/// TLS handshake or of a header, or one Binding request after the other.
+/// Returns once the connection has been without an allocation for too long, whatever was received: part of
+/// a TLS handshake or of a header, or a series of Binding requests.
 async fn without_allocation(shared: &Shared, tuple: FiveTuple) {
     let within = shared.config.limits.unauthenticated_within;
-    let mut looks = tokio::time::interval(within / LOOKS);
-    let mut had = Instant::now();
+    let mut checks = tokio::time::interval(within / CHECKS);
+    let mut last_allocated = Instant::now();
     loop {
-        looks.tick().await;
+        checks.tick().await;
         if shared.protocol().has(tuple) {
-            had = Instant::now();
-        } else if had.elapsed() >= within {
+            last_allocated = Instant::now();
+        } else if last_allocated.elapsed() >= within {
             return;
         }
     }
@@ -131,14 +131,14 @@ async fn connection(
     tuple: FiveTuple,
     tls: Option<TlsAcceptor>,
 ) {
-    // Without it small packets wait for acknowledgements; a failure only costs speed.
+    // Without it small packets wait for acknowledgements; a failure only costs latency.
     let _ = stream.set_nodelay(true);
     let stream = match tls {
         None => Stream::from(stream),
         Some(tls) => match tls.accept(stream).await {
             Ok(stream) => Stream::from(TlsStream::from(stream)),
             Err(error) => {
-                tracing::debug!(client = %tuple.client, %error, "TLS handshake for TURN");
+                tracing::debug!(client = %tuple.client, %error, "TLS handshake for TURN failed");
                 return;
             }
         },
@@ -151,20 +151,20 @@ async fn connection(
     }
 }
 
-/// Counts the connection, and ends its allocation with it however it ends.
-struct Open {
+/// Counts the connection, and removes its allocation however it ends.
+struct OpenConnection {
     shared: Arc<Shared>,
     tuple: FiveTuple,
 }
 
-impl Open {
+impl OpenConnection {
     fn new(shared: Arc<Shared>, tuple: FiveTuple) -> Self {
         shared.counters.tcp_connections.fetch_add(1, Relaxed);
         Self { shared, tuple }
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         let open: &AtomicU64 = &self.shared.counters.tcp_connections;
         open.fetch_sub(1, Relaxed);
@@ -181,7 +181,7 @@ async fn read(shared: &Arc<Shared>, mut frames: FrameReader, tuple: FiveTuple, c
 async fn write(mut writer: FrameWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = queue.recv().await {
         writer.push(&frame);
-        // What waits already goes with it: one call, and one TLS record, for many frames.
+        // Already queued frames are written together: one call, and one TLS record, for many frames.
         while writer.waiting() < WRITE_BYTES
             && let Ok(frame) = queue.try_recv()
         {
@@ -199,11 +199,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ipv6_host_is_one_address_with_its_network() {
+    fn an_ipv6_host_counts_with_its_network() {
         let most = Some(2);
-        let limits = Limits { tcp_connections_per_address: most, ..Limits::default() };
-        let places = Places::new(&limits);
-        let take = |text: &str| places.take(text.parse().unwrap());
+        let limits = TurnLimits { tcp_connections_per_address: most, ..TurnLimits::default() };
+        let permits = ConnectionPermits::new(&limits);
+        let take = |text: &str| permits.take(text.parse().unwrap());
         let _two = [take("2001:db8:1:2::1").unwrap(), take("2001:db8:1:2:ffff::2").unwrap()];
         assert!(take("2001:db8:1:2::3").is_none());
         assert!(take("2001:db8:1:3::1").is_some());
@@ -212,11 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn tcp_and_tls_share_the_places_of_all() {
-        let places = Places::new(&Limits { tcp_connections: 1, ..Limits::default() });
-        let only = places.take("192.0.2.1".parse().unwrap());
-        assert!(only.is_some() && places.take("192.0.2.2".parse().unwrap()).is_none());
+    fn tcp_and_tls_share_the_total_limit() {
+        let permits =
+            ConnectionPermits::new(&TurnLimits { tcp_connections: 1, ..TurnLimits::default() });
+        let only = permits.take("192.0.2.1".parse().unwrap());
+        assert!(only.is_some() && permits.take("192.0.2.2".parse().unwrap()).is_none());
         drop(only);
-        assert!(places.take("192.0.2.2".parse().unwrap()).is_some());
+        assert!(permits.take("192.0.2.2".parse().unwrap()).is_some());
     }
 }

@@ -14,7 +14,7 @@ use orion_peer::{
         PeerRole,
     },
     proto::token::IceServer,
-    turn::{Limits, TurnConfig, TurnServer},
+    turn::{TurnConfig, TurnLimits, TurnServer},
     types::ConnectionType,
 };
 use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
@@ -23,7 +23,7 @@ use crate::run::HANG;
 
 const SECRET: &str = "north";
 
-async fn turn_server(limits: Limits) -> TurnServer {
+async fn turn_server(limits: TurnLimits) -> TurnServer {
     let credentials = TurnSecrets { current: SECRET.into(), previous: None };
     let config = TurnConfig { limits, ..TurnConfig::loopback(0, Arc::new(credentials)) };
     TurnServer::start(config).await.unwrap()
@@ -86,7 +86,7 @@ impl Gathering {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_port_gives_a_reflexive_and_a_relayed_address() {
-    let server = turn_server(Limits::default()).await;
+    let server = turn_server(TurnLimits::default()).await;
     let port = server.udp_address().unwrap().port();
     let urls = [
         format!("stun:127.0.0.1:{port}"),
@@ -118,7 +118,7 @@ async fn one_port_gives_a_reflexive_and_a_relayed_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_secret_is_told_with_its_remedy() {
-    let server = turn_server(Limits::default()).await;
+    let server = turn_server(TurnLimits::default()).await;
     let url = format!("turn:{}", server.udp_address().unwrap());
     let mut gathering = Gathering::start(vec![login("south", std::slice::from_ref(&url))]).await;
     let (failed, code, text) = gathering.failure().await;
@@ -134,7 +134,7 @@ async fn a_wrong_secret_is_told_with_its_remedy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_quota_is_told() {
-    let server = turn_server(Limits { allocations_per_user: 0, ..Limits::default() }).await;
+    let server = turn_server(TurnLimits { allocations_per_user: 0, ..TurnLimits::default() }).await;
     let url = format!("turn:{}", server.udp_address().unwrap());
     let mut gathering = Gathering::start(vec![login(SECRET, &[url])]).await;
     assert_eq!(gathering.failure().await.1, 486);
@@ -169,7 +169,7 @@ async fn silence_and_an_unknown_name_are_told_apart() {
 /// what it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_of_the_peer_that_is_signaled_late_is_known_as_one() {
-    let server = turn_server(Limits::default()).await;
+    let server = turn_server(TurnLimits::default()).await;
     let url = format!("turn:{}", server.udp_address().unwrap());
     let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let phone = PeerConfig {

@@ -9,7 +9,7 @@ use std::{
 
 use orion_peer::auth::turn_rest::TurnSecrets;
 use orion_peer::stun::message::{Builder, Class, Message, attr, method};
-use orion_peer::turn::{Limits, PeerFilter, Refusal, TurnConfig, TurnError, TurnServer};
+use orion_peer::turn::{PeerFilter, RejectReason, TurnConfig, TurnError, TurnLimits, TurnServer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -129,7 +129,7 @@ async fn refused(config: TurnConfig, credentials: (String, String), peer: Ipv4Ad
     let peer = SocketAddr::from((peer, 9));
     let client = Uclient { server: address, peer, credentials, flags: &[] };
     let output = client.run().await;
-    let refused: Vec<Refusal> = server.stats().refused.into_keys().collect();
+    let refused: Vec<RejectReason> = server.stats().refused.into_keys().collect();
     server.close().await;
     format!("{refused:?} {output}")
 }
@@ -153,7 +153,7 @@ async fn coturns_client_is_refused_with_expired_credentials() {
 
 #[tokio::test]
 async fn coturns_client_is_refused_over_the_quota() {
-    let limits = Limits { allocations_per_user: 0, ..Limits::default() };
+    let limits = TurnLimits { allocations_per_user: 0, ..TurnLimits::default() };
     let config = TurnConfig { limits, ..config() };
     let output = refused(config, fresh(SECRET), Ipv4Addr::LOCALHOST).await;
     assert!(output.starts_with("[Quota] "), "{output}");

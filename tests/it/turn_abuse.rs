@@ -14,7 +14,7 @@ use std::{
 
 use orion_peer::{
     auth::turn_rest::TurnSecrets,
-    turn::{Limits, TurnConfig, TurnServer},
+    turn::{TurnConfig, TurnLimits, TurnServer},
 };
 
 use self::client::Client;
@@ -25,11 +25,11 @@ fn secrets() -> TurnSecrets {
     TurnSecrets { current: SECRET.into(), previous: None }
 }
 
-fn config(limits: Limits) -> TurnConfig {
+fn config(limits: TurnLimits) -> TurnConfig {
     TurnConfig { limits, ..TurnConfig::loopback(0, Arc::new(secrets())) }
 }
 
-async fn server(limits: Limits) -> TurnServer {
+async fn server(limits: TurnLimits) -> TurnServer {
     TurnServer::start(config(limits)).await.unwrap()
 }
 
@@ -40,7 +40,7 @@ async fn ipv6_server() -> TurnServer {
         udp: Some(here),
         tcp: Some(here),
         relay_address: here.ip(),
-        ..config(Limits::default())
+        ..config(TurnLimits::default())
     };
     TurnServer::start(config).await.unwrap()
 }

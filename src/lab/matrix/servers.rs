@@ -18,7 +18,7 @@ use crate::{
     report::schema::FailureRecord,
     server::{RunningServer, Server, ServerConfig},
     stun::stream::Trust,
-    turn::{Limits, TlsListener, TurnConfig, TurnServer},
+    turn::{TlsListener, TurnConfig, TurnLimits, TurnServer},
     types::Stage,
 };
 
@@ -61,10 +61,10 @@ impl Servers {
             tcp: Some(any),
             tls: Some(TlsListener { address: any, server: tls }),
             relay_address: RELAY_ADDRESS,
-            limits: Limits {
+            limits: TurnLimits {
                 allocations: 10_000,
                 allocations_per_user: 100,
-                ..Limits::for_one_machine()
+                ..TurnLimits::for_one_machine()
             },
             ..TurnConfig::loopback(0, Arc::new(secrets.clone()))
         };

@@ -10,7 +10,7 @@ use orion_peer::{
     proto::token::TokenAnswer,
     server::{Server, ServerConfig, TOKEN_PATH, TurnAdvert},
     stun::message::{Message, attr, method},
-    turn::{Limits, TurnServer},
+    turn::{TurnLimits, TurnServer},
     types::PairId,
 };
 use tokio::{
@@ -37,7 +37,7 @@ async fn lifetime_of(client: &mut Client, asked: u32) -> Result<u32, u16> {
 
 #[tokio::test]
 async fn names_are_read_as_they_are_meant_and_no_number_breaks_the_server() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let address = server.udp_address().unwrap();
     for (username, expected) in [
         (format!("{}:user:x", unix_now() + 1200), Ok(1200..=1260)),
@@ -76,7 +76,7 @@ fn password(username: &str) -> String {
 /// A call outlives the credentials it began with by renewing them, and only so.
 #[tokio::test]
 async fn an_allocation_lives_as_long_as_its_credentials_are_renewed() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let address = server.udp_address().unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = peer.local_addr().unwrap();
@@ -108,7 +108,7 @@ async fn an_allocation_lives_as_long_as_its_credentials_are_renewed() {
 /// Whoever holds expired credentials can still give the allocation back.
 #[tokio::test]
 async fn an_expired_allocation_can_be_ended() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let mut client = Client::udp(server.udp_address().unwrap()).await;
     let expires_at = unix_now() + 2;
     client.login("phone", expires_at);
@@ -143,7 +143,7 @@ async fn login_of(server: SocketAddr, device: &str) -> (String, String) {
 
 #[tokio::test]
 async fn a_revoked_pair_takes_its_allocations_along() {
-    let turn = server(Limits::default()).await;
+    let turn = server(TurnLimits::default()).await;
     let server = with_relay(&turn).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = peer.local_addr().unwrap();

@@ -9,7 +9,7 @@ use std::{
 use orion_peer::{
     metering::Rate,
     stun::message::{Builder, Class, Message, attr, method},
-    turn::{DropReason, Limits},
+    turn::{DropReason, TurnLimits},
 };
 use tokio::net::UdpSocket;
 
@@ -41,7 +41,7 @@ async fn errors(client: &mut Client) -> usize {
 
 #[tokio::test]
 async fn an_address_without_a_login_gets_so_many_errors() {
-    let limits = Limits { unauthenticated_errors: Some(FIVE), ..Limits::default() };
+    let limits = TurnLimits { unauthenticated_errors: Some(FIVE), ..TurnLimits::default() };
     let server = server(limits).await;
     let address = server.udp_address().unwrap();
     let mut stranger = Client::udp_from(address, HERE).await;
@@ -71,7 +71,7 @@ async fn an_address_without_a_login_gets_so_many_errors() {
 
 #[tokio::test]
 async fn whoever_has_an_allocation_gets_its_errors_whatever_is_sent_in_its_name() {
-    let limits = Limits { unauthenticated_errors: Some(FIVE), ..Limits::default() };
+    let limits = TurnLimits { unauthenticated_errors: Some(FIVE), ..TurnLimits::default() };
     let server = server(limits).await;
     let address = server.udp_address().unwrap();
     let mut client = Client::udp(address).await;
@@ -89,7 +89,7 @@ async fn whoever_has_an_allocation_gets_its_errors_whatever_is_sent_in_its_name(
 /// 20 bytes of request came back as 104.
 #[tokio::test]
 async fn answers_to_strangers_are_short() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let mut stranger = Client::udp(server.udp_address().unwrap()).await;
     let bare = |method| Builder::new(Class::Request, method, [1; 12]).finish();
     for (method, longest) in
@@ -115,7 +115,7 @@ async fn headers_count_against_the_bandwidth() {
     const RATE: u64 = 12_500;
     // IPv4, UDP and ChannelData without data.
     const EMPTY: u64 = 20 + 8 + 4;
-    let limits = Limits { bytes_per_second: Some(RATE), ..Limits::default() };
+    let limits = TurnLimits { bytes_per_second: Some(RATE), ..TurnLimits::default() };
     let server = server(limits).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = peer.local_addr().unwrap();
@@ -143,7 +143,7 @@ async fn headers_count_against_the_bandwidth() {
 #[tokio::test]
 async fn a_relay_is_no_port_scanner() {
     let three = Rate::new(3, Duration::from_hours(1));
-    let server = server(Limits { new_peers: Some(three), ..Limits::default() }).await;
+    let server = server(TurnLimits { new_peers: Some(three), ..TurnLimits::default() }).await;
     let address = server.udp_address().unwrap();
     let mut peers = Vec::new();
     for _ in 0..5 {

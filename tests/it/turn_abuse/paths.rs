@@ -11,7 +11,7 @@ use orion_peer::{
         stream::Trust,
         uri::Transport,
     },
-    turn::{DropReason, IpNet, Limits, PeerFilter, Refusal, TurnConfig, TurnServer},
+    turn::{DropReason, IpNet, PeerFilter, RejectReason, TurnConfig, TurnLimits, TurnServer},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -46,7 +46,7 @@ async fn special_addresses_and_their_embeddings_are_refused() {
             tcp: Some(here),
             relay_address: here.ip(),
             peers: PeerFilter { allow: allow.clone(), ..PeerFilter::default() },
-            ..config(Limits::default())
+            ..config(TurnLimits::default())
         };
         let server = TurnServer::start(config).await.unwrap();
         let mut client = Client::udp(server.udp_address().unwrap()).await;
@@ -73,14 +73,14 @@ async fn special_addresses_and_their_embeddings_are_refused() {
             assert_eq!(client.bind(0x4000, peer).await, 403, "{peer}");
             count += 2;
         }
-        assert_eq!(server.stats().refused[&Refusal::Forbidden], count);
+        assert_eq!(server.stats().refused[&RejectReason::Forbidden], count);
     }
 }
 
 /// The same for IPv4, ASVS 17.1.1.
 #[tokio::test]
 async fn special_addresses_of_ipv4_are_refused() {
-    let config = TurnConfig { peers: PeerFilter::default(), ..config(Limits::default()) };
+    let config = TurnConfig { peers: PeerFilter::default(), ..config(TurnLimits::default()) };
     let server = TurnServer::start(config).await.unwrap();
     let mut client = Client::udp(server.udp_address().unwrap()).await;
     client.allocate().await;
@@ -132,20 +132,20 @@ async fn without_permission(mut client: Client, server: &TurnServer) {
 
 #[tokio::test]
 async fn every_path_asks_for_a_permission_over_udp() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     without_permission(Client::udp(server.udp_address().unwrap()).await, &server).await;
 }
 
 #[tokio::test]
 async fn every_path_asks_for_a_permission_over_tcp() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     without_permission(Client::tcp(server.tcp_address().unwrap()).await, &server).await;
 }
 
 /// Short data after long data: neither what was in the buffers before nor what pads a message gets out.
 #[tokio::test]
 async fn padding_holds_nothing_of_others() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = peer.local_addr().unwrap();
     let secret = [0xAA; 1200];
@@ -215,7 +215,7 @@ async fn a_datagram_that_no_message_can_hold_is_dropped_and_counted() {
 
 #[tokio::test]
 async fn a_datagram_that_another_one_cannot_hold_is_dropped_and_counted() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let client = Client::udp(server.udp_address().unwrap()).await;
     let (mut client, relayed) = permitted(client, HERE).await;
@@ -239,7 +239,7 @@ async fn a_datagram_that_another_one_cannot_hold_is_dropped_and_counted() {
 /// MESSAGE-INTEGRITY ends what counts, and so does MESSAGE-INTEGRITY-SHA256.
 #[tokio::test]
 async fn attributes_after_an_integrity_do_not_count() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = peer.local_addr().unwrap();
     let mut client = Client::udp(server.udp_address().unwrap()).await;
@@ -276,7 +276,7 @@ async fn attributes_after_an_integrity_do_not_count() {
 /// Another client cannot refresh or end an allocation, with its nonce or with one of its own.
 #[tokio::test]
 async fn an_allocation_is_of_its_five_tuple() {
-    let server = server(Limits::default()).await;
+    let server = server(TurnLimits::default()).await;
     let address = server.udp_address().unwrap();
     let mut owner = Client::udp(address).await;
     owner.allocate().await;

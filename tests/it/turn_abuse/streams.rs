@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use orion_peer::turn::{Limits, TlsListener, TurnConfig, TurnServer};
+use orion_peer::turn::{TlsListener, TurnConfig, TurnLimits, TurnServer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -60,7 +60,7 @@ async fn held(mut stream: TcpStream, parts: impl IntoIterator<Item = Vec<u8>>) -
 
 #[tokio::test]
 async fn an_address_has_so_many_connections_and_others_have_theirs() {
-    let limits = Limits { tcp_connections_per_address: Some(4), ..Limits::default() };
+    let limits = TurnLimits { tcp_connections_per_address: Some(4), ..TurnLimits::default() };
     let server = server(limits).await;
     let address = server.tcp_address().unwrap();
     let mut open = Vec::new();
@@ -84,7 +84,8 @@ async fn an_address_has_so_many_connections_and_others_have_theirs() {
 /// The fault as it was found: 1,024 connections of one address, each with a Binding request now and then.
 #[tokio::test]
 async fn one_address_does_not_hold_all_connections() {
-    let limits = Limits { unauthenticated_within: Duration::from_secs(1), ..Limits::default() };
+    let limits =
+        TurnLimits { unauthenticated_within: Duration::from_secs(1), ..TurnLimits::default() };
     let server = server(limits).await;
     let address = server.tcp_address().unwrap();
     let mut open = Vec::new();
@@ -99,8 +100,8 @@ async fn one_address_does_not_hold_all_connections() {
     assert!(answers(&mut connect(address, THERE).await).await);
 }
 
-fn hasty() -> Limits {
-    Limits { unauthenticated_within: Duration::from_secs(1), ..Limits::default() }
+fn hasty() -> TurnLimits {
+    TurnLimits { unauthenticated_within: Duration::from_secs(1), ..TurnLimits::default() }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::{
     cli::failure::Failure,
     peer::config::local_addresses,
-    turn::{IpNet, Limits, PeerFilter},
+    turn::{IpNet, PeerFilter, TurnLimits},
     units,
 };
 
@@ -71,8 +71,8 @@ impl TurnLimitArgs {
     ///
     /// # Errors
     /// Exit code 2 for limits that let nothing through.
-    pub fn limits(&self, dev: bool) -> Result<Limits, Failure> {
-        let default = if dev { Limits::for_one_machine() } else { Limits::default() };
+    pub fn limits(&self, dev: bool) -> Result<TurnLimits, Failure> {
+        let default = if dev { TurnLimits::for_one_machine() } else { TurnLimits::default() };
         let allocations = self.turn_max_allocations.unwrap_or(default.allocations);
         let per_user = self.turn_quota.unwrap_or(default.allocations_per_user);
         for (flag, count) in [("--turn-quota", per_user), ("--turn-max-allocations", allocations)] {
@@ -84,7 +84,7 @@ impl TurnLimitArgs {
             }
         }
         let bytes = |bits: Option<u64>| bits.map(|bits| bits / 8);
-        Ok(Limits {
+        Ok(TurnLimits {
             allocations,
             allocations_per_user: per_user,
             tcp_connections_per_address: match self.turn_connections_per_ip {
