@@ -1,6 +1,6 @@
 //! The decoder: access unit in, frame out (`OpenH264`).
 //!
-//! A decoder that has seen a damaged picture may refuse the clean ones that follow, so it is made anew
+//! A decoder that has seen a damaged picture may refuse the clean ones that follow, so it is recreated
 //! after every result that is not a frame; the parameter sets are remembered for it.
 
 mod support;
@@ -35,7 +35,7 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// A picture that refers to others came while a keyframe is needed.
-    #[error("access unit of {bytes} bytes is no keyframe, and one is needed to start from")]
+    #[error("access unit of {bytes} bytes is not a keyframe, which is needed to start decoding")]
     NeedKeyframe {
         /// Size of the access unit.
         bytes: usize,

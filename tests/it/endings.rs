@@ -120,7 +120,10 @@ fn a_directory_is_for_one_run_at_a_time() {
     ] {
         let more: &[&str] = if words[0] == "demo" { &[] } else { &["--signal", &rig.signal] };
         let error = run(rig.dir.path(), &[words, more].concat()).failed(1, "output");
-        assert!(error["message"].as_str().unwrap().contains("another run writes to"), "{error}");
+        assert!(
+            error["message"].as_str().unwrap().contains("another run is already writing to"),
+            "{error}"
+        );
         assert!(error["remedy"].as_str().unwrap().contains("directory of its own"), "{error}");
     }
     recv.kill();

@@ -114,8 +114,8 @@ fn rules_are_as_written_down() {
 #[test]
 fn what_netfilter_cannot_be_is_told_exactly() {
     for (name, why) in [
-        ("port:ports=sequential", "sequential ports only with"),
-        ("adm-adf:ports=sequential", "sequential ports only with"),
+        ("port:ports=sequential", "sequential ports require"),
+        ("adm-adf:ports=sequential", "sequential ports require"),
         ("sym:ports=preserving", "endpoint-independent mapping"),
         ("adm-eif:ports=preserving", "endpoint-independent mapping"),
         ("sym:hairpin", "too late"),

@@ -109,7 +109,7 @@ async fn the_binary_takes_the_ca_from_a_file() {
     for (ca, code, words) in [
         ("ca.pem", 0, "token for pair demo"),
         ("other.pem", 1, "tls"),
-        ("key.pem", 2, "no certificate in it"),
+        ("key.pem", 2, "contains no certificate"),
         ("nothing.pem", 2, "cannot be read"),
     ] {
         let (dir, url) = (dir.path().to_owned(), url.clone());

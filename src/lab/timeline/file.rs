@@ -289,7 +289,7 @@ mod tests {
         for (lines, words) in [
             ("timeline = []", "has no events"),
             ("timeline = ['at 1s: kil a']", "did you mean `kill"),
-            ("timeline = ['at 3s: kill a', 'at 1s: start a']", "write them in order"),
+            ("timeline = ['at 3s: kill a', 'at 1s: start a']", "write events in order"),
             ("timeline = ['at 1s: start signaling']", "already running"),
             ("timeline = ['at 1s: kill a', 'at 2s: kill a']", "not running"),
             ("timeline = ['at 1s: move a -> udp-blocked', 'at 1s: nat a -> sym']", "write `move`"),

@@ -8,7 +8,7 @@ use crate::types::os_error::out_of_files;
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// The directory cannot be made.
-    #[error("cannot make the directory {}: {cause}", path.display())]
+    #[error("cannot create the directory {}: {cause}", path.display())]
     CreateDirectory {
         /// The directory.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum SinkError {
         cause: io::Error,
     },
     /// Another run writes to the directory.
-    #[error("another run writes to {} already", path.display())]
+    #[error("another run is already writing to {}", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -51,17 +51,17 @@ impl SinkError {
             | Self::Read { cause, .. }
             | Self::Write { cause, .. } => cause,
             Self::InUse { .. } => {
-                return "give each run a directory of its own, or stop the other one".to_owned();
+                return "give each run a directory of its own, or stop the other run".to_owned();
             }
         };
         match cause.kind() {
             // `io::ErrorKind` has no name for EMFILE and ENFILE.
             _ if out_of_files(cause) => "close connections, or raise the limit (ulimit -n)",
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "make room on the disk; what was written before is complete"
+                "free some room on the disk; files already written are complete"
             }
-            io::ErrorKind::PermissionDenied => "choose a directory you may write to",
-            io::ErrorKind::ReadOnlyFilesystem => "choose a directory on a disk that can be written",
+            io::ErrorKind::PermissionDenied => "choose a writable directory",
+            io::ErrorKind::ReadOnlyFilesystem => "choose a directory on a writable disk",
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                 "a file is where the directory should be: choose another name"
             }

@@ -25,7 +25,7 @@ pub enum PictureFormat {
 
 /// A word that is not one of `h264`, `jpg`, `png`, `y4m`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown picture format `{0}`; known are h264, jpg, png and y4m")]
+#[error("unknown picture format `{0}`; supported: h264, jpg, png and y4m")]
 pub struct UnknownFormat(pub String);
 
 impl PictureFormat {

@@ -60,7 +60,7 @@ pub enum SourceError {
         last: Box<SourceError>,
     },
     /// The header of a y4m stream makes no sense.
-    #[error("{name} is no y4m stream that can be read: {cause}")]
+    #[error("{name} is not a valid y4m stream: {cause}")]
     Y4mHeader {
         /// What was read.
         name: String,
@@ -136,7 +136,7 @@ pub enum SourceError {
         begin: String,
     },
     /// Pictures of the wanted size cannot be made.
-    #[error("cannot make pictures of {width}x{height}: {cause}")]
+    #[error("cannot scale pictures to {width}x{height}: {cause}")]
     Size {
         /// Width wanted.
         width: u32,
@@ -233,7 +233,7 @@ impl SourceError {
                 "check the file's permissions"
             }
             Self::Open { .. } => "check the path",
-            Self::NotAFile { .. } => "give a file, or a directory of pictures",
+            Self::NotAFile { .. } => "use a file, or a directory of pictures",
             Self::Read { .. } => "check the disk or the program that writes the stream",
             Self::Picture { .. } => {
                 "open it in an image viewer, and save it again as JPEG or PNG"
@@ -263,7 +263,7 @@ impl SourceError {
             Self::Empty { .. } => "check the program that writes it",
             Self::Foreign { format, path, .. } => return format.remedy(path.as_deref()),
             Self::UnknownFormat { .. } => INSTEAD,
-            Self::Size { .. } => "ask for a size of at least 16x16",
+            Self::Size { .. } => "request a size of at least 16x16",
             Self::NoCamera { .. } => {
                 "see `orion-peer devices`; without a camera use `--source pattern` or a picture"
             }
@@ -279,7 +279,7 @@ impl SourceError {
             Self::CameraDenied { .. } => {
                 "allow camera access in the system settings; on Linux join the group `video`"
             }
-            Self::CameraGone { .. } => "plug it in again: it is opened as soon as it is back",
+            Self::CameraGone { .. } => "plug it in again: it is reopened as soon as it is back",
             Self::CameraSilent { .. } => {
                 "check the camera's switch or cover; unplug it and plug it in again"
             }

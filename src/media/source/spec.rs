@@ -30,20 +30,22 @@ pub enum SourceSpec {
     Stdin,
 }
 
-/// A word that names no source.
+/// Text that does not name a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Not a camera index.
     #[error(
-        "`{0}` is no camera: write `camera`, `camera:N` or `camera:N:FORMAT` with N and FORMAT, such as NV12, as `orion-peer devices` lists them"
+        "`{0}` is not a valid camera: expected `camera`, `camera:N` or `camera:N:FORMAT`; `orion-peer devices` lists N and FORMAT, such as NV12"
     )]
     Camera(String),
     /// Not a picture size.
-    #[error("`{0}` is no pattern: write `pattern` or `pattern:WxH`, 16x16 to 3840x2160")]
+    #[error(
+        "`{0}` is not a valid pattern: expected `pattern` or `pattern:WxH`, 16x16 to 3840x2160"
+    )]
     Pattern(String),
     /// Neither a known word nor the name of anything.
     #[error(
-        "`{0}` is not a valid source: give camera[:N[:FORMAT]], pattern[:WxH], the path of a file or a directory, or - for standard input"
+        "`{0}` is not a valid source: expected camera[:N[:FORMAT]], pattern[:WxH], the path of a file or a directory, or - for standard input"
     )]
     Unknown(String),
 }
@@ -55,7 +57,7 @@ impl SourceSpec {
         matches!(self, Self::Camera(_) | Self::Pattern { .. })
     }
 
-    /// Whether it can be opened again and begins anew then: pipes cannot.
+    /// Whether it can be opened again and starts from the beginning: pipes cannot.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
         match self {
@@ -68,7 +70,7 @@ impl SourceSpec {
     /// Reads what was typed; names of files need not be UTF-8.
     ///
     /// # Errors
-    /// It names no source.
+    /// It does not name a source.
     pub fn from_os_str(text: &OsStr) -> Result<Self, SpecError> {
         match text.to_str() {
             Some(text) => text.parse(),

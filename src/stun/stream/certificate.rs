@@ -1,4 +1,4 @@
-//! What a server presents, and whether it is believed: by a chain to a known CA (RFC 5280 §6), or by
+//! Verifies the certificate that a server presents: by a chain to a known CA (RFC 5280 §6), or by
 //! the fingerprint of its certificate (a pin), where there is no CA to ask.
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
@@ -22,9 +22,11 @@ const NOBODY: &str = "nobody.invalid";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// Text that is no fingerprint.
+/// Text that is not a fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no SHA-256 fingerprint: write its 64 hexadecimal digits, with or without colons")]
+#[error(
+    "`{0}` is not a valid SHA-256 fingerprint: expected 64 hexadecimal digits, with or without colons"
+)]
 pub struct FingerprintError(String);
 
 impl Fingerprint {
@@ -114,7 +116,7 @@ pub enum Wrong {
     Certificate(CertificateError),
 }
 
-/// A certificate that was presented and not believed.
+/// A certificate that was presented but not trusted.
 #[derive(Debug)]
 pub struct Presented {
     /// Why not.
@@ -149,9 +151,9 @@ impl Presented {
 impl fmt::Display for Presented {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.wrong {
-            Wrong::Pin => f.write_str("the certificate is none of those pinned")?,
+            Wrong::Pin => f.write_str("the certificate matches none of the pinned fingerprints")?,
             Wrong::Certificate(CertificateError::UnknownIssuer) => {
-                f.write_str("the certificate is signed by a CA that is not known here")?;
+                f.write_str("the certificate is signed by an unknown CA")?;
             }
             // What `openssl req -x509` makes.
             Wrong::Certificate(wrong) if format!("{wrong:?}").contains("CaUsedAsEndEntity") => f.write_str(
@@ -160,13 +162,13 @@ impl fmt::Display for Presented {
             )?,
             Wrong::Certificate(wrong) => write!(f, "{wrong}")?,
         }
-        write!(f, "; presented was one {}", self.certificate())
+        write!(f, "; the server presented one {}", self.certificate())
     }
 }
 
 impl std::error::Error for Presented {}
 
-/// Decides whether a certificate is believed, and remembers in its errors which one was not.
+/// Decides whether a certificate is trusted; its errors carry the certificate that was not.
 #[derive(Debug)]
 pub(super) struct Judge {
     pub chains: Arc<WebPkiServerVerifier>,

@@ -12,12 +12,12 @@ pub enum DialError {
     /// Nothing listens there.
     #[error("TCP port {} of {} is closed", .0.port(), .0.ip())]
     Refused(SocketAddr),
-    /// No way there.
+    /// The destination is unreachable.
     #[error("TCP to {address}: {reason}")]
     Unreachable {
         /// The server.
         address: SocketAddr,
-        /// The system's words.
+        /// Error of the operating system.
         reason: String,
     },
     /// No answer.
@@ -36,7 +36,7 @@ pub enum DialError {
     /// It closed the connection where its part of TLS was due.
     #[error("{0} closed the connection during the TLS handshake")]
     Closed(SocketAddr),
-    /// It was there, and is gone.
+    /// An established connection ended.
     #[error("the connection to {address} has ended: {reason}")]
     Ended {
         /// The server.
@@ -45,7 +45,7 @@ pub enum DialError {
         reason: String,
     },
     /// A certificate cannot be for such a host.
-    #[error("no certificate can be for a host named `{host}`")]
+    #[error("`{host}` is not a host name that a certificate can be issued for")]
     NoName {
         /// The host.
         host: String,
@@ -58,15 +58,15 @@ pub enum DialError {
         /// The hosts it is for, as far as they are known.
         presented: Vec<String>,
     },
-    /// The certificate's time is over.
+    /// The certificate has expired.
     #[error("the certificate of {0} has expired")]
     Expired(String),
-    /// The certificate's time has not begun.
+    /// The certificate is not valid yet.
     #[error("the certificate of {0} is not valid yet")]
     NotYet(String),
-    /// Nobody believed has signed it.
+    /// Signed by a CA that is not trusted.
     #[error(
-        "the certificate of {host} is signed by a CA that is not known here; it is one {presented}"
+        "the certificate of {host} is signed by an unknown CA; the server presented one {presented}"
     )]
     UnknownCa {
         /// The host.
@@ -74,8 +74,10 @@ pub enum DialError {
         /// Which certificate: its hosts and its fingerprint.
         presented: String,
     },
-    /// It is none of those pinned.
-    #[error("the certificate of {host} is none of those pinned; it is one {presented}")]
+    /// Not one of the pinned certificates.
+    #[error(
+        "the certificate of {host} matches none of the pinned fingerprints; the server presented one {presented}"
+    )]
     Pin {
         /// The host.
         host: String,
@@ -83,10 +85,10 @@ pub enum DialError {
         presented: String,
     },
     /// A CA's own certificate stands where a server's should.
-    #[error("{0} shows the certificate of a CA, not one of a server")]
+    #[error("{0} presents a CA certificate instead of a server certificate")]
     CaAsServer(String),
     /// The rest.
-    #[error("TLS with {host}: {reason}")]
+    #[error("TLS to {host}: {reason}")]
     Tls {
         /// The host.
         host: String,
@@ -179,7 +181,7 @@ impl DialError {
         self.code().starts_with("tls")
     }
 
-    /// What to try.
+    /// How to fix it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -209,16 +211,16 @@ impl DialError {
                     .into()
             }
             Self::Expired(_) => {
-                "renew the server's certificate, or put this machine's clock right".into()
+                "renew the server's certificate, or correct this machine's clock".into()
             }
-            Self::NotYet(_) => "put this machine's clock right, or the server's".into(),
+            Self::NotYet(_) => "correct the clock of this machine or of the server".into(),
             Self::UnknownCa { .. } => {
                 "give the CA's certificate with --cacert FILE, or this one's SHA-256 with --tls-pin; \
                  else the server leaves out the certificates between its own and the CA's"
                     .into()
             }
             Self::Pin { .. } => "if the server has a new certificate, give --tls-pin its SHA-256; if \
-                                 not, somebody stands between"
+                                 not, the connection is being intercepted"
                 .into(),
             Self::CaAsServer(_) => "let the server show a certificate signed by its CA, not the \
                                     CA's own (openssl req -x509 makes one without \

@@ -1,4 +1,4 @@
-//! Which certificates are believed: those of the web (Mozilla's list), and more of a PEM file
+//! The trusted certificates: those of the web (Mozilla's list), and more of a PEM file
 //! (RFC 7468), or only those with a given fingerprint.
 
 use std::{
@@ -15,7 +15,7 @@ use rustls::{
 
 use super::certificate::{Fingerprint, Judge};
 
-/// The certificates a client believes. Cheap to clone.
+/// The certificates a client trusts. Cheap to clone.
 #[derive(Clone)]
 pub struct Trust {
     client: Arc<ClientConfig>,
@@ -27,13 +27,13 @@ pub struct Trust {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
     /// Its text.
-    #[error("it is no PEM text: {0}")]
+    #[error("not valid PEM: {0}")]
     Pem(String),
     /// Nothing in it, or only keys.
-    #[error("there is no certificate in it")]
+    #[error("it contains no certificate")]
     Empty,
     /// One of its certificates.
-    #[error("certificate {number} in it cannot be used: {reason}")]
+    #[error("certificate {number} in it is not valid: {reason}")]
     Certificate {
         /// Which, from 1.
         number: usize,
@@ -46,7 +46,7 @@ impl TrustError {
     /// What to try.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
-        "give a file with -----BEGIN CERTIFICATE----- blocks: the CA's certificate, not its key"
+        "use a file with -----BEGIN CERTIFICATE----- blocks: the CA's certificate, not its key"
     }
 }
 
@@ -109,7 +109,7 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// Two are equal when they believe the same certificates.
+/// Two are equal when they trust the same certificates.
 impl PartialEq for Trust {
     fn eq(&self, other: &Self) -> bool {
         self.added == other.added && self.pins == other.pins
@@ -118,7 +118,7 @@ impl PartialEq for Trust {
 
 impl Eq for Trust {}
 
-/// The certificates of a PEM text, each fit to believe others by.
+/// The certificates of a PEM text, each usable as a trust anchor.
 ///
 /// # Errors
 /// [`TrustError`] when there is none, or one that cannot be used.

@@ -226,7 +226,11 @@ fn peers_meet_over_wss_and_turns_by_one_fingerprint() {
     let wrong = ["doctor", "--json", "--signal", &signal, "--tls-pin", &"0".repeat(64)];
     let wrong = run(dir.path(), &wrong);
     assert_ne!(wrong.code, Some(0));
-    assert!(wrong.stdout.join("\n").contains("none of those pinned"), "{:?}", wrong.stdout);
+    assert!(
+        wrong.stdout.join("\n").contains("none of the pinned fingerprints"),
+        "{:?}",
+        wrong.stdout
+    );
 }
 
 fn secured(config: &mut ServerConfig) -> Trust {
