@@ -99,7 +99,7 @@ impl Attacker {
     }
 }
 
-/// Random data, a replayed datagram, or a datagram changed in one location, which may be in its header.
+/// Random data, a replayed datagram, or a datagram changed in one place, which may be in its header.
 fn forged(packets: &mut Packets, seen: &VecDeque<Vec<u8>>) -> Vec<u8> {
     let again = seen.get(packets.below(seen.len().max(1))).cloned();
     match (packets.below(6), again) {
