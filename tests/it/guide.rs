@@ -272,3 +272,20 @@ fn metrics_table(exposition: &str) -> String {
     }
     table + "\n"
 }
+
+#[test]
+fn every_group_of_rules_names_its_section_of_the_contract() {
+    let text = fs::read_to_string(page("check.md")).unwrap();
+    let mut groups = BTreeSet::new();
+    for (_, source) in sources().iter().filter(|(path, _)| path.iter().any(|part| part == "rules"))
+    {
+        for (at, _) in source.match_indices("Rule::new(") {
+            let id = source[at..].split('"').nth(1).unwrap_or_default();
+            groups.insert(id.split('.').next().unwrap_or_default().to_owned());
+        }
+    }
+    assert!(groups.len() > 3, "{groups:?}");
+    for group in groups {
+        assert!(text.contains(&format!("`{group}.*`")), "check.md has no section for {group}");
+    }
+}
