@@ -5,20 +5,20 @@
 //!
 //! # Layout
 //!
-//! Modules stand on floors and import only from lower ones (`tests/it/layering.rs` checks it):
+//! Modules are arranged on floors and import only from lower ones (`tests/it/layering.rs` checks it):
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0, vocabulary | [`types`] · [`units`] quantities as people write them · [`stats`] histograms, intervals, differences, bottlenecks · [`page`] what browsers are shown · [`guide`] the handbook · [`metering`] so many at a time, so often |
-//! | 1, each alone | [`proto`] every wire message · [`media`] source, frame, encoder, access unit, decoder, sink · [`http`] bounded HTTP connections · [`nat`] what lies between a peer and the internet |
-//! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`netsim`] NATs and links simulated in this process |
-//! | 3 | [`peer`] the WebRTC peer · [`netns`] NATs and links by the kernel, in network namespaces |
+//! | 0, vocabulary | [`types`] · [`units`] human-readable quantities · [`stats`] histograms, intervals, differences, bottlenecks · [`page`] the page served to browsers · [`guide`] the handbook · [`metering`] concurrency and rate limits |
+//! | 1, independent | [`proto`] all wire messages · [`media`] source, frame, encoder, access unit, decoder, sink · [`http`] bounded HTTP connections · [`nat`] NAT profiles and links |
+//! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`netsim`] NATs and links simulated in-process |
+//! | 3 | [`peer`] the WebRTC peer · [`netns`] kernel NATs and links in network namespaces |
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
-//! | 5 | [`session`] signaling client and peer in one call · [`server`] everything `serve` runs |
-//! | 6 | [`report`] what a run shows: live line, summary, statistics, bench results · [`view`] the page of `recv --view` |
-//! | 7 | [`mod@bench`] connections made and measured · [`doctor`] what a network and its servers can do · [`check`] a server held against the wire contract · [`load`] many rooms on a signaling server |
-//! | 8 | [`lab`] two peers behind pairs of networks, and networks that change during a call |
-//! | 9 | [`cli`] one thin file a command |
+//! | 5 | [`session`] a call: signaling client plus peer · [`server`] everything `serve` runs |
+//! | 6 | [`report`] output of a run: live line, summary, statistics, bench results · [`view`] the page of `recv --view` |
+//! | 7 | [`mod@bench`] connection measurements · [`doctor`] diagnosis of a network and its servers · [`check`] conformance of a server to the wire contract · [`load`] load on a signaling server |
+//! | 8 | [`lab`] two peers behind given networks, also ones that change during a call |
+//! | 9 | [`cli`] one thin file per command |
 
 pub mod auth;
 pub mod bench;

@@ -1,4 +1,4 @@
-//! The `orion-peer` binary: everything is in the library.
+//! The `orion-peer` binary; all code is in the library.
 
 fn main() -> std::process::ExitCode {
     orion_peer::cli::main()

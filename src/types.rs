@@ -1,8 +1,8 @@
-//! Names for the things every floor talks about: ids, candidate types, connection types, stages;
-//! which URLs are this machine; clocks in words; and text of other machines made safe to print.
+//! Vocabulary shared by every floor: ids, candidate types, connection types, stages; loopback URLs;
+//! human-readable clock differences; and untrusted text made safe to print.
 //!
 //! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its
-//! TURN server (RFC 8656 §3.1), as in W3C `RTCIceCandidateStats.relayProtocol`.
+//! TURN server (RFC 8656 §3.1), as in the W3C `RTCIceCandidateStats.relayProtocol`.
 
 pub mod os_error;
 pub mod printable;
@@ -24,7 +24,7 @@ macro_rules! text_id {
         pub struct $name(pub String);
 
         impl $name {
-            /// The id as text, as it stands on the wire.
+            /// The id as sent on the wire.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -64,24 +64,24 @@ text_id!(
     ConnId
 );
 
-/// Longest id of a device or a pair, bytes.
+/// Maximum length of a device id or pair id, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
 /// Why a text cannot be the id of a device or a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// There is nothing in it.
+    /// The id has no characters.
     #[error("it is empty")]
     Empty,
     /// Longer than [`MAX_ID_BYTES`].
-    #[error("its {0} bytes are over the limit of {MAX_ID_BYTES}")]
+    #[error("it is {0} bytes long; the maximum is {MAX_ID_BYTES}")]
     TooLong(usize),
-    /// A control character (Unicode category Cc): `PostgreSQL` holds no NUL, headers no line end.
-    #[error("it has a control character in it")]
+    /// A control character (Unicode category Cc): `PostgreSQL` cannot store NUL, and headers cannot hold line breaks.
+    #[error("it contains a control character")]
     Control,
 }
 
-/// Whether every store of pairs can hold `id`, and every header and log line, too.
+/// Checks that `id` fits every pair store, every header and every log line.
 ///
 /// # Errors
 /// [`IdError`]
@@ -98,18 +98,18 @@ pub fn check_id(id: &str) -> Result<(), IdError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CandidateType {
-    /// An address of the machine itself.
+    /// An address of the machine's own interfaces.
     Host,
-    /// Server reflexive: an address a STUN server saw.
+    /// Server reflexive: the address a STUN server sees.
     Srflx,
-    /// Peer reflexive: an address the other peer saw.
+    /// Peer reflexive: the address the remote peer sees.
     Prflx,
     /// An address allocated on a TURN server.
     Relay,
 }
 
 impl CandidateType {
-    /// As in SDP's `typ` attribute.
+    /// The value of the SDP `typ` attribute.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -143,7 +143,7 @@ impl std::str::FromStr for CandidateType {
 
 /// A word that is not one of `host`, `srflx`, `prflx`, `relay`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown candidate type `{0}`; known are host, srflx, prflx and relay")]
+#[error("unknown candidate type `{0}`: expected host, srflx, prflx or relay")]
 pub struct UnknownCandidateType(pub String);
 
 /// Transport between a peer and its TURN server.
@@ -158,14 +158,14 @@ pub enum RelayTransport {
     Tls,
 }
 
-/// How a pair ended up connected, judged from both ends of the selected candidate pair.
+/// How two peers are connected, judged from both ends of the selected candidate pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConnectionType {
     /// Both ends are host candidates.
     Host,
     /// No end is a relay, and at least one is server or peer reflexive.
     Srflx,
-    /// At least one end is a relay; the transport is known when the relay is ours.
+    /// At least one end is a relay; the transport is known if it is the local one.
     Relay(Option<RelayTransport>),
 }
 
@@ -189,11 +189,11 @@ impl ConnectionType {
 }
 
 impl ConnectionType {
-    /// The same connection, with what the other end knows of it.
+    /// Combines both ends' view of one connection.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         match (self, other) {
-            // The harder of the two to get: where UDP is blocked at one end, TCP or TLS is what counts.
+            // The last resort of the two: if UDP is blocked at one end, its TCP or TLS leg is what matters.
             (Self::Relay(ours), Self::Relay(theirs)) => Self::Relay(ours.max(theirs)),
             (Self::Relay(transport), _) | (_, Self::Relay(transport)) => Self::Relay(transport),
             (Self::Srflx, _) | (_, Self::Srflx) => Self::Srflx,
@@ -202,10 +202,10 @@ impl ConnectionType {
     }
 }
 
-/// A word that is no connection type.
+/// A word that is not a connection type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown connection type `{0}`; known are host, srflx, relay, relay/udp, relay/tcp and relay/tls"
+    "unknown connection type `{0}`: expected host, srflx, relay, relay/udp, relay/tcp or relay/tls"
 )]
 pub struct UnknownConnectionType(pub String);
 
@@ -244,7 +244,7 @@ impl Serialize for ConnectionType {
     }
 }
 
-/// Where in the course of a run something failed; every error message names one.
+/// The stage of a run at which something failed; every error message names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -258,7 +258,7 @@ pub enum Stage {
     Tls,
     /// Fetching, reading or presenting a token.
     Token,
-    /// Connecting to and talking with the signaling server.
+    /// Connecting to and communicating with the signaling server.
     Signaling,
     /// Waiting for the other device in the pair's room.
     Room,
@@ -276,14 +276,14 @@ pub enum Stage {
     Output,
     /// Running a server.
     Server,
-    /// Holding a result against what was required of it.
+    /// Comparing a result with its required limits.
     Gate,
-    /// None of the others: Ctrl-C, SIGTERM or SIGHUP came first.
+    /// Ctrl-C, SIGTERM or SIGHUP arrived before the run was complete.
     Interrupted,
 }
 
 impl Stage {
-    /// As in messages and JSON.
+    /// The name used in messages and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -313,8 +313,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Whether a URL's host is this machine's loopback: an address of it, `localhost`, or a name below
-/// (RFC 6761 §6.3).
+/// Whether a URL's host is loopback: a loopback address, `localhost`, or a name under it (RFC 6761 §6.3).
 #[must_use]
 pub fn is_loopback(url: &url::Url) -> bool {
     match url.host() {
@@ -325,19 +324,19 @@ pub fn is_loopback(url: &url::Url) -> bool {
     }
 }
 
-/// Seconds since 1970, as times go over the wire.
+/// Seconds since the Unix epoch: the format of times on the wire.
 #[must_use]
 pub fn epoch_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// A length of time as results hold it: ms, to the microsecond.
+/// A duration in milliseconds, rounded to microseconds: the format of durations in results.
 #[must_use]
 pub fn millis(length: std::time::Duration) -> f64 {
     (length.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// A length of time as people say it, to about a tenth: `40 s`, `7 min`, `3 h`, `2 days`.
+/// A human-readable duration, rounded to about 10 %: `40 s`, `7 min`, `3 h`, `2 days`.
 #[must_use]
 pub fn rough_duration(seconds: f64) -> String {
     let seconds = seconds.abs();
@@ -349,14 +348,14 @@ pub fn rough_duration(seconds: f64) -> String {
     }
 }
 
-/// How far this machine's clock is ahead of a server's (behind when negative), seconds, in words.
+/// Describes how far, in seconds, this machine's clock is ahead of a server's (behind if negative).
 #[must_use]
 pub fn clock_skew_words(skew: f64) -> String {
     let side = if skew < 0.0 { "behind" } else { "ahead of" };
     format!("this machine's clock is {} {side} the server's", rough_duration(skew))
 }
 
-/// How many characters must be changed, added or left out to make one word of another (Levenshtein).
+/// Levenshtein distance: insertions, deletions and substitutions that turn one word into the other.
 #[must_use]
 pub fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -377,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_what_every_store_can_hold() {
+    fn ids_are_limited_to_what_every_store_can_hold() {
         for good in ["a", "phone 1", "Gerät ☎", "x' OR '1'='1", &"x".repeat(MAX_ID_BYTES)] {
             assert_eq!(check_id(good), Ok(()), "{good}");
         }
@@ -385,7 +384,7 @@ mod tests {
         for control in ["a\u{0}b", "\n", "a\r\nb", "\u{1b}[2J", "\u{7f}", "a\u{85}"] {
             assert_eq!(check_id(control), Err(IdError::Control), "{control:?}");
         }
-        // Of 200 characters, and 400 bytes.
+        // 200 characters, 400 bytes.
         assert_eq!(check_id(&"é".repeat(200)), Err(IdError::TooLong(400)));
     }
 
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_are_compared_in_words() {
+    fn clock_differences_are_described() {
         let words = clock_skew_words(419.0);
         assert_eq!(words, "this machine's clock is 7 min ahead of the server's");
         assert!(clock_skew_words(-3.2).contains(" 3 s behind the "));
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_type_is_judged_from_both_ends() {
+    fn connection_type_depends_on_both_ends() {
         use CandidateType::{Host, Prflx, Relay, Srflx};
         let judge = |l, r| ConnectionType::judge(l, r, Some(RelayTransport::Udp)).to_string();
         assert_eq!(judge(Host, Host), "host");
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_end_knows_its_own_relay() {
+    fn each_end_adds_the_transport_of_its_own_relay() {
         let read = |text: &str| text.parse::<ConnectionType>().unwrap();
         assert_eq!(read("relay").with(read("relay/tls")), read("relay/tls"));
         assert_eq!(read("relay/udp").with(read("relay")), read("relay/udp"));

@@ -1,57 +1,60 @@
-//! Durations, sizes, picture sizes, percentages and rates the way people write them.
+//! Parsers for human-readable quantities: durations, sizes, picture sizes, percentages and rates.
 //!
-//! Each function is a clap value parser: its error says what was wrong and which forms are accepted.
+//! Each function is a clap value parser whose error names the rejected text and the accepted forms, all through
+//! [`not_valid`].
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-/// Text that is not a quantity of the asked kind.
+/// The error message for text that cannot be parsed: "`x` is not a valid duration: expected 3.5s".
+#[must_use]
+pub fn not_valid(text: &str, what: &str, expected: &str) -> String {
+    format!("`{text}` is not a valid {what}: expected {expected}")
+}
+
+/// Text that is not a quantity of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a duration.
-    #[error("`{0}` is not a valid duration: write 3.5s, 500ms, 2m or 1h30m")]
+    #[error("{}", not_valid(.0, "duration", "3.5s, 500ms, 2m or 1h30m"))]
     Duration(String),
     /// A number that could be seconds or milliseconds.
     #[error("`{0}` has no unit: write {0}ms or {0}s")]
     NoTimeUnit(String),
     /// Not a number of bytes.
-    #[error(
-        "`{0}` is no size: write 100KB (1000 bytes each), 64KiB (1024), 1.5MB, or a plain number of bytes"
-    )]
+    #[error("{}", not_valid(.0, "size", "100KB (1000 bytes each), 64KiB (1024), 1.5MB or a number of bytes"))]
     Size(String),
     /// Not a picture size.
-    #[error("`{0}` is no picture size: write WIDTHxHEIGHT in pixels, as in 1280x720")]
+    #[error("{}", not_valid(.0, "picture size", "WIDTHxHEIGHT in pixels, such as 1280x720"))]
     PictureSize(String),
-    /// Not a share of a hundred.
-    #[error("`{0}` is not a valid percentage: write 5% or 5, from 0 to {1}")]
+    /// Not a percentage from 0 to the maximum.
+    #[error("{}", not_valid(.0, "percentage", &format!("5% or 5, from 0 to {}", .1)))]
     Percentage(String, u32),
-    /// A number that could be a share of one or of a hundred.
+    /// A number that could be a fraction or a percentage.
     #[error("`{number}` has no unit: write {percent}% or {number}%")]
     NoPercentSign {
-        /// The number.
+        /// The number as given.
         number: String,
-        /// A hundred times as much.
+        /// The number read as a fraction, in percent.
         percent: String,
     },
     /// Not an IP address with a port.
-    #[error(
-        "`{0}` is no address: write IP:PORT, as in 127.0.0.1:8787 or [::1]:8787; port 0 is any"
-    )]
+    #[error("{}", not_valid(.0, "address", "IP:PORT, such as 127.0.0.1:8787 or [::1]:8787; port 0 picks a free port"))]
     Address(String),
-    /// Not a number of bits a second.
-    #[error("`{0}` is no link rate: write 2Mbit, 500kbit or 1Gbit (a second, 1000 each)")]
+    /// Not a number of bits per second.
+    #[error("{}", not_valid(.0, "link rate", "2Mbit, 500kbit or 1Gbit (per second, 1000 each)"))]
     BitRate(String),
 }
 
-/// A picture size in pixels, both sides at least 1.
+/// A picture size in pixels; both dimensions are at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PictureSize {
-    /// Pixels in a row.
+    /// Pixels per row.
     pub width: u32,
-    /// Rows.
+    /// Number of rows.
     pub height: u32,
 }
 
-/// Longest side of a picture accepted, pixels: what H.264 level 6.2 allows for one side.
+/// Maximum width and height in pixels: what H.264 level 6.2 allows for one dimension.
 const MAX_SIDE: u32 = 16_888;
 
 const NANOS: [(&str, f64); 6] =
@@ -69,7 +72,7 @@ const BYTES: [(&str, f64); 9] = [
     ("tib", 1_099_511_627_776.0),
 ];
 
-/// Splits `3.5s…` into the number, its unit (letters only) and the rest.
+/// Splits `3.5s…` into the number, its unit (letters only) and the remaining text.
 fn number_and_unit(text: &str) -> Option<(f64, &str, &str)> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, rest) = text.split_at(unit_at);
@@ -79,14 +82,14 @@ fn number_and_unit(text: &str) -> Option<(f64, &str, &str)> {
     Some((number.parse().ok()?, unit, rest))
 }
 
-/// Reads a duration: `3.5s`, `500ms`, `2m`, `1h30m`, `0`.
+/// Parses a duration: `3.5s`, `500ms`, `2m`, `1h30m`, `0`.
 ///
 /// # Errors
-/// No unit or an unknown one, units not from large to small, a negative number, or more than 10 000 days.
+/// A missing or unknown unit, units not in descending order, a negative number, or more than 10 000 days.
 pub fn duration(text: &str) -> Result<Duration, UnitError> {
     let number = text.trim();
     match number_and_unit(number) {
-        // 100 is meant in milliseconds by one and in seconds by another.
+        // Some users mean milliseconds by 100, others seconds.
         Some((count, "", "")) if count > 0.0 => Err(UnitError::NoTimeUnit(number.to_owned())),
         _ => parse_duration(number).ok_or_else(|| UnitError::Duration(text.to_owned())),
     }
@@ -115,7 +118,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     sane.then(|| Duration::from_nanos(total.round() as u64))
 }
 
-/// Reads a number of bytes: `100KB` (1000), `64KiB` (1024), `1.5MB`, or a plain number.
+/// Parses a number of bytes: `100KB` (1000), `64KiB` (1024), `1.5MB`, or a plain number.
 ///
 /// # Errors
 /// Another unit, a negative number, or more than 2^53 bytes.
@@ -135,7 +138,7 @@ fn parse_size(text: &str) -> Option<u64> {
     (rest.is_empty() && bytes <= 9_007_199_254_740_992.0).then_some(bytes as u64)
 }
 
-/// Reads an address to listen on: `127.0.0.1:8787`, `[::1]:0`.
+/// Parses an address to listen on: `127.0.0.1:8787`, `[::1]:0`.
 ///
 /// # Errors
 /// A host name, or an IP address without a port.
@@ -143,10 +146,10 @@ pub fn address(text: &str) -> Result<SocketAddr, UnitError> {
     text.trim().parse().map_err(|_| UnitError::Address(text.to_owned()))
 }
 
-/// Reads a picture size: `1280x720`.
+/// Parses a picture size: `1280x720`.
 ///
 /// # Errors
-/// Not two whole numbers with `x` between them, or a side of 0 or over 16 888 pixels.
+/// Not two integers separated by `x`, or a dimension of 0 or more than 16 888 pixels.
 pub fn picture_size(text: &str) -> Result<PictureSize, UnitError> {
     parse_picture_size(text.trim()).ok_or_else(|| UnitError::PictureSize(text.to_owned()))
 }
@@ -160,15 +163,15 @@ fn parse_picture_size(text: &str) -> Option<PictureSize> {
     Some(PictureSize { width: side(width)?, height: side(height)? })
 }
 
-/// Reads a percentage, `5%` or `5`, and gives it as a fraction of 1: `0.05`.
+/// Parses a percentage, `5%` or `5`, and returns it as a fraction: `0.05`.
 ///
 /// # Errors
-/// Not a number from 0 to 100; or one up to 1 without `%`, which could be a share of 1: `0.99`.
+/// Not a number from 0 to 100; or at most 1 without `%`, which could be meant as a fraction: `0.99`.
 pub fn percentage(text: &str) -> Result<f64, UnitError> {
     percentage_up_to(100, text)
 }
 
-/// The same for what may more than double, up to 10 000 %.
+/// Like [`percentage`], for a value that may more than double: up to 10 000 %.
 ///
 /// # Errors
 /// See [`percentage`].
@@ -176,7 +179,7 @@ pub fn increase(text: &str) -> Result<f64, UnitError> {
     percentage_up_to(10_000, text)
 }
 
-fn percentage_up_to(most: u32, text: &str) -> Result<f64, UnitError> {
+fn percentage_up_to(maximum: u32, text: &str) -> Result<f64, UnitError> {
     let number = text.trim();
     let (number, has_sign) = match number.strip_suffix('%') {
         Some(number) => (number.trim_end(), true),
@@ -188,15 +191,15 @@ fn percentage_up_to(most: u32, text: &str) -> Result<f64, UnitError> {
             let percent = ((share * 1e8).round() / 1e6).to_string();
             Err(UnitError::NoPercentSign { number: number.to_owned(), percent })
         }
-        Ok(percent) if (0.0..=f64::from(most)).contains(&percent) => Ok(percent / 100.0),
-        _ => Err(UnitError::Percentage(text.to_owned(), most)),
+        Ok(percent) if (0.0..=f64::from(maximum)).contains(&percent) => Ok(percent / 100.0),
+        _ => Err(UnitError::Percentage(text.to_owned(), maximum)),
     }
 }
 
-/// Reads a link rate in bits a second: `2Mbit`, `500kbit`, `1.5Mbit/s`, `2Mbps`.
+/// Parses a link rate in bits per second: `2Mbit`, `500kbit`, `1.5Mbit/s`, `2Mbps`.
 ///
 /// # Errors
-/// Another unit or none, or less than 1 kbit/s or more than 100 Gbit/s.
+/// A missing or unknown unit, or less than 1 kbit/s or more than 100 Gbit/s.
 pub fn bit_rate(text: &str) -> Result<u64, UnitError> {
     parse_bit_rate(text.trim()).ok_or_else(|| UnitError::BitRate(text.to_owned()))
 }
@@ -221,9 +224,9 @@ pub enum RateSetting {
     /// As measured on the path.
     #[default]
     Auto,
-    /// No limit, no hint.
+    /// Unlimited, or without a hint.
     Off,
-    /// This rate, bits a second.
+    /// A fixed rate in bits per second.
     Rate(u64),
 }
 
@@ -237,29 +240,27 @@ impl fmt::Display for RateSetting {
     }
 }
 
-/// Reads how fast a sender's packets may leave: `auto`, `off` or a rate.
+/// Parses the pacing of a sender: `auto`, `off` or a rate.
 ///
 /// # Errors
 /// Another word, or an invalid rate.
 pub fn pace(text: &str) -> Result<RateSetting, String> {
-    rate_setting(text, "a pace is auto, off or a rate such as 2Mbit")
+    rate_setting(text, "pace", "auto, off or a rate such as 2Mbit")
 }
 
-/// Reads the initial bandwidth estimate of a phone: `auto`, `off` or a rate.
+/// Parses the initial bandwidth estimate of a phone: `auto`, `off` or a rate.
 ///
 /// # Errors
 /// Another word, or an invalid rate.
 pub fn phone_bitrate(text: &str) -> Result<RateSetting, String> {
-    rate_setting(text, "a phone's bitrate is auto, off or a rate such as 5Mbit")
+    rate_setting(text, "phone bitrate", "auto, off or a rate such as 5Mbit")
 }
 
-fn rate_setting(text: &str, accepted: &str) -> Result<RateSetting, String> {
+fn rate_setting(text: &str, what: &str, expected: &str) -> Result<RateSetting, String> {
     match text {
         "auto" => Ok(RateSetting::Auto),
         "off" => Ok(RateSetting::Off),
-        rate => {
-            bit_rate(rate).map(RateSetting::Rate).map_err(|error| format!("{error}; {accepted}"))
-        }
+        rate => bit_rate(rate).map(RateSetting::Rate).map_err(|_| not_valid(text, what, expected)),
     }
 }
 
@@ -343,7 +344,7 @@ mod tests {
             }
         }
         let error = increase("-5%").unwrap_err().to_string();
-        assert_eq!(error, "`-5%` is not a valid percentage: write 5% or 5, from 0 to 10000");
+        assert_eq!(error, "`-5%` is not a valid percentage: expected 5% or 5, from 0 to 10000");
     }
 
     #[test]
@@ -365,7 +366,7 @@ mod tests {
     #[test]
     fn errors_name_the_text_and_the_accepted_forms() {
         let message = duration("soon").unwrap_err().to_string();
-        assert!(message.contains("`soon`") && message.contains("500ms"), "{message}");
+        assert_eq!(message, "`soon` is not a valid duration: expected 3.5s, 500ms, 2m or 1h30m");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `orion-peer bench`: connect again and again, measure, gate, report.
+//! `orion-peer bench`: measure connection success, set-up time, RTT and keyframes; apply gates; report.
 
 pub mod args;
 mod show;
@@ -10,11 +10,12 @@ use serde_json::json;
 
 use self::{
     args::BenchArgs,
-    show::Show,
-    target::{Target, described, target},
+    show::BenchDisplay,
+    target::{BenchTarget, described, target},
 };
 use super::{
-    exports, failure::Failure, github_actions, link, network, observe, output::Output, report, stop,
+    call, exports, failure::Failure, github_actions, network, output::Output, report,
+    session_reporter, stop,
 };
 use crate::{
     bench::{self, BenchConfig, Measured, responder::ResponderEvent},
@@ -33,15 +34,15 @@ use crate::{
     types::Stage,
 };
 
-/// Connections begun a second over a signaling server elsewhere, when no `--rate` is given: servers that
-/// keep the contract take 20 messages a second from the responder's one socket.
+/// Connections started per second over a remote signaling server when no `--rate` is given: servers that
+/// follow the contract accept 20 messages per second from the responder's single socket.
 const SIGNAL_RATE: f64 = 2.0;
 
-/// Measures, or answers another one that measures.
+/// Runs the measurement, or responds to a bench that runs elsewhere.
 ///
 /// # Errors
-/// Exit code 1 when a connection failed and no `--min-success` allows it, or the run was cut short;
-/// 2 for flags that do not go together; 3 when a gate was not met.
+/// Exit code 1 if a connection failed and no `--min-success` allows it, or the run was interrupted;
+/// 2 for conflicting flags; 3 if a gate was not met.
 pub async fn run(args: BenchArgs, mut output: Output) -> Result<(), Failure> {
     if args.load.respond && args.connect.endpoint.signal.is_some() {
         return respond(&args, output).await;
@@ -57,9 +58,9 @@ pub async fn run(args: BenchArgs, mut output: Output) -> Result<(), Failure> {
     args.results.exports.check_apart_from(&args.gates.baseline)?;
     let out = args.results.out.as_deref().map(|out| ("--out", out));
     args.results.exports.check(out.as_slice())?;
-    let Target { slots, timeout, connect, networks, served } = target(&args).await?;
+    let BenchTarget { slots, timeout, connect, networks, served } = target(&args).await?;
     let config = described(&args, &connect, networks.as_ref());
-    let mut show = Show::new(
+    let mut show = BenchDisplay::new(
         output,
         args.results.json_stream,
         args.results.stats.as_deref(),
@@ -75,7 +76,7 @@ pub async fn run(args: BenchArgs, mut output: Output) -> Result<(), Failure> {
         stats_interval: args.results.stats_interval,
         one_way: args.load.one_way,
     };
-    let measured = bench::run(bench, stop::asked(), &mut |event| show.on(event)).await;
+    let measured = bench::run(bench, stop::shutdown_signal(), &mut |event| show.on(event)).await;
     let mut result = result(measured, started_at, config);
     if !baseline.is_empty() {
         let compared = compare(&baseline, &result, gates.max_regression);
@@ -135,11 +136,11 @@ fn result(
     }
 }
 
-/// Whether it passed, and with which failure it ends when it did not.
+/// Sets `pass`, or returns the failure the command ends with.
 fn conclude(result: &mut BenchResult, args: &BenchArgs) -> Result<(), Failure> {
     if let Some(ended) = &result.ended {
         let failure = Failure::new(ended.stage, ended.message.clone(), ended.remedy.clone());
-        return Err(failure.told());
+        return Err(failure.in_result());
     }
     let connections = &result.connections;
     let failed = connections.attempted - connections.succeeded;
@@ -151,7 +152,7 @@ fn conclude(result: &mut BenchResult, args: &BenchArgs) -> Result<(), Failure> {
             .map_or((Stage::Ice, String::new(), String::new()), |f| (f.stage, f.message, f.remedy));
         let message =
             format!("{failed} of {} connections failed: {message}", connections.attempted);
-        return Err(Failure::new(stage, message, remedy).told());
+        return Err(Failure::new(stage, message, remedy).in_result());
     }
     if !unmet.is_empty() {
         let message = format!("not met: {}", unmet.join(", "));
@@ -160,15 +161,17 @@ fn conclude(result: &mut BenchResult, args: &BenchArgs) -> Result<(), Failure> {
                 "a connection failed at {}: {}; {}",
                 failure.stage, failure.message, failure.remedy
             ),
-            None => "the result says what was measured, and by how much a gate was missed".into(),
+            None => {
+                "see the result for the measured values and by how much each gate was missed".into()
+            }
         };
-        return Err(Failure::new(Stage::Gate, message, remedy).told());
+        return Err(Failure::new(Stage::Gate, message, remedy).in_result());
     }
     result.pass = true;
     Ok(())
 }
 
-/// Writes the result everywhere it was asked for.
+/// Writes the result to every requested output.
 fn write(args: &BenchArgs, output: Output, result: BenchResult) -> Result<(), Failure> {
     let runs = [Named { name: "this run".to_owned(), result }];
     let result = &runs[0].result;
@@ -183,31 +186,31 @@ fn write(args: &BenchArgs, output: Output, result: BenchResult) -> Result<(), Fa
         None => Ok(()),
     };
     let exported = args.results.exports.write(&runs);
-    github_actions::tell(&runs, output);
+    github_actions::publish(&runs, output);
     shown.and(saved).and(exported)
 }
 
 async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     if args.load.role == args::Role::Recv {
-        output.line("--role is that of the other side: a responder receives");
+        output.line("--role is ignored with --respond: a responder always receives");
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?.with_twilio().await?;
-    let mut link = link::config(&connect, PeerRole::Receiver)?;
-    link.peer.control_life_time = args.load.control_life_time();
-    let networks = args.network.one(args.load.link_rate())?;
-    link.peer.repair = !args.load.no_repair;
-    link.peer.phone_bitrate = args.load.phone_bitrate;
-    network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
+    let mut call = call::call_config(&connect, PeerRole::Receiver)?;
+    call.peer.control_life_time = args.load.control_life_time();
+    let networks = args.network.for_single_peer(args.load.link_rate())?;
+    call.peer.repair = !args.load.no_repair;
+    call.peer.phone_bitrate = args.load.phone_bitrate;
+    network::attach(networks.as_ref(), &mut call.peer, 0, 0)?;
     if let Some(networks) = &networks {
-        output.line(networks.sides[0].words());
+        output.line(networks.sides[0].describe());
     }
     let signal = redacted(&connect.signal);
     output.line(format!("responding as {} at {signal}; stop with Ctrl-C", connect.device));
     let mut failed = None;
     let mut connections = 0u64;
-    let mut tell = |event: ResponderEvent| {
+    let mut notify = |event: ResponderEvent| {
         let line = match &event {
-            ResponderEvent::Joined => "in the room".to_owned(),
+            ResponderEvent::Joined => "joined the room".to_owned(),
             ResponderEvent::Connected(kind) => {
                 connections += 1;
                 format!("connection {connections}: {kind}")
@@ -233,6 +236,8 @@ async fn respond(args: &BenchArgs, output: Output) -> Result<(), Failure> {
             failed.get_or_insert(failure);
         }
     };
-    bench::responder::run(link, stop::asked(), &mut tell).await.map_err(observe::failure)?;
+    bench::responder::run(call, stop::shutdown_signal(), &mut notify)
+        .await
+        .map_err(session_reporter::failure)?;
     failed.map_or(Ok(()), Err)
 }

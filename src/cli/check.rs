@@ -1,4 +1,4 @@
-//! `orion-peer check`: holds somebody's signaling and token server against the wire contract.
+//! `orion-peer check`: tests a signaling and token server for conformance with the wire contract.
 
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
@@ -23,37 +23,37 @@ use crate::{
     types::Stage,
 };
 
-/// How long a first connection may take.
+/// Timeout of the first connection.
 const REACH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    mut_arg("device", |arg| arg.help("Device that is the phone; default: phone")),
-    mut_arg("access_token", |arg| arg.help("Login token of the phone for the token API; default `dev` when that is on this machine")),
-    mut_arg("pair", |arg| arg.help("Pair of both, made for tests: peers of it that run are thrown out; default: the phone's one active pair"))
+    mut_arg("device", |arg| arg.help("Device ID of the phone; default: phone")),
+    mut_arg("access_token", |arg| arg.help("Login token of the phone for the token API; default: `dev` if the API is on this machine")),
+    mut_arg("pair", |arg| arg.help("Pair of both devices; use a test pair, because its running peers are disconnected; default: the phone's only active pair"))
 )]
 pub struct CheckArgs {
-    /// production: what the site must do; strict: everything
+    /// production: the rules a deployed site must follow; strict: all rules
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     level: LevelArg,
-    /// Only rules of these ids; `*` stands for any text; repeatable
+    /// Run only the rules with these ids; `*` matches any text; repeatable
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     only: Vec<String>,
-    /// Not the rules of these ids; `*` stands for any text; repeatable
+    /// Skip the rules with these ids; `*` matches any text; repeatable
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     skip: Vec<String>,
-    /// Rules that take long, too: dead peers, expiry, revocation; some minutes
+    /// Include slow rules (dead peers, expiry, revocation); takes several minutes
     #[arg(long)]
     slow: bool,
-    /// List the rules instead
+    /// List the rules and exit
     #[arg(long)]
     list: bool,
-    /// Cases at once
+    /// Maximum concurrent cases
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: u8,
-    /// Longest time for one case; those of --slow have longer
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = some_time)]
+    /// Timeout per case; the cases of --slow get more time
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive_duration)]
     case_timeout: Duration,
     /// Write `JUnit` XML for a CI server
     #[arg(long, value_name = "FILE", help = "Write JUnit XML for a CI server")]
@@ -64,44 +64,44 @@ pub struct CheckArgs {
     parties: PartyArgs,
 }
 
-/// Who is asking, and what is known of the server.
+/// The devices and the properties of the server.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Devices and server")]
 struct PartyArgs {
-    /// Device that is the Mac
+    /// Device ID of the Mac
     #[arg(long, value_name = "ID", default_value = "mac")]
     mac_device: String,
-    /// Login token of the Mac; default: that of the phone
+    /// Login token of the Mac; default: same as the phone's
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     mac_access_token: Option<SecretText>,
-    /// Another pair, to see that pairs are apart
+    /// A second pair, to check that pairs are isolated from each other
     #[arg(long, value_name = "ID", requires = "other_device")]
     other_pair: Option<String>,
-    /// A device of the other pair
+    /// A device of the second pair
     #[arg(long, value_name = "ID", requires = "other_pair")]
     other_device: Option<String>,
-    /// Login token of that device; default: that of the phone
+    /// Login token of --other-device; default: same as the phone's
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     other_access_token: Option<SecretText>,
-    /// The server's key for signaling tokens, to make tokens that it must refuse
+    /// The server's signing key for signaling tokens, used to forge tokens that it must reject
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     jwt_secret: Option<SecretText>,
-    /// Issuer (iss) that signaling tokens must name
+    /// Required issuer (iss) of signaling tokens
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
-    /// Audience (aud) that signaling tokens must name
+    /// Required audience (aud) of signaling tokens
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
-    /// How tokens are shown to the signaling server
+    /// How tokens are presented to the signaling server
     #[arg(long, value_name = "PLACE", value_enum, default_value_t)]
     token_in: TokenInArg,
-    /// The server checks tokens at connect only
+    /// The server checks tokens only when a client connects
     #[arg(long)]
     connect_only: bool,
-    /// Shell command that revokes the pair `$ORION_CHECK_PAIR`; run at the very end
+    /// Shell command that revokes the pair `$ORION_CHECK_PAIR`; runs last
     #[arg(long, value_name = "COMMAND")]
     revoke_command: Option<String>,
-    /// Shell command that restarts the server; run near the end
+    /// Shell command that restarts the server; runs near the end
     #[arg(long, value_name = "COMMAND")]
     restart_command: Option<String>,
 }
@@ -123,11 +123,11 @@ enum TokenInArg {
     Query,
 }
 
-/// Checks a server, shows what came of it and writes reports.
+/// Checks a server, shows the results and writes reports.
 ///
 /// # Errors
-/// Exit code 2 for flags that do not go together, 1 for a server that cannot be reached and a run that
-/// was stopped, 3 for a rule that is broken.
+/// Exit code 2 for conflicting flags, 1 for an unreachable server or an interrupted run, 3 for a broken
+/// rule.
 pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
     let config = configure(&args)?;
     if args.list {
@@ -140,15 +140,15 @@ pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
     }
     if let Err(failure) = reach(&config).await {
         if let Some(path) = &args.junit {
-            // A CI server reads the file of this run, not that of the one before.
+            // A CI server must not read the file of the previous run.
             write(path, &unreached(&config.signal, &failure.to_string()))?;
         }
         return Err(failure);
     }
     let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
     let progress = Progress::new(mode, config.rules().len() as u64);
-    let tell = |done: usize, id: &str| progress.update(done as u64, id);
-    let report = run::run(config, &tell, stop::asked()).await;
+    let show = |done: usize, id: &str| progress.update(done as u64, id);
+    let report = run::run(config, &show, stop::shutdown_signal()).await;
     drop(progress);
     let report = report.map_err(|error| bad_secret(&error.to_string()))?;
     output.event(&report)?;
@@ -166,7 +166,7 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
     if let Some(secret) = &secret {
         Key::from_secret_or_pem(secret).map_err(|error| bad_secret(&error.to_string()))?;
     }
-    // With the secret there are tokens without a login.
+    // With the signing secret, tokens can be made without a login.
     let loginless = secret.is_some() || args.list;
     let (token_url, login) = match args.endpoint.token_api() {
         Ok((url, login)) => (url, Some(login)),
@@ -177,15 +177,18 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
         }
         Err(failure) => return Err(failure),
     };
-    let device = |id: &str, own: &Option<SecretText>| Device {
+    let device = |id: &str, own_login: &Option<SecretText>| Device {
         id: id.into(),
-        login: own.as_ref().or(login.as_ref()).map(|login| Secret::from(login.expose())),
+        login: own_login.as_ref().or(login.as_ref()).map(|login| Secret::from(login.expose())),
     };
     let phone = device(endpoint.device.as_str(), &None);
     let mac = device(&parties.mac_device, &parties.mac_access_token);
     if phone.id == mac.id {
         let message = format!("phone and Mac are both `{}`", mac.id);
-        return Err(Failure::usage(message, "name two: --device ID and --mac-device ID"));
+        return Err(Failure::usage(
+            message,
+            "give two different ids: --device ID and --mac-device ID",
+        ));
     }
     let mut config = CheckConfig::new(endpoint.signal, token_url, phone, mac);
     config.other =
@@ -218,20 +221,19 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
     config.selection = Selection { only: args.only.clone(), skip: args.skip.clone() };
     if let Some(pattern) = config.selection.unknown() {
         return Err(Failure::usage(
-            format!("no rule is named `{pattern}`"),
-            "`orion-peer check --list` lists them; `*` stands for any text",
+            format!("no rule matches `{pattern}`"),
+            "run `orion-peer check --list` for all rules; `*` matches any text",
         ));
     }
     Ok(config)
 }
 
 fn bad_secret(error: &str) -> Failure {
-    let remedy =
-        "give the secret that the server signs with: 32 bytes or more, or a PEM private key";
+    let remedy = "give the server's signing secret: at least 32 bytes, or a PEM private key";
     Failure::usage(format!("--jwt-secret: {error}"), remedy)
 }
 
-/// Connects once: a server that is not there breaks no rule.
+/// Connects once, because an unreachable server does not break any rule.
 async fn reach(config: &CheckConfig) -> Result<(), Failure> {
     let url = &config.signal;
     let host = url.host_str().unwrap_or_default();
@@ -248,7 +250,7 @@ async fn reach(config: &CheckConfig) -> Result<(), Failure> {
             "cannot connect to {host}, port {}: {reason}",
             url.port_or_known_default().unwrap_or(80)
         ),
-        "is the server running? `orion-peer doctor` says what is in the way; --cacert FILE names a CA of your own",
+        "check that the server is running; run `orion-peer doctor` for a diagnosis; for a private CA add --cacert FILE",
     );
     Err(Failure { code: Some("unreachable".into()), ..failure })
 }
@@ -257,10 +259,10 @@ fn write(path: &std::path::Path, text: &str) -> Result<(), Failure> {
     whole_file::write(path, text.as_bytes()).map_err(|error| cannot_write(path, &error))
 }
 
-/// A duration that is not 0.
-fn some_time(text: &str) -> Result<Duration, String> {
+/// Parses a duration greater than 0.
+fn positive_duration(text: &str) -> Result<Duration, String> {
     match units::duration(text) {
-        Ok(Duration::ZERO) => Err("no case ends within no time: write 30s".to_owned()),
+        Ok(Duration::ZERO) => Err("must be greater than 0, such as 30s".to_owned()),
         Ok(time) => Ok(time),
         Err(error) => Err(error.to_string()),
     }
@@ -268,30 +270,30 @@ fn some_time(text: &str) -> Result<Duration, String> {
 
 fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
     let message = format!("cannot write `{}`: {error}", path.display());
-    Failure::new(Stage::Output, message, "give a file in a directory that can be written to")
+    Failure::new(Stage::Output, message, "give a file in a writable directory")
 }
 
-/// The failure a report stands for; the JSON has said it already.
+/// The failure that a report implies; its details are already in the JSON result.
 fn conclude(report: &Report) -> Result<(), Failure> {
     let failed: Vec<&str> = report.with(Outcome::Fail).map(|case| case.id.as_str()).collect();
     let failure = match failed[..] {
         [first, ..] => Failure::requirement(
             Stage::Server,
             match failed.len() {
-                1 => format!("one of the contract's rules is broken: {first}"),
-                many => format!("{many} of the contract's rules are broken: {}", failed.join(", ")),
+                1 => format!("1 rule of the contract is broken: {first}"),
+                many => format!("{many} rules of the contract are broken: {}", failed.join(", ")),
             },
-            format!("look at one alone: orion-peer check --only {first}"),
+            format!("run a single rule: orion-peer check --only {first}"),
         ),
         [] if report.partial => {
-            Failure::interrupted("let it run to its end, or select rules with --only")
+            Failure::interrupted("let it run to completion, or select rules with --only")
         }
         [] if report.counts.passed == 0 => Failure::new(
             Stage::Config,
-            "no rule was run",
-            "the table says what each of them needs; --list lists all",
+            "no rule could be run",
+            "see the table for what each rule needs, or list all rules with --list",
         ),
         [] => return Ok(()),
     };
-    Err(failure.told())
+    Err(failure.in_result())
 }

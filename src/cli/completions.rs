@@ -1,4 +1,4 @@
-//! `completions`: a script that completes commands, flags and their values in a shell.
+//! `completions`: shell completion scripts for commands, flags and their values.
 
 use clap::{
     Arg, Command, CommandFactory, ValueHint,
@@ -13,16 +13,16 @@ use crate::{
     report::bench::gates::RequiredType,
 };
 
-/// The program as shells know it.
+/// The program's name in the shell.
 const NAME: &str = "orion-peer";
 
-/// Words of `--source`, which may also be a file.
+/// Keywords of `--source`, which also takes a file.
 const SOURCES: [&str; 2] = ["camera", "pattern"];
 
 /// Flags of `completions`.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to write the script for
     #[arg(value_enum, value_name = "SHELL")]
     shell: Shell,
 }
@@ -48,22 +48,21 @@ pub fn run(args: &CompletionsArgs, output: Output) -> Result<(), Failure> {
     output.raw(script.as_bytes())
 }
 
-/// Lets bash find what is below the first word. `clap_complete` 4.6.11 writes the hyphen of the program's
-/// name as `__` where the script looks for the command (`src/aot/shells/bash.rs:31`), and as `__subcmd__`
-/// where it says what that command takes (`:155`); clap's issues 6421 and 6529.
+/// Makes bash complete subcommands. `clap_complete` 4.6.11 writes the hyphen of the program's name as `__`
+/// where the script looks up the command (`src/aot/shells/bash.rs:31`), and as `__subcmd__` where it lists what
+/// that command takes (`:155`); clap issues 6421 and 6529.
 fn with_one_name(script: &str) -> String {
-    let (searched, described) = (NAME.replace('-', "__"), NAME.replace('-', "__subcmd__"));
-    script.replace(&described, &searched)
+    let (looked_up, listed) = (NAME.replace('-', "__"), NAME.replace('-', "__subcmd__"));
+    script.replace(&listed, &looked_up)
 }
 
-/// Offers files, too, where `--source` is completed: values that are known leave them out in fish (`-f`).
+/// Also offers files for `--source`: in fish, known values exclude them (`-f`).
 fn with_files(script: &str) -> String {
     let words = format!("\"{}\"", SOURCES.map(|word| format!("{word}\\t''")).join("\n"));
     script.replace(&format!("-r -f -a {words}"), &format!("-r -F -a {words}"))
 }
 
-/// What `clap_complete` 4.6.11 leaves out for fish (`src/aot/shells/fish.rs:9`): the values of arguments without a
-/// flag.
+/// The values of positional arguments, which `clap_complete` 4.6.11 omits for fish (`src/aot/shells/fish.rs:9`).
 fn positional_values(commands: &Command) -> String {
     let lines = commands.get_subcommands().flat_map(|command| {
         command.get_positionals().map(|arg| {
@@ -79,7 +78,7 @@ fn positional_values(commands: &Command) -> String {
     lines.collect()
 }
 
-/// What is completed: a command without those that are hidden, and with the values that flags take.
+/// The command to complete: without hidden subcommands and flags, and with the known values of flags.
 fn offered(command: &Command) -> Command {
     let args = command.get_arguments().filter(|arg| !arg.is_hide_set());
     let below = command.get_subcommands().filter(|below| !below.is_hide_set());
@@ -96,13 +95,13 @@ fn offered(command: &Command) -> Command {
     }
 }
 
-/// A flag with the values it takes, or with the kind of them.
+/// Adds the accepted values, or a hint at their kind, to a flag.
 fn complete(arg: Arg) -> Arg {
-    // They may name flags that are hidden.
+    // These may refer to hidden flags.
     let arg = arg.requires(Resettable::Reset).conflicts_with(Resettable::Reset);
     let values = arg.get_long().map(values).unwrap_or_default();
     if !values.is_empty() {
-        // Its default may be another value.
+        // The default may not be one of the values.
         return arg
             .default_value(Resettable::Reset)
             .value_parser(PossibleValuesParser::new(values));
@@ -111,14 +110,14 @@ fn complete(arg: Arg) -> Arg {
     let hint = match names.first().map(Str::as_str) {
         Some("FILE") => ValueHint::FilePath,
         Some("DIR") => ValueHint::DirPath,
-        // A number is no file.
+        // Numbers are not file names.
         Some("N" | "TIME" | "PERCENT" | "BYTES" | "SIZE" | "RATE" | "PORT") => ValueHint::Other,
         _ => return arg,
     };
     arg.value_hint(hint)
 }
 
-/// Words that a flag takes; none for one that takes anything, or whose parser has a list of its own.
+/// Keywords that a flag takes; empty if it takes anything or its parser already lists them.
 fn values(long: &str) -> Vec<String> {
     match long {
         "format" => PictureFormat::ALL.iter().map(ToString::to_string).collect(),
@@ -127,17 +126,17 @@ fn values(long: &str) -> Vec<String> {
             profiles.chain(named::built_in().iter().map(|network| network.name.clone())).collect()
         }
         "require-type" => RequiredType::ALL.iter().map(ToString::to_string).collect(),
-        "candidates" => words(&["host", "srflx", "relay"]),
-        "network" => words(&["udp4", "udp6"]),
-        "source" => words(&SOURCES),
-        "pace" | "phone-bitrate" => words(&["auto", "off"]),
-        "turn" => words(&["udp", "tcp", "tls", "none"]),
-        "message-rate" => words(&["max", "off"]),
+        "candidates" => owned(&["host", "srflx", "relay"]),
+        "network" => owned(&["udp4", "udp6"]),
+        "source" => owned(&SOURCES),
+        "pace" | "phone-bitrate" => owned(&["auto", "off"]),
+        "turn" => owned(&["udp", "tcp", "tls", "none"]),
+        "message-rate" => owned(&["max", "off"]),
         _ => Vec::new(),
     }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
@@ -145,14 +144,14 @@ fn words(words: &[&str]) -> Vec<String> {
 mod tests {
     use super::{super::layers, *};
 
-    /// Each flag of a command and of those below it.
+    /// All flags of a command and its subcommands.
     fn flags(command: &Command) -> Vec<Arg> {
         let below = command.get_subcommands().flat_map(flags);
         command.get_arguments().cloned().chain(below).collect()
     }
 
     #[test]
-    fn flags_take_the_values_they_are_completed_with() {
+    fn flags_accept_the_values_offered_for_completion() {
         let mut completed = Vec::new();
         for arg in flags(&Cli::command()) {
             let Some(long) = arg.get_long() else { continue };

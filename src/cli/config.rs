@@ -1,8 +1,8 @@
 //! The configuration file `orion-peer.toml`: a key per flag, a section per command.
 //!
-//! Keys at the top are shared by every command that has a flag of that name; `[send]`, `[token]` and
-//! `[token.mint]` hold keys for one command, or for the commands below it. The nearest one wins. Which
-//! keys exist is read off the clap commands, so a new flag has its key without another line of code.
+//! Top-level keys apply to every command that has a flag of that name; `[send]`, `[token]` and `[token.mint]`
+//! hold keys for one command and its subcommands. The most specific section wins. The set of keys is derived
+//! from the clap commands, so a new flag gets its key without further code.
 
 use std::{
     fs, io,
@@ -15,25 +15,25 @@ use toml::{Table, Value};
 use super::failure::Failure;
 use crate::types::edit_distance;
 
-/// Name of the file, in the working directory or in `$XDG_CONFIG_HOME/orion-peer`.
+/// Name of the configuration file, in the working directory or in `$XDG_CONFIG_HOME/orion-peer`.
 pub const FILE_NAME: &str = "orion-peer.toml";
 
-/// Tells what is wrong with values for a flag.
+/// Validates values for a flag; the error describes the problem.
 pub type Accepts<'a> = &'a dyn Fn(&Arg, &[String]) -> Result<(), String>;
 
-/// A configuration file, read but not yet laid under the flags.
+/// A parsed configuration file, not yet merged with the flags.
 #[derive(Debug)]
 pub struct ConfigFile {
     path: PathBuf,
     table: Table,
-    chance_find: bool,
+    found_in_working_dir: bool,
 }
 
 impl ConfigFile {
-    /// Reads the file the user named, or else the first default one there is, or none.
+    /// Reads the file named by the user, or else the first default file that exists.
     ///
     /// # Errors
-    /// The named file is missing; the file cannot be read or is no TOML.
+    /// The named file does not exist; the file cannot be read or is not valid TOML.
     pub fn find(named: Option<&Path>) -> Result<Option<Self>, Failure> {
         if let Some(path) = named {
             return Self::read(path).map(Some);
@@ -41,15 +41,15 @@ impl ConfigFile {
         let Some(path) = default_paths().into_iter().find(|path| path.is_file()) else {
             return Ok(None);
         };
-        let chance_find = path == Path::new(FILE_NAME);
-        Ok(Some(Self { chance_find, ..Self::read(&path)? }))
+        let found_in_working_dir = path == Path::new(FILE_NAME);
+        Ok(Some(Self { found_in_working_dir, ..Self::read(&path)? }))
     }
 
     fn read(path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| {
             let remedy = match error.kind() {
                 io::ErrorKind::NotFound => "give the path of an existing file with --config",
-                _ => "make the file readable, or give another one with --config",
+                _ => "make the file readable, or give another file with --config",
             };
             Failure::usage(format!("cannot read `{}`: {error}", path.display()), remedy)
         })?;
@@ -58,32 +58,32 @@ impl ConfigFile {
 
     fn from_text(path: &Path, text: &str) -> Result<Self, Failure> {
         let table = text.parse::<Table>().map_err(|error| {
-            // toml's own text of the error quotes the line, and the line may hold a secret.
+            // toml's error text quotes the line, which may contain a secret.
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
             let message = error.message().lines().next().unwrap_or("not TOML");
             Failure::usage(
-                format!("`{}` line {line} is no valid TOML: {message}", path.display()),
-                "write `key = \"value\"` lines, under `[command]` where they are for one command",
+                format!("`{}` line {line} is not valid TOML: {message}", path.display()),
+                "write `key = \"value\"` lines, under `[command]` to set them for one command only",
             )
         })?;
-        Ok(Self { path: path.to_owned(), table, chance_find: false })
+        Ok(Self { path: path.to_owned(), table, found_in_working_dir: false })
     }
 
-    /// Where the file is.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether nobody named the file: it was found in the working directory.
+    /// Whether the file was found in the working directory, not named by the user.
     #[must_use]
-    pub fn is_chance_find(&self) -> bool {
-        self.chance_find
+    pub fn found_in_working_dir(&self) -> bool {
+        self.found_in_working_dir
     }
 
-    /// Values for `arg` of the command at `path` (`["token", "mint"]`, empty for the program
-    /// itself), and the key they stand under.
+    /// The values for `arg` of the command at `path` (`["token", "mint"]`, empty for the program itself),
+    /// and their full key.
     #[must_use]
     pub fn values(&self, path: &[String], arg: &Arg) -> Option<(String, Vec<String>)> {
         let mut levels = vec![&self.table];
@@ -105,11 +105,11 @@ impl ConfigFile {
         None
     }
 
-    /// Checks every key of the file against the flags of `root` and what is below it: `accepts` is
-    /// asked for each value and flag it is for, and tells what is wrong with it.
+    /// Checks every key of the file against the flags of `root` and its subcommands; `accepts` validates each
+    /// value for each flag it applies to.
     ///
     /// # Errors
-    /// A key that is no flag, a section that is no command, a value that is refused.
+    /// A key that is not a flag, a section that is not a command, or an invalid value.
     pub fn check(&self, root: &Command, accepts: Accepts<'_>) -> Result<(), Failure> {
         self.check_table(&self.table, root, "", accepts)
     }
@@ -135,7 +135,7 @@ impl ConfigFile {
             for flag in flags {
                 let problem = texts(value).and_then(|texts| {
                     if value.is_array() && !matches!(flag.get_action(), ArgAction::Append) {
-                        return Err("takes one value, not a list".to_owned());
+                        return Err("expected one value, not a list".to_owned());
                     }
                     accepts(flag, &texts)
                 });
@@ -145,12 +145,14 @@ impl ConfigFile {
         Ok(())
     }
 
-    /// The failure for a value that `key` does not take.
+    /// The failure for an invalid value of `key`.
     #[must_use]
     pub fn bad_value(&self, key: &str, problem: &str) -> Failure {
         Failure::usage(
             format!("key `{key}` in `{}`: {problem}", self.path.display()),
-            format!("correct or remove `{key}`; `orion-peer COMMAND --help` tells what it takes"),
+            format!(
+                "correct or remove `{key}`; see `orion-peer COMMAND --help` for accepted values"
+            ),
         )
     }
 
@@ -163,7 +165,7 @@ impl ConfigFile {
         }
         let what = if section { "section" } else { "key" };
         let remedy = nearest(key, &known).map_or_else(
-            || "`orion-peer COMMAND --help` lists the flags; keys are their names".to_owned(),
+            || "see `orion-peer COMMAND --help` for the flags; keys have the same names".to_owned(),
             |near| format!("did you mean `{near}`?"),
         );
         Failure::usage(format!("unknown {what} `{full}` in `{}`", self.path.display()), remedy)
@@ -178,8 +180,8 @@ fn default_paths() -> Vec<PathBuf> {
     paths
 }
 
-/// Names a flag has as a key: its long name and its aliases. None for positional arguments, and for
-/// those that make no sense in a file.
+/// The keys of a flag: its long name and its aliases. Empty for positional arguments and for flags that make
+/// no sense in a file.
 #[must_use]
 pub fn key_names(arg: &Arg) -> Vec<&str> {
     let special = matches!(
@@ -210,7 +212,7 @@ fn all_keys(command: &Command, found: &mut Vec<String>) {
     }
 }
 
-/// A TOML value as the words it would be on the command line.
+/// Converts a TOML value to the arguments it would be on the command line.
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     Ok(match value {
         Value::String(text) => vec![text.clone()],
@@ -226,14 +228,14 @@ fn texts(value: &Value) -> Result<Vec<String>, String> {
         }
         Value::Datetime(_) | Value::Table(_) => {
             return Err(format!(
-                "takes a text, a number, true or false, not a {}",
+                "expected a string, a number, true or false, not a {}",
                 value.type_str()
             ));
         }
     })
 }
 
-/// The known word with the smallest edit distance, when it is near enough to be meant.
+/// The known word with the smallest edit distance, if it is close enough to be a typo.
 fn nearest<'w>(word: &str, known: &'w [String]) -> Option<&'w str> {
     let near = |one: &&String| edit_distance(word, one);
     let best = known.iter().min_by_key(near)?;
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_section_wins() {
+    fn the_most_specific_section_wins() {
         let file = file("pair='top'\n[token]\npair='mid'\n[token.mint]\npair='near'");
         let pair = Arg::new("pair").long("pair");
         let value = |names: &[&str]| file.values(&path(names), &pair).unwrap();
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_sections_name_the_nearest() {
+    fn unknown_keys_and_sections_suggest_the_nearest() {
         let check = |text| file(text).check(&commands(), &|_, _| Ok(())).unwrap_err();
         let key = check("[token.mint]\nlifetme='3s'");
         assert!(key.message.contains("`token.mint.lifetme` in `x.toml`"), "{key}");
@@ -284,13 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_for_a_single_value_is_refused() {
+    fn a_list_for_a_single_value_is_rejected() {
         let failure = file("pair=['a','b']").check(&commands(), &|_, _| Ok(())).unwrap_err();
         assert!(failure.message.contains("one value"), "{failure}");
     }
 
     #[test]
-    fn broken_toml_is_located_and_not_quoted() {
+    fn errors_in_toml_are_located_but_not_quoted() {
         let error =
             ConfigFile::from_text(Path::new("x.toml"), "a=1\ntoken = \"hush\nb=2").unwrap_err();
         assert!(error.message.contains("line 2"), "{error}");

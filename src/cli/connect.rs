@@ -1,5 +1,5 @@
-//! Where and how to connect: the flags that `send`, `recv` and `token fetch` share, made into values
-//! that are checked and mean something. Nothing below knows clap.
+//! Where and how to connect: the flags shared by `send`, `recv` and `token fetch`, converted to validated
+//! values. Nothing below this layer depends on clap.
 
 use std::{
     fmt,
@@ -20,88 +20,88 @@ use crate::{
     types::{CandidateType, DeviceId, PairId, is_loopback},
 };
 
-/// Path of the signaling WebSocket, taken when `--signal` has none.
+/// Default path of the signaling WebSocket, used if the `--signal` URL has none.
 pub const SIGNAL_PATH: &str = "/api/signal";
 
-/// Signaling server taken when there is no `--signal`: the dev server of this machine.
+/// Default signaling server: the dev server on this machine.
 pub const DEV_SIGNAL: &str = "ws://127.0.0.1:8787";
 
-/// Path of the token API, taken when there is no `--token-url`.
+/// Default path of the token API, used if there is no `--token-url`.
 pub const TOKEN_PATH: &str = crate::proto::token::PATH;
 
-/// Access token of the dev server, taken when the token API is on this machine.
+/// Access token of the dev server, used if the token API is on this machine.
 pub const DEV_ACCESS_TOKEN: &str = "dev";
 
-/// Flags that say where signaling is and who is asking.
+/// Flags for the signaling server and the identity of this client.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct EndpointArgs {
-    /// Signaling server, ws:// or wss://; default: the dev server, `ws://127.0.0.1:8787`
+    /// Signaling server (ws:// or wss://); default: the dev server, `ws://127.0.0.1:8787`
     #[arg(long, value_name = "URL")]
     pub signal: Option<String>,
-    /// Token API; default: the signaling server's host, at /api/auth/webrtc-token
+    /// URL of the token API; default: /api/auth/webrtc-token on the signaling server
     #[arg(long, value_name = "URL")]
     pub token_url: Option<String>,
-    /// Login token for the token API; default `dev` when that is on this machine
+    /// Login token for the token API; default: `dev` if the API is on this machine
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse_token)]
     pub access_token: Option<SecretText>,
-    /// Device to be; default: mac for recv, phone otherwise
+    /// Device ID to use; default: mac for recv, otherwise phone
     #[arg(long, value_name = "ID")]
     pub device: Option<String>,
-    /// Pair to join; default: the device's one active pair
+    /// Pair to join; default: the device's only active pair
     #[arg(long, value_name = "ID")]
     pub pair: Option<String>,
-    /// Certificates to believe besides the web's, PEM: of wss://, https:// and turns: servers;
+    /// Extra trusted CA certificates (PEM) for wss://, https:// and turns: servers, in addition to the built-in roots;
     /// repeatable
     #[arg(long, alias = "ca", value_name = "FILE")]
     pub cacert: Vec<PathBuf>,
-    /// SHA-256 of the only server certificate to believe, whatever its name and CA; repeatable
+    /// Pin the server certificate by its SHA-256 fingerprint, ignoring its name and CA; repeatable
     #[arg(long, value_name = "SHA256")]
     pub tls_pin: Vec<Fingerprint>,
 }
 
-/// Flags that say where and how to connect to the peer.
+/// Flags for the connection to the peer.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct ConnectArgs {
-    // Not a doc comment: clap would make it the text of the whole command.
+    // Not a doc comment: clap would use it as the description of the whole command.
     #[allow(missing_docs)]
     #[command(flatten)]
     pub endpoint: EndpointArgs,
-    /// Signaling token to present, instead of fetching one
+    /// Signaling token to use, instead of fetching one
     #[arg(long, value_name = "JWT|@FILE", value_parser = SecretText::parse_token)]
     pub token: Option<SecretText>,
-    /// stun:, turn: or turns: server, instead of those from the token API; repeatable
+    /// ICE server (stun:, turn: or turns:), instead of those from the token API; repeatable
     #[arg(long, value_name = "URL")]
     pub ice_server: Vec<String>,
-    /// User name for the TURN servers of --ice-server
+    /// User name for the TURN servers given by --ice-server
     #[arg(long, value_name = "NAME")]
     pub turn_username: Option<String>,
-    /// Password for the TURN servers of --ice-server
+    /// Password for the TURN servers given by --ice-server
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub turn_credential: Option<SecretText>,
-    /// Shared secret of the TURN servers of --ice-server, to make user name and password from
+    /// Shared secret of the TURN servers given by --ice-server, used to generate user name and password
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub turn_secret: Option<SecretText>,
-    /// ICE servers of the Twilio account below, instead of those from the token API
+    /// Use the ICE servers of a Twilio account, instead of those from the token API
     #[arg(long)]
     pub twilio: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub twilio_account: TwilioArgs,
-    /// Candidates to use: all, or only those of TURN servers
+    /// Candidates to use: all, or only relay candidates
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub ice_policy: IcePolicy,
-    /// Candidate types to offer: host,srflx,relay; default all
+    /// Candidate types to offer: host,srflx,relay; default: all
     #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = candidate)]
     pub candidates: Vec<CandidateType>,
-    /// Networks to gather candidates on: udp4,udp6; default both
-    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]
-    pub network: Vec<Network>,
-    /// Network interface to gather candidates on; default all
+    /// Address families to gather candidates on: udp4,udp6; default: both
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = address_family)]
+    pub network: Vec<AddressFamily>,
+    /// Network interface to gather candidates on; default: all
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// Give up when no peer or keyframe came by then; default: wait
+    /// Give up if no peer or keyframe arrives within this time; default: wait forever
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub timeout: Option<Duration>,
 }
@@ -109,16 +109,16 @@ pub struct ConnectArgs {
 /// Which candidates may be used: W3C `RTCIceTransportPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum IcePolicy {
-    /// Any.
+    /// Candidates of any type.
     #[default]
     All,
-    /// Only relayed ones.
+    /// Relay candidates only.
     Relay,
 }
 
-/// A transport and address family to gather candidates on.
+/// Transport and address family to gather candidates on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
+pub enum AddressFamily {
     /// UDP over IPv4.
     Udp4,
     /// UDP over IPv6.
@@ -128,9 +128,9 @@ pub enum Network {
 /// Where the signaling token comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
-    /// A token as it is.
+    /// A token given by flag.
     Fixed(SecretText),
-    /// The token API, asked anew for each connection.
+    /// The token API, called for each connection.
     Api {
         /// URL to POST to.
         url: Url,
@@ -139,43 +139,43 @@ pub enum TokenSource {
     },
 }
 
-/// Where signaling is and who is asking, checked.
+/// Validated signaling server and client identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// WebSocket URL of the signaling server, with its path.
     pub signal: Url,
-    /// Device to be.
+    /// Device ID to use.
     pub device: DeviceId,
-    /// Pair to join; none means the device's one active pair.
+    /// Pair to join; `None` means the device's only active pair.
     pub pair: Option<PairId>,
 }
 
-/// Where and how to connect, checked.
+/// Validated connection flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectConfig {
     /// WebSocket URL of the signaling server, with its path.
     pub signal: Url,
     /// Where the signaling token comes from.
     pub token: TokenSource,
-    /// Device to be.
+    /// Device ID to use.
     pub device: DeviceId,
-    /// Pair to join; none means the device's one active pair.
+    /// Pair to join; `None` means the device's only active pair.
     pub pair: Option<PairId>,
-    /// ICE servers given by flag; none means those of the token API.
+    /// ICE servers given by flag; empty means those of the token API.
     pub ice_servers: Vec<IceServer>,
-    /// The Twilio account whose ICE servers are still to be fetched.
+    /// The Twilio account to fetch ICE servers from.
     pub twilio: Option<TwilioArgs>,
     /// Which candidates may be used.
     pub ice_policy: IcePolicy,
-    /// Candidate types to offer, none twice; never empty.
+    /// Candidate types to offer, without duplicates; never empty.
     pub candidates: Vec<CandidateType>,
-    /// Networks to gather on, none twice; never empty.
-    pub network: Vec<Network>,
-    /// Network interface to gather on; none means all.
+    /// Address families to gather on, without duplicates; never empty.
+    pub network: Vec<AddressFamily>,
+    /// Network interface to gather on; `None` means all.
     pub interface: Option<String>,
-    /// How long to wait for the peer; none means for ever.
+    /// How long to wait for the peer; `None` means forever.
     pub timeout: Option<Duration>,
-    /// The certificates that servers are believed by.
+    /// The trusted certificates.
     pub trust: Trust,
 }
 
@@ -183,7 +183,7 @@ impl ConnectConfig {
     /// Fetches the ICE servers of `--twilio`.
     ///
     /// # Errors
-    /// No account is named (exit code 2); Twilio gives none (exit code 1).
+    /// No account is given (exit code 2); Twilio returns no servers (exit code 1).
     pub async fn with_twilio(mut self) -> Result<Self, Failure> {
         if let Some(account) = self.twilio.take() {
             self.ice_servers.extend(account.ice_servers().await?);
@@ -192,7 +192,7 @@ impl ConnectConfig {
     }
 }
 
-impl fmt::Display for Network {
+impl fmt::Display for AddressFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Udp4 => "udp4",
@@ -202,17 +202,17 @@ impl fmt::Display for Network {
 }
 
 impl EndpointArgs {
-    /// Checks where signaling is and who is asking.
+    /// Validates the signaling server and the client identity.
     ///
     /// # Errors
-    /// `--signal` is no WebSocket URL; the device or pair is empty.
+    /// `--signal` is not a WebSocket URL; the device or pair is empty.
     pub fn endpoint(&self, default_device: &str) -> Result<Endpoint, Failure> {
         let device = self.device.as_deref().unwrap_or(default_device);
         for (flag, value) in [("--device", Some(device)), ("--pair", self.pair.as_deref())] {
             if value.is_some_and(|value| value.trim().is_empty()) {
                 return Err(Failure::usage(
                     format!("{flag} is empty"),
-                    format!("name one: {flag} ID"),
+                    format!("give an id: {flag} ID"),
                 ));
             }
         }
@@ -232,10 +232,10 @@ impl EndpointArgs {
         Ok(url)
     }
 
-    /// The certificates that servers are believed by.
+    /// The trusted certificates.
     ///
     /// # Errors
-    /// A file of `--cacert` cannot be read, or holds no certificate that can be used.
+    /// A `--cacert` file cannot be read or contains no usable certificate.
     pub fn trust(&self) -> Result<Trust, Failure> {
         let mut added = Vec::new();
         for path in &self.cacert {
@@ -255,10 +255,10 @@ impl EndpointArgs {
         Ok(Trust::of(&added, &self.tls_pin))
     }
 
-    /// The token API to ask, and the login token for it.
+    /// The token API and its login token.
     ///
     /// # Errors
-    /// `--token-url` is no HTTP URL; there is no login token for a server elsewhere.
+    /// `--token-url` is not an HTTP URL; there is no login token for a remote server.
     pub fn token_api(&self) -> Result<(Url, SecretText), Failure> {
         let url = match &self.token_url {
             Some(text) => http_like_url("--token-url", text, ["http", "https"])?,
@@ -269,9 +269,12 @@ impl EndpointArgs {
             None if is_loopback(&url) => SecretText::new(DEV_ACCESS_TOKEN),
             None => {
                 return Err(Failure::usage(
-                    format!("no login token to ask {} for a signaling token with", redacted(&url)),
-                    "give --access-token @FILE (or ORION_ACCESS_TOKEN), or a signaling token with \
-                     --token @FILE",
+                    format!(
+                        "no login token: cannot request a signaling token from {}",
+                        redacted(&url)
+                    ),
+                    "give a login token with --access-token @FILE (or ORION_ACCESS_TOKEN), or a signaling \
+                     token with --token @FILE",
                 ));
             }
         };
@@ -280,11 +283,10 @@ impl EndpointArgs {
 }
 
 impl ConnectArgs {
-    /// Checks the flags and makes them mean something; `now` dates TURN credentials made from
-    /// `--turn-secret`.
+    /// Validates the flags; `now` is the issue time of TURN credentials generated from `--turn-secret`.
     ///
     /// # Errors
-    /// A URL, a combination of flags or a missing one: exit code 2, with what to give instead.
+    /// A URL is not valid, flags conflict or a flag is missing: exit code 2.
     pub fn resolve(&self, default_device: &str, now: SystemTime) -> Result<ConnectConfig, Failure> {
         let endpoint = self.endpoint.endpoint(default_device)?;
         let token = if let Some(token) = &self.token {
@@ -295,8 +297,8 @@ impl ConnectArgs {
         };
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Failure::usage(
-                "--timeout 0 waits for nothing",
-                "give a longer one, or none",
+                "--timeout 0 leaves no time to connect",
+                "give a longer timeout, or omit --timeout",
             ));
         }
         let turn = |url: &String| is_turn(url);
@@ -305,12 +307,12 @@ impl ConnectArgs {
             && !self.ice_server.iter().any(turn)
         {
             return Err(Failure::usage(
-                "--ice-policy relay needs a TURN server, and --ice-server names none",
-                "give --ice-server turn:HOST with --turn-secret, too",
+                "--ice-policy relay requires a TURN server, but --ice-server gives only STUN servers",
+                "add --ice-server turn:HOST with --turn-secret",
             ));
         }
         let login = self.turn_login()?;
-        let (candidates, network) = (self.candidate_types()?, self.networks());
+        let (candidates, network) = (self.candidate_types()?, self.address_families());
         Ok(ConnectConfig {
             signal: endpoint.signal,
             token,
@@ -336,37 +338,36 @@ impl ConnectArgs {
             }
             (None, None, Some(secret)) => Ok(ice::TurnLogin::Secret(secret.clone())),
             (_, _, Some(_)) => wrong(
-                "--turn-secret together with --turn-username or --turn-credential",
-                "give the secret alone: user name and password are made from it",
+                "--turn-secret cannot be used together with --turn-username or --turn-credential",
+                "give only --turn-secret: user name and password are generated from it",
             ),
-            (Some(_), None, None) => wrong(
-                "--turn-username without --turn-credential",
-                "give --turn-credential @FILE, too",
-            ),
+            (Some(_), None, None) => {
+                wrong("--turn-username without --turn-credential", "add --turn-credential @FILE")
+            }
             (None, Some(_), None) => {
-                wrong("--turn-credential without --turn-username", "give --turn-username NAME, too")
+                wrong("--turn-credential without --turn-username", "add --turn-username NAME")
             }
         }
     }
 
     fn candidate_types(&self) -> Result<Vec<CandidateType>, Failure> {
         use CandidateType::{Host, Relay, Srflx};
-        let types = without_repeats(&self.candidates, &[Host, Srflx, Relay]);
+        let types = without_duplicates(&self.candidates, &[Host, Srflx, Relay]);
         if self.ice_policy == IcePolicy::Relay && !types.contains(&Relay) {
             return Err(Failure::usage(
-                "--ice-policy relay uses relay candidates only, but --candidates leaves them out",
-                "add relay to --candidates, or leave --candidates out",
+                "--ice-policy relay uses relay candidates only, but --candidates excludes them",
+                "add relay to --candidates, or omit --candidates",
             ));
         }
         Ok(types)
     }
 
-    fn networks(&self) -> Vec<Network> {
-        without_repeats(&self.network, &[Network::Udp4, Network::Udp6])
+    fn address_families(&self) -> Vec<AddressFamily> {
+        without_duplicates(&self.network, &[AddressFamily::Udp4, AddressFamily::Udp6])
     }
 }
 
-fn without_repeats<T: Copy + PartialEq>(given: &[T], all: &[T]) -> Vec<T> {
+fn without_duplicates<T: Copy + PartialEq>(given: &[T], all: &[T]) -> Vec<T> {
     let mut kept = Vec::new();
     for one in if given.is_empty() { all } else { given } {
         if !kept.contains(one) {
@@ -388,8 +389,11 @@ fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Fail
         return Err(Failure::usage(message, remedy));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let message = format!("{flag} holds a user name or password, which would be printed");
-        return Err(Failure::usage(message, "give secrets with --access-token @FILE"));
+        let message = format!("{flag} contains a user name or password, which would be logged");
+        return Err(Failure::usage(
+            message,
+            "remove them from the URL; give secrets with --access-token @FILE",
+        ));
     }
     Ok(url)
 }
@@ -398,7 +402,7 @@ fn derived_token_url(signal: &Url) -> Result<Url, Failure> {
     let mut url = signal.clone();
     let scheme = if signal.scheme() == "wss" { "https" } else { "http" };
     url.set_scheme(scheme).map_err(|()| {
-        let message = format!("no token API can be derived from --signal {}", redacted(signal));
+        let message = format!("cannot derive the token API URL from --signal {}", redacted(signal));
         Failure::usage(message, "give --token-url URL")
     })?;
     url.set_path(TOKEN_PATH);
@@ -410,25 +414,25 @@ fn derived_token_url(signal: &Url) -> Result<Url, Failure> {
 fn candidate(text: &str) -> Result<CandidateType, String> {
     match text.trim().parse() {
         Ok(CandidateType::Prflx) => Err(
-            "prflx candidates come up during checks and cannot be asked for; write host, srflx \
-                 or relay"
+            "prflx candidates are discovered during connectivity checks and cannot be selected: expected \
+             host, srflx or relay"
                 .to_owned(),
         ),
         Ok(kind) => Ok(kind),
-        Err(_) => Err(format!("`{text}` is no candidate type; write host, srflx or relay")),
+        Err(_) => Err(units::not_valid(text, "candidate type", "host, srflx or relay")),
     }
 }
 
-fn network(text: &str) -> Result<Network, String> {
+fn address_family(text: &str) -> Result<AddressFamily, String> {
     match text.trim() {
-        "udp4" => Ok(Network::Udp4),
-        "udp6" => Ok(Network::Udp6),
+        "udp4" => Ok(AddressFamily::Udp4),
+        "udp6" => Ok(AddressFamily::Udp6),
         "tcp" => Err(
-            "ICE-TCP candidates (RFC 6544) are not supported; where UDP is blocked, a TURN server helps: \
+            "ICE-TCP candidates (RFC 6544) are not supported; where UDP is blocked, use a TURN server: \
              --ice-server turns:HOST or turn:HOST?transport=tcp"
                 .to_owned(),
         ),
-        _ => Err(format!("`{text}` is no network; write udp4 or udp6")),
+        _ => Err(units::not_valid(text, "address family", "udp4 or udp6")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `orion-peer demo`: server, sender and receiver on this machine, over real sockets.
+//! `orion-peer demo`: server, sender and receiver in one process, over real sockets.
 
 use std::{
     path::PathBuf,
@@ -17,9 +17,10 @@ use tokio::{
 
 use super::{
     failure::Failure,
-    observe::{self, ObserveArgs, Observer},
     output::Output,
-    recv, send, serve, stop, units,
+    recv, send, serve,
+    session_reporter::{self, RecordingArgs, SessionReporter},
+    stop, units,
 };
 use crate::{
     media::{
@@ -44,27 +45,27 @@ pub struct DemoArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub picture: send::PictureArgs,
-    /// Keyframes to send and receive, at most: a source may have fewer
+    /// Maximum number of keyframes to send and receive; a source may have fewer
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub count: u64,
-    /// Directory for the keyframes; made when it is not there
+    /// Output directory for the keyframes; created if missing
     #[arg(long, value_name = "DIR", default_value = "frames")]
     pub out: PathBuf,
-    /// What to write of each keyframe: h264,jpg,png,y4m
+    /// File formats to write for each keyframe: h264,jpg,png,y4m
     #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "h264,jpg")]
     pub format: Vec<PictureFormat>,
-    /// Give up when no keyframe came for this long
+    /// Give up if no keyframe arrives for this long
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "30s")]
     pub timeout: Duration,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub observe: ObserveArgs,
+    pub recording: RecordingArgs,
 }
 
-/// Runs the three until the keyframes are on disk: `--count`, or as many as the source has.
+/// Runs server, sender and receiver until the keyframes are on disk: `--count`, or as many as the source has.
 ///
 /// # Errors
-/// Exit code 1 for what could not be done.
+/// Exit code 1 if a part could not be started or keyframes are missing.
 pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
     if args.count == 0 {
         return Err(Failure::usage("--count 0 sends nothing", "give at least 1"));
@@ -72,18 +73,20 @@ pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
     if args.picture.source == SourceSpec::Camera(CameraSpec::default())
         && list_devices().is_ok_and(|devices| devices.is_empty())
     {
-        output.line("no camera here: showing the test pattern; --source names something else");
+        output
+            .line("no camera found: sending the test pattern; choose another source with --source");
         args.picture.source = SourceSpec::Pattern { width: 1280, height: 720 };
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
         Failure::new(Stage::Server, format!("cannot listen on 127.0.0.1: {error}"), "")
     })?;
     let dev = serve::dev(listener, &[]).await?;
-    let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer demo", output)?;
-    observer
+    let mut reporter =
+        SessionReporter::new(&args.recording, Role::Recv, "orion-peer demo", output)?;
+    reporter
         .line(&format!("server: {} (pair demo, on this machine only)", dev.server.signal_url()));
-    let result = run_pair(&args, &dev.server, &mut observer).await;
-    let finished = observer.finish(result);
+    let result = run_pair(&args, &dev.server, &mut reporter).await;
+    let finished = reporter.finish(result);
     dev.shutdown().await;
     finished
 }
@@ -91,47 +94,54 @@ pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
 async fn run_pair(
     args: &DemoArgs,
     server: &RunningServer,
-    observer: &mut Observer,
+    reporter: &mut SessionReporter,
 ) -> Result<(), SessionError> {
     let (stop, stopped) = watch::channel(false);
     let sender_config = sender_config(args, server)?;
     let mut receiver_config = receiver_config(args, server)?;
-    receiver_config.call.negotiation_log = observer.negotiations();
-    receiver_config.call.stats_every = observer.stats_every();
-    // Both tell from their own tasks; one place shows it.
-    let (told, mut tellings) = mpsc::unbounded_channel();
+    receiver_config.call.negotiation_log = reporter.negotiations();
+    receiver_config.call.stats_every = reporter.stats_every();
+    // Both report from their own tasks; one task shows the events.
+    let (events, mut received_events) = mpsc::unbounded_channel();
     let (sent_count, arrived) = (Arc::<AtomicU64>::default(), watch::Sender::new(0));
     let sending = tokio::spawn({
-        let (told, stopped, sent_count) =
-            (told.clone(), wait(stopped.clone()), Arc::clone(&sent_count));
+        let (events, stopped, sent_count) =
+            (events.clone(), wait(stopped.clone()), Arc::clone(&sent_count));
         async move {
-            let mut tell = move |event| {
+            let mut notify = move |event| {
                 let sent = u64::from(matches!(event, SenderEvent::Sent(_)));
                 sent_count.fetch_add(sent, Ordering::Relaxed);
-                let _ = told.send(Told::Sender(event));
+                let _ = events.send(DemoEvent::Sender(event));
             };
-            sender::run(sender_config, stopped, &mut tell, &mut observe::no_lines()).await
+            sender::run(sender_config, stopped, &mut notify, &mut session_reporter::empty_input())
+                .await
         }
     });
     let receiving = tokio::spawn({
         let (stopped, arrived) = (wait(stopped), arrived.clone());
         async move {
-            let mut tell = move |event| {
+            let mut notify = move |event| {
                 let keyframe = u64::from(matches!(event, ReceiverEvent::Keyframe(_)));
                 arrived.send_modify(|arrived| *arrived += keyframe);
-                let _ = told.send(Told::Receiver(event));
+                let _ = events.send(DemoEvent::Receiver(event));
             };
-            receiver::run(receiver_config, stopped, &mut tell, &mut observe::no_lines()).await
+            receiver::run(
+                receiver_config,
+                stopped,
+                &mut notify,
+                &mut session_reporter::empty_input(),
+            )
+            .await
         }
     });
     let show = async {
-        while let Some(telling) = tellings.recv().await {
-            match telling {
-                // One live line and one summary: those of the receiver.
-                Told::Sender(SenderEvent::Report(_)) => {}
-                Told::Sender(SenderEvent::Sent(sent)) => show_sent(observer, &sent),
-                Told::Sender(event) => send::show(observer, "send: ", event),
-                Told::Receiver(event) => recv::show(observer, "recv: ", event),
+        while let Some(event) = received_events.recv().await {
+            match event {
+                // There is one live line and one summary, and they show the receiver.
+                DemoEvent::Sender(SenderEvent::Report(_)) => {}
+                DemoEvent::Sender(SenderEvent::Sent(sent)) => show_sent(reporter, &sent),
+                DemoEvent::Sender(event) => send::show(reporter, "send: ", event),
+                DemoEvent::Receiver(event) => recv::show(reporter, "recv: ", event),
             }
         }
     };
@@ -141,19 +151,19 @@ async fn run_pair(
     let (sent, arrived) = (sent_count.load(Ordering::Relaxed), *arrived.borrow());
     if ended.source_ended && arrived >= sent && arrived < args.count {
         let pictures = if sent == 1 { "picture" } else { "pictures" };
-        observer.line(&format!("the source has {sent} {pictures}, and all of them arrived"));
+        reporter.line(&format!("the source has {sent} {pictures}, and all of them arrived"));
         return Ok(());
     }
     conclude(&ended, arrived, args.count)
 }
 
-/// How both ended without an error.
+/// How sender and receiver ended, if neither failed.
 struct Ended {
     source_ended: bool,
     interrupted: bool,
 }
 
-/// Waits until both have ended, and sees to it that the one does not wait for the other in vain.
+/// Waits until both have ended, and stops one if the other can no longer serve it.
 async fn follow(
     mut sending: JoinHandle<Result<SenderEnd, SessionError>>,
     mut receiving: JoinHandle<Result<ReceiverEnd, SessionError>>,
@@ -162,7 +172,7 @@ async fn follow(
     arrived: &watch::Sender<u64>,
 ) -> Result<Ended, SessionError> {
     let (mut sent, mut received, mut interrupted) = (None, None, false);
-    let mut asked = Box::pin(stop::asked());
+    let mut shutdown = Box::pin(stop::shutdown_signal());
     let mut arrivals = arrived.subscribe();
     while sent.is_none() || received.is_none() {
         let source_ended = matches!(sent, Some(Ok(SenderEnd::SourceEnded)));
@@ -179,10 +189,10 @@ async fn follow(
                 stop.send_replace(true);
                 received = Some(joined(result));
             }
-            // No other keyframe will come.
+            // No further keyframe will arrive.
             _ = arrivals.wait_for(|arrived| *arrived >= sent_count.load(Ordering::Relaxed)),
                 if source_ended && going => { stop.send_replace(true); }
-            () = &mut asked, if going => {
+            () = &mut shutdown, if going => {
                 interrupted = true;
                 stop.send_replace(true);
             }
@@ -202,19 +212,21 @@ fn conclude(ended: &Ended, arrived: u64, count: u64) -> Result<(), SessionError>
     }
     if ended.interrupted {
         let message = format!("stopped after {arrived} of {count} keyframes");
-        let remedy = "let it run to its end; what arrived is in the directory";
+        let remedy =
+            "let it run to completion; the keyframes received so far are in the output directory";
         return error(Stage::Interrupted, "interrupted", message, remedy);
     }
     let message = format!("{arrived} of {count} keyframes arrived");
-    let remedy = "run with -v for the details; what arrived is in the directory";
+    let remedy =
+        "run with -v for details; the keyframes received so far are in the output directory";
     error(Stage::Video, "keyframes-missing", message, remedy)
 }
 
 fn sender_config(args: &DemoArgs, server: &RunningServer) -> Result<SenderConfig, SessionError> {
-    let mut link = link(server, "phone", PeerRole::Sender)?;
-    link.peer.pace = args.picture.pace;
+    let mut call = call_config(server, "phone", PeerRole::Sender)?;
+    call.peer.pace = args.picture.pace;
     Ok(SenderConfig {
-        call: link,
+        call,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
         interval: args.picture.interval,
@@ -231,7 +243,7 @@ fn receiver_config(
     server: &RunningServer,
 ) -> Result<ReceiverConfig, SessionError> {
     Ok(ReceiverConfig {
-        call: link(server, "mac", PeerRole::Receiver)?,
+        call: call_config(server, "mac", PeerRole::Receiver)?,
         out: args.out.clone(),
         formats: args.format.clone(),
         count: Some(args.count),
@@ -240,17 +252,17 @@ fn receiver_config(
     })
 }
 
-fn show_sent(observer: &mut Observer, sent: &SentKeyframe) {
-    observer.line(&format!(
+fn show_sent(reporter: &mut SessionReporter, sent: &SentKeyframe) {
+    reporter.line(&format!(
         "send: keyframe {}, {} bytes, QP {}",
         sent.info.seq,
         sent.info.bytes,
-        sent.captured.qp.map_or("as it was".to_owned(), |qp| format!("{qp:.1}"))
+        sent.captured.qp.map_or("unchanged".to_owned(), |qp| format!("{qp:.1}"))
     ));
-    observer.stages(&sent.stages, &send::known(sent, None));
+    reporter.stages(&sent.stages, &send::details(sent, None));
 }
 
-enum Told {
+enum DemoEvent {
     Sender(SenderEvent),
     Receiver(ReceiverEvent),
 }
@@ -263,12 +275,16 @@ fn joined<T>(
             stage: Stage::Video,
             code: "thread-failed".into(),
             message: format!("a task failed: {error}"),
-            remedy: "run with -v for the details".into(),
+            remedy: "run with -v for details".into(),
         })
     })
 }
 
-fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<CallConfig, SessionError> {
+fn call_config(
+    server: &RunningServer,
+    device: &str,
+    role: PeerRole,
+) -> Result<CallConfig, SessionError> {
     let tokens =
         TokenClient::new(&server.token_url(), "dev", device.into(), None).map_err(|error| {
             SessionError {
@@ -285,6 +301,6 @@ fn link(server: &RunningServer, device: &str, role: PeerRole) -> Result<CallConf
 }
 
 async fn wait(mut stopped: watch::Receiver<bool>) {
-    // The sender of the watch lives as long as the demo.
+    // The watch sender outlives the demo.
     let _ = stopped.wait_for(|stop| *stop).await;
 }

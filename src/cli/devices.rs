@@ -12,16 +12,15 @@ use crate::{
 #[derive(Debug, Clone, clap::Args)]
 pub struct DevicesArgs {}
 
-/// Prints a table, or with `--json` one object a line; no camera is no failure.
+/// Prints a table, or with `--json` one object per line. Finding no camera is not a failure.
 ///
 /// # Errors
-/// The system's list of cameras cannot be read, or stdout cannot be written.
+/// The list of cameras cannot be read, or stdout is not writable.
 pub fn run(_args: &DevicesArgs, output: Output) -> Result<(), Failure> {
     let devices = list_devices()
         .map_err(|error| Failure::new(Stage::Source, error.to_string(), error.remedy()))?;
     if devices.is_empty() {
-        let without = "`--source pattern`, a picture or a directory";
-        output.line(format!("no camera found; send something else with {without}"));
+        output.line("no camera found; use `--source pattern`, a picture or a directory instead");
     }
     for device in &devices {
         output.event(&line(device))?;
@@ -51,7 +50,7 @@ fn format_value(format: &CameraFormat) -> Value {
     json!({"fourcc": format.pixels.fourcc(), "width": width, "height": height, "fps": fps})
 }
 
-/// A line for the camera, one for each size and pixel format, one for what `send` takes of them.
+/// One line for the camera, one per size and pixel format, and one for the format `send` uses by default.
 fn table(device: &Device) -> String {
     let mut lines = vec![format!("camera:{}  {}  {}", device.index, device.name, device.path)];
     if let Some(error) = &device.error {
@@ -69,8 +68,8 @@ fn table(device: &Device) -> String {
         lines.push(format!("{size:<10} {}  {} fps", group[0].pixels, rates.join(", ")));
     }
     match device.usual_format() {
-        Some(format) => lines.push(format!("without --size: {format}")),
-        None if device.error.is_none() => lines.push("no format that can be used here".to_owned()),
+        Some(format) => lines.push(format!("default: {format}")),
+        None if device.error.is_none() => lines.push("no supported format".to_owned()),
         None => {}
     }
     let lines: Vec<_> = lines.iter().map(|line| printable(line)).collect();
@@ -83,7 +82,7 @@ mod tests {
     use crate::media::source::PixelFormat;
 
     #[test]
-    fn one_device_in_both_forms() {
+    fn a_device_as_table_and_as_json() {
         let format = |interval| CameraFormat {
             width: 1280,
             height: 720,
@@ -102,7 +101,7 @@ mod tests {
         assert_eq!(
             table(&device),
             "camera:2  Cam  /dev/video2\n    open in cheese (process 7)\n    \
-             1280x720   YUYV  30, 12.5 fps\n    without --size: 1280x720 YUYV at 30 fps"
+             1280x720   YUYV  30, 12.5 fps\n    default: 1280x720 YUYV at 30 fps"
         );
         let value = line(&device);
         assert_eq!(
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_that_cannot_be_looked_at_says_why() {
+    fn a_camera_that_cannot_be_opened_shows_the_reason() {
         let device = Device {
             index: 0,
             name: "Cam".into(),

@@ -1,4 +1,4 @@
-//! `orion-peer doctor`: what this network and these ICE servers can do.
+//! `orion-peer doctor`: diagnose the network and the ICE servers.
 
 use std::{
     io::IsTerminal,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    connect::{ConnectArgs, ConnectConfig, Network, TokenSource},
+    connect::{AddressFamily, ConnectArgs, ConnectConfig, TokenSource},
     failure::Failure,
     output::Output,
     stop, units,
@@ -25,44 +25,43 @@ use crate::{
 /// Flags of `doctor`.
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("timeout", |arg| arg.help("Longest time for everything but --binding-lifetime; default 15s")),
+    mut_arg("timeout", |arg| arg.help("Timeout for all checks except --binding-lifetime; default 15s")),
     mut_arg("ice_policy", |arg| arg.hide(true)),
     mut_arg("candidates", |arg| arg.hide(true))
 )]
 pub struct DoctorArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Leave token and signaling out: only the network and the servers of --ice-server
+    /// Skip token and signaling; check only the network and the servers of --ice-server
     #[arg(long)]
     no_signal: bool,
-    /// Join the room for a moment, too; that ends a running peer of the same device
+    /// Also join the room briefly; this disconnects a running peer with the same device ID
     #[arg(long, conflicts_with = "no_signal")]
     join: bool,
-    /// Look how long the NAT keeps a binding without traffic, up to this; takes as long
+    /// Measure how long the NAT keeps an idle binding, up to this time; takes that long
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     binding_lifetime: Option<Duration>,
 }
 
-/// Longest life time of a binding that is looked for.
-const LONGEST_LIFETIME: Duration = Duration::from_mins(10);
+/// Maximum of `--binding-lifetime`.
+const MAX_BINDING_LIFETIME: Duration = Duration::from_mins(10);
 
-/// Looks, and tells.
+/// Runs the checks and shows the report.
 ///
 /// # Errors
-/// Exit code 1 when nothing works or a server fails, 2 for flags that do not go together, 3 when some
-/// peers cannot be reached.
+/// Exit code 1 if no server works or one fails, 2 for conflicting flags, 3 if some peers cannot be reached.
 pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
     let config = configure(&args).await?;
     let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
     let progress = Progress::new(mode, 1);
-    let tell = |what: &str| progress.update(0, &format!("looking at {what} …"));
+    let show = |what: &str| progress.update(0, &format!("checking {what} …"));
     let report = tokio::select! {
-        // Ctrl-C is listened to before the first datagram is sent.
+        // The Ctrl-C handler must be installed before the first datagram is sent.
         biased;
-        () = stop::asked() => {
-            return Err(Failure::interrupted("let it run to its end: --timeout bounds it"));
+        () = stop::shutdown_signal() => {
+            return Err(Failure::interrupted("let it run to completion; --timeout limits the time"));
         }
-        report = doctor::run(&config, &tell) => report,
+        report = doctor::run(&config, &show) => report,
     };
     drop(progress);
     output.event(&report)?;
@@ -72,7 +71,7 @@ pub async fn run(args: DoctorArgs, output: Output) -> Result<(), Failure> {
 
 async fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
     let connect = if args.no_signal {
-        // No login is needed where nobody is asked for a token.
+        // Without a token request, no login is needed.
         let mut offline = args.connect.clone();
         offline.endpoint.signal = None;
         offline.endpoint.token_url = None;
@@ -83,8 +82,8 @@ async fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
     let connect = connect.with_twilio().await?;
     if args.no_signal && connect.ice_servers.is_empty() {
         return Err(Failure::usage(
-            "--no-signal leaves nothing to ask",
-            "give servers with --ice-server stun:HOST or turn:HOST",
+            "--no-signal without --ice-server leaves nothing to check",
+            "add --ice-server stun:HOST or turn:HOST",
         ));
     }
     check_lifetime(args.binding_lifetime)?;
@@ -92,8 +91,8 @@ async fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
     Ok(DoctorConfig {
         contact,
         ice_servers: connect.ice_servers.clone(),
-        v4: connect.network.contains(&Network::Udp4),
-        v6: connect.network.contains(&Network::Udp6),
+        v4: connect.network.contains(&AddressFamily::Udp4),
+        v6: connect.network.contains(&AddressFamily::Udp6),
         interface: connect.interface.clone(),
         trust: connect.trust.clone(),
         within: connect.timeout.unwrap_or(doctor::WITHIN),
@@ -101,12 +100,14 @@ async fn configure(args: &DoctorArgs) -> Result<DoctorConfig, Failure> {
     })
 }
 
-fn check_lifetime(longest: Option<Duration>) -> Result<(), Failure> {
-    match longest {
-        Some(longest) if longest.is_zero() || longest > LONGEST_LIFETIME => Err(Failure::usage(
-            format!("--binding-lifetime {longest:?} is out of range"),
-            "give a time above 0 and up to 10m",
-        )),
+fn check_lifetime(maximum: Option<Duration>) -> Result<(), Failure> {
+    match maximum {
+        Some(maximum) if maximum.is_zero() || maximum > MAX_BINDING_LIFETIME => {
+            Err(Failure::usage(
+                format!("--binding-lifetime {maximum:?} is out of range"),
+                "give a time greater than 0, at most 10m",
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -122,7 +123,7 @@ fn contact(connect: &ConnectConfig, join: bool) -> Result<Contact, Failure> {
             let client =
                 TokenClient::new(url.as_str(), access_token.expose(), device, connect.pair.clone())
                     .and_then(|client| client.trusting(&connect.trust));
-            // Queries may hold secrets.
+            // Queries may contain secrets.
             let mut shown = url.clone();
             shown.set_query(None);
             (Some(shown.to_string()), Arc::new(client.map_err(failed)?))
@@ -137,7 +138,7 @@ fn contact(connect: &ConnectConfig, join: bool) -> Result<Contact, Failure> {
     })
 }
 
-/// The failure a verdict stands for; the JSON has said it already.
+/// The failure that a verdict implies; its details are already in the JSON result.
 fn conclude(report: &Report) -> Result<(), Failure> {
     let verdict = &report.verdict;
     let first = report.problems.iter().find(|problem| problem.severity == Severity::Error);
@@ -150,7 +151,7 @@ fn conclude(report: &Report) -> Result<(), Failure> {
         }
         (Class::None, None) => "no server works".to_owned(),
         (Class::None, Some(first)) => format!("no server works: {}", first.message),
-        (Class::Some, _) => format!("not reached are peers behind {}", verdict.none.join(", ")),
+        (Class::Some, _) => format!("cannot reach peers behind {}", verdict.none.join(", ")),
     };
     let stage = if report.token.as_ref().is_some_and(|token| !token.ok) {
         Stage::Token
@@ -163,5 +164,5 @@ fn conclude(report: &Report) -> Result<(), Failure> {
         3 => Failure::requirement(stage, message, remedy),
         _ => Failure::new(stage, message, remedy),
     };
-    Err(failure.told())
+    Err(failure.in_result())
 }

@@ -1,5 +1,4 @@
-//! Reports as files, the same for every command that has results: `--html`, `--markdown`, `--junit`,
-//! `--csv`.
+//! Report files, common to all commands with results: `--html`, `--markdown`, `--junit`, `--csv`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,14 +11,14 @@ use crate::{
     types::Stage,
 };
 
-/// Flags for reports as files.
+/// Flags for report files.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Reports")]
 pub struct ExportArgs {
-    /// Write a page with plots, whole in one file
+    /// Write a self-contained HTML page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Write a Markdown summary, as for a pull request
+    /// Write a Markdown summary, for example for a pull request
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Write `JUnit` XML for a CI server
@@ -30,8 +29,8 @@ pub struct ExportArgs {
     pub csv: Option<PathBuf>,
 }
 
-/// A flag that was given, and its file.
-pub type Asked<'a> = (&'static str, &'a Path);
+/// An output flag and its path.
+pub type OutputFile<'a> = (&'static str, &'a Path);
 
 /// One kind of report.
 struct Format {
@@ -40,7 +39,7 @@ struct Format {
     render: fn(&[Named]) -> String,
 }
 
-/// A new format is a field above and a line here.
+/// A new format needs a field above and a line here.
 const FORMATS: &[Format] = &[
     Format { flag: "--html", path: |args| args.html.as_ref(), render: html::html },
     Format { flag: "--markdown", path: |args| args.markdown.as_ref(), render: markdown::markdown },
@@ -49,27 +48,26 @@ const FORMATS: &[Format] = &[
 ];
 
 impl ExportArgs {
-    /// Finds out before the work whether the files, and `others` by their flags, can be written
-    /// afterwards.
+    /// Checks before the run that the files, and `others`, can be written afterwards.
     ///
     /// # Errors
-    /// Exit code 2 when two have the same file, 1 when one cannot be written.
-    pub fn check(&self, others: &[Asked<'_>]) -> Result<(), Failure> {
-        check(&[&self.asked()[..], others].concat())
+    /// Exit code 2 if two flags name the same file, 1 if a file is not writable.
+    pub fn check(&self, others: &[OutputFile<'_>]) -> Result<(), Failure> {
+        check(&[&self.requested()[..], others].concat())
     }
 
-    /// Refuses reports that would be written over a file that is read.
+    /// Rejects reports that would overwrite an input file.
     ///
     /// # Errors
-    /// Exit code 2: a report has the name of one of `inputs`.
+    /// Exit code 2: a report names one of `inputs`.
     pub fn check_apart_from(&self, inputs: &[PathBuf]) -> Result<(), Failure> {
-        check_apart(&self.asked(), inputs)
+        check_apart(&self.requested(), inputs)
     }
 
-    /// Writes the reports that were asked for; each is there whole, or not at all.
+    /// Writes the requested reports, each of them atomically.
     ///
     /// # Errors
-    /// One cannot be written: exit code 1. Those before it are written.
+    /// A report cannot be written: exit code 1. Earlier ones are kept.
     pub fn write(&self, runs: &[Named]) -> Result<(), Failure> {
         for format in FORMATS {
             if let Some(path) = (format.path)(self) {
@@ -80,18 +78,18 @@ impl ExportArgs {
         Ok(())
     }
 
-    fn asked(&self) -> Vec<Asked<'_>> {
+    fn requested(&self) -> Vec<OutputFile<'_>> {
         let one = |format: &Format| Some((format.flag, (format.path)(self)?.as_path()));
         FORMATS.iter().filter_map(one).collect()
     }
 }
 
-fn check(asked: &[Asked<'_>]) -> Result<(), Failure> {
-    for (index, (flag, path)) in asked.iter().enumerate() {
-        if let Some((other, _)) = asked[..index].iter().find(|(_, one)| same_file(one, path)) {
+fn check(requested: &[OutputFile<'_>]) -> Result<(), Failure> {
+    for (index, (flag, path)) in requested.iter().enumerate() {
+        if let Some((other, _)) = requested[..index].iter().find(|(_, one)| same_file(one, path)) {
             return Err(Failure::usage(
                 format!("{other} and {flag} name the same file `{}`", path.display()),
-                "give each report a file of its own",
+                "give each report its own file",
             ));
         }
         whole_file::check(path).map_err(|error| unwritable(flag, path, &error))?;
@@ -99,11 +97,11 @@ fn check(asked: &[Asked<'_>]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_apart(asked: &[Asked<'_>], inputs: &[PathBuf]) -> Result<(), Failure> {
-    for (flag, path) in asked {
+fn check_apart(requested: &[OutputFile<'_>], inputs: &[PathBuf]) -> Result<(), Failure> {
+    for (flag, path) in requested {
         if inputs.iter().any(|input| same_file(input, path)) {
             return Err(Failure::usage(
-                format!("{flag} `{}` would replace a result that is read", path.display()),
+                format!("{flag} `{}` would overwrite an input file", path.display()),
                 "give the report another name",
             ));
         }
@@ -111,17 +109,17 @@ fn check_apart(asked: &[Asked<'_>], inputs: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A file that cannot be written, as a failure.
+/// The failure for a file that cannot be written.
 #[must_use]
 pub fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(
         Stage::Output,
         format!("cannot write {flag} `{}`: {error}", path.display()),
-        "give a file in a directory that is there and can be written, on a disk that has room",
+        "give a file in an existing, writable directory on a disk with free space",
     )
 }
 
-/// Whether two paths name one file, be it there or not. What is no regular file may be named twice.
+/// Whether two paths name the same file, existing or not. Files that are not regular may be named twice.
 fn same_file(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other && one.is_file(),
@@ -137,11 +135,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_cannot_be_written_are_told_before_the_work() {
+    fn unwritable_files_are_reported_before_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let good = dir.path().join("good.html");
         assert_eq!(check(&[("--html", &good)]), Ok(()));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no file is left behind");
         let bad = dir.path().join("no/where.csv");
         let failure = check(&[("--html", &good), ("--csv", &bad)]).unwrap_err();
         assert_eq!(failure.exit, 1);
@@ -150,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_content() {
+    fn two_outputs_cannot_share_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let (file, other) = (dir.path().join("a"), dir.path().join("b"));
         let round = dir.path().join(".").join("a");

@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well: a stage, a cause, a remedy and an exit code.
+//! The failure of a command: stage, cause, remedy and exit code.
 
 use std::fmt;
 
@@ -6,8 +6,7 @@ use serde::Serialize;
 
 use crate::types::Stage;
 
-/// Exit code of a run that was interrupted before it had done what it should: 128 + SIGINT, as shells
-/// have it.
+/// Exit code of a run that was interrupted before it was complete: 128 + SIGINT, as in shells.
 pub const INTERRUPTED: u8 = 130;
 
 /// A failure of a command. Printed as `error: STAGE: message`, then `  try: remedy`.
@@ -15,23 +14,22 @@ pub const INTERRUPTED: u8 = 130;
 pub struct Failure {
     /// Where it failed.
     pub stage: Stage,
-    /// What failed, in kebab case: stable, for programs.
+    /// Stable error code in kebab case, for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// What failed and why, with its subject (a URL, a path, a device).
+    /// What failed and why, including the subject (a URL, a path, a device).
     pub message: String,
-    /// What to try.
+    /// The remedy, in the imperative.
     pub remedy: String,
-    /// Exit code: 1 could not do it, 2 usage or configuration, 3 a requirement was not met, 130 it was
-    /// interrupted.
+    /// Exit code: 1 failed, 2 usage or configuration error, 3 requirement not met, 130 interrupted.
     pub exit: u8,
-    /// The JSON result says it already: no error line of its own.
+    /// The JSON result already contains this failure, so no error line is printed to stdout.
     #[serde(skip)]
-    pub told: bool,
+    pub in_result: bool,
 }
 
 impl Failure {
-    /// Could not do it: exit code 1, or that of the stages that have one of their own.
+    /// A failed run: exit code 1, unless the stage has its own.
     pub fn new(stage: Stage, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         let (message, remedy) = (message.into(), remedy.into());
         let exit = match stage {
@@ -39,26 +37,26 @@ impl Failure {
             Stage::Interrupted => INTERRUPTED,
             _ => 1,
         };
-        Self { stage, code: None, message, remedy, exit, told: false }
+        Self { stage, code: None, message, remedy, exit, in_result: false }
     }
 
-    /// A signal ended it before it was done: exit code 130.
+    /// A run ended by a signal before it was complete: exit code 130.
     pub fn interrupted(remedy: impl Into<String>) -> Self {
-        Self::new(Stage::Interrupted, "stopped before the end, by a signal", remedy)
+        Self::new(Stage::Interrupted, "interrupted by a signal", remedy)
     }
 
-    /// Usage or configuration: exit code 2.
+    /// A usage or configuration error: exit code 2.
     pub fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { exit: 2, ..Self::new(Stage::Config, message, remedy) }
     }
 
-    /// The same failure of a run whose JSON result says it already.
+    /// Marks the failure as already contained in the JSON result.
     #[must_use]
-    pub fn told(self) -> Self {
-        Self { told: true, ..self }
+    pub fn in_result(self) -> Self {
+        Self { in_result: true, ..self }
     }
 
-    /// It ran, but a requirement was not met: exit code 3.
+    /// The run is complete, but a requirement was not met: exit code 3.
     pub fn requirement(
         stage: Stage,
         message: impl Into<String>,
@@ -80,9 +78,9 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The last line of `--json` when a command failed: `{"error":{"stage","code"?,"message","remedy","exit"}}`.
+/// The last line of `--json` output of a failed command: `{"error":{"stage","code"?,"message","remedy","exit"}}`.
 #[derive(Debug, Serialize)]
 pub struct ErrorLine<'f> {
-    /// How it failed.
+    /// The failure.
     pub error: &'f Failure,
 }

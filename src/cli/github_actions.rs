@@ -1,15 +1,15 @@
-//! What a run tells when it is a step of GitHub Actions: annotations, the step's summary, its outputs.
-//! Nothing when `GITHUB_ACTIONS` is not `true`.
+//! Output for GitHub Actions: annotations, the step summary and step outputs. Does nothing unless
+//! `GITHUB_ACTIONS` is `true`.
 
 use std::{fs::OpenOptions, io::Write};
 
 use super::output::Output;
 use crate::report::bench::{Named, github, markdown::markdown};
 
-/// Tells the runner.
-pub fn tell(runs: &[Named], output: Output) {
+/// Publishes the results to the runner.
+pub fn publish(runs: &[Named], output: Output) {
     if std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true") {
-        // The runner reads commands from stderr, too; stdout may be JSON.
+        // The runner also reads commands from stderr; stdout may be JSON.
         for line in github::annotations(runs) {
             output.runner_command(&line);
         }
@@ -20,7 +20,7 @@ pub fn tell(runs: &[Named], output: Output) {
     }
 }
 
-/// Appends to the file that a variable names, as the runner wants it.
+/// Appends to the file named by an environment variable of the runner.
 fn append(variable: &str, text: &str, output: Output) {
     let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) else { return };
     let written = OpenOptions::new()
@@ -29,7 +29,7 @@ fn append(variable: &str, text: &str, output: Output) {
         .open(&path)
         .and_then(|mut file| writeln!(file, "{}", text.trim_end()));
     if let Err(error) = written {
-        // The run itself is not worse for it.
+        // This does not affect the result of the run.
         output.line(format!("cannot write {variable} `{}`: {error}", path.display()));
     }
 }

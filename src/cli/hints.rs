@@ -1,4 +1,4 @@
-//! What people type who know other programs, and what it is called here.
+//! Hints for flags known from other programs.
 
 use std::ffi::OsString;
 
@@ -7,11 +7,11 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-/// Command, flag that others have, and what to write instead.
+/// Command, flags of other programs, and the hint.
 const HINTS: [(&str, &[&str], &str); 1] =
     [("serve", &["--port", "-p", "--host", "--bind"], "write --listen ADDRESS:PORT")];
 
-/// The error with a tip of ours in the place of the flag that is spelled most alike.
+/// Replaces clap's suggestion of a similarly spelled flag with a hint.
 pub(super) fn hinted(mut error: Error, argv: &[OsString]) -> Error {
     if error.kind() != ErrorKind::UnknownArgument {
         return error;
@@ -22,15 +22,15 @@ pub(super) fn hinted(mut error: Error, argv: &[OsString]) -> Error {
     });
     if let Some((.., tip)) = hint {
         error.remove(ContextKind::SuggestedArg);
-        // It is that of the flag which is spelled most alike.
+        // clap's usage line shows the similarly spelled flag.
         error.remove(ContextKind::Usage);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![(*tip).into()]));
     }
     error
 }
 
-/// `help help`, `help --help` and `help COMMAND --help` without what is said twice: clap's `help` takes words for
-/// commands, and has no help of its own.
+/// Removes redundant words from `help help`, `help --help` and `help COMMAND --help`: clap's `help` treats them as
+/// commands, and has no help itself.
 pub(super) fn without_help_of_help(argv: &[OsString]) -> Vec<OsString> {
     let is_help = |word: &OsString| word == "--help" || word == "-h";
     match argv {
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn help_of_help_is_help() {
+    fn redundant_help_is_removed() {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         for (given, meant) in [
             ("x help help", "x help"),

@@ -9,28 +9,27 @@ use crate::{
     stun::uri::{ServerUri, is_turn},
 };
 
-/// How long credentials made from a shared secret are good for: a day, so that a long run can
-/// allocate again.
+/// Lifetime of credentials generated from a shared secret: a day, so that a long run can allocate again.
 const REST_LIFETIME: Duration = Duration::from_hours(24);
 
-/// User part of the credentials made from a shared secret.
+/// User part of credentials generated from a shared secret.
 const REST_USER: &str = "orion-peer";
 
-/// How to log in at the TURN servers given by flag.
+/// Credentials for the TURN servers given by flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TurnLogin {
     /// No credentials: only STUN servers can be used.
     None,
-    /// User name and password.
+    /// User name and password given by flag.
     Fixed(String, SecretText),
-    /// The server's shared secret.
+    /// The server's shared secret, from which credentials are generated.
     Secret(SecretText),
 }
 
-/// Checks the URL of an ICE server.
+/// Validates the URL of an ICE server.
 ///
 /// # Errors
-/// Exit code 2: it is not a valid one.
+/// Exit code 2: the URL is not valid.
 pub fn check_url(flag: &str, url: &str) -> Result<(), Failure> {
     url.parse::<ServerUri>().map(drop).map_err(|problem| {
         Failure::usage(
@@ -40,10 +39,10 @@ pub fn check_url(flag: &str, url: &str) -> Result<(), Failure> {
     })
 }
 
-/// Checks the URLs and puts credentials with those of TURN servers.
+/// Validates the URLs and adds credentials to TURN servers.
 ///
 /// # Errors
-/// A URL is none of an ICE server, or a TURN server has no credentials, or credentials have no TURN
+/// A URL is not that of an ICE server, a TURN server has no credentials, or there are credentials but no TURN
 /// server.
 pub fn servers(
     urls: &[String],
@@ -64,14 +63,14 @@ pub fn servers(
         (None, TurnLogin::None) => {}
         (None, _) => {
             return Err(Failure::usage(
-                "credentials for TURN, but no TURN server to use them with",
+                "TURN credentials without a TURN server",
                 "add --ice-server turn:HOST:PORT",
             ));
         }
         (Some(url), TurnLogin::None) => {
             return Err(Failure::usage(
-                format!("--ice-server `{url}` without credentials"),
-                "give --turn-username and --turn-credential @FILE, or --turn-secret @FILE",
+                format!("--ice-server `{url}` requires credentials"),
+                "add --turn-username and --turn-credential @FILE, or --turn-secret @FILE",
             ));
         }
         (Some(_), login) => {
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_go_to_turn_servers_only() {
+    fn only_turn_servers_get_credentials() {
         let login = TurnLogin::Fixed("u".into(), SecretText::new("c"));
         let urls =
             ["turn:t:3478?transport=tcp", "stun:s", "turns:[::1]:5349", "turns:t?transport=tcp"];
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_secret_makes_rest_credentials() {
+    fn a_shared_secret_generates_rest_credentials() {
         let servers = given(&["turn:t"], &TurnLogin::Secret(SecretText::new("north"))).unwrap();
         assert_eq!(servers[0].username.as_deref(), Some("87400:orion-peer"));
         // printf 87400:orion-peer | openssl dgst -sha1 -hmac north -binary | base64
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_are_none_of_an_ice_server() {
+    fn invalid_ice_server_urls_are_rejected() {
         for url in [
             "t.example",
             "http://t.example",
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn turn_and_credentials_need_each_other() {
+    fn turn_servers_and_credentials_require_each_other() {
         let without = given(&["turn:t"], &TurnLogin::None).unwrap_err();
         assert!(without.remedy.contains("--turn-username"), "{without}");
         let alone = given(&["stun:s"], &TurnLogin::Secret(SecretText::new("s"))).unwrap_err();

@@ -1,9 +1,8 @@
-//! `orion-peer lab`: peers behind given NATs and links, and whether they connect as theory says.
+//! `orion-peer lab`: peers behind given NATs and links; checks which pairs connect, and whether that matches theory.
 //!
-//! - [`args`]: its flags, made into pairs to measure · [`list`]: what `--nat` takes
-//! - `show`: progress, and the result for people
-//! - [`shell`]: a shell behind a NAT made by the kernel · `wire`: the link of the kernel's lab
-//!   · `datagrams`: an attacker in it
+//! - [`args`]: flags, converted to the pairs to measure · [`list`]: the values of `--nat`
+//! - `show`: progress and the human-readable result
+//! - [`shell`]: a shell behind a kernel NAT · `wire`: the link of the kernel lab · `datagrams`: an attacker on it
 
 pub mod args;
 mod datagrams;
@@ -21,7 +20,7 @@ use std::{
 use self::{
     args::{Fallback, LabArgs},
     list::ListArgs,
-    show::Show,
+    show::LabDisplay,
 };
 use super::{exports, exports::ExportArgs, failure::Failure, output::Output, stop};
 use crate::{
@@ -32,29 +31,29 @@ use crate::{
     types::Stage,
 };
 
-/// What follows `lab`.
+/// Subcommands of `lab`.
 #[derive(Debug, clap::Subcommand)]
 pub enum LabCommand {
-    /// List the NAT profiles and the networks that have a name
+    /// List the NAT profiles and named networks
     List(ListArgs),
-    /// Run a shell, or any command, behind a NAT made by the kernel (Linux)
+    /// Run a shell or a command behind a kernel NAT (Linux)
     Shell(Box<shell::ShellArgs>),
-    /// Be the link between two interfaces: the kernel lab starts this for itself
+    /// Link two interfaces (started internally by the kernel lab)
     #[command(hide = true)]
     Wire(wire::WireArgs),
-    /// Put datagrams on an interface: the kernel lab starts this for itself
+    /// Inject datagrams into an interface (started internally by the kernel lab)
     #[command(hide = true)]
     Inject(datagrams::InjectArgs),
-    /// Write the datagrams of an interface: the kernel lab starts this for itself
+    /// Print the datagrams on an interface (started internally by the kernel lab)
     #[command(hide = true)]
     Capture(datagrams::CaptureArgs),
 }
 
-/// Measures, or does what the subcommand says.
+/// Runs the measurement or the subcommand.
 ///
 /// # Errors
-/// Exit code 2 for flags and files that mean nothing, 1 when the lab cannot be had or the run was cut
-/// short, 3 when a pair did not come out as expected.
+/// Exit code 2 for invalid flags and files, 1 if the lab is unavailable or the run was interrupted, 3 if a
+/// pair did not connect as expected.
 pub async fn run(args: LabArgs, output: Output) -> Result<(), Failure> {
     match args.command {
         Some(LabCommand::List(args)) => list::run(&args, output),
@@ -66,23 +65,23 @@ pub async fn run(args: LabArgs, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// What makes the NATs and links.
-enum Lab {
+/// The implementation of the NATs and links.
+enum LabBackend {
     Simulated(Arc<SimulatedBackend>),
     Kernel(Arc<KernelBackend>),
 }
 
-impl Lab {
-    /// The one that was asked for, or the simulated one where that is allowed to take its place.
+impl LabBackend {
+    /// Starts the requested backend, or the simulated one as the allowed fallback.
     async fn start(args: &LabArgs, output: Output) -> Result<Self, Failure> {
         if args.kernel {
             match KernelBackend::start(None).await {
                 Ok(lab) => return Ok(Self::Kernel(lab)),
                 Err(error) if args.fallback == Some(Fallback::Simulated) => {
-                    output.line(format!("{}; simulating the networks instead", error.message));
+                    output.line(format!("{}; using simulated networks instead", error.message));
                 }
                 Err(error) => {
-                    let remedy = format!("{}; or give --fallback simulated", error.remedy);
+                    let remedy = format!("{}; or add --fallback simulated", error.remedy);
                     return Err(failed(FailureRecord { remedy, ..error }));
                 }
             }
@@ -108,14 +107,14 @@ async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
     let (job, timelines) = (args.job()?, args.timelines()?);
     check_files(args)?;
     let one = job.plans.len() == 1 && timelines.is_empty();
-    let mut show = Show::new(output, job.plans.len());
+    let mut show = LabDisplay::new(output, job.plans.len());
     let mut result = if job.plans.is_empty() {
         matrix::run::no_pairs(job.seed)
     } else {
-        let lab = Lab::start(args, output).await?;
+        let lab = LabBackend::start(args, output).await?;
         show.start(&job);
-        let mut tell = |cell: &matrix::Cell| show.cell(cell);
-        let result = matrix::run(job, lab.layer(), stop::asked(), &mut tell).await;
+        let mut notify = |cell: &matrix::Cell| show.cell(cell);
+        let result = matrix::run(job, lab.layer(), stop::shutdown_signal(), &mut notify).await;
         lab.close().await;
         result
     };
@@ -125,7 +124,7 @@ async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
     conclude(&result)
 }
 
-/// Plays time lines, one after the other: each has the machine for itself.
+/// Plays timelines one after the other, so that each has the machine to itself.
 async fn play(
     timelines: &[Timeline],
     logs: Option<&PathBuf>,
@@ -135,34 +134,35 @@ async fn play(
     let options = timeline::PlaybackOptions { orion_peer: None, logs: logs.cloned() };
     for timeline in timelines {
         if result.partial {
-            // What was not played was to be measured, too.
+            // Timelines that were not played count towards the total.
             result.total += 1;
             continue;
         }
         let (name, seconds) = (&timeline.name, timeline.duration.as_secs_f64());
         output.line(format!("{name}: {} ({seconds:.0} s)", timeline.description));
-        let mut tell = |at: Duration, what: &str| {
+        let mut notify = |at: Duration, what: &str| {
             output.line(format!("{:>8.1} s  {what}", at.as_secs_f64()));
         };
-        let played = timeline::run(timeline, options.clone(), stop::asked(), &mut tell).await;
+        let played =
+            timeline::run(timeline, options.clone(), stop::shutdown_signal(), &mut notify).await;
         let stage = played.reason.as_ref().map(|reason| reason.stage);
         result.partial = stage == Some(Stage::Interrupted);
         result.add(played);
     }
 }
 
-/// Finds out before the work whether the results can be written.
+/// Checks before the run that the results can be written.
 fn check_files(args: &LabArgs) -> Result<(), Failure> {
     if let Some(dir) = &args.logs {
         std::fs::create_dir_all(dir).map_err(|error| exports::unwritable("--logs", dir, &error))?;
     }
-    let asked = [("--out", &args.out), ("--html", &args.html)];
-    let asked: Vec<(&'static str, &Path)> =
-        asked.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
-    ExportArgs::default().check(&asked)
+    let outputs = [("--out", &args.out), ("--html", &args.html)];
+    let outputs: Vec<(&'static str, &Path)> =
+        outputs.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
+    ExportArgs::default().check(&outputs)
 }
 
-/// Writes the result everywhere it was asked for.
+/// Writes the result to every requested file.
 fn write(args: &LabArgs, result: &LabResult) -> Result<(), Failure> {
     let write = |flag, path: &Path, text: String| {
         whole_file::write(path, text.as_bytes())
@@ -177,12 +177,12 @@ fn write(args: &LabArgs, result: &LabResult) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether all came out as expected.
+/// The failure that a result implies, if any.
 fn conclude(result: &LabResult) -> Result<(), Failure> {
     if result.partial {
         let message = format!("stopped: {}", table::verdict(result));
-        let remedy = "let it run to its end; what was measured until then is in the result";
-        return Err(Failure::new(Stage::Interrupted, message, remedy).told());
+        let remedy = "let it run to completion; the result contains the measurements so far";
+        return Err(Failure::new(Stage::Interrupted, message, remedy).in_result());
     }
     if result.all_agree() {
         return Ok(());
@@ -194,7 +194,7 @@ fn conclude(result: &LabResult) -> Result<(), Failure> {
             return Err(failed(reason.clone()));
         }
         let message = format!("{name}: {}", reason.message);
-        return Err(Failure::requirement(reason.stage, message, reason.remedy.clone()).told());
+        return Err(Failure::requirement(reason.stage, message, reason.remedy.clone()).in_result());
     }
     let wrong: Vec<&matrix::Cell> = result.cells.iter().filter(|cell| !cell.agree).collect();
     let first = wrong.first().and_then(|cell| cell.reason.as_ref());
@@ -203,10 +203,10 @@ fn conclude(result: &LabResult) -> Result<(), Failure> {
         [cell] => {
             format!("{}: expected {}, measured {}", cell.pair(), cell.expected, cell.measured)
         }
-        wrong => format!("{} of {} pairs are not as expected", wrong.len(), result.total),
+        wrong => format!("{} of {} pairs differ from the expectation", wrong.len(), result.total),
     };
     let remedy = first.map_or_else(String::new, |reason| reason.remedy.clone());
-    Err(Failure::requirement(stage, message, remedy).told())
+    Err(Failure::requirement(stage, message, remedy).in_result())
 }
 
 fn failed(failure: FailureRecord) -> Failure {
@@ -214,12 +214,12 @@ fn failed(failure: FailureRecord) -> Failure {
     Failure { code: Some(code), ..Failure::new(stage, message, remedy) }
 }
 
-/// Pairs that are measured at once when nobody says how many: most of the time of each is waiting.
+/// Number of pairs measured concurrently.
 fn parallel(job: &Job) -> usize {
     job.parallel.min(job.plans.len())
 }
 
-/// A lab of the kernel that could not be had: exit code 2 for what no machine could do, else 1.
+/// The failure for an unavailable kernel lab: exit code 2 if no machine could do it, otherwise 1.
 #[must_use]
 pub fn kernel_failure(error: &NetnsError) -> Failure {
     let (message, remedy) = (error.to_string(), error.remedy());

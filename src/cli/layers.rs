@@ -1,9 +1,9 @@
-//! From words to arguments: argv over environment over configuration file over default.
+//! Argument layering: argv over environment over configuration file over default.
 //!
-//! Nothing here knows a single flag. Every flag of every command gets the variable `ORION_<FLAG>`, and
-//! its value from the configuration file as clap default, before clap reads argv; so clap's own
-//! precedence is ours, and a new flag needs no line here. Values from outside argv are checked one by
-//! one first, because clap's message would not say that they came from a variable or a file.
+//! This module knows no particular flag. Every flag of every command gets the variable `ORION_<FLAG>`, and its
+//! value from the configuration file as clap default, before clap parses argv; so clap's precedence applies,
+//! and a new flag needs no code here. Values from outside argv are validated first, because clap's message
+//! would not say that they came from a variable or a file.
 
 mod redirect;
 
@@ -18,34 +18,35 @@ use clap::{
 use super::{
     config::{ConfigFile, key_names},
     failure::Failure,
-    secret::SecretText,
+    secret::{SecretSource, SecretText},
+    units,
 };
 
-/// Why words did not become arguments.
+/// Why the command line could not be parsed.
 #[derive(Debug)]
-pub enum Refusal {
-    /// Usage error, help or version, in clap's own format.
+pub enum ArgsError {
+    /// A usage error, help or version, in clap's format.
     Clap(Box<clap::Error>),
-    /// A bad configuration file, or a bad value in it or in a variable.
+    /// An invalid configuration file, or an invalid value in it or in a variable.
     Failure(Failure),
 }
 
-impl From<Failure> for Refusal {
+impl From<Failure> for ArgsError {
     fn from(failure: Failure) -> Self {
         Self::Failure(failure)
     }
 }
 
-/// What argv says before everything else is known; errors in it are left for [`parse`].
+/// Parses argv alone; errors are left to [`parse`].
 fn peek(root: &Command, argv: &[OsString]) -> Option<ArgMatches> {
     root.clone().ignore_errors(true).try_get_matches_from(argv).ok()
 }
 
-/// Reads argv with environment and configuration file beneath it.
+/// Parses argv, with environment and configuration file as lower layers.
 ///
 /// # Errors
-/// [`Refusal`]: argv, a variable or the file is not as it should be.
-pub fn parse(root: &Command, argv: &[OsString]) -> Result<ArgMatches, Refusal> {
+/// [`ArgsError`]: argv, a variable or the file is not valid.
+pub fn parse(root: &Command, argv: &[OsString]) -> Result<ArgMatches, ArgsError> {
     let peeked = peek(root, argv);
     let config = match &peeked {
         Some(matches) => find_config(matches)?,
@@ -53,7 +54,7 @@ pub fn parse(root: &Command, argv: &[OsString]) -> Result<ArgMatches, Refusal> {
     };
     if let Some(config) = &config {
         config.check(root, &|arg, values| {
-            // Secrets of other commands stay unread.
+            // Secret files of other commands are not read.
             if is_secret(arg) { Ok(()) } else { check_value(arg, values) }
         })?;
     }
@@ -64,7 +65,7 @@ pub fn parse(root: &Command, argv: &[OsString]) -> Result<ArgMatches, Refusal> {
         }
     }
     let layered = layer(root.clone(), &mut Vec::new(), config.as_ref());
-    layered.try_get_matches_from(argv).map_err(|error| Refusal::Clap(Box::new(error)))
+    layered.try_get_matches_from(argv).map_err(|error| ArgsError::Clap(Box::new(error)))
 }
 
 fn find_config(matches: &ArgMatches) -> Result<Option<ConfigFile>, Failure> {
@@ -80,16 +81,17 @@ fn find_config(matches: &ArgMatches) -> Result<Option<ConfigFile>, Failure> {
     ConfigFile::find(named.as_deref().map(Path::new))
 }
 
-/// A variable's value; an empty one counts as not set.
+/// The value of an environment variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 fn is_secret(arg: &Arg) -> bool {
-    arg.get_value_parser().type_id() == TypeId::of::<SecretText>()
+    let parsed = arg.get_value_parser().type_id();
+    parsed == TypeId::of::<SecretText>() || parsed == TypeId::of::<SecretSource>()
 }
 
-/// The variable of a flag: the one it names itself, or `ORION_<FLAG>`.
+/// The environment variable of a flag: the one it declares, or `ORION_<FLAG>`.
 fn variable_name(arg: &Arg) -> Option<String> {
     if let Some(name) = arg.get_env() {
         return Some(name.to_string_lossy().into_owned());
@@ -99,7 +101,7 @@ fn variable_name(arg: &Arg) -> Option<String> {
     Some(format!("ORION_{}", long.replace('-', "_").to_uppercase()))
 }
 
-/// Lays variables and file values under the flags of `command` and of those below it.
+/// Adds variables and file values to the flags of `command` and its subcommands.
 fn layer(command: Command, path: &mut Vec<String>, config: Option<&ConfigFile>) -> Command {
     let command = command.mut_args(|arg| {
         let values = config.and_then(|config| config.values(path, &arg));
@@ -125,7 +127,7 @@ fn layer_arg(arg: Arg, values: Option<Vec<String>>) -> Arg {
     }
 }
 
-/// Makes a flag take the forms that variables and files have: `1` for a switch, `a,b` for a list.
+/// Makes a flag accept the notations of variables and files: `1` for a switch, `a,b` for a list.
 fn prepare(arg: Arg) -> Arg {
     match arg.get_action() {
         ArgAction::SetTrue | ArgAction::SetFalse => arg.value_parser(BoolishValueParser::new()),
@@ -134,7 +136,7 @@ fn prepare(arg: Arg) -> Arg {
     }
 }
 
-/// Checks the variables and secrets that the invoked commands will use and argv does not override.
+/// Validates the variables and secrets that the invoked commands use and argv does not override.
 fn check_invoked(
     command: &Command,
     matches: &ArgMatches,
@@ -165,7 +167,7 @@ fn check_invoked(
     Ok(())
 }
 
-/// Whether argv gives the flag, at this level or (global ones) below.
+/// Whether argv contains the flag, at this level or, if it is global, below.
 fn given(matches: &ArgMatches, arg: &Arg) -> bool {
     let id = arg.get_id().as_str();
     let here = matches.try_contains_id(id).is_ok()
@@ -177,20 +179,20 @@ fn given(matches: &ArgMatches, arg: &Arg) -> bool {
 fn bad_variable(name: &str, problem: &str) -> Failure {
     Failure::usage(
         format!("environment variable {name}: {problem}"),
-        format!("correct or unset {name}; `orion-peer COMMAND --help` tells what its flag takes"),
+        format!("correct or unset {name}; see `orion-peer COMMAND --help` for accepted values"),
     )
 }
 
-/// Reads values with the parser of a flag alone, and tells what is wrong with them.
+/// Validates values with the parser of a flag; the error describes the problem.
 pub(super) fn check_value(arg: &Arg, values: &[String]) -> Result<(), String> {
     let one = values.first().map_or("", String::as_str);
     match arg.get_action() {
         ArgAction::SetTrue | ArgAction::SetFalse => BoolishValueParser::new()
             .parse_ref(&Command::new("check"), None, one.as_ref())
             .map(|_| ())
-            .map_err(|_| format!("`{one}` is neither true nor false")),
+            .map_err(|_| units::not_valid(one, "boolean", "true or false")),
         ArgAction::Count => {
-            one.parse::<u8>().map(|_| ()).map_err(|_| format!("`{one}` is no number from 0 to 255"))
+            one.parse::<u8>().map(|_| ()).map_err(|_| units::not_valid(one, "number", "0 to 255"))
         }
         _ => check_with_parser(arg, values),
     }
@@ -213,7 +215,7 @@ fn check_with_parser(arg: &Arg, values: &[String]) -> Result<(), String> {
     command.try_get_matches_from(words).map(|_| ()).map_err(|error| describe(&error, values))
 }
 
-/// clap's error without its flag name and usage lines.
+/// clap's error message without flag name and usage.
 fn describe(error: &clap::Error, values: &[String]) -> String {
     use clap::error::{ContextKind, ContextValue};
     if let Some(cause) = std::error::Error::source(error) {

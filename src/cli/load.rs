@@ -1,4 +1,4 @@
-//! `orion-peer load`: many rooms on a signaling server.
+//! `orion-peer load`: load-test a signaling server with many rooms.
 
 use std::{io::IsTerminal, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -36,42 +36,42 @@ use crate::{
     types::Stage,
 };
 
-/// Messages that each side of a room has under way with `--message-rate max`.
+/// Messages in flight per peer with `--message-rate max`.
 const WINDOW: u32 = 8;
 
-/// Connections from one address: a port each of the range Linux gives out by default.
+/// Maximum connections from one address: the size of the default Linux ephemeral port range, rounded down.
 const PORTS: u64 = 28_000;
 
 /// Flags of `load`.
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
-    /// Signaling server, ws:// or wss://; default: one started for this run
+    /// Signaling server (ws:// or wss://); default: a server started for this run
     #[arg(long, value_name = "URL", requires = "jwt_secret")]
     signal: Option<String>,
-    /// The key that the server checks signaling tokens with: a secret, or a PEM private key
+    /// The server's signing key for signaling tokens: a secret or a PEM private key
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse, requires = "signal")]
     jwt_secret: Option<SecretText>,
-    /// Issuer (iss) that signaling tokens must name
+    /// Required issuer (iss) of signaling tokens
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
-    /// Audience (aud) that signaling tokens must name
+    /// Required audience (aud) of signaling tokens
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
     #[command(flatten)]
     db: DbArgs,
-    /// Process of the server, for its memory and CPU time
+    /// Process ID of the server, to measure its memory and CPU time
     #[arg(long, value_name = "PID", requires = "signal")]
     server_pid: Option<u32>,
-    /// TLS to the server started for this run
+    /// Use TLS for the server started for this run
     #[arg(long, conflicts_with = "signal")]
     tls: bool,
-    /// Certificates to believe besides the web's, PEM; repeatable
+    /// Extra trusted CA certificates (PEM), in addition to the built-in roots; repeatable
     #[arg(long, alias = "ca", value_name = "FILE")]
     cacert: Vec<PathBuf>,
-    /// SHA-256 of the only server certificate to believe; repeatable
+    /// Pin the server certificate by its SHA-256 fingerprint; repeatable
     #[arg(long, value_name = "SHA256")]
     tls_pin: Vec<Fingerprint>,
-    /// Addresses of this machine to connect from, in turn
+    /// Local addresses to connect from, used in rotation
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     source_address: Vec<IpAddr>,
     #[command(flatten)]
@@ -83,50 +83,50 @@ pub struct LoadArgs {
     out: Option<PathBuf>,
 }
 
-/// How much.
+/// Amount of load.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Load")]
 struct AmountArgs {
-    /// Rooms, two sockets each
+    /// Number of rooms, with two sockets each
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rooms: u32,
-    /// Handshakes to begin a second; default: as fast as they are answered
+    /// Maximum rate of new handshakes; default: as fast as they are answered
     #[arg(long, value_name = "N/s", value_parser = per_second)]
     open_rate: Option<f64>,
-    /// Handshakes at once
+    /// Maximum concurrent handshakes
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     parallel: u16,
-    /// Longest time for one handshake
+    /// Timeout per handshake
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     open_timeout: Duration,
-    /// Rest with all sockets open, before the first message
+    /// Idle time with all sockets open, before the first message
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::duration)]
     idle: Duration,
-    /// Messages a second, all rooms together; max: as fast as they are relayed; off: none
+    /// Total message rate over all rooms; max: as fast as they are relayed; off: none
     #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = message_rate)]
     message_rate: MessageRate,
-    /// Length of a message
+    /// Size of a message
     #[arg(long, value_name = "SIZE", default_value = "300", value_parser = units::size)]
     message_size: u64,
-    /// How long to send messages
+    /// Duration of the message phase
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     duration: Duration,
 }
 
-/// What must hold.
+/// Limits that the result must meet.
 #[derive(Debug, Clone, Copy, Args)]
-#[command(next_help_heading = "Gates (exit code 3)")]
+#[command(next_help_heading = "Gates (exit code 3 if one is not met)")]
 struct GateArgs {
-    /// Largest 99th percentile of the relay's latency
+    /// Maximum relay latency, 99th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     max_relay_p99: Option<Duration>,
-    /// Least handshakes a second
+    /// Minimum handshake rate
     #[arg(long, value_name = "N/s", value_parser = per_second)]
     min_handshakes: Option<f64>,
-    /// Least messages a second
+    /// Minimum message rate
     #[arg(long, value_name = "N/s", value_parser = per_second)]
     min_messages: Option<f64>,
-    /// Most memory that an idle socket takes of the server
+    /// Maximum server memory per idle socket
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     max_socket_memory: Option<u64>,
 }
@@ -143,7 +143,7 @@ fn per_second(text: &str) -> Result<f64, String> {
     let number = text.trim().strip_suffix("/s").unwrap_or(text).trim();
     match number.parse::<f64>() {
         Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
-        _ => Err(format!("`{text}` is no rate: write 500/s or 0.5/s, at most 1000000/s")),
+        _ => Err(units::not_valid(text, "rate", "500/s or 0.5/s, at most 1000000/s")),
     }
 }
 
@@ -157,11 +157,10 @@ fn message_rate(text: &str) -> Result<MessageRate, String> {
     }
 }
 
-/// Loads a server, shows what came of it and writes the result.
+/// Runs the load test, shows and writes the result.
 ///
 /// # Errors
-/// Exit code 2 for flags that do not go together, 1 when something went wrong or the run was stopped, 3
-/// when a gate is not met.
+/// Exit code 2 for conflicting flags, 1 for failures or an interrupted run, 3 if a gate is not met.
 pub async fn run(args: LoadArgs, output: Output) -> Result<(), Failure> {
     let gates = args.gates();
     let mut plan = args.plan()?;
@@ -178,16 +177,16 @@ pub async fn run(args: LoadArgs, output: Output) -> Result<(), Failure> {
     output.line(format!("{} rooms on {}", plan.rooms, redacted(&plan.signal)));
     let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
     let progress = live::Progress::new(mode, 0);
-    let tell = |now: Progress| match now {
-        Progress::Opening(opened, asked) => {
-            progress.update(0, &format!("{opened} of {asked} sockets open"));
+    let show = |now: Progress| match now {
+        Progress::Opening(opened, requested) => {
+            progress.update(0, &format!("{opened} of {requested} sockets open"));
         }
         Progress::Idle => progress.update(0, "idle"),
-        Progress::Relaying(sent, came) => {
-            progress.update(0, &format!("{came} of {sent} messages came"));
+        Progress::Relaying(sent, delivered) => {
+            progress.update(0, &format!("{delivered} of {sent} messages delivered"));
         }
     };
-    let mut result = run::run(plan, &tell, stop::asked()).await;
+    let mut result = run::run(plan, &show, stop::shutdown_signal()).await;
     drop(progress);
     if let Some(embedded) = embedded {
         embedded.stop().await;
@@ -235,16 +234,16 @@ impl LoadArgs {
         };
         let bytes = usize::try_from(amount.message_size).unwrap_or(usize::MAX);
         if !plan::message_bytes().contains(&bytes) {
-            let (least, most) = plan::message_bytes().into_inner();
+            let (minimum, maximum) = plan::message_bytes().into_inner();
             return Err(Failure::usage(
-                format!("--message-size {bytes} is not from {least} to {most} bytes"),
-                "most messages of signaling are 250 to 4000 bytes long",
+                format!("--message-size must be from {minimum} to {maximum} bytes, not {bytes}"),
+                "give a size in that range; typical signaling messages have 250 to 4000 bytes",
             ));
         }
         if relay.is_some() && amount.duration.is_zero() {
             return Err(Failure::usage(
                 "--duration 0 sends no messages",
-                "give a longer one, or --message-rate off",
+                "give a longer duration, or --message-rate off",
             ));
         }
         self.enough_ports()?;
@@ -270,7 +269,7 @@ impl LoadArgs {
             return Ok(());
         }
         Err(Failure::usage(
-            format!("{sockets} sockets need more ports than {sources} addresses have"),
+            format!("{sockets} sockets need more ports than {sources} source addresses have"),
             format!(
                 "connect from {} addresses of this machine, such as --source-address \
                  127.0.0.2,127.0.0.3 to a server on loopback",
@@ -285,7 +284,7 @@ impl LoadArgs {
         let store = self.db.open(&place).await?;
         for index in 0..rooms {
             match store.add(&plan::pair(index)).await {
-                // Of an earlier run.
+                // The pair was added by an earlier run.
                 Ok(()) | Err(StoreError::Rule { .. }) => {}
                 Err(error) => return Err(store::failure(&error)),
             }
@@ -293,12 +292,12 @@ impl LoadArgs {
         Ok(())
     }
 
-    /// Starts a server for this run, and plans to load it.
+    /// Starts a server for this run and points the plan at it.
     async fn embed(&self, plan: &mut LoadPlan, output: Output) -> Result<EmbeddedServer, Failure> {
         if self.db.place()?.is_some() {
             return Err(Failure::usage(
-                "--db without --signal: the server started for this run has pairs of its own",
-                "leave --db out, or name a server with --signal",
+                "--db requires --signal: the server started for this run has its own pairs",
+                "omit --db, or add --signal URL",
             ));
         }
         let secret = fresh_secret();
@@ -306,9 +305,9 @@ impl LoadArgs {
             EmbeddedServer::start(plan.rooms, &secret, self.tls).await.map_err(|error| {
                 let remedy = match error {
                     EmbeddedServerError::Files { .. } | EmbeddedServerError::Pairs(_) => {
-                        "give a directory that can be written to with TMPDIR"
+                        "set TMPDIR to a writable directory"
                     }
-                    _ => "start a server with `orion-peer serve`, and name it with --signal",
+                    _ => "start a server with `orion-peer serve` and give its URL with --signal",
                 };
                 Failure::new(Stage::Server, error.to_string(), remedy)
             })?;
@@ -325,7 +324,7 @@ impl LoadArgs {
         plan.trust = endpoint.trust()?;
         plan.tokens.keys = signing(&secret)?;
         plan.server_pid = embedded.pid();
-        output.line("started a server for this run, without its limits of rates");
+        output.line("started a server for this run, without rate limits");
         Ok(embedded)
     }
 }
@@ -339,50 +338,50 @@ fn signing(secret: &Secret) -> Result<SigningKeys, Failure> {
     let keys = Key::from_secret_or_pem(secret).and_then(|key| SigningKeys::new(vec![key]));
     match keys {
         Ok(keys) if keys.can_sign() => Ok(keys),
-        Ok(_) => Err(bad_secret("it is a public key, which signs nothing")),
+        Ok(_) => Err(bad_secret("it is a public key, which cannot sign tokens")),
         Err(error) => Err(bad_secret(&error.to_string())),
     }
 }
 
 fn bad_secret(error: &str) -> Failure {
-    let remedy = "give what the server signs with: 32 bytes or more, or a PEM private key";
+    let remedy = "give the server's signing secret: at least 32 bytes, or a PEM private key";
     Failure::usage(format!("--jwt-secret: {error}"), remedy)
 }
 
-/// Raises the limit on open files as far as this run needs it.
+/// Raises the open file limit as far as this run needs.
 fn enough_files(sockets: u64) -> Result<(), Failure> {
     let Err(allowed) = open_files::raise(sockets) else { return Ok(()) };
     Err(Failure::usage(
-        format!("{sockets} sockets need as many open files, and {allowed} are allowed"),
+        format!("{sockets} sockets need as many open files, but the limit is {allowed}"),
         "raise the limit (ulimit -n, LimitNOFILE=), or lower --rooms",
     ))
 }
 
 fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
     let message = format!("cannot write `{}`: {error}", path.display());
-    Failure::new(Stage::Output, message, "give a file in a directory that can be written to")
+    Failure::new(Stage::Output, message, "give a file in a writable directory")
 }
 
-/// The failure a result stands for; the JSON has said it already.
+/// The failure that a result implies; its details are already in the JSON result.
 fn conclude(result: &LoadResult) -> Result<(), Failure> {
     let missed: Vec<&str> =
         result.checks.iter().filter(|check| !check.pass).map(|check| check.name.as_str()).collect();
     let failure = if result.partial {
-        Failure::interrupted("let it run to its end")
+        Failure::interrupted("let it run to completion")
     } else if !result.is_clean() {
         let sockets = &result.sockets;
         let lost = result.relay.as_ref().map_or(0, |relay| relay.lost);
         let message = format!(
-            "{} sockets failed, {} were lost, and {lost} messages did not come",
+            "{} sockets failed, {} were lost, and {lost} messages were not delivered",
             sockets.failed, sockets.lost
         );
         let remedy = result.errors.first().map_or("see the server's log", |error| &error.remedy);
         Failure::new(Stage::Signaling, message, remedy)
     } else if !missed.is_empty() {
         let message = format!("gates not met: {}", missed.join(", "));
-        Failure::new(Stage::Gate, message, "the lines above have limit and measurement")
+        Failure::new(Stage::Gate, message, "see the lines above for limits and measured values")
     } else {
         return Ok(());
     };
-    Err(failure.told())
+    Err(failure.in_result())
 }

@@ -1,5 +1,5 @@
-//! Diagnostics on stderr: `-v`, `-vv`, `-vvv`, or any filter in `ORION_LOG`. What fields hold steers no
-//! terminal, and secrets are taken out (`redact`).
+//! Diagnostics on stderr: `-v`, `-vv`, `-vvv`, or any filter in `ORION_LOG`. Control characters in fields are
+//! replaced, and secrets are removed (`redact`).
 
 mod json;
 mod redact;
@@ -29,23 +29,23 @@ use self::{
 use super::failure::Failure;
 use crate::{report::live, types::printable};
 
-/// Variable with a filter, as in `ORION_LOG=orion_peer=debug,webrtc=warn`.
+/// Variable with a filter, such as `ORION_LOG=orion_peer=debug,webrtc=warn`.
 pub const VARIABLE: &str = "ORION_LOG";
 
-/// How a server logs.
+/// Log format of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// A line for people.
+    /// One human-readable line per event.
     Text,
-    /// A JSON object.
+    /// One JSON object per event.
     Json,
 }
 
-/// Starts logging. `ORION_LOG` goes before `verbose`, `verbose` before `quiet`; a server that is given a
-/// format logs as with `-v`.
+/// Starts logging. `ORION_LOG` takes precedence over `verbose`, and `verbose` over `quiet`; a server with an
+/// explicit format logs as with `-v`.
 ///
 /// # Errors
-/// `ORION_LOG` is no filter.
+/// `ORION_LOG` is not a valid filter.
 pub fn start(
     verbose: u8,
     quiet: bool,
@@ -53,22 +53,22 @@ pub fn start(
     format: Option<LogFormat>,
 ) -> Result<(), Failure> {
     let verbose = if format.is_some() && !quiet { verbose.max(1) } else { verbose };
-    let own = std::env::var(VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-    let filter = match own {
+    let from_variable = std::env::var(VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
+    let filter = match from_variable {
         Some(text) => EnvFilter::try_new(&text).map_err(|error| {
             Failure::usage(
-                format!("environment variable {VARIABLE}: `{text}` is no log filter: {error}"),
-                "write a level, or target=level pairs: ORION_LOG=orion_peer=debug,webrtc=warn",
+                format!("environment variable {VARIABLE}: `{text}` is not a valid log filter: {error}"),
+                "give a level or target=level pairs, such as ORION_LOG=orion_peer=debug,webrtc=warn",
             )
         })?,
         None => EnvFilter::new(filter_of(verbose, quiet)),
     };
     let log = tracing_subscriber::fmt()
-        // The one that is on otherwise panics when stderr cannot be written, as on a full disk.
+        // By default the subscriber panics if stderr is not writable, as on a full disk.
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(LogWriter);
-    // Only a second start in one process fails, and then the first one stays.
+    // Fails only on a second start in one process; the first subscriber stays.
     let _ = match format {
         Some(LogFormat::Json) => {
             let log = log.with_ansi(false).event_format(JsonLine).fmt_fields(JsonFields);
@@ -82,7 +82,7 @@ pub fn start(
     Ok(())
 }
 
-/// Not the traces that hold secrets in forms which [`redact`] does not read: the WebSocket crates write
+/// Excludes traces that contain secrets in forms that [`redact`] does not recognize: the WebSocket crates log
 /// whole frames in hexadecimal (`tungstenite` 0.30.0, `protocol/frame/mod.rs:229`), whatever the filter.
 fn is_readable(metadata: &Metadata<'_>) -> bool {
     let websocket = ["tungstenite", "tokio_tungstenite"];
@@ -90,9 +90,9 @@ fn is_readable(metadata: &Metadata<'_>) -> bool {
         || !websocket.iter().any(|target| metadata.target().starts_with(target))
 }
 
-/// `-v`: signaling messages, states, the selected pair. `-vv`: descriptions, candidates and control messages, too.
-/// The WebRTC crates (`webrtc`, `rtc_ice`, …) warn of what is normal, such as checks before the first candidate:
-/// they are heard from `-vvv` on.
+/// `-v`: signaling messages, states, the selected pair. `-vv`: also descriptions, candidates and control messages.
+/// The WebRTC crates (`webrtc`, `rtc_ice`, …) warn about normal events, such as checks before the first candidate,
+/// so they are logged from `-vvv` on.
 fn filter_of(verbose: u8, quiet: bool) -> &'static str {
     match (verbose, quiet) {
         (0, true) => "error,webrtc=off,rtc=off",
@@ -104,20 +104,20 @@ fn filter_of(verbose: u8, quiet: bool) -> &'static str {
     }
 }
 
-/// Fields of an event or a span as text that steers no terminal and stays in its line. Without colors:
-/// those of the level and the target are put in by `tracing-subscriber` itself.
+/// Formats fields of an event or a span on one line without control characters. Adds no colors:
+/// `tracing-subscriber` colors level and target itself.
 struct TextFields;
 
 impl<'w> FormatFields<'w> for TextFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
         let mut text = String::new();
         DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
-        // Line ends within a field are most often those of an error that has several lines.
+        // Line breaks within a field mostly come from multi-line errors.
         writer.write_str(&printable::line(&text.replace(['\r', '\n'], " ")))
     }
 }
 
-/// stderr, with the live line out of the way, and without secrets.
+/// Writes to stderr, above the live line and without secrets.
 struct LogWriter;
 
 impl<'a> MakeWriter<'a> for LogWriter {
@@ -129,7 +129,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Write for LogWriter {
-    /// An event, which comes as a whole.
+    /// Writes an event, which arrives in one call.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let safe = redact(&text);
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_level_is_a_filter() {
+    fn every_level_has_a_valid_filter() {
         for verbose in 0..6 {
             for quiet in [false, true] {
                 EnvFilter::try_new(filter_of(verbose, quiet)).unwrap();

@@ -1,14 +1,15 @@
-//! The command line: one thin file a command.
+//! The command line: one thin file per command.
 //!
-//! `main` reads words into arguments ([`layers`]: argv over environment over [`config`] file over
-//! default), starts a runtime, runs one command and turns its [`failure::Failure`] into an exit code.
-//! A new command is a line in `Command` and a line in `run`.
+//! `main` parses the arguments ([`layers`]: argv over environment over [`config`] file over default), starts a
+//! runtime, runs one command and converts its [`failure::Failure`] to an exit code. A new command needs one line
+//! in `Command` and one in `run`.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod bench;
+pub mod call;
 pub mod check;
 pub mod completions;
 pub mod config;
@@ -24,19 +25,18 @@ mod hints;
 pub mod ice;
 pub mod lab;
 pub mod layers;
-pub mod link;
 pub mod load;
 pub mod logging;
 pub mod man;
 pub mod network;
-pub mod observe;
-pub mod observing;
 pub mod output;
 pub mod recv;
 pub mod report;
+pub mod reporter_thread;
 pub mod secret;
 pub mod send;
 pub mod serve;
+pub mod session_reporter;
 pub mod stop;
 pub mod token;
 pub mod twilio;
@@ -45,25 +45,25 @@ pub use crate::units;
 
 use self::{
     failure::{ErrorLine, Failure},
-    layers::Refusal,
+    layers::ArgsError,
     output::{ColorWhen, Output},
 };
 use crate::types::Stage;
 
-/// Worker threads of the runtime: network and timers; cameras and codecs have threads of their own.
+/// Worker threads of the runtime, for network and timers; cameras and codecs have their own threads.
 const WORKER_THREADS: usize = 2;
 
 const AFTER_HELP: &str = "\
-Every flag --some-flag has a variable ORION_SOME_FLAG and a key some-flag in orion-peer.toml: in \
---config FILE, or else ./orion-peer.toml, or else $XDG_CONFIG_HOME/orion-peer/orion-peer.toml. \
-Keys stand at its top for all commands, or under [COMMAND] for one. A flag goes before the variable, \
-the variable before the key. Secrets may be @FILE. Times are written 3.5s, 500ms, 1h30m; sizes 100KB \
-(1000 bytes each), 64KiB (1024).
+Every flag --some-flag can also be set by the variable ORION_SOME_FLAG or the key some-flag in \
+orion-peer.toml: in --config FILE, or else ./orion-peer.toml, or else \
+$XDG_CONFIG_HOME/orion-peer/orion-peer.toml. Top-level keys apply to all commands, keys under [COMMAND] \
+to one. Precedence: flag, environment variable, configuration file. Secrets can be given as @FILE. \
+Durations are written as 3.5s, 500ms or 1h30m; sizes as 100KB (1000 bytes each) or 64KiB (1024).
 
-Exit codes: 0 done, 1 could not do it, 2 usage or configuration, 3 a requirement was not met, 130 \
-stopped by Ctrl-C before it was done.";
+Exit codes: 0 success, 1 failure, 2 usage or configuration error, 3 requirement not met, 130 \
+interrupted.";
 
-/// Headless WebRTC peer and test harness: sends and receives H.264 keyframes the way the Orion apps do.
+/// Headless WebRTC peer and test harness: sends and receives H.264 keyframes like the Orion apps.
 #[derive(Debug, Parser)]
 #[command(
     name = "orion-peer",
@@ -81,28 +81,28 @@ pub struct Cli {
     command: Command,
 }
 
-/// Flags of every command.
+/// Flags common to all commands.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
 struct GlobalArgs {
-    /// Configuration file
+    /// Configuration file to read
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Write JSON Lines to stdout, and nothing else there
+    /// Write only JSON Lines to stdout
     #[arg(long, global = true)]
     json: bool,
-    /// Colors on stderr; auto obeys `NO_COLOR`
+    /// Use colors on stderr; auto respects `NO_COLOR`
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: ColorWhen,
-    /// Log to stderr: -v signaling messages, states and the selected pair; -vv descriptions, candidates and control
-    /// messages, too; -vvv everything; `ORION_LOG` takes a filter
+    /// Increase log verbosity: -v signaling messages, states and the selected pair; -vv also descriptions, candidates
+    /// and control messages; -vvv everything; `ORION_LOG` sets a filter
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// Say only errors and results
+    /// Print only errors and results
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Print help
-    // HelpShort: one line a flag, with -h and with --help.
+    // HelpShort: the short form, for both -h and --help.
     #[arg(short, long, global = true, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
@@ -110,27 +110,27 @@ struct GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Be the phone: capture, encode every frame as a keyframe, send one every interval
+    /// Stand in for the phone: capture pictures and send them as H.264 keyframes
     Send(send::SendArgs),
-    /// Be the Mac: receive keyframes and write each to disk
+    /// Stand in for the Mac: receive keyframes and write them to disk
     Recv(recv::RecvArgs),
-    /// Serve signaling, tokens, STUN and TURN
+    /// Run a signaling, token, STUN and TURN server
     Serve(Box<serve::ServeArgs>),
-    /// Connect again and again, measure, gate, report
+    /// Measure connection success, set-up time, RTT and keyframes; gate on them
     Bench(Box<bench::args::BenchArgs>),
-    /// Run peers behind given NATs and links, and compare with theory
+    /// Simulate NATs and links, and check which pairs connect
     Lab(Box<lab::args::LabArgs>),
-    /// Run serve, send and recv on this machine
+    /// Run server, sender and receiver on this machine
     Demo(demo::DemoArgs),
-    /// Show saved bench results, compare them with the first, write reports
+    /// Show and compare saved bench results, write reports
     Report(report::ReportArgs),
     /// Fetch, mint or inspect a signaling token
     Token(token::TokenArgs),
-    /// Say what this network and these ICE servers can do
+    /// Diagnose the network and the ICE servers
     Doctor(Box<doctor::DoctorArgs>),
-    /// Hold a signaling and token server against the wire contract
+    /// Test a signaling and token server for conformance with the wire contract
     Check(Box<check::CheckArgs>),
-    /// Open many rooms on a signaling server, relay, and measure
+    /// Load-test a signaling server with many rooms
     Load(Box<load::LoadArgs>),
     /// List cameras and their formats
     Devices(devices::DevicesArgs),
@@ -138,7 +138,7 @@ enum Command {
     Guide(guide::GuideArgs),
     /// Print a shell completion script
     Completions(completions::CompletionsArgs),
-    /// Print the man page, or write one page a command
+    /// Print the man page, or write one page per command
     Man(man::ManArgs),
 }
 
@@ -169,24 +169,24 @@ pub fn main() -> ExitCode {
 }
 
 fn start(argv: &[OsString]) -> ExitCode {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let argv = &hints::without_help_of_help(argv);
     let cli = match parse(argv) {
         Ok(cli) => cli,
-        Err(Refusal::Clap(error)) => return refuse(&error, early_output(argv)),
-        Err(Refusal::Failure(failure)) => return exit_of(Err(failure), early_output(argv)),
+        Err(ArgsError::Clap(error)) => return refuse(&error, early_output(argv)),
+        Err(ArgsError::Failure(failure)) => return exit_of(Err(failure), early_output(argv)),
     };
     let output = Output {
         json: cli.global.json,
-        // Lines for people would stand between those for a program.
+        // Human-readable lines would mix with the machine-readable log.
         quiet: cli.global.quiet || log_format(&cli.command) == Some(logging::LogFormat::Json),
         color: cli.global.color.resolve(),
-        begun: Some(begun),
+        started_at: Some(started_at),
     };
     exit_of(run_in_runtime(cli, output), output)
 }
 
-/// How a command logs; none is for people, on demand.
+/// The log format of a command; `None` means human-readable and only on request.
 fn log_format(command: &Command) -> Option<logging::LogFormat> {
     match command {
         Command::Serve(args) => args.operation.log_format,
@@ -209,20 +209,20 @@ fn run_in_runtime(cli: Cli, output: Output) -> Result<(), Failure> {
             )
         })?;
     let result = runtime.block_on(run(cli.command, output));
-    // A thread that still reads stdin would keep an orderly shutdown waiting for ever.
+    // An orderly shutdown would wait forever for a thread that still reads stdin.
     runtime.shutdown_background();
     result
 }
 
-fn parse(argv: &[OsString]) -> Result<Cli, Refusal> {
-    let matches = layers::parse(&Cli::command(), argv).map_err(|refusal| match refusal {
-        Refusal::Clap(error) => Refusal::Clap(Box::new(hints::hinted(*error, argv))),
-        refusal @ Refusal::Failure(_) => refusal,
+fn parse(argv: &[OsString]) -> Result<Cli, ArgsError> {
+    let matches = layers::parse(&Cli::command(), argv).map_err(|error| match error {
+        ArgsError::Clap(error) => ArgsError::Clap(Box::new(hints::hinted(*error, argv))),
+        failure @ ArgsError::Failure(_) => failure,
     })?;
-    Cli::from_arg_matches(&matches).map_err(|error| Refusal::Clap(Box::new(error)))
+    Cli::from_arg_matches(&matches).map_err(|error| ArgsError::Clap(Box::new(error)))
 }
 
-/// How to talk when the arguments are not known yet, or are wrong.
+/// The output settings while the arguments are unknown or invalid.
 fn early_output(argv: &[OsString]) -> Output {
     let words = || argv.iter().skip(1).take_while(|word| *word != "--");
     let variable = std::env::var("ORION_JSON").is_ok_and(|value| {
@@ -237,18 +237,19 @@ fn early_output(argv: &[OsString]) -> Output {
         json: variable || words().any(|word| word == "--json"),
         quiet: false,
         color: if never { false } else { ColorWhen::Auto.resolve() },
-        begun: None,
+        started_at: None,
     }
 }
 
-/// Prints clap's text (an error, help, the version) and gives clap's exit code: 2, or 0 for the latter.
+/// Prints clap's text (an error, help or the version) and returns clap's exit code: 2 for an error, otherwise 0.
+
 fn refuse(error: &clap::Error, output: Output) -> ExitCode {
-    // Broken pipes are no reason to panic; there is nowhere else to write.
+    // A broken pipe is not a reason to panic, and there is nowhere else to write.
     let _ = error.print();
     if error.exit_code() != 0 {
         let text = error.render().to_string();
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let failure = Failure::usage(message, "`orion-peer COMMAND --help` tells what is accepted");
+        let failure = Failure::usage(message, "see `orion-peer COMMAND --help` for usage");
         let _ = output.event(&ErrorLine { error: &failure });
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
@@ -269,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_are_well_formed() {
+    fn commands_are_well_formed() {
         Cli::command().debug_assert();
     }
 }

@@ -1,11 +1,11 @@
-//! Where a command writes: people's text to stderr, results and JSON Lines to stdout.
+//! Output of commands: human-readable text to stderr, results and JSON Lines to stdout.
 //!
-//! The one place where text of servers, peers and files is made safe for a terminal and for the log of
-//! a CI runner ([`printable()`]); colors are put in afterwards. The log does the same in `cli::logging`,
-//! the live line in `report::live`.
+//! This is the one place where text from servers, peers and files is made safe for a terminal and for the log of a
+//! CI runner ([`printable()`]); colors are added afterwards. The log does the same in `cli::logging`, the live
+//! line in `report::live`.
 //!
-//! A reader that went away (`orion-peer … | head -1`) is no error: what cannot be delivered any more
-//! is dropped. Any other write error on stdout is one, for the result would be missing.
+//! A closed pipe (`orion-peer … | head -1`) is not an error: further output is dropped. Any other write error on
+//! stdout is an error, because the result would be missing.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -26,12 +26,12 @@ use crate::{
 /// When to use colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ColorWhen {
-    /// On a terminal, unless `NO_COLOR` is set.
+    /// Only on a terminal, unless `NO_COLOR` is set.
     #[default]
     Auto,
-    /// Always.
+    /// Also into files and pipes.
     Always,
-    /// Never.
+    /// No colors at all.
     Never,
 }
 
@@ -52,84 +52,83 @@ impl ColorWhen {
     }
 }
 
-/// How a command talks.
+/// Output settings of a command.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Output {
-    /// stdout is JSON Lines and nothing else.
+    /// Write only JSON Lines to stdout.
     pub json: bool,
-    /// Only errors and results.
+    /// Print only errors and results.
     pub quiet: bool,
-    /// Colors on stderr.
+    /// Use colors on stderr.
     pub color: bool,
-    /// When the command was begun; none before its flags are known.
-    pub begun: Option<Instant>,
+    /// When the command was started; `None` while its flags are unknown.
+    pub started_at: Option<Instant>,
 }
 
 impl Output {
-    /// A line for people, on stderr; nothing when quiet. A line end in it is shown as U+FFFD.
+    /// Writes a human-readable line to stderr, unless quiet. Line breaks in it become U+FFFD.
     pub fn line(&self, text: impl AsRef<str>) {
         if !self.quiet {
             stderr_line(&printable::line(&printable(text.as_ref())));
         }
     }
 
-    /// Lines for people that were laid out by this program, on stderr; nothing when quiet.
+    /// Writes human-readable lines laid out by this program to stderr, unless quiet.
     pub fn lines(&self, text: impl AsRef<str>) {
         if !self.quiet {
             stderr_line(&printable::page(text.as_ref()));
         }
     }
 
-    /// A drawing of this program in light ink on a dark ground, on stderr; nothing when quiet.
+    /// Writes a drawing, light on dark, to stderr, unless quiet.
     pub fn drawing(&self, lines: &[String]) {
-        let (ink, plain) = if self.color { ("\x1b[97;40m", "\x1b[0m") } else { ("", "") };
+        let (start, end) = if self.color { ("\x1b[97;40m", "\x1b[0m") } else { ("", "") };
         if !self.quiet {
             for line in lines {
-                stderr_line(&format!("{ink}{line}{plain}"));
+                stderr_line(&format!("{start}{line}{end}"));
             }
         }
     }
 
-    /// A command to a CI runner, on stderr, also when quiet. Whoever made it has escaped it: see
+    /// Writes a CI runner command to stderr, even if quiet. The caller has escaped it: see
     /// `report::bench::github`.
     pub fn runner_command(&self, command: &str) {
         stderr_line(command);
     }
 
-    /// A result for people or pipes, one line on stdout; nothing with `--json`, where
-    /// [`Output::event`] is the result.
+    /// Writes a one-line result to stdout; does nothing with `--json`, where [`Output::event`] writes the result.
     ///
     /// # Errors
-    /// stdout cannot be written, unless because its reader went away.
+    /// stdout is not writable, except for a closed pipe.
     pub fn result(&self, text: impl AsRef<str>) -> Result<(), Failure> {
         if self.json { Ok(()) } else { stdout_line(&printable::line(text.as_ref())) }
     }
 
-    /// A result of lines that were laid out by this program; otherwise as [`Output::result`].
+    /// Writes a multi-line result laid out by this program, like [`Output::result`].
     ///
     /// # Errors
-    /// stdout cannot be written, unless because its reader went away.
+    /// stdout is not writable, except for a closed pipe.
     pub fn page(&self, text: impl AsRef<str>) -> Result<(), Failure> {
         if self.json { Ok(()) } else { stdout_line(&printable::page(text.as_ref())) }
     }
 
-    /// A page whose lines may begin with a mark of good, bad or neither, which are green, red and
-    /// yellow on a terminal.
+    /// Writes a page whose lines may start with a mark for success, failure or neither, colored green, red and yellow on a
+    /// terminal.
     ///
     /// # Errors
-    /// stdout cannot be written, unless because its reader went away.
+    /// stdout is not writable, except for a closed pipe.
     pub fn marked(&self, text: &str, marks: [&str; 3]) -> Result<(), Failure> {
         if !self.color || !io::stdout().is_terminal() || self.json {
             return self.page(text);
         }
-        let lines = text.split('\n').map(|line| painted(&printable::line(line), marks));
+        let lines = text.split('\n').map(|line| colored(&printable::line(line), marks));
         stdout_line(&lines.collect::<Vec<_>>().join("\n"))
     }
 
-    /// A JSON line on stdout; nothing without `--json`.
+    /// Writes a JSON line to stdout; does nothing without `--json`.
     ///
     /// # Errors
-    /// The value is no JSON, or stdout cannot be written, unless because its reader went away.
+    /// The value cannot be serialized, or stdout is not writable, except for a closed pipe.
     pub fn event(&self, value: &impl Serialize) -> Result<(), Failure> {
         if !self.json {
             return Ok(());
@@ -140,16 +139,15 @@ impl Output {
         stdout_line(&printable::json(&text))
     }
 
-    /// Bytes as they are on stdout, with or without `--json`: for scripts and pages that are asked
-    /// for by name.
+    /// Writes raw bytes to stdout, with or without `--json`: for scripts and pages requested by name.
     ///
     /// # Errors
-    /// stdout cannot be written, unless because its reader went away.
+    /// stdout is not writable, except for a closed pipe.
     pub fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         stdout_bytes(bytes)
     }
 
-    /// How a command failed: on stderr, and as a JSON line on stdout with `--json`.
+    /// Writes the failure of a command to stderr and, with `--json`, as a JSON line to stdout.
     pub fn failure(&self, failure: &Failure) {
         let (red, plain) = if self.color { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         let safe = |text: &str| printable::line(&printable(text));
@@ -158,15 +156,15 @@ impl Output {
         if !failure.remedy.is_empty() {
             stderr_line(&format!("  try: {}", safe(&failure.remedy)));
         }
-        // stdout being broken may be the failure itself; there is nobody left to tell.
-        if !failure.told {
+        // A broken stdout may be the failure itself, and then it cannot be reported there.
+        if !failure.in_result {
             let _ = self.event(&ErrorLine { error: failure });
         }
     }
 }
 
-/// A line whose mark, if it begins with one, is in color: green, red, yellow.
-fn painted(line: &str, marks: [&str; 3]) -> String {
+/// Colors the mark at the start of a line, if there is one: green, red, yellow.
+fn colored(line: &str, marks: [&str; 3]) -> String {
     for (mark, color) in marks.into_iter().zip([32, 31, 33]) {
         if let Some(rest) = line.strip_prefix(mark) {
             return format!("\x1b[{color}m{mark}\x1b[0m{rest}");
@@ -177,7 +175,7 @@ fn painted(line: &str, marks: [&str; 3]) -> String {
 
 fn stderr_line(text: &str) {
     live::above(|| {
-        // Nobody reads stderr any more: nothing to be done about it.
+        // A closed stderr cannot be reported anywhere.
         let _ = writeln!(io::stderr().lock(), "{text}");
     });
 }
@@ -199,7 +197,7 @@ fn stdout_bytes(bytes: &[u8]) -> Result<(), Failure> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
             Stage::Output,
             format!("cannot write to stdout: {error}"),
-            "send stdout to a file or a disk that has room",
+            "redirect stdout to a disk with free space",
         )),
         _ => Ok(()),
     }
@@ -210,10 +208,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_are_colored_at_the_beginning_of_a_line_only() {
+    fn marks_are_colored_only_at_the_start_of_a_line() {
         let marks = ["pass", "FAIL", "  – "];
-        assert_eq!(painted("FAIL  a: FAIL", marks), "\x1b[31mFAIL\x1b[0m  a: FAIL");
-        assert_eq!(painted("  –   not run", marks), "\x1b[33m  – \x1b[0m  not run");
-        assert_eq!(painted("a pass", marks), "a pass");
+        assert_eq!(colored("FAIL  a: FAIL", marks), "\x1b[31mFAIL\x1b[0m  a: FAIL");
+        assert_eq!(colored("  –   not run", marks), "\x1b[33m  – \x1b[0m  not run");
+        assert_eq!(colored("a pass", marks), "a pass");
     }
 }

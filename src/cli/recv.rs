@@ -1,24 +1,24 @@
-//! `orion-peer recv`: be the Mac.
+//! `orion-peer recv`: stand in for the Mac.
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use serde_json::json;
 
 use super::{
+    call,
     connect::ConnectArgs,
     failure::Failure,
-    link,
-    network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, millis, stages_json},
-    observing::{Observing, REPORT_WEIGHT, Weigh},
+    network::{self, NetsimArgs},
     output::Output,
+    reporter_thread::{REPORT_WEIGHT, ReporterThread, Weigh},
+    session_reporter::{self, RecordingArgs, SessionReporter, delivery, millis, stages_json},
     stop,
     view::{self, ViewArgs},
 };
 use crate::{
     media::sink::{self, FrameRecord, PictureFormat},
     peer::PeerRole,
-    report::{delivery::KeyframeDelivery, human, summary::Role},
+    report::{human, summary::Role},
     session::receiver::{self, ReceiverConfig, ReceiverEvent, StoredKeyframe},
     signaling::client::redacted,
     units,
@@ -27,24 +27,24 @@ use crate::{
 /// Flags of `recv`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RecvArgs {
-    /// Directory for the keyframes; made when it is not there
+    /// Output directory for the keyframes; created if missing
     #[arg(long, value_name = "DIR", default_value = "frames")]
     pub out: PathBuf,
-    /// What to write of each keyframe: h264,jpg,png,y4m
+    /// File formats to write for each keyframe: h264,jpg,png,y4m
     #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "h264,jpg")]
     pub format: Vec<PictureFormat>,
-    /// Keyframes to receive; default: no end
+    /// Number of keyframes to receive; default: unlimited
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
-    /// End when the sender says goodbye (exit code 0; before --count is reached 1) or the connection is
-    /// lost for good (1), instead of waiting for it to come back
+    /// Exit when the sender ends the call (exit code 0, or 1 before --count is reached) or the connection is lost
+    /// permanently (1), instead of waiting for it to return
     #[arg(long)]
     pub once: bool,
-    /// Do not repair lost packets: for comparison
+    /// Do not request retransmission of lost packets (for comparison)
     #[arg(long)]
     pub no_repair: bool,
-    /// What the phone's bandwidth estimate starts with: auto (what lets a keyframe come at once), off
-    /// (nothing), or a rate such as 5Mbit
+    /// Initial bandwidth estimate suggested to the phone: auto (enough to send a keyframe immediately), off (none),
+    /// or a rate such as 5Mbit
     #[arg(long, value_name = "BITRATE", value_parser = units::phone_bitrate, default_value = "auto")]
     pub phone_bitrate: units::RateSetting,
     #[allow(missing_docs)]
@@ -55,85 +55,86 @@ pub struct RecvArgs {
     pub connect: ConnectArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub network: LinkArgs,
+    pub network: NetsimArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub observe: ObserveArgs,
+    pub recording: RecordingArgs,
 }
 
-/// Receives until the count or Ctrl-C ends it.
+/// Receives keyframes until the count is reached or Ctrl-C.
 ///
 /// # Errors
-/// Exit code 2 for flags that do not go together, 1 for what could not be done.
+/// Exit code 2 for conflicting flags, 1 if the call failed.
 pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     if args.count == Some(0) {
         return Err(Failure::usage(
             "--count 0 receives nothing",
-            "give at least 1, or leave it out",
+            "give at least 1, or omit --count",
         ));
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?.with_twilio().await?;
-    let networks = args.network.one()?;
-    let mut link = link::config(&connect, PeerRole::Receiver)?;
-    link.peer.repair = !args.no_repair;
-    link.peer.phone_bitrate = args.phone_bitrate;
-    link.signaling.retry_busy = true;
-    network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
-    let gateway = link.peer.gateway.clone();
+    let networks = args.network.for_single_peer()?;
+    let mut call = call::call_config(&connect, PeerRole::Receiver)?;
+    call.peer.repair = !args.no_repair;
+    call.peer.phone_bitrate = args.phone_bitrate;
+    call.signaling.retry_busy = true;
+    network::attach(networks.as_ref(), &mut call.peer, 0, 0)?;
+    let gateway = call.peer.gateway.clone();
     let mut config = ReceiverConfig {
-        call: link,
+        call,
         out: args.out.clone(),
         formats: args.format.clone(),
         count: args.count,
         timeout: connect.timeout,
         once: args.once,
     };
-    let (lines, texts) = observe::stdin_lines();
+    let (lines, texts) = session_reporter::stdin_lines();
     let mut texts = network::link_lines(texts, gateway.clone(), output);
     let hello = json!({
         "role": "recv", "version": env!("CARGO_PKG_VERSION"), "pair": connect.pair,
         "device": connect.device, "signal": redacted(&connect.signal),
         "out": args.out.to_string_lossy(),
     });
-    let made_here = !args.out.exists();
+    let created_here = !args.out.exists();
     let viewer = args.view.start(&args.format, &hello, lines).await?;
-    let mut observer = Observer::new(&args.observe, Role::Recv, "orion-peer recv", output)?;
-    config.call.negotiation_log = observer.negotiations();
-    config.call.stats_every = observer.stats_every();
-    observer.line(&format!(
+    let mut reporter =
+        SessionReporter::new(&args.recording, Role::Recv, "orion-peer recv", output)?;
+    config.call.negotiation_log = reporter.negotiations();
+    config.call.stats_every = reporter.stats_every();
+    reporter.line(&format!(
         "joining {} as {}, writing to {}",
         redacted(&connect.signal),
         connect.device,
         args.out.display()
     ));
     if let Some(networks) = &networks {
-        observer.line(&networks.sides[0].words());
+        reporter.line(&networks.sides[0].describe());
     }
     if let Some(viewer) = &viewer {
-        observer.line(&format!("page at {}", viewer.url()));
-        observer.event(&json!({"kind": "page", "url": viewer.url()}));
+        reporter.line(&format!("page: {}", viewer.url()));
+        reporter.event(&json!({"kind": "page", "url": viewer.url()}));
     }
     let hub = viewer.as_ref().map(|viewer| Arc::clone(&viewer.hub));
-    let observing = Observing::start(observer, move |observer, event| match &hub {
-        None => show(observer, "", event),
+    let reporter_thread = ReporterThread::start(reporter, move |reporter, event| match &hub {
+        None => show(reporter, "", event),
         Some(hub) => {
-            let told = event.clone();
-            show(observer, "", event);
-            view::tell(hub, &told, observer.live_stats(), observer.delivered());
+            let copy = event.clone();
+            show(reporter, "", event);
+            view::publish(hub, &copy, reporter.live_stats(), reporter.delivered());
         }
     });
-    let mut tell = |event| observing.tell(event);
-    let result = receiver::run(config, stop::asked(), &mut tell, &mut texts).await;
-    let mut observer = observing.end().await;
-    network::show_traffic(&mut observer, gateway.as_deref());
+    let mut notify = |event| reporter_thread.send(event);
+    let result = receiver::run(config, stop::shutdown_signal(), &mut notify, &mut texts).await;
+    let mut reporter = reporter_thread.join().await;
+    network::show_traffic(&mut reporter, gateway.as_deref());
     if let Some(viewer) = viewer {
         let reason = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         viewer.close(&reason).await;
     }
-    if made_here && result.is_err() {
+    if created_here && result.is_err() {
         sink::discard_empty(&args.out);
     }
-    observer.finish(result.map(|_| ()))
+    reporter.finish(result.map(|_| ()))
 }
 
 impl Weigh for ReceiverEvent {
@@ -146,21 +147,21 @@ impl Weigh for ReceiverEvent {
     }
 }
 
-/// Shows what a receiver tells; `who` goes before each line.
-pub fn show(observer: &mut Observer, who: &str, event: ReceiverEvent) {
+/// Shows an event of a receiver, with `who` in front of each line.
+pub fn show(reporter: &mut SessionReporter, who: &str, event: ReceiverEvent) {
     match event {
-        ReceiverEvent::Line(line) => observer.line(&format!("{who}{line}")),
-        ReceiverEvent::Text(text) => observer.text(who, &text),
-        ReceiverEvent::Keyframe(keyframe) => show_keyframe(observer, who, &keyframe),
-        ReceiverEvent::Report(report) => observer.report(&report),
+        ReceiverEvent::Line(line) => reporter.line(&format!("{who}{line}")),
+        ReceiverEvent::Text(text) => reporter.text(who, &text),
+        ReceiverEvent::Keyframe(keyframe) => show_keyframe(reporter, who, &keyframe),
+        ReceiverEvent::Report(report) => reporter.report(&report),
     }
 }
 
-/// A keyframe in a line that fits a terminal.
+/// Describes a keyframe in one line of at most 80 characters.
 fn line(record: &FrameRecord) -> String {
     let verified = match record.verified {
         Some(true) => ", verified",
-        Some(false) => ", HASH DIFFERS",
+        Some(false) => ", HASH MISMATCH",
         None => "",
     };
     let latency =
@@ -171,20 +172,15 @@ fn line(record: &FrameRecord) -> String {
     )
 }
 
-/// What is known of the delivery of a keyframe.
-pub(super) fn delivery(keyframe: &StoredKeyframe) -> Option<KeyframeDelivery> {
-    keyframe.delivery.as_ref().map(|(seen, judged)| KeyframeDelivery::new(seen, judged))
-}
-
-/// The share of its budget that a keyframe takes.
+/// The size of a keyframe as a fraction of its budget.
 fn fill(keyframe: &StoredKeyframe) -> f64 {
     let share = keyframe.written.record.bytes as f64 / keyframe.budget.max(1) as f64;
     (share * 1e4).round() / 1e4
 }
 
-fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) {
+fn show_keyframe(reporter: &mut SessionReporter, who: &str, keyframe: &StoredKeyframe) {
     let record = &keyframe.written.record;
-    observer.line(&format!("{who}{}", line(record)));
+    reporter.line(&format!("{who}{}", line(record)));
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let Some(fields) = line.as_object_mut() {
         fields.insert("kind".into(), json!("keyframe"));
@@ -205,7 +201,7 @@ fn show_keyframe(observer: &mut Observer, who: &str, keyframe: &StoredKeyframe) 
         fields.insert("color".into(), json!(color));
         fields.insert("stagesMs".into(), stages_json(&keyframe.stages));
     }
-    observer.keyframe(record.bytes as u64, &keyframe.stages, &line);
+    reporter.keyframe(record.bytes as u64, &keyframe.stages, &line);
 }
 
 #[cfg(test)]
@@ -213,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_of_a_keyframe_fits_a_terminal() {
+    fn keyframe_lines_fit_a_terminal() {
         let mut record = FrameRecord {
             file: "000001.h264".into(),
             width: 1280,
@@ -237,6 +233,6 @@ mod tests {
             ..record
         };
         let long = format!("recv: {}", line(&record));
-        assert!(long.chars().count() <= 80 && long.ends_with(", HASH DIFFERS"), "{long}");
+        assert!(long.chars().count() <= 80 && long.ends_with(", HASH MISMATCH"), "{long}");
     }
 }

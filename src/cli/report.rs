@@ -1,4 +1,4 @@
-//! `orion-peer report`: shows saved results, compares them, writes reports of them.
+//! `orion-peer report`: show and compare saved results, write reports.
 
 use std::path::PathBuf;
 
@@ -21,17 +21,17 @@ const SCHEMA: &str = "orion-peer/report/1";
 /// Flags of `report`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReportArgs {
-    /// Results that `bench --out` wrote. The first is what the others are compared with
+    /// Results written by `bench --out`; all others are compared with the first
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// Largest worsening against the first result that is allowed; exit code 3 above it
+    /// Maximum allowed regression against the first result; exit code 3 if exceeded
     #[arg(long, value_name = "PERCENT", value_parser = units::increase)]
     max_regression: Option<f64>,
     #[command(flatten)]
     exports: ExportArgs,
 }
 
-/// What `--json` prints for several results.
+/// The JSON line for several results.
 #[derive(Debug, Serialize)]
 struct ReportLine<'r> {
     schema: &'static str,
@@ -40,24 +40,24 @@ struct ReportLine<'r> {
     pass: bool,
 }
 
-/// One result against the first.
+/// One result compared with the first.
 #[derive(Debug, Serialize)]
 struct Compared<'r> {
     name: &'r str,
     comparison: Option<&'r Comparison>,
-    /// The checks of `--max-regression`; the result's own are in its file.
+    /// The checks of `--max-regression`; the checks of the run itself are in its file.
     checks: &'r [GateResult],
 }
 
-/// Reads the results, compares them with the first, shows them and writes reports.
+/// Loads the results, compares them with the first, shows them and writes reports.
 ///
 /// # Errors
-/// Exit code 2 for a file that is no result and for flags that do not go together, 1 for a report that
-/// cannot be written, 3 for a regression.
+/// Exit code 2 for a file that is not a result and for conflicting flags, 1 for a report that cannot be written,
+/// 3 for a regression.
 pub fn run(args: &ReportArgs, output: Output) -> Result<(), Failure> {
     if args.max_regression.is_some() && args.files.len() < 2 {
         return Err(Failure::usage(
-            "--max-regression needs a result to compare with, and there is only one file",
+            "--max-regression needs at least two results",
             "give the baseline first: orion-peer report OLD.json NEW.json --max-regression 10%",
         ));
     }
@@ -70,10 +70,10 @@ pub fn run(args: &ReportArgs, output: Output) -> Result<(), Failure> {
     verdict(&runs, &checks)
 }
 
-/// Reads saved results.
+/// Loads saved results.
 ///
 /// # Errors
-/// Exit code 2 for a file that is no result.
+/// Exit code 2 for a file that is not a result.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Named>, Failure> {
     let one = |path: &PathBuf| match load(path) {
         Ok(result) => Ok(Named { name: path.display().to_string(), result }),
@@ -82,8 +82,8 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Named>, Failure> {
     files.iter().map(one).collect()
 }
 
-/// Compares each result with the first, and gates it. The checks of each but the first come back; they
-/// are among the result's own, too, in place of those of another baseline.
+/// Compares each result with the first and applies the gate. Returns the checks of all results but the first; they
+/// also replace the checks against another baseline in the result itself.
 fn judge(runs: &mut [Named], max_regression: Option<f64>) -> Vec<Vec<GateResult>> {
     let Some((first, others)) = runs.split_first_mut() else { return Vec::new() };
     let gates = Gates { max_regression, ..Gates::default() };
@@ -141,6 +141,6 @@ fn verdict(runs: &[Named], checks: &[Vec<GateResult>]) -> Result<(), Failure> {
     Err(Failure::new(
         Stage::Gate,
         failed.join("\n  "),
-        "look at the table for what changed, or allow more with --max-regression",
+        "see the table for the changes, or allow more with --max-regression",
     ))
 }

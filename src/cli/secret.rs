@@ -1,40 +1,43 @@
-//! Secrets given by flag, environment or configuration file: readable from a file, never printed.
+//! Secrets given by flag, environment or configuration file: optionally read from a file, never printed.
 
 use std::{fmt, fs, io};
 
-/// A secret text. `@path` in its place reads the file and trims white space around it.
+use super::failure::Failure;
+use crate::auth::secret::Secret;
+
+/// A secret text; `@path` reads it from a file and trims whitespace.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretText(String);
 
 /// A secret that could not be read. No variant carries the secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The file after `@` could not be read.
+    /// The file after `@` cannot be read.
     #[error("cannot read the secret from file `{path}`: {source}")]
     Read {
-        /// The path as given.
+        /// Path as given.
         path: String,
-        /// Why.
+        /// I/O error, or invalid text encoding.
         source: std::io::Error,
     },
-    /// Nothing there, or nothing but white space.
-    #[error("the secret is empty: give its text, or @FILE to read it from a file")]
+    /// The secret is empty or consists of whitespace.
+    #[error("the secret is empty: give the text, or @FILE to read it from a file")]
     Empty,
-    /// What should be a token is something else.
-    #[error("not a token: {0}; give the token alone")]
+    /// The text is not a token.
+    #[error("not a token: {0}; give only the token")]
     NotAToken(&'static str),
-    /// The file after `@` holds nothing.
+    /// The file after `@` is empty or consists of whitespace.
     #[error("the secret file `{0}` is empty")]
     EmptyFile(String),
 }
 
 impl SecretText {
-    /// A secret from its text.
+    /// Creates a secret from its text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Reads a secret as given by a user: its text, or `@path`. This is a clap value parser.
+    /// Parses a secret given by the user: its text, or `@path`. This is a clap value parser.
     ///
     /// # Errors
     /// The file cannot be read, or the secret is empty.
@@ -52,19 +55,19 @@ impl SecretText {
         }
     }
 
-    /// Reads a token as given by a user: as [`SecretText::parse`], and without what tools put around one: quotes,
-    /// `Bearer `, or the JSON object of a login answer. This is a clap value parser.
+    /// Parses a token given by the user: like [`SecretText::parse`], but removes what tools add around a token: quotes,
+    /// `Bearer `, or the JSON object of a login response. This is a clap value parser.
     ///
     /// # Errors
-    /// As [`SecretText::parse`], and when what is left cannot be a token.
+    /// See [`SecretText::parse`]; also if the rest cannot be a token.
     pub fn parse_token(text: &str) -> Result<Self, SecretError> {
         Self::parse(text)?.bare()
     }
 
-    /// The token alone, as of [`SecretText::parse_token`].
+    /// The bare token, see [`SecretText::parse_token`].
     ///
     /// # Errors
-    /// What is left cannot be a token.
+    /// The rest cannot be a token.
     pub fn bare(&self) -> Result<Self, SecretError> {
         let text = self.0.trim();
         if text.starts_with('{') {
@@ -84,19 +87,58 @@ impl SecretText {
             return Err(SecretError::Empty);
         }
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(SecretError::NotAToken("it has white space in it"));
+            return Err(SecretError::NotAToken("it contains whitespace"));
         }
         Ok(Self::new(text))
     }
 
-    /// The secret itself, for the one place that needs it.
+    /// The secret itself, for the code that uses it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// The text of a file in UTF-8 or, as PowerShell writes it, UTF-16; without a byte order mark.
+/// A secret as given by the user, the text or `@FILE`. It is read when it is needed, and again when a server reloads.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretSource(String);
+
+impl SecretSource {
+    /// Reads the secret of a flag, if it is given.
+    ///
+    /// # Errors
+    /// Exit code 2: the file cannot be read, or the secret is empty.
+    pub fn read(flag: &str, given: Option<&Self>) -> Result<Option<Secret>, Failure> {
+        let Some(Self(given)) = given else { return Ok(None) };
+        match SecretText::parse(given) {
+            Ok(secret) => Ok(Some(Secret::from(secret.expose()))),
+            Err(error) => Err(Failure::usage(
+                format!("{flag}: {error}"),
+                format!("give the secret or @FILE, or omit {flag}"),
+            )),
+        }
+    }
+}
+
+impl From<&str> for SecretSource {
+    fn from(given: &str) -> Self {
+        Self(given.to_owned())
+    }
+}
+
+impl From<String> for SecretSource {
+    fn from(given: String) -> Self {
+        Self(given)
+    }
+}
+
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretSource(…)")
+    }
+}
+
+/// Decodes a file in UTF-8 or, as written by PowerShell, UTF-16; removes the byte order mark.
 fn text_of(bytes: &[u8]) -> io::Result<String> {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> =
@@ -110,10 +152,10 @@ fn text_of(bytes: &[u8]) -> io::Result<String> {
             String::from_utf8(rest.to_vec()).map_err(|_| "it is not valid UTF-8")
         }
     };
-    text.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
+    text.map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
-/// The token in a login answer (RFC 6749 §5.1), or in an answer of the token API.
+/// The token in a login response (RFC 6749 §5.1), or in a response of the token API.
 fn in_json(text: &str) -> Result<SecretText, SecretError> {
     let wrong = "it is JSON without `access_token` or `token`";
     let value: serde_json::Value =
@@ -135,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_and_trimmed() {
+    fn files_are_read_and_trimmed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "  hush\n").unwrap();
         let secret = SecretText::parse(&format!("@{}", file.path().display())).unwrap();
@@ -143,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_taken_out_of_what_tools_put_around_it() {
+    fn tokens_are_extracted_from_the_output_of_tools() {
         let utf16 = |unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
             "\u{feff}a.b.c\r\n".encode_utf16().flat_map(unit).collect()
         };
@@ -169,27 +211,28 @@ mod tests {
             let token = read(written).unwrap_or_else(|error| panic!("{written:?}: {error}"));
             assert_eq!(token.expose(), "a.b.c", "{written:?}");
         }
-        for (wrong, why) in [
-            (&b"a.b.c d.e.f"[..], "white space"),
-            (b"a.b.c\nd.e.f", "white space"),
+        for (wrong, reason) in [
+            (&b"a.b.c d.e.f"[..], "whitespace"),
+            (b"a.b.c\nd.e.f", "whitespace"),
             (br#"{"error":"hush"}"#, "access_token"),
             (b"{hush", "JSON"),
             (b"\"\"", "empty"),
             (b"\xC3\x28", "UTF-8"),
         ] {
             let error = read(wrong).unwrap_err().to_string();
-            assert!(error.contains(why) && !error.contains("hush"), "{error}");
+            assert!(error.contains(reason) && !error.contains("hush"), "{error}");
         }
         assert_eq!(SecretText::parse_token("Bearer a.b.c").unwrap().expose(), "a.b.c");
     }
 
     #[test]
-    fn debug_shows_nothing() {
+    fn debug_output_is_redacted() {
         assert!(!format!("{:?}", SecretText::new("hush")).contains("hush"));
+        assert!(!format!("{:?}", SecretSource::from("hush")).contains("hush"));
     }
 
     #[test]
-    fn a_missing_or_empty_file_is_named() {
+    fn errors_name_a_missing_or_empty_file() {
         let missing = SecretText::parse("@/nowhere/at/all").unwrap_err().to_string();
         assert!(missing.contains("/nowhere/at/all"), "{missing}");
         let file = tempfile::NamedTempFile::new().unwrap();

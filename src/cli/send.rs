@@ -1,4 +1,4 @@
-//! `orion-peer send`: be the phone.
+//! `orion-peer send`: stand in for the phone.
 
 use std::{
     path::PathBuf,
@@ -9,13 +9,13 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use super::{
+    call,
     connect::ConnectArgs,
     failure::Failure,
-    link,
-    network::{self, LinkArgs},
-    observe::{self, ObserveArgs, Observer, millis, stages_json},
-    observing::{Observing, REPORT_WEIGHT, Weigh},
+    network::{self, NetsimArgs},
     output::Output,
+    reporter_thread::{REPORT_WEIGHT, ReporterThread, Weigh},
+    session_reporter::{self, RecordingArgs, SessionReporter, millis, stages_json},
     stop, units,
 };
 use crate::{
@@ -35,20 +35,20 @@ pub struct SendArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub picture: PictureArgs,
-    /// Keyframes to send; default: no end
+    /// Number of keyframes to send; default: unlimited
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
-    /// How long to send once connected; default: no end
+    /// Time to send once connected; default: unlimited
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
-    /// Save each sent keyframe in DIR
+    /// Save each sent keyframe to DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
-    /// End when the receiver says goodbye (exit code 0; before --count is reached 1) or the connection is
-    /// lost for good (1), instead of waiting for it to come back
+    /// Exit when the receiver ends the call (exit code 0, or 1 before --count is reached) or the connection is lost
+    /// permanently (1), instead of waiting for it to return
     #[arg(long)]
     pub once: bool,
-    /// Do not repair lost packets: for comparison
+    /// Do not retransmit lost packets (for comparison)
     #[arg(long)]
     pub no_repair: bool,
     #[allow(missing_docs)]
@@ -56,43 +56,43 @@ pub struct SendArgs {
     pub connect: ConnectArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub network: LinkArgs,
+    pub network: NetsimArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub observe: ObserveArgs,
+    pub recording: RecordingArgs,
 }
 
-/// Flags about pictures, shared with `demo`.
+/// Flags for pictures, shared with `demo`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Pictures")]
 pub struct PictureArgs {
-    /// `camera[:N[:FORMAT]]`, `pattern[:WxH]`, a FILE (JPEG, PNG, WebP, MJPEG, y4m, H.264), a DIR of pictures,
-    /// or - for stdin
+    /// Pictures to send: `camera[:N[:FORMAT]]`, `pattern[:WxH]`, a FILE (JPEG, PNG, WebP, MJPEG, y4m, H.264), a DIR of
+    /// pictures, or - for stdin
     #[arg(long, value_name = "SOURCE", default_value = "camera", value_parser = source_parser())]
     pub source: SourceSpec,
-    /// Time between keyframes, 100ms to 24h
+    /// Interval between keyframes, 100ms to 24h
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "3.5s")]
     pub interval: Duration,
-    /// Box that pictures are fitted into, aspect kept; default: their own size
+    /// Maximum picture size; the aspect ratio is kept; default: original size
     #[arg(long, value_name = "WxH", value_parser = units::picture_size)]
     pub size: Option<units::PictureSize>,
-    /// Largest keyframe
+    /// Maximum size of a keyframe
     #[arg(long, value_name = "BYTES", value_parser = budget, default_value = "100KB")]
     pub max_bytes: u64,
-    /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
+    /// Pacing of packets: auto (as fast as the path allows), off, or a rate such as 2Mbit
     #[arg(long, value_name = "PACE", value_parser = units::pace, default_value = "auto")]
     pub pace: units::RateSetting,
 }
 
 impl PictureArgs {
-    /// How to capture.
+    /// The capture settings.
     #[must_use]
     pub fn capture(&self) -> CaptureConfig {
         capture(&self.source, self.size, self.max_bytes)
     }
 }
 
-/// How to capture from these pictures.
+/// The capture settings for these pictures.
 #[must_use]
 pub fn capture(
     source: &SourceSpec,
@@ -106,7 +106,7 @@ pub fn capture(
     }
 }
 
-/// Reads `--source`; names of files need not be UTF-8.
+/// Parses `--source`; file names need not be UTF-8.
 pub(super) fn source_parser() -> impl TypedValueParser<Value = SourceSpec> {
     OsStringValueParser::new().try_map(|text| SourceSpec::from_os_str(&text))
 }
@@ -116,7 +116,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     if (INTERVAL_RANGE.0..=INTERVAL_RANGE.1).contains(&interval) {
         Ok(interval)
     } else {
-        Err("an interval is from 100ms to 24h".to_owned())
+        Err("the interval must be from 100ms to 24h".to_owned())
     }
 }
 
@@ -125,28 +125,28 @@ pub(super) fn budget(text: &str) -> Result<u64, String> {
     if (1_000..=10_000_000).contains(&bytes) {
         Ok(bytes)
     } else {
-        Err("a keyframe is from 1KB to 10MB".to_owned())
+        Err("the keyframe size must be from 1KB to 10MB".to_owned())
     }
 }
 
-/// Sends until the count, the duration, the source or Ctrl-C ends it.
+/// Sends keyframes until the count or duration is reached, the source ends, or Ctrl-C.
 ///
 /// # Errors
-/// Exit code 2 for flags that do not go together, 1 for what could not be done.
+/// Exit code 2 for conflicting flags, 1 if the call failed.
 pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     if args.count == Some(0) {
-        return Err(Failure::usage("--count 0 sends nothing", "give at least 1, or leave it out"));
+        return Err(Failure::usage("--count 0 sends nothing", "give at least 1, or omit --count"));
     }
     let connect = args.connect.resolve("phone", SystemTime::now())?.with_twilio().await?;
-    let networks = args.network.one()?;
-    let mut link = link::config(&connect, PeerRole::Sender)?;
-    link.peer.repair = !args.no_repair;
-    link.signaling.retry_busy = true;
-    network::put_under(networks.as_ref(), &mut link.peer, 0, 0)?;
-    link.peer.pace = args.picture.pace;
-    let gateway = link.peer.gateway.clone();
+    let networks = args.network.for_single_peer()?;
+    let mut call = call::call_config(&connect, PeerRole::Sender)?;
+    call.peer.repair = !args.no_repair;
+    call.signaling.retry_busy = true;
+    network::attach(networks.as_ref(), &mut call.peer, 0, 0)?;
+    call.peer.pace = args.picture.pace;
+    let gateway = call.peer.gateway.clone();
     let mut config = SenderConfig {
-        call: link,
+        call,
         capture: args.picture.capture(),
         live: args.picture.source.is_live(),
         interval: args.picture.interval,
@@ -157,30 +157,32 @@ pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
         once: args.once,
     };
     let texts = match args.picture.source {
-        SourceSpec::Stdin => observe::no_lines(),
-        _ => observe::stdin_lines().1,
+        SourceSpec::Stdin => session_reporter::empty_input(),
+        _ => session_reporter::stdin_lines().1,
     };
     let mut texts = network::link_lines(texts, gateway.clone(), output);
-    let mut observer = Observer::new(&args.observe, Role::Send, "orion-peer send", output)?;
-    config.call.negotiation_log = observer.negotiations();
-    config.call.stats_every = observer.stats_every();
-    observer.line(&format!("joining {} as {}", redacted(&connect.signal), connect.device));
+    let mut reporter =
+        SessionReporter::new(&args.recording, Role::Send, "orion-peer send", output)?;
+    config.call.negotiation_log = reporter.negotiations();
+    config.call.stats_every = reporter.stats_every();
+    reporter.line(&format!("joining {} as {}", redacted(&connect.signal), connect.device));
     if let Some(networks) = &networks {
-        observer.line(&networks.sides[0].words());
+        reporter.line(&networks.sides[0].describe());
     }
-    let observing = Observing::start(observer, |observer, event| show(observer, "", event));
-    let mut tell = |event| observing.tell(event);
-    let result = sender::run(config, stop::asked(), &mut tell, &mut texts).await;
-    let mut observer = observing.end().await;
-    network::show_traffic(&mut observer, gateway.as_deref());
-    observer.finish(result.map(|_| ()))
+    let reporter_thread =
+        ReporterThread::start(reporter, |reporter, event| show(reporter, "", event));
+    let mut notify = |event| reporter_thread.send(event);
+    let result = sender::run(config, stop::shutdown_signal(), &mut notify, &mut texts).await;
+    let mut reporter = reporter_thread.join().await;
+    network::show_traffic(&mut reporter, gateway.as_deref());
+    reporter.finish(result.map(|_| ()))
 }
 
 impl Weigh for SenderEvent {
     fn weight(&self) -> usize {
         match self {
             Self::Line(text) | Self::Text(text) => 256 + text.len(),
-            // The frame is shared with the encoder, but kept for as long as this waits.
+            // The frame is shared with the encoder, but kept alive while the event is queued.
             Self::Sent(sent) => {
                 let frame = sent.captured.original.as_ref();
                 let pixels = frame.map_or(0, |frame| frame.width as usize * frame.height as usize);
@@ -191,21 +193,21 @@ impl Weigh for SenderEvent {
     }
 }
 
-/// Shows what a sender tells; `who` goes before each line.
-pub fn show(observer: &mut Observer, who: &str, event: SenderEvent) {
+/// Shows an event of a sender, with `who` in front of each line.
+pub fn show(reporter: &mut SessionReporter, who: &str, event: SenderEvent) {
     match event {
-        SenderEvent::Line(line) => observer.line(&format!("{who}{line}")),
-        SenderEvent::Text(text) => observer.text(who, &text),
-        SenderEvent::Sent(sent) => show_sent(observer, who, &sent),
-        SenderEvent::Report(report) => observer.report(&report),
+        SenderEvent::Line(line) => reporter.line(&format!("{who}{line}")),
+        SenderEvent::Text(text) => reporter.text(who, &text),
+        SenderEvent::Sent(sent) => show_sent(reporter, who, &sent),
+        SenderEvent::Report(report) => reporter.report(&report),
     }
 }
 
-/// What is known of a keyframe that was sent; its quality where that was measured.
+/// The details of a sent keyframe as a JSON object; includes its quality if measured.
 #[must_use]
-pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
+pub fn details(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
     let SentKeyframe { info, captured, sent, stages, connection_type, saved } = keyframe;
-    let mut known = json!({
+    let mut details = json!({
         "kind": "keyframe",
         "role": "send",
         "seq": info.seq,
@@ -225,12 +227,12 @@ pub fn known(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
         "stagesMs": stages_json(stages),
     });
     if let Some(quality) = quality {
-        known["maxBytes"] = captured.max_bytes.into();
-        known["fill"] = rounded(info.bytes as f64 / captured.max_bytes as f64, 4).into();
-        known["psnrDb"] = rounded(quality.psnr_y, 2).into();
-        known["ssim"] = rounded(quality.ssim_y, 5).into();
+        details["maxBytes"] = captured.max_bytes.into();
+        details["fill"] = rounded(info.bytes as f64 / captured.max_bytes as f64, 4).into();
+        details["psnrDb"] = rounded(quality.psnr_y, 2).into();
+        details["ssim"] = rounded(quality.ssim_y, 5).into();
     }
-    known
+    details
 }
 
 fn rounded(value: f64, places: i32) -> f64 {
@@ -238,15 +240,15 @@ fn rounded(value: f64, places: i32) -> f64 {
     (value * unit).round() / unit
 }
 
-/// How near the keyframe comes to its frame: a decoder's work, for the observer's thread.
+/// Similarity of the keyframe to its source frame. Needs decoding, so it runs on the reporter thread.
 fn quality(captured: &CapturedKeyframe) -> Option<Quality> {
     let original = captured.original.as_ref()?;
     Quality::of_keyframe(original, &captured.access_unit.data)
-        .inspect_err(|error| tracing::warn!("the quality of a keyframe is not known: {error}"))
+        .inspect_err(|error| tracing::warn!("cannot determine the quality of a keyframe: {error}"))
         .ok()?
 }
 
-fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
+fn show_sent(reporter: &mut SessionReporter, who: &str, keyframe: &SentKeyframe) {
     let SentKeyframe { info, captured, stages, .. } = keyframe;
     let encoded = match captured.qp {
         Some(qp) => {
@@ -259,10 +261,10 @@ fn show_sent(observer: &mut Observer, who: &str, keyframe: &SentKeyframe) {
         }
         None => String::new(),
     };
-    observer.line(&format!(
+    reporter.line(&format!(
         "{who}sent keyframe {}: {}x{}, {} B{encoded}",
         info.seq, info.width, info.height, info.bytes
     ));
-    let quality = if observer.has_stats() { quality(captured) } else { None };
-    observer.keyframe(info.bytes, stages, &known(keyframe, quality));
+    let quality = if reporter.has_stats() { quality(captured) } else { None };
+    reporter.keyframe(info.bytes, stages, &details(keyframe, quality));
 }

@@ -1,6 +1,6 @@
-//! `orion-peer serve`: signaling, token API, STUN/TURN.
+//! `orion-peer serve`: signaling, token API and STUN/TURN server.
 //!
-//! Without a signing secret it is a dev server, on loopback only, or with `--lan` one for a local network.
+//! Without a signing secret it is a dev server on loopback, or with `--lan` one for the local network.
 
 mod announce;
 mod bus;
@@ -37,7 +37,7 @@ use self::{
     tls::TlsArgs,
     turn::TurnArgs,
 };
-use super::{failure::Failure, output::Output, stop, units};
+use super::{failure::Failure, output::Output, secret::SecretSource, stop, units};
 use crate::{
     pairs::Pair,
     server::{RunningServer, Server, ServerConfig, ServerError},
@@ -46,7 +46,7 @@ use crate::{
     types::{Stage, os_error::listen_remedy},
 };
 
-/// Address of the dev server.
+/// Default address of the dev server.
 const DEV_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787);
 
 /// Flags of `serve`.
@@ -55,112 +55,111 @@ const DEV_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
 pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
-    /// Address to listen on; without a signing secret a loopback address only; default 127.0.0.1:8787, with --lan
-    /// 0.0.0.0:8787
+    /// Address to listen on, loopback unless there is a signing secret; default 127.0.0.1:8787, with --lan 0.0.0.0:8787
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub listen: Option<SocketAddr>,
-    /// Where the pairs are.
+    /// The pair store.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Pair to add at the start, as ID:PHONE:MAC:USER (a dev server fills in the user); repeatable
+    /// Pair to add at startup, as ID:PHONE:MAC:USER (USER is optional for a dev server); repeatable
     #[arg(long = "add-pair", value_name = "PAIR", value_delimiter = ',')]
     pub add_pairs: Vec<String>,
-    /// Secret that signs signaling tokens, or PEM key; `@FILE` reads it from a file
+    /// Secret or PEM key that signs signaling tokens; `@FILE` reads it from a file
     #[arg(long, value_name = "SECRET")]
-    pub jwt_secret: Option<String>,
-    /// Secret used before, whose tokens are still good; `@FILE` reads it from a file
+    pub jwt_secret: Option<SecretSource>,
+    /// Previous signing secret, whose tokens remain valid; `@FILE` reads it from a file
     #[arg(long, value_name = "SECRET")]
-    pub jwt_previous_secret: Option<String>,
-    /// Secret of the login tokens (HS256); `@FILE` reads it from a file. Without it and with a
-    /// signing secret there is no token API
+    pub jwt_previous_secret: Option<SecretSource>,
+    /// Secret that verifies login tokens (HS256); `@FILE` reads it from a file; a server with a signing secret needs this
+    /// or --login-jwks for its token API
     #[arg(long, value_name = "SECRET")]
-    pub login_secret: Option<String>,
-    /// Issuer (`iss`) that signaling tokens must name
+    pub login_secret: Option<SecretSource>,
+    /// Required issuer (iss) of signaling tokens
     #[arg(long, value_name = "NAME")]
     pub issuer: Option<String>,
-    /// Audience (`aud`) that signaling tokens must name
+    /// Required audience (aud) of signaling tokens
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
-    /// Web origin that may connect, such as `https://example.org`, or `*`; repeatable
+    /// Web origin allowed to connect, such as `https://example.org`, or `*`; repeatable
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = configure::origin)]
     pub allow_origin: Vec<String>,
-    /// Take the token from `?token=`, too
+    /// Also accept the token in the query (`?token=`)
     #[arg(long)]
     pub allow_query_token: bool,
-    /// Serve the page at / with which a browser joins as the phone or the Mac; a dev server does anyway
+    /// Serve a web page at / to join from a browser as phone or Mac; always on for a dev server
     #[arg(long)]
     pub page: bool,
-    /// Let a live socket outlast its token
+    /// Keep sockets open after their token expires
     #[arg(long)]
     pub connect_only: bool,
-    // Flags after it without a heading of their own would stand under its heading.
-    /// Local network.
+    // Must come after the flags without a heading: later ones would appear under its heading.
+    /// Server for the local network.
     #[command(flatten)]
     pub lan: lan::LanArgs,
-    /// Login and keys.
+    /// Login tokens and signing keys.
     #[command(flatten)]
     pub login: LoginArgs,
-    /// ICE servers.
+    /// ICE servers in token responses.
     #[command(flatten)]
     pub ice: IceArgs,
-    /// TLS.
+    /// Certificate and key.
     #[command(flatten)]
     pub tls: TlsArgs,
-    /// Limits.
+    /// Timeouts, sizes, rates and counts.
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Operation.
+    /// Proxies, logging, metrics and shutdown.
     #[command(flatten)]
     pub operation: OperationArgs,
-    /// TURN.
+    /// The STUN and TURN server.
     #[command(flatten)]
     pub turn: TurnArgs,
-    /// Several nodes.
+    /// The bus between several nodes.
     #[command(flatten)]
     pub bus: bus::BusArgs,
 }
 
 impl ServeArgs {
-    /// Where to listen.
+    /// The address to listen on.
     pub(super) fn address(&self) -> SocketAddr {
         self.listen.unwrap_or(DEV_ADDRESS)
     }
 
-    /// Whether it is said how many connections there may be; a server for development has a handful otherwise.
-    fn asks_for_many(&self) -> bool {
+    /// Whether a maximum number of connections is given; otherwise a development server has just a few.
+    fn has_connection_limits(&self) -> bool {
         let Self { limits, turn, .. } = self;
         limits.max_sockets.or(limits.max_connections).is_some()
             || turn.limits.turn_max_allocations.is_some()
     }
 }
 
-/// What kind of server it is.
+/// The kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// For this machine only, with a login that everybody knows.
+    /// For this machine only, with a well-known login token.
     Dev,
-    /// For development in a local network: `--lan`.
+    /// For development on the local network: `--lan`.
     Lan,
-    /// With the signing secret and the pairs it was given.
+    /// With a given signing secret and pair store.
     Production,
 }
 
 impl Mode {
-    /// Whether somebody watches it on a terminal, and it brings its own pair and login.
+    /// Whether it is a development server, which runs on a terminal and has its own pair and login.
     #[must_use]
     pub fn is_development(self) -> bool {
         self != Self::Production
     }
 }
 
-/// What to do instead of serving.
+/// Subcommands of `serve`.
 #[derive(Debug, Clone, Subcommand)]
 enum ServeCommand {
-    /// Add, list or revoke pairs of devices
+    /// Add, list or revoke device pairs
     Pairs(pairs::PairsArgs),
 }
 
-/// A server with its relay.
+/// A running server with its TURN relay.
 pub struct Served {
     /// Signaling, token API, health, metrics.
     pub server: RunningServer,
@@ -168,11 +167,11 @@ pub struct Served {
 }
 
 impl Served {
-    /// Asks sockets to go, and stops everything.
+    /// Asks clients to disconnect, and stops the server.
     pub async fn shutdown(self) {
         let store = Arc::clone(self.server.store());
         self.server.shutdown().await;
-        // A file is then whole by itself, without its log beside it.
+        // Closing a file store merges its write-ahead log.
         store.close().await;
         if let Some(relay) = self.relay {
             relay.close().await;
@@ -180,10 +179,10 @@ impl Served {
     }
 }
 
-/// Runs the server until Ctrl-C or SIGTERM, or the subcommand.
+/// Runs the server until Ctrl-C or SIGTERM, or runs the subcommand.
 ///
 /// # Errors
-/// Exit code 2 for flags that do not go together, 1 when the server cannot start.
+/// Exit code 2 for conflicting flags, 1 if the server cannot start.
 pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     if let Some(ServeCommand::Pairs(pairs)) = args.command {
         return pairs::run(pairs, output).await;
@@ -192,7 +191,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     let Configured { mut config, mode, access } = configure(&args).await?;
     let sockets = config.max_connections as u64 + u64::from(config.signaling.limits.sockets);
     let files = sockets.saturating_add(args.turn.open_files(mode == Mode::Dev)?);
-    open_files::allow(files, mode.is_development() && !args.asks_for_many());
+    open_files::allow(files, mode.is_development() && !args.has_connection_limits());
     let listen = args.address();
     let listener = TcpListener::bind(listen).await.map_err(|error| {
         let remedy = listen_remedy(&error, "give another address with --listen");
@@ -211,21 +210,20 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     Announcement::new(&args, &served, tls.as_ref(), mode, access).show(output)?;
     tls::reload_on_hangup(tls);
     login::reload_on_hangup(&args, served.server.verifier());
-    stop::draining(drain).await;
-    tracing::info!("stopping");
-    output.line("stopping: sockets are asked to reconnect elsewhere");
+    stop::shutdown_signal_with_drain(drain).await;
+    tracing::info!("shutting down");
+    output.line("shutting down: asking clients to reconnect");
     served.shutdown().await;
     Ok(())
 }
 
-/// A dev server with its relay on a free port, on the listener's address, and with more pairs than
-/// its own.
+/// A dev server with additional pairs and a relay on a free port of the listener's address.
 ///
 /// # Errors
-/// When it cannot start.
+/// The server cannot start.
 pub async fn dev(listener: TcpListener, pairs: &[Pair]) -> Result<Served, Failure> {
     let cannot = |error: &dyn std::fmt::Display| {
-        let remedy = "check the memory and the addresses of this machine";
+        let remedy = "check the free memory and the addresses of this machine";
         Failure::new(Stage::Server, error.to_string(), remedy)
     };
     let address = listener.local_addr().map_err(|error| cannot(&error))?;
@@ -249,7 +247,7 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
             ServerError::Bus(BusError::Connect { login: true, .. }) => {
                 "check the user in --bus, and --bus-password @FILE or ORION_BUS_PASSWORD".into()
             }
-            ServerError::Bus(_) => "check --bus, and that Redis runs there".into(),
+            ServerError::Bus(_) => "check --bus and that Redis is running there".into(),
             _ => "check --db and the signing secret".into(),
         };
         Failure::new(Stage::Server, error.to_string(), remedy)

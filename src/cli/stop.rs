@@ -1,11 +1,9 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first asks for a clean end, the second does not wait for it.
+//! Ctrl-C, SIGTERM and SIGHUP: the first requests a clean shutdown, the second exits immediately.
 //!
-//! SIGHUP is what a terminal that is closed sends. Under `nohup`, which has it ignored, it stays ignored,
-//! and `serve` reads its files again at it.
+//! A closed terminal sends SIGHUP. Under `nohup` it stays ignored, and `serve` reloads its files on it.
 //!
-//! A thread of its own listens, with a runtime of its own, and ends the process itself. Tasks that spin
-//! keep neither it nor the end waiting: a runtime all of whose workers are busy delivers no signal and
-//! no timer.
+//! A dedicated thread with its own runtime handles the signals and exits the process itself, so that busy tasks can
+//! delay neither: a runtime whose workers are all busy delivers no signals and no timers.
 
 use std::{
     io::IsTerminal,
@@ -22,81 +20,80 @@ use tokio::{
 
 use super::failure::INTERRUPTED;
 
-/// How long a clean end may take after SIGTERM and SIGHUP; then the process ends without it. Whoever sends one
-/// (systemd, Docker, Kubernetes) goes on to SIGKILL some seconds later.
-pub const CLEAN_END_WITHIN: Duration = Duration::from_millis(1500);
+/// Maximum duration of a clean shutdown after SIGTERM and SIGHUP; then the process exits. The sender (systemd,
+/// Docker, Kubernetes) follows up with SIGKILL some seconds later.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// What comes this soon after the first is the same wish: `timeout` signals its child, and then the group that its
-/// child is in.
-const SAME_WISH: Duration = Duration::from_millis(100);
+/// A second signal within this time counts as the same request: `timeout` signals its child, and then the process
+/// group of the child.
+const SAME_REQUEST: Duration = Duration::from_millis(100);
 
-/// Says that a signal came; none before anybody asks, and then the signals have their default action.
-static ASKED: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
+/// Becomes true at the first signal; `None` until a command waits for it, and then signals have their default action.
+static SHUTDOWN: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
 
-/// Completes at the first Ctrl-C, SIGTERM or SIGHUP. The next one, 0.1 s later or more, ends the process at once, with
-/// exit code 130, and so does a clean end that takes longer than [`CLEAN_END_WITHIN`] after SIGTERM or SIGHUP.
-pub async fn asked() {
-    first_of(CLEAN_END_WITHIN, true).await;
+/// Completes at the first Ctrl-C, SIGTERM or SIGHUP. The next one, at least 0.1 s later, exits the process immediately
+/// with exit code 130, and so does a shutdown that exceeds [`SHUTDOWN_TIMEOUT`] after SIGTERM or SIGHUP.
+pub async fn shutdown_signal() {
+    first_signal(SHUTDOWN_TIMEOUT, true).await;
 }
 
-/// The same for a command whose clean end has `longer` than that, and that has a use of its own for SIGHUP. The
+/// Like [`shutdown_signal`] for a command that needs `extra` time to shut down, and that handles SIGHUP itself. The
 /// first caller in a process decides.
-pub async fn draining(longer: Duration) {
-    first_of(CLEAN_END_WITHIN + longer, false).await;
+pub async fn shutdown_signal_with_drain(extra: Duration) {
+    first_signal(SHUTDOWN_TIMEOUT + extra, false).await;
 }
 
-/// To what, and what follows.
+/// How signals are handled.
 #[derive(Debug, Clone, Copy)]
-struct Listening {
-    clean_end_within: Duration,
-    to_hangup: bool,
+struct SignalPolicy {
+    shutdown_timeout: Duration,
+    on_hangup: bool,
 }
 
-async fn first_of(clean_end_within: Duration, to_hangup: bool) {
-    let asked = listen(clean_end_within, to_hangup);
-    let never = match asked {
-        Some(mut asked) => asked.wait_for(|asked| *asked).await.is_err(),
+async fn first_signal(shutdown_timeout: Duration, on_hangup: bool) {
+    let never = match listen(shutdown_timeout, on_hangup) {
+        Some(mut shutdown) => shutdown.wait_for(|shutdown| *shutdown).await.is_err(),
         None => true,
     };
     if never {
-        // Nobody listens: then the default action ends the process.
+        // Without the thread, the default action of the signal ends the process.
         std::future::pending::<()>().await;
     }
 }
 
-/// Starts the thread, once. None when it cannot be started.
-fn listen(clean_end_within: Duration, to_hangup: bool) -> Option<watch::Receiver<bool>> {
-    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if asked.is_none() {
-        let to_hangup = to_hangup && !ignores_hangup();
-        let listening = Listening { clean_end_within, to_hangup };
+/// Starts the thread once. `None` if it cannot be started.
+fn listen(shutdown_timeout: Duration, on_hangup: bool) -> Option<watch::Receiver<bool>> {
+    let mut shutdown = SHUTDOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if shutdown.is_none() {
+        let on_hangup = on_hangup && !ignores_hangup();
+        let policy = SignalPolicy { shutdown_timeout, on_hangup };
         let (sender, receiver) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let (ready, is_ready) = std::sync::mpsc::channel();
-        let watching = async move { end_on_signals(&sender, listening, ready).await };
+        let watching = async move { exit_on_signals(&sender, policy, ready).await };
         let thread = thread::Builder::new().name("signals".into());
         thread.spawn(move || runtime.block_on(watching)).ok()?;
-        // A signal that comes before it listens would have its default action.
+        // A signal before the handlers are installed would have its default action.
         let _ = is_ready.recv();
-        *asked = Some(receiver);
+        *shutdown = Some(receiver);
     }
-    asked.clone()
+    shutdown.clone()
 }
 
-async fn end_on_signals(
-    asked: &watch::Sender<bool>,
-    listening: Listening,
+async fn exit_on_signals(
+    shutdown: &watch::Sender<bool>,
+    policy: SignalPolicy,
     ready: std::sync::mpsc::Sender<()>,
 ) {
-    let Some(mut signals) = Signals::new(listening.to_hangup) else { return };
+    let Some(mut signals) = Signals::new(policy.on_hangup) else { return };
     let _ = ready.send(());
     let first = signals.next().await;
-    asked.send_replace(true);
-    let end_by = Instant::now() + listening.clean_end_within;
-    let doubled = timeout(SAME_WISH, signals.next()).await.is_ok();
+    shutdown.send_replace(true);
+    let end_by = Instant::now() + policy.shutdown_timeout;
+    let doubled = timeout(SAME_REQUEST, signals.next()).await.is_ok();
     match first {
-        // Somebody at a terminal sees what goes on, and asks again.
-        Asked::Interrupt if !doubled => {
+        // A user at a terminal sees the progress and can press Ctrl-C again.
+        StopSignal::Interrupt if !doubled => {
             signals.next().await;
         }
         _ => {
@@ -106,28 +103,28 @@ async fn end_on_signals(
     process::exit(INTERRUPTED.into());
 }
 
-/// Whether the one who started this process has SIGHUP ignored, as `nohup` does.
+/// Whether the parent process made this one ignore SIGHUP, as `nohup` does.
 fn ignores_hangup() -> bool {
     if cfg!(target_os = "linux") {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         return ignored(&status) & 1 << (SIGHUP - 1) != 0;
     }
-    // Nothing says so without unsafe code; `nohup` redirects what would go to the terminal.
+    // Reading the disposition needs unsafe code; but `nohup` redirects output from the terminal.
     !std::io::stderr().is_terminal()
 }
 
-/// POSIX gives the number.
+/// Signal number defined by POSIX.
 const SIGHUP: u32 = 1;
 
-/// The signals that a process ignores, as proc(5) has them: bit 0 is signal 1.
+/// Mask of the signals that a process ignores (proc(5)); bit 0 is signal 1.
 fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// What was asked with.
+/// The kind of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum StopSignal {
     /// Ctrl-C, SIGINT.
     Interrupt,
     /// SIGTERM, SIGHUP.
@@ -143,15 +140,15 @@ struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    fn new(to_hangup: bool) -> Option<Self> {
+    fn new(on_hangup: bool) -> Option<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let interrupt = signal(SignalKind::interrupt()).ok()?;
         let terminate = signal(SignalKind::terminate()).ok()?;
-        let hangup = if to_hangup { Some(signal(SignalKind::hangup()).ok()?) } else { None };
+        let hangup = if on_hangup { Some(signal(SignalKind::hangup()).ok()?) } else { None };
         Some(Self { interrupt, terminate, hangup })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> StopSignal {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
@@ -159,9 +156,9 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => Asked::Interrupt,
-            _ = self.terminate.recv() => Asked::Terminate,
-            _ = hangup => Asked::Terminate,
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
+            _ = hangup => StopSignal::Terminate,
         }
     }
 }
@@ -171,15 +168,15 @@ struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new(_to_hangup: bool) -> Option<Self> {
+    fn new(_on_hangup: bool) -> Option<Self> {
         Some(Self)
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> StopSignal {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        Asked::Interrupt
+        StopSignal::Interrupt
     }
 }
 
@@ -188,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ignored_signals_are_read_off_the_status() {
+    fn ignored_signals_are_read_from_the_status() {
         let status = "Name:\torion-peer\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
         assert_eq!(ignored(status), 0x1001);
         assert_eq!(ignored("Name:\tx\n"), 0);

@@ -1,4 +1,4 @@
-//! An account at Twilio, by flags: for the token answers of `serve`, and for peers with `--twilio`.
+//! Flags for a Twilio account: for the token responses of `serve`, and for peers with `--twilio`.
 
 use clap::Args;
 
@@ -15,25 +15,25 @@ use crate::{
 /// Flags for Twilio.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct TwilioArgs {
-    /// Twilio account, AC…, whose Network Traversal Service gives ICE servers
+    /// Twilio account SID (AC…) for ICE servers from the Network Traversal Service
     #[arg(long, value_name = "AC")]
     pub twilio_account: Option<String>,
-    /// API key of the account, SK…; default: none, and --twilio-secret is the auth token
+    /// API key SID of the account (SK…); default: none, and --twilio-secret is the auth token
     #[arg(long, value_name = "SK")]
     pub twilio_key: Option<String>,
-    /// Secret of the API key, or the account's auth token
+    /// Secret of the API key, or the auth token of the account
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub twilio_secret: Option<SecretText>,
-    /// Twilio's API, when it is not at `https://api.twilio.com`
+    /// URL of the Twilio API; default: `https://api.twilio.com`
     #[arg(long, value_name = "URL")]
     pub twilio_url: Option<String>,
 }
 
 impl TwilioArgs {
-    /// The account; none when no flag names one.
+    /// The account; `None` if none is given.
     ///
     /// # Errors
-    /// Flags that do not go together: exit code 2.
+    /// Conflicting flags: exit code 2.
     pub fn account(&self) -> Result<Option<Twilio>, Failure> {
         let Some(account) = self.twilio_account.as_deref().map(str::trim) else {
             let alone = [
@@ -48,7 +48,7 @@ impl TwilioArgs {
         };
         let Some(secret) = &self.twilio_secret else {
             return Err(Failure::usage(
-                "--twilio-account without --twilio-secret",
+                "--twilio-account requires --twilio-secret",
                 "give --twilio-secret @FILE or ORION_TWILIO_SECRET",
             ));
         };
@@ -59,14 +59,14 @@ impl TwilioArgs {
             .map_err(|error| Failure::usage(error.to_string(), error.remedy()))
     }
 
-    /// ICE servers for a peer, good for a day.
+    /// Fetches ICE servers for a peer, valid for a day.
     ///
     /// # Errors
-    /// No account is named (exit code 2); Twilio gives none (exit code 1).
+    /// No account is given (exit code 2); Twilio returns no servers (exit code 1).
     pub async fn ice_servers(&self) -> Result<Vec<IceServer>, Failure> {
         let account = self.account()?.ok_or_else(|| {
             Failure::usage(
-                "--twilio without an account",
+                "--twilio requires an account",
                 "give --twilio-account AC… and --twilio-secret @FILE (or ORION_TWILIO_ACCOUNT and \
                  ORION_TWILIO_SECRET)",
             )
@@ -75,13 +75,13 @@ impl TwilioArgs {
     }
 }
 
-/// What Twilio did not give.
+/// The failure of a request to Twilio.
 pub(super) fn failed(error: &TwilioError) -> Failure {
     Failure::new(Stage::Gathering, error.to_string(), error.remedy())
 }
 
-/// The failure of a flag that says more of an account that is not there.
+/// The failure of an account flag without an account.
 #[must_use]
 pub fn without_account(flag: &str) -> Failure {
-    Failure::usage(format!("{flag} without --twilio-account"), "give --twilio-account AC…, too")
+    Failure::usage(format!("{flag} requires --twilio-account"), "add --twilio-account AC…")
 }

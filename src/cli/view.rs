@@ -1,11 +1,14 @@
-//! `recv --view`: what is told on stderr, in a browser page, too.
+//! `recv --view`: shows the session in a browser page.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 
-use super::{failure::Failure, observe::millis, recv::delivery};
+use super::{
+    failure::Failure,
+    session_reporter::{delivery, millis},
+};
 use crate::{
     media::sink::PictureFormat,
     report::{delivery::DeliveryReport, live::LiveStats},
@@ -15,24 +18,23 @@ use crate::{
     view::{Viewer, hub::Hub},
 };
 
-/// Where the page is when `--view` has no address.
+/// Default address of the page.
 const ADDRESS: &str = "127.0.0.1:8788";
 
-/// Flags of the page.
+/// Flags for the page.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ViewArgs {
-    /// Show the keyframes in a browser page, at this address; default 127.0.0.1:8788. On an address that is
-    /// not loopback the page needs the token in the URL that is printed
+    /// Show the keyframes in a web page at this address; default: 127.0.0.1:8788. On other than loopback addresses the
+    /// page requires the token in the printed URL
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = ADDRESS, value_parser = units::address)]
     pub view: Option<SocketAddr>,
 }
 
 impl ViewArgs {
-    /// Serves the page, if it is wanted. `hello` is what it is told first; lines typed there go to
-    /// `lines`.
+    /// Serves the page, if requested. `hello` is its first message; lines typed in the page go to `lines`.
     ///
     /// # Errors
-    /// Exit code 2 when no picture is written that a browser can show, 1 when the address is taken.
+    /// Exit code 2 if no picture format for browsers is written, 1 if the address is in use.
     pub async fn start(
         &self,
         formats: &[PictureFormat],
@@ -42,13 +44,13 @@ impl ViewArgs {
         let Some(address) = self.view else { return Ok(None) };
         if !formats.iter().any(|format| shown(*format)) {
             return Err(Failure::usage(
-                "--view has no picture to show: --format has neither jpg nor png",
+                "--view requires pictures: --format includes neither jpg nor png",
                 "add jpg to --format",
             ));
         }
         let taken = |error: std::io::Error| {
             let another =
-                "give another address, as in --view 127.0.0.1:8799; port 0 is any free one";
+                "give another address, such as --view 127.0.0.1:8799; port 0 picks a free port";
             Failure::new(
                 Stage::Output,
                 format!("cannot serve the page on {address}: {error}"),
@@ -60,13 +62,14 @@ impl ViewArgs {
     }
 }
 
-/// Whether browsers show it.
+/// Whether browsers can show a format.
 fn shown(format: PictureFormat) -> bool {
     matches!(format, PictureFormat::Jpg | PictureFormat::Png)
 }
 
-/// Passes on to the page what a receiver tells; `stats` is the live line, `delivered` is how keyframes were delivered.
-pub fn tell(
+/// Publishes an event of a receiver to the page; `stats` are the values of the live line, `delivered` describes the
+/// delivery of keyframes.
+pub fn publish(
     hub: &Hub,
     event: &ReceiverEvent,
     stats: &LiveStats,
@@ -75,7 +78,7 @@ pub fn tell(
     match event {
         ReceiverEvent::Line(line) => hub.line(line),
         ReceiverEvent::Text(text) => hub.text(text),
-        ReceiverEvent::Keyframe(keyframe) => tell_keyframe(hub, keyframe),
+        ReceiverEvent::Keyframe(keyframe) => publish_keyframe(hub, keyframe),
         ReceiverEvent::Report(report) => hub.report(
             stats.connection.is_some() && report.state == "connected",
             json!({
@@ -95,7 +98,7 @@ pub fn tell(
     }
 }
 
-fn tell_keyframe(hub: &Hub, keyframe: &StoredKeyframe) {
+fn publish_keyframe(hub: &Hub, keyframe: &StoredKeyframe) {
     let record = &keyframe.written.record;
     let picture = |end: &str| {
         let mut files = keyframe.written.files.iter();

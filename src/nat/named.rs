@@ -392,7 +392,7 @@ mod tests {
     fn errors_name_the_line_of_the_value() {
         for (text, words) in [
             ("nat = 'port'\nloss = '120%'", "line 2: `120%` is not a valid percentage"),
-            ("nat = 'port'\nrate = 'fast'", "line 2: `fast` is no link rate"),
+            ("nat = 'port'\nrate = 'fast'", "line 2: `fast` is not a valid link rate"),
             ("nat = 'port'\ndelya = '3ms'", "did you mean `delay`"),
             ("delay = '3ms'", "missing field `nat`"),
             ("nat = 'port'\ndelay = 3", "line 2: invalid type: integer `3`, expected a string"),

@@ -1,53 +1,53 @@
-// One side of a call: W3C peer connections made over signaling as the wire contract has it. The
-// phone offers, the Mac answers. A renegotiation keeps the peer connection; another DTLS certificate
-// of the other side means another peer connection.
+// One end of a call: W3C peer connections negotiated over signaling according to the wire contract. The
+// phone offers, the Mac answers. A renegotiation keeps the peer connection; a different DTLS certificate
+// of the peer means a new peer connection.
 
 import { Control } from "./control.js";
 
-/** An offer without an answer is sent again after this time, ms. */
-const OFFER_AGAIN = 4000;
+/** An unanswered offer is sent again after this time, ms. */
+const OFFER_RETRY = 4000;
 
-/** ICE may be `disconnected` this long before it is restarted, ms. */
-const PATIENCE = 4000;
+/** ICE is restarted after being `disconnected` for this long, ms. */
+const DISCONNECTED_TIMEOUT = 4000;
 
-/** A connection that failed is made anew after this time, ms. */
-const ANEW_AFTER = 1000;
+/** A failed connection is replaced after this time, ms. */
+const RECONNECT_AFTER = 1000;
 
 const CHANNEL = ["control", { ordered: false, maxPacketLifeTime: 100 }];
 
 const fingerprint = (sdp) => /^a=fingerprint:(.*?)\r?$/m.exec(sdp ?? "")?.[1];
 
-/** The same side across connections that are lost and made again. */
+/** One end of a call, across lost and re-established connections. */
 export class Call {
   /**
-   * `offers` tells the phone from the Mac; `send(t, fields)` and `iceServers()` are signaling's; `on`
-   * has `state(text)`, `line(text)`, `pc(pc)` for what else a new connection needs, `dropped()`, and
-   * what `Control` calls.
+   * `offers` is true for the phone; `send(t, fields)` and `iceServers()` come from signaling; `on` has
+   * `state(text)`, `line(text)`, `pc(pc)` to set up a new connection, `dropped()`, and the handlers of
+   * `Control`.
    */
   constructor({ offers, other, send, iceServers, on }) {
     Object.assign(this, { offers, other, send, iceServers, on });
     this.control = new Control(on);
     this.pc = null;
-    /** Our description as it was sent, to be sent again when it went astray, and its candidates. */
+    /** The local description as sent, to be sent again if it was lost, and its candidates. */
     this.local = null;
     this.candidates = [];
     this.early = [];
-    /** Socket of the other device, when it came after this one. */
+    /** Socket of the other device, if it joined after this one. */
     this.remoteConn = null;
     this.remoteLeft = false;
-    this.toldHello = false;
+    this.receivedHello = false;
     this.work = Promise.resolve();
   }
 
-  /** One thing after the other: a candidate must not overtake the offer before it. */
+  /** Runs actions in order: a candidate must not overtake its offer. */
   run(act) {
     this.work = this.work.then(act).catch((error) => this.on.line(`connection: ${error.message}`));
   }
 
-  /** The signaling socket is open: once, or again. */
+  /** The signaling socket is open, for the first time or again. */
   opened() {
     this.run(async () => {
-      // While media is up there is nothing to say, unless ICE is being restarted.
+      // While media flows there is nothing to send, unless ICE is being restarted.
       if (this.connected && !this.restarting) return;
       if (!this.connected) this.on.state(`waiting for the ${this.other}`);
       if (this.offers && this.pc === null) await this.offer();
@@ -59,8 +59,8 @@ export class Call {
   onMessage(message) {
     const act = {
       hello: ({ peerPresent }) => {
-        this.toldHello = true;
-        if (!peerPresent) this.on.line(`in the room; the ${this.other} is not there yet`);
+        this.receivedHello = true;
+        if (!peerPresent) this.on.line(`joined the room; the ${this.other} has not joined yet`);
       },
       "peer-joined": ({ connId }) => this.onPeerJoined(connId),
       "peer-left": ({ reason }) => {
@@ -72,7 +72,7 @@ export class Call {
       ice: ({ candidate }) => this.onCandidate(candidate),
       bye: ({ reason }) => {
         this.drop();
-        this.on.line(`the ${this.other} said goodbye${reason ? `: ${reason}` : ""}`);
+        this.on.line(`the ${this.other} ended the call${reason ? `: ${reason}` : ""}`);
         this.on.state(`waiting for the ${this.other}`);
       },
       error: ({ code, message: text }) => this.on.line(`signaling server: ${code}: ${text}`),
@@ -81,18 +81,18 @@ export class Call {
   }
 
   async onPeerJoined(connId) {
-    this.on.line(`the ${this.other} is in the room`);
+    this.on.line(`the ${this.other} joined the room`);
     const known = this.remoteConn !== null || this.remoteLeft;
     this.remoteConn = connId;
     if (!this.offers) return;
-    // The server hands an offer without an answer to the newcomer itself.
+    // The server forwards an unanswered offer to the new peer itself.
     if (this.pc && !this.pc.remoteDescription) this.offerAgain();
-    // Both are back after a restart of the server: media still flows.
+    // Both have rejoined after a server restart, and media still flows.
     else if (this.connected && !known) return;
     else await this.offer();
   }
 
-  /** A new peer connection in the place of the present one. */
+  /** Replaces the peer connection. */
   make() {
     this.drop();
     const pc = new RTCPeerConnection({ iceServers: this.iceServers() });
@@ -120,7 +120,7 @@ export class Call {
     this.pc?.close();
     this.control.reset();
     Object.assign(this, { pc: null, local: null, connected: false, restarting: null, candidates: [] });
-    // Candidates that came before the offer may be of the next connection.
+    // Candidates that arrived before the offer may belong to the next connection.
     if (this.offers) this.early = [];
     this.on.dropped();
   }
@@ -138,7 +138,7 @@ export class Call {
     this.send(...this.local);
   }
 
-  /** Sends our description and candidates once more. */
+  /** Sends the local description and candidates again. */
   describeAgain() {
     if (!this.local || (this.offers && this.pc.signalingState === "stable")) return;
     this.send(...this.local);
@@ -149,14 +149,14 @@ export class Call {
     clearTimeout(this.again);
     this.again = setTimeout(() => this.run(() => {
       if (this.pc?.signalingState !== "have-local-offer") return;
-      // A server that said hello holds the offer itself while the other device is away.
-      if (!this.toldHello || this.remoteConn !== null || this.restarting) this.describeAgain();
+      // A server that sent hello holds the offer while the other device is away.
+      if (!this.receivedHello || this.remoteConn !== null || this.restarting) this.describeAgain();
       this.offerAgain();
-    }), OFFER_AGAIN);
+    }), OFFER_RETRY);
   }
 
   async onOffer(sdp) {
-    // Both offer: the phone is the impolite side (W3C perfect negotiation).
+    // Both offered: the phone is the impolite peer (W3C perfect negotiation).
     if (this.offers) return;
     const old = this.pc?.remoteDescription?.sdp;
     if (old && sdp === this.remoteSdp) {
@@ -174,13 +174,13 @@ export class Call {
   async onAnswer(sdp) {
     if (!this.offers || this.pc?.signalingState !== "have-local-offer") return;
     if (this.restarting && this.restarting !== fingerprint(sdp)) {
-      // The other side has begun anew meanwhile: so do we.
+      // The peer has started a new connection in the meantime, so start one, too.
       await this.offer();
       return;
     }
     await this.pc.setRemoteDescription({ type: "answer", sdp });
     await this.addEarly();
-    // It came back by itself meanwhile, and tells no other state.
+    // The connection has recovered in the meantime and will not report another state.
     if (this.restarting && this.pc.connectionState === "connected") this.onState(this.pc);
   }
 
@@ -192,7 +192,7 @@ export class Call {
   async addEarly() {
     const early = this.early.splice(0);
     for (const candidate of early) {
-      // One that is not understood, or of a connection that is gone, is no loss.
+      // Candidates that are invalid or belong to a closed connection are ignored.
       await this.pc.addIceCandidate(candidate ?? undefined).catch(() => {});
     }
   }
@@ -205,8 +205,8 @@ export class Call {
     } else if (!this.connected || pc.connectionState === "disconnected") {
       this.on.state(pc.connectionState);
     }
-    // DTLS failed: only another connection helps.
-    if (pc.connectionState === "failed" && pc.iceConnectionState !== "failed") this.anew(pc);
+    // DTLS failed: a new connection is needed.
+    if (pc.connectionState === "failed" && pc.iceConnectionState !== "failed") this.reconnect(pc);
   }
 
   async onIceState(pc) {
@@ -214,19 +214,19 @@ export class Call {
     clearTimeout(this.timer);
     const state = pc.iceConnectionState;
     if (!this.offers) {
-      if (state === "failed") this.on.line("ICE failed: waiting for another offer");
+      if (state === "failed") this.on.line("ICE failed; waiting for a new offer");
     } else if (state === "disconnected") {
-      this.timer = setTimeout(() => this.run(() => this.restart(pc, "no answer for 4 s")), PATIENCE);
+      this.timer = setTimeout(() => this.run(() => this.restart(pc, "no response for 4 s")), DISCONNECTED_TIMEOUT);
     } else if (state === "failed") {
       if (this.connected && !this.restarting) await this.restart(pc, "ICE failed");
-      else this.anew(pc);
+      else this.reconnect(pc);
     }
   }
 
-  /** Looks for another way on the same connection. */
-  async restart(pc, why) {
+  /** Restarts ICE to find another path for the same connection. */
+  async restart(pc, reason) {
     if (pc !== this.pc || this.restarting) return;
-    this.on.line(`${why}: looking for another way to the ${this.other}`);
+    this.on.line(`${reason}: looking for another path to the ${this.other}`);
     this.on.state("restarting ICE");
     this.restarting = fingerprint(pc.remoteDescription?.sdp) ?? null;
     pc.setConfiguration?.({ iceServers: this.iceServers() });
@@ -235,13 +235,13 @@ export class Call {
     this.offerAgain();
   }
 
-  anew(pc) {
-    this.on.line("the connection failed: the candidates of both sides do not reach each other");
+  reconnect(pc) {
+    this.on.line("the connection failed: no candidate pair works");
     if (!this.offers) return;
-    this.timer = setTimeout(() => this.run(() => (pc === this.pc ? this.offer() : null)), ANEW_AFTER);
+    this.timer = setTimeout(() => this.run(() => (pc === this.pc ? this.offer() : null)), RECONNECT_AFTER);
   }
 
-  /** Ends this side: nothing is told any more. */
+  /** Ends this call; no further events follow. */
   close() {
     this.drop();
     this.run = () => {};

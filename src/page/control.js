@@ -1,21 +1,21 @@
-// Control messages of the wire contract: JSON text on data channels. Each side asks on the channel it
-// opened; an answer goes back on the channel the question came on. The channels may lose messages.
+// Control messages of the wire contract: JSON text on data channels. Each peer sends requests on the channel it
+// opened; a response is sent on the channel of its request. The channels may lose messages.
 
 const PING_EVERY = 1000;
 
-/** A text without an `ack` by then may not have come, ms. */
-const ACK_WITHIN = 2000;
+/** A text message without an `ack` within this time may not have been delivered, ms. */
+const ACK_TIMEOUT = 2000;
 
-/** Pings whose answers are waited for. */
-const PINGS = 30;
+/** Maximum number of outstanding pings. */
+const MAX_PINGS = 30;
 
 const epochSeconds = () => Date.now() / 1e3;
 
-/** The control channels of one peer connection after the other. */
+/** The control channels of successive peer connections. */
 export class Control {
   /**
-   * `on` has `text(text)`, `keyframe(message)`, `keyframeRequest()`, `set(message)`, which may throw
-   * what cannot be done, and `channel(open)`.
+   * `on` has `text(text)`, `keyframe(message)`, `keyframeRequest()`, `set(message)`, which throws if a
+   * setting is not possible, and `channel(open)`.
    */
   constructor(on) {
     this.on = on;
@@ -24,16 +24,16 @@ export class Control {
     this.reset();
   }
 
-  /** The connection is gone. */
+  /** Resets the state when the connection is closed. */
   reset() {
     clearInterval(this.pinging);
-    for (const ack of this.acks.values()) ack("the connection is gone");
+    for (const ack of this.acks.values()) ack("the connection is closed");
     this.acks.clear();
     const unknown = { rttMs: null, clockOffset: null };
     Object.assign(this, { own: null, theirs: null, pings: new Map(), ...unknown });
   }
 
-  /** Takes part on a channel, that this side opened or the other. */
+  /** Handles a channel, opened by this peer (`own`) or by the remote one. */
   listen(channel, own) {
     this[own ? "own" : "theirs"] = channel;
     channel.onmessage = ({ data }) => {
@@ -49,14 +49,14 @@ export class Control {
     };
   }
 
-  /** The channel to ask on. */
+  /** The channel for requests. */
   get open() {
     return [this.own, this.theirs].find((channel) => channel?.readyState === "open") ?? null;
   }
 
-  /** Sends one message, on the channel to ask on or a given one. */
+  /** Sends one message, on the channel for requests or a given one. */
   send(message, channel = this.open) {
-    if (channel?.readyState !== "open") throw new Error("there is no open data channel");
+    if (channel?.readyState !== "open") throw new Error("no open data channel");
     channel.send(JSON.stringify(message));
   }
 
@@ -69,21 +69,21 @@ export class Control {
     if (this.open === null) return;
     const id = this.id();
     this.pings.set(id, performance.now());
-    if (this.pings.size > PINGS) this.pings.delete(this.pings.keys().next().value);
+    if (this.pings.size > MAX_PINGS) this.pings.delete(this.pings.keys().next().value);
     this.send({ t: "ping", id, ts: epochSeconds() });
   }
 
-  /** Sends a text; gives what to tell when it is not certain that it came. */
+  /** Sends a text message; resolves with a warning if its delivery is uncertain. */
   async say(text) {
     const id = this.id();
     this.send({ t: "text", id, text });
     const error = await new Promise((resolve) => {
       this.acks.set(id, resolve);
-      setTimeout(() => resolve(undefined), ACK_WITHIN);
+      setTimeout(() => resolve(undefined), ACK_TIMEOUT);
     });
     this.acks.delete(id);
     if (error) throw new Error(error);
-    return error === undefined ? "sent, but no acknowledgement came" : undefined;
+    return error === undefined ? "sent, but not acknowledged" : undefined;
   }
 
   onMessage(data, channel) {
@@ -94,28 +94,28 @@ export class Control {
       return;
     }
     const { t, id } = message ?? {};
-    if (t === "ping") this.answer({ t: "pong", id, ts: message.ts, at: epochSeconds() }, channel);
+    if (t === "ping") this.respond({ t: "pong", id, ts: message.ts, at: epochSeconds() }, channel);
     if (t === "pong") this.onPong(message);
     if (t === "ack") this.acks.get(id)?.(message.error ?? null);
     if (t === "keyframe") this.on.keyframe(message);
     if (t === "keyframe-request") this.on.keyframeRequest();
     if (t === "text") {
-      this.answer({ t: "ack", id }, channel);
+      this.respond({ t: "ack", id }, channel);
       this.on.text(String(message.text));
     }
     if (t === "set") {
       let error;
       try {
         this.on.set(message);
-      } catch (refusal) {
-        error = refusal.message;
+      } catch (reason) {
+        error = reason.message;
       }
-      // What is undefined is left out of the JSON.
-      this.answer({ t: "ack", id, error }, channel);
+      // JSON omits undefined values.
+      this.respond({ t: "ack", id, error }, channel);
     }
   }
 
-  answer(message, channel) {
+  respond(message, channel) {
     if (channel.readyState === "open") this.send(message, channel);
   }
 
@@ -125,7 +125,7 @@ export class Control {
     this.pings.delete(id);
     const rttMs = performance.now() - sent;
     this.rttMs = rttMs;
-    // The fastest answer tells best how far the other clock is ahead (RFC 5905, section 8).
+    // The fastest response gives the best estimate of the clock offset (RFC 5905, section 8).
     if (typeof at === "number" && !(this.clockOffset?.rttMs <= rttMs)) {
       this.clockOffset = { seconds: at - ts - rttMs / 2e3, rttMs };
     }

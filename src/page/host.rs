@@ -1,10 +1,9 @@
-//! Names that a page of this machine may be called by. A name that its owner made to lead to this machine
-//! (DNS rebinding) is in the same origin, for a browser, as what it finds here: only the `Host` of a
-//! request (RFC 9110 §7.2) shows it.
+//! Host names of pages on this machine. With DNS rebinding, a foreign name resolves to this machine, and for a browser
+//! it is the same origin as the pages here; only the `Host` of a request (RFC 9110 §7.2) reveals it.
 
 use std::net::IpAddr;
 
-/// Name or address of a `Host`, without brackets and port; none when the port is not a number.
+/// The name or address in a `Host`, without brackets and port; `None` if the port is not a number.
 fn name(host: &str) -> Option<&str> {
     if let Some(bracketed) = host.strip_prefix('[') {
         let (address, port) = bracketed.split_once(']')?;
@@ -20,14 +19,14 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The address that a `Host` names itself by, if it is one.
+/// The IP address in a `Host`, if it is one.
 #[must_use]
 pub fn host_address(host: &str) -> Option<IpAddr> {
     name(host)?.parse().ok().map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// Whether a `Host` is this machine's loopback: an address of it, `localhost` or a name below (RFC 6761
-/// §6.3). The port may be any, as ports are forwarded.
+/// Whether a `Host` is loopback: a loopback address, `localhost` or a name under it (RFC 6761 §6.3), with any port,
+/// because ports may be forwarded.
 #[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
     if let Some(address) = host_address(host) {

@@ -1,4 +1,4 @@
-// Begins: asks where this page is, and starts what feeds it.
+// Entry point: fetches the mode of this page and starts the matching source.
 
 import { View } from "./view.js";
 
@@ -6,17 +6,17 @@ const SOURCES = { recv: "./recv.js", pair: "./pair.js" };
 
 const view = new View();
 
-async function begin() {
-  const answer = await fetch("mode");
-  const mode = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(mode.message ?? `HTTP ${answer.status}`);
+async function init() {
+  const response = await fetch("mode");
+  const mode = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(mode.message ?? `HTTP ${response.status}`);
   const source = SOURCES[mode.mode];
-  if (source === undefined) throw new Error(`the mode "${mode.mode}" is not known to this page`);
+  if (source === undefined) throw new Error(`unknown mode "${mode.mode}"`);
   const { start } = await import(source);
   start(view, mode);
 }
 
-begin().catch((error) => {
+init().catch((error) => {
   view.state("not started", "bad");
-  view.banner(`The page could not start: ${error.message}`);
+  view.banner(`Cannot start the page: ${error.message}`);
 });

@@ -1,16 +1,16 @@
-//! The page for browsers: static files as they lie here, the same for `recv --view` and `serve`.
+//! The web page: static files in this directory, shared by `recv --view` and `serve`.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | `index.html`, `style.css` | the page |
-//! | `main.js` | asks `mode` where it is, and begins |
-//! | `view.js`, `plot.js` | what is shown |
-//! | `recv.js` | what a receiver tells ([`crate::view`]) |
-//! | `pair.js` | this browser as the phone or the Mac: the form, and what holds the rest together |
+//! | `main.js` | fetches `mode` and starts the matching source |
+//! | `view.js`, `plot.js` | the display |
+//! | `recv.js` | source: the events of a receiver ([`crate::view`]) |
+//! | `pair.js` | source: this browser as the phone or the Mac; the join form and its session |
 //! | `signaling.js`, `call.js`, `control.js` | the wire contract: socket, peer connection, control messages |
-//! | `pictures.js`, `stats.js` | pictures that come and go, and getStats in short |
+//! | `pictures.js`, `stats.js` | sent and received pictures, and a summary of getStats |
 //!
-//! `host` tells whether a request names this machine.
+//! `host` checks whether a request names this machine.
 
 mod host;
 
@@ -27,7 +27,7 @@ use axum::{
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Path, type and text of each file.
+/// Path, content type and text of each file.
 const FILES: [(&str, &str, &str); 12] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("style.css")),
@@ -43,8 +43,8 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/view.js", SCRIPT, include_str!("view.js")),
 ];
 
-/// What a browser may load and do on the page, and that it keeps the page to itself: nothing from
-/// elsewhere, nothing inline, no frames (CSP level 3; Fetch §3.7).
+/// Security headers: nothing from other origins, nothing inline, no frames, no access for other origins (CSP level 3;
+/// Fetch §3.7).
 const HEADERS: [(HeaderName, &str); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -67,7 +67,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     })
 }
 
-/// Sets the headers on an answer.
+/// Adds the security headers to a response.
 pub async fn headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in HEADERS {

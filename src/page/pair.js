@@ -1,19 +1,19 @@
-// This browser as the Mac or the phone of a pair: the form to join, and what connects signaling, the
+// This browser as the Mac or the phone of a pair: the join form, and the session that connects signaling, the
 // call and the pictures with the view.
 
 import { Call } from "./call.js";
-import { Made, Shown } from "./pictures.js";
+import { PictureReceiver, PictureSender } from "./pictures.js";
 import { Signaling } from "./signaling.js";
 import { summary } from "./stats.js";
 
 const DEV_LOGIN = "dev";
 
-/** The frame rate is that of the keyframes of this time, seconds. */
-const RATE_OVER = 30;
+/** Window over which the frame rate is averaged, seconds. */
+const RATE_WINDOW = 30;
 
 const byId = (id) => document.getElementById(id);
 
-/** Shows the form; what it joins is shown by the view. */
+/** Shows the join form; the view shows the session. */
 export function start(view, mode) {
   const form = byId("join");
   const { role, device, login } = form.elements;
@@ -32,7 +32,7 @@ export function start(view, mode) {
   adapt();
   prefill(form, adapt);
 
-  const occupied = (busy) => {
+  const setBusy = (busy) => {
     const [join, leaving] = [byId("join-button"), byId("leave-button")];
     const focused = [join, leaving].includes(document.activeElement);
     for (const element of form.elements) element.disabled = busy;
@@ -42,7 +42,7 @@ export function start(view, mode) {
   const leave = (reason, tone) => {
     joined?.leave();
     joined = null;
-    occupied(false);
+    setBusy(false);
     view.enable(false);
     view.state(reason, tone);
   };
@@ -58,19 +58,19 @@ export function start(view, mode) {
       source: form.elements.source.value,
       intervalMs: Math.round(1e3 * form.elements.interval.valueAsNumber),
     };
-    occupied(true);
+    setBusy(true);
     view.state("joining");
-    const mine = new Joined(view, mode, settings, (reason) => {
-      if (joined !== mine) return;
+    const session = new PairSession(view, mode, settings, (reason) => {
+      if (joined !== session) return;
       leave("ended", "bad");
       view.line(reason);
       view.banner(reason);
     });
-    joined = mine;
+    joined = session;
     try {
-      await mine.begin();
+      await session.begin();
     } catch (error) {
-      if (joined !== mine) return;
+      if (joined !== session) return;
       leave("not joined", "bad");
       byId("join-result").textContent = error.message;
     }
@@ -80,8 +80,8 @@ export function start(view, mode) {
 }
 
 /**
- * Fills the form with what a QR code of `serve --lan` has in its fragment, and takes that out of the address bar:
- * the login is in it.
+ * Fills the form from the URL fragment of a `serve --lan` QR code, and removes the fragment from the address bar
+ * because it contains the login.
  */
 function prefill(form, adapt) {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -94,24 +94,24 @@ function prefill(form, adapt) {
   history.replaceState(null, "", location.pathname);
 }
 
-/** One stay in a room. */
-class Joined {
+/** One session in a room. */
+class PairSession {
   constructor(view, mode, settings, ended) {
     Object.assign(this, { view, mode, settings, ended });
     this.phone = settings.role === "phone";
     this.state = "joining";
-    this.seen = [];
-    /** What was counted last, of which peer connection, and the sums of those before it. */
+    this.receivedTimes = [];
+    /** The latest byte counts, their peer connection, and the totals of earlier ones. */
     this.last = { pc: null, video: { sent: 0, received: 0 }, data: { sent: 0, received: 0 } };
-    this.gone = { video: this.last.video, data: this.last.data };
+    this.earlier = { video: this.last.video, data: this.last.data };
     view.other = this.phone ? "Mac" : "phone";
   }
 
   async begin() {
     const { view, settings } = this;
     this.pictures = this.phone
-      ? new Made(byId("canvas"), this.watched(), settings)
-      : new Shown(byId("video"), this.watched(), () => this.call.control.clockOffset?.seconds ?? null);
+      ? new PictureSender(byId("canvas"), this.countingView(), settings)
+      : new PictureReceiver(byId("video"), this.countingView(), () => this.call.control.clockOffset?.seconds ?? null);
     if (this.phone) await this.pictures.open();
     if (this.over) {
       this.pictures.end();
@@ -133,19 +133,19 @@ class Joined {
     view.on.say = (text) => this.call.control.say(text);
     view.on.keyframeNow = async () => {
       if (this.phone) await this.pictures.now();
-      else this.call.control.send({ t: "keyframe-request", reason: "asked on the page" });
-      return this.phone ? "sent" : "asked";
+      else this.call.control.send({ t: "keyframe-request", reason: "requested on the page" });
+      return this.phone ? "sent" : "requested";
     };
     this.reporting = setInterval(() => this.report(), 1000);
     this.signaling.run();
   }
 
-  /** The view, with what was shown counted. */
-  watched() {
+  /** The view, with keyframes counted. */
+  countingView() {
     return {
       keyframe: (keyframe) => {
         if (this.over) return;
-        if (keyframe.url !== undefined) this.seen.push(keyframe.receivedAt);
+        if (keyframe.url !== undefined) this.receivedTimes.push(keyframe.receivedAt);
         this.view.keyframe(keyframe);
       },
     };
@@ -194,27 +194,27 @@ class Joined {
       state: this.state,
       rttMs: this.call.control.rttMs ?? rttMs,
       frameRate: this.frameRate(at),
-      frameRateOver: `last ${RATE_OVER} s`,
-      keyframes: this.seen.length,
+      frameRateOver: `last ${RATE_WINDOW} s`,
+      keyframes: this.receivedTimes.length,
       verified: null,
       broken: null,
     });
   }
 
-  /** Bytes over all peer connections of the stay: those of one that is gone stay counted. */
+  /** Bytes over all peer connections of the session, including closed ones. */
   sums(pc, counted) {
     const add = (one, other) => ({ sent: one.sent + other.sent, received: one.received + other.received });
     const { last } = this;
     if (pc !== last.pc) {
-      this.gone = { video: add(this.gone.video, last.video), data: add(this.gone.data, last.data) };
+      this.earlier = { video: add(this.earlier.video, last.video), data: add(this.earlier.data, last.data) };
     }
     this.last = { pc, video: counted.video, data: counted.data };
-    return { video: add(this.gone.video, counted.video), data: add(this.gone.data, counted.data) };
+    return { video: add(this.earlier.video, counted.video), data: add(this.earlier.data, counted.data) };
   }
 
-  /** Keyframes a second, of those in the window; null with fewer than two. */
+  /** Keyframes per second in the window; null with fewer than two. */
   frameRate(at) {
-    const times = this.seen.filter((time) => time > at - RATE_OVER);
+    const times = this.receivedTimes.filter((time) => time > at - RATE_WINDOW);
     const over = times.at(-1) - times[0];
     return times.length > 1 && over > 0 ? (times.length - 1) / over : null;
   }

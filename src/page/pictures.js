@@ -1,17 +1,17 @@
-// Pictures in and out of a peer connection: `Shown` takes each decoded picture of a track for the
-// view, `Made` makes the pictures of the phone. Both tell the view each one as a keyframe.
+// Pictures of a peer connection: `PictureReceiver` takes each decoded picture of a track, `PictureSender` creates
+// the pictures of the phone. Both pass each one to the view as a keyframe.
 
 import { summary } from "./stats.js";
 
 const QUALITY = 0.9;
 
-/** After this time a picture has left, ms. */
+/** After this time a picture has been sent completely, ms. */
 const SETTLED = 300;
 
-/** What a received `keyframe` message may be early by, in messages. */
-const ANNOUNCED = 16;
+/** Maximum number of `keyframe` messages kept for pictures that have not arrived. */
+const MAX_ANNOUNCED = 16;
 
-/** What a phone may be set to. */
+/** Accepted ranges of a phone's settings. */
 const LIMITS = { intervalMs: [250, 600_000], width: [16, 4096], height: [16, 4096] };
 
 const BARS = ["#bfbfbf", "#bfbf00", "#00bfbf", "#00bf00", "#bf00bf", "#bf0000", "#0000bf"];
@@ -20,23 +20,23 @@ const pictureOf = (canvas) => new Promise((resolve) => {
   canvas.toBlob((blob) => resolve(blob ? URL.createObjectURL(blob) : null), "image/jpeg", QUALITY);
 });
 
-/** What went the way `way` since the summary `before`; packets may be padding and are left out. */
-const since = (before, now, way) => ({
-  bytes: now.video[way] - before.video[way] || null,
-  retransmitted: now.retransmitted[way] - before.retransmitted[way],
+/** Traffic in a direction since the summary `before`; packets are omitted, because they may be padding. */
+const since = (before, now, direction) => ({
+  bytes: now.video[direction] - before.video[direction] || null,
+  retransmitted: now.retransmitted[direction] - before.retransmitted[direction],
 });
 
 /**
- * The Mac: each picture of the video that comes. Where a track can be read it tells of each one at
- * once; a video element may hold one back until the next one comes, or while the page is hidden.
+ * The Mac: takes each picture of the received video. If the browser can read a track, each picture is available
+ * immediately; a video element may delay one until the next arrives, or while the page is hidden.
  */
-export class Shown {
-  /** `clockOffset()` tells how far the phone's clock is ahead, seconds, or null. */
+export class PictureReceiver {
+  /** `clockOffset()` returns how far the phone's clock is ahead in seconds, or null. */
   constructor(video, view, clockOffset) {
     Object.assign(this, { video, view, clockOffset });
     Object.assign(this, { seq: 0, announced: new Map(), taken: new Map(), pc: null });
-    /** A picture was told of since the last poll; one without that is due at the next. */
-    Object.assign(this, { decoded: 0, told: false, due: false });
+    /** Whether a picture was taken since the last poll, and whether one is missing and due at the next. */
+    Object.assign(this, { decoded: 0, notified: false, due: false });
     const next = (_, metadata) => {
       this.callback = video.requestVideoFrameCallback(next);
       this.takeShown(metadata);
@@ -44,12 +44,12 @@ export class Shown {
     this.callback = video.requestVideoFrameCallback?.(next);
   }
 
-  /** A new peer connection. */
+  /** Attaches to a new peer connection. */
   follow(pc) {
     Object.assign(this, { pc, before: null, decoded: 0, due: false });
     pc.ontrack = ({ track, receiver }) => {
       if (track.kind !== "video") return;
-      // No smoothing: pictures are seconds apart.
+      // No jitter buffering: pictures are seconds apart.
       if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
       if ("MediaStreamTrackProcessor" in window) {
         this.read(track).catch(() => {});
@@ -60,7 +60,7 @@ export class Shown {
     };
   }
 
-  /** Takes each picture of a track until that ends (W3C mediacapture-transform). */
+  /** Takes each picture of a track until the track ends (W3C mediacapture-transform). */
   async read(track) {
     const reader = new MediaStreamTrackProcessor({ track }).readable.getReader();
     for (;;) {
@@ -72,11 +72,11 @@ export class Shown {
     }
   }
 
-  /** Once a second: a picture that nothing told of (a hidden page, an old browser) is taken here. */
+  /** Called once a second: takes a picture that no callback reported (hidden page, old browser). */
   poll({ framesDecoded }) {
-    if (this.due && !this.told) this.takeShown();
-    this.due = framesDecoded > this.decoded && !this.told;
-    this.told = false;
+    if (this.due && !this.notified) this.takeShown();
+    this.due = framesDecoded > this.decoded && !this.notified;
+    this.notified = false;
     this.decoded = framesDecoded;
   }
 
@@ -88,7 +88,7 @@ export class Shown {
   async take(source, width, height, { rtpTimestamp, receiveTime } = {}) {
     const { pc } = this;
     if (!pc || width === 0 || this.taken.has(rtpTimestamp)) return;
-    this.told = true;
+    this.notified = true;
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width, height });
     canvas.getContext("2d").drawImage(source, 0, 0, width, height);
@@ -108,7 +108,7 @@ export class Shown {
     });
   }
 
-  /** A `keyframe` message: it may come before its picture or after it. */
+  /** Handles a `keyframe` message, which may arrive before or after its picture. */
   announce(message) {
     const taken = this.taken.get(message.rtpTimestamp);
     if (taken) this.view.keyframe({ seq: taken.seq, ...this.detail(message, taken.receivedAt) });
@@ -131,21 +131,21 @@ export class Shown {
 function remember(map, key, value) {
   if (key === undefined) return;
   map.set(key, value);
-  if (map.size > ANNOUNCED) map.delete(map.keys().next().value);
+  if (map.size > MAX_ANNOUNCED) map.delete(map.keys().next().value);
 }
 
-/** The phone: a camera or a test pattern, one picture each interval. */
-export class Made {
+/** The phone: sends one picture per interval from a camera or a test pattern. */
+export class PictureSender {
   constructor(canvas, view, { source, intervalMs }) {
     Object.assign(this, { canvas, view, source, intervalMs });
     Object.assign(this, { seq: 0, sender: null, pc: null, before: null });
     Object.assign(canvas, { width: 1280, height: 720 });
   }
 
-  /** Opens the camera, when it is wanted, and the stream; throws what prevents it. */
+  /** Opens the camera, if selected, and the stream; throws if that fails. */
   async open() {
     if (this.source === "camera") {
-      if (!navigator.mediaDevices) throw new Error("the camera needs https or localhost");
+      if (!navigator.mediaDevices) throw new Error("the camera requires https or localhost");
       const size = { width: { ideal: 1280 }, height: { ideal: 720 } };
       this.camera = document.createElement("video");
       Object.assign(this.camera, { muted: true, playsInline: true });
@@ -159,11 +159,11 @@ export class Made {
     this.paint();
     this.stream = this.canvas.captureStream(0);
     [this.track] = this.stream.getVideoTracks();
-    // Keeps the size of the picture when there is little bandwidth.
+    // Keeps the resolution when bandwidth is low.
     this.track.contentHint = "detail";
   }
 
-  /** A new peer connection. */
+  /** Attaches to a new peer connection. */
   follow(pc) {
     Object.assign(this, { pc, before: null });
     const transceiver = pc.addTransceiver(this.track, { direction: "sendonly", streams: [this.stream] });
@@ -172,13 +172,13 @@ export class Made {
       ({ mimeType }) => mimeType.toLowerCase() === "video/h264",
     );
     if (codecs.length === 0) throw new Error("this browser has no H.264 encoder");
-    // Constrained baseline with packetization mode 1 first, as the contract has it.
+    // Constrained baseline with packetization mode 1 first, as required by the contract.
     const rank = ({ sdpFmtpLine = "" }) => (/packetization-mode=1/.test(sdpFmtpLine) &&
       /profile-level-id=42e01f/i.test(sdpFmtpLine) ? 0 : 1);
     transceiver.setCodecPreferences(codecs.sort((a, b) => rank(a) - rank(b)));
   }
 
-  /** Connected: the first picture goes at once. */
+  /** Starts sending once connected, beginning immediately. */
   begin() {
     clearInterval(this.timer);
     const next = () => this.now().catch(() => {});
@@ -191,14 +191,14 @@ export class Made {
     Object.assign(this, { pc: null, before: null });
   }
 
-  /** Makes one picture and sends it as a keyframe. */
+  /** Creates one picture and sends it as a keyframe. */
   async now() {
     const { pc } = this;
-    if (!pc) throw new Error("there is no connection");
+    if (!pc) throw new Error("not connected");
     const before = await summary(pc);
-    await this.askKeyframe();
+    await this.requestKeyframe();
     const receivedAt = Date.now() / 1e3;
-    // Some browsers have it on the stream. The picture drawn next is the one that goes.
+    // Some browsers have requestFrame on the stream. The next drawn picture is sent.
     (this.track.requestFrame ? this.track : this.stream).requestFrame();
     this.paint();
     this.seq += 1;
@@ -208,32 +208,32 @@ export class Made {
     if (pc !== this.pc) return;
     Object.assign(this, { before, sent: seq });
     this.view.keyframe({ seq, url, width, height, receivedAt, captureTime: receivedAt, verified: null });
-    // Its size also when nobody asks for it any more: the page may be left before the next poll.
+    // Determines the size early, because the user may leave the page before the next poll.
     setTimeout(async () => {
       if (pc === this.pc && this.sent === seq) this.poll(await summary(pc));
     }, SETTLED);
   }
 
-  /** Once a second: what the picture that is on its way took so far. */
+  /** Called once a second: updates the size of the picture being sent. */
   poll(now) {
     if (this.before) this.view.keyframe({ seq: this.sent, ...since(this.before, now, "sent") });
   }
 
-  async askKeyframe() {
+  async requestKeyframe() {
     try {
       await this.sender.setParameters(this.sender.getParameters(), { encodingOptions: [{ keyFrame: true }] });
     } catch {
-      // Where it is not known, the encoder decides.
+      // Without support for this option, the encoder decides.
     }
   }
 
-  /** Obeys a `set` message, or throws why not. */
+  /** Applies a `set` message, or throws the reason why it cannot. */
   set({ intervalMs, width, height, maxBytes }) {
-    if (maxBytes !== undefined) throw new Error("a browser cannot keep to maxBytes");
+    if (maxBytes !== undefined) throw new Error("a browser cannot limit maxBytes");
     for (const [name, value] of Object.entries({ intervalMs, width, height })) {
-      const [least, most] = LIMITS[name];
-      if (value !== undefined && !(value >= least && value <= most)) {
-        throw new Error(`${name} must be from ${least} to ${most}`);
+      const [minimum, maximum] = LIMITS[name];
+      if (value !== undefined && !(value >= minimum && value <= maximum)) {
+        throw new Error(`${name} must be from ${minimum} to ${maximum}`);
       }
     }
     Object.assign(this.canvas, { width: width ?? this.canvas.width, height: height ?? this.canvas.height });
@@ -261,7 +261,7 @@ export class Made {
     context.textAlign = "center";
     context.textBaseline = "middle";
     context.fillText(now.toISOString().slice(11, 23), width / 2, height / 2, width);
-    // Once round in a minute.
+    // One pass per minute.
     context.fillRect((now % 60_000) / 60_000 * (width - size / 2), height - size / 2, size / 2, size / 2);
   }
 

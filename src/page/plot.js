@@ -1,16 +1,16 @@
-// A small line plot of the last five minutes, drawn as SVG so that the style sheet sets its colours.
-// `draw` takes all points each time; nothing is kept here.
+// A small line plot of the last five minutes, drawn as SVG so that the style sheet sets its colors.
+// `draw` takes all points each time; no points are stored here.
 
-/** Seconds shown. */
+/** Time span of a plot, seconds. */
 export const SPAN = 300;
 
 const HEIGHT = 104;
 const MARGIN = { left: 66, right: 10, top: 8, bottom: 20 };
 
-/** Ends of the upper axis that read well, times a power of ten. */
+/** Round upper ends of the value axis, times a power of ten. */
 const STEPS = [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10];
 
-/** A line is not drawn over a longer gap than this, seconds. */
+/** Maximum gap between points connected by a line, seconds. */
 const GAP = 20;
 
 function svg(name, attributes, text = "") {
@@ -35,12 +35,12 @@ function upperEnd(value) {
 /** One plot: a `figure` with one line for each name in `series`. */
 export class Plot {
   /**
-   * `format` writes a value with its unit; `least` is the smallest upper end of the axis; `dots`
-   * marks every point.
+   * `format` formats a value with its unit; `least` is the minimum upper end of the value axis; `dots` marks
+   * every point.
    */
   constructor({ title, series, format, least, dots = false }) {
     Object.assign(this, { title, series, format, least, dots });
-    /** A level to be marked: `{value, name}`. */
+    /** A horizontal line: `{value, name}`. */
     this.mark = null;
     this.element = html("figure", "plot");
     const caption = html("figcaption", "");
@@ -77,7 +77,7 @@ export class Plot {
     }
     this.series.forEach((_, index) => parts.push(...this.line(shown, index, x, y)));
     this.svg.replaceChildren(...parts);
-    this.tell(shown);
+    this.describe(shown);
   }
 
   *axes(x, y, top, now) {
@@ -116,17 +116,17 @@ export class Plot {
     }
   }
 
-  /** The same in words. */
-  tell(shown) {
-    const told = this.series.map((name, index) => {
+  /** Describes the plot for screen readers. */
+  describe(shown) {
+    const descriptions = this.series.map((name, index) => {
       const values = shown.map((point) => point.values[index]).filter((value) => value !== null);
       const now = values.at(-1);
       this.current[index].textContent = now === undefined ? "–" : this.format(now);
       if (now === undefined) return `${name} no values yet`.trim();
-      const [least, most] = [Math.min(...values), Math.max(...values)];
-      return `${name} now ${this.format(now)}, least ${this.format(least)}, most ${this.format(most)}`.trim();
+      const [minimum, maximum] = [Math.min(...values), Math.max(...values)];
+      return `${name} now ${this.format(now)}, minimum ${this.format(minimum)}, maximum ${this.format(maximum)}`.trim();
     });
     const mark = this.mark === null ? "" : `; a line marks ${this.mark.name}`;
-    this.svg.setAttribute("aria-label", `${this.title}, last 5 minutes: ${told.join("; ")}${mark}`);
+    this.svg.setAttribute("aria-label", `${this.title}, last 5 minutes: ${descriptions.join("; ")}${mark}`);
   }
 }

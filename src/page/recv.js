@@ -1,23 +1,23 @@
-// What `recv --view` tells, by Server-Sent Events (WHATWG HTML, section 9.2), and what it can be asked.
+// Source for `recv --view`: its Server-Sent Events (WHATWG HTML, section 9.2), and requests to it.
 
-/** After a refusal the browser does not try again by itself: this page does, ms. */
-const AGAIN_AFTER = 3000;
+/** Delay before reconnecting after an HTTP error, which browsers do not retry themselves, ms. */
+const RETRY_AFTER = 3000;
 
-/** Posts JSON; throws what the answer says when it is refused. */
+/** Posts JSON; throws the error message of the response if it fails. */
 async function post(path, body) {
-  const answer = await fetch(path, {
+  const response = await fetch(path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
   }).catch(() => {
-    throw new Error("orion-peer does not answer");
+    throw new Error("orion-peer does not respond");
   });
-  if (answer.ok) return;
-  const { message } = await answer.json().catch(() => ({}));
-  throw new Error(message ?? `HTTP ${answer.status}`);
+  if (response.ok) return;
+  const { message } = await response.json().catch(() => ({}));
+  throw new Error(message ?? `HTTP ${response.status}`);
 }
 
-/** Shows what the receiver tells until it ends. */
+/** Shows the events of the receiver until it ends. */
 export function start(view) {
   view.other = "phone";
   view.on.say = (text) => post("say", { text });
@@ -34,19 +34,19 @@ function listen(view) {
     view.reset();
     view.enable(true);
     const as = pair ? `${device} of pair ${pair}` : device;
-    view.about(`recv ${version}, ${as}, at ${signal}; keyframes are kept in ${out}`);
+    view.about(`recv ${version}, ${as}, at ${signal}; saving keyframes to ${out}`);
     view.limit(hello.maxBytes);
-    view.state("waiting for what it tells");
+    view.state("waiting for the first report");
   });
   on("keyframe", (keyframe) => view.keyframe(keyframe));
   on("report", (report) => {
-    view.heard(report.at);
+    view.syncClock(report.at);
     view.report(report);
   });
   on("line", ({ text, at }) => view.line(text, at));
   on("text", ({ text, at }) => view.text(text, at));
   on("end", async ({ reason }) => {
-    // It stays until the last pictures are here, or does not want to wait any longer.
+    // The connection stays open until the last pictures have loaded, or the receiver closes it.
     events.onerror = () => events.close();
     view.end(`orion-peer has ended: ${reason}`);
     await view.pictures();
@@ -54,9 +54,9 @@ function listen(view) {
   });
   events.onerror = () => {
     view.enable(false);
-    view.state("lost", "bad");
-    view.banner("orion-peer is lost, trying again");
+    view.state("disconnected", "bad");
+    view.banner("Lost the connection to orion-peer; reconnecting");
     if (events.readyState !== EventSource.CLOSED) return;
-    setTimeout(() => listen(view), AGAIN_AFTER);
+    setTimeout(() => listen(view), RETRY_AFTER);
   };
 }

@@ -1,6 +1,6 @@
-// What `getStats` of a peer connection says (W3C webrtc-stats), in the terms of the page.
+// A summary of `getStats` of a peer connection (W3C webrtc-stats) for the page.
 
-/** The further down this list, the more direct. */
+/** Candidate types, from least to most direct. */
 const TYPES = ["relay", "srflx", "prflx", "host"];
 
 /** The pair of candidates in use: named by the transport, or marked (Firefox). */
@@ -13,7 +13,7 @@ function selectedPair(stats) {
   ));
 }
 
-/** `host`, `srflx`, `relay/udp`: by the less direct of both ends; only our own relay's transport is known. */
+/** `host`, `srflx`, `relay/udp`: by the less direct end; only the local relay's transport is known. */
 function connectionType(stats, pair) {
   const [local, remote] = [stats.get(pair?.localCandidateId), stats.get(pair?.remoteCandidateId)];
   if (!local || !remote) return null;
@@ -21,7 +21,7 @@ function connectionType(stats, pair) {
   return TYPES.find((type) => [local.candidateType, remote.candidateType].includes(type)) ?? null;
 }
 
-/** Numbers of one peer connection so far; all are zero for none. */
+/** Totals of one peer connection; all zero without one. */
 export async function summary(pc) {
   const sums = {
     connectionType: null,
@@ -33,8 +33,8 @@ export async function summary(pc) {
   };
   if (!pc) return sums;
   const stats = await pc.getStats();
-  const add = (name, way, value) => {
-    sums[name][way] += value ?? 0;
+  const add = (name, direction, value) => {
+    sums[name][direction] += value ?? 0;
   };
   for (const entry of stats.values()) {
     if (entry.type === "inbound-rtp" && entry.kind === "video") {

@@ -1,17 +1,17 @@
-// What is shown: keyframes, how the connection is, plots, texts and the log.
-// It does not know where all that comes from: a source (recv.js, pair.js) calls its methods and
-// sets `on`. Everything that was received is put in as text. Times are seconds since 1970.
+// The display: keyframes, connection, plots, text messages and the log.
+// It is independent of the data source: a source (recv.js, pair.js) calls its methods and sets `on`.
+// Received data is inserted as text only. Times are seconds since 1970.
 
 import { Plot, SPAN } from "./plot.js";
 
 const STRIP = 24;
 const LINES = 200;
 
-/** Rates are means over this time, with some keyframes in it, and told after the least, seconds. */
-const RATE_OVER = 10;
-const RATE_LEAST = 4;
+/** Window over which rates are averaged, and the minimum to show one, seconds. */
+const RATE_WINDOW = 10;
+const RATE_MINIMUM = 4;
 
-/** Digits of a hash that are shown; all of them are in its tooltip. */
+/** Number of hash digits shown; the tooltip has all of them. */
 const HASH_SHOWN = 12;
 
 const NONE = "–";
@@ -29,7 +29,7 @@ const perSecond = (value) => `${kilobytes(value)}/s`;
 const bitrate = (value) => (value < 999_500 ? `${whole(Math.round(value / 1e3))} kbit/s` : `${short(value / 1e6)} Mbit/s`);
 const timeOfDay = (at) => new Date(at * 1e3).toLocaleTimeString("en-GB");
 
-function humane(bytes) {
+function humanBytes(bytes) {
   const [size, unit] = [[1e9, "GB"], [1e6, "MB"], [1e3, "KB"]].find(([size]) => bytes >= size) ?? [1, "bytes"];
   return `${short(bytes / size)} ${unit}`;
 }
@@ -41,18 +41,18 @@ function ago(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min ago`;
 }
 
-/** Everything on the page but the form to join. */
+/** Everything on the page except the join form. */
 export class View {
-  /** What the person asks for: each may throw why it could not be done. */
+  /** Actions of the user; each throws if it fails. */
   on = { say: async () => {}, keyframeNow: async () => {} };
   /** How far this browser's clock is ahead of the source's, seconds. */
   ahead = 0;
 
   constructor() {
     const plot = (options) => {
-      const made = new Plot(options);
-      byId("plots").append(made.element);
-      return made;
+      const created = new Plot(options);
+      byId("plots").append(created.element);
+      return created;
     };
     const inOut = ["in", "out"];
     this.plots = {
@@ -76,32 +76,32 @@ export class View {
       this.open(null);
       byId("strip").querySelector("[tabindex='0']")?.focus();
     };
-    byId("keyframe-now").onclick = () => this.ask("keyframe-result", "asked", "not asked", this.on.keyframeNow);
+    byId("keyframe-now").onclick = () => this.perform("keyframe-result", "requested", "not requested", this.on.keyframeNow);
     byId("say").onsubmit = async (event) => {
       event.preventDefault();
       const input = byId("say-text");
       const text = input.value.trim();
-      if (text === "" || !await this.ask("say-result", "sent", "not sent", () => this.on.say(text))) return;
+      if (text === "" || !await this.perform("say-result", "sent", "not sent", () => this.on.say(text))) return;
       this.text(text, this.now(), "you");
       input.value = "";
     };
     byId("strip").onkeydown = (event) => this.move(event);
-    byId("large").onerror = () => this.picture(null, `The picture of keyframe ${this.shown?.seq} is gone`);
+    byId("large").onerror = () => this.picture(null, `The picture of keyframe ${this.shown?.seq} is no longer available`);
   }
 
-  /** Does what was asked and says how it went. */
-  async ask(output, done, not, act) {
+  /** Performs an action and shows its result. */
+  async perform(output, done, failed, act) {
     put(output, "");
     try {
       put(output, await act() ?? done);
       return true;
     } catch (error) {
-      put(output, `${not}: ${error.message}`);
+      put(output, `${failed}: ${error.message}`);
       return false;
     }
   }
 
-  /** Begins anew, with nothing to show. */
+  /** Clears the display. */
   reset() {
     this.keyframes?.forEach(release);
     Object.assign(this, { keyframes: [], reports: [], opened: null, shown: null, over: null, ahead: 0 });
@@ -115,7 +115,7 @@ export class View {
     this.draw();
   }
 
-  /** What the other side is called. */
+  /** The name of the peer. */
   set other(name) {
     put("other", name);
     this.otherName = name;
@@ -126,30 +126,30 @@ export class View {
     put("about", text);
   }
 
-  /** Whether the other side can be told something. */
+  /** Enables or disables sending to the peer. */
   enable(able) {
     for (const id of ["say-text", "say-button", "keyframe-now"]) byId(id).disabled = !able;
   }
 
-  /** The size a keyframe should keep to. */
+  /** Sets the maximum keyframe size. */
   limit(bytes) {
     if (bytes > 0) this.plots.size.mark = { value: bytes, name: kilobytes(bytes) };
   }
 
-  /** How it is, in a few words; `tone` is good, wait or bad. */
+  /** Shows the state in a few words; `tone` is good, wait or bad. */
   state(text, tone = text === "connected" ? "good" : "wait") {
     put("state", text);
     byId("state").dataset.tone = tone;
     if (this.keyframes.length === 0) this.show();
   }
 
-  /** Something that must be seen, or null. */
+  /** Shows an important message, or hides it (null). */
   banner(text) {
     put("banner", text ?? "");
     byId("banner").hidden = text === null;
   }
 
-  /** Nothing more will come. */
+  /** The source has ended. */
   end(text) {
     this.enable(false);
     this.over = this.now();
@@ -161,13 +161,13 @@ export class View {
     return Date.now() / 1e3 - this.ahead;
   }
 
-  /** The source's clock stood at `at` when it told something: what came fastest is nearest to it. */
-  heard(at) {
+  /** Estimates the source's clock from its time `at` in an event: the fastest event gives the best estimate. */
+  syncClock(at) {
     this.slowest = Math.min(this.slowest, Date.now() / 1e3 - at);
     this.ahead = this.slowest;
   }
 
-  /** A keyframe, or more about one that is known by its `seq`. */
+  /** Adds a keyframe, or more details of one with the same `seq`. */
   keyframe(keyframe) {
     const same = this.keyframes.find(({ seq }) => seq === keyframe.seq);
     if (same) {
@@ -175,7 +175,7 @@ export class View {
       if (same === this.shown) this.facts(same);
       return;
     }
-    // Pictures are made at their own pace: a later one may be there first.
+    // Pictures are encoded asynchronously, so a later one may arrive first.
     const after = this.keyframes.findLastIndex(({ seq }) => seq < keyframe.seq) + 1;
     this.keyframes.splice(after, 0, keyframe);
     this.thumb(keyframe);
@@ -195,7 +195,7 @@ export class View {
     if (keyframe.url) {
       const image = new Image();
       Object.assign(image, { src: keyframe.url, alt: `Keyframe ${keyframe.seq}`, decoding: "async" });
-      image.onerror = () => image.replaceWith("gone");
+      image.onerror = () => image.replaceWith("unavailable");
       button.append(image);
     }
     const number = document.createElement("span");
@@ -212,7 +212,7 @@ export class View {
     }
   }
 
-  /** Arrows, Home and End go through the strip. */
+  /** Arrow keys, Home and End navigate the strip. */
   move(event) {
     const buttons = [...byId("strip").querySelectorAll("button")];
     const at = buttons.indexOf(document.activeElement);
@@ -223,7 +223,7 @@ export class View {
     buttons[to]?.click();
   }
 
-  /** Shows one keyframe large; the newest one, or null, follows what comes. */
+  /** Shows one keyframe large; for the latest one, or null, the display follows new ones. */
   open(keyframe) {
     this.opened = keyframe === this.keyframes.at(-1) ? null : keyframe;
     this.show();
@@ -231,7 +231,7 @@ export class View {
 
   show() {
     const keyframe = this.opened ?? this.keyframes.at(-1) ?? null;
-    put("picture-title", this.opened ? `Keyframe ${keyframe.seq}` : "Newest keyframe");
+    put("picture-title", this.opened ? `Keyframe ${keyframe.seq}` : "Latest keyframe");
     byId("newest").hidden = this.opened === null;
     byId("strip-none").hidden = keyframe !== null;
     for (const button of byId("strip").querySelectorAll("button")) {
@@ -242,7 +242,7 @@ export class View {
     if (keyframe === null) this.picture(null, `No keyframe yet: ${byId("state").textContent}`);
     if (keyframe === null || keyframe === this.shown) return;
     this.shown = keyframe;
-    this.picture(keyframe.url, `No picture: ${keyframe.undecoded ?? "it is not there"}`);
+    this.picture(keyframe.url, `No picture: ${keyframe.undecoded ?? "not available"}`);
     this.facts(keyframe);
   }
 
@@ -255,7 +255,7 @@ export class View {
     else large.src = url;
   }
 
-  /** When no picture is on its way any more. */
+  /** Resolves when all pictures have loaded or failed. */
   pictures() {
     const settled = [...document.images].filter((image) => !image.complete).map((image) => new Promise((done) => {
       image.addEventListener("load", done);
@@ -272,8 +272,8 @@ export class View {
     put("size", known(keyframe.bytes, (bytes) => `${whole(bytes)} bytes`));
     put("dimensions", dimensions);
     put("latency", known(keyframe.latencyMs, ms));
-    put("verified", known(keyframe.verified, (same) => (same ? "verified" : "hash differs"))
-      .replace(NONE, "not verified"));
+    put("verified", known(keyframe.verified, (same) => (same ? "verified" : "hash mismatch"))
+      .replace(NONE, "not checked"));
     put("sha256", known(keyframe.sha256, (hash) => `${hash.slice(0, HASH_SHOWN)}…`));
     byId("sha256").title = keyframe.sha256 ?? "";
     byId("verified").dataset.tone = { true: "good", false: "bad" }[keyframe.verified] ?? "";
@@ -283,23 +283,23 @@ export class View {
     this.tick();
   }
 
-  /** How a keyframe was delivered, as far as the source knows. */
+  /** Shows how a keyframe was delivered, if known. */
   delivery({ bytes, maxBytes, receiveMs, delivery }) {
     if (bytes && maxBytes) put("size", `${whole(bytes)} bytes, ${Math.round(bytes / maxBytes * 100)} % of ${kilobytes(maxBytes)}`);
     put("spread", known(receiveMs, ms));
     const { bitsPerSecond, path, limitedBy, sure } = delivery ?? {};
-    const carries = path ? ` of ${path.atLeast ? "at least " : ""}${bitrate(path.bitsPerSecond)}` : "";
-    put("rate", known(bitsPerSecond, (value) => bitrate(value) + carries));
+    const capacity = path ? ` of ${path.atLeast ? "at least " : ""}${bitrate(path.bitsPerSecond)}` : "";
+    put("rate", known(bitsPerSecond, (value) => bitrate(value) + capacity));
     const likely = sure || limitedBy === "unknown" ? "" : ", likely";
     put("limited", known(limitedBy, (value) => (value === "none" ? "nothing" : value + likely)));
   }
 
-  /** What is found of the delivery of keyframes, and what to try. */
+  /** Shows findings about the delivery of keyframes, with remedies. */
   findings(findings) {
     const list = byId("findings");
-    const said = JSON.stringify(findings);
-    if (this.said === said) return;
-    this.said = said;
+    const content = JSON.stringify(findings);
+    if (this.shownFindings === content) return;
+    this.shownFindings = content;
     list.hidden = findings.length === 0;
     list.replaceChildren(...findings.map(({ message, remedy }) => {
       const item = document.createElement("li");
@@ -308,25 +308,25 @@ export class View {
     }));
   }
 
-  /** The age goes on by itself; it is in no live region. */
+  /** Updates the age, which is not in a live region. */
   tick() {
     if (this.shown) put("age", ago(Math.max(0, this.now() - this.shown.receivedAt)));
   }
 
-  /** How the connection is, once a second. */
+  /** Shows the state of the connection, once a second. */
   report(report) {
     const { at, video, data } = report;
     this.state(report.state);
-    const before = this.reports.findLast((other) => other.at <= at - RATE_OVER) ?? this.reports[0];
-    const rate = (of, way) => {
-      const grown = before ? report[of][way] - before.report[of][way] : -1;
-      return grown < 0 || at - before.at < RATE_LEAST ? null : grown / (at - before.at);
+    const before = this.reports.findLast((other) => other.at <= at - RATE_WINDOW) ?? this.reports[0];
+    const rate = (of, direction) => {
+      const grown = before ? report[of][direction] - before.report[of][direction] : -1;
+      return grown < 0 || at - before.at < RATE_MINIMUM ? null : grown / (at - before.at);
     };
     const rates = Object.fromEntries(["video", "data"].map(
       (of) => [of, [rate(of, "received"), rate(of, "sent")]],
     ));
     this.reports.push({ at, report, rates });
-    this.reports = this.reports.filter((other) => other.at > at - SPAN - RATE_OVER);
+    this.reports = this.reports.filter((other) => other.at > at - SPAN - RATE_WINDOW);
 
     this.findings(report.findings ?? []);
     put("type", known(report.connectionType, String));
@@ -334,11 +334,11 @@ export class View {
     const over = report.frameRateOver ?? "last 8 keyframes";
     put("frame-rate", known(report.frameRate, (value) => `${value.toFixed(2)} per s, ${over}`));
     put("keyframes", known(report.keyframes, whole));
-    put("checked", [report.verified, report.broken].map((count) => known(count, whole)).join(", "));
-    put("video-in", humane(video.received));
-    put("video-out", humane(video.sent));
-    put("data-in", humane(data.received));
-    put("data-out", humane(data.sent));
+    put("checked", [report.verified, report.broken].map((count) => known(count, whole)).join(" / "));
+    put("video-in", humanBytes(video.received));
+    put("video-out", humanBytes(video.sent));
+    put("data-in", humanBytes(data.received));
+    put("data-out", humanBytes(data.sent));
   }
 
   draw() {
@@ -354,18 +354,18 @@ export class View {
     this.plots.latency.draw(now, framed("latencyMs"));
   }
 
-  /** A line for the log. */
+  /** Adds a line to the log. */
   line(text, at = this.now()) {
     append(byId("log"), text, at);
   }
 
-  /** A text that came; with `who` one of somebody else. */
+  /** Adds a text message, from the peer or from `who`. */
   text(text, at = this.now(), who = this.otherName) {
     append(byId("texts"), text, at, who);
   }
 }
 
-/** Newest last; stays at the end unless somebody reads further up. */
+/** Appends to a list; keeps it scrolled to the end unless the user has scrolled up. */
 function append(list, text, at, who = "") {
   const below = list.scrollHeight - list.scrollTop - list.clientHeight;
   const item = document.createElement("li");
@@ -379,7 +379,7 @@ function append(list, text, at, who = "") {
   if (below < 24) list.scrollTop = list.scrollHeight;
 }
 
-/** A picture made on this page is given back. */
+/** Releases a picture created on this page. */
 function release({ url }) {
   if (url?.startsWith("blob:")) URL.revokeObjectURL(url);
 }

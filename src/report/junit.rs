@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::types::printable::steers;
+use crate::types::printable::is_unprintable;
 
 /// Outcome of a case. The strings are type, message and text.
 #[derive(Debug, Clone)]
@@ -134,7 +134,7 @@ fn escape(text: &str) -> String {
                 let _ = write!(escaped, "&#{};", c as u32);
             }
             '\0'..' ' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
-            c if steers(c) => {
+            c if is_unprintable(c) => {
                 let _ = write!(escaped, "&#{};", c as u32);
             }
             c => escaped.push(c),

@@ -1,8 +1,8 @@
-//! Errors of the operating system: which it is, and what to try.
+//! Operating system errors: classification and remedies.
 
 use std::io;
 
-/// Whether the process (EMFILE) or the system (ENFILE) has no file descriptor left.
+/// Whether the process (EMFILE) or the system (ENFILE) has run out of file descriptors.
 #[must_use]
 pub fn out_of_files(error: &io::Error) -> bool {
     #[cfg(unix)]
@@ -17,15 +17,15 @@ pub fn out_of_files(error: &io::Error) -> bool {
     }
 }
 
-/// What to try when an address cannot be listened on; `another` says how to choose another one: "give
-/// another address with --listen".
+/// The remedy for an address that cannot be bound; `another` is the instruction for choosing another one:
+/// "give another address with --listen".
 #[must_use]
 pub fn listen_remedy(error: &io::Error, another: &str) -> String {
     match error.kind() {
         _ if out_of_files(error) => {
-            "no file descriptor is left: raise the limit (ulimit -n, LimitNOFILE=)".to_owned()
+            "out of file descriptors: raise the limit (ulimit -n, LimitNOFILE=)".to_owned()
         }
-        io::ErrorKind::AddrInUse => format!("stop the other server there, or {another}"),
+        io::ErrorKind::AddrInUse => format!("stop the other server on that port, or {another}"),
         io::ErrorKind::AddrNotAvailable => {
             format!("no interface of this machine has that address (see `ip address`): {another}")
         }
@@ -44,8 +44,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_error_of_listening_has_its_own_remedy() {
-        for (code, said) in [
+    fn each_bind_error_has_its_own_remedy() {
+        for (code, expected) in [
             (Errno::ADDRINUSE, "stop the other server"),
             (Errno::ADDRNOTAVAIL, "no interface of this machine"),
             (Errno::ACCESS, "CAP_NET_BIND_SERVICE"),
@@ -54,7 +54,7 @@ mod tests {
         ] {
             let error = io::Error::from_raw_os_error(code.raw_os_error());
             let remedy = listen_remedy(&error, "give another address with --listen");
-            assert!(remedy.contains(said), "{error}: {remedy}");
+            assert!(remedy.contains(expected), "{error}: {remedy}");
             assert!(!remedy.contains("other server") || code == Errno::ADDRINUSE, "{remedy}");
         }
     }

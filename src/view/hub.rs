@@ -1,5 +1,4 @@
-//! What there is to show: the last keyframes and lines for those who come later, everything as it
-//! happens for those who watch.
+//! Distributes events to viewers: recent keyframes and lines for new viewers, all further events as they happen.
 
 use std::{
     collections::VecDeque,
@@ -13,152 +12,152 @@ use tokio::sync::broadcast;
 
 use crate::types::epoch_seconds;
 
-/// Keyframes that one who comes later is shown; the page's strip holds as many.
+/// Number of keyframes replayed to a new viewer; the page's strip holds as many.
 const KEYFRAMES: usize = 24;
 
-/// Lines that one who comes later is shown.
+/// Number of lines replayed to a new viewer.
 const LINES: usize = 50;
 
-/// Pictures that can be fetched: a page may be some keyframes behind.
+/// Number of pictures that can be fetched: a page may lag some keyframes behind.
 const PICTURES: usize = 256;
 
-/// Events that a slow watcher may be behind.
-const BEHIND: usize = 256;
+/// Maximum number of events queued for a slow viewer.
+const MAX_QUEUED: usize = 256;
 
-/// Something that happened: the name of the event and its JSON.
+/// A Server-Sent Event.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    /// As in `event:` of the stream.
+pub struct ViewerEvent {
+    /// The `event:` field: the type.
     pub name: &'static str,
-    /// As in `data:`.
+    /// The `data:` field: JSON.
     pub data: String,
 }
 
 #[derive(Debug, Default)]
-struct Shown {
-    keyframes: VecDeque<Event>,
-    lines: VecDeque<Event>,
-    report: Option<Event>,
+struct HubState {
+    keyframes: VecDeque<ViewerEvent>,
+    lines: VecDeque<ViewerEvent>,
+    report: Option<ViewerEvent>,
     pictures: VecDeque<(u64, PathBuf)>,
     connected: bool,
-    ended: Option<Event>,
+    ended: Option<ViewerEvent>,
 }
 
-/// What is shown, and who watches.
+/// The state of the page and its viewers.
 #[derive(Debug)]
 pub struct Hub {
-    hello: Event,
-    shown: Mutex<Shown>,
-    watching: broadcast::Sender<Event>,
+    hello: ViewerEvent,
+    state: Mutex<HubState>,
+    viewers: broadcast::Sender<ViewerEvent>,
 }
 
-/// What one who comes now has to be told, and what happens from then on.
-pub struct Watching {
-    /// So far.
-    pub before: Vec<Event>,
-    /// From now on.
-    pub next: broadcast::Receiver<Event>,
+/// The events for one viewer.
+pub struct Subscription {
+    /// Past events to replay.
+    pub before: Vec<ViewerEvent>,
+    /// All further events.
+    pub next: broadcast::Receiver<ViewerEvent>,
 }
 
 impl Hub {
-    /// Nothing has happened; `hello` is what everyone is told first.
+    /// Creates a hub; `hello` is the first event for every viewer.
     #[must_use]
     pub fn new(hello: &Value) -> Self {
-        let hello = Event { name: "hello", data: hello.to_string() };
-        Self { hello, shown: Mutex::default(), watching: broadcast::channel(BEHIND).0 }
+        let hello = ViewerEvent { name: "hello", data: hello.to_string() };
+        Self { hello, state: Mutex::default(), viewers: broadcast::channel(MAX_QUEUED).0 }
     }
 
-    fn shown(&self) -> MutexGuard<'_, Shown> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, HubState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A keyframe is on disk; `picture` is what a browser can show of it, if anything.
+    /// Publishes a stored keyframe; `picture` is a file that browsers can show, if there is one.
     pub fn keyframe(&self, seq: u64, mut known: Value, picture: Option<PathBuf>) {
         known["url"] = match &picture {
             Some(_) => json!(format!("frames/{seq}")),
             None => Value::Null,
         };
-        let event = Event { name: "keyframe", data: known.to_string() };
-        let mut shown = self.shown();
-        keep(&mut shown.keyframes, event.clone(), KEYFRAMES);
+        let event = ViewerEvent { name: "keyframe", data: known.to_string() };
+        let mut state = self.state();
+        keep(&mut state.keyframes, event.clone(), KEYFRAMES);
         if let Some(picture) = picture {
-            keep(&mut shown.pictures, (seq, picture), PICTURES);
+            keep(&mut state.pictures, (seq, picture), PICTURES);
         }
-        self.tell(event);
+        self.publish(event);
     }
 
-    /// How the session is; `connected` is whether a text would get through.
+    /// Publishes a session report; `connected` is whether a text message could be delivered.
     pub fn report(&self, connected: bool, known: Value) {
-        let event = Event { name: "report", data: at(known) };
-        let mut shown = self.shown();
-        shown.connected = connected;
-        shown.report = Some(event.clone());
-        self.tell(event);
+        let event = ViewerEvent { name: "report", data: timestamped(known) };
+        let mut state = self.state();
+        state.connected = connected;
+        state.report = Some(event.clone());
+        self.publish(event);
     }
 
-    /// A line for people.
+    /// Publishes a human-readable line.
     pub fn line(&self, text: &str) {
-        self.words("line", text);
+        self.publish_text("line", text);
     }
 
-    /// A text of the other side.
+    /// Publishes a text message from the peer.
     pub fn text(&self, text: &str) {
-        self.words("text", text);
+        self.publish_text("text", text);
     }
 
-    fn words(&self, name: &'static str, text: &str) {
-        let event = Event { name, data: at(json!({"text": text})) };
-        let mut shown = self.shown();
-        keep(&mut shown.lines, event.clone(), LINES);
-        self.tell(event);
+    fn publish_text(&self, name: &'static str, text: &str) {
+        let event = ViewerEvent { name, data: timestamped(json!({"text": text})) };
+        let mut state = self.state();
+        keep(&mut state.lines, event.clone(), LINES);
+        self.publish(event);
     }
 
-    /// It is over.
+    /// Publishes the end of the session.
     pub fn end(&self, reason: &str) {
-        let event = Event { name: "end", data: at(json!({"reason": reason})) };
-        self.shown().ended = Some(event.clone());
-        self.tell(event);
+        let event = ViewerEvent { name: "end", data: timestamped(json!({"reason": reason})) };
+        self.state().ended = Some(event.clone());
+        self.publish(event);
     }
 
-    /// Nobody watching is no failure.
-    fn tell(&self, event: Event) {
-        let _ = self.watching.send(event);
+    /// Sends an event to all viewers; having none is not an error.
+    fn publish(&self, event: ViewerEvent) {
+        let _ = self.viewers.send(event);
     }
 
-    /// For one who comes now: what there is, and nothing between that and what comes is left out.
+    /// Subscribes a new viewer, without a gap between past and further events.
     #[must_use]
-    pub fn watch(&self) -> Watching {
-        let shown = self.shown();
-        let next = self.watching.subscribe();
+    pub fn subscribe(&self) -> Subscription {
+        let state = self.state();
+        let next = self.viewers.subscribe();
         let mut before = vec![self.hello.clone()];
-        before.extend(shown.keyframes.iter().chain(&shown.lines).cloned());
-        before.extend(shown.report.iter().chain(&shown.ended).cloned());
-        Watching { before, next }
+        before.extend(state.keyframes.iter().chain(&state.lines).cloned());
+        before.extend(state.report.iter().chain(&state.ended).cloned());
+        Subscription { before, next }
     }
 
     /// The file with the picture of a keyframe.
     #[must_use]
     pub fn picture(&self, seq: u64) -> Option<PathBuf> {
-        let shown = self.shown();
-        shown.pictures.iter().find(|(known, _)| *known == seq).map(|(_, path)| path.clone())
+        let state = self.state();
+        state.pictures.iter().find(|(known, _)| *known == seq).map(|(_, path)| path.clone())
     }
 
-    /// Whether there is a connection that a text could go over.
+    /// Whether a text message could be delivered.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.shown().connected
+        self.state().connected
     }
 }
 
-/// The JSON with the time it was told, seconds since 1970.
-fn at(mut known: Value) -> String {
+/// Adds the current time, in seconds since 1970, to the JSON.
+fn timestamped(mut known: Value) -> String {
     known["at"] = json!(epoch_seconds(SystemTime::now()));
     known.to_string()
 }
 
-fn keep<T>(kept: &mut VecDeque<T>, new: T, most: usize) {
+fn keep<T>(kept: &mut VecDeque<T>, new: T, maximum: usize) {
     kept.push_back(new);
-    if kept.len() > most {
+    if kept.len() > maximum {
         kept.pop_front();
     }
 }
@@ -167,12 +166,12 @@ fn keep<T>(kept: &mut VecDeque<T>, new: T, most: usize) {
 mod tests {
     use super::*;
 
-    fn names(events: &[Event]) -> Vec<&str> {
+    fn names(events: &[ViewerEvent]) -> Vec<&str> {
         events.iter().map(|event| event.name).collect()
     }
 
     #[tokio::test]
-    async fn who_comes_later_sees_the_last_ones_and_what_follows() {
+    async fn new_viewers_get_recent_events_and_all_further_ones() {
         let hub = Hub::new(&json!({"role": "recv"}));
         for seq in 1..=300 {
             hub.keyframe(seq, json!({"seq": seq}), (seq != 299).then(|| "a.jpg".into()));
@@ -180,7 +179,7 @@ mod tests {
         hub.line("a line");
         hub.report(true, json!({"state": "connected"}));
         assert!(hub.is_connected());
-        let mut watching = hub.watch();
+        let mut watching = hub.subscribe();
         assert_eq!(watching.before.len(), 1 + KEYFRAMES + 2);
         assert_eq!(names(&watching.before[..2]), ["hello", "keyframe"]);
         assert!(watching.before[KEYFRAMES].data.contains(r#""url":"frames/300""#));
@@ -189,6 +188,6 @@ mod tests {
         assert_eq!((hub.picture(299), hub.picture(1)), (None, None));
         hub.end("stopped");
         assert_eq!(watching.next.recv().await.unwrap().name, "end");
-        assert_eq!(names(&hub.watch().before).last(), Some(&"end"));
+        assert_eq!(names(&hub.subscribe().before).last(), Some(&"end"));
     }
 }

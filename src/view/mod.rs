@@ -1,17 +1,17 @@
-//! The page of `recv --view`: what a receiver tells, in a browser, while it runs.
+//! The page of `recv --view`: a running session in the browser.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | [`hub`] | what there is to show: to those who watch now, and to those who come later |
-//! | [`gate`] | who may look |
-//! | `door` | how many may come, and for how long |
-//! | [`routes`] | events out, texts and requests in, pictures from the disk |
+//! | [`hub`] | distribution of events to current and new viewers |
+//! | [`access`] | access control |
+//! | `listener` | limits on connections |
+//! | [`routes`] | events, text messages, keyframe requests and pictures |
 //!
 //! The page itself is in [`crate::page`]; it is fed by Server-Sent Events (WHATWG HTML §9.2).
 
-mod door;
-pub mod gate;
+pub mod access;
 pub mod hub;
+mod listener;
 pub mod routes;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -19,30 +19,30 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use self::{
-    door::Door,
-    gate::Gate,
+    access::AccessControl,
     hub::Hub,
-    routes::{Room, Watchers},
+    listener::LimitedListener,
+    routes::{ViewerPermits, ViewerState},
 };
 
 use crate::peer::config::local_addresses;
 
-/// How long those who watch may take to hear of the end and to fetch the last pictures.
-const END_WITHIN: Duration = Duration::from_secs(2);
+/// How long viewers may take to receive the end event and fetch the last pictures.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A page that is served.
+/// A running page server.
 pub struct Viewer {
-    /// Where what is to be shown goes.
+    /// The events to show.
     pub hub: Arc<Hub>,
     address: SocketAddr,
-    gate: Gate,
-    watchers: Watchers,
-    door: Door,
+    access: AccessControl,
+    viewers: ViewerPermits,
+    server: LimitedListener,
 }
 
 impl Viewer {
-    /// Serves the page on a listener. Whoever opens it may send texts and ask for keyframes, by `lines`,
-    /// as if typed; on an address that is not loopback only with the token of [`Viewer::url`].
+    /// Serves the page on a listener. Viewers can send text messages and request keyframes, passed to `lines` as if
+    /// typed; on other than loopback addresses they need the token in [`Viewer::url`].
     ///
     /// # Errors
     /// The listener has no address.
@@ -52,20 +52,20 @@ impl Viewer {
         lines: mpsc::Sender<String>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let gate = Gate::new(address.ip());
-        let watchers = Watchers::default();
-        let room = Room::new(Arc::clone(&hub), lines, gate.clone(), watchers.clone());
-        let door = Door::open(listener, routes::all(Arc::new(room)));
-        Ok(Self { hub, address, gate, watchers, door })
+        let access = AccessControl::new(address.ip());
+        let viewers = ViewerPermits::default();
+        let state = ViewerState::new(Arc::clone(&hub), lines, access.clone(), viewers.clone());
+        let server = LimitedListener::open(listener, routes::all(Arc::new(state)));
+        Ok(Self { hub, address, access, viewers, server })
     }
 
-    /// The URL to open; with the token, where one is needed.
+    /// The URL to open, including the token if one is required.
     #[must_use]
     pub fn url(&self) -> String {
-        let query = self.gate.token().map(|token| format!("?token={token}")).unwrap_or_default();
+        let query = self.access.token().map(|token| format!("?token={token}")).unwrap_or_default();
         let mut address = self.address;
         if address.ip().is_unspecified() {
-            // Of all addresses the first: nobody can open `0.0.0.0` from elsewhere.
+            // Uses the first local address, because `0.0.0.0` cannot be opened from other machines.
             let (v4, v6) = (address.is_ipv4(), address.is_ipv6());
             if let Some(ip) = local_addresses(None, v4, v6, false).first() {
                 address.set_ip(*ip);
@@ -74,15 +74,15 @@ impl Viewer {
         format!("http://{address}/{query}")
     }
 
-    /// Says that it is over, and closes once those who watch have what they still wanted.
+    /// Announces the end, and closes once all viewers have disconnected.
     pub async fn close(self, reason: &str) {
         self.hub.end(reason);
-        let Self { watchers, door, .. } = self;
+        let Self { viewers, server, .. } = self;
         let ended = async {
-            watchers.gone().await;
-            door.close().await;
+            viewers.all_returned().await;
+            server.close().await;
         };
-        // Who has not gone by then is cut off with the run.
-        let _late = tokio::time::timeout(END_WITHIN, ended).await.is_err();
+        // Viewers that are still connected are cut off.
+        let _late = tokio::time::timeout(END_TIMEOUT, ended).await.is_err();
     }
 }

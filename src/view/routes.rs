@@ -1,4 +1,4 @@
-//! The routes of the viewer page: events out, texts and requests in, pictures from the disk.
+//! The routes of the page: events, text messages, keyframe requests and pictures.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -16,119 +16,123 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
 
 use super::{
-    gate::Gate,
-    hub::{Event, Hub, Watching},
+    access::AccessControl,
+    hub::{Hub, Subscription, ViewerEvent},
 };
 use crate::{page, proto::token::ErrorBody};
 
-/// Those who may watch at once.
-const WATCHERS: u16 = 16;
+/// Maximum number of concurrent viewers.
+const MAX_VIEWERS: u16 = 16;
 
-/// Longest text, bytes: one message of the control channel.
+/// Maximum length of a text message in bytes: one message of the control channel.
 const MAX_TEXT: usize = 16 * 1024;
 
-/// Longest body of a request, bytes: a text in JSON.
+/// Maximum length of a request body in bytes: a text message in JSON.
 const MAX_BODY: usize = 8 * MAX_TEXT;
 
-/// Those who watch; a permit each.
+/// Permits for viewers, one each.
 #[derive(Clone)]
-pub(super) struct Watchers(Arc<Semaphore>);
+pub(super) struct ViewerPermits(Arc<Semaphore>);
 
-impl Default for Watchers {
+impl Default for ViewerPermits {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(WATCHERS.into())))
+        Self(Arc::new(Semaphore::new(MAX_VIEWERS.into())))
     }
 }
 
-impl Watchers {
-    fn enter(&self) -> Option<OwnedSemaphorePermit> {
+impl ViewerPermits {
+    fn acquire(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_owned().ok()
     }
 
-    /// When nobody watches; nobody can come any more.
-    pub(super) async fn gone(&self) {
-        // An error would be that it is closed already.
-        let _ = self.0.acquire_many(WATCHERS.into()).await.map(SemaphorePermit::forget);
+    /// Waits until all viewers have disconnected, and admits no more.
+    pub(super) async fn all_returned(&self) {
+        // Acquiring fails only if the semaphore is already closed.
+        let _ = self.0.acquire_many(MAX_VIEWERS.into()).await.map(SemaphorePermit::forget);
     }
 }
 
-/// What the routes share.
-pub(super) struct Room {
+/// State shared by the routes.
+pub(super) struct ViewerState {
     hub: Arc<Hub>,
     lines: mpsc::Sender<String>,
-    gate: Gate,
-    watchers: Watchers,
+    access: AccessControl,
+    viewers: ViewerPermits,
 }
 
-impl Room {
+impl ViewerState {
     pub(super) fn new(
         hub: Arc<Hub>,
         lines: mpsc::Sender<String>,
-        gate: Gate,
-        watchers: Watchers,
+        access: AccessControl,
+        viewers: ViewerPermits,
     ) -> Self {
-        Self { hub, lines, gate, watchers }
+        Self { hub, lines, access, viewers }
     }
 }
 
-/// A refusal as JSON.
-fn refused(status: StatusCode, code: &str, message: &str) -> Response {
+/// An error response with a JSON body.
+fn rejected(status: StatusCode, code: &str, message: &str) -> Response {
     let body = ErrorBody { code: code.into(), message: message.into() };
     (status, Json(body)).into_response()
 }
 
 /// All routes.
-pub(super) fn all(room: Arc<Room>) -> Router {
+pub(super) fn all(state: Arc<ViewerState>) -> Router {
     page::routes()
         .route("/mode", get(async || Json(serde_json::json!({"mode": "recv"}))))
         .route("/events", get(events))
         .route("/frames/{seq}", get(picture))
         .route("/say", post(say))
         .route("/keyframe-request", post(keyframe_request))
-        .fallback(async || refused(StatusCode::NOT_FOUND, "not-found", "the page is at /"))
+        .fallback(async || {
+            rejected(StatusCode::NOT_FOUND, "not-found", "not found; the page is at /")
+        })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(Arc::clone(&room), guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
         .layer(middleware::from_fn(page::headers))
-        .with_state(room)
+        .with_state(state)
 }
 
-/// Lets in who may look; takes the token out of the URL.
-async fn guard(State(room): State<Arc<Room>>, request: Request, next: Next) -> Response {
-    if let Some(cookie) = room.gate.cookie(request.uri())
+/// Enforces access control; moves the token from the URL to a cookie.
+async fn guard(State(state): State<Arc<ViewerState>>, request: Request, next: Next) -> Response {
+    if let Some(cookie) = state.access.cookie(request.uri())
         && let Ok(cookie) = HeaderValue::from_str(&cookie)
     {
         let headers =
             [(header::SET_COOKIE, cookie), (header::LOCATION, HeaderValue::from_static("/"))];
         return (StatusCode::SEE_OTHER, headers).into_response();
     }
-    match room.gate.check(request.method(), request.headers()) {
+    match state.access.check(request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err((status, code, message)) => refused(status, code, message),
+        Err((status, code, message)) => rejected(status, code, message),
     }
 }
 
-/// Everything as it happens.
-async fn events(State(room): State<Arc<Room>>) -> Response {
-    let Some(permit) = room.watchers.enter() else {
-        let message = "too many pages watch already: close one";
-        return refused(StatusCode::SERVICE_UNAVAILABLE, "too-many-watchers", message);
+/// Streams events.
+async fn events(State(state): State<Arc<ViewerState>>) -> Response {
+    let Some(permit) = state.viewers.acquire() else {
+        let message = "too many viewers: close another page";
+        return rejected(StatusCode::SERVICE_UNAVAILABLE, "too-many-watchers", message);
     };
-    Sse::new(stream(room.hub.watch(), permit)).keep_alive(sse::KeepAlive::new()).into_response()
+    Sse::new(stream(state.hub.subscribe(), permit))
+        .keep_alive(sse::KeepAlive::new())
+        .into_response()
 }
 
-/// What there is, then what comes; ends for one who is too far behind, who then begins anew. After the end
-/// it is up to the page to go: it fetches the last pictures first.
+/// Past events, then further ones. Ends for a viewer that lags too far behind, which then reconnects. After the end
+/// event the page closes the stream, once it has fetched the last pictures.
 fn stream(
-    watching: Watching,
+    subscription: Subscription,
     permit: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-    let Watching { before, next } = watching;
+    let Subscription { before, next } = subscription;
     let state = (before.into_iter(), next, false, permit);
     stream::unfold(state, |(mut before, mut next, over, permit)| async move {
         if over {
             return std::future::pending().await;
         }
-        let Event { name, data } = match before.next() {
+        let ViewerEvent { name, data } = match before.next() {
             Some(event) => event,
             None => next.recv().await.ok()?,
         };
@@ -137,10 +141,10 @@ fn stream(
     })
 }
 
-/// The picture of a keyframe, from the disk.
-async fn picture(State(room): State<Arc<Room>>, Path(seq): Path<u64>) -> Response {
-    let Some(path) = room.hub.picture(seq) else {
-        return refused(StatusCode::NOT_FOUND, "no-picture", "there is no picture of that number");
+/// Sends the picture of a keyframe from disk.
+async fn picture(State(state): State<Arc<ViewerState>>, Path(seq): Path<u64>) -> Response {
+    let Some(path) = state.hub.picture(seq) else {
+        return rejected(StatusCode::NOT_FOUND, "no-picture", "no picture with this number");
     };
     let kind = match path.extension().and_then(|end| end.to_str()) {
         Some("png") => "image/png",
@@ -152,41 +156,44 @@ async fn picture(State(room): State<Arc<Room>>, Path(seq): Path<u64>) -> Respons
             (headers, Body::from(bytes)).into_response()
         }
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "a picture cannot be shown");
-            refused(StatusCode::GONE, "no-picture", "its file is gone")
+            tracing::warn!(%error, path = %path.display(), "cannot read a picture");
+            rejected(StatusCode::GONE, "no-picture", "its file no longer exists")
         }
     }
 }
 
-/// Body of `say`.
+/// Request body of `say`.
 #[derive(Debug, Deserialize)]
 struct Say {
     text: String,
 }
 
-/// A text for the other side, as if typed.
-async fn say(State(room): State<Arc<Room>>, Json(Say { text }): Json<Say>) -> Response {
+/// Sends a text message to the peer, as if typed.
+async fn say(State(state): State<Arc<ViewerState>>, Json(Say { text }): Json<Say>) -> Response {
     let text = text.trim();
     if text.is_empty() || text.len() > MAX_TEXT || text.contains(['\n', '\r']) {
-        let message = "a text is one line of 1 byte to 16 KiB";
-        return refused(StatusCode::BAD_REQUEST, "bad-text", message);
+        let message = "a text message must be one line of 1 byte to 16 KiB";
+        return rejected(StatusCode::BAD_REQUEST, "bad-text", message);
     }
-    typed(&room, text.to_owned())
+    typed(&state, text.to_owned())
 }
 
-/// A keyframe now.
-async fn keyframe_request(State(room): State<Arc<Room>>, _: Json<serde_json::Value>) -> Response {
-    typed(&room, "/keyframe".to_owned())
+/// Requests a keyframe.
+async fn keyframe_request(
+    State(state): State<Arc<ViewerState>>,
+    _: Json<serde_json::Value>,
+) -> Response {
+    typed(&state, "/keyframe".to_owned())
 }
 
-fn typed(room: &Room, line: String) -> Response {
-    if !room.hub.is_connected() {
-        let message = "there is no connection to send it over";
-        return refused(StatusCode::CONFLICT, "not-connected", message);
+fn typed(state: &ViewerState, line: String) -> Response {
+    if !state.hub.is_connected() {
+        let message = "not connected to a peer";
+        return rejected(StatusCode::CONFLICT, "not-connected", message);
     }
-    if room.lines.try_send(line).is_err() {
-        let message = "too much waits to be sent already: try again";
-        return refused(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
+    if state.lines.try_send(line).is_err() {
+        let message = "too many queued messages: try again";
+        return rejected(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
     }
     StatusCode::NO_CONTENT.into_response()
 }

@@ -117,7 +117,7 @@ async function receiverPage(browser, server) {
   check("an earlier one opens by the keyboard", (await text(page, "picture-title")) === `Keyframe ${number}`,
     await text(page, "picture-title"));
   await page.locator("#newest").click();
-  check("and back to the newest", (await text(page, "picture-title")) === "Newest keyframe");
+  check("and back to the latest", (await text(page, "picture-title")) === "Latest keyframe");
 
   await page.locator("#say-text").fill("Grüße <b>from</b> the page");
   await page.keyboard.press("Enter");
@@ -169,8 +169,8 @@ async function pageAsMac(browser, server) {
   await page.waitForTimeout(1500);
   await picture(page, "mac");
   await page.locator("#leave-button").click();
-  await until("its goodbye", () => /said goodbye/.test(send.stderr));
-  check("leaving says goodbye", true);
+  await until("the end of the call", () => /said goodbye/.test(send.stderr));
+  check("leaving ends the call", true);
   await page.locator("#join-button").click();
   await until("a picture again", async () => (await text(page, "state")) === "connected" && shown(page));
   check("and it can join again", true);

@@ -129,7 +129,7 @@ listed() {
     [ "$(grep -c '^camera:' devices.txt)" -eq 1 ] || wrong "more than one camera: $(cat devices.txt)"
     expect '^    1280x720   YUYV  12.5, 10, 5, 4, 2, 1 fps$' devices.txt
     expect '^    1280x720   NV12  12.5, 10, 5, 4, 2, 1 fps$' devices.txt
-    expect '^    without --size: 1280x720 YUYV at 12.5 fps$' devices.txt
+    expect '^    default: 1280x720 YUYV at 12.5 fps$' devices.txt
     orion-peer devices --json >devices.json
     [ "$(wc -l <devices.json)" -eq 1 ] || wrong "not one line of JSON: $(cat devices.json)"
     expect '"bus":"platform:vivid-000"' devices.json

@@ -1,5 +1,5 @@
-//! `serve` with settings that cannot be: refused at the start, with the name of the key and what to write,
-//! before anything is made or listened on.
+//! `serve` with invalid settings: rejected at startup, with the name of the setting and a remedy, before it creates or
+//! listens on anything.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::run::run;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// What follows `serve --listen 127.0.0.1:0`, and a word that the refusal must have.
+/// Arguments after `serve --listen 127.0.0.1:0`, and a word that the error must contain.
 const WRONG: [(&str, &str); 67] = [
     ("--jwt-secret short", "32"),
     ("--jwt-secret @nofile", "--jwt-secret"),
@@ -79,7 +79,7 @@ const WRONG: [(&str, &str); 67] = [
 ];
 
 #[test]
-fn wrong_settings_are_refused_with_their_name_and_leave_nothing() {
+fn invalid_settings_are_rejected_by_name_and_leave_no_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut unlike = Vec::new();
     for (words, named) in WRONG {
@@ -104,7 +104,7 @@ fn wrong_settings_are_refused_with_their_name_and_leave_nothing() {
 }
 
 #[test]
-fn the_file_is_refused_like_the_flags() {
+fn settings_in_the_file_are_checked_like_flags() {
     let dir = tempfile::tempdir().unwrap();
     for (text, named) in [
         ("[serve]\nmax-sockets = 0\n", "max-sockets"),
@@ -121,7 +121,7 @@ fn the_file_is_refused_like_the_flags() {
 }
 
 #[test]
-fn a_pair_store_that_is_not_there_is_not_made_by_asking() {
+fn listing_pairs_does_not_create_a_missing_store() {
     let dir = tempfile::tempdir().unwrap();
     for line in [&["list"][..], &["revoke", "p"]] {
         let line = [&["serve", "pairs"], line, &["--db", "typo.db"]].concat();
@@ -133,7 +133,7 @@ fn a_pair_store_that_is_not_there_is_not_made_by_asking() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_in_the_junit_file_of_check() {
+fn check_reports_an_unreachable_server_in_its_junit_file() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("c.xml"), "of the run before").unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

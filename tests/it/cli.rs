@@ -1,6 +1,6 @@
-//! The command line as a user meets it: the real binary, its words, streams and exit codes.
+//! The command line as users see it: the real binary, its output, streams and exit codes.
 //!
-//! Help texts are compared with `tests/it/data/help/*.txt`; `ORION_UPDATE_SNAPSHOTS=1` writes them anew.
+//! Help texts are compared with `tests/it/data/help/*.txt`; `ORION_UPDATE_SNAPSHOTS=1` updates them.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// The binary with nothing of the developer's environment, in an empty directory of its own.
+/// Runs the binary without the developer's environment, in its own empty directory.
 struct Run {
     dir: tempfile::TempDir,
     variables: Vec<(&'static str, String)>,
@@ -65,7 +65,7 @@ fn json_lines(output: &Output) -> Vec<Value> {
     stdout(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Claims of a token printed to stdout.
+/// The claims of a token printed to stdout.
 fn claims(output: &Output) -> Value {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
@@ -81,7 +81,7 @@ fn mint(run: &Run, more: &[&str]) -> Output {
 }
 
 #[test]
-fn argv_goes_before_variable_before_file_before_default() {
+fn argv_takes_precedence_over_variable_file_and_default() {
     let pair = |run: &Run, more: &[&str]| claims(&mint(run, more))["pairId"].clone();
     let all = Run::new()
         .config(&format!("jwt-secret = '{SECRET}'\n[token]\npair = 'from-file'"))
@@ -90,13 +90,13 @@ fn argv_goes_before_variable_before_file_before_default() {
     assert_eq!(pair(&all, &[]), "from-variable");
     let file = Run { variables: Vec::new(), ..all };
     assert_eq!(pair(&file, &[]), "from-file");
-    // And the flag's own default, where nobody says anything: 300 s.
+    // Without any of them, the default applies: 300 s.
     let minted = claims(&mint(&file, &[]));
     assert_eq!(minted["exp"].as_u64().unwrap() - minted["iat"].as_u64().unwrap(), 300);
 }
 
 #[test]
-fn an_empty_variable_counts_as_not_set() {
+fn an_empty_variable_counts_as_unset() {
     let run = Run::new()
         .config(&format!("secret = '{SECRET}'\npair = 'from-file'"))
         .variable("ORION_PAIR", "");
@@ -104,7 +104,7 @@ fn an_empty_variable_counts_as_not_set() {
 }
 
 #[test]
-fn the_nearest_section_of_the_file_wins() {
+fn the_most_specific_section_of_the_file_wins() {
     let text = format!(
         "secret = '{SECRET}'\npair = 'top'\n[token]\npair = 'middle'\n[token.mint]\npair = 'near'"
     );
@@ -130,13 +130,13 @@ fn files_are_found_by_flag_by_variable_and_in_the_config_directory() {
 }
 
 #[test]
-fn what_is_wrong_in_the_file_is_named_with_the_file() {
+fn errors_in_the_file_name_key_and_file() {
     for (text, said) in [
         ("[token]\npiar = 'x'", &["`token.piar`", "orion-peer.toml", "did you mean `pair`"][..]),
         ("[tokne]\npair = 'x'", &["section `tokne`", "did you mean `token`"]),
         ("[token.mint]\nlifetime = 'soon'", &["`token.mint.lifetime`", "`soon`", "500ms"]),
         ("color = 'pink'", &["`color`", "`pink` is not one of auto, always, never"]),
-        ("json = 'perhaps'", &["`json`", "`perhaps` is neither true nor false"]),
+        ("json = 'perhaps'", &["`json`", "`perhaps` is not a valid boolean"]),
         ("pair = ['a', 'b']", &["`pair`", "one value"]),
         ("pair = 1979-05-27", &["`pair`", "datetime"]),
         ("pair = ", &["orion-peer.toml", "line 1"]),
@@ -153,7 +153,7 @@ fn what_is_wrong_in_the_file_is_named_with_the_file() {
 }
 
 #[test]
-fn a_bad_variable_is_named_unless_argv_goes_before_it() {
+fn an_invalid_variable_is_an_error_unless_argv_overrides_it() {
     let run = Run::new().variable("ORION_LIFETIME", "soon");
     let words = ["--pair", "demo", "--secret", SECRET];
     let output = mint(&run, &words);
@@ -174,13 +174,13 @@ fn a_bad_variable_is_named_unless_argv_goes_before_it() {
 }
 
 #[test]
-fn a_variable_of_another_command_does_no_harm() {
+fn variables_of_other_commands_are_ignored() {
     let run = Run::new().variable("ORION_LIFETIME", "soon");
     assert_eq!(run.run(&["man"]).status.code(), Some(0));
 }
 
 #[test]
-fn switches_take_words_from_variables_and_files() {
+fn switches_accept_booleans_from_variables_and_files() {
     let words = ["--pair", "demo", "--secret", SECRET];
     for run in [Run::new().variable("ORION_JSON", "1"), Run::new().config("json = true")] {
         assert_eq!(json_lines(&mint(&run, &words))[0]["kind"], "token");
@@ -259,7 +259,7 @@ fn exit_codes() {
 }
 
 #[test]
-fn failures_tell_the_stage_and_what_to_try() {
+fn failures_have_a_stage_and_a_remedy() {
     let output = mint(&Run::new(), &["--pair", "p"]);
     assert_eq!(
         stderr(&output),
@@ -269,7 +269,7 @@ fn failures_tell_the_stage_and_what_to_try() {
 }
 
 #[test]
-fn json_is_the_only_thing_on_stdout_failures_included() {
+fn only_json_is_written_to_stdout_even_for_failures() {
     let run = Run::new();
     let lines = json_lines(&mint(&run, &["--pair", "demo", "--secret", SECRET, "--json"]));
     assert_eq!(lines.len(), 1);
@@ -313,7 +313,7 @@ fn a_token_is_read_from_stdin() {
     assert!(stdout(&output).contains("signature  checked"), "{}", stdout(&output));
 }
 
-/// A token API that gives `answer` to one request; the request comes back with its head and body.
+/// A token API that sends `answer` to one request, and returns the request with its head and body.
 fn token_api(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
@@ -333,7 +333,7 @@ fn token_api(answer: &'static str) -> (String, std::thread::JoinHandle<String>) 
 }
 
 #[test]
-fn a_token_is_fetched_as_the_contract_says() {
+fn a_token_is_fetched_according_to_the_contract() {
     let (url, served) = token_api(concat!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
         r#"{"token":"a.b.c","expiresIn":300,"pairId":"p1","iceServers":[{"urls":["stun:s"]}]}"#
@@ -353,7 +353,7 @@ fn a_token_is_fetched_as_the_contract_says() {
 }
 
 #[test]
-fn a_token_that_is_not_given_is_a_failure_with_its_stage() {
+fn a_rejected_token_request_is_a_failure_with_its_stage() {
     let (url, served) = token_api(concat!(
         "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
         r#"{"code":"forbidden","message":"no such pair"}"#
@@ -376,7 +376,7 @@ fn a_token_that_is_not_given_is_a_failure_with_its_stage() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn a_closed_pipe_does_not_panic() {
     let run = Run::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -390,7 +390,7 @@ fn a_reader_that_goes_away_is_no_panic() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_under_stdout_is_a_failure() {
+fn writing_stdout_to_a_full_disk_is_a_failure() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = Run::new().command(&["man"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -398,7 +398,7 @@ fn a_full_disk_under_stdout_is_a_failure() {
 }
 
 #[test]
-fn color_is_for_those_who_ask() {
+fn color_is_used_only_on_request() {
     let colored = |run: &Run, words: &[&str]| stderr(&run.run(words)).contains('\x1b');
     let run = Run::new();
     let mint = ["token", "mint", "--device", "d", "--pair", "p"];
@@ -413,12 +413,12 @@ fn man_pages() {
     let run = Run::new();
     let page = stdout(&run.run(&["man"]));
     for said in
-        [".TH orion-peer 1", ".SH \"ORION\\-PEER TOKEN MINT\"", "\\-\\-lifetime", ".SH NOTES"]
+        [".TH orion-peer 1", ".SH \"ORION\\-PEER TOKEN MINT\"", "\\-\\-lifetime", ".SH EXAMPLES"]
     {
         assert!(page.contains(said), "no `{said}`");
     }
     assert_eq!(page.matches(".TH ").count(), 1);
-    assert_eq!(page.matches("\\-\\-config\\fR \\fI").count(), 1, "global flags stand once");
+    assert_eq!(page.matches("\\-\\-config\\fR \\fI").count(), 1, "global flags are described once");
     let output = run.run(&["man", "--out", "pages"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     for name in ["orion-peer.1", "orion-peer-token.1", "orion-peer-token-mint.1"] {
@@ -427,7 +427,7 @@ fn man_pages() {
     }
 }
 
-/// Words of every command, read off the help texts.
+/// The words of every command, read from the help texts.
 fn commands() -> Vec<Vec<String>> {
     let mut found = vec![Vec::new()];
     let mut at = 0;
@@ -456,10 +456,10 @@ fn help(words: &[String]) -> String {
     stdout(&output)
 }
 
-/// A time or share without a unit would be one of another size than was meant, and its gate would never
-/// fail: `--max-rtt-p95 100` was 100 s, `--min-success 0.99` was 0.99 %.
+/// A time or percentage without a unit could be misread, so that its gate never fails: `--max-rtt-p95 100` was 100 s,
+/// `--min-success 0.99` was 0.99 %.
 #[test]
-fn every_flag_for_a_time_or_a_share_wants_a_unit() {
+fn every_flag_for_a_time_or_a_percentage_requires_a_unit() {
     let mut flags = Vec::new();
     for words in commands() {
         for line in help(&words).lines() {
@@ -487,7 +487,7 @@ fn every_flag_for_a_time_or_a_share_wants_a_unit() {
 }
 
 #[test]
-fn help_texts_are_as_written_down() {
+fn help_texts_match_the_snapshots() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/help");
     let update = std::env::var_os("ORION_UPDATE_SNAPSHOTS").is_some();
     let mut expected: Vec<PathBuf> = Vec::new();
@@ -514,13 +514,13 @@ fn help_texts_are_as_written_down() {
             if update {
                 fs::remove_file(&path).unwrap();
             } else {
-                different.push(format!("{}: there is no such command", path.display()));
+                different.push(format!("{}: no such command", path.display()));
             }
         }
     }
     assert!(
         different.is_empty(),
-        "help texts differ (ORION_UPDATE_SNAPSHOTS=1 writes them anew):\n{}",
+        "help texts differ (ORION_UPDATE_SNAPSHOTS=1 updates them):\n{}",
         different.join("\n")
     );
 }

@@ -1,11 +1,11 @@
-//! The completion scripts in the shells they are for: bash, zsh and fish complete commands, flags and
-//! values below the first word. And what is hidden is in no script and no man page.
+//! The completion scripts in their shells: bash, zsh and fish complete subcommands, flags and values. Hidden commands
+//! are in no script and no man page.
 
 use std::{fs, path::Path, process::Command};
 
 use crate::run::run;
 
-/// What `shell` offers at the end of these words; the last of them may be half written.
+/// The completions that `shell` offers at the end of these words; the last word may be incomplete.
 fn offers(shell: &str, words: &[&str]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let script = run(dir.path(), &["completions", shell]).stdout.join("\n");
@@ -38,7 +38,7 @@ fn offers(shell: &str, words: &[&str]) -> Vec<String> {
     found
 }
 
-/// Calls the function that the script has registered, with the variables that readline sets.
+/// Calls the function registered by the script, with the variables that readline sets.
 fn bash(words: &[&str]) -> Command {
     const DRIVER: &str = r#"
         source ./script
@@ -53,7 +53,7 @@ fn bash(words: &[&str]) -> Command {
     command
 }
 
-/// Presses tab in an interactive shell on a terminal of its own, with `compadd` telling what it is given.
+/// Presses Tab in an interactive shell on its own terminal, with a `compadd` that prints its arguments.
 fn zsh(dir: &Path, words: &[&str]) -> Command {
     const INNER: &str = r#"
         PROMPT=
@@ -125,7 +125,7 @@ fn every_shell(words: &[&str], offered: &[&str], not_offered: &[&str]) {
 }
 
 #[test]
-fn commands_and_flags_are_completed_below_the_first_word() {
+fn subcommands_and_flags_are_completed() {
     every_shell(&["re"], &["recv", "report"], &["send"]);
     every_shell(&["recv", "--f"], &["--format"], &["--interval"]);
     every_shell(&["serve", "pairs", ""], &["add", "list", "revoke"], &["recv"]);
@@ -145,9 +145,9 @@ fn values_are_completed() {
     every_shell(&["completions", ""], &["bash", "zsh", "fish"], &[]);
 }
 
-/// Either a word or a file. bash falls back to files itself, where the function has no word.
+/// Either a keyword or a file. bash itself falls back to files if the function offers nothing.
 #[test]
-fn sources_are_words_and_files() {
+fn sources_are_keywords_and_files() {
     every_shell(&["send", "--source", ""], &["camera", "pattern"], &["--interval"]);
     for shell in ["zsh", "fish"] {
         let found = offers(shell, &["send", "--source", "scr"]);
@@ -161,7 +161,7 @@ fn sources_are_words_and_files() {
 }
 
 #[test]
-fn what_is_hidden_is_nowhere() {
+fn hidden_commands_appear_nowhere() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(dir.path(), &["completions", shell]).stdout.join("\n");

@@ -1,5 +1,5 @@
-//! How runs end that do not get what they were asked for: a source that is shorter, a peer that leaves early,
-//! Ctrl-C, a terminal that is closed, a directory or an address that is taken.
+//! Runs that cannot finish as requested: a source that is too short, a peer that leaves early, Ctrl-C, a closed terminal,
+//! a directory or an address in use.
 
 use std::{net::TcpListener, path::Path, process::Command, time::Duration};
 
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::run::{Ended, Rig, follow, run, start};
 
-/// A stream of so many gray pictures.
+/// A stream with this many gray pictures.
 fn stream(dir: &Path, frames: usize) -> String {
     let path = dir.join(format!("{frames}.y4m"));
     let frame = [&b"FRAME\n"[..], &[128; 64 * 64 * 3 / 2]].concat();
@@ -21,7 +21,7 @@ fn demo(dir: &Path, source: &str, more: &[&str]) -> Ended {
     run(dir, &[&words[..], more].concat())
 }
 
-/// It waited for the other four until its time-out, 31 s, and failed.
+/// It used to wait for the other four until its timeout of 31 s, and failed.
 #[test]
 fn demo_ends_with_its_source() {
     let dir = tempfile::tempdir().unwrap();
@@ -50,7 +50,7 @@ fn demo_is_interrupted() {
     assert!(error["message"].as_str().unwrap().contains("of 100000 keyframes"), "{error}");
 }
 
-/// `--once` ends with the first connection: with what was asked for, or with an error.
+/// `--once` ends with the first connection: successfully, or with an error if the count was not reached.
 #[test]
 fn a_peer_that_leaves_before_the_count_is_an_error() {
     let rig = Rig::new();
@@ -70,9 +70,9 @@ fn a_peer_that_leaves_before_the_count_is_an_error() {
     recv.end().well();
 }
 
-/// A terminal that is closed sends SIGHUP.
+/// A closed terminal sends SIGHUP.
 #[test]
-fn sighup_says_goodbye() {
+fn sighup_ends_the_call_properly() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     let send = rig.send("pattern:320x240", &[]);
@@ -86,7 +86,7 @@ fn sighup_says_goodbye() {
     assert_eq!(recv.end().code, Some(0));
 }
 
-/// As under `nohup`: what starts it has SIGHUP ignored, and so does it.
+/// As under `nohup`: the parent ignores SIGHUP, and so does the process.
 #[test]
 fn an_ignored_sighup_stays_ignored() {
     let rig = Rig::new();
@@ -106,9 +106,9 @@ fn an_ignored_sighup_stays_ignored() {
     assert_eq!((send.end().code, recv.end().code), (Some(0), Some(0)));
 }
 
-/// Two would give their keyframes the same numbers.
+/// Two runs would give their keyframes the same numbers.
 #[test]
-fn a_directory_is_for_one_run_at_a_time() {
+fn only_one_run_can_use_a_directory() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     let send = rig.send("pattern:320x240", &["--save", "sent"]);
@@ -133,13 +133,13 @@ fn a_directory_is_for_one_run_at_a_time() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_told_with_what_to_try() {
+fn an_unavailable_address_is_reported_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();
     for (words, said) in [
         (&["recv", "--view", "192.0.2.77:0"][..], "no interface of this machine"),
-        (&["serve", "--listen", &taken], "stop the other server there, or give another"),
+        (&["serve", "--listen", &taken], "stop the other server on that port, or give another"),
         (&["serve", "--listen", "127.0.0.1:0", "--turn-listen", "192.0.2.77:0"], "no interface"),
         (
             &["serve", "--listen", "127.0.0.1:0", "--metrics-listen", &taken],

@@ -1,5 +1,5 @@
-//! A server that is set up in one step: `serve --lan` in a network namespace of its own, pairs and login tokens
-//! without a database or a login service, and a page of the server's own.
+//! Servers with minimal setup: `serve --lan` in its own network namespace, pairs and login tokens without a database or
+//! a login service, and the server's own page.
 
 use std::{path::Path, process::Command};
 
@@ -15,11 +15,11 @@ const ORION_PEER: &str = env!("CARGO_BIN_EXE_orion-peer");
 const SIGNING: &str = "0123456789abcdef0123456789abcdef";
 const LOGIN: &str = "fedcba9876543210fedcba9876543210";
 
-/// An interface with an address, as in a local network, and nothing else.
+/// Only one interface with an address, as on a local network.
 const NETWORK: &str = "ip link set lo up && ip link add lan0 type veth peer name lan1 && \
     ip link set lan1 up && ip address add 192.0.2.7/24 dev lan0 && ip link set lan0 up && exec \"$@\"";
 
-/// `serve` in a network namespace of its own.
+/// `serve` in its own network namespace.
 struct Lan {
     dir: tempfile::TempDir,
     serve: Running,
@@ -35,7 +35,7 @@ impl Lan {
         Self { dir, serve }
     }
 
-    /// A command inside.
+    /// Starts a command in the namespace.
     fn inside(&self, words: &[&str]) -> Running {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.serve.pid().to_string()]);
@@ -50,7 +50,7 @@ impl Lan {
     }
 }
 
-/// Without the developer's environment, but with the programs that make the namespace.
+/// Clears the developer's environment, but keeps the programs that create the namespace.
 fn clean(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir).env_clear().env("HOME", dir);
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -65,10 +65,10 @@ fn printed_commands(lines: &[String]) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn a_phone_of_the_local_network_joins_in_one_step() {
+fn a_phone_on_the_local_network_joins_in_one_step() {
     let lan = Lan::start(&["--json"]);
     let listening = lan.serve.event("listening", 1);
-    lan.serve.says("the phone joins with this URL");
+    lan.serve.says("to join from the phone");
     let pin = listening["tlsSha256"].as_str().unwrap().to_owned();
     let urls = listening["urls"].as_array().unwrap();
     assert_eq!(urls.len(), 1, "neither loopback nor link-local: {urls:?}");
@@ -106,7 +106,7 @@ fn a_phone_of_the_local_network_joins_in_one_step() {
 }
 
 #[test]
-fn nothing_is_accepted_without_a_token_in_the_local_network() {
+fn nothing_is_accepted_without_a_token_on_the_local_network() {
     let lan = Lan::start(&["--json", "--qr"]);
     let listening = lan.serve.event("listening", 1);
     let pin = listening["tlsSha256"].as_str().unwrap();
@@ -166,7 +166,7 @@ fn pairs_and_login_tokens_need_no_database_and_no_login_service() {
         ],
     );
     let signal = serve.event("listening", 1)["signalUrl"].as_str().unwrap().to_owned();
-    serve.says("pairs are in memory and end with this server");
+    serve.says("pairs are kept in memory only");
     let mint = ["token", "mint", "--login", "--user", "user-1", "--login-secret", LOGIN];
     let minted = run::run(dir.path(), &mint);
     assert_eq!(minted.code, Some(0), "{}", minted.stderr);
@@ -190,7 +190,7 @@ fn pairs_and_login_tokens_need_no_database_and_no_login_service() {
     for (words, expected) in [
         (&["token", "mint", "--login"][..], "no secret to sign the login token with"),
         (&["token", "mint", "--login", "--login-secret", "short"], "--login-secret"),
-        (&["token", "mint", "--device", "d", "--user", "u"], "--user without --login"),
+        (&["token", "mint", "--device", "d", "--user", "u"], "--user requires --login"),
         (&["token", "mint", "--pair", "p", "--secret", SIGNING], "--device is missing"),
     ] {
         let ended = run::run(dir.path(), words);
@@ -200,7 +200,7 @@ fn pairs_and_login_tokens_need_no_database_and_no_login_service() {
 }
 
 #[tokio::test]
-async fn a_page_of_the_servers_own_may_connect() {
+async fn the_servers_own_page_may_connect() {
     let dir = tempfile::tempdir().unwrap();
     let flags =
         ["serve", "--json", "--no-turn", "--listen", "127.0.0.1:0", "--jwt-secret", SIGNING];

@@ -1,10 +1,10 @@
-//! `-v` and `-vv`: what an app developer looks for, and nothing of the crates below.
+//! `-v` and `-vv`: what an app developer needs, and no output from the crates below.
 
 use rustix::process::Signal;
 
 use crate::run::{Rig, run};
 
-/// stderr of a `send` of three keyframes, at a verbosity.
+/// stderr of a `send` of three keyframes at a verbosity.
 fn log(verbosity: &str) -> String {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
@@ -64,9 +64,9 @@ fn vv_shows_descriptions_candidates_and_control_messages_without_credentials() {
     assert!(!log.contains("credential"), "{log}");
 }
 
-/// The one message about a server that is not there is the error.
+/// The only message about an unreachable server is the error.
 #[test]
-fn an_error_at_the_start_has_no_warning_before_it() {
+fn an_error_at_startup_is_not_preceded_by_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..3 {
         let words = ["send", "--source", "pattern:320x240", "--signal", "ws://127.0.0.1:1"];

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::run::{HANG, Rig, Running, run, sample, serve, sha256};
 
-/// Fields of a line of `frames.jsonl`: those the contract names, and two more.
+/// Fields of a line of `frames.jsonl`: those of the contract, and two more.
 const FIELDS: [&str; 16] = [
     "seq",
     "file",
@@ -39,7 +39,7 @@ fn journal(dir: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Everything in a directory of received keyframes is complete and as its journal says.
+/// Checks that a directory of received keyframes is complete and matches its journal.
 fn check_frames(dir: &Path) -> Vec<Value> {
     let lines = journal(dir);
     for (index, line) in lines.iter().enumerate() {
@@ -67,7 +67,7 @@ fn check_frames(dir: &Path) -> Vec<Value> {
     lines
 }
 
-/// Each line is as the schema says.
+/// Asserts that each line is valid against the schema.
 #[track_caller]
 fn valid(schema: &str, lines: &str) {
     let schema = serde_json::from_str(schema).unwrap();
@@ -91,7 +91,7 @@ fn verified(lines: &[Value]) {
     }
 }
 
-/// A moving picture of so many frames.
+/// A y4m stream with this many frames.
 fn y4m(width: usize, height: usize, frames: usize) -> Vec<u8> {
     let mut stream = format!("YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n").into_bytes();
     for frame in 0..frames {
@@ -104,13 +104,13 @@ fn y4m(width: usize, height: usize, frames: usize) -> Vec<u8> {
     stream
 }
 
-/// Waits until `recv` has so many keyframes more than it had.
+/// Waits until `recv` has received this many more keyframes.
 fn more_keyframes(recv: &Running, more: usize) {
     recv.event("keyframe", recv.events("keyframe").len() + more);
 }
 
 #[test]
-fn three_processes_leave_what_was_sent() {
+fn three_processes_deliver_what_was_sent() {
     let rig = Rig::new();
     for (picture, size) in [("fig.jpg", None), ("picos-de-europa.jpg", Some("800x600"))] {
         let (out, saved) = (format!("frames-{picture}"), format!("sent-{picture}"));
@@ -213,7 +213,7 @@ fn y4m_comes_from_a_file_and_from_stdin() {
 }
 
 #[test]
-fn ctrl_c_on_recv_ends_it_cleanly() {
+fn ctrl_c_ends_recv_cleanly() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     let send = rig.send(&sample("fig.jpg"), &[]);
@@ -231,7 +231,7 @@ fn ctrl_c_on_recv_ends_it_cleanly() {
 }
 
 #[test]
-fn ctrl_c_on_send_ends_it_cleanly() {
+fn ctrl_c_ends_send_cleanly() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     let send = rig.send("pattern:640x360", &["--save", "sent"]);
@@ -260,7 +260,7 @@ fn ctrl_c_ends_a_sender_whose_source_is_silent() {
 }
 
 #[test]
-fn a_duration_ends_the_sender_even_when_the_receiver_has_gone() {
+fn a_duration_ends_the_sender_even_after_the_receiver_has_left() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "2"]);
     let send = rig.send("pattern:320x240", &["--duration", "2s"]);
@@ -350,7 +350,7 @@ fn no_set_ends_the_call() {
     }
 }
 
-/// Waits for a keyframe that is so.
+/// Waits for a keyframe that satisfies a condition.
 fn more_until(recv: &Running, is: impl Fn(&Value) -> bool) -> Value {
     let mut count = recv.events("keyframe").len();
     loop {
@@ -460,12 +460,12 @@ fn statistics_and_dumps_are_written() {
         assert!(dump["UserAgentData"].is_array() || dump["UserAgentData"].is_object(), "{dump}");
         let connections = dump["PeerConnections"].as_object().unwrap();
         let connection = connections.values().next().unwrap();
-        as_an_importer_reads_it(connection["stats"].as_object().unwrap());
+        check_like_an_importer(connection["stats"].as_object().unwrap());
         negotiation(name, connection);
     }
 }
 
-/// The whole negotiation in the log, in its order.
+/// Checks the whole negotiation in the log, in order.
 fn negotiation(name: &str, connection: &Value) {
     let configuration = connection["rtcConfiguration"].as_str().unwrap();
     assert!(configuration.contains(r#""iceServers":[{"urls":["#), "{configuration}");
@@ -499,9 +499,9 @@ fn negotiation(name: &str, connection: &Value) {
     assert!(at("connectionstatechange", "connecting") < connected, "{name}: {log:#?}");
 }
 
-/// The way from the transport over the selected pair to its two candidates; all series of an object as long as
+/// Follows the transport to the selected pair and its two candidates; all series of an object are as long as
 /// its times.
-fn as_an_importer_reads_it(stats: &serde_json::Map<String, Value>) {
+fn check_like_an_importer(stats: &serde_json::Map<String, Value>) {
     let series = |id: &str, name: &str| -> Vec<Value> {
         let one = &stats[&format!("{id}-{name}")];
         serde_json::from_str(one["values"].as_str().unwrap()).unwrap()
@@ -561,7 +561,7 @@ fn a_receiver_that_crashed_gets_keyframes_again() {
 }
 
 #[test]
-fn a_sender_that_crashed_is_followed_by_the_next() {
+fn a_crashed_sender_can_be_replaced() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "6"]);
     let send = rig.send("pattern:320x240", &[]);
@@ -580,7 +580,7 @@ fn a_sender_that_crashed_is_followed_by_the_next() {
 }
 
 #[test]
-fn media_goes_on_while_the_server_restarts() {
+fn media_continues_while_the_server_restarts() {
     let mut rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     let send = rig.send("pattern:320x240", &[]);
@@ -613,7 +613,7 @@ fn media_goes_on_while_the_server_restarts() {
 }
 
 #[test]
-fn relay_only_goes_through_the_embedded_turn_server() {
+fn relay_only_calls_use_the_embedded_turn_server() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "4", "--ice-policy", "relay"]);
     let send = rig.send(&sample("fig.jpg"), &["--count", "4", "--ice-policy", "relay"]);
@@ -632,7 +632,7 @@ fn relay_only_goes_through_the_embedded_turn_server() {
 }
 
 #[test]
-fn a_wrong_turn_secret_is_told_with_what_to_try() {
+fn a_wrong_turn_secret_is_reported_with_a_remedy() {
     let rig = Rig::new();
     let url = format!("turn:{}", rig.turn);
     let send =

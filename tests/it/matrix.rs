@@ -142,7 +142,7 @@ fn bad_input_is_told_with_what_to_write() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("bad.toml"), "[a]\nnat = 'port'\ndelai = '3ms'\n").unwrap();
     for (words, said) in [
-        ("", "nothing says what to put the peers behind"),
+        ("", "no networks given"),
         ("--nat symetric,port", "did you mean `sym`"),
         ("--nat home-ruter", "did you mean `home-router`"),
         ("--nat port+udp-blocked,port", "write `udp-blocked` alone"),

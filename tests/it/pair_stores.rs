@@ -57,7 +57,7 @@ async fn finding(store: &dyn PairStore) {
     assert_eq!(store.still_active(&[]).await.unwrap(), HashSet::new());
 
     assert!(store.revoke(&first.id, 1_800_000_000).await.unwrap());
-    assert!(!store.revoke(&first.id, 1_800_000_001).await.unwrap(), "revoked already");
+    assert!(!store.revoke(&first.id, 1_800_000_001).await.unwrap(), "already revoked");
     assert!(!store.revoke(&uuid(9).as_str().into(), 1).await.unwrap(), "unknown");
     assert_eq!(store.active_pair(&first.id).await.unwrap(), None);
     assert_eq!(of(&user, "phone").await, std::slice::from_ref(&second));
@@ -221,7 +221,7 @@ fn the_command_line_keeps_pairs_in_a_file() {
     assert!(printed.stdout.iter().any(|line| line.contains("ENABLE ROW LEVEL SECURITY")));
     for (words, said) in [
         (&["list"][..], "--db is missing"),
-        (&["migrate", "--apply", "--db", "pairs.db"], "--apply needs"),
+        (&["migrate", "--apply", "--db", "pairs.db"], "--apply requires"),
         (&["list", "--db", "https://x.example"], "--db-key"),
         (&["list", "--db", "https://u:hush@x.example", "--db-key", "k"], "--db-key"),
         (&["list", "--db", "mysql://u:hush@h"], "postgres://"),

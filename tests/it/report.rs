@@ -153,7 +153,7 @@ fn errors_are_exit_code_2_with_path_and_remedy() {
         (&["empty.json"], &["`empty.json`", "is empty"]),
         (&["stream.json"], &["`stream.json`", "without a result"]),
         (&["."], &["is a directory"]),
-        (&["old.json", "--max-regression", "10%"], &["only one file", "OLD.json NEW.json"]),
+        (&["old.json", "--max-regression", "10%"], &["at least two results", "OLD.json NEW.json"]),
         (&["old.json", "same.json", "--max-regression", "lots"], &["lots"]),
         (&[], &["<FILE>"]),
     ] {

@@ -1,5 +1,5 @@
-//! The real binary as other tests start it: free ports, an empty directory and environment, its lines
-//! as they come, and an end within [`HANG`].
+//! Runs the real binary for other tests: free ports, an empty directory and environment, its output lines as they are
+//! written, and a timeout of [`HANG`].
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -15,15 +15,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Whatever takes longer hangs: the test fails.
+/// A test that takes longer than this hangs and fails.
 pub const HANG: Duration = Duration::from_secs(20);
 
-/// A photo that comes with the repository.
+/// A photo in the repository.
 pub fn sample(name: &str) -> String {
     format!("{}/samples/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Lines of one stream, as far as they came.
+/// The lines of one stream so far.
 #[derive(Default)]
 struct Lines {
     text: Mutex<Vec<String>>,
@@ -36,7 +36,7 @@ impl Lines {
     }
 }
 
-/// A running command. One that still runs when it is dropped is killed.
+/// A running command, killed on drop.
 pub struct Running {
     name: String,
     child: Child,
@@ -46,14 +46,14 @@ pub struct Running {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// How a command ended.
+/// The exit code and output of a command.
 pub struct Ended {
     name: String,
-    /// Exit code; none when a signal ended it.
+    /// Exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// stdout.
+    /// All of stdout.
     pub stdout: Vec<String>,
-    /// stderr.
+    /// All of stderr.
     pub stderr: String,
 }
 
@@ -64,7 +64,7 @@ pub fn start(dir: &Path, words: &[&str]) -> Running {
     follow(words.join(" "), command)
 }
 
-/// Starts a command and follows what it says; its stdin stays open.
+/// Starts a command and collects its output; its stdin stays open.
 pub fn follow(name: String, mut command: Command) -> Running {
     let mut child = command
         .stdin(Stdio::piped())
@@ -81,7 +81,7 @@ pub fn follow(name: String, mut command: Command) -> Running {
     Running { name, child, stdin, stdout, stderr, readers }
 }
 
-/// Runs `orion-peer` to its end, with an empty stdin.
+/// Runs `orion-peer` to completion, with an empty stdin.
 pub fn run(dir: &Path, words: &[&str]) -> Ended {
     let mut running = start(dir, words);
     running.end_input();
@@ -99,17 +99,17 @@ fn read(stream: impl std::io::Read + Send + 'static, lines: Arc<Lines>) -> JoinH
 }
 
 impl Running {
-    /// The first line on stderr, from line `from` on, with this in it.
+    /// The first line on stderr, from line `from` on, that contains this text.
     pub fn says_after(&self, from: usize, words: &str) -> String {
         self.find(&self.stderr, from, words, |line| line.contains(words).then(|| line.to_owned()))
     }
 
-    /// The first line on stderr with this in it.
+    /// The first line on stderr that contains this text.
     pub fn says(&self, words: &str) -> String {
         self.says_after(0, words)
     }
 
-    /// Whether a line on stderr, from line `from` on, has this in it by now.
+    /// Whether a line on stderr so far, from line `from` on, contains this text.
     pub fn said_after(&self, from: usize, words: &str) -> bool {
         self.stderr.all().iter().skip(from).any(|line| line.contains(words))
     }
@@ -119,12 +119,12 @@ impl Running {
         self.stderr.all()
     }
 
-    /// Lines on stderr so far.
+    /// Number of lines on stderr so far.
     pub fn said(&self) -> usize {
         self.stderr.all().len()
     }
 
-    /// Waits for the `count`th JSON line of this `kind`, and gives it.
+    /// Waits for the `count`th JSON line of this `kind`.
     pub fn event(&self, kind: &str, count: usize) -> Value {
         let mut seen = 0;
         self.find(&self.stdout, 0, kind, |line| {
@@ -142,7 +142,7 @@ impl Running {
         })
     }
 
-    /// JSON lines of this kind so far.
+    /// The JSON lines of this kind so far.
     pub fn events(&self, kind: &str) -> Vec<Value> {
         let lines = self.stdout.all();
         let values = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -180,24 +180,24 @@ impl Running {
         }
     }
 
-    /// Types a line.
+    /// Writes a line to stdin.
     pub fn type_line(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().unwrap();
         writeln!(stdin, "{line}").unwrap();
         stdin.flush().unwrap();
     }
 
-    /// Writes to stdin, and ends it.
+    /// Writes to stdin, and closes it.
     pub fn feed(&mut self, data: &[u8]) {
         self.stdin.take().unwrap().write_all(data).unwrap();
     }
 
-    /// Ends stdin.
+    /// Closes stdin.
     pub fn end_input(&mut self) {
         self.stdin = None;
     }
 
-    /// Its process.
+    /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -208,13 +208,13 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Kills it, as a crash would.
+    /// Kills the process, like a crash.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until the process has exited.
     pub fn end(mut self) -> Ended {
         let limit = Instant::now() + HANG;
         let status = loop {
@@ -253,7 +253,7 @@ impl Drop for Running {
 }
 
 impl Ended {
-    /// Ended with exit code 0; gives the JSON lines.
+    /// Asserts exit code 0 and returns the JSON lines.
     pub fn well(&self) -> Vec<Value> {
         assert_eq!(self.code, Some(0), "{}\n{}", self.name, self.stderr);
         self.json()
@@ -269,14 +269,14 @@ impl Ended {
         lines
     }
 
-    /// The summary, which is the last line but for an error.
+    /// The summary, which is the last line except for an error.
     pub fn summary(&self) -> Value {
         let lines = self.json();
         let summary = lines.iter().rfind(|line| line["kind"] == "summary");
         summary.cloned().unwrap_or_else(|| panic!("no summary: {}\n{}", self.name, self.stderr))
     }
 
-    /// Failed with this exit code at this stage, and says what to try, to people and programs.
+    /// Asserts a failure with this exit code and stage, and a remedy on stderr and in the JSON.
     #[track_caller]
     pub fn failed(&self, exit: i32, stage: &str) -> Value {
         assert_eq!(self.code, Some(exit), "{}\n{}", self.name, self.stderr);
@@ -292,13 +292,13 @@ impl Ended {
     }
 }
 
-/// A dev server on free ports of loopback, and a directory for what runs against it.
+/// A dev server on free loopback ports, and a directory for its clients.
 pub struct Rig {
-    /// The directory.
+    /// Working directory of all commands.
     pub dir: tempfile::TempDir,
-    /// The server.
+    /// The running `serve`.
     pub server: Running,
-    /// `--signal` of it.
+    /// Its `--signal` URL.
     pub signal: String,
     /// Address of its embedded TURN server.
     pub turn: String,
@@ -335,7 +335,7 @@ impl Rig {
     }
 }
 
-/// Starts a server, and gives its address and that of its relay.
+/// Starts a server, and returns its address and that of its relay.
 pub fn serve(dir: &Path, listen: &str, turn: &str, more: &[&str]) -> (Running, String, String) {
     let words = ["serve", "--json", "--listen", listen, "--turn-listen", turn];
     let server = start(dir, &[&words[..], more].concat());
@@ -353,8 +353,8 @@ pub fn sha256(data: &[u8]) -> String {
     })
 }
 
-/// A port for a server of another program, which may take the one after it, too. Below the range from which the kernel
-/// gives ports to others (`net.ipv4.ip_local_port_range`): nobody takes it before the server has it.
+/// A port for a server of another program, which may also use the next one. It is below the kernel's ephemeral range
+/// (`net.ipv4.ip_local_port_range`), so that nothing else takes it first.
 pub fn reserved_port() -> u16 {
     let is_free = |port: u16| {
         UdpSocket::bind(("127.0.0.1", port)).is_ok()

@@ -1,6 +1,6 @@
-//! What leaves the process as text: text of hostile servers, peers and files steers no terminal and
-//! commands no CI runner; logs hold no secrets; a reader that does not read costs bounded memory; a
-//! configuration file that merely lies there redirects no secret.
+//! Text output of the process: text from hostile servers, peers and files cannot control a terminal or a
+//! CI runner; logs contain no secrets; a reader that does not read costs bounded memory; a configuration file that
+//! happens to be in the working directory cannot redirect secrets.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use orion_peer::{signaling::client::token_client::TokenClient, types::printable::steers};
+use orion_peer::{signaling::client::token_client::TokenClient, types::printable::is_unprintable};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{
@@ -23,17 +23,17 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::run::{Ended, HANG, Rig, follow, run, start};
 
-/// Sets a terminal's title and color, begins a line with a command to a CI runner, turns the writing.
+/// Sets a terminal's title and color, starts a line with a CI runner command, reverses the writing direction.
 const HOSTILE: &str = "HOSTILE\x1b]0;x\x07\x1b[31m\r\n::error::x ##[error]y\u{202e}\u{9b}31m";
 
-/// A token whose claims are good enough for the client, which cannot check the signature.
+/// A token with claims acceptable to the client, which cannot verify the signature.
 fn token(header: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({"sub": "mac", "pairId": "demo", "exp": 99_999_999_999_u64});
     format!("{}.{}.c2ln", part(header), part(&claims))
 }
 
-/// Holds what a command wrote against the rules. The text is there, or nothing was tried.
+/// Checks the output of a command against the rules. The text must be there, or nothing was tested.
 #[track_caller]
 fn clean(what: &str, ended: &Ended) {
     let stdout = ended.stdout.join("\n");
@@ -45,14 +45,14 @@ fn clean(what: &str, ended: &Ended) {
 #[track_caller]
 fn clean_text(what: &str, text: &str) {
     for line in text.split('\n') {
-        assert!(!line.contains(steers), "{what}: {line:?}");
+        assert!(!line.contains(is_unprintable), "{what}: {line:?}");
         assert!(!line.contains("##["), "{what}: {line:?}");
         let command = line.trim_start().strip_prefix("::").is_some_and(|rest| rest.contains("::"));
         assert!(!command, "{what}: {line:?}");
     }
 }
 
-/// Answers each connection with `answer`, whatever it asks.
+/// Responds to each connection with `answer`, regardless of the request.
 fn answers(answer: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -70,7 +70,7 @@ fn answers(answer: Vec<u8>) -> SocketAddr {
     address
 }
 
-/// An HTTP answer with a hostile reason phrase, as far as HTTP libraries read one.
+/// An HTTP response with a hostile reason phrase, as far as HTTP libraries accept one.
 fn http(status: u16, body: &str) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {status} Nope\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
@@ -85,7 +85,7 @@ fn error_body() -> String {
 }
 
 #[test]
-fn refusals_of_the_token_api_are_only_shown() {
+fn errors_of_the_token_api_are_only_displayed() {
     let dir = tempfile::tempdir().unwrap();
     for body in [error_body(), HOSTILE.to_owned()] {
         let url = format!("http://{}", answers(http(403, &body)));
@@ -100,7 +100,7 @@ fn refusals_of_the_token_api_are_only_shown() {
 }
 
 #[test]
-fn refusals_of_the_upgrade_are_only_shown() {
+fn errors_of_the_upgrade_are_only_displayed() {
     let dir = tempfile::tempdir().unwrap();
     let token = token(&json!({"alg": "HS256"}));
     for body in [error_body(), HOSTILE.to_owned()] {
@@ -113,7 +113,7 @@ fn refusals_of_the_upgrade_are_only_shown() {
 }
 
 #[test]
-fn reasons_of_close_frames_are_only_shown() {
+fn reasons_of_close_frames_are_only_displayed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let signal = format!("ws://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -130,9 +130,9 @@ fn reasons_of_close_frames_are_only_shown() {
     clean("a close frame", &run(dir.path(), &words));
 }
 
-/// A session description without H.264 is refused, with the names of the codecs that are there.
+/// A session description without H.264 is rejected with a list of its codecs.
 #[test]
-fn names_of_codecs_are_only_shown() {
+fn names_of_codecs_are_only_displayed() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--once"]);
     let address = rig.signal.strip_prefix("ws://").unwrap();
@@ -160,7 +160,7 @@ fn names_of_codecs_are_only_shown() {
 }
 
 #[test]
-fn urls_of_ice_servers_are_only_shown() {
+fn urls_of_ice_servers_are_only_displayed() {
     let answer = json!({
         "token": token(&json!({"alg": "HS256"})), "pairId": "demo",
         "iceServers": [{"urls": [format!("stun:{HOSTILE}"), "turn:127.0.0.1:1", "stun:127.0.0.1:1"]}],
@@ -242,9 +242,9 @@ fn names_of_devices_are_only_listed() {
     }
 }
 
-/// `ORION_LOG=trace` logs what crates say as well, but none of the secrets.
+/// `ORION_LOG=trace` also logs the messages of crates, but no secrets.
 #[test]
-fn a_trace_of_a_call_holds_no_secret() {
+fn a_trace_of_a_call_contains_no_secret() {
     let rig = Rig::new();
     let traced = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orion-peer"));
@@ -294,8 +294,8 @@ fn line_with<'l>(log: &'l str, words: &str) -> &'l str {
     log.lines().find(|line| line.contains(words)).unwrap_or_default()
 }
 
-/// Most that a `recv` may grow by while nobody reads its stdout, bytes: what may wait, and what a call
-/// takes anyhow.
+/// Maximum memory growth of a `recv` whose stdout is not read, in bytes: the queue, and the usual growth during a
+/// call.
 const MAX_GROWN: u64 = 24_000_000;
 
 fn memory(pid: u32) -> u64 {
@@ -367,7 +367,7 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_no_keyframe() {
     assert!(grown < MAX_GROWN, "{grown} bytes more");
 }
 
-/// Runs `token fetch` with a configuration file, and variables; gives its end.
+/// Runs `token fetch` with a configuration file and variables.
 fn fetch(file: &str, text: &str, variables: &[(&str, &str)], words: &[&str]) -> Ended {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(file), text).unwrap();
@@ -379,7 +379,7 @@ fn fetch(file: &str, text: &str, variables: &[(&str, &str)], words: &[&str]) -> 
 }
 
 #[test]
-fn a_file_that_merely_lies_there_redirects_no_secret() {
+fn a_file_in_the_working_directory_cannot_redirect_secrets() {
     let elsewhere = tempfile::NamedTempFile::new().unwrap();
     fs::write(elsewhere.path(), "hush").unwrap();
     let secret = [("ORION_ACCESS_TOKEN", "hush")];

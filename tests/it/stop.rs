@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM while every worker of the runtime spins, as a library that loops over a hostile
-//! packet makes it: the process ends all the same. The process is this test binary, run again.
+//! Ctrl-C and SIGTERM while every worker of the runtime spins, as in a library that loops over a hostile packet: the
+//! process exits regardless. The process is this test binary, run again.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -19,7 +19,7 @@ use crate::run::HANG;
 
 const WORKERS: usize = 2;
 
-/// Not a test: what the tests below run as a process.
+/// Not a test: the process that the tests below run.
 #[test]
 #[ignore = "run by the tests of this module"]
 fn a_process_whose_workers_all_spin() {
@@ -28,7 +28,7 @@ fn a_process_whose_workers_all_spin() {
     let runtime = runtime.unwrap();
     let spinning = Arc::new(AtomicUsize::new(0));
     // The listener is there before the workers are lost.
-    let asked = runtime.spawn(stop::asked());
+    let asked = runtime.spawn(stop::shutdown_signal());
     std::thread::sleep(Duration::from_millis(300));
     for _ in 0..WORKERS {
         let spinning = Arc::clone(&spinning);
@@ -46,7 +46,7 @@ fn a_process_whose_workers_all_spin() {
     runtime.block_on(async {
         // Like the clean end of a command: it needs a worker, and gets none.
         tokio::select! {
-            () = stop::asked() => {}
+            () = stop::shutdown_signal() => {}
             _ = asked => {}
         }
         println!("\nasked");
@@ -83,7 +83,7 @@ impl Spinning {
         kill_process(pid, signal).unwrap();
     }
 
-    /// How it ended; none when it goes on.
+    /// The exit status; `None` while it is running.
     fn end(&mut self) -> Option<ExitStatus> {
         let limit = Instant::now() + HANG;
         while Instant::now() < limit {
@@ -116,7 +116,7 @@ fn a_second_ctrl_c_ends_a_process_whose_workers_all_spin() {
     let mut spinning = Spinning::start();
     spinning.signal(Signal::INT);
     spinning.says("asked");
-    assert_eq!(spinning.child.try_wait().unwrap(), None, "the first asks for a clean end");
+    assert_eq!(spinning.child.try_wait().unwrap(), None, "the first requests a clean shutdown");
     spinning.signal(Signal::INT);
     let status = spinning.end().expect("two Ctrl-C do not end it");
     assert_eq!((status.code(), status.signal()), (Some(130), None));
@@ -124,7 +124,7 @@ fn a_second_ctrl_c_ends_a_process_whose_workers_all_spin() {
 
 /// `timeout` signals its child and then the group, so that the child is signaled twice.
 #[test]
-fn two_signals_at_once_are_one_wish() {
+fn two_immediate_signals_count_as_one() {
     for signal in [Signal::INT, Signal::TERM] {
         let rig = crate::run::Rig::new();
         let recv = rig.recv("frames", &[]);
@@ -140,7 +140,7 @@ fn two_signals_at_once_are_one_wish() {
     }
 }
 
-/// stdout is a pipe that nobody reads, so the clean end never comes.
+/// stdout is a pipe that is not read, so the clean shutdown never finishes.
 #[test]
 fn sigterm_ends_a_command_that_waits_for_its_reader() {
     let rig = crate::run::Rig::new();

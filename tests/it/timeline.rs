@@ -77,7 +77,11 @@ fn what_is_wrong_in_a_file_is_told_before_anything_is_started() {
         assert!(ended.stderr.contains(words), "{}", ended.stderr);
     }
     let ended = run(dir.path(), &["lab", "--nat", "port,port", "--logs", "logs"]);
-    assert!(ended.stderr.contains("--logs is for scenarios with a timeline"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("--logs requires a scenario with a timeline"),
+        "{}",
+        ended.stderr
+    );
 }
 
 /// Ctrl-C: what was measured until then is shown, and nothing of the lab is left.

@@ -52,7 +52,7 @@ struct Events {
 }
 
 impl Events {
-    /// The next event of this name.
+    /// The next event with this name.
     async fn next(&mut self, name: &str) -> Value {
         loop {
             while let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -175,7 +175,7 @@ async fn cross_origin_pages_are_rejected() {
 
 /// Idle connections do not keep `recv` from its files nor other clients from the page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connections_do_no_harm() {
+async fn idle_connections_are_harmless() {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
@@ -223,7 +223,7 @@ async fn idle_connections_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beyond_this_machine_there_is_a_token() {
+async fn other_machines_need_a_token() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--view", "0.0.0.0:0"]);
     let printed = recv.event("page", 1)["url"].as_str().unwrap().to_owned();

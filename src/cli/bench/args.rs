@@ -1,4 +1,4 @@
-//! Flags of `bench`, and what they mean.
+//! Flags of `bench` and their validation.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::{
         connect::ConnectArgs,
         exports::ExportArgs,
         failure::Failure,
-        network::{self, NetworkArgs, Sides},
+        network::{self, NetsimBaseArgs, PerPeer},
         send, units,
     },
     media::source::SourceSpec,
@@ -17,26 +17,26 @@ use crate::{
     session::capture::CaptureConfig,
 };
 
-/// Smallest and largest ping message, bytes: `ping` with its id and time, and what SCTP carries well.
+/// Minimum and maximum size of a ping message in bytes: `ping` with its id and time, and what SCTP handles well.
 const PING_BYTES: (u64, u64) = (64, 16_000);
 
-/// Most connections open at once: each takes some ten sockets and two relayed addresses.
+/// Maximum number of concurrent connections: each needs about ten sockets and two relayed addresses.
 const MAX_PARALLEL: u64 = 256;
 
-/// What fits the 16 bits of `maxPacketLifeTime` (RFC 8832 §5.1), about.
-const LONGEST_LIFE_TIME: Duration = Duration::from_secs(65);
+/// About the maximum that fits the 16 bits of `maxPacketLifeTime` in milliseconds (RFC 8832 §5.1).
+const MAX_LIFETIME: Duration = Duration::from_secs(65);
 
 /// Flags of `bench`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(mut_arg("signal", |arg| arg.help(
-    "Signaling server, ws:// or wss://, to meet another machine's peer; default: everything in this process"
+    "Signaling server (ws:// or wss://), to connect to a peer on another machine; default: server and both peers run in this process"
 )), mut_arg("timeout", |arg| arg.help(
-    "Give a connection up that is not set up by then; default 15s"
+    "Connection timeout; default 15s"
 )))]
 pub struct BenchArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub load: LoadArgs,
+    pub load: MeasureArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub gates: GateArgs,
@@ -48,84 +48,84 @@ pub struct BenchArgs {
     pub connect: ConnectArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub network: NetsimBaseArgs,
 }
 
-/// What is measured.
+/// Flags that define what is measured.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Load")]
-pub struct LoadArgs {
-    /// Connections to make and measure, each a fresh one
+pub struct MeasureArgs {
+    /// Number of connections to make and measure
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub connections: u64,
-    /// Connections open at once
+    /// Maximum concurrent connections
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub parallel: u64,
-    /// Connections to begin a second, at most (5/s); or the rate of the simulated link (2Mbit)
+    /// Maximum rate of new connections (5/s), or the bandwidth of the simulated link (2Mbit)
     #[arg(long, value_name = "N/s|BITS", value_parser = rate)]
     pub rate: Vec<Rate>,
-    /// Pings over the data channel, shared out over the connections
+    /// Total number of data channel pings, divided among the connections
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub pings: u64,
-    /// Time between the pings of a connection
+    /// Interval between the pings of a connection
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "20ms")]
     pub ping_interval: Duration,
     /// Size of a ping message, 64 to 16000 bytes
     #[arg(long, value_name = "BYTES", value_parser = units::size, default_value = "64")]
     pub ping_size: u64,
-    /// Give a ping or pong up when it did not get through in this time, as the apps do; 0: never
+    /// Discard a ping or pong that is not delivered within this time, as the apps do; 0: never
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "100ms")]
     pub ping_lifetime: Duration,
-    /// Keyframes, shared out over the connections
+    /// Total number of keyframes, divided among the connections
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub keyframes: u64,
-    /// Time between the keyframes of a connection
+    /// Interval between the keyframes of a connection
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "1s")]
     pub interval: Duration,
-    /// Measure each connection for this long, whatever the counts of pings and keyframes
+    /// Measure each connection for this long, regardless of --pings and --keyframes
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
-    /// Connections to make first that do not count
+    /// Number of warm-up connections, excluded from the results
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub warmup: u64,
-    /// Tell one-way times, too, with the clocks' offset taken out
+    /// Also report one-way times, corrected for the clock offset
     #[arg(long)]
     pub one_way: bool,
-    /// What this side is: send (the phone, offers) or recv (the Mac, answers)
+    /// Role of this peer: send (phone, makes the offer) or recv (Mac, answers)
     #[arg(long, value_name = "ROLE", value_enum, default_value_t)]
     pub role: Role,
-    /// Be the other side of a bench that runs elsewhere, until Ctrl-C
+    /// Respond to a bench that runs elsewhere, until Ctrl-C
     #[arg(long)]
     pub respond: bool,
     /// Pictures to send: `pattern[:WxH]`, `camera[:N[:FORMAT]]`, a FILE (JPEG, PNG, WebP, MJPEG, y4m, H.264), or
     /// a DIR of pictures
     #[arg(long, value_name = "SOURCE", default_value = "pattern", value_parser = send::source_parser())]
     pub source: SourceSpec,
-    /// Box that pictures are fitted into, aspect kept; default: their own size
+    /// Maximum picture size; the aspect ratio is kept; default: original size
     #[arg(long, value_name = "WxH", value_parser = units::picture_size)]
     pub size: Option<units::PictureSize>,
-    /// Largest keyframe
+    /// Maximum size of a keyframe
     #[arg(long, value_name = "BYTES", value_parser = send::budget, default_value = "100KB")]
     pub max_bytes: u64,
-    /// How fast packets leave: auto (as fast as the way carries them), off, or a rate such as 2Mbit
+    /// Pacing of packets: auto (as fast as the path allows), off, or a rate such as 2Mbit
     #[arg(long, value_name = "PACE", value_parser = units::pace, default_value = "auto")]
     pub pace: units::RateSetting,
-    /// Do not repair lost packets: for comparison
+    /// Do not retransmit lost packets (for comparison)
     #[arg(long)]
     pub no_repair: bool,
-    /// What the phone's bandwidth estimate starts with: auto (what lets a keyframe come at once), off
-    /// (nothing), or a rate such as 5Mbit
+    /// Initial bandwidth estimate suggested to the phone: auto (enough to send a keyframe immediately), off (none),
+    /// or a rate such as 5Mbit
     #[arg(long, value_name = "BITRATE", value_parser = units::phone_bitrate, default_value = "auto")]
     pub phone_bitrate: units::RateSetting,
 }
 
-/// Which side of a pair.
+/// The device of a pair that this peer stands in for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
-    /// The phone.
+    /// The phone, which sends keyframes.
     #[default]
     Send,
-    /// The Mac.
+    /// The Mac, which receives keyframes.
     Recv,
 }
 
@@ -138,74 +138,74 @@ impl From<Role> for PeerRole {
     }
 }
 
-/// What must be met.
+/// Limits that the result must meet.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Gates: exit code 3 when one is not met")]
+#[command(next_help_heading = "Gates (exit code 3 if one is not met)")]
 pub struct GateArgs {
-    /// Share of connections that must succeed; without it, all must, or the exit code is 1
+    /// Minimum connection success rate; without this flag, any failure means exit code 1
     #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
     pub min_success: Option<f64>,
-    /// Half of the round trips must not be slower
+    /// Maximum median round-trip time
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_rtt_p50: Option<Duration>,
-    /// 95 % of the round trips must not be slower
+    /// Maximum round-trip time, 95th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_rtt_p95: Option<Duration>,
-    /// 99 % of the round trips must not be slower
+    /// Maximum round-trip time, 99th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_rtt_p99: Option<Duration>,
-    /// 95 % of the set-ups must not be slower, from the token request to the open data channel
+    /// Maximum set-up time (token request to open data channel), 95th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_setup_p95: Option<Duration>,
-    /// Share of pings that may get lost
+    /// Maximum ping loss
     #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
     pub max_ping_loss: Option<f64>,
-    /// How every connection must be made: host, srflx, relay, relay/udp, relay/tcp, relay/tls
+    /// Required connection type: host, srflx, relay, relay/udp, relay/tcp, relay/tls
     #[arg(long, value_name = "TYPE")]
     pub require_type: Option<RequiredType>,
-    /// Share of keyframes that must arrive whole
+    /// Minimum share of keyframes that arrive intact
     #[arg(long, value_name = "PERCENT", value_parser = units::percentage)]
     pub min_keyframes_intact: Option<f64>,
-    /// No keyframe may be larger
+    /// Maximum keyframe size
     #[arg(long, value_name = "BYTES", value_parser = units::size)]
     pub max_frame_bytes: Option<u64>,
-    /// Every connection must have its first picture within this time of its start
+    /// Maximum time from the start of a connection to its first picture
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_first_picture: Option<Duration>,
-    /// 95 % of the first pictures must not take longer, from the start of the connection
+    /// Maximum time to the first picture, 95th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_first_picture_p95: Option<Duration>,
-    /// 95 % of the keyframes must not take longer, from capture to complete
+    /// Maximum keyframe latency (capture to fully received), 95th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_keyframe_latency_p95: Option<Duration>,
-    /// 95 % of the keyframes must not take longer, from the first packet sent to the last one received
+    /// Maximum keyframe network time (first packet sent to last packet received), 95th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_keyframe_network_p95: Option<Duration>,
-    /// No keyframe may take longer from its first packet to its last one, as they arrive
+    /// Maximum time between the arrival of a keyframe's first and last packet
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_keyframe_spread: Option<Duration>,
-    /// Result of an earlier run to compare with; repeatable
+    /// Result of an earlier run to compare against; repeatable
     #[arg(long, value_name = "FILE")]
     pub baseline: Vec<PathBuf>,
-    /// Largest regression of each quantity against the baseline, tested at 95 % confidence
+    /// Maximum regression per metric against the baseline (tested at 95 % confidence)
     #[arg(long, value_name = "PERCENT", value_parser = units::increase)]
     pub max_regression: Option<f64>,
 }
 
-/// Where the result goes.
+/// Outputs of the result.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Results")]
 pub struct ResultArgs {
     /// Write the result as JSON
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Write JSON Lines to stdout while it runs; the last one holds the result
+    /// Write JSON Lines to stdout during the run; the last line holds the result
     #[arg(long)]
     pub json_stream: bool,
-    /// Write getStats to DIR/stats.jsonl
+    /// Write getStats reports to DIR/stats.jsonl
     #[arg(long, value_name = "DIR")]
     pub stats: Option<PathBuf>,
-    /// Time between two of them
+    /// Interval between getStats reports
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "2s")]
     pub stats_interval: Duration,
     #[allow(missing_docs)]
@@ -213,13 +213,13 @@ pub struct ResultArgs {
     pub exports: ExportArgs,
 }
 
-/// One of the two rates there are.
+/// The two meanings of `--rate`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rate {
-    /// Connections begun a second.
+    /// New connections per second.
     Connections(f64),
-    /// Bits a second of the simulated link.
-    Link(Sides<u64>),
+    /// Bandwidth of the simulated link in bits per second.
+    Link(PerPeer<u64>),
 }
 
 fn rate(text: &str) -> Result<Rate, String> {
@@ -231,15 +231,16 @@ fn rate(text: &str) -> Result<Rate, String> {
         Ok(rate) if rate.is_finite() && rate > 0.0 && rate <= 10_000.0 => {
             Ok(Rate::Connections(rate))
         }
-        _ => Err(format!(
-            "`{text}` is no rate: write 5/s or 0.5/s for connections begun, 2Mbit or 500kbit for \
-             the link"
+        _ => Err(units::not_valid(
+            text,
+            "rate",
+            "new connections per second (5/s, 0.5/s) or the bandwidth of the link (2Mbit, 500kbit)",
         )),
     }
 }
 
-impl LoadArgs {
-    /// Connections to begin a second; the last one given counts.
+impl MeasureArgs {
+    /// Maximum new connections per second; the last value given wins.
     #[must_use]
     pub fn connection_rate(&self) -> Option<f64> {
         self.rate.iter().rev().find_map(|rate| match rate {
@@ -248,41 +249,50 @@ impl LoadArgs {
         })
     }
 
-    /// The rate of the simulated link; the last one given counts.
+    /// The bandwidth of the simulated link; the last value given wins.
     #[must_use]
-    pub fn link_rate(&self) -> Option<&Sides<u64>> {
+    pub fn link_rate(&self) -> Option<&PerPeer<u64>> {
         self.rate.iter().rev().find_map(|rate| match rate {
             Rate::Connections(_) => None,
             Rate::Link(rate) => Some(rate),
         })
     }
 
-    /// What there is to do.
+    /// The plan of the run.
     ///
     /// # Errors
-    /// A number that means nothing: exit code 2.
+    /// A value is out of range: exit code 2.
     pub fn plan(&self) -> Result<BenchPlan, Failure> {
         let wrong = |message: &str, remedy: &str| Err(Failure::usage(message, remedy));
         if self.connections == 0 {
             return wrong("--connections 0 measures nothing", "give at least 1");
         }
         if !(1..=MAX_PARALLEL).contains(&self.parallel) {
-            return wrong("--parallel is from 1 to 256", "give how many may be open at once");
+            return wrong("--parallel must be from 1 to 256", "give a number in that range");
         }
         if self.ping_interval.is_zero() || self.ping_interval > Duration::from_hours(1) {
-            return wrong("--ping-interval is from 1us to 1h", "give the time between two pings");
+            return wrong("--ping-interval must be from 1us to 1h", "give a time in that range");
         }
         if !(PING_BYTES.0..=PING_BYTES.1).contains(&self.ping_size) {
-            return wrong("--ping-size is from 64 to 16000 bytes", "give a size in that range");
+            return wrong(
+                "--ping-size must be from 64 to 16000 bytes",
+                "give a size in that range",
+            );
         }
-        if self.ping_lifetime > LONGEST_LIFE_TIME {
-            return wrong("--ping-lifetime is from 1ms to 65s, or 0", "give a time in that range");
+        if self.ping_lifetime > MAX_LIFETIME {
+            return wrong(
+                "--ping-lifetime must be from 1ms to 65s, or 0",
+                "give a time in that range",
+            );
         }
         if self.interval < Duration::from_millis(10) || self.interval > Duration::from_hours(24) {
-            return wrong("--interval is from 10ms to 24h", "give the time between two keyframes");
+            return wrong("--interval must be from 10ms to 24h", "give a time in that range");
         }
         if self.duration.is_some_and(|duration| duration.is_zero()) {
-            return wrong("--duration 0 measures nothing", "give a longer one, or leave it out");
+            return wrong(
+                "--duration 0 measures nothing",
+                "give a longer duration, or omit the flag",
+            );
         }
         Ok(BenchPlan {
             connections: self.connections,
@@ -304,7 +314,7 @@ impl LoadArgs {
         (!self.ping_lifetime.is_zero()).then_some(self.ping_lifetime)
     }
 
-    /// How to capture.
+    /// The capture settings.
     #[must_use]
     pub fn capture(&self) -> CaptureConfig {
         send::capture(&self.source, self.size, self.max_bytes)
@@ -312,14 +322,14 @@ impl LoadArgs {
 }
 
 impl GateArgs {
-    /// The gates as they are checked.
+    /// The gates in the units of the result: times in milliseconds.
     ///
     /// # Errors
     /// `--max-regression` without a baseline: exit code 2.
     pub fn gates(&self) -> Result<Gates, Failure> {
         if self.max_regression.is_some() && self.baseline.is_empty() {
             return Err(Failure::usage(
-                "--max-regression without --baseline has nothing to compare with",
+                "--max-regression requires --baseline",
                 "give --baseline FILE with the result of an earlier `bench --out FILE`",
             ));
         }

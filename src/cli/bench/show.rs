@@ -1,5 +1,5 @@
-//! What a bench run shows while it goes on: a bar on a terminal, a line now and then elsewhere, JSON
-//! Lines when asked for, and the statistics file.
+//! Progress output of a bench run: a bar on a terminal, occasional lines elsewhere, JSON Lines on request,
+//! and the statistics file.
 
 use std::{
     collections::BTreeMap,
@@ -20,11 +20,11 @@ use crate::{
     types::Stage,
 };
 
-/// Time between two lines where there is no terminal.
+/// Interval between progress lines when stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows a run while it goes on.
-pub struct Show {
+/// Shows the progress of a run.
+pub struct BenchDisplay {
     output: Output,
     stream: bool,
     progress: Progress,
@@ -35,15 +35,15 @@ pub struct Show {
     line_due: Instant,
     terminal: bool,
     failure: Option<Failure>,
-    /// How often each kind of failure, of a connection or of a server, was seen.
-    seen: BTreeMap<(String, String), u64>,
+    /// Number of occurrences of each kind of failure, of connections and of ICE servers.
+    failure_counts: BTreeMap<(String, String), u64>,
 }
 
-impl Show {
-    /// Opens what is to be written.
+impl BenchDisplay {
+    /// Opens the outputs.
     ///
     /// # Errors
-    /// The directory of the statistics cannot be written.
+    /// The statistics directory is not writable.
     pub fn new(
         output: Output,
         stream: bool,
@@ -54,7 +54,7 @@ impl Show {
             Failure::new(
                 Stage::Output,
                 error.to_string(),
-                "check the path, its permissions and the room there",
+                "check the path, its permissions and the free disk space",
             )
         })?;
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -70,29 +70,29 @@ impl Show {
             line_due: Instant::now() + LINE_EVERY,
             terminal,
             failure: None,
-            seen: BTreeMap::new(),
+            failure_counts: BTreeMap::new(),
         })
     }
 
-    /// What is measured.
+    /// Announces the configuration of the run.
     pub fn start(&mut self, config: &Map<String, Value>) {
         self.event("start", &json!({ "config": config, "version": env!("CARGO_PKG_VERSION") }));
     }
 
-    /// Something happened.
+    /// Handles an event of the run.
     pub fn on(&mut self, event: BenchEvent) {
         match event {
             BenchEvent::Connection(record) => self.connection(&record),
             BenchEvent::Stats { connection, report } => {
                 self.event("stats", &json!({ "connection": connection, "report": report }));
                 if let Some(stats) = &mut self.stats {
-                    let report = under(connection, report);
+                    let report = prefixed(connection, report);
                     if let Err(error) = stats.write(SystemTime::now(), &report) {
                         self.stats = None;
                         self.fail(Failure::new(
                             Stage::Output,
                             error.to_string(),
-                            "make room on the disk of --stats",
+                            "free some disk space for --stats",
                         ));
                     }
                 }
@@ -105,10 +105,12 @@ impl Show {
         self.event("connection", &json!(record));
         if let Some(failure) = &record.failure {
             self.failed += 1;
-            let times =
-                self.seen.entry((failure.stage.to_string(), failure.code.clone())).or_default();
+            let times = self
+                .failure_counts
+                .entry((failure.stage.to_string(), failure.code.clone()))
+                .or_default();
             *times += 1;
-            // The first of a kind is told at once; all are in the result.
+            // The first failure of a kind is shown immediately; the result lists all of them.
             if *times == 1 {
                 self.output.line(format!(
                     "connection {} failed: {}: {}",
@@ -118,7 +120,8 @@ impl Show {
             }
         }
         for server in record.ice_servers.iter().filter(|server| server.code.is_some()) {
-            let times = self.seen.entry((server.url.clone(), server.result.clone())).or_default();
+            let times =
+                self.failure_counts.entry((server.url.clone(), server.result.clone())).or_default();
             *times += 1;
             if *times == 1 {
                 self.output.line(format!(
@@ -154,7 +157,7 @@ impl Show {
         parts.join(", ")
     }
 
-    /// The result, as the last line of the stream.
+    /// Writes the result as the last line of the stream.
     pub fn end(mut self, result: &BenchResult) -> Result<(), Failure> {
         self.event("end", &json!(result));
         drop(self.progress);
@@ -175,7 +178,7 @@ impl Show {
     }
 }
 
-/// Stats ids are unique within a connection only.
-fn under(connection: u64, report: Map<String, Value>) -> Map<String, Value> {
+/// Prefixes stats ids with the connection, because they are unique within a connection only.
+fn prefixed(connection: u64, report: Map<String, Value>) -> Map<String, Value> {
     report.into_iter().map(|(id, value)| (format!("{connection}/{id}"), value)).collect()
 }

@@ -1,4 +1,4 @@
-//! Who is connected with whom: pairs of a server in this process, or a pair of a server elsewhere.
+//! The peers to measure: pairs on a server in this process, or one pair on a remote server.
 
 use std::{
     net::IpAddr,
@@ -13,10 +13,10 @@ use crate::{
     auth::{login::DEV_USER, unix_now},
     bench::{Slot, embedded},
     cli::{
+        call,
         connect::ConnectConfig,
         failure::Failure,
-        link,
-        network::{self, Networks},
+        network::{self, SimulatedNetworks},
         serve::{self, Served},
     },
     pairs::Pair,
@@ -24,28 +24,28 @@ use crate::{
     types::Stage,
 };
 
-/// A set-up that takes longer is given up.
+/// Default connection timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Who is connected with whom.
-pub struct Target {
-    /// The pairs.
+/// The peers to measure and the server they use.
+pub struct BenchTarget {
+    /// One slot per pair; each measures one connection at a time.
     pub slots: Vec<Slot>,
-    /// How long a set-up may take.
+    /// Connection timeout.
     pub timeout: Duration,
-    /// Only relay candidates may be used.
+    /// The validated connection flags.
     pub connect: ConnectConfig,
-    /// What the networks of the peers here are like.
-    pub networks: Option<Networks>,
-    /// The server in this process.
+    /// The simulated networks of the peers in this process.
+    pub networks: Option<SimulatedNetworks>,
+    /// The server in this process, if it is not remote.
     pub served: Option<Served>,
 }
 
-/// Starts a server in this process, or looks at the one named.
+/// Starts a server in this process, or prepares to use the remote one.
 ///
 /// # Errors
-/// Flags that do not go together (exit code 2); the server cannot be started.
-pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
+/// Conflicting flags (exit code 2); the server cannot be started.
+pub async fn target(args: &BenchArgs) -> Result<BenchTarget, Failure> {
     let role = PeerRole::from(args.load.role);
     let default_device = match role {
         PeerRole::Sender => "phone",
@@ -59,25 +59,25 @@ pub async fn target(args: &BenchArgs) -> Result<Target, Failure> {
     let timeout = connect.timeout.unwrap_or(TIMEOUT);
     let rate = args.load.link_rate();
     if embedded {
-        let networks = args.network.both(rate)?;
+        let networks = args.network.for_both_peers(rate)?;
         let (slots, served) = start(args, &connect, networks.as_ref()).await?;
-        return Ok(Target { slots, timeout, connect, networks, served: Some(served) });
+        return Ok(BenchTarget { slots, timeout, connect, networks, served: Some(served) });
     }
     if args.load.parallel > 1 {
         return Err(Failure::usage(
-            "--parallel needs a pair of devices for each connection; with --signal there is one",
-            "leave --parallel out, or leave --signal out to measure within this process",
+            "--parallel needs one device pair per connection, but --signal uses a single pair",
+            "omit --parallel, or omit --signal to measure within this process",
         ));
     }
-    let mut measuring = link::config(&connect, role)?;
-    let networks = args.network.one(rate)?;
+    let mut measuring = call::call_config(&connect, role)?;
+    let networks = args.network.for_single_peer(rate)?;
     measuring.peer.control_life_time = args.load.control_life_time();
     measuring.peer.pace = args.load.pace;
     measuring.peer.repair = !args.load.no_repair;
     measuring.peer.phone_bitrate = args.load.phone_bitrate;
-    network::put_under(networks.as_ref(), &mut measuring.peer, 0, 0)?;
+    network::attach(networks.as_ref(), &mut measuring.peer, 0, 0)?;
     let slots = vec![Slot { measuring, local_peer: None }];
-    Ok(Target { slots, timeout, connect, networks, served: None })
+    Ok(BenchTarget { slots, timeout, connect, networks, served: None })
 }
 
 fn check_embedded(args: &BenchArgs) -> Result<(), Failure> {
@@ -93,8 +93,8 @@ fn check_embedded(args: &BenchArgs) -> Result<(), Failure> {
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((flag, _)) => Err(Failure::usage(
-            format!("{flag} is about a server elsewhere, but without --signal everything is here"),
-            "give --signal ws://HOST:PORT, too",
+            format!("{flag} requires --signal: without it, server and peers run in this process"),
+            "add --signal ws://HOST:PORT",
         )),
         None => Ok(()),
     }
@@ -103,13 +103,13 @@ fn check_embedded(args: &BenchArgs) -> Result<(), Failure> {
 async fn start(
     args: &BenchArgs,
     connect: &ConnectConfig,
-    networks: Option<&Networks>,
+    networks: Option<&SimulatedNetworks>,
 ) -> Result<(Vec<Slot>, Served), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| {
         Failure::new(
             Stage::Server,
             format!("cannot listen on 127.0.0.1: {error}"),
-            "is the loopback interface up? `ip address show lo`",
+            "check that the loopback interface is up: `ip address show lo`",
         )
     })?;
     let now = unix_now();
@@ -130,21 +130,21 @@ async fn start(
         slot.measuring.peer.pace = args.load.pace;
         slot.measuring.peer.repair = !args.load.no_repair;
         let nth = slots.len() as u64;
-        network::put_under(networks, &mut slot.measuring.peer, 0, nth)?;
+        network::attach(networks, &mut slot.measuring.peer, 0, nth)?;
         if let Some(local_peer) = &mut slot.local_peer {
             local_peer.peer.control_life_time = args.load.control_life_time();
             local_peer.peer.repair = !args.load.no_repair;
             local_peer.peer.phone_bitrate = args.load.phone_bitrate;
-            network::put_under(networks, &mut local_peer.peer, 1, nth)?;
+            network::attach(networks, &mut local_peer.peer, 1, nth)?;
         }
         slots.push(slot);
     }
     Ok((slots, served))
 }
 
-/// Both peers are here: loopback is enough, unless an outward address is asked for.
+/// Both peers are in this process, so loopback is enough unless an interface or ICE servers are given.
 fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConfig, Failure> {
-    let mut config = link::config(connect, role)?.peer;
+    let mut config = call::call_config(connect, role)?.peer;
     config.network = None;
     if connect.interface.is_none() && connect.ice_servers.is_empty() {
         let all = std::mem::take(&mut config.addresses);
@@ -158,19 +158,19 @@ fn peer_config(connect: &ConnectConfig, role: PeerRole) -> Result<peer::PeerConf
     Ok(config)
 }
 
-/// The flags that say what is measured and how, for the result; no secrets.
+/// The configuration of the run as recorded in the result, without secrets.
 #[must_use]
 pub fn described(
     args: &BenchArgs,
     connect: &ConnectConfig,
-    networks: Option<&Networks>,
+    networks: Option<&SimulatedNetworks>,
 ) -> Map<String, Value> {
     let load = &args.load;
     let ms = |time: Duration| match time.as_secs_f64() * 1e3 {
         whole if whole.fract() == 0.0 => json!(whole as u64),
         ms => json!(ms),
     };
-    // What is not narrowed down goes without saying.
+    // Defaults are omitted.
     let candidates = !args.connect.candidates.is_empty();
     let network = !args.connect.network.is_empty();
     let embedded = args.connect.endpoint.signal.is_none();

@@ -1,4 +1,4 @@
-//! What the flags mean, and which are refused.
+//! Tests of the connection flags: meaning and validation.
 
 use clap::Parser;
 
@@ -19,7 +19,7 @@ fn resolve(words: &str) -> Result<ConnectConfig, Failure> {
 }
 
 #[test]
-fn nothing_given_means_the_dev_server() {
+fn the_default_is_the_dev_server() {
     let config = resolve("").unwrap();
     assert_eq!(config.signal.as_str(), "ws://127.0.0.1:8787/api/signal");
     let TokenSource::Api { url, access_token } = &config.token else { panic!("{config:?}") };
@@ -29,12 +29,12 @@ fn nothing_given_means_the_dev_server() {
     assert_eq!(config.pair, None);
     assert!(config.ice_servers.is_empty());
     assert_eq!(config.candidates.len(), 3);
-    assert_eq!(config.network, [Network::Udp4, Network::Udp6]);
+    assert_eq!(config.network, [AddressFamily::Udp4, AddressFamily::Udp6]);
     assert_eq!(config.timeout, None);
 }
 
 #[test]
-fn a_path_given_is_kept_and_the_token_api_is_on_the_same_host() {
+fn the_signaling_path_is_kept_and_the_token_api_is_on_the_same_host() {
     let config = resolve("--signal wss://o.example/sig?x=1 --access-token a --device mac").unwrap();
     assert_eq!(config.signal.as_str(), "wss://o.example/sig?x=1");
     let TokenSource::Api { url, .. } = &config.token else { panic!("{config:?}") };
@@ -43,7 +43,7 @@ fn a_path_given_is_kept_and_the_token_api_is_on_the_same_host() {
 }
 
 #[test]
-fn dev_login_is_for_this_machine_only() {
+fn the_dev_login_token_is_sent_to_loopback_only() {
     for host in ["localhost:1", "127.0.0.9", "[::1]:8787"] {
         assert!(resolve(&format!("--signal ws://{host}")).is_ok(), "{host}");
     }
@@ -57,7 +57,7 @@ fn dev_login_is_for_this_machine_only() {
 }
 
 #[test]
-fn wrong_words_are_refused_with_a_remedy() {
+fn wrong_flags_are_rejected_with_a_remedy() {
     for (words, in_message) in [
         ("--signal 127.0.0.1:8787", "--signal"),
         ("--signal http://127.0.0.1", "scheme `http`"),
@@ -66,7 +66,7 @@ fn wrong_words_are_refused_with_a_remedy() {
         ("--device=", "--device"),
         ("--turn-username u", "--turn-username without"),
         ("--turn-credential c", "--turn-credential without"),
-        ("--turn-secret s --turn-username u", "--turn-secret together"),
+        ("--turn-secret s --turn-username u", "--turn-secret cannot be used together"),
         ("--ice-policy relay --candidates host", "--candidates"),
     ] {
         let failure = resolve(words).unwrap_err();
@@ -77,7 +77,7 @@ fn wrong_words_are_refused_with_a_remedy() {
     for (words, in_message) in [
         ("--network tcp", "where UDP is blocked"),
         ("--network udp5", "udp4 or udp6"),
-        ("--candidates prflx", "cannot be asked for"),
+        ("--candidates prflx", "cannot be selected"),
         ("--candidates all", "host, srflx"),
         ("--timeout soon", "500ms"),
         ("--turn-credential @/nowhere/at/all", "/nowhere/at/all"),
@@ -88,15 +88,15 @@ fn wrong_words_are_refused_with_a_remedy() {
 }
 
 #[test]
-fn lists_are_kept_in_order_without_repeats() {
+fn lists_keep_their_order_without_duplicates() {
     let config = resolve("--candidates relay,host,relay --network udp6 --timeout 1m").unwrap();
     assert_eq!(config.candidates, [CandidateType::Relay, CandidateType::Host]);
-    assert_eq!(config.network, [Network::Udp6]);
+    assert_eq!(config.network, [AddressFamily::Udp6]);
     assert_eq!(config.timeout, Some(Duration::from_mins(1)));
 }
 
 #[test]
-fn debug_of_the_flags_shows_no_secret() {
+fn debug_output_of_the_flags_contains_no_secret() {
     let words = "--token hush --access-token hush --turn-username u --turn-credential hush \
                  --ice-server turn:t.example";
     let words = std::iter::once("x").chain(words.split_whitespace());

@@ -1,10 +1,10 @@
-//! Flags of `lab`, and the pairs that they mean.
+//! Flags of `lab`, converted to the pairs to measure.
 
 use std::{path::PathBuf, time::Duration};
 
 use super::LabCommand;
 use crate::{
-    cli::{failure::Failure, network::LinkArgs, units},
+    cli::{failure::Failure, network::NetsimArgs, units},
     lab::matrix::{
         CellPlan, Effort, Scenario, Transports, in_kernel, run::Job, scenario::Overrides,
     },
@@ -12,74 +12,73 @@ use crate::{
     nat::{NamedNetwork, network, profile::MATRIX},
 };
 
-/// The seed when none is given.
+/// Default random seed.
 const SEED: u64 = 1;
 
-/// Most pairs measured at once.
+/// Maximum number of pairs measured concurrently.
 const MAX_PARALLEL: u64 = 64;
 
 /// Flags of `lab`.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, mut_arg("nat", |arg| arg.help(
-    "Networks of the two peers, A,B: a profile as in port+sym, a name as in home-router, or FILE.toml; \
-     `lab list` shows them. One is for both"
+    "SimulatedNetworks of the two peers, A,B, or one for both: a NAT profile (port+sym), a named network (home-router) \
+     or FILE.toml; see `lab list`"
 ).value_name("A,B")))]
 pub struct LabArgs {
     #[allow(missing_docs)]
     #[command(subcommand)]
     pub command: Option<LabCommand>,
-    /// Measure every pair of profiles
+    /// Measure all pairs of profiles
     #[arg(long)]
     pub matrix: bool,
-    /// Profiles or networks of --matrix; default: nine that differ in what they can reach
+    /// Profiles or networks for --matrix; default: nine profiles with different reachability
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub profiles: Vec<String>,
-    /// Measure what a scenario file describes: a pair, or with a time line (Linux) what happens to two
-    /// peers while keyframes flow; repeatable
+    /// Measure the pair in a scenario file, or play its timeline of network changes during a call (Linux); repeatable
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub scenario: Vec<PathBuf>,
-    /// Put both peers behind one and the same NAT
+    /// Put both peers behind the same NAT
     #[arg(long)]
     pub same_nat: bool,
-    /// NATs and links by the kernel, in network namespaces (Linux), instead of simulated ones
+    /// Use kernel NATs and links in network namespaces (Linux) instead of simulated ones
     #[arg(long)]
     pub kernel: bool,
-    /// What to do where the kernel's lab cannot be had; default: end
+    /// What to use if the kernel lab is unavailable; default: fail
     #[arg(long, value_name = "LAYER", value_enum)]
     pub fallback: Option<Fallback>,
-    /// TURN transports to offer: udp,tcp,tls, or none; default all, with --kernel udp,tcp
+    /// TURN transports to offer: udp,tcp,tls, or none; default: all; with --kernel: udp,tcp
     #[arg(long, value_name = "LIST")]
     pub turn: Option<Transports>,
-    /// Connections to make for each pair
+    /// Connections to make per pair
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub connections: u64,
-    /// Pings over each connection
+    /// Pings per connection
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub pings: u64,
-    /// Give a connection up that is not set up by then
+    /// Connection timeout
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "15s")]
     pub timeout: Duration,
-    /// Each connection must have its first picture within this time of its start; exit code 3 when one has not
+    /// Maximum time from the start of a connection to its first picture; exit code 3 if one takes longer
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_first_picture: Option<Duration>,
-    /// Pairs to measure at once; default: three for each processor
+    /// Maximum number of pairs to measure concurrently; default: 3 per CPU
     #[arg(long, value_name = "N")]
     pub parallel: Option<u64>,
     /// Write the result as JSON
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Write a page with the matrix as a map, whole in one file
+    /// Write a self-contained HTML page with the matrix
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Write what the peers of a time line say, in detail, to DIR/NAME-send.log and DIR/NAME-recv.log
+    /// Write detailed logs of the peers in a timeline to DIR/NAME-send.log and DIR/NAME-recv.log
     #[arg(long, value_name = "DIR")]
     pub logs: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub network: LinkArgs,
+    pub network: NetsimArgs,
 }
 
-/// What takes the place of the kernel's lab.
+/// Replacement for an unavailable kernel lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fallback {
     /// Simulated NATs and links.
@@ -87,10 +86,10 @@ pub enum Fallback {
 }
 
 impl LabArgs {
-    /// What is to be measured.
+    /// The pairs to measure.
     ///
     /// # Errors
-    /// Exit code 2: a network or a scenario that means nothing, or flags that do not go together.
+    /// Exit code 2: an invalid network or scenario, or conflicting flags.
     pub fn job(&self) -> Result<Job, Failure> {
         self.check()?;
         let seed = self.network.network.seed.unwrap_or(SEED);
@@ -120,32 +119,32 @@ impl LabArgs {
 
     fn check(&self) -> Result<(), Failure> {
         let nat = self.network.network.nat.is_some();
-        let ways =
+        let modes =
             [("--nat", nat), ("--matrix", self.matrix), ("--scenario", !self.scenario.is_empty())];
         let given: Vec<&str> =
-            ways.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+            modes.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
         let (message, remedy) = match given.as_slice() {
             [] => (
-                "nothing says what to put the peers behind".to_owned(),
-                "give --nat A,B as in --nat port,sym, or --matrix, or --scenario FILE; `orion-peer lab \
-                 list` shows what there is",
+                "no networks given".to_owned(),
+                "give --nat A,B (such as --nat port,sym), --matrix or --scenario FILE; see `orion-peer lab list`",
             ),
-            [_, _, ..] => {
-                (format!("{} do not go together", given.join(" and ")), "give one of them")
-            }
+            [_, _, ..] => (
+                format!("{} cannot be used together", given.join(" and ")),
+                "give only one of them",
+            ),
             _ if !self.profiles.is_empty() && !self.matrix => {
-                ("--profiles is about --matrix".into(), "give --matrix, too, or --nat A,B")
+                ("--profiles requires --matrix".into(), "add --matrix, or use --nat A,B")
             }
             _ if self.same_nat && !self.scenario.is_empty() => (
-                "--same-nat with --scenario: the file says who is behind what".into(),
-                "write [same-nat] in the file in place of [a] and [b]",
+                "--same-nat cannot be used with --scenario: the file defines the networks".into(),
+                "write [same-nat] in the file instead of [a] and [b]",
             ),
             _ if self.fallback.is_some() && !self.kernel => {
-                ("--fallback is about --kernel".into(), "give --kernel, too, or leave it out")
+                ("--fallback requires --kernel".into(), "add --kernel, or omit --fallback")
             }
             _ if self.kernel && self.turn.is_some_and(|turn| turn.tls) => (
-                "--turn tls with --kernel: the server in that lab speaks UDP and TCP".into(),
-                "leave tls out, or leave --kernel out",
+                "--turn tls is not available with --kernel: its server supports UDP and TCP".into(),
+                "omit tls or --kernel",
             ),
             _ if self.connections == 0 => {
                 ("--connections 0 measures nothing".into(), "give at least 1")
@@ -153,16 +152,18 @@ impl LabArgs {
             _ if self.parallel == Some(0) => {
                 ("--parallel 0 measures nothing".into(), "give at least 1")
             }
-            _ if self.timeout.is_zero() => ("--timeout 0 leaves no time".into(), "give 5s or more"),
+            _ if self.timeout.is_zero() => {
+                ("--timeout 0 leaves no time to connect".into(), "give at least 5s")
+            }
             _ => return Ok(()),
         };
         Err(Failure::usage(message, remedy))
     }
 
-    /// The network of that name with the link that the flags say, of the first (0) or second (1) peer.
+    /// The named network with the link changes from the flags, for the first (0) or second (1) peer.
     fn end(&self, flag: &str, name: &str, side: usize) -> Result<NamedNetwork, Failure> {
         let mut network = network(name).map_err(|error| {
-            Failure::usage(format!("{flag}: {error}"), "`orion-peer lab list` shows what there is")
+            Failure::usage(format!("{flag}: {error}"), "see `orion-peer lab list` for all names")
         })?;
         network.link = self.network.changes(side).apply(network.link);
         Ok(network)
@@ -175,7 +176,10 @@ impl LabArgs {
             return Ok(CellPlan::new(a, b, turn, seed));
         }
         CellPlan::same_nat(a, b, turn, seed).map_err(|error| {
-            Failure::usage(format!("--same-nat: {error}"), "as in --same-nat --nat port:hairpin")
+            Failure::usage(
+                format!("--same-nat: {error}"),
+                "give one NAT profile, such as --same-nat --nat port:hairpin",
+            )
         })
     }
 
@@ -193,12 +197,12 @@ impl LabArgs {
         if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name))
         {
             let message = format!("--profiles names `{}` twice", twice.1);
-            return Err(Failure::usage(message, "name each once"));
+            return Err(Failure::usage(message, "give each name only once"));
         }
         let mut plans = Vec::new();
         for a in &names {
             for b in &names {
-                // Behind one NAT are two of the same.
+                // Two peers behind one NAT have the same profile.
                 if self.same_nat && a != b {
                     continue;
                 }
@@ -210,8 +214,11 @@ impl LabArgs {
             }
         }
         if plans.is_empty() {
-            let message = "--same-nat: none of the profiles is a NAT that two can be behind";
-            return Err(Failure::usage(message, "as in --profiles port,port:hairpin"));
+            let message = "--same-nat: none of the profiles is a NAT that two peers can share";
+            return Err(Failure::usage(
+                message,
+                "give NAT profiles, such as --profiles port,port:hairpin",
+            ));
         }
         Ok(plans)
     }
@@ -226,7 +233,7 @@ impl LabArgs {
             let mut scenario = Scenario::read(path, &overrides).map_err(|error| {
                 Failure::usage(
                     format!("--scenario: {error}"),
-                    "samples/scenarios/ has examples of every key; `orion-peer lab list` shows networks",
+                    "see samples/scenarios/ for examples of every key, and `orion-peer lab list` for networks",
                 )
             })?;
             let turn = &mut scenario.plan.turn;
@@ -234,29 +241,29 @@ impl LabArgs {
                 let name = path.display();
                 return Err(Failure::usage(
                     format!(
-                        "`{name}` offers TURN over TLS, and the server of --kernel speaks UDP and TCP"
+                        "`{name}` offers TURN over TLS, but the server of --kernel supports only UDP and TCP"
                     ),
-                    "leave it out, or leave --kernel out",
+                    "remove `tls` from the file, or omit --kernel",
                 ));
             }
-            // What is over TLS is over TCP as well: nothing else is to be expected.
+            // TLS runs over TCP, so the expected outcome does not change.
             turn.tls &= !self.kernel;
             Ok(scenario.plan)
         };
         self.scenario.iter().filter(|path| !is_timeline(path)).map(read).collect()
     }
 
-    /// The scenarios with a time line.
+    /// The scenarios with a timeline.
     ///
     /// # Errors
-    /// Exit code 2: one that means nothing, or flags that do not go with it.
+    /// Exit code 2: an invalid scenario, or conflicting flags.
     pub fn timelines(&self) -> Result<Vec<Timeline>, Failure> {
         let links = [self.network.changes(0), self.network.changes(1)];
         let read = |path: &PathBuf| {
             Timeline::read(path, links, self.network.network.seed).map_err(|error| {
                 Failure::usage(
                     format!("--scenario: {error}"),
-                    "samples/scenarios/ has examples; `orion-peer lab list` shows networks",
+                    "see samples/scenarios/ for examples, and `orion-peer lab list` for networks",
                 )
             })
         };
@@ -265,20 +272,24 @@ impl LabArgs {
         for timeline in &mut timelines {
             timeline.max_first_picture = self.max_first_picture.or(timeline.max_first_picture);
         }
-        let refused = [
-            ("--turn", self.turn.is_some(), "the lab's server has STUN, and TURN over UDP and TCP"),
-            ("--html", self.html.is_some(), "there is no map of what happens over time"),
+        let unsupported = [
+            (
+                "--turn",
+                self.turn.is_some(),
+                "the lab's server offers STUN and TURN over UDP and TCP",
+            ),
+            ("--html", self.html.is_some(), "the page shows a matrix of pairs only"),
         ];
         if timelines.is_empty() && self.logs.is_some() {
             return Err(Failure::usage(
-                "--logs is for scenarios with a timeline",
-                "give --scenario FILE with one, or leave it out",
+                "--logs requires a scenario with a timeline",
+                "add --scenario FILE with a timeline, or omit --logs",
             ));
         }
-        match refused.iter().find(|(_, given, _)| *given && !timelines.is_empty()) {
+        match unsupported.iter().find(|(_, given, _)| *given && !timelines.is_empty()) {
             Some((flag, _, why)) => Err(Failure::usage(
-                format!("{flag} is not for scenarios with a timeline: {why}"),
-                "leave it out",
+                format!("{flag} cannot be used with timelines: {why}"),
+                format!("omit {flag}"),
             )),
             None => Ok(timelines),
         }
@@ -307,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_what_the_flags_say() {
+    fn flags_define_a_pair() {
         let job = job(
             "--nat lte,sym --delay 40ms --loss 0,2% --turn udp --seed 7 --max-first-picture 2s",
         )
@@ -322,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_is_every_pair_in_order() {
+    fn the_matrix_has_all_pairs_in_order() {
         let whole = job("--matrix").unwrap();
         assert_eq!(whole.plans.len(), 81);
         let few = job("--matrix --profiles port,sym,home-router").unwrap();
@@ -336,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_keeps_its_transports_in_the_kernel_but_tls() {
+    fn a_scenario_loses_only_tls_in_the_kernel_lab() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/scenarios");
         let turn = |name: &str, more: &str| {
             job(&format!("--scenario {dir}/{name}.toml {more}"))
@@ -351,31 +362,31 @@ mod tests {
     }
 
     #[test]
-    fn one_profile_is_for_both() {
+    fn one_profile_applies_to_both_peers() {
         let job = job("--nat port:hairpin --same-nat --turn none").unwrap();
         assert_eq!((job.plans[0].same_nat, job.plans[0].expected), (true, Path::Direct));
     }
 
     #[test]
-    fn what_does_not_go_together_is_refused() {
+    fn conflicting_flags_are_rejected() {
         for (words, message) in [
-            ("", "nothing says what"),
-            ("--nat port --matrix", "--nat and --matrix do not go together"),
+            ("", "no networks given"),
+            ("--nat port --matrix", "--nat and --matrix cannot be used together"),
             ("--nat symetric,port", "did you mean `sym`"),
             ("--nat port,home-ruter", "did you mean `home-router`"),
             ("--nat port+udp-blocked,port", "write `udp-blocked` alone"),
-            ("--nat port --profiles sym", "--profiles is about --matrix"),
+            ("--nat port --profiles sym", "--profiles requires --matrix"),
             ("--matrix --profiles port,port", "`port` twice"),
             ("--nat port,sym --same-nat", "not the same NAT"),
             ("--nat none --same-nat", "does not translate"),
             ("--matrix --same-nat --profiles none", "none of the profiles is a NAT"),
-            ("--scenario x.toml --same-nat", "the file says"),
+            ("--scenario x.toml --same-nat", "the file defines"),
             ("--scenario /nowhere/x.toml", "cannot read `/nowhere/x.toml`"),
             ("--nat port --turn sctp", "is not a TURN transport"),
             ("--nat port --connections 0", "measures nothing"),
             ("--nat port --parallel 0", "measures nothing"),
-            ("--nat port --fallback simulated", "--fallback is about --kernel"),
-            ("--nat port --kernel --turn tls", "speaks UDP and TCP"),
+            ("--nat port --fallback simulated", "--fallback requires --kernel"),
+            ("--nat port --kernel --turn tls", "supports UDP and TCP"),
             ("--nat port --timeout 0", "leaves no time"),
         ] {
             let failure = job(words).unwrap_err();

@@ -1,5 +1,5 @@
-//! `orion-peer lab inject` and `lab capture`: an attacker on the path of a kernel lab, which starts them for
-//! itself.
+//! `orion-peer lab inject` and `lab capture`: an attacker on the path of a kernel lab, started internally by
+//! the lab.
 
 use std::io::Write;
 
@@ -8,40 +8,40 @@ use crate::{
     netns::{Datagram, wire},
 };
 
-/// Words of `lab inject`.
+/// Arguments of `lab inject`.
 #[derive(Debug, clap::Args)]
 pub struct InjectArgs {
     /// Interface towards the peer
     interface: String,
-    /// The peer's address on it
+    /// MAC address of the peer on that interface
     mac: String,
 }
 
-/// Words of `lab capture`.
+/// Arguments of `lab capture`.
 #[derive(Debug, clap::Args)]
 pub struct CaptureArgs {
     /// Interface towards the peer
     interface: String,
 }
 
-/// Puts the datagrams of standard input on the interface, until it ends; lines that are none are left out.
+/// Injects the datagrams read from standard input until it ends; lines that are not datagrams are ignored.
 ///
 /// # Errors
-/// The interface is not there, or packet sockets cannot be had.
+/// The interface does not exist, or packet sockets are not available.
 pub fn inject(args: &InjectArgs) -> Result<(), Failure> {
     let mac = mac(&args.mac).ok_or_else(|| {
         let message = format!("`{}` is not a valid MAC address", args.mac);
-        Failure::usage(message, "the kernel lab starts this for itself")
+        Failure::usage(message, "do not run this command directly: the kernel lab starts it")
     })?;
     let lines = std::io::stdin().lines().map_while(Result::ok);
     let frames = lines.filter_map(|line| line.parse::<Datagram>().ok()?.frame(mac).ok());
     wire::inject(&args.interface, ready, frames).map_err(|error| super::kernel_failure(&error))
 }
 
-/// Writes the datagrams that pass to standard output, until that is closed.
+/// Writes passing datagrams to standard output until it is closed.
 ///
 /// # Errors
-/// The interface is not there, or packet sockets cannot be had.
+/// The interface does not exist, or packet sockets are not available.
 pub fn capture(args: &CaptureArgs) -> Result<(), Failure> {
     let mut stdout = std::io::stdout();
     let take = |frame: &[u8]| match Datagram::from_frame(frame) {
@@ -51,7 +51,7 @@ pub fn capture(args: &CaptureArgs) -> Result<(), Failure> {
     wire::capture(&args.interface, ready, take).map_err(|error| super::kernel_failure(&error))
 }
 
-/// A line that does not get out shows in the lab, which waits for it.
+/// Signals readiness to the lab, which waits for this line and so notices if it cannot be written.
 fn ready() {
     println!("ready");
 }

@@ -1,4 +1,4 @@
-//! `orion-peer lab list`: NAT profiles, and networks by name.
+//! `orion-peer lab list`: NAT profiles and named networks.
 
 use serde_json::json;
 
@@ -16,13 +16,13 @@ pub struct ListArgs {}
 const GRAMMAR: &str = "\
 Any mapping and filtering of RFC 4787: eim-eif to apdm-apdf (ei, ad, apd: endpoint-independent, \
 address-dependent, address-and-port-dependent). Options after a colon: hairpin, \
-ports=preserving|random|sequential, timeout=30s. Layers from the peer outwards with a plus: port+sym \
-is a home router behind a carrier's NAT.";
+ports=preserving|random|sequential, timeout=30s. Layers, joined by a plus from the peer outwards: port+sym \
+is a home router behind a carrier-grade NAT.";
 
-/// Prints them.
+/// Prints the profiles and networks.
 ///
 /// # Errors
-/// stdout cannot be written.
+/// stdout is not writable.
 pub fn run(_: &ListArgs, output: Output) -> Result<(), Failure> {
     let profiles: Vec<(&str, Profile)> =
         profile::NAMES.iter().filter_map(|name| Some((*name, name.parse().ok()?))).collect();
@@ -53,7 +53,7 @@ fn text(profiles: &[(&str, Profile)]) -> String {
     }
     lines.push(String::new());
     lines.extend(wrap(GRAMMAR, 0, WIDTH));
-    lines.extend([String::new(), "Networks: a profile and a link".to_owned()]);
+    lines.extend([String::new(), "Named networks: NAT profile and link".to_owned()]);
     let names = named::built_in().iter().map(|network| network.name.len());
     let width = names.max().unwrap_or(0) + 2;
     for network in named::built_in() {
@@ -63,7 +63,7 @@ fn text(profiles: &[(&str, Profile)]) -> String {
     }
     lines.push(String::new());
     lines.extend(wrap(
-        "A network of your own: a file with nat, delay, jitter, loss, loss-burst, rate, queue, as --nat FILE.toml",
+        "Custom network: --nat FILE.toml, a file with the keys nat, delay, jitter, loss, loss-burst, rate and queue",
         0,
         WIDTH,
     ));
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_whole_and_fits_a_terminal() {
+    fn names_are_not_wrapped_and_lines_fit_a_terminal() {
         let profiles: Vec<(&str, Profile)> =
             profile::NAMES.iter().map(|name| (*name, name.parse().unwrap())).collect();
         let text = text(&profiles);

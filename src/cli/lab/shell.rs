@@ -1,18 +1,18 @@
-//! `orion-peer lab shell`: a shell, or any command, behind a NAT made by the kernel, with a server of
-//! ours on the other side. Nothing else can be reached from there, and nothing of it is left behind.
+//! `orion-peer lab shell`: a shell or a command behind a kernel NAT, with our server on the outside. Nothing else
+//! is reachable from there, and the lab leaves nothing behind.
 
 use std::{ffi::OsString, process::ExitStatus};
 
 use tokio::process::{Child, Command};
 
 use crate::{
-    cli::{failure::Failure, network::LinkArgs, output::Output},
+    cli::{failure::Failure, network::NetsimArgs, output::Output},
     netns::{self, Lab, LabPlan, LabServer, Location, NetworkPlan, OTHER_SERVER, SERVER},
     types::Stage,
 };
 
-/// Variables that would simulate a second network inside.
-const NOT_INSIDE: [&str; 7] = [
+/// Variables that would simulate a second network inside the shell.
+const REMOVED_VARIABLES: [&str; 7] = [
     "ORION_NAT",
     "ORION_LOSS",
     "ORION_DELAY",
@@ -26,21 +26,22 @@ const NOT_INSIDE: [&str; 7] = [
 #[derive(Debug, clap::Args)]
 pub struct ShellArgs {
     #[command(flatten)]
-    network: LinkArgs,
-    /// Do not start a signaling, token and STUN/TURN server on the other side
+    network: NetsimArgs,
+    /// Do not start a signaling, token and STUN/TURN server outside the NAT
     #[arg(long)]
     no_serve: bool,
-    /// Command to run instead of a shell, after `--`; its exit code is handed through
+    /// Command to run instead of a shell, after `--`; its exit code is passed through
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
-/// Runs the command, and ends with its exit code.
+/// Runs the command and exits with its exit code.
 ///
 /// # Errors
-/// Exit code 2 for a NAT that the kernel cannot be, 1 when there can be no namespaces here.
+/// Exit code 2 for a NAT that the kernel does not support, 1 if namespaces are not available.
 pub async fn run(args: ShellArgs, output: Output) -> Result<(), Failure> {
-    let network = args.network.one()?.map(|networks| networks.plan()).unwrap_or_default();
+    let network =
+        args.network.for_single_peer()?.map(|networks| networks.plan()).unwrap_or_default();
     let plan = LabPlan { a: network.0, seed: network.1, ..LabPlan::default() };
     let name = plan.a.profile.to_string();
     let failed = |error: netns::NetnsError| super::kernel_failure(&error);
@@ -53,13 +54,17 @@ pub async fn run(args: ShellArgs, output: Output) -> Result<(), Failure> {
     let (lab, server, network) = started.await.map_err(|error| lost(&error))?.map_err(failed)?;
     announce(&lab, server.as_ref(), &network, output);
     let mut command = command(&lab, &args.command, &name)?;
-    for name in NOT_INSIDE {
+    for name in REMOVED_VARIABLES {
         command.env_remove(name);
     }
     command.envs(server.iter().flat_map(LabServer::variables));
     let signals = Signals::new()?;
     let child = command.spawn().map_err(|error| {
-        Failure::new(Stage::Config, format!("cannot start the command: {error}"), "check its name")
+        Failure::new(
+            Stage::Config,
+            format!("cannot start the command: {error}"),
+            "check the name of the command",
+        )
     })?;
     let status = signals.wait(child).await?;
     drop(server);
@@ -68,7 +73,7 @@ pub async fn run(args: ShellArgs, output: Output) -> Result<(), Failure> {
 }
 
 fn lost(error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(Stage::Config, format!("the lab was lost: {error}"), "")
+    Failure::new(Stage::Config, format!("the lab failed: {error}"), "run with -v for details")
 }
 
 fn announce(lab: &Lab, server: Option<&LabServer>, network: &NetworkPlan, output: Output) {
@@ -78,21 +83,22 @@ fn announce(lab: &Lab, server: Option<&LabServer>, network: &NetworkPlan, output
         format!(" over a link with {}", network.link)
     };
     output.line(format!(
-        "behind `{}`{link}, address {}; your own network cannot be reached from here",
+        "behind `{}`{link}, address {}; your own network is not reachable from here",
         network.profile,
         lab.address(Location::A)
     ));
     if let Some(server) = server {
         output.line(format!(
-            "serve runs at {}, with STUN/TURN at {SERVER}:3478 (UDP and TCP)",
+            "server: {}, with STUN/TURN at {SERVER}:3478 (UDP and TCP)",
             server.signal_url()
         ));
         output.line(
-            "ORION_SIGNAL and ORION_ACCESS_TOKEN are set: `orion-peer recv`, `send` and `doctor` \
-             find it; devices `phone` and `mac`",
+            "ORION_SIGNAL and ORION_ACCESS_TOKEN are set, so `orion-peer recv`, `send` and `doctor` \
+             use this server; devices: `phone` and `mac`",
         );
     } else {
-        output.line(format!("servers would be at {SERVER} and {OTHER_SERVER}: nothing runs there"));
+        output
+            .line(format!("no server was started; {SERVER} and {OTHER_SERVER} are free for yours"));
     }
 }
 
@@ -107,7 +113,7 @@ fn command(lab: &Lab, words: &[OsString], name: &str) -> Result<Command, Failure
     let shell = shell.unwrap_or_else(|| "/bin/sh".to_owned());
     let mut command = lab.command_as_user(Location::A, &shell);
     if shell.ends_with("/bash") {
-        // What bash reads at its start would set the prompt anew.
+        // The files bash reads at startup would overwrite the prompt.
         let file = lab.file("bashrc");
         let text = format!("[ -r ~/.bashrc ] && . ~/.bashrc\nPS1='({name}) '\"$PS1\"\n");
         std::fs::write(&file, text).map_err(|error| lost(&error))?;
@@ -118,8 +124,8 @@ fn command(lab: &Lab, words: &[OsString], name: &str) -> Result<Command, Failure
     Ok(command.into())
 }
 
-/// The signals that this process does not end by while the command runs. Ctrl-C is the command's own
-/// affair, for it is in the same terminal; what asks this process to go is passed on.
+/// Signals that do not terminate this process while the command runs. The command receives Ctrl-C itself,
+/// because it is in the same terminal; termination requests are forwarded.
 #[cfg(unix)]
 struct Signals([tokio::signal::unix::Signal; 4]);
 
@@ -140,9 +146,9 @@ impl Signals {
         use rustix::process::{Pid, Signal, kill_process};
         let [mut interrupt, mut quit, mut terminate, mut hangup] = self.0;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let pass_on = |signal| {
+        let forward = |signal| {
             if let Some(pid) = pid {
-                // It has ended already: then there is nobody to tell.
+                // Fails only if the process has already ended.
                 let _ = kill_process(pid, signal);
             }
         };
@@ -151,8 +157,8 @@ impl Signals {
                 status = child.wait() => return status.map_err(|error| lost(&error)),
                 _ = interrupt.recv() => {}
                 _ = quit.recv() => {}
-                _ = terminate.recv() => pass_on(Signal::TERM),
-                _ = hangup.recv() => pass_on(Signal::HUP),
+                _ = terminate.recv() => forward(Signal::TERM),
+                _ = hangup.recv() => forward(Signal::HUP),
             }
         }
     }
@@ -172,7 +178,7 @@ impl Signals {
     }
 }
 
-/// As a shell tells it: 128 and the number of the signal that ended it.
+/// The exit code as a shell reports it: 128 plus the number of the terminating signal.
 fn code(status: ExitStatus) -> i32 {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {

@@ -1,4 +1,4 @@
-//! What `lab` shows: what is measured, how far it has come, and the result for people.
+//! Output of `lab`: the plan, the progress and the human-readable result.
 
 use crate::{
     cli::{failure::Failure, output::Output},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Shows a run.
-pub(super) struct Show {
+pub(super) struct LabDisplay {
     output: Output,
     progress: Progress,
     terminal: bool,
@@ -18,26 +18,26 @@ pub(super) struct Show {
     pairs: usize,
 }
 
-impl Show {
-    /// For so many pairs.
+impl LabDisplay {
+    /// Creates the display for a number of pairs.
     pub(super) fn new(output: Output, pairs: usize) -> Self {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let mode = LiveMode::choose(terminal, output.quiet, output.color);
         Self { output, progress: Progress::new(mode, pairs as u64), terminal, done: 0, pairs }
     }
 
-    /// What is going to be measured.
+    /// Shows the plan.
     pub(super) fn start(&self, job: &Job) {
         match job.plans.as_slice() {
             [plan] => self.output.lines(fold(&words::before(plan), WIDTH)),
             plans => {
-                let at_once = super::parallel(job);
-                self.output.line(format!("{} pairs, {at_once} at once", plans.len()));
+                let concurrent = super::parallel(job);
+                self.output.line(format!("{} pairs, {concurrent} concurrently", plans.len()));
             }
         }
     }
 
-    /// A pair is done.
+    /// Shows a measured pair.
     pub(super) fn cell(&mut self, cell: &Cell) {
         self.done += 1;
         let kind = cell.connection_type.as_deref().unwrap_or("not connected");
@@ -51,7 +51,7 @@ impl Show {
         }
     }
 
-    /// All that was measured, on stdout.
+    /// Writes the result to stdout.
     pub(super) fn end(self, result: &LabResult, one: bool) -> Result<(), Failure> {
         drop(self.progress);
         self.output.event(result)?;

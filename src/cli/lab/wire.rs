@@ -1,5 +1,5 @@
-//! `orion-peer lab wire`: the link of a kernel lab, which starts it for itself; so its words are for
-//! programs, in nanoseconds and bits a second.
+//! `orion-peer lab wire`: the link of a kernel lab, started internally; its arguments are machine-readable, in
+//! nanoseconds and bits per second.
 
 use std::time::Duration;
 
@@ -9,38 +9,38 @@ use crate::{
     netns::wire::{self, WireConfig},
 };
 
-/// Words of `lab wire`.
+/// Arguments of `lab wire`.
 #[derive(Debug, clap::Args)]
 pub struct WireArgs {
     /// Interface towards the peer
     inner: String,
     /// Interface towards the internet
     outer: String,
-    /// Of what is lost
+    /// Random seed for packet loss
     seed: u64,
-    /// Share of packets lost (0 to 1), how many in a row, delay and jitter in nanoseconds, bits a second
-    /// (0 is no limit), bytes in the queue (0 is a router's); lines of standard input with the same words change it
+    /// Packet loss (0 to 1), loss burst length, delay and jitter in nanoseconds, bits per second (0: unlimited), queue
+    /// size in bytes (0: that of a router); lines on standard input with the same fields change the link
     #[arg(num_args = 6)]
     link: Vec<String>,
 }
 
-/// Runs the link until it is killed, or its standard input ends.
+/// Runs the link until the process is killed or its standard input ends.
 ///
 /// # Errors
-/// The interfaces are not there, or packet sockets cannot be had.
+/// The interfaces do not exist, or packet sockets are not available.
 pub fn run(args: WireArgs) -> Result<(), Failure> {
     let words: Vec<&str> = args.link.iter().map(String::as_str).collect();
-    let at_first = link(&words).ok_or_else(|| {
-        let message = format!("`{}` is no link", args.link.join(" "));
-        Failure::usage(message, "the kernel lab starts this for itself")
+    let initial = link(&words).ok_or_else(|| {
+        let message = format!("`{}` is not a valid link", args.link.join(" "));
+        Failure::usage(message, "do not run this command directly: the kernel lab starts it")
     })?;
     let config =
-        WireConfig { inner: args.inner, outer: args.outer, link: at_first, seed: args.seed };
-    // A line that does not get out shows in the lab, which waits for it.
+        WireConfig { inner: args.inner, outer: args.outer, link: initial, seed: args.seed };
+    // The lab waits for this line and so notices if it cannot be written.
     let ready = || println!("ready");
     let changes = std::io::stdin().lines().map_while(Result::ok);
     let changes = changes.filter_map(|line| link(&line.split(' ').collect::<Vec<_>>()));
-    // Input ends with the lab; the link must not outlive it where nobody is left to kill it.
+    // Standard input ends when the lab does, and the link must not outlive it.
     let changes = changes.chain(std::iter::from_fn(|| std::process::exit(0)));
     wire::run(&config, ready, changes).map_err(|error| super::kernel_failure(&error))
 }

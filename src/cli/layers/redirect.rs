@@ -1,8 +1,8 @@
-//! A configuration file that merely lies in the working directory, as in a checkout or an archive, does
-//! not decide where secrets from elsewhere are sent.
+//! A configuration file that happens to be in the working directory, as in a checkout or an archive, must not
+//! decide where secrets from elsewhere are sent.
 //!
-//! It may hold a destination and its secret together, and a destination on this machine. One that was
-//! named with `--config` or `ORION_CONFIG`, or that is in the user's own directory, may do everything.
+//! It may contain a destination together with its secret, and a destination on this machine. A file named with
+//! `--config` or `ORION_CONFIG`, or one in the user's own directory, is not restricted.
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
@@ -18,16 +18,16 @@ use crate::{
     types::is_loopback,
 };
 
-/// Secrets, and what decides who gets them. Names are those of flags.
+/// Secrets and the settings that decide who receives them, by flag name.
 struct Sent {
     secrets: &'static [&'static str],
-    /// URLs that they go to.
+    /// URLs the secrets are sent to.
     to: &'static [&'static str],
-    /// Which certificates make a server the right one.
+    /// Certificates that make a server trusted.
     trusting: &'static [&'static str],
 }
 
-/// Every secret that is sent, or signs what is sent. TURN passwords are not sent (RFC 8489 §9.2).
+/// All secrets that are sent or sign what is sent. TURN passwords are not sent (RFC 8489 §9.2).
 const SENT: [Sent; 4] = [
     Sent {
         secrets: &["access-token", "mac-access-token", "other-access-token", "token", "jwt-secret"],
@@ -39,14 +39,14 @@ const SENT: [Sent; 4] = [
     Sent { secrets: &["twilio-secret"], to: &["twilio-url"], trusting: &[] },
 ];
 
-/// Values of a flag, and whether they stand in the file.
+/// The values of a flag, and whether they come from the file.
 struct Origin {
     in_file: bool,
     values: Vec<String>,
 }
 
 impl Origin {
-    /// Whether a secret is not the file's own: from argv, a variable, or a file that is not below the
+    /// Whether a secret does not belong to the file: it comes from argv, a variable, or a file outside the
     /// directory of this one.
     fn is_foreign(&self) -> bool {
         let outside = |value: &String| {
@@ -63,16 +63,16 @@ impl Origin {
     }
 }
 
-/// Refuses to have a secret sent where only a file in the working directory says so.
+/// Refuses to send a secret to a destination that only a file in the working directory names.
 ///
 /// # Errors
-/// Exit code 2, with the key of the file and what to do when it is meant.
+/// Exit code 2, with the key in the file and the remedy if it is intended.
 pub(super) fn check(
     root: &Command,
     matches: &ArgMatches,
     config: &ConfigFile,
 ) -> Result<(), Failure> {
-    if !config.is_chance_find() {
+    if !config.found_in_working_dir() {
         return Ok(());
     }
     let mut found = BTreeMap::new();
@@ -96,17 +96,17 @@ pub(super) fn check(
 fn refusal(secret: &str, key: &str) -> Failure {
     Failure::usage(
         format!(
-            "`{key}` of `./{FILE_NAME}` would decide who is sent the secret of --{secret}, which is \
-             not from that file: it was found in the working directory, and nobody named it"
+            "`{key}` in `./{FILE_NAME}` would decide where the secret of --{secret} is sent, although the secret is \
+             not in that file and the file was only found in the working directory"
         ),
         format!(
-            "if the file is yours, name it: --config {FILE_NAME} (or ORION_CONFIG); or give --{key} \
-             yourself"
+            "if you trust the file, name it: --config {FILE_NAME} (or ORION_CONFIG); or give --{key} on the \
+             command line"
         ),
     )
 }
 
-/// What the invoked commands get, by the names of their flags.
+/// The values that the invoked commands get, by flag name.
 fn collect(
     command: &Command,
     matches: &ArgMatches,
@@ -138,11 +138,11 @@ fn collect(
     }
 }
 
-/// Whether a value is a URL that leads to another machine.
+/// Whether a value is a URL of another machine.
 fn is_remote(value: &str) -> bool {
     let Ok(url) = Url::parse(value.trim()) else { return false };
     let host = url.host_str().unwrap_or_default();
-    // Schemes that the URL standard does not know, such as postgres:, have no addresses as hosts.
+    // For schemes outside the URL standard, such as postgres:, hosts are never parsed as addresses.
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
     let here = is_loopback(&url) || address.is_ok_and(|address| address.is_loopback());
     !host.is_empty() && !here
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_is_not_remote() {
+    fn loopback_is_not_remote() {
         for here in ["ws://127.0.0.1:8787", "http://localhost", "pairs.sqlite", "", "postgres:///x"]
         {
             assert!(!is_remote(here), "{here}");

@@ -1,5 +1,5 @@
-//! Log events as JSON Lines: time, level, target, message, and the fields of the event and of the request
-//! it belongs to, all on one level.
+//! Log events as JSON Lines: time, level, target, message, and the fields of the event and its request, in one
+//! flat object.
 
 use std::fmt;
 
@@ -59,7 +59,7 @@ impl<'w> FormatFields<'w> for JsonFields {
     }
 }
 
-/// Fields as they are recorded.
+/// Collects recorded fields.
 struct Fields<'a>(&'a mut Map<String, Value>);
 
 impl Fields<'_> {

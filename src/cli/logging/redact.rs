@@ -1,23 +1,23 @@
-//! Secrets taken out of log lines, where they leave the process: whichever crate wrote the line, and
-//! whatever filter `ORION_LOG` is.
+//! Removes secrets from log lines where they leave the process, regardless of which crate wrote the line and
+//! which filter `ORION_LOG` sets.
 //!
 //! Recognized by their shape: JSON Web Tokens, `Bearer` tokens (RFC 6750 §2.1), and the values of names
 //! that end in `token`, `credential`, `password`, `secret`, `pwd` (`a=ice-pwd` of RFC 8839 §5.4),
-//! `apikey` or `authorization`, in JSON, in queries, in `name=value` and in Rust's `Debug`, quoted once
-//! or several times over.
+//! `apikey` or `authorization`, in JSON, in queries, in `name=value` and in Rust's `Debug`, with one
+//! or several levels of quoting.
 
 use std::{borrow::Cow, ops::Range};
 
-/// Ends of names whose values are secrets, lower case.
+/// Suffixes of names whose values are secrets, in lower case.
 const NAMES: [&str; 8] =
     ["token", "credential", "password", "passwd", "secret", "pwd", "apikey", "authorization"];
 
-/// Names whose value may follow a colon without quotes, as in SDP and in headers. Elsewhere that is
+/// Names whose value may follow a colon without quotes, as in SDP and in headers. After other names such text is
 /// prose: `token: no answer`.
 const UNQUOTED: [&str; 2] = ["pwd", "authorization"];
 
-/// Shortest word after `Bearer` that is not taken for prose.
-const SHORTEST_BEARER: usize = 8;
+/// Minimum length of a word after `Bearer` to be treated as a token, in bytes.
+const MIN_BEARER: usize = 8;
 
 /// The line with `…` in place of each secret.
 pub(super) fn redact(line: &str) -> Cow<'_, str> {
@@ -43,7 +43,7 @@ pub(super) fn redact(line: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// JSON Web Tokens: `eyJ`, which begins every JSON object in base64url, and two dots.
+/// JSON Web Tokens: `eyJ`, the start of every JSON object in base64url, and two dots.
 fn tokens(line: &str) -> impl Iterator<Item = Range<usize>> {
     line.match_indices("eyJ").filter_map(|(at, _)| {
         let length = run(&line[at..], |c| is_base64url(c) || c == '.');
@@ -51,13 +51,13 @@ fn tokens(line: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// What comes after `Bearer`.
+/// Tokens after `Bearer`.
 fn bearers(lower: &str) -> impl Iterator<Item = Range<usize>> {
     lower.match_indices("bearer ").filter_map(|(at, found)| {
         let start = at + found.len();
         let length =
             run(&lower[start..], |c| is_base64url(c) || matches!(c, '.' | '~' | '+' | '/' | '='));
-        (length >= SHORTEST_BEARER).then_some(start..start + length)
+        (length >= MIN_BEARER).then_some(start..start + length)
     })
 }
 
@@ -78,7 +78,7 @@ fn value(line: &str, end: usize, unquoted: bool) -> Option<Range<usize>> {
     if separator == ':' && !unquoted {
         return None;
     }
-    // `Authorization: Basic …`: the scheme is a word before the secret.
+    // `Authorization: Basic …`: the scheme precedes the secret.
     let spaced = line[..end].to_ascii_lowercase().ends_with("authorization");
     let ends = |c: char| {
         matches!(c, '"' | '\\' | ',' | ';' | '&' | ')' | '}' | ']')
@@ -88,7 +88,7 @@ fn value(line: &str, end: usize, unquoted: bool) -> Option<Range<usize>> {
     (length > 0).then_some(at..at + length)
 }
 
-/// Where a quoted value ends: at a quote with no more backslashes before it than the opening one had.
+/// The end of a quoted value: the next quote preceded by no more backslashes than the opening one.
 fn closing(line: &str, start: usize, escapes: usize) -> usize {
     let mut backslashes = 0;
     for (at, c) in line[start..].char_indices() {
@@ -105,7 +105,7 @@ fn is_base64url(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// Bytes at the beginning of `text` whose characters are all of a kind.
+/// Length in bytes of the prefix of `text` whose characters all match.
 fn run(text: &str, kind: impl Fn(char) -> bool) -> usize {
     text.find(|c| !kind(c)).unwrap_or(text.len())
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_taken_out_in_every_form() {
+    fn secrets_are_removed_in_every_notation() {
         for line in [
             "Request: \"GET /x HTTP/1.1\\r\\nAuthorization: Bearer hush-hush-hush\\r\\nHost: h\"",
             "authorization: Basic aHVzaDpodXNo",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_stays() {
+    fn other_text_is_kept() {
         for line in [
             "token: no answer within 10 s",
             "cannot fetch a token from http://h/: HTTP 503",
@@ -160,7 +160,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_line_can_be_read(line in "(token|pwd|\"|\\\\|:|=|eyJ|\\.|Bearer |Some\\(|ü| |a){0,30}") {
+        fn any_line_can_be_redacted(line in "(token|pwd|\"|\\\\|:|=|eyJ|\\.|Bearer |Some\\(|ü| |a){0,30}") {
             let safe = redact(&line);
             proptest::prop_assert!(safe.matches('ü').count() <= line.matches('ü').count());
         }

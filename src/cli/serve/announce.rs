@@ -1,4 +1,4 @@
-//! What `serve` says when it listens: where it is reached, and how to connect.
+//! The startup output of `serve`: its URLs and how to connect.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,21 +18,21 @@ use crate::{
     turn::TurnServer,
 };
 
-/// A server that listens, and what it was made from.
+/// A listening server and its configuration.
 pub(super) struct Announcement<'a> {
     args: &'a ServeArgs,
     served: &'a Served,
     tls: Option<&'a Tls>,
     mode: Mode,
     access: Option<Access>,
-    /// The server at each address that clients reach it by, best first; there is at least one.
-    places: Vec<At>,
-    /// Where STUN and TURN are reached: over UDP and TCP, and over TLS.
+    /// The URLs for each reachable address, best first; never empty.
+    urls: Vec<ServerUrls>,
+    /// Addresses of STUN and TURN: over UDP and TCP, and over TLS.
     relay: [Option<SocketAddr>; 2],
 }
 
 /// URLs of the server at one address.
-struct At {
+struct ServerUrls {
     ip: IpAddr,
     signal: String,
     token: String,
@@ -40,7 +40,7 @@ struct At {
 }
 
 impl<'a> Announcement<'a> {
-    /// Looks up where the server is reached.
+    /// Determines the addresses of the server.
     pub(super) fn new(
         args: &'a ServeArgs,
         served: &'a Served,
@@ -49,14 +49,14 @@ impl<'a> Announcement<'a> {
         access: Option<Access>,
     ) -> Self {
         let public = args.turn.public_address;
-        let (places, relay) = (places(&served.server, public), relay(served, public));
-        Self { args, served, tls, mode, access, places, relay }
+        let (urls, relay) = (urls(&served.server, public), relay(served, public));
+        Self { args, served, tls, mode, access, urls, relay }
     }
 
-    /// Shows it.
+    /// Shows the startup output.
     ///
     /// # Errors
-    /// stdout cannot be written.
+    /// stdout is not writable.
     pub(super) fn show(&self, output: Output) -> Result<(), Failure> {
         let server = &self.served.server;
         tracing::info!(
@@ -78,8 +78,8 @@ impl<'a> Announcement<'a> {
         self.tls.map(|tls| tls.fingerprint().to_string())
     }
 
-    fn first(&self) -> &At {
-        &self.places[0]
+    fn first(&self) -> &ServerUrls {
+        &self.urls[0]
     }
 
     fn has_page(&self) -> bool {
@@ -89,15 +89,20 @@ impl<'a> Announcement<'a> {
     fn lines(&self) -> Vec<String> {
         let server = &self.served.server;
         let mut lines = vec![format!("listening on {}", server.local_addr())];
-        let each =
-            |url: fn(&At) -> &String| self.places.iter().map(url).cloned().collect::<Vec<_>>();
+        let each = |url: fn(&ServerUrls) -> &String| {
+            self.urls.iter().map(url).cloned().collect::<Vec<_>>()
+        };
         rows(&mut lines, "signaling", &each(|at| &at.signal));
         if login::has_token_api(self.args, self.mode) {
             rows(&mut lines, "token API", &each(|at| &at.token));
         } else {
-            rows(&mut lines, "token API", &["off: no --login-jwks or --login-secret".to_owned()]);
+            rows(
+                &mut lines,
+                "token API",
+                &["off (needs --login-jwks or --login-secret)".to_owned()],
+            );
         }
-        rows(&mut lines, "STUN/TURN", &self.relay_words());
+        rows(&mut lines, "STUN/TURN", &self.describe_relay());
         if self.has_page() {
             rows(&mut lines, "page", &each(|at| &at.page));
         }
@@ -108,7 +113,7 @@ impl<'a> Announcement<'a> {
             rows(&mut lines, "metrics", &[format!("http://{address}/metrics")]);
         }
         if !self.args.store.has_place() && self.mode == Mode::Production {
-            lines.push("pairs are in memory and end with this server: --db FILE keeps them".into());
+            lines.push("pairs are kept in memory only; use --db FILE to persist them".into());
         }
         match &self.access {
             Some(access) => self.lan(&mut lines, access),
@@ -118,7 +123,7 @@ impl<'a> Announcement<'a> {
         lines
     }
 
-    fn relay_words(&self) -> Vec<String> {
+    fn describe_relay(&self) -> Vec<String> {
         match self.relay {
             [Some(address), tls] => {
                 let tls =
@@ -135,27 +140,27 @@ impl<'a> Announcement<'a> {
         lines.push(format!(
             "dev server: pair `{pair}`, devices `{phone}` and `{mac}`, login token `{DEV_TOKEN}`"
         ));
-        let own = &self.first().signal;
+        let signal = &self.first().signal;
         let mut flags = Vec::new();
-        if *own != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
-            flags.push(format!("--signal {own}"));
+        if *signal != format!("{DEV_SIGNAL}{SIGNAL_PATH}") {
+            flags.push(format!("--signal {signal}"));
         }
         flags.extend(self.pin().map(|pin| format!("--tls-pin {pin}")));
-        lines.push("connect with".into());
+        lines.push("connect with:".into());
         lines.extend(commands(&flags));
     }
 
     fn lan(&self, lines: &mut Vec<String>, access: &Access) {
         let at = self.first();
         if at.ip.is_loopback() {
-            lines.push("no network interface is up: only this machine can connect".into());
+            lines.push("no network interface is up, so only this machine can connect".into());
         }
         let (pair, phone, mac) = (server::DEV_PAIR, server::DEV_PHONE, server::DEV_MAC);
         lines.push(format!(
-            "pair `{pair}`: devices `{phone}` and `{mac}`; login token for the token API"
+            "pair `{pair}`, devices `{phone}` and `{mac}`, login token for the token API:"
         ));
         rows(lines, "login", std::slice::from_ref(&access.login));
-        lines.push("on another machine".into());
+        lines.push("connect from another machine with:".into());
         let mut flags = vec![
             format!("--signal {}", at.signal.trim_end_matches(signaling::PATH)),
             format!("--access-token {}", access.login),
@@ -163,28 +168,30 @@ impl<'a> Announcement<'a> {
         flags.extend(self.pin().map(|pin| format!("--tls-pin {pin}")));
         lines.extend(commands(&flags));
         let text = if self.tls.is_some() {
-            "iOS refuses this certificate (App Transport Security) unless the app checks the TLS pin itself; \
-             or use --no-tls with NSAllowsLocalNetworking in its Info.plist"
+            "iOS (App Transport Security) rejects this certificate unless the app verifies the TLS pin itself; \
+             alternatively, use --no-tls and set NSAllowsLocalNetworking in the app's Info.plist"
         } else {
-            "iOS refuses ws:// and http:// (App Transport Security) unless the app's Info.plist has \
+            "iOS (App Transport Security) rejects ws:// and http:// unless the app's Info.plist sets \
              NSAllowsLocalNetworking"
         };
         lines.extend(wrap(text, 0, WIDTH));
-        lines.push("the phone joins with this URL, in its browser or read by the app".into());
+        lines.push(
+            "to join from the phone, open this URL in its browser or scan it in the app:".into(),
+        );
         lines.push(format!("  {}", self.join_url(access, at)));
     }
 
-    fn join_url(&self, access: &Access, at: &At) -> String {
+    fn join_url(&self, access: &Access, at: &ServerUrls) -> String {
         access.join_url(&at.page, self.tls.map(Tls::fingerprint))
     }
 
-    /// The QR code of how a phone joins, where it is asked for or there is room for it.
+    /// Shows the QR code of the join URL, if requested or if the terminal is wide enough.
     fn draw(&self, output: Output) {
         let Some(access) = &self.access else { return };
         let Some(lines) = lan::qr(&self.join_url(access, self.first())) else { return };
         let width = lines.first().map_or(0, |line| line.chars().count());
-        let room = terminal_size::terminal_size_of(std::io::stderr());
-        let fits = room.is_some_and(|(columns, _)| usize::from(columns.0) >= width);
+        let terminal = terminal_size::terminal_size_of(std::io::stderr());
+        let fits = terminal.is_some_and(|(columns, _)| usize::from(columns.0) >= width);
         if fits || self.args.lan.qr {
             output.drawing(&lines);
         }
@@ -195,7 +202,7 @@ impl<'a> Announcement<'a> {
         let token_api = login::has_token_api(self.args, self.mode);
         let [relay, tls] = self.relay;
         let at = self.first();
-        let urls = |at: &At| {
+        let urls = |at: &ServerUrls| {
             json!({
                 "address": at.ip,
                 "signalUrl": at.signal,
@@ -208,7 +215,7 @@ impl<'a> Announcement<'a> {
             "address": server.local_addr().to_string(),
             "signalUrl": at.signal,
             "tokenUrl": token_api.then_some(&at.token),
-            "urls": self.places.iter().map(urls).collect::<Vec<_>>(),
+            "urls": self.urls.iter().map(urls).collect::<Vec<_>>(),
             "turn": relay.map(|address| address.to_string()),
             "turnTls": tls.map(|address| address.to_string()),
             "tlsSha256": self.pin(),
@@ -227,23 +234,22 @@ impl<'a> Announcement<'a> {
     }
 }
 
-/// A labelled line for each value; the label stands before the first.
-/// The server at each address that clients reach it by, best first; there is at least one.
-fn places(server: &RunningServer, public: Option<IpAddr>) -> Vec<At> {
-    let at = |ip| At {
+/// The URLs for each reachable address, best first; never empty.
+fn urls(server: &RunningServer, public: Option<IpAddr>) -> Vec<ServerUrls> {
+    let at = |ip| ServerUrls {
         ip,
         signal: server.signal_url_at(ip),
         token: server.token_url_at(ip),
         page: server.page_url_at(ip),
     };
     let addresses = reachable::addresses(server.local_addr().ip(), public);
-    let mut places: Vec<At> = addresses.into_iter().map(at).collect();
-    // A certificate's name stands for all addresses.
-    places.dedup_by(|one, other| one.signal == other.signal);
-    places
+    let mut urls: Vec<ServerUrls> = addresses.into_iter().map(at).collect();
+    // The name in a certificate is the same for all addresses.
+    urls.dedup_by(|one, other| one.signal == other.signal);
+    urls
 }
 
-/// Where STUN and TURN are reached: over UDP and TCP, and over TLS.
+/// Addresses of STUN and TURN: over UDP and TCP, and over TLS.
 fn relay(served: &Served, public: Option<IpAddr>) -> [Option<SocketAddr>; 2] {
     let relay = served.relay.as_ref();
     let at = |bound: SocketAddr| {
@@ -253,6 +259,7 @@ fn relay(served: &Served, public: Option<IpAddr>) -> [Option<SocketAddr>; 2] {
         .map(|bound| bound.map(at))
 }
 
+/// Adds one line per value; the label precedes the first one.
 fn rows(lines: &mut Vec<String>, label: &str, values: &[String]) {
     for (index, value) in values.iter().enumerate() {
         let label = if index == 0 { label } else { "" };
@@ -260,13 +267,13 @@ fn rows(lines: &mut Vec<String>, label: &str, values: &[String]) {
     }
 }
 
-/// The commands that join with these flags, as one pastes them into a shell.
+/// The commands to join with these flags, ready to paste into a shell.
 fn commands(flags: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
     for command in ["orion-peer recv --out frames/", "orion-peer send --source pattern"] {
         let mut line = format!("  {command}");
         for flag in flags {
-            // Room for the backslash.
+            // Leaves space for the backslash.
             if line.chars().count() + 1 + flag.chars().count() + 2 > WIDTH {
                 lines.push(format!("{line} \\"));
                 line = format!("    {flag}");

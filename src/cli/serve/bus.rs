@@ -1,64 +1,63 @@
-//! Flags of the bus between several nodes.
+//! Flags for the bus between several nodes.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::configure::read_secret;
 use crate::{
-    cli::failure::Failure,
+    cli::{failure::Failure, secret::SecretSource},
     signaling::bus::{BusConfig, BusError},
 };
 
-/// Flags of the bus.
+/// Flags for the bus.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Several nodes")]
 pub struct BusArgs {
-    /// Redis 7 or Valkey that makes several servers one: `redis://[USER@]HOST:PORT`, or `rediss://`
-    /// for TLS; `@FILE` reads it from a file
+    /// Redis 7 or Valkey that connects several nodes: `redis://[USER@]HOST:PORT`, or `rediss://` for TLS; `@FILE` reads
+    /// it from a file
     #[arg(long, value_name = "URL")]
-    pub bus: Option<String>,
+    pub bus: Option<SecretSource>,
     /// Password of the bus; `@FILE` reads it from a file
     #[arg(long, value_name = "SECRET", requires = "bus")]
-    pub bus_password: Option<String>,
-    /// What keys and channels of the bus begin with, so that several deployments can share it
+    pub bus_password: Option<SecretSource>,
+    /// Key and channel prefix, so that several deployments can share a bus
     #[arg(long, value_name = "TEXT", default_value = "orion:")]
     pub bus_prefix: String,
-    /// Certificates (PEM) that a `rediss://` bus is believed by, instead of the web's
+    /// Trusted CA certificates (PEM) for a `rediss://` bus, instead of the built-in roots
     #[arg(long, value_name = "FILE", requires = "bus")]
     pub bus_ca: Option<PathBuf>,
 }
 
-/// Turns the flags into a configuration; none without `--bus`.
+/// Converts the flags to a configuration; `None` without `--bus`.
 pub(super) fn configure(args: &BusArgs) -> Result<Option<BusConfig>, Failure> {
-    let Some(url) = read_secret("--bus", args.bus.as_deref())? else { return Ok(None) };
+    let Some(url) = SecretSource::read("--bus", args.bus.as_ref())? else { return Ok(None) };
     let url = std::str::from_utf8(url.expose()).map_err(|_| {
         Failure::usage("--bus is not UTF-8", "write redis://HOST:PORT, or rediss:// for TLS")
     })?;
-    let password = read_secret("--bus-password", args.bus_password.as_deref())?;
+    let password = SecretSource::read("--bus-password", args.bus_password.as_ref())?;
     let ca = args.bus_ca.as_ref().map(|path| {
         std::fs::read(path).map_err(|error| {
             Failure::usage(
-                format!("cannot read the file of --bus-ca, {}: {error}", path.display()),
+                format!("--bus-ca: cannot read `{}`: {error}", path.display()),
                 "check the path and its permissions",
             )
         })
     });
     if ca.is_some() && !(url.starts_with("rediss://") || url.starts_with("valkeys://")) {
         return Err(Failure::usage(
-            "--bus-ca is for a bus with TLS, and --bus has none",
-            "write --bus rediss://HOST:PORT, or leave --bus-ca out",
+            "--bus-ca requires a bus with TLS",
+            "write --bus rediss://HOST:PORT, or omit --bus-ca",
         ));
     }
     let ca = ca.transpose()?;
-    BusConfig::new(url, password.as_ref(), &args.bus_prefix, ca.as_deref())
-        .map(Some)
-        .map_err(|error: BusError| {
+    BusConfig::new(url, password.as_ref(), &args.bus_prefix, ca.as_deref()).map(Some).map_err(
+        |error: BusError| {
             Failure::usage(
-                format!("--bus is refused: {error}"),
-                "write redis://HOST:PORT, or rediss:// for TLS with --bus-ca for certificates of your own",
+                format!("--bus is not valid: {error}"),
+                "write redis://HOST:PORT, or rediss:// for TLS (with --bus-ca for a private CA)",
             )
-        })
+        },
+    )
 }
 
 #[cfg(test)]
@@ -78,17 +77,17 @@ mod tests {
     }
 
     #[test]
-    fn nothing_configured_is_a_single_node() {
+    fn without_flags_there_is_a_single_node() {
         assert!(configured(&[]).unwrap().is_none());
     }
 
     #[test]
     fn bad_urls_and_files_are_usage_errors_that_name_the_flag() {
         for (flags, words) in [
-            (&["--bus", "http://127.0.0.1"][..], "--bus is refused"),
-            (&["--bus", ""], "--bus is empty"),
-            (&["--bus", "redis://0.0.0.0:1"], "--bus is refused"),
-            (&["--bus", "@/nonexistent/url"], "file of --bus"),
+            (&["--bus", "http://127.0.0.1"][..], "--bus is not valid"),
+            (&["--bus", ""], "--bus: the secret is empty"),
+            (&["--bus", "redis://0.0.0.0:1"], "--bus is not valid"),
+            (&["--bus", "@/nonexistent/url"], "--bus: cannot read"),
             (&["--bus", "redis://h", "--bus-password", "@/nonexistent"], "--bus-password"),
             (&["--bus", "rediss://h", "--bus-ca", "/nonexistent"], "--bus-ca"),
             (&["--bus", "redis://h", "--bus-ca", "/dev/null"], "--bus-ca"),
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_comes_from_a_file_and_is_not_shown() {
+    fn a_password_from_a_file_is_not_shown() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "hush\n").unwrap();
         let password = format!("@{}", file.path().display());

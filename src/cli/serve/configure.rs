@@ -1,7 +1,5 @@
-//! From the flags of `serve` to a server configuration: secrets read, pairs added, what does not go
-//! together refused.
-//!
-//! [`turn_advert`] is the one place where TURN comes in.
+//! Converts the flags of `serve` to a server configuration: reads secrets, adds pairs, rejects conflicting flags.
+//! TURN is added later, by [`super::turn::start`].
 
 use super::{DEV_ADDRESS, Mode, ServeArgs, lan::Access, login, store};
 use crate::{
@@ -12,28 +10,28 @@ use crate::{
         secret::Secret,
         unix_now,
     },
-    cli::failure::Failure,
+    cli::{failure::Failure, units},
     pairs::{Pair, PairStore, StoreError},
     server::{self, ServerConfig},
     signaling::server::Origins,
     types::Stage,
 };
 
-/// What the flags ask for.
+/// The result of the flags.
 pub(super) struct Configured {
-    /// For the server.
+    /// The configuration of the server.
     pub config: ServerConfig,
-    /// Which kind of server it is.
+    /// The kind of server.
     pub mode: Mode,
-    /// What a phone of the local network needs, with `--lan`.
+    /// The credentials of a phone on the local network, with `--lan`.
     pub access: Option<Access>,
 }
 
-/// Turns flags into a configuration.
+/// Converts the flags to a configuration.
 pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
     for (flag, name) in [("--issuer", &args.issuer), ("--audience", &args.audience)] {
         if name.as_ref().is_some_and(String::is_empty) {
-            let remedy = format!("name what tokens must name, or leave {flag} out");
+            let remedy = format!("give the value that tokens must have, or omit {flag}");
             return Err(Failure::usage(format!("{flag} is empty"), remedy));
         }
     }
@@ -78,8 +76,7 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
     Ok(Configured { config, mode, access })
 }
 
-/// A server for a local network: the pair of the dev server in memory, and a login token of its own. Limits are
-/// those of a real server.
+/// A server for the local network: the dev server's pair in memory and its own login token, with production limits.
 async fn lan_config(
     verifier: Option<Verifier>,
     policy: Policy,
@@ -98,16 +95,16 @@ async fn lan_config(
     Ok(config)
 }
 
-/// Checks and signs with a secret that nobody knows.
+/// Signs and verifies with a random secret.
 fn random_verifier(policy: Policy) -> Result<Verifier, Failure> {
     let keys = Key::hs256("dev", &Secret::random()).and_then(|key| SigningKeys::new(vec![key]));
     let keys = keys.map_err(|error| {
-        Failure::new(Stage::Server, error.to_string(), "check the memory of this machine")
+        Failure::new(Stage::Server, error.to_string(), "check the free memory of this machine")
     })?;
     Ok(Verifier::new(keys, policy))
 }
 
-/// What the page at `/` gets; the pair of a development server is not a secret.
+/// The data for the page at `/`; the pair of a development server is not secret.
 fn page(mode: Mode) -> serde_json::Value {
     let mut answer = serde_json::json!({
         "mode": "pair",
@@ -131,15 +128,15 @@ async fn dev_config(
     let listen = args.address();
     if !listen.ip().is_loopback() {
         return Err(Failure::usage(
-            format!("without a signing secret {listen} is refused: it is not loopback"),
+            format!("cannot listen on {listen} without a signing secret: it is not loopback"),
             format!(
-                "give --lan for phones of the local network, or set ORION_JWT_SECRET to at least \
+                "add --lan to serve phones on the local network, or set ORION_JWT_SECRET to at least \
                  {MIN_SECRET_BYTES} random bytes, or listen on {DEV_ADDRESS}"
             ),
         ));
     }
     let failed = |error: server::ServerError| {
-        Failure::new(Stage::Server, error.to_string(), "check the memory of this machine")
+        Failure::new(Stage::Server, error.to_string(), "check the free memory of this machine")
     };
     let mut config = ServerConfig::dev().await.map_err(failed)?;
     config.verifier = random_verifier(policy)?;
@@ -151,29 +148,7 @@ async fn dev_config(
     Ok(config)
 }
 
-/// Reads a secret given as text or as `@FILE`; a final line end of the file is not part of it.
-pub(in crate::cli) fn read_secret(
-    flag: &str,
-    given: Option<&str>,
-) -> Result<Option<Secret>, Failure> {
-    let Some(given) = given else { return Ok(None) };
-    let text = match given.strip_prefix('@') {
-        None => given.to_owned(),
-        Some(path) => std::fs::read_to_string(path).map_err(|error| {
-            Failure::usage(
-                format!("cannot read the file of {flag}, {path}: {error}"),
-                "check the path and its permissions",
-            )
-        })?,
-    };
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err(Failure::usage(format!("{flag} is empty"), "give a secret, or leave it out"));
-    }
-    Ok(Some(Secret::from(text)))
-}
-
-/// Reads the pairs to add; only the dev server has a user of its own to add them for.
+/// Parses the pairs to add; only a development server has a default user for them.
 fn parse_pairs(given: &[String], development: bool) -> Result<Vec<Pair>, Failure> {
     let parse = |text: &String| {
         let parts: Vec<&str> = text.split(':').collect();
@@ -194,20 +169,20 @@ fn parse_pairs(given: &[String], development: bool) -> Result<Vec<Pair>, Failure
                 pair.check().map(|()| pair).map_err(usage)
             }
             None => Err(Failure::usage(
-                format!("--add-pair {text} is not understood"),
-                "write ID:PHONE:MAC:USER with two devices (a dev server fills in the user)",
+                units::not_valid(text, "pair for --add-pair", "ID:PHONE:MAC:USER"),
+                "write ID:PHONE:MAC:USER with two different devices (USER is optional for a dev server)",
             )),
         }
     };
     given.iter().map(parse).collect()
 }
 
-/// Adds a pair unless the same one is there already.
+/// Adds a pair unless it already exists.
 async fn add_once(store: &dyn PairStore, pair: &Pair) -> Result<(), Failure> {
     store.ensure(pair).await.map(drop).map_err(|error| store::failure(&error))
 }
 
-/// An origin as browsers write it (RFC 6454 §6.2), or `*`.
+/// Validates an origin in the form that browsers send (RFC 6454 §6.2), or `*`.
 pub(super) fn origin(text: &str) -> Result<String, String> {
     let url = url::Url::parse(text);
     let written = url.as_ref().map(|url| (url.origin(), url.origin().ascii_serialization()));
@@ -216,16 +191,17 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     });
     let as_browsers = match written {
         Ok((url::Origin::Tuple(..), written)) => written == text,
-        // Of apps: `capacitor://localhost`.
+        // Origins of apps: `capacitor://localhost`.
         Ok((url::Origin::Opaque(_), _)) => text == text.to_lowercase(),
         Err(_) => false,
     };
     if text == "*" || (host_alone && as_browsers) {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "`{text}` is no origin as browsers write it: scheme://host, in lower case, with a port other than \
-         the usual one and nothing after it"
+    Err(units::not_valid(
+        text,
+        "web origin",
+        "scheme://host[:port] in lower case, without a default port and without a path",
     ))
 }
 
@@ -261,13 +237,13 @@ mod tests {
 
     async fn failure(flags: &[&str]) -> Failure {
         match configured(flags).await {
-            Ok(_) => panic!("{flags:?} was taken"),
+            Ok(_) => panic!("{flags:?} was accepted"),
             Err(failure) => failure,
         }
     }
 
     #[tokio::test]
-    async fn nothing_configured_is_a_dev_server_with_the_demo_pair() {
+    async fn the_default_is_a_dev_server_with_the_demo_pair() {
         let (config, mode) = configured(&[]).await.unwrap();
         assert_eq!(mode, Mode::Dev);
         let pair = config.store.active_pair(&"demo".into()).await.unwrap().unwrap();
@@ -275,13 +251,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn flags_that_do_not_go_together_are_usage_errors() {
+    async fn conflicting_flags_are_usage_errors() {
         for (flags, words) in [
             (&["--listen", "0.0.0.0:8787"][..], "not loopback"),
             (&["--listen", "192.0.2.1:1"], "not loopback"),
             (&["--listen", "[::]:1"], "not loopback"),
             (&["--jwt-secret", "short", "--db", "x"], "too short"),
-            (&["--jwt-secret", SECRET], "nowhere to find pairs"),
+            (&["--jwt-secret", SECRET], "no pair store"),
             (&["--db", "postgres://h/d"], "signing secret"),
             (&["--jwt-secret", SECRET, "--db", "mysql://h"], "postgres://"),
             (&["--jwt-secret", SECRET, "--db", "http://h.example"], "plain text"),
@@ -291,26 +267,26 @@ mod tests {
             (&["--jwt-secret", "@/nonexistent/secret"], "cannot read"),
             (&["--jwt-secret", ""], "empty"),
             (&["--login-secret", "short"], "too short"),
-            (&["--login-issuer", "x"], "without keys"),
+            (&["--login-issuer", "x"], "requires the keys"),
             (&["--login-jwks", "http://login.example/x"], "this machine only"),
-            (&["--login-jwks", "http://127.0.0.1:1/keys"], "not known"),
-            (&["--jwt-previous-secret", SECRET], "without a present one"),
+            (&["--login-jwks", "http://127.0.0.1:1/keys"], "unknown"),
+            (&["--jwt-previous-secret", SECRET], "requires a current"),
             (&["--jwt-keys", "/nonexistent/keys"], "cannot be read"),
             (&["--jwt-jwks", "http://127.0.0.1:1/j", "--login-secret", SECRET], "no key to sign"),
-            (&["--add-pair", "only-an-id"], "not understood"),
-            (&["--add-pair", "p:one:one"], "not understood"),
-            (&["--add-pair", "p::mac"], "not understood"),
+            (&["--add-pair", "only-an-id"], "not a valid pair"),
+            (&["--add-pair", "p:one:one"], "not a valid pair"),
+            (&["--add-pair", "p::mac"], "not a valid pair"),
             (&["--issuer", ""], "--issuer is empty"),
             (&["--audience", ""], "--audience is empty"),
             (&["--jwt-secret", SECRET, "--login-secret", SECRET], "the same as --jwt-secret"),
-            (&["--lan", "--listen", "127.0.0.1:8787"], "for this one only"),
+            (&["--lan", "--listen", "127.0.0.1:8787"], "other machines"),
             (&["--lan", "--db", "x"], "in memory"),
             (&["--lan", "--login-jwks", "https://h.example/j"], "--login-jwks"),
             (&["--lan", "--jwt-jwks", "https://h.example/j"], "--jwt-jwks"),
             (&["--lan", "--bus", "redis://h"], "single node"),
             (&["--lan", "--no-tls", "--tls-self-signed"], "--no-tls"),
-            (&["--no-tls"], "without --lan"),
-            (&["--qr"], "without --lan"),
+            (&["--no-tls"], "requires --lan"),
+            (&["--qr"], "requires --lan"),
         ] {
             let failure = failure(flags).await;
             assert_eq!(failure.exit, 2, "{flags:?}: {failure}");
@@ -319,15 +295,15 @@ mod tests {
         }
     }
 
-    /// A pipe, as of `<(command)`, has its text once.
+    /// A pipe, such as `<(command)`, can be read only once.
     #[cfg(unix)]
     #[tokio::test]
     async fn each_secret_is_read_once() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = |name: &str, secret: &'static str| {
             let path = dir.path().join(name);
-            let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
-            assert!(made.success());
+            let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+            assert!(status.success());
             let given = format!("@{}", path.display());
             std::thread::spawn(move || {
                 for text in [secret, ""] {
@@ -344,31 +320,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pairs_that_are_given_are_kept_in_memory_without_a_store() {
+    async fn added_pairs_are_kept_in_memory_without_a_store() {
         let flags = ["--jwt-secret", SECRET, "--add-pair", "p:i:m:u"];
         let (config, mode) = configured(&flags).await.unwrap();
         assert_eq!(mode, Mode::Production);
         let pairs = config.store.list().await.unwrap();
         assert_eq!((pairs.len(), pairs[0].id.as_str()), (1, "p"));
-        assert!(config.login.is_none(), "there is no login of its own");
+        assert!(config.login.is_none(), "production servers have no default login");
     }
 
     #[tokio::test]
-    async fn a_server_for_the_local_network_has_secrets_of_its_own() {
+    async fn a_server_for_the_local_network_has_its_own_secrets() {
         let (config, mode) = configured(&["--lan"]).await.unwrap();
         assert_eq!(mode, Mode::Lan);
         assert!(config.front.tls.is_some() && config.page.is_some());
         assert!(
             !config.front.this_machine_only,
-            "its certificate and its login are for others, too"
+            "its certificate and its login are for other machines, too"
         );
-        assert!(config.token_rates.is_some(), "guessing is limited");
+        assert!(config.token_rates.is_some(), "login attempts are limited");
         assert!(!config.signaling.origins.allow("http://localhost:8787"), "only its own page");
         let login = config.login.unwrap();
-        assert!(
-            login.user("dev", unix_now()).await.is_err(),
-            "the dev server's token is known to all"
-        );
+        assert!(login.user("dev", unix_now()).await.is_err(), "the dev server's token is public");
         let pairs = config.store.list().await.unwrap();
         assert_eq!((pairs.len(), pairs[0].id.as_str()), (1, "demo"));
         let (plain, _) = configured(&["--lan", "--no-tls", "--add-pair", "p:a:b"]).await.unwrap();
@@ -377,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_real_secret_and_a_file_make_a_real_server() {
+    async fn a_secret_and_a_file_make_a_production_server() {
         let dir = tempfile::tempdir().unwrap();
         let (db, secret) = (dir.path().join("pairs.db"), dir.path().join("secret"));
         std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
@@ -405,6 +378,9 @@ mod tests {
             Verifier::new(keys, Policy::default()).mint("i".into(), "p".into(), now, 60).unwrap()
         };
         let (config, _) = configured(&flags).await.unwrap();
-        config.verifier.verify(&token, unix_now()).expect("the line end is not part of the secret");
+        config
+            .verifier
+            .verify(&token, unix_now())
+            .expect("the line break is not part of the secret");
     }
 }

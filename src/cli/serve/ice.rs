@@ -1,4 +1,4 @@
-//! ICE servers in the token answers of `serve`, besides its own relay: a fixed list, and Twilio's.
+//! ICE servers in the token responses of `serve`, in addition to its own relay: a fixed list, and Twilio's.
 
 use std::{
     sync::Arc,
@@ -23,57 +23,59 @@ use crate::{
     server::{MIN_TURN_TTL, SHORTEST_TTL, ServerConfig, twilio::TwilioServers},
 };
 
-/// Longest life of TURN credentials made from a shared secret.
+/// Maximum lifetime of TURN credentials generated from a shared secret.
 const MAX_TURN_TTL: Duration = Duration::from_hours(7 * 24);
 
 /// Flags of `serve` for ICE servers.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "ICE servers of token answers")]
+#[command(next_help_heading = "ICE servers in token responses")]
 pub struct IceArgs {
-    /// stun:, turn: or turns: server to name in token answers, besides the others; repeatable
+    /// Additional ICE server (stun:, turn: or turns:) to include in token responses; repeatable
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub ice_server: Vec<String>,
-    /// User name for the TURN servers of --ice-server
+    /// User name for the TURN servers given by --ice-server
     #[arg(long, value_name = "NAME")]
     pub ice_username: Option<String>,
-    /// Password for the TURN servers of --ice-server
+    /// Password for the TURN servers given by --ice-server
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     pub ice_credential: Option<SecretText>,
-    /// Life of signaling tokens, 10s to 5m; default 5m. Short ones show whether an app renews them
+    /// Signaling token lifetime, 10s to 5m; default: 5m; short lifetimes test whether an app renews its token
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub token_ttl: Option<Duration>,
-    /// Life of TURN credentials made from --turn-secret, 10s to 7 days; default 2h. Below 1h is for tests:
-    /// calls outlive it
+    /// Lifetime of TURN credentials generated from --turn-secret, 10s to 7 days; default: 2h; less than 1h is for tests
+    /// only, because calls outlive it
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub turn_ttl: Option<Duration>,
-    /// Twilio.
+    /// The Twilio account.
     #[command(flatten)]
     pub twilio: TwilioArgs,
-    /// Life of Twilio's credentials, 2h to 24h; default 24h; renewed after half of it
+    /// Lifetime of Twilio's credentials, 2h to 24h, renewed at half time; default: 24h
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub twilio_ttl: Option<Duration>,
 }
 
 impl IceArgs {
-    /// Has token answers name the servers; Twilio is asked once.
+    /// Adds the servers to token responses; sends one request to Twilio.
     ///
     /// # Errors
-    /// Flags that do not go together, and credentials that Twilio refuses: exit code 2.
+    /// Conflicting flags, or credentials that Twilio rejects: exit code 2.
     pub(super) async fn apply(&self, config: &mut ServerConfig) -> Result<(), Failure> {
         config.ice_servers = self.listed()?;
         if let Some(ttl) = self.token_ttl {
-            let most = Duration::from_secs(MAX_LIFETIME_S);
-            config.token_ttl_s = in_range("--token-ttl", ttl, SHORTEST_TTL, most)?.as_secs();
+            let maximum = Duration::from_secs(MAX_LIFETIME_S);
+            config.token_ttl_s = in_range("--token-ttl", ttl, SHORTEST_TTL, maximum)?.as_secs();
         }
         if let Some(ttl) = self.turn_ttl {
             let ttl = in_range("--turn-ttl", ttl, SHORTEST_TTL, MAX_TURN_TTL)?;
             if ttl < MIN_TURN_TTL {
-                tracing::warn!("--turn-ttl is below an hour: calls outlive their TURN credentials");
+                tracing::warn!(
+                    "--turn-ttl is less than an hour: calls will outlive their TURN credentials"
+                );
             }
             let Some(turn) = &mut config.turn else {
                 return Err(Failure::usage(
-                    "--turn-ttl without TURN",
-                    "leave --no-turn out, or give --turn-url and --turn-secret",
+                    "--turn-ttl requires a TURN server",
+                    "omit --no-turn, or add --turn-url and --turn-secret",
                 ));
             };
             turn.ttl = ttl;
@@ -90,14 +92,14 @@ impl IceArgs {
             }
             _ => {
                 return Err(Failure::usage(
-                    "--ice-username and --ice-credential go together",
-                    "give both, or none of them",
+                    "--ice-username and --ice-credential must be used together",
+                    "give both, or neither",
                 ));
             }
         };
         ice::servers(&self.ice_server, &login, SystemTime::now()).map_err(|failure| Failure {
             remedy: "write stun:HOST[:PORT], or turn:HOST[:PORT] with --ice-username and \
-                     --ice-credential @FILE; for a shared secret there are --turn-url and \
+                    --ice-credential @FILE; for a shared secret use --turn-url and \
                      --turn-secret"
                 .into(),
             ..failure
@@ -106,7 +108,7 @@ impl IceArgs {
 
     async fn twilio(&self) -> Result<Option<Arc<TwilioServers>>, Failure> {
         let ttl = self.twilio_ttl.unwrap_or(MAX_TTL);
-        // Renewed after half of it: what is given away is good for another hour at least.
+        // Renewed at half time, so credentials handed out are valid for at least another hour.
         let ttl = in_range("--twilio-ttl", ttl, 2 * MIN_TURN_TTL, MAX_TTL)?;
         let Some(account) = self.twilio.account()? else {
             let ttl = self.twilio_ttl.map(|_| Err(without_account("--twilio-ttl")));
@@ -117,7 +119,7 @@ impl IceArgs {
             Err(error @ TwilioError::Refused { .. }) => {
                 Err(Failure::usage(error.to_string(), error.remedy()))
             }
-            // Anything else may pass: it has been logged, and is tried again.
+            // Other errors may be temporary: they have been logged, and the request is retried.
             _ => Ok(Some(Arc::new(servers))),
         }
     }
@@ -126,18 +128,18 @@ impl IceArgs {
 fn in_range(
     flag: &str,
     given: Duration,
-    least: Duration,
-    most: Duration,
+    minimum: Duration,
+    maximum: Duration,
 ) -> Result<Duration, Failure> {
-    if (least..=most).contains(&given) {
+    if (minimum..=maximum).contains(&given) {
         return Ok(given);
     }
-    let words = |time: Duration| match time.as_secs() {
+    let flag_value = |time: Duration| match time.as_secs() {
         seconds if seconds >= 3600 => format!("{}h", seconds / 3600),
         seconds => format!("{seconds}s"),
     };
     Err(Failure::usage(
         format!("{flag} of {} s is out of range", given.as_secs()),
-        format!("give {} to {}", words(least), words(most)),
+        format!("give a time from {} to {}", flag_value(minimum), flag_value(maximum)),
     ))
 }

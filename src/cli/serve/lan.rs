@@ -1,6 +1,6 @@
-//! `serve --lan`: a server for development that phones of the local network can use, in one step. It listens on all
-//! interfaces, signs with a random secret, makes a certificate, has the pair of the dev server and a random login
-//! token; nothing is accepted without a token.
+//! `serve --lan`: a development server for phones on the local network. It listens on all interfaces, signs with a
+//! random secret, creates a certificate, and has the dev server's pair and a random login token; nothing is
+//! accepted without a token.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -13,44 +13,44 @@ use crate::{
     stun::stream::certificate::Fingerprint,
 };
 
-/// Port of `--lan`, as of the dev server.
+/// Default port of `--lan`, same as the dev server's.
 const PORT: u16 = 8787;
 
-/// Light modules around a QR code on each side: two are enough for the cameras of phones.
+/// Width of the quiet zone around a QR code in modules: two are enough for phone cameras.
 const QUIET: usize = 2;
 
-/// Flags of `serve` for a local network.
+/// Flags of `serve` for the local network.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Local network")]
 pub struct LanArgs {
-    /// Serve phones of the local network: listen on all interfaces, with a random signing secret and login token, a
-    /// certificate made for this run, and the pair `demo` in memory; print what to type and run elsewhere
+    /// Serve phones on the local network: listen on all interfaces, with a random signing secret and login token, a
+    /// temporary certificate and the pair `demo` in memory; print the URL and commands for the other devices
     #[arg(long)]
     pub lan: bool,
-    /// With --lan: ws:// and http:// instead of TLS, for apps that cannot pin a certificate
+    /// With --lan: use ws:// and http:// instead of TLS, for apps that cannot pin a certificate
     #[arg(long)]
     pub no_tls: bool,
-    /// With --lan: show the QR code of how the phone joins, also where there is no terminal wide enough. It is one
-    /// URL, https://HOST:PORT/#device=ID&pair=ID&login=TOKEN&pin=SHA256 (http:// and no pin with --no-tls): open it
-    /// in a browser, or have the app read it
+    /// With --lan: show the QR code of the join URL even if the terminal is not known to be wide enough. The URL is
+    /// https://HOST:PORT/#device=ID&pair=ID&login=TOKEN&pin=SHA256 (http:// and no pin with --no-tls); open it in a
+    /// browser or scan it in the app
     #[arg(long)]
     pub qr: bool,
 }
 
-/// What a phone of the local network needs besides an address.
+/// The credentials of a phone on the local network.
 pub(super) struct Access {
-    /// The login token.
+    /// Login token for the token API.
     pub login: String,
 }
 
 impl Access {
-    /// With a fresh login token.
+    /// Generates a login token.
     pub(super) fn random() -> Self {
         Self { login: random_login() }
     }
 
-    /// What a phone needs, as one URL: the page under which the server is reached, and in its fragment, which no
-    /// browser sends anywhere, the rest.
+    /// Everything a phone needs, as one URL: the page of the server, and the credentials in the fragment, which
+    /// browsers do not send.
     pub(super) fn join_url(&self, page: &str, pin: Option<Fingerprint>) -> String {
         let (device, pair) = (server::DEV_PHONE, server::DEV_PAIR);
         let pin = pin.map_or_else(String::new, |pin| format!("&pin={pin}"));
@@ -58,34 +58,34 @@ impl Access {
     }
 }
 
-/// The flags as they are with what `--lan` adds.
+/// Adds the defaults of `--lan` to the flags.
 ///
 /// # Errors
-/// Exit code 2: a flag that contradicts it.
+/// Exit code 2: a flag that conflicts with `--lan`.
 pub(super) fn resolve(mut args: ServeArgs) -> Result<ServeArgs, Failure> {
     if !args.lan.lan {
         let alone = [("--no-tls", args.lan.no_tls), ("--qr", args.lan.qr)];
         return match alone.into_iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(Failure::usage(
-                format!("{flag} without --lan"),
-                format!("give --lan, too, or leave {flag} out"),
+                format!("{flag} requires --lan"),
+                format!("add --lan, or omit {flag}"),
             )),
             None => Ok(args),
         };
     }
     if let Some((flag, why)) = contradiction(&args) {
         return Err(Failure::usage(
-            format!("--lan and {flag}: {why}"),
+            format!("--lan cannot be used with {flag}: {why}"),
             format!(
-                "leave {flag} out (also as a variable and in orion-peer.toml), or set up a server without --lan"
+                "omit {flag} (also as a variable and in orion-peer.toml), or configure a server without --lan"
             ),
         ));
     }
     let listen = args.listen.unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT));
     if listen.ip().is_loopback() {
         return Err(Failure::usage(
-            format!("--lan is for other machines, and {listen} is for this one only"),
-            "leave --listen out, or give --listen 0.0.0.0:PORT",
+            format!("--lan serves other machines, but {listen} is reachable from this one only"),
+            "omit --listen, or give --listen 0.0.0.0:PORT",
         ));
     }
     args.listen = Some(listen);
@@ -97,7 +97,7 @@ pub(super) fn resolve(mut args: ServeArgs) -> Result<ServeArgs, Failure> {
     Ok(args)
 }
 
-/// Where the relay of a server on `listen` listens: it has one family, and every local network has IPv4.
+/// The relay address of a server on `listen`: the relay has one address family, and every local network has IPv4.
 pub(super) fn relay_listen(listen: SocketAddr) -> SocketAddr {
     match listen.ip() {
         IpAddr::V6(ip) if ip.is_unspecified() => {
@@ -107,24 +107,23 @@ pub(super) fn relay_listen(listen: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A flag that does not go with `--lan`, and why.
+/// A flag that conflicts with `--lan`, and the reason.
 fn contradiction(args: &ServeArgs) -> Option<(&'static str, &'static str)> {
     let tls = args.tls.tls_self_signed || args.tls.tls_cert.is_some() || args.tls.tls_key.is_some();
-    let elsewhere = "its login token is made for this run";
+    let own_login = "it generates its own login token";
     [
-        ("--db", args.store.has_place(), "its pairs are in memory"),
-        ("--login-jwks", args.login.login_jwks.is_some(), elsewhere),
-        ("--login-issuer", args.login.login_issuer.is_some(), elsewhere),
-        ("--jwt-jwks", args.login.jwt_jwks.is_some(), "it signs its tokens itself"),
+        ("--db", args.store.has_place(), "it keeps its pairs in memory"),
+        ("--login-jwks", args.login.login_jwks.is_some(), own_login),
+        ("--login-issuer", args.login.login_issuer.is_some(), own_login),
+        ("--jwt-jwks", args.login.jwt_jwks.is_some(), "it signs its own tokens"),
         ("--bus", args.bus.bus.is_some(), "it is a single node"),
-        ("--no-tls", args.lan.no_tls && tls, "a certificate was asked for"),
+        ("--no-tls", args.lan.no_tls && tls, "a certificate was requested"),
     ]
     .into_iter()
     .find_map(|(flag, given, why)| given.then_some((flag, why)))
 }
 
-/// A QR code (ISO/IEC 18004) of `text` in half blocks, for light ink on a dark ground; none when it is too long
-/// for one.
+/// A QR code (ISO/IEC 18004) of `text` in half blocks, drawn light on dark; `None` if the text is too long.
 #[must_use]
 pub fn qr(text: &str) -> Option<Vec<String>> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L).ok()?;
@@ -153,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_phone_needs_is_in_one_url() {
+    fn the_join_url_has_everything_a_phone_needs() {
         let access = Access::random();
         let other = Access::random();
         assert!(access.login.len() == 26 && access.login != other.login);
@@ -173,7 +172,7 @@ mod tests {
         assert!(!access.join_url("http://192.0.2.7:8787/", None).contains("pin"));
     }
 
-    /// Modules as they are drawn, light ones true.
+    /// The drawn modules; true is light.
     fn drawn(lines: &[String]) -> Vec<Vec<bool>> {
         let halves = |line: &String, upper: bool| {
             let light = |c: char| match c {
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_qr_code_is_drawn_whole_and_fits_a_terminal() {
+    fn a_qr_code_is_drawn_completely_and_fits_a_terminal() {
         let pin: Fingerprint = "0123456789abcdef".repeat(4).parse().unwrap();
         let page = "https://[2001:db8:1234:5678:9abc:def0:1234:5678]:65535/";
         let url = Access::random().join_url(page, Some(pin));

@@ -1,5 +1,5 @@
-//! Limits of `serve`: time-outs, sizes, rates, and how many of each. What is not given stays as the wire
-//! contract has it, and for a dev server without limits for one client.
+//! Limits of `serve`: timeouts, sizes, rates and counts. The defaults are those of the wire contract; a dev server
+//! has no limits per client.
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
@@ -12,83 +12,84 @@ use crate::{
     signaling::server::limits::Rate,
 };
 
-/// Most of anything that is counted.
-const MOST: u32 = 1_000_000;
+/// Maximum of all counts.
+const MAX_COUNT: u32 = 1_000_000;
 
-/// A rate that is no limit.
+/// A rate that never limits.
 const UNLIMITED: Rate = Rate::new(u32::MAX, Duration::ZERO);
 
 /// Flags of `serve` for limits.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Sockets at once; default 20000
+    /// Maximum concurrent sockets; default: 20000
     #[arg(long, value_name = "N")]
     pub max_sockets: Option<u32>,
-    /// Sockets from one IP address at once (IPv6: from one /64), 0 for no limit; default 1000
+    /// Maximum concurrent sockets per IP address (IPv6: per /64); 0: unlimited; default: 1000
     #[arg(long, value_name = "N")]
     pub max_sockets_per_ip: Option<u32>,
-    /// Sockets of one user at once, 0 for no limit; default 50
+    /// Maximum concurrent sockets per user; 0: unlimited; default: 50
     #[arg(long, value_name = "N")]
     pub max_sockets_per_user: Option<u32>,
-    /// HTTP connections at once, sockets not counted; default 4096
+    /// Maximum concurrent HTTP connections, not counting sockets; default: 4096
     #[arg(long, value_name = "N")]
     pub max_connections: Option<u32>,
-    /// HTTP connections from one IP address at once, 0 for no limit; default 256
+    /// Maximum concurrent HTTP connections per IP address; 0: unlimited; default: 256
     #[arg(long, value_name = "N")]
     pub max_connections_per_ip: Option<u32>,
-    /// Longest signaling message; default and most 64KiB
+    /// Maximum size of a signaling message; default and upper limit: 64KiB
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub max_message: Option<u64>,
-    /// Longest body of a request; default 16KiB
+    /// Maximum size of a request body; default: 16KiB
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub max_body: Option<u64>,
-    /// Messages that wait for a slow socket before it is closed; default 64
+    /// Maximum messages queued for a slow socket before it is closed; default: 64
     #[arg(long, value_name = "N")]
     pub queue_messages: Option<u32>,
-    /// Bytes that wait for a slow socket before it is closed; default 256KiB
+    /// Maximum bytes queued for a slow socket before it is closed; default: 256KiB
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub queue_bytes: Option<u64>,
-    /// Messages of one socket: at once, then in a time; default 100:20/s
+    /// Maximum message rate per socket, as BURST:RATE; default: 100:20/s
     #[arg(long, value_name = "RATE")]
     pub socket_rate: Option<RateLimit>,
-    /// Handshakes from one IP address (IPv6: from one /64), or off; default 60:2/s
+    /// Maximum handshake rate per IP address (IPv6: per /64), or off; default: 60:2/s
     #[arg(long, value_name = "RATE")]
     pub ip_rate: Option<RateLimit>,
-    /// Handshakes for one pair, or off; default 60:1/s
+    /// Maximum handshake rate per pair, or off; default: 60:1/s
     #[arg(long, value_name = "RATE")]
     pub pair_rate: Option<RateLimit>,
-    /// Handshakes of one user, or off; default 120:2/s
+    /// Maximum handshake rate per user, or off; default: 120:2/s
     #[arg(long, value_name = "RATE")]
     pub user_rate: Option<RateLimit>,
-    /// Token requests from one IP address, or off; default 60:2/s
+    /// Maximum token request rate per IP address, or off; default: 60:2/s
     #[arg(long, value_name = "RATE")]
     pub token_ip_rate: Option<RateLimit>,
-    /// Token requests of one user, or off; default 20:30/min
+    /// Maximum token request rate per user, or off; default: 20:30/min
     #[arg(long, value_name = "RATE")]
     pub token_user_rate: Option<RateLimit>,
-    /// Time for the header of a request; default 5s
+    /// Timeout for request headers; default: 5s
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub header_timeout: Option<Duration>,
-    /// Time for the TLS handshake; default 5s
+    /// Timeout for the TLS handshake; default: 5s
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub tls_timeout: Option<Duration>,
-    /// Time for the body of a request; default 5s
+    /// Timeout for request bodies; default: 5s
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub body_timeout: Option<Duration>,
 }
 
-/// A rate as people write it, or `off`.
+/// A rate with a burst, or `off`: the values of the rate flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit(Option<Rate>);
 
-/// Text that is no rate.
+/// Text that is not a valid rate limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no rate: write 60:2/s (60 at once, then 2 a second), 20:30/min, 5:10/h, or off; at most \
-     1000000 at once, and from 0.001 to 100000 a second"
-)]
+#[error("{}", units::not_valid(.0, "rate limit", EXPECTED_RATE))]
 pub struct RateError(String);
+
+/// The forms of a rate limit.
+const EXPECTED_RATE: &str = "60:2/s (a burst of 60, then 2 per second), 20:30/min, 5:10/h, or off; \
+     bursts up to 1000000, rates from 0.001 to 100000 per second";
 
 impl FromStr for RateLimit {
     type Err = RateError;
@@ -110,17 +111,17 @@ fn parse(text: &str) -> Option<Rate> {
         "h" => 3600.0,
         _ => return None,
     };
-    let burst: u32 = burst.parse().ok().filter(|burst| (1..=MOST).contains(burst))?;
+    let burst: u32 = burst.parse().ok().filter(|burst| (1..=MAX_COUNT).contains(burst))?;
     let per_second = count.parse::<f64>().ok()? / seconds;
     let sane = (0.001 * 0.999..=100_000.0).contains(&per_second);
     sane.then(|| Rate::new(burst, Duration::from_secs_f64(1.0 / per_second)))
 }
 
 impl LimitArgs {
-    /// Puts what is given into the configuration.
+    /// Applies the given flags to the configuration.
     ///
     /// # Errors
-    /// Exit code 2: a value out of its range, with the flag and the range.
+    /// Exit code 2: a value is out of range; the error has the flag and the range.
     pub fn apply(&self, config: &mut ServerConfig) -> Result<(), Failure> {
         self.counts(config)?;
         self.sizes(config)?;
@@ -143,11 +144,11 @@ impl LimitArgs {
 
     fn counts(&self, config: &mut ServerConfig) -> Result<(), Failure> {
         let limits = &mut config.signaling.limits;
-        if let Some(most) = within("--max-sockets", self.max_sockets, 1..=MOST)? {
-            limits.sockets = most;
+        if let Some(maximum) = within("--max-sockets", self.max_sockets, 1..=MAX_COUNT)? {
+            limits.sockets = maximum;
         }
-        if let Some(most) = within("--max-connections", self.max_connections, 1..=MOST)? {
-            config.max_connections = most as usize;
+        if let Some(maximum) = within("--max-connections", self.max_connections, 1..=MAX_COUNT)? {
+            config.max_connections = maximum as usize;
         }
         for (flag, given, place) in [
             ("--max-sockets-per-ip", self.max_sockets_per_ip, &mut limits.sockets_per_address),
@@ -158,13 +159,18 @@ impl LimitArgs {
                 &mut config.front.connections_per_address,
             ),
         ] {
-            if let Some(most) = within(flag, given, 0..=MOST)? {
-                *place = (most > 0).then_some(most);
+            if let Some(maximum) = within(flag, given, 0..=MAX_COUNT)? {
+                *place = (maximum > 0).then_some(maximum);
             }
         }
-        // A pair needs a socket for each of its two devices, and one more to take over from an old one.
-        if limits.sockets_per_user.is_some_and(|most| most < 3) {
-            return Err(out_of_range("--max-sockets-per-user", &"less", "3", &MOST.to_string()));
+        // A pair needs one socket per device, and one more to replace an old one.
+        if limits.sockets_per_user.is_some_and(|maximum| maximum < 3) {
+            return Err(out_of_range(
+                "--max-sockets-per-user",
+                &"less",
+                "3",
+                &MAX_COUNT.to_string(),
+            ));
         }
         Ok(())
     }
@@ -172,18 +178,18 @@ impl LimitArgs {
     fn sizes(&self, config: &mut ServerConfig) -> Result<(), Failure> {
         let limits = &mut config.signaling.limits;
         let message = 1024..=MAX_MESSAGE_BYTES as u64;
-        if let Some(most) = within("--max-message", self.max_message, message)? {
-            limits.message_bytes = most as usize;
+        if let Some(maximum) = within("--max-message", self.max_message, message)? {
+            limits.message_bytes = maximum as usize;
         }
-        if let Some(most) = within("--max-body", self.max_body, 1024..=1024 * 1024)? {
-            config.front.max_body = most as usize;
+        if let Some(maximum) = within("--max-body", self.max_body, 1024..=1024 * 1024)? {
+            config.front.max_body = maximum as usize;
         }
-        if let Some(most) = within("--queue-messages", self.queue_messages, 8..=4096)? {
-            limits.queue_messages = most as usize;
+        if let Some(maximum) = within("--queue-messages", self.queue_messages, 8..=4096)? {
+            limits.queue_messages = maximum as usize;
         }
         let queue = limits.message_bytes as u64..=16 * 1024 * 1024;
-        if let Some(most) = within("--queue-bytes", self.queue_bytes, queue)? {
-            limits.queue_bytes = most as usize;
+        if let Some(maximum) = within("--queue-bytes", self.queue_bytes, queue)? {
+            limits.queue_bytes = maximum as usize;
         }
         Ok(())
     }
@@ -236,10 +242,10 @@ fn within<T: PartialOrd + Display + Copy>(
     }
 }
 
-fn out_of_range(flag: &str, given: &dyn Display, least: &str, most: &str) -> Failure {
+fn out_of_range(flag: &str, given: &dyn Display, minimum: &str, maximum: &str) -> Failure {
     Failure::usage(
         format!("{flag} {given} is out of range"),
-        format!("give {flag} a value from {least} to {most}"),
+        format!("give {flag} a value from {minimum} to {maximum}"),
     )
 }
 
@@ -253,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_read_as_people_write_them() {
+    fn rates_are_parsed() {
         let read = |text: &str| text.parse::<RateLimit>().map(|limit| limit.0);
         assert_eq!(read("60:2/s"), Ok(Some(Rate::new(60, Duration::from_millis(500)))));
         assert_eq!(read("20:30/min"), Ok(Some(Rate::new(20, Duration::from_secs(2)))));
@@ -266,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_given_counts_and_the_rest_stays() {
+    async fn given_limits_apply_and_others_keep_their_defaults() {
         let args = LimitArgs {
             max_sockets: Some(7),
             max_sockets_per_ip: Some(3),
@@ -288,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn values_out_of_range_are_refused_with_their_flag_and_range() {
+    async fn values_out_of_range_are_rejected_with_flag_and_range() {
         let args = LimitArgs::default;
         for (args, flag) in [
             (LimitArgs { max_sockets: Some(0), ..args() }, "--max-sockets "),

@@ -1,10 +1,10 @@
-//! Keys of `serve`: who may ask for a signaling token, and what signs and checks those.
+//! Login and keys of `serve`: who may request a signaling token, and the keys that sign and verify them.
 
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use super::{Mode, ServeArgs, configure::read_secret};
+use super::{Mode, ServeArgs};
 use crate::{
     auth::{
         jwks::{Jwks, JwksTimes},
@@ -15,49 +15,49 @@ use crate::{
         secret::Secret,
         unix_now,
     },
-    cli::failure::Failure,
+    cli::{failure::Failure, secret::SecretSource},
 };
 
-/// Path of a published key set under its issuer (Supabase: below `/auth/v1`).
+/// Path of a published key set under its issuer (Supabase: under `/auth/v1`).
 const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 /// Flags of `serve` for login tokens and signing keys.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Login and keys")]
 pub struct LoginArgs {
-    /// Key file of signaling tokens, or directory of files *.pem and *.key, as [KID=]PATH; read again on
-    /// SIGHUP; repeatable. The first that can sign signs, of a directory the last by name; all verify
+    /// Key file, or directory of *.pem and *.key files, for signaling tokens, as [KID=]PATH; reloaded on SIGHUP;
+    /// repeatable. The first key that can sign is used for signing (in a directory, the last by name); all verify
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub jwt_keys: Vec<String>,
-    /// Public keys (JWKS) of signaling tokens that are signed elsewhere
+    /// Public keys (JWKS) that verify signaling tokens signed by another service
     #[arg(long, value_name = "URL")]
     pub jwt_jwks: Option<String>,
-    /// Public keys (JWKS) of the login tokens, beside --login-secret or instead; those of Supabase are at
-    /// `https://PROJECT.supabase.co/auth/v1` and then /.well-known/jwks.json
+    /// Public keys (JWKS) that verify login tokens, in addition to or instead of --login-secret; Supabase:
+    /// `https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json`
     #[arg(long, value_name = "URL")]
     pub login_jwks: Option<String>,
-    /// Issuer (`iss`) of the login tokens; default: --login-jwks without /.well-known/jwks.json
+    /// Required issuer (iss) of login tokens; default: --login-jwks without /.well-known/jwks.json
     #[arg(long, value_name = "URL")]
     pub login_issuer: Option<String>,
 }
 
-/// The secrets of the flags, each read once: one may come from a pipe.
+/// The secrets given by flags, each read only once, because it may come from a pipe.
 pub(super) struct Secrets {
-    /// What signs signaling tokens, and what did before.
+    /// The current and the previous secret that sign signaling tokens.
     pub signing: [Option<Secret>; 2],
-    /// What login tokens are signed with.
+    /// The secret that signs login tokens.
     pub login: Option<Secret>,
 }
 
 impl Secrets {
-    /// Who has the login secret may log in as anybody; who has the signing secret may join any room. One secret for
-    /// both would make everybody who checks logins, such as another service, one who can join.
+    /// Reads the secrets. The login secret allows logging in as any user, and the signing secret joining any room. A
+    /// shared secret would let every service that verifies logins join rooms.
     ///
     /// # Errors
-    /// Exit code 2 when one cannot be read, or `--login-secret` is a secret that signaling tokens are signed with.
+    /// Exit code 2 if a secret cannot be read, or if `--login-secret` also signs signaling tokens.
     pub(super) fn read(args: &ServeArgs) -> Result<Self, Failure> {
         let signing = signing_secrets(args)?;
-        let login = read_secret("--login-secret", args.login_secret.as_deref())?;
+        let login = SecretSource::read("--login-secret", args.login_secret.as_ref())?;
         for (flag, secret) in ["--jwt-secret", "--jwt-previous-secret"].into_iter().zip(&signing) {
             if secret
                 .as_ref()
@@ -66,7 +66,7 @@ impl Secrets {
             {
                 return Err(Failure::usage(
                     format!("--login-secret is the same as {flag}"),
-                    "give each its own secret: `openssl rand -hex 32` makes one",
+                    "give each its own secret, such as from `openssl rand -hex 32`",
                 ));
             }
         }
@@ -76,12 +76,12 @@ impl Secrets {
 
 fn signing_secrets(args: &ServeArgs) -> Result<[Option<Secret>; 2], Failure> {
     Ok([
-        read_secret("--jwt-secret", args.jwt_secret.as_deref())?,
-        read_secret("--jwt-previous-secret", args.jwt_previous_secret.as_deref())?,
+        SecretSource::read("--jwt-secret", args.jwt_secret.as_ref())?,
+        SecretSource::read("--jwt-previous-secret", args.jwt_previous_secret.as_ref())?,
     ])
 }
 
-/// What checks and mints signaling tokens; none when nothing says so, as with the dev server.
+/// The verifier and issuer of signaling tokens; `None` without keys, as for the dev server.
 pub(super) fn verifier(
     args: &ServeArgs,
     secrets: [Option<Secret>; 2],
@@ -103,19 +103,19 @@ pub(super) fn verifier(
 
 fn refused(error: &KeySourceError) -> Failure {
     Failure::usage(
-        format!("the signing key is refused: {error}"),
-        "check --jwt-secret, --jwt-previous-secret and --jwt-keys; make a secret with `openssl rand \
-         -hex 32`, or a key with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`",
+        format!("the signing key is not valid: {error}"),
+        "check --jwt-secret, --jwt-previous-secret and --jwt-keys; create a secret with `openssl rand \
+         -hex 32`, or a key with  `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`",
     )
 }
 
-/// Where signing keys come from, the signing one first.
+/// The origins of the keys, the signing one first.
 fn origins(
     args: &ServeArgs,
-    [present, previous]: [Option<Secret>; 2],
+    [current, previous]: [Option<Secret>; 2],
 ) -> Result<Vec<KeyOrigin>, Failure> {
     let mut origins = Vec::new();
-    origins.extend(present.map(KeyOrigin::Text));
+    origins.extend(current.map(KeyOrigin::Text));
     origins.extend(args.login.jwt_keys.iter().map(|given| match given.split_once('=') {
         Some((kid, path)) if !kid.is_empty() && !kid.contains('/') => {
             KeyOrigin::Path { kid: Some(kid.to_owned()), path: PathBuf::from(path) }
@@ -124,8 +124,8 @@ fn origins(
     }));
     if previous.is_some() && origins.is_empty() {
         return Err(Failure::usage(
-            "--jwt-previous-secret without a present one",
-            "give --jwt-secret or --jwt-keys, too",
+            "--jwt-previous-secret requires a current key",
+            "add --jwt-secret or --jwt-keys",
         ));
     }
     origins.extend(previous.map(KeyOrigin::Text));
@@ -141,7 +141,7 @@ fn jwks(flag: &str, url: Option<&str>) -> Result<Option<Jwks>, Failure> {
     })
 }
 
-/// The check of login tokens that the flags ask for.
+/// The login token verification that the flags configure.
 pub(super) fn access_tokens(
     args: &ServeArgs,
     secret: Option<Secret>,
@@ -155,12 +155,12 @@ pub(super) fn access_tokens(
     match (secret, published, issuer) {
         (None, None, None) => Ok(None),
         (None, None, Some(_)) => Err(Failure::usage(
-            "--login-issuer without keys of its tokens",
-            "give --login-jwks URL or --login-secret @FILE, too",
+            "--login-issuer requires the keys of its tokens",
+            "add --login-jwks URL or --login-secret @FILE",
         )),
         (_, Some(published), None) => Err(Failure::usage(
-            format!("the issuer of the tokens by {} is not known", published.url()),
-            "give it with --login-issuer, as login tokens name it in `iss`",
+            format!("the issuer of tokens signed by {} is unknown", published.url()),
+            "give the `iss` of the login tokens with --login-issuer",
         )),
         (Some(secret), None, issuer) => AccessTokens::new(&secret, issuer).map(Some).map_err(weak),
         (Some(secret), Some(published), issuer) => AccessTokens::new(&secret, issuer)
@@ -177,27 +177,27 @@ fn issuer(args: &LoginArgs, published: Option<&Jwks>) -> Option<String> {
     args.login_issuer.clone().filter(|issuer| !issuer.is_empty()).or_else(derived)
 }
 
-/// The login of a server that is not the dev server; none means no token API.
+/// The login check of a production server; `None` means no token API.
 pub(super) fn login(
     tokens: Option<AccessTokens>,
     verifier: &Verifier,
 ) -> Result<Option<Arc<dyn LoginCheck>>, Failure> {
     match tokens {
         Some(_) if !verifier.keys().can_sign() => Err(Failure::usage(
-            "login tokens are checked, but there is no key to sign signaling tokens with",
-            "give --jwt-secret @FILE or --jwt-keys PATH with a private key, or leave --login-secret \
-             and --login-jwks out",
+            "login tokens are accepted, but there is no key to sign signaling tokens with",
+            "add --jwt-secret @FILE or --jwt-keys PATH with a private key, or omit --login-secret \
+             and --login-jwks",
         )),
         tokens => Ok(tokens.map(|tokens| Arc::new(tokens) as Arc<dyn LoginCheck>)),
     }
 }
 
-/// The login of the dev server.
+/// The login check of the dev server.
 pub(super) fn dev_login(access_tokens: Option<AccessTokens>) -> Arc<dyn LoginCheck> {
     Arc::new(DevLogin { access_tokens, ..DevLogin::default() })
 }
 
-/// The login of a server for a local network: its own random token.
+/// The login check of a server for the local network: its own random token.
 pub(super) fn lan_login(token: &str, access_tokens: Option<AccessTokens>) -> Arc<dyn LoginCheck> {
     Arc::new(DevLogin { token: token.into(), access_tokens })
 }
@@ -207,16 +207,16 @@ pub(super) fn has_token_api(args: &ServeArgs, mode: Mode) -> bool {
     mode.is_development() || args.login_secret.is_some() || args.login.login_jwks.is_some()
 }
 
-/// Reads the signing keys again at each SIGHUP; bad ones change nothing.
+/// Reloads the signing keys on each SIGHUP; invalid ones change nothing.
 #[cfg(unix)]
 pub(super) fn reload_on_hangup(args: &ServeArgs, verifier: &Verifier) {
     use tokio::signal::unix::{SignalKind, signal};
     if args.jwt_secret.is_none() && args.login.jwt_keys.is_empty() {
-        return; // SIGHUP ends the dev server, as it ends any other program of a terminal.
+        return; // SIGHUP terminates the dev server, like any other program on a terminal.
     }
     let (args, verifier) = (args.clone(), verifier.clone());
     let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        tracing::warn!("SIGHUP cannot be listened to: keys are not read again");
+        tracing::warn!("cannot handle SIGHUP: keys will not be reloaded");
         return;
     };
     tokio::spawn(async move {
@@ -226,11 +226,11 @@ pub(super) fn reload_on_hangup(args: &ServeArgs, verifier: &Verifier) {
     });
 }
 
-/// Without SIGHUP keys are read at the start only.
+/// Without SIGHUP, keys are read only at startup.
 #[cfg(not(unix))]
 pub(super) fn reload_on_hangup(_: &ServeArgs, _: &Verifier) {}
 
-/// Reads the signing keys again; when one is bad, the old ones stay.
+/// Reloads the signing keys; if one is invalid, the old ones stay in use.
 fn reload(args: &ServeArgs, verifier: &Verifier) {
     let origins = signing_secrets(args).and_then(|secrets| origins(args, secrets));
     let read = origins.and_then(|origins| {
@@ -239,7 +239,7 @@ fn reload(args: &ServeArgs, verifier: &Verifier) {
         }
         let keys = key_source::read(&origins).map_err(|error| refused(&error))?;
         if verifier.keys().can_sign() && !keys.can_sign() {
-            return Err(Failure::usage("no key can sign any more", "put a private key back"));
+            return Err(Failure::usage("none of the keys can sign", "restore a private key"));
         }
         Ok(Some(keys))
     });
@@ -248,10 +248,13 @@ fn reload(args: &ServeArgs, verifier: &Verifier) {
         Ok(Some(keys)) => {
             let kids: Vec<String> = keys.keys().iter().map(|key| key.kid().to_owned()).collect();
             verifier.replace_keys(keys);
-            tracing::info!(?kids, "signing keys read again");
+            tracing::info!(?kids, "signing keys reloaded");
         }
         Err(failure) => {
-            tracing::error!(cause = failure.message, "the signing keys are as before");
+            tracing::error!(
+                cause = failure.message,
+                "cannot reload the signing keys; keeping the old ones"
+            );
         }
     }
 }
@@ -262,7 +265,7 @@ pub(super) async fn warm_up(verifier: Option<&Verifier>, tokens: Option<&AccessT
         [verifier.and_then(Verifier::elsewhere), tokens.and_then(AccessTokens::elsewhere)];
     for keys in published.into_iter().flatten() {
         if let Err(error) = keys.keys(None, unix_now()).await {
-            tracing::warn!(%error, "their tokens cannot be checked until that goes well");
+            tracing::warn!(%error, "cannot fetch published keys; their tokens cannot be verified until this succeeds");
         }
     }
 }

@@ -1,28 +1,28 @@
-//! Open files: each socket is one, and the usual limit of a process is far below what a server may hold.
+//! The open file limit: each socket is a file, and the default limit is far below the capacity of a server.
 
-/// Files that are open beside connections: listeners, the database, the runtime.
+/// Open files that are not connections: listeners, the database, the runtime.
 const OTHERS: u64 = 256;
 
-/// Raises this process's limit on open files as far as `connections` need it, and says when the system
-/// does not let it, unless it `will_do` without.
-pub fn allow(connections: u64, will_do: bool) {
+/// Raises the open file limit as far as `connections` need, and warns if that is not possible, unless the limit is
+/// `good_enough` anyway.
+pub fn allow(connections: u64, good_enough: bool) {
     if let Err(allowed) = raise(connections)
-        && !will_do
+        && !good_enough
     {
         tracing::warn!(
             allowed,
             needed = connections.saturating_add(OTHERS),
-            "fewer open files are allowed than --max-sockets, --max-connections and TURN \
-             (--turn-max-allocations) may need: raise the limit (ulimit -n, LimitNOFILE=), or lower \
-             them"
+            "the open file limit is lower than --max-sockets, --max-connections and TURN \
+             (--turn-max-allocations) may need: raise it (ulimit -n, LimitNOFILE=), or lower those \
+             flags"
         );
     }
 }
 
-/// Raises this process's limit on open files as far as `connections` need it.
+/// Raises the open file limit as far as `connections` need.
 ///
 /// # Errors
-/// What is allowed, when it is less.
+/// The resulting limit, if it is too low.
 #[cfg(unix)]
 pub fn raise(connections: u64) -> Result<(), u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -39,7 +39,7 @@ pub fn raise(connections: u64) -> Result<(), u64> {
     }
 }
 
-/// The limit of other systems is left alone.
+/// On other systems the limit is not changed.
 ///
 /// # Errors
 /// Never.

@@ -1,4 +1,4 @@
-//! How `serve` is run: proxies before it, its log, its metrics, its end.
+//! Operation of `serve`: reverse proxies, log, metrics and shutdown.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,32 +13,31 @@ use crate::{
     turn::IpNet,
 };
 
-/// Longest time for a drain.
-const LONGEST_DRAIN: Duration = Duration::from_mins(10);
+/// Maximum of `--drain`.
+const MAX_DRAIN: Duration = Duration::from_mins(10);
 
-/// Flags of `serve` for those who run it.
+/// Flags of `serve` for operators.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Operation")]
 pub struct OperationArgs {
-    /// Network of proxies that are believed when they name a client's address, such as 10.0.0.0/8;
-    /// repeatable
+    /// Network of reverse proxies trusted to report client addresses, such as 10.0.0.0/8; repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub trusted_proxy: Vec<IpNet>,
-    /// Header in which trusted proxies name it; the other one is not read
+    /// Header in which trusted proxies report client addresses; other headers are ignored; default: x-forwarded-for
     #[arg(long, value_name = "NAME", value_enum)]
     pub proxy_header: Option<ProxyHeaderName>,
-    /// Answer /metrics here, in plain HTTP, instead of on --listen; /healthz and /readyz, too
+    /// Serve /metrics on this address in plain HTTP, instead of on --listen; also /healthz and /readyz
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub metrics_listen: Option<SocketAddr>,
-    /// Log every request and socket on stderr, an event a line
+    /// Log every request and socket to stderr, one event per line
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
-    /// On SIGTERM, ask sockets to reconnect elsewhere at random times within this; default 5s
+    /// On SIGTERM, ask clients to reconnect at random times within this period; default: 5s
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub drain: Option<Duration>,
 }
 
-/// A header that names clients.
+/// A header with client addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProxyHeaderName {
     /// X-Forwarded-For; the default.
@@ -48,15 +47,15 @@ pub enum ProxyHeaderName {
 }
 
 impl OperationArgs {
-    /// Puts what is given into the configuration.
+    /// Applies the given flags to the configuration.
     ///
     /// # Errors
-    /// Exit code 2: flags that do not go together, or a value out of its range.
+    /// Exit code 2: conflicting flags, or a value out of range.
     pub fn apply(&self, listen: SocketAddr, config: &mut ServerConfig) -> Result<(), Failure> {
         if self.proxy_header.is_some() && self.trusted_proxy.is_empty() {
             return Err(Failure::usage(
-                "--proxy-header without --trusted-proxy: nobody is believed",
-                "give --trusted-proxy the network of the proxies, too",
+                "--proxy-header has no effect without --trusted-proxy",
+                "add --trusted-proxy with the network of the proxies",
             ));
         }
         let header = match self.proxy_header {
@@ -66,13 +65,13 @@ impl OperationArgs {
         config.front.proxies = Proxies { trusted: self.trusted_proxy.clone(), header };
         if self.metrics_listen.is_some_and(|metrics| metrics.port() != 0 && metrics == listen) {
             return Err(Failure::usage(
-                format!("--metrics-listen {listen} is the address of --listen"),
-                "give another port, or leave --metrics-listen out",
+                format!("--metrics-listen {listen} is the same address as --listen"),
+                "give another port, or omit --metrics-listen",
             ));
         }
         config.front.metrics_listen = self.metrics_listen;
         if let Some(drain) = self.drain {
-            if drain > LONGEST_DRAIN {
+            if drain > MAX_DRAIN {
                 return Err(Failure::usage(
                     format!("--drain {drain:?} is out of range"),
                     "give --drain a value from 0s to 10m",
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn flags_that_make_no_sense_are_usage_errors() {
+    async fn invalid_flags_are_usage_errors() {
         let listen: SocketAddr = "127.0.0.1:8787".parse().unwrap();
         let args = OperationArgs::default;
         for (args, flag) in [

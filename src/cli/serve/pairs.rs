@@ -1,4 +1,4 @@
-//! `serve pairs`: the pairs of a store, whichever it is.
+//! `serve pairs`: manage the pairs in a store.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -23,31 +23,31 @@ pub struct PairsArgs {
     command: PairsCommand,
 }
 
-/// What to do with pairs.
+/// Subcommands of `serve pairs`.
 #[derive(Debug, Clone, Subcommand)]
 enum PairsCommand {
-    /// Add a phone and a Mac that may meet
+    /// Add a pair of a phone and a Mac
     Add(AddArgs),
     /// List all pairs, oldest first
     List(ListArgs),
-    /// End a pair for good; live sockets of it are closed
+    /// Revoke a pair permanently and close its sockets
     Revoke(RevokeArgs),
-    /// Print the SQL that prepares a database, or apply it
+    /// Print or apply the SQL migration of a database
     Migrate(MigrateArgs),
 }
 
 #[derive(Debug, Clone, Args)]
 struct AddArgs {
-    /// Device id of the phone
+    /// Device ID of the phone
     #[arg(long, value_name = "ID")]
     phone: String,
-    /// Device id of the Mac
+    /// Device ID of the Mac
     #[arg(long, value_name = "ID")]
     mac: String,
-    /// User both belong to; a UUID where the store is a database
+    /// User that owns both devices; a UUID if the store is a database
     #[arg(long, value_name = "ID")]
     user: String,
-    /// Id of the pair; default: a new UUID
+    /// ID of the pair; default: a new UUID
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     #[command(flatten)]
@@ -62,7 +62,7 @@ struct ListArgs {
 
 #[derive(Debug, Clone, Args)]
 struct RevokeArgs {
-    /// Id of the pair
+    /// ID of the pair
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
@@ -71,7 +71,7 @@ struct RevokeArgs {
 
 #[derive(Debug, Clone, Args)]
 struct MigrateArgs {
-    /// Apply it to the database of --db, as its owner
+    /// Apply the migration to the database of --db, as its owner
     #[arg(long)]
     apply: bool,
     #[command(flatten)]
@@ -81,7 +81,7 @@ struct MigrateArgs {
 /// A pair as a JSON line.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'p> {
+struct PairLine<'p> {
     kind: &'static str,
     pair_id: &'p str,
     user_id: &'p str,
@@ -92,8 +92,8 @@ struct Line<'p> {
     revoked_at: Option<String>,
 }
 
-impl<'p> Line<'p> {
-    fn of(pair: &'p Pair) -> Self {
+impl<'p> PairLine<'p> {
+    fn new(pair: &'p Pair) -> Self {
         Self {
             kind: "pair",
             pair_id: pair.id.as_str(),
@@ -107,7 +107,7 @@ impl<'p> Line<'p> {
     }
 }
 
-/// RFC 3339, or the seconds where that ends.
+/// Formats a Unix time as RFC 3339, or as a number if it is out of range.
 fn time(seconds: u64) -> String {
     let instant = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     instant.map_or_else(|| seconds.to_string(), |instant| instant.to_string())
@@ -116,7 +116,7 @@ fn time(seconds: u64) -> String {
 /// Runs the command.
 ///
 /// # Errors
-/// Exit code 2 for flags that are not understood, 1 when the store does not do it.
+/// Exit code 2 for invalid flags, 1 if the store fails.
 pub async fn run(args: PairsArgs, output: Output) -> Result<(), Failure> {
     match args.command {
         PairsCommand::Add(args) => add(args, output).await,
@@ -126,20 +126,23 @@ pub async fn run(args: PairsArgs, output: Output) -> Result<(), Failure> {
     }
 }
 
-fn named(db: &DbArgs) -> Result<Place, Failure> {
+fn required_place(db: &DbArgs) -> Result<Place, Failure> {
     db.place()?.ok_or_else(|| {
-        Failure::usage("--db is missing", "name the store with --db FILE, --db URL or ORION_DB")
+        Failure::usage(
+            "--db is missing",
+            "give the pair store with --db FILE, --db URL or ORION_DB",
+        )
     })
 }
 
-/// The store that is named; a file must be there, for there is nothing in one that is made now.
-fn there(db: &DbArgs) -> Result<Place, Failure> {
-    let place = named(db)?;
+/// The given store; a file must exist, because a new one would be empty.
+fn existing_place(db: &DbArgs) -> Result<Place, Failure> {
+    let place = required_place(db)?;
     match &place {
         Place::File(path) if !path.exists() => Err(Failure::new(
             Stage::Server,
-            format!("there is no pair store {}", path.display()),
-            "check --db; `orion-peer serve pairs add` makes a new one",
+            format!("pair store `{}` does not exist", path.display()),
+            "check --db, or create a new store with `orion-peer serve pairs add`",
         )),
         _ => Ok(place),
     }
@@ -150,32 +153,32 @@ async fn add(args: AddArgs, output: Output) -> Result<(), Failure> {
     let empty = given.into_iter().chain(args.id.as_ref().map(|id| ("--id", id)));
     for (flag, value) in empty {
         if value.trim() != value || value.is_empty() {
-            let message = format!("{flag} is empty or has spaces around it");
-            return Err(Failure::usage(message, format!("name one: {flag} ID")));
+            let message = format!("{flag} is empty or has leading or trailing spaces");
+            return Err(Failure::usage(message, format!("give an id: {flag} ID")));
         }
     }
-    let place = named(&args.db)?;
+    let place = required_place(&args.db)?;
     let id = args.id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let pair = Pair::active(id, args.user, args.phone, args.mac, unix_now());
     pair.check().map_err(|error| {
-        let remedy = "ids have 1 to 256 bytes and no control characters";
+        let remedy = "give ids of 1 to 256 bytes without control characters";
         Failure::usage(error.to_string(), remedy)
     })?;
     let store = args.db.open(&place).await?;
     store.add(&pair).await.map_err(|error| failure(&error))?;
     output.line(format!("added pair {}: phone {}, Mac {}", pair.id, pair.ios, pair.mac));
-    output.event(&Line::of(&pair))?;
+    output.event(&PairLine::new(&pair))?;
     output.result(pair.id.as_str())
 }
 
 async fn list(args: ListArgs, output: Output) -> Result<(), Failure> {
-    let store = args.db.open(&there(&args.db)?).await?;
+    let store = args.db.open(&existing_place(&args.db)?).await?;
     let pairs = store.list().await.map_err(|error| failure(&error))?;
     for pair in &pairs {
-        output.event(&Line::of(pair))?;
+        output.event(&PairLine::new(pair))?;
     }
     if pairs.is_empty() {
-        output.line("there are no pairs that this key or role may see");
+        output.line("no pairs visible to this key or role");
         return Ok(());
     }
     output.page(table(&pairs))
@@ -200,14 +203,14 @@ fn table(pairs: &[Pair]) -> String {
 }
 
 async fn revoke(args: RevokeArgs, output: Output) -> Result<(), Failure> {
-    let store = args.db.open(&there(&args.db)?).await?;
+    let store = args.db.open(&existing_place(&args.db)?).await?;
     let id = PairId(args.id);
     let revoked = store.revoke(&id, unix_now()).await.map_err(|error| failure(&error))?;
     if !revoked {
         return Err(Failure::new(
             Stage::Server,
-            format!("there is no pair `{id}` that could be revoked"),
-            "`orion-peer serve pairs list` shows the pairs and which are revoked already",
+            format!("no active pair `{id}`"),
+            "see `orion-peer serve pairs list` for all pairs and their status",
         ));
     }
     output.line(format!("revoked pair {id}"));
@@ -217,18 +220,18 @@ async fn revoke(args: RevokeArgs, output: Output) -> Result<(), Failure> {
 async fn migrate(args: MigrateArgs, output: Output) -> Result<(), Failure> {
     let place = args.db.place()?;
     if !args.apply {
-        // The SQL is what was asked for, whatever form the answer has.
+        // The SQL is printed as is, even with --json.
         return output.raw(MIGRATION.as_bytes());
     }
     let Some(Place::Postgres(url)) = place else {
         return Err(Failure::usage(
-            "--apply needs a --db that is postgres://…: only there is something to apply",
-            "a file needs nothing; for Supabase's REST interface run the SQL without --apply in \
-             its SQL editor",
+            "--apply requires a PostgreSQL database: --db postgres://…",
+            "give --db postgres://…; a file needs no migration; for Supabase's REST interface, paste the SQL \
+             printed without --apply into its SQL editor",
         ));
     };
     let target = Target::parse(&url, args.db.key()?).map_err(|error| failure(&error))?;
     PostgresPairs::new(target).migrate().await.map_err(|error| failure(&error))?;
-    output.line("the table device_pairs, its roles and its trigger are there");
+    output.line("the table device_pairs, its roles and its trigger are set up");
     output.event(&serde_json::json!({"kind": "migrated"}))
 }

@@ -1,14 +1,14 @@
-//! The addresses that other machines reach a server by.
+//! The addresses at which other machines can reach a server.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::turn::IpNet;
 
-/// Most addresses that are shown.
-const MOST: usize = 8;
+/// Maximum number of addresses shown.
+const MAX_ADDRESSES: usize = 8;
 
-/// Addresses to print for a server on `listen`, best first and at least one: `public` alone when it is given, else
-/// those of the interfaces that it listens on.
+/// Addresses to print for a server on `listen`, best first and never empty: only `public` if it is given, otherwise
+/// those of the interfaces it listens on.
 #[must_use]
 pub fn addresses(listen: IpAddr, public: Option<IpAddr>) -> Vec<IpAddr> {
     if let Some(public) = public {
@@ -19,14 +19,14 @@ pub fn addresses(listen: IpAddr, public: Option<IpAddr>) -> Vec<IpAddr> {
     }
     let found = if_addrs::get_if_addrs().unwrap_or_default();
     let found = found.into_iter().map(|interface| interface.ip()).collect();
-    let mut usable = usable(found, listen.is_ipv6(), outward());
+    let mut usable = usable(found, listen.is_ipv6(), outbound_address());
     if usable.is_empty() {
         usable.push(Ipv4Addr::LOCALHOST.into());
     }
     usable
 }
 
-/// Networks that this machine is directly in, loopback apart.
+/// SimulatedNetworks that this machine is directly connected to, except loopback.
 #[must_use]
 pub fn networks() -> Vec<IpNet> {
     let found = if_addrs::get_if_addrs().unwrap_or_default();
@@ -40,8 +40,8 @@ pub fn networks() -> Vec<IpNet> {
     found.into_iter().filter_map(net).collect()
 }
 
-/// The address of this machine that packets to the internet leave by; none is sent for it.
-fn outward() -> Option<IpAddr> {
+/// The source address of packets to the internet; determined without sending one.
+fn outbound_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     // TEST-NET-1 (RFC 5737): connecting a UDP socket only looks up the route.
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
@@ -55,8 +55,8 @@ fn is_link_local(ip: &IpAddr) -> bool {
     }
 }
 
-/// Those of `found` that others can type, `first` first, IPv4 before IPv6, link-local only when nothing else is
-/// there: an IPv6 one needs a zone, which differs from machine to machine.
+/// The addresses in `found` that are usable on other machines, `first` first, IPv4 before IPv6. Link-local ones are
+/// kept only if there are no others: for IPv6 they need a zone, which differs between machines.
 fn usable(mut found: Vec<IpAddr>, v6: bool, first: Option<IpAddr>) -> Vec<IpAddr> {
     found.retain(|ip| !ip.is_loopback() && !ip.is_unspecified() && (v6 || ip.is_ipv4()));
     if !found.iter().all(is_link_local) {
@@ -65,7 +65,7 @@ fn usable(mut found: Vec<IpAddr>, v6: bool, first: Option<IpAddr>) -> Vec<IpAddr
     found.sort_by_key(|ip| (Some(*ip) != first, ip.is_ipv6()));
     let mut seen = std::collections::HashSet::new();
     found.retain(|ip| seen.insert(*ip));
-    found.truncate(MOST);
+    found.truncate(MAX_ADDRESSES);
     found
 }
 
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_others_can_type_come_in_their_order() {
+    fn usable_addresses_are_ordered() {
         let found = [
             "127.0.0.1",
             "::1",
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_given_is_the_one_that_is_shown() {
+    fn a_given_address_is_the_only_one_shown() {
         let public = "203.0.113.9".parse().ok();
         assert_eq!(addresses("0.0.0.0".parse().unwrap(), public), ips(&["203.0.113.9"]));
         assert_eq!(addresses("192.0.2.7".parse().unwrap(), None), ips(&["192.0.2.7"]));

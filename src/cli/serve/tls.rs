@@ -1,4 +1,4 @@
-//! TLS of `serve`: certificate and key from files, or made for this run.
+//! TLS of `serve`: certificate and key from files, or self-signed for this run.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,47 +20,46 @@ use crate::{
 // The fields are the flags' names.
 #[allow(clippy::struct_field_names)]
 pub struct TlsArgs {
-    /// Certificate for wss:// and https://, PEM, with those between it and its CA; read again when it
-    /// changes, and on SIGHUP
+    /// PEM certificate chain (leaf first) for wss:// and https://; reloaded when it changes and on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
-    /// Key of that certificate, PEM
+    /// PEM private key of the certificate
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Make a certificate for this run, for the names and addresses of --listen; clients take its
-    /// fingerprint with --tls-pin
+    /// Create a temporary self-signed certificate for the names and addresses of --listen; clients pin its fingerprint
+    /// with --tls-pin
     #[arg(long)]
     pub tls_self_signed: bool,
 }
 
 impl TlsArgs {
-    /// Reads the files, or makes a certificate for a server that listens on `listen` and is reached at `public`.
+    /// Reads the files, or creates a certificate for a server that listens on `listen` and is reachable at `public`.
     ///
     /// # Errors
-    /// Exit code 2: one flag without another, or a file that cannot be used.
+    /// Exit code 2: a missing flag, or an unusable file.
     pub fn read(&self, listen: SocketAddr, public: Option<IpAddr>) -> Result<Option<Tls>, Failure> {
-        let made = match (&self.tls_cert, &self.tls_key, self.tls_self_signed) {
+        let tls = match (&self.tls_cert, &self.tls_key, self.tls_self_signed) {
             (None, None, false) => return Ok(None),
             (None, None, true) => Tls::self_signed(&names(listen.ip(), public)),
             (Some(certificate), Some(key), false) => Tls::from_files(certificate, key),
             (_, _, true) => {
                 return Err(Failure::usage(
-                    "--tls-self-signed makes a certificate and a key of its own",
-                    "leave out --tls-cert and --tls-key, or --tls-self-signed",
+                    "--tls-self-signed cannot be used with --tls-cert or --tls-key",
+                    "omit --tls-cert and --tls-key, or --tls-self-signed",
                 ));
             }
             (_, _, false) => {
                 return Err(Failure::usage(
-                    "TLS needs a certificate and its key",
+                    "TLS requires a certificate and its key",
                     "give both --tls-cert FILE and --tls-key FILE, or --tls-self-signed",
                 ));
             }
         };
-        made.map(Some).map_err(|error| unusable(("--tls-cert", "--tls-key"), &error))
+        tls.map(Some).map_err(|error| unusable(("--tls-cert", "--tls-key"), &error))
     }
 }
 
-/// A usage failure that names the flag whose file cannot be used.
+/// The usage failure for an unusable file, with its flag.
 pub(in crate::cli) fn unusable((certificate, key): (&str, &str), error: &TlsError) -> Failure {
     let flags = match error {
         TlsError::Read { .. } => format!("{certificate} or {key}: "),
@@ -71,8 +70,8 @@ pub(in crate::cli) fn unusable((certificate, key): (&str, &str), error: &TlsErro
     Failure::usage(format!("{flags}{error}"), error.remedy())
 }
 
-/// Has SIGHUP read the files again, beside looking at them from time to time. A server without files
-/// leaves the signal alone.
+/// Reloads the files on SIGHUP, in addition to the periodic check. Without files, the signal keeps its default
+/// action.
 #[cfg(unix)]
 pub fn reload_on_hangup(tls: Option<Tls>) {
     use tokio::signal::unix::{SignalKind, signal};
@@ -80,7 +79,7 @@ pub fn reload_on_hangup(tls: Option<Tls>) {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
-            tracing::warn!(%error, "SIGHUP will not be heard; changed TLS files are seen all the same");
+            tracing::warn!(%error, "cannot handle SIGHUP; changed TLS files are still detected periodically");
             return;
         }
     };
@@ -91,11 +90,11 @@ pub fn reload_on_hangup(tls: Option<Tls>) {
     });
 }
 
-/// There is no SIGHUP here; the files are looked at from time to time.
+/// There is no SIGHUP on this platform; the files are checked periodically.
 #[cfg(not(unix))]
 pub fn reload_on_hangup(_tls: Option<Tls>) {}
 
-/// What clients may call a server on `ip` by.
+/// The names and addresses that clients may use for a server on `ip`.
 fn names(ip: IpAddr, public: Option<IpAddr>) -> Vec<String> {
     let mut names = Vec::new();
     if ip.is_loopback() || ip.is_unspecified() {
@@ -106,7 +105,7 @@ fn names(ip: IpAddr, public: Option<IpAddr>) -> Vec<String> {
     } else {
         names.push(ip.to_string());
     }
-    // Those that are printed.
+    // The addresses that `serve` prints.
     names.extend(reachable::addresses(ip, public).iter().map(ToString::to_string));
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
@@ -118,14 +117,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_that_do_not_go_together_are_usage_errors() {
+    fn conflicting_flags_are_usage_errors() {
         let file = || Some(PathBuf::from("/nonexistent/file.pem"));
         for (args, words) in [
             (TlsArgs { tls_cert: file(), ..TlsArgs::default() }, "and its key"),
             (TlsArgs { tls_key: file(), ..TlsArgs::default() }, "and its key"),
             (
                 TlsArgs { tls_key: file(), tls_self_signed: true, ..TlsArgs::default() },
-                "of its own",
+                "cannot be used with",
             ),
             (
                 TlsArgs { tls_cert: file(), tls_key: file(), tls_self_signed: false },
@@ -141,18 +140,18 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_for_all_that_the_listener_is_called_by() {
-        let made_for = |listen: &str, public: Option<IpAddr>| {
+    fn a_certificate_covers_all_names_and_addresses() {
+        let names_for = |listen: &str, public: Option<IpAddr>| {
             let args = TlsArgs { tls_self_signed: true, ..TlsArgs::default() };
             args.read(listen.parse().unwrap(), public).unwrap().unwrap().names()
         };
-        let made = |listen: &str| made_for(listen, None);
-        assert_eq!(made("127.0.0.1:1"), ["localhost", "127.0.0.1", "::1"]);
-        assert_eq!(made("192.0.2.7:1"), ["192.0.2.7"]);
-        assert!(made("[::]:1").starts_with(&["localhost".to_owned()]));
+        let names = |listen: &str| names_for(listen, None);
+        assert_eq!(names("127.0.0.1:1"), ["localhost", "127.0.0.1", "::1"]);
+        assert_eq!(names("192.0.2.7:1"), ["192.0.2.7"]);
+        assert!(names("[::]:1").starts_with(&["localhost".to_owned()]));
         let public = "203.0.113.7".parse().unwrap();
         for listen in ["0.0.0.0:1", "192.0.2.7:1"] {
-            let names = made_for(listen, Some(public));
+            let names = names_for(listen, Some(public));
             assert!(names.contains(&"203.0.113.7".to_owned()), "{names:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! STUN and TURN of `serve`: the embedded relay, or an external one named in token answers.
+//! STUN and TURN of `serve`: the embedded server, or an external one announced in token responses.
 
 mod limits;
 mod metrics;
@@ -11,10 +11,10 @@ use std::{
 
 use clap::Args;
 
-use super::{Mode, configure::read_secret, reachable};
+use super::{Mode, reachable};
 use crate::{
     auth::{secret::Secret, turn_rest::TurnSecrets},
-    cli::{failure::Failure, ice},
+    cli::{failure::Failure, ice, secret::SecretSource},
     server::{self, ServerConfig, TurnAdvert},
     stun::uri::is_turn,
     turn::{TurnConfig, TurnError, TurnServer},
@@ -22,50 +22,50 @@ use crate::{
     units,
 };
 
-/// Port of STUN and TURN (RFC 8656 §19).
+/// Default port of STUN and TURN (RFC 8656 §19).
 const PORT: u16 = 3478;
 
 /// Flags of `serve` for STUN and TURN.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "STUN and TURN")]
 pub struct TurnArgs {
-    /// Address of the embedded STUN and TURN server, UDP and TCP; default: port 3478 beside --listen
+    /// Address of the embedded STUN and TURN server (UDP and TCP); default: port 3478 on the IP address of --listen
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub turn_listen: Option<SocketAddr>,
-    /// No embedded STUN and TURN server
+    /// Do not run the embedded STUN and TURN server
     #[arg(long)]
     pub no_turn: bool,
-    /// IP address that clients reach this machine by, when it is not --turn-listen's
+    /// IP address at which clients reach this machine, if different from --turn-listen
     #[arg(long, value_name = "IP")]
     pub public_address: Option<IpAddr>,
-    /// IP address of this machine to relay on, when it is not the one clients reach it by
+    /// Local IP address to relay on, if different from the one clients use
     #[arg(long, value_name = "IP")]
     pub turn_relay_address: Option<IpAddr>,
-    /// Second address to answer STUN on, another IP and port: shows clients how their NAT behaves
+    /// Second STUN address, with another IP and port, for NAT behavior discovery
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub turn_alternate: Option<SocketAddr>,
-    /// External STUN or TURN server to name in token answers, instead of the embedded one; repeatable
+    /// External STUN or TURN server to announce in token responses, instead of the embedded one; repeatable
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub turn_url: Vec<String>,
     /// Secret for TURN REST credentials, shared with an external server; `@FILE` reads it from a file
     #[arg(long, value_name = "SECRET")]
-    pub turn_secret: Option<String>,
-    /// Secret used before: the embedded server still takes credentials made with it
+    pub turn_secret: Option<SecretSource>,
+    /// Previous secret, whose credentials the embedded server still accepts
     #[arg(long, value_name = "SECRET")]
-    pub turn_previous_secret: Option<String>,
-    /// Limits.
+    pub turn_previous_secret: Option<SecretSource>,
+    /// Limits of the embedded server.
     #[command(flatten)]
     pub limits: limits::TurnLimitArgs,
-    /// TLS.
+    /// TURN over TLS.
     #[command(flatten)]
     pub tls: tls::TurnTlsArgs,
 }
 
 impl TurnArgs {
-    /// Files the embedded server opens at most: a socket for each connection and for each allocation.
+    /// Maximum number of files the embedded server opens: one socket per connection and per allocation.
     ///
     /// # Errors
-    /// A limit that is not valid.
+    /// A limit is not valid.
     pub fn open_files(&self, dev: bool) -> Result<u64, Failure> {
         if self.no_turn || !self.turn_url.is_empty() {
             return Ok(0);
@@ -74,44 +74,44 @@ impl TurnArgs {
         Ok((limits.tcp_connections as u64).saturating_add(limits.allocations as u64))
     }
 
-    /// A flag that is given and would promise what only the embedded server does. Its addresses are
-    /// none: a configuration file may have them, and a command line leave the server out.
+    /// A given flag that only the embedded server supports. Its addresses do not count: a configuration file may set
+    /// them while the command line disables the server.
     fn embedded(&self) -> Option<&'static str> {
         let previous = self.turn_previous_secret.is_some().then_some("--turn-previous-secret");
         previous.or_else(|| self.limits.given()).or_else(|| self.tls.given())
     }
 }
 
-/// Starts the relay that the flags ask for, and has token answers and metrics tell of it.
+/// Starts the configured relay and adds it to token responses and metrics.
 ///
 /// # Errors
-/// Exit code 2 for flags that do not go together, 1 when the address cannot be used.
+/// Exit code 2 for conflicting flags, 1 if the address is not usable.
 pub async fn start(
     args: &TurnArgs,
     listen: SocketAddr,
     mode: Mode,
     config: &mut ServerConfig,
 ) -> Result<Option<TurnServer>, Failure> {
-    let secret = read_secret("--turn-secret", args.turn_secret.as_deref())?;
+    let secret = SecretSource::read("--turn-secret", args.turn_secret.as_ref())?;
     if let (Some(flag), true) = (args.embedded(), args.no_turn || !args.turn_url.is_empty()) {
         return Err(Failure::usage(
             format!(
-                "{flag} is for the embedded TURN server, which --no-turn and --turn-url leave out"
+                "{flag} requires the embedded TURN server, which --no-turn and --turn-url disable"
             ),
-            "leave one of them out",
+            format!("omit {flag}, or --no-turn and --turn-url"),
         ));
     }
     if args.no_turn && (secret.is_some() || !args.turn_url.is_empty()) {
         let flag = if secret.is_some() { "--turn-secret" } else { "--turn-url" };
         return Err(Failure::usage(
-            format!("{flag} is for a TURN server, and --no-turn says there is none"),
-            format!("leave --no-turn or {flag} out"),
+            format!("{flag} cannot be used with --no-turn"),
+            format!("omit --no-turn or {flag}"),
         ));
     }
     if args.turn_previous_secret.is_some() && secret.is_none() {
         return Err(Failure::usage(
-            "--turn-previous-secret without a present one",
-            "give --turn-secret, too",
+            "--turn-previous-secret requires a current secret",
+            "add --turn-secret",
         ));
     }
     if !args.turn_url.is_empty() {
@@ -134,7 +134,7 @@ pub async fn start(
         ..plain_config(args, wanted, address, mode, &secret)?
     };
     let relay = match TurnServer::start(turn_config.clone()).await {
-        // The usual port is taken, by a coturn perhaps: a server for development takes a free one.
+        // The default port is in use, perhaps by coturn: a development server picks a free one.
         Err(TurnError::Listen { .. }) if mode.is_development() && args.turn_listen.is_none() => {
             let free = Some(SocketAddr::new(wanted.ip(), 0));
             TurnServer::start(TurnConfig { udp: free, tcp: free, ..turn_config }).await
@@ -156,13 +156,13 @@ pub async fn start(
     Ok(Some(relay))
 }
 
-/// Has the relaying for a pair end when it is revoked; called once the life of credentials is known.
+/// Makes revoking a pair end its relaying; called once the lifetime of credentials is known.
 pub fn end_with_pairs(relay: Option<&TurnServer>, config: &mut ServerConfig) {
     let ttl = config.turn.as_ref().map_or(server::MIN_TURN_TTL, |turn| turn.ttl);
     config.in_use = relay.map(|relay| relay.in_use(ttl));
 }
 
-/// The embedded server over UDP and TCP.
+/// The configuration of the embedded server over UDP and TCP.
 fn plain_config(
     args: &TurnArgs,
     wanted: SocketAddr,
@@ -170,14 +170,15 @@ fn plain_config(
     mode: Mode,
     secret: &Secret,
 ) -> Result<TurnConfig, Failure> {
-    let previous = read_secret("--turn-previous-secret", args.turn_previous_secret.as_deref())?;
+    let previous =
+        SecretSource::read("--turn-previous-secret", args.turn_previous_secret.as_ref())?;
     let secrets = TurnSecrets { current: secret.clone(), previous };
     let relay_address = args.turn_relay_address.unwrap_or(address);
     let default = TurnConfig::loopback(wanted.port(), Arc::new(secrets));
     let dev = mode == Mode::Dev;
     let mut peers = args.limits.peers(dev, &[relay_address, address])?;
     if mode == Mode::Lan {
-        // Who is relayed to is in the same network, which is private.
+        // The peers are on the local network, which is private.
         peers.allow.extend(reachable::networks());
     }
     Ok(TurnConfig {
@@ -194,26 +195,26 @@ fn plain_config(
     })
 }
 
-/// The address clients are told to relay on; it cannot be a wildcard.
+/// The relay address announced to clients; cannot be a wildcard.
 fn relay_address(args: &TurnArgs, listen: IpAddr, mode: Mode) -> Result<IpAddr, Failure> {
     match args.public_address {
         Some(address) if address.is_unspecified() => Err(Failure::usage(
-            format!("--public-address {address} is no address that clients can reach"),
-            "give the address that clients reach this machine by",
+            format!("--public-address {address} is not an address that clients can reach"),
+            "give the IP address at which clients reach this machine",
         )),
         Some(address) => Ok(address),
         None if listen.is_unspecified() && mode == Mode::Lan => {
             Ok(reachable::addresses(Ipv4Addr::UNSPECIFIED.into(), None)[0])
         }
         None if listen.is_unspecified() => Err(Failure::usage(
-            format!("the relay would tell clients to reach it at {listen}"),
-            "give --public-address IP, or --turn-listen with an address of this machine, or --no-turn",
+            format!("the relay cannot announce {listen} as its address"),
+            "add --public-address IP, --turn-listen with an address of this machine, or --no-turn",
         )),
         None => Ok(listen),
     }
 }
 
-/// What token answers say about an external server.
+/// The announcement of an external server in token responses.
 fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failure> {
     for url in urls {
         ice::check_url("--turn-url", url)?;
@@ -223,8 +224,8 @@ fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failu
         None if !urls.iter().any(|url| is_turn(url)) => Secret::random(),
         None => {
             return Err(Failure::usage(
-                "a TURN URL needs the secret that is shared with the TURN server",
-                "set ORION_TURN_SECRET",
+                "a TURN URL requires the secret shared with the TURN server",
+                "give --turn-secret @FILE or ORION_TURN_SECRET",
             ));
         }
     };
@@ -241,16 +242,16 @@ fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failu
 mod tests {
     use super::*;
 
-    async fn refused(args: TurnArgs, listen: &str) -> Failure {
+    async fn rejected(args: TurnArgs, listen: &str) -> Failure {
         let mut config = ServerConfig::dev().await.unwrap();
         match start(&args, listen.parse().unwrap(), Mode::Production, &mut config).await {
-            Ok(_) => panic!("{args:?} was taken"),
+            Ok(_) => panic!("{args:?} was accepted"),
             Err(failure) => failure,
         }
     }
 
     #[tokio::test]
-    async fn flags_that_do_not_go_together_are_usage_errors() {
+    async fn conflicting_flags_are_usage_errors() {
         let urls = |url: &str| TurnArgs { turn_url: vec![url.into()], ..TurnArgs::default() };
         for (args, listen, words) in [
             (urls("http://h"), "127.0.0.1:0", "unknown scheme"),
@@ -283,7 +284,7 @@ mod tests {
             (
                 TurnArgs { turn_previous_secret: Some("s".into()), ..TurnArgs::default() },
                 "127.0.0.1:0",
-                "without a present one",
+                "requires a current secret",
             ),
             (
                 TurnArgs {
@@ -297,14 +298,14 @@ mod tests {
                 "--turn-quota",
             ),
         ] {
-            let failure = refused(args, listen).await;
+            let failure = rejected(args, listen).await;
             assert_eq!(failure.exit, 2, "{failure}");
             assert!(failure.message.contains(words), "{failure}");
         }
     }
 
     #[tokio::test]
-    async fn the_embedded_relay_is_told_of_in_token_answers() {
+    async fn token_responses_include_the_embedded_relay() {
         let mut config = ServerConfig::dev().await.unwrap();
         let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let args = TurnArgs { turn_listen: Some(here), ..TurnArgs::default() };

@@ -1,5 +1,5 @@
-//! Who joins, leaves and is refused, as lines of a server for development: on a thread of its own, as a terminal may
-//! block, and so often only that a flood leaves the terminal readable.
+//! Lines of a development server for clients that join, leave or are rejected: written on a separate thread, because
+//! a terminal may block, and rate-limited, so that a flood leaves the terminal readable.
 
 use std::{
     net::IpAddr,
@@ -22,33 +22,33 @@ use crate::{
     types::printable,
 };
 
-/// Visits that wait to be shown.
-const MOST_WAITING: usize = 64;
+/// Maximum number of queued visits.
+const MAX_QUEUED: usize = 64;
 
-/// Lines: twenty at once, then one a second.
-const LINES: Rate = Rate::new(20, Duration::from_secs(1));
+/// Rate of lines: a burst of twenty, then one per second.
+const LINE_RATE: Rate = Rate::new(20, Duration::from_secs(1));
 
-/// Longest device or pair in a line, characters.
-const LONGEST_NAME: usize = 24;
+/// Maximum length of a device or pair id in a line, in characters.
+const MAX_NAME: usize = 24;
 
-/// Longest reason in a line, characters.
-const LONGEST_REASON: usize = 36;
+/// Maximum length of a reason in a line, in characters.
+const MAX_REASON: usize = 36;
 
-/// A tap whose visits are shown as lines, and as events with `--json`.
+/// A tap that shows visits as lines, and as events with `--json`.
 pub(super) fn shown(output: Output) -> Tap {
-    let (sender, visits) = mpsc::sync_channel::<Visit>(MOST_WAITING);
+    let (sender, visits) = mpsc::sync_channel::<Visit>(MAX_QUEUED);
     let dropped = Arc::new(AtomicU64::new(0));
-    let left_out = Arc::clone(&dropped);
+    let omitted = Arc::clone(&dropped);
     std::thread::spawn(move || {
-        let mut lines = Lines::new(Instant::now());
+        let mut throttle = LineThrottle::new(Instant::now());
         for visit in visits {
-            lines.left_out += left_out.swap(0, Ordering::Relaxed);
-            let Some(missing) = lines.next(Instant::now()) else { continue };
-            if missing > 0 {
-                output.line(format!("({} left out)", human::counted(missing, "line")));
+            throttle.omitted += omitted.swap(0, Ordering::Relaxed);
+            let Some(skipped) = throttle.next(Instant::now()) else { continue };
+            if skipped > 0 {
+                output.line(format!("({} omitted)", human::counted(skipped, "line")));
             }
             output.line(line(&visit));
-            // stdout being broken is noticed where results are written.
+            // A broken stdout is reported where results are written.
             let _ = output.event(&event(&visit));
         }
     });
@@ -59,43 +59,39 @@ pub(super) fn shown(output: Output) -> Tap {
     })
 }
 
-/// Which lines are shown; time is an argument.
-struct Lines {
+/// Decides which lines are shown.
+struct LineThrottle {
     bucket: TokenBucket,
-    left_out: u64,
+    omitted: u64,
 }
 
-impl Lines {
+impl LineThrottle {
     fn new(now: Instant) -> Self {
-        Self { bucket: TokenBucket::new(LINES, now), left_out: 0 }
+        Self { bucket: TokenBucket::new(LINE_RATE, now), omitted: 0 }
     }
 
-    /// How many were left out before the line that may be shown now; none when it is left out, too.
+    /// The number of lines omitted before this one; `None` if this one is omitted, too.
     fn next(&mut self, now: Instant) -> Option<u64> {
         if self.bucket.take(now) {
-            return Some(std::mem::take(&mut self.left_out));
+            return Some(std::mem::take(&mut self.omitted));
         }
-        self.left_out += 1;
+        self.omitted += 1;
         None
     }
 }
 
-/// A text of a client in a few characters, safe on a terminal.
-fn short(text: &str, longest: usize) -> String {
-    cut(&printable(text), longest)
+/// Text from a client, shortened and made safe for a terminal.
+fn short(text: &str, maximum: usize) -> String {
+    cut(&printable(text), maximum)
 }
 
-/// A device, with its part when its name does not say it.
+/// A device, with its role unless the id is the role.
 fn device(device: &str, role: Role) -> String {
-    let role = word(role);
-    if device == role {
-        role.to_owned()
-    } else {
-        format!("{} ({role})", short(device, LONGEST_NAME))
-    }
+    let role = role_name(role);
+    if device == role { role.to_owned() } else { format!("{} ({role})", short(device, MAX_NAME)) }
 }
 
-fn word(role: Role) -> &'static str {
+fn role_name(role: Role) -> &'static str {
     match role {
         Role::Ios => "phone",
         Role::Mac => "mac",
@@ -106,38 +102,38 @@ fn from(client: Option<IpAddr>) -> String {
     client.map_or_else(String::new, |client| format!(" from {client}"))
 }
 
-/// A visit in a line.
+/// Describes a visit in one line.
 fn line(visit: &Visit) -> String {
     match visit {
         Visit::Joined { device: id, role, pair, client } => {
-            let (who, pair) = (device(id.as_str(), *role), short(pair.as_str(), LONGEST_NAME));
+            let (who, pair) = (device(id.as_str(), *role), short(pair.as_str(), MAX_NAME));
             format!("{who} joined (pair {pair}){}", from(*client))
         }
         Visit::Left { device: id, role, after, code, reason, .. } => {
-            let why = match code {
+            let reason = match code {
                 None => String::new(),
                 Some(_) => format!(": {reason}"),
             };
-            format!("{} left after {}{why}", device(id.as_str(), *role), human::duration(*after))
+            format!("{} left after {}{reason}", device(id.as_str(), *role), human::duration(*after))
         }
         Visit::Refused { code, message, client } => {
-            format!("refused: {}{}", why(code, message), from(*client))
+            format!("rejected: {}{}", rejection(code, message), from(*client))
         }
     }
 }
 
-/// Why somebody was refused, in a few words.
-fn why(code: &str, message: &str) -> String {
-    let detail = |what: &str| format!("{what} ({})", short(message, LONGEST_REASON));
+/// Describes briefly why a client was rejected.
+fn rejection(code: &str, message: &str) -> String {
+    let detail = |what: &str| format!("{what} ({})", short(message, MAX_REASON));
     match code {
         "token-missing" => "no token".into(),
         "token-expired" => "expired token".into(),
         "bad-token" => detail("bad token"),
         "login-required" => detail("bad login token"),
-        "no-pair" => "no active pair of this user with this device".into(),
-        "not-in-pair" => "the device is not in an active pair of this id".into(),
-        "origin" => "the web page is of an origin that may not connect".into(),
-        "rate-limited" | "too-many-sockets" => short(message, LONGEST_REASON),
+        "no-pair" => "this user has no active pair with this device".into(),
+        "not-in-pair" => "the device is not in an active pair with this id".into(),
+        "origin" => "the origin of the web page is not allowed".into(),
+        "rate-limited" | "too-many-sockets" => short(message, MAX_REASON),
         code => detail(code),
     }
 }
@@ -146,10 +142,10 @@ fn why(code: &str, message: &str) -> String {
 fn event(visit: &Visit) -> serde_json::Value {
     match visit {
         Visit::Joined { device, role, pair, client } => json!({
-            "event": "joined", "deviceId": device, "role": word(*role), "pairId": pair, "client": client,
+            "event": "joined", "deviceId": device, "role": role_name(*role), "pairId": pair, "client": client,
         }),
         Visit::Left { device, role, pair, after, code, reason } => json!({
-            "event": "left", "deviceId": device, "role": word(*role), "pairId": pair,
+            "event": "left", "deviceId": device, "role": role_name(*role), "pairId": pair,
             "afterS": (after.as_secs_f64() * 1e3).round() / 1e3, "code": code, "reason": reason,
         }),
         Visit::Refused { code, message, client } => {
@@ -189,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn visits_are_short_lines() {
+    fn visits_are_described_in_short_lines() {
         for (visit, expected) in [
             (joined("phone", "demo"), "phone joined (pair demo) from 192.0.2.7"),
             (joined("my-iphone", "p1"), "my-iphone (phone) joined (pair p1) from 192.0.2.7"),
@@ -200,21 +196,21 @@ mod tests {
             ),
             (
                 refused("token-expired", "the token expired 20 s ago"),
-                "refused: expired token from 192.0.2.7",
+                "rejected: expired token from 192.0.2.7",
             ),
             (
                 refused("bad-token", "the signature does not match"),
-                "refused: bad token (the signature does not match) from 192.0.2.7",
+                "rejected: bad token (the signature does not match) from 192.0.2.7",
             ),
-            (refused("token-missing", "there is no token"), "refused: no token from 192.0.2.7"),
+            (refused("token-missing", "there is no token"), "rejected: no token from 192.0.2.7"),
         ] {
             assert_eq!(line(&visit), expected);
         }
     }
 
     #[test]
-    fn clients_cannot_fill_or_steer_a_terminal() {
-        let hostile = "\u{1b}]0;x\u{7}\r\nrefused: nobody".repeat(20);
+    fn clients_cannot_flood_or_control_a_terminal() {
+        let hostile = "\u{1b}]0;x\u{7}\r\nrejected: nothing".repeat(20);
         let visits = [
             joined(&hostile, &hostile),
             refused("bad-token", &hostile),
@@ -226,10 +222,14 @@ mod tests {
             assert!(line.chars().count() <= 100, "{line:?}");
         }
         let start = Instant::now();
-        let mut lines = Lines::new(start);
-        let shown = (0..10_000).filter(|_| lines.next(start).is_some()).count();
+        let mut throttle = LineThrottle::new(start);
+        let shown = (0..10_000).filter(|_| throttle.next(start).is_some()).count();
         assert_eq!(shown, 20);
-        assert_eq!(lines.next(start + Duration::from_secs(1)), Some(9_980), "the rest is counted");
-        assert_eq!(lines.next(start + Duration::from_secs(2)), Some(0));
+        assert_eq!(
+            throttle.next(start + Duration::from_secs(1)),
+            Some(9_980),
+            "the rest is counted"
+        );
+        assert_eq!(throttle.next(start + Duration::from_secs(2)), Some(0));
     }
 }

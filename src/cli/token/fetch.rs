@@ -1,4 +1,4 @@
-//! `token fetch`: a signaling token from the token API, as `send` and `recv` get theirs.
+//! `token fetch`: fetch a signaling token from the token API, as `send` and `recv` do.
 
 use serde::Serialize;
 
@@ -27,10 +27,10 @@ struct Fetched<'a> {
     ice_servers: &'a [IceServer],
 }
 
-/// Fetches the token and writes it to stdout; with `--json` the whole answer.
+/// Fetches the token and writes it to stdout; with `--json`, the whole response.
 ///
 /// # Errors
-/// A flag is wrong, or the token API gives no token.
+/// A flag is not valid, or the token API does not return a token.
 pub async fn run(args: &FetchArgs, output: Output) -> Result<(), Failure> {
     let endpoint = args.endpoint.endpoint("phone")?;
     let (url, access_token) = args.endpoint.token_api()?;
@@ -44,7 +44,7 @@ pub async fn run(args: &FetchArgs, output: Output) -> Result<(), Failure> {
         }
         .map_err(|error| Failure::new(error.stage(), error.to_string(), error.remedy()))?;
     output.line(format!(
-        "token for pair {}, good for {} s, {}",
+        "token for pair {}, valid for {} s, {}",
         answer.pair_id,
         answer.expires_in,
         human::counted(answer.ice_servers.len() as u64, "ICE server")

@@ -1,8 +1,8 @@
-//! `token inspect`: what a signaling token says, and every reason to refuse it.
+//! `token inspect`: show a signaling token and all reasons to reject it.
 //!
-//! The rules are those of [`auth::jwt`](crate::auth::jwt), which stops at the first reason. All reasons
-//! come out of asking it several times: signature apart from claims, times apart from issuer and audience,
-//! and the life time at the token's own time, when now is not the time for it.
+//! The rules are those of [`auth::jwt`](crate::auth::jwt), which stops at the first reason. To find all reasons, it is
+//! called several times: signature separately from claims, times separately from issuer and audience, and the lifetime
+//! at the token's own time if it is not valid now.
 
 use std::{io::Read, time::Duration};
 
@@ -23,10 +23,10 @@ use crate::{
     types::printable,
 };
 
-/// Most that is read from stdin, bytes.
-const MOST_STDIN: u64 = 64 * 1024;
+/// Maximum number of bytes read from stdin.
+const MAX_STDIN: u64 = 64 * 1024;
 
-/// A time claim.
+/// Parses a time claim, in seconds since the Unix epoch.
 fn seconds(claim: &Value) -> Option<u64> {
     claims::whole(claim.as_number()?)
 }
@@ -34,7 +34,7 @@ fn seconds(claim: &Value) -> Option<u64> {
 /// Flags of `token inspect`.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// The token, @FILE, or - for stdin
+    /// Token, @FILE, or - for stdin
     #[arg(value_name = "TOKEN|@FILE|-")]
     token: String,
     #[command(flatten)]
@@ -48,44 +48,44 @@ struct Inspection {
     kind: &'static str,
     header: Value,
     claims: Value,
-    /// Seconds until `exp`, negative after it; none without a readable `exp`.
+    /// Seconds until `exp`, negative after it; `None` without a readable `exp`.
     remaining_s: Option<i64>,
     signature_checked: bool,
     accepted: bool,
     reasons: Vec<String>,
 }
 
-/// Inspects the token and writes what it found to stdout.
+/// Inspects the token and writes the findings to stdout.
 ///
 /// # Errors
-/// The token cannot be read, or would be refused: exit code 1.
+/// The token cannot be read, or would be rejected: exit code 1.
 pub fn run(args: &InspectArgs, output: Output) -> Result<(), Failure> {
     let token = read_token(&args.token)?;
-    let no_token = |error: TokenError| {
-        let remedy = "give the token whole: three parts with dots between";
+    let unreadable = |error: TokenError| {
+        let remedy = "give the whole token: three parts separated by dots";
         token_failure(format!("the token cannot be read: {error}"), remedy)
     };
-    let kid = Jws::parse(token.expose()).map_err(no_token)?.header.kid;
+    let kid = Jws::parse(token.expose()).map_err(unreadable)?.header.kid;
     let keys = args.policy.keys(kid.as_deref())?;
     let found = inspect(token.expose(), keys.as_ref(), &args.policy.policy(), unix_now())
-        .map_err(no_token)?;
+        .map_err(unreadable)?;
     output.event(&found)?;
     output.page(describe(&found))?;
     match found.reasons.as_slice() {
         [] => Ok(()),
-        [reason] => Err(refused(&format!("the token would be refused: {reason}"))),
-        [first, others @ ..] => Err(refused(&format!(
-            "the token would be refused for {} reasons: {first}; {}",
+        [reason] => Err(rejected(&format!("the token would be rejected: {reason}"))),
+        [first, others @ ..] => Err(rejected(&format!(
+            "the token would be rejected for {} reasons: {first}; {}",
             others.len() + 1,
             others.join("; ")
         ))),
     }
 }
 
-fn refused(message: &str) -> Failure {
+fn rejected(message: &str) -> Failure {
     token_failure(
         message,
-        "fetch a fresh one with `orion-peer token fetch`; for a wrong signature check --secret",
+        "fetch a new token with `orion-peer token fetch`; if the signature does not match, check --secret",
     )
 }
 
@@ -96,11 +96,11 @@ fn read_token(text: &str) -> Result<SecretText, Failure> {
             .map_err(|error| Failure::usage(format!("cannot read the token: {error}"), remedy));
     }
     let mut text = String::new();
-    std::io::stdin().lock().take(MOST_STDIN).read_to_string(&mut text).map_err(|error| {
+    std::io::stdin().lock().take(MAX_STDIN).read_to_string(&mut text).map_err(|error| {
         Failure::usage(format!("cannot read the token from stdin: {error}"), remedy)
     })?;
     if text.trim().is_empty() {
-        return Err(Failure::usage("there is no token on stdin", remedy));
+        return Err(Failure::usage("no token on stdin", remedy));
     }
     SecretText::new(text.trim_start_matches('\u{feff}'))
         .bare()
@@ -121,7 +121,7 @@ fn inspect(
         header: shown.header,
         claims: shown.claims,
         remaining_s: exp.map(|exp| {
-            // The claim may be any number.
+            // The claim may be any number, even beyond `i64`.
             i64::try_from(exp).unwrap_or(i64::MAX).saturating_sub_unsigned(now)
         }),
         signature_checked: keys.is_some(),
@@ -130,7 +130,7 @@ fn inspect(
     })
 }
 
-/// Every reason to refuse the token, none twice.
+/// All reasons to reject the token, without duplicates.
 fn reasons(
     token: &str,
     claims: &Value,
@@ -158,17 +158,17 @@ fn reasons(
     let fresh = with_fresh_times(token, claims, now);
     let issuer = Policy { issuer: policy.issuer.clone(), audience: None };
     let audience = Policy { issuer: None, audience: policy.audience.clone() };
-    let mut ask = |token: &str, policy: &Policy, time: u64| {
+    let mut check = |token: &str, policy: &Policy, time: u64| {
         note(jwt::check_unverified(token, policy, time).map(|_| ()), time == now);
     };
-    ask(token, &Policy::default(), now);
-    ask(token, &Policy::default(), own_time);
-    ask(&fresh, &issuer, now);
-    ask(&fresh, &audience, now);
+    check(token, &Policy::default(), now);
+    check(token, &Policy::default(), own_time);
+    check(&fresh, &issuer, now);
+    check(&fresh, &audience, now);
     Ok(found)
 }
 
-/// The token with times that nothing can be said against, so that the other claims come to be judged.
+/// The token with valid times, so that its other claims are checked.
 fn with_fresh_times(token: &str, claims: &Value, now: u64) -> String {
     let mut claims = claims.clone();
     if let Value::Object(claims) = &mut claims {
@@ -180,7 +180,7 @@ fn with_fresh_times(token: &str, claims: &Value, now: u64) -> String {
     format!("{header}.{}.", URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 
-/// Whether a reason is about the moment of asking, and means nothing at another moment.
+/// Whether a reason depends on the current time.
 fn about_now(reason: &TokenError) -> bool {
     matches!(
         reason,
@@ -190,21 +190,21 @@ fn about_now(reason: &TokenError) -> bool {
 
 fn describe(found: &Inspection) -> String {
     let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default();
-    let life = match found.remaining_s {
+    let validity = match found.remaining_s {
         None => "unknown: no exp".to_owned(),
         Some(left) => {
             let length = human::duration(Duration::from_secs(left.unsigned_abs()));
-            if left > 0 { format!("{length} left") } else { format!("expired {length} ago") }
+            if left > 0 { format!("valid for {length}") } else { format!("expired {length} ago") }
         }
     };
     let signature =
-        if found.signature_checked { "checked" } else { "not checked: no --secret was given" };
+        if found.signature_checked { "checked" } else { "not checked (no --secret given)" };
     let mut lines = vec![
         format!("header     {}", pretty(&found.header)),
         format!("claims     {}", pretty(&found.claims)),
-        format!("life       {life}"),
+        format!("validity   {validity}"),
         format!("signature  {signature}"),
-        format!("verdict    {}", if found.accepted { "accepted" } else { "refused" }),
+        format!("verdict    {}", if found.accepted { "accepted" } else { "rejected" }),
     ];
     lines.extend(found.reasons.iter().map(|reason| format!("  - {}", printable(reason))));
     lines.join("\n")
@@ -250,11 +250,11 @@ mod tests {
         assert_eq!(found.remaining_s, Some(200));
         assert_eq!(found.claims["pairId"], "demo");
         assert_eq!(found.header["alg"], "HS256");
-        assert!(describe(&found).contains("3 min 20 s left"), "{}", describe(&found));
+        assert!(describe(&found).contains("valid for 3 min 20 s"), "{}", describe(&found));
     }
 
     #[test]
-    fn without_a_secret_the_signature_is_said_to_be_unchecked() {
+    fn without_a_secret_the_signature_is_reported_as_not_checked() {
         let token = mint(&keys(RIGHT), &claims()).unwrap();
         let found = inspect(&token, None, &Policy::default(), NOW).unwrap();
         assert!(found.accepted && !found.signature_checked);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_told_once() {
+    fn every_reason_is_listed_once() {
         let claims = Claims { exp: NOW - 100, iat: Some(NOW - 1_000), ..claims() };
         let token = mint(&keys(RIGHT), &claims).unwrap();
         let policy = Policy { issuer: Some("else".into()), audience: Some("else".into()) };
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_claims_are_all_named() {
+    fn all_missing_claims_are_listed() {
         let keys = keys(RIGHT);
         let token = keys.sign(b"{}").unwrap();
         let found = inspect(&token, Some(&keys), &Policy::default(), NOW).unwrap();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_a_token_may_be_any() {
+    fn claims_may_be_any_number() {
         for (exp, left) in [
             (u64::MAX, i64::MAX - NOW as i64),
             (1 << 63, i64::MAX - NOW as i64),
@@ -297,12 +297,12 @@ mod tests {
             let found = inspect(&token, None, &Policy::default(), NOW).unwrap();
             assert!(!found.accepted);
             assert_eq!(found.remaining_s, Some(left), "{exp}");
-            assert_eq!(describe(&found).contains(" left"), left > 0, "{}", describe(&found));
+            assert_eq!(describe(&found).contains("valid for"), left > 0, "{}", describe(&found));
         }
     }
 
     #[test]
-    fn what_is_no_token_is_an_error() {
+    fn text_that_is_not_a_token_is_an_error() {
         assert!(inspect("not.a-token", None, &Policy::default(), NOW).is_err());
     }
 }

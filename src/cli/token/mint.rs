@@ -1,5 +1,5 @@
-//! `token mint`: a signaling token by the server's own secret, or a login token by the login service's, for tests
-//! and for servers in trouble.
+//! `token mint`: sign a signaling token with the server's secret, or a login token with the login secret, for tests and
+//! troubleshooting.
 
 use std::time::Duration;
 
@@ -18,31 +18,31 @@ use crate::{
     proto::claims::MAX_LIFETIME_S,
 };
 
-/// Lifetime of a login token when none is given: what Supabase gives.
+/// Default lifetime of a login token, same as Supabase's.
 const LOGIN_LIFETIME: Duration = Duration::from_hours(1);
 
-/// Longest lifetime of a login token.
+/// Maximum lifetime of a login token.
 const MAX_LOGIN_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
 /// Flags of `token mint`.
 #[derive(Debug, clap::Args)]
 pub struct MintArgs {
-    /// Device to mint for (sub); not with --login
+    /// Device ID (sub); not with --login
     #[arg(long, value_name = "ID")]
     device: Option<String>,
-    /// Pair whose room the token opens (pairId); not with --login
+    /// Pair whose room the token admits to (pairId); not with --login
     #[arg(long, value_name = "ID")]
     pair: Option<String>,
-    /// How long the token is good for: a signaling token 300s, which is the maximum, a login token 1h
+    /// Token lifetime; default: 300s for a signaling token (also the maximum), 1h for a login token
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     lifetime: Option<Duration>,
-    /// Mint a login token, with which the token API of a server with --login-secret gives signaling tokens
+    /// Mint a login token, for the token API of a server with --login-secret
     #[arg(long)]
     login: bool,
-    /// User of the login token (sub), to whom the pairs belong; default dev-user
+    /// User of the login token (sub), who owns the pairs; default: dev-user
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    /// The server's --login-secret, to sign the login token with (HS256)
+    /// The server's --login-secret, which signs the login token (HS256)
     #[arg(long, value_name = "TEXT|@FILE", value_parser = SecretText::parse)]
     login_secret: Option<SecretText>,
     #[command(flatten)]
@@ -71,18 +71,18 @@ struct MintedLogin<'t> {
 /// Mints the token and writes it to stdout.
 ///
 /// # Errors
-/// No secret, one that is no key, or a lifetime that a server would refuse.
+/// There is no secret, it is not a valid key, or a server would reject the lifetime.
 pub fn run(args: &MintArgs, output: Output) -> Result<(), Failure> {
     if args.login { login(args, output) } else { signaling(args, output) }
 }
 
-fn lifetime(given: Option<Duration>, default: Duration, most: Duration) -> Result<u64, Failure> {
+fn lifetime(given: Option<Duration>, default: Duration, maximum: Duration) -> Result<u64, Failure> {
     let lifetime = given.unwrap_or(default);
-    if lifetime.as_secs() == 0 || lifetime > most {
-        let (seconds, most) = (lifetime.as_secs_f64(), most.as_secs());
+    if lifetime.as_secs() == 0 || lifetime > maximum {
+        let (seconds, maximum) = (lifetime.as_secs_f64(), maximum.as_secs());
         return Err(Failure::usage(
-            format!("--lifetime of {seconds} s: servers accept 1 to {most} s"),
-            format!("leave --lifetime out, or make it {most}s or less"),
+            format!("--lifetime of {seconds} s is out of range: servers accept 1 to {maximum} s"),
+            format!("omit --lifetime, or give at most {maximum}s"),
         ));
     }
     Ok(lifetime.as_secs())
@@ -93,7 +93,7 @@ fn named<'a>(flag: &str, value: Option<&'a str>) -> Result<&'a str, Failure> {
         Some(value) if !value.trim().is_empty() => Ok(value),
         _ => {
             let what = if value.is_some() { "is empty" } else { "is missing" };
-            Err(Failure::usage(format!("{flag} {what}"), format!("name one: {flag} ID")))
+            Err(Failure::usage(format!("{flag} {what}"), format!("give an id: {flag} ID")))
         }
     }
 }
@@ -101,12 +101,12 @@ fn named<'a>(flag: &str, value: Option<&'a str>) -> Result<&'a str, Failure> {
 fn signaling(args: &MintArgs, output: Output) -> Result<(), Failure> {
     if args.user.is_some() {
         return Err(Failure::usage(
-            "--user without --login: a signaling token is for a device of a pair",
-            "leave it out, or mint a login token with --login",
+            "--user requires --login: signaling tokens are for a device of a pair",
+            "omit --user, or add --login to mint a login token",
         ));
     }
-    let most = Duration::from_secs(MAX_LIFETIME_S);
-    let lifetime = lifetime(args.lifetime, most, most)?;
+    let maximum = Duration::from_secs(MAX_LIFETIME_S);
+    let lifetime = lifetime(args.lifetime, maximum, maximum)?;
     let device = named("--device", args.device.as_deref())?;
     let pair = named("--pair", args.pair.as_deref())?;
     let keys = args.policy.keys(None)?.ok_or_else(|| {
@@ -133,8 +133,8 @@ fn signaling(args: &MintArgs, output: Output) -> Result<(), Failure> {
     output.result(&token)
 }
 
-/// A login token as [`AccessTokens`](crate::auth::login::AccessTokens) takes it: `sub` is the user, `aud` is
-/// `authenticated`, and `iss` is --issuer where the server has a --login-issuer.
+/// Mints a login token for [`AccessTokens`](crate::auth::login::AccessTokens): `sub` is the user, `aud` is
+/// `authenticated`, and `iss` is `--issuer`, for servers with a `--login-issuer`.
 fn login(args: &MintArgs, output: Output) -> Result<(), Failure> {
     let lifetime = lifetime(args.lifetime, LOGIN_LIFETIME, MAX_LOGIN_LIFETIME)?;
     let user = match args.user.as_deref() {
@@ -144,13 +144,13 @@ fn login(args: &MintArgs, output: Output) -> Result<(), Failure> {
     let secret = args.login_secret.as_ref().ok_or_else(|| {
         Failure::usage(
             "no secret to sign the login token with",
-            "give --login-secret @FILE or ORION_LOGIN_SECRET, as the server has it",
+            "give the server's secret with --login-secret @FILE or ORION_LOGIN_SECRET",
         )
     })?;
     let keys = Key::hs256("login", &Secret::from(secret.expose()))
         .and_then(|key| SigningKeys::new(vec![key]))
         .map_err(|error| {
-            let remedy = "give the secret that the server has as --login-secret";
+            let remedy = "give the server's --login-secret";
             Failure::usage(format!("--login-secret: {error}"), remedy)
         })?;
     let claims = LoginClaims::new(user, args.policy.issuer.as_deref(), unix_now(), lifetime);

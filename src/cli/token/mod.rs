@@ -23,21 +23,21 @@ pub struct TokenArgs {
     command: TokenCommand,
 }
 
-/// What to do with a token.
+/// Subcommands of `token`.
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// Fetch a signaling token from the token API
     Fetch(fetch::FetchArgs),
-    /// Mint a signaling token, or with --login a login token, with the server's secret
+    /// Sign a signaling token, or with --login a login token, with the server's secret
     Mint(mint::MintArgs),
-    /// Show a signaling token, and why it would be refused
+    /// Show a signaling token and any reasons to reject it
     Inspect(inspect::InspectArgs),
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// As each command says.
+/// See the commands.
 pub async fn run(args: TokenArgs, output: Output) -> Result<(), Failure> {
     match args.command {
         TokenCommand::Fetch(args) => fetch::run(&args, output).await,
@@ -46,11 +46,11 @@ pub async fn run(args: TokenArgs, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// Flags that say which tokens a server accepts.
+/// Flags that define which tokens a server accepts.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PolicyArgs {
-    /// The server's secret (variable `ORION_JWT_SECRET`): 32 bytes or more for HS256, or a PEM key for
-    /// ES256 or RS256
+    /// The server's signing secret (variable `ORION_JWT_SECRET`): at least 32 bytes for HS256, or a PEM key for ES256 or
+    /// RS256
     #[arg(
         long,
         alias = "jwt-secret",
@@ -59,7 +59,7 @@ pub struct PolicyArgs {
         value_parser = SecretText::parse
     )]
     secret: Option<SecretText>,
-    /// Id of the key (kid); default: made from the secret when minting, the token's own when inspecting
+    /// Key ID (kid); default: derived from the secret when minting, the token's own when inspecting
     #[arg(long, value_name = "ID")]
     kid: Option<String>,
     /// Issuer of the server's tokens (iss)
@@ -75,8 +75,8 @@ impl PolicyArgs {
         Policy { issuer: self.issuer.clone(), audience: self.audience.clone() }
     }
 
-    /// The server's key; none when no secret is given. Without `--kid` its id is `default_kid`, or else
-    /// made from the secret.
+    /// The server's key; `None` without a secret. Without `--kid` its id is `default_kid`, or else derived from the
+    /// secret.
     fn keys(&self, default_kid: Option<&str>) -> Result<Option<SigningKeys>, Failure> {
         let Some(secret) = &self.secret else { return Ok(None) };
         let secret = Secret::from(secret.expose());
@@ -89,7 +89,7 @@ impl PolicyArgs {
         key.and_then(|key| SigningKeys::new(vec![key])).map(Some).map_err(|error| {
             Failure::usage(
                 format!("--secret: {error}"),
-                "give the secret the signaling server verifies with, by --secret @FILE or \
+                "give the signing secret of the signaling server with --secret @FILE or \
                  ORION_JWT_SECRET",
             )
         })

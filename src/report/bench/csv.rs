@@ -7,7 +7,7 @@ use super::{
     Named,
     schema::{ConnectionRecord, IceServerRecord, KeyframeRecord},
 };
-use crate::types::printable::{self, steers};
+use crate::types::printable::{self, is_unprintable};
 
 /// Names of the columns.
 const HEADER: &str = "run,connection,at_s,metric,value,unit,detail\r\n";
@@ -107,7 +107,7 @@ fn answer(server: &IceServerRecord) -> String {
 /// Injection"), whether or not the spreadsheet strips a replaced character; a cell with a comma or a quote is quoted.
 fn cell(text: &str) -> String {
     let formula = text
-        .trim_start_matches(|c: char| c.is_whitespace() || steers(c))
+        .trim_start_matches(|c: char| c.is_whitespace() || is_unprintable(c))
         .starts_with(['=', '+', '-', '@']);
     let text = printable::line(text);
     let text = if formula { format!("'{text}") } else { text };
@@ -199,7 +199,7 @@ mod tests {
         let rows =
             csv(&[example::named("\u{1b}]0;x\u{7}\u{1b}[31m\r\n::error::x", example::hostile())]);
         for line in rows.split("\r\n") {
-            assert!(!line.contains(steers), "{line:?}");
+            assert!(!line.contains(is_unprintable), "{line:?}");
             assert!(!line.starts_with("::"), "{line:?}");
         }
         assert!(parse(&rows).iter().all(|row| row.len() == 7));

@@ -8,7 +8,7 @@ use super::{
     schema::{BenchResult, FailureGroup, Verdict},
     wording::{self, Outcome},
 };
-use crate::types::printable::steers;
+use crate::types::printable::is_unprintable;
 
 /// Maximum number of annotations of one kind that the runner shows per step.
 pub const MAX_ANNOTATIONS: usize = 10;
@@ -99,7 +99,10 @@ fn room_for(mut annotations: Vec<Annotation>) -> Vec<Annotation> {
 /// everywhere.
 fn data(text: &str) -> String {
     let escaped = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-    escaped.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    escaped
+        .chars()
+        .map(|c| if is_unprintable(c) { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }
 
 /// Text in a property of a command.
@@ -183,7 +186,7 @@ mod tests {
         let lines = annotations(&[example::named("a", result)]);
         assert_eq!(starting(&lines, "::error").len(), MAX_ANNOTATIONS);
         assert!(lines.iter().any(|line| line.starts_with("::error title=and 32 more::")));
-        assert!(lines.iter().all(|line| !line.contains(steers)), "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains(is_unprintable)), "{lines:?}");
         assert!(
             lines.iter().any(|line| line.contains("x%0D%0A::set-env name=A::B%25\u{fffd}]0;x"))
         );

@@ -193,12 +193,12 @@ async fn keys_rotate_by_sighup_and_a_bad_file_changes_nothing() {
     assert_eq!(first.ice_servers[0].urls, ["stun:stun.example:3478"]);
 
     fs::write(keys.join("2.pem"), RSA).unwrap();
-    serving.hang_up("signing keys read again").await;
+    serving.hang_up("signing keys reloaded").await;
     let second = serving.token().await;
     assert_ne!(kid_of(&first.token), kid_of(&second.token));
 
     fs::write(keys.join("3.pem"), "-----BEGIN PRIVATE KEY-----\nhush-hush").unwrap();
-    serving.hang_up("the signing keys are as before").await;
+    serving.hang_up("cannot reload the signing keys").await;
     assert!(serving.log().contains("3.pem"), "{}", serving.log());
     assert!(!serving.log().contains("hush-hush"));
     assert_eq!(kid_of(&serving.token().await.token), kid_of(&second.token));

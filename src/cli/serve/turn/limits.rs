@@ -1,4 +1,4 @@
-//! Limits of the embedded TURN server: who may be relayed to, how much, and on which ports.
+//! Limits of the embedded TURN server: allowed peers, bandwidth, counts and ports.
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
@@ -11,47 +11,45 @@ use crate::{
     units,
 };
 
-/// Least bandwidth taken, bits a second: below it a second's worth is less than one large packet.
+/// Minimum bandwidth in bits per second: below it, a second's worth is less than one large packet.
 const MIN_BANDWIDTH: u64 = 64_000;
 
-/// Flags of `serve` for the limits of TURN.
+/// Flags of `serve` for the TURN limits.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "STUN and TURN")]
 // The fields are the flags' names.
 #[allow(clippy::struct_field_names)]
 pub struct TurnLimitArgs {
-    /// Networks that may be relayed to although they are private or this machine's, such as
-    /// 192.168.0.0/16; repeatable
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
-    pub turn_allow_peer: Vec<IpNet>,
-    /// Networks that may not be relayed to although they are public; goes before --turn-allow-peer;
+    /// Network to allow relaying to although it is private or belongs to this machine, such as 192.168.0.0/16;
     /// repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub turn_allow_peer: Vec<IpNet>,
+    /// Network to forbid relaying to although it is public; takes precedence over --turn-allow-peer; repeatable
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_deny_peer: Vec<IpNet>,
-    /// Allocations one device may hold at a time; default 30
+    /// Maximum concurrent allocations per device; default: 30
     #[arg(long, value_name = "N")]
     pub turn_quota: Option<usize>,
-    /// Allocations all devices may hold at a time; default 1000
+    /// Maximum concurrent allocations in total; default: 1000
     #[arg(long, value_name = "N")]
     pub turn_max_allocations: Option<usize>,
-    /// TCP and TLS connections of one IP address at a time (IPv6: of one /64), 0 for no limit; default
-    /// 64
+    /// Maximum concurrent TCP and TLS connections per IP address (IPv6: per /64); 0: unlimited; default: 64
     #[arg(long, value_name = "N")]
     pub turn_connections_per_ip: Option<u32>,
-    /// Bandwidth of one allocation each way, such as 5Mbit, IP and UDP headers included, with bursts of
-    /// a second; what is over it is dropped; default: no limit
+    /// Maximum bandwidth per allocation and direction, such as 5Mbit, including IP and UDP headers, with bursts of one
+    /// second; excess traffic is dropped; default: unlimited
     #[arg(long, value_name = "RATE", value_parser = bandwidth)]
     pub turn_bandwidth: Option<u64>,
-    /// Bandwidth of all allocations together each way; default: no limit
+    /// Maximum total bandwidth of all allocations per direction; default: unlimited
     #[arg(long, value_name = "RATE", value_parser = bandwidth)]
     pub turn_total_bandwidth: Option<u64>,
-    /// Ports to relay on; default 49152-65535
+    /// Range of relay ports; default: 49152-65535
     #[arg(long, value_name = "FIRST-LAST", value_parser = ports)]
     pub turn_ports: Option<RangeInclusive<u16>>,
 }
 
 impl TurnLimitArgs {
-    /// The first flag of these that is given.
+    /// The first of these flags that is given.
     pub(super) fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--turn-allow-peer", !self.turn_allow_peer.is_empty()),
@@ -66,11 +64,10 @@ impl TurnLimitArgs {
         flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
     }
 
-    /// How much of everything; for what is not given, the default. A dev server has no limits for one
-    /// client.
+    /// The limits, with defaults for flags that are not given. A dev server has no limits per client.
     ///
     /// # Errors
-    /// Exit code 2 for limits that let nothing through.
+    /// Exit code 2 for limits that would disable relaying.
     pub fn limits(&self, dev: bool) -> Result<TurnLimits, Failure> {
         let default = if dev { TurnLimits::for_one_machine() } else { TurnLimits::default() };
         let allocations = self.turn_max_allocations.unwrap_or(default.allocations);
@@ -78,8 +75,8 @@ impl TurnLimitArgs {
         for (flag, count) in [("--turn-quota", per_user), ("--turn-max-allocations", allocations)] {
             if count == 0 {
                 return Err(Failure::usage(
-                    format!("{flag} 0 lets nobody relay"),
-                    "give 1 or more, or --no-turn for no relay at all",
+                    format!("{flag} 0 would disable relaying"),
+                    "give at least 1, or --no-turn to run without a relay",
                 ));
             }
         }
@@ -88,7 +85,7 @@ impl TurnLimitArgs {
             allocations,
             allocations_per_user: per_user,
             tcp_connections_per_address: match self.turn_connections_per_ip {
-                Some(most) => (most > 0).then_some(most),
+                Some(maximum) => (maximum > 0).then_some(maximum),
                 None => default.tcp_connections_per_address,
             },
             bytes_per_second: bytes(self.turn_bandwidth),
@@ -97,11 +94,11 @@ impl TurnLimitArgs {
         })
     }
 
-    /// Who may be relayed to. A dev server relays to this machine, any other to its addresses only
-    /// where they are named; `relays` are the addresses clients know it by.
+    /// The peers allowed to be relayed to. A dev server relays to this machine, any other to its own addresses only if
+    /// they are given explicitly; `relays` are its addresses as known to clients.
     ///
     /// # Errors
-    /// When the machine has an address that cannot be written.
+    /// An address of the machine cannot be represented as a network.
     pub fn peers(&self, dev: bool, relays: &[IpAddr]) -> Result<PeerFilter, Failure> {
         let mut own = local_addresses(None, true, true, true);
         own.extend(relays);
@@ -122,13 +119,14 @@ impl TurnLimitArgs {
 fn bandwidth(text: &str) -> Result<u64, String> {
     let bits = units::bit_rate(text).map_err(|error| error.to_string())?;
     if bits < MIN_BANDWIDTH {
-        return Err("less than 64kbit lets no large packet through".into());
+        return Err("must be at least 64kbit, or large packets would never pass".into());
     }
     Ok(bits)
 }
 
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || format!("`{text}` is no range of ports: write 49152-65535, from 1 on");
+    let wrong =
+        || units::not_valid(text, "port range", "FIRST-LAST from 1 to 65535, such as 49152-65535");
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port != 0);
     match (port(first), port(last)) {
@@ -155,16 +153,16 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_what_the_flags_say() {
+    fn flags_set_the_limits() {
         let default = read(&[]).unwrap().limits(false).unwrap();
         assert_eq!((default.allocations, default.allocations_per_user), (1000, 30));
         assert_eq!(default.tcp_connections_per_address, Some(64));
-        let most = |flags: &[&str], dev| {
+        let maximum = |flags: &[&str], dev| {
             read(flags).unwrap().limits(dev).unwrap().tcp_connections_per_address
         };
-        assert_eq!(most(&[], true), None);
-        assert_eq!(most(&["--turn-connections-per-ip", "5"], true), Some(5));
-        assert_eq!(most(&["--turn-connections-per-ip", "0"], false), None);
+        assert_eq!(maximum(&[], true), None);
+        assert_eq!(maximum(&["--turn-connections-per-ip", "5"], true), Some(5));
+        assert_eq!(maximum(&["--turn-connections-per-ip", "0"], false), None);
         assert_eq!((default.bytes_per_second, default.total_bytes_per_second), (None, None));
         let flags = ["--turn-bandwidth", "2Mbit", "--turn-total-bandwidth", "1Gbit"];
         let limits = read(&flags).unwrap().limits(false).unwrap();
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_let_nothing_through_are_refused() {
+    fn limits_that_would_disable_relaying_are_rejected() {
         for flags in [["--turn-quota", "0"], ["--turn-max-allocations", "0"]] {
             let failure = read(&flags).unwrap().limits(false).unwrap_err();
             assert!(failure.message.contains(flags[0]), "{failure}");
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn own_addresses_are_for_dev_servers_only() {
+    fn only_dev_servers_relay_to_their_own_addresses() {
         let args = read(&["--turn-deny-peer", "8.8.8.8"]).unwrap();
         let relays = ["203.0.114.7".parse().unwrap()];
         let here: IpAddr = "127.0.0.1".parse().unwrap();

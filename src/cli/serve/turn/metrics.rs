@@ -1,17 +1,22 @@
-//! The embedded TURN server on `/metrics`, in the Prometheus text format. Labels are error codes and
-//! reasons, of which there are few, never addresses or names.
+//! Metrics of the embedded TURN server in the Prometheus text format. Labels are error codes and reasons, which are
+//! few, never addresses or names.
 
 use crate::{
     server::metrics::{counter, gauge},
     turn::TurnStats,
 };
 
-/// Appends the counters.
+/// Appends the metrics.
 pub fn append(text: &mut String, stats: &TurnStats) {
-    let now = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    gauge(text, "orion_turn_allocations", "TURN allocations now.", now(stats.allocations_active));
-    let help = "TCP and TLS connections of TURN clients now.";
-    gauge(text, "orion_turn_tcp_connections", help, now(stats.tcp_connections));
+    let current = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    gauge(
+        text,
+        "orion_turn_allocations",
+        "Current TURN allocations.",
+        current(stats.allocations_active),
+    );
+    let help = "Current TCP and TLS connections of TURN clients.";
+    gauge(text, "orion_turn_tcp_connections", help, current(stats.tcp_connections));
     let totals = [
         ("allocations", stats.allocations_total),
         ("bindings", stats.bindings),
@@ -23,15 +28,15 @@ pub fn append(text: &mut String, stats: &TurnStats) {
         ("packets_to_clients", stats.packets_to_clients),
     ];
     for (name, value) in totals {
-        let help = format!("TURN {} since the start.", name.replace('_', " "));
+        let help = format!("TURN {} since startup.", name.replace('_', " "));
         counter(text, &format!("orion_turn_{name}_total"), "", &help, [("", value)]);
     }
-    let help = "Packets that were not relayed, by reason.";
+    let help = "Packets dropped instead of relayed, by reason.";
     let dropped = stats.dropped.iter().map(|(reason, count)| (reason.as_str(), *count));
     counter(text, "orion_turn_dropped_packets_total", "reason", help, dropped);
     let refused: Vec<(String, u64)> =
         stats.refused.iter().map(|(reason, count)| (reason.code().to_string(), *count)).collect();
     let refused = refused.iter().map(|(code, count)| (code.as_str(), *count));
-    let help = "TURN requests refused, by STUN error code.";
+    let help = "Rejected TURN requests, by STUN error code.";
     counter(text, "orion_turn_refused_total", "code", help, refused);
 }

@@ -1,4 +1,4 @@
-//! TLS of the embedded TURN server: certificate and key from files, and the name clients are told.
+//! TLS of the embedded TURN server: certificate, key and the host name announced to clients.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -17,30 +17,30 @@ use crate::{
 // The fields are the flags' names.
 #[allow(clippy::struct_field_names)]
 pub struct TurnTlsArgs {
-    /// Certificate for TURN over TLS, PEM, with those between it and its CA; default: the one of
-    /// --tls-cert, when --turn-tls-port or --turn-tls-name is given
+    /// PEM certificate chain (leaf first) for TURN over TLS; default: --tls-cert, if --turn-tls-port or --turn-tls-name
+    /// is given
     #[arg(long, value_name = "FILE")]
     pub turn_tls_cert: Option<PathBuf>,
-    /// Key of that certificate, PEM
+    /// PEM private key of the certificate
     #[arg(long, value_name = "FILE")]
     pub turn_tls_key: Option<PathBuf>,
-    /// Port for TURN over TLS, beside --turn-listen; default 5349
+    /// Port for TURN over TLS, on the IP address of --turn-listen; default: 5349
     #[arg(long, value_name = "PORT")]
     pub turn_tls_port: Option<u16>,
-    /// Host name that clients are told for TURN over TLS; default: the address for TURN over UDP
+    /// Host name announced to clients for TURN over TLS; default: the address for TURN over UDP
     #[arg(long, value_name = "NAME")]
     pub turn_tls_name: Option<String>,
 }
 
-/// Where to listen for TLS, and the host that clients are told.
+/// The TLS listener and the host announced to clients.
 pub struct Tls {
-    /// For the server.
+    /// The listener of the TURN server.
     pub listener: TlsListener,
     host: String,
 }
 
 impl Tls {
-    /// The `turns:` URL for token answers, for the port that was bound.
+    /// The `turns:` URL for token responses, with the bound port.
     #[must_use]
     pub fn url(&self, port: u16) -> String {
         ServerUri { turn: true, host: self.host.clone(), port, transport: Transport::Tls }
@@ -49,12 +49,11 @@ impl Tls {
 }
 
 impl TurnTlsArgs {
-    /// Reads the files; `listen` is where TURN over UDP listens, `host` what clients are told for it,
-    /// `shared` the certificate of the signaling server. Files of its own are looked at as long as
-    /// the runtime lasts.
+    /// Reads the files. `listen` is the address of TURN over UDP, `host` the name announced for it, `shared` the
+    /// certificate of the signaling server. A separate certificate is watched for changes while the runtime lives.
     ///
     /// # Errors
-    /// Exit code 2: one flag without another, a file that cannot be used, a certificate for other names.
+    /// Exit code 2: a missing flag, an unusable file, or a certificate for other names.
     pub fn read(
         &self,
         listen: SocketAddr,
@@ -75,9 +74,9 @@ impl TurnTlsArgs {
             (None, None, Some(shared)) => shared.clone(),
             _ => {
                 return Err(Failure::usage(
-                    "TURN over TLS needs a certificate and its key",
+                    "TURN over TLS requires a certificate and its key",
                     "give both --turn-tls-cert FILE and --turn-tls-key FILE, or --tls-cert and \
-                     --tls-key for signaling and TURN alike",
+                     --tls-key for both signaling and TURN",
                 ));
             }
         };
@@ -85,8 +84,8 @@ impl TurnTlsArgs {
         if !certificate.is_for(host) {
             let names = certificate.names().join(", ");
             return Err(Failure::usage(
-                format!("the certificate for TURN over TLS is not for {host}, but for {names}"),
-                "give --turn-tls-name with a name it is for, or a certificate for this one",
+                format!("the certificate for TURN over TLS is valid for {names}, not for {host}"),
+                "give one of its names with --turn-tls-name, or another certificate",
             ));
         }
         let address = SocketAddr::new(listen.ip(), self.turn_tls_port.unwrap_or(TLS_PORT));
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_a_name_that_the_certificate_is_for() {
+    fn the_announced_name_matches_the_certificate() {
         assert!(TurnTlsArgs::default().read(listen(), "h", None).unwrap().is_none());
         let tls = files("192.0.2.7").args.read(listen(), "192.0.2.7", None).unwrap().unwrap();
         assert_eq!(tls.listener.address.to_string(), "192.0.2.7:5349");
@@ -156,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn the_signaling_servers_certificate_will_do() {
+    fn the_signaling_certificate_can_be_shared() {
         let shared = Certificate::self_signed(&["relay.example".to_owned()]).unwrap();
         let off = TurnTlsArgs::default().read(listen(), "192.0.2.7", Some(&shared)).unwrap();
-        assert!(off.is_none(), "TLS for TURN is asked for");
+        assert!(off.is_none(), "TURN over TLS is opt-in");
         let named =
             TurnTlsArgs { turn_tls_name: Some("relay.example".into()), ..TurnTlsArgs::default() };
         let tls = named.read(listen(), "192.0.2.7", Some(&shared)).unwrap().unwrap();
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_used_are_usage_errors() {
+    fn unusable_files_are_usage_errors() {
         let wrong = |args: &TurnTlsArgs, words: &str| {
             let failure = args.read(listen(), "192.0.2.7", None).err().unwrap();
             assert_eq!(failure.exit, 2);

@@ -1,9 +1,9 @@
-//! What `send`, `recv` and `bench` join a room with, from checked flags.
+//! The call configuration of `send`, `recv` and `bench`, from validated flags.
 
 use std::sync::Arc;
 
 use super::{
-    connect::{ConnectConfig, IcePolicy, Network, TokenSource},
+    connect::{AddressFamily, ConnectConfig, IcePolicy, TokenSource},
     failure::Failure,
 };
 use crate::{
@@ -16,11 +16,11 @@ use crate::{
     types::is_loopback,
 };
 
-/// Turns checked flags into a room and a peer.
+/// Converts validated flags to the configuration of a call.
 ///
 /// # Errors
-/// The token API's URL cannot be used, or no local address is left.
-pub fn config(config: &ConnectConfig, role: PeerRole) -> Result<CallConfig, Failure> {
+/// The URL of the token API is not usable, or there is no usable local address.
+pub fn call_config(config: &ConnectConfig, role: PeerRole) -> Result<CallConfig, Failure> {
     let tokens: Arc<dyn TokenProvider> = match &config.token {
         TokenSource::Fixed(token) => Arc::new(
             StaticToken::new(token.expose())
@@ -38,15 +38,17 @@ pub fn config(config: &ConnectConfig, role: PeerRole) -> Result<CallConfig, Fail
         ),
     };
     let loopback = is_loopback(&config.signal);
-    let (v4, v6) =
-        (config.network.contains(&Network::Udp4), config.network.contains(&Network::Udp6));
+    let (v4, v6) = (
+        config.network.contains(&AddressFamily::Udp4),
+        config.network.contains(&AddressFamily::Udp6),
+    );
     let network = LocalNetwork { interface: config.interface.clone(), v4, v6, loopback };
     let addresses = network.addresses();
     if addresses.is_empty() {
         let interface = config.interface.as_deref().unwrap_or("any interface");
         return Err(Failure::usage(
             format!("no usable address on {interface}"),
-            "see `ip address` for names; --network chooses between udp4 and udp6",
+            "see `ip address` for interface names; --network selects udp4 or udp6",
         ));
     }
     let peer = PeerConfig {

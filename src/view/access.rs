@@ -1,5 +1,5 @@
-//! Who may look. On loopback everyone on this machine may, but no page of another origin, and no name
-//! that was made to lead here (DNS rebinding); on any other address only who has the token.
+//! Access control of the page. On loopback, every user of this machine has access, but no page of another origin and
+//! no other host name (DNS rebinding); on any other address the token is required.
 
 use std::net::IpAddr;
 
@@ -12,17 +12,17 @@ use crate::page::is_loopback_host;
 /// Name of the cookie that holds the token.
 const COOKIE: &str = "orion-view";
 
-/// What a request has to show.
+/// Access control for requests.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct AccessControl {
     token: Option<String>,
 }
 
-/// Why a request is refused: status, code, message.
-pub type Refusal = (StatusCode, &'static str, &'static str);
+/// Why a request is rejected: status, code, message.
+pub type AccessError = (StatusCode, &'static str, &'static str);
 
-impl Gate {
-    /// For a listener on this address.
+impl AccessControl {
+    /// Creates the access control for a listener on this address.
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
         let token =
@@ -30,13 +30,13 @@ impl Gate {
         Self { token }
     }
 
-    /// The token, where one is needed.
+    /// The token, if one is required.
     #[must_use]
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
-    /// The cookie to set for one who shows the token in the URL.
+    /// The cookie to set for a client with the token in the URL.
     #[must_use]
     pub fn cookie(&self, uri: &Uri) -> Option<String> {
         let token = self.token.as_deref()?;
@@ -46,26 +46,28 @@ impl Gate {
         shown.then(|| format!("{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"))
     }
 
+    /// Checks whether a request has access.
+    ///
     /// # Errors
-    /// Another origin, a host that is not this one, no token.
-    pub fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// A different origin, a host that is not this one, or no token.
+    pub fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), AccessError> {
         let text =
             |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
         let host = text(header::HOST).unwrap_or_default();
         if self.token.is_none() && !is_loopback_host(host) {
-            let message = "this page is for this machine: open it by its IP address or localhost";
+            let message = "this page is only for this machine: open it by IP address or localhost";
             return Err((StatusCode::MISDIRECTED_REQUEST, "wrong-host", message));
         }
         let own = |origin: &str| origin.split_once("://").is_some_and(|(_, at)| at == host);
         let foreign = text(header::ORIGIN).is_some_and(|origin| !own(origin));
         let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
-        // A link that is followed is no danger: the page it leads to is ours.
+        // Following a link is safe: it leads to our own page.
         let followed = method == Method::GET
             && headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
         if foreign
             || (!followed && site.is_some_and(|site| !matches!(site, "same-origin" | "none")))
         {
-            let message = "a page of another origin may not use this one";
+            let message = "cross-origin requests are not allowed";
             return Err((StatusCode::FORBIDDEN, "other-origin", message));
         }
         let cookies = text(header::COOKIE).unwrap_or_default();
@@ -74,7 +76,7 @@ impl Gate {
             Some(token)
                 if !shown.into_iter().any(|(name, value)| name == COOKIE && same(value, token)) =>
             {
-                let message = "open the URL with the token that orion-peer has printed";
+                let message = "open the URL with the token, as printed by orion-peer";
                 Err((StatusCode::UNAUTHORIZED, "token-missing", message))
             }
             _ => Ok(()),
@@ -82,7 +84,7 @@ impl Gate {
     }
 }
 
-/// Whether two secrets are the same, in a time that does not tell how far they are.
+/// Compares two secrets in a time that does not depend on their common prefix.
 fn same(shown: &str, token: &str) -> bool {
     Sha256::digest(shown) == Sha256::digest(token)
 }
@@ -95,13 +97,13 @@ mod tests {
         lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
-    fn code(gate: &Gate, method: &Method, lines: &[(&'static str, &str)]) -> &'static str {
+    fn code(gate: &AccessControl, method: &Method, lines: &[(&'static str, &str)]) -> &'static str {
         gate.check(method, &headers(lines)).map_or_else(|(_, code, _)| code, |()| "")
     }
 
     #[test]
-    fn loopback_is_for_pages_of_its_own() {
-        let gate = Gate::new([127, 0, 0, 1].into());
+    fn loopback_allows_only_its_own_pages() {
+        let gate = AccessControl::new([127, 0, 0, 1].into());
         for host in ["127.0.0.1:8788", "localhost:8788", "[::1]:1", "LOCALHOST"] {
             assert_eq!(code(&gate, &Method::GET, &[("host", host)]), "", "{host}");
         }
@@ -126,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_there_is_a_token() {
-        let gate = Gate::new([0, 0, 0, 0].into());
+    fn other_addresses_require_a_token() {
+        let gate = AccessControl::new([0, 0, 0, 0].into());
         let token = gate.token().unwrap();
         assert_eq!(token.len(), 32);
-        assert_ne!(Gate::new([0, 0, 0, 0].into()).token(), Some(token));
+        assert_ne!(AccessControl::new([0, 0, 0, 0].into()).token(), Some(token));
         let host = ("host", "mac.example:8788");
         assert_eq!(code(&gate, &Method::GET, &[host]), "token-missing");
         assert_eq!(

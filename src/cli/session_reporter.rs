@@ -1,5 +1,4 @@
-//! What `send`, `recv` and `demo` share: flags for statistics, and everything that is shown of a
-//! running session: live line, `--stats`, `--dump`, summary.
+//! Output of a running session, shared by `send`, `recv` and `demo`: live line, `--stats`, `--dump`, summary.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,7 +14,7 @@ use super::{failure::Failure, output::Output, units};
 use crate::{
     peer::event::Timings,
     report::{
-        delivery::DeliveryReport,
+        delivery::{DeliveryReport, KeyframeDelivery},
         dump::DumpWriter,
         live::{LiveLine, LiveMode, LiveStats},
         stats::{StatsError, StatsWriter},
@@ -24,66 +23,71 @@ use crate::{
     session::{
         Firsts, SessionError, SessionReport,
         negotiation::{NegotiationLog, NegotiationRecord},
+        receiver::StoredKeyframe,
     },
     stats::Stages,
     types::Stage,
 };
 
-/// Keyframes over which the frame rate is taken.
+/// Number of keyframes over which the frame rate is averaged.
 const RATE_WINDOW: usize = 8;
 
-/// Flags for what is recorded of a session.
+/// Flags for the recording of a session.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Statistics")]
-pub struct ObserveArgs {
-    /// Write getStats to DIR/stats.jsonl, and what is known of each keyframe to DIR/keyframes.jsonl
+pub struct RecordingArgs {
+    /// Write getStats reports to DIR/stats.jsonl, and the details of each keyframe to DIR/keyframes.jsonl
     #[arg(long, value_name = "DIR")]
     pub stats: Option<PathBuf>,
-    /// Time between two of them
+    /// Interval between getStats reports
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "1s")]
     pub stats_interval: Duration,
-    /// Write a dump that opens in webrtc-internals importers
+    /// Write a dump for webrtc-internals importers
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,
 }
 
 /// Shows and records a running session.
-pub struct Observer {
+pub struct SessionReporter {
     output: Output,
     live: LiveLine,
     live_stats: LiveStats,
     stats: Option<StatsWriter>,
     keyframes: Option<StatsWriter>,
     stats_interval: Duration,
-    /// The newest statistics until some are written: all there is of a run that is shorter than the interval.
+    /// The latest statistics until the first are written: the only ones of a run shorter than the interval.
     unrecorded: Option<Map<String, Value>>,
     dump: Option<DumpWriter>,
     negotiated: Option<mpsc::Receiver<NegotiationRecord>>,
     summary: Summary,
-    begun: Instant,
+    started_at: Instant,
     times: VecDeque<Instant>,
-    /// stdout could not be written.
+    /// The first failure to write to stdout.
     failed: Option<Failure>,
-    /// What cannot be written now, and why.
+    /// Outputs that cannot be written at present, with the error.
     unwritten: BTreeMap<&'static str, String>,
     setup: Timings,
-    /// Findings of the delivery that were said.
-    found: BTreeSet<String>,
+    /// Codes of the delivery findings already shown.
+    shown_findings: BTreeSet<String>,
 }
 
-impl Observer {
-    /// Opens what is to be written; `name` is told in dumps.
+impl SessionReporter {
+    /// Opens the outputs; `name` identifies the program in dumps.
     ///
     /// # Errors
-    /// `--stats` or `--dump` cannot be written.
+    /// `--stats` or `--dump` is not writable.
     pub fn new(
-        args: &ObserveArgs,
+        args: &RecordingArgs,
         role: Role,
         name: &str,
         output: Output,
     ) -> Result<Self, Failure> {
         let cannot = |error: String| {
-            Failure::new(Stage::Output, error, "check the path, its permissions and the room there")
+            Failure::new(
+                Stage::Output,
+                error,
+                "check the path, its permissions and the free disk space",
+            )
         };
         let open = |create: fn(&Path) -> Result<StatsWriter, StatsError>| {
             let file = args.stats.as_deref().map(create).transpose();
@@ -109,16 +113,16 @@ impl Observer {
             dump,
             negotiated: None,
             summary: Summary::new(role),
-            begun: output.begun.unwrap_or_else(Instant::now),
+            started_at: output.started_at.unwrap_or_else(Instant::now),
             times: VecDeque::new(),
             failed: None,
             unwritten: BTreeMap::new(),
             setup: Timings::default(),
-            found: BTreeSet::new(),
+            shown_findings: BTreeSet::new(),
         })
     }
 
-    /// Where a link tells of its negotiations: to the dump, if there is one.
+    /// The log in which a call records its negotiations; discarded if there is no dump.
     #[must_use]
     pub fn negotiations(&mut self) -> NegotiationLog {
         if self.dump.is_none() {
@@ -129,14 +133,14 @@ impl Observer {
         log
     }
 
-    /// How often statistics are to be written; `None` for never.
+    /// Interval at which statistics are written; `None` if never.
     #[must_use]
     pub fn stats_every(&self) -> Option<Duration> {
         (self.stats.is_some() || self.dump.is_some()).then_some(self.stats_interval)
     }
 
-    /// Puts what was negotiated meanwhile into the dump.
-    fn follow(&mut self) {
+    /// Adds new negotiation steps to the dump.
+    fn dump_negotiations(&mut self) {
         if let (Some(dump), Some(negotiated)) = (&mut self.dump, &mut self.negotiated) {
             while let Ok(step) = negotiated.try_recv() {
                 dump.negotiated(&step);
@@ -144,38 +148,38 @@ impl Observer {
         }
     }
 
-    /// A line for people.
+    /// Shows a human-readable line.
     pub fn line(&mut self, text: &str) {
         self.output.line(text);
-        self.follow();
+        self.dump_negotiations();
         if let Some(dump) = &mut self.dump {
             dump.line(SystemTime::now(), text);
         }
     }
 
-    /// A line of text from the other side; `who` goes before it.
+    /// Shows a text message from the peer, prefixed by `who`.
     pub fn text(&mut self, who: &str, text: &str) {
         self.line(&format!("{who}text: {text}"));
         self.event(&serde_json::json!({"kind": "text", "text": text}));
     }
 
-    /// Says how much could not be shown, because stdout or stderr was not read.
-    pub fn left_out(&mut self, count: u64) {
+    /// Reports how many events were omitted because stdout or stderr was not read.
+    pub fn omitted(&mut self, count: u64) {
         let text = format!(
-            "{count} events are missing here: stdout or stderr was not read, and the call went on"
+            "{count} events omitted here because stdout or stderr was not read; the call continued"
         );
         self.line(&text);
         self.event(&serde_json::json!({"kind": "left-out", "count": count}));
     }
 
-    /// A JSON line about what happened.
+    /// Writes a JSON line.
     pub fn event(&mut self, value: &impl serde::Serialize) {
         if let Err(failure) = self.output.event(value) {
             self.failed.get_or_insert(failure);
         }
     }
 
-    /// Counts a keyframe sent or received, and writes what is known of it, an object, where JSON goes.
+    /// Counts a keyframe sent or received, and writes its details, a JSON object, as a JSON line.
     pub fn keyframe(&mut self, bytes: u64, stages: &Stages<Option<f64>>, known: &Value) {
         self.event(known);
         self.stages(stages, known);
@@ -186,19 +190,19 @@ impl Observer {
         }
     }
 
-    /// What the live line shows.
+    /// The values on the live line.
     #[must_use]
     pub fn live_stats(&self) -> &LiveStats {
         &self.live_stats
     }
 
-    /// Whether more is to be known of keyframes than a session needs: `--stats` was given.
+    /// Whether `--stats` was given, which records more details of keyframes than a session needs.
     #[must_use]
     pub fn has_stats(&self) -> bool {
         self.keyframes.is_some()
     }
 
-    /// Counts the stages of a keyframe, and writes what is known of it to `--stats`.
+    /// Records the stages of a keyframe, and writes its details to `--stats`.
     pub fn stages(&mut self, stages: &Stages<Option<f64>>, known: &Value) {
         self.summary.stages_ms.record(stages);
         let written = self.keyframes.as_mut().map(|file| file.keyframe(SystemTime::now(), known));
@@ -207,8 +211,8 @@ impl Observer {
         }
     }
 
-    /// Takes note of whether something could be written: a line when that changes, and a count. The next
-    /// one is tried like this one.
+    /// Handles the result of a write: counts failures and shows a line when the state changes. The next write is
+    /// attempted regardless.
     fn wrote(&mut self, what: &'static str, result: Result<(), String>) {
         match result {
             Ok(()) => {
@@ -219,24 +223,24 @@ impl Observer {
             Err(error) => {
                 self.summary.unwritten_statistics += 1;
                 if self.unwritten.insert(what, error.clone()).as_ref() != Some(&error) {
-                    self.line(&format!("output: {error}; trying again with the next"));
+                    self.line(&format!("output: {error}; retrying with the next one"));
                 }
             }
         }
     }
 
-    /// Takes what a session tells every second, and when statistics are due.
+    /// Handles a session report, which arrives every second and whenever statistics are due.
     pub fn report(&mut self, report: &SessionReport) {
         let stats = &report.stats;
         let connection = stats.pair.as_ref().map(|pair| pair.connection);
-        self.follow();
+        self.dump_negotiations();
         for rtt in &report.rtt_ms {
             self.summary.rtt_ms.record(*rtt);
         }
         let rtt_ms = report.rtt_ms.last().copied().or(self.live_stats.rtt_ms);
         self.live_stats = LiveStats {
             state: report.state.clone(),
-            // Those of a peer that has left say nothing any more.
+            // The values of a peer that has left are meaningless.
             connection: connection.filter(|_| report.connected),
             rtt_ms: rtt_ms.filter(|_| report.connected),
             video_sent: stats.video_bytes_sent,
@@ -258,12 +262,12 @@ impl Observer {
         self.record(report);
     }
 
-    /// Says once how long the first picture took.
+    /// Shows once how long the first picture took.
     fn first_picture(&mut self, first: Firsts) {
         let (None, Some(at)) = (self.summary.first_picture, first.picture) else { return };
         let since = |from: Option<Instant>| from.map(|from| at.saturating_duration_since(from));
         let took = TimeToFirstPicture {
-            from_start: since(Some(self.begun)),
+            from_start: since(Some(self.started_at)),
             from_join: since(first.joined),
             from_peer: since(first.met),
         };
@@ -273,7 +277,7 @@ impl Observer {
         self.event(&serde_json::json!({"kind": took.kind(role), "role": role, "ms": took}));
     }
 
-    /// Tells once of each connection how long each step of its set-up took.
+    /// Reports the set-up times of each connection once.
     fn connected(&mut self, report: &SessionReport) {
         let setup = report.setup;
         let Some(open) = setup.data_channel.filter(|_| setup != self.setup) else { return };
@@ -285,14 +289,14 @@ impl Observer {
         self.event(&serde_json::json!({
             "kind": "connected",
             "connectionType": report.stats.pair.as_ref().map(|pair| pair.connection),
-            // How long each step took, as `setupMs` means everywhere.
+            // Duration of each step, as everywhere in `setupMs`.
             "setupMs": {
                 "gathering": ms(setup.gathering),
                 "ice": ms(between(setup.gathering, setup.ice)),
                 "dtls": ms(between(setup.ice, setup.dtls)),
                 "dataChannel": ms(between(setup.dtls, setup.data_channel)),
             },
-            // When each was reached, from the building of the peer connection.
+            // Time at which each step was complete, since the peer connection was created.
             "reachedMs": {
                 "gathering": ms(setup.gathering),
                 "ice": ms(setup.ice),
@@ -306,13 +310,17 @@ impl Observer {
         );
     }
 
-    /// Tells once of each connection that was lost why it was.
+    /// Reports each lost connection once, with the reason.
     fn lost(&mut self, report: &SessionReport) {
-        let (count, Some(why)) = &report.lost else { return };
+        let (count, Some(reason)) = &report.lost else { return };
         if *count == self.summary.connections_lost.count {
             return;
         }
-        let loss = Loss { stage: why.stage, code: why.code.clone(), message: why.message.clone() };
+        let loss = Loss {
+            stage: reason.stage,
+            code: reason.code.clone(),
+            message: reason.message.clone(),
+        };
         self.event(&serde_json::json!({
             "kind": "lost",
             "stage": loss.stage,
@@ -322,14 +330,14 @@ impl Observer {
         self.summary.connections_lost = ConnectionsLost { count: *count, last: Some(loss) };
     }
 
-    /// Says what is found of the delivery of keyframes, each finding when it is new.
+    /// Shows new findings about the delivery of keyframes.
     fn delivery(&mut self, report: &SessionReport) {
         let Some(delivered) = report.delivery else { return };
         let found =
             DeliveryReport::new(&delivered.overall, Some(delivered.budget), delivered.first_after);
         for finding in &found.findings {
-            // What is not known may still be seen; the summary has it.
-            if finding.code != "limit-unknown" && self.found.insert(finding.code.clone()) {
+            // An unknown limit may still become known; the summary reports it.
+            if finding.code != "limit-unknown" && self.shown_findings.insert(finding.code.clone()) {
                 self.line(&format!("delivery: {}", finding.message));
                 self.line(&format!("  try: {}", finding.remedy));
                 self.event(&serde_json::json!({"kind": "delivery", "finding": finding}));
@@ -338,7 +346,7 @@ impl Observer {
         self.summary.delivery = Some(found);
     }
 
-    /// How the last keyframes were delivered, as far as is known.
+    /// How the last keyframes were delivered, if known.
     #[must_use]
     pub fn delivered(&self) -> Option<&DeliveryReport> {
         self.summary.delivery.as_ref()
@@ -361,7 +369,7 @@ impl Observer {
         let stats = &report.stats;
         let frame_rate = self.frame_rate();
         let summary = &mut self.summary;
-        summary.duration = self.begun.elapsed();
+        summary.duration = self.started_at.elapsed();
         summary.connection_type = connection.or(summary.connection_type);
         summary.video_bytes.sent = stats.video_bytes_sent;
         summary.video_bytes.received = stats.video_bytes_received;
@@ -406,17 +414,17 @@ impl Observer {
         }
     }
 
-    /// Shows the summary and finishes what is written.
+    /// Shows the summary and completes the outputs.
     ///
     /// # Errors
-    /// `result` when it is one, else something that could not be written to the last.
+    /// The error in `result`, or else a write error that persisted to the end.
     pub fn finish(mut self, result: Result<(), SessionError>) -> Result<(), Failure> {
-        self.follow();
+        self.dump_negotiations();
         if let Some(stats) = self.unrecorded.take().filter(|stats| !stats.is_empty()) {
             self.write_stats(&stats);
         }
         drop(self.live);
-        // Nothing to sum up when it failed before there was a connection.
+        // A run that failed before a connection was established has nothing to summarize.
         let shown = if result.is_ok() || self.summary.connection_type.is_some() {
             self.output.lines(self.summary.to_string());
             self.output.event(&self.summary)
@@ -425,7 +433,7 @@ impl Observer {
         };
         let dumped = match self.dump {
             Some(dump) => dump.finish(SystemTime::now()).map_err(|error| {
-                Failure::new(Stage::Output, error.to_string(), "make room on the disk of --dump")
+                Failure::new(Stage::Output, error.to_string(), "free some disk space for --dump")
             }),
             None => Ok(()),
         };
@@ -436,7 +444,7 @@ impl Observer {
     }
 }
 
-/// The summary of a run without a connection: only what there is to say.
+/// The summary of a run without a connection: only the values that exist.
 fn without_nulls(summary: &Summary) -> Value {
     let mut summary = serde_json::to_value(summary).unwrap_or_default();
     if let Some(fields) = summary.as_object_mut() {
@@ -453,30 +461,36 @@ fn without_nulls(summary: &Summary) -> Value {
 }
 
 fn unwritable(error: String) -> Failure {
-    let remedy = "make room on the disk, or leave --stats and --dump out";
+    let remedy = "free some disk space, or omit --stats and --dump";
     Failure::new(Stage::Output, error, remedy)
 }
 
-/// Stages as they stand in JSON: those that were measured.
+/// The measured stages as a JSON object, in milliseconds.
 #[must_use]
 pub fn stages_json(stages: &Stages<Option<f64>>) -> Value {
     let measured = stages.named().into_iter().filter_map(|(name, time)| Some((name, (*time)?)));
     measured.map(|(name, time)| (name.to_owned(), Value::from(time))).collect::<Map<_, _>>().into()
 }
 
-/// A time for JSON and messages: milliseconds, to a hundredth.
+/// How a keyframe was delivered, if known.
+#[must_use]
+pub fn delivery(keyframe: &StoredKeyframe) -> Option<KeyframeDelivery> {
+    keyframe.delivery.as_ref().map(|(observed, judged)| KeyframeDelivery::new(observed, judged))
+}
+
+/// A duration for JSON and messages, in milliseconds rounded to 0.01.
 #[must_use]
 pub fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
 }
 
-/// A session's error as a command's failure.
+/// Converts a session error to the failure of a command.
 #[must_use]
 pub fn failure(error: SessionError) -> Failure {
     Failure { code: Some(error.code), ..Failure::new(error.stage, error.message, error.remedy) }
 }
 
-/// Lines typed on stdin, until it ends, and a way to add others.
+/// Lines read from stdin until it ends, and a sender to add others.
 #[must_use]
 pub fn stdin_lines() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
     let (others, receiver) = mpsc::channel(16);
@@ -492,8 +506,8 @@ pub fn stdin_lines() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
     (others, receiver)
 }
 
-/// No lines at all.
+/// Input that has already ended.
 #[must_use]
-pub fn no_lines() -> mpsc::Receiver<String> {
+pub fn empty_input() -> mpsc::Receiver<String> {
     mpsc::channel(1).1
 }
