@@ -65,13 +65,13 @@ pub async fn run(args: LabArgs, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// The implementation of the NATs and links.
-enum LabBackend {
+/// The backend that a run uses.
+enum StartedBackend {
     Simulated(Arc<SimulatedBackend>),
     Kernel(Arc<KernelBackend>),
 }
 
-impl LabBackend {
+impl StartedBackend {
     /// Starts the requested backend, or the simulated one as the allowed fallback.
     async fn start(args: &LabArgs, output: Output) -> Result<Self, Failure> {
         if args.kernel {
@@ -111,7 +111,7 @@ async fn measure(args: &LabArgs, output: Output) -> Result<(), Failure> {
     let mut result = if job.plans.is_empty() {
         matrix::run::no_pairs(job.seed)
     } else {
-        let lab = LabBackend::start(args, output).await?;
+        let lab = StartedBackend::start(args, output).await?;
         show.start(&job);
         let mut notify = |cell: &matrix::Cell| show.cell(cell);
         let result = matrix::run(job, lab.layer(), stop::shutdown_signal(), &mut notify).await;
