@@ -27,6 +27,7 @@ use rtc::{
 use super::{
     error::PeerError,
     pacing::{Pacing, TRANSPORT_CC_URI, TransportCc},
+    remb::ABS_SEND_TIME_URI,
     repair::{self, PeerRepairs, RepairReceiver, RepairSender, RttSeed, Rtx},
     rtp_observer::RtpObserver,
     sdp::PhonePath,
@@ -249,6 +250,11 @@ fn socket_addresses(config: &PeerConfig) -> Vec<SocketAddr> {
     config.addresses.iter().map(|&ip| SocketAddr::new(ip, 0)).collect()
 }
 
+/// Whether this peer sends the phone an estimate of the path, see [`super::remb`].
+fn limits_phone(config: &PeerConfig) -> bool {
+    config.role == PeerRole::Receiver && config.phone_bitrate != RateSetting::Off
+}
+
 pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
     let feedback = |typ: &str, parameter: &str| RTCPFeedback {
         typ: typ.to_owned(),
@@ -270,6 +276,7 @@ pub(crate) fn h264_codec(config: &PeerConfig) -> RTCRtpCodecParameters {
                     feedback("ccm", "fir"),
                     feedback("transport-cc", ""),
                 ])
+                .chain(limits_phone(config).then(|| feedback("goog-remb", "")))
                 .collect(),
         },
         payload_type: PAYLOAD_TYPE,
@@ -304,6 +311,12 @@ pub(crate) fn media_engine(config: &PeerConfig) -> Result<MediaEngine, PeerError
     engine
         .register_header_extension(numbers, RtpCodecKind::Video, None)
         .map_err(PeerError::crate_error("register transport-wide sequence numbers"))?;
+    if limits_phone(config) {
+        let send_times = RTCRtpHeaderExtensionCapability { uri: ABS_SEND_TIME_URI.to_owned() };
+        engine
+            .register_header_extension(send_times, RtpCodecKind::Video, None)
+            .map_err(PeerError::crate_error("register send times"))?;
+    }
     Ok(engine)
 }
 

@@ -44,6 +44,7 @@ pub mod pacing;
 pub mod packetizer;
 pub mod rate;
 mod relay_wait;
+mod remb;
 mod remote_candidates;
 pub mod repair;
 mod reports;

@@ -16,10 +16,11 @@ use rtc::{
     },
     rtp,
     sansio::Protocol,
-    shared::{TransportContext, error::Error},
+    shared::{TransportContext, error::Error, marshal::MarshalSize},
 };
 
 use super::{Pacing, TRANSPORT_CC_URI, arrivals::Arrivals, feedback::Reader};
+use crate::peer::remb::{self, PathLimit};
 
 /// The interceptor; see the module documentation.
 pub(in crate::peer) struct TransportCc {
@@ -28,6 +29,9 @@ pub(in crate::peer) struct TransportCc {
     local: HashMap<u32, Option<u8>>,
     /// The id in the peer's streams: they belong to one m-line, including those that no description names.
     remote: Option<u8>,
+    /// The id of the send time in them.
+    send_time: Option<u8>,
+    limit: PathLimit,
     reader: Reader,
     arrivals: Arrivals,
     /// SSRC of the most recent packet received.
@@ -44,6 +48,8 @@ impl TransportCc {
             pacing,
             local: HashMap::new(),
             remote: None,
+            send_time: None,
+            limit: PathLimit::default(),
             reader: Reader::default(),
             arrivals: Arrivals::new(Instant::now()),
             media_ssrc: 0,
@@ -55,6 +61,13 @@ impl TransportCc {
 
     fn on_rtp(&mut self, packet: &rtp::Packet, now: Instant) {
         let header = &packet.header;
+        if let Some(sent) = self.send_time.and_then(|id| remb::send_time(header, id)) {
+            let bytes = header.marshal_size() + packet.payload.len();
+            if let Some(limit) = self.limit.arrived(sent, bytes, now) {
+                tracing::debug!("path estimate for the sender: {:.0} kbit/s", limit / 1e3);
+                self.push(Box::new(remb::message(self.ssrc, header.ssrc, limit)), now);
+            }
+        }
         let Some(extension) = self.remote.and_then(|id| header.get_extension(id)) else { return };
         let Some(number) = extension.first_chunk::<2>() else { return };
         self.media_ssrc = header.ssrc;
@@ -82,10 +95,14 @@ impl TransportCc {
         let Some(message) = self.arrivals.take(now) else { return };
         let message =
             TransportLayerCc { sender_ssrc: self.ssrc, media_ssrc: self.media_ssrc, ..message };
+        self.push(Box::new(message), now);
+    }
+
+    fn push(&mut self, message: Box<dyn rtc::rtcp::Packet>, now: Instant) {
         self.write_queue.push_back(TaggedPacket {
             now,
             transport: TransportContext::default(),
-            message: AttributedPacket::new(Packet::Rtcp(vec![Box::new(message)])),
+            message: AttributedPacket::new(Packet::Rtcp(vec![message])),
         });
     }
 
@@ -168,6 +185,7 @@ impl Interceptor for TransportCc {
 
     fn bind_remote_stream(&mut self, info: &StreamInfo) {
         self.remote = extension_id(info).or(self.remote);
+        self.send_time = remb::send_time_id(info).or(self.send_time);
     }
 
     fn unbind_remote_stream(&mut self, _info: &StreamInfo) {}
