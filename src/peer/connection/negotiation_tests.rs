@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, time::timeout};
 use super::*;
 use crate::{
     media::h264::AccessUnit,
-    peer::{ConnectionState, PeerConfig, PeerEvent, PeerRole},
+    peer::{ConnectionState, PeerConfig, PeerEvent, PeerRole, remb::ABS_SEND_TIME_URI},
     stats::delivery::Delivery,
     units::RateSetting,
 };
@@ -84,6 +84,20 @@ async fn the_answer_hints_the_phones_estimate() {
     let format = answered(receiver.clone(), offer(24, "")).await;
     let start = receiver.phone_path.rate().unwrap() / 3000;
     assert!(format.ends_with(&hinted(start)), "{format}");
+}
+
+/// REMB and the send times that it needs are accepted where the phone offers them, but not with `--phone-bitrate off`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_accepts_estimates_of_the_path() {
+    let lines = format!("a=rtcp-fb:102 goog-remb\r\na=extmap:2 {ABS_SEND_TIME_URI}\r\n");
+    for (setting, accepted) in [(RateSetting::Auto, true), (RateSetting::Off, false)] {
+        let receiver = PeerConfig { phone_bitrate: setting, ..config(PeerRole::Receiver) };
+        let (peer, _events) = Peer::new(receiver).await.unwrap();
+        let answer = peer.accept_offer(offer(26, &lines)).await.unwrap();
+        assert_eq!(answer.contains("goog-remb"), accepted, "{answer}");
+        assert_eq!(answer.contains(ABS_SEND_TIME_URI), accepted, "{answer}");
+        peer.close().await;
+    }
 }
 
 /// A keyframe at 5 Mbit/s.
