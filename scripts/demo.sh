@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows the whole thing on this machine: builds it, sends five keyframes of the sample photos through
+# Demonstrates the program on this machine: builds it, sends five keyframes of the sample photos through
 # signaling and WebRTC, and lists the pictures that arrived in frames/.
 #
 #   scripts/demo.sh [DIR]   another directory than frames/

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The signaling server under load, beside a minimal relay (tests/load/baseline_relay.rs), in one run: idle
 # sockets and their memory, handshakes, the relay's latency at 1,000 messages a second, and how many it relays
-# when it gets as many as it takes. Prints one Markdown table.
+# at full load. Prints one Markdown table.
 #
-#   scripts/load.sh           10,000 sockets, three rounds in turns; the medians count; some 4 minutes
-#   scripts/load.sh --short   200 sockets, one round, as a test: nothing may fail or get lost
+#   scripts/load.sh           10,000 sockets, three alternating rounds, of which the median counts; about 4 minutes
+#   scripts/load.sh --short   200 sockets, one round, as a test: nothing may fail or be lost
 #
 # Server and load share this machine, so all figures are lower than those of a server alone.
 set -euo pipefail

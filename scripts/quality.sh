@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Measures keyframes of 100 KB against x264 on free photos, 720p and 1080p: fetches the photos from
 # Debian packages, prints a table in Markdown, and fails when a target is missed, or when photos or x264
-# cannot be had.
+# are not available.
 #
 #   scripts/quality.sh [DIR]     DIR: photos of your own instead, at least 20
 #
 # The packages' copyright files name photographers and licences: CC0, CC BY, CC BY-SA and GPL. The photos
-# are kept in the target directory and go nowhere else.
+# are kept in the target directory and are not copied anywhere else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds)
 
-# Photos of 1080 lines and more; what is drawn is left out.
+# Photos of 1080 lines and more; drawings are left out.
 photos=(
     aitzgorri_by_Aitzol_Berasategi analogpattern_by_Peter_Nerlich Bridge_by_Sander_Klootwijk
     Dragonfly_by_Bolly free_by_Peter_Nerlich friends_by_Aitzol_Berasategi

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# How often each sample scenario does what it expects.
+# How often each sample scenario passes.
 #
 #   scripts/samples.sh [RUNS] [FILE...]     RUNS times each (default 50); without files all of them
 #
-# One at a time; those with a time line, which mostly wait, four at a time. Exit code 3: one did not pass every run.
+# One at a time; those with a timeline, which mostly wait, four at a time. Exit code 3: a scenario failed at least once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +19,7 @@ orion_peer=${ORION_PEER:-${CARGO_TARGET_DIR:-target}/release/orion-peer}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-# pass FILE: plays it RUNS times, says how often it passed, keeps what the others wrote.
+# pass FILE: plays it RUNS times, prints how often it passed and the output of the failed runs.
 pass() {
     local file=$1 name passed=0 run
     name=$(basename "$file" .toml)

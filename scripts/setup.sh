@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what building and testing need and this machine does not have: Debian and Ubuntu packages.
-# Asks for nothing, and does nothing when everything is there.
+# Installs the Debian or Ubuntu packages that building and testing need and that are missing on this machine.
+# Does not prompt, and does nothing when everything is installed.
 #
 #   scripts/setup.sh           for building and testing
 #   scripts/setup.sh --build   for building only
 set -euo pipefail
 
-# A command or file that proves the package is there, then the package.
+# A command or file that shows that the package is installed, then the package.
 build_needs=(
     "g++ g++"
     "make make"
@@ -55,10 +55,10 @@ has_libclang() {
     [[ -n $found || -n ${LIBCLANG_PATH:-} ]]
 }
 
-# Debian's python3 comes without what makes a virtual environment.
+# Debian's python3 cannot create virtual environments by itself.
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
-# GStreamer as a WebRTC peer, for Debian's python3: what of it a package is for.
+# GStreamer as a WebRTC peer, for Debian's python3, and its packages.
 gstreamer_packages=(
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-nice
     python3-gi gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0
@@ -110,7 +110,7 @@ main() {
     fi
     if ((${#missing[@]} > 0)); then
         if ! command -v apt-get >/dev/null 2>&1; then
-            say "no apt-get here; install by hand what these Debian packages hold: ${missing[*]}"
+            say "no apt-get here; install the equivalents of these Debian packages: ${missing[*]}"
             exit 1
         fi
         say "installing ${missing[*]}"
@@ -125,10 +125,10 @@ main() {
     local have want=1.94
     have=$(cargo --version | cut -d ' ' -f 2)
     if [[ $(printf '%s\n' "$want" "$have" | sort -V | head -n 1) != "$want" ]]; then
-        say "cargo $have is too old, $want is needed: install Rust from https://rustup.rs"
+        say "cargo $have is too old, at least $want is needed: install Rust from https://rustup.rs"
         exit 1
     fi
-    say "everything is there"
+    say "everything is installed"
 }
 
 main "$@"

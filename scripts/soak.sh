@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Many keyframes and pings over one connection with loss: nothing may get lost that need not, and
-# memory must stay flat.
+# Many keyframes and pings over one connection with loss: nothing may be lost that the transport can recover, and
+# memory use must stay flat.
 #
 #   scripts/soak.sh            2,000 keyframes and 20,000 pings at 2 % loss, about 15 minutes
 #   scripts/soak.sh --short    100 keyframes and 1,000 pings, about 50 seconds
@@ -9,10 +9,10 @@
 #
 #  1. Keyframes and pings. Every keyframe must arrive intact. Its memory is sampled, and a straight line
 #     is fitted (least squares) to what comes after the first quarter, while buffers still fill.
-#  2. Pings alone over the same link, with no life time: the channel sends each again until it gets
-#     through, and none may be lost. That is all that differs, so what is lost in the first run is what
-#     the channel's life time of 100 ms gave up; it must not be more than met a loss on the link. They go
-#     over 20 connections, so that losses also meet channels that are being opened.
+#  2. Pings alone over the same link, without a lifetime: the channel retransmits each until it is
+#     delivered, and none may be lost. Nothing else differs, so the losses of the first run are due to the
+#     channel's lifetime of 100 ms; there must not be more of them than packets lost on the link. They go
+#     over 20 connections, so that losses also hit channels that are being opened.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,7 +32,7 @@ bench=
 trap '[[ -z $bench ]] || kill "$bench" 2>/dev/null || true; rm -rf "$dir"' EXIT
 
 # run NAME CONNECTIONS FLAG…: a bench over connections at 2 % loss; its memory goes to NAME.rss as "TIME BYTES"
-# (Linux). A connection that does not come about is another matter: it is tried again.
+# (Linux). A connection that is not established is not the subject here: it is tried again.
 run() {
     local try
     for try in 1 2 3; do
@@ -42,7 +42,7 @@ run() {
     return 1
 }
 
-# Fails without a connection, and ends everything when the bench itself fails.
+# Fails without a connection, and exits when the bench itself fails.
 once() {
     local name=$1 connections=$2
     shift 2
@@ -50,7 +50,7 @@ once() {
     "$orion_peer" --quiet bench --connections "$connections" --warmup 0 --pings "$pings" --loss 2% --delay 10ms \
         --out "$dir/$name.json" "$@" >"$dir/$name.txt" 2>&1 &
     bench=$!
-    # As long as it is there, and no zombie.
+    # Until it has exited or is a zombie.
     while rss=$(awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$bench/status" 2>/dev/null) && [[ -n $rss ]]; do
         printf '%s %s\n' "$EPOCHREALTIME" "$rss" >>"$dir/$name.rss"
         sleep "$every"
@@ -63,7 +63,7 @@ once() {
         exit 1
     fi
     [[ $code -eq 0 ]] && return
-    # What was measured is judged below.
+    # The measurements are checked below.
     grep -A3 '^error' "$dir/$name.txt" >&2 || true
     [[ $(field "$name" .rttMs.sent) -gt 0 ]]
 }
@@ -74,7 +74,7 @@ ms() { field "$1" "$2 | . * 10 | round / 10"; }
 
 printf '%s keyframes and %s pings at 2 %% loss …\n' "$keyframes" "$pings" >&2
 run both 1 --keyframes "$keyframes" --interval 200ms --ping-interval 20ms
-printf '%s pings that are never given up …\n' "$pings" >&2
+printf '%s pings without a lifetime …\n' "$pings" >&2
 run reliable 20 --keyframes 0 --ping-interval 20ms --ping-lifetime 0
 
 failed=0
@@ -97,22 +97,22 @@ printf '        latency p50 %s ms, p99 %s ms, max %s ms\n' \
     "$(ms both .keyframes.latencyMs.p50)" "$(ms both .keyframes.latencyMs.p99)" \
     "$(ms both .keyframes.latencyMs.max)"
 lost=$(field reliable .rttMs.lost)
-check "pings that are never given up: $lost of $(field reliable .rttMs.sent) lost" test "$lost" -eq 0
+check "pings without a lifetime: $lost of $(field reliable .rttMs.sent) lost" test "$lost" -eq 0
 printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms reliable .rttMs.p50)" \
     "$(ms reliable .rttMs.p99)" "$(ms reliable .rttMs.max)"
-# Ping and pong each go over two links: 1 - 0.98^4 of the round trips meet a loss. Three standard
+# Ping and pong each go over two links: 1 - 0.98^4 of the round trips hit a loss. Up to three standard
 # deviations more are chance.
 lost=$(field both .rttMs.lost)
 sent=$(field both .rttMs.sent)
 most=$(awk -v n="$sent" 'BEGIN { p = 1 - 0.98 ^ 4; print int(n * p + 3 * sqrt(n * p * (1 - p))) }')
-check "pings given up after 100 ms: $lost of $sent; $most may have met a loss" test "$lost" -le "$most"
+check "pings with a lifetime of 100 ms: $lost of $sent lost; $most may have hit a loss" test "$lost" -le "$most"
 printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms both .rttMs.p50)" \
     "$(ms both .rttMs.p99)" "$(ms both .rttMs.max)"
 
 # The line through what comes after the first quarter.
 awk '
-    NR == 1 { begun = $1 }
-    { t[NR] = $1 - begun; m[NR] = $2; if ($2 > max) max = $2 }
+    NR == 1 { start = $1 }
+    { t[NR] = $1 - start; m[NR] = $2; if ($2 > max) max = $2 }
     END {
         from = int(NR / 4) + 1
         for (i = from; i <= NR; i++) { n++; st += t[i]; sm += m[i]; stt += t[i] * t[i]; stm += t[i] * m[i] }

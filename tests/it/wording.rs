@@ -164,3 +164,20 @@ fn phrases_are_found_across_lines_and_only_as_whole_words() {
     assert_eq!(found("// `x` is no token"), [(1, "is no".to_owned())]);
     assert_eq!(found("// at. Once"), []);
 }
+
+/// The lists of files under "How to add …" go stale unnoticed otherwise.
+#[test]
+fn files_named_in_the_contributing_guide_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join(".github/CONTRIBUTING.md")).unwrap();
+    let places = ["src/", "tests/", "scripts/", "samples/"];
+    let missing: Vec<&str> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| places.iter().any(|place| code.starts_with(place)))
+        .filter_map(|code| code.split_whitespace().next())
+        .filter(|path| !path.contains('…') && !root.join(path).exists())
+        .collect();
+    assert!(missing.is_empty(), ".github/CONTRIBUTING.md: no such file: {missing:?}");
+}
