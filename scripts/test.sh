@@ -6,7 +6,7 @@
 #   scripts/test.sh STEP…      only these steps, in the order of --list; `build` is added where it is needed
 #   scripts/test.sh --list     prints the steps
 #
-# Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: one per CPU, at least 2 and at most 4);
+# Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: 3 or 4);
 # the output of such a step is printed when it ends. The last lines are the time of each step and the failed steps.
 #
 # A step whose component is missing fails: nothing is skipped silently.
@@ -40,7 +40,7 @@ define quality serial 'keyframes against x264 on photos (scripts/quality.sh)'
 define matrix serial 'two peers behind every pair of simulated NATs'
 define chromium serial 'headless Chromium as the phone and as the Mac (tests/browser/run.sh)'
 define foreign serial 'other WebRTC stacks (tests/foreign/run.sh)'
-define camera waiting "a V4L2 camera in a virtual machine (tests/camera/run.sh)"
+define camera serial "a V4L2 camera in a virtual machine (tests/camera/run.sh)"
 define contract waiting 'our server against every rule of the wire contract, in real time (check --slow)'
 define outages waiting 'networks that change during a call (samples/scenarios)'
 define openapi waiting 'samples/openapi.json against a running server, by schemathesis (tests/suites/openapi.sh)'
@@ -337,7 +337,7 @@ run_in_parallel() {
 }
 
 cpus=$(getconf _NPROCESSORS_ONLN)
-jobs=${ORION_TEST_JOBS:-$((cpus < 2 ? 2 : cpus > 4 ? 4 : cpus))}
+jobs=${ORION_TEST_JOBS:-$((cpus < 3 ? 3 : cpus > 4 ? 4 : cpus))}
 checkout=$(git status --porcelain 2>/dev/null || true)
 
 # Steps that use nothing built by `build`.

@@ -33,7 +33,7 @@ async fn wait_for<T>(
 async fn main() -> Result<(), Box<dyn Error>> {
     let (sender, mut sender_events) = Peer::new(PeerConfig::new(PeerRole::Sender)).await?;
     let (receiver, mut receiver_events) = Peer::new(PeerConfig::new(PeerRole::Receiver)).await?;
-    let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
+    let sender = Arc::new(sender);
 
     // In an app, these two go through the signaling server.
     let offer = sender.create_offer().await?;
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     sender.accept_answer(answer).await?;
 
     let received = tokio::spawn({
-        let (receiver, sender) = (Arc::clone(&receiver), Arc::clone(&sender));
+        let sender = Arc::clone(&sender);
         async move {
             let unit = wait_for(&mut receiver_events, &sender, |event| match event {
                 PeerEvent::AccessUnit(received) => Some(received),
