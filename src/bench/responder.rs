@@ -63,7 +63,7 @@ pub async fn run(
             }
             CallEvent::Peer(event) => current.on_peer(event, &call).await,
             CallEvent::SignalingLost(why) => {
-                on_event(ResponderEvent::Line(format!("signaling: {why}")))
+                on_event(ResponderEvent::Line(format!("signaling: {why}")));
             }
             CallEvent::Refused(error) => on_event(ResponderEvent::Line(error.to_string())),
             CallEvent::CandidateError { url, code, text, .. } => {
