@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
@@ -323,11 +324,14 @@ fn paths(code: &str) -> Vec<Vec<String>> {
 }
 
 /// Modules by their path, each with its file and the names that its `use` declarations bring in.
-struct Modules<'a>(BTreeMap<&'a [String], (&'a str, BTreeMap<String, Vec<String>>)>);
+struct Modules<'a>(BTreeMap<&'a [String], (&'a str, Names)>);
+
+/// Names that a file imports or re-exports, and their paths.
+type Names = BTreeMap<String, Vec<String>>;
 
 impl Modules<'_> {
     /// The path from the root of the crate, of a path written in module `here`.
-    fn from_root(&self, here: &[String], path: &[String]) -> Option<Vec<String>> {
+    fn absolute(&self, here: &[String], path: &[String]) -> Option<Vec<String>> {
         match path.first()?.as_str() {
             "crate" => Some(path[1..].to_vec()),
             "self" => Some([here, &path[1..]].concat()),
@@ -349,7 +353,7 @@ impl Modules<'_> {
         let (file, names) = &self.0[here];
         let through = rest.first().and_then(|name| names.get(name)).filter(|_| depth > 0);
         let elsewhere = through
-            .and_then(|target| self.from_root(here, target))
+            .and_then(|target| self.absolute(here, target))
             .and_then(|target| self.file(&[target.as_slice(), &rest[1..]].concat(), depth - 1));
         Some(elsewhere.unwrap_or(file))
     }
@@ -380,7 +384,7 @@ fn used_files(program: &[Source]) -> BTreeMap<&str, BTreeSet<&str>> {
         let (declared, rest) = uses(&source.code);
         let declared = declared.into_iter().filter(|u| !u.exported).map(|u| u.path);
         for path in declared.chain(paths(&rest)) {
-            let target = modules.from_root(here, &path).and_then(|path| modules.file(&path, 8));
+            let target = modules.absolute(here, &path).and_then(|path| modules.file(&path, 8));
             if let Some(target) = target.and_then(|file| module_of.get_key_value(file))
                 && *target.0 != source.file
                 && !family(here, target.1)
@@ -421,14 +425,14 @@ fn files_do_not_import_each_other_in_cycles() {
     let listed: BTreeSet<Vec<&str>> = CYCLES.iter().map(|cycle| cycle.to_vec()).collect();
     let mut wrong = String::new();
     for cycle in found.difference(&listed) {
-        wrong += &format!("new, break it: {cycle:?}\n");
+        let _ = writeln!(wrong, "new, break it: {cycle:?}");
         for file in cycle {
             let inside: Vec<_> = used[file].iter().filter(|other| cycle.contains(other)).collect();
-            wrong += &format!("    {file} uses {inside:?}\n");
+            let _ = writeln!(wrong, "    {file} uses {inside:?}");
         }
     }
     for cycle in listed.difference(&found) {
-        wrong += &format!("gone or smaller, remove it from CYCLES: {cycle:?}\n");
+        let _ = writeln!(wrong, "gone or smaller, remove it from CYCLES: {cycle:?}");
     }
     assert!(wrong.is_empty(), "cycles of files:\n{wrong}");
 }
@@ -460,12 +464,12 @@ fn a_public_type_name_is_unique_on_its_floor() {
     let mut wrong = String::new();
     for ((floor, name), files) in &places {
         if !listed.contains(&(*floor, name.as_str())) {
-            wrong += &format!("new on floor {floor}, rename one: {name} in {files:?}\n");
+            let _ = writeln!(wrong, "new on floor {floor}, rename one: {name} in {files:?}");
         }
     }
     for (floor, name) in listed {
         if !places.contains_key(&(floor, name.to_owned())) {
-            wrong += &format!("unique now, remove it from SHARED_NAMES: ({floor}, {name:?})\n");
+            let _ = writeln!(wrong, "unique now, remove it from SHARED_NAMES: ({floor}, {name:?})");
         }
     }
     assert!(wrong.is_empty(), "public type names:\n{wrong}");
