@@ -242,7 +242,6 @@ fn early_output(argv: &[OsString]) -> Output {
 }
 
 /// Prints clap's text (an error, help or the version) and returns clap's exit code: 2 for an error, otherwise 0.
-
 fn refuse(error: &clap::Error, output: Output) -> ExitCode {
     // A broken pipe is not a reason to panic, and there is nowhere else to write.
     let _ = error.print();

@@ -24,7 +24,7 @@ use crate::{
     stun::message::{Builder, Class, Message, attr, method},
 };
 
-/// ClientTransport between client and server.
+/// Transport between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientTransport {
     /// UDP.

@@ -26,7 +26,7 @@ pub fn addresses(listen: IpAddr, public: Option<IpAddr>) -> Vec<IpAddr> {
     usable
 }
 
-/// SimulatedNetworks that this machine is directly connected to, except loopback.
+/// Networks that this machine is directly connected to, except loopback.
 #[must_use]
 pub fn networks() -> Vec<IpNet> {
     let found = if_addrs::get_if_addrs().unwrap_or_default();
