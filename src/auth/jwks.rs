@@ -1,10 +1,10 @@
-//! Public keys of others, by URL: a JWK Set (RFC 7517 §5), such as Supabase's
+//! Public keys of an external issuer, fetched by URL: a JWK Set (RFC 7517 §5), such as Supabase's
 //! `/auth/v1/.well-known/jwks.json`.
 //!
-//! The set is kept for ten minutes. A token with an unknown `kid` has it fetched again, but only once
-//! in [`JwksTimes::refetch_after`]: nobody can make this server flood the other by inventing ids. One
-//! fetch runs at a time, and whoever else waits takes its result. While the set cannot be fetched, the
-//! last one is good for [`JwksTimes::keep`].
+//! The set is cached for ten minutes. A token with an unknown `kid` causes another fetch, but at most one per
+//! [`JwksTimes::refetch_after`], so that made-up ids cannot make this server flood the issuer. Only one fetch
+//! runs at a time; concurrent requests wait for its result. While the set cannot be fetched, the last one is
+//! used for up to [`JwksTimes::keep`].
 
 use std::{
     fmt,
@@ -18,29 +18,29 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
+    error::TokenError,
     http,
     jws::{Algorithm, Jws, Key, SigningKeys},
-    jwt::TokenError,
 };
 
-/// Longest set read, bytes.
+/// Maximum size of a set, bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Most keys taken from a set.
+/// Maximum number of keys used from a set.
 const MAX_KEYS: usize = 32;
 
-/// How long the keys of a URL are used, in seconds.
+/// Cache times of the keys of a URL, seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JwksTimes {
-    /// Without looking again.
+    /// Age up to which keys are used without another fetch.
     pub fresh: u64,
-    /// When looking again fails; then tokens can no longer be checked.
+    /// Age up to which keys are used while fetches fail; after that, tokens cannot be verified.
     pub keep: u64,
-    /// Between two fetches because of an unknown `kid`, after one that went well.
+    /// Minimum time between two fetches because of an unknown `kid`, after a successful one.
     pub refetch_after: u64,
-    /// After a fetch that failed.
+    /// Minimum time between a failed fetch and the next.
     pub retry_after: u64,
-    /// The longest a fetch may take.
+    /// Timeout of a fetch.
     pub within: Duration,
 }
 
@@ -56,23 +56,23 @@ impl Default for JwksTimes {
     }
 }
 
-/// Why there are no keys.
+/// Why keys are not available.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
     /// The URL cannot be used.
-    #[error("`{url}` is no URL of a JWK Set: {reason}")]
+    #[error("`{url}` is not a valid JWK Set URL: {reason}")]
     Url {
-        /// As given.
+        /// The URL as given.
         url: String,
         /// What is wrong.
         reason: String,
     },
     /// The set cannot be fetched.
-    #[error("the keys of {url} cannot be fetched: {reason}")]
+    #[error("cannot fetch the keys from {url}: {reason}")]
     Unavailable {
-        /// Where they are.
+        /// URL of the set.
         url: String,
-        /// Why not.
+        /// Why the fetch failed.
         reason: String,
     },
 }
@@ -85,19 +85,19 @@ struct Inner {
     url: Url,
     http: Client,
     times: JwksTimes,
-    state: Mutex<State>,
+    cache: Mutex<Cache>,
     fetching: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct State {
+struct Cache {
     /// The last set, and when it was fetched.
     keys: Option<(Arc<SigningKeys>, u64)>,
-    /// When it was last tried, and how that failed.
+    /// When a fetch was last attempted, and its error.
     tried: Option<(u64, Option<String>)>,
 }
 
-/// What to do for a token.
+/// Where to get the keys for a token.
 enum Next {
     Use(Arc<SigningKeys>),
     Fetch,
@@ -119,25 +119,25 @@ impl Jwks {
         let wrong = |reason| JwksError::Url { url: url.to_owned(), reason };
         let parsed = http::service_url(url).map_err(wrong)?;
         let http = http::client(&parsed, times.within).map_err(wrong)?;
-        let (state, fetching) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self(Arc::new(Inner { url: parsed, http, times, state, fetching })))
+        let (cache, fetching) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self(Arc::new(Inner { url: parsed, http, times, cache, fetching })))
     }
 
-    /// Where the keys are.
+    /// URL of the keys.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.0.url
     }
 
-    /// Checks the signature of `jws` at the time `now`, seconds since 1970.
+    /// Verifies the signature of `jws` at the time `now`, seconds since 1970.
     ///
     /// # Errors
-    /// As [`SigningKeys::verify`]; [`TokenError::KeysUnavailable`] when nobody can tell.
+    /// As [`SigningKeys::verify`]; [`TokenError::KeysUnavailable`] when the keys cannot be fetched.
     pub async fn verify(&self, jws: &Jws<'_>, now: u64) -> Result<(), TokenError> {
-        jws.refuse_unsafe_header()?;
+        jws.reject_unsafe_header()?;
         let alg = jws.header.alg.as_str();
         if ![Algorithm::Es256, Algorithm::Rs256].iter().any(|one| one.as_str() == alg) {
-            // Public keys are good for nothing else, and no fetch would change that.
+            // Public keys support no other algorithms, and a fetch would not change that.
             let (found, pinned) = (alg.to_owned(), Algorithm::Es256);
             return Err(TokenError::WrongAlgorithm { found, pinned });
         }
@@ -145,15 +145,15 @@ impl Jwks {
         keys.map_err(|error| TokenError::KeysUnavailable(error.to_string()))?.verify(jws)
     }
 
-    /// The keys for a token with the id `kid`, fetched when that is needed.
+    /// The keys for a token with the id `kid`, fetched if necessary.
     ///
     /// # Errors
-    /// [`JwksError::Unavailable`] when there are none that may be used.
+    /// [`JwksError::Unavailable`] when there are no usable keys.
     pub async fn keys(&self, kid: Option<&str>, now: u64) -> Result<Arc<SigningKeys>, JwksError> {
         let mut next = self.0.next(kid, now, false);
         if matches!(next, Next::Fetch) {
             let (inner, wanted) = (Arc::clone(&self.0), kid.map(str::to_owned));
-            // In a task of its own: a client that goes away does not cut it off for the others.
+            // In a separate task: a client that disconnects does not cancel it for the others.
             let fetch = tokio::spawn(async move { inner.fetch_unless_done(wanted, now).await });
             if let Err(error) = fetch.await {
                 next = Next::Fail(error.to_string());
@@ -165,25 +165,25 @@ impl Jwks {
         match next {
             Next::Use(keys) => Ok(keys),
             Next::Fail(reason) => Err(unavailable(reason)),
-            Next::Fetch => Err(unavailable("they are too old".into())),
+            Next::Fetch => Err(unavailable("the cached keys are too old".into())),
         }
     }
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to do now; `tried` when it was just tried.
+    /// What to do at the time `now`; `tried` right after a fetch.
     fn next(&self, kid: Option<&str>, now: u64, tried: bool) -> Next {
-        let (state, times) = (self.state(), &self.times);
+        let (cache, times) = (self.cache(), &self.times);
         let pause = |failed: bool| if failed { times.retry_after } else { times.refetch_after };
-        let recent = state
+        let recent = cache
             .tried
             .as_ref()
             .filter(|(at, failure)| tried || now.abs_diff(*at) < pause(failure.is_some()));
-        let Some((keys, at)) = &state.keys else {
+        let Some((keys, at)) = &cache.keys else {
             return match recent {
                 Some((_, Some(failure))) => Next::Fail(failure.clone()),
                 _ => Next::Fetch,
@@ -203,22 +203,22 @@ impl Inner {
     }
 
     async fn fetch_unless_done(&self, kid: Option<String>, now: u64) {
-        let _one = self.fetching.lock().await;
+        let _guard = self.fetching.lock().await;
         if !matches!(self.next(kid.as_deref(), now, false), Next::Fetch) {
             return;
         }
         let fetched = self.fetch().await;
-        let mut state = self.state();
+        let mut cache = self.cache();
         match fetched {
             Ok(keys) => {
                 let kids: Vec<&str> = keys.keys().iter().map(Key::kid).collect();
                 tracing::info!(url = %self.url, ?kids, "public keys fetched");
-                state.keys = Some((Arc::new(keys), now));
-                state.tried = Some((now, None));
+                cache.keys = Some((Arc::new(keys), now));
+                cache.tried = Some((now, None));
             }
             Err(reason) => {
-                tracing::warn!(url = %self.url, reason, "public keys cannot be fetched");
-                state.tried = Some((now, Some(reason)));
+                tracing::warn!(url = %self.url, reason, "cannot fetch public keys");
+                cache.tried = Some((now, Some(reason)));
             }
         }
     }
@@ -233,21 +233,21 @@ impl Inner {
     }
 }
 
-/// The keys of a JWK Set that are for ES256 or RS256 signatures; others are left out (RFC 7517 §5).
+/// The keys of a JWK Set for ES256 or RS256 signatures; others are ignored (RFC 7517 §5).
 fn parse(text: &[u8]) -> Result<SigningKeys, String> {
     #[derive(Deserialize)]
     struct Set {
         keys: Vec<Value>,
     }
-    let set: Set =
-        serde_json::from_slice(text).map_err(|error| format!("it is no JWK Set: {error}"))?;
+    let set: Set = serde_json::from_slice(text)
+        .map_err(|error| format!("the response is not a JWK Set: {error}"))?;
     let mut keys: Vec<Key> = Vec::new();
     for jwk in set.keys.iter().take(MAX_KEYS) {
         match Key::public(jwk) {
             Ok(key) if keys.iter().all(|other| other.kid() != key.kid()) => keys.push(key),
-            Ok(key) => tracing::warn!(kid = key.kid(), "a second key of this id is left out"),
-            Err(error) => tracing::debug!(%error, "a public key is left out"),
+            Ok(key) => tracing::warn!(kid = key.kid(), "ignored a second key with this id"),
+            Err(error) => tracing::debug!(%error, "ignored a public key"),
         }
     }
-    SigningKeys::new(keys).map_err(|_| "it has no key for ES256 or RS256".to_owned())
+    SigningKeys::new(keys).map_err(|_| "the set has no key for ES256 or RS256".to_owned())
 }

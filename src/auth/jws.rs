@@ -1,4 +1,4 @@
-//! Compact JWS (RFC 7515 §3.1): signing, and checking a signature with several keys at once.
+//! Compact JWS (RFC 7515 §3.1): signing, and verifying a signature with a set of keys.
 //!
 //! The `alg` of a token is only compared with that of its key, never obeyed (RFC 8725 §3.1): a token
 //! cannot choose `none`, nor have a public key used as an HMAC secret.
@@ -7,21 +7,21 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::crypto;
 use serde::Deserialize;
 
-use super::jwt::TokenError;
+use super::error::TokenError;
 pub use super::key::{Algorithm, Key, KeyError, MIN_SECRET_BYTES};
 
-/// Longest token looked at, bytes.
+/// Maximum length of a token, bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// The keys in use: the first that can sign signs, all verify. Several at once let keys rotate.
+/// The keys in use: the first private key signs, all verify. Several keys allow for rotation.
 #[derive(Debug, Clone)]
 pub struct SigningKeys(Vec<Key>);
 
 impl SigningKeys {
-    /// Puts keys together, the signing one first.
+    /// A set of keys, the signing one first.
     ///
     /// # Errors
-    /// When there is none, or when two have one id.
+    /// When there is none, or two have the same id.
     pub fn new(keys: Vec<Key>) -> Result<Self, KeyError> {
         if keys.is_empty() {
             return Err(KeyError::NoKey);
@@ -34,7 +34,7 @@ impl SigningKeys {
         Ok(Self(keys))
     }
 
-    /// No key at all, where tokens are signed and checked by keys of another place.
+    /// No keys, for a server whose tokens are signed by an external issuer.
     #[must_use]
     pub fn none() -> Self {
         Self(Vec::new())
@@ -46,13 +46,13 @@ impl SigningKeys {
         self.0.iter().any(|key| key.kid() == kid)
     }
 
-    /// Whether one of the keys has its private half.
+    /// Whether one of the keys is private.
     #[must_use]
     pub fn can_sign(&self) -> bool {
         self.0.iter().any(|key| key.encoding.is_some())
     }
 
-    /// The public halves as a JWK Set (RFC 7517 §5); secrets are left out.
+    /// The public halves as a JWK Set (RFC 7517 §5), without secrets.
     #[must_use]
     pub fn public_jwks(&self) -> serde_json::Value {
         let keys: Vec<_> = self.0.iter().filter_map(Key::public_jwk).collect();
@@ -68,7 +68,7 @@ impl SigningKeys {
     /// Signs `payload`, which must be JSON.
     ///
     /// # Errors
-    /// [`TokenError::CannotSign`] when no key has a private half, or the computation failed.
+    /// [`TokenError::CannotSign`] when there is no private key, or the computation failed.
     pub fn sign(&self, payload: &[u8]) -> Result<String, TokenError> {
         let (key, encoding) = self
             .0
@@ -88,13 +88,13 @@ impl SigningKeys {
         Ok(token)
     }
 
-    /// Checks the signature of `jws`. A token with a `kid` must be signed by that key; one without
+    /// Verifies the signature of `jws`. A token with a `kid` must be signed with that key; one without
     /// is tried with every key bound to its `alg`.
     ///
     /// # Errors
-    /// `none`, `crit`, an unknown `kid`, another algorithm than the key's, or a wrong signature.
+    /// `none`, `crit`, an unknown `kid`, an algorithm other than the key's, or an invalid signature.
     pub fn verify(&self, jws: &Jws<'_>) -> Result<(), TokenError> {
-        jws.refuse_unsafe_header()?;
+        jws.reject_unsafe_header()?;
         let candidates: Vec<&Key> = match &jws.header.kid {
             Some(kid) => {
                 let key = self.0.iter().find(|key| key.kid() == kid);
@@ -126,7 +126,7 @@ impl SigningKeys {
     }
 }
 
-/// Header parameters that matter here (RFC 7515 §4.1); others are ignored.
+/// Header parameters that are evaluated (RFC 7515 §4.1); others are ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Header {
     /// Algorithm the token claims to be signed with.
@@ -134,24 +134,24 @@ pub struct Header {
     /// Id of the key.
     #[serde(default)]
     pub kid: Option<String>,
-    /// Extensions that must be understood: always a reason to refuse.
+    /// Extensions that must be understood: always a reason to reject.
     #[serde(default)]
     pub crit: Option<serde_json::Value>,
 }
 
-/// A token taken apart; nothing in it is verified yet.
+/// A decoded token; nothing is verified yet.
 #[derive(Debug)]
 pub struct Jws<'a> {
     /// The protected header.
     pub header: Header,
-    /// The payload, decoded.
+    /// The decoded payload.
     pub payload: Vec<u8>,
     signing_input: &'a str,
     signature: &'a str,
 }
 
 impl<'a> Jws<'a> {
-    /// Takes a compact JWS apart.
+    /// Decodes a compact JWS.
     ///
     /// # Errors
     /// [`TokenError::TooLong`] and [`TokenError::Malformed`].
@@ -177,7 +177,7 @@ impl<'a> Jws<'a> {
         Ok(Self { header, payload, signing_input, signature })
     }
 
-    pub(super) fn refuse_unsafe_header(&self) -> Result<(), TokenError> {
+    pub(super) fn reject_unsafe_header(&self) -> Result<(), TokenError> {
         if self.header.alg.eq_ignore_ascii_case("none") {
             return Err(TokenError::Unsigned);
         }
@@ -204,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn rfc_7515_a1_verifies_and_a_changed_one_does_not() {
+    fn rfc_7515_a1_verifies_and_a_modified_one_does_not() {
         assert_eq!(a1_keys().verify(&Jws::parse(A1).unwrap()), Ok(()));
         let forged = A1.replace("dBjftJ", "dBjftK");
         assert_eq!(a1_keys().verify(&Jws::parse(&forged).unwrap()), Err(TokenError::BadSignature));
     }
 
     #[test]
-    fn kid_is_looked_up_and_rotation_keeps_old_tokens_good() {
+    fn kid_is_looked_up_and_rotation_keeps_old_tokens_valid() {
         let key = |kid: &str, fill: &str| Key::hs256(kid, &Secret::from(fill.repeat(32))).unwrap();
         let before = SigningKeys::new(vec![key("old", "a")]).unwrap();
         let during = SigningKeys::new(vec![key("new", "b"), key("old", "a")]).unwrap();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_refused_when_weak_or_doubled() {
+    fn weak_and_duplicate_keys_are_rejected() {
         assert_eq!(Key::hs256("k", &Secret::from("short")).unwrap_err(), KeyError::ShortSecret(5));
         let key = Key::hs256("k", &Secret::random()).unwrap();
         assert_eq!(
@@ -243,7 +243,7 @@ mod tests {
         for garbage in ["", "a", "a.b", "a.b.c.d", "e30.e30.", "!.!.!", "bnVsbA.e30.x"] {
             assert!(
                 matches!(Jws::parse(garbage), Err(TokenError::Malformed(_))),
-                "{garbage} was taken"
+                "{garbage} was accepted"
             );
         }
         let long = "a".repeat(MAX_TOKEN_BYTES + 1);

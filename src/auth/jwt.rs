@@ -1,110 +1,25 @@
-//! The signaling JWT (RFC 7519): minting one, and every reason to refuse one.
+//! The signaling JWT (RFC 7519): minting one, and every reason to reject one.
 //!
-//! What is demanded, and stricter than common library defaults: `sub`, `pairId` and `exp` must be
-//! there; `iss` and `aud` must be there and right when they are configured; `nbf` and `iat` are
-//! checked; a lifetime over [`MAX_LIFETIME_S`] is refused; clocks may differ by [`LEEWAY_S`].
+//! Requirements, stricter than common library defaults: `sub`, `pairId` and `exp` are required; `iss` and
+//! `aud` are required and compared if configured; `nbf` and `iat` are checked; a lifetime above
+//! [`MAX_LIFETIME_S`] is rejected; clocks may differ by [`LEEWAY_S`].
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Serialize;
 use serde_json::Value;
 
+pub use super::error::TokenError;
 use super::{
     jwks::Jwks,
-    jws::{Algorithm, Jws, SigningKeys},
+    jws::{Jws, SigningKeys},
 };
 use crate::{
     proto::claims::{Audience, Claims, LEEWAY_S, MAX_LIFETIME_S},
     types::{DeviceId, IdError, PairId, check_id},
 };
 
-/// Why a token is refused, or could not be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    /// Longer than any real token.
-    #[error("the token of {0} bytes is too long")]
-    TooLong(usize),
-    /// Not a compact JWS with a JSON header.
-    #[error("the token is malformed: {0}")]
-    Malformed(String),
-    /// `alg` is `none`.
-    #[error("the token is not signed (alg `none`)")]
-    Unsigned,
-    /// The header has `crit`.
-    #[error("the token's header has `crit`, and no extension is understood")]
-    Critical,
-    /// Another algorithm than the key is bound to.
-    #[error("the token's alg is `{found}`, but the key is for {pinned}")]
-    WrongAlgorithm {
-        /// `alg` of the token.
-        found: String,
-        /// Algorithm of the key.
-        pinned: Algorithm,
-    },
-    /// No key with this `kid`.
-    #[error("no key has the token's kid `{0}`")]
-    UnknownKey(String),
-    /// The signature does not match.
-    #[error("the signature does not match")]
-    BadSignature,
-    /// A claim that must be there is missing or empty.
-    #[error("the claim `{0}` is missing")]
-    MissingClaim(&'static str),
-    /// A claim has the wrong JSON type.
-    #[error("the claims are not understood: {0}")]
-    BadClaims(String),
-    /// Past `exp`.
-    #[error("the token expired {0} s ago")]
-    Expired(u64),
-    /// Before `nbf`.
-    #[error("the token is not valid for another {0} s (nbf)")]
-    NotYetValid(u64),
-    /// `iat` lies in the future.
-    #[error("the token was issued {0} s in the future (iat)")]
-    IssuedInFuture(u64),
-    /// Valid for longer than allowed.
-    #[error("the token lives for {0} s, over the limit of {MAX_LIFETIME_S}")]
-    LifetimeTooLong(u64),
-    /// `iss` is not the configured one.
-    #[error("the issuer is {}, not `{expected}`", quoted(.found.as_deref()))]
-    WrongIssuer {
-        /// `iss` of the token.
-        found: Option<String>,
-        /// The configured one.
-        expected: String,
-    },
-    /// `aud` does not name the configured audience.
-    #[error("the audience `{expected}` is not among the token's")]
-    WrongAudience {
-        /// The configured one.
-        expected: String,
-    },
-    /// The keys are published elsewhere, and cannot be fetched now: nothing is said about the token.
-    #[error("the token cannot be checked now: {0}")]
-    KeysUnavailable(String),
-    /// There is no private key, or signing failed.
-    #[error("no key that can sign")]
-    CannotSign,
-}
-
-impl TokenError {
-    /// Short name for programs, as in error answers.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Expired(_) => "token-expired",
-            Self::CannotSign => "cannot-sign",
-            Self::KeysUnavailable(_) => "keys-unavailable",
-            _ => "bad-token",
-        }
-    }
-}
-
-fn quoted(text: Option<&str>) -> String {
-    text.map_or_else(|| "missing".to_owned(), |text| format!("`{text}`"))
-}
-
-/// What a token must say besides the required claims. What is `None` is not looked at.
+/// Claims required in addition to `sub`, `pairId` and `exp`. `None` is not checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// The one issuer accepted.
@@ -117,57 +32,57 @@ pub struct Policy {
 #[derive(Debug, Clone)]
 pub struct Verifier {
     keys: Arc<RwLock<Arc<SigningKeys>>>,
-    elsewhere: Option<Jwks>,
+    external: Option<Jwks>,
     policy: Policy,
 }
 
 impl Verifier {
-    /// A verifier for tokens by any of `keys`.
+    /// A verifier for tokens signed with any of `keys`.
     #[must_use]
     pub fn new(keys: SigningKeys, policy: Policy) -> Self {
-        Self { keys: Arc::new(RwLock::new(Arc::new(keys))), elsewhere: None, policy }
+        Self { keys: Arc::new(RwLock::new(Arc::new(keys))), external: None, policy }
     }
 
-    /// Takes tokens that are signed elsewhere, too, by keys published there.
+    /// Also accepts tokens of an external issuer, signed with the keys it publishes.
     #[must_use]
-    pub fn or_by(self, elsewhere: Jwks) -> Self {
-        Self { elsewhere: Some(elsewhere), ..self }
+    pub fn or_by(self, external: Jwks) -> Self {
+        Self { external: Some(external), ..self }
     }
 
-    /// The keys published elsewhere.
+    /// The keys of the external issuer.
     #[must_use]
-    pub fn elsewhere(&self) -> Option<&Jwks> {
-        self.elsewhere.as_ref()
+    pub fn external(&self) -> Option<&Jwks> {
+        self.external.as_ref()
     }
 
-    /// The keys of this server now.
+    /// The current keys of this server.
     #[must_use]
     pub fn keys(&self) -> Arc<SigningKeys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Uses other keys from now on, in every clone.
+    /// Replaces the keys, in every clone.
     pub fn replace_keys(&self, keys: SigningKeys) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 
-    /// Checks signature and claims of `token` by this server's own keys at the time `now`, seconds
+    /// Checks signature and claims of `token` with this server's own keys at the time `now`, seconds
     /// since 1970.
     ///
     /// # Errors
-    /// The first reason to refuse it.
+    /// The first reason to reject it.
     pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
         let jws = Jws::parse(token)?;
         self.keys().verify(&jws)?;
         check_claims(&jws.payload, &self.policy, now)
     }
 
-    /// As [`Verifier::verify`], by the keys published elsewhere, too.
+    /// As [`Verifier::verify`], but also with the keys of the external issuer.
     ///
     /// # Errors
-    /// The first reason to refuse it; [`TokenError::KeysUnavailable`] when nobody can tell now.
+    /// The first reason to reject it; [`TokenError::KeysUnavailable`] when the keys cannot be fetched.
     pub async fn check(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
-        let Some(elsewhere) = &self.elsewhere else { return self.verify(token, now) };
+        let Some(external) = &self.external else { return self.verify(token, now) };
         let jws = Jws::parse(token)?;
         let keys = self.keys();
         let ours = match &jws.header.kid {
@@ -176,9 +91,9 @@ impl Verifier {
             None => keys.verify(&jws).is_ok(),
         };
         if !ours {
-            // Nothing is fetched for a token that would be refused anyway.
+            // Do not fetch keys for a token that would be rejected anyway.
             check_claims(&jws.payload, &self.policy, now)?;
-            elsewhere.verify(&jws, now).await?;
+            external.verify(&jws, now).await?;
         }
         check_claims(&jws.payload, &self.policy, now)
     }
@@ -208,7 +123,7 @@ impl Verifier {
     }
 }
 
-/// Signs `claims`, of a signaling or a login token, as they are; they need not be acceptable.
+/// Signs the `claims` of a signaling or login token unchecked.
 ///
 /// # Errors
 /// [`TokenError::CannotSign`] when there is no private key.
@@ -217,7 +132,7 @@ pub fn mint(keys: &SigningKeys, claims: &impl Serialize) -> Result<String, Token
     keys.sign(&payload)
 }
 
-/// What a token says of itself; nothing is verified.
+/// Contents of a token, without any verification.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Unverified {
     /// The protected header.
@@ -226,10 +141,10 @@ pub struct Unverified {
     pub claims: Value,
 }
 
-/// Takes a token apart for display, without any check.
+/// Decodes a token for display, without any verification.
 ///
 /// # Errors
-/// [`TokenError::Malformed`] or [`TokenError::TooLong`] when there is nothing to display.
+/// [`TokenError::Malformed`] or [`TokenError::TooLong`] when it cannot be decoded.
 pub fn inspect_unverified(token: &str) -> Result<Unverified, TokenError> {
     let jws = Jws::parse(token)?;
     let header = token.split('.').next().unwrap_or_default();
@@ -245,10 +160,10 @@ pub fn inspect_unverified(token: &str) -> Result<Unverified, TokenError> {
 /// Every check of [`Verifier::verify`] that needs no key: `none`, `crit` and the claims.
 ///
 /// # Errors
-/// The first reason to refuse it.
+/// The first reason to reject it.
 pub fn check_unverified(token: &str, policy: &Policy, now: u64) -> Result<Claims, TokenError> {
     let jws = Jws::parse(token)?;
-    jws.refuse_unsafe_header()?;
+    jws.reject_unsafe_header()?;
     check_claims(&jws.payload, policy, now)
 }
 
@@ -276,7 +191,7 @@ fn required_claims(payload: &[u8]) -> Result<Claims, TokenError> {
             return Err(TokenError::MissingClaim(name));
         }
     }
-    // Read from the text again: a doubled claim is an error there, and lost in `value`.
+    // Parse the text again: a duplicate claim is an error there, but is lost in `value`.
     let claims: Claims = serde_json::from_slice(payload).map_err(bad)?;
     for (name, id) in [("sub", claims.sub.as_str()), ("pairId", claims.pair_id.as_str())] {
         check_id(id).map_err(|error| match error {
@@ -287,7 +202,7 @@ fn required_claims(payload: &[u8]) -> Result<Claims, TokenError> {
     Ok(claims)
 }
 
-/// `exp`, `nbf`, `iat` and the lifetime. Without `iat` the lifetime is counted from `now`.
+/// Checks `exp`, `nbf`, `iat` and the lifetime, which counts from `now` if there is no `iat`.
 fn check_times(claims: &Claims, now: u64) -> Result<(), TokenError> {
     check_window(claims.exp, claims.nbf, claims.iat, now)?;
     let lifetime = match claims.iat {
@@ -300,7 +215,7 @@ fn check_times(claims: &Claims, now: u64) -> Result<(), TokenError> {
     Ok(())
 }
 
-/// The time window of any token: `exp`, `nbf` and `iat`, each with [`LEEWAY_S`].
+/// Checks the time window of any token: `exp`, `nbf` and `iat`, each with [`LEEWAY_S`].
 pub(super) fn check_window(
     exp: u64,
     nbf: Option<u64>,

@@ -1,7 +1,7 @@
-//! One key of JWTs: a shared secret, a PEM file (RFC 7468), or a JWK (RFC 7517).
+//! A key for JWTs: a shared secret, a PEM file (RFC 7468) or a JWK (RFC 7517).
 //!
-//! Each key is bound to one algorithm when it is configured: the one its kind is for, never one that a
-//! token asks for.
+//! Each key is bound to one algorithm when it is configured: the one for its key type, never one that a
+//! token names.
 
 use std::fmt;
 
@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 
 use super::secret::Secret;
 
-/// Shortest HMAC secret accepted, bytes (RFC 7518 §3.2: no shorter than the hash).
+/// Minimum length of an HMAC secret, bytes (RFC 7518 §3.2: at least that of the hash).
 pub const MIN_SECRET_BYTES: usize = 32;
 
-/// Shortest RSA modulus accepted, bytes (RFC 7518 §3.3: 2048 bits).
+/// Minimum length of an RSA modulus, bytes (RFC 7518 §3.3: 2048 bits).
 const MIN_RSA_BYTES: usize = 256;
 
 /// Signature algorithm a key is bound to (RFC 7518 §3.1).
@@ -33,7 +33,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// As in the header's `alg`.
+    /// The name in the header's `alg`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,50 +58,51 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A key that could not be taken.
+/// Why a key is not usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Shorter than [`MIN_SECRET_BYTES`].
-    #[error("an HS256 secret of {0} bytes is too short: it needs at least {MIN_SECRET_BYTES}")]
+    /// Shorter than [`MIN_SECRET_BYTES`]; its length in bytes.
+    #[error("an HS256 secret of {0} bytes is too short: the minimum is {MIN_SECRET_BYTES}")]
     ShortSecret(usize),
     /// Neither an EC P-256 nor an RSA key in PEM form.
     #[error(
-        "the PEM text holds no P-256 or RSA key (PKCS#8 private or SubjectPublicKeyInfo public)"
+        "the PEM text contains no P-256 or RSA key (PKCS#8 private or SubjectPublicKeyInfo public)"
     )]
     BadPem,
-    /// An EC key in its own form (SEC 1, RFC 5915) instead of PKCS#8.
+    /// An EC key in SEC 1 form (RFC 5915) instead of PKCS#8.
     #[error(
-        "the PEM text holds a key in SEC 1 form: `openssl pkcs8 -topk8 -nocrypt -in KEY -out KEY.pem` \
-         makes it PKCS#8"
+        "the PEM text contains a key in SEC 1 form: convert it to PKCS#8 with `openssl pkcs8 -topk8 \
+         -nocrypt -in KEY -out KEY.pem`"
     )]
     Sec1,
-    /// A private key behind a passphrase.
+    /// A private key encrypted with a passphrase.
     #[error(
-        "the PEM text holds a key with a passphrase: `openssl pkey -in KEY -out KEY.pem` takes it off"
+        "the PEM text contains an encrypted key: remove the passphrase with `openssl pkey -in KEY \
+         -out KEY.pem`"
     )]
     Encrypted,
-    /// An RSA key below 2048 bits.
-    #[error("an RSA key of {0} bits is too short: it needs at least 2048")]
+    /// An RSA key of less than 2048 bits; its length in bits.
+    #[error("an RSA key of {0} bits is too short: the minimum is 2048")]
     ShortRsa(usize),
-    /// A JWK that is no key for ES256 or RS256 signatures.
+    /// A JWK that is not a key for ES256 or RS256 signatures.
     #[error("the JWK is not usable: {0}")]
     BadJwk(&'static str),
     /// Two keys with the same id.
     #[error("two keys have the id `{0}`")]
     DuplicateKid(String),
-    /// There is no key at all.
+    /// No key was given.
     #[error("no signing key was given")]
     NoKey,
 }
 
-/// One key: its id, its algorithm, and its verifying and perhaps its signing half.
+/// A key: its id, its algorithm, its public half and possibly its private half.
 #[derive(Clone)]
 pub struct Key {
     kid: String,
     algorithm: Algorithm,
     pub(super) decoding: DecodingKey,
     pub(super) encoding: Option<EncodingKey>,
-    /// What may be published; a secret has nothing.
+    /// The public half; `None` for a secret.
     public: Option<Jwk>,
 }
 
@@ -124,7 +125,7 @@ impl Key {
     }
 
     /// An ES256 or RS256 key from PEM text: a PKCS#8 private key, or a public key that only
-    /// verifies. The kind of the key decides the algorithm.
+    /// verifies. The key type determines the algorithm.
     ///
     /// # Errors
     /// [`KeyError::BadPem`] when it is neither, [`KeyError::ShortRsa`] below 2048 bits.
@@ -152,10 +153,10 @@ impl Key {
                 return Self::asymmetric(kid.into(), algorithm, decoding, None, public);
             }
         }
-        let says = |label: &[u8]| pem.windows(label.len()).any(|window| window == label);
-        Err(if says(b"-----BEGIN EC PRIVATE KEY") {
+        let contains = |label: &[u8]| pem.windows(label.len()).any(|window| window == label);
+        Err(if contains(b"-----BEGIN EC PRIVATE KEY") {
             KeyError::Sec1
-        } else if says(b"-----BEGIN ENCRYPTED") || says(b"Proc-Type: 4,ENCRYPTED") {
+        } else if contains(b"-----BEGIN ENCRYPTED") || contains(b"Proc-Type: 4,ENCRYPTED") {
             KeyError::Encrypted
         } else {
             KeyError::BadPem
@@ -180,11 +181,11 @@ impl Key {
         Ok(Self { kid, algorithm, decoding, encoding, public: Some(public) })
     }
 
-    /// A public key as others publish it: EC P-256 or RSA, for signatures. Its id is its `kid`, or
-    /// else its thumbprint (RFC 7638).
+    /// A published public key for signatures: EC P-256 or RSA. Its id is its `kid`, or otherwise its
+    /// thumbprint (RFC 7638).
     ///
     /// # Errors
-    /// [`KeyError::BadJwk`] for any other key, and for one with its private half in it.
+    /// [`KeyError::BadJwk`] for any other key, and for one that contains its private half.
     pub fn public(jwk: &Value) -> Result<Self, KeyError> {
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
         if jwk.get("d").is_some() || jwk.get("k").is_some() {
@@ -195,12 +196,12 @@ impl Key {
         }
         let operations = jwk.get("key_ops").and_then(Value::as_array);
         if operations.is_some_and(|all| all.iter().all(|one| one != "verify")) {
-            return Err(KeyError::BadJwk("its `key_ops` do not name `verify`"));
+            return Err(KeyError::BadJwk("its `key_ops` do not contain `verify`"));
         }
         let algorithm = match (text("kty"), text("crv")) {
             (Some("EC"), Some("P-256")) => Algorithm::Es256,
             (Some("RSA"), _) => Algorithm::Rs256,
-            _ => return Err(KeyError::BadJwk("it is neither of P-256 nor of RSA")),
+            _ => return Err(KeyError::BadJwk("it is neither a P-256 nor an RSA key")),
         };
         if text("alg").is_some_and(|alg| alg != algorithm.as_str()) {
             return Err(KeyError::BadJwk("its `alg` is neither ES256 nor RS256"));
@@ -208,29 +209,29 @@ impl Key {
         let number = |name: &str| {
             text(name)
                 .and_then(|value| URL_SAFE_NO_PAD.decode(value).ok())
-                .ok_or(KeyError::BadJwk("a number of it is missing or not base64url"))
+                .ok_or(KeyError::BadJwk("one of its numbers is missing or not base64url"))
         };
         if algorithm == Algorithm::Rs256 {
             check_modulus(&number("n")?)?;
             number("e")?;
         } else if number("x")?.len() != 32 || number("y")?.len() != 32 {
-            return Err(KeyError::BadJwk("a coordinate of it is not of 32 bytes"));
+            return Err(KeyError::BadJwk("one of its coordinates is not 32 bytes long"));
         }
-        let unread = |_| KeyError::BadJwk("it is not understood");
-        // Only what makes the key: other members may have forms that the crate refuses.
+        let unread = |_| KeyError::BadJwk("it cannot be parsed");
+        // Only the key itself: other members may have forms that the crate rejects.
         let names = ["kty", "crv", "x", "y", "n", "e"];
         let bare = names.iter().filter_map(|name| Some((*name, jwk.get(*name)?.clone())));
         let bare = Value::Object(bare.map(|(name, value)| (name.to_owned(), value)).collect());
         let public: Jwk = serde_json::from_value(bare).map_err(unread)?;
         let decoding = DecodingKey::from_jwk(&public)
-            .map_err(|_| KeyError::BadJwk("its numbers are not understood"))?;
+            .map_err(|_| KeyError::BadJwk("its numbers are not valid"))?;
         let kid = text("kid").map_or_else(|| thumbprint(&public), str::to_owned);
         Self::asymmetric(kid, algorithm, decoding, None, public)
     }
 
-    /// A key from what an operator gives: PEM text, or else a shared secret. Its id is made from the
-    /// key, so that the same key has the same id everywhere: of a PEM key, private or public, the
-    /// thumbprint (RFC 7638), of a secret the start of its SHA-256.
+    /// A key from an operator's input: PEM text, otherwise a shared secret. Its id is derived from the
+    /// key, so that the same key has the same id everywhere: for a PEM key, private or public, the
+    /// thumbprint (RFC 7638); for a secret, the start of its SHA-256.
     ///
     /// # Errors
     /// As [`Key::hs256`] and [`Key::pem`].
@@ -238,7 +239,7 @@ impl Key {
         Self::named(None, secret)
     }
 
-    /// As [`Key::from_secret_or_pem`], with the id `kid` when there is one.
+    /// As [`Key::from_secret_or_pem`], with the id `kid` if given.
     ///
     /// # Errors
     /// As [`Key::hs256`] and [`Key::pem`].
@@ -256,19 +257,19 @@ impl Key {
         Self::hs256(kid.map_or_else(made, str::to_owned), secret)
     }
 
-    /// The header's `kid` of tokens by this key.
+    /// The `kid` in the header of tokens signed with this key.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The one algorithm of this key.
+    /// The algorithm that this key is bound to.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The public half as a JWK; none for a secret.
+    /// The public half as a JWK; `None` for a secret.
     #[must_use]
     pub fn public_jwk(&self) -> Option<Value> {
         let mut jwk = serde_json::to_value(self.public.as_ref()?).ok()?;
@@ -307,7 +308,7 @@ mod tests {
 
     use super::*;
 
-    /// RFC 7638 §3.1.
+    /// The example of RFC 7638 §3.1.
     fn rfc_7638() -> Value {
         json!({
             "kty": "RSA", "e": "AQAB", "alg": "RS256", "kid": "2011-04-29",
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_for_something_else_are_refused() {
+    fn keys_for_other_purposes_are_rejected() {
         for (name, value) in [
             ("use", json!("enc")),
             ("key_ops", json!(["encrypt"])),

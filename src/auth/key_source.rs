@@ -1,8 +1,8 @@
-//! Where signing keys come from: texts, files, and directories of files, read again to rotate them.
+//! Sources of signing keys: text, files, and directories of files, which are reloaded for rotation.
 //!
-//! The first key that can sign signs. Of a directory, the file whose name is last in order comes first:
-//! with names like `2026-11.pem` and `2026-12.pem` the newest signs, and the older ones still verify.
-//! A file with a public key only verifies, so that every node can know a key before one signs with it.
+//! The first private key signs. In a directory, the file whose name sorts last comes first: with names like
+//! `2026-11.pem` and `2026-12.pem` the newest one signs, and the older ones still verify. A file with a public
+//! key only verifies, so that all nodes can know a key before one of them signs with it.
 
 use std::{
     fs, io,
@@ -14,51 +14,51 @@ use super::{
     secret::Secret,
 };
 
-/// Longest key file read, bytes.
+/// Maximum size of a key file, bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// One or more keys.
+/// Source of one or more keys.
 #[derive(Debug, Clone)]
 pub enum KeyOrigin {
     /// A secret or PEM text.
     Text(Secret),
     /// A file with a secret or PEM text, or a directory of such files.
     Path {
-        /// Id of the key instead of the one made from it; for a file only.
+        /// Id of the key instead of the one derived from it; for a file only.
         kid: Option<String>,
-        /// Where it is.
+        /// Path of the file or directory.
         path: PathBuf,
     },
 }
 
-/// Keys that cannot be read. No variant shows any of a key.
+/// Why keys cannot be read. No variant shows key material.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySourceError {
     /// A file or directory cannot be read.
-    #[error("`{}` cannot be read: {source}", .path.display())]
+    #[error("cannot read `{}`: {source}", .path.display())]
     Read {
-        /// Which.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// Why.
+        /// Error of the file system.
         source: io::Error,
     },
-    /// A file holds no key.
+    /// A file contains no usable key.
     #[error("`{}`: {source}", .path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Why its key is not usable.
         source: KeyError,
     },
-    /// A directory without a key, or an id for a directory.
+    /// A directory without a key, or with an id.
     #[error("`{}` {reason}", .path.display())]
     Directory {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it, as a predicate.
         reason: &'static str,
     },
-    /// The keys do not go together, or a text is none.
+    /// The keys conflict, or a text is not a usable key.
     #[error(transparent)]
     Key(#[from] KeyError),
 }
@@ -66,7 +66,7 @@ pub enum KeySourceError {
 /// Reads all keys, in order.
 ///
 /// # Errors
-/// The first key that cannot be read; two of one id; none at all.
+/// The first key that cannot be read; two keys with the same id; no key at all.
 pub fn read(origins: &[KeyOrigin]) -> Result<SigningKeys, KeySourceError> {
     let mut keys = Vec::new();
     for origin in origins {
@@ -74,7 +74,7 @@ pub fn read(origins: &[KeyOrigin]) -> Result<SigningKeys, KeySourceError> {
             KeyOrigin::Text(secret) => keys.push(Key::from_secret_or_pem(secret)?),
             KeyOrigin::Path { kid, path } if path.is_dir() => {
                 if kid.is_some() {
-                    let reason = "is a directory, and cannot have one id: name its files";
+                    let reason = "is a directory, which cannot have an id: give its files instead";
                     return Err(KeySourceError::Directory { path: path.clone(), reason });
                 }
                 for file in files(path)? {
@@ -87,7 +87,7 @@ pub fn read(origins: &[KeyOrigin]) -> Result<SigningKeys, KeySourceError> {
     Ok(SigningKeys::new(keys)?)
 }
 
-/// The key files of a directory, the last by name first. Others are left out: a README is no key.
+/// The key files of a directory, in descending order of names. Other files are skipped.
 fn files(dir: &Path) -> Result<Vec<PathBuf>, KeySourceError> {
     let unread = |source| KeySourceError::Read { path: dir.to_owned(), source };
     let mut found = Vec::new();
@@ -101,11 +101,11 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, KeySourceError> {
         if path.extension().is_some_and(|end| end == "pem" || end == "key") {
             found.push(path);
         } else {
-            tracing::warn!(file = %path.display(), "not a key file: *.pem and *.key are");
+            tracing::warn!(file = %path.display(), "skipped: not a key file (*.pem or *.key)");
         }
     }
     if found.is_empty() {
-        let reason = "holds no key file: *.pem or *.key";
+        let reason = "contains no key file (*.pem or *.key)";
         return Err(KeySourceError::Directory { path: dir.to_owned(), reason });
     }
     found.sort_unstable_by(|a, b| b.cmp(a));
@@ -115,7 +115,10 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, KeySourceError> {
 fn read_file(path: &Path, kid: Option<&str>) -> Result<Key, KeySourceError> {
     let unread = |source| KeySourceError::Read { path: path.to_owned(), source };
     if fs::metadata(path).map_err(unread)?.len() > MAX_BYTES {
-        return Err(unread(io::Error::new(io::ErrorKind::InvalidData, "it is too long for a key")));
+        return Err(unread(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is too large for a key",
+        )));
     }
     let bytes = fs::read(path).map_err(unread)?;
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);

@@ -1,47 +1,48 @@
-//! The login token of the token API: which user is asking.
+//! The login token of the token API: identifies the user.
 //!
-//! In production it is a Supabase access token: ES256 or RS256 by the project's published keys, or
-//! HS256 by its secret, or either while the project changes over. The dev server also takes the fixed
-//! token [`DEV_TOKEN`] when it listens on loopback only, and a random one elsewhere.
+//! In production it is a Supabase access token: ES256 or RS256 with the project's published keys, HS256 with
+//! its secret, or either while the project migrates. The development server also accepts the fixed token
+//! [`DEV_TOKEN`] when it listens on loopback only, and a random one otherwise.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    error::TokenError,
     jwks::Jwks,
     jws::{Algorithm, Jws, Key, KeyError, SigningKeys},
-    jwt::{TokenError, check_window},
+    jwt::check_window,
     secret::Secret,
 };
 use crate::proto::claims::{Audience, seconds, some_seconds};
 
-/// Login token of the dev server.
+/// Login token of the development server.
 pub const DEV_TOKEN: &str = "dev";
 
-/// User behind [`DEV_TOKEN`].
+/// User id of [`DEV_TOKEN`].
 pub const DEV_USER: &str = "dev-user";
 
 /// The audience of a signed-in user's access token.
 pub const AUTHENTICATED: &str = "authenticated";
 
-/// Claims of a login token that [`AccessTokens`] takes.
+/// Claims of a login token that [`AccessTokens`] accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LoginClaims {
-    /// The user.
+    /// User id.
     pub sub: String,
-    /// [`AUTHENTICATED`].
+    /// Audience, always [`AUTHENTICATED`].
     pub aud: &'static str,
-    /// Issuer, where the server demands one.
+    /// Issuer, if the server requires one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
-    /// Seconds since 1970 when it was made.
+    /// Time of issue, seconds since 1970.
     pub iat: u64,
-    /// Seconds since 1970 when it expires.
+    /// Time of expiry, seconds since 1970.
     pub exp: u64,
 }
 
 impl LoginClaims {
-    /// Claims for `user`, good for `lifetime_s` from `now` on.
+    /// Claims for `user`, valid for `lifetime_s` from `now`.
     #[must_use]
     pub fn new(user: &str, issuer: Option<&str>, now: u64, lifetime_s: u64) -> Self {
         Self {
@@ -54,24 +55,24 @@ impl LoginClaims {
     }
 }
 
-/// A login that was not accepted.
+/// Why a login is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
-    /// The access token is no good.
-    #[error("the login token is refused: {0}")]
+    /// The access token is rejected.
+    #[error("the login token was rejected: {0}")]
     Refused(#[from] TokenError),
-    /// Who could tell is not reachable.
-    #[error("the login service cannot be asked: {0}")]
+    /// The login service cannot be reached.
+    #[error("cannot reach the login service: {0}")]
     Unavailable(String),
 }
 
-/// Tells who is behind a login token.
+/// Identifies the user of a login token.
 #[async_trait]
 pub trait LoginCheck: Send + Sync {
-    /// The id of the user behind `token` at the time `now`, seconds since 1970.
+    /// The id of the user of `token` at the time `now`, seconds since 1970.
     ///
     /// # Errors
-    /// When the token is refused, or nobody could be asked.
+    /// When the token is rejected, or the login service cannot be reached.
     async fn user(&self, token: &str, now: u64) -> Result<String, LoginError>;
 }
 
@@ -100,23 +101,23 @@ struct AccessClaims {
 }
 
 impl AccessTokens {
-    /// Takes tokens signed with `secret` (HS256), and by `issuer` when it is given.
+    /// Accepts tokens signed with `secret` (HS256) and, if given, issued by `issuer`.
     ///
     /// # Errors
     /// [`KeyError::ShortSecret`] when the secret is too short.
     pub fn new(secret: &Secret, issuer: Option<String>) -> Result<Self, KeyError> {
-        // A token's own `kid` is the issuer's business: there is one key, tried for any.
+        // The `kid` of a token is up to the issuer: the only key is tried for any.
         let keys = SigningKeys::new(vec![Key::hs256("login", secret)?])?;
         Ok(Self { secret: Some(keys), published: None, issuer })
     }
 
-    /// Takes tokens by the keys that `issuer` publishes (ES256 and RS256).
+    /// Accepts tokens signed with the keys that `issuer` publishes (ES256 and RS256).
     #[must_use]
     pub fn published(keys: Jwks, issuer: String) -> Self {
         Self { secret: None, published: Some(keys), issuer: Some(issuer) }
     }
 
-    /// Takes tokens by the keys that the issuer publishes, too.
+    /// Also accepts tokens signed with the keys that the issuer publishes.
     #[must_use]
     pub fn or_by(self, keys: Jwks) -> Self {
         Self { published: Some(keys), ..self }
@@ -124,12 +125,11 @@ impl AccessTokens {
 
     /// The keys that the issuer publishes.
     #[must_use]
-    pub fn elsewhere(&self) -> Option<&Jwks> {
+    pub fn published_keys(&self) -> Option<&Jwks> {
         self.published.as_ref()
     }
 
-    /// The public keys of the two kinds and the secret share no algorithm: `alg` only tells which of
-    /// them to ask.
+    /// Published keys and the secret share no algorithm: `alg` only selects which of them to use.
     async fn check_signature(&self, jws: &mut Jws<'_>, now: u64) -> Result<(), TokenError> {
         match (&self.secret, &self.published) {
             (Some(secret), published)
@@ -145,8 +145,8 @@ impl AccessTokens {
 
     async fn check(&self, token: &str, now: u64) -> Result<String, TokenError> {
         let mut jws = Jws::parse(token)?;
-        // Nothing is fetched for a token that would be refused anyway.
-        jws.refuse_unsafe_header()?;
+        // Do not fetch keys for a token that would be rejected anyway.
+        jws.reject_unsafe_header()?;
         let user = self.check_claims(&jws.payload, now)?;
         self.check_signature(&mut jws, now).await?;
         Ok(user)
@@ -181,17 +181,17 @@ impl LoginCheck for AccessTokens {
     }
 }
 
-/// The login of a server for development: one token, which is [`DEV_USER`]; access tokens when a secret is set.
+/// Login of a development server: one token for [`DEV_USER`], and access tokens if a secret is set.
 #[derive(Debug, Clone)]
 pub struct DevLogin {
-    /// The token: [`DEV_TOKEN`] where only this machine can connect, else a random one.
+    /// The token: [`DEV_TOKEN`] if only this machine can connect, otherwise a random one.
     pub token: Secret,
-    /// Access tokens taken besides the fixed one.
+    /// Access tokens accepted in addition to the fixed one.
     pub access_tokens: Option<AccessTokens>,
 }
 
 impl Default for DevLogin {
-    /// The dev server's: [`DEV_TOKEN`] and nothing else.
+    /// [`DEV_TOKEN`] and nothing else.
     fn default() -> Self {
         Self { token: Secret::from(DEV_TOKEN), access_tokens: None }
     }
@@ -206,19 +206,19 @@ impl LoginCheck for DevLogin {
         match &self.access_tokens {
             Some(tokens) => tokens.user(token, now).await,
             None if self.token.is(DEV_TOKEN.as_bytes()) => Err(TokenError::Malformed(format!(
-                "a dev server takes the login token `{DEV_TOKEN}` only"
+                "a development server accepts only the login token `{DEV_TOKEN}`"
             ))
             .into()),
             None => Err(TokenError::Malformed(
-                "it is not the login token that the server printed when it started".into(),
+                "it is not the login token that the server printed at startup".into(),
             )
             .into()),
         }
     }
 }
 
-/// A fresh login token that can be typed on a phone: 130 random bits as 26 letters and digits (the alphabet of
-/// RFC 4648 §6 in lower case, without digits that look like letters).
+/// A new login token that is easy to type on a phone: 130 random bits as 26 letters and digits (the alphabet
+/// of RFC 4648 §6 in lower case, which has no digits that look like letters).
 #[must_use]
 pub fn random_login() -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";

@@ -1,20 +1,21 @@
-//! Tokens and TURN credentials: who may ask for a signaling token, who may join a room, who may
-//! relay.
+//! Tokens and TURN credentials: authorization to request signaling tokens, join rooms and use the relay.
 //!
 //! | file | what |
 //! |---|---|
 //! | [`secret`] | a secret that cannot be printed by accident |
 //! | [`key`] | one key: a secret, PEM text or a public JWK (RFC 7517) |
-//! | [`key_source`] | signing keys from files and directories, read again to rotate them |
-//! | [`jws`] | several keys at once, and the signature of a compact JWS (RFC 7515) |
-//! | [`jwks`] | public keys of others, by URL |
-//! | [`jwt`] | the signaling JWT: minting it, and every reason to refuse one |
+//! | [`key_source`] | signing keys from files and directories, reloaded for rotation |
+//! | [`jws`] | key sets, and the signature of a compact JWS (RFC 7515) |
+//! | [`jwks`] | public keys of external issuers, fetched by URL |
+//! | [`jwt`] | the signaling JWT: minting and verification |
+//! | [`error`] | every reason to reject a token |
 //! | [`login`] | the login token of the token API |
 //! | [`turn_rest`] | time-limited TURN credentials from a shared secret |
-//! | [`twilio`] | ICE servers of Twilio's Network Traversal Service |
+//! | [`twilio`] | ICE servers from Twilio's Network Traversal Service |
 //!
 //! Time is always an argument here, in seconds since 1970.
 
+pub mod error;
 mod http;
 pub mod jwks;
 pub mod jws;
@@ -26,7 +27,7 @@ pub mod secret;
 pub mod turn_rest;
 pub mod twilio;
 
-/// Now, in seconds since 1970. A clock before 1970 reads as 1970, so that every token is refused.
+/// The current time, seconds since 1970. A clock before 1970 yields 0, so that every token is rejected.
 #[must_use]
 pub fn unix_now() -> u64 {
     std::time::SystemTime::now()

@@ -1,4 +1,4 @@
-//! A shared secret: compared in constant time, and never printed.
+//! A shared secret: compared in constant time and never printed.
 
 use std::{fmt, sync::Arc};
 
@@ -9,13 +9,13 @@ use subtle::ConstantTimeEq;
 pub struct Secret(Arc<[u8]>);
 
 impl Secret {
-    /// A fresh secret of 32 random bytes.
+    /// A new secret of 32 random bytes.
     #[must_use]
     pub fn random() -> Self {
         Self(Arc::from(rand::random::<[u8; 32]>().as_slice()))
     }
 
-    /// The bytes, for a computation with them.
+    /// The bytes, for use in a computation.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -27,13 +27,13 @@ impl Secret {
         self.0.len()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Compares with `other` in a time that depends on the lengths only.
+    /// Compares with `other` in time that depends only on the lengths.
     #[must_use]
     pub fn is(&self, other: &[u8]) -> bool {
         self.0.ct_eq(other).into()
@@ -69,12 +69,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_not_printed() {
+    fn debug_output_does_not_reveal_the_secret() {
         assert_eq!(format!("{:?}", Secret::from("hush")), "Secret(4 bytes)");
     }
 
     #[test]
-    fn compares_bytes() {
+    fn comparison_is_bytewise() {
         let secret = Secret::from("hush");
         assert!(secret.is(b"hush"));
         assert!(!secret.is(b"husH"));

@@ -1,8 +1,8 @@
-//! TURN REST credentials: a user name that says until when it is good, and a password computed from
-//! it with a secret shared between the token API and the TURN server.
+//! TURN REST credentials: a username that states its expiry, and a password computed from it with a secret
+//! shared between the token API and the TURN server.
 //!
 //! `username = <unix expiry>:<id>`, `password = base64(HMAC-SHA1(secret, username))`
-//! (draft-uberti-behave-turn-rest-00 §2.2). Two secrets at once let the secret rotate.
+//! (draft-uberti-behave-turn-rest-00 §2.2). A previous secret is accepted for rotation.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,14 +10,14 @@ use sha1::Sha1;
 
 use super::secret::Secret;
 
-/// A user name and the password that goes with it.
+/// A username and its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// `<unix expiry>:<id>`.
     pub username: String,
     /// The TURN password (W3C `RTCIceServer.credential`).
     pub password: String,
-    /// Seconds since 1970.
+    /// Time of expiry, seconds since 1970.
     pub expires_at: u64,
 }
 
@@ -27,26 +27,26 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Credentials that were refused.
+/// Why credentials are rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// The user name is not `<unix expiry>:<id>`.
-    #[error("the TURN user name does not start with an expiry time")]
+    /// The username is not `<unix expiry>:<id>`.
+    #[error("the TURN username does not start with an expiry time")]
     Malformed,
-    /// Past the expiry in the user name.
-    #[error("the TURN user name expired {0} s ago")]
+    /// Past the expiry in the username, by this many seconds.
+    #[error("the TURN username expired {0} s ago")]
     Expired(u64),
-    /// The password does not go with the user name.
+    /// The password does not match the username.
     #[error("the TURN password is wrong")]
     WrongPassword,
 }
 
-/// The secrets in use: the current one makes credentials, both check them.
+/// The secrets in use: the current one creates credentials, both verify them.
 #[derive(Debug, Clone)]
 pub struct TurnSecrets {
-    /// Makes credentials.
+    /// Creates credentials.
     pub current: Secret,
-    /// Still accepted while clients hold credentials made with it.
+    /// Still accepted while clients have credentials created with it.
     pub previous: Option<Secret>,
 }
 
@@ -59,11 +59,11 @@ impl TurnSecrets {
         Credentials { username, password, expires_at }
     }
 
-    /// The passwords that would be right for `username` at the time `now`, the current secret's
-    /// first: a TURN server checks a message against each (RFC 8489 §9.2.4).
+    /// The valid passwords for `username` at the time `now`, the current secret's first: a TURN server
+    /// checks a message against each (RFC 8489 §9.2.4).
     ///
     /// # Errors
-    /// When the user name is malformed or expired.
+    /// When the username is malformed or expired.
     pub fn passwords(&self, username: &str, now: u64) -> Result<Vec<String>, CredentialError> {
         let expires_at = expires_at(username).ok_or(CredentialError::Malformed)?;
         if now >= expires_at {
@@ -76,14 +76,14 @@ impl TurnSecrets {
             .collect())
     }
 
-    /// Checks a user name and password at the time `now`.
+    /// Verifies a username and password at the time `now`.
     ///
     /// # Errors
-    /// When they are malformed, expired or do not go together.
+    /// When the username is malformed or expired, or the password does not match.
     pub fn verify(&self, username: &str, password: &str, now: u64) -> Result<(), CredentialError> {
         let given = Secret::from(password);
         let right = self.passwords(username, now)?;
-        // No early exit: every secret is tried, whichever matches.
+        // No early exit: constant time, whichever secret matches.
         if right.iter().fold(false, |found, one| found | given.is(one.as_bytes())) {
             Ok(())
         } else {
@@ -92,24 +92,24 @@ impl TurnSecrets {
     }
 }
 
-/// Until when a user name is good, seconds since 1970; none when it does not start with that, in digits.
+/// Expiry in a username, seconds since 1970; `None` when it does not start with digits.
 #[must_use]
 pub fn expires_at(username: &str) -> Option<u64> {
     let expiry = username.split(':').next()?;
     expiry.bytes().all(|byte| byte.is_ascii_digit()).then(|| expiry.parse().ok())?
 }
 
-/// Before the pair in an id.
+/// Separates device and pair in an id.
 const PAIR: &str = ";pair=";
 
-/// Longest user name, bytes (RFC 8489 §14.3).
+/// Maximum length of a username, bytes (RFC 8489 §14.3).
 const MAX_USERNAME: usize = 508;
 
-/// Bytes of a user name before its id: 20 digits and a colon.
+/// Maximum length of a username before its id, bytes: 20 digits and a colon.
 const EXPIRY_BYTES: usize = 21;
 
-/// The id for a device of a pair, `<device>;pair=<pair>`: the TURN server can then tell what ends with the
-/// pair. Ids that leave no room for the pair go without it.
+/// The id for a device of a pair, `<device>;pair=<pair>`: it lets the TURN server end the pair's allocations
+/// with the pair. The pair is left out if it does not fit.
 #[must_use]
 pub fn id_of(device: &str, pair: &str) -> String {
     let id = format!("{device}{PAIR}{pair}");
@@ -117,7 +117,7 @@ pub fn id_of(device: &str, pair: &str) -> String {
     if fits { id } else { device.to_owned() }
 }
 
-/// The device in an id, and the pair if it is there.
+/// The device in an id, and the pair if present.
 #[must_use]
 pub fn device_and_pair(id: &str) -> (&str, Option<&str>) {
     id.rsplit_once(PAIR).map_or((id, None), |(device, pair)| (device, Some(pair)))
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_user_name_is_refused() {
+    fn a_modified_username_is_rejected() {
         let made = secrets().mint("a", 100);
         for (username, error) in [
             ("101:a", CredentialError::WrongPassword),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_is_digits_and_fits() {
+    fn an_expiry_consists_of_digits_and_fits() {
         for (username, expected) in [
             ("1700000000:phone", Some(1_700_000_000)),
             ("1700000000:user:x", Some(1_700_000_000)),
@@ -194,12 +194,12 @@ mod tests {
     }
 
     #[test]
-    fn an_id_gives_back_its_device_and_pair() {
+    fn an_id_contains_its_device_and_pair() {
         for (device, pair) in [("phone", "demo"), ("a:b;pair=c", "d:e"), ("", "")] {
             assert_eq!(device_and_pair(&id_of(device, pair)), (device, Some(pair)));
         }
         assert_eq!(device_and_pair("phone"), ("phone", None));
-        assert_eq!(id_of("phone", "a;pair=b"), "phone", "it could not be told apart");
+        assert_eq!(id_of("phone", "a;pair=b"), "phone", "it would be ambiguous");
         let (device, pair) = ("d".repeat(256), "p".repeat(256));
         assert_eq!(id_of(&device, &pair), device);
         assert!(id_of(&device, &pair[..200]).len() + EXPIRY_BYTES <= MAX_USERNAME);

@@ -1,7 +1,7 @@
-//! ICE servers of Twilio's Network Traversal Service: `POST /2010-04-01/Accounts/{AC}/Tokens.json`.
+//! ICE servers from Twilio's Network Traversal Service: `POST /2010-04-01/Accounts/{AC}/Tokens.json`.
 //!
-//! Its answer is 201 with `ttl` as a string and `ice_servers`, one URL each, under `urls` and again
-//! under the older `url`. The account's list and credentials are secrets: none of it is logged.
+//! Its response is 201 with `ttl` as a string and `ice_servers` with one URL each, under `urls` and again
+//! under the older `url`. Account and credentials are secrets and are never logged.
 
 use std::{fmt, time::Duration};
 
@@ -13,42 +13,42 @@ use url::Url;
 use super::{http, secret::Secret};
 use crate::proto::token::IceServer;
 
-/// Where Twilio's API is.
+/// Base URL of Twilio's API.
 pub const API: &str = "https://api.twilio.com";
 
-/// Longest life Twilio gives credentials, and its default.
+/// Maximum lifetime of Twilio's credentials, which is also its default.
 pub const MAX_TTL: Duration = Duration::from_hours(24);
 
-/// Longest answer read, bytes.
+/// Maximum size of a response, bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// The longest one request may take.
+/// Timeout of a request.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Wait after a 429 that names none.
+/// Pause after a 429 without `Retry-After`.
 const LIMITED_FOR: Duration = Duration::from_mins(1);
 
 /// Why there are no ICE servers. No variant shows a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TwilioError {
-    /// The account id is none.
-    #[error("`{0}` is no Twilio account: that is AC and 32 hexadecimal digits")]
+    /// The account id is malformed.
+    #[error("`{0}` is not a valid Twilio account SID: expected AC and 32 hexadecimal digits")]
     Account(String),
-    /// The API's address is not usable.
-    #[error("the address of Twilio's API is not usable: {0}")]
+    /// The URL of the API is not usable.
+    #[error("the URL of Twilio's API is not valid: {0}")]
     Url(String),
     /// 401, 403 or 404: the account, the key or its secret is wrong.
-    #[error("Twilio refuses the account or key: HTTP {status}{}", code_of(*.code))]
+    #[error("Twilio rejected the account or key: HTTP {status}{}", code_of(*.code))]
     Refused {
         /// HTTP status.
         status: u16,
         /// Twilio's error code.
         code: Option<u64>,
     },
-    /// 429: asked too often.
-    #[error("Twilio was asked too often; it wants a pause of {} s", .0.as_secs())]
+    /// 429: too many requests; how long to wait.
+    #[error("Twilio's rate limit was exceeded; retry after {} s", .0.as_secs())]
     Limited(Duration),
-    /// Another status.
+    /// Another error status.
     #[error("Twilio answered HTTP {status}{}", code_of(*.code))]
     Failed {
         /// HTTP status.
@@ -56,11 +56,11 @@ pub enum TwilioError {
         /// Twilio's error code.
         code: Option<u64>,
     },
-    /// No answer.
-    #[error("Twilio cannot be asked: {0}")]
+    /// No response.
+    #[error("cannot reach Twilio: {0}")]
     Unreachable(String),
-    /// An answer that is none of the service, or an empty list.
-    #[error("Twilio's answer is not usable: {0}")]
+    /// A response that is not from this service, or an empty list.
+    #[error("Twilio's response is not usable: {0}")]
     Answer(String),
 }
 
@@ -69,7 +69,7 @@ fn code_of(code: Option<u64>) -> String {
 }
 
 impl TwilioError {
-    /// Short name for programs and counters.
+    /// Stable code for programs and counters.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -82,30 +82,30 @@ impl TwilioError {
         }
     }
 
-    /// What to try.
+    /// What to do, as an imperative sentence.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Account(_) => "give --twilio-account AC…, as the Twilio console shows it",
-            Self::Url(_) => "leave --twilio-url out, or write https://HOST",
+            Self::Account(_) => "give --twilio-account AC…, as shown in the Twilio console",
+            Self::Url(_) => "omit --twilio-url, or write https://HOST",
             Self::Refused { .. } => {
-                "check --twilio-account, --twilio-key and --twilio-secret; without a key the secret \
-                 is the account's auth token"
+                "check --twilio-account, --twilio-key and --twilio-secret; without a key, the secret \
+                 must be the account's auth token"
             }
-            Self::Limited(_) => "wait, and ask less often",
-            Self::Failed { .. } => "look at https://status.twilio.com and try again",
-            Self::Unreachable(_) => "check this machine's way to the internet, and try again",
-            Self::Answer(_) => "check --twilio-url: is that Twilio's API?",
+            Self::Limited(_) => "wait, and send fewer requests",
+            Self::Failed { .. } => "check https://status.twilio.com, and try again",
+            Self::Unreachable(_) => "check this machine's internet connection, and try again",
+            Self::Answer(_) => "check that --twilio-url is Twilio's API",
         }
     }
 }
 
-/// ICE servers, and how long their credentials are good.
+/// ICE servers, and the lifetime of their credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// As Twilio lists them.
     pub servers: Vec<IceServer>,
-    /// From the request on.
+    /// Lifetime, from the time of the request.
     pub ttl: Duration,
 }
 
@@ -147,7 +147,7 @@ impl Twilio {
         Ok(Self { url, user: key.unwrap_or(account).to_owned(), secret, http })
     }
 
-    /// The same account, with less patience; for tests.
+    /// The same account with a shorter timeout; for tests.
     ///
     /// # Errors
     /// [`TwilioError::Url`]
@@ -156,7 +156,7 @@ impl Twilio {
         Ok(Self { http, ..self })
     }
 
-    /// Asks for ICE servers whose credentials are good for `ttl`.
+    /// Requests ICE servers whose credentials are valid for `ttl`.
     ///
     /// # Errors
     /// [`TwilioError`]
@@ -174,12 +174,12 @@ impl Twilio {
             let body = http::body(response, MAX_BYTES).await.map_err(TwilioError::Answer)?;
             return read(&body);
         }
-        Err(refusal(response).await)
+        Err(rejection(response).await)
     }
 }
 
-/// An error answer; of its text only the number of the error is taken.
-async fn refusal(response: Response) -> TwilioError {
+/// The error of a response; only the error number is taken from its text.
+async fn rejection(response: Response) -> TwilioError {
     let status = response.status();
     let pause = response
         .headers()
@@ -204,7 +204,7 @@ struct Answer {
     ice_servers: Vec<Server>,
 }
 
-/// A number in a string, by the documentation and in fact.
+/// Documented, and sent, as a number in a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Ttl {
@@ -233,18 +233,18 @@ enum Urls {
 }
 
 fn read(body: &[u8]) -> Result<Lease, TwilioError> {
-    // serde's own message could quote the answer, which holds credentials.
+    // serde's own message could quote the response, which contains credentials.
     let wrong = |what: &str| TwilioError::Answer(what.to_owned());
     let answer: Answer = serde_json::from_slice(body)
-        .map_err(|_| wrong("it is no JSON with `ttl` and `ice_servers`"))?;
+        .map_err(|_| wrong("it is not JSON with `ttl` and `ice_servers`"))?;
     let seconds = match answer.ttl {
         Ttl::Text(text) => text.trim().parse().ok(),
         Ttl::Number(number) => Some(number),
     };
-    let most = MAX_TTL.as_secs();
+    let max = MAX_TTL.as_secs();
     let ttl = seconds
-        .filter(|seconds| (1..=most).contains(seconds))
-        .ok_or_else(|| wrong("its `ttl` is no number of seconds up to a day"))?;
+        .filter(|seconds| (1..=max).contains(seconds))
+        .ok_or_else(|| wrong("its `ttl` is not a number of seconds up to one day"))?;
     let servers: Vec<IceServer> = answer.ice_servers.into_iter().filter_map(usable).collect();
     if servers.is_empty() {
         return Err(wrong("its list of ICE servers is empty"));
@@ -252,7 +252,7 @@ fn read(body: &[u8]) -> Result<Lease, TwilioError> {
     Ok(Lease { servers, ttl: Duration::from_secs(ttl) })
 }
 
-/// One entry; none when no URL of it is an ICE server's, or a TURN server has no credentials.
+/// One entry; `None` when it has no ICE server URL, or only TURN URLs without credentials.
 fn usable(server: Server) -> Option<IceServer> {
     let mut urls = match (server.urls, server.url) {
         (Some(Urls::One(one)), _) | (None, Some(one)) => vec![one],

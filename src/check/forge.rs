@@ -1,17 +1,17 @@
-//! Tokens a rule makes itself: good ones when it has the secret, and those that must be refused
+//! Tokens that a rule makes itself: valid ones when it has the secret, and those that must be rejected
 //! (RFC 7515, RFC 8725).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm as Jwa, EncodingKey, crypto};
 use serde_json::{Value, json};
 
-use super::rule::Miss;
+use super::finding::CaseError;
 use crate::auth::{
     jws::{Algorithm, Key, KeyError},
     secret::Secret,
 };
 
-/// Header and claims of a token, to be changed.
+/// Header and claims of a token, to be modified.
 #[derive(Debug, Clone)]
 pub struct Template {
     /// The protected header.
@@ -21,7 +21,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// What a token says; none when it is no compact JWS of JSON.
+    /// Header and claims of a token; `None` when it is not a compact JWS of JSON objects.
     #[must_use]
     pub fn of(token: &str) -> Option<Self> {
         let mut parts = token.split('.').map(|part| {
@@ -55,40 +55,40 @@ impl Template {
         self
     }
 
-    /// Good from `now` on, seconds since 1970, for 200 s, with an id of its own.
+    /// Valid for 200 s from `now` (seconds since 1970), with a unique `jti`.
     #[must_use]
     pub fn at(self, now: u64) -> Self {
         let id = uuid::Uuid::new_v4().to_string();
         self.claim("iat", now).claim("exp", now + 200).claim("jti", id).without("nbf")
     }
 
-    /// Header and claims as they are signed.
+    /// Header and claims in the form that is signed.
     #[must_use]
     pub fn signing_input(&self) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         format!("{}.{}", encode(&self.header), encode(&self.claims))
     }
 
-    /// As a token with `alg` of this spelling and no signature.
+    /// An unsigned token with this spelling of `alg`.
     #[must_use]
     pub fn unsigned(&self, alg: &str) -> String {
         format!("{}.", self.clone().header("alg", json!(alg)).signing_input())
     }
 }
 
-/// A token with the last letters of its signature changed.
+/// A token with one character of its signature changed.
 #[must_use]
 pub fn with_bad_signature(token: &str) -> String {
     let at = token.rfind('.').map_or(0, |at| at + 1);
     let mut bytes = token.as_bytes()[at..].to_vec();
-    // The first letter of the signature: the last may hold bits that mean nothing.
+    // The first character of the signature: the last one may hold unused bits.
     if let Some(first) = bytes.first_mut() {
         *first = if *first == b'A' { b'B' } else { b'A' };
     }
     format!("{}{}", &token[..at], String::from_utf8_lossy(&bytes))
 }
 
-/// A token with other claims under the signature of the old ones.
+/// A token with other claims and the signature of the original ones.
 #[must_use]
 pub fn with_claims_of(token: &str, template: &Template) -> String {
     let signature = token.rsplit('.').next().unwrap_or_default();
@@ -134,7 +134,7 @@ impl Signer {
     ///
     /// # Errors
     /// The key cannot sign.
-    pub fn sign(&self, template: &Template) -> Result<String, Miss> {
+    pub fn sign(&self, template: &Template) -> Result<String, CaseError> {
         let algorithm = match self.algorithm {
             Algorithm::Hs256 => Jwa::HS256,
             Algorithm::Es256 => Jwa::ES256,
@@ -149,7 +149,7 @@ impl Signer {
     ///
     /// # Errors
     /// The key cannot sign.
-    pub fn sign_otherwise(&self, template: &Template) -> Result<String, Miss> {
+    pub fn sign_otherwise(&self, template: &Template) -> Result<String, CaseError> {
         let (algorithm, name) = match self.algorithm {
             Algorithm::Hs256 => (Jwa::HS384, "HS384"),
             Algorithm::Es256 | Algorithm::Rs256 => (Jwa::HS256, "HS256"),
@@ -159,20 +159,20 @@ impl Signer {
     }
 }
 
-/// Signs a token with a key that no server knows, under the header's own `kid`.
+/// Signs a token with a key unknown to any server, under the header's own `kid`.
 ///
 /// # Errors
 /// HMAC failed.
-pub fn sign_with_foreign_key(template: &Template) -> Result<String, Miss> {
+pub fn sign_with_foreign_key(template: &Template) -> Result<String, CaseError> {
     let key = EncodingKey::from_secret(Secret::random().expose());
     signed(&template.clone().header("alg", json!("HS256")), &key, Jwa::HS256)
 }
 
-fn signed(template: &Template, key: &EncodingKey, algorithm: Jwa) -> Result<String, Miss> {
+fn signed(template: &Template, key: &EncodingKey, algorithm: Jwa) -> Result<String, CaseError> {
     let input = template.signing_input();
     crypto::sign(input.as_bytes(), key, algorithm)
         .map(|signature| format!("{input}.{signature}"))
-        .map_err(|_| Miss::NotRun("the key of --jwt-secret cannot sign".into()))
+        .map_err(|_| CaseError::NotRun("the key of --jwt-secret cannot sign".into()))
 }
 
 #[cfg(test)]
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_token_is_good_and_every_forgery_is_none() {
+    fn valid_tokens_are_accepted_and_every_forgery_is_rejected() {
         let secret = Secret::random();
         let (verifier, signer) = (verifier(&secret), Signer::new(&secret).unwrap());
         let claims = json!({"sub": "phone", "pairId": "demo"});
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_has_no_template() {
+    fn malformed_tokens_have_no_template() {
         for text in ["", "a.b.c", "dev", "e30.e30", "e30.W10.x"] {
             assert!(Template::of(text).is_none(), "{text}");
         }

@@ -1,14 +1,14 @@
-//! A run as `JUnit` XML: a suite a group, a case a rule.
+//! The report as `JUnit` XML: one suite per group, one test case per rule.
 
 use super::{
-    result::{CaseResult, Outcome, Report},
+    result::{CaseResult, CheckReport, Outcome},
     run::shown,
 };
-use crate::report::junit::{Case, Outcome as Became, Suite, document};
+use crate::report::junit::{Case, Outcome as JunitOutcome, Suite, document};
 
-/// The run as a document.
+/// The report as a document.
 #[must_use]
-pub fn junit(report: &Report) -> String {
+pub fn junit(report: &CheckReport) -> String {
     let mut suites: Vec<Suite> = Vec::new();
     for case in &report.cases {
         let at = suites.iter().position(|suite| suite.name == case.group);
@@ -16,19 +16,19 @@ pub fn junit(report: &Report) -> String {
             suites.push(suite(report, &case.group));
             suites.len() - 1
         });
-        suites[at].cases.push(written(case));
+        suites[at].cases.push(test_case(case));
     }
     document("orion-peer check", report.duration_s, &suites)
 }
 
-/// A run that did not begin, for `reason`: one case, with an error.
+/// The document of a run that could not start, for `reason`: one case, with an error.
 #[must_use]
 pub fn unreached(signal: &url::Url, reason: &str) -> String {
     let case = Case {
         class: "orion-peer.check.reach".to_owned(),
         name: "reach".to_owned(),
         seconds: 0.0,
-        outcome: Became::Error(["unreachable".into(), reason.into(), reason.into()]),
+        outcome: JunitOutcome::Error(["unreachable".into(), reason.into(), reason.into()]),
     };
     let suite = Suite {
         name: "reach".to_owned(),
@@ -39,7 +39,7 @@ pub fn unreached(signal: &url::Url, reason: &str) -> String {
     document("orion-peer check", 0.0, &[suite])
 }
 
-fn suite(report: &Report, group: &str) -> Suite {
+fn suite(report: &CheckReport, group: &str) -> Suite {
     let properties = [
         ("version", report.version.as_str()),
         ("signal", &report.signal),
@@ -54,17 +54,17 @@ fn suite(report: &Report, group: &str) -> Suite {
     }
 }
 
-fn written(case: &CaseResult) -> Case {
+fn test_case(case: &CaseResult) -> Case {
     let outcome = match case.outcome {
-        Outcome::Pass => Became::Passed,
-        Outcome::NotRun => Became::Skipped(case.seen.clone()),
+        Outcome::Pass => JunitOutcome::Passed,
+        Outcome::NotRun => JunitOutcome::Skipped(case.seen.clone()),
         Outcome::Fail => {
             let remedy = case.remedy.as_deref().unwrap_or_default();
             let text = format!(
-                "{}\nexpected: {}\nseen: {}\ntry: {remedy}",
+                "{}\nexpected: {}\nobserved: {}\ntry: {remedy}",
                 case.rule, case.expected, case.seen
             );
-            Became::Failed([case.id.clone(), case.seen.clone(), text])
+            JunitOutcome::Failed([case.id.clone(), case.seen.clone(), text])
         }
     };
     Case {

@@ -1,21 +1,23 @@
-//! The wire contract as a conformance suite: rules held against any signaling and token server.
+//! The wire contract as a conformance suite, run against any signaling and token server.
 //!
 //! | file | what |
 //! |---|---|
-//! | [`plan`] | what to check, and as whom |
-//! | [`rule`] | what a rule is |
-//! | [`rules`] | all of them, one file a subject |
+//! | [`plan`] | what to check, and as which devices |
+//! | [`rule`] | definition of a rule |
+//! | [`finding`] | outcome of a case |
+//! | [`rules`] | all rules, one file per subject |
 //! | [`wire`] | HTTP/1.1 and TLS, with nothing added to what a rule sends |
-//! | [`socket`] | one WebSocket, messages and notices told apart |
-//! | [`site`] | the server under test: tokens, joins, refusals |
-//! | [`forge`] | tokens that must be refused |
-//! | [`run`] | which rule runs when |
-//! | [`result`] | what came of it; `schema.json` says it to validators |
-//! | [`text`], [`junit`] | for people and for CI servers |
+//! | [`socket`] | one WebSocket; relayed messages and the server's own are kept apart |
+//! | [`server`] | the server under test: tokens, joins, rejections |
+//! | [`forge`] | tokens that must be rejected |
+//! | [`run`] | order and concurrency of the rules |
+//! | [`result`] | the report; `schema.json` is its JSON Schema |
+//! | [`text`], [`junit`] | human-readable output, and output for CI servers |
 //!
 //! A rule sees the server as the apps do: from outside, with tokens of a pair made for tests. A server
-//! that hangs, resets or answers garbage breaks a rule; it never ends the run.
+//! that hangs, resets connections or answers garbage violates a rule; it never ends the run.
 
+pub mod finding;
 pub mod forge;
 pub mod junit;
 pub mod plan;
@@ -23,10 +25,10 @@ pub mod result;
 pub mod rule;
 pub mod rules;
 pub mod run;
-pub mod site;
+pub mod server;
 pub mod socket;
 pub mod text;
 pub mod wire;
 
-/// JSON Schema of [`result::Report`].
+/// JSON Schema of [`result::CheckReport`].
 pub const JSON_SCHEMA: &str = include_str!("schema.json");

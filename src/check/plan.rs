@@ -1,4 +1,4 @@
-//! What to check, and as whom.
+//! What to check, and as which devices.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     types::{DeviceId, PairId},
 };
 
-/// How a token is shown to the signaling server.
+/// How a token is presented to the signaling server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TokenIn {
     /// `Authorization: Bearer`.
@@ -26,7 +26,7 @@ pub enum TokenIn {
 /// A device of the pair and its login.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Its id: the claim `sub`.
+    /// Its id, the claim `sub`.
     pub id: DeviceId,
     /// Login token for the token API.
     pub login: Option<Secret>,
@@ -35,32 +35,32 @@ pub struct Device {
 /// A device of another pair.
 #[derive(Debug, Clone)]
 pub struct OtherPair {
-    /// The pair.
+    /// Its id.
     pub pair: PairId,
     /// One of its devices.
     pub device: Device,
 }
 
-/// How long is waited for what.
+/// How long a case waits, by what it waits for.
 #[derive(Debug, Clone)]
-pub struct Patience {
-    /// For something that must come.
+pub struct Timeouts {
+    /// For something that must arrive.
     pub answer: Duration,
-    /// For something that must not come.
+    /// For something that must not arrive.
     pub quiet: Duration,
     /// For a slow handshake to be cut off (contract: 5 s).
     pub handshake: Duration,
-    /// For a dead peer to be noticed (contract: a ping every 25 s, 10 s for the pong).
+    /// For a dead peer to be detected (contract: a ping every 25 s, 10 s for the pong).
     pub dead: Duration,
-    /// From a token's expiry to the end of its socket (contract: 25 s of grace).
+    /// From a token's expiry to the end of its socket (contract: grace period of 25 s).
     pub grace: Duration,
     /// For a revocation to reach live sockets (contract: 30 s).
     pub revocation: Duration,
-    /// For a restarted server to be back.
+    /// For a restarted server to accept connections again.
     pub restart: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             answer: Duration::from_secs(5),
@@ -81,13 +81,13 @@ pub struct CheckConfig {
     pub signal: Url,
     /// The token API.
     pub token_url: Url,
-    /// Certificates believed.
+    /// Trusted certificates.
     pub trust: Trust,
     /// The phone.
     pub phone: Device,
     /// The Mac.
     pub mac: Device,
-    /// The pair of both; none: what the token API says.
+    /// The pair of both; if `None`, the pair that the token API returns.
     pub pair: Option<PairId>,
     /// A device of another pair.
     pub other: Option<OtherPair>,
@@ -97,7 +97,7 @@ pub struct CheckConfig {
     pub issuer: Option<String>,
     /// The audience that tokens must name.
     pub audience: Option<String>,
-    /// How tokens are shown.
+    /// How tokens are presented.
     pub token_in: TokenIn,
     /// The server checks tokens at connect only.
     pub connect_only: bool,
@@ -105,18 +105,18 @@ pub struct CheckConfig {
     pub revoke_command: Option<String>,
     /// Shell command that restarts the server.
     pub restart_command: Option<String>,
-    /// How much is checked.
+    /// How much of the contract is checked.
     pub level: Level,
-    /// Run rules that take long, too.
+    /// Also run slow rules.
     pub slow: bool,
-    /// Which rules, by id.
+    /// Which rules to run, by id.
     pub selection: Selection,
-    /// Cases at once.
+    /// Maximum number of concurrent cases.
     pub parallel: usize,
-    /// Longest time for a case that is not slow.
-    pub within: Duration,
-    /// How long is waited for what.
-    pub patience: Patience,
+    /// Timeout of a case that is not slow.
+    pub case_timeout: Duration,
+    /// How long cases wait.
+    pub timeouts: Timeouts,
 }
 
 impl CheckConfig {
@@ -142,12 +142,12 @@ impl CheckConfig {
             slow: false,
             selection: Selection::default(),
             parallel: 4,
-            within: Duration::from_secs(30),
-            patience: Patience::default(),
+            case_timeout: Duration::from_secs(30),
+            timeouts: Timeouts::default(),
         }
     }
 
-    /// Whether there is what a rule needs.
+    /// Whether this run provides what a rule needs.
     #[must_use]
     pub fn has(&self, need: Need) -> bool {
         match need {
@@ -162,33 +162,33 @@ impl CheckConfig {
         }
     }
 
-    /// The rules of this level that are selected.
+    /// The selected rules of this level.
     #[must_use]
     pub fn rules(&self) -> Vec<&'static Rule> {
         super::rules::all()
-            .filter(|rule| rule.level <= self.level && self.selection.takes(rule.id))
+            .filter(|rule| rule.level <= self.level && self.selection.includes(rule.id))
             .collect()
     }
 }
 
-/// Rules by id; `*` stands for any text.
+/// Rules by id; `*` matches any text.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// Only these; all when empty.
+    /// Rules to run; all when empty.
     pub only: Vec<String>,
-    /// Not these.
+    /// Rules to leave out; takes precedence over `only`.
     pub skip: Vec<String>,
 }
 
 impl Selection {
-    /// Whether a rule of this id is run.
+    /// Whether the rule with this id is run.
     #[must_use]
-    pub fn takes(&self, id: &str) -> bool {
+    pub fn includes(&self, id: &str) -> bool {
         let among = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, id));
         (self.only.is_empty() || among(&self.only)) && !among(&self.skip)
     }
 
-    /// A pattern that no rule has.
+    /// The first pattern that matches no rule.
     #[must_use]
     pub fn unknown(&self) -> Option<&str> {
         let known = |pattern: &&String| super::rules::all().any(|rule| matches(pattern, rule.id));
@@ -196,7 +196,7 @@ impl Selection {
     }
 }
 
-/// Whether `pattern` with `*` for any text is the whole of `id`.
+/// Whether `pattern`, in which `*` matches any text, matches all of `id`.
 fn matches(pattern: &str, id: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == id };
     let Some(left) = id.strip_prefix(start) else { return false };
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_matched_whole() {
+    fn patterns_match_whole_ids() {
         for (pattern, id, taken) in [
             ("token.200", "token.200", true),
             ("token.*", "token.200", true),
@@ -223,11 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_goes_before_what_is_asked_for() {
+    fn skip_takes_precedence_over_only() {
         let selection = Selection { only: vec!["token.*".into()], skip: vec!["*.200".into()] };
-        assert!(selection.takes("token.claims"));
-        assert!(!selection.takes("token.200"));
-        assert!(!selection.takes("close.1003-binary"));
+        assert!(selection.includes("token.claims"));
+        assert!(!selection.includes("token.200"));
+        assert!(!selection.includes("close.1003-binary"));
         assert_eq!(selection.unknown(), None);
         let selection = Selection { only: vec!["token.nothing".into()], ..Selection::default() };
         assert_eq!(selection.unknown(), Some("token.nothing"));

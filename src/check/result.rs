@@ -1,4 +1,4 @@
-//! What came of a run. The schema is written down in `schema.json`.
+//! The report of a run. Its schema is in `schema.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,45 +7,45 @@ use super::rule::{Level, Rule};
 /// Name and version of the schema.
 pub const SCHEMA: &str = "orion-peer/check/1";
 
-/// What came of one rule.
+/// Outcome of one rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// The server keeps it.
+    /// The server conforms.
     Pass,
-    /// The server breaks it.
+    /// The server violates the rule.
     Fail,
-    /// It could not be looked at.
+    /// It was not checked.
     NotRun,
 }
 
-/// One rule and what came of it.
+/// One rule and its outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaseResult {
-    /// Id of the rule.
+    /// Stable id of the rule.
     pub id: String,
-    /// Its group.
+    /// The part of the id before the dot.
     pub group: String,
-    /// The lowest level that has it.
+    /// The lowest level that includes it.
     pub level: Level,
     /// The sentence of the contract.
     pub rule: String,
     /// What a server must do.
     pub expected: String,
-    /// What came of it.
+    /// Whether the server conforms.
     pub outcome: Outcome,
-    /// What was seen; when it was not run, why.
+    /// What was observed; for a rule that was not run, why.
     pub seen: String,
-    /// Where to look; only when it failed.
+    /// Where to look; only for a failed rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
-    /// How long it took, ms.
+    /// Duration of the case, ms.
     pub duration_ms: f64,
 }
 
 impl CaseResult {
-    /// A result of `rule`.
+    /// The result of `rule`.
     #[must_use]
     pub fn new(rule: &Rule, outcome: Outcome, seen: String, duration_ms: f64) -> Self {
         let remedy = (outcome == Outcome::Fail).then(|| rule.remedy.to_owned());
@@ -63,48 +63,48 @@ impl CaseResult {
     }
 }
 
-/// How many rules came out how.
+/// Number of rules by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
-    /// Kept.
+    /// Rules the server conforms to.
     pub passed: usize,
-    /// Broken.
+    /// Rules the server violates.
     pub failed: usize,
-    /// Not looked at.
+    /// Rules that were not checked.
     pub not_run: usize,
 }
 
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct CheckReport {
     /// [`SCHEMA`].
     pub schema: String,
     /// Version of orion-peer.
     pub version: String,
-    /// When the run began, RFC 3339.
+    /// Start of the run, RFC 3339.
     pub started_at: String,
-    /// Length of the run, seconds.
+    /// Duration of the run, seconds.
     pub duration_s: f64,
-    /// The WebSocket, without its query.
+    /// URL of the WebSocket, without its query.
     pub signal: String,
-    /// The token API, without its query.
+    /// URL of the token API, without its query.
     pub token_url: String,
-    /// How much was checked.
+    /// How much of the contract was checked.
     pub level: Level,
     /// The run was stopped before its end.
     pub partial: bool,
-    /// How many rules came out how.
+    /// Number of rules by outcome.
     pub counts: Counts,
     /// Each rule, in the order of the contract.
     pub cases: Vec<CaseResult>,
-    /// Whether at least one rule was run, none is broken, and the run is whole.
+    /// Whether at least one rule passed, none failed, and the run is complete.
     pub pass: bool,
 }
 
-impl Report {
-    /// Rules that came out so.
+impl CheckReport {
+    /// Rules with this outcome.
     pub fn with(&self, outcome: Outcome) -> impl Iterator<Item = &CaseResult> {
         self.cases.iter().filter(move |case| case.outcome == outcome)
     }
@@ -129,11 +129,11 @@ pub struct Listed {
     pub id: &'static str,
     /// Group.
     pub group: &'static str,
-    /// The lowest level that has it.
+    /// The lowest level that includes it.
     pub level: Level,
-    /// Run with `--slow` only.
+    /// Whether it runs with `--slow` only.
     pub slow: bool,
-    /// What it needs.
+    /// What the run must provide.
     pub needs: &'static [super::rule::Need],
     /// The sentence of the contract.
     pub rule: &'static str,
@@ -144,7 +144,7 @@ pub struct Listed {
 }
 
 impl List {
-    /// A list of these rules.
+    /// The list of these rules.
     #[must_use]
     pub fn of(rules: &[&'static Rule]) -> Self {
         let listed = |rule: &&'static Rule| Listed {

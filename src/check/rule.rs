@@ -1,22 +1,22 @@
-//! What a rule of the contract is: its sentence, what a server must do, and the case that looks.
+//! Definition of a rule: its sentence, what a server must do, and the case that checks it.
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
-use super::site::Site;
+use super::{finding::Finding, server::ServerUnderTest};
 
 /// How much of the contract is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// What the production site must do: the bold fields, and that nobody gets in who may not.
+    /// What the production server must do: the contract's bold fields, and no unauthorized access.
     Production,
-    /// All of it.
+    /// The whole contract.
     Strict,
 }
 
 impl Level {
-    /// As in flags and JSON.
+    /// The name in flags and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -26,22 +26,22 @@ impl Level {
     }
 }
 
-/// Beside what a case may run.
+/// When a case runs, and what may run concurrently with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
-    /// Nothing, and before all others: what those cannot do without.
+pub enum Schedule {
+    /// Alone and before all others, which depend on it.
     First,
-    /// Anything: it joins no room.
-    Free,
-    /// Free cases: it needs the pair's room to itself.
+    /// Concurrently with anything: it joins no room.
+    Concurrent,
+    /// Concurrently with [`Schedule::Concurrent`] only: it needs the pair's room to itself.
     Room,
-    /// Nothing, and after those: it floods.
-    Alone,
-    /// Nothing, and at the very end: the server is not the same afterwards.
+    /// Alone, after those above: it floods the server.
+    Exclusive,
+    /// Alone, at the very end: it leaves the server changed.
     Last,
 }
 
-/// What a case needs that not every run has.
+/// Something that a case needs and not every run has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
@@ -57,14 +57,14 @@ pub enum Need {
     RestartCommand,
     /// A server that speaks TLS.
     Tls,
-    /// A server that checks tokens of live sockets, too.
+    /// A server that also enforces token expiry on live sockets.
     LiveExpiry,
     /// An issuer or an audience that tokens must name.
     Policy,
 }
 
 impl Need {
-    /// Why a case is not run without it.
+    /// Why a case is not run without it, as shown in the report.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -74,52 +74,35 @@ impl Need {
             Self::RevokeCommand => "needs --revoke-command",
             Self::RestartCommand => "needs --restart-command",
             Self::Tls => "the server does not speak TLS",
-            Self::LiveExpiry => "--connect-only: tokens count at connect only",
+            Self::LiveExpiry => "--connect-only: tokens are checked at connect only",
             Self::Policy => "needs --issuer or --audience",
         }
     }
 }
 
-/// What a case says when its rule does not hold, or cannot be looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Miss {
-    /// The rule is broken: what was seen instead.
-    Broken(String),
-    /// It cannot be looked at: why.
-    NotRun(String),
-}
-
-/// What a case saw of a server that keeps the rule.
-pub type Seen = Result<String, Miss>;
-
-/// A broken rule.
-pub(super) fn broken<T>(what: impl Into<String>) -> Result<T, Miss> {
-    Err(Miss::Broken(what.into()))
-}
-
-/// A case: looks at one server.
-pub type Case = for<'s> fn(&'s Site) -> BoxFuture<'s, Seen>;
+/// A case: checks one server.
+pub type Case = for<'s> fn(&'s ServerUnderTest) -> BoxFuture<'s, Finding>;
 
 /// One rule.
 #[derive(Clone, Copy)]
 pub struct Rule {
-    /// Stable name, `group.what`.
+    /// Stable id, `group.name`.
     pub id: &'static str,
     /// The sentence of the contract.
     pub rule: &'static str,
     /// What a server must do.
     pub expected: &'static str,
-    /// Where to look when it does not.
+    /// Where to look when it does not, as an imperative sentence.
     pub remedy: &'static str,
-    /// The lowest level that has it.
+    /// The lowest level that includes it.
     pub level: Level,
-    /// Takes longer than most people want to wait.
+    /// Runs with `--slow` only: it takes seconds to minutes.
     pub slow: bool,
-    /// Beside what it may run.
-    pub lane: Lane,
-    /// What it needs.
+    /// When it runs.
+    pub schedule: Schedule,
+    /// What the run must provide.
     pub needs: &'static [Need],
-    /// The case.
+    /// The check itself.
     pub case: Case,
 }
 
@@ -130,33 +113,33 @@ impl std::fmt::Debug for Rule {
 }
 
 impl Rule {
-    /// A strict rule that joins no room; `texts` are the sentence, what is expected, the remedy.
+    /// A strict rule that joins no room; `texts` are the sentence, the expectation and the remedy.
     #[must_use]
     pub const fn new(id: &'static str, texts: [&'static str; 3], case: Case) -> Self {
         let [rule, expected, remedy] = texts;
-        let (level, slow, lane) = (Level::Strict, false, Lane::Free);
-        Self { id, rule, expected, remedy, level, slow, lane, needs: &[], case }
+        let (level, slow, schedule) = (Level::Strict, false, Schedule::Concurrent);
+        Self { id, rule, expected, remedy, level, slow, schedule, needs: &[], case }
     }
 
-    /// The same, for the production site, too.
+    /// The same rule, included in level `production`.
     #[must_use]
     pub const fn production(self) -> Self {
         Self { level: Level::Production, ..self }
     }
 
-    /// The same, which takes long.
+    /// The same rule, run with `--slow` only.
     #[must_use]
     pub const fn slow(self) -> Self {
         Self { slow: true, ..self }
     }
 
-    /// The same in another lane.
+    /// The same rule with another schedule.
     #[must_use]
-    pub const fn lane(self, lane: Lane) -> Self {
-        Self { lane, ..self }
+    pub const fn schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
     }
 
-    /// The same with needs.
+    /// The same rule with requirements on the run.
     #[must_use]
     pub const fn needs(self, needs: &'static [Need]) -> Self {
         Self { needs, ..self }

@@ -1,6 +1,6 @@
-//! Which rule runs when: first what the others cannot do without, then cases that need no room side by
-//! side, those of the room one after the other, then floods alone, and at the end what leaves the server
-//! changed.
+//! Order of the rules: first those the others depend on; then the ones that need no room, concurrently,
+//! beside those of the room, one after the other; then floods, one at a time; and finally those that leave
+//! the server changed.
 
 use std::{
     collections::BTreeMap,
@@ -13,42 +13,43 @@ use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::{
+    finding::CaseError,
     plan::CheckConfig,
-    result::{CaseResult, Counts, Outcome, Report, SCHEMA},
-    rule::{Lane, Miss, Rule},
-    site::Site,
+    result::{CaseResult, CheckReport, Counts, Outcome, SCHEMA},
+    rule::{Rule, Schedule},
+    server::ServerUnderTest,
 };
 use crate::auth::jws::KeyError;
 
-/// Added to the bound of cases that take long.
+/// Added to the timeout of slow cases.
 const SLOW_WITHIN: Duration = Duration::from_mins(8);
 
-/// Told of each case before and after it.
-pub type Tell<'t> = &'t (dyn Fn(usize, &str) + Sync);
+/// Called when a case starts, with the number of finished cases and the rule's id.
+pub type OnCase<'t> = &'t (dyn Fn(usize, &str) + Sync);
 
-/// Results by the place of the rule.
+/// Results by the index of the rule.
 type Results = Mutex<BTreeMap<usize, CaseResult>>;
 
 struct Run<'r> {
-    site: Site,
+    server: ServerUnderTest,
     results: Results,
-    tell: Tell<'r>,
+    on_case: OnCase<'r>,
 }
 
 /// Checks a server. When `stop` completes, the rest is not run.
 ///
 /// # Errors
-/// The signing secret is no key.
+/// The signing secret is not a valid key.
 pub async fn run(
     config: CheckConfig,
-    tell: Tell<'_>,
+    on_case: OnCase<'_>,
     stop: impl Future<Output = ()>,
-) -> Result<Report, KeyError> {
-    let (begun, started_at) = (Instant::now(), jiff::Timestamp::now().to_string());
+) -> Result<CheckReport, KeyError> {
+    let (started, started_at) = (Instant::now(), jiff::Timestamp::now().to_string());
     let rules = config.rules();
     let (signal, token_url) = (shown(&config.signal), shown(&config.token_url));
     let level = config.level;
-    let run = Run { site: Site::new(config)?, results: Results::default(), tell };
+    let run = Run { server: ServerUnderTest::new(config)?, results: Results::default(), on_case };
     let partial = tokio::select! {
         biased;
         () = stop => true,
@@ -68,11 +69,11 @@ pub async fn run(
         failed: count(Outcome::Fail),
         not_run: count(Outcome::NotRun),
     };
-    Ok(Report {
+    Ok(CheckReport {
         schema: SCHEMA.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         started_at,
-        duration_s: begun.elapsed().as_secs_f64(),
+        duration_s: started.elapsed().as_secs_f64(),
         signal,
         token_url,
         level,
@@ -96,54 +97,54 @@ fn locked(results: &Results) -> MutexGuard<'_, BTreeMap<usize, CaseResult>> {
 
 impl Run<'_> {
     async fn all(&self, rules: &[&'static Rule]) {
-        let lane = |lane: Lane| {
-            rules.iter().copied().enumerate().filter(move |(_, rule)| rule.lane == lane)
+        let schedule = |schedule: Schedule| {
+            rules.iter().copied().enumerate().filter(move |(_, rule)| rule.schedule == schedule)
         };
-        for (at, rule) in lane(Lane::First) {
+        for (at, rule) in schedule(Schedule::First) {
             if self.one(at, rule).await == Outcome::Fail {
-                self.site.without(rule.id);
+                self.server.prerequisite_failed(rule.id);
             }
         }
-        let parallel = self.site.config.parallel.max(1);
+        let parallel = self.server.config.parallel.max(1);
         if parallel == 1 {
-            self.serial(lane(Lane::Free).chain(lane(Lane::Room))).await;
+            self.serial(schedule(Schedule::Concurrent).chain(schedule(Schedule::Room))).await;
         } else {
-            let free = stream::iter(lane(Lane::Free)).for_each_concurrent(
+            let free = stream::iter(schedule(Schedule::Concurrent)).for_each_concurrent(
                 parallel - 1,
                 |(at, rule)| async move {
                     self.one(at, rule).await;
                 },
             );
-            tokio::join!(free, self.serial(lane(Lane::Room)));
+            tokio::join!(free, self.serial(schedule(Schedule::Room)));
         }
-        self.serial(lane(Lane::Alone)).await;
-        self.serial(lane(Lane::Last)).await;
+        self.serial(schedule(Schedule::Exclusive)).await;
+        self.serial(schedule(Schedule::Last)).await;
     }
 
     async fn serial(&self, rules: impl Iterator<Item = (usize, &'static Rule)>) {
         for (at, rule) in rules {
             if self.one(at, rule).await == Outcome::Fail {
-                // The server may still have to notice that sockets of it are gone.
-                sleep(self.site.config.patience.quiet / 2).await;
+                // The server may not have noticed yet that the sockets of the case are gone.
+                sleep(self.server.config.timeouts.quiet / 2).await;
             }
         }
     }
 
     async fn one(&self, at: usize, rule: &Rule) -> Outcome {
-        (self.tell)(locked(&self.results).len(), rule.id);
-        let begun = Instant::now();
+        (self.on_case)(locked(&self.results).len(), rule.id);
+        let started = Instant::now();
         let (outcome, seen) = match self.reason_against(rule) {
             Some(reason) => (Outcome::NotRun, reason.to_owned()),
             None => self.look(rule).await,
         };
-        let duration_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
         let result = CaseResult::new(rule, outcome, seen, duration_ms);
         locked(&self.results).insert(at, result);
         outcome
     }
 
     fn reason_against(&self, rule: &Rule) -> Option<&'static str> {
-        let config = &self.site.config;
+        let config = &self.server.config;
         let missing = rule.needs.iter().find(|need| !config.has(**need));
         match missing {
             Some(need) => Some(need.reason()),
@@ -153,12 +154,13 @@ impl Run<'_> {
     }
 
     async fn look(&self, rule: &Rule) -> (Outcome, String) {
-        let within = self.site.config.within + if rule.slow { SLOW_WITHIN } else { Duration::ZERO };
-        match timeout(within, (rule.case)(&self.site)).await {
+        let within =
+            self.server.config.case_timeout + if rule.slow { SLOW_WITHIN } else { Duration::ZERO };
+        match timeout(within, (rule.case)(&self.server)).await {
             Ok(Ok(seen)) => (Outcome::Pass, seen),
-            Ok(Err(Miss::Broken(seen))) => (Outcome::Fail, seen),
-            Ok(Err(Miss::NotRun(reason))) => (Outcome::NotRun, reason),
-            Err(_) => (Outcome::Fail, format!("no end within {} s", within.as_secs_f64())),
+            Ok(Err(CaseError::Violation(seen))) => (Outcome::Fail, seen),
+            Ok(Err(CaseError::NotRun(reason))) => (Outcome::NotRun, reason),
+            Err(_) => (Outcome::Fail, format!("not finished within {} s", within.as_secs_f64())),
         }
     }
 }

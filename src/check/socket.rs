@@ -1,5 +1,5 @@
-//! One WebSocket (RFC 6455) as a rule uses it: what was relayed and what the server itself says are kept
-//! apart, and nothing is waited for without a bound.
+//! One WebSocket (RFC 6455) as a rule uses it: relayed messages and the server's own are kept apart, and
+//! every wait has a timeout.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -18,31 +18,31 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    plan::Patience,
-    rule::{Miss, broken},
+    finding::{CaseError, violation},
+    plan::Timeouts,
     wire::Stream,
 };
 use crate::types::printable;
 
-/// The messages a server relays.
+/// Types of messages that a server relays.
 const RELAYED: [&str; 5] = ["offer", "answer", "ice", "bye", "state"];
 
 /// How long a closed socket is read from for the rest of the closing handshake.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Largest message read, bytes.
+/// Maximum size of a received message, bytes.
 const MAX_MESSAGE: usize = 4 << 20;
 
 /// How a socket ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    /// Close code; none when the connection broke without one.
+pub struct SocketEnd {
+    /// Close code; `None` when the connection broke without one.
     pub code: Option<u16>,
-    /// What the server said, or what broke.
+    /// Reason of the close frame, or error text.
     pub reason: String,
 }
 
-impl std::fmt::Display for End {
+impl std::fmt::Display for SocketEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let reason: String = printable(&self.reason).chars().take(80).collect();
         match self.code {
@@ -56,18 +56,18 @@ impl std::fmt::Display for End {
 pub struct Socket {
     ws: WebSocketStream<Stream>,
     relayed: VecDeque<String>,
-    notices: VecDeque<Value>,
-    /// `t` of the very first message.
+    server_messages: VecDeque<Value>,
+    /// `t` of the first message received.
     first: Option<String>,
     garbage: Option<&'static str>,
-    end: Option<End>,
+    end: Option<SocketEnd>,
     pings: usize,
-    patience: Patience,
+    timeouts: Timeouts,
 }
 
 impl Socket {
-    /// A socket on a connection whose upgrade was answered with 101; `part` came with the answer.
-    pub async fn new(stream: Stream, part: Vec<u8>, patience: Patience) -> Self {
+    /// A socket on a connection whose upgrade was answered with 101; `part` was read with the response.
+    pub async fn new(stream: Stream, part: Vec<u8>, timeouts: Timeouts) -> Self {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
@@ -76,12 +76,12 @@ impl Socket {
         Self {
             ws,
             relayed: VecDeque::new(),
-            notices: VecDeque::new(),
+            server_messages: VecDeque::new(),
             first: None,
             garbage: None,
             end: None,
             pings: 0,
-            patience,
+            timeouts,
         }
     }
 
@@ -89,56 +89,56 @@ impl Socket {
     ///
     /// # Errors
     /// The connection broke, or the server does not read.
-    pub async fn send(&mut self, text: &str) -> Result<(), Miss> {
-        match timeout(self.patience.answer, self.ws.send(Frame::text(text))).await {
+    pub async fn send(&mut self, text: &str) -> Result<(), CaseError> {
+        match timeout(self.timeouts.answer, self.ws.send(Frame::text(text))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => self.lost_sending(&error.to_string()).await,
-            Err(_) => broken("the server does not read what is sent"),
+            Err(_) => violation("the server does not read what is sent"),
         }
     }
 
-    /// What a failure to send means: the server's close frame says it better than the error.
-    async fn lost_sending(&mut self, error: &str) -> Result<(), Miss> {
-        match self.ended(FAREWELL).await {
-            Ok(end) if end.code.is_some() => broken(format!("the socket was {end}")),
-            _ => broken(format!("the connection broke while sending: {error}")),
+    /// Describes a failure to send: the server's close frame says more than the error.
+    async fn lost_sending(&mut self, error: &str) -> Result<(), CaseError> {
+        match self.ended(CLOSING_TIMEOUT).await {
+            Ok(end) if end.code.is_some() => violation(format!("the socket was {end}")),
+            _ => violation(format!("the connection broke while sending: {error}")),
         }
     }
 
-    /// Sends a text frame, whether or not the server still takes it; false when it does not.
+    /// Sends a text frame; false when the server no longer accepts it.
     pub async fn try_send(&mut self, text: &str) -> bool {
-        matches!(timeout(self.patience.answer, self.ws.send(Frame::text(text))).await, Ok(Ok(())))
+        matches!(timeout(self.timeouts.answer, self.ws.send(Frame::text(text))).await, Ok(Ok(())))
     }
 
     /// Sends a binary frame.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn send_binary(&mut self, bytes: &[u8]) -> Result<(), Miss> {
+    pub async fn send_binary(&mut self, bytes: &[u8]) -> Result<(), CaseError> {
         let frame = Frame::binary(bytes.to_vec());
-        let sent = timeout(self.patience.answer, self.ws.send(frame)).await;
+        let sent = timeout(self.timeouts.answer, self.ws.send(frame)).await;
         sent.ok()
             .and_then(Result::ok)
-            .ok_or_else(|| Miss::Broken("the connection broke while sending".into()))
+            .ok_or_else(|| CaseError::Violation("the connection broke while sending".into()))
     }
 
-    /// Writes one masked frame with this first byte (FIN, RSV, opcode) and at most 125 bytes, as it is.
+    /// Writes one masked frame with this first byte (FIN, RSV, opcode) and at most 125 bytes, unchecked.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn send_raw(&mut self, first: u8, payload: &[u8]) -> Result<(), Miss> {
+    pub async fn send_raw(&mut self, first: u8, payload: &[u8]) -> Result<(), CaseError> {
         let length = u8::try_from(payload.len()).unwrap_or(125).min(125);
         let mut bytes = vec![first, 0x80 | length, 0, 0, 0, 0];
         bytes.extend_from_slice(&payload[..usize::from(length)]);
         let stream = self.ws.get_mut();
         let written = async { stream.write_all(&bytes).await.and(stream.flush().await) };
-        match timeout(self.patience.answer, written).await {
+        match timeout(self.timeouts.answer, written).await {
             Ok(Ok(())) => Ok(()),
-            _ => broken("the connection broke while sending"),
+            _ => violation("the connection broke while sending"),
         }
     }
 
-    /// Reads one frame; false when none came in time.
+    /// Reads one frame; false when none arrived before the deadline.
     async fn step(&mut self, deadline: Instant) -> bool {
         if self.end.is_some() {
             return false;
@@ -146,20 +146,22 @@ impl Socket {
         let Ok(frame) = timeout_at(deadline, self.ws.next()).await else { return false };
         match frame {
             Some(Ok(Frame::Text(text))) => self.take(text.as_str()),
-            Some(Ok(Frame::Binary(_))) => self.garbage = Some("a binary frame came"),
+            Some(Ok(Frame::Binary(_))) => self.garbage = Some("received a binary frame"),
             Some(Ok(Frame::Ping(_))) => self.pings += 1,
             Some(Ok(Frame::Close(frame))) => {
                 let (code, reason) = frame.map_or((None, "no code".into()), |frame| {
                     (Some(frame.code.into()), frame.reason.to_string())
                 });
-                self.end = Some(End { code, reason });
-                // Reading on sends the answer to it.
-                let farewell = async { while let Some(Ok(_)) = self.ws.next().await {} };
-                let _ = timeout(FAREWELL, farewell).await;
+                self.end = Some(SocketEnd { code, reason });
+                // Further reads send the answering close frame.
+                let closing = async { while let Some(Ok(_)) = self.ws.next().await {} };
+                let _ = timeout(CLOSING_TIMEOUT, closing).await;
             }
             Some(Ok(_)) => {}
-            Some(Err(error)) => self.end = Some(End { code: None, reason: error.to_string() }),
-            None => self.end = Some(End { code: None, reason: "end of the stream".into() }),
+            Some(Err(error)) => {
+                self.end = Some(SocketEnd { code: None, reason: error.to_string() })
+            }
+            None => self.end = Some(SocketEnd { code: None, reason: "end of the stream".into() }),
         }
         true
     }
@@ -167,31 +169,31 @@ impl Socket {
     fn take(&mut self, text: &str) {
         let value: Value = serde_json::from_str(text).unwrap_or_default();
         let Some(t) = value.get("t").and_then(Value::as_str) else {
-            self.garbage = Some("a message came that is no JSON object with `t`");
+            self.garbage = Some("received a message that is not a JSON object with `t`");
             return;
         };
         self.first.get_or_insert_with(|| t.to_owned());
         if RELAYED.contains(&t) {
             self.relayed.push_back(text.to_owned());
         } else {
-            self.notices.push_back(value);
+            self.server_messages.push_back(value);
         }
     }
 
-    fn usable(&self) -> Result<(), Miss> {
+    fn usable(&self) -> Result<(), CaseError> {
         match (&self.end, self.garbage) {
-            (_, Some(garbage)) => broken(garbage),
-            (Some(end), None) => broken(format!("the socket was {end}")),
+            (_, Some(garbage)) => violation(garbage),
+            (Some(end), None) => violation(format!("the socket was {end}")),
             (None, None) => Ok(()),
         }
     }
 
-    async fn waiting<T>(
+    async fn wait_for<T>(
         &mut self,
         within: Duration,
         what: &str,
         mut look: impl FnMut(&mut Self) -> Option<T>,
-    ) -> Result<T, Miss> {
+    ) -> Result<T, CaseError> {
         let deadline = Instant::now() + within;
         loop {
             if let Some(found) = look(self) {
@@ -199,20 +201,20 @@ impl Socket {
             }
             self.usable()?;
             if !self.step(deadline).await {
-                return broken(format!("{what} did not come within {:.1} s", within.as_secs_f64()));
+                return violation(format!("no {what} within {:.1} s", within.as_secs_f64()));
             }
         }
     }
 
-    /// The next relayed message, letter by letter.
+    /// The next relayed message, verbatim.
     ///
     /// # Errors
-    /// None came, or the socket ended.
-    pub async fn relayed(&mut self) -> Result<String, Miss> {
-        self.waiting(self.patience.answer, "a relayed message", |s| s.relayed.pop_front()).await
+    /// None arrived, or the socket ended.
+    pub async fn relayed(&mut self) -> Result<String, CaseError> {
+        self.wait_for(self.timeouts.answer, "relayed message", |s| s.relayed.pop_front()).await
     }
 
-    /// A relayed message that has come already.
+    /// A relayed message that has already arrived.
     pub fn take_relayed(&mut self) -> Option<String> {
         self.relayed.pop_front()
     }
@@ -221,52 +223,56 @@ impl Socket {
     ///
     /// # Errors
     /// As [`Socket::relayed`].
-    pub async fn relayed_json(&mut self) -> Result<Value, Miss> {
+    pub async fn relayed_json(&mut self) -> Result<Value, CaseError> {
         Ok(serde_json::from_str(&self.relayed().await?).unwrap_or_default())
     }
 
-    /// The next message of the server itself with this `t`; others stay.
+    /// The next message of the server itself with this `t`; others stay queued.
     ///
     /// # Errors
-    /// None came, or the socket ended.
-    pub async fn notice(&mut self, t: &str) -> Result<Value, Miss> {
-        self.notice_within(t, self.patience.answer).await
+    /// None arrived, or the socket ended.
+    pub async fn server_message(&mut self, t: &str) -> Result<Value, CaseError> {
+        self.server_message_within(t, self.timeouts.answer).await
     }
 
-    /// The same with a bound of its own.
+    /// The same with another timeout.
     ///
     /// # Errors
-    /// As [`Socket::notice`].
-    pub async fn notice_within(&mut self, t: &str, within: Duration) -> Result<Value, Miss> {
-        self.waiting(within, &format!("`{t}`"), |socket| socket.take_notice(t)).await
+    /// As [`Socket::server_message`].
+    pub async fn server_message_within(
+        &mut self,
+        t: &str,
+        within: Duration,
+    ) -> Result<Value, CaseError> {
+        self.wait_for(within, &format!("`{t}`"), |socket| socket.take_server_message(t)).await
     }
 
-    /// Takes a message of the server itself with this `t` that has come already.
-    pub fn take_notice(&mut self, t: &str) -> Option<Value> {
-        let at = self.notices.iter().position(|notice| notice["t"] == t)?;
-        self.notices.remove(at)
+    /// Takes a message of the server itself with this `t` that has already arrived.
+    pub fn take_server_message(&mut self, t: &str) -> Option<Value> {
+        let at = self.server_messages.iter().position(|message| message["t"] == t)?;
+        self.server_messages.remove(at)
     }
 
-    /// Whether a message of the server itself with this `t` has come.
+    /// Whether a message of the server itself with this `t` has arrived.
     #[must_use]
-    pub fn has_notice(&self, t: &str) -> bool {
-        self.notices.iter().any(|notice| notice["t"] == t)
+    pub fn has_server_message(&self, t: &str) -> bool {
+        self.server_messages.iter().any(|message| message["t"] == t)
     }
 
-    /// `t` of the very first message.
+    /// `t` of the first message received.
     #[must_use]
     pub fn first(&self) -> Option<&str> {
         self.first.as_deref()
     }
 
-    /// How many pings came.
+    /// Number of pings received.
     #[must_use]
     pub fn pings(&self) -> usize {
         self.pings
     }
 
-    /// Reads whatever comes for this long, or until something is there; true when it is.
-    pub async fn anything(&mut self, within: Duration) -> bool {
+    /// Reads until a first message arrives or the time has elapsed; true when one arrived.
+    pub async fn wait_for_first(&mut self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         while self.first.is_none() && self.end.is_none() {
             if !self.step(deadline).await {
@@ -276,35 +282,35 @@ impl Socket {
         self.first.is_some()
     }
 
-    /// Reads for this long, whatever comes.
+    /// Reads everything that arrives within this time.
     pub async fn read_for(&mut self, within: Duration) {
         let deadline = Instant::now() + within;
         while self.step(deadline).await {}
     }
 
-    /// Sees that nothing is relayed for a moment.
+    /// Expects that nothing is relayed for a moment.
     ///
     /// # Errors
     /// Something was.
-    pub async fn nothing_relayed(&mut self) -> Result<(), Miss> {
-        self.read_for(self.patience.quiet).await;
+    pub async fn nothing_relayed(&mut self) -> Result<(), CaseError> {
+        self.read_for(self.timeouts.quiet).await;
         match self.relayed.front() {
-            Some(text) => broken(format!("{} was relayed", named(text))),
+            Some(text) => violation(format!("{} was relayed", named(text))),
             None => Ok(()),
         }
     }
 
-    /// How it ended, if it has.
+    /// How the socket ended, if it has.
     #[must_use]
-    pub fn end(&self) -> Option<&End> {
+    pub fn end(&self) -> Option<&SocketEnd> {
         self.end.as_ref()
     }
 
-    /// Reads to its end.
+    /// Reads until the socket ends.
     ///
     /// # Errors
-    /// It did not end.
-    pub async fn ended(&mut self, within: Duration) -> Result<End, Miss> {
+    /// It did not end in time.
+    pub async fn ended(&mut self, within: Duration) -> Result<SocketEnd, CaseError> {
         let deadline = Instant::now() + within;
         loop {
             if let Some(end) = &self.end {
@@ -312,37 +318,37 @@ impl Socket {
             }
             if !self.step(deadline).await {
                 let waited = within.as_secs_f64();
-                return broken(format!("the socket was still open after {waited:.1} s"));
+                return violation(format!("the socket was still open after {waited:.1} s"));
             }
         }
     }
 
-    /// Sees it closed with this code.
+    /// Expects a close frame with this code.
     ///
     /// # Errors
     /// It stayed open, or ended otherwise.
-    pub async fn closed_with(&mut self, code: u16, within: Duration) -> Result<String, Miss> {
+    pub async fn closed_with(&mut self, code: u16, within: Duration) -> Result<String, CaseError> {
         let end = self.ended(within).await?;
-        if end.code == Some(code) { Ok(end.to_string()) } else { broken(end.to_string()) }
+        if end.code == Some(code) { Ok(end.to_string()) } else { violation(end.to_string()) }
     }
 
-    /// Closes it, and waits until the server has closed, too.
+    /// Closes the socket, and waits for the server's close frame.
     pub async fn close(mut self) {
         if self.end.is_some() {
             return;
         }
         let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        let farewell = async {
+        let closing = async {
             if self.ws.close(Some(frame)).await.is_ok() {
                 while let Some(Ok(_)) = self.ws.next().await {}
             }
         };
-        // A server that does not answer is not waited for any longer.
-        let _ = timeout(FAREWELL, farewell).await;
+        // Wait no longer for a server that does not answer.
+        let _ = timeout(CLOSING_TIMEOUT, closing).await;
     }
 }
 
-/// A message by its `t` alone: SDP and candidates are not shown.
+/// Names a message by its `t` only: SDP and candidates are not shown.
 fn named(text: &str) -> String {
     let value: Value = serde_json::from_str(text).unwrap_or_default();
     let t: String = value["t"].as_str().unwrap_or("something").chars().take(40).collect();

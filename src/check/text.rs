@@ -1,9 +1,9 @@
-//! A run for people: what failed first, with what to do; then every group; then what was not run.
+//! The human-readable report: failures first, each with its remedy; then passed rules; then those not run.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
-    result::{CaseResult, Outcome, Report},
+    result::{CaseResult, CheckReport, Outcome},
     rule::Rule,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     types::printable,
 };
 
-/// How a line about a case begins, by its outcome: passed, failed, neither.
+/// Prefix of the line of a case, by outcome: passed, failed, not run.
 pub const MARKED: [&str; 3] = ["pass", "FAIL", "  – "];
 
 fn mark(outcome: Outcome) -> &'static str {
@@ -26,9 +26,9 @@ fn mark(outcome: Outcome) -> &'static str {
     }
 }
 
-/// The run as a page of text, without a line end at its end.
+/// The report as text, without a trailing newline.
 #[must_use]
-pub fn text(report: &Report) -> String {
+pub fn text(report: &CheckReport) -> String {
     let mut page = String::new();
     // Writing to a String does not fail.
     let _ = writeln!(page, "{}, level {}", report.signal, report.level.as_str());
@@ -50,7 +50,7 @@ pub fn text(report: &Report) -> String {
         counts.passed, counts.failed, counts.not_run, report.duration_s
     );
     if report.partial {
-        page.push_str("; stopped before the end");
+        page.push_str("; stopped early");
     }
     page
 }
@@ -59,14 +59,14 @@ fn failure(page: &mut String, case: &CaseResult) {
     let mark = mark(case.outcome);
     let _ = writeln!(page, "\n{mark}  {}: {}", case.id, case.rule);
     let _ = writeln!(page, "      expected: {}", printable(&case.expected));
-    let _ = writeln!(page, "      seen:     {}", printable(&case.seen));
+    let _ = writeln!(page, "      observed: {}", printable(&case.seen));
     if let Some(remedy) = &case.remedy {
         let _ = writeln!(page, "      try:      {}", printable(remedy));
     }
 }
 
-/// What was not run, by reason.
-fn not_run(page: &mut String, report: &Report) {
+/// Rules that were not run, grouped by reason.
+fn not_run(page: &mut String, report: &CheckReport) {
     let mut reasons = BTreeMap::<&str, Vec<&str>>::new();
     for case in report.with(Outcome::NotRun) {
         reasons.entry(&case.seen).or_default().push(&case.id);
@@ -76,7 +76,7 @@ fn not_run(page: &mut String, report: &Report) {
     }
 }
 
-/// The rules as a page of text.
+/// The list of rules as text.
 #[must_use]
 pub fn list(rules: &[&'static Rule]) -> String {
     let mut page = String::new();

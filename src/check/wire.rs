@@ -1,4 +1,4 @@
-//! HTTP/1.1 (RFC 9112) over TCP or TLS, with nothing added to what a rule sends, and every answer read
+//! HTTP/1.1 (RFC 9112) over TCP or TLS, with nothing added to what a rule sends, and every response read
 //! within bounds.
 
 use std::{fmt::Write as _, io};
@@ -11,32 +11,32 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::rule::{Miss, broken};
+use super::finding::{CaseError, violation};
 use crate::{stun::stream::Trust, types::printable};
 
-/// Longest head of an answer, bytes.
+/// Maximum size of a response head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Longest body of an answer, bytes.
+/// Maximum size of a response body, bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// A connection, with TLS or without.
+/// A connection, with or without TLS.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// A connection of either kind.
+/// A boxed connection, with or without TLS.
 pub type Stream = Box<dyn Io>;
 
 fn host(url: &Url) -> &str {
     url.host_str().unwrap_or_default().trim_matches(['[', ']'])
 }
 
-/// Connects to the server of `url`, without TLS. A small `receive_buffer` (bytes) lets what is not read
-/// fill the server's queue.
+/// Connects to the server of `url`, without TLS. With a small `receive_buffer` (bytes), unread data soon
+/// fills the server's queue.
 ///
 /// # Errors
-/// The name has no address, or none can be connected to.
+/// The name has no address, or no address can be connected to.
 pub async fn connect_tcp(url: &Url, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
     let port = url.port_or_known_default().unwrap_or(80);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -57,7 +57,7 @@ pub async fn connect_tcp(url: &Url, receive_buffer: Option<u32>) -> io::Result<T
     Err(last)
 }
 
-/// Whether a URL asks for TLS.
+/// Whether a URL requires TLS.
 #[must_use]
 pub fn is_secure(url: &Url) -> bool {
     matches!(url.scheme(), "wss" | "https")
@@ -66,7 +66,7 @@ pub fn is_secure(url: &Url) -> bool {
 /// Connects to the server of `url`, with TLS for `wss:` and `https:`.
 ///
 /// # Errors
-/// No TCP connection, or no TLS.
+/// TCP or TLS could not be established.
 pub async fn connect(url: &Url, trust: &Trust, receive_buffer: Option<u32>) -> io::Result<Stream> {
     let stream = connect_tcp(url, receive_buffer).await?;
     if !is_secure(url) {
@@ -78,37 +78,37 @@ pub async fn connect(url: &Url, trust: &Trust, receive_buffer: Option<u32>) -> i
     Ok(Box::new(stream))
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
-    /// Status.
+    /// Status code.
     pub status: u16,
     headers: Vec<(String, String)>,
-    /// Body; after 101 what already came of the next protocol.
+    /// Body; after 101, the bytes of the next protocol that have already arrived.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The first value of a header, named in lower case.
+    /// The first value of a header; `name` is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether `text` stands in any header or in the body.
+    /// Whether `text` occurs in any header or in the body.
     #[must_use]
-    pub fn holds(&self, text: &str) -> bool {
+    pub fn contains(&self, text: &str) -> bool {
         let body = String::from_utf8_lossy(&self.body);
         body.contains(text) || self.headers.iter().any(|(_, value)| value.contains(text))
     }
 
-    /// The body as JSON; null when it is none.
+    /// The body as JSON; null when it is not valid JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// Status and `code` of the error, for people; never the body.
+    /// Status and error `code`, human-readable; never the body.
     #[must_use]
     pub fn summary(&self) -> String {
         let json = self.json();
@@ -144,13 +144,13 @@ impl Request {
         Self { line, host, head, body: Vec::new() }
     }
 
-    /// The same by another `Host`, if there is one.
+    /// The same with another `Host`, if one is given.
     #[must_use]
     pub fn to_host(self, host: Option<&str>) -> Self {
         Self { host: host.map_or(self.host, str::to_owned), ..self }
     }
 
-    /// With one more header line. Line ends in `value` are left out.
+    /// With one more header line. Control characters in `value` are removed.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let value: String = value.chars().filter(|c| !c.is_control()).collect();
@@ -169,12 +169,13 @@ impl Request {
         request
     }
 
-    /// Sends it, and reads the answer.
+    /// Sends the request and reads the response.
     ///
     /// # Errors
-    /// The connection broke, or what came is no HTTP answer.
-    pub async fn exchange(&self, stream: &mut Stream) -> Result<Answer, Miss> {
-        let lost = |error: io::Error| Miss::Broken(format!("the connection broke: {error}"));
+    /// The connection broke, or the response is not HTTP.
+    pub async fn exchange(&self, stream: &mut Stream) -> Result<Answer, CaseError> {
+        let lost =
+            |error: io::Error| CaseError::Violation(format!("the connection broke: {error}"));
         let Self { line, host, head, .. } = self;
         let mut bytes = format!("{line}\r\nHost: {host}\r\n{head}\r\n").into_bytes();
         bytes.extend_from_slice(&self.body);
@@ -182,7 +183,7 @@ impl Request {
         stream.flush().await.map_err(lost)?;
         loop {
             let answer = read_answer(stream).await?;
-            // Interim answers (RFC 9110 §15.2) but for the switch of protocols are passed over.
+            // Interim responses (RFC 9110 §15.2) other than 101 are skipped.
             if answer.status >= 200 || answer.status == 101 {
                 return Ok(answer);
             }
@@ -190,25 +191,27 @@ impl Request {
     }
 }
 
-async fn more(stream: &mut Stream, into: &mut Vec<u8>) -> Result<usize, Miss> {
+async fn more(stream: &mut Stream, into: &mut Vec<u8>) -> Result<usize, CaseError> {
     let read = stream.read_buf(into).await;
-    read.map_err(|error| Miss::Broken(format!("the connection broke before the answer: {error}")))
+    read.map_err(|error| {
+        CaseError::Violation(format!("the connection broke before the response: {error}"))
+    })
 }
 
-async fn read_answer(stream: &mut Stream) -> Result<Answer, Miss> {
+async fn read_answer(stream: &mut Stream) -> Result<Answer, CaseError> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break at;
         }
         if bytes.len() > MAX_HEAD {
-            return broken("an HTTP head without an end");
+            return violation("the HTTP response head does not end");
         }
         if more(stream, &mut bytes).await? == 0 {
-            return broken(if bytes.is_empty() {
-                "the connection was closed without an answer"
+            return violation(if bytes.is_empty() {
+                "the connection was closed without a response"
             } else {
-                "the connection was closed within the answer's head, or it is no HTTP answer"
+                "the connection was closed within the response head, or the response is not HTTP"
             });
         }
     };
@@ -222,13 +225,13 @@ async fn read_answer(stream: &mut Stream) -> Result<Answer, Miss> {
     Ok(answer)
 }
 
-fn parse_head(head: &str) -> Result<Answer, Miss> {
+fn parse_head(head: &str) -> Result<Answer, CaseError> {
     let mut lines = head.split("\r\n");
     let status = lines
         .next()
         .filter(|line| line.starts_with("HTTP/1."))
         .and_then(|line| line.split(' ').nth(1)?.parse().ok());
-    let Some(status) = status else { return broken("what came is no HTTP answer") };
+    let Some(status) = status else { return violation("the response is not HTTP") };
     let headers = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(key, value)| (key.trim().to_ascii_lowercase(), value.trim().to_owned()))
@@ -240,14 +243,14 @@ async fn read_body(
     stream: &mut Stream,
     answer: &Answer,
     mut body: Vec<u8>,
-) -> Result<Vec<u8>, Miss> {
+) -> Result<Vec<u8>, CaseError> {
     let chunked = answer
         .header("transfer-encoding")
         .is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
     let length = answer.header("content-length").and_then(|value| value.parse::<usize>().ok());
     loop {
         if body.len() > MAX_BODY {
-            return broken("an answer of more than 1 MiB");
+            return violation("the response is larger than 1 MiB");
         }
         let whole = match (chunked, length) {
             (true, _) => match unchunk(&body)? {
@@ -263,28 +266,28 @@ async fn read_body(
         }
         if more(stream, &mut body).await? == 0 {
             if chunked || length.is_some() {
-                return broken("the connection was closed within the answer's body");
+                return violation("the connection was closed within the response body");
             }
             return Ok(body);
         }
     }
 }
 
-/// A body in chunks (RFC 9112 §7.1) put together; none while its end is missing.
-fn unchunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Miss> {
+/// The decoded chunked body (RFC 9112 §7.1); `None` while it is incomplete.
+fn unchunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, CaseError> {
     let mut whole = Vec::new();
     loop {
         let Some(at) = bytes.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
         let line = String::from_utf8_lossy(&bytes[..at]);
         let size = line.split(';').next().unwrap_or_default().trim();
         let Ok(size) = usize::from_str_radix(size, 16) else {
-            return broken("a chunked body that is none");
+            return violation("the chunked body is malformed");
         };
         if size == 0 {
             return Ok(Some(whole));
         }
         if size > MAX_BODY {
-            return broken("an answer of more than 1 MiB");
+            return violation("the response is larger than 1 MiB");
         }
         let Some(chunk) = bytes.get(at + 2..at + 2 + size) else { return Ok(None) };
         whole.extend_from_slice(chunk);
@@ -297,7 +300,7 @@ fn unchunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Miss> {
 mod tests {
     use super::*;
 
-    async fn read(bytes: &'static [u8]) -> Result<Answer, Miss> {
+    async fn read(bytes: &'static [u8]) -> Result<Answer, CaseError> {
         let (mut there, here) = tokio::io::duplex(1 << 16);
         there.write_all(bytes).await.unwrap();
         drop(there);
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_end_as_their_heads_say() {
+    async fn bodies_end_where_their_heads_say() {
         for (bytes, body) in [
             (&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc"[..], "ab"),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n1\r\nc\r\n0\r\n\r\n", "abc"),
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn garbage_is_a_broken_rule_and_never_a_panic() {
+    async fn garbage_is_a_violation_and_never_a_panic() {
         for bytes in [
             &b""[..],
             b"\0\0\0\0\r\n\r\n",
@@ -329,7 +332,7 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n",
         ] {
-            assert!(matches!(read(bytes).await, Err(Miss::Broken(_))), "{bytes:?}");
+            assert!(matches!(read(bytes).await, Err(CaseError::Violation(_))), "{bytes:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     check::{
         junit::{junit, unreached},
         plan::{CheckConfig, Device, OtherPair, Selection, TokenIn},
-        result::{List, Outcome, Report},
+        result::{CheckReport, List, Outcome},
         rule::Level,
         run, text, wire,
     },
@@ -217,7 +217,7 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
     };
     config.slow = args.slow;
     config.parallel = args.parallel.into();
-    config.within = args.case_timeout;
+    config.case_timeout = args.case_timeout;
     config.selection = Selection { only: args.only.clone(), skip: args.skip.clone() };
     if let Some(pattern) = config.selection.unknown() {
         return Err(Failure::usage(
@@ -274,7 +274,7 @@ fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
 }
 
 /// The failure that a report implies; its details are already in the JSON result.
-fn conclude(report: &Report) -> Result<(), Failure> {
+fn conclude(report: &CheckReport) -> Result<(), Failure> {
     let failed: Vec<&str> = report.with(Outcome::Fail).map(|case| case.id.as_str()).collect();
     let failure = match failed[..] {
         [first, ..] => Failure::requirement(

@@ -13,7 +13,7 @@ use super::{
     stop, units,
 };
 use crate::{
-    doctor::{self, Contact, DoctorConfig, Report, report::Severity, text, verdict::Class},
+    doctor::{self, Contact, DoctorConfig, DoctorReport, problem::Severity, text, verdict::Class},
     report::live::{LiveMode, Progress},
     signaling::{
         client::token_client::{TokenClient, TokenError},
@@ -139,7 +139,7 @@ fn contact(connect: &ConnectConfig, join: bool) -> Result<Contact, Failure> {
 }
 
 /// The failure that a verdict implies; its details are already in the JSON result.
-fn conclude(report: &Report) -> Result<(), Failure> {
+fn conclude(report: &DoctorReport) -> Result<(), Failure> {
     let verdict = &report.verdict;
     let first = report.problems.iter().find(|problem| problem.severity == Severity::Error);
     let remedy = first.map_or_else(String::new, |problem| problem.remedy.clone());

@@ -1,4 +1,4 @@
-//! The token API and the signaling server: reachable, how fast, and how far the clocks are apart.
+//! The token API and the signaling server: reachability, latency and clock skew.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,8 @@ use tokio::time::timeout;
 
 use super::{
     Contact,
-    report::{Contacted, Problem, millis},
+    problem::Problem,
+    report::{Contacted, millis},
 };
 use crate::{
     proto::token::IceServer,
@@ -17,13 +18,13 @@ use crate::{
     types::{clock_skew_words, printable},
 };
 
-/// Longest time for each.
+/// Timeout of each.
 const WITHIN: Duration = Duration::from_secs(6);
 
-/// A clock that is wrong by this much breaks tokens and credentials sooner or later, seconds.
-const TOO_MUCH_SKEW: f64 = 30.0;
+/// Clock skew that breaks tokens and credentials sooner or later, seconds.
+const MAX_SKEW: f64 = 30.0;
 
-/// What was found about both.
+/// Findings about both.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     pub(super) token: Option<Contacted>,
@@ -33,7 +34,7 @@ pub(super) struct Contacts {
 }
 
 impl Contacts {
-    /// Fetches a token, and takes its ICE servers when there are no others.
+    /// Fetches a token, and uses its ICE servers when no others are configured.
     pub(super) async fn token(
         &mut self,
         contact: &Contact,
@@ -41,11 +42,11 @@ impl Contacts {
         ice_servers: &mut Vec<IceServer>,
         problems: &mut Vec<Problem>,
     ) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let fetched = timeout(left(until), contact.tokens.access()).await;
         let mut token = Contacted {
             url: contact.token_url.clone(),
-            total_ms: Some(millis(begun.elapsed())),
+            total_ms: Some(millis(started.elapsed())),
             ..Contacted::default()
         };
         match fetched {
@@ -67,15 +68,15 @@ impl Contacts {
             Err(_) => problems.push(Problem::error(
                 "timeout",
                 contact.token_url.as_deref(),
-                format!("no token within {} s", begun.elapsed().as_secs()),
-                "check the port, firewalls between, and whether the server is overloaded",
+                format!("no token within {} s", started.elapsed().as_secs()),
+                "check the port, firewalls in between, and whether the server is overloaded",
             )),
         }
         self.token = Some(token);
     }
 
-    /// Takes what was found about signaling.
-    pub(super) fn take(&mut self, found: Option<Signaling>, problems: &mut Vec<Problem>) {
+    /// Adds the findings about signaling.
+    pub(super) fn add(&mut self, found: Option<Signaling>, problems: &mut Vec<Problem>) {
         let Some(Signaling { contacted, clock_skew, problem }) = found else { return };
         self.clock_skew = self.clock_skew.or(clock_skew);
         self.signaling = Some(contacted);
@@ -85,21 +86,21 @@ impl Contacts {
                 "clock-skew",
                 None,
                 clock_skew_words(skew),
-                "put this machine's clock right: switch NTP on",
+                "correct this machine's clock: enable NTP",
             );
-            problems.push(if skew.abs() < TOO_MUCH_SKEW { wrong.warning() } else { wrong });
+            problems.push(if skew.abs() < MAX_SKEW { wrong.warning() } else { wrong });
         }
     }
 }
 
-/// What was found about signaling.
+/// Findings about the signaling server.
 pub(super) struct Signaling {
     contacted: Contacted,
     clock_skew: Option<f64>,
     problem: Option<Problem>,
 }
 
-/// Looks at the signaling server, or joins the room.
+/// Connects to the signaling server without joining, or joins the room.
 pub(super) async fn signaling(
     contact: Option<&Contact>,
     contacts: &Contacts,
@@ -142,7 +143,7 @@ pub(super) async fn signaling(
     })
 }
 
-/// Joins with the token that was fetched, and leaves.
+/// Joins with the fetched token, and leaves.
 async fn join(
     contact: &Contact,
     access: &Access,

@@ -1,13 +1,10 @@
-//! The addresses of this machine, and what kind each is.
+//! The addresses of this machine, and their scope.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{
-    DoctorConfig,
-    report::{Interface, Problem},
-};
+use super::{DoctorConfig, problem::Problem, report::Interface};
 
-/// How names of interfaces begin that belong to VPNs.
+/// Prefixes of the names of VPN interfaces.
 const VPN_NAMES: [&str; 9] =
     ["tun", "tap", "utun", "wg", "ppp", "ipsec", "tailscale", "zt", "nordlynx"];
 
@@ -17,7 +14,7 @@ pub(super) fn list(config: &DoctorConfig) -> Vec<Interface> {
         .unwrap_or_default()
         .into_iter()
         .filter(|found| config.interface.as_ref().is_none_or(|name| *name == found.name))
-        .filter(|found| config.takes(found.ip()))
+        .filter(|found| config.includes(found.ip()))
         .map(|found| Interface {
             address: found.ip(),
             scope: scope(found.ip()),
@@ -29,18 +26,18 @@ pub(super) fn list(config: &DoctorConfig) -> Vec<Interface> {
     all
 }
 
-/// Sockets of this machine that lose packets of keyframes before they are read; `granted` are bytes.
+/// Warns if receive buffers are so small that packets of keyframes may be lost; `granted` is in bytes.
 pub(super) fn small_buffer(granted: Option<usize>) -> Option<Problem> {
     let granted = granted?;
     let message = format!(
-        "the receive buffer of a socket is {} KB: it may overflow while a keyframe arrives",
+        "the socket receive buffer is only {} KB: it may overflow while a keyframe arrives",
         granted / 1000
     );
     let remedy = "as root: sysctl -w net.core.rmem_max=4194304 (macOS: kern.ipc.maxsockbuf)";
     Some(Problem::error("small-receive-buffer", None, message, remedy).warning())
 }
 
-/// What kind of address it is (RFC 6890).
+/// The scope of an address (RFC 6890).
 pub(super) fn scope(ip: IpAddr) -> &'static str {
     match ip {
         ip if ip.is_loopback() => "loopback",
@@ -67,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_buffer_is_warned_of() {
+    fn a_small_buffer_results_in_a_warning() {
         assert_eq!(small_buffer(None), None);
         let problem = small_buffer(Some(163_840)).unwrap();
         assert!(problem.message.contains("163 KB") && problem.remedy.contains("rmem_max"));

@@ -1,16 +1,17 @@
-//! What this network and these ICE servers can do: everything is asked at once, each question has a
-//! limit, and one verdict comes out in plain words.
+//! Diagnosis of the network and of ICE servers: all probes run concurrently, each with a timeout, and
+//! result in one verdict in plain words.
 //!
-//! - `interfaces`: the addresses of this machine
-//! - `servers`: each STUN and TURN server, by each transport
-//! - `nat`: how the NAT behaves (RFC 4787), by RFC 5780 or with the help of a TURN server (`relayed`)
+//! - `interfaces`: addresses of this machine
+//! - `servers`: each STUN and TURN server over each transport
+//! - `nat`: behavior of the NAT (RFC 4787), by RFC 5780 or with the help of a TURN server (`relayed`)
 //! - `contact`: the token API and the signaling server
-//! - [`verdict`]: what follows from it, and what to do
-//! - [`report`]: all of it as values, which are the JSON · [`text`]: for people
+//! - [`problem`]: a problem and its remedy · [`verdict`]: which peers can be reached
+//! - [`report`]: all findings; serialized as the JSON output · [`text`]: human-readable output
 
 mod contact;
 mod interfaces;
 mod nat;
+pub mod problem;
 mod relayed;
 pub mod report;
 mod servers;
@@ -23,54 +24,55 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-pub use report::Report;
+use problem::{Problem, Severity};
+pub use report::DoctorReport;
 
 use crate::{peer, proto::token::IceServer, signaling::client::TokenProvider, stun::stream::Trust};
 
-/// Longest time for everything but the life time of a binding.
+/// Timeout of everything but the measurement of a binding's lifetime.
 pub const WITHIN: Duration = Duration::from_secs(15);
 
-/// The schema of [`Report`] as JSON Schema, draft 2020-12.
+/// The schema of [`DoctorReport`] as JSON Schema, draft 2020-12.
 pub const JSON_SCHEMA: &str = include_str!("schema.json");
 
-/// Where the token API and signaling are.
+/// The token API and the signaling server to test.
 #[derive(Clone)]
 pub struct Contact {
     /// WebSocket URL of the signaling server.
     pub signal: String,
-    /// The token API, for messages; `None` when the token is given.
+    /// URL of the token API, for messages; `None` when the token is given.
     pub token_url: Option<String>,
-    /// Gives the token.
+    /// Source of the token.
     pub tokens: Arc<dyn TokenProvider>,
-    /// Which certificates of the signaling server are believed.
+    /// Trusted certificates of the signaling server.
     pub trust: Trust,
-    /// Whether to join the room, which replaces a peer of the same device that is there.
+    /// Whether to join the room, which replaces a connected peer of the same device.
     pub join: bool,
 }
 
-/// What to look at.
+/// What to diagnose.
 #[derive(Clone)]
 pub struct DoctorConfig {
-    /// The token API and signaling; `None` leaves them out.
+    /// The token API and the signaling server; `None` skips them.
     pub contact: Option<Contact>,
-    /// ICE servers; none means those that come with the token.
+    /// ICE servers; if empty, those of the token response.
     pub ice_servers: Vec<IceServer>,
-    /// Whether to look at IPv4.
+    /// Whether to test IPv4.
     pub v4: bool,
-    /// Whether to look at IPv6.
+    /// Whether to test IPv6.
     pub v6: bool,
-    /// Network interface to look from; none means all.
+    /// Network interface to use; `None` means all.
     pub interface: Option<String>,
-    /// Which certificates of TURN servers are believed.
+    /// Trusted certificates of TURN servers.
     pub trust: Trust,
-    /// Longest time for everything but the life time of a binding.
+    /// Timeout of everything but the measurement of a binding's lifetime.
     pub within: Duration,
-    /// Longest life time of a binding to look for; none leaves that out.
+    /// Maximum binding lifetime to measure; `None` skips the measurement.
     pub binding_lifetime: Option<Duration>,
 }
 
 impl DoctorConfig {
-    /// Looks at these servers from everywhere, and at nothing else.
+    /// Tests only these servers, over all interfaces and both address families.
     #[must_use]
     pub fn of(ice_servers: Vec<IceServer>) -> Self {
         Self {
@@ -85,15 +87,15 @@ impl DoctorConfig {
         }
     }
 
-    fn takes(&self, ip: IpAddr) -> bool {
+    fn includes(&self, ip: IpAddr) -> bool {
         if ip.is_ipv4() { self.v4 } else { self.v6 }
     }
 }
 
-/// Looks, and tells by `progress` what it is looking at.
-pub async fn run(config: &DoctorConfig, progress: &(dyn Fn(&str) + Sync)) -> Report {
-    let (started, begun) = (SystemTime::now(), Instant::now());
-    let until = begun + config.within;
+/// Runs the diagnosis; reports the current step to `progress`.
+pub async fn run(config: &DoctorConfig, progress: &(dyn Fn(&str) + Sync)) -> DoctorReport {
+    let (started, clock) = (SystemTime::now(), Instant::now());
+    let until = clock + config.within;
     let interfaces = interfaces::list(config);
     let mut problems: Vec<_> =
         interfaces::small_buffer(peer::small_receive_buffer()).into_iter().collect();
@@ -110,14 +112,27 @@ pub async fn run(config: &DoctorConfig, progress: &(dyn Fn(&str) + Sync)) -> Rep
         servers::probe(config, &targets, contacts.clock_skew, until),
         nat::look(config, &targets, until, progress),
     );
-    contacts.take(signaling, &mut problems);
+    contacts.add(signaling, &mut problems);
     problems.extend(servers.iter().filter_map(|server| server.problem.clone()));
     let (nat, lifetime_of) = nat;
-    let mut report = Report::new(started, interfaces, nat, servers, contacts);
-    if let (Some(longest), Some((local, server))) = (config.binding_lifetime, lifetime_of) {
-        progress("life time of a binding");
-        nat::lifetime(&mut report.nat, local, server, longest).await;
+    let mut report = DoctorReport::new(started, interfaces, nat, servers, contacts);
+    if let (Some(max), Some((local, server))) = (config.binding_lifetime, lifetime_of) {
+        progress("binding lifetime");
+        nat::lifetime(&mut report.nat, local, server, max).await;
     }
-    report.conclude(config, !ice_servers.is_empty(), problems, begun.elapsed());
+    conclude(&mut report, config, !ice_servers.is_empty(), problems);
+    report.duration = clock.elapsed();
     report
+}
+
+/// Completes the report: its verdict, and its problems with errors first.
+fn conclude(
+    report: &mut DoctorReport,
+    config: &DoctorConfig,
+    any_configured: bool,
+    mut problems: Vec<Problem>,
+) {
+    report.verdict = verdict::judge(report, config, any_configured, &mut problems);
+    problems.sort_by_key(|problem| problem.severity == Severity::Warning);
+    report.problems = problems;
 }

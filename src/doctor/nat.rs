@@ -1,5 +1,5 @@
-//! How the NAT behaves: by RFC 5780 where a server has another address, else mapping by several servers
-//! and filtering with the help of a TURN server.
+//! Behavior of the NAT: by RFC 5780 when a server has an alternate address; otherwise mapping by several
+//! servers, and filtering with the help of a TURN server.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use super::{
     interfaces::scope,
     relayed,
     report::Nat,
-    servers::{Target, seen_from},
+    servers::{ServerTarget, seen_from},
 };
 use crate::stun::{
     discovery::{
@@ -31,11 +31,11 @@ use crate::stun::{
     uri::Transport,
 };
 
-/// Most servers asked for the mapping.
+/// Maximum number of servers queried for the mapping.
 const MAX_SERVERS: usize = 8;
 
-/// The address of this machine that packets to there leave from; `None` without a route, or when the
-/// wanted interface has no such address.
+/// The local address from which packets to `server` are sent; `None` without a route, or when the wanted
+/// interface has no address of this family.
 pub(super) fn local_towards(config: &DoctorConfig, server: SocketAddr) -> Option<IpAddr> {
     if let Some(name) = &config.interface {
         let all = if_addrs::get_if_addrs().unwrap_or_default();
@@ -51,10 +51,10 @@ pub(super) fn local_towards(config: &DoctorConfig, server: SocketAddr) -> Option
     socket.local_addr().ok().map(|local| local.ip())
 }
 
-/// What was found, and where to look for the life time of a binding: from where, and by which server.
+/// The findings, and the local address and server for measuring the lifetime of a binding.
 pub(super) async fn look(
     config: &DoctorConfig,
-    targets: &[Target],
+    targets: &[ServerTarget],
     until: Instant,
     progress: &(dyn Fn(&str) + Sync),
 ) -> (Nat, Option<(IpAddr, SocketAddr)>) {
@@ -69,9 +69,9 @@ pub(super) async fn look(
     let has_v6 = !v6.is_empty();
     let (main, other) = if v4.is_empty() { (v6, Vec::new()) } else { (v4, v6) };
     let (found, v6) =
-        tokio::join!(one_family(config, targets, &main, until), answers(&other, until));
+        tokio::join!(one_family(config, targets, &main, until), any_answers(&other, until));
     let Some((local, found)) = found else { return (Nat::default(), None) };
-    progress("the rest");
+    progress("servers");
     let (mut nat, reference) = found;
     nat.ipv6 = match (local.is_ipv6(), has_v6) {
         (true, _) => nat.udp,
@@ -81,8 +81,8 @@ pub(super) async fn look(
     (nat, reference.map(|server| (local, server)))
 }
 
-/// Whether any of these answers.
-async fn answers(targets: &[&Target], until: Instant) -> Option<bool> {
+/// Whether any of these servers answers; `None` if none could be queried.
+async fn any_answers(targets: &[&ServerTarget], until: Instant) -> Option<bool> {
     let local = targets.first()?.local?;
     let servers: Vec<_> = targets.iter().filter_map(|target| target.address).collect();
     let found = discover(local, &servers, left(until)).await.ok()?;
@@ -93,9 +93,9 @@ fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }
 
-/// Servers that are reached from the same address of this machine, those of the internet first.
-fn from_one_address(targets: &[&Target]) -> Option<(IpAddr, Vec<SocketAddr>)> {
-    let rank = |target: &&&Target| match target.address.map(|address| scope(address.ip())) {
+/// Servers that are reached from the same local address; prefers those on the internet.
+fn from_one_address(targets: &[&ServerTarget]) -> Option<(IpAddr, Vec<SocketAddr>)> {
+    let rank = |target: &&&ServerTarget| match target.address.map(|address| scope(address.ip())) {
         Some("public") => 0,
         Some("loopback") | None => 2,
         Some(_) => 1,
@@ -112,30 +112,30 @@ fn from_one_address(targets: &[&Target]) -> Option<(IpAddr, Vec<SocketAddr>)> {
     Some((local, servers))
 }
 
-type Looked = (IpAddr, (Nat, Option<SocketAddr>));
+type FamilyFindings = (IpAddr, (Nat, Option<SocketAddr>));
 
 async fn one_family(
     config: &DoctorConfig,
-    all: &[Target],
-    targets: &[&Target],
+    all: &[ServerTarget],
+    targets: &[&ServerTarget],
     until: Instant,
-) -> Option<Looked> {
+) -> Option<FamilyFindings> {
     let (local, servers) = from_one_address(targets)?;
     let found = match discover(local, &servers, left(until)).await {
         Ok(found) => found,
         Err(error) => {
-            tracing::warn!(%local, %error, "no socket to look at the NAT with");
+            tracing::warn!(%local, %error, "cannot open a socket to examine the NAT");
             return None;
         }
     };
     let mut nat = nat_of(local, &servers, &found);
     let mapping_known = nat.translated != Some(true) || found.mapping.exact().is_some();
     if found.udp_answers() && !(mapping_known && found.filtering.exact().is_some()) {
-        let helped = relayed::look(config, all, local, &found, until).await;
-        take_help(&mut nat, &found, helped);
+        let relayed = relayed::probe(config, all, local, &found, until).await;
+        merge_relay_findings(&mut nat, &found, relayed);
     }
     let reference = found.observed.first().map(|one| one.server);
-    // Servers with another address know RESPONSE-PORT, too.
+    // Servers with an alternate address also support RESPONSE-PORT.
     let reference = found.filtering_test.other.map(|(server, _)| server).or(reference);
     Some((local, (nat, reference)))
 }
@@ -162,8 +162,12 @@ fn nat_of(local: IpAddr, servers: &[SocketAddr], found: &Findings) -> Nat {
     }
 }
 
-fn take_help(nat: &mut Nat, found: &Findings, helped: Result<relayed::Seen, String>) {
-    match helped {
+fn merge_relay_findings(
+    nat: &mut Nat,
+    found: &Findings,
+    relayed: Result<relayed::RelayFindings, String>,
+) {
+    match relayed {
         Ok(seen) => {
             if nat.translated == Some(true) {
                 let before = found.mapping;
@@ -190,18 +194,18 @@ fn take_help(nat: &mut Nat, found: &Findings, helped: Result<relayed::Seen, Stri
     }
 }
 
-/// Looks for the life time of a binding.
-pub(super) async fn lifetime(nat: &mut Nat, local: IpAddr, server: SocketAddr, longest: Duration) {
+/// Measures the lifetime of a binding, up to `max`.
+pub(super) async fn lifetime(nat: &mut Nat, local: IpAddr, server: SocketAddr, max: Duration) {
     let seconds = |length: Duration| Some(length.as_secs_f64());
-    nat.binding_lifetime_s = Some(match binding_lifetime(local, server, longest).await {
+    nat.binding_lifetime_s = Some(match binding_lifetime(local, server, max).await {
         Ok(Lives::AtLeast(alive)) => [seconds(alive), None],
         Ok(Lives::Between(alive, gone)) => [seconds(alive), seconds(gone)],
         Ok(Lives::Unknown) | Err(_) => [None, None],
     });
 }
 
-/// A socket that sends everything back that comes from there; until something does, it sends so that
-/// NATs let that in.
+/// Spawns a socket that echoes everything received from `relayed`; until something arrives, it sends
+/// packets there to open NATs.
 pub(super) async fn mirror(local: IpAddr, relayed: SocketAddr) -> io::Result<AbortHandle> {
     let socket = UdpSocket::bind((local, 0)).await?;
     let task: JoinHandle<()> = tokio::spawn(async move {

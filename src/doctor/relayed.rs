@@ -1,9 +1,9 @@
-//! Mapping and filtering with the help of a TURN server, for servers without another address (most).
+//! Mapping and filtering with the help of a TURN server, for servers without an alternate address (most).
 //!
-//! The relayed address is one more remote endpoint: it tells the address it sees our packets come from,
-//! and it sends to sockets of ours that have (a) never sent to its IP address, (b) sent to another port
-//! of it, (c) sent to it. What comes in tells endpoint-independent, address-dependent and
-//! address-and-port-dependent filtering apart; without (c) nothing is known.
+//! The relayed address is one more remote endpoint: it reports the source address of our packets, and it
+//! sends to sockets of ours that have (a) never sent to its IP address, (b) sent to another port of it,
+//! (c) sent to it. What arrives distinguishes endpoint-independent, address-dependent and
+//! address-and-port-dependent filtering; without (c) nothing is known.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::{DoctorConfig, servers::Target};
+use super::{DoctorConfig, servers::ServerTarget};
 use crate::{
     nat::Behaviour,
     stun::{
@@ -26,32 +26,32 @@ use crate::{
     },
 };
 
-/// When a packet is sent, and when it is given up.
+/// When a packet is sent and repeated, and when it counts as lost; ms from the start.
 const SENT_AT: [u64; 4] = [0, 200, 500, 1000];
-const GIVEN_UP: u64 = 1600;
+const LOST_AFTER: u64 = 1600;
 
-/// Longest time for all of it.
+/// Timeout of the whole test.
 const WITHIN: Duration = Duration::from_secs(7);
 
-/// What was seen.
+/// What a TURN server revealed about the NAT.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    /// External addresses of one socket, as servers and the relayed address saw it.
+pub(super) struct RelayFindings {
+    /// External addresses of one socket, as seen by the servers and the relayed address.
     pub(super) observed: Vec<Observed>,
     /// The filtering, as far as it is known.
     pub(super) filtering: Bounds,
 }
 
-/// Looks with the first TURN server that lets itself be used; else says why not.
-pub(super) async fn look(
+/// Tests with the first usable TURN server; otherwise returns the reason, human-readable.
+pub(super) async fn probe(
     config: &DoctorConfig,
-    targets: &[Target],
+    targets: &[ServerTarget],
     local: IpAddr,
     found: &Findings,
     until: Instant,
-) -> Result<Seen, String> {
+) -> Result<RelayFindings, String> {
     let family = local.is_ipv4();
-    let mut why = "there is no TURN server to help".to_owned();
+    let mut why = "no TURN server is available".to_owned();
     for target in targets {
         let (Some(uri), Some(address)) = (&target.uri, target.address) else { continue };
         if !uri.turn || address.is_ipv4() != family {
@@ -66,27 +66,27 @@ pub(super) async fn look(
             login: target.login.clone(),
         };
         let until = until.min(Instant::now() + WITHIN);
-        match timeout_at(until.into(), with(&server, local, found)).await {
+        match timeout_at(until.into(), probe_server(&server, local, found)).await {
             Ok(Ok(seen)) => return Ok(seen),
             Ok(Err(ClientError::Refused { code: 403, .. })) => {
                 "the TURN server does not relay to this machine's address".clone_into(&mut why);
             }
-            Ok(Err(error)) => why = format!("the TURN server did not help: {error}"),
-            Err(_) => "the TURN server did not help in time".clone_into(&mut why),
+            Ok(Err(error)) => why = format!("the TURN server failed: {error}"),
+            Err(_) => "the TURN server timed out".clone_into(&mut why),
         }
     }
     Err(why)
 }
 
-async fn with(
+async fn probe_server(
     server: &client::Server,
     local: IpAddr,
     found: &Findings,
-) -> Result<Seen, ClientError> {
+) -> Result<RelayFindings, ClientError> {
     let mut client = Client::connect(server).await?;
     let allocation = client.allocate().await?;
     let seen = through(&mut client, allocation.relayed, local, found).await;
-    // What stays would count against the user's quota until it expires.
+    // An allocation that is not released counts against the user's quota until it expires.
     let _ = client.release().await;
     seen
 }
@@ -96,41 +96,41 @@ async fn through(
     relayed: SocketAddr,
     local: IpAddr,
     found: &Findings,
-) -> Result<Seen, ClientError> {
+) -> Result<RelayFindings, ClientError> {
     let ours: BTreeSet<IpAddr> = found.observed.iter().map(|one| one.mapped.ip()).collect();
     for ip in ours {
         client.permit(ip).await?;
     }
     let answering: Vec<SocketAddr> = found.observed.iter().map(|one| one.server).collect();
-    let elsewhere = answering.iter().find(|server| server.ip() != relayed.ip()).copied();
-    let beside = answering.iter().find(|server| server.ip() == relayed.ip()).copied();
+    let other_host = answering.iter().find(|server| server.ip() != relayed.ip()).copied();
+    let same_host = answering.iter().find(|server| server.ip() == relayed.ip()).copied();
 
-    let (met, observed) = meet(client, relayed, local, &answering).await?;
-    let Some((socket, peer)) = met else {
-        return Ok(Seen { observed, filtering: Bounds::UNKNOWN });
+    let (opened, observed) = open_socket(client, relayed, local, &answering).await?;
+    let Some((socket, peer)) = opened else {
+        return Ok(RelayFindings { observed, filtering: Bounds::UNKNOWN });
     };
     if !arrives(client, &socket, peer, relayed).await? {
-        return Ok(Seen { observed, filtering: Bounds::UNKNOWN });
+        return Ok(RelayFindings { observed, filtering: Bounds::UNKNOWN });
     }
-    let mut came = [None, None];
-    for (came, server) in came.iter_mut().zip([elsewhere, beside]) {
+    let mut arrived = [None, None];
+    for (arrived, server) in arrived.iter_mut().zip([other_host, same_host]) {
         let Some(server) = server else { continue };
         let socket = UdpSocket::bind((local, 0)).await?;
         if let Some(mapped) = mapped_by(&socket, server).await {
-            *came = Some(arrives(client, &socket, mapped, relayed).await?);
+            *arrived = Some(arrives(client, &socket, mapped, relayed).await?);
         }
-        if *came == Some(true) {
+        if *arrived == Some(true) {
             break;
         }
     }
-    Ok(Seen { observed, filtering: filtering(came) })
+    Ok(RelayFindings { observed, filtering: filtering(arrived) })
 }
 
-/// What follows from what came to a socket that never sent to that address, and to one that sent to
-/// another port of it; `None` where it could not be tried.
-fn filtering(came: [Option<bool>; 2]) -> Bounds {
+/// The filtering, given whether packets arrived at a socket that never sent to that address, and at one
+/// that sent to another port of it; `None` where it could not be tested.
+fn filtering(arrived: [Option<bool>; 2]) -> Bounds {
     use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
-    match came {
+    match arrived {
         [Some(true), _] => Bounds::exactly(EndpointIndependent),
         [_, Some(false)] => Bounds::exactly(AddressAndPortDependent),
         [Some(false), Some(true)] => Bounds::exactly(AddressDependent),
@@ -140,16 +140,16 @@ fn filtering(came: [Option<bool>; 2]) -> Bounds {
     }
 }
 
-/// A socket, and its address as the relayed one sees it.
-type Met = Option<(UdpSocket, SocketAddr)>;
+/// A socket, and its external address as seen by the relayed address.
+type OpenedSocket = Option<(UdpSocket, SocketAddr)>;
 
-/// A socket that has sent to the relayed address and to the servers, and how each saw it.
-async fn meet(
+/// A socket that has sent to the relayed address and to the servers, and its address as seen by each.
+async fn open_socket(
     client: &mut Client,
     relayed: SocketAddr,
     local: IpAddr,
     servers: &[SocketAddr],
-) -> Result<(Met, Vec<Observed>), ClientError> {
+) -> Result<(OpenedSocket, Vec<Observed>), ClientError> {
     let socket = UdpSocket::bind((local, 0)).await?;
     let mut observed = Vec::new();
     for &server in servers {
@@ -157,8 +157,8 @@ async fn meet(
             observed.push(Observed { server, mapped, took: None });
         }
     }
-    let begun = Instant::now();
-    for (sent, next) in schedule(begun) {
+    let started = Instant::now();
+    for (sent, next) in schedule(started) {
         debug_assert!(sent <= next);
         socket.send_to(b"orion-peer doctor", relayed).await?;
         if let Some((peer, _)) = client.receive(next).await? {
@@ -169,14 +169,14 @@ async fn meet(
     Ok((None, observed))
 }
 
-/// When a packet goes and until when an answer to it is awaited.
-fn schedule(begun: Instant) -> impl Iterator<Item = (Instant, Instant)> {
-    let at = move |ms: u64| begun + Duration::from_millis(ms);
-    let ends = SENT_AT.into_iter().skip(1).chain([GIVEN_UP]);
+/// When to send each packet, and until when to wait for a response.
+fn schedule(started: Instant) -> impl Iterator<Item = (Instant, Instant)> {
+    let at = move |ms: u64| started + Duration::from_millis(ms);
+    let ends = SENT_AT.into_iter().skip(1).chain([LOST_AFTER]);
     SENT_AT.into_iter().zip(ends).map(move |(sent, next)| (at(sent), at(next)))
 }
 
-/// The external address of a socket, as that server sees it.
+/// The external address of a socket, as seen by that server.
 async fn mapped_by(socket: &UdpSocket, server: SocketAddr) -> Option<SocketAddr> {
     let id = rand::random();
     let request = Builder::new(Class::Request, method::BINDING, id).fingerprint().finish();
@@ -197,7 +197,7 @@ async fn mapped_by(socket: &UdpSocket, server: SocketAddr) -> Option<SocketAddr>
     None
 }
 
-/// Whether something the relayed address sends to `mapped` comes to the socket.
+/// Whether packets from the relayed address to `mapped` arrive at the socket.
 async fn arrives(
     client: &mut Client,
     socket: &UdpSocket,
@@ -227,8 +227,8 @@ mod tests {
     };
 
     #[test]
-    fn what_comes_in_tells_the_filtering() {
-        for (came, expected) in [
+    fn arriving_packets_determine_the_filtering() {
+        for (arrived, expected) in [
             ([Some(true), None], Bounds::exactly(Ei)),
             ([Some(false), Some(true)], Bounds::exactly(Ad)),
             ([Some(false), Some(false)], Bounds::exactly(Apd)),
@@ -237,7 +237,7 @@ mod tests {
             ([Some(false), None], Bounds { at_least: Ad, at_most: Apd }),
             ([None, None], Bounds::UNKNOWN),
         ] {
-            assert_eq!(filtering(came), expected, "{came:?}");
+            assert_eq!(filtering(arrived), expected, "{arrived:?}");
         }
     }
 }

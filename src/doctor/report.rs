@@ -1,4 +1,4 @@
-//! Everything that was found. Its JSON is the output of `doctor --json`, schema `orion-peer/doctor/1`.
+//! All findings. Their JSON is the output of `doctor --json`, schema `orion-peer/doctor/1`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,45 +7,41 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use super::{
-    DoctorConfig,
-    contact::Contacts,
-    verdict::{self, Verdict},
-};
+use super::{contact::Contacts, problem::Problem, verdict::Verdict};
 pub(super) use crate::types::millis;
 use crate::{nat::Ports, stun::discovery::Bounds};
 
-/// Schema of the JSON.
+/// Name and version of the JSON schema.
 pub const SCHEMA: &str = "orion-peer/doctor/1";
 
-/// All that was found.
+/// All findings of a run.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct DoctorReport {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// Of this program.
+    /// Version of orion-peer.
     pub version: &'static str,
-    /// RFC 3339.
+    /// Start of the run, RFC 3339.
     pub started_at: String,
-    /// Seconds.
+    /// Duration of the run; seconds in JSON.
     #[serde(rename = "durationS", serialize_with = "seconds")]
     pub duration: Duration,
     /// Addresses of this machine.
     pub interfaces: Vec<Interface>,
-    /// The NAT.
+    /// Behavior of the NAT.
     pub nat: Nat,
-    /// Each server, by each transport and address family.
+    /// Each server over each transport and address family.
     pub servers: Vec<Server>,
-    /// The token API; `None` when it was left out.
+    /// The token API; `None` when skipped.
     pub token: Option<Contacted>,
-    /// The signaling server; `None` when it was left out.
+    /// The signaling server; `None` when skipped.
     pub signaling: Option<Contacted>,
-    /// How far this machine's clock is ahead of the servers', seconds; `None` when it does not show.
+    /// This machine's clock minus the servers', seconds; `None` when unknown.
     pub clock_skew_s: Option<f64>,
-    /// What is wrong, and what to do about it.
+    /// Problems and their remedies, errors first.
     pub problems: Vec<Problem>,
-    /// What follows.
+    /// Conclusion from all findings.
     pub verdict: Verdict,
 }
 
@@ -53,124 +49,124 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Interface {
-    /// The interface's name.
+    /// Name of the interface.
     pub name: String,
-    /// The address.
+    /// Address of the interface.
     pub address: IpAddr,
-    /// `public`, `private`, `shared` (100.64/10, of carriers), `link-local` or `loopback`.
+    /// `public`, `private`, `shared` (100.64.0.0/10, carrier-grade NAT), `link-local` or `loopback`.
     pub scope: &'static str,
-    /// Whether it looks like a VPN's.
+    /// Whether it looks like a VPN.
     pub vpn: bool,
 }
 
-/// How the NAT behaves, as far as it shows.
+/// Behavior of the NAT, as far as it is known.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Nat {
-    /// Whether UDP passes; `None` when there was no server to try it with.
+    /// Whether UDP passes; `None` when no server could be tried.
     pub udp: Option<bool>,
-    /// Whether a NAT translates; `None` when it is not known.
+    /// Whether a NAT translates addresses; `None` when unknown.
     pub translated: Option<bool>,
-    /// The address of this machine that was looked from.
+    /// The local address used.
     pub local: Option<IpAddr>,
     /// Its external address.
     pub mapped: Option<IpAddr>,
-    /// External addresses, when there are several: a pool (RFC 4787 §4.1).
+    /// External addresses, if there are several: a pool (RFC 4787 §4.1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pool: Vec<IpAddr>,
-    /// RFC 4787 §4.1; without a NAT unknown.
+    /// Mapping behavior (RFC 4787 §4.1); `None` without a NAT.
     #[serde(serialize_with = "bounds")]
     pub mapping: Option<Bounds>,
-    /// RFC 4787 §5, of a NAT or a firewall.
+    /// Filtering behavior of a NAT or firewall (RFC 4787 §5).
     #[serde(serialize_with = "bounds")]
     pub filtering: Option<Bounds>,
-    /// How mapping and filtering were found out: `rfc5780`, `servers`, `turn`.
+    /// How the mapping was determined: `rfc5780`, `servers` or `turn`.
     pub mapping_by: Option<&'static str>,
-    /// As above.
+    /// How the filtering was determined: `rfc5780` or `turn`.
     pub filtering_by: Option<&'static str>,
-    /// Why the filtering is not known.
+    /// Why the filtering is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filtering_unknown: Option<String>,
-    /// RFC 4787 §4.2.
+    /// Port assignment (RFC 4787 §4.2).
     #[serde(serialize_with = "ports")]
     pub ports: Option<Ports>,
-    /// RFC 4787 §6.
+    /// Hairpinning (RFC 4787 §6).
     pub hairpinning: Option<bool>,
-    /// How long a binding lives without traffic, seconds: at least, and less than.
+    /// Lifetime of a binding without traffic, seconds: at least, and less than.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binding_lifetime_s: Option<[Option<f64>; 2]>,
-    /// Where the servers are that it was seen from, when that is not the internet: `this-machine` or
-    /// `this-network`. NATs beyond them do not show.
+    /// Where the servers are, if not on the internet: `this-machine` or `this-network`. NATs beyond them
+    /// cannot be detected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen_from: Option<&'static str>,
-    /// Its name among NAT profiles, when one fits.
+    /// The name of the NAT profile, if one matches.
     pub profile: Option<String>,
-    /// Whether IPv6 reaches a server; `None` when none has an IPv6 address.
+    /// Whether a server can be reached over IPv6; `None` when none has an IPv6 address.
     pub ipv6: Option<bool>,
 }
 
-/// What a server gives.
+/// A STUN or TURN server, over one transport.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Server {
-    /// As configured.
+    /// URL as configured.
     pub url: String,
     /// `udp`, `tcp` or `tls`.
     pub transport: &'static str,
     /// Whether it is a TURN server.
     pub turn: bool,
-    /// The address that was asked.
+    /// The address used.
     pub address: Option<SocketAddr>,
-    /// Looking up its name, ms.
+    /// Time of the DNS lookup, ms.
     pub resolve_ms: Option<f64>,
-    /// TCP and TLS, ms.
+    /// Time to connect (TCP and TLS), ms.
     pub connect_ms: Option<f64>,
-    /// Until the first answer, ms.
+    /// Time to the first response, ms.
     pub answer_ms: Option<f64>,
-    /// Whether it answers.
+    /// Whether it responds.
     pub reachable: bool,
-    /// Whether it took user name and password; `None` when it did not come to that.
+    /// Whether it accepted username and password; `None` when it did not get that far.
     pub authenticated: Option<bool>,
-    /// XOR-RELAYED-ADDRESS.
+    /// The allocated address (XOR-RELAYED-ADDRESS).
     pub relayed: Option<SocketAddr>,
-    /// Life time of the allocation, seconds.
+    /// Lifetime of the allocation, seconds.
     pub lifetime_s: Option<u64>,
     /// Round trips through the relayed address.
     pub rtt_ms: Option<Rtt>,
-    /// A keyframe of 100 KB through it.
+    /// A keyframe of 100 KB through the relayed address.
     pub burst: Option<Burst>,
-    /// What it carries with as many packets under way as come back without loss.
+    /// Throughput with as many packets in flight as come back without loss.
     pub throughput: Option<Throughput>,
     /// Why round trips, burst and throughput were not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_measured: Option<String>,
-    /// When the user name expires, of TURN REST credentials: seconds from now, negative when it has.
+    /// Remaining lifetime of TURN REST credentials, seconds; negative if they have expired.
     pub credential_expires_in_s: Option<i64>,
-    /// Why it does not give what it is asked for.
+    /// Why it does not work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
 }
 
 impl Server {
-    /// Whether it gives what it is there for: an address, or an allocation.
+    /// Whether it does its job: report the external address, or allocate a relayed one.
     #[must_use]
     pub fn works(&self) -> bool {
         if self.turn { self.relayed.is_some() } else { self.reachable }
     }
 }
 
-/// Round trip times, ms.
+/// Round-trip times, ms.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rtt {
     /// Packets sent.
     pub sent: u32,
     /// Packets that did not come back.
     pub lost: u32,
-    /// Shortest.
+    /// Minimum.
     pub min: f64,
     /// Median.
     pub p50: f64,
-    /// Longest.
+    /// Maximum.
     pub max: f64,
 }
 
@@ -182,11 +178,11 @@ pub struct Burst {
     pub sent: u32,
     /// Packets that came back.
     pub received: u32,
-    /// From the first packet sent to the last that came back, ms; 85 of them are the pace.
+    /// From the first packet sent to the last that came back, ms; pacing takes 85 ms of it.
     pub took_ms: f64,
 }
 
-/// What an allocation carries.
+/// Throughput of an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Throughput {
@@ -194,7 +190,7 @@ pub struct Throughput {
     pub sent: u32,
     /// Packets that came back.
     pub received: u32,
-    /// Payload that came back, bits per second: a lower bound where round trips are long.
+    /// Payload that came back, bits per second; a lower bound if round trips are long.
     pub bits_per_second: f64,
 }
 
@@ -202,11 +198,11 @@ pub struct Throughput {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Contacted {
-    /// Its URL; none when the token was given.
+    /// Its URL; `None` when the token was given.
     pub url: Option<String>,
-    /// Whether it does what it is there for.
+    /// Whether it works.
     pub ok: bool,
-    /// Name, TCP, TLS, WebSocket upgrade, ms; for the token API all of it is `total`.
+    /// DNS lookup, ms; for the token API, only `total_ms` is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns_ms: Option<f64>,
     /// TCP connection, ms.
@@ -218,67 +214,17 @@ pub struct Contacted {
     /// WebSocket upgrade, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upgrade_ms: Option<f64>,
-    /// All of it, ms.
+    /// Total time, ms.
     pub total_ms: Option<f64>,
     /// Whether the room was joined with the token; `None` for the token API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joined: Option<bool>,
-    /// ICE servers that came with the token.
+    /// Number of ICE servers in the token response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ice_servers: Option<usize>,
 }
 
-/// How bad a problem is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It keeps peers from connecting, or may.
-    Error,
-    /// Good to know.
-    Warning,
-}
-
-/// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// In kebab case: stable from version to version.
-    pub code: String,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What it is about: a URL, an address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    /// What is wrong.
-    pub message: String,
-    /// What to do.
-    pub remedy: String,
-}
-
-impl Problem {
-    /// A problem that keeps peers from connecting.
-    pub fn error(
-        code: impl Into<String>,
-        subject: Option<&str>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            code: code.into(),
-            severity: Severity::Error,
-            subject: subject.map(str::to_owned),
-            message: message.into(),
-            remedy: remedy.into(),
-        }
-    }
-
-    /// The same, but only good to know.
-    #[must_use]
-    pub fn warning(self) -> Self {
-        Self { severity: Severity::Warning, ..self }
-    }
-}
-
-impl Report {
+impl DoctorReport {
     pub(super) fn new(
         started: SystemTime,
         interfaces: Vec<Interface>,
@@ -302,20 +248,6 @@ impl Report {
             verdict: Verdict::default(),
         }
     }
-
-    pub(super) fn conclude(
-        &mut self,
-        config: &DoctorConfig,
-        any_configured: bool,
-        mut problems: Vec<Problem>,
-        took: Duration,
-    ) {
-        self.duration = took;
-        let verdict = verdict::judge(self, config, any_configured, &mut problems);
-        problems.sort_by_key(|problem| problem.severity == Severity::Warning);
-        self.problems = problems;
-        self.verdict = verdict;
-    }
 }
 
 fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -323,7 +255,7 @@ fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::
 }
 
 /// `{"is","atLeast","atMost"}`; `is` only when both are the same.
-#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde gives it so.
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // Required by serde.
 fn bounds<S: Serializer>(bounds: &Option<Bounds>, serializer: S) -> Result<S::Ok, S::Error> {
     bounds
         .map(|known| {
@@ -336,7 +268,7 @@ fn bounds<S: Serializer>(bounds: &Option<Bounds>, serializer: S) -> Result<S::Ok
         .serialize(serializer)
 }
 
-#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde gives it so.
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // Required by serde.
 fn ports<S: Serializer>(ports: &Option<Ports>, serializer: S) -> Result<S::Ok, S::Error> {
     ports.map(Ports::as_str).serialize(serializer)
 }

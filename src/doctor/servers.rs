@@ -1,5 +1,5 @@
-//! Each STUN and TURN server by each transport and address family: resolved, reachable, authenticated,
-//! allocated, and what goes through the allocation.
+//! Tests each STUN and TURN server over each transport and address family: DNS, reachability,
+//! authentication, allocation, and round trips and throughput through the allocation.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,8 @@ use super::{
     DoctorConfig,
     interfaces::scope,
     nat::{local_towards, mirror},
-    report::{Burst, Problem, Rtt, Server, Throughput, millis},
+    problem::Problem,
+    report::{Burst, Rtt, Server, Throughput, millis},
 };
 use crate::{
     peer::gathering::refusal_remedy,
@@ -26,44 +27,44 @@ use crate::{
     types::printable,
 };
 
-/// Longest time for a name.
+/// Timeout of a DNS lookup.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
 
 /// Round trips through an allocation.
 const ROUND_TRIPS: u32 = 10;
 
-/// Transports of one machine asked at once: its user may hold only so many allocations, and bursts are
-/// not to meet each other.
-const AT_ONCE: usize = 2;
+/// Maximum number of transports of one host tested concurrently: a user's number of allocations is
+/// limited, and bursts must not interfere with each other.
+const MAX_CONCURRENT: usize = 2;
 
-/// Credentials that end sooner than this are told.
-const SOON: i64 = 600;
+/// Credentials with less remaining lifetime than this are reported, seconds.
+const EXPIRES_SOON_S: i64 = 600;
 
-/// A server to ask: a URL and one of its addresses, or why there is none.
+/// A server to test: a URL and one of its addresses, or why it has none.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct ServerTarget {
     pub(super) uri: Option<ServerUri>,
     pub(super) login: Option<Login>,
     pub(super) address: Option<SocketAddr>,
-    /// The local address to speak from.
+    /// The local address to use.
     pub(super) local: Option<IpAddr>,
-    /// All its addresses: a NAT is judged by as many as there are.
+    /// All addresses of this family: the NAT is examined with as many as there are.
     pub(super) all: Vec<SocketAddr>,
     row: Server,
 }
 
-impl Target {
+impl ServerTarget {
     fn without_address(row: Server) -> Self {
         Self { uri: None, login: None, address: None, local: None, all: Vec::new(), row }
     }
 }
 
-/// Looks every name up once, and gives a target for each URL and address family.
+/// Resolves every name once; returns a target for each URL and address family.
 pub(super) async fn resolve(
     config: &DoctorConfig,
     servers: &[IceServer],
     until: Instant,
-) -> Vec<Target> {
+) -> Vec<ServerTarget> {
     let listed = servers.iter().flat_map(|server| {
         let login = server.username.clone().zip(server.credential.clone());
         let login = login.map(|(username, password)| Login { username, password });
@@ -84,17 +85,17 @@ async fn resolve_one(
     url: &str,
     login: Option<Login>,
     until: Instant,
-) -> Vec<Target> {
+) -> Vec<ServerTarget> {
     let turn = is_turn(url);
     let mut row = Server { url: url.to_owned(), turn, ..Server::default() };
     let uri: ServerUri = match url.parse() {
         Ok(uri) => uri,
         Err(error) => {
-            let message = format!("no URL of an ICE server: {error}");
+            let message = format!("not a valid ICE server URL: {error}");
             let remedy =
                 "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST";
             row.problem = Some(Problem::error(code(&row, "bad-url"), Some(url), message, remedy));
-            return vec![Target::without_address(row)];
+            return vec![ServerTarget::without_address(row)];
         }
     };
     row.transport = match uri.transport {
@@ -102,53 +103,55 @@ async fn resolve_one(
         Transport::Tcp => "tcp",
         Transport::Tls => "tls",
     };
-    let begun = Instant::now();
-    let found = look_up(&uri, until).await;
-    row.resolve_ms = Some(millis(begun.elapsed()));
-    let found = found.map(|all| all.into_iter().filter(|one| config.takes(one.ip())).collect());
+    let started = Instant::now();
+    let found = lookup(&uri, until).await;
+    row.resolve_ms = Some(millis(started.elapsed()));
+    let found = found.map(|all| all.into_iter().filter(|one| config.includes(one.ip())).collect());
     match found.map(|found: Vec<_>| by_family(config, &uri, login.as_ref(), &row, &found)) {
         Ok(targets) if !targets.is_empty() => targets,
         other => {
             let (message, remedy) = match other {
-                Err(why) => (why, "check the spelling of the host and this machine's name server"),
-                Ok(_) => ("it has no address of the wanted family".to_owned(), "check --network"),
+                Err(why) => {
+                    (why, "check the spelling of the host name and this machine's name server")
+                }
+                Ok(_) => ("it has no address of the selected family".to_owned(), "check --network"),
             };
             let problem = Problem::error(code(&row, "unresolved"), Some(url), message, remedy);
             row.problem = Some(problem);
-            vec![Target::without_address(row)]
+            vec![ServerTarget::without_address(row)]
         }
     }
 }
 
-async fn look_up(uri: &ServerUri, until: Instant) -> Result<Vec<SocketAddr>, String> {
+async fn lookup(uri: &ServerUri, until: Instant) -> Result<Vec<SocketAddr>, String> {
     let within = RESOLVE_WITHIN.min(until.saturating_duration_since(Instant::now()));
     match timeout(within, tokio::net::lookup_host(uri.endpoint())).await {
         Ok(Ok(found)) => Ok(found.collect()),
-        Ok(Err(error)) => Err(format!("its name cannot be resolved: {error}")),
-        Err(_) => Err(format!("no answer about its name within {} s", within.as_secs())),
+        Ok(Err(error)) => Err(format!("cannot resolve host name: {error}")),
+        Err(_) => Err(format!("DNS lookup timed out after {} s", within.as_secs())),
     }
 }
 
-/// A target for the first address of each family that there is a way to.
+/// A target for the first address of each family that has a route.
 fn by_family(
     config: &DoctorConfig,
     uri: &ServerUri,
     login: Option<&Login>,
     row: &Server,
     found: &[SocketAddr],
-) -> Vec<Target> {
+) -> Vec<ServerTarget> {
     let mut targets = Vec::new();
     for v4 in [true, false] {
         let all: Vec<_> = found.iter().copied().filter(|one| one.is_ipv4() == v4).collect();
         let Some(&address) = all.first() else { continue };
         let local = local_towards(config, address);
-        // A name with addresses of both families is no problem where one has a route.
+        // For a name with addresses of both families, one route is enough.
         let elsewhere =
             || found.iter().any(|one| one.is_ipv4() != v4 && local_towards(config, *one).is_some());
         if local.is_none() && elsewhere() {
             continue;
         }
-        targets.push(Target {
+        targets.push(ServerTarget {
             uri: Some(uri.clone()),
             login: login.cloned(),
             address: Some(address),
@@ -160,10 +163,10 @@ fn by_family(
     targets
 }
 
-/// Asks all servers, [`AT_ONCE`] transports of one machine at a time.
+/// Tests all servers, at most [`MAX_CONCURRENT`] transports of one host at a time.
 pub(super) async fn probe(
     config: &DoctorConfig,
-    targets: &[Target],
+    targets: &[ServerTarget],
     clock_skew: Option<f64>,
     until: Instant,
 ) -> Vec<Server> {
@@ -174,7 +177,7 @@ pub(super) async fn probe(
     let each = groups.into_values().map(|indexes| {
         stream::iter(indexes)
             .map(async |index| (index, probe_one(config, &targets[index], clock_skew, until).await))
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT)
             .collect::<Vec<_>>()
     });
     let mut rows: Vec<_> = join_all(each).await.into_iter().flatten().collect();
@@ -184,7 +187,7 @@ pub(super) async fn probe(
 
 async fn probe_one(
     config: &DoctorConfig,
-    target: &Target,
+    target: &ServerTarget,
     clock_skew: Option<f64>,
     until: Instant,
 ) -> Server {
@@ -203,37 +206,37 @@ async fn probe_one(
     let result = if target.local.is_none() {
         Ok(Err(ClientError::Io(std::io::Error::other("no route from this machine"))))
     } else {
-        timeout_at(until.into(), converse(&server, uri.turn, target.local, &mut row)).await
+        timeout_at(until.into(), exchange(&server, uri.turn, target.local, &mut row)).await
     };
     let login = server.login.as_ref().map(|login| login.username.as_str());
     row.problem = match result {
         Ok(Ok(())) => expiring(&row),
         Ok(Err(error)) => Some(describe(&row, &error, login, now, clock_skew)),
         Err(_) if row.works() => {
-            row.not_measured.get_or_insert_with(|| "there was no time left".to_owned());
+            row.not_measured.get_or_insert_with(|| "no time was left".to_owned());
             expiring(&row)
         }
         Err(_) => Some(Problem::error(
             code(&row, "timeout"),
             Some(&row.url),
-            "no time was left for it",
+            "timed out before it was tested",
             "try again with a longer --timeout",
         )),
     };
     row
 }
 
-/// The conversation; what it finds is in `row` also when it is cut short.
-async fn converse(
+/// Tests one server; partial findings are in `row` even on a timeout.
+async fn exchange(
     server: &client::Server,
     turn: bool,
     local: Option<IpAddr>,
     row: &mut Server,
 ) -> Result<(), ClientError> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut client = Client::connect(server).await?;
     if server.transport != Transport::Udp {
-        row.connect_ms = Some(millis(begun.elapsed()));
+        row.connect_ms = Some(millis(started.elapsed()));
     }
     let asked = Instant::now();
     if !turn {
@@ -247,7 +250,7 @@ async fn converse(
         Ok(_) => (row.reachable, row.authenticated) = (true, Some(true)),
         Err(ClientError::Refused { code, .. }) => {
             row.reachable = true;
-            // Whatever comes after 401 and 438 was refused to a known user.
+            // Errors other than these are reported to an authenticated user.
             row.authenticated = Some(!matches!(code, 400 | 401 | 420 | 438));
         }
         Err(_) => {}
@@ -257,7 +260,7 @@ async fn converse(
     row.relayed = Some(allocation.relayed);
     row.lifetime_s = Some(allocation.lifetime.as_secs());
     let measured = measure(&mut client, &allocation, local, row).await;
-    // What stays would count against the user's quota until it expires.
+    // An allocation that is not released counts against the user's quota until it expires.
     let _ = client.release().await;
     match measured {
         Err(ClientError::Refused { code, reason }) => {
@@ -270,8 +273,8 @@ async fn converse(
     }
 }
 
-/// Round trips and a burst: from the relayed address to itself, or where that is forbidden to a socket
-/// of this machine that sends everything back.
+/// Measures round trips and a burst: from the relayed address to itself or, if that is forbidden, to a
+/// socket of this machine that echoes everything.
 async fn measure(
     client: &mut Client,
     allocation: &client::Allocation,
@@ -288,7 +291,7 @@ async fn measure(
     };
     client.permit(mapped.ip()).await?;
     let Ok(mirror) = mirror(local, own).await else { return Ok(()) };
-    // Its first packets open the NAT, and show the address it has towards the relayed one.
+    // Its first packets open the NAT, and reveal its external address as seen by the relay.
     let seen = client.receive(Instant::now() + Duration::from_millis(1500)).await?;
     let came_back = match seen {
         Some((peer, _)) => through(client, peer, row).await?,
@@ -301,7 +304,7 @@ async fn measure(
     Ok(())
 }
 
-/// Whether anything came back.
+/// Whether anything came back from `peer`.
 async fn through(
     client: &mut Client,
     peer: SocketAddr,
@@ -334,16 +337,16 @@ async fn through(
     Ok(true)
 }
 
-/// Seconds until TURN REST credentials end: their user name says when.
+/// Seconds until TURN REST credentials expire, which their username states.
 fn expires_in(login: &Login, now: SystemTime) -> Option<i64> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Some(i64::try_from(expiry(&login.username)?).ok()?.saturating_sub_unsigned(now))
 }
 
 fn expiring(row: &Server) -> Option<Problem> {
-    let left = row.credential_expires_in_s.filter(|left| *left < SOON && row.turn)?;
-    let message = format!("its credential is good for {left} s more");
-    let remedy = "fetch a fresh token answer before each connection, or make its TURN credentials last longer";
+    let left = row.credential_expires_in_s.filter(|left| *left < EXPIRES_SOON_S && row.turn)?;
+    let message = format!("its credential expires in {left} s");
+    let remedy = "fetch a new token before each connection, or increase the lifetime of the TURN credentials";
     Some(Problem::error("credential-expires-soon", Some(&row.url), message, remedy).warning())
 }
 
@@ -367,32 +370,33 @@ fn describe(
             (code.to_string(), refusal_remedy(*code, username, now, clock_skew))
         }
         ClientError::Closed => {
-            ("closed".to_owned(), "is the server running, and on this port?".to_owned())
+            ("closed".to_owned(), "check that the server is running, and on this port".to_owned())
         }
         ClientError::Io(_) => {
             ("unreachable".to_owned(), "check this machine's network and routes".to_owned())
         }
-        ClientError::HungUp | ClientError::Answer(_) | ClientError::TooLong => {
-            ("no-answer".to_owned(), "is it a STUN or TURN server of RFC 8489 and 8656?".to_owned())
-        }
+        ClientError::HungUp | ClientError::Answer(_) | ClientError::TooLong => (
+            "no-answer".to_owned(),
+            "check that it is a STUN (RFC 8489) or TURN (RFC 8656) server".to_owned(),
+        ),
         ClientError::Silent { .. } if row.transport == "udp" => (
             "silent".to_owned(),
-            "check host and port, that the server runs, and whether a firewall between blocks UDP"
+            "check host and port, that the server is running, and whether a firewall blocks UDP"
                 .to_owned(),
         ),
         ClientError::Silent { .. } => {
-            ("silent".to_owned(), "does the server speak TURN on this port?".to_owned())
+            ("silent".to_owned(), "check that the server speaks TURN on this port".to_owned())
         }
     };
     let message = printable(&error.to_string());
     let message = match error {
-        ClientError::Refused { .. } => format!("it refuses: {message}"),
+        ClientError::Refused { .. } => format!("request rejected: {message}"),
         _ => message,
     };
     Problem::error(code(row, &what), Some(&row.url), message, remedy)
 }
 
-/// Where the farthest of these servers is, when none is on the internet.
+/// Scope of the farthest of these servers, when none is on the internet.
 pub(super) fn seen_from(servers: &[SocketAddr]) -> Option<&'static str> {
     let scopes: Vec<_> = servers.iter().map(|server| scope(server.ip())).collect();
     if scopes.is_empty() || scopes.contains(&"public") {
@@ -407,7 +411,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_expiry_of_a_credential_is_in_its_name() {
+    fn the_username_states_the_expiry_of_a_credential() {
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let left = |username: &str| {
             expires_in(&Login { username: username.into(), password: String::new() }, now)
@@ -419,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_this_machine_see_no_nat_of_the_internet() {
+    fn local_servers_do_not_see_nats_towards_the_internet() {
         let of = |all: &[&str]| {
             let all: Vec<_> = all.iter().map(|one| one.parse().unwrap()).collect();
             seen_from(&all)

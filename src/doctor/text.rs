@@ -1,9 +1,12 @@
-//! All of it for people: sections with aligned columns, a tick or cross before each line, and the
-//! verdict at the end. Texts of servers are made printable as they are put into lines.
+//! Human-readable output: sections with aligned columns, a tick or cross before each line, and the
+//! verdict at the end. Text from servers is made printable before it is shown.
 
 use std::fmt::Write;
 
-use super::report::{Contacted, Nat, Report, Server, Severity};
+use super::{
+    problem::Severity,
+    report::{Contacted, DoctorReport, Nat, Server},
+};
 use crate::{
     report::{
         human,
@@ -16,16 +19,16 @@ const GOOD: &str = "✓";
 const BAD: &str = "✗";
 const NOTE: &str = "!";
 
-/// How a line that is good, bad or neither begins.
+/// Prefix of a line that is good, bad or neither.
 pub const MARKED: [&str; 3] = ["  ✓", "  ✗", "  !"];
 
 fn mark(good: bool) -> &'static str {
     if good { GOOD } else { BAD }
 }
 
-/// The text, without a line end after the last line.
+/// The report as text, without a trailing newline.
 #[must_use]
-pub fn text(report: &Report) -> String {
+pub fn text(report: &DoctorReport) -> String {
     let mut lines = Vec::new();
     network(&mut lines, report);
     nat(&mut lines, &report.nat);
@@ -43,7 +46,7 @@ fn row(lines: &mut Vec<String>, mark: &str, label: &str, value: &str) {
     lines.extend(hanging(&format!("  {mark} {label:<13} "), value, WIDTH));
 }
 
-fn network(lines: &mut Vec<String>, report: &Report) {
+fn network(lines: &mut Vec<String>, report: &DoctorReport) {
     lines.push("network".to_owned());
     let named =
         report.interfaces.iter().filter(|one| !matches!(one.scope, "loopback" | "link-local"));
@@ -54,12 +57,12 @@ fn network(lines: &mut Vec<String>, report: &Report) {
         row(lines, " ", &one.name, &format!("{} ({}{vpn})", one.address, one.scope));
     }
     if !any {
-        row(lines, " ", "interfaces", "none but loopback");
+        row(lines, " ", "interfaces", "only loopback");
     }
     let answer = |ipv6| match ipv6 {
         Some(true) => "reaches the servers",
         Some(false) => "does not reach the servers",
-        None => "not tried: no server has an IPv6 address that this machine can reach",
+        None => "not tested: no server has an IPv6 address that this machine can reach",
     };
     row(lines, " ", "IPv6", answer(report.nat.ipv6));
 }
@@ -69,7 +72,7 @@ fn nat(lines: &mut Vec<String>, nat: &Nat) {
     lines.push("NAT".to_owned());
     match nat.udp {
         Some(udp) => row(lines, mark(udp), "UDP", if udp { "passes" } else { "is blocked" }),
-        None => row(lines, NOTE, "UDP", "not known: no server answered"),
+        None => row(lines, NOTE, "UDP", "unknown: no server answered"),
     }
     let Some(translated) = nat.translated else { return };
     let address = |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
@@ -87,7 +90,7 @@ fn nat(lines: &mut Vec<String>, nat: &Nat) {
     let by = |by: Option<&str>| match by {
         Some("rfc5780") => " (RFC 5780)",
         Some("turn") => " (with the help of TURN)",
-        Some("servers") => " (by several servers)",
+        Some("servers") => " (from several servers)",
         _ => "",
     };
     if let Some(mapping) = nat.mapping {
@@ -105,12 +108,12 @@ fn nat(lines: &mut Vec<String>, nat: &Nat) {
         row(lines, " ", "hairpinning", if hairpinning { "yes" } else { "no" });
     }
     if let Some([alive, gone]) = nat.binding_lifetime_s {
-        let life = match (alive, gone) {
+        let lifetime = match (alive, gone) {
             (Some(alive), None) => format!("longer than {alive} s"),
             (Some(alive), Some(gone)) => format!("between {alive} s and {gone} s"),
-            (None, _) => "not known: the server cannot answer to another port".to_owned(),
+            (None, _) => "unknown: the server cannot respond to another port".to_owned(),
         };
-        row(lines, " ", "binding lives", &life);
+        row(lines, " ", "binding", &format!("lifetime {lifetime}"));
     }
     if let Some(profile) = &nat.profile {
         row(lines, " ", "profile", profile);
@@ -130,22 +133,23 @@ fn servers(lines: &mut Vec<String>, servers: &[Server]) {
     };
     let heads: Vec<String> = servers.iter().map(named).collect();
     let width = heads.iter().map(|head| head.chars().count()).max().unwrap_or(0) + 2;
-    let fit = |server: &Server| width + printable(&gives(server)).chars().count() <= WIDTH;
+    let fit = |server: &Server| width + printable(&results(server)).chars().count() <= WIDTH;
     let beside = servers.iter().all(fit);
     for (server, head) in servers.iter().zip(&heads) {
         if beside {
-            lines
-                .push(format!("{head:<width$}{}", printable(&gives(server))).trim_end().to_owned());
+            lines.push(
+                format!("{head:<width$}{}", printable(&results(server))).trim_end().to_owned(),
+            );
         } else {
-            // What it gives stands below: a URL alone may fill the line.
+            // Results go below: a URL alone may fill the line.
             lines.push(head.clone());
-            lines.extend(wrap(&gives(server), 6, WIDTH));
+            lines.extend(wrap(&results(server), 6, WIDTH));
         }
     }
 }
 
-/// What a server gives, in a line.
-fn gives(server: &Server) -> String {
+/// The results of a server in one line.
+fn results(server: &Server) -> String {
     let mut parts = Vec::new();
     if let Some(problem) = server.problem.as_ref().filter(|_| !server.works()) {
         return problem.message.clone();
@@ -163,18 +167,18 @@ fn gives(server: &Server) -> String {
         parts.push(format!("{} of a keyframe lost", human::share(lost)));
     }
     if let Some(throughput) = server.throughput {
-        parts.push(format!("carries {}", human::bitrate(throughput.bits_per_second)));
+        parts.push(format!("throughput {}", human::bitrate(throughput.bits_per_second)));
     }
     if let Some(why) = &server.not_measured {
         parts.push(format!("not measured: {why}"));
     }
     if let Some(left) = server.credential_expires_in_s.filter(|left| server.turn && *left < 3600) {
-        parts.push(format!("login for {}", rough_duration(left as f64)));
+        parts.push(format!("login valid for {}", rough_duration(left as f64)));
     }
     parts.join(" · ")
 }
 
-fn contacts(lines: &mut Vec<String>, report: &Report) {
+fn contacts(lines: &mut Vec<String>, report: &DoctorReport) {
     if report.token.is_none() && report.signaling.is_none() {
         return;
     }
@@ -197,7 +201,7 @@ fn contact(one: &Contacted) -> String {
         text.push_str(&human::millis(total));
     }
     let steps = [
-        ("name", one.dns_ms),
+        ("DNS", one.dns_ms),
         ("TCP", one.tcp_ms),
         ("TLS", one.tls_ms),
         ("upgrade", one.upgrade_ms),
@@ -215,7 +219,7 @@ fn contact(one: &Contacted) -> String {
     text
 }
 
-fn problems(lines: &mut Vec<String>, report: &Report) {
+fn problems(lines: &mut Vec<String>, report: &DoctorReport) {
     if report.problems.is_empty() {
         return;
     }
@@ -238,7 +242,8 @@ mod tests {
     use super::*;
     use crate::doctor::{
         contact::Contacts,
-        report::{Burst, Interface, Problem, Rtt, Throughput},
+        problem::Problem,
+        report::{Burst, Interface, Rtt, Throughput},
     };
 
     fn server(url: &str) -> Server {
@@ -255,7 +260,7 @@ mod tests {
         }
     }
 
-    fn report() -> Report {
+    fn report() -> DoctorReport {
         let long = "wss://signaling.some-customer.example:8443/deeply/nested/api/signal";
         let nat = Nat {
             udp: Some(true),
@@ -281,7 +286,8 @@ mod tests {
             vpn: true,
         }];
         let contacts = Contacts::default();
-        let mut report = Report::new(SystemTime::UNIX_EPOCH, interfaces, nat, servers, contacts);
+        let mut report =
+            DoctorReport::new(SystemTime::UNIX_EPOCH, interfaces, nat, servers, contacts);
         report.signaling = Some(Contacted {
             url: Some(long.into()),
             ok: true,
@@ -300,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_fits_a_terminal_and_nothing_is_cut() {
+    fn every_line_fits_the_terminal_and_nothing_is_truncated() {
         let report = report();
         let text = text(&report);
         for line in text.lines() {
@@ -308,21 +314,22 @@ mod tests {
         }
         let whole = |text: &str| text.split_whitespace().collect::<String>();
         let servers = report.servers.iter().map(|server| server.url.as_str());
-        for part in servers.chain(["nothing came back", "login for 10 min", "203.0.113.8"]) {
+        for part in servers.chain(["nothing came back", "login valid for 10 min", "203.0.113.8"]) {
             assert!(whole(&text).contains(&whole(part)), "no {part:?} in\n{text}");
         }
         assert_eq!(text.matches("word").count(), 60);
     }
 
     #[test]
-    fn short_servers_have_one_line_each() {
+    fn servers_with_short_results_take_one_line_each() {
         let mut report = report();
         report.servers = vec![Server {
             burst: None,
             throughput: None,
             ..server("turn:192.0.2.7:3478?transport=udp")
         }];
-        let line = "  ✓ turn:192.0.2.7:3478?transport=udp  relays · rtt 1.23 s · login for 10 min";
+        let line =
+            "  ✓ turn:192.0.2.7:3478?transport=udp  relays · rtt 1.23 s · login valid for 10 min";
         assert!(text(&report).contains(line), "{}", text(&report));
     }
 }

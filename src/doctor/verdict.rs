@@ -1,13 +1,14 @@
-//! What follows from everything that was found: which peers can be reached, how, and what to do.
+//! The verdict: which peers can be reached, over which paths, and what to do.
 //!
-//! Who is reached directly comes from [`theory`]: this machine's NAT against
-//! every profile of the matrix. Where a behaviour is known only between bounds, the stricter one counts.
+//! Which peers can be reached directly follows from [`theory`]: this machine's NAT against every profile of
+//! the matrix. If a behavior is known only within bounds, the stricter one counts.
 
 use serde::Serialize;
 
 use super::{
     DoctorConfig,
-    report::{Nat, Problem, Report, Severity},
+    problem::{Problem, Severity},
+    report::{DoctorReport, Nat},
 };
 use crate::nat::{
     BINDING_TIMEOUT, Behaviour, Layer, Nat as Translating, Path, Ports, Profile,
@@ -15,42 +16,42 @@ use crate::nat::{
     theory::{self, Relays},
 };
 
-/// Who can be reached.
+/// Which peers can be reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Every peer, directly or by a relay.
+    /// Every peer, directly or over a relay.
     All,
-    /// Some cannot be.
+    /// Some peers only.
     Some,
-    /// Nobody: signaling or every server fails.
+    /// None: signaling or every server fails.
     #[default]
     None,
 }
 
-/// What follows.
+/// Conclusion from all findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
-    /// Who can be reached.
+    /// Which peers can be reached.
     pub class: Class,
-    /// Exit code: 0 all, 3 some cannot be reached, 1 nothing works or a server fails.
+    /// Exit code: 0 all peers, 3 some cannot be reached, 1 nothing works or a server fails.
     pub exit: u8,
-    /// In plain words.
+    /// The conclusion as a human-readable sentence.
     pub text: String,
-    /// NAT profiles of peers that are reached directly.
+    /// NAT profiles of peers that can be reached directly.
     pub direct: Vec<String>,
-    /// Of those that are reached by a relay.
+    /// NAT profiles of peers that can be reached over a relay.
     pub relay: Vec<String>,
-    /// Of those that are not reached.
+    /// NAT profiles of peers that cannot be reached.
     pub none: Vec<String>,
-    /// Transports by which a relay works: `udp`, `tcp`, `tls`.
+    /// Transports over which a relay works: `udp`, `tcp`, `tls`.
     pub relays: Vec<&'static str>,
 }
 
-/// Judges, and adds the problems that show only in the whole.
+/// Draws the conclusion, and adds the problems that follow from the findings together.
 pub(super) fn judge(
-    report: &mut Report,
+    report: &mut DoctorReport,
     config: &DoctorConfig,
     any_configured: bool,
     problems: &mut Vec<Problem>,
@@ -82,12 +83,12 @@ pub(super) fn judge(
         () if fails => (Class::Some, 1),
         () => (Class::Some, 3),
     };
-    verdict.text = words(report, &verdict, profile.as_ref(), contacted, any_configured);
+    verdict.text = describe(report, &verdict, profile.as_ref(), contacted, any_configured);
     verdict
 }
 
-/// Silence of UDP means that it is blocked only when the same machines answer otherwise.
-fn settle_udp(report: &mut Report) {
+/// Missing responses over UDP mean that it is blocked only if the servers respond over other transports.
+fn settle_udp(report: &mut DoctorReport) {
     let by_stream = report.servers.iter().any(|one| one.reachable && one.transport != "udp");
     let by_udp = report.servers.iter().any(|one| one.reachable && one.transport == "udp");
     match report.nat.udp {
@@ -97,7 +98,7 @@ fn settle_udp(report: &mut Report) {
     }
 }
 
-/// Problems of the network and not of a server: nothing is to be repaired there.
+/// Whether a problem is of the network and not of a server, which then needs no repair.
 fn is_of_network(code: &str) -> bool {
     matches!(
         code,
@@ -105,7 +106,7 @@ fn is_of_network(code: &str) -> bool {
     )
 }
 
-/// What stands in front of this machine; `None` when it is not known.
+/// The NATs and firewalls between this machine and the internet; `None` when unknown.
 fn profile(nat: &Nat) -> Option<Profile> {
     if nat.udp == Some(false) {
         return Some(Profile { layers: vec![Layer::UdpBlocked] });
@@ -124,7 +125,7 @@ fn profile(nat: &Nat) -> Option<Profile> {
     Some(Profile { layers })
 }
 
-/// The named profile that is this one; which ports a NAT gives matters only where they can be guessed.
+/// The name of this profile; port allocation matters only if ports can be predicted.
 fn name(profile: &Profile, nat: &Nat) -> Option<String> {
     let exact =
         |known: Option<crate::stun::discovery::Bounds>| known.is_none_or(|k| k.exact().is_some());
@@ -158,7 +159,7 @@ fn reach(profile: Option<&Profile>, relays: Vec<&'static str>) -> Verdict {
         udp: relays.contains(&"udp"),
         stream: relays.iter().any(|transport| *transport != "udp"),
     };
-    // Behind something unknown nothing but relays can be counted on.
+    // Behind an unknown NAT, assume that only relays work.
     let unknown = Profile {
         layers: vec![Layer::Nat(Translating::new(
             Behaviour::AddressAndPortDependent,
@@ -184,8 +185,8 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
         problems.push(Problem::error(
             "udp-blocked",
             None,
-            "UDP does not get out of this network",
-            "let UDP out to the TURN servers, or use TURN over TCP or TLS, best on port 443",
+            "this network blocks outgoing UDP",
+            "allow UDP to the TURN servers, or use TURN over TCP or TLS, preferably on port 443",
         ));
     }
     let scope = nat.mapped.map(super::interfaces::scope);
@@ -194,8 +195,8 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
             Problem::error(
                 "double-nat",
                 None,
-                "the servers see a private address of this machine: there may be another NAT beyond",
-                "use servers on the internet to see all of it",
+                "the servers see a private address: there may be another NAT between them and the internet",
+                "use servers on the internet to detect all NATs",
             )
             .warning(),
         );
@@ -206,8 +207,8 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
             Problem::error(
                 "carrier-grade-nat",
                 None,
-                "an address of 100.64.0.0/10: the carrier has a NAT of its own (RFC 6598)",
-                "nothing is to be done at the router: count on a TURN server, or use IPv6",
+                "an address in 100.64.0.0/10: the carrier uses carrier-grade NAT (RFC 6598)",
+                "rely on a TURN server or use IPv6; changes to the router do not help",
             )
             .warning(),
         );
@@ -217,8 +218,8 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
             Problem::error(
                 "vpn",
                 Some(&vpn.name),
-                "the way to the servers leads through what looks like a VPN",
-                "what is told here holds for the VPN: switch it off, or look with --interface",
+                "the route to the servers seems to go through a VPN",
+                "this report describes the VPN: disconnect it, or select an interface with --interface",
             )
             .warning(),
         );
@@ -226,8 +227,8 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
     problems
 }
 
-/// What a network that blocks UDP silences is no fault of the servers, and where everybody is reached
-/// all the same a server's fault is only good to know.
+/// Turns errors into warnings: a network that blocks UDP is not the servers' fault, and if every peer can be
+/// reached anyway, the fault of a server does not matter.
 fn soften(nat: &Nat, verdict: &Verdict, problems: &mut [Problem]) {
     let all = verdict.none.is_empty();
     for problem in problems {
@@ -239,13 +240,13 @@ fn soften(nat: &Nat, verdict: &Verdict, problems: &mut [Problem]) {
     }
 }
 
-fn about_relays(report: &Report, verdict: &Verdict, any_configured: bool) -> Option<Problem> {
+fn about_relays(report: &DoctorReport, verdict: &Verdict, any_configured: bool) -> Option<Problem> {
     if !any_configured {
         return Some(Problem::error(
             "no-ice-servers",
             None,
             "no STUN or TURN server is known",
-            "give --ice-server stun:HOST and turn:HOST, or let the token API name them",
+            "give --ice-server stun:HOST and turn:HOST, or have the token API return them",
         ));
     }
     if verdict.none.is_empty() {
@@ -254,42 +255,45 @@ fn about_relays(report: &Report, verdict: &Verdict, any_configured: bool) -> Opt
     let named = report.servers.iter().any(|server| server.turn);
     if verdict.relays.is_empty() {
         let (message, remedy) = if named {
-            ("no TURN server works", "repair the TURN servers, as told above")
+            ("no TURN server works", "fix the TURN servers named above")
         } else {
-            ("no TURN server is known", "add one: --ice-server turn:HOST, or `serve` with its own")
+            (
+                "no TURN server is known",
+                "add one: --ice-server turn:HOST, or `orion-peer serve` with its embedded TURN server",
+            )
         };
-        let message = format!("{message}: who cannot be reached directly cannot be reached");
+        let message =
+            format!("{message}: peers that cannot be reached directly cannot be reached at all");
         return Some(Problem::error("no-relay", None, message, remedy));
     }
     Some(Problem::error(
         "no-relay-over-tcp",
         None,
         "no TURN server works over TCP or TLS: peers without UDP cannot be reached",
-        "let the TURN server listen on TCP or TLS, and name turn:HOST?transport=tcp or turns:HOST",
+        "enable TCP or TLS on the TURN server, and give turn:HOST?transport=tcp or turns:HOST",
     ))
 }
 
-fn words(
-    report: &Report,
+fn describe(
+    report: &DoctorReport,
     verdict: &Verdict,
     profile: Option<&Profile>,
     contacted: bool,
     any_configured: bool,
 ) -> String {
-    let mut text = whereabouts(&report.nat, profile, any_configured);
+    let mut text = describe_nat(&report.nat, profile, any_configured);
     if let Some(seen_from) = report.nat.seen_from {
         text.push_str(match seen_from {
-            "this-machine" => ", as far as servers on this machine can tell",
-            _ => ", as far as servers in this network can tell",
+            "this-machine" => ", as seen by servers on this machine",
+            _ => ", as seen by servers in this network",
         });
     }
     text.push_str(": ");
-    let some = |list: &[String]| list.join(", ");
     let direct = match (verdict.direct.len(), verdict.direct.as_slice()) {
-        (_, _) if profile.is_none() => "who is reached directly cannot be told".to_owned(),
-        (0, _) => "nobody is reached directly".to_owned(),
-        (n, _) if n + 1 >= MATRIX.len() => "every peer that has UDP is reached directly".to_owned(),
-        (_, list) => format!("direct only with peers behind {}", some(list)),
+        (_, _) if profile.is_none() => "unknown which peers can be reached directly".to_owned(),
+        (0, _) => "no peer can be reached directly".to_owned(),
+        (n, _) if n + 1 >= MATRIX.len() => "every peer with UDP can be reached directly".to_owned(),
+        (_, list) => format!("direct only with peers {}", located(list)),
     };
     text.push_str(&direct);
     text.push_str("; ");
@@ -297,22 +301,50 @@ fn words(
     let relayed = match (verdict.relays.is_empty(), verdict.none.as_slice()) {
         (true, []) => "no relay is needed".to_owned(),
         (true, _) if profile.is_none() => {
-            "no TURN server works, so whoever is not reached directly is not reached".to_owned()
+            "no TURN server works, so peers that cannot be reached directly cannot be reached at all".to_owned()
         }
         (true, none) => {
-            format!("no TURN server works, so peers behind {} are not reached", some(none))
+            format!("no TURN server works, so peers {} cannot be reached", located(none))
         }
         (false, []) => format!("TURN over {relays} works, so every peer can be reached"),
         (false, none) => {
-            format!("TURN over {relays} works, but peers behind {} are not reached", some(none))
+            format!("TURN over {relays} works, but peers {} cannot be reached", located(none))
         }
     };
     text.push_str(&relayed);
     text.push('.');
     if !contacted {
-        text.push_str(" But peers cannot find each other: signaling does not work.");
+        text.push_str(" However, peers cannot find each other: signaling does not work.");
     }
     text
+}
+
+/// Where peers with these NAT profiles are: `without NAT or behind a full-cone NAT or a symmetric NAT`.
+fn located(profiles: &[String]) -> String {
+    let (open, behind): (Vec<&str>, Vec<&str>) =
+        profiles.iter().map(String::as_str).partition(|name| *name == "none");
+    let behind: Vec<&str> = behind.into_iter().map(described).collect();
+    let behind = match behind.as_slice() {
+        [] => return "without NAT".to_owned(),
+        [one] => format!("behind {one}"),
+        [first @ .., last] => format!("behind {} or {last}", first.join(", ")),
+    };
+    if open.is_empty() { behind } else { format!("without NAT or {behind}") }
+}
+
+/// A profile of [`MATRIX`] in words; another name as it is.
+fn described(profile: &str) -> &str {
+    match profile {
+        "firewall" => "a firewall",
+        "fullcone" => "a full-cone NAT",
+        "addr" => "an address-restricted NAT",
+        "port" => "a port-restricted NAT",
+        "sym" => "a symmetric NAT",
+        "port+port" => "two port-restricted NATs",
+        "port+sym" => "a port-restricted NAT and a symmetric NAT",
+        "udp-blocked" => "a network that blocks UDP",
+        other => other,
+    }
 }
 
 /// `UDP, TCP and TLS`.
@@ -325,12 +357,12 @@ fn listed(transports: &[&str]) -> String {
     }
 }
 
-fn whereabouts(nat: &Nat, profile: Option<&Profile>, any_configured: bool) -> String {
+fn describe_nat(nat: &Nat, profile: Option<&Profile>, any_configured: bool) -> String {
     let Some(profile) = profile else {
         return if any_configured {
-            "No server answered by UDP, so the NAT is not known".to_owned()
+            "No server answered over UDP, so the NAT is unknown".to_owned()
         } else {
-            "No STUN or TURN server is known, so the NAT is not known".to_owned()
+            "No STUN or TURN server is known, so the NAT is unknown".to_owned()
         };
     };
     if !profile.passes_udp() {
@@ -346,16 +378,16 @@ fn whereabouts(nat: &Nat, profile: Option<&Profile>, any_configured: bool) -> St
             let mapping =
                 nat.mapping.map_or_else(|| "unknown".to_owned(), |known| known.to_string());
             let ports = match nat.ports {
-                Some(Ports::Sequential) => ", ports one after the other",
+                Some(Ports::Sequential) => ", sequential ports",
                 _ => "",
             };
             format!("Behind a {kind} (mapping {mapping}, filtering {filtering}{ports})")
         }
-        (_, true) => "No NAT and no firewall against UDP".to_owned(),
+        (_, true) => "No NAT and no firewall that filters UDP".to_owned(),
         (_, false) if nat.filtering.is_some_and(|known| known.exact().is_some()) => {
             format!("No NAT, but a firewall (filtering {filtering})")
         }
-        (_, false) => format!("No NAT, perhaps a firewall (filtering {filtering})"),
+        (_, false) => format!("No NAT, possibly a firewall (filtering {filtering})"),
     }
 }
 

@@ -1,10 +1,11 @@
-//! Verdicts for every profile, and for what can fail, without a network.
+//! Verdicts for every profile and every kind of failure, without a network.
 
 use std::time::SystemTime;
 
 use super::*;
 use crate::{
     doctor::{
+        conclude,
         contact::Contacts,
         report::{Contacted, Server},
     },
@@ -42,12 +43,12 @@ fn server(transport: &'static str, turn: bool, works: bool) -> Server {
     }
 }
 
-fn judged(nat: Nat, servers: Vec<Server>, problems: Vec<Problem>) -> Report {
+fn judged(nat: Nat, servers: Vec<Server>, problems: Vec<Problem>) -> DoctorReport {
     let any = !servers.is_empty();
     let config = DoctorConfig::of(Vec::new());
     let mut report =
-        Report::new(SystemTime::UNIX_EPOCH, Vec::new(), nat, servers, Contacts::default());
-    report.conclude(&config, any, problems, std::time::Duration::ZERO);
+        DoctorReport::new(SystemTime::UNIX_EPOCH, Vec::new(), nat, servers, Contacts::default());
+    conclude(&mut report, &config, any, problems);
     report
 }
 
@@ -61,7 +62,7 @@ fn all_turn(udp: bool) -> Vec<Server> {
 }
 
 #[test]
-fn every_profile_is_named_and_with_turn_everybody_is_reached() {
+fn every_profile_is_named_and_with_turn_every_peer_can_be_reached() {
     for (profile, words) in [
         ("none", "No NAT and no firewall"),
         ("firewall", "a firewall (filtering address-and-port-dependent)"),
@@ -69,7 +70,7 @@ fn every_profile_is_named_and_with_turn_everybody_is_reached() {
         ("addr", "filtering address-dependent)"),
         ("port", "filtering address-and-port-dependent)"),
         ("sym", "a symmetric NAT (mapping address-and-port-dependent"),
-        ("sym-sequential", "ports one after the other"),
+        ("sym-sequential", "sequential ports"),
         ("udp-blocked", "blocks UDP"),
     ] {
         let report = judged(nat_of(profile), all_turn(profile != "udp-blocked"), Vec::new());
@@ -78,7 +79,7 @@ fn every_profile_is_named_and_with_turn_everybody_is_reached() {
         assert!(report.verdict.text.contains(words), "{profile}: {}", report.verdict.text);
         assert!(report.verdict.text.contains("every peer can be reached"), "{profile}");
     }
-    // Of a stack its whole behaviour shows.
+    // For a stack of NATs, only its combined behavior is visible.
     let stacked = judged(nat_of("port+sym"), all_turn(true), Vec::new());
     assert_eq!(stacked.nat.profile.as_deref(), Some("sym"));
     let unnamed = judged(nat_of("adm-eif"), all_turn(true), Vec::new());
@@ -86,15 +87,17 @@ fn every_profile_is_named_and_with_turn_everybody_is_reached() {
 }
 
 #[test]
-fn who_is_reached_directly_is_what_theory_says() {
+fn direct_peers_match_theory() {
     let report = judged(nat_of("sym"), all_turn(true), Vec::new());
     assert_eq!(report.verdict.direct, ["none", "fullcone", "addr"]);
-    assert!(report.verdict.text.contains("direct only with peers behind none, fullcone, addr;"));
+    assert!(report.verdict.text.contains(
+        "direct only with peers without NAT or behind a full-cone NAT or an address-restricted NAT;"
+    ));
     assert!(report.verdict.text.contains("TURN over UDP, TCP and TLS works"));
 }
 
 #[test]
-fn without_a_relay_some_are_not_reached() {
+fn without_a_relay_some_peers_cannot_be_reached() {
     let report = judged(nat_of("port"), vec![server("udp", false, true)], Vec::new());
     assert_eq!((report.verdict.class, report.verdict.exit), (Class::Some, 3));
     assert_eq!(report.verdict.none, ["sym", "port+sym", "udp-blocked"]);
@@ -107,8 +110,8 @@ fn without_a_relay_some_are_not_reached() {
 }
 
 #[test]
-fn a_server_that_fails_is_a_fault_unless_everybody_is_reached_without_it() {
-    let refused = || Problem::error("turn-401", None, "it refuses", "the password");
+fn a_failing_server_is_an_error_unless_every_peer_can_be_reached_without_it() {
+    let refused = || Problem::error("turn-401", None, "request rejected", "the password");
     let servers = vec![server("udp", false, true), server("udp", true, false)];
     let report = judged(nat_of("port"), servers, vec![refused()]);
     assert_eq!((report.verdict.class, report.verdict.exit), (Class::Some, 1));
@@ -118,7 +121,7 @@ fn a_server_that_fails_is_a_fault_unless_everybody_is_reached_without_it() {
 }
 
 #[test]
-fn silence_of_everything_is_not_called_blocked_udp() {
+fn no_response_at_all_is_not_reported_as_blocked_udp() {
     let servers = vec![server("udp", false, false), server("tcp", true, false)];
     let nat = Nat { udp: Some(false), ..Nat::default() };
     let report = judged(nat, servers, Vec::new());
@@ -135,8 +138,8 @@ fn silence_of_everything_is_not_called_blocked_udp() {
 }
 
 #[test]
-fn signaling_that_fails_goes_before_everything() {
-    let mut report = Report::new(
+fn failing_signaling_takes_precedence() {
+    let mut report = DoctorReport::new(
         SystemTime::UNIX_EPOCH,
         Vec::new(),
         nat_of("none"),
@@ -144,13 +147,13 @@ fn signaling_that_fails_goes_before_everything() {
         Contacts::default(),
     );
     report.signaling = Some(Contacted::default());
-    report.conclude(&DoctorConfig::of(Vec::new()), true, Vec::new(), std::time::Duration::ZERO);
+    conclude(&mut report, &DoctorConfig::of(Vec::new()), true, Vec::new());
     assert_eq!((report.verdict.class, report.verdict.exit), (Class::None, 1));
     assert!(report.verdict.text.contains("signaling does not work"));
 }
 
 #[test]
-fn bounds_count_as_the_stricter_one() {
+fn the_stricter_bound_counts() {
     let between = Bounds {
         at_least: Behaviour::AddressDependent,
         at_most: Behaviour::AddressAndPortDependent,
@@ -163,7 +166,7 @@ fn bounds_count_as_the_stricter_one() {
 }
 
 #[test]
-fn the_json_is_of_its_schema() {
+fn the_json_matches_its_schema() {
     let json = serde_json::to_value(judged(nat_of("addr"), all_turn(true), Vec::new())).unwrap();
     assert_eq!(json["schema"], "orion-peer/doctor/1");
     assert_eq!(json["nat"]["mapping"]["is"], "endpoint-independent");

@@ -1,9 +1,8 @@
-//! A cache before a store that is over a network, and a fuse for when it is down.
+//! A cache in front of a store on the network, and a circuit breaker for when it is down.
 //!
-//! What is active is believed for at most [`MAX_AGE`], what is not for a shorter time, for somebody
-//! may be waiting for it. A store that fails is not covered up: from its first failure until its
-//! first answer nothing is taken from the cache, and it is asked once a [`PAUSE`] rather than by
-//! everybody at once.
+//! Active pairs are cached for at most [`MAX_AGE`]; missing ones for a shorter time, because a client may be
+//! waiting for them. Failures of the store are not masked: from its first failure until its first response,
+//! the cache is not used, and the store is queried once per [`PAUSE`] instead of by every client.
 
 use std::{
     collections::HashSet,
@@ -18,23 +17,23 @@ use tokio::sync::mpsc;
 use super::{Hint, Pair, PairStore, StoreError};
 use crate::types::{DeviceId, PairId};
 
-/// Longest time a pair may be believed to be active (contract: a revocation takes 30 s at most).
+/// Maximum time for which an active pair may be cached (contract: a revocation takes effect within 30 s).
 pub const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// How long a pair is believed to be active unless said otherwise: with the look for revoked pairs
-/// every 10 s after it, a socket that comes by the cache still ends within 30 s.
+/// Default time for which an active pair is cached: together with polling for revoked pairs every 10 s, a
+/// socket that was accepted from the cache still ends within 30 s.
 pub const AGE: Duration = Duration::from_secs(15);
 
-/// How long a pair is believed not to be active, at most.
+/// Maximum time for which a missing pair is cached.
 const AGE_OF_NONE: Duration = Duration::from_secs(2);
 
-/// Between attempts to ask a store that is down.
+/// Interval between queries to a store that is down.
 pub const PAUSE: Duration = Duration::from_secs(1);
 
-/// Answers kept, of each kind.
+/// Maximum number of cached results of each kind.
 const ENTRIES: u64 = 100_000;
 
-/// When a pair, or a list of pairs, is to be asked for again.
+/// Cache times of a pair or a list of pairs.
 #[derive(Debug, Clone, Copy)]
 struct Ages {
     some: Duration,
@@ -42,8 +41,8 @@ struct Ages {
 }
 
 impl Ages {
-    fn of(self, there: bool) -> Duration {
-        if there { self.some } else { self.none }
+    fn of(self, found: bool) -> Duration {
+        if found { self.some } else { self.none }
     }
 }
 
@@ -82,11 +81,11 @@ impl Expiry<Whose, Vec<Pair>> for Ages {
     }
 }
 
-/// A store that failed when it was asked last.
+/// Failure of the last query.
 #[derive(Debug)]
 struct Outage {
     error: StoreError,
-    /// When it may be asked again.
+    /// When the store may be queried again.
     again: Instant,
 }
 
@@ -105,8 +104,7 @@ impl std::fmt::Debug for Cached {
 }
 
 impl Cached {
-    /// A cache before `store` whose answers are good for `age`, and never for longer than
-    /// [`MAX_AGE`].
+    /// A cache in front of `store` whose entries are valid for `age`, at most [`MAX_AGE`].
     #[must_use]
     pub fn new(store: Arc<dyn PairStore>, age: Duration) -> Self {
         let age = age.min(MAX_AGE);
@@ -127,14 +125,14 @@ impl Cached {
         self.outage().is_some()
     }
 
-    /// Takes note of how the store answered.
-    fn noted<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Records whether the store responded.
+    fn recorded<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         let mut outage = self.outage();
         match &answer {
             Err(error) if error.is_outage() => {
                 *outage = Some(Outage { error: error.clone(), again: Instant::now() + PAUSE });
             }
-            // A store that refuses one value answers.
+            // A store that rejects one value is responding.
             _ => {
                 if outage.take().is_some() {
                     self.pairs.invalidate_all();
@@ -145,45 +143,45 @@ impl Cached {
         answer
     }
 
-    /// Asks the store, unless it failed just now.
-    async fn ask<T>(
+    /// Queries the store, unless it has just failed.
+    async fn query<T>(
         &self,
-        question: impl Future<Output = Result<T, StoreError>>,
+        query: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         if let Some(outage) = self.outage().as_mut() {
             let now = Instant::now();
             if now < outage.again {
                 return Err(outage.error.clone());
             }
-            // This one asks for all that come meanwhile.
+            // This query is made on behalf of all concurrent ones.
             outage.again = now + PAUSE;
         }
-        let answer = question.await;
-        self.noted(answer)
+        let answer = query.await;
+        self.recorded(answer)
     }
 }
 
 #[async_trait]
 impl PairStore for Cached {
     async fn active_pair(&self, id: &PairId) -> Result<Option<Pair>, StoreError> {
-        let question = self.ask(self.store.active_pair(id));
+        let query = self.query(self.store.active_pair(id));
         if self.is_down() {
-            return question.await;
+            return query.await;
         }
-        self.pairs.try_get_with_by_ref(id, question).await.map_err(|error| (*error).clone())
+        self.pairs.try_get_with_by_ref(id, query).await.map_err(|error| (*error).clone())
     }
 
     async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
-        let question = self.ask(self.store.pairs_of(user_id, device));
+        let query = self.query(self.store.pairs_of(user_id, device));
         if self.is_down() {
-            return question.await;
+            return query.await;
         }
         let whose = (user_id.to_owned(), device.clone());
-        self.devices.try_get_with(whose, question).await.map_err(|error| (*error).clone())
+        self.devices.try_get_with(whose, query).await.map_err(|error| (*error).clone())
     }
 
     async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
-        let active = self.noted(self.store.still_active(ids).await)?;
+        let active = self.recorded(self.store.still_active(ids).await)?;
         if active.len() < ids.len() {
             self.devices.invalidate_all();
         }
@@ -197,7 +195,7 @@ impl PairStore for Cached {
 
     async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
         let added = self.store.insert(pair).await?;
-        // When it was not, another process may just have added it.
+        // If it was not added, another process may have just added it.
         self.pairs.invalidate(&pair.id).await;
         self.devices.invalidate_all();
         Ok(added)
@@ -219,7 +217,7 @@ impl PairStore for Cached {
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
-        self.noted(self.store.ready().await)
+        self.recorded(self.store.ready().await)
     }
 
     fn hints(&self) -> Option<mpsc::Receiver<Hint>> {

@@ -1,12 +1,12 @@
-//! The `device_pairs` store: which phone and which Mac may meet, and whose they are.
+//! The `device_pairs` store: which phone and which Mac may connect, and to whom they belong.
 //!
-//! | store | where | told of revocations |
+//! | store | where | how it learns of revocations |
 //! |---|---|---|
-//! | [`sqlite`] | a file, or memory | by looking |
-//! | [`postgres`] | a `PostgreSQL` server, directly or through a pooler | at once, by `LISTEN`; by looking through a transaction-mode pooler |
-//! | [`postgrest`] | Supabase's REST interface | by looking |
+//! | [`sqlite`] | a file, or memory | by polling |
+//! | [`postgres`] | a `PostgreSQL` server, directly or through a pooler | immediately, by `LISTEN`; by polling through a transaction-mode pooler |
+//! | [`postgrest`] | Supabase's REST interface | by polling |
 //!
-//! [`cache`] goes before those that are over a network; [`open`] chooses by URL.
+//! [`cache`] is put in front of stores on the network; [`open`] selects the store by URL.
 
 pub mod cache;
 pub mod open;
@@ -25,7 +25,7 @@ use crate::types::{DeviceId, PairId, check_id};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The phone: it sends, offers, and is impolite in W3C perfect negotiation.
-    Ios,
+    Phone,
     /// The Mac: it receives, answers, and is polite.
     Mac,
 }
@@ -35,8 +35,8 @@ impl Role {
     #[must_use]
     pub fn other(self) -> Self {
         match self {
-            Self::Ios => Self::Mac,
-            Self::Mac => Self::Ios,
+            Self::Phone => Self::Mac,
+            Self::Mac => Self::Phone,
         }
     }
 }
@@ -46,14 +46,14 @@ impl Role {
 pub enum Status {
     /// Offered by one device, not yet confirmed by the other.
     Pending,
-    /// The devices may meet.
+    /// The devices may connect.
     Active,
-    /// Ended for good.
+    /// Permanently ended.
     Revoked,
 }
 
 impl Status {
-    /// As in the table.
+    /// The value in the table.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl Status {
         }
     }
 
-    /// From the table; none when it is none of the three.
+    /// Parses the value in the table; `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Pending, Self::Active, Self::Revoked].into_iter().find(|one| one.as_str() == text)
@@ -73,7 +73,7 @@ impl Status {
 /// One row of `device_pairs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// Its id: the JWT claim `pairId`.
+    /// Its id, the JWT claim `pairId`.
     pub id: PairId,
     /// The user both devices belong to.
     pub user_id: String,
@@ -81,11 +81,11 @@ pub struct Pair {
     pub mac: DeviceId,
     /// The phone.
     pub ios: DeviceId,
-    /// State.
+    /// State of the pair.
     pub status: Status,
-    /// Seconds since 1970.
+    /// Time of creation, seconds since 1970.
     pub created_at: u64,
-    /// Seconds since 1970; there when and only when revoked.
+    /// Time of revocation, seconds since 1970; present if and only if revoked.
     pub revoked_at: Option<u64>,
 }
 
@@ -110,13 +110,13 @@ impl Pair {
         }
     }
 
-    /// Whether `other` is the same pair, whenever it was made.
+    /// Whether `other` is the same pair, regardless of its time of creation.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         *self == Self { created_at: self.created_at, ..other.clone() }
     }
 
-    /// Refuses a pair that not every store could hold.
+    /// Rejects a pair that some store could not hold.
     ///
     /// # Errors
     /// [`StoreError::Rule`]
@@ -136,11 +136,11 @@ impl Pair {
         Ok(())
     }
 
-    /// The role of `device` in this pair; none when it is a third device.
+    /// The role of `device` in this pair; `None` for a third device.
     #[must_use]
     pub fn role(&self, device: &DeviceId) -> Option<Role> {
         if *device == self.ios {
-            Some(Role::Ios)
+            Some(Role::Phone)
         } else if *device == self.mac {
             Some(Role::Mac)
         } else {
@@ -149,7 +149,7 @@ impl Pair {
     }
 }
 
-/// An operation of the store that failed.
+/// Why an operation of the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store could not be opened.
@@ -157,32 +157,32 @@ pub enum StoreError {
     Open {
         /// File or URL.
         subject: String,
-        /// What the driver said.
+        /// Error of the driver.
         cause: String,
     },
-    /// The store answered that it cannot take what it was given: the fault of one question, not of the
-    /// store (SQLSTATE classes 22 and 23, HTTP 4xx).
-    #[error("cannot {operation} in the pair store, which does not take the value: {cause}")]
+    /// The store rejected a value: the fault of one query, not of the store (SQLSTATE classes 22 and 23,
+    /// HTTP 4xx).
+    #[error("cannot {operation} in the pair store, which rejected the value: {cause}")]
     Value {
-        /// What was to be done.
+        /// The operation, as an infinitive.
         operation: &'static str,
-        /// What the store said.
+        /// Error of the store.
         cause: String,
     },
-    /// A query failed: the store is down, refuses everything, or answers what is not understood.
+    /// A query failed: the store is down, rejects everything, or its response cannot be parsed.
     #[error("cannot {operation} in the pair store: {cause}")]
     Query {
-        /// What was to be done.
+        /// The operation, as an infinitive.
         operation: &'static str,
-        /// What the driver said.
+        /// Error of the driver.
         cause: String,
     },
-    /// A pair that breaks a rule of the table.
-    #[error("pair `{id}` cannot be added: {rule}")]
+    /// A pair that violates a constraint of the table.
+    #[error("cannot add pair `{id}`: {rule}")]
     Rule {
         /// The pair.
         id: PairId,
-        /// The rule.
+        /// The violated constraint.
         rule: String,
     },
 }
@@ -194,46 +194,46 @@ impl StoreError {
         Self::Query { operation, cause: cause.into() }
     }
 
-    /// A value that the store does not take.
+    /// A value that the store rejected.
     #[must_use]
     pub fn value(operation: &'static str, cause: impl Into<String>) -> Self {
         Self::Value { operation, cause: cause.into() }
     }
 
-    /// Whether the next question will fare no better, whatever it is. Where it is not, what one client
-    /// sent must not keep the others out.
+    /// Whether every further query is expected to fail, too. Otherwise, the input of one client must not
+    /// affect the others.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Open { .. } | Self::Query { .. })
     }
 
-    /// A pair that cannot be added because of what is there already.
+    /// A pair that conflicts with an existing one.
     fn taken(pair: &Pair) -> Self {
         let rule = "its id, or its two devices, belong to another pair".to_owned();
         Self::Rule { id: pair.id.clone(), rule }
     }
 }
 
-/// That something may have happened to pairs; the table tells what.
+/// A hint that pairs may have ended; the table has the details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
-    /// To this pair.
+    /// This pair may have ended.
     Pair(PairId),
-    /// To any: the store could not be heard for a while.
+    /// Any pair may have ended: notifications were interrupted.
     Any,
 }
 
-/// What is in use on behalf of pairs and ends with them, besides their sockets: the relaying of an embedded
-/// TURN server.
+/// Resources other than sockets that are used on behalf of pairs and end with them: allocations of an
+/// embedded TURN server.
 pub trait InUse: Send + Sync {
-    /// The pairs it is in use for now.
+    /// The pairs that currently use them.
     fn pairs(&self) -> Vec<PairId>;
 
-    /// Ends what is in use for a pair that was revoked, and lets nothing of it begin again.
+    /// Ends the use by a revoked pair, and prevents further use.
     fn revoke(&self, pair: &PairId);
 }
 
-/// Where pairs are kept. Reads see the newest state, but for those of [`cache::Cached`].
+/// A store of pairs. Reads return the latest state, except those of [`cache::Cached`].
 #[async_trait]
 pub trait PairStore: Send + Sync {
     /// The pair, if it is active.
@@ -242,11 +242,11 @@ pub trait PairStore: Send + Sync {
     /// The active pairs of a user that `device` belongs to, oldest first.
     async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError>;
 
-    /// Those of `ids` whose pairs are still active: never from a cache.
+    /// The subset of `ids` whose pairs are still active; never from a cache.
     async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError>;
 
-    /// Adds a pair unless its id, or its two devices, are taken; false when they are. One statement: of
-    /// all who try at once, in any number of processes, one adds it.
+    /// Adds a pair; false when its id, or its two devices, belong to another. A single statement: of
+    /// concurrent attempts, in any number of processes, exactly one succeeds.
     async fn insert(&self, pair: &Pair) -> Result<bool, StoreError>;
 
     /// Adds a pair.
@@ -256,17 +256,17 @@ pub trait PairStore: Send + Sync {
         if self.insert(pair).await? { Ok(()) } else { Err(StoreError::taken(pair)) }
     }
 
-    /// Adds a pair unless the same one is there, active, whenever it was made; true when it was added.
+    /// Adds a pair unless the same one already exists and is active; true when it was added.
     ///
-    /// It is tried first and looked for afterwards: what was looked for first may come meanwhile. A
-    /// role that may only read finds it, too.
+    /// Inserts first and looks up afterwards, so that a concurrent insert is not missed. A read-only role
+    /// finds an existing pair, too.
     async fn ensure(&self, pair: &Pair) -> Result<bool, StoreError> {
         let inserted = self.insert(pair).await;
         if matches!(inserted, Ok(true)) {
             return Ok(true);
         }
-        let there = self.active_pair(&pair.id).await?;
-        if there.is_some_and(|there| there.is_same(pair)) {
+        let existing = self.active_pair(&pair.id).await?;
+        if existing.is_some_and(|existing| existing.is_same(pair)) {
             return Ok(false);
         }
         inserted.and(Err(StoreError::taken(pair)))
@@ -278,27 +278,26 @@ pub trait PairStore: Send + Sync {
     /// Revokes a pair at the time `now`; false when there was none to revoke.
     async fn revoke(&self, id: &PairId, now: u64) -> Result<bool, StoreError>;
 
-    /// Closes the store, as far as it is of this process; every later operation may fail.
+    /// Closes this process's side of the store; every later operation may fail.
     async fn close(&self) {}
 
-    /// Whether the store answers.
+    /// Whether the store responds.
     async fn ready(&self) -> Result<(), StoreError>;
 
-    /// Hints at pairs that ended, for as long as the receiver lives; none when this store gives
-    /// none.
+    /// Hints at ended pairs, for as long as the receiver lives; `None` when this store sends none.
     fn hints(&self) -> Option<mpsc::Receiver<Hint>> {
         None
     }
 }
 
-/// Whether `id` is a UUID in the one form that databases write it (RFC 9562 §4: hexadecimal, lower
-/// case, hyphens). Another form of the same UUID would be another room.
+/// Whether `id` is a UUID in the canonical form that databases write (RFC 9562 §4: hexadecimal, lower
+/// case, hyphens). Another form of the same UUID would be a different room.
 #[must_use]
 pub fn is_uuid(id: &str) -> bool {
     uuid::Uuid::parse_str(id).is_ok_and(|uuid| uuid.hyphenated().to_string() == id)
 }
 
-/// Refuses a pair whose id or user is no UUID, or that could not be held.
+/// Rejects a pair whose id or user is not a UUID, or that no store could hold.
 fn require_uuids(pair: &Pair) -> Result<(), StoreError> {
     pair.check()?;
     for (what, id) in [("id", pair.id.as_str()), ("user", &pair.user_id)] {

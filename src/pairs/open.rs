@@ -1,4 +1,4 @@
-//! From what a user names to a store: a file, `postgres://…`, or the `https://…` of Supabase.
+//! Opens a store by its name: a file, `postgres://…`, or the `https://…` URL of Supabase.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::types::is_loopback;
 
-/// A store that has a name, but is not opened yet.
+/// The location of a store that is not open yet.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Place {
     /// An `SQLite` file.
@@ -34,10 +34,10 @@ impl std::fmt::Debug for Place {
 }
 
 impl Place {
-    /// Tells by the scheme; what has none is a file.
+    /// Selects the kind by the scheme; text without one is a file.
     ///
     /// # Errors
-    /// [`StoreError::Open`]: no URL, a scheme that is not served, or a key that would go over the
+    /// [`StoreError::Open`]: not a valid URL, an unsupported scheme, or a key that would be sent over the
     /// network in plain text.
     pub fn parse(text: &str) -> Result<Self, StoreError> {
         let Some((scheme, _)) = text.split_once("://") else {
@@ -45,13 +45,16 @@ impl Place {
         };
         let refused =
             |subject: String, cause: &str| StoreError::Open { subject, cause: cause.to_owned() };
-        let url = Url::parse(text)
-            .map_err(|error| refused(format!("{scheme}://…"), &format!("it is no URL: {error}")))?;
+        let url = Url::parse(text).map_err(|error| {
+            refused(format!("{scheme}://…"), &format!("not a valid URL: {error}"))
+        })?;
         match url.scheme() {
             "postgres" | "postgresql" => Ok(Self::Postgres(url)),
             "https" => Ok(Self::Rest(url)),
             "http" if is_loopback(&url) => Ok(Self::Rest(url)),
-            "http" => Err(refused(redacted(&url), "the key would go in plain text: use https://")),
+            "http" => {
+                Err(refused(redacted(&url), "the key would be sent in plain text: use https://"))
+            }
             _ => {
                 let known = "it must be a file, postgres://… or https://…";
                 Err(refused(redacted(&url), known))
@@ -78,7 +81,7 @@ pub fn redacted(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
-    // It fails where a URL has no password.
+    // It fails for a URL without a password.
     let _ = url.set_password(None);
     url.into()
 }
@@ -88,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scheme_tells() {
+    fn the_scheme_selects_the_store() {
         let file = |path: &str| Place::File(path.into());
         assert_eq!(Place::parse("pairs.db").unwrap(), file("pairs.db"));
         assert_eq!(Place::parse("/a/b:c").unwrap(), file("/a/b:c"));
@@ -114,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_named_without_its_secrets() {
+    fn errors_name_the_url_without_its_secrets() {
         for (text, words) in [
             ("http://u:hush@x.example/?k=hush", "https://"),
             ("mysql://u:hush@h/d", "postgres://"),
-            ("postgres://u:hush@h:99999/d", "no URL"),
+            ("postgres://u:hush@h:99999/d", "not a valid URL"),
         ] {
             let error = Place::parse(text).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains("hush"), "{error}");

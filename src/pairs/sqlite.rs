@@ -25,7 +25,7 @@ use crate::types::{DeviceId, PairId};
 /// How long a query waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between attempts to open a database that is busy.
+/// Interval between attempts to open a busy database.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a query waits for a connection before the store counts as down.
@@ -40,10 +40,10 @@ pub struct SqlitePairs {
 }
 
 impl SqlitePairs {
-    /// Opens the database file, creating it and its table when they are not there.
+    /// Opens the database file, creating it and its table if they do not exist.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when the file cannot be opened or brought up to date.
+    /// [`StoreError::Open`] when the file cannot be opened or migrated.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -53,17 +53,17 @@ impl SqlitePairs {
         Self::connect(options, 4, &path.display().to_string()).await
     }
 
-    /// A database in memory, gone when the last clone is dropped.
+    /// A database in memory, which is deleted when the last clone is dropped.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when it cannot be made.
+    /// [`StoreError::Open`] when it cannot be created.
     pub async fn in_memory() -> Result<Self, StoreError> {
         let open = |error: sqlx::Error| StoreError::Open {
             subject: "in memory".to_owned(),
             cause: error.to_string(),
         };
         // All connections with this URL share one database, which lives as long as any of them. The
-        // pool may lose its own: a request that is given up in the middle of a query ends it.
+        // pool may lose its own: a request that is cancelled during a query closes it.
         let options: SqliteConnectOptions = "sqlite::memory:".parse().map_err(open)?;
         let keeper = options.connect().await.map_err(open)?;
         let store = Self::connect(options, 1, "in memory").await?;
@@ -85,7 +85,7 @@ impl SqlitePairs {
         let opened = patiently(|| pool.clone().connect_with(options.clone())).await;
         let pool = opened.map_err(|error| open(error.to_string()))?;
         if patiently(|| migrate(pool.clone())).await.is_err() {
-            // Another process may have made the table at the same moment: now it is there.
+            // Another process may have created the table concurrently: now it exists.
             let migrated = patiently(|| migrate(pool.clone())).await;
             migrated.map_err(|error| open(error.to_string()))?;
         }
@@ -107,7 +107,7 @@ impl SqlitePairs {
         for pair in pairs {
             pair.check()?;
             let added = insert(pair).execute(&mut *transaction).await;
-            if added.map_err(|error| refused(pair, error))?.rows_affected() == 0 {
+            if added.map_err(|error| rejected(pair, error))?.rows_affected() == 0 {
                 return Err(StoreError::taken(pair));
             }
         }
@@ -122,13 +122,12 @@ async fn migrate(pool: SqlitePool) -> Result<(), sqlx::Error> {
     })
 }
 
-/// Tries again while another process has just opened or is closing the database: for that `SQLite` itself
-/// does not wait, as it does for a write.
+/// Retries while another process is opening or closing the database: `SQLite` itself waits only for writes.
 async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         match attempt().await {
-            Err(error) if is_busy(&error) && begun.elapsed() < BUSY_TIMEOUT => {
+            Err(error) if is_busy(&error) && started.elapsed() < BUSY_TIMEOUT => {
                 sleep(BUSY_PAUSE).await;
             }
             result => return result,
@@ -136,7 +135,7 @@ async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, sqlx::Error>) -> Resu
     }
 }
 
-/// Primary result codes of errors that are those of one value: `SQLITE_TOOBIG`, `SQLITE_CONSTRAINT`,
+/// Primary result codes of errors that concern one value: `SQLITE_TOOBIG`, `SQLITE_CONSTRAINT`,
 /// `SQLITE_MISMATCH`.
 const VALUE_CODES: [i32; 3] = [18, 19, 20];
 
@@ -185,7 +184,7 @@ fn insert(pair: &Pair) -> Query<'_, Sqlite, SqliteArguments> {
 }
 
 /// Why a pair was not added.
-fn refused(pair: &Pair, error: sqlx::Error) -> StoreError {
+fn rejected(pair: &Pair, error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Database(error) if error.is_check_violation() => {
             StoreError::Rule { id: pair.id.clone(), rule: error.message().to_owned() }
@@ -229,7 +228,7 @@ impl PairStore for SqlitePairs {
     async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
         let failed = query("check live pairs");
         let ids = serde_json::to_string(ids).map_err(|error| {
-            StoreError::query("check live pairs", format!("the ids cannot be written: {error}"))
+            StoreError::query("check live pairs", format!("cannot serialize the ids: {error}"))
         })?;
         sqlx::query(
             "SELECT id FROM device_pairs WHERE status = 'active' \
@@ -248,7 +247,7 @@ impl PairStore for SqlitePairs {
     async fn insert(&self, pair: &Pair) -> Result<bool, StoreError> {
         pair.check()?;
         let added = insert(pair).execute(&self.pool).await;
-        added.map(|done| done.rows_affected() == 1).map_err(|error| refused(pair, error))
+        added.map(|done| done.rows_affected() == 1).map_err(|error| rejected(pair, error))
     }
 
     async fn list(&self) -> Result<Vec<Pair>, StoreError> {
@@ -316,11 +315,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_query_given_up_in_the_middle_loses_no_pair_in_memory() {
+    async fn a_cancelled_query_loses_no_pair_in_memory() {
         let store = SqlitePairs::in_memory().await.unwrap();
         store.add(&demo()).await.unwrap();
         for steps in 0..200 {
-            // Dropped after so many polls, as a handler is when its client goes.
+            // Dropped after this many polls, like a handler whose client disconnects.
             let mut query = std::pin::pin!(store.list());
             for _ in 0..steps % 8 {
                 if futures_util::poll!(query.as_mut()).is_ready() {
@@ -332,12 +331,12 @@ mod tests {
         assert_eq!(store.list().await.unwrap(), [demo()]);
     }
 
-    /// A server that starts while the one before it stops, and commands beside both.
+    /// A server that starts while the previous one stops, with commands running concurrently.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_file_that_others_open_and_close_can_be_opened() {
+    async fn a_file_can_be_opened_while_others_open_and_close_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pairs.db");
-        // Each that closes last empties the log and removes it, which the next to open runs into.
+        // The last to close checkpoints and removes the log, which interferes with the next to open.
         let path = &path;
         let others = (0..3_u32).map(|other| async move {
             for number in 0..40 {
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_rules_of_the_table_hold() {
+    async fn the_constraints_of_the_table_are_enforced() {
         let store = SqlitePairs::in_memory().await.unwrap();
         store.add(&demo()).await.unwrap();
         let wrong = [
@@ -374,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_kept_and_a_closed_store_is_not_ready() {
+    async fn a_file_persists_and_a_closed_store_is_not_ready() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pairs.db");
         let store = SqlitePairs::open(&path).await.unwrap();
@@ -387,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_is_no_database() {
+    async fn a_directory_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let error = SqlitePairs::open(dir.path()).await.unwrap_err();
         assert!(matches!(error, StoreError::Open { .. }));

@@ -213,14 +213,14 @@ impl Room {
 
     fn seat(&self, role: Role) -> Option<&Seat> {
         match role {
-            Role::Ios => self.ios.as_ref(),
+            Role::Phone => self.ios.as_ref(),
             Role::Mac => self.mac.as_ref(),
         }
     }
 
     fn seat_mut(&mut self, role: Role) -> &mut Option<Seat> {
         match role {
-            Role::Ios => &mut self.ios,
+            Role::Phone => &mut self.ios,
             Role::Mac => &mut self.mac,
         }
     }
@@ -338,7 +338,7 @@ impl Room {
 
     /// The pair was revoked: both sockets go.
     pub fn revoke(&mut self) -> Vec<Action> {
-        let gone: Vec<(Role, Seat)> = [Role::Ios, Role::Mac]
+        let gone: Vec<(Role, Seat)> = [Role::Phone, Role::Mac]
             .into_iter()
             .filter_map(|role| self.seat_mut(role).take().map(|seat| (role, seat)))
             .collect();

@@ -13,8 +13,8 @@ use orion_peer::{
     check::{
         JSON_SCHEMA,
         junit::junit,
-        plan::{CheckConfig, Device, OtherPair, Patience, Selection},
-        result::{Outcome, Report},
+        plan::{CheckConfig, Device, OtherPair, Selection, Timeouts},
+        result::{CheckReport, Outcome},
         rule::Level,
         rules, run, text,
     },
@@ -37,15 +37,15 @@ use crate::certificates::Certificates;
 /// Servers checked at once.
 const SIDE_BY_SIDE: usize = 6;
 
-fn patience() -> Patience {
-    Patience {
+fn timeouts() -> Timeouts {
+    Timeouts {
         quiet: Duration::from_millis(300),
         handshake: Duration::from_secs(7),
         dead: Duration::from_secs(5),
         grace: Duration::from_secs(4),
         revocation: Duration::from_secs(2),
         restart: Duration::from_secs(5),
-        ..Patience::default()
+        ..Timeouts::default()
     }
 }
 
@@ -59,12 +59,12 @@ fn config(scheme: [&str; 2], addr: impl std::fmt::Display) -> CheckConfig {
     let token = format!("{token}://{addr}/api/auth/webrtc-token").parse().unwrap();
     let mut config = CheckConfig::new(signal, token, device("phone"), device("mac"));
     config.other = Some(OtherPair { pair: "p2".into(), device: device("phone2") });
-    config.patience = patience();
+    config.timeouts = timeouts();
     config
 }
 
 /// Runs a check, and sees that its result is one by the schema and can be shown.
-async fn checked(config: CheckConfig) -> Report {
+async fn checked(config: CheckConfig) -> CheckReport {
     let report = run::run(config, &|_, _| {}, std::future::pending()).await.unwrap();
     let json = serde_json::to_value(&report).unwrap();
     let schema = serde_json::from_str(JSON_SCHEMA).unwrap();
@@ -88,7 +88,7 @@ fn of_speed(slow: bool) -> Vec<String> {
     rules::all().filter(|rule| rule.slow == slow).map(|rule| rule.id.to_owned()).collect()
 }
 
-fn ids(report: &Report, outcome: Outcome) -> BTreeSet<&str> {
+fn ids(report: &CheckReport, outcome: Outcome) -> BTreeSet<&str> {
     report.with(outcome).map(|case| case.id.as_str()).collect()
 }
 
@@ -167,7 +167,7 @@ async fn a_server_with_only_the_bold_fields_is_good_enough_for_production() {
     assert!(report.pass && report.counts.passed > 25, "{:?}", report.counts);
     config.level = Level::Strict;
     config.selection.only = vec!["signal.*".into(), "token.401-*".into()];
-    config.patience.answer = Duration::from_millis(500);
+    config.timeouts.answer = Duration::from_millis(500);
     let report = checked(config).await;
     let failed = ids(&report, Outcome::Fail);
     assert!(failed.contains("signal.hello") && failed.contains("token.401-no-login"), "{failed:?}");
@@ -279,8 +279,8 @@ async fn a_server_that_hangs_resets_or_talks_garbage_breaks_rules_and_ends_no_ru
                 (config.phone.login, config.mac.login) = (None, None);
                 config.jwt_secret = Some(Secret::from(SECRET));
             }
-            config.patience.answer = Duration::from_millis(100);
-            config.patience.quiet = Duration::from_millis(20);
+            config.timeouts.answer = Duration::from_millis(100);
+            config.timeouts.quiet = Duration::from_millis(20);
             let report = checked(config).await;
             assert!(!report.pass, "{bytes:?}: {:?}", report.counts);
             // What needs a token or a way in is told once, not a time a rule; SWITCH lets all in.
@@ -303,7 +303,7 @@ async fn what_is_broken_first_is_told_once() {
     let report = checked(wrong_login).await;
     assert_eq!(ids(&report, Outcome::Fail), BTreeSet::from(["token.200"]));
     let hello = report.cases.iter().find(|case| case.id == "signal.hello").unwrap();
-    assert_eq!(hello.seen, "token.200 is broken");
+    assert_eq!(hello.seen, "token.200 failed");
 
     let mut other_path = usual.clone();
     other_path.signal.set_path("/elsewhere");
@@ -311,7 +311,11 @@ async fn what_is_broken_first_is_told_once() {
     let failed = ids(&report, Outcome::Fail);
     assert!(failed.contains("handshake.101") && failed.len() < 8, "{failed:?}");
     let hello = report.cases.iter().find(|case| case.id == "signal.hello").unwrap();
-    assert!(hello.seen.starts_with("the signaling server is not at its URL"), "{}", hello.seen);
+    assert!(
+        hello.seen.starts_with("the signaling server is not served at its URL"),
+        "{}",
+        hello.seen
+    );
 
     let mut other_key = usual;
     (other_key.phone.login, other_key.mac.login) = (None, None);
@@ -321,7 +325,7 @@ async fn what_is_broken_first_is_told_once() {
     let failed = ids(&report, Outcome::Fail);
     assert!(failed.contains("handshake.101") && failed.len() < 5, "{failed:?}");
     let hello = report.cases.iter().find(|case| case.id == "signal.hello").unwrap();
-    assert_eq!(hello.seen, "handshake.101 is broken");
+    assert_eq!(hello.seen, "handshake.101 failed");
 }
 
 #[tokio::test]

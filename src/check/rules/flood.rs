@@ -1,175 +1,181 @@
-//! Limits: these cases flood, so they run last and alone.
+//! Rate limits: these cases flood the server, so they run late and alone.
 
 use std::time::Duration;
 
 use super::{
+    schema::offer_of,
     signal::{candidate_text, leave, offer_text},
-    strict::offer_of,
 };
 use crate::{
     check::{
-        rule::{Lane, Miss, Need, Rule, Seen, broken},
-        site::{Knock, Site, Who},
+        finding::{CaseError, Finding, violation},
+        rule::{Need, Rule, Schedule},
+        server::{HandshakeAttempt, Party, ServerUnderTest},
         wire::Answer,
     },
     proto::signaling::close,
 };
 
-/// Requests after which a rate limit must have shown.
+/// Requests after which a rate limit must have taken effect.
 const MANY_REQUESTS: usize = 300;
 
-/// Messages at once that must have been too many.
+/// Messages in one burst that must exceed the limit.
 const MANY_MESSAGES: usize = 600;
 
-/// Size of the messages that fill a slow peer's queue, bytes.
+/// Size of the messages that fill a slow reader's queue, bytes.
 const LARGE: usize = 60_000;
 
-/// Large messages at once: within the burst of 100.
+/// Large messages sent in one burst: within the burst limit of 100.
 const LARGE_AT_ONCE: usize = 90;
 
-/// Large messages after those, each as late as 20/s allow.
+/// Large messages after those, below the sustained limit of 20/s.
 const LARGE_LATER: usize = 200;
 
-const fn alone(rule: Rule) -> Rule {
-    rule.lane(Lane::Alone)
+const fn exclusive(rule: Rule) -> Rule {
+    rule.schedule(Schedule::Exclusive)
 }
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    alone(Rule::new(
+    exclusive(Rule::new(
         "flood.burst-100",
         [
             "A burst of 100 messages is relayed.",
             "all 100 at the other device",
-            "meter messages by a bucket of 100; do not let a burst overflow the peer's queue",
+            "limit messages with a token bucket of 100; a burst must not overflow the peer's queue",
         ],
-        |site| Box::pin(burst(site)),
+        |server| Box::pin(burst(server)),
     )),
-    alone(Rule::new(
+    exclusive(Rule::new(
         "close.4004-flood",
         [
-            "More than the burst is answered with `error`, and then ends the socket.",
-            "error, then close code 4004, within 600 messages at once",
-            "meter messages by socket: burst 100, then 20/s",
+            "Messages beyond the burst are answered with `error`; then the socket is closed.",
+            "error, then close code 4004, within a burst of 600 messages",
+            "limit messages per socket: a burst of 100, then 20/s",
         ],
-        |site| Box::pin(flood(site)),
+        |server| Box::pin(flood(server)),
     )),
-    alone(Rule::new(
+    exclusive(Rule::new(
         "close.4003-slow",
         [
-            "A peer that reads too slowly is closed, and holds nobody up.",
-            "close code 4003 for it; the sender is read from all the time",
-            "bound the queue of each socket (64 messages, 256 KiB), and never wait for it",
+            "A slow reader is disconnected and does not block its peer.",
+            "close code 4003 for the slow reader; the server keeps reading from the sender",
+            "bound the queue of each socket (64 messages, 256 KiB), and never wait for space in it",
         ],
-        |site| Box::pin(slow_peer(site)),
+        |server| Box::pin(slow_peer(server)),
     )),
-    alone(Rule::new(
+    exclusive(Rule::new(
         "flood.token-429",
         [
-            "Too many token requests are told when to come back.",
-            "HTTP 429 with Retry-After (not run when 300 requests meet no limit)",
+            "Excess token requests are answered with 429 and Retry-After.",
+            "HTTP 429 with Retry-After (not run if 300 requests reach no limit)",
             "add Retry-After, in seconds, to the 429",
         ],
-        |site| Box::pin(token_requests(site)),
+        |server| Box::pin(token_requests(server)),
     ))
     .needs(&[Need::TokenApi]),
-    alone(Rule::new(
+    exclusive(Rule::new(
         "flood.handshake-429",
         [
-            "Too many handshakes are told when to come back.",
-            "HTTP 429 with Retry-After (not run when 300 handshakes meet no limit)",
+            "Excess handshakes are answered with 429 and Retry-After.",
+            "HTTP 429 with Retry-After (not run if 300 handshakes reach no limit)",
             "add Retry-After, in seconds, to the 429",
         ],
-        |site| Box::pin(handshakes(site)),
+        |server| Box::pin(handshakes(server)),
     )),
 ];
 
-async fn burst(site: &Site) -> Seen {
-    let (mut phone, mut mac) = site.both().await?;
-    let pair = site.pair().await?;
+async fn burst(server: &ServerUnderTest) -> Finding {
+    let (mut phone, mut mac) = server.both().await?;
+    let pair = server.pair().await?;
     let texts: Vec<String> = (1..=100).map(|port| candidate_text(&pair, port)).collect();
     let sending = async {
         for text in &texts {
             phone.send(text).await?;
         }
-        Ok::<_, Miss>(())
+        Ok::<_, CaseError>(())
     };
     let receiving = async {
         for at in 1..=texts.len() {
-            let came = mac.relayed().await;
-            came.map_err(|_| Miss::Broken(format!("message {at} of 100 did not come")))?;
+            let received = mac.relayed().await;
+            received
+                .map_err(|_| CaseError::Violation(format!("message {at} of 100 did not arrive")))?;
         }
-        Ok::<_, Miss>(())
+        Ok::<_, CaseError>(())
     };
     let (sent, received) = tokio::join!(sending, receiving);
     sent.and(received)?;
     leave(phone, mac).await;
-    Ok("all came".into())
+    Ok("all received".into())
 }
 
-async fn flood(site: &Site) -> Seen {
-    // Alone in the room: an offer that takes the place of the last is no error.
-    let mut phone = site.join(Who::Phone).await?;
-    let text = offer_text(&site.pair().await?, &site.mark());
+async fn flood(server: &ServerUnderTest) -> Finding {
+    // Alone in the room: an offer that supersedes the previous one is not an error.
+    let mut phone = server.join(Party::Phone).await?;
+    let text = offer_text(&server.pair().await?, &server.unique_text());
     for _ in 0..MANY_MESSAGES {
         if !phone.try_send(&text).await {
             break;
         }
     }
-    let seen = phone.closed_with(close::RATE_LIMITED, site.config.patience.answer).await?;
-    if phone.has_notice("error") { Ok(seen) } else { broken(format!("{seen}, without `error`")) }
+    let seen = phone.closed_with(close::RATE_LIMITED, server.config.timeouts.answer).await?;
+    if phone.has_server_message("error") {
+        Ok(seen)
+    } else {
+        violation(format!("{seen}, without `error`"))
+    }
 }
 
-async fn slow_peer(site: &Site) -> Seen {
-    let token = site.token(Who::Mac).await?;
-    let mut phone = site.join(Who::Phone).await?;
-    let small = Knock { receive_buffer: Some(4096), ..Knock::with(token) };
-    let mut mac = site.join_with(&small).await?;
-    let text = offer_of(&site.pair().await?, LARGE);
+async fn slow_peer(server: &ServerUnderTest) -> Finding {
+    let token = server.token(Party::Mac).await?;
+    let mut phone = server.join(Party::Phone).await?;
+    let small = HandshakeAttempt { receive_buffer: Some(4096), ..HandshakeAttempt::with(token) };
+    let mut mac = server.join_with(&small).await?;
+    let text = offer_of(&server.pair().await?, LARGE);
     for sent in 0..LARGE_AT_ONCE + LARGE_LATER {
         phone.send(&text).await?;
-        // After the burst at 16/s, below the 20/s that are allowed.
+        // After the burst 16/s, below the allowed 20/s.
         let pause = if sent < LARGE_AT_ONCE { 1 } else { 60 };
         phone.read_for(Duration::from_millis(pause)).await;
-        if phone.has_notice("peer-left") {
+        if phone.has_server_message("peer-left") {
             break;
         }
     }
-    if !phone.has_notice("peer-left") {
-        return broken("the peer that does not read stays in the room");
+    if !phone.has_server_message("peer-left") {
+        return violation("the device that does not read stays in the room");
     }
-    // What was on its way comes first, 4 KB at a time.
-    let seen = mac.closed_with(close::SLOW_CONSUMER, 4 * site.config.patience.answer).await?;
+    // Messages in flight arrive first, 4 KB at a time.
+    let seen = mac.closed_with(close::SLOW_CONSUMER, 4 * server.config.timeouts.answer).await?;
     phone.close().await;
     Ok(seen)
 }
 
-/// What the first 429 among many answers says.
-fn limit(answer: &Answer) -> Option<Seen> {
+/// The finding of the first 429 response; `None` for other responses.
+fn limit(answer: &Answer) -> Option<Finding> {
     (answer.status == 429).then(|| match answer.retry_after() {
         Some(seconds) => Ok(format!("HTTP 429, Retry-After: {seconds}")),
-        None => broken("HTTP 429 without Retry-After in seconds"),
+        None => violation("HTTP 429 without Retry-After in seconds"),
     })
 }
 
-fn no_limit(what: &str) -> Seen {
-    Err(Miss::NotRun(format!("{MANY_REQUESTS} {what} met no limit")))
+fn no_limit(what: &str) -> Finding {
+    Err(CaseError::NotRun(format!("{MANY_REQUESTS} {what} reached no limit")))
 }
 
-async fn token_requests(site: &Site) -> Seen {
-    let login = site.login(Who::Phone)?;
-    let body = site.token_request(Who::Phone).to_string();
+async fn token_requests(server: &ServerUnderTest) -> Finding {
+    let login = server.login(Party::Phone)?;
+    let body = server.token_request_body(Party::Phone).to_string();
     for _ in 0..MANY_REQUESTS {
-        if let Some(seen) = limit(&site.ask(Some(&login), &body).await?) {
+        if let Some(seen) = limit(&server.request_token(Some(&login), &body).await?) {
             return seen;
         }
     }
     no_limit("token requests")
 }
 
-async fn handshakes(site: &Site) -> Seen {
+async fn handshakes(server: &ServerUnderTest) -> Finding {
     for _ in 0..MANY_REQUESTS {
-        let (answer, _) = site.knock_once(&Knock::default()).await?;
+        let (answer, _) = server.handshake_once(&HandshakeAttempt::default()).await?;
         if let Some(seen) = limit(&answer) {
             return seen;
         }

@@ -1,4 +1,4 @@
-//! `GET /api/signal`: how a token may be shown, and what is refused before the upgrade.
+//! `GET /api/signal`: how a token may be presented, and what is rejected before the upgrade.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -7,9 +7,10 @@ use tokio::{
 
 use crate::{
     check::{
+        finding::{Finding, violation},
         plan::TokenIn,
-        rule::{Lane, Need, Rule, Seen, broken},
-        site::{Knock, NONCE, Site, Who},
+        rule::{Need, Rule, Schedule},
+        server::{HandshakeAttempt, NONCE, Party, ServerUnderTest},
         wire::{Request, connect, connect_tcp},
     },
     proto::signaling::{BEARER_SUBPROTOCOL, SUBPROTOCOL},
@@ -20,219 +21,227 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "handshake.101",
         [
-            "A good token is let in.",
+            "A valid token is accepted.",
             "HTTP 101 with the Sec-WebSocket-Accept of RFC 6455",
-            "see the server's log; `orion-peer token inspect` shows what the token says",
+            "see the server's log; `orion-peer token inspect` shows the token's claims",
         ],
-        |site| Box::pin(upgraded(site)),
+        |server| Box::pin(upgraded(server)),
     )
     .production()
-    .lane(Lane::First),
+    .schedule(Schedule::First),
     Rule::new(
         "handshake.subprotocol",
         [
-            "The token may come by the subprotocols `orion.v1, bearer.<jwt>`; only orion.v1 is echoed.",
+            "The subprotocols `orion.v1, bearer.<jwt>` may carry the token; only orion.v1 is echoed.",
             "HTTP 101 with Sec-WebSocket-Protocol: orion.v1",
-            "read the token from Sec-WebSocket-Protocol, and answer with orion.v1",
+            "read the token from Sec-WebSocket-Protocol, and select orion.v1 in the response",
         ],
-        |site| Box::pin(subprotocol(site)),
+        |server| Box::pin(subprotocol(server)),
     )
-    .lane(Lane::Room),
+    .schedule(Schedule::Room),
     Rule::new(
         "handshake.bearer-not-echoed",
         [
-            "The subprotocol with the token is never echoed.",
-            "an answer without the token in it",
-            "choose the subprotocol by name, not the first or last one asked for",
+            "The subprotocol that carries the token is never echoed.",
+            "a response that does not contain the token",
+            "select the subprotocol by name, not the first or last one offered",
         ],
-        |site| Box::pin(not_echoed(site)),
+        |server| Box::pin(not_echoed(server)),
     )
     .production()
-    .lane(Lane::Room),
+    .schedule(Schedule::Room),
     Rule::new(
         "handshake.query",
         [
-            "`?token=` is taken when the server allows it, and is no token at all otherwise.",
+            "`?token=` is accepted if the server allows it, and ignored otherwise.",
             "HTTP 101 or 401",
-            "answer 401 where the query is not read",
+            "answer 401 if the query is not used",
         ],
-        |site| Box::pin(query(site)),
+        |server| Box::pin(query(server)),
     )
-    .lane(Lane::Room),
+    .schedule(Schedule::Room),
     Rule::new(
         "handshake.401-no-token",
         [
-            "Without a token there is no socket.",
-            "HTTP 401 (production: any refusal)",
+            "Requests without a token are rejected.",
+            "HTTP 401 (production: any rejection)",
             "check the token before the upgrade",
         ],
-        |site| Box::pin(async { site.refused(&Knock::default(), 401).await }),
+        |server| Box::pin(async { server.expect_rejected(&HandshakeAttempt::default(), 401).await }),
     )
     .production()
-    .lane(Lane::Room),
+    .schedule(Schedule::Room),
     Rule::new(
         "handshake.401-garbage",
         [
-            "What is no token is refused.",
-            "HTTP 401 (production: any refusal)",
+            "Malformed tokens are rejected.",
+            "HTTP 401 (production: any rejection)",
             "check the token before the upgrade",
         ],
-        |site| Box::pin(garbage(site)),
+        |server| Box::pin(garbage(server)),
     )
     .production()
-    .lane(Lane::Room),
+    .schedule(Schedule::Room),
     Rule::new(
         "handshake.403-origin",
         [
-            "When there is an Origin it must be on the server's list.",
+            "An Origin header, if present, must be on the server's list.",
             "HTTP 403 for https://orion-check.invalid",
-            "hold the Origin against a list, letter by letter",
+            "compare Origin with a list of allowed origins, character by character",
         ],
-        |site| Box::pin(origin(site)),
+        |server| Box::pin(origin(server)),
     )
-    .lane(Lane::Room),
+    .schedule(Schedule::Room),
     Rule::new(
         "handshake.426",
         [
-            "A request without the upgrade is told to upgrade.",
+            "A request without an upgrade is answered with 426 Upgrade Required.",
             "HTTP 426 with Upgrade: websocket",
-            "check the upgrade's headers first",
+            "check the upgrade headers first",
         ],
-        |site| Box::pin(no_upgrade(site)),
+        |server| Box::pin(no_upgrade(server)),
     ),
     Rule::new(
         "handshake.slow-header",
         [
-            "A client has 5 s for the header.",
-            "the connection is closed when half a header stays half",
-            "set a header time-out in the server or the proxy before it",
+            "A client has 5 s to send the request header.",
+            "the connection is closed when the header stays incomplete",
+            "set a header timeout in the server or in the proxy in front of it",
         ],
-        |site| Box::pin(slow_header(site)),
+        |server| Box::pin(slow_header(server)),
     )
     .slow(),
     Rule::new(
         "handshake.slow-tls",
         [
-            "A client has 5 s for TLS.",
-            "the connection is closed when no ClientHello comes",
-            "set a TLS time-out in the server or the proxy before it",
+            "A client has 5 s for the TLS handshake.",
+            "the connection is closed when no ClientHello arrives",
+            "set a TLS handshake timeout in the server or in the proxy in front of it",
         ],
-        |site| Box::pin(slow_tls(site)),
+        |server| Box::pin(slow_tls(server)),
     )
     .slow()
     .needs(&[Need::Tls]),
 ];
 
-async fn upgraded(site: &Site) -> Seen {
-    let token = site.token(Who::Phone).await?;
-    let answer = site.knock_and_leave(&Knock::with(token)).await?;
+async fn upgraded(server: &ServerUnderTest) -> Finding {
+    let token = server.token(Party::Phone).await?;
+    let answer = server.handshake_and_close(&HandshakeAttempt::with(token)).await?;
     if answer.status != 101 {
-        return broken(answer.summary());
+        return violation(answer.summary());
     }
     match answer.header("sec-websocket-accept") {
         Some(accept) if accept == NONCE[1] => Ok("HTTP 101".into()),
-        _ => broken("HTTP 101 with a wrong Sec-WebSocket-Accept, or none"),
+        _ => violation("HTTP 101 with a wrong or missing Sec-WebSocket-Accept"),
     }
 }
 
-async fn subprotocol(site: &Site) -> Seen {
-    let knock = Knock {
+async fn subprotocol(server: &ServerUnderTest) -> Finding {
+    let attempt = HandshakeAttempt {
         token_in: Some(TokenIn::Subprotocol),
-        ..Knock::with(site.token(Who::Phone).await?)
+        ..HandshakeAttempt::with(server.token(Party::Phone).await?)
     };
-    let answer = site.knock_and_leave(&knock).await?;
+    let answer = server.handshake_and_close(&attempt).await?;
     if answer.status != 101 {
-        return broken(answer.summary());
+        return violation(answer.summary());
     }
     match answer.header("sec-websocket-protocol") {
         Some(SUBPROTOCOL) => Ok("HTTP 101 with orion.v1".into()),
         Some(other) if other.contains(BEARER_SUBPROTOCOL) => {
-            // The other rule for it says so.
+            // Reported by the rule handshake.bearer-not-echoed.
             Ok("HTTP 101".into())
         }
-        Some(_) => broken("HTTP 101 with another subprotocol than orion.v1"),
-        None => broken("HTTP 101 without a subprotocol: browsers give up"),
+        Some(_) => violation("HTTP 101 with a subprotocol other than orion.v1"),
+        None => violation("HTTP 101 without a subprotocol: browsers close the connection"),
     }
 }
 
-async fn not_echoed(site: &Site) -> Seen {
-    let token = site.token(Who::Phone).await?;
+async fn not_echoed(server: &ServerUnderTest) -> Finding {
+    let token = server.token(Party::Phone).await?;
     let signature = token.rsplit('.').next().unwrap_or_default().to_owned();
-    let knock = Knock { token_in: Some(TokenIn::Subprotocol), ..Knock::with(token) };
-    let answer = site.knock_and_leave(&knock).await?;
-    if !signature.is_empty() && answer.holds(&signature) {
-        return broken(format!("the token comes back in the answer, HTTP {}", answer.status));
+    let attempt =
+        HandshakeAttempt { token_in: Some(TokenIn::Subprotocol), ..HandshakeAttempt::with(token) };
+    let answer = server.handshake_and_close(&attempt).await?;
+    if !signature.is_empty() && answer.contains(&signature) {
+        return violation(format!("the response contains the token, HTTP {}", answer.status));
     }
     Ok(answer.summary())
 }
 
-async fn query(site: &Site) -> Seen {
-    let token = site.token(Who::Phone).await?;
-    let knock = Knock { token_in: Some(TokenIn::Query), ..Knock::with(token) };
-    let answer = site.knock_and_leave(&knock).await?;
+async fn query(server: &ServerUnderTest) -> Finding {
+    let token = server.token(Party::Phone).await?;
+    let attempt =
+        HandshakeAttempt { token_in: Some(TokenIn::Query), ..HandshakeAttempt::with(token) };
+    let answer = server.handshake_and_close(&attempt).await?;
     match answer.status {
         101 | 401 => Ok(answer.summary()),
-        _ => broken(answer.summary()),
+        _ => violation(answer.summary()),
     }
 }
 
-async fn garbage(site: &Site) -> Seen {
+async fn garbage(server: &ServerUnderTest) -> Finding {
     let mut seen = String::new();
     for token in ["nonsense", "a.b.c", "e30.e30.e30", ".."] {
-        seen = site.refused(&Knock::with(token), 401).await?;
+        seen = server.expect_rejected(&HandshakeAttempt::with(token), 401).await?;
     }
     Ok(seen)
 }
 
-async fn origin(site: &Site) -> Seen {
-    let token = site.token(Who::Phone).await?;
-    let knock = Knock { origin: Some("https://orion-check.invalid"), ..Knock::with(token) };
-    site.refused(&knock, 403).await
+async fn origin(server: &ServerUnderTest) -> Finding {
+    let token = server.token(Party::Phone).await?;
+    let attempt = HandshakeAttempt {
+        origin: Some("https://orion-check.invalid"),
+        ..HandshakeAttempt::with(token)
+    };
+    server.expect_rejected(&attempt, 403).await
 }
 
-async fn no_upgrade(site: &Site) -> Seen {
-    let url = &site.config.signal;
+async fn no_upgrade(server: &ServerUnderTest) -> Finding {
+    let url = &server.config.signal;
     let request = Request::new("GET", url)
-        .header("Authorization", &format!("Bearer {}", site.token(Who::Phone).await?))
+        .header("Authorization", &format!("Bearer {}", server.token(Party::Phone).await?))
         .header("Connection", "close");
-    let connected = connect(url, &site.config.trust, None).await;
-    let Ok(mut stream) = connected else { return broken("cannot connect") };
+    let connected = connect(url, &server.config.trust, None).await;
+    let Ok(mut stream) = connected else { return violation("cannot connect") };
     let answer = request.exchange(&mut stream).await?;
     let upgrade = answer.header("upgrade").unwrap_or_default().to_ascii_lowercase();
     match answer.status {
         426 if upgrade.contains("websocket") => Ok(answer.summary()),
-        426 => broken("HTTP 426 without Upgrade: websocket"),
-        _ => broken(answer.summary()),
+        426 => violation("HTTP 426 without Upgrade: websocket"),
+        _ => violation(answer.summary()),
     }
 }
 
-async fn slow_header(site: &Site) -> Seen {
-    let url = &site.config.signal;
-    let connected = connect(url, &site.config.trust, None).await;
-    let Ok(mut stream) = connected else { return broken("cannot connect") };
+async fn slow_header(server: &ServerUnderTest) -> Finding {
+    let url = &server.config.signal;
+    let connected = connect(url, &server.config.trust, None).await;
+    let Ok(mut stream) = connected else { return violation("cannot connect") };
     let half = format!("GET {} HTTP/1.1\r\nHost: orion", url.path());
     if stream.write_all(half.as_bytes()).await.is_err() || stream.flush().await.is_err() {
-        return broken("the connection broke while the header was sent");
+        return violation("the connection broke while sending the header");
     }
-    cut_off(site, &mut stream).await
+    closed_in_time(server, &mut stream).await
 }
 
-async fn slow_tls(site: &Site) -> Seen {
-    match connect_tcp(&site.config.signal, None).await {
-        Ok(mut stream) => cut_off(site, &mut stream).await,
-        Err(error) => broken(format!("cannot connect: {error}")),
+async fn slow_tls(server: &ServerUnderTest) -> Finding {
+    match connect_tcp(&server.config.signal, None).await {
+        Ok(mut stream) => closed_in_time(server, &mut stream).await,
+        Err(error) => violation(format!("cannot connect: {error}")),
     }
 }
 
-/// Waits for the end of a connection.
-async fn cut_off(site: &Site, stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Seen {
-    let (within, begun) = (site.config.patience.handshake, Instant::now());
+/// Expects the server to close the connection in time.
+async fn closed_in_time(
+    server: &ServerUnderTest,
+    stream: &mut (impl tokio::io::AsyncRead + Unpin),
+) -> Finding {
+    let (within, started) = (server.config.timeouts.handshake, Instant::now());
     let mut rest = [0; 1024];
-    // A reset is an end, too.
+    // A reset ends the connection, too.
     let end = async { while matches!(stream.read(&mut rest).await, Ok(read) if read > 0) {} };
-    let waited = || begun.elapsed().as_secs_f64();
+    let waited = || started.elapsed().as_secs_f64();
     match timeout(within, end).await {
         Ok(()) => Ok(format!("closed after {:.1} s", waited())),
-        Err(_) => broken(format!("still open after {:.1} s", waited())),
+        Err(_) => violation(format!("still open after {:.1} s", waited())),
     }
 }

@@ -1,31 +1,31 @@
-//! All rules, one file a subject: a table first, then its cases.
+//! All rules, one file per subject: first a table of rules, then their cases.
 
 pub mod close;
 pub mod flood;
-pub mod forged;
 pub mod handshake;
-pub mod held;
 pub mod hostile;
-pub mod live;
-pub mod notices;
+pub mod offer_hold;
+pub mod schema;
+pub mod server_messages;
 pub mod signal;
-pub mod strict;
+pub mod socket_lifetime;
 pub mod token;
+pub mod token_forgery;
 
 use super::rule::Rule;
 
 const TABLES: [&[Rule]; 11] = [
     token::RULES,
     handshake::RULES,
-    forged::RULES,
+    token_forgery::RULES,
     signal::RULES,
-    notices::RULES,
-    strict::RULES,
-    held::RULES,
+    server_messages::RULES,
+    schema::RULES,
+    offer_hold::RULES,
     close::RULES,
     hostile::RULES,
     flood::RULES,
-    live::RULES,
+    socket_lifetime::RULES,
 ];
 
 /// Every rule, in the order of the report.
@@ -43,7 +43,7 @@ mod tests {
     fn ids_are_unique_and_every_rule_is_explained() {
         let mut seen = BTreeSet::new();
         for rule in all() {
-            assert!(seen.insert(rule.id), "{} is there twice", rule.id);
+            assert!(seen.insert(rule.id), "{} exists twice", rule.id);
             assert!(rule.id.contains('.'), "{} has no group", rule.id);
             for text in [rule.rule, rule.expected, rule.remedy] {
                 assert!(!text.is_empty(), "{}", rule.id);

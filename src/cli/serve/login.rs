@@ -262,7 +262,7 @@ fn reload(args: &ServeArgs, verifier: &Verifier) {
 /// Fetches the published keys before the first request needs them.
 pub(super) async fn warm_up(verifier: Option<&Verifier>, tokens: Option<&AccessTokens>) {
     let published =
-        [verifier.and_then(Verifier::elsewhere), tokens.and_then(AccessTokens::elsewhere)];
+        [verifier.and_then(Verifier::external), tokens.and_then(AccessTokens::published_keys)];
     for keys in published.into_iter().flatten() {
         if let Err(error) = keys.keys(None, unix_now()).await {
             tracing::warn!(%error, "cannot fetch published keys; their tokens cannot be verified until this succeeds");

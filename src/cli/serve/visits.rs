@@ -93,7 +93,7 @@ fn device(device: &str, role: Role) -> String {
 
 fn role_name(role: Role) -> &'static str {
     match role {
-        Role::Ios => "phone",
+        Role::Phone => "phone",
         Role::Mac => "mac",
     }
 }
@@ -165,7 +165,7 @@ mod tests {
 
     fn joined(device: &str, pair: &str) -> Visit {
         let (device, pair) = (device.into(), pair.into());
-        Visit::Joined { device, role: Role::Ios, pair, client: client() }
+        Visit::Joined { device, role: Role::Phone, pair, client: client() }
     }
 
     fn left(code: Option<u16>, reason: &'static str) -> Visit {

@@ -94,7 +94,7 @@ impl Envelope {
 #[must_use]
 pub(super) fn role_word(role: Role) -> &'static str {
     match role {
-        Role::Ios => "ios",
+        Role::Phone => "ios",
         Role::Mac => "mac",
     }
 }
@@ -111,7 +111,7 @@ mod role_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Role, D::Error> {
         match String::deserialize(from)?.as_str() {
-            "ios" => Ok(Role::Ios),
+            "ios" => Ok(Role::Phone),
             "mac" => Ok(Role::Mac),
             other => Err(D::Error::custom(format!("unknown role `{other}`"))),
         }
@@ -140,7 +140,7 @@ mod tests {
         for text in ["{\"t\":\"offer\",\n \"sdp\":\"v=0\\r\\n\"}\n\n", "\u{1f980}\u{0}", "{}"] {
             let envelope = Envelope {
                 pair: "a pair\nin two lines".into(),
-                role: Role::Ios,
+                role: Role::Phone,
                 from: "f".into(),
                 to: "t".into(),
                 say: Say::Relay { seq: u64::MAX, held: true },

@@ -21,7 +21,7 @@ use crate::{
 };
 
 const STEP: Duration = Duration::from_millis(50);
-const ROLES: [Role; 2] = [Role::Ios, Role::Mac];
+const ROLES: [Role; 2] = [Role::Phone, Role::Mac];
 
 fn index(role: Role) -> usize {
     usize::from(role == Role::Mac)
@@ -495,7 +495,7 @@ impl World {
         phone.offers += 1;
         (phone.offer, phone.answer) = (phone.offers, 0);
         let number = phone.offer;
-        self.say(Role::Ios, Kind::Offer, number);
+        self.say(Role::Phone, Kind::Offer, number);
     }
 
     /// A text reached a socket.
@@ -510,13 +510,13 @@ impl World {
         match Message::parse(text).unwrap().body {
             Body::Hello { peer_present, .. } => {
                 client.present = peer_present;
-                if role == Role::Ios {
+                if role == Role::Phone {
                     self.offer();
                 }
             }
             Body::PeerJoined { .. } => {
                 client.present = true;
-                if role == Role::Ios {
+                if role == Role::Phone {
                     self.offer();
                 }
             }

@@ -13,7 +13,7 @@ const DEAF: u64 = u64::MAX;
 
 fn index(role: Role) -> usize {
     match role {
-        Role::Ios => 0,
+        Role::Phone => 0,
         Role::Mac => 1,
     }
 }
@@ -38,7 +38,7 @@ impl Room {
 
     /// Sockets of this node.
     pub fn here(&self) -> impl Iterator<Item = (Role, &ConnId)> {
-        [Role::Ios, Role::Mac].into_iter().filter_map(|role| {
+        [Role::Phone, Role::Mac].into_iter().filter_map(|role| {
             let seat = self.seat(role).filter(|seat| seat.is_here())?;
             Some((role, &seat.conn))
         })
@@ -184,7 +184,7 @@ impl Room {
     pub(super) fn forward(&mut self, role: Role, text: Text, held: bool) -> Option<Action> {
         let pair = self.pair.clone();
         let (own, peer) = match role {
-            Role::Ios => (self.ios.as_mut()?, self.mac.as_mut()?),
+            Role::Phone => (self.ios.as_mut()?, self.mac.as_mut()?),
             Role::Mac => (self.mac.as_mut()?, self.ios.as_mut()?),
         };
         let (Place::Here(flight), Place::There(remote)) = (&mut own.place, &mut peer.place) else {

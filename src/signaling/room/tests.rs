@@ -7,7 +7,7 @@ fn room() -> Room {
 }
 
 fn join(room: &mut Room, role: Role, conn: &str) -> Vec<String> {
-    let device = if role == Role::Ios { "phone" } else { "mac" };
+    let device = if role == Role::Phone { "phone" } else { "mac" };
     shown(&room.join(role, &device.into(), &conn.into(), 9))
 }
 
@@ -40,9 +40,9 @@ fn shown(actions: &[Action]) -> Vec<String> {
 #[test]
 fn the_phone_is_impolite_and_each_hears_of_the_other() {
     let mut room = room();
-    assert_eq!(join(&mut room, Role::Ios, "a"), ["a: hello polite=false peer=false"]);
+    assert_eq!(join(&mut room, Role::Phone, "a"), ["a: hello polite=false peer=false"]);
     assert_eq!(join(&mut room, Role::Mac, "b"), ["b: hello polite=true peer=true", "a: joined b"]);
-    let left = room.leave(Role::Ios, &"a".into(), LeaveReason::Timeout);
+    let left = room.leave(Role::Phone, &"a".into(), LeaveReason::Timeout);
     assert_eq!(shown(&[left.unwrap()]), ["b: left Timeout"]);
     assert!(room.leave(Role::Mac, &"b".into(), LeaveReason::Closed).is_none());
     assert!(room.is_empty());
@@ -51,21 +51,21 @@ fn the_phone_is_impolite_and_each_hears_of_the_other() {
 #[test]
 fn a_newer_socket_takes_over_and_the_old_ones_end_is_ignored() {
     let mut room = room();
-    join(&mut room, Role::Ios, "a");
+    join(&mut room, Role::Phone, "a");
     join(&mut room, Role::Mac, "b");
     assert_eq!(
-        join(&mut room, Role::Ios, "c"),
+        join(&mut room, Role::Phone, "c"),
         ["a: close 4502", "b: left Replaced", "c: hello polite=false peer=true", "b: joined c"]
     );
-    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, "late"), Relayed::Stale);
-    assert!(room.leave(Role::Ios, &"a".into(), LeaveReason::Closed).is_none());
-    assert_eq!(relay(&mut room, Role::Ios, "c", Kind::Offer, "now"), Relayed::Delivered);
+    assert_eq!(relay(&mut room, Role::Phone, "a", Kind::Offer, "late"), Relayed::Stale);
+    assert!(room.leave(Role::Phone, &"a".into(), LeaveReason::Closed).is_none());
+    assert_eq!(relay(&mut room, Role::Phone, "c", Kind::Offer, "now"), Relayed::Delivered);
 }
 
 #[test]
 fn the_latest_offer_and_its_candidates_are_held() {
     let mut room = room();
-    join(&mut room, Role::Ios, "a");
+    join(&mut room, Role::Phone, "a");
     for (kind, text) in [
         (Kind::Ice, "early"),
         (Kind::Offer, "first"),
@@ -73,9 +73,9 @@ fn the_latest_offer_and_its_candidates_are_held() {
         (Kind::Offer, "second"),
         (Kind::Ice, "of-second"),
     ] {
-        assert_eq!(relay(&mut room, Role::Ios, "a", kind, text), Relayed::Held);
+        assert_eq!(relay(&mut room, Role::Phone, "a", kind, text), Relayed::Held);
     }
-    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Answer, "x"), Relayed::Dropped);
+    assert_eq!(relay(&mut room, Role::Phone, "a", Kind::Answer, "x"), Relayed::Dropped);
     let joined = join(&mut room, Role::Mac, "b");
     assert_eq!(joined[2..], ["b: held second", "b: held of-second"]);
     room.leave(Role::Mac, &"b".into(), LeaveReason::Closed);
@@ -85,43 +85,43 @@ fn the_latest_offer_and_its_candidates_are_held() {
 #[test]
 fn candidates_before_the_first_offer_stay_before_it() {
     let mut room = room();
-    join(&mut room, Role::Ios, "a");
-    relay(&mut room, Role::Ios, "a", Kind::Ice, "early");
-    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+    join(&mut room, Role::Phone, "a");
+    relay(&mut room, Role::Phone, "a", Kind::Ice, "early");
+    relay(&mut room, Role::Phone, "a", Kind::Offer, "offer");
     assert_eq!(join(&mut room, Role::Mac, "b")[2..], ["b: held early", "b: held offer"]);
 }
 
 #[test]
 fn holding_is_bounded_and_ends_with_the_offerer() {
     let mut room = room();
-    join(&mut room, Role::Ios, "a");
-    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
+    join(&mut room, Role::Phone, "a");
+    relay(&mut room, Role::Phone, "a", Kind::Offer, "offer");
     let held = (0..100)
-        .filter(|_| relay(&mut room, Role::Ios, "a", Kind::Ice, "c") == Relayed::Held)
+        .filter(|_| relay(&mut room, Role::Phone, "a", Kind::Ice, "c") == Relayed::Held)
         .count();
     assert_eq!(held, 64);
     let big = "x".repeat(200 * 1024);
-    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Offer, &big), Relayed::Held);
-    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::Ice, &big), Relayed::Dropped);
-    join(&mut room, Role::Ios, "b");
+    assert_eq!(relay(&mut room, Role::Phone, "a", Kind::Offer, &big), Relayed::Held);
+    assert_eq!(relay(&mut room, Role::Phone, "a", Kind::Ice, &big), Relayed::Dropped);
+    join(&mut room, Role::Phone, "b");
     assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "the new socket offered nothing");
 }
 
 #[test]
 fn bye_takes_a_held_offer_back() {
     let mut room = room();
-    join(&mut room, Role::Ios, "a");
-    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
-    relay(&mut room, Role::Ios, "a", Kind::Bye, "bye");
+    join(&mut room, Role::Phone, "a");
+    relay(&mut room, Role::Phone, "a", Kind::Offer, "offer");
+    relay(&mut room, Role::Phone, "a", Kind::Bye, "bye");
     assert_eq!(join(&mut room, Role::Mac, "b").len(), 2);
 }
 
 #[test]
 fn state_is_for_a_peer_that_is_there() {
     let mut room = room();
-    join(&mut room, Role::Ios, "a");
-    relay(&mut room, Role::Ios, "a", Kind::Offer, "offer");
-    assert_eq!(relay(&mut room, Role::Ios, "a", Kind::State, "state"), Relayed::Dropped);
+    join(&mut room, Role::Phone, "a");
+    relay(&mut room, Role::Phone, "a", Kind::Offer, "offer");
+    assert_eq!(relay(&mut room, Role::Phone, "a", Kind::State, "state"), Relayed::Dropped);
     assert_eq!(join(&mut room, Role::Mac, "b")[2..], ["b: held offer"]);
     assert_eq!(relay(&mut room, Role::Mac, "b", Kind::State, "state"), Relayed::Delivered);
 }
@@ -129,7 +129,7 @@ fn state_is_for_a_peer_that_is_there() {
 #[test]
 fn revocation_tells_both_and_closes_both() {
     let mut room = room();
-    join(&mut room, Role::Ios, "a");
+    join(&mut room, Role::Phone, "a");
     join(&mut room, Role::Mac, "b");
     assert_eq!(
         shown(&room.revoke()),

@@ -133,7 +133,7 @@ async fn each_failure_is_told_apart_and_shows_no_secret() {
         (refusal(500, 20500), TwilioError::Failed { status: 500, code: Some(20500) }),
         (Said::new(503, "hush"), TwilioError::Failed { status: 503, code: None }),
         (Said::new(200, answer("one", "1")), TwilioError::Failed { status: 200, code: None }),
-        (slow, TwilioError::Unreachable("no answer in time".into())),
+        (slow, TwilioError::Unreachable("request timed out".into())),
     ] {
         stub.say(said);
         let found = twilio(&stub).fetch(MAX_TTL).await.unwrap_err();
@@ -272,10 +272,14 @@ async fn commands_say_what_is_wrong_with_the_account() {
     for (words, code, said) in [
         (serve.clone(), 2, "--twilio-secret"),
         ([&serve[..], &["--twilio-ttl", "30m"]].concat(), 2, "--twilio-ttl"),
-        (vec!["serve", "--twilio-account", "AC1"], 2, "no Twilio account"),
+        (vec!["serve", "--twilio-account", "AC1"], 2, "not a valid Twilio account"),
         (vec!["serve", "--twilio-key", KEY, "--no-turn"], 2, "--twilio-account"),
         (doctor, 1, "HTTP 401, error 20003"),
-        (vec!["doctor", "--no-signal", "--twilio", "--twilio-account", "x"], 2, "no Twilio"),
+        (
+            vec!["doctor", "--no-signal", "--twilio", "--twilio-account", "x"],
+            2,
+            "not a valid Twilio",
+        ),
         (vec!["recv", "--out", "x", "--twilio"], 2, "--twilio-account"),
     ] {
         let (status, text) = run(&words).await;

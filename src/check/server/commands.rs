@@ -1,16 +1,16 @@
-//! Commands of the user that change the server: revoking the pair, restarting.
+//! Commands given by the user that change the server: revoking the pair, restarting.
 
 use tokio::process::Command;
 
-use super::{Site, Who};
-use crate::check::rule::{Miss, broken};
+use super::{Party, ServerUnderTest};
+use crate::check::finding::{CaseError, violation};
 
-impl Site {
+impl ServerUnderTest {
     /// Runs a shell command with the pair's id in `ORION_CHECK_PAIR`.
     ///
     /// # Errors
-    /// It failed.
-    pub async fn shell(&self, command: &str) -> Result<(), Miss> {
+    /// The command failed.
+    pub async fn shell(&self, command: &str) -> Result<(), CaseError> {
         let pair = self.pair().await?;
         let run = Command::new("sh")
             .args(["-c", command])
@@ -23,27 +23,27 @@ impl Site {
             .await;
         match run {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => broken(format!("the command failed: {status}")),
-            Err(error) => broken(format!("the command cannot be run: {error}")),
+            Ok(status) => violation(format!("the command failed: {status}")),
+            Err(error) => violation(format!("cannot run the command: {error}")),
         }
     }
 
-    /// Fetches tokens anew from now on.
+    /// Forgets cached tokens; they are fetched again.
     pub async fn forget_tokens(&self) {
         self.tokens.lock().await.clear();
     }
 
-    /// Revokes the pair, once in a run.
+    /// Revokes the pair; only the first call of a run does.
     ///
     /// # Errors
     /// The command failed.
-    pub async fn revoke(&self) -> Result<(), Miss> {
+    pub async fn revoke(&self) -> Result<(), CaseError> {
         let mut revoked = self.revoked.lock().await;
         if !*revoked {
-            // Tokens from before, to see that they are worth nothing afterwards.
+            // Tokens from before the revocation, which must not be accepted afterwards.
             self.forget_tokens().await;
-            for who in [Who::Phone, Who::Mac] {
-                self.token(who).await?;
+            for party in [Party::Phone, Party::Mac] {
+                self.token(party).await?;
             }
             let command = self.config.revoke_command.as_deref().unwrap_or("false");
             self.shell(command).await?;

@@ -1,0 +1,81 @@
+//! Whether a URL is served at all: a server that is silent, does not speak HTTP or does not know the path
+//! is tried a few times, not once per rule.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::check::{
+    finding::CaseError,
+    wire::{Answer, Stream},
+};
+
+/// Number of failures after which the URL is not tried again.
+const TRIES: u32 = 3;
+
+#[derive(Debug, Default)]
+struct Reachability {
+    answers: bool,
+    failures: u32,
+    last_failure: String,
+}
+
+/// One URL of the server under test.
+pub(super) struct Endpoint {
+    name: &'static str,
+    reachability: Mutex<Reachability>,
+}
+
+/// A value that contains an HTTP response.
+pub(super) trait Answered {
+    /// The response.
+    fn answer(&self) -> &Answer;
+}
+
+impl Answered for Answer {
+    fn answer(&self) -> &Answer {
+        self
+    }
+}
+
+impl Answered for (Answer, Stream) {
+    fn answer(&self) -> &Answer {
+        &self.0
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(name: &'static str) -> Self {
+        Self { name, reachability: Mutex::default() }
+    }
+
+    /// # Errors
+    /// The URL was not served so far, and this has been reported often enough.
+    pub(super) fn check_reachable(&self) -> Result<(), CaseError> {
+        let known = self.reachability.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.answers || known.failures < TRIES {
+            return Ok(());
+        }
+        Err(CaseError::NotRun(format!(
+            "{} is not served at its URL ({})",
+            self.name, known.last_failure
+        )))
+    }
+
+    /// Records the outcome of a request.
+    pub(super) fn record<T: Answered>(&self, result: Result<T, CaseError>) -> Result<T, CaseError> {
+        let mut known = self.reachability.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = match &result {
+            Ok(answered) => {
+                let answer = answered.answer();
+                matches!(answer.status, 404 | 405).then(|| answer.summary())
+            }
+            Err(CaseError::Violation(why)) => Some(why.clone()),
+            Err(CaseError::NotRun(_)) => return result,
+        };
+        match missing {
+            Some(last) => (known.failures, known.last_failure) = (known.failures + 1, last),
+            None => known.answers = true,
+        }
+        drop(known);
+        result
+    }
+}
