@@ -1,8 +1,8 @@
 //! Pairs in `PostgreSQL`, directly or through a pooler.
 //!
-//! A pooler in transaction mode (`PgBouncer`, Supabase's port 6543) gives each transaction another
-//! server connection: there, statements are not kept prepared, each query is a transaction of its
-//! own, and there is no `LISTEN`.
+//! A pooler in transaction mode (`PgBouncer`, Supabase's port 6543) may use a different server connection
+//! for each transaction: statements are not kept prepared, each query is a separate transaction, and there
+//! is no `LISTEN`.
 
 mod listen;
 mod target;
@@ -25,22 +25,22 @@ pub use self::target::Target;
 /// The table, its roles and its trigger, as SQL.
 pub const MIGRATION: &str = include_str!("postgres/device_pairs.sql");
 
-/// How long an operation may take, with the wait for a connection.
+/// Timeout of an operation, including the wait for a connection.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// Connections at most; a signaling server asks briefly, and behind a cache.
+/// Maximum number of connections; the queries of a signaling server are short and cached.
 const CONNECTIONS: u32 = 8;
 
-/// Ids in one query.
-const IDS_AT_ONCE: usize = 1000;
+/// Maximum number of ids in one query.
+const IDS_PER_QUERY: usize = 1000;
 
-/// Lets one apply the migration at a time; the number is `orion`, in ASCII.
+/// Serializes migrations; the number is `orion` in ASCII.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(478660882286)";
 
-/// How long the migration may take; it waits for queries that use the table.
+/// Timeout of the migration, which waits for queries that use the table.
 const MIGRATION_WITHIN: Duration = Duration::from_secs(30);
 
-/// Columns of a pair; the read-only role may see these and no others.
+/// Columns of a pair; the read-only role may read only these.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
@@ -56,13 +56,13 @@ macro_rules! select {
 #[derive(Clone)]
 pub struct PostgresPairs {
     pool: PgPool,
-    /// For connections that listen; none behind a transaction-mode pooler.
+    /// For the connection that listens; `None` behind a transaction-mode pooler.
     listening: Option<PgConnectOptions>,
 }
 
 impl std::fmt::Debug for PostgresPairs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The options hold the password.
+        // The options contain the password.
         let connections = self.pool.size();
         f.debug_struct("PostgresPairs").field("connections", &connections).finish_non_exhaustive()
     }
@@ -71,7 +71,7 @@ impl std::fmt::Debug for PostgresPairs {
 type Prepared<'q> = Query<'q, Postgres, PgArguments>;
 
 impl PostgresPairs {
-    /// Takes the database at `target`; connects when there is something to ask.
+    /// Uses the database at `target`; connects on the first query.
     #[must_use]
     pub fn new(target: Target) -> Self {
         let Target { options, pooled } = target;
@@ -93,13 +93,13 @@ impl PostgresPairs {
     /// Applies [`MIGRATION`] in one transaction.
     ///
     /// # Errors
-    /// [`StoreError::Query`]: the role may not, or the database does not answer.
+    /// [`StoreError::Query`]: the role lacks the permission, or the database does not respond.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let operation = "apply the migration";
         let apply = async {
             let mut transaction = self.pool.begin().await?;
             (&mut *transaction).execute("SET LOCAL statement_timeout = 30000").await?;
-            // `IF NOT EXISTS` looks first and acts then: of several at once all but one would fail.
+            // `IF NOT EXISTS` is not atomic: of several concurrent migrations, all but one would fail.
             (&mut *transaction).execute(MIGRATION_LOCK).await?;
             (&mut *transaction).execute(sqlx::raw_sql(MIGRATION)).await?;
             transaction.commit().await
@@ -128,7 +128,7 @@ impl PostgresPairs {
             timeout(WITHIN, in_transaction(&mut connection, query)).await
         };
         asked.unwrap_or_else(|_| {
-            // Its answer may still come: nobody else may get it.
+            // Its response may still arrive, and no other query must receive it.
             connection.close_on_drop();
             Err(io::Error::from(io::ErrorKind::TimedOut).into())
         })
@@ -157,23 +157,22 @@ async fn in_transaction(
 }
 
 fn late(within: Duration) -> String {
-    format!("no answer within {} s", within.as_secs())
+    format!("timed out after {} s", within.as_secs())
 }
 
-/// What went wrong, and what to do about it where that is known by the error's code
-/// (`PostgreSQL`'s appendix A).
+/// The error, with a remedy if the error code is known (`PostgreSQL`'s appendix A).
 fn failed(operation: &'static str, error: &sqlx::Error) -> StoreError {
     let cause = match error {
-        // A refused connection is tried again until then.
+        // A refused connection is retried until the timeout.
         sqlx::Error::PoolTimedOut => format!(
-            "refused or unanswered for {} s: check the address in --db, and that the database runs",
+            "no connection within {} s: check the address in --db, and that the database is running",
             WITHIN.as_secs()
         ),
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => late(WITHIN),
         sqlx::Error::Database(error) => {
             let remedy = match error.code().as_deref() {
-                Some("42501") => "; this role may not: use the table's owner",
-                Some("42P01") => "; apply `orion-peer serve pairs migrate`",
+                Some("42501") => "; this role lacks the permission: use the table's owner",
+                Some("42P01") => "; run `orion-peer serve pairs migrate`",
                 Some("28P01" | "28000") => "; check the user of --db and the password of --db-key",
                 Some("26000" | "42P05" | "08P01") => {
                     "; a transaction-mode pooler needs `?pgbouncer=true` at the end of --db"
@@ -192,7 +191,7 @@ fn failed(operation: &'static str, error: &sqlx::Error) -> StoreError {
     StoreError::query(operation, cause)
 }
 
-/// Whether the database is well, and did not take a value: classes 22 (data exception) and 23 (integrity
+/// Whether the database works, but rejected a value: classes 22 (data exception) and 23 (integrity
 /// constraint violation) of `PostgreSQL`'s appendix A.
 fn is_of_a_value(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
@@ -206,15 +205,15 @@ fn is_tls(error: &io::Error) -> bool {
 
 fn no_tls(error: &dyn std::fmt::Display) -> String {
     format!(
-        "TLS: {error}; `?sslmode=verify-full&sslrootcert=FILE` at the end of --db names the CA of its \
-         certificate, `?sslmode=disable` does without TLS"
+        "TLS: {error}; append `?sslmode=verify-full&sslrootcert=FILE` to --db to trust a CA, or \
+         `?sslmode=disable` to disable TLS"
     )
 }
 
 fn pair(row: &PgRow) -> Result<Pair, sqlx::Error> {
     let status: String = row.try_get("status")?;
     let status = Status::parse(&status)
-        .ok_or_else(|| sqlx::Error::Decode(format!("status `{status}` is not known").into()))?;
+        .ok_or_else(|| sqlx::Error::Decode(format!("unknown status `{status}`").into()))?;
     Ok(Pair {
         id: PairId(row.try_get("id")?),
         user_id: row.try_get("user_id")?,
@@ -253,7 +252,7 @@ impl PairStore for PostgresPairs {
         let operation = "check live pairs";
         let ids: Vec<&str> = ids.iter().map(PairId::as_str).filter(|id| is_uuid(id)).collect();
         let mut active = HashSet::new();
-        for some in ids.chunks(IDS_AT_ONCE) {
+        for some in ids.chunks(IDS_PER_QUERY) {
             let query = sqlx::query(
                 "SELECT id::text FROM public.device_pairs \
                  WHERE id = ANY($1::uuid[]) AND status = 'active'",
@@ -315,8 +314,8 @@ impl PairStore for PostgresPairs {
 
     fn hints(&self) -> Option<mpsc::Receiver<Hint>> {
         let options = self.listening.clone()?;
-        let (hints, heard) = mpsc::channel(1024);
+        let (hints, receiver) = mpsc::channel(1024);
         tokio::spawn(listen::listen(options, hints));
-        Some(heard)
+        Some(receiver)
     }
 }

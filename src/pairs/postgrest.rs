@@ -25,16 +25,16 @@ use self::{
 use super::{Pair, PairStore, Status, StoreError, is_uuid, open::redacted, require_uuids};
 use crate::types::{DeviceId, PairId, check_id, is_loopback};
 
-/// How long a request may take.
+/// Timeout of a request.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// Ids in one request: its URL stays below 8 KiB.
-const IDS_AT_ONCE: usize = 100;
+/// Maximum number of ids in one request: its URL stays below 8 KiB.
+const IDS_PER_REQUEST: usize = 100;
 
-/// Rows in one answer; Supabase gives no more than 1000.
+/// Rows per response; Supabase returns at most 1000.
 const PAGE: usize = 1000;
 
-/// Longest answer read, bytes.
+/// Maximum size of a response, bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 /// Path of the interface in a Supabase project.
@@ -67,28 +67,28 @@ pub struct RestPairs {
 }
 
 impl RestPairs {
-    /// The table at `url`: that of a Supabase project, or with a path that of any `PostgREST`.
+    /// The table at `url`: of a Supabase project or, if the URL has a path, of any `PostgREST`.
     ///
     /// # Errors
-    /// [`StoreError::Open`]: no key, or one that no header can hold.
+    /// [`StoreError::Open`]: no key, or one that is not a valid header value.
     pub fn new(url: &Url, key: &str) -> Result<Self, StoreError> {
         let open = |cause: &str| StoreError::Open { subject: redacted(url), cause: cause.into() };
         if key.is_empty() {
-            return Err(open("it needs the service key: give it by --db-key @FILE"));
+            return Err(open("the service key is missing: give it with --db-key @FILE"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(open("a key in the URL is not taken: give it by --db-key @FILE"));
+            return Err(open("a key in the URL is not accepted: give it with --db-key @FILE"));
         }
         let secret = |text: String| {
             let mut value = HeaderValue::from_str(&text)
-                .map_err(|_| open("the key has characters that no key has: check --db-key"))?;
+                .map_err(|_| open("the key contains invalid characters: check --db-key"))?;
             value.set_sensitive(true);
             Ok(value)
         };
         let mut headers = HeaderMap::new();
         headers.insert("apikey", secret(key.to_owned())?);
         headers.insert(header::AUTHORIZATION, secret(format!("Bearer {key}"))?);
-        // The process has a provider already when this fails.
+        // It fails if the process already has a provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = reqwest::Client::builder()
             .default_headers(headers)
@@ -98,7 +98,7 @@ impl RestPairs {
             client = client.no_proxy();
         }
         if url.scheme() == "http" {
-            // Nothing leads to TLS, so a machine without certificates of its own will do.
+            // TLS is not used, so no root certificates are needed.
             client = client.tls_certs_only([]);
         }
         let http = client.build().map_err(|error| open(&broken(&error)))?;
@@ -143,7 +143,7 @@ impl RestPairs {
             }
             for row in rows {
                 pairs.push(row.pair().ok_or_else(|| {
-                    StoreError::query(operation, "a row has a time or a status that is none")
+                    StoreError::query(operation, "a row has an invalid time or status")
                 })?);
             }
         }
@@ -188,7 +188,7 @@ fn time(seconds: u64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
-/// Sends a request and reads the rows of the answer.
+/// Sends a request and reads the rows of the response.
 async fn answer<T: for<'de> Deserialize<'de>>(
     operation: &'static str,
     request: RequestBuilder,
@@ -200,7 +200,7 @@ async fn answer<T: for<'de> Deserialize<'de>>(
         return Err(refused(operation, status, &body));
     }
     serde_json::from_slice(&body)
-        .map_err(|_| StoreError::query(operation, "the answer is no list of rows: check --db"))
+        .map_err(|_| StoreError::query(operation, "the response is not a list of rows: check --db"))
 }
 
 async fn read(operation: &'static str, mut response: Response) -> Result<Vec<u8>, StoreError> {
@@ -209,7 +209,10 @@ async fn read(operation: &'static str, mut response: Response) -> Result<Vec<u8>
         response.chunk().await.map_err(|e| StoreError::query(operation, broken(&e)))?
     {
         if body.len() + bytes.len() > MAX_ANSWER {
-            return Err(StoreError::query(operation, format!("an answer over {MAX_ANSWER} bytes")));
+            return Err(StoreError::query(
+                operation,
+                format!("the response is larger than {MAX_ANSWER} bytes"),
+            ));
         }
         body.extend_from_slice(&bytes);
     }
@@ -232,9 +235,9 @@ impl PairStore for RestPairs {
         let rows: Vec<RowJson> = self.get(operation, &query).await?;
         let row = rows.into_iter().next();
         row.map(|row| {
-            row.pair()
-                .filter(|pair| pair.id == *id && pair.status == Status::Active)
-                .ok_or_else(|| StoreError::query(operation, "the answer is not what was asked for"))
+            row.pair().filter(|pair| pair.id == *id && pair.status == Status::Active).ok_or_else(
+                || StoreError::query(operation, "the response is not the requested pair"),
+            )
         })
         .transpose()
     }
@@ -252,7 +255,7 @@ impl PairStore for RestPairs {
     async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
         let ids: Vec<&str> = ids.iter().map(PairId::as_str).filter(|id| is_uuid(id)).collect();
         let mut active = HashSet::new();
-        for some in ids.chunks(IDS_AT_ONCE) {
+        for some in ids.chunks(IDS_PER_REQUEST) {
             let query =
                 [("select", "id".to_owned()), ("id", one_of(some)), ("status", equal("active"))];
             let rows: Vec<IdJson> = self.get("check live pairs", &query).await?;
@@ -298,7 +301,7 @@ impl PairStore for RestPairs {
         let changed: Vec<IdJson> = answer(operation, request).await?;
         // Row-level security hides rows from a writer without an error.
         if changed.is_empty() && self.active_pair(id).await?.is_some() {
-            let cause = "the key may read this pair, but not change it: give the service key";
+            let cause = "the key may read this pair, but not modify it: give the service key";
             return Err(StoreError::query(operation, cause));
         }
         Ok(!changed.is_empty())

@@ -1,5 +1,5 @@
-//! `check`: our own server keeps every rule, and a server with one fault breaks exactly the rules it
-//! should. Every rule is broken at least once.
+//! `check`: our own server conforms to every rule, and a server with one fault violates exactly the rules it
+//! should. Every rule is violated at least once.
 
 mod fault;
 mod faulty;
@@ -34,8 +34,8 @@ use self::{
 };
 use crate::certificates::Certificates;
 
-/// Servers checked at once.
-const SIDE_BY_SIDE: usize = 6;
+/// Number of servers checked concurrently.
+const MAX_CONCURRENT: usize = 6;
 
 fn timeouts() -> Timeouts {
     Timeouts {
@@ -63,7 +63,7 @@ fn config(scheme: [&str; 2], addr: impl std::fmt::Display) -> CheckConfig {
     config
 }
 
-/// Runs a check, and sees that its result is one by the schema and can be shown.
+/// Runs a check, and asserts that its report matches the schema and can be shown.
 async fn checked(config: CheckConfig) -> CheckReport {
     let report = run::run(config, &|_, _| {}, std::future::pending()).await.unwrap();
     let json = serde_json::to_value(&report).unwrap();
@@ -77,13 +77,13 @@ async fn checked(config: CheckConfig) -> CheckReport {
     let document = roxmltree::Document::parse(&xml).unwrap();
     let cases = document.descendants().filter(|node| node.has_tag_name("testcase")).count();
     assert_eq!(cases, report.cases.len());
-    for hush in ["eyJ", "typ host", "a=group", SECRET] {
-        assert!(!page.contains(hush) && !xml.contains(hush), "{hush} in {page}");
+    for secret in ["eyJ", "typ host", "a=group", SECRET] {
+        assert!(!page.contains(secret) && !xml.contains(secret), "{secret} in {page}");
     }
     report
 }
 
-/// Ids of the rules that are slow, or are not.
+/// Ids of the rules that are slow, or of those that are not.
 fn of_speed(slow: bool) -> Vec<String> {
     rules::all().filter(|rule| rule.slow == slow).map(|rule| rule.id.to_owned()).collect()
 }
@@ -92,7 +92,7 @@ fn ids(report: &CheckReport, outcome: Outcome) -> BTreeSet<&str> {
     report.with(outcome).map(|case| case.id.as_str()).collect()
 }
 
-/// What a fault breaks besides or instead of what it should; none when it is as it should be.
+/// How the violations of a fault differ from the expected ones; `None` when they do not.
 async fn surprise(row: &Row, slow: bool) -> Option<String> {
     let (fault, only, broken) = *row;
     let certificates = Certificates::for_names(&["127.0.0.1"]);
@@ -122,34 +122,34 @@ async fn surprise(row: &Row, slow: bool) -> Option<String> {
         return None;
     }
     let page = text::text(&report);
-    Some(format!("{fault:?} broke {failed:?}, not {expected:?}; not run {not_run:?}\n{page}"))
+    Some(format!("{fault:?} violated {failed:?}, not {expected:?}; not run {not_run:?}\n{page}"))
 }
 
 async fn surprises(rows: &[Row], slow: bool) -> String {
-    let found = stream::iter(rows).map(|row| surprise(row, slow)).buffer_unordered(SIDE_BY_SIDE);
+    let found = stream::iter(rows).map(|row| surprise(row, slow)).buffer_unordered(MAX_CONCURRENT);
     found.filter_map(std::future::ready).collect::<Vec<_>>().await.join("\n\n")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_fault_breaks_its_rules_and_no_other() {
+async fn each_fault_violates_its_rules_and_no_other() {
     let surprises = surprises(&QUICK[..QUICK.len() / 2], false).await;
     assert!(surprises.is_empty(), "{surprises}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_other_fault_breaks_its_rules_and_no_other() {
+async fn each_further_fault_violates_its_rules_and_no_other() {
     let surprises = surprises(&QUICK[QUICK.len() / 2..], false).await;
     assert!(surprises.is_empty(), "{surprises}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_slow_fault_breaks_its_rule_and_no_other() {
+async fn each_slow_fault_violates_its_rule_and_no_other() {
     let surprises = surprises(SLOW, true).await;
     assert!(surprises.is_empty(), "{surprises}");
 }
 
 #[test]
-fn every_rule_is_broken_by_a_fault() {
+fn every_rule_is_violated_by_a_fault() {
     let broken: BTreeSet<&str> =
         [QUICK, SLOW].concat().iter().flat_map(|(_, _, broken)| *broken).copied().collect();
     let all: BTreeSet<&str> = rules::all().map(|rule| rule.id).collect();
@@ -157,7 +157,7 @@ fn every_rule_is_broken_by_a_fault() {
 }
 
 #[tokio::test]
-async fn a_server_with_only_the_bold_fields_is_good_enough_for_production() {
+async fn a_server_with_only_the_bold_fields_passes_level_production() {
     let server = Faulty::start(Fault::Bare, false, None).await;
     let mut config = config(["ws", "http"], server.addr);
     config.level = Level::Production;
@@ -173,8 +173,8 @@ async fn a_server_with_only_the_bold_fields_is_good_enough_for_production() {
     assert!(failed.contains("signal.hello") && failed.contains("token.401-no-login"), "{failed:?}");
 }
 
-/// Our own server with limits that a run meets, and a secret that is known; `hasty` where the contract is
-/// slow.
+/// Our own server with limits that a run reaches, and a known secret; `hasty` shortens the contract's long
+/// timings.
 async fn own(hasty: bool) -> ServerConfig {
     use orion_peer::auth::{
         jws::{Key, SigningKeys},
@@ -202,7 +202,7 @@ async fn own(hasty: bool) -> ServerConfig {
     config
 }
 
-async fn keeps_every_rule(slow: bool, cannot_be_run: &[&str]) {
+async fn conforms_to_every_rule(slow: bool, cannot_be_run: &[&str]) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::start(own(slow).await, listener).await.unwrap();
     let mut config = config(["ws", "http"], server.local_addr());
@@ -230,14 +230,14 @@ async fn keeps_every_rule(slow: bool, cannot_be_run: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn our_own_server_keeps_every_rule() {
-    keeps_every_rule(false, &[]).await;
+async fn our_own_server_conforms_to_every_rule() {
+    conforms_to_every_rule(false, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn our_own_server_keeps_every_slow_rule() {
+async fn our_own_server_conforms_to_every_slow_rule() {
     // It has no TLS here, and a restart takes a process of its own: see scripts/test.sh.
-    keeps_every_rule(true, &["handshake.slow-tls", "close.1012-restart"]).await;
+    conforms_to_every_rule(true, &["handshake.slow-tls", "close.1012-restart"]).await;
 }
 
 /// A server that answers every connection with the same bytes, or never.
@@ -262,7 +262,7 @@ async fn answering(bytes: Option<&'static [u8]>) -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_resets_or_talks_garbage_breaks_rules_and_ends_no_run() {
+async fn a_server_that_hangs_resets_or_sends_garbage_violates_rules_and_ends_no_run() {
     const PAGE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>";
     const TOKEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n{\"token\":\"\xff\0\",\"iceServers\":[[],7]}";
     const SWITCH: &[u8] =
@@ -283,7 +283,7 @@ async fn a_server_that_hangs_resets_or_talks_garbage_breaks_rules_and_ends_no_ru
             config.timeouts.quiet = Duration::from_millis(20);
             let report = checked(config).await;
             assert!(!report.pass, "{bytes:?}: {:?}", report.counts);
-            // What needs a token or a way in is told once, not a time a rule; SWITCH lets all in.
+            // A missing token or failing handshake is reported once, not once per rule; SWITCH accepts all.
             let most = if bytes == Some(SWITCH) { 70 } else { 30 };
             assert!((2..most).contains(&report.counts.failed), "{bytes:?}: {:?}", report.counts);
             assert!(report.counts.passed < 6, "{bytes:?}: {:?}", report.counts);
@@ -292,7 +292,7 @@ async fn a_server_that_hangs_resets_or_talks_garbage_breaks_rules_and_ends_no_ru
 }
 
 #[tokio::test]
-async fn what_is_broken_first_is_told_once() {
+async fn failed_prerequisites_are_reported_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::start(own(false).await, listener).await.unwrap();
     let mut usual = config(["ws", "http"], server.local_addr());
@@ -329,7 +329,7 @@ async fn what_is_broken_first_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_stopped_run_says_so() {
+async fn a_stopped_run_is_reported_as_partial() {
     let addr = answering(None).await;
     let stop = tokio::time::sleep(Duration::from_millis(100));
     let report = run::run(config(["ws", "http"], addr), &|_, _| {}, stop).await.unwrap();

@@ -1,5 +1,5 @@
-//! `doctor` as a user meets it, against the embedded server and coturn on 127.0.0.x, and against servers
-//! that refuse, keep silent or are not there. What it says behind NATs is the kernel lab's to test.
+//! `doctor` as a user runs it, against the embedded server and coturn on 127.0.0.x, and against servers
+//! that reject requests, do not respond or do not exist. Behind NATs it is tested in the kernel lab.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -25,7 +25,7 @@ use crate::run::{Ended, HANG, Rig, reserved_port, run, start};
 
 const SECRET: &str = "north";
 
-/// The embedded server, with another address, on free ports.
+/// The embedded server, with or without an alternate address, on free ports.
 async fn server(alternate: bool) -> TurnServer {
     TurnServer::start(config(alternate)).await.unwrap()
 }
@@ -38,7 +38,7 @@ fn config(alternate: bool) -> TurnConfig {
     }
 }
 
-/// Runs `doctor --json --no-signal` on another thread, so that servers of this one go on.
+/// Runs `doctor --json --no-signal` on another thread, so that servers on this one keep running.
 async fn doctor(words: &[&str]) -> Ended {
     let words: Vec<String> =
         ["doctor", "--json", "--no-signal"].iter().chain(words).map(|w| (*w).to_owned()).collect();
@@ -51,14 +51,14 @@ async fn doctor(words: &[&str]) -> Ended {
 }
 
 /// The one JSON object, and the exit code.
-fn told(ended: &Ended) -> (Value, i32) {
+fn report_and_code(ended: &Ended) -> (Value, i32) {
     let [report] = &ended.json()[..] else { panic!("{:?} {}", ended.stdout, ended.stderr) };
     assert_eq!(report["schema"], "orion-peer/doctor/1");
     let schema = serde_json::from_str(orion_peer::doctor::JSON_SCHEMA).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let wrong: Vec<String> =
         validator.iter_errors(report).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(wrong.is_empty(), "not as schema.json says: {wrong:?}");
+    assert!(wrong.is_empty(), "does not match schema.json: {wrong:?}");
     assert_eq!(report["verdict"]["exit"].as_i64(), ended.code.map(i64::from), "{report}");
     for problem in report["problems"].as_array().unwrap() {
         for key in ["code", "message", "remedy"] {
@@ -72,13 +72,13 @@ fn codes(report: &Value) -> Vec<&str> {
     report["problems"].as_array().unwrap().iter().map(|p| p["code"].as_str().unwrap()).collect()
 }
 
-/// Port that nothing listens on, by UDP and TCP.
+/// A port on which nothing listens, neither UDP nor TCP.
 fn closed_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_embedded_server_shows_that_there_is_no_nat() {
+async fn the_embedded_server_reveals_that_there_is_no_nat() {
     let server = server(true).await;
     let udp = server.udp_address().unwrap();
     let other = server.alternate_address().unwrap();
@@ -111,7 +111,7 @@ async fn every_transport_is_measured() {
     let mut words = vec!["--turn-secret", SECRET, "--ca", ca.to_str().unwrap()];
     words.extend(urls.iter().flat_map(|url| ["--ice-server", url]));
     let ended = doctor(&words).await;
-    let (report, exit) = told(&ended);
+    let (report, exit) = report_and_code(&ended);
     assert_eq!((exit, report["verdict"]["class"].as_str()), (0, Some("all")), "{report}");
     assert_eq!(report["verdict"]["relays"], serde_json::json!(["udp", "tcp", "tls"]));
     assert_eq!(report["nat"]["profile"], "none");
@@ -128,7 +128,7 @@ async fn every_transport_is_measured() {
         assert!(turn["throughput"]["bitsPerSecond"].as_f64().unwrap() > 0.0, "{turn}");
         assert!(turn["credentialExpiresInS"].as_i64().unwrap() > 80_000, "{turn}");
     }
-    assert_eq!(server.stats().allocations_active, 0, "allocations are given back");
+    assert_eq!(server.stats().allocations_active, 0, "allocations are released");
     server.close().await;
 }
 
@@ -140,10 +140,10 @@ async fn throughput_is_that_of_the_relay() {
     let server = TurnServer::start(config).await.unwrap();
     let udp = format!("turn:{}", server.udp_address().unwrap());
     let ended = doctor(&["--ice-server", &udp, "--turn-secret", SECRET]).await;
-    let (report, _) = told(&ended);
+    let (report, _) = report_and_code(&ended);
     let throughput = &report["servers"][0]["throughput"];
     let measured = throughput["bitsPerSecond"].as_f64().unwrap();
-    // Headers count for the limit, and not for the throughput.
+    // Headers count against the limit, but not as throughput.
     assert!(measured > 0.0 && measured < 8.0 * BYTES_PER_SECOND as f64, "{report}");
     let (sent, received) = (throughput["sent"].as_u64().unwrap(), throughput["received"].as_u64());
     assert!(received.unwrap() > 0 && received.unwrap() < sent, "{report}");
@@ -151,12 +151,12 @@ async fn throughput_is_that_of_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_another_address_a_turn_server_helps() {
+async fn without_an_alternate_address_a_turn_server_is_used() {
     let server = server(false).await;
     let udp = format!("turn:{}", server.udp_address().unwrap());
     let ended = doctor(&["--ice-server", &udp, "--turn-secret", SECRET]).await;
-    let (report, exit) = told(&ended);
-    // Its one IP address cannot tell endpoint-independent from address-dependent.
+    let (report, exit) = report_and_code(&ended);
+    // Its only IP address cannot distinguish endpoint-independent from address-dependent.
     assert_eq!(report["nat"]["filtering"]["atMost"], "address-dependent", "{report}");
     assert_eq!(report["nat"]["translated"], false);
     assert!(report["nat"]["filteringUnknown"].as_str().unwrap().contains("RFC 5780"));
@@ -166,20 +166,21 @@ async fn without_another_address_a_turn_server_helps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_relay_to_this_machine_is_used_all_the_same() {
+async fn a_server_that_does_not_relay_to_this_machine_is_used_anyway() {
     let secrets = TurnSecrets { current: SECRET.into(), previous: None };
     let config =
         TurnConfig { peers: PeerFilter::default(), ..TurnConfig::loopback(0, Arc::new(secrets)) };
     let server = TurnServer::start(config).await.unwrap();
     let tcp = format!("turn:{}?transport=tcp", server.tcp_address().unwrap());
-    let (report, exit) = told(&doctor(&["--ice-server", &tcp, "--turn-secret", SECRET]).await);
+    let (report, exit) =
+        report_and_code(&doctor(&["--ice-server", &tcp, "--turn-secret", SECRET]).await);
     assert_eq!((exit, report["nat"]["udp"].is_null()), (0, true), "{report}");
     assert!(report["servers"][0]["notMeasured"].as_str().unwrap().contains("403"), "{report}");
     server.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_is_named_with_its_cause() {
+async fn failures_are_reported_with_their_cause() {
     let server = server(false).await;
     let at = server.udp_address().unwrap();
     let closed = closed_port();
@@ -217,7 +218,7 @@ async fn what_fails_is_named_with_its_cause() {
         (vec!["--ice-server", &format!("turns:{at}"), "--turn-secret", SECRET], "tls-", "TLS"),
         (vec!["--ice-server", "stun:no-such-host.invalid"], "stun-unresolved", "name server"),
     ] {
-        let (report, exit) = told(&doctor(&words).await);
+        let (report, exit) = report_and_code(&doctor(&words).await);
         assert_eq!(exit, 1, "{words:?}: {report}");
         assert!(codes(&report).iter().any(|one| one.starts_with(code)), "{words:?}: {report}");
         let problems = report["problems"].as_array().unwrap();
@@ -230,7 +231,7 @@ async fn what_fails_is_named_with_its_cause() {
     server.close().await;
 }
 
-/// What is shown to people.
+/// The human-readable output.
 async fn ended_text(words: &[&str]) -> String {
     let words: Vec<String> =
         ["doctor", "--no-signal"].iter().chain(words).map(|w| (*w).to_owned()).collect();
@@ -249,11 +250,11 @@ async fn ended_text(words: &[&str]) -> String {
 }
 
 #[test]
-fn the_dev_server_is_found_and_everybody_is_reached() {
+fn with_the_dev_server_every_peer_can_be_reached() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     let ended = run(rig.dir.path(), &["doctor", "--json", "--signal", &rig.signal]);
-    let (report, exit) = told(&ended);
+    let (report, exit) = report_and_code(&ended);
     assert_eq!(exit, 0, "{report}");
     assert_eq!((&report["token"]["ok"], &report["signaling"]["ok"]), (&true.into(), &true.into()));
     assert!(report["signaling"]["upgradeMs"].is_number());
@@ -261,16 +262,17 @@ fn the_dev_server_is_found_and_everybody_is_reached() {
     assert_eq!(report["servers"].as_array().unwrap().len(), 3, "{report}");
     assert!(report["verdict"]["text"].as_str().unwrap().contains("every peer can be reached"));
     let joined = ["doctor", "--json", "--signal", &rig.signal, "--join"];
-    let (report, _) = told(&run(rig.dir.path(), &joined));
+    let (report, _) = report_and_code(&run(rig.dir.path(), &joined));
     assert_eq!(report["signaling"]["joined"], true);
     drop(recv);
 }
 
 #[test]
-fn a_dev_server_that_is_not_there_is_told() {
+fn a_dev_server_that_is_not_running_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let signal = format!("ws://127.0.0.1:{}", closed_port());
-    let (report, exit) = told(&run(dir.path(), &["doctor", "--json", "--signal", &signal]));
+    let (report, exit) =
+        report_and_code(&run(dir.path(), &["doctor", "--json", "--signal", &signal]));
     assert_eq!((exit, report["verdict"]["class"].as_str()), (1, Some("none")));
     assert!(codes(&report).contains(&"tcp-refused"), "{report}");
     assert!(report["problems"][0]["remedy"].as_str().unwrap().contains("orion-peer serve"));
@@ -292,19 +294,19 @@ fn flags_that_do_not_go_together_are_usage_errors() {
 }
 
 #[test]
-fn an_interrupt_ends_it_with_a_line() {
+fn an_interrupt_ends_it_with_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let server = format!("stun:{}", silent.local_addr().unwrap());
     let running = start(dir.path(), &["doctor", "--json", "--no-signal", "--ice-server", &server]);
-    // Its first question shows that it has begun.
+    // Its first request shows that it has started.
     silent.set_read_timeout(Some(HANG)).unwrap();
     silent.recv_from(&mut [0; 100]).unwrap();
     running.signal(Signal::INT);
     running.end().failed(130, "interrupted");
 }
 
-/// A coturn of this test, on two addresses; ended when dropped.
+/// A coturn for this test, on two addresses; killed when dropped.
 struct Coturn(Child);
 
 impl Coturn {
@@ -322,7 +324,7 @@ impl Coturn {
             .spawn()
             .expect("coturn is installed");
         let coturn = Self(child);
-        // It accepts connections before it answers: that is what is waited for.
+        // It accepts connections before it responds, so wait for a response.
         let limit = Instant::now() + HANG;
         let client = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -332,7 +334,7 @@ impl Coturn {
                 && client.recv(&mut [0; 1500]).is_ok()
         };
         while !answers() || std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < limit, "coturn does not come up");
+            assert!(Instant::now() < limit, "coturn does not start");
             std::thread::sleep(Duration::from_millis(50));
         }
         coturn
@@ -347,14 +349,15 @@ impl Drop for Coturn {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn coturn_is_understood() {
+async fn coturn_is_diagnosed() {
     let dir = tempfile::tempdir().unwrap();
     let port = reserved_port();
     let _coturn = Coturn::start(dir.path(), port);
     let (udp, tcp) =
         (format!("turn:127.0.0.1:{port}"), format!("turn:127.0.0.1:{port}?transport=tcp"));
-    let (report, exit) =
-        told(&doctor(&["--ice-server", &udp, "--ice-server", &tcp, "--turn-secret", SECRET]).await);
+    let (report, exit) = report_and_code(
+        &doctor(&["--ice-server", &udp, "--ice-server", &tcp, "--turn-secret", SECRET]).await,
+    );
     assert_eq!(exit, 0, "{report}");
     assert_eq!(report["nat"]["profile"], "none", "{report}");
     assert_eq!(report["nat"]["filteringBy"], "rfc5780");

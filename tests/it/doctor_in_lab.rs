@@ -1,5 +1,5 @@
-//! `doctor` behind real NATs of netfilter, with coturn outside: it must name the NAT it sits behind,
-//! and say truly which transports get through. Linux with `ip`, `nft` and coturn only.
+//! `doctor` behind real NATs of netfilter, with coturn outside: it must name the NAT it is behind, and report
+//! which transports work. Requires Linux with `ip`, `nft` and coturn.
 
 use std::{process::Stdio, thread};
 
@@ -13,8 +13,8 @@ use crate::certificates::Certificates;
 
 const ORION_PEER: &str = env!("CARGO_BIN_EXE_orion-peer");
 
-/// At once; each waits most of its time for answers that do not come.
-const AT_ONCE: usize = 3;
+/// Maximum number of concurrent runs; each mostly waits for responses that do not arrive.
+const MAX_CONCURRENT: usize = 3;
 
 const USER: (&str, &str) = ("phone", "north");
 
@@ -22,7 +22,7 @@ fn profile(text: &str) -> Profile {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-/// What `doctor --json` says behind this NAT, and its exit code.
+/// The report of `doctor --json` behind this NAT, and its exit code.
 fn examine(nat: &str, user_namespace: bool) -> (Value, Option<i32>) {
     let network = NetworkPlan { profile: profile(nat), ..NetworkPlan::default() };
     let plan = LabPlan {
@@ -60,18 +60,18 @@ fn examine(nat: &str, user_namespace: bool) -> (Value, Option<i32>) {
     command.args(["--turn-username", USER.0]).arg("--ca").arg(authority);
     command.env("ORION_TURN_CREDENTIAL", USER.1).stdin(Stdio::null());
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let report = serde_json::from_str(said.trim())
-        .unwrap_or_else(|error| panic!("{nat}: {error}: {said}{:?}", output.stderr));
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let report = serde_json::from_str(stdout.trim())
+        .unwrap_or_else(|error| panic!("{nat}: {error}: {stdout}{:?}", output.stderr));
     (report, output.status.code())
 }
 
-/// The behaviour as the report has it: a word when it is known exactly.
+/// The behavior in the report: a word if it is known exactly.
 fn behaviour(report: &Value, which: &str) -> String {
     report["nat"][which]["is"].as_str().unwrap_or("-").to_owned()
 }
 
-/// What is wrong with a report of a machine behind that NAT.
+/// Errors in the report of a machine behind that NAT.
 fn mistakes(nat: &str, (report, exit): &(Value, Option<i32>)) -> Vec<String> {
     let truth = profile(nat);
     let mut wrong = Vec::new();
@@ -86,12 +86,12 @@ fn mistakes(nat: &str, (report, exit): &(Value, Option<i32>)) -> Vec<String> {
         hold("translated", report["nat"]["translated"].to_string(), truth.translates().to_string());
         let word = |b: Option<orion_peer::nat::Behaviour>| b.map_or("-", |b| b.as_str()).to_owned();
         hold("mapping", behaviour(report, "mapping"), word(truth.mapping()));
-        // What is open to everybody filters nothing.
+        // An open host filters nothing.
         let filtering =
             if nat == "none" { "endpoint-independent".to_owned() } else { word(truth.filtering()) };
         hold("filtering", behaviour(report, "filtering"), filtering);
     }
-    // Of a stack the behaviour of all layers together shows.
+    // For a stack of NATs, only its combined behavior is visible.
     let name = match nat {
         "port+port" => "port",
         "port+sym" => "sym",
@@ -112,7 +112,7 @@ fn examine_all(nats: &[&str], user_namespace: bool) {
     let queue = std::sync::Mutex::new(nats.iter());
     let wrong = std::sync::Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_CONCURRENT {
             scope.spawn(|| {
                 loop {
                     let Some(nat) = queue.lock().unwrap().next() else { return };
@@ -134,7 +134,7 @@ fn examine_all(nats: &[&str], user_namespace: bool) {
 }
 
 #[test]
-fn doctor_names_the_nat_it_sits_behind() {
+fn doctor_names_the_nat_it_is_behind() {
     let others = ["sym-sequential", "adm-eif", "adm-adf", "apdm-eif", "apdm-adf"];
     let nats: Vec<&str> = MATRIX.into_iter().chain(others).collect();
     examine_all(&nats, false);

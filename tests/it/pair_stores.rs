@@ -192,7 +192,7 @@ fn command_line(dir: &Path, db: &[&str]) {
     assert!(added.stdout[0].contains(&id), "{:?}", added.stdout);
     let twice = pairs(&new);
     assert_eq!(twice.code, Some(1), "{}", twice.stderr);
-    assert!(twice.stderr.contains("cannot be added"), "{}", twice.stderr);
+    assert!(twice.stderr.contains("cannot add pair"), "{}", twice.stderr);
     let listed = pairs(&["list"]);
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     let line = listed.stdout.iter().find(|line| line.contains(&id)).unwrap();

@@ -1,4 +1,4 @@
-//! The cache before a store that counts its questions and fails when told to.
+//! The cache in front of a store that counts queries and fails on demand.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -7,9 +7,9 @@ use crate::pairs::sqlite::SqlitePairs;
 
 struct Counted {
     store: SqlitePairs,
-    questions: AtomicUsize,
+    queries: AtomicUsize,
     down: AtomicBool,
-    /// It answers every question that it does not take the value.
+    /// Whether it rejects the value of every query.
     refusing: AtomicBool,
 }
 
@@ -18,11 +18,11 @@ impl Counted {
         let store = SqlitePairs::in_memory().await.unwrap();
         store.add(&demo()).await.unwrap();
         let (down, refusing) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { store, questions: AtomicUsize::new(0), down, refusing })
+        Arc::new(Self { store, queries: AtomicUsize::new(0), down, refusing })
     }
 
-    fn question(&self) -> Result<(), StoreError> {
-        self.questions.fetch_add(1, Ordering::SeqCst);
+    fn count_query(&self) -> Result<(), StoreError> {
+        self.queries.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) {
             return Err(StoreError::query("ask", "down"));
         }
@@ -32,27 +32,27 @@ impl Counted {
         Ok(())
     }
 
-    fn asked(&self) -> usize {
-        self.questions.swap(0, Ordering::SeqCst)
+    fn take_count(&self) -> usize {
+        self.queries.swap(0, Ordering::SeqCst)
     }
 }
 
 #[async_trait]
 impl PairStore for Counted {
     async fn active_pair(&self, id: &PairId) -> Result<Option<Pair>, StoreError> {
-        self.question()?;
-        // Others that ask meanwhile wait for this answer.
+        self.count_query()?;
+        // Concurrent queries wait for this result.
         tokio::task::yield_now().await;
         self.store.active_pair(id).await
     }
 
     async fn pairs_of(&self, user_id: &str, device: &DeviceId) -> Result<Vec<Pair>, StoreError> {
-        self.question()?;
+        self.count_query()?;
         self.store.pairs_of(user_id, device).await
     }
 
     async fn still_active(&self, ids: &[PairId]) -> Result<HashSet<PairId>, StoreError> {
-        self.question()?;
+        self.count_query()?;
         self.store.still_active(ids).await
     }
 
@@ -69,7 +69,7 @@ impl PairStore for Counted {
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
-        self.question()
+        self.count_query()
     }
 }
 
@@ -82,7 +82,7 @@ fn id() -> PairId {
 }
 
 #[tokio::test]
-async fn a_pair_is_asked_for_once() {
+async fn a_pair_is_queried_once() {
     let store = Counted::new().await;
     let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
     let id = id();
@@ -91,11 +91,11 @@ async fn a_pair_is_asked_for_once() {
     for _ in 0..50 {
         assert_eq!(cached.pairs_of("user", &"mac".into()).await.unwrap(), [demo()]);
     }
-    assert_eq!(store.asked(), 2);
+    assert_eq!(store.take_count(), 2);
 }
 
 #[tokio::test]
-async fn what_is_revoked_elsewhere_is_forgotten_when_it_is_looked_for() {
+async fn polling_removes_externally_revoked_pairs_from_the_cache() {
     let store = Counted::new().await;
     let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
     assert!(cached.active_pair(&id()).await.unwrap().is_some());
@@ -108,7 +108,7 @@ async fn what_is_revoked_elsewhere_is_forgotten_when_it_is_looked_for() {
 }
 
 #[tokio::test]
-async fn own_changes_are_seen_at_once() {
+async fn own_changes_take_effect_immediately() {
     let store = Counted::new().await;
     let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
     assert!(cached.active_pair(&id()).await.unwrap().is_some());
@@ -121,7 +121,7 @@ async fn own_changes_are_seen_at_once() {
 }
 
 #[tokio::test]
-async fn nothing_is_believed_for_longer_than_it_may() {
+async fn entries_expire_in_time() {
     let store = Counted::new().await;
     let age = Duration::from_millis(20);
     let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, age);
@@ -133,18 +133,18 @@ async fn nothing_is_believed_for_longer_than_it_may() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_not_covered_up_and_not_stormed() {
+async fn an_outage_is_reported_and_the_store_is_not_flooded() {
     let store = Counted::new().await;
     let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
     assert!(cached.active_pair(&id()).await.unwrap().is_some());
     store.down.store(true, Ordering::SeqCst);
     assert!(cached.still_active(&[id()]).await.is_err());
-    store.asked();
+    store.take_count();
     for _ in 0..100 {
         assert!(cached.active_pair(&id()).await.is_err(), "not from the cache");
         assert!(cached.pairs_of("user", &"mac".into()).await.is_err());
     }
-    assert!(store.asked() < 10, "most are refused without a question");
+    assert!(store.take_count() < 10, "most fail without a query");
     store.down.store(false, Ordering::SeqCst);
     while cached.active_pair(&id()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -153,21 +153,21 @@ async fn a_store_that_is_down_is_not_covered_up_and_not_stormed() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_not_taken_is_no_outage() {
+async fn a_rejected_value_is_not_an_outage() {
     let store = Counted::new().await;
     let cached = Cached::new(Arc::clone(&store) as Arc<dyn PairStore>, MAX_AGE);
     assert!(cached.active_pair(&id()).await.unwrap().is_some());
     store.refusing.store(true, Ordering::SeqCst);
     let refused = cached.pairs_of("user", &"a\u{0}b".into()).await;
     assert!(matches!(refused, Err(StoreError::Value { .. })), "{refused:?}");
-    assert!(cached.active_pair(&id()).await.unwrap().is_some(), "what is known is still believed");
+    assert!(cached.active_pair(&id()).await.unwrap().is_some(), "cached pairs are still used");
     store.refusing.store(false, Ordering::SeqCst);
     assert_eq!(
         cached.pairs_of("user", &"mac".into()).await.unwrap(),
         [demo()],
-        "and others are served"
+        "other queries succeed"
     );
-    // A refused value shows that the store answers again.
+    // A rejected value shows that the store responds again.
     store.down.store(true, Ordering::SeqCst);
     assert!(cached.ready().await.is_err());
     store.down.store(false, Ordering::SeqCst);

@@ -1,8 +1,8 @@
-//! `LISTEN` (`PostgreSQL`'s chapter on asynchronous notification): the trigger of the migration tells
-//! of each pair that ended.
+//! `LISTEN` (`PostgreSQL`'s chapter on asynchronous notification): the migration's trigger sends a
+//! notification for each pair that has ended.
 //!
-//! A notification can get lost with the connection, so every new connection is a hint at all pairs.
-//! While there is none, the server still looks at the table every few seconds.
+//! Notifications can get lost with the connection, so every new connection is a hint at all pairs. Without
+//! a connection, the server still polls the table every few seconds.
 
 use std::{io, time::Duration};
 
@@ -15,42 +15,42 @@ use tokio::{sync::mpsc, time::timeout};
 use super::WITHIN;
 use crate::{pairs::Hint, types::PairId};
 
-/// Where the trigger of the migration notifies.
+/// Channel of the migration's trigger.
 const CHANNEL: &str = "orion_pair_ended";
 
-/// Between attempts to connect.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Interval between attempts to connect.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// After so long without a notification the connection is tried.
+/// Time without a notification after which the connection is tested.
 const QUIET: Duration = Duration::from_secs(20);
 
-/// Passes notifications on until nobody takes them.
+/// Forwards notifications until the receiver is dropped.
 pub(super) async fn listen(options: PgConnectOptions, hints: mpsc::Sender<Hint>) {
-    let mut told = false;
+    let mut warned = false;
     loop {
         let ended = tokio::select! {
             () = hints.closed() => return,
-            ended = hear(&options, &hints, &mut told) => ended,
+            ended = forward(&options, &hints, &mut warned) => ended,
         };
         if let Err(error) = ended
-            && !std::mem::replace(&mut told, true)
+            && !std::mem::replace(&mut warned, true)
         {
-            tracing::warn!(%error, "the database does not tell of revoked pairs; looking for them");
+            tracing::warn!(%error, "no notifications of revoked pairs from the database; polling instead");
         }
         tokio::select! {
             () = hints.closed() => return,
-            () = tokio::time::sleep(AGAIN) => {}
+            () = tokio::time::sleep(RETRY_AFTER) => {}
         }
     }
 }
 
 /// One connection, from its first to its last notification.
-async fn hear(
+async fn forward(
     options: &PgConnectOptions,
     hints: &mpsc::Sender<Hint>,
-    told: &mut bool,
+    warned: &mut bool,
 ) -> Result<(), sqlx::Error> {
-    // A pool of its own: a connection that hangs must not be in the way of the next.
+    // A separate pool: a hanging connection must not block the next one.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(WITHIN)
@@ -58,8 +58,8 @@ async fn hear(
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
     timeout(WITHIN, listener.listen(CHANNEL)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
-    if std::mem::take(told) {
-        tracing::info!("the database tells of revoked pairs again");
+    if std::mem::take(warned) {
+        tracing::info!("notifications of revoked pairs from the database restored");
     }
     let mut next = Hint::Any;
     loop {
@@ -68,7 +68,9 @@ async fn hear(
         }
         next = loop {
             match timeout(QUIET, listener.try_recv()).await {
-                Ok(Ok(Some(told))) => break Hint::Pair(PairId::from(told.payload())),
+                Ok(Ok(Some(notification))) => {
+                    break Hint::Pair(PairId::from(notification.payload()));
+                }
                 Ok(Ok(None)) => {
                     return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
                 }

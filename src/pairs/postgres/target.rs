@@ -1,4 +1,4 @@
-//! A `postgres://` URL (libpq's connection URIs), and what it says of how to talk.
+//! A `postgres://` URL (libpq's connection URIs), and its connection options.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -10,7 +10,7 @@ use crate::pairs::StoreError;
 /// Supabase's port for its pooler in transaction mode.
 const TRANSACTION_MODE_PORT: u16 = 6543;
 
-/// A database, and how to talk to it. `Debug` leaves passwords out.
+/// A database and its connection options. `Debug` omits passwords.
 #[derive(Clone)]
 pub struct Target {
     pub(super) options: PgConnectOptions,
@@ -29,12 +29,12 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// Reads a URL; a `password` goes before the URL's own. Port 6543 or `pgbouncer=true` in the
-    /// query is a transaction-mode pooler. Over a network TLS is required unless `sslmode` says
+    /// Parses a URL; `password` takes precedence over the URL's own. Port 6543 or `pgbouncer=true` in the
+    /// query indicates a transaction-mode pooler. On a network, TLS is required unless `sslmode` says
     /// otherwise.
     ///
     /// # Errors
-    /// [`StoreError::Open`], without what may be secret.
+    /// [`StoreError::Open`], without anything that may be secret.
     pub fn parse(url: &Url, password: Option<&str>) -> Result<Self, StoreError> {
         let mut plain = url.clone();
         let known = |key: &str| url.query_pairs().find(|(one, _)| one == key);
@@ -48,22 +48,23 @@ impl Target {
         } else {
             plain.query_pairs_mut().clear().extend_pairs(rest);
         }
-        // The cause is not told: it may quote the password.
+        // The cause is omitted: it may quote the password.
         let mut options =
             PgConnectOptions::from_str(plain.as_str()).map_err(|_| StoreError::Open {
                 subject: super::super::open::redacted(url),
-                cause: "it is no URL such as postgres://user@host:5432/database?sslmode=require"
-                    .to_owned(),
+                cause:
+                    "not a valid URL: expected postgres://user@host:5432/database?sslmode=require"
+                        .to_owned(),
             })?;
-        let unsaid = known("sslmode").is_none() && known("ssl-mode").is_none();
+        let unspecified = known("sslmode").is_none() && known("ssl-mode").is_none();
         let local = options.get_socket().is_some() || is_this_machine(options.get_host());
-        if unsaid && !local && matches!(options.get_ssl_mode(), PgSslMode::Prefer) {
+        if unspecified && !local && matches!(options.get_ssl_mode(), PgSslMode::Prefer) {
             options = options.ssl_mode(PgSslMode::Require);
         }
         if let Some(password) = password {
             options = options.password(password);
         }
-        // PgBouncer refuses parameters it does not know.
+        // PgBouncer rejects parameters it does not know.
         options = options.application_name("orion-peer").extra_float_digits(None);
         if pooled {
             options = options.statement_cache_capacity(0);
@@ -72,7 +73,7 @@ impl Target {
     }
 }
 
-/// Whether a host is loopback; an address in a `postgres://` URL is a text like any other.
+/// Whether a host is loopback; in a `postgres://` URL, an address is plain text.
 fn is_this_machine(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse();
     host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_mode_pooler_is_known_by_port_or_by_word() {
+    fn a_transaction_mode_pooler_is_detected_by_port_or_parameter() {
         for (url, pooled) in [
             ("postgres://u@h/d", false),
             ("postgres://u@h:5432/d", false),
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_required_over_a_network() {
+    fn tls_is_required_on_a_network() {
         for (url, require) in [
             ("postgres://u@db.example/d", true),
             ("postgres://u@db.example/d?sslmode=disable", false),

@@ -1,7 +1,7 @@
 //! Filters of `PostgREST`, as values of query parameters (its documentation, "Horizontal
 //! Filtering").
 
-/// `column=eq.value`: all after the first dot is the value, as it is.
+/// `column=eq.value`: everything after the first dot is the literal value.
 pub(super) fn equal(value: &str) -> String {
     format!("eq.{value}")
 }
@@ -12,7 +12,7 @@ pub(super) fn one_of(values: &[&str]) -> String {
     format!("in.({})", values.join(","))
 }
 
-/// A value inside of parentheses, where `,.:()` have a meaning of their own.
+/// A quoted value inside parentheses, where `,.:()` have a special meaning.
 pub(super) fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -1,10 +1,10 @@
-//! Every fault, and the rules it must break: no more and no fewer.
+//! Every fault, and the rules it must violate: exactly these.
 
-/// What is wrong with a server.
+/// The fault of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Nothing,
-    /// Only the bold fields: no additions, other statuses, no close codes.
+    /// Only the contract's bold fields: no extensions, different statuses, no close codes.
     Bare,
     ApiDown,
     LongToken,
@@ -99,10 +99,10 @@ pub enum Fault {
 
 use Fault as F;
 
-/// A fault, the rules that are run against it (all when there is no pattern), and those it breaks.
+/// A fault, the rules that are run against it (all if empty), and those it violates.
 pub type Row = (Fault, &'static str, &'static [&'static str]);
 
-/// Faults that show at once.
+/// Faults that quick rules detect.
 #[rustfmt::skip]
 pub const QUICK: &[Row] = &[
     (F::Nothing, "", &[]),
@@ -196,7 +196,7 @@ pub const QUICK: &[Row] = &[
     (F::NoRetryAfter, "", &["flood.handshake-429", "flood.token-429"]),
 ];
 
-/// Faults that take their time to show; rules that take no time are left out.
+/// Faults that only slow rules detect; quick rules are skipped.
 #[rustfmt::skip]
 pub const SLOW: &[Row] = &[
     (F::Nothing, "", &[]),

@@ -1,4 +1,4 @@
-//! A small server that keeps the contract but for one fault: who may come in. Rooms are in `room`.
+//! A small server that conforms to the contract except for one fault: admission. Rooms are in `room`.
 
 use std::{
     collections::HashMap,
@@ -32,10 +32,10 @@ pub const SECRET: &str = "a secret of more than 32 bytes for tests";
 /// Issuer and audience of the server's tokens.
 pub const POLICY: [&str; 2] = ["faulty", "signal"];
 
-/// Requests of a kind until one is answered with 429.
+/// Number of requests of a kind until one is answered with 429.
 const REQUESTS: usize = 200;
 
-/// How fast the server is where the contract is slow.
+/// Timings of the server, shorter than the contract's.
 pub const PING_EVERY: Duration = Duration::from_secs(1);
 pub const PONG_WITHIN: Duration = Duration::from_secs(1);
 pub const GRACE_S: u64 = 1;
@@ -59,7 +59,7 @@ pub struct Shared {
 /// A running server.
 pub struct Faulty {
     pub addr: SocketAddr,
-    /// Files named `revoke` and `restart` in it do that.
+    /// Creating a file named `revoke` or `restart` here triggers it.
     pub dir: tempfile::TempDir,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -113,7 +113,7 @@ impl Faulty {
     }
 }
 
-/// Looks for the files that revoke and restart.
+/// Polls for the files that trigger revocation and restart.
 async fn watch(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -194,7 +194,7 @@ async fn serve(shared: &Arc<Shared>, mut stream: Stream) {
     }
 }
 
-/// Whether a request is one too many; the count begins anew then.
+/// Whether a request exceeds the limit, which also resets the count.
 fn too_many(counter: &AtomicUsize) -> bool {
     let many = counter.fetch_add(1, Ordering::Relaxed) >= REQUESTS;
     if many {
@@ -254,7 +254,7 @@ impl Shared {
             || (self.has(Fault::UnsignedLogin) && unsigned())
     }
 
-    /// Whether a request is by another name than the server's.
+    /// Whether a request names a host other than the server.
     fn is_misdirected(&self, request: &Request) -> bool {
         !request.header("host").starts_with("127.0.0.1:") && !self.has(Fault::AnyHost)
     }
@@ -388,7 +388,7 @@ impl Shared {
         )
     }
 
-    /// The claims of a token that is good.
+    /// The claims of a valid token.
     pub fn verify(&self, token: &str, (header, claims): (Value, Value)) -> Option<Value> {
         let (input, given) = token.rsplit_once('.')?;
         let algorithm = match header["alg"].as_str()? {

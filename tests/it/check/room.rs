@@ -36,16 +36,16 @@ use super::{
     faulty::{GRACE_S, PING_EVERY, PONG_WITHIN, Shared, parts},
 };
 
-/// Messages that may wait for a socket.
+/// Maximum number of messages queued for a socket.
 const QUEUE: usize = 64;
 
-/// Candidates held.
+/// Maximum number of held candidates.
 const HELD: usize = 64;
 
-/// Bad messages answered with an error.
+/// Number of bad messages answered with an error.
 const BAD_MESSAGES: usize = 4;
 
-/// Messages over the limit answered with an error.
+/// Number of messages beyond the limit answered with an error.
 const FLOODS: usize = 10;
 
 enum Out {
@@ -78,7 +78,7 @@ impl Member {
 pub struct Room {
     members: Vec<Member>,
     held: HashMap<String, Vec<String>>,
-    /// Who offered last, until there is an answer.
+    /// The device that offered last, until there is an answer.
     offerer: Option<String>,
     saw_offer: bool,
     delayed: Option<String>,
@@ -101,7 +101,7 @@ impl Room {
         self.close_all(Some(4503));
     }
 
-    fn tell(&self, device: &str, what: &Value) {
+    fn notify_others(&self, device: &str, what: &Value) {
         for member in self.members.iter().filter(|member| member.device != device) {
             member.say(what.to_string());
         }
@@ -148,7 +148,7 @@ impl Room {
         for (id, device) in slow {
             self.members.retain(|member| member.id != id);
             let left = json!({"t": "peer-left", "deviceId": device, "reason": "closed"});
-            self.tell(&device, &left);
+            self.notify_others(&device, &left);
         }
     }
 
@@ -254,7 +254,7 @@ pub async fn run(shared: Arc<Shared>, stream: Stream, claims: Value) {
                     if let Err(over) = connection.on_frame(frame) {
                         return over;
                     }
-                    // A burst must not fill the peer's queue before it had its turn.
+                    // A burst must not fill the peer's queue before its task has run.
                     if connection.peer_is_behind() {
                         sleep(Duration::from_millis(1)).await;
                     }
@@ -315,7 +315,7 @@ impl Connection {
             room.members.remove(at).close(Some(code).filter(|_| !quiet));
             let left = json!({"t": "peer-left", "deviceId": device, "reason": "replaced"});
             if !quiet {
-                room.tell(&device, &left);
+                room.notify_others(&device, &left);
             }
         }
         let id = self.id.to_string();
@@ -333,7 +333,10 @@ impl Connection {
         if !quiet {
             member.queued.fetch_add(1, Ordering::Relaxed);
             self.say(hello);
-            room.tell(&device, &json!({"t": "peer-joined", "deviceId": device, "connId": conn}));
+            room.notify_others(
+                &device,
+                &json!({"t": "peer-joined", "deviceId": device, "connId": conn}),
+            );
         }
         let held: Vec<String> = room
             .held
@@ -368,14 +371,14 @@ impl Connection {
         let reason = if wrong { "gone" } else { reason };
         if !self.has(Fault::Bare) {
             let left = json!({"t": "peer-left", "deviceId": self.device, "reason": reason});
-            room.tell(&self.device, &left);
+            room.notify_others(&self.device, &left);
         }
         if room.members.is_empty() && !self.has(Fault::HoldsForTheGone) {
             rooms.remove(&self.pair);
         }
     }
 
-    /// Ends when a pong does not come in time.
+    /// Ends when a pong does not arrive in time.
     fn alive(&self, mut pong: watch::Receiver<u64>) -> impl Future<Output = ()> + use<> {
         let (tx, off) = (self.tx.clone(), !self.shared.pings || self.has(Fault::NeverPings));
         async move {
@@ -393,7 +396,7 @@ impl Connection {
         }
     }
 
-    /// Ends when the token is past its expiry and the grace.
+    /// Ends when the token's expiry and grace period have elapsed.
     fn expired(&self) -> impl Future<Output = ()> + use<> {
         let (exp, never) = (self.exp.subscribe(), self.has(Fault::NeverExpires));
         async move {

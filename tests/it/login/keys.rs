@@ -95,9 +95,9 @@ fn bad_files_are_named_and_not_shown() {
         (vec![path(&dir.path().join("missing"))], "missing"),
         (vec![path(&file("short", b"hush-hush"))], "too short"),
         (vec![path(&file("bad.pem", b"-----BEGIN PRIVATE KEY-----\nhush"))], "bad.pem"),
-        (vec![path(&file("long", &vec![b'x'; 70_000]))], "too long"),
+        (vec![path(&file("long", &vec![b'x'; 70_000]))], "too large"),
         (vec![path(&empty)], "no key file"),
-        (vec![KeyOrigin::Path { kid: Some("k".into()), path: empty.clone() }], "one id"),
+        (vec![KeyOrigin::Path { kid: Some("k".into()), path: empty.clone() }], "cannot have an id"),
         (vec![path(&ec), path(&ec)], "two keys"),
         (vec![], "no signing key"),
     ];

@@ -51,14 +51,14 @@ async fn what_goes_wrong_is_told_and_the_key_is_not() {
         (Mode::Answer(500, "oh"), "HTTP 500"),
         (Mode::Answer(503, r#"{"code":"PGRST002","message":"no database"}"#), "no database"),
         (Mode::Answer(429, ""), "too many"),
-        (Mode::Answer(200, "<html>hello"), "no list of rows"),
-        (Mode::Answer(200, r#"{"id":1}"#), "no list of rows"),
-        (Mode::Answer(200, r#"[{"id":"x"}]"#), "no list of rows"),
-        (Mode::Answer(200, ""), "no list of rows"),
+        (Mode::Answer(200, "<html>hello"), "not a list of rows"),
+        (Mode::Answer(200, r#"{"id":1}"#), "not a list of rows"),
+        (Mode::Answer(200, r#"[{"id":"x"}]"#), "not a list of rows"),
+        (Mode::Answer(200, ""), "not a list of rows"),
         (Mode::Redirect, "redirects are not followed"),
-        (Mode::Huge, "an answer over"),
+        (Mode::Huge, "the response is larger than"),
         (Mode::Cut, "the connection broke"),
-        (Mode::Slow, "no answer within"),
+        (Mode::Slow, "timed out after"),
     ] {
         let name = format!("{mode:?}");
         stub.set(mode);
