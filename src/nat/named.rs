@@ -367,7 +367,7 @@ mod tests {
             ("symetric", "did you mean `sym`"),
             ("wormhole-drive", "Networks by name: "),
             ("port:nope", "hairpin, no-hairpin"),
-            ("none+port", "leave it out"),
+            ("none+port", "omit it"),
             ("nowhere/x.toml", "cannot read `nowhere/x.toml`"),
         ] {
             let error = network(text).unwrap_err().to_string();

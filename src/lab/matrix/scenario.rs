@@ -243,7 +243,7 @@ mod tests {
             ("[same-nat]\nnat = 'none'".into(), "does not translate"),
             (
                 "[a]\nnat = 'port'\nip = 'ipv6'\n[b]\nnat = 'sym'".into(),
-                "`ip` is for scenarios with a timeline",
+                "`ip` is only allowed in scenarios with a timeline",
             ),
             ("[a]\nnat = 'port+udp-blocked'\n[b]\nnat = 'sym'".into(), "write `udp-blocked` alone"),
         ] {
