@@ -25,7 +25,7 @@ use crate::{
 /// Flags of `doctor`.
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("timeout", |arg| arg.help("Timeout for all checks except --binding-lifetime; default 15s")),
+    mut_arg("timeout", |arg| arg.help("Timeout for all checks except --binding-lifetime; default: 15s")),
     mut_arg("ice_policy", |arg| arg.hide(true)),
     mut_arg("candidates", |arg| arg.hide(true))
 )]

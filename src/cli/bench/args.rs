@@ -31,7 +31,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(65);
 #[command(mut_arg("signal", |arg| arg.help(
     "Signaling server (ws:// or wss://), to connect to a peer on another machine; default: server and both peers run in this process"
 )), mut_arg("timeout", |arg| arg.help(
-    "Connection timeout; default 15s"
+    "Connection timeout; default: 15s"
 )))]
 pub struct BenchArgs {
     #[allow(missing_docs)]

@@ -21,7 +21,7 @@ const MAX_PARALLEL: u64 = 64;
 /// Flags of `lab`.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, mut_arg("nat", |arg| arg.help(
-    "SimulatedNetworks of the two peers, A,B, or one for both: a NAT profile (port+sym), a named network (home-router) \
+    "Networks of the two peers, A,B, or one for both: a NAT profile (port+sym), a named network (home-router) \
      or FILE.toml; see `lab list`"
 ).value_name("A,B")))]
 pub struct LabArgs {

@@ -32,8 +32,8 @@ pub struct LoginArgs {
     /// Public keys (JWKS) that verify signaling tokens signed by another service
     #[arg(long, value_name = "URL")]
     pub jwt_jwks: Option<String>,
-    /// Public keys (JWKS) that verify login tokens, in addition to or instead of --login-secret; Supabase:
-    /// `https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json`
+    /// Public keys (JWKS) that verify login tokens, in addition to or instead of --login-secret; for Supabase:
+    /// `https://PROJECT.supabase.co/auth/v1` followed by /.well-known/jwks.json
     #[arg(long, value_name = "URL")]
     pub login_jwks: Option<String>,
     /// Required issuer (iss) of login tokens; default: --login-jwks without /.well-known/jwks.json
