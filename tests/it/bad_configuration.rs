@@ -74,7 +74,7 @@ const WRONG: [(&str, &str); 67] = [
     ("--turn-secret SECRET", "--no-turn"),
     ("--turn-listen 127.0.0.1", "IP:PORT"),
     ("--metrics-listen localhost:1", "IP:PORT"),
-    ("--add-pair p:a:a", "two devices"),
+    ("--add-pair p:a:a", "two different devices"),
     ("--issuer=", "--issuer"),
 ];
 
@@ -127,7 +127,7 @@ fn listing_pairs_does_not_create_a_missing_store() {
         let line = [&["serve", "pairs"], line, &["--db", "typo.db"]].concat();
         let ended = run(dir.path(), &line);
         assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-        assert!(ended.stderr.contains("no pair store typo.db"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("pair store `typo.db` does not exist"), "{}", ended.stderr);
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -120,7 +120,7 @@ fn nothing_is_accepted_without_a_token_on_the_local_network() {
     let refused = fetch("dev", &["--tls-pin", pin]);
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("login token"), "{}", refused.stderr);
-    lan.serve.says("refused: bad login token");
+    lan.serve.says("rejected: bad login token");
     assert_eq!(lan.serve.event("refused", 1)["code"], "login-required");
 
     let unpinned = fetch(login, &[]);
