@@ -159,7 +159,7 @@ impl Socket {
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => {
-                self.end = Some(SocketEnd { code: None, reason: error.to_string() })
+                self.end = Some(SocketEnd { code: None, reason: error.to_string() });
             }
             None => self.end = Some(SocketEnd { code: None, reason: "end of the stream".into() }),
         }
