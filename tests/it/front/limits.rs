@@ -212,7 +212,7 @@ async fn sigterm_drains_and_a_second_one_does_not_wait() {
     .unwrap();
     let (phone, _mac) = both(address.parse().unwrap(), None).await;
     served.signal(Signal::TERM);
-    served.says("stopping");
+    served.says("shutting down");
     let token = {
         let answer = super::fetch(address.parse().unwrap(), None, "phone").await;
         answer["token"].as_str().unwrap().to_owned()
@@ -286,7 +286,7 @@ fn too_few_open_files_are_told_and_enough_are_taken() {
         child.kill().unwrap();
         child.wait().unwrap();
         let said = said.join("\n");
-        assert_eq!(said.contains("open files"), told, "{limit}: {said}");
+        assert_eq!(said.contains("open file limit"), told, "{limit}: {said}");
         #[cfg(target_os = "linux")]
         {
             let limits = limits.unwrap();

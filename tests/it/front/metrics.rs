@@ -241,7 +241,7 @@ async fn the_dashboard_names_metrics_that_there_are() {
     let ids: Vec<&Value> =
         dashboard["panels"].as_array().unwrap().iter().map(|p| &p["id"]).collect();
     assert!(ids.iter().enumerate().all(|(at, id)| !ids[..at].contains(id)), "{ids:?}");
-    let source = ["server/bus_metrics.rs", "server/twilio.rs", "cli/relay/metrics.rs"];
+    let source = ["server/bus_metrics.rs", "server/twilio.rs", "cli/serve/turn/metrics.rs"];
     let source: String = source
         .map(|file| std::fs::read_to_string(format!("{}/src/{file}", env!("CARGO_MANIFEST_DIR"))))
         .map(Result::unwrap)
