@@ -293,7 +293,7 @@ fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
     send.says("set the interval to 200ms");
     recv.event("keyframe", 6);
     recv.type_line("/set max-bytes=20000 width=320 height=180");
-    send.says("set the picture to 320x180");
+    send.says("set the picture size to 320x180");
     let small = more_until(&recv, |frame| frame["width"] == 320);
     assert!(small["bytes"].as_u64().unwrap() <= 20_000, "{small}");
     assert_eq!(small["verified"], true);

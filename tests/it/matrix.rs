@@ -33,7 +33,7 @@ fn one_pair_is_told_in_words() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let said = ended.stdout.join("\n");
     assert!(said.starts_with("Connected direct (srflx), as expected"), "{said}");
-    for words in ["set-up", "ICE", "RTT", "keyframe", "whole"] {
+    for words in ["set-up", "ICE", "RTT", "keyframe", "intact"] {
         assert!(said.contains(words), "{words}: {said}");
     }
     for words in ["A: port: NAT with endpoint-independent mapping", "Expected: direct - each side"]
@@ -149,7 +149,7 @@ fn bad_input_is_told_with_what_to_write() {
         ("--scenario bad.toml", "`bad.toml`, line 3: unknown field `delai`"),
         ("--scenario bad.toml", "did you mean `delay`"),
         ("--nat bad.toml,port", "`bad.toml`, line 1: unknown field `a`"),
-        ("--matrix --nat port", "do not go together"),
+        ("--matrix --nat port", "cannot be used together"),
     ] {
         let ended = lab(dir.path(), words);
         assert_eq!(ended.code, Some(2), "{words}: {}", ended.stderr);

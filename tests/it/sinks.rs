@@ -386,7 +386,7 @@ fn a_file_in_the_working_directory_cannot_redirect_secrets() {
     let there = "token-url = 'http://orion-peer.invalid'";
     let refused = |what: &str, ended: &Ended, key: &str| {
         assert_eq!(ended.code, Some(2), "{what}: {}", ended.stderr);
-        for words in [&format!("`{key}` of `./orion-peer.toml`"), "--access-token", "--config"] {
+        for words in [&format!("`{key}` in `./orion-peer.toml`"), "--access-token", "--config"] {
             assert!(ended.stderr.contains(words), "{what}: no {words}: {}", ended.stderr);
         }
         assert!(!ended.stderr.contains("hush"), "{what}: {}", ended.stderr);

@@ -51,7 +51,7 @@ fn an_outage_without_end_is_told() {
     assert_eq!(ended.code, Some(3), "{}", ended.stderr);
     let shown = ended.stdout.join("\n");
     assert!(shown.contains("never !"), "{shown}");
-    assert!(ended.stderr.contains("x: `kill a`: no keyframe came any more"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("x: `kill a`: keyframes never resumed"), "{}", ended.stderr);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn what_is_wrong_in_a_file_is_told_before_anything_is_started() {
     let dir = tempfile::tempdir().unwrap();
     for (line, words) in [
         ("'at 1s: kil a'", "did you mean `kill signaling|turn|a|b`"),
-        ("'at 2s: sleep a for 3s', 'at 1s: kill b'", "write them in order"),
+        ("'at 2s: sleep a for 3s', 'at 1s: kill b'", "write events in order"),
         ("'at 1s: move a -> nowhere'", "unknown NAT profile"),
     ] {
         let file = scenario(dir.path(), "", line);
