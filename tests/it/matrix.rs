@@ -138,7 +138,7 @@ fn what_does_not_come_out_as_expected_is_exit_3() {
 }
 
 #[test]
-fn bad_input_is_told_with_what_to_write() {
+fn invalid_input_is_reported_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("bad.toml"), "[a]\nnat = 'port'\ndelai = '3ms'\n").unwrap();
     for (words, said) in [

@@ -208,7 +208,7 @@ fn key_ids_of_a_login_service_are_only_logged() {
         )
         .unwrap();
         let _ = stream.read_to_end(&mut Vec::new()).unwrap();
-        server.says("a second key of this id");
+        server.says("a second key with this id");
         server.signal(Signal::INT);
         clean(format, &server.end());
     }

@@ -69,8 +69,8 @@ fn what_is_wrong_in_a_file_is_told_before_anything_is_started() {
     }
     let file = scenario(dir.path(), "", "'at 1s: address a'");
     for (flags, words) in [
-        (["--turn", "udp"], "--turn is not for scenarios with a timeline"),
-        (["--html", "x.html"], "--html is not for scenarios with a timeline"),
+        (["--turn", "udp"], "--turn cannot be used with timelines"),
+        (["--html", "x.html"], "--html cannot be used with timelines"),
     ] {
         let ended = run(dir.path(), &[&["lab", "--scenario", &file], &flags[..]].concat());
         assert_eq!(ended.code, Some(2), "{}", ended.stderr);

@@ -270,7 +270,7 @@ mod tests {
         let has = |what: &str| found.reasons.iter().filter(|reason| reason.contains(what)).count();
         assert_eq!(has("signature does not match"), 1, "{:?}", found.reasons);
         assert_eq!(has("expired 100 s ago"), 1, "{:?}", found.reasons);
-        assert_eq!(has("lives for 900 s"), 1, "{:?}", found.reasons);
+        assert_eq!(has("valid for 900 s"), 1, "{:?}", found.reasons);
         assert_eq!(has("issuer"), 1, "{:?}", found.reasons);
         assert_eq!(has("audience"), 1, "{:?}", found.reasons);
         assert_eq!(found.reasons.len(), 5, "{:?}", found.reasons);
