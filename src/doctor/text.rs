@@ -173,7 +173,7 @@ fn results(server: &Server) -> String {
         parts.push(format!("not measured: {why}"));
     }
     if let Some(left) = server.credential_expires_in_s.filter(|left| server.turn && *left < 3600) {
-        parts.push(format!("login valid for {}", rough_duration(left as f64)));
+        parts.push(format!("login valid {}", rough_duration(left as f64)));
     }
     parts.join(" · ")
 }
@@ -314,7 +314,7 @@ mod tests {
         }
         let whole = |text: &str| text.split_whitespace().collect::<String>();
         let servers = report.servers.iter().map(|server| server.url.as_str());
-        for part in servers.chain(["nothing came back", "login valid for 10 min", "203.0.113.8"]) {
+        for part in servers.chain(["nothing came back", "login valid 10 min", "203.0.113.8"]) {
             assert!(whole(&text).contains(&whole(part)), "no {part:?} in\n{text}");
         }
         assert_eq!(text.matches("word").count(), 60);
@@ -329,7 +329,7 @@ mod tests {
             ..server("turn:192.0.2.7:3478?transport=udp")
         }];
         let line =
-            "  ✓ turn:192.0.2.7:3478?transport=udp  relays · rtt 1.23 s · login valid for 10 min";
+            "  ✓ turn:192.0.2.7:3478?transport=udp  relays · rtt 1.23 s · login valid 10 min";
         assert!(text(&report).contains(line), "{}", text(&report));
     }
 }

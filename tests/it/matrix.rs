@@ -36,7 +36,7 @@ fn one_pair_is_told_in_words() {
     for words in ["set-up", "ICE", "RTT", "keyframe", "intact"] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    for words in ["A: port: NAT with endpoint-independent mapping", "Expected: direct - each side"]
+    for words in ["A: port: NAT with endpoint-independent mapping", "Expected: direct - each peer"]
     {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }

@@ -495,7 +495,13 @@ async fn refusals_of_the_upgrade_show_what_the_server_says() {
     for (status, headers, body, expected, remedy) in [
         ("403 Forbidden", "", r#"{"code":"not-yours","message":"m"}"#, "403 not-yours: m", "pair"),
         ("404 Not Found", "", "nothing here", "404 Not Found: nothing here", "/api/signal"),
-        ("426 Upgrade Required", "", "", "426 Upgrade Required: the response has no explanation", "proxies"),
+        (
+            "426 Upgrade Required",
+            "",
+            "",
+            "426 Upgrade Required: the response has no explanation",
+            "proxies",
+        ),
         ("429 Too Many Requests", "Retry-After: 7\r\n", "", "429 Too Many", "wait 7 s"),
         ("503 Service Unavailable", "", r#"{"code":"down","message":"m"}"#, "503 down: m", "later"),
     ] {

@@ -262,7 +262,10 @@ mod tests {
             (&["--jwt-secret", SECRET, "--db", "mysql://h"], "postgres://"),
             (&["--jwt-secret", SECRET, "--db", "http://h.example"], "plain text"),
             (&["--jwt-secret", SECRET, "--db", "https://h.example"], "--db-key"),
-            (&["--jwt-secret", SECRET, "--db", "postgres://u:hush@h/d?sslmode=no"], "not a valid URL"),
+            (
+                &["--jwt-secret", SECRET, "--db", "postgres://u:hush@h/d?sslmode=no"],
+                "not a valid URL",
+            ),
             (&["--jwt-secret", SECRET, "--db", "x", "--db-cache", "31s"], "30 s"),
             (&["--jwt-secret", "@/nonexistent/secret"], "cannot read"),
             (&["--jwt-secret", ""], "empty"),
