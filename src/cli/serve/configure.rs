@@ -274,7 +274,7 @@ mod tests {
             (&["--login-jwks", "http://login.example/x"], "this machine only"),
             (&["--login-jwks", "http://127.0.0.1:1/keys"], "unknown"),
             (&["--jwt-previous-secret", SECRET], "requires a current"),
-            (&["--jwt-keys", "/nonexistent/keys"], "cannot be read"),
+            (&["--jwt-keys", "/nonexistent/keys"], "cannot read"),
             (&["--jwt-jwks", "http://127.0.0.1:1/j", "--login-secret", SECRET], "no key to sign"),
             (&["--add-pair", "only-an-id"], "not a valid pair"),
             (&["--add-pair", "p:one:one"], "not a valid pair"),

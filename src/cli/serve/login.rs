@@ -105,7 +105,7 @@ fn refused(error: &KeySourceError) -> Failure {
     Failure::usage(
         format!("the signing key is not valid: {error}"),
         "check --jwt-secret, --jwt-previous-secret and --jwt-keys; create a secret with `openssl rand \
-         -hex 32`, or a key with  `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`",
+         -hex 32`, or a key with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`",
     )
 }
 
