@@ -6,7 +6,7 @@
 #   scripts/test.sh STEP…      only these steps, in the order of --list; `build` is added where it is needed
 #   scripts/test.sh --list     prints the steps
 #
-# Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: 3 or 4);
+# Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: 2 to 4);
 # the output of such a step is printed when it ends. The last lines are the time of each step and the failed steps.
 #
 # A step whose component is missing fails: nothing is skipped silently.
@@ -337,7 +337,7 @@ run_in_parallel() {
 }
 
 cpus=$(getconf _NPROCESSORS_ONLN)
-jobs=${ORION_TEST_JOBS:-$((cpus < 3 ? 3 : cpus > 4 ? 4 : cpus))}
+jobs=${ORION_TEST_JOBS:-$((cpus < 3 ? 2 : cpus > 4 ? 4 : cpus))}
 checkout=$(git status --porcelain 2>/dev/null || true)
 
 # Steps that use nothing built by `build`.
