@@ -88,9 +88,10 @@ fn recv_reports_the_bottleneck() {
     let delivery = &summary["delivery"];
     assert_eq!((&delivery["limitedBy"], &delivery["of"]), (&"sender".into(), &6.into()));
     assert!(number(delivery, "firstAfterMs") > 500.0, "{delivery:#}");
-    let finding = "delivery: the sender's pace limits keyframes to 1.0 Mbit/s; it is unknown how much more \
-         the path";
-    for text in [finding, "  limited by  the sender's pace"] {
+    // The rate itself is that of a machine that may be busy.
+    let finding = "delivery: the sender's pace limits keyframes to ";
+    let more = "it is unknown how much more the path carries";
+    for text in [finding, more, "  limited by  the sender's pace"] {
         assert!(ended.stderr.contains(text), "no {text:?} in\n{}", ended.stderr);
     }
 }
